@@ -1,1 +1,3 @@
 //! syncraft
+#[allow(missing_docs)]
+pub mod raft;

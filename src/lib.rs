@@ -1,3 +1,6 @@
 //! syncraft
-#[allow(missing_docs)]
+
+pub mod node;
 pub mod raft;
+pub mod rpc;
+pub mod storage;

@@ -1,1 +1,4 @@
 //! syncraft
+
+pub mod raft;
+pub mod storage;

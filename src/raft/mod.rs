@@ -1,0 +1,5 @@
+//! The consensus core.
+
+mod types;
+
+pub use types::*;

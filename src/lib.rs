@@ -1,5 +1,6 @@
 //! syncraft
 
+pub mod members;
 pub mod node;
 pub mod raft;
 pub mod rpc;

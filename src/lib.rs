@@ -1,1 +1,6 @@
 //! syncraft
+
+pub mod kv;
+pub mod members;
+pub mod node;
+pub mod raft;

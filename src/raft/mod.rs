@@ -1,0 +1,5 @@
+//! Raft's core. So far only its words.
+
+mod types;
+
+pub use types::*;

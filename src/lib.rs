@@ -1,1 +1,3 @@
 //! syncraft
+
+pub mod rpc;

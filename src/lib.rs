@@ -1,7 +1,10 @@
 //! syncraft
 
+pub mod kv;
 pub mod members;
 pub mod node;
 pub mod raft;
 pub mod rpc;
+pub mod server;
 pub mod storage;
+pub mod testing;

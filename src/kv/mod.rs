@@ -1,0 +1,40 @@
+//! The key-value store: commands, the state machine that applies them, and the sessions that make a retry harmless.
+//!
+//! ```text
+//! PutAppendArgs ──> Command ── encode ──> Raft's log ── decode ──> Store::apply ──> Outcome ──> PutAppendReply
+//!                                                                   ├─ Sessions: seen this (client, request) before?
+//!                                                                   └─ the keys: Put, Append
+//! GetArgs ─────────────────── Query ──(once the read is safe)──────> Store::query ─> Answer ───> GetReply
+//! ```
+//!
+//! Keys and values are bytes. They are ordered by their bytes; an absent key is not an empty value.
+//!
+//! Invariant: what a command does follows from the log alone. Nothing here reads a clock, and no result depends on the
+//! order of a hash map.
+//!
+//! Invariant: a write that carries a session is applied at most once, however often it is in the log ([`Sessions`]
+//! has the argument).
+//!
+//! The limits below are part of that: they decide outcomes, so members that disagree on them would diverge. Changing
+//! one needs a new kind of [`Command`].
+
+mod command;
+mod sessions;
+mod store;
+pub mod words;
+
+pub use command::{Command, CommandError, Op};
+pub use sessions::{Admission, Sessions};
+pub use store::{Answer, Outcome, Query, Stats, Store};
+
+/// The longest key, in bytes: 64 KiB.
+pub const KEY_LEN_MAX: usize = 64 << 10;
+
+/// The longest value, in bytes: 15 MiB. An append that would pass it is refused and changes nothing.
+pub const VALUE_LEN_MAX: usize = 15 << 20;
+
+/// The longest client id, in bytes.
+pub const CLIENT_ID_LEN_MAX: usize = 64;
+
+/// How many clients' sessions are remembered. Past it the one that was used longest ago is forgotten.
+pub const SESSIONS_MAX: usize = 100_000;

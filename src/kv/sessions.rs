@@ -1,0 +1,350 @@
+//! Sessions: how a write that is in the log twice takes effect once.
+//!
+//! For each client the table keeps the newest request id and what came of it. A request id that is not newer is a
+//! repeat: it changes nothing, and gets the first outcome again. (Of ids older than the newest the outcome is no longer
+//! known; they are answered as done. One client has one write outstanding, so nobody waits for that answer.) The first
+//! id of a client may be any number.
+//!
+//! # What is forgotten, and why no write is applied twice for it
+//!
+//! The table holds a bounded number of clients and forgets the one whose last request has the lowest log index: a fact
+//! that all members share. A retry from a forgotten client looks like the first request of a new one. To tell them
+//! apart, each write carries `seen_index`: an applied index that the client had learned *before it first sent* that
+//! write (retries repeat it). And the table remembers `expired_up_to`: the highest index at which any forgotten session was
+//! last used. The rule, for a client that is not in the table:
+//!
+//! ```text
+//! seen_index <  expired_up_to   refused: Expired. It may have been applied before and been forgotten since
+//! seen_index >= expired_up_to   admitted: it has not been applied before
+//! ```
+//!
+//! Proof of the second line. Suppose the write was applied before, at index `a`, and its client has been forgotten since.
+//!
+//! 1. `a > seen_index`. Entry `seen_index` was applied, hence committed, before the write was first sent, and with it every
+//!    entry below; so none of them is this write, and by leader completeness (Raft §5.4.3) none becomes it later.
+//!    A client that has learned nothing yet says 1: the first entry of any log is a leader's no-op (Raft §8).
+//! 2. The client was in the table, and last used at `a` or later, when it was forgotten. `expired_up_to` was at least
+//!    that from then on: it never falls.
+//! 3. So `expired_up_to >= a > seen_index`, and the first line applies, not the second. ∎
+//!
+//! While the client stays in the table the newest request id does the job: a late copy of any write that was applied is
+//! not newer. And if a client is forgotten and admitted again by a newer write, copies of its older writes are not
+//! newer than that one; should it be forgotten once more, step 2 holds as before.
+//!
+//! A write that was refused as Expired stays refused: `expired_up_to` never falls, and its `seen_index` never changes. So a
+//! client that knows that no earlier copy was applied may begin a new session at once; otherwise the
+//! outcome is unknown, and is reported so, but nothing happens twice.
+//!
+//! Left out: clients of the documented system know no index and send none (`seen_index` 0). They are always admitted, so a
+//! retry of theirs that comes after [`SESSIONS_MAX`](super::SESSIONS_MAX) other clients have written since would be applied
+//! again. The rule of the documented system has no better answer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::Outcome;
+use crate::raft::Index;
+
+/// The sessions of all clients, as of one log index.
+#[derive(Debug)]
+pub struct Sessions {
+    /// Only ever looked up by key: its order, which differs between members, decides nothing.
+    by_client: HashMap<Arc<[u8]>, Session>,
+    /// Every client by the index at which it was last used, oldest first.
+    by_last_used: BTreeMap<Index, Arc<[u8]>>,
+    expired_up_to: Index,
+    len_max: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    newest: i64,
+    outcome: Outcome,
+    last_used: Index,
+}
+
+/// What to do with a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Apply it, then [`record`](Sessions::record) what came of it.
+    New,
+    /// It was applied before: answer this, change nothing.
+    Repeat(Outcome),
+    /// Its session may have been forgotten: change nothing.
+    Expired,
+}
+
+impl Sessions {
+    /// No sessions yet, and never more than `len_max`, which is at least 1.
+    pub fn new(len_max: usize) -> Sessions {
+        assert!(len_max > 0, "a table of no sessions would forget each write at once");
+        Sessions {
+            by_client: HashMap::new(),
+            by_last_used: BTreeMap::new(),
+            expired_up_to: Index::ZERO,
+            len_max,
+        }
+    }
+
+    /// Judges the write `request_id` of `client`, which is the log's entry `index`. A repeat counts as a use.
+    pub fn admit(
+        &mut self,
+        index: Index,
+        client: &[u8],
+        request_id: i64,
+        seen_index: Index,
+    ) -> Admission {
+        let Some(session) = self.by_client.get_mut(client) else {
+            let is_expired = seen_index > Index::ZERO && seen_index < self.expired_up_to;
+            return if is_expired { Admission::Expired } else { Admission::New };
+        };
+        if request_id > session.newest {
+            return Admission::New;
+        }
+        let first = (request_id == session.newest).then_some(session.outcome);
+        let was_used = std::mem::replace(&mut session.last_used, index);
+        self.move_to_newest(was_used, index);
+        Admission::Repeat(first.unwrap_or(Outcome::Applied { index }))
+    }
+
+    /// Keeps what came of a write that was [`New`](Admission::New), and forgets the oldest session if there is no room.
+    pub fn record(&mut self, index: Index, client: &[u8], request_id: i64, outcome: Outcome) {
+        let fresh = Session { newest: request_id, outcome, last_used: index };
+        if let Some(session) = self.by_client.get_mut(client) {
+            let was_used = std::mem::replace(session, fresh).last_used;
+            return self.move_to_newest(was_used, index);
+        }
+        if self.by_client.len() == self.len_max {
+            self.forget_oldest();
+        }
+        let client: Arc<[u8]> = client.into();
+        self.by_client.insert(client.clone(), fresh);
+        self.by_last_used.insert(index, client);
+    }
+
+    /// How many clients are remembered.
+    pub fn len(&self) -> usize {
+        self.by_client.len()
+    }
+
+    /// Whether no client is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.by_client.is_empty()
+    }
+
+    /// The highest index at which any session that is now forgotten was last used; zero: none is forgotten.
+    pub fn expired_up_to(&self) -> Index {
+        self.expired_up_to
+    }
+
+    fn move_to_newest(&mut self, was_used: Index, index: Index) {
+        let client = self.by_last_used.remove(&was_used).expect("both maps hold the same sessions");
+        self.by_last_used.insert(index, client);
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((last_used, client)) = self.by_last_used.pop_first() else { return };
+        self.by_client.remove(&client);
+        // Uses come in the log's order, so the oldest of those left is younger than any that was forgotten.
+        assert!(
+            last_used > self.expired_up_to,
+            "sessions are forgotten in the order of their last use"
+        );
+        self.expired_up_to = last_used;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OK: Outcome = Outcome::TooLarge; // Any outcome that is told from the answer to an older id.
+
+    /// Judges and, if new, records.
+    fn apply(
+        sessions: &mut Sessions,
+        index: u64,
+        client: &str,
+        request_id: i64,
+        seen: u64,
+    ) -> Admission {
+        let admission = sessions.admit(Index(index), client.as_bytes(), request_id, Index(seen));
+        if admission == Admission::New {
+            sessions.record(Index(index), client.as_bytes(), request_id, OK);
+        }
+        admission
+    }
+
+    #[test]
+    fn a_repeat_gets_the_first_outcome() {
+        let sessions = &mut Sessions::new(2);
+        assert_eq!(apply(sessions, 2, "a", 7, 0), Admission::New);
+        assert_eq!(apply(sessions, 3, "a", 7, 0), Admission::Repeat(OK));
+        assert_eq!(apply(sessions, 4, "a", 8, 0), Admission::New);
+        // Older than the newest: done, as far as anyone knows.
+        assert_eq!(
+            apply(sessions, 5, "a", 7, 0),
+            Admission::Repeat(Outcome::Applied { index: Index(5) })
+        );
+        assert_eq!(
+            apply(sessions, 6, "a", i64::MIN, 0),
+            Admission::Repeat(Outcome::Applied { index: Index(6) })
+        );
+        assert_eq!(apply(sessions, 7, "a", 8, 0), Admission::Repeat(OK));
+    }
+
+    #[test]
+    fn the_first_id_may_be_any() {
+        let sessions = &mut Sessions::new(3);
+        for (index, first) in [(2, i64::MIN), (3, 0), (4, i64::MAX)] {
+            assert_eq!(apply(sessions, index, &first.to_string(), first, 1), Admission::New);
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_is_forgotten_and_its_retry_refused() {
+        let sessions = &mut Sessions::new(2);
+        apply(sessions, 2, "a", 1, 1);
+        apply(sessions, 3, "b", 1, 1);
+        apply(sessions, 4, "a", 1, 1); // A repeat is a use: now b is the oldest.
+        apply(sessions, 5, "c", 1, 1);
+        assert_eq!((sessions.len(), sessions.expired_up_to()), (2, Index(3)));
+        assert_eq!(apply(sessions, 6, "b", 1, 1), Admission::Expired);
+        assert_eq!(apply(sessions, 7, "b", 2, 2), Admission::Expired);
+        assert_eq!(apply(sessions, 8, "a", 1, 1), Admission::Repeat(OK));
+        // It had seen index 3 before it sent this, so the write is newer than all that was forgotten.
+        assert_eq!(apply(sessions, 9, "b", 2, 3), Admission::New);
+        // A client of the documented system is always let in.
+        assert_eq!(apply(sessions, 10, "c", 1, 0), Admission::New);
+    }
+
+    /// A cluster's log and clients, with a table that never forgets beside the bounded one.
+    #[derive(Clone, Default)]
+    struct Model {
+        applied: BTreeSet<(usize, i64)>,
+        unbounded: BTreeMap<usize, i64>,
+        sent: Vec<(usize, i64, u64)>,
+        newest: BTreeMap<usize, i64>,
+        forgotten_ever: bool,
+    }
+
+    impl Model {
+        /// A client's next write, sent after it had learned of `seen`.
+        fn send(&mut self, client: usize, seen: u64) -> (usize, i64, u64) {
+            let request_id =
+                *self.newest.entry(client).and_modify(|newest| *newest += 1).or_insert(1);
+            self.sent.push((client, request_id, seen));
+            (client, request_id, seen)
+        }
+
+        /// The log's entry `index` is a copy of this write. All that the table promises is asserted here.
+        fn deliver(
+            &mut self,
+            sessions: &mut Sessions,
+            index: u64,
+            (client, request_id, seen): (usize, i64, u64),
+        ) {
+            let is_forgotten = !sessions.by_client.contains_key(client.to_string().as_bytes());
+            let before = sessions.expired_up_to();
+            let admission = apply(sessions, index, &client.to_string(), request_id, seen);
+            self.forgotten_ever |= sessions.expired_up_to() > Index::ZERO;
+            let newest = self.unbounded.get(&client).copied();
+            let is_new = newest.is_none_or(|newest| request_id > newest);
+            match admission {
+                Admission::New => {
+                    assert!(self.applied.insert((client, request_id)), "applied twice")
+                }
+                Admission::Repeat(_) => assert!(!is_new, "a first write was taken for a repeat"),
+                Admission::Expired => assert!(is_forgotten && seen < before.0),
+            }
+            if admission == Admission::New {
+                assert!(is_new, "a table that forgets nothing would have known it");
+                self.unbounded.insert(client, request_id);
+            }
+            // Nothing is refused without need: who is in the table, or has seen enough, or before all forgetting.
+            if is_new && (!is_forgotten || Index(seen) >= before) {
+                assert_eq!(admission, Admission::New);
+            }
+            assert_eq!(sessions.by_client.len(), sessions.by_last_used.len());
+        }
+    }
+
+    /// Every history of so many entries: at each step, either client writes anew, knowing all or nothing, or any write
+    /// ever sent arrives again.
+    fn every_history(
+        model: &Model,
+        rebuild: &mut Vec<(usize, i64, u64)>,
+        steps: usize,
+        len_max: usize,
+    ) -> usize {
+        if steps == 0 {
+            return 1;
+        }
+        let index = rebuild.len() as u64 + 2;
+        let mut count = 0;
+        let mut choices: Vec<(Option<usize>, (usize, u64))> =
+            (0..model.sent.len()).map(|i| (Some(i), (0, 0))).collect();
+        choices.extend(
+            [0, 1]
+                .into_iter()
+                .flat_map(|client| [(None, (client, 1)), (None, (client, index - 1))]),
+        );
+        for (again, (client, seen)) in choices {
+            let mut model = model.clone();
+            let write = match again {
+                Some(i) => model.sent[i],
+                None => model.send(client, seen),
+            };
+            let mut sessions = Sessions::new(len_max);
+            for (i, &(client, request_id, seen)) in rebuild.iter().enumerate() {
+                apply(&mut sessions, i as u64 + 2, &client.to_string(), request_id, seen);
+            }
+            model.deliver(&mut sessions, index, write);
+            rebuild.push(write);
+            count += every_history(&model, rebuild, steps - 1, len_max);
+            rebuild.pop();
+        }
+        count
+    }
+
+    #[test]
+    fn no_short_history_applies_a_write_twice() {
+        // 4 ways to begin, and one more at each step that sent something new.
+        let count = every_history(&Model::default(), &mut Vec::new(), 7, 1);
+        assert!(count > 300_000, "{count}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_long_history_applies_a_write_twice(
+            len_max in 1usize..5,
+            steps in prop::collection::vec((0..3, 0usize..7, any::<prop::sample::Index>()), 1..200),
+        ) {
+            let mut sessions = Sessions::new(len_max);
+            let mut model = Model::default();
+            let mut index = 1;
+            for (what, client, choice) in steps {
+                // What a client has learned is any index that was applied before it sends.
+                let seen = 1 + choice.index(index as usize) as u64;
+                let write = match what {
+                    0 => model.send(client, seen),
+                    // Sent, and on its way until it is chosen below.
+                    1 => {
+                        model.send(client, seen);
+                        continue;
+                    }
+                    _ if model.sent.is_empty() => continue,
+                    _ => model.sent[choice.index(model.sent.len())],
+                };
+                index += 1;
+                model.deliver(&mut sessions, index, write);
+            }
+            prop_assert!(sessions.len() <= len_max);
+            prop_assert_eq!(model.forgotten_ever, sessions.expired_up_to() > Index::ZERO);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The state machine: keys, values and sessions as of one log index.
+//!
+//! Values are buffers of their own, never a slice of the network frame or log entry that brought them: one small value
+//! would otherwise keep 16 MiB alive. An append grows the value's buffer in place, with room to spare, so that a value
+//! built from many appends costs time in proportion to its length; only while a reader still holds the
+//! same bytes is it copied first.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Admission, Command, Op, SESSIONS_MAX, Sessions, VALUE_LEN_MAX};
+use crate::node::StateMachine;
+use crate::raft::Index;
+
+/// What a write came to. The same on every member, and the same again for a repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect, at this index of the log.
+    Applied {
+        /// Of the entry that took effect; for a repeat, that of its first copy.
+        index: Index,
+    },
+    /// A part of it, or the value it would have made, is over its limit. Nothing changed.
+    TooLarge,
+    /// The client's session may have been forgotten, so this could be a second copy. Nothing changed.
+    SessionExpired {
+        /// Of this entry: applied now, so a new session may start from it as its `seen_index`.
+        index: Index,
+    },
+    /// The entry is not a command of this version. Nothing changed.
+    Malformed,
+}
+
+/// A question to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// The value of a key.
+    Get {
+        /// Any bytes.
+        key: Bytes,
+    },
+    /// How much there is.
+    Stats,
+}
+
+/// The store's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Query::Get`]: the value, or `None` if the key is absent.
+    Value(Option<Bytes>),
+    /// To [`Query::Stats`].
+    Stats(Stats),
+}
+
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Keys.
+    pub keys: usize,
+    /// Clients whose newest write is remembered.
+    pub sessions: usize,
+}
+
+/// The key-value state machine.
+#[derive(Debug)]
+pub struct Store {
+    values: BTreeMap<Box<[u8]>, Bytes>,
+    sessions: Sessions,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store { values: BTreeMap::new(), sessions: Sessions::new(SESSIONS_MAX) }
+    }
+}
+
+impl StateMachine for Store {
+    type Outcome = Outcome;
+    type Query = Query;
+    type Answer = Answer;
+
+    fn apply(&mut self, index: Index, command: &Bytes) -> Outcome {
+        match Command::decode(command) {
+            Ok(command) => self.apply_once(index, &command),
+            Err(error) => {
+                log::error!("entry {index} changes nothing: {error}");
+                Outcome::Malformed
+            }
+        }
+    }
+
+    fn query(&self, query: Query) -> Answer {
+        match query {
+            Query::Get { key } => Answer::Value(self.value(&key)),
+            Query::Stats => Answer::Stats(self.stats()),
+        }
+    }
+}
+
+impl Store {
+    /// An empty store.
+    pub fn new() -> Store {
+        Store::default()
+    }
+
+    /// The value of `key`, or `None` if it is absent.
+    pub fn value(&self, key: &[u8]) -> Option<Bytes> {
+        self.values.get(key).cloned()
+    }
+
+    /// How much the store holds.
+    pub fn stats(&self) -> Stats {
+        Stats { keys: self.values.len(), sessions: self.sessions.len() }
+    }
+
+    fn apply_once(&mut self, index: Index, command: &Command) -> Outcome {
+        // No member proposes such a command. But it is in the log, so it gets the same outcome everywhere, and leaves
+        // no session behind: one with a client id without bound is what the limit is for.
+        if command.check_limits().is_err() {
+            return Outcome::TooLarge;
+        }
+        if !command.has_session() {
+            return self.write(index, command);
+        }
+        match self.sessions.admit(index, &command.client_id, command.request_id, command.seen_index)
+        {
+            Admission::Repeat(outcome) => outcome,
+            Admission::Expired => Outcome::SessionExpired { index },
+            Admission::New => {
+                let outcome = self.write(index, command);
+                self.sessions.record(index, &command.client_id, command.request_id, outcome);
+                outcome
+            }
+        }
+    }
+
+    fn write(&mut self, index: Index, command: &Command) -> Outcome {
+        let is_done = match command.op {
+            Op::Put => self.put(&command.key, &command.value),
+            Op::Append => self.append(&command.key, &command.value),
+        };
+        if is_done { Outcome::Applied { index } } else { Outcome::TooLarge }
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let value = Bytes::copy_from_slice(value);
+        match self.values.get_mut(key) {
+            Some(old) => *old = value,
+            None => drop(self.values.insert(key.into(), value)),
+        }
+        true
+    }
+
+    fn append(&mut self, key: &[u8], more: &[u8]) -> bool {
+        let Some(value) = self.values.get_mut(key) else { return self.put(key, more) };
+        if value.len() + more.len() > VALUE_LEN_MAX {
+            return false;
+        }
+        let mut grown = std::mem::take(value)
+            .try_into_mut()
+            .unwrap_or_else(|shared| with_room(&shared, more.len()));
+        grown.extend_from_slice(more);
+        *value = grown.freeze();
+        true
+    }
+}
+
+/// A copy with room for `more` bytes.
+fn with_room(value: &[u8], more: usize) -> BytesMut {
+    let mut copy = BytesMut::with_capacity(value.len() + more);
+    copy.extend_from_slice(value);
+    copy
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::kv::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX};
+
+    /// A write outside any session.
+    fn write(op: Op, key: &[u8], value: &[u8]) -> Command {
+        Command {
+            op,
+            key: Bytes::copy_from_slice(key),
+            value: Bytes::copy_from_slice(value),
+            client_id: Bytes::new(),
+            request_id: 0,
+            seen_index: Index::ZERO,
+        }
+    }
+
+    fn of_client(client: &str, request_id: i64, seen: u64, command: Command) -> Command {
+        Command {
+            client_id: client.to_owned().into(),
+            request_id,
+            seen_index: Index(seen),
+            ..command
+        }
+    }
+
+    /// A store and the index of its last entry.
+    struct Log(Store, u64);
+
+    impl Log {
+        fn new() -> Log {
+            Log(Store::new(), 1)
+        }
+
+        fn apply(&mut self, command: &Command) -> Outcome {
+            self.1 += 1;
+            self.0.apply(Index(self.1), &command.encode())
+        }
+
+        fn check(&self, key: &[u8], expected: Option<&[u8]>) {
+            let answer = self.0.query(Query::Get { key: Bytes::copy_from_slice(key) });
+            assert_eq!(answer, Answer::Value(expected.map(Bytes::copy_from_slice)));
+        }
+    }
+
+    fn applied(index: u64) -> Outcome {
+        Outcome::Applied { index: Index(index) }
+    }
+
+    #[test]
+    fn put_replaces_and_append_appends() {
+        let mut log = Log::new();
+        log.check(b"k", None);
+        assert_eq!(log.apply(&write(Op::Append, b"k", b"a")), applied(2));
+        assert_eq!(log.apply(&write(Op::Append, b"k", b"bc")), applied(3));
+        log.check(b"k", Some(b"abc"));
+        assert_eq!(log.apply(&write(Op::Put, b"k", b"d")), applied(4));
+        log.check(b"k", Some(b"d"));
+        assert_eq!(log.apply(&write(Op::Put, b"\0\xff", b"")), applied(5));
+        log.check(b"\0\xff", Some(b""));
+        log.apply(&write(Op::Append, b"", b""));
+        log.check(b"", Some(b""));
+        assert_eq!(log.0.stats(), Stats { keys: 3, sessions: 0 });
+    }
+
+    #[test]
+    fn a_write_of_a_session_takes_effect_once() {
+        let mut log = Log::new();
+        let first = of_client("c", 1, 1, write(Op::Append, b"k", b"x"));
+        let second = of_client("c", 2, 1, write(Op::Append, b"k", b"y"));
+        assert_eq!(log.apply(&first), applied(2));
+        assert_eq!(log.apply(&first), applied(2));
+        assert_eq!(log.apply(&second), applied(4));
+        assert_eq!(log.apply(&first), applied(5));
+        log.check(b"k", Some(b"xy"));
+        assert_eq!(log.0.stats(), Stats { keys: 1, sessions: 1 });
+    }
+
+    #[test]
+    fn a_refusal_is_repeated_even_when_it_would_fit_by_now() {
+        let mut log = Log::new();
+        log.apply(&write(Op::Put, b"k", &vec![b'v'; VALUE_LEN_MAX]));
+        let append = of_client("c", 1, 1, write(Op::Append, b"k", b"x"));
+        assert_eq!(log.apply(&append), Outcome::TooLarge);
+        assert_eq!(log.0.value(b"k").map(|value| value.len()), Some(VALUE_LEN_MAX));
+        log.apply(&write(Op::Put, b"k", b""));
+        assert_eq!(log.apply(&append), Outcome::TooLarge);
+        log.check(b"k", Some(b""));
+    }
+
+    #[test]
+    fn a_value_may_grow_to_the_limit_and_not_past_it() {
+        let mut log = Log::new();
+        log.apply(&write(Op::Put, b"k", &vec![1; VALUE_LEN_MAX - 1]));
+        assert_eq!(log.apply(&write(Op::Append, b"k", b"12")), Outcome::TooLarge);
+        assert_eq!(log.apply(&write(Op::Append, b"k", b"1")), applied(4));
+        assert_eq!(log.apply(&write(Op::Append, b"k", b"")), applied(5));
+        assert_eq!(log.apply(&write(Op::Append, b"k", b"1")), Outcome::TooLarge);
+    }
+
+    #[test]
+    fn what_nobody_should_have_proposed_changes_nothing() {
+        let mut log = Log::new();
+        assert_eq!(log.0.apply(Index(2), &Bytes::from_static(b"\xff garbage")), Outcome::Malformed);
+        assert_eq!(log.0.apply(Index(3), &Bytes::new()), Outcome::Malformed);
+        let oversized = write(Op::Put, b"k", &vec![0; VALUE_LEN_MAX + 1]);
+        assert_eq!(log.apply(&of_client("c", 1, 1, oversized)), Outcome::TooLarge);
+        assert_eq!(log.0.stats(), Stats::default());
+        assert!(
+            CLIENT_ID_LEN_MAX < 256 && KEY_LEN_MAX <= u32::MAX as usize,
+            "lengths fit their fields"
+        );
+    }
+
+    #[test]
+    fn a_forgotten_session_is_told_so() {
+        let mut log = Log(Store { sessions: Sessions::new(1), ..Store::new() }, 1);
+        let append = of_client("a", 1, 1, write(Op::Append, b"k", b"x"));
+        log.apply(&append);
+        log.apply(&of_client("b", 1, 1, write(Op::Put, b"other", b"")));
+        assert_eq!(log.apply(&append), Outcome::SessionExpired { index: Index(4) });
+        log.check(b"k", Some(b"x"));
+    }
+
+    #[test]
+    fn a_value_keeps_nothing_else_alive() {
+        let mut log = Log::new();
+        let frame = write(Op::Put, b"k", b"v").encode();
+        log.0.apply(Index(2), &frame);
+        assert!(frame.is_unique(), "the store holds a slice of the entry");
+    }
+
+    #[test]
+    fn a_reader_keeps_the_value_it_read() {
+        let mut log = Log::new();
+        log.apply(&write(Op::Append, b"k", b"a"));
+        let read = log.0.value(b"k");
+        log.apply(&write(Op::Append, b"k", b"b"));
+        assert_eq!(read.as_deref(), Some(&b"a"[..]));
+        log.check(b"k", Some(b"ab"));
+    }
+
+    #[test]
+    fn a_value_built_of_many_appends_is_not_copied_for_each() {
+        let mut log = Log::new();
+        let started = Instant::now();
+        let appends = 100_000;
+        for _ in 0..appends {
+            log.apply(&write(Op::Append, b"k", &[b'x'; 100]));
+        }
+        assert_eq!(log.0.value(b"k").map(|value| value.len()), Some(appends * 100));
+        // Copying each time would move 500 GB, a minute at the very least; this takes well under a second.
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+}

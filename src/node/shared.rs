@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::raft::Status;
 use crate::storage::StorageError;
@@ -27,7 +27,6 @@ pub(super) struct Shared {
     /// The threads should end without tidying up, as a crash would.
     pub(super) is_killed: AtomicBool,
     failure: Mutex<Option<NodeFailure>>,
-    failed: Condvar,
 }
 
 impl Shared {
@@ -37,13 +36,11 @@ impl Shared {
             applied_index: AtomicU64::new(0),
             is_killed: AtomicBool::new(false),
             failure: Mutex::new(None),
-            failed: Condvar::new(),
         }
     }
 
     pub(super) fn fail(&self, failure: NodeFailure) {
         self.failure.lock().get_or_insert(failure);
-        self.failed.notify_all();
     }
 
     pub(super) fn failure(&self) -> Option<NodeFailure> {

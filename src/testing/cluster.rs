@@ -148,20 +148,20 @@ impl Cluster {
     }
 
     /// Where a member stands, unless it is down.
-    pub fn status(&self, id: MemberId) -> Option<Status> {
-        self.slot(id).member.lock().as_ref().map(|member| member.node().status())
+    pub fn status(&self, id: impl Into<MemberId>) -> Option<Status> {
+        self.slot(id.into()).member.lock().as_ref().map(|member| member.node().status())
     }
 
     /// Ends a member as a crash would: its sockets close, and what it had not written is lost. Nothing if it is down.
-    pub fn kill(&self, id: MemberId) {
-        if let Some(member) = self.slot(id).member.lock().take() {
+    pub fn kill(&self, id: impl Into<MemberId>) {
+        if let Some(member) = self.slot(id.into()).member.lock().take() {
             member.kill();
         }
     }
 
     /// Stops a member in good order. Nothing if it is down.
-    pub fn stop(&self, id: MemberId) {
-        if let Some(member) = self.slot(id).member.lock().take() {
+    pub fn stop(&self, id: impl Into<MemberId>) {
+        if let Some(member) = self.slot(id.into()).member.lock().take() {
             member.stop();
         }
     }
@@ -170,7 +170,8 @@ impl Cluster {
     ///
     /// # Errors
     /// [`ClusterError::Start`].
-    pub fn restart(&self, id: MemberId) -> Result<(), ClusterError> {
+    pub fn restart(&self, id: impl Into<MemberId>) -> Result<(), ClusterError> {
+        let id = id.into();
         let slot = self.slot(id);
         let mut member = slot.member.lock();
         if member.is_none() {
@@ -185,8 +186,8 @@ impl Cluster {
     }
 
     /// Where a member keeps its data: to be looked at, or damaged, while it is down.
-    pub fn data_dir(&self, id: MemberId) -> PathBuf {
-        self.dir.path().join(id.to_string())
+    pub fn data_dir(&self, id: impl Into<MemberId>) -> PathBuf {
+        self.dir.path().join(id.into().to_string())
     }
 
     /// The member that a majority follows in the latest term.

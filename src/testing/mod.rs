@@ -22,3 +22,4 @@ mod cluster;
 mod port;
 
 pub use cluster::{Cluster, ClusterError, Options};
+pub use port::Port;

@@ -1,32 +1,39 @@
-//! A port that stays ours while nobody listens on it.
+//! [`Port`].
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Socket, Type};
 
-/// A loopback port, held by a socket that is bound and never listens: connections to it are refused, and no other program
-/// can take it, until a member listens on it beside.
+/// A loopback port that stays ours while nobody listens on it: a socket is bound to it and never listens. Connections to it
+/// are refused and no program is given it as a free one, but a program that is told to may listen on it.
 #[derive(Debug)]
-pub(super) struct Port {
+pub struct Port {
     addr: SocketAddr,
     _holder: Socket,
 }
 
 impl Port {
     /// Any free one.
-    pub(super) fn free() -> io::Result<Port> {
+    ///
+    /// # Errors
+    /// When the system has none.
+    pub fn free() -> io::Result<Port> {
         let holder = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let addr = holder.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Port { addr, _holder: holder })
     }
 
-    pub(super) fn addr(&self) -> SocketAddr {
+    /// Its address on the loopback interface.
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// Listens on it.
-    pub(super) fn listen(&self) -> io::Result<TcpListener> {
+    ///
+    /// # Errors
+    /// When someone does already.
+    pub fn listen(&self) -> io::Result<TcpListener> {
         let socket = bind(self.addr)?;
         socket.listen(1024)?;
         Ok(socket.into())

@@ -4,3 +4,4 @@ pub mod kv;
 pub mod members;
 pub mod node;
 pub mod raft;
+pub mod rpc;

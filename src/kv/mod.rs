@@ -38,3 +38,8 @@ pub const CLIENT_ID_LEN_MAX: usize = 64;
 
 /// How many clients' sessions are remembered. Past it the one that was used longest ago is forgotten.
 pub const SESSIONS_MAX: usize = 100_000;
+
+/// The messages and the service, generated from `proto/kv_server_rpc.proto`.
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/syncraft.kv.rs"));
+}

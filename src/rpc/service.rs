@@ -1,0 +1,229 @@
+//! What a server publishes and how a call is answered: [`Service`], [`Call`], [`Done`].
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::thread;
+use std::time::Instant;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Status, StatusCode};
+
+/// A set of methods under one name. The generated `...Service` types implement it; a hand-written one may, too.
+pub trait Service: Send + Sync + 'static {
+    /// The name on the wire: "kvServerRpc".
+    fn name(&self) -> &'static str;
+
+    /// The methods' names on the wire, in the order of the numbers that [`call`](Service::call) gets.
+    fn methods(&self) -> &'static [&'static str];
+
+    /// Runs method number `method` with its serialized `args`, on the connection's own thread: while it runs, no other
+    /// call of that connection begins. What takes long goes elsewhere and takes `call` along.
+    fn call(&self, method: usize, args: Bytes, call: Call);
+}
+
+/// Where an answer goes: serialized reply, or status.
+pub(super) trait Answer: Send {
+    /// Called exactly once, never blocks.
+    fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>);
+}
+
+/// A reply that is not yet serialized: its length and how to write it, so that it is written once, into its frame.
+pub(super) struct Reply<'a> {
+    pub(super) len: usize,
+    pub(super) write: &'a dyn Fn(&mut Vec<u8>),
+}
+
+/// One call to answer, its reply type not yet known. Dropped without an answer, it answers
+/// [`StatusCode::Unanswered`] ([`StatusCode::Internal`] during a panic).
+pub struct Call {
+    answer: Option<Box<dyn Answer>>,
+    deadline: Option<Instant>,
+    documented: bool,
+    caller: Bytes,
+}
+
+impl Call {
+    pub(super) fn new(
+        answer: Box<dyn Answer>,
+        deadline: Option<Instant>,
+        documented: bool,
+        caller: Bytes,
+    ) -> Self {
+        Call { answer: Some(answer), deadline, documented, caller }
+    }
+
+    /// A call without a connection: `on_answer` gets the serialized reply. To run a service in place, in tests say.
+    pub fn local(on_answer: impl FnOnce(Result<Bytes, Status>) + Send + 'static) -> Self {
+        Call::new(Box::new(Local(on_answer)), None, false, Bytes::new())
+    }
+
+    /// The same call, to be answered with an `R`.
+    pub fn typed<R: Message>(self) -> Done<R> {
+        Done { call: self, reply: PhantomData }
+    }
+
+    /// Decodes the arguments and types the answer; arguments that do not decode are answered here, and `None` comes back.
+    pub fn open<A: Message + Default, R: Message>(self, args: Bytes) -> Option<(A, Done<R>)> {
+        match A::decode(args) {
+            Ok(args) => Some((args, self.typed())),
+            Err(error) => {
+                self.fail(Status::new(StatusCode::BadArguments, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Answers with a status instead of a reply.
+    pub fn fail(mut self, status: Status) {
+        self.finish(Err(status));
+    }
+
+    /// When the caller stops waiting, where it said so.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether it is a call of the documented format: only the bare reply can be sent, and a status closes the connection.
+    pub fn is_documented(&self) -> bool {
+        self.documented
+    }
+
+    /// Who calls, in the caller's own words; empty when it did not say.
+    pub fn caller(&self) -> &[u8] {
+        &self.caller
+    }
+
+    fn finish(&mut self, outcome: Result<Reply<'_>, Status>) {
+        if let Some(answer) = self.answer.take() {
+            answer.answer(outcome);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            let status = match thread::panicking() {
+                true => Status::new(StatusCode::Internal, "the method panicked"),
+                false => Status::new(
+                    StatusCode::Unanswered,
+                    "the method gave the call up without an answer",
+                ),
+            };
+            self.finish(Err(status));
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Call { answer, deadline, documented, caller } = self;
+        f.debug_struct("Call")
+            .field("answered", &answer.is_none())
+            .field("deadline", deadline)
+            .field("documented", documented)
+            .field("caller", caller)
+            .finish()
+    }
+}
+
+/// The answer that a method owes: given exactly once, at once or later, from any thread. Giving it never blocks: what the
+/// client does not take at once waits in a bounded buffer. Dropped, it answers [`StatusCode::Unanswered`].
+#[derive(Debug)]
+pub struct Done<R> {
+    call: Call,
+    reply: PhantomData<fn(R)>,
+}
+
+impl<R: Message> Done<R> {
+    /// Answers with `reply`.
+    pub fn run(mut self, reply: R) {
+        let write = |buf: &mut Vec<u8>| reply.encode(buf).expect("a Vec grows as needed");
+        self.call.finish(Ok(Reply { len: reply.encoded_len(), write: &write }));
+    }
+
+    /// Answers with a status instead. A call of the documented format can only have its connection closed.
+    pub fn fail(self, status: Status) {
+        self.call.fail(status);
+    }
+
+    /// When the caller stops waiting, where it said so: no use in working on the call after that.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.call.deadline()
+    }
+
+    /// Whether it is a call of the documented format: only the bare reply can be sent.
+    pub fn is_documented(&self) -> bool {
+        self.call.is_documented()
+    }
+
+    /// Who calls, in the caller's own words; empty when it did not say.
+    pub fn caller(&self) -> &[u8] {
+        self.call.caller()
+    }
+}
+
+struct Local<F>(F);
+
+impl<F: FnOnce(Result<Bytes, Status>) + Send> Answer for Local<F> {
+    fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>) {
+        (self.0)(outcome.map(|reply| {
+            let mut buf = Vec::with_capacity(reply.len);
+            (reply.write)(&mut buf);
+            Bytes::from(buf)
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    fn call() -> (Call, Receiver<Result<Bytes, Status>>) {
+        let (tx, rx) = channel();
+        (Call::local(move |outcome| tx.send(outcome).unwrap()), rx)
+    }
+
+    fn check_code(answers: &Receiver<Result<Bytes, Status>>, code: StatusCode) {
+        assert_eq!(answers.recv().unwrap().unwrap_err().code, code);
+        assert!(answers.recv().is_err(), "answered twice");
+    }
+
+    #[test]
+    fn a_reply_is_answered_once() {
+        let (call, answers) = call();
+        call.typed::<String>().run("hi".to_owned());
+        assert_eq!(answers.recv().unwrap().unwrap(), "hi".to_owned().encode_to_vec());
+        assert!(answers.recv().is_err());
+    }
+
+    #[test]
+    fn a_dropped_done_is_answered_with_a_status() {
+        let (call, answers) = call();
+        drop(call.typed::<String>());
+        check_code(&answers, StatusCode::Unanswered);
+    }
+
+    #[test]
+    fn a_panic_that_holds_the_done_is_answered_with_a_status() {
+        let (call, answers) = call();
+        let done = call.typed::<String>();
+        let _ = catch_unwind(AssertUnwindSafe(move || {
+            let _done = done;
+            panic!("on purpose");
+        }));
+        check_code(&answers, StatusCode::Internal);
+    }
+
+    #[test]
+    fn arguments_that_do_not_decode_are_answered() {
+        let (call, answers) = call();
+        assert!(call.open::<String, String>(Bytes::from_static(&[0x0a, 0x05, b'x'])).is_none());
+        check_code(&answers, StatusCode::BadArguments);
+    }
+}

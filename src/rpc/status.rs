@@ -1,0 +1,135 @@
+//! What a server says when it does not answer a call with a reply.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a call was not answered with a reply: a code for programs, words for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What went wrong, for a program.
+    pub code: StatusCode,
+    /// What went wrong, for a person. More than 512 bytes are cut before they are sent.
+    pub message: String,
+    /// With [`StatusCode::Busy`]: when it is worth trying again.
+    pub retry_after: Option<Duration>,
+}
+
+impl Status {
+    /// A status without a hint when to try again.
+    pub fn new(code: StatusCode, message: impl Into<String>) -> Self {
+        Status { code, message: message.into(), retry_after: None }
+    }
+
+    /// [`StatusCode::Busy`]: the call was not run, and it is worth trying again after `retry_after`.
+    pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
+        Status { code: StatusCode::Busy, message: message.into(), retry_after: Some(retry_after) }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+/// The codes of [`Status`]; their numbers are part of the wire format and never change their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StatusCode {
+    /// 1: the method failed (it panicked, say). It may have had an effect.
+    Internal,
+    /// 2: this port serves no such service. Not run.
+    UnknownService,
+    /// 3: the service has no such method. Not run.
+    UnknownMethod,
+    /// 4: the arguments do not decode. Not run.
+    BadArguments,
+    /// 5: the arguments are longer than the server takes. Not run.
+    FrameTooLarge,
+    /// 6: the header does not decode, so the connection cannot go on. Not run.
+    BadHeader,
+    /// 7: too much is in flight; try again after [`Status::retry_after`]. Not run.
+    Busy,
+    /// 8: the caller's deadline had passed before the method began. Not run.
+    DeadlineExceeded,
+    /// 9: arguments in a serialization that the server does not know. Not run.
+    UnsupportedCodec,
+    /// 10: the server is stopping. Not run.
+    ShuttingDown,
+    /// 11: the method gave its `Done` away without an answer. It may have had an effect.
+    Unanswered,
+    /// A number that this version does not know. It may have had an effect.
+    Other(u32),
+}
+
+impl StatusCode {
+    /// Every code that has a name, with its number and its words.
+    const KNOWN: [(StatusCode, u32, &str); 11] = [
+        (StatusCode::Internal, 1, "internal error"),
+        (StatusCode::UnknownService, 2, "unknown service"),
+        (StatusCode::UnknownMethod, 3, "unknown method"),
+        (StatusCode::BadArguments, 4, "bad arguments"),
+        (StatusCode::FrameTooLarge, 5, "frame too large"),
+        (StatusCode::BadHeader, 6, "bad header"),
+        (StatusCode::Busy, 7, "busy"),
+        (StatusCode::DeadlineExceeded, 8, "deadline exceeded"),
+        (StatusCode::UnsupportedCodec, 9, "unsupported codec"),
+        (StatusCode::ShuttingDown, 10, "shutting down"),
+        (StatusCode::Unanswered, 11, "unanswered"),
+    ];
+
+    /// The code of a number on the wire. 0 (OK) is not an error and has no code: it becomes `Other(0)`.
+    pub fn from_number(number: u32) -> Self {
+        Self::KNOWN
+            .iter()
+            .find(|(_, n, _)| *n == number)
+            .map_or(StatusCode::Other(number), |(code, _, _)| *code)
+    }
+
+    /// The number on the wire.
+    pub fn number(self) -> u32 {
+        match self {
+            StatusCode::Other(number) => number,
+            code => {
+                Self::KNOWN.iter().find(|(c, _, _)| *c == code).map_or(0, |(_, number, _)| *number)
+            }
+        }
+    }
+
+    /// Whether a call that was refused with this code may have had an effect all the same.
+    pub fn may_have_run(self) -> bool {
+        matches!(self, StatusCode::Internal | StatusCode::Unanswered | StatusCode::Other(_))
+    }
+}
+
+impl fmt::Display for StatusCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::KNOWN.iter().find(|(code, _, _)| code == self) {
+            Some((_, _, words)) => f.write_str(words),
+            None => write!(f, "status {}", self.number()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_round_trip_and_unknown_ones_are_kept() {
+        for number in 1..40 {
+            assert_eq!(StatusCode::from_number(number).number(), number);
+        }
+        assert_eq!(StatusCode::from_number(7), StatusCode::Busy);
+        assert_eq!(StatusCode::from_number(4_000_000_000), StatusCode::Other(4_000_000_000));
+    }
+
+    #[test]
+    fn displays_words_for_people() {
+        assert_eq!(
+            Status::new(StatusCode::UnknownService, "\"x\"").to_string(),
+            "unknown service: \"x\""
+        );
+        assert_eq!(StatusCode::Other(77).to_string(), "status 77");
+    }
+}

@@ -1,5 +1,6 @@
 //! syncraft
 
+pub mod clerk;
 pub mod kv;
 pub mod members;
 pub mod node;

@@ -23,6 +23,7 @@ mod sessions;
 mod store;
 pub mod words;
 
+pub(crate) use command::check_key_and_value;
 pub use command::{Command, CommandError, Op};
 pub use sessions::{Admission, Sessions};
 pub use store::{Answer, Outcome, Query, Stats, Store};

@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use syncraft::clerk::Clerk;
+use syncraft::clerk::{Clerk, ClerkErrorKind};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let members = std::env::args().nth(1).ok_or("usage: clerk ID=HOST:PORT,...")?;
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Every call ends, and the error of a write says whether it may have happened.
     if let Err(error) = clerk.put("k", "v") {
-        match error.may_have_happened() {
+        match error.kind() == ClerkErrorKind::Unknown {
             true => eprintln!("it may have happened: {error}"),
             false => eprintln!("it did not happen: {error}"),
         }

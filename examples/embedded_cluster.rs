@@ -17,7 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let leader = cluster.leader()?;
     cluster.kill(leader);
     println!("member {leader} led and was killed; now member {} leads", cluster.leader()?);
-    println!("k is still {:?}", clerk.get("k")?.map(|value| String::from_utf8_lossy(&value).into_owned()));
+    println!(
+        "k is still {:?}",
+        clerk.get("k")?.map(|value| String::from_utf8_lossy(&value).into_owned())
+    );
 
     for id in cluster.ids() {
         cluster.kill(id);

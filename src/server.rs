@@ -42,7 +42,13 @@ pub struct Config {
 impl Config {
     /// The defaults for member `id` of `members`.
     pub fn new(id: MemberId, members: Members, data_dir: impl Into<PathBuf>) -> Config {
-        Config { id, members, data_dir: data_dir.into(), timing: Timing::default(), limits: Limits::default() }
+        Config {
+            id,
+            members,
+            data_dir: data_dir.into(),
+            timing: Timing::default(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -111,7 +117,8 @@ impl Member {
     /// [`StartError`]; nothing is left running, and no data is changed by a member that may not have it.
     pub fn start(config: Config) -> Result<Member, StartError> {
         let addr = own_addr(&config)?.to_owned();
-        let listener = TcpListener::bind(&addr).map_err(|source| StartError::Listen { addr, source })?;
+        let listener =
+            TcpListener::bind(&addr).map_err(|source| StartError::Listen { addr, source })?;
         Member::start_on(listener, config)
     }
 

@@ -80,8 +80,7 @@ impl Command {
     /// # Errors
     /// [`CommandError::TooLarge`], naming the part.
     pub fn check_limits(&self) -> Result<(), CommandError> {
-        check_len("key", self.key.len(), KEY_LEN_MAX)?;
-        check_len("value", self.value.len(), VALUE_LEN_MAX)?;
+        check_key_and_value(&self.key, &self.value)?;
         check_len("client id", self.client_id.len(), CLIENT_ID_LEN_MAX)
     }
 
@@ -142,6 +141,12 @@ impl Command {
     }
 }
 
+/// Checks what a client chooses: before it sends, and before a member proposes.
+pub(crate) fn check_key_and_value(key: &[u8], value: &[u8]) -> Result<(), CommandError> {
+    check_len("key", key.len(), KEY_LEN_MAX)?;
+    check_len("value", value.len(), VALUE_LEN_MAX)
+}
+
 fn check_len(part: &'static str, len: usize, max: usize) -> Result<(), CommandError> {
     if len > max { Err(CommandError::TooLarge { part, len, max }) } else { Ok(()) }
 }
@@ -180,7 +185,7 @@ mod tests {
     #[test]
     fn bytes_in_the_log_never_change() {
         let golden =
-            b"\x01\x02\xfe\xff\xff\xff\xff\xff\xff\xff\x02\x01\0\0\0\0\0\0\x03\0\0\042k\0yvalue";
+            b"\x01\x02\xfe\xff\xff\xff\xff\xff\xff\xff\x02\x01\0\0\0\0\0\0\x03\0\0\x0042k\0yvalue";
         assert_eq!(command(Op::Put).encode(), golden[..]);
         let mut append = golden.to_vec();
         append[0] = 2;

@@ -24,6 +24,7 @@ mod sessions;
 mod store;
 pub mod words;
 
+pub(crate) use command::check_key_and_value;
 pub use command::{Command, CommandError, Op};
 pub use service::KvService;
 pub use sessions::{Admission, Sessions};

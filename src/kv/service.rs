@@ -22,7 +22,7 @@ use crate::raft::{Index, MemberId};
 use crate::rpc::{Done, Status};
 
 /// How long a call may take that names no deadline.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// When a client that was told "busy" should come back.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 

@@ -105,7 +105,8 @@ impl Cluster {
             slots.insert(MemberId(id), Slot { port: Port::free()?, member: Mutex::new(None) });
         }
         let addrs = slots.iter().map(|(&id, slot)| (id, slot.port.addr().to_string()));
-        let members = Members::new(addrs).expect("from 1 to 15 members, each with an id and a port of its own");
+        let members = Members::new(addrs)
+            .expect("from 1 to 15 members, each with an id and a port of its own");
         let cluster = Cluster { members, options, slots, dir: TempDir::with_prefix("syncraft-")? };
         for id in cluster.ids() {
             cluster.restart(id)?;
@@ -141,7 +142,10 @@ impl Cluster {
                 return Ok(leader);
             }
             if Instant::now() >= deadline {
-                return Err(ClusterError::NoLeader { waited: LEADER_TIMEOUT, statuses: self.statuses() });
+                return Err(ClusterError::NoLeader {
+                    waited: LEADER_TIMEOUT,
+                    statuses: self.statuses(),
+                });
             }
             thread::sleep(POLL_PAUSE);
         }

@@ -57,7 +57,9 @@ mod tests {
     #[test]
     fn a_held_port_refuses_until_someone_listens_and_after() {
         let port = Port::free().unwrap();
-        let is_refused = || TcpStream::connect(port.addr()).unwrap_err().kind() == io::ErrorKind::ConnectionRefused;
+        let is_refused = || {
+            TcpStream::connect(port.addr()).unwrap_err().kind() == io::ErrorKind::ConnectionRefused
+        };
         assert!(is_refused());
         for _ in 0..3 {
             let listener = port.listen().unwrap();

@@ -1,0 +1,216 @@
+//! What a Clerk says when it fails. The first question is always: did it happen?
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use super::call::READ;
+use crate::kv::CommandError;
+use crate::members::MembersError;
+use crate::rpc::CallError;
+
+/// Did it happen?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClerkErrorKind {
+    /// It did not happen and never will: every attempt was refused, or was never sent. Trying again later is safe. A read that
+    /// failed is always of this kind.
+    NotApplied,
+    /// It may have happened, or may still: some attempt was sent and got no clear answer. To write it again with a new call
+    /// could do it twice. Once a later write of the same Clerk has succeeded, it cannot happen any more.
+    Unknown,
+    /// It did not happen and never will, and trying again is no use: the request itself is at fault.
+    Rejected,
+}
+
+/// Why a call of a [`Clerk`](super::Clerk) failed: one line that says whether it happened, whom it asked and for how long,
+/// and what the last of them said.
+#[derive(Debug)]
+pub struct ClerkError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ClerkErrorKind,
+    operation: &'static str,
+    asked: Vec<String>,
+    elapsed: Duration,
+    reason: Reason,
+}
+
+/// What stood in the way last.
+#[derive(Debug)]
+pub(super) enum Reason {
+    /// The request is over a limit, found before anything was sent.
+    Limit(CommandError),
+    /// The cluster refused the request for its size.
+    TooLarge,
+    /// The call to a member failed.
+    Call(CallError),
+    /// A member does not lead; perhaps it knows who does.
+    NotLeader { addr: String, leader: Option<String> },
+    /// A member answered with words that this version does not know.
+    UnknownWord { addr: String, word: String },
+    /// The session was forgotten.
+    SessionExpired,
+    /// Another write of this Clerk took all the time.
+    AnotherWrite,
+    /// The time was up before anything was tried.
+    NoTime,
+}
+
+impl ClerkError {
+    pub(super) fn new(
+        kind: ClerkErrorKind,
+        operation: &'static str,
+        asked: Vec<String>,
+        elapsed: Duration,
+        reason: Reason,
+    ) -> ClerkError {
+        ClerkError(Box::new(Inner { kind, operation, asked, elapsed, reason }))
+    }
+
+    /// Did it happen?
+    pub fn kind(&self) -> ClerkErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same call may be made again without doing anything twice, and with hope.
+    pub fn is_retryable(&self) -> bool {
+        self.0.kind == ClerkErrorKind::NotApplied
+    }
+}
+
+impl fmt::Display for ClerkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, operation, asked, elapsed, reason } = &*self.0;
+        match kind {
+            ClerkErrorKind::NotApplied if *operation == READ => write!(f, "{operation} failed")?,
+            ClerkErrorKind::NotApplied => write!(f, "{operation} not applied")?,
+            ClerkErrorKind::Unknown => write!(f, "{operation} may or may not have been applied")?,
+            ClerkErrorKind::Rejected => write!(f, "{operation} rejected")?,
+        }
+        if !asked.is_empty() && *kind != ClerkErrorKind::Rejected {
+            write!(f, " after {} ms, asked {}", elapsed.as_millis(), asked.join(", "))?;
+        }
+        write!(f, ": {reason}")
+    }
+}
+
+impl Error for ClerkError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0.reason {
+            // The line above ends with the call's own words and those of its causes.
+            Reason::Call(error) => Some(error),
+            Reason::Limit(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Limit(error) => error.fmt(f),
+            Reason::TooLarge => {
+                f.write_str("the key or the resulting value would be over its limit")
+            }
+            Reason::Call(error) => fmt_chain(error, f),
+            Reason::NotLeader { addr, leader: Some(leader) } => {
+                write!(f, "{addr} says that {leader} leads")
+            }
+            Reason::NotLeader { addr, leader: None } => write!(f, "{addr} knows no leader"),
+            Reason::UnknownWord { addr, word } => write!(f, "{addr} answered {word:?}"),
+            Reason::SessionExpired => {
+                f.write_str("the cluster has forgotten this client's session")
+            }
+            Reason::AnotherWrite => {
+                f.write_str("another write of the same Clerk took all the time")
+            }
+            Reason::NoTime => f.write_str("the time was up before anything was tried"),
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn fmt_chain(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{error}")?;
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(f, ": {error}")?;
+        cause = error.source();
+    }
+    Ok(())
+}
+
+/// Why there is no [`Clerk`](super::Clerk).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No members were given.
+    #[error("a Clerk needs members: ClerkBuilder::members was not called")]
+    NoMembers,
+    /// The list of members is wrong.
+    #[error(transparent)]
+    Members(#[from] MembersError),
+    /// The system gave no random bytes for a client id.
+    #[error("no random bytes for a client id")]
+    Entropy(#[source] getrandom::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn check(kind: ClerkErrorKind, operation: &'static str, reason: Reason, expected: &str) {
+        let asked = vec!["a:1".to_owned(), "b:2".to_owned()];
+        let error = ClerkError::new(kind, operation, asked, Duration::from_millis(1500), reason);
+        assert_eq!(error.to_string(), expected);
+        assert!(!error.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn one_line_says_it_all() {
+        let refused = || {
+            let source = io::Error::from(io::ErrorKind::ConnectionRefused);
+            Reason::Call(CallError::NotSent { addr: "b:2".to_owned(), source })
+        };
+        let not_leader = |leader: Option<&str>| Reason::NotLeader {
+            addr: "b:2".to_owned(),
+            leader: leader.map(str::to_owned),
+        };
+        check(
+            ClerkErrorKind::NotApplied,
+            "put",
+            refused(),
+            "put not applied after 1500 ms, asked a:1, b:2: call to b:2 was not sent: connection refused",
+        );
+        check(
+            ClerkErrorKind::NotApplied,
+            "get",
+            not_leader(None),
+            "get failed after 1500 ms, asked a:1, b:2: b:2 knows no leader",
+        );
+        check(
+            ClerkErrorKind::Unknown,
+            "append",
+            not_leader(Some("a:1")),
+            "append may or may not have been applied after 1500 ms, asked a:1, b:2: b:2 says that a:1 leads",
+        );
+        check(
+            ClerkErrorKind::Rejected,
+            "append",
+            Reason::TooLarge,
+            "append rejected: the key or the resulting value would be over its limit",
+        );
+    }
+
+    #[test]
+    fn the_cause_is_kept() {
+        let cause = CallError::Busy { addr: "a:1".to_owned(), calls: 3 };
+        let kind = ClerkErrorKind::NotApplied;
+        let error = ClerkError::new(kind, "get", Vec::new(), Duration::ZERO, Reason::Call(cause));
+        assert!(error.source().is_some_and(|source| source.is::<CallError>()));
+        assert!(error.is_retryable());
+    }
+}

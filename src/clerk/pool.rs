@@ -1,0 +1,150 @@
+//! What all clones of a Clerk share: the connections, who leads, and the newest index learned.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::endpoints::{Endpoint, Endpoints};
+use super::error::BuildError;
+use super::route::MemberSet;
+use crate::kv::proto::{KvServerRpcStub, LeaderHint};
+use crate::members::{MEMBERS_MAX, check_addr};
+use crate::raft::MemberId;
+use crate::rpc::Channel;
+
+/// Members known from the start and learned from hints, together: more than any cluster has, so that a hostile member
+/// cannot make us collect addresses. A [`MemberSet`] has room for them.
+const TARGETS_MAX: usize = 2 * MEMBERS_MAX;
+
+/// How long one attempt to connect may take: twice the first repeat of a lost SYN would be, locally, a long time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a member that let a call wait in vain is left alone.
+const COOL_DOWN: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pool {
+    targets: RwLock<Vec<Arc<Target>>>,
+    leader: AtomicUsize,
+    seen_index: AtomicU64,
+    next_client_id: Mutex<u128>,
+}
+
+/// One member and the way to it.
+#[derive(Debug)]
+pub(super) struct Target {
+    id: Option<MemberId>,
+    addr: String,
+    stub: KvServerRpcStub,
+    silent_since: Mutex<Option<Instant>>,
+}
+
+impl Pool {
+    pub(super) fn new(endpoints: &Endpoints) -> Result<Pool, BuildError> {
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed).map_err(BuildError::Entropy)?;
+        Ok(Pool {
+            targets: RwLock::new(endpoints.iter().cloned().map(Target::new).collect()),
+            leader: AtomicUsize::new(0),
+            // The first entry of any log is a leader's no-op, so no write of ours is at or below it (see kv::sessions).
+            seen_index: AtomicU64::new(1),
+            next_client_id: Mutex::new(u128::from_le_bytes(seed)),
+        })
+    }
+
+    /// A client id that nobody else has: 128 random bits plus a count, in decimal, as existing clients write it.
+    pub(super) fn client_id(&self) -> String {
+        let mut next = self.next_client_id.lock();
+        *next = next.wrapping_add(1);
+        next.to_string()
+    }
+
+    /// The highest applied index that any clone has been told of.
+    pub(super) fn seen_index(&self) -> u64 {
+        self.seen_index.load(Ordering::Acquire)
+    }
+
+    /// An answer named this index as applied.
+    pub(super) fn learn(&self, applied_index: u64) {
+        self.seen_index.fetch_max(applied_index, Ordering::AcqRel);
+    }
+
+    pub(super) fn leader(&self) -> usize {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_leader(&self, target: usize) {
+        self.leader.store(target, Ordering::Relaxed);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.targets.read().len()
+    }
+
+    pub(super) fn target(&self, index: usize) -> Arc<Target> {
+        self.targets.read()[index].clone()
+    }
+
+    /// Those that let a call wait in vain a short time ago.
+    pub(super) fn silent(&self, now: Instant) -> MemberSet {
+        let targets = self.targets.read();
+        let bits = targets
+            .iter()
+            .enumerate()
+            .map(|(i, target)| MemberSet::from(target.is_silent(now)) << i);
+        bits.fold(0, |set, bit| set | bit)
+    }
+
+    /// Where the hinted leader is in the list. A member that is not in it joins it. A member's id counts for more than its address:
+    /// ours may be the one that works from here.
+    pub(super) fn resolve(&self, hint: &LeaderHint) -> Option<usize> {
+        let id = Some(MemberId(hint.id)).filter(|id| id.0 > 0);
+        let mut targets = self.targets.write();
+        let by_id = || targets.iter().position(|target| id.is_some() && target.id == id);
+        let by_addr =
+            || targets.iter().position(|target| target.addr.eq_ignore_ascii_case(&hint.addr));
+        if let Some(known) = by_id().or_else(by_addr) {
+            return Some(known);
+        }
+        if check_addr(&hint.addr, &hint.addr).is_err() || targets.len() == TARGETS_MAX {
+            return None;
+        }
+        targets.push(Target::new(Endpoint { id, addr: hint.addr.clone() }));
+        Some(targets.len() - 1)
+    }
+}
+
+impl Target {
+    fn new(endpoint: Endpoint) -> Arc<Target> {
+        let Endpoint { id, addr } = endpoint;
+        let channel = Channel::builder(addr.clone()).connect_timeout(CONNECT_TIMEOUT).lazy();
+        Arc::new(Target {
+            id,
+            addr,
+            stub: KvServerRpcStub::new(channel),
+            silent_since: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    pub(super) fn stub(&self) -> &KvServerRpcStub {
+        &self.stub
+    }
+
+    /// It let a call wait in vain (`Some`: since then), or it answered (`None`).
+    pub(super) fn set_silent(&self, since: Option<Instant>) {
+        *self.silent_since.lock() = since;
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silent_since
+            .lock()
+            .is_some_and(|since| now.saturating_duration_since(since) < COOL_DOWN)
+    }
+}

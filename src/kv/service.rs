@@ -10,7 +10,8 @@
 //! | it was proposed, and its end is not known | `ErrWrongLeader`, `MayApply` | `ErrWrongLeader`: they ask again with the same id |
 //! | too much to do | status busy, with a time to come back | `ErrWrongLeader` |
 //!
-//! An existing client sets no time limit, so the server does: [`CALL_TIMEOUT`].
+//! An existing client sets no time limit, so the server does: [`CALL_TIMEOUT`]. It gets the documented fields and no other,
+//! so that its reply is the same to the byte as from the system that it was written for.
 
 use std::time::{Duration, Instant};
 
@@ -58,14 +59,20 @@ impl KvServerRpc for KvService {
             return done.run(put_reply(words::ERR_TOO_LARGE));
         }
         let (deadline, members) = (deadline(&done), self.members.clone());
-        self.node.propose(command.encode(), deadline, move |result| match result {
-            Ok(outcome) => done.run(outcome_reply(outcome)),
-            Err(error) if is_busy(&error, &done) => done.fail(busy(&error)),
-            Err(error) => done.run(PutAppendReply {
-                leader: hint(&error, &members),
-                may_apply: error.may_apply(),
-                ..put_reply(words::ERR_WRONG_LEADER)
-            }),
+        self.node.propose(command.encode(), deadline, move |result| {
+            let reply = match result {
+                Ok(outcome) => outcome_reply(outcome),
+                Err(error) if is_busy(&error, &done) => return done.fail(busy(&error)),
+                Err(error) => PutAppendReply {
+                    leader: hint(&error, &members),
+                    may_apply: error.may_apply(),
+                    ..put_reply(words::ERR_WRONG_LEADER)
+                },
+            };
+            match done.is_documented() {
+                true => done.run(PutAppendReply { err: reply.err, ..Default::default() }),
+                false => done.run(reply),
+            }
         });
     }
 
@@ -76,7 +83,7 @@ impl KvServerRpc for KvService {
             Ok(_) => done.run(get_reply(words::ERR_NO_KEY)),
             Err(error) if is_busy(&error, &done) => done.fail(busy(&error)),
             Err(error) => {
-                let leader = hint(&error, &members);
+                let leader = hint(&error, &members).filter(|_| !done.is_documented());
                 done.run(GetReply { leader, ..get_reply(words::ERR_WRONG_LEADER) });
             }
         });

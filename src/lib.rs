@@ -6,3 +6,4 @@ pub mod members;
 pub mod node;
 pub mod raft;
 pub mod rpc;
+pub mod server;

@@ -1,0 +1,195 @@
+//! Arguments, as clap reads them.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// A replicated, linearizable, durable key-value store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "syncraft",
+    version,
+    propagate_version = true,
+    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not applied, trying again is safe; 4 outcome unknown."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every subcommand takes, before or after its name.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// The cluster: 1=HOST:PORT,2=HOST:PORT,... (clients may leave out the ids)
+    #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
+    pub(crate) members: Option<String>,
+    /// How long a command may take: 500ms, 2s, 1m
+    #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one member of a cluster
+    Server(ServerArgs),
+    /// Set KEY to VALUE
+    Put(WriteArgs),
+    /// Print the value of KEY; exit status 1 if there is none
+    Get(GetArgs),
+    /// Add VALUE to the end of what KEY holds
+    Append(WriteArgs),
+    /// Ask every member how it is; exit status 3 unless most of them agree on a leader
+    Status(StatusArgs),
+    /// Wait until the cluster serves reads and writes; exit status 3 if it does not in time
+    WaitReady,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WriteArgs {
+    /// Any bytes; put -- before a key that is spelled like an option of this command
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) key: OsString,
+    /// Any bytes; - reads them from standard input
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: OsString,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GetArgs {
+    /// Any bytes; put -- before a key that is spelled like an option of this command
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) key: OsString,
+    /// Print the value alone, without a newline after it
+    #[arg(long)]
+    pub(crate) raw: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// Which of the members this is
+    #[arg(long)]
+    pub(crate) id: u64,
+    /// Where it keeps its data; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: std::path::PathBuf,
+    /// Serve operators' HTTP on this address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
+    /// How often a leader is heard from
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
+    pub(crate) heartbeat: Duration,
+    /// How long a leader may be silent before the others elect a new one: at least this, at most twice this
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub(crate) election_timeout: Duration,
+}
+
+/// `500ms`, `2s`, `1.5s`, `1m`, `1h`: a number and its unit.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, f64); 4] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let number_len = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+    let (number, unit) = text.split_at(number_len);
+    let seconds = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
+    let (Some(seconds), Ok(number)) = (seconds, number.parse::<f64>()) else {
+        return Err("a time is a number and a unit (ms, s, m, h): 500ms, 2s, 1m".to_owned());
+    };
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("a time must be longer than nothing, and not longer than centuries".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times() {
+        let check = |text: &str, millis: Option<u64>| {
+            assert_eq!(parse_duration(text).ok(), millis.map(Duration::from_millis), "{text:?}");
+        };
+        check("500ms", Some(500));
+        check("2s", Some(2000));
+        check("1.5s", Some(1500));
+        check("1m", Some(60_000));
+        check("1h", Some(3_600_000));
+        for wrong in
+            ["", "10", "s", "-1s", "1 s", "1d", "0s", "1..2s", "1e99s", "9999999999999999999999h"]
+        {
+            check(wrong, None);
+        }
+    }
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["syncraft"], args].concat())
+    }
+
+    #[test]
+    fn common_options_stand_before_or_after_the_command() {
+        for args in [
+            ["--timeout", "2s", "get", "k"],
+            ["get", "--timeout", "2s", "k"],
+            ["get", "k", "--timeout", "2s"],
+        ] {
+            let parsed = parse(&args).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(parsed.common.timeout, Duration::from_secs(2));
+        }
+    }
+
+    #[test]
+    fn keys_and_values_may_begin_with_a_hyphen() {
+        let check = |args: &[&str], expected: (&str, &str)| match parse(args)
+            .map(|args| args.command)
+        {
+            Ok(Command::Put(WriteArgs { key, value })) => {
+                assert_eq!((key.to_str(), value.to_str()), (Some(expected.0), Some(expected.1)));
+            }
+            other => panic!("{args:?}: {other:?}"),
+        };
+        check(&["put", "-k", "-v"], ("-k", "-v"));
+        check(&["put", "--key", "--value=1"], ("--key", "--value=1"));
+        check(&["put", "k", "-"], ("k", "-"));
+        check(&["put", "k", "-1"], ("k", "-1"));
+        check(&["put", "-k", "-v", "--timeout", "1s"], ("-k", "-v"));
+        check(&["put", "--timeout", "1s", "-k", "-v"], ("-k", "-v"));
+        check(&["put", "--", "--timeout", "--"], ("--timeout", "--"));
+        check(&["put", "", ""], ("", ""));
+    }
+
+    #[test]
+    fn wrong_usage_is_2_and_help_is_0() {
+        let check = |args: &[&str], exit: i32| match parse(args) {
+            Err(error) => assert_eq!(error.exit_code(), exit, "{args:?}"),
+            Ok(args) => panic!("{args:?}"),
+        };
+        check(&["--help"], 0);
+        check(&["--version"], 0);
+        check(&["get", "--help"], 0);
+        for args in [
+            &[][..],
+            &["put", "k"],
+            &["get"],
+            &["nonsense"],
+            &["get", "a", "b"],
+            &["get", "k", "--timeout", "10"],
+        ] {
+            check(args, 2);
+        }
+    }
+}

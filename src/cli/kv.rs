@@ -1,0 +1,79 @@
+//! `put`, `append`, `get`, `wait-ready`: a Clerk for one call.
+
+use std::ffi::OsStr;
+use std::io::{self, Read};
+
+use syncraft::kv::VALUE_LEN_MAX;
+
+use super::args::{Common, GetArgs, WriteArgs};
+use super::{Exit, Failure, Outcome, print};
+
+pub(super) fn put(common: &Common, args: WriteArgs) -> Outcome {
+    let clerk = common.clerk()?;
+    clerk.put(bytes(&args.key), value(&args.value)?)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn append(common: &Common, args: WriteArgs) -> Outcome {
+    let clerk = common.clerk()?;
+    clerk.append(bytes(&args.key), value(&args.value)?)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn get(common: &Common, args: GetArgs) -> Outcome {
+    let Some(value) = common.clerk()?.get(bytes(&args.key))? else { return Ok(Exit::Absent) };
+    let end: &[u8] = if args.raw { b"" } else { b"\n" };
+    print(&[&value, end])?;
+    Ok(Exit::Done)
+}
+
+/// A read that is answered went through a leader that a majority follows: the cluster serves.
+pub(super) fn wait_ready(common: &Common) -> Outcome {
+    match common.clerk()?.get(b"") {
+        Ok(_) => Ok(Exit::Done),
+        Err(error) => Err(Failure::not_applied(format!("not ready: {error}"))),
+    }
+}
+
+/// The argument's own bytes, which need not be text.
+fn bytes(arg: &OsStr) -> &[u8] {
+    arg.as_encoded_bytes()
+}
+
+fn value(arg: &OsStr) -> Result<Vec<u8>, Failure> {
+    if arg == "-" { read_value(&mut io::stdin().lock()) } else { Ok(bytes(arg).to_vec()) }
+}
+
+fn read_value(input: &mut impl Read) -> Result<Vec<u8>, Failure> {
+    let mut value = Vec::new();
+    let read = input.take(VALUE_LEN_MAX as u64 + 1).read_to_end(&mut value);
+    read.map_err(|error| {
+        Failure::usage(format!("cannot read the value from standard input: {error}"))
+    })?;
+    if value.len() > VALUE_LEN_MAX {
+        return Err(Failure::usage(format!(
+            "standard input is over the limit of {VALUE_LEN_MAX} bytes for a value"
+        )));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_read_up_to_its_limit() {
+        let whole = read_value(&mut io::repeat(0xff).take(VALUE_LEN_MAX as u64));
+        assert_eq!(
+            whole.map(|value| value.len()).map_err(|failure| failure.line),
+            Ok(VALUE_LEN_MAX)
+        );
+        let endless = read_value(&mut io::repeat(b'x'));
+        assert!(
+            endless.is_err_and(
+                |failure| failure.exit == Exit::Usage && failure.line.contains("15728640")
+            )
+        );
+    }
+}

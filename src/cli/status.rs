@@ -1,0 +1,219 @@
+//! `status`: every member is asked at the same time, and those that do not answer are shown as well.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use syncraft::clerk::{Endpoint, Endpoints};
+use syncraft::rpc::{CallError, Channel};
+use syncraft::server::proto::{AdminRpcStub, StatusArgs, StatusReply};
+
+use super::args::{self, Common};
+use super::{Exit, Failure, Outcome, print};
+
+/// How long one member may take. A status that waits for a dead machine is of no use while things are going wrong.
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
+
+const HEADINGS: [&str; 9] =
+    ["ID", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED", "SNAPSHOT"];
+
+/// One member, and what it said.
+struct Answer {
+    endpoint: Endpoint,
+    reply: Result<StatusReply, CallError>,
+}
+
+pub(super) fn status(common: &Common, args: args::StatusArgs) -> Outcome {
+    let answers =
+        ask_all(&common.endpoints()?, Instant::now() + common.timeout().min(MEMBER_TIMEOUT));
+    let text = if args.json { format!("{}\n", to_json(&answers)) } else { to_table(&answers) };
+    print(&[text.as_bytes()])?;
+    if has_leader(&answers) {
+        return Ok(Exit::Done);
+    }
+    Err(Failure::not_applied("no leader that a majority of the members follows"))
+}
+
+fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
+    thread::scope(|scope| {
+        let asked: Vec<_> = endpoints
+            .iter()
+            .map(|endpoint| (endpoint.clone(), scope.spawn(move || ask(&endpoint.addr, deadline))))
+            .collect();
+        let answer = |(endpoint, thread): (Endpoint, thread::ScopedJoinHandle<'_, _>)| Answer {
+            endpoint,
+            reply: thread.join().expect("asking does not panic"),
+        };
+        asked.into_iter().map(answer).collect()
+    })
+}
+
+fn ask(addr: &str, deadline: Instant) -> Result<StatusReply, CallError> {
+    let channel = Channel::builder(addr).connect_timeout(MEMBER_TIMEOUT).lazy();
+    AdminRpcStub::new(channel).status(&StatusArgs {}, deadline)
+}
+
+/// Whether a majority of the members answered and names one leader of one term, the newest that any of them knows.
+fn has_leader(answers: &[Answer]) -> bool {
+    let replies = || answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
+    let newest = replies().filter(|reply| reply.leader != 0).max_by_key(|reply| reply.term);
+    newest.is_some_and(|newest| {
+        let agrees =
+            |reply: &&StatusReply| (reply.term, reply.leader) == (newest.term, newest.leader);
+        replies().filter(agrees).count() > answers.len() / 2
+    })
+}
+
+fn to_json(answers: &[Answer]) -> Value {
+    json!({ "members": answers.iter().map(member_json).collect::<Vec<_>>() })
+}
+
+fn member_json(Answer { endpoint, reply }: &Answer) -> Value {
+    match reply {
+        Ok(reply) => json!({
+            "id": reply.id,
+            "addr": endpoint.addr,
+            "reachable": true,
+            "role": reply.role,
+            "term": reply.term,
+            "leader": if reply.leader == 0 { None } else { Some(reply.leader) },
+            "last_index": reply.last_index,
+            "commit_index": reply.commit_index,
+            "applied_index": reply.applied_index,
+            "snapshot_index": reply.snapshot_index,
+            "version": reply.version,
+        }),
+        Err(error) => json!({
+            "id": endpoint.id.map(|id| id.0),
+            "addr": endpoint.addr,
+            "reachable": false,
+            "error": one_line(error),
+        }),
+    }
+}
+
+fn to_table(answers: &[Answer]) -> String {
+    let rows: Vec<Vec<String>> = answers.iter().map(row).collect();
+    let width = |column: usize| {
+        let cells =
+            rows.iter().filter(|row| row.len() == HEADINGS.len()).map(|row| row[column].len());
+        cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
+    };
+    // Those that did not answer have a sentence in place of their last columns, which takes no part in their widths; their
+    // address does.
+    let addr_width = rows.iter().map(|row| row[1].len()).max().unwrap_or(0).max(width(1));
+    let widths: Vec<usize> =
+        (0..HEADINGS.len()).map(|i| if i == 1 { addr_width } else { width(i) }).collect();
+    let mut table = String::new();
+    for row in [HEADINGS.map(str::to_owned).to_vec()].iter().chain(&rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            // Writing to a String cannot fail.
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        let _ = writeln!(table, "{}", line.trim_end());
+    }
+    table
+}
+
+fn row(Answer { endpoint, reply }: &Answer) -> Vec<String> {
+    match reply {
+        Ok(reply) => {
+            let leader = if reply.leader == 0 { "-".to_owned() } else { reply.leader.to_string() };
+            let mut row = vec![reply.id.to_string(), endpoint.addr.clone(), reply.role.clone()];
+            row.extend([reply.term.to_string(), leader]);
+            let indexes =
+                [reply.last_index, reply.commit_index, reply.applied_index, reply.snapshot_index];
+            row.extend(indexes.map(|index| index.to_string()));
+            row
+        }
+        Err(error) => {
+            let id = endpoint.id.map_or("?".to_owned(), |id| id.to_string());
+            vec![id, endpoint.addr.clone(), format!("unreachable: {}", one_line(error))]
+        }
+    }
+}
+
+/// An error and its causes.
+fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(line, ": {error}");
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use syncraft::raft::MemberId;
+
+    use super::*;
+
+    fn answer(id: u64, reply: Option<StatusReply>) -> Answer {
+        let addr = format!("127.0.0.1:{}", 7000 + id);
+        let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let reply = reply.ok_or(CallError::NotSent { addr: addr.clone(), source });
+        Answer { endpoint: Endpoint { id: Some(MemberId(id)), addr }, reply }
+    }
+
+    fn reply(id: u64, term: u64, leader: u64) -> Option<StatusReply> {
+        let role = if id == leader { "leader" } else { "follower" };
+        Some(StatusReply {
+            id,
+            role: role.to_owned(),
+            term,
+            leader,
+            last_index: 120,
+            commit_index: 120,
+            applied_index: 119,
+            snapshot_index: 100,
+            version: "0.1.0".to_owned(),
+            ..StatusReply::default()
+        })
+    }
+
+    #[test]
+    fn a_leader_needs_a_majority_of_all_members() {
+        let check = |replies: [Option<StatusReply>; 3], expected: bool| {
+            let answers: Vec<Answer> =
+                (1..).zip(replies).map(|(id, reply)| answer(id, reply)).collect();
+            assert_eq!(has_leader(&answers), expected);
+        };
+        check([reply(1, 7, 1), reply(2, 7, 1), reply(3, 7, 1)], true);
+        check([reply(1, 7, 1), reply(2, 7, 1), None], true);
+        check([reply(1, 7, 1), None, None], false);
+        check([reply(1, 7, 1), reply(2, 7, 0), None], false);
+        check([reply(1, 7, 1), reply(2, 8, 2), reply(3, 8, 2)], true);
+        check([reply(1, 7, 1), reply(2, 7, 1), reply(3, 8, 3)], false);
+        check([reply(1, 7, 0), reply(2, 7, 0), reply(3, 7, 0)], false);
+        check([None, None, None], false);
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let answers = [answer(1, reply(1, 7, 1)), answer(2, reply(2, 7, 0)), answer(3, None)];
+        let expected = "\
+ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
+1   127.0.0.1:7001  leader    7     1       120   120     119      100
+2   127.0.0.1:7002  follower  7     -       120   120     119      100
+3   127.0.0.1:7003  unreachable: call to 127.0.0.1:7003 was not sent: connection refused
+";
+        assert_eq!(to_table(&answers), expected);
+    }
+
+    #[test]
+    fn the_json_has_what_scripts_read() {
+        let json = to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]);
+        let expected = json!({
+            "id": 1, "addr": "127.0.0.1:7001", "reachable": true, "role": "leader", "term": 7, "leader": 1,
+            "last_index": 120, "commit_index": 120, "applied_index": 119, "snapshot_index": 100, "version": "0.1.0",
+        });
+        assert_eq!(json["members"][0], expected);
+        assert_eq!(json["members"][1]["id"], 3);
+        assert_eq!(json["members"][1]["reachable"], false);
+    }
+}

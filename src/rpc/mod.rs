@@ -2,6 +2,7 @@
 
 mod channel;
 mod error;
+mod frame;
 mod limits;
 mod server;
 mod service;

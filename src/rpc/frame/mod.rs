@@ -43,7 +43,6 @@ mod decoder;
 mod detect;
 
 use bytes::Bytes;
-use prost::Message;
 use prost::encoding::encode_varint;
 
 pub(super) use decoder::{Decoder, Frame, Head};

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 use crate::rpc::FrameLimits;

@@ -17,11 +17,14 @@ use crate::raft::MemberId;
 use crate::rpc::{Done, Limits, Server, ServerError};
 use crate::storage::{DataDir, Identity, StorageError};
 
+mod http;
+
 /// The messages and the service of `proto/admin_rpc.proto`, generated.
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/syncraft.admin.rs"));
 }
 
+use http::Http;
 use proto::{AdminRpc, AdminRpcService, StatusArgs, StatusReply};
 
 /// Configuration of a member.
@@ -37,6 +40,8 @@ pub struct Config {
     pub timing: Timing,
     /// Bounds on connections, frames and calls.
     pub limits: Limits,
+    /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
+    pub http: Option<String>,
 }
 
 impl Config {
@@ -48,6 +53,7 @@ impl Config {
             data_dir: data_dir.into(),
             timing: Timing::default(),
             limits: Limits::default(),
+            http: None,
         }
     }
 }
@@ -70,7 +76,7 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
-        /// The member's own address.
+        /// The member's own address, or that for HTTP.
         addr: String,
         /// What the system said.
         #[source]
@@ -99,6 +105,7 @@ impl From<NodeError> for StartError {
 /// A running member. Dropping it stops it.
 pub struct Member {
     // In this order: nobody calls a node that has stopped.
+    http: Option<Http>,
     server: Server,
     node: Option<Node<Store>>,
     handle: NodeHandle<Store>,
@@ -117,9 +124,7 @@ impl Member {
     /// [`StartError`]; nothing is left running, and no data is changed by a member that may not have it.
     pub fn start(config: Config) -> Result<Member, StartError> {
         let addr = own_addr(&config)?.to_owned();
-        let listener =
-            TcpListener::bind(&addr).map_err(|source| StartError::Listen { addr, source })?;
-        Member::start_on(listener, config)
+        Member::start_on(listen(&addr)?, config)
     }
 
     /// Starts on a socket that already listens: one whose port was free to choose, say.
@@ -129,7 +134,8 @@ impl Member {
     pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
         own_addr(&config)?;
         config.timing.check().map_err(StartError::Timing)?;
-        let Config { id, members, data_dir, timing, limits } = config;
+        let Config { id, members, data_dir, timing, limits, http } = config;
+        let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
         let data_dir = DataDir::open(data_dir, identity)?;
         let node_config = NodeConfig { id, members: members.clone(), timing };
@@ -141,7 +147,12 @@ impl Member {
             .service(AdminRpcService::new(Arc::new(Admin { node: handle.clone() })))
             .limits(limits)
             .serve(listener)?;
-        Ok(Member { server, node: Some(node), handle })
+        let serve = |(listener, addr)| {
+            Http::serve(listener, id, handle.clone())
+                .map_err(|source| StartError::Listen { addr, source })
+        };
+        let http = http.map(serve).transpose()?;
+        Ok(Member { http, server, node: Some(node), handle })
     }
 
     /// The address it serves on.
@@ -170,6 +181,7 @@ impl Member {
     }
 
     fn shut_down(&mut self, end: impl FnOnce(Node<Store>)) {
+        self.http = None;
         self.server.stop();
         if let Some(node) = self.node.take() {
             end(node);
@@ -186,6 +198,10 @@ impl Drop for Member {
 fn own_addr(config: &Config) -> Result<&str, StartError> {
     let Config { id, members, .. } = config;
     members.addr(*id).ok_or_else(|| StartError::NotAMember { id: *id, members: members.clone() })
+}
+
+fn listen(addr: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).map_err(|source| StartError::Listen { addr: addr.to_owned(), source })
 }
 
 /// Told apart from other clusters by its first list of members: a member that is pointed at another cluster's addresses by

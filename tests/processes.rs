@@ -201,7 +201,8 @@ fn what_cannot_start_says_why_in_one_line() {
     let mut cluster = Processes::start(1);
     cluster.clerk().put("k", "v").unwrap();
     let (members, data_dir) = (cluster.members(), cluster.data_dir(1));
-    let fresh = |name: &str| cluster.dir.path().join(name);
+    let dir = cluster.dir.path().to_owned();
+    let fresh = |name: &str| dir.join(name);
 
     check_refused(server(2, &members, &fresh("a")), 2, &["2", &members]);
     check_refused(server(1, "1=127.0.0.1", &fresh("a")), 2, &["port"]);

@@ -40,7 +40,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
-    let ServerArgs { id, data_dir, heartbeat, election_timeout, .. } = args;
+    let ServerArgs { id, data_dir, http, heartbeat, election_timeout } = args;
     let members: Members =
         common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
     let timing = Timing {
@@ -49,7 +49,7 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         election_max: election_timeout.saturating_mul(2),
         ..Timing::default()
     };
-    Ok(Config { timing, ..Config::new(MemberId(id), members, data_dir) })
+    Ok(Config { timing, http, ..Config::new(MemberId(id), members, data_dir) })
 }
 
 /// Becomes true with SIGTERM or SIGINT; the second one ends the process at once.

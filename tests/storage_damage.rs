@@ -67,7 +67,8 @@ fn every_flipped_bit_of_a_closed_log_is_harmless_or_named() {
         for bit in 0..len * 8 {
             let disk = log.damaged(&file, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
             let what = format!("bit {bit} of {}", file.display());
-            let found = recover(&disk, &log);
+            let found =
+                if bit % 16 == 0 { recover(&disk, &log) } else { recover_once(&disk, &log) };
             if let Found::Damage { offset, .. } = found {
                 assert!(offset <= bit as u64 / 8, "{what}: offset {offset}");
             }

@@ -73,4 +73,9 @@ impl PendingBatch {
         self.bytes.shrink_to(CAPACITY_KEPT_BYTES);
         (self.crc, self.records) = (0, 0);
     }
+
+    #[cfg(test)]
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
 }

@@ -34,6 +34,15 @@ pub enum StorageError {
         source: Arc<io::Error>,
     },
 
+    /// More was appended between two syncs than a batch can hold. Nothing of this call was appended.
+    #[error("{len_bytes} bytes at once are more than the log takes, {max_bytes}: sync in between")]
+    TooLarge {
+        /// What the batch would have held.
+        len_bytes: u64,
+        /// What a batch holds at most.
+        max_bytes: u64,
+    },
+
     /// Another process, or another server in this one, holds the directory.
     #[error("data directory {} is in use{}: only one server may run on it", dir.display(), by_process(pid))]
     Locked {
@@ -114,6 +123,13 @@ impl StorageError {
                 false => StorageError::Io { action, path, source },
             }
         }
+    }
+
+    /// For `map_err`: a sync failed, for whatever reason. Space running out then is no reason to try again: what was
+    /// to be synced may be gone.
+    pub(crate) fn sync(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
+        let path = path.into();
+        move |source| StorageError::Io { action: "sync", path, source: Arc::new(source) }
     }
 }
 

@@ -48,19 +48,20 @@ use crate::raft::Index;
 /// The sessions of all clients, as of one log index.
 #[derive(Debug)]
 pub struct Sessions {
-    /// Only ever looked up by key: its order, which differs between members, decides nothing.
-    by_client: HashMap<Arc<[u8]>, Session>,
-    /// Every client by the index at which it was last used, oldest first.
-    by_last_used: BTreeMap<Index, Arc<[u8]>>,
+    /// Every session by the index at which it was last used, so the first is the one to forget next.
+    by_last_used: BTreeMap<Index, Session>,
+    /// Where each client's session is. Only ever looked up by key: its order, which differs between members, decides
+    /// nothing.
+    last_used: HashMap<Arc<[u8]>, Index>,
     expired_up_to: Index,
     len_max: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Session {
+    client: Arc<[u8]>,
     newest: i64,
     outcome: Outcome,
-    last_used: Index,
 }
 
 /// What to do with a write.
@@ -78,12 +79,8 @@ impl Sessions {
     /// No sessions yet, and never more than `len_max`, which is at least 1.
     pub fn new(len_max: usize) -> Sessions {
         assert!(len_max > 0, "a table of no sessions would forget each write at once");
-        Sessions {
-            by_client: HashMap::new(),
-            by_last_used: BTreeMap::new(),
-            expired_up_to: Index::ZERO,
-            len_max,
-        }
+        let (by_last_used, last_used) = (BTreeMap::new(), HashMap::new());
+        Sessions { by_last_used, last_used, expired_up_to: Index::ZERO, len_max }
     }
 
     /// Judges the write `request_id` of `client`, which is the log's entry `index`. A repeat counts as a use.
@@ -94,42 +91,44 @@ impl Sessions {
         request_id: i64,
         seen_index: Index,
     ) -> Admission {
-        let Some(session) = self.by_client.get_mut(client) else {
+        let Some(session) = self.session(client) else {
             let is_expired = seen_index > Index::ZERO && seen_index < self.expired_up_to;
             return if is_expired { Admission::Expired } else { Admission::New };
         };
         if request_id > session.newest {
             return Admission::New;
         }
-        let first = (request_id == session.newest).then_some(session.outcome);
-        let was_used = std::mem::replace(&mut session.last_used, index);
-        self.move_to_newest(was_used, index);
-        Admission::Repeat(first.unwrap_or(Outcome::Applied { index }))
+        let is_newest = request_id == session.newest;
+        let outcome = if is_newest { session.outcome } else { Outcome::Applied { index } };
+        self.use_at(index, client, |_| ());
+        Admission::Repeat(outcome)
     }
 
     /// Keeps what came of a write that was [`New`](Admission::New), and forgets the oldest session if there is no room.
     pub fn record(&mut self, index: Index, client: &[u8], request_id: i64, outcome: Outcome) {
-        let fresh = Session { newest: request_id, outcome, last_used: index };
-        if let Some(session) = self.by_client.get_mut(client) {
-            let was_used = std::mem::replace(session, fresh).last_used;
-            return self.move_to_newest(was_used, index);
+        let is_known = self.use_at(index, client, |session| {
+            session.newest = request_id;
+            session.outcome = outcome;
+        });
+        if is_known {
+            return;
         }
-        if self.by_client.len() == self.len_max {
+        if self.len() == self.len_max {
             self.forget_oldest();
         }
         let client: Arc<[u8]> = client.into();
-        self.by_client.insert(client.clone(), fresh);
-        self.by_last_used.insert(index, client);
+        self.last_used.insert(client.clone(), index);
+        self.by_last_used.insert(index, Session { client, newest: request_id, outcome });
     }
 
     /// How many clients are remembered.
     pub fn len(&self) -> usize {
-        self.by_client.len()
+        self.by_last_used.len()
     }
 
     /// Whether no client is remembered.
     pub fn is_empty(&self) -> bool {
-        self.by_client.is_empty()
+        self.by_last_used.is_empty()
     }
 
     /// The highest index at which any session that is now forgotten was last used; zero: none is forgotten.
@@ -137,14 +136,24 @@ impl Sessions {
         self.expired_up_to
     }
 
-    fn move_to_newest(&mut self, was_used: Index, index: Index) {
-        let client = self.by_last_used.remove(&was_used).expect("both maps hold the same sessions");
-        self.by_last_used.insert(index, client);
+    fn session(&self, client: &[u8]) -> Option<&Session> {
+        self.by_last_used.get(self.last_used.get(client)?)
+    }
+
+    /// Changes a client's session, which is used now. Whether there is one.
+    fn use_at(&mut self, index: Index, client: &[u8], change: impl FnOnce(&mut Session)) -> bool {
+        let Some(last_used) = self.last_used.get_mut(client) else { return false };
+        let was_used = std::mem::replace(last_used, index);
+        let mut session =
+            self.by_last_used.remove(&was_used).expect("both maps hold the same sessions");
+        change(&mut session);
+        self.by_last_used.insert(index, session);
+        true
     }
 
     fn forget_oldest(&mut self) {
-        let Some((last_used, client)) = self.by_last_used.pop_first() else { return };
-        self.by_client.remove(&client);
+        let Some((last_used, session)) = self.by_last_used.pop_first() else { return };
+        self.last_used.remove(&session.client);
         // Uses come in the log's order, so the oldest of those left is younger than any that was forgotten.
         assert!(
             last_used > self.expired_up_to,
@@ -248,7 +257,7 @@ mod tests {
             index: u64,
             (client, request_id, seen): (usize, i64, u64),
         ) {
-            let is_forgotten = !sessions.by_client.contains_key(client.to_string().as_bytes());
+            let is_forgotten = sessions.session(client.to_string().as_bytes()).is_none();
             let before = sessions.expired_up_to();
             let admission = apply(sessions, index, &client.to_string(), request_id, seen);
             self.forgotten_ever |= sessions.expired_up_to() > Index::ZERO;
@@ -269,7 +278,7 @@ mod tests {
             if is_new && (!is_forgotten || Index(seen) >= before) {
                 assert_eq!(admission, Admission::New);
             }
-            assert_eq!(sessions.by_client.len(), sessions.by_last_used.len());
+            assert_eq!(sessions.last_used.len(), sessions.by_last_used.len());
         }
     }
 

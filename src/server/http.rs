@@ -11,7 +11,7 @@
 //! tools and nothing else. No keep-alive, no bodies, no TLS.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -81,15 +81,29 @@ fn is_of_the_listener(error: &io::Error) -> bool {
 
 fn answer(mut stream: TcpStream, node: &NodeHandle<Store>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let (status, content_type, body) = match read_path(&mut stream)? {
-        Some(path) => page(&path, node),
-        None => ("400 Bad Request", TEXT, "this port answers GET requests\n".to_owned()),
-    };
+    match read_path(&mut stream)? {
+        Some(path) => send(&mut stream, page(&path, node)),
+        None => {
+            let words = "this port answers GET requests\n".to_owned();
+            send(&mut stream, ("400 Bad Request", TEXT, words))?;
+            drain(stream)
+        }
+    }
+}
+
+fn send(stream: &mut TcpStream, (status, content_type, body): Page) -> io::Result<()> {
     let len = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
     );
     stream.write_all((head + &body).as_bytes())
+}
+
+/// Takes what the client still sends: closing a socket with unread bytes resets it, and the answer would be lost.
+fn drain(stream: TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    io::copy(&mut stream.take(8 * HEAD_LEN_MAX_BYTES as u64), &mut io::sink()).map(drop)
 }
 
 /// The path of a GET request; `None` if it is anything else.

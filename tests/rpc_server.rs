@@ -424,20 +424,20 @@ fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
 #[test]
 fn a_client_that_does_not_read_loses_its_connection_and_holds_nobody() {
     let (server, service) =
-        serve(Limits { write_timeout: Duration::from_millis(200), ..Limits::default() });
+        serve(Limits { write_timeout: Duration::from_secs(2), ..Limits::default() });
     let mut slow = Raw::connect(server.local_addr());
     for id in 1..=8 {
         slow.send(&request("Hold", id, "x"));
     }
     service.wait_held(8);
-    // The thread that answers is the test's own: it is never held up.
+    // The thread that answers is the test's own: it copies 56 MiB, and waits for nobody.
     let began = Instant::now();
     for (_, call) in service.take_held() {
         call.typed().run(echo(vec![0; 7 << 20]));
     }
     let answering = began.elapsed();
     assert!(
-        answering < Duration::from_millis(200),
+        answering < Duration::from_millis(1500),
         "{answering:?} to give answers that nobody reads"
     );
     check_alive(&server);

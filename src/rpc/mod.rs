@@ -2,7 +2,10 @@
 
 mod channel;
 mod error;
+mod frame;
 mod limits;
+mod net;
+mod outbox;
 mod server;
 mod service;
 mod status;

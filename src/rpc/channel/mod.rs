@@ -1,11 +1,64 @@
-//! The side that calls.
+//! The side that calls: one connection, any number of threads and calls.
+//!
+//! ```text
+//!  callers ── encode ── outbox (one send) ──> server ──> connection thread ──> the caller that waits, or its completion
+//!     │                                                       ^
+//!     └── no connection? the call waits in `unsent` ──────────┘ resolves, connects, sends what waits
+//! ```
+//!
+//! # Calls
+//!
+//! Each call has a deadline, and nothing on its way outlasts it: not connecting (another thread does that), not sending (the
+//! outbox never blocks), not waiting. At most [`calls_max`](ChannelBuilder::calls_max) calls are outstanding; one more is
+//! [`CallError::Busy`] at once. A reply that comes after its call was given up is dropped.
+//!
+//! A *blocking* call waits on its own thread. The *completion* of an async call runs exactly once, on one of the channel's
+//! threads (the connection's when an answer comes or the connection is lost; the timer's at the deadline, or when the call
+//! fails at once), with no lock of the channel held, never on the thread that made the call. It must not block, and must
+//! not make blocking calls on the same channel: the thread that would bring their answer is the one it runs on.
+//!
+//! # Errors
+//!
+//! A call that was never handed to a connection has certainly not run ([`CallError::NotSent`], or
+//! [`CallError::TimedOut`] with `sent: false`). From then on it counts as sent, even if its bytes still wait in our own
+//! queue: [`CallError::Lost`] and `sent: true` say *may have run*, and err on that side.
+//!
+//! # The connection
+//!
+//! Made at once or by the first call; when it is lost, by the next one. The name is resolved anew each time, and every
+//! address is tried. A loss is noticed at once, calls outstanding or not, because someone always reads:
+//! [`on_disconnect`](ChannelBuilder::on_disconnect).
+//!
+//! # Threads
+//!
+//! `rpc-chan-PORT` from the first call until the connection is lost; `rpc-timer` while async calls are outstanding, and a
+//! few seconds longer; `rpc-send-PORT` only while the server takes bytes slower than calls are made.
+//! [`Channel::close`] (and dropping the last clone) joins them.
+//!
+//! # Left out
+//!
+//! Retries, several connections to a server, choosing between servers, pings of a silent peer.
 
+mod calls;
+mod connection;
+mod core;
+mod timer;
+
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
 
+use self::calls::{Outcome, Waiter};
+use self::core::{Core, Request};
+use super::limits::HEAD_LEN_MAX_BYTES;
+use super::service::Reply;
 use super::{CallError, FrameLimits};
+
+/// A caller's name longer than this is cut: it stands in every header.
+const CALLER_LEN_MAX_BYTES: usize = 256;
 
 /// How calls look on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,107 +66,234 @@ pub enum Framing {
     /// Our own servers: many calls in flight on the connection, deadlines, error statuses.
     #[default]
     Extended,
-    /// Servers of the documented system: one call at a time, bare replies.
+    /// Servers of the documented system: one call at a time (others wait their turn), bare replies.
+    ///
+    /// A bare reply does not say where it ends, so bytes that decode are taken for a whole reply. A reply that arrives in
+    /// parts, of which the first ends exactly between two fields, is thus taken too early; servers that write a reply at
+    /// once (all that we know do) are safe but for very long ones. An empty reply cannot be seen at all. Bytes that come
+    /// when no reply is due end the connection; so does a call that times out, for its reply would be taken for the next.
     Documented,
     /// The documented system's later generation: the same with the header's length as a varint.
     DocumentedVarint,
 }
 
-/// One connection to one server, shared by any number of threads and calls. Clones are the same channel.
-#[derive(Clone, Debug)]
-pub struct Channel {}
+/// One connection to one server, shared by any number of threads and calls. Clones are the same channel; the last one
+/// dropped closes it.
+#[derive(Clone)]
+pub struct Channel {
+    handle: Arc<Handle>,
+}
+
+/// Closes the channel when the last clone goes. The threads hold the core, not this.
+struct Handle {
+    core: Arc<Core>,
+}
 
 impl Channel {
     /// A channel to `addr`, "host:port".
-    pub fn builder(_addr: impl Into<String>) -> ChannelBuilder {
-        todo!()
+    pub fn builder(addr: impl Into<String>) -> ChannelBuilder {
+        let (connect_timeout, calls_max) = (Duration::from_secs(2), 1024);
+        let (framing, limits) = (Framing::default(), FrameLimits::default());
+        let config = Config {
+            addr: addr.into(),
+            framing,
+            connect_timeout,
+            calls_max,
+            limits,
+            caller: Bytes::new(),
+            on_disconnect: None,
+        };
+        ChannelBuilder { config }
     }
 
     /// Calls and waits for the reply until `deadline`. The generated stubs call this.
+    ///
+    /// # Errors
+    ///
+    /// Every [`CallError`].
     pub fn call<A: Message, R: Message + Default>(
         &self,
-        _service: &'static str,
-        _method: &'static str,
-        _args: &A,
-        _deadline: Instant,
+        service: &'static str,
+        method: &'static str,
+        args: &A,
+        deadline: Instant,
     ) -> Result<R, CallError> {
-        todo!()
+        let write = |buf: &mut Vec<u8>| args.encode(buf).expect("a Vec grows as needed");
+        let args = Reply { len: args.encoded_len(), write: &write };
+        let outcome =
+            self.core().call(&Request { service, method, args, deadline, decodes: decodes::<R> });
+        decode(self.addr(), outcome)
     }
 
-    /// Calls without waiting: `done` runs exactly once, on a thread of the channel, never on the calling one. It must not block.
+    /// Calls without waiting: `done` runs exactly once, on a thread of the channel, never on the calling one. It must not
+    /// block: other answers wait behind it.
     pub fn call_async<A: Message, R: Message + Default>(
         &self,
-        _service: &'static str,
-        _method: &'static str,
-        _args: &A,
-        _deadline: Instant,
-        _done: impl FnOnce(Result<R, CallError>) + Send + 'static,
+        service: &'static str,
+        method: &'static str,
+        args: &A,
+        deadline: Instant,
+        done: impl FnOnce(Result<R, CallError>) + Send + 'static,
     ) {
-        todo!()
+        let write = |buf: &mut Vec<u8>| args.encode(buf).expect("a Vec grows as needed");
+        let args = Reply { len: args.encoded_len(), write: &write };
+        let addr = self.core().config.addr.clone();
+        let waiter = Waiter::Completion(Box::new(move |outcome| done(decode(&addr, outcome))));
+        self.core()
+            .start(&Request { service, method, args, deadline, decodes: decodes::<R> }, waiter);
     }
 
-    /// Connects unless it is connected.
-    pub fn connect_now(&self, _deadline: Instant) -> Result<(), CallError> {
-        todo!()
+    /// Connects, unless it is connected.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NotSent`] when no address of the server can be connected to, or the channel is closed;
+    /// [`CallError::TimedOut`].
+    pub fn connect_now(&self, deadline: Instant) -> Result<(), CallError> {
+        self.core().connect(deadline)
     }
 
     /// Whether a connection is established now.
     pub fn is_connected(&self) -> bool {
-        todo!()
+        self.core().is_connected()
     }
 
-    /// Fails what is outstanding and joins the channel's threads.
+    /// Fails what is outstanding ([`CallError::Lost`] what was sent, [`CallError::NotSent`] the rest and every later call) and
+    /// joins the channel's threads, but for the calling one: it may be called from a completion. A thread that is
+    /// connecting is waited for, up to the connect timeout. Hold no lock that a completion takes.
     pub fn close(&self) {
-        todo!()
+        self.core().close();
     }
 
-    /// The address as it was given.
+    /// The address, as it was given.
     pub fn addr(&self) -> &str {
-        todo!()
+        &self.core().config.addr
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("addr", &self.addr())
+            .field("framing", &self.core().config.framing)
+            .finish()
+    }
+}
+
+fn decodes<R: Message + Default>(bytes: &[u8]) -> bool {
+    R::decode(bytes).is_ok()
+}
+
+fn decode<R: Message + Default>(addr: &str, outcome: Outcome) -> Result<R, CallError> {
+    R::decode(outcome?)
+        .map_err(|error| CallError::BadReply { addr: addr.to_owned(), reason: error.to_string() })
+}
+
+/// The settings of a channel, fixed once it is made.
+struct Config {
+    addr: String,
+    framing: Framing,
+    connect_timeout: Duration,
+    calls_max: usize,
+    limits: FrameLimits,
+    caller: Bytes,
+    on_disconnect: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Config {
+    /// The port, for the names of threads.
+    fn port(&self) -> &str {
+        self.addr.rsplit(':').next().unwrap_or_default()
+    }
+
+    /// Bytes of calls that wait to be sent: room for a few of the longest frames.
+    fn unsent_bytes_max(&self) -> usize {
+        4 * (self.limits.body_len_max_bytes + 2 * HEAD_LEN_MAX_BYTES)
     }
 }
 
 /// Settings of a [`Channel`].
-pub struct ChannelBuilder {}
+pub struct ChannelBuilder {
+    config: Config,
+}
 
 impl ChannelBuilder {
     /// How calls look on the wire; default [`Framing::Extended`].
-    pub fn framing(self, _framing: Framing) -> Self {
-        todo!()
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.config.framing = framing;
+        self
     }
 
-    /// How long one attempt to connect may take, over all addresses.
-    pub fn connect_timeout(self, _timeout: Duration) -> Self {
-        todo!()
+    /// How long one attempt to connect may take, over all addresses of the server; default 2 s. Too small: a lost first
+    /// packet (repeated after 1 s) is a failure. Too large: [`Channel::close`] may have to wait for it.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout;
+        self
     }
 
-    /// Calls outstanding at a time.
-    pub fn calls_max(self, _calls: usize) -> Self {
-        todo!()
+    /// Calls outstanding at a time; default 1,024. Too small: callers get [`CallError::Busy`]. Too large: a server that
+    /// hangs makes the process hold that many.
+    pub fn calls_max(mut self, calls: usize) -> Self {
+        self.config.calls_max = calls;
+        self
     }
 
-    /// Longest frames.
-    pub fn frame_limits(self, _limits: FrameLimits) -> Self {
-        todo!()
+    /// Longest arguments that are sent and longest replies that are taken; default 16 MiB. Longer ones fail the call alone.
+    pub fn frame_limits(mut self, limits: FrameLimits) -> Self {
+        self.config.limits =
+            FrameLimits { body_len_max_bytes: limits.body_len_max_bytes.min(u32::MAX as usize) };
+        self
     }
 
-    /// Who calls, for the server's fair queueing.
-    pub fn caller(self, _caller: impl Into<Bytes>) -> Self {
-        todo!()
+    /// Who calls, for the server's fair queueing; default nobody. More than 256 bytes are cut.
+    pub fn caller(mut self, caller: impl Into<Bytes>) -> Self {
+        self.config.caller = caller.into();
+        self.config.caller.truncate(CALLER_LEN_MAX_BYTES);
+        self
     }
 
-    /// Runs each time an established connection is lost.
-    pub fn on_disconnect(self, _callback: impl Fn() + Send + Sync + 'static) -> Self {
-        todo!()
+    /// Runs each time an established connection is lost (not when this channel is closed): at once, on the connection's
+    /// thread, before the completions of the calls that are lost with it. It must not block.
+    pub fn on_disconnect(mut self, callback: impl Fn() + Send + Sync + 'static) -> Self {
+        self.config.on_disconnect = Some(Box::new(callback));
+        self
     }
 
     /// The channel; it connects at the first call.
     pub fn lazy(self) -> Channel {
-        todo!()
+        Channel { handle: Arc::new(Handle { core: Core::new(self.config) }) }
     }
 
     /// The channel, connected.
-    pub fn connect(self, _deadline: Instant) -> Result<Channel, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Channel::connect_now`].
+    pub fn connect(self, deadline: Instant) -> Result<Channel, CallError> {
+        let channel = self.lazy();
+        channel.connect_now(deadline)?;
+        Ok(channel)
+    }
+}
+
+impl fmt::Debug for ChannelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { addr, framing, connect_timeout, calls_max, .. } = &self.config;
+        f.debug_struct("ChannelBuilder")
+            .field("addr", addr)
+            .field("framing", framing)
+            .field("connect_timeout", connect_timeout)
+            .field("calls_max", calls_max)
+            .finish_non_exhaustive()
     }
 }

@@ -1,51 +1,180 @@
-//! The side that serves.
+//! The side that serves: accepts connections, reads calls, hands them to services, sends the answers.
+//!
+//! ```text
+//!  acceptor ──> a reader thread for each connection ── table ──> Service::call(args, call)
+//!                        │ (goes on reading)                             │
+//!                        │                                        Done::run, from any thread
+//!                        v                                               v
+//!                   next call                                 outbox: one send, else queue + writer thread
+//! ```
+//!
+//! # Calls of one connection
+//!
+//! A *documented* call (without `call_id`) runs alone: nothing else of its connection begins before its answer is on its
+//! way, so bare replies cannot be mixed up, also when several calls arrive in one segment. The reader does not wait for
+//! the answer, though; only a next call that comes too early does. *Extended* calls run concurrently, and are answered in
+//! any order.
+//!
+//! # What a client gets for what it does
+//!
+//! | it sends | extended call | documented call |
+//! |---|---|---|
+//! | an unknown service, method or codec; arguments that do not decode | status; the connection lives | closed, one log line |
+//! | arguments over the limit | status; passed over up to four times the limit, then closed | closed, one log line |
+//! | more calls or bytes than may be in flight | status "busy" with a wait hint | waits: it is not read from |
+//! | a call whose deadline has passed | status; not run | (has no deadline) |
+//! | a call whose method panics or drops its `Done` | status | closed, one log line |
+//! | a header that is none, or too long | status for call id 0, then closed, one log line | closed, one log line |
+//! | HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
+//! | half a frame, slower than [`Limits::frame_timeout`] allows | closed, one log line | the same |
+//! | the end of its stream after a call | its answers, then closed | the same |
+//! | nothing, between frames | nothing: existing clients hold connections for long | the same |
+//! | nothing, while its replies wait longer than [`Limits::write_timeout`] | closed | the same |
+//! | a connection too many | status "busy" for call id 0, then closed; counted | the same bytes |
+//!
+//! Log lines are at most ten a second for a server; what is left out is counted.
+//!
+//! # Threads
+//!
+//! `rpc-accept`; for each connection `rpc-conn-PORT` (the peer's port) and, only while its client reads slower than it is
+//! answered, `rpc-send-PORT`. Services run on the connection's thread, completions of answers on whichever thread gives
+//! them. [`Server::stop`] joins all of them.
+//!
+//! # Left out
+//!
+//! Handler pools and fair queueing (a service that works for long must move its work elsewhere), idle limits and pings,
+//! draining before a stop.
 
+mod acceptor;
+mod connection;
+mod gauge;
+mod quiet;
+mod reader;
+mod registry;
+mod table;
+
+use std::fmt;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
+
+use super::net::{join, spawn};
 use super::{Limits, ServerError, Service};
+use acceptor::{Acceptor, wake};
+use gauge::Gauge;
+use quiet::QuietLog;
+use registry::Registry;
+use table::Table;
+
+/// How long [`Server::stop`] waits for services that are in the middle of a call.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The hint that comes with "busy".
+const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Serves calls on one port until it is stopped or dropped.
-#[derive(Debug)]
-pub struct Server {}
+pub struct Server {
+    shared: Arc<Shared>,
+    /// The accepting thread, and its listener to wake it by. Gone once stopped: the port is free then.
+    acceptor: Mutex<Option<(JoinHandle<()>, TcpListener)>>,
+}
+
+/// What all threads of a server share.
+struct Shared {
+    local_addr: SocketAddr,
+    limits: Limits,
+    table: Table,
+    in_flight: Arc<Gauge>,
+    registry: Arc<Registry>,
+    connections_refused: AtomicU64,
+    log: QuietLog,
+    stopping: Mutex<bool>,
+    stopped: Condvar,
+}
 
 impl Server {
     /// A server without services yet.
     pub fn builder() -> ServerBuilder {
-        ServerBuilder::default()
+        ServerBuilder { services: Vec::new(), limits: Limits::default() }
     }
 
     /// The address it listens on.
     pub fn local_addr(&self) -> SocketAddr {
-        todo!()
-    }
-
-    /// Stops: joins every thread, in bounded time.
-    pub fn stop(&self) {
-        todo!()
+        self.shared.local_addr
     }
 
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
-        todo!()
+        self.shared.registry.len()
     }
 
     /// Connections refused so far because [`Limits::connections_max`] were open.
     pub fn connections_refused(&self) -> u64 {
-        todo!()
+        self.shared.connections_refused.load(Ordering::Relaxed)
+    }
+
+    /// Stops: accepts no more, cuts every connection, and joins every thread, but for the calling one. Calls not yet
+    /// answered are lost; their `Done`s may still be used, to no effect. It waits up to ten seconds for services that are
+    /// in the middle of a call; threads that do not come back by then are left behind, with an error in the log.
+    pub fn stop(&self) {
+        self.shared.begin_stop();
+        let acceptor = self.acceptor.lock().take();
+        if let Some((thread, listener)) = acceptor {
+            wake(self.shared.local_addr, &listener);
+            join(thread);
+        }
+        let left = self.shared.registry.close(Instant::now() + STOP_TIMEOUT);
+        if left > 0 {
+            log::error!("rpc: {left} connections still run a call {STOP_TIMEOUT:?} after the stop");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("local_addr", &self.local_addr()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        *self.stopping.lock()
+    }
+
+    fn begin_stop(&self) {
+        *self.stopping.lock() = true;
+        self.stopped.notify_all();
+    }
+
+    fn wait_for_stop(&self, timeout: Duration) {
+        let mut stopping = self.stopping.lock();
+        if !*stopping {
+            self.stopped.wait_for(&mut stopping, timeout);
+        }
     }
 }
 
 /// Settings of a [`Server`].
-#[derive(Default)]
 pub struct ServerBuilder {
-    services: Vec<Box<dyn Service>>,
+    services: Vec<Arc<dyn Service>>,
     limits: Limits,
 }
 
 impl ServerBuilder {
     /// Publishes one more service.
     pub fn service(mut self, service: impl Service) -> Self {
-        self.services.push(Box::new(service));
+        self.services.push(Arc::new(service));
         self
     }
 
@@ -56,12 +185,62 @@ impl ServerBuilder {
     }
 
     /// Starts to serve on `listener`.
-    pub fn serve(self, _listener: TcpListener) -> Result<Server, ServerError> {
-        todo!()
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::DuplicateService`], [`ServerError::BadLimits`], and [`ServerError::Listener`] when the system
+    /// refuses what it takes to serve.
+    pub fn serve(self, listener: TcpListener) -> Result<Server, ServerError> {
+        let table = Table::new(self.services)?;
+        self.limits.check()?;
+        let addr = listener.local_addr();
+        let known = addr.as_ref().ok().copied();
+        addr.and_then(|addr| start(addr, table, self.limits, listener))
+            .map_err(|source| ServerError::Listener { addr: known, source })
     }
 
     /// Listens on `addr` ("host:port"; port 0: any free one) and starts to serve.
-    pub fn bind(self, _addr: &str) -> Result<Server, ServerError> {
-        todo!()
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Bind`], and those of [`serve`](ServerBuilder::serve).
+    pub fn bind(self, addr: &str) -> Result<Server, ServerError> {
+        let listener = TcpListener::bind(addr)
+            .map_err(|source| ServerError::Bind { addr: addr.to_owned(), source })?;
+        self.serve(listener)
     }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services: Vec<_> = self.services.iter().map(|service| service.name()).collect();
+        f.debug_struct("ServerBuilder")
+            .field("services", &services)
+            .field("limits", &self.limits)
+            .finish()
+    }
+}
+
+fn start(
+    local_addr: SocketAddr,
+    table: Table,
+    limits: Limits,
+    listener: TcpListener,
+) -> io::Result<Server> {
+    // A listener made for polling would turn the acceptor into a busy loop.
+    listener.set_nonblocking(false)?;
+    let shared = Arc::new(Shared {
+        local_addr,
+        limits,
+        table,
+        in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
+        registry: Arc::default(),
+        connections_refused: AtomicU64::new(0),
+        log: QuietLog::new(),
+        stopping: Mutex::new(false),
+        stopped: Condvar::new(),
+    });
+    let acceptor = Acceptor::new(listener.try_clone()?, Arc::clone(&shared));
+    let thread = spawn("rpc-accept".to_owned(), || acceptor.run())?;
+    Ok(Server { shared, acceptor: Mutex::new(Some((thread, listener))) })
 }

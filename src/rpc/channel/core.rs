@@ -1,0 +1,508 @@
+//! What all clones and threads of a channel share, and every change of its state.
+//!
+//! ```text
+//!            a call               established
+//!   Idle ───────────> Connecting ─────────────> Connected
+//!    ^                  │    ^                    │
+//!    └──── failed ──────┘    └── lost, with ──────┤
+//!    └─────── lost, with no call unsent ──────────┘        close, from anywhere: Closed, for ever
+//! ```
+//!
+//! One lock, `state`, held for bookkeeping and for sends (which never block), never while foreign code runs. Lock order:
+//! `state`, then the outbox's own.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::calls::{Call, Calls, Outcome, Parked, Waiter, run_guarded};
+use super::{Config, Framing, connection, timer};
+use crate::rpc::error::same_error;
+use crate::rpc::frame::{HeadSize, encode};
+use crate::rpc::header::RpcHeader;
+use crate::rpc::net::{join, spawn};
+use crate::rpc::outbox::{Outbox, SendError};
+use crate::rpc::service::Reply;
+use crate::rpc::{CallError, Status};
+
+pub(super) struct Core {
+    pub(super) config: Config,
+    next_id: AtomicU64,
+    state: Mutex<State>,
+    /// For the timer.
+    pub(super) timer_wakes: Condvar,
+}
+
+pub(super) struct State {
+    phase: Phase,
+    pub(super) calls: Calls,
+    /// The documented call whose bare reply comes next.
+    in_line: Option<u64>,
+    pub(super) timer: timer::Timer,
+    threads: Vec<JoinHandle<()>>,
+}
+
+enum Phase {
+    Idle,
+    Connecting,
+    Connected(Arc<Outbox>),
+    Closed,
+}
+
+/// A call to make.
+pub(super) struct Request<'a> {
+    pub(super) service: &'static str,
+    pub(super) method: &'static str,
+    pub(super) args: Reply<'a>,
+    pub(super) deadline: Instant,
+    pub(super) decodes: fn(&[u8]) -> bool,
+}
+
+/// Outcomes to deliver once the lock is given back.
+type Deliveries = Vec<(Waiter, Outcome)>;
+
+impl Core {
+    pub(super) fn new(config: Config) -> Arc<Self> {
+        let state = State {
+            phase: Phase::Idle,
+            calls: Calls::default(),
+            in_line: None,
+            timer: timer::Timer::default(),
+            threads: Vec::new(),
+        };
+        let (next_id, state, timer_wakes) = (AtomicU64::new(1), Mutex::new(state), Condvar::new());
+        Arc::new(Core { config, next_id, state, timer_wakes })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.lock().phase, Phase::Connected(_))
+    }
+
+    // ---- calls ----
+
+    /// Makes a call and waits for its outcome.
+    pub(super) fn call(self: &Arc<Self>, request: &Request<'_>) -> Outcome {
+        let parked = Arc::new(Parked::default());
+        let id = self.start(request, Waiter::Thread(Arc::clone(&parked)));
+        self.wait(id, &parked, request.deadline)
+    }
+
+    /// Waits for a connection.
+    pub(super) fn connect(self: &Arc<Self>, deadline: Instant) -> Result<(), CallError> {
+        if self.is_connected() {
+            return Ok(());
+        }
+        let (parked, id) = (Arc::new(Parked::default()), self.take_id());
+        let waiter = Waiter::Thread(Arc::clone(&parked));
+        // A call without a frame: its outcome comes when it would be sent.
+        self.enter(
+            id,
+            Call { waiter, began: Instant::now(), deadline, sent: false, decodes: |_| false },
+            Bytes::new(),
+        );
+        self.wait(id, &parked, deadline).map(drop)
+    }
+
+    fn wait(&self, id: u64, parked: &Parked, deadline: Instant) -> Outcome {
+        if let Some(outcome) = parked.wait_until(deadline) {
+            return outcome;
+        }
+        let mut state = self.lock();
+        match state.give_up(id) {
+            Some(call) => Err(self.timed_out(&call)),
+            // Someone has just taken the call out to deliver its outcome.
+            None => {
+                drop(state);
+                parked.wait()
+            }
+        }
+    }
+
+    /// Makes a call; `waiter` gets its outcome.
+    pub(super) fn start(self: &Arc<Self>, request: &Request<'_>, waiter: Waiter) -> u64 {
+        let (id, began, deadline) = (self.take_id(), Instant::now(), request.deadline);
+        let call = Call { waiter, began, deadline, sent: false, decodes: request.decodes };
+        let (len, limit) = (request.args.len, self.config.limits.body_len_max_bytes);
+        if deadline <= began {
+            let error = self.timed_out(&call);
+            self.fail(call.waiter, error);
+        } else if len > limit {
+            let words = format!("arguments of {len} bytes: at most {limit} are sent");
+            self.fail(
+                call.waiter,
+                self.not_sent(&io::Error::new(io::ErrorKind::InvalidInput, words)),
+            );
+        } else {
+            let frame = self.encode(request, id, deadline - began);
+            self.enter(id, call, frame);
+        }
+        id
+    }
+
+    fn take_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn encode(&self, request: &Request<'_>, id: u64, time_left: Duration) -> Bytes {
+        let mut head = RpcHeader {
+            service_name: Bytes::from_static(request.service.as_bytes()),
+            method_name: Bytes::from_static(request.method.as_bytes()),
+            // Within the limit, which fits a u32: the builder has seen to it.
+            args_size: request.args.len as u32,
+            ..RpcHeader::default()
+        };
+        if self.config.framing == Framing::Extended {
+            head.call_id = id;
+            // Rounded up: 0 would mean no limit.
+            head.deadline_ms = time_left.as_micros().div_ceil(1000).try_into().unwrap_or(u32::MAX);
+            head.caller = self.config.caller.clone();
+        }
+        encode(self.head_size(), &head, request.args.write)
+    }
+
+    pub(super) fn head_size(&self) -> HeadSize {
+        match self.config.framing {
+            Framing::Extended | Framing::Documented => HeadSize::U32Le,
+            Framing::DocumentedVarint => HeadSize::Varint,
+        }
+    }
+
+    /// Takes a call in, and sends it or sees to it that it will be.
+    fn enter(self: &Arc<Self>, id: u64, mut call: Call, frame: Bytes) {
+        let mut state = self.lock();
+        if let Err(error) = self.admit(&mut state, &call, &frame) {
+            drop(state);
+            return self.fail(call.waiter, error);
+        }
+        if let Some(outbox) = self.open_line(&state).filter(|_| !frame.is_empty()) {
+            call.sent = true;
+            state.calls.insert(id, call);
+            drop(state);
+            return self.send(&outbox, id, frame);
+        }
+        state.calls.insert(id, call);
+        state.calls.push_unsent(id, frame);
+        self.move_on(state);
+    }
+
+    /// The connection, if a call may go out over it at once, without the lock that everyone needs.
+    fn open_line(&self, state: &State) -> Option<Arc<Outbox>> {
+        match &state.phase {
+            Phase::Connected(outbox)
+                if self.config.framing == Framing::Extended && !state.calls.has_unsent() =>
+            {
+                Some(Arc::clone(outbox))
+            }
+            _ => None,
+        }
+    }
+
+    fn send(self: &Arc<Self>, outbox: &Arc<Outbox>, id: u64, frame: Bytes) {
+        let Err(error) = outbox.send(frame.clone()) else { return };
+        let mut state = self.lock();
+        match error {
+            SendError::Full => {
+                let calls = state.calls.len();
+                let call = state.calls.remove(id);
+                drop(state);
+                call.into_iter().for_each(|call| self.fail(call.waiter, self.busy(calls)));
+            }
+            // The connection was lost a moment ago. The next one will do, unless the reader has failed the call by now.
+            SendError::Closed => {
+                state.calls.put_back(id, frame);
+                self.move_on(state);
+            }
+        }
+    }
+
+    /// Sends what waits, over a connection or towards one.
+    fn move_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let mut deliveries = Vec::new();
+        if matches!(state.phase, Phase::Idle) && state.calls.has_unsent() {
+            self.start_connection(&mut state, &mut deliveries);
+        }
+        self.send_unsent(&mut state, &mut deliveries);
+        drop(state);
+        for (waiter, outcome) in deliveries {
+            self.deliver_elsewhere(waiter, outcome);
+        }
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        state: &mut State,
+        call: &Call,
+        frame: &Bytes,
+    ) -> Result<(), CallError> {
+        if state.is_closed() {
+            return Err(self.closed());
+        }
+        let bytes = state.calls.unsent_bytes() + frame.len();
+        if state.calls.len() >= self.config.calls_max
+            || (state.calls.has_unsent() && bytes > self.config.unsent_bytes_max())
+        {
+            return Err(self.busy(state.calls.len()));
+        }
+        match call.waiter {
+            Waiter::Thread(_) => Ok(()),
+            // Without a timer its deadline would pass unseen.
+            Waiter::Completion(_) => {
+                timer::watch(self, state, call.deadline).map_err(|error| self.not_sent(&error))
+            }
+        }
+    }
+
+    fn start_connection(self: &Arc<Self>, state: &mut State, deliveries: &mut Deliveries) {
+        let core = Arc::clone(self);
+        state.phase = Phase::Connecting;
+        let name = format!("rpc-chan-{}", self.config.port());
+        if let Err(error) = self.start_thread(state, name, move || connection::run(&core)) {
+            state.phase = Phase::Idle;
+            self.fail_all(state, false, deliveries, || self.not_sent(&error));
+        }
+    }
+
+    /// Starts a thread that `close` will join.
+    pub(super) fn start_thread(
+        &self,
+        state: &mut State,
+        name: String,
+        run: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let (ended, running) =
+            std::mem::take(&mut state.threads).into_iter().partition(JoinHandle::is_finished);
+        state.threads = running;
+        let ended: Vec<JoinHandle<()>> = ended;
+        ended.into_iter().for_each(join);
+        state.threads.push(spawn(name, run)?);
+        Ok(())
+    }
+
+    /// Sends what waits, as far as a connection is there and it is its turn.
+    fn send_unsent(&self, state: &mut State, deliveries: &mut Deliveries) {
+        let Phase::Connected(outbox) = &state.phase else { return };
+        let outbox = Arc::clone(outbox);
+        let one_at_a_time = self.config.framing != Framing::Extended;
+        while !(one_at_a_time && state.in_line.is_some()) {
+            let Some((id, frame)) = state.calls.pop_unsent() else { return };
+            if frame.is_empty() {
+                state.finish(id, deliveries, Ok(Bytes::new()));
+                continue;
+            }
+            match outbox.send(frame.clone()) {
+                Ok(()) if one_at_a_time => state.in_line = Some(id),
+                Ok(()) => {}
+                Err(SendError::Full) => {
+                    let calls = state.calls.len();
+                    state.finish(id, deliveries, Err(self.busy(calls)));
+                }
+                // The reader is about to notice; then it is sent over the next connection.
+                Err(SendError::Closed) => return state.calls.put_back(id, frame),
+            }
+        }
+    }
+
+    // ---- the connection's thread ----
+
+    /// A connection is there. False when the channel was closed meanwhile.
+    pub(super) fn established(&self, outbox: &Arc<Outbox>) -> bool {
+        let mut state = self.lock();
+        if state.is_closed() {
+            return false;
+        }
+        state.phase = Phase::Connected(Arc::clone(outbox));
+        let mut deliveries = Vec::new();
+        self.send_unsent(&mut state, &mut deliveries);
+        drop(state);
+        deliver(deliveries);
+        true
+    }
+
+    /// No connection could be made.
+    pub(super) fn connect_failed(&self, error: &io::Error) {
+        let mut deliveries = Vec::new();
+        let mut state = self.lock();
+        if !state.is_closed() {
+            state.phase = Phase::Idle;
+            self.fail_all(&mut state, false, &mut deliveries, || self.not_sent(error));
+        }
+        drop(state);
+        deliver(deliveries);
+    }
+
+    /// The connection is gone; what was sent over it fails. True when calls wait that were not sent: connect again.
+    pub(super) fn lost(&self, why: &Loss) -> bool {
+        let mut deliveries = Vec::new();
+        let mut state = self.lock();
+        if state.is_closed() {
+            return false;
+        }
+        let connect_again = state.calls.has_unsent();
+        state.phase = if connect_again { Phase::Connecting } else { Phase::Idle };
+        state.in_line = None;
+        self.fail_all(&mut state, true, &mut deliveries, || self.loss(why));
+        drop(state);
+        if let Some(on_disconnect) = &self.config.on_disconnect {
+            run_guarded(on_disconnect);
+        }
+        deliver(deliveries);
+        connect_again
+    }
+
+    /// The answer to an extended call. An answer that nobody waits for any more is dropped.
+    pub(super) fn answer(&self, call_id: u64, outcome: Outcome) {
+        let call = self.lock().calls.remove(call_id);
+        match call {
+            Some(call) => call.waiter.deliver(outcome),
+            None => log::trace!("rpc: late answer of {} dropped", self.config.addr),
+        }
+    }
+
+    /// How to tell that the bare reply which comes next is whole; `None` when none is due.
+    pub(super) fn reply_in_line(&self) -> Option<fn(&[u8]) -> bool> {
+        let mut state = self.lock();
+        let id = state.in_line?;
+        state.calls.get_mut(id).map(|call| call.decodes)
+    }
+
+    /// The bare reply that was due; the next call's turn.
+    pub(super) fn answer_in_line(&self, outcome: Outcome) {
+        let mut deliveries = Vec::new();
+        let mut state = self.lock();
+        if let Some(id) = state.in_line.take() {
+            state.finish(id, &mut deliveries, outcome);
+        }
+        self.send_unsent(&mut state, &mut deliveries);
+        drop(state);
+        deliver(deliveries);
+    }
+
+    // ---- ends ----
+
+    /// Fails what is outstanding and joins the channel's threads, but for the calling one.
+    pub(super) fn close(self: &Arc<Self>) {
+        let mut deliveries = Vec::new();
+        let mut state = self.lock();
+        if let Phase::Connected(outbox) = std::mem::replace(&mut state.phase, Phase::Closed) {
+            outbox.cut("the channel was closed");
+        }
+        state.in_line = None;
+        self.fail_all(&mut state, true, &mut deliveries, || {
+            self.loss(&Loss::Broken(channel_closed()))
+        });
+        self.fail_all(&mut state, false, &mut deliveries, || self.closed());
+        drop(state);
+        deliveries
+            .into_iter()
+            .for_each(|(waiter, outcome)| self.deliver_elsewhere(waiter, outcome));
+        self.timer_wakes.notify_all();
+        let threads = std::mem::take(&mut self.lock().threads);
+        threads.into_iter().for_each(join);
+    }
+
+    fn fail_all(
+        &self,
+        state: &mut State,
+        sent: bool,
+        deliveries: &mut Deliveries,
+        error: impl Fn() -> CallError,
+    ) {
+        let calls = state.calls.take_all(sent);
+        deliveries.extend(calls.into_iter().map(|call| (call.waiter, Err(error()))));
+    }
+
+    fn fail(self: &Arc<Self>, waiter: Waiter, error: CallError) {
+        self.deliver_elsewhere(waiter, Err(error));
+    }
+
+    /// Delivers from a caller's thread. Completions go to the timer's thread: a caller may hold a lock that they take.
+    fn deliver_elsewhere(self: &Arc<Self>, waiter: Waiter, outcome: Outcome) {
+        match waiter {
+            Waiter::Thread(_) => waiter.deliver(outcome),
+            Waiter::Completion(_) => timer::run_soon(self, waiter, outcome),
+        }
+    }
+
+    // ---- errors ----
+
+    fn not_sent(&self, source: &io::Error) -> CallError {
+        CallError::NotSent { addr: self.config.addr.clone(), source: same_error(source) }
+    }
+
+    fn closed(&self) -> CallError {
+        self.not_sent(&channel_closed())
+    }
+
+    fn busy(&self, calls: usize) -> CallError {
+        CallError::Busy { addr: self.config.addr.clone(), calls }
+    }
+
+    pub(super) fn refused(&self, status: Status) -> CallError {
+        CallError::Refused { addr: self.config.addr.clone(), status }
+    }
+
+    pub(super) fn bad_reply(&self, reason: String) -> CallError {
+        CallError::BadReply { addr: self.config.addr.clone(), reason }
+    }
+
+    pub(super) fn timed_out(&self, call: &Call) -> CallError {
+        let waited = call.deadline.saturating_duration_since(call.began);
+        CallError::TimedOut { addr: self.config.addr.clone(), waited, sent: call.sent }
+    }
+
+    fn loss(&self, why: &Loss) -> CallError {
+        match why {
+            Loss::Broken(source) => {
+                CallError::Lost { addr: self.config.addr.clone(), source: same_error(source) }
+            }
+            Loss::Refused(status) => self.refused(status.clone()),
+        }
+    }
+}
+
+/// How a connection ended.
+pub(super) enum Loss {
+    /// It broke, or was closed.
+    Broken(io::Error),
+    /// The server would not have it, and has read nothing from it.
+    Refused(Status),
+}
+
+impl State {
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    fn finish(&mut self, id: u64, deliveries: &mut Deliveries, outcome: Outcome) {
+        deliveries.extend(self.calls.remove(id).map(|call| (call.waiter, outcome)));
+    }
+
+    /// Takes a call out because its deadline has passed. If its bare reply was due, the connection goes with it: the
+    /// next reply on it would be taken for another call's.
+    pub(super) fn give_up(&mut self, id: u64) -> Option<Call> {
+        let call = self.calls.remove(id)?;
+        if self.in_line == Some(id)
+            && let Phase::Connected(outbox) = &self.phase
+        {
+            outbox.cut("a reply did not come in time");
+        }
+        Some(call)
+    }
+}
+
+fn deliver(deliveries: Deliveries) {
+    deliveries.into_iter().for_each(|(waiter, outcome)| waiter.deliver(outcome));
+}
+
+fn channel_closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the channel is closed")
+}

@@ -1,0 +1,68 @@
+//! What both sides do with a socket beyond what `std` offers.
+
+use std::io::{self, ErrorKind};
+use std::net::TcpStream;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+
+/// Stack of every thread of this module: services and completions run on some of them, deep recursion does not.
+const THREAD_STACK_BYTES: usize = 256 * 1024;
+
+/// A peer whose machine vanished is noticed after about `KEEPALIVE_IDLE + 3 * KEEPALIVE_INTERVAL` of silence.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+// Apple has no such flag for `send`; `std` sets SO_NOSIGPIPE on every socket there.
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
+
+/// Small frames leave at once; a vanished peer is noticed.
+pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Sends what the socket takes now, without waiting, though the socket is a blocking one: how many bytes, perhaps none.
+pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match SockRef::from(stream).send_with_flags(bytes, SEND_FLAGS) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+            result => return result,
+        }
+    }
+}
+
+/// Whether a read or write ended because its timeout passed.
+pub(super) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Starts a thread. Its name is cut to what the kernel shows (15 bytes), so it should say most at its start.
+pub(super) fn spawn(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).stack_size(THREAD_STACK_BYTES).spawn(run)
+}
+
+/// Joins, unless the thread is this one: whoever is asked by a thread to end it cannot wait for it.
+pub(super) fn join(thread: JoinHandle<()>) {
+    if thread.thread().id() != thread::current().id() {
+        // A panic has been reported by the thread itself; there is nothing left of it to clean up.
+        let _ = thread.join();
+    }
+}
+
+/// Time left until `deadline`, `None` when it has passed. Sockets refuse a timeout of zero.
+pub(super) fn time_left(deadline: Instant) -> Option<Duration> {
+    deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+}

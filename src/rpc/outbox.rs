@@ -1,0 +1,318 @@
+//! The sending half of a connection: whoever has a frame sends it, and nobody waits.
+//!
+//! ```text
+//! any thread ── send ──> [lock] nothing waits? ── send(MSG_DONTWAIT) ──> socket        the common path: one system call
+//!                              │ else, or what did not fit
+//!                              └──> queue (bounded) ──> writer thread ── write ──> socket
+//! ```
+//!
+//! Order: frames leave in the order in which `send` took the lock; while anything waits, everything queues behind it.
+//!
+//! Threads: a writer, started when the socket first takes less than a whole frame, and gone after a second without work.
+//!
+//! Bounds: `bytes_max` of queued bytes (a frame that finds the queue empty is always taken: frames are bounded, too); a
+//! socket that takes nothing for `write_timeout` is cut.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::net::{is_timeout, join, send_now, spawn};
+
+/// How long a writer without work stays: a client that is slow once is slow again.
+const WRITER_IDLE: Duration = Duration::from_secs(1);
+
+/// Why a frame was not sent. The peer has none of it, or a part that will never be a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendError {
+    /// The queue is full. The connection is as it was.
+    Full,
+    /// The connection is gone.
+    Closed,
+}
+
+pub(super) struct Outbox {
+    stream: TcpStream,
+    thread_name: String,
+    bytes_max: usize,
+    /// Bytes that wait or are being written, readable without the lock (which is held during system calls).
+    unsent_bytes: AtomicUsize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    queue: VecDeque<Bytes>,
+    writer: Writer,
+    thread: Option<JoinHandle<()>>,
+    /// Why the connection is over.
+    cut: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    Absent,
+    Idle,
+    Busy,
+}
+
+impl Outbox {
+    pub(super) fn new(
+        stream: TcpStream,
+        thread_name: String,
+        bytes_max: usize,
+        write_timeout: Duration,
+    ) -> io::Result<Arc<Self>> {
+        stream.set_write_timeout(Some(write_timeout))?;
+        let state =
+            State { queue: VecDeque::new(), writer: Writer::Absent, thread: None, cut: None };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Ok(Arc::new(Outbox {
+            stream,
+            thread_name,
+            bytes_max,
+            unsent_bytes: AtomicUsize::new(0),
+            state,
+            changed,
+        }))
+    }
+
+    /// The connection, for its reader.
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.
+    pub(super) fn send(self: &Arc<Self>, mut frame: Bytes) -> Result<(), SendError> {
+        let mut state = self.state.lock();
+        if state.cut.is_some() {
+            return Err(SendError::Closed);
+        }
+        if state.is_draining() {
+            return self.enqueue(&mut state, frame);
+        }
+        match send_now(&self.stream, &frame) {
+            Ok(sent) if sent == frame.len() => Ok(()),
+            Ok(sent) => {
+                frame.advance(sent);
+                self.enqueue(&mut state, frame)
+            }
+            Err(error) => {
+                self.cut_locked(&mut state, &error.to_string());
+                Err(SendError::Closed)
+            }
+        }
+    }
+
+    fn enqueue(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State>,
+        frame: Bytes,
+    ) -> Result<(), SendError> {
+        if self.holds_over(self.bytes_max.saturating_sub(frame.len())) && state.is_draining() {
+            return Err(SendError::Full);
+        }
+        if state.writer == Writer::Absent && !self.start_writer(state) {
+            return Err(SendError::Closed);
+        }
+        self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
+        state.queue.push_back(frame);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// On failure the connection is cut: half a frame may have left.
+    fn start_writer(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> bool {
+        if let Some(ended) = state.thread.take() {
+            // It set `Absent` under this lock as the last thing it did.
+            join(ended);
+        }
+        let outbox = Arc::clone(self);
+        match spawn(self.thread_name.clone(), move || outbox.write_queue()) {
+            Ok(thread) => {
+                (state.writer, state.thread) = (Writer::Busy, Some(thread));
+                true
+            }
+            Err(error) => {
+                self.cut_locked(state, &format!("no thread to write with: {error}"));
+                false
+            }
+        }
+    }
+
+    fn write_queue(&self) {
+        while let Some(chunk) = self.next_chunk() {
+            match self.write(&chunk) {
+                Ok(()) => self.unsent_bytes.fetch_sub(chunk.len(), Ordering::Relaxed),
+                Err(error) if is_timeout(&error) => {
+                    return self.cut("the peer does not read what it is sent");
+                }
+                Err(error) => return self.cut(&error.to_string()),
+            };
+        }
+    }
+
+    fn next_chunk(&self) -> Option<Bytes> {
+        let mut state = self.state.lock();
+        loop {
+            if state.cut.is_some() {
+                return None;
+            }
+            if let Some(chunk) = state.queue.pop_front() {
+                state.writer = Writer::Busy;
+                // Someone may wait for the queue to shrink.
+                self.changed.notify_all();
+                return Some(chunk);
+            }
+            state.writer = Writer::Idle;
+            self.changed.notify_all();
+            if self.changed.wait_for(&mut state, WRITER_IDLE).timed_out() && state.queue.is_empty()
+            {
+                state.writer = Writer::Absent;
+                return None;
+            }
+        }
+    }
+
+    fn write(&self, mut chunk: &[u8]) -> io::Result<()> {
+        while !chunk.is_empty() {
+            match (&self.stream).write(chunk) {
+                Ok(written) => chunk = &chunk[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether more than `bytes` wait to be sent.
+    pub(super) fn holds_over(&self, bytes: usize) -> bool {
+        self.unsent_bytes.load(Ordering::Relaxed) > bytes
+    }
+
+    /// Waits until at most `bytes` wait to be sent, the connection is cut, or `deadline` passes.
+    pub(super) fn wait_until_below(&self, bytes: usize, deadline: Option<Instant>) {
+        let mut state = self.state.lock();
+        while state.cut.is_none() && (self.holds_over(bytes) || (bytes == 0 && state.is_draining()))
+        {
+            match deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) if self.changed.wait_until(&mut state, deadline).timed_out() => {
+                    return;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Ends the connection now: readers and writers wake up. The first reason stays.
+    pub(super) fn cut(&self, reason: &str) {
+        self.cut_locked(&mut self.state.lock(), reason);
+    }
+
+    fn cut_locked(&self, state: &mut MutexGuard<'_, State>, reason: &str) {
+        if state.cut.is_none() {
+            state.cut = Some(reason.to_owned());
+            state.queue.clear();
+            // It fails when the peer was faster; then everyone wakes up as well.
+            let _ = self.stream.shutdown(Shutdown::Both);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Why the connection was cut, if it was.
+    pub(super) fn cut_reason(&self) -> Option<String> {
+        self.state.lock().cut.clone()
+    }
+
+    /// Cuts the connection and joins the writer.
+    pub(super) fn close(&self) {
+        self.cut("closed");
+        let thread = self.state.lock().thread.take();
+        thread.into_iter().for_each(join);
+    }
+}
+
+impl State {
+    /// Whether something waits or is being written, so that what comes next has to queue.
+    fn is_draining(&self) -> bool {
+        !self.queue.is_empty() || self.writer == Writer::Busy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn pair(bytes_max: usize, write_timeout: Duration) -> (Arc<Outbox>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        (Outbox::new(stream, "rpc-test".into(), bytes_max, write_timeout).unwrap(), peer)
+    }
+
+    #[test]
+    fn a_frame_that_fits_needs_no_thread() {
+        let (outbox, mut peer) = pair(100, LONG);
+        outbox.send(Bytes::from_static(b"hello")).unwrap();
+        let mut got = [0; 5];
+        peer.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        assert!(outbox.state.lock().thread.is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_arrives_in_order() {
+        const FRAME: usize = 100_000;
+        let (outbox, mut peer) = pair(1 << 30, LONG);
+        for i in 0..200 {
+            outbox.send(Bytes::from(vec![i as u8; FRAME])).unwrap();
+        }
+        assert!(outbox.state.lock().thread.is_some());
+        let mut got = vec![0; FRAME];
+        for i in 0..200 {
+            peer.read_exact(&mut got).unwrap();
+            assert!(got.iter().all(|byte| *byte == i as u8), "frame {i}");
+        }
+        outbox.wait_until_below(0, Some(Instant::now() + LONG));
+        assert!(!outbox.holds_over(0));
+        // And with nothing waiting, sending is direct again.
+        outbox.send(Bytes::from_static(b"x")).unwrap();
+        assert!(!outbox.holds_over(0));
+        outbox.close();
+        assert_eq!(outbox.send(Bytes::from_static(b"x")), Err(SendError::Closed));
+    }
+
+    #[test]
+    fn a_full_queue_refuses_at_once() {
+        const FRAME: usize = 1 << 20;
+        let (outbox, _peer) = pair(4 * FRAME, LONG);
+        let refused =
+            (0..100).any(|_| outbox.send(Bytes::from(vec![0; FRAME])) == Err(SendError::Full));
+        assert!(refused);
+        assert!(!outbox.holds_over(4 * FRAME));
+        outbox.close();
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_cut() {
+        let (outbox, _peer) = pair(1 << 30, SOON);
+        outbox.send(Bytes::from(vec![0; 64 << 20])).unwrap();
+        outbox.wait_until_below(0, Some(Instant::now() + LONG));
+        assert_eq!(outbox.cut_reason().unwrap(), "the peer does not read what it is sent");
+        outbox.close();
+    }
+}

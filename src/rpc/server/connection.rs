@@ -1,0 +1,214 @@
+//! What the threads of one connection share: its outbox, its open calls, its room. And how a call is answered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::gauge::{Gauge, Slot};
+use super::{BUSY_RETRY_AFTER, Shared};
+use crate::rpc::frame::{HeadSize, encode};
+use crate::rpc::header::RpcReplyHeader;
+use crate::rpc::outbox::{Outbox, SendError};
+use crate::rpc::service::{Answer, Reply};
+use crate::rpc::{Status, StatusCode};
+
+/// A waiting reader looks this often whether its connection still lives: a safety net, it is woken when it matters.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
+
+/// A status message is cut to this, so that the header it stands in stays under its limit.
+const MESSAGE_LEN_MAX_BYTES: usize = 512;
+
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) shared: Arc<Shared>,
+    in_flight: Arc<Gauge>,
+    open: Mutex<Open>,
+    answered: Condvar,
+}
+
+/// Calls that were begun and whose answers have not been handed to the outbox.
+#[derive(Default)]
+struct Open {
+    calls: usize,
+    /// One of them is a documented call: its bare reply has to come before anything else begins.
+    documented: bool,
+}
+
+impl Connection {
+    pub(super) fn new(peer: SocketAddr, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Arc<Self> {
+        let limits = &shared.limits;
+        let in_flight =
+            Arc::new(Gauge::new(limits.calls_per_connection_max, limits.bytes_per_connection_max));
+        let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
+        Arc::new(Connection { peer, outbox, shared, in_flight, open, answered })
+    }
+
+    /// Ends the connection now, from any thread.
+    pub(super) fn cut(&self, reason: &str) {
+        self.outbox.cut(reason);
+        // Under the lock, so that a reader that is about to wait does not miss it.
+        let _open = self.open.lock();
+        self.answered.notify_all();
+    }
+
+    /// Ends the connection for what its client did, with a line in the log.
+    fn cut_loudly(&self, reason: &str) {
+        if self.outbox.cut_reason().is_none() {
+            self.shared.log.warn(&format!("rpc: connection from {} closed: {reason}", self.peer));
+        }
+        self.cut(reason);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.outbox.cut_reason().is_some()
+    }
+
+    /// Waits until a next call may begin: documented calls run one after another, and a client that does not take its
+    /// replies is not given more of them.
+    pub(super) fn wait_turn(&self) {
+        let mut open = self.open.lock();
+        while open.documented && !self.is_cut() {
+            self.answered.wait_for(&mut open, CHECK_EVERY);
+        }
+        drop(open);
+        let high_water = self.shared.limits.unsent_bytes_max / 16;
+        if self.outbox.holds_over(high_water) {
+            self.outbox.wait_until_below(high_water, None);
+        }
+    }
+
+    /// Waits until every open call is answered and every answer sent, or `deadline`.
+    pub(super) fn drain(&self, deadline: Instant) {
+        let mut open = self.open.lock();
+        while open.calls > 0 && !self.is_cut() && Instant::now() < deadline {
+            self.answered.wait_for(&mut open, CHECK_EVERY);
+        }
+        drop(open);
+        self.outbox.wait_until_below(0, Some(deadline));
+    }
+
+    /// Room for an extended call of `bytes`, or "busy".
+    pub(super) fn try_room(&self, bytes: usize) -> Result<Slot, Status> {
+        Slot::try_take([&self.in_flight, &self.shared.in_flight], bytes)
+            .ok_or_else(|| Status::busy("too many calls or bytes in flight", BUSY_RETRY_AFTER))
+    }
+
+    /// Room for a documented call of `bytes`, waited for: its client knows no "busy". `None` when the connection is over.
+    pub(super) fn wait_room(&self, bytes: usize) -> Option<Slot> {
+        Slot::take([&self.in_flight, &self.shared.in_flight], bytes, CHECK_EVERY, || self.is_cut())
+    }
+
+    /// Counts a call as begun; what it returns answers it.
+    pub(super) fn begin(self: &Arc<Self>, id: CallId, slot: Slot) -> Box<dyn Answer> {
+        let mut open = self.open.lock();
+        open.calls += 1;
+        open.documented |= id.is_documented();
+        drop(open);
+        Box::new(WireAnswer { connection: Arc::clone(self), id, slot })
+    }
+
+    fn end(&self, id: CallId) {
+        let mut open = self.open.lock();
+        open.calls -= 1;
+        if id.is_documented() {
+            open.documented = false;
+        }
+        // Only the reader waits, and for nothing else than this.
+        if open.calls == 0 || id.is_documented() {
+            self.answered.notify_all();
+        }
+    }
+
+    /// Answers a call that was never begun: with a status, or, when it is a documented one, with the end of the connection.
+    pub(super) fn refuse(&self, id: CallId, status: &Status) {
+        match id.call_id {
+            0 => self.cut_loudly(&status.to_string()),
+            _ => self.send(status_frame(id, status)),
+        }
+    }
+
+    /// Says about the whole connection why it ends, to a client that can understand it.
+    pub(super) fn say_goodbye(&self, head_size: HeadSize, status: &Status) {
+        self.send(status_frame(CallId { call_id: 0, head_size }, status));
+    }
+
+    fn send(&self, frame: Bytes) {
+        match self.outbox.send(frame) {
+            Ok(()) | Err(SendError::Closed) => {}
+            Err(SendError::Full) => self.cut_loudly("the client does not read its replies"),
+        }
+    }
+
+    fn reply(&self, id: CallId, reply: Reply<'_>) {
+        let limit = self.shared.limits.frame.body_len_max_bytes;
+        if reply.len > limit {
+            let words = format!("the reply has {} bytes, and {limit} is the limit", reply.len);
+            return self.refuse(id, &Status::new(StatusCode::Internal, words));
+        }
+        if id.is_documented() {
+            let mut buf = Vec::with_capacity(reply.len);
+            (reply.write)(&mut buf);
+            return self.send(Bytes::from(buf));
+        }
+        // Within `limit`, which fits a u32: see `Limits::check`.
+        let head = RpcReplyHeader {
+            call_id: id.call_id,
+            reply_size: reply.len as u32,
+            ..RpcReplyHeader::default()
+        };
+        self.send(encode(id.head_size, &head, reply.write));
+    }
+}
+
+/// How a call is told apart on its connection, and how its answer is framed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallId {
+    /// 0: a documented call.
+    pub(super) call_id: u64,
+    pub(super) head_size: HeadSize,
+}
+
+impl CallId {
+    pub(super) fn is_documented(self) -> bool {
+        self.call_id == 0
+    }
+}
+
+/// An error reply: a header without a body. With call id 0 it is about the connection.
+pub(super) fn status_frame(id: CallId, status: &Status) -> Bytes {
+    let mut message = status.message.clone();
+    message.truncate(message.floor_char_boundary(MESSAGE_LEN_MAX_BYTES));
+    let retry_after_ms =
+        status.retry_after.map_or(0, |after| after.as_millis().try_into().unwrap_or(u32::MAX));
+    let (call_id, status) = (id.call_id, status.code.number());
+    encode(
+        id.head_size,
+        &RpcReplyHeader { call_id, status, message, reply_size: 0, retry_after_ms },
+        |_| {},
+    )
+}
+
+/// Answers one call over its connection.
+struct WireAnswer {
+    connection: Arc<Connection>,
+    id: CallId,
+    slot: Slot,
+}
+
+impl Answer for WireAnswer {
+    fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>) {
+        let WireAnswer { connection, id, slot } = *self;
+        // Given back first: a client that keeps exactly as many calls in flight as it may is not told "busy".
+        drop(slot);
+        match outcome {
+            Ok(reply) => connection.reply(id, reply),
+            Err(status) => connection.refuse(id, &status),
+        }
+        // And counted as answered last: a connection that drains must not end before the answer is in the outbox.
+        connection.end(id);
+    }
+}

@@ -1,0 +1,317 @@
+//! The thread of one connection: reads frames, begins calls.
+
+use std::io::{ErrorKind, Read};
+use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::connection::{CallId, Connection};
+use super::table::Target;
+use crate::rpc::frame::{Decoder, Frame, FrameError, Stranger};
+use crate::rpc::header::RpcHeader;
+use crate::rpc::net::{is_timeout, time_left};
+use crate::rpc::service::{Answer, Call};
+use crate::rpc::{Status, StatusCode};
+
+/// The body of a frame has a second more for each of these.
+const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
+
+/// A body over the limit is passed over, so that the connection can live on, up to this many times the limit.
+const SKIPPED_LIMITS_MAX: usize = 4;
+
+/// After the last word to a client its bytes are still read for this long: closing with bytes unread would destroy it.
+const LINGER: Duration = Duration::from_secs(1);
+
+const HTTP_ANSWER: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 43\r\n\
+    Connection: close\r\n\r\nThis port speaks syncraft's RPC, not HTTP.\n";
+
+/// A fatal "handshake_failure" alert (RFC 8446 §6), in the record version that every TLS client reads.
+const TLS_ANSWER: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
+
+/// How a connection ends.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// The client closed it between frames.
+    #[error("closed by the client")]
+    Eof,
+    /// It was cut from elsewhere; whoever did has said why.
+    #[error("cut")]
+    Cut,
+    #[error("the connection broke: {0}")]
+    Io(std::io::Error),
+    #[error("the client closed it within a frame")]
+    Truncated,
+    #[error("a frame was not complete after {0:?}")]
+    Slow(Duration),
+    #[error("{0}")]
+    Frame(FrameError),
+    /// A documented call that cannot be run: no status can be sent.
+    #[error("{0}")]
+    Refused(Status),
+    /// Arguments so far over the limit that they are not worth passing over. The client has been told.
+    #[error("arguments of {0} bytes")]
+    TooLong(usize),
+}
+
+pub(super) struct Reader {
+    connection: Arc<Connection>,
+    decoder: Decoder,
+    /// The call whose arguments come next.
+    next: Option<Admitted>,
+    /// Since when the rest of the frame (or, once the header is there, of its body) is waited for.
+    began: Option<Instant>,
+    /// How long the rest may take.
+    allowed: Duration,
+    has_read_timeout: bool,
+    /// Whether the client has made an extended call, so that it understands a reply header.
+    is_extended: bool,
+}
+
+/// A call that will run when its arguments are here.
+struct Admitted {
+    target: Target,
+    answer: Box<dyn Answer>,
+    id: CallId,
+    deadline: Option<Instant>,
+    caller: Bytes,
+}
+
+impl Reader {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        let decoder = Decoder::detecting(connection.shared.limits.frame);
+        let allowed = connection.shared.limits.frame_timeout;
+        Reader {
+            connection,
+            decoder,
+            next: None,
+            began: None,
+            allowed,
+            has_read_timeout: false,
+            is_extended: false,
+        }
+    }
+
+    /// Serves the connection until it ends.
+    pub(super) fn run(mut self) {
+        let end = loop {
+            if let Err(end) = self.begin_calls().and_then(|()| self.read()) {
+                break end;
+            }
+        };
+        self.finish(end);
+        self.connection.outbox.close();
+    }
+
+    fn begin_calls(&mut self) -> Result<(), End> {
+        while let Some(frame) = self.decoder.next().map_err(End::Frame)? {
+            match frame {
+                Frame::Head(head) => self.head(head)?,
+                Frame::Body(args) => self.body(args),
+                Frame::TooLong(head) => self.too_long(&head)?,
+                Frame::Skipped => self.wait_for_frame(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, head: RpcHeader) -> Result<(), End> {
+        let (arrived, id, len) = (Instant::now(), self.call_id(&head), head.args_size as usize);
+        self.connection.wait_turn();
+        match self.admit(head, id, arrived)? {
+            Ok(admitted) => self.next = Some(admitted),
+            Err(status) => {
+                self.refuse(id, status)?;
+                self.decoder.skip_body();
+            }
+        }
+        self.wait_for_frame(len);
+        Ok(())
+    }
+
+    /// Room for the call and what it is for; or the status to refuse it with.
+    fn admit(
+        &self,
+        head: RpcHeader,
+        id: CallId,
+        arrived: Instant,
+    ) -> Result<Result<Admitted, Status>, End> {
+        let target = match self.connection.shared.table.find(&head) {
+            Ok(target) => target,
+            Err(status) => return Ok(Err(status)),
+        };
+        let len = head.args_size as usize;
+        let slot = match id.is_documented() {
+            true => self.connection.wait_room(len).ok_or(End::Cut)?,
+            false => match self.connection.try_room(len) {
+                Ok(slot) => slot,
+                Err(busy) => return Ok(Err(busy)),
+            },
+        };
+        let deadline = match head.deadline_ms {
+            0 => None,
+            ms => Some(arrived + Duration::from_millis(ms.into())),
+        };
+        let answer = self.connection.begin(id, slot);
+        Ok(Ok(Admitted { target, answer, id, deadline, caller: head.caller }))
+    }
+
+    /// Runs the call that waited for its arguments, unless its caller has stopped waiting.
+    fn body(&mut self, args: Bytes) {
+        self.wait_for_frame(0);
+        let Admitted { target, answer, id, deadline, caller } = self
+            .next
+            .take()
+            .expect("the decoder gives a body only after a head that was not skipped");
+        let call = Call::new(answer, deadline, id.is_documented(), caller);
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return call.fail(Status::new(
+                StatusCode::DeadlineExceeded,
+                "the deadline passed before the call could begin",
+            ));
+        }
+        // The panic is reported by the panic hook, and answered when the call is dropped on its way.
+        let _ = catch_unwind(AssertUnwindSafe(|| target.service.call(target.method, args, call)));
+    }
+
+    fn too_long(&mut self, head: &RpcHeader) -> Result<(), End> {
+        let (id, len) = (self.call_id(head), head.args_size as usize);
+        let limit = self.connection.shared.limits.frame.body_len_max_bytes;
+        self.connection.wait_turn();
+        let words = format!("arguments of {len} bytes: at most {limit} are taken");
+        self.refuse(id, Status::new(StatusCode::FrameTooLarge, words))?;
+        if len > limit.saturating_mul(SKIPPED_LIMITS_MAX) {
+            return Err(End::TooLong(len));
+        }
+        self.wait_for_frame(len);
+        Ok(())
+    }
+
+    fn call_id(&mut self, head: &RpcHeader) -> CallId {
+        self.is_extended |= head.call_id > 0;
+        // The decoder has just given a head, so it knows.
+        let head_size = self.decoder.head_size().expect("known once a head was decoded");
+        CallId { call_id: head.call_id, head_size }
+    }
+
+    fn refuse(&self, id: CallId, status: Status) -> Result<(), End> {
+        if id.is_documented() {
+            return Err(End::Refused(status));
+        }
+        self.connection.refuse(id, &status);
+        Ok(())
+    }
+
+    /// What comes next is a body of `len` bytes, or (0) another frame: its time begins when it is first waited for.
+    fn wait_for_frame(&mut self, len: usize) {
+        let for_body = Duration::from_secs((len / BODY_BYTES_PER_SECOND) as u64);
+        (self.began, self.allowed) = (None, self.connection.shared.limits.frame_timeout + for_body);
+    }
+
+    /// Reads once. Between frames it waits as long as it takes, within a frame only for the rest of the frame's time.
+    fn read(&mut self) -> Result<(), End> {
+        let timeout = self.time_for_frame()?;
+        let mut stream = self.connection.outbox.stream();
+        if timeout.is_some() || self.has_read_timeout {
+            stream.set_read_timeout(timeout).map_err(End::Io)?;
+            self.has_read_timeout = timeout.is_some();
+        }
+        match stream.read(self.decoder.space()) {
+            Ok(0) if self.connection.is_cut() => Err(End::Cut),
+            Ok(0) if self.decoder.is_between_frames() => Err(End::Eof),
+            Ok(0) => Err(End::Truncated),
+            Ok(count) => {
+                self.decoder.filled(count);
+                Ok(())
+            }
+            // A timeout is judged by the clock, at the next read.
+            Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => Ok(()),
+            Err(_) if self.connection.is_cut() => Err(End::Cut),
+            Err(error) => Err(End::Io(error)),
+        }
+    }
+
+    fn time_for_frame(&mut self) -> Result<Option<Duration>, End> {
+        if self.decoder.is_between_frames() {
+            return Ok(None);
+        }
+        let began = *self.began.get_or_insert_with(Instant::now);
+        time_left(began + self.allowed).map(Some).ok_or(End::Slow(self.allowed))
+    }
+
+    fn finish(&mut self, end: End) {
+        // A call that was admitted and whose arguments never came: its room is given back, and nobody is answered.
+        let unread = self.next.take();
+        match &end {
+            End::Cut => log::debug!(
+                "rpc: connection from {} was cut: {:?}",
+                self.connection.peer,
+                self.connection.outbox.cut_reason()
+            ),
+            End::Eof => self
+                .connection
+                .drain(Instant::now() + self.connection.shared.limits.half_close_timeout),
+            // Clients die; that is no news.
+            End::Io(error) => {
+                log::debug!("rpc: connection from {} broke: {error}", self.connection.peer)
+            }
+            End::Truncated | End::Slow(_) => self.warn(&end),
+            End::TooLong(_) => self.linger(),
+            End::Refused(_) => {
+                self.warn(&end);
+                self.linger();
+            }
+            End::Frame(error) => {
+                self.warn(&end);
+                self.explain(error);
+                self.linger();
+            }
+        }
+        self.connection.cut("closed");
+        drop(unread);
+    }
+
+    fn warn(&self, end: &End) {
+        self.connection
+            .shared
+            .log
+            .warn(&format!("rpc: connection from {} closed: {end}", self.connection.peer));
+    }
+
+    /// Says what is wrong in the words of the one who did it.
+    fn explain(&self, error: &FrameError) {
+        // What cannot be sent at once is not worth waiting for.
+        let _ = match (error, self.decoder.head_size()) {
+            (FrameError::Stranger(Stranger::Http), _) => {
+                self.connection.outbox.send(Bytes::from_static(HTTP_ANSWER))
+            }
+            (FrameError::Stranger(Stranger::Tls), _) => {
+                self.connection.outbox.send(Bytes::from_static(TLS_ANSWER))
+            }
+            (_, Some(head_size)) if self.is_extended => {
+                self.connection
+                    .say_goodbye(head_size, &Status::new(StatusCode::BadHeader, error.to_string()));
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+    }
+
+    /// Lets the client read the last words: sends the end of the stream, and reads what still comes for a moment.
+    fn linger(&self) {
+        let deadline = Instant::now() + LINGER;
+        self.connection.outbox.wait_until_below(0, Some(deadline));
+        let mut stream = self.connection.outbox.stream();
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut sink = [0; 4096];
+        while let Some(left) = time_left(deadline) {
+            let read = stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut sink));
+            if matches!(read, Ok(0) | Err(_)) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The threads of a server's connections: who lives, and how each is joined.
+//!
+//! A connection's thread that ends moves its own handle from `live` to `ended` and joins those that ended before it, so at
+//! most a few threads ever wait to be joined. There is no cycle: a thread joins only threads that ended earlier.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::connection::Connection;
+use crate::rpc::net::{join, spawn};
+
+#[derive(Default)]
+pub(super) struct Registry {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    next_id: u64,
+    live: HashMap<u64, Live>,
+    ended: Vec<JoinHandle<()>>,
+    closed: bool,
+}
+
+struct Live {
+    connection: Arc<Connection>,
+    thread: JoinHandle<()>,
+}
+
+impl Registry {
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().live.len()
+    }
+
+    /// Starts the thread of a connection.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        thread_name: String,
+        connection: Arc<Connection>,
+        run: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        // Held until the handle is in the table: the thread cannot end before it is there.
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(io::Error::other("the server is stopping"));
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let registry = Arc::clone(self);
+        let thread = spawn(thread_name, move || {
+            // Made in the thread: a thread that does not start must not take the lock that is held here.
+            let _end = End { registry, id };
+            run();
+        })?;
+        state.live.insert(id, Live { connection, thread });
+        Ok(())
+    }
+
+    fn end(&self, id: u64) {
+        let earlier = {
+            let mut state = self.state.lock();
+            let mine = state.live.remove(&id).map(|live| live.thread);
+            self.ended.notify_all();
+            std::mem::replace(&mut state.ended, mine.into_iter().collect())
+        };
+        earlier.into_iter().for_each(join);
+    }
+
+    /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.
+    pub(super) fn close(&self, deadline: Instant) -> usize {
+        let me = thread::current().id();
+        let mut state = self.state.lock();
+        state.closed = true;
+        for live in state.live.values() {
+            live.connection.cut("the server stopped");
+        }
+        while state.others(me) > 0 && !self.ended.wait_until(&mut state, deadline).timed_out() {}
+        let (left, ended) = (state.others(me), std::mem::take(&mut state.ended));
+        drop(state);
+        ended.into_iter().for_each(join);
+        left
+    }
+}
+
+impl State {
+    fn others(&self, me: ThreadId) -> usize {
+        self.live.values().filter(|live| live.thread.thread().id() != me).count()
+    }
+}
+
+/// Takes the thread out of the table however it ends.
+struct End {
+    registry: Arc<Registry>,
+    id: u64,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.registry.end(self.id);
+    }
+}

@@ -1,0 +1,131 @@
+//! Which service and method a call means: a table built once, at the start.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::rpc::header::RpcHeader;
+use crate::rpc::{ServerError, Service, Status, StatusCode};
+
+/// The protobuf codec's number. bincode's (1) has its place here once it is served.
+const CODEC_PROTOBUF: u32 = 0;
+
+pub(super) struct Table {
+    services: HashMap<&'static [u8], Entry>,
+}
+
+struct Entry {
+    service: Arc<dyn Service>,
+    methods: HashMap<&'static [u8], usize>,
+}
+
+/// What a call is for.
+pub(super) struct Target {
+    pub(super) service: Arc<dyn Service>,
+    pub(super) method: usize,
+}
+
+impl Table {
+    pub(super) fn new(services: Vec<Arc<dyn Service>>) -> Result<Self, ServerError> {
+        let mut table = HashMap::new();
+        for service in services {
+            let name = service.name();
+            let methods =
+                service.methods().iter().enumerate().map(|(i, m)| (m.as_bytes(), i)).collect();
+            if table.insert(name.as_bytes(), Entry { service, methods }).is_some() {
+                return Err(ServerError::DuplicateService { name });
+            }
+        }
+        Ok(Table { services: table })
+    }
+
+    /// The target of a call, or why there is none.
+    pub(super) fn find(&self, head: &RpcHeader) -> Result<Target, Status> {
+        let (service, method) = (&head.service_name[..], &head.method_name[..]);
+        let Some(entry) = self.services.get(service) else {
+            return Err(Status::new(
+                StatusCode::UnknownService,
+                format!("no service {}", quote(service)),
+            ));
+        };
+        let Some(&number) = entry.methods.get(method) else {
+            let words = format!("service {} has no method {}", quote(service), quote(method));
+            return Err(Status::new(StatusCode::UnknownMethod, words));
+        };
+        if head.codec != CODEC_PROTOBUF {
+            let words =
+                format!("codec {}: this server knows {CODEC_PROTOBUF} (protobuf)", head.codec);
+            return Err(Status::new(StatusCode::UnsupportedCodec, words));
+        }
+        Ok(Target { service: Arc::clone(&entry.service), method: number })
+    }
+}
+
+/// A name as it came over the wire, fit for a log line: short, on one line.
+fn quote(name: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 64;
+    let shown = &name[..name.len().min(SHOWN_BYTES)];
+    let dots = if shown.len() < name.len() { "..." } else { "" };
+    format!("\"{}{dots}\"", shown.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::rpc::Call;
+
+    struct Fake(&'static str);
+
+    impl Service for Fake {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn methods(&self) -> &'static [&'static str] {
+            &["Put", "Get"]
+        }
+
+        fn call(&self, _: usize, _: Bytes, _: Call) {}
+    }
+
+    fn table(names: &[&'static str]) -> Result<Table, ServerError> {
+        Table::new(names.iter().map(|name| Arc::new(Fake(name)) as Arc<dyn Service>).collect())
+    }
+
+    fn check(
+        service: &'static str,
+        method: &'static str,
+        codec: u32,
+        expected: Result<usize, StatusCode>,
+    ) {
+        let (service_name, method_name) = (service.into(), method.into());
+        let head = RpcHeader { service_name, method_name, codec, ..RpcHeader::default() };
+        let found = table(&["kvServerRpc", "raftRpc"]).unwrap().find(&head);
+        assert_eq!(found.map(|target| target.method).map_err(|status| status.code), expected);
+    }
+
+    #[test]
+    fn finds_by_the_names_on_the_wire() {
+        check("kvServerRpc", "Get", 0, Ok(1));
+        check("raftRpc", "Put", 0, Ok(0));
+        check("kvserverrpc", "Get", 0, Err(StatusCode::UnknownService));
+        check("", "", 0, Err(StatusCode::UnknownService));
+        check("kvServerRpc", "get", 0, Err(StatusCode::UnknownMethod));
+        check("kvServerRpc", "Get", 1, Err(StatusCode::UnsupportedCodec));
+    }
+
+    #[test]
+    fn a_name_published_twice_is_refused() {
+        assert!(matches!(
+            table(&["a", "b", "a"]),
+            Err(ServerError::DuplicateService { name: "a" })
+        ));
+    }
+
+    #[test]
+    fn names_are_quoted_on_one_short_line() {
+        assert_eq!(quote(b"a\n\xff\""), r#""a\n\xff\"""#);
+        assert_eq!(quote(&[b'x'; 100]).len(), 64 + "\"...\"".len());
+    }
+}

@@ -1,4 +1,28 @@
-//! syncraft
+//! A replicated, linearizable, durable key-value store in plain blocking Rust, and the RPC framework under it.
+//!
+//! No async runtime anywhere: `std::net` sockets, threads, locks and channels. Three kinds of programs use it:
+//!
+//! - Rust programs that read and write a cluster hold a [`clerk::Clerk`], which blocks, retries, follows the leader, and
+//!   ends every call with an answer or an error that says whether the write happened.
+//! - Integration tests start whole clusters inside their own process with [`testing::Cluster`].
+//! - Programs that replicate state of their own implement [`node::StateMachine`] and run a [`node::Node`]. A member of the
+//!   store, ready made, is [`server::Member`]; the `syncraft` command runs one.
+//!
+//! [`rpc`] stands on its own: blocking calls over TCP with services from `.proto` files.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use syncraft::clerk::Clerk;
+//!
+//! let members = "1=127.0.0.1:7001,2=127.0.0.1:7002,3=127.0.0.1:7003";
+//! let clerk = Clerk::builder().members(members).timeout(Duration::from_secs(5)).build()?;
+//! clerk.put("greeting", "hello")?;
+//! clerk.append("greeting", ", world")?;
+//! assert_eq!(clerk.get("greeting")?.as_deref(), Some(&b"hello, world"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! How the parts fit is in `ARCHITECTURE.md`; each module's page is its specification.
 
 pub mod clerk;
 pub mod kv;
@@ -7,3 +31,7 @@ pub mod node;
 pub mod raft;
 pub mod rpc;
 pub mod server;
+pub mod storage;
+pub mod testing;
+
+pub use clerk::Clerk;

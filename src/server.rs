@@ -1,6 +1,232 @@
-//! A member. So far only its protocol for operators.
+//! A member: a data directory, a node that replicates the store in it, and a server that publishes it on one port.
+//!
+//! [`Member::start`] either serves or says in one line why it cannot: it listens before it touches the data, and it locks and
+//! reads the data before it serves. [`Member::stop`] ends every thread and closes the log.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::kv::proto::KvServerRpcService;
+use crate::kv::{KvService, Store};
+use crate::members::Members;
+use crate::node::{Node, NodeConfig, NodeError, NodeFailure, NodeHandle, Timing};
+use crate::raft::MemberId;
+use crate::rpc::{Done, Limits, Server, ServerError};
+use crate::storage::{DataDir, Identity, StorageError};
+
+mod http;
 
 /// The messages and the service of `proto/admin_rpc.proto`, generated.
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/syncraft.admin.rs"));
+}
+
+use http::Http;
+use proto::{AdminRpc, AdminRpcService, StatusArgs, StatusReply};
+
+/// Configuration of a member.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which of the members this is.
+    pub id: MemberId,
+    /// All members of the cluster; this one listens on its address in it.
+    pub members: Members,
+    /// Where it keeps its data; made if it is not there. One directory serves one member only, for ever.
+    pub data_dir: PathBuf,
+    /// Heartbeats and elections; the defaults suit one machine and one data centre.
+    pub timing: Timing,
+    /// Bounds on connections, frames and calls.
+    pub limits: Limits,
+    /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
+    pub http: Option<String>,
+}
+
+impl Config {
+    /// The defaults for member `id` of `members`.
+    pub fn new(id: MemberId, members: Members, data_dir: impl Into<PathBuf>) -> Config {
+        Config {
+            id,
+            members,
+            data_dir: data_dir.into(),
+            timing: Timing::default(),
+            limits: Limits::default(),
+            http: None,
+        }
+    }
+}
+
+/// Why a member does not start: one line for an operator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The id is not in the list of members.
+    #[error("member {id} is not in the list of members: {members}")]
+    NotAMember {
+        /// The id.
+        id: MemberId,
+        /// The list.
+        members: Members,
+    },
+    /// The times contradict each other.
+    #[error("{0}")]
+    Timing(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The member's own address, or that for HTTP.
+        addr: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The node does not start.
+    #[error(transparent)]
+    Node(NodeError),
+    /// The server does not start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+impl From<NodeError> for StartError {
+    fn from(error: NodeError) -> StartError {
+        match error {
+            NodeError::Storage(error) => StartError::Storage(error),
+            error => StartError::Node(error),
+        }
+    }
+}
+
+/// A running member. Dropping it stops it.
+pub struct Member {
+    // In this order: nobody calls a node that has stopped.
+    http: Option<Http>,
+    server: Server,
+    node: Option<Node<Store>>,
+    handle: NodeHandle<Store>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("status", &self.handle.status()).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Listens on the member's own address and starts it.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running, and no data is changed by a member that may not have it.
+    pub fn start(config: Config) -> Result<Member, StartError> {
+        let addr = own_addr(&config)?.to_owned();
+        Member::start_on(listen(&addr)?, config)
+    }
+
+    /// Starts on a socket that already listens: one whose port was free to choose, say.
+    ///
+    /// # Errors
+    /// As for [`start`](Member::start).
+    pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
+        own_addr(&config)?;
+        config.timing.check().map_err(StartError::Timing)?;
+        let Config { id, members, data_dir, timing, limits, http } = config;
+        let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
+        let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
+        let data_dir = DataDir::open(data_dir, identity)?;
+        let node_config = NodeConfig { id, members: members.clone(), timing };
+        let node = Node::start(node_config, data_dir, Store::new())?;
+        let handle = node.handle();
+        let server = Server::builder()
+            .service(KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members))))
+            .service(node.service())
+            .service(AdminRpcService::new(Arc::new(Admin { node: handle.clone() })))
+            .limits(limits)
+            .serve(listener)?;
+        let serve = |(listener, addr)| {
+            Http::serve(listener, id, handle.clone())
+                .map_err(|source| StartError::Listen { addr, source })
+        };
+        let http = http.map(serve).transpose()?;
+        Ok(Member { http, server, node: Some(node), handle })
+    }
+
+    /// The address it serves on.
+    pub fn addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// Its node: where it stands, and proposals and reads without a socket.
+    pub fn node(&self) -> NodeHandle<Store> {
+        self.handle.clone()
+    }
+
+    /// Why it stopped serving by itself, if it did: then it should be stopped and looked at.
+    pub fn failure(&self) -> Option<NodeFailure> {
+        self.handle.failure()
+    }
+
+    /// Stops serving, ends every thread and closes the log.
+    pub fn stop(mut self) {
+        self.shut_down(Node::stop);
+    }
+
+    /// Ends it as a crash would: nothing that waits is written or answered. For tests.
+    pub fn kill(mut self) {
+        self.shut_down(Node::kill);
+    }
+
+    fn shut_down(&mut self, end: impl FnOnce(Node<Store>)) {
+        self.http = None;
+        self.server.stop();
+        if let Some(node) = self.node.take() {
+            end(node);
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.shut_down(Node::stop);
+    }
+}
+
+fn own_addr(config: &Config) -> Result<&str, StartError> {
+    let Config { id, members, .. } = config;
+    members.addr(*id).ok_or_else(|| StartError::NotAMember { id: *id, members: members.clone() })
+}
+
+fn listen(addr: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).map_err(|source| StartError::Listen { addr: addr.to_owned(), source })
+}
+
+/// Told apart from other clusters by its first list of members: a member that is pointed at another cluster's addresses by
+/// mistake is refused there. The data directory keeps it, so that addresses may change later.
+fn cluster_id(members: &Members) -> u64 {
+    u64::from(crc32c::crc32c(members.to_string().as_bytes()))
+}
+
+struct Admin {
+    node: NodeHandle<Store>,
+}
+
+impl AdminRpc for Admin {
+    fn status(&self, _args: StatusArgs, done: Done<StatusReply>) {
+        let status = self.node.status();
+        done.run(StatusReply {
+            id: status.id.0,
+            role: status.role.role.as_str().to_owned(),
+            term: status.role.term.0,
+            leader: status.role.leader.map_or(0, |leader| leader.0),
+            last_index: status.last_index.0,
+            commit_index: status.commit_index.0,
+            applied_index: self.node.applied_index().0,
+            snapshot_index: status.snapshot_index.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        });
+    }
 }

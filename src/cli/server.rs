@@ -1,12 +1,72 @@
-//! `server`: runs one member until it is told to stop or fails.
+//! `server`: runs one member until it is told to stop, or has to.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use syncraft::members::Members;
+use syncraft::node::Timing;
+use syncraft::raft::MemberId;
+use syncraft::server::{Config, Member, StartError};
 
 use super::args::{Common, ServerArgs};
-use super::{Failure, Outcome};
+use super::{Exit, Failure, Outcome, print};
+
+/// Between looks at whether to go on.
+const POLL_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let stop = stop_on_signals().map_err(|error| cannot_start(&error))?;
+    let config = config(common, args)?;
+    let id = config.id;
+    let member = Member::start(config).map_err(|error| match error {
+        StartError::NotAMember { .. } | StartError::Timing(_) => Failure::usage(error.to_string()),
+        error => cannot_start(&error),
+    })?;
+    print(&[format!("member {id} serves on {}\n", member.addr()).as_bytes()])?;
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(failure) = member.failure() {
+            return Err(Failure::not_applied(format!("member {id} stops: {}", chain(&failure))));
+        }
+        thread::sleep(POLL_PAUSE);
+    }
+    log::info!("member {id} stops as it was told");
+    member.stop();
+    Ok(Exit::Done)
+}
+
+fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
     let ServerArgs { id, data_dir, http, heartbeat, election_timeout } = args;
-    let members: syncraft::members::Members =
+    let members: Members =
         common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
-    log::debug!("{id} of {members} in {data_dir:?}, {http:?}, {heartbeat:?}, {election_timeout:?}");
-    Err(Failure::usage("this build has no server yet"))
+    let timing = Timing {
+        heartbeat,
+        election_min: election_timeout,
+        election_max: election_timeout.saturating_mul(2),
+        ..Timing::default()
+    };
+    Ok(Config { timing, http, ..Config::new(MemberId(id), members, data_dir) })
+}
+
+/// Becomes true with SIGTERM or SIGINT; the second one ends the process at once.
+fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+fn cannot_start(error: &dyn Display) -> Failure {
+    Failure::not_applied(format!("cannot start: {error}"))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(|error| error.to_string()).collect::<Vec<_>>().join(": ")
 }

@@ -19,12 +19,14 @@
 //! one needs a new kind of [`Command`].
 
 mod command;
+mod service;
 mod sessions;
 mod store;
 pub mod words;
 
 pub(crate) use command::check_key_and_value;
 pub use command::{Command, CommandError, Op};
+pub use service::KvService;
 pub use sessions::{Admission, Sessions};
 pub use store::{Answer, Outcome, Query, Stats, Store};
 

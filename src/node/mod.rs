@@ -1,5 +1,293 @@
-//! The shell that drives one core. So far only what it drives.
+//! The shell that drives one Raft core: threads, queues, disk and network around a pure function.
+//!
+//! ```text
+//!   clients ──propose, read──┐                      ┌─> peer-N-M (one a peer) ──calls──> other members
+//!   peers' calls ────────────┤                      │                            answers ──> inbox
+//!   tick-N ──────────────────┼─> inbox ─> raft-N ───┼─> wal-N: one write, one fdatasync ──> persisted ──> inbox
+//!   connections that close ──┘          (the core)  │                                  └──> replies, vote requests
+//!                                                   └─> apply-N: the state machine ──> clients' callbacks
+//! ```
+//!
+//! # Threads
+//! | name | owns | waits for |
+//! | --- | --- | --- |
+//! | `raft-N` | the core | the inbox, nothing else |
+//! | `tick-N` | | the clock |
+//! | `wal-N` | the log | the disk |
+//! | `apply-N` | the state machine | |
+//! | `peer-N-M` | the connection to member M | the network |
+//!
+//! # Invariants
+//! - The core is stepped by one thread, in batches of all that has arrived; its effects are carried out in order.
+//! - What a `Persist` says `then` leaves after its fdatasync, from the thread that did it.
+//! - Clients' callbacks run on `raft-N` and `apply-N`: they must not block.
+//! - Every request ends: with its outcome, a refusal, its deadline, or the node's stop.
+//! - A panic in any of these threads, or a failed write, stops the node and is told by [`Node::failure`].
 
+mod applier;
+mod config;
+mod driver;
+mod inbox;
+mod peer;
+mod persister;
+mod post;
+mod proto;
+mod request;
+mod service;
+mod shared;
 mod state_machine;
+mod wire;
 
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+
+pub use config::{NodeConfig, Timing};
+pub use proto::RaftRpcService;
+pub use request::RequestError;
+pub use service::RaftService;
+pub use shared::NodeFailure;
 pub use state_machine::StateMachine;
+
+use applier::Applier;
+use driver::{Driver, Requests};
+use inbox::Inbox;
+use peer::Peer;
+use persister::Persister;
+use post::Post;
+use request::Waiting;
+use shared::{PanicGuard, Shared};
+
+use crate::raft::{Index, MemberId, Message, Raft, Status};
+use crate::storage::{DataDir, Recovered, StorageError, Wal, WalOptions};
+
+/// What the network brings to the core.
+trait Mailbox: Send + Sync {
+    /// False if there is no place for it.
+    fn message(&self, message: Message) -> bool;
+    /// The connection to `peer` has closed, or a call to it failed.
+    fn disconnected(&self, peer: MemberId);
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The log cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The system gives no more threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// One member of a cluster, running. Dropping it stops it.
+pub struct Node<S: StateMachine> {
+    handle: NodeHandle<S>,
+    threads: Vec<JoinHandle<()>>,
+    /// Threads that wait for it end when it is dropped.
+    stop: Option<Sender<()>>,
+    service: Arc<RaftService>,
+    /// Held until the log is closed.
+    _data_dir: DataDir,
+}
+
+/// How the rest of the program talks to a node. Clones are the same node.
+pub struct NodeHandle<S: StateMachine> {
+    inbox: Arc<Inbox<S>>,
+    shared: Arc<Shared>,
+}
+
+impl<S: StateMachine> Clone for NodeHandle<S> {
+    fn clone(&self) -> NodeHandle<S> {
+        NodeHandle { inbox: self.inbox.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<S: StateMachine> NodeHandle<S> {
+    /// Replicates `command`; `callback` gets the outcome once it is committed and applied here, or why there is none.
+    /// It runs once, maybe on this thread, and must not block.
+    pub fn propose(
+        &self,
+        command: Bytes,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Outcome, RequestError>) + Send + 'static,
+    ) {
+        self.inbox.propose(command, Waiting { deadline, callback: Box::new(callback) });
+    }
+
+    /// Answers `query` from a state that holds every write that was acknowledged before this call (thesis §6.4).
+    /// `callback` as for [`propose`](NodeHandle::propose).
+    pub fn read(
+        &self,
+        query: S::Query,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
+    ) {
+        self.inbox.read(query, Waiting { deadline, callback: Box::new(callback) });
+    }
+
+    /// Where this member stands.
+    pub fn status(&self) -> Status {
+        *self.shared.status.lock()
+    }
+
+    /// The last entry that the state machine has applied.
+    pub fn applied_index(&self) -> Index {
+        Index(self.shared.applied_index.load(Ordering::Acquire))
+    }
+
+    /// Why the node stopped by itself, if it did.
+    pub fn failure(&self) -> Option<NodeFailure> {
+        self.shared.failure()
+    }
+}
+
+impl<S: StateMachine> Node<S> {
+    /// Starts the member with what its data directory holds.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the log cannot be read, or no thread be had.
+    pub fn start(
+        config: NodeConfig,
+        data_dir: DataDir,
+        state_machine: S,
+    ) -> Result<Node<S>, NodeError> {
+        let cluster_id = data_dir.identity().cluster_id;
+        let (wal, recovered) = Wal::open(&data_dir, WalOptions::default())?;
+        log_recovery(&config, &recovered);
+        let raft = Raft::new(config.raft(), recovered.hard_state, recovered.entries);
+
+        let inbox = Arc::new(Inbox::new());
+        let shared = Arc::new(Shared::new(raft.status()));
+        let handle = NodeHandle { inbox: inbox.clone(), shared: shared.clone() };
+        let (queues, peer_queues) = peer_queues(&config);
+        let post = Arc::new(Post::new(inbox.clone(), queues));
+        let service =
+            Arc::new(RaftService { cluster_id, mailbox: inbox.clone(), post: post.clone() });
+        let (stop, stopped) = bounded(0);
+        let mut node =
+            Node { handle, threads: Vec::new(), stop: Some(stop), service, _data_dir: data_dir };
+
+        let (persists, to_persist) = unbounded();
+        let (tasks, to_apply) = unbounded();
+        let id = config.id;
+        let applier = Applier::new(state_machine, shared.clone());
+        node.spawn(format!("apply-{id}"), move || applier.run(to_apply))?;
+        let persister = Persister {
+            wal,
+            inbox: inbox.clone(),
+            post: post.clone(),
+            shared: shared.clone(),
+            stop: stopped.clone(),
+        };
+        node.spawn(format!("wal-{id}"), move || persister.run(to_persist))?;
+        for (peer, addr, queue) in peer_queues {
+            let peer_thread = Peer::new(id, peer, &addr, cluster_id, inbox.clone());
+            let stopped = stopped.clone();
+            node.spawn(format!("peer-{id}-{peer}"), move || peer_thread.run(queue, stopped))?;
+        }
+        let driver =
+            Driver { raft, inbox, post, persists, tasks, shared, requests: Requests::default() };
+        node.spawn(format!("raft-{id}"), move || driver.run())?;
+        let (inbox, tick) = (node.handle.inbox.clone(), config.timing.tick);
+        node.spawn(format!("tick-{id}"), move || run_ticker(&inbox, tick, &stopped))?;
+        Ok(node)
+    }
+
+    /// For the rest of the program to talk to it.
+    pub fn handle(&self) -> NodeHandle<S> {
+        self.handle.clone()
+    }
+
+    /// The service that peers call, to be published by a server.
+    pub fn service(&self) -> RaftRpcService<RaftService> {
+        RaftRpcService::new(self.service.clone())
+    }
+
+    /// Ends all threads: requests that wait are ended, what is being written is written.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    /// Ends all threads as a crash would, without tidying up; for tests.
+    pub fn kill(mut self) {
+        self.handle.shared.is_killed.store(true, Ordering::Release);
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.handle.inbox.stop();
+        self.stop = None;
+        for thread in self.threads.drain(..) {
+            // A panic was already told by the thread's guard.
+            let _ = thread.join();
+        }
+        self.service.post.close();
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let NodeHandle { inbox, shared } = self.handle.clone();
+        let guarded = move || {
+            let _guard = PanicGuard(|failure| {
+                shared.fail(failure);
+                inbox.stop();
+            });
+            run();
+        };
+        self.threads
+            .push(thread::Builder::new().name(name).spawn(guarded).map_err(NodeError::Thread)?);
+        Ok(())
+    }
+}
+
+impl<S: StateMachine> Drop for Node<S> {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+type Queues = BTreeMap<MemberId, Sender<Message>>;
+
+fn peer_queues(config: &NodeConfig) -> (Queues, Vec<(MemberId, String, Receiver<Message>)>) {
+    let peers = config.members.iter().filter(|&(id, _)| id != config.id);
+    peers
+        .map(|(id, addr)| {
+            let (sender, receiver) = bounded(peer::QUEUE_LEN_MAX);
+            ((id, sender), (id, addr.to_owned(), receiver))
+        })
+        .unzip()
+}
+
+fn run_ticker<S: StateMachine>(inbox: &Inbox<S>, tick: Duration, stopped: &Receiver<()>) {
+    while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+        inbox.tick();
+    }
+}
+
+fn log_recovery(config: &NodeConfig, recovered: &Recovered) {
+    let Recovered { hard_state, entries, torn } = recovered;
+    log::info!(
+        "member {} recovered term {} and {} entries from its log",
+        config.id,
+        hard_state.current_term,
+        entries.len()
+    );
+    if let Some(torn) = torn {
+        log::warn!(
+            "the last write to {} was cut short at offset {}: its {} bytes were never acknowledged, and are dropped",
+            torn.file.display(),
+            torn.offset,
+            torn.len_bytes
+        );
+    }
+}

@@ -1,5 +1,446 @@
-//! Raft's core. So far only its words.
+//! The consensus core: Raft (Ongaro and Ousterhout 2014, "the paper"; Ongaro's thesis 2014, "thesis") as a pure function
+//! of its past events.
+//!
+//! ```text
+//!                     ┌──────────────────────────────┐
+//!   Tick, Message ──> │                              │ ──> Send, Persist { then: Send }
+//!   Propose, Read ──> │  Raft::step(events)          │ ──> Proposed, Rejected, ReadReady
+//!   Persisted,    ──> │                              │ ──> Apply
+//!   Applied, ...      └──────────────────────────────┘ ──> RoleChanged
+//! ```
+//!
+//! [`Raft::step`] takes a batch of events and gives the effects to carry out, in order. The same events give the same
+//! effects, always: there is no I/O, clock, thread or global randomness in here, and nothing iterates over a hash map. A
+//! tick is the only time there is; jitter comes from a seed.
+//!
+//! # Batches
+//! The shell drains its inbox and steps everything at once. Proposals of one batch leave in one `AppendEntries` a peer and
+//! one `Persist`; reads of one batch share one round of heartbeats. A batch of one event is as good as any.
+//!
+//! # Durability
+//! A message that promises something stands in [`Persist::then`] and leaves when that write, and every write before it,
+//! is on the disk (thesis §3.8). What promises nothing leaves at once, as [`Effect::Send`]: heartbeats and their
+//! answers, refusals, pre-votes, and a leader's entries, which may leave before its own disk has them (thesis §10.2.1):
+//! it counts itself only when told [`Event::Persisted`]. A member may apply what a quorum holds before its own disk does.
+//!
+//! # Invariants
+//! - At most one leader a term; a leader never changes or removes its own entries (figure 3).
+//! - `commit_index` and what is handed out to be applied never fall; nothing at or below `commit_index` is truncated.
+//! - An entry of an earlier term is committed only by one of the current term after it (§5.4.2).
+//! - A request gets one reply, or is nonsense: from a stranger, for another member, or breaking a promise of the protocol.
+//!   Nonsense is dropped and counted, never asserted on: a bad peer must not take a good one down. `assert!` is for our own.
+//! - Everything that can grow has a bound in [`Config`], but the log itself.
+//!
+//! # Beyond the paper
+//! Pre-vote (thesis §9.6), leader stickiness and check-quorum (§6.2, §4.2.3), a no-op on election (§6.4), conflicts skipped
+//! by term (§5.3 of the paper, its end), pipelined appends with a window (§10.2.1), ReadIndex in batches (§6.4), and
+//! [`Event::Disconnected`]: a follower whose connection to the leader breaks asks for pre-votes after a short pause; the
+//! others refuse if they still hear the leader, so a broken cable costs no term.
+//!
+//! # Left out
+//! Snapshots, leases, leadership transfer, learners and membership change have no code here yet.
 
+mod candidate;
+mod config;
+mod event;
+mod follower;
+mod leader;
+mod log;
+mod message;
+mod progress;
+mod reads;
 mod types;
 
-pub use types::*;
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
+pub use message::{
+    AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Message, RequestVote,
+    RequestVoteReply,
+};
+pub use types::{Entry, HardState, Index, MemberId, Payload, Term};
+
+use candidate::Candidate;
+use leader::Leader;
+use log::{Log, cost_bytes};
+
+/// One member's consensus state: figure 2 of the paper.
+#[derive(Debug)]
+pub struct Raft {
+    config: Config,
+    hard_state: HardState,
+    log: Log,
+    commit_index: Index,
+    /// The last entry given out in an `Apply`.
+    handed_out: Index,
+    /// Bytes given out and not yet applied, with the last index of each batch.
+    applying: std::collections::VecDeque<(Index, usize)>,
+    role: Role,
+    /// Who leads in the current term, if known.
+    leader: Option<MemberId>,
+    timer: Timer,
+    rng: fastrand::Rng,
+    persists: Persists,
+    told: RoleChange,
+    nonsense_count: u64,
+    effects: Vec<Effect>,
+}
+
+/// What a member is (Raft §5.1), with what it knows only as such.
+#[derive(Debug)]
+enum Role {
+    Follower,
+    PreCandidate(Candidate),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+/// The election timer: how long nothing was heard of a leader.
+#[derive(Debug, Default)]
+struct Timer {
+    elapsed_ticks: u32,
+    timeout_ticks: u32,
+}
+
+/// What is to be written, being written, and to be said after it.
+#[derive(Debug, Default)]
+struct Persists {
+    last: PersistId,
+    done: PersistId,
+    /// The hard state differs from what the last `Persist` said.
+    is_hard_state_dirty: bool,
+    /// The last write that carried a hard state.
+    hard_state_write: PersistId,
+    then: Vec<Message>,
+}
+
+/// Where a member stands, for `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This member.
+    pub id: MemberId,
+    /// Role, term and known leader.
+    pub role: RoleChange,
+    /// The last entry of its log.
+    pub last_index: Index,
+    /// The last entry on its own disk.
+    pub durable_index: Index,
+    /// The last entry known to be committed.
+    pub commit_index: Index,
+    /// The end of its snapshot, or zero.
+    pub snapshot_index: Index,
+    /// Messages dropped because they made no sense.
+    pub nonsense_count: u64,
+}
+
+impl Raft {
+    /// A member as it starts, or starts again, with what its disk holds.
+    ///
+    /// # Panics
+    /// If `entries` does not begin at index 1 or has gaps: storage vouches for that.
+    pub fn new(config: Config, hard_state: HardState, entries: Vec<Entry>) -> Raft {
+        let rng =
+            fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let role =
+            RoleChange { role: RoleName::Follower, term: hard_state.current_term, leader: None };
+        let mut raft = Raft {
+            config,
+            hard_state,
+            log: Log::recovered(entries),
+            commit_index: Index::ZERO,
+            handed_out: Index::ZERO,
+            applying: Default::default(),
+            role: Role::Follower,
+            leader: None,
+            timer: Timer::default(),
+            rng,
+            persists: Persists::default(),
+            told: role,
+            nonsense_count: 0,
+            effects: Vec::new(),
+        };
+        raft.reset_timer();
+        raft
+    }
+
+    /// Takes what has happened and gives what to do, in order.
+    pub fn step(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
+        for event in events {
+            match event {
+                Event::Tick => self.tick(),
+                Event::Message(message) => self.receive(message),
+                Event::Propose { id, command } => self.propose(id, command),
+                Event::Read { id } => self.read(id),
+                Event::Persisted(id) => self.persisted(id),
+                Event::Applied(index) => self.applied(index),
+                Event::Disconnected(peer) => self.disconnected(peer),
+            }
+        }
+        self.finish()
+    }
+
+    /// Where this member stands.
+    pub fn status(&self) -> Status {
+        Status {
+            id: self.config.id,
+            role: self.role_change(),
+            last_index: self.log.last_index(),
+            durable_index: self.log.durable_index(),
+            commit_index: self.commit_index,
+            snapshot_index: self.log.snapshot_index(),
+            nonsense_count: self.nonsense_count,
+        }
+    }
+
+    fn tick(&mut self) {
+        match self.role {
+            Role::Leader(_) => self.tick_leader(),
+            _ => {
+                self.timer.elapsed_ticks += 1;
+                if self.timer.elapsed_ticks >= self.timer.timeout_ticks {
+                    self.campaign();
+                }
+            }
+        }
+    }
+
+    /// Every message passes here: strangers are turned away and terms are compared once, before any role sees it
+    /// (Raft §5.1).
+    fn receive(&mut self, message: Message) {
+        let is_peer = message.from != self.config.id && self.config.members.contains(&message.from);
+        if !is_peer || message.to != self.config.id {
+            return self.nonsense(&message, "it is not between this member and a peer");
+        }
+        match message.term.cmp(&self.current_term()) {
+            std::cmp::Ordering::Less => self.refuse_stale(message),
+            std::cmp::Ordering::Equal => self.dispatch(message),
+            std::cmp::Ordering::Greater => self.receive_later_term(message),
+        }
+    }
+
+    fn receive_later_term(&mut self, message: Message) {
+        match message.body {
+            // A pre-vote only asks about a later term; its grant only answers that (thesis §9.6).
+            Body::RequestVote(RequestVote { pre_vote: true, .. })
+            | Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true }) => {}
+            // While a leader is heard, nobody can talk its followers out of it (thesis §4.2.3).
+            Body::RequestVote(request) if self.hears_leader() => {
+                return self.refuse_vote(&message, request);
+            }
+            _ => self.become_follower(message.term, None),
+        }
+        self.dispatch(message);
+    }
+
+    /// A request of an earlier term is told the current one, so that its sender steps down; an answer is too late.
+    fn refuse_stale(&mut self, message: Message) {
+        match message.body {
+            Body::RequestVote(request) => self.refuse_vote(&message, request),
+            Body::AppendEntries(_) => {
+                self.reply(&message, Body::AppendEntriesReply(AppendEntriesReply::Stale))
+            }
+            Body::Heartbeat(Heartbeat { round, .. }) => {
+                self.reply(&message, Body::HeartbeatReply(HeartbeatReply { round }));
+            }
+            Body::RequestVoteReply(_) | Body::AppendEntriesReply(_) | Body::HeartbeatReply(_) => {}
+        }
+    }
+
+    fn dispatch(&mut self, message: Message) {
+        if message.body.is_from_leader() && !self.follow(message.from) {
+            return self.nonsense(&message, "there is another leader in this term");
+        }
+        match &message.body {
+            Body::RequestVote(request) => self.on_request_vote(&message, *request),
+            Body::RequestVoteReply(reply) => self.on_request_vote_reply(&message, *reply),
+            Body::AppendEntries(request) => self.on_append_entries(&message, request),
+            Body::AppendEntriesReply(reply) => self.on_append_entries_reply(&message, *reply),
+            Body::Heartbeat(request) => self.on_heartbeat(&message, *request),
+            Body::HeartbeatReply(reply) => self.on_heartbeat_reply(&message, *reply),
+        }
+    }
+
+    /// `from` has shown to lead the current term. False if that cannot be, as another one does.
+    fn follow(&mut self, from: MemberId) -> bool {
+        match (&self.role, self.leader) {
+            (Role::Leader(_), _) => return false,
+            (Role::Follower, Some(leader)) if leader != from => return false,
+            (Role::Follower, _) => self.leader = Some(from),
+            // Raft §5.2: a candidate yields to the leader of its term.
+            (Role::PreCandidate(_) | Role::Candidate(_), _) => {
+                self.become_follower(self.current_term(), Some(from))
+            }
+        }
+        self.reset_timer();
+        true
+    }
+
+    /// Enters `term` as a follower. A leader that steps down gives back the reads it has not confirmed.
+    fn become_follower(&mut self, term: Term, leader: Option<MemberId>) {
+        assert!(term >= self.current_term(), "terms never fall");
+        let was = std::mem::replace(&mut self.role, Role::Follower);
+        if term > self.current_term() {
+            self.change_hard_state(HardState { current_term: term, voted_for: None });
+        }
+        self.leader = leader;
+        self.reset_timer();
+        if let Role::Leader(leader) = was {
+            let reason = Rejection::NotLeader(self.leader);
+            self.effects.extend(leader.reads.into_ids().map(|id| Effect::Rejected { id, reason }));
+        }
+    }
+
+    fn disconnected(&mut self, peer: MemberId) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.lost(peer),
+            Role::Follower if self.leader == Some(peer) => {
+                self.leader = None;
+                let pause_ticks = self.rng.u32(2..=self.config.leader_lost_ticks_max);
+                self.timer = Timer { elapsed_ticks: 0, timeout_ticks: pause_ticks };
+            }
+            _ => {}
+        }
+    }
+
+    fn persisted(&mut self, id: PersistId) {
+        assert!(id <= self.persists.last, "only what was asked to be written can have been");
+        self.persists.done = self.persists.done.max(id);
+        self.log.written(id);
+        match self.role {
+            Role::Leader(_) => self.advance_commit_index(),
+            Role::Candidate(_) if self.is_hard_state_durable() => {
+                self.count_vote(self.config.id, true)
+            }
+            _ => {}
+        }
+    }
+
+    fn applied(&mut self, index: Index) {
+        while self.applying.front().is_some_and(|&(last, _)| last <= index) {
+            self.applying.pop_front();
+        }
+    }
+
+    /// Turns what the batch has left to do into effects: entries to peers first, as they may leave before the write.
+    fn finish(&mut self) -> Vec<Effect> {
+        self.start_read_round();
+        self.send_appends();
+        self.persist();
+        self.hand_out();
+        self.tell_role();
+        std::mem::take(&mut self.effects)
+    }
+
+    fn persist(&mut self) {
+        let has_writes = self.persists.is_hard_state_dirty || self.log.has_unwritten();
+        if !has_writes && self.persists.then.is_empty() {
+            return;
+        }
+        let id = PersistId(self.persists.last.0 + 1);
+        self.persists.last = id;
+        let hard_state =
+            std::mem::take(&mut self.persists.is_hard_state_dirty).then_some(self.hard_state);
+        if hard_state.is_some() {
+            self.persists.hard_state_write = id;
+        }
+        let entries = self.log.hand_over(id);
+        let then = std::mem::take(&mut self.persists.then);
+        self.effects.push(Effect::Persist(Persist { id, hard_state, entries, then }));
+    }
+
+    /// Gives out what is committed, as far as the state machine keeps up, and the reads that are then due.
+    fn hand_out(&mut self) {
+        loop {
+            self.release_reads();
+            let in_flight: usize = self.applying.iter().map(|&(_, bytes)| bytes).sum();
+            if self.handed_out == self.commit_index || in_flight >= self.config.apply_bytes_max {
+                return;
+            }
+            let bytes_max = self.config.apply_bytes_max - in_flight;
+            let entries = self.log.batch(self.handed_out.next(), self.commit_index, bytes_max);
+            let bytes = entries.iter().map(cost_bytes).sum();
+            self.handed_out =
+                entries.last().expect("there are committed entries to hand out").index;
+            self.applying.push_back((self.handed_out, bytes));
+            self.effects.push(Effect::Apply(entries));
+        }
+    }
+
+    fn tell_role(&mut self) {
+        let role = self.role_change();
+        if role != self.told {
+            self.told = role;
+            self.effects.push(Effect::RoleChanged(role));
+        }
+    }
+
+    fn role_change(&self) -> RoleChange {
+        let role = match self.role {
+            Role::Follower => RoleName::Follower,
+            Role::PreCandidate(_) => RoleName::PreCandidate,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        };
+        RoleChange { role, term: self.current_term(), leader: self.leader }
+    }
+
+    fn change_hard_state(&mut self, hard_state: HardState) {
+        self.hard_state = hard_state;
+        self.persists.is_hard_state_dirty = true;
+    }
+
+    fn is_hard_state_durable(&self) -> bool {
+        !self.persists.is_hard_state_dirty && self.persists.hard_state_write <= self.persists.done
+    }
+
+    fn current_term(&self) -> Term {
+        self.hard_state.current_term
+    }
+
+    /// Answers with what promises no entry and no vote: at once, if the term it names is on the disk.
+    fn reply(&mut self, request: &Message, body: Body) {
+        self.reply_once_durable(request, body, Index::ZERO);
+    }
+
+    /// Answers when the hard state and the log up to `index` are on the disk.
+    fn reply_once_durable(&mut self, request: &Message, body: Body, index: Index) {
+        let message = Message {
+            from: self.config.id,
+            to: request.from,
+            term: self.current_term(),
+            token: request.token,
+            body,
+        };
+        if self.is_hard_state_durable() && index <= self.log.durable_index() {
+            self.effects.push(Effect::Send(message));
+        } else {
+            self.persists.then.push(message);
+        }
+    }
+
+    fn request(&self, to: MemberId, term: Term, body: Body) -> Message {
+        Message { from: self.config.id, to, term, token: 0, body }
+    }
+
+    /// Draws a new election timeout (Raft §5.2).
+    fn reset_timer(&mut self) {
+        let timeout_ticks =
+            self.rng.u32(self.config.election_ticks_min..=self.config.election_ticks_max);
+        self.timer = Timer { elapsed_ticks: 0, timeout_ticks };
+    }
+
+    /// Whether a leader is known to live: then votes are refused (thesis §4.2.3, §6.2).
+    fn hears_leader(&self) -> bool {
+        match self.role {
+            Role::Leader(_) => true,
+            _ => self.leader.is_some() && self.timer.elapsed_ticks < self.config.election_ticks_min,
+        }
+    }
+
+    fn nonsense(&mut self, message: &Message, why: &str) {
+        self.nonsense_count += 1;
+        ::log::debug!("member {} dropped {message:?}: {why}", self.config.id);
+    }
+}

@@ -18,6 +18,12 @@ pub struct Term(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Index(pub u64);
 
+impl From<u64> for MemberId {
+    fn from(id: u64) -> MemberId {
+        MemberId(id)
+    }
+}
+
 impl Term {
     /// Before the first election.
     pub const ZERO: Term = Term(0);

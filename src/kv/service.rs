@@ -1,0 +1,131 @@
+//! What clients call: `kvServerRpc` in front of a node that replicates a [`Store`].
+//!
+//! A method never waits: it hands the call's [`Done`] to the node and returns, so one connection carries many calls. Each
+//! call is answered once:
+//!
+//! | what became of it | our own clients | existing clients |
+//! | --- | --- | --- |
+//! | it took effect, or was read | `OK`, `ErrNoKey`, or why the store refused | the same |
+//! | another member leads | `ErrWrongLeader` with a hint | `ErrWrongLeader` |
+//! | it was proposed, and its end is not known | `ErrWrongLeader`, `MayApply` | `ErrWrongLeader`: they ask again with the same id |
+//! | too much to do | status busy, with a time to come back | `ErrWrongLeader` |
+//!
+//! An existing client sets no time limit, so the server does: [`CALL_TIMEOUT`]. It gets the documented fields and no other,
+//! so that its reply is the same to the byte as from the system that it was written for.
+
+use std::time::{Duration, Instant};
+
+use super::proto::{GetArgs, GetReply, KvServerRpc, LeaderHint, PutAppendArgs, PutAppendReply};
+use super::{Answer, Command, Op, Outcome, Query, Store, words};
+use crate::members::Members;
+use crate::node::{NodeHandle, RequestError};
+use crate::raft::{Index, MemberId};
+use crate::rpc::{Done, Status};
+
+/// How long a call may take that names no deadline.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// When a client that was told "busy" should come back.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// `kvServerRpc` of one member.
+pub struct KvService {
+    node: NodeHandle<Store>,
+    members: Members,
+}
+
+impl KvService {
+    /// Serves from `node`; hints name the leader's address in `members`.
+    pub fn new(node: NodeHandle<Store>, members: Members) -> KvService {
+        KvService { node, members }
+    }
+}
+
+impl KvServerRpc for KvService {
+    fn put_append(&self, args: PutAppendArgs, done: Done<PutAppendReply>) {
+        let op = match &args.op[..] {
+            words::PUT => Op::Put,
+            words::APPEND => Op::Append,
+            _ => return done.run(put_reply(words::ERR_UNKNOWN_OP)),
+        };
+        let command = Command {
+            op,
+            key: args.key,
+            value: args.value,
+            client_id: args.client_id,
+            request_id: args.request_id,
+            seen_index: Index(args.seen_index),
+        };
+        if command.check_limits().is_err() {
+            return done.run(put_reply(words::ERR_TOO_LARGE));
+        }
+        let (deadline, members) = (deadline(&done), self.members.clone());
+        self.node.propose(command.encode(), deadline, move |result| {
+            let reply = match result {
+                Ok(outcome) => outcome_reply(outcome),
+                Err(error) if is_busy(&error, &done) => return done.fail(busy(&error)),
+                Err(error) => PutAppendReply {
+                    leader: hint(&error, &members),
+                    may_apply: error.may_apply(),
+                    ..put_reply(words::ERR_WRONG_LEADER)
+                },
+            };
+            match done.is_documented() {
+                true => done.run(PutAppendReply { err: reply.err, ..Default::default() }),
+                false => done.run(reply),
+            }
+        });
+    }
+
+    fn get(&self, args: GetArgs, done: Done<GetReply>) {
+        let (deadline, members) = (deadline(&done), self.members.clone());
+        self.node.read(Query::Get { key: args.key }, deadline, move |result| match result {
+            Ok(Answer::Value(Some(value))) => done.run(GetReply { value, ..get_reply(words::OK) }),
+            Ok(_) => done.run(get_reply(words::ERR_NO_KEY)),
+            Err(error) if is_busy(&error, &done) => done.fail(busy(&error)),
+            Err(error) => {
+                let leader = hint(&error, &members).filter(|_| !done.is_documented());
+                done.run(GetReply { leader, ..get_reply(words::ERR_WRONG_LEADER) });
+            }
+        });
+    }
+}
+
+fn outcome_reply(outcome: Outcome) -> PutAppendReply {
+    match outcome {
+        Outcome::Applied { index } => PutAppendReply { index: index.0, ..put_reply(words::OK) },
+        Outcome::TooLarge => put_reply(words::ERR_TOO_LARGE),
+        Outcome::SessionExpired { index } => {
+            PutAppendReply { index: index.0, ..put_reply(words::ERR_SESSION_EXPIRED) }
+        }
+        Outcome::Malformed => put_reply(words::ERR_UNKNOWN_OP),
+    }
+}
+
+fn put_reply(err: &'static [u8]) -> PutAppendReply {
+    PutAppendReply { err: err.into(), ..Default::default() }
+}
+
+fn get_reply(err: &'static [u8]) -> GetReply {
+    GetReply { err: err.into(), ..Default::default() }
+}
+
+fn deadline<R: prost::Message>(done: &Done<R>) -> Instant {
+    done.deadline().unwrap_or_else(|| Instant::now() + CALL_TIMEOUT)
+}
+
+/// An existing client knows no statuses: it is sent to another member, as if this one did not lead.
+fn is_busy<R: prost::Message>(error: &RequestError, done: &Done<R>) -> bool {
+    matches!(error, RequestError::Busy) && !done.is_documented()
+}
+
+fn busy(error: &RequestError) -> Status {
+    Status::busy(error.to_string(), BUSY_PAUSE)
+}
+
+fn hint(error: &RequestError, members: &Members) -> Option<LeaderHint> {
+    let id: MemberId = match error {
+        RequestError::NotLeader { leader } | RequestError::LeadershipLost { leader } => (*leader)?,
+        _ => return None,
+    };
+    members.addr(id).map(|addr| LeaderHint { id: id.0, addr: addr.to_owned() })
+}

@@ -1,0 +1,102 @@
+//! The far end of the apply channel: the thread that owns the state machine.
+//!
+//! Tasks come in the order of the core's effects, and that order carries meaning: a read stands behind the entries that
+//! it must see; a proposal is expected before its entry can arrive. The channel needs no bound of its own: the core hands
+//! out only so many bytes of entries, and so many proposals and reads, at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+
+use super::StateMachine;
+use super::request::{RequestError, Waiting};
+use super::shared::Shared;
+use crate::raft::{Entry, Index, MemberId, Payload, Term};
+
+pub(super) enum Task<S: StateMachine> {
+    /// These proposals stand in the log, in order.
+    Expect(Vec<Expected<S::Outcome>>),
+    /// These entries are committed.
+    Apply(Vec<Entry>),
+    /// These reads may be served now.
+    Read(Vec<(S::Query, Waiting<S::Answer>)>),
+    /// The member no longer leads: what is expected may or may not come.
+    LeadershipLost(Option<MemberId>),
+    /// Look for deadlines that have passed.
+    Sweep,
+}
+
+/// A proposal in the log.
+pub(super) struct Expected<T> {
+    pub(super) index: Index,
+    pub(super) term: Term,
+    pub(super) waiting: Waiting<T>,
+}
+
+pub(super) struct Applier<S: StateMachine> {
+    state_machine: S,
+    expected: VecDeque<Expected<S::Outcome>>,
+    shared: Arc<Shared>,
+}
+
+impl<S: StateMachine> Applier<S> {
+    pub(super) fn new(state_machine: S, shared: Arc<Shared>) -> Applier<S> {
+        Applier { state_machine, expected: VecDeque::new(), shared }
+    }
+
+    /// Until the raft thread has gone.
+    pub(super) fn run(mut self, tasks: Receiver<Task<S>>) {
+        for task in tasks {
+            match task {
+                Task::Expect(proposals) => self.expected.extend(proposals),
+                Task::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
+                Task::Read(reads) => self.serve(reads),
+                Task::LeadershipLost(leader) => {
+                    self.fail_all(RequestError::LeadershipLost { leader })
+                }
+                Task::Sweep => self.sweep(),
+            }
+        }
+        self.fail_all(RequestError::Stopped { may_apply: true });
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        let outcome = match &entry.payload {
+            Payload::Noop => None,
+            Payload::Command(command) => Some(self.state_machine.apply(entry.index, command)),
+        };
+        self.shared.applied_index.store(entry.index.0, Ordering::Release);
+        if self.expected.front().is_some_and(|expected| expected.index == entry.index) {
+            let expected = self.expected.pop_front().expect("there is a front");
+            let is_same = expected.term == entry.term;
+            expected.waiting.end(outcome.filter(|_| is_same).ok_or(RequestError::Superseded));
+        }
+    }
+
+    fn serve(&self, reads: Vec<(S::Query, Waiting<S::Answer>)>) {
+        for (query, waiting) in reads {
+            waiting.end(Ok(self.state_machine.query(query)));
+        }
+    }
+
+    fn fail_all(&mut self, error: RequestError) {
+        self.expected.drain(..).for_each(|expected| expected.waiting.end(Err(error)));
+    }
+
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        if !self.expected.iter().any(|expected| expected.waiting.is_expired(now)) {
+            return;
+        }
+        let (expired, rest) =
+            self.expected.drain(..).partition(|expected| expected.waiting.is_expired(now));
+        self.expected = rest;
+        let expired: VecDeque<Expected<S::Outcome>> = expired;
+        expired
+            .into_iter()
+            .for_each(|it| it.waiting.end(Err(RequestError::TimedOut { may_apply: true })));
+    }
+}

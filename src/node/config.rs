@@ -1,0 +1,84 @@
+//! What a node is told: who it is, who the others are, and its times.
+
+use std::time::Duration;
+
+use crate::members::Members;
+use crate::raft::{Config, MemberId};
+
+/// Configuration of one node.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This member.
+    pub id: MemberId,
+    /// All members with their addresses, this one among them.
+    pub members: Members,
+    /// Heartbeats and elections.
+    pub timing: Timing,
+}
+
+/// The times of Raft, on the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// The core's unit of time; default 10 ms. The others are rounded up to multiples of it.
+    pub tick: Duration,
+    /// Between a leader's heartbeats; default 50 ms. Too large, and a follower sees an election timeout in a few lost ones.
+    pub heartbeat: Duration,
+    /// The shortest election timeout; default 300 ms. Each is drawn anew between the two. Too small: pauses of a busy machine
+    /// cost the leader its term. Too large: a leader that falls silent is missed for as long.
+    pub election_min: Duration,
+    /// The longest election timeout; default 600 ms.
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            tick: Duration::from_millis(10),
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
+        }
+    }
+}
+
+impl Timing {
+    /// Checks that the times fit each other.
+    ///
+    /// # Errors
+    /// One line that says which do not.
+    pub fn check(&self) -> Result<(), String> {
+        let Timing { tick, heartbeat, election_min, election_max } = *self;
+        if tick.is_zero() || heartbeat < tick {
+            return Err(format!(
+                "a heartbeat every {heartbeat:?} is more often than the clock ticks ({tick:?})"
+            ));
+        }
+        if election_min < 2 * heartbeat {
+            return Err(format!(
+                "an election timeout of {election_min:?} leaves no room for a lost heartbeat ({heartbeat:?})"
+            ));
+        }
+        if election_max <= election_min {
+            return Err(format!(
+                "election timeouts are drawn from {election_min:?} to {election_max:?}: an empty range"
+            ));
+        }
+        Ok(())
+    }
+
+    fn ticks(&self, time: Duration) -> u32 {
+        u32::try_from(time.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX)
+    }
+}
+
+impl NodeConfig {
+    pub(super) fn raft(&self) -> Config {
+        Config {
+            heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),
+            election_ticks_min: self.timing.ticks(self.timing.election_min),
+            election_ticks_max: self.timing.ticks(self.timing.election_max),
+            seed: fastrand::u64(..),
+            ..Config::new(self.id, self.members.iter().map(|(id, _)| id))
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The raft thread: takes all that has arrived, steps the core once, and carries out the effects in their order.
+//!
+//! It never waits for a disk, a socket, a peer or the state machine, so heartbeats leave on time whatever these do.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use super::StateMachine;
+use super::applier::{Expected, Task};
+use super::inbox::{Arrivals, Inbox, Input};
+use super::persister::PersistSender;
+use super::post::Post;
+use super::request::{RequestError, Waiting};
+use super::shared::Shared;
+use crate::raft::{Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Term};
+
+/// Ticks between looks for requests whose deadline has passed.
+const SWEEP_TICKS: u32 = 10;
+
+pub(super) struct Driver<S: StateMachine> {
+    pub(super) raft: Raft,
+    pub(super) inbox: Arc<Inbox<S>>,
+    pub(super) post: Arc<Post>,
+    pub(super) persists: PersistSender,
+    pub(super) tasks: Sender<Task<S>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) requests: Requests<S>,
+}
+
+/// The requests that the core knows by number.
+pub(super) struct Requests<S: StateMachine> {
+    last_id: u64,
+    proposals: HashMap<RequestId, Waiting<S::Outcome>>,
+    reads: HashMap<RequestId, (S::Query, Waiting<S::Answer>)>,
+    applied_index: Index,
+    ticks_since_sweep: u32,
+    was_leader: bool,
+}
+
+impl<S: StateMachine> Default for Requests<S> {
+    fn default() -> Requests<S> {
+        Requests {
+            last_id: 0,
+            proposals: HashMap::new(),
+            reads: HashMap::new(),
+            applied_index: Index::ZERO,
+            ticks_since_sweep: 0,
+            was_leader: false,
+        }
+    }
+}
+
+impl<S: StateMachine> Driver<S> {
+    /// Until the inbox is stopped.
+    pub(super) fn run(mut self) {
+        while let Some(arrivals) = self.inbox.take() {
+            self.turn(arrivals);
+        }
+        let requests = self.requests;
+        let stopped = RequestError::Stopped { may_apply: false };
+        requests.proposals.into_values().for_each(|waiting| waiting.end(Err(stopped)));
+        requests.reads.into_values().for_each(|(_, waiting)| waiting.end(Err(stopped)));
+    }
+
+    fn turn(&mut self, Arrivals { inputs, has_ticked }: Arrivals<S>) {
+        let now = Instant::now();
+        let mut events: Vec<Event> = Vec::with_capacity(inputs.len() + 2);
+        events.extend(self.applied());
+        events.extend(inputs.into_iter().filter_map(|input| self.event(input, now)));
+        // Last, so that a leader's message that has arrived counts before the time that passed.
+        events.extend(has_ticked.then_some(Event::Tick));
+        let effects = self.raft.step(events);
+        self.carry_out(effects);
+        *self.shared.status.lock() = self.raft.status();
+        if has_ticked {
+            self.sweep(now);
+        }
+    }
+
+    /// How far the state machine has come since the last turn. Nobody wakes this thread for it: the next tick is soon enough.
+    fn applied(&mut self) -> Option<Event> {
+        let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
+        (applied > std::mem::replace(&mut self.requests.applied_index, applied))
+            .then_some(Event::Applied(applied))
+    }
+
+    fn event(&mut self, input: Input<S>, now: Instant) -> Option<Event> {
+        match input {
+            Input::Propose { waiting, .. } if waiting.is_expired(now) => {
+                waiting.end(Err(RequestError::TimedOut { may_apply: false }));
+                None
+            }
+            Input::Propose { command, waiting } => {
+                let id = self.requests.next_id();
+                self.requests.proposals.insert(id, waiting);
+                Some(Event::Propose { id, command })
+            }
+            Input::Read { query, waiting } => {
+                let id = self.requests.next_id();
+                self.requests.reads.insert(id, (query, waiting));
+                Some(Event::Read { id })
+            }
+            Input::Message(message) => Some(Event::Message(message)),
+            Input::Persisted(id) => Some(Event::Persisted(id)),
+            Input::Disconnected(peer) => Some(Event::Disconnected(peer)),
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        let mut proposed = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Proposed { id, index, term } => {
+                    proposed.extend(self.requests.proposed(id, index, term))
+                }
+                // The proposals of this turn are told before the leadership could be: their order decides who waits.
+                Effect::RoleChanged(role) => {
+                    self.expect(&mut proposed);
+                    self.role_changed(role);
+                }
+                Effect::Send(message) => self.post.send(message),
+                // These channels close only after this thread has ended, or when the member has failed.
+                Effect::Persist(persist) => drop(self.persists.send(persist)),
+                Effect::Apply(entries) => {
+                    self.expect(&mut proposed);
+                    drop(self.tasks.send(Task::Apply(entries)));
+                }
+                Effect::ReadReady(ids) => {
+                    drop(self.tasks.send(Task::Read(self.requests.take_reads(ids))))
+                }
+                Effect::Rejected { id, reason } => self.requests.reject(id, reason),
+            }
+        }
+        self.expect(&mut proposed);
+    }
+
+    fn expect(&mut self, proposed: &mut Vec<Expected<S::Outcome>>) {
+        if !proposed.is_empty() {
+            drop(self.tasks.send(Task::Expect(std::mem::take(proposed))));
+        }
+    }
+
+    fn role_changed(&mut self, RoleChange { role, term, leader }: RoleChange) {
+        let id = self.raft.status().id;
+        match (role, leader) {
+            (RoleName::Leader, _) => log::info!("member {id} leads in term {term}"),
+            (_, Some(leader)) => log::info!("member {id} follows member {leader} in term {term}"),
+            (role, None) => {
+                log::info!("member {id} is {} in term {term}, no leader known", role.as_str())
+            }
+        }
+        let is_leader = role == RoleName::Leader;
+        if std::mem::replace(&mut self.requests.was_leader, is_leader) && !is_leader {
+            drop(self.tasks.send(Task::LeadershipLost(leader)));
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.requests.ticks_since_sweep += 1;
+        if self.requests.ticks_since_sweep < SWEEP_TICKS {
+            return;
+        }
+        self.requests.ticks_since_sweep = 0;
+        let expired = self.requests.reads.extract_if(|_, (_, waiting)| waiting.is_expired(now));
+        expired.for_each(|(_, (_, waiting))| {
+            waiting.end(Err(RequestError::TimedOut { may_apply: false }))
+        });
+        drop(self.tasks.send(Task::Sweep));
+    }
+}
+
+impl<S: StateMachine> Requests<S> {
+    fn next_id(&mut self) -> RequestId {
+        self.last_id += 1;
+        RequestId(self.last_id)
+    }
+
+    fn proposed(
+        &mut self,
+        id: RequestId,
+        index: Index,
+        term: Term,
+    ) -> Option<Expected<S::Outcome>> {
+        self.proposals.remove(&id).map(|waiting| Expected { index, term, waiting })
+    }
+
+    /// The reads among `ids` whose deadline has not passed meanwhile.
+    fn take_reads(&mut self, ids: Vec<RequestId>) -> Vec<(S::Query, Waiting<S::Answer>)> {
+        ids.into_iter().filter_map(|id| self.reads.remove(&id)).collect()
+    }
+
+    fn reject(&mut self, id: RequestId, reason: Rejection) {
+        let error = match reason {
+            Rejection::NotLeader(leader) => RequestError::NotLeader { leader },
+            Rejection::Busy => RequestError::Busy,
+        };
+        if let Some(waiting) = self.proposals.remove(&id) {
+            waiting.end(Err(error));
+        }
+        if let Some((_, waiting)) = self.reads.remove(&id) {
+            waiting.end(Err(error));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One thread a peer: sends what the core has for it, and keeps the connection up.
+//!
+//! The connection is kept even when there is nothing to say, because its end is news: when a process dies its sockets
+//! close, and a follower that loses its leader this way does not wait out an election timeout. A peer that cannot be
+//! reached costs its own thread's time only: what is queued for it meanwhile is dropped, and the core told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+
+use super::Mailbox;
+use super::proto::{
+    AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, RaftRpcStub,
+    RequestVoteArgs, RequestVoteReply,
+};
+use crate::raft::{Body, MemberId, Message, Term};
+use crate::rpc::{CallError, Channel};
+
+/// Messages that may wait for one peer's sender: the core's window of appends, and heartbeats.
+pub(super) const QUEUE_LEN_MAX: usize = 256;
+/// Between attempts to connect.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// An attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A call that carries no entries.
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A call with entries: its answer waits for the peer's disk.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Peer {
+    id: MemberId,
+    cluster_id: u64,
+    channel: Channel,
+    stub: RaftRpcStub,
+    mailbox: Arc<dyn Mailbox>,
+    /// After a failed attempt to connect: not before then again.
+    retry_at: Instant,
+}
+
+impl Peer {
+    pub(super) fn new(
+        own: MemberId,
+        id: MemberId,
+        addr: &str,
+        cluster_id: u64,
+        mailbox: Arc<dyn Mailbox>,
+    ) -> Peer {
+        let lost = mailbox.clone();
+        let channel = Channel::builder(addr)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .caller(format!("member-{own}"))
+            .on_disconnect(move || lost.disconnected(id))
+            .lazy();
+        let stub = RaftRpcStub::new(channel.clone());
+        Peer { id, cluster_id, channel, stub, mailbox, retry_at: Instant::now() }
+    }
+
+    /// Until `stop` closes.
+    pub(super) fn run(mut self, queue: Receiver<Message>, stop: Receiver<()>) {
+        loop {
+            select! {
+                recv(stop) -> _ => break,
+                recv(queue) -> message => match message {
+                    Ok(message) => self.send(message),
+                    Err(_) => break,
+                },
+                default(RECONNECT_PAUSE) => { self.connect(); }
+            }
+        }
+        self.channel.close();
+    }
+
+    fn connect(&mut self) -> bool {
+        if self.channel.is_connected() {
+            return true;
+        }
+        if Instant::now() < self.retry_at {
+            return false;
+        }
+        let connected = self.channel.connect_now(Instant::now() + CONNECT_TIMEOUT);
+        if let Err(error) = &connected {
+            log::debug!("no connection to member {}: {error}", self.id);
+            self.retry_at = Instant::now() + RECONNECT_PAUSE;
+        }
+        connected.is_ok()
+    }
+
+    fn send(&mut self, message: Message) {
+        if !self.connect() {
+            return self.mailbox.disconnected(self.id);
+        }
+        let (call_deadline, append_deadline) =
+            (Instant::now() + CALL_TIMEOUT, Instant::now() + APPEND_TIMEOUT);
+        let Message { from, to, term, body, .. } = message;
+        let envelope = Envelope { cluster_id: self.cluster_id, from: from.0, to: to.0 };
+        let answer = Answer { mailbox: self.mailbox.clone(), from: to, to: from };
+        match body {
+            Body::RequestVote(request) => {
+                let args = RequestVoteArgs::new(term, request, envelope);
+                let done = move |reply: Result<RequestVoteReply, _>| {
+                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                };
+                self.stub.request_vote_async(&args, call_deadline, done);
+            }
+            Body::AppendEntries(request) => {
+                let args = AppendEntriesArgs::new(term, request, envelope);
+                let done = move |reply: Result<AppendEntriesReply, _>| {
+                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                };
+                self.stub.append_entries_async(&args, append_deadline, done);
+            }
+            Body::Heartbeat(request) => {
+                let args = HeartbeatArgs::new(term, request, envelope);
+                let done = move |reply: Result<HeartbeatReply, _>| {
+                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                };
+                self.stub.heartbeat_async(&args, call_deadline, done);
+            }
+            Body::RequestVoteReply(_) | Body::AppendEntriesReply(_) | Body::HeartbeatReply(_) => {
+                unreachable!("replies go to the calls that wait for them")
+            }
+        }
+    }
+}
+
+/// Brings a peer's answer to the core.
+struct Answer {
+    mailbox: Arc<dyn Mailbox>,
+    from: MemberId,
+    to: MemberId,
+}
+
+impl Answer {
+    fn deliver(self, answer: Result<(u64, Body), CallError>) {
+        let Answer { mailbox, from, to } = self;
+        match answer {
+            Ok((term, body)) => {
+                // An inbox that is full loses it, as a network may.
+                let _ = mailbox.message(Message { from, to, term: Term(term), token: 0, body });
+            }
+            Err(error) => {
+                log::debug!("call to member {from} failed: {error}");
+                mailbox.disconnected(from);
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where the core's messages go: a request into the bounded queue of its peer's sender, a reply to the call that waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::Mutex;
+
+use super::Mailbox;
+use super::proto::{AppendEntriesReply, HeartbeatReply, RequestVoteReply};
+use crate::raft::{Body, MemberId, Message};
+use crate::rpc::{Done, Status, StatusCode};
+
+/// Calls of peers that may wait for a reply; past it the oldest is given up: the core dropped its message.
+const WAITING_MAX: usize = 8_192;
+
+/// A peer's call that waits for its reply.
+pub(super) enum PeerCall {
+    RequestVote(Done<RequestVoteReply>),
+    AppendEntries(Done<AppendEntriesReply>),
+    Heartbeat(Done<HeartbeatReply>),
+}
+
+pub(super) struct Post {
+    mailbox: Arc<dyn Mailbox>,
+    queues: BTreeMap<MemberId, Sender<Message>>,
+    calls: Mutex<Calls>,
+}
+
+#[derive(Default)]
+struct Calls {
+    last_token: u64,
+    waiting: BTreeMap<u64, PeerCall>,
+}
+
+impl Post {
+    pub(super) fn new(
+        mailbox: Arc<dyn Mailbox>,
+        queues: BTreeMap<MemberId, Sender<Message>>,
+    ) -> Post {
+        Post { mailbox, queues, calls: Mutex::default() }
+    }
+
+    /// Never blocks. What finds no place is lost, and the core is told.
+    pub(super) fn send(&self, message: Message) {
+        if message.body.is_reply() {
+            return self.reply(message);
+        }
+        let peer = message.to;
+        if let Some(queue) = self.queues.get(&peer)
+            && let Err(TrySendError::Full(_)) = queue.try_send(message)
+        {
+            self.mailbox.disconnected(peer);
+        }
+    }
+
+    /// A peer's call has come: the token that its reply will carry.
+    pub(super) fn wait(&self, call: PeerCall) -> u64 {
+        let mut calls = self.calls.lock();
+        calls.last_token += 1;
+        let token = calls.last_token;
+        calls.waiting.insert(token, call);
+        let oldest = (calls.waiting.len() > WAITING_MAX).then(|| calls.waiting.pop_first());
+        // Answering writes to a socket: not under the lock.
+        drop(calls);
+        drop(oldest);
+        token
+    }
+
+    /// The call will have no reply from the core.
+    pub(super) fn refuse(&self, token: u64) {
+        let call = self.calls.lock().waiting.remove(&token);
+        let status = || Status::new(StatusCode::Busy, "this member takes no more messages now");
+        match call {
+            Some(PeerCall::RequestVote(done)) => done.fail(status()),
+            Some(PeerCall::AppendEntries(done)) => done.fail(status()),
+            Some(PeerCall::Heartbeat(done)) => done.fail(status()),
+            None => {}
+        }
+    }
+
+    /// Gives up all calls that wait.
+    pub(super) fn close(&self) {
+        let waiting = std::mem::take(&mut self.calls.lock().waiting);
+        drop(waiting);
+    }
+
+    fn reply(&self, message: Message) {
+        let call = self.calls.lock().waiting.remove(&message.token);
+        match (call, message.body) {
+            (Some(PeerCall::RequestVote(done)), Body::RequestVoteReply(reply)) => {
+                done.run(RequestVoteReply::new(message.term, reply));
+            }
+            (Some(PeerCall::AppendEntries(done)), Body::AppendEntriesReply(reply)) => {
+                done.run(AppendEntriesReply::new(message.term, reply));
+            }
+            (Some(PeerCall::Heartbeat(done)), Body::HeartbeatReply(reply)) => {
+                done.run(HeartbeatReply { term: message.term.0, round: reply.round });
+            }
+            // Given up since.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A client's request while it waits, and the ways in which it can end without an outcome.
+
+use std::time::Instant;
+
+use crate::raft::MemberId;
+
+/// Why a proposal or a read has no outcome. [`RequestError::may_apply`] answers the question that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// This member does not lead; nothing was done.
+    #[error("this member is not the leader")]
+    NotLeader {
+        /// Who leads, if this member knows.
+        leader: Option<MemberId>,
+    },
+    /// A bound is reached; nothing was done, and it is worth trying again soon.
+    #[error("this member has too much to do")]
+    Busy,
+    /// The command stood in the log of a leader that was deposed, and another leader's entry took its place: it never takes
+    /// effect.
+    #[error("another leader's entry took the place of this one")]
+    Superseded,
+    /// The command stood in the log when this member stopped leading: it may still take effect.
+    #[error("this member lost the leadership before the command was committed")]
+    LeadershipLost {
+        /// Who leads now, if this member knows.
+        leader: Option<MemberId>,
+    },
+    /// The deadline passed first.
+    #[error("the deadline passed before the command was committed")]
+    TimedOut {
+        /// Whether the command stood in the log by then.
+        may_apply: bool,
+    },
+    /// The member stopped first.
+    #[error("this member is stopping")]
+    Stopped {
+        /// Whether the command stood in the log by then.
+        may_apply: bool,
+    },
+}
+
+impl RequestError {
+    /// Whether the command may have taken effect, or may yet. `false` is certain.
+    pub fn may_apply(&self) -> bool {
+        match self {
+            RequestError::NotLeader { .. } | RequestError::Busy | RequestError::Superseded => false,
+            RequestError::LeadershipLost { .. } => true,
+            RequestError::TimedOut { may_apply } | RequestError::Stopped { may_apply } => {
+                *may_apply
+            }
+        }
+    }
+}
+
+/// A request's end: called once, from a thread of the node, and must not block.
+pub(super) type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
+
+/// A request that waits for its end.
+pub(super) struct Waiting<T> {
+    pub(super) deadline: Instant,
+    pub(super) callback: Callback<T>,
+}
+
+impl<T> Waiting<T> {
+    pub(super) fn end(self, result: Result<T, RequestError>) {
+        (self.callback)(result);
+    }
+
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.deadline <= now
+    }
+}

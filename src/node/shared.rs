@@ -1,0 +1,65 @@
+//! What a node's threads tell the rest of the program: where the member stands, and whether it has failed.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use parking_lot::Mutex;
+
+use crate::raft::Status;
+use crate::storage::StorageError;
+
+/// Why a member had to stop by itself.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NodeFailure {
+    /// The log could not be written: nothing may be acknowledged any more.
+    #[error("the log failed")]
+    Storage(#[from] StorageError),
+    /// A thread panicked: a defect of this program, or of the state machine.
+    #[error("thread {0} panicked")]
+    Panicked(String),
+}
+
+pub(super) struct Shared {
+    pub(super) status: Mutex<Status>,
+    /// The last entry that the state machine has applied.
+    pub(super) applied_index: AtomicU64,
+    /// The threads should end without tidying up, as a crash would.
+    pub(super) is_killed: AtomicBool,
+    failure: Mutex<Option<NodeFailure>>,
+}
+
+impl Shared {
+    pub(super) fn new(status: Status) -> Shared {
+        Shared {
+            status: Mutex::new(status),
+            applied_index: AtomicU64::new(0),
+            is_killed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn fail(&self, failure: NodeFailure) {
+        self.failure.lock().get_or_insert(failure);
+    }
+
+    pub(super) fn failure(&self) -> Option<NodeFailure> {
+        self.failure.lock().clone()
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.is_killed.load(Ordering::Acquire)
+    }
+}
+
+/// Says so when its thread unwinds: a member with a thread missing must not go on.
+pub(super) struct PanicGuard<F: Fn(NodeFailure)>(pub(super) F);
+
+impl<F: Fn(NodeFailure)> Drop for PanicGuard<F> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let name = thread::current().name().unwrap_or("?").to_owned();
+            (self.0)(NodeFailure::Panicked(name));
+        }
+    }
+}

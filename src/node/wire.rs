@@ -1,0 +1,241 @@
+//! How the core's messages become those of `proto/raft_rpc.proto`, and come back.
+
+use super::proto::*;
+use crate::raft::{self, Body, Index, MemberId, Message, Payload, Term};
+
+/// `Entry.Kind`.
+const KIND_COMMAND: u32 = 0;
+const KIND_NOOP: u32 = 1;
+
+/// Why a message from the wire is none for the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WireError {
+    #[error("it names no sender and receiver: is it from a member of another system?")]
+    NoEnvelope,
+    #[error("it is from cluster {found:016x}, this is cluster {expected:016x}")]
+    OtherCluster { found: u64, expected: u64 },
+    #[error("entry {index} has the unknown kind {kind}")]
+    UnknownKind { index: u64, kind: u32 },
+}
+
+/// What a request says beside its body: checked before the core sees it.
+pub(super) struct Head {
+    from: MemberId,
+    to: MemberId,
+    term: Term,
+}
+
+impl Head {
+    pub(super) fn check(
+        envelope: Option<Envelope>,
+        term: u64,
+        cluster_id: u64,
+    ) -> Result<Head, WireError> {
+        let envelope = envelope.ok_or(WireError::NoEnvelope)?;
+        if envelope.cluster_id != cluster_id {
+            return Err(WireError::OtherCluster {
+                found: envelope.cluster_id,
+                expected: cluster_id,
+            });
+        }
+        Ok(Head { from: MemberId(envelope.from), to: MemberId(envelope.to), term: Term(term) })
+    }
+
+    pub(super) fn message(self, token: u64, body: Body) -> Message {
+        Message { from: self.from, to: self.to, term: self.term, token, body }
+    }
+}
+
+impl From<raft::Entry> for Entry {
+    fn from(entry: raft::Entry) -> Entry {
+        let (kind, command) = match entry.payload {
+            Payload::Noop => (KIND_NOOP, Default::default()),
+            Payload::Command(command) => (KIND_COMMAND, command),
+        };
+        Entry { command, term: entry.term.0, index: entry.index.0, kind }
+    }
+}
+
+fn entry(wire: Entry) -> Result<raft::Entry, WireError> {
+    let payload = match wire.kind {
+        KIND_COMMAND => Payload::Command(wire.command),
+        KIND_NOOP => Payload::Noop,
+        kind => return Err(WireError::UnknownKind { index: wire.index, kind }),
+    };
+    Ok(raft::Entry { index: Index(wire.index), term: Term(wire.term), payload })
+}
+
+impl AppendEntriesArgs {
+    pub(super) fn new(
+        term: Term,
+        request: raft::AppendEntries,
+        envelope: Envelope,
+    ) -> AppendEntriesArgs {
+        AppendEntriesArgs {
+            term: term.0,
+            prev_log_index: request.prev_log_index.0,
+            prev_log_term: request.prev_log_term.0,
+            entries: request.entries.into_iter().map(Entry::from).collect(),
+            leader_commit: request.leader_commit.0,
+            envelope: Some(envelope),
+        }
+    }
+
+    pub(super) fn into_body(self) -> Result<Body, WireError> {
+        Ok(Body::AppendEntries(raft::AppendEntries {
+            prev_log_index: Index(self.prev_log_index),
+            prev_log_term: Term(self.prev_log_term),
+            entries: self.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
+            leader_commit: Index(self.leader_commit),
+        }))
+    }
+}
+
+impl AppendEntriesReply {
+    pub(super) fn new(term: Term, reply: raft::AppendEntriesReply) -> AppendEntriesReply {
+        let mut wire = AppendEntriesReply { term: term.0, ..Default::default() };
+        match reply {
+            raft::AppendEntriesReply::Matched { match_index } => {
+                (wire.success, wire.match_index) = (true, match_index.0);
+            }
+            raft::AppendEntriesReply::Conflict {
+                rejected_index,
+                conflict_index,
+                conflict_term,
+            } => {
+                wire.rejected_index = rejected_index.0;
+                (wire.conflict_index, wire.conflict_term) = (conflict_index.0, conflict_term.0);
+            }
+            raft::AppendEntriesReply::Stale => {}
+        }
+        wire
+    }
+
+    /// A refusal without a rejected index can only be a stale one: index 0 always matches.
+    pub(super) fn into_body(self) -> Body {
+        Body::AppendEntriesReply(match self.success {
+            true => raft::AppendEntriesReply::Matched { match_index: Index(self.match_index) },
+            false if self.rejected_index == 0 => raft::AppendEntriesReply::Stale,
+            false => raft::AppendEntriesReply::Conflict {
+                rejected_index: Index(self.rejected_index),
+                conflict_index: Index(self.conflict_index),
+                conflict_term: Term(self.conflict_term),
+            },
+        })
+    }
+}
+
+impl RequestVoteArgs {
+    pub(super) fn new(
+        term: Term,
+        request: raft::RequestVote,
+        envelope: Envelope,
+    ) -> RequestVoteArgs {
+        RequestVoteArgs {
+            term: term.0,
+            last_log_index: request.last_log_index.0,
+            last_log_term: request.last_log_term.0,
+            envelope: Some(envelope),
+            pre_vote: request.pre_vote,
+        }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        Body::RequestVote(raft::RequestVote {
+            pre_vote: self.pre_vote,
+            last_log_index: Index(self.last_log_index),
+            last_log_term: Term(self.last_log_term),
+        })
+    }
+}
+
+impl RequestVoteReply {
+    pub(super) fn new(term: Term, reply: raft::RequestVoteReply) -> RequestVoteReply {
+        RequestVoteReply {
+            term: term.0,
+            vote_granted: reply.vote_granted,
+            pre_vote: reply.pre_vote,
+        }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        let RequestVoteReply { pre_vote, vote_granted, .. } = self;
+        Body::RequestVoteReply(raft::RequestVoteReply { pre_vote, vote_granted })
+    }
+}
+
+impl HeartbeatArgs {
+    pub(super) fn new(term: Term, request: raft::Heartbeat, envelope: Envelope) -> HeartbeatArgs {
+        HeartbeatArgs {
+            term: term.0,
+            leader_commit: request.leader_commit.0,
+            envelope: Some(envelope),
+            round: request.round,
+        }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        Body::Heartbeat(raft::Heartbeat {
+            leader_commit: Index(self.leader_commit),
+            round: self.round,
+        })
+    }
+}
+
+impl HeartbeatReply {
+    pub(super) fn into_body(self) -> Body {
+        Body::HeartbeatReply(raft::HeartbeatReply { round: self.round })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENVELOPE: Envelope = Envelope { cluster_id: 7, from: 1, to: 2 };
+
+    #[test]
+    fn appends_come_back_as_they_went() {
+        let entry = |index, payload| raft::Entry { index: Index(index), term: Term(3), payload };
+        let request = raft::AppendEntries {
+            prev_log_index: Index(4),
+            prev_log_term: Term(2),
+            entries: vec![entry(5, Payload::Noop), entry(6, Payload::Command(vec![0, 255].into()))],
+            leader_commit: Index(4),
+        };
+        let wire = AppendEntriesArgs::new(Term(3), request.clone(), ENVELOPE);
+        assert_eq!(wire.into_body(), Ok(Body::AppendEntries(request)));
+    }
+
+    #[test]
+    fn replies_to_appends_come_back_as_they_went() {
+        let conflict = raft::AppendEntriesReply::Conflict {
+            rejected_index: Index(9),
+            conflict_index: Index(0),
+            conflict_term: Term(0),
+        };
+        let matched = raft::AppendEntriesReply::Matched { match_index: Index(0) };
+        for reply in [matched, conflict, raft::AppendEntriesReply::Stale] {
+            assert_eq!(
+                AppendEntriesReply::new(Term(3), reply).into_body(),
+                Body::AppendEntriesReply(reply)
+            );
+        }
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_kind_is_refused() {
+        let unknown = Entry { kind: 9, index: 5, ..Default::default() };
+        let wire = AppendEntriesArgs { entries: vec![unknown], ..Default::default() };
+        assert_eq!(wire.into_body(), Err(WireError::UnknownKind { index: 5, kind: 9 }));
+    }
+
+    #[test]
+    fn strangers_are_turned_away() {
+        let check = |envelope, expected| assert_eq!(Head::check(envelope, 1, 7).err(), expected);
+        check(Some(ENVELOPE), None);
+        check(None, Some(WireError::NoEnvelope));
+        let other = Envelope { cluster_id: 8, ..ENVELOPE };
+        check(Some(other), Some(WireError::OtherCluster { found: 8, expected: 7 }));
+    }
+}

@@ -1,0 +1,77 @@
+//! What a member is told once: who it is, who the others are, its times in ticks and its bounds.
+
+use std::collections::BTreeSet;
+
+use super::types::MemberId;
+
+/// Configuration of one member's core. [`Config::new`] gives the defaults; a tick is meant to be 10 ms.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This member.
+    pub id: MemberId,
+    /// All voting members, this one among them.
+    pub members: BTreeSet<MemberId>,
+    /// Ticks between heartbeats. Default 5. Too small wastes packets; it must stay well below the election timeout.
+    pub heartbeat_ticks: u32,
+    /// The shortest election timeout; each is drawn anew from `[min, max]` (Raft §5.2). Default 30 and 60. Too small and a
+    /// short stall costs the leader its term; too large and a silent leader is missed for as long.
+    pub election_ticks_min: u32,
+    /// The longest election timeout.
+    pub election_ticks_max: u32,
+    /// After the connection to the leader broke, wait 2 to this many ticks before asking for a pre-vote. Default 8. Too
+    /// small and two followers ask in the same moment.
+    pub leader_lost_ticks_max: u32,
+    /// Most bytes of entries in one `AppendEntries`; one larger entry goes alone. Default 1 MiB.
+    pub append_bytes_max: usize,
+    /// Most `AppendEntries` on their way to one peer. Default 64.
+    pub window_messages_max: usize,
+    /// Most bytes of entries on their way to one peer (one message may exceed it). Default 8 MiB.
+    pub window_bytes_max: usize,
+    /// Most proposals not yet committed; more are refused as busy. Default 65,536.
+    pub uncommitted_entries_max: u64,
+    /// Most bytes of proposals not yet committed (one proposal may exceed it). Default 64 MiB.
+    pub uncommitted_bytes_max: usize,
+    /// Most reads that wait for confirmation. Default 65,536.
+    pub reads_max: usize,
+    /// Most bytes of entries handed out to be applied and not yet applied (one entry may exceed it). Default 16 MiB.
+    pub apply_bytes_max: usize,
+    /// Seeds the election jitter. Members of one cluster may share it: the id is mixed in.
+    pub seed: u64,
+}
+
+impl Config {
+    /// The defaults for member `id` of `members`.
+    ///
+    /// # Panics
+    /// If `id` is not among `members`.
+    pub fn new(id: MemberId, members: impl IntoIterator<Item = MemberId>) -> Config {
+        let members: BTreeSet<MemberId> = members.into_iter().collect();
+        assert!(members.contains(&id), "member {id} is not among the members");
+        Config {
+            id,
+            members,
+            heartbeat_ticks: 5,
+            election_ticks_min: 30,
+            election_ticks_max: 60,
+            leader_lost_ticks_max: 8,
+            append_bytes_max: 1 << 20,
+            window_messages_max: 64,
+            window_bytes_max: 8 << 20,
+            uncommitted_entries_max: 1 << 16,
+            uncommitted_bytes_max: 64 << 20,
+            reads_max: 1 << 16,
+            apply_bytes_max: 16 << 20,
+            seed: 0,
+        }
+    }
+
+    /// How many members make a majority.
+    pub fn quorum(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// All members but this one, in order.
+    pub fn peers(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.members.iter().copied().filter(|&member| member != self.id)
+    }
+}

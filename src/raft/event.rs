@@ -1,0 +1,134 @@
+//! What goes into the core and what comes out: the whole of its interface.
+
+use bytes::Bytes;
+
+use super::message::Message;
+use super::types::{Entry, HardState, Index, MemberId, Term};
+
+/// The shell's name for a proposal or a read, repeated in what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Number of a [`Persist`], counted from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PersistId(pub u64);
+
+/// What happens to a member.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// One tick of the clock has passed: the core's only notion of time.
+    Tick,
+    /// A message has arrived.
+    Message(Message),
+    /// A client proposes a command. Becomes [`Effect::Proposed`] or [`Effect::Rejected`].
+    Propose {
+        /// The shell's name for it.
+        id: RequestId,
+        /// What to replicate.
+        command: Bytes,
+    },
+    /// A client wants to read the state machine. Becomes [`Effect::ReadReady`] or [`Effect::Rejected`].
+    Read {
+        /// The shell's name for it.
+        id: RequestId,
+    },
+    /// This [`Effect::Persist`] and all before it are durable.
+    Persisted(PersistId),
+    /// The state machine has applied everything up to here.
+    Applied(Index),
+    /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and if the peer is the
+    /// leader, it may be dead.
+    Disconnected(MemberId),
+}
+
+/// What a member must do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send this at once; losing it is allowed.
+    Send(Message),
+    /// Write this. Writes happen in order; the core goes on meanwhile.
+    Persist(Persist),
+    /// The proposal stands in the log here. If another entry is applied at this index, it never takes effect.
+    Proposed {
+        /// Which proposal.
+        id: RequestId,
+        /// Where it stands.
+        index: Index,
+        /// The term of its entry.
+        term: Term,
+    },
+    /// The proposal or read was not taken up, and never will be.
+    Rejected {
+        /// Which one.
+        id: RequestId,
+        /// Why.
+        reason: Rejection,
+    },
+    /// These entries are committed: apply them, in order. Each is handed out once.
+    Apply(Vec<Entry>),
+    /// These reads may be served from the state that all `Apply` effects before this one lead to.
+    ReadReady(Vec<RequestId>),
+    /// The role, the term or the known leader is another than before.
+    RoleChanged(RoleChange),
+}
+
+/// One write to the disk and what may be said once it is there.
+///
+/// Thesis §3.8: nothing that promises a vote, a term or an entry leaves before the promise is durable. That rule is in the
+/// data: such a message stands in `then`, and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persist {
+    /// To be named in [`Event::Persisted`].
+    pub id: PersistId,
+    /// The new hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// New entries. The first one replaces everything in the log from its index on.
+    pub entries: Vec<Entry>,
+    /// Send these once this write and all before it are durable.
+    pub then: Vec<Message>,
+}
+
+/// Why a proposal or a read was not taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// This member does not lead; who does, if it knows.
+    NotLeader(Option<MemberId>),
+    /// A bound is reached; it is worth trying again soon.
+    Busy,
+}
+
+/// Who this member now is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    /// Its role.
+    pub role: RoleName,
+    /// The term.
+    pub term: Term,
+    /// Who leads in this term, if known.
+    pub leader: Option<MemberId>,
+}
+
+/// The roles of Raft §5.1, and the pre-candidate of thesis §9.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether an election could be won.
+    PreCandidate,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl RoleName {
+    /// The word that `status` prints.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RoleName::Follower => "follower",
+            RoleName::PreCandidate => "pre-candidate",
+            RoleName::Candidate => "candidate",
+            RoleName::Leader => "leader",
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A follower: it answers (Raft §5.2, §5.3). Votes are given here too, whatever the role.
+
+use super::message::*;
+use super::types::{Entry, HardState, Index, Term};
+use super::{Raft, Role};
+
+impl Raft {
+    /// A candidate asks for a vote (Raft §5.2, §5.4.1) or whether it would get one (thesis §9.6).
+    pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
+        let is_up_to_date = self.log.is_up_to_date(request.last_log_index, request.last_log_term);
+        match (is_up_to_date, request.pre_vote) {
+            (true, true) if message.term > self.current_term() && !self.hears_leader() => {
+                self.grant_pre_vote(message)
+            }
+            (true, false) if self.may_vote_for(message) => self.grant_vote(message),
+            _ => self.refuse_vote(message, request),
+        }
+    }
+
+    /// One vote a term, first come first served; the same candidate may ask again.
+    fn may_vote_for(&self, message: &Message) -> bool {
+        match self.hard_state.voted_for {
+            Some(candidate) => candidate == message.from,
+            // A leader of this term is known: it must have had another majority's votes.
+            None => self.leader.is_none(),
+        }
+    }
+
+    fn grant_vote(&mut self, message: &Message) {
+        if self.hard_state.voted_for.is_none() {
+            self.change_hard_state(HardState { voted_for: Some(message.from), ..self.hard_state });
+        }
+        self.reset_timer();
+        self.reply(
+            message,
+            Body::RequestVoteReply(RequestVoteReply { pre_vote: false, vote_granted: true }),
+        );
+    }
+
+    /// Promises nothing: the grant names the term that would be started, and leaves at once. Whoever grants one waits a
+    /// little before asking itself, so that two who lost their leader in the same moment do not split the vote.
+    fn grant_pre_vote(&mut self, message: &Message) {
+        let left_ticks = self.timer.timeout_ticks.saturating_sub(self.timer.elapsed_ticks);
+        self.timer.timeout_ticks += self.config.leader_lost_ticks_max.saturating_sub(left_ticks);
+        let body = Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true });
+        let reply =
+            Message { token: message.token, ..self.request(message.from, message.term, body) };
+        self.effects.push(super::Effect::Send(reply));
+    }
+
+    pub(super) fn refuse_vote(
+        &mut self,
+        message: &Message,
+        RequestVote { pre_vote, .. }: RequestVote,
+    ) {
+        self.reply(
+            message,
+            Body::RequestVoteReply(RequestVoteReply { pre_vote, vote_granted: false }),
+        );
+    }
+
+    /// The leader replicates (Raft §5.3).
+    pub(super) fn on_append_entries(&mut self, message: &Message, request: &AppendEntries) {
+        if !is_well_formed(request, message.term) {
+            return self.nonsense(message, "its entries do not follow each other");
+        }
+        // What is committed matches by the leader's completeness (§5.4.3), also where only the snapshot knows it.
+        let is_match = request.prev_log_index <= self.commit_index
+            || self.log.term_at(request.prev_log_index) == Some(request.prev_log_term);
+        if !is_match {
+            return self.refuse_append(message, request);
+        }
+        if !self.take_entries(&request.entries) {
+            return self.nonsense(message, "it would change what is committed");
+        }
+        let match_index =
+            request.entries.last().map_or(request.prev_log_index, |entry| entry.index);
+        self.commit_up_to(request.leader_commit.min(match_index));
+        let body = Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index });
+        self.reply_once_durable(message, body, match_index);
+    }
+
+    fn refuse_append(&mut self, message: &Message, request: &AppendEntries) {
+        let (conflict_index, conflict_term) =
+            self.log.last_at_most(request.prev_log_index, request.prev_log_term);
+        let rejected_index = request.prev_log_index;
+        let conflict =
+            AppendEntriesReply::Conflict { rejected_index, conflict_index, conflict_term };
+        self.reply(message, Body::AppendEntriesReply(conflict));
+    }
+
+    /// Adds what is new. Only a conflict removes anything: an old, short message must not cut off what a later one brought
+    /// (§5.3). False, and nothing changed, if it conflicts with what is committed.
+    fn take_entries(&mut self, entries: &[Entry]) -> bool {
+        let known = |entry: &&Entry| {
+            entry.index <= self.log.snapshot_index()
+                || self.log.term_at(entry.index) == Some(entry.term)
+        };
+        let new = &entries[entries.iter().take_while(known).count()..];
+        let Some(first) = new.first() else { return true };
+        if first.index <= self.commit_index {
+            return false;
+        }
+        if first.index <= self.log.last_index() {
+            self.log.truncate(first.index);
+        }
+        new.iter().for_each(|entry| self.log.append(entry.clone()));
+        true
+    }
+
+    /// The leader lives.
+    pub(super) fn on_heartbeat(&mut self, message: &Message, request: Heartbeat) {
+        if request.leader_commit > self.log.last_index() {
+            return self.nonsense(message, "it commits what this member does not hold");
+        }
+        self.commit_up_to(request.leader_commit);
+        self.reply(message, Body::HeartbeatReply(HeartbeatReply { round: request.round }));
+    }
+
+    /// A follower learns what is committed.
+    fn commit_up_to(&mut self, index: Index) {
+        debug_assert!(matches!(self.role, Role::Follower));
+        self.commit_index = self.commit_index.max(index);
+    }
+}
+
+/// Whether indexes count up from `prev_log_index` and terms never fall nor pass the message's own.
+fn is_well_formed(request: &AppendEntries, term: Term) -> bool {
+    let mut prev = (request.prev_log_index, request.prev_log_term);
+    let follows = |entry: &Entry| {
+        let is_next = entry.index.0.checked_sub(prev.0.0) == Some(1) && entry.term >= prev.1;
+        prev = (entry.index, entry.term);
+        is_next
+    };
+    request.entries.iter().all(follows) && prev.1 <= term
+}

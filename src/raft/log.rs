@@ -1,0 +1,253 @@
+//! The log as the core sees it: all entries since the last snapshot, and how far they are on their way to the disk.
+//!
+//! ```text
+//!   snapshot │ first ............ durable ...... handed to Persist ...... last
+//!            │ on this disk             │ being written      │ to be written
+//! ```
+//!
+//! Invariants: indexes are contiguous, terms never fall, `durable <= handed_over <= last`.
+
+use std::collections::VecDeque;
+
+use super::event::PersistId;
+use super::types::{Entry, Index, Term};
+
+/// What an entry costs beside its command when bytes are counted: its head, on the wire and in memory.
+pub(super) const ENTRY_OVERHEAD_BYTES: usize = 48;
+
+/// The bytes that limits count for an entry.
+pub(super) fn cost_bytes(entry: &Entry) -> usize {
+    entry.len_bytes() + ENTRY_OVERHEAD_BYTES
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    /// The entry just before the first: the end of the snapshot, or zero.
+    snapshot_index: Index,
+    snapshot_term: Term,
+    entries: VecDeque<Entry>,
+    /// The last entry that a `Persist` has carried.
+    handed_over: Index,
+    /// The last entry that is on this member's disk.
+    durable: Index,
+    /// Writes under way: what each one will have made durable, cut back when a truncation overtakes it.
+    writes: VecDeque<(PersistId, Index)>,
+}
+
+impl Log {
+    /// The log as found on the disk.
+    pub(super) fn recovered(entries: Vec<Entry>) -> Log {
+        let first = entries.first().map_or(Index(1), |entry| entry.index);
+        assert_eq!(first, Index(1), "a log without a snapshot begins at index 1");
+        let last = Index(entries.len() as u64);
+        Log {
+            snapshot_index: Index::ZERO,
+            snapshot_term: Term::ZERO,
+            entries: entries.into(),
+            handed_over: last,
+            durable: last,
+            writes: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn snapshot_index(&self) -> Index {
+        self.snapshot_index
+    }
+
+    pub(super) fn last_index(&self) -> Index {
+        Index(self.snapshot_index.0 + self.entries.len() as u64)
+    }
+
+    pub(super) fn last_term(&self) -> Term {
+        self.entries.back().map_or(self.snapshot_term, |entry| entry.term)
+    }
+
+    pub(super) fn durable_index(&self) -> Index {
+        self.durable
+    }
+
+    /// The term of the entry at `index`, if it is known here: it may lie in the snapshot or beyond the end.
+    pub(super) fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.snapshot_index {
+            return Some(self.snapshot_term);
+        }
+        self.position(index).and_then(|at| self.entries.get(at)).map(|entry| entry.term)
+    }
+
+    /// Entries from `from` on: as many as fit in `bytes_max`, but at least one if there is one.
+    pub(super) fn batch(&self, from: Index, to: Index, bytes_max: usize) -> Vec<Entry> {
+        let Some(at) = self.position(from) else { return Vec::new() };
+        let mut bytes = 0;
+        self.entries
+            .range(at.min(self.entries.len())..)
+            .take_while(|entry| {
+                let is_first = bytes == 0;
+                bytes += cost_bytes(entry);
+                entry.index <= to && (is_first || bytes <= bytes_max)
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// What the entries from `from` to `to` cost.
+    pub(super) fn cost_bytes_of(&self, from: Index, to: Index) -> usize {
+        let at = |index| self.position(index).expect("callers ask above the snapshot only");
+        self.entries.range(at(from)..at(to.next())).map(cost_bytes).sum()
+    }
+
+    /// Appends one entry at the end.
+    pub(super) fn append(&mut self, entry: Entry) {
+        assert_eq!(entry.index, self.last_index().next(), "entries are contiguous");
+        assert!(entry.term >= self.last_term(), "terms never fall along the log");
+        self.entries.push_back(entry);
+    }
+
+    /// Removes everything from `from` on. What is on its way to the disk from there on no longer counts.
+    pub(super) fn truncate(&mut self, from: Index) {
+        let at = self
+            .position(from)
+            .expect("callers truncate above the snapshot only: committed entries stay");
+        self.entries.truncate(at);
+        let last = from.prev();
+        self.handed_over = self.handed_over.min(last);
+        self.durable = self.durable.min(last);
+        for (_, up_to) in &mut self.writes {
+            *up_to = last.min(*up_to);
+        }
+    }
+
+    /// The entries that no `Persist` has carried yet, which `id` now carries.
+    pub(super) fn hand_over(&mut self, id: PersistId) -> Vec<Entry> {
+        let entries = self.batch(self.handed_over.next(), self.last_index(), usize::MAX);
+        self.handed_over = self.last_index();
+        self.writes.push_back((id, self.handed_over));
+        entries
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.handed_over < self.last_index()
+    }
+
+    /// The write `id` and all before it are on the disk.
+    pub(super) fn written(&mut self, id: PersistId) {
+        while let Some(&(write, up_to)) = self.writes.front()
+            && write <= id
+        {
+            self.durable = self.durable.max(up_to);
+            self.writes.pop_front();
+        }
+    }
+
+    /// The last entry at or below `index` whose term is at most `term`: where two logs could still agree
+    /// (Raft §5.3, the end; thesis §3.5).
+    pub(super) fn last_at_most(&self, index: Index, term: Term) -> (Index, Term) {
+        // Terms never fall along the log, so those at most `term` are a prefix of it.
+        let prefix = self.entries.partition_point(|entry| entry.term <= term) as u64;
+        let at = index.min(Index(self.snapshot_index.0 + prefix)).max(self.snapshot_index);
+        let found = self.term_at(at).expect("it lies between the snapshot and the last entry");
+        (at, found)
+    }
+
+    /// Whether a log that ends with this entry is at least as up to date as this one (Raft §5.4.1).
+    pub(super) fn is_up_to_date(&self, last_index: Index, last_term: Term) -> bool {
+        (last_term, last_index) >= (self.last_term(), self.last_index())
+    }
+
+    fn position(&self, index: Index) -> Option<usize> {
+        index.0.checked_sub(self.snapshot_index.0 + 1).map(|at| at as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Payload;
+
+    fn log(terms: &[u64]) -> Log {
+        Log::recovered(
+            terms.iter().enumerate().map(|(at, &term)| entry(at as u64 + 1, term)).collect(),
+        )
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry {
+            index: Index(index),
+            term: Term(term),
+            payload: Payload::Command(vec![0; 10].into()),
+        }
+    }
+
+    #[test]
+    fn a_write_that_a_truncation_overtook_makes_nothing_durable() {
+        let mut log = log(&[1, 1]);
+        log.append(entry(3, 1));
+        assert_eq!(log.hand_over(PersistId(1)).len(), 1);
+        log.truncate(Index(3));
+        log.append(entry(3, 2));
+        assert_eq!(log.hand_over(PersistId(2)), vec![entry(3, 2)]);
+        log.written(PersistId(1));
+        assert_eq!(
+            log.durable_index(),
+            Index(2),
+            "the write of the old entry 3 says nothing of the new one"
+        );
+        log.written(PersistId(2));
+        assert_eq!(log.durable_index(), Index(3));
+    }
+
+    #[test]
+    fn a_truncation_takes_durability_back() {
+        let mut log = log(&[1, 1, 1]);
+        log.truncate(Index(2));
+        assert_eq!((log.durable_index(), log.last_index()), (Index(1), Index(1)));
+    }
+
+    #[test]
+    fn a_batch_holds_at_least_one_entry_and_no_more_than_fits() {
+        let log = log(&[1, 1, 1]);
+        let size = cost_bytes(&entry(1, 1));
+        let check = |from, to, bytes_max, expected: usize| {
+            assert_eq!(
+                log.batch(Index(from), Index(to), bytes_max).len(),
+                expected,
+                "{from} {to} {bytes_max}"
+            );
+        };
+        check(1, 3, 0, 1);
+        check(1, 3, 2 * size, 2);
+        check(1, 3, 2 * size - 1, 1);
+        check(2, 3, usize::MAX, 2);
+        check(1, 2, usize::MAX, 2);
+        check(4, 9, usize::MAX, 0);
+        check(0, 9, usize::MAX, 0);
+    }
+
+    #[test]
+    fn where_two_logs_could_still_agree() {
+        let log = log(&[1, 1, 4, 4, 5]);
+        let check = |index, term, expected: (u64, u64)| {
+            assert_eq!(
+                log.last_at_most(Index(index), Term(term)),
+                (Index(expected.0), Term(expected.1))
+            );
+        };
+        check(5, 5, (5, 5));
+        check(5, 4, (4, 4));
+        check(5, 3, (2, 1));
+        check(9, 9, (5, 5));
+        check(3, 0, (0, 0));
+    }
+
+    #[test]
+    fn the_later_term_wins_then_the_longer_log() {
+        let log = log(&[1, 2, 2]);
+        let check = |index, term, expected| {
+            assert_eq!(log.is_up_to_date(Index(index), Term(term)), expected, "{index} {term}");
+        };
+        check(3, 2, true);
+        check(2, 2, false);
+        check(4, 2, true);
+        check(1, 3, true);
+        check(9, 1, false);
+    }
+}

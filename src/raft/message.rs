@@ -1,0 +1,125 @@
+//! What members say to each other.
+//!
+//! Every request gets exactly one reply, unless it is nonsense (a stranger, a broken promise), which is dropped and
+//! counted. The core neither numbers nor matches calls: a reply repeats the request's `token`, and whoever carries
+//! messages finds the waiting call by it.
+
+use super::types::{Entry, Index, MemberId, Term};
+
+/// One message between two members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who sent it.
+    pub from: MemberId,
+    /// Whom it is for.
+    pub to: MemberId,
+    /// The sender's current term; in a pre-vote request, and in the grant of one, the term that would be started.
+    pub term: Term,
+    /// The carrier's mark on a request, repeated by its reply; 0 in what the core starts.
+    pub token: u64,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says: one variant a message of Raft figure 2, and the heartbeats of thesis §6.4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// A candidate asks for a vote.
+    RequestVote(RequestVote),
+    /// The answer to it.
+    RequestVoteReply(RequestVoteReply),
+    /// The leader replicates entries.
+    AppendEntries(AppendEntries),
+    /// The answer to it.
+    AppendEntriesReply(AppendEntriesReply),
+    /// The leader shows that it lives, and asks whether it still leads.
+    Heartbeat(Heartbeat),
+    /// The answer to it.
+    HeartbeatReply(HeartbeatReply),
+}
+
+/// Asks for a vote (Raft §5.2), or whether one would be granted (pre-vote, thesis §9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestVote {
+    /// Only asks: neither side changes its term or vote.
+    pub pre_vote: bool,
+    /// Index of the candidate's last entry (Raft §5.4.1).
+    pub last_log_index: Index,
+    /// Term of the candidate's last entry.
+    pub last_log_term: Term,
+}
+
+/// Answers a [`RequestVote`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestVoteReply {
+    /// Repeats the request's.
+    pub pre_vote: bool,
+    /// Whether the candidate has, or would have, this vote.
+    pub vote_granted: bool,
+}
+
+/// Replicates entries (Raft §5.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendEntries {
+    /// Index of the entry just before the new ones.
+    pub prev_log_index: Index,
+    /// Its term.
+    pub prev_log_term: Term,
+    /// The new entries; none in a probe.
+    pub entries: Vec<Entry>,
+    /// The leader's commit index.
+    pub leader_commit: Index,
+}
+
+/// Answers an [`AppendEntries`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendEntriesReply {
+    /// The follower's log matches the leader's up to here, on its disk.
+    Matched {
+        /// The last index that is known to match.
+        match_index: Index,
+    },
+    /// The follower has no entry at `prev_log_index` with `prev_log_term`.
+    Conflict {
+        /// The refused request's `prev_log_index`.
+        rejected_index: Index,
+        /// The last entry of the follower that could still match: the leader need not look above it.
+        conflict_index: Index,
+        /// That entry's term.
+        conflict_term: Term,
+    },
+    /// The request's term is over: the reply's own `term` says which one has begun.
+    Stale,
+}
+
+/// Shows that the leader lives. Not an empty `AppendEntries` as in figure 2: it has no log to check, so its answer never
+/// waits for a follower's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The leader's commit index, cut to what this follower is known to hold.
+    pub leader_commit: Index,
+    /// Number of the leader's round; the reply repeats it.
+    pub round: u64,
+}
+
+/// Answers a [`Heartbeat`]: at the time of this reply its sender knew of no later term than the reply's `term`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatReply {
+    /// The request's round.
+    pub round: u64,
+}
+
+impl Body {
+    /// Whether only the leader of the message's term can have sent this.
+    pub fn is_from_leader(&self) -> bool {
+        matches!(self, Body::AppendEntries(_) | Body::Heartbeat(_))
+    }
+
+    /// Whether this answers a request.
+    pub fn is_reply(&self) -> bool {
+        matches!(
+            self,
+            Body::RequestVoteReply(_) | Body::AppendEntriesReply(_) | Body::HeartbeatReply(_)
+        )
+    }
+}

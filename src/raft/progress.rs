@@ -1,0 +1,233 @@
+//! What a leader knows of one peer's log, and how much it has on the way to it.
+//!
+//! ```text
+//!            first match                     conflict, lost connection, silence
+//!   Probe ───────────────> Replicate ──────────────────────────────────────────> Probe
+//! ```
+//! In `Probe` one message at a time finds where the logs agree; in `Replicate` messages follow each other without waiting
+//! for answers, as many as the window allows (thesis §10.2.1). Messages may be lost in silence: a peer that answers
+//! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again.
+
+use std::collections::VecDeque;
+
+use super::config::Config;
+use super::types::Index;
+
+/// How many heartbeats a living peer may leave its appends unanswered before they count as lost. A slow disk costs one
+/// repeated message each time, no more.
+const SILENT_HEARTBEATS_MAX: u32 = 4;
+
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The last entry known to be on the peer's disk (figure 2, `matchIndex`).
+    pub(super) match_index: Index,
+    /// The next entry to send (figure 2, `nextIndex`).
+    pub(super) next_index: Index,
+    mode: Mode,
+    /// The last round of heartbeats that the peer has answered.
+    pub(super) acked_round: u64,
+    /// Whether anything came from the peer since the last look for a quorum (check-quorum, thesis §6.2).
+    pub(super) is_active: bool,
+    /// Whether anything came from the peer since the last heartbeat.
+    is_heard: bool,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Probe { is_waiting: bool },
+    Replicate { in_flight: VecDeque<InFlight>, bytes: usize, silent_heartbeats: u32 },
+}
+
+#[derive(Debug)]
+struct InFlight {
+    last_index: Index,
+    bytes: usize,
+}
+
+impl Progress {
+    pub(super) fn new(next_index: Index) -> Progress {
+        Progress {
+            match_index: Index::ZERO,
+            next_index,
+            mode: Mode::Probe { is_waiting: false },
+            acked_round: 0,
+            // A new leader gives everyone one election timeout to show up.
+            is_active: true,
+            is_heard: true,
+        }
+    }
+
+    /// Whether another `AppendEntries` may leave now.
+    pub(super) fn may_send(&self, config: &Config) -> bool {
+        match &self.mode {
+            Mode::Probe { is_waiting } => !is_waiting,
+            Mode::Replicate { in_flight, bytes, .. } => {
+                in_flight.len() < config.window_messages_max && *bytes < config.window_bytes_max
+            }
+        }
+    }
+
+    /// A message with entries up to `last_index` has been sent.
+    pub(super) fn sent(&mut self, last_index: Index, bytes: usize) {
+        match &mut self.mode {
+            Mode::Probe { is_waiting } => *is_waiting = true,
+            Mode::Replicate { in_flight, bytes: total, .. } => {
+                in_flight.push_back(InFlight { last_index, bytes });
+                *total += bytes;
+                self.next_index = last_index.next();
+            }
+        }
+    }
+
+    /// Something came from the peer.
+    pub(super) fn heard(&mut self) {
+        self.is_active = true;
+        self.is_heard = true;
+    }
+
+    /// The peer's disk holds the log up to `match_index`.
+    pub(super) fn matched(&mut self, match_index: Index) {
+        self.match_index = self.match_index.max(match_index);
+        self.next_index = self.next_index.max(self.match_index.next());
+        match &mut self.mode {
+            Mode::Probe { .. } => {
+                self.next_index = self.match_index.next();
+                self.mode =
+                    Mode::Replicate { in_flight: VecDeque::new(), bytes: 0, silent_heartbeats: 0 };
+            }
+            Mode::Replicate { in_flight, bytes, silent_heartbeats } => {
+                *silent_heartbeats = 0;
+                while let Some(first) = in_flight.front()
+                    && first.last_index <= match_index
+                {
+                    *bytes -= first.bytes;
+                    in_flight.pop_front();
+                }
+            }
+        }
+    }
+
+    /// The peer refused the message that followed `rejected_index`; its log cannot agree above `agree_max`. Answers to
+    /// what has been overtaken change nothing.
+    pub(super) fn conflicted(&mut self, rejected_index: Index, agree_max: Index) {
+        let is_stale = match self.mode {
+            Mode::Probe { .. } => rejected_index.next() != self.next_index,
+            Mode::Replicate { .. } => rejected_index <= self.match_index,
+        };
+        if !is_stale {
+            self.next_index = agree_max.min(rejected_index.prev()).max(self.match_index).next();
+            self.mode = Mode::Probe { is_waiting: false };
+        }
+    }
+
+    /// What is on its way may be lost.
+    pub(super) fn lost(&mut self) {
+        if let Mode::Replicate { .. } = self.mode {
+            self.probe_again();
+        }
+    }
+
+    /// A heartbeat goes out. A peer that lives but keeps silent about appends gets them again.
+    pub(super) fn heartbeat(&mut self) {
+        if !std::mem::take(&mut self.is_heard) {
+            return;
+        }
+        match &mut self.mode {
+            Mode::Probe { is_waiting } => *is_waiting = false,
+            Mode::Replicate { in_flight, silent_heartbeats, .. } if !in_flight.is_empty() => {
+                *silent_heartbeats += 1;
+                if *silent_heartbeats >= SILENT_HEARTBEATS_MAX {
+                    self.probe_again();
+                }
+            }
+            Mode::Replicate { .. } => {}
+        }
+    }
+
+    fn probe_again(&mut self) {
+        self.next_index = self.match_index.next();
+        self.mode = Mode::Probe { is_waiting: false };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::MemberId;
+
+    fn config() -> Config {
+        let mut config = Config::new(MemberId(1), [MemberId(1), MemberId(2)]);
+        (config.window_messages_max, config.window_bytes_max) = (2, 100);
+        config
+    }
+
+    fn replicating() -> Progress {
+        let mut progress = Progress::new(Index(1));
+        progress.matched(Index::ZERO);
+        progress
+    }
+
+    #[test]
+    fn a_probe_goes_alone() {
+        let mut progress = Progress::new(Index(5));
+        assert!(progress.may_send(&config()));
+        progress.sent(Index(7), 10);
+        assert!(!progress.may_send(&config()));
+        assert_eq!(progress.next_index, Index(5), "a probe's entries are sent again if it fails");
+        progress.heartbeat();
+        assert!(progress.may_send(&config()), "a living peer is probed again with each heartbeat");
+    }
+
+    #[test]
+    fn the_window_bounds_messages_and_bytes() {
+        let mut progress = replicating();
+        progress.sent(Index(1), 10);
+        assert!(progress.may_send(&config()));
+        progress.sent(Index(2), 10);
+        assert!(!progress.may_send(&config()), "two messages are the window");
+        progress.matched(Index(1));
+        assert!(progress.may_send(&config()), "an answer frees its place");
+        progress.matched(Index(2));
+        progress.sent(Index(3), 100);
+        assert!(!progress.may_send(&config()), "100 bytes are the window");
+    }
+
+    #[test]
+    fn overtaken_conflicts_change_nothing() {
+        let mut progress = replicating();
+        progress.matched(Index(5));
+        progress.sent(Index(9), 10);
+        progress.conflicted(Index(5), Index(3));
+        assert_eq!(progress.next_index, Index(10), "5 is known to match");
+        progress.conflicted(Index(9), Index(7));
+        assert_eq!(progress.next_index, Index(8));
+        progress.conflicted(Index(9), Index(2));
+        assert_eq!(progress.next_index, Index(8), "only the answer to the last probe counts");
+        progress.conflicted(Index(7), Index(2));
+        assert_eq!(progress.next_index, Index(6), "never below what is known to match");
+    }
+
+    #[test]
+    fn silence_about_appends_is_taken_for_loss() {
+        let mut progress = replicating();
+        progress.matched(Index(2));
+        progress.sent(Index(4), 10);
+        for _ in 0..SILENT_HEARTBEATS_MAX {
+            assert_eq!(progress.next_index, Index(5));
+            progress.heard();
+            progress.heartbeat();
+        }
+        assert_eq!(progress.next_index, Index(3));
+    }
+
+    #[test]
+    fn a_peer_that_answers_nothing_is_not_sent_everything_again() {
+        let mut progress = replicating();
+        progress.sent(Index(4), 10);
+        progress.heartbeat();
+        for _ in 0..10 * SILENT_HEARTBEATS_MAX {
+            progress.heartbeat();
+        }
+        assert_eq!(progress.next_index, Index(5));
+    }
+}

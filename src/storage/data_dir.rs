@@ -1,0 +1,350 @@
+//! The data directory: whose it is, and that only one process uses it.
+//!
+//! ```text
+//! data-dir/
+//!   LOCK    held exclusively (flock) while a member runs; holds its process id, for the message a second one gets
+//!   meta    who this is: the text below, replaced as a whole (temporary file, fsync, rename, fsync of the directory)
+//!   wal/    the log: see storage::wal
+//! ```
+//!
+//! `meta` is five lines of text and a checksum of them, so that it can be read by a person and trusted by us:
+//!
+//! ```text
+//! syncraft data directory     what this is; the same in every version
+//! format 1                    of meta and of the log; a later one is refused
+//! cluster 81985529216486895   fixed when the directory is first used
+//! member 1                    likewise
+//! log none                    "started" once the log's first segment is durable: then a log that is gone is damage
+//! crc32c 7b9523c2             CRC32C of all above, in hexadecimal; last in every version
+//! ```
+//!
+//! `log none` closes a hole: a member whose log was deleted, but not its `meta`, would otherwise start as if it had never
+//! voted and never stored anything.
+//!
+//! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::raft::MemberId;
+
+use super::StorageError;
+use super::disk::{Disk, DiskLock, RealDisk};
+
+/// The newest format that this program writes, and reads.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+const TITLE: &str = "syncraft data directory";
+const META_LEN_MAX_BYTES: usize = 4096;
+
+/// Whose data a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster, fixed when the directory is first used.
+    pub cluster_id: u64,
+    /// The member.
+    pub member_id: MemberId,
+}
+
+/// A data directory, held exclusively: by this value, and by the [`Wal`](super::Wal) opened in it.
+#[derive(Debug)]
+pub struct DataDir {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    identity: Identity,
+    log_started: AtomicBool,
+    lock: Arc<DiskLock>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Meta {
+    identity: Identity,
+    log_started: bool,
+}
+
+impl DataDir {
+    /// Opens a directory, or creates it and those above it, durably.
+    ///
+    /// The cluster id of a directory that exists wins over the one given: see [`identity`](DataDir::identity).
+    ///
+    /// # Errors
+    /// - [`Locked`](StorageError::Locked): another server holds it
+    /// - [`OtherMember`](StorageError::OtherMember): it was first used with another member id
+    /// - [`MetaDamaged`](StorageError::MetaDamaged), [`NewerFormat`](StorageError::NewerFormat)
+    /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be created, read or written
+    pub fn open(path: impl AsRef<Path>, identity: Identity) -> Result<DataDir, StorageError> {
+        DataDir::open_on(Arc::new(RealDisk), path, identity)
+    }
+
+    /// As [`open`](DataDir::open), on another disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        path: impl AsRef<Path>,
+        identity: Identity,
+    ) -> Result<DataDir, StorageError> {
+        let path = path.as_ref().to_path_buf();
+        disk.create_dir_all(&path).map_err(StorageError::io("create", &path))?;
+        let lock = Arc::new(take_lock(&*disk, &path)?);
+        let meta = match read_meta(&*disk, &path)? {
+            Some(meta) => check_member(meta, &path, identity)?,
+            None => create(&*disk, &path, identity)?,
+        };
+        let log_started = AtomicBool::new(meta.log_started);
+        Ok(DataDir { disk, path, identity: meta.identity, log_started, lock })
+    }
+
+    /// Whose data it holds.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    pub(super) fn wal_dir(&self) -> PathBuf {
+        wal_dir(&self.path)
+    }
+
+    pub(super) fn lock(&self) -> &Arc<DiskLock> {
+        &self.lock
+    }
+
+    /// Whether the log had its first segment once.
+    pub(super) fn is_log_started(&self) -> bool {
+        self.log_started.load(Ordering::Relaxed)
+    }
+
+    /// Records, durably, that the log has its first segment.
+    pub(super) fn mark_log_started(&self) -> Result<(), StorageError> {
+        write_meta(&*self.disk, &self.path, Meta { identity: self.identity, log_started: true })?;
+        self.log_started.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn wal_dir(path: &Path) -> PathBuf {
+    path.join("wal")
+}
+
+fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<DiskLock, StorageError> {
+    let path = dir.join("LOCK");
+    let locked = disk.lock(&path).map_err(StorageError::io("lock", &path))?;
+    locked.map_err(|pid| StorageError::Locked { dir: dir.to_path_buf(), pid })
+}
+
+fn check_member(meta: Meta, dir: &Path, wanted: Identity) -> Result<Meta, StorageError> {
+    let (found, expected) = (meta.identity.member_id, wanted.member_id);
+    if found != expected {
+        return Err(StorageError::OtherMember { dir: dir.to_path_buf(), found, expected });
+    }
+    Ok(meta)
+}
+
+/// A first start, or one after a crash in the first: `meta` comes last, so nothing else can be there.
+fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, StorageError> {
+    // A start that was killed here before may have left directories whose names are not durable yet. Those above ours may
+    // not be ours to open: then we did not create anything in them either.
+    for parent in path.ancestors().skip(1) {
+        let _ = disk.sync_dir(parent);
+    }
+    let wal = wal_dir(path);
+    disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
+    let names = disk.list(&wal).map_err(StorageError::io("list", &wal))?;
+    if !names.is_empty() {
+        let reason = "it is missing, but there is a log".to_string();
+        return Err(StorageError::MetaDamaged { path: path.join("meta"), reason });
+    }
+    let meta = Meta { identity, log_started: false };
+    write_meta(disk, path, meta)?;
+    Ok(meta)
+}
+
+fn read_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<Meta>, StorageError> {
+    let path = dir.join("meta");
+    match disk.read_to_vec(&path, META_LEN_MAX_BYTES) {
+        Ok(bytes) => Meta::decode(&bytes, &path).map(Some),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(StorageError::io("read", &path)(err)),
+    }
+}
+
+fn write_meta(disk: &dyn Disk, dir: &Path, meta: Meta) -> Result<(), StorageError> {
+    let path = dir.join("meta");
+    disk.write_atomically(&path, meta.encode().as_bytes()).map_err(StorageError::io("write", &path))
+}
+
+impl Meta {
+    fn encode(&self) -> String {
+        let Identity { cluster_id, member_id } = self.identity;
+        let log = if self.log_started { "started" } else { "none" };
+        let body = format!(
+            "{TITLE}\nformat {FORMAT_VERSION}\ncluster {cluster_id}\nmember {member_id}\nlog {log}\n"
+        );
+        let crc = crc32c::crc32c(body.as_bytes());
+        format!("{body}crc32c {crc:08x}\n")
+    }
+
+    fn decode(bytes: &[u8], path: &Path) -> Result<Meta, StorageError> {
+        let damaged = |reason: &str| StorageError::MetaDamaged {
+            path: path.to_path_buf(),
+            reason: reason.to_string(),
+        };
+        let body = checked_body(bytes).ok_or_else(|| damaged("its checksum does not match"))?;
+        let mut lines = body.lines();
+        if lines.next() != Some(TITLE) {
+            return Err(damaged("it is not the meta file of a syncraft data directory"));
+        }
+        let found =
+            field(lines.next(), "format ").ok_or_else(|| damaged("it has no format version"))?;
+        if found > FORMAT_VERSION {
+            return Err(StorageError::NewerFormat {
+                path: path.to_path_buf(),
+                found,
+                known: FORMAT_VERSION,
+            });
+        }
+        let meta = decode_fields(lines)
+            .ok_or_else(|| damaged("its lines are not those of its format version"))?;
+        // One form for one meaning: what decodes but would be written differently was not written by us.
+        if meta.encode().as_bytes() != bytes {
+            Err(damaged("it is not as syncraft writes it"))
+        } else {
+            Ok(meta)
+        }
+    }
+}
+
+/// The lines before the checksum, if it is right.
+fn checked_body(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (body, crc) = text.strip_suffix('\n')?.rsplit_once("crc32c ")?;
+    let crc = u32::from_str_radix(crc, 16).ok()?;
+    (crc == crc32c::crc32c(body.as_bytes())).then_some(body)
+}
+
+fn decode_fields<'a>(mut lines: impl Iterator<Item = &'a str>) -> Option<Meta> {
+    let cluster_id = field(lines.next(), "cluster ")?;
+    let member_id = MemberId(field(lines.next(), "member ")?);
+    let log: String = field(lines.next(), "log ")?;
+    Some(Meta { identity: Identity { cluster_id, member_id }, log_started: log == "started" })
+}
+
+fn field<T: std::str::FromStr>(line: Option<&str>, name: &str) -> Option<T> {
+    line?.strip_prefix(name)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::{Faults, SimDisk};
+    use super::*;
+
+    const ME: Identity = Identity { cluster_id: 81985529216486895, member_id: MemberId(1) };
+
+    fn open(disk: &SimDisk) -> Result<DataDir, StorageError> {
+        DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", ME)
+    }
+
+    #[test]
+    fn meta_is_the_text_of_the_module_doc() {
+        let text = Meta { identity: ME, log_started: false }.encode();
+        assert_eq!(
+            text,
+            "syncraft data directory\nformat 1\ncluster 81985529216486895\nmember 1\nlog none\ncrc32c 7b9523c2\n"
+        );
+    }
+
+    #[test]
+    fn the_first_cluster_id_stays() {
+        let disk = SimDisk::new(1);
+        drop(open(&disk).unwrap());
+        let other = Identity { cluster_id: 5, ..ME };
+        let dir = DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", other).unwrap();
+        assert_eq!(dir.identity(), ME);
+    }
+
+    #[test]
+    fn another_member_is_refused_by_name_and_place() {
+        let disk = SimDisk::new(1);
+        drop(open(&disk).unwrap());
+        let other = Identity { member_id: MemberId(2), ..ME };
+        let err = DataDir::open_on(Arc::new(disk), "/a/b/1", other).unwrap_err();
+        assert_eq!(err.to_string(), "data directory /a/b/1 belongs to member 1, not to member 2");
+    }
+
+    #[test]
+    fn every_flip_and_every_cut_of_meta_is_noticed() {
+        let disk = SimDisk::new(1);
+        drop(open(&disk).unwrap());
+        let path = Path::new("/a/b/1/meta");
+        let good = disk.bytes(path).unwrap();
+        let flips = (0..good.len() * 8).map(|bit| {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            bad
+        });
+        let cuts = (0..good.len()).map(|len| good[..len].to_vec());
+        let grown = [b"x".as_slice(), b"\n", b"\0", &good].map(|tail| [&good, tail].concat());
+        for bad in flips.chain(cuts).chain(grown) {
+            disk.set_bytes(path, bad.clone());
+            let err = open(&disk).unwrap_err();
+            assert!(
+                matches!(err, StorageError::MetaDamaged { .. }),
+                "{err}: {:?}",
+                String::from_utf8_lossy(&bad)
+            );
+            assert!(err.to_string().starts_with("/a/b/1/meta is damaged: "), "{err}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_as_such() {
+        let disk = SimDisk::new(1);
+        drop(open(&disk).unwrap());
+        let body = format!("{TITLE}\nformat 2\nwho knows\n");
+        let text = format!("{body}crc32c {:08x}\n", crc32c::crc32c(body.as_bytes()));
+        disk.set_bytes(Path::new("/a/b/1/meta"), text.into_bytes());
+        let err = open(&disk).unwrap_err().to_string();
+        assert_eq!(
+            err,
+            "/a/b/1/meta has format version 2, this program knows versions up to 1: use a newer syncraft"
+        );
+    }
+
+    #[test]
+    fn a_log_without_meta_is_refused() {
+        let disk = SimDisk::new(1);
+        drop(open(&disk).unwrap());
+        disk.set_bytes(Path::new("/a/b/1/wal/0000000001.wal"), vec![1]);
+        disk.lose(Path::new("/a/b/1/meta"));
+        let err = open(&disk).unwrap_err().to_string();
+        assert!(err.contains("it is missing, but there is a log"), "{err}");
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_a_directory_that_opens() {
+        for seed in 0..20 {
+            for stop_at in 1.. {
+                let disk = SimDisk::new(seed);
+                disk.set_faults(Faults { stop_at_op: Some(stop_at), ..Faults::default() });
+                let stopped = open(&disk).and_then(|dir| dir.mark_log_started()).is_err();
+                disk.crash();
+                let dir = open(&disk)
+                    .unwrap_or_else(|err| panic!("seed {seed}, stop at {stop_at}: {err}"));
+                assert!(stopped || dir.is_log_started(), "seed {seed}: what was synced is there");
+                if !stopped {
+                    break;
+                }
+            }
+        }
+    }
+}

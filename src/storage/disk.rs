@@ -1,0 +1,222 @@
+//! The disk, as little of it as storage needs: a trait, and the real one.
+//!
+//! Everything in [`storage`](crate::storage) goes through [`Disk`], so that the same code runs over the file system
+//! ([`RealDisk`]) and over one that loses power at every operation ([`SimDisk`](super::sim::SimDisk)). The trait promises
+//! no more than POSIX and a careful reading of it do:
+//!
+//! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before
+//!   that, any part of it may be, in any order; a sector of 512 bytes is either old or new.
+//! - A created, renamed or removed name is durable after [`Disk::sync_dir`] of its directory. Renaming replaces at once.
+//! - After a failed sync nothing is known about what was written since the last good one, and a later sync that succeeds
+//!   says nothing about it either (on Linux the pages were marked clean): so a failed sync is never retried.
+
+use std::any::Any;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A disk: names, directories and files.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Creates a file, empty; one of that name is emptied.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file that exists, for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// The names in a directory, in no order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Gives a file another name, replacing what had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Creates one directory; its parent exists.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Whether this is a directory.
+    fn is_dir(&self, path: &Path) -> bool;
+    /// Makes durable which names a directory has.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id if someone has it.
+    fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>>;
+}
+
+/// An open file. Positions are explicit, so it can be shared between threads.
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Its length.
+    fn len_bytes(&self) -> io::Result<u64>;
+    /// Reads up to `buf.len()` bytes; 0 at the end.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes up to `buf.len()` bytes and says how many.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+    /// Cuts it, or extends it with zeros.
+    fn set_len(&self, len_bytes: u64) -> io::Result<()>;
+    /// Makes its content and length durable.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// A held lock: given back when dropped, and by the kernel when the process dies.
+pub struct DiskLock(#[allow(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>);
+
+impl DiskLock {
+    /// A lock that lasts as long as `guard`.
+    pub fn new(guard: impl Any + Send + Sync) -> DiskLock {
+        DiskLock(Box::new(guard))
+    }
+}
+
+impl fmt::Debug for DiskLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DiskLock")
+    }
+}
+
+impl dyn DiskFile + '_ {
+    /// Writes all of `buf`: as many writes as it takes.
+    pub fn write_all_at(&self, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.write_at(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => (buf, offset) = (&buf[n..], offset + n as u64),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` as far as the file reaches, and says how far.
+    pub fn read_full_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.read_at(&mut buf[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl dyn Disk + '_ {
+    /// Creates a directory and those above it that are missing, each one durable.
+    pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path.as_os_str().is_empty() || self.is_dir(path) {
+            return Ok(());
+        }
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.create_dir_all(parent)?;
+        match self.create_dir(path) {
+            Err(err) if err.kind() != io::ErrorKind::AlreadyExists || !self.is_dir(path) => {
+                Err(err)
+            }
+            _ => self.sync_dir(parent),
+        }
+    }
+
+    /// Writes a whole file so that after a crash it is the old one or the new one, never half: a temporary file beside
+    /// it, synced, renamed, and the directory synced.
+    pub fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = path.with_added_extension("tmp");
+        let file = self.create(&temporary)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        self.rename(&temporary, path)?;
+        self.sync_dir(path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Reads a whole file of at most `len_max_bytes`; what is beyond is left out.
+    pub fn read_to_vec(&self, path: &Path, len_max_bytes: usize) -> io::Result<Vec<u8>> {
+        let file = self.open(path)?;
+        let mut bytes = vec![0; (file.len_bytes()?).min(len_max_bytes as u64) as usize];
+        let filled = file.read_full_at(&mut bytes, 0)?;
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+}
+
+/// The file system of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        // A name that is not UTF-8 is none of ours.
+        fs::read_dir(dir)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>> {
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                // For the message that a second process gets; nothing depends on it.
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                Ok(Ok(DiskLock::new(file)))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                Ok(Err(holder.trim().parse().ok()))
+            }
+            Err(TryLockError::Error(err)) => Err(err),
+        }
+    }
+}
+
+impl DiskFile for File {
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        FileExt::write_at(self, buf, offset)
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        File::set_len(self, len_bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong between us and the disk, in one line each.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::raft::MemberId;
+
+/// Why the data directory or the log could not be used. `Display` is one line for an operator: what, where, and where
+/// it helps, what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The operating system refused. Once a write or a sync of the log has failed, every later call fails with this.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted: a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+
+    /// The disk is full. Nothing was lost: the log is as it was, what was appended is still buffered, and a later
+    /// [`sync`](crate::storage::Wal::sync) succeeds once there is space.
+    #[error("cannot {action} {}: the disk is full; writes wait until there is space", path.display())]
+    Full {
+        /// What was attempted: a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+
+    /// More was appended between two syncs than a batch can hold. Nothing of this call was appended.
+    #[error("{len_bytes} bytes at once are more than the log takes, {max_bytes}: sync in between")]
+    TooLarge {
+        /// What the batch would have held.
+        len_bytes: u64,
+        /// What a batch holds at most.
+        max_bytes: u64,
+    },
+
+    /// Another process, or another server in this one, holds the directory.
+    #[error("data directory {} is in use{}: only one server may run on it", dir.display(), by_process(pid))]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// Who holds it, where known.
+        pid: Option<u32>,
+    },
+
+    /// The directory holds the data of another member.
+    #[error("data directory {} belongs to member {found}, not to member {expected}", dir.display())]
+    OtherMember {
+        /// The data directory.
+        dir: PathBuf,
+        /// Whose data it holds.
+        found: MemberId,
+        /// Who asked for it.
+        expected: MemberId,
+    },
+
+    /// `meta` is missing where it must exist, or is not what was written.
+    #[error("{} is damaged: {reason}; restore it from a backup, or remove the whole data directory and let this member \
+             rejoin as a new one", path.display())]
+    MetaDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The files were written by a later version of this program.
+    #[error("{} has format version {found}, this program knows versions up to {known}: use a newer syncraft", path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version it has.
+        found: u32,
+        /// The newest version that we can read.
+        known: u32,
+    },
+
+    /// The log is damaged in a place that had been synced: acknowledged data may be gone, so the member must not start.
+    #[error("log is damaged: {} at offset {offset}: {reason}; this member must not start with it: restore the file, or \
+             remove the data directory and let the member rejoin as a new one", file.display())]
+    Corrupt {
+        /// The segment.
+        file: PathBuf,
+        /// Where in it the first thing is that is wrong, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+}
+
+impl StorageError {
+    /// Whether the disk is full: nothing was lost, and the same call may succeed later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, StorageError::Full { .. })
+    }
+
+    /// Whether something that had been written and synced has changed.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, StorageError::Corrupt { .. } | StorageError::MetaDamaged { .. })
+    }
+
+    /// For `map_err`: an error of the system while doing `action` to `path`.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> StorageError {
+        let path = path.into();
+        move |source| {
+            let full =
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            let source = Arc::new(source);
+            match full {
+                true => StorageError::Full { action, path, source },
+                false => StorageError::Io { action, path, source },
+            }
+        }
+    }
+
+    /// For `map_err`: a sync failed, for whatever reason. Space running out then is no reason to try again: what was
+    /// to be synced may be gone.
+    pub(crate) fn sync(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
+        let path = path.into();
+        move |source| StorageError::Io { action: "sync", path, source: Arc::new(source) }
+    }
+}
+
+fn by_process(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
+}

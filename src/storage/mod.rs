@@ -1,0 +1,25 @@
+//! What survives a crash: the data directory, its lock, and the write-ahead log.
+//!
+//! ```text
+//! DataDir::open ──> LOCK, meta: only we, and only this member
+//!     └── Wal::open ──> Recovered { hard state, entries }, then append, append, sync: durable
+//! ```
+//!
+//! - [`DataDir`]: whose directory it is, and that one process uses it
+//! - [`Wal`]: the log: format, recovery, failures; see [`wal`]
+//! - [`disk`]: the file system as a trait; [`sim`]: one that loses power, for tests and the simulator
+//!
+//! Invariant: nothing here retries a failed sync. Invariant: what was acknowledged is returned by the next start, or that
+//! start fails with [`StorageError::Corrupt`], which names file and offset; it never returns less, or something else.
+//!
+//! Of the rest of the crate it knows Raft's types only.
+
+mod data_dir;
+pub mod disk;
+mod error;
+pub mod sim;
+pub mod wal;
+
+pub use data_dir::{DataDir, Identity};
+pub use error::StorageError;
+pub use wal::{Recovered, TornTail, Wal, WalOptions};

@@ -1,0 +1,293 @@
+//! The bytes of the log: encoding and decoding, no files. The tables are in the [module above](super).
+
+use byteorder::{ByteOrder, LittleEndian};
+use bytes::Bytes;
+use crc32c::{crc32c, crc32c_append};
+
+use crate::raft::{Entry, HardState, Index, MemberId, Payload, Term};
+use crate::storage::Identity;
+use crate::storage::data_dir::FORMAT_VERSION;
+
+/// What a disk writes whole or not at all.
+pub(super) const SECTOR_LEN_BYTES: u64 = 512;
+/// The segment header has the first sector of a segment for itself.
+pub(super) const SEGMENT_HEADER_LEN_BYTES: usize = SECTOR_LEN_BYTES as usize;
+/// The mark has the second.
+pub(super) const MARK_OFFSET: u64 = SECTOR_LEN_BYTES;
+pub(super) const MARK_LEN_BYTES: usize = SECTOR_LEN_BYTES as usize;
+/// Batches follow.
+pub(super) const FIRST_BATCH_OFFSET: u64 = 2 * SECTOR_LEN_BYTES;
+/// Batches begin at multiples of this.
+pub(super) const BATCH_ALIGNMENT_BYTES: u64 = 8;
+pub(super) const BATCH_HEADER_LEN_BYTES: usize = 40;
+/// Length and checksum, in front of each record.
+const RECORD_PREFIX_LEN_BYTES: usize = 8;
+/// Kind, index and term: what every entry has before its command.
+const ENTRY_PREFIX_LEN_BYTES: usize = 17;
+
+const MAGIC: &[u8; 8] = b"SYNCWAL\n";
+const FLAG_RECYCLED: u32 = 1;
+const FLAG_SEALED: u32 = 1;
+const KIND_NOOP: u8 = 1;
+const KIND_COMMAND: u8 = 2;
+
+/// The first sector of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    pub(super) sequence: u64,
+    pub(super) len_bytes: u64,
+    pub(super) identity: Identity,
+    /// The file was a segment before: what follows the log's end in it is of no account.
+    pub(super) is_recycled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadHeader {
+    Damaged(&'static str),
+    Newer(u32),
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER_LEN_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_LEN_BYTES];
+        bytes[..8].copy_from_slice(MAGIC);
+        LittleEndian::write_u32(&mut bytes[12..], FORMAT_VERSION);
+        LittleEndian::write_u64(&mut bytes[16..], self.sequence);
+        LittleEndian::write_u64(&mut bytes[24..], self.len_bytes);
+        LittleEndian::write_u64(&mut bytes[32..], self.identity.cluster_id);
+        LittleEndian::write_u64(&mut bytes[40..], self.identity.member_id.0);
+        LittleEndian::write_u32(&mut bytes[48..], if self.is_recycled { FLAG_RECYCLED } else { 0 });
+        let crc = crc32c(&bytes[12..]);
+        LittleEndian::write_u32(&mut bytes[8..], crc);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<SegmentHeader, BadHeader> {
+        if bytes.len() < SEGMENT_HEADER_LEN_BYTES {
+            return Err(BadHeader::Damaged("the file is too short for a segment header"));
+        }
+        let bytes = &bytes[..SEGMENT_HEADER_LEN_BYTES];
+        if bytes[..8] != *MAGIC {
+            return Err(BadHeader::Damaged("this is not the header of a log segment"));
+        }
+        if LittleEndian::read_u32(&bytes[8..]) != crc32c(&bytes[12..]) {
+            return Err(BadHeader::Damaged("the segment header does not match its checksum"));
+        }
+        match LittleEndian::read_u32(&bytes[12..]) {
+            FORMAT_VERSION => {}
+            version if version > FORMAT_VERSION => return Err(BadHeader::Newer(version)),
+            _ => {
+                return Err(BadHeader::Damaged(
+                    "the segment header has a format version that never was",
+                ));
+            }
+        }
+        let member_id = MemberId(LittleEndian::read_u64(&bytes[40..]));
+        Ok(SegmentHeader {
+            sequence: LittleEndian::read_u64(&bytes[16..]),
+            len_bytes: LittleEndian::read_u64(&bytes[24..]),
+            identity: Identity { cluster_id: LittleEndian::read_u64(&bytes[32..]), member_id },
+            is_recycled: LittleEndian::read_u32(&bytes[48..]) & FLAG_RECYCLED != 0,
+        })
+    }
+
+    /// What checksums at `offset` start from: bytes of another segment, another place or another member don't match.
+    pub(super) fn seed(&self, offset: u64) -> u32 {
+        let mut bytes = [0; 32];
+        LittleEndian::write_u64(&mut bytes, self.identity.cluster_id);
+        LittleEndian::write_u64(&mut bytes[8..], self.identity.member_id.0);
+        LittleEndian::write_u64(&mut bytes[16..], self.sequence);
+        LittleEndian::write_u64(&mut bytes[24..], offset);
+        crc32c(&bytes)
+    }
+}
+
+/// The second sector of a segment: how far it is known to have been synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Where the last batch that it vouches for ends.
+    pub(super) end: u64,
+    /// That batch; 0 if there is none.
+    pub(super) batch_sequence: u64,
+    /// Nothing follows in this segment; there is a next one.
+    pub(super) is_sealed: bool,
+}
+
+impl Mark {
+    pub(super) fn encode(&self, segment: &SegmentHeader) -> [u8; MARK_LEN_BYTES] {
+        let mut bytes = [0; MARK_LEN_BYTES];
+        LittleEndian::write_u32(&mut bytes[4..], if self.is_sealed { FLAG_SEALED } else { 0 });
+        LittleEndian::write_u64(&mut bytes[8..], self.end);
+        LittleEndian::write_u64(&mut bytes[16..], self.batch_sequence);
+        let crc = crc32c_append(segment.seed(MARK_OFFSET), &bytes[4..]);
+        LittleEndian::write_u32(&mut bytes, crc);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8], segment: &SegmentHeader) -> Option<Mark> {
+        let bytes = bytes.get(..MARK_LEN_BYTES)?;
+        let crc = crc32c_append(segment.seed(MARK_OFFSET), &bytes[4..]);
+        (LittleEndian::read_u32(bytes) == crc).then(|| Mark {
+            end: LittleEndian::read_u64(&bytes[8..]),
+            batch_sequence: LittleEndian::read_u64(&bytes[16..]),
+            is_sealed: LittleEndian::read_u32(&bytes[4..]) & FLAG_SEALED != 0,
+        })
+    }
+}
+
+/// What is in front of the records of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchHeader {
+    pub(super) body_len: u32,
+    pub(super) sequence: u64,
+    pub(super) hard_state: HardState,
+    pub(super) body_crc: u32,
+    pub(super) records: u32,
+}
+
+impl BatchHeader {
+    pub(super) fn encode(&self, seed: u32) -> [u8; BATCH_HEADER_LEN_BYTES] {
+        let mut bytes = [0; BATCH_HEADER_LEN_BYTES];
+        LittleEndian::write_u32(&mut bytes[4..], self.body_len);
+        LittleEndian::write_u64(&mut bytes[8..], self.sequence);
+        LittleEndian::write_u64(&mut bytes[16..], self.hard_state.current_term.0);
+        LittleEndian::write_u64(
+            &mut bytes[24..],
+            self.hard_state.voted_for.map_or(0, |member| member.0),
+        );
+        LittleEndian::write_u32(&mut bytes[32..], self.body_crc);
+        LittleEndian::write_u32(&mut bytes[36..], self.records);
+        let crc = crc32c_append(seed, &bytes[4..]);
+        LittleEndian::write_u32(&mut bytes, crc);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8], seed: u32) -> Option<BatchHeader> {
+        let bytes = bytes.get(..BATCH_HEADER_LEN_BYTES)?;
+        let crc = crc32c_append(seed, &bytes[4..]);
+        if LittleEndian::read_u32(bytes) != crc {
+            return None;
+        }
+        let vote = LittleEndian::read_u64(&bytes[24..]);
+        Some(BatchHeader {
+            body_len: LittleEndian::read_u32(&bytes[4..]),
+            sequence: batch_sequence(bytes),
+            hard_state: HardState {
+                current_term: Term(LittleEndian::read_u64(&bytes[16..])),
+                voted_for: (vote != 0).then_some(MemberId(vote)),
+            },
+            body_crc: LittleEndian::read_u32(&bytes[32..]),
+            records: LittleEndian::read_u32(&bytes[36..]),
+        })
+    }
+
+    /// The length of the whole batch, padding included.
+    pub(super) fn len_bytes(&self) -> u64 {
+        padded(BATCH_HEADER_LEN_BYTES as u64 + u64::from(self.body_len))
+    }
+}
+
+/// The sequence number in a batch header that may not be one: a cheap look before its checksum is computed.
+pub(super) fn batch_sequence(header: &[u8]) -> u64 {
+    LittleEndian::read_u64(&header[8..])
+}
+
+pub(super) fn padded(len_bytes: u64) -> u64 {
+    len_bytes.next_multiple_of(BATCH_ALIGNMENT_BYTES)
+}
+
+/// The length of an entry's record.
+pub(super) fn record_len_bytes(entry: &Entry) -> usize {
+    RECORD_PREFIX_LEN_BYTES + ENTRY_PREFIX_LEN_BYTES + entry.len_bytes()
+}
+
+/// Appends an entry's record to `out`, and returns its checksum: it continues from that of the record before it.
+pub(super) fn encode_record(entry: &Entry, previous_crc: u32, out: &mut Vec<u8>) -> u32 {
+    let (kind, command) = match &entry.payload {
+        Payload::Noop => (KIND_NOOP, &Bytes::new()),
+        Payload::Command(command) => (KIND_COMMAND, command),
+    };
+    let mut prefix = [0; RECORD_PREFIX_LEN_BYTES + ENTRY_PREFIX_LEN_BYTES];
+    LittleEndian::write_u32(&mut prefix, (ENTRY_PREFIX_LEN_BYTES + command.len()) as u32);
+    prefix[8] = kind;
+    LittleEndian::write_u64(&mut prefix[9..], entry.index.0);
+    LittleEndian::write_u64(&mut prefix[17..], entry.term.0);
+    let crc = record_crc(previous_crc, &prefix[..4], &prefix[8..], command);
+    LittleEndian::write_u32(&mut prefix[4..], crc);
+    out.extend_from_slice(&prefix);
+    out.extend_from_slice(command);
+    crc
+}
+
+fn record_crc(previous: u32, len: &[u8], prefix: &[u8], command: &[u8]) -> u32 {
+    crc32c_append(crc32c_append(crc32c_append(previous, len), prefix), command)
+}
+
+/// A record that is not what was written, or that we do not know: where in the body, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadRecord {
+    pub(super) offset: usize,
+    pub(super) reason: &'static str,
+}
+
+/// Checks every checksum of a body, without keeping anything. `body` has the padding too.
+pub(super) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), BadRecord> {
+    let (body, padding) = body.split_at(header.body_len as usize);
+    let (mut at, mut crc) = (0, 0);
+    for _ in 0..header.records {
+        let bad = |reason| BadRecord { offset: at, reason };
+        let rest = &body[at..];
+        if rest.len() < RECORD_PREFIX_LEN_BYTES {
+            return Err(bad("a record is cut short by the end of its batch"));
+        }
+        let len = LittleEndian::read_u32(rest) as usize;
+        let content = &rest[RECORD_PREFIX_LEN_BYTES..];
+        if len > content.len() {
+            return Err(bad("a record is longer than its batch"));
+        }
+        crc = record_crc(crc, &rest[..4], &content[..len], &[]);
+        if crc != LittleEndian::read_u32(&rest[4..]) {
+            return Err(bad("a record does not match its checksum"));
+        }
+        at += RECORD_PREFIX_LEN_BYTES + len;
+    }
+    let bad = |offset, reason| Err(BadRecord { offset, reason });
+    if at != body.len() || crc != header.body_crc {
+        return bad(0, "the records of a batch are not those of its header");
+    }
+    match padding.iter().position(|byte| *byte != 0) {
+        Some(position) => bad(body.len() + position, "the padding of a batch is not zero"),
+        None => Ok(()),
+    }
+}
+
+/// The entries of a body that [`check_body`] has passed, each with its offset in it. Commands share the body's memory.
+pub(super) fn decode_entries(
+    body: &Bytes,
+    records: u32,
+) -> impl Iterator<Item = Result<(usize, Entry), BadRecord>> {
+    let mut at = 0;
+    (0..records).map(move |_| {
+        let offset = at;
+        let start = at + RECORD_PREFIX_LEN_BYTES;
+        at = start + LittleEndian::read_u32(&body[offset..]) as usize;
+        decode_entry(&body.slice(start..at))
+            .map(|entry| (offset, entry))
+            .map_err(|reason| BadRecord { offset, reason })
+    })
+}
+
+fn decode_entry(content: &Bytes) -> Result<Entry, &'static str> {
+    if content.len() < ENTRY_PREFIX_LEN_BYTES {
+        return Err("a record is too short for an entry");
+    }
+    let payload = match content[0] {
+        KIND_NOOP if content.len() == ENTRY_PREFIX_LEN_BYTES => Payload::Noop,
+        KIND_COMMAND => Payload::Command(content.slice(ENTRY_PREFIX_LEN_BYTES..)),
+        KIND_NOOP => return Err("a record without a command has one"),
+        _ => return Err("a record is of a kind that this version does not know"),
+    };
+    let (index, term) =
+        (LittleEndian::read_u64(&content[1..]), LittleEndian::read_u64(&content[9..]));
+    Ok(Entry { index: Index(index), term: Term(term), payload })
+}

@@ -1,0 +1,502 @@
+//! From the files to the log: what is whole, what is torn, what is damaged. The rules are in the [module above](super).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::raft::{Entry, HardState, Index, Term};
+use crate::storage::disk::Disk;
+use crate::storage::{Identity, StorageError};
+
+use super::format::{
+    BATCH_ALIGNMENT_BYTES, BATCH_HEADER_LEN_BYTES, BatchHeader, FIRST_BATCH_OFFSET, MARK_OFFSET,
+    Mark, batch_sequence, check_body, decode_entries,
+};
+use super::segment::{Segment, parse_file_name, write_zeros};
+use super::{Recovered, TornTail};
+
+/// How much is read at a time.
+const WINDOW_LEN_BYTES: usize = 1 << 20;
+/// So much of a torn tail is kept aside, of so many.
+const TORN_LEN_MAX_BYTES: u64 = 16 << 20;
+const TORN_FILES_MAX: usize = 8;
+
+/// The log as found, and where to go on writing.
+pub(super) struct Outcome {
+    pub(super) recovered: Recovered,
+    pub(super) segment: Segment,
+    pub(super) end: u64,
+    /// Of the last batch.
+    pub(super) sequence: u64,
+}
+
+/// Reads the whole log, and cuts what a crash left unfinished. `None`: there is no segment at all.
+///
+/// All that it returns is durable, also if it was only in the system's memory after the death of the process before.
+pub(super) fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    identity: Identity,
+) -> Result<Option<Outcome>, StorageError> {
+    remove_temporary(&**disk, dir)?;
+    let sequences = list_segments(&**disk, dir)?;
+    let mut replay = Replay::default();
+    let open = |sequence| Segment::open(&**disk, dir, sequence, identity);
+    for (position, sequence) in sequences.iter().enumerate() {
+        let segment = open(*sequence)?;
+        let later = &sequences[position + 1..];
+        let scan = scan(&segment, &mut replay)?;
+        match judge(&segment, &scan, replay.sequence, later, &open)? {
+            Verdict::GoOn => segment.sync()?,
+            Verdict::Ends { torn } => {
+                write_again(&segment, &scan)?;
+                remove_blank_segments(&**disk, dir, later, &open)?;
+                let torn = torn.map(|to| cut(&**disk, &segment, scan.end, to)).transpose()?;
+                mark(&segment, scan.mark, scan.end, replay.sequence)?;
+                let recovered =
+                    Recovered { hard_state: replay.hard_state, entries: replay.entries, torn };
+                return Ok(Some(Outcome {
+                    recovered,
+                    segment,
+                    end: scan.end,
+                    sequence: replay.sequence,
+                }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn remove_temporary(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    for name in disk.list(dir).map_err(StorageError::io("list", dir))? {
+        if name.ends_with(".tmp") {
+            let path = dir.join(name);
+            disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+        }
+    }
+    // Also for the names that a process before us made, and died before they were durable.
+    disk.sync_dir(dir).map_err(StorageError::sync(dir))
+}
+
+/// The sequence numbers of all segments: from 1, none missing.
+fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StorageError> {
+    let names = disk.list(dir).map_err(StorageError::io("list", dir))?;
+    let mut sequences: Vec<u64> = names.iter().filter_map(|name| parse_file_name(name)).collect();
+    sequences.sort_unstable();
+    match sequences.iter().zip(1..).find(|(found, expected)| *found != expected) {
+        Some((_, expected)) => Err(missing(dir, expected)),
+        None => Ok(sequences),
+    }
+}
+
+fn missing(dir: &Path, sequence: u64) -> StorageError {
+    let file = dir.join(super::segment::file_name(sequence));
+    StorageError::Corrupt { file, offset: 0, reason: "the segment is missing".to_string() }
+}
+
+/// A segment, read as far as its batches are whole.
+struct Scan {
+    mark: Option<Mark>,
+    end: u64,
+    /// Where the last whole batch begins.
+    last_batch: Option<u64>,
+    /// Why there is no batch at `end`; `None` at a seal.
+    stop: Option<Stop>,
+}
+
+/// Where reading stopped, and why.
+struct Stop {
+    offset: u64,
+    reason: &'static str,
+    /// Where the batch would end that is not whole, if its header is.
+    batch_end: Option<u64>,
+}
+
+fn scan(segment: &Segment, replay: &mut Replay) -> Result<Scan, StorageError> {
+    let mark = segment.read_mark()?;
+    let seal = mark.filter(|mark| mark.is_sealed).map(|mark| mark.end);
+    let mut window = Window::new(segment);
+    let (mut end, mut last_batch) = (FIRST_BATCH_OFFSET, None);
+    while seal != Some(end) {
+        match read_batch(&mut window, end, replay.sequence + 1)? {
+            Ok((header, body)) => {
+                replay
+                    .apply(&header, &body)
+                    .map_err(|(at, reason)| segment.corrupt(end + at, reason))?;
+                last_batch = Some(end);
+                end += header.len_bytes();
+            }
+            Err(stop) => return Ok(Scan { mark, end, last_batch, stop: Some(stop) }),
+        }
+    }
+    Ok(Scan { mark, end, last_batch, stop: None })
+}
+
+/// The batch at `offset`, or why there is none.
+fn read_batch(
+    window: &mut Window<'_>,
+    offset: u64,
+    sequence: u64,
+) -> Result<Result<(BatchHeader, Bytes), Stop>, StorageError> {
+    let segment = window.segment;
+    let stop = |reason| Ok(Err(Stop { offset, reason, batch_end: None }));
+    if offset + BATCH_HEADER_LEN_BYTES as u64 > segment.header.len_bytes {
+        return stop("the segment is full, but not sealed");
+    }
+    let bytes = window.at(offset, BATCH_HEADER_LEN_BYTES)?;
+    let Some(header) = BatchHeader::decode(bytes, segment.header.seed(offset)) else {
+        let blank = bytes.iter().all(|byte| *byte == 0);
+        return stop(if blank {
+            "there is no batch"
+        } else {
+            "the batch header does not match its checksum"
+        });
+    };
+    // A header that checks was written by us, so from here on what can't be is not a torn write.
+    if header.sequence != sequence {
+        return Err(segment
+            .corrupt(offset, format!("this is batch {}, expected {sequence}", header.sequence)));
+    }
+    let end = offset + header.len_bytes();
+    if end > segment.header.len_bytes {
+        return Err(segment.corrupt(offset, "the batch is longer than its segment"));
+    }
+    let body_offset = offset + BATCH_HEADER_LEN_BYTES as u64;
+    let body = window.at(body_offset, (end - body_offset) as usize)?;
+    match check_body(&header, body) {
+        Ok(()) => Ok(Ok((header, Bytes::copy_from_slice(&body[..header.body_len as usize])))),
+        Err(bad) => Ok(Err(Stop {
+            offset: body_offset + bad.offset as u64,
+            reason: bad.reason,
+            batch_end: Some(end),
+        })),
+    }
+}
+
+enum Verdict {
+    /// The next segment continues.
+    GoOn,
+    /// The log ends in this segment. `torn`: up to where there are bytes of a write that did not finish.
+    Ends { torn: Option<u64> },
+}
+
+/// What the end of the batches of a segment means, and what comes after it: nothing, a torn write, or damage.
+fn judge(
+    segment: &Segment,
+    scan: &Scan,
+    sequence: u64,
+    later: &[u64],
+    open: &dyn Fn(u64) -> Result<Segment, StorageError>,
+) -> Result<Verdict, StorageError> {
+    // The header at the end itself may be whole and its body torn: it is no proof of anything.
+    let rest = survey(segment, scan.end, scan.end + BATCH_ALIGNMENT_BYTES, sequence)?;
+    let Some(stop) = &scan.stop else { return judge_sealed(segment, scan, &rest, later) };
+    let corrupt =
+        |why: String| Err(segment.corrupt(stop.offset, format!("{}, but {why}", stop.reason)));
+    if let Some(mark) = scan.mark.filter(|mark| mark.end > scan.end) {
+        return corrupt(format!("the log was synced up to offset {}", mark.end));
+    }
+    if let Some((offset, batch)) = rest.batch {
+        return corrupt(format!("batch {batch} at offset {offset} was written after it"));
+    }
+    for next in later {
+        let next = open(*next)?;
+        let Some((offset, batch)) =
+            survey(&next, FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET, sequence)?.batch
+        else {
+            continue;
+        };
+        // A seal that can't be read: nothing is missing.
+        if offset == FIRST_BATCH_OFFSET && batch == sequence + 1 && rest.is_blank(segment) {
+            return Ok(Verdict::GoOn);
+        }
+        return corrupt(format!("batch {batch} in {} was written after it", next.path.display()));
+    }
+    judge_tail(segment, scan.end, stop, &rest)
+}
+
+fn judge_sealed(
+    segment: &Segment,
+    scan: &Scan,
+    rest: &Survey,
+    later: &[u64],
+) -> Result<Verdict, StorageError> {
+    if let Some(offset) = rest.first_byte.filter(|_| !rest.is_blank(segment)) {
+        return Err(segment.corrupt(
+            offset,
+            format!("bytes after the end of the segment at offset {}", scan.end),
+        ));
+    }
+    match later.is_empty() {
+        // A segment is sealed only when there is a next one. It may hold what was acknowledged.
+        true => Err(missing(
+            segment.path.parent().unwrap_or(Path::new("")),
+            segment.header.sequence + 1,
+        )),
+        false => Ok(Verdict::GoOn),
+    }
+}
+
+fn judge_tail(
+    segment: &Segment,
+    end: u64,
+    stop: &Stop,
+    rest: &Survey,
+) -> Result<Verdict, StorageError> {
+    if segment.header.is_recycled {
+        // Only a header that checks is of this life; the rest may be of the last one.
+        return Ok(Verdict::Ends {
+            torn: stop.batch_end.map(|_| end + BATCH_HEADER_LEN_BYTES as u64),
+        });
+    }
+    let torn = rest.last_byte.map(|last| last + 1);
+    match (stop.batch_end, torn) {
+        (Some(batch_end), Some(torn)) if torn > batch_end => Err(segment.corrupt(
+            torn - 1,
+            format!("bytes after the end of the last batch at offset {batch_end}"),
+        )),
+        _ => Ok(Verdict::Ends { torn }),
+    }
+}
+
+/// What lies after the last whole batch of a segment.
+#[derive(Default)]
+struct Survey {
+    /// The first and the last byte that is not zero.
+    first_byte: Option<u64>,
+    last_byte: Option<u64>,
+    /// Offset and sequence number of the first batch header that is newer than the last whole batch.
+    batch: Option<(u64, u64)>,
+}
+
+impl Survey {
+    /// Whether there is nothing that the log, in this life of the segment, would have to explain.
+    fn is_blank(&self, segment: &Segment) -> bool {
+        self.first_byte.is_none() || segment.header.is_recycled
+    }
+}
+
+/// Looks at all from `from` on, and from `batches_from` on for batches newer than `sequence`.
+fn survey(
+    segment: &Segment,
+    from: u64,
+    batches_from: u64,
+    sequence: u64,
+) -> Result<Survey, StorageError> {
+    let mut survey = Survey::default();
+    let mut window = Window::new(segment);
+    let mut at = from;
+    while at < segment.header.len_bytes {
+        let len = (segment.header.len_bytes - at).min(WINDOW_LEN_BYTES as u64) as usize;
+        let chunk = window.at(at, len)?;
+        if let Some(first) = chunk.iter().position(|byte| *byte != 0) {
+            // It exists: there is a first one.
+            let last = chunk.iter().rposition(|byte| *byte != 0).unwrap_or(first);
+            survey.first_byte.get_or_insert(at + first as u64);
+            survey.last_byte = Some(at + last as u64);
+            if survey.batch.is_none() {
+                survey.batch = find_batch(chunk, segment, at, batches_from, sequence);
+            }
+        }
+        if at + len as u64 == segment.header.len_bytes {
+            break;
+        }
+        // Chunks overlap, so that a header across their border is seen. Both lengths are multiples of the alignment.
+        at += (len - BATCH_HEADER_LEN_BYTES) as u64;
+    }
+    Ok(survey)
+}
+
+fn find_batch(
+    chunk: &[u8],
+    segment: &Segment,
+    chunk_offset: u64,
+    batches_from: u64,
+    sequence: u64,
+) -> Option<(u64, u64)> {
+    let newest = sequence.saturating_add(u64::from(u32::MAX));
+    let first = batches_from.saturating_sub(chunk_offset).min(chunk.len() as u64) as usize;
+    let starts = (first..chunk.len()).step_by(BATCH_ALIGNMENT_BYTES as usize);
+    let headers =
+        starts.filter_map(|start| Some((start, chunk.get(start..start + BATCH_HEADER_LEN_BYTES)?)));
+    headers.filter(|(_, bytes)| (sequence + 1..=newest).contains(&batch_sequence(bytes))).find_map(
+        |(start, bytes)| {
+            let offset = chunk_offset + start as u64;
+            BatchHeader::decode(bytes, segment.header.seed(offset))
+                .map(|header| (offset, header.sequence))
+        },
+    )
+}
+
+/// Segments after the end of the log: made, and never written to. Anything in one is damage.
+fn remove_blank_segments(
+    disk: &dyn Disk,
+    dir: &Path,
+    sequences: &[u64],
+    open: &dyn Fn(u64) -> Result<Segment, StorageError>,
+) -> Result<(), StorageError> {
+    for sequence in sequences {
+        let segment = open(*sequence)?;
+        let survey = survey(&segment, MARK_OFFSET, u64::MAX, 0)?;
+        if let Some(offset) = survey.first_byte.filter(|_| !survey.is_blank(&segment)) {
+            return Err(segment.corrupt(offset, "bytes in a segment that the log has not reached"));
+        }
+    }
+    // The last one first: a crash leaves no gap.
+    for sequence in sequences.iter().rev() {
+        let path = dir.join(super::segment::file_name(*sequence));
+        disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+        disk.sync_dir(dir).map_err(StorageError::sync(dir))?;
+    }
+    Ok(())
+}
+
+/// Cuts a torn write: kept aside, then zeroed durably. A crash in between leaves a torn write again.
+fn cut(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> Result<TornTail, StorageError> {
+    let kept_in = keep_aside(disk, segment, from, to)
+        .inspect_err(|err| {
+            log::warn!("{}: the torn tail could not be kept: {err}", segment.path.display())
+        })
+        .ok();
+    write_zeros(&*segment.file, from, to).map_err(StorageError::io("write", &segment.path))?;
+    segment.sync()?;
+    let torn = TornTail { file: segment.path.clone(), offset: from, len_bytes: to - from, kept_in };
+    log::warn!("{torn}");
+    Ok(torn)
+}
+
+fn keep_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> std::io::Result<PathBuf> {
+    let path = segment.path.with_added_extension(format!("{from}.torn"));
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let mut kept: Vec<String> =
+        disk.list(dir)?.into_iter().filter(|name| name.ends_with(".torn")).collect();
+    kept.sort_unstable();
+    let excess = (kept.len() + 1).saturating_sub(TORN_FILES_MAX);
+    for oldest in &kept[..excess] {
+        disk.remove(&dir.join(oldest))?;
+    }
+    let mut bytes = vec![0; (to - from).min(TORN_LEN_MAX_BYTES) as usize];
+    segment.file.read_full_at(&mut bytes, from)?;
+    disk.write_atomically(&path, &bytes)?;
+    Ok(path)
+}
+
+/// Writes the last batch once more, and syncs. If the process before us died of a failed sync, that batch may be in the
+/// system's memory, marked as clean, and not on the disk: no sync alone would bring it there. Those before it were synced.
+fn write_again(segment: &Segment, scan: &Scan) -> Result<(), StorageError> {
+    let is_vouched_for = scan.mark.is_some_and(|mark| mark.end == scan.end);
+    if let Some(from) = scan.last_batch.filter(|_| !is_vouched_for) {
+        let mut window = Window::new(segment);
+        let bytes = window.at(from, (scan.end - from) as usize)?;
+        segment.file.write_all_at(bytes, from).map_err(StorageError::io("write", &segment.path))?;
+    }
+    segment.sync()
+}
+
+/// Records that the log has been synced up to here: from now on damage before it is known from a torn write.
+fn mark(
+    segment: &Segment,
+    found: Option<Mark>,
+    end: u64,
+    batch_sequence: u64,
+) -> Result<(), StorageError> {
+    let mark = Mark { end, batch_sequence, is_sealed: false };
+    if found == Some(mark) || end == FIRST_BATCH_OFFSET {
+        return Ok(());
+    }
+    segment.write_mark(mark)
+}
+
+/// The log as it builds up, and the rules that hold whatever the bytes are.
+#[derive(Default)]
+struct Replay {
+    sequence: u64,
+    hard_state: HardState,
+    entries: Vec<Entry>,
+}
+
+impl Replay {
+    /// Applies a batch; on error says where in it.
+    fn apply(&mut self, header: &BatchHeader, body: &Bytes) -> Result<(), (u64, String)> {
+        self.apply_hard_state(header.hard_state).map_err(|reason| (0, reason))?;
+        for record in decode_entries(body, header.records) {
+            let in_batch = |offset: usize| (BATCH_HEADER_LEN_BYTES + offset) as u64;
+            let (offset, entry) =
+                record.map_err(|bad| (in_batch(bad.offset), bad.reason.to_string()))?;
+            self.apply_entry(entry).map_err(|reason| (in_batch(offset), reason))?;
+        }
+        self.sequence = header.sequence;
+        Ok(())
+    }
+
+    fn apply_hard_state(&mut self, new: HardState) -> Result<(), String> {
+        let old = std::mem::replace(&mut self.hard_state, new);
+        if new.current_term < old.current_term {
+            return Err(format!(
+                "the term goes back from {} to {}",
+                old.current_term, new.current_term
+            ));
+        }
+        if new.current_term == old.current_term
+            && old.voted_for.is_some()
+            && new.voted_for != old.voted_for
+        {
+            return Err(format!("the vote in term {} changes", new.current_term));
+        }
+        Ok(())
+    }
+
+    fn apply_entry(&mut self, entry: Entry) -> Result<(), String> {
+        let (index, last) = (entry.index, Index(self.entries.len() as u64));
+        if index == Index::ZERO || index > last.next() {
+            return Err(format!("entry {index} follows entry {last}"));
+        }
+        self.entries.truncate(index.prev().0 as usize);
+        let previous = self.entries.last().map_or(Term::ZERO, |entry| entry.term);
+        if entry.term < previous || entry.term > self.hard_state.current_term {
+            let current = self.hard_state.current_term;
+            return Err(format!(
+                "entry {index} has term {}, after term {previous} in term {current}",
+                entry.term
+            ));
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+}
+
+/// A segment read through a buffer.
+struct Window<'a> {
+    segment: &'a Segment,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    fn new(segment: &'a Segment) -> Window<'a> {
+        Window { segment, offset: 0, bytes: Vec::new() }
+    }
+
+    /// These bytes; the caller has checked that the segment is long enough.
+    fn at(&mut self, offset: u64, len: usize) -> Result<&[u8], StorageError> {
+        let window = self.offset..self.offset + self.bytes.len() as u64;
+        if offset < window.start || offset + len as u64 > window.end {
+            self.fill(offset, len)?;
+        }
+        let start = (offset - self.offset) as usize;
+        Ok(&self.bytes[start..start + len])
+    }
+
+    fn fill(&mut self, offset: u64, len: usize) -> Result<(), StorageError> {
+        let rest = self.segment.header.len_bytes - offset;
+        self.bytes.resize((len.max(WINDOW_LEN_BYTES) as u64).min(rest) as usize, 0);
+        let read = self.segment.file.read_full_at(&mut self.bytes, offset);
+        let filled = read.map_err(StorageError::io("read", &self.segment.path))?;
+        if filled < self.bytes.len() {
+            return Err(self.segment.corrupt(offset + filled as u64, "the file ends here"));
+        }
+        self.offset = offset;
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! One file of the log: its name, its first two sectors, and how it comes into being.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::storage::disk::{Disk, DiskFile};
+use crate::storage::{Identity, StorageError};
+
+use super::format::{
+    BadHeader, FIRST_BATCH_OFFSET, MARK_LEN_BYTES, MARK_OFFSET, Mark, SEGMENT_HEADER_LEN_BYTES,
+    SegmentHeader,
+};
+use crate::storage::data_dir::FORMAT_VERSION;
+
+/// Zeros are written this many at a time.
+pub(super) const ZERO_STEP_BYTES: usize = 512 << 10;
+static ZEROS: [u8; ZERO_STEP_BYTES] = [0; ZERO_STEP_BYTES];
+
+/// An open segment.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) header: SegmentHeader,
+    pub(super) file: Arc<dyn DiskFile>,
+}
+
+/// A file that may become a segment: it has no name of one yet.
+pub(super) struct Blank {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn DiskFile>,
+}
+
+pub(super) fn file_name(sequence: u64) -> String {
+    format!("{sequence:010}.wal")
+}
+
+/// The sequence number in a segment's name; `None` if it is not one.
+pub(super) fn parse_file_name(name: &str) -> Option<u64> {
+    let sequence = name.strip_suffix(".wal")?.parse().ok()?;
+    (file_name(sequence) == name).then_some(sequence)
+}
+
+impl Blank {
+    /// A new file, empty.
+    pub(super) fn create(disk: &dyn Disk, path: PathBuf) -> Result<Blank, StorageError> {
+        let file = disk.create(&path).map_err(StorageError::io("create", &path))?;
+        Ok(Blank { path, file })
+    }
+
+    /// Makes a segment of it. It gets its name only when its header and length are durable, and the name is durable when
+    /// this returns: a segment that can be found is whole.
+    pub(super) fn into_segment(
+        self,
+        disk: &dyn Disk,
+        dir: &Path,
+        header: SegmentHeader,
+    ) -> Result<Segment, StorageError> {
+        let Blank { path: blank, file } = self;
+        let path = dir.join(file_name(header.sequence));
+        let begun = begin(&*file, &header)
+            .and_then(|()| disk.rename(&blank, &path))
+            .map_err(StorageError::io("create", &path));
+        if let Err(err) = begun {
+            // So that it doesn't take space; the next start removes it too.
+            let _ = disk.remove(&blank);
+            return Err(err);
+        }
+        disk.sync_dir(dir).map_err(StorageError::sync(dir))?;
+        Ok(Segment { path, header, file })
+    }
+}
+
+fn begin(file: &dyn DiskFile, header: &SegmentHeader) -> std::io::Result<()> {
+    if file.len_bytes()? != header.len_bytes {
+        file.set_len(header.len_bytes)?;
+    }
+    file.write_all_at(&header.encode(), 0)?;
+    file.sync_data()
+}
+
+/// Writes zeros over `from..to`: blocks that a later write only overwrites, or what must not be found again.
+pub(super) fn write_zeros(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let step = (to - at).min(ZERO_STEP_BYTES as u64);
+        file.write_all_at(&ZEROS[..step as usize], at)?;
+        at += step;
+    }
+    Ok(())
+}
+
+impl Segment {
+    /// Opens a segment and checks that it is the one that its name says, whole, and ours.
+    pub(super) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        sequence: u64,
+        identity: Identity,
+    ) -> Result<Segment, StorageError> {
+        let path = dir.join(file_name(sequence));
+        let file = disk.open(&path).map_err(StorageError::io("open", &path))?;
+        let header = read_header(&*file, &path)?;
+        let corrupt =
+            |offset, reason| Err(StorageError::Corrupt { file: path.clone(), offset, reason });
+        if header.sequence != sequence {
+            return corrupt(0, format!("it is segment {}, renamed", header.sequence));
+        }
+        if header.identity != identity {
+            let Identity { cluster_id, member_id } = header.identity;
+            return corrupt(0, format!("it belongs to member {member_id} of cluster {cluster_id}"));
+        }
+        let len = file.len_bytes().map_err(StorageError::io("read", &path))?;
+        if len != header.len_bytes {
+            let reason =
+                format!("the file is {len} bytes long, its header says {}", header.len_bytes);
+            return corrupt(len.min(header.len_bytes), reason);
+        }
+        Ok(Segment { path, header, file })
+    }
+
+    /// The mark; `Ok(None)` if none was written. One that can't be read protects nothing, but takes nothing away either:
+    /// it was being written when the power went, or is damaged while the log need not be.
+    pub(super) fn read_mark(&self) -> Result<Option<Mark>, StorageError> {
+        let mut bytes = [0; MARK_LEN_BYTES];
+        self.file
+            .read_full_at(&mut bytes, MARK_OFFSET)
+            .map_err(StorageError::io("read", &self.path))?;
+        let mark = Mark::decode(&bytes, &self.header);
+        if mark.is_none() && bytes != [0; MARK_LEN_BYTES] {
+            log::warn!(
+                "{}: the mark at offset {MARK_OFFSET} can't be read, going on without",
+                self.path.display()
+            );
+        }
+        Ok(mark)
+    }
+
+    /// Writes the mark, durably. What it vouches for has been synced before: written together, it could arrive first.
+    pub(super) fn write_mark(&self, mark: Mark) -> Result<(), StorageError> {
+        assert!(
+            mark.end >= FIRST_BATCH_OFFSET && mark.end <= self.header.len_bytes,
+            "mark {mark:?}"
+        );
+        let bytes = mark.encode(&self.header);
+        self.file
+            .write_all_at(&bytes, MARK_OFFSET)
+            .map_err(StorageError::io("write", &self.path))?;
+        self.sync()
+    }
+
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        self.file.sync_data().map_err(StorageError::sync(&self.path))
+    }
+
+    pub(super) fn corrupt(&self, offset: u64, reason: impl Into<String>) -> StorageError {
+        StorageError::Corrupt { file: self.path.clone(), offset, reason: reason.into() }
+    }
+}
+
+fn read_header(file: &dyn DiskFile, path: &Path) -> Result<SegmentHeader, StorageError> {
+    let mut bytes = [0; SEGMENT_HEADER_LEN_BYTES];
+    let len = file.read_full_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
+    let path = path.to_path_buf();
+    SegmentHeader::decode(&bytes[..len]).map_err(|bad| match bad {
+        BadHeader::Damaged(reason) => {
+            StorageError::Corrupt { file: path, offset: 0, reason: reason.to_string() }
+        }
+        BadHeader::Newer(found) => StorageError::NewerFormat { path, found, known: FORMAT_VERSION },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_sequences_go_together() {
+        for (name, sequence) in [
+            ("0000000001.wal", Some(1)),
+            ("12345678901.wal", Some(12345678901)),
+            ("1.wal", None),
+            ("+000000001.wal", None),
+            ("0000000001.wal.tmp", None),
+            ("0000000001.wal.1024.torn", None),
+        ] {
+            assert_eq!(parse_file_name(name), sequence, "{name}");
+        }
+    }
+}

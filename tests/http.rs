@@ -1,0 +1,86 @@
+//! The HTTP endpoint of a member, asked as an operator's tool would.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use syncraft::members::Members;
+use syncraft::raft::MemberId;
+use syncraft::server::{Config, Member};
+use syncraft::testing::Port;
+
+struct Served {
+    member: Member,
+    http: SocketAddr,
+    _ports: [Port; 2],
+    _dir: tempfile::TempDir,
+}
+
+fn serve(members: u64) -> Served {
+    let ports = [Port::free().unwrap(), Port::free().unwrap()];
+    let dir = tempfile::tempdir().unwrap();
+    // Members past the first are nowhere: with two of them, nobody can lead.
+    let addr = |id| if id == 1 { ports[0].addr().to_string() } else { format!("127.0.0.1:{id}") };
+    let list = Members::new((1..=members).map(|id| (MemberId(id), addr(id)))).unwrap();
+    let http = ports[1].addr();
+    let config =
+        Config { http: Some(http.to_string()), ..Config::new(MemberId(1), list, dir.path()) };
+    Served { member: Member::start(config).unwrap(), http, _ports: ports, _dir: dir }
+}
+
+fn ask(addr: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+    let answer = ask(addr, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
+    assert_eq!(length.parse::<usize>().unwrap(), body.len());
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn wait_for(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !what() {
+        assert!(Instant::now() < deadline, "it did not come to pass");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_member_with_a_leader_is_ready() {
+    let served = serve(1);
+    wait_for(|| get(served.http, "/readyz").0 == 200);
+    assert_eq!(get(served.http, "/livez"), (200, "ok\n".to_owned()));
+    let status: serde_json::Value =
+        serde_json::from_str(&get(served.http, "/status?x=1").1).unwrap();
+    assert_eq!((&status["role"], &status["id"]), (&"leader".into(), &1.into()));
+    assert!(get(served.http, "/metrics").1.contains("\nsyncraft_is_leader 1\n"));
+    assert_eq!(get(served.http, "/nothing").0, 404);
+    assert!(ask(served.http, "POST /livez HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 400 "));
+}
+
+#[test]
+fn a_member_without_a_majority_lives_but_is_not_ready() {
+    let served = serve(3);
+    assert_eq!(get(served.http, "/livez").0, 200);
+    assert_eq!(get(served.http, "/readyz"), (503, "no leader is known\n".to_owned()));
+}
+
+#[test]
+fn nonsense_and_silence_cost_nobody_else_anything() {
+    let served = serve(1);
+    let silent = TcpStream::connect(served.http).unwrap();
+    assert!(ask(served.http, &"x".repeat(20_000)).starts_with("HTTP/1.1 400 "));
+    assert_eq!(get(served.http, "/livez").0, 200);
+    drop(silent);
+    let http = served.http;
+    served.member.stop();
+    TcpListener::bind(http).expect("a member that has stopped has left its port");
+}

@@ -1,0 +1,258 @@
+//! Real members as processes of the `syncraft` command: killed with SIGKILL, paused with SIGSTOP, started on what they cannot
+//! use. What a shell sees: exit statuses, and one line on standard error.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use syncraft::clerk::Clerk;
+use syncraft::testing::Port;
+
+const SYNCRAFT: &str = env!("CARGO_BIN_EXE_syncraft");
+
+/// Members 1 to `size` as processes.
+struct Processes {
+    ports: Vec<Port>,
+    children: Vec<Option<Child>>,
+    dir: tempfile::TempDir,
+}
+
+impl Processes {
+    fn start(size: usize) -> Processes {
+        let ports = (0..size).map(|_| Port::free().unwrap()).collect();
+        let dir = tempfile::TempDir::with_prefix("syncraft-processes-").unwrap();
+        let mut processes = Processes { ports, children: (0..size).map(|_| None).collect(), dir };
+        (1..=size).for_each(|id| processes.restart(id));
+        processes.wait_ready();
+        processes
+    }
+
+    fn members(&self) -> String {
+        let member = |(at, port): (usize, &Port)| format!("{}={}", at + 1, port.addr());
+        self.ports.iter().enumerate().map(member).collect::<Vec<_>>().join(",")
+    }
+
+    fn data_dir(&self, id: usize) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    fn command(&self, id: usize) -> Command {
+        server(id, &self.members(), &self.data_dir(id))
+    }
+
+    fn restart(&mut self, id: usize) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join(format!("{id}.log")));
+        let child = self.command(id).stderr(log.unwrap()).stdout(Stdio::null()).spawn().unwrap();
+        self.children[id - 1] = Some(child);
+    }
+
+    fn kill(&mut self, id: usize) {
+        if let Some(mut child) = self.children[id - 1].take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn signal(&self, id: usize, signal: &str) {
+        let pid = self.children[id - 1].as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    fn wait_ready(&self) {
+        let ready = syncraft(&["wait-ready", "--timeout", "30s", "--members", &self.members()]);
+        assert!(ready.status.success(), "no leader: {}\n{}", stderr(&ready), self.logs());
+    }
+
+    fn leader(&self) -> usize {
+        let status = syncraft(&["status", "--json", "--members", &self.members()]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        let members = status["members"].as_array().unwrap().iter();
+        let leader = members
+            .filter(|member| member["role"] == "leader")
+            .max_by_key(|it| it["term"].as_u64());
+        leader.expect("someone leads")["id"].as_u64().unwrap() as usize
+    }
+
+    fn clerk(&self) -> Clerk {
+        Clerk::builder().members(self.members()).timeout(Duration::from_secs(20)).build().unwrap()
+    }
+
+    fn logs(&self) -> String {
+        let log =
+            |id| fs::read_to_string(self.dir.path().join(format!("{id}.log"))).unwrap_or_default();
+        (1..=self.children.len()).map(|id| format!("--- {id}\n{}", log(id))).collect()
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        (1..=self.children.len()).for_each(|id| self.kill(id));
+        if thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+    }
+}
+
+fn server(id: usize, members: &str, data_dir: &Path) -> Command {
+    let mut command = Command::new(SYNCRAFT);
+    command
+        .args(["server", "--id", &id.to_string(), "--members", members, "--data-dir"])
+        .arg(data_dir);
+    command
+}
+
+fn syncraft(args: &[&str]) -> Output {
+    Command::new(SYNCRAFT).args(args).env_remove("SYNCRAFT_MEMBERS").output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn appended(clerk: &Clerk, key: &str) -> String {
+    String::from_utf8(clerk.get(key).unwrap().unwrap_or_default().to_vec()).unwrap()
+}
+
+#[test]
+fn kill_9_of_the_leader_during_appends_loses_none_and_doubles_none() {
+    let mut cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    let expected: String = (0..600).map(|n| format!("{n},")).collect();
+    thread::scope(|scope| {
+        let writer =
+            scope.spawn(|| (0..600).for_each(|n| clerk.append("log", format!("{n},")).unwrap()));
+        while !writer.is_finished() {
+            let leader = cluster.leader();
+            cluster.kill(leader);
+            cluster.wait_ready();
+            cluster.restart(leader);
+            cluster.wait_ready();
+        }
+        writer.join().expect("every append is acknowledged");
+    });
+    assert_eq!(appended(&cluster.clerk(), "log"), expected);
+}
+
+#[test]
+fn all_killed_at_once_keep_everything() {
+    let mut cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    let expected: String = (0..100).map(|n| format!("{n},")).collect();
+    (0..100).for_each(|n| clerk.append("log", format!("{n},")).unwrap());
+    (1..=3).for_each(|id| cluster.kill(id));
+    (1..=3).for_each(|id| cluster.restart(id));
+    cluster.wait_ready();
+    assert_eq!(appended(&cluster.clerk(), "log"), expected);
+}
+
+/// A leader that sleeps through an election and wakes must not answer from what it knew.
+#[test]
+fn a_paused_leader_serves_nothing_stale_when_it_wakes() {
+    let cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    clerk.put("k", "old").unwrap();
+    let paused = cluster.leader();
+    let addr = cluster.ports[paused - 1].addr();
+    let only_it =
+        Clerk::builder().members([addr]).timeout(Duration::from_secs(20)).build().unwrap();
+    assert_eq!(appended(&only_it, "k"), "old");
+    cluster.signal(paused, "-STOP");
+    clerk.put("k", "new").expect("the two others go on");
+    thread::scope(|scope| {
+        // Under way before it wakes, so that it is the first thing the old leader sees.
+        let read = scope.spawn(|| appended(&only_it, "k"));
+        cluster.signal(paused, "-CONT");
+        assert_eq!(read.join().unwrap(), "new");
+    });
+}
+
+#[test]
+fn a_member_stops_cleanly_on_sigterm_and_keeps_its_data() {
+    let mut cluster = Processes::start(1);
+    cluster.clerk().put("k", "v").unwrap();
+    for signal in ["-TERM", "-INT"] {
+        cluster.signal(1, signal);
+        let status = cluster.children[0].take().unwrap().wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{signal}");
+        cluster.restart(1);
+        cluster.wait_ready();
+        assert_eq!(appended(&cluster.clerk(), "k"), "v");
+    }
+}
+
+/// The server ends by itself with `code`, and says why in one line that holds `words`.
+fn check_refused(mut command: Command, code: i32, words: &[&str]) {
+    let output = command.env_remove("RUST_LOG").output().unwrap();
+    let line = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {line}");
+    assert_eq!(line.trim_end().lines().count(), 1, "one line: {line}");
+    words.iter().for_each(|word| assert!(line.contains(word), "{word:?} is not in: {line}"));
+}
+
+#[test]
+fn what_cannot_start_says_why_in_one_line() {
+    let mut cluster = Processes::start(1);
+    cluster.clerk().put("k", "v").unwrap();
+    let (members, data_dir) = (cluster.members(), cluster.data_dir(1));
+    let dir = cluster.dir.path().to_owned();
+    let fresh = |name: &str| dir.join(name);
+
+    check_refused(server(2, &members, &fresh("a")), 2, &["2", &members]);
+    check_refused(server(1, "1=127.0.0.1", &fresh("a")), 2, &["port"]);
+    check_refused(server(1, "1=127.0.0.1:7001,1=127.0.0.1:7002", &fresh("a")), 2, &["already"]);
+    check_refused(
+        server(1, &members, &fresh("a")),
+        3,
+        &["listen", &cluster.ports[0].addr().to_string()],
+    );
+    // Same directory, another port: the lock.
+    let port = Port::free().unwrap();
+    let elsewhere = format!("1={},2={}", port.addr(), cluster.ports[0].addr());
+    check_refused(
+        server(1, &elsewhere, &data_dir),
+        3,
+        &["in use", &data_dir.display().to_string()],
+    );
+
+    cluster.kill(1);
+    check_refused(
+        server(2, &format!("1=127.0.0.1:1,2={}", port.addr()), &data_dir),
+        3,
+        &["belongs to member 1"],
+    );
+    let file = fresh("file");
+    fs::write(&file, "").unwrap();
+    check_refused(server(1, &members, &file.join("data")), 3, &["file"]);
+}
+
+#[test]
+fn a_damaged_log_is_refused_with_file_and_offset() {
+    let mut cluster = Processes::start(1);
+    let clerk = cluster.clerk();
+    (0..20).for_each(|n| clerk.put(format!("k{n}"), "v".repeat(100)).unwrap());
+    cluster.kill(1);
+    let wal = cluster.data_dir(1).join("wal");
+    let segment = fs::read_dir(wal).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let needle = b"k5";
+    let at = fs::read(&segment).unwrap().windows(needle.len()).position(|it| it == needle).unwrap();
+    let mut file = OpenOptions::new().write(true).open(&segment).unwrap();
+    file.seek(SeekFrom::Start(at as u64)).unwrap();
+    file.write_all(b"XX").unwrap();
+    drop(file);
+    check_refused(cluster.command(1), 3, &[&segment.display().to_string(), "offset"]);
+}
+
+#[test]
+fn a_port_that_someone_else_has_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    check_refused(server(1, &format!("1={addr}"), &dir.path().join("1")), 3, &[&addr, "in use"]);
+}

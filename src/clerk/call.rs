@@ -18,6 +18,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The slowest network that large values are given time for, in bytes a second.
 const BYTES_PER_SECOND_MIN: u64 = 4 << 20;
 
+/// An attempt with less time than this is not worth beginning.
+const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_millis(2);
+
 /// What is left of a call's time is halved by each attempt that waits in vain, down to this.
 const ATTEMPT_SHARE_MIN: Duration = Duration::from_millis(100);
 
@@ -97,7 +100,8 @@ impl<'a> Call<'a> {
     ) -> Result<R, ClerkError> {
         loop {
             match self.route.step(self.pool.len(), self.pool.silent(Instant::now())) {
-                Step::Pause(pause) => self.pause(pause)?,
+                Step::Pause(pause) => self.wait(with_jitter(pause).min(self.left() / 2))?,
+                Step::Wait(pause) => self.wait(with_jitter(pause))?,
                 Step::Ask(member) => {
                     if let Some(answer) = self.ask(member, &mut attempt)? {
                         return Ok(answer);
@@ -124,10 +128,13 @@ impl<'a> Call<'a> {
         ClerkError::new(kind, self.operation, asked, self.started.elapsed(), reason)
     }
 
-    fn pause(&mut self, pause: Duration) -> Result<(), ClerkError> {
-        // Between half of it and all of it, so that many clients do not come back in step.
-        let pause = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-        if Instant::now() + pause >= self.deadline {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Ends the call if there would be no time for an attempt afterwards.
+    fn wait(&mut self, pause: Duration) -> Result<(), ClerkError> {
+        if self.left() < pause + ATTEMPT_TIMEOUT_MIN {
             return Err(self.time_is_up());
         }
         thread::sleep(pause);
@@ -216,6 +223,11 @@ impl<'a> Call<'a> {
         self.last = Reason::Call(error);
         Ok(())
     }
+}
+
+/// Up to half as long again, so that many clients do not come back in step.
+fn with_jitter(pause: Duration) -> Duration {
+    pause.mul_f64(1.0 + fastrand::f64() / 2.0)
 }
 
 /// Whether the attempt that ended so may have taken effect, or still may.

@@ -23,6 +23,8 @@ mod endpoints;
 mod error;
 mod pool;
 mod route;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

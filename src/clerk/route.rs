@@ -2,15 +2,19 @@
 //!
 //! Members are asked in rounds. In one round each is asked at most once, so a loop of hints (a says b leads, b says a does)
 //! ends by itself; within a round there is no pause. A hint decides who is next in the round, or, if
-//! that member was asked already, who is first in the next one. Between rounds there is a pause that grows: 5 ms, then half
-//! as much again each time, up to 200 ms: an outage is noticed to be over after at most half as long again.
+//! that member was asked already, who is first in the next one. Between rounds there is a pause that grows: 4 ms, then half
+//! as much again each time, up to 140 ms (with the jitter that the call adds, about 5 to 200 ms): an outage is noticed to be
+//! over after at most about half as long again.
 //!
 //! A member that recently let a call wait in vain is left out, unless a hint names it or there is no other.
 
 use std::time::Duration;
 
-const PAUSE_MIN: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(200);
+const PAUSE_MIN: Duration = Duration::from_millis(4);
+const PAUSE_MAX: Duration = Duration::from_millis(140);
+
+/// The longest that a busy member may send us away for: there are others to ask.
+const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How often in a row one member may say "busy" and be asked again before the others are.
 const BUSY_STREAK_MAX: u32 = 3;
@@ -34,8 +38,10 @@ pub(super) struct Route {
 pub(super) enum Step {
     /// Ask this member.
     Ask(usize),
-    /// Wait about so long.
+    /// Wait about so long: nobody asked for it, so less will do when time is short.
     Pause(Duration),
+    /// Wait at least so long: a member asked for it.
+    Wait(Duration),
 }
 
 impl Route {
@@ -54,7 +60,7 @@ impl Route {
     /// The next step among `len` members, of which some are better left alone.
     pub(super) fn step(&mut self, len: usize, avoid: MemberSet) -> Step {
         if let Some(pause) = self.busy_pause.take() {
-            return Step::Pause(pause);
+            return Step::Wait(pause);
         }
         match self.choose(len, avoid) {
             Some(member) => {
@@ -77,7 +83,8 @@ impl Route {
     /// The member that was asked is busy: after a pause it is asked again, for a few times.
     pub(super) fn busy(&mut self, member: usize, retry_after: Option<Duration>) {
         self.busy_streak += 1;
-        self.busy_pause = Some(retry_after.unwrap_or_default().max(self.longer_pause()));
+        let asked_for = retry_after.unwrap_or_default().min(BUSY_PAUSE_MAX);
+        self.busy_pause = Some(asked_for.max(self.longer_pause()));
         if self.busy_streak <= BUSY_STREAK_MAX {
             self.asked &= !(1 << member);
             self.hint = Some(member);
@@ -161,7 +168,7 @@ mod tests {
                 }
             })
             .collect();
-        assert_eq!(pauses, [5, 7, 11, 16, 25, 37, 56, 85, 128, 192, 200, 200, 200, 200]);
+        assert_eq!(pauses, [4, 6, 9, 13, 20, 30, 45, 68, 102, 140, 140, 140, 140, 140]);
     }
 
     #[test]
@@ -177,15 +184,14 @@ mod tests {
     #[test]
     fn a_busy_member_is_asked_again_after_its_time_and_not_for_ever() {
         let mut route = Route::new(1);
-        let hour = Duration::from_secs(3600);
-        for _ in 0..=BUSY_STREAK_MAX {
+        for asked_for in [300, 1000, 2000, 3_600_000].map(Duration::from_millis) {
             assert_eq!(route.step(3, 0), Ask(1));
-            route.busy(1, Some(hour));
-            assert_eq!(route.step(3, 0), Step::Pause(hour));
+            route.busy(1, Some(asked_for));
+            assert_eq!(route.step(3, 0), Step::Wait(asked_for.min(BUSY_PAUSE_MAX)));
         }
         assert_eq!(route.step(3, 0), Ask(2));
         // Without a time of its own, the pause is the usual one.
         route.busy(2, None);
-        assert!(matches!(route.step(3, 0), Step::Pause(pause) if pause <= PAUSE_MAX));
+        assert!(matches!(route.step(3, 0), Step::Wait(pause) if pause <= PAUSE_MAX));
     }
 }

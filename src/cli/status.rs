@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use syncraft::clerk::{Endpoint, Endpoints};
 use syncraft::rpc::{CallError, Channel};
 use syncraft::server::proto::{AdminRpcStub, StatusArgs, StatusReply};
@@ -66,32 +66,62 @@ fn has_leader(answers: &[Answer]) -> bool {
     })
 }
 
-fn to_json(answers: &[Answer]) -> Value {
-    json!({ "members": answers.iter().map(member_json).collect::<Vec<_>>() })
+/// What `--json` prints. Scripts depend on the names; the order is for people.
+#[derive(Serialize)]
+struct Json<'a> {
+    members: Vec<MemberJson<'a>>,
 }
 
-fn member_json(Answer { endpoint, reply }: &Answer) -> Value {
-    match reply {
-        Ok(reply) => json!({
-            "id": reply.id,
-            "addr": endpoint.addr,
-            "reachable": true,
-            "role": reply.role,
-            "term": reply.term,
-            "leader": if reply.leader == 0 { None } else { Some(reply.leader) },
-            "last_index": reply.last_index,
-            "commit_index": reply.commit_index,
-            "applied_index": reply.applied_index,
-            "snapshot_index": reply.snapshot_index,
-            "version": reply.version,
-        }),
-        Err(error) => json!({
-            "id": endpoint.id.map(|id| id.0),
-            "addr": endpoint.addr,
-            "reachable": false,
-            "error": one_line(error),
-        }),
-    }
+#[derive(Serialize)]
+struct MemberJson<'a> {
+    /// Null if the list has no ids and the member did not answer.
+    id: Option<u64>,
+    addr: &'a str,
+    reachable: bool,
+    #[serde(flatten)]
+    answer: AnswerJson<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum AnswerJson<'a> {
+    Reply {
+        role: &'a str,
+        term: u64,
+        /// Null if the member knows of none.
+        leader: Option<u64>,
+        last_index: u64,
+        commit_index: u64,
+        applied_index: u64,
+        snapshot_index: u64,
+        version: &'a str,
+    },
+    Error {
+        error: String,
+    },
+}
+
+fn to_json(answers: &[Answer]) -> String {
+    let json = Json { members: answers.iter().map(member_json).collect() };
+    serde_json::to_string(&json).expect("numbers and text: nothing that JSON has no form for")
+}
+
+fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
+    let id = reply.as_ref().map_or_else(|_| endpoint.id.map(|id| id.0), |reply| Some(reply.id));
+    let answer = match reply {
+        Ok(reply) => AnswerJson::Reply {
+            role: &reply.role,
+            term: reply.term,
+            leader: Some(reply.leader).filter(|leader| *leader != 0),
+            last_index: reply.last_index,
+            commit_index: reply.commit_index,
+            applied_index: reply.applied_index,
+            snapshot_index: reply.snapshot_index,
+            version: &reply.version,
+        },
+        Err(error) => AnswerJson::Error { error: one_line(error) },
+    };
+    MemberJson { id, addr: &endpoint.addr, reachable: reply.is_ok(), answer }
 }
 
 fn to_table(answers: &[Answer]) -> String {
@@ -207,13 +237,8 @@ ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
 
     #[test]
     fn the_json_has_what_scripts_read() {
-        let json = to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]);
-        let expected = json!({
-            "id": 1, "addr": "127.0.0.1:7001", "reachable": true, "role": "leader", "term": 7, "leader": 1,
-            "last_index": 120, "commit_index": 120, "applied_index": 119, "snapshot_index": 100, "version": "0.1.0",
-        });
-        assert_eq!(json["members"][0], expected);
-        assert_eq!(json["members"][1]["id"], 3);
-        assert_eq!(json["members"][1]["reachable"], false);
+        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0"},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
+        assert_eq!(to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]), expected);
+        assert!(to_json(&[answer(1, reply(1, 7, 0))]).contains(r#""leader":null"#));
     }
 }

@@ -162,8 +162,9 @@ impl Core {
         };
         if self.config.framing == Framing::Extended {
             head.call_id = id;
-            // Rounded up: 0 would mean no limit.
-            head.deadline_ms = time_left.as_micros().div_ceil(1000).try_into().unwrap_or(u32::MAX);
+            // Rounded up, and at least 1: 0 would mean no limit.
+            head.deadline_ms =
+                time_left.as_micros().div_ceil(1000).max(1).try_into().unwrap_or(u32::MAX);
             head.caller = self.config.caller.clone();
         }
         encode(self.head_size(), &head, request.args.write)

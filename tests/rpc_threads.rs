@@ -1,4 +1,5 @@
 //! What a server and a channel leave behind: nothing. One test in its own process, because it counts threads.
+#![cfg(target_os = "linux")]
 
 mod rpc_support;
 

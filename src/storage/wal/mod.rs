@@ -252,7 +252,11 @@ impl Wal {
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused
     pub fn open(dir: &DataDir, options: WalOptions) -> Result<(Wal, Recovered), StorageError> {
         let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
-        let outcome = match recovery::recover(disk, &wal_dir, identity)? {
+        let found = match disk.is_dir(&wal_dir) {
+            true => recovery::recover(disk, &wal_dir, identity)?,
+            false => None,
+        };
+        let outcome = match found {
             Some(outcome) => outcome,
             None if dir.is_log_started() => {
                 let reason = "the log is gone: there is not one segment".to_string();

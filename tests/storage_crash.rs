@@ -143,6 +143,23 @@ fn a_power_cut_at_every_operation_of_a_start_after_a_kill() {
     }
 }
 
+/// As above, for the very first start: killed anywhere, then the power goes anywhere in the second.
+#[test]
+fn a_power_cut_at_every_operation_after_a_kill_at_every_operation_of_the_first_start() {
+    for run in 0..20 * 30 * 30 {
+        let (seed, kill_at, cut_at) = (run / 900, run / 30 % 30 + 1, run % 30 + 1);
+        let what =
+            format!("seed {seed}, killed at operation {kill_at}, power cut at {cut_at} after");
+        let mut member = Member::new(seed, what);
+        member.stop_after(kill_at);
+        let _ = member.live(2);
+        member.stop_after(cut_at);
+        let _ = open(&member.disk, SEGMENT_LEN_BYTES);
+        member.disk.crash();
+        drop(member.start_well());
+    }
+}
+
 #[test]
 fn many_lives_that_end_anyhow() {
     for seed in 0..60 {

@@ -90,7 +90,11 @@ impl DataDir {
         disk.create_dir_all(&path).map_err(StorageError::io("create", &path))?;
         let lock = Arc::new(take_lock(&*disk, &path)?);
         let meta = match read_meta(&*disk, &path)? {
-            Some(meta) => check_member(meta, &path, identity)?,
+            Some(meta) => {
+                // The process that wrote it may have been killed before its name was durable.
+                disk.sync_dir(&path).map_err(StorageError::sync(&path))?;
+                check_member(meta, &path, identity)?
+            }
             None => create(&*disk, &path, identity)?,
         };
         let log_started = AtomicBool::new(meta.log_started);
@@ -159,6 +163,7 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
     }
     let wal = wal_dir(path);
     disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
+    disk.sync_dir(path).map_err(StorageError::sync(path))?;
     let names = disk.list(&wal).map_err(StorageError::io("list", &wal))?;
     if !names.is_empty() {
         let reason = "it is missing, but there is a log".to_string();

@@ -570,3 +570,102 @@ impl DiskFile for SimFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "/file";
+
+    /// What is left in many crashes of what `f` does to a disk with an empty, durable file.
+    fn after_crashes(f: impl Fn(&SimDisk, &dyn DiskFile)) -> BTreeSet<Option<Vec<u8>>> {
+        let outcomes = (0..200).map(|seed| {
+            let disk = SimDisk::new(seed);
+            let file = disk.create(Path::new(FILE)).unwrap();
+            file.sync_data().unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+            f(&disk, &*file);
+            disk.crash();
+            assert!(file.write_at(b"x", 0).is_err(), "a file opened before the crash is dead");
+            disk.bytes(Path::new(FILE))
+        });
+        outcomes.collect()
+    }
+
+    #[test]
+    fn what_was_synced_survives_and_nothing_else_must() {
+        let synced = after_crashes(|_, file| {
+            file.write_all_at(b"abc", 0).unwrap();
+            file.sync_data().unwrap();
+        });
+        assert_eq!(synced, BTreeSet::from([Some(b"abc".to_vec())]));
+        let unsynced = after_crashes(|_, file| file.write_all_at(b"abc", 0).unwrap());
+        let prefixes = ["", "a", "ab", "abc"].map(|prefix| Some(prefix.as_bytes().to_vec()));
+        assert_eq!(unsynced, BTreeSet::from(prefixes));
+    }
+
+    #[test]
+    fn a_long_write_tears_by_sectors() {
+        let torn = after_crashes(|_, file| file.write_all_at(&[1; 1536], 0).unwrap());
+        assert!(
+            torn.contains(&Some([vec![0; 512], vec![1; 512]].concat())),
+            "the second of three sectors alone"
+        );
+    }
+
+    #[test]
+    fn a_name_lasts_from_the_sync_of_its_directory_on() {
+        let other = Path::new("/other");
+        let left = after_crashes(|disk, _| disk.rename(Path::new(FILE), other).unwrap());
+        assert_eq!(left, BTreeSet::from([None, Some(Vec::new())]));
+        let left = after_crashes(|disk, _| {
+            disk.rename(Path::new(FILE), other).unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+        });
+        assert_eq!(left, BTreeSet::from([None]));
+    }
+
+    #[test]
+    fn after_a_failed_sync_no_later_one_helps() {
+        let left = after_crashes(|disk, file| {
+            file.write_all_at(b"a", 0).unwrap();
+            let fail_sync = Some(disk.counts().syncs + 1);
+            disk.set_faults(Faults { fail_sync, ..Faults::default() });
+            file.sync_data().unwrap_err();
+            file.sync_data().unwrap();
+            assert_eq!(disk.bytes(Path::new(FILE)).unwrap(), b"a", "and reads don't show it");
+        });
+        assert_eq!(left, BTreeSet::from([Some(Vec::new()), Some(b"a".to_vec())]));
+    }
+
+    #[test]
+    fn a_full_disk_takes_a_part_and_then_nothing() {
+        let disk = SimDisk::new(1);
+        let file = disk.create(Path::new(FILE)).unwrap();
+        disk.set_faults(Faults {
+            full_from_write: Some(disk.counts().writes + 2),
+            ..Faults::default()
+        });
+        let err = file.write_all_at(b"abcdef", 0).unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::StorageFull);
+        let len = file.len_bytes().unwrap();
+        assert!((1..6).contains(&len), "{len}");
+        disk.set_faults(Faults::default());
+        file.write_all_at(b"abcdef", 0).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_held_until_dropped_or_the_power_goes() {
+        let disk = SimDisk::new(1);
+        let lock = || disk.lock(Path::new("/LOCK")).unwrap();
+        let first = lock().unwrap();
+        assert!(lock().is_err());
+        drop(first);
+        let second = lock().unwrap();
+        disk.crash();
+        let third = lock().unwrap();
+        drop(second);
+        assert!(lock().is_err(), "a lock from before the crash gives nothing back");
+        drop(third);
+    }
+}

@@ -13,7 +13,7 @@ use super::format::{
 use crate::storage::data_dir::FORMAT_VERSION;
 
 /// Zeros are written this many at a time.
-pub(super) const ZERO_STEP_BYTES: usize = 512 << 10;
+pub(super) const ZERO_STEP_BYTES: usize = 128 << 10;
 static ZEROS: [u8; ZERO_STEP_BYTES] = [0; ZERO_STEP_BYTES];
 
 /// An open segment.

@@ -126,6 +126,13 @@ fn a_crash_between_the_seal_and_the_next_batch_goes_on_in_the_next_segment() {
 }
 
 #[test]
+fn a_log_may_move_to_the_thread_that_writes_it() {
+    fn check<T: Send>() {}
+    check::<Wal>();
+    check::<DataDir>();
+}
+
+#[test]
 fn a_sync_of_nothing_writes_nothing() {
     let disk = SimDisk::new(1);
     let (mut wal, _) = open(&disk).unwrap();

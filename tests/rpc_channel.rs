@@ -207,9 +207,9 @@ fn the_caller_s_time_travels_with_the_call() {
 
 #[test]
 fn a_server_that_takes_no_bytes_holds_nobody_beyond_the_deadline() {
-    // It accepts, and never reads.
+    // It never reads; the kernel accepts for it.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let channel = channel(listener.local_addr().unwrap()).lazy();
+    let channel = channel(listener.local_addr().unwrap()).connect(soon()).unwrap();
     let began = Instant::now();
     let mut kinds = (0, 0);
     for _ in 0..20 {

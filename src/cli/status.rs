@@ -202,7 +202,6 @@ mod tests {
             applied_index: 119,
             snapshot_index: 100,
             version: "0.1.0".to_owned(),
-            ..StatusReply::default()
         })
     }
 

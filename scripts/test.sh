@@ -9,7 +9,7 @@ run() {
 }
 
 run cargo fmt --check
-run cargo clippy --all-targets -- -D warnings
-run cargo test
-run env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+run cargo clippy --locked --all-targets -- -D warnings
+run cargo test --locked
+run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 printf '\n== all passed\n'

@@ -252,14 +252,14 @@ fn a_connect_without_an_answer_ends_at_the_deadline_of_each_call() {
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
     let _fill: Vec<_> =
         (0..3).map(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(50))).collect();
-    let channel = channel(addr).connect_timeout(Duration::from_millis(500)).lazy();
+    let channel = channel(addr).connect_timeout(Duration::from_secs(2)).lazy();
     let began = Instant::now();
     let pending = call_async(&channel, "Echo", "x", within(50));
     let error = channel.call::<_, Echo>("testRpc", "Echo", &echo("x"), within(50)).unwrap_err();
     for error in [error, pending.recv_timeout(LONG).unwrap().unwrap_err()] {
         assert!(matches!(error, CallError::TimedOut { sent: false, .. }), "{error}");
     }
-    assert!(began.elapsed() < Duration::from_millis(450), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     let error = call(&channel, "Echo", "x").unwrap_err();
     assert!(matches!(error, CallError::NotSent { .. }), "{error}");
 }

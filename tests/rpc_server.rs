@@ -387,7 +387,7 @@ fn a_reset_before_during_and_after_a_call_does_no_harm() {
 #[test]
 fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
     let (server, _) =
-        serve(Limits { frame_timeout: Duration::from_millis(200), ..Limits::default() });
+        serve(Limits { frame_timeout: Duration::from_millis(500), ..Limits::default() });
     let mut idle = Raw::connect(server.local_addr());
     idle.send(&request("Echo", 0, "x"));
     idle.expect_bare("x");
@@ -408,7 +408,7 @@ fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
     silent.expect_closed();
     slow.rest();
     trickler.join().unwrap();
-    assert!(began.elapsed() >= Duration::from_millis(200));
+    assert!(began.elapsed() >= Duration::from_millis(500));
     assert!(began.elapsed() < Duration::from_secs(10));
     // And one that is only slow is served.
     let mut steady = Raw::connect(server.local_addr());
@@ -424,20 +424,20 @@ fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
 #[test]
 fn a_client_that_does_not_read_loses_its_connection_and_holds_nobody() {
     let (server, service) =
-        serve(Limits { write_timeout: Duration::from_millis(200), ..Limits::default() });
+        serve(Limits { write_timeout: Duration::from_secs(2), ..Limits::default() });
     let mut slow = Raw::connect(server.local_addr());
     for id in 1..=8 {
         slow.send(&request("Hold", id, "x"));
     }
     service.wait_held(8);
-    // The thread that answers is the test's own: it is never held up.
+    // The thread that answers is the test's own: it copies 56 MiB, and waits for nobody.
     let began = Instant::now();
     for (_, call) in service.take_held() {
         call.typed().run(echo(vec![0; 7 << 20]));
     }
     let answering = began.elapsed();
     assert!(
-        answering < Duration::from_millis(200),
+        answering < Duration::from_millis(1500),
         "{answering:?} to give answers that nobody reads"
     );
     check_alive(&server);

@@ -290,6 +290,17 @@ fn a_write_of_which_any_sectors_arrived_is_torn() {
 }
 
 #[test]
+fn bytes_beyond_a_torn_write_are_named() {
+    let log = Log::write(7, 3, 4096, false);
+    let (file, end) = (log.last_segment(), log.end());
+    let disk = log.damaged(&file, |bytes| {
+        bytes[end - 10] ^= 1;
+        bytes[end + 64] = 1;
+    });
+    assert_eq!(recover(&disk, &log), Found::Damage { file, offset: end as u64 + 64 });
+}
+
+#[test]
 fn torn_writes_are_kept_in_a_bounded_number() {
     let disk = SimDisk::new(1);
     let mut content = Content::default();

@@ -105,8 +105,13 @@ pub struct Heartbeat {
 /// Answers a [`Heartbeat`]: at the time of this reply its sender knew of no later term than the reply's `term`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatReply {
-    /// The request's round.
+    /// The request's round; [`HeartbeatReply::NO_ROUND`] if the request's term is over.
     pub round: u64,
+}
+
+impl HeartbeatReply {
+    /// Confirms no round: only the reply's term says something. Rounds count from 1 in each term.
+    pub const NO_ROUND: u64 = 0;
 }
 
 impl Body {

@@ -241,8 +241,10 @@ impl Raft {
             Body::AppendEntries(_) => {
                 self.reply(&message, Body::AppendEntriesReply(AppendEntriesReply::Stale))
             }
-            Body::Heartbeat(Heartbeat { round, .. }) => {
-                self.reply(&message, Body::HeartbeatReply(HeartbeatReply { round }));
+            // Rounds of an earlier term mean nothing in this one, in which the same member may lead again.
+            Body::Heartbeat(_) => {
+                let reply = HeartbeatReply { round: HeartbeatReply::NO_ROUND };
+                self.reply(&message, Body::HeartbeatReply(reply));
             }
             Body::RequestVoteReply(_) | Body::AppendEntriesReply(_) | Body::HeartbeatReply(_) => {}
         }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::core::{Core, Loss};
+use super::core::Core;
+use super::errors::Loss;
 use super::{Config, Framing};
 use crate::rpc::frame::{Decoder, Frame};
 use crate::rpc::header::RpcReplyHeader;

@@ -21,14 +21,14 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::calls::{Call, Calls, Outcome, Parked, Waiter, run_guarded};
+use super::errors::{Loss, channel_closed};
 use super::{Config, Framing, connection, timer};
-use crate::rpc::error::same_error;
+use crate::rpc::CallError;
 use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{join, spawn};
 use crate::rpc::outbox::{Outbox, SendError};
 use crate::rpc::service::Reply;
-use crate::rpc::{CallError, Status};
 
 pub(super) struct Core {
     pub(super) config: Config,
@@ -162,8 +162,9 @@ impl Core {
         };
         if self.config.framing == Framing::Extended {
             head.call_id = id;
-            // Rounded up: 0 would mean no limit.
-            head.deadline_ms = time_left.as_micros().div_ceil(1000).try_into().unwrap_or(u32::MAX);
+            // Rounded up, and at least 1: 0 would mean no limit.
+            head.deadline_ms =
+                time_left.as_micros().div_ceil(1000).max(1).try_into().unwrap_or(u32::MAX);
             head.caller = self.config.caller.clone();
         }
         encode(self.head_size(), &head, request.args.write)
@@ -431,50 +432,6 @@ impl Core {
             Waiter::Completion(_) => timer::run_soon(self, waiter, outcome),
         }
     }
-
-    // ---- errors ----
-
-    fn not_sent(&self, source: &io::Error) -> CallError {
-        CallError::NotSent { addr: self.config.addr.clone(), source: same_error(source) }
-    }
-
-    fn closed(&self) -> CallError {
-        self.not_sent(&channel_closed())
-    }
-
-    fn busy(&self, calls: usize) -> CallError {
-        CallError::Busy { addr: self.config.addr.clone(), calls }
-    }
-
-    pub(super) fn refused(&self, status: Status) -> CallError {
-        CallError::Refused { addr: self.config.addr.clone(), status }
-    }
-
-    pub(super) fn bad_reply(&self, reason: String) -> CallError {
-        CallError::BadReply { addr: self.config.addr.clone(), reason }
-    }
-
-    pub(super) fn timed_out(&self, call: &Call) -> CallError {
-        let waited = call.deadline.saturating_duration_since(call.began);
-        CallError::TimedOut { addr: self.config.addr.clone(), waited, sent: call.sent }
-    }
-
-    fn loss(&self, why: &Loss) -> CallError {
-        match why {
-            Loss::Broken(source) => {
-                CallError::Lost { addr: self.config.addr.clone(), source: same_error(source) }
-            }
-            Loss::Refused(status) => self.refused(status.clone()),
-        }
-    }
-}
-
-/// How a connection ended.
-pub(super) enum Loss {
-    /// It broke, or was closed.
-    Broken(io::Error),
-    /// The server would not have it, and has read nothing from it.
-    Refused(Status),
 }
 
 impl State {
@@ -501,8 +458,4 @@ impl State {
 
 fn deliver(deliveries: Deliveries) {
     deliveries.into_iter().for_each(|(waiter, outcome)| waiter.deliver(outcome));
-}
-
-fn channel_closed() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the channel is closed")
 }

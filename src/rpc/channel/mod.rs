@@ -42,6 +42,7 @@
 mod calls;
 mod connection;
 mod core;
+mod errors;
 mod timer;
 
 use std::fmt;

@@ -221,3 +221,44 @@ proptest! {
         }
     }
 }
+
+/// The requests that real clients sent, as bytes.
+fn captured_requests() -> Vec<Vec<u8>> {
+    let hex = |text: &str| {
+        (0..text.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+            .collect()
+    };
+    let lines = include_str!("../../../tests/wire/vectors.jsonl").lines();
+    lines
+        .map(|line| {
+            hex(serde_json::from_str::<serde_json::Value>(line).unwrap()["request"]
+                .as_str()
+                .unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn captured_requests_decode_in_any_pieces_and_encode_to_the_same_bytes() {
+    let requests = captured_requests();
+    assert_eq!(requests.len(), 133);
+    for request in requests {
+        let frames = decode(Decoder::detecting(limits()), &request, || usize::MAX).unwrap();
+        check(&request, &frames);
+        let mut decoder = Decoder::detecting(limits());
+        decoder.space()[..3].copy_from_slice(&request[..3]);
+        decoder.filled(3);
+        decoder.next::<RpcHeader>().unwrap();
+        let head_size = decoder.head_size().unwrap();
+        let again: Vec<u8> = frames
+            .chunks(2)
+            .flat_map(|pair| match pair {
+                [Frame::Head(head), Frame::Body(body)] => frame(head_size, head, body),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(again, request);
+    }
+}

@@ -1,7 +1,7 @@
 //! What the threads of one connection share: its outbox, its open calls, its room. And how a call is answered.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -108,7 +108,7 @@ impl Connection {
         open.calls += 1;
         open.documented |= id.is_documented();
         drop(open);
-        Box::new(WireAnswer { connection: Arc::clone(self), id, slot })
+        Box::new(WireAnswer { connection: Arc::downgrade(self), id, slot })
     }
 
     fn end(&self, id: CallId) {
@@ -194,7 +194,8 @@ pub(super) fn status_frame(id: CallId, status: &Status) -> Bytes {
 
 /// Answers one call over its connection.
 struct WireAnswer {
-    connection: Arc<Connection>,
+    /// Gone once the connection has ended: calls that are answered late, or never, keep no socket open.
+    connection: Weak<Connection>,
     id: CallId,
     slot: Slot,
 }
@@ -204,6 +205,7 @@ impl Answer for WireAnswer {
         let WireAnswer { connection, id, slot } = *self;
         // Given back first: a client that keeps exactly as many calls in flight as it may is not told "busy".
         drop(slot);
+        let Some(connection) = connection.upgrade() else { return };
         match outcome {
             Ok(reply) => connection.reply(id, reply),
             Err(status) => connection.refuse(id, &status),

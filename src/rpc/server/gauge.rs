@@ -1,7 +1,6 @@
 //! How much is in flight: calls and their bytes, counted from before the body is received until the call is answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -11,47 +10,53 @@ use parking_lot::{Condvar, Mutex};
 pub(super) struct Gauge {
     calls_max: usize,
     bytes_max: usize,
-    calls: AtomicUsize,
-    bytes: AtomicUsize,
-    /// How many wait for room, so that a release without waiters costs no lock.
-    waiters: AtomicUsize,
-    lock: Mutex<()>,
+    taken: Mutex<Taken>,
     released: Condvar,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Taken {
+    calls: usize,
+    bytes: usize,
 }
 
 impl Gauge {
     pub(super) fn new(calls_max: usize, bytes_max: usize) -> Self {
-        let [calls, bytes, waiters] = [0; 3].map(AtomicUsize::new);
-        Gauge {
-            calls_max,
-            bytes_max,
-            calls,
-            bytes,
-            waiters,
-            lock: Mutex::new(()),
-            released: Condvar::new(),
-        }
+        Gauge { calls_max, bytes_max, taken: Mutex::default(), released: Condvar::new() }
     }
 
     /// Takes room for one call of `bytes`, if there is any.
     fn try_take(&self, bytes: usize) -> bool {
-        let calls = self.calls.fetch_add(1, SeqCst) + 1;
-        let all_bytes = self.bytes.fetch_add(bytes, SeqCst) + bytes;
-        let fits = calls <= self.calls_max && all_bytes <= self.bytes_max;
-        if !fits {
-            self.release(bytes);
+        self.add(&mut self.taken.lock(), bytes)
+    }
+
+    /// Takes room, waiting for it; see [`Slot::take`].
+    fn take(&self, bytes: usize, check_every: Duration, is_over: impl Fn() -> bool) -> bool {
+        let mut taken = self.taken.lock();
+        while !self.add(&mut taken, bytes) {
+            if is_over() {
+                return false;
+            }
+            self.released.wait_for(&mut taken, check_every);
+        }
+        true
+    }
+
+    fn add(&self, taken: &mut Taken, bytes: usize) -> bool {
+        let fits = taken.calls < self.calls_max && bytes <= self.bytes_max - taken.bytes;
+        if fits {
+            taken.calls += 1;
+            taken.bytes += bytes;
         }
         fits
     }
 
     fn release(&self, bytes: usize) {
-        self.calls.fetch_sub(1, SeqCst);
-        self.bytes.fetch_sub(bytes, SeqCst);
-        // Whoever waits has counted itself before it looked for room: it has seen this room, or is seen here.
-        if self.waiters.load(SeqCst) > 0 {
-            let _lock = self.lock.lock();
-            self.released.notify_all();
-        }
+        let mut taken = self.taken.lock();
+        taken.calls -= 1;
+        taken.bytes -= bytes;
+        // Costs nothing while nobody waits.
+        self.released.notify_all();
     }
 }
 
@@ -65,39 +70,34 @@ pub(super) struct Slot {
 impl Slot {
     /// Room for a call of `bytes` in both gauges, if there is any.
     pub(super) fn try_take(gauges: [&Arc<Gauge>; 2], bytes: usize) -> Option<Slot> {
-        let [connection, server] = gauges;
-        if !connection.try_take(bytes) {
-            return None;
-        }
-        if !server.try_take(bytes) {
-            connection.release(bytes);
-            return None;
-        }
-        Some(Slot { gauges: gauges.map(Arc::clone), bytes })
+        Slot::take_by(gauges, bytes, Gauge::try_take)
     }
 
-    /// Waits until there is room. The first gauge is the caller's own and has room; the second is everyone's. At least
-    /// every `check_every`, `is_over` is asked whether waiting still makes sense; `None` when it does not.
+    /// Waits until there is room. At least every `check_every`, `is_over` is asked whether waiting still makes sense; `None`
+    /// when it does not.
     pub(super) fn take(
         gauges: [&Arc<Gauge>; 2],
         bytes: usize,
         check_every: Duration,
         is_over: impl Fn() -> bool,
     ) -> Option<Slot> {
-        let server = gauges[1];
-        server.waiters.fetch_add(1, SeqCst);
-        let mut lock = server.lock.lock();
-        let slot = loop {
-            if let Some(slot) = Slot::try_take(gauges, bytes) {
-                break Some(slot);
-            }
-            if is_over() {
-                break None;
-            }
-            server.released.wait_for(&mut lock, check_every);
-        };
-        server.waiters.fetch_sub(1, SeqCst);
-        slot
+        Slot::take_by(gauges, bytes, |gauge, bytes| gauge.take(bytes, check_every, &is_over))
+    }
+
+    fn take_by(
+        gauges: [&Arc<Gauge>; 2],
+        bytes: usize,
+        take: impl Fn(&Gauge, usize) -> bool,
+    ) -> Option<Slot> {
+        let [connection, server] = gauges;
+        if !take(connection, bytes) {
+            return None;
+        }
+        if !take(server, bytes) {
+            connection.release(bytes);
+            return None;
+        }
+        Some(Slot { gauges: gauges.map(Arc::clone), bytes })
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
             drop(Slot::try_take(gauges, 10).unwrap());
         }
         for gauge in [wide, narrow] {
-            assert_eq!((gauge.calls.load(SeqCst), gauge.bytes.load(SeqCst)), (0, 0));
+            assert_eq!(*gauge.taken.lock(), Taken::default());
         }
     }
 
@@ -142,9 +142,7 @@ mod tests {
             let (own, all) = (own.clone(), all.clone());
             move || Slot::take([&own, &all], 1, Duration::from_secs(60), || false).is_some()
         });
-        while all.waiters.load(SeqCst) == 0 {
-            thread::yield_now();
-        }
+        // Whether it waits by now or only later, it gets the room.
         drop(slot);
         assert!(waiter.join().unwrap());
     }

@@ -62,6 +62,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use socket2::SockRef;
 
 use super::net::{join, spawn};
 use super::{Limits, ServerError, Service};
@@ -229,6 +230,10 @@ fn start(
 ) -> io::Result<Server> {
     // A listener made for polling would turn the acceptor into a busy loop.
     listener.set_nonblocking(false)?;
+    // The standard library's queue of 128 overflows when a few hundred clients come at once, and each that finds no place
+    // tries again only after a second.
+    let backlog = i32::try_from(limits.connections_max).unwrap_or(i32::MAX);
+    SockRef::from(&listener).listen(backlog)?;
     let shared = Arc::new(Shared {
         local_addr,
         limits,

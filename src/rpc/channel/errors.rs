@@ -1,0 +1,56 @@
+//! A channel's errors: each names the server, and says what may have happened.
+
+use std::io;
+
+use super::calls::Call;
+use super::core::Core;
+use crate::rpc::error::same_error;
+use crate::rpc::{CallError, Status};
+
+impl Core {
+    pub(super) fn not_sent(&self, source: &io::Error) -> CallError {
+        CallError::NotSent { addr: self.config.addr.clone(), source: same_error(source) }
+    }
+
+    pub(super) fn closed(&self) -> CallError {
+        self.not_sent(&channel_closed())
+    }
+
+    pub(super) fn busy(&self, calls: usize) -> CallError {
+        CallError::Busy { addr: self.config.addr.clone(), calls }
+    }
+
+    pub(super) fn refused(&self, status: Status) -> CallError {
+        CallError::Refused { addr: self.config.addr.clone(), status }
+    }
+
+    pub(super) fn bad_reply(&self, reason: String) -> CallError {
+        CallError::BadReply { addr: self.config.addr.clone(), reason }
+    }
+
+    pub(super) fn timed_out(&self, call: &Call) -> CallError {
+        let waited = call.deadline.saturating_duration_since(call.began);
+        CallError::TimedOut { addr: self.config.addr.clone(), waited, sent: call.sent }
+    }
+
+    pub(super) fn loss(&self, why: &Loss) -> CallError {
+        match why {
+            Loss::Broken(source) => {
+                CallError::Lost { addr: self.config.addr.clone(), source: same_error(source) }
+            }
+            Loss::Refused(status) => self.refused(status.clone()),
+        }
+    }
+}
+
+/// How a connection ended.
+pub(super) enum Loss {
+    /// It broke, or was closed.
+    Broken(io::Error),
+    /// The server would not have it, and has read nothing from it.
+    Refused(Status),
+}
+
+pub(super) fn channel_closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the channel is closed")
+}

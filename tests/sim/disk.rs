@@ -1,0 +1,102 @@
+//! A member's disk: what is durable, what is being written, and what a crash leaves of it.
+
+use std::collections::VecDeque;
+
+use syncraft::raft::{Entry, HardState, Index, Message, Persist, PersistId, Term};
+
+/// Writes take effect in order, and share flushes: what is submitted during one is written by the next. A crash keeps any
+/// prefix of the records whose write was not reported: a hard state, then entries one by one.
+#[derive(Debug, Default)]
+pub struct Disk {
+    hard_state: HardState,
+    entries: Vec<Entry>,
+    /// Submitted, with when it will be durable.
+    pending: VecDeque<(u64, Persist)>,
+    /// The newest flush: from when to when.
+    flush_us: (u64, u64),
+}
+
+impl Disk {
+    /// Queues a write; a flush that begins for it takes `duration_us`. Returns when it will be durable.
+    pub fn submit(&mut self, persist: Persist, now_us: u64, duration_us: u64) -> u64 {
+        let (start_us, done_us) = self.flush_us;
+        let is_joined = now_us <= start_us && !self.pending.is_empty();
+        if !is_joined {
+            let start_us = done_us.max(now_us);
+            self.flush_us = (start_us, start_us + duration_us);
+        }
+        self.pending.push_back((self.flush_us.1, persist));
+        self.flush_us.1
+    }
+
+    /// The device does nothing else for `duration_us`.
+    pub fn stall(&mut self, now_us: u64, duration_us: u64) {
+        let (start_us, done_us) = self.flush_us;
+        self.flush_us = (start_us, done_us.max(now_us + duration_us));
+    }
+
+    /// Everything that is due is durable: the last such write, and what may be said now.
+    pub fn complete(&mut self, now_us: u64) -> (Option<PersistId>, Vec<Message>) {
+        let (mut last, mut then) = (None, Vec::new());
+        while self.pending.front().is_some_and(|(done_us, _)| *done_us <= now_us) {
+            let Some((_, persist)) = self.pending.pop_front() else { break };
+            self.write(persist.hard_state, &persist.entries);
+            then.extend(persist.then);
+            last = Some(persist.id);
+        }
+        (last, then)
+    }
+
+    /// The power goes: what was not reported survives up to a random record. True if something was lost.
+    pub fn crash(&mut self, rng: &mut fastrand::Rng) -> bool {
+        let records =
+            |persist: &Persist| usize::from(persist.hard_state.is_some()) + persist.entries.len();
+        let total = self.pending.iter().map(|(_, persist)| records(persist)).sum();
+        let mut left = rng.usize(0..=total);
+        let is_loss = left < total;
+        for (_, persist) in std::mem::take(&mut self.pending) {
+            let hard_state = persist.hard_state.filter(|_| left > 0);
+            left -= usize::from(hard_state.is_some());
+            let count = left.min(persist.entries.len());
+            self.write(hard_state, &persist.entries[..count]);
+            left -= count;
+        }
+        self.flush_us = (0, 0);
+        is_loss
+    }
+
+    fn write(&mut self, hard_state: Option<HardState>, entries: &[Entry]) {
+        if let Some(hard_state) = hard_state {
+            assert!(
+                hard_state.current_term >= self.hard_state.current_term,
+                "a term on disk never falls"
+            );
+            let is_vote_kept = hard_state.current_term > self.hard_state.current_term
+                || self.hard_state.voted_for.is_none()
+                || hard_state.voted_for == self.hard_state.voted_for;
+            assert!(is_vote_kept, "a vote on disk stands for its term");
+            self.hard_state = hard_state;
+        }
+        for entry in entries {
+            let at = entry.index.0 as usize - 1;
+            assert!(at <= self.entries.len(), "no gaps on disk");
+            self.entries.truncate(at);
+            self.entries.push(entry.clone());
+        }
+    }
+
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        match index.0.checked_sub(1) {
+            None => Some(Term::ZERO),
+            Some(at) => self.entries.get(at as usize).map(|entry| entry.term),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! One simulated member: its core while it lives, its disk always, and what the oracle knows of its log.
+
+use syncraft::raft::{Entry, Event, Index, MemberId, Message, Raft, Status, Term};
+
+use crate::disk::Disk;
+use crate::plan::Plan;
+
+pub struct Member {
+    pub id: MemberId,
+    pub disk: Disk,
+    /// Counts starts, so that what was meant for an earlier life can be told apart.
+    pub life: u64,
+    pub living: Option<Living>,
+}
+
+/// What a crash takes away.
+pub struct Living {
+    pub core: Raft,
+    pub status: Status,
+    /// The core's log, as its writes have told.
+    pub log: Shadow,
+    /// The last entry handed out to be applied.
+    pub applied: Index,
+    pub inbox: Vec<Event>,
+    /// Said only after the pause: answers to writes that the disk finished meanwhile.
+    pub outbox: Vec<Message>,
+    pub is_paused: bool,
+    pub is_step_due: bool,
+}
+
+/// A log with a running hash: equal hashes, equal logs up to there.
+#[derive(Debug, Default)]
+pub struct Shadow {
+    entries: Vec<(Entry, u64)>,
+}
+
+impl Member {
+    pub fn new(id: MemberId) -> Member {
+        Member { id, disk: Disk::default(), life: 0, living: None }
+    }
+
+    pub fn start(&mut self, plan: &Plan) {
+        assert!(self.living.is_none(), "only who is down can start");
+        self.life += 1;
+        let entries = self.disk.entries().to_vec();
+        let mut log = Shadow::default();
+        log.write(&entries);
+        let core = Raft::new(plan.config(self.id, self.life), self.disk.hard_state(), entries);
+        let status = core.status();
+        self.living = Some(Living {
+            core,
+            status,
+            log,
+            applied: Index::ZERO,
+            inbox: Vec::new(),
+            outbox: Vec::new(),
+            is_paused: false,
+            is_step_due: false,
+        });
+    }
+}
+
+impl Shadow {
+    /// As a `Persist` says: the first entry replaces everything from its index on. Gives how many were replaced.
+    pub fn write(&mut self, entries: &[Entry]) -> usize {
+        let Some(first) = entries.first() else { return 0 };
+        let at = first.index.0 as usize - 1;
+        assert!(at <= self.entries.len(), "no gaps in a log");
+        let replaced = self.entries.len() - at;
+        self.entries.truncate(at);
+        for entry in entries {
+            let before = self.entries.last().map_or(0, |(_, hash)| *hash);
+            self.entries.push((entry.clone(), chain(before, entry)));
+        }
+        replaced
+    }
+
+    pub fn last_index(&self) -> Index {
+        Index(self.entries.len() as u64)
+    }
+
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        match index.0 {
+            0 => Some(Term::ZERO),
+            _ => self.at(index).map(|(entry, _)| entry.term),
+        }
+    }
+
+    pub fn terms(&self) -> impl Iterator<Item = Term> + '_ {
+        self.entries.iter().map(|(entry, _)| entry.term)
+    }
+
+    /// The entry at `index` and the hash of the log up to it.
+    pub fn at(&self, index: Index) -> Option<&(Entry, u64)> {
+        self.entries.get(index.0.checked_sub(1)? as usize)
+    }
+}
+
+fn chain(before: u64, entry: &Entry) -> u64 {
+    let mut hash = before ^ entry.term.0.rotate_left(32) ^ entry.index.0;
+    if let syncraft::raft::Payload::Command(command) = &entry.payload {
+        hash ^= command
+            .iter()
+            .fold(1, |hash: u64, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    }
+    (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31)
+}

@@ -1,0 +1,254 @@
+//! The invariants (Raft figure 3, thesis §3.8, §6.4). The oracle sees everything, at once, and panics at a violation.
+//!
+//! Each check touches only what has just changed: a log carries a running hash, so that comparing two prefixes is
+//! comparing two numbers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use syncraft::raft::{
+    AppendEntriesReply, Body, Entry, Index, MemberId, Message, RequestId, RequestVote,
+    RequestVoteReply, RoleName, Status, Term,
+};
+
+use crate::member::{Living, Member, Shadow};
+use crate::workload::proposal_of;
+
+#[derive(Default)]
+pub struct Oracle {
+    /// Election safety: who has led each term.
+    leaders: BTreeMap<Term, MemberId>,
+    /// The terms in the log that each leader began with.
+    inherited: BTreeMap<Term, Vec<Term>>,
+    /// All that was ever committed, in order.
+    committed: Vec<Committed>,
+    /// Log matching: the hash of every log that ever ended with this index and term.
+    prefixes: HashMap<(Index, Term), u64>,
+    proposals: HashMap<RequestId, Proposal>,
+    reads: BTreeMap<RequestId, Read>,
+}
+
+struct Committed {
+    hash: u64,
+    /// The term of the leader that committed it.
+    by: Term,
+    proposal: Option<RequestId>,
+}
+
+#[derive(Default)]
+struct Proposal {
+    is_rejected: bool,
+    /// Where its leader put it.
+    place: Option<(Index, Term)>,
+    committed_at: Option<Index>,
+}
+
+struct Read {
+    member: MemberId,
+    /// What was committed when it was asked: its answer must reflect at least that.
+    floor: Index,
+}
+
+impl Oracle {
+    pub fn committed_index(&self) -> Index {
+        Index(self.committed.len() as u64)
+    }
+
+    pub fn is_committed(&self, id: RequestId) -> bool {
+        self.proposals.get(&id).is_some_and(|proposal| proposal.committed_at.is_some())
+    }
+
+    /// Reads that still wait for an answer of one of `members`.
+    pub fn reads_open_at(&self, members: &[MemberId]) -> usize {
+        self.reads.values().filter(|read| members.contains(&read.member)).count()
+    }
+
+    pub fn asked_to_propose(&mut self, id: RequestId) {
+        let before = self.proposals.insert(id, Proposal::default());
+        assert!(before.is_none(), "the workload never repeats an id");
+    }
+
+    pub fn asked_to_read(&mut self, id: RequestId, member: MemberId) {
+        let floor = self.committed_index();
+        self.reads.insert(id, Read { member, floor });
+    }
+
+    pub fn proposed(&mut self, id: RequestId, index: Index, term: Term) {
+        let proposal = self.proposals.get_mut(&id).expect("only what was proposed is answered");
+        assert!(proposal.place.is_none() && !proposal.is_rejected, "a proposal has one answer");
+        proposal.place = Some((index, term));
+    }
+
+    pub fn rejected(&mut self, id: RequestId) {
+        if self.reads.remove(&id).is_some() {
+            return;
+        }
+        let proposal = self.proposals.get_mut(&id).expect("only what was asked is rejected");
+        assert!(proposal.place.is_none() && !proposal.is_rejected, "a proposal has one answer");
+        proposal.is_rejected = true;
+    }
+
+    /// Linearizable reads: the state read reflects all that was committed before the read was asked.
+    pub fn read_ready(&mut self, id: RequestId, member: MemberId, handed_out: Index) {
+        let read = self.reads.remove(&id).expect("a read has one answer");
+        assert_eq!(read.member, member, "a read is answered where it was asked");
+        assert!(
+            handed_out >= read.floor,
+            "stale read: {id:?} at {member} sees {handed_out}, but {} was committed before",
+            read.floor
+        );
+    }
+
+    /// The member's unanswered reads are gone with it.
+    pub fn crashed(&mut self, member: MemberId) {
+        self.reads.retain(|_, read| read.member != member);
+    }
+
+    /// Log matching: logs that agree on an entry's index and term agree on everything up to it.
+    pub fn wrote(&mut self, log: &Shadow, entries: &[Entry]) {
+        for entry in entries {
+            let (_, hash) = log.at(entry.index).expect("it was just written");
+            let known = self.prefixes.entry((entry.index, entry.term)).or_insert(*hash);
+            assert_eq!(known, hash, "log matching: {}/{}", entry.index, entry.term);
+        }
+    }
+
+    /// A member has taken a step: `before` and `after` it.
+    pub fn stepped(&mut self, members: &[Member], at: usize, before: Status) {
+        let member = &members[at];
+        let living = member.living.as_ref().expect("only who lives takes a step");
+        let after = living.status;
+        assert!(after.role.term >= before.role.term, "a term never falls");
+        assert!(after.commit_index >= before.commit_index, "a commit index never falls");
+        assert!(after.durable_index <= after.last_index && after.commit_index <= after.last_index);
+        assert_eq!(after.last_index, living.log.last_index(), "all new entries are persisted");
+        assert_eq!(after.nonsense_count, 0, "honest members never send nonsense");
+        if after.role.role == RoleName::Leader {
+            self.leads(member.id, living, before);
+        }
+        if after.commit_index > before.commit_index {
+            // It may have led at the beginning of the batch only.
+            let led = [after.role, before.role].into_iter().find(|it| it.role == RoleName::Leader);
+            self.commits(members, at, led.map(|role| role.term));
+        }
+    }
+
+    /// Election safety and leader completeness.
+    fn leads(&mut self, id: MemberId, living: &Living, before: Status) {
+        let term = living.status.role.term;
+        let leader = *self.leaders.entry(term).or_insert(id);
+        assert_eq!(leader, id, "election safety: two leaders in term {term}");
+        if before.role.role == RoleName::Leader && before.role.term == term {
+            return;
+        }
+        self.inherited.insert(term, living.log.terms().take_while(|it| *it < term).collect());
+        for (at, committed) in self.committed.iter().enumerate() {
+            let index = Index(at as u64 + 1);
+            let is_held = living.log.at(index).is_some_and(|(_, hash)| *hash == committed.hash);
+            assert!(
+                is_held || committed.by >= term,
+                "leader completeness: {id} leads term {term} without the committed entry {index}"
+            );
+        }
+    }
+
+    /// A commit index has risen, at a member that led the term `led`, or at a follower.
+    fn commits(&mut self, members: &[Member], at: usize, led: Option<Term>) {
+        let living = members[at].living.as_ref().expect("only who lives commits");
+        let Status { id, commit_index, .. } = living.status;
+        if commit_index > self.committed_index() {
+            let Some(term) = led else { panic!("{id} commits {commit_index} before any leader") };
+            check_commit_rule(members, living, term);
+            self.extend_committed(living, term);
+        }
+        let (_, hash) = living.log.at(commit_index).expect("a committed entry is in the log");
+        let committed = &self.committed[commit_index.0 as usize - 1];
+        assert_eq!(*hash, committed.hash, "state machine safety at {commit_index}");
+    }
+
+    fn extend_committed(&mut self, living: &Living, by: Term) {
+        let from = self.committed_index();
+        if let Some(last) = self.committed.last() {
+            let (_, hash) = living.log.at(from).expect("what was committed before is in the log");
+            assert_eq!(*hash, last.hash, "committed entries never change");
+        }
+        for index in from.0 + 1..=living.status.commit_index.0 {
+            let (entry, hash) = living.log.at(Index(index)).expect("it is in the log");
+            let proposal = proposal_of(&entry.payload);
+            if let Some(id) = proposal {
+                self.check_proposal(id, entry);
+            }
+            self.committed.push(Committed { hash: *hash, by, proposal });
+        }
+    }
+
+    /// A proposal takes effect at most once, in the place it was told, and never after a refusal.
+    fn check_proposal(&mut self, id: RequestId, entry: &Entry) {
+        let proposal = self.proposals.get_mut(&id).expect("nobody makes up commands");
+        assert!(!proposal.is_rejected, "{id:?} was rejected, and is committed");
+        assert_eq!(proposal.place, Some((entry.index, entry.term)), "{id:?} is not in its place");
+        assert_eq!(proposal.committed_at, None, "{id:?} is committed twice");
+        proposal.committed_at = Some(entry.index);
+    }
+
+    /// Entries are applied in order, once a life, and only what is committed.
+    pub fn applies(&self, living: &Living, entries: &[Entry]) {
+        let mut last = living.applied;
+        for entry in entries {
+            assert_eq!(entry.index, last.next(), "entries are applied in order");
+            last = entry.index;
+            assert!(last <= living.status.commit_index, "only what is committed is applied");
+            let committed = &self.committed[last.0 as usize - 1];
+            assert_eq!(
+                committed.proposal,
+                proposal_of(&entry.payload),
+                "what is applied at {last}"
+            );
+        }
+    }
+
+    /// The term of the entry at `index` in the log of the leader of `led`.
+    fn leaders_term_at(&self, led: Term, index: Index) -> Option<Term> {
+        let inherited = self.inherited.get(&led)?;
+        match index.0.checked_sub(1) {
+            None => Some(Term::ZERO),
+            Some(at) => Some(*inherited.get(at as usize).unwrap_or(&led)),
+        }
+    }
+
+    /// Durable before said (thesis §3.8): what a message promises is on its sender's disk as it leaves.
+    pub fn sends(&self, member: &Member, message: &Message) {
+        let on_disk = member.disk.hard_state();
+        let is_past = on_disk.current_term > message.term;
+        let is_now = on_disk.current_term == message.term;
+        let says = || format!("{} says {message:?} with {on_disk:?} on its disk", member.id);
+        match message.body {
+            // These name a term that is not begun.
+            Body::RequestVote(RequestVote { pre_vote: true, .. })
+            | Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true }) => {}
+            Body::RequestVote(_) => {
+                assert!(is_past || is_now && on_disk.voted_for == Some(member.id), "{}", says());
+            }
+            Body::RequestVoteReply(RequestVoteReply { vote_granted: true, .. }) => {
+                assert!(is_past || is_now && on_disk.voted_for == Some(message.to), "{}", says());
+            }
+            Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }) => {
+                let is_held = member.disk.term_at(match_index)
+                    == self.leaders_term_at(message.term, match_index);
+                assert!(is_past || is_now && is_held, "{}", says());
+            }
+            _ => assert!(is_past || is_now, "{}", says()),
+        }
+    }
+}
+
+/// Only a leader decides, by entries of its own term (§5.4.2), on the disks of a quorum.
+fn check_commit_rule(members: &[Member], living: &Living, led: Term) {
+    let Status { commit_index, id, .. } = living.status;
+    let term = living.log.term_at(commit_index);
+    assert_eq!(term, Some(led), "{id} commits {commit_index}, of an old term, by counting");
+    let on_disk = members.iter().filter(|other| other.disk.term_at(commit_index) == term);
+    assert!(
+        on_disk.count() > members.len() / 2,
+        "{id} commits {commit_index}, which no quorum has on its disks"
+    );
+}

@@ -1,0 +1,150 @@
+//! What a seed decides before anything runs.
+//!
+//! Each kind of fault is off in about half of all seeds: runs with few kinds of faults find what all of them at once would
+//! hide. Tiny limits are drawn as often as normal ones.
+
+use std::ops::Range;
+
+use syncraft::raft::{Config, MemberId};
+
+/// One tick of a member's clock at normal speed.
+pub const TICK_US: u64 = 10_000;
+
+/// How often, in virtual time, faults are drawn.
+pub const FAULTS_EVERY_US: u64 = 20_000;
+
+/// Probabilities of faults. Those of the network are per message, the others per draw.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    pub drop: f64,
+    pub duplicate: f64,
+    pub replay: f64,
+    pub delay_long: f64,
+    pub partition: f64,
+    pub crash: f64,
+    pub crash_all: f64,
+    pub pause: f64,
+    pub false_disconnect: f64,
+    pub disk_stall: f64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub members: u64,
+    pub faults: Faults,
+    /// Messages of one link arrive in the order they were sent.
+    pub is_fifo: bool,
+    /// A crash or a cut is noticed by the peers, as a closed socket.
+    pub are_sockets_noticed: bool,
+    pub delay_us: Range<u64>,
+    pub disk_us: Range<u64>,
+    pub apply_us: Range<u64>,
+    /// How long a member gathers events before it steps them; zero: each event alone.
+    pub batch_us: u64,
+    pub tick_us: Vec<u64>,
+    pub safety_us: u64,
+    pub request_every_us: u64,
+    pub requests_at_once: Range<u64>,
+    pub value_len: Range<usize>,
+    limits: Limits,
+}
+
+#[derive(Clone, Debug)]
+struct Limits {
+    /// Heartbeat, shortest and longest election timeout: short ones make more elections.
+    ticks: (u32, u32, u32),
+    append_bytes_max: usize,
+    window_messages_max: usize,
+    window_bytes_max: usize,
+    uncommitted_entries_max: u64,
+    uncommitted_bytes_max: usize,
+    reads_max: usize,
+    apply_bytes_max: usize,
+}
+
+impl Plan {
+    pub fn draw(seed: u64) -> Plan {
+        let rng = &mut fastrand::Rng::with_seed(seed);
+        let members = pick(rng, &[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
+        let is_skewed = rng.u8(0..4) == 0;
+        let at_once_max = pick(rng, &[1, 1, 4, 20]);
+        Plan {
+            seed,
+            members,
+            faults: Faults::draw(rng),
+            is_fifo: rng.bool(),
+            are_sockets_noticed: rng.bool(),
+            delay_us: 100..pick(rng, &[1_000, 5_000, 20_000, 60_000]),
+            disk_us: 50..pick(rng, &[100, 2_000, 10_000, 50_000, 200_000]),
+            apply_us: 1..pick(rng, &[2, 1_000, 50_000]),
+            batch_us: pick(rng, &[0, 0, 50, 2_000, 10_000]),
+            tick_us: (0..members)
+                .map(
+                    |_| if is_skewed { rng.u64(TICK_US * 2 / 3..TICK_US * 4 / 3) } else { TICK_US },
+                )
+                .collect(),
+            safety_us: rng.u64(4_000_000..20_000_000),
+            request_every_us: at_once_max * pick(rng, &[10_000, 20_000, 50_000, 200_000]),
+            requests_at_once: 1..at_once_max + 1,
+            value_len: 0..pick(rng, &[1, 100, 1_000]),
+            limits: Limits::draw(rng),
+        }
+    }
+
+    /// The configuration of one life of a member.
+    pub fn config(&self, id: MemberId, life: u64) -> Config {
+        let mut config = Config::new(id, (1..=self.members).map(MemberId));
+        (config.heartbeat_ticks, config.election_ticks_min, config.election_ticks_max) =
+            self.limits.ticks;
+        config.append_bytes_max = self.limits.append_bytes_max;
+        config.window_messages_max = self.limits.window_messages_max;
+        config.window_bytes_max = self.limits.window_bytes_max;
+        config.uncommitted_entries_max = self.limits.uncommitted_entries_max;
+        config.uncommitted_bytes_max = self.limits.uncommitted_bytes_max;
+        config.reads_max = self.limits.reads_max;
+        config.apply_bytes_max = self.limits.apply_bytes_max;
+        config.seed = self.seed ^ (life << 32);
+        config
+    }
+}
+
+impl Faults {
+    fn draw(rng: &mut fastrand::Rng) -> Faults {
+        Faults {
+            drop: sometimes(rng, &[0.001, 0.02, 0.1, 0.3]),
+            duplicate: sometimes(rng, &[0.01, 0.1, 0.5]),
+            replay: sometimes(rng, &[0.001, 0.02, 0.1]),
+            delay_long: sometimes(rng, &[0.001, 0.02, 0.1]),
+            partition: sometimes(rng, &[0.005, 0.02, 0.05]),
+            crash: sometimes(rng, &[0.002, 0.01, 0.05]),
+            crash_all: sometimes(rng, &[0.001, 0.005]),
+            pause: sometimes(rng, &[0.002, 0.01, 0.03]),
+            false_disconnect: sometimes(rng, &[0.005, 0.05]),
+            disk_stall: sometimes(rng, &[0.005, 0.03]),
+        }
+    }
+}
+
+impl Limits {
+    fn draw(rng: &mut fastrand::Rng) -> Limits {
+        Limits {
+            ticks: pick(rng, &[(5, 30, 60), (5, 30, 60), (2, 10, 20)]),
+            append_bytes_max: pick(rng, &[1, 200, 1 << 20, 1 << 20]),
+            window_messages_max: pick(rng, &[1, 2, 64, 64]),
+            window_bytes_max: pick(rng, &[1, 500, 8 << 20, 8 << 20]),
+            uncommitted_entries_max: pick(rng, &[1, 4, 1 << 16, 1 << 16]),
+            uncommitted_bytes_max: pick(rng, &[100, 1_000, 64 << 20, 64 << 20]),
+            reads_max: pick(rng, &[1, 3, 1 << 16, 1 << 16]),
+            apply_bytes_max: pick(rng, &[1, 300, 16 << 20, 16 << 20]),
+        }
+    }
+}
+
+fn pick<T: Copy>(rng: &mut fastrand::Rng, from: &[T]) -> T {
+    from[rng.usize(..from.len())]
+}
+
+fn sometimes(rng: &mut fastrand::Rng, from: &[f64]) -> f64 {
+    if rng.bool() { pick(rng, from) } else { 0.0 }
+}

@@ -4,8 +4,8 @@
 //! |---:|---|
 //! | 0 | done |
 //! | 1 | the key is absent |
-//! | 2 | wrong usage, a value over its limit among it; a server that cannot start |
-//! | 3 | not applied: it did not happen, and trying again is safe |
+//! | 2 | wrong usage, a value over its limit among it |
+//! | 3 | not applied: it did not happen, and trying again is safe; a server that cannot start, or failed |
 //! | 4 | the outcome is unknown: it may have happened |
 //!
 //! Results go to standard output, everything else to standard error, an error as one line that begins with `syncraft: `.

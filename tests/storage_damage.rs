@@ -123,32 +123,53 @@ fn once_started_again_the_last_batch_is_protected_too() {
 }
 
 #[test]
-fn a_segment_cut_anywhere_is_named_with_the_place() {
+fn a_segment_cut_anywhere_is_whole_or_named_with_the_place() {
     for close in [true, false] {
         let log = Log::write(3, 3, 4096, close);
         for file in log.segments() {
+            let bytes = log.disk.bytes(&file).unwrap();
+            let log_end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
             for len in 0..4096 {
                 let disk = log.damaged(&file, |bytes| bytes.truncate(len));
                 let offset = if len < 512 { 0 } else { len as u64 };
-                assert_eq!(
-                    recover(&disk, &log),
-                    Found::Damage { file: file.clone(), offset },
-                    "cut at {len}"
-                );
+                match recover(&disk, &log) {
+                    // Only zeros are gone, and enough are left to know that nothing followed.
+                    Found::Content(found) => {
+                        assert!(len >= log_end, "cut at {len}");
+                        assert_eq!(&found, log.full(), "cut at {len}");
+                        assert_eq!(
+                            disk.bytes(&file).unwrap().len(),
+                            4096,
+                            "it has its length back"
+                        );
+                        assert_eq!(recover(&disk, &log), Found::Content(found), "and again");
+                    }
+                    found => {
+                        assert_eq!(
+                            found,
+                            Found::Damage { file: file.clone(), offset },
+                            "cut at {len}"
+                        );
+                        assert!(len < log_end + 64, "cut at {len}: nothing was lost");
+                    }
+                }
             }
         }
     }
 }
 
 #[test]
-fn whatever_is_appended_to_a_segment_is_named() {
+fn what_is_added_to_a_segment_is_kept_aside() {
     let log = Log::write(3, 3, 4096, false);
     for file in log.segments() {
         for garbage in
             [vec![0], vec![1], vec![0; 4096], vec![0xff; 5000], log.disk.bytes(&file).unwrap()]
         {
-            let disk = log.damaged(&file, |bytes| bytes.extend(garbage));
-            assert_eq!(recover(&disk, &log), Found::Damage { file: file.clone(), offset: 4096 });
+            let disk = log.damaged(&file, |bytes| bytes.extend(&garbage));
+            assert_eq!(recover(&disk, &log), Found::Content(log.full().clone()));
+            assert_eq!(disk.bytes(&file).unwrap().len(), 4096);
+            let kept = file.with_added_extension("4096.torn");
+            assert_eq!(disk.bytes(&kept).unwrap(), garbage);
         }
     }
 }

@@ -93,9 +93,10 @@
 //!
 //! One batch is written at a time, and only after all before it were synced. Hence any batch newer than B + 1 proves that
 //! B + 1 was synced; and of a torn write any part may be missing and its sectors may have arrived in any order. Damage in a
-//! segment's header, a file that is longer or shorter than its header says, and a missing segment are always damage:
-//! header, length and name are durable before the first batch. So are indexes that leave a gap, and terms or votes that go
-//! back. [`Corrupt`](StorageError::Corrupt) names file and offset; the log is then left as it is.
+//! segment's header, a file that was cut anywhere but in the zeros after the log's end, and a missing segment are always
+//! damage: header, length and name are durable before the first batch. So are indexes that leave a gap, and terms or votes
+//! that go back. [`Corrupt`](StorageError::Corrupt) names file and offset; the log is then left as it is. What someone has
+//! added to a file beyond the length that its header says is no part of the log: it is kept aside as `.torn`, and cut.
 //!
 //! A torn tail is copied aside, overwritten with zeros, synced; then the mark is written. A crash anywhere in that leaves a
 //! torn tail again. Before anything is returned, the last batch is written once more and all files and the directory are
@@ -363,7 +364,7 @@ impl Wal {
             self.roll_over(len)?;
         }
         self.dirty_end = self.end + len;
-        let Segment { header, file, path } = &self.segment;
+        let Segment { header, file, path, .. } = &self.segment;
         let write = |bytes: &[u8]| {
             file.write_all_at(bytes, self.end).map_err(StorageError::io("write", path))
         };

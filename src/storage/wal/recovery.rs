@@ -48,8 +48,12 @@ pub(super) fn recover(
         let later = &sequences[position + 1..];
         let scan = scan(&segment, &mut replay)?;
         match judge(&segment, &scan, replay.sequence, later, &open)? {
-            Verdict::GoOn => segment.sync()?,
+            Verdict::GoOn => {
+                restore_len(&**disk, &segment)?;
+                segment.sync()?;
+            }
             Verdict::Ends { torn } => {
+                restore_len(&**disk, &segment)?;
                 write_again(&segment, &scan)?;
                 remove_blank_segments(&**disk, dir, later, &open)?;
                 let torn = torn.map(|to| cut(&**disk, &segment, scan.end, to)).transpose()?;
@@ -191,6 +195,7 @@ fn judge(
 ) -> Result<Verdict, StorageError> {
     // The header at the end itself may be whole and its body torn: it is no proof of anything.
     let rest = survey(segment, scan.end, scan.end + BATCH_ALIGNMENT_BYTES, sequence)?;
+    judge_len(segment, scan, &rest)?;
     let Some(stop) = &scan.stop else { return judge_sealed(segment, scan, &rest, later) };
     let corrupt =
         |why: String| Err(segment.corrupt(stop.offset, format!("{}, but {why}", stop.reason)));
@@ -214,6 +219,24 @@ fn judge(
         return corrupt(format!("batch {batch} in {} was written after it", next.path.display()));
     }
     judge_tail(segment, scan.end, stop, &rest)
+}
+
+/// A file that is shorter than its header says was cut by someone. It has lost nothing if the log's end is in what is
+/// left: its seal, or the blank place where the next batch would be.
+fn judge_len(segment: &Segment, scan: &Scan, rest: &Survey) -> Result<(), StorageError> {
+    let is_end_there = match &scan.stop {
+        None => segment.len_bytes >= scan.end,
+        Some(_) => {
+            segment.len_bytes >= scan.end + BATCH_HEADER_LEN_BYTES as u64 && rest.is_blank(segment)
+        }
+    };
+    match segment.len_bytes >= segment.header.len_bytes || is_end_there {
+        true => Ok(()),
+        false => Err(segment.corrupt(
+            segment.len_bytes,
+            format!("the file ends here, its header says at {}", segment.header.len_bytes),
+        )),
+    }
 }
 
 fn judge_sealed(
@@ -366,6 +389,21 @@ fn cut(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> Result<TornTai
     Ok(torn)
 }
 
+/// Gives a file that someone has cut or lengthened its length back. What was added is no part of the log; it is kept aside.
+fn restore_len(disk: &dyn Disk, segment: &Segment) -> Result<(), StorageError> {
+    let (is, should_be) = (segment.len_bytes, segment.header.len_bytes);
+    if is == should_be {
+        return Ok(());
+    }
+    log::warn!("{} is {is} bytes long, not {should_be}: mended", segment.path.display());
+    if is > should_be {
+        keep_aside(disk, segment, should_be, is)
+            .map_err(StorageError::io("write", &segment.path))?;
+    }
+    segment.file.set_len(should_be).map_err(StorageError::io("write", &segment.path))?;
+    segment.sync()
+}
+
 fn keep_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> std::io::Result<PathBuf> {
     let path = segment.path.with_added_extension(format!("{from}.torn"));
     let dir = path.parent().unwrap_or(Path::new(""));
@@ -493,9 +531,8 @@ impl<'a> Window<'a> {
         self.bytes.resize((len.max(WINDOW_LEN_BYTES) as u64).min(rest) as usize, 0);
         let read = self.segment.file.read_full_at(&mut self.bytes, offset);
         let filled = read.map_err(StorageError::io("read", &self.segment.path))?;
-        if filled < self.bytes.len() {
-            return Err(self.segment.corrupt(offset + filled as u64, "the file ends here"));
-        }
+        // What someone has cut off reads as zeros; whether that matters is for `judge_len`.
+        self.bytes[filled..].fill(0);
         self.offset = offset;
         Ok(())
     }

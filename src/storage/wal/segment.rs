@@ -21,6 +21,8 @@ static ZEROS: [u8; ZERO_STEP_BYTES] = [0; ZERO_STEP_BYTES];
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) header: SegmentHeader,
+    /// How long the file is: what its header says, unless someone has cut or lengthened it.
+    pub(super) len_bytes: u64,
     pub(super) file: Arc<dyn DiskFile>,
 }
 
@@ -66,7 +68,7 @@ impl Blank {
             return Err(err);
         }
         disk.sync_dir(dir).map_err(StorageError::sync(dir))?;
-        Ok(Segment { path, header, file })
+        Ok(Segment { path, header, len_bytes: header.len_bytes, file })
     }
 }
 
@@ -90,7 +92,7 @@ pub(super) fn write_zeros(file: &dyn DiskFile, from: u64, to: u64) -> std::io::R
 }
 
 impl Segment {
-    /// Opens a segment and checks that it is the one that its name says, whole, and ours.
+    /// Opens a segment and checks that it is the one that its name says, and ours.
     pub(super) fn open(
         disk: &dyn Disk,
         dir: &Path,
@@ -109,13 +111,8 @@ impl Segment {
             let Identity { cluster_id, member_id } = header.identity;
             return corrupt(0, format!("it belongs to member {member_id} of cluster {cluster_id}"));
         }
-        let len = file.len_bytes().map_err(StorageError::io("read", &path))?;
-        if len != header.len_bytes {
-            let reason =
-                format!("the file is {len} bytes long, its header says {}", header.len_bytes);
-            return corrupt(len.min(header.len_bytes), reason);
-        }
-        Ok(Segment { path, header, file })
+        let len_bytes = file.len_bytes().map_err(StorageError::io("read", &path))?;
+        Ok(Segment { path, header, len_bytes, file })
     }
 
     /// The mark; `Ok(None)` if none was written. One that can't be read protects nothing, but takes nothing away either:

@@ -66,6 +66,10 @@ use candidate::Candidate;
 use leader::Leader;
 use log::{Log, cost_bytes};
 
+/// How far ahead another member's term can be. An election a millisecond takes fifty days to get there; a peer that counts
+/// wrongly must not use up all terms with one message.
+const TERM_AHEAD_MAX: u64 = 1 << 32;
+
 /// One member's consensus state: figure 2 of the paper.
 #[derive(Debug)]
 pub struct Raft {
@@ -212,6 +216,9 @@ impl Raft {
         let is_peer = message.from != self.config.id && self.config.members.contains(&message.from);
         if !is_peer || message.to != self.config.id {
             return self.nonsense(&message, "it is not between this member and a peer");
+        }
+        if message.term.0.saturating_sub(self.current_term().0) > TERM_AHEAD_MAX {
+            return self.nonsense(&message, "its term is out of reach");
         }
         match message.term.cmp(&self.current_term()) {
             std::cmp::Ordering::Less => self.refuse_stale(message),

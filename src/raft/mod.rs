@@ -203,7 +203,8 @@ impl Raft {
             Role::Leader(_) => self.tick_leader(),
             _ => {
                 self.timer.elapsed_ticks += 1;
-                if self.timer.elapsed_ticks >= self.timer.timeout_ticks {
+                if self.timer.elapsed_ticks >= self.timer.timeout_ticks && !self.is_vote_under_way()
+                {
                     self.campaign();
                 }
             }
@@ -319,9 +320,7 @@ impl Raft {
         self.log.written(id);
         match self.role {
             Role::Leader(_) => self.advance_commit_index(),
-            Role::Candidate(_) if self.is_hard_state_durable() => {
-                self.count_vote(self.config.id, true)
-            }
+            Role::Candidate(_) if self.is_hard_state_durable() => self.own_vote_durable(),
             _ => {}
         }
     }

@@ -51,9 +51,6 @@ mod progress;
 mod reads;
 mod types;
 
-#[cfg(test)]
-mod tests;
-
 pub use config::Config;
 pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
 pub use message::{

@@ -403,6 +403,14 @@ impl World {
         for event in requests {
             self.request(at, event);
         }
+        // Everyone else who says it leads must not serve a read that another's commit has made stale.
+        for other in 0..self.members.len() {
+            let status = self.members[other].living.as_ref().map(|living| living.status.role.role);
+            if other != at && status == Some(RoleName::Leader) {
+                let read = self.workload.read();
+                self.request(other, read);
+            }
+        }
         self.after(self.plan.request_every_us, What::Requests);
     }
 

@@ -140,8 +140,10 @@ impl Raft {
     /// A member as it starts, or starts again, with what its disk holds.
     ///
     /// # Panics
-    /// If `entries` does not begin at index 1 or has gaps: storage vouches for that.
+    /// If `entries` does not count up from index 1, or is of a later term than `hard_state`: storage vouches for that (it
+    /// writes a hard state before the entries that came with it). If `config` holds values that cannot work.
     pub fn new(config: Config, hard_state: HardState, entries: Vec<Entry>) -> Raft {
+        config.assert_sound();
         let rng =
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let role =
@@ -162,6 +164,7 @@ impl Raft {
             nonsense_count: 0,
             effects: Vec::new(),
         };
+        assert!(raft.log.last_term() <= hard_state.current_term, "no entry is of a term to come");
         raft.reset_timer();
         raft
     }

@@ -100,3 +100,22 @@ fn what_is_handed_out_waits_for_the_state_machine() {
     assert!(before < 6 && node.applied.len() == 6);
     assert_eq!(node.applied, node.log);
 }
+
+/// A configuration that cannot work is refused at the start, not by a panic at the first broken connection.
+#[test]
+fn a_configuration_that_cannot_work_is_refused_at_the_start() {
+    let broken: [fn(&mut Config); 6] = [
+        |config| config.heartbeat_ticks = 0,
+        |config| config.election_ticks_min = config.heartbeat_ticks,
+        |config| config.election_ticks_max = config.election_ticks_min - 1,
+        |config| config.leader_lost_ticks_max = 1,
+        |config| config.apply_bytes_max = 0,
+        |config| config.window_messages_max = 0,
+    ];
+    for (case, breaks) in broken.into_iter().enumerate() {
+        let start = std::panic::catch_unwind(|| Node::with(3, breaks));
+        assert!(start.is_err(), "case {case}");
+    }
+    let ahead = std::panic::catch_unwind(|| Node::restarted(3, 1, None, &[1, 2]));
+    assert!(ahead.is_err(), "a disk with an entry of a term that it has not reached");
+}

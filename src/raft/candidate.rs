@@ -52,6 +52,22 @@ impl Raft {
         self.persists.then.extend(requests);
     }
 
+    /// Whether a candidate's own vote is on its way to the disk. The others were not asked yet, so there is nothing to time
+    /// out: to begin again would only queue another write behind this one, on a slow disk without end.
+    pub(super) fn is_vote_under_way(&self) -> bool {
+        matches!(self.role, Role::Candidate(_)) && !self.is_hard_state_durable()
+    }
+
+    /// The others are being asked: they have a whole timeout to answer.
+    pub(super) fn own_vote_durable(&mut self) {
+        if let Role::Candidate(candidate) = &self.role
+            && !candidate.votes.contains_key(&self.config.id)
+        {
+            self.reset_timer();
+            self.count_vote(self.config.id, true);
+        }
+    }
+
     fn vote_requests(&self, pre_vote: bool) -> Vec<Message> {
         let term = if pre_vote { self.current_term().next() } else { self.current_term() };
         let request = RequestVote {
@@ -80,14 +96,14 @@ impl Raft {
         }
     }
 
-    /// Counts a vote; the first one of each member stands.
+    /// Counts a vote. A vote given stands; a refusal may be the late answer to an older request, so a vote after it counts.
     pub(super) fn count_vote(&mut self, from: MemberId, granted: bool) {
         let (quorum, members) = (self.config.quorum(), self.config.members.len());
         let is_pre_vote = matches!(self.role, Role::PreCandidate(_));
         let (Role::PreCandidate(candidate) | Role::Candidate(candidate)) = &mut self.role else {
             return;
         };
-        candidate.votes.entry(from).or_insert(granted);
+        *candidate.votes.entry(from).or_default() |= granted;
         match (candidate.tally(quorum, members), is_pre_vote) {
             (Tally::Won, true) => self.stand_for_election(),
             // The others' votes may be in before its own is on the disk.

@@ -65,6 +65,27 @@ impl Config {
         }
     }
 
+    /// # Panics
+    /// If the core could not work with these values: better at the start than at the first broken connection.
+    pub(super) fn assert_sound(&self) {
+        assert!(self.members.contains(&self.id), "a member is among the members");
+        assert!(self.heartbeat_ticks >= 1, "heartbeat_ticks is at least 1");
+        assert!(
+            self.heartbeat_ticks < self.election_ticks_min
+                && self.election_ticks_min <= self.election_ticks_max,
+            "heartbeat_ticks < election_ticks_min <= election_ticks_max"
+        );
+        assert!(self.leader_lost_ticks_max >= 2, "leader_lost_ticks_max is at least 2");
+        assert!(
+            self.window_messages_max >= 1
+                && self.window_bytes_max >= 1
+                && self.uncommitted_entries_max >= 1
+                && self.uncommitted_bytes_max >= 1
+                && self.apply_bytes_max >= 1,
+            "a limit of zero would let nothing through"
+        );
+    }
+
     /// How many members make a majority.
     pub fn quorum(&self) -> usize {
         self.members.len() / 2 + 1

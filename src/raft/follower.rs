@@ -71,7 +71,7 @@ impl Raft {
             return self.refuse_append(message, request);
         }
         if !self.take_entries(&request.entries) {
-            return self.nonsense(message, "it would change what is committed");
+            return self.nonsense(message, "it contradicts what is committed");
         }
         let match_index =
             request.entries.last().map_or(request.prev_log_index, |entry| entry.index);
@@ -90,7 +90,7 @@ impl Raft {
     }
 
     /// Adds what is new. Only a conflict removes anything: an old, short message must not cut off what a later one brought
-    /// (§5.3). False, and nothing changed, if it conflicts with what is committed.
+    /// (§5.3). False, and nothing changed, if it conflicts with what is committed, or terms would fall where it joins.
     fn take_entries(&mut self, entries: &[Entry]) -> bool {
         let known = |entry: &&Entry| {
             entry.index <= self.log.snapshot_index()
@@ -98,7 +98,8 @@ impl Raft {
         };
         let new = &entries[entries.iter().take_while(known).count()..];
         let Some(first) = new.first() else { return true };
-        if first.index <= self.commit_index {
+        let joins = self.log.term_at(first.index.prev()).is_some_and(|term| term <= first.term);
+        if first.index <= self.commit_index || !joins {
             return false;
         }
         if first.index <= self.log.last_index() {

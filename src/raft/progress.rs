@@ -111,7 +111,7 @@ impl Progress {
     /// what has been overtaken change nothing.
     pub(super) fn conflicted(&mut self, rejected_index: Index, agree_max: Index) {
         let is_stale = match self.mode {
-            Mode::Probe { .. } => rejected_index.next() != self.next_index,
+            Mode::Probe { .. } => rejected_index != self.next_index.prev(),
             Mode::Replicate { .. } => rejected_index <= self.match_index,
         };
         if !is_stale {

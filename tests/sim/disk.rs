@@ -7,7 +7,7 @@ use syncraft::raft::{Entry, HardState, Index, Message, Persist, PersistId, Term}
 /// Writes take effect in order, and share flushes: what is submitted during one is written by the next. A crash keeps any
 /// prefix of the records whose write was not reported: a hard state, then entries one by one.
 #[derive(Debug, Default)]
-pub struct Disk {
+pub(crate) struct Disk {
     hard_state: HardState,
     entries: Vec<Entry>,
     /// Submitted, with when it will be durable.
@@ -18,7 +18,7 @@ pub struct Disk {
 
 impl Disk {
     /// Queues a write; a flush that begins for it takes `duration_us`. Returns when it will be durable.
-    pub fn submit(&mut self, persist: Persist, now_us: u64, duration_us: u64) -> u64 {
+    pub(crate) fn submit(&mut self, persist: Persist, now_us: u64, duration_us: u64) -> u64 {
         let (start_us, done_us) = self.flush_us;
         let is_joined = now_us <= start_us && !self.pending.is_empty();
         if !is_joined {
@@ -30,13 +30,13 @@ impl Disk {
     }
 
     /// The device does nothing else for `duration_us`.
-    pub fn stall(&mut self, now_us: u64, duration_us: u64) {
+    pub(crate) fn stall(&mut self, now_us: u64, duration_us: u64) {
         let (start_us, done_us) = self.flush_us;
         self.flush_us = (start_us, done_us.max(now_us + duration_us));
     }
 
     /// Everything that is due is durable: the last such write, and what may be said now.
-    pub fn complete(&mut self, now_us: u64) -> (Option<PersistId>, Vec<Message>) {
+    pub(crate) fn complete(&mut self, now_us: u64) -> (Option<PersistId>, Vec<Message>) {
         let (mut last, mut then) = (None, Vec::new());
         while self.pending.front().is_some_and(|(done_us, _)| *done_us <= now_us) {
             let Some((_, persist)) = self.pending.pop_front() else { break };
@@ -48,7 +48,7 @@ impl Disk {
     }
 
     /// The power goes: what was not reported survives up to a random record. True if something was lost.
-    pub fn crash(&mut self, rng: &mut fastrand::Rng) -> bool {
+    pub(crate) fn crash(&mut self, rng: &mut fastrand::Rng) -> bool {
         let records =
             |persist: &Persist| usize::from(persist.hard_state.is_some()) + persist.entries.len();
         let total = self.pending.iter().map(|(_, persist)| records(persist)).sum();
@@ -85,15 +85,15 @@ impl Disk {
         }
     }
 
-    pub fn hard_state(&self) -> HardState {
+    pub(crate) fn hard_state(&self) -> HardState {
         self.hard_state
     }
 
-    pub fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    pub fn term_at(&self, index: Index) -> Option<Term> {
+    pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
         match index.0.checked_sub(1) {
             None => Some(Term::ZERO),
             Some(at) => self.entries.get(at as usize).map(|entry| entry.term),

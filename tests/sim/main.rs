@@ -31,7 +31,7 @@ mod world;
 use runner::{env_number, run_seed, run_seeds};
 
 /// How many seeds the suite runs: twenty to thirty seconds on one core.
-const SUITE_SEEDS: u64 = 300;
+const SUITE_SEEDS: u64 = 3_000;
 
 /// The promises hold for every seed, and all kinds of trouble did happen.
 #[test]

@@ -5,41 +5,41 @@ use syncraft::raft::{Entry, Event, Index, MemberId, Message, Raft, Status, Term}
 use crate::disk::Disk;
 use crate::plan::Plan;
 
-pub struct Member {
-    pub id: MemberId,
-    pub disk: Disk,
+pub(crate) struct Member {
+    pub(crate) id: MemberId,
+    pub(crate) disk: Disk,
     /// Counts starts, so that what was meant for an earlier life can be told apart.
-    pub life: u64,
-    pub living: Option<Living>,
+    pub(crate) life: u64,
+    pub(crate) living: Option<Living>,
 }
 
 /// What a crash takes away.
-pub struct Living {
-    pub core: Raft,
-    pub status: Status,
+pub(crate) struct Living {
+    pub(crate) core: Raft,
+    pub(crate) status: Status,
     /// The core's log, as its writes have told.
-    pub log: Shadow,
+    pub(crate) log: Shadow,
     /// The last entry handed out to be applied.
-    pub applied: Index,
-    pub inbox: Vec<Event>,
+    pub(crate) applied: Index,
+    pub(crate) inbox: Vec<Event>,
     /// Said only after the pause: answers to writes that the disk finished meanwhile.
-    pub outbox: Vec<Message>,
-    pub is_paused: bool,
-    pub is_step_due: bool,
+    pub(crate) outbox: Vec<Message>,
+    pub(crate) is_paused: bool,
+    pub(crate) is_step_due: bool,
 }
 
 /// A log with a running hash: equal hashes, equal logs up to there.
 #[derive(Debug, Default)]
-pub struct Shadow {
+pub(crate) struct Shadow {
     entries: Vec<(Entry, u64)>,
 }
 
 impl Member {
-    pub fn new(id: MemberId) -> Member {
+    pub(crate) fn new(id: MemberId) -> Member {
         Member { id, disk: Disk::default(), life: 0, living: None }
     }
 
-    pub fn start(&mut self, plan: &Plan) {
+    pub(crate) fn start(&mut self, plan: &Plan) {
         assert!(self.living.is_none(), "only who is down can start");
         self.life += 1;
         let entries = self.disk.entries().to_vec();
@@ -62,7 +62,7 @@ impl Member {
 
 impl Shadow {
     /// As a `Persist` says: the first entry replaces everything from its index on. Gives how many were replaced.
-    pub fn write(&mut self, entries: &[Entry]) -> usize {
+    pub(crate) fn write(&mut self, entries: &[Entry]) -> usize {
         let Some(first) = entries.first() else { return 0 };
         let at = first.index.0 as usize - 1;
         assert!(at <= self.entries.len(), "no gaps in a log");
@@ -75,23 +75,23 @@ impl Shadow {
         replaced
     }
 
-    pub fn last_index(&self) -> Index {
+    pub(crate) fn last_index(&self) -> Index {
         Index(self.entries.len() as u64)
     }
 
-    pub fn term_at(&self, index: Index) -> Option<Term> {
+    pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
         match index.0 {
             0 => Some(Term::ZERO),
             _ => self.at(index).map(|(entry, _)| entry.term),
         }
     }
 
-    pub fn terms(&self) -> impl Iterator<Item = Term> + '_ {
+    pub(crate) fn terms(&self) -> impl Iterator<Item = Term> + '_ {
         self.entries.iter().map(|(entry, _)| entry.term)
     }
 
     /// The entry at `index` and the hash of the log up to it.
-    pub fn at(&self, index: Index) -> Option<&(Entry, u64)> {
+    pub(crate) fn at(&self, index: Index) -> Option<&(Entry, u64)> {
         self.entries.get(index.0.checked_sub(1)? as usize)
     }
 }

@@ -11,7 +11,7 @@ const REMEMBERED_MAX: usize = 300;
 
 type Link = (MemberId, MemberId);
 
-pub struct Network {
+pub(crate) struct Network {
     rng: fastrand::Rng,
     cut: BTreeSet<Link>,
     /// When the last message of each link arrives.
@@ -20,7 +20,7 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(seed: u64) -> Network {
+    pub(crate) fn new(seed: u64) -> Network {
         Network {
             rng: fastrand::Rng::with_seed(seed),
             cut: BTreeSet::new(),
@@ -30,7 +30,12 @@ impl Network {
     }
 
     /// When copies of `message`, and of older ones that come back, arrive.
-    pub fn send(&mut self, plan: &Plan, now_us: u64, message: Message) -> Vec<(u64, Message)> {
+    pub(crate) fn send(
+        &mut self,
+        plan: &Plan,
+        now_us: u64,
+        message: Message,
+    ) -> Vec<(u64, Message)> {
         let mut arrivals = Vec::new();
         if self.rng.f64() < plan.faults.replay && !self.past.is_empty() {
             let old = self.past[self.rng.usize(..self.past.len())].clone();
@@ -74,16 +79,16 @@ impl Network {
         self.past.push_back(message.clone());
     }
 
-    pub fn is_cut(&self, from: MemberId, to: MemberId) -> bool {
+    pub(crate) fn is_cut(&self, from: MemberId, to: MemberId) -> bool {
         self.cut.contains(&(from, to))
     }
 
-    pub fn cut_both(&mut self, one: MemberId, other: MemberId) {
-        self.cut.extend([(one, other), (other, one)]);
+    pub(crate) fn cut(&mut self, from: MemberId, to: MemberId) {
+        self.cut.insert((from, to));
     }
 
     /// Cuts links in one of several shapes; says in words which.
-    pub fn partition(&mut self, members: &[MemberId]) -> String {
+    pub(crate) fn partition(&mut self, members: &[MemberId]) -> String {
         self.cut.clear();
         let links: Vec<Link> =
             members.iter().flat_map(|&a| members.iter().map(move |&b| (a, b))).collect();
@@ -125,12 +130,12 @@ impl Network {
         format!("partition: {words}")
     }
 
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.cut.clear();
     }
 
     /// Nothing is cut, and nothing waits behind what was slow.
-    pub fn calm(&mut self) {
+    pub(crate) fn calm(&mut self) {
         self.cut.clear();
         self.last_arrival_us.clear();
     }

@@ -14,7 +14,7 @@ use crate::member::{Living, Member, Shadow};
 use crate::workload::proposal_of;
 
 #[derive(Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     /// Election safety: who has led each term.
     leaders: BTreeMap<Term, MemberId>,
     /// The terms in the log that each leader began with.
@@ -49,36 +49,36 @@ struct Read {
 }
 
 impl Oracle {
-    pub fn committed_index(&self) -> Index {
+    pub(crate) fn committed_index(&self) -> Index {
         Index(self.committed.len() as u64)
     }
 
-    pub fn is_committed(&self, id: RequestId) -> bool {
+    pub(crate) fn is_committed(&self, id: RequestId) -> bool {
         self.proposals.get(&id).is_some_and(|proposal| proposal.committed_at.is_some())
     }
 
     /// Reads that still wait for an answer of one of `members`.
-    pub fn reads_open_at(&self, members: &[MemberId]) -> usize {
+    pub(crate) fn reads_open_at(&self, members: &[MemberId]) -> usize {
         self.reads.values().filter(|read| members.contains(&read.member)).count()
     }
 
-    pub fn asked_to_propose(&mut self, id: RequestId) {
+    pub(crate) fn asked_to_propose(&mut self, id: RequestId) {
         let before = self.proposals.insert(id, Proposal::default());
         assert!(before.is_none(), "the workload never repeats an id");
     }
 
-    pub fn asked_to_read(&mut self, id: RequestId, member: MemberId) {
+    pub(crate) fn asked_to_read(&mut self, id: RequestId, member: MemberId) {
         let floor = self.committed_index();
         self.reads.insert(id, Read { member, floor });
     }
 
-    pub fn proposed(&mut self, id: RequestId, index: Index, term: Term) {
+    pub(crate) fn proposed(&mut self, id: RequestId, index: Index, term: Term) {
         let proposal = self.proposals.get_mut(&id).expect("only what was proposed is answered");
         assert!(proposal.place.is_none() && !proposal.is_rejected, "a proposal has one answer");
         proposal.place = Some((index, term));
     }
 
-    pub fn rejected(&mut self, id: RequestId) {
+    pub(crate) fn rejected(&mut self, id: RequestId) {
         if self.reads.remove(&id).is_some() {
             return;
         }
@@ -88,7 +88,7 @@ impl Oracle {
     }
 
     /// Linearizable reads: the state read reflects all that was committed before the read was asked.
-    pub fn read_ready(&mut self, id: RequestId, member: MemberId, handed_out: Index) {
+    pub(crate) fn read_ready(&mut self, id: RequestId, member: MemberId, handed_out: Index) {
         let read = self.reads.remove(&id).expect("a read has one answer");
         assert_eq!(read.member, member, "a read is answered where it was asked");
         assert!(
@@ -99,12 +99,12 @@ impl Oracle {
     }
 
     /// The member's unanswered reads are gone with it.
-    pub fn crashed(&mut self, member: MemberId) {
+    pub(crate) fn crashed(&mut self, member: MemberId) {
         self.reads.retain(|_, read| read.member != member);
     }
 
     /// Log matching: logs that agree on an entry's index and term agree on everything up to it.
-    pub fn wrote(&mut self, log: &Shadow, entries: &[Entry]) {
+    pub(crate) fn wrote(&mut self, log: &Shadow, entries: &[Entry]) {
         for entry in entries {
             let (_, hash) = log.at(entry.index).expect("it was just written");
             let known = self.prefixes.entry((entry.index, entry.term)).or_insert(*hash);
@@ -113,7 +113,7 @@ impl Oracle {
     }
 
     /// A member has taken a step: `before` and `after` it.
-    pub fn stepped(&mut self, members: &[Member], at: usize, before: Status) {
+    pub(crate) fn stepped(&mut self, members: &[Member], at: usize, before: Status) {
         let member = &members[at];
         let living = member.living.as_ref().expect("only who lives takes a step");
         let after = living.status;
@@ -191,7 +191,7 @@ impl Oracle {
     }
 
     /// Entries are applied in order, once a life, and only what is committed.
-    pub fn applies(&self, living: &Living, entries: &[Entry]) {
+    pub(crate) fn applies(&self, living: &Living, entries: &[Entry]) {
         let mut last = living.applied;
         for entry in entries {
             assert_eq!(entry.index, last.next(), "entries are applied in order");
@@ -216,7 +216,7 @@ impl Oracle {
     }
 
     /// Durable before said (thesis §3.8): what a message promises is on its sender's disk as it leaves.
-    pub fn sends(&self, member: &Member, message: &Message) {
+    pub(crate) fn sends(&self, member: &Member, message: &Message) {
         let on_disk = member.disk.hard_state();
         let is_past = on_disk.current_term > message.term;
         let is_now = on_disk.current_term == message.term;

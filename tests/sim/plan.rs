@@ -8,45 +8,45 @@ use std::ops::Range;
 use syncraft::raft::{Config, MemberId};
 
 /// One tick of a member's clock at normal speed.
-pub const TICK_US: u64 = 10_000;
+pub(crate) const TICK_US: u64 = 10_000;
 
 /// How often, in virtual time, faults are drawn.
-pub const FAULTS_EVERY_US: u64 = 20_000;
+pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// Probabilities of faults. Those of the network are per message, the others per draw.
 #[derive(Clone, Debug, Default)]
-pub struct Faults {
-    pub drop: f64,
-    pub duplicate: f64,
-    pub replay: f64,
-    pub delay_long: f64,
-    pub partition: f64,
-    pub crash: f64,
-    pub crash_all: f64,
-    pub pause: f64,
-    pub false_disconnect: f64,
-    pub disk_stall: f64,
+pub(crate) struct Faults {
+    pub(crate) drop: f64,
+    pub(crate) duplicate: f64,
+    pub(crate) replay: f64,
+    pub(crate) delay_long: f64,
+    pub(crate) partition: f64,
+    pub(crate) crash: f64,
+    pub(crate) crash_all: f64,
+    pub(crate) pause: f64,
+    pub(crate) false_disconnect: f64,
+    pub(crate) disk_stall: f64,
 }
 
 #[derive(Clone, Debug)]
-pub struct Plan {
-    pub seed: u64,
-    pub members: u64,
-    pub faults: Faults,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) members: u64,
+    pub(crate) faults: Faults,
     /// Messages of one link arrive in the order they were sent.
-    pub is_fifo: bool,
+    pub(crate) is_fifo: bool,
     /// A crash or a cut is noticed by the peers, as a closed socket.
-    pub are_sockets_noticed: bool,
-    pub delay_us: Range<u64>,
-    pub disk_us: Range<u64>,
-    pub apply_us: Range<u64>,
+    pub(crate) are_sockets_noticed: bool,
+    pub(crate) delay_us: Range<u64>,
+    pub(crate) disk_us: Range<u64>,
+    pub(crate) apply_us: Range<u64>,
     /// How long a member gathers events before it steps them; zero: each event alone.
-    pub batch_us: u64,
-    pub tick_us: Vec<u64>,
-    pub safety_us: u64,
-    pub request_every_us: u64,
-    pub requests_at_once: Range<u64>,
-    pub value_len: Range<usize>,
+    pub(crate) batch_us: u64,
+    pub(crate) tick_us: Vec<u64>,
+    pub(crate) safety_us: u64,
+    pub(crate) request_every_us: u64,
+    pub(crate) requests_at_once: Range<u64>,
+    pub(crate) value_len: Range<usize>,
     limits: Limits,
 }
 
@@ -64,7 +64,7 @@ struct Limits {
 }
 
 impl Plan {
-    pub fn draw(seed: u64) -> Plan {
+    pub(crate) fn draw(seed: u64) -> Plan {
         let rng = &mut fastrand::Rng::with_seed(seed);
         let members = pick(rng, &[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
         let is_skewed = rng.u8(0..4) == 0;
@@ -93,7 +93,7 @@ impl Plan {
     }
 
     /// The configuration of one life of a member.
-    pub fn config(&self, id: MemberId, life: u64) -> Config {
+    pub(crate) fn config(&self, id: MemberId, life: u64) -> Config {
         let mut config = Config::new(id, (1..=self.members).map(MemberId));
         (config.heartbeat_ticks, config.election_ticks_min, config.election_ticks_max) =
             self.limits.ticks;

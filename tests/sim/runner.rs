@@ -6,17 +6,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use crate::trace::Detail;
 use crate::world::{Report, World};
 
-pub fn run_seed(seed: u64) -> Report {
+pub(crate) fn run_seed(seed: u64) -> Report {
     World::run(seed, Detail::HashOnly)
 }
 
 /// Runs one seed again and prints its whole trace.
-pub fn replay(seed: u64) -> Report {
+pub(crate) fn replay(seed: u64) -> Report {
     World::run(seed, Detail::Print)
 }
 
 /// Runs all `seeds`. The first that fails runs again for the end of its story, and is named.
-pub fn run_seeds(seeds: Range<u64>) -> Report {
+pub(crate) fn run_seeds(seeds: Range<u64>) -> Report {
     let mut total = Report::default();
     for seed in seeds {
         match catch_unwind(|| run_seed(seed)) {
@@ -34,7 +34,7 @@ pub fn run_seeds(seeds: Range<u64>) -> Report {
     total
 }
 
-pub fn env_number(name: &str) -> Option<u64> {
+pub(crate) fn env_number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
 }

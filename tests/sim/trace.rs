@@ -8,35 +8,35 @@ const LINES_MAX: usize = 400;
 
 /// Whether lines are written at all: formatting costs more than the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
+pub(crate) enum Detail {
     HashOnly,
     LastLines,
     Print,
 }
 
-pub struct Trace {
+pub(crate) struct Trace {
     detail: Detail,
     lines: VecDeque<String>,
     hash: u64,
 }
 
 impl Trace {
-    pub fn new(detail: Detail) -> Trace {
+    pub(crate) fn new(detail: Detail) -> Trace {
         Trace { detail, lines: VecDeque::new(), hash: 0xcbf2_9ce4_8422_2325 }
     }
 
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
     /// Mixes numbers that describe what happened into the hash (FNV-1a).
-    pub fn mix(&mut self, numbers: &[u64]) {
+    pub(crate) fn mix(&mut self, numbers: &[u64]) {
         for &number in numbers {
             self.hash = (self.hash ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(17);
         }
     }
 
-    pub fn line<D: Display>(&mut self, now_us: u64, words: impl FnOnce() -> D) {
+    pub(crate) fn line<D: Display>(&mut self, now_us: u64, words: impl FnOnce() -> D) {
         if self.detail == Detail::HashOnly {
             return;
         }

@@ -5,22 +5,22 @@ use syncraft::raft::{Event, Payload, RequestId};
 
 use crate::plan::Plan;
 
-pub struct Workload {
+pub(crate) struct Workload {
     rng: fastrand::Rng,
     last: RequestId,
 }
 
 impl Workload {
-    pub fn new(seed: u64) -> Workload {
+    pub(crate) fn new(seed: u64) -> Workload {
         Workload { rng: fastrand::Rng::with_seed(seed), last: RequestId(0) }
     }
 
-    pub fn rng(&mut self) -> &mut fastrand::Rng {
+    pub(crate) fn rng(&mut self) -> &mut fastrand::Rng {
         &mut self.rng
     }
 
     /// Proposals and reads that arrive at the same moment.
-    pub fn requests(&mut self, plan: &Plan) -> Vec<Event> {
+    pub(crate) fn requests(&mut self, plan: &Plan) -> Vec<Event> {
         let count = self.rng.u64(plan.requests_at_once.clone());
         (0..count)
             .map(|_| match self.rng.u8(0..5) {
@@ -30,14 +30,14 @@ impl Workload {
             .collect()
     }
 
-    pub fn proposal(&mut self, plan: &Plan) -> Event {
+    pub(crate) fn proposal(&mut self, plan: &Plan) -> Event {
         let id = self.next_id();
         let mut command = id.0.to_le_bytes().to_vec();
         command.resize(8 + self.rng.usize(plan.value_len.clone()), b'.');
         Event::Propose { id, command: Bytes::from(command) }
     }
 
-    pub fn read(&mut self) -> Event {
+    pub(crate) fn read(&mut self) -> Event {
         Event::Read { id: self.next_id() }
     }
 
@@ -48,7 +48,7 @@ impl Workload {
 }
 
 /// Which proposal an entry carries.
-pub fn proposal_of(payload: &Payload) -> Option<RequestId> {
+pub(crate) fn proposal_of(payload: &Payload) -> Option<RequestId> {
     let Payload::Command(command) = payload else { return None };
     let id = command.first_chunk().expect("the workload's commands begin with their id");
     Some(RequestId(u64::from_le_bytes(*id)))

@@ -25,13 +25,13 @@ const STABLE_FOR_US: u64 = 3_000_000;
 
 /// What a run came to: how often what happened, and the hash of all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    pub counts: BTreeMap<&'static str, u64>,
-    pub trace_hash: u64,
+pub(crate) struct Report {
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    pub(crate) trace_hash: u64,
 }
 
 impl Report {
-    pub fn add(&mut self, other: &Report) {
+    pub(crate) fn add(&mut self, other: &Report) {
         for (name, count) in &other.counts {
             *self.counts.entry(name).or_default() += count;
         }
@@ -39,7 +39,7 @@ impl Report {
     }
 
     /// The rare paths were all taken: otherwise the runs prove less than they seem to.
-    pub fn assert_nothing_was_missed(&self) {
+    pub(crate) fn assert_nothing_was_missed(&self) {
         for name in [
             "leader elected",
             "leader stepped down",
@@ -63,7 +63,7 @@ impl Report {
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     plan: Plan,
     now_us: u64,
     scheduled: u64,
@@ -112,7 +112,7 @@ impl World {
     ///
     /// # Panics
     /// At the first violation.
-    pub fn run(seed: u64, detail: Detail) -> Report {
+    pub(crate) fn run(seed: u64, detail: Detail) -> Report {
         let mut world = World::new(Plan::draw(seed), Trace::new(detail));
         world.run_until(world.plan.safety_us);
         let quorum = world.calm_quorum();
@@ -403,6 +403,14 @@ impl World {
         for event in requests {
             self.request(at, event);
         }
+        // Everyone else who says it leads must not serve a read that another's commit has made stale.
+        for other in 0..self.members.len() {
+            let status = self.members[other].living.as_ref().map(|living| living.status.role.role);
+            if other != at && status == Some(RoleName::Leader) {
+                let read = self.workload.read();
+                self.request(other, read);
+            }
+        }
         self.after(self.plan.request_every_us, What::Requests);
     }
 
@@ -577,13 +585,27 @@ impl World {
             if self.fault_rng.bool() {
                 self.crash(lost);
             }
-            for other in 0..self.members.len() {
-                self.network.cut_both(self.members[lost].id, self.members[other].id);
-            }
+            self.lose(lost);
         }
         self.trace.line(self.now_us, || format!("calm: {well:?} (counted from 0) are well"));
         well.iter().for_each(|&at| self.make_well(at));
         well
+    }
+
+    /// Cuts a member off, perhaps one way only: a leader that is heard and hears nobody must give up by itself.
+    fn lose(&mut self, at: usize) {
+        let (is_heard, hears) =
+            [(false, false), (true, false), (false, true)][self.fault_rng.usize(..3)];
+        let id = self.members[at].id;
+        for other in (1..=self.plan.members).map(MemberId).filter(|&other| other != id) {
+            if !is_heard {
+                self.network.cut(id, other);
+            }
+            if !hears {
+                self.network.cut(other, id);
+            }
+        }
+        self.trace.line(self.now_us, || format!("{id} is lost: heard {is_heard}, hears {hears}"));
     }
 
     fn calm_all(&mut self) {

@@ -1,0 +1,189 @@
+//! Thesis §3.8: nothing that promises leaves before the promise is on the disk.
+
+use syncraft::raft::*;
+
+use crate::node::*;
+
+/// Whether a message promises a vote, an entry, or its sender's term.
+fn promises(message: &Message) -> bool {
+    match message.body {
+        Body::RequestVote(request) => !request.pre_vote,
+        Body::RequestVoteReply(reply) => reply.vote_granted && !reply.pre_vote,
+        Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }) => match_index.0 > 0,
+        _ => false,
+    }
+}
+
+/// While the disk is busy, nothing is said that a crash could take back; then it is.
+fn check_waits(mut node: Node, event: Event, what: &str) {
+    let effects = node.step([event]);
+    assert_eq!(sent(&effects), [], "{what}: nothing leaves before the write");
+    assert_eq!(node.pending.len(), 1, "{what}: {effects:?}");
+    let said = sent(&node.persist_one());
+    assert!(!said.is_empty() && said.iter().all(promises), "{what}: {said:?}");
+}
+
+/// Figure 2: persistent state is "Updated on stable storage before responding to RPCs".
+#[test]
+fn promises_wait_for_the_disk() {
+    let message = Event::Message;
+    check_waits(Node::new(3), message(vote(2, 1, (0, 0))), "a vote in a new term");
+    check_waits(Node::restarted(3, 1, None, &[]), message(vote(2, 1, (0, 0))), "a vote");
+    check_waits(
+        Node::restarted(3, 1, None, &[]),
+        message(append(2, 1, (0, 0), &[1], 0)),
+        "an entry",
+    );
+    let mut pre_candidate = Node::new(3);
+    pre_candidate.time_out();
+    check_waits(pre_candidate, message(vote_reply(2, 1, true, true)), "its own vote");
+}
+
+/// A repeated request is not answered sooner because memory already says so.
+#[test]
+fn a_repeated_request_waits_for_the_same_write() {
+    for request in [vote(2, 1, (0, 0)), append(2, 1, (0, 0), &[1], 0)] {
+        let mut node = Node::new(3);
+        for _ in 0..3 {
+            assert_eq!(sent(&node.step([Event::Message(request.clone())])), []);
+        }
+        assert!(sent(&node.run([])).iter().all(promises));
+        assert_eq!(node.receive(request).len(), 1, "now it is on the disk, and said at once");
+    }
+}
+
+/// An answer names its sender's term, and waits until a crash cannot take that back.
+#[test]
+fn an_answer_waits_for_its_term() {
+    for request in [heartbeat(2, 5, 0, 1), append(2, 5, (9, 5), &[], 0), vote(2, 5, (0, 0))] {
+        let mut node = Node::restarted(3, 1, None, &[1]);
+        assert_eq!(sent(&node.step([Event::Message(request)])), []);
+        assert_eq!(sent(&node.persist_one()).len(), 1);
+    }
+}
+
+/// Thesis §10.2.1: a leader may send entries while its own write is under way, and a follower's slow disk never delays the
+/// answer to a heartbeat.
+#[test]
+fn what_promises_nothing_does_not_wait() {
+    let mut leader = Node::new(3);
+    leader.lead();
+    (2..=3).for_each(|peer| drop(leader.receive(matched(peer, 1, 1))));
+    assert_eq!(appends(&sent(&leader.step([proposal(1)]))).len(), 2);
+    assert_eq!(leader.pending.len(), 1);
+
+    let mut follower = Node::restarted(3, 1, None, &[]);
+    follower.step([Event::Message(append(2, 1, (0, 0), &[1], 0))]);
+    assert_eq!(sent(&follower.step([Event::Message(heartbeat(2, 1, 0, 1))])).len(), 1);
+    assert_eq!(
+        sent(&follower.step([Event::Message(append(2, 1, (5, 1), &[], 0))])).len(),
+        1,
+        "a refusal"
+    );
+}
+
+/// Thesis §10.2.1: the leader counts itself only when its write is durable; the others may be a majority without it.
+#[test]
+fn a_leader_counts_itself_when_its_write_is_durable() {
+    let mut node = Node::new(3);
+    node.lead();
+    node.receive(matched(2, 1, 1));
+    node.step([proposal(1)]);
+    node.step([Event::Message(matched(2, 1, 2))]);
+    assert_eq!(node.commit(), 1, "one other has it, and the leader not yet");
+    node.persist_one();
+    assert_eq!(node.commit(), 2);
+
+    node.step([proposal(2)]);
+    node.step([Event::Message(matched(2, 1, 3))]);
+    node.step([Event::Message(matched(3, 1, 3))]);
+    assert_eq!(node.commit(), 3, "two others are a majority");
+    assert_eq!(node.raft.status().durable_index, Index(2));
+}
+
+/// Alone, too: nothing commits before the disk has it.
+#[test]
+fn a_single_member_commits_when_its_write_is_durable() {
+    let mut node = Node::new(1);
+    node.time_out();
+    assert_eq!((node.role(), node.term(), node.commit()), (RoleName::Leader, 1, 1));
+    node.step([proposal(1)]);
+    assert_eq!(node.commit(), 1);
+    node.persist_one();
+    assert_eq!(node.commit(), 2);
+}
+
+/// The others' votes may arrive before the candidate's own is durable (an earlier request of the same term, repeated by the
+/// network): it does not lead before it is.
+#[test]
+fn votes_do_not_make_a_leader_before_its_own_is_durable() {
+    let mut node = Node::new(5);
+    node.time_out();
+    node.receive(vote_reply(2, 1, true, true));
+    node.step([Event::Message(vote_reply(3, 1, true, true))]);
+    for peer in 2..=5 {
+        node.step([Event::Message(vote_reply(peer, 1, false, true))]);
+    }
+    assert_eq!((node.role(), node.pending.len()), (RoleName::Candidate, 1));
+    node.persist_one();
+    assert_eq!(node.role(), RoleName::Leader);
+}
+
+/// While its own vote is on its way to the disk, nobody was asked: to begin again would only queue another write behind it.
+#[test]
+fn a_candidate_waits_for_its_own_slow_disk() {
+    for members in [1, 3] {
+        let mut node = Node::new(members);
+        node.time_out_held();
+        if members > 1 {
+            node.step([Event::Message(vote_reply(2, 1, true, true))]);
+        }
+        for _ in 0..500 {
+            node.step([Event::Tick]);
+        }
+        assert_eq!((node.role(), node.term()), (RoleName::Candidate, 1));
+        assert_eq!(node.pending.len(), 1);
+        node.persist_one();
+        if members > 1 {
+            for _ in 0..29 {
+                assert_eq!(
+                    sent(&node.step([Event::Tick])),
+                    [],
+                    "they have a whole timeout to answer"
+                );
+            }
+            node.step([Event::Message(vote_reply(2, 1, false, true))]);
+        }
+        assert_eq!(node.role(), RoleName::Leader);
+    }
+}
+
+/// A write that was overtaken by a truncation makes nothing durable: the answer waits for the write of what replaced it.
+#[test]
+fn a_truncation_takes_back_what_was_on_its_way() {
+    let mut node = Node::restarted(3, 1, None, &[1]);
+    node.step([Event::Message(append(2, 1, (1, 1), &[1, 1], 0))]);
+    node.step([Event::Message(append(3, 2, (1, 1), &[2, 2], 0))]);
+    node.persist_one();
+    assert_eq!(node.raft.status().durable_index, Index(1), "2 and 3 on the disk are the old ones");
+    let said = sent(&node.persist_one());
+    assert_eq!(node.raft.status().durable_index, Index(3));
+    assert_eq!((said.len(), said[0].term), (1, Term(2)));
+}
+
+/// A write of one step: hard state and entries together, and everything that waits for them.
+#[test]
+fn a_step_writes_once() {
+    let mut node = Node::new(3);
+    let effects = node.step([
+        Event::Message(vote(2, 1, (0, 0))),
+        Event::Message(append(2, 1, (0, 0), &[1], 0)),
+        Event::Message(append(2, 1, (1, 1), &[1, 1], 0)),
+        Event::Message(heartbeat(2, 1, 0, 1)),
+    ]);
+    let [Effect::Persist(persist), Effect::RoleChanged(_)] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(persist.hard_state.map(|it| it.current_term), Some(Term(1)));
+    assert_eq!((persist.entries.len(), persist.then.len()), (3, 4));
+}

@@ -1,0 +1,19 @@
+//! The core against the Raft paper (Ongaro and Ousterhout 2014), the thesis, and recorded traces; all from outside, through
+//! `Raft::step` and `Raft::status`.
+//!
+//! - [`terms`], [`elections`], [`replication`], [`safety`]: the sentences of sections 5.1 to 5.4 and figure 2, one test each.
+//! - [`reads`], [`durability`], [`bounds`], [`nonsense`]: what goes beyond the paper.
+//! - [`trace`]: the scripts in `tests/raft/scripts`, whole clusters message by message.
+
+mod bounds;
+mod cluster;
+mod durability;
+mod elections;
+mod node;
+mod nonsense;
+mod reads;
+mod replication;
+mod safety;
+mod terms;
+mod trace;
+mod words;

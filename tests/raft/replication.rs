@@ -1,0 +1,297 @@
+//! Raft §5.3: log replication, and pipelining (thesis §10.2.1).
+
+use syncraft::raft::*;
+
+use crate::node::*;
+
+/// What member 1 answers: matched up to here, or the hint of a conflict (index, term).
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Matched(u64),
+    Conflict(u64, u64),
+}
+
+fn answer_of(reply: &Message) -> Answer {
+    match reply.body {
+        Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }) => {
+            Answer::Matched(match_index.0)
+        }
+        Body::AppendEntriesReply(AppendEntriesReply::Conflict {
+            conflict_index,
+            conflict_term,
+            ..
+        }) => Answer::Conflict(conflict_index.0, conflict_term.0),
+        _ => panic!("no answer to an append: {reply:?}"),
+    }
+}
+
+/// A leader of term 1 in three members, whose no-op both peers hold: they are sent entries as they come.
+fn replicating(change: impl FnOnce(&mut Config)) -> Node {
+    let mut node = Node::with(3, change);
+    node.lead();
+    for peer in 2..=3 {
+        node.receive(matched(peer, 1, 1));
+    }
+    node
+}
+
+/// §5.3: "The leader appends the command to its log as a new entry, then issues AppendEntries RPCs in parallel to each of the
+/// other servers"; it "includes the index and term of the entry in its log that immediately precedes the new entries".
+#[test]
+fn a_proposal_goes_to_all_with_what_precedes_it() {
+    let mut node = replicating(|_| {});
+    let effects = node.propose(5);
+    let proposed = Effect::Proposed { id: RequestId(5), index: Index(2), term: Term(1) };
+    assert!(effects.contains(&proposed));
+    let requests = appends(&sent(&effects));
+    assert_eq!(requests.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [2, 3]);
+    for (_, request) in requests {
+        assert_eq!((request.prev_log_index, request.prev_log_term), (Index(1), Term(1)));
+        assert_eq!(request.entries, node.log[1..]);
+        assert_eq!(request.leader_commit, Index(1));
+    }
+}
+
+/// §5.3, figure 2 AppendEntries 1 to 4: the consistency check, conflicts removed, what is new appended; and a matching suffix
+/// stays when a message is shorter: an old message must not truncate.
+#[test]
+fn a_follower_takes_what_follows_its_log() {
+    use Answer::*;
+    type Case<'a> = (&'a [u64], (u64, u64), &'a [u64], Answer, &'a [u64]);
+    // The follower's log, what precedes, the entries, the answer, the log then. The leader's term is 4.
+    let table: &[Case] = &[
+        (&[], (0, 0), &[], Matched(0), &[]),
+        (&[], (0, 0), &[1, 2], Matched(2), &[1, 2]),
+        (&[1, 2], (2, 2), &[], Matched(2), &[1, 2]),
+        (&[1, 2], (2, 2), &[4, 4], Matched(4), &[1, 2, 4, 4]),
+        // It matches already, as a whole or in part; longer than the message.
+        (&[1, 2, 3], (1, 1), &[2], Matched(2), &[1, 2, 3]),
+        (&[1, 2, 3], (0, 0), &[1], Matched(1), &[1, 2, 3]),
+        (&[1, 2, 3], (0, 0), &[], Matched(0), &[1, 2, 3]),
+        (&[1, 2, 3], (0, 0), &[1, 2, 3, 4], Matched(4), &[1, 2, 3, 4]),
+        // Conflicts.
+        (&[1, 2, 2], (1, 1), &[3], Matched(2), &[1, 3]),
+        (&[1, 2, 2], (0, 0), &[1, 2, 3], Matched(3), &[1, 2, 3]),
+        (&[1, 2, 2], (0, 0), &[4], Matched(1), &[4]),
+        (&[1, 1, 1, 3, 3], (2, 1), &[1, 4], Matched(4), &[1, 1, 1, 4]),
+        // The check fails: too short, or another term there. The hint is the last entry that could match.
+        (&[], (1, 1), &[2], Conflict(0, 0), &[]),
+        (&[1], (3, 2), &[4], Conflict(1, 1), &[1]),
+        (&[1, 2, 2], (3, 3), &[4], Conflict(3, 2), &[1, 2, 2]),
+        (&[1, 3, 3, 3], (4, 2), &[4], Conflict(1, 1), &[1, 3, 3, 3]),
+        (&[3, 3], (2, 1), &[4], Conflict(0, 0), &[3, 3]),
+        (&[1, 1, 3, 3, 3], (9, 2), &[4], Conflict(2, 1), &[1, 1, 3, 3, 3]),
+    ];
+    for (log, prev, new, answer, expected) in table {
+        let mut node = Node::restarted(3, 3, None, log);
+        let reply = node.answer(append(2, 4, *prev, new, 0));
+        assert_eq!(answer_of(&reply), *answer, "{log:?} gets {prev:?} {new:?}");
+        assert_eq!((node.terms(), &node.entries), (expected.to_vec(), &node.log));
+    }
+}
+
+/// Figure 2, AppendEntries 5: "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)":
+/// what follows the last new entry is not known to match.
+#[test]
+fn a_follower_commits_no_more_than_it_knows_to_match() {
+    // The log, what precedes, the entries, the leader's commit, the commit then.
+    type Case<'a> = (&'a [u64], (u64, u64), &'a [u64], u64, u64);
+    let table: &[Case] = &[
+        (&[1], (1, 1), &[2], 0, 0),
+        (&[1], (1, 1), &[2], 1, 1),
+        (&[1], (1, 1), &[2], 2, 2),
+        (&[1], (1, 1), &[2], 9, 2),
+        (&[1, 1, 1], (1, 1), &[], 3, 1),
+        (&[1, 1, 1], (0, 0), &[1], 3, 1),
+        (&[1, 1, 1], (9, 2), &[2], 9, 0),
+    ];
+    for &(log, prev, new, leader_commit, expected) in table {
+        let mut node = Node::restarted(3, 1, None, log);
+        node.receive(append(2, 2, prev, new, leader_commit));
+        assert_eq!(node.commit(), expected, "{log:?} {prev:?} {new:?} {leader_commit}");
+        node.receive(append(2, 2, (0, 0), &log[..1], 0));
+        assert_eq!(node.commit(), expected, "a commit index never falls");
+    }
+}
+
+/// §5.3: "Once a follower learns that a log entry is committed, it applies the entry to its local state machine (in log
+/// order)", each once.
+#[test]
+fn a_follower_applies_in_order_and_once() {
+    let mut node = Node::restarted(3, 1, None, &[1, 1]);
+    for commit in [1, 0, 3, 2, 3] {
+        node.receive(append(2, 1, (2, 1), &[1, 1], commit));
+        node.receive(heartbeat(2, 1, commit, 1));
+    }
+    assert_eq!(node.applied, entries(1, &[1, 1, 1]));
+}
+
+/// A heartbeat carries the commit index, cut by the leader to what the follower is known to hold.
+#[test]
+fn a_heartbeat_commits_what_the_follower_holds() {
+    let mut leader = Node::restarted(3, 1, None, &[1, 1, 1]);
+    leader.lead();
+    leader.receive(matched(2, 2, 4));
+    let commits: Vec<(u64, u64)> = sent(&leader.tick(5))
+        .iter()
+        .filter_map(|message| match message.body {
+            Body::Heartbeat(heartbeat) => Some((message.to.0, heartbeat.leader_commit.0)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(commits, [(2, 4), (3, 0)], "3 has matched nothing yet");
+
+    let mut follower = Node::restarted(3, 1, None, &[1, 1]);
+    follower.receive(heartbeat(2, 1, 2, 1));
+    assert_eq!(follower.commit(), 2);
+    assert_eq!(follower.receive(heartbeat(2, 1, 3, 1)), []);
+    assert_eq!((follower.commit(), follower.nonsense()), (2, 1));
+}
+
+/// §5.3: "After a rejection, the leader decrements nextIndex and retries"; its end: "one AppendEntries RPC will be required for
+/// each term with conflicting entries, rather than one RPC per entry". Figure 7 and the pairs of logs of etcd's tests: probes
+/// needed until the logs agree, at most one a term.
+#[test]
+fn a_leader_finds_where_the_logs_agree() {
+    // The leader's log, the follower's, probes needed at most.
+    let table: &[(&[u64], &[u64], usize)] = &[
+        (&[1, 2, 2, 4, 4, 4, 4], &[1, 2, 2, 3, 3, 3, 3, 3, 3, 3], 2),
+        (&[1, 2, 2, 4, 4, 4, 5], &[1, 2, 2, 2, 2], 3),
+        (&[1, 2, 2, 4, 4, 4, 4], &[1, 2, 2, 3, 3], 2),
+        (&[1, 3, 3, 3, 5, 5, 5, 5, 5], &[1, 1, 1, 1, 2, 2], 2),
+        (&[1, 1, 1, 1, 1, 1, 1, 1, 1], &[1, 1, 1], 2),
+        (&[2, 2, 2, 2, 2, 2, 2, 2, 2], &[1, 1, 1, 1], 2),
+        (&[1, 1, 1, 4, 4, 5, 5, 6, 6, 6], &[1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3], 2),
+        (&[1, 1, 1, 4, 4, 5, 5, 6, 6, 6], &[1, 1, 1, 4, 4, 4, 4], 3),
+        (&[5; 30], &[], 2),
+    ];
+    for &(leading, following, probes_max) in table {
+        let mut leader = Node::restarted(2, 9, None, leading);
+        let mut follower = Node::restarted(2, 9, None, following);
+        let mut requests = leader.lead();
+        let mut probes = 0;
+        while leader.commit() < leader.last() {
+            requests.retain(|message| matches!(message.body, Body::AppendEntries(_)));
+            probes += requests.len();
+            let replies = requests.drain(..).flat_map(|it| follower.receive(as_sent_by(2, it)));
+            let replies: Vec<Message> = replies.collect();
+            requests =
+                replies.into_iter().flat_map(|it| leader.receive(as_sent_by(2, it))).collect();
+        }
+        assert_eq!(follower.log, leader.log, "{leading:?} {following:?}");
+        assert!(probes <= probes_max, "{leading:?} {following:?}: {probes} probes");
+    }
+}
+
+/// Both nodes of this file are member 1 of their own world: the other one is member `from`.
+fn as_sent_by(from: u64, message: Message) -> Message {
+    Message { from: MemberId(from), to: MemberId(1), ..message }
+}
+
+/// Thesis §10.2.1: appends follow each other without waiting for answers, as many as the window allows.
+#[test]
+fn appends_are_pipelined_up_to_the_window() {
+    let mut node = replicating(|config| config.window_messages_max = 3);
+    let mut sent_to_2 = Vec::new();
+    for id in 0..5 {
+        let requests = appends(&sent(&node.propose(id)));
+        sent_to_2.extend(requests.into_iter().filter(|(to, _)| *to == 2).map(|(_, it)| it));
+    }
+    let prevs: Vec<u64> = sent_to_2.iter().map(|request| request.prev_log_index.0).collect();
+    assert_eq!(prevs, [1, 2, 3]);
+    let next = appends(&node.receive(matched(2, 1, 2)));
+    assert_eq!(next.len(), 1, "one answer, one place: {next:?}");
+    assert_eq!(
+        (next[0].1.prev_log_index, next[0].1.entries.len()),
+        (Index(4), 2),
+        "what waits goes together"
+    );
+}
+
+/// The window is also bounded in bytes, and so is each message.
+#[test]
+fn appends_are_bounded_in_bytes() {
+    let mut node = replicating(|config| {
+        (config.append_bytes_max, config.window_bytes_max) = (150, 400);
+    });
+    // Each costs 48 and its command of 9 bytes: two a message, four messages in the window.
+    let requests = appends(&sent(&node.run((0..20).map(proposal))));
+    let lens: Vec<usize> =
+        requests.iter().filter(|it| it.0 == 2).map(|it| it.1.entries.len()).collect();
+    assert_eq!(lens, [2, 2, 2, 2]);
+}
+
+/// One step of many proposals is one append a peer and one write.
+#[test]
+fn proposals_of_one_step_travel_together() {
+    let mut node = replicating(|_| {});
+    let effects = node.step((0..100).map(proposal));
+    let requests = appends(&sent(&effects));
+    assert_eq!(requests.iter().map(|it| it.1.entries.len()).collect::<Vec<_>>(), [100, 100]);
+    let persists: Vec<_> = effects.iter().filter(|it| matches!(it, Effect::Persist(_))).collect();
+    assert_eq!(persists.len(), 1);
+}
+
+/// A new leader knows nothing of its peers: one message at a time until the first match.
+#[test]
+fn a_peer_is_probed_by_one_message_at_a_time() {
+    let mut node = Node::new(3);
+    node.lead();
+    assert_eq!(appends(&sent(&node.propose(1))).len(), 0, "the no-op's probes are under way");
+    let requests = appends(&node.receive(matched(2, 1, 1)));
+    assert_eq!(requests.iter().map(|it| (it.0, it.1.entries.len())).collect::<Vec<_>>(), [(2, 1)]);
+}
+
+/// §5.3: "If followers crash or run slowly, or if network packets are lost, the leader retries AppendEntries RPCs
+/// indefinitely".
+#[test]
+fn lost_appends_are_sent_again() {
+    let mut node = replicating(|_| {});
+    node.propose(1);
+    let mut again = Vec::new();
+    for _ in 0..6 {
+        again.extend(appends(&sent(&node.tick(5))));
+        (2..=3).for_each(|peer| again.extend(appends(&node.receive(heartbeat_reply(peer, 1, 1)))));
+    }
+    let prevs: Vec<(u64, u64)> = again.iter().map(|(to, it)| (*to, it.prev_log_index.0)).collect();
+    assert!(prevs.contains(&(2, 1)) && prevs.contains(&(3, 1)), "{prevs:?}");
+}
+
+/// A broken connection tells at once that what was on its way may be lost.
+#[test]
+fn a_broken_connection_sends_again_at_once() {
+    let mut node = replicating(|_| {});
+    node.propose(1);
+    let again = appends(&sent(&node.run([Event::Disconnected(MemberId(3))])));
+    assert_eq!(
+        again.iter().map(|(to, it)| (*to, it.prev_log_index.0)).collect::<Vec<_>>(),
+        [(3, 1)]
+    );
+    assert_eq!(sent(&node.run([Event::Disconnected(MemberId(3))])), [], "and then it waits");
+}
+
+/// A message of the pipeline is lost: the next one is refused, and everything from the loss on is sent again.
+#[test]
+fn a_gap_in_the_pipeline_is_filled() {
+    let mut node = replicating(|_| {});
+    (0..3).for_each(|id| drop(node.propose(id)));
+    let again = appends(&node.receive(conflict(2, 1, 2, (1, 1))));
+    assert_eq!(again.len(), 1);
+    assert_eq!((again[0].1.prev_log_index, again[0].1.entries.len()), (Index(1), 3));
+    let stale = node.receive(conflict(2, 1, 3, (1, 1)));
+    assert_eq!(appends(&stale), [], "the refusal of what was also under way changes nothing");
+}
+
+/// Answers that come late, twice or in another order do no harm.
+#[test]
+fn reordered_answers_take_nothing_back() {
+    let mut node = replicating(|_| {});
+    (0..3).for_each(|id| drop(node.propose(id)));
+    node.receive(matched(2, 1, 4));
+    assert_eq!(node.commit(), 4);
+    for late in [matched(2, 1, 2), matched(2, 1, 3), conflict(2, 1, 1, (0, 0)), matched(2, 1, 4)] {
+        assert_eq!(appends(&node.receive(late)), []);
+    }
+    let next = appends(&sent(&node.propose(9)));
+    assert_eq!(next[0].1.prev_log_index, Index(4));
+}

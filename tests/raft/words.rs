@@ -1,0 +1,127 @@
+//! Messages and effects in words, for the traces: an entry is `index/term`, with its command if it has one.
+
+use syncraft::raft::*;
+
+pub(crate) fn message(message: &Message) -> String {
+    let Message { from, to, term, body, .. } = message;
+    format!("{from}->{to} term {term}: {}", self::body(body))
+}
+
+fn body(body: &Body) -> String {
+    match body {
+        Body::RequestVote(request) => {
+            let word = if request.pre_vote { "pre-vote?" } else { "vote?" };
+            format!("{word} my last is {}/{}", request.last_log_index, request.last_log_term)
+        }
+        Body::RequestVoteReply(reply) => {
+            let word = if reply.pre_vote { "pre-vote" } else { "vote" };
+            format!("{word} {}", if reply.vote_granted { "granted" } else { "refused" })
+        }
+        Body::AppendEntries(request) => format!(
+            "append after {}/{}: {}, commit {}",
+            request.prev_log_index,
+            request.prev_log_term,
+            entries(&request.entries),
+            request.leader_commit
+        ),
+        Body::AppendEntriesReply(reply) => match reply {
+            AppendEntriesReply::Matched { match_index } => format!("matched {match_index}"),
+            AppendEntriesReply::Conflict { rejected_index, conflict_index, conflict_term } => {
+                format!("no match at {rejected_index}, perhaps at {conflict_index}/{conflict_term}")
+            }
+            AppendEntriesReply::Stale => "stale".to_owned(),
+        },
+        Body::Heartbeat(heartbeat) => {
+            format!("heartbeat {}, commit {}", heartbeat.round, heartbeat.leader_commit)
+        }
+        Body::HeartbeatReply(HeartbeatReply { round: HeartbeatReply::NO_ROUND }) => {
+            "that term is over".to_owned()
+        }
+        Body::HeartbeatReply(reply) => format!("heartbeat {} heard", reply.round),
+    }
+}
+
+/// The kind of a message, as scripts name it.
+pub(crate) fn kind(message: &Message) -> &'static str {
+    match &message.body {
+        Body::RequestVote(request) if request.pre_vote => "pre-vote",
+        Body::RequestVote(_) => "vote",
+        Body::RequestVoteReply(_) => "vote-reply",
+        Body::AppendEntries(_) => "append",
+        Body::AppendEntriesReply(_) => "append-reply",
+        Body::Heartbeat(_) => "heartbeat",
+        Body::HeartbeatReply(_) => "heartbeat-reply",
+    }
+}
+
+pub(crate) fn entries(entries: &[Entry]) -> String {
+    let entry = |entry: &Entry| {
+        let what = match &entry.payload {
+            Payload::Noop => " no-op".to_owned(),
+            Payload::Command(command) => {
+                let command = String::from_utf8_lossy(command);
+                // Entries that a test has made up repeat their place.
+                if command == format!("{}/{}", entry.index, entry.term) {
+                    String::new()
+                } else {
+                    format!(" {command}")
+                }
+            }
+        };
+        format!("{}/{}{what}", entry.index, entry.term)
+    };
+    if entries.is_empty() {
+        return "nothing".to_owned();
+    }
+    entries.iter().map(entry).collect::<Vec<_>>().join(", ")
+}
+
+/// An effect of member `id`, indented. A write that is done at once, with nothing in it, is not worth a line.
+pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<String> {
+    let words = match effect {
+        Effect::Send(message) => format!("  {}", self::message(message)),
+        Effect::Persist(persist) => persist_words(persist, is_disk_held)?,
+        Effect::Proposed { id, index, term } => {
+            format!("proposal {} stands at {index}/{term}", id.0)
+        }
+        Effect::Rejected { id, reason } => match reason {
+            Rejection::Busy => format!("request {} refused: busy", id.0),
+            Rejection::NotLeader(None) => format!("request {} refused: not leader", id.0),
+            Rejection::NotLeader(Some(leader)) => {
+                format!("request {} refused: not leader, that is {leader}", id.0)
+            }
+        },
+        Effect::Apply(entries) => format!("applies {}", self::entries(entries)),
+        Effect::ReadReady(ids) => {
+            let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+            format!("serves read {}", ids.join(", "))
+        }
+        Effect::RoleChanged(role) => format!("is {}", self::role(role)),
+    };
+    Some(if let Effect::Send(_) = effect { words } else { format!("  {id} {words}") })
+}
+
+fn persist_words(persist: &Persist, is_disk_held: bool) -> Option<String> {
+    let mut parts = Vec::new();
+    if let Some(HardState { current_term, voted_for }) = persist.hard_state {
+        let vote = voted_for.map_or(String::new(), |id| format!(", vote for {id}"));
+        parts.push(format!("term {current_term}{vote}"));
+    }
+    if !persist.entries.is_empty() {
+        parts.push(entries(&persist.entries));
+    }
+    if !is_disk_held {
+        return (!parts.is_empty()).then(|| format!("writes {}", parts.join("; ")));
+    }
+    parts.extend(persist.then.iter().map(|it| format!("then {}", message(it))));
+    Some(format!("begins write {}: {}", persist.id.0, parts.join("; ")))
+}
+
+pub(crate) fn role(role: &RoleChange) -> String {
+    let leader = match (role.role, role.leader) {
+        (RoleName::Leader, _) => String::new(),
+        (_, Some(leader)) => format!(", leader {leader}"),
+        (_, None) => ", no leader".to_owned(),
+    };
+    format!("{} in term {}{leader}", role.role.as_str(), role.term)
+}

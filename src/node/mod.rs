@@ -22,7 +22,7 @@
 //! - What a `Persist` says `then` leaves after its fdatasync, from the thread that did it.
 //! - Clients' callbacks run on `raft-N` and `apply-N`: they must not block.
 //! - Every request ends: with its outcome, a refusal, its deadline, or the node's stop.
-//! - A panic in any of these threads, or a failed write, stops the node and is told by [`Node::failure`].
+//! - A panic in any of these threads, or a failed write, stops the node and is told by [`NodeHandle::failure`].
 
 mod applier;
 mod config;
@@ -49,9 +49,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 pub use config::{NodeConfig, Timing};
-pub use proto::RaftRpcService;
 pub use request::RequestError;
-pub use service::RaftService;
 pub use shared::NodeFailure;
 pub use state_machine::StateMachine;
 
@@ -61,10 +59,13 @@ use inbox::Inbox;
 use peer::Peer;
 use persister::Persister;
 use post::Post;
+use proto::RaftRpcService;
 use request::Waiting;
+use service::RaftService;
 use shared::{PanicGuard, Shared};
 
 use crate::raft::{Index, MemberId, Message, Raft, Status};
+use crate::rpc::Service;
 use crate::storage::{DataDir, Recovered, StorageError, Wal, WalOptions};
 
 /// What the network brings to the core.
@@ -206,7 +207,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// The service that peers call, to be published by a server.
-    pub fn service(&self) -> RaftRpcService<RaftService> {
+    pub fn service(&self) -> impl Service + use<S> {
         RaftRpcService::new(self.service.clone())
     }
 

@@ -10,7 +10,7 @@ use crate::raft::Body;
 use crate::rpc::{Done, Status, StatusCode};
 
 /// The `raftRpc` service of a node.
-pub struct RaftService {
+pub(super) struct RaftService {
     pub(super) cluster_id: u64,
     pub(super) mailbox: Arc<dyn Mailbox>,
     pub(super) post: Arc<Post>,

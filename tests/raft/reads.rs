@@ -4,6 +4,9 @@ use syncraft::raft::*;
 
 use crate::node::*;
 
+/// No read.
+const NONE: [u64; 0] = [];
+
 fn ready(effects: &[Effect]) -> Vec<u64> {
     let ids = |effect: &Effect| match effect {
         Effect::ReadReady(ids) => ids.iter().map(|id| id.0).collect(),
@@ -58,9 +61,9 @@ fn a_read_is_ready_when_a_quorum_has_answered_its_round() {
 fn a_read_waits_for_an_entry_of_the_current_term() {
     let mut node = Node::restarted(3, 1, None, &[1]);
     node.lead();
-    assert_eq!(rounds(&sent(&node.run([read(1)]))), []);
+    assert_eq!(rounds(&sent(&node.run([read(1)]))), NONE);
     for round in 1..9 {
-        assert_eq!(run(&mut node, heartbeat_reply(2, 2, 1)), [], "answer {round}");
+        assert_eq!(run(&mut node, heartbeat_reply(2, 2, 1)), NONE, "answer {round}");
     }
     let round = rounds(&node.receive(matched(2, 2, 2)));
     assert_eq!(round, [2], "now it starts");
@@ -74,8 +77,8 @@ fn an_answer_to_an_earlier_heartbeat_confirms_nothing() {
     let before = rounds(&sent(&node.tick(5)))[0];
     let round = rounds(&sent(&node.run([read(1)])))[0];
     assert!(round > before);
-    assert_eq!(run(&mut node, heartbeat_reply(2, 1, before)), []);
-    assert_eq!(run(&mut node, heartbeat_reply(3, 1, before)), []);
+    assert_eq!(run(&mut node, heartbeat_reply(2, 1, before)), NONE);
+    assert_eq!(run(&mut node, heartbeat_reply(3, 1, before)), NONE);
     assert_eq!(run(&mut node, heartbeat_reply(3, 1, round)), [1]);
 }
 
@@ -92,7 +95,7 @@ fn an_answer_to_a_heartbeat_of_an_earlier_term_confirms_nothing() {
         leader.run([read(1)]);
         assert_eq!(
             run(&mut leader, Message { from: MemberId(2), to: MemberId(1), ..late }),
-            [],
+            NONE,
             "round {round}"
         );
         assert_eq!(leader.nonsense(), 0);
@@ -108,7 +111,7 @@ fn reads_share_rounds() {
     let second = rounds(&sent(&node.run([read(50)])));
     assert_eq!(second.len(), 1, "one more may start at once");
     for id in 51..60 {
-        assert_eq!(rounds(&sent(&node.run([read(id)]))), [], "these wait");
+        assert_eq!(rounds(&sent(&node.run([read(id)]))), NONE, "these wait");
     }
     let effects = node.run([Event::Message(heartbeat_reply(2, 1, second[0]))]);
     assert_eq!(ready(&effects), (0..=50).collect::<Vec<_>>(), "a later round confirms the earlier");
@@ -135,8 +138,8 @@ fn a_read_is_ready_after_what_was_committed_is_handed_out() {
     node.receive(matched(2, 1, 3));
     assert_eq!((node.commit(), node.applied.len()), (3, 1), "the state machine is slow");
     let round = rounds(&sent(&node.run([read(1)])))[0];
-    assert_eq!(run(&mut node, heartbeat_reply(2, 1, round)), []);
-    assert_eq!(ready(&node.run([Event::Applied(Index(1))])), []);
+    assert_eq!(run(&mut node, heartbeat_reply(2, 1, round)), NONE);
+    assert_eq!(ready(&node.run([Event::Applied(Index(1))])), NONE);
     let effects = node.run([Event::Applied(Index(2))]);
     assert_eq!(ready(&effects), [1]);
     let apply = effects.iter().position(|it| matches!(it, Effect::Apply(_)));
@@ -155,7 +158,7 @@ fn a_leader_that_steps_down_gives_its_reads_back() {
     let not_leader = |leader| Rejection::NotLeader(leader);
     assert_eq!(rejected(&effects), [1, 2, 3].map(|id| (id, not_leader(None))));
     assert_eq!(rejected(&node.run([read(4)])), [(4, not_leader(Some(MemberId(2))))]);
-    assert_eq!(run(&mut node, heartbeat_reply(3, 4, 9)), []);
+    assert_eq!(run(&mut node, heartbeat_reply(3, 4, 9)), NONE);
 }
 
 /// The same when check-quorum deposes it.

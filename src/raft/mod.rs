@@ -57,7 +57,7 @@ pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Message, RequestVote,
     RequestVoteReply,
 };
-pub use types::{Entry, HardState, Index, MemberId, Payload, Term};
+pub use types::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
 
 use candidate::Candidate;
 use leader::Leader;

@@ -106,3 +106,12 @@ impl Entry {
         }
     }
 }
+
+/// Where a snapshot ends: everything up to and including this entry is in it (Raft §7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    /// Index of the last entry in the snapshot.
+    pub last_included_index: Index,
+    /// Its term.
+    pub last_included_term: Term,
+}

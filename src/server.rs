@@ -8,12 +8,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{KvService, Store};
 use crate::members::Members;
 use crate::node::{Node, NodeConfig, NodeError, NodeFailure, NodeHandle, Timing};
-use crate::raft::MemberId;
+use crate::raft::{MemberId, RoleName};
 use crate::rpc::{Done, Limits, Server, ServerError};
 use crate::storage::{DataDir, Identity, StorageError};
 
@@ -26,6 +28,11 @@ pub mod proto {
 
 use http::Http;
 use proto::{AdminRpc, AdminRpcService, StatusArgs, StatusReply};
+
+/// How long a member that stops tries to hand its leadership over.
+pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between looks at whether it has.
+const HAND_OVER_POLL: Duration = Duration::from_millis(1);
 
 /// Configuration of a member.
 #[derive(Clone, Debug)]
@@ -108,6 +115,7 @@ pub struct Member {
     http: Option<Http>,
     server: Server,
     node: Option<Node<Store>>,
+    has_peers: bool,
     handle: NodeHandle<Store>,
 }
 
@@ -140,7 +148,7 @@ impl Member {
         let data_dir = DataDir::open(data_dir, identity)?;
         let node_config = NodeConfig { id, members: members.clone(), timing };
         let node = Node::start(node_config, data_dir, Store::new())?;
-        let handle = node.handle();
+        let (handle, has_peers) = (node.handle(), members.len() > 1);
         let server = Server::builder()
             .service(KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members))))
             .service(node.service())
@@ -152,7 +160,7 @@ impl Member {
                 .map_err(|source| StartError::Listen { addr, source })
         };
         let http = http.map(serve).transpose()?;
-        Ok(Member { http, server, node: Some(node), handle })
+        Ok(Member { http, server, node: Some(node), has_peers, handle })
     }
 
     /// The address it serves on.
@@ -168,6 +176,20 @@ impl Member {
     /// Why it stopped serving by itself, if it did: then it should be stopped and looked at.
     pub fn failure(&self) -> Option<NodeFailure> {
         self.handle.failure()
+    }
+
+    /// Hands the leadership over, if this member has it and another can take it; then as [`stop`](Member::stop). Clients
+    /// notice a few milliseconds. Gives up after [`HAND_OVER_TIMEOUT`].
+    pub fn hand_over_and_stop(self) {
+        let deadline = Instant::now() + HAND_OVER_TIMEOUT;
+        let leads = || self.has_peers && self.handle.status().role.role == RoleName::Leader;
+        if leads() {
+            self.handle.transfer(None);
+        }
+        while leads() && Instant::now() < deadline {
+            thread::sleep(HAND_OVER_POLL);
+        }
+        self.stop();
     }
 
     /// Stops serving, ends every thread and closes the log.

@@ -187,6 +187,26 @@ fn a_member_stops_cleanly_on_sigterm_and_keeps_its_data() {
     }
 }
 
+/// A member that is told to stop hands its leadership over first: nobody waits for an election timeout, and no write is lost
+/// on the way.
+#[test]
+fn a_leader_that_stops_hands_over() {
+    let mut cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    for n in 0..3 {
+        let leader = cluster.leader();
+        cluster.signal(leader, "-TERM");
+        clerk.append("log", format!("{n},")).unwrap();
+        assert_eq!(cluster.children[leader - 1].take().unwrap().wait().unwrap().code(), Some(0));
+        let log = fs::read_to_string(cluster.dir.path().join(format!("{leader}.log"))).unwrap();
+        let last_role = log.lines().rfind(|line| line.contains("driver")).unwrap();
+        assert!(!last_role.contains("leads"), "it stopped as a leader: {last_role}");
+        cluster.restart(leader);
+        cluster.wait_ready();
+    }
+    assert_eq!(appended(&clerk, "log"), "0,1,2,");
+}
+
 /// The server ends by itself with `code`, and says why in one line that holds `words`.
 fn check_refused(mut command: Command, code: i32, words: &[&str]) {
     let output = command.env_remove("RUST_LOG").output().unwrap();

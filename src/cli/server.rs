@@ -35,7 +35,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
         thread::sleep(POLL_PAUSE);
     }
     log::info!("member {id} stops as it was told");
-    member.stop();
+    member.hand_over_and_stop();
     Ok(Exit::Done)
 }
 

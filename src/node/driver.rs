@@ -107,6 +107,7 @@ impl<S: StateMachine> Driver<S> {
             Input::Message(message) => Some(Event::Message(message)),
             Input::Persisted(id) => Some(Event::Persisted(id)),
             Input::Disconnected(peer) => Some(Event::Disconnected(peer)),
+            Input::Transfer(to) => Some(Event::Transfer { to }),
         }
     }
 

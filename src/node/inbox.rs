@@ -23,6 +23,7 @@ pub(super) enum Input<S: StateMachine> {
     Message(Message),
     Persisted(PersistId),
     Disconnected(MemberId),
+    Transfer(Option<MemberId>),
 }
 
 pub(super) struct Inbox<S: StateMachine> {
@@ -100,6 +101,11 @@ impl<S: StateMachine> Inbox<S> {
     /// A write has reached the disk.
     pub(super) fn persisted(&self, id: PersistId) {
         self.push(&mut self.state.lock(), Input::Persisted(id));
+    }
+
+    /// An operator wants another leader.
+    pub(super) fn transfer(&self, to: Option<MemberId>) {
+        self.push(&mut self.state.lock(), Input::Transfer(to));
     }
 
     /// A tick has passed.

@@ -133,6 +133,12 @@ impl<S: StateMachine> NodeHandle<S> {
         self.inbox.read(query, Waiting { deadline, callback: Box::new(callback) });
     }
 
+    /// If this member leads, hands the leadership over: to `to`, or to the peer that is furthest (thesis §3.10). Whether it
+    /// comes to pass shows in [`status`](NodeHandle::status); after an election timeout without effect the leader goes on.
+    pub fn transfer(&self, to: Option<MemberId>) {
+        self.inbox.transfer(to);
+    }
+
     /// Where this member stands.
     pub fn status(&self) -> Status {
         *self.shared.status.lock()

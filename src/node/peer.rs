@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, select};
 use super::Mailbox;
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, RaftRpcStub,
-    RequestVoteArgs, RequestVoteReply,
+    RequestVoteArgs, RequestVoteReply, TimeoutNowArgs, TimeoutNowReply,
 };
 use crate::raft::{Body, MemberId, Message, Term};
 use crate::rpc::{CallError, Channel};
@@ -117,7 +117,17 @@ impl Peer {
                 };
                 self.stub.heartbeat_async(&args, call_deadline, done);
             }
-            Body::RequestVoteReply(_) | Body::AppendEntriesReply(_) | Body::HeartbeatReply(_) => {
+            Body::TimeoutNow => {
+                let args = TimeoutNowArgs { term: term.0, envelope: Some(envelope) };
+                let done = move |reply: Result<TimeoutNowReply, _>| {
+                    answer.deliver(reply.map(|it| (it.term, Body::TimeoutNowReply)))
+                };
+                self.stub.timeout_now_async(&args, call_deadline, done);
+            }
+            Body::RequestVoteReply(_)
+            | Body::AppendEntriesReply(_)
+            | Body::HeartbeatReply(_)
+            | Body::TimeoutNowReply => {
                 unreachable!("replies go to the calls that wait for them")
             }
         }

@@ -7,7 +7,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::Mutex;
 
 use super::Mailbox;
-use super::proto::{AppendEntriesReply, HeartbeatReply, RequestVoteReply};
+use super::proto::{AppendEntriesReply, HeartbeatReply, RequestVoteReply, TimeoutNowReply};
 use crate::raft::{Body, MemberId, Message};
 use crate::rpc::{Done, Status, StatusCode};
 
@@ -19,6 +19,7 @@ pub(super) enum PeerCall {
     RequestVote(Done<RequestVoteReply>),
     AppendEntries(Done<AppendEntriesReply>),
     Heartbeat(Done<HeartbeatReply>),
+    TimeoutNow(Done<TimeoutNowReply>),
 }
 
 pub(super) struct Post {
@@ -75,6 +76,7 @@ impl Post {
             Some(PeerCall::RequestVote(done)) => done.fail(status()),
             Some(PeerCall::AppendEntries(done)) => done.fail(status()),
             Some(PeerCall::Heartbeat(done)) => done.fail(status()),
+            Some(PeerCall::TimeoutNow(done)) => done.fail(status()),
             None => {}
         }
     }
@@ -96,6 +98,9 @@ impl Post {
             }
             (Some(PeerCall::Heartbeat(done)), Body::HeartbeatReply(reply)) => {
                 done.run(HeartbeatReply { term: message.term.0, round: reply.round });
+            }
+            (Some(PeerCall::TimeoutNow(done)), Body::TimeoutNowReply) => {
+                done.run(TimeoutNowReply { term: message.term.0 });
             }
             // Given up since.
             _ => {}

@@ -51,4 +51,11 @@ impl RaftRpc for RaftService {
             Err(error) => done.fail(bad(error)),
         }
     }
+
+    fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
+        match Head::check(args.envelope, args.term, self.cluster_id) {
+            Ok(head) => self.deliver(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
+            Err(error) => done.fail(bad(error)),
+        }
+    }
 }

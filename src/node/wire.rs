@@ -137,12 +137,14 @@ impl RequestVoteArgs {
             last_log_term: request.last_log_term.0,
             envelope: Some(envelope),
             pre_vote: request.pre_vote,
+            is_transfer: request.is_transfer,
         }
     }
 
     pub(super) fn into_body(self) -> Body {
         Body::RequestVote(raft::RequestVote {
             pre_vote: self.pre_vote,
+            is_transfer: self.is_transfer,
             last_log_index: Index(self.last_log_index),
             last_log_term: Term(self.last_log_term),
         })

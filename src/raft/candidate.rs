@@ -36,19 +36,19 @@ impl Raft {
         self.leader = None;
         self.reset_timer();
         self.role = Role::PreCandidate(Candidate::default());
-        for message in self.vote_requests(true) {
+        for message in self.vote_requests(true, false) {
             self.effects.push(Effect::Send(message));
         }
         self.count_vote(self.config.id, true);
     }
 
     /// Begins a term and votes for itself. That vote counts, and the others are asked, once it is on the disk.
-    fn stand_for_election(&mut self) {
+    pub(super) fn stand_for_election(&mut self, is_transfer: bool) {
         let current_term = self.current_term().next();
         self.change_hard_state(HardState { current_term, voted_for: Some(self.config.id) });
         self.reset_timer();
         self.role = Role::Candidate(Candidate::default());
-        let requests = self.vote_requests(false);
+        let requests = self.vote_requests(false, is_transfer);
         self.persists.then.extend(requests);
     }
 
@@ -68,10 +68,11 @@ impl Raft {
         }
     }
 
-    fn vote_requests(&self, pre_vote: bool) -> Vec<Message> {
+    fn vote_requests(&self, pre_vote: bool, is_transfer: bool) -> Vec<Message> {
         let term = if pre_vote { self.current_term().next() } else { self.current_term() };
         let request = RequestVote {
             pre_vote,
+            is_transfer,
             last_log_index: self.log.last_index(),
             last_log_term: self.log.last_term(),
         };
@@ -105,7 +106,7 @@ impl Raft {
         };
         *candidate.votes.entry(from).or_default() |= granted;
         match (candidate.tally(quorum, members), is_pre_vote) {
-            (Tally::Won, true) => self.stand_for_election(),
+            (Tally::Won, true) => self.stand_for_election(false),
             // The others' votes may be in before its own is on the disk.
             (Tally::Won, false) if !self.is_hard_state_durable() => {}
             (Tally::Won, false) => self.become_leader(),

@@ -32,6 +32,11 @@ pub enum Event {
         /// The shell's name for it.
         id: RequestId,
     },
+    /// This member should hand its leadership over: to one peer, or to the one that is furthest. Nothing if it does not lead.
+    Transfer {
+        /// To whom; a stranger, or this member itself, is ignored.
+        to: Option<MemberId>,
+    },
     /// This [`Effect::Persist`] and all before it are durable.
     Persisted(PersistId),
     /// The state machine has applied everything up to here.

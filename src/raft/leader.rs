@@ -10,12 +10,13 @@ use super::log::cost_bytes;
 use super::message::*;
 use super::progress::Progress;
 use super::reads::Reads;
+use super::transfer::Transfer;
 use super::types::{Entry, Index, MemberId, Payload};
 use super::{Raft, Role};
 
 #[derive(Debug)]
 pub(super) struct Leader {
-    peers: BTreeMap<MemberId, Progress>,
+    pub(super) peers: BTreeMap<MemberId, Progress>,
     pub(super) reads: Reads,
     /// Number of the last round of heartbeats.
     round: u64,
@@ -24,6 +25,7 @@ pub(super) struct Leader {
     uncommitted_bytes: usize,
     ticks_since_heartbeat: u32,
     ticks_since_quorum: u32,
+    pub(super) transfer: Option<Transfer>,
 }
 
 impl Leader {
@@ -36,6 +38,7 @@ impl Leader {
             uncommitted_bytes: 0,
             ticks_since_heartbeat: 0,
             ticks_since_quorum: 0,
+            transfer: None,
         }
     }
 
@@ -95,6 +98,7 @@ impl Raft {
                 return self.become_follower(self.current_term(), None);
             }
         }
+        self.tick_transfer();
         if is_heartbeat_due {
             self.beat();
         }
@@ -129,6 +133,8 @@ impl Raft {
     pub(super) fn propose(&mut self, id: RequestId, command: Bytes) {
         let uncommitted_entries = self.log.last_index().0 - self.commit_index.0;
         let reason = match &self.role {
+            // Nothing new may come, or the one who is to take over never has everything (thesis §3.10).
+            Role::Leader(leader) if leader.transfer.is_some() => Rejection::Busy,
             Role::Leader(leader)
                 if leader.uncommitted_bytes >= self.config.uncommitted_bytes_max =>
             {

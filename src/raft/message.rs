@@ -36,6 +36,10 @@ pub enum Body {
     Heartbeat(Heartbeat),
     /// The answer to it.
     HeartbeatReply(HeartbeatReply),
+    /// The leader hands over: stand for election at once (thesis §3.10).
+    TimeoutNow,
+    /// The answer to it: it has come.
+    TimeoutNowReply,
 }
 
 /// Asks for a vote (Raft §5.2), or whether one would be granted (pre-vote, thesis §9.6).
@@ -43,6 +47,8 @@ pub enum Body {
 pub struct RequestVote {
     /// Only asks: neither side changes its term or vote.
     pub pre_vote: bool,
+    /// The leader itself has asked this candidate to stand: followers that hear that leader may vote (thesis §4.2.3).
+    pub is_transfer: bool,
     /// Index of the candidate's last entry (Raft §5.4.1).
     pub last_log_index: Index,
     /// Term of the candidate's last entry.
@@ -117,14 +123,17 @@ impl HeartbeatReply {
 impl Body {
     /// Whether only the leader of the message's term can have sent this.
     pub fn is_from_leader(&self) -> bool {
-        matches!(self, Body::AppendEntries(_) | Body::Heartbeat(_))
+        matches!(self, Body::AppendEntries(_) | Body::Heartbeat(_) | Body::TimeoutNow)
     }
 
     /// Whether this answers a request.
     pub fn is_reply(&self) -> bool {
         matches!(
             self,
-            Body::RequestVoteReply(_) | Body::AppendEntriesReply(_) | Body::HeartbeatReply(_)
+            Body::RequestVoteReply(_)
+                | Body::AppendEntriesReply(_)
+                | Body::HeartbeatReply(_)
+                | Body::TimeoutNowReply
         )
     }
 }

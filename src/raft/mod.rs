@@ -33,12 +33,12 @@
 //!
 //! # Beyond the paper
 //! Pre-vote (thesis §9.6), leader stickiness and check-quorum (§6.2, §4.2.3), a no-op on election (§6.4), conflicts skipped
-//! by term (§5.3 of the paper, its end), pipelined appends with a window (§10.2.1), ReadIndex in batches (§6.4), and
-//! [`Event::Disconnected`]: a follower whose connection to the leader breaks asks for pre-votes after a short pause; the
+//! by term (§5.3 of the paper, its end), pipelined appends with a window (§10.2.1), ReadIndex in batches (§6.4),
+//! leadership transfer (§3.10), and [`Event::Disconnected`]: a follower whose connection to the leader breaks asks for pre-votes after a short pause; the
 //! others refuse if they still hear the leader, so a broken cable costs no term.
 //!
 //! # Left out
-//! Snapshots, leases, leadership transfer, learners and membership change have no code here yet.
+//! Snapshots, leases, learners and membership change have no code here yet.
 
 mod candidate;
 mod config;
@@ -49,6 +49,7 @@ mod log;
 mod message;
 mod progress;
 mod reads;
+mod transfer;
 mod types;
 
 pub use config::Config;
@@ -177,6 +178,7 @@ impl Raft {
                 Event::Message(message) => self.receive(message),
                 Event::Propose { id, command } => self.propose(id, command),
                 Event::Read { id } => self.read(id),
+                Event::Transfer { to } => self.transfer(to),
                 Event::Persisted(id) => self.persisted(id),
                 Event::Applied(index) => self.applied(index),
                 Event::Disconnected(peer) => self.disconnected(peer),
@@ -234,7 +236,7 @@ impl Raft {
             Body::RequestVote(RequestVote { pre_vote: true, .. })
             | Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true }) => {}
             // While a leader is heard, nobody can talk its followers out of it (thesis §4.2.3).
-            Body::RequestVote(request) if self.hears_leader() => {
+            Body::RequestVote(request) if self.hears_leader() && !request.is_transfer => {
                 return self.refuse_vote(&message, request);
             }
             _ => self.become_follower(message.term, None),
@@ -254,7 +256,11 @@ impl Raft {
                 let reply = HeartbeatReply { round: HeartbeatReply::NO_ROUND };
                 self.reply(&message, Body::HeartbeatReply(reply));
             }
-            Body::RequestVoteReply(_) | Body::AppendEntriesReply(_) | Body::HeartbeatReply(_) => {}
+            Body::TimeoutNow => self.reply(&message, Body::TimeoutNowReply),
+            Body::RequestVoteReply(_)
+            | Body::AppendEntriesReply(_)
+            | Body::HeartbeatReply(_)
+            | Body::TimeoutNowReply => {}
         }
     }
 
@@ -269,6 +275,8 @@ impl Raft {
             Body::AppendEntriesReply(reply) => self.on_append_entries_reply(&message, *reply),
             Body::Heartbeat(request) => self.on_heartbeat(&message, *request),
             Body::HeartbeatReply(reply) => self.on_heartbeat_reply(&message, *reply),
+            Body::TimeoutNow => self.on_timeout_now(&message),
+            Body::TimeoutNowReply => {}
         }
     }
 
@@ -335,6 +343,7 @@ impl Raft {
     fn finish(&mut self) -> Vec<Effect> {
         self.start_read_round();
         self.send_appends();
+        self.send_timeout_now();
         self.persist();
         self.hand_out();
         self.tell_role();

@@ -67,7 +67,12 @@ fn a_campaign_asks_before_it_begins_a_term() {
     }
     let ask = |pre_vote| {
         let (last_log_index, last_log_term) = (Index(2), Term(4));
-        Body::RequestVote(RequestVote { pre_vote, last_log_index, last_log_term })
+        Body::RequestVote(RequestVote {
+            pre_vote,
+            is_transfer: false,
+            last_log_index,
+            last_log_term,
+        })
     };
     let summary = |messages: &[Message]| -> Vec<_> {
         messages.iter().map(|it| (it.to.0, it.term.0, it.body.clone())).collect()

@@ -16,4 +16,5 @@ mod replication;
 mod safety;
 mod terms;
 mod trace;
+mod transfer;
 mod words;

@@ -213,8 +213,12 @@ pub(crate) fn pre_vote(from: u64, term: u64, last: (u64, u64)) -> Message {
 }
 
 fn request_vote(from: u64, term: u64, pre_vote: bool, (index, last_term): (u64, u64)) -> Message {
-    let request =
-        RequestVote { pre_vote, last_log_index: Index(index), last_log_term: Term(last_term) };
+    let request = RequestVote {
+        pre_vote,
+        is_transfer: false,
+        last_log_index: Index(index),
+        last_log_term: Term(last_term),
+    };
     message(from, term, Body::RequestVote(request))
 }
 

@@ -86,7 +86,12 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         (any::<bool>(), number(), number()).prop_map(|(pre_vote, index, term)| {
             let (last_log_index, last_log_term) = (Index(index), Term(term));
-            Body::RequestVote(RequestVote { pre_vote, last_log_index, last_log_term })
+            Body::RequestVote(RequestVote {
+                pre_vote,
+                is_transfer: false,
+                last_log_index,
+                last_log_term,
+            })
         }),
         (any::<bool>(), any::<bool>()).prop_map(|(pre_vote, vote_granted)| {
             Body::RequestVoteReply(RequestVoteReply { pre_vote, vote_granted })

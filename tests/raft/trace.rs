@@ -161,6 +161,10 @@ impl Script {
         match command.name.as_str() {
             "tick" => (0..number(1)?.unwrap_or(1)).for_each(|_| cluster.step(id, [Event::Tick])),
             "campaign" => cluster.campaign(id),
+            "transfer" => {
+                let to = number(1)?.map(MemberId);
+                cluster.step(id, [Event::Transfer { to }]);
+            }
             "propose" => cluster.propose_all(id, &words[1..]),
             "read" => {
                 let from = self.reads + 1;

@@ -10,7 +10,11 @@ pub(crate) fn message(message: &Message) -> String {
 fn body(body: &Body) -> String {
     match body {
         Body::RequestVote(request) => {
-            let word = if request.pre_vote { "pre-vote?" } else { "vote?" };
+            let word = match (request.pre_vote, request.is_transfer) {
+                (true, _) => "pre-vote?",
+                (false, false) => "vote?",
+                (false, true) => "vote? the leader asked me to stand,",
+            };
             format!("{word} my last is {}/{}", request.last_log_index, request.last_log_term)
         }
         Body::RequestVoteReply(reply) => {
@@ -38,6 +42,8 @@ fn body(body: &Body) -> String {
             "that term is over".to_owned()
         }
         Body::HeartbeatReply(reply) => format!("heartbeat {} heard", reply.round),
+        Body::TimeoutNow => "stand for election now".to_owned(),
+        Body::TimeoutNowReply => "I will".to_owned(),
     }
 }
 
@@ -51,6 +57,8 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Body::AppendEntriesReply(_) => "append-reply",
         Body::Heartbeat(_) => "heartbeat",
         Body::HeartbeatReply(_) => "heartbeat-reply",
+        Body::TimeoutNow => "timeout-now",
+        Body::TimeoutNowReply => "timeout-now-reply",
     }
 }
 

@@ -81,6 +81,9 @@ pub enum Effect {
 ///
 /// Thesis §3.8: nothing that promises a vote, a term or an entry leaves before the promise is durable. That rule is in the
 /// data: such a message stands in `then`, and nowhere else.
+///
+/// The hard state goes to the disk before the entries: what a crash leaves of a write must not hold an entry of a term that
+/// the disk has not reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {
     /// To be named in [`Event::Persisted`].

@@ -23,6 +23,7 @@ mod member;
 mod network;
 mod oracle;
 mod plan;
+mod report;
 mod runner;
 mod trace;
 mod workload;

@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use crate::report::Report;
 use crate::trace::Detail;
-use crate::world::{Report, World};
+use crate::world::World;
 
 pub(crate) fn run_seed(seed: u64) -> Report {
     World::run(seed, Detail::HashOnly)

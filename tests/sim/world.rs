@@ -1,4 +1,7 @@
-//! The event loop: virtual time, faults, and the two phases of a run.
+//! The event loop: virtual time, members, disks, messages. [`faults`] and [`calm`] are its two phases.
+
+mod calm;
+mod faults;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,57 +14,10 @@ use syncraft::raft::{
 use crate::member::Member;
 use crate::network::Network;
 use crate::oracle::Oracle;
-use crate::plan::{FAULTS_EVERY_US, Faults, Plan};
+use crate::plan::{FAULTS_EVERY_US, Plan};
+use crate::report::Report;
 use crate::trace::{Detail, Trace};
 use crate::workload::Workload;
-
-/// How long a calm cluster may take to agree: fifty election timeouts, and time for each entry, as with the tiniest limits
-/// each one takes a round trip.
-const AGREE_WITHIN_US: u64 = 50 * 600_000;
-const AGREE_EACH_ENTRY_WITHIN_US: u64 = 40_000;
-
-/// How long it must then stay as it is.
-const STABLE_FOR_US: u64 = 3_000_000;
-
-/// What a run came to: how often what happened, and the hash of all of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
-    pub(crate) counts: BTreeMap<&'static str, u64>,
-    pub(crate) trace_hash: u64,
-}
-
-impl Report {
-    pub(crate) fn add(&mut self, other: &Report) {
-        for (name, count) in &other.counts {
-            *self.counts.entry(name).or_default() += count;
-        }
-        self.trace_hash ^= other.trace_hash;
-    }
-
-    /// The rare paths were all taken: otherwise the runs prove less than they seem to.
-    pub(crate) fn assert_nothing_was_missed(&self) {
-        for name in [
-            "leader elected",
-            "leader stepped down",
-            "entries replaced",
-            "conflict answered",
-            "stale append refused",
-            "vote refused",
-            "committed before the leader's own disk",
-            "read ready",
-            "request refused: busy",
-            "request refused: not leader",
-            "crash",
-            "crash lost writes",
-            "partition",
-            "pause",
-            "disconnect",
-            "disk stalled",
-        ] {
-            assert!(self.counts.get(name).is_some_and(|&count| count > 0), "never: {name}");
-        }
-    }
-}
 
 pub(crate) struct World {
     plan: Plan,
@@ -260,7 +216,7 @@ impl World {
         self.trace.line(self.now_us, || {
             events
                 .iter()
-                .map(|event| format!("{id} <- {}", words::event(event)))
+                .map(|event| format!("{id} <- {event:?}"))
                 .collect::<Vec<_>>()
                 .join("\n              ")
         });
@@ -279,7 +235,7 @@ impl World {
         let (id, living) = (*id, living.as_mut().expect("it has just taken a step"));
         let mut replaced = 0;
         for effect in effects {
-            self.trace.line(self.now_us, || format!("    {id} -> {}", words::effect(effect)));
+            self.trace.line(self.now_us, || format!("    {id} -> {effect:?}"));
             if let Effect::Persist(persist) = effect {
                 replaced += living.log.write(&persist.entries);
                 self.oracle.wrote(&living.log, &persist.entries);
@@ -448,244 +404,6 @@ impl World {
     }
 }
 
-/// Faults.
-impl World {
-    fn draw_faults(&mut self) {
-        if self.is_calm {
-            return;
-        }
-        let Faults { partition, crash, crash_all, pause, false_disconnect, disk_stall, .. } =
-            self.plan.faults;
-        if self.chance(partition) {
-            self.partition();
-        }
-        if self.chance(crash) {
-            let victim = self.victim();
-            self.crash(victim);
-        }
-        if self.chance(crash_all) {
-            (0..self.members.len()).for_each(|at| self.crash(at));
-        }
-        if self.chance(pause) {
-            self.pause();
-        }
-        if self.chance(false_disconnect) {
-            let (at, peer) = (self.victim(), self.victim());
-            let peer = self.members[peer].id;
-            self.disconnect(at, peer);
-        }
-        if self.chance(disk_stall) {
-            self.count("disk stalled");
-            let (at, for_us) = (self.victim(), self.fault_rng.u64(10_000..2_000_000));
-            self.members[at].disk.stall(self.now_us, for_us);
-        }
-        self.after(FAULTS_EVERY_US, What::Faults);
-    }
-
-    fn chance(&mut self, probability: f64) -> bool {
-        self.fault_rng.f64() < probability
-    }
-
-    /// Whom it hits: a leader half the time, as most of what can go wrong begins there.
-    fn victim(&mut self) -> usize {
-        let leader = self.leader_among(|_| true).filter(|_| self.fault_rng.bool());
-        leader.unwrap_or_else(|| self.fault_rng.usize(..self.members.len()))
-    }
-
-    fn partition(&mut self) {
-        self.count("partition");
-        let ids: Vec<MemberId> = self.members.iter().map(|member| member.id).collect();
-        let words = self.network.partition(&ids);
-        self.trace.line(self.now_us, || words);
-        if self.plan.are_sockets_noticed && self.fault_rng.bool() {
-            self.notice_cuts(&ids);
-        }
-        let for_us = self.fault_rng.u64(50_000..4_000_000);
-        self.after(for_us, What::Heal);
-    }
-
-    fn notice_cuts(&mut self, ids: &[MemberId]) {
-        for &one in ids {
-            for &other in ids {
-                if self.network.is_cut(one, other) {
-                    self.disconnect(Self::at_of(one), other);
-                    self.disconnect(Self::at_of(other), one);
-                }
-            }
-        }
-    }
-
-    fn disconnect(&mut self, at: usize, peer: MemberId) {
-        self.count("disconnect");
-        let delay_us = self.fault_rng.u64(..5_000);
-        self.after(delay_us, What::Happen(self.who(at), Event::Disconnected(peer)));
-    }
-
-    fn crash(&mut self, at: usize) {
-        let Some(_) = self.members[at].living.take() else { return };
-        let (id, is_loss) = (self.members[at].id, self.members[at].disk.crash(&mut self.disk_rng));
-        self.trace.line(self.now_us, || format!("{id} crashes, writes lost: {is_loss}"));
-        self.count("crash");
-        if is_loss {
-            self.count("crash lost writes");
-        }
-        self.oracle.crashed(id);
-        if self.plan.are_sockets_noticed {
-            (0..self.members.len()).filter(|&other| other != at).for_each(|other| {
-                self.disconnect(other, id);
-            });
-        }
-        let longest_us = if self.fault_rng.bool() { 50_000 } else { 3_000_000 };
-        let for_us = self.fault_rng.u64(1_000..longest_us);
-        self.after(for_us, What::Start(at));
-    }
-
-    fn pause(&mut self) {
-        let at = self.victim();
-        let Some(living) = &mut self.members[at].living else { return };
-        living.is_paused = true;
-        let id = self.members[at].id;
-        self.trace.line(self.now_us, || format!("{id} pauses"));
-        self.count("pause");
-        let for_us = self.fault_rng.u64(10_000..2_000_000);
-        self.after(for_us, What::Resume(self.who(at)));
-    }
-
-    /// A paused member wakes: sometimes its clock has stood still, sometimes all ticks come at once.
-    fn resume(&mut self, at: usize) {
-        let is_clock_kept = self.fault_rng.bool();
-        let Some(living) = &mut self.members[at].living else { return };
-        living.is_paused = false;
-        if !is_clock_kept {
-            living.inbox.retain(|event| !matches!(event, Event::Tick));
-        }
-        let outbox = std::mem::take(&mut living.outbox);
-        let id = self.members[at].id;
-        self.trace.line(self.now_us, || format!("{id} resumes"));
-        outbox.into_iter().for_each(|message| self.send(at, message));
-        self.step(at);
-    }
-}
-
-/// The calm after: liveness.
-impl World {
-    /// No more faults, and a random quorum is well; the others are down or cut off. Gives the quorum.
-    fn calm_quorum(&mut self) -> Vec<usize> {
-        self.is_calm = true;
-        self.plan.faults = Faults::default();
-        (self.plan.delay_us, self.plan.disk_us) = (100..5_000, 50..2_000);
-        self.plan.apply_us = 1..1_000;
-        self.plan.request_every_us = 50_000;
-        let mut order: Vec<usize> = (0..self.members.len()).collect();
-        self.fault_rng.shuffle(&mut order);
-        let quorum = self.members.len() / 2 + 1;
-        let well = order[..self.fault_rng.usize(quorum..=order.len())].to_vec();
-        self.network.calm();
-        for &lost in &order[well.len()..] {
-            if self.fault_rng.bool() {
-                self.crash(lost);
-            }
-            self.lose(lost);
-        }
-        self.trace.line(self.now_us, || format!("calm: {well:?} (counted from 0) are well"));
-        well.iter().for_each(|&at| self.make_well(at));
-        well
-    }
-
-    /// Cuts a member off, perhaps one way only: a leader that is heard and hears nobody must give up by itself.
-    fn lose(&mut self, at: usize) {
-        let (is_heard, hears) =
-            [(false, false), (true, false), (false, true)][self.fault_rng.usize(..3)];
-        let id = self.members[at].id;
-        for other in (1..=self.plan.members).map(MemberId).filter(|&other| other != id) {
-            if !is_heard {
-                self.network.cut(id, other);
-            }
-            if !hears {
-                self.network.cut(other, id);
-            }
-        }
-        self.trace.line(self.now_us, || format!("{id} is lost: heard {is_heard}, hears {hears}"));
-    }
-
-    fn calm_all(&mut self) {
-        self.trace.line(self.now_us, || "calm: all are well");
-        self.network.calm();
-        self.marker = None;
-        (0..self.members.len()).for_each(|at| self.make_well(at));
-    }
-
-    fn make_well(&mut self, at: usize) {
-        match &self.members[at].living {
-            None => self.start(at),
-            Some(living) if living.is_paused => self.resume(at),
-            Some(_) => {}
-        }
-    }
-
-    /// A proposal and a read, again and again until one proposal came through.
-    fn calm_requests(&mut self) -> Vec<Event> {
-        match self.marker {
-            Some((id, since_us))
-                if self.oracle.is_committed(id) || self.now_us < since_us + 500_000 =>
-            {
-                Vec::new()
-            }
-            _ => {
-                let proposal = self.workload.proposal(&self.plan);
-                if let Event::Propose { id, .. } = proposal {
-                    self.marker = Some((id, self.now_us));
-                }
-                vec![proposal, self.workload.read()]
-            }
-        }
-    }
-
-    fn run_until_agreed(&mut self, well: &[usize]) {
-        let since_us = self.now_us;
-        let within_us =
-            AGREE_WITHIN_US + AGREE_EACH_ENTRY_WITHIN_US * self.oracle.committed_index().0;
-        while !self.is_agreed(well) {
-            assert!(
-                self.now_us - since_us < within_us,
-                "no agreement: {:#?}",
-                well.iter()
-                    .map(|&at| self.members[at].living.as_ref().map(|it| it.status))
-                    .collect::<Vec<_>>()
-            );
-            self.run_until(self.now_us + 20_000);
-        }
-        *self.counts.entry("ms until agreed").or_default() += (self.now_us - since_us) / 1_000;
-    }
-
-    /// The marker is committed, all logs are equal and applied, and no read waits.
-    fn is_agreed(&self, well: &[usize]) -> bool {
-        let committed = self.oracle.committed_index();
-        let is_there = |member: &Member| {
-            member.living.as_ref().is_some_and(|it| {
-                it.status.last_index == committed
-                    && it.applied == committed
-                    && it.status.durable_index == committed
-            })
-        };
-        let is_marked = self.marker.is_some_and(|(id, _)| self.oracle.is_committed(id));
-        let ids: Vec<MemberId> = well.iter().map(|&at| self.members[at].id).collect();
-        is_marked
-            && well.iter().all(|&at| is_there(&self.members[at]))
-            && self.oracle.reads_open_at(&ids) == 0
-    }
-
-    /// A healthy cluster keeps its leader.
-    fn run_stable(&mut self) {
-        let terms = |world: &World| -> Vec<_> {
-            world.members.iter().map(|it| it.living.as_ref().map(|it| it.status.role)).collect()
-        };
-        let before = terms(self);
-        self.run_until(self.now_us + STABLE_FOR_US);
-        assert_eq!(terms(self), before, "a healthy cluster keeps its leader");
-    }
-}
-
 impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
@@ -703,17 +421,5 @@ impl PartialOrd for Scheduled {
 impl Ord for Scheduled {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at_us, self.number).cmp(&(other.at_us, other.number))
-    }
-}
-
-mod words {
-    use super::*;
-
-    pub(super) fn event(event: &Event) -> String {
-        format!("{event:?}")
-    }
-
-    pub(super) fn effect(effect: &Effect) -> String {
-        format!("{effect:?}")
     }
 }

@@ -1,0 +1,133 @@
+//! The calm after: liveness. First a random quorum is well, then everyone.
+
+use syncraft::raft::{Event, MemberId};
+
+use super::World;
+use crate::member::Member;
+use crate::plan::Faults;
+
+/// How long a calm cluster may take to agree: fifty election timeouts, and time for each entry, as with the tiniest limits
+/// each one takes a round trip.
+const AGREE_WITHIN_US: u64 = 50 * 600_000;
+const AGREE_EACH_ENTRY_WITHIN_US: u64 = 40_000;
+
+/// How long it must then stay as it is.
+const STABLE_FOR_US: u64 = 3_000_000;
+
+impl World {
+    /// No more faults, and a random quorum is well; the others are down or cut off. Gives the quorum.
+    pub(super) fn calm_quorum(&mut self) -> Vec<usize> {
+        self.is_calm = true;
+        self.plan.faults = Faults::default();
+        (self.plan.delay_us, self.plan.disk_us) = (100..5_000, 50..2_000);
+        self.plan.apply_us = 1..1_000;
+        self.plan.request_every_us = 50_000;
+        let mut order: Vec<usize> = (0..self.members.len()).collect();
+        self.fault_rng.shuffle(&mut order);
+        let quorum = self.members.len() / 2 + 1;
+        let well = order[..self.fault_rng.usize(quorum..=order.len())].to_vec();
+        self.network.calm();
+        for &lost in &order[well.len()..] {
+            if self.fault_rng.bool() {
+                self.crash(lost);
+            }
+            self.lose(lost);
+        }
+        self.trace.line(self.now_us, || format!("calm: {well:?} (counted from 0) are well"));
+        well.iter().for_each(|&at| self.make_well(at));
+        well
+    }
+
+    /// Cuts a member off, perhaps one way only: a leader that is heard and hears nobody must give up by itself.
+    fn lose(&mut self, at: usize) {
+        let (is_heard, hears) =
+            [(false, false), (true, false), (false, true)][self.fault_rng.usize(..3)];
+        let id = self.members[at].id;
+        for other in (1..=self.plan.members).map(MemberId).filter(|&other| other != id) {
+            if !is_heard {
+                self.network.cut(id, other);
+            }
+            if !hears {
+                self.network.cut(other, id);
+            }
+        }
+        self.trace.line(self.now_us, || format!("{id} is lost: heard {is_heard}, hears {hears}"));
+    }
+
+    pub(super) fn calm_all(&mut self) {
+        self.trace.line(self.now_us, || "calm: all are well");
+        self.network.calm();
+        self.marker = None;
+        (0..self.members.len()).for_each(|at| self.make_well(at));
+    }
+
+    fn make_well(&mut self, at: usize) {
+        match &self.members[at].living {
+            None => self.start(at),
+            Some(living) if living.is_paused => self.resume(at),
+            Some(_) => {}
+        }
+    }
+
+    /// A proposal and a read, again and again until one proposal came through.
+    pub(super) fn calm_requests(&mut self) -> Vec<Event> {
+        match self.marker {
+            Some((id, since_us))
+                if self.oracle.is_committed(id) || self.now_us < since_us + 500_000 =>
+            {
+                Vec::new()
+            }
+            _ => {
+                let proposal = self.workload.proposal(&self.plan);
+                if let Event::Propose { id, .. } = proposal {
+                    self.marker = Some((id, self.now_us));
+                }
+                vec![proposal, self.workload.read()]
+            }
+        }
+    }
+
+    pub(super) fn run_until_agreed(&mut self, well: &[usize]) {
+        let since_us = self.now_us;
+        let within_us =
+            AGREE_WITHIN_US + AGREE_EACH_ENTRY_WITHIN_US * self.oracle.committed_index().0;
+        while !self.is_agreed(well) {
+            assert!(
+                self.now_us - since_us < within_us,
+                "no agreement: {:#?}",
+                well.iter()
+                    .map(|&at| self.members[at].living.as_ref().map(|it| it.status))
+                    .collect::<Vec<_>>()
+            );
+            self.run_until(self.now_us + 20_000);
+        }
+        *self.counts.entry("ms until agreed").or_default() += (self.now_us - since_us) / 1_000;
+    }
+
+    /// The marker is committed, all logs are equal and applied, and no read waits.
+    fn is_agreed(&self, well: &[usize]) -> bool {
+        let committed = self.oracle.committed_index();
+        let is_there = |member: &Member| {
+            member.living.as_ref().is_some_and(|it| {
+                it.status.last_index == committed
+                    && it.applied == committed
+                    && it.status.durable_index == committed
+            })
+        };
+        let is_marked = self.marker.is_some_and(|(id, _)| self.oracle.is_committed(id));
+        let ids: Vec<MemberId> = well.iter().map(|&at| self.members[at].id).collect();
+        is_marked
+            && well.iter().all(|&at| is_there(&self.members[at]))
+            && self.oracle.reads_open_at(&ids) == 0
+    }
+
+    /// A healthy cluster keeps its leader.
+    pub(super) fn run_stable(&mut self) {
+        let terms = |world: &World| -> Vec<_> {
+            world.members.iter().map(|it| it.living.as_ref().map(|it| it.status.role)).collect()
+        };
+        let before = terms(self);
+        self.run_until(self.now_us + STABLE_FOR_US);
+        assert_eq!(terms(self), before, "a healthy cluster keeps its leader");
+    }
+}

@@ -1,0 +1,124 @@
+//! Faults: what is drawn, and what it does to a member or the network.
+
+use syncraft::raft::{Event, MemberId};
+
+use super::{What, World};
+use crate::plan::{FAULTS_EVERY_US, Faults};
+
+impl World {
+    pub(super) fn draw_faults(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        let Faults { partition, crash, crash_all, pause, false_disconnect, disk_stall, .. } =
+            self.plan.faults;
+        if self.chance(partition) {
+            self.partition();
+        }
+        if self.chance(crash) {
+            let victim = self.victim();
+            self.crash(victim);
+        }
+        if self.chance(crash_all) {
+            (0..self.members.len()).for_each(|at| self.crash(at));
+        }
+        if self.chance(pause) {
+            self.pause();
+        }
+        if self.chance(false_disconnect) {
+            let (at, peer) = (self.victim(), self.victim());
+            let peer = self.members[peer].id;
+            self.disconnect(at, peer);
+        }
+        if self.chance(disk_stall) {
+            self.count("disk stalled");
+            let (at, for_us) = (self.victim(), self.fault_rng.u64(10_000..2_000_000));
+            self.members[at].disk.stall(self.now_us, for_us);
+        }
+        self.after(FAULTS_EVERY_US, What::Faults);
+    }
+
+    fn chance(&mut self, probability: f64) -> bool {
+        self.fault_rng.f64() < probability
+    }
+
+    /// Whom it hits: a leader half the time, as most of what can go wrong begins there.
+    fn victim(&mut self) -> usize {
+        let leader = self.leader_among(|_| true).filter(|_| self.fault_rng.bool());
+        leader.unwrap_or_else(|| self.fault_rng.usize(..self.members.len()))
+    }
+
+    fn partition(&mut self) {
+        self.count("partition");
+        let ids: Vec<MemberId> = self.members.iter().map(|member| member.id).collect();
+        let words = self.network.partition(&ids);
+        self.trace.line(self.now_us, || words);
+        if self.plan.are_sockets_noticed && self.fault_rng.bool() {
+            self.notice_cuts(&ids);
+        }
+        let for_us = self.fault_rng.u64(50_000..4_000_000);
+        self.after(for_us, What::Heal);
+    }
+
+    fn notice_cuts(&mut self, ids: &[MemberId]) {
+        for &one in ids {
+            for &other in ids {
+                if self.network.is_cut(one, other) {
+                    self.disconnect(Self::at_of(one), other);
+                    self.disconnect(Self::at_of(other), one);
+                }
+            }
+        }
+    }
+
+    fn disconnect(&mut self, at: usize, peer: MemberId) {
+        self.count("disconnect");
+        let delay_us = self.fault_rng.u64(..5_000);
+        self.after(delay_us, What::Happen(self.who(at), Event::Disconnected(peer)));
+    }
+
+    pub(super) fn crash(&mut self, at: usize) {
+        let Some(_) = self.members[at].living.take() else { return };
+        let (id, is_loss) = (self.members[at].id, self.members[at].disk.crash(&mut self.disk_rng));
+        self.trace.line(self.now_us, || format!("{id} crashes, writes lost: {is_loss}"));
+        self.count("crash");
+        if is_loss {
+            self.count("crash lost writes");
+        }
+        self.oracle.crashed(id);
+        if self.plan.are_sockets_noticed {
+            (0..self.members.len()).filter(|&other| other != at).for_each(|other| {
+                self.disconnect(other, id);
+            });
+        }
+        let longest_us = if self.fault_rng.bool() { 50_000 } else { 3_000_000 };
+        let for_us = self.fault_rng.u64(1_000..longest_us);
+        self.after(for_us, What::Start(at));
+    }
+
+    fn pause(&mut self) {
+        let at = self.victim();
+        let Some(living) = &mut self.members[at].living else { return };
+        living.is_paused = true;
+        let id = self.members[at].id;
+        self.trace.line(self.now_us, || format!("{id} pauses"));
+        self.count("pause");
+        let for_us = self.fault_rng.u64(10_000..2_000_000);
+        self.after(for_us, What::Resume(self.who(at)));
+    }
+
+    /// A paused member wakes: sometimes its clock has stood still, sometimes all ticks come at once.
+    pub(super) fn resume(&mut self, at: usize) {
+        let is_clock_kept = self.fault_rng.bool();
+        let Some(living) = &mut self.members[at].living else { return };
+        living.is_paused = false;
+        if !is_clock_kept {
+            living.inbox.retain(|event| !matches!(event, Event::Tick));
+        }
+        let outbox = std::mem::take(&mut living.outbox);
+        let id = self.members[at].id;
+        self.trace.line(self.now_us, || format!("{id} resumes"));
+        outbox.into_iter().for_each(|message| self.send(at, message));
+        self.step(at);
+    }
+}

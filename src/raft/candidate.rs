@@ -46,6 +46,7 @@ impl Raft {
     pub(super) fn stand_for_election(&mut self, is_transfer: bool) {
         let current_term = self.current_term().next();
         self.change_hard_state(HardState { current_term, voted_for: Some(self.config.id) });
+        self.leader = None;
         self.reset_timer();
         self.role = Role::Candidate(Candidate::default());
         let requests = self.vote_requests(false, is_transfer);

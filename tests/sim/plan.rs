@@ -25,6 +25,8 @@ pub(crate) struct Faults {
     pub(crate) crash_all: f64,
     pub(crate) pause: f64,
     pub(crate) false_disconnect: f64,
+    /// Somebody is told to hand the leadership over.
+    pub(crate) transfer: f64,
     pub(crate) disk_stall: f64,
 }
 
@@ -121,6 +123,7 @@ impl Faults {
             crash_all: sometimes(rng, &[0.001, 0.005]),
             pause: sometimes(rng, &[0.002, 0.01, 0.03]),
             false_disconnect: sometimes(rng, &[0.005, 0.05]),
+            transfer: sometimes(rng, &[0.005, 0.05]),
             disk_stall: sometimes(rng, &[0.005, 0.03]),
         }
     }

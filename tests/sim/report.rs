@@ -35,6 +35,7 @@ impl Report {
             "partition",
             "pause",
             "disconnect",
+            "transfer",
             "disk stalled",
         ] {
             assert!(self.counts.get(name).is_some_and(|&count| count > 0), "never: {name}");

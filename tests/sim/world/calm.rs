@@ -121,8 +121,9 @@ impl World {
             && self.oracle.reads_open_at(&ids) == 0
     }
 
-    /// A healthy cluster keeps its leader.
+    /// A healthy cluster keeps its leader: once what was sent before has arrived, an old order to take over among it.
     pub(super) fn run_stable(&mut self) {
+        self.run_until(self.now_us + 200 * self.plan.delay_us.end);
         let terms = |world: &World| -> Vec<_> {
             world.members.iter().map(|it| it.living.as_ref().map(|it| it.status.role)).collect()
         };

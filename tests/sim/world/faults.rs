@@ -10,8 +10,16 @@ impl World {
         if self.is_calm {
             return;
         }
-        let Faults { partition, crash, crash_all, pause, false_disconnect, disk_stall, .. } =
-            self.plan.faults;
+        let Faults {
+            partition,
+            crash,
+            crash_all,
+            pause,
+            false_disconnect,
+            transfer,
+            disk_stall,
+            ..
+        } = self.plan.faults;
         if self.chance(partition) {
             self.partition();
         }
@@ -29,6 +37,9 @@ impl World {
             let (at, peer) = (self.victim(), self.victim());
             let peer = self.members[peer].id;
             self.disconnect(at, peer);
+        }
+        if self.chance(transfer) {
+            self.transfer();
         }
         if self.chance(disk_stall) {
             self.count("disk stalled");
@@ -69,6 +80,13 @@ impl World {
                 }
             }
         }
+    }
+
+    fn transfer(&mut self) {
+        self.count("transfer");
+        let (at, to) = (self.victim(), self.victim());
+        let to = self.fault_rng.bool().then_some(self.members[to].id);
+        self.after(0, What::Happen(self.who(at), Event::Transfer { to }));
     }
 
     fn disconnect(&mut self, at: usize, peer: MemberId) {

@@ -28,6 +28,18 @@ pub(super) struct Connection {
     in_flight: Arc<Gauge>,
     open: Mutex<Open>,
     answered: Condvar,
+    standing: Mutex<Standing>,
+}
+
+/// Whether a connection may stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// As long as its client wants.
+    Settled,
+    /// It is beyond `connections_max`, and its first call decides.
+    OnTrial,
+    /// It has been told that it may not, and is ending.
+    Refused,
 }
 
 /// Calls that were begun and whose answers have not been handed to the outbox.
@@ -39,12 +51,53 @@ struct Open {
 }
 
 impl Connection {
-    pub(super) fn new(peer: SocketAddr, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Arc<Self> {
+    pub(super) fn new(
+        peer: SocketAddr,
+        outbox: Arc<Outbox>,
+        shared: Arc<Shared>,
+        standing: Standing,
+    ) -> Arc<Self> {
         let limits = &shared.limits;
         let in_flight =
             Arc::new(Gauge::new(limits.calls_per_connection_max, limits.bytes_per_connection_max));
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
-        Arc::new(Connection { peer, outbox, shared, in_flight, open, answered })
+        let standing = Mutex::new(standing);
+        Arc::new(Connection { peer, outbox, shared, in_flight, open, answered, standing })
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        *self.standing.lock() == Standing::Settled
+    }
+
+    /// Its first call is to `service`: whether it may stay.
+    pub(super) fn settle(&self, service: &[u8]) -> bool {
+        let Shared { table, registry, limits, .. } = &*self.shared;
+        let mut standing = self.standing.lock();
+        if *standing == Standing::OnTrial {
+            let may_stay = table.is_reserved(service) || registry.len() <= limits.connections_max;
+            *standing = if may_stay { Standing::Settled } else { Standing::Refused };
+        }
+        *standing == Standing::Settled
+    }
+
+    /// Ends it, in words if it has not had them yet, unless it is settled by now: then false.
+    pub(super) fn evict(&self) -> bool {
+        let before = {
+            let mut standing = self.standing.lock();
+            match *standing {
+                Standing::Settled => return false,
+                before => {
+                    *standing = Standing::Refused;
+                    before
+                }
+            }
+        };
+        if before == Standing::OnTrial {
+            // Whoever does not understand it sees the end of the stream.
+            self.say_goodbye(HeadSize::U32Le, &self.shared.refuse_connection(self.peer));
+        }
+        self.cut("it had to make room");
+        true
     }
 
     /// Ends the connection now, from any thread.
@@ -91,15 +144,22 @@ impl Connection {
         self.outbox.wait_until_below(0, Some(deadline));
     }
 
+    /// The room that a call needs a part of: this connection's, and the server's own or that of the reserved services.
+    fn gauges(&self, is_reserved: bool) -> [&Arc<Gauge>; 2] {
+        let shared = &self.shared;
+        let all = if is_reserved { &shared.reserved_in_flight } else { &shared.in_flight };
+        [&self.in_flight, all]
+    }
+
     /// Room for an extended call of `bytes`, or "busy".
-    pub(super) fn try_room(&self, bytes: usize) -> Result<Slot, Status> {
-        Slot::try_take([&self.in_flight, &self.shared.in_flight], bytes)
+    pub(super) fn try_room(&self, bytes: usize, is_reserved: bool) -> Result<Slot, Status> {
+        Slot::try_take(self.gauges(is_reserved), bytes)
             .ok_or_else(|| Status::busy("too many calls or bytes in flight", BUSY_RETRY_AFTER))
     }
 
     /// Room for a documented call of `bytes`, waited for: its client knows no "busy". `None` when the connection is over.
-    pub(super) fn wait_room(&self, bytes: usize) -> Option<Slot> {
-        Slot::take([&self.in_flight, &self.shared.in_flight], bytes, CHECK_EVERY, || self.is_cut())
+    pub(super) fn wait_room(&self, bytes: usize, is_reserved: bool) -> Option<Slot> {
+        Slot::take(self.gauges(is_reserved), bytes, CHECK_EVERY, || self.is_cut())
     }
 
     /// Counts a call as begun; what it returns answers it.

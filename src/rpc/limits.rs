@@ -42,7 +42,8 @@ pub struct Limits {
     /// The same over all connections; default 256 MiB, and as much again for reserved services. Too small: large values are answered "busy". Too large: memory.
     pub bytes_max: usize,
     /// Bytes of replies that one client has not yet taken from us; default 64 MiB. Past a sixteenth of it no new call of
-    /// that connection begins; past it the connection is closed. At least one longest frame.
+    /// that connection begins; an answer of 4 KiB or more that would go past it is replaced by a status that says so. At
+    /// least one longest frame. Too small: large values that are read at once have to be asked for again. Too large: memory.
     pub unsent_bytes_max: usize,
     /// A frame that has begun must be complete after this time, plus one second for each 256 KiB of its body that has arrived;
     /// default 10 s: one that is announced and does not come holds its room for no longer.

@@ -21,6 +21,12 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// A status message is cut to this, so that the header it stands in stays under its limit.
 const MESSAGE_LEN_MAX_BYTES: usize = 512;
 
+/// A frame shorter than this is sent whatever waits: statuses are, and replies that tell what became of a write.
+const SHORT_FRAME_LEN_BYTES: usize = 4096;
+
+/// The hint that comes with a reply that found no room. Longer than that of "busy": megabytes have to be read first.
+const UNREAD_RETRY_AFTER: Duration = Duration::from_millis(100);
+
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) outbox: Arc<Outbox>,
@@ -196,10 +202,25 @@ impl Connection {
         self.send(status_frame(CallId { call_id: 0, head_size }, status));
     }
 
+    /// Sends what has to be sent whatever waits. Bounded all the same: see `send_reply`.
     fn send(&self, frame: Bytes) {
-        match self.outbox.send(frame) {
-            Ok(()) | Err(SendError::Closed) => {}
-            Err(SendError::Full) => self.cut_loudly("the client does not read its replies"),
+        // A connection that is gone needs no answer.
+        let _ = self.outbox.send_over_limit(frame);
+    }
+
+    /// Sends a reply, or says that it has found no room: a client may well ask for more at once than can wait for it.
+    ///
+    /// Short frames always have room, and so have bare replies. For while much waits no call begins (`wait_turn`): so there
+    /// are never more of the former than calls of a connection in flight, nor of the latter than one.
+    fn send_reply(&self, id: CallId, frame: Bytes) {
+        if id.is_documented() || frame.len() < SHORT_FRAME_LEN_BYTES {
+            return self.send(frame);
+        }
+        if self.outbox.send(frame) == Err(SendError::Full) {
+            let words = "the reply finds no room behind those that are not read yet";
+            let retry_after = Some(UNREAD_RETRY_AFTER);
+            let status = Status::new(StatusCode::Unanswered, words);
+            self.refuse(id, &Status { retry_after, ..status });
         }
     }
 
@@ -212,7 +233,7 @@ impl Connection {
         if id.is_documented() {
             let mut buf = Vec::with_capacity(reply.len);
             (reply.write)(&mut buf);
-            return self.send(Bytes::from(buf));
+            return self.send_reply(id, Bytes::from(buf));
         }
         // Within `limit`, which fits a u32: see `Limits::check`.
         let head = RpcReplyHeader {
@@ -220,7 +241,7 @@ impl Connection {
             reply_size: reply.len as u32,
             ..RpcReplyHeader::default()
         };
-        self.send(encode(id.head_size, &head, reply.write));
+        self.send_reply(id, encode(id.head_size, &head, reply.write));
     }
 }
 

@@ -170,6 +170,7 @@ impl<S: StateMachine> Driver<S> {
         expired.for_each(|(_, (_, waiting))| {
             waiting.end(Err(RequestError::TimedOut { may_apply: false }))
         });
+        self.post.sweep(now);
         drop(self.tasks.send(Task::Sweep));
     }
 }

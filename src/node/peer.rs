@@ -33,6 +33,8 @@ pub(super) struct Peer {
     cluster_id: u64,
     channel: Channel,
     stub: RaftRpcStub,
+    /// For entries, over a connection of their own: a heartbeat must not wait behind 15 MiB.
+    bulk: RaftRpcStub,
     mailbox: Arc<dyn Mailbox>,
     /// After a failed attempt to connect: not before then again.
     retry_at: Instant,
@@ -53,7 +55,12 @@ impl Peer {
             .on_disconnect(move || lost.disconnected(id))
             .lazy();
         let stub = RaftRpcStub::new(channel.clone());
-        Peer { id, cluster_id, channel, stub, mailbox, retry_at: Instant::now() }
+        let bulk = Channel::builder(addr)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .caller(format!("member-{own}"))
+            .lazy();
+        let bulk = RaftRpcStub::new(bulk);
+        Peer { id, cluster_id, channel, stub, bulk, mailbox, retry_at: Instant::now() }
     }
 
     /// Until `stop` closes.
@@ -104,11 +111,13 @@ impl Peer {
                 self.stub.request_vote_async(&args, call_deadline, done);
             }
             Body::AppendEntries(request) => {
+                let bytes: usize = request.entries.iter().map(|entry| entry.len_bytes()).sum();
+                let append_deadline = append_deadline + Duration::from_secs(bytes as u64 / (256 << 10));
                 let args = AppendEntriesArgs::new(term, request, envelope);
                 let done = move |reply: Result<AppendEntriesReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
-                self.stub.append_entries_async(&args, append_deadline, done);
+                self.bulk.append_entries_async(&args, append_deadline, done);
             }
             Body::Heartbeat(request) => {
                 let args = HeartbeatArgs::new(term, request, envelope);

@@ -114,6 +114,10 @@ impl Progress {
             Mode::Probe { .. } => rejected_index != self.next_index.prev(),
             Mode::Replicate { .. } => rejected_index <= self.match_index,
         };
+        if !is_stale && rejected_index <= self.match_index {
+            // It refuses what it had acknowledged: its disk was wiped under it.
+            self.match_index = agree_max.min(rejected_index.prev());
+        }
         if !is_stale {
             self.next_index = agree_max.min(rejected_index.prev()).max(self.match_index).next();
             self.mode = Mode::Probe { is_waiting: false };

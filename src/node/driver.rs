@@ -134,6 +134,10 @@ impl<S: StateMachine> Driver<S> {
                     drop(self.tasks.send(Task::Read(self.requests.take_reads(ids))))
                 }
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
+                Effect::PeerLostData { peer, match_index } => log::error!(
+                    "member {peer} has lost data: it had acknowledged the log up to {match_index} and refuses it now; \
+                     it is filled again, but an empty disk must not come back under an old id"
+                ),
             }
         }
         self.expect(&mut proposed);

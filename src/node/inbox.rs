@@ -123,13 +123,13 @@ impl<S: StateMachine> Inbox<S> {
             std::mem::take(&mut state.inputs)
         };
         self.arrived.notify_all();
-        // Nobody will take these: none of them has come to the core.
+        // Nobody takes these any more: none of them has come to the core.
         let stopped = RequestError::Stopped { may_apply: false };
         for input in left {
             match input {
                 Input::Propose { waiting, .. } => waiting.end(Err(stopped)),
                 Input::Read { waiting, .. } => waiting.end(Err(stopped)),
-                Input::Message(_) | Input::Persisted(_) | Input::Disconnected(_) => {}
+                _ => {}
             }
         }
     }

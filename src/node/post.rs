@@ -24,11 +24,13 @@ pub(super) enum PeerCall {
 }
 
 impl PeerCall {
+    /// When its caller stops waiting.
     fn deadline(&self) -> Option<Instant> {
         match self {
             PeerCall::RequestVote(done) => done.deadline(),
             PeerCall::AppendEntries(done) => done.deadline(),
             PeerCall::Heartbeat(done) => done.deadline(),
+            PeerCall::TimeoutNow(done) => done.deadline(),
         }
     }
 }
@@ -79,7 +81,8 @@ impl Post {
         token
     }
 
-    /// Gives up the calls whose caller waits no longer: the core dropped their messages, or their replies wait for the disk.
+    /// Gives up the calls whose caller waits no longer: the core has dropped their messages as nonsense, or their replies
+    /// wait for the disk. Kept, they would fill their connection's room for calls.
     pub(super) fn sweep(&self, now: Instant) {
         let is_over = |call: &PeerCall| call.deadline().is_some_and(|deadline| deadline <= now);
         let mut calls = self.calls.lock();

@@ -200,20 +200,18 @@ impl Raft {
         let (id, term, leader_commit) =
             (self.config.id, self.hard_state.current_term, self.commit_index);
         for (&to, peer) in &mut leader.peers {
-            while peer.next_index <= self.log.last_index() && peer.may_send(&self.config) {
+            let last_index = self.log.last_index();
+            while (peer.next_index <= last_index || peer.is_probed()) && peer.may_send(&self.config)
+            {
                 let prev_log_index = peer.next_index.prev();
                 let prev_log_term = self
                     .log
                     .term_at(prev_log_index)
                     .expect("the log reaches back to its beginning");
-                let entries = self.log.batch(
-                    peer.next_index,
-                    self.log.last_index(),
-                    self.config.append_bytes_max,
-                );
-                let last_index =
-                    entries.last().expect("there are entries from next_index on").index;
-                peer.sent(last_index, entries.iter().map(cost_bytes).sum());
+                let entries =
+                    self.log.batch(peer.next_index, last_index, self.config.append_bytes_max);
+                let sent_index = entries.last().map_or(prev_log_index, |entry| entry.index);
+                peer.sent(sent_index, entries.iter().map(cost_bytes).sum());
                 let body = Body::AppendEntries(AppendEntries {
                     prev_log_index,
                     prev_log_term,
@@ -240,7 +238,11 @@ impl Raft {
             }
             AppendEntriesReply::Conflict { rejected_index, conflict_index, conflict_term } => {
                 let (agree_max, _) = self.log.last_at_most(conflict_index, conflict_term);
-                peer.conflicted(rejected_index, agree_max);
+                let match_index = peer.match_index;
+                if peer.conflicted(rejected_index, agree_max) {
+                    let peer = message.from;
+                    self.effects.push(Effect::PeerLostData { peer, match_index });
+                }
             }
             AppendEntriesReply::Stale => {}
         }

@@ -132,6 +132,7 @@ impl Raft {
     /// A client's command: into the log, or refused.
     pub(super) fn propose(&mut self, id: RequestId, command: Bytes) {
         let uncommitted_entries = self.log.last_index().0 - self.commit_index.0;
+        let unapplied_entries = self.commit_index.0.saturating_sub(self.applied_index.0);
         let reason = match &self.role {
             // Nothing new may come, or the one who is to take over never has everything (thesis §3.10).
             Role::Leader(leader) if leader.transfer.is_some() => Rejection::Busy,
@@ -140,7 +141,10 @@ impl Raft {
             {
                 Rejection::Busy
             }
-            Role::Leader(_) if uncommitted_entries >= self.config.uncommitted_entries_max => {
+            Role::Leader(_)
+                if uncommitted_entries >= self.config.uncommitted_entries_max
+                    || unapplied_entries >= self.config.unapplied_entries_max =>
+            {
                 Rejection::Busy
             }
             Role::Leader(_) => {

@@ -58,7 +58,10 @@ impl<S: StateMachine> Driver<S> {
     /// Until the inbox is stopped.
     pub(super) fn run(mut self) {
         while let Some(arrivals) = self.inbox.take() {
-            self.turn(arrivals);
+            // Nothing leaves a member that is being killed, not even answers: they would come too late for their sockets.
+            if !self.shared.is_killed() {
+                self.turn(arrivals);
+            }
         }
         let requests = self.requests;
         let stopped = RequestError::Stopped { may_apply: false };

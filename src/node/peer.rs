@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use super::Mailbox;
+use super::complaints::Complaints;
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, RaftRpcStub,
     RequestVoteArgs, RequestVoteReply, TimeoutNowArgs, TimeoutNowReply,
 };
 use crate::raft::{AppendEntries, Body, MemberId, Message, Term};
-use crate::rpc::{CallError, Channel};
+use crate::rpc::{CallError, Channel, StatusCode};
 
 /// Messages that may wait for one peer's sender: the core's window of appends, and heartbeats.
 pub(super) const QUEUE_LEN_MAX: usize = 256;
@@ -39,6 +40,7 @@ pub(super) struct Peer {
     /// For entries, over a connection of their own.
     bulk: RaftRpcStub,
     mailbox: Arc<dyn Mailbox>,
+    complaints: Arc<Complaints>,
     /// After a failed attempt to connect: not before then again.
     retry_at: Instant,
 }
@@ -58,7 +60,8 @@ impl Peer {
         let channel = builder().on_disconnect(move || lost.disconnected(id)).lazy();
         let stub = RaftRpcStub::new(channel.clone());
         let bulk = RaftRpcStub::new(builder().lazy());
-        Peer { id, cluster_id, channel, stub, bulk, mailbox, retry_at: Instant::now() }
+        let (complaints, retry_at) = (Arc::default(), Instant::now());
+        Peer { id, cluster_id, channel, stub, bulk, mailbox, complaints, retry_at }
     }
 
     /// Until `stop` closes.
@@ -98,7 +101,8 @@ impl Peer {
         let call_deadline = Instant::now() + CALL_TIMEOUT;
         let Message { from, to, term, body, .. } = message;
         let envelope = Envelope { cluster_id: self.cluster_id, from: from.0, to: to.0 };
-        let answer = Answer { mailbox: self.mailbox.clone(), from: to, to: from };
+        let (mailbox, complaints) = (self.mailbox.clone(), self.complaints.clone());
+        let answer = Answer { mailbox, complaints, from: to, to: from };
         match body {
             Body::RequestVote(request) => {
                 let args = RequestVoteArgs::new(term, request, envelope);
@@ -147,13 +151,14 @@ fn append_timeout(request: &AppendEntries) -> Duration {
 /// Brings a peer's answer to the core.
 struct Answer {
     mailbox: Arc<dyn Mailbox>,
+    complaints: Arc<Complaints>,
     from: MemberId,
     to: MemberId,
 }
 
 impl Answer {
     fn deliver(self, answer: Result<(u64, Body), CallError>) {
-        let Answer { mailbox, from, to } = self;
+        let Answer { mailbox, complaints, from, to } = self;
         match answer {
             Ok((term, body)) => {
                 // An inbox that is full loses it, as a network may.
@@ -161,6 +166,12 @@ impl Answer {
             }
             Err(error) => {
                 log::debug!("call to member {from} failed: {error}");
+                if let CallError::Refused { status, .. } = &error
+                    && status.code == StatusCode::BadArguments
+                {
+                    let words = format!("member {from} refuses what we send: {}", status.message);
+                    complaints.warn(from, words);
+                }
                 mailbox.disconnected(from);
             }
         }

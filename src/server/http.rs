@@ -3,7 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/livez` | 200 as long as the member has not failed |
-//! | `/readyz` | 200 if it knows a leader, 503 and why if not |
+//! | `/readyz` | 200 if it knows a leader and its disk has space, 503 and why if not |
 //! | `/status` | one JSON object, as in `syncraft status --json` |
 //! | `/metrics` | the same numbers in the Prometheus text format |
 //!
@@ -149,6 +149,9 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
             Some(failure) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),
         },
         "/readyz" => match (node.failure(), node.status().role.leader) {
+            (None, _) if node.is_disk_full() => {
+                ("503 Service Unavailable", TEXT, "the disk is full: no writes\n".to_owned())
+            }
             (None, Some(_)) => ("200 OK", TEXT, "ok\n".to_owned()),
             (None, None) => ("503 Service Unavailable", TEXT, "no leader is known\n".to_owned()),
             (Some(failure), _) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),

@@ -21,6 +21,8 @@ fn every_request_ends_with_the_node() {
     for _ in 0..10 {
         let mut nodes = Nodes::start(1);
         let handle = nodes.leader();
+        // Or what is left in the inbox would end with the last handle.
+        let _kept = handle.clone();
         let begun = Arc::new(AtomicUsize::new(0));
         let ended = Arc::new(AtomicUsize::new(0));
         let proposer = thread::spawn({

@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
+    /// What is to be written waits for space.
+    pub(super) is_disk_full: AtomicBool,
     /// The threads should end without tidying up, as a crash would.
     pub(super) is_killed: AtomicBool,
     failure: Mutex<Option<NodeFailure>>,
@@ -34,6 +36,7 @@ impl Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
+            is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }

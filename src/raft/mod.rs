@@ -77,6 +77,8 @@ pub struct Raft {
     commit_index: Index,
     /// The last entry given out in an `Apply`.
     handed_out: Index,
+    /// The last entry that the state machine has said to have applied.
+    applied_index: Index,
     /// Bytes given out and not yet applied, with the last index of each batch.
     applying: std::collections::VecDeque<(Index, usize)>,
     role: Role,
@@ -155,6 +157,7 @@ impl Raft {
             log: Log::recovered(entries),
             commit_index: Index::ZERO,
             handed_out: Index::ZERO,
+            applied_index: Index::ZERO,
             applying: Default::default(),
             role: Role::Follower,
             leader: None,
@@ -334,6 +337,7 @@ impl Raft {
     }
 
     fn applied(&mut self, index: Index) {
+        self.applied_index = self.applied_index.max(index);
         while self.applying.front().is_some_and(|&(last, _)| last <= index) {
             self.applying.pop_front();
         }

@@ -1,8 +1,8 @@
 //! A follower: it answers (Raft §5.2, §5.3). Votes are given here too, whatever the role.
 
 use super::message::*;
-use super::types::{Entry, HardState, Index, Term};
-use super::{Raft, Role};
+use super::types::{Entry, HardState, Index, SnapshotMeta, Term};
+use super::{Effect, Raft, Role};
 
 impl Raft {
     /// A candidate asks for a vote (Raft §5.2, §5.4.1) or whether it would get one (thesis §9.6).
@@ -45,7 +45,7 @@ impl Raft {
         let body = Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true });
         let reply =
             Message { token: message.token, ..self.request(message.from, message.term, body) };
-        self.effects.push(super::Effect::Send(reply));
+        self.effects.push(Effect::Send(reply));
     }
 
     pub(super) fn refuse_vote(
@@ -93,7 +93,7 @@ impl Raft {
     /// (§5.3). False, and nothing changed, if it conflicts with what is committed, or terms would fall where it joins.
     fn take_entries(&mut self, entries: &[Entry]) -> bool {
         let known = |entry: &&Entry| {
-            entry.index <= self.log.snapshot_index()
+            entry.index <= self.log.base_index()
                 || self.log.term_at(entry.index) == Some(entry.term)
         };
         let new = &entries[entries.iter().take_while(known).count()..];
@@ -107,6 +107,31 @@ impl Raft {
         }
         new.iter().for_each(|entry| self.log.append(entry.clone()));
         true
+    }
+
+    /// A snapshot has arrived (Raft §7). If the log has the entry that it ends with, the log has all that is in it, and the
+    /// snapshot only says that it is committed; else it takes the place of log and state.
+    pub(super) fn on_install_snapshot(&mut self, message: &Message, snapshot: SnapshotMeta) {
+        let match_index = snapshot.last_included_index;
+        if match_index > self.commit_index {
+            if self.log.term_at(match_index) == Some(snapshot.last_included_term) {
+                self.commit_up_to(match_index);
+            } else {
+                self.install(snapshot);
+            }
+        }
+        let body = Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index });
+        self.reply_once_durable(message, body, match_index);
+    }
+
+    fn install(&mut self, snapshot: SnapshotMeta) {
+        self.log.reset(snapshot);
+        self.persists.reset = Some(snapshot);
+        self.snapshot = Some(snapshot);
+        self.commit_index = snapshot.last_included_index;
+        self.handed_out = snapshot.last_included_index;
+        self.applying.clear();
+        self.effects.push(Effect::Install(snapshot));
     }
 
     /// The leader lives.

@@ -202,10 +202,13 @@ impl Raft {
         for (&to, peer) in &mut leader.peers {
             while peer.next_index <= self.log.last_index() && peer.may_send(&self.config) {
                 let prev_log_index = peer.next_index.prev();
-                let prev_log_term = self
-                    .log
-                    .term_at(prev_log_index)
-                    .expect("the log reaches back to its beginning");
+                // Before the log's beginning there is the snapshot only.
+                let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
+                    assert!(self.snapshot.is_some(), "what is forgotten is in a snapshot");
+                    peer.snapshot_sent();
+                    self.effects.push(Effect::SendSnapshot { to, term });
+                    break;
+                };
                 let entries = self.log.batch(
                     peer.next_index,
                     self.log.last_index(),

@@ -4,6 +4,7 @@
 //!            first match                     conflict, lost connection, silence
 //!   Probe ───────────────> Replicate ──────────────────────────────────────────> Probe
 //! ```
+//! A peer that lacks entries which are forgotten is in `Snapshot` from the snapshot's departure to its answer.
 //! In `Probe` one message at a time finds where the logs agree; in `Replicate` messages follow each other without waiting
 //! for answers, as many as the window allows (thesis §10.2.1). Messages may be lost in silence: a peer that answers
 //! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again.
@@ -36,6 +37,8 @@ pub(super) struct Progress {
 enum Mode {
     Probe { is_waiting: bool },
     Replicate { in_flight: VecDeque<InFlight>, bytes: usize, silent_heartbeats: u32 },
+    /// A snapshot is on its way; nothing else is sent.
+    Snapshot,
 }
 
 #[derive(Debug)]
@@ -61,6 +64,7 @@ impl Progress {
     pub(super) fn may_send(&self, config: &Config) -> bool {
         match &self.mode {
             Mode::Probe { is_waiting } => !is_waiting,
+            Mode::Snapshot => false,
             Mode::Replicate { in_flight, bytes, .. } => {
                 in_flight.len() < config.window_messages_max && *bytes < config.window_bytes_max
             }
@@ -71,6 +75,7 @@ impl Progress {
     pub(super) fn sent(&mut self, last_index: Index, bytes: usize) {
         match &mut self.mode {
             Mode::Probe { is_waiting } => *is_waiting = true,
+            Mode::Snapshot => unreachable!("nothing is sent while a snapshot is on its way"),
             Mode::Replicate { in_flight, bytes: total, .. } => {
                 in_flight.push_back(InFlight { last_index, bytes });
                 *total += bytes;
@@ -90,7 +95,7 @@ impl Progress {
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index.next());
         match &mut self.mode {
-            Mode::Probe { .. } => {
+            Mode::Probe { .. } | Mode::Snapshot => {
                 self.next_index = self.match_index.next();
                 self.mode =
                     Mode::Replicate { in_flight: VecDeque::new(), bytes: 0, silent_heartbeats: 0 };
@@ -113,6 +118,7 @@ impl Progress {
         let is_stale = match self.mode {
             Mode::Probe { .. } => rejected_index != self.next_index.prev(),
             Mode::Replicate { .. } => rejected_index <= self.match_index,
+            Mode::Snapshot => true,
         };
         if !is_stale {
             self.next_index = agree_max.min(rejected_index.prev()).max(self.match_index).next();
@@ -122,8 +128,11 @@ impl Progress {
 
     /// What is on its way may be lost.
     pub(super) fn lost(&mut self) {
-        if let Mode::Replicate { .. } = self.mode {
-            self.probe_again();
+        match self.mode {
+            Mode::Probe { .. } => {}
+            Mode::Replicate { .. } => self.probe_again(),
+            // Not at once: whoever breaks off a snapshot is not ready for the next one.
+            Mode::Snapshot => self.mode = Mode::Probe { is_waiting: true },
         }
     }
 
@@ -140,8 +149,13 @@ impl Progress {
                     self.probe_again();
                 }
             }
-            Mode::Replicate { .. } => {}
+            Mode::Replicate { .. } | Mode::Snapshot => {}
         }
+    }
+
+    /// A snapshot is on its way.
+    pub(super) fn snapshot_sent(&mut self) {
+        self.mode = Mode::Snapshot;
     }
 
     fn probe_again(&mut self) {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 fn open(path: &Path, segment_len_bytes: u64) -> Result<(Wal, Recovered), StorageError> {
     let dir = DataDir::open(path, ME)?;
-    Wal::open(&dir, WalOptions { segment_len_bytes, ..WalOptions::default() })
+    Wal::open(&dir, WalOptions { segment_len_bytes, ..WalOptions::default() }, None)
 }
 
 fn temp_dir() -> TempDir {
@@ -81,7 +81,7 @@ fn one_server_at_a_time() {
         format!("data directory {path} is in use by process {pid}: only one server may run on it");
     assert_eq!(refused().to_string(), line);
 
-    let (wal, _) = Wal::open(&dir, WalOptions::default()).unwrap();
+    let (wal, _) = Wal::open(&dir, WalOptions::default(), None).unwrap();
     drop(dir);
     assert!(matches!(refused(), StorageError::Locked { .. }), "the log holds the directory too");
     wal.close();

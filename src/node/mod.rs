@@ -166,7 +166,7 @@ impl<S: StateMachine> Node<S> {
         state_machine: S,
     ) -> Result<Node<S>, NodeError> {
         let cluster_id = data_dir.identity().cluster_id;
-        let (wal, recovered) = Wal::open(&data_dir, WalOptions::default())?;
+        let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), None)?;
         log_recovery(&config, &recovered);
         let raft = Raft::new(config.raft(), recovered.hard_state, recovered.entries);
 

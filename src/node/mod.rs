@@ -51,7 +51,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 pub use config::{NodeConfig, Timing};
 pub use request::RequestError;
 pub use shared::NodeFailure;
-pub use state_machine::StateMachine;
+pub use state_machine::{StateMachine, StateView};
 
 use applier::Applier;
 use driver::{Driver, Requests};

@@ -47,6 +47,8 @@ pub struct Config {
     pub timing: Timing,
     /// Bounds on connections, frames and calls.
     pub limits: Limits,
+    /// A snapshot is taken when the log holds so many bytes behind the last one; default 64 MiB.
+    pub snapshot_log_bytes: u64,
     /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
     pub http: Option<String>,
 }
@@ -60,6 +62,7 @@ impl Config {
             data_dir: data_dir.into(),
             timing: Timing::default(),
             limits: Limits::default(),
+            snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
             http: None,
         }
     }
@@ -142,11 +145,11 @@ impl Member {
     pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
         own_addr(&config)?;
         config.timing.check().map_err(StartError::Timing)?;
-        let Config { id, members, data_dir, timing, limits, http } = config;
+        let Config { id, members, data_dir, timing, limits, snapshot_log_bytes, http } = config;
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
         let data_dir = DataDir::open(data_dir, identity)?;
-        let node_config = NodeConfig { id, members: members.clone(), timing };
+        let node_config = NodeConfig { id, members: members.clone(), timing, snapshot_log_bytes };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
         let server = Server::builder()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Mailbox;
 use super::post::{PeerCall, Post};
 use super::proto::*;
+use super::snapshotter::Chunk;
 use super::wire::{Head, WireError};
 use crate::raft::Body;
 use crate::rpc::{Done, Status, StatusCode};
@@ -14,6 +15,8 @@ pub(super) struct RaftService {
     pub(super) cluster_id: u64,
     pub(super) mailbox: Arc<dyn Mailbox>,
     pub(super) post: Arc<Post>,
+    /// Writing to a file is not for a connection's thread, on which heartbeats come, too.
+    pub(super) take_chunk: Box<dyn Fn(Chunk) + Send + Sync>,
 }
 
 impl RaftService {
@@ -55,6 +58,13 @@ impl RaftRpc for RaftService {
     fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
         match Head::check(args.envelope, args.term, self.cluster_id) {
             Ok(head) => self.deliver(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
+            Err(error) => done.fail(bad(error)),
+        }
+    }
+
+    fn install_snapshot(&self, args: InstallSnapshotArgs, done: Done<InstallSnapshotReply>) {
+        match Head::check(args.envelope, args.term, self.cluster_id) {
+            Ok(head) => (self.take_chunk)(Chunk { head, args, done }),
             Err(error) => done.fail(bad(error)),
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
+    /// The state machine's view is being written out.
+    is_snapshotting: AtomicBool,
     /// The threads should end without tidying up, as a crash would.
     pub(super) is_killed: AtomicBool,
     failure: Mutex<Option<NodeFailure>>,
@@ -34,6 +36,7 @@ impl Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
+            is_snapshotting: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
@@ -45,6 +48,15 @@ impl Shared {
 
     pub(super) fn failure(&self) -> Option<NodeFailure> {
         self.failure.lock().clone()
+    }
+
+    /// False if a snapshot is under way already.
+    pub(super) fn begin_snapshot(&self) -> bool {
+        !self.is_snapshotting.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_snapshot(&self) {
+        self.is_snapshotting.store(false, Ordering::Release);
     }
 
     pub(super) fn is_killed(&self) -> bool {

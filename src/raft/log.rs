@@ -55,7 +55,13 @@ impl Log {
             "terms never fall along the log"
         );
         let last = Index(base.last_included_index.0 + entries.len() as u64);
-        Log { base, entries: entries.into(), handed_over: last, durable: last, writes: VecDeque::new() }
+        Log {
+            base,
+            entries: entries.into(),
+            handed_over: last,
+            durable: last,
+            writes: VecDeque::new(),
+        }
     }
 
     /// The entry just before the first one that is kept.
@@ -182,7 +188,9 @@ impl Log {
     pub(super) fn last_at_most(&self, index: Index, term: Term) -> (Index, Term) {
         // Terms never fall along the log, so those at most `term` are a prefix of it.
         let prefix = self.entries.partition_point(|entry| entry.term <= term) as u64;
-        let at = index.min(Index(self.base.last_included_index.0 + prefix)).max(self.base.last_included_index);
+        let at = index
+            .min(Index(self.base.last_included_index.0 + prefix))
+            .max(self.base.last_included_index);
         let found = self.term_at(at).expect("it lies between the snapshot and the last entry");
         (at, found)
     }

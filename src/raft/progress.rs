@@ -35,8 +35,14 @@ pub(super) struct Progress {
 
 #[derive(Debug)]
 enum Mode {
-    Probe { is_waiting: bool },
-    Replicate { in_flight: VecDeque<InFlight>, bytes: usize, silent_heartbeats: u32 },
+    Probe {
+        is_waiting: bool,
+    },
+    Replicate {
+        in_flight: VecDeque<InFlight>,
+        bytes: usize,
+        silent_heartbeats: u32,
+    },
     /// A snapshot is on its way; nothing else is sent.
     Snapshot,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::members::Members;
-use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, StateView, Timing};
+use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, StateView};
 use syncraft::raft::{Index, MemberId};
 use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
@@ -82,7 +82,7 @@ fn start(size: u64) -> Counters {
         let listener = port.listen().unwrap();
         let identity = Identity { cluster_id: 7, member_id: id };
         let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
-        let config = NodeConfig { id, members: members.clone(), timing: Timing::default() };
+        let config = NodeConfig::new(id, members.clone());
         let node = Node::start(config, data_dir, Tickets::default()).unwrap();
         let server = Server::builder().service(node.service()).serve(listener).unwrap();
         Member { node, _server: server }

@@ -22,6 +22,12 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// The default of [`snapshot_log_bytes`](NodeConfig::snapshot_log_bytes).
     pub const SNAPSHOT_LOG_BYTES: u64 = 64 << 20;
+
+    /// The defaults for member `id` of `members`.
+    pub fn new(id: MemberId, members: Members) -> NodeConfig {
+        let (timing, snapshot_log_bytes) = (Timing::default(), NodeConfig::SNAPSHOT_LOG_BYTES);
+        NodeConfig { id, members, timing, snapshot_log_bytes }
+    }
 }
 
 /// The times of Raft, on the monotonic clock.

@@ -121,7 +121,7 @@ impl<S: StateMachine> Driver<S> {
                 Some(Event::SnapshotTaken(meta))
             }
             Input::SnapshotReceived { message, snapshot } => {
-                self.received.push(snapshot);
+                self.received.push(*snapshot);
                 Some(Event::Message(message))
             }
         }

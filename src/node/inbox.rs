@@ -38,7 +38,7 @@ pub(super) enum Input<S: StateMachine> {
     /// One of the leader's is, and this says so.
     SnapshotReceived {
         message: Message,
-        snapshot: Snapshot,
+        snapshot: Box<Snapshot>,
     },
 }
 
@@ -139,7 +139,10 @@ impl<S: StateMachine> Inbox<S> {
         let mut state = self.state.lock();
         let is_running = !state.is_stopped;
         if is_running {
-            self.push(&mut state, Input::SnapshotReceived { message, snapshot });
+            self.push(
+                &mut state,
+                Input::SnapshotReceived { message, snapshot: Box::new(snapshot) },
+            );
         }
         is_running
     }

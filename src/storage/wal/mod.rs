@@ -139,7 +139,9 @@
 
 mod batch;
 mod format;
+mod kept;
 mod recovery;
+mod replay;
 mod segment;
 mod spare;
 #[cfg(test)]
@@ -154,9 +156,11 @@ use crate::raft::{Entry, HardState, Index, SnapshotMeta};
 use super::disk::{Disk, DiskLock};
 use super::{DataDir, Identity, StorageError};
 use batch::{BODY_LEN_MAX_BYTES, PendingBatch};
-use format::{FIRST_BATCH_OFFSET, Mark, SegmentHeader};
+use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
+use kept::{KeptSegments, Lengths};
 use recovery::Outcome;
-use segment::{Blank, Segment, write_zeros};
+use replay::{Continuation, Replay};
+use segment::{Blank, Segment, file_name, write_zeros};
 use spare::SpareMaker;
 
 /// Segments are a multiple of this, and at least this long.
@@ -234,9 +238,19 @@ pub struct Wal {
     /// As appended; `synced_hard_state` is what the disk has.
     hard_state: HardState,
     synced_hard_state: HardState,
-    last_index: Index,
+    /// The last entry, as appended; `synced_last` is what the disk has.
+    last: EntryId,
+    synced_last: EntryId,
+    /// The snapshot that the log follows: nothing up to there is replaced any more.
+    base: EntryId,
+    /// From where on the pending batch replaces what was written.
+    changed_from: Option<Index>,
     batch: PendingBatch,
+    kept: KeptSegments,
+    lengths: Lengths,
     spare: Option<SpareMaker>,
+    /// The file of a segment that was given back, to be the next one.
+    recycled: Option<Blank>,
     failed: Option<StorageError>,
     /// The directory stays ours for as long as we write in it.
     _lock: Arc<DiskLock>,
@@ -258,7 +272,7 @@ impl Wal {
     ) -> Result<(Wal, Recovered), StorageError> {
         let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
         let found = match disk.is_dir(&wal_dir) {
-            true => recovery::recover(disk, &wal_dir, identity)?,
+            true => recovery::recover(disk, &wal_dir, identity, base)?,
             false => None,
         };
         let outcome = match found {
@@ -267,56 +281,68 @@ impl Wal {
                 let reason = "the log is gone: there is not one segment".to_string();
                 return Err(StorageError::Corrupt { file: wal_dir, offset: 0, reason });
             }
-            None => begin(dir, &options)?,
+            None => begin(dir, &options, base)?,
         };
         if !dir.is_log_started() {
             dir.mark_log_started()?;
         }
-        let Outcome { mut recovered, segment, end, sequence } = outcome;
+        Wal::new(dir, &options, outcome, base)
+    }
+
+    fn new(
+        dir: &DataDir,
+        options: &WalOptions,
+        outcome: Outcome,
+        base: Option<SnapshotMeta>,
+    ) -> Result<(Wal, Recovered), StorageError> {
+        let Outcome { replay, continuation, torn, segment, end } = outcome;
+        let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
         let spare_path = wal_dir.join("spare.tmp");
         let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, identity.member_id);
-        let wal = Wal {
+        let last = replay.last();
+        let mut wal = Wal {
             disk: Arc::clone(disk),
             dir: wal_dir,
             identity,
-            segment_len_bytes: segment_len_max_bytes(&options),
+            segment_len_bytes: segment_len_max_bytes(options),
             segment,
             end,
             dirty_end: end,
-            sequence,
-            hard_state: recovered.hard_state,
-            synced_hard_state: recovered.hard_state,
-            last_index: Index(recovered.entries.len() as u64),
+            sequence: replay.sequence,
+            hard_state: replay.hard_state,
+            synced_hard_state: replay.hard_state,
+            last,
+            synced_last: last,
+            base: base.map_or(EntryId::default(), EntryId::from),
+            changed_from: None,
             batch: PendingBatch::new(),
+            kept: replay.kept,
+            lengths: replay.lengths,
             spare: options.prepare_ahead.then(start_spare),
+            recycled: None,
             failed: None,
             _lock: Arc::clone(dir.lock()),
         };
-        let base = base.map_or(Index::ZERO, |base| base.last_included_index);
-        recovered.entries.retain(|entry| entry.index > base);
+        let entries = match (continuation, base) {
+            (Continuation::Nothing, Some(base)) => wal.begin_after(base).map(|()| Vec::new())?,
+            (Continuation::Nothing, None) => Vec::new(),
+            (Continuation::Entries(entries), _) => entries,
+        };
+        let recovered = Recovered { hard_state: wal.hard_state, entries, torn };
         Ok((wal, recovered))
     }
 
-    /// Gives back the segments that nothing but entries up to this one, and including it, is in.
-    ///
-    /// # Errors
-    /// As [`sync`](Wal::sync).
-    pub fn release_through(&mut self, _index: Index) -> Result<(), StorageError> {
-        self.check_failed()
-    }
-
-    /// Begins the log anew after an installed snapshot.
-    ///
-    /// # Errors
-    /// As [`sync`](Wal::sync).
-    pub fn reset(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
-        self.last_index = base.last_included_index;
-        self.sync()
-    }
-
-    /// How much the log holds of entries after this one, to about 64 KiB: when to take a snapshot.
-    pub fn len_bytes_after(&self, _index: Index) -> u64 {
-        self.end
+    /// The log has nothing that follows the snapshot: a crash came before [`reset`](Wal::reset), or the log of a leader was
+    /// behind what its followers had made committed (thesis §10.2.1). If the snapshot's term was not on disk yet, it is now.
+    fn begin_after(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
+        let (index, term) = (base.last_included_index, base.last_included_term);
+        log::info!(
+            "nothing in the log follows the snapshot of entry {index}: it begins anew there"
+        );
+        if term > self.hard_state.current_term {
+            self.hard_state = HardState { current_term: term, voted_for: None };
+        }
+        self.reset(base)
     }
 
     /// Adds to the batch that the next [`sync`](Wal::sync) writes. Nothing is durable before.
@@ -345,10 +371,14 @@ impl Wal {
             assert_hard_state_follows(self.hard_state, new);
             self.hard_state = new;
         }
-        assert_entries_follow(self.last_index, self.hard_state, entries);
+        assert_entries_follow(self.base.index, self.last.index, self.hard_state, entries);
+        if let Some(first) = entries.first() {
+            let from = self.changed_from.unwrap_or(first.index);
+            self.changed_from = Some(from.min(first.index));
+        }
         for entry in entries {
             self.batch.push(entry);
-            self.last_index = entry.index;
+            self.last = EntryId::of(entry);
         }
         Ok(())
     }
@@ -362,12 +392,47 @@ impl Wal {
     pub fn sync(&mut self) -> Result<(), StorageError> {
         self.check_failed()?;
         let result = self.write_batch();
-        if let Err(err) = &result
-            && !err.is_full()
-        {
-            self.failed = Some(err.clone());
-        }
-        result
+        self.remember_failure(result)
+    }
+
+    /// Begins the log anew after an installed snapshot: all entries are gone, also those appended and not yet synced; the
+    /// hard state stays, the appended one included, and is synced. The next entry is the one after `base`.
+    ///
+    /// The snapshot is durable before this is called, and nobody is told that it is installed before this has returned. A
+    /// crash before that is harmless: [`open`](Wal::open) with that snapshot does the same.
+    ///
+    /// # Errors
+    /// As [`sync`](Wal::sync). After [`Full`](StorageError::Full) either may be called again.
+    ///
+    /// # Panics
+    /// If the snapshot is older than the one before, or of a term that the hard state has not reached.
+    pub fn reset(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
+        self.check_failed()?;
+        let (base, current) = (EntryId::from(base), self.hard_state.current_term);
+        assert!(base.index >= self.base.index && base.index > Index::ZERO, "{base:?} goes back");
+        assert!(base.term <= current, "{base:?} in term {current}");
+        self.batch.begin_anew(base);
+        (self.last, self.base, self.changed_from) = (base, base, Some(Index(1)));
+        self.sync()?;
+        self.release_through(base.index)
+    }
+
+    /// Gives back the segments in which all entries have an index up to this one, or were replaced. One of them becomes
+    /// the next segment, the others' space is free. A snapshot that includes this entry is durable before this is called.
+    ///
+    /// # Errors
+    /// As [`sync`](Wal::sync).
+    pub fn release_through(&mut self, index: Index) -> Result<(), StorageError> {
+        self.check_failed()?;
+        self.lengths.forget_before(index);
+        let result = (0..self.kept.removable(index)).try_for_each(|_| self.give_back_first());
+        self.remember_failure(result)
+    }
+
+    /// How many bytes the log has after this entry, or up to 64 KiB more: when to take a snapshot. It counts what was
+    /// replaced, too. What comes before an entry that was released through is not counted.
+    pub fn len_bytes_after(&self, index: Index) -> u64 {
+        self.lengths.after(index)
     }
 
     /// Syncs what was appended, and marks how far the log goes, so that the next start can tell any damage from a write
@@ -380,6 +445,15 @@ impl Wal {
 
     fn check_failed(&self) -> Result<(), StorageError> {
         self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn remember_failure(&mut self, result: Result<(), StorageError>) -> Result<(), StorageError> {
+        if let Err(err) = &result
+            && !err.is_full()
+        {
+            self.failed = Some(err.clone());
+        }
+        result
     }
 
     fn write_batch(&mut self) -> Result<(), StorageError> {
@@ -401,6 +475,10 @@ impl Wal {
         self.end += len;
         self.sequence += 1;
         self.synced_hard_state = self.hard_state;
+        self.synced_last = self.last;
+        let from = self.changed_from.take();
+        self.kept.wrote(from, self.last.index);
+        self.lengths.wrote(from, self.last.index, len);
         self.batch.clear();
         self.follow_with_spare();
         Ok(())
@@ -426,10 +504,16 @@ impl Wal {
         let len = (FIRST_BATCH_OFFSET + batch_len_bytes)
             .max(segment_len_bytes(sequence, self.segment_len_bytes));
         let len_bytes = len.next_multiple_of(BLOCK_LEN_BYTES);
-        let header =
-            SegmentHeader { sequence, len_bytes, identity: self.identity, is_recycled: false };
-        let blank = match self.spare.as_mut().and_then(SpareMaker::take) {
-            Some(spare) => spare,
+        let header = SegmentHeader {
+            sequence,
+            len_bytes,
+            identity: self.identity,
+            is_recycled: false,
+            first_batch: self.sequence + 1,
+            previous: self.synced_last,
+        };
+        let blank = match self.take_blank() {
+            Some(blank) => blank,
             None => Blank::create(&*self.disk, self.dir.join("next.tmp"))?,
         };
         let next = blank.into_segment(&*self.disk, &self.dir, header)?;
@@ -440,10 +524,34 @@ impl Wal {
         })?;
         self.segment = next;
         (self.end, self.dirty_end) = (FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET);
+        self.kept.begin(sequence, len_bytes);
+        Ok(())
+    }
+
+    fn take_blank(&mut self) -> Option<Blank> {
+        self.recycled.take().or_else(|| self.spare.as_mut().and_then(SpareMaker::take))
+    }
+
+    /// Durable before the next one goes: a crash leaves no gap.
+    fn give_back_first(&mut self) -> Result<(), StorageError> {
+        let Some(first) = self.kept.first() else { return Ok(()) };
+        let path = self.dir.join(file_name(first.sequence));
+        let next_len = segment_len_bytes(self.segment.header.sequence + 1, self.segment_len_bytes);
+        if self.recycled.is_none() && first.len_bytes == next_len {
+            let blank = self.dir.join("recycled.tmp");
+            self.recycled = Some(Blank::recycle(&*self.disk, &path, blank)?);
+        } else {
+            self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+            self.disk.sync_dir(&self.dir).map_err(StorageError::sync(&self.dir))?;
+        }
+        self.kept.remove_first();
         Ok(())
     }
 
     fn follow_with_spare(&mut self) {
+        if self.recycled.is_some() {
+            return;
+        }
         let SegmentHeader { sequence, len_bytes, .. } = self.segment.header;
         if let Some(spare) = &mut self.spare {
             spare.follow(
@@ -465,15 +573,28 @@ impl Wal {
 }
 
 /// The first segment of a new log: short, and zeroed at once.
-fn begin(dir: &DataDir, options: &WalOptions) -> Result<Outcome, StorageError> {
+fn begin(
+    dir: &DataDir,
+    options: &WalOptions,
+    base: Option<SnapshotMeta>,
+) -> Result<Outcome, StorageError> {
     let (disk, wal_dir) = (&**dir.disk(), dir.wal_dir());
     let len_bytes = segment_len_bytes(1, segment_len_max_bytes(options));
-    let header =
-        SegmentHeader { sequence: 1, len_bytes, identity: dir.identity(), is_recycled: false };
+    let header = SegmentHeader {
+        sequence: 1,
+        len_bytes,
+        identity: dir.identity(),
+        is_recycled: false,
+        first_batch: 1,
+        previous: EntryId::default(),
+    };
     let blank = Blank::create(disk, wal_dir.join("next.tmp"))?;
     write_zeros(&*blank.file, 0, len_bytes).map_err(StorageError::io("write", &blank.path))?;
     let segment = blank.into_segment(disk, &wal_dir, header)?;
-    Ok(Outcome { recovered: Recovered::default(), segment, end: FIRST_BATCH_OFFSET, sequence: 0 })
+    let mut replay = Replay::default();
+    replay.begin(&segment)?;
+    let continuation = replay.connect(base)?;
+    Ok(Outcome { replay, continuation, torn: None, segment, end: FIRST_BATCH_OFFSET })
 }
 
 fn segment_len_max_bytes(options: &WalOptions) -> u64 {
@@ -497,13 +618,13 @@ fn assert_hard_state_follows(old: HardState, new: HardState) {
     );
 }
 
-fn assert_entries_follow(last: Index, hard_state: HardState, entries: &[Entry]) {
+fn assert_entries_follow(base: Index, last: Index, hard_state: HardState, entries: &[Entry]) {
     let mut previous: Option<&Entry> = None;
     for entry in entries {
         let (index, term) = (entry.index, entry.term);
         let follows = match previous {
             Some(previous) => index == previous.index.next() && term >= previous.term,
-            None => index > Index::ZERO && index <= last.next(),
+            None => index > base && index <= last.next(),
         };
         assert!(follows, "entry {index} of term {term} after {last}, {previous:?}");
         assert!(

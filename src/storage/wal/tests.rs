@@ -42,7 +42,14 @@ fn recycled() -> SimDisk {
     drop(wal);
     let former = disk.bytes(Path::new(SECOND)).unwrap();
     disk.files(Path::new("/1/wal")).iter().for_each(|file| disk.lose(file));
-    let header = SegmentHeader { sequence: 1, len_bytes: 4096, identity: ME, is_recycled: true };
+    let header = SegmentHeader {
+        sequence: 1,
+        len_bytes: 4096,
+        identity: ME,
+        is_recycled: true,
+        first_batch: 1,
+        previous: EntryId::default(),
+    };
     let bytes = [&header.encode(), &former[header.encode().len()..]].concat();
     assert!(bytes[3900..].iter().any(|byte| *byte != 0), "it was full");
     disk.set_bytes(Path::new(FIRST), bytes);
@@ -55,7 +62,7 @@ fn a_recycled_segment_shows_nothing_of_its_former_life() {
     let (mut wal, recovered) = open(&disk).unwrap();
     assert_eq!(recovered, Recovered::default());
     for last in [1, 5, 20, 55] {
-        let first = wal.last_index.0 + 1;
+        let first = wal.last.index.0 + 1;
         write(&mut wal, first..=last);
         let (_, recovered) = open(&disk.fork(0)).unwrap();
         assert_eq!(recovered.entries, (1..=last).map(|index| entry(index, 1)).collect::<Vec<_>>());

@@ -143,7 +143,7 @@ impl Store {
         Store::default()
     }
 
-    fn with_sessions_max(sessions_max: usize) -> Store {
+    pub(super) fn with_sessions_max(sessions_max: usize) -> Store {
         Store {
             values: Values::new(),
             bytes: 0,

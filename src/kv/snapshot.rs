@@ -213,15 +213,15 @@ fn options() -> impl Options {
 }
 
 fn put(out: &mut impl Write, record: &impl Serialize) -> io::Result<()> {
-    options().serialize_into(out, record).map_err(from_bincode)
+    options().serialize_into(out, record).map_err(|error| io_error(*error))
 }
 
 fn take<T: DeserializeOwned>(body: &mut impl Read) -> io::Result<T> {
-    options().deserialize_from(body).map_err(from_bincode)
+    options().deserialize_from(body).map_err(|error| io_error(*error))
 }
 
-fn from_bincode(error: bincode::Error) -> io::Error {
-    match *error {
+fn io_error(error: bincode::ErrorKind) -> io::Error {
+    match error {
         bincode::ErrorKind::Io(error) => error,
         other => invalid(other),
     }

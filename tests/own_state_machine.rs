@@ -134,6 +134,18 @@ fn a_counter_counts_across_members() {
 }
 
 #[test]
+fn a_view_keeps_its_moment_and_loads_elsewhere() {
+    let mut tickets = Tickets { handed_out: 3 };
+    let (view, mut body, mut other) = (tickets.view(), Vec::new(), Tickets::default());
+    tickets.apply(Index(2), &Bytes::from_static(&[1]));
+    view.write(&mut body).unwrap();
+    other.load(&mut &body[..]).unwrap();
+    assert_eq!((tickets.query(()), other.query(())), (4, 3));
+    assert!(other.load(&mut &[VERSION + 1; 9][..]).is_err());
+    assert_eq!(tickets.digest(), None, "unless it says otherwise");
+}
+
+#[test]
 fn requests_end_when_the_node_stops() {
     let mut counters = start(3);
     assert_eq!(until_done(&counters, |node| take(node, 1)), 1);

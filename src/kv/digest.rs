@@ -51,3 +51,53 @@ impl Digest {
         self.0 = bits ^ (bits >> 31);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const APPLIED: Outcome = Outcome::Applied { index: Index(2) };
+    const STATS: Stats = Stats { keys: 1, bytes: 2, sessions: 3 };
+    const GOLDEN: u64 = 2_526_503_362_964_292_530;
+
+    fn digest(index: u64, command: &'static [u8], outcome: Outcome, after: Stats) -> u64 {
+        let mut digest = Digest::default();
+        digest.extend(Index(index), &Bytes::from_static(command), outcome, after);
+        digest.value()
+    }
+
+    #[test]
+    fn the_chain_never_changes() {
+        assert_eq!(Digest::default().value(), 0);
+        assert_eq!(digest(2, b"command", APPLIED, STATS), GOLDEN);
+    }
+
+    #[test]
+    fn each_part_counts() {
+        let refused = Outcome::SessionExpired { index: Index(2) };
+        let all = [
+            digest(2, b"", APPLIED, STATS),
+            digest(3, b"", APPLIED, STATS),
+            digest(2, b"\0", APPLIED, STATS),
+            digest(2, b"", Outcome::Applied { index: Index(3) }, STATS),
+            digest(2, b"", refused, STATS),
+            digest(2, b"", Outcome::TooLarge, STATS),
+            digest(2, b"", Outcome::Malformed, STATS),
+            digest(2, b"", APPLIED, Stats { keys: 0, ..STATS }),
+            digest(2, b"", APPLIED, Stats { bytes: 0, ..STATS }),
+            digest(2, b"", APPLIED, Stats { sessions: 0, ..STATS }),
+        ];
+        let distinct: std::collections::BTreeSet<u64> = all.into();
+        assert_eq!(distinct.len(), all.len());
+    }
+
+    #[test]
+    fn a_difference_stays() {
+        let (mut one, mut other) = (Digest::from_value(1), Digest::from_value(2));
+        for index in 2..1000 {
+            one.extend(Index(index), &Bytes::new(), APPLIED, STATS);
+            other.extend(Index(index), &Bytes::new(), APPLIED, STATS);
+            assert_ne!(one, other);
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //!                                                                   ├─ Sessions: seen this (client, request) before?
 //!                                                                   └─ the keys: Put, Append
 //! GetArgs ─────────────────── Query ──(once the read is safe)──────> Store::query ─> Answer ───> GetReply
+//! view() ──> StoreView::write ──> the bytes of a snapshot ──> Store::load
 //! ```
 //!
 //! Keys and values are bytes. They are ordered by their bytes; an absent key is not an empty value.

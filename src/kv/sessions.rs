@@ -87,7 +87,9 @@ impl Sessions {
     /// No sessions yet, and never more than `len_max`, which is at least 1.
     pub fn new(len_max: usize) -> Sessions {
         assert!(len_max > 0, "a table of no sessions would forget each write at once");
-        Sessions { table: Table::default(), last_used: HashMap::new(), len_max }
+        // With all the room it will need: to move a large table would hold up whichever write makes it grow.
+        let last_used = HashMap::with_capacity(len_max);
+        Sessions { table: Table::default(), last_used, len_max }
     }
 
     /// Judges the write `request_id` of `client`, which is the log's entry `index`. A repeat counts as a use.
@@ -151,13 +153,14 @@ impl Sessions {
         self.len_max
     }
 
-    /// The table of a snapshot in place of this one. `None` if it is no table of this bound: too long, or one client twice.
+    /// Sessions from the table of a snapshot. `None` if it is no table of this bound: too long, or one client twice.
     pub(super) fn restore(table: Table, len_max: usize) -> Option<Sessions> {
-        let sessions = &table.by_last_used;
-        let last_used: HashMap<_, _> =
-            sessions.iter().map(|(index, session)| (session.client.clone(), *index)).collect();
-        let is_sound = last_used.len() == sessions.len() && sessions.len() <= len_max;
-        is_sound.then_some(Sessions { table, last_used, len_max })
+        let mut sessions = Sessions::new(len_max);
+        let by_client = table.by_last_used.iter();
+        sessions.last_used.extend(by_client.map(|(index, it)| (it.client.clone(), *index)));
+        sessions.table = table;
+        let is_sound = sessions.last_used.len() == sessions.len() && sessions.len() <= len_max;
+        is_sound.then_some(sessions)
     }
 
     fn session(&self, client: &[u8]) -> Option<&Session> {

@@ -441,9 +441,9 @@ mod tests {
         view.write(&mut Full(len)).unwrap();
     }
 
-    /// Writes of few clients to few keys, so that repeats, expiries and appends are frequent.
-    fn any_command() -> impl Strategy<Value = Command> {
-        (any::<bool>(), 0u8..4, 0usize..9, 0u8..5, 0i64..6).prop_map(
+    /// A write to one of so many keys, from none or one of so many clients.
+    fn any_command(keys: u8, clients: u8) -> impl Strategy<Value = Command> {
+        (any::<bool>(), 0..keys, 0usize..9, 0..=clients, 0i64..6).prop_map(
             |(put, key, value_len, client, request_id)| {
                 let op = if put { Op::Put } else { Op::Append };
                 let client = if client == 0 { String::new() } else { client.to_string() };
@@ -452,12 +452,18 @@ mod tests {
         )
     }
 
+    /// Few keys and clients make repeats, expiries and appends frequent; many make trees of several levels.
+    fn any_log() -> impl Strategy<Value = (usize, Vec<(Command, Choice, u8)>)> {
+        let sizes = prop_oneof![(1usize..4, Just((4, 4))), (20usize..60, Just((200, 100)))];
+        sizes.prop_flat_map(|(sessions_max, (keys, clients))| {
+            let entry = (any_command(keys, clients), any::<Choice>(), 0u8..8);
+            (Just(sessions_max), prop::collection::vec(entry, 0..400))
+        })
+    }
+
     proptest! {
         #[test]
-        fn a_store_that_was_reborn_at_any_time_is_the_same(
-            sessions_max in 1usize..4,
-            log in prop::collection::vec((any_command(), any::<Choice>(), 0u8..4), 0..120),
-        ) {
+        fn a_store_that_was_reborn_at_any_time_is_the_same((sessions_max, log) in any_log()) {
             let mut lived = Store::with_sessions_max(sessions_max);
             let mut reborn_often = Store::with_sessions_max(sessions_max);
             let mut views = Vec::new();

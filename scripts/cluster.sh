@@ -79,7 +79,12 @@ bin=${SYNCRAFT_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/syncraft}
 build() {
     [ -z "${SYNCRAFT_BIN:-}" ] || return 0
     if command -v cargo >/dev/null; then
-        (cd "$root" && cargo build --release --quiet --bin syncraft) || die "the build failed"
+        local quiet=--quiet
+        if [ ! -x "$bin" ]; then
+            quiet=
+            say "building: the first time takes a few minutes"
+        fi
+        (cd "$root" && cargo build --release --locked $quiet --bin syncraft) || die "the build failed"
     fi
 }
 

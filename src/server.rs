@@ -80,6 +80,17 @@ pub enum StartError {
         /// The list.
         members: Members,
     },
+    /// The data is that of a cluster with other members.
+    #[error(
+        "data directory {} is of a cluster with other members than {members}: their ids are fixed when it is first started",
+        dir.display()
+    )]
+    OtherMembers {
+        /// The data directory.
+        dir: PathBuf,
+        /// The list that was given.
+        members: Members,
+    },
     /// The times contradict each other.
     #[error("{0}")]
     Timing(String),
@@ -149,6 +160,7 @@ impl Member {
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
         let data_dir = DataDir::open(data_dir, identity)?;
+        check_members(&data_dir, &members)?;
         let node_config = NodeConfig { id, members: members.clone(), timing, snapshot_log_bytes };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
@@ -229,10 +241,26 @@ fn listen(addr: &str) -> Result<TcpListener, StartError> {
     TcpListener::bind(addr).map_err(|source| StartError::Listen { addr: addr.to_owned(), source })
 }
 
-/// Told apart from other clusters by its first list of members: a member that is pointed at another cluster's addresses by
-/// mistake is refused there. The data directory keeps it, so that addresses may change later.
+/// Told apart from other clusters by its members: the upper half stands for their ids, the lower for ids and addresses. A
+/// data directory keeps what it was first given, and every message between members carries it: so a member that is pointed
+/// at another cluster is refused there, and addresses may change later, but never who the members are.
 fn cluster_id(members: &Members) -> u64 {
-    u64::from(crc32c::crc32c(members.to_string().as_bytes()))
+    let addrs = crc32c::crc32c(members.to_string().as_bytes());
+    u64::from(ids_hash(members)) << 32 | u64::from(addrs)
+}
+
+fn ids_hash(members: &Members) -> u32 {
+    let ids: Vec<String> = members.iter().map(|(id, _)| id.to_string()).collect();
+    crc32c::crc32c(ids.join(",").as_bytes())
+}
+
+/// With other members there would be other majorities, and two of them could decide at the same time.
+fn check_members(data_dir: &DataDir, members: &Members) -> Result<(), StartError> {
+    if data_dir.identity().cluster_id >> 32 == u64::from(ids_hash(members)) {
+        return Ok(());
+    }
+    let (dir, members) = (data_dir.path().to_owned(), members.clone());
+    Err(StartError::OtherMembers { dir, members })
 }
 
 struct Admin {

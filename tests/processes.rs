@@ -187,6 +187,24 @@ fn a_member_stops_cleanly_on_sigterm_and_keeps_its_data() {
     }
 }
 
+/// With another list there are other majorities: two of them could decide at the same time.
+#[test]
+fn data_of_a_cluster_with_other_members_is_refused() {
+    let mut cluster = Processes::start(3);
+    cluster.clerk().put("k", "v").unwrap();
+    cluster.kill(1);
+    let addr = |at: usize| cluster.ports[at].addr();
+    let alone = format!("1={}", addr(0));
+    let two = format!("1={},2={}", addr(0), addr(1));
+    let four = format!("{},4=127.0.0.1:1", cluster.members());
+    for members in [alone, two, four] {
+        check_refused(server(1, &members, &cluster.data_dir(1)), 3, &["other members", &members]);
+    }
+    cluster.restart(1);
+    cluster.wait_ready();
+    assert_eq!(appended(&cluster.clerk(), "k"), "v");
+}
+
 /// A member that is told to stop hands its leadership over first: nobody waits for an election timeout, and no write is lost
 /// on the way.
 #[test]

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
     name = "syncraft",
     version,
     propagate_version = true,
-    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not applied, trying again is safe; 4 outcome unknown."
+    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe; 4 a write may or may not have happened."
 )]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -64,8 +64,7 @@ pub enum StorageError {
     },
 
     /// `meta` is missing where it must exist, or is not what was written.
-    #[error("{} is damaged: {reason}; restore it from a backup, or remove the whole data directory and let this member \
-             rejoin as a new one", path.display())]
+    #[error("{} is damaged: {reason}; restore it from a copy, or see \"A damaged member\" in the README", path.display())]
     MetaDamaged {
         /// The file.
         path: PathBuf,
@@ -85,8 +84,8 @@ pub enum StorageError {
     },
 
     /// The log is damaged in a place that had been synced: acknowledged data may be gone, so the member must not start.
-    #[error("log is damaged: {} at offset {offset}: {reason}; this member must not start with it: restore the file, or \
-             remove the data directory and let the member rejoin as a new one", file.display())]
+    #[error("log is damaged: {} at offset {offset}: {reason}; this member must not start with it: restore the file from \
+             a copy, or see \"A damaged member\" in the README", file.display())]
     Corrupt {
         /// The segment.
         file: PathBuf,

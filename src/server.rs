@@ -27,7 +27,10 @@ pub mod proto {
 }
 
 use http::Http;
-use proto::{AdminRpc, AdminRpcService, StatusArgs, StatusReply};
+use proto::{
+    AdminRpc, AdminRpcService, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply, TransferArgs,
+    TransferReply,
+};
 
 /// How long a member that stops tries to hand its leadership over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -281,5 +284,17 @@ impl AdminRpc for Admin {
             snapshot_index: status.snapshot_index.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         });
+    }
+
+    fn transfer(&self, args: TransferArgs, done: Done<TransferReply>) {
+        let is_leader = self.node.status().role.role == RoleName::Leader;
+        self.node.transfer(Some(MemberId(args.to)));
+        done.run(TransferReply { is_leader });
+    }
+
+    fn snapshot(&self, _args: SnapshotArgs, done: Done<SnapshotReply>) {
+        let index = self.node.applied_index().0;
+        self.node.take_snapshot();
+        done.run(SnapshotReply { index });
     }
 }

@@ -133,6 +133,36 @@ fn a_member_that_was_away_for_long_is_sent_the_state() {
     check(&clerk, 450);
 }
 
+/// Chunk by chunk, while the others go on writing.
+#[test]
+fn a_large_state_is_sent_under_load() {
+    let mut options = Options::default();
+    options.snapshot_log_bytes = 4 << 20;
+    let cluster = Cluster::start_with(3, options).unwrap();
+    let clerk = cluster.clerk();
+    let leader = cluster.leader().unwrap();
+    let away = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
+    cluster.kill(away);
+    let value = |n: u8| vec![n; 1 << 20];
+    for n in 0..40 {
+        clerk.put([n], value(n)).unwrap();
+    }
+    wait_for("a snapshot", || snapshot_index(&cluster, leader) > Index(20));
+    cluster.restart(away).unwrap();
+    let mut written = 0;
+    wait_for("the state", || {
+        clerk.append("log", format!("{written},")).unwrap();
+        snapshot_index(&cluster, away) > Index(20)
+    });
+    written += 1;
+    let other = cluster.ids().into_iter().find(|&id| id != leader && id != away).unwrap();
+    cluster.kill(other);
+    for n in 0..40 {
+        assert!(clerk.get([n]).unwrap().as_deref() == Some(&value(n)[..]), "value {n}");
+    }
+    assert!(clerk.get("log").unwrap().is_some_and(|log| log.len() >= written));
+}
+
 #[test]
 fn at_most_once_holds_across_snapshots_and_restarts() {
     use prost::Message as _;

@@ -85,12 +85,16 @@ impl Receiver {
     /// # Errors
     /// As there; what had arrived is then gone.
     pub fn finish(mut self) -> Result<Snapshot, StorageError> {
-        let partial = self.partial.take();
-        let Some(partial) = partial.filter(|partial| partial.offset == self.len_bytes) else {
-            let reason = format!("it has not arrived: {} bytes are missing", self.len_bytes);
-            return Err(corrupt(&self.shared.path(self.meta), 0, reason));
-        };
-        self.shared.publish(partial.temporary, self.meta)
+        let arrived = self.offset();
+        match self.partial.take() {
+            Some(partial) if arrived == self.len_bytes => {
+                self.shared.publish(partial.temporary, self.meta)
+            }
+            _ => {
+                let reason = format!("no more has arrived, of a file of {}", self.len_bytes);
+                Err(corrupt(&self.shared.path(self.meta), arrived, reason))
+            }
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Receiving a snapshot from a leader: the bytes of its file, as they are.
 
-use std::mem;
 use std::sync::Arc;
 
 use crate::raft::SnapshotMeta;
@@ -117,7 +116,7 @@ impl Partial {
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(partial) = self.partial.take() {
-            let replaced = mem::replace(&mut *self.shared.partial.lock(), Some(partial));
+            let replaced = self.shared.partial.lock().replace(partial);
             // Its file is removed without holding the lock.
             drop(replaced);
         }

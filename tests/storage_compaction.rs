@@ -34,7 +34,17 @@ fn open(disk: &SimDisk) -> Result<Opened, StorageError> {
 
 /// A state machine that forgets nothing: so that a snapshot can be compared with a history.
 fn state_after(entries: &[Entry]) -> String {
-    entries.iter().map(|entry| format!("{entry:?}\n")).collect()
+    entries.iter().map(line_of).collect()
+}
+
+fn line_of(entry: &Entry) -> String {
+    let Entry { index, term, payload } = entry;
+    match payload {
+        Payload::Noop => format!("{index} of term {term}: nothing\n"),
+        Payload::Command(command) => {
+            format!("{index} of term {term}: {:08x}\n", crc32c::crc32c(command))
+        }
+    }
 }
 
 fn state_in(snapshot: &Snapshot) -> String {
@@ -96,10 +106,14 @@ impl Member {
         };
         let found = self.tried.iter().chain([&self.acked]).find(is_found).cloned();
         self.acked = found.unwrap_or_else(|| {
-            let (acked, tried) = (&self.acked, &self.tried);
+            let say = |it: &Content| format!("{:?}\n{}", it.hard_state, state_after(&it.entries));
             panic!(
-                "{}: {:?}, {history}, not {acked:?} or {tried:?}",
-                self.what, recovered.hard_state
+                "{}: found {:?} {:?}\n{history}instead of {}or {:?}",
+                self.what,
+                base.as_ref().map(Snapshot::meta),
+                recovered.hard_state,
+                say(&self.acked),
+                self.tried.iter().map(say).collect::<String>()
             )
         });
         self.tried.clear();
@@ -117,10 +131,17 @@ impl Member {
     /// The next batch, which leaves alone what is in the snapshot, and the log with it.
     fn next(&mut self) -> (Batch, Content) {
         let snapshot = Index(self.snapshot as u64);
-        let batch =
-            std::iter::repeat_with(|| self.acked.next_batch(&mut self.rng, COMMAND_LEN_MAX_BYTES));
-        let follows = |batch: &Batch| batch.entries.iter().all(|entry| entry.index > snapshot);
-        let batch = batch.take(100).find(follows).unwrap_or_default();
+        // Only an entry of a newer term replaces one.
+        let follows = |batch: &Batch, old: &[Entry]| {
+            batch.entries.iter().all(|entry| match old.get(entry.index.0 as usize - 1) {
+                Some(old) => entry.index > snapshot && entry.term > old.term,
+                None => true,
+            })
+        };
+        let batch = (0..100)
+            .map(|_| self.acked.next_batch(&mut self.rng, COMMAND_LEN_MAX_BYTES))
+            .find(|batch| follows(batch, &self.acked.entries))
+            .unwrap_or_default();
         let mut content = self.acked.clone();
         content.apply(&batch);
         (batch, content)
@@ -194,7 +215,9 @@ impl Member {
             opened.wal.sync()?;
             self.acknowledged()?;
         }
-        self.tried = vec![content.clone()];
+        // After a full disk the hard state alone may be synced.
+        let without_snapshot = Content { hard_state, ..self.acked.clone() };
+        self.tried = vec![without_snapshot, content.clone()];
         let base = receive(&opened.snapshots, &content.entries)?;
         self.snapshot = content.entries.len();
         opened.wal.reset(base)?;
@@ -228,9 +251,10 @@ impl Member {
     }
 }
 
+/// Pitfalls 18 and 20 (etcd#10219): snapshot there and log not trimmed, or the reverse.
 #[test]
 fn a_crash_at_every_operation_of_a_life() {
-    for seed in 0..12 {
+    for seed in 0..8 {
         // Different beginnings, so that not only what comes early is interrupted.
         let mut before = Member::new(seed, format!("seed {seed}"));
         before.live((seed as usize % 4) * 30).unwrap();
@@ -239,7 +263,7 @@ fn a_crash_at_every_operation_of_a_life() {
             member.disk = before.disk.fork(seed);
             member.what = format!("seed {seed}, stopped at operation {ops}");
             member.stop_after(ops);
-            let stopped = member.live(50).is_err();
+            let stopped = member.live(40).is_err();
             member.disk.crash();
             drop(member.start_well());
             member.live(3).unwrap();
@@ -274,6 +298,7 @@ fn many_lives_that_end_anyhow() {
     }
 }
 
+/// Pitfall 17.
 #[test]
 fn a_disk_that_is_full_from_any_write_on_costs_nothing() {
     for (seed, k) in (0..5).flat_map(|seed| (1..150).map(move |k| (seed, k))) {
@@ -297,6 +322,7 @@ fn a_disk_that_is_full_from_any_write_on_costs_nothing() {
     }
 }
 
+/// Pitfall 16 (fsyncgate).
 #[test]
 fn a_sync_that_fails_loses_nothing_acknowledged() {
     for (seed, k) in (0..5).flat_map(|seed| (1..80).map(move |k| (seed, k))) {
@@ -490,14 +516,15 @@ fn a_snapshot_alone_begins_a_log() {
     assert_eq!(open(&disk).unwrap().recovered.entries, entries(11..=12, 4));
 }
 
+/// Pitfall 11: a vote must not go with the segment that it was first written to.
 #[test]
 fn the_hard_state_outlives_every_segment() {
     let (disk, mut opened) = disk_with_log();
+    create(&opened.snapshots, &entries(1..=200, 3)).unwrap();
     // Batches without entries, until there is a segment of nothing else.
     for term in 4..200 {
         opened.wal.append(Some(hard_state(term, Some(1))), &[]).unwrap();
         opened.wal.sync().unwrap();
-        create(&opened.snapshots, &entries(1..=term, 3)).unwrap();
         opened.wal.release_through(Index(200)).unwrap();
         let copy = disk.fork(term);
         copy.crash();
@@ -539,8 +566,11 @@ fn every_flipped_bit_of_a_compacted_log_is_harmless_or_named() {
         }
         let copy = disk.fork(0);
         copy.lose(&file);
-        let (named, ..) = corrupt(&copy);
-        assert_eq!(named, file, "a lost segment is named");
+        match open(&copy) {
+            // All that was in it is in the snapshot: the log need not have begun there.
+            Ok(opened) => assert_eq!(opened.recovered.entries, expected),
+            Err(_) => assert_eq!(corrupt(&copy).0, file, "a lost segment is named"),
+        }
     }
 }
 

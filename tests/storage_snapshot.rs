@@ -145,6 +145,7 @@ fn leftovers_are_removed_by_the_next_start() {
     assert_eq!(snap_files(&disk).len(), 1);
 }
 
+/// Pitfall 14 (Jepsen on NATS): one bit on one member.
 #[test]
 fn every_flipped_bit_is_found_and_named() {
     let disk = disk_with(&state(300));
@@ -258,7 +259,7 @@ fn a_damaged_newest_one_falls_back_to_the_one_before() {
 }
 
 #[test]
-fn a_read_error_is_damage_when_it_comes_while_reading() {
+fn damage_that_comes_while_it_is_read_is_found() {
     let disk = disk_with(&state(3 * CHUNK));
     let (_, snapshot) = open(&disk).unwrap();
     let snapshot = snapshot.unwrap();
@@ -350,6 +351,7 @@ fn check_faults(faults: impl Fn(u64, u64) -> Faults, is_expected: impl Fn(&Stora
     }
 }
 
+/// Pitfall 17.
 #[test]
 fn a_full_disk_harms_nothing() {
     let full = |write, _| Faults { full_from_write: Some(write), ..Faults::default() };
@@ -394,6 +396,7 @@ fn short_writes_change_nothing() {
     assert_eq!(found(&disk), Some((meta(20, 3), state(200_000))));
 }
 
+/// Pitfall 29 (raft#212): what took long must not be sent again from the start.
 #[test]
 fn a_transfer_goes_on_where_it_broke_off() {
     let from = elsewhere(&state(200_000));

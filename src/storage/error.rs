@@ -23,7 +23,8 @@ pub enum StorageError {
     },
 
     /// The disk is full. Nothing was lost: the log is as it was, what was appended is still buffered, and a later
-    /// [`sync`](crate::storage::Wal::sync) succeeds once there is space.
+    /// [`sync`](crate::storage::Wal::sync) succeeds once there is space. A snapshot that did not fit is gone, the one before
+    /// it is not.
     #[error("cannot {action} {}: the disk is full; writes wait until there is space", path.display())]
     Full {
         /// What was attempted: a verb.

@@ -1,4 +1,75 @@
-//! Snapshots of the state machine: what the log no longer has to hold.
+//! Snapshots of the state machine: what the log no longer has to hold (Raft §7).
+//!
+//! ```text
+//! our state ── create ──> SnapshotWriter ─┐ finish: sync, read back and verify,       snap/0000000120-0000000007.snap
+//! a leader ─── receive ─> Receiver ───────┴─ rename, sync the directory ────────────> the newest; older ones go after that
+//!                                                                                      ├─ reader: the state
+//!                                                                                      └─ read_chunk: bytes for a follower
+//! ```
+//!
+//! # Files
+//!
+//! | Name in `snap/` | What |
+//! |---|---|
+//! | `<index>-<term>.snap` | the state after this entry; ten digits each, or more |
+//! | `<snapshot>.<n>.tmp` | one in the making; removed when it is given up, and by the next start |
+//!
+//! All numbers are little-endian. All checksums are CRC32C. Version 1 is a header, chunks, a trailer:
+//!
+//! | Offset | Size | Field | Why |
+//! |---|---|---|---|
+//! | 0 | 8 | `SYNCSNP\n` | to know the file |
+//! | 8 | 4 | checksum of bytes 12 to 63 | |
+//! | 12 | 4 | format version: 1 | a later one is refused. In all versions up to here the same |
+//! | 16 | 8 | cluster id | a file of another cluster is noticed. No member id: members send each other these files |
+//! | 24 | 8 | index of the last entry in it | the name says both too: a renamed file is noticed |
+//! | 32 | 8 | its term | |
+//! | 40 | 24 | zero | |
+//! | 64 | | chunks, one after the other | |
+//!
+//! **A chunk** is a piece of the state, 64 KiB but for the last one:
+//!
+//! | Offset | Size | Field | Why |
+//! |---|---|---|---|
+//! | 0 | 4 | length of the bytes, 1 to 65,536 | bounds what a reader holds in memory |
+//! | 4 | 4 | checksum of the length and the bytes, continued from the one before | order and number count |
+//! | 8 | | the bytes | |
+//!
+//! **The trailer** is where a chunk would be:
+//!
+//! | Offset | Size | Field | Why |
+//! |---|---|---|---|
+//! | 0 | 4 | zero | no chunk has this length |
+//! | 4 | 4 | checksum of the rest and of this zero, continued from the last chunk | |
+//! | 8 | 8 | length of the state | |
+//! | 16 | 8 | length of the file | a file that was cut, or added to, is noticed |
+//!
+//! The first chunk's checksum continues from that of the whole header. So each checksum vouches for all before it: chunks
+//! that changed places, that are missing or doubled, or that came from another snapshot of the same state do not match, and
+//! the trailer's vouches for the file. A reader still hands out what it has verified, without having seen the end.
+//!
+//! # What is promised
+//!
+//! - A snapshot that has its name is whole: it was synced and read back before the rename. One that does not verify at the
+//!   start was damaged, and is refused with file and offset.
+//! - Until a new one is durable, name included, the one before is there; then older ones go. A crash may leave two.
+//! - Indexes go up: a file that is finished after a newer one was installed is dropped.
+//! - What goes wrong while one is made or received, a full disk included, costs that one and nothing else.
+//! - What a leader sends is verified as a whole before it replaces anything. A transfer that breaks off is put aside, one at
+//!   most, and goes on from there if it is the same one; if it was not (another leader's file of the same length, say), the
+//!   checksums tell, and it begins anew.
+//!
+//! Memory is bounded by a chunk, a half-written file in the system's memory by 8 MiB: it is synced as it grows, so that the
+//! log's fdatasync does not wait behind a gigabyte.
+//!
+//! With the log: a snapshot is durable first, then the log may release what is in it
+//! ([`release_through`](super::Wal::release_through)), or begin anew after it ([`reset`](super::Wal::reset)). In between,
+//! a start finds both, and [`Wal::open`](super::Wal::open) takes of the log what follows the snapshot. An installed snapshot
+//! is acknowledged after the log was reset, or found to continue it: from then on no older snapshot can be taken for it.
+//!
+//! # Left out
+//!
+//! Transfers that go on after a restart, incremental snapshots, compression: the state machine may compress.
 
 mod format;
 mod reader;
@@ -269,7 +340,19 @@ fn newest_that_verifies(
             Err(err) => return Err(err),
         }
     }
-    damaged.map_or(Ok((None, None)), Err)
+    damaged.map_or(Ok((None, None)), |err| Err(with_advice(err)))
+}
+
+/// None verifies: what an operator can do.
+fn with_advice(err: StorageError) -> StorageError {
+    const ADVICE: &str = "this member must not start without it: restore the file, or remove the data directory and let \
+                          the member rejoin as a new one";
+    match err {
+        StorageError::SnapshotCorrupt { file, offset, reason } => {
+            StorageError::SnapshotCorrupt { file, offset, reason: format!("{reason}; {ADVICE}") }
+        }
+        err => err,
+    }
 }
 
 /// Removes what is no longer needed. What can't be removed takes space, and is tried again by the next start.

@@ -1,6 +1,5 @@
 //! Receiving a snapshot from a leader: the bytes of its file, as they are.
 
-use std::mem;
 use std::sync::Arc;
 
 use crate::raft::SnapshotMeta;
@@ -85,12 +84,16 @@ impl Receiver {
     /// # Errors
     /// As there; what had arrived is then gone.
     pub fn finish(mut self) -> Result<Snapshot, StorageError> {
-        let partial = self.partial.take();
-        let Some(partial) = partial.filter(|partial| partial.offset == self.len_bytes) else {
-            let reason = format!("it has not arrived: {} bytes are missing", self.len_bytes);
-            return Err(corrupt(&self.shared.path(self.meta), 0, reason));
-        };
-        self.shared.publish(partial.temporary, self.meta)
+        let arrived = self.offset();
+        match self.partial.take() {
+            Some(partial) if arrived == self.len_bytes => {
+                self.shared.publish(partial.temporary, self.meta)
+            }
+            _ => {
+                let reason = format!("no more has arrived, of a file of {}", self.len_bytes);
+                Err(corrupt(&self.shared.path(self.meta), arrived, reason))
+            }
+        }
     }
 }
 
@@ -113,7 +116,7 @@ impl Partial {
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(partial) = self.partial.take() {
-            let replaced = mem::replace(&mut *self.shared.partial.lock(), Some(partial));
+            let replaced = self.shared.partial.lock().replace(partial);
             // Its file is removed without holding the lock.
             drop(replaced);
         }

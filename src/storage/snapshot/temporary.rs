@@ -1,6 +1,6 @@
 //! A file in the making: gone unless it becomes a snapshot.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::storage::StorageError;
@@ -39,7 +39,7 @@ impl Temporary {
     }
 
     /// Gives it its name, not yet durably, and hands out the file.
-    pub(super) fn rename(mut self, to: &PathBuf) -> Result<Arc<dyn DiskFile>, StorageError> {
+    pub(super) fn rename(mut self, to: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
         self.disk.rename(&self.path, to).map_err(StorageError::io("rename", &self.path))?;
         self.is_renamed = true;
         Ok(Arc::clone(&self.file))

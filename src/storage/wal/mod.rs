@@ -14,7 +14,7 @@
 //!
 //! | Name in `wal/` | What |
 //! |---|---|
-//! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap; a batch never crosses from one to the next |
+//! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap from the first that is kept on; a batch never crosses from one to the next |
 //! | `<segment>.<offset>.torn` | an unfinished write that a start cut off (at most 16 MiB of it); the last eight are kept |
 //! | `*.tmp` | files in the making; removed by the next start |
 //!
@@ -32,7 +32,11 @@
 //! | 32 | 8 | cluster id | a file of another cluster or member is noticed |
 //! | 40 | 8 | member id | |
 //! | 48 | 4 | flags: 1 = the file was a segment before | then bytes after the log's end mean nothing |
-//! | 52 | 460 | zero | the header is one sector |
+//! | 52 | 4 | zero | |
+//! | 56 | 8 | number of the first batch in it; 0 in the oldest files | segments before it can go, and a lost one is noticed |
+//! | 64 | 8 | index of the last entry before that batch; 0: none | |
+//! | 72 | 8 | its term; 0: not known | |
+//! | 80 | 432 | zero | the header is one sector |
 //! | 512 | 512 | the mark, below | a sector of its own: rewriting it can't harm the header |
 //! | 1024 | | batches, each at a multiple of 8 | then zeros |
 //!
@@ -60,13 +64,13 @@
 //! | 36 | 4 | number of records | |
 //! | 40 | | records | |
 //!
-//! **A record** is an entry:
+//! **A record** is an entry, or begins the log anew after one:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
 //! | 0 | 4 | length of what follows the checksum | |
 //! | 4 | 4 | checksum of the length and of what follows, continued from the record before | order and number count |
-//! | 8 | 1 | kind: 1 no-op, 2 command | |
+//! | 8 | 1 | kind: 1 no-op, 2 command, 3 the log begins anew after this entry | |
 //! | 9 | 8 | index | |
 //! | 17 | 8 | term | |
 //! | 25 | | the command | |
@@ -97,6 +101,33 @@
 //! damage: header, length and name are durable before the first batch. So are indexes that leave a gap, and terms or votes
 //! that go back. [`Corrupt`](StorageError::Corrupt) names file and offset; the log is then left as it is. What someone has
 //! added to a file beyond the length that its header says is no part of the log: it is kept aside as `.torn`, and cut.
+//!
+//! # The log and its snapshot
+//!
+//! [`open`](Wal::open) is told where the snapshot ends that its caller has loaded, the *base*, and returns the entries after
+//! it. The log itself says after which entry it begins, its *start*: the first segment's header does, or a later record of
+//! kind 3. An entry at or before what the header says moves the start back: those after it were replaced.
+//!
+//! | Found | Verdict |
+//! |---|---|
+//! | the start is after the base | **damage**: entries are missing in between, or the snapshot is |
+//! | the log has the base, of the same term | the entries after it follow |
+//! | the log has the base, of another term | the log begins anew: what is in a snapshot is committed, so all from there on is not |
+//! | the log ends before the base | the log begins anew |
+//! | the first segment is not number 1 and has no whole batch | **damage**: a hard state was in it |
+//!
+//! The last but two is Raft §7, and a crash between the rename of an installed snapshot and [`reset`](Wal::reset) leads
+//! there. Which term is the higher one says nothing: in figure 8 (c), entry 2 of term 2 may be committed while S5 holds one of
+//! term 3 in its place. The log may end before the base for the same reason, or because its leader, alone among the
+//! cluster, had not written yet what the others had made committed (thesis §10.2.1). If the term of the base is newer than
+//! the hard state, it becomes that, without a vote: the crash came before it was written.
+//!
+//! *Beginning anew* is one batch with a record of kind 3, so it happens as a whole or not at all; what it makes superfluous
+//! is then released. *Releasing* removes segments, the oldest first, each removal durable before the next: a crash leaves no
+//! gap. A segment goes when every entry in it is released or was replaced, and when a later one that stays has a batch,
+//! and so the hard state. One file at a time is kept as `recycled.tmp`, to be the next segment: it has all its blocks, so it
+//! need not be zeroed. Its name is durably gone before it is written to, and no number is used twice, so nothing of its
+//! former life matches a checksum.
 //!
 //! A torn tail is copied aside, overwritten with zeros, synced; then the mark is written. A crash anywhere in that leaves a
 //! torn tail again. Before anything is returned, the last batch is written once more and all files and the directory are
@@ -134,10 +165,11 @@
 //!
 //! # Left out
 //!
-//! Giving segments back: with snapshots. Recovery then starts at a snapshot's index instead of 1, and the flag for recycled
-//! files is already understood. Reading entries after the start: the core has them in memory.
+//! Reading entries after the start: the core has them in memory. Returning entries from before the base: a member that
+//! starts sends its snapshot to followers that need them.
 
 mod batch;
+mod compaction;
 mod format;
 mod kept;
 mod recovery;
@@ -160,7 +192,7 @@ use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
 use kept::{KeptSegments, Lengths};
 use recovery::Outcome;
 use replay::{Continuation, Replay};
-use segment::{Blank, Segment, file_name, write_zeros};
+use segment::{Blank, Segment, write_zeros};
 use spare::SpareMaker;
 
 /// Segments are a multiple of this, and at least this long.
@@ -188,7 +220,7 @@ impl Default for WalOptions {
 pub struct Recovered {
     /// The newest hard state.
     pub hard_state: HardState,
-    /// The entries, from index 1 without a gap.
+    /// The entries after the base, or from index 1, without a gap.
     pub entries: Vec<Entry>,
     /// What was cut off the end: the rest of a write that was never acknowledged.
     pub torn: Option<TornTail>,
@@ -257,12 +289,15 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log of a data directory, or begins one, and returns what it holds.
+    /// Opens the log of a data directory, or begins one, and returns what it holds after `base`: where the snapshot ends
+    /// that the caller has loaded.
     ///
-    /// All that it returns is durable. What a crash left unfinished has been cut: see [`Recovered::torn`].
+    /// All that it returns is durable. What a crash left unfinished has been cut: see [`Recovered::torn`]. A log that has
+    /// nothing that follows the snapshot begins anew after it.
     ///
     /// # Errors
-    /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed; nothing was touched
+    /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed, or the log does not reach back to the
+    ///   base; nothing was touched
     /// - [`NewerFormat`](StorageError::NewerFormat): written by a later version
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused
     pub fn open(
@@ -332,19 +367,6 @@ impl Wal {
         Ok((wal, recovered))
     }
 
-    /// The log has nothing that follows the snapshot: a crash came before [`reset`](Wal::reset), or the log of a leader was
-    /// behind what its followers had made committed (thesis §10.2.1). If the snapshot's term was not on disk yet, it is now.
-    fn begin_after(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
-        let (index, term) = (base.last_included_index, base.last_included_term);
-        log::info!(
-            "nothing in the log follows the snapshot of entry {index}: it begins anew there"
-        );
-        if term > self.hard_state.current_term {
-            self.hard_state = HardState { current_term: term, voted_for: None };
-        }
-        self.reset(base)
-    }
-
     /// Adds to the batch that the next [`sync`](Wal::sync) writes. Nothing is durable before.
     ///
     /// An entry replaces the one that the log has at its index, and all after it. `hard_state`, if given, replaces the one
@@ -355,7 +377,7 @@ impl Wal {
     /// - [`TooLarge`](StorageError::TooLarge): more than a GiB since the last sync.
     ///
     /// # Panics
-    /// If the log would no longer be one: an index that leaves a gap, a term or a hard state that goes back, an entry
+    /// If the log would no longer be one: an index that leaves a gap or is not after the base, a term or a hard state that goes back, an entry
     /// with a term that the hard state has not reached, a vote for member 0.
     pub fn append(
         &mut self,
@@ -393,46 +415,6 @@ impl Wal {
         self.check_failed()?;
         let result = self.write_batch();
         self.remember_failure(result)
-    }
-
-    /// Begins the log anew after an installed snapshot: all entries are gone, also those appended and not yet synced; the
-    /// hard state stays, the appended one included, and is synced. The next entry is the one after `base`.
-    ///
-    /// The snapshot is durable before this is called, and nobody is told that it is installed before this has returned. A
-    /// crash before that is harmless: [`open`](Wal::open) with that snapshot does the same.
-    ///
-    /// # Errors
-    /// As [`sync`](Wal::sync). After [`Full`](StorageError::Full) either may be called again.
-    ///
-    /// # Panics
-    /// If the snapshot is older than the one before, or of a term that the hard state has not reached.
-    pub fn reset(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
-        self.check_failed()?;
-        let (base, current) = (EntryId::from(base), self.hard_state.current_term);
-        assert!(base.index >= self.base.index && base.index > Index::ZERO, "{base:?} goes back");
-        assert!(base.term <= current, "{base:?} in term {current}");
-        self.batch.begin_anew(base);
-        (self.last, self.base, self.changed_from) = (base, base, Some(Index(1)));
-        self.sync()?;
-        self.release_through(base.index)
-    }
-
-    /// Gives back the segments in which all entries have an index up to this one, or were replaced. One of them becomes
-    /// the next segment, the others' space is free. A snapshot that includes this entry is durable before this is called.
-    ///
-    /// # Errors
-    /// As [`sync`](Wal::sync).
-    pub fn release_through(&mut self, index: Index) -> Result<(), StorageError> {
-        self.check_failed()?;
-        self.lengths.forget_before(index);
-        let result = (0..self.kept.removable(index)).try_for_each(|_| self.give_back_first());
-        self.remember_failure(result)
-    }
-
-    /// How many bytes the log has after this entry, or up to 64 KiB more: when to take a snapshot. It counts what was
-    /// replaced, too. What comes before an entry that was released through is not counted.
-    pub fn len_bytes_after(&self, index: Index) -> u64 {
-        self.lengths.after(index)
     }
 
     /// Syncs what was appended, and marks how far the log goes, so that the next start can tell any damage from a write
@@ -530,22 +512,6 @@ impl Wal {
 
     fn take_blank(&mut self) -> Option<Blank> {
         self.recycled.take().or_else(|| self.spare.as_mut().and_then(SpareMaker::take))
-    }
-
-    /// Durable before the next one goes: a crash leaves no gap.
-    fn give_back_first(&mut self) -> Result<(), StorageError> {
-        let Some(first) = self.kept.first() else { return Ok(()) };
-        let path = self.dir.join(file_name(first.sequence));
-        let next_len = segment_len_bytes(self.segment.header.sequence + 1, self.segment_len_bytes);
-        if self.recycled.is_none() && first.len_bytes == next_len {
-            let blank = self.dir.join("recycled.tmp");
-            self.recycled = Some(Blank::recycle(&*self.disk, &path, blank)?);
-        } else {
-            self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
-            self.disk.sync_dir(&self.dir).map_err(StorageError::sync(&self.dir))?;
-        }
-        self.kept.remove_first();
-        Ok(())
     }
 
     fn follow_with_spare(&mut self) {

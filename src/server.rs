@@ -169,7 +169,7 @@ impl Member {
         let (handle, has_peers) = (node.handle(), members.len() > 1);
         let server = Server::builder()
             .service(KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members))))
-            .service(node.service())
+            .reserved_service(node.service())
             .service(AdminRpcService::new(Arc::new(Admin { node: handle.clone() })))
             .limits(limits)
             .serve(listener)?;

@@ -445,17 +445,36 @@ fn a_client_that_does_not_read_loses_its_connection_and_holds_nobody() {
 }
 
 #[test]
-fn a_client_that_does_not_read_overruns_its_buffer() {
+fn replies_that_find_no_room_cost_their_own_calls_and_not_the_connection() {
     let frame = FrameLimits { body_len_max_bytes: 1 << 20 };
     let (server, service) = serve(Limits { frame, unsent_bytes_max: 4 << 20, ..Limits::default() });
-    let mut slow = Raw::connect(server.local_addr());
-    (1..=50).for_each(|id| slow.send(&request("Hold", id, "x")));
+    let mut raw = Raw::connect(server.local_addr());
+    (1..=50).for_each(|id| raw.send(&request("Hold", id, "x")));
     service.wait_held(50);
-    for (_, call) in service.take_held() {
-        call.typed().run(echo(vec![0; 1_000_000]));
+    // Nothing is read before all is answered, the last with a few bytes, which always find room.
+    let mut held = service.take_held();
+    let (args, last) = held.pop().unwrap();
+    held.into_iter().for_each(|(_, call)| call.typed().run(echo(vec![0; 1_000_000])));
+    last.typed().run(args);
+    let mut unanswered = Vec::new();
+    for _ in 1..50 {
+        let (head, body) = raw.reply();
+        match StatusCode::from_number(head.status) {
+            StatusCode::Unanswered => {
+                assert!(head.retry_after_ms > 0);
+                unanswered.push(head.call_id);
+            }
+            _ => assert_eq!((head.status, body.len() > 1_000_000), (0, true), "{}", head.message),
+        }
     }
-    wait_until("the connection ends", || server.connections() == 0);
-    check_alive(&server);
+    raw.expect_echo(50, "x");
+    assert!(!unanswered.is_empty() && unanswered.len() < 47, "{unanswered:?}");
+    // Now that all is read, there is room.
+    for id in unanswered {
+        raw.send(&request("Big", id, "1000000"));
+        let (head, _) = raw.reply();
+        assert_eq!((head.call_id, head.status), (id, 0), "{}", head.message);
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub enum CallError {
         source: io::Error,
     },
     /// The deadline passed first.
-    #[error("no answer from {addr} within {waited:?} ({})", if *.sent { "sent" } else { "not sent" })]
+    #[error("no answer from {addr} within {} ms ({})", in_ms(.waited), if *.sent { "sent" } else { "not sent" })]
     TimedOut {
         /// The server's address, as given to the channel.
         addr: String,
@@ -74,6 +74,11 @@ impl CallError {
             CallError::Lost { .. } | CallError::BadReply { .. } => true,
         }
     }
+}
+
+/// Rounded: a deadline is computed a little before the call begins, and 1.999934 s says less than what was meant.
+fn in_ms(time: &Duration) -> u128 {
+    (time.as_micros() + 500) / 1000
 }
 
 /// Why a server does not start.
@@ -124,6 +129,13 @@ pub(super) fn same_error(error: &io::Error) -> io::Error {
 mod tests {
     use super::*;
     use crate::rpc::StatusCode;
+
+    #[test]
+    fn times_are_shown_in_milliseconds() {
+        let waited = Duration::from_secs(2) - Duration::from_nanos(66_213);
+        let error = CallError::TimedOut { addr: "a:1".to_owned(), waited, sent: true };
+        assert_eq!(error.to_string(), "no answer from a:1 within 2000 ms (sent)");
+    }
 
     #[test]
     fn says_whether_the_call_may_have_run() {

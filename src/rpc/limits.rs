@@ -28,23 +28,25 @@ impl Default for FrameLimits {
 pub struct Limits {
     /// Frame lengths.
     pub frame: FrameLimits,
-    /// Connections at a time; default 1,024. One more is told that the server is busy, and closed. Each costs a thread
-    /// and 16 KiB. Too small: clients are refused. Too large: threads and descriptors run out first, less politely.
+    /// Connections at a time; default 1,024. One more is told that the server is busy, and closed; up to 32 more are for
+    /// [reserved services](super::ServerBuilder::reserved_service). Each costs a thread and 16 KiB. Too small: clients are refused. Too large: threads and descriptors run out first, less politely.
     pub connections_max: usize,
     /// Calls begun and not yet answered, for one connection; default 1,024. One more is answered "busy". Too small: a busy
     /// channel's calls are refused. Too large: one client can fill what is in front of consensus.
     pub calls_per_connection_max: usize,
-    /// Calls begun and not yet answered, over all connections; default 16,384.
+    /// Calls begun and not yet answered, over all connections; default 16,384. Reserved services have as many again.
     pub calls_max: usize,
     /// Bytes of arguments received or being received for calls not yet answered, for one connection; default 64 MiB. At
     /// least one longest frame.
     pub bytes_per_connection_max: usize,
-    /// The same over all connections; default 256 MiB. Too small: large values are answered "busy". Too large: memory.
+    /// The same over all connections; default 256 MiB, and as much again for reserved services. Too small: large values are answered "busy". Too large: memory.
     pub bytes_max: usize,
     /// Bytes of replies that one client has not yet taken from us; default 64 MiB. Past a sixteenth of it no new call of
-    /// that connection begins; past it the connection is closed. At least one longest frame.
+    /// that connection begins; an answer of 4 KiB or more that would go past it is replaced by a status that says so. At
+    /// least one longest frame. Too small: large values that are read at once have to be asked for again. Too large: memory.
     pub unsent_bytes_max: usize,
-    /// A frame that has begun must be complete after this time, plus one second for each 256 KiB of its body; default 10 s.
+    /// A frame that has begun must be complete after this time, plus one second for each 256 KiB of its body that has arrived;
+    /// default 10 s: one that is announced and does not come holds its room for no longer.
     /// Too small: slow networks are cut off. Too large: a client that trickles holds a connection for longer.
     pub frame_timeout: Duration,
     /// A client that takes none of its replies for this long loses its connection; default 10 s.

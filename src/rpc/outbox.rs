@@ -10,7 +10,8 @@
 //!
 //! Threads: a writer, started when the socket first takes less than a whole frame, and gone after a second without work.
 //!
-//! Bounds: `bytes_max` of queued bytes (a frame that finds the queue empty is always taken: frames are bounded, too); a
+//! Bounds: `bytes_max` of queued bytes (a frame that finds the queue empty is always taken: frames are bounded, too; and
+//! what is sent by [`send_over_limit`](Outbox::send_over_limit) comes on top, within a bound that its sender keeps); a
 //! socket that takes nothing for `write_timeout` is cut.
 
 use std::collections::VecDeque;
@@ -90,12 +91,24 @@ impl Outbox {
     }
 
     /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.
-    pub(super) fn send(self: &Arc<Self>, mut frame: Bytes) -> Result<(), SendError> {
+    pub(super) fn send(self: &Arc<Self>, frame: Bytes) -> Result<(), SendError> {
+        self.send_up_to(self.bytes_max, frame)
+    }
+
+    /// The same, however much waits: for frames whose number and length are bounded elsewhere.
+    pub(super) fn send_over_limit(self: &Arc<Self>, frame: Bytes) -> Result<(), SendError> {
+        self.send_up_to(usize::MAX, frame)
+    }
+
+    fn send_up_to(self: &Arc<Self>, bytes_max: usize, mut frame: Bytes) -> Result<(), SendError> {
         let mut state = self.state.lock();
         if state.cut.is_some() {
             return Err(SendError::Closed);
         }
         if state.is_draining() {
+            if self.holds_over(bytes_max.saturating_sub(frame.len())) {
+                return Err(SendError::Full);
+            }
             return self.enqueue(&mut state, frame);
         }
         match send_now(&self.stream, &frame) {
@@ -116,9 +129,6 @@ impl Outbox {
         state: &mut MutexGuard<'_, State>,
         frame: Bytes,
     ) -> Result<(), SendError> {
-        if self.holds_over(self.bytes_max.saturating_sub(frame.len())) && state.is_draining() {
-            return Err(SendError::Full);
-        }
         if state.writer == Writer::Absent && !self.start_writer(state) {
             return Err(SendError::Closed);
         }
@@ -304,6 +314,8 @@ mod tests {
             (0..100).any(|_| outbox.send(Bytes::from(vec![0; FRAME])) == Err(SendError::Full));
         assert!(refused);
         assert!(!outbox.holds_over(4 * FRAME));
+        assert_eq!(outbox.send(Bytes::from(vec![0; FRAME])), Err(SendError::Full));
+        outbox.send_over_limit(Bytes::from(vec![0; FRAME])).unwrap();
         outbox.close();
     }
 

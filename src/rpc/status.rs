@@ -10,7 +10,8 @@ pub struct Status {
     pub code: StatusCode,
     /// What went wrong, for a person. More than 512 bytes are cut before they are sent.
     pub message: String,
-    /// With [`StatusCode::Busy`]: when it is worth trying again.
+    /// When it is worth trying again: with [`StatusCode::Busy`], and with [`StatusCode::Unanswered`] when the reply found no
+    /// room.
     pub retry_after: Option<Duration>,
 }
 
@@ -56,7 +57,8 @@ pub enum StatusCode {
     UnsupportedCodec,
     /// 10: the server is stopping. Not run.
     ShuttingDown,
-    /// 11: the method gave its `Done` away without an answer. It may have had an effect.
+    /// 11: the method gave its `Done` away without an answer; or it answered, and the reply found no room behind those that
+    /// the client has not read yet (with [`Status::retry_after`]: read them, and ask again). It may have had an effect.
     Unanswered,
     /// A number that this version does not know. It may have had an effect.
     Other(u32),

@@ -137,7 +137,7 @@ impl Answers<'_> {
         Ok(())
     }
 
-    /// The server says why it ends the connection. Said before anything else it means that no call was read.
+    /// The server says why it ends the connection. Said before anything else it means that no call was run.
     fn about_connection(&self, head: RpcReplyHeader) -> Loss {
         let status = status(&head);
         match status.code {

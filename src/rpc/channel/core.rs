@@ -352,7 +352,8 @@ impl Core {
         state.in_line = None;
         self.fail_all(&mut state, true, &mut deliveries, || self.loss(why));
         drop(state);
-        if let Some(on_disconnect) = &self.config.on_disconnect {
+        // A refusal says that the server is there, and full.
+        if let (Loss::Broken(_), Some(on_disconnect)) = (why, &self.config.on_disconnect) {
             run_guarded(on_disconnect);
         }
         deliver(deliveries);

@@ -47,7 +47,7 @@ impl Core {
 pub(super) enum Loss {
     /// It broke, or was closed.
     Broken(io::Error),
-    /// The server would not have it, and has read nothing from it.
+    /// The server would not have it, and has run nothing from it.
     Refused(Status),
 }
 

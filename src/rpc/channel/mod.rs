@@ -263,8 +263,9 @@ impl ChannelBuilder {
         self
     }
 
-    /// Runs each time an established connection is lost (not when this channel is closed): at once, on the connection's
-    /// thread, before the completions of the calls that are lost with it. It must not block.
+    /// Runs each time an established connection is lost (not when this channel is closed, and not when the server refuses
+    /// the connection because it has too many): at once, on the connection's thread, before the completions of the calls
+    /// that are lost with it. It must not block.
     pub fn on_disconnect(mut self, callback: impl Fn() + Send + Sync + 'static) -> Self {
         self.config.on_disconnect = Some(Box::new(callback));
         self

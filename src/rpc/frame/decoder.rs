@@ -50,8 +50,8 @@ enum State {
     Head,
     /// A body of `len` bytes is next; the first `filled` bytes of `bytes` have arrived, the rest is room for more.
     Body { bytes: Vec<u8>, filled: usize, len: usize },
-    /// Bytes still to be passed over.
-    Skip { left: usize },
+    /// Bytes still to be passed over, and how many were.
+    Skip { left: usize, passed: usize },
 }
 
 impl Decoder {
@@ -76,10 +76,21 @@ impl Decoder {
         self.start == self.end && matches!(self.state, State::Head)
     }
 
+    /// How much of the body that is being received, or passed over, has arrived.
+    pub(crate) fn body_arrived(&self) -> usize {
+        match &self.state {
+            State::Head => 0,
+            State::Body { filled, .. } => *filled,
+            State::Skip { passed, .. } => *passed,
+        }
+    }
+
     /// Passes over the body that comes next instead of receiving it. Only right after its `Head`.
     pub(crate) fn skip_body(&mut self) {
         match &self.state {
-            State::Body { filled: 0, len, .. } => self.state = State::Skip { left: *len },
+            State::Body { filled: 0, len, .. } => {
+                self.state = State::Skip { left: *len, passed: 0 }
+            }
             _ => panic!("skip_body is called right after a head"),
         }
     }
@@ -117,10 +128,11 @@ impl Decoder {
         match &mut self.state {
             State::Head => self.next_head(),
             State::Body { .. } => Ok(self.next_body()),
-            State::Skip { left } => {
+            State::Skip { left, passed } => {
                 let skipped = (self.end - self.start).min(*left);
                 self.start += skipped;
                 *left -= skipped;
+                *passed += skipped;
                 if *left > 0 {
                     return Ok(None);
                 }
@@ -145,7 +157,7 @@ impl Decoder {
         self.start += head_at + head_len;
         let len = head.body_len();
         if len > self.limits.body_len_max_bytes {
-            self.state = State::Skip { left: len };
+            self.state = State::Skip { left: len, passed: 0 };
             return Ok(Some(Frame::TooLong(head)));
         }
         self.state = State::Body { bytes: Vec::new(), filled: 0, len };

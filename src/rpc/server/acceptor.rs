@@ -1,18 +1,16 @@
-//! The thread that accepts: a cap on connections, a refusal in words, patience when the system has no more to give.
+//! The thread that accepts: a cap on connections, a few on trial beyond it, a refusal in words, patience when the system has no more to give.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::connection::{CallId, Connection, status_frame};
+use super::connection::{CallId, Connection, Standing, status_frame};
 use super::reader::Reader;
-use super::{BUSY_RETRY_AFTER, Shared};
-use crate::rpc::Status;
+use super::{RESERVED_CONNECTIONS, Shared};
 use crate::rpc::frame::HeadSize;
 use crate::rpc::net::{send_now, tune};
 use crate::rpc::outbox::Outbox;
@@ -32,11 +30,13 @@ pub(super) struct Acceptor {
     listener: TcpListener,
     shared: Arc<Shared>,
     refused: VecDeque<TcpStream>,
+    /// Connections beyond `connections_max` that have not shown that they may stay, the oldest first.
+    on_trial: VecDeque<Weak<Connection>>,
 }
 
 impl Acceptor {
     pub(super) fn new(listener: TcpListener, shared: Arc<Shared>) -> Self {
-        Acceptor { listener, shared, refused: VecDeque::new() }
+        Acceptor { listener, shared, refused: VecDeque::new(), on_trial: VecDeque::new() }
     }
 
     /// Accepts until the server stops.
@@ -65,34 +65,60 @@ impl Acceptor {
     }
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if self.shared.registry.len() >= self.shared.limits.connections_max {
+        let (open, limit) = (self.shared.registry.len(), self.shared.limits.connections_max);
+        let started = if open < limit {
+            self.start(stream, peer, Standing::Settled).map(drop)
+        } else if self.has_spare(open - limit) {
+            self.start(stream, peer, Standing::OnTrial)
+                .map(|connection| self.on_trial.push_back(Arc::downgrade(&connection)))
+        } else {
             return self.refuse(stream, peer);
-        }
-        if let Err(error) = self.start(stream, peer) {
+        };
+        if let Err(error) = started {
             self.shared.log.warn(&format!("rpc: connection from {peer} dropped: {error}"));
         }
     }
 
-    fn start(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    /// Whether one more may be taken on trial when `beyond` are open beyond the limit; if need be, another one goes.
+    fn has_spare(&mut self, beyond: usize) -> bool {
+        if !self.shared.table.has_reserved() {
+            return false;
+        }
+        self.on_trial.retain(|it| it.upgrade().is_some_and(|it| !it.is_settled()));
+        beyond < RESERVED_CONNECTIONS || self.evict()
+    }
+
+    /// Ends the oldest connection on trial; its thread ends at once, for it has no calls. False when there is none.
+    fn evict(&mut self) -> bool {
+        while let Some(oldest) = self.on_trial.pop_front() {
+            if oldest.upgrade().is_some_and(|oldest| oldest.evict()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn start(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        standing: Standing,
+    ) -> io::Result<Arc<Connection>> {
         tune(&stream)?;
         let limits = &self.shared.limits;
         let writer_name = format!("rpc-send-{}", peer.port());
         let outbox =
             Outbox::new(stream, writer_name, limits.unsent_bytes_max, limits.write_timeout)?;
-        let connection = Connection::new(peer, outbox, Arc::clone(&self.shared));
+        let connection = Connection::new(peer, outbox, Arc::clone(&self.shared), standing);
         let reader = Reader::new(Arc::clone(&connection));
-        self.shared.registry.start(format!("rpc-conn-{}", peer.port()), connection, || reader.run())
+        let name = format!("rpc-conn-{}", peer.port());
+        self.shared.registry.start(name, Arc::clone(&connection), || reader.run())?;
+        Ok(connection)
     }
 
     /// Says why, without a thread and without waiting.
     fn refuse(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let connections = self.shared.limits.connections_max;
-        self.shared.connections_refused.fetch_add(1, Ordering::Relaxed);
-        self.shared
-            .log
-            .warn(&format!("rpc: connection from {peer} refused: {connections} are open"));
-        let words = format!("{connections} connections are open, and no more are taken");
-        let status = Status::busy(words, BUSY_RETRY_AFTER);
+        let status = self.shared.refuse_connection(peer);
         // Nothing is known of the client yet; whoever does not understand it sees the end of the stream.
         let frame = status_frame(CallId { call_id: 0, head_size: HeadSize::U32Le }, &status);
         if send_now(&stream, &frame).is_ok() && stream.shutdown(Shutdown::Write).is_ok() {

@@ -21,6 +21,12 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// A status message is cut to this, so that the header it stands in stays under its limit.
 const MESSAGE_LEN_MAX_BYTES: usize = 512;
 
+/// A frame shorter than this is sent whatever waits: statuses are, and replies that tell what became of a write.
+const SHORT_FRAME_LEN_BYTES: usize = 4096;
+
+/// The hint that comes with a reply that found no room. Longer than that of "busy": megabytes have to be read first.
+const UNREAD_RETRY_AFTER: Duration = Duration::from_millis(100);
+
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) outbox: Arc<Outbox>,
@@ -28,6 +34,18 @@ pub(super) struct Connection {
     in_flight: Arc<Gauge>,
     open: Mutex<Open>,
     answered: Condvar,
+    standing: Mutex<Standing>,
+}
+
+/// Whether a connection may stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// As long as its client wants.
+    Settled,
+    /// It is beyond `connections_max`, and its first call decides.
+    OnTrial,
+    /// It has been told that it may not, and is ending.
+    Refused,
 }
 
 /// Calls that were begun and whose answers have not been handed to the outbox.
@@ -39,12 +57,53 @@ struct Open {
 }
 
 impl Connection {
-    pub(super) fn new(peer: SocketAddr, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Arc<Self> {
+    pub(super) fn new(
+        peer: SocketAddr,
+        outbox: Arc<Outbox>,
+        shared: Arc<Shared>,
+        standing: Standing,
+    ) -> Arc<Self> {
         let limits = &shared.limits;
         let in_flight =
             Arc::new(Gauge::new(limits.calls_per_connection_max, limits.bytes_per_connection_max));
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
-        Arc::new(Connection { peer, outbox, shared, in_flight, open, answered })
+        let standing = Mutex::new(standing);
+        Arc::new(Connection { peer, outbox, shared, in_flight, open, answered, standing })
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        *self.standing.lock() == Standing::Settled
+    }
+
+    /// Its first call is to `service`: whether it may stay.
+    pub(super) fn settle(&self, service: &[u8]) -> bool {
+        let Shared { table, registry, limits, .. } = &*self.shared;
+        let mut standing = self.standing.lock();
+        if *standing == Standing::OnTrial {
+            let may_stay = table.is_reserved(service) || registry.len() <= limits.connections_max;
+            *standing = if may_stay { Standing::Settled } else { Standing::Refused };
+        }
+        *standing == Standing::Settled
+    }
+
+    /// Ends it, in words if it has not had them yet, unless it is settled by now: then false.
+    pub(super) fn evict(&self) -> bool {
+        let before = {
+            let mut standing = self.standing.lock();
+            match *standing {
+                Standing::Settled => return false,
+                before => {
+                    *standing = Standing::Refused;
+                    before
+                }
+            }
+        };
+        if before == Standing::OnTrial {
+            // Whoever does not understand it sees the end of the stream.
+            self.say_goodbye(HeadSize::U32Le, &self.shared.refuse_connection(self.peer));
+        }
+        self.cut("it had to make room");
+        true
     }
 
     /// Ends the connection now, from any thread.
@@ -91,15 +150,22 @@ impl Connection {
         self.outbox.wait_until_below(0, Some(deadline));
     }
 
+    /// The room that a call needs a part of: this connection's, and the server's own or that of the reserved services.
+    fn gauges(&self, is_reserved: bool) -> [&Arc<Gauge>; 2] {
+        let shared = &self.shared;
+        let all = if is_reserved { &shared.reserved_in_flight } else { &shared.in_flight };
+        [&self.in_flight, all]
+    }
+
     /// Room for an extended call of `bytes`, or "busy".
-    pub(super) fn try_room(&self, bytes: usize) -> Result<Slot, Status> {
-        Slot::try_take([&self.in_flight, &self.shared.in_flight], bytes)
+    pub(super) fn try_room(&self, bytes: usize, is_reserved: bool) -> Result<Slot, Status> {
+        Slot::try_take(self.gauges(is_reserved), bytes)
             .ok_or_else(|| Status::busy("too many calls or bytes in flight", BUSY_RETRY_AFTER))
     }
 
     /// Room for a documented call of `bytes`, waited for: its client knows no "busy". `None` when the connection is over.
-    pub(super) fn wait_room(&self, bytes: usize) -> Option<Slot> {
-        Slot::take([&self.in_flight, &self.shared.in_flight], bytes, CHECK_EVERY, || self.is_cut())
+    pub(super) fn wait_room(&self, bytes: usize, is_reserved: bool) -> Option<Slot> {
+        Slot::take(self.gauges(is_reserved), bytes, CHECK_EVERY, || self.is_cut())
     }
 
     /// Counts a call as begun; what it returns answers it.
@@ -136,10 +202,25 @@ impl Connection {
         self.send(status_frame(CallId { call_id: 0, head_size }, status));
     }
 
+    /// Sends what has to be sent whatever waits. Bounded all the same: see `send_reply`.
     fn send(&self, frame: Bytes) {
-        match self.outbox.send(frame) {
-            Ok(()) | Err(SendError::Closed) => {}
-            Err(SendError::Full) => self.cut_loudly("the client does not read its replies"),
+        // A connection that is gone needs no answer.
+        let _ = self.outbox.send_over_limit(frame);
+    }
+
+    /// Sends a reply, or says that it has found no room: a client may well ask for more at once than can wait for it.
+    ///
+    /// Short frames always have room, and so have bare replies. For while much waits no call begins (`wait_turn`): so there
+    /// are never more of the former than calls of a connection in flight, nor of the latter than one.
+    fn send_reply(&self, id: CallId, frame: Bytes) {
+        if id.is_documented() || frame.len() < SHORT_FRAME_LEN_BYTES {
+            return self.send(frame);
+        }
+        if self.outbox.send(frame) == Err(SendError::Full) {
+            let words = "the reply finds no room behind those that are not read yet";
+            let retry_after = Some(UNREAD_RETRY_AFTER);
+            let status = Status::new(StatusCode::Unanswered, words);
+            self.refuse(id, &Status { retry_after, ..status });
         }
     }
 
@@ -152,7 +233,7 @@ impl Connection {
         if id.is_documented() {
             let mut buf = Vec::with_capacity(reply.len);
             (reply.write)(&mut buf);
-            return self.send(Bytes::from(buf));
+            return self.send_reply(id, Bytes::from(buf));
         }
         // Within `limit`, which fits a u32: see `Limits::check`.
         let head = RpcReplyHeader {
@@ -160,7 +241,7 @@ impl Connection {
             reply_size: reply.len as u32,
             ..RpcReplyHeader::default()
         };
-        self.send(encode(id.head_size, &head, reply.write));
+        self.send_reply(id, encode(id.head_size, &head, reply.write));
     }
 }
 

@@ -31,8 +31,19 @@
 //! | nothing, between frames | nothing: existing clients hold connections for long | the same |
 //! | nothing, while its replies wait longer than [`Limits::write_timeout`] | closed | the same |
 //! | a connection too many | status "busy" for call id 0, then closed; counted | the same bytes |
+//! | calls whose replies find no room in front of a client that reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
 //!
 //! Log lines are at most ten a second for a server; what is left out is counted.
+//!
+//! # Reserved services
+//!
+//! Members that keep a cluster alive share the port with clients, and must get through whatever those do. A service that
+//! is published by [`ServerBuilder::reserved_service`] has calls and bytes in flight of its own, as many again as the
+//! others have together. And up to 32 connections beyond [`Limits::connections_max`] are accepted *on trial*: the first
+//! call decides. To a reserved service, it stays; to another, it is refused in words (unless there is room by then). One
+//! that has said nothing yet goes, oldest first, when the next one comes.
+//!
+//! Whoever may name a reserved service may use its room: this keeps crowds out, not attackers.
 //!
 //! # Threads
 //!
@@ -65,18 +76,24 @@ use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
 use super::net::{join, spawn};
-use super::{Limits, ServerError, Service};
+use super::{Limits, ServerError, Service, Status};
 use acceptor::{Acceptor, wake};
 use gauge::Gauge;
 use quiet::QuietLog;
 use registry::Registry;
-use table::Table;
+use table::{Published, Table};
 
 /// How long [`Server::stop`] waits for services that are in the middle of a call.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The hint that comes with "busy".
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// Connections that may wait to be accepted, at least.
+const LISTEN_QUEUE_MIN: usize = 1024;
+
+/// Connections beyond `connections_max`, for reserved services.
+const RESERVED_CONNECTIONS: usize = 32;
 
 /// Serves calls on one port until it is stopped or dropped.
 pub struct Server {
@@ -91,6 +108,7 @@ struct Shared {
     limits: Limits,
     table: Table,
     in_flight: Arc<Gauge>,
+    reserved_in_flight: Arc<Gauge>,
     registry: Arc<Registry>,
     connections_refused: AtomicU64,
     log: QuietLog,
@@ -114,7 +132,7 @@ impl Server {
         self.shared.registry.len()
     }
 
-    /// Connections refused so far because [`Limits::connections_max`] were open.
+    /// Connections refused so far because [`Limits::connections_max`] were open: at once, or at their first call.
     pub fn connections_refused(&self) -> u64 {
         self.shared.connections_refused.load(Ordering::Relaxed)
     }
@@ -158,6 +176,15 @@ impl Shared {
         self.stopped.notify_all();
     }
 
+    /// Counts a connection as refused, with a line in the log; the words for its client.
+    fn refuse_connection(&self, peer: SocketAddr) -> Status {
+        let connections = self.limits.connections_max;
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
+        self.log.warn(&format!("rpc: connection from {peer} refused: {connections} are open"));
+        let words = format!("{connections} connections are open, and no more are taken");
+        Status::busy(words, BUSY_RETRY_AFTER)
+    }
+
     fn wait_for_stop(&self, timeout: Duration) {
         let mut stopping = self.stopping.lock();
         if !*stopping {
@@ -168,14 +195,25 @@ impl Shared {
 
 /// Settings of a [`Server`].
 pub struct ServerBuilder {
-    services: Vec<Arc<dyn Service>>,
+    services: Vec<Published>,
     limits: Limits,
 }
 
 impl ServerBuilder {
     /// Publishes one more service.
-    pub fn service(mut self, service: impl Service) -> Self {
-        self.services.push(Arc::new(service));
+    pub fn service(self, service: impl Service) -> Self {
+        self.publish(service, false)
+    }
+
+    /// Publishes one more service, with room that clients of the others cannot take: calls and bytes in flight of its own,
+    /// as many again as [`Limits::calls_max`] and [`Limits::bytes_max`], and up to 32 connections beyond
+    /// [`Limits::connections_max`], for clients whose first call is to it. For what must get through whatever others do.
+    pub fn reserved_service(self, service: impl Service) -> Self {
+        self.publish(service, true)
+    }
+
+    fn publish(mut self, service: impl Service, is_reserved: bool) -> Self {
+        self.services.push(Published { service: Arc::new(service), is_reserved });
         self
     }
 
@@ -214,7 +252,7 @@ impl ServerBuilder {
 
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let services: Vec<_> = self.services.iter().map(|service| service.name()).collect();
+        let services: Vec<_> = self.services.iter().map(|it| it.service.name()).collect();
         f.debug_struct("ServerBuilder")
             .field("services", &services)
             .field("limits", &self.limits)
@@ -231,14 +269,15 @@ fn start(
     // A listener made for polling would turn the acceptor into a busy loop.
     listener.set_nonblocking(false)?;
     // The standard library's queue of 128 overflows when a few hundred clients come at once, and each that finds no place
-    // tries again only after a second.
-    let backlog = i32::try_from(limits.connections_max).unwrap_or(i32::MAX);
+    // tries again only after a second. Few connections allowed is no reason to queue few: those too many are to be told.
+    let backlog = i32::try_from(limits.connections_max.max(LISTEN_QUEUE_MIN)).unwrap_or(i32::MAX);
     SockRef::from(&listener).listen(backlog)?;
     let shared = Arc::new(Shared {
         local_addr,
         limits,
         table,
         in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
+        reserved_in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
         registry: Arc::default(),
         connections_refused: AtomicU64::new(0),
         log: QuietLog::new(),

@@ -16,7 +16,7 @@ use crate::rpc::net::{is_timeout, time_left};
 use crate::rpc::service::{Answer, Call};
 use crate::rpc::{Status, StatusCode};
 
-/// The body of a frame has a second more for each of these.
+/// The body of a frame has a second more for each of these that has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
 
 /// A body over the limit is passed over, so that the connection can live on, up to this many times the limit.
@@ -52,6 +52,9 @@ enum End {
     /// A documented call that cannot be run: no status can be sent.
     #[error("{0}")]
     Refused(Status),
+    /// A connection too many, and its first call is to a service that is not reserved.
+    #[error("too many connections are open")]
+    TooMany,
     /// Arguments so far over the limit that they are not worth passing over. The client has been told.
     #[error("arguments of {0} bytes")]
     TooLong(usize),
@@ -62,11 +65,11 @@ pub(super) struct Reader {
     decoder: Decoder,
     /// The call whose arguments come next.
     next: Option<Admitted>,
-    /// Since when the rest of the frame (or, once the header is there, of its body) is waited for.
+    /// Since when the rest of the frame (or, once the header is there, of its body) is waited for; none before it is.
     began: Option<Instant>,
-    /// How long the rest may take.
-    allowed: Duration,
     has_read_timeout: bool,
+    /// Whether it is known that the connection may stay.
+    is_settled: bool,
     /// Whether the client has made an extended call, so that it understands a reply header.
     is_extended: bool,
 }
@@ -83,14 +86,13 @@ struct Admitted {
 impl Reader {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
         let decoder = Decoder::detecting(connection.shared.limits.frame);
-        let allowed = connection.shared.limits.frame_timeout;
         Reader {
             connection,
             decoder,
             next: None,
             began: None,
-            allowed,
             has_read_timeout: false,
+            is_settled: false,
             is_extended: false,
         }
     }
@@ -109,17 +111,28 @@ impl Reader {
     fn begin_calls(&mut self) -> Result<(), End> {
         while let Some(frame) = self.decoder.next().map_err(End::Frame)? {
             match frame {
-                Frame::Head(head) => self.head(head)?,
+                Frame::Head(head) => {
+                    self.settle(&head)?;
+                    self.head(head)?;
+                }
                 Frame::Body(args) => self.body(args),
-                Frame::TooLong(head) => self.too_long(&head)?,
-                Frame::Skipped => self.wait_for_frame(0),
+                Frame::TooLong(head) => {
+                    self.settle(&head)?;
+                    self.too_long(&head)?;
+                }
+                Frame::Skipped => self.began = None,
             }
         }
         Ok(())
     }
 
+    fn settle(&mut self, head: &RpcHeader) -> Result<(), End> {
+        self.is_settled = self.is_settled || self.connection.settle(&head.service_name);
+        if self.is_settled { Ok(()) } else { Err(End::TooMany) }
+    }
+
     fn head(&mut self, head: RpcHeader) -> Result<(), End> {
-        let (arrived, id, len) = (Instant::now(), self.call_id(&head), head.args_size as usize);
+        let (arrived, id) = (Instant::now(), self.call_id(&head));
         self.connection.wait_turn();
         match self.admit(head, id, arrived)? {
             Ok(admitted) => self.next = Some(admitted),
@@ -128,7 +141,7 @@ impl Reader {
                 self.decoder.skip_body();
             }
         }
-        self.wait_for_frame(len);
+        self.began = None;
         Ok(())
     }
 
@@ -145,8 +158,8 @@ impl Reader {
         };
         let len = head.args_size as usize;
         let slot = match id.is_documented() {
-            true => self.connection.wait_room(len).ok_or(End::Cut)?,
-            false => match self.connection.try_room(len) {
+            true => self.connection.wait_room(len, target.is_reserved).ok_or(End::Cut)?,
+            false => match self.connection.try_room(len, target.is_reserved) {
                 Ok(slot) => slot,
                 Err(busy) => return Ok(Err(busy)),
             },
@@ -161,7 +174,7 @@ impl Reader {
 
     /// Runs the call that waited for its arguments, unless its caller has stopped waiting.
     fn body(&mut self, args: Bytes) {
-        self.wait_for_frame(0);
+        self.began = None;
         let Admitted { target, answer, id, deadline, caller } = self
             .next
             .take()
@@ -186,7 +199,7 @@ impl Reader {
         if len > limit.saturating_mul(SKIPPED_LIMITS_MAX) {
             return Err(End::TooLong(len));
         }
-        self.wait_for_frame(len);
+        self.began = None;
         Ok(())
     }
 
@@ -203,12 +216,6 @@ impl Reader {
         }
         self.connection.refuse(id, &status);
         Ok(())
-    }
-
-    /// What comes next is a body of `len` bytes, or (0) another frame: its time begins when it is first waited for.
-    fn wait_for_frame(&mut self, len: usize) {
-        let for_body = Duration::from_secs((len / BODY_BYTES_PER_SECOND) as u64);
-        (self.began, self.allowed) = (None, self.connection.shared.limits.frame_timeout + for_body);
     }
 
     /// Reads once. Between frames it waits as long as it takes, within a frame only for the rest of the frame's time.
@@ -239,7 +246,10 @@ impl Reader {
             return Ok(None);
         }
         let began = *self.began.get_or_insert_with(Instant::now);
-        time_left(began + self.allowed).map(Some).ok_or(End::Slow(self.allowed))
+        let for_body =
+            Duration::from_secs((self.decoder.body_arrived() / BODY_BYTES_PER_SECOND) as u64);
+        let allowed = self.connection.shared.limits.frame_timeout + for_body;
+        time_left(began + allowed).map(Some).ok_or(End::Slow(allowed))
     }
 
     fn finish(&mut self, end: End) {
@@ -260,6 +270,13 @@ impl Reader {
             }
             End::Truncated | End::Slow(_) => self.warn(&end),
             End::TooLong(_) => self.linger(),
+            End::TooMany => {
+                let status = self.connection.shared.refuse_connection(self.connection.peer);
+                // The decoder has just given a head, so it knows.
+                let head_size = self.decoder.head_size().expect("known once a head was decoded");
+                self.connection.say_goodbye(head_size, &status);
+                self.linger();
+            }
             End::Refused(_) => {
                 self.warn(&end);
                 self.linger();

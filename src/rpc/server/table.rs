@@ -13,8 +13,15 @@ pub(super) struct Table {
     services: HashMap<&'static [u8], Entry>,
 }
 
+/// A service, and how it is published.
+pub(super) struct Published {
+    pub(super) service: Arc<dyn Service>,
+    /// Clients of other services cannot take its room.
+    pub(super) is_reserved: bool,
+}
+
 struct Entry {
-    service: Arc<dyn Service>,
+    published: Published,
     methods: HashMap<&'static [u8], usize>,
 }
 
@@ -22,20 +29,32 @@ struct Entry {
 pub(super) struct Target {
     pub(super) service: Arc<dyn Service>,
     pub(super) method: usize,
+    pub(super) is_reserved: bool,
 }
 
 impl Table {
-    pub(super) fn new(services: Vec<Arc<dyn Service>>) -> Result<Self, ServerError> {
+    pub(super) fn new(services: Vec<Published>) -> Result<Self, ServerError> {
         let mut table = HashMap::new();
-        for service in services {
+        for published in services {
+            let service = &published.service;
             let name = service.name();
             let methods =
                 service.methods().iter().enumerate().map(|(i, m)| (m.as_bytes(), i)).collect();
-            if table.insert(name.as_bytes(), Entry { service, methods }).is_some() {
+            if table.insert(name.as_bytes(), Entry { published, methods }).is_some() {
                 return Err(ServerError::DuplicateService { name });
             }
         }
         Ok(Table { services: table })
+    }
+
+    /// Whether any service is reserved.
+    pub(super) fn has_reserved(&self) -> bool {
+        self.services.values().any(|entry| entry.published.is_reserved)
+    }
+
+    /// Whether `service` is the name of a reserved one.
+    pub(super) fn is_reserved(&self, service: &[u8]) -> bool {
+        self.services.get(service).is_some_and(|entry| entry.published.is_reserved)
     }
 
     /// The target of a call, or why there is none.
@@ -56,7 +75,8 @@ impl Table {
                 format!("codec {}: this server knows {CODEC_PROTOBUF} (protobuf)", head.codec);
             return Err(Status::new(StatusCode::UnsupportedCodec, words));
         }
-        Ok(Target { service: Arc::clone(&entry.service), method: number })
+        let Published { service, is_reserved } = &entry.published;
+        Ok(Target { service: Arc::clone(service), method: number, is_reserved: *is_reserved })
     }
 }
 
@@ -90,7 +110,9 @@ mod tests {
     }
 
     fn table(names: &[&'static str]) -> Result<Table, ServerError> {
-        Table::new(names.iter().map(|name| Arc::new(Fake(name)) as Arc<dyn Service>).collect())
+        let published =
+            |name: &&'static str| Published { service: Arc::new(Fake(name)), is_reserved: false };
+        Table::new(names.iter().map(published).collect())
     }
 
     fn check(

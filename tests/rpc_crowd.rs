@@ -1,0 +1,219 @@
+//! Crowds of clients: whatever they do, calls of a reserved service get through.
+
+mod rpc_support;
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use rpc_support::*;
+use syncraft::clerk::Clerk;
+use syncraft::kv::proto::{GetArgs, GetReply};
+use syncraft::rpc::{Call, CallError, Channel, FrameLimits, Limits, Server, Service, StatusCode};
+use syncraft::testing::Cluster;
+
+/// What members say to each other, here: an echo.
+struct PeerRpc;
+
+impl Service for PeerRpc {
+    fn name(&self) -> &'static str {
+        "peerRpc"
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        &["Echo"]
+    }
+
+    fn call(&self, _: usize, args: Bytes, call: Call) {
+        if let Some((args, done)) = call.open::<Echo, Echo>(args) {
+            done.run(args);
+        }
+    }
+}
+
+fn serve_both(limits: Limits) -> Server {
+    Server::builder()
+        .service(Published(Arc::new(TestService::default())))
+        .reserved_service(PeerRpc)
+        .limits(limits)
+        .bind("127.0.0.1:0")
+        .unwrap()
+}
+
+fn peer_request(data: &str) -> Vec<u8> {
+    let args = echo(data.to_owned()).encode_to_vec();
+    frame(&Head { service: "peerRpc".into(), ..head("Echo", 1, args.len()) }, &args)
+}
+
+fn peer_is_served(peer: &mut Raw) {
+    peer.send(&peer_request("beat"));
+    peer.expect_echo(1, "beat");
+}
+
+/// Connections whose clients have made a call and hold them.
+fn clients(server: &Server, count: usize) -> Vec<Raw> {
+    let connect = |_| {
+        let mut raw = Raw::connect(server.local_addr());
+        raw.send(&request("Echo", 1, "x"));
+        raw.expect_echo(1, "x");
+        raw
+    };
+    (0..count).map(connect).collect()
+}
+
+// ---- room for calls ----
+
+#[test]
+fn room_that_clients_fill_is_not_that_of_a_reserved_service() {
+    for limits in [
+        Limits { calls_max: 8, ..Limits::default() },
+        Limits {
+            frame: FrameLimits { body_len_max_bytes: 1000 },
+            bytes_per_connection_max: 1000,
+            bytes_max: 8000,
+            ..Limits::default()
+        },
+    ] {
+        let server = serve_both(limits);
+        let mut probe = Raw::connect(server.local_addr());
+        // Arguments are announced and do not come.
+        let _held: Vec<Raw> = (0..8)
+            .map(|_| {
+                let mut raw = Raw::connect(server.local_addr());
+                raw.send(&frame(&head("Echo", 0, 1000), b""));
+                raw
+            })
+            .collect();
+        wait_until("clients have filled the room", || {
+            probe.send(&request("Echo", 1, "x"));
+            probe.reply().0.status == StatusCode::Busy.number()
+        });
+        peer_is_served(&mut Raw::connect(server.local_addr()));
+    }
+}
+
+#[test]
+fn announced_uploads_do_not_stop_a_cluster() {
+    let cluster = Cluster::start(3).unwrap();
+    let leader = cluster.leader().unwrap();
+    let clerk = Clerk::builder().members(cluster.members()).timeout(LONG).build().unwrap();
+    clerk.put("k", "v").unwrap();
+    // To the followers only: the leader serves clients all along.
+    let followers: Vec<_> = cluster.ids().into_iter().filter(|&id| id != leader).collect();
+    let mut held = Vec::new();
+    for id in followers {
+        let addr = cluster.members().addr(id).unwrap();
+        let mut announce = || {
+            let mut raw = Raw(TcpStream::connect(addr).unwrap());
+            let head = Head { service: "kvServerRpc".into(), ..head("Get", 0, 16 << 20) };
+            raw.send(&frame(&head, b""));
+            held.push(raw);
+        };
+        (0..16).for_each(|_| announce());
+        let channel = Channel::builder(addr).lazy();
+        let args = GetArgs { key: Bytes::from(vec![b'k'; 100]), ..GetArgs::default() };
+        wait_until("the follower has no room", || {
+            let outcome = channel.call::<_, GetReply>("kvServerRpc", "Get", &args, soon());
+            matches!(outcome, Err(CallError::Refused { status, .. }) if status.code == StatusCode::Busy)
+        });
+    }
+    clerk.put("k", "w").unwrap();
+}
+
+// ---- connections ----
+
+#[test]
+fn a_crowd_of_connections_does_not_keep_peers_out() {
+    let server = serve_both(Limits { connections_max: 4, ..Limits::default() });
+    let mut taken = clients(&server, 4);
+    let mut early = Raw::connect(server.local_addr());
+    peer_is_served(&mut early);
+    // More silent ones than there is room on trial: the oldest are told to go.
+    let mut silent: Vec<Raw> = (0..50).map(|_| Raw::connect(server.local_addr())).collect();
+    let mut late = Raw::connect(server.local_addr());
+    peer_is_served(&mut late);
+    silent[0].expect_status(0, StatusCode::Busy);
+    silent[0].expect_closed();
+    // Nobody who was served has paid for that.
+    for peer in [&mut early, &mut late] {
+        peer_is_served(peer);
+    }
+    for client in &mut taken {
+        client.send(&request("Echo", 2, "still here"));
+        client.expect_echo(2, "still here");
+    }
+    assert!(server.connections_refused() > 0);
+}
+
+#[test]
+fn a_client_too_many_is_told_at_its_first_call_where_peers_are_let_in() {
+    let server = serve_both(Limits { connections_max: 2, ..Limits::default() });
+    let mut taken = clients(&server, 2);
+    let mut refused = Raw::connect(server.local_addr());
+    refused.send(&request("Echo", 1, "x"));
+    let words = refused.expect_status(0, StatusCode::Busy);
+    assert!(words.contains("2 connections are open"), "{words}");
+    refused.expect_closed();
+    let mut oversized = Raw::connect(server.local_addr());
+    oversized.send(&frame(&head("Echo", 1, 17 << 20), b""));
+    oversized.expect_status(0, StatusCode::Busy);
+    assert_eq!(server.connections_refused(), 2);
+    // One that calls when there is room again is served.
+    drop((refused, oversized));
+    wait_until("they are gone", || server.connections() == 2);
+    let mut patient = Raw::connect(server.local_addr());
+    wait_until("it is accepted", || server.connections() == 3);
+    drop(taken.pop());
+    wait_until("there is room", || server.connections() == 2);
+    patient.send(&request("Echo", 1, "room"));
+    patient.expect_echo(1, "room");
+}
+
+#[test]
+fn peers_too_many_are_refused_and_none_of_them_is_cut() {
+    let server = serve_both(Limits { connections_max: 1, ..Limits::default() });
+    let mut peers: Vec<Raw> = (0..33).map(|_| Raw::connect(server.local_addr())).collect();
+    peers.iter_mut().for_each(peer_is_served);
+    let mut one_more = Raw::connect(server.local_addr());
+    one_more.expect_status(0, StatusCode::Busy);
+    one_more.expect_closed();
+    peers.iter_mut().for_each(peer_is_served);
+}
+
+#[test]
+fn a_refused_connection_is_not_a_lost_one() {
+    let (server, _) = serve(Limits { connections_max: 1, ..Limits::default() });
+    let _taken = clients(&server, 1);
+    let lost = Arc::new(AtomicUsize::new(0));
+    let channel = channel(server.local_addr())
+        .on_disconnect({
+            let lost = lost.clone();
+            move || {
+                lost.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+        .lazy();
+    for _ in 0..5 {
+        let error = call(&channel, "Echo", "x").unwrap_err();
+        assert!(
+            matches!(&error, CallError::Refused { status, .. } if status.code == StatusCode::Busy),
+            "{error}"
+        );
+        assert!(!error.may_have_run());
+    }
+    assert_eq!(lost.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn an_upload_that_does_not_come_is_cut_long_before_all_of_it_would_have_to_be_there() {
+    let (server, _) =
+        serve(Limits { frame_timeout: Duration::from_millis(200), ..Limits::default() });
+    let mut raw = Raw::connect(server.local_addr());
+    // 64 seconds more, if all of it came as slowly as is allowed.
+    raw.send(&frame(&head("Echo", 1, 16 << 20), &[0; 100]));
+    // It waits for less than that.
+    raw.expect_closed();
+}

@@ -118,7 +118,7 @@ impl<S: StateMachine> Applier<S> {
         match self.to_snapshot.try_send(write) {
             Ok(()) => self.snapshotted = Some(meta),
             // It is busy with what a leader sends: the log will ask again.
-            Err(_) => self.shared.end_snapshot(),
+            Err(_) => self.shared.end_snapshot(true),
         }
     }
 

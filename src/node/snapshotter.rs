@@ -63,14 +63,15 @@ impl<S: StateMachine> Snapshotter<S> {
     /// A snapshot that fails costs nothing but itself: the log is kept, and the next one is tried in due course.
     fn write(&mut self, meta: SnapshotMeta, view: S::View) {
         let index = meta.last_included_index;
-        match self.try_write(meta, &view) {
+        let written = self.try_write(meta, &view);
+        self.shared.end_snapshot(written.is_ok());
+        match written {
             Ok(len_bytes) => {
                 log::info!("took a snapshot up to entry {index}: {len_bytes} bytes");
                 self.inbox.snapshot_taken(meta);
             }
             Err(error) => log::error!("no snapshot up to entry {index}: {error}"),
         }
-        self.shared.end_snapshot();
     }
 
     fn try_write(&self, meta: SnapshotMeta, view: &S::View) -> Result<u64, StorageError> {

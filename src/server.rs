@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{KvService, Store};
 use crate::members::Members;
-use crate::node::{Node, NodeConfig, NodeError, NodeFailure, NodeHandle, Timing};
+use crate::node::{FRAME_LEN_MIN, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, Timing};
 use crate::raft::{MemberId, RoleName};
 use crate::rpc::{Done, Limits, Server, ServerError};
 use crate::storage::{DataDir, Identity, StorageError};
@@ -97,6 +97,16 @@ pub enum StartError {
     /// The times contradict each other.
     #[error("{0}")]
     Timing(String),
+    /// Frames would be too short for what members send each other.
+    #[error(
+        "frames of {len_bytes} bytes cannot carry every entry to another member: it takes {least_bytes}"
+    )]
+    FrameLimit {
+        /// `limits.frame.body_len_max_bytes`.
+        len_bytes: usize,
+        /// The least that it may be.
+        least_bytes: usize,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -128,7 +138,6 @@ impl From<NodeError> for StartError {
 
 /// A running member. Dropping it stops it.
 pub struct Member {
-    // In this order: nobody calls a node that has stopped.
     http: Option<Http>,
     server: Server,
     node: Option<Node<Store>>,
@@ -159,6 +168,7 @@ impl Member {
     pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
         own_addr(&config)?;
         config.timing.check().map_err(StartError::Timing)?;
+        check_frames(&config.limits)?;
         let Config { id, members, data_dir, timing, limits, snapshot_log_bytes, http } = config;
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
@@ -212,32 +222,47 @@ impl Member {
 
     /// Stops serving, ends every thread and closes the log.
     pub fn stop(mut self) {
-        self.shut_down(Node::stop);
+        self.shut_down();
     }
 
     /// Ends it as a crash would: nothing that waits is written or answered. For tests.
     pub fn kill(mut self) {
-        self.shut_down(Node::kill);
+        if let Some(node) = self.node.take() {
+            node.silence();
+            self.server.stop();
+            node.kill();
+        }
     }
 
-    fn shut_down(&mut self, end: impl FnOnce(Node<Store>)) {
+    /// The node first. The other way round a leader would still send heartbeats after its sockets have told the followers
+    /// that it is gone: they would take its word for it, and wait out an election timeout. What waits is ended by the node,
+    /// and what still comes is refused by it, while the server can carry the answers.
+    fn shut_down(&mut self) {
         self.http = None;
-        self.server.stop();
         if let Some(node) = self.node.take() {
-            end(node);
+            node.stop();
         }
+        self.server.stop();
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.shut_down(Node::stop);
+        self.shut_down();
     }
 }
 
 fn own_addr(config: &Config) -> Result<&str, StartError> {
     let Config { id, members, .. } = config;
     members.addr(*id).ok_or_else(|| StartError::NotAMember { id: *id, members: members.clone() })
+}
+
+fn check_frames(limits: &Limits) -> Result<(), StartError> {
+    let (len_bytes, least_bytes) = (limits.frame.body_len_max_bytes, FRAME_LEN_MIN);
+    if len_bytes < least_bytes {
+        return Err(StartError::FrameLimit { len_bytes, least_bytes });
+    }
+    Ok(())
 }
 
 fn listen(addr: &str) -> Result<TcpListener, StartError> {

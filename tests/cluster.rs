@@ -255,3 +255,27 @@ fn a_dropped_cluster_leaves_nothing_behind() {
     assert!(!dir.exists());
     assert!(std::net::TcpStream::connect(addr).is_err());
 }
+
+/// Its log is filled again by the leader that still leads, though nobody writes.
+#[test]
+fn a_follower_whose_data_was_removed_is_filled_again() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk();
+    (0..20).for_each(|i| clerk.put(format!("k{i}"), "v").unwrap());
+    let leader = cluster.leader().unwrap();
+    let follower = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
+    let wait = || {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let durable = |id| cluster.status(id).unwrap().durable_index;
+        while durable(follower) < durable(leader) {
+            let statuses = (cluster.status(leader), cluster.status(follower));
+            assert!(Instant::now() < deadline, "{statuses:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait();
+    cluster.kill(follower);
+    std::fs::remove_dir_all(cluster.data_dir(follower)).unwrap();
+    cluster.restart(follower).unwrap();
+    wait();
+}

@@ -84,3 +84,26 @@ fn nonsense_and_silence_cost_nobody_else_anything() {
     served.member.stop();
     TcpListener::bind(http).expect("a member that has stopped has left its port");
 }
+
+/// A client that never stops sending is not listened to for long: the member stops.
+#[test]
+fn a_client_that_trickles_does_not_hold_up_the_stop() {
+    let Served { member, http, _ports, _dir } = serve(1);
+    let mut slow = TcpStream::connect(http).unwrap();
+    slow.write_all(b"POST / HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 400");
+    let trickle = std::thread::spawn(move || {
+        while slow.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        member.stop();
+        let _ = sender.send(());
+    });
+    receiver.recv_timeout(Duration::from_secs(30)).expect("it stops");
+    trickle.join().unwrap();
+}

@@ -8,11 +8,12 @@
 //! | it took effect, or was read | `OK`, `ErrNoKey`, or why the store refused | the same |
 //! | another member leads | `ErrWrongLeader` with a hint | `ErrWrongLeader` |
 //! | it was proposed, and its end is not known | `ErrWrongLeader`, `MayApply` | `ErrWrongLeader`: they ask again with the same id |
-//! | too much to do | status busy, with a time to come back | `ErrWrongLeader` |
+//! | too much to do, or a full disk | status busy, with a time to come back | `ErrWrongLeader` |
 //!
 //! An existing client sets no time limit, so the server does: [`CALL_TIMEOUT`]. It gets the documented fields and no other,
 //! so that its reply is the same to the byte as from the system that it was written for.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::proto::{GetArgs, GetReply, KvServerRpc, LeaderHint, PutAppendArgs, PutAppendReply};
@@ -30,13 +31,13 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// `kvServerRpc` of one member.
 pub struct KvService {
     node: NodeHandle<Store>,
-    members: Members,
+    members: Arc<Members>,
 }
 
 impl KvService {
     /// Serves from `node`; hints name the leader's address in `members`.
     pub fn new(node: NodeHandle<Store>, members: Members) -> KvService {
-        KvService { node, members }
+        KvService { node, members: Arc::new(members) }
     }
 }
 
@@ -63,6 +64,7 @@ impl KvServerRpc for KvService {
             let reply = match result {
                 Ok(outcome) => outcome_reply(outcome),
                 Err(error) if is_busy(&error, &done) => return done.fail(busy(&error)),
+                Err(RequestError::TooLarge { .. }) => put_reply(words::ERR_TOO_LARGE),
                 Err(error) => PutAppendReply {
                     leader: hint(&error, &members),
                     may_apply: error.may_apply(),
@@ -115,7 +117,7 @@ fn deadline<R: prost::Message>(done: &Done<R>) -> Instant {
 
 /// An existing client knows no statuses: it is sent to another member, as if this one did not lead.
 fn is_busy<R: prost::Message>(error: &RequestError, done: &Done<R>) -> bool {
-    matches!(error, RequestError::Busy) && !done.is_documented()
+    matches!(error, RequestError::Busy | RequestError::DiskFull) && !done.is_documented()
 }
 
 fn busy(error: &RequestError) -> Status {

@@ -61,7 +61,10 @@ impl<S: StateMachine> Driver<S> {
     /// Until the inbox is stopped.
     pub(super) fn run(mut self) {
         while let Some(arrivals) = self.inbox.take() {
-            self.turn(arrivals);
+            // Nothing leaves a member that is being killed, not even answers: they would come too late for their sockets.
+            if !self.shared.is_killed() {
+                self.turn(arrivals);
+            }
         }
         let requests = self.requests;
         let stopped = RequestError::Stopped { may_apply: false };
@@ -157,6 +160,10 @@ impl<S: StateMachine> Driver<S> {
                     drop(self.tasks.send(Task::Read(self.requests.take_reads(ids))))
                 }
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
+                Effect::PeerLostData { peer, match_index } => log::error!(
+                    "member {peer} has lost data: it had acknowledged the log up to {match_index} and refuses it now; \
+                     it is filled again, but an empty disk must not come back under an old id"
+                ),
             }
         }
         self.expect(&mut proposed);
@@ -193,6 +200,7 @@ impl<S: StateMachine> Driver<S> {
         expired.for_each(|(_, (_, waiting))| {
             waiting.end(Err(RequestError::TimedOut { may_apply: false }))
         });
+        self.post.sweep(now);
         drop(self.tasks.send(Task::Sweep));
     }
 }

@@ -156,8 +156,21 @@ impl<S: StateMachine> Inbox<S> {
 
     /// Ends the raft thread, and refuses everything from now on.
     pub(super) fn stop(&self) {
-        self.state.lock().is_stopped = true;
+        let left = {
+            let mut state = self.state.lock();
+            state.is_stopped = true;
+            std::mem::take(&mut state.inputs)
+        };
         self.arrived.notify_all();
+        // Nobody takes these any more: none of them has come to the core.
+        let stopped = RequestError::Stopped { may_apply: false };
+        for input in left {
+            match input {
+                Input::Propose { waiting, .. } => waiting.end(Err(stopped)),
+                Input::Read { waiting, .. } => waiting.end(Err(stopped)),
+                _ => {}
+            }
+        }
     }
 
     /// Waits until something has arrived and takes it all. `None` once stopped.

@@ -27,6 +27,7 @@
 //! - A panic in any of these threads, or a failed write, stops the node and is told by [`NodeHandle::failure`].
 
 mod applier;
+mod complaints;
 mod config;
 mod driver;
 mod inbox;
@@ -70,9 +71,14 @@ use service::RaftService;
 use shared::{PanicGuard, Shared};
 use snapshotter::{Chunk, Snapshotter};
 
-use crate::raft::{Index, MemberId, Message, Raft, SnapshotMeta, Status};
+use crate::raft::{Index, MemberId, Message, Raft, RoleName, SnapshotMeta, Status};
 use crate::rpc::{self, Service};
 use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
+
+/// The longest command: with what is around it, it fits in a frame of [`FRAME_LEN_MIN`].
+pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
+/// A server that publishes a node takes frames at least this long, or members cannot send each other every entry.
+pub const FRAME_LEN_MIN: usize = 16 << 20;
 
 /// What the network brings to the core.
 trait Mailbox: Send + Sync {
@@ -118,14 +124,28 @@ impl<S: StateMachine> Clone for NodeHandle<S> {
 
 impl<S: StateMachine> NodeHandle<S> {
     /// Replicates `command`; `callback` gets the outcome once it is committed and applied here, or why there is none.
-    /// It runs once, maybe on this thread, and must not block.
+    /// It runs once, maybe on this thread, and must not block. A command is at most [`COMMAND_LEN_MAX`] bytes long.
     pub fn propose(
         &self,
         command: Bytes,
         deadline: Instant,
         callback: impl FnOnce(Result<S::Outcome, RequestError>) + Send + 'static,
     ) {
-        self.inbox.propose(command, Waiting { deadline, callback: Box::new(callback) });
+        let waiting = Waiting::new(deadline, callback);
+        match self.refusal(command.len()) {
+            Some(refusal) => waiting.end(Err(refusal)),
+            None => self.inbox.propose(command, waiting),
+        }
+    }
+
+    /// Why a command of this length cannot be proposed here, whatever the core says. Only a leader refuses for its disk: the
+    /// others know who leads.
+    fn refusal(&self, len_bytes: usize) -> Option<RequestError> {
+        if len_bytes > COMMAND_LEN_MAX {
+            return Some(RequestError::TooLarge { len_bytes });
+        }
+        let is_leader = || self.status().role.role == RoleName::Leader;
+        (self.is_disk_full() && is_leader()).then_some(RequestError::DiskFull)
     }
 
     /// Answers `query` from a state that holds every write that was acknowledged before this call (thesis §6.4).
@@ -136,7 +156,7 @@ impl<S: StateMachine> NodeHandle<S> {
         deadline: Instant,
         callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
     ) {
-        self.inbox.read(query, Waiting { deadline, callback: Box::new(callback) });
+        self.inbox.read(query, Waiting::new(deadline, callback));
     }
 
     /// If this member leads, hands the leadership over: to `to`, or to the peer that is furthest (thesis §3.10). Whether it
@@ -159,6 +179,11 @@ impl<S: StateMachine> NodeHandle<S> {
     /// The last entry that the state machine has applied.
     pub fn applied_index(&self) -> Index {
         Index(self.shared.applied_index.load(Ordering::Acquire))
+    }
+
+    /// Whether writes wait for space on this member's disk.
+    pub fn is_disk_full(&self) -> bool {
+        self.shared.is_disk_full.load(Ordering::Acquire)
     }
 
     /// Why the node stopped by itself, if it did.
@@ -194,12 +219,9 @@ impl<S: StateMachine> Node<S> {
         let (queues, peer_queues) = peer_queues(&config);
         let post = Arc::new(Post::new(inbox.clone(), queues));
         let (to_snapshot, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
-        let service = Arc::new(RaftService {
-            cluster_id,
-            mailbox: inbox.clone(),
-            post: post.clone(),
-            take_chunk: Box::new(chunk_taker(to_snapshot.clone())),
-        });
+        let take_chunk = Box::new(chunk_taker(to_snapshot.clone()));
+        let service =
+            Arc::new(RaftService::new(cluster_id, inbox.clone(), post.clone(), take_chunk));
         let (stop, stopped) = bounded(0);
         let mut node =
             Node { handle, threads: Vec::new(), stop: Some(stop), service, _data_dir: data_dir };
@@ -257,7 +279,7 @@ impl<S: StateMachine> Node<S> {
         self.handle.clone()
     }
 
-    /// The service that peers call, to be published by a server.
+    /// The service that peers call, to be published by a server that takes frames of [`FRAME_LEN_MIN`].
     pub fn service(&self) -> impl Service + use<S> {
         RaftRpcService::new(self.service.clone())
     }
@@ -267,9 +289,14 @@ impl<S: StateMachine> Node<S> {
         self.shut_down();
     }
 
+    /// From now on it says and writes nothing, as if its process were gone; for tests.
+    pub(crate) fn silence(&self) {
+        self.handle.shared.is_killed.store(true, Ordering::Release);
+    }
+
     /// Ends all threads as a crash would, without tidying up; for tests.
     pub fn kill(mut self) {
-        self.handle.shared.is_killed.store(true, Ordering::Release);
+        self.silence();
         self.shut_down();
     }
 

@@ -1,7 +1,8 @@
 //! One thread a peer: sends what the core has for it, and keeps the connection up.
 //!
 //! The connection is kept even when there is nothing to say, because its end is news: when a process dies its sockets
-//! close, and a follower that loses its leader this way does not wait out an election timeout. A peer that cannot be
+//! close, and a follower that loses its leader this way does not wait out an election timeout. Entries have a connection
+//! of their own: on a slow network a heartbeat must not wait behind the megabytes of a large value. A peer that cannot be
 //! reached costs its own thread's time only: what is queued for it meanwhile is dropped, and the core told.
 
 use std::sync::Arc;
@@ -12,14 +13,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use super::Mailbox;
+use super::complaints::Complaints;
 use super::post::Outgoing;
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, RaftRpcStub,
     RequestVoteArgs, RequestVoteReply, TimeoutNowArgs, TimeoutNowReply,
 };
 use super::snapshot_sender::SnapshotSender;
-use crate::raft::{Body, MemberId, Message, Term};
-use crate::rpc::{CallError, Channel};
+use crate::raft::{AppendEntries, Body, MemberId, Message, Term};
+use crate::rpc::{CallError, Channel, StatusCode};
 use crate::storage::Snapshots;
 
 /// Messages that may wait for one peer's sender: the core's window of appends, and heartbeats.
@@ -32,6 +34,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A call with entries: its answer waits for the peer's disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// The slowest network that entries are given time for.
+const APPEND_BYTES_PER_SECOND_MIN: usize = 256 << 10;
 
 pub(super) struct Peer {
     own: MemberId,
@@ -39,7 +43,10 @@ pub(super) struct Peer {
     cluster_id: u64,
     channel: Channel,
     stub: RaftRpcStub,
+    /// For entries, over a connection of their own.
+    bulk: RaftRpcStub,
     mailbox: Arc<dyn Mailbox>,
+    complaints: Arc<Complaints>,
     snapshots: Snapshots,
     is_sending_snapshot: Arc<AtomicBool>,
     sending: Option<JoinHandle<()>>,
@@ -57,22 +64,24 @@ impl Peer {
         mailbox: Arc<dyn Mailbox>,
     ) -> Peer {
         let lost = mailbox.clone();
-        let channel = Channel::builder(addr)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .caller(format!("member-{own}"))
-            .on_disconnect(move || lost.disconnected(id))
-            .lazy();
+        let builder = || {
+            Channel::builder(addr).connect_timeout(CONNECT_TIMEOUT).caller(format!("member-{own}"))
+        };
+        let channel = builder().on_disconnect(move || lost.disconnected(id)).lazy();
         let stub = RaftRpcStub::new(channel.clone());
+        let bulk = RaftRpcStub::new(builder().lazy());
         Peer {
             own,
             id,
             cluster_id,
             channel,
             stub,
+            bulk,
             mailbox,
             snapshots,
             is_sending_snapshot: Arc::default(),
             sending: None,
+            complaints: Arc::default(),
             retry_at: Instant::now(),
         }
     }
@@ -91,6 +100,7 @@ impl Peer {
             }
         }
         self.channel.close();
+        self.bulk.channel().close();
         // With the channel closed its call has ended, and it with it.
         let _ = self.sending.map(JoinHandle::join);
     }
@@ -124,7 +134,7 @@ impl Peer {
             term,
             cluster_id: self.cluster_id,
             snapshot,
-            stub: self.stub.clone(),
+            stub: self.bulk.clone(),
             mailbox: self.mailbox.clone(),
             stop: stop.clone(),
             is_sending: self.is_sending_snapshot.clone(),
@@ -143,11 +153,11 @@ impl Peer {
         if !self.connect() {
             return self.mailbox.disconnected(self.id);
         }
-        let (call_deadline, append_deadline) =
-            (Instant::now() + CALL_TIMEOUT, Instant::now() + APPEND_TIMEOUT);
+        let call_deadline = Instant::now() + CALL_TIMEOUT;
         let Message { from, to, term, body, .. } = message;
         let envelope = Envelope { cluster_id: self.cluster_id, from: from.0, to: to.0 };
-        let answer = Answer { mailbox: self.mailbox.clone(), from: to, to: from };
+        let (mailbox, complaints) = (self.mailbox.clone(), self.complaints.clone());
+        let answer = Answer { mailbox, complaints, from: to, to: from };
         match body {
             Body::RequestVote(request) => {
                 let args = RequestVoteArgs::new(term, request, envelope);
@@ -157,11 +167,12 @@ impl Peer {
                 self.stub.request_vote_async(&args, call_deadline, done);
             }
             Body::AppendEntries(request) => {
+                let deadline = Instant::now() + append_timeout(&request);
                 let args = AppendEntriesArgs::new(term, request, envelope);
                 let done = move |reply: Result<AppendEntriesReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
-                self.stub.append_entries_async(&args, append_deadline, done);
+                self.bulk.append_entries_async(&args, deadline, done);
             }
             Body::Heartbeat(request) => {
                 let args = HeartbeatArgs::new(term, request, envelope);
@@ -189,16 +200,22 @@ impl Peer {
     }
 }
 
+fn append_timeout(request: &AppendEntries) -> Duration {
+    let bytes: usize = request.entries.iter().map(|entry| entry.len_bytes()).sum();
+    APPEND_TIMEOUT + Duration::from_secs((bytes / APPEND_BYTES_PER_SECOND_MIN) as u64)
+}
+
 /// Brings a peer's answer to the core.
 struct Answer {
     mailbox: Arc<dyn Mailbox>,
+    complaints: Arc<Complaints>,
     from: MemberId,
     to: MemberId,
 }
 
 impl Answer {
     fn deliver(self, answer: Result<(u64, Body), CallError>) {
-        let Answer { mailbox, from, to } = self;
+        let Answer { mailbox, complaints, from, to } = self;
         match answer {
             Ok((term, body)) => {
                 // An inbox that is full loses it, as a network may.
@@ -206,6 +223,12 @@ impl Answer {
             }
             Err(error) => {
                 log::debug!("call to member {from} failed: {error}");
+                if let CallError::Refused { status, .. } = &error
+                    && status.code == StatusCode::BadArguments
+                {
+                    let words = format!("member {from} refuses what we send: {}", status.message);
+                    complaints.warn(from, words);
+                }
                 mailbox.disconnected(from);
             }
         }

@@ -1,10 +1,11 @@
 //! The thread that owns the log: what waits is written by one write and one fdatasync (group commit), and only then is said
 //! what may be said.
 //!
-//! A full disk is waited out: nothing is acknowledged meanwhile. Any other failure is final: a failed fsync may have
+//! A full disk is waited out: nothing is acknowledged meanwhile, and proposals are refused. Any other failure is final: a failed fsync may have
 //! dropped the data that a later one would claim to have written, so it is never tried again, and the member stops.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -139,15 +140,20 @@ impl<S: StateMachine> Persister<S> {
 
     /// False if the node stopped while the disk was full.
     fn sync(&mut self) -> Result<bool, StorageError> {
-        let mut is_told = false;
         loop {
-            match self.wal.sync() {
-                Ok(()) => return Ok(true),
-                Err(error) if !error.is_full() => return Err(error),
-                Err(error) if !is_told => log::error!("{error}"),
+            let result = self.wal.sync();
+            let is_full = matches!(&result, Err(error) if error.is_full());
+            let was_full = self.shared.is_disk_full.swap(is_full, Ordering::AcqRel);
+            match result {
+                Ok(()) if was_full => log::info!("the disk has space again"),
+                Ok(()) => {}
+                Err(error) if !is_full => return Err(error),
+                Err(error) if !was_full => log::error!("{error}"),
                 Err(_) => {}
             }
-            is_told = true;
+            if !is_full {
+                return Ok(true);
+            }
             if self.stop.recv_timeout(FULL_DISK_PAUSE) == Err(RecvTimeoutError::Disconnected) {
                 return Ok(false);
             }

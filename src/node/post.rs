@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::Mutex;
@@ -30,6 +31,19 @@ pub(super) enum PeerCall {
     Heartbeat(Done<HeartbeatReply>),
     TimeoutNow(Done<TimeoutNowReply>),
     InstallSnapshot(Done<InstallSnapshotReply>),
+}
+
+impl PeerCall {
+    /// When its caller stops waiting.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            PeerCall::RequestVote(done) => done.deadline(),
+            PeerCall::AppendEntries(done) => done.deadline(),
+            PeerCall::Heartbeat(done) => done.deadline(),
+            PeerCall::TimeoutNow(done) => done.deadline(),
+            PeerCall::InstallSnapshot(done) => done.deadline(),
+        }
+    }
 }
 
 pub(super) struct Post {
@@ -84,6 +98,17 @@ impl Post {
         drop(calls);
         drop(oldest);
         token
+    }
+
+    /// Gives up the calls whose caller waits no longer: the core has dropped their messages as nonsense, or their replies
+    /// wait for the disk. Kept, they would fill their connection's room for calls.
+    pub(super) fn sweep(&self, now: Instant) {
+        let is_over = |call: &PeerCall| call.deadline().is_some_and(|deadline| deadline <= now);
+        let mut calls = self.calls.lock();
+        let over: Vec<PeerCall> =
+            calls.waiting.extract_if(.., |_, call| is_over(call)).map(|(_, call)| call).collect();
+        drop(calls);
+        drop(over);
     }
 
     /// The call will have no reply from the core.

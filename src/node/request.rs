@@ -16,6 +16,15 @@ pub enum RequestError {
     /// A bound is reached; nothing was done, and it is worth trying again soon.
     #[error("this member has too much to do")]
     Busy,
+    /// The command is longer than [`COMMAND_LEN_MAX`](super::COMMAND_LEN_MAX); nothing was done.
+    #[error("a command of {len_bytes} bytes is more than a message between members carries")]
+    TooLarge {
+        /// Its length.
+        len_bytes: usize,
+    },
+    /// This member's disk is full; nothing was done. Reads go on, and writes do when there is space.
+    #[error("this member's disk is full: it takes no writes until there is space")]
+    DiskFull,
     /// The command stood in the log of a leader that was deposed, and another leader's entry took its place: it never takes
     /// effect.
     #[error("another leader's entry took the place of this one")]
@@ -44,7 +53,11 @@ impl RequestError {
     /// Whether the command may have taken effect, or may yet. `false` is certain.
     pub fn may_apply(&self) -> bool {
         match self {
-            RequestError::NotLeader { .. } | RequestError::Busy | RequestError::Superseded => false,
+            RequestError::NotLeader { .. }
+            | RequestError::Busy
+            | RequestError::TooLarge { .. }
+            | RequestError::DiskFull
+            | RequestError::Superseded => false,
             RequestError::LeadershipLost { .. } => true,
             RequestError::TimedOut { may_apply } | RequestError::Stopped { may_apply } => {
                 *may_apply
@@ -56,18 +69,36 @@ impl RequestError {
 /// A request's end: called once, from a thread of the node, and must not block.
 pub(super) type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
 
-/// A request that waits for its end.
+/// A request that waits for its end. Lost with a thread that failed, it ends all the same.
 pub(super) struct Waiting<T> {
-    pub(super) deadline: Instant,
-    pub(super) callback: Callback<T>,
+    deadline: Instant,
+    /// None once it has ended.
+    callback: Option<Callback<T>>,
 }
 
 impl<T> Waiting<T> {
-    pub(super) fn end(self, result: Result<T, RequestError>) {
-        (self.callback)(result);
+    pub(super) fn new(
+        deadline: Instant,
+        callback: impl FnOnce(Result<T, RequestError>) + Send + 'static,
+    ) -> Waiting<T> {
+        Waiting { deadline, callback: Some(Box::new(callback)) }
+    }
+
+    pub(super) fn end(mut self, result: Result<T, RequestError>) {
+        if let Some(callback) = self.callback.take() {
+            callback(result);
+        }
     }
 
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         self.deadline <= now
+    }
+}
+
+impl<T> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        if let Some(callback) = self.callback.take() {
+            callback(Err(RequestError::Stopped { may_apply: true }));
+        }
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Shared {
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
     snapshotting: Mutex<Snapshotting>,
+    /// What is to be written waits for space.
+    pub(super) is_disk_full: AtomicBool,
     /// The threads should end without tidying up, as a crash would.
     pub(super) is_killed: AtomicBool,
     failure: Mutex<Option<NodeFailure>>,
@@ -47,6 +49,7 @@ impl Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
             snapshotting: Mutex::default(),
+            is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }

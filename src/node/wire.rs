@@ -12,8 +12,11 @@ const KIND_NOOP: u32 = 1;
 pub(super) enum WireError {
     #[error("it names no sender and receiver: is it from a member of another system?")]
     NoEnvelope,
-    #[error("it is from cluster {found:016x}, this is cluster {expected:016x}")]
-    OtherCluster { found: u64, expected: u64 },
+    #[error(
+        "member {from} is of cluster {found:016x}, this one of cluster {expected:016x}: is --members the same, to the \
+         letter, on all members at their first start?"
+    )]
+    OtherCluster { from: MemberId, found: u64, expected: u64 },
     #[error("entry {index} has the unknown kind {kind}")]
     UnknownKind { index: u64, kind: u32 },
 }
@@ -34,6 +37,7 @@ impl Head {
         let envelope = envelope.ok_or(WireError::NoEnvelope)?;
         if envelope.cluster_id != cluster_id {
             return Err(WireError::OtherCluster {
+                from: MemberId(envelope.from),
                 found: envelope.cluster_id,
                 expected: cluster_id,
             });
@@ -253,6 +257,7 @@ mod tests {
         check(Some(ENVELOPE), None);
         check(None, Some(WireError::NoEnvelope));
         let other = Envelope { cluster_id: 8, ..ENVELOPE };
-        check(Some(other), Some(WireError::OtherCluster { found: 8, expected: 7 }));
+        let from = MemberId(1);
+        check(Some(other), Some(WireError::OtherCluster { from, found: 8, expected: 7 }));
     }
 }

@@ -31,6 +31,9 @@ pub struct Config {
     pub uncommitted_entries_max: u64,
     /// Most bytes of proposals not yet committed (one proposal may exceed it). Default 64 MiB.
     pub uncommitted_bytes_max: usize,
+    /// Most entries committed and not yet applied here: past it proposals are refused until the state machine has caught up.
+    /// Default 65,536.
+    pub unapplied_entries_max: u64,
     /// Most reads that wait for confirmation. Default 65,536.
     pub reads_max: usize,
     /// Most bytes of entries handed out to be applied and not yet applied (one entry may exceed it). Default 16 MiB.
@@ -62,6 +65,7 @@ impl Config {
             window_bytes_max: 8 << 20,
             uncommitted_entries_max: 1 << 16,
             uncommitted_bytes_max: 64 << 20,
+            unapplied_entries_max: 1 << 16,
             reads_max: 1 << 16,
             apply_bytes_max: 16 << 20,
             log_tail_bytes_max: 16 << 20,
@@ -85,6 +89,7 @@ impl Config {
                 && self.window_bytes_max >= 1
                 && self.uncommitted_entries_max >= 1
                 && self.uncommitted_bytes_max >= 1
+                && self.unapplied_entries_max >= 1
                 && self.apply_bytes_max >= 1,
             "a limit of zero would let nothing through"
         );

@@ -86,6 +86,14 @@ pub enum Effect {
     Apply(Vec<Entry>),
     /// These reads may be served from the state that all `Apply` effects before this one lead to.
     ReadReady(Vec<RequestId>),
+    /// This peer refuses what it had acknowledged: its disk was emptied or replaced. It is filled again, but what was
+    /// committed with its help may have been lost, and an operator should know.
+    PeerLostData {
+        /// Which one.
+        peer: MemberId,
+        /// What it had acknowledged.
+        match_index: Index,
+    },
     /// The role, the term or the known leader is another than before.
     RoleChanged(RoleChange),
 }

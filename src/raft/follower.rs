@@ -130,16 +130,18 @@ impl Raft {
         self.snapshot = Some(snapshot);
         self.commit_index = snapshot.last_included_index;
         self.handed_out = snapshot.last_included_index;
+        self.applied_index = snapshot.last_included_index;
         self.applying.clear();
         self.effects.push(Effect::Install(snapshot));
     }
 
-    /// The leader lives.
+    /// The leader lives. If it counts on entries that this member does not hold, this member's disk was emptied: then
+    /// nothing says that the leader means what is held, so nothing is committed, but the leader must hear that this member
+    /// lives, or it would not send anything.
     pub(super) fn on_heartbeat(&mut self, message: &Message, request: Heartbeat) {
-        if request.leader_commit > self.log.last_index() {
-            return self.nonsense(message, "it commits what this member does not hold");
+        if request.leader_commit <= self.log.last_index() {
+            self.commit_up_to(request.leader_commit);
         }
-        self.commit_up_to(request.leader_commit);
         self.reply(message, Body::HeartbeatReply(HeartbeatReply { round: request.round }));
     }
 

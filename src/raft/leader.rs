@@ -132,6 +132,7 @@ impl Raft {
     /// A client's command: into the log, or refused.
     pub(super) fn propose(&mut self, id: RequestId, command: Bytes) {
         let uncommitted_entries = self.log.last_index().0 - self.commit_index.0;
+        let unapplied_entries = self.commit_index.0.saturating_sub(self.applied_index.0);
         let reason = match &self.role {
             // Nothing new may come, or the one who is to take over never has everything (thesis §3.10).
             Role::Leader(leader) if leader.transfer.is_some() => Rejection::Busy,
@@ -140,7 +141,10 @@ impl Raft {
             {
                 Rejection::Busy
             }
-            Role::Leader(_) if uncommitted_entries >= self.config.uncommitted_entries_max => {
+            Role::Leader(_)
+                if uncommitted_entries >= self.config.uncommitted_entries_max
+                    || unapplied_entries >= self.config.unapplied_entries_max =>
+            {
                 Rejection::Busy
             }
             Role::Leader(_) => {
@@ -200,7 +204,9 @@ impl Raft {
         let (id, term, leader_commit) =
             (self.config.id, self.hard_state.current_term, self.commit_index);
         for (&to, peer) in &mut leader.peers {
-            while peer.next_index <= self.log.last_index() && peer.may_send(&self.config) {
+            let last_index = self.log.last_index();
+            while (peer.next_index <= last_index || peer.is_probed()) && peer.may_send(&self.config)
+            {
                 let prev_log_index = peer.next_index.prev();
                 // Before the log's beginning there is the snapshot only.
                 let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
@@ -209,14 +215,10 @@ impl Raft {
                     self.effects.push(Effect::SendSnapshot { to, term });
                     break;
                 };
-                let entries = self.log.batch(
-                    peer.next_index,
-                    self.log.last_index(),
-                    self.config.append_bytes_max,
-                );
-                let last_index =
-                    entries.last().expect("there are entries from next_index on").index;
-                peer.sent(last_index, entries.iter().map(cost_bytes).sum());
+                let entries =
+                    self.log.batch(peer.next_index, last_index, self.config.append_bytes_max);
+                let sent_index = entries.last().map_or(prev_log_index, |entry| entry.index);
+                peer.sent(sent_index, entries.iter().map(cost_bytes).sum());
                 let body = Body::AppendEntries(AppendEntries {
                     prev_log_index,
                     prev_log_term,
@@ -243,7 +245,11 @@ impl Raft {
             }
             AppendEntriesReply::Conflict { rejected_index, conflict_index, conflict_term } => {
                 let (agree_max, _) = self.log.last_at_most(conflict_index, conflict_term);
-                peer.conflicted(rejected_index, agree_max);
+                let match_index = peer.match_index;
+                if peer.conflicted(rejected_index, agree_max) {
+                    let peer = message.from;
+                    self.effects.push(Effect::PeerLostData { peer, match_index });
+                }
             }
             AppendEntriesReply::Stale => {}
         }

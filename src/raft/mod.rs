@@ -79,6 +79,8 @@ pub struct Raft {
     handed_out: Index,
     /// The newest snapshot on this member's disk.
     snapshot: Option<SnapshotMeta>,
+    /// The last entry that the state machine has said to have applied.
+    applied_index: Index,
     /// Bytes given out and not yet applied, with the last index of each batch.
     applying: std::collections::VecDeque<(Index, usize)>,
     role: Role,
@@ -157,13 +159,15 @@ impl Raft {
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let role =
             RoleChange { role: RoleName::Follower, term: hard_state.current_term, leader: None };
+        let snapshot_index = snapshot.map_or(Index::ZERO, |it| it.last_included_index);
         let mut raft = Raft {
             config,
             hard_state,
             log: Log::recovered(snapshot, entries),
-            commit_index: snapshot.map_or(Index::ZERO, |it| it.last_included_index),
-            handed_out: snapshot.map_or(Index::ZERO, |it| it.last_included_index),
+            commit_index: snapshot_index,
+            handed_out: snapshot_index,
             snapshot,
+            applied_index: snapshot_index,
             applying: Default::default(),
             role: Role::Follower,
             leader: None,
@@ -355,6 +359,7 @@ impl Raft {
     }
 
     fn applied(&mut self, index: Index) {
+        self.applied_index = self.applied_index.max(index);
         while self.applying.front().is_some_and(|&(last, _)| last <= index) {
             self.applying.pop_front();
         }

@@ -7,7 +7,8 @@
 //! A peer that lacks entries which are forgotten is in `Snapshot` from the snapshot's departure to its answer.
 //! In `Probe` one message at a time finds where the logs agree; in `Replicate` messages follow each other without waiting
 //! for answers, as many as the window allows (thesis §10.2.1). Messages may be lost in silence: a peer that answers
-//! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again.
+//! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again, and a probe is repeated, each time
+//! after twice as many heartbeats. A large message has more time, for a slow network to carry it ([`time_of`]).
 
 use std::collections::VecDeque;
 
@@ -17,6 +18,17 @@ use super::types::Index;
 /// How many heartbeats a living peer may leave its appends unanswered before they count as lost. A slow disk costs one
 /// repeated message each time, no more.
 const SILENT_HEARTBEATS_MAX: u32 = 4;
+
+/// The longest pause between a probe and its repetition, in heartbeats, besides the time that its bytes need: a second.
+const PROBE_HEARTBEATS_MAX: u32 = 20;
+
+/// The slowest network that is given time: 5 MiB a second, at 20 heartbeats a second.
+const BYTES_PER_HEARTBEAT_MIN: usize = 256 << 10;
+
+/// How many heartbeats the bytes of a message may need on a slow network.
+fn time_of(bytes: usize) -> u32 {
+    u32::try_from(bytes / BYTES_PER_HEARTBEAT_MIN).unwrap_or(u32::MAX)
+}
 
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -31,6 +43,10 @@ pub(super) struct Progress {
     pub(super) is_active: bool,
     /// Whether anything came from the peer since the last heartbeat.
     is_heard: bool,
+    /// Heartbeats until the probe on its way is repeated, if the peer answers them.
+    repeat_in: u32,
+    /// The same for the next probe, besides the time that its bytes need.
+    repeat_pause: u32,
 }
 
 #[derive(Debug)]
@@ -63,7 +79,15 @@ impl Progress {
             // A new leader gives everyone one election timeout to show up.
             is_active: true,
             is_heard: true,
+            repeat_in: 0,
+            repeat_pause: 1,
         }
+    }
+
+    /// Whether it is to be found out where the logs agree: that takes a message even when there is no entry for it, or a
+    /// peer that comes back with an empty disk would stay empty until the next proposal.
+    pub(super) fn is_probed(&self) -> bool {
+        matches!(self.mode, Mode::Probe { .. })
     }
 
     /// Whether another `AppendEntries` may leave now.
@@ -80,7 +104,11 @@ impl Progress {
     /// A message with entries up to `last_index` has been sent.
     pub(super) fn sent(&mut self, last_index: Index, bytes: usize) {
         match &mut self.mode {
-            Mode::Probe { is_waiting } => *is_waiting = true,
+            Mode::Probe { is_waiting } => {
+                *is_waiting = true;
+                self.repeat_in = self.repeat_pause.saturating_add(time_of(bytes));
+                self.repeat_pause = (2 * self.repeat_pause).min(PROBE_HEARTBEATS_MAX);
+            }
             Mode::Snapshot => unreachable!("nothing is sent while a snapshot is on its way"),
             Mode::Replicate { in_flight, bytes: total, .. } => {
                 in_flight.push_back(InFlight { last_index, bytes });
@@ -119,26 +147,38 @@ impl Progress {
     }
 
     /// The peer refused the message that followed `rejected_index`; its log cannot agree above `agree_max`. Answers to
-    /// what has been overtaken change nothing.
-    pub(super) fn conflicted(&mut self, rejected_index: Index, agree_max: Index) {
+    /// what has been overtaken change nothing. True if it refused what it had acknowledged: its disk has lost entries, and
+    /// only without counting on them can it be filled again.
+    #[must_use]
+    pub(super) fn conflicted(&mut self, rejected_index: Index, agree_max: Index) -> bool {
         let is_stale = match self.mode {
             Mode::Probe { .. } => rejected_index != self.next_index.prev(),
             Mode::Replicate { .. } => rejected_index <= self.match_index,
             Mode::Snapshot => true,
         };
-        if !is_stale {
-            self.next_index = agree_max.min(rejected_index.prev()).max(self.match_index).next();
-            self.mode = Mode::Probe { is_waiting: false };
+        if is_stale {
+            return false;
         }
+        let agree_max = agree_max.min(rejected_index.prev());
+        let has_lost = rejected_index <= self.match_index;
+        if has_lost {
+            self.match_index = agree_max;
+        }
+        self.probe_from(agree_max.max(self.match_index).next());
+        has_lost
     }
 
     /// What is on its way may be lost.
     pub(super) fn lost(&mut self) {
         match self.mode {
-            Mode::Probe { .. } => {}
-            Mode::Replicate { .. } => self.probe_again(),
+            Mode::Probe { .. } => self.repeat_in = self.repeat_in.min(self.repeat_pause),
+            Mode::Replicate { .. } => self.probe_from(self.match_index.next()),
             // Not at once: whoever breaks off a snapshot is not ready for the next one.
-            Mode::Snapshot => self.mode = Mode::Probe { is_waiting: true },
+            Mode::Snapshot => {
+                self.probe_from(self.match_index.next());
+                self.mode = Mode::Probe { is_waiting: true };
+                self.repeat_in = 1;
+            }
         }
     }
 
@@ -148,11 +188,14 @@ impl Progress {
             return;
         }
         match &mut self.mode {
-            Mode::Probe { is_waiting } => *is_waiting = false,
-            Mode::Replicate { in_flight, silent_heartbeats, .. } if !in_flight.is_empty() => {
+            Mode::Probe { is_waiting } => {
+                self.repeat_in = self.repeat_in.saturating_sub(1);
+                *is_waiting &= self.repeat_in > 0;
+            }
+            Mode::Replicate { in_flight, bytes, silent_heartbeats } if !in_flight.is_empty() => {
                 *silent_heartbeats += 1;
-                if *silent_heartbeats >= SILENT_HEARTBEATS_MAX {
-                    self.probe_again();
+                if *silent_heartbeats >= SILENT_HEARTBEATS_MAX.saturating_add(time_of(*bytes)) {
+                    self.probe_from(self.match_index.next());
                 }
             }
             Mode::Replicate { .. } | Mode::Snapshot => {}
@@ -164,9 +207,10 @@ impl Progress {
         self.mode = Mode::Snapshot;
     }
 
-    fn probe_again(&mut self) {
-        self.next_index = self.match_index.next();
+    fn probe_from(&mut self, next_index: Index) {
+        self.next_index = next_index;
         self.mode = Mode::Probe { is_waiting: false };
+        self.repeat_pause = 1;
     }
 }
 
@@ -195,7 +239,44 @@ mod tests {
         assert!(!progress.may_send(&config()));
         assert_eq!(progress.next_index, Index(5), "a probe's entries are sent again if it fails");
         progress.heartbeat();
-        assert!(progress.may_send(&config()), "a living peer is probed again with each heartbeat");
+        assert!(progress.may_send(&config()), "a living peer is probed again");
+    }
+
+    /// How many heartbeats, each of them answered, pass from each probe to the next.
+    fn pauses(progress: &mut Progress, bytes: usize, count: usize) -> Vec<u32> {
+        let mut pause = || {
+            progress.sent(Index(7), bytes);
+            let mut heartbeats = 0;
+            while !progress.may_send(&config()) {
+                progress.heard();
+                progress.heartbeat();
+                heartbeats += 1;
+            }
+            heartbeats
+        };
+        (0..count).map(|_| pause()).collect()
+    }
+
+    #[test]
+    fn a_probe_is_repeated_less_and_less_often() {
+        let mut progress = Progress::new(Index(5));
+        assert_eq!(pauses(&mut progress, 10, 8), [1, 2, 4, 8, 16, 20, 20, 20]);
+        let _ = progress.conflicted(Index(4), Index(2));
+        assert_eq!(pauses(&mut progress, 10, 2), [1, 2], "another probe begins anew");
+    }
+
+    #[test]
+    fn a_large_probe_has_time_to_arrive_unless_it_is_lost() {
+        assert_eq!(pauses(&mut Progress::new(Index(5)), 15 << 20, 2), [61, 62]);
+        let mut progress = Progress::new(Index(5));
+        progress.sent(Index(7), 15 << 20);
+        progress.lost();
+        for _ in 0..2 {
+            assert!(!progress.may_send(&config()));
+            progress.heard();
+            progress.heartbeat();
+        }
+        assert!(progress.may_send(&config()), "it was not on its way any more");
     }
 
     #[test]
@@ -217,14 +298,24 @@ mod tests {
         let mut progress = replicating();
         progress.matched(Index(5));
         progress.sent(Index(9), 10);
-        progress.conflicted(Index(5), Index(3));
+        assert!(!progress.conflicted(Index(5), Index(3)));
         assert_eq!(progress.next_index, Index(10), "5 is known to match");
-        progress.conflicted(Index(9), Index(7));
+        assert!(!progress.conflicted(Index(9), Index(7)));
         assert_eq!(progress.next_index, Index(8));
-        progress.conflicted(Index(9), Index(2));
+        assert!(!progress.conflicted(Index(9), Index(2)));
         assert_eq!(progress.next_index, Index(8), "only the answer to the last probe counts");
-        progress.conflicted(Index(7), Index(2));
+        assert!(!progress.conflicted(Index(7), Index(2)));
         assert_eq!(progress.next_index, Index(6), "never below what is known to match");
+    }
+
+    #[test]
+    fn a_peer_that_has_lost_its_disk_is_filled_from_where_it_agrees() {
+        let mut progress = replicating();
+        progress.matched(Index(5));
+        progress.lost();
+        progress.sent(Index(7), 10);
+        assert!(progress.conflicted(Index(5), Index::ZERO));
+        assert_eq!((progress.match_index, progress.next_index), (Index::ZERO, Index(1)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/livez` | 200 as long as the member has not failed |
-//! | `/readyz` | 200 if it knows a leader, 503 and why if not |
+//! | `/readyz` | 200 if it knows a leader and its disk has space, 503 and why if not |
 //! | `/status` | one JSON object, as in `syncraft status --json` |
 //! | `/metrics` | the same numbers in the Prometheus text format |
 //!
@@ -103,7 +103,10 @@ fn send(stream: &mut TcpStream, (status, content_type, body): Page) -> io::Resul
 fn drain(stream: TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    io::copy(&mut stream.take(8 * HEAD_LEN_MAX_BYTES as u64), &mut io::sink()).map(drop)
+    let deadline = Instant::now() + PATIENCE;
+    let mut sink = [0; 4096];
+    while Instant::now() < deadline && (&stream).read(&mut sink)? > 0 {}
+    Ok(())
 }
 
 /// The path of a GET request; `None` if it is anything else.
@@ -146,6 +149,9 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
             Some(failure) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),
         },
         "/readyz" => match (node.failure(), node.status().role.leader) {
+            (None, _) if node.is_disk_full() => {
+                ("503 Service Unavailable", TEXT, "the disk is full: no writes\n".to_owned())
+            }
             (None, Some(_)) => ("200 OK", TEXT, "ok\n".to_owned()),
             (None, None) => ("503 Service Unavailable", TEXT, "no leader is known\n".to_owned()),
             (Some(failure), _) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),

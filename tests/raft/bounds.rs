@@ -119,3 +119,15 @@ fn a_configuration_that_cannot_work_is_refused_at_the_start() {
     let ahead = std::panic::catch_unwind(|| Node::restarted(3, 1, None, &[1, 2]));
     assert!(ahead.is_err(), "a disk with an entry of a term that it has not reached");
 }
+
+/// What is committed waits for the state machine: behind a slow one it would grow without end.
+#[test]
+fn a_state_machine_that_falls_behind_stops_proposals() {
+    let mut node = Node::with(1, |config| config.unapplied_entries_max = 2);
+    node.time_out();
+    node.run([]);
+    assert!(!is_busy(&node.propose(1)), "the no-op is not applied yet");
+    assert!(is_busy(&node.propose(2)), "nor is this");
+    node.step([Event::Applied(Index(1))]);
+    assert!(!is_busy(&node.propose(3)));
+}

@@ -104,6 +104,9 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
             let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
             format!("serves read {}", ids.join(", "))
         }
+        Effect::PeerLostData { peer, match_index } => {
+            format!("finds that {peer} has lost {match_index}")
+        }
         Effect::RoleChanged(role) => format!("is {}", self::role(role)),
     };
     Some(if let Effect::Send(_) = effect { words } else { format!("  {id} {words}") })

@@ -306,7 +306,7 @@ impl World {
                     self.oracle.read_ready(read, id, applied);
                 }
             }
-            Effect::RoleChanged(_) => {}
+            Effect::PeerLostData { .. } | Effect::RoleChanged(_) => {}
         }
     }
 

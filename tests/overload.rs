@@ -1,0 +1,210 @@
+//! More than fits: large values on slow networks, commands that no frame carries, full disks, calls that nobody answers.
+
+mod node_support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use node_support::*;
+use syncraft::clerk::Clerk;
+use syncraft::kv::proto::{KvServerRpcService, KvServerRpcStub, PutAppendArgs};
+use syncraft::kv::{KvService, Store};
+use syncraft::members::Members;
+use syncraft::node::{COMMAND_LEN_MAX, FRAME_LEN_MIN, Node, NodeConfig, RequestError, Timing};
+use syncraft::raft::MemberId;
+use syncraft::rpc::{CallError, Channel, Framing, Limits, Server, StatusCode};
+use syncraft::server::{Config, Member, StartError};
+use syncraft::storage::sim::{Faults, SimDisk};
+use syncraft::storage::{DataDir, Identity};
+use syncraft::testing::Port;
+
+/// A way to `target` that carries so many bytes a second in each direction of each connection.
+fn throttled(target: String, bytes_per_second: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let copy = move |mut from: TcpStream, mut to: TcpStream| {
+        let mut buf = vec![0; 32 << 10];
+        while let Ok(len) = from.read(&mut buf) {
+            if len == 0 || to.write_all(&buf[..len]).is_err() {
+                break;
+            }
+            thread::sleep(Duration::from_nanos(len as u64 * 1_000_000_000 / bytes_per_second));
+        }
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    };
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let Ok(to) = TcpStream::connect(&target) else { continue };
+            let _ = (stream.set_nodelay(true), to.set_nodelay(true));
+            let (back, there) = (stream.try_clone().unwrap(), to.try_clone().unwrap());
+            thread::spawn(move || copy(stream, to));
+            thread::spawn(move || copy(there, back));
+        }
+    });
+    addr
+}
+
+/// A value that takes longer than an election timeout to reach the followers: their leader stays their leader.
+#[test]
+fn a_large_value_over_a_slow_network_costs_no_leader() {
+    let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let timing = Timing {
+        election_min: Duration::from_millis(1000),
+        election_max: Duration::from_millis(1500),
+        ..Timing::default()
+    };
+    let list = members(&ports);
+    let members: Vec<Member> = list
+        .iter()
+        .zip(&ports)
+        .map(|((id, _), port)| {
+            let addr = |(peer, addr): (MemberId, &str)| match peer == id {
+                true => (peer, addr.to_owned()),
+                false => (peer, throttled(addr.to_owned(), 4 << 20)),
+            };
+            let seen = Members::new(list.iter().map(addr)).unwrap();
+            let path = dir.path().join(id.to_string());
+            // Each sees other addresses: they are one cluster because their directories say so.
+            drop(DataDir::open(&path, Identity { cluster_id: 7, member_id: id }).unwrap());
+            let config = Config { timing, ..Config::new(id, seen, path) };
+            Member::start_on(port.listen().unwrap(), config).unwrap()
+        })
+        .collect();
+    let clerk = Clerk::builder().members(&list).timeout(PATIENCE).build().unwrap();
+    clerk.put("small", "v").unwrap();
+    let term = || members.iter().map(|member| member.node().status().role.term).max();
+    let before = term();
+    clerk.put("big", vec![7; 10 << 20]).unwrap();
+    assert_eq!(term(), before);
+}
+
+/// The longest command reaches the others; a longer one is refused, and whatever comes after it is not.
+#[test]
+fn a_command_that_no_frame_carries_is_refused() {
+    let nodes = Nodes::start(3);
+    let leader = nodes.leader();
+    let end = propose(&leader, vec![0; COMMAND_LEN_MAX + 1]).recv_timeout(PATIENCE).unwrap();
+    assert_eq!(end, Err(RequestError::TooLarge { len_bytes: COMMAND_LEN_MAX + 1 }));
+    assert!(!end.unwrap_err().may_apply());
+    let end = propose(&leader, vec![0; COMMAND_LEN_MAX]).recv_timeout(PATIENCE);
+    assert_eq!(end, Ok(Ok(1)));
+}
+
+/// A limit on frames under which members could not send each other every entry.
+#[test]
+fn a_member_does_not_start_with_frames_that_are_too_short() {
+    let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
+    let start = |len_bytes| {
+        let mut config = Config::new(MemberId(1), members(std::slice::from_ref(&port)), dir.path());
+        config.limits = Limits::default();
+        config.limits.frame.body_len_max_bytes = len_bytes;
+        Member::start_on(port.listen().unwrap(), config)
+    };
+    let refused = start(FRAME_LEN_MIN - 1);
+    assert!(matches!(refused, Err(StartError::FrameLimit { .. })), "{refused:?}");
+    start(FRAME_LEN_MIN).unwrap();
+}
+
+/// The fields of `HeartbeatArgs` in `proto/raft_rpc.proto` that this needs.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HeartbeatArgs {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(message, optional, tag = "10")]
+    envelope: Option<Envelope>,
+    #[prost(uint64, tag = "11")]
+    round: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Envelope {
+    #[prost(fixed64, tag = "1")]
+    cluster_id: u64,
+    #[prost(uint64, tag = "2")]
+    from: u64,
+    #[prost(uint64, tag = "3")]
+    to: u64,
+}
+
+/// The core drops nonsense without an answer; the room that its calls take on their connection must come back.
+#[test]
+fn nonsense_gives_its_room_back() {
+    let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
+    drop(DataDir::open(dir.path(), Identity { cluster_id: 7, member_id: MemberId(1) }).unwrap());
+    let addrs = [(MemberId(1), port.addr().to_string()), (MemberId(2), "127.0.0.1:1".to_owned())];
+    let config = Config::new(MemberId(1), Members::new(addrs).unwrap(), dir.path());
+    let _member = Member::start_on(port.listen().unwrap(), config).unwrap();
+    let channel = Channel::builder(port.addr().to_string()).calls_max(4096).lazy();
+    let args = |to| {
+        let envelope = Some(Envelope { cluster_id: 7, from: 2, to });
+        HeartbeatArgs { term: 1, envelope, round: 1 }
+    };
+    let is_answered = || {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        channel.call::<_, HeartbeatArgs>("raftRpc", "Heartbeat", &args(1), deadline).is_ok()
+    };
+    until("the member answers", is_answered);
+    let deadline = Instant::now() + Duration::from_millis(300);
+    for _ in 0..Limits::default().calls_per_connection_max {
+        let ignore = |_: Result<HeartbeatArgs, CallError>| ();
+        channel.call_async("raftRpc", "Heartbeat", &args(9), deadline, ignore);
+    }
+    until("the member answers again", is_answered);
+}
+
+/// A leader whose disk is full: writes are refused in words that each kind of client understands, reads go on, and what was
+/// under way comes to its end when there is space.
+#[test]
+fn a_full_disk_refuses_writes_and_serves_reads() {
+    let disk = SimDisk::new(1);
+    let port = Port::free().unwrap();
+    let list = members(std::slice::from_ref(&port));
+    let identity = Identity { cluster_id: 7, member_id: MemberId(1) };
+    let data_dir = DataDir::open_on(Arc::new(disk.clone()), "/data", identity).unwrap();
+    let config = NodeConfig { id: MemberId(1), members: list.clone(), timing: Timing::default() };
+    let node = Node::start(config, data_dir, Store::new()).unwrap();
+    let handle = node.handle();
+    let service = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), list.clone())));
+    let _server = Server::builder().service(service).serve(port.listen().unwrap()).unwrap();
+    let clerk = Clerk::builder().members(&list).timeout(PATIENCE).build().unwrap();
+    clerk.put("k", "v").unwrap();
+
+    let full_from_write = Some(disk.counts().writes);
+    disk.set_faults(Faults { full_from_write, ..Faults::default() });
+    let under_way = thread::spawn({
+        let clerk = clerk.clone();
+        move || clerk.append("k", "w")
+    });
+    until("the full disk is noticed", || handle.is_disk_full());
+
+    let put = |framing| {
+        let args = PutAppendArgs {
+            key: Bytes::from_static(b"other"),
+            op: Bytes::from_static(b"Put"),
+            client_id: Bytes::from_static(b"me"),
+            request_id: 1,
+            ..Default::default()
+        };
+        let channel = Channel::builder(port.addr().to_string()).framing(framing).lazy();
+        KvServerRpcStub::new(channel).put_append(&args, Instant::now() + PATIENCE)
+    };
+    match put(Framing::Extended) {
+        Err(CallError::Refused { status, .. }) => {
+            assert_eq!(status.code, StatusCode::Busy);
+            assert!(status.message.contains("disk is full"), "{status:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(put(Framing::Documented).unwrap().err, "ErrWrongLeader");
+    assert_eq!(clerk.clone().get("k").unwrap().unwrap(), "v");
+
+    disk.set_faults(Faults::default());
+    under_way.join().unwrap().unwrap();
+    assert_eq!(clerk.get("k").unwrap().unwrap(), "vw");
+    until("the space is noticed", || !handle.is_disk_full());
+}

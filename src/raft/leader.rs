@@ -245,7 +245,7 @@ impl Raft {
                 let (agree_max, _) = self.log.last_at_most(conflict_index, conflict_term);
                 peer.conflicted(rejected_index, agree_max);
             }
-            AppendEntriesReply::Stale => {}
+            AppendEntriesReply::Stale => peer.refused(),
         }
     }
 

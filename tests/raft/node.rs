@@ -38,7 +38,9 @@ impl Node {
         mut entries: Vec<Entry>,
     ) -> Node {
         if let Some(end) = snapshot {
-            let is_held = entries.iter().any(|entry| is_end(&end, entry));
+            let begins_there = |entry: &Entry| entry.index == end.last_included_index.next();
+            let is_held = entries.first().is_some_and(begins_there)
+                || entries.iter().any(|entry| is_end(&end, entry));
             entries.retain(|entry| is_held && entry.index > end.last_included_index);
         }
         Node {

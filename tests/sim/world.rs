@@ -33,6 +33,8 @@ pub(crate) struct World {
     fault_rng: fastrand::Rng,
     snapshot_rng: fastrand::Rng,
     is_calm: bool,
+    /// By then all that was sent before the calm has arrived.
+    late_until_us: u64,
     /// In the calm: a proposal that must come through, and when it was made.
     marker: Option<(RequestId, u64)>,
     trace: Trace,
@@ -102,6 +104,7 @@ impl World {
             fault_rng: seeds.fork(),
             snapshot_rng: seeds.fork(),
             is_calm: false,
+            late_until_us: 0,
             marker: None,
             trace,
             counts: BTreeMap::new(),

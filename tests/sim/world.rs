@@ -55,6 +55,7 @@ enum What {
     Written(Who),
     Happen(Who, Event),
     Resume(Who),
+    Crash(Who),
     /// A snapshot of the state at this index is on the disk.
     SnapshotTaken(Who, Index),
     /// All of a snapshot has arrived at a peer's disk, if both are there.
@@ -159,6 +160,7 @@ impl World {
             What::SnapshotDeadline(who, peer, token) if self.is_alive(who) => {
                 self.snapshot_failed(who.at, peer, token);
             }
+            What::Crash(who) if self.is_alive(who) && !self.is_calm => self.crash(who.at),
             What::Start(at) if self.members[at].living.is_none() => self.start(at),
             What::Heal if !self.is_calm => {
                 self.trace.line(self.now_us, || "heal");

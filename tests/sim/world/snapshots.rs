@@ -85,8 +85,17 @@ impl World {
         }
         let Body::InstallSnapshot(snapshot) = message.body else { return };
         self.store(at, snapshot);
+        self.draw_crash(at);
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
         self.after(delay_us, What::Happen(self.who(at), Event::Message(message)));
+    }
+
+    /// Where crashes happen at all, they often do between a snapshot's arrival and the end of what follows from it.
+    fn draw_crash(&mut self, at: usize) {
+        if self.plan.faults.crash > 0.0 && self.snapshot_rng.u8(0..4) == 0 {
+            let delay_us = self.snapshot_rng.u64(..3 * self.plan.disk_us.end);
+            self.after(delay_us, What::Crash(self.who(at)));
+        }
     }
 
     pub(super) fn snapshot_failed(&mut self, at: usize, peer: MemberId, token: u64) {

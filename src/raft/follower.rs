@@ -4,6 +4,9 @@ use super::message::*;
 use super::types::{Entry, HardState, Index, SnapshotMeta, Term};
 use super::{Effect, Raft, Role};
 
+/// No log gets there. A peer's snapshot must not leave indexes too few to go on with.
+const INDEX_MAX: u64 = 1 << 62;
+
 impl Raft {
     /// A candidate asks for a vote (Raft §5.2, §5.4.1) or whether it would get one (thesis §9.6).
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
@@ -112,6 +115,9 @@ impl Raft {
     /// A snapshot has arrived (Raft §7). If the log has the entry that it ends with, the log has all that is in it, and the
     /// snapshot only says that it is committed; else it takes the place of log and state.
     pub(super) fn on_install_snapshot(&mut self, message: &Message, snapshot: SnapshotMeta) {
+        if !self.may_be_committed(snapshot, message.term) {
+            return self.nonsense(message, "it cannot end with a committed entry");
+        }
         let match_index = snapshot.last_included_index;
         if match_index > self.commit_index {
             if self.log.term_at(match_index) == Some(snapshot.last_included_term) {
@@ -122,6 +128,17 @@ impl Raft {
         }
         let body = Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index });
         self.reply_once_durable(message, body, match_index);
+    }
+
+    /// Whether a leader of `term` can have committed what the snapshot ends with: terms do not fall along the log, up to the
+    /// leader's own.
+    fn may_be_committed(&self, snapshot: SnapshotMeta, term: Term) -> bool {
+        let SnapshotMeta { last_included_index, last_included_term } = snapshot;
+        let committed_term = self.log.term_at(self.commit_index);
+        let is_later = last_included_index > self.commit_index;
+        last_included_index.0 <= INDEX_MAX
+            && last_included_term <= term
+            && (!is_later || committed_term.is_some_and(|it| it <= last_included_term))
     }
 
     fn install(&mut self, snapshot: SnapshotMeta) {

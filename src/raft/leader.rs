@@ -251,7 +251,7 @@ impl Raft {
                     self.effects.push(Effect::PeerLostData { peer, match_index });
                 }
             }
-            AppendEntriesReply::Stale => {}
+            AppendEntriesReply::Stale => peer.refused(),
         }
     }
 

@@ -146,8 +146,9 @@ impl Raft {
     /// A member as it starts, or starts again, with what its disk holds. The state machine has loaded `snapshot`.
     ///
     /// # Panics
-    /// If `entries` does not count up from `snapshot`, or from index 1 without one, or is of a later term than `hard_state`: storage vouches for that (it
-    /// writes a hard state before the entries that came with it). If `config` holds values that cannot work.
+    /// If `entries` does not count up from `snapshot`, or from index 1 without one, or is of a later term than both of them:
+    /// storage vouches for that (it writes a hard state before the entries that came with it). If `config` holds values that
+    /// cannot work.
     pub fn new(
         config: Config,
         hard_state: HardState,
@@ -178,9 +179,20 @@ impl Raft {
             nonsense_count: 0,
             effects: Vec::new(),
         };
-        assert!(raft.log.last_term() <= hard_state.current_term, "no entry is of a term to come");
+        raft.adopt_term_of_snapshot();
+        assert!(raft.log.last_term() <= raft.current_term(), "no entry is of a term to come");
         raft.reset_timer();
         raft
+    }
+
+    /// A snapshot may reach the disk before the term that it was made in: one that arrives is stored before the core hears
+    /// of it, and entries may be applied before this member's own log has them. This member has said nothing in that term.
+    fn adopt_term_of_snapshot(&mut self) {
+        let term = self.snapshot.map_or(Term::ZERO, |it| it.last_included_term);
+        if term > self.current_term() {
+            self.change_hard_state(HardState { current_term: term, voted_for: None });
+            self.told.term = term;
+        }
     }
 
     /// Takes what has happened and gives what to do, in order.

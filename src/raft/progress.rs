@@ -124,8 +124,11 @@ impl Progress {
         self.is_heard = true;
     }
 
-    /// The peer's disk holds the log up to `match_index`.
+    /// The peer's disk holds the log up to `match_index`. What is not new while a snapshot is on its way is an old answer.
     pub(super) fn matched(&mut self, match_index: Index) {
+        if matches!(self.mode, Mode::Snapshot) && match_index <= self.match_index {
+            return;
+        }
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index.next());
         match &mut self.mode {
@@ -173,13 +176,23 @@ impl Progress {
         match self.mode {
             Mode::Probe { .. } => self.repeat_in = self.repeat_in.min(self.repeat_pause),
             Mode::Replicate { .. } => self.probe_from(self.match_index.next()),
-            // Not at once: whoever breaks off a snapshot is not ready for the next one.
-            Mode::Snapshot => {
-                self.probe_from(self.match_index.next());
-                self.mode = Mode::Probe { is_waiting: true };
-                self.repeat_in = 1;
-            }
+            Mode::Snapshot => self.snapshot_lost(),
         }
+    }
+
+    /// The peer has refused something for its term. It may be a snapshot that was sent in an earlier one, and is in the way
+    /// of the one that is waited for.
+    pub(super) fn refused(&mut self) {
+        if let Mode::Snapshot = self.mode {
+            self.snapshot_lost();
+        }
+    }
+
+    /// Not again at once: whoever breaks off a snapshot is not ready for the next one, until it answers a heartbeat.
+    fn snapshot_lost(&mut self) {
+        self.mode = Mode::Probe { is_waiting: true };
+        (self.repeat_in, self.repeat_pause) = (1, 1);
+        self.is_heard = false;
     }
 
     /// A heartbeat goes out. A peer that lives but keeps silent about appends gets them again.

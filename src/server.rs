@@ -272,7 +272,7 @@ fn listen(addr: &str) -> Result<TcpListener, StartError> {
 /// Told apart from other clusters by its members: the upper half stands for their ids, the lower for ids and addresses. A
 /// data directory keeps what it was first given, and every message between members carries it: so a member that is pointed
 /// at another cluster is refused there, and addresses may change later, but never who the members are.
-fn cluster_id(members: &Members) -> u64 {
+pub fn cluster_id(members: &Members) -> u64 {
     let addrs = crc32c::crc32c(members.to_string().as_bytes());
     u64::from(ids_hash(members)) << 32 | u64::from(addrs)
 }

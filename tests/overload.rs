@@ -17,7 +17,7 @@ use syncraft::members::Members;
 use syncraft::node::{COMMAND_LEN_MAX, FRAME_LEN_MIN, Node, NodeConfig, RequestError, Timing};
 use syncraft::raft::MemberId;
 use syncraft::rpc::{CallError, Channel, Framing, Limits, Server, StatusCode};
-use syncraft::server::{Config, Member, StartError};
+use syncraft::server::{Config, Member, StartError, cluster_id};
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::Port;
@@ -70,7 +70,8 @@ fn a_large_value_over_a_slow_network_costs_no_leader() {
             let seen = Members::new(list.iter().map(addr)).unwrap();
             let path = dir.path().join(id.to_string());
             // Each sees other addresses: they are one cluster because their directories say so.
-            drop(DataDir::open(&path, Identity { cluster_id: 7, member_id: id }).unwrap());
+            let cluster_id = cluster_id(&list);
+            drop(DataDir::open(&path, Identity { cluster_id, member_id: id }).unwrap());
             let config = Config { timing, ..Config::new(id, seen, path) };
             Member::start_on(port.listen().unwrap(), config).unwrap()
         })
@@ -135,13 +136,14 @@ struct Envelope {
 #[test]
 fn nonsense_gives_its_room_back() {
     let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
-    drop(DataDir::open(dir.path(), Identity { cluster_id: 7, member_id: MemberId(1) }).unwrap());
     let addrs = [(MemberId(1), port.addr().to_string()), (MemberId(2), "127.0.0.1:1".to_owned())];
-    let config = Config::new(MemberId(1), Members::new(addrs).unwrap(), dir.path());
+    let list = Members::new(addrs).unwrap();
+    let cluster_id = cluster_id(&list);
+    let config = Config::new(MemberId(1), list, dir.path());
     let _member = Member::start_on(port.listen().unwrap(), config).unwrap();
     let channel = Channel::builder(port.addr().to_string()).calls_max(4096).lazy();
     let args = |to| {
-        let envelope = Some(Envelope { cluster_id: 7, from: 2, to });
+        let envelope = Some(Envelope { cluster_id, from: 2, to });
         HeartbeatArgs { term: 1, envelope, round: 1 }
     };
     let is_answered = || {
@@ -166,7 +168,7 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     let list = members(std::slice::from_ref(&port));
     let identity = Identity { cluster_id: 7, member_id: MemberId(1) };
     let data_dir = DataDir::open_on(Arc::new(disk.clone()), "/data", identity).unwrap();
-    let config = NodeConfig { id: MemberId(1), members: list.clone(), timing: Timing::default() };
+    let config = NodeConfig::new(MemberId(1), list.clone());
     let node = Node::start(config, data_dir, Store::new()).unwrap();
     let handle = node.handle();
     let service = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), list.clone())));

@@ -2,6 +2,7 @@
 
 mod node_support;
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -95,6 +96,9 @@ fn followers_notice_at_once_that_a_leader_stops() {
             }
         }
     });
+    // Each takes the server that closes a little time.
+    let _idle: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(ports[0].addr()).unwrap()).collect();
     members.remove(0).stop();
     reader.join().unwrap();
     until("another leads", || {

@@ -27,7 +27,10 @@ pub mod proto {
 }
 
 use http::Http;
-use proto::{AdminRpc, AdminRpcService, StatusArgs, StatusReply};
+use proto::{
+    AdminRpc, AdminRpcService, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply, TransferArgs,
+    TransferReply,
+};
 
 /// How long a member that stops tries to hand its leadership over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -47,6 +50,8 @@ pub struct Config {
     pub timing: Timing,
     /// Bounds on connections, frames and calls.
     pub limits: Limits,
+    /// A snapshot is taken when the log holds so many bytes behind the last one; default 64 MiB.
+    pub snapshot_log_bytes: u64,
     /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
     pub http: Option<String>,
 }
@@ -60,6 +65,7 @@ impl Config {
             data_dir: data_dir.into(),
             timing: Timing::default(),
             limits: Limits::default(),
+            snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
             http: None,
         }
     }
@@ -163,12 +169,12 @@ impl Member {
         own_addr(&config)?;
         config.timing.check().map_err(StartError::Timing)?;
         check_frames(&config.limits)?;
-        let Config { id, members, data_dir, timing, limits, http } = config;
+        let Config { id, members, data_dir, timing, limits, snapshot_log_bytes, http } = config;
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
         let data_dir = DataDir::open(data_dir, identity)?;
         check_members(&data_dir, &members)?;
-        let node_config = NodeConfig { id, members: members.clone(), timing };
+        let node_config = NodeConfig { id, members: members.clone(), timing, snapshot_log_bytes };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
         let server = Server::builder()
@@ -303,5 +309,17 @@ impl AdminRpc for Admin {
             snapshot_index: status.snapshot_index.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         });
+    }
+
+    fn transfer(&self, args: TransferArgs, done: Done<TransferReply>) {
+        let is_leader = self.node.status().role.role == RoleName::Leader;
+        self.node.transfer(Some(MemberId(args.to)));
+        done.run(TransferReply { is_leader });
+    }
+
+    fn snapshot(&self, _args: SnapshotArgs, done: Done<SnapshotReply>) {
+        let index = self.node.applied_index().0;
+        self.node.take_snapshot();
+        done.run(SnapshotReply { index });
     }
 }

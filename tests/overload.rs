@@ -168,7 +168,7 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     let list = members(std::slice::from_ref(&port));
     let identity = Identity { cluster_id: 7, member_id: MemberId(1) };
     let data_dir = DataDir::open_on(Arc::new(disk.clone()), "/data", identity).unwrap();
-    let config = NodeConfig { id: MemberId(1), members: list.clone(), timing: Timing::default() };
+    let config = NodeConfig::new(MemberId(1), list.clone());
     let node = Node::start(config, data_dir, Store::new()).unwrap();
     let handle = node.handle();
     let service = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), list.clone())));

@@ -1,11 +1,12 @@
 //! A program that replicates state of its own, with the public API alone: a counter that hands out tickets.
 
+use std::io::{self, Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::members::Members;
-use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, Timing};
+use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, StateView};
 use syncraft::raft::{Index, MemberId};
 use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
@@ -20,6 +21,7 @@ impl StateMachine for Tickets {
     type Outcome = u64;
     type Query = ();
     type Answer = u64;
+    type View = TicketsView;
 
     fn apply(&mut self, _index: Index, command: &Bytes) -> u64 {
         self.handed_out += u64::from(command[0]);
@@ -28,6 +30,34 @@ impl StateMachine for Tickets {
 
     fn query(&self, (): ()) -> u64 {
         self.handed_out
+    }
+
+    fn view(&self) -> TicketsView {
+        TicketsView { handed_out: self.handed_out }
+    }
+
+    fn load(&mut self, body: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = [0; 9];
+        body.read_exact(&mut bytes)?;
+        let [VERSION, handed_out @ ..] = bytes else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "tickets of another version"));
+        };
+        self.handed_out = u64::from_le_bytes(handed_out);
+        Ok(())
+    }
+}
+
+/// Of the bytes of a snapshot.
+const VERSION: u8 = 1;
+
+struct TicketsView {
+    handed_out: u64,
+}
+
+impl StateView for TicketsView {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&[VERSION])?;
+        out.write_all(&self.handed_out.to_le_bytes())
     }
 }
 
@@ -52,7 +82,7 @@ fn start(size: u64) -> Counters {
         let listener = port.listen().unwrap();
         let identity = Identity { cluster_id: 7, member_id: id };
         let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
-        let config = NodeConfig { id, members: members.clone(), timing: Timing::default() };
+        let config = NodeConfig::new(id, members.clone());
         let node = Node::start(config, data_dir, Tickets::default()).unwrap();
         let server = Server::builder().service(node.service()).serve(listener).unwrap();
         Member { node, _server: server }
@@ -101,6 +131,18 @@ fn a_counter_counts_across_members() {
     assert_eq!(until_done(&counters, |node| take(node, 3)), 3);
     assert_eq!(until_done(&counters, |node| take(node, 4)), 7);
     assert_eq!(until_done(&counters, taken), 7);
+}
+
+#[test]
+fn a_view_keeps_its_moment_and_loads_elsewhere() {
+    let mut tickets = Tickets { handed_out: 3 };
+    let (view, mut body, mut other) = (tickets.view(), Vec::new(), Tickets::default());
+    tickets.apply(Index(2), &Bytes::from_static(&[1]));
+    view.write(&mut body).unwrap();
+    other.load(&mut &body[..]).unwrap();
+    assert_eq!((tickets.query(()), other.query(())), (4, 3));
+    assert!(other.load(&mut &[VERSION + 1; 9][..]).is_err());
+    assert_eq!(tickets.digest(), None, "unless it says otherwise");
 }
 
 #[test]

@@ -187,6 +187,40 @@ fn a_member_stops_cleanly_on_sigterm_and_keeps_its_data() {
     }
 }
 
+#[test]
+fn the_leadership_goes_to_whom_the_operator_names() {
+    let cluster = Processes::start(3);
+    for id in [1, 2, 3, 1] {
+        let done = syncraft(&["transfer", &id.to_string(), "--members", &cluster.members()]);
+        assert!(done.status.success(), "{}", stderr(&done));
+        assert_eq!(cluster.leader(), id);
+    }
+    let nobody = ["transfer", "9", "--timeout", "1s", "--members", &cluster.members()];
+    assert_eq!(syncraft(&nobody).status.code(), Some(3));
+    cluster.clerk().put("k", "v").expect("and the cluster goes on");
+}
+
+#[test]
+fn a_snapshot_is_taken_when_the_operator_says_so() {
+    let mut cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    (0..50).for_each(|n| clerk.append("log", format!("{n},")).unwrap());
+    let done = syncraft(&["snapshot", "--members", &cluster.members()]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    for id in 1..=3 {
+        assert_eq!(
+            fs::read_dir(cluster.data_dir(id).join("snap")).unwrap().count(),
+            1,
+            "member {id}"
+        );
+        cluster.kill(id);
+    }
+    (1..=3).for_each(|id| cluster.restart(id));
+    cluster.wait_ready();
+    let expected: String = (0..50).map(|n| format!("{n},")).collect();
+    assert_eq!(appended(&cluster.clerk(), "log"), expected);
+}
+
 /// With another list there are other majorities: two of them could decide at the same time.
 #[test]
 fn data_of_a_cluster_with_other_members_is_refused() {

@@ -300,7 +300,7 @@ fn preparing_segments_ahead_changes_nothing_but_time() {
         let disk = std::sync::Arc::new(member.disk.clone());
         let dir = DataDir::open_on(disk, storage_support::DIR, ME).unwrap();
         let options = WalOptions { segment_len_bytes: SEGMENT_LEN_BYTES, prepare_ahead: true };
-        let (mut wal, _) = Wal::open(&dir, options).unwrap();
+        let (mut wal, _) = Wal::open(&dir, options, None).unwrap();
         drop(dir);
         for _ in 0..200 {
             member.write(&mut wal).unwrap();

@@ -1,21 +1,24 @@
-//! Bytes that version 1 once wrote, kept in `tests/golden/storage-v1`: today's code writes the same and reads them.
+//! Bytes that version 1 once wrote, kept in `tests/golden/storage-v1*`: today's code writes the same and reads them.
 //!
 //! `UPDATE_GOLDENFILES=1` writes them anew. A version that has been released must not need that: it gets a new number and
 //! a new directory, and the old one stays readable.
 
 mod storage_support;
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use storage_support::{Batch, Content, DIR, open, write};
+use storage_support::{Batch, Content, DIR, ME, meta, open, options, state, write};
 use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, Term};
 use syncraft::storage::sim::SimDisk;
+use syncraft::storage::{DataDir, Snapshots, Wal};
 
 const SEGMENT_LEN_BYTES: u64 = 4096;
 
-fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/storage-v1")
+fn golden_dir(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn batch(term: u64, vote: Option<u64>, first: u64, payloads: &[Payload]) -> Batch {
@@ -52,24 +55,47 @@ fn content() -> Content {
     content
 }
 
-/// The files of that history, by their path in the data directory.
-fn written() -> Vec<(PathBuf, Vec<u8>)> {
+/// A disk after that history.
+fn with_history() -> SimDisk {
     let disk = SimDisk::new(1);
     let (mut wal, _) = open(&disk, SEGMENT_LEN_BYTES).unwrap();
     history().iter().for_each(|batch| write(&mut wal, batch).unwrap());
     wal.close();
-    let files = disk.files(Path::new(DIR)).into_iter();
-    files
-        .map(|file| (file.strip_prefix(DIR).unwrap().to_path_buf(), disk.bytes(&file).unwrap()))
-        .collect()
+    disk
 }
 
-#[test]
-fn version_1_is_written_as_ever() {
-    let written = written();
-    assert_eq!(written.len(), 4, "meta and three segments");
-    for (file, bytes) in written {
-        let golden = golden_dir().join(&file);
+/// What else there is to say: a snapshot of more than one chunk, and a log begun anew after it.
+fn with_snapshot() -> SimDisk {
+    let disk = with_history();
+    let dir = data_dir(&disk);
+    let (snapshots, _) = Snapshots::open(&dir).unwrap();
+    let mut writer = snapshots.create(meta(1000, 3)).unwrap();
+    writer.write_all(&state(STATE_LEN_BYTES)).unwrap();
+    writer.finish().unwrap();
+    let (mut wal, _) = Wal::open(&dir, options(SEGMENT_LEN_BYTES), None).unwrap();
+    wal.reset(meta(1000, 3)).unwrap();
+    write(&mut wal, &after_snapshot()).unwrap();
+    wal.close();
+    disk
+}
+
+const STATE_LEN_BYTES: usize = 70_000;
+
+fn after_snapshot() -> Batch {
+    batch(u64::MAX, Some(u64::MAX), 1001, &[Payload::Noop])
+}
+
+fn data_dir(disk: &SimDisk) -> DataDir {
+    DataDir::open_on(Arc::new(disk.clone()), DIR, ME).unwrap()
+}
+
+fn check_written(name: &str, disk: &SimDisk, count: usize) {
+    let mut files = disk.files(Path::new(DIR));
+    files.retain(|file| file.extension().is_none_or(|extension| extension != "tmp"));
+    assert_eq!(files.len(), count, "{files:?}");
+    for file in files {
+        let bytes = disk.bytes(&file).unwrap();
+        let golden = golden_dir(name).join(file.strip_prefix(DIR).unwrap());
         if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
             std::fs::create_dir_all(golden.parent().unwrap()).unwrap();
             std::fs::write(&golden, &bytes).unwrap();
@@ -80,13 +106,56 @@ fn version_1_is_written_as_ever() {
     }
 }
 
+/// A disk with stored files on it.
+fn stored(name: &str) -> SimDisk {
+    let disk = SimDisk::new(1);
+    drop(Snapshots::open(&data_dir(&disk)).unwrap());
+    for dir in ["", "wal", "snap"] {
+        let Ok(files) = std::fs::read_dir(golden_dir(name).join(dir)) else { continue };
+        let files = files.map(|file| file.unwrap().path()).filter(|file| file.is_file());
+        for file in files {
+            let path = Path::new(DIR).join(dir).join(file.file_name().unwrap());
+            disk.set_bytes(&path, std::fs::read(file).unwrap());
+        }
+    }
+    disk
+}
+
+#[test]
+fn version_1_is_written_as_ever() {
+    // meta and three segments
+    check_written("storage-v1", &with_history(), 4);
+    // meta, a snapshot, and the segment in which the log was begun anew
+    check_written("storage-v1-compacted", &with_snapshot(), 3);
+}
+
 #[test]
 fn version_1_is_read_as_ever() {
-    let disk = SimDisk::new(1);
-    drop(open(&disk, SEGMENT_LEN_BYTES).unwrap());
-    for file in ["meta", "wal/0000000001.wal", "wal/0000000002.wal", "wal/0000000003.wal"] {
-        disk.set_bytes(&Path::new(DIR).join(file), std::fs::read(golden_dir().join(file)).unwrap());
-    }
+    let (_, recovered) = open(&stored("storage-v1"), SEGMENT_LEN_BYTES).unwrap();
+    assert_eq!(Content::of(&recovered), content());
+}
+
+/// Before logs were compacted, segments did not say after which entry they begin.
+#[test]
+fn version_1_is_read_as_it_first_was() {
+    let disk = stored("storage-v1-first");
     let (_, recovered) = open(&disk, SEGMENT_LEN_BYTES).unwrap();
     assert_eq!(Content::of(&recovered), content());
+    disk.lose(&Path::new(DIR).join("wal/0000000001.wal"));
+    let err = open(&disk, SEGMENT_LEN_BYTES).unwrap_err().to_string();
+    assert!(err.contains("wal/0000000001.wal at offset 0: the segment is missing"), "{err}");
+}
+
+#[test]
+fn a_snapshot_of_version_1_is_read_as_ever() {
+    let disk = stored("storage-v1-compacted");
+    let dir = data_dir(&disk);
+    let (_, snapshot) = Snapshots::open(&dir).unwrap();
+    let snapshot = snapshot.unwrap();
+    let mut bytes = Vec::new();
+    snapshot.reader().unwrap().read_to_end(&mut bytes).unwrap();
+    assert!(snapshot.meta() == meta(1000, 3) && bytes == state(STATE_LEN_BYTES));
+    let (_, recovered) =
+        Wal::open(&dir, options(SEGMENT_LEN_BYTES), Some(snapshot.meta())).unwrap();
+    assert_eq!(recovered.entries, after_snapshot().entries);
 }

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use storage_support::{Content, ME, write};
+use storage_support::{Content, ME, meta, write};
 use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, Term};
 use syncraft::storage::{DataDir, Identity, Recovered, StorageError, Wal, WalOptions};
 use tempfile::TempDir;
 
 fn open(path: &Path, segment_len_bytes: u64) -> Result<(Wal, Recovered), StorageError> {
     let dir = DataDir::open(path, ME)?;
-    Wal::open(&dir, WalOptions { segment_len_bytes, ..WalOptions::default() })
+    Wal::open(&dir, WalOptions { segment_len_bytes, ..WalOptions::default() }, None)
 }
 
 fn temp_dir() -> TempDir {
@@ -81,7 +81,7 @@ fn one_server_at_a_time() {
         format!("data directory {path} is in use by process {pid}: only one server may run on it");
     assert_eq!(refused().to_string(), line);
 
-    let (wal, _) = Wal::open(&dir, WalOptions::default()).unwrap();
+    let (wal, _) = Wal::open(&dir, WalOptions::default(), None).unwrap();
     drop(dir);
     assert!(matches!(refused(), StorageError::Locked { .. }), "the log holds the directory too");
     wal.close();
@@ -182,4 +182,42 @@ fn the_next_segment_is_ready_before_it_is_needed() {
     drop(wal);
     assert_eq!(open(temp.path(), 64 << 20).unwrap().1.entries.len(), 110);
     assert!(!spare.exists(), "what was being made is removed");
+}
+
+/// With segments prepared ahead and segments recycled, in turns.
+#[test]
+fn a_log_that_is_compacted_is_there_again() {
+    let temp = temp_dir();
+    let open = |base| {
+        let dir = DataDir::open(temp.path(), ME).unwrap();
+        let options = WalOptions { segment_len_bytes: 1 << 20, ..WalOptions::default() };
+        Wal::open(&dir, options, base).unwrap()
+    };
+    let term = HardState { current_term: Term(1), voted_for: None };
+    let entry = |index| {
+        let payload = Payload::Command(Bytes::from(vec![index as u8; 10_000]));
+        Entry { index: Index(index), term: Term(1), payload }
+    };
+    let (mut wal, _) = open(None);
+    for index in 1..=1000 {
+        wal.append(Some(term), &[entry(index)]).unwrap();
+        wal.sync().unwrap();
+        if index % 170 == 0 {
+            // As if there were a snapshot.
+            wal.release_through(Index(index - 20)).unwrap();
+            assert!((200_000..300_000).contains(&wal.len_bytes_after(Index(index - 20))));
+        }
+    }
+    drop(wal);
+    let segments = || fs::read_dir(temp.path().join("wal")).unwrap().count();
+    assert!(segments() <= 5, "{} files", segments());
+    let expected: Vec<Entry> = (901..=1000).map(entry).collect();
+    let (mut wal, recovered) = open(Some(meta(900, 1)));
+    assert_eq!(recovered, Recovered { hard_state: term, entries: expected, torn: None });
+
+    wal.reset(meta(5000, 1)).unwrap();
+    assert!(segments() <= 3, "the active one, one to be the next, and one that was begun before");
+    wal.append(None, &[entry(5001)]).unwrap();
+    wal.close();
+    assert_eq!(open(Some(meta(5000, 1))).1.entries, [entry(5001)]);
 }

@@ -43,6 +43,10 @@ pub(crate) enum Command {
     Append(WriteArgs),
     /// Ask every member how it is; exit status 3 unless most of them agree on a leader
     Status(StatusArgs),
+    /// Hand the leadership over to member ID; exit status 3 if it does not come to that in time
+    Transfer(TransferArgs),
+    /// Have every member that answers write a snapshot now, and shorten its log by it
+    Snapshot,
     /// Wait until the cluster serves reads and writes; exit status 3 if it does not in time
     WaitReady,
 }
@@ -65,6 +69,12 @@ pub(crate) struct GetArgs {
     /// Print the value alone, without a newline after it
     #[arg(long)]
     pub(crate) raw: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TransferArgs {
+    /// Who should lead
+    pub(crate) id: u64,
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,6 +10,7 @@
 //!
 //! Results go to standard output, everything else to standard error, an error as one line that begins with `syncraft: `.
 
+mod admin;
 mod args;
 mod kv;
 mod server;
@@ -61,6 +62,8 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Append(args) => kv::append(common, args),
         Command::Get(args) => kv::get(common, args),
         Command::Status(args) => status::status(common, args),
+        Command::Transfer(args) => admin::transfer(common, args),
+        Command::Snapshot => admin::snapshot(common),
         Command::WaitReady => kv::wait_ready(common),
     }
 }

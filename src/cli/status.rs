@@ -20,9 +20,9 @@ const HEADINGS: [&str; 9] =
     ["ID", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED", "SNAPSHOT"];
 
 /// One member, and what it said.
-struct Answer {
-    endpoint: Endpoint,
-    reply: Result<StatusReply, CallError>,
+pub(super) struct Answer {
+    pub(super) endpoint: Endpoint,
+    pub(super) reply: Result<StatusReply, CallError>,
 }
 
 pub(super) fn status(common: &Common, args: args::StatusArgs) -> Outcome {
@@ -36,7 +36,7 @@ pub(super) fn status(common: &Common, args: args::StatusArgs) -> Outcome {
     Err(Failure::not_applied("no leader that a majority of the members follows"))
 }
 
-fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
+pub(super) fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
     thread::scope(|scope| {
         let asked: Vec<_> = endpoints
             .iter()

@@ -5,6 +5,7 @@
 //!                                                                   ├─ Sessions: seen this (client, request) before?
 //!                                                                   └─ the keys: Put, Append
 //! GetArgs ─────────────────── Query ──(once the read is safe)──────> Store::query ─> Answer ───> GetReply
+//! view() ──> StoreView::write ──> the bytes of a snapshot ──> Store::load
 //! ```
 //!
 //! Keys and values are bytes. They are ordered by their bytes; an absent key is not an empty value.
@@ -19,8 +20,10 @@
 //! one needs a new kind of [`Command`].
 
 mod command;
+mod digest;
 mod service;
 mod sessions;
+mod snapshot;
 mod store;
 pub mod words;
 
@@ -28,6 +31,7 @@ pub(crate) use command::check_key_and_value;
 pub use command::{Command, CommandError, Op};
 pub use service::KvService;
 pub use sessions::{Admission, Sessions};
+pub use snapshot::StoreView;
 pub use store::{Answer, Outcome, Query, Stats, Store};
 
 /// The longest key, in bytes: 64 KiB.

@@ -39,8 +39,10 @@
 //! retry of theirs that comes after [`SESSIONS_MAX`](super::SESSIONS_MAX) other clients have written since would be applied
 //! again. The rule of the documented system has no better answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use super::Outcome;
 use crate::raft::Index;
@@ -48,20 +50,26 @@ use crate::raft::Index;
 /// The sessions of all clients, as of one log index.
 #[derive(Debug)]
 pub struct Sessions {
-    /// Every session by the index at which it was last used, so the first is the one to forget next.
-    by_last_used: BTreeMap<Index, Session>,
-    /// Where each client's session is. Only ever looked up by key: its order, which differs between members, decides
-    /// nothing.
+    table: Table,
+    /// Where each client's session is. Follows from the table, so snapshots leave it out; only ever looked up by key:
+    /// its order, which differs between members, decides nothing.
     last_used: HashMap<Arc<[u8]>, Index>,
-    expired_up_to: Index,
     len_max: usize,
 }
 
-#[derive(Debug)]
-struct Session {
-    client: Arc<[u8]>,
-    newest: i64,
-    outcome: Outcome,
+/// All that later judgements depend on. A clone shares everything until one of the two changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Table {
+    /// Every session by the index at which it was last used, so the first is the one to forget next.
+    pub(super) by_last_used: OrdMap<Index, Session>,
+    pub(super) expired_up_to: Index,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Session {
+    pub(super) client: Arc<[u8]>,
+    pub(super) newest: i64,
+    pub(super) outcome: Outcome,
 }
 
 /// What to do with a write.
@@ -79,8 +87,9 @@ impl Sessions {
     /// No sessions yet, and never more than `len_max`, which is at least 1.
     pub fn new(len_max: usize) -> Sessions {
         assert!(len_max > 0, "a table of no sessions would forget each write at once");
-        let (by_last_used, last_used) = (BTreeMap::new(), HashMap::new());
-        Sessions { by_last_used, last_used, expired_up_to: Index::ZERO, len_max }
+        // With all the room it will need: to move a large table would hold up whichever write makes it grow.
+        let last_used = HashMap::with_capacity(len_max);
+        Sessions { table: Table::default(), last_used, len_max }
     }
 
     /// Judges the write `request_id` of `client`, which is the log's entry `index`. A repeat counts as a use.
@@ -92,7 +101,7 @@ impl Sessions {
         seen_index: Index,
     ) -> Admission {
         let Some(session) = self.session(client) else {
-            let is_expired = seen_index > Index::ZERO && seen_index < self.expired_up_to;
+            let is_expired = seen_index > Index::ZERO && seen_index < self.table.expired_up_to;
             return if is_expired { Admission::Expired } else { Admission::New };
         };
         if request_id > session.newest {
@@ -118,26 +127,44 @@ impl Sessions {
         }
         let client: Arc<[u8]> = client.into();
         self.last_used.insert(client.clone(), index);
-        self.by_last_used.insert(index, Session { client, newest: request_id, outcome });
+        self.table.by_last_used.insert(index, Session { client, newest: request_id, outcome });
     }
 
     /// How many clients are remembered.
     pub fn len(&self) -> usize {
-        self.by_last_used.len()
+        self.table.by_last_used.len()
     }
 
     /// Whether no client is remembered.
     pub fn is_empty(&self) -> bool {
-        self.by_last_used.is_empty()
+        self.table.by_last_used.is_empty()
     }
 
     /// The highest index at which any session that is now forgotten was last used; zero: none is forgotten.
     pub fn expired_up_to(&self) -> Index {
-        self.expired_up_to
+        self.table.expired_up_to
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub(super) fn len_max(&self) -> usize {
+        self.len_max
+    }
+
+    /// Sessions from the table of a snapshot. `None` if it is no table of this bound: too long, or one client twice.
+    pub(super) fn restore(table: Table, len_max: usize) -> Option<Sessions> {
+        let mut sessions = Sessions::new(len_max);
+        let by_client = table.by_last_used.iter();
+        sessions.last_used.extend(by_client.map(|(index, it)| (it.client.clone(), *index)));
+        sessions.table = table;
+        let is_sound = sessions.last_used.len() == sessions.len() && sessions.len() <= len_max;
+        is_sound.then_some(sessions)
     }
 
     fn session(&self, client: &[u8]) -> Option<&Session> {
-        self.by_last_used.get(self.last_used.get(client)?)
+        self.table.by_last_used.get(self.last_used.get(client)?)
     }
 
     /// Changes a client's session, which is used now. Whether there is one.
@@ -145,21 +172,22 @@ impl Sessions {
         let Some(last_used) = self.last_used.get_mut(client) else { return false };
         let was_used = std::mem::replace(last_used, index);
         let mut session =
-            self.by_last_used.remove(&was_used).expect("both maps hold the same sessions");
+            self.table.by_last_used.remove(&was_used).expect("both maps hold the same sessions");
         change(&mut session);
-        self.by_last_used.insert(index, session);
+        self.table.by_last_used.insert(index, session);
         true
     }
 
     fn forget_oldest(&mut self) {
-        let Some((last_used, session)) = self.by_last_used.pop_first() else { return };
+        let Some(&(last_used, _)) = self.table.by_last_used.get_min() else { return };
+        let session = self.table.by_last_used.remove(&last_used).expect("it is the first");
         self.last_used.remove(&session.client);
         // Uses come in the log's order, so the oldest of those left is younger than any that was forgotten.
         assert!(
-            last_used > self.expired_up_to,
+            last_used > self.table.expired_up_to,
             "sessions are forgotten in the order of their last use"
         );
-        self.expired_up_to = last_used;
+        self.table.expired_up_to = last_used;
     }
 }
 
@@ -278,7 +306,7 @@ mod tests {
             if is_new && (!is_forgotten || Index(seen) >= before) {
                 assert_eq!(admission, Admission::New);
             }
-            assert_eq!(sessions.last_used.len(), sessions.by_last_used.len());
+            assert_eq!(sessions.last_used.len(), sessions.table.by_last_used.len());
         }
     }
 

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::StateMachine;
 use super::request::{RequestError, Waiting};
-use super::shared::Shared;
-use crate::raft::{Entry, Index, MemberId, Payload, Term};
+use super::shared::{NodeFailure, Shared};
+use super::snapshotter;
+use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
+use crate::storage::{Snapshot, StorageError};
 
 pub(super) enum Task<S: StateMachine> {
     /// These proposals stand in the log, in order.
@@ -23,6 +25,10 @@ pub(super) enum Task<S: StateMachine> {
     Apply(Vec<Entry>),
     /// These reads may be served now.
     Read(Vec<(S::Query, Waiting<S::Answer>)>),
+    /// Write out the state, unless that is being done.
+    TakeSnapshot,
+    /// This snapshot, which has come from the leader, takes the place of the state.
+    Install(Snapshot),
     /// The member no longer leads: what is expected may or may not come.
     LeadershipLost(Option<MemberId>),
     /// Look for deadlines that have passed.
@@ -39,16 +45,34 @@ pub(super) struct Expected<T> {
 pub(super) struct Applier<S: StateMachine> {
     state_machine: S,
     expected: VecDeque<Expected<S::Outcome>>,
+    /// The last entry that the state holds.
+    applied: Option<SnapshotMeta>,
+    snapshotted: Option<SnapshotMeta>,
+    to_snapshot: Sender<snapshotter::Task<S::View>>,
     shared: Arc<Shared>,
 }
 
 impl<S: StateMachine> Applier<S> {
-    pub(super) fn new(state_machine: S, shared: Arc<Shared>) -> Applier<S> {
-        Applier { state_machine, expected: VecDeque::new(), shared }
+    /// The state machine has loaded `snapshot`, if there is one.
+    pub(super) fn new(
+        state_machine: S,
+        snapshot: Option<SnapshotMeta>,
+        to_snapshot: Sender<snapshotter::Task<S::View>>,
+        shared: Arc<Shared>,
+    ) -> Applier<S> {
+        let expected = VecDeque::new();
+        Applier {
+            state_machine,
+            expected,
+            applied: snapshot,
+            snapshotted: snapshot,
+            to_snapshot,
+            shared,
+        }
     }
 
     /// Until the raft thread has gone.
-    pub(super) fn run(mut self, tasks: Receiver<Task<S>>) {
+    pub(super) fn run(mut self, tasks: Receiver<Task<S>>, fail: impl Fn(NodeFailure)) {
         for task in tasks {
             match task {
                 Task::Expect(proposals) => self.expected.extend(proposals),
@@ -58,6 +82,12 @@ impl<S: StateMachine> Applier<S> {
                     self.fail_all(RequestError::LeadershipLost { leader })
                 }
                 Task::Sweep => self.sweep(),
+                Task::TakeSnapshot => self.take_snapshot(),
+                Task::Install(snapshot) => {
+                    if let Err(failure) = self.install(&snapshot) {
+                        return fail(failure);
+                    }
+                }
             }
         }
         self.fail_all(RequestError::Stopped { may_apply: true });
@@ -68,12 +98,38 @@ impl<S: StateMachine> Applier<S> {
             Payload::Noop => None,
             Payload::Command(command) => Some(self.state_machine.apply(entry.index, command)),
         };
+        self.applied =
+            Some(SnapshotMeta { last_included_index: entry.index, last_included_term: entry.term });
         self.shared.applied_index.store(entry.index.0, Ordering::Release);
         if self.expected.front().is_some_and(|expected| expected.index == entry.index) {
             let expected = self.expected.pop_front().expect("there is a front");
             let is_same = expected.term == entry.term;
             expected.waiting.end(outcome.filter(|_| is_same).ok_or(RequestError::Superseded));
         }
+    }
+
+    /// Takes a view, which costs next to nothing, and has it written out by another thread.
+    fn take_snapshot(&mut self) {
+        let Some(meta) = self.applied.filter(|_| self.applied != self.snapshotted) else { return };
+        if !self.shared.begin_snapshot() {
+            return;
+        }
+        let write = snapshotter::Task::Write { meta, view: self.state_machine.view() };
+        match self.to_snapshot.try_send(write) {
+            Ok(()) => self.snapshotted = Some(meta),
+            // It is busy with what a leader sends: the log will ask again.
+            Err(_) => self.shared.end_snapshot(true),
+        }
+    }
+
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), NodeFailure> {
+        let (meta, path) = (snapshot.meta(), snapshot.path());
+        load(&mut self.state_machine, snapshot)?;
+        log::info!("the state is that of {} now", path.display());
+        self.applied = Some(meta);
+        self.snapshotted = Some(meta);
+        self.shared.applied_index.store(meta.last_included_index.0, Ordering::Release);
+        Ok(())
     }
 
     fn serve(&self, reads: Vec<(S::Query, Waiting<S::Answer>)>) {
@@ -99,4 +155,13 @@ impl<S: StateMachine> Applier<S> {
             .into_iter()
             .for_each(|it| it.waiting.end(Err(RequestError::TimedOut { may_apply: true })));
     }
+}
+
+/// Makes the state that of the snapshot.
+pub(super) fn load<S: StateMachine>(
+    state_machine: &mut S,
+    snapshot: &Snapshot,
+) -> Result<(), StorageError> {
+    let mut body = snapshot.reader()?;
+    state_machine.load(&mut body).map_err(StorageError::io("load", snapshot.path()))
 }

@@ -14,6 +14,20 @@ pub struct NodeConfig {
     pub members: Members,
     /// Heartbeats and elections.
     pub timing: Timing,
+    /// A snapshot is taken when the log holds so many bytes behind the last one. Default 64 MiB. Too small: the state is
+    /// written again and again. Too large: the log takes space and memory, and a start takes longer.
+    pub snapshot_log_bytes: u64,
+}
+
+impl NodeConfig {
+    /// The default of [`snapshot_log_bytes`](NodeConfig::snapshot_log_bytes).
+    pub const SNAPSHOT_LOG_BYTES: u64 = 64 << 20;
+
+    /// The defaults for member `id` of `members`.
+    pub fn new(id: MemberId, members: Members) -> NodeConfig {
+        let (timing, snapshot_log_bytes) = (Timing::default(), NodeConfig::SNAPSHOT_LOG_BYTES);
+        NodeConfig { id, members, timing, snapshot_log_bytes }
+    }
 }
 
 /// The times of Raft, on the monotonic clock.

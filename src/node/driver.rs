@@ -12,11 +12,12 @@ use crossbeam_channel::Sender;
 use super::StateMachine;
 use super::applier::{Expected, Task};
 use super::inbox::{Arrivals, Inbox, Input};
-use super::persister::PersistSender;
+use super::persister::{Write, WriteSender};
 use super::post::Post;
 use super::request::{RequestError, Waiting};
 use super::shared::Shared;
 use crate::raft::{Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Term};
+use crate::storage::Snapshot;
 
 /// Ticks between looks for requests whose deadline has passed.
 const SWEEP_TICKS: u32 = 10;
@@ -25,10 +26,12 @@ pub(super) struct Driver<S: StateMachine> {
     pub(super) raft: Raft,
     pub(super) inbox: Arc<Inbox<S>>,
     pub(super) post: Arc<Post>,
-    pub(super) persists: PersistSender,
+    pub(super) persists: WriteSender,
     pub(super) tasks: Sender<Task<S>>,
     pub(super) shared: Arc<Shared>,
     pub(super) requests: Requests<S>,
+    /// Snapshots of a leader's that arrived in this turn.
+    pub(super) received: Vec<Snapshot>,
 }
 
 /// The requests that the core knows by number.
@@ -78,6 +81,7 @@ impl<S: StateMachine> Driver<S> {
         events.extend(has_ticked.then_some(Event::Tick));
         let effects = self.raft.step(events);
         self.carry_out(effects);
+        self.received.clear();
         *self.shared.status.lock() = self.raft.status();
         if has_ticked {
             self.sweep(now);
@@ -111,6 +115,18 @@ impl<S: StateMachine> Driver<S> {
             Input::Persisted(id) => Some(Event::Persisted(id)),
             Input::Disconnected(peer) => Some(Event::Disconnected(peer)),
             Input::Transfer(to) => Some(Event::Transfer { to }),
+            Input::TakeSnapshot => {
+                drop(self.tasks.send(Task::TakeSnapshot));
+                None
+            }
+            Input::SnapshotTaken(meta) => {
+                drop(self.persists.send(Write::Release(meta.last_included_index)));
+                Some(Event::SnapshotTaken(meta))
+            }
+            Input::SnapshotReceived { message, snapshot } => {
+                self.received.push(*snapshot);
+                Some(Event::Message(message))
+            }
         }
     }
 
@@ -128,7 +144,14 @@ impl<S: StateMachine> Driver<S> {
                 }
                 Effect::Send(message) => self.post.send(message),
                 // These channels close only after this thread has ended, or when the member has failed.
-                Effect::Persist(persist) => drop(self.persists.send(persist)),
+                Effect::Persist(persist) => drop(self.persists.send(Write::Persist(persist))),
+                Effect::SendSnapshot { to, term } => self.post.send_snapshot(to, term),
+                Effect::Install(meta) => {
+                    let received = self.received.iter().find(|snapshot| snapshot.meta() == meta);
+                    let snapshot =
+                        received.expect("the core installs what has just arrived").clone();
+                    drop(self.tasks.send(Task::Install(snapshot)));
+                }
                 Effect::Apply(entries) => {
                     self.expect(&mut proposed);
                     drop(self.tasks.send(Task::Apply(entries)));

@@ -10,7 +10,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::request::{RequestError, Waiting};
 use super::{Mailbox, StateMachine};
-use crate::raft::{MemberId, Message, PersistId};
+use crate::raft::{MemberId, Message, PersistId, SnapshotMeta};
+use crate::storage::Snapshot;
 
 const REQUESTS_MAX: usize = 16_384;
 const REQUEST_BYTES_MAX: usize = 64 << 20;
@@ -18,12 +19,27 @@ const MESSAGES_MAX: usize = 4_096;
 
 /// Something that happened.
 pub(super) enum Input<S: StateMachine> {
-    Propose { command: Bytes, waiting: Waiting<S::Outcome> },
-    Read { query: S::Query, waiting: Waiting<S::Answer> },
+    Propose {
+        command: Bytes,
+        waiting: Waiting<S::Outcome>,
+    },
+    Read {
+        query: S::Query,
+        waiting: Waiting<S::Answer>,
+    },
     Message(Message),
     Persisted(PersistId),
     Disconnected(MemberId),
     Transfer(Option<MemberId>),
+    /// A snapshot is wanted.
+    TakeSnapshot,
+    /// One of this member's own is on the disk.
+    SnapshotTaken(SnapshotMeta),
+    /// One of the leader's is, and this says so.
+    SnapshotReceived {
+        message: Message,
+        snapshot: Box<Snapshot>,
+    },
 }
 
 pub(super) struct Inbox<S: StateMachine> {
@@ -106,6 +122,29 @@ impl<S: StateMachine> Inbox<S> {
     /// An operator wants another leader.
     pub(super) fn transfer(&self, to: Option<MemberId>) {
         self.push(&mut self.state.lock(), Input::Transfer(to));
+    }
+
+    /// A snapshot is wanted.
+    pub(super) fn take_snapshot(&self) {
+        self.push(&mut self.state.lock(), Input::TakeSnapshot);
+    }
+
+    /// A snapshot of this member's own is on the disk.
+    pub(super) fn snapshot_taken(&self, meta: SnapshotMeta) {
+        self.push(&mut self.state.lock(), Input::SnapshotTaken(meta));
+    }
+
+    /// A snapshot of the leader's is on the disk. False if the node is stopping.
+    pub(super) fn snapshot_received(&self, message: Message, snapshot: Snapshot) -> bool {
+        let mut state = self.state.lock();
+        let is_running = !state.is_stopped;
+        if is_running {
+            self.push(
+                &mut state,
+                Input::SnapshotReceived { message, snapshot: Box::new(snapshot) },
+            );
+        }
+        is_running
     }
 
     /// A tick has passed.

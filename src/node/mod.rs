@@ -15,7 +15,9 @@
 //! | `tick-N` | | the clock |
 //! | `wal-N` | the log | the disk |
 //! | `apply-N` | the state machine | |
+//! | `snap-N` | snapshots being written, or arriving | the disk |
 //! | `peer-N-M` | the connection to member M | the network |
+//! | `snap-N-M` | a snapshot on its way to member M; only meanwhile | the network |
 //!
 //! # Invariants
 //! - The core is stepped by one thread, in batches of all that has arrived; its effects are carried out in order.
@@ -36,6 +38,8 @@ mod proto;
 mod request;
 mod service;
 mod shared;
+mod snapshot_sender;
+mod snapshotter;
 mod state_machine;
 mod wire;
 
@@ -52,22 +56,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 pub use config::{NodeConfig, Timing};
 pub use request::RequestError;
 pub use shared::NodeFailure;
-pub use state_machine::StateMachine;
+pub use state_machine::{StateMachine, StateView};
 
 use applier::Applier;
 use driver::{Driver, Requests};
 use inbox::Inbox;
 use peer::Peer;
 use persister::Persister;
+use post::Outgoing;
 use post::Post;
 use proto::RaftRpcService;
 use request::Waiting;
 use service::RaftService;
 use shared::{PanicGuard, Shared};
+use snapshotter::{Chunk, Snapshotter};
 
-use crate::raft::{Index, MemberId, Message, Raft, RoleName, Status};
-use crate::rpc::Service;
-use crate::storage::{DataDir, Recovered, StorageError, Wal, WalOptions};
+use crate::raft::{Index, MemberId, Message, Raft, RoleName, SnapshotMeta, Status};
+use crate::rpc::{self, Service};
+use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
 
 /// The longest command: with what is around it, it fits in a frame of [`FRAME_LEN_MIN`].
 pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
@@ -159,6 +165,12 @@ impl<S: StateMachine> NodeHandle<S> {
         self.inbox.transfer(to);
     }
 
+    /// Asks for a snapshot now, whatever the log's length; it shows in [`status`](NodeHandle::status) when it is there. Nothing
+    /// if one is under way, or nothing was applied since the last one.
+    pub fn take_snapshot(&self) {
+        self.inbox.take_snapshot();
+    }
+
     /// Where this member stands.
     pub fn status(&self) -> Status {
         *self.shared.status.lock()
@@ -191,16 +203,25 @@ impl<S: StateMachine> Node<S> {
         state_machine: S,
     ) -> Result<Node<S>, NodeError> {
         let cluster_id = data_dir.identity().cluster_id;
-        let (wal, recovered) = Wal::open(&data_dir, WalOptions::default())?;
-        log_recovery(&config, &recovered);
-        let raft = Raft::new(config.raft(), recovered.hard_state, recovered.entries);
+        let mut state_machine = state_machine;
+        let (snapshots, snapshot) = Snapshots::open(&data_dir)?;
+        if let Some(snapshot) = &snapshot {
+            applier::load(&mut state_machine, snapshot)?;
+        }
+        let meta = snapshot.map(|snapshot| snapshot.meta());
+        let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), meta)?;
+        log_recovery(&config, meta, &recovered);
+        let raft = Raft::new(config.raft(), recovered.hard_state, meta, recovered.entries);
 
         let inbox = Arc::new(Inbox::new());
         let shared = Arc::new(Shared::new(raft.status()));
         let handle = NodeHandle { inbox: inbox.clone(), shared: shared.clone() };
         let (queues, peer_queues) = peer_queues(&config);
         let post = Arc::new(Post::new(inbox.clone(), queues));
-        let service = Arc::new(RaftService::new(cluster_id, inbox.clone(), post.clone()));
+        let (to_snapshot, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
+        let take_chunk = Box::new(chunk_taker(to_snapshot.clone()));
+        let service =
+            Arc::new(RaftService::new(cluster_id, inbox.clone(), post.clone(), take_chunk));
         let (stop, stopped) = bounded(0);
         let mut node =
             Node { handle, threads: Vec::new(), stop: Some(stop), service, _data_dir: data_dir };
@@ -208,23 +229,45 @@ impl<S: StateMachine> Node<S> {
         let (persists, to_persist) = unbounded();
         let (tasks, to_apply) = unbounded();
         let id = config.id;
-        let applier = Applier::new(state_machine, shared.clone());
-        node.spawn(format!("apply-{id}"), move || applier.run(to_apply))?;
+        let applier = Applier::new(state_machine, meta, to_snapshot, shared.clone());
+        let fail = node.on_failure();
+        node.spawn(format!("apply-{id}"), move || applier.run(to_apply, fail))?;
+        let snapshotter = Snapshotter {
+            snapshots: snapshots.clone(),
+            inbox: inbox.clone(),
+            post: post.clone(),
+            shared: shared.clone(),
+            stop: stopped.clone(),
+            arriving: None,
+        };
+        node.spawn(format!("snap-{id}"), move || snapshotter.run(snapshot_tasks))?;
         let persister = Persister {
             wal,
             inbox: inbox.clone(),
             post: post.clone(),
             shared: shared.clone(),
             stop: stopped.clone(),
+            tasks: tasks.clone(),
+            snapshot_index: meta.map_or(Index::ZERO, |meta| meta.last_included_index),
+            snapshot_log_bytes: config.snapshot_log_bytes,
         };
         node.spawn(format!("wal-{id}"), move || persister.run(to_persist))?;
         for (peer, addr, queue) in peer_queues {
-            let peer_thread = Peer::new(id, peer, &addr, cluster_id, inbox.clone());
+            let snapshots = snapshots.clone();
+            let peer_thread = Peer::new(id, peer, &addr, snapshots, cluster_id, inbox.clone());
             let stopped = stopped.clone();
             node.spawn(format!("peer-{id}-{peer}"), move || peer_thread.run(queue, stopped))?;
         }
-        let driver =
-            Driver { raft, inbox, post, persists, tasks, shared, requests: Requests::default() };
+        let driver = Driver {
+            raft,
+            inbox,
+            post,
+            persists,
+            tasks,
+            shared,
+            requests: Requests::default(),
+            received: Vec::new(),
+        };
         node.spawn(format!("raft-{id}"), move || driver.run())?;
         let (inbox, tick) = (node.handle.inbox.clone(), config.timing.tick);
         node.spawn(format!("tick-{id}"), move || run_ticker(&inbox, tick, &stopped))?;
@@ -267,17 +310,23 @@ impl<S: StateMachine> Node<S> {
         self.service.post.close();
     }
 
+    /// What a thread does that cannot go on: the node ends with it.
+    fn on_failure(&self) -> impl Fn(NodeFailure) + Send + 'static {
+        let NodeHandle { inbox, shared } = self.handle.clone();
+        move |failure| {
+            shared.fail(failure);
+            inbox.stop();
+        }
+    }
+
     fn spawn(
         &mut self,
         name: String,
         run: impl FnOnce() + Send + 'static,
     ) -> Result<(), NodeError> {
-        let NodeHandle { inbox, shared } = self.handle.clone();
+        let fail = self.on_failure();
         let guarded = move || {
-            let _guard = PanicGuard(|failure| {
-                shared.fail(failure);
-                inbox.stop();
-            });
+            let _guard = PanicGuard(fail);
             run();
         };
         self.threads
@@ -292,9 +341,9 @@ impl<S: StateMachine> Drop for Node<S> {
     }
 }
 
-type Queues = BTreeMap<MemberId, Sender<Message>>;
+type Queues = BTreeMap<MemberId, Sender<Outgoing>>;
 
-fn peer_queues(config: &NodeConfig) -> (Queues, Vec<(MemberId, String, Receiver<Message>)>) {
+fn peer_queues(config: &NodeConfig) -> (Queues, Vec<(MemberId, String, Receiver<Outgoing>)>) {
     let peers = config.members.iter().filter(|&(id, _)| id != config.id);
     peers
         .map(|(id, addr)| {
@@ -304,26 +353,32 @@ fn peer_queues(config: &NodeConfig) -> (Queues, Vec<(MemberId, String, Receiver<
         .unzip()
 }
 
+/// Hands chunks to the thread that writes them; one that finds no place is sent again.
+fn chunk_taker<V: Send + 'static>(
+    tasks: Sender<snapshotter::Task<V>>,
+) -> impl Fn(Chunk) + Send + Sync {
+    move |chunk| {
+        if let Err(error) = tasks.try_send(snapshotter::Task::Chunk(chunk))
+            && let snapshotter::Task::Chunk(chunk) = error.into_inner()
+        {
+            let busy = "this member is busy with another snapshot";
+            chunk.done.fail(rpc::Status::busy(busy, Duration::from_millis(100)));
+        }
+    }
+}
+
 fn run_ticker<S: StateMachine>(inbox: &Inbox<S>, tick: Duration, stopped: &Receiver<()>) {
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
         inbox.tick();
     }
 }
 
-fn log_recovery(config: &NodeConfig, recovered: &Recovered) {
-    let Recovered { hard_state, entries, torn } = recovered;
+fn log_recovery(config: &NodeConfig, snapshot: Option<SnapshotMeta>, recovered: &Recovered) {
+    let from = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
     log::info!(
-        "member {} recovered term {} and {} entries from its log",
+        "member {} recovered term {}, a snapshot up to entry {from} and {} entries behind it",
         config.id,
-        hard_state.current_term,
-        entries.len()
+        recovered.hard_state.current_term,
+        recovered.entries.len()
     );
-    if let Some(torn) = torn {
-        log::warn!(
-            "the last write to {} was cut short at offset {}: its {} bytes were never acknowledged, and are dropped",
-            torn.file.display(),
-            torn.offset,
-            torn.len_bytes
-        );
-    }
 }

@@ -6,18 +6,23 @@
 //! reached costs its own thread's time only: what is queued for it meanwhile is dropped, and the core told.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
 use super::Mailbox;
 use super::complaints::Complaints;
+use super::post::Outgoing;
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, RaftRpcStub,
     RequestVoteArgs, RequestVoteReply, TimeoutNowArgs, TimeoutNowReply,
 };
+use super::snapshot_sender::SnapshotSender;
 use crate::raft::{AppendEntries, Body, MemberId, Message, Term};
 use crate::rpc::{CallError, Channel, StatusCode};
+use crate::storage::Snapshots;
 
 /// Messages that may wait for one peer's sender: the core's window of appends, and heartbeats.
 pub(super) const QUEUE_LEN_MAX: usize = 256;
@@ -33,6 +38,7 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 const APPEND_BYTES_PER_SECOND_MIN: usize = 256 << 10;
 
 pub(super) struct Peer {
+    own: MemberId,
     id: MemberId,
     cluster_id: u64,
     channel: Channel,
@@ -41,6 +47,9 @@ pub(super) struct Peer {
     bulk: RaftRpcStub,
     mailbox: Arc<dyn Mailbox>,
     complaints: Arc<Complaints>,
+    snapshots: Snapshots,
+    is_sending_snapshot: Arc<AtomicBool>,
+    sending: Option<JoinHandle<()>>,
     /// After a failed attempt to connect: not before then again.
     retry_at: Instant,
 }
@@ -50,6 +59,7 @@ impl Peer {
         own: MemberId,
         id: MemberId,
         addr: &str,
+        snapshots: Snapshots,
         cluster_id: u64,
         mailbox: Arc<dyn Mailbox>,
     ) -> Peer {
@@ -60,23 +70,39 @@ impl Peer {
         let channel = builder().on_disconnect(move || lost.disconnected(id)).lazy();
         let stub = RaftRpcStub::new(channel.clone());
         let bulk = RaftRpcStub::new(builder().lazy());
-        let (complaints, retry_at) = (Arc::default(), Instant::now());
-        Peer { id, cluster_id, channel, stub, bulk, mailbox, complaints, retry_at }
+        Peer {
+            own,
+            id,
+            cluster_id,
+            channel,
+            stub,
+            bulk,
+            mailbox,
+            snapshots,
+            is_sending_snapshot: Arc::default(),
+            sending: None,
+            complaints: Arc::default(),
+            retry_at: Instant::now(),
+        }
     }
 
     /// Until `stop` closes.
-    pub(super) fn run(mut self, queue: Receiver<Message>, stop: Receiver<()>) {
+    pub(super) fn run(mut self, queue: Receiver<Outgoing>, stop: Receiver<()>) {
         loop {
             select! {
                 recv(stop) -> _ => break,
-                recv(queue) -> message => match message {
-                    Ok(message) => self.send(message),
+                recv(queue) -> outgoing => match outgoing {
+                    Ok(Outgoing::Message(message)) => self.send(message),
+                    Ok(Outgoing::Snapshot(term)) => self.send_snapshot(term, &stop),
                     Err(_) => break,
                 },
                 default(RECONNECT_PAUSE) => { self.connect(); }
             }
         }
         self.channel.close();
+        self.bulk.channel().close();
+        // With the channel closed its call has ended, and it with it.
+        let _ = self.sending.map(JoinHandle::join);
     }
 
     fn connect(&mut self) -> bool {
@@ -92,6 +118,35 @@ impl Peer {
             self.retry_at = Instant::now() + RECONNECT_PAUSE;
         }
         connected.is_ok()
+    }
+
+    /// On a thread of its own: heartbeats go on meanwhile. One at a time: while one is under way the core waits for its end.
+    fn send_snapshot(&mut self, term: Term, stop: &Receiver<()>) {
+        let Some(snapshot) = self.snapshots.newest().filter(|_| self.connect()) else {
+            return self.mailbox.disconnected(self.id);
+        };
+        if self.is_sending_snapshot.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let sender = SnapshotSender {
+            own: self.own,
+            peer: self.id,
+            term,
+            cluster_id: self.cluster_id,
+            snapshot,
+            stub: self.bulk.clone(),
+            mailbox: self.mailbox.clone(),
+            stop: stop.clone(),
+            is_sending: self.is_sending_snapshot.clone(),
+        };
+        let name = format!("snap-{}-{}", self.own, self.id);
+        match thread::Builder::new().name(name).spawn(move || sender.run()) {
+            Ok(thread) => self.sending = Some(thread),
+            Err(_) => {
+                self.is_sending_snapshot.store(false, Ordering::Release);
+                self.mailbox.disconnected(self.id);
+            }
+        }
     }
 
     fn send(&mut self, message: Message) {
@@ -133,11 +188,13 @@ impl Peer {
                 };
                 self.stub.timeout_now_async(&args, call_deadline, done);
             }
-            Body::RequestVoteReply(_)
+            // Snapshots go in chunks, on a thread of their own.
+            Body::InstallSnapshot(_)
+            | Body::RequestVoteReply(_)
             | Body::AppendEntriesReply(_)
             | Body::HeartbeatReply(_)
             | Body::TimeoutNowReply => {
-                unreachable!("replies go to the calls that wait for them")
+                unreachable!("replies go to the calls that wait for them, snapshots by another way")
             }
         }
     }

@@ -11,10 +11,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::StateMachine;
+use super::applier::Task;
 use super::inbox::Inbox;
 use super::post::Post;
 use super::shared::{NodeFailure, Shared};
-use crate::raft::{Persist, PersistId};
+use crate::raft::{Index, Persist, PersistId};
 use crate::storage::{StorageError, Wal};
 
 /// Most bytes of entries in one write: bounds how long the first of them waits for the last.
@@ -29,19 +30,31 @@ pub(super) struct Persister<S: StateMachine> {
     pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
     pub(super) stop: Receiver<()>,
+    pub(super) tasks: Sender<Task<S>>,
+    /// What the newest snapshot holds.
+    pub(super) snapshot_index: Index,
+    /// A snapshot is wanted when the log holds so much behind it.
+    pub(super) snapshot_log_bytes: u64,
+}
+
+/// What is to be done to the log.
+pub(super) enum Write {
+    Persist(Persist),
+    /// A snapshot holds everything up to here.
+    Release(Index),
 }
 
 /// The queue to the persister: bounded by what the core lets be uncommitted, or on its way from a leader.
-pub(super) type PersistSender = Sender<Persist>;
+pub(super) type WriteSender = Sender<Write>;
 
 impl<S: StateMachine> Persister<S> {
     /// Until the raft thread has gone, or the disk fails.
-    pub(super) fn run(mut self, persists: Receiver<Persist>) {
-        while let Ok(first) = persists.recv() {
+    pub(super) fn run(mut self, writes: Receiver<Write>) {
+        while let Ok(first) = writes.recv() {
             if self.shared.is_killed() {
                 return;
             }
-            if let Err(error) = self.write_batch(first, &persists) {
+            if let Err(error) = self.write(first, &writes) {
                 log::error!("the log failed, this member stops: {error}");
                 self.shared.fail(NodeFailure::Storage(error));
                 return self.inbox.stop();
@@ -52,33 +65,73 @@ impl<S: StateMachine> Persister<S> {
         }
     }
 
+    /// One write, with all that waits behind it up to the next one that is of another kind.
+    fn write(&mut self, first: Write, writes: &Receiver<Write>) -> Result<(), StorageError> {
+        let mut next = Some(first);
+        while let Some(write) = next.take() {
+            match write {
+                Write::Release(index) => self.release(index)?,
+                Write::Persist(persist) => next = self.write_batch(persist, writes)?,
+            }
+        }
+        self.want_snapshot();
+        Ok(())
+    }
+
+    /// Gives back what is not this batch's.
     fn write_batch(
         &mut self,
         first: Persist,
-        persists: &Receiver<Persist>,
-    ) -> Result<(), StorageError> {
-        let mut batch = vec![first];
-        let mut bytes = self.append(&batch[0])?;
-        while bytes < BATCH_BYTES_MAX
-            && let Ok(next) = persists.try_recv()
-        {
-            bytes += self.append(&next)?;
-            batch.push(next);
+        writes: &Receiver<Write>,
+    ) -> Result<Option<Write>, StorageError> {
+        let (mut batch, mut bytes, mut other) = (Vec::new(), 0, None);
+        let mut next = Some(first);
+        while let Some(persist) = next.take() {
+            bytes += self.append(&persist)?;
+            batch.push(persist);
+            match (bytes < BATCH_BYTES_MAX).then(|| writes.try_recv()) {
+                Some(Ok(Write::Persist(persist))) => next = Some(persist),
+                Some(Ok(write)) => other = Some(write),
+                Some(Err(_)) | None => {}
+            }
         }
         if !self.sync()? {
-            return Ok(());
+            return Ok(None);
         }
         let last = batch.last().map_or(PersistId::default(), |persist| persist.id);
         // Told first, so that the member knows of its own promise before anyone can answer to it.
         self.inbox.persisted(last);
-        batch
-            .into_iter()
-            .flat_map(|persist| persist.then)
-            .for_each(|message| self.post.send(message));
-        Ok(())
+        let messages = batch.into_iter().flat_map(|persist| persist.then);
+        messages.for_each(|message| self.post.send(message));
+        Ok(other)
+    }
+
+    /// Segments that hold nothing but what a snapshot holds are given back. A full disk is no reason to fail here.
+    fn release(&mut self, index: Index) -> Result<(), StorageError> {
+        self.snapshot_index = self.snapshot_index.max(index);
+        match self.wal.release_through(index) {
+            Err(error) if error.is_full() => {
+                log::warn!("{error}");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// The log has grown past its limit since the last snapshot.
+    fn want_snapshot(&self) {
+        if self.wal.len_bytes_after(self.snapshot_index) >= self.snapshot_log_bytes {
+            drop(self.tasks.send(Task::TakeSnapshot));
+        }
     }
 
     fn append(&mut self, persist: &Persist) -> Result<usize, StorageError> {
+        if let Some(snapshot) = persist.reset {
+            self.snapshot_index = snapshot.last_included_index;
+            self.wal.append(persist.hard_state, &[])?;
+            self.sync()?;
+            self.wal.reset(snapshot)?;
+        }
         if persist.hard_state.is_some() || !persist.entries.is_empty() {
             self.wal.append(persist.hard_state, &persist.entries)?;
         }

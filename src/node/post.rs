@@ -8,12 +8,21 @@ use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::Mutex;
 
 use super::Mailbox;
-use super::proto::{AppendEntriesReply, HeartbeatReply, RequestVoteReply, TimeoutNowReply};
-use crate::raft::{Body, MemberId, Message};
+use super::proto::{
+    AppendEntriesReply, HeartbeatReply, InstallSnapshotReply, RequestVoteReply, TimeoutNowReply,
+};
+use crate::raft::{Body, MemberId, Message, Term};
 use crate::rpc::{Done, Status, StatusCode};
 
 /// Calls of peers that may wait for a reply; past it the oldest is given up: the core dropped its message.
 const WAITING_MAX: usize = 8_192;
+
+/// What a peer's sender is to send.
+pub(super) enum Outgoing {
+    Message(Message),
+    /// The newest snapshot, on behalf of the leader of this term.
+    Snapshot(Term),
+}
 
 /// A peer's call that waits for its reply.
 pub(super) enum PeerCall {
@@ -21,6 +30,7 @@ pub(super) enum PeerCall {
     AppendEntries(Done<AppendEntriesReply>),
     Heartbeat(Done<HeartbeatReply>),
     TimeoutNow(Done<TimeoutNowReply>),
+    InstallSnapshot(Done<InstallSnapshotReply>),
 }
 
 impl PeerCall {
@@ -31,13 +41,14 @@ impl PeerCall {
             PeerCall::AppendEntries(done) => done.deadline(),
             PeerCall::Heartbeat(done) => done.deadline(),
             PeerCall::TimeoutNow(done) => done.deadline(),
+            PeerCall::InstallSnapshot(done) => done.deadline(),
         }
     }
 }
 
 pub(super) struct Post {
     mailbox: Arc<dyn Mailbox>,
-    queues: BTreeMap<MemberId, Sender<Message>>,
+    queues: BTreeMap<MemberId, Sender<Outgoing>>,
     calls: Mutex<Calls>,
 }
 
@@ -50,7 +61,7 @@ struct Calls {
 impl Post {
     pub(super) fn new(
         mailbox: Arc<dyn Mailbox>,
-        queues: BTreeMap<MemberId, Sender<Message>>,
+        queues: BTreeMap<MemberId, Sender<Outgoing>>,
     ) -> Post {
         Post { mailbox, queues, calls: Mutex::default() }
     }
@@ -60,9 +71,17 @@ impl Post {
         if message.body.is_reply() {
             return self.reply(message);
         }
-        let peer = message.to;
+        self.enqueue(message.to, Outgoing::Message(message));
+    }
+
+    /// Sends a peer the newest snapshot.
+    pub(super) fn send_snapshot(&self, peer: MemberId, term: Term) {
+        self.enqueue(peer, Outgoing::Snapshot(term));
+    }
+
+    fn enqueue(&self, peer: MemberId, outgoing: Outgoing) {
         if let Some(queue) = self.queues.get(&peer)
-            && let Err(TrySendError::Full(_)) = queue.try_send(message)
+            && let Err(TrySendError::Full(_)) = queue.try_send(outgoing)
         {
             self.mailbox.disconnected(peer);
         }
@@ -101,6 +120,7 @@ impl Post {
             Some(PeerCall::AppendEntries(done)) => done.fail(status()),
             Some(PeerCall::Heartbeat(done)) => done.fail(status()),
             Some(PeerCall::TimeoutNow(done)) => done.fail(status()),
+            Some(PeerCall::InstallSnapshot(done)) => done.fail(status()),
             None => {}
         }
     }
@@ -125,6 +145,9 @@ impl Post {
             }
             (Some(PeerCall::TimeoutNow(done)), Body::TimeoutNowReply) => {
                 done.run(TimeoutNowReply { term: message.term.0 });
+            }
+            (Some(PeerCall::InstallSnapshot(done)), Body::AppendEntriesReply(reply)) => {
+                done.run(InstallSnapshotReply::new(message.term, reply));
             }
             // Given up since.
             _ => {}

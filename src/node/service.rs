@@ -6,6 +6,7 @@ use super::Mailbox;
 use super::complaints::Complaints;
 use super::post::{PeerCall, Post};
 use super::proto::*;
+use super::snapshotter::Chunk;
 use super::wire::{Head, WireError};
 use crate::raft::Body;
 use crate::rpc::{Done, Status, StatusCode};
@@ -16,11 +17,20 @@ pub(super) struct RaftService {
     mailbox: Arc<dyn Mailbox>,
     pub(super) post: Arc<Post>,
     complaints: Complaints,
+    /// Writing to a file is not for a connection's thread, on which heartbeats come, too.
+    take_chunk: ChunkTaker,
 }
 
+type ChunkTaker = Box<dyn Fn(Chunk) + Send + Sync>;
+
 impl RaftService {
-    pub(super) fn new(cluster_id: u64, mailbox: Arc<dyn Mailbox>, post: Arc<Post>) -> RaftService {
-        RaftService { cluster_id, mailbox, post, complaints: Complaints::default() }
+    pub(super) fn new(
+        cluster_id: u64,
+        mailbox: Arc<dyn Mailbox>,
+        post: Arc<Post>,
+        take_chunk: ChunkTaker,
+    ) -> RaftService {
+        RaftService { cluster_id, mailbox, post, complaints: Complaints::default(), take_chunk }
     }
 
     fn deliver(&self, head: Head, body: Body, call: PeerCall) {
@@ -65,6 +75,13 @@ impl RaftRpc for RaftService {
     fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
         match Head::check(args.envelope, args.term, self.cluster_id) {
             Ok(head) => self.deliver(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
+            Err(error) => done.fail(self.bad(error)),
+        }
+    }
+
+    fn install_snapshot(&self, args: InstallSnapshotArgs, done: Done<InstallSnapshotReply>) {
+        match Head::check(args.envelope, args.term, self.cluster_id) {
+            Ok(head) => (self.take_chunk)(Chunk { head, args, done }),
             Err(error) => done.fail(self.bad(error)),
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -20,10 +21,21 @@ pub enum NodeFailure {
     Panicked(String),
 }
 
+/// After a snapshot has failed: a disk that is full is not to be filled again and again.
+const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(10);
+
+/// Whether the state machine's view is being written out, or when it may be.
+#[derive(Default)]
+struct Snapshotting {
+    is_under_way: bool,
+    not_before: Option<Instant>,
+}
+
 pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
+    snapshotting: Mutex<Snapshotting>,
     /// What is to be written waits for space.
     pub(super) is_disk_full: AtomicBool,
     /// The threads should end without tidying up, as a crash would.
@@ -36,6 +48,7 @@ impl Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
+            snapshotting: Mutex::default(),
             is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -48,6 +61,20 @@ impl Shared {
 
     pub(super) fn failure(&self) -> Option<NodeFailure> {
         self.failure.lock().clone()
+    }
+
+    /// False if a snapshot is under way already, or has failed a moment ago.
+    pub(super) fn begin_snapshot(&self) -> bool {
+        let mut snapshotting = self.snapshotting.lock();
+        let is_wanted = !snapshotting.is_under_way
+            && snapshotting.not_before.is_none_or(|not_before| Instant::now() >= not_before);
+        snapshotting.is_under_way |= is_wanted;
+        is_wanted
+    }
+
+    pub(super) fn end_snapshot(&self, is_there: bool) {
+        let not_before = (!is_there).then(|| Instant::now() + SNAPSHOT_RETRY_PAUSE);
+        *self.snapshotting.lock() = Snapshotting { is_under_way: false, not_before };
     }
 
     pub(super) fn is_killed(&self) -> bool {

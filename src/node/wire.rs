@@ -129,6 +129,21 @@ impl AppendEntriesReply {
     }
 }
 
+impl InstallSnapshotReply {
+    pub(super) fn new(term: Term, reply: raft::AppendEntriesReply) -> InstallSnapshotReply {
+        let reply_to = |is_done, match_index| InstallSnapshotReply {
+            term: term.0,
+            is_done,
+            match_index,
+            ..Default::default()
+        };
+        match reply {
+            raft::AppendEntriesReply::Matched { match_index } => reply_to(true, match_index.0),
+            _ => reply_to(false, 0),
+        }
+    }
+}
+
 impl RequestVoteArgs {
     pub(super) fn new(
         term: Term,

@@ -38,6 +38,9 @@ pub struct Config {
     pub reads_max: usize,
     /// Most bytes of entries handed out to be applied and not yet applied (one entry may exceed it). Default 16 MiB.
     pub apply_bytes_max: usize,
+    /// Entries that a snapshot holds are kept in memory up to this many bytes, for followers that are a little behind.
+    /// Default 16 MiB. Too small: a follower that was away for a moment is sent the whole snapshot.
+    pub log_tail_bytes_max: usize,
     /// Seeds the election jitter. Members of one cluster may share it: the id is mixed in.
     pub seed: u64,
 }
@@ -65,6 +68,7 @@ impl Config {
             unapplied_entries_max: 1 << 16,
             reads_max: 1 << 16,
             apply_bytes_max: 16 << 20,
+            log_tail_bytes_max: 16 << 20,
             seed: 0,
         }
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::message::Message;
-use super::types::{Entry, HardState, Index, MemberId, Term};
+use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
 /// The shell's name for a proposal or a read, repeated in what becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +41,8 @@ pub enum Event {
     Persisted(PersistId),
     /// The state machine has applied everything up to here.
     Applied(Index),
+    /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
+    SnapshotTaken(SnapshotMeta),
     /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and if the peer is the
     /// leader, it may be dead.
     Disconnected(MemberId),
@@ -69,6 +71,17 @@ pub enum Effect {
         /// Why.
         reason: Rejection,
     },
+    /// Send this peer the newest snapshot: it lacks entries that are forgotten here. When all of it is on the peer's disk,
+    /// verified, the peer's core gets [`Body::InstallSnapshot`](super::Body::InstallSnapshot); until its answer, or an
+    /// [`Event::Disconnected`], nothing else is sent to it but heartbeats.
+    SendSnapshot {
+        /// The peer.
+        to: MemberId,
+        /// The leader's term, for the request.
+        term: Term,
+    },
+    /// Load this snapshot, which has arrived, in place of the state: the entries that led to it will not come.
+    Install(SnapshotMeta),
     /// These entries are committed: apply them, in order. Each is handed out once.
     Apply(Vec<Entry>),
     /// These reads may be served from the state that all `Apply` effects before this one lead to.
@@ -98,6 +111,8 @@ pub struct Persist {
     pub id: PersistId,
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
+    /// Forget the whole log and begin it anew behind this snapshot, which is on the disk already. Before the entries.
+    pub reset: Option<SnapshotMeta>,
     /// New entries. The first one replaces everything in the log from its index on.
     pub entries: Vec<Entry>,
     /// Send these once this write and all before it are durable.

@@ -1,8 +1,11 @@
 //! A follower: it answers (Raft §5.2, §5.3). Votes are given here too, whatever the role.
 
 use super::message::*;
-use super::types::{Entry, HardState, Index, Term};
-use super::{Raft, Role};
+use super::types::{Entry, HardState, Index, SnapshotMeta, Term};
+use super::{Effect, Raft, Role};
+
+/// No log gets there. A peer's snapshot must not leave indexes too few to go on with.
+const INDEX_MAX: u64 = 1 << 62;
 
 impl Raft {
     /// A candidate asks for a vote (Raft §5.2, §5.4.1) or whether it would get one (thesis §9.6).
@@ -45,7 +48,7 @@ impl Raft {
         let body = Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true });
         let reply =
             Message { token: message.token, ..self.request(message.from, message.term, body) };
-        self.effects.push(super::Effect::Send(reply));
+        self.effects.push(Effect::Send(reply));
     }
 
     pub(super) fn refuse_vote(
@@ -93,7 +96,7 @@ impl Raft {
     /// (§5.3). False, and nothing changed, if it conflicts with what is committed, or terms would fall where it joins.
     fn take_entries(&mut self, entries: &[Entry]) -> bool {
         let known = |entry: &&Entry| {
-            entry.index <= self.log.snapshot_index()
+            entry.index <= self.log.base_index()
                 || self.log.term_at(entry.index) == Some(entry.term)
         };
         let new = &entries[entries.iter().take_while(known).count()..];
@@ -107,6 +110,46 @@ impl Raft {
         }
         new.iter().for_each(|entry| self.log.append(entry.clone()));
         true
+    }
+
+    /// A snapshot has arrived (Raft §7). If the log has the entry that it ends with, the log has all that is in it, and the
+    /// snapshot only says that it is committed; else it takes the place of log and state.
+    pub(super) fn on_install_snapshot(&mut self, message: &Message, snapshot: SnapshotMeta) {
+        if !self.may_be_committed(snapshot, message.term) {
+            return self.nonsense(message, "it cannot end with a committed entry");
+        }
+        let match_index = snapshot.last_included_index;
+        if match_index > self.commit_index {
+            if self.log.term_at(match_index) == Some(snapshot.last_included_term) {
+                self.commit_up_to(match_index);
+            } else {
+                self.install(snapshot);
+            }
+        }
+        let body = Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index });
+        self.reply_once_durable(message, body, match_index);
+    }
+
+    /// Whether a leader of `term` can have committed what the snapshot ends with: terms do not fall along the log, up to the
+    /// leader's own.
+    fn may_be_committed(&self, snapshot: SnapshotMeta, term: Term) -> bool {
+        let SnapshotMeta { last_included_index, last_included_term } = snapshot;
+        let committed_term = self.log.term_at(self.commit_index);
+        let is_later = last_included_index > self.commit_index;
+        last_included_index.0 <= INDEX_MAX
+            && last_included_term <= term
+            && (!is_later || committed_term.is_some_and(|it| it <= last_included_term))
+    }
+
+    fn install(&mut self, snapshot: SnapshotMeta) {
+        self.log.reset(snapshot);
+        self.persists.reset = Some(snapshot);
+        self.snapshot = Some(snapshot);
+        self.commit_index = snapshot.last_included_index;
+        self.handed_out = snapshot.last_included_index;
+        self.applied_index = snapshot.last_included_index;
+        self.applying.clear();
+        self.effects.push(Effect::Install(snapshot));
     }
 
     /// The leader lives. If it counts on entries that this member does not hold, this member's disk was emptied: then

@@ -208,10 +208,13 @@ impl Raft {
             while (peer.next_index <= last_index || peer.is_probed()) && peer.may_send(&self.config)
             {
                 let prev_log_index = peer.next_index.prev();
-                let prev_log_term = self
-                    .log
-                    .term_at(prev_log_index)
-                    .expect("the log reaches back to its beginning");
+                // Before the log's beginning there is the snapshot only.
+                let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
+                    assert!(self.snapshot.is_some(), "what is forgotten is in a snapshot");
+                    peer.snapshot_sent();
+                    self.effects.push(Effect::SendSnapshot { to, term });
+                    break;
+                };
                 let entries =
                     self.log.batch(peer.next_index, last_index, self.config.append_bytes_max);
                 let sent_index = entries.last().map_or(prev_log_index, |entry| entry.index);
@@ -248,7 +251,7 @@ impl Raft {
                     self.effects.push(Effect::PeerLostData { peer, match_index });
                 }
             }
-            AppendEntriesReply::Stale => {}
+            AppendEntriesReply::Stale => peer.refused(),
         }
     }
 

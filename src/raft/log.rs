@@ -1,7 +1,8 @@
-//! The log as the core sees it: all entries since the last snapshot, and how far they are on their way to the disk.
+//! The log as the core sees it: the entries since the last snapshot and a tail before its end, and how far they are on their
+//! way to the disk.
 //!
 //! ```text
-//!   snapshot │ first ............ durable ...... handed to Persist ...... last
+//!       base │ first ............ durable ...... handed to Persist ...... last
 //!            │ on this disk             │ being written      │ to be written
 //! ```
 //!
@@ -10,10 +11,14 @@
 use std::collections::VecDeque;
 
 use super::event::PersistId;
-use super::types::{Entry, Index, Term};
+use super::types::{Entry, Index, SnapshotMeta, Term};
 
 /// What an entry costs beside its command when bytes are counted: its head, on the wire and in memory.
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 48;
+
+/// Before the first entry: where a log without a snapshot begins.
+const NO_SNAPSHOT: SnapshotMeta =
+    SnapshotMeta { last_included_index: Index::ZERO, last_included_term: Term::ZERO };
 
 /// The bytes that limits count for an entry.
 pub(super) fn cost_bytes(entry: &Entry) -> usize {
@@ -22,9 +27,8 @@ pub(super) fn cost_bytes(entry: &Entry) -> usize {
 
 #[derive(Debug)]
 pub(super) struct Log {
-    /// The entry just before the first: the end of the snapshot, or zero.
-    snapshot_index: Index,
-    snapshot_term: Term,
+    /// The entry just before the first: at or below the end of the snapshot, or zero.
+    base: SnapshotMeta,
     entries: VecDeque<Entry>,
     /// The last entry that a `Persist` has carried.
     handed_over: Index,
@@ -35,16 +39,24 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// The log as found on the disk.
-    pub(super) fn recovered(entries: Vec<Entry>) -> Log {
-        let is_contiguous =
-            entries.iter().enumerate().all(|(at, entry)| entry.index == Index(at as u64 + 1));
-        assert!(is_contiguous, "a log without a snapshot counts up from index 1");
-        assert!(entries.is_sorted_by_key(|entry| entry.term), "terms never fall along the log");
-        let last = Index(entries.len() as u64);
+    /// The log as found on the disk, behind the snapshot if there is one.
+    pub(super) fn recovered(snapshot: Option<SnapshotMeta>, entries: Vec<Entry>) -> Log {
+        let base = snapshot.unwrap_or(NO_SNAPSHOT);
+        let counts_up = |(at, entry): (usize, &Entry)| {
+            entry.index.0 == base.last_included_index.0 + 1 + at as u64
+        };
+        assert!(
+            entries.iter().enumerate().all(counts_up),
+            "a log counts up from its snapshot, or from index 1"
+        );
+        let terms = entries.iter().map(|entry| entry.term);
+        assert!(
+            std::iter::once(base.last_included_term).chain(terms).is_sorted(),
+            "terms never fall along the log"
+        );
+        let last = Index(base.last_included_index.0 + entries.len() as u64);
         Log {
-            snapshot_index: Index::ZERO,
-            snapshot_term: Term::ZERO,
+            base,
             entries: entries.into(),
             handed_over: last,
             durable: last,
@@ -52,16 +64,17 @@ impl Log {
         }
     }
 
-    pub(super) fn snapshot_index(&self) -> Index {
-        self.snapshot_index
+    /// The entry just before the first one that is kept.
+    pub(super) fn base_index(&self) -> Index {
+        self.base.last_included_index
     }
 
     pub(super) fn last_index(&self) -> Index {
-        Index(self.snapshot_index.0 + self.entries.len() as u64)
+        Index(self.base.last_included_index.0 + self.entries.len() as u64)
     }
 
     pub(super) fn last_term(&self) -> Term {
-        self.entries.back().map_or(self.snapshot_term, |entry| entry.term)
+        self.entries.back().map_or(self.base.last_included_term, |entry| entry.term)
     }
 
     pub(super) fn durable_index(&self) -> Index {
@@ -70,8 +83,8 @@ impl Log {
 
     /// The term of the entry at `index`, if it is known here: it may lie in the snapshot or beyond the end.
     pub(super) fn term_at(&self, index: Index) -> Option<Term> {
-        if index == self.snapshot_index {
-            return Some(self.snapshot_term);
+        if index == self.base.last_included_index {
+            return Some(self.base.last_included_term);
         }
         self.position(index).and_then(|at| self.entries.get(at)).map(|entry| entry.term)
     }
@@ -130,6 +143,36 @@ impl Log {
         self.handed_over < self.last_index()
     }
 
+    /// Forgets the entries up to `to`, which a snapshot holds.
+    pub(super) fn compact(&mut self, to: Index) {
+        assert!(to <= self.handed_over, "what is not yet being written stays");
+        let Some(at) = self.position(to) else { return };
+        let term = self.entries[at].term;
+        self.entries.drain(..=at);
+        self.base = SnapshotMeta { last_included_index: to, last_included_term: term };
+    }
+
+    /// How far entries may be forgotten, at most up to `index`, if `tail_bytes` of those before it are to be kept.
+    pub(super) fn tail_begin(&self, index: Index, tail_bytes: usize) -> Index {
+        let mut bytes = 0;
+        let before = self.position(index).map_or(0, |at| at + 1);
+        let kept = self.entries.range(..before).rev().take_while(|entry| {
+            bytes += cost_bytes(entry);
+            bytes <= tail_bytes
+        });
+        Index(index.0 - kept.count() as u64)
+    }
+
+    /// Begins anew behind a snapshot that has taken the place of the whole log.
+    pub(super) fn reset(&mut self, snapshot: SnapshotMeta) {
+        self.base = snapshot;
+        self.entries.clear();
+        self.handed_over = snapshot.last_included_index;
+        // Until the write that says so is on the disk.
+        self.durable = Index::ZERO;
+        self.writes.iter_mut().for_each(|(_, up_to)| *up_to = Index::ZERO);
+    }
+
     /// The write `id` and all before it are on the disk.
     pub(super) fn written(&mut self, id: PersistId) {
         while let Some(&(write, up_to)) = self.writes.front()
@@ -145,7 +188,9 @@ impl Log {
     pub(super) fn last_at_most(&self, index: Index, term: Term) -> (Index, Term) {
         // Terms never fall along the log, so those at most `term` are a prefix of it.
         let prefix = self.entries.partition_point(|entry| entry.term <= term) as u64;
-        let at = index.min(Index(self.snapshot_index.0 + prefix)).max(self.snapshot_index);
+        let at = index
+            .min(Index(self.base.last_included_index.0 + prefix))
+            .max(self.base.last_included_index);
         let found = self.term_at(at).expect("it lies between the snapshot and the last entry");
         (at, found)
     }
@@ -156,7 +201,7 @@ impl Log {
     }
 
     fn position(&self, index: Index) -> Option<usize> {
-        index.0.checked_sub(self.snapshot_index.0 + 1).map(|at| at as usize)
+        index.0.checked_sub(self.base.last_included_index.0 + 1).map(|at| at as usize)
     }
 }
 
@@ -167,6 +212,7 @@ mod tests {
 
     fn log(terms: &[u64]) -> Log {
         Log::recovered(
+            None,
             terms.iter().enumerate().map(|(at, &term)| entry(at as u64 + 1, term)).collect(),
         )
     }

@@ -4,7 +4,7 @@
 //! counted. The core neither numbers nor matches calls: a reply repeats the request's `token`, and whoever carries
 //! messages finds the waiting call by it.
 
-use super::types::{Entry, Index, MemberId, Term};
+use super::types::{Entry, Index, MemberId, SnapshotMeta, Term};
 
 /// One message between two members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub enum Body {
     Heartbeat(Heartbeat),
     /// The answer to it.
     HeartbeatReply(HeartbeatReply),
+    /// A snapshot of the leader's has arrived, whole and verified (Raft §7). Its chunks are the carrier's business. The
+    /// answer is an `AppendEntriesReply`: what the follower's log then matches.
+    InstallSnapshot(SnapshotMeta),
     /// The leader hands over: stand for election at once (thesis §3.10).
     TimeoutNow,
     /// The answer to it: it has come.
@@ -123,7 +126,13 @@ impl HeartbeatReply {
 impl Body {
     /// Whether only the leader of the message's term can have sent this.
     pub fn is_from_leader(&self) -> bool {
-        matches!(self, Body::AppendEntries(_) | Body::Heartbeat(_) | Body::TimeoutNow)
+        matches!(
+            self,
+            Body::AppendEntries(_)
+                | Body::Heartbeat(_)
+                | Body::InstallSnapshot(_)
+                | Body::TimeoutNow
+        )
     }
 
     /// Whether this answers a request.

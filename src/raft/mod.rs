@@ -38,7 +38,7 @@
 //! others refuse if they still hear the leader, so a broken cable costs no term.
 //!
 //! # Left out
-//! Snapshots, leases, learners and membership change have no code here yet.
+//! Leases, learners and membership change have no code here yet.
 
 mod candidate;
 mod config;
@@ -77,6 +77,8 @@ pub struct Raft {
     commit_index: Index,
     /// The last entry given out in an `Apply`.
     handed_out: Index,
+    /// The newest snapshot on this member's disk.
+    snapshot: Option<SnapshotMeta>,
     /// The last entry that the state machine has said to have applied.
     applied_index: Index,
     /// Bytes given out and not yet applied, with the last index of each batch.
@@ -117,6 +119,7 @@ struct Persists {
     is_hard_state_dirty: bool,
     /// The last write that carried a hard state.
     hard_state_write: PersistId,
+    reset: Option<SnapshotMeta>,
     then: Vec<Message>,
 }
 
@@ -140,24 +143,32 @@ pub struct Status {
 }
 
 impl Raft {
-    /// A member as it starts, or starts again, with what its disk holds.
+    /// A member as it starts, or starts again, with what its disk holds. The state machine has loaded `snapshot`.
     ///
     /// # Panics
-    /// If `entries` does not count up from index 1, or is of a later term than `hard_state`: storage vouches for that (it
-    /// writes a hard state before the entries that came with it). If `config` holds values that cannot work.
-    pub fn new(config: Config, hard_state: HardState, entries: Vec<Entry>) -> Raft {
+    /// If `entries` does not count up from `snapshot`, or from index 1 without one, or is of a later term than both of them:
+    /// storage vouches for that (it writes a hard state before the entries that came with it). If `config` holds values that
+    /// cannot work.
+    pub fn new(
+        config: Config,
+        hard_state: HardState,
+        snapshot: Option<SnapshotMeta>,
+        entries: Vec<Entry>,
+    ) -> Raft {
         config.assert_sound();
         let rng =
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let role =
             RoleChange { role: RoleName::Follower, term: hard_state.current_term, leader: None };
+        let snapshot_index = snapshot.map_or(Index::ZERO, |it| it.last_included_index);
         let mut raft = Raft {
             config,
             hard_state,
-            log: Log::recovered(entries),
-            commit_index: Index::ZERO,
-            handed_out: Index::ZERO,
-            applied_index: Index::ZERO,
+            log: Log::recovered(snapshot, entries),
+            commit_index: snapshot_index,
+            handed_out: snapshot_index,
+            snapshot,
+            applied_index: snapshot_index,
             applying: Default::default(),
             role: Role::Follower,
             leader: None,
@@ -168,9 +179,20 @@ impl Raft {
             nonsense_count: 0,
             effects: Vec::new(),
         };
-        assert!(raft.log.last_term() <= hard_state.current_term, "no entry is of a term to come");
+        raft.adopt_term_of_snapshot();
+        assert!(raft.log.last_term() <= raft.current_term(), "no entry is of a term to come");
         raft.reset_timer();
         raft
+    }
+
+    /// A snapshot may reach the disk before the term that it was made in: one that arrives is stored before the core hears
+    /// of it, and entries may be applied before this member's own log has them. This member has said nothing in that term.
+    fn adopt_term_of_snapshot(&mut self) {
+        let term = self.snapshot.map_or(Term::ZERO, |it| it.last_included_term);
+        if term > self.current_term() {
+            self.change_hard_state(HardState { current_term: term, voted_for: None });
+            self.told.term = term;
+        }
     }
 
     /// Takes what has happened and gives what to do, in order.
@@ -184,6 +206,7 @@ impl Raft {
                 Event::Transfer { to } => self.transfer(to),
                 Event::Persisted(id) => self.persisted(id),
                 Event::Applied(index) => self.applied(index),
+                Event::SnapshotTaken(snapshot) => self.snapshot_taken(snapshot),
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }
@@ -198,7 +221,7 @@ impl Raft {
             last_index: self.log.last_index(),
             durable_index: self.log.durable_index(),
             commit_index: self.commit_index,
-            snapshot_index: self.log.snapshot_index(),
+            snapshot_index: self.snapshot.map_or(Index::ZERO, |it| it.last_included_index),
             nonsense_count: self.nonsense_count,
         }
     }
@@ -251,7 +274,7 @@ impl Raft {
     fn refuse_stale(&mut self, message: Message) {
         match message.body {
             Body::RequestVote(request) => self.refuse_vote(&message, request),
-            Body::AppendEntries(_) => {
+            Body::AppendEntries(_) | Body::InstallSnapshot(_) => {
                 self.reply(&message, Body::AppendEntriesReply(AppendEntriesReply::Stale))
             }
             // Rounds of an earlier term mean nothing in this one, in which the same member may lead again.
@@ -278,6 +301,7 @@ impl Raft {
             Body::AppendEntriesReply(reply) => self.on_append_entries_reply(&message, *reply),
             Body::Heartbeat(request) => self.on_heartbeat(&message, *request),
             Body::HeartbeatReply(reply) => self.on_heartbeat_reply(&message, *reply),
+            Body::InstallSnapshot(snapshot) => self.on_install_snapshot(&message, *snapshot),
             Body::TimeoutNow => self.on_timeout_now(&message),
             Body::TimeoutNowReply => {}
         }
@@ -336,6 +360,16 @@ impl Raft {
         }
     }
 
+    /// Entries that the snapshot holds may go, but for a tail for followers that are a little behind.
+    fn snapshot_taken(&mut self, snapshot: SnapshotMeta) {
+        let index = snapshot.last_included_index;
+        assert!(index <= self.handed_out, "a snapshot holds what was applied, no more");
+        if self.snapshot.is_none_or(|old| old.last_included_index < index) {
+            self.snapshot = Some(snapshot);
+            self.log.compact(self.log.tail_begin(index, self.config.log_tail_bytes_max));
+        }
+    }
+
     fn applied(&mut self, index: Index) {
         self.applied_index = self.applied_index.max(index);
         while self.applying.front().is_some_and(|&(last, _)| last <= index) {
@@ -355,7 +389,9 @@ impl Raft {
     }
 
     fn persist(&mut self) {
-        let has_writes = self.persists.is_hard_state_dirty || self.log.has_unwritten();
+        let has_writes = self.persists.is_hard_state_dirty
+            || self.persists.reset.is_some()
+            || self.log.has_unwritten();
         if !has_writes && self.persists.then.is_empty() {
             return;
         }
@@ -366,9 +402,10 @@ impl Raft {
         if hard_state.is_some() {
             self.persists.hard_state_write = id;
         }
+        let reset = self.persists.reset.take();
         let entries = self.log.hand_over(id);
         let then = std::mem::take(&mut self.persists.then);
-        self.effects.push(Effect::Persist(Persist { id, hard_state, entries, then }));
+        self.effects.push(Effect::Persist(Persist { id, hard_state, reset, entries, then }));
     }
 
     /// Gives out what is committed, as far as the state machine keeps up, and the reads that are then due.

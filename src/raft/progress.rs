@@ -4,6 +4,7 @@
 //!            first match                     conflict, lost connection, silence
 //!   Probe ───────────────> Replicate ──────────────────────────────────────────> Probe
 //! ```
+//! A peer that lacks entries which are forgotten is in `Snapshot` from the snapshot's departure to its answer.
 //! In `Probe` one message at a time finds where the logs agree; in `Replicate` messages follow each other without waiting
 //! for answers, as many as the window allows (thesis §10.2.1). Messages may be lost in silence: a peer that answers
 //! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again, and a probe is repeated, each time
@@ -50,8 +51,16 @@ pub(super) struct Progress {
 
 #[derive(Debug)]
 enum Mode {
-    Probe { is_waiting: bool },
-    Replicate { in_flight: VecDeque<InFlight>, bytes: usize, silent_heartbeats: u32 },
+    Probe {
+        is_waiting: bool,
+    },
+    Replicate {
+        in_flight: VecDeque<InFlight>,
+        bytes: usize,
+        silent_heartbeats: u32,
+    },
+    /// A snapshot is on its way; nothing else is sent.
+    Snapshot,
 }
 
 #[derive(Debug)]
@@ -85,6 +94,7 @@ impl Progress {
     pub(super) fn may_send(&self, config: &Config) -> bool {
         match &self.mode {
             Mode::Probe { is_waiting } => !is_waiting,
+            Mode::Snapshot => false,
             Mode::Replicate { in_flight, bytes, .. } => {
                 in_flight.len() < config.window_messages_max && *bytes < config.window_bytes_max
             }
@@ -99,6 +109,7 @@ impl Progress {
                 self.repeat_in = self.repeat_pause.saturating_add(time_of(bytes));
                 self.repeat_pause = (2 * self.repeat_pause).min(PROBE_HEARTBEATS_MAX);
             }
+            Mode::Snapshot => unreachable!("nothing is sent while a snapshot is on its way"),
             Mode::Replicate { in_flight, bytes: total, .. } => {
                 in_flight.push_back(InFlight { last_index, bytes });
                 *total += bytes;
@@ -113,12 +124,15 @@ impl Progress {
         self.is_heard = true;
     }
 
-    /// The peer's disk holds the log up to `match_index`.
+    /// The peer's disk holds the log up to `match_index`. What is not new while a snapshot is on its way is an old answer.
     pub(super) fn matched(&mut self, match_index: Index) {
+        if matches!(self.mode, Mode::Snapshot) && match_index <= self.match_index {
+            return;
+        }
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index.next());
         match &mut self.mode {
-            Mode::Probe { .. } => {
+            Mode::Probe { .. } | Mode::Snapshot => {
                 self.next_index = self.match_index.next();
                 self.mode =
                     Mode::Replicate { in_flight: VecDeque::new(), bytes: 0, silent_heartbeats: 0 };
@@ -143,6 +157,7 @@ impl Progress {
         let is_stale = match self.mode {
             Mode::Probe { .. } => rejected_index != self.next_index.prev(),
             Mode::Replicate { .. } => rejected_index <= self.match_index,
+            Mode::Snapshot => true,
         };
         if is_stale {
             return false;
@@ -161,7 +176,23 @@ impl Progress {
         match self.mode {
             Mode::Probe { .. } => self.repeat_in = self.repeat_in.min(self.repeat_pause),
             Mode::Replicate { .. } => self.probe_from(self.match_index.next()),
+            Mode::Snapshot => self.snapshot_lost(),
         }
+    }
+
+    /// The peer has refused something for its term. It may be a snapshot that was sent in an earlier one, and is in the way
+    /// of the one that is waited for.
+    pub(super) fn refused(&mut self) {
+        if let Mode::Snapshot = self.mode {
+            self.snapshot_lost();
+        }
+    }
+
+    /// Not again at once: whoever breaks off a snapshot is not ready for the next one, until it answers a heartbeat.
+    fn snapshot_lost(&mut self) {
+        self.mode = Mode::Probe { is_waiting: true };
+        (self.repeat_in, self.repeat_pause) = (1, 1);
+        self.is_heard = false;
     }
 
     /// A heartbeat goes out. A peer that lives but keeps silent about appends gets them again.
@@ -180,8 +211,13 @@ impl Progress {
                     self.probe_from(self.match_index.next());
                 }
             }
-            Mode::Replicate { .. } => {}
+            Mode::Replicate { .. } | Mode::Snapshot => {}
         }
+    }
+
+    /// A snapshot is on its way.
+    pub(super) fn snapshot_sent(&mut self) {
+        self.mode = Mode::Snapshot;
     }
 
     fn probe_from(&mut self, next_index: Index) {

@@ -18,6 +18,18 @@ pub struct Term(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Index(pub u64);
 
+impl From<u64> for Term {
+    fn from(term: u64) -> Term {
+        Term(term)
+    }
+}
+
+impl From<u64> for Index {
+    fn from(index: u64) -> Index {
+        Index(index)
+    }
+}
+
 impl From<u64> for MemberId {
     fn from(id: u64) -> MemberId {
         MemberId(id)

@@ -5,6 +5,7 @@
 //!   LOCK    held exclusively (flock) while a member runs; holds its process id, for the message a second one gets
 //!   meta    who this is: the text below, replaced as a whole (temporary file, fsync, rename, fsync of the directory)
 //!   wal/    the log: see storage::wal
+//!   snap/   snapshots: see storage::snapshot
 //! ```
 //!
 //! `meta` is five lines of text and a checksum of them, so that it can be read by a person and trusted by us:
@@ -21,7 +22,7 @@
 //! `log none` closes a hole: a member whose log was deleted, but not its `meta`, would otherwise start as if it had never
 //! voted and never stored anything.
 //!
-//! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log.
+//! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no snapshot.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,6 +120,10 @@ impl DataDir {
         wal_dir(&self.path)
     }
 
+    pub(super) fn snap_dir(&self) -> PathBuf {
+        snap_dir(&self.path)
+    }
+
     pub(super) fn lock(&self) -> &Arc<DiskLock> {
         &self.lock
     }
@@ -138,6 +143,10 @@ impl DataDir {
 
 fn wal_dir(path: &Path) -> PathBuf {
     path.join("wal")
+}
+
+fn snap_dir(path: &Path) -> PathBuf {
+    path.join("snap")
 }
 
 fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<DiskLock, StorageError> {
@@ -164,10 +173,12 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
     let wal = wal_dir(path);
     disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
     disk.sync_dir(path).map_err(StorageError::sync(path))?;
-    let names = disk.list(&wal).map_err(StorageError::io("list", &wal))?;
-    if !names.is_empty() {
-        let reason = "it is missing, but there is a log".to_string();
-        return Err(StorageError::MetaDamaged { path: path.join("meta"), reason });
+    for (dir, what) in [(wal, "a log"), (snap_dir(path), "a snapshot")] {
+        if disk.is_dir(&dir) && !disk.list(&dir).map_err(StorageError::io("list", &dir))?.is_empty()
+        {
+            let reason = format!("it is missing, but there is {what}");
+            return Err(StorageError::MetaDamaged { path: path.join("meta"), reason });
+        }
     }
     let meta = Meta { identity, log_started: false };
     write_meta(disk, path, meta)?;
@@ -326,13 +337,17 @@ mod tests {
     }
 
     #[test]
-    fn a_log_without_meta_is_refused() {
-        let disk = SimDisk::new(1);
-        drop(open(&disk).unwrap());
-        disk.set_bytes(Path::new("/a/b/1/wal/0000000001.wal"), vec![1]);
-        disk.lose(Path::new("/a/b/1/meta"));
-        let err = open(&disk).unwrap_err().to_string();
-        assert!(err.contains("it is missing, but there is a log"), "{err}");
+    fn a_log_or_a_snapshot_without_meta_is_refused() {
+        for (dir, file, what) in [("wal", "0000000001.wal", "a log"), ("snap", "x", "a snapshot")] {
+            let disk = SimDisk::new(1);
+            drop(open(&disk).unwrap());
+            let dir = Path::new("/a/b/1").join(dir);
+            let _ = disk.create_dir(&dir);
+            disk.set_bytes(&dir.join(file), vec![1]);
+            disk.lose(Path::new("/a/b/1/meta"));
+            let err = open(&disk).unwrap_err().to_string();
+            assert!(err.contains(&format!("it is missing, but there is {what}")), "{err}");
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub enum StorageError {
     },
 
     /// The disk is full. Nothing was lost: the log is as it was, what was appended is still buffered, and a later
-    /// [`sync`](crate::storage::Wal::sync) succeeds once there is space.
+    /// [`sync`](crate::storage::Wal::sync) succeeds once there is space. A snapshot that did not fit is gone, the one before
+    /// it is not.
     #[error("cannot {action} {}: the disk is full; writes wait until there is space", path.display())]
     Full {
         /// What was attempted: a verb.
@@ -94,6 +95,17 @@ pub enum StorageError {
         /// What is wrong there.
         reason: String,
     },
+
+    /// A snapshot is not what was written: one of ours that was damaged, or one that arrived damaged.
+    #[error("snapshot is damaged: {} at offset {offset}: {reason}", file.display())]
+    SnapshotCorrupt {
+        /// The snapshot.
+        file: PathBuf,
+        /// Where in it the first thing is that is wrong, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
 }
 
 impl StorageError {
@@ -104,7 +116,21 @@ impl StorageError {
 
     /// Whether something that had been written and synced has changed.
     pub fn is_corrupt(&self) -> bool {
-        matches!(self, StorageError::Corrupt { .. } | StorageError::MetaDamaged { .. })
+        matches!(
+            self,
+            StorageError::Corrupt { .. }
+                | StorageError::SnapshotCorrupt { .. }
+                | StorageError::MetaDamaged { .. }
+        )
+    }
+
+    /// For implementations of `std::io` traits: this error, with the kind that the system gave.
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match &self {
+            StorageError::Io { source, .. } | StorageError::Full { source, .. } => source.kind(),
+            _ => io::ErrorKind::InvalidData,
+        };
+        io::Error::new(kind, self)
     }
 
     /// For `map_err`: an error of the system while doing `action` to `path`.

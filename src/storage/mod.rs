@@ -1,11 +1,14 @@
-//! What survives a crash: the data directory, its lock, and the write-ahead log.
+//! What survives a crash: the data directory, its lock, snapshots, and the write-ahead log.
 //!
 //! ```text
 //! DataDir::open ──> LOCK, meta: only we, and only this member
-//!     └── Wal::open ──> Recovered { hard state, entries }, then append, append, sync: durable
+//!     ├── Snapshots::open ──> the newest snapshot ─┐ base
+//!     └── Wal::open <──────────────────────────────┘ ──> Recovered { hard state, entries after it },
+//!                                                        then append, append, sync: durable
 //! ```
 //!
 //! - [`DataDir`]: whose directory it is, and that one process uses it
+//! - [`Snapshots`]: the state machine's state, so that the log need not begin at 1; see [`snapshot`]
 //! - [`Wal`]: the log: format, recovery, failures; see [`wal`]
 //! - [`disk`]: the file system as a trait; [`sim`]: one that loses power, for tests and the simulator
 //!
@@ -18,8 +21,10 @@ mod data_dir;
 pub mod disk;
 mod error;
 pub mod sim;
+pub mod snapshot;
 pub mod wal;
 
 pub use data_dir::{DataDir, Identity};
 pub use error::StorageError;
+pub use snapshot::{Receiver, Snapshot, SnapshotReader, SnapshotWriter, Snapshots};
 pub use wal::{Recovered, TornTail, Wal, WalOptions};

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::port::Port;
 use crate::clerk::Clerk;
 use crate::members::Members;
-use crate::node::Timing;
+use crate::node::{NodeConfig, Timing};
 use crate::raft::{MemberId, RoleName, Status};
 use crate::server::{Config, Member, StartError};
 
@@ -37,13 +37,19 @@ pub struct Cluster {
 pub struct Options {
     /// Heartbeats and elections of all members.
     pub timing: Timing,
+    /// A member takes a snapshot when its log holds so many bytes behind the last one; default 64 MiB.
+    pub snapshot_log_bytes: u64,
     /// How long each call of a clerk may take; default 10 s.
     pub timeout: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { timing: Timing::default(), timeout: Duration::from_secs(10) }
+        Options {
+            timing: Timing::default(),
+            snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -181,6 +187,7 @@ impl Cluster {
         if member.is_none() {
             let config = Config {
                 timing: self.options.timing,
+                snapshot_log_bytes: self.options.snapshot_log_bytes,
                 ..Config::new(id, self.members.clone(), self.data_dir(id))
             };
             let started = Member::start_on(slot.port.listen()?, config);

@@ -2,13 +2,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::members::Members;
-use syncraft::node::{Node, NodeConfig, NodeHandle, RequestError, StateMachine, Timing};
+use syncraft::node::{Node, NodeConfig, NodeHandle, RequestError, StateMachine, StateView};
 use syncraft::raft::{Index, MemberId, RoleName};
 use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
@@ -34,6 +35,7 @@ impl StateMachine for Count {
     type Outcome = u64;
     type Query = ();
     type Answer = u64;
+    type View = CountView;
 
     fn apply(&mut self, _: Index, command: &Bytes) -> u64 {
         assert!(&command[..] != b"panic", "as the test wants it");
@@ -43,6 +45,25 @@ impl StateMachine for Count {
 
     fn query(&self, (): ()) -> u64 {
         self.0
+    }
+
+    fn view(&self) -> CountView {
+        CountView(self.0)
+    }
+
+    fn load(&mut self, body: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = [0; 8];
+        body.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+pub(crate) struct CountView(u64);
+
+impl StateView for CountView {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.0.to_le_bytes())
     }
 }
 
@@ -64,7 +85,7 @@ impl Nodes {
         for ((id, _), port) in list.iter().zip(&ports) {
             let identity = Identity { cluster_id: 7, member_id: id };
             let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
-            let config = NodeConfig { id, members: list.clone(), timing: Timing::default() };
+            let config = NodeConfig::new(id, list.clone());
             let node = Node::start(config, data_dir, Count::default()).unwrap();
             let listener = port.listen().unwrap();
             servers.push(Server::builder().service(node.service()).serve(listener).unwrap());

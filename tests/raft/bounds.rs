@@ -46,7 +46,7 @@ fn the_count_of_bytes_survives_a_change_of_leaders() {
     let mut config = config(1, 3);
     config.uncommitted_bytes_max = 200;
     let hard_state = HardState { current_term: Term(1), voted_for: None };
-    let mut node = Node::start(config, hard_state, entries(1, &[1; 50]));
+    let mut node = Node::start(config, hard_state, None, entries(1, &[1; 50]));
     node.lead();
     assert!(!is_busy(&node.propose(1)));
     node.receive(matched(2, 2, 52));

@@ -30,7 +30,7 @@ impl Cluster {
         let start = |id| {
             let mut config = config(id, members);
             change(&mut config);
-            (id, Node::start(config, HardState::default(), Vec::new()))
+            (id, Node::start(config, HardState::default(), None, Vec::new()))
         };
         Cluster {
             nodes: (1..=members).map(start).collect(),
@@ -83,6 +83,11 @@ impl Cluster {
             self.story.extend(words::effect(id, &effect, is_held));
             match effect {
                 Effect::Send(message) => self.queue.push(message),
+                Effect::SendSnapshot { to, term } => {
+                    let end = self.node(id).snapshot.expect("it has one to send");
+                    let (from, body) = (MemberId(id), Body::InstallSnapshot(end));
+                    self.queue.push(Message { from, to, term, token: 0, body });
+                }
                 Effect::Apply(entries) => {
                     let last = entries.last().map_or(Index::ZERO, |entry| entry.index);
                     self.step(id, [Event::Applied(last)]);
@@ -167,6 +172,9 @@ impl Cluster {
         let fate = if is_lost { " (lost)" } else { "" };
         self.story.push(format!("{}{fate}", words::message(&message)));
         if !is_lost {
+            if let Body::InstallSnapshot(end) = message.body {
+                self.store_snapshot(to, end);
+            }
             self.step(to, [Event::Message(message)]);
         }
     }
@@ -237,22 +245,45 @@ impl Cluster {
 
     pub(crate) fn restart(&mut self, id: u64) {
         let node = self.node(id);
-        let (hard_state, entries) = (node.hard_state, node.entries.clone());
-        self.start(id, hard_state, entries);
+        let (hard_state, snapshot, entries) =
+            (node.hard_state, node.snapshot, node.entries.clone());
+        self.start(id, hard_state, snapshot, entries);
     }
 
     /// Starts `id` with a disk that holds entries of these terms.
     pub(crate) fn restart_with(&mut self, id: u64, term: u64, log: &[u64]) {
         let hard_state = HardState { current_term: Term(term), voted_for: None };
-        self.start(id, hard_state, entries(1, log));
+        self.start(id, hard_state, None, entries(1, log));
     }
 
-    fn start(&mut self, id: u64, hard_state: HardState, entries: Vec<Entry>) {
+    /// A snapshot is on the disk of `id`: the newest stays.
+    fn store_snapshot(&mut self, id: u64, end: SnapshotMeta) {
+        let newest = &mut self.node_mut(id).snapshot;
+        if newest.is_none_or(|old| old.last_included_index < end.last_included_index) {
+            *newest = Some(end);
+        }
+    }
+
+    /// `id` takes a snapshot of all that it has applied.
+    pub(crate) fn take_snapshot(&mut self, id: u64) {
+        let last = self.node(id).applied.last().expect("something was applied");
+        let end = end((last.index.0, last.term.0));
+        self.store_snapshot(id, end);
+        self.step(id, [Event::SnapshotTaken(end)]);
+    }
+
+    fn start(
+        &mut self,
+        id: u64,
+        hard_state: HardState,
+        snapshot: Option<SnapshotMeta>,
+        entries: Vec<Entry>,
+    ) {
         self.down.remove(&id);
         self.lost.remove(&id);
         let mut config = self.node(id).config.clone();
         config.seed += 1;
-        *self.node_mut(id) = Node::start(config, hard_state, entries);
+        *self.node_mut(id) = Node::start(config, hard_state, snapshot, entries);
     }
 }
 

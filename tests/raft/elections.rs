@@ -27,7 +27,7 @@ fn two_members_rarely_time_out_together() {
     let timeout = |id, seed| {
         let mut config = config(id, 3);
         config.seed = seed;
-        Node::start(config, HardState::default(), Vec::new()).time_out()
+        Node::start(config, HardState::default(), None, Vec::new()).time_out()
     };
     let ties = (0..1_000).filter(|&seed| timeout(1, seed) == timeout(2, seed)).count();
     assert!(ties < 80, "{ties} ties of 1,000; by chance it were 32");
@@ -213,7 +213,7 @@ fn one_vote_a_term_first_come_first_served() {
 fn a_vote_outlives_a_crash() {
     let mut node = Node::new(3);
     node.receive(vote(2, 1, (0, 0)));
-    let mut again = Node::start(node.config, node.hard_state, node.entries);
+    let mut again = Node::start(node.config, node.hard_state, node.snapshot, node.entries);
     assert!(!is_vote_granted(&again.answer(vote(3, 1, (0, 0)))));
     assert!(is_vote_granted(&again.answer(vote(2, 1, (0, 0)))));
 }

@@ -3,6 +3,7 @@
 //!
 //! - [`terms`], [`elections`], [`replication`], [`safety`]: the sentences of sections 5.1 to 5.4 and figure 2, one test each.
 //! - [`reads`], [`durability`], [`bounds`], [`nonsense`]: what goes beyond the paper.
+//! - [`snapshots`]: section 7 of the paper, 5 of the thesis.
 //! - [`trace`]: the scripts in `tests/raft/scripts`, whole clusters message by message.
 
 mod bounds;
@@ -14,6 +15,7 @@ mod nonsense;
 mod reads;
 mod replication;
 mod safety;
+mod snapshots;
 mod terms;
 mod trace;
 mod transfer;

@@ -10,6 +10,7 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     /// What the disk holds.
     pub(crate) hard_state: HardState,
+    pub(crate) snapshot: Option<SnapshotMeta>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) pending: VecDeque<Persist>,
     /// The core's log, as its writes have told.
@@ -26,14 +27,27 @@ impl Node {
     /// Member 1 of `members`, with what its disk holds: the terms of its log's entries.
     pub(crate) fn restarted(members: u64, term: u64, voted_for: Option<u64>, log: &[u64]) -> Node {
         let hard_state = HardState { current_term: Term(term), voted_for: voted_for.map(MemberId) };
-        Node::start(config(1, members), hard_state, entries(1, log))
+        Node::start(config(1, members), hard_state, None, entries(1, log))
     }
 
-    pub(crate) fn start(config: Config, hard_state: HardState, entries: Vec<Entry>) -> Node {
+    /// With what a disk holds. What the log has does not count if it does not lead on from the snapshot.
+    pub(crate) fn start(
+        config: Config,
+        hard_state: HardState,
+        snapshot: Option<SnapshotMeta>,
+        mut entries: Vec<Entry>,
+    ) -> Node {
+        if let Some(end) = snapshot {
+            let begins_there = |entry: &Entry| entry.index == end.last_included_index.next();
+            let is_held = entries.first().is_some_and(begins_there)
+                || entries.iter().any(|entry| is_end(&end, entry));
+            entries.retain(|entry| is_held && entry.index > end.last_included_index);
+        }
         Node {
-            raft: Raft::new(config.clone(), hard_state, entries.clone()),
+            raft: Raft::new(config.clone(), hard_state, snapshot, entries.clone()),
             config,
             hard_state,
+            snapshot,
             log: entries.clone(),
             entries,
             pending: VecDeque::new(),
@@ -45,7 +59,7 @@ impl Node {
     pub(crate) fn with(members: u64, change: impl FnOnce(&mut Config)) -> Node {
         let mut config = config(1, members);
         change(&mut config);
-        Node::start(config, HardState::default(), Vec::new())
+        Node::start(config, HardState::default(), None, Vec::new())
     }
 
     /// Steps once. Writes stay under way.
@@ -54,7 +68,7 @@ impl Node {
         for effect in &effects {
             match effect {
                 Effect::Persist(persist) => {
-                    write(&mut self.log, &persist.entries);
+                    write(&mut self.log, persist);
                     self.pending.push_back(persist.clone());
                 }
                 Effect::Apply(entries) => self.applied.extend_from_slice(entries),
@@ -68,7 +82,7 @@ impl Node {
     pub(crate) fn persist_one(&mut self) -> Vec<Effect> {
         let Some(persist) = self.pending.pop_front() else { return Vec::new() };
         self.hard_state = persist.hard_state.unwrap_or(self.hard_state);
-        write(&mut self.entries, &persist.entries);
+        write(&mut self.entries, &persist);
         let mut effects: Vec<Effect> = persist.then.into_iter().map(Effect::Send).collect();
         effects.extend(self.step([Event::Persisted(persist.id)]));
         effects
@@ -174,12 +188,24 @@ pub(crate) fn config(id: u64, members: u64) -> Config {
     Config::new(MemberId(id), (1..=members).map(MemberId))
 }
 
-/// As a `Persist` says: the first entry replaces everything from its index on.
-pub(crate) fn write(log: &mut Vec<Entry>, entries: &[Entry]) {
-    if let Some(first) = entries.first() {
-        log.truncate(first.index.0 as usize - 1);
-        log.extend_from_slice(entries);
+/// As a `Persist` says: a reset forgets everything, and the first entry replaces everything from its index on.
+pub(crate) fn write(log: &mut Vec<Entry>, persist: &Persist) {
+    if persist.reset.is_some() {
+        log.clear();
     }
+    if let Some(first) = persist.entries.first() {
+        log.retain(|entry| entry.index < first.index);
+        log.extend_from_slice(&persist.entries);
+    }
+}
+
+/// The end of a snapshot (index, term).
+pub(crate) fn end((index, term): (u64, u64)) -> SnapshotMeta {
+    SnapshotMeta { last_included_index: Index(index), last_included_term: Term(term) }
+}
+
+fn is_end(end: &SnapshotMeta, entry: &Entry) -> bool {
+    (entry.index, entry.term) == (end.last_included_index, end.last_included_term)
 }
 
 /// Entries of these terms, from `from` on. Equal index and term: equal command.
@@ -265,6 +291,11 @@ pub(crate) fn heartbeat_reply(from: u64, term: u64, round: u64) -> Message {
     message(from, term, Body::HeartbeatReply(HeartbeatReply { round }))
 }
 
+/// A snapshot that ends with this entry (index, term) has arrived.
+pub(crate) fn install(from: u64, term: u64, last: (u64, u64)) -> Message {
+    message(from, term, Body::InstallSnapshot(end(last)))
+}
+
 /// One message of every kind, of `term`.
 pub(crate) fn every_message(term: u64) -> Vec<Message> {
     vec![
@@ -277,6 +308,7 @@ pub(crate) fn every_message(term: u64) -> Vec<Message> {
         conflict(2, term, 1, (0, 0)),
         heartbeat(2, term, 0, 1),
         heartbeat_reply(2, term, 1),
+        install(2, term, (0, 0)),
     ]
 }
 

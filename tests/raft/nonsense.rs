@@ -132,6 +132,7 @@ fn body() -> impl Strategy<Value = Body> {
         (number(), number()).prop_map(|(commit, round)| {
             Body::Heartbeat(Heartbeat { leader_commit: Index(commit), round })
         }),
+        (number(), number()).prop_map(|last| Body::InstallSnapshot(end(last))),
         number().prop_map(|round| Body::HeartbeatReply(HeartbeatReply { round })),
     ]
 }
@@ -142,6 +143,8 @@ enum Input {
     PersistOne,
     Campaign,
     ApplyAll,
+    /// Of the last that was applied, or of one before.
+    TakeSnapshot(usize),
 }
 
 fn input() -> impl Strategy<Value = Input> {
@@ -155,6 +158,7 @@ fn input() -> impl Strategy<Value = Input> {
         2 => Just(Input::Campaign),
         4 => Just(Input::PersistOne),
         1 => Just(Input::ApplyAll),
+        2 => (0..3usize).prop_map(Input::TakeSnapshot),
         2 => any::<u64>().prop_map(|id| Input::Event(proposal(id))),
         2 => any::<u64>().prop_map(|id| Input::Event(read(id))),
         1 => (0..4u64).prop_map(|peer| Input::Event(Event::Disconnected(MemberId(peer)))),
@@ -177,21 +181,33 @@ proptest! {
 
     /// Peers that say anything at all neither bring a member down nor make it go back on what it has.
     #[test]
-    fn no_message_brings_a_member_down(inputs in proptest::collection::vec(input(), 1..60)) {
-        let mut node = Node::new(3);
+    fn no_message_brings_a_member_down(
+        inputs in proptest::collection::vec(input(), 1..60),
+        tail_bytes in prop_oneof![Just(0), Just(100), Just(1 << 20)],
+    ) {
+        let mut node = Node::with(3, |config| config.log_tail_bytes_max = tail_bytes);
         for input in inputs {
             let before = node.raft.status();
             match input {
                 Input::Event(event) => drop(node.step([event])),
                 Input::PersistOne => drop(node.persist_one()),
                 Input::Campaign => campaign(&mut node),
+                Input::TakeSnapshot(back) => {
+                    let last = node.applied.iter().rev().nth(back);
+                    if let Some(last) = last.map(|entry| (entry.index.0, entry.term.0)) {
+                        node.step([Event::SnapshotTaken(end(last))]);
+                    }
+                }
                 Input::ApplyAll => drop(node.step([Event::Applied(before.commit_index)])),
             }
             let after = node.raft.status();
             prop_assert!(after.role.term >= before.role.term);
             prop_assert!(after.commit_index >= before.commit_index);
             prop_assert!(after.commit_index <= after.last_index);
-            prop_assert_eq!(after.last_index.0 as usize, node.log.len());
+            let last = node.log.last().map_or(after.snapshot_index, |entry| entry.index);
+            prop_assert_eq!(after.last_index, last);
+            prop_assert!(after.snapshot_index >= before.snapshot_index);
+            prop_assert!(after.snapshot_index <= after.commit_index);
             prop_assert!(node.terms().is_sorted());
         }
     }

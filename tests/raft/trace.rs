@@ -13,6 +13,7 @@
 //! | `hold 1`, `persist 1`, `release 1` | a disk that writes when told: one write; all, and at once from now on |
 //! | `cut 1 2`, `lose 1`, `heal` | a link one way; a member; all again |
 //! | `crash 1`, `restart 1`, `disconnected 1 2` | with what the disk holds; 1 loses its connection to 2 |
+//! | `snapshot 1` | 1 takes a snapshot of what it has applied; one that is sent is a message in the queue |
 //! | `queue`, `status [1]`, `log [1]` | look |
 
 use std::error::Error;
@@ -178,6 +179,7 @@ impl Script {
             "release" => cluster.release(id),
             "cut" => cluster.cut(id, number(1)?.ok_or("cut from whom?")?),
             "lose" => cluster.lose(id),
+            "snapshot" => cluster.take_snapshot(id),
             "heal" => cluster.heal(),
             "crash" => cluster.crash(id),
             "restart" => cluster.restart(id),
@@ -196,6 +198,7 @@ fn limit(config: &mut Config, name: &str, value: usize) {
         "window" => config.window_messages_max = value,
         "append_bytes" => config.append_bytes_max = value,
         "uncommitted" => config.uncommitted_entries_max = value as u64,
+        "tail_bytes" => config.log_tail_bytes_max = value,
         "reads" => config.reads_max = value,
         _ => panic!("unknown limit {name}"),
     }

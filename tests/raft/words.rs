@@ -42,6 +42,7 @@ fn body(body: &Body) -> String {
             "that term is over".to_owned()
         }
         Body::HeartbeatReply(reply) => format!("heartbeat {} heard", reply.round),
+        Body::InstallSnapshot(snapshot) => format!("snapshot up to {}", end(snapshot)),
         Body::TimeoutNow => "stand for election now".to_owned(),
         Body::TimeoutNowReply => "I will".to_owned(),
     }
@@ -57,6 +58,7 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Body::AppendEntriesReply(_) => "append-reply",
         Body::Heartbeat(_) => "heartbeat",
         Body::HeartbeatReply(_) => "heartbeat-reply",
+        Body::InstallSnapshot(_) => "snapshot",
         Body::TimeoutNow => "timeout-now",
         Body::TimeoutNowReply => "timeout-now-reply",
     }
@@ -99,6 +101,8 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
                 format!("request {} refused: not leader, that is {leader}", id.0)
             }
         },
+        Effect::SendSnapshot { to, term } => format!("sends {to} its snapshot, term {term}"),
+        Effect::Install(snapshot) => format!("loads the snapshot up to {}", end(snapshot)),
         Effect::Apply(entries) => format!("applies {}", self::entries(entries)),
         Effect::ReadReady(ids) => {
             let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
@@ -112,11 +116,18 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
     Some(if let Effect::Send(_) = effect { words } else { format!("  {id} {words}") })
 }
 
+fn end(snapshot: &SnapshotMeta) -> String {
+    format!("{}/{}", snapshot.last_included_index, snapshot.last_included_term)
+}
+
 fn persist_words(persist: &Persist, is_disk_held: bool) -> Option<String> {
     let mut parts = Vec::new();
     if let Some(HardState { current_term, voted_for }) = persist.hard_state {
         let vote = voted_for.map_or(String::new(), |id| format!(", vote for {id}"));
         parts.push(format!("term {current_term}{vote}"));
+    }
+    if let Some(snapshot) = &persist.reset {
+        parts.push(format!("the log anew behind {}", end(snapshot)));
     }
     if !persist.entries.is_empty() {
         parts.push(entries(&persist.entries));

@@ -8,7 +8,7 @@
 //! - [`plan`]: what a seed draws: cluster size, limits, speeds, and which faults are on at all (swarm testing).
 //! - [`world`]: the event loop, and the two phases: faults while safety is checked; then calm, in which a quorum, and later
 //!   everyone, must make progress and agree.
-//! - [`disk`]: what is durable, what is being written, and what a crash leaves of that.
+//! - [`disk`]: snapshots; what is durable, what is being written, and what a crash leaves of that.
 //! - [`network`]: delays, losses, duplicates, replays, cut links.
 //! - [`oracle`]: the invariants, checked after every step.
 //!

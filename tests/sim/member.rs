@@ -1,5 +1,7 @@
 //! One simulated member: its core while it lives, its disk always, and what the oracle knows of its log.
 
+use std::collections::BTreeMap;
+
 use syncraft::raft::{Entry, Event, Index, MemberId, Message, Raft, Status, Term};
 
 use crate::disk::Disk;
@@ -11,6 +13,8 @@ pub(crate) struct Member {
     /// Counts starts, so that what was meant for an earlier life can be told apart.
     pub(crate) life: u64,
     pub(crate) living: Option<Living>,
+    /// What its core last said of its newest snapshot, in any life.
+    pub(crate) snapshot_index: Index,
 }
 
 /// What a crash takes away.
@@ -26,6 +30,14 @@ pub(crate) struct Living {
     pub(crate) outbox: Vec<Message>,
     pub(crate) is_paused: bool,
     pub(crate) is_step_due: bool,
+    /// Snapshots on their way to peers.
+    pub(crate) transfers: BTreeMap<MemberId, Transfer>,
+}
+
+/// A snapshot on its way to a peer: one at a time. Who is asked for another meanwhile says at its end that it was not sent.
+pub(crate) struct Transfer {
+    pub(crate) token: u64,
+    pub(crate) is_asked_again: bool,
 }
 
 /// A log with a running hash: equal hashes, equal logs up to there.
@@ -36,27 +48,35 @@ pub(crate) struct Shadow {
 
 impl Member {
     pub(crate) fn new(id: MemberId) -> Member {
-        Member { id, disk: Disk::default(), life: 0, living: None }
+        Member { id, disk: Disk::default(), life: 0, living: None, snapshot_index: Index::ZERO }
     }
 
-    pub(crate) fn start(&mut self, plan: &Plan) {
+    /// True if its log had to begin anew behind its snapshot.
+    pub(crate) fn start(&mut self, plan: &Plan) -> bool {
         assert!(self.living.is_none(), "only who is down can start");
         self.life += 1;
-        let entries = self.disk.entries().to_vec();
+        let is_reset = self.disk.recover();
+        let entries = self.disk.entries();
         let mut log = Shadow::default();
-        log.write(&entries);
-        let core = Raft::new(plan.config(self.id, self.life), self.disk.hard_state(), entries);
+        log.write(entries);
+        let snapshot = self.disk.snapshot();
+        let applied = self.disk.snapshot_index();
+        let behind = entries[applied.0 as usize..].to_vec();
+        let config = plan.config(self.id, self.life);
+        let core = Raft::new(config, self.disk.hard_state(), snapshot, behind);
         let status = core.status();
         self.living = Some(Living {
             core,
             status,
             log,
-            applied: Index::ZERO,
+            applied,
             inbox: Vec::new(),
             outbox: Vec::new(),
             is_paused: false,
             is_step_due: false,
+            transfers: BTreeMap::new(),
         });
+        is_reset
     }
 }
 
@@ -73,6 +93,12 @@ impl Shadow {
             self.entries.push((entry.clone(), chain(before, entry)));
         }
         replaced
+    }
+
+    /// Replaced by what led to a snapshot.
+    pub(crate) fn reset(&mut self, committed: &[Entry]) {
+        self.entries.clear();
+        self.write(committed);
     }
 
     pub(crate) fn last_index(&self) -> Index {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use syncraft::raft::{
     AppendEntriesReply, Body, Entry, Index, MemberId, Message, RequestId, RequestVote,
-    RequestVoteReply, RoleName, Status, Term,
+    RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
 };
 
 use crate::member::{Living, Member, Shadow};
@@ -21,6 +21,8 @@ pub(crate) struct Oracle {
     inherited: BTreeMap<Term, Vec<Term>>,
     /// All that was ever committed, in order.
     committed: Vec<Committed>,
+    /// The same, entry by entry: what a snapshot stands for.
+    canonical: Vec<Entry>,
     /// Log matching: the hash of every log that ever ended with this index and term.
     prefixes: HashMap<(Index, Term), u64>,
     proposals: HashMap<RequestId, Proposal>,
@@ -51,6 +53,36 @@ struct Read {
 impl Oracle {
     pub(crate) fn committed_index(&self) -> Index {
         Index(self.committed.len() as u64)
+    }
+
+    /// What led to a snapshot of `index`.
+    pub(crate) fn canonical(&self, index: Index) -> &[Entry] {
+        &self.canonical[..index.0 as usize]
+    }
+
+    /// The end of a snapshot of the state at `index`.
+    pub(crate) fn snapshot_at(&self, index: Index) -> SnapshotMeta {
+        let last_included_term = self.canonical[index.0 as usize - 1].term;
+        SnapshotMeta { last_included_index: index, last_included_term }
+    }
+
+    /// A snapshot takes the place of the state: it is on the disk, ends with a committed entry, and is ahead.
+    pub(crate) fn installs(&self, member: &Member, snapshot: SnapshotMeta) {
+        let living = member.living.as_ref().expect("only who lives installs");
+        let index = snapshot.last_included_index;
+        assert!(index <= self.committed_index(), "a snapshot holds committed entries only");
+        assert_eq!(snapshot, self.snapshot_at(index), "a snapshot ends with a committed entry");
+        assert!(index > living.applied, "the state never goes back");
+        assert!(member.disk.snapshot_index() >= index, "a snapshot is on the disk first");
+    }
+
+    /// A leader sends what it holds, and that is enough for the peer to go on from.
+    pub(crate) fn sends_snapshot(&self, member: &Member, term: Term) {
+        let living = member.living.as_ref().expect("only who lives sends");
+        let Status { role, snapshot_index, .. } = living.status;
+        assert_eq!((role.role, role.term), (RoleName::Leader, term), "only a leader sends one");
+        assert!(snapshot_index > Index::ZERO, "the core knows of a snapshot");
+        assert!(member.disk.snapshot_index() >= snapshot_index, "it is on the disk");
     }
 
     pub(crate) fn is_committed(&self, id: RequestId) -> bool {
@@ -121,6 +153,8 @@ impl Oracle {
         assert!(after.commit_index >= before.commit_index, "a commit index never falls");
         assert!(after.durable_index <= after.last_index && after.commit_index <= after.last_index);
         assert_eq!(after.last_index, living.log.last_index(), "all new entries are persisted");
+        assert!(after.snapshot_index >= member.snapshot_index, "a snapshot index never falls");
+        assert!(after.snapshot_index <= after.commit_index, "what a snapshot holds is committed");
         assert_eq!(after.nonsense_count, 0, "honest members never send nonsense");
         if after.role.role == RoleName::Leader {
             self.leads(member.id, living, before);
@@ -177,6 +211,7 @@ impl Oracle {
             if let Some(id) = proposal {
                 self.check_proposal(id, entry);
             }
+            self.canonical.push(entry.clone());
             self.committed.push(Committed { hash: *hash, by, proposal });
         }
     }

@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) request_every_us: u64,
     pub(crate) requests_at_once: Range<u64>,
     pub(crate) value_len: Range<usize>,
+    /// How likely a snapshot is each time that something was applied.
+    pub(crate) snapshot: f64,
     limits: Limits,
 }
 
@@ -63,6 +65,7 @@ struct Limits {
     uncommitted_bytes_max: usize,
     reads_max: usize,
     apply_bytes_max: usize,
+    log_tail_bytes_max: usize,
 }
 
 impl Plan {
@@ -91,6 +94,7 @@ impl Plan {
             requests_at_once: 1..at_once_max + 1,
             value_len: 0..pick(rng, &[1, 100, 1_000]),
             limits: Limits::draw(rng),
+            snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
         }
     }
 
@@ -106,6 +110,7 @@ impl Plan {
         config.uncommitted_bytes_max = self.limits.uncommitted_bytes_max;
         config.reads_max = self.limits.reads_max;
         config.apply_bytes_max = self.limits.apply_bytes_max;
+        config.log_tail_bytes_max = self.limits.log_tail_bytes_max;
         config.seed = self.seed ^ (life << 32);
         config
     }
@@ -140,6 +145,7 @@ impl Limits {
             uncommitted_bytes_max: pick(rng, &[100, 1_000, 64 << 20, 64 << 20]),
             reads_max: pick(rng, &[1, 3, 1 << 16, 1 << 16]),
             apply_bytes_max: pick(rng, &[1, 300, 16 << 20, 16 << 20]),
+            log_tail_bytes_max: pick(rng, &[0, 0, 200, 2_000, 16 << 20]),
         }
     }
 }

@@ -37,6 +37,19 @@ impl Report {
             "disconnect",
             "transfer",
             "disk stalled",
+            "snapshot taken",
+            "snapshot sent",
+            "snapshot asked for while one is on its way",
+            "snapshot lost",
+            "snapshot waited for in vain",
+            "snapshot stored by who is not told",
+            "snapshot installed",
+            "snapshot kept what follows it",
+            "snapshot that was no news",
+            "snapshot refused",
+            "restart from a snapshot",
+            "restart with a log that ends before the snapshot",
+            "restart in the snapshot's term",
         ] {
             assert!(self.counts.get(name).is_some_and(|&count| count > 0), "never: {name}");
         }

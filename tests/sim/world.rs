@@ -2,6 +2,7 @@
 
 mod calm;
 mod faults;
+mod snapshots;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -30,7 +31,10 @@ pub(crate) struct World {
     workload: Workload,
     disk_rng: fastrand::Rng,
     fault_rng: fastrand::Rng,
+    snapshot_rng: fastrand::Rng,
     is_calm: bool,
+    /// By then all that was sent before the calm has arrived.
+    late_until_us: u64,
     /// In the calm: a proposal that must come through, and when it was made.
     marker: Option<(RequestId, u64)>,
     trace: Trace,
@@ -51,6 +55,13 @@ enum What {
     Written(Who),
     Happen(Who, Event),
     Resume(Who),
+    Crash(Who),
+    /// A snapshot of the state at this index is on the disk.
+    SnapshotTaken(Who, Index),
+    /// All of a snapshot has arrived at a peer's disk, if both are there.
+    SnapshotArrived(Who, Message),
+    /// Nobody waits for the answer any longer.
+    SnapshotDeadline(Who, MemberId, u64),
     Start(usize),
     Heal,
     Faults,
@@ -92,7 +103,9 @@ impl World {
             workload: Workload::new(seeds.u64(..)),
             disk_rng: seeds.fork(),
             fault_rng: seeds.fork(),
+            snapshot_rng: seeds.fork(),
             is_calm: false,
+            late_until_us: 0,
             marker: None,
             trace,
             counts: BTreeMap::new(),
@@ -140,6 +153,14 @@ impl World {
             What::Written(who) if self.is_alive(who) => self.written(who.at),
             What::Happen(who, event) if self.is_alive(who) => self.post(who.at, event),
             What::Resume(who) if self.is_alive(who) => self.resume(who.at),
+            What::SnapshotTaken(who, index) if self.is_alive(who) => {
+                self.snapshot_taken(who.at, index);
+            }
+            What::SnapshotArrived(who, message) => self.snapshot_arrived(who, message),
+            What::SnapshotDeadline(who, peer, token) if self.is_alive(who) => {
+                self.snapshot_failed(who.at, peer, token);
+            }
+            What::Crash(who) if self.is_alive(who) && !self.is_calm => self.crash(who.at),
             What::Start(at) if self.members[at].living.is_none() => self.start(at),
             What::Heal if !self.is_calm => {
                 self.trace.line(self.now_us, || "heal");
@@ -164,7 +185,8 @@ impl World {
     }
 
     fn start(&mut self, at: usize) {
-        self.members[at].start(&self.plan);
+        let is_reset = self.members[at].start(&self.plan);
+        self.count_restart(at, is_reset);
         let (id, life) = (self.members[at].id, self.members[at].life);
         self.trace.line(self.now_us, || format!("{id} starts, life {life}"));
         let phase_us = self.fault_rng.u64(..self.plan.tick_us[at]);
@@ -182,7 +204,7 @@ impl World {
     fn arrive(&mut self, message: Message) {
         let at = Self::at_of(message.to);
         if self.members[at].living.is_some() && !self.network.is_cut(message.from, message.to) {
-            self.post(at, Event::Message(message));
+            self.arrived(at, message);
         } else if self.plan.are_sockets_noticed && self.members[at].living.is_none() {
             let who = self.who(Self::at_of(message.from));
             self.after(500, What::Happen(who, Event::Disconnected(message.to)));
@@ -221,9 +243,11 @@ impl World {
                 .join("\n              ")
         });
         let before = living.status;
+        let snapshots = snapshots::among(&events);
         let effects = living.core.step(events);
         living.status = living.core.status();
         self.note(at, before, &effects);
+        self.count_snapshots(at, before, &snapshots, &effects);
         for effect in effects {
             self.carry_out(at, effect);
         }
@@ -237,6 +261,9 @@ impl World {
         for effect in effects {
             self.trace.line(self.now_us, || format!("    {id} -> {effect:?}"));
             if let Effect::Persist(persist) = effect {
+                if let Some(snapshot) = persist.reset {
+                    living.log.reset(self.oracle.canonical(snapshot.last_included_index));
+                }
                 replaced += living.log.write(&persist.entries);
                 self.oracle.wrote(&living.log, &persist.entries);
             }
@@ -253,6 +280,7 @@ impl World {
         ];
         self.trace.mix(&numbers);
         self.oracle.stepped(&self.members, at, before);
+        self.members[at].snapshot_index = after.snapshot_index;
         self.count_changes(before, after, replaced);
     }
 
@@ -298,7 +326,10 @@ impl World {
                 let applied = Event::Applied(living.applied);
                 let delay_us = self.disk_rng.u64(self.plan.apply_us.clone());
                 self.after(delay_us, What::Happen(self.who(at), applied));
+                self.draw_snapshot(at);
             }
+            Effect::SendSnapshot { to, term } => self.send_snapshot(at, to, term),
+            Effect::Install(snapshot) => self.install(at, snapshot),
             Effect::ReadReady(ids) => {
                 let applied = self.members[at].living.as_ref().map_or(Index::ZERO, |it| it.applied);
                 for read in ids {

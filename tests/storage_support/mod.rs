@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, Term};
+use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
 use syncraft::storage::sim::SimDisk;
 use syncraft::storage::{DataDir, Identity, Recovered, StorageError, Wal, WalOptions};
 
@@ -77,7 +77,7 @@ pub(crate) fn open(
     segment_len_bytes: u64,
 ) -> Result<(Wal, Recovered), StorageError> {
     let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME)?;
-    Wal::open(&dir, options(segment_len_bytes))
+    Wal::open(&dir, options(segment_len_bytes), None)
 }
 
 /// Appends, in up to two calls, and syncs.
@@ -146,4 +146,13 @@ impl Log {
         disk.set_bytes(file, bytes);
         disk
     }
+}
+
+pub(crate) fn meta(index: u64, term: u64) -> SnapshotMeta {
+    SnapshotMeta { last_included_index: Index(index), last_included_term: Term(term) }
+}
+
+/// A state of this length.
+pub(crate) fn state(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }

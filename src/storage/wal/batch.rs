@@ -2,7 +2,10 @@
 
 use crate::raft::{Entry, HardState};
 
-use super::format::{BATCH_HEADER_LEN_BYTES, BatchHeader, encode_record, padded, record_len_bytes};
+use super::format::{
+    BATCH_HEADER_LEN_BYTES, BatchHeader, EntryId, encode_base, encode_entry, padded,
+    record_len_bytes,
+};
 
 /// The most that one batch may hold: far above any batch that makes sense, far below what its length field can say.
 pub(super) const BODY_LEN_MAX_BYTES: u64 = 1 << 30;
@@ -34,7 +37,14 @@ impl PendingBatch {
     }
 
     pub(super) fn push(&mut self, entry: &Entry) {
-        self.crc = encode_record(entry, self.crc, &mut self.bytes);
+        self.crc = encode_entry(entry, self.crc, &mut self.bytes);
+        self.records += 1;
+    }
+
+    /// The log begins anew after this entry: nothing that came before in this batch counts.
+    pub(super) fn begin_anew(&mut self, base: EntryId) {
+        self.clear();
+        self.crc = encode_base(base, self.crc, &mut self.bytes);
         self.records += 1;
     }
 

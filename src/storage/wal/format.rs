@@ -4,7 +4,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use bytes::Bytes;
 use crc32c::{crc32c, crc32c_append};
 
-use crate::raft::{Entry, HardState, Index, MemberId, Payload, Term};
+use crate::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
 use crate::storage::Identity;
 use crate::storage::data_dir::FORMAT_VERSION;
 
@@ -25,11 +25,34 @@ const RECORD_PREFIX_LEN_BYTES: usize = 8;
 /// Kind, index and term: what every entry has before its command.
 const ENTRY_PREFIX_LEN_BYTES: usize = 17;
 
+/// Where in a segment's header it says how the log goes on in it.
+pub(super) const FIRST_BATCH_FIELD_OFFSET: u64 = 56;
+
 const MAGIC: &[u8; 8] = b"SYNCWAL\n";
 const FLAG_RECYCLED: u32 = 1;
 const FLAG_SEALED: u32 = 1;
 const KIND_NOOP: u8 = 1;
 const KIND_COMMAND: u8 = 2;
+const KIND_BASE: u8 = 3;
+
+/// An entry, by its place. Index 0: none; term 0 of another: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct EntryId {
+    pub(super) index: Index,
+    pub(super) term: Term,
+}
+
+impl EntryId {
+    pub(super) fn of(entry: &Entry) -> EntryId {
+        EntryId { index: entry.index, term: entry.term }
+    }
+}
+
+impl From<SnapshotMeta> for EntryId {
+    fn from(meta: SnapshotMeta) -> EntryId {
+        EntryId { index: meta.last_included_index, term: meta.last_included_term }
+    }
+}
 
 /// The first sector of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +62,10 @@ pub(super) struct SegmentHeader {
     pub(super) identity: Identity,
     /// The file was a segment before: what follows the log's end in it is of no account.
     pub(super) is_recycled: bool,
+    /// The first batch in it; 0 in a file from before logs were compacted.
+    pub(super) first_batch: u64,
+    /// The last entry of the log before that batch.
+    pub(super) previous: EntryId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +84,9 @@ impl SegmentHeader {
         LittleEndian::write_u64(&mut bytes[32..], self.identity.cluster_id);
         LittleEndian::write_u64(&mut bytes[40..], self.identity.member_id.0);
         LittleEndian::write_u32(&mut bytes[48..], if self.is_recycled { FLAG_RECYCLED } else { 0 });
+        LittleEndian::write_u64(&mut bytes[56..], self.first_batch);
+        LittleEndian::write_u64(&mut bytes[64..], self.previous.index.0);
+        LittleEndian::write_u64(&mut bytes[72..], self.previous.term.0);
         let crc = crc32c(&bytes[12..]);
         LittleEndian::write_u32(&mut bytes[8..], crc);
         bytes
@@ -88,6 +118,11 @@ impl SegmentHeader {
             len_bytes: LittleEndian::read_u64(&bytes[24..]),
             identity: Identity { cluster_id: LittleEndian::read_u64(&bytes[32..]), member_id },
             is_recycled: LittleEndian::read_u32(&bytes[48..]) & FLAG_RECYCLED != 0,
+            first_batch: LittleEndian::read_u64(&bytes[56..]),
+            previous: EntryId {
+                index: Index(LittleEndian::read_u64(&bytes[64..])),
+                term: Term(LittleEndian::read_u64(&bytes[72..])),
+            },
         })
     }
 
@@ -201,17 +236,40 @@ pub(super) fn record_len_bytes(entry: &Entry) -> usize {
     RECORD_PREFIX_LEN_BYTES + ENTRY_PREFIX_LEN_BYTES + entry.len_bytes()
 }
 
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Entry(Entry),
+    /// The log begins anew after this entry, which is in a snapshot.
+    Base(EntryId),
+}
+
 /// Appends an entry's record to `out`, and returns its checksum: it continues from that of the record before it.
-pub(super) fn encode_record(entry: &Entry, previous_crc: u32, out: &mut Vec<u8>) -> u32 {
+pub(super) fn encode_entry(entry: &Entry, previous_crc: u32, out: &mut Vec<u8>) -> u32 {
     let (kind, command) = match &entry.payload {
         Payload::Noop => (KIND_NOOP, &Bytes::new()),
         Payload::Command(command) => (KIND_COMMAND, command),
     };
+    encode_record(kind, EntryId::of(entry), command, previous_crc, out)
+}
+
+/// As [`encode_entry`], for the record that begins the log anew.
+pub(super) fn encode_base(base: EntryId, previous_crc: u32, out: &mut Vec<u8>) -> u32 {
+    encode_record(KIND_BASE, base, &[], previous_crc, out)
+}
+
+fn encode_record(
+    kind: u8,
+    id: EntryId,
+    command: &[u8],
+    previous_crc: u32,
+    out: &mut Vec<u8>,
+) -> u32 {
     let mut prefix = [0; RECORD_PREFIX_LEN_BYTES + ENTRY_PREFIX_LEN_BYTES];
     LittleEndian::write_u32(&mut prefix, (ENTRY_PREFIX_LEN_BYTES + command.len()) as u32);
     prefix[8] = kind;
-    LittleEndian::write_u64(&mut prefix[9..], entry.index.0);
-    LittleEndian::write_u64(&mut prefix[17..], entry.term.0);
+    LittleEndian::write_u64(&mut prefix[9..], id.index.0);
+    LittleEndian::write_u64(&mut prefix[17..], id.term.0);
     let crc = record_crc(previous_crc, &prefix[..4], &prefix[8..], command);
     LittleEndian::write_u32(&mut prefix[4..], crc);
     out.extend_from_slice(&prefix);
@@ -261,33 +319,35 @@ pub(super) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), BadRec
     }
 }
 
-/// The entries of a body that [`check_body`] has passed, each with its offset in it. Commands share the body's memory.
-pub(super) fn decode_entries(
+/// The records of a body that [`check_body`] has passed, each with its offset in it. Commands share the body's memory.
+pub(super) fn decode_records(
     body: &Bytes,
     records: u32,
-) -> impl Iterator<Item = Result<(usize, Entry), BadRecord>> {
+) -> impl Iterator<Item = Result<(usize, Record), BadRecord>> {
     let mut at = 0;
     (0..records).map(move |_| {
         let offset = at;
         let start = at + RECORD_PREFIX_LEN_BYTES;
         at = start + LittleEndian::read_u32(&body[offset..]) as usize;
-        decode_entry(&body.slice(start..at))
-            .map(|entry| (offset, entry))
+        decode_record(&body.slice(start..at))
+            .map(|record| (offset, record))
             .map_err(|reason| BadRecord { offset, reason })
     })
 }
 
-fn decode_entry(content: &Bytes) -> Result<Entry, &'static str> {
+fn decode_record(content: &Bytes) -> Result<Record, &'static str> {
     if content.len() < ENTRY_PREFIX_LEN_BYTES {
         return Err("a record is too short for an entry");
     }
-    let payload = match content[0] {
-        KIND_NOOP if content.len() == ENTRY_PREFIX_LEN_BYTES => Payload::Noop,
-        KIND_COMMAND => Payload::Command(content.slice(ENTRY_PREFIX_LEN_BYTES..)),
-        KIND_NOOP => return Err("a record without a command has one"),
-        _ => return Err("a record is of a kind that this version does not know"),
-    };
-    let (index, term) =
-        (LittleEndian::read_u64(&content[1..]), LittleEndian::read_u64(&content[9..]));
-    Ok(Entry { index: Index(index), term: Term(term), payload })
+    let index = Index(LittleEndian::read_u64(&content[1..]));
+    let term = Term(LittleEndian::read_u64(&content[9..]));
+    let entry = |payload| Ok(Record::Entry(Entry { index, term, payload }));
+    let command = content.slice(ENTRY_PREFIX_LEN_BYTES..);
+    match content[0] {
+        KIND_COMMAND => entry(Payload::Command(command)),
+        KIND_NOOP | KIND_BASE if !command.is_empty() => Err("a record without a command has one"),
+        KIND_NOOP => entry(Payload::Noop),
+        KIND_BASE => Ok(Record::Base(EntryId { index, term })),
+        _ => Err("a record is of a kind that this version does not know"),
+    }
 }

@@ -14,7 +14,7 @@
 //!
 //! | Name in `wal/` | What |
 //! |---|---|
-//! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap; a batch never crosses from one to the next |
+//! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap from the first that is kept on; a batch never crosses from one to the next |
 //! | `<segment>.<offset>.torn` | an unfinished write that a start cut off (at most 16 MiB of it); the last eight are kept |
 //! | `*.tmp` | files in the making; removed by the next start |
 //!
@@ -32,7 +32,11 @@
 //! | 32 | 8 | cluster id | a file of another cluster or member is noticed |
 //! | 40 | 8 | member id | |
 //! | 48 | 4 | flags: 1 = the file was a segment before | then bytes after the log's end mean nothing |
-//! | 52 | 460 | zero | the header is one sector |
+//! | 52 | 4 | zero | |
+//! | 56 | 8 | number of the first batch in it; 0 in the oldest files | segments before it can go, and a lost one is noticed |
+//! | 64 | 8 | index of the last entry before that batch; 0: none | |
+//! | 72 | 8 | its term; 0: not known | |
+//! | 80 | 432 | zero | the header is one sector |
 //! | 512 | 512 | the mark, below | a sector of its own: rewriting it can't harm the header |
 //! | 1024 | | batches, each at a multiple of 8 | then zeros |
 //!
@@ -60,13 +64,13 @@
 //! | 36 | 4 | number of records | |
 //! | 40 | | records | |
 //!
-//! **A record** is an entry:
+//! **A record** is an entry, or begins the log anew after one:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
 //! | 0 | 4 | length of what follows the checksum | |
 //! | 4 | 4 | checksum of the length and of what follows, continued from the record before | order and number count |
-//! | 8 | 1 | kind: 1 no-op, 2 command | |
+//! | 8 | 1 | kind: 1 no-op, 2 command, 3 the log begins anew after this entry | |
 //! | 9 | 8 | index | |
 //! | 17 | 8 | term | |
 //! | 25 | | the command | |
@@ -97,6 +101,33 @@
 //! damage: header, length and name are durable before the first batch. So are indexes that leave a gap, and terms or votes
 //! that go back. [`Corrupt`](StorageError::Corrupt) names file and offset; the log is then left as it is. What someone has
 //! added to a file beyond the length that its header says is no part of the log: it is kept aside as `.torn`, and cut.
+//!
+//! # The log and its snapshot
+//!
+//! [`open`](Wal::open) is told where the snapshot ends that its caller has loaded, the *base*, and returns the entries after
+//! it. The log itself says after which entry it begins, its *start*: the first segment's header does, or a later record of
+//! kind 3. An entry at or before what the header says moves the start back: those after it were replaced.
+//!
+//! | Found | Verdict |
+//! |---|---|
+//! | the start is after the base | **damage**: entries are missing in between, or the snapshot is |
+//! | the log has the base, of the same term | the entries after it follow |
+//! | the log has the base, of another term | the log begins anew: what is in a snapshot is committed, so all from there on is not |
+//! | the log ends before the base | the log begins anew |
+//! | the first segment is not number 1 and has no whole batch | **damage**: a hard state was in it |
+//!
+//! The last but two is Raft §7, and a crash between the rename of an installed snapshot and [`reset`](Wal::reset) leads
+//! there. Which term is the higher one says nothing: in figure 8 (c), entry 2 of term 2 may be committed while S5 holds one of
+//! term 3 in its place. The log may end before the base for the same reason, or because its leader, alone among the
+//! cluster, had not written yet what the others had made committed (thesis §10.2.1). If the term of the base is newer than
+//! the hard state, it becomes that, without a vote: the crash came before it was written.
+//!
+//! *Beginning anew* is one batch with a record of kind 3, so it happens as a whole or not at all; what it makes superfluous
+//! is then released. *Releasing* removes segments, the oldest first, each removal durable before the next: a crash leaves no
+//! gap. A segment goes when every entry in it is released or was replaced, and when a later one that stays has a batch,
+//! and so the hard state. One file at a time is kept as `recycled.tmp`, to be the next segment: it has all its blocks, so it
+//! need not be zeroed. Its name is durably gone before it is written to, and no number is used twice, so nothing of its
+//! former life matches a checksum.
 //!
 //! A torn tail is copied aside, overwritten with zeros, synced; then the mark is written. A crash anywhere in that leaves a
 //! torn tail again. Before anything is returned, the last batch is written once more and all files and the directory are
@@ -134,12 +165,15 @@
 //!
 //! # Left out
 //!
-//! Giving segments back: with snapshots. Recovery then starts at a snapshot's index instead of 1, and the flag for recycled
-//! files is already understood. Reading entries after the start: the core has them in memory.
+//! Reading entries after the start: the core has them in memory. Returning entries from before the base: a member that
+//! starts sends its snapshot to followers that need them.
 
 mod batch;
+mod compaction;
 mod format;
+mod kept;
 mod recovery;
+mod replay;
 mod segment;
 mod spare;
 #[cfg(test)]
@@ -149,13 +183,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::raft::{Entry, HardState, Index};
+use crate::raft::{Entry, HardState, Index, SnapshotMeta};
 
 use super::disk::{Disk, DiskLock};
 use super::{DataDir, Identity, StorageError};
 use batch::{BODY_LEN_MAX_BYTES, PendingBatch};
-use format::{FIRST_BATCH_OFFSET, Mark, SegmentHeader};
+use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
+use kept::{KeptSegments, Lengths};
 use recovery::Outcome;
+use replay::{Continuation, Replay};
 use segment::{Blank, Segment, write_zeros};
 use spare::SpareMaker;
 
@@ -184,7 +220,7 @@ impl Default for WalOptions {
 pub struct Recovered {
     /// The newest hard state.
     pub hard_state: HardState,
-    /// The entries, from index 1 without a gap.
+    /// The entries after the base, or from index 1, without a gap.
     pub entries: Vec<Entry>,
     /// What was cut off the end: the rest of a write that was never acknowledged.
     pub torn: Option<TornTail>,
@@ -234,27 +270,44 @@ pub struct Wal {
     /// As appended; `synced_hard_state` is what the disk has.
     hard_state: HardState,
     synced_hard_state: HardState,
-    last_index: Index,
+    /// The last entry, as appended; `synced_last` is what the disk has.
+    last: EntryId,
+    synced_last: EntryId,
+    /// The snapshot that the log follows: nothing up to there is replaced any more.
+    base: EntryId,
+    /// From where on the pending batch replaces what was written.
+    changed_from: Option<Index>,
     batch: PendingBatch,
+    kept: KeptSegments,
+    lengths: Lengths,
     spare: Option<SpareMaker>,
+    /// The file of a segment that was given back, to be the next one.
+    recycled: Option<Blank>,
     failed: Option<StorageError>,
     /// The directory stays ours for as long as we write in it.
     _lock: Arc<DiskLock>,
 }
 
 impl Wal {
-    /// Opens the log of a data directory, or begins one, and returns what it holds.
+    /// Opens the log of a data directory, or begins one, and returns what it holds after `base`: where the snapshot ends
+    /// that the caller has loaded.
     ///
-    /// All that it returns is durable. What a crash left unfinished has been cut: see [`Recovered::torn`].
+    /// All that it returns is durable. What a crash left unfinished has been cut: see [`Recovered::torn`]. A log that has
+    /// nothing that follows the snapshot begins anew after it.
     ///
     /// # Errors
-    /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed; nothing was touched
+    /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed, or the log does not reach back to the
+    ///   base; nothing was touched
     /// - [`NewerFormat`](StorageError::NewerFormat): written by a later version
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused
-    pub fn open(dir: &DataDir, options: WalOptions) -> Result<(Wal, Recovered), StorageError> {
+    pub fn open(
+        dir: &DataDir,
+        options: WalOptions,
+        base: Option<SnapshotMeta>,
+    ) -> Result<(Wal, Recovered), StorageError> {
         let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
         let found = match disk.is_dir(&wal_dir) {
-            true => recovery::recover(disk, &wal_dir, identity)?,
+            true => recovery::recover(disk, &wal_dir, identity, base)?,
             false => None,
         };
         let outcome = match found {
@@ -263,31 +316,54 @@ impl Wal {
                 let reason = "the log is gone: there is not one segment".to_string();
                 return Err(StorageError::Corrupt { file: wal_dir, offset: 0, reason });
             }
-            None => begin(dir, &options)?,
+            None => begin(dir, &options, base)?,
         };
         if !dir.is_log_started() {
             dir.mark_log_started()?;
         }
-        let Outcome { recovered, segment, end, sequence } = outcome;
+        Wal::new(dir, &options, outcome, base)
+    }
+
+    fn new(
+        dir: &DataDir,
+        options: &WalOptions,
+        outcome: Outcome,
+        base: Option<SnapshotMeta>,
+    ) -> Result<(Wal, Recovered), StorageError> {
+        let Outcome { replay, continuation, torn, segment, end } = outcome;
+        let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
         let spare_path = wal_dir.join("spare.tmp");
         let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, identity.member_id);
-        let wal = Wal {
+        let last = replay.last();
+        let mut wal = Wal {
             disk: Arc::clone(disk),
             dir: wal_dir,
             identity,
-            segment_len_bytes: segment_len_max_bytes(&options),
+            segment_len_bytes: segment_len_max_bytes(options),
             segment,
             end,
             dirty_end: end,
-            sequence,
-            hard_state: recovered.hard_state,
-            synced_hard_state: recovered.hard_state,
-            last_index: Index(recovered.entries.len() as u64),
+            sequence: replay.sequence,
+            hard_state: replay.hard_state,
+            synced_hard_state: replay.hard_state,
+            last,
+            synced_last: last,
+            base: base.map_or(EntryId::default(), EntryId::from),
+            changed_from: None,
             batch: PendingBatch::new(),
+            kept: replay.kept,
+            lengths: replay.lengths,
             spare: options.prepare_ahead.then(start_spare),
+            recycled: None,
             failed: None,
             _lock: Arc::clone(dir.lock()),
         };
+        let entries = match (continuation, base) {
+            (Continuation::Nothing, Some(base)) => wal.begin_after(base).map(|()| Vec::new())?,
+            (Continuation::Nothing, None) => Vec::new(),
+            (Continuation::Entries(entries), _) => entries,
+        };
+        let recovered = Recovered { hard_state: wal.hard_state, entries, torn };
         Ok((wal, recovered))
     }
 
@@ -301,7 +377,7 @@ impl Wal {
     /// - [`TooLarge`](StorageError::TooLarge): more than a GiB since the last sync.
     ///
     /// # Panics
-    /// If the log would no longer be one: an index that leaves a gap, a term or a hard state that goes back, an entry
+    /// If the log would no longer be one: an index that leaves a gap or is not after the base, a term or a hard state that goes back, an entry
     /// with a term that the hard state has not reached, a vote for member 0.
     pub fn append(
         &mut self,
@@ -317,10 +393,14 @@ impl Wal {
             assert_hard_state_follows(self.hard_state, new);
             self.hard_state = new;
         }
-        assert_entries_follow(self.last_index, self.hard_state, entries);
+        assert_entries_follow(self.base.index, self.last.index, self.hard_state, entries);
+        if let Some(first) = entries.first() {
+            let from = self.changed_from.unwrap_or(first.index);
+            self.changed_from = Some(from.min(first.index));
+        }
         for entry in entries {
             self.batch.push(entry);
-            self.last_index = entry.index;
+            self.last = EntryId::of(entry);
         }
         Ok(())
     }
@@ -334,12 +414,7 @@ impl Wal {
     pub fn sync(&mut self) -> Result<(), StorageError> {
         self.check_failed()?;
         let result = self.write_batch();
-        if let Err(err) = &result
-            && !err.is_full()
-        {
-            self.failed = Some(err.clone());
-        }
-        result
+        self.remember_failure(result)
     }
 
     /// Syncs what was appended, and marks how far the log goes, so that the next start can tell any damage from a write
@@ -352,6 +427,15 @@ impl Wal {
 
     fn check_failed(&self) -> Result<(), StorageError> {
         self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn remember_failure(&mut self, result: Result<(), StorageError>) -> Result<(), StorageError> {
+        if let Err(err) = &result
+            && !err.is_full()
+        {
+            self.failed = Some(err.clone());
+        }
+        result
     }
 
     fn write_batch(&mut self) -> Result<(), StorageError> {
@@ -373,6 +457,10 @@ impl Wal {
         self.end += len;
         self.sequence += 1;
         self.synced_hard_state = self.hard_state;
+        self.synced_last = self.last;
+        let from = self.changed_from.take();
+        self.kept.wrote(from, self.last.index);
+        self.lengths.wrote(from, self.last.index, len);
         self.batch.clear();
         self.follow_with_spare();
         Ok(())
@@ -398,10 +486,16 @@ impl Wal {
         let len = (FIRST_BATCH_OFFSET + batch_len_bytes)
             .max(segment_len_bytes(sequence, self.segment_len_bytes));
         let len_bytes = len.next_multiple_of(BLOCK_LEN_BYTES);
-        let header =
-            SegmentHeader { sequence, len_bytes, identity: self.identity, is_recycled: false };
-        let blank = match self.spare.as_mut().and_then(SpareMaker::take) {
-            Some(spare) => spare,
+        let header = SegmentHeader {
+            sequence,
+            len_bytes,
+            identity: self.identity,
+            is_recycled: false,
+            first_batch: self.sequence + 1,
+            previous: self.synced_last,
+        };
+        let blank = match self.take_blank() {
+            Some(blank) => blank,
             None => Blank::create(&*self.disk, self.dir.join("next.tmp"))?,
         };
         let next = blank.into_segment(&*self.disk, &self.dir, header)?;
@@ -412,10 +506,18 @@ impl Wal {
         })?;
         self.segment = next;
         (self.end, self.dirty_end) = (FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET);
+        self.kept.begin(sequence, len_bytes);
         Ok(())
     }
 
+    fn take_blank(&mut self) -> Option<Blank> {
+        self.recycled.take().or_else(|| self.spare.as_mut().and_then(SpareMaker::take))
+    }
+
     fn follow_with_spare(&mut self) {
+        if self.recycled.is_some() {
+            return;
+        }
         let SegmentHeader { sequence, len_bytes, .. } = self.segment.header;
         if let Some(spare) = &mut self.spare {
             spare.follow(
@@ -437,15 +539,28 @@ impl Wal {
 }
 
 /// The first segment of a new log: short, and zeroed at once.
-fn begin(dir: &DataDir, options: &WalOptions) -> Result<Outcome, StorageError> {
+fn begin(
+    dir: &DataDir,
+    options: &WalOptions,
+    base: Option<SnapshotMeta>,
+) -> Result<Outcome, StorageError> {
     let (disk, wal_dir) = (&**dir.disk(), dir.wal_dir());
     let len_bytes = segment_len_bytes(1, segment_len_max_bytes(options));
-    let header =
-        SegmentHeader { sequence: 1, len_bytes, identity: dir.identity(), is_recycled: false };
+    let header = SegmentHeader {
+        sequence: 1,
+        len_bytes,
+        identity: dir.identity(),
+        is_recycled: false,
+        first_batch: 1,
+        previous: EntryId::default(),
+    };
     let blank = Blank::create(disk, wal_dir.join("next.tmp"))?;
     write_zeros(&*blank.file, 0, len_bytes).map_err(StorageError::io("write", &blank.path))?;
     let segment = blank.into_segment(disk, &wal_dir, header)?;
-    Ok(Outcome { recovered: Recovered::default(), segment, end: FIRST_BATCH_OFFSET, sequence: 0 })
+    let mut replay = Replay::default();
+    replay.begin(&segment)?;
+    let continuation = replay.connect(base)?;
+    Ok(Outcome { replay, continuation, torn: None, segment, end: FIRST_BATCH_OFFSET })
 }
 
 fn segment_len_max_bytes(options: &WalOptions) -> u64 {
@@ -469,13 +584,13 @@ fn assert_hard_state_follows(old: HardState, new: HardState) {
     );
 }
 
-fn assert_entries_follow(last: Index, hard_state: HardState, entries: &[Entry]) {
+fn assert_entries_follow(base: Index, last: Index, hard_state: HardState, entries: &[Entry]) {
     let mut previous: Option<&Entry> = None;
     for entry in entries {
         let (index, term) = (entry.index, entry.term);
         let follows = match previous {
             Some(previous) => index == previous.index.next() && term >= previous.term,
-            None => index > Index::ZERO && index <= last.next(),
+            None => index > base && index <= last.next(),
         };
         assert!(follows, "entry {index} of term {term} after {last}, {previous:?}");
         assert!(

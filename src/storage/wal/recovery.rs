@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::raft::{Entry, HardState, Index, Term};
+use crate::raft::SnapshotMeta;
 use crate::storage::disk::Disk;
 use crate::storage::{Identity, StorageError};
 
+use super::TornTail;
 use super::format::{
     BATCH_ALIGNMENT_BYTES, BATCH_HEADER_LEN_BYTES, BatchHeader, FIRST_BATCH_OFFSET, MARK_OFFSET,
-    Mark, batch_sequence, check_body, decode_entries,
+    Mark, batch_sequence, check_body,
 };
+use super::replay::{Continuation, Replay, missing};
 use super::segment::{Segment, parse_file_name, write_zeros};
-use super::{Recovered, TornTail};
 
 /// How much is read at a time.
 const WINDOW_LEN_BYTES: usize = 1 << 20;
@@ -24,11 +25,11 @@ const TORN_FILES_MAX: usize = 8;
 
 /// The log as found, and where to go on writing.
 pub(super) struct Outcome {
-    pub(super) recovered: Recovered,
+    pub(super) replay: Replay,
+    pub(super) continuation: Continuation,
+    pub(super) torn: Option<TornTail>,
     pub(super) segment: Segment,
     pub(super) end: u64,
-    /// Of the last batch.
-    pub(super) sequence: u64,
 }
 
 /// Reads the whole log, and cuts what a crash left unfinished. `None`: there is no segment at all.
@@ -38,6 +39,7 @@ pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     identity: Identity,
+    base: Option<SnapshotMeta>,
 ) -> Result<Option<Outcome>, StorageError> {
     remove_temporary(&**disk, dir)?;
     let sequences = list_segments(&**disk, dir)?;
@@ -46,6 +48,7 @@ pub(super) fn recover(
     for (position, sequence) in sequences.iter().enumerate() {
         let segment = open(*sequence)?;
         let later = &sequences[position + 1..];
+        replay.begin(&segment)?;
         let scan = scan(&segment, &mut replay)?;
         match judge(&segment, &scan, replay.sequence, later, &open)? {
             Verdict::GoOn => {
@@ -53,19 +56,15 @@ pub(super) fn recover(
                 segment.sync()?;
             }
             Verdict::Ends { torn } => {
+                replay.check_first_batch(dir)?;
+                let continuation = replay.connect(base)?;
                 restore_len(&**disk, &segment)?;
                 write_again(&segment, &scan)?;
                 remove_blank_segments(&**disk, dir, later, &open)?;
-                let torn = torn.map(|to| cut(&**disk, &segment, scan.end, to)).transpose()?;
-                mark(&segment, scan.mark, scan.end, replay.sequence)?;
-                let recovered =
-                    Recovered { hard_state: replay.hard_state, entries: replay.entries, torn };
-                return Ok(Some(Outcome {
-                    recovered,
-                    segment,
-                    end: scan.end,
-                    sequence: replay.sequence,
-                }));
+                let end = scan.end;
+                let torn = torn.map(|to| cut(&**disk, &segment, end, to)).transpose()?;
+                mark(&segment, scan.mark, end, replay.sequence)?;
+                return Ok(Some(Outcome { replay, continuation, torn, segment, end }));
             }
         }
     }
@@ -83,20 +82,15 @@ fn remove_temporary(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
     disk.sync_dir(dir).map_err(StorageError::sync(dir))
 }
 
-/// The sequence numbers of all segments: from 1, none missing.
+/// The sequence numbers of all segments: none missing after the first.
 fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StorageError> {
     let names = disk.list(dir).map_err(StorageError::io("list", dir))?;
     let mut sequences: Vec<u64> = names.iter().filter_map(|name| parse_file_name(name)).collect();
     sequences.sort_unstable();
-    match sequences.iter().zip(1..).find(|(found, expected)| *found != expected) {
-        Some((_, expected)) => Err(missing(dir, expected)),
+    match sequences.iter().zip(sequences.iter().skip(1)).find(|(one, next)| **next != **one + 1) {
+        Some((one, _)) => Err(missing(dir, one + 1)),
         None => Ok(sequences),
     }
-}
-
-fn missing(dir: &Path, sequence: u64) -> StorageError {
-    let file = dir.join(super::segment::file_name(sequence));
-    StorageError::Corrupt { file, offset: 0, reason: "the segment is missing".to_string() }
 }
 
 /// A segment, read as far as its batches are whole.
@@ -125,9 +119,7 @@ fn scan(segment: &Segment, replay: &mut Replay) -> Result<Scan, StorageError> {
     while seal != Some(end) {
         match read_batch(&mut window, end, replay.sequence + 1)? {
             Ok((header, body)) => {
-                replay
-                    .apply(&header, &body)
-                    .map_err(|(at, reason)| segment.corrupt(end + at, reason))?;
+                replay.apply(segment, end, &header, &body)?;
                 last_batch = Some(end);
                 end += header.len_bytes();
             }
@@ -444,64 +436,6 @@ fn mark(
         return Ok(());
     }
     segment.write_mark(mark)
-}
-
-/// The log as it builds up, and the rules that hold whatever the bytes are.
-#[derive(Default)]
-struct Replay {
-    sequence: u64,
-    hard_state: HardState,
-    entries: Vec<Entry>,
-}
-
-impl Replay {
-    /// Applies a batch; on error says where in it.
-    fn apply(&mut self, header: &BatchHeader, body: &Bytes) -> Result<(), (u64, String)> {
-        self.apply_hard_state(header.hard_state).map_err(|reason| (0, reason))?;
-        for record in decode_entries(body, header.records) {
-            let in_batch = |offset: usize| (BATCH_HEADER_LEN_BYTES + offset) as u64;
-            let (offset, entry) =
-                record.map_err(|bad| (in_batch(bad.offset), bad.reason.to_string()))?;
-            self.apply_entry(entry).map_err(|reason| (in_batch(offset), reason))?;
-        }
-        self.sequence = header.sequence;
-        Ok(())
-    }
-
-    fn apply_hard_state(&mut self, new: HardState) -> Result<(), String> {
-        let old = std::mem::replace(&mut self.hard_state, new);
-        if new.current_term < old.current_term {
-            return Err(format!(
-                "the term goes back from {} to {}",
-                old.current_term, new.current_term
-            ));
-        }
-        if new.current_term == old.current_term
-            && old.voted_for.is_some()
-            && new.voted_for != old.voted_for
-        {
-            return Err(format!("the vote in term {} changes", new.current_term));
-        }
-        Ok(())
-    }
-
-    fn apply_entry(&mut self, entry: Entry) -> Result<(), String> {
-        let (index, last) = (entry.index, Index(self.entries.len() as u64));
-        if index == Index::ZERO || index > last.next() {
-            return Err(format!("entry {index} follows entry {last}"));
-        }
-        self.entries.truncate(index.prev().0 as usize);
-        let previous = self.entries.last().map_or(Term::ZERO, |entry| entry.term);
-        if entry.term < previous || entry.term > self.hard_state.current_term {
-            let current = self.hard_state.current_term;
-            return Err(format!(
-                "entry {index} has term {}, after term {previous} in term {current}",
-                entry.term
-            ));
-        }
-        self.entries.push(entry);
-        Ok(())
-    }
 }
 
 /// A segment read through a buffer.

@@ -26,10 +26,13 @@ pub(super) struct Segment {
     pub(super) file: Arc<dyn DiskFile>,
 }
 
-/// A file that may become a segment: it has no name of one yet.
+/// A file that may become a segment: it has no name of one yet, or no longer.
+#[derive(Debug)]
 pub(super) struct Blank {
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn DiskFile>,
+    /// It was a segment before.
+    pub(super) is_recycled: bool,
 }
 
 pub(super) fn file_name(sequence: u64) -> String {
@@ -46,7 +49,20 @@ impl Blank {
     /// A new file, empty.
     pub(super) fn create(disk: &dyn Disk, path: PathBuf) -> Result<Blank, StorageError> {
         let file = disk.create(&path).map_err(StorageError::io("create", &path))?;
-        Ok(Blank { path, file })
+        Ok(Blank { path, file, is_recycled: false })
+    }
+
+    /// The file of a segment that is no longer needed. When this returns it is durably no segment any more.
+    pub(super) fn recycle(
+        disk: &dyn Disk,
+        segment: &Path,
+        path: PathBuf,
+    ) -> Result<Blank, StorageError> {
+        let file = disk.open(segment).map_err(StorageError::io("open", segment))?;
+        disk.rename(segment, &path).map_err(StorageError::io("rename", segment))?;
+        let dir = path.parent().unwrap_or(Path::new(""));
+        disk.sync_dir(dir).map_err(StorageError::sync(dir))?;
+        Ok(Blank { path, file, is_recycled: true })
     }
 
     /// Makes a segment of it. It gets its name only when its header and length are durable, and the name is durable when
@@ -55,9 +71,10 @@ impl Blank {
         self,
         disk: &dyn Disk,
         dir: &Path,
-        header: SegmentHeader,
+        mut header: SegmentHeader,
     ) -> Result<Segment, StorageError> {
-        let Blank { path: blank, file } = self;
+        let Blank { path: blank, file, is_recycled } = self;
+        header.is_recycled = is_recycled;
         let path = dir.join(file_name(header.sequence));
         let begun = begin(&*file, &header)
             .and_then(|()| disk.rename(&blank, &path))
@@ -77,6 +94,10 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader) -> std::io::Result<()> {
         file.set_len(header.len_bytes)?;
     }
     file.write_all_at(&header.encode(), 0)?;
+    if header.is_recycled {
+        // Its former mark would count as one that can't be read.
+        file.write_all_at(&[0; MARK_LEN_BYTES], MARK_OFFSET)?;
+    }
     file.sync_data()
 }
 

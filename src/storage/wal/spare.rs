@@ -73,7 +73,8 @@ impl SpareMaker {
         let mut spare = self.shared.spare.lock();
         let mut order = self.shared.order.lock();
         (order.wanted_bytes, order.done_bytes) = (0, 0);
-        spare.take().map(|file| Blank { path: self.shared.path.clone(), file })
+        let path = self.shared.path.clone();
+        spare.take().map(|file| Blank { path, file, is_recycled: false })
     }
 }
 

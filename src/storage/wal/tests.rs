@@ -15,7 +15,7 @@ const SECOND: &str = "/1/wal/0000000002.wal";
 
 fn open(disk: &SimDisk) -> Result<(Wal, Recovered), StorageError> {
     let dir = DataDir::open_on(Arc::new(disk.clone()), "/1", ME)?;
-    Wal::open(&dir, WalOptions { segment_len_bytes: 4096, prepare_ahead: false })
+    Wal::open(&dir, WalOptions { segment_len_bytes: 4096, prepare_ahead: false }, None)
 }
 
 fn term(term: u64) -> Option<HardState> {
@@ -42,7 +42,14 @@ fn recycled() -> SimDisk {
     drop(wal);
     let former = disk.bytes(Path::new(SECOND)).unwrap();
     disk.files(Path::new("/1/wal")).iter().for_each(|file| disk.lose(file));
-    let header = SegmentHeader { sequence: 1, len_bytes: 4096, identity: ME, is_recycled: true };
+    let header = SegmentHeader {
+        sequence: 1,
+        len_bytes: 4096,
+        identity: ME,
+        is_recycled: true,
+        first_batch: 1,
+        previous: EntryId::default(),
+    };
     let bytes = [&header.encode(), &former[header.encode().len()..]].concat();
     assert!(bytes[3900..].iter().any(|byte| *byte != 0), "it was full");
     disk.set_bytes(Path::new(FIRST), bytes);
@@ -55,7 +62,7 @@ fn a_recycled_segment_shows_nothing_of_its_former_life() {
     let (mut wal, recovered) = open(&disk).unwrap();
     assert_eq!(recovered, Recovered::default());
     for last in [1, 5, 20, 55] {
-        let first = wal.last_index.0 + 1;
+        let first = wal.last.index.0 + 1;
         write(&mut wal, first..=last);
         let (_, recovered) = open(&disk.fork(0)).unwrap();
         assert_eq!(recovered.entries, (1..=last).map(|index| entry(index, 1)).collect::<Vec<_>>());
@@ -123,6 +130,44 @@ fn a_crash_between_the_seal_and_the_next_batch_goes_on_in_the_next_segment() {
     bytes[512..1024].fill(0);
     disk.set_bytes(Path::new(FIRST), bytes);
     assert_eq!(open(&disk).unwrap().1.entries.len(), 12);
+}
+
+#[test]
+fn a_segment_stays_until_a_later_one_has_the_hard_state() {
+    let disk = SimDisk::new(1);
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, 1..=60);
+    // As when the batch for which there is a new segment then meets a full disk.
+    wal.roll_over(100).unwrap();
+    wal.release_through(Index(60)).unwrap();
+    let left = |disk: &SimDisk| {
+        let files = disk.files(Path::new("/1/wal"));
+        files.iter().filter(|file| file.extension().is_some_and(|end| end == "wal")).count()
+    };
+    assert_eq!(left(&disk), 2);
+    let dir = DataDir::open_on(Arc::new(disk.fork(0)), "/1", ME).unwrap();
+    let options = WalOptions { segment_len_bytes: 4096, prepare_ahead: false };
+    let base = SnapshotMeta { last_included_index: Index(60), last_included_term: Term(1) };
+    let (_, recovered) = Wal::open(&dir, options, Some(base)).unwrap();
+    assert_eq!((Some(recovered.hard_state), recovered.entries), (term(1), Vec::new()));
+
+    write(&mut wal, 61..=61);
+    wal.release_through(Index(60)).unwrap();
+    assert_eq!(left(&disk), 1);
+}
+
+#[test]
+fn a_recycled_segment_has_no_mark_of_its_former_life() {
+    let disk = SimDisk::new(1);
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, 1..=60);
+    wal.release_through(Index(55)).unwrap();
+    assert!(wal.recycled.is_some());
+    wal.roll_over(100).unwrap();
+    assert!(wal.segment.header.is_recycled);
+    let bytes = disk.bytes(&wal.segment.path).unwrap();
+    assert_eq!(bytes[512..1024], [0; 512]);
+    assert!(bytes[1024..].iter().any(|byte| *byte != 0), "what it held is left for nobody to find");
 }
 
 #[test]

@@ -18,6 +18,7 @@ impl World {
     /// No more faults, and a random quorum is well; the others are down or cut off. Gives the quorum.
     pub(super) fn calm_quorum(&mut self) -> Vec<usize> {
         self.is_calm = true;
+        self.late_until_us = self.now_us + 200 * self.plan.delay_us.end;
         self.plan.faults = Faults::default();
         (self.plan.delay_us, self.plan.disk_us) = (100..5_000, 50..2_000);
         self.plan.apply_us = 1..1_000;
@@ -123,7 +124,7 @@ impl World {
 
     /// A healthy cluster keeps its leader: once what was sent before has arrived, an old order to take over among it.
     pub(super) fn run_stable(&mut self) {
-        self.run_until(self.now_us + 200 * self.plan.delay_us.end);
+        self.run_until(self.late_until_us.max(self.now_us + 200 * self.plan.delay_us.end));
         let terms = |world: &World| -> Vec<_> {
             world.members.iter().map(|it| it.living.as_ref().map(|it| it.status.role)).collect()
         };

@@ -1,0 +1,109 @@
+//! Sends a snapshot to a peer: one chunk after the other, each when the one before is acknowledged, so that a slow peer is
+//! not overrun and heartbeats go between. There is no limit on the whole: only on the time without progress.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use super::Mailbox;
+use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
+use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Term};
+use crate::rpc::CallError;
+use crate::storage::{Snapshot, StorageError};
+
+const CHUNK_LEN_BYTES: usize = 1 << 20;
+/// A chunk's answer: the last one's waits until the peer has read back and loaded all of it.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) struct SnapshotSender {
+    pub(super) own: MemberId,
+    pub(super) peer: MemberId,
+    pub(super) term: Term,
+    pub(super) cluster_id: u64,
+    pub(super) snapshot: Snapshot,
+    pub(super) stub: RaftRpcStub,
+    pub(super) mailbox: Arc<dyn Mailbox>,
+    /// Closes when the node stops.
+    pub(super) stop: Receiver<()>,
+    /// False again when this one has ended.
+    pub(super) is_sending: Arc<AtomicBool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the peer asks for offset {0} again and again")]
+    NoProgress(u64),
+    #[error("this member stops")]
+    Stopped,
+}
+
+impl SnapshotSender {
+    /// Until all is sent and answered, or something is in the way; the core is told of either.
+    pub(super) fn run(self) {
+        let result = self.send();
+        self.is_sending.store(false, Ordering::Release);
+        match result {
+            Ok(reply) => self.deliver(reply),
+            Err(error) => {
+                log::warn!("no snapshot for member {}: {error}", self.peer);
+                self.mailbox.disconnected(self.peer);
+            }
+        }
+    }
+
+    fn send(&self) -> Result<InstallSnapshotReply, SendError> {
+        let (mut offset, mut repeats) = (0, 0);
+        loop {
+            let reply = self.send_chunk(offset)?;
+            let is_over = reply.term > self.term.0;
+            if reply.is_done || is_over {
+                return Ok(reply);
+            }
+            // A peer may have part of it from before, or have lost what it had: it says where to go on.
+            repeats = if reply.next_offset > offset { 0 } else { repeats + 1 };
+            if repeats > 3 {
+                return Err(SendError::NoProgress(offset));
+            }
+            offset = reply.next_offset;
+        }
+    }
+
+    fn send_chunk(&self, offset: u64) -> Result<InstallSnapshotReply, SendError> {
+        if self.stop.try_recv() != Err(TryRecvError::Empty) {
+            return Err(SendError::Stopped);
+        }
+        let meta = self.snapshot.meta();
+        let args = InstallSnapshotArgs {
+            term: self.term.0,
+            last_included_index: meta.last_included_index.0,
+            last_included_term: meta.last_included_term.0,
+            offset,
+            file_len: self.snapshot.len_bytes(),
+            data: self.snapshot.read_chunk(offset, CHUNK_LEN_BYTES)?,
+            envelope: Some(Envelope {
+                cluster_id: self.cluster_id,
+                from: self.own.0,
+                to: self.peer.0,
+            }),
+        };
+        Ok(self.stub.install_snapshot(&args, Instant::now() + PROGRESS_TIMEOUT)?)
+    }
+
+    fn deliver(&self, reply: InstallSnapshotReply) {
+        let body = match reply.is_done {
+            true => AppendEntriesReply::Matched { match_index: reply.match_index.into() },
+            false => AppendEntriesReply::Stale,
+        };
+        let (from, to, term) = (self.peer, self.own, Term(reply.term));
+        let body = Body::AppendEntriesReply(body);
+        if !self.mailbox.message(Message { from, to, term, token: 0, body }) {
+            self.mailbox.disconnected(self.peer);
+        }
+    }
+}

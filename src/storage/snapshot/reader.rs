@@ -1,0 +1,136 @@
+//! Reading a snapshot: every byte is checked before it is handed out.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::raft::SnapshotMeta;
+use crate::storage::StorageError;
+use crate::storage::data_dir::FORMAT_VERSION;
+use crate::storage::disk::DiskFile;
+
+use super::format::{
+    BadHeader, CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, HEADER_LEN_BYTES, Header, Next,
+    TRAILER_LEN_BYTES, decode_next,
+};
+
+/// Reads the state in a snapshot, front to back.
+///
+/// A chunk is handed out only when it matches its checksum, and the end is reported only when the trailer says so: what was
+/// read to the end is what was written. Damage is an error of kind [`InvalidData`](io::ErrorKind::InvalidData) around a
+/// [`StorageError::SnapshotCorrupt`].
+#[derive(Debug)]
+pub struct SnapshotReader {
+    file: Arc<dyn DiskFile>,
+    path: Arc<Path>,
+    /// Of the next chunk.
+    offset: u64,
+    crc: u32,
+    /// The last chunk with its prefix, and how far it has been handed out.
+    buffer: Vec<u8>,
+    handed_out: usize,
+    chunk_end: usize,
+    body_len_bytes: u64,
+    is_at_end: bool,
+}
+
+impl SnapshotReader {
+    /// Checks the header: it must be that of this snapshot.
+    pub(super) fn open(
+        file: Arc<dyn DiskFile>,
+        path: Arc<Path>,
+        expected: Header,
+    ) -> Result<SnapshotReader, StorageError> {
+        let header = read_header(&*file, &path)?;
+        check_header(header, expected).map_err(|reason| corrupt(&path, 0, reason))?;
+        Ok(SnapshotReader {
+            file,
+            path,
+            offset: HEADER_LEN_BYTES as u64,
+            crc: header.crc(),
+            buffer: Vec::new(),
+            handed_out: 0,
+            chunk_end: 0,
+            body_len_bytes: 0,
+            is_at_end: false,
+        })
+    }
+
+    /// Reads all, keeps nothing, and returns the length of the file.
+    pub(super) fn verify(mut self) -> Result<u64, StorageError> {
+        while !self.is_at_end {
+            self.read_next()?;
+        }
+        Ok(self.offset)
+    }
+
+    /// Reads and checks the next chunk, or the trailer.
+    fn read_next(&mut self) -> Result<(), StorageError> {
+        self.buffer.resize(CHUNK_PREFIX_LEN_BYTES + CHUNK_LEN_MAX_BYTES, 0);
+        let read = self.file.read_full_at(&mut self.buffer, self.offset);
+        let filled = read.map_err(StorageError::io("read", &*self.path))?;
+        let next = decode_next(&self.buffer[..filled], self.crc)
+            .map_err(|reason| corrupt(&self.path, self.offset, reason))?;
+        match next {
+            Next::Chunk { len, crc } => {
+                self.crc = crc;
+                self.handed_out = CHUNK_PREFIX_LEN_BYTES;
+                self.chunk_end = CHUNK_PREFIX_LEN_BYTES + len;
+                self.offset += self.chunk_end as u64;
+                self.body_len_bytes += len as u64;
+                Ok(())
+            }
+            Next::Trailer { body_len_bytes, file_len_bytes } => {
+                let end = self.offset + TRAILER_LEN_BYTES as u64;
+                if (body_len_bytes, file_len_bytes) != (self.body_len_bytes, end) {
+                    let reason = "the trailer is not that of this snapshot";
+                    return Err(corrupt(&self.path, self.offset, reason));
+                }
+                if filled > TRAILER_LEN_BYTES {
+                    return Err(corrupt(&self.path, end, "bytes after the trailer"));
+                }
+                (self.offset, self.is_at_end) = (end, true);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Read for SnapshotReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.handed_out == self.chunk_end && !self.is_at_end {
+            self.read_next().map_err(StorageError::into_io)?;
+        }
+        let rest = &self.buffer[self.handed_out..self.chunk_end];
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        self.handed_out += len;
+        Ok(len)
+    }
+}
+
+fn read_header(file: &dyn DiskFile, path: &Path) -> Result<Header, StorageError> {
+    let mut bytes = [0; HEADER_LEN_BYTES];
+    let filled = file.read_full_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
+    Header::decode(&bytes[..filled]).map_err(|bad| match bad {
+        BadHeader::Damaged(reason) => corrupt(path, 0, reason),
+        BadHeader::Newer(found) => {
+            StorageError::NewerFormat { path: path.to_path_buf(), found, known: FORMAT_VERSION }
+        }
+    })
+}
+
+fn check_header(found: Header, expected: Header) -> Result<(), String> {
+    let SnapshotMeta { last_included_index: index, last_included_term: term } = found.meta;
+    if found.cluster_id != expected.cluster_id {
+        return Err(format!("it belongs to cluster {}", found.cluster_id));
+    }
+    if found.meta != expected.meta {
+        return Err(format!("it ends at entry {index} of term {term}, not where it should"));
+    }
+    Ok(())
+}
+
+pub(super) fn corrupt(file: &Path, offset: u64, reason: impl Into<String>) -> StorageError {
+    StorageError::SnapshotCorrupt { file: file.to_path_buf(), offset, reason: reason.into() }
+}

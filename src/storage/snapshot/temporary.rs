@@ -1,0 +1,56 @@
+//! A file in the making: gone unless it becomes a snapshot.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::storage::StorageError;
+use crate::storage::disk::{Disk, DiskFile};
+
+/// So much is written between two syncs. Without them all of a snapshot would wait in the system's memory for one sync at
+/// the end, and a sync of the log that came meanwhile would wait behind it.
+const UNSYNCED_MAX_BYTES: u64 = 8 << 20;
+
+/// Removed when dropped, unless it was renamed. The next start removes it too.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    disk: Arc<dyn Disk>,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn DiskFile>,
+    unsynced_bytes: u64,
+    is_renamed: bool,
+}
+
+impl Temporary {
+    pub(super) fn create(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Temporary, StorageError> {
+        let file = disk.create(&path).map_err(StorageError::io("create", &path))?;
+        Ok(Temporary { disk, path, file, unsynced_bytes: 0, is_renamed: false })
+    }
+
+    pub(super) fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        self.file.write_all_at(bytes, offset).map_err(StorageError::io("write", &self.path))?;
+        self.unsynced_bytes += bytes.len() as u64;
+        if self.unsynced_bytes >= UNSYNCED_MAX_BYTES { self.sync() } else { Ok(()) }
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), StorageError> {
+        self.file.sync_data().map_err(StorageError::sync(&self.path))?;
+        self.unsynced_bytes = 0;
+        Ok(())
+    }
+
+    /// Gives it its name, not yet durably, and hands out the file.
+    pub(super) fn rename(mut self, to: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
+        self.disk.rename(&self.path, to).map_err(StorageError::io("rename", &self.path))?;
+        self.is_renamed = true;
+        Ok(Arc::clone(&self.file))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_renamed {
+            // What can't be removed now is removed by the next start.
+            let _ = self.disk.remove(&self.path);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the log does about snapshots: begin after one, and give segments back. The rules are in the
+//! [module above](super).
+
+use crate::raft::{HardState, Index, SnapshotMeta};
+use crate::storage::StorageError;
+
+use super::format::EntryId;
+use super::segment::{Blank, file_name};
+use super::{Wal, segment_len_bytes};
+
+impl Wal {
+    /// Begins the log anew after an installed snapshot: all entries are gone, also those appended and not yet synced; the
+    /// hard state stays, the appended one included, and is synced. The next entry is the one after `base`.
+    ///
+    /// The snapshot is durable before this is called, and nobody is told that it is installed before this has returned. A
+    /// crash before that is harmless: [`open`](Wal::open) with that snapshot does the same.
+    ///
+    /// # Errors
+    /// As [`sync`](Wal::sync). After [`Full`](StorageError::Full) either may be called again.
+    ///
+    /// # Panics
+    /// If the snapshot is older than the one before, or of a term that the hard state has not reached.
+    pub fn reset(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
+        self.check_failed()?;
+        let (base, current) = (EntryId::from(base), self.hard_state.current_term);
+        assert!(base.index >= self.base.index && base.index > Index::ZERO, "{base:?} goes back");
+        assert!(base.term <= current, "{base:?} in term {current}");
+        self.batch.begin_anew(base);
+        (self.last, self.base, self.changed_from) = (base, base, Some(Index(1)));
+        self.sync()?;
+        self.release_through(base.index)
+    }
+
+    /// Gives back the segments in which all entries have an index up to this one, or were replaced. One of them becomes
+    /// the next segment, the others' space is free. A snapshot that includes this entry is durable before this is called.
+    ///
+    /// # Errors
+    /// As [`sync`](Wal::sync).
+    pub fn release_through(&mut self, index: Index) -> Result<(), StorageError> {
+        self.check_failed()?;
+        self.lengths.forget_before(index);
+        let result = (0..self.kept.removable(index)).try_for_each(|_| self.give_back_first());
+        self.remember_failure(result)
+    }
+
+    /// How many bytes the log has after this entry, or up to 64 KiB more: when to take a snapshot. It counts what was
+    /// replaced, too. What comes before an entry that was released through is not counted.
+    pub fn len_bytes_after(&self, index: Index) -> u64 {
+        self.lengths.after(index)
+    }
+
+    /// The log has nothing that follows the snapshot: a crash came before [`reset`](Wal::reset), or the log of a leader was
+    /// behind what its followers had made committed (thesis §10.2.1). If the snapshot's term was not on disk yet, it is now.
+    pub(super) fn begin_after(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
+        let (index, term) = (base.last_included_index, base.last_included_term);
+        log::info!(
+            "nothing in the log follows the snapshot of entry {index}: it begins anew there"
+        );
+        if term > self.hard_state.current_term {
+            self.hard_state = HardState { current_term: term, voted_for: None };
+        }
+        self.reset(base)
+    }
+
+    /// Durable before the next one goes: a crash leaves no gap.
+    fn give_back_first(&mut self) -> Result<(), StorageError> {
+        let Some(first) = self.kept.first() else { return Ok(()) };
+        let path = self.dir.join(file_name(first.sequence));
+        let next_len = segment_len_bytes(self.segment.header.sequence + 1, self.segment_len_bytes);
+        if self.recycled.is_none() && first.len_bytes == next_len {
+            let blank = self.dir.join("recycled.tmp");
+            self.recycled = Some(Blank::recycle(&*self.disk, &path, blank)?);
+        } else {
+            self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+            self.disk.sync_dir(&self.dir).map_err(StorageError::sync(&self.dir))?;
+        }
+        self.kept.remove_first();
+        Ok(())
+    }
+}

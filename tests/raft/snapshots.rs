@@ -1,0 +1,380 @@
+//! Snapshots, Raft §7 and thesis §5.
+
+use syncraft::raft::*;
+
+use crate::node::*;
+
+fn taken(last: (u64, u64)) -> Event {
+    Event::SnapshotTaken(end(last))
+}
+
+fn snapshots_to(effects: &[Effect]) -> Vec<u64> {
+    let to = |effect: &Effect| match effect {
+        Effect::SendSnapshot { to, .. } => Some(to.0),
+        _ => None,
+    };
+    effects.iter().filter_map(to).collect()
+}
+
+fn installed(effects: &[Effect]) -> Vec<SnapshotMeta> {
+    let snapshot = |effect: &Effect| match effect {
+        Effect::Install(snapshot) => Some(*snapshot),
+        _ => None,
+    };
+    effects.iter().filter_map(snapshot).collect()
+}
+
+/// What `peer` is sent, other than heartbeats.
+fn appends_to(peer: u64, effects: &[Effect]) -> Vec<AppendEntries> {
+    appends(&sent(effects)).into_iter().filter(|(to, _)| *to == peer).map(|it| it.1).collect()
+}
+
+const NOBODY: [u64; 0] = [];
+
+fn snapshot_index(node: &Node) -> u64 {
+    node.raft.status().snapshot_index.0
+}
+
+/// A leader of three in term 1, with entries 1 to 5, which 2 has and 3 has not; no tail is kept.
+fn leader() -> Node {
+    let mut leader = Node::with(3, |config| config.log_tail_bytes_max = 0);
+    leader.lead();
+    leader.run((2..=5).map(proposal));
+    for index in [1, 5] {
+        leader.run([Event::Message(matched(2, 1, index))]);
+    }
+    assert_eq!((leader.last(), leader.commit()), (5, 5));
+    leader
+}
+
+/// The leader above, once 3 has said that it has nothing: its snapshot of everything is on the way.
+fn sending() -> Node {
+    let mut leader = leader();
+    leader.run([taken((5, 1))]);
+    let effects = leader.run([Event::Message(conflict(3, 1, 0, (0, 0)))]);
+    assert_eq!(snapshots_to(&effects), [3]);
+    leader
+}
+
+/// §7: the leader sends a snapshot "when the leader has already discarded the next log entry that it needs to send to a
+/// follower"; until it is answered, heartbeats only.
+#[test]
+fn who_lacks_what_is_forgotten_is_sent_the_snapshot_and_nothing_else() {
+    let mut leader = sending();
+    for id in 10..30 {
+        let effects = leader.run([proposal(id), Event::Message(heartbeat_reply(3, 1, 1))]);
+        assert_eq!((snapshots_to(&effects), appends_to(3, &effects)), (vec![], vec![]));
+        let effects = leader.tick(5);
+        assert_eq!((snapshots_to(&effects), appends_to(3, &effects)), (vec![], vec![]));
+        assert!(sent(&effects).iter().any(|it| it.to == MemberId(3)), "heartbeats go on");
+    }
+    let effects = leader.run([Event::Message(matched(3, 1, 5))]);
+    let next = &appends_to(3, &effects)[0];
+    assert_eq!((next.prev_log_index, next.prev_log_term), (Index(5), Term(1)));
+    assert_eq!(appends_to(3, &leader.propose(99)).len(), 1, "one after the other, unanswered");
+}
+
+/// Old answers are not the snapshot's.
+#[test]
+fn old_answers_do_not_end_the_wait_for_a_snapshot() {
+    let mut leader = sending();
+    for message in [matched(3, 1, 0), conflict(3, 1, 0, (0, 0)), conflict(3, 1, 4, (0, 0))] {
+        let effects = leader.run([Event::Message(message), proposal(9)]);
+        assert_eq!((snapshots_to(&effects), appends_to(3, &effects)), (vec![], vec![]));
+    }
+}
+
+/// Neither at once, nor on a heartbeat that follows an answer from before the loss.
+#[test]
+fn a_lost_snapshot_is_sent_again_once_a_heartbeat_was_answered() {
+    let stale = message(3, 1, Body::AppendEntriesReply(AppendEntriesReply::Stale));
+    for loss in [Event::Disconnected(MemberId(3)), Event::Message(stale)] {
+        let mut leader = sending();
+        leader.run([Event::Message(heartbeat_reply(3, 1, 1))]);
+        assert_eq!(snapshots_to(&leader.run([loss])), NOBODY);
+        assert_eq!(snapshots_to(&leader.tick(5)), NOBODY, "nothing was heard since");
+        leader.run([Event::Message(heartbeat_reply(3, 1, 2))]);
+        let effects = leader.tick(5);
+        assert_eq!((snapshots_to(&effects), appends_to(3, &effects)), (vec![3], vec![]));
+    }
+}
+
+/// A snapshot that was overtaken by a newer one while it travelled still counts, and the newer one follows.
+#[test]
+fn an_answer_below_the_beginning_of_the_log_leads_to_the_next_snapshot() {
+    let mut leader = sending();
+    leader.propose(9);
+    leader.receive(matched(2, 1, 6));
+    leader.run([taken((6, 1))]);
+    assert_eq!(leader.commit(), 6);
+    assert_eq!(snapshots_to(&leader.run([Event::Message(matched(3, 1, 5))])), [3]);
+}
+
+/// §5.3, with the hint below the beginning of the log: the leader tries what it has, then the snapshot.
+#[test]
+fn a_conflict_below_the_beginning_of_the_log_ends_in_a_snapshot() {
+    for hint in [(0, 0), (4, 1), (3, 0)] {
+        let hard_state = HardState { current_term: Term(1), voted_for: None };
+        let disk = entries(1, &[1; 6]);
+        let mut leader = Node::start(config(1, 3), hard_state, Some(end((5, 1))), disk);
+        leader.lead();
+        let effects = leader.run([Event::Message(conflict(3, 2, 6, hint))]);
+        assert_eq!(appends_to(3, &effects)[0].prev_log_index, Index(5), "{hint:?}");
+        let effects = leader.run([Event::Message(conflict(3, 2, 5, hint))]);
+        assert_eq!((snapshots_to(&effects), appends_to(3, &effects)), (vec![3], vec![]));
+    }
+    let mut follower = compacted();
+    let reply = follower.answer(append(2, 9, (20, 8), &[], 0));
+    let AppendEntriesReply::Conflict { conflict_index, conflict_term, .. } = append_reply(&reply)
+    else {
+        panic!("{reply:?}");
+    };
+    assert_eq!((conflict_index, conflict_term), (Index(6), Term(1)));
+    let reply = follower.answer(append(2, 9, (20, 0), &[], 0));
+    let AppendEntriesReply::Conflict { conflict_index, .. } = append_reply(&reply) else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(conflict_index, Index(5), "no hint below its own snapshot: that is committed");
+}
+
+fn append_reply(message: &Message) -> AppendEntriesReply {
+    let Body::AppendEntriesReply(reply) = message.body else { panic!("{message:?}") };
+    reply
+}
+
+/// A follower in term 1 with entries 1 to 6, of which 5 are committed, applied, and forgotten.
+fn compacted() -> Node {
+    let mut node = Node::with(3, |config| config.log_tail_bytes_max = 0);
+    node.run([Event::Message(append(2, 1, (0, 0), &[1; 6], 5))]);
+    node.run([Event::Applied(Index(5)), taken((5, 1))]);
+    assert_eq!((node.last(), node.commit(), snapshot_index(&node)), (6, 5, 5));
+    node
+}
+
+/// §7: stale and repeated snapshots change nothing, and are answered.
+#[test]
+fn a_snapshot_of_what_is_committed_changes_nothing_and_is_answered() {
+    for last in [(3, 1), (5, 1), (0, 0)] {
+        let mut node = compacted();
+        let before = node.raft.status();
+        let effects = node.run([Event::Message(install(2, 1, last))]);
+        assert_eq!(sent(&effects).len(), 1, "{effects:?}");
+        let matched = AppendEntriesReply::Matched { match_index: Index(last.0) };
+        assert_eq!(append_reply(&sent(&effects)[0]), matched);
+        assert_eq!((effects.len(), node.raft.status()), (1, before), "{last:?}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_deposed_leader_is_refused() {
+    let mut node = Node::restarted(3, 5, None, &[1]);
+    let reply = node.answer(install(2, 4, (9, 4)));
+    assert_eq!((reply.term, append_reply(&reply)), (Term(5), AppendEntriesReply::Stale));
+    assert_eq!((node.last(), node.commit(), snapshot_index(&node)), (1, 0, 0));
+}
+
+/// §7: "If instead the follower receives a snapshot that describes a prefix of its log, then log entries covered by the
+/// snapshot are deleted but entries following the snapshot are still valid and must be retained."
+#[test]
+fn a_snapshot_of_a_prefix_keeps_what_follows_it() {
+    let mut node = Node::restarted(3, 2, None, &[1, 1, 2, 2]);
+    let effects = node.run([Event::Message(install(2, 2, (3, 2)))]);
+    assert_eq!(installed(&effects), []);
+    assert_eq!((node.last(), node.commit(), node.terms()), (4, 3, vec![1, 1, 2, 2]));
+    assert_eq!(node.applied.len(), 3, "the entries themselves lead there");
+    assert!(sent(&effects).contains(&reply_to_2(2, 3)), "{effects:?}");
+}
+
+fn reply_to_2(term: u64, match_index: u64) -> Message {
+    let reply = AppendEntriesReply::Matched { match_index: Index(match_index) };
+    let (from, to) = (MemberId(1), MemberId(2));
+    Message { from, to, term: Term(term), token: 7, body: Body::AppendEntriesReply(reply) }
+}
+
+/// §7: "the follower discards its entire log; it is all superseded by the snapshot and may possibly have uncommitted entries
+/// that conflict with the snapshot". Loaded first, then written, and answered only after that.
+#[test]
+fn any_other_snapshot_takes_the_place_of_log_and_state() {
+    for log in [&[][..], &[1], &[1, 1, 1], &[1, 1, 2, 2, 2]] {
+        let mut node = Node::restarted(3, 3, None, log);
+        let effects = node.step([Event::Message(install(2, 3, (3, 3)))]);
+        let [Effect::Install(snapshot), Effect::Persist(persist), Effect::RoleChanged(_)] =
+            &effects[..]
+        else {
+            panic!("{effects:?}");
+        };
+        assert_eq!((*snapshot, persist.reset), (end((3, 3)), Some(end((3, 3)))));
+        assert_eq!((persist.entries.len(), &persist.then), (0, &vec![reply_to_2(3, 3)]));
+        let status = node.raft.status();
+        assert_eq!((status.last_index, status.commit_index), (Index(3), Index(3)));
+        assert!(status.durable_index < Index(3), "not before the log says so");
+        assert_eq!(snapshot_index(&node), 3);
+        assert_eq!(sent(&node.step([Event::Message(install(2, 3, (3, 3)))])), [], "nor repeated");
+        node.run([]);
+        assert_eq!(node.raft.status().durable_index, Index(3));
+        // What comes next is applied behind it, once.
+        node.receive(append(2, 3, (3, 3), &[3, 3], 5));
+        let applied: Vec<u64> = node.applied.iter().map(|it| it.index.0).collect();
+        assert_eq!(applied, [4, 5]);
+    }
+}
+
+/// A write that was under way when the log was replaced makes nothing durable.
+#[test]
+fn a_reset_takes_back_what_was_on_its_way() {
+    let mut node = Node::restarted(3, 1, None, &[]);
+    node.step([Event::Message(append(2, 1, (0, 0), &[1; 9], 0))]);
+    node.step([Event::Message(install(3, 2, (4, 2)))]);
+    node.step([Event::Message(append(3, 2, (4, 2), &[2], 0))]);
+    node.persist_one();
+    assert!(node.raft.status().durable_index < Index(4));
+    let said = node.persist_one();
+    assert_eq!(sent(&said).len(), 1, "{said:?}");
+    assert_eq!(node.raft.status().durable_index, Index(4));
+    node.persist_one();
+    assert_eq!(node.raft.status().durable_index, Index(5));
+    assert_eq!(node.entries, entries(5, &[2]));
+}
+
+/// Within one step: what was appended before is never written, what is appended after is, and nothing forgotten is applied.
+#[test]
+fn a_step_may_append_install_and_append() {
+    let mut node = Node::restarted(3, 2, None, &[]);
+    let effects = node.step([
+        Event::Message(append(2, 2, (0, 0), &[1, 1], 2)),
+        Event::Message(install(2, 2, (4, 2))),
+        Event::Message(append(2, 2, (4, 2), &[2, 2], 5)),
+    ]);
+    assert_eq!(installed(&effects), [end((4, 2))]);
+    assert_eq!(node.pending[0].reset, Some(end((4, 2))));
+    assert_eq!(node.pending[0].entries, entries(5, &[2, 2]));
+    assert_eq!(node.applied, entries(5, &[2]));
+}
+
+/// The state machine may still be busy with what came before: its reports change nothing, and do not block what follows.
+#[test]
+fn late_reports_of_what_was_applied_before_the_snapshot_change_nothing() {
+    let mut node = Node::with(3, |config| config.apply_bytes_max = 1);
+    node.run([Event::Message(append(2, 1, (0, 0), &[1; 4], 4))]);
+    assert_eq!(node.applied.len(), 1, "one at a time");
+    node.run([Event::Message(install(2, 1, (9, 1)))]);
+    node.receive(append(2, 1, (9, 1), &[1, 1], 11));
+    node.run([Event::Applied(Index(1)), taken((1, 1))]);
+    assert_eq!(snapshot_index(&node), 9, "an older one is not news");
+    assert_eq!(node.applied.last().map(|it| it.index), Some(Index(10)));
+    node.run([Event::Applied(Index(10))]);
+    assert_eq!(node.applied.last().map(|it| it.index), Some(Index(11)));
+}
+
+/// Thesis §5.1.3: a leader keeps some entries that its snapshot holds, so that who is a little behind need not be sent all.
+#[test]
+fn a_tail_of_what_the_snapshot_holds_is_kept() {
+    // An entry of these costs 48 bytes and its command, which has 3.
+    for (tail_bytes, kept) in [(0, 0), (50, 0), (51, 1), (102, 2), (152, 2), (1 << 20, 5)] {
+        let mut node = Node::with(3, |config| config.log_tail_bytes_max = tail_bytes);
+        node.run([Event::Message(append(2, 1, (0, 0), &[1; 8], 5))]);
+        node.run([taken((5, 1))]);
+        // As the leader of term 2 it is asked for what a peer lacks.
+        node.lead();
+        let base = 5 - kept;
+        node.run([Event::Message(matched(2, 2, base)), Event::Disconnected(MemberId(2))]);
+        let effects = node.tick(1);
+        assert_eq!(snapshots_to(&effects), NOBODY, "{tail_bytes}");
+        if base > 0 {
+            let effects = node.run([Event::Message(matched(3, 2, base - 1))]);
+            assert_eq!(snapshots_to(&effects), [3], "{tail_bytes}: {base} is not sent any more");
+        }
+    }
+}
+
+/// What is not committed is never forgotten, nor is it for a snapshot that is older than the last.
+#[test]
+fn only_what_a_newer_snapshot_holds_is_forgotten() {
+    let mut node = compacted();
+    node.run([taken((3, 1))]);
+    assert_eq!(snapshot_index(&node), 5);
+    node.lead();
+    let effects = node.run([Event::Message(matched(2, 2, 5)), Event::Message(matched(3, 2, 4))]);
+    let first = appends_to(2, &effects)[0].entries[0].clone();
+    assert_eq!((first.index, first.term), (Index(6), Term(1)));
+    assert_eq!(snapshots_to(&effects), [3]);
+}
+
+/// Restart: the snapshot is the committed state; the log goes on behind it.
+#[test]
+fn a_member_starts_from_its_snapshot_and_what_the_log_has_behind_it() {
+    let check = |log: &[u64], last: u64, durable: u64| {
+        let hard_state = HardState { current_term: Term(3), voted_for: None };
+        let disk = entries(1, log);
+        let mut node = Node::start(config(1, 3), hard_state, Some(end((4, 2))), disk);
+        let status = node.raft.status();
+        assert_eq!((status.commit_index, snapshot_index(&node)), (Index(4), 4), "{log:?}");
+        assert_eq!((status.last_index.0, status.durable_index.0), (last, durable), "{log:?}");
+        assert_eq!(node.run([]), [], "nothing is applied again");
+        // Votes: the log ends with the snapshot's term at least (§5.4.1).
+        let last_term = if last > 4 { 3 } else { 2 };
+        assert!(!is_vote_granted(&node.answer(vote(2, 4, (last - 1, last_term)))), "{log:?}");
+        assert!(!is_vote_granted(&node.answer(vote(2, 4, (99, 1)))), "{log:?}");
+        assert!(is_vote_granted(&node.answer(vote(2, 4, (last, last_term)))), "{log:?}");
+    };
+    check(&[], 4, 4);
+    check(&[1, 1, 2, 2, 2, 3], 6, 6);
+    check(&[1, 1, 2], 4, 4);
+    check(&[1, 1, 1, 1, 1], 4, 4);
+}
+
+/// A snapshot is on the disk before the term in which it was sent, and may be of entries whose write was not done: the member
+/// that finds it takes its term, in which it has promised nothing.
+#[test]
+fn a_snapshot_of_a_term_that_is_not_on_the_disk_yet_brings_its_term() {
+    let hard_state = HardState { current_term: Term(1), voted_for: Some(MemberId(3)) };
+    let mut node = Node::start(config(1, 3), hard_state, Some(end((4, 2))), entries(1, &[1, 1]));
+    assert_eq!((node.term(), node.last(), node.commit()), (2, 4, 4));
+    assert_eq!(sent(&node.step([Event::Message(vote(2, 2, (4, 2)))])), [], "not before it is");
+    let said = sent(&node.persist_one());
+    assert!(said.iter().any(is_vote_granted), "{said:?}");
+    assert_eq!(node.hard_state, HardState { current_term: Term(2), voted_for: Some(MemberId(2)) });
+}
+
+/// Thesis §6.4: what a new leader has from a snapshot is served once its no-op is committed.
+#[test]
+fn a_leader_serves_reads_from_what_it_has_installed() {
+    let mut node = Node::new(3);
+    node.run([Event::Message(install(2, 3, (4, 2)))]);
+    let asked = node.stand();
+    let is_right = |message: &Message| match message.body {
+        Body::RequestVote(RequestVote { last_log_index, last_log_term, .. }) => {
+            (last_log_index, last_log_term) == (Index(4), Term(2))
+        }
+        _ => true,
+    };
+    assert!(asked.iter().all(is_right), "{asked:?}");
+    node.run([Event::Message(vote_reply(2, 4, false, true)), read(1)]);
+    assert_eq!((node.role(), node.last()), (RoleName::Leader, 5));
+    let effects = node.run([Event::Message(matched(2, 4, 5))]);
+    assert!(!effects.iter().any(|it| matches!(it, Effect::ReadReady(_))));
+    let effects = node.run([Event::Message(heartbeat_reply(2, 4, 2))]);
+    assert!(effects.contains(&Effect::ReadReady(vec![RequestId(1)])), "{effects:?}");
+}
+
+/// Terms do not fall along a log, and no leader has entries of a term to come.
+#[test]
+fn a_snapshot_that_nobody_can_have_taken_is_dropped_and_counted() {
+    for last in [(9, 6), (9, 1), (u64::MAX, 5), (1 << 63, 5), (1, 6)] {
+        let mut node = Node::restarted(3, 5, None, &[1, 2, 2]);
+        node.receive(heartbeat(2, 5, 2, 1));
+        assert_eq!(node.receive(install(2, 5, last)), [], "{last:?}");
+        assert_eq!((node.nonsense(), node.last(), node.commit()), (1, 3, 2), "{last:?}");
+    }
+}
+
+/// A candidate yields to who sends it, as to any leader of its term (§5.2); another leader's is nonsense.
+#[test]
+fn a_snapshot_shows_who_leads() {
+    let mut node = Node::new(3);
+    node.stand();
+    node.receive(install(2, 1, (4, 1)));
+    assert_eq!((node.role(), node.leader(), node.commit()), (RoleName::Follower, Some(2), 4));
+    node.receive(install(3, 1, (5, 1)));
+    assert_eq!((node.nonsense(), node.commit()), (1, 4));
+}

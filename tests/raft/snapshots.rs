@@ -259,6 +259,7 @@ fn late_reports_of_what_was_applied_before_the_snapshot_change_nothing() {
     assert_eq!(node.applied.len(), 1, "one at a time");
     node.run([Event::Message(install(2, 1, (9, 1)))]);
     node.receive(append(2, 1, (9, 1), &[1, 1], 11));
+    assert_eq!(node.applied.last().map(|it| it.index), Some(Index(10)), "1 is not waited for");
     node.run([Event::Applied(Index(1)), taken((1, 1))]);
     assert_eq!(snapshot_index(&node), 9, "an older one is not news");
     assert_eq!(node.applied.last().map(|it| it.index), Some(Index(10)));
@@ -277,9 +278,9 @@ fn a_tail_of_what_the_snapshot_holds_is_kept() {
         // As the leader of term 2 it is asked for what a peer lacks.
         node.lead();
         let base = 5 - kept;
-        node.run([Event::Message(matched(2, 2, base)), Event::Disconnected(MemberId(2))]);
-        let effects = node.tick(1);
+        let effects = node.run([Event::Message(matched(2, 2, base))]);
         assert_eq!(snapshots_to(&effects), NOBODY, "{tail_bytes}");
+        assert_eq!(appends_to(2, &effects)[0].entries[0].index, Index(base + 1), "{tail_bytes}");
         if base > 0 {
             let effects = node.run([Event::Message(matched(3, 2, base - 1))]);
             assert_eq!(snapshots_to(&effects), [3], "{tail_bytes}: {base} is not sent any more");
@@ -298,6 +299,30 @@ fn only_what_a_newer_snapshot_holds_is_forgotten() {
     let first = appends_to(2, &effects)[0].entries[0].clone();
     assert_eq!((first.index, first.term), (Index(6), Term(1)));
     assert_eq!(snapshots_to(&effects), [3]);
+}
+
+/// The log goes on from its beginning with the term that the last forgotten entry had (§5.3).
+#[test]
+fn the_first_append_behind_the_snapshot_names_the_term_it_ends_with() {
+    let mut node = Node::with(3, |config| config.log_tail_bytes_max = 0);
+    node.receive(append(2, 3, (0, 0), &[1, 1, 2, 3], 3));
+    node.run([taken((3, 2))]);
+    node.lead();
+    let effects = node.run([Event::Message(matched(2, 4, 3))]);
+    let first = &appends_to(2, &effects)[0];
+    assert_eq!((first.prev_log_index, first.prev_log_term), (Index(3), Term(2)));
+}
+
+/// An append may begin with entries that are forgotten here: they are committed, and match (§5.4.3).
+#[test]
+fn an_append_that_begins_below_the_log_adds_what_is_new() {
+    let mut node = compacted();
+    let reply = node.answer(append(2, 1, (2, 1), &[1; 5], 7));
+    assert_eq!(append_reply(&reply), AppendEntriesReply::Matched { match_index: Index(7) });
+    assert_eq!((node.last(), node.commit(), node.nonsense()), (7, 7, 0));
+    let reply = node.answer(append(2, 1, (0, 0), &[1; 3], 7));
+    assert_eq!(append_reply(&reply), AppendEntriesReply::Matched { match_index: Index(3) });
+    assert_eq!((node.last(), node.commit(), node.nonsense()), (7, 7, 0));
 }
 
 /// Restart: the snapshot is the committed state; the log goes on behind it.

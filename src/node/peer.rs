@@ -6,7 +6,6 @@
 //! reached costs its own thread's time only: what is queued for it meanwhile is dropped, and the core told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, RaftRpcStub,
     RequestVoteArgs, RequestVoteReply, TimeoutNowArgs, TimeoutNowReply,
 };
-use super::snapshot_sender::SnapshotSender;
+use super::snapshot_sender::{SnapshotSender, Turn};
 use crate::raft::{AppendEntries, Body, MemberId, Message, Term};
 use crate::rpc::{CallError, Channel, StatusCode};
 use crate::storage::Snapshots;
@@ -48,7 +47,7 @@ pub(super) struct Peer {
     mailbox: Arc<dyn Mailbox>,
     complaints: Arc<Complaints>,
     snapshots: Snapshots,
-    is_sending_snapshot: Arc<AtomicBool>,
+    turn: Arc<Turn>,
     sending: Option<JoinHandle<()>>,
     /// After a failed attempt to connect: not before then again.
     retry_at: Instant,
@@ -79,7 +78,7 @@ impl Peer {
             bulk,
             mailbox,
             snapshots,
-            is_sending_snapshot: Arc::default(),
+            turn: Arc::default(),
             sending: None,
             complaints: Arc::default(),
             retry_at: Instant::now(),
@@ -125,7 +124,7 @@ impl Peer {
         let Some(snapshot) = self.snapshots.newest().filter(|_| self.connect()) else {
             return self.mailbox.disconnected(self.id);
         };
-        if self.is_sending_snapshot.swap(true, Ordering::AcqRel) {
+        if !self.turn.take() {
             return;
         }
         let sender = SnapshotSender {
@@ -137,13 +136,13 @@ impl Peer {
             stub: self.bulk.clone(),
             mailbox: self.mailbox.clone(),
             stop: stop.clone(),
-            is_sending: self.is_sending_snapshot.clone(),
+            turn: self.turn.clone(),
         };
         let name = format!("snap-{}-{}", self.own, self.id);
         match thread::Builder::new().name(name).spawn(move || sender.run()) {
             Ok(thread) => self.sending = Some(thread),
             Err(_) => {
-                self.is_sending_snapshot.store(false, Ordering::Release);
+                self.turn.end();
                 self.mailbox.disconnected(self.id);
             }
         }

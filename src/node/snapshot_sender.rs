@@ -2,10 +2,10 @@
 //! not overrun and heartbeats go between. There is no limit on the whole: only on the time without progress.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
+use parking_lot::Mutex;
 
 use super::Mailbox;
 use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
@@ -27,8 +27,32 @@ pub(super) struct SnapshotSender {
     pub(super) mailbox: Arc<dyn Mailbox>,
     /// Closes when the node stops.
     pub(super) stop: Receiver<()>,
-    /// False again when this one has ended.
-    pub(super) is_sending: Arc<AtomicBool>,
+    pub(super) turn: Arc<Turn>,
+}
+
+/// One transfer to a peer at a time. A request that comes meanwhile is not forgotten: the core that made it waits for an
+/// end, and the end of the transfer under way may be of an earlier term, which says nothing to it.
+#[derive(Debug, Default)]
+pub(super) struct Turn(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_taken: bool,
+    is_wanted: bool,
+}
+
+impl Turn {
+    /// False if there is one under way.
+    pub(super) fn take(&self) -> bool {
+        let mut state = self.0.lock();
+        state.is_wanted |= state.is_taken;
+        !std::mem::replace(&mut state.is_taken, true)
+    }
+
+    /// The transfer has ended. True if another one was asked for meanwhile.
+    pub(super) fn end(&self) -> bool {
+        std::mem::take(&mut *self.0.lock()).is_wanted
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +71,14 @@ impl SnapshotSender {
     /// Until all is sent and answered, or something is in the way; the core is told of either.
     pub(super) fn run(self) {
         let result = self.send();
-        self.is_sending.store(false, Ordering::Release);
+        let is_wanted_again = self.turn.end();
         match result {
-            Ok(reply) => self.deliver(reply),
+            Ok(reply) => {
+                self.deliver(reply);
+                if is_wanted_again {
+                    self.mailbox.disconnected(self.peer);
+                }
+            }
             Err(error) => {
                 log::warn!("no snapshot for member {}: {error}", self.peer);
                 self.mailbox.disconnected(self.peer);
@@ -105,5 +134,21 @@ impl SnapshotSender {
         if !self.mailbox.message(Message { from, to, term, token: 0, body }) {
             self.mailbox.disconnected(self.peer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_during_a_transfer_is_remembered_to_its_end() {
+        let turn = Turn::default();
+        assert!(turn.take());
+        assert!(!turn.end(), "nobody asked meanwhile");
+        assert!(turn.take());
+        assert!(!turn.take(), "one at a time");
+        assert!(turn.end(), "the core still waits");
+        assert!(turn.take(), "and may ask again");
     }
 }

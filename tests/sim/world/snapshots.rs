@@ -173,10 +173,13 @@ impl World {
                 "snapshot that ends the log"
             });
         }
+        // What it matched in an earlier term of the same batch, a later leader may have replaced since: that answer is late,
+        // as any message may be.
         let is_stale = |effect: &Effect| {
             matches!(effect, Effect::Send(Message {
+                term,
                 body: Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }), ..
-            }) if *match_index > after.last_index)
+            }) if *term == after.role.term && *match_index > after.last_index)
         };
         assert!(!effects.iter().any(is_stale), "nobody matches what it has not");
     }

@@ -34,8 +34,9 @@
 //! # Beyond the paper
 //! Pre-vote (thesis §9.6), leader stickiness and check-quorum (§6.2, §4.2.3), a no-op on election (§6.4), conflicts skipped
 //! by term (§5.3 of the paper, its end), pipelined appends with a window (§10.2.1), ReadIndex in batches (§6.4),
-//! leadership transfer (§3.10), and [`Event::Disconnected`]: a follower whose connection to the leader breaks asks for pre-votes after a short pause; the
-//! others refuse if they still hear the leader, so a broken cable costs no term.
+//! leadership transfer (§3.10), snapshots (§7 of the paper), and [`Event::Disconnected`]: a follower whose connection to the
+//! leader breaks asks for pre-votes after a short pause; the others refuse if they still hear the leader, so a broken cable
+//! costs no term.
 //!
 //! # Left out
 //! Leases, learners and membership change have no code here yet.

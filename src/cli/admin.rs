@@ -13,12 +13,14 @@ use super::{Exit, Failure, Outcome};
 
 /// Between looks.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
+/// Between orders to hand over: longer than a transfer takes.
+const ASK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Asks whoever leads until the one that should lead does.
 pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
-    let mut asked_in = None;
+    let mut ask_at = Instant::now();
     loop {
         let answers = ask_all(&endpoints, deadline);
         let Some((addr, leader)) = leader(&answers) else {
@@ -28,8 +30,9 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
         if leader.id == args.id {
             return Ok(Exit::Done);
         }
-        // Once a term: a transfer that is under way is not helped by another.
-        if asked_in.replace(leader.term) != Some(leader.term) {
+        // A leader gives up after an election timeout, as it must if the heir has yet to catch up: then it is asked again.
+        if Instant::now() >= ask_at {
+            ask_at = Instant::now() + ASK_PAUSE;
             let order = TransferArgs { to: args.id };
             let asked = stub(addr).transfer(&order, deadline);
             asked.map_err(|error| Failure::not_applied(error.to_string()))?;
@@ -67,7 +70,8 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
 }
 
 fn wait(deadline: Instant, why: &str) -> Result<(), Failure> {
-    if Instant::now() >= deadline {
+    // Before the last moment: a look that has no time left sees nobody.
+    if Instant::now() + 2 * POLL_PAUSE >= deadline {
         return Err(Failure::not_applied(format!("not done in time: {why}")));
     }
     thread::sleep(POLL_PAUSE);

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{KvService, Store};
 use crate::members::Members;
-use crate::node::{FRAME_LEN_MIN, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, Timing};
+use crate::node::{
+    FRAME_LEN_MIN, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
+};
 use crate::raft::{MemberId, RoleName};
 use crate::rpc::{Done, Limits, Server, ServerError};
 use crate::storage::{DataDir, Identity, StorageError};
@@ -52,6 +54,11 @@ pub struct Config {
     pub limits: Limits,
     /// A snapshot is taken when the log holds so many bytes behind the last one; default 64 MiB.
     pub snapshot_log_bytes: u64,
+    /// How a leader makes sure that it may answer a read; default [`ReadMode::ReadIndex`].
+    pub read_mode: ReadMode,
+    /// Discard what is in the data directory, and be filled from the others: all of them must be up, and none may have lost its
+    /// data as well. For a member whose data is damaged. Default false.
+    pub rebuild: bool,
     /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
     pub http: Option<String>,
 }
@@ -66,6 +73,8 @@ impl Config {
             timing: Timing::default(),
             limits: Limits::default(),
             snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
+            read_mode: ReadMode::default(),
+            rebuild: false,
             http: None,
         }
     }
@@ -93,6 +102,12 @@ pub enum StartError {
         dir: PathBuf,
         /// The list that was given.
         members: Members,
+    },
+    /// It is the only member.
+    #[error("member {id} is the only one: there is nobody to rebuild it from")]
+    NobodyToRebuildFrom {
+        /// The id.
+        id: MemberId,
     },
     /// The times contradict each other.
     #[error("{0}")]
@@ -169,12 +184,16 @@ impl Member {
         own_addr(&config)?;
         config.timing.check().map_err(StartError::Timing)?;
         check_frames(&config.limits)?;
-        let Config { id, members, data_dir, timing, limits, snapshot_log_bytes, http } = config;
+        let Config { id, members, timing, limits, snapshot_log_bytes, read_mode, .. } = config;
+        let (data_dir, http) = (config.data_dir, config.http);
+        if config.rebuild && members.len() == 1 {
+            return Err(StartError::NobodyToRebuildFrom { id });
+        }
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
-        let data_dir = DataDir::open(data_dir, identity)?;
-        check_members(&data_dir, &members)?;
-        let node_config = NodeConfig { id, members: members.clone(), timing, snapshot_log_bytes };
+        let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
+        let node_config =
+            NodeConfig { id, members: members.clone(), timing, snapshot_log_bytes, read_mode };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
         let server = Server::builder()
@@ -280,6 +299,27 @@ pub fn cluster_id(members: &Members) -> u64 {
 fn ids_hash(members: &Members) -> u32 {
     let ids: Vec<String> = members.iter().map(|(id, _)| id.to_string()).collect();
     crc32c::crc32c(ids.join(",").as_bytes())
+}
+
+/// Nothing is discarded before it is known to be this member's.
+fn open_data(
+    path: PathBuf,
+    identity: Identity,
+    members: &Members,
+    rebuild: bool,
+) -> Result<DataDir, StartError> {
+    match DataDir::open(&path, identity) {
+        Ok(data_dir) => {
+            check_members(&data_dir, members)?;
+            if !rebuild {
+                return Ok(data_dir);
+            }
+        }
+        Err(StorageError::MetaDamaged { .. }) if rebuild => {}
+        Err(error) => return Err(error.into()),
+    }
+    log::warn!("the data in {} is discarded, to be rebuilt from the other members", path.display());
+    Ok(DataDir::open_emptied(path, identity)?)
 }
 
 /// With other members there would be other majorities, and two of them could decide at the same time.

@@ -7,12 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::StateMachine;
-use super::request::{RequestError, Waiting};
+use super::request::{RequestError, Stale, Waiting};
 use super::shared::{NodeFailure, Shared};
 use super::snapshotter;
 use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
@@ -25,6 +25,10 @@ pub(super) enum Task<S: StateMachine> {
     Apply(Vec<Entry>),
     /// These reads may be served now.
     Read(Vec<(S::Query, Waiting<S::Answer>)>),
+    /// This read may be served whenever, if the state is as fresh as it says.
+    ReadStale { query: S::Query, age_max: Option<Duration>, waiting: Waiting<Stale<S::Answer>> },
+    /// The state reflects all writes that were acknowledged before then.
+    FreshAsOf(Instant),
     /// Write out the state, unless that is being done.
     TakeSnapshot,
     /// This snapshot, which has come from the leader, takes the place of the state.
@@ -44,6 +48,8 @@ pub(super) struct Expected<T> {
 
 pub(super) struct Applier<S: StateMachine> {
     state_machine: S,
+    /// Every write that was acknowledged before then is in the state.
+    fresh_as_of: Option<Instant>,
     expected: VecDeque<Expected<S::Outcome>>,
     /// The last entry that the state holds.
     applied: Option<SnapshotMeta>,
@@ -63,6 +69,7 @@ impl<S: StateMachine> Applier<S> {
         let expected = VecDeque::new();
         Applier {
             state_machine,
+            fresh_as_of: None,
             expected,
             applied: snapshot,
             snapshotted: snapshot,
@@ -78,6 +85,10 @@ impl<S: StateMachine> Applier<S> {
                 Task::Expect(proposals) => self.expected.extend(proposals),
                 Task::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
                 Task::Read(reads) => self.serve(reads),
+                Task::ReadStale { query, age_max, waiting } => {
+                    waiting.end(self.answer_stale(query, age_max));
+                }
+                Task::FreshAsOf(moment) => self.fresh_as_of = self.fresh_as_of.max(Some(moment)),
                 Task::LeadershipLost(leader) => {
                     self.fail_all(RequestError::LeadershipLost { leader })
                 }
@@ -132,7 +143,22 @@ impl<S: StateMachine> Applier<S> {
         Ok(())
     }
 
-    fn serve(&self, reads: Vec<(S::Query, Waiting<S::Answer>)>) {
+    fn answer_stale(
+        &self,
+        query: S::Query,
+        allowed: Option<Duration>,
+    ) -> Result<Stale<S::Answer>, RequestError> {
+        let age_max = self.fresh_as_of.map(|moment| moment.elapsed());
+        if allowed.is_some_and(|allowed| age_max.is_none_or(|age_max| age_max > allowed)) {
+            return Err(RequestError::TooStale);
+        }
+        Ok(Stale { answer: self.state_machine.query(query), age_max })
+    }
+
+    /// What proves that these may be served also says how fresh the state is.
+    fn serve(&mut self, reads: Vec<(S::Query, Waiting<S::Answer>)>) {
+        let newest = reads.iter().map(|(_, waiting)| waiting.begun()).max();
+        self.fresh_as_of = self.fresh_as_of.max(newest);
         for (query, waiting) in reads {
             waiting.end(Ok(self.state_machine.query(query)));
         }

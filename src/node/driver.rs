@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -22,6 +22,9 @@ use crate::storage::Snapshot;
 /// Ticks between looks for requests whose deadline has passed.
 const SWEEP_TICKS: u32 = 10;
 
+/// Between reads of a member's own: so old may a state be that nobody else reads from, and that keeps up.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
 pub(super) struct Driver<S: StateMachine> {
     pub(super) raft: Raft,
     pub(super) inbox: Arc<Inbox<S>>,
@@ -32,6 +35,7 @@ pub(super) struct Driver<S: StateMachine> {
     pub(super) requests: Requests<S>,
     /// Snapshots of a leader's that arrived in this turn.
     pub(super) received: Vec<Snapshot>,
+    pub(super) is_lease_on: bool,
 }
 
 /// The requests that the core knows by number.
@@ -42,6 +46,9 @@ pub(super) struct Requests<S: StateMachine> {
     applied_index: Index,
     ticks_since_sweep: u32,
     was_leader: bool,
+    /// A read of this member's own, and when it began.
+    probe: Option<(RequestId, Instant)>,
+    probe_due: Option<Instant>,
 }
 
 impl<S: StateMachine> Default for Requests<S> {
@@ -53,6 +60,8 @@ impl<S: StateMachine> Default for Requests<S> {
             applied_index: Index::ZERO,
             ticks_since_sweep: 0,
             was_leader: false,
+            probe: None,
+            probe_due: None,
         }
     }
 }
@@ -74,11 +83,14 @@ impl<S: StateMachine> Driver<S> {
 
     fn turn(&mut self, Arrivals { inputs, has_ticked }: Arrivals<S>) {
         let now = Instant::now();
-        let mut events: Vec<Event> = Vec::with_capacity(inputs.len() + 2);
+        let mut events: Vec<Event> = Vec::with_capacity(inputs.len() + 4);
+        // After the reads of this turn have arrived: what a lease says of this moment holds for them.
+        events.extend(self.is_lease_on.then(|| Event::Clock(boot_time_us())));
         events.extend(self.applied());
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now)));
         // Last, so that a leader's message that has arrived counts before the time that passed.
         events.extend(has_ticked.then_some(Event::Tick));
+        events.extend(self.requests.probe(now));
         let effects = self.raft.step(events);
         self.carry_out(effects);
         self.received.clear();
@@ -115,6 +127,11 @@ impl<S: StateMachine> Driver<S> {
             Input::Persisted(id) => Some(Event::Persisted(id)),
             Input::Disconnected(peer) => Some(Event::Disconnected(peer)),
             Input::Transfer(to) => Some(Event::Transfer { to }),
+            Input::DiskFull(is_full) => Some(Event::DiskFull(is_full)),
+            Input::ReadStale { query, age_max, waiting } => {
+                drop(self.tasks.send(Task::ReadStale { query, age_max, waiting }));
+                None
+            }
             Input::TakeSnapshot => {
                 drop(self.tasks.send(Task::TakeSnapshot));
                 None
@@ -156,9 +173,8 @@ impl<S: StateMachine> Driver<S> {
                     self.expect(&mut proposed);
                     drop(self.tasks.send(Task::Apply(entries)));
                 }
-                Effect::ReadReady(ids) => {
-                    drop(self.tasks.send(Task::Read(self.requests.take_reads(ids))))
-                }
+                Effect::ReadReady(ids) => self.read_ready(ids),
+                Effect::Joined => self.joined(),
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
                 Effect::PeerLostData { peer, match_index } => log::error!(
                     "member {peer} has lost data: it had acknowledged the log up to {match_index} and refuses it now; \
@@ -167,6 +183,18 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         self.expect(&mut proposed);
+    }
+
+    fn read_ready(&mut self, ids: Vec<RequestId>) {
+        if let Some((_, begun)) = self.requests.probe.take_if(|(id, _)| ids.contains(id)) {
+            drop(self.tasks.send(Task::FreshAsOf(begun)));
+        }
+        drop(self.tasks.send(Task::Read(self.requests.take_reads(ids))));
+    }
+
+    fn joined(&mut self) {
+        log::info!("member {} has all its data, and votes from now on", self.raft.status().id);
+        drop(self.persists.send(Write::Joined));
     }
 
     fn expect(&mut self, proposed: &mut Vec<Expected<S::Outcome>>) {
@@ -205,10 +233,31 @@ impl<S: StateMachine> Driver<S> {
     }
 }
 
+/// The time since the machine started, its sleep included.
+fn boot_time_us() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(clock);
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
+}
+
 impl<S: StateMachine> Requests<S> {
     fn next_id(&mut self) -> RequestId {
         self.last_id += 1;
         RequestId(self.last_id)
+    }
+
+    /// A read of its own, now and then: it tells how fresh the state is that stale reads are served from.
+    fn probe(&mut self, now: Instant) -> Option<Event> {
+        if self.probe_due.is_some_and(|due| now < due) {
+            return None;
+        }
+        self.probe_due = Some(now + PROBE_PAUSE);
+        let id = self.next_id();
+        self.probe = Some((id, now));
+        Some(Event::Read { id })
     }
 
     fn proposed(

@@ -5,10 +5,12 @@
 //! What the member's own threads report is bounded by what they have been given to do. Of ticks at most one waits: a
 //! member that was starved of processor time must not take the backlog for a silent leader.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::request::{RequestError, Waiting};
+use super::request::{RequestError, Stale, Waiting};
 use super::{Mailbox, StateMachine};
 use crate::raft::{MemberId, Message, PersistId, SnapshotMeta};
 use crate::storage::Snapshot;
@@ -27,10 +29,17 @@ pub(super) enum Input<S: StateMachine> {
         query: S::Query,
         waiting: Waiting<S::Answer>,
     },
+    /// A read of the state as it is.
+    ReadStale {
+        query: S::Query,
+        age_max: Option<Duration>,
+        waiting: Waiting<Stale<S::Answer>>,
+    },
     Message(Message),
     Persisted(PersistId),
     Disconnected(MemberId),
     Transfer(Option<MemberId>),
+    DiskFull(bool),
     /// A snapshot is wanted.
     TakeSnapshot,
     /// One of this member's own is on the disk.
@@ -100,6 +109,19 @@ impl<S: StateMachine> Inbox<S> {
         }
     }
 
+    /// A client's read of whatever this member has.
+    pub(super) fn read_stale(
+        &self,
+        query: S::Query,
+        age_max: Option<Duration>,
+        waiting: Waiting<Stale<S::Answer>>,
+    ) {
+        let input = Input::ReadStale { query, age_max, waiting };
+        if let Err((refusal, Input::ReadStale { waiting, .. })) = self.push_request(0, input) {
+            waiting.end(Err(refusal));
+        }
+    }
+
     fn push_request(&self, bytes: usize, input: Input<S>) -> Result<(), (RequestError, Input<S>)> {
         let mut state = self.state.lock();
         if state.is_stopped {
@@ -122,6 +144,11 @@ impl<S: StateMachine> Inbox<S> {
     /// An operator wants another leader.
     pub(super) fn transfer(&self, to: Option<MemberId>) {
         self.push(&mut self.state.lock(), Input::Transfer(to));
+    }
+
+    /// What is to be written waits for space, or no longer does.
+    pub(super) fn disk_full(&self, is_full: bool) {
+        self.push(&mut self.state.lock(), Input::DiskFull(is_full));
     }
 
     /// A snapshot is wanted.
@@ -168,6 +195,7 @@ impl<S: StateMachine> Inbox<S> {
             match input {
                 Input::Propose { waiting, .. } => waiting.end(Err(stopped)),
                 Input::Read { waiting, .. } => waiting.end(Err(stopped)),
+                Input::ReadStale { waiting, .. } => waiting.end(Err(stopped)),
                 _ => {}
             }
         }

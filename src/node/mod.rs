@@ -53,8 +53,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-pub use config::{NodeConfig, Timing};
-pub use request::RequestError;
+pub use config::{NodeConfig, ReadMode, Timing};
+pub use request::{RequestError, Stale};
 pub use shared::NodeFailure;
 pub use state_machine::{StateMachine, StateView};
 
@@ -71,7 +71,7 @@ use service::RaftService;
 use shared::{PanicGuard, Shared};
 use snapshotter::{Chunk, Snapshotter};
 
-use crate::raft::{Index, MemberId, Message, Raft, RoleName, SnapshotMeta, Status};
+use crate::raft::{self, Index, MemberId, Message, Raft, RoleName, SnapshotMeta, Status};
 use crate::rpc::{self, Service};
 use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
 
@@ -107,7 +107,7 @@ pub struct Node<S: StateMachine> {
     stop: Option<Sender<()>>,
     service: Arc<RaftService>,
     /// Held until the log is closed.
-    _data_dir: DataDir,
+    _data_dir: Arc<DataDir>,
 }
 
 /// How the rest of the program talks to a node. Clones are the same node.
@@ -157,6 +157,19 @@ impl<S: StateMachine> NodeHandle<S> {
         callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
     ) {
         self.inbox.read(query, Waiting::new(deadline, callback));
+    }
+
+    /// Answers `query` from the state as this member has it, leader or not, connected or not, if it is known to be no older than
+    /// `age_max`; `None` allows any age. `callback` as for [`propose`](NodeHandle::propose);
+    /// [`TooStale`](RequestError::TooStale) says that a [`read`](NodeHandle::read) is needed.
+    pub fn read_stale(
+        &self,
+        query: S::Query,
+        age_max: Option<Duration>,
+        deadline: Instant,
+        callback: impl FnOnce(Result<Stale<S::Answer>, RequestError>) + Send + 'static,
+    ) {
+        self.inbox.read_stale(query, age_max, Waiting::new(deadline, callback));
     }
 
     /// If this member leads, hands the leadership over: to `to`, or to the peer that is furthest (thesis §3.10). Whether it
@@ -211,7 +224,9 @@ impl<S: StateMachine> Node<S> {
         let meta = snapshot.map(|snapshot| snapshot.meta());
         let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), meta)?;
         log_recovery(&config, meta, &recovered);
-        let raft = Raft::new(config.raft(), recovered.hard_state, meta, recovered.entries);
+        let raft_config = raft::Config { standing: data_dir.standing(), ..config.raft() };
+        let raft = Raft::new(raft_config, recovered.hard_state, meta, recovered.entries);
+        let data_dir = Arc::new(data_dir);
 
         let inbox = Arc::new(Inbox::new());
         let shared = Arc::new(Shared::new(raft.status()));
@@ -223,8 +238,13 @@ impl<S: StateMachine> Node<S> {
         let service =
             Arc::new(RaftService::new(cluster_id, inbox.clone(), post.clone(), take_chunk));
         let (stop, stopped) = bounded(0);
-        let mut node =
-            Node { handle, threads: Vec::new(), stop: Some(stop), service, _data_dir: data_dir };
+        let mut node = Node {
+            handle,
+            threads: Vec::new(),
+            stop: Some(stop),
+            service,
+            _data_dir: data_dir.clone(),
+        };
 
         let (persists, to_persist) = unbounded();
         let (tasks, to_apply) = unbounded();
@@ -243,6 +263,7 @@ impl<S: StateMachine> Node<S> {
         node.spawn(format!("snap-{id}"), move || snapshotter.run(snapshot_tasks))?;
         let persister = Persister {
             wal,
+            data_dir,
             inbox: inbox.clone(),
             post: post.clone(),
             shared: shared.clone(),
@@ -267,6 +288,7 @@ impl<S: StateMachine> Node<S> {
             shared,
             requests: Requests::default(),
             received: Vec::new(),
+            is_lease_on: config.read_mode == ReadMode::Lease,
         };
         node.spawn(format!("raft-{id}"), move || driver.run())?;
         let (inbox, tick) = (node.handle.inbox.clone(), config.timing.tick);

@@ -15,11 +15,12 @@ use super::Mailbox;
 use super::complaints::Complaints;
 use super::post::Outgoing;
 use super::proto::{
-    AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, RaftRpcStub,
-    RequestVoteArgs, RequestVoteReply, TimeoutNowArgs, TimeoutNowReply,
+    AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, JoinArgs,
+    JoinReply, RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply,
+    TimeoutNowArgs, TimeoutNowReply,
 };
 use super::snapshot_sender::{SnapshotSender, Turn};
-use crate::raft::{AppendEntries, Body, MemberId, Message, Term};
+use crate::raft::{self, AppendEntries, Body, MemberId, Message, Term};
 use crate::rpc::{CallError, Channel, StatusCode};
 use crate::storage::Snapshots;
 
@@ -187,11 +188,27 @@ impl Peer {
                 };
                 self.stub.timeout_now_async(&args, call_deadline, done);
             }
+            Body::ReadIndex(raft::ReadIndex { batch }) => {
+                let args = ReadIndexArgs { term: term.0, envelope: Some(envelope), batch };
+                let done = move |reply: Result<ReadIndexReply, _>| {
+                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                };
+                self.stub.read_index_async(&args, call_deadline, done);
+            }
+            Body::Join(raft::Join { question }) => {
+                let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
+                let done = move |reply: Result<JoinReply, _>| {
+                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                };
+                self.stub.join_async(&args, call_deadline, done);
+            }
             // Snapshots go in chunks, on a thread of their own.
             Body::InstallSnapshot(_)
             | Body::RequestVoteReply(_)
             | Body::AppendEntriesReply(_)
             | Body::HeartbeatReply(_)
+            | Body::ReadIndexReply(_)
+            | Body::JoinReply(_)
             | Body::TimeoutNowReply => {
                 unreachable!("replies go to the calls that wait for them, snapshots by another way")
             }

@@ -16,7 +16,7 @@ use super::inbox::Inbox;
 use super::post::Post;
 use super::shared::{NodeFailure, Shared};
 use crate::raft::{Index, Persist, PersistId};
-use crate::storage::{StorageError, Wal};
+use crate::storage::{DataDir, StorageError, Wal};
 
 /// Most bytes of entries in one write: bounds how long the first of them waits for the last.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -25,6 +25,7 @@ const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Persister<S: StateMachine> {
     pub(super) wal: Wal,
+    pub(super) data_dir: Arc<DataDir>,
     pub(super) inbox: Arc<Inbox<S>>,
     pub(super) post: Arc<Post>,
     pub(super) shared: Arc<Shared>,
@@ -42,6 +43,8 @@ pub(super) enum Write {
     Persist(Persist),
     /// A snapshot holds everything up to here.
     Release(Index),
+    /// The member has all its data, and votes from now on.
+    Joined,
 }
 
 /// The queue to the persister: bounded by what the core lets be uncommitted, or on its way from a leader.
@@ -71,6 +74,7 @@ impl<S: StateMachine> Persister<S> {
         while let Some(write) = next.take() {
             match write {
                 Write::Release(index) => self.release(index)?,
+                Write::Joined => self.joined()?,
                 Write::Persist(persist) => next = self.write_batch(persist, writes)?,
             }
         }
@@ -118,6 +122,17 @@ impl<S: StateMachine> Persister<S> {
         }
     }
 
+    /// A full disk costs no more than that the next start asks the others again.
+    fn joined(&mut self) -> Result<(), StorageError> {
+        match self.data_dir.mark_joined() {
+            Err(error) if error.is_full() => {
+                log::warn!("{error}");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     /// The log has grown past its limit since the last snapshot.
     fn want_snapshot(&self) {
         if self.wal.len_bytes_after(self.snapshot_index) >= self.snapshot_log_bytes {
@@ -144,6 +159,9 @@ impl<S: StateMachine> Persister<S> {
             let result = self.wal.sync();
             let is_full = matches!(&result, Err(error) if error.is_full());
             let was_full = self.shared.is_disk_full.swap(is_full, Ordering::AcqRel);
+            if was_full != is_full {
+                self.inbox.disk_full(is_full);
+            }
             match result {
                 Ok(()) if was_full => log::info!("the disk has space again"),
                 Ok(()) => {}

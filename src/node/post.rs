@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 
 use super::Mailbox;
 use super::proto::{
-    AppendEntriesReply, HeartbeatReply, InstallSnapshotReply, RequestVoteReply, TimeoutNowReply,
+    AppendEntriesReply, HeartbeatReply, InstallSnapshotReply, JoinReply, ReadIndexReply,
+    RequestVoteReply, TimeoutNowReply,
 };
-use crate::raft::{Body, MemberId, Message, Term};
+use crate::raft::{self, Body, MemberId, Message, Term};
 use crate::rpc::{Done, Status, StatusCode};
 
 /// Calls of peers that may wait for a reply; past it the oldest is given up: the core dropped its message.
@@ -31,6 +32,8 @@ pub(super) enum PeerCall {
     Heartbeat(Done<HeartbeatReply>),
     TimeoutNow(Done<TimeoutNowReply>),
     InstallSnapshot(Done<InstallSnapshotReply>),
+    ReadIndex(Done<ReadIndexReply>),
+    Join(Done<JoinReply>),
 }
 
 impl PeerCall {
@@ -42,6 +45,8 @@ impl PeerCall {
             PeerCall::Heartbeat(done) => done.deadline(),
             PeerCall::TimeoutNow(done) => done.deadline(),
             PeerCall::InstallSnapshot(done) => done.deadline(),
+            PeerCall::ReadIndex(done) => done.deadline(),
+            PeerCall::Join(done) => done.deadline(),
         }
     }
 }
@@ -121,6 +126,8 @@ impl Post {
             Some(PeerCall::Heartbeat(done)) => done.fail(status()),
             Some(PeerCall::TimeoutNow(done)) => done.fail(status()),
             Some(PeerCall::InstallSnapshot(done)) => done.fail(status()),
+            Some(PeerCall::ReadIndex(done)) => done.fail(status()),
+            Some(PeerCall::Join(done)) => done.fail(status()),
             None => {}
         }
     }
@@ -141,13 +148,20 @@ impl Post {
                 done.run(AppendEntriesReply::new(message.term, reply));
             }
             (Some(PeerCall::Heartbeat(done)), Body::HeartbeatReply(reply)) => {
-                done.run(HeartbeatReply { term: message.term.0, round: reply.round });
+                let raft::HeartbeatReply { round, promised_us } = reply;
+                done.run(HeartbeatReply { term: message.term.0, round, promised_us });
             }
             (Some(PeerCall::TimeoutNow(done)), Body::TimeoutNowReply) => {
                 done.run(TimeoutNowReply { term: message.term.0 });
             }
             (Some(PeerCall::InstallSnapshot(done)), Body::AppendEntriesReply(reply)) => {
                 done.run(InstallSnapshotReply::new(message.term, reply));
+            }
+            (Some(PeerCall::ReadIndex(done)), Body::ReadIndexReply(reply)) => {
+                done.run(ReadIndexReply::new(message.term, reply));
+            }
+            (Some(PeerCall::Join(done)), Body::JoinReply(reply)) => {
+                done.run(JoinReply::new(message.term, reply));
             }
             // Given up since.
             _ => {}

@@ -1,6 +1,6 @@
 //! A client's request while it waits, and the ways in which it can end without an outcome.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::raft::MemberId;
 
@@ -25,6 +25,9 @@ pub enum RequestError {
     /// This member's disk is full; nothing was done. Reads go on, and writes do when there is space.
     #[error("this member's disk is full: it takes no writes until there is space")]
     DiskFull,
+    /// This member's state may be older than the read allows; nothing was done.
+    #[error("this member's state may be older than that")]
+    TooStale,
     /// The command stood in the log of a leader that was deposed, and another leader's entry took its place: it never takes
     /// effect.
     #[error("another leader's entry took the place of this one")]
@@ -57,6 +60,7 @@ impl RequestError {
             | RequestError::Busy
             | RequestError::TooLarge { .. }
             | RequestError::DiskFull
+            | RequestError::TooStale
             | RequestError::Superseded => false,
             RequestError::LeadershipLost { .. } => true,
             RequestError::TimedOut { may_apply } | RequestError::Stopped { may_apply } => {
@@ -66,11 +70,21 @@ impl RequestError {
     }
 }
 
+/// An answer that may be old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale<T> {
+    /// What the member's state says.
+    pub answer: T,
+    /// The answer reflects every write that was acknowledged longer ago than this. `None`: nobody knows.
+    pub age_max: Option<Duration>,
+}
+
 /// A request's end: called once, from a thread of the node, and must not block.
 pub(super) type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
 
 /// A request that waits for its end. Lost with a thread that failed, it ends all the same.
 pub(super) struct Waiting<T> {
+    begun: Instant,
     deadline: Instant,
     /// None once it has ended.
     callback: Option<Callback<T>>,
@@ -81,7 +95,12 @@ impl<T> Waiting<T> {
         deadline: Instant,
         callback: impl FnOnce(Result<T, RequestError>) + Send + 'static,
     ) -> Waiting<T> {
-        Waiting { deadline, callback: Some(Box::new(callback)) }
+        Waiting { begun: Instant::now(), deadline, callback: Some(Box::new(callback)) }
+    }
+
+    /// When it was asked for.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
     }
 
     pub(super) fn end(mut self, result: Result<T, RequestError>) {

@@ -8,7 +8,7 @@ use super::post::{PeerCall, Post};
 use super::proto::*;
 use super::snapshotter::Chunk;
 use super::wire::{Head, WireError};
-use crate::raft::Body;
+use crate::raft::{self, Body};
 use crate::rpc::{Done, Status, StatusCode};
 
 /// The `raftRpc` service of a node.
@@ -75,6 +75,26 @@ impl RaftRpc for RaftService {
     fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
         match Head::check(args.envelope, args.term, self.cluster_id) {
             Ok(head) => self.deliver(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
+            Err(error) => done.fail(self.bad(error)),
+        }
+    }
+
+    fn read_index(&self, args: ReadIndexArgs, done: Done<ReadIndexReply>) {
+        match Head::check(args.envelope, args.term, self.cluster_id) {
+            Ok(head) => {
+                let body = Body::ReadIndex(raft::ReadIndex { batch: args.batch });
+                self.deliver(head, body, PeerCall::ReadIndex(done))
+            }
+            Err(error) => done.fail(self.bad(error)),
+        }
+    }
+
+    fn join(&self, args: JoinArgs, done: Done<JoinReply>) {
+        match Head::check(args.envelope, args.term, self.cluster_id) {
+            Ok(head) => {
+                let body = Body::Join(raft::Join { question: args.question });
+                self.deliver(head, body, PeerCall::Join(done))
+            }
             Err(error) => done.fail(self.bad(error)),
         }
     }

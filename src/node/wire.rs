@@ -205,7 +205,47 @@ impl HeartbeatArgs {
 
 impl HeartbeatReply {
     pub(super) fn into_body(self) -> Body {
-        Body::HeartbeatReply(raft::HeartbeatReply { round: self.round })
+        let HeartbeatReply { round, promised_us, .. } = self;
+        Body::HeartbeatReply(raft::HeartbeatReply { round, promised_us })
+    }
+}
+
+impl ReadIndexReply {
+    pub(super) fn new(term: Term, reply: raft::ReadIndexReply) -> ReadIndexReply {
+        let (index, commit_term) = reply.committed.unwrap_or_default();
+        ReadIndexReply {
+            term: term.0,
+            batch: reply.batch,
+            is_confirmed: reply.committed.is_some(),
+            commit_index: index.0,
+            commit_term: commit_term.0,
+        }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        let committed = (Index(self.commit_index), Term(self.commit_term));
+        let committed = self.is_confirmed.then_some(committed);
+        Body::ReadIndexReply(raft::ReadIndexReply { batch: self.batch, committed })
+    }
+}
+
+impl JoinReply {
+    pub(super) fn new(term: Term, reply: raft::JoinReply) -> JoinReply {
+        let (index, last_term) = reply.last.unwrap_or_default();
+        JoinReply {
+            term: term.0,
+            question: reply.question,
+            is_new: reply.is_new,
+            is_leader: reply.last.is_some(),
+            last_log_index: index.0,
+            last_log_term: last_term.0,
+        }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        let last = (Index(self.last_log_index), Term(self.last_log_term));
+        let JoinReply { question, is_new, is_leader, .. } = self;
+        Body::JoinReply(raft::JoinReply { question, is_new, last: is_leader.then_some(last) })
     }
 }
 

@@ -33,7 +33,7 @@ impl Raft {
     /// No leader was heard for an election timeout: asks whether an election could be won. Also a candidate whose
     /// election came to nothing begins here again, with the term it has.
     pub(super) fn campaign(&mut self) {
-        self.leader = None;
+        self.set_leader(None);
         self.reset_timer();
         self.role = Role::PreCandidate(Candidate::default());
         for message in self.vote_requests(true, false) {
@@ -46,11 +46,16 @@ impl Raft {
     pub(super) fn stand_for_election(&mut self, is_transfer: bool) {
         let current_term = self.current_term().next();
         self.change_hard_state(HardState { current_term, voted_for: Some(self.config.id) });
-        self.leader = None;
+        self.set_leader(None);
         self.reset_timer();
         self.role = Role::Candidate(Candidate::default());
         let requests = self.vote_requests(false, is_transfer);
         self.persists.then.extend(requests);
+    }
+
+    /// Whether this member can take a leader's place: it knows its promises, and its disk takes new ones.
+    pub(super) fn may_stand(&self) -> bool {
+        self.joining.is_none() && !self.is_disk_stalled()
     }
 
     /// Whether a candidate's own vote is on its way to the disk. The others were not asked yet, so there is nothing to time

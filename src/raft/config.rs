@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::joining::Standing;
 use super::types::MemberId;
 
 /// Configuration of one member's core. [`Config::new`] gives the defaults; a tick is meant to be 10 ms.
@@ -41,7 +42,17 @@ pub struct Config {
     /// Entries that a snapshot holds are kept in memory up to this many bytes, for followers that are a little behind.
     /// Default 16 MiB. Too small: a follower that was away for a moment is sent the whole snapshot.
     pub log_tail_bytes_max: usize,
-    /// Seeds the election jitter. Members of one cluster may share it: the id is mixed in.
+    /// Serve a leader's reads under a lease where a quorum has promised one, and promise one to leaders (thesis §6.4.1). Default
+    /// false. With it reads are linearizable only if no member's clock runs more than a tenth faster than another's, and a
+    /// leader that dies is missed for an election timeout.
+    pub lease: bool,
+    /// How long a tick is, in microseconds: at least so much time passes between two of them. Only leases need to know. Default
+    /// 10,000.
+    pub tick_us: u64,
+    /// Whether this member may vote as it starts. Default [`Standing::Voter`].
+    pub standing: Standing,
+    /// Seeds the election jitter, and the names of questions that must never be used again: a different one in each life.
+    /// Members of one cluster may share it: the id is mixed in.
     pub seed: u64,
 }
 
@@ -69,6 +80,9 @@ impl Config {
             reads_max: 1 << 16,
             apply_bytes_max: 16 << 20,
             log_tail_bytes_max: 16 << 20,
+            lease: false,
+            tick_us: 10_000,
+            standing: Standing::Voter,
             seed: 0,
         }
     }

@@ -16,8 +16,12 @@ pub struct PersistId(pub u64);
 /// What happens to a member.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// One tick of the clock has passed: the core's only notion of time.
+    /// One tick of the clock has passed: the core's notion of time.
     Tick,
+    /// What the boot-time clock of this member reads, in microseconds: the time since some moment in the past, that goes on
+    /// while the machine sleeps. Only leases look at it, and only where [`Config::lease`](super::Config::lease) is set; then it
+    /// stands before the reads of each batch, and was read after they had arrived.
+    Clock(u64),
     /// A message has arrived.
     Message(Message),
     /// A client proposes a command. Becomes [`Effect::Proposed`] or [`Effect::Rejected`].
@@ -43,6 +47,8 @@ pub enum Event {
     Applied(Index),
     /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
     SnapshotTaken(SnapshotMeta),
+    /// The disk is full, or no longer so. What is to be written waits: that is no stall, which another leader would mend.
+    DiskFull(bool),
     /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and if the peer is the
     /// leader, it may be dead.
     Disconnected(MemberId),
@@ -94,6 +100,9 @@ pub enum Effect {
         /// What it had acknowledged.
         match_index: Index,
     },
+    /// This member holds all that it can ever have promised: from now on, and in later lives, it is a
+    /// [`Standing::Voter`](super::Standing::Voter).
+    Joined,
     /// The role, the term or the known leader is another than before.
     RoleChanged(RoleChange),
 }

@@ -11,13 +11,18 @@ impl Raft {
     /// A candidate asks for a vote (Raft §5.2, §5.4.1) or whether it would get one (thesis §9.6).
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
         let is_up_to_date = self.log.is_up_to_date(request.last_log_index, request.last_log_term);
-        match (is_up_to_date, request.pre_vote) {
+        match (is_up_to_date && self.may_help(request), request.pre_vote) {
             (true, true) if message.term > self.current_term() && !self.hears_leader() => {
                 self.grant_pre_vote(message)
             }
             (true, false) if self.may_vote_for(message) => self.grant_vote(message),
             _ => self.refuse_vote(message, request),
         }
+    }
+
+    /// A member without its data does not know what it has promised; one that knows keeps it.
+    fn may_help(&self, request: RequestVote) -> bool {
+        self.joining.is_none() && (self.promise_ticks == 0 || request.is_transfer)
     }
 
     /// One vote a term, first come first served; the same candidate may ask again.
@@ -79,6 +84,7 @@ impl Raft {
         let match_index =
             request.entries.last().map_or(request.prev_log_index, |entry| entry.index);
         self.commit_up_to(request.leader_commit.min(match_index));
+        self.commit_what_is_known();
         let body = Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index });
         self.reply_once_durable(message, body, match_index);
     }
@@ -159,7 +165,19 @@ impl Raft {
         if request.leader_commit <= self.log.last_index() {
             self.commit_up_to(request.leader_commit);
         }
-        self.reply(message, Body::HeartbeatReply(HeartbeatReply { round: request.round }));
+        let promised_us = self.promise();
+        let reply = HeartbeatReply { round: request.round, promised_us };
+        self.reply(message, Body::HeartbeatReply(reply));
+    }
+
+    /// A leader has said of this entry that it is committed: if the log has it, then so is all before it (log matching).
+    pub(super) fn commit_what_is_known(&mut self) {
+        if let Some((index, term)) = self.known_committed
+            && matches!(self.role, Role::Follower)
+            && self.log.term_at(index) == Some(term)
+        {
+            self.commit_up_to(index);
+        }
     }
 
     /// A follower learns what is committed.

@@ -6,10 +6,11 @@ use bytes::Bytes;
 
 use super::config::Config;
 use super::event::{Effect, Rejection, RequestId};
+use super::lease::Lease;
 use super::log::cost_bytes;
 use super::message::*;
 use super::progress::Progress;
-use super::reads::Reads;
+use super::reads::{Answers, Reads};
 use super::transfer::Transfer;
 use super::types::{Entry, Index, MemberId, Payload};
 use super::{Raft, Role};
@@ -26,6 +27,7 @@ pub(super) struct Leader {
     ticks_since_heartbeat: u32,
     ticks_since_quorum: u32,
     pub(super) transfer: Option<Transfer>,
+    pub(super) lease: Lease,
 }
 
 impl Leader {
@@ -39,6 +41,7 @@ impl Leader {
             ticks_since_heartbeat: 0,
             ticks_since_quorum: 0,
             transfer: None,
+            lease: Lease::default(),
         }
     }
 
@@ -59,7 +62,7 @@ impl Leader {
 }
 
 /// The largest value that a quorum has reached, given all members' values.
-fn quorum_reached<T: Ord + Copy>(mut values: Vec<T>, quorum: usize) -> T {
+pub(super) fn quorum_reached<T: Ord + Copy>(mut values: Vec<T>, quorum: usize) -> T {
     values.sort_unstable_by(|a, b| b.cmp(a));
     values[quorum - 1]
 }
@@ -99,6 +102,7 @@ impl Raft {
             }
         }
         self.tick_transfer();
+        self.leave_stalled_disk();
         if is_heartbeat_due {
             self.beat();
         }
@@ -118,6 +122,9 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.round += 1;
         let round = leader.round;
+        if let Some(now_us) = self.now_us {
+            leader.lease.sent(round, now_us);
+        }
         let commits: Vec<_> = leader
             .peers
             .iter()
@@ -165,22 +172,33 @@ impl Raft {
         let reason = match &mut self.role {
             Role::Leader(leader) if leader.reads.len() >= self.config.reads_max => Rejection::Busy,
             Role::Leader(leader) => return leader.reads.wait(id),
-            _ => Rejection::NotLeader(self.leader),
+            _ if self.leader.is_none() => Rejection::NotLeader(None),
+            _ if self.forwarded.len() >= self.config.reads_max => Rejection::Busy,
+            _ => return self.forwarded.wait(id),
         };
         self.effects.push(Effect::Rejected { id, reason });
     }
 
     /// All reads that wait share one round, once an entry of this term is committed: only then does the leader know what is
-    /// (thesis §6.4).
+    /// (thesis §6.4). Under a lease they need none.
     pub(super) fn start_read_round(&mut self) {
-        let commit_index = self.commit_index;
+        let (commit_index, has_lease) = (self.commit_index, self.has_lease());
         let Role::Leader(leader) = &mut self.role else { return };
-        if commit_index < leader.noop_index || !leader.reads.wants_round() {
+        if commit_index < leader.noop_index || !leader.reads.is_any_waiting() {
             return;
         }
-        leader.reads.start_round(leader.round + 1, commit_index);
-        self.send_heartbeats();
-        self.confirm_reads();
+        let term =
+            self.log.term_at(commit_index).expect("the last committed entry's term is known");
+        let committed = (commit_index, term);
+        if has_lease {
+            let answers = leader.reads.confirm_waiting(committed);
+            return self.answer_followers(answers);
+        }
+        if leader.reads.wants_round() {
+            leader.reads.start_round(leader.round + 1, committed);
+            self.send_heartbeats();
+            self.confirm_reads();
+        }
     }
 
     fn confirm_reads(&mut self) {
@@ -188,7 +206,16 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let mut rounds: Vec<u64> = leader.peers.values().map(|peer| peer.acked_round).collect();
         rounds.push(leader.round);
-        leader.reads.confirm(quorum_reached(rounds, quorum));
+        let answers = leader.reads.confirm(quorum_reached(rounds, quorum));
+        self.answer_followers(answers);
+    }
+
+    fn answer_followers(&mut self, answers: Answers) {
+        for (message, committed) in answers {
+            let Body::ReadIndex(ReadIndex { batch }) = message.body else { continue };
+            let reply = ReadIndexReply { batch, committed: Some(committed) };
+            self.answer_read_index(&message, reply);
+        }
     }
 
     pub(super) fn release_reads(&mut self) {
@@ -263,6 +290,8 @@ impl Raft {
         }
         peer.heard();
         peer.acked_round = peer.acked_round.max(reply.round);
+        let promise_end_us = leader.lease.end_us(reply.round, reply.promised_us);
+        peer.promise_end_us = peer.promise_end_us.max(promise_end_us);
         self.confirm_reads();
     }
 

@@ -43,6 +43,14 @@ pub enum Body {
     TimeoutNow,
     /// The answer to it: it has come.
     TimeoutNowReply,
+    /// A follower that was asked to read asks the leader what it must have applied first (thesis §6.4).
+    ReadIndex(ReadIndex),
+    /// The answer to it.
+    ReadIndexReply(ReadIndexReply),
+    /// A member without its data asks where the others stand, before it may promise anything.
+    Join(Join),
+    /// The answer to it.
+    JoinReply(JoinReply),
 }
 
 /// Asks for a vote (Raft §5.2), or whether one would be granted (pre-vote, thesis §9.6).
@@ -116,11 +124,48 @@ pub struct Heartbeat {
 pub struct HeartbeatReply {
     /// The request's round; [`HeartbeatReply::NO_ROUND`] if the request's term is over.
     pub round: u64,
+    /// For so many microseconds from the heartbeat's arrival, by its own clock, the sender helps nobody else to become leader;
+    /// 0: it promises nothing.
+    pub promised_us: u64,
 }
 
 impl HeartbeatReply {
     /// Confirms no round: only the reply's term says something. Rounds count from 1 in each term.
     pub const NO_ROUND: u64 = 0;
+}
+
+/// Asks for the leader's commit index, confirmed after this was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndex {
+    /// The follower's name for the reads that wait for it: never used again, not even after a restart.
+    pub batch: u64,
+}
+
+/// Answers a [`ReadIndex`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndexReply {
+    /// The request's.
+    pub batch: u64,
+    /// Index and term of the leader's last committed entry. `None`: ask again, or somebody else.
+    pub committed: Option<(Index, Term)>,
+}
+
+/// Asks where the receiver stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// The asker's name for this question: never used again, not even after a restart.
+    pub question: u64,
+}
+
+/// Answers a [`Join`]: the sender has not begun a later term than the reply's `term`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinReply {
+    /// The request's.
+    pub question: u64,
+    /// The sender has never had any data either.
+    pub is_new: bool,
+    /// Index and term of the sender's last entry, if it leads.
+    pub last: Option<(Index, Term)>,
 }
 
 impl Body {
@@ -143,6 +188,8 @@ impl Body {
                 | Body::AppendEntriesReply(_)
                 | Body::HeartbeatReply(_)
                 | Body::TimeoutNowReply
+                | Body::ReadIndexReply(_)
+                | Body::JoinReply(_)
         )
     }
 }

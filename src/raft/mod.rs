@@ -38,14 +38,20 @@
 //! leader breaks asks for pre-votes after a short pause; the others refuse if they still hear the leader, so a broken cable
 //! costs no term.
 //!
+//! Followers serve reads too ([`forwarded`]); leases are an option ([`lease`]); members that come without their data join as
+//! ones that do not vote ([`joining`]).
+//!
 //! # Left out
-//! Leases, learners and membership change have no code here yet.
+//! Membership change has no code here yet.
 
 mod candidate;
 mod config;
 mod event;
 mod follower;
+mod forwarded;
+mod joining;
 mod leader;
+mod lease;
 mod log;
 mod message;
 mod progress;
@@ -55,19 +61,27 @@ mod types;
 
 pub use config::Config;
 pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
+pub use joining::Standing;
 pub use message::{
-    AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Message, RequestVote,
-    RequestVoteReply,
+    AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
+    ReadIndex, ReadIndexReply, RequestVote, RequestVoteReply,
 };
 pub use types::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
 
 use candidate::Candidate;
+use forwarded::Forwarded;
+use joining::Joining;
 use leader::Leader;
 use log::{Log, cost_bytes};
+use reads::Readers;
 
 /// How far ahead another member's term can be. An election a millisecond takes fifty days to get there; a peer that counts
 /// wrongly must not use up all terms with one message.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
+
+/// Writes that may wait for the disk with something to be said after them; past it that is not said: the network may lose it
+/// as well.
+const WRITES_WAITING_MAX: u64 = 16_384;
 
 /// One member's consensus state: figure 2 of the paper.
 #[derive(Debug)]
@@ -87,6 +101,18 @@ pub struct Raft {
     role: Role,
     /// Who leads in the current term, if known.
     leader: Option<MemberId>,
+    /// While this member lacks its data.
+    joining: Option<Joining>,
+    /// Reads that the leader is asked about.
+    forwarded: Forwarded,
+    /// An entry that a leader has said to be committed, here or not.
+    known_committed: Option<(Index, Term)>,
+    /// For so long this member helps nobody else to become leader.
+    promise_ticks: u32,
+    /// What the boot-time clock last read.
+    now_us: Option<u64>,
+    is_disk_full: bool,
+    last_question: u64,
     timer: Timer,
     rng: fastrand::Rng,
     persists: Persists,
@@ -116,12 +142,23 @@ struct Timer {
 struct Persists {
     last: PersistId,
     done: PersistId,
+    /// How long nothing of what waits has become durable.
+    stalled_ticks: u32,
     /// The hard state differs from what the last `Persist` said.
     is_hard_state_dirty: bool,
     /// The last write that carried a hard state.
     hard_state_write: PersistId,
     reset: Option<SnapshotMeta>,
     then: Vec<Message>,
+}
+
+impl Persists {
+    fn tick(&mut self) {
+        self.stalled_ticks = match self.done < self.last {
+            true => self.stalled_ticks.saturating_add(1),
+            false => 0,
+        };
+    }
 }
 
 /// Where a member stands, for `status`.
@@ -139,6 +176,10 @@ pub struct Status {
     pub commit_index: Index,
     /// The end of its snapshot, or zero.
     pub snapshot_index: Index,
+    /// It lacks data that it may have promised to hold, and does not vote.
+    pub is_joining: bool,
+    /// What it writes has not reached its disk for longer than an election takes.
+    pub is_disk_stalled: bool,
     /// Messages dropped because they made no sense.
     pub nonsense_count: u64,
 }
@@ -159,6 +200,14 @@ impl Raft {
         config.assert_sound();
         let rng =
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        // Not from the jitter's own sequence, which it would shift.
+        let last_question = fastrand::Rng::with_seed(rng.clone().u64(..)).u64(..1 << 62);
+        let is_empty = (hard_state, snapshot, entries.len()) == (HardState::default(), None, 0);
+        let joining = Joining::begin(config.standing, is_empty, last_question);
+        let promise_ticks = match config.lease && hard_state.current_term > Term::ZERO {
+            true => config.election_ticks_min,
+            false => 0,
+        };
         let role =
             RoleChange { role: RoleName::Follower, term: hard_state.current_term, leader: None };
         let snapshot_index = snapshot.map_or(Index::ZERO, |it| it.last_included_index);
@@ -173,6 +222,13 @@ impl Raft {
             applying: Default::default(),
             role: Role::Follower,
             leader: None,
+            joining,
+            forwarded: Forwarded::default(),
+            known_committed: None,
+            promise_ticks,
+            now_us: None,
+            is_disk_full: false,
+            last_question,
             timer: Timer::default(),
             rng,
             persists: Persists::default(),
@@ -183,6 +239,8 @@ impl Raft {
         raft.adopt_term_of_snapshot();
         assert!(raft.log.last_term() <= raft.current_term(), "no entry is of a term to come");
         raft.reset_timer();
+        // A cluster of one has nobody to ask.
+        raft.count_answers();
         raft
     }
 
@@ -201,6 +259,7 @@ impl Raft {
         for event in events {
             match event {
                 Event::Tick => self.tick(),
+                Event::Clock(now_us) => self.now_us = self.now_us.max(Some(now_us)),
                 Event::Message(message) => self.receive(message),
                 Event::Propose { id, command } => self.propose(id, command),
                 Event::Read { id } => self.read(id),
@@ -208,6 +267,7 @@ impl Raft {
                 Event::Persisted(id) => self.persisted(id),
                 Event::Applied(index) => self.applied(index),
                 Event::SnapshotTaken(snapshot) => self.snapshot_taken(snapshot),
+                Event::DiskFull(is_full) => self.is_disk_full = is_full,
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }
@@ -223,20 +283,29 @@ impl Raft {
             durable_index: self.log.durable_index(),
             commit_index: self.commit_index,
             snapshot_index: self.snapshot.map_or(Index::ZERO, |it| it.last_included_index),
+            is_joining: self.joining.is_some(),
+            is_disk_stalled: self.is_disk_stalled(),
             nonsense_count: self.nonsense_count,
         }
     }
 
     fn tick(&mut self) {
+        self.promise_ticks = self.promise_ticks.saturating_sub(1);
+        self.persists.tick();
+        self.tick_joining();
+        self.tick_forwarded();
         match self.role {
             Role::Leader(_) => self.tick_leader(),
-            _ => {
-                self.timer.elapsed_ticks += 1;
-                if self.timer.elapsed_ticks >= self.timer.timeout_ticks && !self.is_vote_under_way()
-                {
-                    self.campaign();
-                }
-            }
+            _ => self.tick_follower(),
+        }
+    }
+
+    fn tick_follower(&mut self) {
+        self.timer.elapsed_ticks += 1;
+        let is_due =
+            self.timer.elapsed_ticks >= self.timer.timeout_ticks && self.promise_ticks == 0;
+        if is_due && self.may_stand() && !self.is_vote_under_way() {
+            self.campaign();
         }
     }
 
@@ -249,6 +318,10 @@ impl Raft {
         }
         if message.term.0.saturating_sub(self.current_term().0) > TERM_AHEAD_MAX {
             return self.nonsense(&message, "its term is out of reach");
+        }
+        // Whoever does not know what it has promised says nothing that counts, and takes no side.
+        if self.is_asking() && !matches!(message.body, Body::Join(_) | Body::JoinReply(_)) {
+            return;
         }
         match message.term.cmp(&self.current_term()) {
             std::cmp::Ordering::Less => self.refuse_stale(message),
@@ -280,13 +353,20 @@ impl Raft {
             }
             // Rounds of an earlier term mean nothing in this one, in which the same member may lead again.
             Body::Heartbeat(_) => {
-                let reply = HeartbeatReply { round: HeartbeatReply::NO_ROUND };
+                let reply = HeartbeatReply { round: HeartbeatReply::NO_ROUND, promised_us: 0 };
                 self.reply(&message, Body::HeartbeatReply(reply));
             }
             Body::TimeoutNow => self.reply(&message, Body::TimeoutNowReply),
+            Body::ReadIndex(ReadIndex { batch }) => {
+                self.answer_read_index(&message, ReadIndexReply { batch, committed: None })
+            }
+            // A member without its data is in an early term, and asks for the others'.
+            Body::Join(request) => self.on_join(&message, request),
+            Body::JoinReply(reply) => self.on_join_reply(&message, reply),
             Body::RequestVoteReply(_)
             | Body::AppendEntriesReply(_)
             | Body::HeartbeatReply(_)
+            | Body::ReadIndexReply(_)
             | Body::TimeoutNowReply => {}
         }
     }
@@ -305,6 +385,10 @@ impl Raft {
             Body::InstallSnapshot(snapshot) => self.on_install_snapshot(&message, *snapshot),
             Body::TimeoutNow => self.on_timeout_now(&message),
             Body::TimeoutNowReply => {}
+            Body::ReadIndex(request) => self.on_read_index(&message, *request),
+            Body::ReadIndexReply(reply) => self.on_read_index_reply(&message, *reply),
+            Body::Join(request) => self.on_join(&message, *request),
+            Body::JoinReply(reply) => self.on_join_reply(&message, *reply),
         }
     }
 
@@ -313,7 +397,7 @@ impl Raft {
         match (&self.role, self.leader) {
             (Role::Leader(_), _) => return false,
             (Role::Follower, Some(leader)) if leader != from => return false,
-            (Role::Follower, _) => self.leader = Some(from),
+            (Role::Follower, _) => self.set_leader(Some(from)),
             // Raft §5.2: a candidate yields to the leader of its term.
             (Role::PreCandidate(_) | Role::Candidate(_), _) => {
                 self.become_follower(self.current_term(), Some(from))
@@ -321,6 +405,12 @@ impl Raft {
         }
         self.reset_timer();
         true
+    }
+
+    fn set_leader(&mut self, leader: Option<MemberId>) {
+        if std::mem::replace(&mut self.leader, leader) != leader {
+            self.reject_forwarded();
+        }
     }
 
     /// Enters `term` as a follower. A leader that steps down gives back the reads it has not confirmed.
@@ -332,9 +422,19 @@ impl Raft {
         }
         self.leader = leader;
         self.reset_timer();
+        self.reject_forwarded();
         if let Role::Leader(leader) = was {
-            let reason = Rejection::NotLeader(self.leader);
-            self.effects.extend(leader.reads.into_ids().map(|id| Effect::Rejected { id, reason }));
+            leader.reads.into_readers().for_each(|readers| self.reject_readers(readers));
+        }
+    }
+
+    fn reject_readers(&mut self, Readers { ids, followers }: Readers) {
+        let reason = Rejection::NotLeader(self.leader);
+        self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
+        for message in followers {
+            if let Body::ReadIndex(ReadIndex { batch }) = message.body {
+                self.answer_read_index(&message, ReadIndexReply { batch, committed: None });
+            }
         }
     }
 
@@ -342,7 +442,7 @@ impl Raft {
         match &mut self.role {
             Role::Leader(leader) => leader.lost(peer),
             Role::Follower if self.leader == Some(peer) => {
-                self.leader = None;
+                self.set_leader(None);
                 let pause_ticks = self.rng.u32(2..=self.config.leader_lost_ticks_max);
                 self.timer = Timer { elapsed_ticks: 0, timeout_ticks: pause_ticks };
             }
@@ -353,6 +453,7 @@ impl Raft {
     fn persisted(&mut self, id: PersistId) {
         assert!(id <= self.persists.last, "only what was asked to be written can have been");
         self.persists.done = self.persists.done.max(id);
+        self.persists.stalled_ticks = 0;
         self.log.written(id);
         match self.role {
             Role::Leader(_) => self.advance_commit_index(),
@@ -382,8 +483,10 @@ impl Raft {
     fn finish(&mut self) -> Vec<Effect> {
         self.start_read_round();
         self.send_appends();
+        self.ask_for_reads();
         self.send_timeout_now();
         self.persist();
+        self.look_whether_filled();
         self.hand_out();
         self.tell_role();
         std::mem::take(&mut self.effects)
@@ -413,6 +516,7 @@ impl Raft {
     fn hand_out(&mut self) {
         loop {
             self.release_reads();
+            self.release_forwarded();
             let in_flight: usize = self.applying.iter().map(|&(_, bytes)| bytes).sum();
             if self.handed_out == self.commit_index || in_flight >= self.config.apply_bytes_max {
                 return;
@@ -474,7 +578,7 @@ impl Raft {
         };
         if self.is_hard_state_durable() && index <= self.log.durable_index() {
             self.effects.push(Effect::Send(message));
-        } else {
+        } else if self.persists.last.0 - self.persists.done.0 < WRITES_WAITING_MAX {
             self.persists.then.push(message);
         }
     }
@@ -494,8 +598,20 @@ impl Raft {
     fn hears_leader(&self) -> bool {
         match self.role {
             Role::Leader(_) => true,
+            _ if self.promise_ticks > 0 => true,
             _ => self.leader.is_some() && self.timer.elapsed_ticks < self.config.election_ticks_min,
         }
+    }
+
+    /// A name that no other question has, of this life or another.
+    fn next_question(&mut self) -> u64 {
+        self.last_question += 1;
+        self.last_question
+    }
+
+    /// Whether nothing that waits has reached the disk for longer than an election takes.
+    fn is_disk_stalled(&self) -> bool {
+        self.persists.stalled_ticks >= self.config.election_ticks_max
     }
 
     fn nonsense(&mut self, message: &Message, why: &str) {

@@ -10,25 +10,45 @@
 use std::collections::VecDeque;
 
 use super::event::RequestId;
-use super::types::Index;
+use super::message::Message;
+use super::types::{Index, Term};
 
 /// Rounds under way at the same time. One would do; a second lets reads that arrive during a round start at once.
 const ROUNDS_MAX: usize = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    waiting: Vec<RequestId>,
+    waiting: Readers,
     rounds: VecDeque<Batch>,
     confirmed: VecDeque<Batch>,
     len: usize,
 }
 
+/// Who wants to know what is committed.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    /// Reads that this member serves.
+    pub(super) ids: Vec<RequestId>,
+    /// Questions of followers, which serve reads of their own.
+    pub(super) followers: Vec<Message>,
+}
+
 #[derive(Debug)]
 struct Batch {
     round: u64,
-    read_index: Index,
-    ids: Vec<RequestId>,
+    /// The last committed entry.
+    committed: (Index, Term),
+    readers: Readers,
 }
+
+impl Readers {
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.followers.is_empty()
+    }
+}
+
+/// Followers' questions, and what they are answered with.
+pub(super) type Answers = Vec<(Message, (Index, Term))>;
 
 impl Reads {
     /// How many reads are anywhere on their way.
@@ -37,42 +57,67 @@ impl Reads {
     }
 
     pub(super) fn wait(&mut self, id: RequestId) {
-        self.waiting.push(id);
+        self.waiting.ids.push(id);
         self.len += 1;
+    }
+
+    pub(super) fn wait_for(&mut self, follower: Message) {
+        self.waiting.followers.push(follower);
+        self.len += 1;
+    }
+
+    /// Whether any read waits for a round.
+    pub(super) fn is_any_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Whether a round should start now.
     pub(super) fn wants_round(&self) -> bool {
-        !self.waiting.is_empty() && self.rounds.len() < ROUNDS_MAX
+        self.is_any_waiting() && self.rounds.len() < ROUNDS_MAX
     }
 
-    /// A round starts: what waits will be served from the state at `read_index`.
-    pub(super) fn start_round(&mut self, round: u64, read_index: Index) {
-        self.rounds.push_back(Batch { round, read_index, ids: std::mem::take(&mut self.waiting) });
+    /// A round starts: what waits will be served from the state at `committed`.
+    pub(super) fn start_round(&mut self, round: u64, committed: (Index, Term)) {
+        let readers = std::mem::take(&mut self.waiting);
+        self.rounds.push_back(Batch { round, committed, readers });
     }
 
-    /// A quorum has answered `round` or a later one.
-    pub(super) fn confirm(&mut self, round: u64) {
-        while self.rounds.front().is_some_and(|batch| batch.round <= round) {
-            self.confirmed.extend(self.rounds.pop_front());
+    /// A quorum has answered `round` or a later one. Followers' questions can be answered at once.
+    pub(super) fn confirm(&mut self, round: u64) -> Answers {
+        let mut answers = Vec::new();
+        while let Some(batch) = self.rounds.pop_front_if(|batch| batch.round <= round) {
+            self.confirm_batch(batch, &mut answers);
         }
+        answers
+    }
+
+    /// A lease confirms all that waits, without a round.
+    pub(super) fn confirm_waiting(&mut self, committed: (Index, Term)) -> Answers {
+        let (mut answers, readers) = (Vec::new(), std::mem::take(&mut self.waiting));
+        self.confirm_batch(Batch { round: 0, committed, readers }, &mut answers);
+        answers
+    }
+
+    fn confirm_batch(&mut self, mut batch: Batch, answers: &mut Answers) {
+        let followers = std::mem::take(&mut batch.readers.followers);
+        self.len -= followers.len();
+        answers.extend(followers.into_iter().map(|message| (message, batch.committed)));
+        self.confirmed.push_back(batch);
     }
 
     /// The confirmed reads that the entries handed out so far satisfy.
     pub(super) fn take_ready(&mut self, handed_out: Index) -> Vec<RequestId> {
         let mut ready = Vec::new();
-        while let Some(batch) = self.confirmed.front()
-            && batch.read_index <= handed_out
-        {
-            ready.extend(self.confirmed.pop_front().into_iter().flat_map(|batch| batch.ids));
+        while let Some(batch) = self.confirmed.pop_front_if(|it| it.committed.0 <= handed_out) {
+            ready.extend(batch.readers.ids);
         }
         self.len -= ready.len();
         ready
     }
 
     /// All that are on their way, oldest first: the leader steps down.
-    pub(super) fn into_ids(self) -> impl Iterator<Item = RequestId> {
+    pub(super) fn into_readers(self) -> impl Iterator<Item = Readers> {
         let batches = self.confirmed.into_iter().chain(self.rounds);
-        batches.flat_map(|batch| batch.ids).chain(self.waiting)
+        batches.map(|batch| batch.readers).chain([self.waiting])
     }
 }

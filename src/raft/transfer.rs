@@ -1,8 +1,10 @@
 //! Handing the leadership over (thesis §3.10): the leader takes no new proposals, waits until one peer has everything, and
-//! asks it to stand for election at once. If nothing comes of it within an election timeout, the leader goes on.
+//! asks it to stand for election at once. If nothing comes of it within an election timeout, the leader goes on. A leader whose
+//! disk stalls hands over by itself.
 
 use super::event::Effect;
 use super::message::{Body, Message};
+use super::progress::Progress;
 use super::types::MemberId;
 use super::{Raft, Role};
 
@@ -33,8 +35,22 @@ impl Raft {
         let has_all =
             leader.peers.get(&to).is_some_and(|peer| peer.match_index == self.log.last_index());
         if has_all && !std::mem::replace(&mut transfer.is_sent, true) {
+            leader.lease.give_away();
             let message = self.request(to, self.current_term(), Body::TimeoutNow);
             self.effects.push(Effect::Send(message));
+        }
+    }
+
+    /// A disk that stalls for longer than an election costs the leader its leadership, if a peer's disk goes on. A disk that is
+    /// full does not: those of the others may soon be, and this leader can still serve reads.
+    pub(super) fn leave_stalled_disk(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let durable_index = self.log.durable_index();
+        let goes_on =
+            |(_, peer): &(_, &Progress)| peer.is_active && peer.match_index > durable_index;
+        let is_due = self.is_disk_stalled() && !self.is_disk_full && leader.transfer.is_none();
+        if is_due && leader.peers.iter().any(|peer| goes_on(&peer)) {
+            self.transfer(None);
         }
     }
 
@@ -50,6 +66,8 @@ impl Raft {
     /// The leader hands over to this member: no pre-vote, and those who hear the leader may vote all the same.
     pub(super) fn on_timeout_now(&mut self, message: &Message) {
         self.reply(message, Body::TimeoutNowReply);
-        self.stand_for_election(true);
+        if self.may_stand() {
+            self.stand_for_election(true);
+        }
     }
 }

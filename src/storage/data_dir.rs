@@ -8,7 +8,7 @@
 //!   snap/   snapshots: see storage::snapshot
 //! ```
 //!
-//! `meta` is five lines of text and a checksum of them, so that it can be read by a person and trusted by us:
+//! `meta` is a few lines of text and a checksum of them, so that it can be read by a person and trusted by us:
 //!
 //! ```text
 //! syncraft data directory     what this is; the same in every version
@@ -16,19 +16,22 @@
 //! cluster 81985529216486895   fixed when the directory is first used
 //! member 1                    likewise
 //! log none                    "started" once the log's first segment is durable: then a log that is gone is damage
+//! joining new                 only in a directory whose member does not vote yet; "rebuilding" if it had data once
 //! crc32c 7b9523c2             CRC32C of all above, in hexadecimal; last in every version
 //! ```
 //!
 //! `log none` closes a hole: a member whose log was deleted, but not its `meta`, would otherwise start as if it had never
-//! voted and never stored anything.
+//! voted and never stored anything. `joining` closes the other one: a member whose whole directory was deleted, or given up
+//! as damaged, does not know what it had promised, and must not vote before it has made sure ([`raft`](crate::raft), joining).
 //!
 //! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no snapshot.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::raft::MemberId;
+use parking_lot::Mutex;
+
+use crate::raft::{MemberId, Standing};
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock, RealDisk};
@@ -54,7 +57,8 @@ pub struct DataDir {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     identity: Identity,
-    log_started: AtomicBool,
+    /// As it stands on the disk.
+    meta: Mutex<Meta>,
     lock: Arc<DiskLock>,
 }
 
@@ -62,6 +66,7 @@ pub struct DataDir {
 struct Meta {
     identity: Identity,
     log_started: bool,
+    standing: Standing,
 }
 
 impl DataDir {
@@ -98,8 +103,67 @@ impl DataDir {
             }
             None => create(&*disk, &path, identity)?,
         };
-        let log_started = AtomicBool::new(meta.log_started);
-        Ok(DataDir { disk, path, identity: meta.identity, log_started, lock })
+        let data_dir =
+            DataDir { disk, path, identity: meta.identity, meta: Mutex::new(meta), lock };
+        data_dir.finish_discarding(meta)?;
+        Ok(data_dir)
+    }
+
+    /// As [`open`](DataDir::open), but whatever is in the directory is discarded, be it damaged or whole, but for the cluster's id
+    /// where that can be read. The member is [`Standing::Rebuilding`] until [`mark_joined`](DataDir::mark_joined).
+    ///
+    /// # Errors
+    /// As for [`open`](DataDir::open), without those for damage.
+    pub fn open_emptied(
+        path: impl AsRef<Path>,
+        identity: Identity,
+    ) -> Result<DataDir, StorageError> {
+        DataDir::open_emptied_on(Arc::new(RealDisk), path, identity)
+    }
+
+    /// As [`open_emptied`](DataDir::open_emptied), on another disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_emptied_on(
+        disk: Arc<dyn Disk>,
+        path: impl AsRef<Path>,
+        identity: Identity,
+    ) -> Result<DataDir, StorageError> {
+        let path = path.as_ref().to_path_buf();
+        disk.create_dir_all(&path).map_err(StorageError::io("create", &path))?;
+        let lock = Arc::new(take_lock(&*disk, &path)?);
+        let identity = match read_meta(&*disk, &path) {
+            Ok(Some(meta)) => check_member(meta, &path, identity)?.identity,
+            Ok(None) | Err(StorageError::MetaDamaged { .. }) => identity,
+            Err(error) => return Err(error),
+        };
+        let wal = wal_dir(&path);
+        disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
+        let meta = Meta { identity, log_started: false, standing: Standing::Rebuilding };
+        // First: from here on, a crash leaves a member that knows that it has lost its data.
+        write_meta(&*disk, &path, meta)?;
+        let data_dir = DataDir { disk, path, identity, meta: Mutex::new(meta), lock };
+        data_dir.finish_discarding(meta)?;
+        Ok(data_dir)
+    }
+
+    /// Removes what is left of data that was given up.
+    fn finish_discarding(&self, meta: Meta) -> Result<(), StorageError> {
+        if meta.log_started || meta.standing != Standing::Rebuilding {
+            return Ok(());
+        }
+        for dir in [self.wal_dir(), self.snap_dir()] {
+            if !self.disk.is_dir(&dir) {
+                continue;
+            }
+            for name in self.disk.list(&dir).map_err(StorageError::io("list", &dir))? {
+                let path = dir.join(name);
+                self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+            }
+            self.disk.sync_dir(&dir).map_err(StorageError::sync(&dir))?;
+        }
+        Ok(())
     }
 
     /// Whose data it holds.
@@ -130,13 +194,34 @@ impl DataDir {
 
     /// Whether the log had its first segment once.
     pub(super) fn is_log_started(&self) -> bool {
-        self.log_started.load(Ordering::Relaxed)
+        self.meta.lock().log_started
+    }
+
+    /// Whether the member has all its data, as far as the directory knows.
+    pub fn standing(&self) -> Standing {
+        self.meta.lock().standing
+    }
+
+    /// Records, durably, that the member has all its data.
+    ///
+    /// # Errors
+    /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written; the member then joins anew after its next
+    /// start.
+    pub fn mark_joined(&self) -> Result<(), StorageError> {
+        self.change_meta(|meta| meta.standing = Standing::Voter)
     }
 
     /// Records, durably, that the log has its first segment.
     pub(super) fn mark_log_started(&self) -> Result<(), StorageError> {
-        write_meta(&*self.disk, &self.path, Meta { identity: self.identity, log_started: true })?;
-        self.log_started.store(true, Ordering::Relaxed);
+        self.change_meta(|meta| meta.log_started = true)
+    }
+
+    fn change_meta(&self, change: impl FnOnce(&mut Meta)) -> Result<(), StorageError> {
+        let mut meta = self.meta.lock();
+        let mut changed = *meta;
+        change(&mut changed);
+        write_meta(&*self.disk, &self.path, changed)?;
+        *meta = changed;
         Ok(())
     }
 }
@@ -180,7 +265,7 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
             return Err(StorageError::MetaDamaged { path: path.join("meta"), reason });
         }
     }
-    let meta = Meta { identity, log_started: false };
+    let meta = Meta { identity, log_started: false, standing: Standing::New };
     write_meta(disk, path, meta)?;
     Ok(meta)
 }
@@ -203,8 +288,13 @@ impl Meta {
     fn encode(&self) -> String {
         let Identity { cluster_id, member_id } = self.identity;
         let log = if self.log_started { "started" } else { "none" };
+        let joining = match self.standing {
+            Standing::Voter => "",
+            Standing::New => "joining new\n",
+            Standing::Rebuilding => "joining rebuilding\n",
+        };
         let body = format!(
-            "{TITLE}\nformat {FORMAT_VERSION}\ncluster {cluster_id}\nmember {member_id}\nlog {log}\n"
+            "{TITLE}\nformat {FORMAT_VERSION}\ncluster {cluster_id}\nmember {member_id}\nlog {log}\n{joining}"
         );
         let crc = crc32c::crc32c(body.as_bytes());
         format!("{body}crc32c {crc:08x}\n")
@@ -252,7 +342,13 @@ fn decode_fields<'a>(mut lines: impl Iterator<Item = &'a str>) -> Option<Meta> {
     let cluster_id = field(lines.next(), "cluster ")?;
     let member_id = MemberId(field(lines.next(), "member ")?);
     let log: String = field(lines.next(), "log ")?;
-    Some(Meta { identity: Identity { cluster_id, member_id }, log_started: log == "started" })
+    let standing = match lines.next() {
+        None => Standing::Voter,
+        Some("joining new") => Standing::New,
+        Some(_) => Standing::Rebuilding,
+    };
+    let identity = Identity { cluster_id, member_id };
+    Some(Meta { identity, log_started: log == "started", standing })
 }
 
 fn field<T: std::str::FromStr>(line: Option<&str>, name: &str) -> Option<T> {
@@ -272,7 +368,7 @@ mod tests {
 
     #[test]
     fn meta_is_the_text_of_the_module_doc() {
-        let text = Meta { identity: ME, log_started: false }.encode();
+        let text = Meta { identity: ME, log_started: false, standing: Standing::Voter }.encode();
         assert_eq!(
             text,
             "syncraft data directory\nformat 1\ncluster 81985529216486895\nmember 1\nlog none\ncrc32c 7b9523c2\n"

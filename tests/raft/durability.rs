@@ -187,3 +187,82 @@ fn a_step_writes_once() {
     assert_eq!(persist.hard_state.map(|it| it.current_term), Some(Term(1)));
     assert_eq!((persist.entries.len(), persist.then.len()), (3, 4));
 }
+
+/// A leader whose disk does nothing for longer than an election, while a peer's goes on.
+fn stalled(change: impl FnOnce(&mut Config)) -> Node {
+    let mut node = Node::with(3, change);
+    node.lead();
+    node.receive(matched(2, 1, 1));
+    node.step([proposal(1)]);
+    node
+}
+
+fn told_to_stand(effects: &[Effect]) -> bool {
+    sent(effects).iter().any(|message| message.body == Body::TimeoutNow)
+}
+
+/// Ticks, with answers of peer 2 to its heartbeats, and no word from the disk.
+fn tick_stalled(node: &mut Node, ticks: u32) -> Vec<Effect> {
+    let mut all = Vec::new();
+    for _ in 0..ticks {
+        let effects = node.step([Event::Tick]);
+        for round in rounds(&sent(&effects)) {
+            node.step([Event::Message(heartbeat_reply(2, 1, round))]);
+        }
+        all.extend(effects);
+    }
+    all
+}
+
+/// A disk that stalls costs the leader its leadership: it hands over to whoever has written what it cannot.
+#[test]
+fn a_leader_whose_disk_stalls_hands_over() {
+    let mut node = stalled(|_| {});
+    node.step([Event::Message(matched(2, 1, 2))]);
+    assert!(!told_to_stand(&tick_stalled(&mut node, 59)), "an election takes up to 60 ticks");
+    assert!(told_to_stand(&tick_stalled(&mut node, 2)));
+    assert!(node.raft.status().is_disk_stalled);
+}
+
+/// Where all disks stall, as on one machine, another leader would be no better; and for a full disk neither.
+#[test]
+fn a_leader_stays_when_no_other_disk_goes_on_or_its_own_is_full() {
+    let mut node = stalled(|_| {});
+    assert!(!told_to_stand(&tick_stalled(&mut node, 200)));
+    let mut node = stalled(|_| {});
+    node.step([Event::Message(matched(2, 1, 2)), Event::DiskFull(true)]);
+    assert!(!told_to_stand(&tick_stalled(&mut node, 200)));
+    node.step([Event::DiskFull(false)]);
+    assert!(told_to_stand(&tick_stalled(&mut node, 1)));
+}
+
+/// A member whose disk stalls does not stand for election, nor when it is told to.
+#[test]
+fn a_stalled_member_does_not_stand() {
+    let mut node = Node::new(3);
+    node.step([Event::Message(append(2, 1, (0, 0), &[1], 0))]);
+    node.step((0..61).map(|_| Event::Tick));
+    let role = node.role();
+    let message = message(2, node.term(), Body::TimeoutNow);
+    for _ in 0..200 {
+        node.step([Event::Tick]);
+    }
+    node.step([Event::Message(message)]);
+    assert_ne!(node.role(), RoleName::Candidate);
+    assert!(matches!(role, RoleName::Follower | RoleName::PreCandidate));
+    node.run([]);
+    assert!(!node.raft.status().is_disk_stalled, "the disk is back");
+    node.time_out();
+}
+
+/// What waits for a stalled disk to be said is bounded: the network may lose it as well.
+#[test]
+fn what_waits_to_be_said_is_bounded() {
+    let mut node = Node::new(3);
+    for round in 0..20_000 {
+        node.step([Event::Message(heartbeat(2, 1, 0, round))]);
+    }
+    let waiting: usize = node.pending.iter().map(|persist| persist.then.len()).sum();
+    assert!((1..=16_384).contains(&waiting), "{waiting}");
+    assert!(node.pending.len() <= 16_384);
+}

@@ -288,7 +288,41 @@ pub(crate) fn heartbeat(from: u64, term: u64, commit: u64, round: u64) -> Messag
 }
 
 pub(crate) fn heartbeat_reply(from: u64, term: u64, round: u64) -> Message {
-    message(from, term, Body::HeartbeatReply(HeartbeatReply { round }))
+    promising_reply(from, term, round, 0)
+}
+
+/// An answer that promises to elect nobody else for so long.
+pub(crate) fn promising_reply(from: u64, term: u64, round: u64, promised_us: u64) -> Message {
+    message(from, term, Body::HeartbeatReply(HeartbeatReply { round, promised_us }))
+}
+
+pub(crate) fn read_index(from: u64, term: u64, batch: u64) -> Message {
+    message(from, term, Body::ReadIndex(ReadIndex { batch }))
+}
+
+pub(crate) fn read_index_reply(
+    from: u64,
+    term: u64,
+    batch: u64,
+    committed: Option<(u64, u64)>,
+) -> Message {
+    let committed = committed.map(|(index, term)| (Index(index), Term(term)));
+    message(from, term, Body::ReadIndexReply(ReadIndexReply { batch, committed }))
+}
+
+pub(crate) fn join(from: u64, term: u64, question: u64) -> Message {
+    message(from, term, Body::Join(Join { question }))
+}
+
+pub(crate) fn join_reply(
+    from: u64,
+    term: u64,
+    question: u64,
+    is_new: bool,
+    last: Option<(u64, u64)>,
+) -> Message {
+    let last = last.map(|(index, term)| (Index(index), Term(term)));
+    message(from, term, Body::JoinReply(JoinReply { question, is_new, last }))
 }
 
 /// A snapshot that ends with this entry (index, term) has arrived.
@@ -309,6 +343,10 @@ pub(crate) fn every_message(term: u64) -> Vec<Message> {
         heartbeat(2, term, 0, 1),
         heartbeat_reply(2, term, 1),
         install(2, term, (0, 0)),
+        read_index(2, term, 1),
+        read_index_reply(2, term, 1, Some((0, 0))),
+        join(2, term, 1),
+        join_reply(2, term, 1, false, None),
     ]
 }
 

@@ -133,8 +133,23 @@ fn body() -> impl Strategy<Value = Body> {
             Body::Heartbeat(Heartbeat { leader_commit: Index(commit), round })
         }),
         (number(), number()).prop_map(|last| Body::InstallSnapshot(end(last))),
-        number().prop_map(|round| Body::HeartbeatReply(HeartbeatReply { round })),
+        (number(), number()).prop_map(|(round, promised_us)| {
+            Body::HeartbeatReply(HeartbeatReply { round, promised_us })
+        }),
+        number().prop_map(|batch| Body::ReadIndex(ReadIndex { batch })),
+        (number(), proptest::option::of(place())).prop_map(|(batch, committed)| {
+            Body::ReadIndexReply(ReadIndexReply { batch, committed })
+        }),
+        number().prop_map(|question| Body::Join(Join { question })),
+        (number(), any::<bool>(), proptest::option::of(place())).prop_map(
+            |(question, is_new, last)| Body::JoinReply(JoinReply { question, is_new, last })
+        ),
+        Just(Body::TimeoutNow),
     ]
+}
+
+fn place() -> impl Strategy<Value = (Index, Term)> {
+    (number(), number()).prop_map(|(index, term)| (Index(index), Term(term)))
 }
 
 #[derive(Clone, Debug)]
@@ -162,6 +177,8 @@ fn input() -> impl Strategy<Value = Input> {
         2 => any::<u64>().prop_map(|id| Input::Event(proposal(id))),
         2 => any::<u64>().prop_map(|id| Input::Event(read(id))),
         1 => (0..4u64).prop_map(|peer| Input::Event(Event::Disconnected(MemberId(peer)))),
+        1 => number().prop_map(|now_us| Input::Event(Event::Clock(now_us))),
+        1 => any::<bool>().prop_map(|is_full| Input::Event(Event::DiskFull(is_full))),
     ]
 }
 
@@ -184,8 +201,12 @@ proptest! {
     fn no_message_brings_a_member_down(
         inputs in proptest::collection::vec(input(), 1..60),
         tail_bytes in prop_oneof![Just(0), Just(100), Just(1 << 20)],
+        lease in any::<bool>(),
+        standing in prop_oneof![Just(Standing::Voter), Just(Standing::New), Just(Standing::Rebuilding)],
     ) {
-        let mut node = Node::with(3, |config| config.log_tail_bytes_max = tail_bytes);
+        let mut node = Node::with(3, |config| {
+            (config.log_tail_bytes_max, config.lease, config.standing) = (tail_bytes, lease, standing);
+        });
         for input in inputs {
             let before = node.raft.status();
             match input {

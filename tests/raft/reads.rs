@@ -147,7 +147,7 @@ fn a_read_is_ready_after_what_was_committed_is_handed_out() {
     assert!(apply < serve, "in this order: {effects:?}");
 }
 
-/// A leader that steps down gives its reads back: it cannot know whether they were current. Whoever does not lead takes none.
+/// A leader that steps down gives its reads back: it cannot know whether they were current. Whoever knows no leader takes none.
 #[test]
 fn a_leader_that_steps_down_gives_its_reads_back() {
     let mut node = serving();
@@ -157,7 +157,8 @@ fn a_leader_that_steps_down_gives_its_reads_back() {
     let effects = node.run([Event::Message(heartbeat(2, 4, 0, 1))]);
     let not_leader = |leader| Rejection::NotLeader(leader);
     assert_eq!(rejected(&effects), [1, 2, 3].map(|id| (id, not_leader(None))));
-    assert_eq!(rejected(&node.run([read(4)])), [(4, not_leader(Some(MemberId(2))))]);
+    node.run([Event::Disconnected(MemberId(2))]);
+    assert_eq!(rejected(&node.run([read(4)])), [(4, not_leader(None))]);
     assert_eq!(run(&mut node, heartbeat_reply(3, 4, 9)), NONE);
 }
 
@@ -168,4 +169,166 @@ fn reads_of_a_leader_without_a_quorum_are_given_back() {
     node.run([read(1)]);
     let effects = node.tick(60);
     assert_eq!(rejected(&effects), [(1, Rejection::NotLeader(None))]);
+}
+
+/// The questions about reads among what was sent.
+fn questions(effects: &[Effect]) -> Vec<u64> {
+    let question = |message: &Message| match message.body {
+        Body::ReadIndex(ReadIndex { batch }) => Some(batch),
+        _ => None,
+    };
+    sent(effects).iter().filter_map(question).collect()
+}
+
+/// A follower of leader 2 in term 1, whose log and state hold two entries.
+fn following() -> Node {
+    let mut node = Node::new(3);
+    node.receive(append(2, 1, (0, 0), &[1, 1], 2));
+    node
+}
+
+fn ask(node: &mut Node, id: u64) -> u64 {
+    questions(&node.run([read(id)]))[0]
+}
+
+/// A follower serves a read once it has applied what the leader had committed after the read came.
+#[test]
+fn a_follower_serves_a_read_that_the_leader_has_confirmed() {
+    let mut node = following();
+    let batch = ask(&mut node, 1);
+    assert_eq!(run(&mut node, read_index_reply(2, 1, batch, Some((2, 1)))), [1]);
+    let batch = ask(&mut node, 2);
+    assert_eq!(run(&mut node, read_index_reply(2, 1, batch, Some((3, 1)))), NONE, "not yet there");
+    assert_eq!(
+        run(&mut node, append(2, 1, (2, 1), &[1], 2)),
+        [2],
+        "the answer said that 3 is committed"
+    );
+}
+
+/// An entry that the leader says is committed is so here only if it is the same one.
+#[test]
+fn a_follower_commits_what_it_is_told_only_where_its_log_matches() {
+    let mut node = Node::new(3);
+    node.receive(append(2, 1, (0, 0), &[1, 1], 1));
+    node.receive(append(3, 2, (1, 1), &[], 1));
+    let batch = ask(&mut node, 1);
+    assert_eq!(run(&mut node, read_index_reply(3, 2, batch, Some((2, 2)))), NONE);
+    assert_eq!(node.commit(), 1, "its own second entry is of term 1");
+    assert_eq!(run(&mut node, append(3, 2, (1, 1), &[2], 1)), [1]);
+    assert_eq!(node.commit(), 2);
+}
+
+/// Only an answer to a question that was asked after the read came, of the leader of this term, and to this life's question.
+#[test]
+fn no_other_answer_confirms_a_followers_read() {
+    let mut node = following();
+    let first = ask(&mut node, 1);
+    let second = ask(&mut node, 2);
+    assert_eq!(
+        run(&mut node, read_index_reply(3, 1, second, Some((2, 1)))),
+        NONE,
+        "not the leader"
+    );
+    assert_eq!(
+        run(&mut node, read_index_reply(2, 1, second + 1, Some((2, 1)))),
+        NONE,
+        "never asked"
+    );
+    assert_eq!(run(&mut node, read_index_reply(2, 1, first, Some((2, 1)))), [1], "not the second");
+    assert_eq!(run(&mut node, read_index_reply(2, 1, first, Some((2, 1)))), NONE, "once");
+    assert_eq!(run(&mut node, read_index_reply(2, 1, second, Some((2, 1)))), [2]);
+    let mut other_life = Node::with(3, |config| config.seed = 1);
+    other_life.receive(append(2, 1, (0, 0), &[1, 1], 2));
+    assert_ne!(ask(&mut other_life, 1), first, "questions of two lives differ");
+}
+
+/// An answer to a later question confirms what was asked before it.
+#[test]
+fn a_later_answer_confirms_earlier_reads() {
+    let mut node = following();
+    ask(&mut node, 1);
+    let second = ask(&mut node, 2);
+    assert_eq!(questions(&node.run([read(3)])), NONE, "two questions at a time");
+    assert_eq!(run(&mut node, read_index_reply(2, 1, second, Some((2, 1)))), [1, 2]);
+}
+
+#[test]
+fn a_question_that_is_lost_is_asked_again_for_all() {
+    let mut node = following();
+    let first = ask(&mut node, 1);
+    ask(&mut node, 2);
+    let mut again = Vec::new();
+    for _ in 0..10 {
+        node.run([Event::Message(heartbeat(2, 1, 2, 1))]);
+        again.extend(questions(&node.tick(1)));
+    }
+    assert_eq!(again.len(), 1);
+    assert_eq!(
+        run(&mut node, read_index_reply(2, 1, first, Some((2, 1)))),
+        NONE,
+        "that was given up"
+    );
+    assert_eq!(run(&mut node, read_index_reply(2, 1, again[0], Some((2, 1)))), [1, 2]);
+}
+
+/// Without the leader that was asked nobody confirms; what is confirmed stays so.
+#[test]
+fn a_follower_that_loses_its_leader_gives_its_reads_back() {
+    let mut node = following();
+    let batch = ask(&mut node, 1);
+    run(&mut node, read_index_reply(2, 1, batch, Some((3, 1))));
+    node.run([read(2)]);
+    let lost = [(2, Rejection::NotLeader(None))];
+    assert_eq!(rejected(&node.run([Event::Disconnected(MemberId(2))])), lost);
+    node.receive(append(2, 1, (2, 1), &[], 2));
+    node.run([read(4)]);
+    let new = [(4, Rejection::NotLeader(None))];
+    assert_eq!(rejected(&node.run([Event::Message(heartbeat(3, 2, 0, 1))])), new);
+    assert_eq!(run(&mut node, append(3, 2, (2, 1), &[1], 3)), [1]);
+}
+
+/// The leader answers followers as it serves its own reads: after a round, with what was committed before it.
+#[test]
+fn a_leader_answers_followers_after_a_round() {
+    let mut node = serving();
+    let effects = node.run([Event::Message(read_index(3, 1, 77))]);
+    let round = rounds(&sent(&effects))[0];
+    let answer = ReadIndexReply { batch: 77, committed: Some((Index(1), Term(1))) };
+    let reply = node.answer(heartbeat_reply(2, 1, round));
+    assert_eq!((reply.to.0, reply.token, reply.body), (3, 7, Body::ReadIndexReply(answer)));
+}
+
+#[test]
+fn who_cannot_confirm_says_so_at_once() {
+    let refusal = Body::ReadIndexReply(ReadIndexReply { batch: 77, committed: None });
+    assert_eq!(following().answer(read_index(3, 1, 77)).body, refusal, "a follower");
+    assert_eq!(serving().answer(read_index(3, 0, 77)).body, refusal, "in an earlier term");
+    let mut deposed = serving();
+    deposed.receive(read_index(3, 1, 77));
+    let replies = deposed.receive(heartbeat(2, 2, 0, 1));
+    assert!(replies.iter().any(|reply| reply.body == refusal), "{replies:?}");
+    let mut busy = Node::with(3, |config| config.reads_max = 1);
+    busy.lead();
+    busy.receive(read_index(2, 1, 76));
+    assert_eq!(busy.answer(read_index(3, 1, 77)).body, refusal, "with too many");
+}
+
+/// A follower whose question is refused gives the reads back, to be asked again.
+#[test]
+fn a_refused_question_gives_its_reads_back() {
+    let mut node = following();
+    let batch = ask(&mut node, 1);
+    let effects = node.run([Event::Message(read_index_reply(2, 1, batch, None))]);
+    assert_eq!(rejected(&effects), [(1, Rejection::Busy)]);
+}
+
+#[test]
+fn a_follower_holds_so_many_reads_and_no_more() {
+    let mut node = Node::with(3, |config| config.reads_max = 1);
+    node.receive(append(2, 1, (0, 0), &[1, 1], 2));
+    let batch = ask(&mut node, 1);
+    assert_eq!(rejected(&node.run([read(2)])), [(2, Rejection::Busy)]);
+    run(&mut node, read_index_reply(2, 1, batch, Some((2, 1))));
+    ask(&mut node, 3);
 }

@@ -58,7 +58,9 @@ fn a_later_term_makes_a_follower_of_every_role() {
 fn a_request_of_an_earlier_term_is_refused_with_the_current_one() {
     for (role, mut node) in in_each_role() {
         let before = node.raft.status();
-        for message in every_message(2) {
+        // Whoever has lost its data asks in an early term, and is answered.
+        let is_request = |message: &Message| !matches!(message.body, Body::Join(_));
+        for message in every_message(2).into_iter().filter(is_request) {
             let replies = node.receive(message.clone());
             assert_eq!(replies.len(), usize::from(!message.body.is_reply()), "{message:?}");
             for reply in replies {
@@ -67,6 +69,7 @@ fn a_request_of_an_earlier_term_is_refused_with_the_current_one() {
                     Body::RequestVoteReply(reply) => !reply.vote_granted,
                     Body::AppendEntriesReply(reply) => reply == AppendEntriesReply::Stale,
                     Body::HeartbeatReply(reply) => reply.round == HeartbeatReply::NO_ROUND,
+                    Body::ReadIndexReply(reply) => reply.committed.is_none(),
                     _ => false,
                 };
                 assert!(is_refusal, "{reply:?}");

@@ -38,13 +38,25 @@ fn body(body: &Body) -> String {
         Body::Heartbeat(heartbeat) => {
             format!("heartbeat {}, commit {}", heartbeat.round, heartbeat.leader_commit)
         }
-        Body::HeartbeatReply(HeartbeatReply { round: HeartbeatReply::NO_ROUND }) => {
+        Body::HeartbeatReply(HeartbeatReply { round: HeartbeatReply::NO_ROUND, .. }) => {
             "that term is over".to_owned()
         }
         Body::HeartbeatReply(reply) => format!("heartbeat {} heard", reply.round),
         Body::InstallSnapshot(snapshot) => format!("snapshot up to {}", end(snapshot)),
         Body::TimeoutNow => "stand for election now".to_owned(),
         Body::TimeoutNowReply => "I will".to_owned(),
+        // The names of questions are drawn by chance.
+        Body::ReadIndex(_) => "what is committed?".to_owned(),
+        Body::ReadIndexReply(ReadIndexReply { committed: None, .. }) => "ask again".to_owned(),
+        Body::ReadIndexReply(ReadIndexReply { committed: Some((index, term)), .. }) => {
+            format!("committed is {index}/{term}")
+        }
+        Body::Join(_) => "where do you stand?".to_owned(),
+        Body::JoinReply(JoinReply { is_new, last, .. }) => match (is_new, last) {
+            (true, _) => "I am new, too".to_owned(),
+            (_, None) => "in this term".to_owned(),
+            (_, Some((index, term))) => format!("I lead, up to {index}/{term}"),
+        },
     }
 }
 
@@ -61,6 +73,10 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Body::InstallSnapshot(_) => "snapshot",
         Body::TimeoutNow => "timeout-now",
         Body::TimeoutNowReply => "timeout-now-reply",
+        Body::ReadIndex(_) => "read-index",
+        Body::ReadIndexReply(_) => "read-index-reply",
+        Body::Join(_) => "join",
+        Body::JoinReply(_) => "join-reply",
     }
 }
 
@@ -111,6 +127,7 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
         Effect::PeerLostData { peer, match_index } => {
             format!("finds that {peer} has lost {match_index}")
         }
+        Effect::Joined => "has joined".to_owned(),
         Effect::RoleChanged(role) => format!("is {}", self::role(role)),
     };
     Some(if let Effect::Send(_) = effect { words } else { format!("  {id} {words}") })

@@ -337,7 +337,7 @@ impl World {
                     self.oracle.read_ready(read, id, applied);
                 }
             }
-            Effect::PeerLostData { .. } | Effect::RoleChanged(_) => {}
+            Effect::PeerLostData { .. } | Effect::RoleChanged(_) | Effect::Joined => {}
         }
     }
 

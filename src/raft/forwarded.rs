@@ -1,0 +1,148 @@
+//! Reads at a follower (thesis §6.4): it asks the leader for its commit index, and serves from its own state once that has
+//! come so far.
+//!
+//! ```text
+//!   waiting ──ReadIndex──> asked ──the leader is confirmed, and answers──> confirmed ──applied that far──> ready
+//! ```
+//! All reads that wait go with one question. An answer to a question also confirms what was asked before it: the leader was
+//! confirmed after those had come, too. A question that is lost is asked again, under another name, with all that it stood for.
+
+use std::collections::VecDeque;
+
+use super::event::{Effect, Rejection, RequestId};
+use super::message::{Body, Message, ReadIndex, ReadIndexReply};
+use super::types::Index;
+use super::{Raft, Role};
+
+/// Questions on their way at the same time, as for the rounds of a leader.
+const QUESTIONS_MAX: usize = 2;
+
+#[derive(Debug, Default)]
+pub(super) struct Forwarded {
+    waiting: Vec<RequestId>,
+    asked: VecDeque<(u64, Vec<RequestId>)>,
+    confirmed: VecDeque<(Index, Vec<RequestId>)>,
+    ticks_since_asked: u32,
+    len: usize,
+}
+
+impl Forwarded {
+    /// How many reads are anywhere on their way.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn wait(&mut self, id: RequestId) {
+        self.waiting.push(id);
+        self.len += 1;
+    }
+
+    fn wants_question(&self) -> bool {
+        !self.waiting.is_empty() && self.asked.len() < QUESTIONS_MAX
+    }
+
+    fn ask(&mut self, batch: u64) {
+        self.ticks_since_asked = 0;
+        self.asked.push_back((batch, std::mem::take(&mut self.waiting)));
+    }
+
+    /// What was asked for and has no answer waits again.
+    fn ask_again(&mut self) {
+        let asked = self.asked.drain(..).flat_map(|(_, ids)| ids);
+        self.waiting = asked.chain(std::mem::take(&mut self.waiting)).collect();
+    }
+
+    fn take_answered(&mut self, batch: u64) -> Vec<RequestId> {
+        let is_asked = self.asked.iter().any(|&(asked, _)| asked == batch);
+        let mut ids = Vec::new();
+        while is_asked
+            && let Some((_, answered)) = self.asked.pop_front_if(|(asked, _)| *asked <= batch)
+        {
+            ids.extend(answered);
+        }
+        ids
+    }
+
+    fn take_ready(&mut self, handed_out: Index) -> Vec<RequestId> {
+        let mut ready = Vec::new();
+        while let Some((_, ids)) = self.confirmed.pop_front_if(|(index, _)| *index <= handed_out) {
+            ready.extend(ids);
+        }
+        self.len -= ready.len();
+        ready
+    }
+
+    /// All that no leader has confirmed.
+    fn take_unconfirmed(&mut self) -> Vec<RequestId> {
+        self.ask_again();
+        self.len -= self.waiting.len();
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+impl Raft {
+    /// Asks the leader for all reads that wait.
+    pub(super) fn ask_for_reads(&mut self) {
+        let may_ask = self.forwarded.wants_question() && self.is_hard_state_durable();
+        let Some(leader) = self.leader.filter(|_| may_ask) else { return };
+        let batch = self.next_question();
+        self.forwarded.ask(batch);
+        let question =
+            self.request(leader, self.current_term(), Body::ReadIndex(ReadIndex { batch }));
+        self.effects.push(Effect::Send(question));
+    }
+
+    /// A question that has no answer after two heartbeats counts as lost.
+    pub(super) fn tick_forwarded(&mut self) {
+        self.forwarded.ticks_since_asked += 1;
+        if self.forwarded.ticks_since_asked >= 2 * self.config.heartbeat_ticks {
+            self.forwarded.ask_again();
+        }
+    }
+
+    /// The leader is gone, or another one: what it has not confirmed nobody will.
+    pub(super) fn reject_forwarded(&mut self) {
+        let reason = Rejection::NotLeader(self.leader);
+        let ids = self.forwarded.take_unconfirmed();
+        self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
+    }
+
+    pub(super) fn release_forwarded(&mut self) {
+        let ready = self.forwarded.take_ready(self.handed_out);
+        if !ready.is_empty() {
+            self.effects.push(Effect::ReadReady(ready));
+        }
+    }
+
+    /// A follower asks: as a read of this leader's own, but for who serves it.
+    pub(super) fn on_read_index(&mut self, message: &Message, ReadIndex { batch }: ReadIndex) {
+        let reads_max = self.config.reads_max;
+        match &mut self.role {
+            Role::Leader(leader) if leader.reads.len() < reads_max => {
+                leader.reads.wait_for(message.clone());
+            }
+            _ => self.answer_read_index(message, ReadIndexReply { batch, committed: None }),
+        }
+    }
+
+    pub(super) fn answer_read_index(&mut self, message: &Message, reply: ReadIndexReply) {
+        self.reply(message, Body::ReadIndexReply(reply));
+    }
+
+    pub(super) fn on_read_index_reply(&mut self, message: &Message, reply: ReadIndexReply) {
+        if self.leader != Some(message.from) {
+            return;
+        }
+        let ids = self.forwarded.take_answered(reply.batch);
+        let Some((index, term)) = reply.committed else {
+            self.forwarded.len -= ids.len();
+            let reason = Rejection::Busy;
+            return self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
+        };
+        if !ids.is_empty() {
+            self.forwarded.confirmed.push_back((index, ids));
+        }
+        self.known_committed = self.known_committed.max(Some((index, term)));
+        self.commit_what_is_known();
+    }
+}

@@ -1,0 +1,171 @@
+//! Members that come without their data: new ones, and those whose disk was emptied.
+//!
+//! Whoever has lost its disk has lost its promises with it: for whom it voted, in which terms, and which entries it had
+//! acknowledged. Until it cannot break one any more it does not count: it gives no vote and does not stand for election.
+//!
+//! ```text
+//!             every other member has said its term          holds all that the leader of its term had
+//!   Asking ───────────────────────────────────────> Filling ──────────────────────────────────────> voter
+//!      └── a quorum is as new: the cluster begins ──────────────────────────────────────────────────> voter
+//! ```
+//! - *Asking*: nothing that comes from a leader is answered, as an answer of a member that had promised a later term to someone
+//!   else could commit an entry, or confirm a read, that this someone knows nothing of. A candidate has begun its term before
+//!   it asks for votes, so no vote was given in a later term than the latest of all other members. That one is taken over, and
+//!   counts as voted in.
+//! - *Filling*: a follower that does not vote. What it acknowledges from now on it holds. What it had acknowledged in earlier terms
+//!   the leader holds, if it was, or can ever be, committed: the leader was elected by a quorum whose votes are not
+//!   forgotten (Raft §5.4.3). What it had acknowledged to this very leader is in the leader's log. So with the last entry that the
+//!   leader had, asked for and answered since, it holds everything.
+//!
+//! The shell remembers in between: a member that starts again before it has joined, begins with asking.
+
+use std::collections::BTreeMap;
+
+use super::event::Effect;
+use super::message::{Body, Join, JoinReply, Message};
+use super::types::{HardState, Index, MemberId, Term};
+use super::{Raft, Role};
+
+/// Whether a member may vote as it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has all its data.
+    Voter,
+    /// It has never had any, for all it knows.
+    New,
+    /// It had data, and has lost it.
+    Rebuilding,
+}
+
+/// What a member without its data knows of the others.
+#[derive(Debug)]
+pub(super) struct Joining {
+    stage: Stage,
+    question: u64,
+    ticks_until_asked: u32,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Who has answered, and whether it is new, too.
+    Asking { is_new: bool, answers: BTreeMap<MemberId, bool> },
+    /// The last entry of the leader of this term.
+    Filling { target: Option<(Term, Index)> },
+}
+
+impl Joining {
+    pub(super) fn begin(standing: Standing, is_empty: bool, question: u64) -> Option<Joining> {
+        let is_new = match standing {
+            Standing::Voter => return None,
+            Standing::New => is_empty,
+            Standing::Rebuilding => false,
+        };
+        let stage = Stage::Asking { is_new, answers: BTreeMap::new() };
+        Some(Joining { stage, question, ticks_until_asked: 1 })
+    }
+}
+
+impl Raft {
+    /// Whether this member does not know yet what it may have promised.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.joining, Some(Joining { stage: Stage::Asking { .. }, .. }))
+    }
+
+    /// Asks those who have not answered yet, again and again.
+    pub(super) fn tick_joining(&mut self) {
+        let is_durable = self.is_hard_state_durable();
+        let Some(joining) = &mut self.joining else { return };
+        joining.ticks_until_asked = joining.ticks_until_asked.saturating_sub(1);
+        if joining.ticks_until_asked > 0 || !is_durable {
+            return;
+        }
+        joining.ticks_until_asked = self.config.heartbeat_ticks;
+        let (question, term) = (joining.question, self.hard_state.current_term);
+        let asked: Vec<MemberId> = match &joining.stage {
+            Stage::Asking { answers, .. } => {
+                self.config.peers().filter(|peer| !answers.contains_key(peer)).collect()
+            }
+            Stage::Filling { target: Some((of, _)) } if *of == term => Vec::new(),
+            Stage::Filling { .. } => self.leader.into_iter().collect(),
+        };
+        for peer in asked {
+            let join = self.request(peer, term, Body::Join(Join { question }));
+            self.effects.push(Effect::Send(join));
+        }
+    }
+
+    /// Another member has lost its data, or is new.
+    pub(super) fn on_join(&mut self, message: &Message, Join { question }: Join) {
+        let is_new = match &self.joining {
+            Some(Joining { stage: Stage::Asking { is_new, .. }, .. }) => *is_new,
+            _ => false,
+        };
+        let last = matches!(self.role, Role::Leader(_))
+            .then(|| (self.log.last_index(), self.log.last_term()));
+        self.reply(message, Body::JoinReply(JoinReply { question, is_new, last }));
+    }
+
+    pub(super) fn on_join_reply(&mut self, message: &Message, reply: JoinReply) {
+        let term = self.current_term();
+        let Some(joining) = &mut self.joining else { return };
+        if reply.question != joining.question {
+            return;
+        }
+        match &mut joining.stage {
+            Stage::Asking { answers, .. } => {
+                answers.insert(message.from, reply.is_new);
+                self.count_answers();
+            }
+            Stage::Filling { target } => {
+                if let Some((index, last_term)) = reply.last
+                    && (self.leader, last_term) == (Some(message.from), term)
+                {
+                    *target = Some((term, index));
+                }
+            }
+        }
+    }
+
+    /// Whether enough is known to go on.
+    pub(super) fn count_answers(&mut self) {
+        let Some(Joining { stage: Stage::Asking { is_new, answers }, .. }) = &self.joining else {
+            return;
+        };
+        let is_all_new = *is_new && answers.values().all(|&is_new| is_new);
+        if is_all_new && 1 + answers.len() >= self.config.quorum() {
+            return self.joined();
+        }
+        if answers.len() + 1 == self.config.members.len() {
+            self.begin_filling();
+        }
+    }
+
+    /// The others' terms are known, and taken over as they came: in the latest this member may have voted.
+    fn begin_filling(&mut self) {
+        let question = self.next_question();
+        let Some(joining) = &mut self.joining else { return };
+        joining.stage = Stage::Filling { target: None };
+        // Answers from before now say nothing about what the leader of now holds.
+        (joining.question, joining.ticks_until_asked) = (question, 1);
+        self.change_hard_state(HardState { voted_for: Some(self.config.id), ..self.hard_state });
+    }
+
+    /// Whether all that can have been promised is on this member's disk.
+    pub(super) fn look_whether_filled(&mut self) {
+        let Some(Joining { stage: Stage::Filling { target: Some((term, index)) }, .. }) =
+            self.joining
+        else {
+            return;
+        };
+        let is_held = self.log.durable_index() >= index
+            && self.log.term_at(index).is_none_or(|held| held == term);
+        if term == self.current_term() && self.is_hard_state_durable() && is_held {
+            self.joined();
+        }
+    }
+
+    fn joined(&mut self) {
+        self.joining = None;
+        self.effects.push(Effect::Joined);
+    }
+}

@@ -1,0 +1,220 @@
+//! Members that come without their data do not vote before they hold all that they may have promised.
+
+use syncraft::raft::*;
+
+use super::node::*;
+
+fn joining(members: u64, standing: Standing) -> Node {
+    Node::with(members, |config| config.standing = standing)
+}
+
+/// Whom it asks where they stand, and the question.
+fn asked(effects: &[Effect]) -> Vec<(u64, u64)> {
+    let question = |message: &Message| match message.body {
+        Body::Join(Join { question }) => Some((message.to.0, question)),
+        _ => None,
+    };
+    sent(effects).iter().filter_map(question).collect()
+}
+
+fn question(node: &mut Node) -> u64 {
+    asked(&node.tick(5))[0].1
+}
+
+fn has_joined(effects: &[Effect]) -> bool {
+    effects.contains(&Effect::Joined)
+}
+
+fn is_joining(node: &Node) -> bool {
+    node.raft.status().is_joining
+}
+
+/// A rebuilt member of three that knows that the others are in terms 4 and 5.
+fn filling() -> Node {
+    let mut node = joining(3, Standing::Rebuilding);
+    let question = question(&mut node);
+    node.receive(join_reply(2, 5, question, false, None));
+    node.receive(join_reply(3, 4, question, false, None));
+    node
+}
+
+#[test]
+fn the_others_are_asked_until_they_answer() {
+    let mut node = joining(3, Standing::Rebuilding);
+    let first = asked(&node.tick(1));
+    assert_eq!(first.iter().map(|it| it.0).collect::<Vec<_>>(), [2, 3]);
+    node.receive(join_reply(2, 5, first[0].1, false, None));
+    assert_eq!(asked(&node.tick(5)), [(3, first[0].1)]);
+}
+
+/// Whoever does not know what it has promised answers no leader and no candidate, and does not stand.
+#[test]
+fn a_member_that_asks_answers_nothing_else() {
+    let mut node = joining(3, Standing::Rebuilding);
+    let is_join = |message: &Message| matches!(message.body, Body::Join(_) | Body::JoinReply(_));
+    for message in every_message(4).into_iter().filter(|message| !is_join(message)) {
+        assert_eq!(node.receive(message.clone()), [], "{message:?}");
+    }
+    let sent = sent(&node.tick(200));
+    assert!(sent.iter().all(is_join), "{sent:?}");
+    assert_eq!((node.term(), node.nonsense()), (0, 0));
+}
+
+/// The latest of the others' terms is one in which it may have voted: it does not vote in it again.
+#[test]
+fn the_latest_term_counts_as_voted_in() {
+    let mut node = filling();
+    assert_eq!((node.term(), node.hard_state.voted_for), (5, Some(MemberId(1))));
+    assert!(!is_vote_granted(&node.answer(vote(2, 5, (9, 4)))));
+}
+
+/// All of the others: the one that is missing may be the candidate that had its vote.
+#[test]
+fn a_rebuilt_member_waits_for_every_other_one() {
+    let mut node = joining(5, Standing::Rebuilding);
+    let question = question(&mut node);
+    for peer in [2, 3, 4] {
+        node.receive(join_reply(peer, 5, question, false, None));
+    }
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)), []);
+    node.receive(join_reply(5, 5, question, false, None));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1);
+    assert!(is_joining(&node));
+}
+
+/// Until it holds the last entry that the leader had, it neither votes nor stands, also in later terms; then it does.
+#[test]
+fn it_votes_when_it_holds_all_that_the_leader_had() {
+    let mut node = filling();
+    node.receive(append(2, 5, (0, 0), &[1, 1, 5], 3));
+    let question = question(&mut node);
+    node.receive(join_reply(2, 5, question, false, Some((5, 5))));
+    assert!(!has_joined(&node.run([Event::Message(append(2, 5, (3, 5), &[5], 4))])));
+    node.tick(100);
+    assert_eq!((node.role(), node.term()), (RoleName::Follower, 5), "it does not stand");
+    assert!(!is_vote_granted(&node.answer(vote(3, 6, (9, 5)))));
+    assert_eq!(node.term(), 6);
+    node.receive(append(3, 6, (4, 5), &[5, 6], 6));
+    let question = asked(&node.tick(5))[0].1;
+    assert!(has_joined(&node.run([Event::Message(join_reply(
+        3,
+        6,
+        question,
+        false,
+        Some((6, 6))
+    ))])));
+    assert!(!is_joining(&node));
+    node.run([Event::Disconnected(MemberId(3))]);
+    assert!(is_vote_granted(&node.answer(vote(2, 7, (6, 6)))));
+}
+
+/// "Holds" means on its disk.
+#[test]
+fn what_is_not_on_its_disk_does_not_count() {
+    let mut node = filling();
+    node.receive(heartbeat(2, 5, 0, 1));
+    let question = question(&mut node);
+    node.receive(join_reply(2, 5, question, false, Some((2, 5))));
+    let effects = node.step([Event::Message(append(2, 5, (0, 0), &[1, 5], 2))]);
+    assert!(!has_joined(&effects));
+    assert!(has_joined(&node.persist_one()));
+}
+
+/// An answer that another than the leader of this term gave, or that was asked for earlier, says nothing of what is enough.
+#[test]
+fn only_the_leaders_own_answer_says_what_is_enough() {
+    let mut node = joining(3, Standing::Rebuilding);
+    let early = question(&mut node);
+    node.receive(join_reply(2, 5, early, false, Some((1, 5))));
+    node.receive(join_reply(3, 4, early, false, None));
+    node.receive(append(2, 5, (0, 0), &[1, 5], 2));
+    node.receive(join_reply(2, 5, early, false, Some((1, 5))));
+    let question = question(&mut node);
+    assert_ne!(question, early);
+    node.receive(join_reply(3, 5, question, false, Some((2, 5))));
+    node.receive(join_reply(2, 5, question, false, None));
+    node.receive(join_reply(2, 5, question + 1, false, Some((2, 5))));
+    assert!(is_joining(&node));
+    assert!(has_joined(&node.run([Event::Message(join_reply(
+        2,
+        5,
+        question,
+        false,
+        Some((2, 5))
+    ))])));
+}
+
+/// A snapshot fills it as well.
+#[test]
+fn a_snapshot_can_hold_all_that_the_leader_had() {
+    let mut node = filling();
+    node.receive(heartbeat(2, 5, 0, 1));
+    let question = question(&mut node);
+    node.receive(join_reply(2, 5, question, false, Some((7, 5))));
+    assert!(has_joined(&node.run([Event::Message(install(2, 5, (8, 5)))])));
+}
+
+/// Where a quorum has never had any data the cluster begins: nothing can have been decided.
+#[test]
+fn a_quorum_of_new_members_begins() {
+    let mut node = joining(3, Standing::New);
+    let question = question(&mut node);
+    let effects = node.run([Event::Message(join_reply(3, 0, question, true, None))]);
+    assert!(has_joined(&effects));
+    node.lead();
+}
+
+/// A cluster that has begun is joined as a rebuilt one is: that this member has had nothing is only what it believes.
+#[test]
+fn a_new_member_of_a_cluster_that_has_begun_is_filled() {
+    let mut node = joining(3, Standing::New);
+    let question = question(&mut node);
+    node.receive(join_reply(2, 1, question, false, Some((3, 1))));
+    node.receive(join_reply(3, 0, question, true, None));
+    assert!(is_joining(&node));
+    assert_eq!(node.receive(heartbeat(2, 1, 0, 1)).len(), 1, "all have answered");
+}
+
+#[test]
+fn a_rebuilt_member_is_not_new() {
+    let mut node = joining(3, Standing::Rebuilding);
+    let first = question(&mut node);
+    let body = node.answer(join(2, 0, 9)).body;
+    assert_eq!(body, Body::JoinReply(JoinReply { question: 9, is_new: false, last: None }));
+    node.receive(join_reply(2, 0, first, true, None));
+    node.receive(join_reply(3, 0, first, true, None));
+    assert!(is_joining(&node));
+    let body = joining(3, Standing::New).answer(join(2, 0, 9)).body;
+    assert_eq!(body, Body::JoinReply(JoinReply { question: 9, is_new: true, last: None }));
+}
+
+/// A new member that has got some data, and starts again before it has all, is not new any more.
+#[test]
+fn a_new_member_with_some_data_is_not_new() {
+    let mut config = config(1, 3);
+    config.standing = Standing::New;
+    let hard_state = HardState { current_term: Term(1), voted_for: None };
+    let mut node = Node::start(config, hard_state, None, entries(1, &[1]));
+    let body = node.answer(join(2, 0, 9)).body;
+    assert_eq!(body, Body::JoinReply(JoinReply { question: 9, is_new: false, last: None }));
+}
+
+#[test]
+fn alone_a_new_member_begins_at_once() {
+    let mut node = joining(1, Standing::New);
+    assert!(has_joined(&node.step([])));
+    node.lead();
+}
+
+/// Who leads says how far its log goes; all others only in which term they are, in every term.
+#[test]
+fn members_say_where_they_stand() {
+    let mut leader = Node::new(3);
+    leader.lead();
+    let body = |last| Body::JoinReply(JoinReply { question: 9, is_new: false, last });
+    let reply = leader.answer(join(3, 0, 9));
+    assert_eq!((reply.term, reply.body), (Term(1), body(Some((Index(1), Term(1))))));
+    let mut follower = Node::restarted(3, 4, None, &[1]);
+    let reply = follower.answer(join(3, 0, 9));
+    assert_eq!((reply.term, reply.body), (Term(4), body(None)));
+}

@@ -139,6 +139,9 @@ fn nonsense_gives_its_room_back() {
     let addrs = [(MemberId(1), port.addr().to_string()), (MemberId(2), "127.0.0.1:1".to_owned())];
     let list = Members::new(addrs).unwrap();
     let cluster_id = cluster_id(&list);
+    // One that votes: others ask their peers first.
+    let identity = Identity { cluster_id, member_id: MemberId(1) };
+    DataDir::open(dir.path(), identity).unwrap().mark_joined().unwrap();
     let config = Config::new(MemberId(1), list, dir.path());
     let _member = Member::start_on(port.listen().unwrap(), config).unwrap();
     let channel = Channel::builder(port.addr().to_string()).calls_max(4096).lazy();

@@ -80,7 +80,7 @@ impl KvServerRpc for Store {
             (false, None) => (ERR_NO_KEY, Bytes::new()),
             (false, Some(value)) => (OK, Bytes::from(value.clone())),
         };
-        done.run(GetReply { err, value, leader: None });
+        done.run(GetReply { err, value, leader: None, age_ms: None });
     }
 }
 
@@ -158,7 +158,8 @@ const UNKNOWN_OP_LINES: [usize; 2] = [40, 106];
 /// What the store must answer: the captured bytes, but for the lines where the documents say something else.
 fn documented_reply(vector: &Vector) -> Vec<u8> {
     let get = |value: &str| {
-        GetReply { err: OK, value: Bytes::from(value.to_owned()), leader: None }.encode_to_vec()
+        GetReply { err: OK, value: Bytes::from(value.to_owned()), leader: None, age_ms: None }
+            .encode_to_vec()
     };
     let put = PutAppendReply { err: OK, ..PutAppendReply::default() }.encode_to_vec();
     match vector.line {
@@ -361,7 +362,7 @@ fn a_bare_reply_in_parts_is_put_together() {
     let mut server = documented_server(&listener);
     let head_len = server.read(4)[0];
     server.read(head_len.into());
-    let reply = GetReply { err: OK, value: Bytes::from("value"), leader: None };
+    let reply = GetReply { err: OK, value: Bytes::from("value"), leader: None, age_ms: None };
     let bytes = reply.encode_to_vec();
     // Cut within a field, so that the first part alone does not decode.
     server.send(&bytes[..7]);

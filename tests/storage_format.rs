@@ -61,6 +61,8 @@ fn with_history() -> SimDisk {
     let (mut wal, _) = open(&disk, SEGMENT_LEN_BYTES).unwrap();
     history().iter().for_each(|batch| write(&mut wal, batch).unwrap());
     wal.close();
+    // As one whose member votes: there was no other when the format was made.
+    data_dir(&disk).mark_joined().unwrap();
     disk
 }
 

@@ -41,12 +41,24 @@ pub(super) enum Verdict<R> {
     UnknownWord(String),
 }
 
+impl<R> Verdict<R> {
+    /// The same with another answer.
+    pub(super) fn map<T>(self, change: impl FnOnce(R) -> T) -> Verdict<T> {
+        match self {
+            Verdict::Done(answer) => Verdict::Done(change(answer)),
+            Verdict::NotLeader { hint, may_have_run } => Verdict::NotLeader { hint, may_have_run },
+            Verdict::UnknownWord(word) => Verdict::UnknownWord(word),
+        }
+    }
+}
+
 /// A call on its way.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pool: &'a Pool,
     operation: &'static str,
     is_write: bool,
+    is_anyone_asked: bool,
     started: Instant,
     deadline: Instant,
     attempt_timeout: Duration,
@@ -70,6 +82,7 @@ impl<'a> Call<'a> {
             pool,
             operation,
             is_write: operation != READ,
+            is_anyone_asked: false,
             started,
             deadline: started + timeout,
             attempt_timeout: ATTEMPT_TIMEOUT + transfer,
@@ -78,6 +91,12 @@ impl<'a> Call<'a> {
             may_have_run: false,
             last: Reason::NoTime,
         }
+    }
+
+    /// Begins with this member, whoever leads; who answers says nothing about who does.
+    pub(super) fn ask_anyone(&mut self, first: usize) {
+        self.route = Route::new(first);
+        self.is_anyone_asked = true;
     }
 
     /// When it ends at the latest.
@@ -177,7 +196,9 @@ impl<'a> Call<'a> {
         target.set_silent(None);
         match verdict {
             Verdict::Done(answer) => {
-                self.pool.set_leader(member);
+                if !self.is_anyone_asked {
+                    self.pool.set_leader(member);
+                }
                 return Some(answer);
             }
             Verdict::NotLeader { hint, may_have_run } => {

@@ -27,7 +27,7 @@ mod route;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -74,6 +74,16 @@ pub struct Clerk {
     pool: Arc<Pool>,
     session: Mutex<Session>,
     timeout: Duration,
+}
+
+/// What a key held, some time ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// What it held; `None`: it was absent.
+    pub value: Option<Bytes>,
+    /// Every write that was acknowledged longer ago than this is reflected. `None`: nobody knows, as the member has not heard a
+    /// leader since it started.
+    pub age_max: Option<Duration>,
 }
 
 /// Who writes, and what its last write was.
@@ -159,8 +169,48 @@ impl Clerk {
         if let Err(error) = check_key_and_value(&args.key, &[]) {
             return Err(call.reject(Reason::Limit(error)));
         }
-        call.run(|stub, deadline| stub.get(&args, deadline).map(judge_get))?
-            .map_err(|TooLarge| call.reject(Reason::TooLarge))
+        let (value, leader) = call.run(|stub, deadline| {
+            let mut reply = stub.get(&args, deadline)?;
+            let leader = reply.leader.take_if(|_| reply.err != words::ERR_WRONG_LEADER);
+            Ok(judge_get(reply).map(|value| (value, leader)))
+        })?;
+        if let Some(leader) = leader.and_then(|hint| self.pool.resolve(&hint)) {
+            self.pool.set_leader(leader);
+        }
+        value.map_err(|TooLarge| call.reject(Reason::TooLarge))
+    }
+
+    /// What `key` holds as the first member knows that answers, leader or not; it need not hear a leader, unless `age_max` asks for
+    /// a state that is known to be no older than that. Reads of this kind are for where an old value will do: they cost the
+    /// leader nothing, and go on when a majority is lost.
+    ///
+    /// # Errors
+    /// No member answered in time, or none that can tell was fresh enough; or the key is over its limit.
+    pub fn get_stale(
+        &self,
+        key: impl AsRef<[u8]>,
+        age_max: Option<Duration>,
+    ) -> Result<Stale, ClerkError> {
+        let args = GetArgs {
+            key: Bytes::copy_from_slice(key.as_ref()),
+            may_be_stale: true,
+            age_max_ms: age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            ..GetArgs::default()
+        };
+        let mut call = self.call(call::READ, args.key.len());
+        if let Err(error) = check_key_and_value(&args.key, &[]) {
+            return Err(call.reject(Reason::Limit(error)));
+        }
+        call.ask_anyone(fastrand::usize(..self.pool.len()));
+        let (value, age_max) = call.run(|stub, deadline| {
+            let asked = Instant::now();
+            let reply = stub.get(&args, deadline)?;
+            // On its way it has grown older.
+            let age = reply.age_ms.map(|age| Duration::from_millis(age) + asked.elapsed());
+            Ok(judge_get(reply).map(|value| (value, age)))
+        })?;
+        let value = value.map_err(|TooLarge| call.reject(Reason::TooLarge))?;
+        Ok(Stale { value, age_max })
     }
 
     fn over(pool: Arc<Pool>, timeout: Duration) -> Clerk {

@@ -69,6 +69,12 @@ pub(crate) struct GetArgs {
     /// Print the value alone, without a newline after it
     #[arg(long)]
     pub(crate) raw: bool,
+    /// Any member may answer from what it has, also without a leader; standard error says how old it may be
+    #[arg(long)]
+    pub(crate) stale: bool,
+    /// With --stale: no older than this
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "stale")]
+    pub(crate) max_age: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +107,20 @@ pub(crate) struct ServerArgs {
     /// How long a leader may be silent before the others elect a new one: at least this, at most twice this
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
     pub(crate) election_timeout: Duration,
+    /// How a leader makes sure that it may answer a read. read-index: it asks a majority each time. lease: a majority has
+    /// promised to elect nobody else for a while; assumes that no member's clock runs more than a tenth faster than another's,
+    /// and makes a dead leader be missed for an election timeout
+    #[arg(long, value_enum, default_value_t = ReadModeArg::ReadIndex)]
+    pub(crate) read_mode: ReadModeArg,
+    /// Discard the data of this member, as when it is damaged, and fill it from the others: all of them must be up
+    #[arg(long)]
+    pub(crate) rebuild: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ReadModeArg {
+    ReadIndex,
+    Lease,
 }
 
 /// `500ms`, `2s`, `1.5s`, `1m`, `1h`: a number and its unit.

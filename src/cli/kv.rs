@@ -2,7 +2,10 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
+use std::time::Duration;
 
+use bytes::Bytes;
+use syncraft::clerk::{Clerk, ClerkError, Stale};
 use syncraft::kv::VALUE_LEN_MAX;
 
 use super::args::{Common, GetArgs, WriteArgs};
@@ -21,10 +24,29 @@ pub(super) fn append(common: &Common, args: WriteArgs) -> Outcome {
 }
 
 pub(super) fn get(common: &Common, args: GetArgs) -> Outcome {
-    let Some(value) = common.clerk()?.get(bytes(&args.key))? else { return Ok(Exit::Absent) };
+    let (clerk, key) = (common.clerk()?, bytes(&args.key));
+    let value = match args.stale {
+        true => get_stale(&clerk, key, args.max_age)?,
+        false => clerk.get(key)?,
+    };
+    let Some(value) = value else { return Ok(Exit::Absent) };
     let end: &[u8] = if args.raw { b"" } else { b"\n" };
     print(&[&value, end])?;
     Ok(Exit::Done)
+}
+
+/// The age is said on standard error: what stands on standard output is the value.
+fn get_stale(
+    clerk: &Clerk,
+    key: &[u8],
+    age_max: Option<Duration>,
+) -> Result<Option<Bytes>, ClerkError> {
+    let Stale { value, age_max } = clerk.get_stale(key, age_max)?;
+    match age_max {
+        Some(age) => eprintln!("at most {:.3} s old", age.as_secs_f64()),
+        None => eprintln!("of unknown age: the member has not heard a leader since it started"),
+    }
+    Ok(value)
 }
 
 /// A read that is answered went through a leader that a majority follows: the cluster serves.

@@ -9,12 +9,12 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use syncraft::members::Members;
-use syncraft::node::Timing;
+use syncraft::node::{ReadMode, Timing};
 use syncraft::raft::MemberId;
 use syncraft::rpc::Limits;
 use syncraft::server::{Config, Member, StartError};
 
-use super::args::{Common, ServerArgs};
+use super::args::{Common, ReadModeArg, ServerArgs};
 use super::{Exit, Failure, Outcome, print};
 
 /// Between looks at whether to go on.
@@ -30,7 +30,9 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     fit_connections(&mut config.limits);
     let id = config.id;
     let member = Member::start(config).map_err(|error| match error {
-        StartError::NotAMember { .. } | StartError::Timing(_) => Failure::usage(error.to_string()),
+        StartError::NotAMember { .. }
+        | StartError::NobodyToRebuildFrom { .. }
+        | StartError::Timing(_) => Failure::usage(error.to_string()),
         error => cannot_start(&error),
     })?;
     print(&[format!("member {id} serves on {}\n", member.addr()).as_bytes()])?;
@@ -46,7 +48,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
-    let ServerArgs { id, data_dir, http, heartbeat, election_timeout } = args;
+    let ServerArgs { id, data_dir, http, heartbeat, election_timeout, read_mode, rebuild } = args;
     let members: Members =
         common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
     let timing = Timing {
@@ -55,7 +57,12 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         election_max: election_timeout.saturating_mul(2),
         ..Timing::default()
     };
-    Ok(Config { timing, http, ..Config::new(MemberId(id), members, data_dir) })
+    let read_mode = match read_mode {
+        ReadModeArg::ReadIndex => ReadMode::ReadIndex,
+        ReadModeArg::Lease => ReadMode::Lease,
+    };
+    let defaults = Config::new(MemberId(id), members, data_dir);
+    Ok(Config { timing, http, read_mode, rebuild, ..defaults })
 }
 
 /// Takes all the descriptors that the system allows, and no more connections than they are enough for: a process without

@@ -10,6 +10,8 @@
 //! | it was proposed, and its end is not known | `ErrWrongLeader`, `MayApply` | `ErrWrongLeader`: they ask again with the same id |
 //! | too much to do, or a full disk | status busy, with a time to come back | `ErrWrongLeader` |
 //!
+//! Writes need the leader; reads are served by every member that hears one (ReadIndex), and those that may be stale by any.
+//!
 //! An existing client sets no time limit, so the server does: [`CALL_TIMEOUT`]. It gets the documented fields and no other,
 //! so that its reply is the same to the byte as from the system that it was written for.
 
@@ -19,8 +21,8 @@ use std::time::{Duration, Instant};
 use super::proto::{GetArgs, GetReply, KvServerRpc, LeaderHint, PutAppendArgs, PutAppendReply};
 use super::{Answer, Command, Op, Outcome, Query, Store, words};
 use crate::members::Members;
-use crate::node::{NodeHandle, RequestError};
-use crate::raft::{Index, MemberId};
+use crate::node::{NodeHandle, RequestError, Stale};
+use crate::raft::{Index, MemberId, RoleName};
 use crate::rpc::{Done, Status};
 
 /// How long a call may take that names no deadline.
@@ -79,17 +81,65 @@ impl KvServerRpc for KvService {
     }
 
     fn get(&self, args: GetArgs, done: Done<GetReply>) {
+        if args.may_be_stale {
+            return self.get_stale(args, done);
+        }
         let (deadline, members) = (deadline(&done), self.members.clone());
+        let leader = self.leader_elsewhere().filter(|_| !done.is_documented());
         self.node.read(Query::Get { key: args.key }, deadline, move |result| match result {
-            Ok(Answer::Value(Some(value))) => done.run(GetReply { value, ..get_reply(words::OK) }),
-            Ok(_) => done.run(get_reply(words::ERR_NO_KEY)),
-            Err(error) if is_busy(&error, &done) => done.fail(busy(&error)),
-            Err(error) => {
-                let leader = hint(&error, &members).filter(|_| !done.is_documented());
-                done.run(GetReply { leader, ..get_reply(words::ERR_WRONG_LEADER) });
-            }
+            Ok(answer) => done.run(GetReply { leader, ..answer_reply(answer) }),
+            Err(error) => refuse_get(&error, &members, done),
         });
     }
+}
+
+impl KvService {
+    /// Who would answer sooner.
+    fn leader_elsewhere(&self) -> Option<LeaderHint> {
+        let role = self.node.status().role;
+        let leader = role.leader.filter(|_| role.role != RoleName::Leader)?;
+        hint_at(leader, &self.members)
+    }
+
+    /// From the state as it is; if that may be too old, a read like any other, which is as new as can be.
+    fn get_stale(&self, args: GetArgs, done: Done<GetReply>) {
+        let (deadline, members) = (deadline(&done), self.members.clone());
+        let age_max = args.age_max_ms.map(Duration::from_millis);
+        let (query, node) = (Query::Get { key: args.key.clone() }, self.node.clone());
+        self.node.read_stale(query, age_max, deadline, move |result| match result {
+            Ok(Stale { answer, age_max }) => {
+                // Up, as it is a bound.
+                let age_ms = age_max.map(|age| age.as_millis() as u64 + 1);
+                done.run(GetReply { age_ms, ..answer_reply(answer) });
+            }
+            Err(RequestError::TooStale) => {
+                let asked = Instant::now();
+                node.read(Query::Get { key: args.key }, deadline, move |result| match result {
+                    Ok(answer) => {
+                        let age_ms = Some(asked.elapsed().as_millis() as u64 + 1);
+                        done.run(GetReply { age_ms, ..answer_reply(answer) });
+                    }
+                    Err(error) => refuse_get(&error, &members, done),
+                });
+            }
+            Err(error) => refuse_get(&error, &members, done),
+        });
+    }
+}
+
+fn answer_reply(answer: Answer) -> GetReply {
+    match answer {
+        Answer::Value(Some(value)) => GetReply { value, ..get_reply(words::OK) },
+        _ => get_reply(words::ERR_NO_KEY),
+    }
+}
+
+fn refuse_get(error: &RequestError, members: &Members, done: Done<GetReply>) {
+    if is_busy(error, &done) {
+        return done.fail(busy(error));
+    }
+    let leader = hint(error, members).filter(|_| !done.is_documented());
+    done.run(GetReply { leader, ..get_reply(words::ERR_WRONG_LEADER) });
 }
 
 fn outcome_reply(outcome: Outcome) -> PutAppendReply {
@@ -129,5 +179,9 @@ fn hint(error: &RequestError, members: &Members) -> Option<LeaderHint> {
         RequestError::NotLeader { leader } | RequestError::LeadershipLost { leader } => (*leader)?,
         _ => return None,
     };
+    hint_at(id, members)
+}
+
+fn hint_at(id: MemberId, members: &Members) -> Option<LeaderHint> {
     members.addr(id).map(|addr| LeaderHint { id: id.0, addr: addr.to_owned() })
 }

@@ -96,9 +96,13 @@ impl Raft {
 
     /// Another member has lost its data, or is new.
     pub(super) fn on_join(&mut self, message: &Message, Join { question }: Join) {
+        let is_empty =
+            self.hard_state == HardState::default() && self.log.last_index() == Index::ZERO;
         let is_new = match &self.joining {
             Some(Joining { stage: Stage::Asking { is_new, .. }, .. }) => *is_new,
-            _ => false,
+            Some(Joining { stage: Stage::Filling { .. }, .. }) => false,
+            // It may vote already, and has not begun to.
+            None => is_empty,
         };
         let last = matches!(self.role, Role::Leader(_))
             .then(|| (self.log.last_index(), self.log.last_term()));

@@ -164,6 +164,18 @@ fn a_quorum_of_new_members_begins() {
     node.lead();
 }
 
+/// Whoever began first says so as long as it has done nothing; or the others could not begin.
+#[test]
+fn a_member_that_has_just_begun_is_as_good_as_new() {
+    let mut node = joining(3, Standing::New);
+    let question = question(&mut node);
+    node.receive(join_reply(3, 0, question, true, None));
+    let body = |is_new| Body::JoinReply(JoinReply { question: 9, is_new, last: None });
+    assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
+    node.answer(vote(2, 1, (0, 0)));
+    assert_eq!(node.answer(join(3, 0, 9)).body, body(false), "it has voted");
+}
+
 /// A cluster that has begun is joined as a rebuilt one is: that this member has had nothing is only what it believes.
 #[test]
 fn a_new_member_of_a_cluster_that_has_begun_is_filled() {

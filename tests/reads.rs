@@ -1,0 +1,115 @@
+//! Reads at any member, and reads that may be old.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use syncraft::clerk::{Clerk, ClerkErrorKind, Stale};
+use syncraft::raft::MemberId;
+use syncraft::testing::Cluster;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn follower(cluster: &Cluster) -> MemberId {
+    let leader = cluster.leader().unwrap();
+    cluster.ids().into_iter().find(|&id| id != leader).unwrap()
+}
+
+/// A client that knows one member only. Hints still lead it on.
+fn clerk_of(cluster: &Cluster, id: MemberId, timeout: Duration) -> Clerk {
+    let addr = cluster.members().addr(id).unwrap();
+    Clerk::builder().members(addr).timeout(timeout).build().unwrap()
+}
+
+/// Whoever is asked, a read sees every write that was acknowledged before it; also while others write.
+#[test]
+fn every_member_serves_linearizable_reads() {
+    let cluster = Cluster::start(3).unwrap();
+    let writer = cluster.clerk();
+    let clerks: Vec<Clerk> =
+        cluster.ids().into_iter().map(|id| clerk_of(&cluster, id, PATIENCE)).collect();
+    for number in 0..200 {
+        let value = number.to_string();
+        writer.put("k", &value).unwrap();
+        for clerk in &clerks {
+            assert_eq!(clerk.get("k").unwrap().as_deref(), Some(value.as_bytes()));
+        }
+    }
+}
+
+/// Raw calls: what a follower answers is its own, not the leader's behind a hint.
+#[test]
+fn a_follower_answers_by_itself_and_says_who_leads() {
+    use syncraft::kv::proto::{GetArgs, KvServerRpcStub};
+    use syncraft::rpc::Channel;
+    let cluster = Cluster::start(3).unwrap();
+    cluster.clerk().put("k", "v").unwrap();
+    let (leader, follower) = (cluster.leader().unwrap(), follower(&cluster));
+    let channel = Channel::builder(cluster.members().addr(follower).unwrap()).lazy();
+    let args = GetArgs { key: "k".into(), ..GetArgs::default() };
+    let reply = KvServerRpcStub::new(channel).get(&args, Instant::now() + PATIENCE).unwrap();
+    assert_eq!((&reply.err[..], &reply.value[..]), (&b"OK"[..], &b"v"[..]));
+    assert_eq!(reply.leader.unwrap().id, leader.0);
+}
+
+/// Without a majority a read that must be new is refused, one that may be old is answered, and says how old it may be.
+#[test]
+fn what_may_be_old_is_answered_without_a_majority() {
+    let cluster = Cluster::start(3).unwrap();
+    cluster.clerk().put("k", "v").unwrap();
+    let last = follower(&cluster);
+    let clerk = clerk_of(&cluster, last, Duration::from_millis(500));
+    let fresh = clerk.get("k").unwrap();
+    assert_eq!(fresh.as_deref(), Some(&b"v"[..]));
+    cluster.ids().into_iter().filter(|&id| id != last).for_each(|id| cluster.kill(id));
+    let killed = Instant::now();
+    assert_eq!(clerk.get("k").unwrap_err().kind(), ClerkErrorKind::NotApplied);
+    let Stale { value, age_max } = clerk.get_stale("k", None).unwrap();
+    assert_eq!(value.as_deref(), Some(&b"v"[..]));
+    assert!(age_max.is_some_and(|age| age >= killed.elapsed()), "{age_max:?}");
+    let bound = Some(Duration::from_millis(400));
+    let error = clerk.get_stale("k", bound).unwrap_err();
+    assert_eq!(error.kind(), ClerkErrorKind::NotApplied, "known to be too old: {error}");
+    cluster.ids().into_iter().for_each(|id| cluster.restart(id).unwrap());
+    cluster.leader().unwrap();
+    let clerk = clerk_of(&cluster, last, PATIENCE);
+    assert!(clerk.get_stale("k", bound).unwrap().age_max.is_some());
+}
+
+/// The bound is one: a value that is older than it is never given, while another client writes.
+#[test]
+fn no_answer_is_older_than_its_bound() {
+    let cluster = Cluster::start(3).unwrap();
+    let writer = cluster.clerk();
+    writer.put("k", "0").unwrap();
+    let begun = Instant::now();
+    let acknowledged = &Mutex::new(vec![(begun, 0)]);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for number in 1..400 {
+                writer.put("k", number.to_string()).unwrap();
+                acknowledged.lock().push((Instant::now(), number));
+            }
+        });
+        for id in cluster.ids() {
+            let clerk = clerk_of(&cluster, id, PATIENCE);
+            scope.spawn(move || {
+                for at in 0..200 {
+                    let allowed =
+                        [None, Some(Duration::ZERO), Some(Duration::from_millis(20))][at % 3];
+                    let Stale { value, age_max } = clerk.get_stale("k", allowed).unwrap();
+                    let now = Instant::now();
+                    let Some(age_max) = age_max else { continue };
+                    let number: i32 =
+                        String::from_utf8(value.unwrap().to_vec()).unwrap().parse().unwrap();
+                    let acknowledged = acknowledged.lock();
+                    let floor = acknowledged.iter().rev().find(|(when, _)| *when + age_max < now);
+                    assert!(
+                        floor.is_none_or(|&(_, floor)| number >= floor),
+                        "{number}, {floor:?}, {age_max:?}"
+                    );
+                }
+            });
+        }
+    });
+}

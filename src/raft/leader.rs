@@ -74,7 +74,7 @@ impl Raft {
         assert!(self.is_hard_state_durable(), "a leader has its own vote on its disk");
         self.leader = Some(self.config.id);
         let noop_index = self.log.last_index().next();
-        self.role = Role::Leader(Leader::new(&self.config, noop_index));
+        self.role = Role::Leader(Box::new(Leader::new(&self.config, noop_index)));
         self.append_own(Payload::Noop);
         self.send_heartbeats();
     }

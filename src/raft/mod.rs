@@ -127,7 +127,7 @@ enum Role {
     Follower,
     PreCandidate(Candidate),
     Candidate(Candidate),
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 /// The election timer: how long nothing was heard of a leader.

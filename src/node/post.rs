@@ -11,6 +11,7 @@ use super::Mailbox;
 use super::proto::{
     AppendEntriesReply, HeartbeatReply, InstallSnapshotReply, RequestVoteReply, TimeoutNowReply,
 };
+use super::shared::Shared;
 use crate::raft::{Body, MemberId, Message, Term};
 use crate::rpc::{Done, Status, StatusCode};
 
@@ -50,6 +51,7 @@ pub(super) struct Post {
     mailbox: Arc<dyn Mailbox>,
     queues: BTreeMap<MemberId, Sender<Outgoing>>,
     calls: Mutex<Calls>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Default)]
@@ -62,8 +64,9 @@ impl Post {
     pub(super) fn new(
         mailbox: Arc<dyn Mailbox>,
         queues: BTreeMap<MemberId, Sender<Outgoing>>,
+        shared: Arc<Shared>,
     ) -> Post {
-        Post { mailbox, queues, calls: Mutex::default() }
+        Post { mailbox, queues, calls: Mutex::default(), shared }
     }
 
     /// Never blocks. What finds no place is lost, and the core is told.
@@ -141,7 +144,7 @@ impl Post {
                 done.run(AppendEntriesReply::new(message.term, reply));
             }
             (Some(PeerCall::Heartbeat(done)), Body::HeartbeatReply(reply)) => {
-                done.run(HeartbeatReply { term: message.term.0, round: reply.round });
+                done.run(HeartbeatReply::new(message.term, reply, self.shared.watch.answer()));
             }
             (Some(PeerCall::TimeoutNow(done)), Body::TimeoutNowReply) => {
                 done.run(TimeoutNowReply { term: message.term.0 });

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Mailbox;
 use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
+use super::shared::Shared;
 use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Term};
 use crate::rpc::CallError;
 use crate::storage::{Snapshot, StorageError};
@@ -25,6 +26,7 @@ pub(super) struct SnapshotSender {
     pub(super) snapshot: Snapshot,
     pub(super) stub: RaftRpcStub,
     pub(super) mailbox: Arc<dyn Mailbox>,
+    pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
     pub(super) stop: Receiver<()>,
     pub(super) turn: Arc<Turn>,
@@ -65,6 +67,8 @@ enum SendError {
     NoProgress(u64),
     #[error("this member stops")]
     Stopped,
+    #[error("this member's state has gone astray")]
+    Diverged,
 }
 
 impl SnapshotSender {
@@ -106,6 +110,9 @@ impl SnapshotSender {
     fn send_chunk(&self, offset: u64) -> Result<InstallSnapshotReply, SendError> {
         if self.stop.try_recv() != Err(TryRecvError::Empty) {
             return Err(SendError::Stopped);
+        }
+        if self.shared.watch.is_diverged() {
+            return Err(SendError::Diverged);
         }
         let meta = self.snapshot.meta();
         let args = InstallSnapshotArgs {

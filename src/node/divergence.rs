@@ -66,7 +66,7 @@ pub struct Divergence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// This member, the leader or not, has gone astray.
-    Diverged(Divergence),
+    Diverged { own: MemberId, divergence: Divergence },
     /// The leader's: another member has.
     Different { member: MemberId, answer: Checkpoint, agreed: u64, agreeing: Vec<MemberId> },
     /// The leader's: the answers differ, and none has a quorum.
@@ -76,9 +76,9 @@ pub(super) enum Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Finding::Diverged(Divergence { index, own, agreed }) => write!(
+            Finding::Diverged { own: id, divergence: Divergence { index, own, agreed } } => write!(
                 f,
-                "this member's state has gone astray: its digest at entry {index} is {own:016x}, a majority has \
+                "the state of member {id}, this one, has gone astray: its digest at entry {index} is {own:016x}, a majority has \
                  {agreed:016x}; it serves no reads and no writes from now on, and goes on as a voter: stop it and start \
                  it with `syncraft server --rebuild`"
             ),
@@ -318,7 +318,7 @@ impl Comparison {
         }
         let divergence = Divergence { index: own.index, own: own.digest, agreed: agreed.digest };
         self.diverged = Some(divergence);
-        Some(Finding::Diverged(divergence))
+        Some(Finding::Diverged { own: self.own, divergence })
     }
 }
 

@@ -2,13 +2,12 @@
 
 mod node_support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,14 +25,25 @@ use syncraft::testing::Port;
 
 /// A command that those who stray apply wrongly.
 const TRAP: u8 = 100;
+/// A command that waits where the test wants it to.
+const HOLD: u8 = 50;
 const DIVERGED: RequestError = RequestError::Diverged { may_apply: false };
 
 /// Adds up commands, each of one byte.
 struct Sum {
     total: u64,
     own: MemberId,
-    /// Bit N: member N strays.
-    straying: Arc<AtomicU64>,
+    conduct: Arc<Mutex<Conduct>>,
+}
+
+/// What the test wants of the members.
+#[derive(Default)]
+struct Conduct {
+    straying: Vec<MemberId>,
+    /// This member applies nothing from this command on.
+    held: BTreeMap<MemberId, u8>,
+    /// Who has come to it.
+    waiting: BTreeSet<MemberId>,
 }
 
 impl StateMachine for Sum {
@@ -43,7 +53,14 @@ impl StateMachine for Sum {
     type View = SumView;
 
     fn apply(&mut self, _index: Index, command: &Bytes) -> u64 {
-        let strays = self.straying.load(Ordering::SeqCst) & (1 << self.own.0) != 0;
+        let is_held = || {
+            let mut conduct = self.conduct.lock().unwrap();
+            let is_held = conduct.held.get(&self.own) == Some(&command[0]);
+            conduct.waiting.extend(is_held.then_some(self.own));
+            is_held
+        };
+        until("the test lets go", || !is_held());
+        let strays = self.conduct.lock().unwrap().straying.contains(&self.own);
         self.total += u64::from(command[0]) + u64::from(command[0] == TRAP && strays);
         self.total
     }
@@ -78,7 +95,7 @@ impl StateView for SumView {
 
 struct Sums {
     nodes: Vec<Option<(Node<Sum>, Server)>>,
-    straying: Arc<AtomicU64>,
+    conduct: Arc<Mutex<Conduct>>,
     list: Members,
     ports: Vec<Port>,
     dir: tempfile::TempDir,
@@ -88,8 +105,8 @@ impl Sums {
     fn start(size: u64) -> Sums {
         let ports: Vec<Port> = (0..size).map(|_| Port::free().unwrap()).collect();
         let list = members(&ports);
-        let (dir, straying) = (tempfile::tempdir().unwrap(), Arc::default());
-        let mut sums = Sums { nodes: Vec::new(), straying, list, ports, dir };
+        let (dir, conduct) = (tempfile::tempdir().unwrap(), Arc::default());
+        let mut sums = Sums { nodes: Vec::new(), conduct, list, ports, dir };
         sums.nodes.resize_with(size as usize, || None);
         (1..=size).for_each(|id| sums.start_member(MemberId(id)));
         sums
@@ -98,7 +115,7 @@ impl Sums {
     fn start_member(&mut self, id: MemberId) {
         let identity = Identity { cluster_id: 7, member_id: id };
         let data_dir = DataDir::open(self.dir.path().join(id.to_string()), identity).unwrap();
-        let sum = Sum { total: 0, own: id, straying: self.straying.clone() };
+        let sum = Sum { total: 0, own: id, conduct: self.conduct.clone() };
         let node = Node::start(NodeConfig::new(id, self.list.clone()), data_dir, sum).unwrap();
         let listener = self.ports[id.0 as usize - 1].listen().unwrap();
         let server = Server::builder().service(node.service()).serve(listener).unwrap();
@@ -112,8 +129,16 @@ impl Sums {
     }
 
     fn stray(&self, ids: &[MemberId]) {
-        let bits = ids.iter().map(|id| 1 << id.0).sum();
-        self.straying.store(bits, Ordering::SeqCst);
+        self.conduct.lock().unwrap().straying = ids.to_vec();
+    }
+
+    /// Member `id` waits before it applies `command`, until it is let go.
+    fn hold(&self, id: MemberId, command: u8) {
+        self.conduct.lock().unwrap().held.insert(id, command);
+    }
+
+    fn let_go(&self, id: MemberId) {
+        self.conduct.lock().unwrap().held.remove(&id);
     }
 
     fn ids(&self) -> Vec<MemberId> {
@@ -161,9 +186,13 @@ impl Sums {
 }
 
 fn total(handle: &NodeHandle<Sum>) -> Result<u64, RequestError> {
+    read(handle).recv_timeout(PATIENCE).unwrap()
+}
+
+fn read(handle: &NodeHandle<Sum>) -> mpsc::Receiver<Result<u64, RequestError>> {
     let (sender, receiver) = mpsc::channel();
     handle.read((), Instant::now() + PATIENCE, move |end| sender.send(end).unwrap());
-    receiver.recv_timeout(PATIENCE).unwrap()
+    receiver
 }
 
 fn check_refuses(handle: &NodeHandle<Sum>) {
@@ -211,6 +240,34 @@ fn a_leader_that_strays_hands_over() {
     assert_eq!(sums.add(1), 106);
     check_refuses(&sums.handle(leader));
     assert_eq!(sums.diverged(), [leader], "and no other");
+}
+
+/// Requests that a leader has taken up when it is found get nothing from the wrong state.
+#[test]
+fn what_waits_at_a_leader_that_strays_gets_no_answer_from_it() {
+    let sums = Sums::start(3);
+    assert_eq!(sums.add(5), 5);
+    let leader = sums.leader();
+    let handle = sums.handle(leader);
+    sums.stray(&[leader]);
+    let followers: Vec<MemberId> = sums.ids().into_iter().filter(|&id| id != leader).collect();
+    followers.iter().for_each(|&id| sums.hold(id, TRAP));
+    sums.hold(leader, HOLD);
+    assert_eq!(sums.add(TRAP), 106, "nobody can know yet");
+    let held = propose(&handle, vec![HOLD]);
+    until("it waits", || sums.conduct.lock().unwrap().waiting.contains(&leader));
+    let (behind, read) = (propose(&handle, vec![1]), read(&handle));
+    // Its state machine waits; so do the requests, and meanwhile the others say what they have.
+    followers.iter().for_each(|&id| sums.let_go(id));
+    until("it is found", || sums.diverged() == [leader]);
+    sums.let_go(leader);
+    for waiting in [held, behind] {
+        let end = waiting.recv_timeout(PATIENCE).unwrap();
+        assert!(end.is_err_and(|error| error.may_apply()), "{end:?}");
+    }
+    let end = read.recv_timeout(PATIENCE).unwrap();
+    assert!(end.is_err_and(|error| !error.may_apply()), "{end:?}");
+    until("the right total", || sums.total() == 156);
 }
 
 #[test]

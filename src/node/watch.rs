@@ -105,3 +105,28 @@ impl Watch {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_has_gone_astray_hands_over_now_and_then_to_each_who_is_right() {
+        let (watch, mut now) = (Watch::new(MemberId(1), 3), Instant::now());
+        let answer = |digest| Checkpoint { index: Index(5), digest };
+        watch.restored(Index(5), Some(1));
+        assert_eq!(watch.ask(Term(1)).asked, Index(5));
+        watch.answered(MemberId(2), answer(2));
+        assert_eq!(watch.hand_over(now), None, "it may be right");
+        watch.answered(MemberId(3), answer(2));
+        assert!(watch.is_diverged());
+        let mut successors = Vec::new();
+        for _ in 0..2 {
+            successors.extend(watch.hand_over(now).expect("it is time"));
+            assert_eq!(watch.hand_over(now), None, "one needs some time to take over");
+            now += HAND_OVER_PAUSE;
+        }
+        successors.sort();
+        assert_eq!(successors, [MemberId(2), MemberId(3)]);
+    }
+}

@@ -17,7 +17,7 @@ use crate::members::Members;
 use crate::node::{
     FRAME_LEN_MIN, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
 };
-use crate::raft::{MemberId, RoleName};
+use crate::raft::{Index, MemberId, RoleName};
 use crate::rpc::{Done, Limits, Server, ServerError};
 use crate::storage::{DataDir, Identity, StorageError};
 
@@ -38,6 +38,10 @@ use proto::{
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between looks at whether it has.
 const HAND_OVER_POLL: Duration = Duration::from_millis(1);
+/// `StatusReply.State` of a member whose state is, as far as it knows, that of the others.
+pub const STATE_OK: &str = "ok";
+/// `StatusReply.State` of a member whose state is not that of a majority: it does not serve.
+pub const STATE_DIVERGED: &str = "diverged";
 
 /// Configuration of a member.
 #[derive(Clone, Debug)]
@@ -331,6 +335,11 @@ fn check_members(data_dir: &DataDir, members: &Members) -> Result<(), StartError
     Err(StartError::OtherMembers { dir, members })
 }
 
+/// The last entry that the store holds, and its digest there: the two belong together.
+fn applied(node: &NodeHandle<Store>) -> (Index, u64) {
+    node.digest().unwrap_or((node.applied_index(), 0))
+}
+
 struct Admin {
     node: NodeHandle<Store>,
 }
@@ -338,6 +347,8 @@ struct Admin {
 impl AdminRpc for Admin {
     fn status(&self, _args: StatusArgs, done: Done<StatusReply>) {
         let status = self.node.status();
+        let (applied_index, digest) = applied(&self.node);
+        let state = if self.node.divergence().is_some() { STATE_DIVERGED } else { STATE_OK };
         done.run(StatusReply {
             id: status.id.0,
             role: status.role.role.as_str().to_owned(),
@@ -345,9 +356,12 @@ impl AdminRpc for Admin {
             leader: status.role.leader.map_or(0, |leader| leader.0),
             last_index: status.last_index.0,
             commit_index: status.commit_index.0,
-            applied_index: self.node.applied_index().0,
+            applied_index: applied_index.0,
             snapshot_index: status.snapshot_index.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest,
+            state: state.to_owned(),
+            different_members: self.node.different_members().iter().map(|id| id.0).collect(),
         });
     }
 

@@ -1,5 +1,6 @@
 //! `status`: every member is asked at the same time, and those that do not answer are shown as well.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Write;
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use syncraft::clerk::{Endpoint, Endpoints};
 use syncraft::rpc::{CallError, Channel};
+use syncraft::server::STATE_DIVERGED;
 use syncraft::server::proto::{AdminRpcStub, StatusArgs, StatusReply};
 
 use super::args::{self, Common};
@@ -95,6 +97,11 @@ enum AnswerJson<'a> {
         applied_index: u64,
         snapshot_index: u64,
         version: &'a str,
+        /// Null if the member's version has none.
+        digest: Option<String>,
+        diverged: bool,
+        /// A leader's.
+        different_members: &'a [u64],
     },
     Error {
         error: String,
@@ -118,6 +125,9 @@ fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
             applied_index: reply.applied_index,
             snapshot_index: reply.snapshot_index,
             version: &reply.version,
+            digest: (!reply.state.is_empty()).then(|| format!("{:016x}", reply.digest)),
+            diverged: reply.state == STATE_DIVERGED,
+            different_members: &reply.different_members,
         },
         Err(error) => AnswerJson::Error { error: one_line(error) },
     };
@@ -145,7 +155,19 @@ fn to_table(answers: &[Answer]) -> String {
         }
         let _ = writeln!(table, "{}", line.trim_end());
     }
-    table
+    table + &divergences(answers)
+}
+
+/// A line for each member whose state is not that of the others, by its own word or a leader's.
+fn divergences(answers: &[Answer]) -> String {
+    let replies = || answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
+    let own = replies().filter(|reply| reply.state == STATE_DIVERGED).map(|reply| reply.id);
+    let different = own.chain(replies().flat_map(|reply| reply.different_members.iter().copied()));
+    let different: BTreeSet<u64> = different.collect();
+    let line = |id| {
+        format!("member {id} does not serve: its state differs from the others'; rebuild it\n")
+    };
+    different.into_iter().map(line).collect()
 }
 
 fn row(Answer { endpoint, reply }: &Answer) -> Vec<String> {
@@ -202,6 +224,9 @@ mod tests {
             applied_index: 119,
             snapshot_index: 100,
             version: "0.1.0".to_owned(),
+            digest: 0xab,
+            state: "ok".to_owned(),
+            different_members: Vec::new(),
         })
     }
 
@@ -235,8 +260,24 @@ ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
     }
 
     #[test]
+    fn members_that_have_gone_astray_are_named() {
+        let (mut leader, mut diverged, mut old) = (reply(1, 7, 1), reply(2, 7, 1), reply(3, 7, 1));
+        leader.as_mut().unwrap().different_members = vec![2];
+        diverged.as_mut().unwrap().state = STATE_DIVERGED.to_owned();
+        old.as_mut().unwrap().state.clear();
+        let answers = [answer(1, leader), answer(2, diverged), answer(3, old)];
+        let table = to_table(&answers);
+        let line = "member 2 does not serve: its state differs from the others'; rebuild it";
+        assert_eq!(table.lines().skip(4).collect::<Vec<_>>(), [line]);
+        let json = |index: usize| to_json(&answers[index..=index]);
+        assert!(json(0).contains(r#""diverged":false,"different_members":[2]"#), "{}", json(0));
+        assert!(json(1).contains(r#""diverged":true"#), "{}", json(1));
+        assert!(json(2).contains(r#""digest":null,"diverged":false"#), "{}", json(2));
+    }
+
+    #[test]
     fn the_json_has_what_scripts_read() {
-        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0"},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
+        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[]},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
         assert_eq!(to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]), expected);
         assert!(to_json(&[answer(1, reply(1, 7, 0))]).contains(r#""leader":null"#));
     }

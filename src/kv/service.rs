@@ -8,6 +8,7 @@
 //! | it took effect, or was read | `OK`, `ErrNoKey`, or why the store refused | the same |
 //! | another member leads | `ErrWrongLeader` with a hint | `ErrWrongLeader` |
 //! | it was proposed, and its end is not known | `ErrWrongLeader`, `MayApply` | `ErrWrongLeader`: they ask again with the same id |
+//! | this member's state has gone astray | `ErrWrongLeader` without a hint: they go on to another member | `ErrWrongLeader` |
 //! | too much to do, or a full disk | status busy, with a time to come back | `ErrWrongLeader` |
 //!
 //! Writes need the leader; reads are served by every member that hears one (ReadIndex), and those that may be stale by any.

@@ -39,6 +39,9 @@ pub(super) enum Task<S: StateMachine> {
     Sweep,
 }
 
+/// What becomes of a proposal that stands in the log when this member is found to have gone astray.
+const DIVERGED_AND_MAY_APPLY: RequestError = RequestError::Diverged { may_apply: true };
+
 /// A proposal in the log.
 pub(super) struct Expected<T> {
     pub(super) index: Index,
@@ -56,6 +59,8 @@ pub(super) struct Applier<S: StateMachine> {
     snapshotted: Option<SnapshotMeta>,
     to_snapshot: Sender<snapshotter::Task<S::View>>,
     shared: Arc<Shared>,
+    /// Of the entries of one task.
+    digests: Vec<u64>,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -67,6 +72,8 @@ impl<S: StateMachine> Applier<S> {
         shared: Arc<Shared>,
     ) -> Applier<S> {
         let expected = VecDeque::new();
+        let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
+        shared.watch.restored(index, state_machine.digest());
         Applier {
             state_machine,
             fresh_as_of: None,
@@ -75,6 +82,7 @@ impl<S: StateMachine> Applier<S> {
             snapshotted: snapshot,
             to_snapshot,
             shared,
+            digests: Vec::new(),
         }
     }
 
@@ -83,7 +91,7 @@ impl<S: StateMachine> Applier<S> {
         for task in tasks {
             match task {
                 Task::Expect(proposals) => self.expected.extend(proposals),
-                Task::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
+                Task::Apply(entries) => self.apply_all(&entries),
                 Task::Read(reads) => self.serve(reads),
                 Task::ReadStale { query, age_max, waiting } => {
                     waiting.end(self.answer_stale(query, age_max));
@@ -104,6 +112,17 @@ impl<S: StateMachine> Applier<S> {
         self.fail_all(RequestError::Stopped { may_apply: true });
     }
 
+    fn apply_all(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            self.apply(entry);
+            self.digests.extend(self.state_machine.digest());
+        }
+        if let Some(first) = entries.first().filter(|_| self.digests.len() == entries.len()) {
+            self.shared.watch.applied(first.index, &self.digests);
+        }
+        self.digests.clear();
+    }
+
     fn apply(&mut self, entry: &Entry) {
         let outcome = match &entry.payload {
             Payload::Noop => None,
@@ -115,12 +134,24 @@ impl<S: StateMachine> Applier<S> {
         if self.expected.front().is_some_and(|expected| expected.index == entry.index) {
             let expected = self.expected.pop_front().expect("there is a front");
             let is_same = expected.term == entry.term;
-            expected.waiting.end(outcome.filter(|_| is_same).ok_or(RequestError::Superseded));
+            let outcome = outcome.filter(|_| is_same).ok_or(RequestError::Superseded);
+            expected.waiting.end(match outcome {
+                Ok(_) if self.is_diverged() => Err(DIVERGED_AND_MAY_APPLY),
+                outcome => outcome,
+            });
         }
+    }
+
+    /// Then nothing that the state says goes to anybody.
+    fn is_diverged(&self) -> bool {
+        self.shared.watch.is_diverged()
     }
 
     /// Takes a view, which costs next to nothing, and has it written out by another thread.
     fn take_snapshot(&mut self) {
+        if self.is_diverged() {
+            return;
+        }
         let Some(meta) = self.applied.filter(|_| self.applied != self.snapshotted) else { return };
         if !self.shared.begin_snapshot() {
             return;
@@ -140,6 +171,7 @@ impl<S: StateMachine> Applier<S> {
         self.applied = Some(meta);
         self.snapshotted = Some(meta);
         self.shared.applied_index.store(meta.last_included_index.0, Ordering::Release);
+        self.shared.watch.restored(meta.last_included_index, self.state_machine.digest());
         Ok(())
     }
 
@@ -148,6 +180,9 @@ impl<S: StateMachine> Applier<S> {
         query: S::Query,
         allowed: Option<Duration>,
     ) -> Result<Stale<S::Answer>, RequestError> {
+        if self.is_diverged() {
+            return Err(RequestError::Diverged { may_apply: false });
+        }
         let age_max = self.fresh_as_of.map(|moment| moment.elapsed());
         if allowed.is_some_and(|allowed| age_max.is_none_or(|age_max| age_max > allowed)) {
             return Err(RequestError::TooStale);
@@ -160,7 +195,10 @@ impl<S: StateMachine> Applier<S> {
         let newest = reads.iter().map(|(_, waiting)| waiting.begun()).max();
         self.fresh_as_of = self.fresh_as_of.max(newest);
         for (query, waiting) in reads {
-            waiting.end(Ok(self.state_machine.query(query)));
+            waiting.end(match self.is_diverged() {
+                true => Err(RequestError::Diverged { may_apply: false }),
+                false => Ok(self.state_machine.query(query)),
+            });
         }
     }
 
@@ -169,6 +207,9 @@ impl<S: StateMachine> Applier<S> {
     }
 
     fn sweep(&mut self) {
+        if self.is_diverged() {
+            return self.fail_all(DIVERGED_AND_MAY_APPLY);
+        }
         let now = Instant::now();
         if !self.expected.iter().any(|expected| expected.waiting.is_expired(now)) {
             return;

@@ -230,6 +230,11 @@ impl<S: StateMachine> Driver<S> {
         });
         self.post.sweep(now);
         drop(self.tasks.send(Task::Sweep));
+        if self.requests.was_leader
+            && let Some(to) = self.shared.watch.hand_over(now)
+        {
+            self.inbox.transfer(to);
+        }
     }
 }
 

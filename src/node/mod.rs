@@ -23,12 +23,14 @@
 //! - The core is stepped by one thread, in batches of all that has arrived; its effects are carried out in order.
 //! - What a `Persist` says `then` leaves after its fdatasync, from the thread that did it.
 //! - Clients' callbacks run on `raft-N` and `apply-N`: they must not block.
+//! - A member whose state is not that of a majority answers from it no more ([`NodeHandle::divergence`]).
 //! - Every request ends: with its outcome, a refusal, its deadline, or the node's stop.
 //! - A panic in any of these threads, or a failed write, stops the node and is told by [`NodeHandle::failure`].
 
 mod applier;
 mod complaints;
 mod config;
+mod divergence;
 mod driver;
 mod inbox;
 mod peer;
@@ -41,6 +43,7 @@ mod shared;
 mod snapshot_sender;
 mod snapshotter;
 mod state_machine;
+mod watch;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -54,6 +57,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 pub use config::{NodeConfig, ReadMode, Timing};
+pub use divergence::Divergence;
 pub use request::{RequestError, Stale};
 pub use shared::NodeFailure;
 pub use state_machine::{StateMachine, StateView};
@@ -70,6 +74,7 @@ use request::Waiting;
 use service::RaftService;
 use shared::{PanicGuard, Shared};
 use snapshotter::{Chunk, Snapshotter};
+use watch::Watch;
 
 use crate::raft::{self, Index, MemberId, Message, Raft, RoleName, SnapshotMeta, Status};
 use crate::rpc::{self, Service};
@@ -144,6 +149,9 @@ impl<S: StateMachine> NodeHandle<S> {
         if len_bytes > COMMAND_LEN_MAX {
             return Some(RequestError::TooLarge { len_bytes });
         }
+        if self.shared.watch.is_diverged() {
+            return Some(RequestError::Diverged { may_apply: false });
+        }
         let is_leader = || self.status().role.role == RoleName::Leader;
         (self.is_disk_full() && is_leader()).then_some(RequestError::DiskFull)
     }
@@ -156,7 +164,11 @@ impl<S: StateMachine> NodeHandle<S> {
         deadline: Instant,
         callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
     ) {
-        self.inbox.read(query, Waiting::new(deadline, callback));
+        let waiting = Waiting::new(deadline, callback);
+        match self.shared.watch.is_diverged() {
+            true => waiting.end(Err(RequestError::Diverged { may_apply: false })),
+            false => self.inbox.read(query, waiting),
+        }
     }
 
     /// Answers `query` from the state as this member has it, leader or not, connected or not, if it is known to be no older than
@@ -169,7 +181,11 @@ impl<S: StateMachine> NodeHandle<S> {
         deadline: Instant,
         callback: impl FnOnce(Result<Stale<S::Answer>, RequestError>) + Send + 'static,
     ) {
-        self.inbox.read_stale(query, age_max, Waiting::new(deadline, callback));
+        let waiting = Waiting::new(deadline, callback);
+        match self.shared.watch.is_diverged() {
+            true => waiting.end(Err(RequestError::Diverged { may_apply: false })),
+            false => self.inbox.read_stale(query, age_max, waiting),
+        }
     }
 
     /// If this member leads, hands the leadership over: to `to`, or to the peer that is furthest (thesis §3.10). Whether it
@@ -179,7 +195,7 @@ impl<S: StateMachine> NodeHandle<S> {
     }
 
     /// Asks for a snapshot now, whatever the log's length; it shows in [`status`](NodeHandle::status) when it is there. Nothing
-    /// if one is under way, or nothing was applied since the last one.
+    /// if one is under way, nothing was applied since the last one, or this member has [gone astray](NodeHandle::divergence).
     pub fn take_snapshot(&self) {
         self.inbox.take_snapshot();
     }
@@ -192,6 +208,27 @@ impl<S: StateMachine> NodeHandle<S> {
     /// The last entry that the state machine has applied.
     pub fn applied_index(&self) -> Index {
         Index(self.shared.applied_index.load(Ordering::Acquire))
+    }
+
+    /// The [digest](StateMachine::digest) of the applied state, and the entry up to which that goes; `None` if the state
+    /// machine has none. Members that say the same index say the same digest, or have gone apart.
+    pub fn digest(&self) -> Option<(Index, u64)> {
+        self.shared.watch.newest().map(|newest| (newest.index, newest.digest))
+    }
+
+    /// How this member's state differs from that of a majority, if it is known to. Then it refuses reads and writes, takes and
+    /// sends no snapshots, and hands the leadership over; its log is in order, so it goes on as a voter. It should be stopped
+    /// and rebuilt; a restart alone applies its log anew, and may end the same way.
+    pub fn divergence(&self) -> Option<Divergence> {
+        self.shared.watch.divergence()
+    }
+
+    /// If this member leads: the members whose state it has found to differ from that of a majority.
+    pub fn different_members(&self) -> Vec<MemberId> {
+        match self.status().role.role {
+            RoleName::Leader => self.shared.watch.different(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether writes wait for space on this member's disk.
@@ -229,14 +266,16 @@ impl<S: StateMachine> Node<S> {
         let data_dir = Arc::new(data_dir);
 
         let inbox = Arc::new(Inbox::new());
-        let shared = Arc::new(Shared::new(raft.status()));
+        let watch = Watch::new(config.id, config.members.len());
+        let shared = Arc::new(Shared::new(raft.status(), watch));
         let handle = NodeHandle { inbox: inbox.clone(), shared: shared.clone() };
         let (queues, peer_queues) = peer_queues(&config);
-        let post = Arc::new(Post::new(inbox.clone(), queues));
+        let post = Arc::new(Post::new(inbox.clone(), queues, shared.clone()));
         let (to_snapshot, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
         let take_chunk = Box::new(chunk_taker(to_snapshot.clone()));
         let service =
-            Arc::new(RaftService::new(cluster_id, inbox.clone(), post.clone(), take_chunk));
+            RaftService::new(cluster_id, inbox.clone(), post.clone(), shared.clone(), take_chunk);
+        let service = Arc::new(service);
         let (stop, stopped) = bounded(0);
         let mut node = Node {
             handle,
@@ -275,7 +314,9 @@ impl<S: StateMachine> Node<S> {
         node.spawn(format!("wal-{id}"), move || persister.run(to_persist))?;
         for (peer, addr, queue) in peer_queues {
             let snapshots = snapshots.clone();
-            let peer_thread = Peer::new(id, peer, &addr, snapshots, cluster_id, inbox.clone());
+            let mailbox = inbox.clone();
+            let peer_thread =
+                Peer::new(id, peer, &addr, snapshots, cluster_id, mailbox, shared.clone());
             let stopped = stopped.clone();
             node.spawn(format!("peer-{id}-{peer}"), move || peer_thread.run(queue, stopped))?;
         }

@@ -19,6 +19,7 @@ use super::proto::{
     JoinReply, RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply,
     TimeoutNowArgs, TimeoutNowReply,
 };
+use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Turn};
 use crate::raft::{self, AppendEntries, Body, MemberId, Message, Term};
 use crate::rpc::{CallError, Channel, StatusCode};
@@ -48,6 +49,7 @@ pub(super) struct Peer {
     mailbox: Arc<dyn Mailbox>,
     complaints: Arc<Complaints>,
     snapshots: Snapshots,
+    shared: Arc<Shared>,
     turn: Arc<Turn>,
     sending: Option<JoinHandle<()>>,
     /// After a failed attempt to connect: not before then again.
@@ -62,6 +64,7 @@ impl Peer {
         snapshots: Snapshots,
         cluster_id: u64,
         mailbox: Arc<dyn Mailbox>,
+        shared: Arc<Shared>,
     ) -> Peer {
         let lost = mailbox.clone();
         let builder = || {
@@ -79,6 +82,7 @@ impl Peer {
             bulk,
             mailbox,
             snapshots,
+            shared,
             turn: Arc::default(),
             sending: None,
             complaints: Arc::default(),
@@ -121,8 +125,10 @@ impl Peer {
     }
 
     /// On a thread of its own: heartbeats go on meanwhile. One at a time: while one is under way the core waits for its end.
+    /// A state that has gone astray must not spread.
     fn send_snapshot(&mut self, term: Term, stop: &Receiver<()>) {
-        let Some(snapshot) = self.snapshots.newest().filter(|_| self.connect()) else {
+        let newest = self.snapshots.newest().filter(|_| !self.shared.watch.is_diverged());
+        let Some(snapshot) = newest.filter(|_| self.connect()) else {
             return self.mailbox.disconnected(self.id);
         };
         if !self.turn.take() {
@@ -136,6 +142,7 @@ impl Peer {
             snapshot,
             stub: self.bulk.clone(),
             mailbox: self.mailbox.clone(),
+            shared: self.shared.clone(),
             stop: stop.clone(),
             turn: self.turn.clone(),
         };
@@ -175,8 +182,12 @@ impl Peer {
                 self.bulk.append_entries_async(&args, deadline, done);
             }
             Body::Heartbeat(request) => {
-                let args = HeartbeatArgs::new(term, request, envelope);
+                let shared = self.shared.clone();
+                let args = HeartbeatArgs::new(term, request, shared.watch.ask(term), envelope);
                 let done = move |reply: Result<HeartbeatReply, _>| {
+                    if let Some(digest) = reply.as_ref().ok().and_then(HeartbeatReply::answer) {
+                        shared.watch.answered(answer.from, digest);
+                    }
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
                 self.stub.heartbeat_async(&args, call_deadline, done);

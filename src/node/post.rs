@@ -12,7 +12,8 @@ use super::proto::{
     AppendEntriesReply, HeartbeatReply, InstallSnapshotReply, JoinReply, ReadIndexReply,
     RequestVoteReply, TimeoutNowReply,
 };
-use crate::raft::{self, Body, MemberId, Message, Term};
+use super::shared::Shared;
+use crate::raft::{Body, MemberId, Message, Term};
 use crate::rpc::{Done, Status, StatusCode};
 
 /// Calls of peers that may wait for a reply; past it the oldest is given up: the core dropped its message.
@@ -55,6 +56,7 @@ pub(super) struct Post {
     mailbox: Arc<dyn Mailbox>,
     queues: BTreeMap<MemberId, Sender<Outgoing>>,
     calls: Mutex<Calls>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Default)]
@@ -67,8 +69,9 @@ impl Post {
     pub(super) fn new(
         mailbox: Arc<dyn Mailbox>,
         queues: BTreeMap<MemberId, Sender<Outgoing>>,
+        shared: Arc<Shared>,
     ) -> Post {
-        Post { mailbox, queues, calls: Mutex::default() }
+        Post { mailbox, queues, calls: Mutex::default(), shared }
     }
 
     /// Never blocks. What finds no place is lost, and the core is told.
@@ -148,8 +151,7 @@ impl Post {
                 done.run(AppendEntriesReply::new(message.term, reply));
             }
             (Some(PeerCall::Heartbeat(done)), Body::HeartbeatReply(reply)) => {
-                let raft::HeartbeatReply { round, promised_us } = reply;
-                done.run(HeartbeatReply { term: message.term.0, round, promised_us });
+                done.run(HeartbeatReply::new(message.term, reply, self.shared.watch.answer()));
             }
             (Some(PeerCall::TimeoutNow(done)), Body::TimeoutNowReply) => {
                 done.run(TimeoutNowReply { term: message.term.0 });

@@ -44,6 +44,13 @@ pub enum RequestError {
         /// Whether the command stood in the log by then.
         may_apply: bool,
     },
+    /// This member's state is not that of a majority ([`NodeHandle::divergence`](super::NodeHandle::divergence)): it serves
+    /// nobody until it is rebuilt. Others do.
+    #[error("this member's state differs from the others': it does not serve until it is rebuilt")]
+    Diverged {
+        /// Whether the command stood in the log when that was noticed.
+        may_apply: bool,
+    },
     /// The member stopped first.
     #[error("this member is stopping")]
     Stopped {
@@ -63,9 +70,9 @@ impl RequestError {
             | RequestError::TooStale
             | RequestError::Superseded => false,
             RequestError::LeadershipLost { .. } => true,
-            RequestError::TimedOut { may_apply } | RequestError::Stopped { may_apply } => {
-                *may_apply
-            }
+            RequestError::TimedOut { may_apply }
+            | RequestError::Diverged { may_apply }
+            | RequestError::Stopped { may_apply } => *may_apply,
         }
     }
 }

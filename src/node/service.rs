@@ -6,6 +6,7 @@ use super::Mailbox;
 use super::complaints::Complaints;
 use super::post::{PeerCall, Post};
 use super::proto::*;
+use super::shared::Shared;
 use super::snapshotter::Chunk;
 use super::wire::{Head, WireError};
 use crate::raft::{self, Body};
@@ -16,6 +17,7 @@ pub(super) struct RaftService {
     cluster_id: u64,
     mailbox: Arc<dyn Mailbox>,
     pub(super) post: Arc<Post>,
+    shared: Arc<Shared>,
     complaints: Complaints,
     /// Writing to a file is not for a connection's thread, on which heartbeats come, too.
     take_chunk: ChunkTaker,
@@ -28,9 +30,11 @@ impl RaftService {
         cluster_id: u64,
         mailbox: Arc<dyn Mailbox>,
         post: Arc<Post>,
+        shared: Arc<Shared>,
         take_chunk: ChunkTaker,
     ) -> RaftService {
-        RaftService { cluster_id, mailbox, post, complaints: Complaints::default(), take_chunk }
+        let complaints = Complaints::default();
+        RaftService { cluster_id, mailbox, post, shared, complaints, take_chunk }
     }
 
     fn deliver(&self, head: Head, body: Body, call: PeerCall) {
@@ -67,7 +71,11 @@ impl RaftRpc for RaftService {
 
     fn heartbeat(&self, args: HeartbeatArgs, done: Done<HeartbeatReply>) {
         match Head::check(args.envelope, args.term, self.cluster_id) {
-            Ok(head) => self.deliver(head, args.into_body(), PeerCall::Heartbeat(done)),
+            Ok(head) => {
+                // Whatever its term is: what it says of digests is of committed entries.
+                self.shared.watch.heard(args.query());
+                self.deliver(head, args.into_body(), PeerCall::Heartbeat(done))
+            }
             Err(error) => done.fail(self.bad(error)),
         }
     }

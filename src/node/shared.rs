@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::watch::Watch;
 use crate::raft::Status;
 use crate::storage::StorageError;
 
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
+    /// Whether the members' states are the same.
+    pub(super) watch: Watch,
     snapshotting: Mutex<Snapshotting>,
     /// What is to be written waits for space.
     pub(super) is_disk_full: AtomicBool,
@@ -44,10 +47,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(status: Status) -> Shared {
+    pub(super) fn new(status: Status, watch: Watch) -> Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
+            watch,
             snapshotting: Mutex::default(),
             is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Mailbox;
 use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
+use super::shared::Shared;
 use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Term};
 use crate::rpc::CallError;
 use crate::storage::{Snapshot, StorageError};
@@ -25,6 +26,7 @@ pub(super) struct SnapshotSender {
     pub(super) snapshot: Snapshot,
     pub(super) stub: RaftRpcStub,
     pub(super) mailbox: Arc<dyn Mailbox>,
+    pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
     pub(super) stop: Receiver<()>,
     pub(super) turn: Arc<Turn>,
@@ -65,6 +67,8 @@ enum SendError {
     NoProgress(u64),
     #[error("this member stops")]
     Stopped,
+    #[error("this member's state has gone astray")]
+    Diverged,
 }
 
 impl SnapshotSender {
@@ -107,6 +111,9 @@ impl SnapshotSender {
         if self.stop.try_recv() != Err(TryRecvError::Empty) {
             return Err(SendError::Stopped);
         }
+        if self.shared.watch.is_diverged() {
+            return Err(SendError::Diverged);
+        }
         let meta = self.snapshot.meta();
         let args = InstallSnapshotArgs {
             term: self.term.0,
@@ -139,7 +146,62 @@ impl SnapshotSender {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use super::super::divergence::{Checkpoint, Query};
+    use super::super::watch::Watch;
     use super::*;
+    use crate::raft::{Config, HardState, Index, Raft, SnapshotMeta};
+    use crate::rpc::Channel;
+    use crate::storage::{DataDir, Identity, Snapshots};
+    use crate::testing::Port;
+
+    struct Nobody;
+
+    impl Mailbox for Nobody {
+        fn message(&self, _: Message) -> bool {
+            false
+        }
+
+        fn disconnected(&self, _: MemberId) {}
+    }
+
+    /// Nor is the rest of one that is on its way.
+    #[test]
+    fn a_snapshot_is_not_sent_when_the_state_has_gone_astray() {
+        let (own, peer) = (MemberId(1), MemberId(2));
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(dir.path(), Identity { cluster_id: 7, member_id: own });
+        let (snapshots, _) = Snapshots::open(&data_dir.unwrap()).unwrap();
+        let meta = SnapshotMeta { last_included_index: Index(5), last_included_term: Term(1) };
+        let mut writer = snapshots.create(meta).unwrap();
+        writer.write_all(b"state").unwrap();
+        let snapshot = writer.finish().unwrap();
+        let raft = Raft::new(Config::new(own, [own, peer]), HardState::default(), None, Vec::new());
+        let shared = Arc::new(Shared::new(raft.status(), Watch::new(own, 2)));
+        let (_open, stop) = crossbeam_channel::bounded(0);
+        let nobody = Port::free().unwrap();
+        let sender = SnapshotSender {
+            own,
+            peer,
+            term: Term(1),
+            cluster_id: 7,
+            snapshot,
+            stub: RaftRpcStub::new(Channel::builder(nobody.addr().to_string()).lazy()),
+            mailbox: Arc::new(Nobody),
+            shared: shared.clone(),
+            stop,
+            turn: Arc::default(),
+        };
+        assert!(matches!(sender.send(), Err(SendError::Call(_))), "it tries");
+        shared.watch.restored(Index(5), Some(1));
+        let agreed = Some(Checkpoint { index: Index(5), digest: 2 });
+        shared.watch.heard(Query { asked: Index::ZERO, agreed });
+        assert!(matches!(sender.send(), Err(SendError::Diverged)), "it does not");
+        // With the leader's state in place of its own, it may.
+        shared.watch.restored(Index(6), Some(2));
+        assert!(matches!(sender.send(), Err(SendError::Call(_))), "it tries again");
+    }
 
     #[test]
     fn what_was_asked_for_during_a_transfer_is_remembered_to_its_end() {

@@ -63,6 +63,9 @@ impl<S: StateMachine> Snapshotter<S> {
     /// A snapshot that fails costs nothing but itself: the log is kept, and the next one is tried in due course.
     fn write(&mut self, meta: SnapshotMeta, view: S::View) {
         let index = meta.last_included_index;
+        if self.shared.watch.is_diverged() {
+            return self.shared.end_snapshot(false);
+        }
         let written = self.try_write(meta, &view);
         self.shared.end_snapshot(written.is_ok());
         match written {

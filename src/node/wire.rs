@@ -1,5 +1,6 @@
 //! How the core's messages become those of `proto/raft_rpc.proto`, and come back.
 
+use super::divergence::{Checkpoint, Query};
 use super::proto::*;
 use crate::raft::{self, Body, Index, MemberId, Message, Payload, Term};
 
@@ -186,13 +187,26 @@ impl RequestVoteReply {
 }
 
 impl HeartbeatArgs {
-    pub(super) fn new(term: Term, request: raft::Heartbeat, envelope: Envelope) -> HeartbeatArgs {
+    pub(super) fn new(
+        term: Term,
+        request: raft::Heartbeat,
+        query: Query,
+        envelope: Envelope,
+    ) -> HeartbeatArgs {
         HeartbeatArgs {
             term: term.0,
             leader_commit: request.leader_commit.0,
             envelope: Some(envelope),
             round: request.round,
+            asked_index: query.asked.0,
+            agreed_index: query.agreed.map_or(0, |agreed| agreed.index.0),
+            agreed_digest: query.agreed.map_or(0, |agreed| agreed.digest),
         }
+    }
+
+    pub(super) fn query(&self) -> Query {
+        let agreed = checkpoint(self.agreed_index, self.agreed_digest);
+        Query { asked: Index(self.asked_index), agreed }
     }
 
     pub(super) fn into_body(self) -> Body {
@@ -203,7 +217,30 @@ impl HeartbeatArgs {
     }
 }
 
+/// Index 0 is that of nobody who has something to say: an older member's, for one.
+fn checkpoint(index: u64, digest: u64) -> Option<Checkpoint> {
+    (index != 0).then_some(Checkpoint { index: Index(index), digest })
+}
+
 impl HeartbeatReply {
+    pub(super) fn new(
+        term: Term,
+        reply: raft::HeartbeatReply,
+        answer: Option<Checkpoint>,
+    ) -> HeartbeatReply {
+        HeartbeatReply {
+            term: term.0,
+            round: reply.round,
+            promised_us: reply.promised_us,
+            digest_index: answer.map_or(0, |answer| answer.index.0),
+            digest: answer.map_or(0, |answer| answer.digest),
+        }
+    }
+
+    pub(super) fn answer(&self) -> Option<Checkpoint> {
+        checkpoint(self.digest_index, self.digest)
+    }
+
     pub(super) fn into_body(self) -> Body {
         let HeartbeatReply { round, promised_us, .. } = self;
         Body::HeartbeatReply(raft::HeartbeatReply { round, promised_us })
@@ -282,6 +319,22 @@ mod tests {
                 Body::AppendEntriesReply(reply)
             );
         }
+    }
+
+    #[test]
+    fn digests_come_back_as_they_went() {
+        let (heartbeat, reply) = (
+            raft::Heartbeat { leader_commit: Index(4), round: 5 },
+            raft::HeartbeatReply { round: 5, promised_us: 6 },
+        );
+        let some = Some(Checkpoint { index: Index(7), digest: u64::MAX });
+        for checkpoint in [some, None] {
+            let query = Query { asked: Index(9), agreed: checkpoint };
+            assert_eq!(HeartbeatArgs::new(Term(3), heartbeat, query, ENVELOPE).query(), query);
+            assert_eq!(HeartbeatReply::new(Term(3), reply, checkpoint).answer(), checkpoint);
+        }
+        assert_eq!(HeartbeatArgs::default().query(), Query::default(), "an older leader's");
+        assert_eq!(HeartbeatReply::default().answer(), None, "an older follower's");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/livez` | 200 as long as the member has not failed |
-//! | `/readyz` | 200 if it knows a leader and its disk has space, 503 and why if not |
+//! | `/readyz` | 200 if it knows a leader, its disk has space and its state is that of the others, 503 and why if not |
 //! | `/status` | one JSON object, as in `syncraft status --json` |
 //! | `/metrics` | the same numbers in the Prometheus text format |
 //!
@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::kv::Store;
-use crate::node::NodeHandle;
+use crate::node::{NodeHandle, RequestError};
 use crate::raft::{MemberId, RoleName};
 
 /// The longest request head.
@@ -149,6 +149,11 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
             Some(failure) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),
         },
         "/readyz" => match (node.failure(), node.status().role.leader) {
+            (None, _) if node.divergence().is_some() => (
+                "503 Service Unavailable",
+                TEXT,
+                format!("{}\n", RequestError::Diverged { may_apply: false }),
+            ),
             (None, _) if node.is_disk_full() => {
                 ("503 Service Unavailable", TEXT, "the disk is full: no writes\n".to_owned())
             }
@@ -166,6 +171,8 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
 
 fn status(node: &NodeHandle<Store>) -> String {
     let status = node.status();
+    let (applied_index, digest) = super::applied(node);
+    let different: Vec<u64> = node.different_members().iter().map(|id| id.0).collect();
     let json = serde_json::json!({
         "id": status.id.0,
         "role": status.role.role.as_str(),
@@ -173,8 +180,11 @@ fn status(node: &NodeHandle<Store>) -> String {
         "leader": status.role.leader.map(|leader| leader.0),
         "last_index": status.last_index.0,
         "commit_index": status.commit_index.0,
-        "applied_index": node.applied_index().0,
+        "applied_index": applied_index.0,
         "snapshot_index": status.snapshot_index.0,
+        "digest": format!("{digest:016x}"),
+        "diverged": node.divergence().is_some(),
+        "different_members": different,
     });
     format!("{json}\n")
 }
@@ -189,6 +199,16 @@ fn metrics(node: &NodeHandle<Store>) -> String {
         ("durable_index", "Last entry on this member's disk.", status.durable_index.0),
         ("commit_index", "Last entry known to be committed.", status.commit_index.0),
         ("applied_index", "Last entry applied to the store.", node.applied_index().0),
+        (
+            "diverged",
+            "1 if this member's state differs from that of a majority: it does not serve.",
+            u64::from(node.divergence().is_some()),
+        ),
+        (
+            "different_members",
+            "Members whose state this leader has found to differ from that of a majority.",
+            node.different_members().len() as u64,
+        ),
         (
             "nonsense_messages",
             "Messages of peers dropped because they made no sense.",

@@ -19,6 +19,8 @@
 //! Left for later: real storage in place of [`disk`], the state machine and clerks in place of [`workload`].
 
 mod disk;
+#[path = "../linearizability/mod.rs"]
+mod linearizability;
 mod member;
 mod network;
 mod oracle;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use syncraft::raft::{Entry, HardState, Index, Message, Persist, PersistId, SnapshotMeta, Term};
 
 /// Writes take effect in order, and share flushes: what is submitted during one is written by the next. A crash keeps any
@@ -15,6 +16,7 @@ pub(crate) struct Disk {
     /// The newest snapshot, which is there or not, and the entries that led to it.
     snapshot: Option<SnapshotMeta>,
     snapshot_entries: Vec<Entry>,
+    snapshot_state: Bytes,
     /// Submitted, with when it will be durable.
     pending: VecDeque<(u64, Persist)>,
     /// The newest flush: from when to when.
@@ -104,17 +106,27 @@ impl Disk {
     }
 
     /// A whole snapshot is there: the newest is kept. `committed` is all that ever was, in order.
-    pub(crate) fn store_snapshot(&mut self, snapshot: SnapshotMeta, committed: &[Entry]) {
+    pub(crate) fn store_snapshot(
+        &mut self,
+        snapshot: SnapshotMeta,
+        committed: &[Entry],
+        state: Bytes,
+    ) {
         let index = snapshot.last_included_index;
         if index > self.snapshot_index() {
             let known = self.snapshot_entries.len();
             self.snapshot_entries.extend_from_slice(&committed[known..index.0 as usize]);
             self.snapshot = Some(snapshot);
+            self.snapshot_state = state;
         }
     }
 
     pub(crate) fn snapshot(&self) -> Option<SnapshotMeta> {
         self.snapshot
+    }
+
+    pub(crate) fn snapshot_state(&self) -> &[u8] {
+        &self.snapshot_state
     }
 
     pub(crate) fn snapshot_index(&self) -> Index {

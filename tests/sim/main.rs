@@ -10,23 +10,29 @@
 //!   everyone, must make progress and agree.
 //! - [`disk`]: snapshots; what is durable, what is being written, and what a crash leaves of that.
 //! - [`network`]: delays, losses, duplicates, replays, cut links.
+//! - [`machine`]: each member's state, a real `kv::Store` with its sessions, snapshots included.
+//! - [`clerk`]: clients with the rules of the real one; what they see is a [`history`], which must be linearizable.
 //! - [`oracle`]: the invariants, checked after every step.
 //!
 //! Everything random comes from the seed, a generator for each concern. A failure prints its seed and the last lines of
 //! its trace. `SYNCRAFT_SIM_SEED=n` replays one seed and prints the whole trace, `SYNCRAFT_SIM_SEEDS=n` runs more of them,
 //! `SYNCRAFT_SIM_FROM=n` begins elsewhere.
 //!
-//! Left for later: real storage in place of [`disk`], the state machine and clerks in place of [`workload`].
+//! Left for later: real storage in place of [`disk`].
 
+mod clerk;
 mod disk;
+mod history;
 #[path = "../linearizability/mod.rs"]
 mod linearizability;
+mod machine;
 mod member;
 mod network;
 mod oracle;
 mod plan;
 mod report;
 mod runner;
+mod shadow;
 mod trace;
 mod workload;
 mod world;

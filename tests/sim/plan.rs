@@ -49,9 +49,24 @@ pub(crate) struct Plan {
     pub(crate) request_every_us: u64,
     pub(crate) requests_at_once: Range<u64>,
     pub(crate) value_len: Range<usize>,
+    pub(crate) clerks: Clerks,
+    /// How many clients a store remembers.
+    pub(crate) sessions_max: usize,
     /// How likely a snapshot is each time that something was applied.
     pub(crate) snapshot: f64,
     limits: Limits,
+}
+
+/// What clerks do.
+#[derive(Clone, Debug)]
+pub(crate) struct Clerks {
+    pub(crate) count: usize,
+    pub(crate) keys: usize,
+    /// Between two calls of one.
+    pub(crate) think_us: Range<u64>,
+    /// How long a call may take, and one attempt of it.
+    pub(crate) call_timeout_us: u64,
+    pub(crate) attempt_timeout_us: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +109,8 @@ impl Plan {
             requests_at_once: 1..at_once_max + 1,
             value_len: 0..pick(rng, &[1, 100, 1_000]),
             limits: Limits::draw(rng),
+            clerks: Clerks::draw(rng),
+            sessions_max: pick(rng, &[2, 3, 5, 100]),
             snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
         }
     }
@@ -130,6 +147,18 @@ impl Faults {
             false_disconnect: sometimes(rng, &[0.005, 0.05]),
             transfer: sometimes(rng, &[0.005, 0.05]),
             disk_stall: sometimes(rng, &[0.005, 0.03]),
+        }
+    }
+}
+
+impl Clerks {
+    fn draw(rng: &mut fastrand::Rng) -> Clerks {
+        Clerks {
+            count: rng.usize(1..=5),
+            keys: rng.usize(1..=3),
+            think_us: 1_000..pick(rng, &[2_000, 50_000, 500_000]),
+            call_timeout_us: pick(rng, &[300_000, 1_000_000, 5_000_000]),
+            attempt_timeout_us: pick(rng, &[50_000, 200_000, 1_000_000]),
         }
     }
 }

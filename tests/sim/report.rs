@@ -50,6 +50,14 @@ impl Report {
             "restart from a snapshot",
             "restart with a log that ends before the snapshot",
             "restart in the snapshot's term",
+            "clerk: written",
+            "clerk: read",
+            "clerk: not applied",
+            "clerk: outcome unknown",
+            "clerk: answer lost",
+            "write repeated",
+            "write repeated after a snapshot",
+            "session expired",
         ] {
             assert!(self.counts.get(name).is_some_and(|&count| count > 0), "never: {name}");
         }

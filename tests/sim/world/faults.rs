@@ -3,6 +3,7 @@
 use syncraft::raft::{Event, MemberId};
 
 use super::{What, World};
+use crate::clerk::Answer;
 use crate::plan::{FAULTS_EVERY_US, Faults};
 
 impl World {
@@ -96,18 +97,19 @@ impl World {
     }
 
     pub(super) fn crash(&mut self, at: usize) {
-        let Some(_) = self.members[at].living.take() else { return };
+        let Some(living) = self.members[at].living.take() else { return };
         let (id, is_loss) = (self.members[at].id, self.members[at].disk.crash(&mut self.disk_rng));
         self.trace.line(self.now_us, || format!("{id} crashes, writes lost: {is_loss}"));
         self.count("crash");
         if is_loss {
             self.count("crash lost writes");
         }
-        self.oracle.crashed(id);
+        self.oracle.requests.crashed(id);
         if self.plan.are_sockets_noticed {
             (0..self.members.len()).filter(|&other| other != at).for_each(|other| {
                 self.disconnect(other, id);
             });
+            living.waiting.into_values().for_each(|waiting| self.answer(waiting, Answer::None));
         }
         let longest_us = if self.fault_rng.bool() { 50_000 } else { 3_000_000 };
         let for_us = self.fault_rng.u64(1_000..longest_us);

@@ -3,12 +3,14 @@
 //! One at a time goes to a peer, outside the network's order, and takes its time. It is on the peer's disk before the peer's
 //! core hears of it, and that may never be. Who sent it waits for an answer, until a deadline.
 
+use bytes::Bytes;
+use syncraft::node::StateView;
 use syncraft::raft::{
     AppendEntriesReply, Body, Effect, Event, Index, MemberId, Message, SnapshotMeta, Status, Term,
 };
 
 use super::{What, World};
-use crate::member::Transfer;
+use crate::member::{Living, Transfer};
 
 /// How long an answer is waited for.
 const DEADLINE_US: u64 = 1_000_000;
@@ -20,24 +22,25 @@ impl World {
             return;
         }
         let Some(living) = &self.members[at].living else { return };
-        let back = self.snapshot_rng.u64(0..3);
-        let index = Index(living.applied.0.saturating_sub(back).max(1));
+        let (index, view) = living.machine.view();
+        let mut state = Vec::new();
+        view.write(&mut state).expect("a vector takes all");
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::SnapshotTaken(self.who(at), index));
+        self.after(delay_us, What::SnapshotTaken(self.who(at), index, state.into()));
     }
 
-    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index) {
+    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index, state: Bytes) {
         self.count("snapshot taken");
         let snapshot = self.oracle.snapshot_at(index);
-        self.store(at, snapshot);
+        self.store(at, snapshot, state);
         self.post(at, Event::SnapshotTaken(snapshot));
     }
 
-    fn store(&mut self, at: usize, snapshot: SnapshotMeta) {
+    fn store(&mut self, at: usize, snapshot: SnapshotMeta, state: Bytes) {
         let id = self.members[at].id;
         self.trace.line(self.now_us, || format!("{id} stores {snapshot:?}"));
         let committed = self.oracle.canonical(snapshot.last_included_index);
-        self.members[at].disk.store_snapshot(snapshot, committed);
+        self.members[at].disk.store_snapshot(snapshot, committed, state);
     }
 
     pub(super) fn send_snapshot(&mut self, at: usize, to: MemberId, term: Term) {
@@ -56,14 +59,15 @@ impl World {
         if let Some(living) = &mut self.members[at].living {
             living.transfers.insert(to, transfer);
         }
+        let state = Bytes::copy_from_slice(self.members[at].disk.snapshot_state());
         let body = Body::InstallSnapshot(snapshot);
         let message = Message { from: id, to, term, token, body };
         if self.snapshot_rng.f64() < self.plan.faults.duplicate {
             let delay_us = self.transfer_us();
-            self.after(delay_us, What::SnapshotArrived(who, message.clone()));
+            self.after(delay_us, What::SnapshotArrived(who, message.clone(), state.clone()));
         }
         let delay_us = self.transfer_us();
-        self.after(delay_us, What::SnapshotArrived(who, message));
+        self.after(delay_us, What::SnapshotArrived(who, message, state));
         self.after(DEADLINE_US, What::SnapshotDeadline(who, to, token));
     }
 
@@ -72,7 +76,7 @@ impl World {
     }
 
     /// The last piece gets there, or it breaks off, which its sender notices.
-    pub(super) fn snapshot_arrived(&mut self, who: super::Who, message: Message) {
+    pub(super) fn snapshot_arrived(&mut self, who: super::Who, message: Message, state: Bytes) {
         let (from, to) = (message.from, message.to);
         let at = Self::at_of(to);
         let is_cut = self.network.is_cut(from, to) || self.network.is_cut(to, from);
@@ -84,10 +88,20 @@ impl World {
             return self.count("snapshot lost");
         }
         let Body::InstallSnapshot(snapshot) = message.body else { return };
-        self.store(at, snapshot);
+        self.store(at, snapshot, state.clone());
         self.draw_crash(at);
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::Happen(self.who(at), Event::Message(message)));
+        self.after(delay_us, What::SnapshotStored(self.who(at), message, state));
+    }
+
+    /// The core may now be told.
+    pub(super) fn snapshot_stored(&mut self, at: usize, message: Message, state: Bytes) {
+        if let (Some(living), Body::InstallSnapshot(snapshot)) =
+            (&mut self.members[at].living, &message.body)
+        {
+            living.received.push((*snapshot, state));
+        }
+        self.post(at, Event::Message(message));
     }
 
     /// Where crashes happen at all, they often do between a snapshot's arrival and the end of what follows from it.
@@ -124,9 +138,11 @@ impl World {
 
     pub(super) fn install(&mut self, at: usize, snapshot: SnapshotMeta) {
         self.oracle.installs(&self.members[at], snapshot);
-        if let Some(living) = &mut self.members[at].living {
-            living.applied = snapshot.last_included_index;
-        }
+        let Some(Living { machine, received, .. }) = &mut self.members[at].living else { return };
+        let received = received.iter().find(|(meta, _)| *meta == snapshot);
+        let (_, state) = received.expect("the core installs what has just arrived");
+        machine.load(snapshot.last_included_index, &mut &state[..]);
+        self.oracle.states.loaded(machine);
     }
 
     pub(super) fn count_restart(&mut self, at: usize, is_reset: bool) {

@@ -1,12 +1,12 @@
 //! A member's state machine, and who waits for what becomes of it: what the thread of a node does that applies entries.
 
 use std::collections::VecDeque;
-use std::io;
 
 use bytes::Bytes;
-use syncraft::kv::{Answer, Outcome, Query, Store};
-use syncraft::node::{StateMachine, StateView};
+use syncraft::kv::{Answer, Outcome, Query, Store, StoreView};
+use syncraft::node::StateMachine;
 use syncraft::raft::{Entry, Index, Payload, RequestId, Term};
+use syncraft::storage::Snapshot;
 
 pub(crate) struct Machine {
     store: Store,
@@ -38,13 +38,15 @@ impl Machine {
     }
 
     /// The state of a snapshot takes the place of this one.
-    pub(crate) fn load(&mut self, index: Index, body: &mut dyn io::Read) {
-        self.store.load(body).expect("a store reads what a store wrote");
+    pub(crate) fn load(&mut self, snapshot: &Snapshot) {
+        let mut body = snapshot.reader().expect("what was verified can be read");
+        self.store.load(&mut body).expect("a store reads what a store wrote");
+        let index = snapshot.meta().last_included_index;
         (self.applied, self.loaded) = (index, index);
     }
 
     /// The state, and the last entry in it.
-    pub(crate) fn view(&self) -> (Index, impl StateView + use<>) {
+    pub(crate) fn view(&self) -> (Index, StoreView) {
         (self.applied, self.store.view())
     }
 

@@ -21,7 +21,9 @@
 //! Left for later: real storage in place of [`disk`].
 
 mod clerk;
+mod device;
 mod disk;
+mod durable;
 mod history;
 #[path = "../linearizability/mod.rs"]
 mod linearizability;

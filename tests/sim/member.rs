@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use syncraft::raft::{Event, Index, MemberId, Message, Raft, RequestId, SnapshotMeta, Status};
+use syncraft::raft::{Entry, Event, Index, MemberId, Message, Raft, RequestId, Status, Term};
+use syncraft::storage::{Receiver, Snapshot, StorageError};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Started};
 use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::shadow::Shadow;
@@ -36,7 +37,11 @@ pub(crate) struct Living {
     pub(crate) is_paused: bool,
     pub(crate) is_step_due: bool,
     /// Snapshots of a leader's that are on the disk, and in the inbox.
-    pub(crate) received: Vec<(SnapshotMeta, Bytes)>,
+    pub(crate) received: Vec<Snapshot>,
+    /// One that is being received.
+    pub(crate) arriving: Option<Receiver>,
+    /// One of its own is being written.
+    pub(crate) is_snapshotting: bool,
     /// Snapshots on their way to peers.
     pub(crate) transfers: BTreeMap<MemberId, Transfer>,
 }
@@ -53,30 +58,44 @@ pub(crate) struct Waiting {
 /// A snapshot on its way to a peer: one at a time. Who is asked for another meanwhile says at its end that it was not sent.
 pub(crate) struct Transfer {
     pub(crate) token: u64,
+    pub(crate) term: Term,
+    pub(crate) snapshot: Snapshot,
+    /// Of the chunk that is on its way.
+    pub(crate) offset: u64,
+    /// Sent so far.
+    pub(crate) chunks: u64,
+    /// How often in a row the peer asked for less than it was sent.
+    pub(crate) repeats: u32,
     pub(crate) is_asked_again: bool,
 }
 
 impl Member {
-    pub(crate) fn new(id: MemberId) -> Member {
-        Member { id, disk: Disk::default(), life: 0, living: None, snapshot_index: Index::ZERO }
+    pub(crate) fn new(id: MemberId, plan: &Plan, seed: u64) -> Member {
+        let disk = Disk::new(id, plan.segment_len_bytes, seed);
+        Member { id, disk, life: 0, living: None, snapshot_index: Index::ZERO }
     }
 
-    /// True if its log had to begin anew behind its snapshot.
-    pub(crate) fn start(&mut self, plan: &Plan) -> bool {
+    /// `committed` is all that ever was.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub(crate) fn start(
+        &mut self,
+        plan: &Plan,
+        committed: &[Entry],
+    ) -> Result<Started, StorageError> {
         assert!(self.living.is_none(), "only who is down can start");
+        let started = self.disk.start(committed)?;
         self.life += 1;
-        let is_reset = self.disk.recover();
-        let entries = self.disk.entries();
         let mut log = Shadow::default();
-        log.write(entries);
-        let snapshot = self.disk.snapshot();
+        log.write(self.disk.entries());
         let mut machine = Machine::new(plan.sessions_max);
-        if let Some(meta) = snapshot {
-            machine.load(meta.last_included_index, &mut self.disk.snapshot_state());
+        if let Some(snapshot) = &started.snapshot {
+            machine.load(snapshot);
         }
-        let behind = entries[machine.applied().0 as usize..].to_vec();
         let config = plan.config(self.id, self.life);
-        let core = Raft::new(config, self.disk.hard_state(), snapshot, behind);
+        let snapshot = started.snapshot.as_ref().map(Snapshot::meta);
+        let core = Raft::new(config, started.hard_state, snapshot, started.entries.clone());
         let status = core.status();
         self.living = Some(Living {
             core,
@@ -90,8 +109,10 @@ impl Member {
             is_paused: false,
             is_step_due: false,
             received: Vec::new(),
+            arriving: None,
+            is_snapshotting: false,
             transfers: BTreeMap::new(),
         });
-        is_reset
+        Ok(started)
     }
 }

@@ -50,6 +50,10 @@ impl Oracle {
         &self.canonical[..index.0 as usize]
     }
 
+    pub(crate) fn all_committed(&self) -> &[Entry] {
+        &self.canonical
+    }
+
     /// The end of a snapshot of the state at `index`.
     pub(crate) fn snapshot_at(&self, index: Index) -> SnapshotMeta {
         let last_included_term = self.canonical[index.0 as usize - 1].term;

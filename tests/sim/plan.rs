@@ -28,6 +28,9 @@ pub(crate) struct Faults {
     /// Somebody is told to hand the leadership over.
     pub(crate) transfer: f64,
     pub(crate) disk_stall: f64,
+    pub(crate) disk_full: f64,
+    /// A sync fails, and with it the member.
+    pub(crate) sync_failure: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +57,9 @@ pub(crate) struct Plan {
     pub(crate) sessions_max: usize,
     /// How likely a snapshot is each time that something was applied.
     pub(crate) snapshot: f64,
+    /// A transfer's pieces are at least so long.
+    pub(crate) chunk_len_bytes: u64,
+    pub(crate) segment_len_bytes: u64,
     limits: Limits,
 }
 
@@ -112,6 +118,8 @@ impl Plan {
             clerks: Clerks::draw(rng),
             sessions_max: pick(rng, &[2, 3, 5, 100]),
             snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
+            chunk_len_bytes: pick(rng, &[100, 1_000, 1 << 20]),
+            segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
         }
     }
 
@@ -147,6 +155,8 @@ impl Faults {
             false_disconnect: sometimes(rng, &[0.005, 0.05]),
             transfer: sometimes(rng, &[0.005, 0.05]),
             disk_stall: sometimes(rng, &[0.005, 0.03]),
+            disk_full: sometimes(rng, &[0.002, 0.01]),
+            sync_failure: sometimes(rng, &[0.001, 0.005]),
         }
     }
 }

@@ -2,16 +2,19 @@
 
 mod calm;
 mod clerks;
+mod disks;
 mod faults;
 mod requests;
 mod snapshots;
 mod steps;
+mod transfers;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use bytes::Bytes;
+use syncraft::kv::StoreView;
 use syncraft::raft::{Event, Index, MemberId, Message, RequestId};
+use syncraft::storage::Snapshot;
 
 use crate::clerk::{Answer, Request};
 use crate::member::Member;
@@ -22,6 +25,7 @@ use crate::report::Report;
 use crate::trace::{Detail, Trace};
 use crate::workload::Workload;
 use clerks::Clerks;
+use transfers::Chunk;
 
 pub(crate) struct World {
     plan: Plan,
@@ -41,6 +45,8 @@ pub(crate) struct World {
     late_until_us: u64,
     /// In the calm: a proposal that must come through, and when it was made.
     marker: Option<(RequestId, u64)>,
+    /// Of the last transfer of a snapshot.
+    last_token: u64,
     trace: Trace,
     counts: BTreeMap<&'static str, u64>,
 }
@@ -60,13 +66,16 @@ enum What {
     Happen(Who, Event),
     Resume(Who),
     Crash(Who),
-    /// A snapshot of the state at this index is on the disk.
-    SnapshotTaken(Who, Index, Bytes),
-    /// All of a snapshot has arrived at a peer's disk, if both are there.
-    SnapshotArrived(Who, Message, Bytes),
-    SnapshotStored(Who, Message, Bytes),
-    /// Nobody waits for the answer any longer.
-    SnapshotDeadline(Who, MemberId, u64),
+    DiskFreed(usize),
+    /// A view of the state at this index was written out.
+    SnapshotTaken(Who, Index, StoreView),
+    ChunkArrived(Chunk),
+    /// A peer wants what begins at this offset.
+    ChunkAnswered(Who, MemberId, u64, u64),
+    /// Nobody waits for the answer to so many chunks any longer.
+    ChunkDeadline(Who, MemberId, u64, u64),
+    /// All of a leader's snapshot is on the disk: the core may be told.
+    SnapshotStored(Who, Message, Snapshot),
     Start(usize),
     /// A clerk's pause is over.
     ClerkActs {
@@ -91,7 +100,7 @@ enum What {
     Requests,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Who {
     at: usize,
     life: u64,
@@ -121,7 +130,9 @@ impl World {
             now_us: 0,
             scheduled: 0,
             queue: BinaryHeap::new(),
-            members: (1..=plan.members).map(|id| Member::new(MemberId(id))).collect(),
+            members: (1..=plan.members)
+                .map(|id| Member::new(MemberId(id), &plan, seeds.u64(..)))
+                .collect(),
             network: Network::new(seeds.u64(..)),
             oracle: Oracle::default(),
             workload: Workload::new(seeds.u64(..)),
@@ -132,6 +143,7 @@ impl World {
             is_calm: false,
             late_until_us: 0,
             marker: None,
+            last_token: 0,
             trace,
             counts: BTreeMap::new(),
             plan,
@@ -179,17 +191,19 @@ impl World {
             What::Written(who) if self.is_alive(who) => self.written(who.at),
             What::Happen(who, event) if self.is_alive(who) => self.post(who.at, event),
             What::Resume(who) if self.is_alive(who) => self.resume(who.at),
-            What::SnapshotTaken(who, index, state) if self.is_alive(who) => {
-                self.snapshot_taken(who.at, index, state);
+            What::DiskFreed(at) => self.free_disk(at),
+            What::SnapshotTaken(who, index, view) if self.is_alive(who) => {
+                self.snapshot_taken(who.at, index, view);
             }
-            What::SnapshotArrived(who, message, state) => {
-                self.snapshot_arrived(who, message, state);
+            What::ChunkArrived(chunk) => self.chunk_arrived(chunk),
+            What::ChunkAnswered(who, peer, token, offset) if self.is_alive(who) => {
+                self.chunk_answered(who.at, peer, token, offset);
             }
-            What::SnapshotStored(who, message, state) if self.is_alive(who) => {
-                self.snapshot_stored(who.at, message, state);
+            What::ChunkDeadline(who, peer, token, chunks) if self.is_alive(who) => {
+                self.chunk_deadline(who.at, peer, token, chunks);
             }
-            What::SnapshotDeadline(who, peer, token) if self.is_alive(who) => {
-                self.snapshot_failed(who.at, peer, token);
+            What::SnapshotStored(who, message, snapshot) if self.is_alive(who) => {
+                self.snapshot_stored(who.at, message, snapshot);
             }
             What::Crash(who) if self.is_alive(who) && !self.is_calm => self.crash(who.at),
             What::Start(at) if self.members[at].living.is_none() => self.start(at),
@@ -218,15 +232,12 @@ impl World {
         id.0 as usize - 1
     }
 
-    fn start(&mut self, at: usize) {
-        let is_reset = self.members[at].start(&self.plan);
-        self.count_restart(at, is_reset);
-        let (id, life) = (self.members[at].id, self.members[at].life);
-        self.trace.line(self.now_us, || format!("{id} starts, life {life}"));
-        let phase_us = self.fault_rng.u64(..self.plan.tick_us[at]);
-        self.after(phase_us, What::Tick(self.who(at)));
+    fn trace_of<D: std::fmt::Display>(&mut self, at: usize, words: impl FnOnce() -> D) {
+        let id = self.members[at].id;
+        self.trace.line(self.now_us, || format!("{id} {}", words()));
     }
 
+    /// Each member has a clock of its own speed. (One that reads the time, too, would be told it here.)
     fn tick(&mut self, who: Who) {
         if !self.is_alive(who) {
             return;

@@ -26,6 +26,7 @@ impl World {
         self.plan.request_every_us = 50_000;
         let mut order: Vec<usize> = (0..self.members.len()).collect();
         self.fault_rng.shuffle(&mut order);
+        order.iter().for_each(|&at| self.free_disk(at));
         let quorum = self.members.len() / 2 + 1;
         let well = order[..self.fault_rng.usize(quorum..=order.len())].to_vec();
         self.network.calm();

@@ -3,6 +3,7 @@
 use syncraft::raft::{Event, RoleName, Term};
 
 use super::{What, World};
+use crate::clerk::Answer;
 use crate::member::Member;
 
 impl World {
@@ -30,8 +31,14 @@ impl World {
     }
 
     pub(super) fn request(&mut self, at: usize, event: Event) {
-        if self.members[at].living.is_none() {
-            return;
+        let Some(living) = &self.members[at].living else { return };
+        let is_leader = living.status.role.role == RoleName::Leader;
+        if let Event::Propose { id, .. } = event
+            && is_leader
+            && self.members[at].disk.is_full()
+        {
+            self.count("request refused: disk full");
+            return self.end_request(at, id, Answer::Busy);
         }
         match &event {
             Event::Propose { id, command } => {

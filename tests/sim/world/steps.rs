@@ -8,6 +8,7 @@ use syncraft::raft::{
 
 use super::{What, World, snapshots};
 use crate::clerk::Answer;
+use crate::disk::Write;
 use crate::machine::Applied;
 use crate::member::{Living, Member};
 
@@ -110,11 +111,7 @@ impl World {
         let id = self.members[at].id;
         match effect {
             Effect::Send(message) => self.send(at, message),
-            Effect::Persist(persist) => {
-                let duration_us = self.disk_rng.u64(self.plan.disk_us.clone());
-                let done_us = self.members[at].disk.submit(persist, self.now_us, duration_us);
-                self.at(done_us, What::Written(self.who(at)));
-            }
+            Effect::Persist(persist) => self.submit(at, Write::Persist(persist)),
             Effect::Proposed { id, index, term } => {
                 self.oracle.requests.proposed(id, index, term);
                 let Some(living) = &mut self.members[at].living else { return };
@@ -216,24 +213,6 @@ impl World {
         }
         for (at_us, message) in self.network.send(&self.plan, self.now_us, message) {
             self.at(at_us, What::Arrive(message));
-        }
-    }
-
-    /// A flush is done, for all writes that shared it.
-    pub(super) fn written(&mut self, at: usize) {
-        let (Some(id), then) = self.members[at].disk.complete(self.now_us) else { return };
-        let Some(living) = &mut self.members[at].living else { return };
-        if living.is_paused {
-            living.outbox.extend(then);
-            return living.inbox.push(Event::Persisted(id));
-        }
-        let is_told_first = self.disk_rng.bool();
-        if is_told_first {
-            self.post(at, Event::Persisted(id));
-        }
-        then.into_iter().for_each(|message| self.send(at, message));
-        if !is_told_first {
-            self.post(at, Event::Persisted(id));
         }
     }
 }

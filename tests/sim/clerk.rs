@@ -4,6 +4,7 @@
 //! It decides whom to ask and what an answer means. Time, messages and the history are the world's.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use bytes::Bytes;
 use syncraft::kv::{Command, Op, Outcome};
@@ -20,7 +21,7 @@ pub(crate) struct Clerk {
     number: usize,
     rng: fastrand::Rng,
     /// How many sessions it has begun: each is a client of its own to the members.
-    sessions: u64,
+    pub(crate) sessions: u64,
     request_id: i64,
     seen_index: Index,
     leader: usize,
@@ -206,5 +207,18 @@ impl Clerk {
         let call = self.call.take().expect("only what was asked fails");
         let is_unknown = call.may_have_run && matches!(call.request, Request::Write(_));
         Next::End(call.id, if is_unknown { End::Unknown } else { End::NotApplied })
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Request::Read(key) => write!(f, "get {}", String::from_utf8_lossy(key)),
+            Request::Write(Command { op, key, value, client_id, request_id, seen_index }) => {
+                let words = [key, value, client_id].map(|bytes| String::from_utf8_lossy(bytes));
+                let [key, value, client] = words;
+                write!(f, "{op:?} {key} {value} ({client} #{request_id}, seen {seen_index})")
+            }
+        }
     }
 }

@@ -31,40 +31,56 @@ mod machine;
 mod member;
 mod network;
 mod oracle;
+mod overrides;
 mod plan;
 mod report;
 mod runner;
 mod shadow;
+mod show;
+mod shrink;
 mod trace;
 mod workload;
 mod world;
 
-use runner::{env_number, run_seed, run_seeds};
+use std::time::Duration;
 
-/// How many seeds the suite runs: twenty to thirty seconds on one core.
-const SUITE_SEEDS: u64 = 3_000;
+use overrides::{Overrides, env_number};
+use runner::{Seeds, replay, run_seed, run_seeds};
+
+/// How many seeds the suite runs: about a minute on two cores.
+const SUITE_SEEDS: u64 = 2_500;
 
 /// The promises hold for every seed, and all kinds of trouble did happen.
 #[test]
 fn no_seed_breaks_a_promise() {
+    let overrides = Overrides::from_env();
     if let Some(seed) = env_number("SYNCRAFT_SIM_SEED") {
-        let report = runner::replay(seed);
-        return println!("seed {seed}: {report:?}");
+        let report = replay(seed, &overrides);
+        return println!("seed {seed}: {report:#?}");
     }
     let from = env_number("SYNCRAFT_SIM_FROM").unwrap_or(0);
-    let count = env_number("SYNCRAFT_SIM_SEEDS").unwrap_or(SUITE_SEEDS);
-    let total = run_seeds(from..from + count);
-    println!("{count} seeds from {from}: {total:#?}");
-    if count >= SUITE_SEEDS {
+    let time = env_number("SYNCRAFT_SIM_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
+    let count = env_number("SYNCRAFT_SIM_SEEDS");
+    let count = count.unwrap_or(if time.is_some() { u64::MAX } else { SUITE_SEEDS });
+    println!("seeds from {from}");
+    let total = run_seeds(&Seeds { from, count, time }, &overrides);
+    println!("{total:#?}");
+    if time.is_none() && count >= SUITE_SEEDS && overrides == Overrides::default() {
         total.assert_nothing_was_missed();
     }
 }
 
-/// A failure can be replayed: the same seed gives the same run.
+/// A failure can be replayed: the same seed gives the same run, with all or without some of its faults.
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for seed in [1, 7, 42] {
-        assert_eq!(run_seed(seed), run_seed(seed), "seed {seed}");
+    let all = Overrides::default();
+    let without = ["crash", "drop"].into_iter().collect();
+    let fewer = Overrides { without, members: Some(3), safety_ms: Some(2_000) };
+    for seed in [1, 7, 42, 98] {
+        for overrides in [&all, &fewer] {
+            assert_eq!(run_seed(seed, overrides), run_seed(seed, overrides), "seed {seed}");
+        }
+        assert_ne!(run_seed(seed, &all).trace_hash, run_seed(seed, &fewer).trace_hash);
     }
-    assert_ne!(run_seed(1).trace_hash, run_seed(2).trace_hash);
+    assert_ne!(run_seed(1, &all).trace_hash, run_seed(2, &all).trace_hash);
 }

@@ -13,6 +13,28 @@ pub(crate) const TICK_US: u64 = 10_000;
 /// How often, in virtual time, faults are drawn.
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
+/// What can be switched off, by name.
+pub(crate) const PARTS: [&str; 18] = [
+    "drop",
+    "duplicate",
+    "replay",
+    "delay",
+    "partition",
+    "crash",
+    "crash_all",
+    "pause",
+    "disconnect",
+    "transfer",
+    "disk_stall",
+    "disk_full",
+    "sync_failure",
+    "snapshot",
+    "skew",
+    "reorder",
+    "batch",
+    "clerks",
+];
+
 /// Probabilities of faults. Those of the network are per message, the others per draw.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
@@ -120,6 +142,32 @@ impl Plan {
             snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
             chunk_len_bytes: pick(rng, &[100, 1_000, 1 << 20]),
             segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
+        }
+    }
+
+    /// Does without one of the [`PARTS`].
+    pub(crate) fn switch_off(&mut self, part: &str) {
+        let faults = &mut self.faults;
+        match part {
+            "drop" => faults.drop = 0.0,
+            "duplicate" => faults.duplicate = 0.0,
+            "replay" => faults.replay = 0.0,
+            "delay" => faults.delay_long = 0.0,
+            "partition" => faults.partition = 0.0,
+            "crash" => faults.crash = 0.0,
+            "crash_all" => faults.crash_all = 0.0,
+            "pause" => faults.pause = 0.0,
+            "disconnect" => faults.false_disconnect = 0.0,
+            "transfer" => faults.transfer = 0.0,
+            "disk_stall" => faults.disk_stall = 0.0,
+            "disk_full" => faults.disk_full = 0.0,
+            "sync_failure" => faults.sync_failure = 0.0,
+            "snapshot" => self.snapshot = 0.0,
+            "skew" => self.tick_us.fill(TICK_US),
+            "reorder" => self.is_fifo = true,
+            "batch" => self.batch_us = 0,
+            "clerks" => self.clerks.count = 0,
+            _ => panic!("{part} is no part of a plan"),
         }
     }
 

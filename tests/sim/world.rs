@@ -25,7 +25,7 @@ use crate::report::Report;
 use crate::trace::{Detail, Trace};
 use crate::workload::Workload;
 use clerks::Clerks;
-use transfers::Chunk;
+use transfers::{Chunk, ChunkAnswer};
 
 pub(crate) struct World {
     plan: Plan,
@@ -70,8 +70,7 @@ enum What {
     /// A view of the state at this index was written out.
     SnapshotTaken(Who, Index, StoreView),
     ChunkArrived(Chunk),
-    /// A peer wants what begins at this offset.
-    ChunkAnswered(Who, MemberId, u64, u64),
+    ChunkAnswered(Who, ChunkAnswer),
     /// Nobody waits for the answer to so many chunks any longer.
     ChunkDeadline(Who, MemberId, u64, u64),
     /// All of a leader's snapshot is on the disk: the core may be told.
@@ -107,12 +106,12 @@ struct Who {
 }
 
 impl World {
-    /// Runs one seed to its end.
+    /// Runs to its end what a seed has drawn.
     ///
     /// # Panics
     /// At the first violation.
-    pub(crate) fn run(seed: u64, detail: Detail) -> Report {
-        let mut world = World::new(Plan::draw(seed), Trace::new(detail));
+    pub(crate) fn run(plan: Plan, detail: Detail) -> Report {
+        let mut world = World::new(plan, Trace::new(detail));
         world.run_until(world.plan.safety_us);
         let quorum = world.calm_quorum();
         world.run_until_agreed(&quorum);
@@ -121,6 +120,7 @@ impl World {
         world.run_until_agreed(&all);
         world.run_last_reads();
         world.run_stable();
+        world.counts.extend(world.network.counts());
         Report { trace_hash: world.trace.hash(), counts: world.counts }
     }
 
@@ -196,8 +196,8 @@ impl World {
                 self.snapshot_taken(who.at, index, view);
             }
             What::ChunkArrived(chunk) => self.chunk_arrived(chunk),
-            What::ChunkAnswered(who, peer, token, offset) if self.is_alive(who) => {
-                self.chunk_answered(who.at, peer, token, offset);
+            What::ChunkAnswered(who, answer) if self.is_alive(who) => {
+                self.chunk_answered(who.at, answer);
             }
             What::ChunkDeadline(who, peer, token, chunks) if self.is_alive(who) => {
                 self.chunk_deadline(who.at, peer, token, chunks);

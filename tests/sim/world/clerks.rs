@@ -121,7 +121,7 @@ impl World {
             }
             Next::Ask(at, request) => {
                 self.trace.line(self.now_us, || {
-                    format!("clerk {clerk} asks {}: {request:?}, attempt {attempt}", at + 1)
+                    format!("clerk {clerk} asks {}: {request}, attempt {attempt}", at + 1)
                 });
                 if let Some(delay_us) = self.clerks.travel_us(&self.plan) {
                     self.after(delay_us, What::Asked { at, clerk, attempt, request });
@@ -137,10 +137,10 @@ impl World {
         let waiting = Waiting { clerk, attempt, key: None };
         let Some(living) = &mut self.members[at].living else {
             // Refused at the door: nothing can have run.
-            return match self.plan.are_sockets_noticed {
-                true => self.answer(waiting, Answer::NotLeader { hint: None, may_apply: false }),
-                false => {}
-            };
+            if self.plan.are_sockets_noticed {
+                self.answer(waiting, Answer::NotLeader { hint: None, may_apply: false });
+            }
+            return;
         };
         let id = self.workload.next_id();
         let (event, key) = match request {
@@ -179,10 +179,18 @@ impl World {
 
     pub(super) fn answered(&mut self, clerk: usize, attempt: u64, answer: Answer) {
         if self.clerks.clerks[clerk].attempt != attempt || self.clerks.clerks[clerk].is_idle() {
-            return;
+            return match answer {
+                Answer::None => {}
+                _ => self.count("clerk: late answer"),
+            };
         }
         self.trace.line(self.now_us, || format!("clerk {clerk} <- {answer:?}, attempt {attempt}"));
-        match self.clerks.clerks[clerk].judge(answer) {
+        let sessions = self.clerks.clerks[clerk].sessions;
+        let next = self.clerks.clerks[clerk].judge(answer);
+        if self.clerks.clerks[clerk].sessions > sessions {
+            self.count("clerk: session begun anew");
+        }
+        match next {
             Some(next) => self.take(clerk, next),
             None => self.go_on(clerk),
         }

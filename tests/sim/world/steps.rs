@@ -11,6 +11,7 @@ use crate::clerk::Answer;
 use crate::disk::Write;
 use crate::machine::Applied;
 use crate::member::{Living, Member};
+use crate::show;
 
 impl World {
     /// An event reaches a member, which takes it now, with others, or after its pause.
@@ -40,7 +41,7 @@ impl World {
         self.trace.line(self.now_us, || {
             events
                 .iter()
-                .map(|event| format!("{id} <- {event:?}"))
+                .map(|event| format!("{id} <- {}", show::event(event)))
                 .collect::<Vec<_>>()
                 .join("\n              ")
         });
@@ -64,7 +65,7 @@ impl World {
         let (id, living) = (*id, living.as_mut().expect("it has just taken a step"));
         let mut replaced = 0;
         for effect in effects {
-            self.trace.line(self.now_us, || format!("    {id} -> {effect:?}"));
+            self.trace.line(self.now_us, || format!("    {id} -> {}", show::effect(effect)));
             if let Effect::Persist(persist) = effect {
                 if let Some(snapshot) = persist.reset {
                     living.log.reset(self.oracle.canonical(snapshot.last_included_index));
@@ -188,6 +189,9 @@ impl World {
             _ => {}
         }
         if let Some((id, is_same)) = expected {
+            if !is_same {
+                self.count("write superseded");
+            }
             let answer = match outcome.filter(|_| is_same) {
                 Some(outcome) => Answer::Written(outcome),
                 // Another entry took its place: it never takes effect.

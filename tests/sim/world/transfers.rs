@@ -4,7 +4,7 @@
 //! Who sent one waits for the core's answer to all of it, and for each chunk's until a deadline.
 
 use bytes::Bytes;
-use syncraft::raft::{Body, Event, MemberId, Message, SnapshotMeta, Term};
+use syncraft::raft::{AppendEntriesReply, Body, Event, MemberId, Message, SnapshotMeta, Term};
 use syncraft::storage::StorageError;
 
 use super::{What, Who, World};
@@ -30,6 +30,15 @@ pub(super) struct Chunk {
     data: Bytes,
     /// Its answer reaches nobody.
     is_copy: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChunkAnswer {
+    peer: MemberId,
+    token: u64,
+    /// The peer's.
+    term: Term,
+    next_offset: u64,
 }
 
 impl World {
@@ -78,6 +87,8 @@ impl World {
             data: data.expect("an open file is read"),
             is_copy: false,
         };
+        let (index, offset) = (chunk.meta.last_included_index, chunk.offset);
+        self.trace_of(at, || format!("sends snapshot {index} to {to} from {offset} of {file_len}"));
         if self.snapshot_rng.f64() < self.plan.faults.duplicate {
             let delay_us = self.chunk_us();
             let copy = Chunk { is_copy: true, ..chunk.clone() };
@@ -114,14 +125,20 @@ impl World {
         match result {
             Ok(next_offset) if next_offset < chunk.file_len => {
                 if !chunk.is_copy {
-                    let (from, delay_us) = (chunk.from, self.chunk_us());
-                    let answered = What::ChunkAnswered(from, to, chunk.token, next_offset);
-                    self.after(delay_us, answered);
+                    self.answer_chunk(at, &chunk, next_offset);
                 }
             }
             Ok(_) => self.finish_snapshot(at, from, &chunk),
             Err(error) => self.drop_arriving(at, &chunk, &error),
         }
+    }
+
+    fn answer_chunk(&mut self, at: usize, chunk: &Chunk, next_offset: u64) {
+        let Some(living) = &self.members[at].living else { return };
+        let (token, term) = (chunk.token, living.status.role.term);
+        let answer = ChunkAnswer { peer: chunk.to, token, term, next_offset };
+        let delay_us = self.chunk_us();
+        self.after(delay_us, What::ChunkAnswered(chunk.from, answer));
     }
 
     fn refuse_chunk(&mut self, chunk: &Chunk) {
@@ -137,20 +154,20 @@ impl World {
             return Ok(0);
         };
         let Chunk { meta, file_len, offset, .. } = *chunk;
-        let mut name = None;
         if living.arriving.as_ref().is_none_or(|it| (it.meta(), it.len_bytes()) != (meta, file_len))
         {
             living.arriving = None;
-            let receiver = snapshots.receive(meta, file_len)?;
-            name = (receiver.offset() > 0).then_some("snapshot resumed where it broke off");
-            living.arriving = Some(receiver);
+            living.arriving = Some(snapshots.receive(meta, file_len)?);
         }
         let receiver = living.arriving.as_mut().expect("it was just made sure of");
+        let is_resumed = offset == 0 && receiver.offset() > 0 && !chunk.is_copy;
         if receiver.offset() == offset && !receiver.is_complete() {
             receiver.write(offset, &chunk.data)?;
         }
         let next_offset = receiver.offset();
-        name.into_iter().for_each(|name| self.count(name));
+        if is_resumed {
+            self.count("snapshot resumed where it broke off");
+        }
         Ok(next_offset)
     }
 
@@ -179,14 +196,18 @@ impl World {
         self.refuse_chunk(chunk);
     }
 
-    /// A peer says where to go on: further, or, if it has lost what it had, at an earlier place.
-    pub(super) fn chunk_answered(&mut self, at: usize, peer: MemberId, token: u64, offset: u64) {
+    /// A peer says where to go on: further, or, if it has lost what it had, at an earlier place; or that another leads.
+    pub(super) fn chunk_answered(&mut self, at: usize, answer: ChunkAnswer) {
+        let ChunkAnswer { peer, token, term, next_offset } = answer;
         let transfers = self.members[at].living.as_mut().map(|it| &mut it.transfers);
         let transfer = transfers.and_then(|it| it.get_mut(&peer)).filter(|it| it.token == token);
         let Some(transfer) = transfer else { return };
-        let is_back = offset <= transfer.offset;
+        if term > transfer.term {
+            return self.transfer_is_over(at, answer);
+        }
+        let is_back = next_offset <= transfer.offset;
         transfer.repeats = if is_back { transfer.repeats + 1 } else { 0 };
-        transfer.offset = offset;
+        transfer.offset = next_offset;
         let is_hopeless = transfer.repeats > REPEATS_MAX;
         if is_back {
             self.count("snapshot sent from an earlier place");
@@ -195,6 +216,14 @@ impl World {
             true => self.snapshot_failed(at, peer, token),
             false => self.send_chunk(at, peer),
         }
+    }
+
+    /// Two leaders that send at once would send each other's follower back to the beginning, without end.
+    fn transfer_is_over(&mut self, at: usize, ChunkAnswer { peer, token, term, .. }: ChunkAnswer) {
+        self.count("snapshot of a leader whose term is over");
+        let body = Body::AppendEntriesReply(AppendEntriesReply::Stale);
+        let to = self.members[at].id;
+        self.arrived(at, Message { from: peer, to, term, token, body });
     }
 
     /// Nobody has answered this chunk.
@@ -208,6 +237,7 @@ impl World {
 
     fn snapshot_failed(&mut self, at: usize, peer: MemberId, token: u64) {
         if self.end_transfer(at, peer, token).is_some() {
+            self.trace_of(at, || format!("has sent {peer} a snapshot in vain"));
             self.count("snapshot waited for in vain");
             self.post(at, Event::Disconnected(peer));
         }

@@ -25,6 +25,7 @@ mod device;
 mod disk;
 mod durable;
 mod history;
+mod lies;
 #[path = "../linearizability/mod.rs"]
 mod linearizability;
 mod machine;
@@ -75,7 +76,7 @@ fn no_seed_breaks_a_promise() {
 fn the_same_seed_gives_the_same_trace() {
     let all = Overrides::default();
     let without = ["crash", "drop"].into_iter().collect();
-    let fewer = Overrides { without, members: Some(3), safety_ms: Some(2_000) };
+    let fewer = Overrides { without, members: Some(3), safety_ms: Some(2_000), lie: None };
     for seed in [1, 7, 42, 98] {
         for overrides in [&all, &fewer] {
             assert_eq!(run_seed(seed, overrides), run_seed(seed, overrides), "seed {seed}");

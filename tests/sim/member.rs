@@ -7,6 +7,7 @@ use syncraft::raft::{Entry, Event, Index, MemberId, Message, Raft, RequestId, St
 use syncraft::storage::{Receiver, Snapshot, StorageError};
 
 use crate::disk::{Disk, Started};
+use crate::lies::Lie;
 use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::shadow::Shadow;
@@ -95,7 +96,11 @@ impl Member {
         }
         let config = plan.config(self.id, self.life);
         let snapshot = started.snapshot.as_ref().map(Snapshot::meta);
-        let core = Raft::new(config, started.hard_state, snapshot, started.entries.clone());
+        let mut hard_state = started.hard_state;
+        if plan.lie == Some(Lie::ForgottenVotes) {
+            hard_state.voted_for = None;
+        }
+        let core = Raft::new(config, hard_state, snapshot, started.entries.clone());
         let status = core.status();
         self.living = Some(Living {
             core,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::lies::Lie;
 use crate::plan::{PARTS, Plan};
 
 /// Same seed and same overrides, same run.
@@ -13,6 +14,8 @@ pub(crate) struct Overrides {
     pub(crate) members: Option<u64>,
     /// How long there are faults.
     pub(crate) safety_ms: Option<u64>,
+    /// For the simulator's own tests.
+    pub(crate) lie: Option<Lie>,
 }
 
 impl Overrides {
@@ -27,6 +30,7 @@ impl Overrides {
             without: without.split(',').filter(|name| !name.is_empty()).map(part).collect(),
             members: env_number("SYNCRAFT_SIM_MEMBERS"),
             safety_ms: env_number("SYNCRAFT_SIM_SAFETY_MS"),
+            lie: None,
         }
     }
 
@@ -35,6 +39,7 @@ impl Overrides {
         self.without.iter().for_each(|part| plan.switch_off(part));
         plan.members = self.members.unwrap_or(plan.members).min(plan.members);
         plan.safety_us = self.safety_ms.map_or(plan.safety_us, |safety_ms| safety_ms * 1_000);
+        plan.lie = self.lie;
         plan
     }
 }

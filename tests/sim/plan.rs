@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use syncraft::raft::{Config, MemberId};
 
+use crate::lies::Lie;
+
 /// One tick of a member's clock at normal speed.
 pub(crate) const TICK_US: u64 = 10_000;
 
@@ -83,6 +85,7 @@ pub(crate) struct Plan {
     pub(crate) chunk_len_bytes: u64,
     pub(crate) segment_len_bytes: u64,
     limits: Limits,
+    pub(crate) lie: Option<Lie>,
 }
 
 /// What clerks do.
@@ -142,6 +145,7 @@ impl Plan {
             snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
             chunk_len_bytes: pick(rng, &[100, 1_000, 1 << 20]),
             segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
+            lie: None,
         }
     }
 

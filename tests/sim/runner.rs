@@ -59,6 +59,12 @@ pub(crate) fn run_seeds(seeds: &Seeds, overrides: &Overrides) -> Report {
     outcome.total
 }
 
+/// The first of `count` seeds that fails, and why.
+pub(crate) fn first_violation(count: u64, overrides: &Overrides) -> Option<(u64, String)> {
+    let seeds = Seeds { from: 0, count, time: None };
+    run_in_parallel(&seeds, overrides, Instant::now()).violation
+}
+
 fn run_in_parallel(seeds: &Seeds, overrides: &Overrides, started: Instant) -> Outcome {
     let outcome = Mutex::new(Outcome { total: Report::default(), seeds: 0, violation: None });
     let (next, is_over) = (AtomicU64::new(0), AtomicBool::new(false));

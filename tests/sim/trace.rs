@@ -36,11 +36,16 @@ impl Trace {
         }
     }
 
+    /// No words, no line.
     pub(crate) fn line<D: Display>(&mut self, now_us: u64, words: impl FnOnce() -> D) {
         if self.detail == Detail::HashOnly {
             return;
         }
-        let line = format!("{:>9}.{:03} {}", now_us / 1_000, now_us % 1_000, words());
+        let words = words().to_string();
+        if words.is_empty() {
+            return;
+        }
+        let line = format!("{:>9}.{:03} {words}", now_us / 1_000, now_us % 1_000);
         if self.detail == Detail::Print {
             return println!("{line}");
         }

@@ -1,12 +1,13 @@
 //! Clerks among the members: their calls travel, wait, and are answered, or not. What they saw goes into the history.
 
 use bytes::Bytes;
-use syncraft::kv;
+use syncraft::kv::{self, Command};
 use syncraft::raft::{Event, RequestId, RoleName};
 
 use super::{What, World};
 use crate::clerk::{Answer, Clerk, End, Next, Request};
 use crate::history::History;
+use crate::lies::Lie;
 use crate::linearizability::Op;
 use crate::member::Waiting;
 use crate::plan::Plan;
@@ -141,6 +142,17 @@ impl World {
                 self.answer(waiting, Answer::NotLeader { hint: None, may_apply: false });
             }
             return;
+        };
+        let is_leader = living.status.role.role == RoleName::Leader;
+        let request = match (self.plan.lie, request) {
+            (Some(Lie::UnconfirmedReads), Request::Read(key)) if is_leader => {
+                let value = living.machine.value(&key);
+                return self.answer(waiting, Answer::Read(value));
+            }
+            (Some(Lie::NoSessions), Request::Write(command)) => {
+                Request::Write(Command { client_id: Bytes::new(), request_id: 0, ..command })
+            }
+            (_, request) => request,
         };
         let id = self.workload.next_id();
         let (event, key) = match request {

@@ -9,6 +9,7 @@ use syncraft::raft::{
 use super::{What, World, snapshots};
 use crate::clerk::Answer;
 use crate::disk::Write;
+use crate::lies::Lie;
 use crate::machine::Applied;
 use crate::member::{Living, Member};
 use crate::show;
@@ -41,6 +42,7 @@ impl World {
         self.trace.line(self.now_us, || {
             events
                 .iter()
+                .filter(|event| !matches!(event, Event::Tick))
                 .map(|event| format!("{id} <- {}", show::event(event)))
                 .collect::<Vec<_>>()
                 .join("\n              ")
@@ -112,7 +114,12 @@ impl World {
         let id = self.members[at].id;
         match effect {
             Effect::Send(message) => self.send(at, message),
-            Effect::Persist(persist) => self.submit(at, Write::Persist(persist)),
+            Effect::Persist(persist) => {
+                if self.plan.lie == Some(Lie::EarlyAnswers) {
+                    persist.then.iter().for_each(|message| self.send(at, message.clone()));
+                }
+                self.submit(at, Write::Persist(persist));
+            }
             Effect::Proposed { id, index, term } => {
                 self.oracle.requests.proposed(id, index, term);
                 let Some(living) = &mut self.members[at].living else { return };
@@ -175,6 +182,9 @@ impl World {
 
     fn apply_entry(&mut self, at: usize, entry: &Entry) {
         let Some(Living { machine, .. }) = &mut self.members[at].living else { return };
+        if self.plan.lie == Some(Lie::SkippedEntries) && self.disk_rng.u8(0..50) == 0 {
+            return;
+        }
         let Applied { outcome, expected } = machine.apply(entry);
         self.oracle.states.applied(machine, entry);
         let loaded = machine.loaded();

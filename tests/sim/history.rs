@@ -3,10 +3,10 @@
 use crate::clerk::End;
 use crate::linearizability::{self, CALLS_MAX, Call, Op};
 
-/// Calls by key, in stamps: a count of all beginnings and ends, so that no two are at the same time.
+/// Calls by key, in virtual microseconds, a few put off a little: no two calls begin or end at the same time.
 pub(crate) struct History {
     keys: Vec<Vec<Call>>,
-    stamp: u64,
+    last_us: u64,
 }
 
 /// A call in the history.
@@ -21,7 +21,7 @@ const CALLS_BEGUN_MAX: usize = CALLS_MAX * 3 / 4;
 
 impl History {
     pub(crate) fn new(keys: usize) -> History {
-        History { keys: vec![Vec::new(); keys], stamp: 0 }
+        History { keys: vec![Vec::new(); keys], last_us: 0 }
     }
 
     /// The keys that more calls may be made for.
@@ -34,14 +34,14 @@ impl History {
     }
 
     /// A call begins; of a read the answer is yet to come.
-    pub(crate) fn begin(&mut self, key: usize, op: Op) -> CallId {
-        let asked_at = self.stamp();
+    pub(crate) fn begin(&mut self, key: usize, op: Op, now_us: u64) -> CallId {
+        let asked_at = self.stamp(now_us);
         self.keys[key].push(Call { op, asked_at, answered_at: None });
         CallId { key, at: self.keys[key].len() - 1 }
     }
 
-    pub(crate) fn end(&mut self, id: CallId, end: &End) {
-        let stamp = self.stamp();
+    pub(crate) fn end(&mut self, id: CallId, end: &End, now_us: u64) {
+        let stamp = self.stamp(now_us);
         let call = &mut self.keys[id.key][id.at];
         match end {
             End::Written => call.answered_at = Some(stamp),
@@ -75,8 +75,8 @@ impl History {
         }
     }
 
-    fn stamp(&mut self) -> u64 {
-        self.stamp += 1;
-        self.stamp
+    fn stamp(&mut self, now_us: u64) -> u64 {
+        self.last_us = now_us.max(self.last_us + 1);
+        self.last_us
     }
 }

@@ -46,14 +46,14 @@ impl Clerks {
     }
 
     /// A call of one clerk on one of its keys begins.
-    fn begin(&mut self, clerk: usize, key: usize, op: Op, deadline_us: u64) {
-        let id = self.history.begin(key, op.clone());
+    fn begin(&mut self, clerk: usize, key: usize, op: Op, now_us: u64, timeout_us: u64) {
+        let id = self.history.begin(key, op.clone(), now_us);
         let write = match op {
             Op::Put(value) => Some((kv::Op::Put, Bytes::from(value))),
             Op::Append(value) => Some((kv::Op::Append, Bytes::from(value))),
             Op::Get(_) => None,
         };
-        self.clerks[clerk].begin(id, Bytes::from(format!("key {key}")), write, deadline_us);
+        self.clerks[clerk].begin(id, Bytes::from(format!("key {key}")), write, now_us + timeout_us);
     }
 }
 
@@ -93,7 +93,8 @@ impl World {
             2..6 => Op::Append(self.clerks.new_value()),
             _ => Op::Get(None),
         };
-        self.clerks.begin(clerk, key, op, self.now_us + self.plan.clerks.call_timeout_us);
+        let timeout_us = self.plan.clerks.call_timeout_us;
+        self.clerks.begin(clerk, key, op, self.now_us, timeout_us);
         true
     }
 
@@ -117,7 +118,11 @@ impl World {
                     End::NotApplied => "clerk: not applied",
                     End::Unknown => "clerk: outcome unknown",
                 });
-                self.clerks.history.end(call, &end);
+                self.clerks.history.end(call, &end, self.now_us);
+                if self.trace.is_told() {
+                    // So that the story ends where the violation is; once at the end would do.
+                    self.clerks.history.check();
+                }
                 self.think(clerk);
             }
             Next::Ask(at, request) => {
@@ -213,8 +218,7 @@ impl World {
         for key in 0..self.clerks.history.keys() {
             for clerk in 0..self.clerks.clerks.len() {
                 self.run_until_idle(clerk);
-                let deadline_us = self.now_us + CALM_TIMEOUT_US;
-                self.clerks.begin(clerk, key, Op::Get(None), deadline_us);
+                self.clerks.begin(clerk, key, Op::Get(None), self.now_us, CALM_TIMEOUT_US);
                 self.go_on(clerk);
             }
         }

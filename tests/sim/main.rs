@@ -1,24 +1,41 @@
-//! A simulator for the consensus core: whole clusters in one thread, from one seed.
+//! A simulator of whole members: clusters and their clients in one thread, from one seed.
 //!
 //! ```text
-//!              ┌────────────── World: a queue of things to happen, in virtual time ──────────────┐
-//!   Plan ────> │ Member (core + Disk) <── Network <── Member (core + Disk)   ...    Workload     │ ──> Report
-//!  (of a seed) └────────────────── Oracle: looks on, and panics at a violation ──────────────────┘
+//!              ┌──────────────── World: a queue of things to happen, in virtual time ────────────────┐
+//!              │  Clerk ──────> Member: core, state machine ──┬── Network ──> Member ...             │
+//!   Plan ────> │    │                └─ Disk: real log and ───┴── chunks ───>                        │ ──> Report
+//!  (of a seed) │    v                   snapshots, on a device that fails                            │
+//!              │  History: linearizable?          Oracle: looks on, and panics at a violation        │
+//!              └─────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
+//! Real: the core (`raft::Raft`), the log and the snapshots (`storage`), the state machine with its sessions (`kv::Store`).
+//! Simulated: time, network, the device, clients, and what the threads of a node do between these.
+//!
 //! - [`plan`]: what a seed draws: cluster size, limits, speeds, and which faults are on at all (swarm testing).
-//! - [`world`]: the event loop, and the two phases: faults while safety is checked; then calm, in which a quorum, and later
-//!   everyone, must make progress and agree.
-//! - [`disk`]: snapshots; what is durable, what is being written, and what a crash leaves of that.
+//! - [`world`]: the event loop, and its phases: faults while safety is checked; then calm, in which a quorum, and later
+//!   everyone, must make progress and agree; at last each clerk reads each key.
+//! - [`disk`]: when writes are done, what was reported, and whether a start finds it. Under it the [`device`], which loses
+//!   power, dies in the middle of anything, fills up, stalls, and fails to sync.
 //! - [`network`]: delays, losses, duplicates, replays, cut links.
-//! - [`machine`]: each member's state, a real `kv::Store` with its sessions, snapshots included.
-//! - [`clerk`]: clients with the rules of the real one; what they see is a [`history`], which must be linearizable.
-//! - [`oracle`]: the invariants, checked after every step.
+//! - [`machine`]: each member's state, and who waits for what becomes of an entry.
+//! - [`clerk`]: clients with the rules of the real one; what they see is a [`history`], which must be linearizable. Beside
+//!   them the [`workload`] makes load that nobody retries.
+//! - [`oracle`]: the invariants, checked after every step: election safety, log matching, leader completeness, state machine
+//!   safety, commit indexes that only grow, durable before said, equal digests at equal index, each write at most once.
+//! - [`lies`]: members that break a promise on purpose, which must be noticed.
 //!
-//! Everything random comes from the seed, a generator for each concern. A failure prints its seed and the last lines of
-//! its trace. `SYNCRAFT_SIM_SEED=n` replays one seed and prints the whole trace, `SYNCRAFT_SIM_SEEDS=n` runs more of them,
-//! `SYNCRAFT_SIM_FROM=n` begins elsewhere.
+//! Everything random comes from the seed, a generator for each concern. What fails is [shrunk](shrink): the smallest run
+//! that still fails tells the end of its story, and how to replay it. Variables of the environment:
 //!
-//! Left for later: real storage in place of [`disk`].
+//! | `SYNCRAFT_SIM_...` | does |
+//! |---|---|
+//! | `SEED=n` | replays one seed and prints all of its story |
+//! | `WITHOUT=crash,drop` | switches parts of the plan off; [`plan::PARTS`] has their names |
+//! | `MEMBERS=n`, `SAFETY_MS=n` | fewer members, fewer milliseconds with faults |
+//! | `FROM=n`, `SEEDS=n` | begins with another seed, runs so many |
+//! | `MINUTES=n` | runs seeds for so long: `scripts/soak.sh` |
+//!
+//! Left out: the threads and queues of a node, and the RPC under it; these have tests with real processes.
 
 mod clerk;
 mod device;

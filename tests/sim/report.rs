@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 21] = [
+const FAULTS: [&str; 22] = [
+    "snapshot chunk cut",
     "message dropped",
     "message duplicated",
     "message replayed",

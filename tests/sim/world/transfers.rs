@@ -1,5 +1,5 @@
 //! Snapshots on their way to peers, a chunk at a time: the next one leaves when the one before is answered. Outside the
-//! network's order; chunks and answers are lost and late as any message, and chunks come twice.
+//! network's order; chunks and answers are lost and late as any message, and chunks come twice, or cut short.
 //!
 //! Who sent one waits for the core's answer to all of it, and for each chunk's until a deadline.
 
@@ -108,12 +108,16 @@ impl World {
     }
 
     /// A piece gets there, or it breaks off, which its sender notices.
-    pub(super) fn chunk_arrived(&mut self, chunk: Chunk) {
+    pub(super) fn chunk_arrived(&mut self, mut chunk: Chunk) {
         let (from, to, at) = (self.members[chunk.from.at].id, chunk.to, Self::at_of(chunk.to));
         let is_lost = self.is_chunk_lost(from, to) || self.is_chunk_lost(to, from);
         if is_lost || self.members[at].living.is_none() {
             self.count("snapshot lost");
             return self.refuse_chunk(&chunk);
+        }
+        if self.snapshot_rng.f64() < self.plan.faults.drop {
+            self.count("snapshot chunk cut");
+            chunk.data.truncate(self.snapshot_rng.usize(0..=chunk.data.len()));
         }
         let is_interrupted = self.draw_death(at);
         let result = self.write_chunk(at, &chunk);

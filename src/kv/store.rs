@@ -147,7 +147,9 @@ impl Store {
         Store::default()
     }
 
-    pub(super) fn with_sessions_max(sessions_max: usize) -> Store {
+    /// An empty store that remembers so many clients, at least 1, in place of [`SESSIONS_MAX`]. For tests and simulations:
+    /// the limit decides outcomes, so all members of a cluster must have the same.
+    pub fn with_sessions_max(sessions_max: usize) -> Store {
         Store {
             values: Values::new(),
             bytes: 0,

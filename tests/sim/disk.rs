@@ -1,36 +1,150 @@
-//! A member's disk: what is durable, what is being written, and what a crash leaves of it.
+//! A member's disk: the real one, and beside it what its member was told is durable.
+//!
+//! Writes take effect in order, and share flushes: what is submitted during one is written by the next. A flush happens
+//! when it is done; before that nobody hears of it, and a crash interrupts it anywhere.
+//!
+//! A start checks what the real storage has recovered: all that was reported, and of what was not a first part: of the
+//! hard state, the reset and the entries of each write, in this order.
+//!
+//! The log is kept from its first entry on, also where the member has forgotten it, so that it can be checked.
 
 use std::collections::VecDeque;
 
-use syncraft::raft::{Entry, HardState, Index, Message, Persist, PersistId, SnapshotMeta, Term};
+use syncraft::node::StateView;
+use syncraft::raft::{
+    Entry, HardState, Index, MemberId, Message, Persist, PersistId, SnapshotMeta, Term,
+};
+use syncraft::storage::{Snapshot, Snapshots, StorageError, Wal};
 
-/// Writes take effect in order, and share flushes: what is submitted during one is written by the next. A crash keeps any
-/// prefix of the records whose write was not reported: a hard state, a reset, then entries one by one.
-///
-/// The log is kept from its first entry on, also where the member has forgotten it, so that it can be checked.
-#[derive(Debug, Default)]
+use crate::device::{Device, Found, Open};
+use crate::durable::Durable;
+
 pub(crate) struct Disk {
-    hard_state: HardState,
-    entries: Vec<Entry>,
-    /// The newest snapshot, which is there or not, and the entries that led to it.
-    snapshot: Option<SnapshotMeta>,
-    snapshot_entries: Vec<Entry>,
+    device: Device,
+    open: Option<Open>,
+    /// What was reported.
+    durable: Durable,
     /// Submitted, with when it will be durable.
-    pending: VecDeque<(u64, Persist)>,
+    pending: VecDeque<(u64, Write)>,
+    /// Handed to the log, which could not write it: the disk was full.
+    unsynced: Vec<Persist>,
+    is_full: bool,
+    /// What the last life had submitted and was never told about.
+    unsure: Vec<Persist>,
     /// The newest flush: from when to when.
     flush_us: (u64, u64),
 }
 
+/// What is to be done to the log.
+pub(crate) enum Write {
+    Persist(Persist),
+    /// A snapshot holds everything up to here.
+    Release(Index),
+}
+
+/// What may be said now.
+#[derive(Default)]
+pub(crate) struct Flushed {
+    pub(crate) last: Option<PersistId>,
+    pub(crate) then: Vec<Message>,
+    /// A segment was given back, and will be used again.
+    pub(crate) has_recycled: bool,
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    PowerCut,
+    Kill,
+    /// In good order, if the disk lets it.
+    Stop,
+}
+
+/// What a start found.
+pub(crate) struct Started {
+    pub(crate) hard_state: HardState,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) is_torn: bool,
+    /// The log had to begin anew behind the snapshot.
+    pub(crate) is_reset: bool,
+    /// The snapshot's term was not on the disk before.
+    pub(crate) is_term_news: bool,
+    /// Something that was submitted is not there.
+    pub(crate) is_loss: bool,
+}
+
 impl Disk {
+    pub(crate) fn new(id: MemberId, segment_len_bytes: u64, seed: u64) -> Disk {
+        Disk {
+            device: Device::new(id, segment_len_bytes, seed),
+            open: None,
+            durable: Durable::default(),
+            pending: VecDeque::new(),
+            unsynced: Vec::new(),
+            is_full: false,
+            unsure: Vec::new(),
+            flush_us: (0, 0),
+        }
+    }
+
+    /// `committed` is all that ever was, in order.
+    ///
+    /// # Errors
+    /// The disk is full, or the process stops as arranged.
+    ///
+    /// # Panics
+    /// If something is missing, or is there that nobody wrote.
+    pub(crate) fn start(&mut self, committed: &[Entry]) -> Result<Started, StorageError> {
+        assert!(self.open.is_none(), "only who is down can start");
+        let (open, Found { snapshot, recovered }) = self.device.open()?;
+        let base = snapshot.as_ref().map(Snapshot::meta);
+        if let Some(base) = base {
+            self.durable.store_snapshot(base, committed);
+        }
+        assert_eq!(self.durable.snapshot(), base, "the newest snapshot is there");
+        let found = (recovered.hard_state, &recovered.entries[..]);
+        let mut written = self.durable.clone();
+        let mut is_found = written.recovered() == found;
+        for persist in &self.unsure {
+            written.write_by_records(persist, |written| is_found |= written.recovered() == found);
+        }
+        assert!(
+            is_found,
+            "what was durable: {:?}, then submitted: {:?}, found: {base:?}, {found:?}",
+            self.durable, self.unsure
+        );
+        let is_loss = !self.unsure.is_empty() && written.recovered() != found;
+        let (is_reset, is_term_news) = self.durable.recover(found);
+        self.unsure.clear();
+        self.open = Some(open);
+        Ok(Started {
+            hard_state: recovered.hard_state,
+            snapshot,
+            entries: recovered.entries,
+            is_torn: recovered.torn.is_some(),
+            is_reset,
+            is_term_news,
+            is_loss,
+        })
+    }
+
+    /// Begins a start that dies after so many operations, if it takes as many.
+    pub(crate) fn start_in_vain(&mut self, ops: u64, is_power_lost: bool) {
+        self.device.stop_after(ops);
+        drop(self.device.open());
+        self.device.restart(is_power_lost);
+    }
+
     /// Queues a write; a flush that begins for it takes `duration_us`. Returns when it will be durable.
-    pub(crate) fn submit(&mut self, persist: Persist, now_us: u64, duration_us: u64) -> u64 {
+    pub(crate) fn submit(&mut self, write: Write, now_us: u64, duration_us: u64) -> u64 {
         let (start_us, done_us) = self.flush_us;
         let is_joined = now_us <= start_us && !self.pending.is_empty();
         if !is_joined {
             let start_us = done_us.max(now_us);
             self.flush_us = (start_us, start_us + duration_us);
         }
-        self.pending.push_back((self.flush_us.1, persist));
+        self.pending.push_back((self.flush_us.1, write));
         self.flush_us.1
     }
 
@@ -40,118 +154,166 @@ impl Disk {
         self.flush_us = (start_us, done_us.max(now_us + duration_us));
     }
 
-    /// Everything that is due is durable: the last such write, and what may be said now.
-    pub(crate) fn complete(&mut self, now_us: u64) -> (Option<PersistId>, Vec<Message>) {
-        let (mut last, mut then) = (None, Vec::new());
+    /// Writes everything that is due, as the thread of a node does that owns the log.
+    ///
+    /// # Errors
+    /// The disk is full: what is left waits for another try. Anything else is the end of this life.
+    pub(crate) fn flush(&mut self, now_us: u64, flushed: &mut Flushed) -> Result<(), StorageError> {
+        let result = self.try_flush(now_us, flushed);
+        self.is_full = matches!(&result, Err(error) if error.is_full());
+        result
+    }
+
+    fn try_flush(&mut self, now_us: u64, flushed: &mut Flushed) -> Result<(), StorageError> {
+        self.sync(flushed)?;
         while self.pending.front().is_some_and(|(done_us, _)| *done_us <= now_us) {
-            let Some((_, persist)) = self.pending.pop_front() else { break };
-            self.write(persist.hard_state, persist.reset, &persist.entries);
-            then.extend(persist.then);
-            last = Some(persist.id);
+            let Some((_, write)) = self.pending.front() else { break };
+            let wal = &mut self.open.as_mut().expect("a running member's disk is open").wal;
+            match write {
+                Write::Release(_) => {}
+                // What came before is synced first: see there.
+                Write::Persist(persist) if persist.reset.is_none() || self.unsynced.is_empty() => {
+                    append(wal, persist)?;
+                }
+                Write::Persist(_) => {
+                    self.sync(flushed)?;
+                    continue;
+                }
+            }
+            match self.pending.pop_front() {
+                Some((_, Write::Persist(persist))) => self.unsynced.push(persist),
+                Some((_, Write::Release(index))) => {
+                    self.sync(flushed)?;
+                    self.release(index, flushed)?;
+                }
+                None => {}
+            }
         }
-        (last, then)
+        self.sync(flushed)
     }
 
-    /// The power goes: what was not reported survives up to a random record. True if something was lost.
-    pub(crate) fn crash(&mut self, rng: &mut fastrand::Rng) -> bool {
-        let records = |persist: &Persist| {
-            let heads = [persist.hard_state.is_some(), persist.reset.is_some()];
-            heads.into_iter().filter(|it| *it).count() + persist.entries.len()
-        };
-        let total = self.pending.iter().map(|(_, persist)| records(persist)).sum();
-        let mut left = rng.usize(0..=total);
-        let is_loss = left < total;
-        for (_, persist) in std::mem::take(&mut self.pending) {
-            let hard_state = persist.hard_state.filter(|_| left > 0);
-            left -= usize::from(hard_state.is_some());
-            let reset = persist.reset.filter(|_| left > 0);
-            left -= usize::from(reset.is_some());
-            let count = left.min(persist.entries.len());
-            self.write(hard_state, reset, &persist.entries[..count]);
-            left -= count;
+    fn sync(&mut self, flushed: &mut Flushed) -> Result<(), StorageError> {
+        if self.unsynced.is_empty() {
+            return Ok(());
         }
-        self.flush_us = (0, 0);
-        is_loss
+        self.open.as_mut().expect("a running member's disk is open").wal.sync()?;
+        for persist in self.unsynced.drain(..) {
+            self.durable.write_by_records(&persist, |_| ());
+            flushed.last = Some(persist.id);
+            flushed.then.extend(persist.then);
+        }
+        Ok(())
     }
 
-    fn write(
-        &mut self,
-        hard_state: Option<HardState>,
-        reset: Option<SnapshotMeta>,
-        entries: &[Entry],
-    ) {
-        if let Some(hard_state) = hard_state {
-            assert!(
-                hard_state.current_term >= self.hard_state.current_term,
-                "a term on disk never falls"
-            );
-            let is_vote_kept = hard_state.current_term > self.hard_state.current_term
-                || self.hard_state.voted_for.is_none()
-                || hard_state.voted_for == self.hard_state.voted_for;
-            assert!(is_vote_kept, "a vote on disk stands for its term");
-            self.hard_state = hard_state;
+    /// A full disk is no reason to fail here.
+    fn release(&mut self, index: Index, flushed: &mut Flushed) -> Result<(), StorageError> {
+        let wal = &mut self.open.as_mut().expect("a running member's disk is open").wal;
+        match wal.release_through(index) {
+            Err(error) if !error.is_full() => return Err(error),
+            _ => {}
         }
-        if let Some(SnapshotMeta { last_included_index, .. }) = reset {
-            let led_there = &self.snapshot_entries[..last_included_index.0 as usize];
-            self.entries = led_there.to_vec();
-        }
-        for entry in entries {
-            let at = entry.index.0 as usize - 1;
-            assert!(at <= self.entries.len(), "no gaps on disk");
-            self.entries.truncate(at);
-            self.entries.push(entry.clone());
-        }
+        flushed.has_recycled |= self.device.has_recycled();
+        Ok(())
     }
 
-    /// A whole snapshot is there: the newest is kept. `committed` is all that ever was, in order.
-    pub(crate) fn store_snapshot(&mut self, snapshot: SnapshotMeta, committed: &[Entry]) {
-        let index = snapshot.last_included_index;
-        if index > self.snapshot_index() {
-            let known = self.snapshot_entries.len();
-            self.snapshot_entries.extend_from_slice(&committed[known..index.0 as usize]);
-            self.snapshot = Some(snapshot);
+    /// A life ends. The flush that was under way comes as far as it may, and those that wait behind it, perhaps.
+    pub(crate) fn die(&mut self, death: Death, rng: &mut fastrand::Rng) {
+        let pending = self.pending.drain(..).filter_map(|(_, write)| match write {
+            Write::Persist(persist) => Some(persist),
+            Write::Release(_) => None,
+        });
+        let pending: Vec<Persist> = pending.collect();
+        if let Some(Open { mut wal, snapshots, .. }) = self.open.take() {
+            if death != Death::Stop {
+                let ops = if rng.bool() { 0 } else { rng.u64(1..8 + 4 * pending.len() as u64) };
+                self.device.stop_after(ops);
+            }
+            // Whatever fails here, nobody is told.
+            let _ = write_all(&mut wal, &pending);
+            match death {
+                Death::Stop => wal.close(),
+                Death::Kill | Death::PowerCut => self.device.stop_after(0),
+            }
+            drop(snapshots);
         }
+        self.unsure.extend(self.unsynced.drain(..).chain(pending));
+        (self.flush_us, self.is_full) = ((0, 0), false);
     }
 
-    pub(crate) fn snapshot(&self) -> Option<SnapshotMeta> {
-        self.snapshot
+    /// All that the last life had open is gone.
+    pub(crate) fn bury(&mut self, death: Death) {
+        self.device.restart(death == Death::PowerCut);
+    }
+
+    pub(crate) fn device(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
+    /// Whether a write waits for space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// # Errors
+    /// Those of storage: they cost this snapshot, unless the process stops.
+    pub(crate) fn write_snapshot(
+        &self,
+        meta: SnapshotMeta,
+        view: &impl StateView,
+    ) -> Result<(), StorageError> {
+        let Some(snapshots) = self.snapshots() else { return Ok(()) };
+        let mut writer = snapshots.create(meta)?;
+        // The error that the view meets is the writer's own, and it returns it again.
+        let _ = view.write(&mut writer);
+        writer.finish().map(drop)
+    }
+
+    pub(crate) fn snapshots(&self) -> Option<&Snapshots> {
+        self.open.as_ref().map(|open| &open.snapshots)
+    }
+
+    /// The newest snapshot on the disk is known to be at least this one.
+    pub(crate) fn stored_snapshot(&mut self, snapshot: SnapshotMeta, committed: &[Entry]) {
+        self.durable.store_snapshot(snapshot, committed);
     }
 
     pub(crate) fn snapshot_index(&self) -> Index {
-        self.snapshot.map_or(Index::ZERO, |it| it.last_included_index)
+        self.durable.snapshot_index()
     }
 
-    /// A start: a log that does not lead through the end of the snapshot begins anew behind it. True if it had to.
-    pub(crate) fn recover(&mut self) -> bool {
-        let is_reset = !self.leads_through_snapshot();
-        if is_reset {
-            self.entries = self.snapshot_entries.clone();
-        }
-        is_reset
-    }
-
-    fn leads_through_snapshot(&self) -> bool {
-        self.snapshot.is_none_or(|it| {
-            let entry = self.entries.get(it.last_included_index.0 as usize - 1);
-            entry.map(|entry| entry.term) == Some(it.last_included_term)
-        })
+    pub(crate) fn snapshot(&self) -> Option<SnapshotMeta> {
+        self.durable.snapshot()
     }
 
     pub(crate) fn hard_state(&self) -> HardState {
-        self.hard_state
+        self.durable.hard_state()
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
+        self.durable.entries()
     }
 
     /// As a start would find it.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
-        let found =
-            if self.leads_through_snapshot() { &self.entries } else { &self.snapshot_entries };
-        match index.0.checked_sub(1) {
-            None => Some(Term::ZERO),
-            Some(at) => found.get(at as usize).map(|entry| entry.term),
-        }
+        self.durable.term_at(index)
     }
+}
+
+/// As a node does it: the hard state is durable before the log begins anew. After a full disk all of it may be repeated.
+fn append(wal: &mut Wal, persist: &Persist) -> Result<(), StorageError> {
+    if let Some(snapshot) = persist.reset {
+        wal.append(persist.hard_state, &[])?;
+        wal.sync()?;
+        wal.reset(snapshot)?;
+    }
+    wal.append(persist.hard_state, &persist.entries)
+}
+
+fn write_all(wal: &mut Wal, pending: &[Persist]) -> Result<(), StorageError> {
+    wal.sync()?;
+    for persist in pending {
+        append(wal, persist)?;
+        wal.sync()?;
+    }
+    Ok(())
 }

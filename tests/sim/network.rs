@@ -17,6 +17,9 @@ pub(crate) struct Network {
     /// When the last message of each link arrives.
     last_arrival_us: BTreeMap<Link, u64>,
     past: VecDeque<Message>,
+    dropped: u64,
+    duplicated: u64,
+    replayed: u64,
 }
 
 impl Network {
@@ -26,6 +29,9 @@ impl Network {
             cut: BTreeSet::new(),
             last_arrival_us: BTreeMap::new(),
             past: VecDeque::new(),
+            dropped: 0,
+            duplicated: 0,
+            replayed: 0,
         }
     }
 
@@ -40,18 +46,30 @@ impl Network {
         if self.rng.f64() < plan.faults.replay && !self.past.is_empty() {
             let old = self.past[self.rng.usize(..self.past.len())].clone();
             arrivals.push((now_us + self.delay_us(plan), old));
+            self.replayed += 1;
         }
         if plan.faults.replay > 0.0 {
             self.remember(&message);
         }
         if self.is_cut(message.from, message.to) || self.rng.f64() < plan.faults.drop {
+            self.dropped += 1;
             return arrivals;
         }
         if self.rng.f64() < plan.faults.duplicate {
+            self.duplicated += 1;
             arrivals.push((now_us + self.delay_us(plan), message.clone()));
         }
         arrivals.push((self.arrival_us(plan, now_us, &message), message));
         arrivals
+    }
+
+    /// What it has done to messages, cut links included.
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 3] {
+        [
+            ("message dropped", self.dropped),
+            ("message duplicated", self.duplicated),
+            ("message replayed", self.replayed),
+        ]
     }
 
     fn arrival_us(&mut self, plan: &Plan, now_us: u64, message: &Message) -> u64 {

@@ -3,6 +3,9 @@
 //! Each check touches only what has just changed: a log carries a running hash, so that comparing two prefixes is
 //! comparing two numbers.
 
+mod requests;
+mod states;
+
 use std::collections::{BTreeMap, HashMap};
 
 use syncraft::raft::{
@@ -10,8 +13,10 @@ use syncraft::raft::{
     RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
 };
 
-use crate::member::{Living, Member, Shadow};
-use crate::workload::proposal_of;
+use crate::member::{Living, Member};
+use crate::shadow::Shadow;
+use requests::Requests;
+use states::States;
 
 #[derive(Default)]
 pub(crate) struct Oracle {
@@ -25,29 +30,14 @@ pub(crate) struct Oracle {
     canonical: Vec<Entry>,
     /// Log matching: the hash of every log that ever ended with this index and term.
     prefixes: HashMap<(Index, Term), u64>,
-    proposals: HashMap<RequestId, Proposal>,
-    reads: BTreeMap<RequestId, Read>,
+    pub(crate) requests: Requests,
+    pub(crate) states: States,
 }
 
 struct Committed {
     hash: u64,
     /// The term of the leader that committed it.
     by: Term,
-    proposal: Option<RequestId>,
-}
-
-#[derive(Default)]
-struct Proposal {
-    is_rejected: bool,
-    /// Where its leader put it.
-    place: Option<(Index, Term)>,
-    committed_at: Option<Index>,
-}
-
-struct Read {
-    member: MemberId,
-    /// What was committed when it was asked: its answer must reflect at least that.
-    floor: Index,
 }
 
 impl Oracle {
@@ -58,6 +48,10 @@ impl Oracle {
     /// What led to a snapshot of `index`.
     pub(crate) fn canonical(&self, index: Index) -> &[Entry] {
         &self.canonical[..index.0 as usize]
+    }
+
+    pub(crate) fn all_committed(&self) -> &[Entry] {
+        &self.canonical
     }
 
     /// The end of a snapshot of the state at `index`.
@@ -72,7 +66,7 @@ impl Oracle {
         let index = snapshot.last_included_index;
         assert!(index <= self.committed_index(), "a snapshot holds committed entries only");
         assert_eq!(snapshot, self.snapshot_at(index), "a snapshot ends with a committed entry");
-        assert!(index > living.applied, "the state never goes back");
+        assert!(index > living.machine.applied(), "the state never goes back");
         assert!(member.disk.snapshot_index() >= index, "a snapshot is on the disk first");
     }
 
@@ -85,54 +79,8 @@ impl Oracle {
         assert!(member.disk.snapshot_index() >= snapshot_index, "it is on the disk");
     }
 
-    pub(crate) fn is_committed(&self, id: RequestId) -> bool {
-        self.proposals.get(&id).is_some_and(|proposal| proposal.committed_at.is_some())
-    }
-
-    /// Reads that still wait for an answer of one of `members`.
-    pub(crate) fn reads_open_at(&self, members: &[MemberId]) -> usize {
-        self.reads.values().filter(|read| members.contains(&read.member)).count()
-    }
-
-    pub(crate) fn asked_to_propose(&mut self, id: RequestId) {
-        let before = self.proposals.insert(id, Proposal::default());
-        assert!(before.is_none(), "the workload never repeats an id");
-    }
-
     pub(crate) fn asked_to_read(&mut self, id: RequestId, member: MemberId) {
-        let floor = self.committed_index();
-        self.reads.insert(id, Read { member, floor });
-    }
-
-    pub(crate) fn proposed(&mut self, id: RequestId, index: Index, term: Term) {
-        let proposal = self.proposals.get_mut(&id).expect("only what was proposed is answered");
-        assert!(proposal.place.is_none() && !proposal.is_rejected, "a proposal has one answer");
-        proposal.place = Some((index, term));
-    }
-
-    pub(crate) fn rejected(&mut self, id: RequestId) {
-        if self.reads.remove(&id).is_some() {
-            return;
-        }
-        let proposal = self.proposals.get_mut(&id).expect("only what was asked is rejected");
-        assert!(proposal.place.is_none() && !proposal.is_rejected, "a proposal has one answer");
-        proposal.is_rejected = true;
-    }
-
-    /// Linearizable reads: the state read reflects all that was committed before the read was asked.
-    pub(crate) fn read_ready(&mut self, id: RequestId, member: MemberId, handed_out: Index) {
-        let read = self.reads.remove(&id).expect("a read has one answer");
-        assert_eq!(read.member, member, "a read is answered where it was asked");
-        assert!(
-            handed_out >= read.floor,
-            "stale read: {id:?} at {member} sees {handed_out}, but {} was committed before",
-            read.floor
-        );
-    }
-
-    /// The member's unanswered reads are gone with it.
-    pub(crate) fn crashed(&mut self, member: MemberId) {
-        self.reads.retain(|_, read| read.member != member);
+        self.requests.asked_to_read(id, member, self.committed_index());
     }
 
     /// Log matching: logs that agree on an entry's index and term agree on everything up to it.
@@ -207,37 +155,21 @@ impl Oracle {
         }
         for index in from.0 + 1..=living.status.commit_index.0 {
             let (entry, hash) = living.log.at(Index(index)).expect("it is in the log");
-            let proposal = proposal_of(&entry.payload);
-            if let Some(id) = proposal {
-                self.check_proposal(id, entry);
-            }
+            self.requests.committed(entry);
             self.canonical.push(entry.clone());
-            self.committed.push(Committed { hash: *hash, by, proposal });
+            self.committed.push(Committed { hash: *hash, by });
         }
-    }
-
-    /// A proposal takes effect at most once, in the place it was told, and never after a refusal.
-    fn check_proposal(&mut self, id: RequestId, entry: &Entry) {
-        let proposal = self.proposals.get_mut(&id).expect("nobody makes up commands");
-        assert!(!proposal.is_rejected, "{id:?} was rejected, and is committed");
-        assert_eq!(proposal.place, Some((entry.index, entry.term)), "{id:?} is not in its place");
-        assert_eq!(proposal.committed_at, None, "{id:?} is committed twice");
-        proposal.committed_at = Some(entry.index);
     }
 
     /// Entries are applied in order, once a life, and only what is committed.
     pub(crate) fn applies(&self, living: &Living, entries: &[Entry]) {
-        let mut last = living.applied;
+        let mut last = living.machine.applied();
         for entry in entries {
             assert_eq!(entry.index, last.next(), "entries are applied in order");
             last = entry.index;
             assert!(last <= living.status.commit_index, "only what is committed is applied");
-            let committed = &self.committed[last.0 as usize - 1];
-            assert_eq!(
-                committed.proposal,
-                proposal_of(&entry.payload),
-                "what is applied at {last}"
-            );
+            let committed = &self.canonical[last.0 as usize - 1];
+            assert_eq!(committed, entry, "what is applied at {last}");
         }
     }
 

@@ -7,11 +7,35 @@ use std::ops::Range;
 
 use syncraft::raft::{Config, MemberId};
 
+use crate::lies::Lie;
+
 /// One tick of a member's clock at normal speed.
 pub(crate) const TICK_US: u64 = 10_000;
 
 /// How often, in virtual time, faults are drawn.
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
+
+/// What can be switched off, by name.
+pub(crate) const PARTS: [&str; 18] = [
+    "drop",
+    "duplicate",
+    "replay",
+    "delay",
+    "partition",
+    "crash",
+    "crash_all",
+    "pause",
+    "disconnect",
+    "transfer",
+    "disk_stall",
+    "disk_full",
+    "sync_failure",
+    "snapshot",
+    "skew",
+    "reorder",
+    "batch",
+    "clerks",
+];
 
 /// Probabilities of faults. Those of the network are per message, the others per draw.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +52,9 @@ pub(crate) struct Faults {
     /// Somebody is told to hand the leadership over.
     pub(crate) transfer: f64,
     pub(crate) disk_stall: f64,
+    pub(crate) disk_full: f64,
+    /// A sync fails, and with it the member.
+    pub(crate) sync_failure: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -49,9 +76,28 @@ pub(crate) struct Plan {
     pub(crate) request_every_us: u64,
     pub(crate) requests_at_once: Range<u64>,
     pub(crate) value_len: Range<usize>,
+    pub(crate) clerks: Clerks,
+    /// How many clients a store remembers.
+    pub(crate) sessions_max: usize,
     /// How likely a snapshot is each time that something was applied.
     pub(crate) snapshot: f64,
+    /// A transfer's pieces are at least so long.
+    pub(crate) chunk_len_bytes: u64,
+    pub(crate) segment_len_bytes: u64,
     limits: Limits,
+    pub(crate) lie: Option<Lie>,
+}
+
+/// What clerks do.
+#[derive(Clone, Debug)]
+pub(crate) struct Clerks {
+    pub(crate) count: usize,
+    pub(crate) keys: usize,
+    /// Between two calls of one.
+    pub(crate) think_us: Range<u64>,
+    /// How long a call may take, and one attempt of it.
+    pub(crate) call_timeout_us: u64,
+    pub(crate) attempt_timeout_us: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -94,7 +140,38 @@ impl Plan {
             requests_at_once: 1..at_once_max + 1,
             value_len: 0..pick(rng, &[1, 100, 1_000]),
             limits: Limits::draw(rng),
+            clerks: Clerks::draw(rng),
+            sessions_max: pick(rng, &[2, 3, 5, 100]),
             snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
+            chunk_len_bytes: pick(rng, &[100, 1_000, 1 << 20]),
+            segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
+            lie: None,
+        }
+    }
+
+    /// Does without one of the [`PARTS`].
+    pub(crate) fn switch_off(&mut self, part: &str) {
+        let faults = &mut self.faults;
+        match part {
+            "drop" => faults.drop = 0.0,
+            "duplicate" => faults.duplicate = 0.0,
+            "replay" => faults.replay = 0.0,
+            "delay" => faults.delay_long = 0.0,
+            "partition" => faults.partition = 0.0,
+            "crash" => faults.crash = 0.0,
+            "crash_all" => faults.crash_all = 0.0,
+            "pause" => faults.pause = 0.0,
+            "disconnect" => faults.false_disconnect = 0.0,
+            "transfer" => faults.transfer = 0.0,
+            "disk_stall" => faults.disk_stall = 0.0,
+            "disk_full" => faults.disk_full = 0.0,
+            "sync_failure" => faults.sync_failure = 0.0,
+            "snapshot" => self.snapshot = 0.0,
+            "skew" => self.tick_us.fill(TICK_US),
+            "reorder" => self.is_fifo = true,
+            "batch" => self.batch_us = 0,
+            "clerks" => self.clerks.count = 0,
+            _ => panic!("{part} is no part of a plan"),
         }
     }
 
@@ -130,6 +207,20 @@ impl Faults {
             false_disconnect: sometimes(rng, &[0.005, 0.05]),
             transfer: sometimes(rng, &[0.005, 0.05]),
             disk_stall: sometimes(rng, &[0.005, 0.03]),
+            disk_full: sometimes(rng, &[0.002, 0.01]),
+            sync_failure: sometimes(rng, &[0.001, 0.005]),
+        }
+    }
+}
+
+impl Clerks {
+    fn draw(rng: &mut fastrand::Rng) -> Clerks {
+        Clerks {
+            count: rng.usize(1..=5),
+            keys: rng.usize(1..=3),
+            think_us: 1_000..pick(rng, &[2_000, 50_000, 500_000]),
+            call_timeout_us: pick(rng, &[300_000, 1_000_000, 5_000_000]),
+            attempt_timeout_us: pick(rng, &[50_000, 200_000, 1_000_000]),
         }
     }
 }

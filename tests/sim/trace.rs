@@ -25,6 +25,11 @@ impl Trace {
         Trace { detail, lines: VecDeque::new(), hash: 0xcbf2_9ce4_8422_2325 }
     }
 
+    /// Whether anybody will read it.
+    pub(crate) fn is_told(&self) -> bool {
+        self.detail != Detail::HashOnly
+    }
+
     pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
@@ -36,11 +41,16 @@ impl Trace {
         }
     }
 
+    /// No words, no line.
     pub(crate) fn line<D: Display>(&mut self, now_us: u64, words: impl FnOnce() -> D) {
-        if self.detail == Detail::HashOnly {
+        if !self.is_told() {
             return;
         }
-        let line = format!("{:>9}.{:03} {}", now_us / 1_000, now_us % 1_000, words());
+        let words = words().to_string();
+        if words.is_empty() {
+            return;
+        }
+        let line = format!("{:>9}.{:03} {words}", now_us / 1_000, now_us % 1_000);
         if self.detail == Detail::Print {
             return println!("{line}");
         }

@@ -1,9 +1,14 @@
-//! What clients ask for. Each command is unique, so that each place it takes in the log can be found.
+//! Load beside the clerks, as much as the limits are worth testing with: proposals and reads that nobody retries. Each
+//! command is unique, and has no session.
 
 use bytes::Bytes;
-use syncraft::raft::{Event, Payload, RequestId};
+use syncraft::kv::{Command, Op};
+use syncraft::raft::{Event, Index, RequestId};
 
 use crate::plan::Plan;
+
+/// Keys that it writes to, so that a state has a size.
+const KEYS: u64 = 40;
 
 pub(crate) struct Workload {
     rng: fastrand::Rng,
@@ -32,24 +37,26 @@ impl Workload {
 
     pub(crate) fn proposal(&mut self, plan: &Plan) -> Event {
         let id = self.next_id();
-        let mut command = id.0.to_le_bytes().to_vec();
-        command.resize(8 + self.rng.usize(plan.value_len.clone()), b'.');
-        Event::Propose { id, command: Bytes::from(command) }
+        let mut value = id.0.to_le_bytes().to_vec();
+        value.resize(8 + self.rng.usize(plan.value_len.clone()), b'.');
+        let command = Command {
+            op: Op::Put,
+            key: Bytes::from(format!("load {}", id.0 % KEYS)),
+            value: Bytes::from(value),
+            client_id: Bytes::new(),
+            request_id: 0,
+            seen_index: Index::ZERO,
+        };
+        Event::Propose { id, command: command.encode() }
     }
 
     pub(crate) fn read(&mut self) -> Event {
         Event::Read { id: self.next_id() }
     }
 
-    fn next_id(&mut self) -> RequestId {
+    /// A number for a request that nobody else has.
+    pub(crate) fn next_id(&mut self) -> RequestId {
         self.last.0 += 1;
         self.last
     }
-}
-
-/// Which proposal an entry carries.
-pub(crate) fn proposal_of(payload: &Payload) -> Option<RequestId> {
-    let Payload::Command(command) = payload else { return None };
-    let id = command.first_chunk().expect("the workload's commands begin with their id");
-    Some(RequestId(u64::from_le_bytes(*id)))
 }

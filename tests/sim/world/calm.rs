@@ -22,9 +22,11 @@ impl World {
         self.plan.faults = Faults::default();
         (self.plan.delay_us, self.plan.disk_us) = (100..5_000, 50..2_000);
         self.plan.apply_us = 1..1_000;
+        self.plan.clerks.attempt_timeout_us = 1_000_000;
         self.plan.request_every_us = 50_000;
         let mut order: Vec<usize> = (0..self.members.len()).collect();
         self.fault_rng.shuffle(&mut order);
+        order.iter().for_each(|&at| self.free_disk(at));
         let quorum = self.members.len() / 2 + 1;
         let well = order[..self.fault_rng.usize(quorum..=order.len())].to_vec();
         self.network.calm();
@@ -74,7 +76,7 @@ impl World {
     pub(super) fn calm_requests(&mut self) -> Vec<Event> {
         match self.marker {
             Some((id, since_us))
-                if self.oracle.is_committed(id) || self.now_us < since_us + 500_000 =>
+                if self.oracle.requests.is_committed(id) || self.now_us < since_us + 500_000 =>
             {
                 Vec::new()
             }
@@ -111,15 +113,15 @@ impl World {
         let is_there = |member: &Member| {
             member.living.as_ref().is_some_and(|it| {
                 it.status.last_index == committed
-                    && it.applied == committed
+                    && it.machine.applied() == committed
                     && it.status.durable_index == committed
             })
         };
-        let is_marked = self.marker.is_some_and(|(id, _)| self.oracle.is_committed(id));
+        let is_marked = self.marker.is_some_and(|(id, _)| self.oracle.requests.is_committed(id));
         let ids: Vec<MemberId> = well.iter().map(|&at| self.members[at].id).collect();
         is_marked
             && well.iter().all(|&at| is_there(&self.members[at]))
-            && self.oracle.reads_open_at(&ids) == 0
+            && self.oracle.requests.reads_open_at(&ids) == 0
     }
 
     /// A healthy cluster keeps its leader: once what was sent before has arrived, an old order to take over among it.

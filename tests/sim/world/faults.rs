@@ -3,6 +3,8 @@
 use syncraft::raft::{Event, MemberId};
 
 use super::{What, World};
+use crate::clerk::Answer;
+use crate::disk::Death;
 use crate::plan::{FAULTS_EVERY_US, Faults};
 
 impl World {
@@ -18,6 +20,8 @@ impl World {
             false_disconnect,
             transfer,
             disk_stall,
+            disk_full,
+            sync_failure,
             ..
         } = self.plan.faults;
         if self.chance(partition) {
@@ -45,6 +49,14 @@ impl World {
             self.count("disk stalled");
             let (at, for_us) = (self.victim(), self.fault_rng.u64(10_000..2_000_000));
             self.members[at].disk.stall(self.now_us, for_us);
+        }
+        if self.chance(disk_full) {
+            let victim = self.victim();
+            self.fill_disk(victim);
+        }
+        if self.chance(sync_failure) {
+            let victim = self.victim();
+            self.fail_sync(victim);
         }
         self.after(FAULTS_EVERY_US, What::Faults);
     }
@@ -96,18 +108,29 @@ impl World {
     }
 
     pub(super) fn crash(&mut self, at: usize) {
-        let Some(_) = self.members[at].living.take() else { return };
-        let (id, is_loss) = (self.members[at].id, self.members[at].disk.crash(&mut self.disk_rng));
-        self.trace.line(self.now_us, || format!("{id} crashes, writes lost: {is_loss}"));
-        self.count("crash");
-        if is_loss {
-            self.count("crash lost writes");
-        }
-        self.oracle.crashed(id);
+        let Some(mut living) = self.members[at].living.take() else { return };
+        let death = match self.disk_rng.u8(0..4) {
+            0..2 => Death::PowerCut,
+            2 => Death::Kill,
+            _ => Death::Stop,
+        };
+        let (id, disk) = (self.members[at].id, &mut self.members[at].disk);
+        disk.die(death, &mut self.disk_rng);
+        let waiting = std::mem::take(&mut living.waiting);
+        drop(living);
+        disk.bury(death);
+        self.trace.line(self.now_us, || format!("{id} crashes: {death:?}"));
+        self.count(match death {
+            Death::PowerCut => "crash: power cut",
+            Death::Kill => "crash: killed",
+            Death::Stop => "crash: stopped",
+        });
+        self.oracle.requests.crashed(id);
         if self.plan.are_sockets_noticed {
             (0..self.members.len()).filter(|&other| other != at).for_each(|other| {
                 self.disconnect(other, id);
             });
+            waiting.into_values().for_each(|waiting| self.answer(waiting, Answer::None));
         }
         let longest_us = if self.fault_rng.bool() { 50_000 } else { 3_000_000 };
         let for_us = self.fault_rng.u64(1_000..longest_us);

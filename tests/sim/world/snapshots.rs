@@ -1,93 +1,75 @@
-//! Snapshots: when they are taken, how they travel, and what may happen on the way.
-//!
-//! One at a time goes to a peer, outside the network's order, and takes its time. It is on the peer's disk before the peer's
-//! core hears of it, and that may never be. Who sent it waits for an answer, until a deadline.
+//! Snapshots: when they are taken, and what becomes of those that arrive.
 
+use syncraft::kv::StoreView;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Effect, Event, Index, MemberId, Message, SnapshotMeta, Status, Term,
+    AppendEntriesReply, Body, Effect, Event, Index, Message, SnapshotMeta, Status, Term,
 };
+use syncraft::storage::Snapshot;
 
 use super::{What, World};
-use crate::member::Transfer;
-
-/// How long an answer is waited for.
-const DEADLINE_US: u64 = 1_000_000;
+use crate::disk::{Started, Write};
+use crate::member::Living;
 
 impl World {
-    /// Something was applied: perhaps a snapshot of it, or of a state a little before, is written now.
+    /// Something was applied: perhaps a snapshot of it is begun. It is written later, and the state goes on.
     pub(super) fn draw_snapshot(&mut self, at: usize) {
         if self.snapshot_rng.f64() >= self.plan.snapshot {
             return;
         }
-        let Some(living) = &self.members[at].living else { return };
-        let back = self.snapshot_rng.u64(0..3);
-        let index = Index(living.applied.0.saturating_sub(back).max(1));
+        let Some(living) = &mut self.members[at].living else { return };
+        if std::mem::replace(&mut living.is_snapshotting, true) {
+            return;
+        }
+        let (index, view) = living.machine.view();
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::SnapshotTaken(self.who(at), index));
+        self.after(delay_us, What::SnapshotTaken(self.who(at), index, view));
     }
 
-    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index) {
-        self.count("snapshot taken");
+    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index, view: StoreView) {
         let snapshot = self.oracle.snapshot_at(index);
-        self.store(at, snapshot);
-        self.post(at, Event::SnapshotTaken(snapshot));
-    }
-
-    fn store(&mut self, at: usize, snapshot: SnapshotMeta) {
-        let id = self.members[at].id;
-        self.trace.line(self.now_us, || format!("{id} stores {snapshot:?}"));
-        let committed = self.oracle.canonical(snapshot.last_included_index);
-        self.members[at].disk.store_snapshot(snapshot, committed);
-    }
-
-    pub(super) fn send_snapshot(&mut self, at: usize, to: MemberId, term: Term) {
-        let member = &mut self.members[at];
-        self.oracle.sends_snapshot(member, term);
-        let snapshot = member.disk.snapshot().expect("the oracle has just looked");
-        let Some(living) = &mut member.living else { return };
-        if let Some(transfer) = living.transfers.get_mut(&to) {
-            transfer.is_asked_again = true;
-            return self.count("snapshot asked for while one is on its way");
+        let is_interrupted = self.draw_death(at);
+        let result = self.members[at].disk.write_snapshot(snapshot, &view);
+        if is_interrupted {
+            self.count("crash while a snapshot is written");
+            return self.crash(at);
         }
-        self.count("snapshot sent");
-        let token = self.scheduled + 1;
-        let transfer = Transfer { token, is_asked_again: false };
-        let (id, who) = (self.members[at].id, self.who(at));
         if let Some(living) = &mut self.members[at].living {
-            living.transfers.insert(to, transfer);
+            living.is_snapshotting = false;
         }
-        let body = Body::InstallSnapshot(snapshot);
-        let message = Message { from: id, to, term, token, body };
-        if self.snapshot_rng.f64() < self.plan.faults.duplicate {
-            let delay_us = self.transfer_us();
-            self.after(delay_us, What::SnapshotArrived(who, message.clone()));
-        }
-        let delay_us = self.transfer_us();
-        self.after(delay_us, What::SnapshotArrived(who, message));
-        self.after(DEADLINE_US, What::SnapshotDeadline(who, to, token));
-    }
-
-    fn transfer_us(&mut self) -> u64 {
-        self.snapshot_rng.u64(self.plan.delay_us.clone()) * self.snapshot_rng.u64(1..40)
-    }
-
-    /// The last piece gets there, or it breaks off, which its sender notices.
-    pub(super) fn snapshot_arrived(&mut self, who: super::Who, message: Message) {
-        let (from, to) = (message.from, message.to);
-        let at = Self::at_of(to);
-        let is_cut = self.network.is_cut(from, to) || self.network.is_cut(to, from);
-        let is_lost = self.snapshot_rng.f64() < self.plan.faults.drop;
-        if is_cut || is_lost || self.members[at].living.is_none() {
-            if self.is_alive(who) {
-                self.snapshot_failed(who.at, to, message.token);
+        match result {
+            Ok(()) => {
+                self.count("snapshot taken");
+                self.stored(at, snapshot);
+                self.submit(at, Write::Release(index));
+                self.post(at, Event::SnapshotTaken(snapshot));
             }
-            return self.count("snapshot lost");
+            Err(error) => {
+                self.trace_of(at, || format!("has no snapshot {index}: {error}"));
+                self.count("snapshot not taken");
+            }
         }
-        let Body::InstallSnapshot(snapshot) = message.body else { return };
-        self.store(at, snapshot);
+    }
+
+    /// Where crashes happen at all, some are in the middle of what is done to the files of snapshots.
+    pub(super) fn draw_death(&mut self, at: usize) -> bool {
+        let is_drawn = self.plan.faults.crash > 0.0 && self.snapshot_rng.u8(0..20) == 0;
+        if is_drawn {
+            self.members[at].disk.device().stop_after(self.snapshot_rng.u64(1..8));
+        }
+        is_drawn
+    }
+
+    fn stored(&mut self, at: usize, snapshot: SnapshotMeta) {
+        self.trace_of(at, || format!("stores {snapshot:?}"));
+        self.members[at].disk.stored_snapshot(snapshot, self.oracle.all_committed());
+    }
+
+    /// All of it is on the disk and verified: the core is told a little later.
+    pub(super) fn snapshot_arrived(&mut self, at: usize, message: Message, snapshot: Snapshot) {
+        self.stored(at, snapshot.meta());
         self.draw_crash(at);
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::Happen(self.who(at), Event::Message(message)));
+        self.after(delay_us, What::SnapshotStored(self.who(at), message, snapshot));
     }
 
     /// Where crashes happen at all, they often do between a snapshot's arrival and the end of what follows from it.
@@ -98,55 +80,47 @@ impl World {
         }
     }
 
-    pub(super) fn snapshot_failed(&mut self, at: usize, peer: MemberId, token: u64) {
-        if self.end_transfer(at, peer, token).is_some() {
-            self.count("snapshot waited for in vain");
-            self.post(at, Event::Disconnected(peer));
-        }
-    }
-
-    fn end_transfer(&mut self, at: usize, peer: MemberId, token: u64) -> Option<Transfer> {
-        let transfers = &mut self.members[at].living.as_mut()?.transfers;
-        transfers.get(&peer).filter(|it| it.token == token)?;
-        transfers.remove(&peer)
-    }
-
-    /// A message reaches a member that lives: perhaps the answer to a snapshot.
-    pub(super) fn arrived(&mut self, at: usize, message: Message) {
-        let (from, token) = (message.from, message.token);
-        let is_answer = matches!(message.body, Body::AppendEntriesReply(_));
-        self.post(at, Event::Message(message));
-        let transfer = is_answer.then(|| self.end_transfer(at, from, token)).flatten();
-        if transfer.is_some_and(|it| it.is_asked_again) {
-            self.post(at, Event::Disconnected(from));
-        }
-    }
-
-    pub(super) fn install(&mut self, at: usize, snapshot: SnapshotMeta) {
-        self.oracle.installs(&self.members[at], snapshot);
+    pub(super) fn snapshot_stored(&mut self, at: usize, message: Message, snapshot: Snapshot) {
         if let Some(living) = &mut self.members[at].living {
-            living.applied = snapshot.last_included_index;
+            living.received.push(snapshot);
         }
+        self.post(at, Event::Message(message));
     }
 
-    pub(super) fn count_restart(&mut self, at: usize, is_reset: bool) {
+    pub(super) fn install(&mut self, at: usize, meta: SnapshotMeta) {
+        self.oracle.installs(&self.members[at], meta);
+        let Some(Living { machine, received, .. }) = &mut self.members[at].living else { return };
+        let received = received.iter().find(|snapshot| snapshot.meta() == meta);
+        machine.load(received.expect("the core installs what has just arrived"));
+        self.oracle.states.loaded(machine);
+    }
+
+    /// A member has started: it knows as much as it did.
+    pub(super) fn started(&mut self, at: usize, started: &Started) {
         let member = &self.members[at];
         let Some(living) = &member.living else { return };
-        let status = living.status;
+        let (id, life, status) = (member.id, member.life, living.status);
         assert!(status.snapshot_index >= member.snapshot_index, "a snapshot index never falls");
         assert_eq!(status.commit_index, status.snapshot_index, "that much is known at a start");
         let is_told = status.snapshot_index == member.snapshot_index;
-        let is_term_news = status.role.term > member.disk.hard_state().current_term;
+        if started.snapshot.is_some() {
+            self.oracle.states.loaded(&living.machine);
+        }
+        self.trace.line(self.now_us, || format!("{id} starts, life {life}"));
         for (is_so, name) in [
-            (status.snapshot_index > Index::ZERO, "restart from a snapshot"),
-            (is_reset, "restart with a log that ends before the snapshot"),
-            (is_term_news, "restart in the snapshot's term"),
+            (started.is_loss, "crash lost writes"),
+            (started.is_torn, "torn tail cut"),
+            (started.snapshot.is_some(), "restart from a snapshot"),
+            (started.is_reset, "restart with a log that ends before the snapshot"),
+            (started.is_term_news, "restart in the snapshot's term"),
             (!is_told, "snapshot stored by who is not told"),
         ] {
             if is_so {
                 self.count(name);
             }
         }
+        let phase_us = self.fault_rng.u64(..self.plan.tick_us[at]);
+        self.after(phase_us, What::Tick(self.who(at)));
     }
 
     /// What became of the snapshots that arrived in a step.

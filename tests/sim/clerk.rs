@@ -1,0 +1,224 @@
+//! A simulated client, with the rules of `syncraft::clerk`: one call at a time; a write keeps its number through all its
+//! attempts; an attempt that may have run makes a call that fails one of unknown outcome.
+//!
+//! It decides whom to ask and what an answer means. Time, messages and the history are the world's.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use bytes::Bytes;
+use syncraft::kv::{Command, Op, Outcome};
+use syncraft::raft::{Index, MemberId};
+
+use crate::history::CallId;
+
+/// How often one write may begin a new session.
+const SESSIONS_PER_WRITE_MAX: u32 = 3;
+
+const PAUSES_US: std::ops::Range<u64> = 4_000..140_000;
+
+pub(crate) struct Clerk {
+    number: usize,
+    rng: fastrand::Rng,
+    /// How many sessions it has begun: each is a client of its own to the members.
+    pub(crate) sessions: u64,
+    request_id: i64,
+    seen_index: Index,
+    leader: usize,
+    /// Counts attempts and pauses: answers to earlier ones come too late.
+    pub(crate) attempt: u64,
+    call: Option<UnderWay>,
+}
+
+struct UnderWay {
+    id: CallId,
+    request: Request,
+    deadline_us: u64,
+    asked: BTreeSet<usize>,
+    at: usize,
+    hint: Option<usize>,
+    is_busy: bool,
+    may_have_run: bool,
+    sessions: u32,
+}
+
+/// What a member is asked.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    Write(Command),
+    Read(Bytes),
+}
+
+/// What a member answers.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Written(Outcome),
+    Read(Option<Bytes>),
+    NotLeader {
+        hint: Option<MemberId>,
+        may_apply: bool,
+    },
+    Busy,
+    /// There was none: the time was up, or the connection broke.
+    None,
+}
+
+/// What to do next.
+pub(crate) enum Next {
+    Ask(usize, Request),
+    Pause(u64),
+    End(CallId, End),
+}
+
+/// How a call ended.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Written,
+    Read(Option<Bytes>),
+    NotApplied,
+    Unknown,
+}
+
+impl Clerk {
+    pub(crate) fn new(number: usize, seed: u64) -> Clerk {
+        Clerk {
+            number,
+            rng: fastrand::Rng::with_seed(seed),
+            sessions: 0,
+            request_id: 0,
+            seen_index: Index(1),
+            leader: 0,
+            attempt: 0,
+            call: None,
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.call.is_none()
+    }
+
+    /// Begins a call: `write` is `None` for a read.
+    pub(crate) fn begin(
+        &mut self,
+        id: CallId,
+        key: Bytes,
+        write: Option<(Op, Bytes)>,
+        deadline_us: u64,
+    ) {
+        let request = match write {
+            None => Request::Read(key),
+            Some((op, value)) => Request::Write(self.stamp(op, key, value)),
+        };
+        self.call = Some(UnderWay {
+            id,
+            request,
+            deadline_us,
+            asked: BTreeSet::new(),
+            at: self.leader,
+            hint: Some(self.leader),
+            is_busy: false,
+            may_have_run: false,
+            sessions: 1,
+        });
+    }
+
+    /// The next write of this session.
+    fn stamp(&mut self, op: Op, key: Bytes, value: Bytes) -> Command {
+        self.request_id += 1;
+        let client_id = Bytes::from(format!("{}.{}", self.number, self.sessions));
+        let (request_id, seen_index) = (self.request_id, self.seen_index);
+        Command { op, key, value, client_id, request_id, seen_index }
+    }
+
+    /// The next of `members` to ask, each once in a round; between rounds, and for one that is busy, a pause.
+    pub(crate) fn next(&mut self, members: usize, now_us: u64) -> Option<Next> {
+        let call = self.call.as_mut()?;
+        self.attempt += 1;
+        if now_us >= call.deadline_us {
+            return Some(self.fail());
+        }
+        if call.is_busy || call.asked.len() == members {
+            call.is_busy = false;
+            call.asked.clear();
+            return Some(Next::Pause(self.rng.u64(PAUSES_US)));
+        }
+        let hint = call.hint.take().filter(|hint| !call.asked.contains(hint));
+        let others = (1..=members).map(|step| (call.at + step) % members);
+        let next = hint.or_else(|| others.clone().find(|at| !call.asked.contains(at)))?;
+        call.asked.insert(next);
+        call.at = next;
+        Some(Next::Ask(next, call.request.clone()))
+    }
+
+    /// What the answer to the newest attempt means; `None`: go on with the next one.
+    pub(crate) fn judge(&mut self, answer: Answer) -> Option<Next> {
+        let call = self.call.as_mut()?;
+        match answer {
+            Answer::Written(Outcome::Applied { index }) => {
+                self.seen_index = self.seen_index.max(index);
+                Some(self.done(End::Written))
+            }
+            Answer::Written(Outcome::SessionExpired { index }) => self.begin_session(index),
+            Answer::Written(outcome) => panic!("nobody wrote what comes to {outcome:?}"),
+            Answer::Read(value) => Some(self.done(End::Read(value))),
+            Answer::NotLeader { hint, may_apply } => {
+                call.may_have_run |= may_apply;
+                call.hint = hint.map(|id| id.0 as usize - 1);
+                None
+            }
+            Answer::Busy => {
+                call.is_busy = true;
+                None
+            }
+            Answer::None => {
+                call.may_have_run = true;
+                None
+            }
+        }
+    }
+
+    /// The old one was forgotten. If no attempt can have run, the write goes on in the new one.
+    fn begin_session(&mut self, index: Index) -> Option<Next> {
+        self.seen_index = self.seen_index.max(index);
+        (self.sessions, self.request_id) = (self.sessions + 1, 0);
+        let call = self.call.as_mut()?;
+        call.sessions += 1;
+        let is_over = call.may_have_run || call.sessions > SESSIONS_PER_WRITE_MAX;
+        let Request::Write(Command { op, key, value, .. }) = call.request.clone() else {
+            panic!("a read has no session");
+        };
+        if is_over {
+            return Some(self.fail());
+        }
+        call.hint = Some(call.at);
+        call.asked.clear();
+        let request = Request::Write(self.stamp(op, key, value));
+        self.call.as_mut()?.request = request;
+        None
+    }
+
+    fn done(&mut self, end: End) -> Next {
+        let call = self.call.take().expect("only what was asked is answered");
+        self.leader = call.at;
+        Next::End(call.id, end)
+    }
+
+    fn fail(&mut self) -> Next {
+        let call = self.call.take().expect("only what was asked fails");
+        let is_unknown = call.may_have_run && matches!(call.request, Request::Write(_));
+        Next::End(call.id, if is_unknown { End::Unknown } else { End::NotApplied })
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Request::Read(key) => write!(f, "get {}", String::from_utf8_lossy(key)),
+            Request::Write(Command { op, key, value, client_id, request_id, seen_index }) => {
+                let words = [key, value, client_id].map(|bytes| String::from_utf8_lossy(bytes));
+                let [key, value, client] = words;
+                write!(f, "{op:?} {key} {value} ({client} #{request_id}, seen {seen_index})")
+            }
+        }
+    }
+}

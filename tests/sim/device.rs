@@ -1,0 +1,102 @@
+//! The device under a member: the real storage code over a disk that loses power, fills up, and fails.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use syncraft::raft::MemberId;
+use syncraft::storage::sim::{Faults, SimDisk};
+use syncraft::storage::{
+    DataDir, Identity, Recovered, Snapshot, Snapshots, StorageError, Wal, WalOptions,
+};
+
+const CLUSTER_ID: u64 = 7;
+const DIR: &str = "/data";
+
+pub(crate) struct Device {
+    disk: SimDisk,
+    identity: Identity,
+    segment_len_bytes: u64,
+    /// What is arranged to go wrong.
+    faults: Faults,
+}
+
+/// The directory in use.
+pub(crate) struct Open {
+    pub(crate) wal: Wal,
+    pub(crate) snapshots: Snapshots,
+    _dir: DataDir,
+}
+
+/// What a start finds.
+pub(crate) struct Found {
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) recovered: Recovered,
+}
+
+impl Device {
+    pub(crate) fn new(member_id: MemberId, segment_len_bytes: u64, seed: u64) -> Device {
+        Device {
+            disk: SimDisk::new(seed),
+            identity: Identity { cluster_id: CLUSTER_ID, member_id },
+            segment_len_bytes,
+            faults: Faults { short_writes: seed.is_multiple_of(4), ..Faults::default() },
+        }
+    }
+
+    /// In the order of a node's start.
+    pub(crate) fn open(&self) -> Result<(Open, Found), StorageError> {
+        let dir = DataDir::open_on(Arc::new(self.disk.clone()), DIR, self.identity)?;
+        let (snapshots, snapshot) = Snapshots::open(&dir)?;
+        let options =
+            WalOptions { segment_len_bytes: self.segment_len_bytes, prepare_ahead: false };
+        let base = snapshot.as_ref().map(Snapshot::meta);
+        let (wal, recovered) = Wal::open(&dir, options, base)?;
+        Ok((Open { wal, snapshots, _dir: dir }, Found { snapshot, recovered }))
+    }
+
+    /// No space after a few more writes.
+    pub(crate) fn fill(&mut self, writes: u64) {
+        self.faults.full_from_write = Some(self.disk.counts().writes + writes);
+        self.arm();
+    }
+
+    /// There is space again, and no sync fails.
+    pub(crate) fn free(&mut self) {
+        (self.faults.full_from_write, self.faults.fail_sync) = (None, None);
+        self.arm();
+    }
+
+    /// The next sync fails.
+    pub(crate) fn fail_sync(&mut self) {
+        self.faults.fail_sync = Some(self.disk.counts().syncs + 1);
+        self.arm();
+    }
+
+    /// The process dies at this operation from now on, if not before. Until [`restart`](Device::restart) nothing works
+    /// after that.
+    pub(crate) fn stop_after(&mut self, ops: u64) {
+        let stop_at_op = self.disk.counts().ops + ops;
+        let earlier = self.faults.stop_at_op.unwrap_or(u64::MAX);
+        self.faults.stop_at_op = Some(stop_at_op.min(earlier));
+        self.arm();
+    }
+
+    /// The process is gone, and all that it had open; perhaps the power was.
+    pub(crate) fn restart(&mut self, is_power_lost: bool) {
+        if is_power_lost {
+            self.disk.crash();
+        }
+        (self.faults.stop_at_op, self.faults.fail_sync) = (None, None);
+        self.arm();
+    }
+
+    fn arm(&self) {
+        self.disk.set_faults(self.faults.clone());
+    }
+
+    /// Whether a segment that was given back waits to be the next one.
+    pub(crate) fn has_recycled(&self) -> bool {
+        let recycled: PathBuf = Path::new(DIR).join("wal").join("recycled.tmp");
+        self.disk.files(Path::new(DIR)).contains(&recycled)
+    }
+}

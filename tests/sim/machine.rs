@@ -1,0 +1,91 @@
+//! A member's state machine, and who waits for what becomes of it: what the thread of a node does that applies entries.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use syncraft::kv::{Answer, Outcome, Query, Store, StoreView};
+use syncraft::node::StateMachine;
+use syncraft::raft::{Entry, Index, Payload, RequestId, Term};
+use syncraft::storage::Snapshot;
+
+pub(crate) struct Machine {
+    store: Store,
+    /// The last entry that the state holds.
+    applied: Index,
+    /// What the state began with, or was replaced by: a snapshot up to here.
+    loaded: Index,
+    /// Proposals that stand in the log, in order.
+    expected: VecDeque<(Index, Term, RequestId)>,
+}
+
+/// What an entry came to.
+pub(crate) struct Applied {
+    /// `None`: it carries no command.
+    pub(crate) outcome: Option<Outcome>,
+    /// Whoever waits for this index, and whether this is the entry that it waits for.
+    pub(crate) expected: Option<(RequestId, bool)>,
+}
+
+impl Machine {
+    /// Nothing is applied. The store remembers so many clients.
+    pub(crate) fn new(sessions_max: usize) -> Machine {
+        Machine {
+            store: Store::with_sessions_max(sessions_max),
+            applied: Index::ZERO,
+            loaded: Index::ZERO,
+            expected: VecDeque::new(),
+        }
+    }
+
+    /// The state of a snapshot takes the place of this one.
+    pub(crate) fn load(&mut self, snapshot: &Snapshot) {
+        let mut body = snapshot.reader().expect("what was verified can be read");
+        self.store.load(&mut body).expect("a store reads what a store wrote");
+        let index = snapshot.meta().last_included_index;
+        (self.applied, self.loaded) = (index, index);
+    }
+
+    /// The state, and the last entry in it.
+    pub(crate) fn view(&self) -> (Index, StoreView) {
+        (self.applied, self.store.view())
+    }
+
+    pub(crate) fn expect(&mut self, index: Index, term: Term, id: RequestId) {
+        self.expected.push_back((index, term, id));
+    }
+
+    /// The leadership is lost: nobody can say what becomes of these.
+    pub(crate) fn give_up(&mut self) -> Vec<RequestId> {
+        self.expected.drain(..).map(|(_, _, id)| id).collect()
+    }
+
+    pub(crate) fn apply(&mut self, entry: &Entry) -> Applied {
+        let outcome = match &entry.payload {
+            Payload::Noop => None,
+            Payload::Command(command) => Some(self.store.apply(entry.index, command)),
+        };
+        self.applied = entry.index;
+        let is_next = self.expected.front().is_some_and(|(index, ..)| *index == entry.index);
+        let expected = is_next.then(|| self.expected.pop_front()).flatten();
+        Applied { outcome, expected: expected.map(|(_, term, id)| (id, term == entry.term)) }
+    }
+
+    pub(crate) fn value(&self, key: &Bytes) -> Option<Bytes> {
+        match self.store.query(Query::Get { key: key.clone() }) {
+            Answer::Value(value) => value,
+            Answer::Stats(_) => panic!("an answer to another question"),
+        }
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    pub(crate) fn loaded(&self) -> Index {
+        self.loaded
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.store.digest().expect("a store has a digest")
+    }
+}

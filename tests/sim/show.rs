@@ -1,0 +1,79 @@
+//! Events, messages and effects in words short enough to read thousands of them. What has no words here shows as it is.
+
+use syncraft::kv::Command;
+use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist};
+
+pub(crate) fn event(event: &Event) -> String {
+    match event {
+        Event::Message(it) => message(it),
+        Event::Propose { id, command } => format!("propose {}: {}", id.0, self::command(command)),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(crate) fn effect(effect: &Effect) -> String {
+    match effect {
+        Effect::Send(it) => format!("send {}", message(it)),
+        Effect::Persist(it) => persist(it),
+        Effect::Apply(it) => format!("apply {}", entries(it)),
+        other => format!("{other:?}"),
+    }
+}
+
+fn persist(persist: &Persist) -> String {
+    let Persist { id, hard_state, reset, entries, then, .. } = persist;
+    let mut words = format!("persist {}:", id.0);
+    if let Some(hard_state) = hard_state {
+        let vote = hard_state.voted_for.map_or("nobody".to_owned(), |id| id.to_string());
+        words += &format!(" term {}, voted for {vote};", hard_state.current_term);
+    }
+    if let Some(snapshot) = reset {
+        words += &format!(" behind {};", snapshot.last_included_index);
+    }
+    if !entries.is_empty() {
+        words += &format!(" {};", self::entries(entries));
+    }
+    let then: Vec<String> = then.iter().map(message).collect();
+    format!("{words} then {then:?}")
+}
+
+fn message(message: &Message) -> String {
+    let Message { from, to, term, body, .. } = message;
+    let body = match body {
+        Body::AppendEntries(append) => format!(
+            "append behind {}/{}: {}, commit {}",
+            append.prev_log_index,
+            append.prev_log_term,
+            entries(&append.entries),
+            append.leader_commit
+        ),
+        other => format!("{other:?}"),
+    };
+    format!("{from}>{to} term {term}: {body}")
+}
+
+fn entries(entries: &[Entry]) -> String {
+    let words: Vec<String> = entries.iter().map(entry).collect();
+    format!("[{}]", words.join(", "))
+}
+
+fn entry(entry: &Entry) -> String {
+    let Entry { index, term, payload } = entry;
+    match payload {
+        Payload::Noop => format!("{index}/{term} no-op"),
+        Payload::Command(it) => format!("{index}/{term} {}", command(it)),
+    }
+}
+
+fn command(bytes: &bytes::Bytes) -> String {
+    let Ok(Command { op, key, value, client_id, request_id, .. }) = Command::decode(bytes) else {
+        return format!("{bytes:?}");
+    };
+    let (key, client) = (String::from_utf8_lossy(&key), String::from_utf8_lossy(&client_id));
+    match client_id.is_empty() {
+        true => format!("{key}"),
+        false => {
+            format!("{op:?} {key} {} ({client} #{request_id})", String::from_utf8_lossy(&value))
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Load that nobody retries, and whom it goes to.
+
+use syncraft::raft::{Event, RoleName, Term};
+
+use super::{What, World};
+use crate::clerk::Answer;
+use crate::member::Member;
+
+impl World {
+    pub(super) fn ask(&mut self) {
+        let requests =
+            if self.is_calm { self.calm_requests() } else { self.workload.requests(&self.plan) };
+        let leader = self.leader_among(|_| true);
+        let is_elsewhere = !self.is_calm && self.workload.rng().u8(0..8) == 0;
+        let at = match leader {
+            Some(at) if !is_elsewhere => at,
+            _ => self.workload.rng().usize(..self.members.len()),
+        };
+        for event in requests {
+            self.request(at, event);
+        }
+        // Everyone else who says it leads must not serve a read that another's commit has made stale.
+        for other in 0..self.members.len() {
+            let status = self.members[other].living.as_ref().map(|living| living.status.role.role);
+            if other != at && status == Some(RoleName::Leader) {
+                let read = self.workload.read();
+                self.request(other, read);
+            }
+        }
+        self.after(self.plan.request_every_us, What::Requests);
+    }
+
+    pub(super) fn request(&mut self, at: usize, event: Event) {
+        let Some(living) = &self.members[at].living else { return };
+        let is_leader = living.status.role.role == RoleName::Leader;
+        if let Event::Propose { id, .. } = event
+            && is_leader
+            && self.members[at].disk.is_full()
+        {
+            self.count("request refused: disk full");
+            return self.end_request(at, id, Answer::Busy);
+        }
+        match &event {
+            Event::Propose { id, command } => {
+                self.oracle.requests.asked_to_propose(*id, command.clone());
+            }
+            Event::Read { id } => self.oracle.asked_to_read(*id, self.members[at].id),
+            _ => {}
+        }
+        self.post(at, event);
+    }
+
+    /// One of those who say they lead; in the calm the newest, as an old one may sit in a minority.
+    pub(super) fn leader_among(&mut self, is_asked: impl Fn(usize) -> bool) -> Option<usize> {
+        let leads = |member: &Member| {
+            let role = member.living.as_ref()?.status.role;
+            (role.role == RoleName::Leader).then_some(role.term)
+        };
+        let mut leaders: Vec<(Term, usize)> = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| is_asked(*at))
+            .filter_map(|(at, member)| Some((leads(member)?, at)))
+            .collect();
+        leaders.sort_unstable();
+        if self.is_calm {
+            return leaders.last().map(|&(_, at)| at);
+        }
+        let choice = self.workload.rng().usize(..leaders.len().max(1));
+        leaders.get(choice).map(|&(_, at)| at)
+    }
+}

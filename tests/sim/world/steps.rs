@@ -1,0 +1,232 @@
+//! What happens to a member, and what it does: events in, one step of the core, effects out, in their order.
+
+use syncraft::kv::Outcome;
+use syncraft::raft::{
+    AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Rejection, RequestId,
+    RequestVoteReply, RoleChange, RoleName, Status,
+};
+
+use super::{What, World, snapshots};
+use crate::clerk::Answer;
+use crate::disk::Write;
+use crate::lies::Lie;
+use crate::machine::Applied;
+use crate::member::{Living, Member};
+use crate::show;
+
+impl World {
+    /// An event reaches a member, which takes it now, with others, or after its pause.
+    pub(super) fn post(&mut self, at: usize, event: Event) {
+        let Some(living) = &mut self.members[at].living else { return };
+        living.inbox.push(event);
+        if living.is_paused {
+            return;
+        }
+        if self.plan.batch_us == 0 {
+            self.step(at);
+        } else if !std::mem::replace(&mut living.is_step_due, true) {
+            let delay_us = self.disk_rng.u64(..self.plan.batch_us);
+            self.after(delay_us, What::Step(self.who(at)));
+        }
+    }
+
+    pub(super) fn step(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        let Some(living) = &mut member.living else { return };
+        living.is_step_due = false;
+        if living.is_paused || living.inbox.is_empty() {
+            return;
+        }
+        let events = std::mem::take(&mut living.inbox);
+        let id = member.id;
+        self.trace.line(self.now_us, || {
+            events
+                .iter()
+                .filter(|event| !matches!(event, Event::Tick))
+                .map(|event| format!("{id} <- {}", show::event(event)))
+                .collect::<Vec<_>>()
+                .join("\n              ")
+        });
+        let before = living.status;
+        let snapshots = snapshots::among(&events);
+        let effects = living.core.step(events);
+        living.status = living.core.status();
+        self.note(at, before, &effects);
+        self.count_snapshots(at, before, &snapshots, &effects);
+        for effect in effects {
+            self.carry_out(at, effect);
+        }
+        if let Some(living) = &mut self.members[at].living {
+            living.received.clear();
+        }
+    }
+
+    /// Shows the oracle what a step has done, before anything of it is carried out.
+    fn note(&mut self, at: usize, before: Status, effects: &[Effect]) {
+        let Member { id, living, .. } = &mut self.members[at];
+        let (id, living) = (*id, living.as_mut().expect("it has just taken a step"));
+        let mut replaced = 0;
+        for effect in effects {
+            self.trace.line(self.now_us, || format!("    {id} -> {}", show::effect(effect)));
+            if let Effect::Persist(persist) = effect {
+                if let Some(snapshot) = persist.reset {
+                    living.log.reset(self.oracle.canonical(snapshot.last_included_index));
+                }
+                replaced += living.log.write(&persist.entries);
+                self.oracle.wrote(&living.log, &persist.entries);
+            }
+        }
+        let after = living.status;
+        let numbers = [
+            self.now_us,
+            id.0,
+            after.role.term.0,
+            after.role.role as u64,
+            after.last_index.0,
+            after.commit_index.0,
+            effects.len() as u64,
+        ];
+        self.trace.mix(&numbers);
+        self.oracle.stepped(&self.members, at, before);
+        self.members[at].snapshot_index = after.snapshot_index;
+        self.count_changes(before, after, replaced);
+    }
+
+    fn count_changes(&mut self, before: Status, after: Status, replaced: usize) {
+        self.count("step");
+        *self.counts.entry("entries replaced").or_default() += replaced as u64;
+        match (before.role.role, after.role.role) {
+            (RoleName::Leader, RoleName::Leader) => {}
+            (RoleName::Leader, _) => self.count("leader stepped down"),
+            (_, RoleName::Leader) => self.count("leader elected"),
+            _ => {}
+        }
+        let committed = after.commit_index.0 - before.commit_index.0;
+        if after.role.role == RoleName::Leader && committed > 0 {
+            *self.counts.entry("entries committed").or_default() += committed;
+            if after.commit_index > after.durable_index {
+                self.count("committed before the leader's own disk");
+            }
+        }
+    }
+
+    fn carry_out(&mut self, at: usize, effect: Effect) {
+        let id = self.members[at].id;
+        match effect {
+            Effect::Send(message) => self.send(at, message),
+            Effect::Persist(persist) => {
+                if self.plan.lie == Some(Lie::EarlyAnswers) {
+                    persist.then.iter().for_each(|message| self.send(at, message.clone()));
+                }
+                self.submit(at, Write::Persist(persist));
+            }
+            Effect::Proposed { id, index, term } => {
+                self.oracle.requests.proposed(id, index, term);
+                let Some(living) = &mut self.members[at].living else { return };
+                if living.waiting.contains_key(&id) {
+                    living.machine.expect(index, term, id);
+                }
+            }
+            Effect::Rejected { id, reason } => self.reject(at, id, reason),
+            Effect::Apply(entries) => self.apply(at, entries),
+            Effect::SendSnapshot { to, term } => self.send_snapshot(at, to, term),
+            Effect::Install(snapshot) => self.install(at, snapshot),
+            Effect::ReadReady(ids) => {
+                let Some(living) = &self.members[at].living else { return };
+                let applied = living.machine.applied();
+                for read in ids {
+                    self.count("read ready");
+                    self.oracle.requests.read_ready(read, id, applied);
+                    self.serve(at, read);
+                }
+            }
+            Effect::RoleChanged(role) => self.role_changed(at, role),
+            _ => {}
+        }
+    }
+
+    fn reject(&mut self, at: usize, id: RequestId, reason: Rejection) {
+        self.oracle.requests.rejected(id);
+        let (name, answer) = match reason {
+            Rejection::Busy => ("request refused: busy", Answer::Busy),
+            Rejection::NotLeader(hint) => {
+                ("request refused: not leader", Answer::NotLeader { hint, may_apply: false })
+            }
+        };
+        self.count(name);
+        self.end_request(at, id, answer);
+    }
+
+    /// Who stops leading cannot say what becomes of what it has proposed.
+    fn role_changed(&mut self, at: usize, RoleChange { role, leader, .. }: RoleChange) {
+        let Some(living) = &mut self.members[at].living else { return };
+        let is_leader = role == RoleName::Leader;
+        if std::mem::replace(&mut living.was_leader, is_leader) && !is_leader {
+            for id in living.machine.give_up() {
+                self.end_request(at, id, Answer::NotLeader { hint: leader, may_apply: true });
+            }
+        }
+    }
+
+    fn apply(&mut self, at: usize, entries: Vec<Entry>) {
+        let Some(living) = &self.members[at].living else { return };
+        self.oracle.applies(living, &entries);
+        for entry in &entries {
+            self.apply_entry(at, entry);
+        }
+        let delay_us = self.disk_rng.u64(self.plan.apply_us.clone());
+        let applied = entries.last().map_or(Index::ZERO, |entry| entry.index);
+        self.after(delay_us, What::Happen(self.who(at), Event::Applied(applied)));
+        self.draw_snapshot(at);
+    }
+
+    fn apply_entry(&mut self, at: usize, entry: &Entry) {
+        let Some(Living { machine, .. }) = &mut self.members[at].living else { return };
+        if self.plan.lie == Some(Lie::SkippedEntries) && self.disk_rng.u8(0..50) == 0 {
+            return;
+        }
+        let Applied { outcome, expected } = machine.apply(entry);
+        self.oracle.states.applied(machine, entry);
+        let loaded = machine.loaded();
+        match outcome {
+            Some(Outcome::Applied { index }) if index < entry.index => {
+                self.count("write repeated");
+                if index <= loaded {
+                    self.count("write repeated after a snapshot");
+                }
+            }
+            Some(Outcome::SessionExpired { .. }) => self.count("session expired"),
+            _ => {}
+        }
+        if let Some((id, is_same)) = expected {
+            if !is_same {
+                self.count("write superseded");
+            }
+            let answer = match outcome.filter(|_| is_same) {
+                Some(outcome) => Answer::Written(outcome),
+                // Another entry took its place: it never takes effect.
+                None => Answer::NotLeader { hint: None, may_apply: false },
+            };
+            self.end_request(at, id, answer);
+        }
+    }
+
+    pub(super) fn send(&mut self, at: usize, message: Message) {
+        self.oracle.sends(&self.members[at], &message);
+        match message.body {
+            Body::AppendEntriesReply(AppendEntriesReply::Conflict { .. }) => {
+                self.count("conflict answered");
+            }
+            Body::AppendEntriesReply(AppendEntriesReply::Stale) => {
+                self.count("stale append refused");
+            }
+            Body::RequestVoteReply(RequestVoteReply { vote_granted: false, .. }) => {
+                self.count("vote refused");
+            }
+            _ => {}
+        }
+        for (at_us, message) in self.network.send(&self.plan, self.now_us, message) {
+            self.at(at_us, What::Arrive(message));
+        }
+    }
+}

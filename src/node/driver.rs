@@ -128,6 +128,7 @@ impl<S: StateMachine> Driver<S> {
             Input::Disconnected(peer) => Some(Event::Disconnected(peer)),
             Input::Transfer(to) => Some(Event::Transfer { to }),
             Input::DiskFull(is_full) => Some(Event::DiskFull(is_full)),
+            Input::Joined => Some(Event::Joined),
             Input::ReadStale { query, age_max, waiting } => {
                 drop(self.tasks.send(Task::ReadStale { query, age_max, waiting }));
                 None
@@ -193,7 +194,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn joined(&mut self) {
-        log::info!("member {} has all its data, and votes from now on", self.raft.status().id);
+        log::info!("member {} has all its data: it votes from now on", self.raft.status().id);
         drop(self.persists.send(Write::Joined));
     }
 

@@ -40,6 +40,7 @@ pub(super) enum Input<S: StateMachine> {
     Disconnected(MemberId),
     Transfer(Option<MemberId>),
     DiskFull(bool),
+    Joined,
     /// A snapshot is wanted.
     TakeSnapshot,
     /// One of this member's own is on the disk.
@@ -149,6 +150,11 @@ impl<S: StateMachine> Inbox<S> {
     /// What is to be written waits for space, or no longer does.
     pub(super) fn disk_full(&self, is_full: bool) {
         self.push(&mut self.state.lock(), Input::DiskFull(is_full));
+    }
+
+    /// That this member has its data is recorded.
+    pub(super) fn joined(&self) {
+        self.push(&mut self.state.lock(), Input::Joined);
     }
 
     /// A snapshot is wanted.

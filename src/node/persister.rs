@@ -122,15 +122,12 @@ impl<S: StateMachine> Persister<S> {
         }
     }
 
-    /// A full disk costs no more than that the next start asks the others again.
     fn joined(&mut self) -> Result<(), StorageError> {
-        match self.data_dir.mark_joined() {
-            Err(error) if error.is_full() => {
-                log::warn!("{error}");
-                Ok(())
-            }
-            result => result,
+        let data_dir = self.data_dir.clone();
+        if self.wait_for_space(|_| data_dir.mark_joined())? {
+            self.inbox.joined();
         }
+        Ok(())
     }
 
     /// The log has grown past its limit since the last snapshot.
@@ -155,8 +152,16 @@ impl<S: StateMachine> Persister<S> {
 
     /// False if the node stopped while the disk was full.
     fn sync(&mut self) -> Result<bool, StorageError> {
+        self.wait_for_space(Wal::sync)
+    }
+
+    /// Tries until there is space. False if the node stopped meanwhile.
+    fn wait_for_space(
+        &mut self,
+        mut write: impl FnMut(&mut Wal) -> Result<(), StorageError>,
+    ) -> Result<bool, StorageError> {
         loop {
-            let result = self.wal.sync();
+            let result = write(&mut self.wal);
             let is_full = matches!(&result, Err(error) if error.is_full());
             let was_full = self.shared.is_disk_full.swap(is_full, Ordering::AcqRel);
             if was_full != is_full {

@@ -49,6 +49,8 @@ pub enum Event {
     SnapshotTaken(SnapshotMeta),
     /// The disk is full, or no longer so. What is to be written waits: that is no stall, which another leader would mend.
     DiskFull(bool),
+    /// What [`Effect::Joined`] asked for is on the disk.
+    Joined,
     /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and if the peer is the
     /// leader, it may be dead.
     Disconnected(MemberId),
@@ -100,8 +102,8 @@ pub enum Effect {
         /// What it had acknowledged.
         match_index: Index,
     },
-    /// This member holds all that it can ever have promised: from now on, and in later lives, it is a
-    /// [`Standing::Voter`](super::Standing::Voter).
+    /// This member holds all that it can ever have promised. Record that in later lives it is a
+    /// [`Standing::Voter`](super::Standing::Voter), and say [`Event::Joined`]: from then on it votes.
     Joined,
     /// The role, the term or the known leader is another than before.
     RoleChanged(RoleChange),

@@ -51,6 +51,9 @@ enum Stage {
     Asking { is_new: bool, answers: BTreeMap<MemberId, bool> },
     /// The last entry of the leader of this term.
     Filling { target: Option<(Term, Index)> },
+    /// It has everything; that this is known in later lives, too, is on its way to the disk. A member that voted before could
+    /// find itself asking again, with nobody else to lead.
+    Recording,
 }
 
 impl Joining {
@@ -87,6 +90,7 @@ impl Raft {
             }
             Stage::Filling { target: Some((of, _)) } if *of == term => Vec::new(),
             Stage::Filling { .. } => self.leader.into_iter().collect(),
+            Stage::Recording => Vec::new(),
         };
         for peer in asked {
             let join = self.request(peer, term, Body::Join(Join { question }));
@@ -101,8 +105,8 @@ impl Raft {
         let is_new = match &self.joining {
             Some(Joining { stage: Stage::Asking { is_new, .. }, .. }) => *is_new,
             Some(Joining { stage: Stage::Filling { .. }, .. }) => false,
-            // It may vote already, and has not begun to.
-            None => is_empty,
+            // It may vote, or is about to, and has not begun to.
+            Some(Joining { stage: Stage::Recording, .. }) | None => is_empty,
         };
         let last = matches!(self.role, Role::Leader(_))
             .then(|| (self.log.last_index(), self.log.last_term()));
@@ -127,6 +131,7 @@ impl Raft {
                     *target = Some((term, index));
                 }
             }
+            Stage::Recording => {}
         }
     }
 
@@ -137,7 +142,7 @@ impl Raft {
         };
         let is_all_new = *is_new && answers.values().all(|&is_new| is_new);
         if is_all_new && 1 + answers.len() >= self.config.quorum() {
-            return self.joined();
+            return self.record_joined();
         }
         if answers.len() + 1 == self.config.members.len() {
             self.begin_filling();
@@ -151,7 +156,9 @@ impl Raft {
         joining.stage = Stage::Filling { target: None };
         // Answers from before now say nothing about what the leader of now holds.
         (joining.question, joining.ticks_until_asked) = (question, 1);
-        self.change_hard_state(HardState { voted_for: Some(self.config.id), ..self.hard_state });
+        // A vote that it does remember stands.
+        let voted_for = self.hard_state.voted_for.or(Some(self.config.id));
+        self.change_hard_state(HardState { voted_for, ..self.hard_state });
     }
 
     /// Whether all that can have been promised is on this member's disk.
@@ -164,12 +171,23 @@ impl Raft {
         let is_held = self.log.durable_index() >= index
             && self.log.term_at(index).is_none_or(|held| held == term);
         if term == self.current_term() && self.is_hard_state_durable() && is_held {
-            self.joined();
+            self.record_joined();
         }
     }
 
-    fn joined(&mut self) {
+    fn record_joined(&mut self) {
+        if let Some(joining) = &mut self.joining {
+            joining.stage = Stage::Recording;
+            self.effects.push(Effect::Joined);
+        }
+    }
+
+    /// It is on the disk that this member has all its data.
+    pub(super) fn joined(&mut self) {
+        assert!(
+            matches!(self.joining, Some(Joining { stage: Stage::Recording, .. })),
+            "only what was asked to be recorded can have been"
+        );
         self.joining = None;
-        self.effects.push(Effect::Joined);
     }
 }

@@ -268,6 +268,7 @@ impl Raft {
                 Event::Applied(index) => self.applied(index),
                 Event::SnapshotTaken(snapshot) => self.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.is_disk_full = is_full,
+                Event::Joined => self.joined(),
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }

@@ -205,8 +205,7 @@ impl DataDir {
     /// Records, durably, that the member has all its data.
     ///
     /// # Errors
-    /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written; the member then joins anew after its next
-    /// start.
+    /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written.
     pub fn mark_joined(&self) -> Result<(), StorageError> {
         self.change_meta(|meta| meta.standing = Standing::Voter)
     }

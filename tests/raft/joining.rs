@@ -68,6 +68,19 @@ fn the_latest_term_counts_as_voted_in() {
     assert!(!is_vote_granted(&node.answer(vote(2, 5, (9, 4)))));
 }
 
+/// A member that starts again before it is known to have joined may have voted since: that vote stands.
+#[test]
+fn a_vote_that_is_remembered_stands() {
+    let mut config = config(1, 3);
+    config.standing = Standing::New;
+    let hard_state = HardState { current_term: Term(5), voted_for: Some(MemberId(2)) };
+    let mut node = Node::start(config, hard_state, None, entries(1, &[1]));
+    let question = question(&mut node);
+    node.receive(join_reply(2, 5, question, false, None));
+    node.receive(join_reply(3, 4, question, false, None));
+    assert_eq!(node.hard_state, hard_state);
+}
+
 /// All of the others: the one that is missing may be the candidate that had its vote.
 #[test]
 fn a_rebuilt_member_waits_for_every_other_one() {
@@ -103,6 +116,7 @@ fn it_votes_when_it_holds_all_that_the_leader_had() {
         false,
         Some((6, 6))
     ))])));
+    node.run([Event::Joined]);
     assert!(!is_joining(&node));
     node.run([Event::Disconnected(MemberId(3))]);
     assert!(is_vote_granted(&node.answer(vote(2, 7, (6, 6)))));
@@ -161,6 +175,8 @@ fn a_quorum_of_new_members_begins() {
     let question = question(&mut node);
     let effects = node.run([Event::Message(join_reply(3, 0, question, true, None))]);
     assert!(has_joined(&effects));
+    assert!(!is_vote_granted(&node.answer(vote(3, 1, (0, 0)))), "not before that is recorded");
+    node.run([Event::Joined]);
     node.lead();
 }
 
@@ -171,6 +187,8 @@ fn a_member_that_has_just_begun_is_as_good_as_new() {
     let question = question(&mut node);
     node.receive(join_reply(3, 0, question, true, None));
     let body = |is_new| Body::JoinReply(JoinReply { question: 9, is_new, last: None });
+    assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
+    node.run([Event::Joined]);
     assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
     node.answer(vote(2, 1, (0, 0)));
     assert_eq!(node.answer(join(3, 0, 9)).body, body(false), "it has voted");
@@ -215,6 +233,7 @@ fn a_new_member_with_some_data_is_not_new() {
 fn alone_a_new_member_begins_at_once() {
     let mut node = joining(1, Standing::New);
     assert!(has_joined(&node.step([])));
+    node.run([Event::Joined]);
     node.lead();
 }
 

@@ -18,13 +18,15 @@ pub(crate) struct Device {
     segment_len_bytes: u64,
     /// What is arranged to go wrong.
     faults: Faults,
+    /// The next start discards what there is.
+    is_to_be_emptied: bool,
 }
 
 /// The directory in use.
 pub(crate) struct Open {
     pub(crate) wal: Wal,
     pub(crate) snapshots: Snapshots,
-    _dir: DataDir,
+    pub(crate) dir: DataDir,
 }
 
 /// What a start finds.
@@ -39,19 +41,35 @@ impl Device {
             disk: SimDisk::new(seed),
             identity: Identity { cluster_id: CLUSTER_ID, member_id },
             segment_len_bytes,
+            is_to_be_emptied: false,
             faults: Faults { short_writes: seed.is_multiple_of(4), ..Faults::default() },
         }
     }
 
     /// In the order of a node's start.
-    pub(crate) fn open(&self) -> Result<(Open, Found), StorageError> {
-        let dir = DataDir::open_on(Arc::new(self.disk.clone()), DIR, self.identity)?;
+    pub(crate) fn open(&mut self) -> Result<(Open, Found), StorageError> {
+        let disk = Arc::new(self.disk.clone());
+        let dir = match self.is_to_be_emptied {
+            true => DataDir::open_emptied_on(disk, DIR, self.identity)?,
+            false => DataDir::open_on(disk, DIR, self.identity)?,
+        };
+        self.is_to_be_emptied = false;
         let (snapshots, snapshot) = Snapshots::open(&dir)?;
         let options =
             WalOptions { segment_len_bytes: self.segment_len_bytes, prepare_ahead: false };
         let base = snapshot.as_ref().map(Snapshot::meta);
         let (wal, recovered) = Wal::open(&dir, options, base)?;
-        Ok((Open { wal, snapshots, _dir: dir }, Found { snapshot, recovered }))
+        Ok((Open { wal, snapshots, dir }, Found { snapshot, recovered }))
+    }
+
+    /// Another disk, or an operator who knows that this one's data is no good.
+    pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
+        if !is_known {
+            self.disk = SimDisk::new(seed);
+            self.faults.full_from_write = None;
+            self.arm();
+        }
+        self.is_to_be_emptied = is_known;
     }
 
     /// No space after a few more writes.

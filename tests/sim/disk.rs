@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use syncraft::node::StateView;
 use syncraft::raft::{
-    Entry, HardState, Index, MemberId, Message, Persist, PersistId, SnapshotMeta, Term,
+    Entry, HardState, Index, MemberId, Message, Persist, PersistId, SnapshotMeta, Standing, Term,
 };
 use syncraft::storage::{Snapshot, Snapshots, StorageError, Wal};
 
@@ -24,6 +24,8 @@ pub(crate) struct Disk {
     open: Option<Open>,
     /// What was reported.
     durable: Durable,
+    /// The same, as it was before the data was lost.
+    lost: Durable,
     /// Submitted, with when it will be durable.
     pending: VecDeque<(u64, Write)>,
     /// Handed to the log, which could not write it: the disk was full.
@@ -40,6 +42,8 @@ pub(crate) enum Write {
     Persist(Persist),
     /// A snapshot holds everything up to here.
     Release(Index),
+    /// The member has all its data.
+    Joined,
 }
 
 /// What may be said now.
@@ -49,6 +53,7 @@ pub(crate) struct Flushed {
     pub(crate) then: Vec<Message>,
     /// A segment was given back, and will be used again.
     pub(crate) has_recycled: bool,
+    pub(crate) has_joined: bool,
 }
 
 /// How a life ends.
@@ -62,6 +67,7 @@ pub(crate) enum Death {
 
 /// What a start found.
 pub(crate) struct Started {
+    pub(crate) standing: Standing,
     pub(crate) hard_state: HardState,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) entries: Vec<Entry>,
@@ -80,6 +86,7 @@ impl Disk {
             device: Device::new(id, segment_len_bytes, seed),
             open: None,
             durable: Durable::default(),
+            lost: Durable::default(),
             pending: VecDeque::new(),
             unsynced: Vec::new(),
             is_full: false,
@@ -117,8 +124,10 @@ impl Disk {
         let is_loss = !self.unsure.is_empty() && written.recovered() != found;
         let (is_reset, is_term_news) = self.durable.recover(found);
         self.unsure.clear();
+        let standing = open.dir.standing();
         self.open = Some(open);
         Ok(Started {
+            standing,
             hard_state: recovered.hard_state,
             snapshot,
             entries: recovered.entries,
@@ -168,12 +177,13 @@ impl Disk {
         self.sync(flushed)?;
         while self.pending.front().is_some_and(|(done_us, _)| *done_us <= now_us) {
             let Some((_, write)) = self.pending.front() else { break };
-            let wal = &mut self.open.as_mut().expect("a running member's disk is open").wal;
+            let open = self.open.as_mut().expect("a running member's disk is open");
             match write {
                 Write::Release(_) => {}
+                Write::Joined => open.dir.mark_joined()?,
                 // What came before is synced first: see there.
                 Write::Persist(persist) if persist.reset.is_none() || self.unsynced.is_empty() => {
-                    append(wal, persist)?;
+                    append(&mut open.wal, persist)?;
                 }
                 Write::Persist(_) => {
                     self.sync(flushed)?;
@@ -186,6 +196,7 @@ impl Disk {
                     self.sync(flushed)?;
                     self.release(index, flushed)?;
                 }
+                Some((_, Write::Joined)) => flushed.has_joined = true,
                 None => {}
             }
         }
@@ -220,7 +231,7 @@ impl Disk {
     pub(crate) fn die(&mut self, death: Death, rng: &mut fastrand::Rng) {
         let pending = self.pending.drain(..).filter_map(|(_, write)| match write {
             Write::Persist(persist) => Some(persist),
-            Write::Release(_) => None,
+            Write::Release(_) | Write::Joined => None,
         });
         let pending: Vec<Persist> = pending.collect();
         if let Some(Open { mut wal, snapshots, .. }) = self.open.take() {
@@ -243,6 +254,23 @@ impl Disk {
     /// All that the last life had open is gone.
     pub(crate) fn bury(&mut self, death: Death) {
         self.device.restart(death == Death::PowerCut);
+    }
+
+    /// All is gone, or about to be discarded by the next start.
+    pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
+        self.lost = std::mem::take(&mut self.durable);
+        self.unsure.clear();
+        self.device.lose_data(is_known, seed);
+    }
+
+    /// Whether the member has all its data, as far as the disk knows.
+    pub(crate) fn is_voter(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.dir.standing() == Standing::Voter)
+    }
+
+    /// Whether the entry was there before the data was lost, and acknowledged.
+    pub(crate) fn had(&self, index: Index, term: Term) -> bool {
+        self.lost.term_at(index) == Some(term)
     }
 
     pub(crate) fn device(&mut self) -> &mut Device {

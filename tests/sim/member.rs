@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use syncraft::raft::{Entry, Event, Index, MemberId, Message, Raft, RequestId, Status, Term};
+use syncraft::raft::{
+    Config, Entry, Event, Index, MemberId, Message, Raft, RequestId, Status, Term,
+};
 use syncraft::storage::{Receiver, Snapshot, StorageError};
 
 use crate::disk::{Disk, Started};
@@ -76,6 +78,13 @@ impl Member {
         Member { id, disk, life: 0, living: None, snapshot_index: Index::ZERO }
     }
 
+    /// Its data is lost: it comes back as a new one, or as one that knows.
+    pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
+        assert!(self.living.is_none(), "only who is down loses its data");
+        self.disk.lose_data(is_known, seed);
+        self.snapshot_index = Index::ZERO;
+    }
+
     /// `committed` is all that ever was.
     ///
     /// # Errors
@@ -94,7 +103,7 @@ impl Member {
         if let Some(snapshot) = &started.snapshot {
             machine.load(snapshot);
         }
-        let config = plan.config(self.id, self.life);
+        let config = Config { standing: started.standing, ..plan.config(self.id, self.life) };
         let snapshot = started.snapshot.as_ref().map(Snapshot::meta);
         let mut hard_state = started.hard_state;
         if plan.lie == Some(Lie::ForgottenVotes) {

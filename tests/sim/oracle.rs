@@ -219,7 +219,10 @@ fn check_commit_rule(members: &[Member], living: &Living, led: Term) {
     let Status { commit_index, id, .. } = living.status;
     let term = living.log.term_at(commit_index);
     assert_eq!(term, Some(led), "{id} commits {commit_index}, of an old term, by counting");
-    let on_disk = members.iter().filter(|other| other.disk.term_at(commit_index) == term);
+    // Whoever has lost it since had acknowledged it, and does not vote before it has it back.
+    let had = |other: &Member| term.is_some_and(|term| other.disk.had(commit_index, term));
+    let holds = |other: &Member| other.disk.term_at(commit_index) == term;
+    let on_disk = members.iter().filter(|other| holds(other) || had(other));
     assert!(
         on_disk.count() > members.len() / 2,
         "{id} commits {commit_index}, which no quorum has on its disks"

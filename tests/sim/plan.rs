@@ -16,7 +16,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// What can be switched off, by name.
-pub(crate) const PARTS: [&str; 18] = [
+pub(crate) const PARTS: [&str; 20] = [
     "drop",
     "duplicate",
     "replay",
@@ -27,6 +27,8 @@ pub(crate) const PARTS: [&str; 18] = [
     "pause",
     "disconnect",
     "transfer",
+    "wipe",
+    "lease",
     "disk_stall",
     "disk_full",
     "sync_failure",
@@ -51,6 +53,8 @@ pub(crate) struct Faults {
     pub(crate) false_disconnect: f64,
     /// Somebody is told to hand the leadership over.
     pub(crate) transfer: f64,
+    /// A member loses its data.
+    pub(crate) wipe: f64,
     pub(crate) disk_stall: f64,
     pub(crate) disk_full: f64,
     /// A sync fails, and with it the member.
@@ -84,6 +88,8 @@ pub(crate) struct Plan {
     /// A transfer's pieces are at least so long.
     pub(crate) chunk_len_bytes: u64,
     pub(crate) segment_len_bytes: u64,
+    /// Reads are served under leases.
+    pub(crate) lease: bool,
     limits: Limits,
     pub(crate) lie: Option<Lie>,
 }
@@ -119,6 +125,7 @@ impl Plan {
         let rng = &mut fastrand::Rng::with_seed(seed);
         let members = pick(rng, &[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
         let is_skewed = rng.u8(0..4) == 0;
+        let lease = rng.u8(0..3) == 0;
         let at_once_max = pick(rng, &[1, 1, 4, 20]);
         Plan {
             seed,
@@ -130,11 +137,8 @@ impl Plan {
             disk_us: 50..pick(rng, &[100, 2_000, 10_000, 50_000, 200_000]),
             apply_us: 1..pick(rng, &[2, 1_000, 50_000]),
             batch_us: pick(rng, &[0, 0, 50, 2_000, 10_000]),
-            tick_us: (0..members)
-                .map(
-                    |_| if is_skewed { rng.u64(TICK_US * 2 / 3..TICK_US * 4 / 3) } else { TICK_US },
-                )
-                .collect(),
+            tick_us: (0..members).map(|_| draw_tick_us(rng, is_skewed, lease)).collect(),
+            lease,
             safety_us: rng.u64(4_000_000..20_000_000),
             request_every_us: at_once_max * pick(rng, &[10_000, 20_000, 50_000, 200_000]),
             requests_at_once: 1..at_once_max + 1,
@@ -163,6 +167,8 @@ impl Plan {
             "pause" => faults.pause = 0.0,
             "disconnect" => faults.false_disconnect = 0.0,
             "transfer" => faults.transfer = 0.0,
+            "wipe" => faults.wipe = 0.0,
+            "lease" => self.lease = false,
             "disk_stall" => faults.disk_stall = 0.0,
             "disk_full" => faults.disk_full = 0.0,
             "sync_failure" => faults.sync_failure = 0.0,
@@ -188,6 +194,7 @@ impl Plan {
         config.reads_max = self.limits.reads_max;
         config.apply_bytes_max = self.limits.apply_bytes_max;
         config.log_tail_bytes_max = self.limits.log_tail_bytes_max;
+        (config.lease, config.tick_us) = (self.lease, TICK_US);
         config.seed = self.seed ^ (life << 32);
         config
     }
@@ -206,6 +213,7 @@ impl Faults {
             pause: sometimes(rng, &[0.002, 0.01, 0.03]),
             false_disconnect: sometimes(rng, &[0.005, 0.05]),
             transfer: sometimes(rng, &[0.005, 0.05]),
+            wipe: sometimes(rng, &[0.002, 0.01]),
             disk_stall: sometimes(rng, &[0.005, 0.03]),
             disk_full: sometimes(rng, &[0.002, 0.01]),
             sync_failure: sometimes(rng, &[0.001, 0.005]),
@@ -238,6 +246,15 @@ impl Limits {
             apply_bytes_max: pick(rng, &[1, 300, 16 << 20, 16 << 20]),
             log_tail_bytes_max: pick(rng, &[0, 0, 200, 2_000, 16 << 20]),
         }
+    }
+}
+
+/// Leases bear clocks that differ by a tenth at most.
+fn draw_tick_us(rng: &mut fastrand::Rng, is_skewed: bool, lease: bool) -> u64 {
+    match (is_skewed, lease) {
+        (false, _) => TICK_US,
+        (true, false) => rng.u64(TICK_US * 2 / 3..TICK_US * 4 / 3),
+        (true, true) => rng.u64(TICK_US * 956 / 1_000..TICK_US * 1_050 / 1_000),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 22] = [
+const FAULTS: [&str; 23] = [
+    "member wiped",
     "snapshot chunk cut",
     "message dropped",
     "message duplicated",
@@ -27,7 +28,7 @@ const FAULTS: [&str; 22] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 42] = [
+const PATHS: [&str; 44] = [
     "leader elected",
     "leader stepped down",
     "entries replaced",
@@ -36,6 +37,8 @@ const PATHS: [&str; 42] = [
     "vote refused",
     "committed before the leader's own disk",
     "read ready",
+    "read under a lease",
+    "member joined",
     "request refused: busy",
     "request refused: disk full",
     "request refused: not leader",

@@ -27,7 +27,9 @@ impl World {
         let mut order: Vec<usize> = (0..self.members.len()).collect();
         self.fault_rng.shuffle(&mut order);
         order.iter().for_each(|&at| self.free_disk(at));
-        let quorum = self.members.len() / 2 + 1;
+        // A member that lacks its data needs all the others.
+        let is_any_joining = self.members.iter().any(|member| !member.disk.is_voter());
+        let quorum = if is_any_joining { self.members.len() } else { self.members.len() / 2 + 1 };
         let well = order[..self.fault_rng.usize(quorum..=order.len())].to_vec();
         self.network.calm();
         for &lost in &order[well.len()..] {

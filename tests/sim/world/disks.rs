@@ -19,20 +19,27 @@ impl World {
     pub(super) fn written(&mut self, at: usize) {
         let (mut flushed, was_full) = (Flushed::default(), self.members[at].disk.is_full());
         let result = self.members[at].disk.flush(self.now_us, &mut flushed);
-        let Flushed { last, then, has_recycled } = flushed;
+        let Flushed { last, then, has_recycled, has_joined } = flushed;
         if has_recycled {
             self.count("segment recycled");
         }
         if let Some(last) = last {
             self.report(at, last, then);
         }
+        if has_joined {
+            self.post(at, Event::Joined);
+        }
         match result {
-            Ok(()) if was_full => self.count("disk full, then not"),
+            Ok(()) if was_full => {
+                self.count("disk full, then not");
+                self.post(at, Event::DiskFull(false));
+            }
             Ok(()) => {}
             Err(error) if error.is_full() => {
                 if !was_full {
                     self.trace_of(at, || format!("waits: {error}"));
                     self.count("disk full");
+                    self.post(at, Event::DiskFull(true));
                 }
                 self.after(FULL_DISK_PAUSE_US, What::Written(self.who(at)));
             }

@@ -1,10 +1,11 @@
 //! Faults: what is drawn, and what it does to a member or the network.
 
-use syncraft::raft::{Event, MemberId};
+use syncraft::raft::{Event, HardState, MemberId};
 
 use super::{What, World};
 use crate::clerk::Answer;
 use crate::disk::Death;
+use crate::member::Member;
 use crate::plan::{FAULTS_EVERY_US, Faults};
 
 impl World {
@@ -19,6 +20,7 @@ impl World {
             pause,
             false_disconnect,
             transfer,
+            wipe,
             disk_stall,
             disk_full,
             sync_failure,
@@ -44,6 +46,10 @@ impl World {
         }
         if self.chance(transfer) {
             self.transfer();
+        }
+        if self.chance(wipe) {
+            let victim = self.victim();
+            self.wipe(victim);
         }
         if self.chance(disk_stall) {
             self.count("disk stalled");
@@ -135,6 +141,22 @@ impl World {
         let longest_us = if self.fault_rng.bool() { 50_000 } else { 3_000_000 };
         let for_us = self.fault_rng.u64(1_000..longest_us);
         self.after(for_us, What::Start(at));
+    }
+
+    /// A member loses its data: one at a time, as more of them are more than the others can make good. That its directory is
+    /// new is believed only where all others have begun; an operator who knows better says so.
+    fn wipe(&mut self, at: usize) {
+        let is_spare = self.members.len() > 2 && self.members.iter().all(|it| it.disk.is_voter());
+        if !is_spare {
+            return;
+        }
+        let has_begun = |member: &Member| member.disk.hard_state() != HardState::default();
+        let is_known = self.fault_rng.bool() || !self.members.iter().all(has_begun);
+        self.count("member wiped");
+        self.crash(at);
+        let seed = self.fault_rng.u64(..);
+        self.members[at].lose_data(is_known, seed);
+        self.trace_of(at, || format!("has lost its data, and knows: {is_known}"));
     }
 
     fn pause(&mut self) {

@@ -12,6 +12,7 @@ use crate::disk::Write;
 use crate::lies::Lie;
 use crate::machine::Applied;
 use crate::member::{Living, Member};
+use crate::plan::{Plan, TICK_US};
 use crate::show;
 
 impl World {
@@ -37,7 +38,11 @@ impl World {
         if living.is_paused || living.inbox.is_empty() {
             return;
         }
-        let events = std::mem::take(&mut living.inbox);
+        let mut events = std::mem::take(&mut living.inbox);
+        if self.plan.lease {
+            // Read when all that is in the batch has arrived.
+            events.insert(0, Event::Clock(clock_us(&self.plan, at, self.now_us)));
+        }
         let id = member.id;
         self.trace.line(self.now_us, || {
             events
@@ -48,11 +53,12 @@ impl World {
                 .join("\n              ")
         });
         let before = living.status;
-        let snapshots = snapshots::among(&events);
+        let (snapshots, reads) = (snapshots::among(&events), reads_among(&events));
         let effects = living.core.step(events);
         living.status = living.core.status();
         self.note(at, before, &effects);
         self.count_snapshots(at, before, &snapshots, &effects);
+        self.count_lease_reads(&reads, &effects);
         for effect in effects {
             self.carry_out(at, effect);
         }
@@ -110,6 +116,16 @@ impl World {
         }
     }
 
+    fn count_lease_reads(&mut self, asked: &[RequestId], effects: &[Effect]) {
+        let is_ready = |effect: &Effect| match effect {
+            Effect::ReadReady(ids) => ids.iter().any(|id| asked.contains(id)),
+            _ => false,
+        };
+        if self.plan.lease && self.members.len() > 1 && effects.iter().any(is_ready) {
+            self.count("read under a lease");
+        }
+    }
+
     fn carry_out(&mut self, at: usize, effect: Effect) {
         let id = self.members[at].id;
         match effect {
@@ -141,6 +157,10 @@ impl World {
                 }
             }
             Effect::RoleChanged(role) => self.role_changed(at, role),
+            Effect::Joined => {
+                self.count("member joined");
+                self.submit(at, Write::Joined);
+            }
             _ => {}
         }
     }
@@ -229,4 +249,17 @@ impl World {
             self.at(at_us, What::Arrive(message));
         }
     }
+}
+
+/// What a member's boot-time clock reads: it runs as fast as its ticks come.
+fn clock_us(plan: &Plan, at: usize, now_us: u64) -> u64 {
+    1_000_000 * (1 + at as u64) + now_us * TICK_US / plan.tick_us[at]
+}
+
+fn reads_among(events: &[Event]) -> Vec<RequestId> {
+    let read = |event: &Event| match event {
+        Event::Read { id } => Some(*id),
+        _ => None,
+    };
+    events.iter().filter_map(read).collect()
 }

@@ -34,6 +34,9 @@ use proto::{
     TransferReply,
 };
 
+/// What `disk` says of a disk that does its work.
+pub const DISK_OK: &str = "ok";
+
 /// How long a member that stops tries to hand its leadership over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between looks at whether it has.
@@ -60,8 +63,8 @@ pub struct Config {
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read; default [`ReadMode::ReadIndex`].
     pub read_mode: ReadMode,
-    /// Discard what is in the data directory, and be filled from the others: all of them must be up, and none may have lost its
-    /// data as well. For a member whose data is damaged. Default false.
+    /// Discard what is in the data directory, and be filled from the others: they are a majority without this member, all of
+    /// them must be up, and none may have lost its data as well. For a member whose data is damaged. Default false.
     pub rebuild: bool,
     /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
     pub http: Option<String>,
@@ -107,8 +110,8 @@ pub enum StartError {
         /// The list that was given.
         members: Members,
     },
-    /// It is the only member.
-    #[error("member {id} is the only one: there is nobody to rebuild it from")]
+    /// The others, without it, are no majority.
+    #[error("member {id} cannot be rebuilt: without it the others are no majority")]
     NobodyToRebuildFrom {
         /// The id.
         id: MemberId,
@@ -190,7 +193,8 @@ impl Member {
         check_frames(&config.limits)?;
         let Config { id, members, timing, limits, snapshot_log_bytes, read_mode, .. } = config;
         let (data_dir, http) = (config.data_dir, config.http);
-        if config.rebuild && members.len() == 1 {
+        // Without it the others must be able to elect a leader.
+        if config.rebuild && members.len() <= 2 {
             return Err(StartError::NobodyToRebuildFrom { id });
         }
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
@@ -340,6 +344,15 @@ fn applied(node: &NodeHandle<Store>) -> (Index, u64) {
     node.digest().unwrap_or((node.applied_index(), 0))
 }
 
+/// Whether the disk does its work, in a word.
+fn disk(node: &NodeHandle<Store>) -> &'static str {
+    match (node.is_disk_full(), node.status().is_disk_stalled) {
+        (true, _) => "full",
+        (false, true) => "stalled",
+        (false, false) => DISK_OK,
+    }
+}
+
 struct Admin {
     node: NodeHandle<Store>,
 }
@@ -362,6 +375,8 @@ impl AdminRpc for Admin {
             digest,
             state: state.to_owned(),
             different_members: self.node.different_members().iter().map(|id| id.0).collect(),
+            is_joining: status.is_joining,
+            disk: disk(&self.node).to_owned(),
         });
     }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use syncraft::clerk::{Endpoint, Endpoints};
 use syncraft::rpc::{CallError, Channel};
-use syncraft::server::STATE_DIVERGED;
 use syncraft::server::proto::{AdminRpcStub, StatusArgs, StatusReply};
+use syncraft::server::{DISK_OK, STATE_DIVERGED};
 
 use super::args::{self, Common};
 use super::{Exit, Failure, Outcome, print};
@@ -102,6 +102,9 @@ enum AnswerJson<'a> {
         diverged: bool,
         /// A leader's.
         different_members: &'a [u64],
+        joining: bool,
+        /// Null if the member's version does not say.
+        disk: Option<&'a str>,
     },
     Error {
         error: String,
@@ -128,6 +131,8 @@ fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
             digest: (!reply.state.is_empty()).then(|| format!("{:016x}", reply.digest)),
             diverged: reply.state == STATE_DIVERGED,
             different_members: &reply.different_members,
+            joining: reply.is_joining,
+            disk: Some(&reply.disk[..]).filter(|disk| !disk.is_empty()),
         },
         Err(error) => AnswerJson::Error { error: one_line(error) },
     };
@@ -155,7 +160,25 @@ fn to_table(answers: &[Answer]) -> String {
         }
         let _ = writeln!(table, "{}", line.trim_end());
     }
-    table + &divergences(answers)
+    table + &divergences(answers) + &troubles(answers)
+}
+
+/// A line for each member that cannot do all of its work.
+fn troubles(answers: &[Answer]) -> String {
+    let replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
+    let mut lines = String::new();
+    for StatusReply { id, is_joining, disk, .. } in replies {
+        if *is_joining {
+            let _ = writeln!(
+                lines,
+                "member {id} does not vote: it has yet to get its data from the others"
+            );
+        }
+        if !disk.is_empty() && disk != DISK_OK {
+            let _ = writeln!(lines, "member {id} cannot write: its disk is {disk}");
+        }
+    }
+    lines
 }
 
 /// A line for each member whose state is not that of the others, by its own word or a leader's.
@@ -227,6 +250,8 @@ mod tests {
             digest: 0xab,
             state: "ok".to_owned(),
             different_members: Vec::new(),
+            is_joining: false,
+            disk: DISK_OK.to_owned(),
         })
     }
 
@@ -277,7 +302,7 @@ ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
 
     #[test]
     fn the_json_has_what_scripts_read() {
-        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[]},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
+        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"disk":"ok"},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
         assert_eq!(to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]), expected);
         assert!(to_json(&[answer(1, reply(1, 7, 0))]).contains(r#""leader":null"#));
     }

@@ -157,6 +157,12 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
             (None, _) if node.is_disk_full() => {
                 ("503 Service Unavailable", TEXT, "the disk is full: no writes\n".to_owned())
             }
+            (None, _) if node.status().is_disk_stalled => (
+                "503 Service Unavailable",
+                TEXT,
+                "the disk is stalled: nothing has reached it for longer than an election takes\n"
+                    .to_owned(),
+            ),
             (None, Some(_)) => ("200 OK", TEXT, "ok\n".to_owned()),
             (None, None) => ("503 Service Unavailable", TEXT, "no leader is known\n".to_owned()),
             (Some(failure), _) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),
@@ -185,6 +191,8 @@ fn status(node: &NodeHandle<Store>) -> String {
         "digest": format!("{digest:016x}"),
         "diverged": node.divergence().is_some(),
         "different_members": different,
+        "joining": status.is_joining,
+        "disk": super::disk(node),
     });
     format!("{json}\n")
 }

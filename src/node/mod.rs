@@ -30,6 +30,7 @@ mod applier;
 mod complaints;
 mod config;
 mod driver;
+mod gate;
 mod inbox;
 mod peer;
 mod persister;
@@ -54,6 +55,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 pub use config::{NodeConfig, Timing};
+pub(crate) use gate::Gate;
 pub use request::RequestError;
 pub use shared::NodeFailure;
 pub use state_machine::{StateMachine, StateView};
@@ -186,6 +188,11 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.is_disk_full.load(Ordering::Acquire)
     }
 
+    /// Holds the node's threads while it is closed; for tests.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.shared.gate
+    }
+
     /// Why the node stopped by itself, if it did.
     pub fn failure(&self) -> Option<NodeFailure> {
         self.shared.failure()
@@ -292,6 +299,7 @@ impl<S: StateMachine> Node<S> {
     /// From now on it says and writes nothing, as if its process were gone; for tests.
     pub(crate) fn silence(&self) {
         self.handle.shared.is_killed.store(true, Ordering::Release);
+        self.handle.gate().open();
     }
 
     /// Ends all threads as a crash would, without tidying up; for tests.
@@ -301,6 +309,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn shut_down(&mut self) {
+        self.handle.gate().open();
         self.handle.inbox.stop();
         self.stop = None;
         for thread in self.threads.drain(..) {

@@ -9,26 +9,32 @@ fn history(script: &str) -> History {
     for line in script.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split(' ').collect();
         let (what, name) = words[0].split_at(1);
-        match (what, &words[1..]) {
-            ("b", ["put", key, value]) => drop(calls.insert(name, history.begin_put(key, value))),
-            ("b", ["append", key, value]) => {
-                drop(calls.insert(name, history.begin_append(key, value)))
+        let call = match (what, &words[1..]) {
+            ("b", ["put", key, value]) => history.begin_put(key, value),
+            ("b", ["append", key, value]) => history.begin_append(key, value),
+            ("b", ["get", key]) => history.begin_get(key),
+            ("e", outcome) => {
+                calls.remove(name).expect("it has begun").end(parse(outcome));
+                continue;
             }
-            ("b", ["get", key]) => drop(calls.insert(name, history.begin_get(key))),
-            ("e", [outcome @ ..]) => calls.remove(name).expect("it has begun").end(match outcome {
-                ["done"] => Outcome::Done,
-                ["absent"] => Outcome::Value(None),
-                ["saw"] => Outcome::Value(Some(Bytes::new())),
-                ["saw", value] => Outcome::Value(Some(Bytes::copy_from_slice(value.as_bytes()))),
-                ["failed"] => Outcome::NotApplied,
-                ["unknown"] => Outcome::Unknown,
-                other => panic!("{other:?}"),
-            }),
             other => panic!("{other:?}"),
-        }
+        };
+        calls.insert(name, call);
     }
     drop(calls);
     history
+}
+
+fn parse(outcome: &[&str]) -> Outcome {
+    match outcome {
+        ["done"] => Outcome::Done,
+        ["absent"] => Outcome::Value(None),
+        ["saw"] => Outcome::Value(Some(Bytes::new())),
+        ["saw", value] => Outcome::Value(Some(Bytes::copy_from_slice(value.as_bytes()))),
+        ["failed"] => Outcome::NotApplied,
+        ["unknown"] => Outcome::Unknown,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn check_good(script: &str) {

@@ -1,0 +1,581 @@
+//! Faults of members and of the network between them: that each does what it says, and that what a cluster promises holds
+//! through it.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use syncraft::clerk::{Clerk, ClerkErrorKind};
+use syncraft::kv::proto::{GetArgs, KvServerRpcStub, PutAppendArgs};
+use syncraft::raft::{MemberId, RoleName, Status};
+use syncraft::rpc::Channel;
+use syncraft::testing::{Cluster, History, Options};
+
+/// Long enough for a machine with too much to do: a test that waits for it in vain fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For what has to fail: several election timeouts.
+const IN_VAIN: Duration = Duration::from_millis(1500);
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn start(size: usize) -> Cluster {
+    Cluster::start(size).expect("the cluster starts")
+}
+
+/// Of three members, whose clerks do not wait for long.
+fn start_impatient() -> Cluster {
+    let mut options = Options::default();
+    options.timeout = IN_VAIN;
+    Cluster::start_with(3, options).expect("the cluster starts")
+}
+
+/// The others, in order.
+fn others(cluster: &Cluster, id: MemberId) -> Vec<MemberId> {
+    cluster.ids().into_iter().filter(|&other| other != id).collect()
+}
+
+fn clerk_with(cluster: &Cluster, timeout: Duration) -> Clerk {
+    Clerk::builder().members(cluster.members()).timeout(timeout).build().unwrap()
+}
+
+/// A Clerk of one member that does not wait for long.
+fn impatient_clerk_of(cluster: &Cluster, id: MemberId) -> Clerk {
+    let addr = cluster.members().addr(id).unwrap();
+    Clerk::builder().members(addr).timeout(IN_VAIN).build().unwrap()
+}
+
+fn value(clerk: &Clerk, key: &str) -> Option<String> {
+    let value = clerk.get(key).expect("a read that is answered");
+    value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+}
+
+fn status(cluster: &Cluster, id: MemberId) -> Status {
+    cluster.status(id).expect("it runs")
+}
+
+fn max_term(cluster: &Cluster) -> u64 {
+    cluster.ids().into_iter().map(|id| status(cluster, id).role.term.0).max().unwrap()
+}
+
+fn leads(cluster: &Cluster, id: MemberId) -> bool {
+    status(cluster, id).role.role == RoleName::Leader
+}
+
+/// All hold the same log, and have applied it.
+fn until_equal(cluster: &Cluster) {
+    until("all members hold the same", || {
+        let all: Vec<_> = cluster.ids().into_iter().map(|id| status(cluster, id)).collect();
+        all.iter()
+            .all(|it| it.last_index == all[0].last_index && it.commit_index == all[0].last_index)
+    });
+}
+
+#[test]
+fn a_paused_leader_is_replaced_and_learns_it_when_it_wakes() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    clerk.put("k", "1").unwrap();
+    let old = cluster.leader().unwrap();
+    cluster.pause(old);
+    let before = status(&cluster, old);
+    let new = cluster.leader().unwrap();
+    assert_ne!(new, old, "one that is paused leads nobody");
+    clerk.put("k", "2").unwrap();
+    let during = status(&cluster, old);
+    assert_eq!(during.role, before.role, "it still believes what it believed");
+    assert_eq!(during.commit_index, before.commit_index, "and has done nothing");
+    assert!(during.role.role == RoleName::Leader);
+    cluster.resume(old);
+    until("it follows", || status(&cluster, old).role.leader == Some(cluster.leader().unwrap()));
+    until_equal(&cluster);
+}
+
+/// Who asks it waits, gets no answer and no broken connection; and is answered when it wakes, if it is still there.
+#[test]
+fn a_paused_member_keeps_its_clients_waiting() {
+    let cluster = start(1);
+    let clerk = cluster.clerk();
+    clerk.put("k", "1").unwrap();
+    cluster.pause(1);
+    let error = impatient_clerk_of(&cluster, MemberId(1)).put("k", "2").unwrap_err();
+    assert_eq!(error.kind(), ClerkErrorKind::Unknown, "it was sent: {error}");
+    let answered = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            clerk.append("k", "3").unwrap();
+            answered.store(true, Ordering::Release);
+        });
+        cluster.restart(1).unwrap();
+        assert!(!answered.load(Ordering::Acquire), "a restart of one that runs is nothing");
+        cluster.resume(1);
+    });
+    let value = value(&clerk, "k").unwrap();
+    assert!(
+        ["13", "23"].contains(&value.as_str()),
+        "the put was before the append, if at all: {value}"
+    );
+}
+
+#[test]
+fn a_follower_that_is_paused_costs_nothing() {
+    let cluster = start(3);
+    let leader = cluster.leader().unwrap();
+    let term = max_term(&cluster);
+    let paused = others(&cluster, leader)[0];
+    cluster.pause(paused);
+    let clerk = cluster.clerk();
+    (0..50).for_each(|n| clerk.append("k", format!("{n},")).unwrap());
+    cluster.resume(paused);
+    until_equal(&cluster);
+    assert_eq!((cluster.leader().unwrap(), max_term(&cluster)), (leader, term));
+}
+
+/// The old leader still believes that it leads: what is asked of it before it hears of the new one must not be answered from
+/// what it knew. Through a Clerk that knows nobody else, and by raw calls that are under way before it wakes.
+#[test]
+fn a_leader_that_wakes_answers_no_read_with_what_it_knew() {
+    let cluster = start_impatient();
+    let clerk = clerk_with(&cluster, PATIENCE);
+    for round in 0..3 {
+        clerk.put("k", format!("old {round}")).unwrap();
+        let old = cluster.leader().unwrap();
+        let addr = cluster.members().addr(old).unwrap();
+        let stub = KvServerRpcStub::new(Channel::builder(addr).lazy());
+        let only_it = cluster.clerk_of(old);
+        assert_eq!(value(&only_it, "k"), Some(format!("old {round}")), "it leads");
+        cluster.pause(old);
+        clerk.put("k", format!("new {round}")).expect("the two others go on");
+        thread::scope(|scope| {
+            let raw: Vec<_> = (0..8)
+                .map(|_| {
+                    let stub = stub.clone();
+                    scope.spawn(move || {
+                        let args = GetArgs { key: Bytes::from("k"), ..GetArgs::default() };
+                        stub.get(&args, Instant::now() + PATIENCE)
+                    })
+                })
+                .collect();
+            cluster.resume(old);
+            for call in raw {
+                // A refusal is as good an answer; an old value is not.
+                if let Ok(reply) = call.join().unwrap()
+                    && &reply.err[..] == b"OK"
+                {
+                    assert_eq!(reply.value, format!("new {round}"));
+                }
+            }
+        });
+        match only_it.get("k") {
+            Ok(seen) => assert_eq!(seen.unwrap(), format!("new {round}")),
+            Err(error) => assert_eq!(error.kind(), ClerkErrorKind::NotApplied, "{error}"),
+        }
+        until("it follows", || !leads(&cluster, old) || cluster.leader().unwrap() == old);
+    }
+}
+
+#[test]
+fn the_majority_serves_and_the_minority_refuses() {
+    let cluster = start(5);
+    let clerk = cluster.clerk();
+    clerk.put("k", "before").unwrap();
+    let leader = cluster.leader().unwrap();
+    let rest = others(&cluster, leader);
+    let (minority, majority) = ([leader, rest[0]], &rest[1..]);
+    cluster.partition(&minority, majority);
+    assert!(majority.contains(&cluster.leader().unwrap()));
+    clerk.put("k", "after").unwrap();
+    for id in minority {
+        let cut_off = impatient_clerk_of(&cluster, id);
+        let read = cut_off.get("k").expect_err("nobody there can know");
+        assert_eq!(read.kind(), ClerkErrorKind::NotApplied);
+        cut_off.put("k", "lost").expect_err("nobody there can decide");
+    }
+    assert_eq!(value(&clerk, "k").as_deref(), Some("after"));
+    until("the old leader gives up", || !leads(&cluster, leader));
+    cluster.heal();
+    until_equal(&cluster);
+    // Their writes may have been proposed, by a leader that did not last: then they are gone.
+    for id in cluster.ids() {
+        assert_eq!(value(&clerk_via(&cluster, id), "k").as_deref(), Some("after"));
+    }
+}
+
+/// It may go on from the member to the leader.
+fn clerk_via(cluster: &Cluster, id: MemberId) -> Clerk {
+    let addr = cluster.members().addr(id).unwrap();
+    Clerk::builder().members(addr).timeout(PATIENCE).build().unwrap()
+}
+
+#[test]
+fn a_clerk_of_one_member_asks_nobody_else() {
+    let cluster = start_impatient();
+    let leader = cluster.leader().unwrap();
+    cluster.clerk_of(leader).put("k", "v").unwrap();
+    let error =
+        cluster.clerk_of(others(&cluster, leader)[0]).get("k").expect_err("it does not lead");
+    assert_eq!(error.kind(), ClerkErrorKind::NotApplied);
+    let leader = cluster.members().addr(leader).unwrap();
+    assert!(error.to_string().contains(&format!("says that {leader} leads")), "{error}");
+}
+
+/// Without pre-vote a member that hears nobody would come back with a term that deposes the leader.
+#[test]
+fn a_follower_that_was_cut_off_for_long_costs_no_term_and_no_leader() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    clerk.put("k", "1").unwrap();
+    until_equal(&cluster);
+    let leader = cluster.leader().unwrap();
+    let follower = others(&cluster, leader)[1];
+    let term = max_term(&cluster);
+    cluster.partition(&[follower], &others(&cluster, follower));
+    until("it asks whether it could lead", || {
+        status(&cluster, follower).role.role == RoleName::PreCandidate
+    });
+    // Ten times the longest election timeout, and work meanwhile.
+    let end = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < end {
+        clerk.append("k", "x").unwrap();
+        assert_eq!(status(&cluster, follower).role.term.0, term, "it asks, and begins no term");
+    }
+    cluster.heal();
+    until_equal(&cluster);
+    assert_eq!((cluster.leader().unwrap(), max_term(&cluster)), (leader, term));
+}
+
+/// The leader's word does not reach one follower, which has no reason to believe that there is a leader, while the leader
+/// hears it well.
+#[test]
+fn a_way_that_is_cut_in_one_direction_costs_few_terms() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    for from_leader in [true, false] {
+        clerk.put("k", "before").unwrap();
+        let leader = cluster.leader().unwrap();
+        let term = max_term(&cluster);
+        let deaf = others(&cluster, leader)[0];
+        match from_leader {
+            true => cluster.partition_one_way(leader, deaf),
+            false => cluster.partition_one_way(deaf, leader),
+        }
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut longest = Duration::ZERO;
+        while Instant::now() < end {
+            let begin = Instant::now();
+            clerk.append("k", "x").unwrap();
+            longest = longest.max(begin.elapsed());
+        }
+        let terms = max_term(&cluster) - term;
+        assert!(terms <= 2, "{terms} terms in 3 s, from the leader: {from_leader}");
+        cluster.heal();
+        until_equal(&cluster);
+    }
+}
+
+/// All hear one member, a follower until then, and nobody else. No other can lead, though others see their timeouts first.
+#[test]
+fn the_only_member_that_all_reach_leads_and_terms_stay_bounded() {
+    let cluster = start(5);
+    let clerk = cluster.clerk();
+    clerk.put("k", "before").unwrap();
+    let hub = others(&cluster, cluster.leader().unwrap())[0];
+    let term = max_term(&cluster);
+    for (at, &one) in cluster.ids().iter().enumerate() {
+        for &other in &cluster.ids()[at + 1..] {
+            if one != hub && other != hub {
+                cluster.partition(&[one], &[other]);
+            }
+        }
+    }
+    until("the hub leads", || leads(&cluster, hub) && cluster.leader().is_ok_and(|it| it == hub));
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        clerk.append("k", "x").unwrap();
+    }
+    let terms = max_term(&cluster) - term;
+    // Each loser may try once or twice before the hub does.
+    assert!(terms <= 10, "{terms} terms");
+    cluster.heal();
+    until_equal(&cluster);
+}
+
+/// The other follower hears no leader, and reaches one that does.
+#[test]
+fn a_leader_that_reaches_one_of_two_followers_goes_on() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    clerk.put("k", "before").unwrap();
+    let leader = cluster.leader().unwrap();
+    let term = max_term(&cluster);
+    cluster.partition(&[leader], &others(&cluster, leader)[..1]);
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        clerk.append("k", "x").unwrap();
+    }
+    assert_eq!(
+        (cluster.leader().unwrap(), max_term(&cluster)),
+        (leader, term),
+        "a majority hears it"
+    );
+    cluster.heal();
+    until_equal(&cluster);
+}
+
+#[test]
+fn a_slow_network_is_slow_and_works() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    let delay = Duration::from_millis(30);
+    cluster.delay(delay);
+    let begin = Instant::now();
+    clerk.put("k", "1").unwrap();
+    assert!(begin.elapsed() >= 2 * delay, "there and back: {:?}", begin.elapsed());
+    cluster.delay(Duration::ZERO..=Duration::from_millis(60));
+    (0..20).for_each(|n| clerk.append("k", format!("{n},")).unwrap());
+    cluster.delay(Duration::ZERO);
+    let expected: String = (0..20).map(|n| format!("{n},")).collect();
+    assert_eq!(value(&clerk, "k"), Some(format!("1{expected}")));
+}
+
+/// Connections break between members all the time; every client retries for itself besides, as one does whose answers are lost.
+#[test]
+fn appends_are_applied_once_over_a_network_that_loses_much() {
+    const WRITERS: usize = 4;
+    let cluster = start(3);
+    cluster.drop_rate(0.03);
+    let doubled = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (cluster, doubled) = (&cluster, &doubled);
+            scope.spawn(move || append_many_times(cluster, writer, 100, doubled));
+        }
+    });
+    cluster.drop_rate(0.0);
+    assert!(doubled.into_inner() > 0, "no write was answered twice: the test says nothing");
+    let text = value(&cluster.clerk(), "log").unwrap();
+    for writer in 0..WRITERS {
+        let prefix = format!("{writer}:");
+        let own: Vec<&str> =
+            text.split_terminator(',').filter(|it| it.starts_with(&prefix)).collect();
+        let expected: Vec<String> = (0..100).map(|n| format!("{writer}:{n}")).collect();
+        assert_eq!(own, expected, "lost, doubled or out of order");
+    }
+}
+
+/// A client that forgets a third of the answers, and sends the same write again, to anyone.
+fn append_many_times(cluster: &Cluster, writer: usize, count: i64, doubled: &AtomicU64) {
+    let stubs: Vec<KvServerRpcStub> = cluster
+        .members()
+        .iter()
+        .map(|(_, addr)| KvServerRpcStub::new(Channel::builder(addr).lazy()))
+        .collect();
+    for request_id in 0..count {
+        let args = PutAppendArgs {
+            key: Bytes::from("log"),
+            value: Bytes::from(format!("{writer}:{request_id},")),
+            op: Bytes::from("Append"),
+            client_id: Bytes::from(format!("client {writer}")),
+            request_id,
+            seen_index: 1,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let mut answers = 0;
+        loop {
+            assert!(Instant::now() < deadline, "write {request_id} is never done");
+            let stub = &stubs[fastrand::usize(..stubs.len())];
+            let reply = stub.put_append(&args, Instant::now() + Duration::from_millis(500));
+            if reply.is_ok_and(|reply| &reply.err[..] == b"OK") {
+                answers += 1;
+                if fastrand::u8(..3) > 0 {
+                    break;
+                }
+            }
+        }
+        doubled.fetch_add(answers - 1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_wiped_member_is_filled_again() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    (0..20).for_each(|n| clerk.append("k", format!("{n},")).unwrap());
+    let leader = cluster.leader().unwrap();
+    let wiped = others(&cluster, leader)[0];
+    cluster.wipe(wiped).unwrap();
+    assert!(cluster.status(wiped).is_none() && !cluster.data_dir(wiped).exists());
+    cluster.wipe(wiped).expect("nothing there is nothing to remove");
+    cluster.restart(wiped).unwrap();
+    until_equal(&cluster);
+    // Needed for a majority now.
+    cluster.kill(others(&cluster, leader)[1]);
+    let expected: String = (0..20).map(|n| format!("{n},")).collect();
+    assert_eq!(value(&clerk, "k"), Some(expected));
+}
+
+#[test]
+fn what_is_down_is_neither_paused_nor_resumed() {
+    let cluster = start(3);
+    let down = others(&cluster, cluster.leader().unwrap())[0];
+    cluster.kill(down);
+    cluster.pause(down);
+    cluster.resume(down);
+    cluster.restart(down).unwrap();
+    cluster.pause(down);
+    cluster.kill(down);
+    assert!(cluster.status(down).is_none());
+    cluster.restart(down).unwrap();
+    cluster.pause(down);
+    cluster.stop(down);
+    cluster.restart(down).unwrap();
+    // It is not paused any more.
+    cluster.clerk().put("k", "v").unwrap();
+    until_equal(&cluster);
+}
+
+/// Whatever is wrong with a cluster, it can be dropped.
+#[test]
+fn a_cluster_full_of_faults_is_dropped_at_once() {
+    for _ in 0..3 {
+        let cluster = start(5);
+        let clerk = clerk_with(&cluster, Duration::from_millis(200));
+        cluster.delay(Duration::from_secs(3600));
+        cluster.partition(&[1, 2], &[3, 4]);
+        cluster.partition_one_way(5, 1);
+        cluster.pause(3);
+        cluster.pause(1);
+        cluster.kill(4);
+        let _ = clerk.put("k", "v");
+        let begin = Instant::now();
+        drop(cluster);
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    }
+}
+
+/// A member whose machine is gone or whose port is someone else's: its clients find the others within each call's time.
+#[test]
+fn a_dead_endpoint_first_in_the_list_costs_one_attempt() {
+    let cluster = start(3);
+    let refusing = syncraft::testing::Port::free().unwrap();
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Takes connections and resets them.
+    let rude = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rude_addr = rude.local_addr().unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for stream in rude.incoming().take_while(|_| !is_over.load(Ordering::Acquire)) {
+                drop(stream);
+            }
+        });
+        for dead in [refusing.addr(), silent.local_addr().unwrap(), rude_addr] {
+            let members = format!(
+                "{dead},{}",
+                cluster.members().iter().map(|(_, it)| it).collect::<Vec<_>>().join(",")
+            );
+            let clerk =
+                Clerk::builder().members(members.as_str()).timeout(PATIENCE).build().unwrap();
+            clerk.put("k", "v").unwrap();
+            let begin = Instant::now();
+            for _ in 0..20 {
+                assert_eq!(value(&clerk, "k").as_deref(), Some("v"));
+            }
+            // 20 attempts in vain would take 20 s.
+            assert!(begin.elapsed() < Duration::from_secs(5), "{dead} is asked again and again");
+        }
+        is_over.store(true, Ordering::Release);
+        drop(std::net::TcpStream::connect(rude_addr));
+    });
+}
+
+/// Ends the clients with the thread that makes trouble, however that ends.
+struct EndsWith<'a>(&'a AtomicBool);
+
+impl Drop for EndsWith<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Clients of one cluster, each with its own thread, until told to end: appends of tokens, puts and reads.
+fn clients(cluster: &Cluster, history: &History, is_over: &AtomicBool, client: usize) {
+    let clerk = clerk_with(cluster, Duration::from_secs(2));
+    let mut n = 0;
+    while !is_over.load(Ordering::Acquire) {
+        let key = format!("k{}", fastrand::usize(..6));
+        let token = format!("{client}:{n},");
+        let _ = match fastrand::u8(..10) {
+            0..=3 => history.append(&clerk, &key, token),
+            4 => history.put(&clerk, &key, token),
+            _ => history.get(&clerk, &key).map(drop),
+        };
+        n += 1;
+        // So that there are fewer calls than the search can order, and faults fall among many kinds of them.
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// One fault, of all kinds, and its end.
+fn trouble(cluster: &Cluster, random: &mut fastrand::Rng) {
+    let ids = cluster.ids();
+    let one = ids[random.usize(..ids.len())];
+    let leader = cluster.leader().unwrap();
+    let pause = Duration::from_millis(random.u64(50..900));
+    match random.u8(..8) {
+        0 => cluster.kill(one),
+        1 => cluster.pause(leader),
+        2 => cluster.pause(one),
+        3 => cluster.partition(&[leader], &others(cluster, leader)),
+        4 => cluster.partition(&[one], &others(cluster, one)),
+        5 => cluster.partition_one_way(leader, one),
+        6 => cluster.drop_rate(0.05),
+        _ => cluster.delay(Duration::ZERO..=Duration::from_millis(40)),
+    }
+    thread::sleep(pause);
+    ids.iter().for_each(|&id| cluster.resume(id));
+    cluster.heal();
+    cluster.drop_rate(0.0);
+    cluster.delay(Duration::ZERO);
+    ids.iter().for_each(|&id| cluster.restart(id).unwrap());
+}
+
+#[test]
+fn what_clients_saw_through_many_faults_is_linearizable() {
+    let seed = std::env::var("SYNCRAFT_SEED")
+        .ok()
+        .and_then(|it| it.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("SYNCRAFT_SEED={seed}");
+    for size in [3, 5] {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (cluster, history, is_over) = (start(size), History::new(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for client in 0..5 {
+                let (cluster, history, is_over) = (&cluster, &history, &is_over);
+                scope.spawn(move || clients(cluster, history, is_over, client));
+            }
+            let _end = EndsWith(&is_over);
+            let end = Instant::now() + Duration::from_secs(8);
+            while Instant::now() < end {
+                trouble(&cluster, &mut random);
+            }
+        });
+        for key in 0..6 {
+            history.get(&cluster.clerk(), format!("k{key}")).unwrap();
+        }
+        until_equal(&cluster);
+        assert!(history.len() > 500, "{} calls are too few to say anything", history.len());
+        if let Err(violation) = history.check() {
+            panic!("seed {seed}, {size} members: {violation}");
+        }
+    }
+}

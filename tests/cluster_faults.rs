@@ -1,6 +1,7 @@
 //! Faults of members and of the network between them: that each does what it says, and that what a cluster promises holds
 //! through it.
 
+use std::fs;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -11,7 +12,8 @@ use syncraft::clerk::{Clerk, ClerkErrorKind};
 use syncraft::kv::proto::{GetArgs, KvServerRpcStub, PutAppendArgs};
 use syncraft::raft::{MemberId, RoleName, Status};
 use syncraft::rpc::Channel;
-use syncraft::testing::{Cluster, History, Options};
+use syncraft::server::StartError;
+use syncraft::testing::{Cluster, ClusterError, History, Options};
 
 /// Long enough for a machine with too much to do: a test that waits for it in vain fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -457,6 +459,156 @@ fn a_cluster_full_of_faults_is_dropped_at_once() {
         let begin = Instant::now();
         drop(cluster);
         assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    }
+}
+
+/// It lacks what was written meanwhile, each time, and has every reason to think that there is no leader.
+#[test]
+fn a_follower_that_restarts_again_and_again_costs_no_leader() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    clerk.put("k", "before").unwrap();
+    let (leader, term) = (cluster.leader().unwrap(), max_term(&cluster));
+    let follower = others(&cluster, leader)[0];
+    for _ in 0..15 {
+        cluster.kill(follower);
+        (0..10).for_each(|_| clerk.append("k", "x").unwrap());
+        cluster.restart(follower).unwrap();
+        // Not always until it has caught up.
+        (0..fastrand::u8(..20)).for_each(|_| clerk.append("k", "x").unwrap());
+    }
+    until_equal(&cluster);
+    assert_eq!((cluster.leader().unwrap(), max_term(&cluster)), (leader, term));
+}
+
+/// Damage that a checksum sees keeps a member from starting, so it can neither vote nor lead nor answer; and the others lose
+/// nothing by it.
+#[test]
+fn a_member_with_a_damaged_log_never_votes() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    (0..50).for_each(|n| clerk.append("k", format!("entry-{n},")).unwrap());
+    until_equal(&cluster);
+    let leader = cluster.leader().unwrap();
+    let [damaged, healthy] = others(&cluster, leader)[..] else { unreachable!("three members") };
+    cluster.kill(damaged);
+    let wal = cluster.data_dir(damaged).join("wal");
+    let segment = fs::read_dir(wal).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let at =
+        bytes.windows(8).position(|it| it == b"entry-7,").expect("the log holds what was written");
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let error = cluster.restart(damaged).expect_err("it is damaged");
+    assert!(matches!(error, ClusterError::Start { source: StartError::Storage(_), .. }), "{error}");
+    assert!(error.to_string().contains(&segment.display().to_string()), "{error}");
+
+    clerk.append("k", "the others go on").unwrap();
+    cluster.kill(leader);
+    let alone = impatient_clerk_of(&cluster, healthy);
+    assert_eq!(alone.get("k").expect_err("one of three").kind(), ClerkErrorKind::NotApplied);
+    cluster.restart(damaged).expect_err("it is still damaged");
+    cluster.restart(leader).unwrap();
+    let expected: String = (0..50).map(|n| format!("entry-{n},")).collect();
+    assert_eq!(value(&clerk, "k"), Some(expected + "the others go on"));
+}
+
+/// A packet that was under way for long, or a client that sends an older attempt again.
+#[test]
+fn a_late_copy_of_an_older_write_changes_nothing() {
+    let cluster = start(3);
+    let write = |request_id: i64, op: &'static str, value: &'static str| {
+        let args = PutAppendArgs {
+            key: Bytes::from("k"),
+            value: Bytes::from(value),
+            op: Bytes::from(op),
+            client_id: Bytes::from("me"),
+            request_id,
+            seen_index: 1,
+        };
+        until("the leader answers", || {
+            let addr = cluster.members().addr(cluster.leader().unwrap()).unwrap();
+            let stub = KvServerRpcStub::new(Channel::builder(addr).lazy());
+            let reply = stub.put_append(&args, Instant::now() + PATIENCE);
+            reply.is_ok_and(|reply| &reply.err[..] == b"OK")
+        });
+    };
+    write(1, "Put", "a");
+    write(2, "Append", "b");
+    write(3, "Append", "c");
+    for _ in 0..2 {
+        write(2, "Append", "b");
+        write(1, "Put", "a");
+        write(3, "Append", "c");
+        assert_eq!(value(&cluster.clerk(), "k").as_deref(), Some("abc"));
+        // The next leader knows as much, and so do members that were all killed.
+        cluster.kill(cluster.leader().unwrap());
+        write(1, "Put", "a");
+        assert_eq!(value(&cluster.clerk(), "k").as_deref(), Some("abc"));
+        cluster.ids().into_iter().for_each(|id| cluster.kill(id));
+        cluster.ids().into_iter().for_each(|id| cluster.restart(id).unwrap());
+    }
+}
+
+fn start_with_snapshots(every_bytes: u64) -> Cluster {
+    let mut options = Options::default();
+    options.snapshot_log_bytes = every_bytes;
+    Cluster::start_with(3, options).expect("the cluster starts")
+}
+
+/// One snapshot is on its way, or half taken in, when the next one comes.
+#[test]
+fn a_follower_that_is_cut_off_in_the_middle_of_one_snapshot_after_another_catches_up() {
+    let cluster = start_with_snapshots(8 << 10);
+    let clerk = cluster.clerk();
+    let leader = cluster.leader().unwrap();
+    let follower = others(&cluster, leader)[0];
+    let rest = others(&cluster, follower);
+    let mut written = 0;
+    for _ in 0..12 {
+        cluster.partition(&[follower], &rest);
+        for _ in 0..40 {
+            clerk
+                .put(format!("k{}", written % 60), format!("{written}:{}", "x".repeat(700)))
+                .unwrap();
+            written += 1;
+        }
+        cluster.heal();
+        thread::sleep(Duration::from_millis(fastrand::u64(..150)));
+    }
+    until_equal(&cluster);
+    assert!(status(&cluster, follower).snapshot_index.0 > 100, "it was filled by snapshots");
+    // It counts for a majority now.
+    cluster.kill(rest[0]);
+    for n in written - 60..written {
+        let value = value(&clerk, &format!("k{}", n % 60)).unwrap();
+        assert!(value.starts_with(&format!("{n}:")), "{n}: {}", &value[..10]);
+    }
+}
+
+/// The connection breaks several times before all of it is there.
+#[test]
+fn a_large_state_arrives_over_a_network_that_loses_much() {
+    const KEYS: usize = 10;
+    let cluster = start_with_snapshots(1 << 20);
+    let clerk = cluster.clerk();
+    let leader = cluster.leader().unwrap();
+    let away = others(&cluster, leader)[0];
+    cluster.kill(away);
+    for n in 0..KEYS {
+        clerk.put(format!("k{n}"), vec![n as u8; 1 << 20]).unwrap();
+    }
+    until("the log is cut", || status(&cluster, leader).snapshot_index.0 > 5);
+    cluster.drop_rate(0.01);
+    cluster.restart(away).unwrap();
+    until("the state has arrived", || {
+        status(&cluster, away).snapshot_index >= status(&cluster, leader).snapshot_index
+    });
+    cluster.drop_rate(0.0);
+    until_equal(&cluster);
+    cluster.kill(others(&cluster, leader)[1]);
+    for n in 0..KEYS {
+        assert!(clerk.get(format!("k{n}")).unwrap().unwrap() == vec![n as u8; 1 << 20], "k{n}");
     }
 }
 

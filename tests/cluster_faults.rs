@@ -86,15 +86,15 @@ fn a_paused_leader_is_replaced_and_learns_it_when_it_wakes() {
     let clerk = cluster.clerk();
     clerk.put("k", "1").unwrap();
     let old = cluster.leader().unwrap();
+    let believed = status(&cluster, old).role;
     cluster.pause(old);
-    let before = status(&cluster, old);
     let new = cluster.leader().unwrap();
     assert_ne!(new, old, "one that is paused leads nobody");
+    // What it was in the middle of has long come to its end.
+    let before = status(&cluster, old);
     clerk.put("k", "2").unwrap();
-    let during = status(&cluster, old);
-    assert_eq!(during.role, before.role, "it still believes what it believed");
-    assert_eq!(during.commit_index, before.commit_index, "and has done nothing");
-    assert!(during.role.role == RoleName::Leader);
+    assert_eq!(status(&cluster, old), before, "it does nothing");
+    assert_eq!(before.role, believed, "and still believes that it leads");
     cluster.resume(old);
     until("it follows", || status(&cluster, old).role.leader == Some(cluster.leader().unwrap()));
     until_equal(&cluster);
@@ -119,11 +119,9 @@ fn a_paused_member_keeps_its_clients_waiting() {
         assert!(!answered.load(Ordering::Acquire), "a restart of one that runs is nothing");
         cluster.resume(1);
     });
+    // The put before the append, or after it, or never.
     let value = value(&clerk, "k").unwrap();
-    assert!(
-        ["13", "23"].contains(&value.as_str()),
-        "the put was before the append, if at all: {value}"
-    );
+    assert!(["13", "23", "2"].contains(&value.as_str()), "{value}");
 }
 
 #[test]

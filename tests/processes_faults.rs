@@ -6,6 +6,7 @@ mod process_support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use process_support::*;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use syncraft::clerk::{Clerk, ClerkErrorKind};
 use syncraft::kv::SESSIONS_MAX;
 use syncraft::kv::proto::{KvServerRpcStub, PutAppendArgs};
@@ -240,6 +242,39 @@ fn members_now(cluster: &Processes) -> Vec<serde_json::Value> {
     let status = syncraft(&["status", "--json", "--members", &cluster.members()]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     status["members"].as_array().unwrap().clone()
+}
+
+/// Connections that say nothing, three times as many as the leader takes: a new client is told so, and nobody else notices.
+#[test]
+fn thousands_of_idle_connections_cost_no_leader() {
+    const IDLE: usize = 3_000;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    clerk.put("k", "v").unwrap();
+    let leader = cluster.leader();
+    let follower = leader % 3 + 1;
+    let addr = cluster.ports[leader - 1].addr();
+    let seen = || {
+        let members = members_now(&cluster);
+        (members[follower - 1]["leader"].clone(), members[follower - 1]["term"].clone())
+    };
+    let before = seen();
+    let idle: Vec<TcpStream> = (0..IDLE).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    let stranger =
+        Clerk::builder().members([addr]).timeout(Duration::from_secs(1)).build().unwrap();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        let refusal = stranger.get("k").expect_err("there is no room");
+        assert_eq!(refusal.kind(), ClerkErrorKind::NotApplied);
+        assert!(refusal.to_string().contains("busy"), "{refusal}");
+        clerk.put("k", "who was there before is served").unwrap();
+        assert_eq!(seen(), before, "the leader is the same, in the same term");
+    }
+    drop(idle);
+    until("there is room again", || stranger.get("k").is_ok());
+    assert_eq!(seen(), before);
 }
 
 /// Each writes once and is never seen again. What a member remembers of them has a bound. Once it is reached, and the allocator

@@ -39,6 +39,14 @@ fn start_impatient() -> Cluster {
     Cluster::start_with(3, options).expect("the cluster starts")
 }
 
+/// For tests of who keeps the leadership: a machine with too much to do is no reason to lose it.
+fn start_calm(size: usize) -> Cluster {
+    let mut options = Options::default();
+    options.timing.election_min = Duration::from_millis(800);
+    options.timing.election_max = Duration::from_millis(1200);
+    Cluster::start_with(size, options).expect("the cluster starts")
+}
+
 /// The others, in order.
 fn others(cluster: &Cluster, id: MemberId) -> Vec<MemberId> {
     cluster.ids().into_iter().filter(|&other| other != id).collect()
@@ -126,7 +134,7 @@ fn a_paused_member_keeps_its_clients_waiting() {
 
 #[test]
 fn a_follower_that_is_paused_costs_nothing() {
-    let cluster = start(3);
+    let cluster = start_calm(3);
     let leader = cluster.leader().unwrap();
     let term = max_term(&cluster);
     let paused = others(&cluster, leader)[0];
@@ -229,7 +237,7 @@ fn a_clerk_of_one_member_asks_nobody_else() {
 /// Without pre-vote a member that hears nobody would come back with a term that deposes the leader.
 #[test]
 fn a_follower_that_was_cut_off_for_long_costs_no_term_and_no_leader() {
-    let cluster = start(3);
+    let cluster = start_calm(3);
     let clerk = cluster.clerk();
     clerk.put("k", "1").unwrap();
     until_equal(&cluster);
@@ -240,7 +248,7 @@ fn a_follower_that_was_cut_off_for_long_costs_no_term_and_no_leader() {
     until("it asks whether it could lead", || {
         status(&cluster, follower).role.role == RoleName::PreCandidate
     });
-    // Ten times the longest election timeout, and work meanwhile.
+    // Many election timeouts, and work meanwhile.
     let end = Instant::now() + Duration::from_secs(6);
     while Instant::now() < end {
         clerk.append("k", "x").unwrap();
@@ -255,7 +263,7 @@ fn a_follower_that_was_cut_off_for_long_costs_no_term_and_no_leader() {
 /// hears it well.
 #[test]
 fn a_way_that_is_cut_in_one_direction_costs_few_terms() {
-    let cluster = start(3);
+    let cluster = start_calm(3);
     let clerk = cluster.clerk();
     for from_leader in [true, false] {
         clerk.put("k", "before").unwrap();
@@ -310,7 +318,7 @@ fn the_only_member_that_all_reach_leads_and_terms_stay_bounded() {
 /// The other follower hears no leader, and reaches one that does.
 #[test]
 fn a_leader_that_reaches_one_of_two_followers_goes_on() {
-    let cluster = start(3);
+    let cluster = start_calm(3);
     let clerk = cluster.clerk();
     clerk.put("k", "before").unwrap();
     let leader = cluster.leader().unwrap();
@@ -463,7 +471,7 @@ fn a_cluster_full_of_faults_is_dropped_at_once() {
 /// It lacks what was written meanwhile, each time, and has every reason to think that there is no leader.
 #[test]
 fn a_follower_that_restarts_again_and_again_costs_no_leader() {
-    let cluster = start(3);
+    let cluster = start_calm(3);
     let clerk = cluster.clerk();
     clerk.put("k", "before").unwrap();
     let (leader, term) = (cluster.leader().unwrap(), max_term(&cluster));

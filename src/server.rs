@@ -11,14 +11,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{KvService, Store};
 use crate::members::Members;
 use crate::node::{
-    FRAME_LEN_MIN, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
+    FRAME_LEN_MIN, Gate, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
 };
 use crate::raft::{Index, MemberId, RoleName};
-use crate::rpc::{Done, Limits, Server, ServerError};
+use crate::rpc::{Call, Done, Limits, Server, ServerError, Service};
 use crate::storage::{DataDir, Identity, StorageError};
 
 mod http;
@@ -188,6 +190,17 @@ impl Member {
     /// # Errors
     /// As for [`start`](Member::start).
     pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
+        let peers = config.members.clone();
+        Member::start_among(listener, config, peers)
+    }
+
+    /// Starts with ways of its own to the others: clients are still told of `config.members`. For tests, which put a network
+    /// with faults between members.
+    pub(crate) fn start_among(
+        listener: TcpListener,
+        config: Config,
+        peers: Members,
+    ) -> Result<Member, StartError> {
         own_addr(&config)?;
         config.timing.check().map_err(StartError::Timing)?;
         check_frames(&config.limits)?;
@@ -200,14 +213,15 @@ impl Member {
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
         let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
-        let node_config =
-            NodeConfig { id, members: members.clone(), timing, snapshot_log_bytes, read_mode };
+        let node_config = NodeConfig { id, members: peers, timing, snapshot_log_bytes, read_mode };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
+        let kv = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members)));
+        let admin = AdminRpcService::new(Arc::new(Admin { node: handle.clone() }));
         let server = Server::builder()
-            .service(KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members))))
-            .reserved_service(node.service())
-            .service(AdminRpcService::new(Arc::new(Admin { node: handle.clone() })))
+            .service(Gated::new(kv, &handle))
+            .reserved_service(Gated::new(node.service(), &handle))
+            .service(Gated::new(admin, &handle))
             .limits(limits)
             .serve(listener)?;
         let serve = |(listener, addr)| {
@@ -226,6 +240,17 @@ impl Member {
     /// Its node: where it stands, and proposals and reads without a socket.
     pub fn node(&self) -> NodeHandle<Store> {
         self.handle.clone()
+    }
+
+    /// As SIGSTOP would: its sockets stay open and what comes waits, but it does nothing until it is resumed, killed or
+    /// stopped. For tests.
+    pub(crate) fn pause(&self) {
+        self.handle.gate().close();
+    }
+
+    /// As SIGCONT would.
+    pub(crate) fn resume(&self) {
+        self.handle.gate().open();
     }
 
     /// Why it stopped serving by itself, if it did: then it should be stopped and looked at.
@@ -350,6 +375,34 @@ fn disk(node: &NodeHandle<Store>) -> &'static str {
         (true, _) => "full",
         (false, true) => "stalled",
         (false, false) => DISK_OK,
+    }
+}
+
+/// A service whose calls wait while the member is paused, on their connections' threads: what comes behind them waits in
+/// the sockets.
+struct Gated<S> {
+    service: S,
+    gate: Arc<Gate>,
+}
+
+impl<S> Gated<S> {
+    fn new(service: S, node: &NodeHandle<Store>) -> Gated<S> {
+        Gated { service, gate: node.gate().clone() }
+    }
+}
+
+impl<S: Service> Service for Gated<S> {
+    fn name(&self) -> &'static str {
+        self.service.name()
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        self.service.methods()
+    }
+
+    fn call(&self, method: usize, args: Bytes, call: Call) {
+        self.gate.pass();
+        self.service.call(method, args, call);
     }
 }
 

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use syncraft::clerk::{Clerk, ClerkErrorKind};
+use syncraft::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use syncraft::raft::MemberId;
 use syncraft::testing::Cluster;
 
@@ -86,6 +87,29 @@ fn any_bytes_are_a_key_and_a_value() {
     assert_eq!(value(&clerk, &all_bytes), Some(all_bytes));
     clerk.put("", "the empty key").unwrap();
     assert_eq!(value(&clerk, "").as_deref(), Some(&b"the empty key"[..]));
+}
+
+/// As long as may be, and one byte longer; and around the 1,024 bytes that existing clients read at once.
+#[test]
+fn a_value_of_any_length_comes_back_and_a_longer_one_is_refused() {
+    let cluster = start(3);
+    let clerk = cluster.clerk();
+    for len in [0, 1, 1023, 1024, 1025, 65_535, 65_536, VALUE_LEN_MAX] {
+        let bytes: Vec<u8> =
+            (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        clerk.put("k", &bytes).unwrap();
+        assert!(value(&clerk, "k").as_deref() == Some(&bytes[..]), "{len} bytes");
+    }
+    let longer = clerk.append("k", "x").expect_err("it is as long as may be");
+    assert_eq!(longer.kind(), ClerkErrorKind::Rejected);
+    let longer = clerk.put("k", vec![0; VALUE_LEN_MAX + 1]).expect_err("longer than may be");
+    assert_eq!(longer.kind(), ClerkErrorKind::Rejected);
+    let key = vec![b'k'; KEY_LEN_MAX];
+    clerk.put(&key, "v").unwrap();
+    assert_eq!(value(&clerk, &key).as_deref(), Some(&b"v"[..]));
+    let longer = clerk.get([&key[..], b"k"].concat()).expect_err("longer than may be");
+    assert_eq!(longer.kind(), ClerkErrorKind::Rejected);
+    assert_eq!(value(&clerk, "k").unwrap().len(), VALUE_LEN_MAX);
 }
 
 #[test]

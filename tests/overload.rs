@@ -5,6 +5,7 @@ mod node_support;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use syncraft::rpc::{CallError, Channel, Framing, Limits, Server, StatusCode};
 use syncraft::server::{Config, Member, StartError, cluster_id};
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, Identity};
-use syncraft::testing::Port;
+use syncraft::testing::{Cluster, Options, Port};
 
 /// A way to `target` that carries so many bytes a second in each direction of each connection.
 fn throttled(target: String, bytes_per_second: u64) -> String {
@@ -212,4 +213,69 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     under_way.join().unwrap().unwrap();
     assert_eq!(clerk.get("k").unwrap().unwrap(), "vw");
     until("the space is noticed", || !handle.is_disk_full());
+}
+
+/// Clients that send far more than the cluster can take, and never wait for an answer before the next: what is too much is refused,
+/// every call ends in its time, nobody loses the leadership for it, and a moment later it is as if nothing had been.
+#[test]
+fn far_too_much_is_refused_and_costs_no_leader() {
+    const SENDERS: usize = 6;
+    const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+    let mut options = Options::default();
+    // The senders take the processors, too.
+    options.timing.election_min = Duration::from_millis(1500);
+    options.timing.election_max = Duration::from_millis(2500);
+    let cluster = Cluster::start_with(3, options).unwrap();
+    let leader = cluster.leader().unwrap();
+    let addr = cluster.members().addr(leader).unwrap();
+    let term = || {
+        cluster.ids().into_iter().filter_map(|id| cluster.status(id)).map(|it| it.role.term).max()
+    };
+    let before = term();
+    let [sent, done, refused, late] = [(); 4].map(|()| Arc::new(AtomicU64::new(0)));
+    thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let counts = [&sent, &done, &refused, &late].map(Arc::clone);
+            scope.spawn(move || send_too_much(addr, sender, CALL_TIMEOUT, counts));
+        }
+    });
+    let count = |it: &Arc<AtomicU64>| it.load(Ordering::Acquire);
+    until("every call has ended", || count(&sent) == count(&done) + count(&refused));
+    let words =
+        format!("{} sent, {} done, {} refused", count(&sent), count(&done), count(&refused));
+    assert_eq!(count(&late), 0, "calls ended late; {words}");
+    assert!(count(&done) > 1000 && count(&refused) > 1000, "{words}");
+    assert_eq!((cluster.leader().unwrap(), term()), (leader, before), "{words}");
+    let begin = Instant::now();
+    cluster.clerk().put("k", "v").unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5), "still busy after {:?}", begin.elapsed());
+}
+
+/// For three seconds, over a connection of its own, as fast as it can.
+fn send_too_much(addr: &str, sender: usize, timeout: Duration, counts: [Arc<AtomicU64>; 4]) {
+    let stub = KvServerRpcStub::new(Channel::builder(addr).calls_max(1 << 20).lazy());
+    let end = Instant::now() + Duration::from_secs(3);
+    for number in 0.. {
+        let begin = Instant::now();
+        if begin >= end {
+            return;
+        }
+        let args = PutAppendArgs {
+            key: Bytes::from(format!("k{}", number % 100)),
+            value: Bytes::from(vec![b'x'; 1024]),
+            op: Bytes::from_static(b"Put"),
+            client_id: Bytes::from(format!("sender {sender}, {}", number % 1000)),
+            request_id: number,
+            seen_index: 0,
+        };
+        let [sent, done, refused, late] = counts.clone();
+        sent.fetch_add(1, Ordering::AcqRel);
+        stub.put_append_async(&args, begin + timeout, move |reply| {
+            let is_late = begin.elapsed() > timeout + Duration::from_secs(2);
+            late.fetch_add(u64::from(is_late), Ordering::AcqRel);
+            let is_done = reply.is_ok_and(|reply| &reply.err[..] == b"OK");
+            let count = if is_done { done } else { refused };
+            count.fetch_add(1, Ordering::AcqRel);
+        });
+    }
 }

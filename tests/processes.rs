@@ -1,124 +1,18 @@
 //! Real members as processes of the `syncraft` command: killed with SIGKILL, paused with SIGSTOP, started on what they cannot
 //! use. What a shell sees: exit statuses, and one line on standard error.
 
-use std::fs::{self, File, OpenOptions};
+mod process_support;
+
+use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use process_support::*;
 use syncraft::clerk::Clerk;
 use syncraft::testing::Port;
-
-const SYNCRAFT: &str = env!("CARGO_BIN_EXE_syncraft");
-
-/// Members 1 to `size` as processes.
-struct Processes {
-    ports: Vec<Port>,
-    children: Vec<Option<Child>>,
-    dir: tempfile::TempDir,
-}
-
-impl Processes {
-    fn start(size: usize) -> Processes {
-        let ports = (0..size).map(|_| Port::free().unwrap()).collect();
-        let dir = tempfile::TempDir::with_prefix("syncraft-processes-").unwrap();
-        let mut processes = Processes { ports, children: (0..size).map(|_| None).collect(), dir };
-        (1..=size).for_each(|id| processes.restart(id));
-        processes.wait_ready();
-        processes
-    }
-
-    fn members(&self) -> String {
-        let member = |(at, port): (usize, &Port)| format!("{}={}", at + 1, port.addr());
-        self.ports.iter().enumerate().map(member).collect::<Vec<_>>().join(",")
-    }
-
-    fn data_dir(&self, id: usize) -> PathBuf {
-        self.dir.path().join(id.to_string())
-    }
-
-    fn command(&self, id: usize) -> Command {
-        server(id, &self.members(), &self.data_dir(id))
-    }
-
-    fn restart(&mut self, id: usize) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join(format!("{id}.log")));
-        let child = self.command(id).stderr(log.unwrap()).stdout(Stdio::null()).spawn().unwrap();
-        self.children[id - 1] = Some(child);
-    }
-
-    fn kill(&mut self, id: usize) {
-        if let Some(mut child) = self.children[id - 1].take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    fn signal(&self, id: usize, signal: &str) {
-        let pid = self.children[id - 1].as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    fn wait_ready(&self) {
-        let ready = syncraft(&["wait-ready", "--timeout", "30s", "--members", &self.members()]);
-        assert!(ready.status.success(), "no leader: {}\n{}", stderr(&ready), self.logs());
-    }
-
-    fn leader(&self) -> usize {
-        let status = syncraft(&["status", "--json", "--members", &self.members()]);
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-        let members = status["members"].as_array().unwrap().iter();
-        let leader = members
-            .filter(|member| member["role"] == "leader")
-            .max_by_key(|it| it["term"].as_u64());
-        leader.expect("someone leads")["id"].as_u64().unwrap() as usize
-    }
-
-    fn clerk(&self) -> Clerk {
-        Clerk::builder().members(self.members()).timeout(Duration::from_secs(20)).build().unwrap()
-    }
-
-    fn logs(&self) -> String {
-        let log =
-            |id| fs::read_to_string(self.dir.path().join(format!("{id}.log"))).unwrap_or_default();
-        (1..=self.children.len()).map(|id| format!("--- {id}\n{}", log(id))).collect()
-    }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        (1..=self.children.len()).for_each(|id| self.kill(id));
-        if thread::panicking() {
-            eprintln!("{}", self.logs());
-        }
-    }
-}
-
-fn server(id: usize, members: &str, data_dir: &Path) -> Command {
-    let mut command = Command::new(SYNCRAFT);
-    command
-        .args(["server", "--id", &id.to_string(), "--members", members, "--data-dir"])
-        .arg(data_dir);
-    command
-}
-
-fn syncraft(args: &[&str]) -> Output {
-    Command::new(SYNCRAFT).args(args).env_remove("SYNCRAFT_MEMBERS").output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn appended(clerk: &Clerk, key: &str) -> String {
-    String::from_utf8(clerk.get(key).unwrap().unwrap_or_default().to_vec()).unwrap()
-}
 
 #[test]
 fn kill_9_of_the_leader_during_appends_loses_none_and_doubles_none() {

@@ -106,6 +106,7 @@ enum WriteEnd {
 pub struct ClerkBuilder {
     endpoints: Option<Result<Endpoints, MembersError>>,
     timeout: Duration,
+    follows_hints: bool,
 }
 
 impl ClerkBuilder {
@@ -126,13 +127,19 @@ impl ClerkBuilder {
         self
     }
 
+    /// Asks nobody who is not in the list; for tests that want one member's answer.
+    pub(crate) fn only_these(mut self) -> ClerkBuilder {
+        self.follows_hints = false;
+        self
+    }
+
     /// The Clerk. It connects when it is first used.
     ///
     /// # Errors
     /// No members or a wrong list; no random bytes from the system.
     pub fn build(self) -> Result<Clerk, BuildError> {
         let endpoints = self.endpoints.ok_or(BuildError::NoMembers)??;
-        let pool = Arc::new(Pool::new(&endpoints)?);
+        let pool = Arc::new(Pool::new(&endpoints, self.follows_hints)?);
         Ok(Clerk::over(pool, self.timeout.min(TIMEOUT_MAX)))
     }
 }
@@ -140,7 +147,7 @@ impl ClerkBuilder {
 impl Clerk {
     /// Settings for a new Clerk.
     pub fn builder() -> ClerkBuilder {
-        ClerkBuilder { endpoints: None, timeout: TIMEOUT_DEFAULT }
+        ClerkBuilder { endpoints: None, timeout: TIMEOUT_DEFAULT, follows_hints: true }
     }
 
     /// Sets `key` to `value`.

@@ -31,6 +31,8 @@ pub(super) struct Pool {
     leader: AtomicUsize,
     seen_index: AtomicU64,
     next_client_id: Mutex<u128>,
+    /// Whether a member that a hint names joins the list.
+    follows_hints: bool,
 }
 
 /// One member and the way to it.
@@ -43,7 +45,7 @@ pub(super) struct Target {
 }
 
 impl Pool {
-    pub(super) fn new(endpoints: &Endpoints) -> Result<Pool, BuildError> {
+    pub(super) fn new(endpoints: &Endpoints, follows_hints: bool) -> Result<Pool, BuildError> {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(BuildError::Entropy)?;
         Ok(Pool {
@@ -52,6 +54,7 @@ impl Pool {
             // The first entry of any log is a leader's no-op, so no write of ours is at or below it (see kv::sessions).
             seen_index: AtomicU64::new(1),
             next_client_id: Mutex::new(u128::from_le_bytes(seed)),
+            follows_hints,
         })
     }
 
@@ -109,7 +112,8 @@ impl Pool {
         if let Some(known) = by_id().or_else(by_addr) {
             return Some(known);
         }
-        if check_addr(&hint.addr, &hint.addr).is_err() || targets.len() == TARGETS_MAX {
+        let is_full = targets.len() == TARGETS_MAX;
+        if !self.follows_hints || is_full || check_addr(&hint.addr, &hint.addr).is_err() {
             return None;
         }
         targets.push(Target::new(Endpoint { id, addr: hint.addr.clone() }));

@@ -89,6 +89,7 @@ impl<S: StateMachine> Applier<S> {
     /// Until the raft thread has gone.
     pub(super) fn run(mut self, tasks: Receiver<Task<S>>, fail: impl Fn(NodeFailure)) {
         for task in tasks {
+            self.shared.gate.pass();
             match task {
                 Task::Expect(proposals) => self.expected.extend(proposals),
                 Task::Apply(entries) => self.apply_all(&entries),

@@ -70,6 +70,7 @@ impl<S: StateMachine> Driver<S> {
     /// Until the inbox is stopped.
     pub(super) fn run(mut self) {
         while let Some(arrivals) = self.inbox.take() {
+            self.shared.gate.pass();
             // Nothing leaves a member that is being killed, not even answers: they would come too late for their sockets.
             if !self.shared.is_killed() {
                 self.turn(arrivals);

@@ -32,6 +32,7 @@ mod complaints;
 mod config;
 mod divergence;
 mod driver;
+mod gate;
 mod inbox;
 mod peer;
 mod persister;
@@ -58,6 +59,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 pub use config::{NodeConfig, ReadMode, Timing};
 pub use divergence::Divergence;
+pub(crate) use gate::Gate;
 pub use request::{RequestError, Stale};
 pub use shared::NodeFailure;
 pub use state_machine::{StateMachine, StateView};
@@ -236,6 +238,11 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.is_disk_full.load(Ordering::Acquire)
     }
 
+    /// Holds the node's threads while it is closed; for tests.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.shared.gate
+    }
+
     /// Why the node stopped by itself, if it did.
     pub fn failure(&self) -> Option<NodeFailure> {
         self.shared.failure()
@@ -355,6 +362,7 @@ impl<S: StateMachine> Node<S> {
     /// From now on it says and writes nothing, as if its process were gone; for tests.
     pub(crate) fn silence(&self) {
         self.handle.shared.is_killed.store(true, Ordering::Release);
+        self.handle.gate().open();
     }
 
     /// Ends all threads as a crash would, without tidying up; for tests.
@@ -364,6 +372,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn shut_down(&mut self) {
+        self.handle.gate().open();
         self.handle.inbox.stop();
         self.stop = None;
         for thread in self.threads.drain(..) {

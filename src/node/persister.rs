@@ -54,6 +54,7 @@ impl<S: StateMachine> Persister<S> {
     /// Until the raft thread has gone, or the disk fails.
     pub(super) fn run(mut self, writes: Receiver<Write>) {
         while let Ok(first) = writes.recv() {
+            self.shared.gate.pass();
             if self.shared.is_killed() {
                 return;
             }
@@ -103,6 +104,7 @@ impl<S: StateMachine> Persister<S> {
             return Ok(None);
         }
         let last = batch.last().map_or(PersistId::default(), |persist| persist.id);
+        self.shared.gate.pass();
         // Told first, so that the member knows of its own promise before anyone can answer to it.
         self.inbox.persisted(last);
         let messages = batch.into_iter().flat_map(|persist| persist.then);

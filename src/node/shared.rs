@@ -1,5 +1,6 @@
 //! What a node's threads tell the rest of the program: where the member stands, and whether it has failed.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::Gate;
 use super::watch::Watch;
 use crate::raft::Status;
 use crate::storage::StorageError;
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     pub(super) is_disk_full: AtomicBool,
     /// The threads should end without tidying up, as a crash would.
     pub(super) is_killed: AtomicBool,
+    /// Held by tests that pause a member.
+    pub(super) gate: Arc<Gate>,
     failure: Mutex<Option<NodeFailure>>,
 }
 
@@ -55,6 +59,7 @@ impl Shared {
             snapshotting: Mutex::default(),
             is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
+            gate: Arc::default(),
             failure: Mutex::new(None),
         }
     }

@@ -51,11 +51,14 @@ impl<S: StateMachine> Snapshotter<S> {
         loop {
             select! {
                 recv(stop) -> _ => return,
-                recv(tasks) -> task => match task {
-                    Ok(Task::Write { meta, view }) => self.write(meta, view),
-                    Ok(Task::Chunk(chunk)) => self.take(chunk),
-                    Err(_) => return,
-                },
+                recv(tasks) -> task => {
+                    self.shared.gate.pass();
+                    match task {
+                        Ok(Task::Write { meta, view }) => self.write(meta, view),
+                        Ok(Task::Chunk(chunk)) => self.take(chunk),
+                        Err(_) => return,
+                    }
+                }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! [`Cluster`].
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use super::network::Network;
 use super::port::Port;
 use crate::clerk::Clerk;
 use crate::members::Members;
@@ -22,12 +25,14 @@ const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_PAUSE: Duration = Duration::from_millis(2);
 
 /// A cluster in this process. All methods take `&self`: tests may kill members from one thread while others read and write.
-/// Dropping it stops all members and removes their data.
+/// Dropping it stops all members, whatever is wrong with them or their network, and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
     members: Members,
     options: Options,
+    // Dropped in this order: members, their network, their data.
     slots: BTreeMap<MemberId, Slot>,
+    network: Network,
     dir: TempDir,
 }
 
@@ -53,6 +58,22 @@ impl Default for Options {
     }
 }
 
+/// How long the network takes: always as long, or from a range. See [`Cluster::delay`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delay(RangeInclusive<Duration>);
+
+impl From<Duration> for Delay {
+    fn from(delay: Duration) -> Delay {
+        Delay(delay..=delay)
+    }
+}
+
+impl From<RangeInclusive<Duration>> for Delay {
+    fn from(range: RangeInclusive<Duration>) -> Delay {
+        Delay(range)
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     port: Port,
@@ -67,6 +88,15 @@ pub enum ClusterError {
     /// The system gives no port or no directory.
     #[error("cannot set up the cluster: {0}")]
     Setup(#[from] io::Error),
+    /// The data of a member cannot be removed.
+    #[error("cannot remove the data of member {id}: {source}")]
+    Wipe {
+        /// Which one's.
+        id: MemberId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A member does not start.
     #[error("member {id} does not start: {source}")]
     Start {
@@ -113,7 +143,9 @@ impl Cluster {
         let addrs = slots.iter().map(|(&id, slot)| (id, slot.port.addr().to_string()));
         let members = Members::new(addrs)
             .expect("from 1 to 15 members, each with an id and a port of its own");
-        let cluster = Cluster { members, options, slots, dir: TempDir::with_prefix("syncraft-")? };
+        let network = Network::new(&slots.iter().map(|(&id, it)| (id, it.port.addr())).collect())?;
+        let dir = TempDir::with_prefix("syncraft-")?;
+        let cluster = Cluster { members, options, slots, network, dir };
         for id in cluster.ids() {
             cluster.restart(id)?;
         }
@@ -137,7 +169,19 @@ impl Cluster {
         builder.build().expect("a cluster's own list of members is in order")
     }
 
-    /// The leader, waiting up to ten seconds for there to be one that a majority of the members that run follow.
+    /// A client that asks one member and no other, whatever hints it gets: to learn what that member says. As long as the
+    /// member does not lead, its calls fail when their time is up ([`Options::timeout`]).
+    ///
+    /// # Panics
+    /// If there is no such member.
+    pub fn clerk_of(&self, id: impl Into<MemberId>) -> Clerk {
+        let addr = self.slot(id.into()).port.addr();
+        let builder = Clerk::builder().members([addr]).timeout(self.options.timeout);
+        builder.only_these().build().expect("a port's address is in order")
+    }
+
+    /// The leader, waiting up to ten seconds for there to be one that a majority follows: one that runs, is not paused, and
+    /// hears its followers and is heard by them.
     ///
     /// # Errors
     /// [`ClusterError::NoLeader`].
@@ -164,16 +208,135 @@ impl Cluster {
 
     /// Ends a member as a crash would: its sockets close, and what it had not written is lost. Nothing if it is down.
     pub fn kill(&self, id: impl Into<MemberId>) {
-        if let Some(member) = self.slot(id.into()).member.lock().take() {
-            member.kill();
+        self.take_down(id.into(), Member::kill);
+    }
+
+    /// Stops a member in good order; one that is paused wakes for it. Nothing if it is down.
+    pub fn stop(&self, id: impl Into<MemberId>) {
+        self.take_down(id.into(), Member::stop);
+    }
+
+    /// Kills a member, if it runs, and removes all its data, as if its disk had been replaced by an empty one. A member that
+    /// comes back with an empty disk has forgotten what it acknowledged and for whom it voted: see the README on when that is
+    /// safe.
+    ///
+    /// # Errors
+    /// [`ClusterError::Wipe`].
+    pub fn wipe(&self, id: impl Into<MemberId>) -> Result<(), ClusterError> {
+        let id = id.into();
+        self.kill(id);
+        let _down = self.slot(id).member.lock();
+        match fs::remove_dir_all(self.data_dir(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|source| ClusterError::Wipe { id, source }),
         }
     }
 
-    /// Stops a member in good order. Nothing if it is down.
-    pub fn stop(&self, id: impl Into<MemberId>) {
-        if let Some(member) = self.slot(id.into()).member.lock().take() {
-            member.stop();
+    /// Holds a member where it stands, as SIGSTOP would: none of its threads begins anything, it sends nothing, no clock of
+    /// its own goes on for it. Its sockets stay open, and what comes waits in them: clients that ask it wait for their
+    /// timeouts. [`status`](Cluster::status) still says what it believed last. What it was in the middle of (a write to the
+    /// disk, say) may come to its end, and nothing follows from it. Nothing if it is down.
+    ///
+    /// ```no_run
+    /// # use syncraft::testing::Cluster;
+    /// let cluster = Cluster::start(3)?;
+    /// let old = cluster.leader()?;
+    /// cluster.pause(old);
+    /// assert_ne!(cluster.leader()?, old);
+    /// cluster.resume(old);                    // still believes that it leads, for a moment
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pause(&self, id: impl Into<MemberId>) {
+        let id = id.into();
+        if let Some(member) = &*self.slot(id).member.lock() {
+            self.network.faults.pause(id);
+            member.pause();
         }
+    }
+
+    /// Lets a member that is paused go on exactly where it stopped, with all that it believed then. Nothing if it is not
+    /// paused.
+    pub fn resume(&self, id: impl Into<MemberId>) {
+        let id = id.into();
+        if let Some(member) = &*self.slot(id).member.lock() {
+            self.network.faults.resume(id);
+            member.resume();
+        }
+    }
+
+    /// Cuts the network between each member of the one group and each of the other, both ways, silently: connections stay
+    /// open, and what is sent on them does not arrive. Other cuts stay. Clients are not cut off from anybody: one can still
+    /// ask the leader of a minority.
+    ///
+    /// ```no_run
+    /// # use syncraft::testing::Cluster;
+    /// let cluster = Cluster::start(3)?;
+    /// let leader = cluster.leader()?;
+    /// let others: Vec<_> = cluster.ids().into_iter().filter(|&id| id != leader).collect();
+    /// cluster.partition(&[leader], &others);
+    /// assert!(others.contains(&cluster.leader()?));
+    /// cluster.heal();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If there is no such member.
+    pub fn partition<A, B>(&self, one: &[A], other: &[B])
+    where
+        A: Into<MemberId> + Copy,
+        B: Into<MemberId> + Copy,
+    {
+        for &a in one {
+            for &b in other {
+                self.partition_one_way(a, b);
+                self.partition_one_way(b, a);
+            }
+        }
+    }
+
+    /// Cuts the network in one direction: nothing that `from` sends reaches `to`, neither requests nor answers. As for
+    /// [`partition`](Cluster::partition) otherwise.
+    ///
+    /// # Panics
+    /// If there is no such member.
+    pub fn partition_one_way(&self, from: impl Into<MemberId>, to: impl Into<MemberId>) {
+        let (from, to) = (from.into(), to.into());
+        // Only to see that they are there.
+        let _ = (self.slot(from), self.slot(to));
+        self.network.faults.cut([(from, to)]);
+    }
+
+    /// Undoes all cuts. What was sent meanwhile arrives now, late, as TCP would send it again.
+    pub fn heal(&self) {
+        self.network.faults.heal();
+    }
+
+    /// From now on whatever members send each other takes so long, each way: a [`Duration`], or a range of which each chunk
+    /// draws its own; chunks stay in order. [`Duration::ZERO`] is the way back. Answers that take longer than an election timeout
+    /// leave a cluster without a leader.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use syncraft::testing::Cluster;
+    /// let cluster = Cluster::start(3)?;
+    /// cluster.delay(Duration::from_millis(5));
+    /// cluster.delay(Duration::from_millis(1)..=Duration::from_millis(20));
+    /// cluster.delay(Duration::ZERO);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delay(&self, delay: impl Into<Delay>) {
+        self.network.faults.set_delay(delay.into().0);
+    }
+
+    /// From now on this share of the chunks that members send each other, from 0.0 to 1.0, is lost, each with its
+    /// connection: that is how a program sees a network that loses packets for longer than TCP is patient. Members connect
+    /// again; what was on its way, requests and answers, is gone.
+    ///
+    /// # Panics
+    /// If it is not between 0 and 1.
+    pub fn drop_rate(&self, rate: f64) {
+        assert!((0.0..=1.0).contains(&rate), "{rate} is not a share");
+        self.network.faults.set_drop_rate(rate);
     }
 
     /// Starts a member that is down, with the data that it has. Nothing if it runs.
@@ -190,7 +353,8 @@ impl Cluster {
                 snapshot_log_bytes: self.options.snapshot_log_bytes,
                 ..Config::new(id, self.members.clone(), self.data_dir(id))
             };
-            let started = Member::start_on(slot.port.listen()?, config);
+            let peers = self.network.seen_by(id, &self.members);
+            let started = Member::start_among(slot.port.listen()?, config, peers);
             *member = Some(started.map_err(|source| ClusterError::Start { id, source })?);
         }
         Ok(())
@@ -201,15 +365,27 @@ impl Cluster {
         self.dir.path().join(id.into().to_string())
     }
 
+    fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) {
+        let mut member = self.slot(id).member.lock();
+        if let Some(member) = member.take() {
+            end(member);
+        }
+        self.network.faults.resume(id);
+    }
+
     /// The member that a majority follows in the latest term.
     fn leader_now(&self) -> Option<MemberId> {
-        let statuses = self.statuses();
+        let faults = &self.network.faults;
+        let mut statuses = self.statuses();
+        statuses.retain(|status| !faults.is_paused(status.id));
         let leader = statuses
             .iter()
             .filter(|status| status.role.role == RoleName::Leader)
             .max_by_key(|status| status.role.term)?;
         let follows = |status: &&Status| {
-            status.role.term == leader.role.term && status.role.leader == Some(leader.id)
+            status.role.term == leader.role.term
+                && status.role.leader == Some(leader.id)
+                && faults.joins(leader.id, status.id)
         };
         (statuses.iter().filter(follows).count() >= self.members.quorum()).then_some(leader.id)
     }

@@ -1,0 +1,38 @@
+//! [`Gate`].
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+/// What a member's threads pass before each turn. Closed, it holds them there, as SIGSTOP would: for tests of clusters inside
+/// one process. Open, it costs one load.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    is_closed: AtomicBool,
+    lock: Mutex<()>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn open(&self) {
+        let guard = self.lock.lock();
+        self.is_closed.store(false, Ordering::Release);
+        drop(guard);
+        self.opened.notify_all();
+    }
+
+    /// Waits as long as it is closed.
+    pub(crate) fn pass(&self) {
+        if !self.is_closed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut guard = self.lock.lock();
+        while self.is_closed.load(Ordering::Acquire) {
+            self.opened.wait(&mut guard);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! [`Link`]: the way on which one member connects to another, with the faults of the network in it.
+//!
+//! A listener of its own for each pair, so that the proxy knows who connects. For each connection two threads, one a
+//! direction:
+//!
+//! ```text
+//!   from ──> [listener] ── carry: read, note when it is due, hold while the way is cut, write ──> to
+//!        <──────────────── carry ────────────────────────────────────────────────────────────<──
+//! ```
+//!
+//! What is held stays in order, and past [`HELD_BYTES_MAX`] no more is read: the sender feels it in its own socket. While a way is
+//! cut, nothing of it is seen on the other side, not even that a connection ends.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::faults::{Faults, Way};
+use crate::raft::MemberId;
+
+/// At most so many connections at a time: more than two members ever have.
+const CONNECTIONS_MAX: usize = 64;
+const CHUNK_LEN_MAX: usize = 32 << 10;
+/// Bytes on their way in one direction of one connection.
+const HELD_BYTES_MAX: usize = 4 << 20;
+/// On loopback it takes microseconds, or nobody is there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// After accept failed: out of descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(super) struct Link {
+    addr: SocketAddr,
+    faults: Arc<Faults>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Link {
+    /// A way from `from` to `to`, who is at `target`.
+    pub(super) fn new(
+        from: MemberId,
+        to: MemberId,
+        target: SocketAddr,
+        faults: Arc<Faults>,
+    ) -> io::Result<Link> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let addr = listener.local_addr()?;
+        let proxy = Proxy { from, to, target, faults: faults.clone() };
+        let name = format!("link-{from}-{to}");
+        let thread = thread::Builder::new().name(name).spawn(move || proxy.accept(&listener))?;
+        Ok(Link { addr, faults, thread: Some(thread) })
+    }
+
+    /// What `from` takes for the address of `to`.
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.faults.end();
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect_timeout(&self.addr, CONNECT_TIMEOUT);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[derive(Clone)]
+struct Proxy {
+    from: MemberId,
+    to: MemberId,
+    target: SocketAddr,
+    faults: Arc<Faults>,
+}
+
+impl Proxy {
+    /// Until the cluster is dropped.
+    fn accept(&self, listener: &TcpListener) {
+        let mut connections: Vec<JoinHandle<()>> = Vec::new();
+        while !self.faults.is_over() {
+            let Ok((stream, _)) = listener.accept() else {
+                self.faults.wait_until(Instant::now() + ACCEPT_PAUSE);
+                continue;
+            };
+            connections.retain(|connection| !connection.is_finished());
+            if connections.len() < CONNECTIONS_MAX {
+                let (proxy, name) = (self.clone(), format!("link-{}-{}", self.from, self.to));
+                let run = move || drop(proxy.connection(stream));
+                connections.extend(thread::Builder::new().name(name).spawn(run));
+            }
+        }
+        for connection in connections {
+            let _ = connection.join();
+        }
+    }
+
+    /// Until either side closes it. To connect takes both ways.
+    fn connection(&self, near: TcpStream) -> io::Result<()> {
+        let (there, back) = ((self.from, self.to), (self.to, self.from));
+        if !self.faults.wait_open(&[there, back]) {
+            return Ok(());
+        }
+        let far = TcpStream::connect_timeout(&self.target, CONNECT_TIMEOUT)?;
+        near.set_nodelay(true)?;
+        far.set_nodelay(true)?;
+        let numbers = [&near, &far].map(|it| it.try_clone().map(|it| self.faults.register(it)));
+        let name = format!("link-{}-{}", self.to, self.from);
+        thread::scope(|scope| {
+            let backward = || self.carry(&far, &near, back);
+            let spawned = thread::Builder::new().name(name).spawn_scoped(scope, backward);
+            if spawned.is_ok() && numbers.iter().all(|it| matches!(it, Ok(Some(_)))) {
+                self.carry(&near, &far, there);
+            }
+            close(&near, &far);
+        });
+        numbers.into_iter().flatten().flatten().for_each(|number| self.faults.forget(number));
+        Ok(())
+    }
+
+    /// Both directions end with either.
+    fn carry(&self, from: &TcpStream, to: &TcpStream, way: Way) {
+        let mut stretch = Stretch { from, to, way, faults: &self.faults, held: VecDeque::new() };
+        stretch.run();
+        close(from, to);
+    }
+}
+
+fn close(one: &TcpStream, other: &TcpStream) {
+    let _ = (one.shutdown(Shutdown::Both), other.shutdown(Shutdown::Both));
+}
+
+/// One direction of a connection.
+struct Stretch<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    way: Way,
+    faults: &'a Faults,
+    /// What is on its way, and when it arrives.
+    held: VecDeque<(Instant, Vec<u8>)>,
+}
+
+enum Arrived {
+    Bytes(Vec<u8>),
+    Nothing,
+    End,
+}
+
+impl Stretch<'_> {
+    /// Until the end, which takes its time to arrive like everything else.
+    fn run(&mut self) {
+        let mut buf = vec![0; CHUNK_LEN_MAX];
+        loop {
+            let due = self.held.front().map(|(due, _)| *due);
+            if due.is_some_and(|due| due <= Instant::now() || self.is_full()) {
+                if !self.pass_on() {
+                    return;
+                }
+                continue;
+            }
+            match self.read(due, &mut buf) {
+                Arrived::Nothing => {}
+                Arrived::Bytes(bytes) => {
+                    let Some(arrival) = self.faults.arrival() else { return };
+                    let arrival = self.held.back().map_or(arrival, |(last, _)| arrival.max(*last));
+                    self.held.push_back((arrival, bytes));
+                }
+                Arrived::End => {
+                    while !self.held.is_empty() && self.pass_on() {}
+                    self.faults.wait_open(&[self.way]);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.held.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= HELD_BYTES_MAX
+    }
+
+    /// Waits for bytes, until `due` at the latest.
+    fn read(&self, due: Option<Instant>, buf: &mut [u8]) -> Arrived {
+        // Not zero, which the system takes for "no limit" or refuses.
+        let left = |due: Instant| {
+            due.saturating_duration_since(Instant::now()).max(Duration::from_micros(100))
+        };
+        let mut from = self.from;
+        match from.set_read_timeout(due.map(left)).and_then(|()| from.read(buf)) {
+            Ok(0) => Arrived::End,
+            Ok(len) => Arrived::Bytes(buf[..len].to_vec()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Arrived::Nothing,
+                io::ErrorKind::Interrupted => Arrived::Nothing,
+                _ => Arrived::End,
+            },
+        }
+    }
+
+    /// The oldest chunk arrives as soon as it is due and the way is open. False if it cannot.
+    fn pass_on(&mut self) -> bool {
+        let Some((due, bytes)) = self.held.pop_front() else { return true };
+        let mut to = self.to;
+        self.faults.wait_until(due)
+            && self.faults.wait_open(&[self.way])
+            && to.write_all(&bytes).is_ok()
+    }
+}

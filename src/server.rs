@@ -19,7 +19,7 @@ use crate::members::Members;
 use crate::node::{
     FRAME_LEN_MIN, Gate, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
 };
-use crate::raft::{Index, MemberId, RoleName};
+use crate::raft::{Index, MemberId, RoleName, Standing};
 use crate::rpc::{Call, Done, Limits, Server, ServerError, Service};
 use crate::storage::{DataDir, Identity, StorageError};
 
@@ -65,8 +65,8 @@ pub struct Config {
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read; default [`ReadMode::ReadIndex`].
     pub read_mode: ReadMode,
-    /// Discard what is in the data directory, and be filled from the others: they are a majority without this member, all of
-    /// them must be up, and none may have lost its data as well. For a member whose data is damaged. Default false.
+    /// Discard what is in the data directory, and be filled from the others: all of them must be up, and none may have lost its
+    /// data as well. For a member whose data is damaged. One that is being rebuilt already goes on with that. Default false.
     pub rebuild: bool,
     /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
     pub http: Option<String>,
@@ -112,8 +112,8 @@ pub enum StartError {
         /// The list that was given.
         members: Members,
     },
-    /// The others, without it, are no majority.
-    #[error("member {id} cannot be rebuilt: without it the others are no majority")]
+    /// It is the only member.
+    #[error("member {id} is the only one: there is nobody to rebuild it from")]
     NobodyToRebuildFrom {
         /// The id.
         id: MemberId,
@@ -206,8 +206,7 @@ impl Member {
         check_frames(&config.limits)?;
         let Config { id, members, timing, limits, snapshot_log_bytes, read_mode, .. } = config;
         let (data_dir, http) = (config.data_dir, config.http);
-        // Without it the others must be able to elect a leader.
-        if config.rebuild && members.len() <= 2 {
+        if config.rebuild && members.len() == 1 {
             return Err(StartError::NobodyToRebuildFrom { id });
         }
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
@@ -344,7 +343,7 @@ fn open_data(
     match DataDir::open(&path, identity) {
         Ok(data_dir) => {
             check_members(&data_dir, members)?;
-            if !rebuild {
+            if !rebuild || data_dir.standing() == Standing::Rebuilding {
                 return Ok(data_dir);
             }
         }

@@ -112,6 +112,8 @@ impl NodeConfig {
             election_ticks_min: self.timing.ticks(self.timing.election_min),
             election_ticks_max: self.timing.ticks(self.timing.election_max),
             lease: self.read_mode == ReadMode::Lease,
+            // The mode may have been another in an earlier life.
+            may_have_promised: true,
             tick_us: u64::try_from(self.timing.tick.as_micros()).unwrap_or(u64::MAX),
             seed: fastrand::u64(..),
             ..Config::new(self.id, self.members.iter().map(|(id, _)| id))

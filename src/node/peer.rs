@@ -164,7 +164,9 @@ impl Peer {
         let Message { from, to, term, body, .. } = message;
         let envelope = Envelope { cluster_id: self.cluster_id, from: from.0, to: to.0 };
         let (mailbox, complaints) = (self.mailbox.clone(), self.complaints.clone());
-        let answer = Answer { mailbox, complaints, from: to, to: from };
+        // The core asks these again by itself, and a leader that is slow to answer them is none that is lost.
+        let is_question = matches!(body, Body::ReadIndex(_) | Body::Join(_));
+        let answer = Answer { mailbox, complaints, from: to, to: from, is_question };
         match body {
             Body::RequestVote(request) => {
                 let args = RequestVoteArgs::new(term, request, envelope);
@@ -238,11 +240,12 @@ struct Answer {
     complaints: Arc<Complaints>,
     from: MemberId,
     to: MemberId,
+    is_question: bool,
 }
 
 impl Answer {
     fn deliver(self, answer: Result<(u64, Body), CallError>) {
-        let Answer { mailbox, complaints, from, to } = self;
+        let Answer { mailbox, complaints, from, to, is_question } = self;
         match answer {
             Ok((term, body)) => {
                 // An inbox that is full loses it, as a network may.
@@ -256,7 +259,9 @@ impl Answer {
                     let words = format!("member {from} refuses what we send: {}", status.message);
                     complaints.warn(from, words);
                 }
-                mailbox.disconnected(from);
+                if !is_question {
+                    mailbox.disconnected(from);
+                }
             }
         }
     }

@@ -144,7 +144,7 @@ impl<S: StateMachine> Persister<S> {
             self.snapshot_index = snapshot.last_included_index;
             self.wal.append(persist.hard_state, &[])?;
             self.sync()?;
-            self.wal.reset(snapshot)?;
+            self.wait_for_space(|wal| wal.reset(snapshot))?;
         }
         if persist.hard_state.is_some() || !persist.entries.is_empty() {
             self.wal.append(persist.hard_state, &persist.entries)?;

@@ -97,7 +97,7 @@ impl<S: StateMachine> Snapshotter<S> {
             Ok(next_offset) if next_offset < args.file_len => {
                 done.run(InstallSnapshotReply { term, next_offset, ..Default::default() });
             }
-            Ok(_) => self.finish(meta, head, done),
+            Ok(_) => self.finish(head, done),
             Err(error) => {
                 self.arriving = None;
                 log::error!(
@@ -131,10 +131,12 @@ impl<S: StateMachine> Snapshotter<S> {
     }
 
     /// All has arrived: if it verifies, the core decides what it means, and its answer goes to the leader.
-    fn finish(&mut self, meta: SnapshotMeta, head: Head, done: Done<InstallSnapshotReply>) {
+    fn finish(&mut self, head: Head, done: Done<InstallSnapshotReply>) {
         let receiver = self.arriving.take().expect("the one that is complete");
         match receiver.finish() {
             Ok(snapshot) => {
+                // A newer one that came before, and that the core was not told of, wins.
+                let meta = snapshot.meta();
                 let index = meta.last_included_index;
                 log::info!(
                     "a snapshot up to entry {index} has arrived: {} bytes",

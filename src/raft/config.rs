@@ -46,6 +46,9 @@ pub struct Config {
     /// false. With it reads are linearizable only if no member's clock runs more than a tenth faster than another's, and a
     /// leader that dies is missed for an election timeout.
     pub lease: bool,
+    /// An earlier life of this member may have promised a lease: it helps nobody to become leader for an election timeout.
+    /// Default false.
+    pub may_have_promised: bool,
     /// How long a tick is, in microseconds: at least so much time passes between two of them. Only leases need to know. Default
     /// 10,000.
     pub tick_us: u64,
@@ -81,6 +84,7 @@ impl Config {
             apply_bytes_max: 16 << 20,
             log_tail_bytes_max: 16 << 20,
             lease: false,
+            may_have_promised: false,
             tick_us: 10_000,
             standing: Standing::Voter,
             seed: 0,

@@ -22,7 +22,8 @@ impl Raft {
 
     /// A member without its data does not know what it has promised; one that knows keeps it.
     fn may_help(&self, request: RequestVote) -> bool {
-        self.joining.is_none() && (self.promise_ticks == 0 || request.is_transfer)
+        let knows_promises = self.joining.is_none() || self.is_filled_by_the_only_other();
+        knows_promises && (self.promise_ticks == 0 || request.is_transfer)
     }
 
     /// One vote a term, first come first served; the same candidate may ask again.

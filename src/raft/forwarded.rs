@@ -5,7 +5,8 @@
 //!   waiting ──ReadIndex──> asked ──the leader is confirmed, and answers──> confirmed ──applied that far──> ready
 //! ```
 //! All reads that wait go with one question. An answer to a question also confirms what was asked before it: the leader was
-//! confirmed after those had come, too. A question that is lost is asked again, under another name, with all that it stood for.
+//! confirmed after those had come, too. When no answer comes for a while another question is asked, as the first may be lost;
+//! if it is only slow, its answer is as good as ever.
 
 use std::collections::VecDeque;
 
@@ -17,11 +18,16 @@ use super::{Raft, Role};
 /// Questions on their way at the same time, as for the rounds of a leader.
 const QUESTIONS_MAX: usize = 2;
 
+/// Questions whose answer is still worth something: past it the oldest counts as lost, and its reads wait for the next one's.
+const REMEMBERED_MAX: usize = 16;
+
 #[derive(Debug, Default)]
 pub(super) struct Forwarded {
     waiting: Vec<RequestId>,
     asked: VecDeque<(u64, Vec<RequestId>)>,
     confirmed: VecDeque<(Index, Vec<RequestId>)>,
+    /// Questions that are not taken for lost.
+    asked_lately: usize,
     ticks_since_asked: u32,
     len: usize,
 }
@@ -38,18 +44,23 @@ impl Forwarded {
     }
 
     fn wants_question(&self) -> bool {
-        !self.waiting.is_empty() && self.asked.len() < QUESTIONS_MAX
+        let is_any_unanswered = !self.waiting.is_empty() || !self.asked.is_empty();
+        match self.asked_lately {
+            0 => is_any_unanswered,
+            some => !self.waiting.is_empty() && some < QUESTIONS_MAX,
+        }
     }
 
     fn ask(&mut self, batch: u64) {
         self.ticks_since_asked = 0;
+        self.asked_lately += 1;
         self.asked.push_back((batch, std::mem::take(&mut self.waiting)));
-    }
-
-    /// What was asked for and has no answer waits again.
-    fn ask_again(&mut self) {
-        let asked = self.asked.drain(..).flat_map(|(_, ids)| ids);
-        self.waiting = asked.chain(std::mem::take(&mut self.waiting)).collect();
+        if self.asked.len() > REMEMBERED_MAX
+            && let Some((_, ids)) = self.asked.pop_front()
+            && let Some((_, next)) = self.asked.front_mut()
+        {
+            next.extend(ids);
+        }
     }
 
     fn take_answered(&mut self, batch: u64) -> Vec<RequestId> {
@@ -60,6 +71,7 @@ impl Forwarded {
         {
             ids.extend(answered);
         }
+        self.asked_lately = self.asked_lately.min(self.asked.len());
         ids
     }
 
@@ -74,9 +86,11 @@ impl Forwarded {
 
     /// All that no leader has confirmed.
     fn take_unconfirmed(&mut self) -> Vec<RequestId> {
-        self.ask_again();
-        self.len -= self.waiting.len();
-        std::mem::take(&mut self.waiting)
+        let asked = self.asked.drain(..).flat_map(|(_, ids)| ids);
+        let ids: Vec<RequestId> = asked.chain(std::mem::take(&mut self.waiting)).collect();
+        self.asked_lately = 0;
+        self.len -= ids.len();
+        ids
     }
 }
 
@@ -92,11 +106,11 @@ impl Raft {
         self.effects.push(Effect::Send(question));
     }
 
-    /// A question that has no answer after two heartbeats counts as lost.
+    /// What has no answer after two heartbeats may be lost.
     pub(super) fn tick_forwarded(&mut self) {
         self.forwarded.ticks_since_asked += 1;
         if self.forwarded.ticks_since_asked >= 2 * self.config.heartbeat_ticks {
-            self.forwarded.ask_again();
+            self.forwarded.asked_lately = 0;
         }
     }
 

@@ -6,7 +6,7 @@
 //! ```text
 //!             every other member has said its term          holds all that the leader of its term had
 //!   Asking ───────────────────────────────────────> Filling ──────────────────────────────────────> voter
-//!      └── a quorum is as new: the cluster begins ──────────────────────────────────────────────────> voter
+//!      └── all are as new, or a quorum is and nobody else answers: the cluster begins ─────────────> voter
 //! ```
 //! - *Asking*: nothing that comes from a leader is answered, as an answer of a member that had promised a later term to someone
 //!   else could commit an entry, or confirm a read, that this someone knows nothing of. A candidate has begun its term before
@@ -16,6 +16,15 @@
 //!   the leader holds, if it was, or can ever be, committed: the leader was elected by a quorum whose votes are not
 //!   forgotten (Raft §5.4.3). What it had acknowledged to this very leader is in the leader's log. So with the last entry that the
 //!   leader had, asked for and answered since, it holds everything.
+//!
+//! # What this takes for granted
+//! - Members that have lost their data, together with those that have never begun, are fewer than a quorum; or they would
+//!   begin a cluster of their own while the others are away. Whoever knows that a member has lost its data says so
+//!   ([`Standing::Rebuilding`]): such a member never begins one.
+//! - What two members said to each other before both lost their data does not arrive after.
+//!
+//! In a cluster of two the other member alone is no majority. There a member that is being filled votes, but does not stand:
+//! nothing was ever committed without the other one, which holds everything.
 //!
 //! The shell remembers in between: a member that starts again before it has joined, begins with asking.
 
@@ -43,6 +52,8 @@ pub(super) struct Joining {
     stage: Stage,
     question: u64,
     ticks_until_asked: u32,
+    /// How long it has asked.
+    ticks: u32,
 }
 
 #[derive(Debug)]
@@ -64,7 +75,7 @@ impl Joining {
             Standing::Rebuilding => false,
         };
         let stage = Stage::Asking { is_new, answers: BTreeMap::new() };
-        Some(Joining { stage, question, ticks_until_asked: 1 })
+        Some(Joining { stage, question, ticks_until_asked: 1, ticks: 0 })
     }
 }
 
@@ -74,9 +85,18 @@ impl Raft {
         matches!(self.joining, Some(Joining { stage: Stage::Asking { .. }, .. }))
     }
 
+    /// Whether this member, without all of its data, may vote: see there.
+    pub(super) fn is_filled_by_the_only_other(&self) -> bool {
+        let is_filling = matches!(self.joining, Some(Joining { stage: Stage::Filling { .. }, .. }));
+        is_filling && self.config.members.len() == 2
+    }
+
     /// Asks those who have not answered yet, again and again.
     pub(super) fn tick_joining(&mut self) {
         let is_durable = self.is_hard_state_durable();
+        let Some(joining) = &mut self.joining else { return };
+        joining.ticks = joining.ticks.saturating_add(1);
+        self.count_answers();
         let Some(joining) = &mut self.joining else { return };
         joining.ticks_until_asked = joining.ticks_until_asked.saturating_sub(1);
         if joining.ticks_until_asked > 0 || !is_durable {
@@ -137,14 +157,18 @@ impl Raft {
 
     /// Whether enough is known to go on.
     pub(super) fn count_answers(&mut self) {
-        let Some(Joining { stage: Stage::Asking { is_new, answers }, .. }) = &self.joining else {
+        let Some(Joining { stage: Stage::Asking { is_new, answers }, ticks, .. }) = &self.joining
+        else {
             return;
         };
         let is_all_new = *is_new && answers.values().all(|&is_new| is_new);
-        if is_all_new && 1 + answers.len() >= self.config.quorum() {
-            return self.record_joined();
-        }
-        if answers.len() + 1 == self.config.members.len() {
+        let is_quorum = 1 + answers.len() >= self.config.quorum();
+        let has_all = 1 + answers.len() == self.config.members.len();
+        // One that has data may only be slow to say so.
+        let is_late = *ticks >= self.config.election_ticks_max;
+        if self.config.members.len() == 1 || is_all_new && (has_all || is_quorum && is_late) {
+            self.record_joined();
+        } else if has_all {
             self.begin_filling();
         }
     }
@@ -152,6 +176,8 @@ impl Raft {
     /// The others' terms are known, and taken over as they came: in the latest this member may have voted.
     fn begin_filling(&mut self) {
         let question = self.next_question();
+        // As a vote, a promise to a leader may be forgotten.
+        self.promise_ticks = self.config.election_ticks_min;
         let Some(joining) = &mut self.joining else { return };
         joining.stage = Stage::Filling { target: None };
         // Answers from before now say nothing about what the leader of now holds.

@@ -15,7 +15,8 @@
 //! # What keeps the promise
 //! - Neither vote nor pre-vote, also when the connection to the leader breaks: without leases that is the sign to look for
 //!   another one at once, with them a follower waits.
-//! - A member that starts may have promised something in its earlier life, and waits as if it had.
+//! - A member that starts may have promised something in its earlier life, and waits as if it had: an election timeout of this
+//!   life, so a change to shorter times takes a stop that long.
 //! - Whoever does not know leases promises nothing, so a cluster of both kinds asks for each read.
 //! - A leader that has told another member to take over has given its lease away, for the rest of its term: the vote for that
 //!   member is the one that breaks promises.

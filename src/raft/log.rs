@@ -77,6 +77,11 @@ impl Log {
         self.entries.back().map_or(self.base.last_included_term, |entry| entry.term)
     }
 
+    /// The last entry that was given out to be written.
+    pub(super) fn handed_over_index(&self) -> Index {
+        self.handed_over
+    }
+
     pub(super) fn durable_index(&self) -> Index {
         self.durable
     }

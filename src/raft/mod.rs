@@ -142,8 +142,10 @@ struct Timer {
 struct Persists {
     last: PersistId,
     done: PersistId,
-    /// How long nothing of what waits has become durable.
+    /// How long nothing of what waits has become durable, ...
     stalled_ticks: u32,
+    /// ... and what had been given out to be written when that began.
+    stalled_index: Index,
     /// The hard state differs from what the last `Persist` said.
     is_hard_state_dirty: bool,
     /// The last write that carried a hard state.
@@ -153,7 +155,10 @@ struct Persists {
 }
 
 impl Persists {
-    fn tick(&mut self) {
+    fn tick(&mut self, handed_over: Index) {
+        if self.stalled_ticks == 0 {
+            self.stalled_index = handed_over;
+        }
         self.stalled_ticks = match self.done < self.last {
             true => self.stalled_ticks.saturating_add(1),
             false => 0,
@@ -204,7 +209,8 @@ impl Raft {
         let last_question = fastrand::Rng::with_seed(rng.clone().u64(..)).u64(..1 << 62);
         let is_empty = (hard_state, snapshot, entries.len()) == (HardState::default(), None, 0);
         let joining = Joining::begin(config.standing, is_empty, last_question);
-        let promise_ticks = match config.lease && hard_state.current_term > Term::ZERO {
+        let may_have_promised = config.lease || config.may_have_promised;
+        let promise_ticks = match may_have_promised && hard_state.current_term > Term::ZERO {
             true => config.election_ticks_min,
             false => 0,
         };
@@ -292,7 +298,7 @@ impl Raft {
 
     fn tick(&mut self) {
         self.promise_ticks = self.promise_ticks.saturating_sub(1);
-        self.persists.tick();
+        self.persists.tick(self.log.handed_over_index());
         self.tick_joining();
         self.tick_forwarded();
         match self.role {

@@ -102,7 +102,9 @@ impl Reads {
         let followers = std::mem::take(&mut batch.readers.followers);
         self.len -= followers.len();
         answers.extend(followers.into_iter().map(|message| (message, batch.committed)));
-        self.confirmed.push_back(batch);
+        if !batch.readers.ids.is_empty() {
+            self.confirmed.push_back(batch);
+        }
     }
 
     /// The confirmed reads that the entries handed out so far satisfy.

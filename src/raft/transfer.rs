@@ -41,15 +41,18 @@ impl Raft {
         }
     }
 
-    /// A disk that stalls for longer than an election costs the leader its leadership, if a peer's disk goes on. A disk that is
-    /// full does not: those of the others may soon be, and this leader can still serve reads.
+    /// A disk that stalls for longer than an election costs the leader its leadership, if a peer has written what it could not,
+    /// and the peers can elect one without its vote, which waits for that disk. A disk that is only as slow as the others' costs
+    /// nothing, nor does a full one: those of the others may soon be, and this leader can still serve reads.
     pub(super) fn leave_stalled_disk(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        let durable_index = self.log.durable_index();
-        let goes_on =
-            |(_, peer): &(_, &Progress)| peer.is_active && peer.match_index > durable_index;
+        let (durable_index, stalled_index) =
+            (self.log.durable_index(), self.persists.stalled_index);
+        let active = || leader.peers.values().filter(|peer| peer.is_active);
+        let has_written =
+            |peer: &Progress| peer.match_index > durable_index && peer.match_index >= stalled_index;
         let is_due = self.is_disk_stalled() && !self.is_disk_full && leader.transfer.is_none();
-        if is_due && leader.peers.iter().any(|peer| goes_on(&peer)) {
+        if is_due && active().count() >= self.config.quorum() && active().any(has_written) {
             self.transfer(None);
         }
     }

@@ -201,13 +201,17 @@ fn told_to_stand(effects: &[Effect]) -> bool {
     sent(effects).iter().any(|message| message.body == Body::TimeoutNow)
 }
 
-/// Ticks, with answers of peer 2 to its heartbeats, and no word from the disk.
+/// Ticks, with answers of both peers to its heartbeats, and no word from the disk.
 fn tick_stalled(node: &mut Node, ticks: u32) -> Vec<Effect> {
+    tick_heard(node, ticks, &[2, 3])
+}
+
+fn tick_heard(node: &mut Node, ticks: u32, by: &[u64]) -> Vec<Effect> {
     let mut all = Vec::new();
     for _ in 0..ticks {
         let effects = node.step([Event::Tick]);
         for round in rounds(&sent(&effects)) {
-            node.step([Event::Message(heartbeat_reply(2, 1, round))]);
+            node.step(by.iter().map(|&peer| Event::Message(heartbeat_reply(peer, 1, round))));
         }
         all.extend(effects);
     }
@@ -233,6 +237,27 @@ fn a_leader_stays_when_no_other_disk_goes_on_or_its_own_is_full() {
     node.step([Event::Message(matched(2, 1, 2)), Event::DiskFull(true)]);
     assert!(!told_to_stand(&tick_stalled(&mut node, 200)));
     node.step([Event::DiskFull(false)]);
+    assert!(told_to_stand(&tick_stalled(&mut node, 1)));
+}
+
+/// The others must be able to elect one of them: its own vote waits for its disk.
+#[test]
+fn a_leader_stays_when_the_others_are_no_majority_without_it() {
+    let mut node = stalled(|_| {});
+    node.step([Event::Message(matched(2, 1, 2))]);
+    assert!(!told_to_stand(&tick_heard(&mut node, 200, &[2])));
+    assert_eq!(node.role(), RoleName::Leader);
+}
+
+/// Where all disks are as slow, one is ahead only for the moment: it has not what this one was given before.
+#[test]
+fn a_leader_stays_when_all_disks_are_as_slow() {
+    let mut node = stalled(|_| {});
+    node.step([proposal(2)]);
+    tick_stalled(&mut node, 1);
+    node.step([Event::Message(matched(2, 1, 2))]);
+    assert!(!told_to_stand(&tick_stalled(&mut node, 100)));
+    node.step([Event::Message(matched(2, 1, 3))]);
     assert!(told_to_stand(&tick_stalled(&mut node, 1)));
 }
 

@@ -168,16 +168,48 @@ fn a_snapshot_can_hold_all_that_the_leader_had() {
     assert!(has_joined(&node.run([Event::Message(install(2, 5, (8, 5)))])));
 }
 
-/// Where a quorum has never had any data the cluster begins: nothing can have been decided.
+/// Where nobody has ever had any data the cluster begins: nothing can have been decided.
 #[test]
-fn a_quorum_of_new_members_begins() {
+fn new_members_begin() {
     let mut node = joining(3, Standing::New);
     let question = question(&mut node);
-    let effects = node.run([Event::Message(join_reply(3, 0, question, true, None))]);
+    assert!(!has_joined(&node.run([Event::Message(join_reply(3, 0, question, true, None))])));
+    let effects = node.run([Event::Message(join_reply(2, 0, question, true, None))]);
     assert!(has_joined(&effects));
     assert!(!is_vote_granted(&node.answer(vote(3, 1, (0, 0)))), "not before that is recorded");
     node.run([Event::Joined]);
     node.lead();
+}
+
+/// A quorum will do if nobody else answers for an election timeout: one that has data may be slow to say so.
+#[test]
+fn a_quorum_of_new_members_begins_after_a_while() {
+    let mut node = joining(3, Standing::New);
+    let question = question(&mut node);
+    node.receive(join_reply(3, 0, question, true, None));
+    assert!(!has_joined(&node.tick(54)));
+    assert!(has_joined(&node.tick(1)));
+    let mut alone = joining(3, Standing::New);
+    assert!(!has_joined(&alone.tick(1_000)));
+    let mut late = joining(3, Standing::New);
+    let question = self::question(&mut late);
+    late.receive(join_reply(3, 0, question, true, None));
+    late.receive(join_reply(2, 4, question, false, None));
+    assert!(!has_joined(&late.tick(1_000)), "there is data");
+}
+
+/// In a cluster of two the other one alone is no majority, and holds all there is: it has this one's vote.
+#[test]
+fn in_a_cluster_of_two_a_member_that_is_filled_votes_and_does_not_stand() {
+    let mut node = joining(2, Standing::Rebuilding);
+    let question = question(&mut node);
+    assert_eq!(node.receive(vote(2, 5, (9, 4))), [], "while it asks it does not");
+    node.receive(join_reply(2, 5, question, false, None));
+    node.tick(200);
+    assert_eq!(node.role(), RoleName::Follower);
+    assert!(!is_vote_granted(&node.answer(vote(2, 5, (9, 4)))), "it may have voted in that term");
+    assert!(is_vote_granted(&node.answer(vote(2, 6, (9, 4)))));
+    assert!(is_joining(&node));
 }
 
 /// Whoever began first says so as long as it has done nothing; or the others could not begin.
@@ -185,6 +217,7 @@ fn a_quorum_of_new_members_begins() {
 fn a_member_that_has_just_begun_is_as_good_as_new() {
     let mut node = joining(3, Standing::New);
     let question = question(&mut node);
+    node.receive(join_reply(2, 0, question, true, None));
     node.receive(join_reply(3, 0, question, true, None));
     let body = |is_new| Body::JoinReply(JoinReply { question: 9, is_new, last: None });
     assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
@@ -235,6 +268,11 @@ fn alone_a_new_member_begins_at_once() {
     assert!(has_joined(&node.step([])));
     node.run([Event::Joined]);
     node.lead();
+    let mut config = config(1, 1);
+    config.standing = Standing::New;
+    let hard_state = HardState { current_term: Term(1), voted_for: Some(MemberId(1)) };
+    let mut restarted = Node::start(config, hard_state, None, entries(1, &[1]));
+    assert!(has_joined(&restarted.step([])), "it was not recorded in its first life");
 }
 
 /// Who leads says how far its log goes; all others only in which term they are, in every term.

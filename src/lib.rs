@@ -25,6 +25,7 @@
 //! How the parts fit is in `ARCHITECTURE.md`; each module's page is its specification.
 
 pub mod clerk;
+mod clock;
 pub mod kv;
 pub mod members;
 pub mod node;

@@ -227,7 +227,8 @@ fn a_member_whose_disk_is_replaced_is_filled_again_under_load() {
         until("it has what the leader has", || {
             let members = members_now(cluster);
             let applied = |id: usize| members[id - 1]["applied_index"].as_u64();
-            applied(wiped).is_some() && applied(wiped) >= applied(cluster.leader())
+            let has_all = applied(wiped).is_some() && applied(wiped) >= applied(cluster.leader());
+            has_all && members[wiped - 1]["joining"] == false
         });
         // Now it is as good as any: with it, another one can be done without.
         let other = (1..=3).find(|&id| id != wiped && id != cluster.leader()).unwrap();
@@ -236,6 +237,68 @@ fn a_member_whose_disk_is_replaced_is_filled_again_under_load() {
         cluster.restart(other);
     });
     assert_eq!(appended(&cluster.clerk(), "before"), "all of it");
+}
+
+/// Damage in the middle of a log is refused in words, and `--rebuild` mends it: the member discards its data, is filled by the
+/// others, and only then counts again.
+#[test]
+fn a_member_whose_log_is_damaged_is_rebuilt() {
+    let mut cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    (0..50).for_each(|n| clerk.put(format!("k{n}"), "v".repeat(100)).unwrap());
+    let damaged = (1..=3).find(|&id| id != cluster.leader()).unwrap();
+    cluster.kill(damaged);
+    let wal = cluster.data_dir(damaged).join("wal");
+    let segment = fs::read_dir(wal).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(3).position(|it| it == b"k10").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let refused = cluster.command(damaged).output().unwrap();
+    assert_eq!(refused.status.code(), Some(3));
+    let words = stderr(&refused);
+    assert!(words.contains(&segment.display().to_string()) && words.contains("offset"), "{words}");
+    // With another list of members nothing is discarded.
+    let other_list = format!("1={},2=127.0.0.1:1", cluster.ports[damaged - 1].addr());
+    let other_list =
+        if damaged == 1 { other_list } else { other_list.replace("1=", &format!("{damaged}=")) };
+    let wrong = server(damaged, &other_list, &cluster.data_dir(damaged)).arg("--rebuild").output();
+    assert_ne!(wrong.unwrap().status.code(), Some(0));
+    assert!(segment.exists(), "its data is still there");
+
+    cluster.restart_with(damaged, &["--rebuild"]);
+    until("it votes", || members_now(&cluster)[damaged - 1]["joining"] == false);
+    let other = (1..=3).find(|&id| id != damaged && id != cluster.leader()).unwrap();
+    cluster.kill(other);
+    (0..50).for_each(|n| assert_eq!(appended(&clerk, &format!("k{n}")), "v".repeat(100)));
+    clerk.put("after", "with it").unwrap();
+    // From now on it starts as any other.
+    cluster.kill(damaged);
+    cluster.restart(damaged);
+    cluster.wait_ready();
+    assert_eq!(appended(&clerk, "after"), "with it");
+}
+
+/// While one of the others is down a rebuilt member cannot know what it had promised: it does not vote, and nothing is lost.
+#[test]
+fn a_rebuilt_member_waits_for_all_the_others() {
+    let mut cluster = Processes::start(3);
+    cluster.clerk().put("k", "v").unwrap();
+    let leader = cluster.leader();
+    let (rebuilt, other) =
+        ((1..=3).find(|&id| id != leader).unwrap(), (1..=3).rfind(|&id| id != leader).unwrap());
+    cluster.kill(rebuilt);
+    cluster.clerk().put("k", "w").unwrap();
+    cluster.kill(other);
+    cluster.restart_with(rebuilt, &["--rebuild"]);
+    until("it answers", || members_now(&cluster)[rebuilt - 1]["joining"] == true);
+    let put = syncraft(&["put", "k", "x", "--timeout", "2s", "--members", &cluster.members()]);
+    assert!(matches!(put.status.code(), Some(3 | 4)), "{}", stderr(&put));
+    assert_eq!(members_now(&cluster)[rebuilt - 1]["joining"], true);
+    cluster.restart(other);
+    until("it votes", || members_now(&cluster)[rebuilt - 1]["joining"] == false);
+    cluster.wait_ready();
+    assert!(matches!(&appended(&cluster.clerk(), "k")[..], "w" | "x"));
 }
 
 fn members_now(cluster: &Processes) -> Vec<serde_json::Value> {

@@ -27,11 +27,12 @@ mod route;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::kv::proto::{
     GetArgs, GetReply, KvServerRpcStub, LeaderHint, PutAppendArgs, PutAppendReply,
 };
@@ -210,10 +211,10 @@ impl Clerk {
         }
         call.ask_anyone(fastrand::usize(..self.pool.len()));
         let (value, age_max) = call.run(|stub, deadline| {
-            let asked = Instant::now();
+            let asked = clock::boot_time();
             let reply = stub.get(&args, deadline)?;
             // On its way it has grown older.
-            let age = reply.age_ms.map(|age| Duration::from_millis(age) + asked.elapsed());
+            let age = reply.age_ms.map(|age| Duration::from_millis(age) + clock::since(asked));
             Ok(judge_get(reply).map(|value| (value, age)))
         })?;
         let value = value.map_err(|TooLarge| call.reject(Reason::TooLarge))?;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::proto::{GetArgs, GetReply, KvServerRpc, LeaderHint, PutAppendArgs, PutAppendReply};
 use super::{Answer, Command, Op, Outcome, Query, Store, words};
+use crate::clock;
 use crate::members::Members;
 use crate::node::{NodeHandle, RequestError, Stale};
 use crate::raft::{Index, MemberId, RoleName};
@@ -114,10 +115,10 @@ impl KvService {
                 done.run(GetReply { age_ms, ..answer_reply(answer) });
             }
             Err(RequestError::TooStale) => {
-                let asked = Instant::now();
+                let asked = clock::boot_time();
                 node.read(Query::Get { key: args.key }, deadline, move |result| match result {
                     Ok(answer) => {
-                        let age_ms = Some(asked.elapsed().as_millis() as u64 + 1);
+                        let age_ms = Some(clock::since(asked).as_millis() as u64 + 1);
                         done.run(GetReply { age_ms, ..answer_reply(answer) });
                     }
                     Err(error) => refuse_get(&error, &members, done),

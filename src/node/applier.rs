@@ -15,6 +15,7 @@ use super::StateMachine;
 use super::request::{RequestError, Stale, Waiting};
 use super::shared::{NodeFailure, Shared};
 use super::snapshotter;
+use crate::clock;
 use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
 use crate::storage::{Snapshot, StorageError};
 
@@ -27,8 +28,8 @@ pub(super) enum Task<S: StateMachine> {
     Read(Vec<(S::Query, Waiting<S::Answer>)>),
     /// This read may be served whenever, if the state is as fresh as it says.
     ReadStale { query: S::Query, age_max: Option<Duration>, waiting: Waiting<Stale<S::Answer>> },
-    /// The state reflects all writes that were acknowledged before then.
-    FreshAsOf(Instant),
+    /// The state reflects all writes that were acknowledged before then, by the boot-time clock.
+    FreshAsOf(Duration),
     /// Write out the state, unless that is being done.
     TakeSnapshot,
     /// This snapshot, which has come from the leader, takes the place of the state.
@@ -52,7 +53,7 @@ pub(super) struct Expected<T> {
 pub(super) struct Applier<S: StateMachine> {
     state_machine: S,
     /// Every write that was acknowledged before then is in the state.
-    fresh_as_of: Option<Instant>,
+    fresh_as_of: Option<Duration>,
     expected: VecDeque<Expected<S::Outcome>>,
     /// The last entry that the state holds.
     applied: Option<SnapshotMeta>,
@@ -184,7 +185,7 @@ impl<S: StateMachine> Applier<S> {
         if self.is_diverged() {
             return Err(RequestError::Diverged { may_apply: false });
         }
-        let age_max = self.fresh_as_of.map(|moment| moment.elapsed());
+        let age_max = self.fresh_as_of.map(clock::since);
         if allowed.is_some_and(|allowed| age_max.is_none_or(|age_max| age_max > allowed)) {
             return Err(RequestError::TooStale);
         }

@@ -16,6 +16,7 @@ use super::persister::{Write, WriteSender};
 use super::post::Post;
 use super::request::{RequestError, Waiting};
 use super::shared::Shared;
+use crate::clock;
 use crate::raft::{Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Term};
 use crate::storage::Snapshot;
 
@@ -47,7 +48,7 @@ pub(super) struct Requests<S: StateMachine> {
     ticks_since_sweep: u32,
     was_leader: bool,
     /// A read of this member's own, and when it began.
-    probe: Option<(RequestId, Instant)>,
+    probe: Option<(RequestId, Duration)>,
     probe_due: Option<Instant>,
 }
 
@@ -86,7 +87,8 @@ impl<S: StateMachine> Driver<S> {
         let now = Instant::now();
         let mut events: Vec<Event> = Vec::with_capacity(inputs.len() + 4);
         // After the reads of this turn have arrived: what a lease says of this moment holds for them.
-        events.extend(self.is_lease_on.then(|| Event::Clock(boot_time_us())));
+        events
+            .extend(self.is_lease_on.then(|| Event::Clock(clock::boot_time().as_micros() as u64)));
         events.extend(self.applied());
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now)));
         // Last, so that a leader's message that has arrived counts before the time that passed.
@@ -240,16 +242,6 @@ impl<S: StateMachine> Driver<S> {
     }
 }
 
-/// The time since the machine started, its sleep included.
-fn boot_time_us() -> u64 {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let clock = rustix::time::ClockId::Boottime;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let clock = rustix::time::ClockId::Monotonic;
-    let time = rustix::time::clock_gettime(clock);
-    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
-}
-
 impl<S: StateMachine> Requests<S> {
     fn next_id(&mut self) -> RequestId {
         self.last_id += 1;
@@ -263,7 +255,7 @@ impl<S: StateMachine> Requests<S> {
         }
         self.probe_due = Some(now + PROBE_PAUSE);
         let id = self.next_id();
-        self.probe = Some((id, now));
+        self.probe = Some((id, clock::boot_time()));
         Some(Event::Read { id })
     }
 

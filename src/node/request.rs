@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::raft::MemberId;
 
 /// Why a proposal or a read has no outcome. [`RequestError::may_apply`] answers the question that matters.
@@ -91,7 +92,7 @@ pub(super) type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
 
 /// A request that waits for its end. Lost with a thread that failed, it ends all the same.
 pub(super) struct Waiting<T> {
-    begun: Instant,
+    begun: Duration,
     deadline: Instant,
     /// None once it has ended.
     callback: Option<Callback<T>>,
@@ -102,11 +103,11 @@ impl<T> Waiting<T> {
         deadline: Instant,
         callback: impl FnOnce(Result<T, RequestError>) + Send + 'static,
     ) -> Waiting<T> {
-        Waiting { begun: Instant::now(), deadline, callback: Some(Box::new(callback)) }
+        Waiting { begun: clock::boot_time(), deadline, callback: Some(Box::new(callback)) }
     }
 
-    /// When it was asked for.
-    pub(super) fn begun(&self) -> Instant {
+    /// When it was asked for, by the boot-time clock.
+    pub(super) fn begun(&self) -> Duration {
         self.begun
     }
 

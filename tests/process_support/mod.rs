@@ -44,11 +44,22 @@ impl Processes {
     }
 
     pub(crate) fn restart(&mut self, id: usize) {
+        self.restart_with(id, &[]);
+    }
+
+    /// With more options than usual.
+    pub(crate) fn restart_with(&mut self, id: usize, options: &[&str]) {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.dir.path().join(format!("{id}.log")));
-        let child = self.command(id).stderr(log.unwrap()).stdout(Stdio::null()).spawn().unwrap();
+        let child = self
+            .command(id)
+            .args(options)
+            .stderr(log.unwrap())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         self.children[id - 1] = Some(child);
     }
 

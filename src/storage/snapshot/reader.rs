@@ -8,6 +8,7 @@ use crate::raft::SnapshotMeta;
 use crate::storage::StorageError;
 use crate::storage::data_dir::FORMAT_VERSION;
 use crate::storage::disk::DiskFile;
+use crate::storage::progress::Progress;
 
 use super::format::{
     BadHeader, CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, HEADER_LEN_BYTES, Header, Next,
@@ -32,6 +33,7 @@ pub struct SnapshotReader {
     chunk_end: usize,
     body_len_bytes: u64,
     is_at_end: bool,
+    progress: Progress,
 }
 
 impl SnapshotReader {
@@ -43,7 +45,9 @@ impl SnapshotReader {
     ) -> Result<SnapshotReader, StorageError> {
         let header = read_header(&*file, &path)?;
         check_header(header, expected).map_err(|reason| corrupt(&path, 0, reason))?;
+        let len_bytes = file.len_bytes().map_err(StorageError::io("read", &*path))?;
         Ok(SnapshotReader {
+            progress: Progress::new("reading the snapshot", len_bytes, "bytes"),
             file,
             path,
             offset: HEADER_LEN_BYTES as u64,
@@ -78,6 +82,7 @@ impl SnapshotReader {
                 self.chunk_end = CHUNK_PREFIX_LEN_BYTES + len;
                 self.offset += self.chunk_end as u64;
                 self.body_len_bytes += len as u64;
+                self.progress.at(self.offset);
                 Ok(())
             }
             Next::Trailer { body_len_bytes, file_len_bytes } => {

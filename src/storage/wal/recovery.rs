@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::raft::SnapshotMeta;
 use crate::storage::disk::Disk;
+use crate::storage::progress::Progress;
 use crate::storage::{Identity, StorageError};
 
 use super::TornTail;
@@ -45,7 +46,9 @@ pub(super) fn recover(
     let sequences = list_segments(&**disk, dir)?;
     let mut replay = Replay::default();
     let open = |sequence| Segment::open(&**disk, dir, sequence, identity);
+    let mut progress = Progress::new("reading the log", sequences.len() as u64, "segments");
     for (position, sequence) in sequences.iter().enumerate() {
+        progress.at(position as u64);
         let segment = open(*sequence)?;
         let later = &sequences[position + 1..];
         replay.begin(&segment)?;

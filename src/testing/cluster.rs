@@ -15,7 +15,7 @@ use super::network::Network;
 use super::port::Port;
 use crate::clerk::Clerk;
 use crate::members::Members;
-use crate::node::{NodeConfig, Timing};
+use crate::node::{NodeConfig, ReadMode, Timing};
 use crate::raft::{MemberId, RoleName, Status};
 use crate::server::{Config, Member, StartError};
 
@@ -44,6 +44,8 @@ pub struct Options {
     pub timing: Timing,
     /// A member takes a snapshot when its log holds so many bytes behind the last one; default 64 MiB.
     pub snapshot_log_bytes: u64,
+    /// How a leader makes sure that it may answer a read.
+    pub read_mode: ReadMode,
     /// How long each call of a clerk may take; default 10 s.
     pub timeout: Duration,
 }
@@ -53,6 +55,7 @@ impl Default for Options {
         Options {
             timing: Timing::default(),
             snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
+            read_mode: ReadMode::default(),
             timeout: Duration::from_secs(10),
         }
     }
@@ -351,6 +354,7 @@ impl Cluster {
             let config = Config {
                 timing: self.options.timing,
                 snapshot_log_bytes: self.options.snapshot_log_bytes,
+                read_mode: self.options.read_mode,
                 ..Config::new(id, self.members.clone(), self.data_dir(id))
             };
             let peers = self.network.seen_by(id, &self.members);

@@ -122,7 +122,8 @@ impl Cluster {
             let node = Node::start(config, data_dir, Count::default()).unwrap();
             let listener = port.listen().unwrap();
             servers.push(Server::builder().service(node.service()).serve(listener).unwrap());
-            (nodes.push(node), disks.push(disk));
+            nodes.push(node);
+            disks.push(disk);
         }
         Cluster { nodes, disks, _servers: servers, _dir: dir }
     }

@@ -17,11 +17,16 @@ use super::post::Post;
 use super::request::{RequestError, Waiting};
 use super::shared::Shared;
 use crate::clock;
-use crate::raft::{Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Term};
+use crate::raft::{
+    Effect, Event, Index, MemberId, Raft, Rejection, RequestId, RoleChange, RoleName, Status, Term,
+};
 use crate::storage::Snapshot;
 
 /// Ticks between looks for requests whose deadline has passed.
 const SWEEP_TICKS: u32 = 10;
+
+/// Between words about what takes long.
+const REMINDER_PAUSE: Duration = Duration::from_secs(10);
 
 /// Between reads of a member's own: so old may a state be that nobody else reads from, and that keeps up.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
@@ -37,6 +42,8 @@ pub(super) struct Driver<S: StateMachine> {
     /// Snapshots of a leader's that arrived in this turn.
     pub(super) received: Vec<Snapshot>,
     pub(super) is_lease_on: bool,
+    /// When to say again that this member has yet to join.
+    pub(super) reminder_due: Option<Instant>,
 }
 
 /// The requests that the core knows by number.
@@ -97,7 +104,9 @@ impl<S: StateMachine> Driver<S> {
         let effects = self.raft.step(events);
         self.carry_out(effects);
         self.received.clear();
-        *self.shared.status.lock() = self.raft.status();
+        let status = self.raft.status();
+        let before = std::mem::replace(&mut *self.shared.status.lock(), status);
+        self.tell(before, status, now);
         if has_ticked {
             self.sweep(now);
         }
@@ -219,6 +228,31 @@ impl<S: StateMachine> Driver<S> {
         let is_leader = role == RoleName::Leader;
         if std::mem::replace(&mut self.requests.was_leader, is_leader) && !is_leader {
             drop(self.tasks.send(Task::LeadershipLost(leader)));
+        }
+    }
+
+    /// What keeps this member from doing all of its work, in words.
+    fn tell(&mut self, before: Status, status: Status, now: Instant) {
+        let id = status.id;
+        match (before.is_disk_stalled, status.is_disk_stalled) {
+            (false, true) => log::error!(
+                "member {id}: nothing has reached the disk for longer than an election takes; until it does this member does \
+                 not stand for election"
+            ),
+            (true, false) => log::info!("member {id}: the disk gets on again"),
+            _ => {}
+        }
+        if status.is_joining && self.reminder_due.is_none_or(|due| due <= now) {
+            self.reminder_due = Some(now + REMINDER_PAUSE);
+            let waits_for = self.raft.waits_for();
+            let ids: Vec<String> = waits_for.iter().map(MemberId::to_string).collect();
+            let what = match ids.is_empty() {
+                true => "it is being filled by the leader".to_owned(),
+                false => format!("it asks member {} where they stand", ids.join(", ")),
+            };
+            log::info!(
+                "member {id} has no data, or not all of it, and does not vote before it has: {what}"
+            );
         }
     }
 

@@ -337,6 +337,7 @@ impl<S: StateMachine> Node<S> {
             requests: Requests::default(),
             received: Vec::new(),
             is_lease_on: config.read_mode == ReadMode::Lease,
+            reminder_due: None,
         };
         node.spawn(format!("raft-{id}"), move || driver.run())?;
         let (inbox, tick) = (node.handle.inbox.clone(), config.timing.tick);

@@ -80,6 +80,16 @@ impl Joining {
 }
 
 impl Raft {
+    /// The members that have yet to say where they stand, before this one, which lacks its data, may be filled.
+    pub fn waits_for(&self) -> Vec<MemberId> {
+        match &self.joining {
+            Some(Joining { stage: Stage::Asking { answers, .. }, .. }) => {
+                self.config.peers().filter(|peer| !answers.contains_key(peer)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether this member does not know yet what it may have promised.
     pub(super) fn is_asking(&self) -> bool {
         matches!(self.joining, Some(Joining { stage: Stage::Asking { .. }, .. }))

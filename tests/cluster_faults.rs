@@ -237,8 +237,9 @@ fn a_clerk_of_one_member_asks_nobody_else() {
     let cluster = start_impatient();
     let leader = cluster.leader().unwrap();
     cluster.clerk_of(leader).put("k", "v").unwrap();
-    let error =
-        cluster.clerk_of(others(&cluster, leader)[0]).get("k").expect_err("it does not lead");
+    let clerk = cluster.clerk_of(others(&cluster, leader)[0]);
+    assert_eq!(clerk.get("k").unwrap().as_deref(), Some(&b"v"[..]), "reads need no leader");
+    let error = clerk.put("k", "w").expect_err("it does not lead");
     assert_eq!(error.kind(), ClerkErrorKind::NotApplied);
     let leader = cluster.members().addr(leader).unwrap();
     assert!(error.to_string().contains(&format!("says that {leader} leads")), "{error}");

@@ -37,6 +37,9 @@ copy_tree() {
             cp "$file" "$tree/$file"
         fi
     done < <(git ls-files -z --cached --others --exclude-standard)
+    while IFS= read -r -d '' file; do
+        [[ -e ${file#"$tree/"} ]] || rm "$file"
+    done < <(find "$tree" -type f -print0)
 }
 
 # Builds the test binary $1; `built` is then its path.
@@ -93,7 +96,7 @@ check_seed() {
             say "$name" "$found" "$(violation) (recorded is $seed: renew)"
         fi
     fi
-    run_seeds "$work/sound" SYNCRAFT_SIM_SEED "$found" \
+    run_seeds "$work/sound-sim" SYNCRAFT_SIM_SEED "$found" \
         || { say "$name" "$found" "FAILS WITHOUT THE BUG, TOO" && return 1; }
 }
 
@@ -104,8 +107,11 @@ check_test() {
     ! run_test "$built" "$test" && [[ -n $(violation) ]] \
         || { say "$name" "" "NOT CAUGHT by $test" && return 1; }
     say "$name" "" "$test: $(violation)"
+    run_test "$work/sound-$target" "$test" \
+        || { say "$name" "" "FAILS WITHOUT THE BUG, TOO: $test" && return 1; }
 }
 
+# Puts the bug in, and takes it out again.
 check() {
     local name=$1 patch=$PWD/tests/mutants/$1.patch is_caught=true
     git -C "$tree" apply "$patch" 2>"$log" || { say "$name" "" "DOES NOT APPLY: $log" && return 1; }
@@ -114,7 +120,7 @@ check() {
     else
         check_seed "$name" "$patch" || is_caught=false
     fi
-    $is_caught || cp "$log" "$work/$name.log"
+    $is_caught || cp "$log" "$work/not-caught-$name.log"
     git -C "$tree" apply --reverse "$patch"
     $is_caught
 }
@@ -127,13 +133,17 @@ fi
 names=("$@")
 if ((${#names[@]} == 0)); then
     names=(tests/mutants/*.patch)
-    names=("${names[@]##*/}")
-    names=("${names[@]%.patch}")
 fi
+names=("${names[@]##*/}")
+names=("${names[@]%.patch}")
 
 copy_tree
-build sim || { cat "$log" && exit 1; }
-cp "$built" "$work/sound"
+# Without any bug, to tell a bug from what fails anyhow.
+targets=$(for name in "${names[@]}"; do field "tests/mutants/$name.patch" test; done | cut -d ' ' -f 1 | sort -u)
+for target in sim $targets; do
+    build "$target" || { cat "$log" && exit 1; }
+    cp "$built" "$work/sound-$target"
+done
 caught=0
 for name in "${names[@]}"; do
     check "$name" && caught=$((caught + 1)) || true

@@ -22,7 +22,8 @@
 //!   them the [`workload`] makes load that nobody retries.
 //! - [`oracle`]: the invariants, checked after every step: election safety, log matching, leader completeness, state machine
 //!   safety, commit indexes that only grow, durable before said, equal digests at equal index, each write at most once.
-//! - [`lies`]: members that break a promise on purpose, which must be noticed.
+//! - [`lies`]: members that break a promise on purpose, which must be noticed. So must the bugs that `scripts/mutants.sh` puts
+//!   into the code under test.
 //!
 //! Everything random comes from the seed, a generator for each concern. What fails is [shrunk](shrink): the smallest run
 //! that still fails tells the end of its story, and how to replay it. Variables of the environment:
@@ -34,6 +35,7 @@
 //! | `MEMBERS=n`, `SAFETY_MS=n` | fewer members, fewer milliseconds with faults |
 //! | `FROM=n`, `SEEDS=n` | begins with another seed, runs so many |
 //! | `MINUTES=n` | runs seeds for so long: `scripts/soak.sh` |
+//! | `SHRINK=0` | looks for no smaller run when one fails |
 //!
 //! Left out: the threads and queues of a node, and the RPC under it; these have tests with real processes.
 

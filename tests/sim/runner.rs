@@ -7,7 +7,7 @@ use std::sync::{Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::overrides::Overrides;
+use crate::overrides::{Overrides, env_number};
 use crate::report::Report;
 use crate::shrink::shrink;
 use crate::trace::Detail;
@@ -121,7 +121,11 @@ impl Outcome {
 
 /// Tells the story of the smallest run that still fails, and how to see it again.
 fn tell(seed: u64, overrides: &Overrides, words: &str) {
-    say(&format!("seed {seed} failed: {words}\nlooking for a smaller run that fails..."));
+    say(&format!("seed {seed} failed: {words}"));
+    if env_number("SYNCRAFT_SIM_SHRINK") == Some(0) {
+        return;
+    }
+    say("looking for a smaller run that fails...");
     let fails = |overrides: &Overrides| in_seed_thread(|| run_seed(seed, overrides)).is_err();
     let smallest = shrink(seed, overrides, fails);
     let run = || World::run(smallest.plan(seed), Detail::LastLines);

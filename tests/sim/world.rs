@@ -94,6 +94,8 @@ enum What {
         attempt: u64,
         answer: Answer,
     },
+    /// A member is cut off from all others.
+    CutOff(usize),
     Heal,
     Faults,
     Requests,
@@ -210,6 +212,7 @@ impl World {
             What::ClerkActs { clerk, attempt } => self.clerk_acts(clerk, attempt),
             What::Asked { at, clerk, attempt, request } => self.asked(at, clerk, attempt, request),
             What::Answered { clerk, attempt, answer } => self.answered(clerk, attempt, answer),
+            What::CutOff(at) if !self.is_calm => self.cut_off(at),
             What::Heal if !self.is_calm => {
                 self.trace.line(self.now_us, || "heal");
                 self.network.heal();

@@ -80,8 +80,14 @@ impl World {
     fn partition(&mut self) {
         self.count("partition");
         let ids: Vec<MemberId> = self.members.iter().map(|member| member.id).collect();
-        let words = self.network.partition(&ids);
-        self.trace.line(self.now_us, || words);
+        // The leader is the one whose lease is at stake.
+        if self.plan.lease && self.fault_rng.bool() {
+            let victim = self.victim();
+            self.cut_off(victim);
+        } else {
+            let words = self.network.partition(&ids);
+            self.trace.line(self.now_us, || words);
+        }
         if self.plan.are_sockets_noticed && self.fault_rng.bool() {
             self.notice_cuts(&ids);
         }
@@ -105,6 +111,23 @@ impl World {
         let (at, to) = (self.victim(), self.victim());
         let to = self.fault_rng.bool().then_some(self.members[to].id);
         self.after(0, What::Happen(self.who(at), Event::Transfer { to }));
+        // Who hands over and is cut off the next moment does not hear who leads then.
+        if self.plan.lease && self.fault_rng.bool() {
+            let delay_us = self.fault_rng.u64(..3 * self.plan.delay_us.end);
+            self.after(delay_us, What::CutOff(at));
+        }
+    }
+
+    /// Nobody hears of it, and it hears of nobody, for a while.
+    pub(super) fn cut_off(&mut self, at: usize) {
+        let id = self.members[at].id;
+        self.trace_of(at, || "is cut off");
+        for other in (1..=self.plan.members).map(MemberId).filter(|&other| other != id) {
+            self.network.cut(id, other);
+            self.network.cut(other, id);
+        }
+        let for_us = self.fault_rng.u64(50_000..2_000_000);
+        self.after(for_us, What::Heal);
     }
 
     fn disconnect(&mut self, at: usize, peer: MemberId) {

@@ -38,8 +38,8 @@
 //! leader breaks asks for pre-votes after a short pause; the others refuse if they still hear the leader, so a broken cable
 //! costs no term.
 //!
-//! Followers serve reads too ([`forwarded`]); leases are an option ([`lease`]); members that come without their data join as
-//! ones that do not vote ([`joining`]).
+//! Followers serve reads too (`forwarded`); leases are an option (`lease`); members that come without their data join as
+//! ones that do not vote (`joining`).
 //!
 //! # Left out
 //! Membership change has no code here yet.

@@ -82,9 +82,8 @@ pub struct Clerk {
 pub struct Stale {
     /// What it held; `None`: it was absent.
     pub value: Option<Bytes>,
-    /// Every write that was acknowledged longer ago than this is reflected. `None`: nobody knows, as the member has not heard a
-    /// leader since it started.
-    pub age_max: Option<Duration>,
+    /// Every write that was acknowledged longer ago than this is reflected.
+    pub age_max: Duration,
 }
 
 /// Who writes, and what its last write was.
@@ -188,8 +187,8 @@ impl Clerk {
         value.map_err(|TooLarge| call.reject(Reason::TooLarge))
     }
 
-    /// What `key` holds as the first member knows that answers, leader or not; it need not hear a leader, unless `age_max` asks for
-    /// a state that is known to be no older than that. Reads of this kind are for where an old value will do: they cost the
+    /// What `key` holds as the first member knows that can say how old its state is, leader or not. It need not hear a leader now,
+    /// unless `age_max` asks for a state that is no older than that; one that has heard none since it started does not answer. Reads of this kind are for where an old value will do: they cost the
     /// leader nothing, and go on when a majority is lost.
     ///
     /// # Errors
@@ -213,9 +212,14 @@ impl Clerk {
         let (value, age_max) = call.run(|stub, deadline| {
             let asked = clock::boot_time();
             let reply = stub.get(&args, deadline)?;
-            // On its way it has grown older.
-            let age = reply.age_ms.map(|age| Duration::from_millis(age) + clock::since(asked));
-            Ok(judge_get(reply).map(|value| (value, age)))
+            let age_ms = reply.age_ms;
+            Ok(match (judge_get(reply), age_ms) {
+                // On its way it has grown older.
+                (verdict, Some(age_ms)) => verdict
+                    .map(|value| (value, Duration::from_millis(age_ms) + clock::since(asked))),
+                (Verdict::Done(_), None) => unknown_word(b"a value of unknown age"),
+                (verdict, None) => verdict.map(|value| (value, Duration::ZERO)),
+            })
         })?;
         let value = value.map_err(|TooLarge| call.reject(Reason::TooLarge))?;
         Ok(Stale { value, age_max })

@@ -111,7 +111,7 @@ impl KvService {
         self.node.read_stale(query, age_max, deadline, move |result| match result {
             Ok(Stale { answer, age_max }) => {
                 // Up, as it is a bound.
-                let age_ms = age_max.map(|age| age.as_millis() as u64 + 1);
+                let age_ms = Some(age_max.as_millis() as u64 + 1);
                 done.run(GetReply { age_ms, ..answer_reply(answer) });
             }
             Err(RequestError::TooStale) => {

@@ -185,8 +185,9 @@ impl<S: StateMachine> Applier<S> {
         if self.is_diverged() {
             return Err(RequestError::Diverged { may_apply: false });
         }
-        let age_max = self.fresh_as_of.map(clock::since);
-        if allowed.is_some_and(|allowed| age_max.is_none_or(|age_max| age_max > allowed)) {
+        // A state of which nothing is known may be that of a member without its data: no answer at all.
+        let age_max = self.fresh_as_of.map(clock::since).ok_or(RequestError::TooStale)?;
+        if allowed.is_some_and(|allowed| age_max > allowed) {
             return Err(RequestError::TooStale);
         }
         Ok(Stale { answer: self.state_machine.query(query), age_max })

@@ -191,7 +191,7 @@ impl<S: StateMachine> Driver<S> {
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
                 Effect::PeerLostData { peer, match_index } => log::error!(
                     "member {peer} has lost data: it had acknowledged the log up to {match_index} and refuses it now; \
-                     it is filled again, but an empty disk must not come back under an old id"
+                     it is filled again. If it is not being rebuilt on purpose, look at its disk"
                 ),
             }
         }

@@ -26,7 +26,8 @@ pub enum RequestError {
     /// This member's disk is full; nothing was done. Reads go on, and writes do when there is space.
     #[error("this member's disk is full: it takes no writes until there is space")]
     DiskFull,
-    /// This member's state may be older than the read allows; nothing was done.
+    /// This member's state may be older than the read allows, or nobody knows how old it is, as the member has confirmed none of
+    /// its reads since it started; nothing was done.
     #[error("this member's state may be older than that")]
     TooStale,
     /// The command stood in the log of a leader that was deposed, and another leader's entry took its place: it never takes
@@ -83,8 +84,8 @@ impl RequestError {
 pub struct Stale<T> {
     /// What the member's state says.
     pub answer: T,
-    /// The answer reflects every write that was acknowledged longer ago than this. `None`: nobody knows.
-    pub age_max: Option<Duration>,
+    /// The answer reflects every write that was acknowledged longer ago than this.
+    pub age_max: Duration,
 }
 
 /// A request's end: called once, from a thread of the node, and must not block.

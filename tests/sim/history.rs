@@ -1,12 +1,39 @@
 //! What the clerks saw, for the checker.
 
-use crate::clerk::End;
-use crate::linearizability::{self, CALLS_MAX, Call, Op};
+use syncraft::testing::{History as Checker, Outcome};
 
-/// Calls by key, in virtual microseconds, a few put off a little: no two calls begin or end at the same time.
+use crate::clerk::End;
+
+/// The longest history of one key. Longer ones would find no more, and take longer to check.
+const CALLS_MAX: usize = 256;
+
+/// Of each key; there is room for some reads at the end.
+const CALLS_BEGUN_MAX: usize = CALLS_MAX * 3 / 4;
+
+/// What was asked.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Put(Vec<u8>),
+    Append(Vec<u8>),
+    Get,
+}
+
+/// Calls of all clerks, in the order in which they began and ended.
 pub(crate) struct History {
-    keys: Vec<Vec<Call>>,
-    last_us: u64,
+    keys: Vec<Key>,
+}
+
+#[derive(Default)]
+struct Key {
+    events: Vec<Event>,
+    calls: usize,
+    /// How the newest call ended, if it has.
+    last_end: Option<Outcome>,
+}
+
+enum Event {
+    Begin(Op),
+    End(usize, Outcome),
 }
 
 /// A call in the history.
@@ -16,67 +43,71 @@ pub(crate) struct CallId {
     at: usize,
 }
 
-/// Of each key; there is room for some reads at the end.
-const CALLS_BEGUN_MAX: usize = CALLS_MAX * 3 / 4;
-
 impl History {
     pub(crate) fn new(keys: usize) -> History {
-        History { keys: vec![Vec::new(); keys], last_us: 0 }
+        History { keys: (0..keys).map(|_| Key::default()).collect() }
     }
 
     /// The keys that more calls may be made for.
     pub(crate) fn open_keys(&self) -> Vec<usize> {
-        (0..self.keys.len()).filter(|&key| self.keys[key].len() < CALLS_BEGUN_MAX).collect()
+        (0..self.keys.len()).filter(|&key| self.keys[key].calls < CALLS_BEGUN_MAX).collect()
     }
 
     pub(crate) fn keys(&self) -> usize {
         self.keys.len()
     }
 
-    /// A call begins; of a read the answer is yet to come.
-    pub(crate) fn begin(&mut self, key: usize, op: Op, now_us: u64) -> CallId {
-        let asked_at = self.stamp(now_us);
-        self.keys[key].push(Call { op, asked_at, answered_at: None });
-        CallId { key, at: self.keys[key].len() - 1 }
+    pub(crate) fn begin(&mut self, key: usize, op: Op) -> CallId {
+        let calls = &mut self.keys[key];
+        assert!(calls.calls < CALLS_MAX, "too many calls");
+        calls.events.push(Event::Begin(op));
+        (calls.calls, calls.last_end) = (calls.calls + 1, None);
+        CallId { key, at: calls.calls - 1 }
     }
 
-    pub(crate) fn end(&mut self, id: CallId, end: &End, now_us: u64) {
-        let stamp = self.stamp(now_us);
-        let call = &mut self.keys[id.key][id.at];
-        match end {
-            End::Written => call.answered_at = Some(stamp),
-            End::Read(value) => {
-                call.op = Op::Get(value.as_deref().map(<[u8]>::to_vec));
-                call.answered_at = Some(stamp);
-            }
-            // As if it had never been asked: if it did take effect after all, its value is one that nobody wrote.
-            End::NotApplied => {
-                (call.op, call.asked_at) = (Op::Get(None), u64::MAX);
-            }
-            End::Unknown => {}
+    pub(crate) fn end(&mut self, id: CallId, end: &End) {
+        let outcome = match end {
+            End::Written => Outcome::Done,
+            End::Read(value) => Outcome::Value(value.clone()),
+            End::NotApplied => Outcome::NotApplied,
+            End::Unknown => Outcome::Unknown,
+        };
+        let key = &mut self.keys[id.key];
+        if id.at + 1 == key.calls {
+            key.last_end = Some(outcome.clone());
         }
+        key.events.push(Event::End(id.at, outcome));
     }
 
     /// Whether the newest call of each key was answered.
     pub(crate) fn has_last_reads(&self) -> bool {
-        self.keys.iter().all(|calls| calls.last().is_none_or(|call| call.answered_at.is_some()))
+        let is_answered =
+            |key: &Key| matches!(key.last_end, Some(Outcome::Done | Outcome::Value(_)));
+        self.keys.iter().all(|key| key.calls == 0 || is_answered(key))
     }
 
     /// # Panics
     /// If what the clerks saw is not linearizable.
     pub(crate) fn check(&self) {
-        for (key, calls) in self.keys.iter().enumerate() {
-            let counts =
-                |call: &&Call| !matches!(call.op, Op::Get(_)) || call.answered_at.is_some();
-            let calls: Vec<Call> = calls.iter().filter(counts).cloned().collect();
-            if let Err(violation) = linearizability::check(&calls) {
-                panic!("key {key}: {violation}");
+        for (number, key) in self.keys.iter().enumerate() {
+            let (history, mut calls) = (Checker::new(), Vec::new());
+            for event in &key.events {
+                match event {
+                    Event::Begin(Op::Put(value)) => calls.push(Some(history.begin_put("k", value))),
+                    Event::Begin(Op::Append(value)) => {
+                        calls.push(Some(history.begin_append("k", value)));
+                    }
+                    Event::Begin(Op::Get) => calls.push(Some(history.begin_get("k"))),
+                    Event::End(at, outcome) => {
+                        if let Some(call) = calls[*at].take() {
+                            call.end(outcome.clone());
+                        }
+                    }
+                }
+            }
+            if let Err(violation) = history.check() {
+                panic!("of key {number}: {violation}");
             }
         }
-    }
-
-    fn stamp(&mut self, now_us: u64) -> u64 {
-        self.last_us = now_us.max(self.last_us + 1);
-        self.last_us
     }
 }

@@ -42,12 +42,12 @@ fn an_answer_before_its_write_is_noticed() {
 
 #[test]
 fn a_read_without_confirmation_is_noticed() {
-    check(Lie::UnconfirmedReads, &["not linearizable"]);
+    check(Lie::UnconfirmedReads, &["no order of its"]);
 }
 
 #[test]
 fn a_retry_without_a_number_is_noticed() {
-    check(Lie::NoSessions, &["not linearizable"]);
+    check(Lie::NoSessions, &["no order of its"]);
 }
 
 #[test]

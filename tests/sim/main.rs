@@ -45,8 +45,6 @@ mod disk;
 mod durable;
 mod history;
 mod lies;
-#[path = "../linearizability/mod.rs"]
-mod linearizability;
 mod machine;
 mod member;
 mod network;

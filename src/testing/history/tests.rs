@@ -174,9 +174,80 @@ fn long_histories_are_judged_quickly() {
     }
 }
 
-/// Every short history of two clients, judged by trying all orders.
+/// Nobody knows in which order these took effect, until someone reads.
+#[test]
+fn many_writes_of_unknown_outcome_at_once() {
+    let token = |n: usize| format!("[{n}]");
+    for is_good in [true, false] {
+        let history = History::new();
+        for n in 0..60 {
+            history.begin_append("k", token(n)).end(Outcome::Unknown);
+            // These no read has seen, and nothing says where they belong.
+            history.begin_append("k", token(100 + n)).end(Outcome::Unknown);
+        }
+        let value: String = (0..60).map(|n| token(n * 7 % 60)).collect();
+        let get = history.begin_get("k");
+        get.end(Outcome::Value(Some(value.clone().into())));
+        let seen = if is_good { value } else { value.replace("[42]", "") };
+        let get = history.begin_get("k");
+        get.end(Outcome::Value(Some(seen.into())));
+        let violation = history.check().err();
+        assert_eq!(violation.is_none(), is_good, "{violation:?}");
+        assert!(!matches!(violation, Some(Violation::Undecided { .. })));
+    }
+}
+
+/// Puts that overlap and that no read has seen may come in any order: none of them needs to be tried.
+#[test]
+fn many_unseen_writes_at_once() {
+    for seen in ["[7]", "[7][8]", "[8]"] {
+        let history = History::new();
+        let calls: Vec<_> = (10..50)
+            .map(|n| match n % 2 {
+                0 => history.begin_put("k", format!("[{n}]")),
+                _ => history.begin_append("k", format!("[{n}]")),
+            })
+            .collect();
+        history.begin_put("k", "[7]").end(Outcome::Done);
+        history.begin_append("k", "[8]").end(Outcome::Done);
+        let get = history.begin_get("k");
+        get.end(Outcome::Value(Some(seen.into())));
+        calls.into_iter().for_each(|call| call.end(Outcome::Done));
+        let expected = seen == "[7][8]";
+        let violation = history.check().err();
+        assert_eq!(violation.is_none(), expected, "{seen}: {violation:?}");
+        assert!(!matches!(violation, Some(Violation::Undecided { .. })));
+    }
+}
+
 #[test]
 fn it_agrees_with_trying_all_orders() {
+    let values = [None, Some("a"), Some("b"), Some("ab"), Some("aa"), Some("ba")];
+    check_all_orders(
+        |random, _| ["a", "b"][random.usize(..2)].to_owned(),
+        |random, _| values[random.usize(..6)].map(str::to_owned),
+    );
+}
+
+/// Where reads tell what they have seen, which is another way to search.
+#[test]
+fn it_agrees_with_trying_all_orders_of_unique_values() {
+    check_all_orders(
+        |_, n| format!("[{n}]"),
+        |random, n| {
+            let token = |random: &mut fastrand::Rng| format!("[{}]", random.usize(..n.max(1)));
+            let len = random.usize(..4);
+            (len > 0).then(|| (0..len).map(|_| token(random)).collect())
+        },
+    );
+}
+
+/// Random short histories of three clients, judged by trying all orders. `value` makes what the n-th write writes, `seen`
+/// what is read after so many.
+fn check_all_orders(
+    value: impl Fn(&mut fastrand::Rng, usize) -> String,
+    seen: impl Fn(&mut fastrand::Rng, usize) -> Option<String>,
+) {
     let seed = 7;
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -184,9 +255,11 @@ fn it_agrees_with_trying_all_orders() {
     for _ in 0..20_000 {
         let history = History::new();
         let mut open: Vec<(Call<'_>, bool)> = Vec::new();
-        for _ in 0..10 {
+        let mut writes = 0;
+        for _ in 0..12 {
             if open.len() < 3 && random.bool() {
-                let value = ["a", "b"][random.usize(..2)];
+                let value = value(&mut random, writes);
+                writes += 1;
                 open.push(match random.u8(..3) {
                     0 => (history.begin_put("k", value), false),
                     1 => (history.begin_append("k", value), false),
@@ -194,9 +267,8 @@ fn it_agrees_with_trying_all_orders() {
                 });
             } else if !open.is_empty() {
                 let (call, is_read) = open.swap_remove(random.usize(..open.len()));
-                let values = [None, Some("a"), Some("b"), Some("ab"), Some("aa"), Some("ba")];
                 call.end(match (is_read, random.u8(..8)) {
-                    (true, _) => Outcome::Value(values[random.usize(..6)].map(Bytes::from)),
+                    (true, _) => Outcome::Value(seen(&mut random, writes).map(Bytes::from)),
                     (false, 0) => Outcome::Unknown,
                     (false, 1) => Outcome::NotApplied,
                     (false, _) => Outcome::Done,

@@ -6,9 +6,8 @@ use syncraft::raft::{Event, RequestId, RoleName};
 
 use super::{What, World};
 use crate::clerk::{Answer, Clerk, End, Next, Request};
-use crate::history::History;
+use crate::history::{History, Op};
 use crate::lies::Lie;
-use crate::linearizability::Op;
 use crate::member::Waiting;
 use crate::plan::Plan;
 
@@ -47,11 +46,11 @@ impl Clerks {
 
     /// A call of one clerk on one of its keys begins.
     fn begin(&mut self, clerk: usize, key: usize, op: Op, now_us: u64, timeout_us: u64) {
-        let id = self.history.begin(key, op.clone(), now_us);
+        let id = self.history.begin(key, op.clone());
         let write = match op {
             Op::Put(value) => Some((kv::Op::Put, Bytes::from(value))),
             Op::Append(value) => Some((kv::Op::Append, Bytes::from(value))),
-            Op::Get(_) => None,
+            Op::Get => None,
         };
         self.clerks[clerk].begin(id, Bytes::from(format!("key {key}")), write, now_us + timeout_us);
     }
@@ -91,7 +90,7 @@ impl World {
         let op = match self.clerks.rng.u8(0..10) {
             0..2 => Op::Put(self.clerks.new_value()),
             2..6 => Op::Append(self.clerks.new_value()),
-            _ => Op::Get(None),
+            _ => Op::Get,
         };
         let timeout_us = self.plan.clerks.call_timeout_us;
         self.clerks.begin(clerk, key, op, self.now_us, timeout_us);
@@ -118,7 +117,7 @@ impl World {
                     End::NotApplied => "clerk: not applied",
                     End::Unknown => "clerk: outcome unknown",
                 });
-                self.clerks.history.end(call, &end, self.now_us);
+                self.clerks.history.end(call, &end);
                 if self.trace.is_told() {
                     // So that the story ends where the violation is; once at the end would do.
                     self.clerks.history.check();
@@ -218,7 +217,7 @@ impl World {
         for key in 0..self.clerks.history.keys() {
             for clerk in 0..self.clerks.clerks.len() {
                 self.run_until_idle(clerk);
-                self.clerks.begin(clerk, key, Op::Get(None), self.now_us, CALM_TIMEOUT_US);
+                self.clerks.begin(clerk, key, Op::Get, self.now_us, CALM_TIMEOUT_US);
                 self.go_on(clerk);
             }
         }

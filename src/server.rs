@@ -20,7 +20,7 @@ use crate::node::{
     FRAME_LEN_MIN, Gate, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
 };
 use crate::raft::{Index, MemberId, RoleName, Standing};
-use crate::rpc::{Call, Done, Limits, Server, ServerError, Service};
+use crate::rpc::{Call, Channel, Done, Limits, Server, ServerError, Service};
 use crate::storage::{DataDir, Identity, StorageError};
 
 mod http;
@@ -32,8 +32,8 @@ pub mod proto {
 
 use http::Http;
 use proto::{
-    AdminRpc, AdminRpcService, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply, TransferArgs,
-    TransferReply,
+    AdminRpc, AdminRpcService, AdminRpcStub, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply,
+    TransferArgs, TransferReply,
 };
 
 /// What `disk` says of a disk that does its work.
@@ -41,6 +41,8 @@ pub const DISK_OK: &str = "ok";
 
 /// How long a member that stops tries to hand its leadership over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the other members may take to answer before one is rebuilt.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between looks at whether it has.
 const HAND_OVER_POLL: Duration = Duration::from_millis(1);
 /// `StatusReply.State` of a member whose state is, as far as it knows, that of the others.
@@ -117,6 +119,18 @@ pub enum StartError {
     NobodyToRebuildFrom {
         /// The id.
         id: MemberId,
+    },
+    /// To rebuild a member takes all the others, and one does not answer. Nothing was discarded.
+    #[error(
+        "nothing is discarded yet: to rebuild a member all others must be up, and member {id} is not at {addr}: {reason}"
+    )]
+    OtherAway {
+        /// Which one.
+        id: MemberId,
+        /// Where it was asked.
+        addr: String,
+        /// What came of it.
+        reason: String,
     },
     /// The times contradict each other.
     #[error("{0}")]
@@ -350,8 +364,25 @@ fn open_data(
         Err(StorageError::MetaDamaged { .. }) if rebuild => {}
         Err(error) => return Err(error.into()),
     }
+    check_others_answer(identity.member_id, members)?;
     log::warn!("the data in {} is discarded, to be rebuilt from the other members", path.display());
     Ok(DataDir::open_emptied(path, identity)?)
+}
+
+/// A member that is rebuilt waits for all others: better to say before it has given up its data who is not there, or is not at
+/// the address that the list says.
+fn check_others_answer(own: MemberId, members: &Members) -> Result<(), StartError> {
+    let deadline = Instant::now() + OTHERS_TIMEOUT;
+    for (id, addr) in members.iter().filter(|(id, _)| *id != own) {
+        let channel = Channel::builder(addr).connect_timeout(OTHERS_TIMEOUT).lazy();
+        let reason = match AdminRpcStub::new(channel).status(&StatusArgs {}, deadline) {
+            Ok(reply) if reply.id == id.0 => continue,
+            Ok(reply) => format!("member {} answers there", reply.id),
+            Err(error) => error.to_string(),
+        };
+        return Err(StartError::OtherAway { id, addr: addr.to_owned(), reason });
+    }
+    Ok(())
 }
 
 /// With other members there would be other majorities, and two of them could decide at the same time.

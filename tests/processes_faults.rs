@@ -7,6 +7,8 @@ mod process_support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -279,26 +281,47 @@ fn a_member_whose_log_is_damaged_is_rebuilt() {
     assert_eq!(appended(&clerk, "after"), "with it");
 }
 
-/// While one of the others is down a rebuilt member cannot know what it had promised: it does not vote, and nothing is lost.
+/// While one of the others is down a member that has lost its data cannot know what it had promised: it does not vote, and
+/// nothing is lost. One that has its data does not give it up then, nor where the list names a wrong address.
 #[test]
-fn a_rebuilt_member_waits_for_all_the_others() {
+fn a_member_without_its_data_waits_for_all_the_others() {
     let mut cluster = Processes::start(3);
     cluster.clerk().put("k", "v").unwrap();
     let leader = cluster.leader();
-    let (rebuilt, other) =
+    let (lost, other) =
         ((1..=3).find(|&id| id != leader).unwrap(), (1..=3).rfind(|&id| id != leader).unwrap());
-    cluster.kill(rebuilt);
+    cluster.kill(lost);
     cluster.clerk().put("k", "w").unwrap();
+    let meta = cluster.data_dir(lost).join("meta");
+    let before = fs::read(&meta).unwrap();
+    let elsewhere = cluster.members().replace(
+        &cluster.ports[other - 1].addr().to_string(),
+        &cluster.ports[leader - 1].addr().to_string().replace("127.0.0.1", "127.0.0.2"),
+    );
+    let mut wrong_list = server(lost, &elsewhere, &cluster.data_dir(lost));
+    check_kept(wrong_list.arg("--rebuild"), other, &meta, &before);
     cluster.kill(other);
-    cluster.restart_with(rebuilt, &["--rebuild"]);
-    until("it answers", || members_now(&cluster)[rebuilt - 1]["joining"] == true);
+    check_kept(cluster.command(lost).arg("--rebuild"), other, &meta, &before);
+
+    fs::remove_dir_all(cluster.data_dir(lost)).unwrap();
+    cluster.restart(lost);
+    until("it answers", || members_now(&cluster)[lost - 1]["joining"] == true);
     let put = syncraft(&["put", "k", "x", "--timeout", "2s", "--members", &cluster.members()]);
     assert!(matches!(put.status.code(), Some(3 | 4)), "{}", stderr(&put));
-    assert_eq!(members_now(&cluster)[rebuilt - 1]["joining"], true);
+    assert_eq!(members_now(&cluster)[lost - 1]["joining"], true);
     cluster.restart(other);
-    until("it votes", || members_now(&cluster)[rebuilt - 1]["joining"] == false);
+    until("it votes", || members_now(&cluster)[lost - 1]["joining"] == false);
     cluster.wait_ready();
     assert!(matches!(&appended(&cluster.clerk(), "k")[..], "w" | "x"));
+}
+
+/// It does not start, says who is not there, and has its data still.
+fn check_kept(command: &mut Command, away: usize, meta: &Path, before: &[u8]) {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let words = format!("member {away} is not at");
+    assert!(stderr(&output).contains(&words), "{}", stderr(&output));
+    assert_eq!(fs::read(meta).unwrap(), before);
 }
 
 fn members_now(cluster: &Processes) -> Vec<serde_json::Value> {

@@ -1,15 +1,22 @@
 //! `put`, `append`, `get`, `wait-ready`: a Clerk for one call.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::clerk::{Clerk, ClerkError, Stale};
 use syncraft::kv::VALUE_LEN_MAX;
 
 use super::args::{Common, GetArgs, WriteArgs};
-use super::{Exit, Failure, Outcome, print};
+use super::{Exit, Failure, Outcome, print, status};
+
+/// Between looks at whether the leader can write.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// How long one member may take to say how it is.
+const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) fn put(common: &Common, args: WriteArgs) -> Outcome {
     let clerk = common.clerk()?;
@@ -46,11 +53,21 @@ fn get_stale(
     Ok(value)
 }
 
-/// A read that is answered went through a leader that a majority follows: the cluster serves.
+/// A read that is answered went through a leader that a majority follows: the cluster serves reads, and writes if that leader's
+/// disk takes them.
 pub(super) fn wait_ready(common: &Common) -> Outcome {
-    match common.clerk()?.get(b"") {
-        Ok(_) => Ok(Exit::Done),
-        Err(error) => Err(Failure::not_applied(format!("not ready: {error}"))),
+    let not_ready = |why: &dyn Display| Failure::not_applied(format!("not ready: {why}"));
+    let (endpoints, deadline) = (common.endpoints()?, Instant::now() + common.timeout());
+    loop {
+        common.clerk()?.get(b"").map_err(|error| not_ready(&error))?;
+        let answers = status::ask_all(&endpoints, deadline.min(Instant::now() + POLL_TIMEOUT));
+        let Some((id, disk)) = status::leader_that_cannot_write(&answers) else {
+            return Ok(Exit::Done);
+        };
+        if Instant::now() + POLL_PAUSE >= deadline {
+            return Err(not_ready(&format!("the disk of the leader, member {id}, is {disk}")));
+        }
+        thread::sleep(POLL_PAUSE);
     }
 }
 

@@ -57,6 +57,15 @@ fn ask(addr: &str, deadline: Instant) -> Result<StatusReply, CallError> {
     AdminRpcStub::new(channel).status(&StatusArgs {}, deadline)
 }
 
+/// The newest leader and the word for its disk, if that is not all right.
+pub(super) fn leader_that_cannot_write(answers: &[Answer]) -> Option<(u64, String)> {
+    let replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
+    let leaders = replies.filter(|reply| reply.leader == reply.id);
+    let leader = leaders.max_by_key(|reply| reply.term)?;
+    let is_bad = !leader.disk.is_empty() && leader.disk != DISK_OK;
+    is_bad.then(|| (leader.id, leader.disk.clone()))
+}
+
 /// Whether a majority of the members answered and names one leader of one term, the newest that any of them knows.
 fn has_leader(answers: &[Answer]) -> bool {
     let replies = || answers.iter().filter_map(|answer| answer.reply.as_ref().ok());

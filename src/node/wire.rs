@@ -232,6 +232,7 @@ impl HeartbeatReply {
             term: term.0,
             round: reply.round,
             promised_us: reply.promised_us,
+            cannot_write: reply.cannot_write,
             digest_index: answer.map_or(0, |answer| answer.index.0),
             digest: answer.map_or(0, |answer| answer.digest),
         }
@@ -242,8 +243,8 @@ impl HeartbeatReply {
     }
 
     pub(super) fn into_body(self) -> Body {
-        let HeartbeatReply { round, promised_us, .. } = self;
-        Body::HeartbeatReply(raft::HeartbeatReply { round, promised_us })
+        let HeartbeatReply { round, promised_us, cannot_write, .. } = self;
+        Body::HeartbeatReply(raft::HeartbeatReply { round, promised_us, cannot_write })
     }
 }
 
@@ -325,7 +326,7 @@ mod tests {
     fn digests_come_back_as_they_went() {
         let (heartbeat, reply) = (
             raft::Heartbeat { leader_commit: Index(4), round: 5 },
-            raft::HeartbeatReply { round: 5, promised_us: 6 },
+            raft::HeartbeatReply { round: 5, promised_us: 6, cannot_write: true },
         );
         let some = Some(Checkpoint { index: Index(7), digest: u64::MAX });
         for checkpoint in [some, None] {

@@ -47,7 +47,7 @@ pub enum Event {
     Applied(Index),
     /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
     SnapshotTaken(SnapshotMeta),
-    /// The disk is full, or no longer so. What is to be written waits: that is no stall, which another leader would mend.
+    /// The disk is full, or no longer so: the leader is told, who may look for somebody to hand over to.
     DiskFull(bool),
     /// What [`Effect::Joined`] asked for is on the disk.
     Joined,

@@ -167,7 +167,8 @@ impl Raft {
             self.commit_up_to(request.leader_commit);
         }
         let promised_us = self.promise();
-        let reply = HeartbeatReply { round: request.round, promised_us };
+        let cannot_write = self.is_disk_full || self.is_disk_stalled();
+        let reply = HeartbeatReply { round: request.round, promised_us, cannot_write };
         self.reply(message, Body::HeartbeatReply(reply));
     }
 

@@ -102,7 +102,7 @@ impl Raft {
             }
         }
         self.tick_transfer();
-        self.leave_stalled_disk();
+        self.leave_bad_disk();
         if is_heartbeat_due {
             self.beat();
         }
@@ -288,6 +288,7 @@ impl Raft {
         if reply.round > leader.round {
             return self.nonsense(message, "it answers a heartbeat that was never sent");
         }
+        peer.can_write = !reply.cannot_write;
         peer.heard();
         peer.acked_round = peer.acked_round.max(reply.round);
         let promise_end_us = leader.lease.end_us(reply.round, reply.promised_us);

@@ -127,6 +127,8 @@ pub struct HeartbeatReply {
     /// For so many microseconds from the heartbeat's arrival, by its own clock, the sender helps nobody else to become leader;
     /// 0: it promises nothing.
     pub promised_us: u64,
+    /// The sender's disk is full or stalled: it would be no better leader than one whose disk is.
+    pub cannot_write: bool,
 }
 
 impl HeartbeatReply {

@@ -360,7 +360,8 @@ impl Raft {
             }
             // Rounds of an earlier term mean nothing in this one, in which the same member may lead again.
             Body::Heartbeat(_) => {
-                let reply = HeartbeatReply { round: HeartbeatReply::NO_ROUND, promised_us: 0 };
+                let round = HeartbeatReply::NO_ROUND;
+                let reply = HeartbeatReply { round, promised_us: 0, cannot_write: false };
                 self.reply(&message, Body::HeartbeatReply(reply));
             }
             Body::TimeoutNow => self.reply(&message, Body::TimeoutNowReply),

@@ -41,6 +41,8 @@ pub(super) struct Progress {
     pub(super) acked_round: u64,
     /// Until when, by the leader's clock, the peer helps nobody else to become leader.
     pub(super) promise_end_us: u64,
+    /// Whether its disk takes writes, by its own word.
+    pub(super) can_write: bool,
     /// Whether anything came from the peer since the last look for a quorum (check-quorum, thesis §6.2).
     pub(super) is_active: bool,
     /// Whether anything came from the peer since the last heartbeat.
@@ -79,6 +81,7 @@ impl Progress {
             mode: Mode::Probe { is_waiting: false },
             acked_round: 0,
             promise_end_us: 0,
+            can_write: true,
             // A new leader gives everyone one election timeout to show up.
             is_active: true,
             is_heard: true,

@@ -1,6 +1,6 @@
 //! Handing the leadership over (thesis §3.10): the leader takes no new proposals, waits until one peer has everything, and
 //! asks it to stand for election at once. If nothing comes of it within an election timeout, the leader goes on. A leader whose
-//! disk stalls hands over by itself.
+//! disk takes no writes hands over by itself.
 
 use super::event::Effect;
 use super::message::{Body, Message};
@@ -20,8 +20,8 @@ impl Raft {
     pub(super) fn transfer(&mut self, to: Option<MemberId>) {
         let Role::Leader(leader) = &mut self.role else { return };
         let furthest = || {
-            let heard = leader.peers.iter().filter(|(_, peer)| peer.is_active);
-            heard.max_by_key(|(_, peer)| peer.match_index).map(|(&id, _)| id)
+            let able = leader.peers.iter().filter(|(_, peer)| peer.is_active && peer.can_write);
+            able.max_by_key(|(_, peer)| peer.match_index).map(|(&id, _)| id)
         };
         let to = to.or_else(furthest).filter(|to| leader.peers.contains_key(to));
         leader.transfer = to.map(|to| Transfer { to, is_sent: false, ticks: 0 });
@@ -41,18 +41,18 @@ impl Raft {
         }
     }
 
-    /// A disk that stalls for longer than an election costs the leader its leadership, if a peer has written what it could not,
-    /// and the peers can elect one without its vote, which waits for that disk. A disk that is only as slow as the others' costs
-    /// nothing, nor does a full one: those of the others may soon be, and this leader can still serve reads.
-    pub(super) fn leave_stalled_disk(&mut self) {
+    /// A disk that takes nothing for longer than an election, stalled or full, costs the leader its leadership: if a peer has
+    /// written what it could not, and the peers that can write are a majority without it, as its own vote waits for that disk.
+    /// A disk that is only as slow or as full as the others' costs nothing: this leader can still serve reads.
+    pub(super) fn leave_bad_disk(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let (durable_index, stalled_index) =
             (self.log.durable_index(), self.persists.stalled_index);
-        let active = || leader.peers.values().filter(|peer| peer.is_active);
+        let able = || leader.peers.values().filter(|peer| peer.is_active && peer.can_write);
         let has_written =
             |peer: &Progress| peer.match_index > durable_index && peer.match_index >= stalled_index;
-        let is_due = self.is_disk_stalled() && !self.is_disk_full && leader.transfer.is_none();
-        if is_due && active().count() >= self.config.quorum() && active().any(has_written) {
+        let is_due = self.is_disk_stalled() && leader.transfer.is_none();
+        if is_due && able().count() >= self.config.quorum() && able().any(has_written) {
             self.transfer(None);
         }
     }

@@ -92,17 +92,26 @@ impl DataDir {
         path: impl AsRef<Path>,
         identity: Identity,
     ) -> Result<DataDir, StorageError> {
-        let path = path.as_ref().to_path_buf();
-        disk.create_dir_all(&path).map_err(StorageError::io("create", &path))?;
-        let lock = Arc::new(take_lock(&*disk, &path)?);
-        let meta = match read_meta(&*disk, &path)? {
+        DataDir::open_with(disk, path.as_ref(), |disk, path| match read_meta(disk, path)? {
             Some(meta) => {
                 // The process that wrote it may have been killed before its name was durable.
-                disk.sync_dir(&path).map_err(StorageError::sync(&path))?;
-                check_member(meta, &path, identity)?
+                disk.sync_dir(path).map_err(StorageError::sync(path))?;
+                check_member(meta, path, identity)
             }
-            None => create(&*disk, &path, identity)?,
-        };
+            None => create(disk, path, identity),
+        })
+    }
+
+    /// Locks the directory, and then has `meta` read, or written.
+    fn open_with(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        meta: impl FnOnce(&dyn Disk, &Path) -> Result<Meta, StorageError>,
+    ) -> Result<DataDir, StorageError> {
+        disk.create_dir_all(path).map_err(StorageError::io("create", path))?;
+        let lock = Arc::new(take_lock(&*disk, path)?);
+        let meta = meta(&*disk, path)?;
+        let path = path.to_path_buf();
         let data_dir =
             DataDir { disk, path, identity: meta.identity, meta: Mutex::new(meta), lock };
         data_dir.finish_discarding(meta)?;
@@ -130,22 +139,19 @@ impl DataDir {
         path: impl AsRef<Path>,
         identity: Identity,
     ) -> Result<DataDir, StorageError> {
-        let path = path.as_ref().to_path_buf();
-        disk.create_dir_all(&path).map_err(StorageError::io("create", &path))?;
-        let lock = Arc::new(take_lock(&*disk, &path)?);
-        let identity = match read_meta(&*disk, &path) {
-            Ok(Some(meta)) => check_member(meta, &path, identity)?.identity,
-            Ok(None) | Err(StorageError::MetaDamaged { .. }) => identity,
-            Err(error) => return Err(error),
-        };
-        let wal = wal_dir(&path);
-        disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
-        let meta = Meta { identity, log_started: false, standing: Standing::Rebuilding };
-        // First: from here on, a crash leaves a member that knows that it has lost its data.
-        write_meta(&*disk, &path, meta)?;
-        let data_dir = DataDir { disk, path, identity, meta: Mutex::new(meta), lock };
-        data_dir.finish_discarding(meta)?;
-        Ok(data_dir)
+        DataDir::open_with(disk, path.as_ref(), |disk, path| {
+            let identity = match read_meta(disk, path) {
+                Ok(Some(meta)) => check_member(meta, path, identity)?.identity,
+                Ok(None) | Err(StorageError::MetaDamaged { .. }) => identity,
+                Err(error) => return Err(error),
+            };
+            let wal = wal_dir(path);
+            disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
+            let meta = Meta { identity, log_started: false, standing: Standing::Rebuilding };
+            // First: from here on, a crash leaves a member that knows that it has lost its data.
+            write_meta(disk, path, meta)?;
+            Ok(meta)
+        })
     }
 
     /// Removes what is left of data that was given up.

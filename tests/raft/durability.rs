@@ -228,16 +228,59 @@ fn a_leader_whose_disk_stalls_hands_over() {
     assert!(node.raft.status().is_disk_stalled);
 }
 
-/// Where all disks stall, as on one machine, another leader would be no better; and for a full disk neither.
+/// Where all disks stall, as on one machine, another leader would be no better.
 #[test]
-fn a_leader_stays_when_no_other_disk_goes_on_or_its_own_is_full() {
+fn a_leader_stays_when_no_other_disk_goes_on() {
     let mut node = stalled(|_| {});
     assert!(!told_to_stand(&tick_stalled(&mut node, 200)));
+}
+
+/// A full disk is as bad as one that stalls. Where the others' are full, too, or soon will be, this leader stays: it can serve
+/// reads, and a new one could not before it has written.
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_while_a_majority_of_others_can_write() {
     let mut node = stalled(|_| {});
     node.step([Event::Message(matched(2, 1, 2)), Event::DiskFull(true)]);
-    assert!(!told_to_stand(&tick_stalled(&mut node, 200)));
-    node.step([Event::DiskFull(false)]);
-    assert!(told_to_stand(&tick_stalled(&mut node, 1)));
+    assert!(told_to_stand(&tick_stalled(&mut node, 61)));
+    let mut node = stalled(|_| {});
+    node.step([Event::Message(matched(2, 1, 2)), Event::DiskFull(true)]);
+    for _ in 0..200 {
+        let effects = node.step([Event::Tick]);
+        assert!(!told_to_stand(&effects));
+        for round in rounds(&sent(&effects)) {
+            node.step(
+                [heartbeat_reply(2, 1, round), unable_reply(3, 1, round)].map(Event::Message),
+            );
+        }
+    }
+    assert_eq!(node.role(), RoleName::Leader);
+}
+
+/// Whoever cannot write says so, and nobody hands over to it.
+#[test]
+fn a_member_that_cannot_write_says_so_and_is_not_chosen() {
+    let mut follower = Node::new(3);
+    let cannot_write = |node: &mut Node| match node.answer(heartbeat(2, 1, 0, 1)).body {
+        Body::HeartbeatReply(reply) => reply.cannot_write,
+        body => panic!("{body:?}"),
+    };
+    assert!(!cannot_write(&mut follower));
+    follower.run([Event::DiskFull(true)]);
+    assert!(cannot_write(&mut follower));
+    follower.run([Event::DiskFull(false)]);
+    assert!(!cannot_write(&mut follower));
+    let mut leader = Node::new(3);
+    leader.lead();
+    leader.receive(matched(2, 1, 1));
+    leader.receive(matched(3, 1, 1));
+    let round = rounds(&sent(&leader.tick(5)))[0];
+    leader.receive(unable_reply(2, 1, round));
+    let told: Vec<u64> = sent(&leader.run([Event::Transfer { to: None }]))
+        .into_iter()
+        .filter(|message| message.body == Body::TimeoutNow)
+        .map(|message| message.to.0)
+        .collect();
+    assert_eq!(told, [3]);
 }
 
 /// The others must be able to elect one of them: its own vote waits for its disk.

@@ -123,7 +123,7 @@ fn a_leader_answers_followers_under_its_lease() {
 fn bound() -> Node {
     let mut node = Node::with(3, lease);
     let reply = node.answer(heartbeat(2, 1, 0, 1));
-    let promise = HeartbeatReply { round: 1, promised_us: PROMISED_US };
+    let promise = HeartbeatReply { round: 1, promised_us: PROMISED_US, cannot_write: false };
     assert_eq!(reply.body, Body::HeartbeatReply(promise));
     node
 }
@@ -176,7 +176,8 @@ fn a_promise_holds_over_a_restart() {
 fn who_knows_no_leases_promises_nothing() {
     let mut node = Node::new(3);
     let reply = node.answer(heartbeat(2, 1, 0, 1));
-    assert_eq!(reply.body, Body::HeartbeatReply(HeartbeatReply { round: 1, promised_us: 0 }));
+    let nothing = HeartbeatReply { round: 1, promised_us: 0, cannot_write: false };
+    assert_eq!(reply.body, Body::HeartbeatReply(nothing));
     node.run([Event::Disconnected(MemberId(2))]);
     assert!(is_vote_granted(&node.answer(vote(3, 2, (9, 1)))));
 }

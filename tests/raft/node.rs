@@ -293,7 +293,17 @@ pub(crate) fn heartbeat_reply(from: u64, term: u64, round: u64) -> Message {
 
 /// An answer that promises to elect nobody else for so long.
 pub(crate) fn promising_reply(from: u64, term: u64, round: u64, promised_us: u64) -> Message {
-    message(from, term, Body::HeartbeatReply(HeartbeatReply { round, promised_us }))
+    message(
+        from,
+        term,
+        Body::HeartbeatReply(HeartbeatReply { round, promised_us, cannot_write: false }),
+    )
+}
+
+/// An answer of a peer whose disk takes no writes.
+pub(crate) fn unable_reply(from: u64, term: u64, round: u64) -> Message {
+    let reply = HeartbeatReply { round, promised_us: 0, cannot_write: true };
+    message(from, term, Body::HeartbeatReply(reply))
 }
 
 pub(crate) fn read_index(from: u64, term: u64, batch: u64) -> Message {

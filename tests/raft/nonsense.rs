@@ -133,8 +133,8 @@ fn body() -> impl Strategy<Value = Body> {
             Body::Heartbeat(Heartbeat { leader_commit: Index(commit), round })
         }),
         (number(), number()).prop_map(|last| Body::InstallSnapshot(end(last))),
-        (number(), number()).prop_map(|(round, promised_us)| {
-            Body::HeartbeatReply(HeartbeatReply { round, promised_us })
+        (number(), number(), any::<bool>()).prop_map(|(round, promised_us, cannot_write)| {
+            Body::HeartbeatReply(HeartbeatReply { round, promised_us, cannot_write })
         }),
         number().prop_map(|batch| Body::ReadIndex(ReadIndex { batch })),
         (number(), proptest::option::of(place())).prop_map(|(batch, committed)| {

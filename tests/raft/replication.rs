@@ -146,7 +146,10 @@ fn a_heartbeat_commits_what_the_follower_holds() {
     assert_eq!(follower.commit(), 2);
     // A leader can only mean more if this disk has lost what it held: the answer says that the member lives, no more.
     let reply = follower.answer(heartbeat(2, 1, 3, 1));
-    assert_eq!(reply.body, Body::HeartbeatReply(HeartbeatReply { round: 1, promised_us: 0 }));
+    assert_eq!(
+        reply.body,
+        Body::HeartbeatReply(HeartbeatReply { round: 1, promised_us: 0, cannot_write: false })
+    );
     assert_eq!((follower.commit(), follower.nonsense()), (2, 0));
 }
 

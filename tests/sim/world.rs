@@ -240,7 +240,7 @@ impl World {
         self.trace.line(self.now_us, || format!("{id} {}", words()));
     }
 
-    /// Each member has a clock of its own speed. (One that reads the time, too, would be told it here.)
+    /// Each member has a clock of its own speed.
     fn tick(&mut self, who: Who) {
         if !self.is_alive(who) {
             return;

@@ -39,6 +39,9 @@ use proto::{
 /// What `disk` says of a disk that does its work.
 pub const DISK_OK: &str = "ok";
 
+/// `StatusReply.Durability`: there is no other mode.
+const DURABILITY: &str = "fdatasync on a majority of the members before a write is acknowledged";
+
 /// How long a member that stops tries to hand its leadership over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the other members may take to answer before one is rebuilt.
@@ -229,8 +232,9 @@ impl Member {
         let node_config = NodeConfig { id, members: peers, timing, snapshot_log_bytes, read_mode };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
+        let admin = Admin { node: handle.clone(), members: members.len(), read_mode };
         let kv = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members)));
-        let admin = AdminRpcService::new(Arc::new(Admin { node: handle.clone() }));
+        let admin = AdminRpcService::new(Arc::new(admin));
         let server = Server::builder()
             .service(Gated::new(kv, &handle))
             .reserved_service(Gated::new(node.service(), &handle))
@@ -438,6 +442,8 @@ impl<S: Service> Service for Gated<S> {
 
 struct Admin {
     node: NodeHandle<Store>,
+    members: usize,
+    read_mode: ReadMode,
 }
 
 impl AdminRpc for Admin {
@@ -460,6 +466,9 @@ impl AdminRpc for Admin {
             different_members: self.node.different_members().iter().map(|id| id.0).collect(),
             is_joining: status.is_joining,
             disk: disk(&self.node).to_owned(),
+            members: self.members as u32,
+            durability: DURABILITY.to_owned(),
+            read_mode: self.read_mode.as_str().to_owned(),
         });
     }
 

@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Snapshot,
     /// Wait until the cluster serves reads and writes; exit status 3 if it does not in time
     WaitReady,
+    /// Measure how fast the cluster is. Writes keys that begin with "bench-"
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -121,6 +123,72 @@ pub(crate) struct ServerArgs {
 pub(crate) enum ReadModeArg {
     ReadIndex,
     Lease,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// What the clients do
+    #[arg(value_enum)]
+    pub(crate) operation: BenchOperation,
+    /// Clients, each with one operation under way at a time
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) clients: usize,
+    /// Connections that they share; default: one each
+    #[arg(long, value_name = "N")]
+    pub(crate) conns: Option<usize>,
+    /// How long it is measured
+    #[arg(long, value_name = "S", default_value_t = 10.0, conflicts_with = "count")]
+    pub(crate) seconds: f64,
+    /// How many operations are measured
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Bytes of each value
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub(crate) value_size: usize,
+    /// How many keys there are; each operation takes one of them at random
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) keys: u64,
+    /// Begin so many operations a second, whether or not earlier ones have ended (open loop)
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<f64>,
+    /// Of a mixed load: which part of the operations reads
+    #[arg(long, value_name = "0..1", default_value_t = 0.5)]
+    pub(crate) read_ratio: f64,
+    /// How long it runs before it is measured
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) warm_up: Duration,
+    /// Read keys as they are, without writing each of them first
+    #[arg(long)]
+    pub(crate) no_fill: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl BenchArgs {
+    /// Of a mixed load only.
+    pub(crate) fn read_ratio(&self) -> Option<f64> {
+        (self.operation == BenchOperation::Mixed).then_some(self.read_ratio)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchOperation {
+    Put,
+    Get,
+    Append,
+    Mixed,
+}
+
+impl BenchOperation {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            BenchOperation::Put => "put",
+            BenchOperation::Get => "get",
+            BenchOperation::Append => "append",
+            BenchOperation::Mixed => "mixed",
+        }
+    }
 }
 
 /// `500ms`, `2s`, `1.5s`, `1m`, `1h`: a number and its unit.

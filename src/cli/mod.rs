@@ -12,6 +12,7 @@
 
 mod admin;
 mod args;
+mod bench;
 mod kv;
 mod server;
 mod status;
@@ -65,6 +66,7 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),
         Command::WaitReady => kv::wait_ready(common),
+        Command::Bench(args) => bench::run(common, args),
     }
 }
 

@@ -261,6 +261,7 @@ mod tests {
             different_members: Vec::new(),
             is_joining: false,
             disk: DISK_OK.to_owned(),
+            ..Default::default()
         })
     }
 

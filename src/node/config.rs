@@ -34,6 +34,16 @@ pub enum ReadMode {
     Lease,
 }
 
+impl ReadMode {
+    /// The word that the command line uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReadMode::ReadIndex => "read-index",
+            ReadMode::Lease => "lease",
+        }
+    }
+}
+
 impl NodeConfig {
     /// The default of [`snapshot_log_bytes`](NodeConfig::snapshot_log_bytes).
     pub const SNAPSHOT_LOG_BYTES: u64 = 64 << 20;

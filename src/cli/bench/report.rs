@@ -1,0 +1,133 @@
+//! What a run came to, for people and for scripts.
+
+use serde::Serialize;
+
+use super::super::args::BenchArgs;
+use super::load::Measured;
+
+/// The cluster that was measured, in its leader's words.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) members: usize,
+    pub(super) durability: String,
+    pub(super) read_mode: String,
+}
+
+/// What `--json` prints. Scripts depend on the names.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    operation: &'static str,
+    clients: usize,
+    connections: usize,
+    value_size: usize,
+    keys: u64,
+    /// Of operations a second; null: a closed loop.
+    rate: Option<f64>,
+    /// Of a mixed load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_ratio: Option<f64>,
+    seconds: f64,
+    /// That succeeded.
+    operations: u64,
+    ops_per_second: f64,
+    latency_us: Latency,
+    errors: ErrorCounts,
+    durability: String,
+    read_mode: String,
+    members: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Latency {
+    min: u64,
+    mean: f64,
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorCounts {
+    not_applied: u64,
+    unknown: u64,
+    rejected: u64,
+}
+
+impl Report {
+    pub(super) fn new(
+        args: &BenchArgs,
+        connections: usize,
+        measured: &Measured,
+        cluster: Cluster,
+    ) -> Report {
+        let Measured { latencies, elapsed, errors, .. } = measured;
+        let at = |quantile| latencies.value_at_quantile(quantile);
+        let (operations, seconds) = (latencies.len(), elapsed.as_secs_f64());
+        Report {
+            operation: args.operation.as_str(),
+            clients: args.clients,
+            connections,
+            value_size: args.value_size,
+            keys: args.keys,
+            rate: args.rate,
+            read_ratio: args.read_ratio(),
+            seconds,
+            operations,
+            ops_per_second: operations as f64 / seconds,
+            latency_us: Latency {
+                min: latencies.min(),
+                mean: latencies.mean(),
+                p50: at(0.5),
+                p90: at(0.9),
+                p99: at(0.99),
+                p999: at(0.999),
+                max: latencies.max(),
+            },
+            errors: ErrorCounts {
+                not_applied: errors.not_applied,
+                unknown: errors.unknown,
+                rejected: errors.rejected,
+            },
+            durability: cluster.durability,
+            read_mode: cluster.read_mode,
+            members: cluster.members,
+        }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        let json = serde_json::to_string(self).expect("numbers and text have a form in JSON");
+        format!("{json}\n")
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let Report { operation, clients, connections, value_size, keys, seconds, .. } = self;
+        let Latency { min, mean, p50, p90, p99, p999, max } = self.latency_us;
+        let ms = |us: u64| us as f64 / 1000.0;
+        let loop_kind = match self.rate {
+            Some(rate) => format!("open loop at {rate} operations a second"),
+            None => "closed loop".to_owned(),
+        };
+        let ErrorCounts { not_applied, unknown, rejected } = self.errors;
+        format!(
+            "{operation}: {clients} clients over {connections} connections, {loop_kind}, values of {value_size} bytes, {keys} keys\n\
+             cluster: {} members; durability: {}; reads: {}\n\
+             {} operations in {seconds:.2} s: {:.0} a second\n\
+             latency in ms: min {:.3}, mean {:.3}, p50 {:.3}, p90 {:.3}, p99 {:.3}, p99.9 {:.3}, max {:.3}\n\
+             errors: {not_applied} not applied, {unknown} of unknown outcome, {rejected} rejected\n",
+            self.members,
+            self.durability,
+            self.read_mode,
+            self.operations,
+            self.ops_per_second,
+            ms(min),
+            mean / 1000.0,
+            ms(p50),
+            ms(p90),
+            ms(p99),
+            ms(p999),
+            ms(max),
+        )
+    }
+}

@@ -38,7 +38,15 @@ impl Generator {
                 "    fn {name}(&self, args: {input_type}, done: {rpc}::Done<{output_type}>);\n"
             ));
         }
-        out.push_str("}\n");
+        out.push_str(
+            r#"    /// All calls of `method` that had arrived one behind the other have been made, on this thread: for methods that do for
+    /// many at once what they would otherwise do for each.
+    fn flush(&self, method: &str) {
+        let _ = method;
+    }
+}
+"#,
+        );
     }
 
     fn write_service(&self, service: &Service, out: &mut String) {
@@ -72,6 +80,12 @@ impl<T: {name}> {rpc}::Service for {name}Service<T> {{
     fn call(&self, method: usize, args: ::bytes::Bytes, call: {rpc}::Call) {{
         match method {{
 {arms}            _ => call.fail({rpc}::Status::new({rpc}::StatusCode::UnknownMethod, "no such method")),
+        }}
+    }}
+
+    fn flush(&self, method: usize) {{
+        if let Some(method) = {rpc}::Service::methods(self).get(method) {{
+            self.0.flush(method);
         }}
     }}
 }}

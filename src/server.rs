@@ -438,6 +438,10 @@ impl<S: Service> Service for Gated<S> {
         self.gate.pass();
         self.service.call(method, args, call);
     }
+
+    fn flush(&self, method: usize) {
+        self.service.flush(method);
+    }
 }
 
 struct Admin {

@@ -1,6 +1,6 @@
 //! What clients call: `kvServerRpc` in front of a node that replicates a [`Store`].
 //!
-//! A method never waits: it hands the call's [`Done`] to the node and returns, so one connection carries many calls. Each
+//! A method never waits for consensus: it hands the call's [`Done`] to the node and returns, so one connection carries many calls. Each
 //! call is answered once:
 //!
 //! | what became of it | our own clients | existing clients |
@@ -46,6 +46,11 @@ impl KvService {
 }
 
 impl KvServerRpc for KvService {
+    /// Requests that have arrived together go to the core together.
+    fn flush(&self, _method: &str) {
+        self.node.attend();
+    }
+
     fn put_append(&self, args: PutAppendArgs, done: Done<PutAppendReply>) {
         let op = match &args.op[..] {
             words::PUT => Op::Put,
@@ -64,7 +69,7 @@ impl KvServerRpc for KvService {
             return done.run(put_reply(words::ERR_TOO_LARGE));
         }
         let (deadline, members) = (deadline(&done), self.members.clone());
-        self.node.propose(command.encode(), deadline, move |result| {
+        self.node.propose_soon(command.encode(), deadline, move |result| {
             let reply = match result {
                 Ok(outcome) => outcome_reply(outcome),
                 Err(error) if is_busy(&error, &done) => return done.fail(busy(&error)),
@@ -88,7 +93,7 @@ impl KvServerRpc for KvService {
         }
         let (deadline, members) = (deadline(&done), self.members.clone());
         let leader = self.leader_elsewhere().filter(|_| !done.is_documented());
-        self.node.read(Query::Get { key: args.key }, deadline, move |result| match result {
+        self.node.read_soon(Query::Get { key: args.key }, deadline, move |result| match result {
             Ok(answer) => done.run(GetReply { leader, ..answer_reply(answer) }),
             Err(error) => refuse_get(&error, &members, done),
         });

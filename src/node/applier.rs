@@ -1,7 +1,7 @@
-//! The far end of the apply channel: the thread that owns the state machine.
+//! The far end of the apply channel: the stage of the state machine.
 //!
 //! Tasks come in the order of the core's effects, and that order carries meaning: a read stands behind the entries that
-//! it must see; a proposal is expected before its entry can arrive. The channel needs no bound of its own: the core hands
+//! it must see; a proposal is expected before its entry can arrive. The queue needs no bound of its own: the core hands
 //! out only so many bytes of entries, and so many proposals and reads, at a time.
 
 use std::collections::VecDeque;
@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 
 use super::StateMachine;
 use super::request::{RequestError, Stale, Waiting};
 use super::shared::{NodeFailure, Shared};
 use super::snapshotter;
+use super::stage::{Queue, Worker};
 use crate::clock;
 use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
+use crate::rpc::Cork;
 use crate::storage::{Snapshot, StorageError};
 
 pub(super) enum Task<S: StateMachine> {
@@ -40,6 +42,47 @@ pub(super) enum Task<S: StateMachine> {
     Sweep,
 }
 
+/// What waits for the state machine, in order.
+pub(super) struct Tasks<S: StateMachine> {
+    tasks: Vec<Task<S>>,
+    /// Tasks that are worth a turn; what is only expected waits for its entries.
+    due: usize,
+    /// Of these, tasks that may take long.
+    slow: usize,
+}
+
+impl<S: StateMachine> Default for Tasks<S> {
+    fn default() -> Tasks<S> {
+        Tasks { tasks: Vec::new(), due: 0, slow: 0 }
+    }
+}
+
+impl<S: StateMachine> Tasks<S> {
+    pub(super) fn push(&mut self, task: Task<S>) {
+        let is_slow = matches!(task, Task::Apply(_) | Task::TakeSnapshot | Task::Install(_));
+        self.due += usize::from(!matches!(task, Task::Expect(_)));
+        self.slow += usize::from(is_slow);
+        self.tasks.push(task);
+    }
+
+    /// Whether a thread that must be back soon may do them.
+    pub(super) fn are_quick(&self) -> bool {
+        self.slow == 0
+    }
+}
+
+impl<S: StateMachine> Queue for Tasks<S> {
+    type Batch = Vec<Task<S>>;
+
+    fn take(&mut self) -> Option<Vec<Task<S>>> {
+        self.has_work().then(|| std::mem::take(self).tasks)
+    }
+
+    fn has_work(&self) -> bool {
+        self.due > 0
+    }
+}
+
 /// What becomes of a proposal that stands in the log when this member is found to have gone astray.
 const DIVERGED_AND_MAY_APPLY: RequestError = RequestError::Diverged { may_apply: true };
 
@@ -60,8 +103,27 @@ pub(super) struct Applier<S: StateMachine> {
     snapshotted: Option<SnapshotMeta>,
     to_snapshot: Sender<snapshotter::Task<S::View>>,
     shared: Arc<Shared>,
+    fail: Box<dyn Fn(NodeFailure) + Send>,
+    /// The state is not to be used any more.
+    has_failed: bool,
     /// Of the entries of one task.
     digests: Vec<u64>,
+}
+
+impl<S: StateMachine> Worker for Applier<S> {
+    type Queue = Tasks<S>;
+
+    fn turn(&mut self, tasks: Vec<Task<S>>) {
+        self.shared.gate.pass();
+        // Answers of one turn that go over one connection leave together.
+        let _cork = Cork::new();
+        tasks.into_iter().for_each(|task| self.carry_out(task));
+    }
+
+    fn panicked(&self) {
+        let id = self.shared.status.lock().id;
+        (self.fail)(NodeFailure::Panicked(format!("apply-{id}")));
+    }
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -71,6 +133,7 @@ impl<S: StateMachine> Applier<S> {
         snapshot: Option<SnapshotMeta>,
         to_snapshot: Sender<snapshotter::Task<S::View>>,
         shared: Arc<Shared>,
+        fail: impl Fn(NodeFailure) + Send + 'static,
     ) -> Applier<S> {
         let expected = VecDeque::new();
         let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
@@ -83,34 +146,38 @@ impl<S: StateMachine> Applier<S> {
             snapshotted: snapshot,
             to_snapshot,
             shared,
+            fail: Box::new(fail),
+            has_failed: false,
             digests: Vec::new(),
         }
     }
 
-    /// Until the raft thread has gone.
-    pub(super) fn run(mut self, tasks: Receiver<Task<S>>, fail: impl Fn(NodeFailure)) {
-        for task in tasks {
-            self.shared.gate.pass();
-            match task {
-                Task::Expect(proposals) => self.expected.extend(proposals),
-                Task::Apply(entries) => self.apply_all(&entries),
-                Task::Read(reads) => self.serve(reads),
-                Task::ReadStale { query, age_max, waiting } => {
-                    waiting.end(self.answer_stale(query, age_max));
-                }
-                Task::FreshAsOf(moment) => self.fresh_as_of = self.fresh_as_of.max(Some(moment)),
-                Task::LeadershipLost(leader) => {
-                    self.fail_all(RequestError::LeadershipLost { leader })
-                }
-                Task::Sweep => self.sweep(),
-                Task::TakeSnapshot => self.take_snapshot(),
-                Task::Install(snapshot) => {
-                    if let Err(failure) = self.install(&snapshot) {
-                        return fail(failure);
-                    }
+    fn carry_out(&mut self, task: Task<S>) {
+        match task {
+            // Dropped, requests end: they may have been applied.
+            _ if self.has_failed => {}
+            Task::Expect(proposals) => self.expected.extend(proposals),
+            Task::Apply(entries) => self.apply_all(&entries),
+            Task::Read(reads) => self.serve(reads),
+            Task::ReadStale { query, age_max, waiting } => {
+                waiting.end(self.answer_stale(query, age_max));
+            }
+            Task::FreshAsOf(moment) => self.fresh_as_of = self.fresh_as_of.max(Some(moment)),
+            Task::LeadershipLost(leader) => self.fail_all(RequestError::LeadershipLost { leader }),
+            Task::Sweep => self.sweep(),
+            Task::TakeSnapshot => self.take_snapshot(),
+            Task::Install(snapshot) => {
+                if let Err(error) = self.install(&snapshot) {
+                    self.has_failed = true;
+                    (self.fail)(NodeFailure::Storage(error));
                 }
             }
         }
+    }
+
+    /// Does what is left, and ends what then still waits.
+    pub(super) fn end(mut self, left: Tasks<S>) {
+        left.tasks.into_iter().for_each(|task| self.carry_out(task));
         self.fail_all(RequestError::Stopped { may_apply: true });
     }
 
@@ -166,7 +233,7 @@ impl<S: StateMachine> Applier<S> {
         }
     }
 
-    fn install(&mut self, snapshot: &Snapshot) -> Result<(), NodeFailure> {
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let (meta, path) = (snapshot.meta(), snapshot.path());
         load(&mut self.state_machine, snapshot)?;
         log::info!("the state is that of {} now", path.display());

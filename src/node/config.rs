@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::members::Members;
 use crate::raft::{Config, MemberId};
 
+/// Messages with entries on their way to a peer beyond which small ones gather: while a follower writes one batch the next one
+/// forms, as at the leader's own disk. More of them wake the followers more often, for fewer entries each time.
+const APPEND_GATHER_FROM: usize = 1;
+
 /// Configuration of one node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -125,6 +129,7 @@ impl NodeConfig {
             // The mode may have been another in an earlier life.
             may_have_promised: true,
             tick_us: u64::try_from(self.timing.tick.as_micros()).unwrap_or(u64::MAX),
+            append_gather_from: APPEND_GATHER_FROM,
             seed: fastrand::u64(..),
             ..Config::new(self.id, self.members.iter().map(|(id, _)| id))
         }

@@ -1,25 +1,26 @@
-//! The raft thread: takes all that has arrived, steps the core once, and carries out the effects in their order.
+//! The stage of the core: takes all that has arrived, steps the core once, and carries out the effects in their order.
 //!
-//! It never waits for a disk, a socket, a peer or the state machine, so heartbeats leave on time whatever these do.
+//! A turn never waits for a disk, a socket, a peer or the state machine, so heartbeats leave on time whatever these do.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use super::StateMachine;
 use super::applier::{Expected, Task};
-use super::inbox::{Arrivals, Inbox, Input};
-use super::persister::{Write, WriteSender};
+use super::inbox::{Arrivals, Input, Waiters};
+use super::persister::Write;
+use super::pipeline::Pipeline;
 use super::post::Post;
 use super::request::{RequestError, Waiting};
-use super::shared::Shared;
+use super::shared::{NodeFailure, Shared};
+use super::stage::Worker;
 use crate::clock;
 use crate::raft::{
     Effect, Event, Index, MemberId, Raft, Rejection, RequestId, RoleChange, RoleName, Status, Term,
 };
+use crate::rpc::Cork;
 use crate::storage::Snapshot;
 
 /// Ticks between looks for requests whose deadline has passed.
@@ -33,10 +34,8 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver<S: StateMachine> {
     pub(super) raft: Raft,
-    pub(super) inbox: Arc<Inbox<S>>,
+    pub(super) pipeline: Arc<Pipeline<S>>,
     pub(super) post: Arc<Post>,
-    pub(super) persists: WriteSender,
-    pub(super) tasks: Sender<Task<S>>,
     pub(super) shared: Arc<Shared>,
     pub(super) requests: Requests<S>,
     /// Snapshots of a leader's that arrived in this turn.
@@ -74,23 +73,35 @@ impl<S: StateMachine> Default for Requests<S> {
     }
 }
 
-impl<S: StateMachine> Driver<S> {
-    /// Until the inbox is stopped.
-    pub(super) fn run(mut self) {
-        while let Some(arrivals) = self.inbox.take() {
-            self.shared.gate.pass();
-            // Nothing leaves a member that is being killed, not even answers: they would come too late for their sockets.
-            if !self.shared.is_killed() {
-                self.turn(arrivals);
-            }
+impl<S: StateMachine> Worker for Driver<S> {
+    type Queue = Waiters<S>;
+
+    fn turn(&mut self, arrivals: Arrivals<S>) {
+        self.shared.gate.pass();
+        // Nothing leaves a member that is being killed, not even answers: they would come too late for their sockets.
+        if !self.shared.is_killed() {
+            let _cork = Cork::new();
+            self.step(arrivals);
         }
+    }
+
+    fn panicked(&self) {
+        let id = self.raft.status().id;
+        self.shared.fail(NodeFailure::Panicked(format!("raft-{id}")));
+        self.pipeline.stop();
+    }
+}
+
+impl<S: StateMachine> Driver<S> {
+    /// Ends the requests that the core still has.
+    pub(super) fn end(self) {
         let requests = self.requests;
         let stopped = RequestError::Stopped { may_apply: false };
         requests.proposals.into_values().for_each(|waiting| waiting.end(Err(stopped)));
         requests.reads.into_values().for_each(|(_, waiting)| waiting.end(Err(stopped)));
     }
 
-    fn turn(&mut self, Arrivals { inputs, has_ticked }: Arrivals<S>) {
+    fn step(&mut self, Arrivals { inputs, has_ticked }: Arrivals<S>) {
         let now = Instant::now();
         let mut events: Vec<Event> = Vec::with_capacity(inputs.len() + 4);
         // After the reads of this turn have arrived: what a lease says of this moment holds for them.
@@ -142,15 +153,15 @@ impl<S: StateMachine> Driver<S> {
             Input::DiskFull(is_full) => Some(Event::DiskFull(is_full)),
             Input::Joined => Some(Event::Joined),
             Input::ReadStale { query, age_max, waiting } => {
-                drop(self.tasks.send(Task::ReadStale { query, age_max, waiting }));
+                self.pipeline.task(Task::ReadStale { query, age_max, waiting });
                 None
             }
             Input::TakeSnapshot => {
-                drop(self.tasks.send(Task::TakeSnapshot));
+                self.pipeline.task(Task::TakeSnapshot);
                 None
             }
             Input::SnapshotTaken(meta) => {
-                drop(self.persists.send(Write::Release(meta.last_included_index)));
+                self.pipeline.write(Write::Release(meta.last_included_index));
                 Some(Event::SnapshotTaken(meta))
             }
             Input::SnapshotReceived { message, snapshot } => {
@@ -173,18 +184,17 @@ impl<S: StateMachine> Driver<S> {
                     self.role_changed(role);
                 }
                 Effect::Send(message) => self.post.send(message),
-                // These channels close only after this thread has ended, or when the member has failed.
-                Effect::Persist(persist) => drop(self.persists.send(Write::Persist(persist))),
+                Effect::Persist(persist) => self.pipeline.write(Write::Persist(persist)),
                 Effect::SendSnapshot { to, term } => self.post.send_snapshot(to, term),
                 Effect::Install(meta) => {
                     let received = self.received.iter().find(|snapshot| snapshot.meta() == meta);
                     let snapshot =
                         received.expect("the core installs what has just arrived").clone();
-                    drop(self.tasks.send(Task::Install(snapshot)));
+                    self.pipeline.task(Task::Install(snapshot));
                 }
                 Effect::Apply(entries) => {
                     self.expect(&mut proposed);
-                    drop(self.tasks.send(Task::Apply(entries)));
+                    self.pipeline.task(Task::Apply(entries));
                 }
                 Effect::ReadReady(ids) => self.read_ready(ids),
                 Effect::Joined => self.joined(),
@@ -200,19 +210,19 @@ impl<S: StateMachine> Driver<S> {
 
     fn read_ready(&mut self, ids: Vec<RequestId>) {
         if let Some((_, begun)) = self.requests.probe.take_if(|(id, _)| ids.contains(id)) {
-            drop(self.tasks.send(Task::FreshAsOf(begun)));
+            self.pipeline.task(Task::FreshAsOf(begun));
         }
-        drop(self.tasks.send(Task::Read(self.requests.take_reads(ids))));
+        self.pipeline.task(Task::Read(self.requests.take_reads(ids)));
     }
 
     fn joined(&mut self) {
         log::info!("member {} has all its data: it votes from now on", self.raft.status().id);
-        drop(self.persists.send(Write::Joined));
+        self.pipeline.write(Write::Joined);
     }
 
     fn expect(&mut self, proposed: &mut Vec<Expected<S::Outcome>>) {
         if !proposed.is_empty() {
-            drop(self.tasks.send(Task::Expect(std::mem::take(proposed))));
+            self.pipeline.task(Task::Expect(std::mem::take(proposed)));
         }
     }
 
@@ -227,7 +237,7 @@ impl<S: StateMachine> Driver<S> {
         }
         let is_leader = role == RoleName::Leader;
         if std::mem::replace(&mut self.requests.was_leader, is_leader) && !is_leader {
-            drop(self.tasks.send(Task::LeadershipLost(leader)));
+            self.pipeline.task(Task::LeadershipLost(leader));
         }
     }
 
@@ -267,11 +277,11 @@ impl<S: StateMachine> Driver<S> {
             waiting.end(Err(RequestError::TimedOut { may_apply: false }))
         });
         self.post.sweep(now);
-        drop(self.tasks.send(Task::Sweep));
+        self.pipeline.task(Task::Sweep);
         if self.requests.was_leader
             && let Some(to) = self.shared.watch.hand_over(now)
         {
-            self.inbox.transfer(to);
+            self.pipeline.inbox.report(Input::Transfer(to));
         }
     }
 }

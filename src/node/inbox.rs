@@ -1,5 +1,5 @@
-//! Where everything that happens to a member waits for its raft thread, which takes all of it at once: that is what makes
-//! batches, one write and one message for many proposals.
+//! Where everything that happens to a member waits for its core, which takes all of it at once: that is what makes batches,
+//! one write and one message for many proposals.
 //!
 //! Bounds: requests of clients by count and bytes, messages of peers by count; past them the caller is told at once.
 //! What the member's own threads report is bounded by what they have been given to do. Of ticks at most one waits: a
@@ -8,10 +8,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
+use super::StateMachine;
+use super::driver::Driver;
 use super::request::{RequestError, Stale, Waiting};
-use super::{Mailbox, StateMachine};
+use super::stage::{Queue, Stage};
 use crate::raft::{MemberId, Message, PersistId, SnapshotMeta};
 use crate::storage::Snapshot;
 
@@ -52,18 +53,18 @@ pub(super) enum Input<S: StateMachine> {
     },
 }
 
+/// The stage of the core.
 pub(super) struct Inbox<S: StateMachine> {
-    state: Mutex<State<S>>,
-    arrived: Condvar,
+    stage: Stage<Driver<S>>,
 }
 
-struct State<S: StateMachine> {
+/// What waits there.
+pub(super) struct Waiters<S: StateMachine> {
     inputs: Vec<Input<S>>,
     requests: usize,
     request_bytes: usize,
     messages: usize,
     has_ticked: bool,
-    is_stopped: bool,
 }
 
 /// All that had arrived.
@@ -72,23 +73,35 @@ pub(super) struct Arrivals<S: StateMachine> {
     pub(super) has_ticked: bool,
 }
 
-impl<S: StateMachine> Default for State<S> {
-    fn default() -> State<S> {
+impl<S: StateMachine> Default for Waiters<S> {
+    fn default() -> Waiters<S> {
         let inputs = Vec::new();
-        State {
-            inputs,
-            requests: 0,
-            request_bytes: 0,
-            messages: 0,
-            has_ticked: false,
-            is_stopped: false,
-        }
+        Waiters { inputs, requests: 0, request_bytes: 0, messages: 0, has_ticked: false }
+    }
+}
+
+impl<S: StateMachine> Queue for Waiters<S> {
+    type Batch = Arrivals<S>;
+
+    fn take(&mut self) -> Option<Arrivals<S>> {
+        self.has_work().then(|| {
+            let Waiters { inputs, has_ticked, .. } = std::mem::take(self);
+            Arrivals { inputs, has_ticked }
+        })
+    }
+
+    fn has_work(&self) -> bool {
+        !self.inputs.is_empty() || self.has_ticked
     }
 }
 
 impl<S: StateMachine> Inbox<S> {
     pub(super) fn new() -> Inbox<S> {
-        Inbox { state: Mutex::default(), arrived: Condvar::new() }
+        Inbox { stage: Stage::new() }
+    }
+
+    pub(super) fn stage(&self) -> &Stage<Driver<S>> {
+        &self.stage
     }
 
     /// A client's command.
@@ -124,137 +137,81 @@ impl<S: StateMachine> Inbox<S> {
     }
 
     fn push_request(&self, bytes: usize, input: Input<S>) -> Result<(), (RequestError, Input<S>)> {
-        let mut state = self.state.lock();
-        if state.is_stopped {
-            return Err((RequestError::Stopped { may_apply: false }, input));
+        // Taken out again below, unless nobody looks at the queue any more.
+        let mut input = Some(input);
+        let refusal = self.stage.with_queue(|queue| {
+            if queue.requests >= REQUESTS_MAX || queue.request_bytes >= REQUEST_BYTES_MAX {
+                return Some(RequestError::Busy);
+            }
+            queue.requests += 1;
+            queue.request_bytes += bytes;
+            queue.inputs.extend(input.take());
+            None
+        });
+        match (refusal.unwrap_or(Some(RequestError::Stopped { may_apply: false })), input) {
+            (Some(refusal), Some(input)) => Err((refusal, input)),
+            _ => Ok(()),
         }
-        if state.requests >= REQUESTS_MAX || state.request_bytes >= REQUEST_BYTES_MAX {
-            return Err((RequestError::Busy, input));
-        }
-        state.requests += 1;
-        state.request_bytes += bytes;
-        self.push(&mut state, input);
-        Ok(())
     }
 
-    /// A write has reached the disk.
-    pub(super) fn persisted(&self, id: PersistId) {
-        self.push(&mut self.state.lock(), Input::Persisted(id));
-    }
-
-    /// An operator wants another leader.
-    pub(super) fn transfer(&self, to: Option<MemberId>) {
-        self.push(&mut self.state.lock(), Input::Transfer(to));
-    }
-
-    /// What is to be written waits for space, or no longer does.
-    pub(super) fn disk_full(&self, is_full: bool) {
-        self.push(&mut self.state.lock(), Input::DiskFull(is_full));
-    }
-
-    /// That this member has its data is recorded.
-    pub(super) fn joined(&self) {
-        self.push(&mut self.state.lock(), Input::Joined);
-    }
-
-    /// A snapshot is wanted.
-    pub(super) fn take_snapshot(&self) {
-        self.push(&mut self.state.lock(), Input::TakeSnapshot);
-    }
-
-    /// A snapshot of this member's own is on the disk.
-    pub(super) fn snapshot_taken(&self, meta: SnapshotMeta) {
-        self.push(&mut self.state.lock(), Input::SnapshotTaken(meta));
+    /// What the member's own threads report, and what operators want.
+    pub(super) fn report(&self, input: Input<S>) {
+        self.stage.with_queue(|queue| queue.inputs.push(input));
     }
 
     /// A snapshot of the leader's is on the disk. False if the node is stopping.
     pub(super) fn snapshot_received(&self, message: Message, snapshot: Snapshot) -> bool {
-        let mut state = self.state.lock();
-        let is_running = !state.is_stopped;
-        if is_running {
-            self.push(
-                &mut state,
-                Input::SnapshotReceived { message, snapshot: Box::new(snapshot) },
-            );
-        }
-        is_running
+        let input = Input::SnapshotReceived { message, snapshot: Box::new(snapshot) };
+        self.stage.with_queue(|queue| queue.inputs.push(input)).is_some()
+    }
+
+    /// A message of a peer's. False if there is no place for it.
+    pub(super) fn message(&self, message: Message) -> bool {
+        let is_taken = self.stage.with_queue(|queue| {
+            let has_place = queue.messages < MESSAGES_MAX;
+            if has_place {
+                queue.messages += 1;
+                queue.inputs.push(Input::Message(message));
+            }
+            has_place
+        });
+        is_taken == Some(true)
+    }
+
+    /// The connection to a peer has closed, or a call to it failed.
+    pub(super) fn disconnected(&self, peer: MemberId) {
+        self.stage.with_queue(|queue| {
+            // Many calls fail with one connection: once is enough.
+            if !matches!(queue.inputs.last(), Some(Input::Disconnected(last)) if *last == peer) {
+                queue.inputs.push(Input::Disconnected(peer));
+            }
+        });
     }
 
     /// A tick has passed.
     pub(super) fn tick(&self) {
-        let mut state = self.state.lock();
-        self.wake(&state);
-        state.has_ticked = true;
+        self.stage.with_queue(|queue| queue.has_ticked = true);
     }
 
-    /// Ends the raft thread, and refuses everything from now on.
+    /// Ends the core's stage, and refuses everything from now on.
     pub(super) fn stop(&self) {
-        let left = {
-            let mut state = self.state.lock();
-            state.is_stopped = true;
-            std::mem::take(&mut state.inputs)
-        };
-        self.arrived.notify_all();
-        // Nobody takes these any more: none of them has come to the core.
+        let left = self.stage.with_queue(std::mem::take);
+        self.stage.stop();
+        left.into_iter().for_each(Waiters::refuse);
+    }
+}
+
+impl<S: StateMachine> Waiters<S> {
+    /// Nobody takes these any more: none of them has come to the core.
+    pub(super) fn refuse(self) {
         let stopped = RequestError::Stopped { may_apply: false };
-        for input in left {
+        for input in self.inputs {
             match input {
                 Input::Propose { waiting, .. } => waiting.end(Err(stopped)),
                 Input::Read { waiting, .. } => waiting.end(Err(stopped)),
                 Input::ReadStale { waiting, .. } => waiting.end(Err(stopped)),
                 _ => {}
             }
-        }
-    }
-
-    /// Waits until something has arrived and takes it all. `None` once stopped.
-    pub(super) fn take(&self) -> Option<Arrivals<S>> {
-        let mut state = self.state.lock();
-        while state.is_idle() && !state.is_stopped {
-            self.arrived.wait(&mut state);
-        }
-        if state.is_stopped {
-            return None;
-        }
-        let State { inputs, has_ticked, .. } = std::mem::take(&mut *state);
-        Some(Arrivals { inputs, has_ticked })
-    }
-
-    fn push(&self, state: &mut State<S>, input: Input<S>) {
-        self.wake(state);
-        state.inputs.push(input);
-    }
-
-    /// The raft thread sleeps only when there is nothing.
-    fn wake(&self, before: &State<S>) {
-        if before.is_idle() {
-            self.arrived.notify_one();
-        }
-    }
-}
-
-impl<S: StateMachine> State<S> {
-    fn is_idle(&self) -> bool {
-        self.inputs.is_empty() && !self.has_ticked
-    }
-}
-
-impl<S: StateMachine> Mailbox for Inbox<S> {
-    fn message(&self, message: Message) -> bool {
-        let mut state = self.state.lock();
-        if state.is_stopped || state.messages >= MESSAGES_MAX {
-            return false;
-        }
-        state.messages += 1;
-        self.push(&mut state, Input::Message(message));
-        true
-    }
-
-    fn disconnected(&self, peer: MemberId) {
-        let mut state = self.state.lock();
-        // Many calls fail with one connection: once is enough.
-        if !matches!(state.inputs.last(), Some(Input::Disconnected(last)) if *last == peer) {
-            self.push(&mut state, Input::Disconnected(peer));
         }
     }
 }

@@ -1,31 +1,36 @@
 //! The shell that drives one Raft core: threads, queues, disk and network around a pure function.
 //!
 //! ```text
-//!   clients ──propose, read──┐                      ┌─> peer-N-M (one a peer) ──calls──> other members
-//!   peers' calls ────────────┤                      │                            answers ──> inbox
-//!   tick-N ──────────────────┼─> inbox ─> raft-N ───┼─> wal-N: one write, one fdatasync ──> persisted ──> inbox
-//!   connections that close ──┘          (the core)  │                                  └──> replies, vote requests
-//!                                                   └─> apply-N: the state machine ──> clients' callbacks
+//!   clients ──propose, read──┐                      ┌─> peers ──calls──> other members ──answers──> inbox
+//!   peers' calls ────────────┤                      │
+//!   ticks ───────────────────┼─> inbox ─> core ─────┼─> log: one write, one fdatasync ──> persisted ──> inbox
+//!   connections that close ──┘                      │                                └──> replies, vote requests
+//!                                                   └─> applier: the state machine ──> clients' callbacks
 //! ```
+//! Core, log and applier are stages (`stage`): a queue and a worker. What a thread brings, it sees through itself as far as it may
+//! (`pipeline`), so that work need not be handed from thread to thread; each stage's own thread does what is left.
 //!
 //! # Threads
-//! | name | owns | waits for |
+//! | name | does | waits for |
 //! | --- | --- | --- |
-//! | `raft-N` | the core | the inbox, nothing else |
-//! | `tick-N` | | the clock |
-//! | `wal-N` | the log | the disk |
-//! | `apply-N` | the state machine | |
+//! | `raft-N` | steps the core, where nobody else has | being called |
+//! | `wal-N` | writes the log, if this member leads | the disk |
+//! | `apply-N` | applies entries, where nobody else has | being called |
+//! | `tick-N` | steps the core | the clock |
 //! | `snap-N` | snapshots being written, or arriving | the disk |
-//! | `peer-N-M` | the connection to member M | the network |
+//! | `peer-N-M` | keeps the connection to member M | the network |
 //! | `snap-N-M` | a snapshot on its way to member M; only meanwhile | the network |
+//! | those of connections and channels (`rpc`) | what they bring: step, apply, answer; a leader's entries they also write | their sockets |
 //!
 //! # Invariants
-//! - The core is stepped by one thread, in batches of all that has arrived; its effects are carried out in order.
+//! - Each stage has one worker, which does one batch at a time of all that has arrived; effects are carried out in order.
 //! - What a `Persist` says `then` leaves after its fdatasync, from the thread that did it.
-//! - Clients' callbacks run on `raft-N` and `apply-N`: they must not block.
+//! - Nobody waits for a worker that is busy: its next batch is what is left there.
+//! - A thread that carries heartbeats, votes or the clock never waits for the disk and never applies entries.
+//! - Clients' callbacks run on whichever of these threads: they must not block.
 //! - A member whose state is not that of a majority answers from it no more ([`NodeHandle::divergence`]).
 //! - Every request ends: with its outcome, a refusal, its deadline, or the node's stop.
-//! - A panic in any of these threads, or a failed write, stops the node and is told by [`NodeHandle::failure`].
+//! - A panic in any stage, or a failed write, stops the node and is told by [`NodeHandle::failure`].
 
 mod applier;
 mod complaints;
@@ -36,6 +41,7 @@ mod gate;
 mod inbox;
 mod peer;
 mod persister;
+mod pipeline;
 mod post;
 mod proto;
 mod request;
@@ -43,11 +49,11 @@ mod service;
 mod shared;
 mod snapshot_sender;
 mod snapshotter;
+mod stage;
 mod state_machine;
 mod watch;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,7 +61,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 pub use config::{NodeConfig, ReadMode, Timing};
 pub use divergence::Divergence;
@@ -66,10 +72,10 @@ pub use state_machine::{StateMachine, StateView};
 
 use applier::Applier;
 use driver::{Driver, Requests};
-use inbox::Inbox;
-use peer::Peer;
+use inbox::Input;
+use peer::{Link, Links, Peer};
 use persister::Persister;
-use post::Outgoing;
+use pipeline::{Errand, Pipeline};
 use post::Post;
 use proto::RaftRpcService;
 use request::Waiting;
@@ -87,12 +93,17 @@ pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
 /// A server that publishes a node takes frames at least this long, or members cannot send each other every entry.
 pub const FRAME_LEN_MIN: usize = 16 << 20;
 
+/// Threads that the stages have.
+const STAGES: usize = 3;
+
 /// What the network brings to the core.
 trait Mailbox: Send + Sync {
     /// False if there is no place for it.
     fn message(&self, message: Message) -> bool;
     /// The connection to `peer` has closed, or a call to it failed.
     fn disconnected(&self, peer: MemberId);
+    /// Sees through what was brought.
+    fn attend(&self, errand: Errand);
 }
 
 /// Why a node does not start.
@@ -119,13 +130,13 @@ pub struct Node<S: StateMachine> {
 
 /// How the rest of the program talks to a node. Clones are the same node.
 pub struct NodeHandle<S: StateMachine> {
-    inbox: Arc<Inbox<S>>,
+    pipeline: Arc<Pipeline<S>>,
     shared: Arc<Shared>,
 }
 
 impl<S: StateMachine> Clone for NodeHandle<S> {
     fn clone(&self) -> NodeHandle<S> {
-        NodeHandle { inbox: self.inbox.clone(), shared: self.shared.clone() }
+        NodeHandle { pipeline: self.pipeline.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -138,11 +149,27 @@ impl<S: StateMachine> NodeHandle<S> {
         deadline: Instant,
         callback: impl FnOnce(Result<S::Outcome, RequestError>) + Send + 'static,
     ) {
+        self.propose_soon(command, deadline, callback);
+        self.attend();
+    }
+
+    /// The same, once [`attend`](NodeHandle::attend) is called: many that have arrived together are proposed together.
+    pub(crate) fn propose_soon(
+        &self,
+        command: Bytes,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Outcome, RequestError>) + Send + 'static,
+    ) {
         let waiting = Waiting::new(deadline, callback);
         match self.refusal(command.len()) {
             Some(refusal) => waiting.end(Err(refusal)),
-            None => self.inbox.propose(command, waiting),
+            None => self.pipeline.inbox.propose(command, waiting),
         }
+    }
+
+    /// Sees through what is to be done soon.
+    pub(crate) fn attend(&self) {
+        self.pipeline.attend(Errand::Request);
     }
 
     /// Why a command of this length cannot be proposed here, whatever the core says. Only a leader refuses for its disk: the
@@ -166,10 +193,21 @@ impl<S: StateMachine> NodeHandle<S> {
         deadline: Instant,
         callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
     ) {
+        self.read_soon(query, deadline, callback);
+        self.attend();
+    }
+
+    /// The same, once [`attend`](NodeHandle::attend) is called.
+    pub(crate) fn read_soon(
+        &self,
+        query: S::Query,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
+    ) {
         let waiting = Waiting::new(deadline, callback);
         match self.shared.watch.is_diverged() {
             true => waiting.end(Err(RequestError::Diverged { may_apply: false })),
-            false => self.inbox.read(query, waiting),
+            false => self.pipeline.inbox.read(query, waiting),
         }
     }
 
@@ -186,20 +224,21 @@ impl<S: StateMachine> NodeHandle<S> {
         let waiting = Waiting::new(deadline, callback);
         match self.shared.watch.is_diverged() {
             true => waiting.end(Err(RequestError::Diverged { may_apply: false })),
-            false => self.inbox.read_stale(query, age_max, waiting),
+            false => self.pipeline.inbox.read_stale(query, age_max, waiting),
         }
+        self.attend();
     }
 
     /// If this member leads, hands the leadership over: to `to`, or to the peer that is furthest (thesis §3.10). Whether it
     /// comes to pass shows in [`status`](NodeHandle::status); after an election timeout without effect the leader goes on.
     pub fn transfer(&self, to: Option<MemberId>) {
-        self.inbox.transfer(to);
+        self.pipeline.report(Input::Transfer(to));
     }
 
     /// Asks for a snapshot now, whatever the log's length; it shows in [`status`](NodeHandle::status) when it is there. Nothing
     /// if one is under way, nothing was applied since the last one, or this member has [gone astray](NodeHandle::divergence).
     pub fn take_snapshot(&self) {
-        self.inbox.take_snapshot();
+        self.pipeline.report(Input::TakeSnapshot);
     }
 
     /// Where this member stands.
@@ -272,16 +311,21 @@ impl<S: StateMachine> Node<S> {
         let raft = Raft::new(raft_config, recovered.hard_state, meta, recovered.entries);
         let data_dir = Arc::new(data_dir);
 
-        let inbox = Arc::new(Inbox::new());
+        let pipeline = Arc::new(Pipeline::new());
         let watch = Watch::new(config.id, config.members.len());
         let shared = Arc::new(Shared::new(raft.status(), watch));
-        let handle = NodeHandle { inbox: inbox.clone(), shared: shared.clone() };
-        let (queues, peer_queues) = peer_queues(&config);
-        let post = Arc::new(Post::new(inbox.clone(), queues, shared.clone()));
+        let handle = NodeHandle { pipeline: pipeline.clone(), shared: shared.clone() };
+        let (links, peers) = peers(&config, cluster_id, &pipeline, &snapshots, &shared);
+        let post = Arc::new(Post::new(links, shared.clone()));
         let (to_snapshot, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
         let take_chunk = Box::new(chunk_taker(to_snapshot.clone()));
-        let service =
-            RaftService::new(cluster_id, inbox.clone(), post.clone(), shared.clone(), take_chunk);
+        let service = RaftService::new(
+            cluster_id,
+            pipeline.clone(),
+            post.clone(),
+            shared.clone(),
+            take_chunk,
+        );
         let service = Arc::new(service);
         let (stop, stopped) = bounded(0);
         let mut node = Node {
@@ -292,56 +336,53 @@ impl<S: StateMachine> Node<S> {
             _data_dir: data_dir.clone(),
         };
 
-        let (persists, to_persist) = unbounded();
-        let (tasks, to_apply) = unbounded();
         let id = config.id;
-        let applier = Applier::new(state_machine, meta, to_snapshot, shared.clone());
         let fail = node.on_failure();
-        node.spawn(format!("apply-{id}"), move || applier.run(to_apply, fail))?;
-        let snapshotter = Snapshotter {
-            snapshots: snapshots.clone(),
-            inbox: inbox.clone(),
-            post: post.clone(),
-            shared: shared.clone(),
-            stop: stopped.clone(),
-            arriving: None,
-        };
-        node.spawn(format!("snap-{id}"), move || snapshotter.run(snapshot_tasks))?;
-        let persister = Persister {
+        let applier = Applier::new(state_machine, meta, to_snapshot, shared.clone(), fail);
+        pipeline.applier.employ(applier);
+        pipeline.log.employ(Persister {
             wal,
             data_dir,
-            inbox: inbox.clone(),
+            pipeline: pipeline.clone(),
             post: post.clone(),
             shared: shared.clone(),
             stop: stopped.clone(),
-            tasks: tasks.clone(),
             snapshot_index: meta.map_or(Index::ZERO, |meta| meta.last_included_index),
             snapshot_log_bytes: config.snapshot_log_bytes,
-        };
-        node.spawn(format!("wal-{id}"), move || persister.run(to_persist))?;
-        for (peer, addr, queue) in peer_queues {
-            let snapshots = snapshots.clone();
-            let mailbox = inbox.clone();
-            let peer_thread =
-                Peer::new(id, peer, &addr, snapshots, cluster_id, mailbox, shared.clone());
-            let stopped = stopped.clone();
-            node.spawn(format!("peer-{id}-{peer}"), move || peer_thread.run(queue, stopped))?;
-        }
-        let driver = Driver {
+            has_failed: false,
+        });
+        pipeline.inbox.stage().employ(Driver {
             raft,
-            inbox,
-            post,
-            persists,
-            tasks,
-            shared,
+            pipeline: pipeline.clone(),
+            post: post.clone(),
+            shared: shared.clone(),
             requests: Requests::default(),
             received: Vec::new(),
             is_lease_on: config.read_mode == ReadMode::Lease,
             reminder_due: None,
+        });
+        // In this order: each ends after the one before it has.
+        let of_stage = pipeline.clone();
+        node.spawn(format!("raft-{id}"), move || of_stage.run_core())?;
+        let of_stage = pipeline.clone();
+        node.spawn(format!("wal-{id}"), move || of_stage.run_log())?;
+        let of_stage = pipeline.clone();
+        node.spawn(format!("apply-{id}"), move || of_stage.run_applier())?;
+        let snapshotter = Snapshotter {
+            snapshots,
+            pipeline: pipeline.clone(),
+            post,
+            shared,
+            stop: stopped.clone(),
+            arriving: None,
         };
-        node.spawn(format!("raft-{id}"), move || driver.run())?;
-        let (inbox, tick) = (node.handle.inbox.clone(), config.timing.tick);
-        node.spawn(format!("tick-{id}"), move || run_ticker(&inbox, tick, &stopped))?;
+        node.spawn(format!("snap-{id}"), move || snapshotter.run(snapshot_tasks))?;
+        for peer in peers {
+            let stopped = stopped.clone();
+            node.spawn(format!("peer-{id}-{}", peer.id()), move || peer.run(stopped))?;
+        }
+        let tick = config.timing.tick;
+        node.spawn(format!("tick-{id}"), move || run_ticker(&pipeline, tick, &stopped))?;
         Ok(node)
     }
 
@@ -374,8 +415,13 @@ impl<S: StateMachine> Node<S> {
 
     fn shut_down(&mut self) {
         self.handle.gate().open();
-        self.handle.inbox.stop();
+        self.handle.pipeline.stop();
         self.stop = None;
+        // Where the thread is missing that would, as the system had none to give.
+        if self.threads.len() < STAGES {
+            self.handle.pipeline.log.stop();
+            self.handle.pipeline.applier.stop();
+        }
         for thread in self.threads.drain(..) {
             // A panic was already told by the thread's guard.
             let _ = thread.join();
@@ -385,10 +431,10 @@ impl<S: StateMachine> Node<S> {
 
     /// What a thread does that cannot go on: the node ends with it.
     fn on_failure(&self) -> impl Fn(NodeFailure) + Send + 'static {
-        let NodeHandle { inbox, shared } = self.handle.clone();
+        let NodeHandle { pipeline, shared } = self.handle.clone();
         move |failure| {
             shared.fail(failure);
-            inbox.stop();
+            pipeline.stop();
         }
     }
 
@@ -414,16 +460,22 @@ impl<S: StateMachine> Drop for Node<S> {
     }
 }
 
-type Queues = BTreeMap<MemberId, Sender<Outgoing>>;
-
-fn peer_queues(config: &NodeConfig) -> (Queues, Vec<(MemberId, String, Receiver<Outgoing>)>) {
-    let peers = config.members.iter().filter(|&(id, _)| id != config.id);
-    peers
-        .map(|(id, addr)| {
-            let (sender, receiver) = bounded(peer::QUEUE_LEN_MAX);
-            ((id, sender), (id, addr.to_owned(), receiver))
-        })
-        .unzip()
+/// The ways to the others, and who keeps them open.
+fn peers<S: StateMachine>(
+    config: &NodeConfig,
+    cluster_id: u64,
+    pipeline: &Arc<Pipeline<S>>,
+    snapshots: &Snapshots,
+    shared: &Arc<Shared>,
+) -> (Links, Vec<Peer>) {
+    let others = config.members.iter().filter(|&(id, _)| id != config.id);
+    let with = |(id, addr): (MemberId, &str)| {
+        let mailbox: Arc<dyn Mailbox> = pipeline.clone();
+        let (link, orders) = Link::new(config.id, id, addr, cluster_id, mailbox, shared.clone());
+        let link = Arc::new(link);
+        ((id, link.clone()), Peer::new(link, orders, snapshots.clone()))
+    };
+    others.map(with).unzip()
 }
 
 /// Hands chunks to the thread that writes them; one that finds no place is sent again.
@@ -440,9 +492,10 @@ fn chunk_taker<V: Send + 'static>(
     }
 }
 
-fn run_ticker<S: StateMachine>(inbox: &Inbox<S>, tick: Duration, stopped: &Receiver<()>) {
+fn run_ticker<S: StateMachine>(pipeline: &Pipeline<S>, tick: Duration, stopped: &Receiver<()>) {
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-        inbox.tick();
+        pipeline.inbox.tick();
+        pipeline.attend(Errand::Urgent);
     }
 }
 

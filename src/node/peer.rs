@@ -1,19 +1,18 @@
-//! One thread a peer: sends what the core has for it, and keeps the connection up.
+//! The way to a peer: messages go out on whichever thread steps the core, and one thread a peer keeps the connection up.
 //!
 //! The connection is kept even when there is nothing to say, because its end is news: when a process dies its sockets
 //! close, and a follower that loses its leader this way does not wait out an election timeout. Entries have a connection
-//! of their own: on a slow network a heartbeat must not wait behind the megabytes of a large value. A peer that cannot be
-//! reached costs its own thread's time only: what is queued for it meanwhile is dropped, and the core told.
+//! of their own: on a slow network a heartbeat must not wait behind the megabytes of a large value. Sending never
+//! blocks: what is for a peer that is not connected is dropped, and the core told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::Mailbox;
 use super::complaints::Complaints;
-use super::post::Outgoing;
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, JoinArgs,
     JoinReply, RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply,
@@ -21,12 +20,13 @@ use super::proto::{
 };
 use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Turn};
+use super::{Errand, Mailbox};
 use crate::raft::{self, AppendEntries, Body, MemberId, Message, Term};
 use crate::rpc::{CallError, Channel, StatusCode};
 use crate::storage::Snapshots;
 
-/// Messages that may wait for one peer's sender: the core's window of appends, and heartbeats.
-pub(super) const QUEUE_LEN_MAX: usize = 256;
+/// Orders that may wait for a peer's thread. While it has more to do than that it does it anyway.
+const ORDERS_MAX: usize = 4;
 /// Between attempts to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// An attempt to connect.
@@ -38,126 +38,77 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// The slowest network that entries are given time for.
 const APPEND_BYTES_PER_SECOND_MIN: usize = 256 << 10;
 
-pub(super) struct Peer {
+/// The ways to all peers.
+pub(super) type Links = BTreeMap<MemberId, Arc<Link>>;
+
+/// What a peer's thread is to do.
+pub(super) enum Order {
+    /// See to the connection now.
+    Connect,
+    /// Send the newest snapshot, on behalf of the leader of this term.
+    Snapshot(Term),
+}
+
+/// The way to one peer.
+pub(super) struct Link {
     own: MemberId,
     id: MemberId,
     cluster_id: u64,
-    channel: Channel,
     stub: RaftRpcStub,
     /// For entries, over a connection of their own.
     bulk: RaftRpcStub,
     mailbox: Arc<dyn Mailbox>,
     complaints: Arc<Complaints>,
-    snapshots: Snapshots,
     shared: Arc<Shared>,
-    turn: Arc<Turn>,
-    sending: Option<JoinHandle<()>>,
-    /// After a failed attempt to connect: not before then again.
-    retry_at: Instant,
+    orders: Sender<Order>,
 }
 
-impl Peer {
+impl Link {
+    /// It, and the orders for the peer's thread.
     pub(super) fn new(
         own: MemberId,
         id: MemberId,
         addr: &str,
-        snapshots: Snapshots,
         cluster_id: u64,
         mailbox: Arc<dyn Mailbox>,
         shared: Arc<Shared>,
-    ) -> Peer {
+    ) -> (Link, Receiver<Order>) {
         let lost = mailbox.clone();
         let builder = || {
             Channel::builder(addr).connect_timeout(CONNECT_TIMEOUT).caller(format!("member-{own}"))
         };
-        let channel = builder().on_disconnect(move || lost.disconnected(id)).lazy();
-        let stub = RaftRpcStub::new(channel.clone());
+        let on_disconnect = move || {
+            lost.disconnected(id);
+            lost.attend(Errand::Urgent);
+        };
+        let stub = RaftRpcStub::new(builder().on_disconnect(on_disconnect).lazy());
         let bulk = RaftRpcStub::new(builder().lazy());
-        Peer {
-            own,
-            id,
-            cluster_id,
-            channel,
-            stub,
-            bulk,
-            mailbox,
-            snapshots,
-            shared,
-            turn: Arc::default(),
-            sending: None,
-            complaints: Arc::default(),
-            retry_at: Instant::now(),
+        let (orders, received) = bounded(ORDERS_MAX);
+        let complaints = Arc::default();
+        let link = Link { own, id, cluster_id, stub, bulk, mailbox, complaints, shared, orders };
+        (link, received)
+    }
+
+    /// Whether there is a connection. If not, its thread sees to it.
+    fn is_connected(&self) -> bool {
+        let is_connected = self.stub.channel().is_connected();
+        if !is_connected {
+            // Where orders wait the thread is at it.
+            drop(self.orders.try_send(Order::Connect));
+        }
+        is_connected
+    }
+
+    /// Has the peer's thread send the newest snapshot.
+    pub(super) fn send_snapshot(&self, term: Term) {
+        if self.orders.try_send(Order::Snapshot(term)).is_err() {
+            self.mailbox.disconnected(self.id);
         }
     }
 
-    /// Until `stop` closes.
-    pub(super) fn run(mut self, queue: Receiver<Outgoing>, stop: Receiver<()>) {
-        loop {
-            select! {
-                recv(stop) -> _ => break,
-                recv(queue) -> outgoing => match outgoing {
-                    Ok(Outgoing::Message(message)) => self.send(message),
-                    Ok(Outgoing::Snapshot(term)) => self.send_snapshot(term, &stop),
-                    Err(_) => break,
-                },
-                default(RECONNECT_PAUSE) => { self.connect(); }
-            }
-        }
-        self.channel.close();
-        self.bulk.channel().close();
-        // With the channel closed its call has ended, and it with it.
-        let _ = self.sending.map(JoinHandle::join);
-    }
-
-    fn connect(&mut self) -> bool {
-        if self.channel.is_connected() {
-            return true;
-        }
-        if Instant::now() < self.retry_at {
-            return false;
-        }
-        let connected = self.channel.connect_now(Instant::now() + CONNECT_TIMEOUT);
-        if let Err(error) = &connected {
-            log::debug!("no connection to member {}: {error}", self.id);
-            self.retry_at = Instant::now() + RECONNECT_PAUSE;
-        }
-        connected.is_ok()
-    }
-
-    /// On a thread of its own: heartbeats go on meanwhile. One at a time: while one is under way the core waits for its end.
-    /// A state that has gone astray must not spread.
-    fn send_snapshot(&mut self, term: Term, stop: &Receiver<()>) {
-        let newest = self.snapshots.newest().filter(|_| !self.shared.watch.is_diverged());
-        let Some(snapshot) = newest.filter(|_| self.connect()) else {
-            return self.mailbox.disconnected(self.id);
-        };
-        if !self.turn.take() {
-            return;
-        }
-        let sender = SnapshotSender {
-            own: self.own,
-            peer: self.id,
-            term,
-            cluster_id: self.cluster_id,
-            snapshot,
-            stub: self.bulk.clone(),
-            mailbox: self.mailbox.clone(),
-            shared: self.shared.clone(),
-            stop: stop.clone(),
-            turn: self.turn.clone(),
-        };
-        let name = format!("snap-{}-{}", self.own, self.id);
-        match thread::Builder::new().name(name).spawn(move || sender.run()) {
-            Ok(thread) => self.sending = Some(thread),
-            Err(_) => {
-                self.turn.end();
-                self.mailbox.disconnected(self.id);
-            }
-        }
-    }
-
-    fn send(&mut self, message: Message) {
-        if !self.connect() {
+    /// Sends one message. Never blocks.
+    pub(super) fn send(&self, message: Message) {
+        if !self.is_connected() {
             return self.mailbox.disconnected(self.id);
         }
         let call_deadline = Instant::now() + CALL_TIMEOUT;
@@ -166,7 +117,11 @@ impl Peer {
         let (mailbox, complaints) = (self.mailbox.clone(), self.complaints.clone());
         // The core asks these again by itself, and a leader that is slow to answer them is none that is lost.
         let is_question = matches!(body, Body::ReadIndex(_) | Body::Join(_));
-        let answer = Answer { mailbox, complaints, from: to, to: from, is_question };
+        let errand = match body {
+            Body::AppendEntries(_) => Errand::Request,
+            _ => Errand::Urgent,
+        };
+        let answer = Answer { mailbox, complaints, from: to, to: from, is_question, errand };
         match body {
             Body::RequestVote(request) => {
                 let args = RequestVoteArgs::new(term, request, envelope);
@@ -229,6 +184,99 @@ impl Peer {
     }
 }
 
+/// The thread that keeps the way to a peer open, and sends it snapshots.
+pub(super) struct Peer {
+    link: Arc<Link>,
+    orders: Receiver<Order>,
+    snapshots: Snapshots,
+    turn: Arc<Turn>,
+    sending: Option<JoinHandle<()>>,
+    /// After a failed attempt to connect: not before then again.
+    retry_at: Instant,
+}
+
+impl Peer {
+    pub(super) fn new(link: Arc<Link>, orders: Receiver<Order>, snapshots: Snapshots) -> Peer {
+        let (turn, retry_at) = (Arc::default(), Instant::now());
+        Peer { link, orders, snapshots, turn, sending: None, retry_at }
+    }
+
+    pub(super) fn id(&self) -> MemberId {
+        self.link.id
+    }
+
+    /// Until `stop` closes.
+    pub(super) fn run(mut self, stop: Receiver<()>) {
+        let orders = self.orders.clone();
+        self.connect();
+        loop {
+            select! {
+                recv(stop) -> _ => break,
+                recv(orders) -> order => match order {
+                    Ok(Order::Connect) => { self.connect(); }
+                    Ok(Order::Snapshot(term)) => {
+                        self.send_snapshot(term, &stop);
+                        self.link.mailbox.attend(Errand::Urgent);
+                    }
+                    Err(_) => break,
+                },
+                default(RECONNECT_PAUSE) => { self.connect(); }
+            }
+        }
+        self.link.stub.channel().close();
+        self.link.bulk.channel().close();
+        // With the channel closed its call has ended, and it with it.
+        let _ = self.sending.map(JoinHandle::join);
+    }
+
+    fn connect(&mut self) -> bool {
+        if self.link.stub.channel().is_connected() {
+            return true;
+        }
+        if Instant::now() < self.retry_at {
+            return false;
+        }
+        let connected = self.link.stub.channel().connect_now(Instant::now() + CONNECT_TIMEOUT);
+        if let Err(error) = &connected {
+            log::debug!("no connection to member {}: {error}", self.link.id);
+            self.retry_at = Instant::now() + RECONNECT_PAUSE;
+        }
+        connected.is_ok()
+    }
+
+    /// On a thread of its own: heartbeats go on meanwhile. One at a time: while one is under way the core waits for its end.
+    /// A state that has gone astray must not spread.
+    fn send_snapshot(&mut self, term: Term, stop: &Receiver<()>) {
+        let newest = self.snapshots.newest().filter(|_| !self.link.shared.watch.is_diverged());
+        let Some(snapshot) = newest.filter(|_| self.connect()) else {
+            return self.link.mailbox.disconnected(self.link.id);
+        };
+        if !self.turn.take() {
+            return;
+        }
+        let sender = SnapshotSender {
+            own: self.link.own,
+            peer: self.link.id,
+            term,
+            cluster_id: self.link.cluster_id,
+            snapshot,
+            stub: self.link.bulk.clone(),
+            mailbox: self.link.mailbox.clone(),
+            shared: self.link.shared.clone(),
+            stop: stop.clone(),
+            turn: self.turn.clone(),
+        };
+        let name = format!("snap-{}-{}", self.link.own, self.link.id);
+        match thread::Builder::new().name(name).spawn(move || sender.run()) {
+            Ok(thread) => self.sending = Some(thread),
+            Err(_) => {
+                self.turn.end();
+                self.link.mailbox.disconnected(self.link.id);
+            }
+        }
+    }
+}
+
 fn append_timeout(request: &AppendEntries) -> Duration {
     let bytes: usize = request.entries.iter().map(|entry| entry.len_bytes()).sum();
     APPEND_TIMEOUT + Duration::from_secs((bytes / APPEND_BYTES_PER_SECOND_MIN) as u64)
@@ -241,11 +289,13 @@ struct Answer {
     from: MemberId,
     to: MemberId,
     is_question: bool,
+    /// What its thread may do with it.
+    errand: Errand,
 }
 
 impl Answer {
     fn deliver(self, answer: Result<(u64, Body), CallError>) {
-        let Answer { mailbox, complaints, from, to, is_question } = self;
+        let Answer { mailbox, complaints, from, to, is_question, errand } = self;
         match answer {
             Ok((term, body)) => {
                 // An inbox that is full loses it, as a network may.
@@ -264,5 +314,6 @@ impl Answer {
                 }
             }
         }
+        mailbox.attend(errand);
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that owns the log: what waits is written by one write and one fdatasync (group commit), and only then is said
+//! The stage of the log: what waits is written by one write and one fdatasync (group commit), and only then is said
 //! what may be said.
 //!
 //! A full disk is waited out: nothing is acknowledged meanwhile, and proposals are refused. Any other failure is final: a failed fsync may have
@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::StateMachine;
 use super::applier::Task;
-use super::inbox::Inbox;
+use super::inbox::Input;
+use super::pipeline::Pipeline;
 use super::post::Post;
 use super::shared::{NodeFailure, Shared};
+use super::stage::Worker;
 use crate::raft::{Index, Persist, PersistId};
+use crate::rpc::Cork;
 use crate::storage::{DataDir, StorageError, Wal};
 
 /// Most bytes of entries in one write: bounds how long the first of them waits for the last.
@@ -26,19 +29,20 @@ const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Persister<S: StateMachine> {
     pub(super) wal: Wal,
     pub(super) data_dir: Arc<DataDir>,
-    pub(super) inbox: Arc<Inbox<S>>,
+    pub(super) pipeline: Arc<Pipeline<S>>,
     pub(super) post: Arc<Post>,
     pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
     pub(super) stop: Receiver<()>,
-    pub(super) tasks: Sender<Task<S>>,
     /// What the newest snapshot holds.
     pub(super) snapshot_index: Index,
     /// A snapshot is wanted when the log holds so much behind it.
     pub(super) snapshot_log_bytes: u64,
+    /// Nothing is written any more.
+    pub(super) has_failed: bool,
 }
 
-/// What is to be done to the log.
+/// What is to be done to the log. What waits is bounded by what the core lets be uncommitted, or on its way from a leader.
 pub(super) enum Write {
     Persist(Persist),
     /// A snapshot holds everything up to here.
@@ -47,69 +51,82 @@ pub(super) enum Write {
     Joined,
 }
 
-/// The queue to the persister: bounded by what the core lets be uncommitted, or on its way from a leader.
-pub(super) type WriteSender = Sender<Write>;
+impl<S: StateMachine> Worker for Persister<S> {
+    type Queue = Vec<Write>;
+
+    fn turn(&mut self, writes: Vec<Write>) {
+        self.shared.gate.pass();
+        if self.shared.is_killed() || self.has_failed {
+            return;
+        }
+        if let Err(error) = self.write(writes) {
+            log::error!("the log failed, this member stops: {error}");
+            self.has_failed = true;
+            self.fail(NodeFailure::Storage(error));
+        }
+    }
+
+    fn panicked(&self) {
+        let id = self.shared.status.lock().id;
+        self.fail(NodeFailure::Panicked(format!("wal-{id}")));
+    }
+}
 
 impl<S: StateMachine> Persister<S> {
-    /// Until the raft thread has gone, or the disk fails.
-    pub(super) fn run(mut self, writes: Receiver<Write>) {
-        while let Ok(first) = writes.recv() {
-            self.shared.gate.pass();
-            if self.shared.is_killed() {
-                return;
-            }
-            if let Err(error) = self.write(first, &writes) {
-                log::error!("the log failed, this member stops: {error}");
-                self.shared.fail(NodeFailure::Storage(error));
-                return self.inbox.stop();
-            }
-        }
-        if !self.shared.is_killed() {
+    fn fail(&self, failure: NodeFailure) {
+        self.shared.fail(failure);
+        self.pipeline.stop();
+    }
+
+    /// Writes what is left, and closes the log.
+    pub(super) fn end(mut self, left: Vec<Write>) {
+        self.turn(left);
+        if !self.shared.is_killed() && !self.has_failed {
             self.wal.close();
         }
     }
 
-    /// One write, with all that waits behind it up to the next one that is of another kind.
-    fn write(&mut self, first: Write, writes: &Receiver<Write>) -> Result<(), StorageError> {
-        let mut next = Some(first);
-        while let Some(write) = next.take() {
+    /// All in order; what is to be persisted together with what follows it at once.
+    fn write(&mut self, writes: Vec<Write>) -> Result<(), StorageError> {
+        let mut writes = writes.into_iter().peekable();
+        while let Some(write) = writes.next() {
             match write {
                 Write::Release(index) => self.release(index)?,
                 Write::Joined => self.joined()?,
-                Write::Persist(persist) => next = self.write_batch(persist, writes)?,
+                Write::Persist(first) => self.write_batch(first, || {
+                    writes.next_if_map(|write| match write {
+                        Write::Persist(persist) => Ok(persist),
+                        other => Err(other),
+                    })
+                })?,
             }
         }
         self.want_snapshot();
         Ok(())
     }
 
-    /// Gives back what is not this batch's.
     fn write_batch(
         &mut self,
         first: Persist,
-        writes: &Receiver<Write>,
-    ) -> Result<Option<Write>, StorageError> {
-        let (mut batch, mut bytes, mut other) = (Vec::new(), 0, None);
-        let mut next = Some(first);
-        while let Some(persist) = next.take() {
+        mut more: impl FnMut() -> Option<Persist>,
+    ) -> Result<(), StorageError> {
+        let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
+        while let Some(persist) = next {
             bytes += self.append(&persist)?;
             batch.push(persist);
-            match (bytes < BATCH_BYTES_MAX).then(|| writes.try_recv()) {
-                Some(Ok(Write::Persist(persist))) => next = Some(persist),
-                Some(Ok(write)) => other = Some(write),
-                Some(Err(_)) | None => {}
-            }
+            next = if bytes < BATCH_BYTES_MAX { more() } else { None };
         }
         if !self.sync()? {
-            return Ok(None);
+            return Ok(());
         }
         let last = batch.last().map_or(PersistId::default(), |persist| persist.id);
         self.shared.gate.pass();
         // Told first, so that the member knows of its own promise before anyone can answer to it.
-        self.inbox.persisted(last);
+        self.pipeline.inbox.report(Input::Persisted(last));
+        let _cork = Cork::new();
         let messages = batch.into_iter().flat_map(|persist| persist.then);
         messages.for_each(|message| self.post.send(message));
-        Ok(other)
+        Ok(())
     }
 
     /// Segments that hold nothing but what a snapshot holds are given back. A full disk is no reason to fail here.
@@ -127,7 +144,7 @@ impl<S: StateMachine> Persister<S> {
     fn joined(&mut self) -> Result<(), StorageError> {
         let data_dir = self.data_dir.clone();
         if self.wait_for_space(|_| data_dir.mark_joined())? {
-            self.inbox.joined();
+            self.pipeline.inbox.report(Input::Joined);
         }
         Ok(())
     }
@@ -135,7 +152,7 @@ impl<S: StateMachine> Persister<S> {
     /// The log has grown past its limit since the last snapshot.
     fn want_snapshot(&self) {
         if self.wal.len_bytes_after(self.snapshot_index) >= self.snapshot_log_bytes {
-            drop(self.tasks.send(Task::TakeSnapshot));
+            self.pipeline.task(Task::TakeSnapshot);
         }
     }
 
@@ -167,7 +184,7 @@ impl<S: StateMachine> Persister<S> {
             let is_full = matches!(&result, Err(error) if error.is_full());
             let was_full = self.shared.is_disk_full.swap(is_full, Ordering::AcqRel);
             if was_full != is_full {
-                self.inbox.disk_full(is_full);
+                self.pipeline.report(Input::DiskFull(is_full));
             }
             match result {
                 Ok(()) if was_full => log::info!("the disk has space again"),

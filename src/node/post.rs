@@ -1,13 +1,12 @@
-//! Where the core's messages go: a request into the bounded queue of its peer's sender, a reply to the call that waits for it.
+//! Where the core's messages go: a request to its peer, a reply to the call that waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::Mutex;
 
-use super::Mailbox;
+use super::peer::Links;
 use super::proto::{
     AppendEntriesReply, HeartbeatReply, InstallSnapshotReply, JoinReply, ReadIndexReply,
     RequestVoteReply, TimeoutNowReply,
@@ -18,13 +17,6 @@ use crate::rpc::{Done, Status, StatusCode};
 
 /// Calls of peers that may wait for a reply; past it the oldest is given up: the core dropped its message.
 const WAITING_MAX: usize = 8_192;
-
-/// What a peer's sender is to send.
-pub(super) enum Outgoing {
-    Message(Message),
-    /// The newest snapshot, on behalf of the leader of this term.
-    Snapshot(Term),
-}
 
 /// A peer's call that waits for its reply.
 pub(super) enum PeerCall {
@@ -53,8 +45,7 @@ impl PeerCall {
 }
 
 pub(super) struct Post {
-    mailbox: Arc<dyn Mailbox>,
-    queues: BTreeMap<MemberId, Sender<Outgoing>>,
+    links: Links,
     calls: Mutex<Calls>,
     shared: Arc<Shared>,
 }
@@ -66,12 +57,8 @@ struct Calls {
 }
 
 impl Post {
-    pub(super) fn new(
-        mailbox: Arc<dyn Mailbox>,
-        queues: BTreeMap<MemberId, Sender<Outgoing>>,
-        shared: Arc<Shared>,
-    ) -> Post {
-        Post { mailbox, queues, calls: Mutex::default(), shared }
+    pub(super) fn new(links: Links, shared: Arc<Shared>) -> Post {
+        Post { links, calls: Mutex::default(), shared }
     }
 
     /// Never blocks. What finds no place is lost, and the core is told.
@@ -79,19 +66,15 @@ impl Post {
         if message.body.is_reply() {
             return self.reply(message);
         }
-        self.enqueue(message.to, Outgoing::Message(message));
+        if let Some(link) = self.links.get(&message.to) {
+            link.send(message);
+        }
     }
 
-    /// Sends a peer the newest snapshot.
+    /// Sends a peer the newest snapshot, on behalf of the leader of this term.
     pub(super) fn send_snapshot(&self, peer: MemberId, term: Term) {
-        self.enqueue(peer, Outgoing::Snapshot(term));
-    }
-
-    fn enqueue(&self, peer: MemberId, outgoing: Outgoing) {
-        if let Some(queue) = self.queues.get(&peer)
-            && let Err(TrySendError::Full(_)) = queue.try_send(outgoing)
-        {
-            self.mailbox.disconnected(peer);
+        if let Some(link) = self.links.get(&peer) {
+            link.send_snapshot(term);
         }
     }
 

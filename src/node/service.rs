@@ -1,14 +1,16 @@
 //! What peers call: each request becomes a message for the core, and its reply comes back through [`Post`].
+//!
+//! Appends that have arrived together are taken in together, and written by one fdatasync; all else is seen to at once.
 
 use std::sync::Arc;
 
-use super::Mailbox;
 use super::complaints::Complaints;
 use super::post::{PeerCall, Post};
 use super::proto::*;
 use super::shared::Shared;
 use super::snapshotter::Chunk;
 use super::wire::{Head, WireError};
+use super::{Errand, Mailbox};
 use crate::raft::{self, Body};
 use crate::rpc::{Done, Status, StatusCode};
 
@@ -44,6 +46,12 @@ impl RaftService {
         }
     }
 
+    /// Takes a message in, and sees to it at once.
+    fn deliver_now(&self, head: Head, body: Body, call: PeerCall) {
+        self.deliver(head, body, call);
+        self.mailbox.attend(Errand::Urgent);
+    }
+
     fn bad(&self, error: WireError) -> Status {
         let words = error.to_string();
         if let WireError::OtherCluster { from, .. } = error {
@@ -54,9 +62,16 @@ impl RaftService {
 }
 
 impl RaftRpc for RaftService {
+    /// Only appends wait for it.
+    fn flush(&self, method: &str) {
+        if method == "AppendEntries" {
+            self.mailbox.attend(Errand::Entries);
+        }
+    }
+
     fn request_vote(&self, args: RequestVoteArgs, done: Done<RequestVoteReply>) {
         match Head::check(args.envelope, args.term, self.cluster_id) {
-            Ok(head) => self.deliver(head, args.into_body(), PeerCall::RequestVote(done)),
+            Ok(head) => self.deliver_now(head, args.into_body(), PeerCall::RequestVote(done)),
             Err(error) => done.fail(self.bad(error)),
         }
     }
@@ -74,7 +89,7 @@ impl RaftRpc for RaftService {
             Ok(head) => {
                 // Whatever its term is: what it says of digests is of committed entries.
                 self.shared.watch.heard(args.query());
-                self.deliver(head, args.into_body(), PeerCall::Heartbeat(done))
+                self.deliver_now(head, args.into_body(), PeerCall::Heartbeat(done))
             }
             Err(error) => done.fail(self.bad(error)),
         }
@@ -82,7 +97,7 @@ impl RaftRpc for RaftService {
 
     fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
         match Head::check(args.envelope, args.term, self.cluster_id) {
-            Ok(head) => self.deliver(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
+            Ok(head) => self.deliver_now(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
             Err(error) => done.fail(self.bad(error)),
         }
     }
@@ -91,7 +106,7 @@ impl RaftRpc for RaftService {
         match Head::check(args.envelope, args.term, self.cluster_id) {
             Ok(head) => {
                 let body = Body::ReadIndex(raft::ReadIndex { batch: args.batch });
-                self.deliver(head, body, PeerCall::ReadIndex(done))
+                self.deliver_now(head, body, PeerCall::ReadIndex(done))
             }
             Err(error) => done.fail(self.bad(error)),
         }
@@ -101,7 +116,7 @@ impl RaftRpc for RaftService {
         match Head::check(args.envelope, args.term, self.cluster_id) {
             Ok(head) => {
                 let body = Body::Join(raft::Join { question: args.question });
-                self.deliver(head, body, PeerCall::Join(done))
+                self.deliver_now(head, body, PeerCall::Join(done))
             }
             Err(error) => done.fail(self.bad(error)),
         }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
 
-use super::Mailbox;
 use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
 use super::shared::Shared;
+use super::{Errand, Mailbox};
 use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Term};
 use crate::rpc::CallError;
 use crate::storage::{Snapshot, StorageError};
@@ -88,6 +88,7 @@ impl SnapshotSender {
                 self.mailbox.disconnected(self.peer);
             }
         }
+        self.mailbox.attend(Errand::Urgent);
     }
 
     fn send(&self) -> Result<InstallSnapshotReply, SendError> {
@@ -164,6 +165,8 @@ mod tests {
         }
 
         fn disconnected(&self, _: MemberId) {}
+
+        fn attend(&self, _: Errand) {}
     }
 
     /// Nor is the rest of one that is on its way.

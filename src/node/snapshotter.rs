@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
-use super::inbox::Inbox;
+use super::inbox::Input;
+use super::pipeline::{Errand, Pipeline};
 use super::post::{PeerCall, Post};
 use super::proto::{InstallSnapshotArgs, InstallSnapshotReply};
 use super::shared::Shared;
@@ -36,7 +37,7 @@ pub(super) struct Chunk {
 
 pub(super) struct Snapshotter<S: StateMachine> {
     pub(super) snapshots: Snapshots,
-    pub(super) inbox: Arc<Inbox<S>>,
+    pub(super) pipeline: Arc<Pipeline<S>>,
     pub(super) post: Arc<Post>,
     pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
@@ -74,7 +75,7 @@ impl<S: StateMachine> Snapshotter<S> {
         match written {
             Ok(len_bytes) => {
                 log::info!("took a snapshot up to entry {index}: {len_bytes} bytes");
-                self.inbox.snapshot_taken(meta);
+                self.pipeline.report(Input::SnapshotTaken(meta));
             }
             Err(error) => log::error!("no snapshot up to entry {index}: {error}"),
         }
@@ -144,9 +145,10 @@ impl<S: StateMachine> Snapshotter<S> {
                 );
                 let token = self.post.wait(PeerCall::InstallSnapshot(done));
                 let message = head.message(token, Body::InstallSnapshot(meta));
-                if !self.inbox.snapshot_received(message, snapshot) {
+                if !self.pipeline.inbox.snapshot_received(message, snapshot) {
                     self.post.refuse(token);
                 }
+                self.pipeline.attend(Errand::Urgent);
             }
             Err(error) => {
                 log::error!("a snapshot has arrived and is not used: {error}");

@@ -28,6 +28,12 @@ pub struct Config {
     pub window_messages_max: usize,
     /// Most bytes of entries on their way to one peer (one message may exceed it). Default 8 MiB.
     pub window_bytes_max: usize,
+    /// With so many `AppendEntries` on their way to a peer the next one is held back, and entries gather in it, until there are
+    /// [`append_gather_bytes`](Config::append_gather_bytes), or the peer answers, or a tick has passed. Default: never. One or
+    /// two make few, large messages of many small proposals; too many make a message of each.
+    pub append_gather_from: usize,
+    /// What has gathered to so many bytes is sent, as far as the window allows. Default 64 KiB.
+    pub append_gather_bytes: usize,
     /// Most proposals not yet committed; more are refused as busy. Default 65,536.
     pub uncommitted_entries_max: u64,
     /// Most bytes of proposals not yet committed (one proposal may exceed it). Default 64 MiB.
@@ -77,6 +83,8 @@ impl Config {
             append_bytes_max: 1 << 20,
             window_messages_max: 64,
             window_bytes_max: 8 << 20,
+            append_gather_from: usize::MAX,
+            append_gather_bytes: 64 << 10,
             uncommitted_entries_max: 1 << 16,
             uncommitted_bytes_max: 64 << 20,
             unapplied_entries_max: 1 << 16,
@@ -105,6 +113,7 @@ impl Config {
         assert!(
             self.window_messages_max >= 1
                 && self.window_bytes_max >= 1
+                && self.append_gather_from >= 1
                 && self.uncommitted_entries_max >= 1
                 && self.uncommitted_bytes_max >= 1
                 && self.unapplied_entries_max >= 1

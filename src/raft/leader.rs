@@ -94,6 +94,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.ticks_since_quorum += 1;
         leader.ticks_since_heartbeat += 1;
+        leader.peers.values_mut().for_each(Progress::tick);
         let is_heartbeat_due = leader.ticks_since_heartbeat >= self.config.heartbeat_ticks;
         if leader.ticks_since_quorum >= self.config.election_ticks_min {
             leader.ticks_since_quorum = 0;
@@ -232,7 +233,9 @@ impl Raft {
             (self.config.id, self.hard_state.current_term, self.commit_index);
         for (&to, peer) in &mut leader.peers {
             let last_index = self.log.last_index();
-            while (peer.next_index <= last_index || peer.is_probed()) && peer.may_send(&self.config)
+            let is_full = |from| self.log.holds_bytes(from, self.config.append_gather_bytes);
+            while (peer.next_index <= last_index || peer.is_probed())
+                && peer.may_send(&self.config, || is_full(peer.next_index))
             {
                 let prev_log_index = peer.next_index.prev();
                 // Before the log's beginning there is the snapshot only.

@@ -109,6 +109,16 @@ impl Log {
             .collect()
     }
 
+    /// Whether the entries from `from` on cost so many bytes.
+    pub(super) fn holds_bytes(&self, from: Index, bytes: usize) -> bool {
+        let Some(at) = self.position(from) else { return false };
+        let mut sum = 0;
+        self.entries.range(at.min(self.entries.len())..).any(|entry| {
+            sum += cost_bytes(entry);
+            sum >= bytes
+        })
+    }
+
     /// What the entries from `from` to `to` cost.
     pub(super) fn cost_bytes_of(&self, from: Index, to: Index) -> usize {
         let at = |index| self.position(index).expect("callers ask above the snapshot only");

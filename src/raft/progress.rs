@@ -6,7 +6,7 @@
 //! ```
 //! A peer that lacks entries which are forgotten is in `Snapshot` from the snapshot's departure to its answer.
 //! In `Probe` one message at a time finds where the logs agree; in `Replicate` messages follow each other without waiting
-//! for answers, as many as the window allows (thesis §10.2.1). Messages may be lost in silence: a peer that answers
+//! for answers, as many as the window allows (thesis §10.2.1); small ones beyond a few are held back while entries gather. Messages may be lost in silence: a peer that answers
 //! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again, and a probe is repeated, each time
 //! after twice as many heartbeats. A large message has more time, for a slow network to carry it ([`time_of`]).
 
@@ -37,6 +37,8 @@ pub(super) struct Progress {
     /// The next entry to send (figure 2, `nextIndex`).
     pub(super) next_index: Index,
     mode: Mode,
+    /// Whether a tick has passed since the last message.
+    has_gathered: bool,
     /// The last round of heartbeats that the peer has answered.
     pub(super) acked_round: u64,
     /// Until when, by the leader's clock, the peer helps nobody else to become leader.
@@ -79,6 +81,7 @@ impl Progress {
             match_index: Index::ZERO,
             next_index,
             mode: Mode::Probe { is_waiting: false },
+            has_gathered: false,
             acked_round: 0,
             promise_end_us: 0,
             can_write: true,
@@ -96,15 +99,23 @@ impl Progress {
         matches!(self.mode, Mode::Probe { .. })
     }
 
-    /// Whether another `AppendEntries` may leave now.
-    pub(super) fn may_send(&self, config: &Config) -> bool {
+    /// Whether another `AppendEntries` may leave now; `is_full` says whether enough has gathered for it.
+    pub(super) fn may_send(&self, config: &Config, is_full: impl FnOnce() -> bool) -> bool {
         match &self.mode {
             Mode::Probe { is_waiting } => !is_waiting,
             Mode::Snapshot => false,
             Mode::Replicate { in_flight, bytes, .. } => {
-                in_flight.len() < config.window_messages_max && *bytes < config.window_bytes_max
+                let has_room = in_flight.len() < config.window_messages_max
+                    && *bytes < config.window_bytes_max;
+                let is_due = in_flight.len() < config.append_gather_from || self.has_gathered;
+                has_room && (is_due || is_full())
             }
         }
+    }
+
+    /// A tick has passed: entries gather for no longer.
+    pub(super) fn tick(&mut self) {
+        self.has_gathered = true;
     }
 
     /// A message with entries up to `last_index` has been sent.
@@ -119,6 +130,7 @@ impl Progress {
             Mode::Replicate { in_flight, bytes: total, .. } => {
                 in_flight.push_back(InFlight { last_index, bytes });
                 *total += bytes;
+                self.has_gathered = false;
                 self.next_index = last_index.next();
             }
         }
@@ -253,12 +265,12 @@ mod tests {
     #[test]
     fn a_probe_goes_alone() {
         let mut progress = Progress::new(Index(5));
-        assert!(progress.may_send(&config()));
+        assert!(progress.may_send(&config(), || false));
         progress.sent(Index(7), 10);
-        assert!(!progress.may_send(&config()));
+        assert!(!progress.may_send(&config(), || false));
         assert_eq!(progress.next_index, Index(5), "a probe's entries are sent again if it fails");
         progress.heartbeat();
-        assert!(progress.may_send(&config()), "a living peer is probed again");
+        assert!(progress.may_send(&config(), || false), "a living peer is probed again");
     }
 
     /// How many heartbeats, each of them answered, pass from each probe to the next.
@@ -266,7 +278,7 @@ mod tests {
         let mut pause = || {
             progress.sent(Index(7), bytes);
             let mut heartbeats = 0;
-            while !progress.may_send(&config()) {
+            while !progress.may_send(&config(), || false) {
                 progress.heard();
                 progress.heartbeat();
                 heartbeats += 1;
@@ -291,25 +303,47 @@ mod tests {
         progress.sent(Index(7), 15 << 20);
         progress.lost();
         for _ in 0..2 {
-            assert!(!progress.may_send(&config()));
+            assert!(!progress.may_send(&config(), || false));
             progress.heard();
             progress.heartbeat();
         }
-        assert!(progress.may_send(&config()), "it was not on its way any more");
+        assert!(progress.may_send(&config(), || false), "it was not on its way any more");
     }
 
     #[test]
     fn the_window_bounds_messages_and_bytes() {
         let mut progress = replicating();
         progress.sent(Index(1), 10);
-        assert!(progress.may_send(&config()));
+        assert!(progress.may_send(&config(), || false));
         progress.sent(Index(2), 10);
-        assert!(!progress.may_send(&config()), "two messages are the window");
+        assert!(!progress.may_send(&config(), || false), "two messages are the window");
         progress.matched(Index(1));
-        assert!(progress.may_send(&config()), "an answer frees its place");
+        assert!(progress.may_send(&config(), || false), "an answer frees its place");
         progress.matched(Index(2));
         progress.sent(Index(3), 100);
-        assert!(!progress.may_send(&config()), "100 bytes are the window");
+        assert!(!progress.may_send(&config(), || false), "100 bytes are the window");
+    }
+
+    #[test]
+    fn small_messages_beyond_the_first_gather() {
+        let config = Config {
+            append_gather_from: 1,
+            window_messages_max: 64,
+            window_bytes_max: 1000,
+            ..config()
+        };
+        let mut progress = replicating();
+        progress.sent(Index(1), 10);
+        assert!(!progress.may_send(&config, || false), "one is on its way");
+        assert!(progress.may_send(&config, || true), "enough has gathered");
+        progress.tick();
+        assert!(progress.may_send(&config, || false), "for a tick at most");
+        progress.sent(Index(2), 10);
+        assert!(!progress.may_send(&config, || false));
+        progress.matched(Index(2));
+        assert!(progress.may_send(&config, || false), "the answer has come");
+        progress.sent(Index(3), 1000);
+        assert!(!progress.may_send(&config, || true), "the window bounds it all the same");
     }
 
     #[test]

@@ -108,6 +108,7 @@ mod status;
 pub use channel::{Channel, ChannelBuilder, Framing};
 pub use error::{CallError, ServerError};
 pub use limits::{FrameLimits, HEAD_LEN_MAX_BYTES, Limits};
+pub(crate) use outbox::Cork;
 pub use server::{Server, ServerBuilder};
 pub use service::{Call, Done, Service};
 pub use status::{Status, StatusCode};

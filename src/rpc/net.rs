@@ -1,6 +1,7 @@
 //! What both sides do with a socket beyond what `std` offers.
 
 use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -38,6 +39,16 @@ pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
             result => return result,
         }
+    }
+}
+
+/// Whether a read would find the end of the stream, or that it broke. Takes nothing off it.
+pub(super) fn is_closed(stream: &TcpStream) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    match SockRef::from(stream).recv_with_flags(&mut byte, flags) {
+        Ok(count) => count == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
     }
 }
 

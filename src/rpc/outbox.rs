@@ -6,6 +6,8 @@
 //!                              └──> queue (bounded) ──> writer thread ── write ──> socket
 //! ```
 //!
+//! Where one thread answers many calls, frames that go over one connection leave in one system call: see [`Cork`].
+//!
 //! Order: frames leave in the order in which `send` took the lock; while anything waits, everything queues behind it.
 //!
 //! Threads: a writer, started when the socket first takes less than a whole frame, and gone after a second without work.
@@ -14,6 +16,7 @@
 //! what is sent by [`send_over_limit`](Outbox::send_over_limit) comes on top, within a bound that its sender keeps); a
 //! socket that takes nothing for `write_timeout` is cut.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -25,7 +28,12 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::net::{is_timeout, join, send_now, spawn};
+use super::net::{is_closed, is_timeout, join, send_now, spawn};
+
+/// Longer frames are not held back: a system call is small beside them.
+const CORKED_FRAME_LEN_MAX_BYTES: usize = 8 << 10;
+/// What is held back for one connection leaves when it is so much.
+const CORKED_LEN_MAX_BYTES: usize = 64 << 10;
 
 /// How long a writer without work stays: a client that is slow once is slow again.
 const WRITER_IDLE: Duration = Duration::from_secs(1);
@@ -50,6 +58,8 @@ pub(super) struct Outbox {
 }
 
 struct State {
+    /// Frames that a thread under a cork will send.
+    corked: Vec<u8>,
     queue: VecDeque<Bytes>,
     writer: Writer,
     thread: Option<JoinHandle<()>>,
@@ -72,8 +82,13 @@ impl Outbox {
         write_timeout: Duration,
     ) -> io::Result<Arc<Self>> {
         stream.set_write_timeout(Some(write_timeout))?;
-        let state =
-            State { queue: VecDeque::new(), writer: Writer::Absent, thread: None, cut: None };
+        let state = State {
+            corked: Vec::new(),
+            queue: VecDeque::new(),
+            writer: Writer::Absent,
+            thread: None,
+            cut: None,
+        };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         Ok(Arc::new(Outbox {
             stream,
@@ -90,6 +105,11 @@ impl Outbox {
         &self.stream
     }
 
+    /// Whether the peer has neither closed the connection nor broken it, as far as is known without waiting.
+    pub(super) fn has_open_peer(&self) -> bool {
+        !is_closed(&self.stream)
+    }
+
     /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.
     pub(super) fn send(self: &Arc<Self>, frame: Bytes) -> Result<(), SendError> {
         self.send_up_to(self.bytes_max, frame)
@@ -100,7 +120,7 @@ impl Outbox {
         self.send_up_to(usize::MAX, frame)
     }
 
-    fn send_up_to(self: &Arc<Self>, bytes_max: usize, mut frame: Bytes) -> Result<(), SendError> {
+    fn send_up_to(self: &Arc<Self>, bytes_max: usize, frame: Bytes) -> Result<(), SendError> {
         let mut state = self.state.lock();
         if state.cut.is_some() {
             return Err(SendError::Closed);
@@ -111,17 +131,55 @@ impl Outbox {
             }
             return self.enqueue(&mut state, frame);
         }
+        if frame.len() <= CORKED_FRAME_LEN_MAX_BYTES && Cork::holds(self, state.corked.is_empty()) {
+            self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
+            state.corked.extend_from_slice(&frame);
+            if state.corked.len() < CORKED_LEN_MAX_BYTES {
+                return Ok(());
+            }
+            return self.send_corked(&mut state);
+        }
+        self.send_first(&mut state, frame)
+    }
+
+    /// Sends a frame that nothing stands before.
+    fn send_first(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State>,
+        mut frame: Bytes,
+    ) -> Result<(), SendError> {
         match send_now(&self.stream, &frame) {
             Ok(sent) if sent == frame.len() => Ok(()),
             Ok(sent) => {
                 frame.advance(sent);
-                self.enqueue(&mut state, frame)
+                self.enqueue(state, frame)
             }
             Err(error) => {
-                self.cut_locked(&mut state, &error.to_string());
+                self.cut_locked(state, &error.to_string());
                 Err(SendError::Closed)
             }
         }
+    }
+
+    /// Sends what was held back.
+    fn send_corked(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> Result<(), SendError> {
+        let frames = std::mem::take(&mut state.corked);
+        if frames.is_empty() || state.cut.is_some() {
+            return Ok(());
+        }
+        self.unsent_bytes.fetch_sub(frames.len(), Ordering::Relaxed);
+        let result = match state.is_draining() {
+            true => self.enqueue(state, Bytes::from(frames)),
+            false => self.send_first(state, Bytes::from(frames)),
+        };
+        // Someone may wait for it to be on its way.
+        self.changed.notify_all();
+        result
+    }
+
+    fn uncork(self: &Arc<Self>) {
+        // A connection that is gone is noticed by its reader.
+        let _ = self.send_corked(&mut self.state.lock());
     }
 
     fn enqueue(
@@ -231,6 +289,7 @@ impl Outbox {
         if state.cut.is_none() {
             state.cut = Some(reason.to_owned());
             state.queue.clear();
+            state.corked = Vec::new();
             // It fails when the peer was faster; then everyone wakes up as well.
             let _ = self.stream.shutdown(Shutdown::Both);
             self.changed.notify_all();
@@ -247,6 +306,51 @@ impl Outbox {
         self.cut("closed");
         let thread = self.state.lock().thread.take();
         thread.into_iter().for_each(join);
+    }
+}
+
+/// While it lives, short frames that its thread sends are held back, and all that go over one connection leave in one system
+/// call when it is dropped. For a thread that answers many calls in one go; one that would wait in between must not hold it.
+///
+/// Corks of one thread nest: the outermost one counts.
+#[derive(Debug)]
+pub(crate) struct Cork {
+    is_outermost: bool,
+}
+
+thread_local! {
+    /// The connections that this thread holds frames for; `None` without a cork.
+    static HELD: RefCell<Option<Vec<Arc<Outbox>>>> = const { RefCell::new(None) };
+}
+
+impl Cork {
+    pub(crate) fn new() -> Cork {
+        let is_outermost = HELD.with_borrow_mut(|held| {
+            let is_first = held.is_none();
+            held.get_or_insert_default();
+            is_first
+        });
+        Cork { is_outermost }
+    }
+
+    /// Whether this thread holds frames back. If so, it will send those of `outbox`, of which this is the first or not.
+    fn holds(outbox: &Arc<Outbox>, is_first: bool) -> bool {
+        HELD.with_borrow_mut(|held| {
+            let Some(held) = held else { return false };
+            if is_first {
+                held.push(Arc::clone(outbox));
+            }
+            true
+        })
+    }
+}
+
+impl Drop for Cork {
+    fn drop(&mut self) {
+        if self.is_outermost {
+            let held = HELD.take().unwrap_or_default();
+            held.iter().for_each(Outbox::uncork);
+        }
     }
 }
 

@@ -21,6 +21,13 @@ pub trait Service: Send + Sync + 'static {
     /// Runs method number `method` with its serialized `args`, on the connection's own thread: while it runs, no other
     /// call of that connection begins. What takes long goes elsewhere and takes `call` along.
     fn call(&self, method: usize, args: Bytes, call: Call);
+
+    /// All calls of this method that had arrived one behind the other have been made; the same thread made them. For methods
+    /// that do for many at once what they would otherwise do for each. Never later than the connection's thread waits for
+    /// anything.
+    fn flush(&self, method: usize) {
+        let _ = method;
+    }
 }
 
 /// Where an answer goes: serialized reply, or status.

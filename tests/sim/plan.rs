@@ -113,6 +113,7 @@ struct Limits {
     append_bytes_max: usize,
     window_messages_max: usize,
     window_bytes_max: usize,
+    append_gather: (usize, usize),
     uncommitted_entries_max: u64,
     uncommitted_bytes_max: usize,
     reads_max: usize,
@@ -189,6 +190,7 @@ impl Plan {
         config.append_bytes_max = self.limits.append_bytes_max;
         config.window_messages_max = self.limits.window_messages_max;
         config.window_bytes_max = self.limits.window_bytes_max;
+        (config.append_gather_from, config.append_gather_bytes) = self.limits.append_gather;
         config.uncommitted_entries_max = self.limits.uncommitted_entries_max;
         config.uncommitted_bytes_max = self.limits.uncommitted_bytes_max;
         config.reads_max = self.limits.reads_max;
@@ -237,6 +239,7 @@ impl Limits {
     fn draw(rng: &mut fastrand::Rng) -> Limits {
         Limits {
             ticks: pick(rng, &[(5, 30, 60), (5, 30, 60), (2, 10, 20)]),
+            append_gather: pick(rng, &[(1, 64 << 10), (1, 300), (2, 1000), (usize::MAX, 1)]),
             append_bytes_max: pick(rng, &[1, 200, 1 << 20, 1 << 20]),
             window_messages_max: pick(rng, &[1, 2, 64, 64]),
             window_bytes_max: pick(rng, &[1, 500, 8 << 20, 8 << 20]),

@@ -39,30 +39,58 @@ pub(super) fn run_guarded(run: impl FnOnce()) {
 /// Where a blocking call waits.
 #[derive(Default)]
 pub(super) struct Parked {
-    outcome: Mutex<Option<Outcome>>,
-    arrived: Condvar,
+    state: Mutex<Slot>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Slot {
+    outcome: Option<Outcome>,
+    /// It is asked to read the connection, which nobody does now.
+    is_asked: bool,
 }
 
 impl Parked {
     fn wake(&self, outcome: Outcome) {
-        *self.outcome.lock() = Some(outcome);
-        self.arrived.notify_one();
+        self.state.lock().outcome = Some(outcome);
+        self.changed.notify_one();
     }
 
-    /// The outcome, if it comes before `deadline`.
-    pub(super) fn wait_until(&self, deadline: Instant) -> Option<Outcome> {
-        let mut outcome = self.outcome.lock();
-        while outcome.is_none() && !self.arrived.wait_until(&mut outcome, deadline).timed_out() {}
-        outcome.take()
+    /// Asks whoever waits here to read the connection.
+    pub(super) fn ask_to_read(&self) {
+        self.state.lock().is_asked = true;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn has_outcome(&self) -> bool {
+        self.state.lock().outcome.is_some()
+    }
+
+    pub(super) fn take_outcome(&self) -> Option<Outcome> {
+        self.state.lock().outcome.take()
+    }
+
+    /// Whether it was asked to read and has not been since.
+    pub(super) fn take_asked(&self) -> bool {
+        std::mem::take(&mut self.state.lock().is_asked)
+    }
+
+    /// Waits until there is an outcome, it is asked to read, or `deadline` passes.
+    pub(super) fn wait_until(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        while state.outcome.is_none()
+            && !state.is_asked
+            && !self.changed.wait_until(&mut state, deadline).timed_out()
+        {}
     }
 
     /// The outcome, which someone is about to deliver.
     pub(super) fn wait(&self) -> Outcome {
-        let mut outcome = self.outcome.lock();
+        let mut state = self.state.lock();
         loop {
-            match outcome.take() {
+            match state.outcome.take() {
                 Some(outcome) => return outcome,
-                None => self.arrived.wait(&mut outcome),
+                None => self.changed.wait(&mut state),
             }
         }
     }
@@ -158,6 +186,14 @@ impl Calls {
             (self.unsent, self.unsent_bytes) = (VecDeque::new(), 0);
         }
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// Where a thread waits for the answer to a call that was sent, if any does.
+    pub(super) fn any_parked(&self) -> Option<Arc<Parked>> {
+        self.by_id.values().find_map(|call| match &call.waiter {
+            Waiter::Thread(parked) if call.sent => Some(Arc::clone(parked)),
+            _ => None,
+        })
     }
 
     /// The earliest deadline that the timer has to watch.

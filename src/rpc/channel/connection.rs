@@ -1,4 +1,11 @@
-//! The thread of a channel's connection: resolves, connects, reads answers until the connection is lost.
+//! The connection of a channel: made by a thread, read by whoever waits for an answer, or by that thread.
+//!
+//! A caller that waits reads the connection itself, and brings what it reads to those who wait beside it: its own answer wakes
+//! no thread but its own. When it has its answer it has another caller go on, if any waits. Where nobody waits, nobody reads; the
+//! loss of an idle connection is noticed by the next call, before it is sent.
+//!
+//! Where that will not do, the thread that connected reads (`State::has_reader`): for completions, which run on a thread of the
+//! channel's; where a loss is news at once; and for bare replies.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -6,13 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
+use super::calls::{Outcome, Parked};
 use super::core::Core;
 use super::errors::Loss;
 use super::{Config, Framing};
 use crate::rpc::frame::{Decoder, Frame};
 use crate::rpc::header::RpcReplyHeader;
-use crate::rpc::net::{time_left, tune};
+use crate::rpc::net::{is_timeout, time_left, tune};
 use crate::rpc::outbox::Outbox;
 use crate::rpc::{Status, StatusCode};
 
@@ -22,32 +31,114 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bare replies are read this much at a time: a reply that is written at once is then read at once, as far as possible.
 const BARE_READ_BYTES: usize = 64 * 1024;
 
-pub(super) fn run(core: &Arc<Core>) {
-    loop {
-        let outbox = match connect(&core.config) {
-            Ok(outbox) => outbox,
-            Err(error) => return core.connect_failed(&error),
+/// A caller that reads looks this often whether the channel's thread is to read in its place.
+const CALLER_READS_FOR: Duration = Duration::from_millis(100);
+
+/// An established connection. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct Line {
+    pub(super) outbox: Arc<Outbox>,
+    incoming: Arc<Mutex<Incoming>>,
+}
+
+/// What has come over a connection so far; whoever holds it reads.
+struct Incoming {
+    decoder: Decoder,
+    /// The header whose reply comes next.
+    next: Option<RpcReplyHeader>,
+    /// Whether any frame has come.
+    any: bool,
+    /// The socket's.
+    read_timeout: Option<Duration>,
+}
+
+impl Line {
+    pub(super) fn is(&self, other: &Line) -> bool {
+        Arc::ptr_eq(&self.outbox, &other.outbox)
+    }
+
+    /// Whether the connection is of use still, as far as its socket knows. For one that nobody reads.
+    pub(super) fn is_alive(&self) -> bool {
+        self.incoming.try_lock().is_none() || self.outbox.has_open_peer()
+    }
+
+    /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's thread takes over. False if
+    /// somebody else reads.
+    pub(super) fn read_until(&self, core: &Arc<Core>, parked: &Parked, deadline: Instant) -> bool {
+        let Some(mut incoming) = self.incoming.try_lock() else { return false };
+        let loss = loop {
+            if let Err(loss) = incoming.take_frames(core) {
+                break loss;
+            }
+            let Some(left) = time_left(deadline) else { return true };
+            if parked.has_outcome() || core.has_reader() {
+                return true;
+            }
+            match incoming.read_for(&self.outbox, Some(left.min(CALLER_READS_FOR))) {
+                Err(error) if !is_timeout(&error) => break Loss::Broken(error),
+                _ => {}
+            }
         };
-        if !core.established(&outbox) {
-            return outbox.close();
+        drop(incoming);
+        if self.lose(core, loss) {
+            core.connect_again();
         }
-        let why = match core.config.framing {
-            Framing::Extended => read_frames(core, &outbox),
-            Framing::Documented | Framing::DocumentedVarint => read_bare(core, &outbox),
+        true
+    }
+
+    /// The connection turned out to be gone as something was sent.
+    pub(super) fn lose_and_go_on(&self, core: &Arc<Core>) {
+        let error = io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
+        if self.lose(core, Loss::Broken(error)) {
+            core.connect_again();
+        }
+    }
+
+    /// Reads until the connection is lost. True: connect again.
+    fn read_on(&self, core: &Arc<Core>) -> bool {
+        let loss = match core.config.framing {
+            Framing::Extended => self.incoming.lock().read_frames(core, &self.outbox),
+            Framing::Documented | Framing::DocumentedVarint => read_bare(core, &self.outbox),
         };
+        self.lose(core, loss)
+    }
+
+    /// The connection is gone. True: connect again, as calls wait, and nobody does yet.
+    pub(super) fn lose(&self, core: &Arc<Core>, loss: Loss) -> bool {
         // A loss that we brought about has a better reason than what the read says.
-        let why = match (why, outbox.cut_reason()) {
+        let why = match (loss, self.outbox.cut_reason()) {
             (Loss::Broken(_), Some(reason)) => {
                 Loss::Broken(io::Error::new(ErrorKind::ConnectionAborted, reason))
             }
-            (why, _) => why,
+            (loss, _) => loss,
         };
-        outbox.cut("lost");
-        let connect_again = core.lost(&why);
-        outbox.close();
-        if !connect_again {
+        self.outbox.cut("lost");
+        let connect_again = core.lost(self, &why);
+        self.outbox.close();
+        connect_again
+    }
+}
+
+/// The channel's thread: connects, and reads if nobody else will.
+pub(super) fn run(core: &Arc<Core>) {
+    loop {
+        let line = match connect(&core.config) {
+            Ok(outbox) => Line::new(core, outbox),
+            Err(error) => return core.connect_failed(&error),
+        };
+        if !core.established(&line) {
+            return line.outbox.close();
+        }
+        if !core.has_reader() || !line.read_on(core) {
             return;
         }
+    }
+}
+
+/// The channel's thread, where callers have read so far.
+pub(super) fn take_over(core: &Arc<Core>, line: &Line) {
+    if line.read_on(core) {
+        run(core);
     }
 }
 
@@ -79,57 +170,68 @@ fn connect_to(addr: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads the answers to extended calls.
-fn read_frames(core: &Core, outbox: &Outbox) -> Loss {
-    let mut decoder = Decoder::of(core.head_size(), core.config.limits);
-    let mut answers = Answers { core, next: None, any: false };
-    loop {
-        loop {
-            match decoder.next() {
-                Ok(None) => break,
-                Ok(Some(frame)) => {
-                    if let Err(loss) = answers.take(frame) {
-                        return loss;
-                    }
-                }
-                Err(error) => {
-                    return Loss::Broken(io::Error::new(ErrorKind::InvalidData, error.to_string()));
-                }
-            }
-        }
-        match read(outbox, decoder.space()) {
-            Ok(count) => decoder.filled(count),
-            Err(error) => return Loss::Broken(error),
-        }
+impl Line {
+    fn new(core: &Core, outbox: Arc<Outbox>) -> Line {
+        let decoder = Decoder::of(core.head_size(), core.config.limits);
+        let incoming = Incoming { decoder, next: None, any: false, read_timeout: None };
+        Line { outbox, incoming: Arc::new(Mutex::new(incoming)) }
     }
 }
 
-/// Where the answers of one connection go.
-struct Answers<'a> {
-    core: &'a Core,
-    /// The header whose reply comes next.
-    next: Option<RpcReplyHeader>,
-    any: bool,
-}
+impl Incoming {
+    /// Reads the answers to extended calls, until there are no more.
+    fn read_frames(&mut self, core: &Core, outbox: &Outbox) -> Loss {
+        loop {
+            if let Err(loss) = self.take_frames(core) {
+                return loss;
+            }
+            if let Err(error) = self.read_for(outbox, None) {
+                return Loss::Broken(error);
+            }
+        }
+    }
 
-impl Answers<'_> {
-    fn take(&mut self, frame: Frame<RpcReplyHeader>) -> Result<(), Loss> {
+    fn read_for(&mut self, outbox: &Outbox, timeout: Option<Duration>) -> io::Result<()> {
+        if self.read_timeout != timeout {
+            outbox.stream().set_read_timeout(timeout)?;
+            self.read_timeout = timeout;
+        }
+        let count = read(outbox, self.decoder.space())?;
+        self.decoder.filled(count);
+        Ok(())
+    }
+
+    /// Brings what is complete to whom it is for.
+    fn take_frames(&mut self, core: &Core) -> Result<(), Loss> {
+        loop {
+            match self.decoder.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(frame)) => self.take(core, frame)?,
+                Err(error) => {
+                    let error = io::Error::new(ErrorKind::InvalidData, error.to_string());
+                    return Err(Loss::Broken(error));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, core: &Core, frame: Frame<RpcReplyHeader>) -> Result<(), Loss> {
         match frame {
             Frame::Head(head) if head.call_id == 0 => return Err(self.about_connection(head)),
             Frame::Head(head) => self.next = Some(head),
             Frame::Body(reply) => {
                 let head = self.next.take().expect("the decoder gives a body only after a head");
-                let outcome = match head.status {
+                let outcome: Outcome = match head.status {
                     0 => Ok(reply),
-                    _ => Err(self.core.refused(status(&head))),
+                    _ => Err(core.refused(status(&head))),
                 };
-                self.core.answer(head.call_id, outcome);
+                core.answer(head.call_id, outcome);
             }
             Frame::TooLong(head) => {
-                let limit = self.core.config.limits.body_len_max_bytes;
+                let limit = core.config.limits.body_len_max_bytes;
                 let reason =
                     format!("a reply of {} bytes: at most {limit} are taken", head.reply_size);
-                self.core.answer(head.call_id, Err(self.core.bad_reply(reason)));
+                core.answer(head.call_id, Err(core.bad_reply(reason)));
             }
             Frame::Skipped => {}
         }

@@ -13,7 +13,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,13 +21,14 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::calls::{Call, Calls, Outcome, Parked, Waiter, run_guarded};
+use super::connection::Line;
 use super::errors::{Loss, channel_closed};
 use super::{Config, Framing, connection, timer};
 use crate::rpc::CallError;
 use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{join, spawn};
-use crate::rpc::outbox::{Outbox, SendError};
+use crate::rpc::outbox::SendError;
 use crate::rpc::service::Reply;
 
 pub(super) struct Core {
@@ -41,6 +42,10 @@ pub(super) struct Core {
 pub(super) struct State {
     phase: Phase,
     pub(super) calls: Calls,
+    /// Whether the channel's own thread reads the connection; else callers do, for each other.
+    has_reader: bool,
+    /// When an answer last came.
+    answered_at: Instant,
     /// The documented call whose bare reply comes next.
     in_line: Option<u64>,
     pub(super) timer: timer::Timer,
@@ -50,9 +55,12 @@ pub(super) struct State {
 enum Phase {
     Idle,
     Connecting,
-    Connected(Arc<Outbox>),
+    Connected(Line),
     Closed,
 }
+
+/// An answer so short a time ago shows that the connection lives.
+const IDLE_UNLOOKED: Duration = Duration::from_millis(5);
 
 /// A call to make.
 pub(super) struct Request<'a> {
@@ -71,6 +79,9 @@ impl Core {
         let state = State {
             phase: Phase::Idle,
             calls: Calls::default(),
+            // Bare replies have no names: only one thread can tell whose they are.
+            has_reader: config.on_disconnect.is_some() || config.framing != Framing::Extended,
+            answered_at: Instant::now(),
             in_line: None,
             timer: timer::Timer::default(),
             threads: Vec::new(),
@@ -84,7 +95,15 @@ impl Core {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        matches!(self.lock().phase, Phase::Connected(_))
+        let state = self.lock();
+        match &state.phase {
+            Phase::Connected(line) => state.has_reader || line.is_alive(),
+            _ => false,
+        }
+    }
+
+    pub(super) fn has_reader(&self) -> bool {
+        self.lock().has_reader
     }
 
     // ---- calls ----
@@ -112,18 +131,61 @@ impl Core {
         self.wait(id, &parked, deadline).map(drop)
     }
 
-    fn wait(&self, id: u64, parked: &Parked, deadline: Instant) -> Outcome {
-        if let Some(outcome) = parked.wait_until(deadline) {
-            return outcome;
+    /// Waits for the outcome, and reads the connection meanwhile if nobody else does.
+    fn wait(self: &Arc<Self>, id: u64, parked: &Parked, deadline: Instant) -> Outcome {
+        loop {
+            if let Some(outcome) = parked.take_outcome() {
+                if parked.take_asked() {
+                    self.ask_another_to_read();
+                }
+                return outcome;
+            }
+            if deadline <= Instant::now() {
+                break;
+            }
+            let line = self.line_to_read(id);
+            parked.take_asked();
+            match line.is_some_and(|line| line.read_until(self, parked, deadline)) {
+                true => self.ask_another_to_read(),
+                false => parked.wait_until(deadline),
+            }
         }
         let mut state = self.lock();
         match state.give_up(id) {
-            Some(call) => Err(self.timed_out(&call)),
+            Some(call) => {
+                drop(state);
+                self.ask_another_to_read();
+                Err(self.timed_out(&call))
+            }
             // Someone has just taken the call out to deliver its outcome.
             None => {
                 drop(state);
                 parked.wait()
             }
+        }
+    }
+
+    /// The connection over which this call was sent, if callers read it.
+    fn line_to_read(&self, id: u64) -> Option<Line> {
+        let mut state = self.lock();
+        let is_sent = state.calls.get_mut(id).is_some_and(|call| call.sent);
+        match &state.phase {
+            Phase::Connected(line) if is_sent && !state.has_reader => Some(line.clone()),
+            _ => None,
+        }
+    }
+
+    /// This caller reads no more: another one that waits should.
+    fn ask_another_to_read(&self) {
+        // Either that one finds the connection free, or it is found here.
+        fence(Ordering::SeqCst);
+        let state = self.lock();
+        if state.has_reader {
+            return;
+        }
+        if let Some(parked) = state.calls.any_parked() {
+            drop(state);
+            parked.ask_to_read();
         }
     }
 
@@ -184,31 +246,47 @@ impl Core {
             drop(state);
             return self.fail(call.waiter, error);
         }
-        if let Some(outbox) = self.open_line(&state).filter(|_| !frame.is_empty()) {
+        self.look_whether_alive(&mut state);
+        if let Some(line) = self.open_line(&state).filter(|_| !frame.is_empty()) {
             call.sent = true;
             state.calls.insert(id, call);
             drop(state);
-            return self.send(&outbox, id, frame);
+            return self.send(&line, id, frame);
         }
         state.calls.insert(id, call);
         state.calls.push_unsent(id, frame);
         self.move_on(state);
     }
 
+    /// A connection that nobody reads may have been closed meanwhile: better noticed before a call is sent over it, as
+    /// afterwards it may have run.
+    fn look_whether_alive(&self, state: &mut State) {
+        if let Phase::Connected(line) = &state.phase
+            && !state.has_reader
+            && state.calls.len() == 0
+            && state.answered_at.elapsed() > IDLE_UNLOOKED
+            && !line.is_alive()
+        {
+            line.outbox.cut("the server closed the connection");
+            line.outbox.close();
+            state.phase = Phase::Idle;
+        }
+    }
+
     /// The connection, if a call may go out over it at once, without the lock that everyone needs.
-    fn open_line(&self, state: &State) -> Option<Arc<Outbox>> {
+    fn open_line(&self, state: &State) -> Option<Line> {
         match &state.phase {
-            Phase::Connected(outbox)
+            Phase::Connected(line)
                 if self.config.framing == Framing::Extended && !state.calls.has_unsent() =>
             {
-                Some(Arc::clone(outbox))
+                Some(line.clone())
             }
             _ => None,
         }
     }
 
-    fn send(self: &Arc<Self>, outbox: &Arc<Outbox>, id: u64, frame: Bytes) {
-        let Err(error) = outbox.send(frame.clone()) else { return };
+    fn send(self: &Arc<Self>, line: &Line, id: u64, frame: Bytes) {
+        let Err(error) = line.outbox.send(frame.clone()) else { return };
         let mut state = self.lock();
         match error {
             SendError::Full => {
@@ -220,7 +298,12 @@ impl Core {
             // The connection was lost a moment ago. The next one will do, unless the reader has failed the call by now.
             SendError::Closed => {
                 state.calls.put_back(id, frame);
+                let has_reader = state.has_reader;
                 self.move_on(state);
+                if !has_reader {
+                    // Nobody may be reading who would notice.
+                    line.lose_and_go_on(self);
+                }
             }
         }
     }
@@ -256,16 +339,47 @@ impl Core {
         match call.waiter {
             Waiter::Thread(_) => Ok(()),
             // Without a timer its deadline would pass unseen.
-            Waiter::Completion(_) => {
-                timer::watch(self, state, call.deadline).map_err(|error| self.not_sent(&error))
-            }
+            Waiter::Completion(_) => timer::watch(self, state, call.deadline)
+                .and_then(|()| self.ensure_reader(state))
+                .map_err(|error| self.not_sent(&error)),
         }
+    }
+
+    /// From the first completion on the channel's own thread reads.
+    fn ensure_reader(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        if state.has_reader {
+            return Ok(());
+        }
+        if let Phase::Connected(line) = &state.phase {
+            let (core, line) = (Arc::clone(self), line.clone());
+            let name = self.thread_name();
+            self.start_thread(state, name, move || connection::take_over(&core, &line))?;
+        }
+        state.has_reader = true;
+        Ok(())
+    }
+
+    fn thread_name(&self) -> String {
+        format!("rpc-chan-{}", self.config.port())
+    }
+
+    /// Has a thread connect.
+    pub(super) fn connect_again(self: &Arc<Self>) {
+        let mut deliveries = Vec::new();
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Connecting) {
+            self.start_connection(&mut state, &mut deliveries);
+        }
+        drop(state);
+        deliveries
+            .into_iter()
+            .for_each(|(waiter, outcome)| self.deliver_elsewhere(waiter, outcome));
     }
 
     fn start_connection(self: &Arc<Self>, state: &mut State, deliveries: &mut Deliveries) {
         let core = Arc::clone(self);
         state.phase = Phase::Connecting;
-        let name = format!("rpc-chan-{}", self.config.port());
+        let name = self.thread_name();
         if let Err(error) = self.start_thread(state, name, move || connection::run(&core)) {
             state.phase = Phase::Idle;
             self.fail_all(state, false, deliveries, || self.not_sent(&error));
@@ -290,8 +404,8 @@ impl Core {
 
     /// Sends what waits, as far as a connection is there and it is its turn.
     fn send_unsent(&self, state: &mut State, deliveries: &mut Deliveries) {
-        let Phase::Connected(outbox) = &state.phase else { return };
-        let outbox = Arc::clone(outbox);
+        let Phase::Connected(line) = &state.phase else { return };
+        let outbox = Arc::clone(&line.outbox);
         let one_at_a_time = self.config.framing != Framing::Extended;
         while !(one_at_a_time && state.in_line.is_some()) {
             let Some((id, frame)) = state.calls.pop_unsent() else { return };
@@ -315,16 +429,17 @@ impl Core {
     // ---- the connection's thread ----
 
     /// A connection is there. False when the channel was closed meanwhile.
-    pub(super) fn established(&self, outbox: &Arc<Outbox>) -> bool {
+    pub(super) fn established(&self, line: &Line) -> bool {
         let mut state = self.lock();
         if state.is_closed() {
             return false;
         }
-        state.phase = Phase::Connected(Arc::clone(outbox));
+        state.phase = Phase::Connected(line.clone());
         let mut deliveries = Vec::new();
         self.send_unsent(&mut state, &mut deliveries);
         drop(state);
         deliver(deliveries);
+        self.ask_another_to_read();
         true
     }
 
@@ -341,10 +456,11 @@ impl Core {
     }
 
     /// The connection is gone; what was sent over it fails. True when calls wait that were not sent: connect again.
-    pub(super) fn lost(&self, why: &Loss) -> bool {
+    pub(super) fn lost(&self, line: &Line, why: &Loss) -> bool {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
-        if state.is_closed() {
+        // Of two who notice the first one tells.
+        if !matches!(&state.phase, Phase::Connected(current) if current.is(line)) {
             return false;
         }
         let connect_again = state.calls.has_unsent();
@@ -362,7 +478,11 @@ impl Core {
 
     /// The answer to an extended call. An answer that nobody waits for any more is dropped.
     pub(super) fn answer(&self, call_id: u64, outcome: Outcome) {
-        let call = self.lock().calls.remove(call_id);
+        let call = {
+            let mut state = self.lock();
+            state.answered_at = Instant::now();
+            state.calls.remove(call_id)
+        };
         match call {
             Some(call) => call.waiter.deliver(outcome),
             None => log::trace!("rpc: late answer of {} dropped", self.config.addr),
@@ -394,9 +514,13 @@ impl Core {
     pub(super) fn close(self: &Arc<Self>) {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
-        if let Phase::Connected(outbox) = std::mem::replace(&mut state.phase, Phase::Closed) {
-            outbox.cut("the channel was closed");
-        }
+        let line = match std::mem::replace(&mut state.phase, Phase::Closed) {
+            Phase::Connected(line) => {
+                line.outbox.cut("the channel was closed");
+                Some(line)
+            }
+            _ => None,
+        };
         state.in_line = None;
         self.fail_all(&mut state, true, &mut deliveries, || {
             self.loss(&Loss::Broken(channel_closed()))
@@ -409,6 +533,7 @@ impl Core {
         self.timer_wakes.notify_all();
         let threads = std::mem::take(&mut self.lock().threads);
         threads.into_iter().for_each(join);
+        line.into_iter().for_each(|line| line.outbox.close());
     }
 
     fn fail_all(
@@ -449,9 +574,9 @@ impl State {
     pub(super) fn give_up(&mut self, id: u64) -> Option<Call> {
         let call = self.calls.remove(id)?;
         if self.in_line == Some(id)
-            && let Phase::Connected(outbox) = &self.phase
+            && let Phase::Connected(line) = &self.phase
         {
-            outbox.cut("a reply did not come in time");
+            line.outbox.cut("a reply did not come in time");
         }
         Some(call)
     }

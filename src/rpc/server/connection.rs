@@ -126,6 +126,16 @@ impl Connection {
         self.outbox.cut_reason().is_some()
     }
 
+    /// Whether a next extended call may begin without waiting.
+    pub(super) fn is_its_turn(&self) -> bool {
+        !self.open.lock().documented && !self.outbox.holds_over(self.high_water())
+    }
+
+    /// Bytes that a client has not read above which it is given no more.
+    fn high_water(&self) -> usize {
+        self.shared.limits.unsent_bytes_max / 16
+    }
+
     /// Waits until a next call may begin: documented calls run one after another, and a client that does not take its
     /// replies is not given more of them.
     pub(super) fn wait_turn(&self) {
@@ -134,7 +144,7 @@ impl Connection {
             self.answered.wait_for(&mut open, CHECK_EVERY);
         }
         drop(open);
-        let high_water = self.shared.limits.unsent_bytes_max / 16;
+        let high_water = self.high_water();
         if self.outbox.holds_over(high_water) {
             self.outbox.wait_until_below(high_water, None);
         }

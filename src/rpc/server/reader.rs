@@ -14,7 +14,7 @@ use crate::rpc::frame::{Decoder, Frame, FrameError, Stranger};
 use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{is_timeout, time_left};
 use crate::rpc::service::{Answer, Call};
-use crate::rpc::{Status, StatusCode};
+use crate::rpc::{Service, Status, StatusCode};
 
 /// The body of a frame has a second more for each of these that has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
@@ -65,6 +65,8 @@ pub(super) struct Reader {
     decoder: Decoder,
     /// The call whose arguments come next.
     next: Option<Admitted>,
+    /// The method that was called last, and is yet to hear that there are no more calls.
+    unflushed: Option<(Arc<dyn Service>, usize)>,
     /// Since when the rest of the frame (or, once the header is there, of its body) is waited for; none before it is.
     began: Option<Instant>,
     has_read_timeout: bool,
@@ -90,6 +92,7 @@ impl Reader {
             connection,
             decoder,
             next: None,
+            unflushed: None,
             began: None,
             has_read_timeout: false,
             is_settled: false,
@@ -123,7 +126,16 @@ impl Reader {
                 Frame::Skipped => self.began = None,
             }
         }
+        self.flush();
         Ok(())
+    }
+
+    /// Before the thread waits for anything: what its calls have put off may be what it would wait for.
+    fn flush(&mut self) {
+        if let Some((service, method)) = self.unflushed.take() {
+            // As for a call.
+            let _ = catch_unwind(AssertUnwindSafe(|| service.flush(method)));
+        }
     }
 
     fn settle(&mut self, head: &RpcHeader) -> Result<(), End> {
@@ -133,7 +145,7 @@ impl Reader {
 
     fn head(&mut self, head: RpcHeader) -> Result<(), End> {
         let (arrived, id) = (Instant::now(), self.call_id(&head));
-        self.connection.wait_turn();
+        self.wait_turn(id);
         match self.admit(head, id, arrived)? {
             Ok(admitted) => self.next = Some(admitted),
             Err(status) => {
@@ -143,6 +155,14 @@ impl Reader {
         }
         self.began = None;
         Ok(())
+    }
+
+    fn wait_turn(&mut self, id: CallId) {
+        // One that may have to wait for room waits for the calls before it.
+        if id.is_documented() || !self.connection.is_its_turn() {
+            self.flush();
+            self.connection.wait_turn();
+        }
     }
 
     /// Room for the call and what it is for; or the status to refuse it with.
@@ -187,13 +207,21 @@ impl Reader {
             ));
         }
         // The panic is reported by the panic hook, and answered when the call is dropped on its way.
-        let _ = catch_unwind(AssertUnwindSafe(|| target.service.call(target.method, args, call)));
+        let Target { service, method, .. } = target;
+        let is_same = |(last, number): &(Arc<dyn Service>, usize)| {
+            Arc::ptr_eq(last, &service) && *number == method
+        };
+        if !self.unflushed.as_ref().is_some_and(is_same) {
+            self.flush();
+            self.unflushed = Some((Arc::clone(&service), method));
+        }
+        let _ = catch_unwind(AssertUnwindSafe(|| service.call(method, args, call)));
     }
 
     fn too_long(&mut self, head: &RpcHeader) -> Result<(), End> {
         let (id, len) = (self.call_id(head), head.args_size as usize);
         let limit = self.connection.shared.limits.frame.body_len_max_bytes;
-        self.connection.wait_turn();
+        self.wait_turn(id);
         let words = format!("arguments of {len} bytes: at most {limit} are taken");
         self.refuse(id, Status::new(StatusCode::FrameTooLarge, words))?;
         if len > limit.saturating_mul(SKIPPED_LIMITS_MAX) {

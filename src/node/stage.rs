@@ -1,0 +1,196 @@
+//! A stage of a member's work: a queue, a worker, and whoever comes along.
+//!
+//! ```text
+//!   push ──> queue ──┬── help: the thread that brings work does all that waits, if nobody is at it
+//!                    └── run:  the stage's own thread does what helpers leave
+//! ```
+//! To hand work to another thread costs a wake-up, and there would be one at every stage. So a thread that brings work does
+//! it at once, together with all that others have left in the queue (a monitor that combines). If somebody is at work there
+//! already, its work is that one's next batch: nobody ever waits for the worker.
+//!
+//! # Invariants
+//! - The worker is one: batches are done one after another, in the order in which they were pushed.
+//! - What is pushed is done: by who is at work, who looks again after it has stopped; by the one who pushed it and helps or
+//!   [calls](Stage::call) the stage's thread; or by that thread.
+//! - A helper is kept for a bounded number of batches, so that its own connection is read again.
+//! - A stage whose worker has panicked is stopped, whichever thread it was.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{Ordering, fence};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Batches that a helper does before it leaves the rest to the stage's thread.
+const HELPER_BATCHES_MAX: usize = 4;
+
+/// What waits at a stage.
+pub(super) trait Queue: Default {
+    /// All that is taken at once.
+    type Batch;
+
+    /// Takes all that waits; `None` if there is nothing that is worth a turn.
+    fn take(&mut self) -> Option<Self::Batch>;
+
+    /// Whether [`take`](Queue::take) would take something.
+    fn has_work(&self) -> bool;
+}
+
+/// What is done with it.
+pub(super) trait Worker: Send {
+    /// What it works off.
+    type Queue: Queue;
+
+    /// Does a batch.
+    fn turn(&mut self, batch: <Self::Queue as Queue>::Batch);
+
+    /// Its turn panicked: it will have no other.
+    fn panicked(&self);
+}
+
+pub(super) struct Stage<W: Worker> {
+    state: Mutex<State<W::Queue>>,
+    called: Condvar,
+    worker: Mutex<Option<W>>,
+}
+
+struct State<Q> {
+    queue: Q,
+    /// Its thread should look.
+    is_called: bool,
+    is_stopped: bool,
+}
+
+impl<T> Queue for Vec<T> {
+    type Batch = Vec<T>;
+
+    fn take(&mut self) -> Option<Vec<T>> {
+        self.has_work().then(|| std::mem::take(self))
+    }
+
+    fn has_work(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl<W: Worker> Stage<W> {
+    /// One without a worker yet.
+    pub(super) fn new() -> Stage<W> {
+        let state = State { queue: Default::default(), is_called: false, is_stopped: false };
+        Stage { state: Mutex::new(state), called: Condvar::new(), worker: Mutex::new(None) }
+    }
+
+    pub(super) fn employ(&self, worker: W) {
+        *self.worker.lock() = Some(worker);
+    }
+
+    /// Adds to the queue, or looks at it; `None` once the stage is stopped. Whoever adds then [helps](Stage::help) or
+    /// [calls](Stage::call).
+    pub(super) fn with_queue<R>(&self, change: impl FnOnce(&mut W::Queue) -> R) -> Option<R> {
+        let mut state = self.state.lock();
+        (!state.is_stopped).then(|| change(&mut state.queue))
+    }
+
+    /// Does what waits, unless somebody is at it. Whether it did anything.
+    pub(super) fn help(&self) -> bool {
+        self.help_if(|_| true)
+    }
+
+    /// The same, if what waits is such; else it is left to the stage's thread.
+    pub(super) fn help_if(&self, is_such: impl Fn(&W::Queue) -> bool) -> bool {
+        let mut has_done = false;
+        for _ in 0..HELPER_BATCHES_MAX {
+            // What was pushed before is seen by whoever holds the worker, or the worker is seen to be free.
+            fence(Ordering::SeqCst);
+            let Some(mut worker) = self.worker.try_lock() else { return has_done };
+            let batch = {
+                let mut state = self.state.lock();
+                if state.is_stopped || !state.queue.has_work() {
+                    None
+                } else if !is_such(&state.queue) {
+                    self.call_locked(&mut state);
+                    return has_done;
+                } else {
+                    state.queue.take()
+                }
+            };
+            if let (Some(batch), Some(worker)) = (batch, &mut *worker) {
+                self.turn(worker, batch);
+                has_done = true;
+            }
+            drop(worker);
+            fence(Ordering::SeqCst);
+            if !self.has_work() {
+                return has_done;
+            }
+        }
+        self.call();
+        has_done
+    }
+
+    /// Has the stage's thread do what waits, unless somebody is at it.
+    pub(super) fn call(&self) {
+        fence(Ordering::SeqCst);
+        if !self.worker.is_locked() {
+            let mut state = self.state.lock();
+            if state.queue.has_work() {
+                self.call_locked(&mut state);
+            }
+        }
+    }
+
+    fn call_locked(&self, state: &mut State<W::Queue>) {
+        if !std::mem::replace(&mut state.is_called, true) {
+            self.called.notify_one();
+        }
+    }
+
+    /// Whether anything waits.
+    pub(super) fn has_work(&self) -> bool {
+        let state = self.state.lock();
+        !state.is_stopped && state.queue.has_work()
+    }
+
+    /// The stage's thread: does what it is called for, until the stage is stopped. Then it gives the worker back, with what is
+    /// left in the queue; `None` if it never had one, or has lost it.
+    pub(super) fn run(&self, after_turn: impl Fn(&Stage<W>)) -> (Option<W>, W::Queue) {
+        while self.wait() {
+            if let Some(worker) = &mut *self.worker.lock() {
+                let batch = self.state.lock().queue.take();
+                if let Some(batch) = batch {
+                    self.turn(worker, batch);
+                }
+            }
+            after_turn(self);
+            fence(Ordering::SeqCst);
+            if self.has_work() {
+                self.call();
+            }
+        }
+        let worker = self.worker.lock().take();
+        (worker, std::mem::take(&mut self.state.lock().queue))
+    }
+
+    /// Waits until it is called. False once the stage is stopped.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        while !state.is_called && !state.is_stopped {
+            self.called.wait(&mut state);
+        }
+        state.is_called = false;
+        !state.is_stopped
+    }
+
+    /// A panic has been reported by the panic hook. What its worker leaves behind is not to be trusted.
+    fn turn(&self, worker: &mut W, batch: <W::Queue as Queue>::Batch) {
+        if catch_unwind(AssertUnwindSafe(|| worker.turn(batch))).is_err() {
+            self.stop();
+            worker.panicked();
+        }
+    }
+
+    /// Takes no more work, and ends its thread.
+    pub(super) fn stop(&self) {
+        self.state.lock().is_stopped = true;
+        self.called.notify_all();
+    }
+}

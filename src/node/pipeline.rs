@@ -59,7 +59,7 @@ impl<S: StateMachine> Pipeline<S> {
                 if self.log.help() {
                     self.inbox.stage().help();
                 }
-                self.applier.help();
+                self.applier.call();
             }
         }
     }

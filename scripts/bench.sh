@@ -1,0 +1,600 @@
+#!/usr/bin/env bash
+# How fast syncraft is on this machine, and how fast others are beside it: prints a page of Markdown.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+usage: scripts/bench.sh [--vs etcd] [--vs redis] [--quick] [--runs N] [--seconds N] [--kills N]
+
+Starts three members on this machine, with data in a directory of their own that is removed at the end, loads them, and
+prints the results as Markdown. Needs Linux, bash 5 and Rust. Nothing else should run meanwhile. Beside etcd and Redis it
+takes about 15 minutes.
+
+  --vs etcd    also three members of etcd, with its default settings (apt-get install etcd-server etcd-client)
+  --vs redis   also one process of Redis that syncs each write (apt-get install redis-server)
+  --quick      to try it: few and short runs
+  --runs N     each number is the median of N runs (3)
+  --seconds N  how long a run is (5)
+  --kills N    how often a cluster is started, has its leader killed and hands over (5)
+
+environment:
+  BENCH_DIR    where the data goes: on the disk that is to be measured (the directory "target" beside scripts/)
+  SYNCRAFT_BIN a syncraft binary to use instead of building one
+USAGE
+}
+
+say() { printf '%s\n' "$*" >&2; }
+die() { printf 'bench.sh: %s\n' "$*" >&2; exit 1; }
+misuse() { printf 'bench.sh: %s\n' "$*" >&2; usage >&2; exit 2; }
+
+# What tools print is read below.
+export LC_ALL=C
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+sides=(syncraft)
+runs=3 seconds=5 kills=5
+clients_table=(1 16 64 256 1000) # The clients of the table's rows.
+warm_up_ms=2000
+cpu_puts=100000
+keys=10000
+size=256 large_size=4096 # Bytes of a value.
+mid_clients=64           # Where one number has to do.
+disturbed_clients=16
+
+is_count() { case $1 in '' | *[!0-9]* | 0* | ?????*) return 1 ;; esac }
+
+[ "${BASH_VERSINFO[0]}" -ge 5 ] && [ -r /proc/self/stat ] || die "needs Linux and bash 5"
+command_line="scripts/bench.sh${*:+ $*}"
+while [ $# -gt 0 ]; do
+    case $1 in
+        --vs)
+            case ${2:-} in
+                etcd | redis) [[ " ${sides[*]} " == *" $2 "* ]] || sides+=("$2") ;;
+                *) misuse "--vs etcd or --vs redis" ;;
+            esac
+            shift
+            ;;
+        --quick) runs=1 seconds=1 kills=1 clients_table=(1 64) warm_up_ms=500 cpu_puts=10000 ;;
+        --runs | --seconds | --kills)
+            is_count "${2:-}" || misuse "$1 takes a number from 1 to 9999"
+            declare "${1#--}=$2"
+            shift
+            ;;
+        -h | --help) usage; exit 0 ;;
+        *) misuse "unknown argument \"$1\"" ;;
+    esac
+    shift
+done
+
+has_side() { [[ " ${sides[*]} " == *" $1 "* ]]; }
+
+need() { # COMMAND...
+    local command
+    for command in "$@"; do
+        command -v "$command" >/dev/null ||
+            die "there is no $command: apt-get install etcd-server etcd-client redis-server, then try again"
+    done
+}
+
+# --- programs ------------------------------------------------------------------------------------------------------
+
+bin=${SYNCRAFT_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/syncraft}
+etcd_load_target=${CARGO_TARGET_DIR:-$root/scripts/etcd-load/target}
+etcd_load=$etcd_load_target/release/etcd-load
+
+build() {
+    if [ -z "${SYNCRAFT_BIN:-}" ] && command -v cargo >/dev/null; then
+        say "building syncraft"
+        (cd "$root" && cargo build --release --locked --quiet --bin syncraft) || die "the build failed"
+    fi
+    [ -x "$bin" ] || die "there is no $bin: is Rust (cargo) installed, or SYNCRAFT_BIN right?"
+    has_side etcd || return 0
+    say "building the load for etcd"
+    (cd "$root/scripts/etcd-load" && cargo build --release --locked --quiet --target-dir "$etcd_load_target") ||
+        die "the build of scripts/etcd-load failed"
+}
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+declare -A pids=() # By name: syncraft-1, etcd-3, redis-1, ...
+work=
+
+# Fresh, and therefore on whatever disk it is made.
+make_work() {
+    local parent=${BENCH_DIR:-$root/target}
+    mkdir -p "$parent"
+    work=$(mktemp -d "$(cd "$parent" && pwd -P)/bench.XXXXXX")
+    case $(stat -f -c %T "$work") in
+        tmpfs | ramfs) die "$parent is in memory, not on a disk: choose another BENCH_DIR" ;;
+    esac
+}
+
+cleanup() {
+    local name
+    for name in "${!pids[@]}"; do end "$name"; done
+    [ -z "$work" ] || rm -rf "${work:?}"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+launch() { # NAME COMMAND...
+    local name=$1
+    shift
+    "$@" </dev/null >>"$work/$name.log" 2>&1 &
+    pids[$name]=$!
+}
+
+# At once, and without the shell's word about it.
+end() { # NAME
+    kill -KILL "${pids[$1]}" 2>/dev/null || true
+    wait "${pids[$1]}" 2>/dev/null || true
+    unset "pids[$1]"
+}
+
+end_side() { # SIDE
+    local name
+    for name in "${!pids[@]}"; do case $name in "$1"-*) end "$name" ;; esac; done
+    rm -rf "${work:?}/$1"
+}
+
+fail() { # SIDE WORDS...
+    local side=$1
+    shift
+    tail -n 3 "$work/$side"-*.log >&2 || true
+    die "$side: $*"
+}
+
+# All of our ports follow this one, below those that the kernel gives to outgoing connections.
+find_ports() {
+    local try port
+    for ((try = 0; try < 50; try++)); do
+        base_port=$((20000 + RANDOM % 12000))
+        for ((port = base_port; port < base_port + 16; port++)); do
+            if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then continue 2; fi
+        done
+        return 0
+    done
+    die "no 16 ports in a row are free"
+}
+
+# --- the sides -----------------------------------------------------------------------------------------------------
+#
+# syncraft: what is measured. lease: the same, where a leader answers reads on its own. etcd, redis: beside it.
+
+first_port() { # SIDE
+    case $1 in
+        syncraft) echo "$base_port" ;;
+        lease) echo $((base_port + 3)) ;;
+        etcd) echo $((base_port + 6)) ;; # And three for members among themselves.
+        redis) echo $((base_port + 12)) ;;
+    esac
+}
+
+# The cluster's addresses, each behind a prefix in which N is its number.
+addresses() { # SIDE PREFIX [OFFSET]
+    local port id list=
+    port=$(($(first_port "$1") + ${3:-0}))
+    for id in 1 2 3; do list+=${list:+,}${2//N/$id}127.0.0.1:$((port + id - 1)); done
+    printf '%s' "$list"
+}
+
+launch_member() { # SIDE ID
+    local port=$(($(first_port "$1") + $2 - 1)) data=$work/$1/$2
+    mkdir -p "$work/$1"
+    case $1 in
+        syncraft) launch "$1-$2" "$bin" server --id "$2" --members "$(addresses "$1" N=)" --data-dir "$data" ;;
+        lease)
+            launch "$1-$2" "$bin" server --id "$2" --members "$(addresses "$1" N=)" --data-dir "$data" \
+                --read-mode lease
+            ;;
+        etcd)
+            # All as it comes, but for the room that a long run may take: 2 GiB would end it.
+            launch "$1-$2" etcd --name "m$2" --data-dir "$data" --quota-backend-bytes 8589934592 \
+                --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
+                --listen-peer-urls "http://127.0.0.1:$((port + 3))" \
+                --initial-advertise-peer-urls "http://127.0.0.1:$((port + 3))" \
+                --initial-cluster "$(addresses etcd mN=http:// 3)" --initial-cluster-token "$work" \
+                --initial-cluster-state new
+            ;;
+        redis)
+            mkdir -p "$data"
+            launch "$1-$2" redis-server --port "$port" --bind 127.0.0.1 --dir "$data" \
+                --appendonly yes --appendfsync always --save ''
+            ;;
+    esac
+}
+
+# Fresh, until its first put is answered.
+start() { # SIDE
+    local id deadline=$((SECONDS + 30))
+    end_side "$1"
+    for id in 1 2 3; do
+        launch_member "$1" "$id"
+        [ "$1" != redis ] || break
+    done
+    case $1 in
+        syncraft | lease) "$bin" put --members "$(addresses "$1" N=)" --timeout 30s first put >/dev/null ;;
+        etcd) "$etcd_load" put --endpoints "$(addresses "$1" '')" --clients 1 --count 1 --warm-up-ms 0 >/dev/null ;;
+        redis)
+            until [ "$(redis-cli -p "$(first_port redis)" ping 2>/dev/null)" = PONG ]; do
+                [ "$SECONDS" -lt "$deadline" ] || fail "$1" "does not start"
+                sleep 0.05
+            done
+            ;;
+    esac || fail "$1" "does not serve"
+}
+
+# Its leader's id in $leader.
+find_leader() { # SIDE
+    local deadline=$((SECONDS + 30))
+    while :; do
+        case $1 in
+            syncraft)
+                leader=$("$bin" status --json --members "$(addresses "$1" N=)" 2>/dev/null | tr '{' '\n' |
+                    sed -n 's/^"id":\([0-9]*\),.*"role":"leader".*/\1/p')
+                ;;
+            etcd) leader=$(etcd_status | awk -F ', ' '$5 == "true" { print NR }') ;;
+        esac || true
+        case $leader in [1-3]) return 0 ;; esac
+        [ "$SECONDS" -lt "$deadline" ] || fail "$1" "has no leader"
+        sleep 0.2
+    done
+}
+
+# A line a member: endpoint, id, version, size, whether it leads, ...
+etcd_status() { ETCDCTL_API=3 etcdctl --endpoints "$(addresses etcd '')" endpoint status 2>/dev/null; }
+
+transfer_leader() { # SIDE
+    local target=$((leader % 3 + 1))
+    case $1 in
+        syncraft) "$bin" transfer --members "$(addresses "$1" N=)" "$target" ;;
+        etcd)
+            ETCDCTL_API=3 etcdctl --endpoints "127.0.0.1:$(($(first_port etcd) + leader - 1))" move-leader \
+                "$(etcd_status | awk -F ', ' -v target="$target" 'NR == target { print $2 }')"
+            ;;
+    esac >/dev/null || fail "$1" "does not hand over"
+}
+
+# Until all three members serve: a kill must not find a cluster that is two.
+wait_whole() { # SIDE
+    local deadline=$((SECONDS + 30))
+    until is_whole "$1"; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "$1" "a member that was started again does not serve"
+        sleep 0.2
+    done
+    sleep 1
+}
+
+is_whole() { # SIDE
+    case $1 in
+        syncraft) ! "$bin" status --json --members "$(addresses "$1" N=)" 2>/dev/null | grep -q '"reachable":false' ;;
+        etcd) ETCDCTL_API=3 etcdctl --endpoints "$(addresses etcd '')" endpoint health >/dev/null 2>&1 ;;
+    esac
+}
+
+# --- load ----------------------------------------------------------------------------------------------------------
+
+# The program that loads a side, in $load: it prints one line of JSON.
+load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
+    local common=("$2" --clients "$3" --value-size "$4" --keys "$keys" "$5" "$6") conns=1
+    case $1 in
+        syncraft | lease)
+            load=("$bin" bench "${common[@]}" --warm-up "${warm_up_ms}ms" --json --members "$(addresses "$1" N=)")
+            ;;
+        etcd)
+            # What is best for it on two cores, of 1, 4 and 16 connections and of one and two threads; 4 is a little better
+            # for 1,000 clients.
+            [ "$3" -le 256 ] || conns=4
+            load=("$etcd_load" "${common[@]}" --warm-up-ms "$warm_up_ms" --conns "$conns"
+                --endpoints "$(addresses "$1" '')")
+            ;;
+        redis) load=(load_redis "${common[@]}") ;;
+    esac
+}
+
+# redis-benchmark without --threads, which is best for Redis on two cores but for SET of 1,000 clients: --threads 1 makes
+# that some 7 percent faster, and others slower.
+load_redis() { # OPERATION --clients N --value-size BYTES --keys N --seconds|--count N
+    local test=set clients=$3 size=$5 keys=$7 count=$9 rate
+    if [ "$1" = get ]; then
+        test="get"
+        redis_benchmark set 50 "$size" $((keys * 10)) -P 16 >/dev/null # Or it would answer that there is nothing.
+    fi
+    if [ "$8" = --seconds ]; then
+        # It only takes a count: from a run that also warms it up.
+        rate=$(redis_benchmark "$test" "$clients" "$size" $((2000 + clients * 50)) | awk -F '"' '{ print int($4) }')
+        count=$((rate * $9))
+    fi
+    redis_benchmark "$test" "$clients" "$size" "$count" | awk -F '"' '{
+        printf "{\"ops_per_second\":%s,\"p50\":%d,\"p99\":%d,\"max\":%d}\n", $4, $10 * 1000, $14 * 1000, $16 * 1000 }'
+}
+
+redis_benchmark() { # TEST CLIENTS SIZE COUNT ARGUMENT...
+    redis-benchmark -p "$(first_port redis)" -t "$1" -c "$2" -d "$3" -n "$4" -r "$keys" --csv --precision 3 "${@:5}" |
+        tail -n 1
+}
+
+# A number or a text of what a load has printed, from standard input; each name is in it once.
+field() { sed -n -e "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" -e t -e "s/.*\"$1\": *\([^,}]*\).*/\1/p"; }
+
+check_errors() { # SIDE JSON
+    local kind count
+    for kind in not_applied unknown rejected; do
+        count=$(field "$kind" <<<"$2")
+        [ "${count:-0}" = 0 ] || warnings+=("$1: $count operations ended as $kind.")
+    done
+}
+
+# --- measurements --------------------------------------------------------------------------------------------------
+#
+# Sides take turns, so that a machine that becomes slower or faster does so for all.
+
+declare -A samples=() # By ROW/SIDE/METRIC: numbers.
+declare -a load=() warnings=()
+durability='' reads='' # What our cluster says that it runs with.
+
+sample() { samples[$1]+="$2 "; }
+
+measure_load() { # ROW OPERATION CLIENTS SIZE SIDE...
+    local run side json metric
+    for ((run = 1; run <= runs; run++)); do
+        for side in "${@:5}"; do
+            load_command "$side" "$2" "$3" "$4" --seconds "$seconds"
+            json=$("${load[@]}") || fail "$side" "the load failed: ${load[*]}"
+            check_errors "$side" "$json"
+            for metric in ops_per_second p50 p99; do sample "$1/$side/$metric" "$(field "$metric" <<<"$json")"; done
+            if [ "$side" = syncraft ]; then
+                durability=$(field durability <<<"$json") reads=$(field read_mode <<<"$json")
+            fi
+            say "$2, $3 clients, $4 bytes, run $run of $runs: $side $(field ops_per_second <<<"$json" | round)/s"
+        done
+    done
+}
+measure_cold_start() {
+    local run side begun
+    for ((run = 1; run <= kills; run++)); do
+        for side in "${sides[@]}"; do
+            if [ "$side" = redis ]; then continue; fi
+            begun=$EPOCHREALTIME
+            start "$side"
+            sample "cold-start/$side" "$(milliseconds_since "$begun")"
+            say "cold start, run $run of $kills: $side $(milliseconds_since "$begun") ms"
+        done
+    done
+}
+
+milliseconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.0f", (to - from) * 1000 }'; }
+
+# The largest that any member has been so far.
+measure_memory() { # ROW
+    local side name
+    for side in "${sides[@]}"; do
+        sample "$1/$side" "$(for name in "${!pids[@]}"; do
+            case $name in "$side"-*) awk '/^VmHWM/ { print $2 / 1024 }' "/proc/${pids[$name]}/status" ;; esac
+        done | sort -n | tail -n 1)"
+    done
+}
+
+measure_cpu() {
+    local run side before
+    for ((run = 1; run <= runs; run++)); do
+        for side in "${sides[@]}"; do
+            warm_up_ms=1 load_command "$side" put "$mid_clients" "$size" --count "$cpu_puts"
+            before=$(cpu_seconds "$side")
+            "${load[@]}" >/dev/null || fail "$side" "the load failed: ${load[*]}"
+            sample "cpu/$side" "$(awk -v from="$before" -v to="$(cpu_seconds "$side")" -v puts="$cpu_puts" \
+                'BEGIN { print (to - from) * 100000 / puts }')"
+            say "processor, run $run of $runs: $side"
+        done
+    done
+}
+
+# Of all members, as user and in the kernel.
+cpu_seconds() { # SIDE
+    local name
+    for name in "${!pids[@]}"; do
+        case $name in "$1"-*) sed 's/.*) //' "/proc/${pids[$name]}/stat" ;; esac
+    done | awk -v per_second="$(getconf CLK_TCK)" '{ sum += $12 + $13 } END { print sum / per_second }'
+}
+
+# How long clients are not served: the longest that any put takes while the leader is killed, or hands over.
+measure_outage() { # kill|transfer
+    local run side
+    for ((run = 1; run <= kills; run++)); do
+        for side in "${sides[@]}"; do
+            if [ "$side" = redis ]; then continue; fi
+            outage "$side" "$1"
+            sample "$1/$side" "$outage_ms"
+            say "$1, run $run of $kills: $side $outage_ms ms"
+        done
+    done
+}
+
+outage() { # SIDE kill|transfer
+    local seconds=4 json
+    # It takes about two seconds to elect another, and a put that never ends would not be the longest.
+    [ "$1/$2" != etcd/kill ] || seconds=7
+    wait_whole "$1"
+    find_leader "$1"
+    warm_up_ms=1 load_command "$1" put "$disturbed_clients" "$size" --seconds "$seconds"
+    : >"$work/load-1.log"
+    launch load-1 "${load[@]}"
+    sleep 1.5
+    if [ "$2" = kill ]; then end "$1-$leader"; else transfer_leader "$1"; fi
+    wait "${pids[load-1]}" || fail load "the load failed: ${load[*]}"
+    unset 'pids[load-1]'
+    [ "$2" != kill ] || launch_member "$1" "$leader"
+    json=$(grep '^{' "$work/load-1.log") || fail load "the load printed no JSON: ${load[*]}"
+    check_errors "$1" "$json"
+    outage_ms=$(field max <<<"$json" | awk '{ print $1 / 1000 }')
+}
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+median() { # NUMBER...
+    [ $# -eq 0 ] || printf '%s\n' "$@" | sort -g |
+        awk '{ at[NR] = $1 } END { print NR % 2 ? at[(NR + 1) / 2] : (at[NR / 2] + at[NR / 2 + 1]) / 2 }'
+}
+
+# shellcheck disable=SC2086 # Numbers, to be split.
+median_of() { median ${samples[$1]:-}; } # ROW/SIDE/METRIC
+
+# Three digits that say something, and commas between thousands.
+round() {
+    awk 'NF == 0 { next } {
+        text = sprintf($1 >= 100 || $1 == int($1) ? "%.0f" : $1 >= 10 ? "%.1f" : "%.2f", $1)
+        while (match(text, /^[0-9][0-9][0-9][0-9]+/))
+            text = substr(text, 1, RLENGTH - 3) "," substr(text, RLENGTH - 2)
+        print text }'
+}
+
+ratio() { # OURS THEIRS
+    if [ -z "$1" ] || [ -z "$2" ]; then echo –; else awk -v a="$1" -v b="$2" 'BEGIN { print a / b }' | round; fi
+}
+
+side_name() {
+    case $1 in
+        syncraft) echo syncraft ;;
+        etcd) etcd --version | awk 'NR == 1 { print "etcd " $3 }' ;;
+        redis) redis-server --version | sed 's/.*v=\([^ ]*\).*/Redis \1, one process/' ;;
+    esac
+}
+
+print_head() {
+    local side line="| |" rule="| --- |"
+    for side in "${sides[@]}"; do
+        line+=" $(side_name "$side") |" rule+=" ---: |"
+        [ "$side" = syncraft ] || { line+=" ratio |" rule+=" ---: |"; }
+    done
+    printf '%s\n%s\n' "$line" "$rule"
+}
+
+print_load_row() { # WORDS ROW [OUR_SIDE]
+    local side line="| $1 |" ours ops
+    ours=$(median_of "$2/${3:-syncraft}/ops_per_second")
+    for side in "${3:-syncraft}" "${sides[@]:1}"; do
+        ops=$(median_of "$2/$side/ops_per_second")
+        line+=" $(load_cell "$2/$side" "$ops") |"
+        case $side in syncraft | lease) ;; *) line+=" $(ratio "$ours" "$ops") |" ;; esac
+    done
+    printf '%s\n' "$line"
+}
+
+load_cell() { # ROW/SIDE OPS
+    if [ -z "$2" ]; then echo –; return; fi
+    printf '%s (%s, %s)' "$(round <<<"$2")" "$(milliseconds "$1/p50")" "$(milliseconds "$1/p99")"
+}
+
+milliseconds() { median_of "$1" | awk '{ print $1 / 1000 }' | round; }
+
+print_row() { # WORDS ROW
+    local side line="| $1 |" ours cell
+    ours=$(median_of "$2/syncraft")
+    for side in "${sides[@]}"; do
+        cell=$(median_of "$2/$side")
+        line+=" $(if [ -n "$cell" ]; then round <<<"$cell"; else echo –; fi) |"
+        [ "$side" = syncraft ] || line+=" $(ratio "$ours" "$cell") |"
+    done
+    printf '%s\n' "$line"
+}
+
+# shellcheck disable=SC2016 # Backquotes are Markdown's, here and below.
+print_machine() {
+    local cpu memory
+    cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p)
+    memory=$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)
+    printf -- '- Machine: %s, %s cores, %s GiB; %s %s; data on %s.\n' "${cpu:-$(uname -m)}" "$(nproc)" "$memory" \
+        "$(uname -s)" "$(uname -r)" "$(df --output=fstype "$work" | tail -n 1)"
+    printf -- '- Date: %s; %s%s.\n' "$(date -u +%Y-%m-%d)" "$("$bin" --version)" "$(revision)"
+    printf -- '- Command: `%s`.\n' "$command_line"
+}
+
+# Of the source, if the binary was built from it.
+revision() {
+    [ -z "${SYNCRAFT_BIN:-}" ] || return 0
+    git -C "$root" describe --always --dirty --exclude '*' 2>/dev/null | sed 's/^/ at /' || true
+}
+
+# shellcheck disable=SC2016
+print_sides() {
+    local theirs=
+    printf -- '- syncraft: three members, default settings. Durability: %s; reads: %s.\n' "$durability" "$reads"
+    if has_side etcd; then
+        theirs=etcd
+        printf -- '- etcd: three members, default settings but for 8 GiB of room, linearizable gets; its load,'
+        printf ' `scripts/etcd-load`, goes to the leader over 1 connection, for 1,000 clients over 4: its best.\n'
+    fi
+    if has_side redis; then
+        theirs+=${theirs:+ or }Redis
+        printf -- '- Redis: one process, nothing replicated, `appendonly yes`, `appendfsync always`; its load is'
+        printf ' `redis-benchmark`, without pipelining.\n'
+    fi
+    printf -- '- The load runs on this machine, too. Each client makes its next call, for one of %s keys,' \
+        "$(round <<<"$keys")"
+    printf ' when its last is answered. A number is the median of %s run(s) of %s s%s.\n' "$runs" "$seconds" \
+        "$([ ${#sides[@]} -eq 1 ] || echo ', in turns')"
+    [ -z "$theirs" ] || printf -- '- "Ratio" is syncraft divided by %s.\n' "$theirs"
+}
+
+print_page() {
+    local clients warning
+    print_machine
+    print_sides
+    printf '\nOperations per second, more is better (latency in milliseconds: median, 99th percentile):\n\n'
+    print_head
+    for clients in "${clients_table[@]}"; do
+        print_load_row "put, $size B, $(clients_words "$clients")" "put-$clients"
+    done
+    print_load_row "put, $((large_size / 1024)) KiB, $mid_clients clients" put-large
+    for clients in "${clients_table[@]}"; do
+        print_load_row "get, $size B, $(clients_words "$clients")" "get-$clients"
+    done
+    print_load_row "get, $size B, $mid_clients clients, \`--read-mode lease\`" get-lease lease
+    printf '\nLess is better:\n\n'
+    print_head
+    print_row "processor seconds of all members for 100,000 puts, $size B, $mid_clients clients" cpu
+    print_row "memory of the largest member, peak, $size B (MiB)" memory
+    print_row "the same after the puts of $((large_size / 1024)) KiB (MiB)" memory-large
+    print_row "cold start, to the first put answered (ms; median of $kills)" cold-start
+    print_row "\`kill -9\` of the leader under load, longest put (ms; median of $kills)" kill
+    print_row "leader hands over under load, longest put (ms; median of $kills)" transfer
+    for warning in ${warnings[@]+"${warnings[@]}"}; do printf '\n%s\n' "$warning"; done
+}
+
+clients_words() { if [ "$1" -eq 1 ]; then echo "1 client"; else echo "$(round <<<"$1") clients"; fi; }
+
+# --- run -----------------------------------------------------------------------------------------------------------
+
+if has_side etcd; then need etcd etcdctl cargo; fi
+if has_side redis; then need redis-server redis-benchmark redis-cli; fi
+# A thousand clients are a thousand sockets, at both ends.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+build
+make_work
+find_ports
+
+measure_cold_start
+if has_side redis; then start redis; fi
+for operation in put get; do
+    for clients in "${clients_table[@]}"; do
+        measure_load "$operation-$clients" "$operation" "$clients" "$size" "${sides[@]}"
+    done
+done
+measure_memory memory
+measure_cpu
+measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}"
+measure_memory memory-large
+measure_outage kill
+measure_outage transfer
+
+# In the place of the first cluster, beside nothing but Redis: etcd has no such reads.
+end_side syncraft
+end_side etcd
+start lease
+if has_side redis; then lease_sides=(lease redis); else lease_sides=(lease); fi
+measure_load get-lease get "$mid_clients" "$size" "${lease_sides[@]}"
+
+print_page

@@ -1,0 +1,184 @@
+//! The closed loop: every client makes its next call when the last is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout_at};
+
+use crate::Operation;
+use crate::cluster::{Cluster, Leader};
+use crate::etcd::{Connection, Error, PutRequest, RangeRequest};
+
+/// How long a call is repeated before it counts as an error.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before a call that was refused is repeated.
+const RETRY_PAUSE: Duration = Duration::from_millis(2);
+const FILLING_CLIENTS: usize = 64;
+
+#[derive(Clone, Copy)]
+pub enum Until {
+    Elapsed(Duration),
+    /// So many operations, of all clients together.
+    Count(u64),
+}
+
+/// What a run has measured. An operation counts if it was begun in time, whenever it was answered: an outage at the end is not
+/// left out.
+#[derive(Default)]
+pub struct Outcome {
+    pub elapsed: Duration,
+    pub latencies_us: Vec<u32>,
+    /// The time was up: a write may have happened, a read has not.
+    pub timed_out: u64,
+    pub rejected: u64,
+}
+
+#[derive(Clone)]
+pub struct Load(Arc<Shared>);
+
+struct Shared {
+    cluster: Cluster,
+    operation: Operation,
+    value: Bytes,
+    keys: u64,
+}
+
+impl Load {
+    pub fn new(cluster: Cluster, operation: Operation, value_size: usize, keys: u64) -> Load {
+        let value = std::iter::repeat_with(|| fastrand::u8(..)).take(value_size).collect();
+        Load(Arc::new(Shared { cluster, operation, value, keys }))
+    }
+
+    /// Writes every key, unless all are there already.
+    pub async fn fill(&self) -> Result<(), String> {
+        let leader = self.0.cluster.leader().await;
+        let (first, end) = (self.0.key(0), self.0.key(self.0.keys));
+        let all = RangeRequest { key: first, range_end: end, count_only: true };
+        let found = leader.connection(0).range(&all).await.map_err(|error| error.to_string())?;
+        if u64::try_from(found.count) == Ok(self.0.keys) {
+            return Ok(());
+        }
+        let next = Arc::new(AtomicU64::new(0));
+        let mut clients = JoinSet::new();
+        for client in 0..FILLING_CLIENTS {
+            let (shared, leader, next) = (self.0.clone(), leader.clone(), next.clone());
+            clients.spawn(async move {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= shared.keys {
+                        return Ok(());
+                    }
+                    shared.put(leader.connection(client), index).await?;
+                }
+            });
+        }
+        clients
+            .join_all()
+            .await
+            .into_iter()
+            .collect::<Result<(), Error>>()
+            .map_err(|error| error.to_string())
+    }
+
+    pub async fn run(&self, clients: usize, until: Until) -> Outcome {
+        let begun = Instant::now();
+        let taken = Arc::new(AtomicU64::new(0));
+        let mut running = JoinSet::new();
+        for client in 0..clients {
+            running.spawn(run_client(self.0.clone(), client, begun, until, taken.clone()));
+        }
+        let mut total = Outcome::default();
+        while let Some(outcome) = running.join_next().await {
+            let outcome = outcome.expect("a client does not panic");
+            total.latencies_us.extend(outcome.latencies_us);
+            total.timed_out += outcome.timed_out;
+            total.rejected += outcome.rejected;
+        }
+        total.elapsed = begun.elapsed();
+        total
+    }
+}
+
+async fn run_client(
+    shared: Arc<Shared>,
+    client: usize,
+    begun: Instant,
+    until: Until,
+    taken: Arc<AtomicU64>,
+) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut leader = shared.cluster.leader().await;
+    let mut rng = Rng::new();
+    loop {
+        let now = Instant::now();
+        let is_over = match until {
+            Until::Elapsed(duration) => now >= begun + duration,
+            Until::Count(count) => taken.fetch_add(1, Ordering::Relaxed) >= count,
+        };
+        if is_over {
+            return outcome;
+        }
+        let answered = shared.call_until_answered(&mut leader, client, rng.u64(..shared.keys));
+        match timeout_at((now + CALL_TIMEOUT).into(), answered).await {
+            Ok(Ok(())) => {
+                let latency_us = u32::try_from(now.elapsed().as_micros()).unwrap_or(u32::MAX);
+                outcome.latencies_us.push(latency_us);
+            }
+            Ok(Err(error)) => {
+                eprintln!("etcd-load: {error}");
+                outcome.rejected += 1;
+            }
+            Err(_) => outcome.timed_out += 1,
+        }
+    }
+}
+
+impl Shared {
+    async fn call_until_answered(
+        &self,
+        leader: &mut Leader,
+        client: usize,
+        index: u64,
+    ) -> Result<(), Error> {
+        loop {
+            let answer = match self.operation {
+                Operation::Put => self.put(leader.connection(client), index).await,
+                Operation::Get => self.get(leader.connection(client), index).await,
+            };
+            match answer {
+                Err(error) if error.is_retryable() => {
+                    if !matches!(error, Error::Connection(_)) {
+                        sleep(RETRY_PAUSE).await;
+                    }
+                    // Without one, the next attempt fails as this one did, until the call's time is up.
+                    if let Ok(next) = self.cluster.leader_after(leader).await {
+                        *leader = next;
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn put(&self, connection: &Connection, index: u64) -> Result<(), Error> {
+        let request = PutRequest { key: self.key(index), value: self.value.clone() };
+        connection.put(&request).await.map(drop)
+    }
+
+    async fn get(&self, connection: &Connection, index: u64) -> Result<(), Error> {
+        let request =
+            RangeRequest { key: self.key(index), range_end: Bytes::new(), count_only: false };
+        let found = connection.range(&request).await?;
+        let value = found.kvs.first().ok_or(Error::Malformed)?;
+        if value.value.len() == self.value.len() { Ok(()) } else { Err(Error::Malformed) }
+    }
+
+    /// The size is part of it: values of another size are not found by mistake.
+    fn key(&self, index: u64) -> Bytes {
+        format!("bench/{}/{index:010}", self.value.len()).into()
+    }
+}

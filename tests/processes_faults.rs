@@ -48,7 +48,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 type Appends = Vec<Result<(), ClerkErrorKind>>;
 
 fn key(n: usize) -> String {
-    format!("log{}", n / APPENDS_A_KEY)
+    // In the order of their names.
+    format!("log{:06}", n / APPENDS_A_KEY)
 }
 
 /// Appends and reads until told to end, and until so many are acknowledged that they say something.

@@ -59,7 +59,10 @@ impl<S: StateMachine> Default for Tasks<S> {
 
 impl<S: StateMachine> Tasks<S> {
     pub(super) fn push(&mut self, task: Task<S>) {
-        let is_slow = matches!(task, Task::Apply(_) | Task::TakeSnapshot | Task::Install(_));
+        let is_slow = !matches!(
+            task,
+            Task::Expect(_) | Task::Read(_) | Task::ReadStale { .. } | Task::FreshAsOf(_)
+        );
         self.due += usize::from(!matches!(task, Task::Expect(_)));
         self.slow += usize::from(is_slow);
         self.tasks.push(task);
@@ -82,6 +85,11 @@ impl<S: StateMachine> Queue for Tasks<S> {
         self.due > 0
     }
 }
+
+/// A turn that takes longer is for the state machine's own thread.
+const TURN_MAX: Duration = Duration::from_millis(20);
+/// Answers wait no longer than this for others of the same turn.
+const HELD_BACK_MAX: Duration = Duration::from_millis(1);
 
 /// What becomes of a proposal that stands in the log when this member is found to have gone astray.
 const DIVERGED_AND_MAY_APPLY: RequestError = RequestError::Diverged { may_apply: true };
@@ -116,8 +124,11 @@ impl<S: StateMachine> Worker for Applier<S> {
     fn turn(&mut self, tasks: Vec<Task<S>>) {
         self.shared.gate.pass();
         // Answers of one turn that go over one connection leave together.
-        let _cork = Cork::new();
-        tasks.into_iter().for_each(|task| self.carry_out(task));
+        let (cork, began) = (Cork::new(), Instant::now());
+        for task in tasks {
+            self.carry_out(task, &cork);
+        }
+        self.shared.is_apply_slow.store(began.elapsed() > TURN_MAX, Ordering::Relaxed);
     }
 
     fn panicked(&self) {
@@ -152,12 +163,12 @@ impl<S: StateMachine> Applier<S> {
         }
     }
 
-    fn carry_out(&mut self, task: Task<S>) {
+    fn carry_out(&mut self, task: Task<S>, cork: &Cork) {
         match task {
             // Dropped, requests end: they may have been applied.
             _ if self.has_failed => {}
             Task::Expect(proposals) => self.expected.extend(proposals),
-            Task::Apply(entries) => self.apply_all(&entries),
+            Task::Apply(entries) => self.apply_all(&entries, cork),
             Task::Read(reads) => self.serve(reads),
             Task::ReadStale { query, age_max, waiting } => {
                 waiting.end(self.answer_stale(query, age_max));
@@ -167,6 +178,7 @@ impl<S: StateMachine> Applier<S> {
             Task::Sweep => self.sweep(),
             Task::TakeSnapshot => self.take_snapshot(),
             Task::Install(snapshot) => {
+                cork.flush();
                 if let Err(error) = self.install(&snapshot) {
                     self.has_failed = true;
                     (self.fail)(NodeFailure::Storage(error));
@@ -177,14 +189,20 @@ impl<S: StateMachine> Applier<S> {
 
     /// Does what is left, and ends what then still waits.
     pub(super) fn end(mut self, left: Tasks<S>) {
-        left.tasks.into_iter().for_each(|task| self.carry_out(task));
+        let cork = Cork::new();
+        left.tasks.into_iter().for_each(|task| self.carry_out(task, &cork));
         self.fail_all(RequestError::Stopped { may_apply: true });
     }
 
-    fn apply_all(&mut self, entries: &[Entry]) {
+    fn apply_all(&mut self, entries: &[Entry], cork: &Cork) {
+        let mut flushed = Instant::now();
         for entry in entries {
             self.apply(entry);
             self.digests.extend(self.state_machine.digest());
+            if flushed.elapsed() > HELD_BACK_MAX {
+                cork.flush();
+                flushed = Instant::now();
+            }
         }
         if let Some(first) = entries.first().filter(|_| self.digests.len() == entries.len()) {
             self.shared.watch.applied(first.index, &self.digests);

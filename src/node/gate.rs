@@ -25,13 +25,17 @@ impl Gate {
         self.opened.notify_all();
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
     /// Waits as long as it is closed.
     pub(crate) fn pass(&self) {
-        if !self.is_closed.load(Ordering::Acquire) {
+        if !self.is_closed() {
             return;
         }
         let mut guard = self.lock.lock();
-        while self.is_closed.load(Ordering::Acquire) {
+        while self.is_closed() {
             self.opened.wait(&mut guard);
         }
     }

@@ -16,7 +16,7 @@
 //! | `raft-N` | steps the core, where nobody else has | being called |
 //! | `wal-N` | writes the log, if this member leads | the disk |
 //! | `apply-N` | applies entries, where nobody else has | being called |
-//! | `tick-N` | steps the core | the clock |
+//! | `tick-N` | steps the core at each tick | the clock |
 //! | `snap-N` | snapshots being written, or arriving | the disk |
 //! | `peer-N-M` | keeps the connection to member M | the network |
 //! | `snap-N-M` | a snapshot on its way to member M; only meanwhile | the network |
@@ -311,9 +311,9 @@ impl<S: StateMachine> Node<S> {
         let raft = Raft::new(raft_config, recovered.hard_state, meta, recovered.entries);
         let data_dir = Arc::new(data_dir);
 
-        let pipeline = Arc::new(Pipeline::new());
         let watch = Watch::new(config.id, config.members.len());
         let shared = Arc::new(Shared::new(raft.status(), watch));
+        let pipeline = Arc::new(Pipeline::new(shared.clone()));
         let handle = NodeHandle { pipeline: pipeline.clone(), shared: shared.clone() };
         let (links, peers) = peers(&config, cluster_id, &pipeline, &snapshots, &shared);
         let post = Arc::new(Post::new(links, shared.clone()));
@@ -417,10 +417,9 @@ impl<S: StateMachine> Node<S> {
         self.handle.gate().open();
         self.handle.pipeline.stop();
         self.stop = None;
-        // Where the thread is missing that would, as the system had none to give.
+        // Where threads are missing that would end the others, as the system had none to give.
         if self.threads.len() < STAGES {
-            self.handle.pipeline.log.stop();
-            self.handle.pipeline.applier.stop();
+            self.handle.pipeline.dismiss();
         }
         for thread in self.threads.drain(..) {
             // A panic was already told by the thread's guard.
@@ -495,7 +494,7 @@ fn chunk_taker<V: Send + 'static>(
 fn run_ticker<S: StateMachine>(pipeline: &Pipeline<S>, tick: Duration, stopped: &Receiver<()>) {
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
         pipeline.inbox.tick();
-        pipeline.attend(Errand::Urgent);
+        pipeline.attend(Errand::Clock);
     }
 }
 

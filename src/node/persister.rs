@@ -38,7 +38,7 @@ pub(super) struct Persister<S: StateMachine> {
     pub(super) snapshot_index: Index,
     /// A snapshot is wanted when the log holds so much behind it.
     pub(super) snapshot_log_bytes: u64,
-    /// Nothing is written any more.
+    /// Nothing is written any more: the disk has failed, or the node stopped while it was full.
     pub(super) has_failed: bool,
 }
 
@@ -89,7 +89,7 @@ impl<S: StateMachine> Persister<S> {
     /// All in order; what is to be persisted together with what follows it at once.
     fn write(&mut self, writes: Vec<Write>) -> Result<(), StorageError> {
         let mut writes = writes.into_iter().peekable();
-        while let Some(write) = writes.next() {
+        while let Some(write) = writes.next().filter(|_| !self.has_failed) {
             match write {
                 Write::Release(index) => self.release(index)?,
                 Write::Joined => self.joined()?,
@@ -114,9 +114,9 @@ impl<S: StateMachine> Persister<S> {
         while let Some(persist) = next {
             bytes += self.append(&persist)?;
             batch.push(persist);
-            next = if bytes < BATCH_BYTES_MAX { more() } else { None };
+            next = if !self.has_failed && bytes < BATCH_BYTES_MAX { more() } else { None };
         }
-        if !self.sync()? {
+        if self.has_failed || !self.sync()? {
             return Ok(());
         }
         let last = batch.last().map_or(PersistId::default(), |persist| persist.id);
@@ -160,8 +160,9 @@ impl<S: StateMachine> Persister<S> {
         if let Some(snapshot) = persist.reset {
             self.snapshot_index = snapshot.last_included_index;
             self.wal.append(persist.hard_state, &[])?;
-            self.sync()?;
-            self.wait_for_space(|wal| wal.reset(snapshot))?;
+            if !self.sync()? || !self.wait_for_space(|wal| wal.reset(snapshot))? {
+                return Ok(0);
+            }
         }
         if persist.hard_state.is_some() || !persist.entries.is_empty() {
             self.wal.append(persist.hard_state, &persist.entries)?;
@@ -196,7 +197,10 @@ impl<S: StateMachine> Persister<S> {
             if !is_full {
                 return Ok(true);
             }
-            if self.stop.recv_timeout(FULL_DISK_PAUSE) == Err(RecvTimeoutError::Disconnected) {
+            let is_over =
+                self.stop.recv_timeout(FULL_DISK_PAUSE) == Err(RecvTimeoutError::Disconnected);
+            if is_over || self.shared.is_killed() {
+                self.has_failed = true;
                 return Ok(false);
             }
         }

@@ -41,6 +41,8 @@ pub(super) struct Shared {
     /// Whether the members' states are the same.
     pub(super) watch: Watch,
     snapshotting: Mutex<Snapshotting>,
+    /// The state machine's last turn took long: only its own thread should wait for it.
+    pub(super) is_apply_slow: AtomicBool,
     /// What is to be written waits for space.
     pub(super) is_disk_full: AtomicBool,
     /// The threads should end without tidying up, as a crash would.
@@ -57,6 +59,7 @@ impl Shared {
             applied_index: AtomicU64::new(0),
             watch,
             snapshotting: Mutex::default(),
+            is_apply_slow: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             gate: Arc::default(),

@@ -15,6 +15,7 @@
 //! - A helper is kept for a bounded number of batches, so that its own connection is read again.
 //! - A stage whose worker has panicked is stopped, whichever thread it was.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{Ordering, fence};
 
@@ -22,6 +23,15 @@ use parking_lot::{Condvar, Mutex};
 
 /// Batches that a helper does before it leaves the rest to the stage's thread.
 const HELPER_BATCHES_MAX: usize = 4;
+
+thread_local! {
+    static IN_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread does a stage's turn: what it brings meanwhile, from a client's callback say, is for others to do.
+pub(super) fn is_in_turn() -> bool {
+    IN_TURN.get()
+}
 
 /// What waits at a stage.
 pub(super) trait Queue: Default {
@@ -87,7 +97,12 @@ impl<W: Worker> Stage<W> {
     /// [calls](Stage::call).
     pub(super) fn with_queue<R>(&self, change: impl FnOnce(&mut W::Queue) -> R) -> Option<R> {
         let mut state = self.state.lock();
-        (!state.is_stopped).then(|| change(&mut state.queue))
+        if state.is_stopped {
+            // What `change` holds may be a request, which ends as it is dropped: not under the lock.
+            drop(state);
+            return None;
+        }
+        Some(change(&mut state.queue))
     }
 
     /// Does what waits, unless somebody is at it. Whether it did anything.
@@ -113,8 +128,8 @@ impl<W: Worker> Stage<W> {
                     state.queue.take()
                 }
             };
-            if let (Some(batch), Some(worker)) = (batch, &mut *worker) {
-                self.turn(worker, batch);
+            if let Some(batch) = batch {
+                self.turn(&mut worker, batch);
                 has_done = true;
             }
             drop(worker);
@@ -154,10 +169,10 @@ impl<W: Worker> Stage<W> {
     /// left in the queue; `None` if it never had one, or has lost it.
     pub(super) fn run(&self, after_turn: impl Fn(&Stage<W>)) -> (Option<W>, W::Queue) {
         while self.wait() {
-            if let Some(worker) = &mut *self.worker.lock() {
-                let batch = self.state.lock().queue.take();
-                if let Some(batch) = batch {
-                    self.turn(worker, batch);
+            {
+                let mut worker = self.worker.lock();
+                if let Some(batch) = self.with_queue(Queue::take).flatten() {
+                    self.turn(&mut worker, batch);
                 }
             }
             after_turn(self);
@@ -180,12 +195,23 @@ impl<W: Worker> Stage<W> {
         !state.is_stopped
     }
 
-    /// A panic has been reported by the panic hook. What its worker leaves behind is not to be trusted.
-    fn turn(&self, worker: &mut W, batch: <W::Queue as Queue>::Batch) {
-        if catch_unwind(AssertUnwindSafe(|| worker.turn(batch))).is_err() {
+    /// A panic has been reported by the panic hook. The worker is not to be trusted after it: what it holds ends.
+    fn turn(&self, slot: &mut Option<W>, batch: <W::Queue as Queue>::Batch) {
+        let Some(worker) = slot else { return };
+        let was_in_turn = IN_TURN.replace(true);
+        let result = catch_unwind(AssertUnwindSafe(|| worker.turn(batch)));
+        if result.is_err() {
             self.stop();
             worker.panicked();
+            *slot = None;
         }
+        IN_TURN.set(was_in_turn);
+    }
+
+    /// Drops the worker, where there is no thread to take it out.
+    pub(super) fn dismiss(&self) {
+        self.stop();
+        drop(self.worker.lock().take());
     }
 
     /// Takes no more work, and ends its thread.

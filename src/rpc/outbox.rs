@@ -19,9 +19,10 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,8 +59,10 @@ pub(super) struct Outbox {
 }
 
 struct State {
-    /// Frames that a thread under a cork will send.
+    /// Frames that threads under a cork have held back, ...
     corked: Vec<u8>,
+    /// ... and the last of these corks, which like all of them will send them; 0: none.
+    corker: u64,
     queue: VecDeque<Bytes>,
     writer: Writer,
     thread: Option<JoinHandle<()>>,
@@ -84,6 +87,7 @@ impl Outbox {
         stream.set_write_timeout(Some(write_timeout))?;
         let state = State {
             corked: Vec::new(),
+            corker: 0,
             queue: VecDeque::new(),
             writer: Writer::Absent,
             thread: None,
@@ -125,19 +129,22 @@ impl Outbox {
         if state.cut.is_some() {
             return Err(SendError::Closed);
         }
+        let is_short = frame.len() <= CORKED_FRAME_LEN_MAX_BYTES;
+        if is_short && !state.is_draining() && Cork::holds(self, &mut state.corker) {
+            self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
+            state.corked.extend_from_slice(&frame);
+            return match state.corked.len() < CORKED_LEN_MAX_BYTES {
+                true => Ok(()),
+                false => self.send_corked(&mut state),
+            };
+        }
+        // What was held back came first.
+        self.send_corked(&mut state)?;
         if state.is_draining() {
             if self.holds_over(bytes_max.saturating_sub(frame.len())) {
                 return Err(SendError::Full);
             }
             return self.enqueue(&mut state, frame);
-        }
-        if frame.len() <= CORKED_FRAME_LEN_MAX_BYTES && Cork::holds(self, state.corked.is_empty()) {
-            self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
-            state.corked.extend_from_slice(&frame);
-            if state.corked.len() < CORKED_LEN_MAX_BYTES {
-                return Ok(());
-            }
-            return self.send_corked(&mut state);
         }
         self.send_first(&mut state, frame)
     }
@@ -163,6 +170,7 @@ impl Outbox {
 
     /// Sends what was held back.
     fn send_corked(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> Result<(), SendError> {
+        state.corker = 0;
         let frames = std::mem::take(&mut state.corked);
         if frames.is_empty() || state.cut.is_some() {
             return Ok(());
@@ -287,6 +295,10 @@ impl Outbox {
 
     fn cut_locked(&self, state: &mut MutexGuard<'_, State>, reason: &str) {
         if state.cut.is_none() {
+            // Answers that were given before it; what the socket does not take now is lost, as what is queued.
+            if !state.corked.is_empty() && !state.is_draining() {
+                let _ = send_now(&self.stream, &state.corked);
+            }
             state.cut = Some(reason.to_owned());
             state.queue.clear();
             state.corked = Vec::new();
@@ -310,35 +322,50 @@ impl Outbox {
 }
 
 /// While it lives, short frames that its thread sends are held back, and all that go over one connection leave in one system
-/// call when it is dropped. For a thread that answers many calls in one go; one that would wait in between must not hold it.
-///
-/// Corks of one thread nest: the outermost one counts.
+/// call when it is dropped. For a thread that answers many calls in one go; one that may take long in between
+/// [flushes](Cork::flush). Of those of one thread the newest one counts.
 #[derive(Debug)]
 pub(crate) struct Cork {
-    is_outermost: bool,
+    _on_this_thread: PhantomData<*const ()>,
+}
+
+/// The connections that a cork holds frames for.
+struct Held {
+    cork: u64,
+    outboxes: Vec<Arc<Outbox>>,
 }
 
 thread_local! {
-    /// The connections that this thread holds frames for; `None` without a cork.
-    static HELD: RefCell<Option<Vec<Arc<Outbox>>>> = const { RefCell::new(None) };
+    static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
 }
+
+static LAST_CORK: AtomicU64 = AtomicU64::new(0);
 
 impl Cork {
     pub(crate) fn new() -> Cork {
-        let is_outermost = HELD.with_borrow_mut(|held| {
-            let is_first = held.is_none();
-            held.get_or_insert_default();
-            is_first
-        });
-        Cork { is_outermost }
+        let cork = 1 + LAST_CORK.fetch_add(1, Ordering::Relaxed);
+        HELD.with_borrow_mut(|held| held.push(Held { cork, outboxes: Vec::new() }));
+        Cork { _on_this_thread: PhantomData }
     }
 
-    /// Whether this thread holds frames back. If so, it will send those of `outbox`, of which this is the first or not.
-    fn holds(outbox: &Arc<Outbox>, is_first: bool) -> bool {
+    /// Sends what is held back.
+    pub(crate) fn flush(&self) {
+        Cork::flush_all();
+    }
+
+    /// Sends what the newest cork of this thread holds back, if there is one.
+    pub(super) fn flush_all() {
+        let top = |held: &mut Vec<Held>| held.last_mut().map(|it| std::mem::take(&mut it.outboxes));
+        let outboxes = HELD.with_borrow_mut(top).unwrap_or_default();
+        outboxes.iter().for_each(Outbox::uncork);
+    }
+
+    /// Whether this thread holds frames back. If so, its cork will send those of `outbox`; `corker` is the last one that does.
+    fn holds(outbox: &Arc<Outbox>, corker: &mut u64) -> bool {
         HELD.with_borrow_mut(|held| {
-            let Some(held) = held else { return false };
-            if is_first {
-                held.push(Arc::clone(outbox));
+            let Some(held) = held.last_mut() else { return false };
+            if std::mem::replace(corker, held.cork) != held.cork {
+                held.outboxes.push(Arc::clone(outbox));
             }
             true
         })
@@ -347,10 +374,8 @@ impl Cork {
 
 impl Drop for Cork {
     fn drop(&mut self) {
-        if self.is_outermost {
-            let held = HELD.take().unwrap_or_default();
-            held.iter().for_each(Outbox::uncork);
-        }
+        self.flush();
+        HELD.with_borrow_mut(Vec::pop);
     }
 }
 

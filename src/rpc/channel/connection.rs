@@ -16,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::calls::{Outcome, Parked};
-use super::core::Core;
+use super::core::{Core, ReadBy};
 use super::errors::Loss;
 use super::{Config, Framing};
 use crate::rpc::frame::{Decoder, Frame};
@@ -59,7 +59,7 @@ impl Line {
 
     /// Whether the connection is of use still, as far as its socket knows. For one that nobody reads.
     pub(super) fn is_alive(&self) -> bool {
-        self.incoming.try_lock().is_none() || self.outbox.has_open_peer()
+        self.incoming.is_locked() || self.outbox.has_open_peer()
     }
 
     /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's thread takes over. False if
@@ -67,7 +67,7 @@ impl Line {
     pub(super) fn read_until(&self, core: &Arc<Core>, parked: &Parked, deadline: Instant) -> bool {
         let Some(mut incoming) = self.incoming.try_lock() else { return false };
         let loss = loop {
-            if let Err(loss) = incoming.take_frames(core) {
+            if let Err(loss) = incoming.take_frames(core, ReadBy::Callers) {
                 break loss;
             }
             let Some(left) = time_left(deadline) else { return true };
@@ -80,7 +80,7 @@ impl Line {
             }
         };
         drop(incoming);
-        if self.lose(core, loss) {
+        if self.lose(core, loss, ReadBy::Callers) {
             core.connect_again();
         }
         true
@@ -89,7 +89,7 @@ impl Line {
     /// The connection turned out to be gone as something was sent.
     pub(super) fn lose_and_go_on(&self, core: &Arc<Core>) {
         let error = io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
-        if self.lose(core, Loss::Broken(error)) {
+        if self.lose(core, Loss::Broken(error), ReadBy::Callers) {
             core.connect_again();
         }
     }
@@ -100,11 +100,11 @@ impl Line {
             Framing::Extended => self.incoming.lock().read_frames(core, &self.outbox),
             Framing::Documented | Framing::DocumentedVarint => read_bare(core, &self.outbox),
         };
-        self.lose(core, loss)
+        self.lose(core, loss, ReadBy::Channel)
     }
 
     /// The connection is gone. True: connect again, as calls wait, and nobody does yet.
-    pub(super) fn lose(&self, core: &Arc<Core>, loss: Loss) -> bool {
+    fn lose(&self, core: &Arc<Core>, loss: Loss, by: ReadBy) -> bool {
         // A loss that we brought about has a better reason than what the read says.
         let why = match (loss, self.outbox.cut_reason()) {
             (Loss::Broken(_), Some(reason)) => {
@@ -113,7 +113,7 @@ impl Line {
             (loss, _) => loss,
         };
         self.outbox.cut("lost");
-        let connect_again = core.lost(self, &why);
+        let connect_again = core.lost(self, &why, by);
         self.outbox.close();
         connect_again
     }
@@ -126,10 +126,12 @@ pub(super) fn run(core: &Arc<Core>) {
             Ok(outbox) => Line::new(core, outbox),
             Err(error) => return core.connect_failed(&error),
         };
-        if !core.established(&line) {
-            return line.outbox.close();
+        match core.established(&line) {
+            None => return line.outbox.close(),
+            Some(ReadBy::Callers) => return,
+            Some(ReadBy::Channel) => {}
         }
-        if !core.has_reader() || !line.read_on(core) {
+        if !line.read_on(core) {
             return;
         }
     }
@@ -180,9 +182,9 @@ impl Line {
 
 impl Incoming {
     /// Reads the answers to extended calls, until there are no more.
-    fn read_frames(&mut self, core: &Core, outbox: &Outbox) -> Loss {
+    fn read_frames(&mut self, core: &Arc<Core>, outbox: &Outbox) -> Loss {
         loop {
-            if let Err(loss) = self.take_frames(core) {
+            if let Err(loss) = self.take_frames(core, ReadBy::Channel) {
                 return loss;
             }
             if let Err(error) = self.read_for(outbox, None) {
@@ -202,11 +204,11 @@ impl Incoming {
     }
 
     /// Brings what is complete to whom it is for.
-    fn take_frames(&mut self, core: &Core) -> Result<(), Loss> {
+    fn take_frames(&mut self, core: &Arc<Core>, by: ReadBy) -> Result<(), Loss> {
         loop {
             match self.decoder.next() {
                 Ok(None) => return Ok(()),
-                Ok(Some(frame)) => self.take(core, frame)?,
+                Ok(Some(frame)) => self.take(core, frame, by)?,
                 Err(error) => {
                     let error = io::Error::new(ErrorKind::InvalidData, error.to_string());
                     return Err(Loss::Broken(error));
@@ -215,7 +217,12 @@ impl Incoming {
         }
     }
 
-    fn take(&mut self, core: &Core, frame: Frame<RpcReplyHeader>) -> Result<(), Loss> {
+    fn take(
+        &mut self,
+        core: &Arc<Core>,
+        frame: Frame<RpcReplyHeader>,
+        by: ReadBy,
+    ) -> Result<(), Loss> {
         match frame {
             Frame::Head(head) if head.call_id == 0 => return Err(self.about_connection(head)),
             Frame::Head(head) => self.next = Some(head),
@@ -225,13 +232,13 @@ impl Incoming {
                     0 => Ok(reply),
                     _ => Err(core.refused(status(&head))),
                 };
-                core.answer(head.call_id, outcome);
+                core.answer(head.call_id, outcome, by);
             }
             Frame::TooLong(head) => {
                 let limit = core.config.limits.body_len_max_bytes;
                 let reason =
                     format!("a reply of {} bytes: at most {limit} are taken", head.reply_size);
-                core.answer(head.call_id, Err(core.bad_reply(reason)));
+                core.answer(head.call_id, Err(core.bad_reply(reason)), by);
             }
             Frame::Skipped => {}
         }

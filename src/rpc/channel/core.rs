@@ -13,7 +13,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ enum Phase {
 }
 
 /// An answer so short a time ago shows that the connection lives.
-const IDLE_UNLOOKED: Duration = Duration::from_millis(5);
+const IDLE_UNLOOKED: Duration = Duration::from_millis(1);
 
 /// A call to make.
 pub(super) struct Request<'a> {
@@ -69,6 +69,15 @@ pub(super) struct Request<'a> {
     pub(super) args: Reply<'a>,
     pub(super) deadline: Instant,
     pub(super) decodes: fn(&[u8]) -> bool,
+}
+
+/// Which threads read a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadBy {
+    /// The channel's own.
+    Channel,
+    /// Those that wait for an answer.
+    Callers,
 }
 
 /// Outcomes to deliver once the lock is given back.
@@ -143,8 +152,9 @@ impl Core {
             if deadline <= Instant::now() {
                 break;
             }
-            let line = self.line_to_read(id);
+            // In this order: asked from here on, it finds the connection.
             parked.take_asked();
+            let line = self.line_to_read(id);
             match line.is_some_and(|line| line.read_until(self, parked, deadline)) {
                 true => self.ask_another_to_read(),
                 false => parked.wait_until(deadline),
@@ -177,14 +187,12 @@ impl Core {
 
     /// This caller reads no more: another one that waits should.
     fn ask_another_to_read(&self) {
-        // Either that one finds the connection free, or it is found here.
-        fence(Ordering::SeqCst);
         let state = self.lock();
         if state.has_reader {
             return;
         }
+        // Under the lock: one that is given its outcome later has been asked before, and asks another.
         if let Some(parked) = state.calls.any_parked() {
-            drop(state);
             parked.ask_to_read();
         }
     }
@@ -298,12 +306,7 @@ impl Core {
             // The connection was lost a moment ago. The next one will do, unless the reader has failed the call by now.
             SendError::Closed => {
                 state.calls.put_back(id, frame);
-                let has_reader = state.has_reader;
                 self.move_on(state);
-                if !has_reader {
-                    // Nobody may be reading who would notice.
-                    line.lose_and_go_on(self);
-                }
             }
         }
     }
@@ -315,9 +318,14 @@ impl Core {
             self.start_connection(&mut state, &mut deliveries);
         }
         self.send_unsent(&mut state, &mut deliveries);
+        let dead = state.dead_line();
         drop(state);
         for (waiter, outcome) in deliveries {
             self.deliver_elsewhere(waiter, outcome);
+        }
+        // Nobody reads it who would notice.
+        if let Some(line) = dead {
+            line.lose_and_go_on(self);
         }
     }
 
@@ -428,19 +436,24 @@ impl Core {
 
     // ---- the connection's thread ----
 
-    /// A connection is there. False when the channel was closed meanwhile.
-    pub(super) fn established(&self, line: &Line) -> bool {
+    /// A connection is there, and this says who reads it. `None` when the channel was closed meanwhile.
+    pub(super) fn established(&self, line: &Line) -> Option<ReadBy> {
         let mut state = self.lock();
         if state.is_closed() {
-            return false;
+            return None;
         }
         state.phase = Phase::Connected(line.clone());
         let mut deliveries = Vec::new();
         self.send_unsent(&mut state, &mut deliveries);
+        let read_by = match (state.has_reader, state.dead_line()) {
+            // It is found dead by reading it.
+            (true, _) | (_, Some(_)) => ReadBy::Channel,
+            (false, None) => ReadBy::Callers,
+        };
         drop(state);
         deliver(deliveries);
         self.ask_another_to_read();
-        true
+        Some(read_by)
     }
 
     /// No connection could be made.
@@ -456,7 +469,7 @@ impl Core {
     }
 
     /// The connection is gone; what was sent over it fails. True when calls wait that were not sent: connect again.
-    pub(super) fn lost(&self, line: &Line, why: &Loss) -> bool {
+    pub(super) fn lost(self: &Arc<Self>, line: &Line, why: &Loss, by: ReadBy) -> bool {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
         // Of two who notice the first one tells.
@@ -472,19 +485,19 @@ impl Core {
         if let (Loss::Broken(_), Some(on_disconnect)) = (why, &self.config.on_disconnect) {
             run_guarded(on_disconnect);
         }
-        deliver(deliveries);
+        deliveries.into_iter().for_each(|(waiter, outcome)| self.deliver(waiter, outcome, by));
         connect_again
     }
 
     /// The answer to an extended call. An answer that nobody waits for any more is dropped.
-    pub(super) fn answer(&self, call_id: u64, outcome: Outcome) {
+    pub(super) fn answer(self: &Arc<Self>, call_id: u64, outcome: Outcome, by: ReadBy) {
         let call = {
             let mut state = self.lock();
             state.answered_at = Instant::now();
             state.calls.remove(call_id)
         };
         match call {
-            Some(call) => call.waiter.deliver(outcome),
+            Some(call) => self.deliver(call.waiter, outcome, by),
             None => log::trace!("rpc: late answer of {} dropped", self.config.addr),
         }
     }
@@ -551,6 +564,13 @@ impl Core {
         self.deliver_elsewhere(waiter, Err(error));
     }
 
+    fn deliver(self: &Arc<Self>, waiter: Waiter, outcome: Outcome, by: ReadBy) {
+        match by {
+            ReadBy::Channel => waiter.deliver(outcome),
+            ReadBy::Callers => self.deliver_elsewhere(waiter, outcome),
+        }
+    }
+
     /// Delivers from a caller's thread. Completions go to the timer's thread: a caller may hold a lock that they take.
     fn deliver_elsewhere(self: &Arc<Self>, waiter: Waiter, outcome: Outcome) {
         match waiter {
@@ -561,6 +581,16 @@ impl Core {
 }
 
 impl State {
+    /// The connection, if nobody reads it who would notice that it has broken.
+    fn dead_line(&self) -> Option<Line> {
+        match &self.phase {
+            Phase::Connected(line) if !self.has_reader && line.outbox.cut_reason().is_some() => {
+                Some(line.clone())
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
     }

@@ -13,6 +13,7 @@ use super::table::Target;
 use crate::rpc::frame::{Decoder, Frame, FrameError, Stranger};
 use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{is_timeout, time_left};
+use crate::rpc::outbox::Cork;
 use crate::rpc::service::{Answer, Call};
 use crate::rpc::{Service, Status, StatusCode};
 
@@ -112,6 +113,8 @@ impl Reader {
     }
 
     fn begin_calls(&mut self) -> Result<(), End> {
+        // Of calls that are answered at once, and have arrived together, the answers leave together.
+        let _cork = Cork::new();
         while let Some(frame) = self.decoder.next().map_err(End::Frame)? {
             match frame {
                 Frame::Head(head) => {
@@ -133,6 +136,7 @@ impl Reader {
     /// Before the thread waits for anything: what its calls have put off may be what it would wait for.
     fn flush(&mut self) {
         if let Some((service, method)) = self.unflushed.take() {
+            Cork::flush_all();
             // As for a call.
             let _ = catch_unwind(AssertUnwindSafe(|| service.flush(method)));
         }
@@ -161,6 +165,7 @@ impl Reader {
         // One that may have to wait for room waits for the calls before it.
         if id.is_documented() || !self.connection.is_its_turn() {
             self.flush();
+            Cork::flush_all();
             self.connection.wait_turn();
         }
     }
@@ -281,6 +286,7 @@ impl Reader {
     }
 
     fn finish(&mut self, end: End) {
+        self.flush();
         // A call that was admitted and whose arguments never came: its room is given back, and nobody is answered.
         let unread = self.next.take();
         match &end {

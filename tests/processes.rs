@@ -227,3 +227,83 @@ fn a_port_that_someone_else_has_is_named() {
     let dir = tempfile::tempdir().unwrap();
     check_refused(server(1, &format!("1={addr}"), &dir.path().join("1")), 3, &[&addr, "in use"]);
 }
+
+fn bench(cluster: &Processes, args: &[&str]) -> serde_json::Value {
+    let members = cluster.members();
+    let mut all = vec!["bench"];
+    all.extend_from_slice(args);
+    all.extend_from_slice(&["--json", "--warm-up", "10ms", "--members", &members]);
+    let output = syncraft(&all);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn bench_measures_what_it_says() {
+    let mut cluster = Processes::start(3);
+    let puts = bench(&cluster, &["put", "--clients", "8", "--count", "500", "--keys", "50"]);
+    assert_eq!((&puts["operation"], &puts["clients"]), (&"put".into(), &8.into()));
+    assert_eq!((&puts["operations"], &puts["members"]), (&500.into(), &3.into()));
+    assert_eq!(puts["read_mode"], "read-index");
+    assert_eq!(puts["errors"], serde_json::json!({"not_applied": 0, "unknown": 0, "rejected": 0}));
+    let latency = |name: &str| puts["latency_us"][name].as_u64().unwrap();
+    assert!(latency("min") > 0 && latency("min") <= latency("p50"));
+    assert!(latency("p50") <= latency("p99") && latency("p99") <= latency("max"));
+    let clerk = cluster.clerk();
+    assert_eq!(clerk.get("bench-0000000007").unwrap().map(|value| value.len()), Some(256));
+
+    // Reads find their keys without being told, and appends make values longer.
+    let gets = bench(&cluster, &["get", "--count", "100", "--keys", "70", "--value-size", "10"]);
+    assert_eq!(gets["operations"], 100);
+    assert_eq!(clerk.get("bench-0000000069").unwrap().map(|value| value.len()), Some(10));
+    bench(
+        &cluster,
+        &["append", "--count", "3", "--keys", "1", "--value-size", "5", "--clients", "1"],
+    );
+    assert!(clerk.get("bench-0000000000").unwrap().is_some_and(|value| value.len() >= 25));
+    bench(&cluster, &["mixed", "--read-ratio", "0.9", "--seconds", "0.2", "--keys", "10"]);
+
+    // An open loop begins so many, whatever they take.
+    let open = bench(&cluster, &["put", "--rate", "500", "--seconds", "0.5", "--clients", "20"]);
+    let operations = open["operations"].as_u64().unwrap();
+    assert!((240..=260).contains(&operations), "{operations}");
+
+    // It goes on with the next leader, and a put that was begun before it waits.
+    let members = cluster.members();
+    let args =
+        ["bench", "put", "--seconds", "3", "--clients", "16", "--json", "--members", &members];
+    let disturbed = Command::new(env!("CARGO_BIN_EXE_syncraft"))
+        .args(args)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let before = clerk.get("bench-0000000001").unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while clerk.get("bench-0000000001").unwrap() == before {
+        assert!(std::time::Instant::now() < deadline, "it writes nothing");
+    }
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    let output = disturbed.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["errors"], puts["errors"], "every put was begun again until it was done");
+}
+
+#[test]
+fn bench_refuses_what_makes_no_sense() {
+    let nowhere = ["--members", "127.0.0.1:1"];
+    for args in [
+        &["bench", "put", "--clients", "0"][..],
+        &["bench", "put", "--value-size", "99999999"],
+        &["bench", "mixed", "--read-ratio", "1.5"],
+        &["bench", "put", "--rate", "0"],
+        &["bench", "put", "--seconds", "1", "--count", "1"],
+        &["bench", "delete"],
+    ] {
+        let output = syncraft(&[args, &nowhere].concat());
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+    }
+    let output = syncraft(&[&["bench", "put"][..], &nowhere].concat());
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+}

@@ -419,3 +419,96 @@ fn a_server_that_answers_nonsense_loses_the_connection_only() {
     assert!(matches!(error, CallError::BadReply { .. }), "{error}");
     assert!(channel.is_connected());
 }
+
+/// Nobody reads an idle connection of blocking callers; a call that finds it closed has not been sent over it.
+#[test]
+fn an_idle_connection_that_was_closed_costs_no_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let channel = channel(listener.local_addr().unwrap()).lazy();
+    let server = thread::spawn(move || {
+        for _ in 0..3 {
+            let (stream, _) = listener.accept().unwrap();
+            let mut raw = Raw(stream);
+            answer_one(&mut raw);
+        }
+    });
+    for i in 0..3 {
+        assert_eq!(call(&channel, "Echo", format!("{i}")).unwrap(), "answer");
+        wait_until("the server has closed it", || !channel.is_connected());
+    }
+    server.join().unwrap();
+}
+
+/// Reads one call and answers "answer".
+fn answer_one(raw: &mut Raw) {
+    let head_len = u32::from_le_bytes(raw.read(4).try_into().unwrap());
+    let head = Head::decode(&raw.read(head_len as usize)[..]).unwrap();
+    raw.read(head.args_size as usize);
+    let reply = echo("answer").encode_to_vec();
+    let reply_head =
+        ReplyHead { call_id: head.call_id, reply_size: reply.len() as u32, ..ReplyHead::default() };
+    raw.send(&frame(&reply_head, &reply));
+}
+
+/// Of several callers one reads for all; when its own call ends, in whatever way, another one goes on.
+#[test]
+fn callers_hand_the_reading_over() {
+    let (server, service) = serve(Limits::default());
+    let channel = channel(server.local_addr()).connect(soon()).unwrap();
+    let held: Vec<_> = (0..6)
+        .map(|i| {
+            let channel = channel.clone();
+            thread::spawn(move || {
+                // Every other one gives up early.
+                let deadline = if i % 2 == 0 { within(300) } else { soon() };
+                let args = echo(format!("{i}"));
+                channel.call::<_, Echo>("testRpc", "Hold", &args, deadline)
+            })
+        })
+        .collect();
+    service.wait_held(6);
+    // These come and go beside them, and read while they are there.
+    for _ in 0..50 {
+        assert_eq!(call(&channel, "Echo", "quick".to_owned()).unwrap(), "quick");
+    }
+    let (early, late): (Vec<_>, Vec<_>) =
+        held.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    for (_, caller) in early {
+        assert!(matches!(caller.join().unwrap(), Err(CallError::TimedOut { sent: true, .. })));
+    }
+    for (args, call) in service.take_held() {
+        call.typed().run(args);
+    }
+    for (i, caller) in late {
+        assert_eq!(caller.join().unwrap().unwrap(), echo(format!("{i}")));
+    }
+}
+
+/// The first completion gives the channel a reader of its own, also while a caller reads.
+#[test]
+fn completions_run_on_no_callers_thread() {
+    let (server, service) = serve(Limits::default());
+    let channel = channel(server.local_addr()).connect(soon()).unwrap();
+    let blocked = thread::spawn({
+        let channel = channel.clone();
+        move || call(&channel, "Hold", "held".to_owned())
+    });
+    service.wait_held(1);
+    let (tx, rx) = mpsc::channel();
+    for i in 0..100 {
+        let tx = tx.clone();
+        let args = echo(format!("{i}"));
+        channel.call_async("testRpc", "Echo", &args, soon(), move |outcome: Result<Echo, _>| {
+            outcome.unwrap();
+            tx.send(thread::current().name().unwrap_or_default().to_owned()).unwrap();
+        });
+    }
+    for _ in 0..100 {
+        let name = rx.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(name.starts_with("rpc-"), "{name:?}");
+    }
+    for (args, call) in service.take_held() {
+        call.typed().run(args);
+    }
+    assert_eq!(blocked.join().unwrap().unwrap(), "held");
+}

@@ -21,7 +21,7 @@ pub(crate) struct Args {
 }
 
 /// What every subcommand takes, before or after its name.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
     /// The cluster: 1=HOST:PORT,2=HOST:PORT,... (clients may leave out the ids)
     #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
@@ -133,7 +133,7 @@ pub(crate) struct BenchArgs {
     /// Clients, each with one operation under way at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) clients: usize,
-    /// Connections that they share; default: one each
+    /// Connections to the leader that they share; default: one for each 32 clients, from 1 to 4
     #[arg(long, value_name = "N")]
     pub(crate) conns: Option<usize>,
     /// How long it is measured

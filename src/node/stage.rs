@@ -220,3 +220,114 @@ impl<W: Worker> Stage<W> {
         self.called.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    /// Keeps what it is given, and how it was asked.
+    #[derive(Default)]
+    struct Keeper {
+        kept: Arc<Mutex<Vec<u64>>>,
+        is_bad: Arc<AtomicBool>,
+    }
+
+    impl Worker for Keeper {
+        type Queue = Vec<u64>;
+
+        fn turn(&mut self, batch: Vec<u64>) {
+            assert!(is_in_turn());
+            for n in batch {
+                assert!(n != u64::MAX, "as the test wants it");
+                self.kept.lock().push(n);
+            }
+        }
+
+        fn panicked(&self) {
+            self.is_bad.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn stage() -> (Arc<Stage<Keeper>>, Arc<Mutex<Vec<u64>>>) {
+        let (stage, keeper) = (Arc::new(Stage::new()), Keeper::default());
+        let kept = keeper.kept.clone();
+        stage.employ(keeper);
+        (stage, kept)
+    }
+
+    /// With no thread of its own: each helper leaves only when its work is done, or is somebody's who is at it.
+    #[test]
+    fn nothing_is_stranded_and_each_thread_keeps_its_order() {
+        const THREADS: u64 = 8;
+        const EACH: u64 = 20_000;
+        let (stage, kept) = stage();
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let stage = &stage;
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        stage.with_queue(|queue| queue.push(thread * EACH + n));
+                        stage.help();
+                        // What helpers leave is for the stage's thread, which is this one for now.
+                        if std::mem::take(&mut stage.state.lock().is_called) {
+                            stage.help();
+                        }
+                    }
+                });
+            }
+        });
+        assert!(!stage.has_work());
+        let kept = kept.lock();
+        assert_eq!(kept.len() as u64, THREADS * EACH);
+        for thread in 0..THREADS {
+            let own = kept.iter().filter(|n| **n / EACH == thread);
+            assert!(own.is_sorted(), "thread {thread}");
+        }
+    }
+
+    #[test]
+    fn what_helpers_leave_is_done_by_its_thread_until_it_is_stopped() {
+        let (stage, kept) = stage();
+        let own = thread::spawn({
+            let stage = stage.clone();
+            move || stage.run(|_| {})
+        });
+        stage.with_queue(|queue| queue.push(1));
+        assert!(!stage.help_if(|_| false), "it is not such");
+        while kept.lock().is_empty() {
+            thread::yield_now();
+        }
+        stage.with_queue(|queue| queue.push(2));
+        stage.call();
+        while kept.lock().len() < 2 {
+            thread::yield_now();
+        }
+        stage.with_queue(|queue| queue.push(3));
+        stage.stop();
+        let (worker, left) = own.join().unwrap();
+        assert!(worker.is_some());
+        assert_eq!(left, [3], "given back to whoever ends the stage");
+        assert_eq!(stage.with_queue(|queue| queue.push(4)), None);
+        assert!(!stage.help());
+    }
+
+    #[test]
+    fn a_worker_that_has_panicked_gets_no_other_turn() {
+        let stage = Stage::new();
+        let (keeper, is_bad) = (Keeper::default(), Arc::new(AtomicBool::new(false)));
+        let kept = keeper.kept.clone();
+        stage.employ(Keeper { is_bad: is_bad.clone(), ..keeper });
+        stage.with_queue(|queue| queue.extend([1, u64::MAX, 2]));
+        stage.help();
+        assert!(is_bad.load(Ordering::Relaxed));
+        assert!(!is_in_turn(), "the helper goes on");
+        assert_eq!(stage.with_queue(|queue| queue.push(3)), None);
+        let (worker, _) = stage.run(|_| {});
+        assert!(worker.is_none());
+        assert_eq!(*kept.lock(), [1]);
+    }
+}

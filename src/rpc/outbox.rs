@@ -390,6 +390,7 @@ impl State {
 mod tests {
     use std::io::Read;
     use std::net::TcpListener;
+    use std::thread;
 
     use super::*;
 
@@ -433,6 +434,94 @@ mod tests {
         assert!(!outbox.holds_over(0));
         outbox.close();
         assert_eq!(outbox.send(Bytes::from_static(b"x")), Err(SendError::Closed));
+    }
+
+    fn read(peer: &mut TcpStream, len: usize) -> Vec<u8> {
+        let mut got = vec![0; len];
+        peer.read_exact(&mut got).unwrap();
+        got
+    }
+
+    fn send(outbox: &Arc<Outbox>, frame: &'static str) {
+        outbox.send(Bytes::from_static(frame.as_bytes())).unwrap();
+    }
+
+    fn is_silent(peer: &TcpStream) -> bool {
+        peer.set_nonblocking(true).unwrap();
+        let result = peer.peek(&mut [0]);
+        peer.set_nonblocking(false).unwrap();
+        result.is_err()
+    }
+
+    #[test]
+    fn under_a_cork_frames_leave_together_when_it_is_dropped() {
+        let (outbox, mut peer) = pair(100, LONG);
+        let cork = Cork::new();
+        send(&outbox, "one,");
+        send(&outbox, "two,");
+        assert!(is_silent(&peer) && outbox.holds_over(0));
+        cork.flush();
+        assert_eq!(read(&mut peer, 8), b"one,two,");
+        send(&outbox, "three");
+        drop(cork);
+        assert_eq!(read(&mut peer, 5), b"three");
+        assert!(!outbox.holds_over(0));
+        send(&outbox, "four");
+        assert_eq!(read(&mut peer, 4), b"four");
+    }
+
+    /// A reply that was given first must be the first to leave: bare replies have nothing else that tells them apart.
+    #[test]
+    fn nothing_overtakes_what_is_held_back() {
+        let (outbox, mut peer) = pair(1 << 20, LONG);
+        let _cork = Cork::new();
+        send(&outbox, "first,");
+        thread::spawn({
+            let outbox = outbox.clone();
+            move || send(&outbox, "second")
+        })
+        .join()
+        .unwrap();
+        assert_eq!(read(&mut peer, 12), b"first,second");
+        send(&outbox, "small,");
+        outbox.send(Bytes::from(vec![b'l'; CORKED_FRAME_LEN_MAX_BYTES + 1])).unwrap();
+        assert_eq!(read(&mut peer, 7), b"small,l");
+    }
+
+    #[test]
+    fn each_cork_sends_what_its_own_thread_holds_back() {
+        let (outbox, mut peer) = pair(100, LONG);
+        let outer = Cork::new();
+        send(&outbox, "a");
+        {
+            let _inner = Cork::new();
+            send(&outbox, "b");
+        }
+        assert_eq!(read(&mut peer, 2), b"ab");
+        send(&outbox, "c");
+        // Another thread's frame joins what is held back here, and leaves when that thread's cork is dropped.
+        thread::spawn({
+            let outbox = outbox.clone();
+            move || {
+                let _cork = Cork::new();
+                send(&outbox, "d");
+            }
+        })
+        .join()
+        .unwrap();
+        assert_eq!(read(&mut peer, 2), b"cd");
+        drop(outer);
+    }
+
+    #[test]
+    fn a_cut_leaves_no_answer_behind_that_was_given() {
+        let (outbox, mut peer) = pair(100, LONG);
+        let _cork = Cork::new();
+        send(&outbox, "given");
+        outbox.cut("the next call was refused");
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"given");
     }
 
     #[test]

@@ -1,25 +1,38 @@
 //! The clients of a run, and what they measure.
+//!
+//! A client is no thread: it is driven by the thread that reads its connection, which brings it the answer to its last operation
+//! and has it begin the next one. So the load takes little of a machine that it shares with the members.
+//!
+//! An operation that is not simply answered (the leader has gone, or takes no more) is begun again by one of a few threads with
+//! a Clerk, which waits for whoever leads; its latency goes on meanwhile. Then its client goes on, with that leader.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use hdrhistogram::Histogram;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, RwLock};
 use syncraft::clerk::{Clerk, ClerkError, ClerkErrorKind};
+use syncraft::kv::proto::{GetArgs, GetReply, KvServerRpcStub, PutAppendArgs, PutAppendReply};
+use syncraft::kv::words;
+use syncraft::rpc::{CallError, Channel};
 
 use super::super::Failure;
-use super::work::Work;
+use super::work::{Operation, Work};
 
-/// Stack of a client's thread: a call is shallow, and there may be thousands.
-const STACK_BYTES: usize = 128 << 10;
 /// The longest latency that is told apart, in microseconds: an hour.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
 /// Digits of a latency that are kept.
 const LATENCY_DIGITS: u8 = 3;
-/// Histograms; clients share them, as each takes some hundred KiB.
-const SHARDS: usize = 16;
+/// Threads that begin operations again.
+const REPAIRERS: usize = 16;
+/// How long an operation waits for its answer before it is begun again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between lines of progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 
@@ -60,16 +73,60 @@ pub(super) struct Errors {
     pub(super) rejected: u64,
 }
 
+/// Where the clients' requests go.
+pub(super) trait Leader: Send + Sync + 'static {
+    /// The address of the member that leads, if one says so.
+    fn find(&self) -> Option<String>;
+    /// A way to the cluster, whoever leads.
+    fn clerk(&self) -> Result<Clerk, Failure>;
+}
+
 /// What the clients share.
-struct Run<'a> {
-    load: &'a Load,
+struct Run {
+    load: Load,
+    leader: Box<dyn Leader>,
+    connections: usize,
+    clients: usize,
     /// When counting begins.
     start: Instant,
     /// Operations that were begun since then, or since the beginning where a rate is kept.
     begun: AtomicU64,
     done: AtomicU64,
     is_over: AtomicBool,
+    /// The connections, all to the same member, and how often that has changed.
+    lines: RwLock<(u64, Vec<KvServerRpcStub>)>,
     shards: Vec<Mutex<Shard>>,
+    pacing: Mutex<Pacing>,
+    /// Clients that still have something to do.
+    active: Mutex<usize>,
+    all_done: Condvar,
+    repairs: Sender<Begun>,
+}
+
+/// Of an open loop.
+#[derive(Default)]
+struct Pacing {
+    idle: Vec<Client>,
+    /// Operations that should have begun, when they should have.
+    due: VecDeque<(u64, Instant)>,
+}
+
+struct Client {
+    number: usize,
+    rng: fastrand::Rng,
+    client_id: Bytes,
+    request_id: i64,
+    seen_index: u64,
+}
+
+/// An operation of a client.
+struct Begun {
+    client: Client,
+    operation: Operation,
+    begin: Instant,
+    /// The connections that it was sent over.
+    generation: u64,
+    may_have_run: bool,
 }
 
 struct Shard {
@@ -79,93 +136,259 @@ struct Shard {
 }
 
 impl Load {
-    /// Runs it with one thread a Clerk.
-    pub(super) fn run(&self, clerks: Vec<Clerk>) -> Result<Measured, Failure> {
-        let shards: Vec<_> =
-            (0..SHARDS.min(clerks.len())).map(|_| Mutex::new(Shard::new())).collect();
-        let run = Run {
-            load: self,
+    /// Runs it with so many clients over so many connections.
+    pub(super) fn run(
+        self,
+        leader: impl Leader,
+        clients: usize,
+        connections: usize,
+    ) -> Result<Measured, Failure> {
+        let (repairs, to_repair) = unbounded();
+        let run = Arc::new(Run {
             start: Instant::now() + self.warm_up,
+            load: self,
+            leader: Box::new(leader),
+            connections,
+            clients,
             begun: AtomicU64::new(0),
             done: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
-            shards,
-        };
+            lines: RwLock::new((0, Vec::new())),
+            shards: (0..connections).map(|_| Mutex::new(Shard::new())).collect(),
+            pacing: Mutex::default(),
+            active: Mutex::new(clients),
+            all_done: Condvar::new(),
+            repairs,
+        });
+        run.connect(0)?;
         let elapsed = thread::scope(|scope| {
-            let progress = self.shows_progress.then(|| scope.spawn(|| run.show_progress()));
-            let start_client = |(i, clerk)| {
-                let (run, builder) = (&run, thread::Builder::new().stack_size(STACK_BYTES));
-                let name = format!("client-{i}");
-                builder.name(name).spawn_scoped(scope, move || run.client(i, &clerk))
-            };
-            let threads: io::Result<Vec<_>> =
-                clerks.into_iter().enumerate().map(start_client).collect();
-            // Those that were started end when the run does, which then is at once.
-            run.is_over.store(threads.is_err(), Ordering::Relaxed);
-            let no_thread = |error| {
-                Failure::not_applied(format!("not enough threads for all clients: {error}"))
-            };
-            for thread in threads.map_err(no_thread)? {
-                thread.join().expect("a client does not panic");
+            if run.load.shows_progress {
+                scope.spawn(|| run.show_progress());
             }
-            let elapsed = run.start.elapsed();
-            run.is_over.store(true, Ordering::Relaxed);
-            if let Some(progress) = progress {
-                progress.thread().unpark();
+            let ended = EndsRun(&run);
+            for _ in 0..REPAIRERS.min(clients) {
+                let (run, clerk, to_repair) = (&run, run.leader.clerk()?, to_repair.clone());
+                scope.spawn(move || run.repair_all(&clerk, &to_repair));
             }
-            Ok::<_, Failure>(elapsed)
+            for number in 0..clients {
+                run.begin_next(Client::new(number));
+            }
+            if let Some(rate) = run.load.rate {
+                run.keep_pace(rate);
+            }
+            let mut active = run.active.lock();
+            while *active > 0 {
+                run.all_done.wait(&mut active);
+            }
+            drop(ended);
+            Ok::<_, Failure>(run.start.elapsed())
         })?;
-        Ok(run.measured(elapsed))
+        let measured = run.measured(elapsed);
+        let lines = std::mem::take(&mut run.lines.write().1);
+        lines.iter().for_each(|line| line.channel().close());
+        Ok(measured)
     }
 }
 
-impl Run<'_> {
-    fn client(&self, client: usize, clerk: &Clerk) {
-        let mut rng = fastrand::Rng::new();
-        let shard = &self.shards[client % self.shards.len()];
-        while let Some((number, begin)) = self.begin() {
-            let result = self.load.work.run(clerk, number, &mut rng);
-            if begin < self.start {
-                continue;
+/// Ends the threads beside the clients.
+struct EndsRun<'a>(&'a Run);
+
+impl Drop for EndsRun<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Client {
+    fn new(number: usize) -> Client {
+        let rng = fastrand::Rng::new();
+        let mut client =
+            Client { number, rng, client_id: Bytes::new(), request_id: 0, seen_index: 1 };
+        client.begin_session();
+        client
+    }
+
+    fn begin_session(&mut self) {
+        self.client_id = self.rng.u128(..).to_string().into();
+        self.request_id = 0;
+    }
+}
+
+impl Run {
+    /// Connections to whoever leads, in place of those of `generation`.
+    fn connect(&self, generation: u64) -> Result<(), Failure> {
+        let mut lines = self.lines.write();
+        if lines.0 != generation {
+            return Ok(());
+        }
+        let addr = self.leader.find().ok_or_else(|| Failure::not_applied("nobody leads"))?;
+        let line = |_| {
+            let channel = Channel::builder(&addr).calls_max(2 * self.clients.max(512)).lazy();
+            KvServerRpcStub::new(channel)
+        };
+        *lines = (generation + 1, (0..self.connections).map(line).collect());
+        Ok(())
+    }
+
+    /// The client has ended its last operation.
+    fn begin_next(self: &Arc<Self>, client: Client) {
+        if self.load.rate.is_none() {
+            let begin = Instant::now();
+            let number = match begin < self.start {
+                true => 0,
+                false => self.begun.fetch_add(1, Ordering::Relaxed),
+            };
+            return match self.is_last(number, begin) {
+                true => self.leave(),
+                false => self.begin(client, number, begin),
+            };
+        }
+        let mut pacing = self.pacing.lock();
+        match pacing.due.pop_front() {
+            Some((number, begin)) => {
+                drop(pacing);
+                self.begin(client, number, begin);
             }
-            let latency = u64::try_from(begin.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
-            self.done.fetch_add(1, Ordering::Relaxed);
-            shard.lock().count(latency, result);
+            None if self.is_over.load(Ordering::Relaxed) => {
+                drop(pacing);
+                self.leave();
+            }
+            None => pacing.idle.push(client),
         }
     }
 
-    /// The next operation: its number, and when it begins. Waits for that moment, where a rate is kept.
-    fn begin(&self) -> Option<(u64, Instant)> {
-        let Load { end, rate, .. } = *self.load;
-        if self.is_over.load(Ordering::Relaxed) {
-            return None;
-        }
-        let mut begin = Instant::now();
-        let number = match rate {
-            None if begin < self.start => 0,
-            _ => self.begun.fetch_add(1, Ordering::Relaxed),
-        };
-        if let Some(rate) = rate {
-            let first = self.start - self.load.warm_up;
-            begin = first + Duration::from_secs_f64(number as f64 / rate);
-            thread::sleep(begin.saturating_duration_since(Instant::now()));
-        }
-        let is_over = match end {
+    /// Whether the run ends before this operation.
+    fn is_last(&self, number: u64, begin: Instant) -> bool {
+        match self.load.end {
             End::After(time) => begin >= self.start + time,
             End::Count(count) => number >= count + self.warm_up_count(),
-        };
-        (!is_over).then_some((number, begin))
+        }
     }
 
     /// How many operations a rate asks for before counting begins.
     fn warm_up_count(&self) -> u64 {
-        self.load.rate.map_or(0, |rate| (self.load.warm_up.as_secs_f64() * rate).ceil() as u64)
+        let Load { rate, warm_up, .. } = self.load;
+        rate.map_or(0, |rate| (warm_up.as_secs_f64() * rate).ceil() as u64)
+    }
+
+    fn leave(&self) {
+        let mut active = self.active.lock();
+        *active -= 1;
+        if *active == 0 {
+            self.all_done.notify_all();
+        }
+    }
+
+    /// Has operations begin when they should, as far as there are clients for them.
+    fn keep_pace(self: &Arc<Self>, rate: f64) {
+        let first = self.start - self.load.warm_up;
+        for number in 0.. {
+            let begin = first + Duration::from_secs_f64(number as f64 / rate);
+            if self.is_last(number, begin) {
+                break;
+            }
+            thread::sleep(begin.saturating_duration_since(Instant::now()));
+            let mut pacing = self.pacing.lock();
+            match pacing.idle.pop() {
+                Some(client) => {
+                    drop(pacing);
+                    self.begin(client, number, begin);
+                }
+                None => pacing.due.push_back((number, begin)),
+            }
+        }
+        // Those that are at work end when nothing is due any more.
+        let mut pacing = self.pacing.lock();
+        self.is_over.store(true, Ordering::Relaxed);
+        let idle = std::mem::take(&mut pacing.idle);
+        drop(pacing);
+        idle.iter().for_each(|_| self.leave());
+    }
+
+    fn begin(self: &Arc<Self>, mut client: Client, number: u64, begin: Instant) {
+        let operation = self.load.work.operation(number, &mut client.rng);
+        let lines = self.lines.read();
+        let (generation, stub) = (lines.0, lines.1[client.number % self.connections].clone());
+        drop(lines);
+        let (run, deadline) = (Arc::clone(self), Instant::now() + ANSWER_TIMEOUT);
+        match &operation {
+            Operation::Get { key } => {
+                let args = GetArgs { key: key.clone(), ..GetArgs::default() };
+                let begun = Begun { client, operation, begin, generation, may_have_run: false };
+                stub.get_async(&args, deadline, move |reply| run.got(begun, reply));
+            }
+            Operation::Write { op, key, value } => {
+                client.request_id += 1;
+                let args = PutAppendArgs {
+                    key: key.clone(),
+                    value: value.clone(),
+                    op: Bytes::from_static(op),
+                    client_id: client.client_id.clone(),
+                    request_id: client.request_id,
+                    seen_index: client.seen_index,
+                };
+                let begun = Begun { client, operation, begin, generation, may_have_run: false };
+                stub.put_append_async(&args, deadline, move |reply| run.written(begun, reply));
+            }
+        }
+    }
+
+    fn got(self: Arc<Self>, begun: Begun, reply: Result<GetReply, CallError>) {
+        match reply {
+            Ok(reply) if reply.err == words::OK || reply.err == words::ERR_NO_KEY => {
+                self.end(begun, Ok(()));
+            }
+            _ => self.repair(begun),
+        }
+    }
+
+    fn written(self: Arc<Self>, mut begun: Begun, reply: Result<PutAppendReply, CallError>) {
+        match reply {
+            Ok(reply) if reply.err == words::OK => {
+                begun.client.seen_index = reply.index;
+                return self.end(begun, Ok(()));
+            }
+            Ok(reply) => begun.may_have_run = reply.may_apply,
+            Err(error) => begun.may_have_run = error.may_have_run(),
+        }
+        begun.client.begin_session();
+        self.repair(begun);
+    }
+
+    fn end(self: &Arc<Self>, begun: Begun, result: Result<(), ClerkError>) {
+        let Begun { client, begin, may_have_run, .. } = begun;
+        if begin >= self.start {
+            let latency = u64::try_from(begin.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
+            self.done.fetch_add(1, Ordering::Relaxed);
+            let shard = &self.shards[client.number % self.shards.len()];
+            shard.lock().count(latency, result, may_have_run);
+        }
+        self.begin_next(client);
+    }
+
+    fn repair(&self, begun: Begun) {
+        // Its receivers live as long as a client is active.
+        drop(self.repairs.send(begun));
+    }
+
+    /// One of the threads that begin operations again.
+    fn repair_all(self: &Arc<Self>, clerk: &Clerk, to_repair: &Receiver<Begun>) {
+        while !self.is_over.load(Ordering::Relaxed)
+            || !to_repair.is_empty()
+            || *self.active.lock() > 0
+        {
+            let Ok(begun) = to_repair.recv_timeout(PROGRESS_PAUSE / 10) else { continue };
+            let result = begun.operation.run(clerk);
+            // If nobody leads now, the next operation ends up here as well.
+            drop(self.connect(begun.generation));
+            self.end(begun, result);
+        }
     }
 
     fn show_progress(&self) {
         let (mut last_done, mut last) = (0, Instant::now());
         while !self.is_over.load(Ordering::Relaxed) {
-            thread::park_timeout(PROGRESS_PAUSE);
+            thread::sleep(PROGRESS_PAUSE);
             let (done, now) = (self.done.load(Ordering::Relaxed), Instant::now());
             let rate = (done - last_done) as f64 / (now - last).as_secs_f64();
             let seconds = now.saturating_duration_since(self.start).as_secs_f64();
@@ -176,9 +399,9 @@ impl Run<'_> {
         let _ = writeln!(io::stderr());
     }
 
-    fn measured(self, elapsed: Duration) -> Measured {
+    fn measured(&self, elapsed: Duration) -> Measured {
         let mut all = Shard::new();
-        self.shards.into_iter().for_each(|shard| all.add(shard.into_inner()));
+        self.shards.iter().for_each(|shard| all.add(&mut shard.lock()));
         let Shard { latencies, errors, first_error } = all;
         Measured { latencies, elapsed, errors, first_error }
     }
@@ -191,9 +414,11 @@ impl Shard {
         Shard { latencies, errors: Errors::default(), first_error: None }
     }
 
-    fn count(&mut self, latency_us: u64, result: Result<(), ClerkError>) {
+    /// `may_have_run`: an attempt before the one that came to `result` may have.
+    fn count(&mut self, latency_us: u64, result: Result<(), ClerkError>, may_have_run: bool) {
         let Err(error) = result else { return self.latencies.saturating_record(latency_us) };
         *match error.kind() {
+            ClerkErrorKind::NotApplied if may_have_run => &mut self.errors.unknown,
             ClerkErrorKind::NotApplied => &mut self.errors.not_applied,
             ClerkErrorKind::Unknown => &mut self.errors.unknown,
             ClerkErrorKind::Rejected => &mut self.errors.rejected,
@@ -201,12 +426,12 @@ impl Shard {
         self.first_error.get_or_insert(error);
     }
 
-    fn add(&mut self, other: Shard) {
+    fn add(&mut self, other: &mut Shard) {
         self.latencies.add(&other.latencies).expect("all have the same bounds");
         self.errors.not_applied += other.errors.not_applied;
         self.errors.unknown += other.errors.unknown;
         self.errors.rejected += other.errors.rejected;
-        if let Some(error) = other.first_error {
+        if let Some(error) = other.first_error.take() {
             self.first_error.get_or_insert(error);
         }
     }

@@ -1,7 +1,7 @@
-//! `bench`: how fast a cluster is, as programs that hold a [`Clerk`](syncraft::clerk::Clerk) find it.
+//! `bench`: how fast a cluster is.
 //!
-//! Each client is a thread with a Clerk of its own; clients share connections where there are fewer of these. By default a
-//! client begins its next operation when its last one has ended (closed loop). With `--rate` operations begin when the rate
+//! Each client is one of the cluster's, with a session of its own and one operation under way; clients share connections to the
+//! leader. By default a client begins its next operation when its last one has ended (closed loop). With `--rate` operations begin when the rate
 //! says, whether or not earlier ones have ended, and a latency is counted from the moment at which its operation should have
 //! begun: an operation that had to wait for a client has waited all the same (no coordinated omission).
 //!
@@ -16,31 +16,43 @@ use std::time::{Duration, Instant};
 
 use syncraft::clerk::{Clerk, Endpoints};
 use syncraft::kv::VALUE_LEN_MAX;
+use syncraft::server::proto::StatusReply;
 
 use super::args::{BenchArgs, BenchOperation, Common};
 use super::{Exit, Failure, Outcome, print, status};
-use load::{End, Load};
+use load::{End, Leader, Load};
 use report::{Cluster, Report};
 use work::Work;
 
 /// More would be a mistake in the command.
 const CLIENTS_MAX: usize = 100_000;
 /// Clients that prepare the keys.
-const PREPARING_CLIENTS: usize = 64;
+const PREPARING_CLIENTS: u64 = 256;
+/// Clients that share a connection if the command does not say, ...
+const CLIENTS_PER_CONNECTION: usize = 32;
+/// ... of which there are no more than this: more cost the members more system calls, for fewer answers each.
+const CONNECTIONS_MAX: usize = 4;
 /// How long one member may take to say how it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     check(&args)?;
     let endpoints = common.endpoints()?;
-    let clerks = |clients: usize, connections: usize| clerks(common, clients, connections);
-    let connections = args.conns.unwrap_or(args.clients).min(args.clients);
-    let cluster = cluster(&endpoints)?;
+    let connections = args.conns.unwrap_or(connections_for(args.clients)).min(args.clients);
+    let found = find_leader(&endpoints)
+        .ok_or_else(|| Failure::not_applied("no member says that it leads"))?;
+    // What is measured: a number without it says little.
+    let cluster = Cluster {
+        members: found.1.members as usize,
+        durability: found.1.durability,
+        read_mode: found.1.read_mode,
+    };
+    let leader = || Search { endpoints: endpoints.clone(), common: common.clone() };
     let shows_progress = io::stderr().is_terminal();
 
     let work = Work::new(&args);
     if work.reads() && !args.no_fill {
-        let clients = PREPARING_CLIENTS.min(args.keys as usize);
+        let clients = PREPARING_CLIENTS.min(args.keys) as usize;
         let fill = Load {
             work: work.filling(),
             end: End::Count(args.keys),
@@ -48,7 +60,7 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
             warm_up: Duration::ZERO,
             shows_progress,
         };
-        let filled = fill.run(clerks(clients, clients)?)?;
+        let filled = fill.run(leader(), clients, connections_for(clients))?;
         if let Some(error) = filled.first_error {
             return Err(Failure::not_applied(format!("the keys could not be prepared: {error}")));
         }
@@ -63,7 +75,7 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         warm_up: args.warm_up,
         shows_progress,
     };
-    let measured = load.run(clerks(args.clients, connections)?)?;
+    let measured = load.run(leader(), args.clients, connections)?;
     let report = Report::new(&args, connections, &measured, cluster);
     let text = if args.json { report.to_json() } else { report.to_text() };
     print(&[text.as_bytes()])?;
@@ -107,25 +119,31 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One Clerk a client, over so many connections to each member.
-fn clerks(common: &Common, clients: usize, connections: usize) -> Result<Vec<Clerk>, Failure> {
-    let own: Result<Vec<Clerk>, Failure> = (0..connections).map(|_| common.clerk()).collect();
-    let mut clerks = own?;
-    for i in connections..clients {
-        clerks.push(clerks[i % connections].clone());
-    }
-    Ok(clerks)
+fn connections_for(clients: usize) -> usize {
+    (clients / CLIENTS_PER_CONNECTION).clamp(1, CONNECTIONS_MAX)
 }
 
-/// What is measured: a number without it says little.
-fn cluster(endpoints: &Endpoints) -> Result<Cluster, Failure> {
+/// Where the leader is looked for.
+struct Search {
+    endpoints: Endpoints,
+    common: Common,
+}
+
+impl Leader for Search {
+    fn find(&self) -> Option<String> {
+        find_leader(&self.endpoints).map(|(addr, _)| addr)
+    }
+
+    fn clerk(&self) -> Result<Clerk, Failure> {
+        self.common.clerk()
+    }
+}
+
+/// The address of the newest leader, and what it says of itself.
+fn find_leader(endpoints: &Endpoints) -> Option<(String, StatusReply)> {
     let answers = status::ask_all(endpoints, Instant::now() + STATUS_TIMEOUT);
-    let replies = || answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
-    let leader = replies().filter(|reply| reply.leader == reply.id).max_by_key(|reply| reply.term);
-    let leader = leader.ok_or_else(|| Failure::not_applied("no member says that it leads"))?;
-    Ok(Cluster {
-        members: leader.members as usize,
-        durability: leader.durability.clone(),
-        read_mode: leader.read_mode.clone(),
-    })
+    let replies = answers
+        .into_iter()
+        .filter_map(|answer| answer.reply.ok().map(|reply| (answer.endpoint.addr, reply)));
+    replies.filter(|(_, reply)| reply.leader == reply.id).max_by_key(|(_, reply)| reply.term)
 }

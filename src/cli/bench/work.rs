@@ -1,6 +1,8 @@
 //! What a client does: which operation, on which key, with which value.
 
+use bytes::Bytes;
 use syncraft::clerk::{Clerk, ClerkError};
+use syncraft::kv::words;
 
 use super::super::args::{BenchArgs, BenchOperation};
 
@@ -13,7 +15,7 @@ pub(super) struct Work {
     kind: Kind,
     keys: u64,
     value_size: usize,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +38,9 @@ impl Work {
             BenchOperation::Get => Kind::Get,
             BenchOperation::Mixed => Kind::Mixed { read_ratio: args.read_ratio },
         };
-        let bytes = (0..args.value_size + VARIETY_BYTES).map(|_| fastrand::u8(..)).collect();
+        let bytes =
+            (0..args.value_size + VARIETY_BYTES).map(|_| fastrand::u8(..)).collect::<Vec<u8>>();
+        let bytes = bytes.into();
         Work { kind, keys: args.keys, value_size: args.value_size, bytes }
     }
 
@@ -50,26 +54,42 @@ impl Work {
         Work { kind: Kind::Fill, ..self.clone() }
     }
 
-    /// Does operation number `number` of the run.
-    pub(super) fn run(
-        &self,
-        clerk: &Clerk,
-        number: u64,
-        rng: &mut fastrand::Rng,
-    ) -> Result<(), ClerkError> {
+    /// Operation number `number` of the run.
+    pub(super) fn operation(&self, number: u64, rng: &mut fastrand::Rng) -> Operation {
         let key = match self.kind {
             Kind::Fill => number % self.keys,
             _ => rng.u64(..self.keys),
         };
-        let key = format!("bench-{key:010}");
+        let is_get = match self.kind {
+            Kind::Get => true,
+            Kind::Mixed { read_ratio } => rng.f64() < read_ratio,
+            Kind::Put | Kind::Append | Kind::Fill => false,
+        };
+        let key = format!("bench-{key:010}").into();
+        if is_get {
+            return Operation::Get { key };
+        }
         let begin = rng.usize(..VARIETY_BYTES);
-        let value = &self.bytes[begin..begin + self.value_size];
-        match self.kind {
-            Kind::Put | Kind::Fill => clerk.put(key, value),
-            Kind::Append => clerk.append(key, value),
-            Kind::Get => clerk.get(key).map(drop),
-            Kind::Mixed { read_ratio } if rng.f64() < read_ratio => clerk.get(key).map(drop),
-            Kind::Mixed { .. } => clerk.put(key, value),
+        let value = self.bytes.slice(begin..begin + self.value_size);
+        let op = if matches!(self.kind, Kind::Append) { words::APPEND } else { words::PUT };
+        Operation::Write { op, key, value }
+    }
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    Get { key: Bytes },
+    Write { op: &'static [u8], key: Bytes, value: Bytes },
+}
+
+impl Operation {
+    /// Does it with a Clerk, which finds whoever leads and waits for one.
+    pub(super) fn run(&self, clerk: &Clerk) -> Result<(), ClerkError> {
+        match self {
+            Operation::Get { key } => clerk.get(key).map(drop),
+            Operation::Write { op, key, value } if *op == words::APPEND => clerk.append(key, value),
+            Operation::Write { key, value, .. } => clerk.put(key, value),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{Config, Framing};
 use crate::rpc::frame::{Decoder, Frame};
 use crate::rpc::header::RpcReplyHeader;
 use crate::rpc::net::{is_timeout, time_left, tune};
-use crate::rpc::outbox::Outbox;
+use crate::rpc::outbox::{Cork, Outbox};
 use crate::rpc::{Status, StatusCode};
 
 /// A server that takes nothing of what it is sent for this long loses the connection.
@@ -184,9 +184,12 @@ impl Incoming {
     /// Reads the answers to extended calls, until there are no more.
     fn read_frames(&mut self, core: &Arc<Core>, outbox: &Outbox) -> Loss {
         loop {
+            // What completions send leaves together.
+            let cork = Cork::new();
             if let Err(loss) = self.take_frames(core, ReadBy::Channel) {
                 return loss;
             }
+            drop(cork);
             if let Err(error) = self.read_for(outbox, None) {
                 return Loss::Broken(error);
             }

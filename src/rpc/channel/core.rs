@@ -44,8 +44,6 @@ pub(super) struct State {
     pub(super) calls: Calls,
     /// Whether the channel's own thread reads the connection; else callers do, for each other.
     has_reader: bool,
-    /// When an answer last came.
-    answered_at: Instant,
     /// The documented call whose bare reply comes next.
     in_line: Option<u64>,
     pub(super) timer: timer::Timer,
@@ -58,9 +56,6 @@ enum Phase {
     Connected(Line),
     Closed,
 }
-
-/// An answer so short a time ago shows that the connection lives.
-const IDLE_UNLOOKED: Duration = Duration::from_millis(1);
 
 /// A call to make.
 pub(super) struct Request<'a> {
@@ -90,7 +85,6 @@ impl Core {
             calls: Calls::default(),
             // Bare replies have no names: only one thread can tell whose they are.
             has_reader: config.on_disconnect.is_some() || config.framing != Framing::Extended,
-            answered_at: Instant::now(),
             in_line: None,
             timer: timer::Timer::default(),
             threads: Vec::new(),
@@ -272,7 +266,6 @@ impl Core {
         if let Phase::Connected(line) = &state.phase
             && !state.has_reader
             && state.calls.len() == 0
-            && state.answered_at.elapsed() > IDLE_UNLOOKED
             && !line.is_alive()
         {
             line.outbox.cut("the server closed the connection");
@@ -491,11 +484,7 @@ impl Core {
 
     /// The answer to an extended call. An answer that nobody waits for any more is dropped.
     pub(super) fn answer(self: &Arc<Self>, call_id: u64, outcome: Outcome, by: ReadBy) {
-        let call = {
-            let mut state = self.lock();
-            state.answered_at = Instant::now();
-            state.calls.remove(call_id)
-        };
+        let call = self.lock().calls.remove(call_id);
         match call {
             Some(call) => self.deliver(call.waiter, outcome, by),
             None => log::trace!("rpc: late answer of {} dropped", self.config.addr),

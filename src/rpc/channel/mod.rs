@@ -1,9 +1,9 @@
 //! The side that calls: one connection, any number of threads and calls.
 //!
 //! ```text
-//!  callers ── encode ── outbox (one send) ──> server ──> connection thread ──> the caller that waits, or its completion
-//!     │                                                       ^
-//!     └── no connection? the call waits in `unsent` ──────────┘ resolves, connects, sends what waits
+//!  callers ── encode ── outbox (one send) ──> server ──> a caller that waits, or the channel's thread ──> the other callers,
+//!     │                                                                                                  completions
+//!     └── no connection? the call waits in `unsent` until the channel's thread has resolved, connected and sent what waits
 //! ```
 //!
 //! # Calls
@@ -12,7 +12,8 @@
 //! outbox never blocks), not waiting. At most [`calls_max`](ChannelBuilder::calls_max) calls are outstanding; one more is
 //! [`CallError::Busy`] at once. A reply that comes after its call was given up is dropped.
 //!
-//! A *blocking* call waits on its own thread. The *completion* of an async call runs exactly once, on one of the channel's
+//! A *blocking* call waits on its own thread, and one of those that wait reads the connection, for all: an answer that comes to
+//! the one who reads wakes no other thread. The *completion* of an async call runs exactly once, on one of the channel's
 //! threads (the connection's when an answer comes or the connection is lost; the timer's at the deadline, or when the call
 //! fails at once), with no lock of the channel held, never on the thread that made the call. It must not block, and must
 //! not make blocking calls on the same channel: the thread that would bring their answer is the one it runs on.
@@ -26,12 +27,13 @@
 //! # The connection
 //!
 //! Made at once or by the first call; when it is lost, by the next one. The name is resolved anew each time, and every
-//! address is tried. A loss is noticed at once, calls outstanding or not, because someone always reads:
-//! [`on_disconnect`](ChannelBuilder::on_disconnect).
+//! address is tried. A loss is noticed at once if a call waits, or if the channel's thread reads, as it does where
+//! [`on_disconnect`](ChannelBuilder::on_disconnect) is set and from the first async call on. Else it is noticed by the next call,
+//! before it is sent.
 //!
 //! # Threads
 //!
-//! `rpc-chan-PORT` from the first call until the connection is lost; `rpc-timer` while async calls are outstanding, and a
+//! `rpc-chan-PORT` while it connects, and where it reads until the connection is lost; `rpc-timer` while async calls are outstanding, and a
 //! few seconds longer; `rpc-send-PORT` only while the server takes bytes slower than calls are made.
 //! [`Channel::close`] (and dropping the last clone) joins them.
 //!

@@ -18,8 +18,10 @@ pub struct NodeConfig {
     pub members: Members,
     /// Heartbeats and elections.
     pub timing: Timing,
-    /// A snapshot is taken when the log holds so many bytes behind the last one. Default 64 MiB. Too small: the state is
-    /// written again and again. Too large: the log takes space and memory, and a start takes longer.
+    /// A snapshot is taken when the log holds about so many bytes behind the last one, or a quarter of the last one's length if
+    /// that is more. Default 64 MiB. Too small: the state is written again and again. Too large: the log takes space and memory,
+    /// and a start takes longer. Members take theirs at different lengths, from five eighths of this on: if all did at once, no
+    /// majority would be undisturbed.
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read.
     pub read_mode: ReadMode,
@@ -120,6 +122,11 @@ impl Timing {
 }
 
 impl NodeConfig {
+    /// This member's own length.
+    pub(super) fn own_snapshot_log_bytes(&self) -> u64 {
+        (self.snapshot_log_bytes / 8 * (8 - self.id.0 % 4)).max(1)
+    }
+
     pub(super) fn raft(&self) -> Config {
         Config {
             heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),

@@ -304,6 +304,7 @@ impl<S: StateMachine> Node<S> {
         if let Some(snapshot) = &snapshot {
             applier::load(&mut state_machine, snapshot)?;
         }
+        let snapshot_len_bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.len_bytes());
         let meta = snapshot.map(|snapshot| snapshot.meta());
         let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), meta)?;
         log_recovery(&config, meta, &recovered);
@@ -313,6 +314,7 @@ impl<S: StateMachine> Node<S> {
 
         let watch = Watch::new(config.id, config.members.len());
         let shared = Arc::new(Shared::new(raft.status(), watch));
+        shared.snapshot_len_bytes.store(snapshot_len_bytes, Ordering::Relaxed);
         let pipeline = Arc::new(Pipeline::new(shared.clone()));
         let handle = NodeHandle { pipeline: pipeline.clone(), shared: shared.clone() };
         let (links, peers) = peers(&config, cluster_id, &pipeline, &snapshots, &shared);
@@ -348,7 +350,7 @@ impl<S: StateMachine> Node<S> {
             shared: shared.clone(),
             stop: stopped.clone(),
             snapshot_index: meta.map_or(Index::ZERO, |meta| meta.last_included_index),
-            snapshot_log_bytes: config.snapshot_log_bytes,
+            snapshot_log_bytes: config.own_snapshot_log_bytes(),
             has_failed: false,
         });
         pipeline.inbox.stage().employ(Driver {

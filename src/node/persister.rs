@@ -23,6 +23,8 @@ use crate::storage::{DataDir, StorageError, Wal};
 
 /// Most bytes of entries in one write: bounds how long the first of them waits for the last.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// A large state is written out less often: at most so much of it for each byte of the log.
+const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
 /// Between attempts to write to a full disk.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -151,7 +153,10 @@ impl<S: StateMachine> Persister<S> {
 
     /// The log has grown past its limit since the last snapshot.
     fn want_snapshot(&self) {
-        if self.wal.len_bytes_after(self.snapshot_index) >= self.snapshot_log_bytes {
+        let is_long = |log_bytes| self.wal.len_bytes_after(self.snapshot_index) >= log_bytes;
+        let part_of_state =
+            self.shared.snapshot_len_bytes.load(Ordering::Relaxed) / STATE_BYTES_PER_LOG_BYTE;
+        if is_long(self.snapshot_log_bytes.max(part_of_state)) {
             self.pipeline.task(Task::TakeSnapshot);
         }
     }

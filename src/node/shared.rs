@@ -41,6 +41,8 @@ pub(super) struct Shared {
     /// Whether the members' states are the same.
     pub(super) watch: Watch,
     snapshotting: Mutex<Snapshotting>,
+    /// How long the newest snapshot is, as far as it is known.
+    pub(super) snapshot_len_bytes: AtomicU64,
     /// The state machine's last turn took long: only its own thread should wait for it.
     pub(super) is_apply_slow: AtomicBool,
     /// What is to be written waits for space.
@@ -59,6 +61,7 @@ impl Shared {
             applied_index: AtomicU64::new(0),
             watch,
             snapshotting: Mutex::default(),
+            snapshot_len_bytes: AtomicU64::new(0),
             is_apply_slow: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
@@ -74,6 +75,7 @@ impl<S: StateMachine> Snapshotter<S> {
         self.shared.end_snapshot(written.is_ok());
         match written {
             Ok(len_bytes) => {
+                self.shared.snapshot_len_bytes.store(len_bytes, Ordering::Relaxed);
                 log::info!("took a snapshot up to entry {index}: {len_bytes} bytes");
                 self.pipeline.report(Input::SnapshotTaken(meta));
             }

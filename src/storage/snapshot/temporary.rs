@@ -8,7 +8,7 @@ use crate::storage::disk::{Disk, DiskFile};
 
 /// So much is written between two syncs. Without them all of a snapshot would wait in the system's memory for one sync at
 /// the end, and a sync of the log that came meanwhile would wait behind it.
-const UNSYNCED_MAX_BYTES: u64 = 8 << 20;
+const UNSYNCED_MAX_BYTES: u64 = 1 << 20;
 
 /// Removed when dropped, unless it was renamed. The next start removes it too.
 #[derive(Debug)]

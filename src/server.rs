@@ -42,6 +42,10 @@ pub const DISK_OK: &str = "ok";
 /// `StatusReply.Durability`: there is no other mode.
 const DURABILITY: &str = "fdatasync on a majority of the members before a write is acknowledged";
 
+/// How long a member waits for its address, ...
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// ... and between attempts.
+const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// How long a member that stops tries to hand its leadership over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the other members may take to answer before one is rebuilt.
@@ -334,8 +338,21 @@ fn check_frames(limits: &Limits) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The process that had the address before may have been killed a moment ago: its sockets close when its memory has been given
+/// back, which takes a while if there was much of it.
 fn listen(addr: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).map_err(|source| StartError::Listen { addr: addr.to_owned(), source })
+    let deadline = Instant::now() + LISTEN_TIMEOUT;
+    loop {
+        match TcpListener::bind(addr) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(LISTEN_PAUSE);
+            }
+            result => {
+                return result
+                    .map_err(|source| StartError::Listen { addr: addr.to_owned(), source });
+            }
+        }
+    }
 }
 
 /// Told apart from other clusters by its members: the upper half stands for their ids, the lower for ids and addresses. A

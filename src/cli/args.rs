@@ -155,7 +155,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "0..1", default_value_t = 0.5)]
     pub(crate) read_ratio: f64,
     /// How long it runs before it is measured
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration_or_none)]
     pub(crate) warm_up: Duration,
     /// Read keys as they are, without writing each of them first
     #[arg(long)]
@@ -189,6 +189,11 @@ impl BenchOperation {
             BenchOperation::Mixed => "mixed",
         }
     }
+}
+
+/// The same; or `0s`.
+fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
 /// `500ms`, `2s`, `1.5s`, `1m`, `1h`: a number and its unit.

@@ -200,12 +200,12 @@ impl<W: Worker> Stage<W> {
         let Some(worker) = slot else { return };
         let was_in_turn = IN_TURN.replace(true);
         let result = catch_unwind(AssertUnwindSafe(|| worker.turn(batch)));
+        IN_TURN.set(was_in_turn);
         if result.is_err() {
             self.stop();
             worker.panicked();
             *slot = None;
         }
-        IN_TURN.set(was_in_turn);
     }
 
     /// Drops the worker, where there is no thread to take it out.

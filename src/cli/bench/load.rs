@@ -4,10 +4,11 @@
 //! and has it begin the next one. So the load takes little of a machine that it shares with the members.
 //!
 //! An operation that is not simply answered (the leader has gone, or takes no more) is begun again by one of a few threads with
-//! a Clerk, which waits for whoever leads; its latency goes on meanwhile. Then its client goes on, with that leader.
+//! a Clerk, which waits for whoever leads; its latency goes on meanwhile. Then its client goes on, with that leader. An append
+//! may then be there twice; nobody reads it.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -31,8 +32,10 @@ const LATENCY_MAX_US: u64 = 3_600_000_000;
 const LATENCY_DIGITS: u8 = 3;
 /// Threads that begin operations again.
 const REPAIRERS: usize = 16;
-/// How long an operation waits for its answer before it is begun again.
+/// How long an operation waits for its answer before it is begun again, besides the time that the bytes of all need.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The slowest cluster that large values are given time for, in bytes a second.
+const BYTES_PER_SECOND_MIN: f64 = 4e6;
 /// Between lines of progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 
@@ -53,6 +56,10 @@ pub(super) struct Load {
     pub(super) rate: Option<f64>,
     /// Until then nothing is counted.
     pub(super) warm_up: Duration,
+    /// How long one operation may take.
+    pub(super) timeout: Duration,
+    /// Whether the first failure ends it.
+    pub(super) ends_at_failure: bool,
     pub(super) shows_progress: bool,
 }
 
@@ -62,7 +69,7 @@ pub(super) struct Measured {
     pub(super) latencies: Histogram<u64>,
     pub(super) elapsed: Duration,
     pub(super) errors: Errors,
-    pub(super) first_error: Option<ClerkError>,
+    pub(super) first_error: Option<String>,
 }
 
 /// Operations that failed, by what is known of them.
@@ -71,6 +78,8 @@ pub(super) struct Errors {
     pub(super) not_applied: u64,
     pub(super) unknown: u64,
     pub(super) rejected: u64,
+    /// That were due before an open loop ended, and for which no client was free.
+    pub(super) not_begun: u64,
 }
 
 /// Where the clients' requests go.
@@ -93,8 +102,8 @@ struct Run {
     begun: AtomicU64,
     done: AtomicU64,
     is_over: AtomicBool,
-    /// The connections, all to the same member, and how often that has changed.
-    lines: RwLock<(u64, Vec<KvServerRpcStub>)>,
+    lines: RwLock<Lines>,
+    answer_timeout: Duration,
     shards: Vec<Mutex<Shard>>,
     pacing: Mutex<Pacing>,
     /// Clients that still have something to do.
@@ -103,12 +112,18 @@ struct Run {
     repairs: Sender<Begun>,
 }
 
+/// The connections, all to the same member.
+struct Lines {
+    addr: String,
+    stubs: Vec<KvServerRpcStub>,
+}
+
 /// Of an open loop.
 #[derive(Default)]
 struct Pacing {
     idle: Vec<Client>,
-    /// Operations that should have begun, when they should have.
-    due: VecDeque<(u64, Instant)>,
+    /// The numbers of operations that should have begun.
+    due: Range<u64>,
 }
 
 struct Client {
@@ -124,15 +139,20 @@ struct Begun {
     client: Client,
     operation: Operation,
     begin: Instant,
-    /// The connections that it was sent over.
-    generation: u64,
+    is_counted: bool,
     may_have_run: bool,
+}
+
+/// What became of an operation that failed.
+struct Failed {
+    kind: ClerkErrorKind,
+    words: String,
 }
 
 struct Shard {
     latencies: Histogram<u64>,
     errors: Errors,
-    first_error: Option<ClerkError>,
+    first_error: Option<String>,
 }
 
 impl Load {
@@ -144,8 +164,17 @@ impl Load {
         connections: usize,
     ) -> Result<Measured, Failure> {
         let (repairs, to_repair) = unbounded();
+        let addr = leader.find().ok_or_else(|| Failure::not_applied("nobody leads"))?;
+        let lines = Lines::new(addr, clients, connections);
+        for stub in &lines.stubs {
+            let connected = stub.channel().connect_now(Instant::now() + self.timeout);
+            connected.map_err(|error| Failure::not_applied(error.to_string()))?;
+        }
+        let bytes = (clients * self.work.value_size()) as f64;
+        let time_of_bytes = Duration::from_secs_f64(bytes / BYTES_PER_SECOND_MIN);
         let run = Arc::new(Run {
             start: Instant::now() + self.warm_up,
+            answer_timeout: (ANSWER_TIMEOUT + time_of_bytes).min(self.timeout),
             load: self,
             leader: Box::new(leader),
             connections,
@@ -153,14 +182,13 @@ impl Load {
             begun: AtomicU64::new(0),
             done: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
-            lines: RwLock::new((0, Vec::new())),
+            lines: RwLock::new(lines),
             shards: (0..connections).map(|_| Mutex::new(Shard::new())).collect(),
             pacing: Mutex::default(),
             active: Mutex::new(clients),
             all_done: Condvar::new(),
             repairs,
         });
-        run.connect(0)?;
         let elapsed = thread::scope(|scope| {
             if run.load.shows_progress {
                 scope.spawn(|| run.show_progress());
@@ -173,19 +201,20 @@ impl Load {
             for number in 0..clients {
                 run.begin_next(Client::new(number));
             }
-            if let Some(rate) = run.load.rate {
-                run.keep_pace(rate);
+            if run.load.rate.is_some() {
+                run.keep_pace();
             }
             let mut active = run.active.lock();
             while *active > 0 {
                 run.all_done.wait(&mut active);
             }
+            drop(active);
             drop(ended);
             Ok::<_, Failure>(run.start.elapsed())
         })?;
         let measured = run.measured(elapsed);
-        let lines = std::mem::take(&mut run.lines.write().1);
-        lines.iter().for_each(|line| line.channel().close());
+        let stubs = std::mem::take(&mut run.lines.write().stubs);
+        stubs.iter().for_each(|stub| stub.channel().close());
         Ok(measured)
     }
 }
@@ -196,6 +225,17 @@ struct EndsRun<'a>(&'a Run);
 impl Drop for EndsRun<'_> {
     fn drop(&mut self) {
         self.0.is_over.store(true, Ordering::Relaxed);
+        *self.0.active.lock() = 0;
+    }
+}
+
+impl Lines {
+    fn new(addr: String, clients: usize, connections: usize) -> Lines {
+        let stub = |_| {
+            let channel = Channel::builder(addr.as_str()).calls_max(clients);
+            KvServerRpcStub::new(channel.lazy())
+        };
+        Lines { stubs: (0..connections).map(stub).collect(), addr }
     }
 }
 
@@ -215,19 +255,15 @@ impl Client {
 }
 
 impl Run {
-    /// Connections to whoever leads, in place of those of `generation`.
-    fn connect(&self, generation: u64) -> Result<(), Failure> {
-        let mut lines = self.lines.write();
-        if lines.0 != generation {
-            return Ok(());
+    /// Connects to whoever leads, if that is another one than before.
+    fn follow_leader(&self) {
+        // If nobody leads now, the next operation asks again. No lock is held while others are asked, or waited for.
+        let Some(addr) = self.leader.find() else { return };
+        if self.lines.read().addr != addr {
+            let new = Lines::new(addr, self.clients, self.connections);
+            let old = std::mem::replace(&mut *self.lines.write(), new);
+            drop(old);
         }
-        let addr = self.leader.find().ok_or_else(|| Failure::not_applied("nobody leads"))?;
-        let line = |_| {
-            let channel = Channel::builder(&addr).calls_max(2 * self.clients.max(512)).lazy();
-            KvServerRpcStub::new(channel)
-        };
-        *lines = (generation + 1, (0..self.connections).map(line).collect());
-        Ok(())
     }
 
     /// The client has ended its last operation.
@@ -238,16 +274,16 @@ impl Run {
                 true => 0,
                 false => self.begun.fetch_add(1, Ordering::Relaxed),
             };
-            return match self.is_last(number, begin) {
+            return match self.is_last(number, begin) || self.is_over.load(Ordering::Relaxed) {
                 true => self.leave(),
                 false => self.begin(client, number, begin),
             };
         }
         let mut pacing = self.pacing.lock();
-        match pacing.due.pop_front() {
-            Some((number, begin)) => {
+        match pacing.due.next() {
+            Some(number) => {
                 drop(pacing);
-                self.begin(client, number, begin);
+                self.begin(client, number, self.due_at(number));
             }
             None if self.is_over.load(Ordering::Relaxed) => {
                 drop(pacing);
@@ -271,19 +307,31 @@ impl Run {
         rate.map_or(0, |rate| (warm_up.as_secs_f64() * rate).ceil() as u64)
     }
 
+    /// When operation `number` of an open loop should begin.
+    fn due_at(&self, number: u64) -> Instant {
+        let Load { rate, warm_up, .. } = self.load;
+        self.start - warm_up + Duration::from_secs_f64(number as f64 / rate.unwrap_or(1.0))
+    }
+
+    fn is_counted(&self, number: u64, begin: Instant) -> bool {
+        match self.load.rate {
+            Some(_) => number >= self.warm_up_count(),
+            None => begin >= self.start,
+        }
+    }
+
     fn leave(&self) {
         let mut active = self.active.lock();
-        *active -= 1;
+        *active = active.saturating_sub(1);
         if *active == 0 {
             self.all_done.notify_all();
         }
     }
 
     /// Has operations begin when they should, as far as there are clients for them.
-    fn keep_pace(self: &Arc<Self>, rate: f64) {
-        let first = self.start - self.load.warm_up;
+    fn keep_pace(self: &Arc<Self>) {
         for number in 0.. {
-            let begin = first + Duration::from_secs_f64(number as f64 / rate);
+            let begin = self.due_at(number);
             if self.is_last(number, begin) {
                 break;
             }
@@ -294,12 +342,14 @@ impl Run {
                     drop(pacing);
                     self.begin(client, number, begin);
                 }
-                None => pacing.due.push_back((number, begin)),
+                None if pacing.due.is_empty() => pacing.due = number..number + 1,
+                None => pacing.due.end = number + 1,
             }
         }
-        // Those that are at work end when nothing is due any more.
         let mut pacing = self.pacing.lock();
         self.is_over.store(true, Ordering::Relaxed);
+        let due = std::mem::take(&mut pacing.due);
+        self.shards[0].lock().errors.not_begun += due.end - due.start;
         let idle = std::mem::take(&mut pacing.idle);
         drop(pacing);
         idle.iter().for_each(|_| self.leave());
@@ -307,14 +357,13 @@ impl Run {
 
     fn begin(self: &Arc<Self>, mut client: Client, number: u64, begin: Instant) {
         let operation = self.load.work.operation(number, &mut client.rng);
-        let lines = self.lines.read();
-        let (generation, stub) = (lines.0, lines.1[client.number % self.connections].clone());
-        drop(lines);
-        let (run, deadline) = (Arc::clone(self), Instant::now() + ANSWER_TIMEOUT);
+        let is_counted = self.is_counted(number, begin);
+        let stub = self.lines.read().stubs[client.number % self.connections].clone();
+        let (run, deadline) = (Arc::clone(self), Instant::now() + self.answer_timeout);
         match &operation {
             Operation::Get { key } => {
                 let args = GetArgs { key: key.clone(), ..GetArgs::default() };
-                let begun = Begun { client, operation, begin, generation, may_have_run: false };
+                let begun = Begun { client, operation, begin, is_counted, may_have_run: false };
                 stub.get_async(&args, deadline, move |reply| run.got(begun, reply));
             }
             Operation::Write { op, key, value } => {
@@ -327,7 +376,7 @@ impl Run {
                     request_id: client.request_id,
                     seen_index: client.seen_index,
                 };
-                let begun = Begun { client, operation, begin, generation, may_have_run: false };
+                let begun = Begun { client, operation, begin, is_counted, may_have_run: false };
                 stub.put_append_async(&args, deadline, move |reply| run.written(begun, reply));
             }
         }
@@ -348,20 +397,25 @@ impl Run {
                 begun.client.seen_index = reply.index;
                 return self.end(begun, Ok(()));
             }
-            Ok(reply) => begun.may_have_run = reply.may_apply,
+            Ok(reply) => {
+                begun.may_have_run = reply.may_apply;
+                begun.client.seen_index = begun.client.seen_index.max(reply.index);
+            }
             Err(error) => begun.may_have_run = error.may_have_run(),
         }
         begun.client.begin_session();
         self.repair(begun);
     }
 
-    fn end(self: &Arc<Self>, begun: Begun, result: Result<(), ClerkError>) {
-        let Begun { client, begin, may_have_run, .. } = begun;
-        if begin >= self.start {
+    fn end(self: &Arc<Self>, begun: Begun, result: Result<(), Failed>) {
+        let Begun { client, begin, is_counted, .. } = begun;
+        if result.is_err() && self.load.ends_at_failure {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+        if is_counted || self.load.ends_at_failure {
             let latency = u64::try_from(begin.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
             self.done.fetch_add(1, Ordering::Relaxed);
-            let shard = &self.shards[client.number % self.shards.len()];
-            shard.lock().count(latency, result, may_have_run);
+            self.shards[client.number % self.shards.len()].lock().count(latency, result);
         }
         self.begin_next(client);
     }
@@ -373,16 +427,27 @@ impl Run {
 
     /// One of the threads that begin operations again.
     fn repair_all(self: &Arc<Self>, clerk: &Clerk, to_repair: &Receiver<Begun>) {
-        while !self.is_over.load(Ordering::Relaxed)
-            || !to_repair.is_empty()
-            || *self.active.lock() > 0
-        {
+        while !self.is_over.load(Ordering::Relaxed) || *self.active.lock() > 0 {
             let Ok(begun) = to_repair.recv_timeout(PROGRESS_PAUSE / 10) else { continue };
-            let result = begun.operation.run(clerk);
-            // If nobody leads now, the next operation ends up here as well.
-            drop(self.connect(begun.generation));
+            let result = self.run_again(&begun, clerk);
+            self.follow_leader();
             self.end(begun, result);
         }
+    }
+
+    /// With whoever leads, if there is time left for it.
+    fn run_again(&self, begun: &Begun, clerk: &Clerk) -> Result<(), Failed> {
+        let kind = |kind: ClerkErrorKind| match kind {
+            ClerkErrorKind::NotApplied if begun.may_have_run => ClerkErrorKind::Unknown,
+            kind => kind,
+        };
+        if begun.begin.elapsed() >= self.load.timeout {
+            let words = format!("no answer within {:?}", self.load.timeout);
+            return Err(Failed { kind: kind(ClerkErrorKind::NotApplied), words });
+        }
+        let failed =
+            |error: ClerkError| Failed { kind: kind(error.kind()), words: error.to_string() };
+        begun.operation.run(clerk).map_err(failed)
     }
 
     fn show_progress(&self) {
@@ -414,16 +479,16 @@ impl Shard {
         Shard { latencies, errors: Errors::default(), first_error: None }
     }
 
-    /// `may_have_run`: an attempt before the one that came to `result` may have.
-    fn count(&mut self, latency_us: u64, result: Result<(), ClerkError>, may_have_run: bool) {
-        let Err(error) = result else { return self.latencies.saturating_record(latency_us) };
-        *match error.kind() {
-            ClerkErrorKind::NotApplied if may_have_run => &mut self.errors.unknown,
+    fn count(&mut self, latency_us: u64, result: Result<(), Failed>) {
+        let Err(Failed { kind, words }) = result else {
+            return self.latencies.saturating_record(latency_us);
+        };
+        *match kind {
             ClerkErrorKind::NotApplied => &mut self.errors.not_applied,
             ClerkErrorKind::Unknown => &mut self.errors.unknown,
             ClerkErrorKind::Rejected => &mut self.errors.rejected,
         } += 1;
-        self.first_error.get_or_insert(error);
+        self.first_error.get_or_insert(words);
     }
 
     fn add(&mut self, other: &mut Shard) {
@@ -431,6 +496,7 @@ impl Shard {
         self.errors.not_applied += other.errors.not_applied;
         self.errors.unknown += other.errors.unknown;
         self.errors.rejected += other.errors.rejected;
+        self.errors.not_begun += other.errors.not_begun;
         if let Some(error) = other.first_error.take() {
             self.first_error.get_or_insert(error);
         }

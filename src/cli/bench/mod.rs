@@ -11,7 +11,7 @@ mod load;
 mod report;
 mod work;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use syncraft::clerk::{Clerk, Endpoints};
@@ -32,14 +32,16 @@ const PREPARING_CLIENTS: u64 = 256;
 const CLIENTS_PER_CONNECTION: usize = 32;
 /// ... of which there are no more than this: more cost the members more system calls, for fewer answers each.
 const CONNECTIONS_MAX: usize = 4;
-/// How long one member may take to say how it is.
+/// How long members may take to say how they are at the beginning, ...
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// ... and when another one may lead by now: one that is frozen is not waited for.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     check(&args)?;
     let endpoints = common.endpoints()?;
     let connections = args.conns.unwrap_or(connections_for(args.clients)).min(args.clients);
-    let found = find_leader(&endpoints)
+    let found = find_leader(&endpoints, STATUS_TIMEOUT)
         .ok_or_else(|| Failure::not_applied("no member says that it leads"))?;
     // What is measured: a number without it says little.
     let cluster = Cluster {
@@ -58,6 +60,8 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
             end: End::Count(args.keys),
             rate: None,
             warm_up: Duration::ZERO,
+            timeout: common.timeout(),
+            ends_at_failure: true,
             shows_progress,
         };
         let filled = fill.run(leader(), clients, connections_for(clients))?;
@@ -73,20 +77,31 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         },
         rate: args.rate,
         warm_up: args.warm_up,
+        timeout: common.timeout(),
+        ends_at_failure: false,
         shows_progress,
     };
     let measured = load.run(leader(), args.clients, connections)?;
     let report = Report::new(&args, connections, &measured, cluster);
     let text = if args.json { report.to_json() } else { report.to_text() };
     print(&[text.as_bytes()])?;
-    match measured.first_error {
-        Some(error) if measured.latencies.is_empty() => Err(error.into()),
-        Some(error) => {
-            log::warn!("some operations failed, the first one so: {error}");
-            Ok(Exit::Done)
+    let Some(words) = measured.first_error else {
+        return match measured.latencies.is_empty() {
+            true => Err(Failure::not_applied("nothing was measured: it ran for too short a time")),
+            false => Ok(Exit::Done),
+        };
+    };
+    let line = format!("some operations failed, the first one so: {words}");
+    let exit = match (measured.latencies.is_empty(), measured.errors.unknown) {
+        (false, _) => {
+            // Where standard error is gone there is nobody to tell.
+            let _ = writeln!(io::stderr(), "syncraft: {line}");
+            return Ok(Exit::Done);
         }
-        None => Ok(Exit::Done),
-    }
+        (true, 0) => Exit::NotApplied,
+        (true, _) => Exit::Unknown,
+    };
+    Err(Failure { exit, line })
 }
 
 fn check(args: &BenchArgs) -> Result<(), Failure> {
@@ -107,8 +122,8 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     if !(args.seconds > 0.0 && args.seconds <= 1e6) {
         return wrong(format!("--seconds {}: more than 0, at most a million", args.seconds));
     }
-    if args.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e9)) {
-        return wrong("--rate: operations a second, more than 0".to_owned());
+    if args.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
+        return wrong("--rate: operations a second, at least 0.001".to_owned());
     }
     if !(0.0..=1.0).contains(&args.read_ratio) {
         return wrong(format!("--read-ratio {}: from 0 to 1", args.read_ratio));
@@ -131,7 +146,7 @@ struct Search {
 
 impl Leader for Search {
     fn find(&self) -> Option<String> {
-        find_leader(&self.endpoints).map(|(addr, _)| addr)
+        find_leader(&self.endpoints, SEARCH_TIMEOUT).map(|(addr, _)| addr)
     }
 
     fn clerk(&self) -> Result<Clerk, Failure> {
@@ -140,8 +155,8 @@ impl Leader for Search {
 }
 
 /// The address of the newest leader, and what it says of itself.
-fn find_leader(endpoints: &Endpoints) -> Option<(String, StatusReply)> {
-    let answers = status::ask_all(endpoints, Instant::now() + STATUS_TIMEOUT);
+fn find_leader(endpoints: &Endpoints, timeout: Duration) -> Option<(String, StatusReply)> {
+    let answers = status::ask_all(endpoints, Instant::now() + timeout);
     let replies = answers
         .into_iter()
         .filter_map(|answer| answer.reply.ok().map(|reply| (answer.endpoint.addr, reply)));

@@ -53,6 +53,7 @@ struct ErrorCounts {
     not_applied: u64,
     unknown: u64,
     rejected: u64,
+    not_begun: u64,
 }
 
 impl Report {
@@ -89,6 +90,7 @@ impl Report {
                 not_applied: errors.not_applied,
                 unknown: errors.unknown,
                 rejected: errors.rejected,
+                not_begun: errors.not_begun,
             },
             durability: cluster.durability,
             read_mode: cluster.read_mode,
@@ -109,13 +111,13 @@ impl Report {
             Some(rate) => format!("open loop at {rate} operations a second"),
             None => "closed loop".to_owned(),
         };
-        let ErrorCounts { not_applied, unknown, rejected } = self.errors;
+        let ErrorCounts { not_applied, unknown, rejected, not_begun } = self.errors;
         format!(
             "{operation}: {clients} clients over {connections} connections, {loop_kind}, values of {value_size} bytes, {keys} keys\n\
              cluster: {} members; durability: {}; reads: {}\n\
              {} operations in {seconds:.2} s: {:.0} a second\n\
              latency in ms: min {:.3}, mean {:.3}, p50 {:.3}, p90 {:.3}, p99 {:.3}, p99.9 {:.3}, max {:.3}\n\
-             errors: {not_applied} not applied, {unknown} of unknown outcome, {rejected} rejected\n",
+             errors: {not_applied} not applied, {unknown} of unknown outcome, {rejected} rejected; {not_begun} were due and not begun\n",
             self.members,
             self.durability,
             self.read_mode,

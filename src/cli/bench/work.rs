@@ -44,6 +44,11 @@ impl Work {
         Work { kind, keys: args.keys, value_size: args.value_size, bytes }
     }
 
+    /// Of each value, in bytes.
+    pub(super) fn value_size(&self) -> usize {
+        self.value_size
+    }
+
     /// Whether its keys have to be there.
     pub(super) fn reads(&self) -> bool {
         matches!(self.kind, Kind::Get | Kind::Mixed { .. })

@@ -28,7 +28,7 @@ use crate::rpc::CallError;
 use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{join, spawn};
-use crate::rpc::outbox::SendError;
+use crate::rpc::outbox::{Cork, SendError};
 use crate::rpc::service::Reply;
 
 pub(super) struct Core {
@@ -136,6 +136,8 @@ impl Core {
 
     /// Waits for the outcome, and reads the connection meanwhile if nobody else does.
     fn wait(self: &Arc<Self>, id: u64, parked: &Parked, deadline: Instant) -> Outcome {
+        // A method that calls another server is itself called under one.
+        Cork::flush_all();
         loop {
             if let Some(outcome) = parked.take_outcome() {
                 if parked.take_asked() {

@@ -26,6 +26,9 @@ const SKIPPED_LIMITS_MAX: usize = 4;
 /// After the last word to a client its bytes are still read for this long: closing with bytes unread would destroy it.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Answers wait no longer than this for those of calls that arrived together with theirs.
+const HELD_BACK_MAX: Duration = Duration::from_millis(1);
+
 const HTTP_ANSWER: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 43\r\n\
     Connection: close\r\n\r\nThis port speaks syncraft's RPC, not HTTP.\n";
@@ -115,7 +118,12 @@ impl Reader {
     fn begin_calls(&mut self) -> Result<(), End> {
         // Of calls that are answered at once, and have arrived together, the answers leave together.
         let _cork = Cork::new();
+        let mut flushed = Instant::now();
         while let Some(frame) = self.decoder.next().map_err(End::Frame)? {
+            if flushed.elapsed() > HELD_BACK_MAX {
+                Cork::flush_all();
+                flushed = Instant::now();
+            }
             match frame {
                 Frame::Head(head) => {
                     self.settle(&head)?;

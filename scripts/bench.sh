@@ -36,6 +36,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 sides=(syncraft)
 runs=3 seconds=5 kills=5
 clients_table=(1 16 64 256 1000) # The clients of the table's rows.
+connection_each= # Whether each client has a connection of its own.
 warm_up_ms=2000
 cpu_puts=100000
 keys=10000
@@ -280,14 +281,19 @@ is_whole() { # SIDE
 # The program that loads a side, in $load: it prints one line of JSON.
 load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
     local common=("$2" --clients "$3" --value-size "$4" --keys "$keys" "$5" "$6") conns=1
+    # Where it is measured what many connections cost.
+    local each=()
+    [ -z "$connection_each" ] || each=(--conns "$3")
     case $1 in
         syncraft | lease)
-            load=("$bin" bench "${common[@]}" --warm-up "${warm_up_ms}ms" --json --members "$(addresses "$1" N=)")
+            load=("$bin" bench "${common[@]}" ${each[@]+"${each[@]}"} --warm-up "${warm_up_ms}ms" --json
+                --members "$(addresses "$1" N=)")
             ;;
         etcd)
             # What is best for it on two cores, of 1, 4 and 16 connections and of one and two threads; 4 is a little better
             # for 1,000 clients.
             [ "$3" -le 256 ] || conns=4
+            [ -z "$connection_each" ] || conns=$3
             load=("$etcd_load" "${common[@]}" --warm-up-ms "$warm_up_ms" --conns "$conns"
                 --endpoints "$(addresses "$1" '')")
             ;;
@@ -322,7 +328,7 @@ field() { sed -n -e "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" -e t -e "s/.*\"$1\": *\
 
 check_errors() { # SIDE JSON
     local kind count
-    for kind in not_applied unknown rejected; do
+    for kind in not_applied unknown rejected not_begun; do
         count=$(field "$kind" <<<"$2")
         [ "${count:-0}" = 0 ] || warnings+=("$1: $count operations ended as $kind.")
     done
@@ -521,7 +527,9 @@ revision() {
 # shellcheck disable=SC2016
 print_sides() {
     local theirs=
-    printf -- '- syncraft: three members, default settings. Durability: %s; reads: %s.\n' "$durability" "$reads"
+    printf -- '- syncraft: three members, default settings. Durability: %s; reads: %s. Its load, `syncraft bench`, goes to the' \
+        "$durability" "$reads"
+    printf ' leader over a connection for each 32 clients, from 1 to 4, if the row does not say otherwise.\n'
     if has_side etcd; then
         theirs=etcd
         printf -- '- etcd: three members, default settings but for 8 GiB of room, linearizable gets; its load,'
@@ -530,7 +538,7 @@ print_sides() {
     if has_side redis; then
         theirs+=${theirs:+ or }Redis
         printf -- '- Redis: one process, nothing replicated, `appendonly yes`, `appendfsync always`; its load is'
-        printf ' `redis-benchmark`, without pipelining.\n'
+        printf ' `redis-benchmark`, a connection for each client, without pipelining.\n'
     fi
     printf -- '- The load runs on this machine, too. Each client makes its next call, for one of %s keys,' \
         "$(round <<<"$keys")"
@@ -553,6 +561,9 @@ print_page() {
         print_load_row "get, $size B, $(clients_words "$clients")" "get-$clients"
     done
     print_load_row "get, $size B, $mid_clients clients, \`--read-mode lease\`" get-lease lease
+    for operation in put get; do
+        print_load_row "$operation, $size B, $mid_clients clients with a connection each" "$operation-each"
+    done
     printf '\nLess is better:\n\n'
     print_head
     print_row "processor seconds of all members for 100,000 puts, $size B, $mid_clients clients" cpu
@@ -585,6 +596,11 @@ for operation in put get; do
 done
 measure_memory memory
 measure_cpu
+connection_each=1
+for operation in put get; do
+    measure_load "$operation-each" "$operation" "$mid_clients" "$size" "${sides[@]}"
+done
+connection_each=
 measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}"
 measure_memory memory-large
 measure_outage kill

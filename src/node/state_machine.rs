@@ -16,7 +16,7 @@ use crate::raft::Index;
 /// forgotten. A member that starts, or that has fallen behind, loads what was written and applies what follows:
 ///
 /// ```text
-/// apply ── apply ── view() ── apply ── apply ──      the state machine's own thread: never waits
+/// apply ── apply ── view() ── apply ── apply ──      one thread at a time: never waits
 ///                     └─ StateView::write ──> disk   another thread, for as long as it takes
 ///                                              └──> load() ── apply ── apply ──   this member later, or another one
 /// ```
@@ -38,7 +38,9 @@ pub trait StateMachine: Send + 'static {
     /// A command that makes no sense must have an outcome as well: it is in the log and every member will meet it.
     fn apply(&mut self, index: Index, command: &Bytes) -> Self::Outcome;
 
-    /// Answers from the state as it is now. When that is recent enough is the caller's concern.
+    /// Answers from the state as it is now. When that is recent enough is the caller's concern. It should take microseconds:
+    /// it may run on a thread that has heartbeats to carry. (A turn that takes long is noticed, and the next ones are left to the
+    /// state machine's own thread until one is quick again.)
     fn query(&self, query: Self::Query) -> Self::Answer;
 
     /// The state as it is now, which later commands don't change.

@@ -1,6 +1,6 @@
 //! What the threads of a node share of the [`Comparison`] of states: a lock around it, and a log of what it finds.
 //!
-//! Taken by the apply thread once a batch, by a peer's thread once a heartbeat, by the service once a heartbeat; whether this
+//! Taken by the applier once a batch, by a peer's thread once a heartbeat, by the service once a heartbeat; whether this
 //! member has gone astray is asked at every request, and takes no lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};

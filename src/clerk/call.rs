@@ -18,8 +18,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The slowest network that large values are given time for, in bytes a second.
 const BYTES_PER_SECOND_MIN: u64 = 4 << 20;
 
-/// An attempt with less time than this is not worth beginning.
-const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_millis(2);
+/// After a pause there must be so much time left for another round: with less, an attempt is more likely to end without an answer,
+/// and to make a write whose outcome is known one whose outcome is not.
+const TIME_AFTER_PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// What is left of a call's time is halved by each attempt that waits in vain, down to this.
 const ATTEMPT_SHARE_MIN: Duration = Duration::from_millis(100);
@@ -153,7 +154,7 @@ impl<'a> Call<'a> {
 
     /// Ends the call if there would be no time for an attempt afterwards.
     fn wait(&mut self, pause: Duration) -> Result<(), ClerkError> {
-        if self.left() < pause + ATTEMPT_TIMEOUT_MIN {
+        if self.left() < pause + TIME_AFTER_PAUSE_MIN {
             return Err(self.time_is_up());
         }
         thread::sleep(pause);

@@ -3,7 +3,7 @@
 //! Members are asked in rounds. In one round each is asked at most once, so a loop of hints (a says b leads, b says a does)
 //! ends by itself; within a round there is no pause. A hint decides who is next in the round, or, if
 //! that member was asked already, who is first in the next one. Between rounds there is a pause that grows: 4 ms, then half
-//! as much again each time, up to 140 ms (with the jitter that the call adds, about 5 to 200 ms): an outage is noticed to be
+//! as much again each time, up to 60 ms (with the jitter that the call adds, about 5 to 90 ms): an outage is noticed to be
 //! over after at most about half as long again.
 //!
 //! A member that recently let a call wait in vain is left out, unless a hint names it or there is no other.
@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 const PAUSE_MIN: Duration = Duration::from_millis(4);
-const PAUSE_MAX: Duration = Duration::from_millis(140);
+const PAUSE_MAX: Duration = Duration::from_millis(60);
 
 /// The longest that a busy member may send us away for: there are others to ask.
 const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -168,7 +168,7 @@ mod tests {
                 }
             })
             .collect();
-        assert_eq!(pauses, [4, 6, 9, 13, 20, 30, 45, 68, 102, 140, 140, 140, 140, 140]);
+        assert_eq!(pauses, [4, 6, 9, 13, 20, 30, 45, 60, 60, 60, 60, 60, 60, 60]);
     }
 
     #[test]

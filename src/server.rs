@@ -70,7 +70,7 @@ pub struct Config {
     pub timing: Timing,
     /// Bounds on connections, frames and calls.
     pub limits: Limits,
-    /// A snapshot is taken when the log holds so many bytes behind the last one; default 64 MiB.
+    /// A snapshot is taken when the log holds about so many bytes behind the last one: see [`NodeConfig`]; default 64 MiB.
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read; default [`ReadMode::ReadIndex`].
     pub read_mode: ReadMode,

@@ -21,6 +21,7 @@
 
 mod command;
 mod digest;
+mod key;
 mod service;
 mod sessions;
 mod snapshot;

@@ -10,12 +10,12 @@
 //! costs each write a few copies of at most 17 slots, and no write waits for it.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use imbl::OrdMap;
 
 use super::digest::Digest;
+use super::key::Key;
 use super::snapshot::{self, StoreView};
 use super::{Admission, Command, Op, SESSIONS_MAX, Sessions, VALUE_LEN_MAX};
 use crate::node::StateMachine;
@@ -73,7 +73,7 @@ pub struct Stats {
 }
 
 /// Every key with its value. A clone shares everything until one of the two changes.
-pub(super) type Values = OrdMap<Arc<[u8]>, Bytes>;
+pub(super) type Values = OrdMap<Key, Bytes>;
 
 /// The key-value state machine.
 #[derive(Debug)]

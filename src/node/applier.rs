@@ -32,7 +32,7 @@ pub(super) enum Task<S: StateMachine> {
     ReadStale { query: S::Query, age_max: Option<Duration>, waiting: Waiting<Stale<S::Answer>> },
     /// The state reflects all writes that were acknowledged before then, by the boot-time clock.
     FreshAsOf(Duration),
-    /// Write out the state, unless that is being done.
+    /// Write out the state.
     TakeSnapshot,
     /// This snapshot, which has come from the leader, takes the place of the state.
     Install(Snapshot),
@@ -236,13 +236,10 @@ impl<S: StateMachine> Applier<S> {
 
     /// Takes a view, which costs next to nothing, and has it written out by another thread.
     fn take_snapshot(&mut self) {
-        if self.is_diverged() {
-            return;
-        }
-        let Some(meta) = self.applied.filter(|_| self.applied != self.snapshotted) else { return };
-        if !self.shared.begin_snapshot() {
-            return;
-        }
+        let is_news = self.applied != self.snapshotted && !self.is_diverged();
+        let Some(meta) = self.applied.filter(|_| is_news) else {
+            return self.shared.end_snapshot(true);
+        };
         let write = snapshotter::Task::Write { meta, view: self.state_machine.view() };
         match self.to_snapshot.try_send(write) {
             Ok(()) => self.snapshotted = Some(meta),

@@ -157,7 +157,7 @@ impl<S: StateMachine> Driver<S> {
                 None
             }
             Input::TakeSnapshot => {
-                self.pipeline.task(Task::TakeSnapshot);
+                self.pipeline.take_snapshot();
                 None
             }
             Input::SnapshotTaken(meta) => {

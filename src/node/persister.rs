@@ -11,7 +11,6 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::StateMachine;
-use super::applier::Task;
 use super::inbox::Input;
 use super::pipeline::Pipeline;
 use super::post::Post;
@@ -134,6 +133,7 @@ impl<S: StateMachine> Persister<S> {
     /// Segments that hold nothing but what a snapshot holds are given back. A full disk is no reason to fail here.
     fn release(&mut self, index: Index) -> Result<(), StorageError> {
         self.snapshot_index = self.snapshot_index.max(index);
+        self.shared.end_snapshot(true);
         match self.wal.release_through(index) {
             Err(error) if error.is_full() => {
                 log::warn!("{error}");
@@ -157,7 +157,7 @@ impl<S: StateMachine> Persister<S> {
         let part_of_state =
             self.shared.snapshot_len_bytes.load(Ordering::Relaxed) / STATE_BYTES_PER_LOG_BYTE;
         if is_long(self.snapshot_log_bytes.max(part_of_state)) {
-            self.pipeline.task(Task::TakeSnapshot);
+            self.pipeline.take_snapshot();
         }
     }
 

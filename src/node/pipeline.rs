@@ -92,6 +92,13 @@ impl<S: StateMachine> Pipeline<S> {
         self.applier.with_queue(|tasks| tasks.push(task));
     }
 
+    /// Has the state written out, unless that is being done.
+    pub(super) fn take_snapshot(&self) {
+        if self.shared.begin_snapshot() {
+            self.task(Task::TakeSnapshot);
+        }
+    }
+
     /// The core's own thread.
     pub(super) fn run_core(&self) {
         let _next = OnDrop(|| self.log.stop());

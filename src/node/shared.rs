@@ -78,7 +78,8 @@ impl Shared {
         self.failure.lock().clone()
     }
 
-    /// False if a snapshot is under way already, or has failed a moment ago.
+    /// False if a snapshot is under way already, or has failed a moment ago. One is under way until the log has been told of it:
+    /// before that it looks as if another one were due.
     pub(super) fn begin_snapshot(&self) -> bool {
         let mut snapshotting = self.snapshotting.lock();
         let is_wanted = !snapshotting.is_under_way

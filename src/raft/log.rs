@@ -29,6 +29,8 @@ pub(super) fn cost_bytes(entry: &Entry) -> usize {
 pub(super) struct Log {
     /// The entry just before the first: at or below the end of the snapshot, or zero.
     base: SnapshotMeta,
+    /// Entries up to here are no longer needed, and go little by little.
+    dispensable: Index,
     entries: VecDeque<Entry>,
     /// The last entry that a `Persist` has carried.
     handed_over: Index,
@@ -57,6 +59,7 @@ impl Log {
         let last = Index(base.last_included_index.0 + entries.len() as u64);
         Log {
             base,
+            dispensable: base.last_included_index,
             entries: entries.into(),
             handed_over: last,
             durable: last,
@@ -130,6 +133,8 @@ impl Log {
         assert_eq!(entry.index, self.last_index().next(), "entries are contiguous");
         assert!(entry.term >= self.last_term(), "terms never fall along the log");
         self.entries.push_back(entry);
+        // Faster than the log grows, whatever it grows by in a step.
+        self.forget(2);
     }
 
     /// Removes everything from `from` on. What is on its way to the disk from there on no longer counts.
@@ -158,13 +163,21 @@ impl Log {
         self.handed_over < self.last_index()
     }
 
-    /// Forgets the entries up to `to`, which a snapshot holds.
+    /// The entries up to `to` need not be kept any longer: a snapshot holds them.
     pub(super) fn compact(&mut self, to: Index) {
         assert!(to <= self.handed_over, "what is not yet being written stays");
-        let Some(at) = self.position(to) else { return };
-        let term = self.entries[at].term;
-        self.entries.drain(..=at);
-        self.base = SnapshotMeta { last_included_index: to, last_included_term: term };
+        self.dispensable = self.dispensable.max(to);
+    }
+
+    /// Forgets some of the entries that are not needed, the first ones. To free a million at once would hold up heartbeats.
+    pub(super) fn forget(&mut self, entries_max: usize) {
+        for _ in 0..entries_max {
+            let Some(first) = self.entries.pop_front_if(|it| it.index <= self.dispensable) else {
+                return;
+            };
+            self.base =
+                SnapshotMeta { last_included_index: first.index, last_included_term: first.term };
+        }
     }
 
     /// How far entries may be forgotten, at most up to `index`, if `tail_bytes` of those before it are to be kept.
@@ -181,6 +194,7 @@ impl Log {
     /// Begins anew behind a snapshot that has taken the place of the whole log.
     pub(super) fn reset(&mut self, snapshot: SnapshotMeta) {
         self.base = snapshot;
+        self.dispensable = snapshot.last_included_index;
         self.entries.clear();
         self.handed_over = snapshot.last_included_index;
         // Until the write that says so is on the disk.
@@ -283,6 +297,23 @@ mod tests {
         check(1, 2, usize::MAX, 2);
         check(4, 9, usize::MAX, 0);
         check(0, 9, usize::MAX, 0);
+    }
+
+    #[test]
+    fn what_is_dispensable_goes_little_by_little_and_faster_than_the_log_grows() {
+        let mut log = log(&[1; 10]);
+        log.compact(Index(8));
+        assert_eq!(log.base_index(), Index(0));
+        log.forget(3);
+        assert_eq!((log.base_index(), log.term_at(Index(3))), (Index(3), Some(Term(1))));
+        log.append(entry(11, 1));
+        assert_eq!(log.base_index(), Index(5));
+        log.forget(10);
+        assert_eq!((log.base_index(), log.last_index()), (Index(8), Index(11)));
+        log.reset(SnapshotMeta { last_included_index: Index(20), last_included_term: Term(1) });
+        log.append(entry(21, 1));
+        log.forget(10);
+        assert_eq!((log.base_index(), log.last_index()), (Index(20), Index(21)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ fn start(size: usize) -> Cluster {
     Cluster::start_with(size, options).expect("the cluster starts")
 }
 
-fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: not within half a minute");
@@ -75,6 +76,40 @@ fn one_member_restarts_from_its_snapshot() {
     cluster.stop(1);
     cluster.restart(1).unwrap();
     check(&clerk, 200);
+}
+
+/// While one is written, and until the log has been told of it, another one must not seem due.
+#[test]
+fn each_snapshot_is_taken_once() {
+    const LOG_BYTES: usize = 256 << 10;
+    const VALUE_LEN: usize = 1 << 10;
+    let mut options = Options::default();
+    options.snapshot_log_bytes = LOG_BYTES as u64;
+    let cluster = Cluster::start_with(1, options).expect("the cluster starts");
+    let is_over = AtomicBool::new(false);
+    let taken = thread::scope(|scope| {
+        for thread in 0..4 {
+            let (clerk, is_over) = (cluster.clerk(), &is_over);
+            scope.spawn(move || {
+                for n in (0..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                    clerk.put(format!("{thread}/{}", n % 200), vec![b'x'; VALUE_LEN]).unwrap();
+                }
+            });
+        }
+        let mut taken = vec![Index::ZERO];
+        wait_for("ten snapshots", || {
+            let index = snapshot_index(&cluster, MemberId(1));
+            if taken.last() != Some(&index) {
+                taken.push(index);
+            }
+            taken.len() > 10
+        });
+        is_over.store(true, Ordering::Relaxed);
+        taken
+    });
+    let apart_min = taken.windows(2).map(|two| two[1].0 - two[0].0).min();
+    // It begins anew with a segment of the log, so not quite so much may lie between two.
+    assert!(apart_min > Some((LOG_BYTES / VALUE_LEN / 2) as u64), "{taken:?}");
 }
 
 #[test]

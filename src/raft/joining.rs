@@ -225,5 +225,18 @@ impl Raft {
             "only what was asked to be recorded can have been"
         );
         self.joining = None;
+        self.expect_no_leader();
+    }
+
+    /// In a cluster that begins there is no leader whose silence had to be waited for. But the others may be about to hear
+    /// that all are new; one that hears it from a member with a vote in its log, would be filled as one that has lost its own.
+    fn expect_no_leader(&mut self) {
+        if self.hard_state == HardState::default() && self.log.last_index() == Index::ZERO {
+            let (soonest, latest) =
+                (2 * self.config.heartbeat_ticks, self.config.election_ticks_min);
+            let pause_ticks = self.rng.u32(soonest.min(latest)..=latest);
+            let due_ticks = self.timer.elapsed_ticks.saturating_add(pause_ticks);
+            self.timer.timeout_ticks = self.timer.timeout_ticks.min(due_ticks);
+        }
     }
 }

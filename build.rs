@@ -1,30 +1,16 @@
-//! Compiles `proto/*.proto` to Rust: protox parses (nobody needs `protoc`), prost-build writes the messages, and
-//! [`service::Generator`] writes, for each `service`, its trait, its adapter and its client stub.
+//! Compiles `proto/*.proto` to Rust, as `build/` does for any crate, but for the paths.
 
-#[path = "build/service.rs"]
-mod service;
-
-use std::error::Error;
-
-const PROTOS: [&str; 4] = [
-    "proto/rpc_header.proto",
-    "proto/kv_server_rpc.proto",
-    "proto/raft_rpc.proto",
-    "proto/admin_rpc.proto",
-];
-
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), syncraft_build::Error> {
+    const PROTOS: [&str; 5] = [
+        "proto/rpc.proto",
+        "proto/rpc_header.proto",
+        "proto/kv_server_rpc.proto",
+        "proto/raft_rpc.proto",
+        "proto/admin_rpc.proto",
+    ];
     println!("cargo::rerun-if-changed=build");
-    println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
-    prost_build::Config::new()
-        // A value is a slice of the frame it came in: never copied again on its way to the log or the store.
-        .bytes(["."])
-        .type_attribute(
-            ".",
-            "#[allow(missing_docs, reason = \"generated: the .proto is the documentation\")]",
-        )
-        .service_generator(Box::new(service::Generator::new("crate::rpc")))
-        .compile_fds(descriptors)?;
-    Ok(())
+    syncraft_build::Config::new()
+        .rpc_path("crate::rpc")
+        .prost_path("::prost")
+        .compile(&PROTOS, &["proto"])
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use prost::Message;
-use syncraft::rpc::{Call, Channel, Server, Service};
+use syncraft::rpc::{Call, CallOptions, Channel, Method, Server, Service};
 
 /// Compiled from the product's own .proto.
 #[allow(dead_code, unreachable_pub, reason = "generated")]
@@ -37,7 +37,7 @@ mod header {
 use header::{RpcHeader, RpcReplyHeader};
 
 const SERVICE: &str = "echoRpc";
-const METHOD: &str = "Echo";
+const METHOD: Method = Method::new(SERVICE, "Echo");
 
 /// With its tag and length, the message has 300.
 const DATA: Bytes = Bytes::from_static(&[b'd'; 297]);
@@ -63,7 +63,7 @@ impl Service for Echo {
     }
 
     fn methods(&self) -> &'static [&'static str] {
-        &[METHOD]
+        &["Echo"]
     }
 
     fn call(&self, _: usize, args: Bytes, call: Call) {
@@ -110,7 +110,7 @@ fn call_from_threads(channel: &Channel, callers: usize, calls: u64) -> Duration 
         barrier.wait();
         for _ in 0..calls {
             let args = Data { data: DATA };
-            let reply: Data = channel.call(SERVICE, METHOD, &args, soon()).expect("an answer");
+            let reply: Data = channel.call(&METHOD, &args, soon()).expect("an answer");
             assert_eq!(reply.data.len(), DATA.len());
         }
     };
@@ -151,11 +151,11 @@ fn start_call(channel: &Channel, answered: mpsc::Sender<()>) {
         assert_eq!(reply.expect("an answer").data.len(), DATA.len());
         answered.send(()).expect("somebody counts");
     };
-    channel.call_async(SERVICE, METHOD, &Data { data: DATA }, soon(), done);
+    channel.call_then(&METHOD, &CallOptions::default(), &Data { data: DATA }, soon(), done);
 }
 
 fn serve() -> Server {
-    Server::builder().service(Echo).bind("127.0.0.1:0").expect("a free port")
+    Server::builder().service(Echo).bind("127.0.0.1:0").build().expect("a free port").start()
 }
 
 fn connect(server: &Server) -> Channel {
@@ -171,7 +171,7 @@ fn call_frame(call_id: u64) -> Vec<u8> {
     let args = Data { data: DATA };
     let header = RpcHeader {
         service_name: Bytes::from_static(SERVICE.as_bytes()),
-        method_name: Bytes::from_static(METHOD.as_bytes()),
+        method_name: Bytes::from_static(METHOD.name.as_bytes()),
         args_size: args.encoded_len() as u32,
         call_id,
         ..RpcHeader::default()

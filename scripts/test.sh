@@ -8,8 +8,8 @@ run() {
     "$@"
 }
 
-run cargo fmt --check
-run cargo clippy --locked --all-targets -- -D warnings
-run cargo test --locked
-run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+run cargo fmt --all --check
+run cargo clippy --locked --workspace --all-targets -- -D warnings
+run cargo test --locked --workspace
+run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 printf '\n== all passed\n'

@@ -244,7 +244,9 @@ impl Member {
             .reserved_service(Gated::new(node.service(), &handle))
             .service(Gated::new(admin, &handle))
             .limits(limits)
-            .serve(listener)?;
+            .listener(listener)
+            .build()?
+            .start();
         let serve = |(listener, addr)| {
             Http::serve(listener, id, handle.clone())
                 .map_err(|source| StartError::Listen { addr, source })
@@ -454,6 +456,14 @@ impl<S: Service> Service for Gated<S> {
     fn call(&self, method: usize, args: Bytes, call: Call) {
         self.gate.pass();
         self.service.call(method, args, call);
+    }
+
+    fn codec(&self) -> u32 {
+        self.service.codec()
+    }
+
+    fn version(&self) -> u32 {
+        self.service.version()
     }
 
     fn flush(&self, method: usize) {

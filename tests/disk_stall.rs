@@ -121,7 +121,14 @@ impl Cluster {
             let config = NodeConfig::new(id, list.clone());
             let node = Node::start(config, data_dir, Count::default()).unwrap();
             let listener = port.listen().unwrap();
-            servers.push(Server::builder().service(node.service()).serve(listener).unwrap());
+            servers.push(
+                Server::builder()
+                    .service(node.service())
+                    .listener(listener)
+                    .build()
+                    .unwrap()
+                    .start(),
+            );
             nodes.push(node);
             disks.push(disk);
         }

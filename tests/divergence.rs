@@ -118,7 +118,8 @@ impl Sums {
         let sum = Sum { total: 0, own: id, conduct: self.conduct.clone() };
         let node = Node::start(NodeConfig::new(id, self.list.clone()), data_dir, sum).unwrap();
         let listener = self.ports[id.0 as usize - 1].listen().unwrap();
-        let server = Server::builder().service(node.service()).serve(listener).unwrap();
+        let server =
+            Server::builder().service(node.service()).listener(listener).build().unwrap().start();
         self.nodes[id.0 as usize - 1] = Some((node, server));
     }
 

@@ -17,7 +17,7 @@ use syncraft::kv::{KvService, Store};
 use syncraft::members::Members;
 use syncraft::node::{COMMAND_LEN_MAX, FRAME_LEN_MIN, Node, NodeConfig, RequestError, Timing};
 use syncraft::raft::MemberId;
-use syncraft::rpc::{CallError, Channel, Framing, Limits, Server, StatusCode};
+use syncraft::rpc::{CallError, CallOptions, Channel, Framing, Limits, Method, Server, StatusCode};
 use syncraft::server::{Config, Member, StartError, cluster_id};
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, Identity};
@@ -152,13 +152,21 @@ fn nonsense_gives_its_room_back() {
     };
     let is_answered = || {
         let deadline = Instant::now() + Duration::from_secs(2);
-        channel.call::<_, HeartbeatArgs>("raftRpc", "Heartbeat", &args(1), deadline).is_ok()
+        channel
+            .call::<_, HeartbeatArgs>(&Method::new("raftRpc", "Heartbeat"), &args(1), deadline)
+            .is_ok()
     };
     until("the member answers", is_answered);
     let deadline = Instant::now() + Duration::from_millis(300);
     for _ in 0..Limits::default().calls_per_connection_max {
         let ignore = |_: Result<HeartbeatArgs, CallError>| ();
-        channel.call_async("raftRpc", "Heartbeat", &args(9), deadline, ignore);
+        channel.call_then(
+            &Method::new("raftRpc", "Heartbeat"),
+            &CallOptions::default(),
+            &args(9),
+            deadline,
+            ignore,
+        );
     }
     until("the member answers again", is_answered);
 }
@@ -176,7 +184,12 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     let node = Node::start(config, data_dir, Store::new()).unwrap();
     let handle = node.handle();
     let service = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), list.clone())));
-    let _server = Server::builder().service(service).serve(port.listen().unwrap()).unwrap();
+    let _server = Server::builder()
+        .service(service)
+        .listener(port.listen().unwrap())
+        .build()
+        .unwrap()
+        .start();
     let clerk = Clerk::builder().members(&list).timeout(PATIENCE).build().unwrap();
     clerk.put("k", "v").unwrap();
 
@@ -270,7 +283,7 @@ fn send_too_much(addr: &str, sender: usize, timeout: Duration, counts: [Arc<Atom
         };
         let [sent, done, refused, late] = counts.clone();
         sent.fetch_add(1, Ordering::AcqRel);
-        stub.put_append_async(&args, begin + timeout, move |reply| {
+        stub.put_append_then(&args, begin + timeout, move |reply| {
             let is_late = begin.elapsed() > timeout + Duration::from_secs(2);
             late.fetch_add(u64::from(is_late), Ordering::AcqRel);
             let is_done = reply.is_ok_and(|reply| &reply.err[..] == b"OK");

@@ -84,7 +84,8 @@ fn start(size: u64) -> Counters {
         let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
         let config = NodeConfig::new(id, members.clone());
         let node = Node::start(config, data_dir, Tickets::default()).unwrap();
-        let server = Server::builder().service(node.service()).serve(listener).unwrap();
+        let server =
+            Server::builder().service(node.service()).listener(listener).build().unwrap().start();
         Member { node, _server: server }
     };
     let members = (1..=size).map(MemberId).zip(&ports).map(start).collect();

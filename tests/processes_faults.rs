@@ -404,7 +404,7 @@ fn passing_clients(cluster: &Processes, numbers: std::ops::Range<usize>) {
             seen_index: 0,
         };
         let done = done.clone();
-        stub.put_append_async(&args, Instant::now() + PATIENCE, move |reply| {
+        stub.put_append_then(&args, Instant::now() + PATIENCE, move |reply| {
             // Nobody waits any more if the test has failed.
             let _ = done.send(reply.is_ok_and(|reply| &reply.err[..] == b"OK"));
         });

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 use rpc_support::*;
-use syncraft::rpc::{CallError, Channel, FrameLimits, Limits, StatusCode};
+use syncraft::rpc::{CallError, CallOptions, Channel, FrameLimits, Limits, Method, StatusCode};
 
 /// An async call; its outcome comes through the receiver.
-fn call_async(
+fn call_then(
     channel: &Channel,
     method: &'static str,
     data: &str,
@@ -24,10 +24,16 @@ fn call_async(
 ) -> Receiver<Result<Echo, CallError>> {
     let (tx, rx) = mpsc::channel();
     let caller = thread::current().id();
-    channel.call_async("testRpc", method, &echo(data.to_owned()), deadline, move |outcome| {
-        assert_ne!(thread::current().id(), caller, "a completion on the calling thread");
-        tx.send(outcome).unwrap();
-    });
+    channel.call_then(
+        &Method::new("testRpc", method),
+        &CallOptions::default(),
+        &echo(data.to_owned()),
+        deadline,
+        move |outcome| {
+            assert_ne!(thread::current().id(), caller, "a completion on the calling thread");
+            tx.send(outcome).unwrap();
+        },
+    );
     rx
 }
 
@@ -80,8 +86,8 @@ fn two_hundred_clients_at_once() {
 fn answers_come_in_any_order() {
     let (server, service) = serve(Limits::default());
     let channel = channel(server.local_addr()).lazy();
-    let first = call_async(&channel, "Hold", "first", soon());
-    let second = call_async(&channel, "Hold", "second", soon());
+    let first = call_then(&channel, "Hold", "first", soon());
+    let second = call_then(&channel, "Hold", "second", soon());
     service.wait_held(2);
     assert_eq!(call(&channel, "Echo", "third").unwrap(), "third");
     let mut held = service.take_held();
@@ -138,7 +144,8 @@ fn a_status_reaches_the_caller() {
     let (server, _) = serve(Limits::default());
     let channel = channel(server.local_addr()).caller("someone").lazy();
     let check = |service, method, code, may_have_run| {
-        let error = channel.call::<_, Echo>(service, method, &echo("x"), soon()).unwrap_err();
+        let error =
+            channel.call::<_, Echo>(&Method::new(service, method), &echo("x"), soon()).unwrap_err();
         assert!(
             matches!(&error, CallError::Refused { status, .. } if status.code == code),
             "{error}"
@@ -159,9 +166,10 @@ fn a_call_ends_at_its_deadline_and_its_late_reply_is_dropped() {
     let (server, service) = serve(Limits::default());
     let channel = channel(server.local_addr()).connect(soon()).unwrap();
     let began = Instant::now();
-    let slow = call_async(&channel, "Hold", "async", within(100));
-    let error =
-        channel.call::<_, Echo>("testRpc", "Hold", &echo("blocking"), within(100)).unwrap_err();
+    let slow = call_then(&channel, "Hold", "async", within(100));
+    let error = channel
+        .call::<_, Echo>(&Method::new("testRpc", "Hold"), &echo("blocking"), within(100))
+        .unwrap_err();
     for error in [error, slow.recv_timeout(LONG).unwrap().unwrap_err()] {
         assert!(
             matches!(error, CallError::TimedOut { sent: true, .. }) && error.may_have_run(),
@@ -182,9 +190,10 @@ fn a_deadline_that_has_passed_sends_nothing() {
     let (server, service) = serve(Limits::default());
     let channel = channel(server.local_addr()).connect(soon()).unwrap();
     let past = Instant::now();
-    let blocking = channel.call::<_, Echo>("testRpc", "Echo", &echo("x"), past).unwrap_err();
+    let blocking =
+        channel.call::<_, Echo>(&Method::new("testRpc", "Echo"), &echo("x"), past).unwrap_err();
     let not_blocking =
-        call_async(&channel, "Echo", "x", past).recv_timeout(LONG).unwrap().unwrap_err();
+        call_then(&channel, "Echo", "x", past).recv_timeout(LONG).unwrap().unwrap_err();
     for error in [blocking, not_blocking] {
         assert!(
             matches!(error, CallError::TimedOut { sent: false, .. }) && !error.may_have_run(),
@@ -199,7 +208,7 @@ fn the_caller_s_time_travels_with_the_call() {
     let (server, service) = serve(Limits::default());
     let channel = channel(server.local_addr()).lazy();
     let before = Instant::now();
-    let _pending = call_async(&channel, "Hold", "", before + Duration::from_secs(15));
+    let _pending = call_then(&channel, "Hold", "", before + Duration::from_secs(15));
     service.wait_held(1);
     let left = service.take_held()[0].1.deadline().unwrap() - before;
     assert!(left > Duration::from_secs(14) && left < Duration::from_secs(25), "{left:?}");
@@ -214,7 +223,7 @@ fn a_server_that_takes_no_bytes_holds_nobody_beyond_the_deadline() {
     let mut kinds = (0, 0);
     for _ in 0..20 {
         match channel
-            .call::<_, Echo>("testRpc", "Echo", &echo(vec![0; 10 << 20]), within(20))
+            .call::<_, Echo>(&Method::new("testRpc", "Echo"), &echo(vec![0; 10 << 20]), within(20))
             .unwrap_err()
         {
             CallError::TimedOut { sent: true, .. } => kinds.0 += 1,
@@ -237,7 +246,7 @@ fn nobody_there_is_not_sent() {
     assert!(!channel.is_connected());
     let blocking = call(&channel, "Echo", "x").unwrap_err();
     let not_blocking =
-        call_async(&channel, "Echo", "x", soon()).recv_timeout(LONG).unwrap().unwrap_err();
+        call_then(&channel, "Echo", "x", soon()).recv_timeout(LONG).unwrap().unwrap_err();
     for error in [blocking, not_blocking, channel.connect_now(soon()).unwrap_err()] {
         assert!(matches!(error, CallError::NotSent { .. }) && !error.may_have_run(), "{error}");
     }
@@ -254,8 +263,10 @@ fn a_connect_without_an_answer_ends_at_the_deadline_of_each_call() {
         (0..3).map(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(50))).collect();
     let channel = channel(addr).connect_timeout(Duration::from_secs(2)).lazy();
     let began = Instant::now();
-    let pending = call_async(&channel, "Echo", "x", within(50));
-    let error = channel.call::<_, Echo>("testRpc", "Echo", &echo("x"), within(50)).unwrap_err();
+    let pending = call_then(&channel, "Echo", "x", within(50));
+    let error = channel
+        .call::<_, Echo>(&Method::new("testRpc", "Echo"), &echo("x"), within(50))
+        .unwrap_err();
     for error in [error, pending.recv_timeout(LONG).unwrap().unwrap_err()] {
         assert!(matches!(error, CallError::TimedOut { sent: false, .. }), "{error}");
     }
@@ -285,7 +296,7 @@ fn a_loss_fails_what_was_sent_and_is_told_at_once() {
         .on_disconnect(move || tx.send(()).unwrap())
         .connect(soon())
         .unwrap();
-    let pending = call_async(&channel, "Hold", "x", soon());
+    let pending = call_then(&channel, "Hold", "x", soon());
     service.wait_held(1);
     server.stop();
     let error = pending.recv_timeout(LONG).unwrap().unwrap_err();
@@ -309,8 +320,10 @@ fn a_loss_is_told_also_with_no_call_outstanding_and_the_next_call_connects_again
     // The same port serves again.
     let again = syncraft::rpc::Server::builder()
         .service(Published(Arc::new(TestService::default())))
-        .bind(&addr.to_string())
-        .unwrap();
+        .bind(addr.to_string())
+        .build()
+        .unwrap()
+        .start();
     assert_eq!(call(&channel, "Echo", "again").unwrap(), "again");
     drop(again);
     disconnects.recv_timeout(LONG).unwrap();
@@ -320,10 +333,10 @@ fn a_loss_is_told_also_with_no_call_outstanding_and_the_next_call_connects_again
 fn calls_outstanding_are_bounded() {
     let (server, service) = serve(Limits::default());
     let channel = channel(server.local_addr()).calls_max(3).lazy();
-    let pending: Vec<_> = (0..3).map(|_| call_async(&channel, "Hold", "x", soon())).collect();
+    let pending: Vec<_> = (0..3).map(|_| call_then(&channel, "Hold", "x", soon())).collect();
     service.wait_held(3);
     let not_blocking =
-        call_async(&channel, "Echo", "x", soon()).recv_timeout(LONG).unwrap().unwrap_err();
+        call_then(&channel, "Echo", "x", soon()).recv_timeout(LONG).unwrap().unwrap_err();
     for error in [call(&channel, "Echo", "x").unwrap_err(), not_blocking] {
         assert!(
             matches!(error, CallError::Busy { calls: 3, .. }) && !error.may_have_run(),
@@ -347,7 +360,7 @@ fn close_fails_what_is_outstanding_and_every_later_call() {
             counted.fetch_add(1, Ordering::SeqCst);
         })
         .lazy();
-    let pending = call_async(&channel, "Hold", "x", soon());
+    let pending = call_then(&channel, "Hold", "x", soon());
     service.wait_held(1);
     in_time({
         let channel = channel.clone();
@@ -357,7 +370,7 @@ fn close_fails_what_is_outstanding_and_every_later_call() {
     let error = pending.try_recv().unwrap().unwrap_err();
     assert!(matches!(error, CallError::Lost { .. }), "{error}");
     let not_blocking =
-        call_async(&channel, "Echo", "x", soon()).recv_timeout(LONG).unwrap().unwrap_err();
+        call_then(&channel, "Echo", "x", soon()).recv_timeout(LONG).unwrap().unwrap_err();
     for error in [
         call(&channel, "Echo", "x").unwrap_err(),
         not_blocking,
@@ -376,18 +389,30 @@ fn a_completion_may_close_or_drop_its_channel_and_may_panic() {
         let (tx, done) = mpsc::channel();
         let channel = channel(server.local_addr()).lazy();
         let own = channel.clone();
-        channel.call_async::<_, Echo>("testRpc", "Echo", &echo("x"), soon(), move |_| {
-            if closes {
-                own.close();
-            }
-            drop(own);
-            tx.send(()).unwrap();
-        });
+        channel.call_then::<_, Echo>(
+            &Method::new("testRpc", "Echo"),
+            &CallOptions::default(),
+            &echo("x"),
+            soon(),
+            move |_| {
+                if closes {
+                    own.close();
+                }
+                drop(own);
+                tx.send(()).unwrap();
+            },
+        );
         drop(channel);
         done.recv_timeout(LONG).unwrap();
     }
     let channel = channel(server.local_addr()).lazy();
-    channel.call_async::<_, Echo>("testRpc", "Echo", &echo("x"), soon(), |_| panic!("on purpose"));
+    channel.call_then::<_, Echo>(
+        &Method::new("testRpc", "Echo"),
+        &CallOptions::default(),
+        &echo("x"),
+        soon(),
+        |_| panic!("on purpose"),
+    );
     assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");
 }
 
@@ -396,19 +421,30 @@ fn a_server_that_answers_nonsense_loses_the_connection_only() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let channel = channel(listener.local_addr().unwrap()).lazy();
     let unknown_call = frame(&ReplyHead { call_id: 999, ..ReplyHead::default() }, b"");
-    for answer in
-        [b"HTTP/1.1 400 Bad Request\r\n".to_vec(), vec![0xff; 8], vec![0; 8], unknown_call]
-    {
-        let pending = call_async(&channel, "Echo", "x", soon());
+    let cases = [
+        (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), Some("HTTP, not this protocol")),
+        (vec![0xff; 8], Some("it does not speak this protocol, it seems")),
+        (vec![0; 8], Some("a header of 0 bytes")),
+        (unknown_call, None),
+    ];
+    for (answer, bad_frame) in cases {
+        let pending = call_then(&channel, "Echo", "x", soon());
         let (mut server, _) = listener.accept().unwrap();
         assert!(server.read(&mut [0; 1000]).unwrap() > 0);
         server.write_all(&answer).unwrap();
         server.shutdown(std::net::Shutdown::Write).unwrap();
         let error = pending.recv_timeout(LONG).unwrap().unwrap_err();
-        assert!(matches!(error, CallError::Lost { .. }), "{error}");
+        match bad_frame {
+            Some(words) => {
+                assert!(matches!(error, CallError::BadFrame { .. }), "{error}");
+                assert!(error.to_string().contains(words), "{error}");
+            }
+            None => assert!(matches!(error, CallError::Lost { .. }), "{error}"),
+        }
+        assert!(error.may_have_run());
     }
     // An answer that is no reply of this method fails the call alone.
-    let pending = call_async(&channel, "Echo", "x", soon());
+    let pending = call_then(&channel, "Echo", "x", soon());
     let (mut server, _) = listener.accept().unwrap();
     let mut raw = Raw(server.try_clone().unwrap());
     let head_len = u32::from_le_bytes(raw.read(4).try_into().unwrap());
@@ -462,7 +498,7 @@ fn callers_hand_the_reading_over() {
                 // Every other one gives up early.
                 let deadline = if i % 2 == 0 { within(300) } else { soon() };
                 let args = echo(format!("{i}"));
-                channel.call::<_, Echo>("testRpc", "Hold", &args, deadline)
+                channel.call::<_, Echo>(&Method::new("testRpc", "Hold"), &args, deadline)
             })
         })
         .collect();
@@ -498,10 +534,16 @@ fn completions_run_on_no_callers_thread() {
     for i in 0..100 {
         let tx = tx.clone();
         let args = echo(format!("{i}"));
-        channel.call_async("testRpc", "Echo", &args, soon(), move |outcome: Result<Echo, _>| {
-            outcome.unwrap();
-            tx.send(thread::current().name().unwrap_or_default().to_owned()).unwrap();
-        });
+        channel.call_then(
+            &Method::new("testRpc", "Echo"),
+            &CallOptions::default(),
+            &args,
+            soon(),
+            move |outcome: Result<Echo, _>| {
+                outcome.unwrap();
+                tx.send(thread::current().name().unwrap_or_default().to_owned()).unwrap();
+            },
+        );
     }
     for _ in 0..100 {
         let name = rx.recv_timeout(Duration::from_secs(20)).unwrap();

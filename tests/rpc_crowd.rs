@@ -12,7 +12,9 @@ use prost::Message;
 use rpc_support::*;
 use syncraft::clerk::Clerk;
 use syncraft::kv::proto::{GetArgs, GetReply};
-use syncraft::rpc::{Call, CallError, Channel, FrameLimits, Limits, Server, Service, StatusCode};
+use syncraft::rpc::{
+    Call, CallError, Channel, FrameLimits, Limits, Method, Server, Service, StatusCode,
+};
 use syncraft::testing::Cluster;
 
 /// What members say to each other, here: an echo.
@@ -40,7 +42,9 @@ fn serve_both(limits: Limits) -> Server {
         .reserved_service(PeerRpc)
         .limits(limits)
         .bind("127.0.0.1:0")
+        .build()
         .unwrap()
+        .start()
 }
 
 fn peer_request(data: &str) -> Vec<u8> {
@@ -116,7 +120,8 @@ fn announced_uploads_do_not_stop_a_cluster() {
         let channel = Channel::builder(addr).lazy();
         let args = GetArgs { key: Bytes::from(vec![b'k'; 100]), ..GetArgs::default() };
         wait_until("the follower has no room", || {
-            let outcome = channel.call::<_, GetReply>("kvServerRpc", "Get", &args, soon());
+            let outcome =
+                channel.call::<_, GetReply>(&Method::new("kvServerRpc", "Get"), &args, soon());
             matches!(outcome, Err(CallError::Refused { status, .. }) if status.code == StatusCode::Busy)
         });
     }

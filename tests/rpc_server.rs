@@ -533,17 +533,22 @@ fn one_connection_too_many_is_refused_in_words() {
 #[test]
 fn a_server_does_not_start_with_contradictions() {
     let service = || Published(Arc::new(TestService::default()));
-    let error =
-        Server::builder().service(service()).service(service()).bind("127.0.0.1:0").unwrap_err();
+    let error = Server::builder()
+        .service(service())
+        .service(service())
+        .bind("127.0.0.1:0")
+        .build()
+        .unwrap_err();
     assert!(matches!(error, ServerError::DuplicateService { name: "testRpc" }), "{error}");
     let error = Server::builder()
         .limits(Limits { calls_max: 0, ..Limits::default() })
         .bind("127.0.0.1:0")
+        .build()
         .unwrap_err();
     assert!(matches!(error, ServerError::BadLimits { .. }), "{error}");
-    let taken = Server::builder().bind("127.0.0.1:0").unwrap();
+    let taken = Server::builder().bind("127.0.0.1:0").build().unwrap().start();
     let addr = taken.local_addr().to_string();
-    let error = Server::builder().bind(&addr).unwrap_err();
+    let error = Server::builder().bind(&addr).build().unwrap_err();
     assert!(matches!(&error, ServerError::Bind { addr: shown, .. } if *shown == addr), "{error}");
 }
 
@@ -555,8 +560,12 @@ fn the_port_is_free_after_a_stop() {
     server.stop();
     server.stop();
     assert_eq!(server.connections(), 0);
-    let again =
-        Server::builder().service(Published(Arc::default())).bind(&addr.to_string()).unwrap();
+    let again = Server::builder()
+        .service(Published(Arc::default()))
+        .bind(&addr.to_string())
+        .build()
+        .unwrap()
+        .start();
     check_alive(&again);
 }
 

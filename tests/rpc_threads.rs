@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use rpc_support::*;
-use syncraft::rpc::{CallError, Channel, Limits, Server};
+use syncraft::rpc::{CallError, CallOptions, Channel, Limits, Method, Server};
 
 /// The names of this process's threads that are ours.
 fn threads() -> Vec<String> {
@@ -38,7 +38,9 @@ fn busy_server(service: &Arc<TestService>) -> (Server, Vec<Raw>) {
         .service(Published(service.clone()))
         .limits(limits)
         .bind("127.0.0.1:0")
-        .unwrap();
+        .build()
+        .unwrap()
+        .start();
     let connect = |bytes: &[u8]| {
         let mut raw = Raw::connect(server.local_addr());
         raw.send(bytes);
@@ -119,7 +121,13 @@ fn every_thread_is_joined() {
         let pending = |channel: &Channel| {
             let (tx, outcome) = mpsc::channel();
             let done = move |ended: Result<Echo, CallError>| tx.send(ended.is_err()).unwrap();
-            channel.call_async("testRpc", "Hold", &echo("x"), soon(), done);
+            channel.call_then(
+                &Method::new("testRpc", "Hold"),
+                &CallOptions::default(),
+                &echo("x"),
+                soon(),
+                done,
+            );
             outcome
         };
         outcomes.push(pending(&channel));

@@ -89,7 +89,9 @@ fn serve_store() -> (Server, Arc<Store>) {
     let server = Server::builder()
         .service(KvServerRpcService::new(store.clone()))
         .bind("127.0.0.1:0")
-        .unwrap();
+        .build()
+        .unwrap()
+        .start();
     (server, store)
 }
 
@@ -335,8 +337,8 @@ fn what_our_stubs_send_is_what_the_captured_clients_sent() {
             let args = &args[..];
             // Nobody waits for the replies: only what is sent counts here.
             match &method[..] {
-                "Get" => stub.get_async(&GetArgs::decode(args).unwrap(), soon(), |_| {}),
-                _ => stub.put_append_async(&PutAppendArgs::decode(args).unwrap(), soon(), |_| {}),
+                "Get" => stub.get_then(&GetArgs::decode(args).unwrap(), soon(), |_| {}),
+                _ => stub.put_append_then(&PutAppendArgs::decode(args).unwrap(), soon(), |_| {}),
             }
         }
         let mut server = Raw(listener.accept().unwrap().0);
@@ -383,7 +385,7 @@ fn stray_bytes_and_timed_out_replies_cost_a_documented_connection() {
     let _ = std::io::Read::read_to_end(&mut server.0, &mut sent);
     wait_until("the connection is given up", || !channel.is_connected());
     // Bytes that nobody asked for, on the next connection.
-    let waiting = std::thread::spawn(move || stub.channel().connect_now(soon()).unwrap());
+    let waiting = std::thread::spawn(move || stub.invoker().connect_now(soon()).unwrap());
     let mut server = documented_server(&listener);
     waiting.join().unwrap();
     server.send(b"stray");

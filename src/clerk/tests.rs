@@ -127,7 +127,9 @@ impl Cast {
             let server = Server::builder()
                 .service(KvServerRpcService::new(Arc::new(actor)))
                 .bind("127.0.0.1:0")
-                .unwrap_or_else(|error| panic!("{error}"));
+                .build()
+                .unwrap_or_else(|error| panic!("{error}"))
+                .start();
             addrs.lock().push(server.local_addr().to_string());
             servers.push(server);
         }

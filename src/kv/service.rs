@@ -25,7 +25,7 @@ use crate::clock;
 use crate::members::Members;
 use crate::node::{NodeHandle, RequestError, Stale};
 use crate::raft::{Index, MemberId, RoleName};
-use crate::rpc::{Done, Status};
+use crate::rpc::{Done, Payload, Status};
 
 /// How long a call may take that names no deadline.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -168,12 +168,12 @@ fn get_reply(err: &'static [u8]) -> GetReply {
     GetReply { err: err.into(), ..Default::default() }
 }
 
-fn deadline<R: prost::Message>(done: &Done<R>) -> Instant {
+fn deadline<R: Payload>(done: &Done<R>) -> Instant {
     done.deadline().unwrap_or_else(|| Instant::now() + CALL_TIMEOUT)
 }
 
 /// An existing client knows no statuses: it is sent to another member, as if this one did not lead.
-fn is_busy<R: prost::Message>(error: &RequestError, done: &Done<R>) -> bool {
+fn is_busy<R: Payload>(error: &RequestError, done: &Done<R>) -> bool {
     matches!(error, RequestError::Busy | RequestError::DiskFull) && !done.is_documented()
 }
 

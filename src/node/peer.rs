@@ -91,7 +91,7 @@ impl Link {
 
     /// Whether there is a connection. If not, its thread sees to it.
     fn is_connected(&self) -> bool {
-        let is_connected = self.stub.channel().is_connected();
+        let is_connected = self.stub.invoker().is_connected();
         if !is_connected {
             // Where orders wait the thread is at it.
             drop(self.orders.try_send(Order::Connect));
@@ -128,7 +128,7 @@ impl Link {
                 let done = move |reply: Result<RequestVoteReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
-                self.stub.request_vote_async(&args, call_deadline, done);
+                self.stub.request_vote_then(&args, call_deadline, done);
             }
             Body::AppendEntries(request) => {
                 let deadline = Instant::now() + append_timeout(&request);
@@ -136,7 +136,7 @@ impl Link {
                 let done = move |reply: Result<AppendEntriesReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
-                self.bulk.append_entries_async(&args, deadline, done);
+                self.bulk.append_entries_then(&args, deadline, done);
             }
             Body::Heartbeat(request) => {
                 let shared = self.shared.clone();
@@ -147,28 +147,28 @@ impl Link {
                     }
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
-                self.stub.heartbeat_async(&args, call_deadline, done);
+                self.stub.heartbeat_then(&args, call_deadline, done);
             }
             Body::TimeoutNow => {
                 let args = TimeoutNowArgs { term: term.0, envelope: Some(envelope) };
                 let done = move |reply: Result<TimeoutNowReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, Body::TimeoutNowReply)))
                 };
-                self.stub.timeout_now_async(&args, call_deadline, done);
+                self.stub.timeout_now_then(&args, call_deadline, done);
             }
             Body::ReadIndex(raft::ReadIndex { batch }) => {
                 let args = ReadIndexArgs { term: term.0, envelope: Some(envelope), batch };
                 let done = move |reply: Result<ReadIndexReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
-                self.stub.read_index_async(&args, call_deadline, done);
+                self.stub.read_index_then(&args, call_deadline, done);
             }
             Body::Join(raft::Join { question }) => {
                 let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
                 let done = move |reply: Result<JoinReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_body())))
                 };
-                self.stub.join_async(&args, call_deadline, done);
+                self.stub.join_then(&args, call_deadline, done);
             }
             // Snapshots go in chunks, on a thread of their own.
             Body::InstallSnapshot(_)
@@ -223,20 +223,20 @@ impl Peer {
                 default(RECONNECT_PAUSE) => { self.connect(); }
             }
         }
-        self.link.stub.channel().close();
-        self.link.bulk.channel().close();
+        self.link.stub.invoker().close();
+        self.link.bulk.invoker().close();
         // With the channel closed its call has ended, and it with it.
         let _ = self.sending.map(JoinHandle::join);
     }
 
     fn connect(&mut self) -> bool {
-        if self.link.stub.channel().is_connected() {
+        if self.link.stub.invoker().is_connected() {
             return true;
         }
         if Instant::now() < self.retry_at {
             return false;
         }
-        let connected = self.link.stub.channel().connect_now(Instant::now() + CONNECT_TIMEOUT);
+        let connected = self.link.stub.invoker().connect_now(Instant::now() + CONNECT_TIMEOUT);
         if let Err(error) = &connected {
             log::debug!("no connection to member {}: {error}", self.link.id);
             self.retry_at = Instant::now() + RECONNECT_PAUSE;

@@ -37,7 +37,12 @@ pub enum CallError {
         source: io::Error,
     },
     /// The deadline passed first.
-    #[error("no answer from {addr} within {} ms ({})", in_ms(.waited), if *.sent { "sent" } else { "not sent" })]
+    #[error(
+        "no answer from {addr} within {} ms{} ({})",
+        in_ms(.waited),
+        if *.which == Deadline::Attempt { " to the last attempt" } else { "" },
+        if *.sent { "sent" } else { "not sent" }
+    )]
     TimedOut {
         /// The server's address, as given to the channel.
         addr: String,
@@ -45,6 +50,16 @@ pub enum CallError {
         waited: Duration,
         /// Whether the call had been sent (or was being sent), so that it may have run.
         sent: bool,
+        /// Which deadline it was.
+        which: Deadline,
+    },
+    /// What came is not of this protocol, so that the connection cannot be followed any further. Calls that were sent may have run.
+    #[error("{addr} sent what is no frame: {reason}")]
+    BadFrame {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// An answer came, and it is not a reply of this method. The call may have run.
     #[error("bad reply from {addr}: {reason}")]
@@ -71,9 +86,21 @@ impl CallError {
             CallError::NotSent { .. } | CallError::Busy { .. } => false,
             CallError::Refused { status, .. } => status.code.may_have_run(),
             CallError::TimedOut { sent, .. } => *sent,
-            CallError::Lost { .. } | CallError::BadReply { .. } => true,
+            CallError::Lost { .. } | CallError::BadReply { .. } | CallError::BadFrame { .. } => {
+                true
+            }
         }
     }
+}
+
+/// Which time ran out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deadline {
+    /// That of the call as a whole.
+    #[default]
+    Call,
+    /// That of its last attempt, after which no other was due: see [`Retrying`](super::Retrying).
+    Attempt,
 }
 
 /// Rounded: a deadline is computed a little before the call begins, and 1.999934 s says less than what was meant.
@@ -109,6 +136,9 @@ pub enum ServerError {
         /// The name.
         name: &'static str,
     },
+    /// It was not said where to listen.
+    #[error("no address to listen on")]
+    NoAddress,
     /// The limits contradict each other.
     #[error("limits contradict each other: {reason}")]
     BadLimits {
@@ -133,8 +163,12 @@ mod tests {
     #[test]
     fn times_are_shown_in_milliseconds() {
         let waited = Duration::from_secs(2) - Duration::from_nanos(66_213);
-        let error = CallError::TimedOut { addr: "a:1".to_owned(), waited, sent: true };
-        assert_eq!(error.to_string(), "no answer from a:1 within 2000 ms (sent)");
+        let check = |which, words| {
+            let error = CallError::TimedOut { addr: "a:1".to_owned(), waited, sent: true, which };
+            assert_eq!(error.to_string(), words);
+        };
+        check(Deadline::Call, "no answer from a:1 within 2000 ms (sent)");
+        check(Deadline::Attempt, "no answer from a:1 within 2000 ms to the last attempt (sent)");
     }
 
     #[test]
@@ -142,12 +176,16 @@ mod tests {
         let addr = || "a:1".to_owned();
         let source = || io::Error::from(io::ErrorKind::ConnectionReset);
         let refused = |code| CallError::Refused { addr: addr(), status: Status::new(code, "") };
-        let timed_out = |sent| CallError::TimedOut { addr: addr(), waited: Duration::ZERO, sent };
+        let (waited, which) = (Duration::ZERO, Deadline::Call);
+        let timed_out = |sent| CallError::TimedOut { addr: addr(), waited, sent, which };
         let cases = [
             (CallError::NotSent { addr: addr(), source: source() }, false),
             (CallError::Lost { addr: addr(), source: source() }, true),
             (CallError::Busy { addr: addr(), calls: 1 }, false),
             (CallError::BadReply { addr: addr(), reason: String::new() }, true),
+            (CallError::BadFrame { addr: addr(), reason: String::new() }, true),
+            (refused(StatusCode::VersionMismatch), false),
+            (refused(StatusCode::ShuttingDown), false),
             (timed_out(true), true),
             (timed_out(false), false),
             (refused(StatusCode::Busy), false),

@@ -45,6 +45,12 @@ pub struct Limits {
     /// that connection begins; an answer of 4 KiB or more that would go past it is replaced by a status that says so. At
     /// least one longest frame. Too small: large values that are read at once have to be asked for again. Too large: memory.
     pub unsent_bytes_max: usize,
+    /// A connection over which nothing is asked for this long, and no call is open, is closed; default 2 minutes. Not one over which a
+    /// documented or a reserved call has come: those clients keep theirs. Too small: callers connect again and again. Too large:
+    /// clients that are gone, or say nothing, take up connections.
+    pub idle_timeout: Duration,
+    /// A call that is answered later than this after it came is counted as slow and logged; default 5 s.
+    pub slow_call: Duration,
     /// A frame that has begun must be complete after this time, plus one second for each 256 KiB of its body that has arrived;
     /// default 10 s: one that is announced and does not come holds its room for no longer.
     /// Too small: slow networks are cut off. Too large: a client that trickles holds a connection for longer.
@@ -66,6 +72,8 @@ impl Default for Limits {
             bytes_per_connection_max: 64 * MIB,
             bytes_max: 256 * MIB,
             unsent_bytes_max: 64 * MIB,
+            idle_timeout: Duration::from_secs(120),
+            slow_call: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
             half_close_timeout: Duration::from_secs(30),

@@ -95,21 +95,44 @@
 //! Named after what they do and the port: `rpc-accept`, `rpc-conn-PORT`, `rpc-send-PORT` on the server's side, `rpc-chan-PORT`,
 //! `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`].
 
+/// What `syncraft_build::compile` made of the package: messages, traits, services, stubs.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __include_proto {
+    ($package:literal) => {
+        include!(concat!(env!("OUT_DIR"), "/", $package, ".rs"));
+    };
+}
+
+/// Includes what `syncraft_build::compile` has made of a package: its messages, and of each service the trait, the service and the
+/// stub. Takes the package as the .proto spells it: `include_proto!("friends")`.
+pub use crate::__include_proto as include_proto;
+
 mod channel;
 mod error;
+mod fairness;
 mod frame;
+mod invoke;
 mod limits;
 mod net;
 mod outbox;
+mod payload;
+mod retry;
 mod server;
 mod service;
 mod status;
 
-pub use channel::{Channel, ChannelBuilder, Framing};
-pub use error::{CallError, ServerError};
+pub use channel::{Channel, ChannelBuilder, Framing, Pending};
+pub use error::{CallError, Deadline, ServerError};
+pub use fairness::Fairness;
+pub use invoke::{CallOptions, Invoke, Method, RequestId};
 pub use limits::{FrameLimits, HEAD_LEN_MAX_BYTES, Limits};
 pub(crate) use outbox::Cork;
-pub use server::{Server, ServerBuilder};
+pub use payload::{Bincode, Payload, PayloadError};
+/// What generated messages are made of, so that a crate with services needs no dependency of its own for it.
+pub use prost;
+pub use retry::{Retry, Retrying};
+pub use server::{BoundServer, MethodReport, Server, ServerBuilder, Stats, Times};
 pub use service::{Call, Done, Service};
 pub use status::{Status, StatusCode};
 
@@ -117,6 +140,24 @@ pub use status::{Status, StatusCode};
 #[allow(unreachable_pub, reason = "generated: prost makes everything `pub`")]
 mod header {
     include!(concat!(env!("OUT_DIR"), "/syncraft.rpc.rs"));
+}
+
+/// The service `rpc`, which every server has: whether it is there ([`Channel::ping`]), and what it serves.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use syncraft::rpc::builtin::{ListServicesArgs, RpcStub};
+/// use syncraft::rpc::{Channel, Server};
+///
+/// let server = Server::builder().bind("127.0.0.1:0").build()?.start();
+/// let stub = RpcStub::new(Channel::builder(server.local_addr().to_string()).lazy());
+/// let deadline = Instant::now() + Duration::from_secs(5);
+/// let services = stub.list_services(&ListServicesArgs {}, deadline)?.services;
+/// assert_eq!(services[0].methods, ["Ping", "ListServices"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub mod builtin {
+    include!(concat!(env!("OUT_DIR"), "/syncraft.rpc.builtin.rs"));
 }
 
 #[cfg(test)]

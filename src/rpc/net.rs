@@ -42,13 +42,27 @@ pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Whether a read would find the end of the stream, or that it broke. Takes nothing off it.
-pub(super) fn is_closed(stream: &TcpStream) -> bool {
+/// What a read would find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Nothing yet.
+    Nothing,
+    Bytes,
+    /// The end of the stream, or that it broke.
+    End,
+}
+
+/// What a read would find. Takes nothing off the stream.
+pub(super) fn look(stream: &TcpStream) -> Waiting {
     let mut byte = [MaybeUninit::uninit()];
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     match SockRef::from(stream).recv_with_flags(&mut byte, flags) {
-        Ok(count) => count == 0,
-        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        Ok(0) => Waiting::End,
+        Ok(_) => Waiting::Bytes,
+        Err(error) => match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::Interrupted => Waiting::Nothing,
+            _ => Waiting::End,
+        },
     }
 }
 

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::net::{is_closed, is_timeout, join, send_now, spawn};
+use super::net::{Waiting, is_timeout, join, look, send_now, spawn};
 
 /// Longer frames are not held back: a system call is small beside them.
 const CORKED_FRAME_LEN_MAX_BYTES: usize = 8 << 10;
@@ -109,9 +109,9 @@ impl Outbox {
         &self.stream
     }
 
-    /// Whether the peer has neither closed the connection nor broken it, as far as is known without waiting.
-    pub(super) fn has_open_peer(&self) -> bool {
-        !is_closed(&self.stream)
+    /// What has come from the peer, as far as is known without waiting.
+    pub(super) fn look(&self) -> Waiting {
+        look(&self.stream)
     }
 
     /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.

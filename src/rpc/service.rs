@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
-use prost::Message;
 
-use super::{Status, StatusCode};
+use super::payload::CODEC_PROTOBUF;
+use super::{Payload, RequestId, Status, StatusCode};
 
 /// A set of methods under one name. The generated `...Service` types implement it; a hand-written one may, too.
 pub trait Service: Send + Sync + 'static {
@@ -18,13 +18,23 @@ pub trait Service: Send + Sync + 'static {
     /// The methods' names on the wire, in the order of the numbers that [`call`](Service::call) gets.
     fn methods(&self) -> &'static [&'static str];
 
-    /// Runs method number `method` with its serialized `args`, on the connection's own thread: while it runs, no other
-    /// call of that connection begins. What takes long goes elsewhere and takes `call` along.
+    /// Runs method number `method` with its serialized `args`: on a handler's thread, or on the connection's own, where no
+    /// other call of that connection begins meanwhile (see [`ServerBuilder`](super::ServerBuilder)). The answer may also be given
+    /// later, by whoever takes `call` along.
     fn call(&self, method: usize, args: Bytes, call: Call);
 
+    /// How its arguments and replies are serialized: the [`CODEC`](Payload::CODEC) of their types. Default: protobuf.
+    fn codec(&self) -> u32 {
+        CODEC_PROTOBUF
+    }
+
+    /// The version that it publishes; callers made for another one are refused. Default 0: it serves all.
+    fn version(&self) -> u32 {
+        0
+    }
+
     /// All calls of this method that had arrived one behind the other have been made; the same thread made them. For methods
-    /// that do for many at once what they would otherwise do for each. Never later than the connection's thread waits for
-    /// anything.
+    /// that do for many at once what they would otherwise do for each. Never later than that thread waits for anything.
     fn flush(&self, method: usize) {
         let _ = method;
     }
@@ -34,6 +44,16 @@ pub trait Service: Send + Sync + 'static {
 pub(super) trait Answer: Send {
     /// Called exactly once, never blocks.
     fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>);
+
+    /// The method begins.
+    fn begin(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// Whether an answer could still reach anybody.
+    fn is_wanted(&self) -> bool {
+        true
+    }
 }
 
 /// A reply that is not yet serialized: its length and how to write it, so that it is written once, into its frame.
@@ -46,34 +66,50 @@ pub(super) struct Reply<'a> {
 /// [`StatusCode::Unanswered`] ([`StatusCode::Internal`] during a panic).
 pub struct Call {
     answer: Option<Box<dyn Answer>>,
-    deadline: Option<Instant>,
-    documented: bool,
-    caller: Bytes,
+    about: About,
+}
+
+/// What is known of a call beside its arguments.
+#[derive(Clone, Debug, Default)]
+pub(super) struct About {
+    pub(super) deadline: Option<Instant>,
+    pub(super) is_documented: bool,
+    pub(super) caller: Bytes,
+    /// What few calls have.
+    pub(super) more: Option<Box<More>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct More {
+    pub(super) request: Option<RequestId>,
+    pub(super) trace: Bytes,
+}
+
+impl About {
+    pub(super) fn trace(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        self.more.as_ref().map_or(&NONE, |more| &more.trace)
+    }
 }
 
 impl Call {
-    pub(super) fn new(
-        answer: Box<dyn Answer>,
-        deadline: Option<Instant>,
-        documented: bool,
-        caller: Bytes,
-    ) -> Self {
-        Call { answer: Some(answer), deadline, documented, caller }
+    pub(super) fn new(answer: Box<dyn Answer>, about: About) -> Self {
+        Call { answer: Some(answer), about }
     }
 
     /// A call without a connection: `on_answer` gets the serialized reply. To run a service in place, in tests say.
     pub fn local(on_answer: impl FnOnce(Result<Bytes, Status>) + Send + 'static) -> Self {
-        Call::new(Box::new(Local(on_answer)), None, false, Bytes::new())
+        Call::new(Box::new(Local(on_answer)), About::default())
     }
 
     /// The same call, to be answered with an `R`.
-    pub fn typed<R: Message>(self) -> Done<R> {
+    pub fn typed<R: Payload>(self) -> Done<R> {
         Done { call: self, reply: PhantomData }
     }
 
     /// Decodes the arguments and types the answer; arguments that do not decode are answered here, and `None` comes back.
-    pub fn open<A: Message + Default, R: Message>(self, args: Bytes) -> Option<(A, Done<R>)> {
-        match A::decode(args) {
+    pub fn open<A: Payload, R: Payload>(self, args: Bytes) -> Option<(A, Done<R>)> {
+        match A::read(args) {
             Ok(args) => Some((args, self.typed())),
             Err(error) => {
                 self.fail(Status::new(StatusCode::BadArguments, error.to_string()));
@@ -89,17 +125,39 @@ impl Call {
 
     /// When the caller stops waiting, where it said so.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.about.deadline
     }
 
     /// Whether it is a call of the documented format: only the bare reply can be sent, and a status closes the connection.
     pub fn is_documented(&self) -> bool {
-        self.documented
+        self.about.is_documented
     }
 
     /// Who calls, in the caller's own words; empty when it did not say.
     pub fn caller(&self) -> &[u8] {
-        &self.caller
+        &self.about.caller
+    }
+
+    /// What it is known by if it is repeated; `None` where the caller will not repeat it.
+    pub fn request(&self) -> Option<&RequestId> {
+        self.about.more.as_ref()?.request.as_ref()
+    }
+
+    /// The caller's own mark; empty when it gave none.
+    pub fn trace(&self) -> &[u8] {
+        self.about.trace()
+    }
+
+    /// The method begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        if let Some(answer) = &mut self.answer {
+            answer.begin(now);
+        }
+    }
+
+    /// Whether an answer could still reach the caller.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.is_wanted())
     }
 
     fn finish(&mut self, outcome: Result<Reply<'_>, Status>) {
@@ -126,12 +184,10 @@ impl Drop for Call {
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Call { answer, deadline, documented, caller } = self;
+        let Call { answer, about } = self;
         f.debug_struct("Call")
-            .field("answered", &answer.is_none())
-            .field("deadline", deadline)
-            .field("documented", documented)
-            .field("caller", caller)
+            .field("is_answered", &answer.is_none())
+            .field("about", about)
             .finish()
     }
 }
@@ -144,11 +200,17 @@ pub struct Done<R> {
     reply: PhantomData<fn(R)>,
 }
 
-impl<R: Message> Done<R> {
+impl<R: Payload> Done<R> {
     /// Answers with `reply`.
     pub fn run(mut self, reply: R) {
-        let write = |buf: &mut Vec<u8>| reply.encode(buf).expect("a Vec grows as needed");
-        self.call.finish(Ok(Reply { len: reply.encoded_len(), write: &write }));
+        let write = |out: &mut Vec<u8>| reply.write(out);
+        match reply.measure() {
+            Ok(len) => self.call.finish(Ok(Reply { len, write: &write })),
+            Err(error) => self.call.finish(Err(Status::new(
+                StatusCode::Internal,
+                format!("the reply cannot be serialized: {error}"),
+            ))),
+        }
     }
 
     /// Answers with a status instead. A call of the documented format can only have its connection closed.
@@ -170,6 +232,16 @@ impl<R: Message> Done<R> {
     pub fn caller(&self) -> &[u8] {
         self.call.caller()
     }
+
+    /// What the call is known by if it is repeated; `None` where the caller will not repeat it.
+    pub fn request(&self) -> Option<&RequestId> {
+        self.call.request()
+    }
+
+    /// The caller's own mark; empty when it gave none.
+    pub fn trace(&self) -> &[u8] {
+        self.call.trace()
+    }
 }
 
 struct Local<F>(F);
@@ -188,6 +260,8 @@ impl<F: FnOnce(Result<Bytes, Status>) + Send> Answer for Local<F> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::mpsc::{Receiver, channel};
+
+    use prost::Message;
 
     use super::*;
 

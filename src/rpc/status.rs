@@ -60,13 +60,15 @@ pub enum StatusCode {
     /// 11: the method gave its `Done` away without an answer; or it answered, and the reply found no room behind those that
     /// the client has not read yet (with [`Status::retry_after`]: read them, and ask again). It may have had an effect.
     Unanswered,
+    /// 12: the caller was made for another version of the service; the message names both. Not run.
+    VersionMismatch,
     /// A number that this version does not know. It may have had an effect.
     Other(u32),
 }
 
 impl StatusCode {
     /// Every code that has a name, with its number and its words.
-    const KNOWN: [(StatusCode, u32, &str); 11] = [
+    const KNOWN: [(StatusCode, u32, &str); 12] = [
         (StatusCode::Internal, 1, "internal error"),
         (StatusCode::UnknownService, 2, "unknown service"),
         (StatusCode::UnknownMethod, 3, "unknown method"),
@@ -78,6 +80,7 @@ impl StatusCode {
         (StatusCode::UnsupportedCodec, 9, "unsupported codec"),
         (StatusCode::ShuttingDown, 10, "shutting down"),
         (StatusCode::Unanswered, 11, "unanswered"),
+        (StatusCode::VersionMismatch, 12, "version mismatch"),
     ];
 
     /// The code of a number on the wire. 0 (OK) is not an error and has no code: it becomes `Other(0)`.

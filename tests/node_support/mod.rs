@@ -88,7 +88,14 @@ impl Nodes {
             let config = NodeConfig::new(id, list.clone());
             let node = Node::start(config, data_dir, Count::default()).unwrap();
             let listener = port.listen().unwrap();
-            servers.push(Server::builder().service(node.service()).serve(listener).unwrap());
+            servers.push(
+                Server::builder()
+                    .service(node.service())
+                    .listener(listener)
+                    .build()
+                    .unwrap()
+                    .start(),
+            );
             nodes.push(node);
         }
         let nodes = Nodes { nodes, _servers: servers, _ports: ports, _dir: dir };

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use prost::Message;
-use syncraft::rpc::{Call, Channel, ChannelBuilder, Limits, Server, Service, Status, StatusCode};
+use syncraft::rpc::{
+    Call, Channel, ChannelBuilder, Limits, Method, Server, Service, Status, StatusCode,
+};
 
 /// Longer than any test may take: a wait that lasts this long has failed.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -147,7 +149,9 @@ pub fn serve(limits: Limits) -> (Server, Arc<TestService>) {
         .service(Published(service.clone()))
         .limits(limits)
         .bind("127.0.0.1:0")
-        .unwrap();
+        .build()
+        .unwrap()
+        .start();
     (server, service)
 }
 
@@ -160,7 +164,9 @@ pub fn call(
     method: &'static str,
     data: impl Into<Bytes>,
 ) -> Result<Bytes, syncraft::rpc::CallError> {
-    channel.call::<_, Echo>("testRpc", method, &echo(data), soon()).map(|echo| echo.data)
+    channel
+        .call::<_, Echo>(&Method::new("testRpc", method), &echo(data), soon())
+        .map(|echo| echo.data)
 }
 
 /// The head of a call, as a client of any generation could send it.

@@ -167,7 +167,7 @@ impl Load {
         let addr = leader.find().ok_or_else(|| Failure::not_applied("nobody leads"))?;
         let lines = Lines::new(addr, clients, connections);
         for stub in &lines.stubs {
-            let connected = stub.channel().connect_now(Instant::now() + self.timeout);
+            let connected = stub.invoker().connect_now(Instant::now() + self.timeout);
             connected.map_err(|error| Failure::not_applied(error.to_string()))?;
         }
         let bytes = (clients * self.work.value_size()) as f64;
@@ -214,7 +214,7 @@ impl Load {
         })?;
         let measured = run.measured(elapsed);
         let stubs = std::mem::take(&mut run.lines.write().stubs);
-        stubs.iter().for_each(|stub| stub.channel().close());
+        stubs.iter().for_each(|stub| stub.invoker().close());
         Ok(measured)
     }
 }
@@ -364,7 +364,7 @@ impl Run {
             Operation::Get { key } => {
                 let args = GetArgs { key: key.clone(), ..GetArgs::default() };
                 let begun = Begun { client, operation, begin, is_counted, may_have_run: false };
-                stub.get_async(&args, deadline, move |reply| run.got(begun, reply));
+                stub.get_then(&args, deadline, move |reply| run.got(begun, reply));
             }
             Operation::Write { op, key, value } => {
                 client.request_id += 1;
@@ -377,7 +377,7 @@ impl Run {
                     seen_index: client.seen_index,
                 };
                 let begun = Begun { client, operation, begin, is_counted, may_have_run: false };
-                stub.put_append_async(&args, deadline, move |reply| run.written(begun, reply));
+                stub.put_append_then(&args, deadline, move |reply| run.written(begun, reply));
             }
         }
     }

@@ -51,7 +51,7 @@ struct Slot {
 }
 
 impl Parked {
-    fn wake(&self, outcome: Outcome) {
+    pub(super) fn wake(&self, outcome: Outcome) {
         self.state.lock().outcome = Some(outcome);
         self.changed.notify_one();
     }
@@ -104,7 +104,7 @@ pub(super) struct Call {
     /// Whether it has been handed to a connection, so that it may run.
     pub(super) sent: bool,
     /// Whether bytes are a whole reply of this call: how the end of a bare reply is found.
-    pub(super) decodes: fn(&[u8]) -> bool,
+    pub(super) decodes: fn(&Bytes) -> bool,
 }
 
 /// All calls without an answer, by id; those not yet sent, in order; the deadlines that the timer has to watch.

@@ -19,9 +19,9 @@ use super::calls::{Outcome, Parked};
 use super::core::{Core, ReadBy};
 use super::errors::Loss;
 use super::{Config, Framing};
-use crate::rpc::frame::{Decoder, Frame};
+use crate::rpc::frame::{Decoder, Frame, FrameError};
 use crate::rpc::header::RpcReplyHeader;
-use crate::rpc::net::{is_timeout, time_left, tune};
+use crate::rpc::net::{Waiting, is_timeout, time_left, tune};
 use crate::rpc::outbox::{Cork, Outbox};
 use crate::rpc::{Status, StatusCode};
 
@@ -30,6 +30,12 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bare replies are read this much at a time: a reply that is written at once is then read at once, as far as possible.
 const BARE_READ_BYTES: usize = 64 * 1024;
+
+/// A reply over the limit is passed over, so that the connection can live on, up to this many times the limit.
+const SKIPPED_LIMITS_MAX: usize = 4;
+
+/// What a server says as it closes a connection comes at once, or not at all.
+const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
 
 /// A caller that reads looks this often whether the channel's thread is to read in its place.
 const CALLER_READS_FOR: Duration = Duration::from_millis(100);
@@ -48,6 +54,11 @@ struct Incoming {
     next: Option<RpcReplyHeader>,
     /// Whether any frame has come.
     any: bool,
+    /// Since when nothing has come, as far as a read has waited for it.
+    silent_since: Option<Instant>,
+    /// The number of the last ping, and whether nothing has come since.
+    ping: u64,
+    is_pinged: bool,
     /// The socket's.
     read_timeout: Option<Duration>,
 }
@@ -59,7 +70,26 @@ impl Line {
 
     /// Whether the connection is of use still, as far as its socket knows. For one that nobody reads.
     pub(super) fn is_alive(&self) -> bool {
-        self.incoming.is_locked() || self.outbox.has_open_peer()
+        self.look() != Waiting::End
+    }
+
+    /// What has come that nobody reads.
+    pub(super) fn look(&self) -> Waiting {
+        if self.incoming.is_locked() { Waiting::Nothing } else { self.outbox.look() }
+    }
+
+    /// Reads what has come over a connection that no call is under way on: answers that came too late, or why it ends. Whether it
+    /// has ended.
+    pub(super) fn read_last_words(&self, core: &Arc<Core>) -> bool {
+        let Some(mut incoming) = self.incoming.try_lock() else { return false };
+        loop {
+            if incoming.take_frames(core, ReadBy::Callers).is_err() {
+                return true;
+            }
+            if let Err(error) = incoming.read_for(&self.outbox, Some(LAST_WORDS_WAIT)) {
+                return !is_timeout(&error);
+            }
+        }
     }
 
     /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's thread takes over. False if
@@ -75,8 +105,13 @@ impl Line {
                 return true;
             }
             match incoming.read_for(&self.outbox, Some(left.min(CALLER_READS_FOR))) {
-                Err(error) if !is_timeout(&error) => break Loss::Broken(error),
-                _ => {}
+                Ok(()) => {}
+                Err(error) if is_timeout(&error) => {
+                    if let Err(loss) = incoming.is_silent(core, self) {
+                        break loss;
+                    }
+                }
+                Err(error) => break Loss::Broken(error),
             }
         };
         drop(incoming);
@@ -97,7 +132,14 @@ impl Line {
     /// Reads until the connection is lost. True: connect again.
     fn read_on(&self, core: &Arc<Core>) -> bool {
         let loss = match core.config.framing {
-            Framing::Extended => self.incoming.lock().read_frames(core, &self.outbox),
+            Framing::Extended => match self.incoming.lock().read_frames(core, self) {
+                Ok(()) => {
+                    self.outbox.cut("idle");
+                    self.outbox.close();
+                    return false;
+                }
+                Err(loss) => loss,
+            },
             Framing::Documented | Framing::DocumentedVarint => read_bare(core, &self.outbox),
         };
         self.lose(core, loss, ReadBy::Channel)
@@ -175,25 +217,63 @@ fn connect_to(addr: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
 impl Line {
     fn new(core: &Core, outbox: Arc<Outbox>) -> Line {
         let decoder = Decoder::of(core.head_size(), core.config.limits);
-        let incoming = Incoming { decoder, next: None, any: false, read_timeout: None };
+        let incoming = Incoming {
+            decoder,
+            next: None,
+            any: false,
+            silent_since: None,
+            ping: 0,
+            is_pinged: false,
+            read_timeout: None,
+        };
         Line { outbox, incoming: Arc::new(Mutex::new(incoming)) }
     }
 }
 
 impl Incoming {
-    /// Reads the answers to extended calls, until there are no more.
-    fn read_frames(&mut self, core: &Arc<Core>, outbox: &Outbox) -> Loss {
+    /// Reads the answers to extended calls until the connection is lost, or has served none for long.
+    fn read_frames(&mut self, core: &Arc<Core>, line: &Line) -> Result<(), Loss> {
+        let Config { ping_interval, idle_timeout, .. } = core.config;
+        let mut idle_since = None;
         loop {
             // What completions send leaves together.
             let cork = Cork::new();
-            if let Err(loss) = self.take_frames(core, ReadBy::Channel) {
-                return loss;
-            }
+            self.take_frames(core, ReadBy::Channel)?;
             drop(cork);
-            if let Err(error) = self.read_for(outbox, None) {
-                return Loss::Broken(error);
+            match self.read_for(&line.outbox, Some(ping_interval.min(idle_timeout))) {
+                Ok(()) => idle_since = None,
+                Err(error) if is_timeout(&error) => {
+                    self.is_silent(core, line)?;
+                    let since = *idle_since.get_or_insert_with(Instant::now);
+                    if core.has_calls() || core.config.on_disconnect.is_some() {
+                        idle_since = None;
+                    } else if since.elapsed() >= idle_timeout && core.close_idle(line) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(Loss::Broken(error)),
             }
         }
+    }
+
+    /// Nothing has come for as long as a read waits. If calls are under way, the server is asked whether it is there, and given up
+    /// if it does not say so: a frozen process keeps its connections open.
+    fn is_silent(&mut self, core: &Arc<Core>, line: &Line) -> Result<(), Loss> {
+        if !core.has_calls() {
+            (self.silent_since, self.is_pinged) = (None, false);
+            return Ok(());
+        }
+        let interval = core.config.ping_interval;
+        let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
+        if self.is_pinged && silent >= interval.saturating_mul(2) {
+            let words = format!("the server has not answered a ping for {interval:?}");
+            return Err(Loss::Broken(io::Error::new(ErrorKind::TimedOut, words)));
+        }
+        if !self.is_pinged && silent >= interval {
+            self.is_pinged = true;
+            self.ping = core.ping(line);
+        }
+        Ok(())
     }
 
     fn read_for(&mut self, outbox: &Outbox, timeout: Option<Duration>) -> io::Result<()> {
@@ -203,6 +283,7 @@ impl Incoming {
         }
         let count = read(outbox, self.decoder.space())?;
         self.decoder.filled(count);
+        (self.silent_since, self.is_pinged) = (None, false);
         Ok(())
     }
 
@@ -212,11 +293,18 @@ impl Incoming {
             match self.decoder.next() {
                 Ok(None) => return Ok(()),
                 Ok(Some(frame)) => self.take(core, frame, by)?,
-                Err(error) => {
-                    let error = io::Error::new(ErrorKind::InvalidData, error.to_string());
-                    return Err(Loss::Broken(error));
-                }
+                Err(error) => return Err(Loss::Nonsense(self.in_words(&error))),
             }
+        }
+    }
+
+    fn in_words(&self, error: &FrameError) -> String {
+        match error {
+            FrameError::HeadTooLong { len } if *len == u64::from(u32::from_le_bytes(*b"HTTP")) => {
+                "it speaks HTTP, not this protocol".to_owned()
+            }
+            _ if !self.any => format!("it does not speak this protocol, it seems: {error}"),
+            _ => error.to_string(),
         }
     }
 
@@ -229,6 +317,9 @@ impl Incoming {
         match frame {
             Frame::Head(head) if head.call_id == 0 => return Err(self.about_connection(head)),
             Frame::Head(head) => self.next = Some(head),
+            Frame::Body(_) if self.next.as_ref().is_some_and(|head| head.call_id == self.ping) => {
+                self.next = None;
+            }
             Frame::Body(reply) => {
                 let head = self.next.take().expect("the decoder gives a body only after a head");
                 let outcome: Outcome = match head.status {
@@ -241,7 +332,10 @@ impl Incoming {
                 let limit = core.config.limits.body_len_max_bytes;
                 let reason =
                     format!("a reply of {} bytes: at most {limit} are taken", head.reply_size);
-                core.answer(head.call_id, Err(core.bad_reply(reason)), by);
+                core.answer(head.call_id, Err(core.bad_reply(reason.clone())), by);
+                if head.reply_size as usize / SKIPPED_LIMITS_MAX > limit {
+                    return Err(Loss::Nonsense(reason));
+                }
             }
             Frame::Skipped => {}
         }
@@ -254,6 +348,8 @@ impl Incoming {
         let status = status(&head);
         match status.code {
             StatusCode::Busy if !self.any => Loss::Refused(status),
+            // Said when all calls that it has run are answered.
+            StatusCode::ShuttingDown => Loss::Refused(status),
             _ => Loss::Broken(io::Error::new(
                 ErrorKind::ConnectionAborted,
                 format!("the server says: {status}"),
@@ -288,7 +384,7 @@ fn read_bare(core: &Core, outbox: &Outbox) -> Loss {
             ));
         };
         reply.extend_from_slice(&buf[..count]);
-        if decodes(&reply) {
+        if decodes(&Bytes::copy_from_slice(&reply)) {
             core.answer_in_line(Ok(Bytes::from(std::mem::take(&mut reply))));
         } else if reply.len() > core.config.limits.body_len_max_bytes {
             core.answer_in_line(Err(

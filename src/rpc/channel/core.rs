@@ -24,16 +24,20 @@ use super::calls::{Call, Calls, Outcome, Parked, Waiter, run_guarded};
 use super::connection::Line;
 use super::errors::{Loss, channel_closed};
 use super::{Config, Framing, connection, timer};
-use crate::rpc::CallError;
+use crate::rpc::builtin::RpcStub;
 use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcHeader;
-use crate::rpc::net::{join, spawn};
+use crate::rpc::net::{Waiting, join, spawn};
 use crate::rpc::outbox::{Cork, SendError};
+use crate::rpc::payload::CODEC_PROTOBUF;
 use crate::rpc::service::Reply;
+use crate::rpc::{CallError, CallOptions, Method, PayloadError, RequestId, StatusCode};
 
 pub(super) struct Core {
     pub(super) config: Config,
     next_id: AtomicU64,
+    /// Answers that came when nobody waited for them any more.
+    pub(super) late_replies: AtomicU64,
     state: Mutex<State>,
     /// For the timer.
     pub(super) timer_wakes: Condvar,
@@ -59,11 +63,13 @@ enum Phase {
 
 /// A call to make.
 pub(super) struct Request<'a> {
-    pub(super) service: &'static str,
-    pub(super) method: &'static str,
-    pub(super) args: Reply<'a>,
+    pub(super) method: &'a Method,
+    pub(super) options: &'a CallOptions,
+    pub(super) codec: u32,
+    /// Or why there are none.
+    pub(super) args: Result<Reply<'a>, PayloadError>,
     pub(super) deadline: Instant,
-    pub(super) decodes: fn(&[u8]) -> bool,
+    pub(super) decodes: fn(&Bytes) -> bool,
 }
 
 /// Which threads read a connection.
@@ -90,7 +96,8 @@ impl Core {
             threads: Vec::new(),
         };
         let (next_id, state, timer_wakes) = (AtomicU64::new(1), Mutex::new(state), Condvar::new());
-        Arc::new(Core { config, next_id, state, timer_wakes })
+        let late_replies = AtomicU64::new(0);
+        Arc::new(Core { config, next_id, late_replies, state, timer_wakes })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -197,19 +204,26 @@ impl Core {
     pub(super) fn start(self: &Arc<Self>, request: &Request<'_>, waiter: Waiter) -> u64 {
         let (id, began, deadline) = (self.take_id(), Instant::now(), request.deadline);
         let call = Call { waiter, began, deadline, sent: false, decodes: request.decodes };
-        let (len, limit) = (request.args.len, self.config.limits.body_len_max_bytes);
         if deadline <= began {
             let error = self.timed_out(&call);
             self.fail(call.waiter, error);
-        } else if len > limit {
-            let words = format!("arguments of {len} bytes: at most {limit} are sent");
-            self.fail(
-                call.waiter,
-                self.not_sent(&io::Error::new(io::ErrorKind::InvalidInput, words)),
-            );
-        } else {
-            let frame = self.encode(request, id, deadline - began);
-            self.enter(id, call, frame);
+            return id;
+        }
+        let limit = self.config.limits.body_len_max_bytes;
+        let args = match &request.args {
+            Ok(args) if args.len <= limit => Ok(args),
+            Ok(args) => Err(format!("arguments of {} bytes: at most {limit} are sent", args.len)),
+            Err(error) => Err(format!("the arguments cannot be serialized: {error}")),
+        };
+        match args {
+            Ok(args) => {
+                let frame = self.encode(request, args, id, deadline - began);
+                self.enter(id, call, frame);
+            }
+            Err(words) => {
+                let error = io::Error::new(io::ErrorKind::InvalidInput, words);
+                self.fail(call.waiter, self.not_sent(&error));
+            }
         }
         id
     }
@@ -218,12 +232,18 @@ impl Core {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn encode(&self, request: &Request<'_>, id: u64, time_left: Duration) -> Bytes {
+    fn encode(
+        &self,
+        request: &Request<'_>,
+        args: &Reply<'_>,
+        id: u64,
+        time_left: Duration,
+    ) -> Bytes {
         let mut head = RpcHeader {
-            service_name: Bytes::from_static(request.service.as_bytes()),
-            method_name: Bytes::from_static(request.method.as_bytes()),
+            service_name: Bytes::from_static(request.method.service.as_bytes()),
+            method_name: Bytes::from_static(request.method.name.as_bytes()),
             // Within the limit, which fits a u32: the builder has seen to it.
-            args_size: request.args.len as u32,
+            args_size: args.len as u32,
             ..RpcHeader::default()
         };
         if self.config.framing == Framing::Extended {
@@ -232,8 +252,14 @@ impl Core {
             head.deadline_ms =
                 time_left.as_micros().div_ceil(1000).max(1).try_into().unwrap_or(u32::MAX);
             head.caller = self.config.caller.clone();
+            let CallOptions { version, trace, request: id, .. } = request.options;
+            (head.codec, head.version, head.trace) = (request.codec, *version, trace.clone());
+            if let Some(RequestId { client, number, attempt }) = id {
+                (head.client_id, head.request_id, head.attempt) =
+                    (client.clone(), *number, *attempt);
+            }
         }
-        encode(self.head_size(), &head, request.args.write)
+        encode(self.head_size(), &head, args.write)
     }
 
     pub(super) fn head_size(&self) -> HeadSize {
@@ -245,12 +271,11 @@ impl Core {
 
     /// Takes a call in, and sends it or sees to it that it will be.
     fn enter(self: &Arc<Self>, id: u64, mut call: Call, frame: Bytes) {
-        let mut state = self.lock();
+        let mut state = self.look_whether_alive(self.lock());
         if let Err(error) = self.admit(&mut state, &call, &frame) {
             drop(state);
             return self.fail(call.waiter, error);
         }
-        self.look_whether_alive(&mut state);
         if let Some(line) = self.open_line(&state).filter(|_| !frame.is_empty()) {
             call.sent = true;
             state.calls.insert(id, call);
@@ -264,16 +289,67 @@ impl Core {
 
     /// A connection that nobody reads may have been closed meanwhile: better noticed before a call is sent over it, as
     /// afterwards it may have run.
-    fn look_whether_alive(&self, state: &mut State) {
-        if let Phase::Connected(line) = &state.phase
-            && !state.has_reader
-            && state.calls.len() == 0
-            && !line.is_alive()
-        {
+    fn look_whether_alive<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        let Some(line) = state.unread_line() else { return state };
+        let is_over = match line.look() {
+            Waiting::Nothing => false,
+            Waiting::End => true,
+            // The last words of a server that has closed it, perhaps. They are read without the lock.
+            Waiting::Bytes => {
+                drop(state);
+                let is_over = line.read_last_words(self);
+                state = self.lock();
+                is_over
+            }
+        };
+        if is_over && state.unread_line().is_some_and(|current| current.is(&line)) {
             line.outbox.cut("the server closed the connection");
             line.outbox.close();
             state.phase = Phase::Idle;
         }
+        state
+    }
+
+    /// Closes a connection that has served no call for long, unless one has come meanwhile.
+    pub(super) fn close_idle(&self, line: &Line) -> bool {
+        let mut state = self.lock();
+        let is_idle = state.calls.len() == 0
+            && matches!(&state.phase, Phase::Connected(current) if current.is(line));
+        if is_idle {
+            state.phase = Phase::Idle;
+        }
+        is_idle
+    }
+
+    /// Asks the server whether it is there. Its answer is known by the number that comes back.
+    pub(super) fn ping(&self, line: &Line) -> u64 {
+        let id = self.take_id();
+        let request = Request {
+            method: &RpcStub::PING,
+            options: &CallOptions::default(),
+            codec: CODEC_PROTOBUF,
+            args: Ok(Reply { len: 0, write: &|_| {} }),
+            deadline: Instant::now(),
+            decodes: |_| true,
+        };
+        // One that cannot be sent is found missing.
+        if let Ok(args) = &request.args {
+            let frame = self.encode(&request, args, id, self.config.ping_interval);
+            let _ = line.outbox.send(frame);
+        }
+        id
+    }
+
+    pub(super) fn has_calls(&self) -> bool {
+        self.lock().calls.len() > 0
+    }
+
+    /// Gives a call up: its answer, if one comes, is dropped.
+    pub(super) fn cancel(&self, id: u64) {
+        let _ = self.lock().give_up(id);
     }
 
     /// The connection, if a call may go out over it at once, without the lock that everyone needs.
@@ -476,8 +552,9 @@ impl Core {
         state.in_line = None;
         self.fail_all(&mut state, true, &mut deliveries, || self.loss(why));
         drop(state);
-        // A refusal says that the server is there, and full.
-        if let (Loss::Broken(_), Some(on_disconnect)) = (why, &self.config.on_disconnect) {
+        // "Busy" says that the server is there, and full.
+        let is_there = matches!(why, Loss::Refused(status) if status.code == StatusCode::Busy);
+        if let Some(on_disconnect) = self.config.on_disconnect.as_ref().filter(|_| !is_there) {
             run_guarded(on_disconnect);
         }
         deliveries.into_iter().for_each(|(waiter, outcome)| self.deliver(waiter, outcome, by));
@@ -489,12 +566,15 @@ impl Core {
         let call = self.lock().calls.remove(call_id);
         match call {
             Some(call) => self.deliver(call.waiter, outcome, by),
-            None => log::trace!("rpc: late answer of {} dropped", self.config.addr),
+            None => {
+                self.late_replies.fetch_add(1, Ordering::Relaxed);
+                log::trace!("rpc: late answer of {} dropped", self.config.addr);
+            }
         }
     }
 
     /// How to tell that the bare reply which comes next is whole; `None` when none is due.
-    pub(super) fn reply_in_line(&self) -> Option<fn(&[u8]) -> bool> {
+    pub(super) fn reply_in_line(&self) -> Option<fn(&Bytes) -> bool> {
         let mut state = self.lock();
         let id = state.in_line?;
         state.calls.get_mut(id).map(|call| call.decodes)
@@ -572,6 +652,16 @@ impl Core {
 }
 
 impl State {
+    /// The connection, if nobody reads it, and no call is under way over it.
+    fn unread_line(&self) -> Option<Line> {
+        match &self.phase {
+            Phase::Connected(line) if !self.has_reader && self.calls.len() == 0 => {
+                Some(line.clone())
+            }
+            _ => None,
+        }
+    }
+
     /// The connection, if nobody reads it who would notice that it has broken.
     fn dead_line(&self) -> Option<Line> {
         match &self.phase {

@@ -5,7 +5,7 @@ use std::io;
 use super::calls::Call;
 use super::core::Core;
 use crate::rpc::error::same_error;
-use crate::rpc::{CallError, Status};
+use crate::rpc::{CallError, Deadline, Status};
 
 impl Core {
     pub(super) fn not_sent(&self, source: &io::Error) -> CallError {
@@ -30,7 +30,12 @@ impl Core {
 
     pub(super) fn timed_out(&self, call: &Call) -> CallError {
         let waited = call.deadline.saturating_duration_since(call.began);
-        CallError::TimedOut { addr: self.config.addr.clone(), waited, sent: call.sent }
+        CallError::TimedOut {
+            addr: self.config.addr.clone(),
+            waited,
+            sent: call.sent,
+            which: Deadline::Call,
+        }
     }
 
     pub(super) fn loss(&self, why: &Loss) -> CallError {
@@ -39,6 +44,9 @@ impl Core {
                 CallError::Lost { addr: self.config.addr.clone(), source: same_error(source) }
             }
             Loss::Refused(status) => self.refused(status.clone()),
+            Loss::Nonsense(reason) => {
+                CallError::BadFrame { addr: self.config.addr.clone(), reason: reason.clone() }
+            }
         }
     }
 }
@@ -49,6 +57,8 @@ pub(super) enum Loss {
     Broken(io::Error),
     /// The server would not have it, and has run nothing from it.
     Refused(Status),
+    /// What came is no frame.
+    Nonsense(String),
 }
 
 pub(super) fn channel_closed() -> io::Error {

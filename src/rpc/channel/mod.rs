@@ -45,23 +45,34 @@ mod calls;
 mod connection;
 mod core;
 mod errors;
+mod pending;
 mod timer;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prost::Message;
 
 use self::calls::{Outcome, Waiter};
 use self::core::{Core, Request};
+pub use self::pending::Pending;
+use super::builtin::{PingArgs, PingReply, RpcStub};
 use super::limits::HEAD_LEN_MAX_BYTES;
 use super::service::Reply;
-use super::{CallError, FrameLimits};
+use super::{CallError, CallOptions, FrameLimits, Invoke, Method, Payload, StatusCode};
 
 /// A caller's name longer than this is cut: it stands in every header.
 const CALLER_LEN_MAX_BYTES: usize = 256;
+
+/// Between attempts to reach a server that is waited for.
+const WAIT_PAUSE_MIN: Duration = Duration::from_millis(10);
+const WAIT_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// The shortest time after which a silent server is asked whether it is there.
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// How calls look on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,46 +115,67 @@ impl Channel {
             calls_max,
             limits,
             caller: Bytes::new(),
+            ping_interval: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
             on_disconnect: None,
         };
         ChannelBuilder { config }
     }
 
-    /// Calls and waits for the reply until `deadline`. The generated stubs call this.
+    /// Calls and waits for the reply until `deadline`.
     ///
     /// # Errors
     ///
     /// Every [`CallError`].
-    pub fn call<A: Message, R: Message + Default>(
+    pub fn call<A: Payload, R: Payload>(
         &self,
-        service: &'static str,
-        method: &'static str,
+        method: &Method,
         args: &A,
         deadline: Instant,
     ) -> Result<R, CallError> {
-        let write = |buf: &mut Vec<u8>| args.encode(buf).expect("a Vec grows as needed");
-        let args = Reply { len: args.encoded_len(), write: &write };
-        let outcome =
-            self.core().call(&Request { service, method, args, deadline, decodes: decodes::<R> });
-        decode(self.addr(), outcome)
+        self.invoke(method, &CallOptions::default(), args, deadline)
+    }
+
+    /// Calls without waiting: the answer is fetched from what comes back.
+    pub fn call_async<A: Payload, R: Payload>(
+        &self,
+        method: &Method,
+        options: &CallOptions,
+        args: &A,
+        deadline: Instant,
+    ) -> Pending<R> {
+        let core = self.core();
+        self.with_request::<A, R, _>(method, options, args, deadline, |it| Pending::start(core, it))
     }
 
     /// Calls without waiting: `done` runs exactly once, on a thread of the channel, never on the calling one. It must not
     /// block: other answers wait behind it.
-    pub fn call_async<A: Message, R: Message + Default>(
+    pub fn call_then<A: Payload, R: Payload>(
         &self,
-        service: &'static str,
-        method: &'static str,
+        method: &Method,
+        options: &CallOptions,
         args: &A,
         deadline: Instant,
         done: impl FnOnce(Result<R, CallError>) + Send + 'static,
     ) {
-        let write = |buf: &mut Vec<u8>| args.encode(buf).expect("a Vec grows as needed");
-        let args = Reply { len: args.encoded_len(), write: &write };
         let addr = self.core().config.addr.clone();
         let waiter = Waiter::Completion(Box::new(move |outcome| done(decode(&addr, outcome))));
-        self.core()
-            .start(&Request { service, method, args, deadline, decodes: decodes::<R> }, waiter);
+        self.with_request::<A, R, _>(method, options, args, deadline, |request| {
+            self.core().start(request, waiter);
+        });
+    }
+
+    fn with_request<A: Payload, R: Payload, T>(
+        &self,
+        method: &Method,
+        options: &CallOptions,
+        args: &A,
+        deadline: Instant,
+        run: impl FnOnce(&Request<'_>) -> T,
+    ) -> T {
+        let write = |out: &mut Vec<u8>| args.write(out);
+        let args = args.measure().map(|len| Reply { len, write: &write });
+        run(&Request { method, options, codec: A::CODEC, args, deadline, decodes: decodes::<R> })
     }
 
     /// Connects, unless it is connected.
@@ -154,6 +186,48 @@ impl Channel {
     /// [`CallError::TimedOut`].
     pub fn connect_now(&self, deadline: Instant) -> Result<(), CallError> {
         self.core().connect(deadline)
+    }
+
+    /// Waits until the server is there: it has answered a ping, not only taken a connection. One that cannot be reached yet is
+    /// tried again after 10 ms, then half as long again each time, up to half a second.
+    ///
+    /// # Errors
+    ///
+    /// That of the last attempt, when `deadline` has passed.
+    pub fn connect_wait(&self, deadline: Instant) -> Result<(), CallError> {
+        let mut pause = WAIT_PAUSE_MIN;
+        loop {
+            let Err(error) = self.ping(deadline) else { return Ok(()) };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= pause {
+                return Err(error);
+            }
+            thread::sleep(pause);
+            pause = (pause * 3 / 2).min(WAIT_PAUSE_MAX);
+        }
+    }
+
+    /// Asks the server whether it is there, and waits for its answer. Over a documented framing, which has no pings: connects.
+    ///
+    /// # Errors
+    ///
+    /// Every [`CallError`].
+    pub fn ping(&self, deadline: Instant) -> Result<(), CallError> {
+        if self.core().config.framing != Framing::Extended {
+            return self.connect_now(deadline);
+        }
+        match self.call::<PingArgs, PingReply>(&RpcStub::PING, &PingArgs {}, deadline) {
+            // One that does not know pings is there, too.
+            Err(CallError::Refused { status, .. }) if status.code == StatusCode::UnknownService => {
+                Ok(())
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Answers so far that came when their calls had been given up.
+    pub fn late_replies(&self) -> u64 {
+        self.core().late_replies.load(Ordering::Relaxed)
     }
 
     /// Whether a connection is established now.
@@ -193,12 +267,25 @@ impl fmt::Debug for Channel {
     }
 }
 
-fn decodes<R: Message + Default>(bytes: &[u8]) -> bool {
-    R::decode(bytes).is_ok()
+impl Invoke for Channel {
+    fn invoke<A: Payload, R: Payload>(
+        &self,
+        method: &Method,
+        options: &CallOptions,
+        args: &A,
+        deadline: Instant,
+    ) -> Result<R, CallError> {
+        let call = |request: &Request<'_>| self.core().call(request);
+        decode(self.addr(), self.with_request::<A, R, _>(method, options, args, deadline, call))
+    }
 }
 
-fn decode<R: Message + Default>(addr: &str, outcome: Outcome) -> Result<R, CallError> {
-    R::decode(outcome?)
+fn decodes<R: Payload>(bytes: &Bytes) -> bool {
+    R::read(bytes.clone()).is_ok()
+}
+
+fn decode<R: Payload>(addr: &str, outcome: Outcome) -> Result<R, CallError> {
+    R::read(outcome?)
         .map_err(|error| CallError::BadReply { addr: addr.to_owned(), reason: error.to_string() })
 }
 
@@ -210,6 +297,8 @@ struct Config {
     calls_max: usize,
     limits: FrameLimits,
     caller: Bytes,
+    ping_interval: Duration,
+    idle_timeout: Duration,
     on_disconnect: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -262,6 +351,22 @@ impl ChannelBuilder {
     pub fn caller(mut self, caller: impl Into<Bytes>) -> Self {
         self.config.caller = caller.into();
         self.config.caller.truncate(CALLER_LEN_MAX_BYTES);
+        self
+    }
+
+    /// While calls are under way and nothing has come from the server for this long, it is asked whether it is there; if still nothing
+    /// has come after as long again, the connection is given up ([`CallError::Lost`]). Default 10 s. It finds a frozen server, and one
+    /// whose machine is gone. Too small: a method that runs inline on the server for longer than twice this looks frozen. Not with
+    /// [`Framing::Documented`].
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.config.ping_interval = interval.max(PING_INTERVAL_MIN);
+        self
+    }
+
+    /// A connection that the channel's thread reads, and over which no call was made for this long, is closed; default 60 s. The next
+    /// call connects again. Never with [`on_disconnect`](ChannelBuilder::on_disconnect). One that callers read is left to the server.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.config.idle_timeout = timeout.max(PING_INTERVAL_MIN);
         self
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ impl Acceptor {
     /// Accepts until the server stops.
     pub(super) fn run(mut self) {
         let mut backoff = BACKOFF_MIN;
+        self.shared.wait_for_start();
         while !self.shared.is_stopping() {
             match self.listener.accept() {
                 Ok(_) if self.shared.is_stopping() => return,
@@ -113,6 +115,7 @@ impl Acceptor {
         let reader = Reader::new(Arc::clone(&connection));
         let name = format!("rpc-conn-{}", peer.port());
         self.shared.registry.start(name, Arc::clone(&connection), || reader.run())?;
+        self.shared.connections_accepted.fetch_add(1, Ordering::Relaxed);
         Ok(connection)
     }
 

@@ -1,13 +1,14 @@
 //! What the threads of one connection share: its outbox, its open calls, its room. And how a call is answered.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::gauge::{Gauge, Slot};
+use super::stats::MethodStats;
 use super::{BUSY_RETRY_AFTER, Shared};
 use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcReplyHeader;
@@ -16,7 +17,7 @@ use crate::rpc::service::{Answer, Reply};
 use crate::rpc::{Status, StatusCode};
 
 /// A waiting reader looks this often whether its connection still lives: a safety net, it is woken when it matters.
-const CHECK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// A status message is cut to this, so that the header it stands in stays under its limit.
 const MESSAGE_LEN_MAX_BYTES: usize = 512;
@@ -32,6 +33,8 @@ pub(super) struct Connection {
     pub(super) outbox: Arc<Outbox>,
     pub(super) shared: Arc<Shared>,
     in_flight: Arc<Gauge>,
+    /// How replies to its extended calls are framed, once one has come.
+    head_size: OnceLock<HeadSize>,
     open: Mutex<Open>,
     answered: Condvar,
     standing: Mutex<Standing>,
@@ -54,6 +57,8 @@ struct Open {
     calls: usize,
     /// One of them is a documented call: its bare reply has to come before anything else begins.
     documented: bool,
+    /// Its client was told that there are no others.
+    is_over: bool,
 }
 
 impl Connection {
@@ -68,7 +73,17 @@ impl Connection {
             Arc::new(Gauge::new(limits.calls_per_connection_max, limits.bytes_per_connection_max));
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
         let standing = Mutex::new(standing);
-        Arc::new(Connection { peer, outbox, shared, in_flight, open, answered, standing })
+        let head_size = OnceLock::new();
+        Arc::new(Connection {
+            peer,
+            outbox,
+            shared,
+            in_flight,
+            head_size,
+            open,
+            answered,
+            standing,
+        })
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -126,6 +141,11 @@ impl Connection {
         self.outbox.cut_reason().is_some()
     }
 
+    /// Whether no call is open and no answer waits to be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.lock().calls == 0 && !self.outbox.holds_over(0)
+    }
+
     /// Whether a next extended call may begin without waiting.
     pub(super) fn is_its_turn(&self) -> bool {
         !self.open.lock().documented && !self.outbox.holds_over(self.high_water())
@@ -178,13 +198,37 @@ impl Connection {
         Slot::take(self.gauges(is_reserved), bytes, CHECK_EVERY, || self.is_cut())
     }
 
-    /// Counts a call as begun; what it returns answers it.
-    pub(super) fn begin(self: &Arc<Self>, id: CallId, slot: Slot) -> Box<dyn Answer> {
+    /// Counts a call as begun; what it returns answers it. `None` if its client has been told that there will be no others.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        id: CallId,
+        slot: Slot,
+        of: Begun,
+    ) -> Option<Box<dyn Answer>> {
         let mut open = self.open.lock();
+        if open.is_over {
+            return None;
+        }
         open.calls += 1;
         open.documented |= id.is_documented();
         drop(open);
-        Box::new(WireAnswer { connection: Arc::downgrade(self), id, slot })
+        Some(Box::new(WireAnswer { connection: Arc::downgrade(self), id, slot, of, began: None }))
+    }
+
+    /// Its client makes extended calls, framed so.
+    pub(super) fn speaks(&self, head_size: HeadSize) {
+        self.head_size.get_or_init(|| head_size);
+    }
+
+    /// If all its calls are answered, tells a client that can understand it that no others will be run.
+    pub(super) fn bid_farewell(&self, words: &str) {
+        let mut open = self.open.lock();
+        open.is_over |= open.calls == 0;
+        let is_over = open.is_over;
+        drop(open);
+        if let Some(head_size) = self.head_size.get().filter(|_| is_over) {
+            self.say_goodbye(*head_size, &Status::new(StatusCode::ShuttingDown, words));
+        }
     }
 
     fn end(&self, id: CallId) {
@@ -289,19 +333,81 @@ struct WireAnswer {
     connection: Weak<Connection>,
     id: CallId,
     slot: Slot,
+    of: Begun,
+    /// When its method began.
+    began: Option<Instant>,
+}
+
+/// What a call that was begun is about, for the counts and the log.
+pub(super) struct Begun {
+    pub(super) stats: Arc<MethodStats>,
+    pub(super) arrived: Instant,
+    pub(super) caller: Bytes,
+    pub(super) trace: Bytes,
+}
+
+impl WireAnswer {
+    fn count(&self, outcome: &Result<Reply<'_>, Status>, shared: Option<&Shared>) {
+        let (now, Begun { stats, arrived, caller, trace }) = (Instant::now(), &self.of);
+        let ran = self.began.map(|began| now.saturating_duration_since(began));
+        let counted = outcome.as_ref().map(|reply| reply.len).map_err(|status| status.code);
+        stats.ended(ran, counted);
+        let took = now.saturating_duration_since(*arrived);
+        if let Some(shared) = shared.filter(|shared| took >= shared.limits.slow_call) {
+            stats.slow();
+            let (service, method) = (stats.service, stats.method);
+            let (caller, trace) = (caller.escape_ascii(), trace.escape_ascii());
+            let what = match outcome {
+                Ok(_) => "a reply".to_owned(),
+                Err(status) => format!("\"{}\"", status.code),
+            };
+            let ran = ran.unwrap_or_default();
+            shared.log.warn(&format!(
+                "rpc: slow call: {service}.{method} of \"{caller}\" (trace \"{trace}\") was answered with {what} after {took:?}, \
+                 of which it ran {ran:?}"
+            ));
+        }
+    }
 }
 
 impl Answer for WireAnswer {
+    fn begin(&mut self, now: Instant) {
+        self.began = Some(now);
+    }
+
     fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>) {
-        let WireAnswer { connection, id, slot } = *self;
+        let connection = self.connection.upgrade();
+        self.count(&outcome, connection.as_ref().map(|connection| &*connection.shared));
+        let WireAnswer { id, slot, .. } = *self;
         // Given back first: a client that keeps exactly as many calls in flight as it may is not told "busy".
         drop(slot);
-        let Some(connection) = connection.upgrade() else { return };
+        let Some(connection) = connection else { return };
+        let mut answering = Answering { connection: &connection, id, is_done: false };
         match outcome {
             Ok(reply) => connection.reply(id, reply),
             Err(status) => connection.refuse(id, &status),
         }
-        // And counted as answered last: a connection that drains must not end before the answer is in the outbox.
-        connection.end(id);
+        answering.is_done = true;
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.connection.upgrade().is_some_and(|connection| !connection.is_cut())
+    }
+}
+
+/// Counts the call as answered last: a connection that drains must not end before the answer is in the outbox.
+struct Answering<'a> {
+    connection: &'a Connection,
+    id: CallId,
+    is_done: bool,
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let words = "the reply panicked as it was serialized";
+            self.connection.refuse(self.id, &Status::new(StatusCode::Internal, words));
+        }
+        self.connection.end(self.id);
     }
 }

@@ -57,40 +57,46 @@
 //! draining before a stop.
 
 mod acceptor;
+mod builder;
+mod builtin;
 mod connection;
 mod gauge;
+mod pool;
+mod queue;
 mod quiet;
 mod reader;
 mod registry;
+mod stats;
 mod table;
 
 use std::fmt;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use socket2::SockRef;
 
-use super::net::{join, spawn};
-use super::{Limits, ServerError, Service, Status};
-use acceptor::{Acceptor, wake};
+use super::net::join;
+use super::{Limits, Status, StatusCode};
+use acceptor::wake;
+pub use builder::{BoundServer, ServerBuilder};
 use gauge::Gauge;
+use pool::Pool;
 use quiet::QuietLog;
 use registry::Registry;
-use table::{Published, Table};
+pub use stats::{MethodReport, Stats, Times};
+use table::Table;
 
 /// How long [`Server::stop`] waits for services that are in the middle of a call.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often a server that stops looks whether its calls are answered.
+const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(2);
+
 /// The hint that comes with "busy".
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
-
-/// Connections that may wait to be accepted, at least.
-const LISTEN_QUEUE_MIN: usize = 1024;
 
 /// Connections beyond `connections_max`, for reserved services.
 const RESERVED_CONNECTIONS: usize = 32;
@@ -100,6 +106,7 @@ pub struct Server {
     shared: Arc<Shared>,
     /// The accepting thread, and its listener to wake it by. Gone once stopped: the port is free then.
     acceptor: Mutex<Option<(JoinHandle<()>, TcpListener)>>,
+    handlers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What all threads of a server share.
@@ -109,17 +116,31 @@ struct Shared {
     table: Table,
     in_flight: Arc<Gauge>,
     reserved_in_flight: Arc<Gauge>,
+    pool: Option<Arc<Pool>>,
     registry: Arc<Registry>,
+    connections_accepted: AtomicU64,
     connections_refused: AtomicU64,
+    connections_idle: AtomicU64,
+    unknown_calls: AtomicU64,
     log: QuietLog,
-    stopping: Mutex<bool>,
-    stopped: Condvar,
+    /// Calls are not taken any more; those that are open are seen through.
+    is_draining: AtomicBool,
+    phase: Mutex<Phase>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It listens; connections wait to be accepted.
+    Bound,
+    Serving,
+    Stopping,
 }
 
 impl Server {
     /// A server without services yet.
     pub fn builder() -> ServerBuilder {
-        ServerBuilder { services: Vec::new(), limits: Limits::default() }
+        ServerBuilder::new()
     }
 
     /// The address it listens on.
@@ -137,20 +158,76 @@ impl Server {
         self.shared.connections_refused.load(Ordering::Relaxed)
     }
 
+    /// What it has done so far.
+    pub fn stats(&self) -> Stats {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let shared = &self.shared;
+        Stats {
+            connections: self.connections(),
+            connections_accepted: of(&shared.connections_accepted),
+            connections_refused: self.connections_refused(),
+            connections_idle: of(&shared.connections_idle),
+            queue_len: shared.pool.as_ref().map_or(0, |pool| pool.len()),
+            unknown_calls: of(&shared.unknown_calls),
+            methods: shared
+                .table
+                .stats()
+                .map(|it| ((it.service, it.method), it.report()))
+                .collect(),
+        }
+    }
+
+    /// Stops with grace: accepts no more connections, refuses every further call ([`StatusCode::ShuttingDown`]: not run), waits until
+    /// the open ones are answered and their answers sent, at most for `limit`; then it [stops](Server::stop). Whether all were
+    /// answered.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        self.shared.is_draining.store(true, Ordering::SeqCst);
+        self.stop_accepting();
+        while !self.shared.registry.is_idle() && Instant::now() < deadline {
+            std::thread::sleep(DRAIN_CHECK_EVERY);
+        }
+        let is_drained = self.shared.registry.is_idle();
+        self.shared.registry.bid_farewell();
+        self.stop();
+        is_drained
+    }
+
     /// Stops: accepts no more, cuts every connection, and joins every thread, but for the calling one. Calls not yet
     /// answered are lost; their `Done`s may still be used, to no effect. It waits up to ten seconds for services that are
     /// in the middle of a call; threads that do not come back by then are left behind, with an error in the log.
     pub fn stop(&self) {
-        self.shared.begin_stop();
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        self.stop_accepting();
+        if let Some(pool) = &self.shared.pool {
+            pool.close();
+        }
+        let left = self.shared.registry.close(deadline) + self.join_handlers(deadline);
+        if left > 0 {
+            log::error!("rpc: {left} threads still run a call {STOP_TIMEOUT:?} after the stop");
+        }
+    }
+
+    fn stop_accepting(&self) {
+        self.shared.enter(Phase::Stopping);
         let acceptor = self.acceptor.lock().take();
         if let Some((thread, listener)) = acceptor {
             wake(self.shared.local_addr, &listener);
             join(thread);
         }
-        let left = self.shared.registry.close(Instant::now() + STOP_TIMEOUT);
-        if left > 0 {
-            log::error!("rpc: {left} connections still run a call {STOP_TIMEOUT:?} after the stop");
+    }
+
+    /// How many have not ended by then.
+    fn join_handlers(&self, deadline: Instant) -> usize {
+        let handlers = std::mem::take(&mut *self.handlers.lock());
+        let me = std::thread::current().id();
+        let has_left = |it: &JoinHandle<()>| it.is_finished() || it.thread().id() == me;
+        while !handlers.iter().all(has_left) && Instant::now() < deadline {
+            std::thread::sleep(DRAIN_CHECK_EVERY);
         }
+        let (ended, left): (Vec<_>, Vec<_>) = handlers.into_iter().partition(has_left);
+        ended.into_iter().for_each(join);
+        left.len()
     }
 }
 
@@ -168,12 +245,31 @@ impl fmt::Debug for Server {
 
 impl Shared {
     fn is_stopping(&self) -> bool {
-        *self.stopping.lock()
+        *self.phase.lock() == Phase::Stopping
     }
 
-    fn begin_stop(&self) {
-        *self.stopping.lock() = true;
-        self.stopped.notify_all();
+    fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Stopping is for ever.
+    fn enter(&self, next: Phase) {
+        let mut phase = self.phase.lock();
+        if *phase != Phase::Stopping {
+            *phase = next;
+        }
+        drop(phase);
+        self.changed.notify_all();
+    }
+
+    fn count_if_unknown(&self, code: StatusCode) {
+        if matches!(code, StatusCode::UnknownService | StatusCode::UnknownMethod) {
+            self.unknown_calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count_idle(&self) {
+        self.connections_idle.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connection as refused, with a line in the log; the words for its client.
@@ -186,105 +282,17 @@ impl Shared {
     }
 
     fn wait_for_stop(&self, timeout: Duration) {
-        let mut stopping = self.stopping.lock();
-        if !*stopping {
-            self.stopped.wait_for(&mut stopping, timeout);
+        let mut phase = self.phase.lock();
+        if *phase != Phase::Stopping {
+            self.changed.wait_for(&mut phase, timeout);
         }
     }
-}
 
-/// Settings of a [`Server`].
-pub struct ServerBuilder {
-    services: Vec<Published>,
-    limits: Limits,
-}
-
-impl ServerBuilder {
-    /// Publishes one more service.
-    pub fn service(self, service: impl Service) -> Self {
-        self.publish(service, false)
+    /// Waits while it is only bound.
+    fn wait_for_start(&self) {
+        let mut phase = self.phase.lock();
+        while *phase == Phase::Bound {
+            self.changed.wait(&mut phase);
+        }
     }
-
-    /// Publishes one more service, with room that clients of the others cannot take: calls and bytes in flight of its own,
-    /// as many again as [`Limits::calls_max`] and [`Limits::bytes_max`], and up to 32 connections beyond
-    /// [`Limits::connections_max`], for clients whose first call is to it. For what must get through whatever others do.
-    pub fn reserved_service(self, service: impl Service) -> Self {
-        self.publish(service, true)
-    }
-
-    fn publish(mut self, service: impl Service, is_reserved: bool) -> Self {
-        self.services.push(Published { service: Arc::new(service), is_reserved });
-        self
-    }
-
-    /// Bounds other than the defaults.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Starts to serve on `listener`.
-    ///
-    /// # Errors
-    ///
-    /// [`ServerError::DuplicateService`], [`ServerError::BadLimits`], and [`ServerError::Listener`] when the system
-    /// refuses what it takes to serve.
-    pub fn serve(self, listener: TcpListener) -> Result<Server, ServerError> {
-        let table = Table::new(self.services)?;
-        self.limits.check()?;
-        let addr = listener.local_addr();
-        let known = addr.as_ref().ok().copied();
-        addr.and_then(|addr| start(addr, table, self.limits, listener))
-            .map_err(|source| ServerError::Listener { addr: known, source })
-    }
-
-    /// Listens on `addr` ("host:port"; port 0: any free one) and starts to serve.
-    ///
-    /// # Errors
-    ///
-    /// [`ServerError::Bind`], and those of [`serve`](ServerBuilder::serve).
-    pub fn bind(self, addr: &str) -> Result<Server, ServerError> {
-        let listener = TcpListener::bind(addr)
-            .map_err(|source| ServerError::Bind { addr: addr.to_owned(), source })?;
-        self.serve(listener)
-    }
-}
-
-impl fmt::Debug for ServerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let services: Vec<_> = self.services.iter().map(|it| it.service.name()).collect();
-        f.debug_struct("ServerBuilder")
-            .field("services", &services)
-            .field("limits", &self.limits)
-            .finish()
-    }
-}
-
-fn start(
-    local_addr: SocketAddr,
-    table: Table,
-    limits: Limits,
-    listener: TcpListener,
-) -> io::Result<Server> {
-    // A listener made for polling would turn the acceptor into a busy loop.
-    listener.set_nonblocking(false)?;
-    // The standard library's queue of 128 overflows when a few hundred clients come at once, and each that finds no place
-    // tries again only after a second. Few connections allowed is no reason to queue few: those too many are to be told.
-    let backlog = i32::try_from(limits.connections_max.max(LISTEN_QUEUE_MIN)).unwrap_or(i32::MAX);
-    SockRef::from(&listener).listen(backlog)?;
-    let shared = Arc::new(Shared {
-        local_addr,
-        limits,
-        table,
-        in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
-        reserved_in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
-        registry: Arc::default(),
-        connections_refused: AtomicU64::new(0),
-        log: QuietLog::new(),
-        stopping: Mutex::new(false),
-        stopped: Condvar::new(),
-    });
-    let acceptor = Acceptor::new(listener.try_clone()?, Arc::clone(&shared));
-    let thread = spawn("rpc-accept".to_owned(), || acceptor.run())?;
-    Ok(Server { shared, acceptor: Mutex::new(Some((thread, listener))) })
 }

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::connection::{CallId, Connection};
+use super::connection::{Begun, CHECK_EVERY, CallId, Connection};
+use super::pool::{Pool, Queued};
 use super::table::Target;
 use crate::rpc::frame::{Decoder, Frame, FrameError, Stranger};
 use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{is_timeout, time_left};
 use crate::rpc::outbox::Cork;
-use crate::rpc::service::{Answer, Call};
-use crate::rpc::{Service, Status, StatusCode};
+use crate::rpc::service::{About, Answer, Call, More};
+use crate::rpc::{RequestId, Service, Status, StatusCode};
 
 /// The body of a frame has a second more for each of these that has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
@@ -42,6 +43,9 @@ enum End {
     /// The client closed it between frames.
     #[error("closed by the client")]
     Eof,
+    /// Nothing was asked for long.
+    #[error("idle")]
+    Idle,
     /// It was cut from elsewhere; whoever did has said why.
     #[error("cut")]
     Cut,
@@ -73,7 +77,10 @@ pub(super) struct Reader {
     unflushed: Option<(Arc<dyn Service>, usize)>,
     /// Since when the rest of the frame (or, once the header is there, of its body) is waited for; none before it is.
     began: Option<Instant>,
-    has_read_timeout: bool,
+    /// The socket's.
+    read_timeout: Option<Duration>,
+    /// Whether its client may say nothing for as long as it likes: it has made a documented call, or one to a reserved service.
+    may_idle: bool,
     /// Whether it is known that the connection may stay.
     is_settled: bool,
     /// Whether the client has made an extended call, so that it understands a reply header.
@@ -84,9 +91,24 @@ pub(super) struct Reader {
 struct Admitted {
     target: Target,
     answer: Box<dyn Answer>,
-    id: CallId,
-    deadline: Option<Instant>,
-    caller: Bytes,
+    about: About,
+}
+
+/// What the header says about a call that came just now.
+fn about(head: RpcHeader, id: CallId, arrived: Instant) -> About {
+    let RpcHeader { deadline_ms, caller, client_id, request_id, attempt, trace, .. } = head;
+    let after = Duration::from_millis(deadline_ms.into());
+    let has_id = !client_id.is_empty();
+    let has_more = has_id || !trace.is_empty();
+    About {
+        deadline: (deadline_ms > 0).then(|| arrived + after),
+        is_documented: id.is_documented(),
+        caller,
+        more: has_more.then(|| {
+            let request = RequestId { client: client_id, number: request_id, attempt };
+            Box::new(More { request: has_id.then_some(request), trace })
+        }),
+    }
 }
 
 impl Reader {
@@ -98,7 +120,8 @@ impl Reader {
             next: None,
             unflushed: None,
             began: None,
-            has_read_timeout: false,
+            read_timeout: None,
+            may_idle: false,
             is_settled: false,
             is_extended: false,
         }
@@ -158,8 +181,12 @@ impl Reader {
     fn head(&mut self, head: RpcHeader) -> Result<(), End> {
         let (arrived, id) = (Instant::now(), self.call_id(&head));
         self.wait_turn(id);
+        self.may_idle |= id.is_documented();
         match self.admit(head, id, arrived)? {
-            Ok(admitted) => self.next = Some(admitted),
+            Ok(admitted) => {
+                self.may_idle |= admitted.target.published.is_reserved;
+                self.next = Some(admitted);
+            }
             Err(status) => {
                 self.refuse(id, status)?;
                 self.decoder.skip_body();
@@ -185,42 +212,67 @@ impl Reader {
         id: CallId,
         arrived: Instant,
     ) -> Result<Result<Admitted, Status>, End> {
-        let target = match self.connection.shared.table.find(&head) {
+        let shared = &self.connection.shared;
+        if shared.is_draining() {
+            return Ok(Err(Status::new(StatusCode::ShuttingDown, "the server is stopping")));
+        }
+        let target = match shared.table.find(&head) {
             Ok(target) => target,
-            Err(status) => return Ok(Err(status)),
+            Err(status) => {
+                shared.count_if_unknown(status.code);
+                return Ok(Err(status));
+            }
         };
-        let len = head.args_size as usize;
+        let (len, is_reserved) = (head.args_size as usize, target.published.is_reserved);
         let slot = match id.is_documented() {
-            true => self.connection.wait_room(len, target.is_reserved).ok_or(End::Cut)?,
-            false => match self.connection.try_room(len, target.is_reserved) {
+            true => self.connection.wait_room(len, is_reserved).ok_or(End::Cut)?,
+            false => match self.connection.try_room(len, is_reserved) {
                 Ok(slot) => slot,
-                Err(busy) => return Ok(Err(busy)),
+                Err(busy) => {
+                    target.stats.refused(busy.code);
+                    return Ok(Err(busy));
+                }
             },
         };
-        let deadline = match head.deadline_ms {
-            0 => None,
-            ms => Some(arrived + Duration::from_millis(ms.into())),
+        let about = about(head, id, arrived);
+        let begun = Begun {
+            stats: Arc::clone(&target.stats),
+            arrived,
+            caller: about.caller.clone(),
+            trace: about.trace().clone(),
         };
-        let answer = self.connection.begin(id, slot);
-        Ok(Ok(Admitted { target, answer, id, deadline, caller: head.caller }))
+        match self.connection.begin(id, slot, begun) {
+            Some(answer) => {
+                target.stats.begun(len);
+                Ok(Ok(Admitted { target, answer, about }))
+            }
+            None => Ok(Err(Status::new(StatusCode::ShuttingDown, "the connection is ending"))),
+        }
     }
 
     /// Runs the call that waited for its arguments, unless its caller has stopped waiting.
     fn body(&mut self, args: Bytes) {
         self.began = None;
-        let Admitted { target, answer, id, deadline, caller } = self
+        let Admitted { target, answer, about } = self
             .next
             .take()
             .expect("the decoder gives a body only after a head that was not skipped");
-        let call = Call::new(answer, deadline, id.is_documented(), caller);
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let (now, deadline) = (Instant::now(), about.deadline);
+        let mut call = Call::new(answer, about);
+        if deadline.is_some_and(|deadline| deadline <= now) {
             return call.fail(Status::new(
                 StatusCode::DeadlineExceeded,
                 "the deadline passed before the call could begin",
             ));
         }
+        let connection = Arc::clone(&self.connection);
+        if let Some(pool) = connection.shared.pool.as_ref().filter(|_| !target.published.is_inline)
+        {
+            return self.queue(pool, target, args, call, now);
+        }
+        call.begin(now);
         // The panic is reported by the panic hook, and answered when the call is dropped on its way.
-        let Target { service, method, .. } = target;
+        let (service, method) = (target.published.service, target.method);
         let is_same = |(last, number): &(Arc<dyn Service>, usize)| {
             Arc::ptr_eq(last, &service) && *number == method
         };
@@ -229,6 +281,30 @@ impl Reader {
             self.unflushed = Some((Arc::clone(&service), method));
         }
         let _ = catch_unwind(AssertUnwindSafe(|| service.call(method, args, call)));
+    }
+
+    /// Leaves a call to the handlers. Where they have no place for it, an extended one is told when they will, and a documented one
+    /// waits.
+    fn queue(&mut self, pool: &Pool, target: Target, args: Bytes, call: Call, now: Instant) {
+        let Target { published, method, stats } = target;
+        let caller = match call.caller() {
+            [] => Bytes::from(self.connection.peer.ip().to_string()),
+            caller => Bytes::copy_from_slice(caller),
+        };
+        let service = published.service;
+        let mut queued =
+            Box::new(Queued { service, method, args, call, caller, stats, since: now });
+        while let Err((refused, hint)) = pool.offer(queued) {
+            if !refused.call.is_documented() || self.connection.is_cut() {
+                refused.stats.rejected();
+                let words = "all handlers are busy, and no more calls may wait";
+                return refused.call.fail(Status::busy(words, hint));
+            }
+            self.flush();
+            Cork::flush_all();
+            pool.wait_for_place(CHECK_EVERY);
+            queued = refused;
+        }
     }
 
     fn too_long(&mut self, head: &RpcHeader) -> Result<(), End> {
@@ -245,9 +321,12 @@ impl Reader {
     }
 
     fn call_id(&mut self, head: &RpcHeader) -> CallId {
-        self.is_extended |= head.call_id > 0;
         // The decoder has just given a head, so it knows.
         let head_size = self.decoder.head_size().expect("known once a head was decoded");
+        if head.call_id > 0 && !self.is_extended {
+            self.is_extended = true;
+            self.connection.speaks(head_size);
+        }
         CallId { call_id: head.call_id, head_size }
     }
 
@@ -263,9 +342,9 @@ impl Reader {
     fn read(&mut self) -> Result<(), End> {
         let timeout = self.time_for_frame()?;
         let mut stream = self.connection.outbox.stream();
-        if timeout.is_some() || self.has_read_timeout {
+        if timeout != self.read_timeout {
             stream.set_read_timeout(timeout).map_err(End::Io)?;
-            self.has_read_timeout = timeout.is_some();
+            self.read_timeout = timeout;
         }
         match stream.read(self.decoder.space()) {
             Ok(0) if self.connection.is_cut() => Err(End::Cut),
@@ -275,7 +354,8 @@ impl Reader {
                 self.decoder.filled(count);
                 Ok(())
             }
-            // A timeout is judged by the clock, at the next read.
+            Err(error) if is_timeout(&error) && self.is_idle() => Err(End::Idle),
+            // A timeout within a frame is judged by the clock, at the next read.
             Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => Ok(()),
             Err(_) if self.connection.is_cut() => Err(End::Cut),
             Err(error) => Err(End::Io(error)),
@@ -284,13 +364,18 @@ impl Reader {
 
     fn time_for_frame(&mut self) -> Result<Option<Duration>, End> {
         if self.decoder.is_between_frames() {
-            return Ok(None);
+            return Ok((!self.may_idle).then_some(self.connection.shared.limits.idle_timeout));
         }
         let began = *self.began.get_or_insert_with(Instant::now);
         let for_body =
             Duration::from_secs((self.decoder.body_arrived() / BODY_BYTES_PER_SECOND) as u64);
         let allowed = self.connection.shared.limits.frame_timeout + for_body;
         time_left(began + allowed).map(Some).ok_or(End::Slow(allowed))
+    }
+
+    /// Whether it has been between frames for a whole read timeout, with nothing left to do.
+    fn is_idle(&self) -> bool {
+        self.decoder.is_between_frames() && !self.may_idle && self.connection.is_idle()
     }
 
     fn finish(&mut self, end: End) {
@@ -309,6 +394,11 @@ impl Reader {
             // Clients die; that is no news.
             End::Io(error) => {
                 log::debug!("rpc: connection from {} broke: {error}", self.connection.peer)
+            }
+            End::Idle => {
+                self.connection.shared.count_idle();
+                self.connection.bid_farewell("nothing was asked for long");
+                self.linger();
             }
             End::Truncated | End::Slow(_) => self.warn(&end),
             End::TooLong(_) => self.linger(),

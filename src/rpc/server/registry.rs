@@ -72,6 +72,18 @@ impl Registry {
         earlier.into_iter().for_each(join);
     }
 
+    /// Whether every call is answered, and every answer sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.lock().live.values().all(|live| live.connection.is_idle())
+    }
+
+    /// Tells each client that has all its answers that no call beyond them was run.
+    pub(super) fn bid_farewell(&self) {
+        for live in self.state.lock().live.values() {
+            live.connection.bid_farewell("the server is stopping");
+        }
+    }
+
     /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.
     pub(super) fn close(&self, deadline: Instant) -> usize {
         let me = thread::current().id();

@@ -3,33 +3,34 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::stats::MethodStats;
 use crate::rpc::header::RpcHeader;
 use crate::rpc::{ServerError, Service, Status, StatusCode};
-
-/// The protobuf codec's number. bincode's (1) has its place here once it is served.
-const CODEC_PROTOBUF: u32 = 0;
 
 pub(super) struct Table {
     services: HashMap<&'static [u8], Entry>,
 }
 
 /// A service, and how it is published.
+#[derive(Clone)]
 pub(super) struct Published {
     pub(super) service: Arc<dyn Service>,
     /// Clients of other services cannot take its room.
     pub(super) is_reserved: bool,
+    /// Its methods run on the connection's thread, whether or not there are handlers.
+    pub(super) is_inline: bool,
 }
 
 struct Entry {
     published: Published,
-    methods: HashMap<&'static [u8], usize>,
+    methods: HashMap<&'static [u8], (usize, Arc<MethodStats>)>,
 }
 
 /// What a call is for.
 pub(super) struct Target {
-    pub(super) service: Arc<dyn Service>,
+    pub(super) published: Published,
     pub(super) method: usize,
-    pub(super) is_reserved: bool,
+    pub(super) stats: Arc<MethodStats>,
 }
 
 impl Table {
@@ -38,8 +39,10 @@ impl Table {
         for published in services {
             let service = &published.service;
             let name = service.name();
-            let methods =
-                service.methods().iter().enumerate().map(|(i, m)| (m.as_bytes(), i)).collect();
+            let methods = service.methods().iter().enumerate().map(|(number, method)| {
+                (method.as_bytes(), (number, Arc::new(MethodStats::new(name, method))))
+            });
+            let methods = methods.collect();
             if table.insert(name.as_bytes(), Entry { published, methods }).is_some() {
                 return Err(ServerError::DuplicateService { name });
             }
@@ -57,6 +60,12 @@ impl Table {
         self.services.get(service).is_some_and(|entry| entry.published.is_reserved)
     }
 
+    /// Of each method.
+    pub(super) fn stats(&self) -> impl Iterator<Item = &MethodStats> {
+        let methods = self.services.values().flat_map(|entry| entry.methods.values());
+        methods.map(|(_, stats)| &**stats)
+    }
+
     /// The target of a call, or why there is none.
     pub(super) fn find(&self, head: &RpcHeader) -> Result<Target, Status> {
         let (service, method) = (&head.service_name[..], &head.method_name[..]);
@@ -66,17 +75,33 @@ impl Table {
                 format!("no service {}", quote(service)),
             ));
         };
-        let Some(&number) = entry.methods.get(method) else {
+        let Some((number, stats)) = entry.methods.get(method) else {
             let words = format!("service {} has no method {}", quote(service), quote(method));
             return Err(Status::new(StatusCode::UnknownMethod, words));
         };
-        if head.codec != CODEC_PROTOBUF {
-            let words =
-                format!("codec {}: this server knows {CODEC_PROTOBUF} (protobuf)", head.codec);
-            return Err(Status::new(StatusCode::UnsupportedCodec, words));
+        let published = entry.published.clone();
+        let (codec, version) = (published.service.codec(), published.service.version());
+        let refuse = |code, words| {
+            stats.refused(code);
+            Err(Status::new(code, words))
+        };
+        if head.codec != codec {
+            let words = format!(
+                "codec {}: service {} takes {codec}",
+                head.codec,
+                quote(&head.service_name)
+            );
+            return refuse(StatusCode::UnsupportedCodec, words);
         }
-        let Published { service, is_reserved } = &entry.published;
-        Ok(Target { service: Arc::clone(service), method: number, is_reserved: *is_reserved })
+        if head.version != version && head.version > 0 && version > 0 {
+            let words = format!(
+                "service {}: version {} is asked for, and this server has version {version}",
+                quote(&head.service_name),
+                head.version
+            );
+            return refuse(StatusCode::VersionMismatch, words);
+        }
+        Ok(Target { published, method: *number, stats: Arc::clone(stats) })
     }
 }
 
@@ -107,11 +132,17 @@ mod tests {
         }
 
         fn call(&self, _: usize, _: Bytes, _: Call) {}
+
+        fn version(&self) -> u32 {
+            2
+        }
     }
 
     fn table(names: &[&'static str]) -> Result<Table, ServerError> {
-        let published =
-            |name: &&'static str| Published { service: Arc::new(Fake(name)), is_reserved: false };
+        let published = |name: &&'static str| {
+            let service = Arc::new(Fake(name));
+            Published { service, is_reserved: false, is_inline: false }
+        };
         Table::new(names.iter().map(published).collect())
     }
 
@@ -135,6 +166,19 @@ mod tests {
         check("", "", 0, Err(StatusCode::UnknownService));
         check("kvServerRpc", "get", 0, Err(StatusCode::UnknownMethod));
         check("kvServerRpc", "Get", 1, Err(StatusCode::UnsupportedCodec));
+    }
+
+    #[test]
+    fn another_version_is_refused_with_both_named() {
+        let table = table(&["a"]).unwrap();
+        let find = |version| {
+            let (service_name, method_name) = ("a".into(), "Get".into());
+            table.find(&RpcHeader { service_name, method_name, version, ..RpcHeader::default() })
+        };
+        assert!(find(0).is_ok() && find(2).is_ok());
+        let status = find(3).map(drop).unwrap_err();
+        assert_eq!(status.code, StatusCode::VersionMismatch);
+        assert!(status.message.contains("3") && status.message.contains("2"), "{status}");
     }
 
     #[test]

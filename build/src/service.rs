@@ -4,21 +4,23 @@
 //!
 //! - `trait KvServerRpc`: what a server implements, one method for each `rpc`, answered through a `Done`;
 //! - `struct KvServerRpcService<T>`: makes any such `T` an `rpc::Service`, which a `Server` publishes;
-//! - `struct KvServerRpcStub`: what a client calls, blocking or with a completion.
+//! - `struct KvServerRpcStub<C>`: what a client calls, through a `Channel` or whatever else carries calls; through a
+//!   `Channel` also without waiting.
 //!
 //! Names on the wire are the .proto's own ("kvServerRpc", "PutAppend"); names in Rust follow Rust. Every path is
-//! absolute (the rpc module's path is given to [`Generator::new`]), so the result may be included in any module.
+//! absolute (those of the rpc module and of prost are given to [`Generator::new`]), so the result may be included in any module.
 
 use prost_build::{Method, Service, ServiceGenerator};
 
-/// The generator; `rpc` is the path of the rpc module as the including crate sees it.
+/// The generator; the paths are those of the rpc module and of prost, as the including crate sees them.
 pub(crate) struct Generator {
     rpc: String,
+    prost: String,
 }
 
 impl Generator {
-    pub(crate) fn new(rpc: &str) -> Self {
-        Generator { rpc: rpc.to_owned() }
+    pub(crate) fn new(rpc: &str, prost: &str) -> Self {
+        Generator { rpc: rpc.to_owned(), prost: prost.to_owned() }
     }
 
     fn write_trait(&self, service: &Service, out: &mut String) {
@@ -31,6 +33,7 @@ impl Generator {
             out,
         );
         out.push_str("///\n/// Each method is answered once through its `Done`: at once or later, from any thread.\n");
+        out.push_str("#[allow(dead_code, reason = \"generated\")]\n");
         out.push_str(&format!("pub trait {name}: Send + Sync + 'static {{\n"));
         for Method { name, proto_name, input_type, output_type, comments, .. } in &service.methods {
             self.doc(&comments.leading, &format!("`{proto_name}`."), "    ", out);
@@ -38,20 +41,28 @@ impl Generator {
                 "    fn {name}(&self, args: {input_type}, done: {rpc}::Done<{output_type}>);\n"
             ));
         }
-        out.push_str(
-            r#"    /// All calls of `method` that had arrived one behind the other have been made, on this thread: for methods that do for
+        out.push_str(&format!(
+            r#"    /// The service that a server publishes: this answers its calls.
+    fn into_service(self) -> {name}Service<Self>
+    where
+        Self: Sized,
+    {{
+        {name}Service::new(::std::sync::Arc::new(self))
+    }}
+
+    /// All calls of `method` that had arrived one behind the other have been made, on this thread: for methods that do for
     /// many at once what they would otherwise do for each.
-    fn flush(&self, method: &str) {
+    fn flush(&self, method: &str) {{
         let _ = method;
-    }
-}
-"#,
-        );
+    }}
+}}
+"#
+        ));
     }
 
     fn write_service(&self, service: &Service, out: &mut String) {
         let Service { name, proto_name, .. } = service;
-        let rpc = &self.rpc;
+        let Generator { rpc, prost } = self;
         let methods: Vec<_> =
             service.methods.iter().map(|m| format!("\"{}\"", m.proto_name)).collect();
         let arms: String =
@@ -59,12 +70,22 @@ impl Generator {
         out.push_str(&format!(
             r#"
 /// Publishes an implementation of [`{name}`] as the service `{proto_name}`.
-pub struct {name}Service<T>(::std::sync::Arc<T>);
+#[allow(dead_code, reason = "generated")]
+pub struct {name}Service<T> {{
+    implementation: ::std::sync::Arc<T>,
+    version: u32,
+}}
 
+#[allow(dead_code, reason = "generated")]
 impl<T: {name}> {name}Service<T> {{
     /// A service that hands its calls to `implementation`.
     pub fn new(implementation: ::std::sync::Arc<T>) -> Self {{
-        Self(implementation)
+        Self {{ implementation, version: 0 }}
+    }}
+
+    /// Publishes a version: callers that say they were made for another one are refused. Default 0: all are served.
+    pub fn version(self, version: u32) -> Self {{
+        Self {{ version, ..self }}
     }}
 }}
 
@@ -77,7 +98,11 @@ impl<T: {name}> {rpc}::Service for {name}Service<T> {{
         &[{methods}]
     }}
 
-    fn call(&self, method: usize, args: ::bytes::Bytes, call: {rpc}::Call) {{
+    fn version(&self) -> u32 {{
+        self.version
+    }}
+
+    fn call(&self, method: usize, args: {prost}::bytes::Bytes, call: {rpc}::Call) {{
         match method {{
 {arms}            _ => call.fail({rpc}::Status::new({rpc}::StatusCode::UnknownMethod, "no such method")),
         }}
@@ -85,7 +110,7 @@ impl<T: {name}> {rpc}::Service for {name}Service<T> {{
 
     fn flush(&self, method: usize) {{
         if let Some(method) = {rpc}::Service::methods(self).get(method) {{
-            self.0.flush(method);
+            self.implementation.flush(method);
         }}
     }}
 }}
@@ -99,7 +124,7 @@ impl<T: {name}> {rpc}::Service for {name}Service<T> {{
         format!(
             "            {index} => {{
                 if let Some((args, done)) = call.open::<{input_type}, {output_type}>(args) {{
-                    self.0.{name}(args, done);
+                    self.implementation.{name}(args, done);
                 }}
             }}\n"
         )
@@ -110,34 +135,49 @@ impl<T: {name}> {rpc}::Service for {name}Service<T> {{
         let rpc = &self.rpc;
         out.push_str(&format!(
             r#"
-/// Calls the service `{proto_name}` through a [`Channel`]({rpc}::Channel). Cheap to clone: clones share the channel.
+/// Calls the service `{proto_name}` through a [`Channel`]({rpc}::Channel), or whatever else [carries calls]({rpc}::Invoke). Cheap to
+/// clone: clones share what carries them.
+#[allow(dead_code, reason = "generated")]
 #[derive(Clone, Debug)]
-pub struct {name}Stub {{
-    channel: {rpc}::Channel,
+pub struct {name}Stub<C = {rpc}::Channel> {{
+    invoker: C,
+    options: {rpc}::CallOptions,
 }}
 
-impl {name}Stub {{
-    /// A stub that calls through `channel`.
-    pub fn new(channel: {rpc}::Channel) -> Self {{
-        Self {{ channel }}
+#[allow(dead_code, reason = "generated")]
+impl<C> {name}Stub<C> {{
+    /// A stub that calls through `invoker`.
+    pub fn new(invoker: C) -> Self {{
+        Self {{ invoker, options: ::std::default::Default::default() }}
     }}
 
-    /// The channel that carries the calls.
-    pub fn channel(&self) -> &{rpc}::Channel {{
-        &self.channel
+    /// The same, with these options for each of its calls.
+    pub fn with(self, options: {rpc}::CallOptions) -> Self {{
+        Self {{ options, ..self }}
     }}
+
+    /// What carries the calls.
+    pub fn invoker(&self) -> &C {{
+        &self.invoker
+    }}
+}}
+
+#[allow(dead_code, reason = "generated")]
+impl<C: {rpc}::Invoke> {name}Stub<C> {{
 "#
         ));
-        for method in &service.methods {
-            self.write_stub_method(proto_name, method, out);
-        }
+        service.methods.iter().for_each(|method| self.write_call(name, method, out));
+        out.push_str(&format!(
+            "}}\n\n#[allow(dead_code, reason = \"generated\")]\nimpl {name}Stub {{\n"
+        ));
+        service.methods.iter().for_each(|method| self.write_async_calls(proto_name, method, out));
         out.push_str("}\n");
     }
 
-    fn write_stub_method(&self, service: &str, method: &Method, out: &mut String) {
+    /// Through anything, blocking.
+    fn write_call(&self, service: &str, method: &Method, out: &mut String) {
         let Method { name, proto_name, input_type, output_type, comments, .. } = method;
-        let rpc = &self.rpc;
-        out.push('\n');
+        let (rpc, constant) = (&self.rpc, name.to_uppercase());
         self.doc(
             &comments.leading,
             &format!("`{proto_name}`: waits for the reply until `deadline`."),
@@ -154,18 +194,45 @@ impl {name}Stub {{
         args: &{input_type},
         deadline: ::std::time::Instant,
     ) -> ::std::result::Result<{output_type}, {rpc}::CallError> {{
-        self.channel.call("{service}", "{proto_name}", args, deadline)
+        {rpc}::Invoke::invoke(&self.invoker, &{service}Stub::{constant}, &self.options, args, deadline)
+    }}
+
+"#
+        ));
+    }
+
+    /// Through a channel, without waiting.
+    fn write_async_calls(&self, service: &str, method: &Method, out: &mut String) {
+        let Method { name, proto_name, input_type, output_type, options, .. } = method;
+        let (rpc, constant) = (&self.rpc, name.to_uppercase());
+        // IDEMPOTENCY_UNKNOWN is 0; what has no side effects is idempotent, too.
+        let mark = match options.idempotency_level.unwrap_or_default() {
+            0 => "",
+            _ => ".idempotent()",
+        };
+        out.push_str(&format!(
+            r#"    /// The method `{proto_name}`.
+    pub const {constant}: {rpc}::Method = {rpc}::Method::new("{service}", "{proto_name}"){mark};
+
+    /// `{proto_name}`, without waiting: the reply is fetched from what comes back.
+    pub fn {name}_async(
+        &self,
+        args: &{input_type},
+        deadline: ::std::time::Instant,
+    ) -> {rpc}::Pending<{output_type}> {{
+        self.invoker.call_async(&Self::{constant}, &self.options, args, deadline)
     }}
 
     /// `{proto_name}`, without waiting: `done` runs once, on a thread of the channel, never on this one.
-    pub fn {name}_async(
+    pub fn {name}_then(
         &self,
         args: &{input_type},
         deadline: ::std::time::Instant,
         done: impl ::std::ops::FnOnce(::std::result::Result<{output_type}, {rpc}::CallError>) + Send + 'static,
     ) {{
-        self.channel.call_async("{service}", "{proto_name}", args, deadline, done);
+        self.invoker.call_then(&Self::{constant}, &self.options, args, deadline, done);
     }}
+
 "#
         ));
     }

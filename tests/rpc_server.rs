@@ -562,7 +562,7 @@ fn the_port_is_free_after_a_stop() {
     assert_eq!(server.connections(), 0);
     let again = Server::builder()
         .service(Published(Arc::default()))
-        .bind(&addr.to_string())
+        .bind(addr.to_string())
         .build()
         .unwrap()
         .start();

@@ -7,37 +7,96 @@
 //!                   └──────────────── frame ══ TCP ══ outbox ── frame <──────────────────────┘
 //! ```
 //!
-//! # Using it
+//! # Four steps
 //!
-//! A `service fooRpc { rpc BarBaz(Args) returns (Reply); }` in a .proto becomes, by `build.rs`, the trait `FooRpc` to implement
-//! (`fn bar_baz(&self, args: Args, done: Done<Reply>)`), `FooRpcService` to publish it, and `FooRpcStub` to call it:
+//! 1. **Define** a service in a `.proto`, and have it compiled by `build.rs`: `syncraft-build` is all that a crate needs beside
+//!    `syncraft`, and nobody needs `protoc`.
+//!
+//!    ```proto
+//!    syntax = "proto3";
+//!    package friends;
+//!    message ListArgs { string user = 1; }
+//!    message ListReply { repeated string friends = 1; }
+//!    service FriendService {
+//!      rpc List(ListArgs) returns (ListReply) { option idempotency_level = NO_SIDE_EFFECTS; }
+//!    }
+//!    ```
+//!
+//!    ```ignore
+//!    // build.rs
+//!    fn main() -> Result<(), syncraft_build::Error> {
+//!        syncraft_build::compile(&["proto/friends.proto"], &["proto"])
+//!    }
+//!    // src/lib.rs
+//!    syncraft::rpc::include_proto!("friends");
+//!    ```
+//!
+//! 2. **Implement** the trait of the service's name. Each method gets its arguments and a [`Done`], and answers through it, at once or
+//!    later, from any thread: `fn list(&self, args: ListArgs, done: Done<ListReply>)`.
+//!
+//! 3. **Serve** it. `into_service` makes of the implementation what a server publishes:
+//!
+//!    ```ignore
+//!    let server = rpc::Server::builder().service(friends.into_service()).bind("0.0.0.0:7100").handlers(8).build()?.start();
+//!    ```
+//!
+//! 4. **Call** it, through a stub over a [`Channel`]; over several servers ([`Targets`]); or with repeats ([`Retrying`]) over either.
+//!    Every call has a deadline, and ends by then:
+//!
+//!    ```ignore
+//!    let channel = Channel::builder("host:7100").lazy();
+//!    channel.connect_wait(deadline)?; // if it should be there already: until it answers a ping
+//!    let stub = FriendServiceStub::new(channel);
+//!    let reply = stub.list(&args, deadline)?;                  // waits
+//!    let pending = stub.list_async(&args, deadline);           // is waited for later: `Pending`
+//!    stub.list_then(&args, deadline, |result| { /* ... */ });  // calls back
+//!    ```
+//!
+//! `examples/friend_service` is such a crate. A service between Rust programs needs no .proto: [`service!`]. What both rest on can be
+//! written by hand, too:
 //!
 //! ```
-//! use std::sync::Arc;
 //! use std::time::{Duration, Instant};
-//! use syncraft::rpc::{Channel, Done, Server};
-//! # use syncraft::rpc::{Call, Service};
-//! # struct Greeter;
-//! # impl Service for Greeter {
-//! #     fn name(&self) -> &'static str { "greetRpc" }
-//! #     fn methods(&self) -> &'static [&'static str] { &["Greet"] }
-//! #     fn call(&self, _: usize, args: bytes::Bytes, call: Call) {
-//! #         if let Some((name, done)) = call.open(args) { greet(name, done) }
-//! #     }
-//! # }
-//! // What a generated trait asks for: arguments, and the answer, which may be given later, from any thread.
-//! fn greet(name: String, done: Done<String>) {
-//!     done.run(format!("hello, {name}"));
+//! use syncraft::rpc::prost::bytes::Bytes;
+//! use syncraft::rpc::{Call, Channel, Method, Server, Service};
+//!
+//! struct Greeter;
+//!
+//! impl Service for Greeter {
+//!     fn name(&self) -> &'static str { "greetRpc" }
+//!     fn methods(&self) -> &'static [&'static str] { &["Greet"] }
+//!     fn call(&self, _method: usize, args: Bytes, call: Call) {
+//!         // What is no `String` is answered by `open`.
+//!         if let Some((name, done)) = call.open::<String, String>(args) {
+//!             done.run(format!("hello, {name}"));
+//!         }
+//!     }
 //! }
 //!
-//! let server = Server::builder().service(Greeter).bind("127.0.0.1:0")?;
+//! const GREET: Method = Method::new("greetRpc", "Greet");
+//! let server = Server::builder().service(Greeter).bind("127.0.0.1:0").build()?.start();
 //! let channel = Channel::builder(server.local_addr().to_string()).lazy();
-//! let deadline = Instant::now() + Duration::from_secs(5);
-//! // What a generated stub does.
-//! let reply: String = channel.call("greetRpc", "Greet", &"you".to_owned(), deadline)?;
+//! let reply: String = channel.call(&GREET, &"you".to_owned(), Instant::now() + Duration::from_secs(5))?;
 //! assert_eq!(reply, "hello, you");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Which thing for what
+//!
+//! | one wants | there is |
+//! |---|---|
+//! | methods that take long | [`handlers`](ServerBuilder::handlers) and their [`queue`](ServerBuilder::queue); an [`inline_service`](ServerBuilder::inline_service) goes without |
+//! | that one caller does not crowd out others | [`fair`](ServerBuilder::fair); callers name themselves: [`ChannelBuilder::caller`] |
+//! | a service that gets through whatever others do | [`reserved_service`](ServerBuilder::reserved_service) |
+//! | to know whether a call has run | [`CallError::may_have_run`] |
+//! | repeats of what may be repeated | [`Retrying`], and `idempotency_level` in the .proto |
+//! | many calls in flight | [`Pending`], from the stub's `..._async` |
+//! | several servers | [`Targets`], a [`Balancer`] and a [`Source`] of endpoints |
+//! | to find a server that is frozen | [`ChannelBuilder::ping_interval`] |
+//! | that callers of another version are told | `version(n)` of the generated service, [`CallOptions::version`] |
+//! | pure Rust types | [`service!`], [`Bincode`] |
+//! | to stop without losing calls | [`Server::drain`] |
+//! | to see inside | [`Server::stats`], [`Limits::slow_call`], [`builtin`] |
 //!
 //! # The wire
 //!
@@ -45,7 +104,7 @@
 //!
 //! | | documented | extended |
 //! |---|---|---|
-//! | call | `head_size`, `RpcHeader` (fields 1 to 3), arguments | the same, with `call_id > 0` and fields 5 to 7 |
+//! | call | `head_size`, `RpcHeader` (fields 1 to 3), arguments | the same, with `call_id > 0` and fields 5 to 12 |
 //! | reply | the bare serialized reply | `head_size`, `RpcReplyHeader`, reply |
 //! | calls in flight on a connection | one after another, in order | many, answered in any order |
 //! | error | the connection is closed | a status for this call |
@@ -59,8 +118,13 @@
 //! | 3 `args_size` | uint32 | bytes of arguments after the header | the only length of the body |
 //! | 4 `call_id` | uint64 | chosen by the caller, repeated by the reply | many calls in flight; 0 or absent: documented |
 //! | 5 `deadline_ms` | uint32 | how much longer the caller waits; 0: no limit | a call that nobody waits for is not run |
-//! | 6 `codec` | uint32 | 0: protobuf | others are refused until they are served |
-//! | 7 `caller` | bytes | who calls | for fair queueing |
+//! | 6 `codec` | uint32 | 0: protobuf, 1: bincode | a service takes one of them and refuses the other |
+//! | 7 `caller` | bytes | who calls; at most 256 bytes | for fair queueing |
+//! | 8 `version` | uint32 | of the service, as the caller knows it; 0: any | a mismatch is told, not found out |
+//! | 9 `client_id` | bytes | 16 random bytes: whose request it is | a repeat can be told from another request |
+//! | 10 `request_id` | uint64 | which of theirs | the same for every attempt, where `call_id` is not |
+//! | 11 `attempt` | uint32 | how often it was tried before | |
+//! | 12 `trace` | bytes | the caller's mark; at most 128 bytes | the same on both sides' logs |
 //!
 //! `RpcReplyHeader`:
 //!
@@ -92,8 +156,13 @@
 //!
 //! # Threads
 //!
-//! Named after what they do and the port: `rpc-accept`, `rpc-conn-PORT`, `rpc-send-PORT` on the server's side, `rpc-chan-PORT`,
-//! `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`].
+//! Named after what they do and the port: `rpc-accept`, `rpc-hand-N`, `rpc-conn-PORT`, `rpc-send-PORT` on the server's side,
+//! `rpc-chan-PORT`, `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`].
+//!
+//! # Left out
+//!
+//! Encryption and authentication: nothing proves a caller's name, and whoever reaches the port may call. So there are no access
+//! lists either. Streams; hedged calls.
 
 /// What `syncraft_build::compile` made of the package: messages, traits, services, stubs.
 #[macro_export]
@@ -107,6 +176,7 @@ macro_rules! __include_proto {
 /// Includes what `syncraft_build::compile` has made of a package: its messages, and of each service the trait, the service and the
 /// stub. Takes the package as the .proto spells it: `include_proto!("friends")`.
 pub use crate::__include_proto as include_proto;
+pub use crate::__rpc_service as service;
 
 mod channel;
 mod error;
@@ -117,6 +187,7 @@ mod limits;
 mod net;
 mod outbox;
 mod payload;
+mod pure;
 mod retry;
 mod server;
 mod service;

@@ -31,6 +31,12 @@
 //! [`on_disconnect`](ChannelBuilder::on_disconnect) is set and from the first async call on. Else it is noticed by the next call,
 //! before it is sent.
 //!
+//! A server that says nothing while calls are under way is asked whether it is there, after
+//! [`ping_interval`](ChannelBuilder::ping_interval), and given up after as long again. One that says that it closes the connection, all
+//! that it has run being answered, has not run the rest: [`CallError::Refused`] with
+//! [`ShuttingDown`](super::StatusCode::ShuttingDown). A connection that the channel's thread reads is closed when it has served no call
+//! for [`idle_timeout`](ChannelBuilder::idle_timeout).
+//!
 //! # Threads
 //!
 //! `rpc-chan-PORT` while it connects, and where it reads until the connection is lost; `rpc-timer` while async calls are outstanding, and a
@@ -39,7 +45,8 @@
 //!
 //! # Left out
 //!
-//! Retries, several connections to a server, choosing between servers, pings of a silent peer.
+//! Retries ([`Retrying`](super::Retrying)) and several servers ([`Targets`](super::Targets)) are built on this; several connections to one
+//! server are several channels.
 
 mod calls;
 mod connection;

@@ -1,12 +1,21 @@
 //! The side that serves: accepts connections, reads calls, hands them to services, sends the answers.
 //!
 //! ```text
-//!  acceptor ──> a reader thread for each connection ── table ──> Service::call(args, call)
-//!                        │ (goes on reading)                             │
-//!                        │                                        Done::run, from any thread
-//!                        v                                               v
-//!                   next call                                 outbox: one send, else queue + writer thread
+//!                                                     ┌── inline ────────────────────┐
+//!  acceptor ──> a reader thread for each connection ──┴── queue ──> handlers ────────┴─> Service::call(args, call)
+//!                        │ (goes on reading)                                                    │
+//!                        │                                                               Done::run, from any thread
+//!                        v                                                                      v
+//!                   next call                                           outbox: one send, else queue + writer thread
 //! ```
+//!
+//! # Inline or by handlers
+//!
+//! A service runs *inline*, on the thread of the connection that asks, or on one of the server's [`handlers`](ServerBuilder::handlers).
+//! Inline saves two wake-ups a call, and is for what answers at once or leaves the work to others; while a method runs, nothing else of
+//! its connection does, not even an answer to a ping. Handlers are for what takes long. Calls wait for them in one
+//! [bounded queue](ServerBuilder::queue), in order, or [by their callers' shares](ServerBuilder::fair). The server's own service
+//! ([`builtin`](crate::rpc::builtin)) and the reserved ones always run inline.
 //!
 //! # Calls of one connection
 //!
@@ -21,14 +30,18 @@
 //! |---|---|---|
 //! | an unknown service, method or codec; arguments that do not decode | status; the connection lives | closed, one log line |
 //! | arguments over the limit | status; passed over up to four times the limit, then closed | closed, one log line |
-//! | more calls or bytes than may be in flight | status "busy" with a wait hint | waits: it is not read from |
-//! | a call whose deadline has passed | status; not run | (has no deadline) |
+//! | more calls or bytes than may be in flight; a call that finds the handlers' queue full | status "busy" with a wait hint | waits: it is not read from |
+//! | a call for another version of the service | status that names both; not run | (names none) |
+//! | a call whose deadline has passed, also in the queue | status; not run | (has no deadline) |
+//! | calls, and is gone when their turn comes in the queue | not run | the same |
 //! | a call whose method panics or drops its `Done` | status | closed, one log line |
 //! | a header that is none, or too long | status for call id 0, then closed, one log line | closed, one log line |
 //! | HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
 //! | half a frame, slower than [`Limits::frame_timeout`] allows | closed, one log line | the same |
 //! | the end of its stream after a call | its answers, then closed | the same |
-//! | nothing, between frames | nothing: existing clients hold connections for long | the same |
+//! | nothing, for [`Limits::idle_timeout`] with no call open | status "shutting down" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
+//! | nothing at all, for as long | closed | |
+//! | a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
 //! | nothing, while its replies wait longer than [`Limits::write_timeout`] | closed | the same |
 //! | a connection too many | status "busy" for call id 0, then closed; counted | the same bytes |
 //! | calls whose replies find no room in front of a client that reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
@@ -47,14 +60,15 @@
 //!
 //! # Threads
 //!
-//! `rpc-accept`; for each connection `rpc-conn-PORT` (the peer's port) and, only while its client reads slower than it is
-//! answered, `rpc-send-PORT`. Services run on the connection's thread, completions of answers on whichever thread gives
-//! them. [`Server::stop`] joins all of them.
+//! `rpc-accept`; `rpc-hand-N`, one for each handler; for each connection `rpc-conn-PORT` (the peer's port) and, only while its client
+//! reads slower than it is answered, `rpc-send-PORT`. Completions of answers run on whichever thread gives them. [`Server::stop`] joins
+//! all of them.
 //!
-//! # Left out
+//! # Stopping
 //!
-//! Handler pools and fair queueing (a service that works for long must move its work elsewhere), idle limits and pings,
-//! draining before a stop.
+//! [`Server::stop`] cuts connections; calls without an answer are lost to their callers, who are told that they may have run.
+//! [`Server::drain`] first refuses new calls and sees through the open ones. A connection whose calls are all answered is told so before
+//! it is closed: what its client had sent meanwhile has certainly not run.
 
 mod acceptor;
 mod builder;

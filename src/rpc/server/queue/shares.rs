@@ -187,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_made_up_late_does_not_put_off_the_next() {
+        let (mut shares, start) = (shares(), Instant::now());
+        shares.charge(b"a", 8, start);
+        for (halves, expected) in [(3, 4), (4, 2), (5, 2), (6, 1)] {
+            shares.sweep(start + SWEEP * halves / 2);
+            assert_eq!(cost(&shares, "a"), Some(expected), "after {halves} half intervals");
+        }
+    }
+
+    #[test]
     fn sweeps_too_many_to_count_do_no_harm() {
         let sweep_every = Duration::from_nanos(1);
         let mut shares = Shares::new(Fairness { sweep_every, ..Fairness::default() });

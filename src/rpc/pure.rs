@@ -1,0 +1,135 @@
+//! Services of pure Rust types, without a .proto: [`service!`](crate::rpc::service).
+
+/// Defines a service whose arguments and replies are serde types, serialized by bincode: what a .proto becomes for protobuf. Both
+/// sides must be built from the same definition.
+///
+/// It makes the trait to implement, the type that publishes it, and the stub that calls it, by the names given. Each method is
+/// `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent` before `fn` where to run it twice does no more than once.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use syncraft::rpc::{Bincode, Channel, Done, Server};
+///
+/// syncraft::rpc::service! {
+///     /// Sums.
+///     pub trait Calculator = "calculator" published by CalculatorService, called by CalculatorStub {
+///         /// Of two numbers.
+///         idempotent fn add = "Add"((i64, i64)) -> i64;
+///     }
+/// }
+///
+/// struct Adder;
+///
+/// impl Calculator for Adder {
+///     fn add(&self, (one, other): (i64, i64), done: Done<Bincode<i64>>) {
+///         done.run(Bincode(one + other));
+///     }
+/// }
+///
+/// let service = CalculatorService::new(Adder).version(2);
+/// let server = Server::builder().service(service).bind("127.0.0.1:0").build()?.start();
+/// let stub = CalculatorStub::new(Channel::builder(server.local_addr().to_string()).lazy());
+/// assert_eq!(stub.add((40, 2), Instant::now() + Duration::from_secs(5))?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __rpc_service {
+    (
+        $(#[$about:meta])*
+        $visibility:vis trait $name:ident = $wire_name:literal
+        published by $service:ident, called by $stub:ident {
+            $($(#[$about_method:meta])* $($mark:ident)? fn $method:ident = $wire_method:literal($args:ty) -> $reply:ty;)*
+        }
+    ) => {
+        $(#[$about])*
+        ///
+        /// Each method is answered once through its `Done`: at once or later, from any thread.
+        $visibility trait $name: Send + Sync + 'static {
+            $($(#[$about_method])*
+            fn $method(&self, args: $args, done: $crate::rpc::Done<$crate::rpc::Bincode<$reply>>);)*
+        }
+
+        /// Publishes an implementation of the service.
+        $visibility struct $service<T> {
+            implementation: T,
+            version: u32,
+        }
+
+        #[allow(dead_code, reason = "not everything is used everywhere")]
+        impl<T: $name> $service<T> {
+            /// A service that hands its calls to `implementation`.
+            $visibility fn new(implementation: T) -> Self {
+                Self { implementation, version: 0 }
+            }
+
+            /// Publishes a version: callers that say they were made for another one are refused. Default 0: all are served.
+            $visibility fn version(self, version: u32) -> Self {
+                Self { version, ..self }
+            }
+        }
+
+        impl<T: $name> $crate::rpc::Service for $service<T> {
+            fn name(&self) -> &'static str {
+                $wire_name
+            }
+
+            fn methods(&self) -> &'static [&'static str] {
+                &[$($wire_method),*]
+            }
+
+            fn codec(&self) -> u32 {
+                <$crate::rpc::Bincode<()> as $crate::rpc::Payload>::CODEC
+            }
+
+            fn version(&self) -> u32 {
+                self.version
+            }
+
+            fn call(&self, method: usize, args: $crate::rpc::prost::bytes::Bytes, call: $crate::rpc::Call) {
+                match $crate::rpc::Service::methods(self)[method] {
+                    $($wire_method => {
+                        if let Some(($crate::rpc::Bincode(args), done)) = call.open(args) {
+                            self.implementation.$method(args, done);
+                        }
+                    })*
+                    _ => unreachable!("a server asks for methods that there are"),
+                }
+            }
+        }
+
+        /// Calls the service through a channel, or whatever else carries calls.
+        #[derive(Clone, Debug)]
+        $visibility struct $stub<C = $crate::rpc::Channel> {
+            invoker: C,
+            options: $crate::rpc::CallOptions,
+        }
+
+        #[allow(dead_code, reason = "not everything is used everywhere")]
+        impl<C: $crate::rpc::Invoke> $stub<C> {
+            /// A stub that calls through `invoker`.
+            $visibility fn new(invoker: C) -> Self {
+                Self { invoker, options: Default::default() }
+            }
+
+            /// The same, with these options for each of its calls.
+            $visibility fn with(self, options: $crate::rpc::CallOptions) -> Self {
+                Self { options, ..self }
+            }
+
+            $($(#[$about_method])*
+            $visibility fn $method(
+                &self,
+                args: $args,
+                deadline: ::std::time::Instant,
+            ) -> ::std::result::Result<$reply, $crate::rpc::CallError> {
+                const METHOD: $crate::rpc::Method =
+                    $crate::rpc::Method::new($wire_name, $wire_method)$(.$mark())?;
+                let args = $crate::rpc::Bincode(args);
+                let reply: $crate::rpc::Bincode<$reply> =
+                    $crate::rpc::Invoke::invoke(&self.invoker, &METHOD, &self.options, &args, deadline)?;
+                Ok(reply.0)
+            })*
+        }
+    };
+}

@@ -39,6 +39,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Where several servers offer the same, [`Targets`] take the channel's place: they find the servers in a [`Source`], spread the calls
+//! with a [`Balancer`], and leave those alone that have failed.
+//!
 //! # The wire
 //!
 //! Two formats on one port; what tells them apart is whether a call has a `call_id`.
@@ -93,8 +96,10 @@
 //! # Threads
 //!
 //! Named after what they do and the port: `rpc-accept`, `rpc-conn-PORT`, `rpc-send-PORT` on the server's side, `rpc-chan-PORT`,
-//! `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`].
+//! `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`]. Beyond these, `rpc-endpoints`
+//! watches the file of a [`FileSource`], and `rpc-retire` closes the channels of endpoints that have left their source.
 
+mod balance;
 mod channel;
 mod error;
 mod frame;
@@ -105,6 +110,11 @@ mod server;
 mod service;
 mod status;
 
+pub use balance::{
+    Balancer, Candidate, Endpoint, EndpointError, FileSource, FixedSource, Hash, HashRing,
+    LeastConnections, LeastResponseTime, RoundRobin, Source, SourceError, TargetStatus, Targets,
+    TargetsBuilder, WEIGHT_MAX, WeightedRoundRobin, hash_key,
+};
 pub use channel::{Channel, ChannelBuilder, Framing};
 pub use error::{CallError, ServerError};
 pub use limits::{FrameLimits, HEAD_LEN_MAX_BYTES, Limits};

@@ -39,7 +39,7 @@
 //!
 //! # Left out
 //!
-//! Retries, several connections to a server, choosing between servers, pings of a silent peer.
+//! Retries, several connections to a server, choosing between servers (see `balance`), pings of a silent peer.
 
 mod calls;
 mod connection;

@@ -23,11 +23,11 @@ impl Balancer for LeastConnections {
     }
 }
 
-/// The one that will answer first: the least product of its response time and of the calls that it would then have outstanding.
-/// Those whose time is not known come first, the one with the fewest calls outstanding before the others; among equals one
-/// after another.
+/// The one that will answer first: the least product of its response time and of the calls that it would then have outstanding;
+/// among equals one after another.
 ///
-/// Without the second factor all callers would choose the same one until its answers say that it is overrun.
+/// Without the second factor all callers would choose the same one until its answers say that it is overrun. One whose time is
+/// not known comes before all others, for one call; while that is out it is taken to be as slow as the slowest.
 #[derive(Debug, Default)]
 pub struct LeastResponseTime {
     turn: AtomicUsize,
@@ -42,9 +42,15 @@ impl LeastResponseTime {
 
 impl Balancer for LeastResponseTime {
     fn pick(&self, candidates: &[Candidate<'_>], _: u64) -> usize {
+        let slowest = candidates.iter().map(|candidate| candidate.response_time).max();
         pick_least(&self.turn, candidates, |candidate| {
+            let is_being_tried = candidate.response_time.is_zero() && candidate.outstanding > 0;
+            let time = match slowest {
+                Some(slowest) if is_being_tried => slowest,
+                _ => candidate.response_time,
+            };
             let outstanding = candidate.outstanding as u128;
-            (candidate.response_time.as_nanos().saturating_mul(outstanding + 1), outstanding)
+            (time.as_nanos().saturating_mul(outstanding + 1), outstanding)
         })
     }
 }
@@ -108,7 +114,10 @@ mod tests {
         let pick = |loads: &[(usize, u64)]| balancer.pick(&busy(&endpoints, loads), 0);
         assert_eq!(pick(&[(0, 30), (0, 10), (0, 20)]), 1);
         assert_eq!(pick(&[(0, 30), (0, 10), (0, 0)]), 2);
-        assert_eq!(pick(&[(4, 0), (0, 10), (3, 0)]), 2);
+        // Unknown with a call outstanding, it is taken for the slowest.
+        assert_eq!(pick(&[(1, 0), (0, 30), (0, 10)]), 2);
+        assert_eq!(pick(&[(1, 0), (3, 30), (4, 30)]), 0);
+        assert_eq!(pick(&[(4, 0), (3, 0), (5, 0)]), 1);
         // Five calls at 10 ms one after another are slower than one at 30.
         assert_eq!(pick(&[(0, 30), (4, 10), (1, 20)]), 0);
     }

@@ -20,6 +20,16 @@ use crate::rpc::{CallError, Channel, ChannelBuilder};
 /// Several servers that offer the same services, called as if they were one: each call goes to one of them, which a [`Balancer`]
 /// chooses among those that are in good health. Clones are the same.
 ///
+/// - A call is *one* attempt. Only one that has certainly not run, because the endpoint cannot be connected to or says that it is
+///   stopping, goes on to another endpoint: at once, each once, within the deadline. Connecting gets an even share of the time left.
+/// - An endpoint that cannot be connected to, or has lost or not answered [three calls in a row](TargetsBuilder::losses_max), is left
+///   alone for a [cool-down](TargetsBuilder::cool_down). After that one call probes it, and others stay away until that has ended.
+///   Any answer heals. If all are left alone, the one whose cool-down ends first is tried: health alone refuses no call.
+/// - The response time `e` is a moving average: with each sample `s` (replies, and timeouts) `e = e + (s - e) / 8`; without samples it
+///   halves every 5 s. One that is left alone comes back with its time unknown.
+/// - An endpoint that stays in the [`Source`] keeps its channel and its health. One that leaves gets no more calls; its channel is
+///   closed when those that it has are answered.
+///
 /// ```no_run
 /// use std::time::{Duration, Instant};
 /// use syncraft::rpc::{Channel, FileSource, LeastConnections, Targets};

@@ -91,7 +91,7 @@
 //! - Nobody who answers or calls waits for a peer to read: see `outbox`.
 //! - A client can cost only its own connection, and its own share of [`Limits`].
 //! - An error says whether the call may have run, and says so when in doubt: [`CallError::may_have_run`].
-//! - No foreign code (services, completions) runs under a lock of this module; its panics end one call.
+//! - No foreign code (services, completions) runs under a lock of this module, but for a [`Balancer`]; its panics end one call.
 //!
 //! # Threads
 //!

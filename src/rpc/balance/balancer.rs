@@ -20,9 +20,9 @@ pub struct Candidate<'a> {
 /// It is asked under a lock, so that two calls never see the same counts: it must be quick, must not block, and must not call
 /// whoever asks it.
 pub trait Balancer: Send + Sync {
-    /// The index of the chosen one. `candidates` has at least one, and names no address twice; which there are changes from call to
-    /// call, as endpoints are left alone and come back. `key` is for those that send equal keys to equal places; others ignore
-    /// it. An index beyond the end counts from the start again.
+    /// The index of the chosen one. `candidates` has at least one, and names no address twice; which there are changes from
+    /// call to call, as endpoints are left alone and come back. `key` is for those that send equal keys to equal places; others
+    /// ignore it. An index beyond the end counts from the start again.
     fn pick(&self, candidates: &[Candidate<'_>], key: u64) -> usize;
 }
 

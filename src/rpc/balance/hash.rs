@@ -2,8 +2,8 @@
 
 use super::{Balancer, Candidate};
 
-/// A key for text or bytes: their 64-bit FNV-1a hash. It is the same everywhere and always; it is not made to withstand someone who
-/// looks for keys that collide.
+/// A key for text or bytes: their 64-bit FNV-1a hash. It is the same everywhere and always; it is not made to withstand someone
+/// who looks for keys that collide.
 pub fn hash_key(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3)

@@ -8,7 +8,8 @@ use super::{Balancer, Candidate};
 /// Points on the ring for each unit of weight. The share of an endpoint varies by about `1 / sqrt(POINTS)`: 9 percent.
 const POINTS: u64 = 128;
 
-/// Equal keys to equal places, and when an endpoint comes or goes, or is left alone, only the keys that were there, or will be, move.
+/// Equal keys to equal places, and when an endpoint comes or goes, or is left alone, only the keys that were there, or will be,
+/// move.
 ///
 /// Each endpoint has 128 points for each unit of its weight on a ring of all 64-bit numbers; a key belongs to the first point at
 /// or after it. With `spread` the finalizer of splitmix64, a key stands at `spread(key)`, and the `i`-th point of an

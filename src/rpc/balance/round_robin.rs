@@ -28,7 +28,8 @@ impl Balancer for RoundRobin {
 /// One after another, each as often as its weight says, and spread evenly over time: with weights 5, 1, 1 the order is
 /// `a a b a c a a`, not `a a a a a b c`. The smooth weighted round robin of nginx.
 ///
-/// Each endpoint has a credit. At each call every credit grows by the weight, the largest is chosen, and pays the sum of all weights.
+/// Each endpoint has a credit. At each call every credit grows by the weight, the largest is chosen, and pays the sum of all
+/// weights.
 #[derive(Debug, Default)]
 pub struct WeightedRoundRobin {
     credits: Mutex<Vec<(String, i64)>>,
@@ -59,8 +60,8 @@ impl Balancer for WeightedRoundRobin {
     }
 }
 
-/// Brings the credits into the order of the candidates. New ones begin without; the credit of one that is away is forgotten, or it
-/// would be paid back in one burst when it returns.
+/// Brings the credits into the order of the candidates. New ones begin without; the credit of one that is away is forgotten, or
+/// it would be paid back in one burst when it returns.
 fn follow(credits: &mut Vec<(String, i64)>, candidates: &[Candidate<'_>]) {
     let addrs = || candidates.iter().map(|candidate| candidate.endpoint.addr());
     if credits.iter().map(|(addr, _)| addr.as_str()).eq(addrs()) {

@@ -20,15 +20,17 @@ use crate::rpc::{CallError, Channel, ChannelBuilder};
 /// Several servers that offer the same services, called as if they were one: each call goes to one of them, which a [`Balancer`]
 /// chooses among those that are in good health. Clones are the same.
 ///
-/// - A call is *one* attempt. Only one that has certainly not run, because the endpoint cannot be connected to or says that it is
-///   stopping, goes on to another endpoint: at once, each once, within the deadline. Connecting gets an even share of the time left.
-/// - An endpoint that cannot be connected to, or has lost or not answered [three calls in a row](TargetsBuilder::losses_max), is left
-///   alone for a [cool-down](TargetsBuilder::cool_down). After that one call probes it, and others stay away until that has ended.
-///   Any answer heals. If all are left alone, the one whose cool-down ends first is tried: health alone refuses no call.
-/// - The response time `e` is a moving average: with each sample `s` (replies, and timeouts) `e = e + (s - e) / 8`; without samples it
-///   halves every 5 s. One that is left alone comes back with its time unknown.
-/// - An endpoint that stays in the [`Source`] keeps its channel and its health. One that leaves gets no more calls; its channel is
-///   closed when those that it has are answered.
+/// - A call is *one* attempt. Only one that has certainly not run, because the endpoint cannot be connected to or says that it
+///   is stopping, goes on to another endpoint: at once, each once, within the deadline. Connecting gets an even share of the
+///   time left.
+/// - An endpoint that cannot be connected to, or has lost or not answered [three calls in a row](TargetsBuilder::losses_max),
+///   is left alone for a [cool-down](TargetsBuilder::cool_down). After that one call probes it, and others stay away until that
+///   has ended. Any answer heals. If all are left alone, the one whose cool-down ends first is tried: health alone refuses no
+///   call.
+/// - The response time `e` is a moving average: with each sample `s` (replies, and timeouts) `e = e + (s - e) / 8`; without
+///   samples it halves every 5 s. One that is left alone comes back with its time unknown.
+/// - An endpoint that stays in the [`Source`] keeps its channel and its health. One that leaves gets no more calls; its channel
+///   is closed when those that it has are answered.
 ///
 /// ```no_run
 /// use std::time::{Duration, Instant};
@@ -76,9 +78,9 @@ impl Targets {
     ///
     /// # Errors
     ///
-    /// Those of [`Channel::call`] from the endpoint that was called. If none could be connected to, [`CallError::NotSent`] with the
-    /// reason of the last, or [`CallError::TimedOut`] with `sent: false`, each with all addresses that were tried; the source may
-    /// be empty, too.
+    /// Those of [`Channel::call`] from the endpoint that was called. If none could be connected to, [`CallError::NotSent`] with
+    /// the reason of the last, or [`CallError::TimedOut`] with `sent: false`, each with all addresses that were tried; the
+    /// source may be empty, too.
     pub fn call<A: Message, R: Message + Default>(
         &self,
         service: &'static str,
@@ -153,16 +155,17 @@ impl TargetsBuilder {
         self
     }
 
-    /// An endpoint is left alone after so many losses and timeouts in a row; default 3, at least 1. (After a failure to connect, at
-    /// once.) Too small: one call with a short deadline makes others stay away. Too large: a hung server takes that many
-    /// calls with it. Calls that are lost with one connection count each.
+    /// An endpoint is left alone after so many losses and timeouts in a row; default 3, at least 1. (After a failure to
+    /// connect, at once.) Too small: one call with a short deadline makes others stay away. Too large: a hung server takes that
+    /// many calls with it. Calls that are lost with one connection count each.
     pub fn losses_max(mut self, losses: u32) -> Self {
         self.policy.losses_max = losses.max(1);
         self
     }
 
     /// How long an endpoint is left alone: the first time, default 1 s, and at the longest, default 30 s; it doubles with each
-    /// probe that fails. Too short: calls lose time with an endpoint that is not there. Too long: one that is back waits for work.
+    /// probe that fails. Too short: calls lose time with an endpoint that is not there. Too long: one that is back waits for
+    /// work.
     pub fn cool_down(mut self, first: Duration, longest: Duration) -> Self {
         self.policy.cool_down_min = first;
         self.policy.cool_down_max = longest;

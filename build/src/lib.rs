@@ -11,7 +11,7 @@
 //!
 //! and where its types are wanted, if the file says `package friends;`:
 //!
-//! ```ignore
+//! ```text
 //! syncraft::rpc::include_proto!("friends");
 //! ```
 //!

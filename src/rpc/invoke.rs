@@ -37,7 +37,7 @@ impl Method {
 #[derive(Clone, Debug, Default)]
 pub struct CallOptions {
     pub(super) version: u32,
-    pub(super) key: u64,
+    pub(super) key: Option<u64>,
     pub(super) trace: Bytes,
     pub(super) request: Option<RequestId>,
 }
@@ -50,9 +50,10 @@ impl CallOptions {
         self
     }
 
-    /// What balancers that hash go by: calls of one key go to one endpoint. Default 0.
+    /// What balancers that hash go by: calls of one key go to one endpoint ([`hash_key`](super::hash_key) makes keys of
+    /// bytes). Default none: they are spread.
     pub fn key(mut self, key: u64) -> CallOptions {
-        self.key = key;
+        self.key = Some(key);
         self
     }
 

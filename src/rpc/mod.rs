@@ -22,7 +22,7 @@
 //!    }
 //!    ```
 //!
-//!    ```ignore
+//!    ```text
 //!    // build.rs
 //!    fn main() -> Result<(), syncraft_build::Error> {
 //!        syncraft_build::compile(&["proto/friends.proto"], &["proto"])
@@ -36,14 +36,14 @@
 //!
 //! 3. **Serve** it. `into_service` makes of the implementation what a server publishes:
 //!
-//!    ```ignore
+//!    ```text
 //!    let server = rpc::Server::builder().service(friends.into_service()).bind("0.0.0.0:7100").handlers(8).build()?.start();
 //!    ```
 //!
 //! 4. **Call** it, through a stub over a [`Channel`]; over several servers ([`Targets`]); or with repeats ([`Retrying`]) over either.
 //!    Every call has a deadline, and ends by then:
 //!
-//!    ```ignore
+//!    ```text
 //!    let channel = Channel::builder("host:7100").lazy();
 //!    channel.connect_wait(deadline)?; // if it should be there already: until it answers a ping
 //!    let stub = FriendServiceStub::new(channel);
@@ -152,12 +152,13 @@
 //! - Nobody who answers or calls waits for a peer to read: see `outbox`.
 //! - A client can cost only its own connection, and its own share of [`Limits`].
 //! - An error says whether the call may have run, and says so when in doubt: [`CallError::may_have_run`].
-//! - No foreign code (services, completions) runs under a lock of this module; its panics end one call.
+//! - No foreign code (services, completions) runs under a lock of this module, but for a [`Balancer`]; its panics end one call.
 //!
 //! # Threads
 //!
 //! Named after what they do and the port: `rpc-accept`, `rpc-hand-N`, `rpc-conn-PORT`, `rpc-send-PORT` on the server's side,
-//! `rpc-chan-PORT`, `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`].
+//! `rpc-chan-PORT`, `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`]. Beyond these,
+//! `rpc-endpoints` watches the file of a [`FileSource`], and `rpc-retire` closes the channels of endpoints that have left their source.
 //!
 //! # Left out
 //!
@@ -178,6 +179,7 @@ macro_rules! __include_proto {
 pub use crate::__include_proto as include_proto;
 pub use crate::__rpc_service as service;
 
+mod balance;
 mod channel;
 mod error;
 mod fairness;
@@ -193,6 +195,11 @@ mod server;
 mod service;
 mod status;
 
+pub use balance::{
+    Balancer, Candidate, Endpoint, EndpointError, FileSource, FixedSource, Hash, HashRing,
+    LeastConnections, LeastResponseTime, RoundRobin, Source, SourceError, TargetStatus, Targets,
+    TargetsBuilder, WEIGHT_MAX, WeightedRoundRobin, hash_key,
+};
 pub use channel::{Channel, ChannelBuilder, Framing, Pending};
 pub use error::{CallError, Deadline, ServerError};
 pub use fairness::Fairness;

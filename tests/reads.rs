@@ -38,6 +38,29 @@ fn every_member_serves_linearizable_reads() {
     }
 }
 
+/// Followers serve a Clerk's reads, in turns; a dead one costs no read its answer; what was written is seen.
+#[test]
+fn a_clerk_may_read_from_followers() {
+    let cluster = Cluster::start(3).unwrap();
+    let addrs: Vec<String> = cluster
+        .ids()
+        .into_iter()
+        .map(|id| cluster.members().addr(id).unwrap().to_owned())
+        .collect();
+    let clerk =
+        Clerk::builder().members(addrs).timeout(PATIENCE).follower_reads(true).build().unwrap();
+    for number in 0..60 {
+        if number == 30 {
+            cluster.kill(follower(&cluster));
+        }
+        let value = number.to_string();
+        clerk.put("k", &value).unwrap();
+        for _ in 0..3 {
+            assert_eq!(clerk.get("k").unwrap().as_deref(), Some(value.as_bytes()));
+        }
+    }
+}
+
 /// Raw calls: what a follower answers is its own, not the leader's behind a hint.
 #[test]
 fn a_follower_answers_by_itself_and_says_who_leads() {

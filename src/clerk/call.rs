@@ -179,7 +179,15 @@ impl<'a> Call<'a> {
         if !self.asked.iter().any(|addr| addr == target.addr()) {
             self.asked.push(target.addr().to_owned());
         }
-        match attempt(target.stub(), now + self.share_of(self.deadline - now)) {
+        let result = {
+            let mut under_way = target.begin(now);
+            let result = attempt(target.stub(), now + self.share_of(self.deadline - now));
+            if result.is_ok() {
+                under_way.is_answered();
+            }
+            result
+        };
+        match result {
             Ok(verdict) => Ok(self.judge(member, &target, verdict)),
             Err(error) => self.note_error(member, &target, now, error).map(|()| None),
         }

@@ -38,11 +38,12 @@ use crate::kv::proto::{
 };
 use crate::kv::{Op, check_key_and_value, words};
 use crate::members::MembersError;
+use crate::rpc::{Balancer, RoundRobin};
 use call::{Call, Verdict};
 pub use endpoints::{Endpoint, Endpoints};
 use error::Reason;
 pub use error::{BuildError, ClerkError, ClerkErrorKind};
-use pool::Pool;
+use pool::{Pool, Reads};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -107,6 +108,7 @@ pub struct ClerkBuilder {
     endpoints: Option<Result<Endpoints, MembersError>>,
     timeout: Duration,
     follows_hints: bool,
+    reads: Reads,
 }
 
 impl ClerkBuilder {
@@ -127,6 +129,21 @@ impl ClerkBuilder {
         self
     }
 
+    /// Who chooses the member that a stale read asks first, and with [`follower_reads`](Self::follower_reads) every read; default
+    /// [`RoundRobin`]. Those that hash go by the key that is read. Members that let a call wait in vain are passed over for a while.
+    pub fn balancer(mut self, balancer: impl Balancer + 'static) -> ClerkBuilder {
+        self.reads.balancer = Box::new(balancer);
+        self
+    }
+
+    /// Whether [`get`](Clerk::get) asks the member that the balancer chooses, leader or not; default false: the leader. Either way it is
+    /// linearizable: a follower asks the leader how far it must have come. It takes the work of reading, and of sending large values,
+    /// off the leader, and costs each read a round trip between members.
+    pub fn follower_reads(mut self, are_on: bool) -> ClerkBuilder {
+        self.reads.are_of_anyone = are_on;
+        self
+    }
+
     /// Asks nobody who is not in the list; for tests that want one member's answer.
     pub(crate) fn only_these(mut self) -> ClerkBuilder {
         self.follows_hints = false;
@@ -139,7 +156,7 @@ impl ClerkBuilder {
     /// No members or a wrong list; no random bytes from the system.
     pub fn build(self) -> Result<Clerk, BuildError> {
         let endpoints = self.endpoints.ok_or(BuildError::NoMembers)??;
-        let pool = Arc::new(Pool::new(&endpoints, self.follows_hints)?);
+        let pool = Arc::new(Pool::new(&endpoints, self.follows_hints, self.reads)?);
         Ok(Clerk::over(pool, self.timeout.min(TIMEOUT_MAX)))
     }
 }
@@ -147,7 +164,12 @@ impl ClerkBuilder {
 impl Clerk {
     /// Settings for a new Clerk.
     pub fn builder() -> ClerkBuilder {
-        ClerkBuilder { endpoints: None, timeout: TIMEOUT_DEFAULT, follows_hints: true }
+        ClerkBuilder {
+            endpoints: None,
+            timeout: TIMEOUT_DEFAULT,
+            follows_hints: true,
+            reads: Reads { balancer: Box::new(RoundRobin::new()), are_of_anyone: false },
+        }
     }
 
     /// Sets `key` to `value`.
@@ -176,6 +198,9 @@ impl Clerk {
         if let Err(error) = check_key_and_value(&args.key, &[]) {
             return Err(call.reject(Reason::Limit(error)));
         }
+        if self.pool.reads().are_of_anyone {
+            call.ask_anyone(self.pool.pick(&args.key));
+        }
         let (value, leader) = call.run(|stub, deadline| {
             let mut reply = stub.get(&args, deadline)?;
             let leader = reply.leader.take_if(|_| reply.err != words::ERR_WRONG_LEADER);
@@ -187,9 +212,10 @@ impl Clerk {
         value.map_err(|TooLarge| call.reject(Reason::TooLarge))
     }
 
-    /// What `key` holds as the first member knows that can say how old its state is, leader or not. It need not hear a leader now,
-    /// unless `age_max` asks for a state that is no older than that; one that has heard none since it started does not answer. Reads of this kind are for where an old value will do: they cost the
-    /// leader nothing, and go on when a majority is lost.
+    /// What `key` holds as the first member knows that can say how old its state is, leader or not: the
+    /// [balancer](ClerkBuilder::balancer) chooses whom to ask first. It need not hear a leader now, unless `age_max` asks for a state that is
+    /// no older than that; one that has heard none since it started does not answer. Reads of this kind are for where an old value will
+    /// do: they cost the leader nothing, and go on when a majority is lost.
     ///
     /// # Errors
     /// No member answered in time, or none that can tell was fresh enough; or the key is over its limit.
@@ -208,7 +234,7 @@ impl Clerk {
         if let Err(error) = check_key_and_value(&args.key, &[]) {
             return Err(call.reject(Reason::Limit(error)));
         }
-        call.ask_anyone(fastrand::usize(..self.pool.len()));
+        call.ask_anyone(self.pool.pick(&args.key));
         let (value, age_max) = call.run(|stub, deadline| {
             let asked = clock::boot_time();
             let reply = stub.get(&args, deadline)?;

@@ -1,5 +1,6 @@
 //! What all clones of a Clerk share: the connections, who leads, and the newest index learned.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use super::route::MemberSet;
 use crate::kv::proto::{KvServerRpcStub, LeaderHint};
 use crate::members::{MEMBERS_MAX, check_addr};
 use crate::raft::MemberId;
-use crate::rpc::Channel;
+use crate::rpc::{self, Balancer, Candidate, Channel, ResponseTime};
 
 /// Members known from the start and learned from hints, together: more than any cluster has, so that a hostile member
 /// cannot make us collect addresses. A [`MemberSet`] has room for them.
@@ -33,6 +34,20 @@ pub(super) struct Pool {
     next_client_id: Mutex<u128>,
     /// Whether a member that a hint names joins the list.
     follows_hints: bool,
+    reads: Reads,
+}
+
+/// Whom reads ask first.
+pub(super) struct Reads {
+    pub(super) balancer: Box<dyn Balancer>,
+    /// Not only stale ones ask whom the balancer chooses.
+    pub(super) are_of_anyone: bool,
+}
+
+impl fmt::Debug for Reads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reads").field("are_of_anyone", &self.are_of_anyone).finish_non_exhaustive()
+    }
 }
 
 /// One member and the way to it.
@@ -42,10 +57,30 @@ pub(super) struct Target {
     addr: String,
     stub: KvServerRpcStub,
     silent_since: Mutex<Option<Instant>>,
+    /// What a balancer goes by.
+    endpoint: rpc::Endpoint,
+    load: Mutex<Load>,
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    outstanding: usize,
+    response_time: ResponseTime,
+}
+
+/// An attempt at a member, from before it is sent; ended when dropped.
+pub(super) struct Attempt<'a> {
+    target: &'a Target,
+    began: Instant,
+    is_answered: bool,
 }
 
 impl Pool {
-    pub(super) fn new(endpoints: &Endpoints, follows_hints: bool) -> Result<Pool, BuildError> {
+    pub(super) fn new(
+        endpoints: &Endpoints,
+        follows_hints: bool,
+        reads: Reads,
+    ) -> Result<Pool, BuildError> {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(BuildError::Entropy)?;
         Ok(Pool {
@@ -55,6 +90,7 @@ impl Pool {
             seen_index: AtomicU64::new(1),
             next_client_id: Mutex::new(u128::from_le_bytes(seed)),
             follows_hints,
+            reads,
         })
     }
 
@@ -73,6 +109,24 @@ impl Pool {
     /// An answer named this index as applied.
     pub(super) fn learn(&self, applied_index: u64) {
         self.seen_index.fetch_max(applied_index, Ordering::AcqRel);
+    }
+
+    pub(super) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// The member that the balancer chooses for a read of `key`, among those that have not let a call wait in vain lately, if there
+    /// are any.
+    pub(super) fn pick(&self, key: &[u8]) -> usize {
+        let (targets, now) = (self.targets.read(), Instant::now());
+        let is_heard = |target: &Target| !target.is_silent(now);
+        let are_all_silent = !targets.iter().any(|target| is_heard(target));
+        let members = (0..targets.len()).filter(|i| are_all_silent || is_heard(&targets[*i]));
+        let members: Vec<usize> = members.collect();
+        let candidates: Vec<Candidate<'_>> =
+            members.iter().map(|i| targets[*i].candidate(now)).collect();
+        let picked = self.reads.balancer.pick(&candidates, rpc::hash_key(key));
+        members[picked % members.len()]
     }
 
     pub(super) fn leader(&self) -> usize {
@@ -127,6 +181,8 @@ impl Target {
         let channel = Channel::builder(addr.clone()).connect_timeout(CONNECT_TIMEOUT).lazy();
         Arc::new(Target {
             id,
+            endpoint: rpc::Endpoint::new(addr.clone()),
+            load: Mutex::default(),
             addr,
             stub: KvServerRpcStub::new(channel),
             silent_since: Mutex::new(None),
@@ -141,6 +197,21 @@ impl Target {
         &self.stub
     }
 
+    /// An attempt begins.
+    pub(super) fn begin(&self, now: Instant) -> Attempt<'_> {
+        self.load.lock().outstanding += 1;
+        Attempt { target: self, began: now, is_answered: false }
+    }
+
+    fn candidate(&self, now: Instant) -> Candidate<'_> {
+        let load = self.load.lock();
+        Candidate {
+            endpoint: &self.endpoint,
+            outstanding: load.outstanding,
+            response_time: load.response_time.at(now),
+        }
+    }
+
     /// It let a call wait in vain (`Some`: since then), or it answered (`None`).
     pub(super) fn set_silent(&self, since: Option<Instant>) {
         *self.silent_since.lock() = since;
@@ -150,5 +221,23 @@ impl Target {
         self.silent_since
             .lock()
             .is_some_and(|since| now.saturating_duration_since(since) < COOL_DOWN)
+    }
+}
+
+impl Attempt<'_> {
+    /// The member has answered, whatever it said.
+    pub(super) fn is_answered(&mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut load = self.target.load.lock();
+        load.outstanding -= 1;
+        if self.is_answered {
+            load.response_time.add(now.saturating_duration_since(self.began), now);
+        }
     }
 }

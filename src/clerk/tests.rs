@@ -432,3 +432,43 @@ fn cut_off_addr() -> String {
 fn local_addr(listener: &TcpListener) -> String {
     listener.local_addr().unwrap_or_else(|error| panic!("{error}")).to_string()
 }
+
+/// The first member leads; reads with `follower_reads` go to whom the balancer chooses, which changes nothing for writes.
+#[test]
+fn reads_go_where_the_balancer_says_if_followers_may_serve_them() {
+    struct Last;
+
+    impl Balancer for Last {
+        fn pick(&self, candidates: &[crate::rpc::Candidate<'_>], _: u64) -> usize {
+            candidates.len() - 1
+        }
+    }
+
+    let check = |are_on, expected: &[usize]| {
+        let cast = Cast::new(&[&[Ok(1)], &[Ok(1)], &[Ok(1)]]);
+        let members = cast.addrs.lock().clone();
+        let builder = Clerk::builder().members(members).balancer(Last);
+        let clerk = builder.follower_reads(are_on).build().unwrap();
+        clerk.put("k", "v").unwrap();
+        clerk.get("k").unwrap();
+        clerk.get("k").unwrap();
+        clerk.put("k", "v").unwrap();
+        let asked: Vec<usize> = cast.log.lock().iter().map(|(number, _)| *number).collect();
+        assert_eq!(asked, expected);
+    };
+    check(false, &[0, 0, 0, 0]);
+    check(true, &[0, 2, 2, 0]);
+}
+
+#[test]
+fn reads_are_spread_in_turns() {
+    let cast = Cast::new(&[&[Ok(1)], &[Ok(1)], &[Ok(1)]]);
+    let members = cast.addrs.lock().clone();
+    let clerk = Clerk::builder().members(members).follower_reads(true).build().unwrap();
+    for _ in 0..6 {
+        clerk.get("k").unwrap();
+    }
+    let mut asked: Vec<usize> = cast.log.lock().iter().map(|(number, _)| *number).collect();
+    asked.sort_unstable();
+    assert_eq!(asked, [0, 0, 1, 1, 2, 2]);
+}

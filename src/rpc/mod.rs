@@ -195,6 +195,7 @@ mod server;
 mod service;
 mod status;
 
+pub(crate) use balance::ResponseTime;
 pub use balance::{
     Balancer, Candidate, Endpoint, EndpointError, FileSource, FixedSource, Hash, HashRing,
     LeastConnections, LeastResponseTime, RoundRobin, Source, SourceError, TargetStatus, Targets,

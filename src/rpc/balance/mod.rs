@@ -81,6 +81,7 @@ pub use endpoint::{Endpoint, EndpointError, WEIGHT_MAX};
 pub use file::{FileSource, SourceError};
 pub use hash::{Hash, hash_key};
 pub use least::{LeastConnections, LeastResponseTime};
+pub(crate) use response::ResponseTime;
 pub use ring::HashRing;
 pub use round_robin::{RoundRobin, WeightedRoundRobin};
 pub use source::{FixedSource, Source};

@@ -9,13 +9,13 @@ const SHARE: f64 = 1.0 / 8.0;
 const HALF_LIFE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
-pub(super) struct ResponseTime {
+pub(crate) struct ResponseTime {
     /// Seconds, and when that was so.
     average: Option<(f64, Instant)>,
 }
 
 impl ResponseTime {
-    pub(super) fn add(&mut self, sample: Duration, now: Instant) {
+    pub(crate) fn add(&mut self, sample: Duration, now: Instant) {
         let sample = sample.as_secs_f64();
         let average = match self.seconds(now) {
             Some(average) => average + (sample - average) * SHARE,
@@ -25,7 +25,7 @@ impl ResponseTime {
     }
 
     /// The average; zero: not known.
-    pub(super) fn at(&self, now: Instant) -> Duration {
+    pub(crate) fn at(&self, now: Instant) -> Duration {
         match self.seconds(now) {
             Some(seconds) => Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)),
             None => Duration::ZERO,

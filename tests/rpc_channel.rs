@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -137,6 +137,34 @@ fn what_is_too_long_fails_alone() {
         assert_eq!(call(channel, "Echo", "still here").unwrap(), "still here");
     }
     assert_eq!(server.connections(), 2);
+}
+
+/// Each time it connects it asks anew: a resolver that fails costs the calls that wait for it, and one that changes its answer is
+/// believed.
+#[test]
+fn a_server_that_moves_is_found_again() {
+    let (servers, answers) = ([serve(Limits::default()), serve(Limits::default())], Mutex::new(0));
+    let addrs = [servers[0].0.local_addr(), servers[1].0.local_addr()];
+    let resolve = move |name: &str| {
+        assert_eq!(name, "moving.test:1");
+        let mut answers = answers.lock().unwrap();
+        *answers += 1;
+        match *answers {
+            1 => Err(std::io::Error::other("no answer from the name server")),
+            2 => Ok(vec![addrs[0]]),
+            _ => Ok(vec![addrs[0], addrs[1]]),
+        }
+    };
+    let channel = Channel::builder("moving.test:1").resolver(resolve).lazy();
+    let error = call(&channel, "Echo", "x").unwrap_err();
+    assert!(
+        matches!(&error, CallError::NotSent { source, .. } if source.to_string().contains("name server"))
+    );
+    assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");
+    assert_eq!(servers[0].1.calls(), 1);
+    servers[0].0.stop();
+    assert_eq!(call(&channel, "Echo", "y").unwrap(), "y");
+    assert_eq!(servers[1].1.calls(), 1);
 }
 
 #[test]

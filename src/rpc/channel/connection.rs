@@ -189,7 +189,10 @@ pub(super) fn take_over(core: &Arc<Core>, line: &Line) {
 /// Tries every address of the server, each with its share of the time.
 fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
     let deadline = Instant::now() + config.connect_timeout;
-    let addrs: Vec<SocketAddr> = config.addr.to_socket_addrs()?.collect();
+    let addrs: Vec<SocketAddr> = match &config.resolver {
+        Some(resolve) => resolve(&config.addr)?,
+        None => config.addr.to_socket_addrs()?.collect(),
+    };
     let mut last_error = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for (i, addr) in addrs.iter().enumerate() {
         let Some(left) = time_left(deadline) else { break };

@@ -56,6 +56,8 @@ mod pending;
 mod timer;
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -121,6 +123,7 @@ impl Channel {
             connect_timeout,
             calls_max,
             limits,
+            resolver: None,
             caller: Bytes::new(),
             ping_interval: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
@@ -296,6 +299,9 @@ fn decode<R: Payload>(addr: &str, outcome: Outcome) -> Result<R, CallError> {
         .map_err(|error| CallError::BadReply { addr: addr.to_owned(), reason: error.to_string() })
 }
 
+/// What makes addresses of a channel's, each time it connects.
+type Resolver = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
 /// The settings of a channel, fixed once it is made.
 struct Config {
     addr: String,
@@ -303,6 +309,8 @@ struct Config {
     connect_timeout: Duration,
     calls_max: usize,
     limits: FrameLimits,
+    /// In place of the system's.
+    resolver: Option<Box<Resolver>>,
     caller: Bytes,
     ping_interval: Duration,
     idle_timeout: Duration,
@@ -337,6 +345,16 @@ impl ChannelBuilder {
     /// packet (repeated after 1 s) is a failure. Too large: [`Channel::close`] may have to wait for it.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// Finds the server's addresses, each time the channel connects, in place of the system's resolver: for names that it does not know.
+    /// It runs on the channel's thread.
+    pub fn resolver(
+        mut self,
+        resolve: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.resolver = Some(Box::new(resolve));
         self
     }
 

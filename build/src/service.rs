@@ -52,7 +52,7 @@ impl Generator {
 
     /// All calls of `method` that had arrived one behind the other have been made, on this thread: for methods that do for
     /// many at once what they would otherwise do for each.
-    fn flush(&self, method: &str) {{
+    fn after_calls(&self, method: &str) {{
         let _ = method;
     }}
 }}
@@ -110,7 +110,7 @@ impl<T: {name}> {rpc}::Service for {name}Service<T> {{
 
     fn flush(&self, method: usize) {{
         if let Some(method) = {rpc}::Service::methods(self).get(method) {{
-            self.implementation.flush(method);
+            self.implementation.after_calls(method);
         }}
     }}
 }}
@@ -174,10 +174,18 @@ impl<C: {rpc}::Invoke> {name}Stub<C> {{
         out.push_str("}\n");
     }
 
+    /// Why a method cannot be made, if it cannot: in the place of what it would become, so that the compiler says so.
+    fn refusal(method: &Method) -> Option<String> {
+        let Method { proto_name, client_streaming, server_streaming, .. } = method;
+        (*client_streaming || *server_streaming).then(|| {
+            format!("compile_error!(\"rpc {proto_name}: streams are not served; each call has one answer\");\n")
+        })
+    }
+
     /// Through anything, blocking.
     fn write_call(&self, service: &str, method: &Method, out: &mut String) {
         let Method { name, proto_name, input_type, output_type, comments, .. } = method;
-        let (rpc, constant) = (&self.rpc, name.to_uppercase());
+        let (rpc, constant) = (&self.rpc, constant(name));
         self.doc(
             &comments.leading,
             &format!("`{proto_name}`: waits for the reply until `deadline`."),
@@ -204,7 +212,9 @@ impl<C: {rpc}::Invoke> {name}Stub<C> {{
     /// Through a channel, without waiting.
     fn write_async_calls(&self, service: &str, method: &Method, out: &mut String) {
         let Method { name, proto_name, input_type, output_type, options, .. } = method;
-        let (rpc, constant) = (&self.rpc, name.to_uppercase());
+        let (rpc, constant) = (&self.rpc, constant(name));
+        // `r#move` becomes `move_async`.
+        let name = name.trim_start_matches("r#");
         // IDEMPOTENCY_UNKNOWN is 0; what has no side effects is idempotent, too.
         let mark = match options.idempotency_level.unwrap_or_default() {
             0 => "",
@@ -241,7 +251,10 @@ impl<C: {rpc}::Invoke> {name}Stub<C> {{
     fn doc(&self, comment: &[String], fallback: &str, indent: &str, out: &mut String) {
         let lines: Vec<&str> = comment.iter().flat_map(|block| block.lines()).collect();
         for line in if lines.is_empty() { vec![fallback] } else { lines } {
-            out.push_str(format!("{indent}/// {}", line.trim()).trim_end());
+            // Words, not Markdown: a fence would be a test of the user's, a bracket a link to nowhere.
+            let line = line.trim().replace("```", "'''").replace('[', "\\[").replace(']', "\\]");
+            let line = if line == fallback { fallback.to_owned() } else { line };
+            out.push_str(format!("{indent}/// {line}").trim_end());
             out.push('\n');
         }
     }
@@ -250,8 +263,14 @@ impl<C: {rpc}::Invoke> {name}Stub<C> {{
 impl ServiceGenerator for Generator {
     fn generate(&mut self, service: Service, out: &mut String) {
         out.push('\n');
+        service.methods.iter().filter_map(Generator::refusal).for_each(|it| out.push_str(&it));
         self.write_trait(&service, out);
         self.write_service(&service, out);
         self.write_stub(&service, out);
     }
+}
+
+/// The name of a method's constant: `put_append` is `PUT_APPEND`, `r#move` is `MOVE`.
+fn constant(name: &str) -> String {
+    name.trim_start_matches("r#").to_uppercase()
 }

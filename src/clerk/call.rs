@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{ClerkError, ClerkErrorKind, Reason};
-use super::pool::{Pool, Target};
+use super::pool::{Pool, Target, UnderWay};
 use super::route::{Route, Step};
 use crate::kv::proto::{KvServerRpcStub, LeaderHint};
 use crate::rpc::{CallError, StatusCode};
@@ -60,6 +60,8 @@ pub(super) struct Call<'a> {
     operation: &'static str,
     is_write: bool,
     is_anyone_asked: bool,
+    /// Until it is asked, the member that a balancer has chosen counts as busy with this.
+    picked: Option<UnderWay>,
     started: Instant,
     deadline: Instant,
     attempt_timeout: Duration,
@@ -84,6 +86,7 @@ impl<'a> Call<'a> {
             operation,
             is_write: operation != READ,
             is_anyone_asked: false,
+            picked: None,
             started,
             deadline: started + timeout,
             attempt_timeout: ATTEMPT_TIMEOUT + transfer,
@@ -95,8 +98,9 @@ impl<'a> Call<'a> {
     }
 
     /// Begins with this member, whoever leads; who answers says nothing about who does.
-    pub(super) fn ask_anyone(&mut self, first: usize) {
+    pub(super) fn ask_anyone(&mut self, (first, picked): (usize, UnderWay)) {
         self.route = Route::new(first);
+        self.picked = Some(picked);
         self.is_anyone_asked = true;
     }
 
@@ -179,14 +183,15 @@ impl<'a> Call<'a> {
         if !self.asked.iter().any(|addr| addr == target.addr()) {
             self.asked.push(target.addr().to_owned());
         }
-        let result = {
-            let mut under_way = target.begin(now);
-            let result = attempt(target.stub(), now + self.share_of(self.deadline - now));
-            if result.is_ok() {
-                under_way.is_answered();
-            }
-            result
-        };
+        let under_way = Target::begin(&target);
+        self.picked = None;
+        let result = attempt(target.stub(), now + self.share_of(self.deadline - now));
+        drop(under_way);
+        // Of a write, that says nothing: a follower is right to refuse it.
+        if !self.is_write {
+            let is_done = matches!(&result, Ok(Verdict::Done(_)));
+            target.has_served(is_done.then(|| now.elapsed()), Instant::now());
+        }
         match result {
             Ok(verdict) => Ok(self.judge(member, &target, verdict)),
             Err(error) => self.note_error(member, &target, now, error).map(|()| None),

@@ -35,6 +35,8 @@ pub(super) struct Pool {
     /// Whether a member that a hint names joins the list.
     follows_hints: bool,
     reads: Reads,
+    /// Held while a balancer picks, so that it never sees the same counts twice.
+    picking: Mutex<()>,
 }
 
 /// Whom reads ask first.
@@ -57,6 +59,8 @@ pub(super) struct Target {
     addr: String,
     stub: KvServerRpcStub,
     silent_since: Mutex<Option<Instant>>,
+    /// It was asked to read and did not: its process is gone, say, or it knows no leader.
+    useless_since: Mutex<Option<Instant>>,
     /// What a balancer goes by.
     endpoint: rpc::Endpoint,
     load: Mutex<Load>,
@@ -68,11 +72,10 @@ struct Load {
     response_time: ResponseTime,
 }
 
-/// An attempt at a member, from before it is sent; ended when dropped.
-pub(super) struct Attempt<'a> {
-    target: &'a Target,
-    began: Instant,
-    is_answered: bool,
+/// A call that is on its way to a member, or about to be; ended when dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    target: Arc<Target>,
 }
 
 impl Pool {
@@ -91,6 +94,7 @@ impl Pool {
             next_client_id: Mutex::new(u128::from_le_bytes(seed)),
             follows_hints,
             reads,
+            picking: Mutex::default(),
         })
     }
 
@@ -115,18 +119,20 @@ impl Pool {
         &self.reads
     }
 
-    /// The member that the balancer chooses for a read of `key`, among those that have not let a call wait in vain lately, if there
-    /// are any.
-    pub(super) fn pick(&self, key: &[u8]) -> usize {
+    /// The member that the balancer chooses for a read of `key`, among those that have served what they were asked lately, if there are
+    /// any. It counts as busy with the read from here on.
+    pub(super) fn pick(&self, key: &[u8]) -> (usize, UnderWay) {
+        let _one_at_a_time = self.picking.lock();
         let (targets, now) = (self.targets.read(), Instant::now());
-        let is_heard = |target: &Target| !target.is_silent(now);
-        let are_all_silent = !targets.iter().any(|target| is_heard(target));
-        let members = (0..targets.len()).filter(|i| are_all_silent || is_heard(&targets[*i]));
+        let serves = |target: &Target| !target.is_silent(now) && !target.is_useless(now);
+        let does_any = targets.iter().any(|target| serves(target));
+        let members = (0..targets.len()).filter(|i| !does_any || serves(&targets[*i]));
         let members: Vec<usize> = members.collect();
         let candidates: Vec<Candidate<'_>> =
             members.iter().map(|i| targets[*i].candidate(now)).collect();
         let picked = self.reads.balancer.pick(&candidates, rpc::hash_key(key));
-        members[picked % members.len()]
+        let member = members[picked % members.len()];
+        (member, Target::begin(&targets[member]))
     }
 
     pub(super) fn leader(&self) -> usize {
@@ -186,6 +192,7 @@ impl Target {
             addr,
             stub: KvServerRpcStub::new(channel),
             silent_since: Mutex::new(None),
+            useless_since: Mutex::new(None),
         })
     }
 
@@ -197,10 +204,22 @@ impl Target {
         &self.stub
     }
 
-    /// An attempt begins.
-    pub(super) fn begin(&self, now: Instant) -> Attempt<'_> {
-        self.load.lock().outstanding += 1;
-        Attempt { target: self, began: now, is_answered: false }
+    /// A call to it is on its way.
+    pub(super) fn begin(target: &Arc<Target>) -> UnderWay {
+        target.load.lock().outstanding += 1;
+        UnderWay { target: Arc::clone(target) }
+    }
+
+    /// It has done what it was asked, in so much time; or it has not, which says nothing about how fast it is.
+    pub(super) fn has_served(&self, took: Option<Duration>, now: Instant) {
+        *self.useless_since.lock() = took.is_none().then_some(now);
+        if let Some(took) = took {
+            self.load.lock().response_time.add(took, now);
+        }
+    }
+
+    fn is_useless(&self, now: Instant) -> bool {
+        is_recent(*self.useless_since.lock(), now)
     }
 
     fn candidate(&self, now: Instant) -> Candidate<'_> {
@@ -218,26 +237,16 @@ impl Target {
     }
 
     fn is_silent(&self, now: Instant) -> bool {
-        self.silent_since
-            .lock()
-            .is_some_and(|since| now.saturating_duration_since(since) < COOL_DOWN)
+        is_recent(*self.silent_since.lock(), now)
     }
 }
 
-impl Attempt<'_> {
-    /// The member has answered, whatever it said.
-    pub(super) fn is_answered(&mut self) {
-        self.is_answered = true;
-    }
-}
-
-impl Drop for Attempt<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        let now = Instant::now();
-        let mut load = self.target.load.lock();
-        load.outstanding -= 1;
-        if self.is_answered {
-            load.response_time.add(now.saturating_duration_since(self.began), now);
-        }
+        self.target.load.lock().outstanding -= 1;
     }
+}
+
+fn is_recent(moment: Option<Instant>, now: Instant) -> bool {
+    moment.is_some_and(|moment| now.saturating_duration_since(moment) < COOL_DOWN)
 }

@@ -472,3 +472,17 @@ fn reads_are_spread_in_turns() {
     asked.sort_unstable();
     assert_eq!(asked, [0, 0, 1, 1, 2, 2]);
 }
+
+/// One that refuses at once looks free and fast, and is asked once only.
+#[test]
+fn reads_stay_away_from_a_member_that_does_not_serve_them() {
+    let cast = Cast::new(&[&[NoLeader], &[Ok(1)]]);
+    let members = cast.addrs.lock().clone();
+    let builder = Clerk::builder().members(members).follower_reads(true);
+    let clerk = builder.balancer(crate::rpc::LeastResponseTime::new()).build().unwrap();
+    for _ in 0..10 {
+        clerk.get("k").unwrap();
+    }
+    let asked_in_vain = cast.log.lock().iter().filter(|(number, _)| *number == 0).count();
+    assert!(asked_in_vain <= 1, "{asked_in_vain}");
+}

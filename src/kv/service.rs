@@ -47,7 +47,7 @@ impl KvService {
 
 impl KvServerRpc for KvService {
     /// Requests that have arrived together go to the core together.
-    fn flush(&self, _method: &str) {
+    fn after_calls(&self, _method: &str) {
         self.node.attend();
     }
 

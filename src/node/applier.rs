@@ -108,7 +108,6 @@ pub(super) struct Applier<S: StateMachine> {
     expected: VecDeque<Expected<S::Outcome>>,
     /// The last entry that the state holds.
     applied: Option<SnapshotMeta>,
-    snapshotted: Option<SnapshotMeta>,
     to_snapshot: Sender<snapshotter::Task<S::View>>,
     shared: Arc<Shared>,
     fail: Box<dyn Fn(NodeFailure) + Send>,
@@ -149,12 +148,12 @@ impl<S: StateMachine> Applier<S> {
         let expected = VecDeque::new();
         let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
         shared.watch.restored(index, state_machine.digest());
+        shared.snapshot_index.store(index.0, Ordering::Relaxed);
         Applier {
             state_machine,
             fresh_as_of: None,
             expected,
             applied: snapshot,
-            snapshotted: snapshot,
             to_snapshot,
             shared,
             fail: Box::new(fail),
@@ -236,15 +235,15 @@ impl<S: StateMachine> Applier<S> {
 
     /// Takes a view, which costs next to nothing, and has it written out by another thread.
     fn take_snapshot(&mut self) {
-        let is_news = self.applied != self.snapshotted && !self.is_diverged();
-        let Some(meta) = self.applied.filter(|_| is_news) else {
+        let has = Index(self.shared.snapshot_index.load(Ordering::Relaxed));
+        let is_news = |meta: &SnapshotMeta| meta.last_included_index > has && !self.is_diverged();
+        let Some(meta) = self.applied.filter(is_news) else {
             return self.shared.end_snapshot(true);
         };
         let write = snapshotter::Task::Write { meta, view: self.state_machine.view() };
-        match self.to_snapshot.try_send(write) {
-            Ok(()) => self.snapshotted = Some(meta),
-            // It is busy with what a leader sends: the log will ask again.
-            Err(_) => self.shared.end_snapshot(true),
+        // If it is busy with what a leader sends, the log will ask again.
+        if self.to_snapshot.try_send(write).is_err() {
+            self.shared.end_snapshot(true);
         }
     }
 
@@ -253,7 +252,7 @@ impl<S: StateMachine> Applier<S> {
         load(&mut self.state_machine, snapshot)?;
         log::info!("the state is that of {} now", path.display());
         self.applied = Some(meta);
-        self.snapshotted = Some(meta);
+        self.shared.snapshot_index.fetch_max(meta.last_included_index.0, Ordering::Relaxed);
         self.shared.applied_index.store(meta.last_included_index.0, Ordering::Release);
         self.shared.watch.restored(meta.last_included_index, self.state_machine.digest());
         Ok(())

@@ -28,6 +28,8 @@ use crate::raft::{MemberId, Message};
 /// What a thread has come with, and so what it may do beside stepping the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Errand {
+    /// That of a thread which steps back for others: it leaves everything to them.
+    Background,
     /// The clock, or news of this member's own: it does nothing else.
     Clock,
     /// A heartbeat or its answer, a vote: it must be back soon. It serves reads, no more.
@@ -54,7 +56,7 @@ impl<S: StateMachine> Pipeline<S> {
     /// Sees through what was brought to the inbox.
     pub(super) fn attend(&self, errand: Errand) {
         // Held up at the gate would be whoever brings something to a member that is paused.
-        if is_in_turn() || self.shared.gate.is_closed() {
+        if errand == Errand::Background || is_in_turn() || self.shared.gate.is_closed() {
             self.inbox.stage().call();
             self.log.call();
             return self.applier.call();
@@ -66,7 +68,7 @@ impl<S: StateMachine> Pipeline<S> {
         self.log.call();
         // A client's thread and a peer's may be held up by what they bring, up to a point; others may not.
         let may_apply = match errand {
-            Errand::Clock => return self.applier.call(),
+            Errand::Background | Errand::Clock => return self.applier.call(),
             Errand::Urgent => Tasks::are_quick,
             Errand::Request | Errand::Entries => |_: &Tasks<S>| true,
         };

@@ -63,7 +63,7 @@ impl RaftService {
 
 impl RaftRpc for RaftService {
     /// Only appends wait for it.
-    fn flush(&self, method: &str) {
+    fn after_calls(&self, method: &str) {
         if method == "AppendEntries" {
             self.mailbox.attend(Errand::Entries);
         }

@@ -41,6 +41,8 @@ pub(super) struct Shared {
     /// Whether the members' states are the same.
     pub(super) watch: Watch,
     snapshotting: Mutex<Snapshotting>,
+    /// The last entry that the newest snapshot holds.
+    pub(super) snapshot_index: AtomicU64,
     /// How long the newest snapshot is, as far as it is known.
     pub(super) snapshot_len_bytes: AtomicU64,
     /// The state machine's last turn took long: only its own thread should wait for it.
@@ -61,6 +63,7 @@ impl Shared {
             applied_index: AtomicU64::new(0),
             watch,
             snapshotting: Mutex::default(),
+            snapshot_index: AtomicU64::new(0),
             snapshot_len_bytes: AtomicU64::new(0),
             is_apply_slow: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),

@@ -76,7 +76,9 @@ impl<S: StateMachine> Snapshotter<S> {
             Ok(len_bytes) => {
                 self.shared.snapshot_len_bytes.store(len_bytes, Ordering::Relaxed);
                 log::info!("took a snapshot up to entry {index}: {len_bytes} bytes");
-                self.pipeline.report(Input::SnapshotTaken(meta));
+                self.shared.snapshot_index.fetch_max(index.0, Ordering::Relaxed);
+                self.pipeline.inbox.report(Input::SnapshotTaken(meta));
+                self.pipeline.attend(Errand::Background);
             }
             Err(error) => {
                 log::error!("no snapshot up to entry {index}: {error}");
@@ -152,7 +154,7 @@ impl<S: StateMachine> Snapshotter<S> {
                 if !self.pipeline.inbox.snapshot_received(message, snapshot) {
                     self.post.refuse(token);
                 }
-                self.pipeline.attend(Errand::Urgent);
+                self.pipeline.attend(Errand::Background);
             }
             Err(error) => {
                 log::error!("a snapshot has arrived and is not used: {error}");

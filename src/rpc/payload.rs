@@ -58,7 +58,9 @@ impl<M: Message + Default> Payload for M {
 
 /// A value of pure Rust, serialized by serde and bincode 1.3: numbers of fixed length, little-endian.
 ///
-/// For services whose both sides are Rust and are built together: a field more is another format.
+/// For services whose both sides are Rust and are built together: a field more is another format. And for callers that are trusted:
+/// bincode 1.3 bounds neither how deep a value of a recursive type goes, which can use up the stack, nor how many values of no size
+/// there are; do not let strangers send such types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Bincode<T>(pub T);
 
@@ -75,13 +77,14 @@ impl<T: Serialize + DeserializeOwned> Payload for Bincode<T> {
     }
 
     fn read(bytes: Bytes) -> Result<Self, PayloadError> {
-        // No more memory than the bytes could fill: a length that is not true is found before anything is allocated.
+        // A length that cannot be true is found before anything is allocated for it.
         options(bytes.len() as u64).deserialize(&bytes).map(Bincode).map_err(PayloadError::new)
     }
 }
 
 impl PayloadError {
-    fn new(error: impl std::error::Error + Send + Sync + 'static) -> PayloadError {
+    /// For implementations of [`Payload`] of one's own.
+    pub fn new(error: impl std::error::Error + Send + Sync + 'static) -> PayloadError {
         PayloadError(Box::new(error))
     }
 }

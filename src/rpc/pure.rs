@@ -7,6 +7,8 @@
 /// `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent` before `fn` where to run it twice does no more than once.
 ///
 /// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
 /// use std::time::{Duration, Instant};
 /// use syncraft::rpc::{Bincode, Channel, Done, Server};
 ///
@@ -15,21 +17,30 @@
 ///     pub trait Calculator = "calculator" published by CalculatorService, called by CalculatorStub {
 ///         /// Of two numbers.
 ///         idempotent fn add = "Add"((i64, i64)) -> i64;
+///         /// How often it was asked before.
+///         fn count = "Count"(()) -> u64;
 ///     }
 /// }
 ///
-/// struct Adder;
+/// #[derive(Default)]
+/// struct Adder(AtomicU64);
 ///
 /// impl Calculator for Adder {
 ///     fn add(&self, (one, other): (i64, i64), done: Done<Bincode<i64>>) {
 ///         done.run(Bincode(one + other));
 ///     }
+///
+///     fn count(&self, (): (), done: Done<Bincode<u64>>) {
+///         done.run(Bincode(self.0.fetch_add(1, Ordering::Relaxed)));
+///     }
 /// }
 ///
-/// let service = CalculatorService::new(Adder).version(2);
+/// let service = CalculatorService::new(Arc::new(Adder::default())).version(2);
 /// let server = Server::builder().service(service).bind("127.0.0.1:0").build()?.start();
 /// let stub = CalculatorStub::new(Channel::builder(server.local_addr().to_string()).lazy());
-/// assert_eq!(stub.add((40, 2), Instant::now() + Duration::from_secs(5))?, 42);
+/// let deadline = Instant::now() + Duration::from_secs(5);
+/// assert_eq!(stub.add((40, 2), deadline)?, 42);
+/// assert_eq!(stub.count((), deadline)?, 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[macro_export]
@@ -39,7 +50,8 @@ macro_rules! __rpc_service {
         $(#[$about:meta])*
         $visibility:vis trait $name:ident = $wire_name:literal
         published by $service:ident, called by $stub:ident {
-            $($(#[$about_method:meta])* $($mark:ident)? fn $method:ident = $wire_method:literal($args:ty) -> $reply:ty;)*
+            $($(#[$about_method:meta])* $(idempotent $($mark:lifetime)?)? fn $method:ident =
+                $wire_method:literal($args:ty) -> $reply:ty;)*
         }
     ) => {
         $(#[$about])*
@@ -52,14 +64,14 @@ macro_rules! __rpc_service {
 
         /// Publishes an implementation of the service.
         $visibility struct $service<T> {
-            implementation: T,
+            implementation: ::std::sync::Arc<T>,
             version: u32,
         }
 
         #[allow(dead_code, reason = "not everything is used everywhere")]
         impl<T: $name> $service<T> {
             /// A service that hands its calls to `implementation`.
-            $visibility fn new(implementation: T) -> Self {
+            $visibility fn new(implementation: ::std::sync::Arc<T>) -> Self {
                 Self { implementation, version: 0 }
             }
 
@@ -124,7 +136,7 @@ macro_rules! __rpc_service {
                 deadline: ::std::time::Instant,
             ) -> ::std::result::Result<$reply, $crate::rpc::CallError> {
                 const METHOD: $crate::rpc::Method =
-                    $crate::rpc::Method::new($wire_name, $wire_method)$(.$mark())?;
+                    $crate::rpc::Method::new($wire_name, $wire_method)$(.idempotent() $($mark)?)?;
                 let args = $crate::rpc::Bincode(args);
                 let reply: $crate::rpc::Bincode<$reply> =
                     $crate::rpc::Invoke::invoke(&self.invoker, &METHOD, &self.options, &args, deadline)?;

@@ -4,6 +4,7 @@
 //! attempts, and the pauses between them, end with the one deadline of the call. A server that says when to come back is not asked
 //! before.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -14,6 +15,9 @@ use bytes::Bytes;
 use super::{
     CallError, CallOptions, Deadline, Invoke, Method, Payload, RequestId, Status, StatusCode,
 };
+
+/// Whatever is asked for, no pause is longer.
+const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Pauses between attempts, and how many of these there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +61,8 @@ impl Retry {
             Retry::Fixed { pause, attempts_max } => (failed < attempts_max).then_some(pause),
             Retry::Exponential { first, longest, attempts_max } => {
                 let doubled = first.saturating_mul(1 << (failed - 1).min(30));
-                (failed < attempts_max).then(|| doubled.min(longest).mul_f64(0.5 + chance))
+                let pause = doubled.min(longest).min(PAUSE_MAX);
+                (failed < attempts_max).then(|| pause.mul_f64(0.5 + chance))
             }
         }
     }
@@ -108,8 +113,8 @@ impl<I: Invoke> Invoke for Retrying<I> {
             let request = RequestId { client: self.client.clone(), number, attempt };
             let options = CallOptions { request: Some(request), ..options.clone() };
             let began = Instant::now();
-            let attempt_deadline =
-                self.attempt_timeout.map_or(deadline, |timeout| deadline.min(began + timeout));
+            let ends = self.attempt_timeout.and_then(|timeout| began.checked_add(timeout));
+            let attempt_deadline = ends.map_or(deadline, |ends| ends.min(deadline));
             let mut error = match self.invoker.invoke(method, &options, args, attempt_deadline) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
@@ -125,7 +130,8 @@ impl<I: Invoke> Invoke for Retrying<I> {
             let Some(pause) = pause.filter(|_| is_safe && may_help(&error)) else {
                 return Err(error);
             };
-            let pause = pause.max(retry_after(&error).unwrap_or_default());
+            // What the server asks for, and some chance on top: those who were refused together do not come back together.
+            let pause = pause + retry_after(&error).unwrap_or_default();
             if deadline.saturating_duration_since(Instant::now()) <= pause {
                 return Err(error);
             }
@@ -137,10 +143,14 @@ impl<I: Invoke> Invoke for Retrying<I> {
 /// Whether the same call could fare better another time.
 fn may_help(error: &CallError) -> bool {
     match error {
-        CallError::NotSent { source, .. } => source.kind() != std::io::ErrorKind::InvalidInput,
+        // Arguments that no channel sends; a channel that was closed.
+        CallError::NotSent { source, .. } => {
+            !matches!(source.kind(), ErrorKind::InvalidInput | ErrorKind::NotConnected)
+        }
         CallError::Refused { status, .. } => matches!(
             status.code,
             StatusCode::Busy
+                | StatusCode::Closing
                 | StatusCode::DeadlineExceeded
                 | StatusCode::ShuttingDown
                 | StatusCode::Unanswered

@@ -118,7 +118,8 @@ impl Call {
         }
     }
 
-    /// Answers with a status instead of a reply.
+    /// Answers with a status instead of a reply. After it has had an effect a method must not use a code that says otherwise, such as
+    /// [`Busy`](StatusCode::Busy): callers may ask again ([`StatusCode::may_have_run`]).
     pub fn fail(mut self, status: Status) {
         self.finish(Err(status));
     }
@@ -213,7 +214,9 @@ impl<R: Payload> Done<R> {
         }
     }
 
-    /// Answers with a status instead. A call of the documented format can only have its connection closed.
+    /// Answers with a status instead. A call of the documented format can only have its connection closed. After it has had an effect a
+    /// method must not use a code that says otherwise, such as [`Busy`](StatusCode::Busy): callers may ask again
+    /// ([`StatusCode::may_have_run`]).
     pub fn fail(self, status: Status) {
         self.call.fail(status);
     }

@@ -62,13 +62,15 @@ pub enum StatusCode {
     Unanswered,
     /// 12: the caller was made for another version of the service; the message names both. Not run.
     VersionMismatch,
+    /// 13: the call came over a connection that the server was closing, as nothing had been asked over it for long. Not run.
+    Closing,
     /// A number that this version does not know. It may have had an effect.
     Other(u32),
 }
 
 impl StatusCode {
     /// Every code that has a name, with its number and its words.
-    const KNOWN: [(StatusCode, u32, &str); 12] = [
+    const KNOWN: [(StatusCode, u32, &str); 13] = [
         (StatusCode::Internal, 1, "internal error"),
         (StatusCode::UnknownService, 2, "unknown service"),
         (StatusCode::UnknownMethod, 3, "unknown method"),
@@ -81,6 +83,7 @@ impl StatusCode {
         (StatusCode::ShuttingDown, 10, "shutting down"),
         (StatusCode::Unanswered, 11, "unanswered"),
         (StatusCode::VersionMismatch, 12, "version mismatch"),
+        (StatusCode::Closing, 13, "connection closed"),
     ];
 
     /// The code of a number on the wire. 0 (OK) is not an error and has no code: it becomes `Other(0)`.

@@ -28,7 +28,8 @@ impl Failure {
             Failure::Connect(error) => {
                 matches!(error, CallError::NotSent { .. } | CallError::TimedOut { .. })
             }
-            Failure::Call(_) => self.sign() == Sign::Gone,
+            Failure::Call(error) if error.may_have_run() => false,
+            Failure::Call(error) => self.sign() == Sign::Gone || is_closing(error),
         }
     }
 
@@ -49,6 +50,11 @@ impl Failure {
     }
 }
 
+/// The connection was over when the call came to it; the endpoint is well.
+fn is_closing(error: &CallError) -> bool {
+    matches!(error, CallError::Refused { status, .. } if status.code == StatusCode::Closing)
+}
+
 fn sign_of(error: &CallError) -> Sign {
     match error {
         // The arguments are too long for any endpoint.
@@ -56,9 +62,9 @@ fn sign_of(error: &CallError) -> Sign {
         CallError::NotSent { .. } => Sign::Gone,
         CallError::Refused { status, .. } if status.code == StatusCode::ShuttingDown => Sign::Gone,
         CallError::Refused { .. } | CallError::BadReply { .. } => Sign::Alive,
-        CallError::Lost { .. } | CallError::TimedOut { sent: true, .. } => Sign::Silent,
-        // Whatever is there is none of ours.
-        CallError::BadFrame { .. } => Sign::Gone,
+        CallError::Lost { .. }
+        | CallError::BadFrame { .. }
+        | CallError::TimedOut { sent: true, .. } => Sign::Silent,
         CallError::TimedOut { sent: false, .. } | CallError::Busy { .. } => Sign::None,
     }
 }
@@ -82,6 +88,8 @@ mod tests {
             sent,
             which: Deadline::Call,
         };
+        let bad_frame =
+            || CallError::BadFrame { addr: addr(), reason: "HTTP, not this".to_owned() };
         let busy = || CallError::Busy { addr: addr(), calls: 1 };
         let check = |failure: Failure, sign: Sign, goes_on: bool| {
             assert_eq!((failure.sign(), failure.goes_on()), (sign, goes_on), "{failure:?}");
@@ -95,7 +103,9 @@ mod tests {
         check(Failure::Call(not_sent(ErrorKind::ConnectionRefused)), Sign::Gone, true);
         check(Failure::Call(not_sent(ErrorKind::InvalidInput)), Sign::None, false);
         check(Failure::Call(refused(StatusCode::ShuttingDown)), Sign::Gone, true);
+        check(Failure::Call(refused(StatusCode::Closing)), Sign::Alive, true);
         check(Failure::Call(refused(StatusCode::Busy)), Sign::Alive, false);
+        check(Failure::Call(bad_frame()), Sign::Silent, false);
         check(Failure::Call(refused(StatusCode::Internal)), Sign::Alive, false);
         check(Failure::Call(lost()), Sign::Silent, false);
         check(Failure::Call(timed_out(true)), Sign::Silent, false);

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::net::{Waiting, is_timeout, join, look, send_now, spawn};
@@ -35,6 +35,9 @@ use super::net::{Waiting, is_timeout, join, look, send_now, spawn};
 const CORKED_FRAME_LEN_MAX_BYTES: usize = 8 << 10;
 /// What is held back for one connection leaves when it is so much.
 const CORKED_LEN_MAX_BYTES: usize = 64 << 10;
+
+/// The memory for it is kept for the next time when it is no more than this.
+const CORKED_KEPT_MAX_BYTES: usize = 4 << 10;
 
 /// How long a writer without work stays: a client that is slow once is slow again.
 const WRITER_IDLE: Duration = Duration::from_secs(1);
@@ -115,16 +118,16 @@ impl Outbox {
     }
 
     /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.
-    pub(super) fn send(self: &Arc<Self>, frame: Bytes) -> Result<(), SendError> {
+    pub(super) fn send(self: &Arc<Self>, frame: &Bytes) -> Result<(), SendError> {
         self.send_up_to(self.bytes_max, frame)
     }
 
     /// The same, however much waits: for frames whose number and length are bounded elsewhere.
-    pub(super) fn send_over_limit(self: &Arc<Self>, frame: Bytes) -> Result<(), SendError> {
+    pub(super) fn send_over_limit(self: &Arc<Self>, frame: &Bytes) -> Result<(), SendError> {
         self.send_up_to(usize::MAX, frame)
     }
 
-    fn send_up_to(self: &Arc<Self>, bytes_max: usize, frame: Bytes) -> Result<(), SendError> {
+    fn send_up_to(self: &Arc<Self>, bytes_max: usize, frame: &Bytes) -> Result<(), SendError> {
         let mut state = self.state.lock();
         if state.cut.is_some() {
             return Err(SendError::Closed);
@@ -132,7 +135,7 @@ impl Outbox {
         let is_short = frame.len() <= CORKED_FRAME_LEN_MAX_BYTES;
         if is_short && !state.is_draining() && Cork::holds(self, &mut state.corker) {
             self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
-            state.corked.extend_from_slice(&frame);
+            state.corked.extend_from_slice(frame);
             return match state.corked.len() < CORKED_LEN_MAX_BYTES {
                 true => Ok(()),
                 false => self.send_corked(&mut state),
@@ -144,41 +147,46 @@ impl Outbox {
             if self.holds_over(bytes_max.saturating_sub(frame.len())) {
                 return Err(SendError::Full);
             }
-            return self.enqueue(&mut state, frame);
+            return self.enqueue(&mut state, frame.clone());
         }
-        self.send_first(&mut state, frame)
+        match self.send_first(&mut state, frame)? {
+            sent if sent == frame.len() => Ok(()),
+            sent => self.enqueue(&mut state, frame.slice(sent..)),
+        }
     }
 
-    /// Sends a frame that nothing stands before.
+    /// Sends what the socket takes now of bytes that nothing stands before: how many.
     fn send_first(
-        self: &Arc<Self>,
+        &self,
         state: &mut MutexGuard<'_, State>,
-        mut frame: Bytes,
-    ) -> Result<(), SendError> {
-        match send_now(&self.stream, &frame) {
-            Ok(sent) if sent == frame.len() => Ok(()),
-            Ok(sent) => {
-                frame.advance(sent);
-                self.enqueue(state, frame)
-            }
-            Err(error) => {
-                self.cut_locked(state, &error.to_string());
-                Err(SendError::Closed)
-            }
-        }
+        bytes: &[u8],
+    ) -> Result<usize, SendError> {
+        send_now(&self.stream, bytes).map_err(|error| {
+            self.cut_locked(state, &error.to_string());
+            SendError::Closed
+        })
     }
 
     /// Sends what was held back.
     fn send_corked(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> Result<(), SendError> {
         state.corker = 0;
-        let frames = std::mem::take(&mut state.corked);
-        if frames.is_empty() || state.cut.is_some() {
+        if state.corked.is_empty() || state.cut.is_some() {
             return Ok(());
         }
+        let mut frames = std::mem::take(&mut state.corked);
         self.unsent_bytes.fetch_sub(frames.len(), Ordering::Relaxed);
         let result = match state.is_draining() {
             true => self.enqueue(state, Bytes::from(frames)),
-            false => self.send_first(state, Bytes::from(frames)),
+            false => self.send_first(state, &frames).and_then(|sent| {
+                if sent < frames.len() {
+                    return self.enqueue(state, Bytes::from(frames.split_off(sent)));
+                }
+                if frames.capacity() <= CORKED_KEPT_MAX_BYTES {
+                    frames.clear();
+                    state.corked = frames;
+                }
+                Ok(())
+            }),
         };
         // Someone may wait for it to be on its way.
         self.changed.notify_all();
@@ -407,7 +415,7 @@ mod tests {
     #[test]
     fn a_frame_that_fits_needs_no_thread() {
         let (outbox, mut peer) = pair(100, LONG);
-        outbox.send(Bytes::from_static(b"hello")).unwrap();
+        outbox.send(&Bytes::from_static(b"hello")).unwrap();
         let mut got = [0; 5];
         peer.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"hello");
@@ -419,7 +427,7 @@ mod tests {
         const FRAME: usize = 100_000;
         let (outbox, mut peer) = pair(1 << 30, LONG);
         for i in 0..200 {
-            outbox.send(Bytes::from(vec![i as u8; FRAME])).unwrap();
+            outbox.send(&Bytes::from(vec![i as u8; FRAME])).unwrap();
         }
         assert!(outbox.state.lock().thread.is_some());
         let mut got = vec![0; FRAME];
@@ -430,10 +438,10 @@ mod tests {
         outbox.wait_until_below(0, Some(Instant::now() + LONG));
         assert!(!outbox.holds_over(0));
         // And with nothing waiting, sending is direct again.
-        outbox.send(Bytes::from_static(b"x")).unwrap();
+        outbox.send(&Bytes::from_static(b"x")).unwrap();
         assert!(!outbox.holds_over(0));
         outbox.close();
-        assert_eq!(outbox.send(Bytes::from_static(b"x")), Err(SendError::Closed));
+        assert_eq!(outbox.send(&Bytes::from_static(b"x")), Err(SendError::Closed));
     }
 
     fn read(peer: &mut TcpStream, len: usize) -> Vec<u8> {
@@ -443,7 +451,7 @@ mod tests {
     }
 
     fn send(outbox: &Arc<Outbox>, frame: &'static str) {
-        outbox.send(Bytes::from_static(frame.as_bytes())).unwrap();
+        outbox.send(&Bytes::from_static(frame.as_bytes())).unwrap();
     }
 
     fn is_silent(peer: &TcpStream) -> bool {
@@ -484,7 +492,7 @@ mod tests {
         .unwrap();
         assert_eq!(read(&mut peer, 12), b"first,second");
         send(&outbox, "small,");
-        outbox.send(Bytes::from(vec![b'l'; CORKED_FRAME_LEN_MAX_BYTES + 1])).unwrap();
+        outbox.send(&Bytes::from(vec![b'l'; CORKED_FRAME_LEN_MAX_BYTES + 1])).unwrap();
         assert_eq!(read(&mut peer, 7), b"small,l");
     }
 
@@ -529,18 +537,18 @@ mod tests {
         const FRAME: usize = 1 << 20;
         let (outbox, _peer) = pair(4 * FRAME, LONG);
         let refused =
-            (0..100).any(|_| outbox.send(Bytes::from(vec![0; FRAME])) == Err(SendError::Full));
+            (0..100).any(|_| outbox.send(&Bytes::from(vec![0; FRAME])) == Err(SendError::Full));
         assert!(refused);
         assert!(!outbox.holds_over(4 * FRAME));
-        assert_eq!(outbox.send(Bytes::from(vec![0; FRAME])), Err(SendError::Full));
-        outbox.send_over_limit(Bytes::from(vec![0; FRAME])).unwrap();
+        assert_eq!(outbox.send(&Bytes::from(vec![0; FRAME])), Err(SendError::Full));
+        outbox.send_over_limit(&Bytes::from(vec![0; FRAME])).unwrap();
         outbox.close();
     }
 
     #[test]
     fn a_peer_that_does_not_read_is_cut() {
         let (outbox, _peer) = pair(1 << 30, SOON);
-        outbox.send(Bytes::from(vec![0; 64 << 20])).unwrap();
+        outbox.send(&Bytes::from(vec![0; 64 << 20])).unwrap();
         outbox.wait_until_below(0, Some(Instant::now() + LONG));
         assert_eq!(outbox.cut_reason().unwrap(), "the peer does not read what it is sent");
         outbox.close();

@@ -1,8 +1,10 @@
 //! The calls of a channel that have no answer yet.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -40,6 +42,8 @@ pub(super) fn run_guarded(run: impl FnOnce()) {
 #[derive(Default)]
 pub(super) struct Parked {
     state: Mutex<Slot>,
+    /// There has been an outcome; readable without the lock.
+    is_over: AtomicBool,
     changed: Condvar,
 }
 
@@ -52,7 +56,10 @@ struct Slot {
 
 impl Parked {
     pub(super) fn wake(&self, outcome: Outcome) {
-        self.state.lock().outcome = Some(outcome);
+        let mut state = self.state.lock();
+        state.outcome = Some(outcome);
+        self.is_over.store(true, Ordering::Release);
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -62,12 +69,13 @@ impl Parked {
         self.changed.notify_one();
     }
 
+    /// Whether there is an outcome, or was one before it was taken.
     pub(super) fn has_outcome(&self) -> bool {
-        self.state.lock().outcome.is_some()
+        self.is_over.load(Ordering::Acquire)
     }
 
     pub(super) fn take_outcome(&self) -> Option<Outcome> {
-        self.state.lock().outcome.take()
+        self.has_outcome().then(|| self.state.lock().outcome.take()).flatten()
     }
 
     /// Whether it was asked to read and has not been since.
@@ -107,10 +115,29 @@ pub(super) struct Call {
     pub(super) decodes: fn(&Bytes) -> bool,
 }
 
+/// Spreads numbers that we have given ourselves: nobody can choose them to collide.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((self.0 << 8) | u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // Odd, so that no two have the same low bits, and large, so that neighbours differ in the high ones.
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
 /// All calls without an answer, by id; those not yet sent, in order; the deadlines that the timer has to watch.
 #[derive(Default)]
 pub(super) struct Calls {
-    by_id: HashMap<u64, Call>,
+    by_id: HashMap<u64, Call, BuildHasherDefault<IdHasher>>,
     unsent: VecDeque<(u64, Bytes)>,
     unsent_bytes: usize,
     /// Of completions only: a thread that waits watches its own deadline.

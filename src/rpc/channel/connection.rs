@@ -9,7 +9,9 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,11 +42,28 @@ const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
 /// A caller that reads looks this often whether the channel's thread is to read in its place.
 const CALLER_READS_FOR: Duration = Duration::from_millis(100);
 
+/// A connection that has just brought an answer to a caller is taken for alive this long without looking: a system call for each
+/// call is much where calls follow one another.
+const HEARD_LATELY: Duration = Duration::from_micros(100);
+
 /// An established connection. Clones are the same one.
 #[derive(Clone)]
-pub(super) struct Line {
+pub(super) struct Line(Arc<Ends>);
+
+pub(super) struct Ends {
     pub(super) outbox: Arc<Outbox>,
-    incoming: Arc<Mutex<Incoming>>,
+    incoming: Mutex<Incoming>,
+    since: Instant,
+    /// When a caller last took its answer from it, in nanoseconds after `since`; 0: never, or its end has been seen meanwhile.
+    heard_ns: AtomicU64,
+}
+
+impl Deref for Line {
+    type Target = Ends;
+
+    fn deref(&self) -> &Ends {
+        &self.0
+    }
 }
 
 /// What has come over a connection so far; whoever holds it reads.
@@ -65,7 +84,22 @@ struct Incoming {
 
 impl Line {
     pub(super) fn is(&self, other: &Line) -> bool {
-        Arc::ptr_eq(&self.outbox, &other.outbox)
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A caller has its answer, and it is `now`.
+    fn has_brought(&self, now: Instant) {
+        let after = now.saturating_duration_since(self.since).as_nanos();
+        self.heard_ns.store(after.max(1) as u64, Ordering::Relaxed);
+    }
+
+    /// Whether an answer has come a moment ago.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        let heard = match self.heard_ns.load(Ordering::Relaxed) {
+            0 => return false,
+            after => self.since + Duration::from_nanos(after),
+        };
+        now.saturating_duration_since(heard) < HEARD_LATELY
     }
 
     /// Whether the connection is of use still, as far as its socket knows. For one that nobody reads.
@@ -75,7 +109,14 @@ impl Line {
 
     /// What has come that nobody reads.
     pub(super) fn look(&self) -> Waiting {
-        if self.incoming.is_locked() { Waiting::Nothing } else { self.outbox.look() }
+        if self.incoming.is_locked() {
+            return Waiting::Nothing;
+        }
+        let waiting = self.outbox.look();
+        if waiting != Waiting::Nothing {
+            self.heard_ns.store(0, Ordering::Relaxed);
+        }
+        waiting
     }
 
     /// Reads what has come over a connection that no call is under way on: answers that came too late, or why it ends. Whether it
@@ -92,19 +133,31 @@ impl Line {
         }
     }
 
-    /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's thread takes over. False if
-    /// somebody else reads.
-    pub(super) fn read_until(&self, core: &Arc<Core>, parked: &Parked, deadline: Instant) -> bool {
-        let Some(mut incoming) = self.incoming.try_lock() else { return false };
+    /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's thread takes over; it is `now` as it
+    /// begins, and when it ended comes back. `None` if somebody else reads.
+    pub(super) fn read_until(
+        &self,
+        core: &Arc<Core>,
+        parked: &Parked,
+        mut now: Instant,
+        deadline: Instant,
+    ) -> Option<Instant> {
+        let mut incoming = self.incoming.try_lock()?;
         let loss = loop {
             if let Err(loss) = incoming.take_frames(core, ReadBy::Callers) {
                 break loss;
             }
-            let Some(left) = time_left(deadline) else { return true };
-            if parked.has_outcome() || core.has_reader() {
-                return true;
+            if parked.has_outcome() {
+                self.has_brought(now);
+                return Some(now);
             }
-            match incoming.read_for(&self.outbox, Some(left.min(CALLER_READS_FOR))) {
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() || core.has_reader() {
+                return Some(now);
+            }
+            let read = incoming.read_for(&self.outbox, Some(left.min(CALLER_READS_FOR)));
+            now = Instant::now();
+            match read {
                 Ok(()) => {}
                 Err(error) if is_timeout(&error) => {
                     if let Err(loss) = incoming.is_silent(core, self) {
@@ -118,7 +171,7 @@ impl Line {
         if self.lose(core, loss, ReadBy::Callers) {
             core.connect_again();
         }
-        true
+        Some(now)
     }
 
     /// The connection turned out to be gone as something was sent.
@@ -229,7 +282,8 @@ impl Line {
             is_pinged: false,
             read_timeout: None,
         };
-        Line { outbox, incoming: Arc::new(Mutex::new(incoming)) }
+        let (incoming, since) = (Mutex::new(incoming), Instant::now());
+        Line(Arc::new(Ends { outbox, incoming, since, heard_ns: AtomicU64::new(0) }))
     }
 }
 

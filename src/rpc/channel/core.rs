@@ -72,6 +72,13 @@ pub(super) struct Request<'a> {
     pub(super) decodes: fn(&Bytes) -> bool,
 }
 
+/// A call that was made: its number, when it began, and over which connection it was sent, if at once, and callers read it.
+pub(super) struct Begun {
+    pub(super) id: u64,
+    began: Instant,
+    line: Option<Line>,
+}
+
 /// Which threads read a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadBy {
@@ -121,8 +128,8 @@ impl Core {
     /// Makes a call and waits for its outcome.
     pub(super) fn call(self: &Arc<Self>, request: &Request<'_>) -> Outcome {
         let parked = Arc::new(Parked::default());
-        let id = self.start(request, Waiter::Thread(Arc::clone(&parked)));
-        self.wait(id, &parked, request.deadline)
+        let call = self.start(request, Waiter::Thread(Arc::clone(&parked)));
+        self.wait(call, &parked, request.deadline)
     }
 
     /// Waits for a connection.
@@ -132,17 +139,19 @@ impl Core {
         }
         let (parked, id) = (Arc::new(Parked::default()), self.take_id());
         let waiter = Waiter::Thread(Arc::clone(&parked));
+        let began = Instant::now();
         // A call without a frame: its outcome comes when it would be sent.
         self.enter(
             id,
-            Call { waiter, began: Instant::now(), deadline, sent: false, decodes: |_| false },
+            Call { waiter, began, deadline, sent: false, decodes: |_| false },
             Bytes::new(),
         );
-        self.wait(id, &parked, deadline).map(drop)
+        self.wait(Begun { id, began, line: None }, &parked, deadline).map(drop)
     }
 
     /// Waits for the outcome, and reads the connection meanwhile if nobody else does.
-    fn wait(self: &Arc<Self>, id: u64, parked: &Parked, deadline: Instant) -> Outcome {
+    fn wait(self: &Arc<Self>, call: Begun, parked: &Parked, deadline: Instant) -> Outcome {
+        let Begun { id, began: mut now, line: mut sent_over } = call;
         // A method that calls another server is itself called under one.
         Cork::flush_all();
         loop {
@@ -152,16 +161,24 @@ impl Core {
                 }
                 return outcome;
             }
-            if deadline <= Instant::now() {
+            if deadline <= now {
                 break;
             }
-            // In this order: asked from here on, it finds the connection.
-            parked.take_asked();
-            let line = self.line_to_read(id);
-            match line.is_some_and(|line| line.read_until(self, parked, deadline)) {
-                true => self.ask_another_to_read(),
-                false => parked.wait_until(deadline),
-            }
+            let line = sent_over.take().or_else(|| {
+                // In this order: asked from here on, it finds the connection.
+                parked.take_asked();
+                self.line_to_read(id)
+            });
+            now = match line.and_then(|line| line.read_until(self, parked, now, deadline)) {
+                Some(now) => {
+                    self.ask_another_to_read();
+                    now
+                }
+                None => {
+                    parked.wait_until(deadline);
+                    Instant::now()
+                }
+            };
         }
         let mut state = self.lock();
         match state.give_up(id) {
@@ -201,13 +218,13 @@ impl Core {
     }
 
     /// Makes a call; `waiter` gets its outcome.
-    pub(super) fn start(self: &Arc<Self>, request: &Request<'_>, waiter: Waiter) -> u64 {
+    pub(super) fn start(self: &Arc<Self>, request: &Request<'_>, waiter: Waiter) -> Begun {
         let (id, began, deadline) = (self.take_id(), Instant::now(), request.deadline);
         let call = Call { waiter, began, deadline, sent: false, decodes: request.decodes };
         if deadline <= began {
             let error = self.timed_out(&call);
             self.fail(call.waiter, error);
-            return id;
+            return Begun { id, began, line: None };
         }
         let limit = self.config.limits.body_len_max_bytes;
         let args = match &request.args {
@@ -215,17 +232,18 @@ impl Core {
             Ok(args) => Err(format!("arguments of {} bytes: at most {limit} are sent", args.len)),
             Err(error) => Err(format!("the arguments cannot be serialized: {error}")),
         };
-        match args {
+        let line = match args {
             Ok(args) => {
                 let frame = self.encode(request, args, id, deadline - began);
-                self.enter(id, call, frame);
+                self.enter(id, call, frame)
             }
             Err(words) => {
                 let error = io::Error::new(io::ErrorKind::InvalidInput, words);
                 self.fail(call.waiter, self.not_sent(&error));
+                None
             }
-        }
-        id
+        };
+        Begun { id, began, line }
     }
 
     fn take_id(&self) -> u64 {
@@ -269,22 +287,27 @@ impl Core {
         }
     }
 
-    /// Takes a call in, and sends it or sees to it that it will be.
-    fn enter(self: &Arc<Self>, id: u64, mut call: Call, frame: Bytes) {
-        let mut state = self.look_whether_alive(self.lock());
+    /// Takes a call in, and sends it or sees to it that it will be. The connection over which it was sent at once, where callers
+    /// read.
+    fn enter(self: &Arc<Self>, id: u64, mut call: Call, frame: Bytes) -> Option<Line> {
+        let mut state = self.look_whether_alive(self.lock(), call.began);
         if let Err(error) = self.admit(&mut state, &call, &frame) {
             drop(state);
-            return self.fail(call.waiter, error);
+            self.fail(call.waiter, error);
+            return None;
         }
         if let Some(line) = self.open_line(&state).filter(|_| !frame.is_empty()) {
             call.sent = true;
             state.calls.insert(id, call);
+            let has_reader = state.has_reader;
             drop(state);
-            return self.send(&line, id, frame);
+            self.send(&line, id, frame);
+            return (!has_reader).then_some(line);
         }
         state.calls.insert(id, call);
         state.calls.push_unsent(id, frame);
         self.move_on(state);
+        None
     }
 
     /// A connection that nobody reads may have been closed meanwhile: better noticed before a call is sent over it, as
@@ -292,8 +315,11 @@ impl Core {
     fn look_whether_alive<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
+        now: Instant,
     ) -> MutexGuard<'a, State> {
-        let Some(line) = state.unread_line() else { return state };
+        let Some(line) = state.unread_line().filter(|line| !line.is_fresh(now)) else {
+            return state;
+        };
         let is_over = match line.look() {
             Waiting::Nothing => false,
             Waiting::End => true,
@@ -338,7 +364,7 @@ impl Core {
         // One that cannot be sent is found missing.
         if let Ok(args) = &request.args {
             let frame = self.encode(&request, args, id, self.config.ping_interval);
-            let _ = line.outbox.send(frame);
+            let _ = line.outbox.send(&frame);
         }
         id
     }
@@ -365,7 +391,7 @@ impl Core {
     }
 
     fn send(self: &Arc<Self>, line: &Line, id: u64, frame: Bytes) {
-        let Err(error) = line.outbox.send(frame.clone()) else { return };
+        let Err(error) = line.outbox.send(&frame) else { return };
         let mut state = self.lock();
         match error {
             SendError::Full => {
@@ -492,7 +518,7 @@ impl Core {
                 state.finish(id, deliveries, Ok(Bytes::new()));
                 continue;
             }
-            match outbox.send(frame.clone()) {
+            match outbox.send(&frame) {
                 Ok(()) if one_at_a_time => state.in_line = Some(id),
                 Ok(()) => {}
                 Err(SendError::Full) => {

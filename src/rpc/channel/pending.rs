@@ -26,7 +26,7 @@ impl<R: Payload> Pending<R> {
             let parked = Arc::clone(&parked);
             move |outcome| parked.wake(outcome)
         }));
-        let id = core.start(request, waiter);
+        let id = core.start(request, waiter).id;
         Pending { core: Arc::clone(core), id, parked, reply: PhantomData }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::gauge::{Gauge, Slot};
+use super::gauge::{Gauge, Room, Slot};
 use super::stats::MethodStats;
 use super::{BUSY_RETRY_AFTER, Shared};
 use crate::rpc::frame::{HeadSize, encode};
@@ -32,7 +32,7 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) outbox: Arc<Outbox>,
     pub(super) shared: Arc<Shared>,
-    in_flight: Arc<Gauge>,
+    room: Arc<Room>,
     /// How replies to its extended calls are framed, once one has come.
     head_size: OnceLock<HeadSize>,
     open: Mutex<Open>,
@@ -69,21 +69,15 @@ impl Connection {
         standing: Standing,
     ) -> Arc<Self> {
         let limits = &shared.limits;
-        let in_flight =
-            Arc::new(Gauge::new(limits.calls_per_connection_max, limits.bytes_per_connection_max));
+        let room = Arc::new(Room {
+            own: Gauge::new(limits.calls_per_connection_max, limits.bytes_per_connection_max),
+            all: Arc::clone(&shared.in_flight),
+            reserved: Arc::clone(&shared.reserved_in_flight),
+        });
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
         let standing = Mutex::new(standing);
         let head_size = OnceLock::new();
-        Arc::new(Connection {
-            peer,
-            outbox,
-            shared,
-            in_flight,
-            head_size,
-            open,
-            answered,
-            standing,
-        })
+        Arc::new(Connection { peer, outbox, shared, room, head_size, open, answered, standing })
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -180,22 +174,15 @@ impl Connection {
         self.outbox.wait_until_below(0, Some(deadline));
     }
 
-    /// The room that a call needs a part of: this connection's, and the server's own or that of the reserved services.
-    fn gauges(&self, is_reserved: bool) -> [&Arc<Gauge>; 2] {
-        let shared = &self.shared;
-        let all = if is_reserved { &shared.reserved_in_flight } else { &shared.in_flight };
-        [&self.in_flight, all]
-    }
-
     /// Room for an extended call of `bytes`, or "busy".
     pub(super) fn try_room(&self, bytes: usize, is_reserved: bool) -> Result<Slot, Status> {
-        Slot::try_take(self.gauges(is_reserved), bytes)
+        Slot::try_take(&self.room, is_reserved, bytes)
             .ok_or_else(|| Status::busy("too many calls or bytes in flight", BUSY_RETRY_AFTER))
     }
 
     /// Room for a documented call of `bytes`, waited for: its client knows no "busy". `None` when the connection is over.
     pub(super) fn wait_room(&self, bytes: usize, is_reserved: bool) -> Option<Slot> {
-        Slot::take(self.gauges(is_reserved), bytes, CHECK_EVERY, || self.is_cut())
+        Slot::take(&self.room, is_reserved, bytes, CHECK_EVERY, || self.is_cut())
     }
 
     /// Counts a call as begun; what it returns answers it. `None` if its client has been told that there will be no others.
@@ -259,7 +246,7 @@ impl Connection {
     /// Sends what has to be sent whatever waits. Bounded all the same: see `send_reply`.
     fn send(&self, frame: Bytes) {
         // A connection that is gone needs no answer.
-        let _ = self.outbox.send_over_limit(frame);
+        let _ = self.outbox.send_over_limit(&frame);
     }
 
     /// Sends a reply, or says that it has found no room: a client may well ask for more at once than can wait for it.
@@ -270,7 +257,7 @@ impl Connection {
         if id.is_documented() || frame.len() < SHORT_FRAME_LEN_BYTES {
             return self.send(frame);
         }
-        if self.outbox.send(frame) == Err(SendError::Full) {
+        if self.outbox.send(&frame) == Err(SendError::Full) {
             let words = "the reply finds no room behind those that are not read yet";
             let retry_after = Some(UNREAD_RETRY_AFTER);
             let status = Status::new(StatusCode::Unanswered, words);

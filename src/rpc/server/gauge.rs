@@ -1,95 +1,130 @@
 //! How much is in flight: calls and their bytes, counted from before the body is received until the call is answered.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+/// Calls are counted in the upper bits of a word, bytes in the lower ones: every call changes both, in one step.
+const BYTES_BITS: u32 = 40;
+const CALL: u64 = 1 << BYTES_BITS;
+const BYTES_MAX: u64 = CALL - 1;
+const CALLS_MAX: u64 = (1 << (u64::BITS - BYTES_BITS)) - 1;
+
 /// A count with bounds, shared by all who add to it.
 #[derive(Debug)]
 pub(super) struct Gauge {
-    calls_max: usize,
-    bytes_max: usize,
-    taken: Mutex<Taken>,
+    calls_max: u64,
+    bytes_max: u64,
+    taken: AtomicU64,
+    /// How many wait for room. They do so under the lock, and look every now and then.
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
     released: Condvar,
 }
 
-#[derive(Debug, Default, PartialEq)]
-struct Taken {
-    calls: usize,
-    bytes: usize,
-}
-
 impl Gauge {
+    /// Of at most 16 million calls and a tebibyte, whatever is said.
     pub(super) fn new(calls_max: usize, bytes_max: usize) -> Self {
-        Gauge { calls_max, bytes_max, taken: Mutex::default(), released: Condvar::new() }
+        Gauge {
+            calls_max: (calls_max as u64).min(CALLS_MAX),
+            bytes_max: (bytes_max as u64).min(BYTES_MAX),
+            taken: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            released: Condvar::new(),
+        }
     }
 
     /// Takes room for one call of `bytes`, if there is any.
     fn try_take(&self, bytes: usize) -> bool {
-        self.add(&mut self.taken.lock(), bytes)
+        let add = |taken: u64| {
+            let (calls, held) = (taken >> BYTES_BITS, taken & BYTES_MAX);
+            let fits = calls < self.calls_max && bytes as u64 <= self.bytes_max - held;
+            fits.then(|| taken + CALL + bytes as u64)
+        };
+        self.taken.fetch_update(Ordering::SeqCst, Ordering::Relaxed, add).is_ok()
     }
 
     /// Takes room, waiting for it; see [`Slot::take`].
     fn take(&self, bytes: usize, check_every: Duration, is_over: impl Fn() -> bool) -> bool {
-        let mut taken = self.taken.lock();
-        while !self.add(&mut taken, bytes) {
-            if is_over() {
-                return false;
+        if self.try_take(bytes) {
+            return true;
+        }
+        let mut lock = self.lock.lock();
+        // Counted before it looks again: whoever gives room back after that sees that it waits.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let is_taken = loop {
+            if self.try_take(bytes) {
+                break true;
             }
-            self.released.wait_for(&mut taken, check_every);
-        }
-        true
-    }
-
-    fn add(&self, taken: &mut Taken, bytes: usize) -> bool {
-        let fits = taken.calls < self.calls_max && bytes <= self.bytes_max - taken.bytes;
-        if fits {
-            taken.calls += 1;
-            taken.bytes += bytes;
-        }
-        fits
+            if is_over() {
+                break false;
+            }
+            self.released.wait_for(&mut lock, check_every);
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        is_taken
     }
 
     fn release(&self, bytes: usize) {
-        let mut taken = self.taken.lock();
-        taken.calls -= 1;
-        taken.bytes -= bytes;
-        // Costs nothing while nobody waits.
-        self.released.notify_all();
+        self.taken.fetch_sub(CALL + bytes as u64, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            let _lock = self.lock.lock();
+            self.released.notify_all();
+        }
+    }
+}
+
+/// The gauges that a connection's calls are counted in: its own, and those of the server, for its reserved services and the others.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) own: Gauge,
+    pub(super) all: Arc<Gauge>,
+    pub(super) reserved: Arc<Gauge>,
+}
+
+impl Room {
+    fn gauges(&self, is_reserved: bool) -> [&Gauge; 2] {
+        [&self.own, if is_reserved { &self.reserved } else { &self.all }]
     }
 }
 
 /// Room taken in the gauge of a connection and in that of the server; given back on drop.
 #[derive(Debug)]
 pub(super) struct Slot {
-    gauges: [Arc<Gauge>; 2],
+    room: Arc<Room>,
+    is_reserved: bool,
     bytes: usize,
 }
 
 impl Slot {
     /// Room for a call of `bytes` in both gauges, if there is any.
-    pub(super) fn try_take(gauges: [&Arc<Gauge>; 2], bytes: usize) -> Option<Slot> {
-        Slot::take_by(gauges, bytes, Gauge::try_take)
+    pub(super) fn try_take(room: &Arc<Room>, is_reserved: bool, bytes: usize) -> Option<Slot> {
+        Slot::take_by(room, is_reserved, bytes, Gauge::try_take)
     }
 
     /// Waits until there is room. At least every `check_every`, `is_over` is asked whether waiting still makes sense; `None`
     /// when it does not.
     pub(super) fn take(
-        gauges: [&Arc<Gauge>; 2],
+        room: &Arc<Room>,
+        is_reserved: bool,
         bytes: usize,
         check_every: Duration,
         is_over: impl Fn() -> bool,
     ) -> Option<Slot> {
-        Slot::take_by(gauges, bytes, |gauge, bytes| gauge.take(bytes, check_every, &is_over))
+        let take = |gauge: &Gauge, bytes| gauge.take(bytes, check_every, &is_over);
+        Slot::take_by(room, is_reserved, bytes, take)
     }
 
     fn take_by(
-        gauges: [&Arc<Gauge>; 2],
+        room: &Arc<Room>,
+        is_reserved: bool,
         bytes: usize,
         take: impl Fn(&Gauge, usize) -> bool,
     ) -> Option<Slot> {
-        let [connection, server] = gauges;
+        let [connection, server] = room.gauges(is_reserved);
         if !take(connection, bytes) {
             return None;
         }
@@ -97,13 +132,13 @@ impl Slot {
             connection.release(bytes);
             return None;
         }
-        Some(Slot { gauges: gauges.map(Arc::clone), bytes })
+        Some(Slot { room: Arc::clone(room), is_reserved, bytes })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.gauges.iter().for_each(|gauge| gauge.release(self.bytes));
+        self.room.gauges(self.is_reserved).iter().for_each(|gauge| gauge.release(self.bytes));
     }
 }
 
@@ -113,34 +148,61 @@ mod tests {
 
     use super::*;
 
-    fn gauge(calls_max: usize, bytes_max: usize) -> Arc<Gauge> {
-        Arc::new(Gauge::new(calls_max, bytes_max))
+    fn room(own: (usize, usize), all: (usize, usize)) -> Arc<Room> {
+        let gauge = |(calls_max, bytes_max)| Gauge::new(calls_max, bytes_max);
+        Arc::new(Room {
+            own: gauge(own),
+            all: Arc::new(gauge(all)),
+            reserved: Arc::new(gauge(all)),
+        })
+    }
+
+    fn is_empty(room: &Room) -> bool {
+        [&room.own, &room.all, &room.reserved].iter().all(|it| it.taken.load(Ordering::SeqCst) == 0)
     }
 
     #[test]
     fn either_gauge_and_either_count_refuses() {
-        let (wide, narrow) = (gauge(100, 100), gauge(2, 10));
-        for gauges in [[&wide, &narrow], [&narrow, &wide]] {
-            let first = Slot::try_take(gauges, 4).unwrap();
-            assert!(Slot::try_take(gauges, 7).is_none(), "11 bytes of 10");
-            let second = Slot::try_take(gauges, 6).unwrap();
-            assert!(Slot::try_take(gauges, 0).is_none(), "3 calls of 2");
-            drop((first, second));
-            drop(Slot::try_take(gauges, 10).unwrap());
-        }
-        for gauge in [wide, narrow] {
-            assert_eq!(*gauge.taken.lock(), Taken::default());
+        let (wide, narrow) = ((100, 100), (2, 10));
+        for room in [room(wide, narrow), room(narrow, wide)] {
+            for is_reserved in [false, true] {
+                let take = |bytes| Slot::try_take(&room, is_reserved, bytes);
+                let first = take(4).unwrap();
+                assert!(take(7).is_none(), "11 bytes of 10");
+                let second = take(6).unwrap();
+                assert!(take(0).is_none(), "3 calls of 2");
+                drop((first, second));
+                drop(take(10).unwrap());
+                assert!(is_empty(&room));
+            }
         }
     }
 
     #[test]
+    fn what_others_hold_is_not_that_of_reserved_services() {
+        let room = room((100, 100), (1, 10));
+        let _held = Slot::try_take(&room, false, 1).unwrap();
+        assert!(Slot::try_take(&room, false, 1).is_none());
+        assert!(Slot::try_take(&room, true, 1).is_some());
+    }
+
+    #[test]
+    fn the_largest_limits_are_not_too_large() {
+        let room = room((usize::MAX, usize::MAX), (usize::MAX, usize::MAX));
+        let slots: Vec<Slot> =
+            (0..3).map(|_| Slot::try_take(&room, false, u32::MAX as usize).unwrap()).collect();
+        drop(slots);
+        assert!(is_empty(&room));
+    }
+
+    #[test]
     fn waiting_ends_when_room_is_given_back_or_is_not_wanted_any_more() {
-        let (own, all) = (gauge(10, 10), gauge(1, 10));
-        let slot = Slot::try_take([&own, &all], 1).unwrap();
-        assert!(Slot::take([&own, &all], 1, Duration::from_millis(1), || true).is_none());
+        let room = room((10, 10), (1, 10));
+        let slot = Slot::try_take(&room, false, 1).unwrap();
+        assert!(Slot::take(&room, false, 1, Duration::from_millis(1), || true).is_none());
         let waiter = thread::spawn({
-            let (own, all) = (own.clone(), all.clone());
-            move || Slot::take([&own, &all], 1, Duration::from_secs(60), || false).is_some()
+            let room = room.clone();
+            move || Slot::take(&room, false, 1, Duration::from_secs(60), || false).is_some()
         });
         // Whether it waits by now or only later, it gets the room.
         drop(slot);

@@ -16,7 +16,7 @@ use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{is_timeout, time_left};
 use crate::rpc::outbox::Cork;
 use crate::rpc::service::{About, Answer, Call, More};
-use crate::rpc::{RequestId, Service, Status, StatusCode};
+use crate::rpc::{RequestId, Status, StatusCode};
 
 /// The body of a frame has a second more for each of these that has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
@@ -74,7 +74,9 @@ pub(super) struct Reader {
     /// The call whose arguments come next.
     next: Option<Admitted>,
     /// The method that was called last, and is yet to hear that there are no more calls.
-    unflushed: Option<(Arc<dyn Service>, usize)>,
+    unflushed: Option<Target>,
+    /// When the header came whose arguments had come with it. They need not ask again what time it is.
+    now: Option<Instant>,
     /// Since when the rest of the frame (or, once the header is there, of its body) is waited for; none before it is.
     began: Option<Instant>,
     /// The socket's.
@@ -119,6 +121,7 @@ impl Reader {
             decoder,
             next: None,
             unflushed: None,
+            now: None,
             began: None,
             read_timeout: None,
             may_idle: false,
@@ -140,19 +143,27 @@ impl Reader {
 
     fn begin_calls(&mut self) -> Result<(), End> {
         // Of calls that are answered at once, and have arrived together, the answers leave together.
-        let _cork = Cork::new();
-        let mut flushed = Instant::now();
+        let mut cork = None;
+        let mut flushed = None;
+        self.now = None;
         while let Some(frame) = self.decoder.next().map_err(End::Frame)? {
-            if flushed.elapsed() > HELD_BACK_MAX {
-                Cork::flush_all();
-                flushed = Instant::now();
-            }
             match frame {
                 Frame::Head(head) => {
+                    let now = Instant::now();
+                    if now.saturating_duration_since(*flushed.get_or_insert(now)) > HELD_BACK_MAX {
+                        Cork::flush_all();
+                        flushed = Some(now);
+                    }
                     self.settle(&head)?;
-                    self.head(head)?;
+                    self.head(head, now)?;
                 }
-                Frame::Body(args) => self.body(args),
+                Frame::Body(args) => {
+                    // One that has come alone has nothing to wait for.
+                    if cork.is_none() && !self.decoder.is_between_frames() {
+                        cork = Some(Cork::new());
+                    }
+                    self.body(args);
+                }
                 Frame::TooLong(head) => {
                     self.settle(&head)?;
                     self.too_long(&head)?;
@@ -166,10 +177,11 @@ impl Reader {
 
     /// Before the thread waits for anything: what its calls have put off may be what it would wait for.
     fn flush(&mut self) {
-        if let Some((service, method)) = self.unflushed.take() {
+        if let Some(target) = self.unflushed.take() {
             Cork::flush_all();
+            let service = &target.published(&self.connection.shared.table).service;
             // As for a call.
-            let _ = catch_unwind(AssertUnwindSafe(|| service.flush(method)));
+            let _ = catch_unwind(AssertUnwindSafe(|| service.flush(target.method)));
         }
     }
 
@@ -178,13 +190,15 @@ impl Reader {
         if self.is_settled { Ok(()) } else { Err(End::TooMany) }
     }
 
-    fn head(&mut self, head: RpcHeader) -> Result<(), End> {
-        let (arrived, id) = (Instant::now(), self.call_id(&head));
+    fn head(&mut self, head: RpcHeader, arrived: Instant) -> Result<(), End> {
+        let id = self.call_id(&head);
+        self.now = Some(arrived);
         self.wait_turn(id);
         self.may_idle |= id.is_documented();
         match self.admit(head, id, arrived)? {
             Ok(admitted) => {
-                self.may_idle |= admitted.target.published.is_reserved;
+                let table = &self.connection.shared.table;
+                self.may_idle |= admitted.target.published(table).is_reserved;
                 self.next = Some(admitted);
             }
             Err(status) => {
@@ -202,6 +216,7 @@ impl Reader {
             self.flush();
             Cork::flush_all();
             self.connection.wait_turn();
+            self.now = None;
         }
     }
 
@@ -223,27 +238,28 @@ impl Reader {
                 return Ok(Err(status));
             }
         };
-        let (len, is_reserved) = (head.args_size as usize, target.published.is_reserved);
+        let (published, stats) = (target.published(&shared.table), target.stats(&shared.table));
+        let (len, is_reserved) = (head.args_size as usize, published.is_reserved);
         let slot = match id.is_documented() {
             true => self.connection.wait_room(len, is_reserved).ok_or(End::Cut)?,
             false => match self.connection.try_room(len, is_reserved) {
                 Ok(slot) => slot,
                 Err(busy) => {
-                    target.stats.refused(busy.code);
+                    stats.refused(busy.code);
                     return Ok(Err(busy));
                 }
             },
         };
         let about = about(head, id, arrived);
         let begun = Begun {
-            stats: Arc::clone(&target.stats),
+            stats: Arc::clone(stats),
             arrived,
             caller: about.caller.clone(),
             trace: about.trace().clone(),
         };
         match self.connection.begin(id, slot, begun) {
             Some(answer) => {
-                target.stats.begun(len);
+                stats.begun(len);
                 Ok(Ok(Admitted { target, answer, about }))
             }
             None => Ok(Err(Status::new(StatusCode::ShuttingDown, "the connection is ending"))),
@@ -257,7 +273,7 @@ impl Reader {
             .next
             .take()
             .expect("the decoder gives a body only after a head that was not skipped");
-        let (now, deadline) = (Instant::now(), about.deadline);
+        let (now, deadline) = (self.now.take().unwrap_or_else(Instant::now), about.deadline);
         let mut call = Call::new(answer, about);
         if deadline.is_some_and(|deadline| deadline <= now) {
             return call.fail(Status::new(
@@ -266,32 +282,31 @@ impl Reader {
             ));
         }
         let connection = Arc::clone(&self.connection);
-        if let Some(pool) = connection.shared.pool.as_ref().filter(|_| !target.published.is_inline)
-        {
+        let (shared, published) = (&connection.shared, target.published(&connection.shared.table));
+        if let Some(pool) = shared.pool.as_ref().filter(|_| !published.is_inline) {
             return self.queue(pool, target, args, call, now);
         }
         call.begin(now);
-        // The panic is reported by the panic hook, and answered when the call is dropped on its way.
-        let (service, method) = (target.published.service, target.method);
-        let is_same = |(last, number): &(Arc<dyn Service>, usize)| {
-            Arc::ptr_eq(last, &service) && *number == method
-        };
-        if !self.unflushed.as_ref().is_some_and(is_same) {
+        if !self.unflushed.is_some_and(|last| last.is(target)) {
             self.flush();
-            self.unflushed = Some((Arc::clone(&service), method));
+            self.unflushed = Some(target);
         }
-        let _ = catch_unwind(AssertUnwindSafe(|| service.call(method, args, call)));
+        // The panic is reported by the panic hook, and answered when the call is dropped on its way.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            published.service.call(target.method, args, call);
+        }));
     }
 
     /// Leaves a call to the handlers. Where they have no place for it, an extended one is told when they will, and a documented one
     /// waits.
     fn queue(&mut self, pool: &Pool, target: Target, args: Bytes, call: Call, now: Instant) {
-        let Target { published, method, stats } = target;
+        let table = &self.connection.shared.table;
+        let (published, stats) = (target.published(table), Arc::clone(target.stats(table)));
         let caller = match call.caller() {
             [] => Bytes::from(self.connection.peer.ip().to_string()),
             caller => Bytes::copy_from_slice(caller),
         };
-        let service = published.service;
+        let (service, method) = (Arc::clone(&published.service), target.method);
         let mut queued =
             Box::new(Queued { service, method, args, call, caller, stats, since: now });
         while let Err((refused, hint)) = pool.offer(queued) {
@@ -382,6 +397,9 @@ impl Reader {
         self.flush();
         // A call that was admitted and whose arguments never came: its room is given back, and nobody is answered.
         let unread = self.next.take();
+        if let Some(Admitted { target, .. }) = &unread {
+            target.stats(&self.connection.shared.table).abandoned();
+        }
         match &end {
             End::Cut => log::debug!(
                 "rpc: connection from {} was cut: {:?}",
@@ -435,10 +453,10 @@ impl Reader {
         // What cannot be sent at once is not worth waiting for.
         let _ = match (error, self.decoder.head_size()) {
             (FrameError::Stranger(Stranger::Http), _) => {
-                self.connection.outbox.send(Bytes::from_static(HTTP_ANSWER))
+                self.connection.outbox.send(&Bytes::from_static(HTTP_ANSWER))
             }
             (FrameError::Stranger(Stranger::Tls), _) => {
-                self.connection.outbox.send(Bytes::from_static(TLS_ANSWER))
+                self.connection.outbox.send(&Bytes::from_static(TLS_ANSWER))
             }
             (_, Some(head_size)) if self.is_extended => {
                 self.connection

@@ -148,6 +148,12 @@ impl MethodStats {
         add(&self.dropped, 1);
     }
 
+    /// Begun, and its arguments never came.
+    pub(super) fn abandoned(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.dropped();
+    }
+
     pub(super) fn slow(&self) {
         add(&self.slow, 1);
     }

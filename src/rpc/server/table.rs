@@ -1,6 +1,5 @@
 //! Which service and method a call means: a table built once, at the start.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::stats::MethodStats;
@@ -8,7 +7,8 @@ use crate::rpc::header::RpcHeader;
 use crate::rpc::{ServerError, Service, Status, StatusCode};
 
 pub(super) struct Table {
-    services: HashMap<&'static [u8], Entry>,
+    /// In the order of their names.
+    services: Vec<Entry>,
 }
 
 /// A service, and how it is published.
@@ -22,67 +22,81 @@ pub(super) struct Published {
 }
 
 struct Entry {
+    name: &'static [u8],
     published: Published,
-    methods: HashMap<&'static [u8], (usize, Arc<MethodStats>)>,
+    /// In the order of their numbers.
+    methods: Vec<(&'static [u8], Arc<MethodStats>)>,
 }
 
-/// What a call is for.
+/// What a call is for, by its place in the table: handing it on touches nothing that other connections' threads touch.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
-    pub(super) published: Published,
+    service: usize,
+    /// The number that [`Service::call`] is told.
     pub(super) method: usize,
-    pub(super) stats: Arc<MethodStats>,
+}
+
+impl Target {
+    pub(super) fn published(self, table: &Table) -> &Published {
+        &table.services[self.service].published
+    }
+
+    pub(super) fn stats(self, table: &Table) -> &Arc<MethodStats> {
+        &table.services[self.service].methods[self.method].1
+    }
+
+    pub(super) fn is(self, other: Target) -> bool {
+        (self.service, self.method) == (other.service, other.method)
+    }
 }
 
 impl Table {
     pub(super) fn new(services: Vec<Published>) -> Result<Self, ServerError> {
-        let mut table = HashMap::new();
-        for published in services {
-            let service = &published.service;
-            let name = service.name();
-            let methods = service.methods().iter().enumerate().map(|(number, method)| {
-                (method.as_bytes(), (number, Arc::new(MethodStats::new(name, method))))
-            });
-            let methods = methods.collect();
-            if table.insert(name.as_bytes(), Entry { published, methods }).is_some() {
-                return Err(ServerError::DuplicateService { name });
-            }
+        let mut services: Vec<Entry> = services.into_iter().map(Entry::new).collect();
+        services.sort_by_key(|entry| entry.name);
+        if let Some(twice) = services.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(ServerError::DuplicateService { name: twice[0].published.service.name() });
         }
-        Ok(Table { services: table })
+        Ok(Table { services })
     }
 
     /// Whether any service is reserved.
     pub(super) fn has_reserved(&self) -> bool {
-        self.services.values().any(|entry| entry.published.is_reserved)
+        self.services.iter().any(|entry| entry.published.is_reserved)
     }
 
     /// Whether `service` is the name of a reserved one.
     pub(super) fn is_reserved(&self, service: &[u8]) -> bool {
-        self.services.get(service).is_some_and(|entry| entry.published.is_reserved)
+        self.position(service).is_some_and(|at| self.services[at].published.is_reserved)
+    }
+
+    fn position(&self, service: &[u8]) -> Option<usize> {
+        self.services.binary_search_by_key(&service, |entry| entry.name).ok()
     }
 
     /// Of each method.
     pub(super) fn stats(&self) -> impl Iterator<Item = &MethodStats> {
-        let methods = self.services.values().flat_map(|entry| entry.methods.values());
+        let methods = self.services.iter().flat_map(|entry| &entry.methods);
         methods.map(|(_, stats)| &**stats)
     }
 
     /// The target of a call, or why there is none.
     pub(super) fn find(&self, head: &RpcHeader) -> Result<Target, Status> {
         let (service, method) = (&head.service_name[..], &head.method_name[..]);
-        let Some(entry) = self.services.get(service) else {
+        let Some(at) = self.position(service) else {
             return Err(Status::new(
                 StatusCode::UnknownService,
                 format!("no service {}", quote(service)),
             ));
         };
-        let Some((number, stats)) = entry.methods.get(method) else {
+        let Entry { published, methods, .. } = &self.services[at];
+        let Some(number) = methods.iter().position(|(name, _)| *name == method) else {
             let words = format!("service {} has no method {}", quote(service), quote(method));
             return Err(Status::new(StatusCode::UnknownMethod, words));
         };
-        let published = entry.published.clone();
         let (codec, version) = (published.service.codec(), published.service.version());
         let refuse = |code, words| {
-            stats.refused(code);
+            methods[number].1.refused(code);
             Err(Status::new(code, words))
         };
         if head.codec != codec {
@@ -101,7 +115,16 @@ impl Table {
             );
             return refuse(StatusCode::VersionMismatch, words);
         }
-        Ok(Target { published, method: *number, stats: Arc::clone(stats) })
+        Ok(Target { service: at, method: number })
+    }
+}
+
+impl Entry {
+    fn new(published: Published) -> Entry {
+        let name = published.service.name();
+        let methods = published.service.methods().iter();
+        let methods = methods.map(|it| (it.as_bytes(), Arc::new(MethodStats::new(name, it))));
+        Entry { name: name.as_bytes(), methods: methods.collect(), published }
     }
 }
 

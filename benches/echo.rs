@@ -1,0 +1,432 @@
+//! How fast an echo is over the RPC, against the bare loop of read and write that it is built on.
+//!
+//! ```text
+//! cargo bench --bench echo                     about a minute and a half
+//! cargo bench --bench echo -- --seconds 3 --turns 9
+//! cargo bench --bench echo -- --only flight    the rows whose name contains it, and those they are compared to
+//! cargo bench --bench echo -- --only flight --alone    without the latter, for a profiler
+//! ```
+//!
+//! Prints a Markdown table. What is compared, each in turns in the same run, because the machine is not the same in another:
+//!
+//! | row | server | load |
+//! |---|---|---|
+//! | `bare, N connections` | a thread per connection: read 300 bytes, write them | N threads, each with a connection: write 300 bytes, read them |
+//! | `rpc, N connections` | [`Server`], the service inline | N threads, each with a [`Channel`]: a call at a time |
+//! | `rpc, 64 in flight on ..` | the same | completions, each of which makes the next call |
+//! | `rpc, 64 pending on ..` | the same | a thread per connection that waits for the oldest of 64 `Pending`s, then makes the next call |
+//!
+//! Messages have 300 bytes both ways; the RPC's frames have their headers beside. Servers are processes of their own: this
+//! program again, with an argument. Of several turns the medians are printed, of ratios the median of each turn's own. Where many
+//! calls are in flight, the ratio is to the bare loop at 64 connections.
+//!
+//! Targets: 0.9 of the bare loop at 64 connections; three times that with 64 in flight on each of four connections.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use prost::Message;
+use syncraft::rpc::{Call, CallOptions, Channel, Limits, Method, Pending, Server, Service};
+
+const LEN_BYTES: usize = 300;
+/// With its tag and length, the message has 300.
+const DATA: Bytes = Bytes::from_static(&[b'd'; LEN_BYTES - 3]);
+
+const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
+/// What the rows with many calls in flight are compared to.
+const COMPARED: usize = 64;
+const IN_FLIGHT: usize = 64;
+
+const METHOD: Method = Method::new("echoRpc", "Echo");
+
+/// Not counted, at the beginning of each measurement.
+const WARM_UP: Duration = Duration::from_millis(200);
+
+/// A call that takes longer has failed.
+const LONG: Duration = Duration::from_secs(10);
+
+const SERVE: &str = "--serve";
+
+fn main() {
+    let args = Args::parse();
+    match args.serve.as_deref() {
+        Some("bare") => serve_bare(),
+        Some("rpc") => serve_rpc(),
+        Some(other) => panic!("{SERVE} {other}: bare or rpc"),
+        None => run(&args),
+    }
+}
+
+// ---- the command line ----
+
+struct Args {
+    seconds: f64,
+    turns: usize,
+    only: String,
+    alone: bool,
+    serve: Option<String>,
+}
+
+impl Args {
+    fn parse() -> Args {
+        let mut args =
+            Args { seconds: 1.0, turns: 5, only: String::new(), alone: false, serve: None };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
+            match &*word {
+                "--seconds" => args.seconds = value().parse().expect("seconds"),
+                "--turns" => args.turns = value().parse().expect("a number of turns"),
+                "--only" => args.only = value(),
+                "--alone" => args.alone = true,
+                SERVE => args.serve = Some(value()),
+                // `cargo bench` says it.
+                "--bench" => {}
+                _ => panic!("{word}: --seconds S, --turns N, --only TEXT, --alone"),
+            }
+        }
+        assert!(args.turns > 0, "at least one turn");
+        args
+    }
+}
+
+// ---- rows ----
+
+/// A way to make calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Bare(usize),
+    Rpc(usize),
+    InFlight(usize),
+    Pending(usize),
+}
+
+impl Load {
+    fn all() -> Vec<Load> {
+        let pairs = CONNECTIONS.iter().flat_map(|&n| [Load::Bare(n), Load::Rpc(n)]);
+        let many = [1, 4].into_iter().flat_map(|n| [Load::InFlight(n), Load::Pending(n)]);
+        pairs.chain(many).collect()
+    }
+
+    fn name(self) -> String {
+        let connections =
+            |n: usize| if n == 1 { "one connection" } else { "each of 4 connections" };
+        match self {
+            Load::Bare(n) => format!("bare, {n} connections"),
+            Load::Rpc(n) => format!("rpc, {n} connections"),
+            Load::InFlight(n) => format!("rpc, {IN_FLIGHT} in flight on {}", connections(n)),
+            Load::Pending(n) => format!("rpc, {IN_FLIGHT} pending on {}", connections(n)),
+        }
+    }
+
+    /// The row that it is a multiple of.
+    fn base(self) -> Load {
+        match self {
+            Load::Bare(n) | Load::Rpc(n) => Load::Bare(n),
+            Load::InFlight(_) | Load::Pending(_) => Load::Bare(COMPARED),
+        }
+    }
+}
+
+/// What one turn of one row came to.
+struct Sample {
+    per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+fn run(args: &Args) {
+    let (bare, rpc) = (Process::start("bare"), Process::start("rpc"));
+    let rows: Vec<Load> = Load::all()
+        .into_iter()
+        .filter(|load| {
+            let is_wanted = |load: Load| load.name().contains(&args.only);
+            let is_base = Load::all().iter().any(|it| is_wanted(*it) && it.base() == *load);
+            is_wanted(*load) || (is_base && !args.alone)
+        })
+        .collect();
+    let mut samples: Vec<Vec<Sample>> = rows.iter().map(|_| Vec::new()).collect();
+    for turn in 1..=args.turns {
+        for (row, samples) in rows.iter().zip(&mut samples) {
+            eprint!("\rturn {turn} of {}: {:<50}", args.turns, row.name());
+            let time = Time::new(Duration::from_secs_f64(args.seconds));
+            let times_ns = match *row {
+                Load::Bare(n) => bare_callers(bare.addr, n, time),
+                Load::Rpc(n) => blocking_callers(rpc.addr, n, time),
+                Load::InFlight(n) => completions(rpc.addr, n, time),
+                Load::Pending(n) => pendings(rpc.addr, n, time),
+            };
+            let at = |quantile| times_ns.value_at_quantile(quantile) as f64 / 1000.0;
+            let per_second = times_ns.len() as f64 / args.seconds;
+            samples.push(Sample { per_second, p50_us: at(0.5), p99_us: at(0.99) });
+        }
+    }
+    eprintln!();
+    print_table(&rows, &samples);
+}
+
+fn print_table(rows: &[Load], samples: &[Vec<Sample>]) {
+    println!("| load | calls/s | p50 µs | p99 µs | ratio | of |");
+    println!("|---|---:|---:|---:|---:|---|");
+    for (row, own) in rows.iter().zip(samples) {
+        let base = rows.iter().position(|it| *it == row.base()).map_or(own, |at| &samples[at]);
+        let ratios = own.iter().zip(base).map(|(a, b)| a.per_second / b.per_second);
+        let of = |value: fn(&Sample) -> f64| median(own.iter().map(value));
+        println!(
+            "| {} | {:.0} | {:.1} | {:.1} | {:.2} | {} |",
+            row.name(),
+            of(|it| it.per_second),
+            of(|it| it.p50_us),
+            of(|it| it.p99_us),
+            median(ratios),
+            row.base().name(),
+        );
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+// ---- time ----
+
+/// When a measurement counts. Every thread decides by the clock alone.
+#[derive(Clone, Copy)]
+struct Time {
+    length: Duration,
+}
+
+/// One thread's share of a measurement that has begun.
+struct Watch {
+    from: Instant,
+    until: Instant,
+    times_ns: Histogram<u64>,
+}
+
+impl Time {
+    fn new(length: Duration) -> Time {
+        Time { length }
+    }
+
+    fn watch(self, now: Instant) -> Watch {
+        let from = now + WARM_UP;
+        Watch { from, until: from + self.length, times_ns: empty() }
+    }
+}
+
+impl Watch {
+    /// A call that began then has ended: when. `None`: it was the last one.
+    fn ended(&mut self, began: Instant) -> Option<Instant> {
+        let now = Instant::now();
+        if now >= self.from && now < self.until {
+            self.times_ns.saturating_record((now - began).as_nanos() as u64);
+        }
+        (now < self.until).then_some(now)
+    }
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("these bounds are in order")
+}
+
+/// Runs `caller` on so many threads from the same moment on; what they measured together.
+fn on_threads<C: Send>(
+    callers: Vec<C>,
+    time: Time,
+    run: impl Fn(C, &mut Watch) + Sync,
+) -> Histogram<u64> {
+    let (barrier, all) = (Barrier::new(callers.len()), Mutex::new(empty()));
+    thread::scope(|scope| {
+        for caller in callers {
+            scope.spawn(|| {
+                barrier.wait();
+                let mut watch = time.watch(Instant::now());
+                run(caller, &mut watch);
+                all.lock().add(&watch.times_ns).expect("the bounds are the same");
+            });
+        }
+    });
+    all.into_inner()
+}
+
+// ---- loads ----
+
+fn bare_callers(addr: SocketAddr, connections: usize, time: Time) -> Histogram<u64> {
+    let connect = |_| {
+        let stream = TcpStream::connect(addr).expect("a server that listens");
+        stream.set_nodelay(true).expect("a socket");
+        stream
+    };
+    on_threads((0..connections).map(connect).collect(), time, |mut stream, watch| {
+        let mut bytes = [b'd'; LEN_BYTES];
+        let mut began = Some(Instant::now());
+        while let Some(since) = began {
+            stream.write_all(&bytes).expect("a server that reads");
+            stream.read_exact(&mut bytes).expect("a server that answers");
+            began = watch.ended(since);
+        }
+    })
+}
+
+fn blocking_callers(addr: SocketAddr, connections: usize, time: Time) -> Histogram<u64> {
+    on_threads(channels(addr, connections), time, |channel, watch| {
+        let mut began = Some(Instant::now());
+        while let Some(since) = began {
+            let reply: Data =
+                channel.call(&METHOD, &Data { data: DATA }, since + LONG).expect("an answer");
+            assert_eq!(reply.data.len(), DATA.len());
+            began = watch.ended(since);
+        }
+    })
+}
+
+fn completions(addr: SocketAddr, connections: usize, time: Time) -> Histogram<u64> {
+    on_threads(channels(addr, connections), time, |channel, watch| {
+        let own = Watch { times_ns: empty(), ..*watch };
+        let (ended, all_ended) = mpsc::channel();
+        let chain = Arc::new(Chain { channel, watch: Mutex::new(own), ended });
+        (0..IN_FLIGHT).for_each(|_| call_on(&chain, Instant::now()));
+        (0..IN_FLIGHT).for_each(|_| all_ended.recv().expect("each sends once"));
+        watch.times_ns = std::mem::replace(&mut chain.watch.lock().times_ns, empty());
+    })
+}
+
+/// Calls of which each, as it ends, makes the next; the last one says so.
+struct Chain {
+    channel: Channel,
+    watch: Mutex<Watch>,
+    ended: mpsc::Sender<()>,
+}
+
+fn call_on(chain: &Arc<Chain>, began: Instant) {
+    let next = Arc::clone(chain);
+    let done = move |reply: Result<Data, _>| {
+        assert_eq!(reply.expect("an answer").data.len(), DATA.len());
+        let now = next.watch.lock().ended(began);
+        match now {
+            Some(now) => call_on(&next, now),
+            None => next.ended.send(()).expect("somebody counts"),
+        }
+    };
+    let args = Data { data: DATA };
+    chain.channel.call_then(&METHOD, &CallOptions::default(), &args, began + LONG, done);
+}
+
+fn pendings(addr: SocketAddr, connections: usize, time: Time) -> Histogram<u64> {
+    on_threads(channels(addr, connections), time, |channel, watch| {
+        let start = |began: Instant| -> (Instant, Pending<Data>) {
+            let args = Data { data: DATA };
+            (began, channel.call_async(&METHOD, &CallOptions::default(), &args, began + LONG))
+        };
+        let mut under_way: VecDeque<_> = (0..IN_FLIGHT).map(|_| start(Instant::now())).collect();
+        while let Some((began, pending)) = under_way.pop_front() {
+            assert_eq!(pending.wait().expect("an answer").data.len(), DATA.len());
+            under_way.extend(watch.ended(began).map(start));
+        }
+    })
+}
+
+fn channels(addr: SocketAddr, count: usize) -> Vec<Channel> {
+    let connect =
+        |_| Channel::builder(addr.to_string()).connect(Instant::now() + LONG).expect("a server");
+    (0..count).map(connect).collect()
+}
+
+// ---- servers ----
+
+/// A server in a process of its own, for as long as this lives.
+struct Process {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Process {
+    fn start(kind: &str) -> Process {
+        let program = std::env::current_exe().expect("this program");
+        let mut child = Command::new(program)
+            .args([SERVE, kind])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("its address");
+        Process { child, addr: line.trim().parse().expect("its address") }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It ends with its input, too, if this process is killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Tells the address, and waits until nobody wants the server any more.
+fn serve_until_unwanted(addr: SocketAddr) {
+    println!("{addr}");
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+fn serve_bare() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            stream.set_nodelay(true).expect("a socket");
+            thread::spawn(move || {
+                let mut bytes = [0; LEN_BYTES];
+                while stream.read_exact(&mut bytes).is_ok() && stream.write_all(&bytes).is_ok() {}
+            });
+        }
+    });
+    serve_until_unwanted(addr);
+}
+
+fn serve_rpc() {
+    let server = Server::builder()
+        .inline_service(Echo)
+        .limits(Limits::default())
+        .bind("127.0.0.1:0")
+        .build()
+        .expect("a free port")
+        .start();
+    serve_until_unwanted(server.local_addr());
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Data {
+    #[prost(bytes = "bytes", tag = "1")]
+    data: Bytes,
+}
+
+struct Echo;
+
+impl Service for Echo {
+    fn name(&self) -> &'static str {
+        METHOD.service
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        &["Echo"]
+    }
+
+    fn call(&self, _: usize, args: Bytes, call: Call) {
+        if let Some((data, done)) = call.open::<Data, Data>(args) {
+            done.run(data);
+        }
+    }
+}

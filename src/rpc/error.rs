@@ -115,7 +115,7 @@ pub enum ServerError {
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}")]
     Bind {
-        /// The address as it was given.
+        /// The address as it was given; with the ports that were to be tried, if there were several.
         addr: String,
         /// What the system said.
         #[source]

@@ -94,6 +94,14 @@ impl Limits {
             ("unsent_bytes_max", self.unsent_bytes_max, body + 2 * HEAD_LEN_MAX_BYTES),
             ("u32::MAX", u32::MAX as usize, body),
         ];
+        let times = [
+            ("idle_timeout", self.idle_timeout),
+            ("frame_timeout", self.frame_timeout),
+            ("write_timeout", self.write_timeout),
+        ];
+        if let Some((name, _)) = times.iter().find(|(_, time)| time.is_zero()) {
+            return Err(ServerError::BadLimits { reason: format!("{name} is zero") });
+        }
         match at_least.iter().find(|(_, value, least)| value < least) {
             Some((name, value, least)) => Err(ServerError::BadLimits {
                 reason: format!("{name} is {value} and must be at least {least}"),

@@ -15,6 +15,9 @@ const THREAD_STACK_BYTES: usize = 256 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A hundred years.
+const TIME_WITHOUT_END: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 #[cfg(not(target_vendor = "apple"))]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 // Apple has no such flag for `send`; `std` sets SO_NOSIGPIPE on every socket there.
@@ -85,6 +88,11 @@ pub(super) fn join(thread: JoinHandle<()>) {
         // A panic has been reported by the thread itself; there is nothing left of it to clean up.
         let _ = thread.join();
     }
+}
+
+/// So long after `start`; far beyond any uptime where the clock has no such time.
+pub(super) fn after(start: Instant, time: Duration) -> Instant {
+    start.checked_add(time).unwrap_or_else(|| start + TIME_WITHOUT_END)
 }
 
 /// Time left until `deadline`, `None` when it has passed. Sockets refuse a timeout of zero.

@@ -5,7 +5,7 @@
     reason = "each test program includes it, and uses a part of it"
 )]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use prost::Message;
 use syncraft::rpc::{
-    Call, Channel, ChannelBuilder, Limits, Method, Server, Service, Status, StatusCode,
+    Call, Channel, ChannelBuilder, Limits, Method, MethodReport, Server, ServerBuilder, Service,
+    Status, StatusCode,
 };
 
 /// Longer than any test may take: a wait that lasts this long has failed.
@@ -77,10 +78,24 @@ impl TestService {
 
     /// Waits until a call of `Block` runs.
     pub fn wait_running(&self) {
+        self.wait_blocked(1);
+    }
+
+    /// Waits until `count` calls of `Block` have begun.
+    pub fn wait_blocked(&self, count: usize) {
         let mut state = self.state.lock();
-        while state.running == 0 {
-            assert!(!self.changed.wait_for(&mut state, LONG).timed_out(), "none runs");
+        while state.running < count {
+            assert!(
+                !self.changed.wait_for(&mut state, LONG).timed_out(),
+                "{} have begun",
+                state.running
+            );
         }
+    }
+
+    /// Calls of `Block` that have begun so far.
+    pub fn blocked(&self) -> usize {
+        self.state.lock().running
     }
 
     /// Lets the calls of `Block` end.
@@ -144,15 +159,26 @@ impl Service for Published {
 }
 
 pub fn serve(limits: Limits) -> (Server, Arc<TestService>) {
+    serve_with(|builder| builder.limits(limits))
+}
+
+/// A server of one test service, with such settings.
+pub fn serve_with(
+    settings: impl FnOnce(ServerBuilder) -> ServerBuilder,
+) -> (Server, Arc<TestService>) {
     let service = Arc::new(TestService::default());
-    let server = Server::builder()
-        .service(Published(service.clone()))
-        .limits(limits)
-        .bind("127.0.0.1:0")
-        .build()
-        .unwrap()
-        .start();
-    (server, service)
+    let builder = Server::builder().service(Published(service.clone())).bind("127.0.0.1:0");
+    (settings(builder).build().unwrap().start(), service)
+}
+
+/// What a method of the test service has done.
+pub fn report(server: &Server, method: &'static str) -> MethodReport {
+    server.stats().methods.remove(&("testRpc", method)).unwrap()
+}
+
+/// Waits until so many calls wait for a handler.
+pub fn wait_queued(server: &Server, calls: usize) {
+    wait_until("calls wait for a handler", || server.stats().queue_len == calls);
 }
 
 pub fn channel(addr: SocketAddr) -> ChannelBuilder {
@@ -284,7 +310,7 @@ impl Raw {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             Err(error) => panic!("the server did not close the connection: {error}"),
         }
         rest
@@ -292,6 +318,19 @@ impl Raw {
 
     pub fn expect_closed(&mut self) {
         assert_eq!(self.rest(), b"", "bytes before the end");
+    }
+
+    /// Nothing comes for so long, and the connection stays.
+    pub fn expect_silence(&mut self, time: Duration) {
+        self.0.set_read_timeout(Some(time)).unwrap();
+        let error = self.0.read(&mut [0]).map(drop).expect_err("bytes, or the end");
+        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+        self.0.set_read_timeout(Some(LONG)).unwrap();
+    }
+
+    /// Closes it so that the server sees a reset, as from a process that is gone.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 

@@ -111,8 +111,8 @@ impl Core {
         self.state.lock()
     }
 
-    pub(super) fn is_connected(&self) -> bool {
-        let state = self.lock();
+    pub(super) fn is_connected(self: &Arc<Self>) -> bool {
+        let state = self.look_whether_alive(self.lock(), Instant::now());
         match &state.phase {
             Phase::Connected(line) => state.has_reader || line.is_alive(),
             _ => false,

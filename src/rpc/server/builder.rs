@@ -145,13 +145,15 @@ impl ServerBuilder {
     /// [`ServerError::Listener`] when the system refuses what it takes to serve.
     pub fn build(mut self) -> Result<BoundServer, ServerError> {
         self.limits.check()?;
+        if self.ports.is_some() && matches!(self.listen, Some(Listen::Listener(_))) {
+            return bad("a listener has its port, and others are to be tried");
+        }
         let queue = self.call_queue()?;
         let table = Table::new(builtin::add_to(std::mem::take(&mut self.services)))?;
         let listener = match self.listen.take() {
             None => return Err(ServerError::NoAddress),
             Some(Listen::Listener(listener)) => listener,
-            Some(Listen::Address(addr)) => bind(&addr, self.ports.clone())
-                .map_err(|source| ServerError::Bind { addr, source })?,
+            Some(Listen::Address(addr)) => bind(addr, self.ports)?,
         };
         let addr = listener.local_addr();
         let known = addr.as_ref().ok().copied();
@@ -161,7 +163,6 @@ impl ServerBuilder {
     }
 
     fn call_queue<T>(&mut self) -> Result<Option<CallQueue<T>>, ServerError> {
-        let bad = |reason: &str| Err(ServerError::BadLimits { reason: reason.to_owned() });
         if self.handlers == 0 {
             return match (self.queue, &self.fairness) {
                 (None, None) => Ok(None),
@@ -213,17 +214,23 @@ impl BoundServer {
     }
 }
 
-fn bind(addr: &str, ports: Option<RangeInclusive<u16>>) -> io::Result<TcpListener> {
-    let Some(ports) = ports else { return TcpListener::bind(addr) };
-    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+fn bad<T>(reason: &str) -> Result<T, ServerError> {
+    Err(ServerError::BadLimits { reason: reason.to_owned() })
+}
+
+fn bind(addr: String, ports: Option<RangeInclusive<u16>>) -> Result<TcpListener, ServerError> {
+    let Some(ports) = ports else {
+        return TcpListener::bind(&addr).map_err(|source| ServerError::Bind { addr, source });
+    };
+    let host = addr.rsplit_once(':').map_or(&addr[..], |(host, _)| host);
     let mut result = Err(io::Error::new(ErrorKind::InvalidInput, "no ports to try"));
-    for port in ports {
+    for port in ports.clone() {
         result = TcpListener::bind(format!("{host}:{port}"));
         if !matches!(&result, Err(error) if error.kind() == ErrorKind::AddrInUse) {
             break;
         }
     }
-    result
+    result.map_err(|source| ServerError::Bind { addr: format!("{host}:{ports:?}"), source })
 }
 
 fn make(

@@ -1,7 +1,8 @@
 //! What the threads of one connection share: its outbox, its open calls, its room. And how a call is answered.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,8 +34,6 @@ pub(super) struct Connection {
     pub(super) outbox: Arc<Outbox>,
     pub(super) shared: Arc<Shared>,
     room: Arc<Room>,
-    /// How replies to its extended calls are framed, once one has come.
-    head_size: OnceLock<HeadSize>,
     open: Mutex<Open>,
     answered: Condvar,
     standing: Mutex<Standing>,
@@ -51,6 +50,18 @@ pub(super) enum Standing {
     Refused,
 }
 
+/// What a client understands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Speaks {
+    /// It has said nothing yet.
+    #[default]
+    Nothing,
+    /// Bare replies, no reply headers.
+    Documented,
+    /// Reply headers, framed so.
+    Extended(HeadSize),
+}
+
 /// Calls that were begun and whose answers have not been handed to the outbox.
 #[derive(Default)]
 struct Open {
@@ -59,6 +70,7 @@ struct Open {
     documented: bool,
     /// Its client was told that there are no others.
     is_over: bool,
+    speaks: Speaks,
 }
 
 impl Connection {
@@ -76,8 +88,7 @@ impl Connection {
         });
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
         let standing = Mutex::new(standing);
-        let head_size = OnceLock::new();
-        Arc::new(Connection { peer, outbox, shared, room, head_size, open, answered, standing })
+        Arc::new(Connection { peer, outbox, shared, room, open, answered, standing })
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -202,20 +213,29 @@ impl Connection {
         Some(Box::new(WireAnswer { connection: Arc::downgrade(self), id, slot, of, began: None }))
     }
 
-    /// Its client makes extended calls, framed so.
-    pub(super) fn speaks(&self, head_size: HeadSize) {
-        self.head_size.get_or_init(|| head_size);
+    /// What its client understands, as its calls show.
+    pub(super) fn speaks(&self, speaks: Speaks) {
+        self.open.lock().speaks = speaks;
     }
 
-    /// If all its calls are answered, tells a client that can understand it that no others will be run.
-    pub(super) fn bid_farewell(&self, words: &str) {
+    /// If all its calls are answered, tells a client that may understand it that no others will be run. Whether they are, and
+    /// the answers sent.
+    pub(super) fn bid_farewell(&self, words: &str) -> bool {
         let mut open = self.open.lock();
         open.is_over |= open.calls == 0;
-        let is_over = open.is_over;
+        let (is_over, speaks) = (open.is_over, open.speaks);
         drop(open);
-        if let Some(head_size) = self.head_size.get().filter(|_| is_over) {
-            self.say_goodbye(*head_size, &Status::new(StatusCode::ShuttingDown, words));
+        let is_sent = !self.outbox.holds_over(0);
+        let head_size = match speaks {
+            Speaks::Extended(head_size) => Some(head_size),
+            // Its first call may be on its way. Whoever does not understand it sees the end of the stream.
+            Speaks::Nothing => Some(HeadSize::U32Le),
+            Speaks::Documented => None,
+        };
+        if let Some(head_size) = head_size.filter(|_| is_over) {
+            self.say_goodbye(head_size, &Status::new(StatusCode::ShuttingDown, words));
         }
+        is_over && is_sent
     }
 
     fn end(&self, id: CallId) {
@@ -253,36 +273,44 @@ impl Connection {
     ///
     /// Short frames always have room, and so have bare replies. For while much waits no call begins (`wait_turn`): so there
     /// are never more of the former than calls of a connection in flight, nor of the latter than one.
-    fn send_reply(&self, id: CallId, frame: Bytes) {
+    fn send_reply(&self, id: CallId, frame: Bytes) -> Result<(), Status> {
         if id.is_documented() || frame.len() < SHORT_FRAME_LEN_BYTES {
-            return self.send(frame);
+            self.send(frame);
+            return Ok(());
         }
-        if self.outbox.send(&frame) == Err(SendError::Full) {
-            let words = "the reply finds no room behind those that are not read yet";
-            let retry_after = Some(UNREAD_RETRY_AFTER);
-            let status = Status::new(StatusCode::Unanswered, words);
-            self.refuse(id, &Status { retry_after, ..status });
+        match self.outbox.send(&frame) {
+            Err(SendError::Full) => {
+                let words = "the reply finds no room behind those that are not read yet";
+                let retry_after = Some(UNREAD_RETRY_AFTER);
+                Err(Status { retry_after, ..Status::new(StatusCode::Unanswered, words) })
+            }
+            _ => Ok(()),
         }
     }
 
-    fn reply(&self, id: CallId, reply: Reply<'_>) {
+    /// The reply as it is sent; or the status to send in its place.
+    fn serialize(&self, id: CallId, reply: &Reply<'_>) -> Result<Bytes, Status> {
         let limit = self.shared.limits.frame.body_len_max_bytes;
         if reply.len > limit {
             let words = format!("the reply has {} bytes, and {limit} is the limit", reply.len);
-            return self.refuse(id, &Status::new(StatusCode::Internal, words));
+            return Err(Status::new(StatusCode::Internal, words));
         }
-        if id.is_documented() {
-            let mut buf = Vec::with_capacity(reply.len);
-            (reply.write)(&mut buf);
-            return self.send_reply(id, Bytes::from(buf));
-        }
-        // Within `limit`, which fits a u32: see `Limits::check`.
-        let head = RpcReplyHeader {
-            call_id: id.call_id,
-            reply_size: reply.len as u32,
-            ..RpcReplyHeader::default()
+        let write = || match id.is_documented() {
+            true => {
+                let mut buf = Vec::with_capacity(reply.len);
+                (reply.write)(&mut buf);
+                Bytes::from(buf)
+            }
+            false => {
+                // Within `limit`, which fits a u32: see `Limits::check`.
+                let (call_id, reply_size) = (id.call_id, reply.len as u32);
+                let head = RpcReplyHeader { call_id, reply_size, ..RpcReplyHeader::default() };
+                encode(id.head_size, &head, reply.write)
+            }
         };
-        self.send_reply(id, encode(id.head_size, &head, reply.write));
+        // Foreign code. The panic is reported by the panic hook.
+        let words = "the reply panicked as it was serialized";
+        catch_unwind(AssertUnwindSafe(write)).map_err(|_| Status::new(StatusCode::Internal, words))
     }
 }
 
@@ -334,11 +362,11 @@ pub(super) struct Begun {
 }
 
 impl WireAnswer {
-    fn count(&self, outcome: &Result<Reply<'_>, Status>, shared: Option<&Shared>) {
+    /// Counts what is answered: a reply of so many bytes, or a status.
+    fn count(&self, outcome: Result<usize, &Status>, shared: Option<&Shared>) {
         let (now, Begun { stats, arrived, caller, trace }) = (Instant::now(), &self.of);
         let ran = self.began.map(|began| now.saturating_duration_since(began));
-        let counted = outcome.as_ref().map(|reply| reply.len).map_err(|status| status.code);
-        stats.ended(ran, counted);
+        stats.ended(ran, outcome.map_err(|status| status.code));
         let took = now.saturating_duration_since(*arrived);
         if let Some(shared) = shared.filter(|shared| took >= shared.limits.slow_call) {
             stats.slow();
@@ -363,38 +391,28 @@ impl Answer for WireAnswer {
     }
 
     fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>) {
-        let connection = self.connection.upgrade();
-        self.count(&outcome, connection.as_ref().map(|connection| &*connection.shared));
-        let WireAnswer { id, slot, .. } = *self;
+        let id = self.id;
+        let Some(connection) = self.connection.upgrade() else {
+            return self.count(outcome.as_ref().map(|reply| reply.len), None);
+        };
+        let outcome = outcome.and_then(|reply| Ok((reply.len, connection.serialize(id, &reply)?)));
+        // Whoever has the answer finds it counted.
+        self.count(outcome.as_ref().map(|(len, _)| *len), Some(&connection.shared));
         // Given back first: a client that keeps exactly as many calls in flight as it may is not told "busy".
+        let WireAnswer { slot, of, .. } = *self;
         drop(slot);
-        let Some(connection) = connection else { return };
-        let mut answering = Answering { connection: &connection, id, is_done: false };
-        match outcome {
-            Ok(reply) => connection.reply(id, reply),
-            Err(status) => connection.refuse(id, &status),
+        let sent = outcome.and_then(|(len, frame)| {
+            let sent = connection.send_reply(id, frame);
+            sent.inspect_err(|status| of.stats.not_sent(len, status.code))
+        });
+        if let Err(status) = sent {
+            connection.refuse(id, &status);
         }
-        answering.is_done = true;
+        // Last: a connection that drains must not end before the answer is in the outbox.
+        connection.end(id);
     }
 
     fn is_wanted(&self) -> bool {
         self.connection.upgrade().is_some_and(|connection| !connection.is_cut())
-    }
-}
-
-/// Counts the call as answered last: a connection that drains must not end before the answer is in the outbox.
-struct Answering<'a> {
-    connection: &'a Connection,
-    id: CallId,
-    is_done: bool,
-}
-
-impl Drop for Answering<'_> {
-    fn drop(&mut self) {
-        if !self.is_done {
-            let words = "the reply panicked as it was serialized";
-            self.connection.refuse(self.id, &Status::new(StatusCode::Internal, words));
-        }
-        self.connection.end(self.id);
     }
 }

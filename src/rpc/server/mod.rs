@@ -92,7 +92,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::net::join;
+use super::net::{after, join};
 use super::{Limits, Status, StatusCode};
 use acceptor::wake;
 pub use builder::{BoundServer, ServerBuilder};
@@ -195,16 +195,21 @@ impl Server {
     /// the open ones are answered and their answers sent, at most for `limit`; then it [stops](Server::stop). Whether all were
     /// answered.
     pub fn drain(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = after(Instant::now(), limit);
         self.shared.is_draining.store(true, Ordering::SeqCst);
         self.stop_accepting();
+        self.wait_until_idle(deadline);
+        let is_drained = self.shared.registry.bid_farewell();
+        // The farewells may have to wait for writers that were just about to be done.
+        self.wait_until_idle(deadline);
+        self.stop();
+        is_drained
+    }
+
+    fn wait_until_idle(&self, deadline: Instant) {
         while !self.shared.registry.is_idle() && Instant::now() < deadline {
             std::thread::sleep(DRAIN_CHECK_EVERY);
         }
-        let is_drained = self.shared.registry.is_idle();
-        self.shared.registry.bid_farewell();
-        self.stop();
-        is_drained
     }
 
     /// Stops: accepts no more, cuts every connection, and joins every thread, but for the calling one. Calls not yet

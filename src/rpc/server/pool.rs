@@ -2,11 +2,14 @@
 //!
 //! ```text
 //!   readers ── offer ──> queue (FIFO, or by the callers' shares) ── take ──> handlers ──> Service::call
+//!      │                                                                       ^
+//!      ├── a handler has nothing to do: handed over, and takes no place ───────┘
 //!      └── full: "busy" at once, with a hint of when a place will be free
 //! ```
 //! A call is run if, when its turn comes, its caller still waits and its connection still stands; else it is dropped unrun.
 //! What a caller is charged for, where shares count, is the time that its methods held a handler.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +49,9 @@ pub(super) struct Pool {
 
 struct State {
     queue: CallQueue<Box<Queued>>,
+    /// Handlers that run a call, and calls that others of them are waking up for.
+    busy: usize,
+    handed_over: VecDeque<Box<Queued>>,
     is_closed: bool,
     /// What a call takes of a handler, averaged over some ten.
     mean_us: u64,
@@ -54,19 +60,26 @@ struct State {
 impl Pool {
     /// Without threads yet: each runs [`handle`](Pool::handle).
     pub(super) fn new(handlers: usize, queue: CallQueue<Box<Queued>>) -> Pool {
-        let state = Mutex::new(State { queue, is_closed: false, mean_us: 0 });
-        Pool { handlers, state, offered: Condvar::new(), taken: Condvar::new() }
+        let state =
+            State { queue, busy: 0, handed_over: VecDeque::new(), is_closed: false, mean_us: 0 };
+        let (offered, taken) = (Condvar::new(), Condvar::new());
+        Pool { handlers, state: Mutex::new(state), offered, taken }
     }
 
-    /// Queues a call for the handlers. One that finds no place comes back, with the time in which one may be free.
+    /// Leaves a call to the handlers. One that finds no place comes back, with the time in which one may be free.
     pub(super) fn offer(&self, queued: Box<Queued>) -> Result<(), (Box<Queued>, Duration)> {
         let caller = queued.caller.clone();
         let mut state = self.state.lock();
-        if state.is_closed {
-            return Err((queued, HINT_MAX));
-        }
         let since = queued.since;
-        if let Err(queued) = state.queue.offer(&caller, queued, since) {
+        if state.is_closed {
+            drop(state);
+            queued.refuse();
+            return Ok(());
+        }
+        let free = self.handlers - state.busy;
+        if state.queue.len() == 0 && state.handed_over.len() < free {
+            state.handed_over.push_back(queued);
+        } else if let Err(queued) = state.queue.offer(&caller, queued, since) {
             let waiting_us = state.mean_us.saturating_mul(state.queue.len() as u64);
             let hint = Duration::from_micros(waiting_us / self.handlers as u64);
             return Err((queued, hint.clamp(HINT_MIN, HINT_MAX)));
@@ -86,7 +99,7 @@ impl Pool {
 
     /// Calls that wait.
     pub(super) fn len(&self) -> usize {
-        self.state.lock().queue.len()
+        self.state.lock().waiting()
     }
 
     /// A handler: runs calls until the pool is closed.
@@ -96,6 +109,7 @@ impl Pool {
             run(*queued, began);
             let cost_us = began.elapsed().as_micros().max(1) as u64;
             let mut state = self.state.lock();
+            state.busy -= 1;
             state.queue.charge(&caller, cost_us, began);
             state.mean_us = (state.mean_us * 9 + cost_us).div_ceil(10);
         }
@@ -107,7 +121,8 @@ impl Pool {
             if state.is_closed {
                 return None;
             }
-            if let Some(queued) = state.queue.take() {
+            if let Some(queued) = state.take() {
+                state.busy += 1;
                 drop(state);
                 self.taken.notify_all();
                 return Some(queued);
@@ -121,13 +136,31 @@ impl Pool {
         let left = {
             let mut state = self.state.lock();
             state.is_closed = true;
-            state.queue.drain()
+            let mut left = Vec::from(std::mem::take(&mut state.handed_over));
+            left.extend(state.queue.drain());
+            left
         };
         self.offered.notify_all();
         self.taken.notify_all();
-        for queued in left {
-            queued.call.fail(Status::new(StatusCode::ShuttingDown, "the server is stopping"));
-        }
+        left.into_iter().for_each(|queued| queued.refuse());
+    }
+}
+
+impl State {
+    /// What is handed over came before what is queued.
+    fn take(&mut self) -> Option<Box<Queued>> {
+        self.handed_over.pop_front().or_else(|| self.queue.take())
+    }
+
+    fn waiting(&self) -> usize {
+        self.handed_over.len() + self.queue.len()
+    }
+}
+
+impl Queued {
+    /// There are no handlers any more.
+    fn refuse(self) {
+        self.call.fail(Status::new(StatusCode::ShuttingDown, "the server is stopping"));
     }
 }
 

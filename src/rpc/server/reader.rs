@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::connection::{Begun, CHECK_EVERY, CallId, Connection};
+use super::connection::{Begun, CHECK_EVERY, CallId, Connection, Speaks};
 use super::pool::{Pool, Queued};
 use super::table::Target;
 use crate::rpc::frame::{Decoder, Frame, FrameError, Stranger};
 use crate::rpc::header::RpcHeader;
-use crate::rpc::net::{is_timeout, time_left};
+use crate::rpc::net::{after, is_timeout, time_left};
 use crate::rpc::outbox::Cork;
 use crate::rpc::service::{About, Answer, Call, More};
 use crate::rpc::{RequestId, Status, StatusCode};
@@ -258,10 +258,7 @@ impl Reader {
             trace: about.trace().clone(),
         };
         match self.connection.begin(id, slot, begun) {
-            Some(answer) => {
-                stats.begun(len);
-                Ok(Ok(Admitted { target, answer, about }))
-            }
+            Some(answer) => Ok(Ok(Admitted { target, answer, about })),
             None => Ok(Err(Status::new(StatusCode::ShuttingDown, "the connection is ending"))),
         }
     }
@@ -273,6 +270,8 @@ impl Reader {
             .next
             .take()
             .expect("the decoder gives a body only after a head that was not skipped");
+        let table = &self.connection.shared.table;
+        target.stats(table).begun(args.len());
         let (now, deadline) = (self.now.take().unwrap_or_else(Instant::now), about.deadline);
         let mut call = Call::new(answer, about);
         if deadline.is_some_and(|deadline| deadline <= now) {
@@ -340,7 +339,9 @@ impl Reader {
         let head_size = self.decoder.head_size().expect("known once a head was decoded");
         if head.call_id > 0 && !self.is_extended {
             self.is_extended = true;
-            self.connection.speaks(head_size);
+            self.connection.speaks(Speaks::Extended(head_size));
+        } else if !self.is_extended && !self.may_idle {
+            self.connection.speaks(Speaks::Documented);
         }
         CallId { call_id: head.call_id, head_size }
     }
@@ -384,8 +385,8 @@ impl Reader {
         let began = *self.began.get_or_insert_with(Instant::now);
         let for_body =
             Duration::from_secs((self.decoder.body_arrived() / BODY_BYTES_PER_SECOND) as u64);
-        let allowed = self.connection.shared.limits.frame_timeout + for_body;
-        time_left(began + allowed).map(Some).ok_or(End::Slow(allowed))
+        let allowed = self.connection.shared.limits.frame_timeout.saturating_add(for_body);
+        time_left(after(began, allowed)).map(Some).ok_or(End::Slow(allowed))
     }
 
     /// Whether it has been between frames for a whole read timeout, with nothing left to do.
@@ -397,25 +398,23 @@ impl Reader {
         self.flush();
         // A call that was admitted and whose arguments never came: its room is given back, and nobody is answered.
         let unread = self.next.take();
-        if let Some(Admitted { target, .. }) = &unread {
-            target.stats(&self.connection.shared.table).abandoned();
-        }
         match &end {
             End::Cut => log::debug!(
                 "rpc: connection from {} was cut: {:?}",
                 self.connection.peer,
                 self.connection.outbox.cut_reason()
             ),
-            End::Eof => self
-                .connection
-                .drain(Instant::now() + self.connection.shared.limits.half_close_timeout),
+            End::Eof => {
+                let timeout = self.connection.shared.limits.half_close_timeout;
+                self.connection.drain(after(Instant::now(), timeout));
+            }
             // Clients die; that is no news.
             End::Io(error) => {
                 log::debug!("rpc: connection from {} broke: {error}", self.connection.peer)
             }
             End::Idle => {
-                self.connection.shared.count_idle();
                 self.connection.bid_farewell("nothing was asked for long");
+                self.connection.shared.count_idle();
                 self.linger();
             }
             End::Truncated | End::Slow(_) => self.warn(&end),

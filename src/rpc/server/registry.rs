@@ -77,11 +77,11 @@ impl Registry {
         self.state.lock().live.values().all(|live| live.connection.is_idle())
     }
 
-    /// Tells each client that has all its answers that no call beyond them was run.
-    pub(super) fn bid_farewell(&self) {
-        for live in self.state.lock().live.values() {
-            live.connection.bid_farewell("the server is stopping");
-        }
+    /// Tells each client that has all its answers that no call beyond them was run. Whether all have theirs.
+    pub(super) fn bid_farewell(&self) -> bool {
+        let words = "the server is stopping";
+        let state = self.state.lock();
+        state.live.values().filter(|live| !live.connection.bid_farewell(words)).count() == 0
     }
 
     /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.

@@ -126,6 +126,7 @@ impl MethodStats {
         }
     }
 
+    /// A call whose arguments are there.
     pub(super) fn begun(&self, args_bytes: usize) {
         add(&self.calls, 1);
         add(&self.open, 1);
@@ -148,12 +149,6 @@ impl MethodStats {
         add(&self.dropped, 1);
     }
 
-    /// Begun, and its arguments never came.
-    pub(super) fn abandoned(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        self.dropped();
-    }
-
     pub(super) fn slow(&self) {
         add(&self.slow, 1);
     }
@@ -172,6 +167,12 @@ impl MethodStats {
             Ok(reply_bytes) => add(&self.reply_bytes, reply_bytes as u64),
             Err(code) => self.failed(code),
         }
+    }
+
+    /// A reply of so many bytes found no room, after it was counted.
+    pub(super) fn not_sent(&self, reply_bytes: usize, code: StatusCode) {
+        self.reply_bytes.fetch_sub(reply_bytes as u64, Ordering::Relaxed);
+        self.failed(code);
     }
 
     fn failed(&self, code: StatusCode) {

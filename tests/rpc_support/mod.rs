@@ -5,6 +5,8 @@
     reason = "each test program includes it, and uses a part of it"
 )]
 
+pub mod peers;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

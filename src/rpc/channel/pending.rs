@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::calls::{Outcome, Parked, Waiter};
 use super::core::{Core, Request};
 use super::decode;
+use crate::rpc::outbox::Cork;
 use crate::rpc::{CallError, Payload};
 
 /// A call that was made without waiting, and the claim on its answer. Its deadline ends it whether or not anybody waits; dropped, it is
@@ -36,6 +37,8 @@ impl<R: Payload> Pending<R> {
     ///
     /// Every [`CallError`].
     pub fn wait(self) -> Result<R, CallError> {
+        // A method that waits for another server is itself called under a cork.
+        Cork::flush_all();
         self.decode(self.parked.wait())
     }
 
@@ -45,7 +48,9 @@ impl<R: Payload> Pending<R> {
     ///
     /// Within [`Ok`], every [`CallError`]; as [`Err`], this, unanswered yet.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<R, CallError>, Pending<R>> {
-        self.parked.wait_until(Instant::now() + timeout);
+        let Some(until) = Instant::now().checked_add(timeout) else { return Ok(self.wait()) };
+        Cork::flush_all();
+        self.parked.wait_until(until);
         match self.parked.take_outcome() {
             Some(outcome) => Ok(self.decode(outcome)),
             None => Err(self),

@@ -2,14 +2,22 @@
 
 mod rpc_support;
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
+use fastrand::Rng;
+use parking_lot::Mutex;
 use prost::Message;
 use rpc_support::peers::*;
 use rpc_support::*;
-use syncraft::rpc::{CallOptions, Framing};
+use syncraft::rpc::{
+    Call, CallError, CallOptions, Channel, Framing, Method, Pending, Server, Service,
+};
 
 fn data(args: Bytes) -> Bytes {
     Echo::decode(args).unwrap().data
@@ -128,4 +136,130 @@ fn half_a_reply_is_a_loss_wherever_it_ends() {
         let error = claim.wait().unwrap_err();
         assert!(is_lost(&error), "{len} bytes: {error}");
     }
+}
+
+/// Remembers what it was asked, and echoes it.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<HashSet<Bytes>>>);
+
+impl Service for Notes {
+    fn name(&self) -> &'static str {
+        "notesRpc"
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        &["Note"]
+    }
+
+    fn call(&self, _: usize, args: Bytes, call: Call) {
+        let Some((args, done)) = call.open::<Echo, Echo>(args) else { return };
+        assert!(self.0.lock().insert(args.data.clone()), "{:?} came twice", args.data);
+        done.run(args);
+    }
+}
+
+const NOTE: Method = Method::new("notesRpc", "Note");
+
+type Outcome = Result<Echo, CallError>;
+
+/// One call, made in one of the ways there are.
+fn note_once(channel: &Channel, data: &Bytes, rng: &mut Rng) -> Option<Outcome> {
+    let (args, deadline) = (echo(data.clone()), within(rng.u64(0..20)));
+    let claim =
+        || -> Pending<Echo> { channel.call_async(&NOTE, &CallOptions::default(), &args, deadline) };
+    match rng.u8(0..8) {
+        0..3 => Some(channel.call(&NOTE, &args, deadline)),
+        3..5 => Some(claim().wait()),
+        5 => claim().wait_timeout(Duration::from_millis(rng.u64(0..20))).ok(),
+        6 => {
+            claim().cancel();
+            None
+        }
+        _ => {
+            let (tx, rx) = mpsc::channel();
+            let done = move |outcome| tx.send(outcome).unwrap();
+            channel.call_then(&NOTE, &CallOptions::default(), &args, deadline, done);
+            Some(rx.recv_timeout(LONG).unwrap())
+        }
+    }
+}
+
+/// Calls of many threads over a network that is cut and stops at random. Each gets its own reply or an error that is true.
+fn check_chaos(framing: Framing) {
+    const THREADS: u64 = 8;
+    let seed = fastrand::u64(..);
+    println!("{framing:?}, seed {seed}");
+    let notes = Notes::default();
+    let server = Server::builder()
+        .service(notes.clone())
+        .handlers(2)
+        .bind("127.0.0.1:0")
+        .build()
+        .unwrap()
+        .start();
+    let relay = Relay::to(server.local_addr());
+    let channel = channel(relay.addr()).framing(framing).calls_max(6).lazy();
+    let is_over = AtomicBool::new(false);
+    let not_run = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rng = Rng::with_seed(seed);
+            while !is_over.load(Ordering::SeqCst) {
+                match rng.u8(0..4) {
+                    0 => relay.freeze(),
+                    1 => relay.cut(),
+                    _ => relay.thaw(),
+                }
+                // The pace of what goes wrong.
+                thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
+            }
+            relay.thaw();
+        });
+        let callers: Vec<_> = (1..=THREADS)
+            .map(|t| {
+                let channel = &channel;
+                scope.spawn(move || {
+                    let (mut rng, mut not_run) = (Rng::with_seed(seed ^ t), Vec::new());
+                    for i in 0..400 {
+                        let data = Bytes::from(format!("{t}:{i}"));
+                        match note_once(channel, &data, &mut rng) {
+                            Some(Ok(reply)) => assert_eq!(reply.data, data),
+                            Some(Err(error)) if !error.may_have_run() => not_run.push(data),
+                            Some(Err(CallError::Lost { .. } | CallError::TimedOut { .. })) => {}
+                            Some(Err(error)) => panic!("{error}"),
+                            None => {}
+                        }
+                    }
+                    not_run
+                })
+            })
+            .collect();
+        let not_run: Vec<_> = callers.into_iter().flat_map(|it| it.join().unwrap()).collect();
+        is_over.store(true, Ordering::SeqCst);
+        not_run
+    });
+    // And it serves on.
+    relay.thaw();
+    let last: Echo = loop {
+        if let Ok(reply) = channel.call(&NOTE, &echo(format!("{}", fastrand::u64(..))), soon()) {
+            break reply;
+        }
+    };
+    assert!(notes.0.lock().contains(&last.data));
+    drop((channel, relay));
+    wait_until("everything that was sent has ended", || server.connections() == 0);
+    let notes = notes.0.lock();
+    println!("{} ran, {} did not", notes.len(), not_run.len());
+    for data in not_run {
+        assert!(!notes.contains(&data), "{data:?} was said not to have run");
+    }
+}
+
+#[test]
+fn whatever_the_network_does_each_call_gets_its_own_reply_or_a_true_error() {
+    check_chaos(Framing::Extended);
+}
+
+#[test]
+fn whatever_the_network_does_each_documented_call_gets_its_own_reply_or_a_true_error() {
+    check_chaos(Framing::Documented);
 }

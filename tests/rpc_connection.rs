@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rpc_support::peers::*;
 use rpc_support::*;
-use syncraft::rpc::{CallError, Server, StatusCode};
+use syncraft::rpc::{CallError, CallOptions, Invoke, Limits, Retry, Retrying, Server, StatusCode};
 use syncraft::testing::Port;
 
 /// A port that takes no more connections, and does not say so.
@@ -177,6 +177,35 @@ fn an_idle_connection_that_the_channel_reads_is_closed_and_the_next_call_connect
     service.take_held().into_iter().for_each(|(args, call)| call.typed().run(args));
     assert_eq!(held.wait().unwrap(), echo("held"));
     wait_until("the idle connection is closed", || server.connections() == 0);
+}
+
+/// A call may meet the server's farewell on its way. Then it has not run, and is made again.
+#[test]
+fn the_idle_limit_of_a_server_costs_no_call() {
+    const CALLS: u64 = 60;
+    let idle_timeout = Duration::from_millis(10);
+    let limits = Limits { idle_timeout, ..Limits::default() };
+    let (server, service) = serve(limits);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    for reads_itself in [false, true] {
+        let mut rng = Rng::with_seed(seed);
+        let channel = channel(server.local_addr()).lazy();
+        if reads_itself {
+            pending(&channel, "Echo", "x", soon()).wait().unwrap();
+        }
+        let retrying = Retrying::new(channel, Retry::default());
+        for i in 0..CALLS {
+            let args = echo(format!("{i}"));
+            let options = CallOptions::default();
+            let reply: Echo = retrying.invoke(&method("Echo"), &options, &args, soon()).unwrap();
+            assert_eq!(reply, args);
+            // Now and then just as long as the server waits.
+            thread::sleep(idle_timeout.mul_f64(rng.f64() * 1.5));
+        }
+    }
+    assert_eq!(service.calls(), 2 * CALLS + 1);
+    println!("{:?}", server.stats().connections_accepted);
 }
 
 /// What a server does with a call.

@@ -228,7 +228,7 @@ impl Service for Forward {
     }
 
     fn methods(&self) -> &'static [&'static str] {
-        &["Wait", "WaitTimeout"]
+        &["Wait", "WaitTimeout", "Poll"]
     }
 
     fn call(&self, number: usize, args: Bytes, call: Call) {
@@ -236,6 +236,10 @@ impl Service for Forward {
         let claim = pending(&self.0, "Echo", args.data, soon());
         let outcome = match number {
             0 => claim.wait(),
+            2 => {
+                wait_until("the answer comes", || claim.is_ready());
+                claim.wait()
+            }
             _ => claim.wait_timeout(LONG).expect("an answer in time"),
         };
         match outcome {
@@ -252,7 +256,7 @@ fn a_method_that_waits_for_a_claim_has_sent_its_call() {
     let front =
         Server::builder().inline_service(forward).bind("127.0.0.1:0").build().unwrap().start();
     let channel = channel(front.local_addr()).lazy();
-    for name in ["Wait", "WaitTimeout"] {
+    for name in ["Wait", "WaitTimeout", "Poll"] {
         let method = syncraft::rpc::Method::new("forwardRpc", name);
         let reply: Echo = channel.call(&method, &echo("through"), within(5_000)).unwrap();
         assert_eq!(reply, echo("through"), "{name}");

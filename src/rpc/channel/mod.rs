@@ -39,7 +39,7 @@
 //!
 //! # Left out
 //!
-//! Retries, several connections to a server, choosing between servers, pings of a silent peer.
+//! Several connections to a server, choosing between servers. Retries are [`Retrying`](super::Retrying)'s.
 
 mod calls;
 mod connection;

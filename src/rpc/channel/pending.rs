@@ -37,8 +37,7 @@ impl<R: Payload> Pending<R> {
     ///
     /// Every [`CallError`].
     pub fn wait(self) -> Result<R, CallError> {
-        // A method that waits for another server is itself called under a cork.
-        Cork::flush_all();
+        send_it();
         self.decode(self.parked.wait())
     }
 
@@ -49,7 +48,7 @@ impl<R: Payload> Pending<R> {
     /// Within [`Ok`], every [`CallError`]; as [`Err`], this, unanswered yet.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<R, CallError>, Pending<R>> {
         let Some(until) = Instant::now().checked_add(timeout) else { return Ok(self.wait()) };
-        Cork::flush_all();
+        send_it();
         self.parked.wait_until(until);
         match self.parked.take_outcome() {
             Some(outcome) => Ok(self.decode(outcome)),
@@ -59,6 +58,7 @@ impl<R: Payload> Pending<R> {
 
     /// Whether the answer is there, so that to wait takes no time.
     pub fn is_ready(&self) -> bool {
+        send_it();
         self.parked.has_outcome()
     }
 
@@ -68,6 +68,11 @@ impl<R: Payload> Pending<R> {
     fn decode(&self, outcome: Outcome) -> Result<R, CallError> {
         decode(&self.core.config.addr, outcome)
     }
+}
+
+/// A method that waits for another server is itself called under a cork, which holds its call back.
+fn send_it() {
+    Cork::flush_all();
 }
 
 impl<R> Drop for Pending<R> {

@@ -108,35 +108,52 @@ impl<I: Invoke> Invoke for Retrying<I> {
         deadline: Instant,
     ) -> Result<R, CallError> {
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut attempt = 0;
+        let (first_began, mut attempt) = (Instant::now(), 0);
+        // Of the attempts that may have run, what became of the last.
+        let mut doubt = None;
         loop {
             let request = RequestId { client: self.client.clone(), number, attempt };
             let options = CallOptions { request: Some(request), ..options.clone() };
-            let began = Instant::now();
-            let ends = self.attempt_timeout.and_then(|timeout| began.checked_add(timeout));
-            let attempt_deadline = ends.map_or(deadline, |ends| ends.min(deadline));
+            let attempt_deadline = self
+                .attempt_timeout
+                .and_then(|timeout| Instant::now().checked_add(timeout))
+                .map_or(deadline, |at| at.min(deadline));
             let mut error = match self.invoker.invoke(method, &options, args, attempt_deadline) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            if let CallError::TimedOut { which, .. } = &mut error
-                && attempt_deadline < deadline
-            {
-                *which = Deadline::Attempt;
+            if let CallError::TimedOut { which, waited, .. } = &mut error {
+                match attempt_deadline < deadline {
+                    true => *which = Deadline::Attempt,
+                    false => *waited = deadline.saturating_duration_since(first_began),
+                }
             }
             attempt = attempt.saturating_add(1);
-            let is_safe = method.is_idempotent || !error.may_have_run();
-            let pause = self.retry.pause(attempt, fastrand::f64());
-            let Some(pause) = pause.filter(|_| is_safe && may_help(&error)) else {
-                return Err(error);
+            let Some(pause) = self.pause(method, &error, attempt, deadline) else {
+                // That this attempt has not run says nothing of those before it.
+                return Err(if error.may_have_run() { error } else { doubt.unwrap_or(error) });
             };
-            // What the server asks for, and some chance on top: those who were refused together do not come back together.
-            let pause = pause + retry_after(&error).unwrap_or_default();
-            if deadline.saturating_duration_since(Instant::now()) <= pause {
-                return Err(error);
-            }
+            doubt = Some(error).filter(CallError::may_have_run).or(doubt);
             thread::sleep(pause);
         }
+    }
+}
+
+impl<I> Retrying<I> {
+    /// How long to wait before the call is tried once more after `failed` attempts, the last with `error`; `None`: it is not.
+    fn pause(
+        &self,
+        method: &Method,
+        error: &CallError,
+        failed: u32,
+        deadline: Instant,
+    ) -> Option<Duration> {
+        let is_safe = method.is_idempotent || !error.may_have_run();
+        let pause = self.retry.pause(failed, fastrand::f64()).filter(|_| is_safe)?;
+        // What the server asks for, and some chance on top: those who were refused together do not come back together.
+        let pause = pause.saturating_add(retry_after(error).unwrap_or_default());
+        let left = deadline.saturating_duration_since(Instant::now());
+        (may_help(error) && pause < left).then_some(pause)
     }
 }
 
@@ -171,6 +188,7 @@ fn retry_after(error: &CallError) -> Option<Duration> {
 mod tests {
     use std::cell::RefCell;
     use std::io;
+    use std::mem::discriminant;
 
     use super::*;
 
@@ -278,6 +296,37 @@ mod tests {
         let result = retrying.invoke::<(), ()>(&METHOD, &CallOptions::default(), &(), deadline);
         assert!(matches!(result, Err(CallError::Refused { .. })), "{result:?}");
         assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    /// The error of a call of which these attempts failed, the last one first.
+    fn last_error(errors: Vec<CallError>) -> CallError {
+        let script = Script { errors: RefCell::new(errors), ..Script::default() };
+        let retrying =
+            Retrying::new(&script, Retry::Fixed { pause: Duration::ZERO, attempts_max: 3 });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let method = METHOD.idempotent();
+        retrying.invoke::<(), ()>(&method, &CallOptions::default(), &(), deadline).unwrap_err()
+    }
+
+    #[test]
+    fn a_call_that_may_have_run_once_is_never_said_not_to_have_run() {
+        let check = |errors, expected: CallError| {
+            let error = last_error(errors);
+            assert_eq!(discriminant(&error), discriminant(&expected), "{error}");
+            assert_eq!(error.may_have_run(), expected.may_have_run(), "{error}");
+        };
+        check(vec![not_sent(), not_sent(), lost()], lost());
+        check(vec![not_sent(), timed_out(true), lost()], timed_out(true));
+        check(vec![lost(), not_sent(), not_sent()], lost());
+        check(vec![refused(StatusCode::UnknownMethod, None), lost()], lost());
+        check(vec![timed_out(false), not_sent(), not_sent()], timed_out(false));
+    }
+
+    #[test]
+    fn a_channel_that_is_closed_is_not_tried_again() {
+        let source = io::ErrorKind::NotConnected.into();
+        let closed = CallError::NotSent { addr: "a".to_owned(), source };
+        assert_eq!(attempts(METHOD, vec![closed]), (1, false));
     }
 
     #[test]

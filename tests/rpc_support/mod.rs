@@ -5,6 +5,8 @@
     reason = "each test program includes it, and uses a part of it"
 )]
 
+pub mod peers;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -339,7 +341,8 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = soon();
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::yield_now();
+        // So that what is waited for has the processor.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

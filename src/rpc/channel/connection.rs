@@ -75,9 +75,9 @@ struct Incoming {
     any: bool,
     /// Since when nothing has come, as far as a read has waited for it.
     silent_since: Option<Instant>,
-    /// The number of the last ping, and whether nothing has come since.
+    /// The number of the last ping, and when it was sent, if nothing has come since.
     ping: u64,
-    is_pinged: bool,
+    pinged_at: Option<Instant>,
     /// The socket's.
     read_timeout: Option<Duration>,
 }
@@ -246,7 +246,10 @@ fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
         Some(resolve) => resolve(&config.addr)?,
         None => config.addr.to_socket_addrs()?.collect(),
     };
-    let mut last_error = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    let mut last_error = match addrs.is_empty() {
+        true => io::Error::new(ErrorKind::NotFound, "the name has no address"),
+        false => io::Error::new(ErrorKind::TimedOut, "no time was left to connect in"),
+    };
     for (i, addr) in addrs.iter().enumerate() {
         let Some(left) = time_left(deadline) else { break };
         match connect_to(addr, left / (addrs.len() - i) as u32) {
@@ -263,7 +266,8 @@ fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
 fn connect_to(addr: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(addr, timeout)?;
     // A port that nobody listens on may be picked as our own end: TCP then connects the socket to itself.
-    if stream.local_addr()? == stream.peer_addr()? {
+    // (One that has been reset by now has no peer; reading it says so.)
+    if stream.peer_addr().is_ok_and(|peer| stream.local_addr().is_ok_and(|own| own == peer)) {
         return Err(ErrorKind::ConnectionRefused.into());
     }
     tune(&stream)?;
@@ -279,7 +283,7 @@ impl Line {
             any: false,
             silent_since: None,
             ping: 0,
-            is_pinged: false,
+            pinged_at: None,
             read_timeout: None,
         };
         let (incoming, since) = (Mutex::new(incoming), Instant::now());
@@ -317,18 +321,22 @@ impl Incoming {
     /// if it does not say so: a frozen process keeps its connections open.
     fn is_silent(&mut self, core: &Arc<Core>, line: &Line) -> Result<(), Loss> {
         if !core.has_calls() {
-            (self.silent_since, self.is_pinged) = (None, false);
+            (self.silent_since, self.pinged_at) = (None, None);
             return Ok(());
         }
         let interval = core.config.ping_interval;
         let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
-        if self.is_pinged && silent >= interval.saturating_mul(2) {
-            let words = format!("the server has not answered a ping for {interval:?}");
-            return Err(Loss::Broken(io::Error::new(ErrorKind::TimedOut, words)));
-        }
-        if !self.is_pinged && silent >= interval {
-            self.is_pinged = true;
-            self.ping = core.ping(line);
+        match self.pinged_at {
+            // Not by how long nothing has come: for a part of that time nobody may have asked for anything.
+            Some(at) if at.elapsed() >= interval => {
+                let words = format!("the server has not answered a ping for {interval:?}");
+                return Err(Loss::Broken(io::Error::new(ErrorKind::TimedOut, words)));
+            }
+            None if silent >= interval => {
+                self.ping = core.ping(line);
+                self.pinged_at = Some(Instant::now());
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -340,7 +348,7 @@ impl Incoming {
         }
         let count = read(outbox, self.decoder.space())?;
         self.decoder.filled(count);
-        (self.silent_since, self.is_pinged) = (None, false);
+        (self.silent_since, self.pinged_at) = (None, None);
         Ok(())
     }
 

@@ -123,6 +123,10 @@ impl Core {
         self.lock().has_reader
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().is_closed()
+    }
+
     // ---- calls ----
 
     /// Makes a call and waits for its outcome.

@@ -199,20 +199,20 @@ impl Channel {
     }
 
     /// Waits until the server is there: it has answered a ping, not only taken a connection. One that cannot be reached yet is
-    /// tried again after 10 ms, then half as long again each time, up to half a second.
+    /// tried again after 10 ms, then half as long again each time, up to half a second, and more often towards `deadline`.
     ///
     /// # Errors
     ///
-    /// That of the last attempt, when `deadline` has passed.
+    /// That of the last attempt, when there is no time for another before `deadline`, or the channel is closed.
     pub fn connect_wait(&self, deadline: Instant) -> Result<(), CallError> {
         let mut pause = WAIT_PAUSE_MIN;
         loop {
             let Err(error) = self.ping(deadline) else { return Ok(()) };
             let left = deadline.saturating_duration_since(Instant::now());
-            if left <= pause {
+            if left <= WAIT_PAUSE_MIN || self.core().is_closed() {
                 return Err(error);
             }
-            thread::sleep(pause);
+            thread::sleep(pause.min(left / 2));
             pause = (pause * 3 / 2).min(WAIT_PAUSE_MAX);
         }
     }
@@ -381,7 +381,7 @@ impl ChannelBuilder {
 
     /// While calls are under way and nothing has come from the server for this long, it is asked whether it is there; if still nothing
     /// has come after as long again, the connection is given up ([`CallError::Lost`]). Default 10 s. It finds a frozen server, and one
-    /// whose machine is gone. Too small: a method that runs inline on the server for longer than twice this looks frozen. Not with
+    /// whose machine is gone. Too small: a server whose method runs inline for longer than this may look frozen. Not with
     /// [`Framing::Documented`].
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.config.ping_interval = interval.max(PING_INTERVAL_MIN);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::calls::{Outcome, Parked, Waiter};
 use super::core::{Core, Request};
 use super::decode;
+use crate::rpc::outbox::Cork;
 use crate::rpc::{CallError, Payload};
 
 /// A call that was made without waiting, and the claim on its answer. Its deadline ends it whether or not anybody waits; dropped, it is
@@ -36,6 +37,7 @@ impl<R: Payload> Pending<R> {
     ///
     /// Every [`CallError`].
     pub fn wait(self) -> Result<R, CallError> {
+        send_it();
         self.decode(self.parked.wait())
     }
 
@@ -45,7 +47,9 @@ impl<R: Payload> Pending<R> {
     ///
     /// Within [`Ok`], every [`CallError`]; as [`Err`], this, unanswered yet.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<R, CallError>, Pending<R>> {
-        self.parked.wait_until(Instant::now() + timeout);
+        let Some(until) = Instant::now().checked_add(timeout) else { return Ok(self.wait()) };
+        send_it();
+        self.parked.wait_until(until);
         match self.parked.take_outcome() {
             Some(outcome) => Ok(self.decode(outcome)),
             None => Err(self),
@@ -54,6 +58,7 @@ impl<R: Payload> Pending<R> {
 
     /// Whether the answer is there, so that to wait takes no time.
     pub fn is_ready(&self) -> bool {
+        send_it();
         self.parked.has_outcome()
     }
 
@@ -63,6 +68,11 @@ impl<R: Payload> Pending<R> {
     fn decode(&self, outcome: Outcome) -> Result<R, CallError> {
         decode(&self.core.config.addr, outcome)
     }
+}
+
+/// A method that waits for another server is itself called under a cork, which holds its call back.
+fn send_it() {
+    Cork::flush_all();
 }
 
 impl<R> Drop for Pending<R> {

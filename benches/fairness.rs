@@ -28,13 +28,14 @@ const WORK: Duration = Duration::from_millis(1);
 /// Not counted: until the first answers, nobody is known to be greedy.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-const METHOD: Method = Method::new("workRpc", "Work");
+const SERVICE: &str = "workRpc";
+const METHOD: Method = Method::new(SERVICE, "Work");
 
 struct WorkRpc;
 
 impl Service for WorkRpc {
     fn name(&self) -> &'static str {
-        METHOD.service
+        SERVICE
     }
 
     fn methods(&self) -> &'static [&'static str] {

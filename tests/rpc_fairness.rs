@@ -20,7 +20,8 @@ const LIGHT_CALLS: usize = 60;
 /// Between the light caller's calls: with one in 20 ms its share of two handlers is a fortieth.
 const LIGHT_PAUSE: Duration = Duration::from_millis(20);
 
-const METHOD: Method = Method::new("workRpc", "Work");
+const SERVICE: &str = "workRpc";
+const METHOD: Method = Method::new(SERVICE, "Work");
 
 /// Answers with how many calls had begun before this one.
 #[derive(Default)]
@@ -32,7 +33,7 @@ struct WorkRpc(Arc<Work>);
 
 impl Service for WorkRpc {
     fn name(&self) -> &'static str {
-        METHOD.service
+        SERVICE
     }
 
     fn methods(&self) -> &'static [&'static str] {

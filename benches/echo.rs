@@ -45,7 +45,8 @@ const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
 const COMPARED: usize = 64;
 const IN_FLIGHT: usize = 64;
 
-const METHOD: Method = Method::new("echoRpc", "Echo");
+const SERVICE: &str = "echoRpc";
+const METHOD: Method = Method::new(SERVICE, "Echo");
 
 /// Not counted, at the beginning of each measurement.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -417,7 +418,7 @@ struct Echo;
 
 impl Service for Echo {
     fn name(&self) -> &'static str {
-        METHOD.service
+        SERVICE
     }
 
     fn methods(&self) -> &'static [&'static str] {

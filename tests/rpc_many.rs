@@ -129,7 +129,7 @@ fn visit(addr: SocketAddr, number: usize) {
         3 => {}
         _ => {
             raw.send(&request("Echo", 1, "x"));
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 raw.read(1);
             }
             // Its end is then no FIN but a reset, at once.

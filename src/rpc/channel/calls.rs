@@ -78,6 +78,16 @@ impl Parked {
         self.has_outcome().then(|| self.state.lock().outcome.take()).flatten()
     }
 
+    /// The outcome, and whether it was asked to read before it came.
+    pub(super) fn take_last(&self) -> Option<(Outcome, bool)> {
+        if !self.has_outcome() {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let is_asked = std::mem::take(&mut state.is_asked);
+        state.outcome.take().map(|outcome| (outcome, is_asked))
+    }
+
     /// Whether it was asked to read and has not been since.
     pub(super) fn take_asked(&self) -> bool {
         std::mem::take(&mut self.state.lock().is_asked)

@@ -2,7 +2,7 @@
 //!
 //! A caller that waits reads the connection itself, and brings what it reads to those who wait beside it: its own answer wakes
 //! no thread but its own. When it has its answer it has another caller go on, if any waits. Where nobody waits, nobody reads; the
-//! loss of an idle connection is noticed by the next call, before it is sent.
+//! loss of an idle connection is noticed by the next call, before it is sent (see `HEARD_LATELY`).
 //!
 //! Where that will not do, the thread that connected reads (`State::has_reader`): for completions, which run on a thread of the
 //! channel's; where a loss is news at once; and for bare replies.
@@ -43,7 +43,8 @@ const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
 const CALLER_READS_FOR: Duration = Duration::from_millis(100);
 
 /// A connection that has just brought an answer to a caller is taken for alive this long without looking: a system call for each
-/// call is much where calls follow one another.
+/// call is much where calls follow one another. A call that is sent over one that ends in this time is lost, and says so. Too
+/// long: a call after a restart of the server is lost, not made over a new connection.
 const HEARD_LATELY: Duration = Duration::from_micros(100);
 
 /// An established connection. Clones are the same one.
@@ -142,7 +143,7 @@ impl Line {
         mut now: Instant,
         deadline: Instant,
     ) -> Option<Instant> {
-        let mut incoming = self.incoming.try_lock()?;
+        let (mut incoming, mut has_read) = (self.incoming.try_lock()?, false);
         let loss = loop {
             if let Err(loss) = incoming.take_frames(core, ReadBy::Callers) {
                 break loss;
@@ -152,9 +153,11 @@ impl Line {
                 return Some(now);
             }
             let left = deadline.saturating_duration_since(now);
-            if left.is_zero() || core.has_reader() {
+            // Not before it has read once: what comes meanwhile it brings to others, too.
+            if left.is_zero() || (has_read && core.has_reader()) {
                 return Some(now);
             }
+            has_read = true;
             let read = incoming.read_for(&self.outbox, Some(left.min(CALLER_READS_FOR)));
             now = Instant::now();
             match read {

@@ -159,8 +159,8 @@ impl Core {
         // A method that calls another server is itself called under one.
         Cork::flush_all();
         loop {
-            if let Some(outcome) = parked.take_outcome() {
-                if parked.take_asked() {
+            if let Some((outcome, is_asked)) = parked.take_last() {
+                if is_asked {
                     self.ask_another_to_read();
                 }
                 return outcome;
@@ -321,7 +321,7 @@ impl Core {
         mut state: MutexGuard<'a, State>,
         now: Instant,
     ) -> MutexGuard<'a, State> {
-        let Some(line) = state.unread_line().filter(|line| !line.is_fresh(now)) else {
+        let Some(line) = state.unread_line().filter(|line| !line.is_fresh(now)).cloned() else {
             return state;
         };
         let is_over = match line.look() {
@@ -683,11 +683,9 @@ impl Core {
 
 impl State {
     /// The connection, if nobody reads it, and no call is under way over it.
-    fn unread_line(&self) -> Option<Line> {
+    fn unread_line(&self) -> Option<&Line> {
         match &self.phase {
-            Phase::Connected(line) if !self.has_reader && self.calls.len() == 0 => {
-                Some(line.clone())
-            }
+            Phase::Connected(line) if !self.has_reader && self.calls.len() == 0 => Some(line),
             _ => None,
         }
     }

@@ -29,7 +29,7 @@
 //! Made at once or by the first call; when it is lost, by the next one. The name is resolved anew each time, and every
 //! address is tried. A loss is noticed at once if a call waits, or if the channel's thread reads, as it does where
 //! [`on_disconnect`](ChannelBuilder::on_disconnect) is set and from the first async call on. Else it is noticed by the next call,
-//! before it is sent.
+//! before it is sent; only a call that follows within 100 microseconds of an answer does not look, and may be lost with the connection.
 //!
 //! A server that says nothing while calls are under way is asked whether it is there, after
 //! [`ping_interval`](ChannelBuilder::ping_interval), and given up after as long again. One that says that it closes the connection, all

@@ -280,20 +280,21 @@ impl Reader {
                 "the deadline passed before the call could begin",
             ));
         }
-        let connection = Arc::clone(&self.connection);
-        let (shared, published) = (&connection.shared, target.published(&connection.shared.table));
-        if let Some(pool) = shared.pool.as_ref().filter(|_| !published.is_inline) {
-            return self.queue(pool, target, args, call, now);
+        let shared = &self.connection.shared;
+        if let Some(pool) = &shared.pool
+            && !target.published(&shared.table).is_inline
+        {
+            let pool = Arc::clone(pool);
+            return self.queue(&pool, target, args, call, now);
         }
         call.begin(now);
         if !self.unflushed.is_some_and(|last| last.is(target)) {
             self.flush();
             self.unflushed = Some(target);
         }
+        let service = &target.published(&self.connection.shared.table).service;
         // The panic is reported by the panic hook, and answered when the call is dropped on its way.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            published.service.call(target.method, args, call);
-        }));
+        let _ = catch_unwind(AssertUnwindSafe(|| service.call(target.method, args, call)));
     }
 
     /// Leaves a call to the handlers. Where they have no place for it, an extended one is told when they will, and a documented one

@@ -45,7 +45,7 @@ pub struct MethodReport {
     pub open: u64,
     /// Calls refused before they were begun: busy, another version, another codec.
     pub rejected: u64,
-    /// Calls not run because their connection had gone.
+    /// Calls not run because their connection had gone, perhaps before all of their arguments had come.
     pub dropped: u64,
     /// Calls that took longer than [`Limits::slow_call`](crate::rpc::Limits::slow_call).
     pub slow: u64,

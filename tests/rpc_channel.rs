@@ -163,6 +163,7 @@ fn a_server_that_moves_is_found_again() {
     assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");
     assert_eq!(servers[0].1.calls(), 1);
     servers[0].0.stop();
+    wait_until("the end is noticed", || !channel.is_connected());
     assert_eq!(call(&channel, "Echo", "y").unwrap(), "y");
     assert_eq!(servers[1].1.calls(), 1);
 }

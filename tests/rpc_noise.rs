@@ -312,7 +312,7 @@ fn next_call(raw: &mut Raw) -> Option<(Head, Vec<u8>)> {
 fn check_burst(channel: &Channel, round: usize) {
     let method = Method::new("testRpc", "Echo");
     let data = |number: usize| echo(format!("{round}, {number}"));
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let pending: Vec<_> = (0..BURST)
             .map(|number| {
                 let (options, args) = (CallOptions::default(), data(number));

@@ -275,8 +275,9 @@ fn check_idle_client(reads_itself: bool, stop: fn(&Server)) {
     for _ in 0..3 {
         assert_eq!(call(&client, "Echo", "x").unwrap(), "x");
         stop(&server);
-        if reads_itself {
-            wait_until("the loss is noticed", || lost.swap(false, Ordering::SeqCst));
+        match reads_itself {
+            true => wait_until("the loss is noticed", || lost.swap(false, Ordering::SeqCst)),
+            false => wait_until("the end is found", || !client.is_connected()),
         }
         let error = call(&client, "Echo", "x").unwrap_err();
         assert!(!error.may_have_run(), "{error:?}");

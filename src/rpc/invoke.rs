@@ -57,7 +57,7 @@ impl CallOptions {
         self
     }
 
-    /// A mark of the caller's own, which the server shows in its log beside slow and failed calls. More than 128 bytes are cut.
+    /// A mark of the caller's own, which the server shows in its log beside slow calls, and methods can show in theirs. More than 128 bytes are cut.
     pub fn trace(mut self, trace: impl Into<Bytes>) -> CallOptions {
         self.trace = trace.into();
         self.trace.truncate(TRACE_LEN_MAX_BYTES);

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// Stack of every thread of this module: services and completions run on some of them, deep recursion does not.
+/// Stack of every thread of this module but the handlers: inline services and completions run on some of them, deep recursion does
+/// not.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
 /// A peer whose machine vanished is noticed after about `KEEPALIVE_IDLE + 3 * KEEPALIVE_INTERVAL` of silence.
@@ -80,6 +81,14 @@ pub(super) fn spawn(
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name).stack_size(THREAD_STACK_BYTES).spawn(run)
+}
+
+/// Starts a thread for methods that may need more stack: as much as the standard library gives.
+pub(super) fn spawn_roomy(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(run)
 }
 
 /// Joins, unless the thread is this one: whoever is asked by a thread to end it cannot wait for it.

@@ -10,6 +10,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -124,14 +125,26 @@ impl Line {
     /// has ended.
     pub(super) fn read_last_words(&self, core: &Arc<Core>) -> bool {
         let Some(mut incoming) = self.incoming.try_lock() else { return false };
-        loop {
-            if incoming.take_frames(core, ReadBy::Callers).is_err() {
-                return true;
-            }
-            if let Err(error) = incoming.read_for(&self.outbox, Some(LAST_WORDS_WAIT)) {
-                return !is_timeout(&error);
-            }
+        // Once: they come in one piece, and a call waits.
+        let result = match incoming.read_for(&self.outbox, Some(LAST_WORDS_WAIT)) {
+            Ok(()) => incoming.take_frames(core, ReadBy::Callers),
+            Err(error) if is_timeout(&error) => Ok(()),
+            Err(error) => Err(Loss::Broken(error)),
+        };
+        drop(incoming);
+        let is_over = result.is_err();
+        if result.is_err_and(|loss| self.lose(core, loss, ReadBy::Callers)) {
+            core.connect_again();
         }
+        // Someone may have found it being read.
+        core.ask_another_to_read();
+        is_over
+    }
+
+    /// Whether it has served no caller for so long that the server may be about to close it.
+    pub(super) fn is_stale(&self, now: Instant, idle_timeout: Duration) -> bool {
+        let served = self.since + Duration::from_nanos(self.heard_ns.load(Ordering::Relaxed));
+        now.saturating_duration_since(served) >= idle_timeout
     }
 
     /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's thread takes over; it is `now` as it
@@ -246,7 +259,9 @@ pub(super) fn take_over(core: &Arc<Core>, line: &Line) {
 fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
     let deadline = Instant::now() + config.connect_timeout;
     let addrs: Vec<SocketAddr> = match &config.resolver {
-        Some(resolve) => resolve(&config.addr)?,
+        // Foreign code. Its panic, reported by the panic hook, is the failure of this attempt.
+        Some(resolve) => catch_unwind(AssertUnwindSafe(|| resolve(&config.addr)))
+            .unwrap_or_else(|_| Err(io::Error::other("the resolver panicked")))?,
         None => config.addr.to_socket_addrs()?.collect(),
     };
     let mut last_error = match addrs.is_empty() {
@@ -323,7 +338,8 @@ impl Incoming {
     /// Nothing has come for as long as a read waits. If calls are under way, the server is asked whether it is there, and given up
     /// if it does not say so: a frozen process keeps its connections open.
     fn is_silent(&mut self, core: &Arc<Core>, line: &Line) -> Result<(), Loss> {
-        if !core.has_calls() {
+        // A loss that is news is looked for even where nobody waits; and so the server does not find the connection idle.
+        if !core.has_calls() && core.config.on_disconnect.is_none() {
             (self.silent_since, self.pinged_at) = (None, None);
             return Ok(());
         }
@@ -417,7 +433,7 @@ impl Incoming {
         match status.code {
             StatusCode::Busy if !self.any => Loss::Refused(status),
             // Said when all calls that it has run are answered.
-            StatusCode::ShuttingDown => Loss::Refused(status),
+            StatusCode::ShuttingDown | StatusCode::Closing => Loss::Refused(status),
             _ => Loss::Broken(io::Error::new(
                 ErrorKind::ConnectionAborted,
                 format!("the server says: {status}"),

@@ -210,7 +210,7 @@ impl Core {
     }
 
     /// This caller reads no more: another one that waits should.
-    fn ask_another_to_read(&self) {
+    pub(super) fn ask_another_to_read(&self) {
         let state = self.lock();
         if state.has_reader {
             return;
@@ -325,7 +325,7 @@ impl Core {
             return state;
         };
         let is_over = match line.look() {
-            Waiting::Nothing => false,
+            Waiting::Nothing => line.is_stale(now, self.config.idle_timeout),
             Waiting::End => true,
             // The last words of a server that has closed it, perhaps. They are read without the lock.
             Waiting::Bytes => {
@@ -369,6 +369,8 @@ impl Core {
         if let Ok(args) = &request.args {
             let frame = self.encode(&request, args, id, self.config.ping_interval);
             let _ = line.outbox.send(&frame);
+            // Whoever asks may be a method that holds its answers back.
+            Cork::flush_all();
         }
         id
     }

@@ -62,7 +62,8 @@ impl<R: Payload> Pending<R> {
         self.parked.has_outcome()
     }
 
-    /// Gives the call up: its answer, if one comes, is dropped, and its place is free. It may run all the same.
+    /// Gives the call up: its answer, if one comes, is dropped, and its place is free. It may run all the same. With a documented
+    /// framing a call that was sent takes its connection along: the next reply over it would be taken for another call's.
     pub fn cancel(self) {}
 
     fn decode(&self, outcome: Outcome) -> Result<R, CallError> {

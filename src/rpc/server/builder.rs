@@ -17,7 +17,7 @@ use super::queue::CallQueue;
 use super::quiet::QuietLog;
 use super::table::{Published, Table};
 use super::{Phase, Server, Shared, builtin};
-use crate::rpc::net::spawn;
+use crate::rpc::net::{spawn, spawn_roomy};
 use crate::rpc::{Fairness, Limits, ServerError, Service};
 
 /// Connections that may wait to be accepted, at least.
@@ -69,14 +69,15 @@ impl ServerBuilder {
     }
 
     /// Publishes one more service. Its methods run on the [`handlers`](ServerBuilder::handlers), if there are any, else as those of
-    /// an [`inline_service`](ServerBuilder::inline_service).
+    /// an [`inline_service`](ServerBuilder::inline_service): then they must not take long.
     pub fn service(self, service: impl Service) -> Self {
         self.publish(service, false, false)
     }
 
     /// Publishes one more service whose methods run on the thread of the connection that asks, with no hand-over to another: for
     /// those that answer at once, or leave the work to others and answer later. While one runs, no other call of its
-    /// connection begins, and pings are not answered.
+    /// connection begins, and pings are not answered: one that takes longer than its callers'
+    /// [`ping_interval`](crate::rpc::ChannelBuilder::ping_interval) looks frozen to them. Its stack is 256 KiB.
     pub fn inline_service(self, service: impl Service) -> Self {
         self.publish(service, false, true)
     }
@@ -275,7 +276,7 @@ fn make(
     // What has started by then ends with the server, if one of them does not.
     for number in (1..=handlers).filter(|_| pool.is_some()) {
         let pool = pool.clone().expect("there is one");
-        let thread = spawn(format!("rpc-hand-{number}"), move || pool.handle())?;
+        let thread = spawn_roomy(format!("rpc-hand-{number}"), move || pool.handle())?;
         server.handlers.lock().push(thread);
     }
     Ok(server)

@@ -220,7 +220,7 @@ impl Connection {
 
     /// If all its calls are answered, tells a client that may understand it that no others will be run. Whether they are, and
     /// the answers sent.
-    pub(super) fn bid_farewell(&self, words: &str) -> bool {
+    pub(super) fn bid_farewell(&self, code: StatusCode, words: &str) -> bool {
         let mut open = self.open.lock();
         open.is_over |= open.calls == 0;
         let (is_over, speaks) = (open.is_over, open.speaks);
@@ -233,7 +233,7 @@ impl Connection {
             Speaks::Documented => None,
         };
         if let Some(head_size) = head_size.filter(|_| is_over) {
-            self.say_goodbye(head_size, &Status::new(StatusCode::ShuttingDown, words));
+            self.say_goodbye(head_size, &Status::new(code, words));
         }
         is_over && is_sent
     }

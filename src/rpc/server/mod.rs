@@ -33,13 +33,13 @@
 //! | more calls or bytes than may be in flight; a call that finds the handlers' queue full | status "busy" with a wait hint | waits: it is not read from |
 //! | a call for another version of the service | status that names both; not run | (names none) |
 //! | a call whose deadline has passed, also in the queue | status; not run | (has no deadline) |
-//! | calls, and is gone when their turn comes in the queue | not run | the same |
+//! | calls that wait for a handler when its connection breaks, or is over | not run; after a mere end of its stream they are, for [`Limits::half_close_timeout`] | the same |
 //! | a call whose method panics or drops its `Done` | status | closed, one log line |
 //! | a header that is none, or too long | status for call id 0, then closed, one log line | closed, one log line |
 //! | HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
 //! | half a frame, slower than [`Limits::frame_timeout`] allows | closed, one log line | the same |
 //! | the end of its stream after a call | its answers, then closed | the same |
-//! | nothing, for [`Limits::idle_timeout`] with no call open | status "shutting down" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
+//! | nothing, for [`Limits::idle_timeout`] with no call open | status "connection closed" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
 //! | nothing at all, for as long | closed | |
 //! | a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
 //! | nothing, while its replies wait longer than [`Limits::write_timeout`] | closed | the same |
@@ -108,6 +108,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a server that stops looks whether its calls are answered.
 const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(2);
+
+/// A client that has its last words has so long to close the connection itself.
+const FAREWELL_TIME: Duration = Duration::from_millis(100);
 
 /// The hint that comes with "busy".
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -202,6 +205,12 @@ impl Server {
         let is_drained = self.shared.registry.bid_farewell();
         // The farewells may have to wait for writers that were just about to be done.
         self.wait_until_idle(deadline);
+        // To cut what a client still sends to would destroy what it has not read yet: it is told, and has a moment to go.
+        self.shared.registry.end_streams();
+        let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
+        while self.connections() > 0 && Instant::now() < gone_by {
+            std::thread::sleep(DRAIN_CHECK_EVERY);
+        }
         self.stop();
         is_drained
     }

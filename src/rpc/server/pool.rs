@@ -66,34 +66,34 @@ impl Pool {
         Pool { handlers, state: Mutex::new(state), offered, taken }
     }
 
-    /// Leaves a call to the handlers. One that finds no place comes back, with the time in which one may be free.
-    pub(super) fn offer(&self, queued: Box<Queued>) -> Result<(), (Box<Queued>, Duration)> {
-        let caller = queued.caller.clone();
+    /// Leaves a call to the handlers. One that finds no place within `patience` comes back, with the time in which one may be free.
+    pub(super) fn offer(
+        &self,
+        queued: Box<Queued>,
+        patience: Duration,
+    ) -> Result<(), (Box<Queued>, Duration)> {
         let mut state = self.state.lock();
-        let since = queued.since;
-        if state.is_closed {
-            drop(state);
-            queued.refuse();
-            return Ok(());
+        let mut result = state.offer(queued, self.handlers);
+        if !patience.is_zero() && matches!(result, Offered::Full(_)) {
+            self.taken.wait_for(&mut state, patience);
+            result = result.again(&mut state, self.handlers);
         }
-        let free = self.handlers - state.busy;
-        if state.queue.len() == 0 && state.handed_over.len() < free {
-            state.handed_over.push_back(queued);
-        } else if let Err(queued) = state.queue.offer(&caller, queued, since) {
-            let waiting_us = state.mean_us.saturating_mul(state.queue.len() as u64);
-            let hint = Duration::from_micros(waiting_us / self.handlers as u64);
-            return Err((queued, hint.clamp(HINT_MIN, HINT_MAX)));
-        }
-        drop(state);
-        self.offered.notify_one();
-        Ok(())
-    }
-
-    /// Waits until a call has left the queue, at most for `timeout`.
-    pub(super) fn wait_for_place(&self, timeout: Duration) {
-        let mut state = self.state.lock();
-        if !state.is_closed {
-            self.taken.wait_for(&mut state, timeout);
+        match result {
+            Offered::Taken => {
+                drop(state);
+                self.offered.notify_one();
+                Ok(())
+            }
+            Offered::Full(queued) => {
+                let waiting_us = state.mean_us.saturating_mul(state.queue.len() as u64);
+                let hint = Duration::from_micros(waiting_us / self.handlers as u64);
+                Err((queued, hint.clamp(HINT_MIN, HINT_MAX)))
+            }
+            Offered::Closed(queued) => {
+                drop(state);
+                queued.refuse();
+                Ok(())
+            }
         }
     }
 
@@ -146,7 +146,39 @@ impl Pool {
     }
 }
 
+/// What became of a call that was offered.
+enum Offered {
+    Taken,
+    Full(Box<Queued>),
+    Closed(Box<Queued>),
+}
+
+impl Offered {
+    fn again(self, state: &mut State, handlers: usize) -> Offered {
+        match self {
+            Offered::Full(queued) => state.offer(queued, handlers),
+            other => other,
+        }
+    }
+}
+
 impl State {
+    fn offer(&mut self, queued: Box<Queued>, handlers: usize) -> Offered {
+        if self.is_closed {
+            return Offered::Closed(queued);
+        }
+        // A handler that has nothing to do needs no place in the queue.
+        if self.queue.len() == 0 && self.handed_over.len() < handlers - self.busy {
+            self.handed_over.push_back(queued);
+            return Offered::Taken;
+        }
+        let (caller, since) = (queued.caller.clone(), queued.since);
+        match self.queue.offer(&caller, queued, since) {
+            Ok(()) => Offered::Taken,
+            Err(queued) => Offered::Full(queued),
+        }
+    }
+
     /// What is handed over came before what is queued.
     fn take(&mut self) -> Option<Box<Queued>> {
         self.handed_over.pop_front().or_else(|| self.queue.take())

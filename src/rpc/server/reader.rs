@@ -309,15 +309,21 @@ impl Reader {
         let (service, method) = (Arc::clone(&published.service), target.method);
         let mut queued =
             Box::new(Queued { service, method, args, call, caller, stats, since: now });
-        while let Err((refused, hint)) = pool.offer(queued) {
-            if !refused.call.is_documented() || self.connection.is_cut() {
+        let patience = match queued.call.is_documented() {
+            true => {
+                // One that may have to wait sends off what others wait for.
+                self.flush();
+                Cork::flush_all();
+                CHECK_EVERY
+            }
+            false => Duration::ZERO,
+        };
+        while let Err((refused, hint)) = pool.offer(queued, patience) {
+            if patience.is_zero() || self.connection.is_cut() {
                 refused.stats.rejected();
                 let words = "all handlers are busy, and no more calls may wait";
                 return refused.call.fail(Status::busy(words, hint));
             }
-            self.flush();
-            Cork::flush_all();
-            pool.wait_for_place(CHECK_EVERY);
             queued = refused;
         }
     }
@@ -414,7 +420,7 @@ impl Reader {
                 log::debug!("rpc: connection from {} broke: {error}", self.connection.peer)
             }
             End::Idle => {
-                self.connection.bid_farewell("nothing was asked for long");
+                self.connection.bid_farewell(StatusCode::Closing, "nothing was asked for long");
                 self.connection.shared.count_idle();
                 self.linger();
             }

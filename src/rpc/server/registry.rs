@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Instant;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::connection::Connection;
+use crate::rpc::StatusCode;
 use crate::rpc::net::{join, spawn};
 
 #[derive(Default)]
@@ -81,7 +83,16 @@ impl Registry {
     pub(super) fn bid_farewell(&self) -> bool {
         let words = "the server is stopping";
         let state = self.state.lock();
-        state.live.values().filter(|live| !live.connection.bid_farewell(words)).count() == 0
+        let code = StatusCode::ShuttingDown;
+        state.live.values().filter(|live| !live.connection.bid_farewell(code, words)).count() == 0
+    }
+
+    /// Tells every client that nothing more will come.
+    pub(super) fn end_streams(&self) {
+        for live in self.state.lock().live.values() {
+            // One that is over already needs no telling.
+            let _ = live.connection.outbox.stream().shutdown(Shutdown::Write);
+        }
     }
 
     /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.

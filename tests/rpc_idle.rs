@@ -2,8 +2,9 @@
 
 mod rpc_support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -194,6 +195,37 @@ fn a_channel_that_is_told_at_once_makes_its_next_call_over_another_connection() 
 }
 
 #[test]
+fn threads_that_share_a_channel_find_an_idle_close_at_the_same_time() {
+    let short = Duration::from_millis(10);
+    let (server, service) = serve(Limits { idle_timeout: short, ..Limits::default() });
+    let channel = channel(server.local_addr()).lazy();
+    let mut answered = 0;
+    for _ in 0..100 {
+        wait_until("all are closed", || {
+            let stats = server.stats();
+            stats.connections_idle == stats.connections_accepted
+        });
+        let start = Arc::new(Barrier::new(4));
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                let (channel, start) = (channel.clone(), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    call(&channel, "Echo", "x").map_err(|error| error.may_have_run())
+                })
+            })
+            .collect();
+        for caller in callers {
+            match caller.join().expect("a caller panicked") {
+                Ok(_) => answered += 1,
+                Err(may_have_run) => assert!(!may_have_run),
+            }
+        }
+    }
+    assert_eq!(service.calls(), answered);
+}
+
+#[test]
 fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
     const CALLS: u64 = 100;
     let short = Duration::from_millis(2);
@@ -211,7 +243,7 @@ fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
             let pause = short + Duration::from_micros(random.u64(0..600));
             let began = Instant::now();
             while began.elapsed() < pause {
-                std::thread::yield_now();
+                thread::yield_now();
             }
             match call(&channel, "Echo", "x") {
                 Ok(_) => answered += 1,
@@ -227,7 +259,7 @@ fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
             let began = Instant::now();
             let pause = short + Duration::from_micros(random.u64(0..600));
             while began.elapsed() < pause {
-                std::thread::yield_now();
+                thread::yield_now();
             }
             let (method, options) = (Method::new("testRpc", "Echo"), CallOptions::default());
             let reply: Echo = retrying.invoke(&method, &options, &echo("x"), soon()).unwrap();

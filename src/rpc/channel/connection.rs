@@ -54,6 +54,8 @@ struct Incoming {
     next: Option<RpcReplyHeader>,
     /// Whether any frame has come.
     any: bool,
+    /// What the server has said about the connection as a whole, whoever looks: nothing comes after it.
+    last_words: Option<RpcReplyHeader>,
     /// Since when nothing has come, as far as a read has waited for it.
     silent_since: Option<Instant>,
     /// The number of the last ping, and whether nothing has come since.
@@ -78,17 +80,13 @@ impl Line {
         if self.incoming.is_locked() { Waiting::Nothing } else { self.outbox.look() }
     }
 
-    /// Reads what has come over a connection that no call is under way on: answers that came too late, or why it ends. Whether it
-    /// has ended.
-    pub(super) fn read_last_words(&self, core: &Arc<Core>) -> bool {
-        let Some(mut incoming) = self.incoming.try_lock() else { return false };
-        loop {
-            if incoming.take_frames(core, ReadBy::Callers).is_err() {
-                return true;
-            }
-            if let Err(error) = incoming.read_for(&self.outbox, Some(LAST_WORDS_WAIT)) {
-                return !is_timeout(&error);
-            }
+    /// Reads what has come over a connection that nobody reads: answers that came too late, or why it ends.
+    pub(super) fn read_last_words(&self, core: &Arc<Core>) {
+        let Some(mut incoming) = self.incoming.try_lock() else { return };
+        let loss = incoming.read_rest(core, &self.outbox);
+        drop(incoming);
+        if let Some(loss) = loss {
+            self.lose_for(core, loss);
         }
     }
 
@@ -115,16 +113,20 @@ impl Line {
             }
         };
         drop(incoming);
-        if self.lose(core, loss, ReadBy::Callers) {
-            core.connect_again();
-        }
+        self.lose_for(core, loss);
         true
     }
 
-    /// The connection turned out to be gone as something was sent.
+    /// The connection turned out to be gone as something was sent. What came before, answers perhaps, or why, came all the same.
     pub(super) fn lose_and_go_on(&self, core: &Arc<Core>) {
-        let error = io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
-        if self.lose(core, Loss::Broken(error), ReadBy::Callers) {
+        let loss = self.incoming.lock().read_rest(core, &self.outbox);
+        let gone = || io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
+        self.lose_for(core, loss.unwrap_or_else(|| Loss::Broken(gone())));
+    }
+
+    /// The connection is gone, and callers read it.
+    fn lose_for(&self, core: &Arc<Core>, loss: Loss) {
+        if self.lose(core, loss, ReadBy::Callers) {
             core.connect_again();
         }
     }
@@ -221,6 +223,7 @@ impl Line {
             decoder,
             next: None,
             any: false,
+            last_words: None,
             silent_since: None,
             ping: 0,
             is_pinged: false,
@@ -276,6 +279,20 @@ impl Incoming {
         Ok(())
     }
 
+    /// Reads what has come by now. How the connection has ended, if it has.
+    fn read_rest(&mut self, core: &Arc<Core>, outbox: &Outbox) -> Option<Loss> {
+        loop {
+            if let Err(loss) = self.take_frames(core, ReadBy::Callers) {
+                return Some(loss);
+            }
+            match self.read_for(outbox, Some(LAST_WORDS_WAIT)) {
+                Ok(()) => {}
+                Err(error) if is_timeout(&error) => return None,
+                Err(error) => return Some(Loss::Broken(error)),
+            }
+        }
+    }
+
     fn read_for(&mut self, outbox: &Outbox, timeout: Option<Duration>) -> io::Result<()> {
         if self.read_timeout != timeout {
             outbox.stream().set_read_timeout(timeout)?;
@@ -290,6 +307,9 @@ impl Incoming {
     /// Brings what is complete to whom it is for.
     fn take_frames(&mut self, core: &Arc<Core>, by: ReadBy) -> Result<(), Loss> {
         loop {
+            if let Some(head) = &self.last_words {
+                return Err(self.about_connection(head));
+            }
             match self.decoder.next() {
                 Ok(None) => return Ok(()),
                 Ok(Some(frame)) => self.take(core, frame, by)?,
@@ -315,7 +335,10 @@ impl Incoming {
         by: ReadBy,
     ) -> Result<(), Loss> {
         match frame {
-            Frame::Head(head) if head.call_id == 0 => return Err(self.about_connection(head)),
+            Frame::Head(head) if head.call_id == 0 => {
+                self.last_words = Some(head);
+                return Ok(());
+            }
             Frame::Head(head) => self.next = Some(head),
             Frame::Body(_) if self.next.as_ref().is_some_and(|head| head.call_id == self.ping) => {
                 self.next = None;
@@ -344,8 +367,8 @@ impl Incoming {
     }
 
     /// The server says why it ends the connection. Said before anything else it means that no call was run.
-    fn about_connection(&self, head: RpcReplyHeader) -> Loss {
-        let status = status(&head);
+    fn about_connection(&self, head: &RpcReplyHeader) -> Loss {
+        let status = status(head);
         match status.code {
             StatusCode::Busy if !self.any => Loss::Refused(status),
             // Said when all calls that it has run are answered.

@@ -294,21 +294,19 @@ impl Core {
         mut state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
         let Some(line) = state.unread_line() else { return state };
-        let is_over = match line.look() {
-            Waiting::Nothing => false,
-            Waiting::End => true,
+        match line.look() {
+            Waiting::Nothing => {}
+            Waiting::End => {
+                line.outbox.cut("the server closed the connection");
+                line.outbox.close();
+                state.phase = Phase::Idle;
+            }
             // The last words of a server that has closed it, perhaps. They are read without the lock.
             Waiting::Bytes => {
                 drop(state);
-                let is_over = line.read_last_words(self);
+                line.read_last_words(self);
                 state = self.lock();
-                is_over
             }
-        };
-        if is_over && state.unread_line().is_some_and(|current| current.is(&line)) {
-            line.outbox.cut("the server closed the connection");
-            line.outbox.close();
-            state.phase = Phase::Idle;
         }
         state
     }

@@ -28,7 +28,9 @@
 //! | HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
 //! | half a frame, slower than [`Limits::frame_timeout`] allows | closed, one log line | the same |
 //! | the end of its stream after a call | its answers, then closed | the same |
-//! | nothing, between frames | nothing: existing clients hold connections for long | the same |
+//! | nothing, between frames, for [`Limits::idle_timeout`] | status "shutting down" for call id 0, then closed; counted | nothing: existing clients hold connections for long |
+//! | more calls than may wait for handlers | status "busy" with a wait hint | waits: it is not read from |
+//! | a call, while the server drains | status "shutting down"; not run | closed, one log line |
 //! | nothing, while its replies wait longer than [`Limits::write_timeout`] | closed | the same |
 //! | a connection too many | status "busy" for call id 0, then closed; counted | the same bytes |
 //! | calls whose replies find no room in front of a client that reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
@@ -48,13 +50,13 @@
 //! # Threads
 //!
 //! `rpc-accept`; for each connection `rpc-conn-PORT` (the peer's port) and, only while its client reads slower than it is
-//! answered, `rpc-send-PORT`. Services run on the connection's thread, completions of answers on whichever thread gives
-//! them. [`Server::stop`] joins all of them.
+//! answered, `rpc-send-PORT`; as many `rpc-hand-N` as there are [`handlers`](ServerBuilder::handlers). Services run on a
+//! handler's thread or on the connection's, completions of answers on whichever thread gives them. [`Server::stop`] joins
+//! all of them.
 //!
 //! # Left out
 //!
-//! Handler pools and fair queueing (a service that works for long must move its work elsewhere), idle limits and pings,
-//! draining before a stop.
+//! A client that closes its end, rather than resets it, looks like one that waits for its answers: its calls are run.
 
 mod acceptor;
 mod builder;

@@ -285,7 +285,7 @@ fn check_outcome(act: Act, is_first: bool, outcome: &Result<Echo, CallError>) {
         (Act::Goodbye(code), Err(error)) => {
             let is_certain = match code {
                 StatusCode::Busy => is_first,
-                code => code == StatusCode::ShuttingDown,
+                code => matches!(code, StatusCode::ShuttingDown | StatusCode::Closing),
             };
             assert_eq!(error.may_have_run(), !is_certain, "{act:?}: {error}");
             assert_eq!(is_lost(error), !is_certain, "{act:?}: {error}");

@@ -69,7 +69,7 @@ fn what_the_server_says_is_refused_and_its_code_says_whether_it_ran() {
         assert_eq!(error.may_have_run(), ran, "{error}");
     }
     // About the connection: none of its calls has run.
-    for code in [StatusCode::Busy, StatusCode::ShuttingDown] {
+    for code in [StatusCode::Busy, StatusCode::ShuttingDown, StatusCode::Closing] {
         let error = error_of(|server, _| server.refuse(0, code));
         assert!(
             matches!(&error, CallError::Refused { status, .. } if status.code == code),

@@ -2,8 +2,9 @@
 
 mod rpc_support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -37,7 +38,7 @@ fn an_idle_connection_is_told_so_and_closed_and_counted() {
         raw.expect_echo(id, "x");
     }
     let began = Instant::now();
-    raw.expect_status(0, StatusCode::ShuttingDown);
+    raw.expect_status(0, StatusCode::Closing);
     raw.expect_closed();
     let idle = began.elapsed();
     assert!(idle >= IDLE / 2 && idle < 20 * IDLE, "closed after {idle:?}");
@@ -50,7 +51,7 @@ fn a_connection_that_says_nothing_at_all_is_closed() {
     let (server, _) = serve_impatient();
     let mut raw = Raw::connect(server.local_addr());
     // Its first call may be on its way: in the words of a client that makes it.
-    raw.expect_status(0, StatusCode::ShuttingDown);
+    raw.expect_status(0, StatusCode::Closing);
     raw.expect_closed();
     wait_until("it ends", || server.connections() == 0);
     assert_eq!(idle_closed(&server), 1);
@@ -67,7 +68,7 @@ fn a_connection_with_a_call_open_is_not_idle() {
     call.typed().run(args);
     raw.expect_echo(1, "x");
     // Then it is.
-    raw.expect_status(0, StatusCode::ShuttingDown);
+    raw.expect_status(0, StatusCode::Closing);
     raw.expect_closed();
     assert_eq!(idle_closed(&server), 1);
 }
@@ -120,7 +121,7 @@ fn clients_of_a_reserved_service_may_be_silent_for_as_long_as_they_like() {
     let mut other = Raw::connect(server.local_addr());
     other.send(&request("Nothing", 1, "x"));
     other.expect_status(1, StatusCode::UnknownMethod);
-    other.expect_status(0, StatusCode::ShuttingDown);
+    other.expect_status(0, StatusCode::Closing);
     other.expect_closed();
 }
 
@@ -194,6 +195,37 @@ fn a_channel_that_is_told_at_once_makes_its_next_call_over_another_connection() 
 }
 
 #[test]
+fn threads_that_share_a_channel_find_an_idle_close_at_the_same_time() {
+    let short = Duration::from_millis(10);
+    let (server, service) = serve(Limits { idle_timeout: short, ..Limits::default() });
+    let channel = channel(server.local_addr()).lazy();
+    let mut answered = 0;
+    for _ in 0..100 {
+        wait_until("all are closed", || {
+            let stats = server.stats();
+            stats.connections_idle == stats.connections_accepted
+        });
+        let start = Arc::new(Barrier::new(4));
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                let (channel, start) = (channel.clone(), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    call(&channel, "Echo", "x").map_err(|error| error.may_have_run())
+                })
+            })
+            .collect();
+        for caller in callers {
+            match caller.join().expect("a caller panicked") {
+                Ok(_) => answered += 1,
+                Err(may_have_run) => assert!(!may_have_run),
+            }
+        }
+    }
+    assert_eq!(service.calls(), answered);
+}
+
+#[test]
 fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
     const CALLS: u64 = 100;
     let short = Duration::from_millis(2);
@@ -211,7 +243,7 @@ fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
             let pause = short + Duration::from_micros(random.u64(0..600));
             let began = Instant::now();
             while began.elapsed() < pause {
-                std::thread::yield_now();
+                thread::yield_now();
             }
             match call(&channel, "Echo", "x") {
                 Ok(_) => answered += 1,
@@ -227,7 +259,7 @@ fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
             let began = Instant::now();
             let pause = short + Duration::from_micros(random.u64(0..600));
             while began.elapsed() < pause {
-                std::thread::yield_now();
+                thread::yield_now();
             }
             let (method, options) = (Method::new("testRpc", "Echo"), CallOptions::default());
             let reply: Echo = retrying.invoke(&method, &options, &echo("x"), soon()).unwrap();

@@ -194,6 +194,36 @@ fn whoever_calls_during_a_drain_knows_whether_it_was_run() {
     }
 }
 
+#[test]
+fn threads_that_share_a_channel_know_it_as_well() {
+    for has_thread in [false, true] {
+        let (server, service) = serve_pooled(2);
+        let builder = channel(server.local_addr());
+        let builder = if has_thread { builder.on_disconnect(|| {}) } else { builder };
+        let channel = builder.connect(soon()).unwrap();
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let channel = channel.clone();
+                thread::spawn(move || call_until_refused(&channel))
+            })
+            .collect();
+        wait_until("they call", || report(&server, "Echo").calls > 200);
+        assert!(server.drain(LONG));
+        let answered: u64 = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
+        assert_eq!(service.calls(), answered);
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_beyond_its_limit_for_a_client_that_does_not_read() {
+    let (server, _) = serve_pooled(1);
+    let mut raw = Raw::connect(server.local_addr());
+    raw.send(&request("Big", 1, "15000000"));
+    wait_until("it is answered", || report(&server, "Big").reply_bytes > 0);
+    assert!(!drain(&server, Duration::from_millis(50)).join().unwrap());
+    assert!(raw.rest().len() < 15_000_000);
+}
+
 // ---- stop ----
 
 #[test]

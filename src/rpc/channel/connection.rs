@@ -40,6 +40,9 @@ const SKIPPED_LIMITS_MAX: usize = 4;
 /// What a server says as it closes a connection comes at once, or not at all.
 const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
 
+/// Answers that came too late may stand before it.
+const LAST_READS_MAX: usize = 4;
+
 /// A caller that reads looks this often whether the channel's thread is to read in its place.
 const CALLER_READS_FOR: Duration = Duration::from_millis(100);
 
@@ -75,6 +78,8 @@ struct Incoming {
     next: Option<RpcReplyHeader>,
     /// Whether any frame has come.
     any: bool,
+    /// What the server has said about the connection as a whole, whoever looks: nothing comes after it.
+    last_words: Option<RpcReplyHeader>,
     /// Since when nothing has come, as far as a read has waited for it.
     silent_since: Option<Instant>,
     /// The number of the last ping, and when it was sent, if nothing has come since.
@@ -121,24 +126,16 @@ impl Line {
         waiting
     }
 
-    /// Reads what has come over a connection that no call is under way on: answers that came too late, or why it ends. Whether it
-    /// has ended.
-    pub(super) fn read_last_words(&self, core: &Arc<Core>) -> bool {
-        let Some(mut incoming) = self.incoming.try_lock() else { return false };
-        // Once: they come in one piece, and a call waits.
-        let result = match incoming.read_for(&self.outbox, Some(LAST_WORDS_WAIT)) {
-            Ok(()) => incoming.take_frames(core, ReadBy::Callers),
-            Err(error) if is_timeout(&error) => Ok(()),
-            Err(error) => Err(Loss::Broken(error)),
-        };
+    /// Reads what has come over a connection that nobody reads: answers that came too late, or why it ends.
+    pub(super) fn read_last_words(&self, core: &Arc<Core>) {
+        let Some(mut incoming) = self.incoming.try_lock() else { return };
+        let loss = incoming.read_rest(core, &self.outbox);
         drop(incoming);
-        let is_over = result.is_err();
-        if result.is_err_and(|loss| self.lose(core, loss, ReadBy::Callers)) {
-            core.connect_again();
+        if let Some(loss) = loss {
+            self.lose_for(core, loss);
         }
         // Someone may have found it being read.
         core.ask_another_to_read();
-        is_over
     }
 
     /// Whether it has served no caller for so long that the server may be about to close it.
@@ -184,16 +181,20 @@ impl Line {
             }
         };
         drop(incoming);
-        if self.lose(core, loss, ReadBy::Callers) {
-            core.connect_again();
-        }
+        self.lose_for(core, loss);
         Some(now)
     }
 
-    /// The connection turned out to be gone as something was sent.
+    /// The connection turned out to be gone as something was sent. What came before, answers perhaps, or why, came all the same.
     pub(super) fn lose_and_go_on(&self, core: &Arc<Core>) {
-        let error = io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
-        if self.lose(core, Loss::Broken(error), ReadBy::Callers) {
+        let loss = self.incoming.lock().read_rest(core, &self.outbox);
+        let gone = || io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
+        self.lose_for(core, loss.unwrap_or_else(|| Loss::Broken(gone())));
+    }
+
+    /// The connection is gone, and callers read it.
+    fn lose_for(&self, core: &Arc<Core>, loss: Loss) {
+        if self.lose(core, loss, ReadBy::Callers) {
             core.connect_again();
         }
     }
@@ -299,6 +300,7 @@ impl Line {
             decoder,
             next: None,
             any: false,
+            last_words: None,
             silent_since: None,
             ping: 0,
             pinged_at: None,
@@ -360,6 +362,21 @@ impl Incoming {
         Ok(())
     }
 
+    /// Reads what has come by now, or some of it: last words are short, and a call waits. How the connection has ended, if it has.
+    fn read_rest(&mut self, core: &Arc<Core>, outbox: &Outbox) -> Option<Loss> {
+        for _ in 0..LAST_READS_MAX {
+            if let Err(loss) = self.take_frames(core, ReadBy::Callers) {
+                return Some(loss);
+            }
+            match self.read_for(outbox, Some(LAST_WORDS_WAIT)) {
+                Ok(()) => {}
+                Err(error) if is_timeout(&error) => return None,
+                Err(error) => return Some(Loss::Broken(error)),
+            }
+        }
+        self.take_frames(core, ReadBy::Callers).err()
+    }
+
     fn read_for(&mut self, outbox: &Outbox, timeout: Option<Duration>) -> io::Result<()> {
         if self.read_timeout != timeout {
             outbox.stream().set_read_timeout(timeout)?;
@@ -374,6 +391,9 @@ impl Incoming {
     /// Brings what is complete to whom it is for.
     fn take_frames(&mut self, core: &Arc<Core>, by: ReadBy) -> Result<(), Loss> {
         loop {
+            if let Some(head) = &self.last_words {
+                return Err(self.about_connection(head));
+            }
             match self.decoder.next() {
                 Ok(None) => return Ok(()),
                 Ok(Some(frame)) => self.take(core, frame, by)?,
@@ -399,7 +419,10 @@ impl Incoming {
         by: ReadBy,
     ) -> Result<(), Loss> {
         match frame {
-            Frame::Head(head) if head.call_id == 0 => return Err(self.about_connection(head)),
+            Frame::Head(head) if head.call_id == 0 => {
+                self.last_words = Some(head);
+                return Ok(());
+            }
             Frame::Head(head) => self.next = Some(head),
             Frame::Body(_) if self.next.as_ref().is_some_and(|head| head.call_id == self.ping) => {
                 self.next = None;
@@ -428,8 +451,8 @@ impl Incoming {
     }
 
     /// The server says why it ends the connection. Said before anything else it means that no call was run.
-    fn about_connection(&self, head: RpcReplyHeader) -> Loss {
-        let status = status(&head);
+    fn about_connection(&self, head: &RpcReplyHeader) -> Loss {
+        let status = status(head);
         match status.code {
             StatusCode::Busy if !self.any => Loss::Refused(status),
             // Said when all calls that it has run are answered.

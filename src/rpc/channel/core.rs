@@ -330,12 +330,11 @@ impl Core {
             // The last words of a server that has closed it, perhaps. They are read without the lock.
             Waiting::Bytes => {
                 drop(state);
-                let is_over = line.read_last_words(self);
-                state = self.lock();
-                is_over
+                line.read_last_words(self);
+                return self.lock();
             }
         };
-        if is_over && state.unread_line().is_some_and(|current| current.is(&line)) {
+        if is_over {
             line.outbox.cut("the server closed the connection");
             line.outbox.close();
             state.phase = Phase::Idle;

@@ -69,6 +69,8 @@
 //! [`Server::stop`] cuts connections; calls without an answer are lost to their callers, who are told that they may have run.
 //! [`Server::drain`] first refuses new calls and sees through the open ones. A connection whose calls are all answered is told so before
 //! it is closed: what its client had sent meanwhile has certainly not run.
+//!
+//! A client that closes its end, rather than resets it, looks like one that waits for its answers: its calls are run.
 
 mod acceptor;
 mod builder;
@@ -206,10 +208,12 @@ impl Server {
         // The farewells may have to wait for writers that were just about to be done.
         self.wait_until_idle(deadline);
         // To cut what a client still sends to would destroy what it has not read yet: it is told, and has a moment to go.
-        self.shared.registry.end_streams();
-        let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
-        while self.connections() > 0 && Instant::now() < gone_by {
-            std::thread::sleep(DRAIN_CHECK_EVERY);
+        if is_drained {
+            self.shared.registry.end_streams();
+            let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
+            while self.connections() > 0 && Instant::now() < gone_by {
+                std::thread::sleep(DRAIN_CHECK_EVERY);
+            }
         }
         self.stop();
         is_drained

@@ -16,7 +16,7 @@ use crate::rpc::net::{join, spawn};
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// A longer file is refused: a list that long is a mistake, such as the wrong path.
-const FILE_LEN_MAX_BYTES: u64 = 1024 * 1024;
+const FILE_LEN_MAX_BYTES: u64 = 64 * 1024;
 
 /// A list of endpoints in a file, one `host:port [weight]` a line; `#` begins a comment; empty lines do not count.
 ///
@@ -73,7 +73,7 @@ impl Drop for FileSource {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// It cannot be read, or is no text, or is longer than 1 MiB.
+    /// It cannot be read, or is no text, or is longer than 64 KiB.
     #[error("cannot read the endpoints in {}", path.display())]
     Read {
         /// The file.

@@ -247,8 +247,7 @@ fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
             }
             match call(&channel, "Echo", "x") {
                 Ok(_) => answered += 1,
-                Err(CallError::Refused { status, .. })
-                    if status.code == StatusCode::ShuttingDown => {}
+                Err(CallError::Refused { status, .. }) if status.code == StatusCode::Closing => {}
                 Err(error) => panic!("{error:?}"),
             }
         }

@@ -25,6 +25,8 @@ const BODY_LEN_MAX: usize = 8 * 1024;
 
 const CLIENTS: u64 = 4;
 
+const HANDLERS: usize = 2;
+
 fn from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
@@ -68,7 +70,8 @@ fn noise_does_no_harm() {
     let (server, service) = serve_noise();
     let check = Raw::connect(server.local_addr());
     wait_until("it is accepted", || server.connections() == 1);
-    let before = threads();
+    // A thread has its name when it has begun. The acceptor, the handlers, and that of the connection.
+    wait_until("every thread has begun", || threads() == HANDLERS + 2);
 
     let until = Instant::now() + Duration::from_secs(seconds);
     let sent = AtomicU64::new(0);
@@ -102,7 +105,7 @@ fn noise_does_no_harm() {
         answer_held(&service);
         server.stats().methods.values().all(|method| method.open == 0)
     });
-    wait_until("every thread ends", || threads() < before);
+    wait_until("every thread of a connection ends", || threads() == HANDLERS + 1);
     assert!(service.calls() > 0 && sent.load(Ordering::Relaxed) > 100);
 }
 
@@ -127,7 +130,7 @@ fn serve_noise() -> (Server, Arc<TestService>) {
         .inline_service(Inline(Published(service.clone())))
         .limits(limits)
         .bind("127.0.0.1:0")
-        .handlers(2)
+        .handlers(HANDLERS)
         .queue(8)
         .build()
         .unwrap()

@@ -1,9 +1,10 @@
 //! The threads of a server's connections: who lives, and how each is joined.
 //!
-//! A connection's thread that ends moves its own handle from `live` to `ended` and joins those that ended before it, so at
-//! most a few threads ever wait to be joined. There is no cycle: a thread joins only threads that ended earlier.
+//! A connection's thread that ends moves its own handle from `live` to `ended` and joins those before it that have ended for good, so
+//! few handles ever wait to be joined. It waits for none of them: each would wait for the one before, in a row that grows where
+//! connections come and go faster than the processor is given to them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub(super) struct Registry {
 struct State {
     next_id: u64,
     live: HashMap<u64, Live>,
-    ended: Vec<JoinHandle<()>>,
+    /// The one that ended first is in front.
+    ended: VecDeque<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -65,12 +67,15 @@ impl Registry {
     }
 
     fn end(&self, id: u64) {
-        let earlier = {
-            let mut state = self.state.lock();
-            let mine = state.live.remove(&id).map(|live| live.thread);
-            self.ended.notify_all();
-            std::mem::replace(&mut state.ended, mine.into_iter().collect())
-        };
+        let mut state = self.state.lock();
+        let mine = state.live.remove(&id).map(|live| live.thread);
+        self.ended.notify_all();
+        let mut earlier = Vec::new();
+        while let Some(thread) = state.ended.pop_front_if(|it| it.is_finished()) {
+            earlier.push(thread);
+        }
+        state.ended.extend(mine);
+        drop(state);
         earlier.into_iter().for_each(join);
     }
 

@@ -22,6 +22,8 @@
 //!
 //! Targets: 0.9 of the bare loop at 64 connections; three times that with 64 in flight on each of four connections.
 
+mod support;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -30,23 +32,15 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
-use prost::Message;
-use syncraft::rpc::{Call, CallOptions, Channel, Limits, Method, Pending, Server, Service};
-
-const LEN_BYTES: usize = 300;
-/// With its tag and length, the message has 300.
-const DATA: Bytes = Bytes::from_static(&[b'd'; LEN_BYTES - 3]);
+use support::echo::{DATA, Data, Echo, LEN_BYTES, METHOD};
+use syncraft::rpc::{CallOptions, Channel, Limits, Pending, Server};
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
 /// What the rows with many calls in flight are compared to.
 const COMPARED: usize = 64;
 const IN_FLIGHT: usize = 64;
-
-const SERVICE: &str = "echoRpc";
-const METHOD: Method = Method::new(SERVICE, "Echo");
 
 /// Not counted, at the beginning of each measurement.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -406,28 +400,4 @@ fn serve_rpc() {
         .expect("a free port")
         .start();
     serve_until_unwanted(server.local_addr());
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Data {
-    #[prost(bytes = "bytes", tag = "1")]
-    data: Bytes,
-}
-
-struct Echo;
-
-impl Service for Echo {
-    fn name(&self) -> &'static str {
-        SERVICE
-    }
-
-    fn methods(&self) -> &'static [&'static str] {
-        &["Echo"]
-    }
-
-    fn call(&self, _: usize, args: Bytes, call: Call) {
-        if let Some((data, done)) = call.open::<Data, Data>(args) {
-            done.run(data);
-        }
-    }
 }

@@ -26,7 +26,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use prost::Message;
-use syncraft::rpc::{Call, CallOptions, Channel, Method, Server, Service};
+use support::echo::{DATA, Data, Echo, METHOD};
+use syncraft::rpc::{CallOptions, Channel, Server};
 
 /// Compiled from the product's own .proto.
 #[allow(dead_code, unreachable_pub, reason = "generated")]
@@ -36,41 +37,11 @@ mod header {
 
 use header::{RpcHeader, RpcReplyHeader};
 
-const SERVICE: &str = "echoRpc";
-const METHOD: Method = Method::new(SERVICE, "Echo");
-
-/// With its tag and length, the message has 300.
-const DATA: Bytes = Bytes::from_static(&[b'd'; 297]);
-
 /// A call that takes longer has failed.
 const LONG: Duration = Duration::from_secs(10);
 
 fn main() {
     support::run(&[burst, blocking, in_flight]);
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Data {
-    #[prost(bytes = "bytes", tag = "1")]
-    data: Bytes,
-}
-
-struct Echo;
-
-impl Service for Echo {
-    fn name(&self) -> &'static str {
-        SERVICE
-    }
-
-    fn methods(&self) -> &'static [&'static str] {
-        &["Echo"]
-    }
-
-    fn call(&self, _: usize, args: Bytes, call: Call) {
-        if let Some((data, done)) = call.open::<Data, Data>(args) {
-            done.run(data);
-        }
-    }
 }
 
 fn burst(c: &mut Criterion) {
@@ -170,7 +141,7 @@ fn soon() -> Instant {
 fn call_frame(call_id: u64) -> Vec<u8> {
     let args = Data { data: DATA };
     let header = RpcHeader {
-        service_name: Bytes::from_static(SERVICE.as_bytes()),
+        service_name: Bytes::from_static(METHOD.service.as_bytes()),
         method_name: Bytes::from_static(METHOD.name.as_bytes()),
         args_size: args.encoded_len() as u32,
         call_id,

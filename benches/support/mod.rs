@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
+pub(crate) mod echo;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -130,7 +130,7 @@ impl ClerkBuilder {
     }
 
     /// Who chooses the member that a stale read asks first, and with [`follower_reads`](Self::follower_reads) every read; default
-    /// [`RoundRobin`]. Those that hash go by the key that is read. Members that let a call wait in vain are passed over for a while.
+    /// [`RoundRobin`]. Those that hash go by the key that is read. Members that were asked in vain are passed over for a while.
     pub fn balancer(mut self, balancer: impl Balancer + 'static) -> ClerkBuilder {
         self.reads.balancer = Box::new(balancer);
         self

@@ -228,8 +228,8 @@ impl Raft {
         self.expect_no_leader();
     }
 
-    /// In a cluster that begins there is no leader whose silence had to be waited for. But the others may be about to hear
-    /// that all are new; one that hears it from a member with a vote in its log, would be filled as one that has lost its own.
+    /// In a cluster that begins there is no leader whose silence would have to be waited out. Not at once all the same: the others
+    /// may be about to hear that all are new, and one that asks a member which has voted by then is filled as if it had lost its data.
     fn expect_no_leader(&mut self) {
         if self.hard_state == HardState::default() && self.log.last_index() == Index::ZERO {
             let (soonest, latest) =

@@ -6,6 +6,9 @@
 //!            │ on this disk             │ being written      │ to be written
 //! ```
 //!
+//! What a snapshot holds is not forgotten at once but a few entries at a time ([`Log::forget`]): to free a million of them takes longer
+//! than a heartbeat may.
+//!
 //! Invariants: indexes are contiguous, terms never fall, `durable <= handed_over <= last`.
 
 use std::collections::VecDeque;

@@ -132,7 +132,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves waiting calls by their callers' shares of what was done lately, not in the order in which they came.
+    /// Serves waiting calls by their callers' shares of what was done lately, not in the order in which they came. Callers without a
+    /// [name](crate::rpc::ChannelBuilder::caller) are told apart by their IP address. The queue's places are divided among four levels, so
+    /// that a caller who is alone, and thereby has the largest share, gets a quarter of them.
     pub fn fair(mut self, fairness: Fairness) -> Self {
         self.fairness = Some(fairness);
         self

@@ -10,8 +10,10 @@
 //!   of their number: with rounding once instead of each time, which is the same at 0.5 and hardly differs elsewhere.
 //! - A sweep leaves the shares as they are, but for rounding. It is what is charged after it that weighs more: who stops
 //!   being greedy rises as others are charged.
-//! - A lone caller has all of the cost, and so is in the worst level; it loses nothing by that, as the others are empty.
-//! - Callers without a name are one caller. So are all who find `callers_max` others remembered, until some are forgotten.
+//! - A lone caller has all of the cost, and so is in the worst level; it loses no turn by that, as the others are empty, and has
+//!   the places of that level only.
+//! - An empty name is one caller's (the reader puts the IP address in its place). All who find `callers_max` others remembered are one caller, until
+//!   some are forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

@@ -12,8 +12,8 @@
 //!   being greedy rises as others are charged.
 //! - A lone caller has all of the cost, and so is in the worst level; it loses no turn by that, as the others are empty, and has
 //!   the places of that level only.
-//! - An empty name is one caller's (the reader puts the IP address in its place). All who find `callers_max` others remembered are one caller, until
-//!   some are forgotten.
+//! - An empty name is one caller's (the reader puts the IP address in its place). All who find `callers_max` others
+//!   remembered are one caller, until some are forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

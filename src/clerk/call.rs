@@ -3,6 +3,7 @@
 //! What is kept from attempt to attempt is the one thing that the caller wants to know at the end: whether any of them
 //! may have taken effect.
 
+use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -276,6 +277,7 @@ fn may_have_run(error: &CallError) -> bool {
 fn is_silence(error: &CallError, waited: Duration) -> bool {
     match error {
         CallError::TimedOut { .. } => true,
+        CallError::Lost { source, .. } => source.kind() == ErrorKind::TimedOut,
         CallError::NotSent { .. } => waited >= SILENCE_MIN,
         _ => false,
     }

@@ -22,6 +22,11 @@ const TARGETS_MAX: usize = 2 * MEMBERS_MAX;
 /// How long one attempt to connect may take: twice the first repeat of a lost SYN would be, locally, a long time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A member that says nothing while a call waits is asked after this whether it is there, and its connection is given up after as
+/// long again. A member answers pings at once, whatever else it does. So a Clerk finds its way within two seconds even if
+/// its connections to all of three members are dead. Too small: a busy machine looks dead. Too large: a call waits.
+const PING_INTERVAL: Duration = Duration::from_millis(250);
+
 /// How long a member that let a call wait in vain is left alone.
 const COOL_DOWN: Duration = Duration::from_secs(2);
 
@@ -184,7 +189,10 @@ impl Pool {
 impl Target {
     fn new(endpoint: Endpoint) -> Arc<Target> {
         let Endpoint { id, addr } = endpoint;
-        let channel = Channel::builder(addr.clone()).connect_timeout(CONNECT_TIMEOUT).lazy();
+        let channel = Channel::builder(addr.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
+            .lazy();
         Arc::new(Target {
             id,
             endpoint: rpc::Endpoint::new(addr.clone()),

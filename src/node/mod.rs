@@ -472,7 +472,8 @@ fn peers<S: StateMachine>(
     let others = config.members.iter().filter(|&(id, _)| id != config.id);
     let with = |(id, addr): (MemberId, &str)| {
         let mailbox: Arc<dyn Mailbox> = pipeline.clone();
-        let (link, orders) = Link::new(config.id, id, addr, cluster_id, mailbox, shared.clone());
+        let (link, orders) =
+            Link::new(config.id, id, addr, cluster_id, config.timing, mailbox, shared.clone());
         let link = Arc::new(link);
         ((id, link.clone()), Peer::new(link, orders, snapshots.clone()))
     };

@@ -4,6 +4,11 @@
 //! close, and a follower that loses its leader this way does not wait out an election timeout. Entries have a connection
 //! of their own: on a slow network a heartbeat must not wait behind the megabytes of a large value. Sending never
 //! blocks: what is for a peer that is not connected is dropped, and the core told.
+//!
+//! A connection can also die without an end: a firewall that was restarted forgets it, say, and drops what is sent
+//! over it. So a connection that has been silent for two election timeouts is given up and made anew. The core is
+//! not told of it as of an end: a follower whose own connection to the leader has died may still hear the leader's
+//! heartbeats, and if it does not, its election timeout notices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +25,9 @@ use super::proto::{
 };
 use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Turn};
-use super::{Errand, Mailbox};
+use super::{Errand, Mailbox, Timing};
 use crate::raft::{self, AppendEntries, Body, MemberId, Message, Term};
-use crate::rpc::{CallError, Channel, StatusCode};
+use crate::rpc::{CallError, Channel, Disconnect, StatusCode};
 use crate::storage::Snapshots;
 
 /// Orders that may wait for a peer's thread. While it has more to do than that it does it anyway.
@@ -70,19 +75,29 @@ impl Link {
         id: MemberId,
         addr: &str,
         cluster_id: u64,
+        timing: Timing,
         mailbox: Arc<dyn Mailbox>,
         shared: Arc<Shared>,
     ) -> (Link, Receiver<Order>) {
-        let lost = mailbox.clone();
         let builder = || {
             Channel::builder(addr).connect_timeout(CONNECT_TIMEOUT).caller(format!("member-{own}"))
         };
-        let on_disconnect = move || {
-            lost.disconnected(id);
-            lost.attend(Errand::Urgent);
+        // A peer answers pings on the thread that writes its log, so it is given more time here.
+        let bulk = builder().ping_interval(timing.election_max).lazy();
+        let on_disconnect = {
+            let (mailbox, bulk) = (mailbox.clone(), bulk.clone());
+            move |how| match how {
+                Disconnect::Ended => {
+                    mailbox.disconnected(id);
+                    mailbox.attend(Errand::Urgent);
+                }
+                // Whatever happened to this connection may have happened to the other one.
+                Disconnect::Silent => bulk.give_up_if_silent(timing.election_min),
+            }
         };
-        let stub = RaftRpcStub::new(builder().on_disconnect(on_disconnect).lazy());
-        let bulk = RaftRpcStub::new(builder().lazy());
+        let urgent = builder().ping_interval(timing.election_min);
+        let stub = RaftRpcStub::new(urgent.on_disconnect_how(on_disconnect).lazy());
+        let bulk = RaftRpcStub::new(bulk);
         let (orders, received) = bounded(ORDERS_MAX);
         let complaints = Arc::default();
         let link = Link { own, id, cluster_id, stub, bulk, mailbox, complaints, shared, orders };

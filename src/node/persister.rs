@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -24,6 +24,9 @@ use crate::storage::{DataDir, StorageError, Wal};
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// A large state is written out less often: at most so much of it for each byte of the log.
 const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
+/// After a turn that took longer, the log is left to its own thread: a connection's thread that waits for the
+/// disk answers no pings, and its connection looks dead.
+const TURN_MAX: Duration = Duration::from_millis(100);
 /// Between attempts to write to a full disk.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -60,7 +63,10 @@ impl<S: StateMachine> Worker for Persister<S> {
         if self.shared.is_killed() || self.has_failed {
             return;
         }
-        if let Err(error) = self.write(writes) {
+        let started = Instant::now();
+        let result = self.write(writes);
+        self.shared.is_disk_slow.store(started.elapsed() > TURN_MAX, Ordering::Relaxed);
+        if let Err(error) = result {
             log::error!("the log failed, this member stops: {error}");
             self.has_failed = true;
             self.fail(NodeFailure::Storage(error));

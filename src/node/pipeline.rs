@@ -10,7 +10,7 @@
 //!
 //! What must not wait never does: a thread that carries heartbeats or the clock never writes to the disk, nor does it apply
 //! entries, which takes a state machine as long as it likes. It leaves that to the stage's own thread; and so does everybody
-//! while the state machine takes long.
+//! while the state machine or the disk takes long.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,7 +36,7 @@ pub(super) enum Errand {
     Urgent,
     /// A client's request, or a peer's answer about entries: it may apply entries.
     Request,
-    /// A leader's entries: it may wait for the disk as well.
+    /// A leader's entries: it may wait for the disk as well, unless that is slow.
     Entries,
 }
 
@@ -62,7 +62,9 @@ impl<S: StateMachine> Pipeline<S> {
             return self.applier.call();
         }
         self.inbox.stage().help();
-        if errand == Errand::Entries && self.log.help() {
+        let may_write =
+            errand == Errand::Entries && !self.shared.is_disk_slow.load(Ordering::Relaxed);
+        if may_write && self.log.help() {
             self.inbox.stage().help();
         }
         self.log.call();

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) snapshot_len_bytes: AtomicU64,
     /// The state machine's last turn took long: only its own thread should wait for it.
     pub(super) is_apply_slow: AtomicBool,
+    /// The log's last turn took long: only its own thread should wait for the disk.
+    pub(super) is_disk_slow: AtomicBool,
     /// What is to be written waits for space.
     pub(super) is_disk_full: AtomicBool,
     /// The threads should end without tidying up, as a crash would.
@@ -66,6 +68,7 @@ impl Shared {
             snapshot_index: AtomicU64::new(0),
             snapshot_len_bytes: AtomicU64::new(0),
             is_apply_slow: AtomicBool::new(false),
+            is_disk_slow: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             gate: Arc::default(),

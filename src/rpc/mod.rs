@@ -201,7 +201,7 @@ pub use balance::{
     LeastConnections, LeastResponseTime, RoundRobin, Source, SourceError, TargetStatus, Targets,
     TargetsBuilder, WEIGHT_MAX, WeightedRoundRobin, hash_key,
 };
-pub use channel::{Channel, ChannelBuilder, Framing, Pending};
+pub use channel::{Channel, ChannelBuilder, Disconnect, Framing, Pending};
 pub use error::{CallError, Deadline, ServerError};
 pub use fairness::Fairness;
 pub use invoke::{CallOptions, Invoke, Method, RequestId};

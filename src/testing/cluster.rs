@@ -309,6 +309,37 @@ impl Cluster {
         self.network.faults.cut([(from, to)]);
     }
 
+    /// From now on the connections that exist between each member of the one group and each of the other carry nothing,
+    /// both ways: they stay open, and what is sent over them is swallowed for ever. New connections work. So do firewalls
+    /// that were restarted, and load balancers that have forgotten a connection. [`heal`](Cluster::heal) does not
+    /// bring them back: members have to notice by themselves, and connect again. Connections of clients are left alone.
+    ///
+    /// ```no_run
+    /// # use syncraft::testing::Cluster;
+    /// let cluster = Cluster::start(3)?;
+    /// let ids = cluster.ids();
+    /// cluster.blackhole(&ids, &ids);          // every connection between members
+    /// cluster.clerk().put("k", "v")?;         // they have noticed within a second
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If there is no such member.
+    pub fn blackhole<A, B>(&self, one: &[A], other: &[B])
+    where
+        A: Into<MemberId> + Copy,
+        B: Into<MemberId> + Copy,
+    {
+        for &a in one {
+            for &b in other {
+                let (a, b) = (a.into(), b.into());
+                // Only to see that they are there.
+                let _ = (self.slot(a), self.slot(b));
+                self.network.faults.swallow(a, b);
+            }
+        }
+    }
+
     /// Undoes all cuts. What was sent meanwhile arrives now, late, as TCP would send it again.
     pub fn heal(&self) {
         self.network.faults.heal();

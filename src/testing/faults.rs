@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, TcpStream};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -27,8 +29,18 @@ struct State {
     drop_rate: f64,
     /// The cluster is being dropped.
     is_over: bool,
-    last_socket: u64,
-    sockets: BTreeMap<u64, TcpStream>,
+    last_connection: u64,
+    connections: BTreeMap<u64, Connection>,
+}
+
+/// A connection between two members.
+#[derive(Debug)]
+struct Connection {
+    /// Whose.
+    ends: Way,
+    sockets: [TcpStream; 2],
+    /// What comes over it is swallowed.
+    is_dead: Arc<AtomicBool>,
 }
 
 impl Faults {
@@ -39,8 +51,8 @@ impl Faults {
             delay: Duration::ZERO..=Duration::ZERO,
             drop_rate: 0.0,
             is_over: false,
-            last_socket: 0,
-            sockets: BTreeMap::new(),
+            last_connection: 0,
+            connections: BTreeMap::new(),
         };
         Faults { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -53,6 +65,15 @@ impl Faults {
     pub(super) fn heal(&self) {
         self.state.lock().cut.clear();
         self.changed.notify_all();
+    }
+
+    /// From now on nothing comes through the connections that there are between these two.
+    pub(super) fn swallow(&self, one: MemberId, other: MemberId) {
+        let state = self.state.lock();
+        let connections = state.connections.values();
+        connections
+            .filter(|it| it.ends == (one, other) || it.ends == (other, one))
+            .for_each(|it| it.is_dead.store(true, Ordering::Relaxed));
     }
 
     /// True if it was not paused before.
@@ -120,26 +141,35 @@ impl Faults {
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
         state.is_over = true;
-        for socket in std::mem::take(&mut state.sockets).values() {
-            let _ = socket.shutdown(Shutdown::Both);
+        for connection in std::mem::take(&mut state.connections).values() {
+            for socket in &connection.sockets {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
         }
         self.changed.notify_all();
     }
 
-    /// Notes a socket that is to be closed with the cluster. `None` if that is now.
-    pub(super) fn register(&self, socket: TcpStream) -> Option<u64> {
+    /// Notes a connection, which is closed with the cluster: its number, and whether what comes over it is to be
+    /// swallowed, from now on or later. `None` if the cluster is being dropped.
+    pub(super) fn register(
+        &self,
+        ends: Way,
+        sockets: [TcpStream; 2],
+    ) -> Option<(u64, Arc<AtomicBool>)> {
         let mut state = self.state.lock();
         if state.is_over {
             return None;
         }
-        state.last_socket += 1;
-        let number = state.last_socket;
-        state.sockets.insert(number, socket);
-        Some(number)
+        state.last_connection += 1;
+        let (number, is_dead) = (state.last_connection, Arc::default());
+        state
+            .connections
+            .insert(number, Connection { ends, sockets, is_dead: Arc::clone(&is_dead) });
+        Some((number, is_dead))
     }
 
-    pub(super) fn forget(&self, socket: u64) {
-        self.state.lock().sockets.remove(&socket);
+    pub(super) fn forget(&self, connection: u64) {
+        self.state.lock().connections.remove(&connection);
     }
 }
 

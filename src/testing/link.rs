@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -107,23 +108,24 @@ impl Proxy {
         let far = TcpStream::connect_timeout(&self.target, CONNECT_TIMEOUT)?;
         near.set_nodelay(true)?;
         far.set_nodelay(true)?;
-        let numbers = [&near, &far].map(|it| it.try_clone().map(|it| self.faults.register(it)));
+        let sockets = [near.try_clone()?, far.try_clone()?];
+        let Some((number, is_dead)) = self.faults.register(there, sockets) else { return Ok(()) };
         let name = format!("link-{}-{}", self.to, self.from);
         thread::scope(|scope| {
-            let backward = || self.carry(&far, &near, back);
-            let spawned = thread::Builder::new().name(name).spawn_scoped(scope, backward);
-            if spawned.is_ok() && numbers.iter().all(|it| matches!(it, Ok(Some(_)))) {
-                self.carry(&near, &far, there);
+            let backward = || self.carry(&far, &near, back, &is_dead);
+            if thread::Builder::new().name(name).spawn_scoped(scope, backward).is_ok() {
+                self.carry(&near, &far, there, &is_dead);
             }
             close(&near, &far);
         });
-        numbers.into_iter().flatten().flatten().for_each(|number| self.faults.forget(number));
+        self.faults.forget(number);
         Ok(())
     }
 
     /// Both directions end with either.
-    fn carry(&self, from: &TcpStream, to: &TcpStream, way: Way) {
-        let mut stretch = Stretch { from, to, way, faults: &self.faults, held: VecDeque::new() };
+    fn carry(&self, from: &TcpStream, to: &TcpStream, way: Way, is_dead: &AtomicBool) {
+        let (faults, held) = (&self.faults, VecDeque::new());
+        let mut stretch = Stretch { from, to, way, faults, is_dead, held };
         stretch.run();
         close(from, to);
     }
@@ -139,6 +141,8 @@ struct Stretch<'a> {
     to: &'a TcpStream,
     way: Way,
     faults: &'a Faults,
+    /// What comes is swallowed, and so is what is on its way.
+    is_dead: &'a AtomicBool,
     /// What is on its way, and when it arrives.
     held: VecDeque<(Instant, Vec<u8>)>,
 }
@@ -205,6 +209,6 @@ impl Stretch<'_> {
         let mut to = self.to;
         self.faults.wait_until(due)
             && self.faults.wait_open(&[self.way])
-            && to.write_all(&bytes).is_ok()
+            && (self.is_dead.load(Ordering::Relaxed) || to.write_all(&bytes).is_ok())
     }
 }

@@ -120,6 +120,9 @@ struct State {
     is_closed: bool,
     accepted: usize,
     streams: Vec<TcpStream>,
+    /// What comes over the connections up to this one is swallowed.
+    swallowed: usize,
+    bytes_per_second: Option<u64>,
 }
 
 impl Relay {
@@ -146,6 +149,17 @@ impl Relay {
     pub fn thaw(&self) {
         self.shared.state.lock().is_frozen = false;
         self.shared.changed.notify_all();
+    }
+
+    /// From now on nothing comes through the connections that there are, which stay open. New ones work.
+    pub fn blackhole(&self) {
+        let mut state = self.shared.state.lock();
+        state.swallowed = state.accepted;
+    }
+
+    /// From now on each connection carries so many bytes a second, each way.
+    pub fn slow_down(&self, bytes_per_second: u64) {
+        self.shared.state.lock().bytes_per_second = Some(bytes_per_second);
     }
 
     /// Ends every connection.
@@ -175,6 +189,9 @@ impl Shared {
         let mut pumps = Vec::new();
         for client in listener.incoming() {
             let client = client.unwrap();
+            if self.state.lock().is_closed {
+                break;
+            }
             // Nobody there: the client sees its connection end.
             let Ok(server) = TcpStream::connect(self.target) else { continue };
             let mut state = self.state.lock();
@@ -182,25 +199,30 @@ impl Shared {
                 break;
             }
             state.accepted += 1;
+            let number = state.accepted;
             for (from, to) in [(&client, &server), (&server, &client)] {
                 let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                 state.streams.push(from.try_clone().unwrap());
                 let shared = Arc::clone(self);
-                pumps.push(thread::spawn(move || shared.pump(from, to)));
+                pumps.push(thread::spawn(move || shared.pump(number, from, to)));
             }
         }
         pumps.into_iter().for_each(|pump| pump.join().unwrap());
     }
 
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn pump(&self, number: usize, mut from: TcpStream, mut to: TcpStream) {
         let mut buf = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut buf) {
             let mut state = self.state.lock();
             while state.is_frozen && !state.is_closed {
                 self.changed.wait(&mut state);
             }
+            let (is_swallowed, rate) = (number <= state.swallowed, state.bytes_per_second);
             drop(state);
-            if to.write_all(&buf[..count]).is_err() {
+            // A slow network is one that takes time.
+            let took = rate.map(|rate| Duration::from_secs(1) * count as u32 / rate as u32);
+            took.into_iter().for_each(thread::sleep);
+            if !is_swallowed && to.write_all(&buf[..count]).is_err() {
                 break;
             }
         }

@@ -43,8 +43,9 @@ const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
 /// Answers that came too late may stand before it.
 const LAST_READS_MAX: usize = 4;
 
-/// A caller that reads looks this often whether the channel's thread is to read in its place.
-const CALLER_READS_FOR: Duration = Duration::from_millis(100);
+/// Whoever reads looks this often at other things: how long nothing has come, and whether the channel's
+/// thread is to read in its place.
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A connection that has just brought an answer to a caller is taken for alive this long without looking: a system call for each
 /// call is much where calls follow one another. A call that is sent over one that ends in this time is lost, and says so. Too
@@ -60,7 +61,11 @@ pub(super) struct Ends {
     incoming: Mutex<Incoming>,
     since: Instant,
     /// When a caller last took its answer from it, in nanoseconds after `since`; 0: never, or its end has been seen meanwhile.
+    brought_ns: AtomicU64,
+    /// When bytes last came over it, in nanoseconds after `since`.
     heard_ns: AtomicU64,
+    /// The number of the last ping.
+    ping: AtomicU64,
 }
 
 impl Deref for Line {
@@ -80,11 +85,6 @@ struct Incoming {
     any: bool,
     /// What the server has said about the connection as a whole, whoever looks: nothing comes after it.
     last_words: Option<RpcReplyHeader>,
-    /// Since when nothing has come, as far as a read has waited for it.
-    silent_since: Option<Instant>,
-    /// The number of the last ping, and when it was sent, if nothing has come since.
-    ping: u64,
-    pinged_at: Option<Instant>,
     /// The socket's.
     read_timeout: Option<Duration>,
 }
@@ -97,16 +97,36 @@ impl Line {
     /// A caller has its answer, and it is `now`.
     fn has_brought(&self, now: Instant) {
         let after = now.saturating_duration_since(self.since).as_nanos();
-        self.heard_ns.store(after.max(1) as u64, Ordering::Relaxed);
+        self.brought_ns.store(after.max(1) as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes have come, and it is `now`.
+    fn has_heard(&self, now: Instant) {
+        let after = now.saturating_duration_since(self.since).as_nanos();
+        self.heard_ns.store(after as u64, Ordering::Relaxed);
+    }
+
+    /// When bytes last came over it; when it was made, if none have.
+    pub(super) fn heard_at(&self) -> Instant {
+        self.since + Duration::from_nanos(self.heard_ns.load(Ordering::Relaxed))
+    }
+
+    fn is_ping(&self, id: u64) -> bool {
+        self.ping.load(Ordering::Relaxed) == id
+    }
+
+    /// A ping with this number is sent.
+    pub(super) fn set_ping(&self, id: u64) {
+        self.ping.store(id, Ordering::Relaxed);
     }
 
     /// Whether an answer has come a moment ago.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
-        let heard = match self.heard_ns.load(Ordering::Relaxed) {
+        let brought = match self.brought_ns.load(Ordering::Relaxed) {
             0 => return false,
             after => self.since + Duration::from_nanos(after),
         };
-        now.saturating_duration_since(heard) < HEARD_LATELY
+        now.saturating_duration_since(brought) < HEARD_LATELY
     }
 
     /// Whether the connection is of use still, as far as its socket knows. For one that nobody reads.
@@ -121,7 +141,7 @@ impl Line {
         }
         let waiting = self.outbox.look();
         if waiting != Waiting::Nothing {
-            self.heard_ns.store(0, Ordering::Relaxed);
+            self.brought_ns.store(0, Ordering::Relaxed);
         }
         waiting
     }
@@ -129,7 +149,7 @@ impl Line {
     /// Reads what has come over a connection that nobody reads: answers that came too late, or why it ends.
     pub(super) fn read_last_words(&self, core: &Arc<Core>) {
         let Some(mut incoming) = self.incoming.try_lock() else { return };
-        let loss = incoming.read_rest(core, &self.outbox);
+        let loss = incoming.read_rest(core, self);
         drop(incoming);
         if let Some(loss) = loss {
             self.lose_for(core, loss);
@@ -140,7 +160,7 @@ impl Line {
 
     /// Whether it has served no caller for so long that the server may be about to close it.
     pub(super) fn is_stale(&self, now: Instant, idle_timeout: Duration) -> bool {
-        let served = self.since + Duration::from_nanos(self.heard_ns.load(Ordering::Relaxed));
+        let served = self.since + Duration::from_nanos(self.brought_ns.load(Ordering::Relaxed));
         now.saturating_duration_since(served) >= idle_timeout
     }
 
@@ -155,7 +175,7 @@ impl Line {
     ) -> Option<Instant> {
         let (mut incoming, mut has_read) = (self.incoming.try_lock()?, false);
         let loss = loop {
-            if let Err(loss) = incoming.take_frames(core, ReadBy::Callers) {
+            if let Err(loss) = incoming.take_frames(core, self, ReadBy::Callers) {
                 break loss;
             }
             if parked.has_outcome() {
@@ -168,12 +188,12 @@ impl Line {
                 return Some(now);
             }
             has_read = true;
-            let read = incoming.read_for(&self.outbox, Some(left.min(CALLER_READS_FOR)));
-            now = Instant::now();
+            let read;
+            (now, read) = incoming.read_for(self, left.min(READ_TIMEOUT));
             match read {
                 Ok(()) => {}
                 Err(error) if is_timeout(&error) => {
-                    if let Err(loss) = incoming.is_silent(core, self) {
+                    if let Err(loss) = core.look_after(self, now) {
                         break loss;
                     }
                 }
@@ -187,13 +207,13 @@ impl Line {
 
     /// The connection turned out to be gone as something was sent. What came before, answers perhaps, or why, came all the same.
     pub(super) fn lose_and_go_on(&self, core: &Arc<Core>) {
-        let loss = self.incoming.lock().read_rest(core, &self.outbox);
+        let loss = self.incoming.lock().read_rest(core, self);
         let gone = || io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
         self.lose_for(core, loss.unwrap_or_else(|| Loss::Broken(gone())));
     }
 
-    /// The connection is gone, and callers read it.
-    fn lose_for(&self, core: &Arc<Core>, loss: Loss) {
+    /// The connection is gone, as a thread finds that is not the channel's.
+    pub(super) fn lose_for(&self, core: &Arc<Core>, loss: Loss) {
         if self.lose(core, loss, ReadBy::Callers) {
             core.connect_again();
         }
@@ -296,18 +316,11 @@ fn connect_to(addr: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
 impl Line {
     fn new(core: &Core, outbox: Arc<Outbox>) -> Line {
         let decoder = Decoder::of(core.head_size(), core.config.limits);
-        let incoming = Incoming {
-            decoder,
-            next: None,
-            any: false,
-            last_words: None,
-            silent_since: None,
-            ping: 0,
-            pinged_at: None,
-            read_timeout: None,
-        };
+        let incoming =
+            Incoming { decoder, next: None, any: false, last_words: None, read_timeout: None };
+        let [brought_ns, heard_ns, ping] = [0; 3].map(AtomicU64::new);
         let (incoming, since) = (Mutex::new(incoming), Instant::now());
-        Line(Arc::new(Ends { outbox, incoming, since, heard_ns: AtomicU64::new(0) }))
+        Line(Arc::new(Ends { outbox, incoming, since, brought_ns, heard_ns, ping }))
     }
 }
 
@@ -319,13 +332,15 @@ impl Incoming {
         loop {
             // What completions send leaves together.
             let cork = Cork::new();
-            self.take_frames(core, ReadBy::Channel)?;
+            self.take_frames(core, line, ReadBy::Channel)?;
             drop(cork);
-            match self.read_for(&line.outbox, Some(ping_interval.min(idle_timeout))) {
+            let (now, read) =
+                self.read_for(line, READ_TIMEOUT.min(ping_interval).min(idle_timeout));
+            match read {
                 Ok(()) => idle_since = None,
                 Err(error) if is_timeout(&error) => {
-                    self.is_silent(core, line)?;
-                    let since = *idle_since.get_or_insert_with(Instant::now);
+                    core.look_after(line, now)?;
+                    let since = *idle_since.get_or_insert(now);
                     if core.has_calls() || core.config.on_disconnect.is_some() {
                         idle_since = None;
                     } else if since.elapsed() >= idle_timeout && core.close_idle(line) {
@@ -337,66 +352,50 @@ impl Incoming {
         }
     }
 
-    /// Nothing has come for as long as a read waits. If calls are under way, the server is asked whether it is there, and given up
-    /// if it does not say so: a frozen process keeps its connections open.
-    fn is_silent(&mut self, core: &Arc<Core>, line: &Line) -> Result<(), Loss> {
-        // A loss that is news is looked for even where nobody waits; and so the server does not find the connection idle.
-        if !core.has_calls() && core.config.on_disconnect.is_none() {
-            (self.silent_since, self.pinged_at) = (None, None);
-            return Ok(());
-        }
-        let interval = core.config.ping_interval;
-        let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
-        match self.pinged_at {
-            // Not by how long nothing has come: for a part of that time nobody may have asked for anything.
-            Some(at) if at.elapsed() >= interval => {
-                let words = format!("the server has not answered a ping for {interval:?}");
-                return Err(Loss::Broken(io::Error::new(ErrorKind::TimedOut, words)));
-            }
-            None if silent >= interval => {
-                self.ping = core.ping(line);
-                self.pinged_at = Some(Instant::now());
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     /// Reads what has come by now, or some of it: last words are short, and a call waits. How the connection has ended, if it has.
-    fn read_rest(&mut self, core: &Arc<Core>, outbox: &Outbox) -> Option<Loss> {
+    fn read_rest(&mut self, core: &Arc<Core>, line: &Line) -> Option<Loss> {
         for _ in 0..LAST_READS_MAX {
-            if let Err(loss) = self.take_frames(core, ReadBy::Callers) {
+            if let Err(loss) = self.take_frames(core, line, ReadBy::Callers) {
                 return Some(loss);
             }
-            match self.read_for(outbox, Some(LAST_WORDS_WAIT)) {
+            match self.read_for(line, LAST_WORDS_WAIT).1 {
                 Ok(()) => {}
                 Err(error) if is_timeout(&error) => return None,
                 Err(error) => return Some(Loss::Broken(error)),
             }
         }
-        self.take_frames(core, ReadBy::Callers).err()
+        self.take_frames(core, line, ReadBy::Callers).err()
     }
 
-    fn read_for(&mut self, outbox: &Outbox, timeout: Option<Duration>) -> io::Result<()> {
-        if self.read_timeout != timeout {
-            outbox.stream().set_read_timeout(timeout)?;
-            self.read_timeout = timeout;
+    /// Reads once; when that was comes back with it.
+    fn read_for(&mut self, line: &Line, timeout: Duration) -> (Instant, io::Result<()>) {
+        let result = self.try_read(&line.outbox, timeout);
+        let now = Instant::now();
+        if result.is_ok() {
+            line.has_heard(now);
+        }
+        (now, result)
+    }
+
+    fn try_read(&mut self, outbox: &Outbox, timeout: Duration) -> io::Result<()> {
+        if self.read_timeout != Some(timeout) {
+            outbox.stream().set_read_timeout(Some(timeout))?;
+            self.read_timeout = Some(timeout);
         }
         let count = read(outbox, self.decoder.space())?;
         self.decoder.filled(count);
-        (self.silent_since, self.pinged_at) = (None, None);
         Ok(())
     }
 
     /// Brings what is complete to whom it is for.
-    fn take_frames(&mut self, core: &Arc<Core>, by: ReadBy) -> Result<(), Loss> {
+    fn take_frames(&mut self, core: &Arc<Core>, line: &Line, by: ReadBy) -> Result<(), Loss> {
         loop {
             if let Some(head) = &self.last_words {
                 return Err(self.about_connection(head));
             }
             match self.decoder.next() {
                 Ok(None) => return Ok(()),
-                Ok(Some(frame)) => self.take(core, frame, by)?,
+                Ok(Some(frame)) => self.take(core, line, frame, by)?,
                 Err(error) => return Err(Loss::Nonsense(self.in_words(&error))),
             }
         }
@@ -415,6 +414,7 @@ impl Incoming {
     fn take(
         &mut self,
         core: &Arc<Core>,
+        line: &Line,
         frame: Frame<RpcReplyHeader>,
         by: ReadBy,
     ) -> Result<(), Loss> {
@@ -424,7 +424,7 @@ impl Incoming {
                 return Ok(());
             }
             Frame::Head(head) => self.next = Some(head),
-            Frame::Body(_) if self.next.as_ref().is_some_and(|head| head.call_id == self.ping) => {
+            Frame::Body(_) if self.next.as_ref().is_some_and(|head| line.is_ping(head.call_id)) => {
                 self.next = None;
             }
             Frame::Body(reply) => {

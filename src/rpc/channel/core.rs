@@ -23,7 +23,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::calls::{Call, Calls, Outcome, Parked, Waiter, run_guarded};
 use super::connection::Line;
 use super::errors::{Loss, channel_closed};
-use super::{Config, Framing, connection, timer};
+use super::silence::{Silence, Verdict};
+use super::{Config, Disconnect, Framing, connection, timer};
 use crate::rpc::builtin::RpcStub;
 use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcHeader;
@@ -50,6 +51,8 @@ pub(super) struct State {
     has_reader: bool,
     /// The documented call whose bare reply comes next.
     in_line: Option<u64>,
+    /// That of the connection, if there is one.
+    silence: Silence,
     pub(super) timer: timer::Timer,
     threads: Vec<JoinHandle<()>>,
 }
@@ -99,6 +102,7 @@ impl Core {
             // Bare replies have no names: only one thread can tell whose they are.
             has_reader: config.on_disconnect.is_some() || config.framing != Framing::Extended,
             in_line: None,
+            silence: Silence::new(config.ping_interval, Instant::now()),
             timer: timer::Timer::default(),
             threads: Vec::new(),
         };
@@ -185,9 +189,10 @@ impl Core {
             };
         }
         let mut state = self.lock();
-        match state.give_up(id) {
-            Some(call) => {
+        match state.give_up(id, now) {
+            Some((call, dead)) => {
                 drop(state);
+                self.drop_dead(dead);
                 self.ask_another_to_read();
                 Err(self.timed_out(&call))
             }
@@ -302,6 +307,9 @@ impl Core {
         }
         if let Some(line) = self.open_line(&state).filter(|_| !frame.is_empty()) {
             call.sent = true;
+            state.silence.heard(line.heard_at());
+            let is_first = state.calls.len() == 0;
+            state.silence.sent(call.began, is_first, call.deadline - call.began, frame.len());
             state.calls.insert(id, call);
             let has_reader = state.has_reader;
             drop(state);
@@ -353,9 +361,52 @@ impl Core {
         is_idle
     }
 
-    /// Asks the server whether it is there. Its answer is known by the number that comes back.
-    pub(super) fn ping(&self, line: &Line) -> u64 {
+    /// Whether the connection has been silent for too long. If it is time to, the server is asked
+    /// whether it is there. For whoever reads the connection, when nothing has come for a while.
+    pub(super) fn look_after(&self, line: &Line, now: Instant) -> Result<(), Loss> {
+        let mut state = self.lock();
+        // Where a loss is news it is looked for even if nobody waits; and so the server does not
+        // find the connection idle.
+        if state.calls.len() == 0 && self.config.on_disconnect.is_none() {
+            return Ok(());
+        }
+        state.silence.heard(line.heard_at());
+        match state.silence.judge(now) {
+            Verdict::Wait => Ok(()),
+            Verdict::GiveUp(silence) => Err(Loss::Silent(silence)),
+            Verdict::Ping => {
+                drop(state);
+                self.ping(line);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the connection up if calls wait, and nothing has come for `limit`: another connection
+    /// to the same server has turned out to be dead.
+    pub(super) fn give_up_if_silent(self: &Arc<Self>, limit: Duration) {
+        let mut state = self.lock();
+        let Phase::Connected(line) = &state.phase else { return };
+        let (line, now) = (line.clone(), Instant::now());
+        state.silence.heard(line.heard_at());
+        let silence = state.silence.lasts(now);
+        let is_dead = state.calls.len() > 0 && silence >= limit;
+        drop(state);
+        self.drop_dead(is_dead.then_some((line, silence)));
+    }
+
+    /// Gives up a connection that has been silent for too long, unless something has just come.
+    pub(super) fn drop_dead(self: &Arc<Self>, dead: Option<(Line, Duration)>) {
+        let Some((line, silence)) = dead else { return };
+        if line.outbox.look() != Waiting::Bytes {
+            line.lose_for(self, Loss::Silent(silence));
+        }
+    }
+
+    /// Asks the server whether it is there. The answer is dropped: that it came is enough.
+    fn ping(&self, line: &Line) {
         let id = self.take_id();
+        line.set_ping(id);
         let request = Request {
             method: &RpcStub::PING,
             options: &CallOptions::default(),
@@ -371,7 +422,6 @@ impl Core {
             // Whoever asks may be a method that holds its answers back.
             Cork::flush_all();
         }
-        id
     }
 
     pub(super) fn has_calls(&self) -> bool {
@@ -380,7 +430,7 @@ impl Core {
 
     /// Gives a call up: its answer, if one comes, is dropped.
     pub(super) fn cancel(&self, id: u64) {
-        let _ = self.lock().give_up(id);
+        let _ = self.lock().take_out(id, Instant::now());
     }
 
     /// The connection, if a call may go out over it at once, without the lock that everyone needs.
@@ -523,6 +573,9 @@ impl Core {
                 state.finish(id, deliveries, Ok(Bytes::new()));
                 continue;
             }
+            if let Some(call) = state.calls.get_mut(id) {
+                state.silence.sent(call.began, false, call.deadline - call.began, frame.len());
+            }
             match outbox.send(&frame) {
                 Ok(()) if one_at_a_time => state.in_line = Some(id),
                 Ok(()) => {}
@@ -545,6 +598,7 @@ impl Core {
             return None;
         }
         state.phase = Phase::Connected(line.clone());
+        state.silence = Silence::new(self.config.ping_interval, line.heard_at());
         let mut deliveries = Vec::new();
         self.send_unsent(&mut state, &mut deliveries);
         let read_by = match (state.has_reader, state.dead_line()) {
@@ -586,7 +640,11 @@ impl Core {
         // "Busy" says that the server is there, and full.
         let is_there = matches!(why, Loss::Refused(status) if status.code == StatusCode::Busy);
         if let Some(on_disconnect) = self.config.on_disconnect.as_ref().filter(|_| !is_there) {
-            run_guarded(on_disconnect);
+            let how = match why {
+                Loss::Silent(_) => Disconnect::Silent,
+                Loss::Broken(_) | Loss::Refused(_) | Loss::Nonsense(_) => Disconnect::Ended,
+            };
+            run_guarded(|| on_disconnect(how));
         }
         deliveries.into_iter().for_each(|(waiter, outcome)| self.deliver(waiter, outcome, by));
         connect_again
@@ -709,14 +767,42 @@ impl State {
         deliveries.extend(self.calls.remove(id).map(|call| (call.waiter, outcome)));
     }
 
-    /// Takes a call out because its deadline has passed. If its bare reply was due, the connection goes with it: the
-    /// next reply on it would be taken for another call's.
-    pub(super) fn give_up(&mut self, id: u64) -> Option<Call> {
+    /// Takes a call out because its deadline has passed. With it comes the connection, and how long
+    /// it has been silent, if that is too long.
+    pub(super) fn give_up(
+        &mut self,
+        id: u64,
+        now: Instant,
+    ) -> Option<(Call, Option<(Line, Duration)>)> {
+        let verdict = match &self.phase {
+            Phase::Connected(line) => {
+                self.silence.heard(line.heard_at());
+                self.silence.judge_at_deadline(now)
+            }
+            _ => Verdict::Wait,
+        };
+        let call = self.take_out(id, now)?;
+        let dead = match (&self.phase, verdict) {
+            (Phase::Connected(line), Verdict::GiveUp(silence)) if call.sent => {
+                Some((line.clone(), silence))
+            }
+            _ => None,
+        };
+        Some((call, dead))
+    }
+
+    /// Takes a call out that nobody waits for any more. If its bare reply was due, the connection
+    /// goes with it: the next reply on it would be taken for another call's.
+    fn take_out(&mut self, id: u64, now: Instant) -> Option<Call> {
         let call = self.calls.remove(id)?;
-        if self.in_line == Some(id)
-            && let Phase::Connected(line) = &self.phase
-        {
-            line.outbox.cut("a reply did not come in time");
+        if let Phase::Connected(line) = &self.phase {
+            if self.in_line == Some(id) {
+                line.outbox.cut("a reply did not come in time");
+            }
+            if self.calls.len() == 0 {
+                self.silence.heard(line.heard_at());
+                self.silence.pause(now);
+            }
         }
         Some(call)
     }

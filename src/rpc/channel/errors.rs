@@ -1,6 +1,7 @@
 //! A channel's errors: each names the server, and says what may have happened.
 
 use std::io;
+use std::time::Duration;
 
 use super::calls::Call;
 use super::core::Core;
@@ -43,6 +44,14 @@ impl Core {
             Loss::Broken(source) => {
                 CallError::Lost { addr: self.config.addr.clone(), source: same_error(source) }
             }
+            Loss::Silent(silence) => {
+                let words = format!(
+                    "nothing has come from it for {} ms, not even an answer to a ping",
+                    silence.as_millis()
+                );
+                let source = io::Error::new(io::ErrorKind::TimedOut, words);
+                CallError::Lost { addr: self.config.addr.clone(), source }
+            }
             Loss::Refused(status) => self.refused(status.clone()),
             Loss::Nonsense(reason) => {
                 CallError::BadFrame { addr: self.config.addr.clone(), reason: reason.clone() }
@@ -55,6 +64,8 @@ impl Core {
 pub(super) enum Loss {
     /// It broke, or was closed.
     Broken(io::Error),
+    /// Nothing has come over it for so long, though calls waited, that it was given up.
+    Silent(Duration),
     /// The server would not have it, and has run nothing from it.
     Refused(Status),
     /// What came is no frame.

@@ -31,8 +31,8 @@
 //! [`on_disconnect`](ChannelBuilder::on_disconnect) is set and from the first async call on. Else it is noticed by the next call,
 //! before it is sent; only a call that follows within 100 microseconds of an answer does not look, and may be lost with the connection.
 //!
-//! A server that says nothing while calls are under way is asked whether it is there, after
-//! [`ping_interval`](ChannelBuilder::ping_interval), and given up after as long again. One that says that it closes the connection, all
+//! A server that says nothing while calls wait is asked whether it is there, and given up if it does not answer: see
+//! [`ping_interval`](ChannelBuilder::ping_interval). One that says that it closes the connection, all
 //! that it has run being answered, has not run the rest: [`CallError::Refused`] with
 //! [`ShuttingDown`](super::StatusCode::ShuttingDown). A connection that the channel's thread reads is closed when it has served no call
 //! for [`idle_timeout`](ChannelBuilder::idle_timeout).
@@ -53,6 +53,7 @@ mod connection;
 mod core;
 mod errors;
 mod pending;
+mod silence;
 mod timer;
 
 use std::fmt;
@@ -98,6 +99,17 @@ pub enum Framing {
     Documented,
     /// The documented system's later generation: the same with the header's length as a varint.
     DocumentedVarint,
+}
+
+/// How an established connection was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disconnect {
+    /// The other side ended it, or the system says that it is broken. A server whose process is gone
+    /// ends its connections in this way.
+    Ended,
+    /// Nothing came over it for so long that it was given up: see
+    /// [`ping_interval`](ChannelBuilder::ping_interval). The server may well be there.
+    Silent,
 }
 
 /// One connection to one server, shared by any number of threads and calls. Clones are the same channel; the last one
@@ -235,6 +247,13 @@ impl Channel {
         }
     }
 
+    /// Gives the connection up ([`CallError::Lost`]) if calls wait and nothing has come over it for
+    /// `limit`. For whoever has learned from elsewhere that the network has failed: from another
+    /// connection to the same server, say.
+    pub fn give_up_if_silent(&self, limit: Duration) {
+        self.core().give_up_if_silent(limit);
+    }
+
     /// Answers so far that came when their calls had been given up.
     pub fn late_replies(&self) -> u64 {
         self.core().late_replies.load(Ordering::Relaxed)
@@ -314,7 +333,7 @@ struct Config {
     caller: Bytes,
     ping_interval: Duration,
     idle_timeout: Duration,
-    on_disconnect: Option<Box<dyn Fn() + Send + Sync>>,
+    on_disconnect: Option<Box<dyn Fn(Disconnect) + Send + Sync>>,
 }
 
 impl Config {
@@ -379,10 +398,17 @@ impl ChannelBuilder {
         self
     }
 
-    /// While calls are under way and nothing has come from the server for this long, it is asked whether it is there; if still nothing
-    /// has come after as long again, the connection is given up ([`CallError::Lost`]). Default 10 s. It finds a frozen server, and one
-    /// whose machine is gone. Too small: a server whose method runs inline for longer than this may look frozen. Not with
-    /// [`Framing::Documented`].
+    /// While calls wait and nothing has come from the server for this long, it is asked whether it is
+    /// there. If still nothing has come after as long again, the connection is given up
+    /// ([`CallError::Lost`]), and the next call makes a new one. Default 10 s. This finds a server that is
+    /// frozen, one whose machine is gone, and a connection that a firewall has forgotten.
+    ///
+    /// A call that ends at its deadline without any sign of life costs the connection as well: the
+    /// server is asked after half of the call's time, if that is less than this interval (and at least
+    /// 250 ms). For calls that send much, the server has 4 s more for each MiB.
+    ///
+    /// Too small: a server that runs a method inline for longer than this looks dead, for it answers no
+    /// ping meanwhile. Too large: calls wait for a dead connection. Not with [`Framing::Documented`].
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.config.ping_interval = interval.max(PING_INTERVAL_MIN);
         self
@@ -398,7 +424,16 @@ impl ChannelBuilder {
     /// Runs each time an established connection is lost (not when this channel is closed, and not when the server refuses
     /// the connection because it has too many): at once, on the connection's thread, before the completions of the calls
     /// that are lost with it. It must not block.
-    pub fn on_disconnect(mut self, callback: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn on_disconnect(self, callback: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_disconnect_how(move |_| callback())
+    }
+
+    /// The same, for a callback that wants to know how the connection was lost. It takes the place of
+    /// [`on_disconnect`](ChannelBuilder::on_disconnect).
+    pub fn on_disconnect_how(
+        mut self,
+        callback: impl Fn(Disconnect) + Send + Sync + 'static,
+    ) -> Self {
         self.config.on_disconnect = Some(Box::new(callback));
         self
     }

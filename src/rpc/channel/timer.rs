@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use super::calls::{Outcome, Waiter};
+use super::connection::Line;
 use super::core::{Core, State};
 
 /// How long a timer without a deadline to watch stays.
@@ -54,13 +55,14 @@ fn ensure_running(core: &Arc<Core>, state: &mut State) -> io::Result<()> {
     Ok(())
 }
 
-fn run(core: &Core) {
+fn run(core: &Arc<Core>) {
     let mut state = core.lock();
     loop {
-        let due = take_due(core, &mut state);
+        let (due, dead) = take_due(core, &mut state);
         if !due.is_empty() {
             MutexGuard::unlocked(&mut state, || {
-                due.into_iter().for_each(|(waiter, outcome)| waiter.deliver(outcome))
+                due.into_iter().for_each(|(waiter, outcome)| waiter.deliver(outcome));
+                core.drop_dead(dead);
             });
             continue;
         }
@@ -79,14 +81,16 @@ fn run(core: &Core) {
     state.timer.is_running = false;
 }
 
-fn take_due(core: &Core, state: &mut State) -> Vec<(Waiter, Outcome)> {
+/// What is to be delivered now; and the connection, if a call has met nothing but silence on it.
+fn take_due(core: &Core, state: &mut State) -> (Vec<(Waiter, Outcome)>, Option<(Line, Duration)>) {
     let mut due = std::mem::take(&mut state.timer.ready);
-    let now = Instant::now();
+    let (now, mut dead) = (Instant::now(), None);
     while let Some(id) = state.calls.first_due(now) {
         // It stands in the table until someone takes it out, and the lock is held.
-        let call = state.give_up(id).expect("a watched call is in the table");
+        let (call, silent) = state.give_up(id, now).expect("a watched call is in the table");
         let error = core.timed_out(&call);
         due.push((call.waiter, Err(error)));
+        dead = dead.or(silent);
     }
-    due
+    (due, dead)
 }

@@ -1,0 +1,242 @@
+//! How long a connection has been silent, and when that is too long. No clock: the time comes in.
+//!
+//! ```text
+//!   a call waits ──── interval, nothing comes ───> ping ──── interval, nothing comes ───> give up
+//!                       any byte from the server starts this anew
+//! ```
+//!
+//! Silence counts only while somebody waits for an answer. It adds up over calls: callers that each
+//! wait briefly notice a dead connection together.
+//!
+//! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval), or half of the time that
+//! the most impatient waiting call has, if that is shorter. So a call that gets no sign of life until
+//! its deadline takes the connection with it, and the next call begins over a new one. Very short
+//! deadlines do not count as such: see [`INTERVAL_MIN`].
+//!
+//! What was sent has to arrive before it can be answered: the server is given time for the bytes, as
+//! a slow network needs it ([`BYTES_PER_SECOND_MIN`]).
+
+use std::time::{Duration, Instant};
+
+/// A call with a short deadline makes the interval no shorter than this: a busy machine answers a
+/// ping late.
+const INTERVAL_MIN: Duration = Duration::from_millis(250);
+
+/// The slowest network that large calls are given time for.
+const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+
+/// The silence of one connection.
+pub(super) struct Silence {
+    ping_interval: Duration,
+    /// When something last came; at first, when the connection was made.
+    heard_at: Instant,
+    /// Since when somebody waits, if anybody does.
+    waiting_since: Instant,
+    /// Silence before `waiting_since`, while others waited.
+    earlier: Duration,
+    /// The shortest of the calls that were sent since something last came.
+    interval: Duration,
+    /// Bytes sent since something last came.
+    sent_bytes: u64,
+    /// How long the silence was when the server was asked whether it is there.
+    pinged_after: Option<Duration>,
+}
+
+/// What to do about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Wait,
+    /// Ask the server whether it is there.
+    Ping,
+    /// The connection is of no use: it has been silent for this long.
+    GiveUp(Duration),
+}
+
+impl Silence {
+    /// A connection that was made at `now`.
+    pub(super) fn new(ping_interval: Duration, now: Instant) -> Silence {
+        Silence {
+            ping_interval,
+            heard_at: now,
+            waiting_since: now,
+            earlier: Duration::ZERO,
+            interval: ping_interval,
+            sent_bytes: 0,
+            pinged_after: None,
+        }
+    }
+
+    /// Something last came at `at`. To be told before anything else is asked or told.
+    pub(super) fn heard(&mut self, at: Instant) {
+        if at > self.heard_at {
+            self.heard_at = at;
+            self.earlier = Duration::ZERO;
+            self.interval = self.ping_interval;
+            self.sent_bytes = 0;
+            self.pinged_after = None;
+        }
+    }
+
+    /// A call of `len` bytes was sent, which waits for `time`. `is_first`: nobody waited before.
+    pub(super) fn sent(&mut self, now: Instant, is_first: bool, time: Duration, len: usize) {
+        if is_first {
+            self.waiting_since = now;
+        }
+        self.interval = self.interval.min((time / 2).max(INTERVAL_MIN));
+        self.sent_bytes += len as u64;
+    }
+
+    /// Nobody waits any more: the last call was given up.
+    pub(super) fn pause(&mut self, now: Instant) {
+        self.earlier = self.lasts(now);
+        self.waiting_since = now;
+    }
+
+    /// What to do while calls wait. A ping that is asked for here counts as sent.
+    pub(super) fn judge(&mut self, now: Instant) -> Verdict {
+        let silence = self.lasts(now);
+        match self.pinged_after {
+            None if silence >= self.interval + self.time_for_bytes() => {
+                self.pinged_after = Some(silence);
+                Verdict::Ping
+            }
+            Some(then) if silence.saturating_sub(then) >= self.interval => Verdict::GiveUp(silence),
+            _ => Verdict::Wait,
+        }
+    }
+
+    /// What to do when a call is given up at its deadline: a server that had a part of the interval
+    /// to answer a ping, and did not, is not waited for by the next call. It asks for no ping.
+    pub(super) fn judge_at_deadline(&self, now: Instant) -> Verdict {
+        let silence = self.lasts(now);
+        match self.pinged_after {
+            Some(then) if silence.saturating_sub(then) >= self.interval / 4 => {
+                Verdict::GiveUp(silence)
+            }
+            _ => Verdict::Wait,
+        }
+    }
+
+    /// How long nothing has come while somebody waited.
+    pub(super) fn lasts(&self, now: Instant) -> Duration {
+        self.earlier + now.saturating_duration_since(self.waiting_since.max(self.heard_at))
+    }
+
+    fn time_for_bytes(&self) -> Duration {
+        Duration::from_millis(self.sent_bytes * 1000 / BYTES_PER_SECOND_MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict::{GiveUp, Ping, Wait};
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A connection with a ping interval of 1 s, and a clock that only the test moves.
+    struct Connection {
+        silence: Silence,
+        now: Instant,
+    }
+
+    impl Connection {
+        fn new() -> Connection {
+            let now = Instant::now();
+            Connection { silence: Silence::new(Duration::from_secs(1), now), now }
+        }
+
+        fn after_ms(&mut self, ms: u64) -> Verdict {
+            self.now += Duration::from_millis(ms);
+            self.silence.judge(self.now)
+        }
+
+        fn call(&mut self, is_first: bool, time: Duration, len: usize) {
+            self.silence.sent(self.now, is_first, time, len);
+        }
+
+        fn give_up(&mut self, after_ms: u64) -> Verdict {
+            self.now += Duration::from_millis(after_ms);
+            let verdict = self.silence.judge_at_deadline(self.now);
+            self.silence.pause(self.now);
+            verdict
+        }
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_silent_server_is_asked_then_given_up() {
+        let mut connection = Connection::new();
+        connection.call(true, LONG, 0);
+        assert_eq!(connection.after_ms(999), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+        assert_eq!(connection.after_ms(999), Wait, "it is asked once");
+        assert_eq!(connection.after_ms(1), GiveUp(ms(2000)));
+    }
+
+    #[test]
+    fn anything_that_comes_starts_it_anew() {
+        let mut connection = Connection::new();
+        connection.call(true, LONG, 0);
+        assert_eq!(connection.after_ms(1000), Ping);
+        connection.silence.heard(connection.now + ms(500));
+        assert_eq!(connection.after_ms(1499), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+    }
+
+    #[test]
+    fn time_in_which_nobody_waits_does_not_count() {
+        let mut connection = Connection::new();
+        connection.call(true, LONG, 0);
+        assert_eq!(connection.give_up(900), Wait);
+        connection.now += LONG;
+        connection.call(true, LONG, 0);
+        assert_eq!(connection.after_ms(99), Wait);
+        assert_eq!(connection.after_ms(1), Ping, "and what counts adds up");
+    }
+
+    #[test]
+    fn a_call_without_a_sign_of_life_costs_the_connection() {
+        let mut connection = Connection::new();
+        connection.call(true, ms(800), 0);
+        assert_eq!(connection.after_ms(399), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+        assert_eq!(connection.give_up(400), GiveUp(ms(800)));
+    }
+
+    #[test]
+    fn a_call_that_waits_for_only_a_moment_costs_nothing() {
+        let mut connection = Connection::new();
+        connection.call(true, ms(20), 0);
+        assert_eq!(connection.give_up(20), Wait);
+        connection.call(true, ms(20), 0);
+        assert_eq!(connection.after_ms(229), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+        assert_eq!(connection.give_up(61), Wait, "a moment for the answer");
+        connection.call(true, ms(20), 0);
+        assert_eq!(connection.give_up(2), GiveUp(ms(313)));
+    }
+
+    #[test]
+    fn what_was_sent_is_given_time_to_arrive() {
+        let mut connection = Connection::new();
+        connection.call(true, LONG, 1 << 20);
+        assert_eq!(connection.after_ms(4999), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+        // Something came: what was sent before has arrived.
+        connection.silence.heard(connection.now);
+        assert_eq!(connection.after_ms(1000), Ping);
+    }
+
+    #[test]
+    fn a_new_connection_is_not_silent_for_what_was_before() {
+        let mut connection = Connection::new();
+        // The call began long before the connection was there.
+        connection.silence.sent(connection.now - LONG, true, LONG, 0);
+        assert_eq!(connection.after_ms(999), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+    }
+}

@@ -199,7 +199,8 @@ launch() { # ID
     if command -v setsid >/dev/null; then detach=setsid; fi
     try "cannot write $log" touch_end "$log"
     # Where this run's lines begin: a member that fails is quoted from there.
-    log_offset[$1]=$(wc -c <"$log")
+    log_offset[$1]=0
+    if [ -f "$log" ]; then log_offset[$1]=$(wc -c <"$log"); fi
     try "cannot write $dir/$1.pid" write "$dir/$1.pid" starting
     # It writes its number down before it becomes the member: none runs without.
     sh -c 'printf "%s\n" "$$" >"$1" && shift && exec "$@"' sh "$dir/$1.pid" \
@@ -213,7 +214,8 @@ is_up() { kill -0 "${launched[$1]}" 2>/dev/null; }
 
 last_words() { # ID
     local lines
-    lines=$(tail -c "+$((log_offset[$1] + 1))" "$dir/$1.log" 2>/dev/null | grep -v '^[[:space:]]*$') ||
+    # A log may be a link to a device, which may have no end.
+    lines=$([ -f "$dir/$1.log" ] && tail -c "+$((log_offset[$1] + 1))" "$dir/$1.log" 2>/dev/null | grep -v '^[[:space:]]*$') ||
         lines="it said nothing: is there room left in $dir?"
     printf '%s\n' "$lines" | grep '^syncraft: ' | tail -n 1 || printf '%s\n' "$lines" | tail -n 3
 }

@@ -20,9 +20,7 @@ use crate::node::{
     FRAME_LEN_MIN, Gate, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
 };
 use crate::raft::{Index, MemberId, RoleName, Standing};
-use crate::rpc::{
-    Call, Channel, Done, Limits, Server, ServerError, Service, Status, StatusCode,
-};
+use crate::rpc::{Call, Channel, Done, Limits, Server, ServerError, Service, Status, StatusCode};
 use crate::storage::{DataDir, Identity, StorageError};
 
 mod http;

@@ -9,7 +9,7 @@ use syncraft::server::proto::{AdminRpcStub, SnapshotArgs, StatusReply, TransferA
 
 use super::args::{self, Common};
 use super::output::tell;
-use super::status::{Answer, ask_all, check_protocol};
+use super::status::{Answer, ask_all, check_protocol, with_reason};
 use super::{Exit, Failure, Outcome, chain};
 
 /// Between looks.
@@ -26,7 +26,7 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
         let answers = ask_all(&endpoints, deadline);
         check_protocol(&answers)?;
         let Some((addr, leader)) = leader(&answers) else {
-            wait(deadline, "nobody leads")?;
+            wait(deadline, &with_reason("nobody leads", &answers))?;
             continue;
         };
         if leader.id == args.id {
@@ -69,6 +69,7 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
     let mut wanted: Vec<(String, u64)> = Vec::new();
     let answers = ask_all(&endpoints, deadline);
     check_protocol(&answers)?;
+    let nobody = with_reason("no member answers", &answers);
     for answer in answers {
         let addr = answer.endpoint.addr;
         match answer.reply.and_then(|_| stub(&addr).snapshot(&SnapshotArgs {}, deadline)) {
@@ -77,7 +78,7 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
         }
     }
     if wanted.is_empty() {
-        return Err(Failure::not_applied("no member answers"));
+        return Err(Failure::not_applied(nobody));
     }
     while let Some((addr, index)) = wanted.pop() {
         let only: Endpoints =

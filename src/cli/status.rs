@@ -46,32 +46,40 @@ pub(super) fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
             thread::Builder::new().spawn_scoped(scope, move || ask(&addr, deadline))
         };
         let asked: Vec<_> = endpoints.iter().map(|endpoint| (endpoint, begin(endpoint))).collect();
-        let answer = |(endpoint, thread): (&Endpoint, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
-            let (addr, endpoint) = (endpoint.addr.clone(), endpoint.clone());
-            let reply = match thread {
-                Ok(thread) => thread.join().expect("asking does not panic"),
-                Err(source) => Err(CallError::NotSent { addr, source }),
+        let answer =
+            |(endpoint, thread): (&Endpoint, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
+                let (addr, endpoint) = (endpoint.addr.clone(), endpoint.clone());
+                let reply = match thread {
+                    Ok(thread) => thread.join().expect("asking does not panic"),
+                    Err(source) => Err(CallError::NotSent { addr, source }),
+                };
+                Answer { endpoint, reply }
             };
-            Answer { endpoint, reply }
-        };
         asked.into_iter().map(answer).collect()
     });
-    // Where threads are short, those that got none are asked by this one.
-    for answer in answers.iter_mut().filter(|answer| lacked_a_thread(answer)) {
+    // Where threads or descriptors are short, those that got none are asked one after another.
+    for answer in answers.iter_mut().filter(|answer| was_short_of_something(answer)) {
         answer.reply = ask(&answer.endpoint.addr, deadline);
     }
     answers
 }
 
-fn lacked_a_thread(answer: &Answer) -> bool {
+/// Of threads, or of open files.
+fn was_short_of_something(answer: &Answer) -> bool {
     let Err(CallError::NotSent { source, .. }) = &answer.reply else { return false };
     source.kind() == io::ErrorKind::WouldBlock
+        || source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
+}
+
+/// `words`, and why the first member that did not answer did not.
+pub(super) fn with_reason(words: &str, answers: &[Answer]) -> String {
+    let error = answers.iter().find_map(|answer| answer.reply.as_ref().err());
+    error.map_or_else(|| words.to_owned(), |error| format!("{words}: {}", chain(error)))
 }
 
 /// Fails if every address speaks another protocol: then no member will ever answer.
 pub(super) fn check_protocol(answers: &[Answer]) -> Result<(), Failure> {
-    let is_other =
-        |answer: &Answer| matches!(&answer.reply, Err(CallError::OtherProtocol { .. }));
+    let is_other = |answer: &Answer| matches!(&answer.reply, Err(CallError::OtherProtocol { .. }));
     match answers.iter().all(is_other).then(|| answers.first()).flatten() {
         Some(Answer { reply: Err(error), .. }) => Err(Failure::not_applied(chain(error))),
         _ => Ok(()),

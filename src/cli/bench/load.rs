@@ -197,7 +197,9 @@ impl Load {
                     // Where threads are short, one is enough.
                     Err(_) if started > 0 => break,
                     Err(error) => {
-                        return Err(Failure::not_applied(format!("cannot start a thread: {error}")));
+                        return Err(Failure::not_applied(format!(
+                            "cannot start a thread: {error}"
+                        )));
                     }
                 }
             }

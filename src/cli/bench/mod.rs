@@ -45,8 +45,8 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     let connections = args.conns.unwrap_or(connections_for(args.clients)).min(args.clients);
     let answers = status::ask_all(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout));
     status::check_protocol(&answers)?;
-    let found = newest_leader(answers)
-        .ok_or_else(|| Failure::not_applied("no member says that it leads"))?;
+    let nobody = status::with_reason("no member says that it leads", &answers);
+    let found = newest_leader(answers).ok_or_else(|| Failure::not_applied(nobody))?;
     // What is measured: a number without it says little.
     let cluster = Cluster {
         members: found.1.members as usize,

@@ -408,9 +408,7 @@ impl Incoming {
             (FrameError::HeadTooLong { len }, false) if let Some(name) = protocol_of(*len) => {
                 Loss::Stranger(name)
             }
-            _ => {
-                Loss::Nonsense(format!("it does not speak this protocol, it seems: {error}"))
-            }
+            _ => Loss::Nonsense(format!("it does not speak this protocol, it seems: {error}")),
         }
     }
 

@@ -44,8 +44,9 @@ try() { # SENTENCE COMMAND...
     shift
     why=$("$@" 2>&1) || die "$sentence${why:+: ${why##*: }}"
 }
-write() { printf '%s\n' "$2" >"$1"; } # FILE LINE
-touch_end() { : >>"$1"; }             # FILE
+# A file that could not be written is not left empty.
+write() { printf '%s\n' "$2" >"$1" || { rm -f "$1" && return 1; }; } # FILE LINE
+touch_end() { : >>"$1"; }                                            # FILE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 ready_seconds=30 # How long start and restart wait for the members, and then for a leader.

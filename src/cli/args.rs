@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Append(WriteArgs),
     /// Ask every member how it is; exit status 3 unless most of them agree on a leader
     Status(StatusArgs),
-    /// Hand the leadership over to member ID; exit status 3 if it does not come to that in time
+    /// Hand the leadership over to member ID; exit status 3 if it does not lead in time, 2 if there is no such member
     Transfer(TransferArgs),
     /// Have every member that answers write a snapshot now, and shorten its log by it
     Snapshot,

@@ -161,7 +161,8 @@ fn a_port_that_another_program_has_is_named() {
     place.check_runs_nothing("a");
     drop(taken);
     place.check_done("a", &["restart", "2"], "1 of 3 are too few to serve");
-    place.check_done("a", &["restart", "1"], "the cluster serves");
+    // All of them: member 2, new to a cluster that was there, may not vote yet, and asks every other one first.
+    place.check_done("a", &["start"], "serving: 3 members");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # How fast syncraft is on this machine, and how fast others are beside it: prints a page of Markdown.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/bench.sh`.
 set -euo pipefail
 
 usage() {

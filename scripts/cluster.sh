@@ -1,6 +1,15 @@
 #!/usr/bin/env bash
 # A cluster of syncraft members on this machine, each a process of its own.
+#
+# What it says is what the members say themselves: a member serves when its own process answers at its port, whatever else
+# may listen there. And it finds its members by how they were started, not by files that may be gone.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/cluster.sh`.
+set +o posix                                      # For a `sh` that is bash.
 set -euo pipefail
+unset CDPATH
+# Failures to write are found where they happen, and do not end the script or its members: a reader of its output that has
+# gone (`| head`), and a limit on the size of files.
+trap '' PIPE XFSZ
 
 usage() {
     cat <<'USAGE'
@@ -8,7 +17,7 @@ usage: scripts/cluster.sh COMMAND
 
   start        build if needed, start every member that is not running, wait until a leader serves
   stop         stop every member cleanly
-  status       ask every member how it is
+  status       ask every member how it is; fails unless a leader serves
   kill ID      end a member at once, as a crash would (kill -9)
   restart ID   stop a member if it runs, and start it again
   pause ID     freeze a member (SIGSTOP)
@@ -23,21 +32,45 @@ environment (kept in DIR/cluster.conf from the first start on):
 USAGE
 }
 
-say() { printf '%s\n' "$*"; }
-die() { printf 'cluster.sh: %s\n' "$*" >&2; exit 1; }
-misuse() { printf 'cluster.sh: %s\n' "$*" >&2; usage >&2; exit 2; }
+# Where it cannot be written, nobody is there to be told.
+say() { printf '%s\n' "$*" 2>/dev/null || true; }
+complain() { printf 'cluster.sh: %s\n' "$*" >&2 || true; }
+die() { complain "$@"; exit 1; }
+misuse() { complain "$@"; usage >&2 || true; exit 2; }
+
+# Runs a command that may fail, and says what could not be done, and why, in the words of the system.
+try() { # SENTENCE COMMAND...
+    local sentence=$1 why
+    shift
+    why=$("$@" 2>&1) || die "$sentence${why:+: ${why##*: }}"
+}
+# A file that could not be written is not left empty.
+write() { printf '%s\n' "$2" >"$1" || { rm -f "$1" && return 1; }; } # FILE LINE
+touch_end() { : >>"$1"; }                                            # FILE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-ready_seconds=30 # How long start and restart wait for a leader.
+ready_seconds=30 # How long start and restart wait for the members, and then for a leader.
 stop_seconds=10  # How long a member may take to stop before it is killed.
 
 # --- which cluster -------------------------------------------------------------------------------------------------
 
 dir=${DIR:-$root/cluster}
 case $dir in /*) ;; *) dir=$PWD/$dir ;; esac
-# One spelling, however it was given: members are recognised by it.
-if [ -d "$dir" ]; then dir=$(cd "$dir" && pwd -P); fi
-conf=$dir/cluster.conf
+while [ "${dir%/}" != "$dir" ] && [ "$dir" != / ]; do dir=${dir%/}; done
+is_link=
+if [ -L "$dir" ]; then is_link=yes; fi
+
+# One spelling, however it was given: members are recognised by it. A directory that is gone may have members still.
+resolve_dir() {
+    local parent
+    if [ -d "$dir" ]; then
+        dir=$(cd "$dir" 2>/dev/null && pwd -P) || die "cannot enter $dir"
+    elif parent=$(cd "$(dirname "$dir")" 2>/dev/null && pwd -P); then
+        dir=${parent%/}/$(basename "$dir")
+    fi
+    conf=$dir/cluster.conf
+}
+resolve_dir
 nodes=${NODES:-3}
 base_port=${BASE_PORT:-7001}
 
@@ -51,7 +84,7 @@ load_conf() {
         misuse "BASE_PORT is \"$base_port\": it and the next $nodes ports must be from 1 to 65535"
     [ -f "$conf" ] || return 0
     local saved_nodes saved_base_port
-    read -r saved_nodes saved_base_port <"$conf" || die "$conf is damaged"
+    { read -r saved_nodes saved_base_port <"$conf"; } 2>/dev/null || die "$conf is damaged, or cannot be read"
     is_number "$saved_nodes" && is_number "$saved_base_port" || die "$conf is damaged"
     [ -z "${NODES:-}" ] || [ "$nodes" = "$saved_nodes" ] ||
         die "the cluster in $dir has NODES=$saved_nodes, not $nodes: choose another DIR, or wipe it"
@@ -61,14 +94,25 @@ load_conf() {
 }
 
 save_conf() {
-    mkdir -p "$dir" || die "cannot make $dir"
-    dir=$(cd "$dir" && pwd -P) conf=$dir/cluster.conf
-    [ -f "$conf" ] || printf '%s %s\n' "$nodes" "$base_port" >"$conf" || die "cannot write $conf"
+    local target=$dir
+    # A link to a directory that is not there: that is the one to make.
+    if [ -L "$dir" ] && [ ! -e "$dir" ]; then
+        target=$(readlink "$dir")
+        case $target in /*) ;; *) target=$(dirname "$dir")/$target ;; esac
+    fi
+    try "cannot make $target" mkdir -p "$target"
+    resolve_dir
+    [ ! -f "$conf" ] || return 0
+    # Under its own name it is whole or not there.
+    try "cannot write $conf" write "$conf.new" "$nodes $base_port"
+    try "cannot write $conf" mv "$conf.new" "$conf"
 }
+
+addr() { printf '127.0.0.1:%s' $((base_port + $1 - 1)); } # ID
 
 members() {
     local id list=
-    for ((id = 1; id <= nodes; id++)); do list+=${list:+,}$id=127.0.0.1:$((base_port + id - 1)); done
+    for ((id = 1; id <= nodes; id++)); do list+=${list:+,}$id=$(addr "$id"); done
     printf '%s' "$list"
 }
 
@@ -92,36 +136,77 @@ need_bin() { [ -x "$bin" ] || die "there is no $bin: is Rust (cargo) installed, 
 
 # --- one member ----------------------------------------------------------------------------------------------------
 
-command_line() { # PID
-    if [ -r "/proc/$1/cmdline" ]; then
-        tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null || true
+# Sets running[ID] to the processes of each member whose data is in DIR, found by how they were started: files that name
+# them may be missing, or name others by now.
+look() {
+    local file pid args id
+    running=()
+    if [ -r /proc/self/cmdline ]; then
+        # One look at all processes, and a close one at those that name DIR.
+        for file in $(grep -lF -e "$dir/" /proc/[0-9]*/cmdline 2>/dev/null); do
+            pid=${file#/proc/} pid=${pid%/cmdline}
+            look_at "$pid"
+        done
     else
-        ps -ww -o args= -p "$1" 2>/dev/null || true
+        while read -r pid args; do
+            for ((id = 1; id <= 15; id++)); do
+                case "$args " in *" server --id $id "*" --data-dir $dir/$id "*) found "$id" "$pid" ;; esac
+            done
+        done < <(ps -A -ww -o pid= -o args=)
     fi
 }
 
-# The pid of member $1 in $pid, or failure. A pid file may outlive its process, and its number may be another's by now: the
-# process must be this very member.
-find_pid() {
-    pid=
-    [ -f "$dir/$1.pid" ] || return 1
-    read -r pid <"$dir/$1.pid" || true
-    case $pid in '' | *[!0-9]*) return 1 ;; esac
-    kill -0 "$pid" 2>/dev/null || return 1
-    case $(command_line "$pid") in
-        *" server --id $1 "*" --data-dir $dir/$1 "* | *" server --id $1 "*" --data-dir $dir/$1") return 0 ;;
-    esac
-    return 1
+look_at() { # PID
+    local words=() word i id='' data=''
+    { while IFS= read -r -d '' word; do words+=("$word"); done <"/proc/$1/cmdline"; } 2>/dev/null || true
+    [ "${words[1]:-}" = server ] || return 0
+    for ((i = 2; i + 1 < ${#words[@]}; i++)); do
+        case ${words[i]} in
+            --id) id=${words[i + 1]} ;;
+            --data-dir) data=${words[i + 1]} ;;
+        esac
+    done
+    if is_number "$id" && [ "$data" = "$dir/$id" ]; then found "$id" "$1"; fi
+}
+
+found() { running[$1]="${running[$1]:-}${running[$1]:+ }$2"; } # ID PID
+
+# Sets said[ID] to the process that answers at the port of each member, by its own word.
+ask() {
+    local json id answer
+    said=()
+    json=$("$bin" status --json --members "$(members)" --timeout 1s 2>/dev/null) || true
+    for id in $(all_ids); do
+        answer="\"addr\":\"$(addr "$id")\",\"reachable\":true[^{}]*\"pid\":([0-9]+)"
+        if [[ $json =~ $answer ]]; then said[id]=${BASH_REMATCH[1]}; fi
+    done
+}
+
+# Fails if a port of this cluster is served by a member of another one.
+check_ports() {
+    local id
+    ask
+    look
+    for id in "${!said[@]}"; do
+        case " ${running[$id]:-} " in
+            *" ${said[$id]} "*) ;;
+            *) die "$(addr "$id") is served by process ${said[$id]}, which is not member $id of the cluster in $dir: choose another BASE_PORT, or stop it" ;;
+        esac
+    done
 }
 
 launch() { # ID
-    local detach=nohup
+    local detach=nohup log=$dir/$1.log
     if command -v setsid >/dev/null; then detach=setsid; fi
+    try "cannot write $log" touch_end "$log"
     # Where this run's lines begin: a member that fails is quoted from there.
-    log_offset[$1]=$(wc -c 2>/dev/null <"$dir/$1.log" || echo 0)
-    "$detach" "$bin" server --id "$1" --members "$(members)" --data-dir "$dir/$1" \
-        </dev/null >>"$dir/$1.log" 2>&1 &
-    printf '%s\n' "$!" >"$dir/$1.pid"
+    log_offset[$1]=0
+    if [ -f "$log" ]; then log_offset[$1]=$(wc -c <"$log"); fi
+    try "cannot write $dir/$1.pid" write "$dir/$1.pid" starting
+    # It writes its number down before it becomes the member: none runs without.
+    sh -c 'printf "%s\n" "$$" >"$1" && shift && exec "$@"' sh "$dir/$1.pid" \
+        "$detach" "$bin" server --id "$1" --members "$(members)" --data-dir "$dir/$1" \
+        </dev/null >>"$log" 2>&1 &
     launched[$1]=$!
 }
 
@@ -130,18 +215,25 @@ is_up() { kill -0 "${launched[$1]}" 2>/dev/null; }
 
 last_words() { # ID
     local lines
-    lines=$(tail -c "+$((log_offset[$1] + 1))" "$dir/$1.log" 2>/dev/null | grep -v '^[[:space:]]*$' || true)
-    grep '^syncraft: ' <<<"$lines" | tail -n 1 || tail -n 3 <<<"$lines"
+    # A log may be a link to a device, which may have no end.
+    lines=$([ -f "$dir/$1.log" ] && tail -c "+$((log_offset[$1] + 1))" "$dir/$1.log" 2>/dev/null | grep -v '^[[:space:]]*$') ||
+        lines="it said nothing: is there room left in $dir?"
+    printf '%s\n' "$lines" | grep '^syncraft: ' | tail -n 1 || printf '%s\n' "$lines" | tail -n 3
 }
 
-# Waits until a leader serves; fails as soon as a member that was launched is gone.
-wait_ready() {
-    local deadline=$((SECONDS + ready_seconds)) id
-    until "$bin" wait-ready --members "$(members)" --timeout 500ms 2>/dev/null; do
-        check_launched
-        [ "$SECONDS" -lt "$deadline" ] || die "no leader serves after $ready_seconds s; the logs are in $dir"
+# Waits until every member that was launched has answered at its port, or has ended: then it fails.
+wait_launched() {
+    local deadline=$((SECONDS + ready_seconds)) id waiting
+    while ask; do
+        waiting=
+        for id in "${!launched[@]}"; do
+            if is_up "$id" && [ "${said[$id]:-}" != "${launched[$id]}" ]; then waiting+=" $id"; fi
+        done
+        [ -n "$waiting" ] && [ "$SECONDS" -lt "$deadline" ] || break
+        sleep 0.05
     done
     check_launched
+    [ -z "$waiting" ] || die "member(s)$waiting run and do not answer within $ready_seconds s; the logs are in $dir"
 }
 
 check_launched() {
@@ -149,37 +241,70 @@ check_launched() {
     for id in "${!launched[@]}"; do
         is_up "$id" && continue
         failed+=" $id"
-        printf 'cluster.sh: member %s did not start:\n%s\n' "$id" "$(last_words "$id")" >&2
+        complain "member $id did not start: $(last_words "$id")"
         rm -f "$dir/$id.pid"
     done
-    [ -z "$failed" ] || die "see $dir/N.log of member(s)$failed; the others were left as they are (cluster.sh stop ends them)"
+    [ -n "$failed" ] || return 0
+    look
+    local ids="${!running[*]}"
+    die "see $dir/N.log of member(s)$failed; members that run: ${ids:-none}"
+}
+
+# Waits until a leader serves; fails as soon as a member that was launched is gone.
+wait_ready() {
+    local deadline=$((SECONDS + ready_seconds)) why
+    until why=$("$bin" wait-ready --members "$(members)" --timeout 500ms 2>&1); do
+        check_launched
+        [ "$SECONDS" -lt "$deadline" ] || die "no leader serves after $ready_seconds s (${why#syncraft: }); the logs are in $dir"
+    done
+    check_launched
+    check_ports
 }
 
 # SIGTERM to all that are given, a bounded wait, then kill -9.
-end_members() {
-    local id deadline=$((SECONDS + stop_seconds)) running=()
-    for id in "$@"; do
-        find_pid "$id" || continue
-        running+=("$id")
-        # A frozen process takes no SIGTERM until it goes on.
-        kill -TERM "$pid" 2>/dev/null || true
-        kill -CONT "$pid" 2>/dev/null || true
-    done
-    for id in ${running[@]+"${running[@]}"}; do
-        while find_pid "$id" && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.05; done
-        if find_pid "$id"; then
-            say "member $id did not stop within $stop_seconds s: killed"
-            kill -KILL "$pid" 2>/dev/null || true
-            wait_gone "$id"
-        fi
-    done
+end_members() { # ID...
+    local id
+    # A frozen process takes no SIGTERM until it goes on.
+    send TERM "$@"
+    send CONT "$@"
+    if ! wait_gone "$@"; then
+        for id in "$@"; do
+            [ -z "${running[$id]:-}" ] || say "member $id did not stop within $stop_seconds s: killed"
+        done
+        send KILL "$@"
+        wait_gone "$@" || die "killed processes are still there: ${running[*]}"
+    fi
     for id in "$@"; do rm -f "$dir/$id.pid"; done
 }
 
-wait_gone() { # ID
-    local deadline=$((SECONDS + stop_seconds))
-    while find_pid "$1" && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.05; done
+send() { # SIGNAL ID...
+    local signal=$1 id pid
+    shift
+    look
+    for id in "$@"; do
+        for pid in ${running[$id]:-}; do
+            kill "-$signal" "$pid" 2>/dev/null && continue
+            # It may have ended meanwhile.
+            look
+            case " ${running[$id]:-} " in
+                *" $pid "*) die "process $pid, member $id, cannot be signalled: is it another user's?" ;;
+            esac
+        done
+    done
 }
+
+# Whether none of these runs, after a bounded wait.
+wait_gone() { # ID...
+    local id deadline=$((SECONDS + stop_seconds))
+    for id in "$@"; do
+        while is_running "$id"; do
+            [ "$SECONDS" -lt "$deadline" ] || return 1
+            sleep 0.05
+        done
+    done
+}
+
+is_running() { look && [ -n "${running[$1]:-}" ]; } # ID
 
 need_id() {
     [ $# -eq 1 ] || misuse "which member? Give its id"
@@ -187,11 +312,13 @@ need_id() {
         misuse "\"$1\" is not a member: 1 to $nodes"
 }
 
-need_running() { find_pid "$1" || die "member $1 is not running"; }
+need_running() { is_running "$1" || die "member $1 is not running"; }
+
+need_cluster() { [ -f "$conf" ] || die "there is no cluster in $dir: cluster.sh start"; }
 
 signal() { # SIGNAL ID
     need_running "$2"
-    kill "-$1" "$pid" || die "member $2 cannot be signalled"
+    send "$1" "$2"
 }
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -207,70 +334,82 @@ how_to_talk() {
 start() {
     build
     need_bin
+    # Before anything is written or started.
+    check_ports
     save_conf
-    local id absent=()
-    for id in $(all_ids); do find_pid "$id" || absent+=("$id"); done
-    if [ ${#absent[@]} -eq 0 ]; then
+    local id
+    for id in $(all_ids); do is_running "$id" || launch "$id"; done
+    wait_launched
+    wait_ready
+    if [ ${#launched[@]} -eq 0 ]; then
         say "already running: $nodes members in $dir"
     else
-        for id in "${absent[@]}"; do launch "$id"; done
-        wait_ready
         say "serving: $nodes members in $dir"
     fi
     how_to_talk
 }
 
 stop() {
-    # shellcheck disable=SC2046 # Numbers, to be split.
-    end_members $(all_ids)
+    # Also members that cluster.conf does not know.
+    look
+    if [ ${#running[@]} -gt 0 ]; then end_members "${!running[@]}"; fi
     say "stopped"
 }
 
 status() {
     need_bin
-    local id
+    local id code=0
+    look
+    [ ${#running[@]} -gt 0 ] || need_cluster
     for id in $(all_ids); do
-        if find_pid "$id"; then say "member $id: process $pid"; else say "member $id: not running"; fi
+        if [ -n "${running[$id]:-}" ]; then say "member $id: process ${running[$id]}"; else say "member $id: not running"; fi
     done
-    "$bin" status --members "$(members)"
+    "$bin" status --members "$(members)" || code=$?
+    check_ports
+    return "$code"
 }
 
 restart() { # ID
-    [ -f "$conf" ] || die "there is no cluster in $dir: cluster.sh start"
+    need_cluster
     build
     need_bin
     end_members "$1"
+    check_ports
     launch "$1"
-    local id running=0
-    for id in $(all_ids); do if [ "$id" = "$1" ] || find_pid "$id"; then running=$((running + 1)); fi; done
-    if [ "$running" -gt $((nodes / 2)) ]; then
+    wait_launched
+    look
+    if [ ${#running[@]} -gt $((nodes / 2)) ]; then
         wait_ready
         say "member $1 is running, the cluster serves"
     else
-        # It cannot serve yet, but a member that cannot start says so within moments.
-        sleep 0.5
-        check_launched
-        say "member $1 is running; $running of $nodes are too few to serve"
+        say "member $1 is running; ${#running[@]} of $nodes are too few to serve"
     fi
 }
 
 wipe() {
     local id
-    for id in $(all_ids); do
-        if find_pid "$id"; then die "member $id is running: cluster.sh stop, then wipe"; fi
-    done
+    look
+    for id in "${!running[@]}"; do die "member $id is running: cluster.sh stop, then wipe"; done
     if [ ! -f "$conf" ]; then
         say "nothing to wipe in $dir"
         return
     fi
-    for id in $(all_ids); do rm -rf "${dir:?}/$id" "$dir/$id.log" "$dir/$id.pid"; done
-    rm -f "$conf"
-    # What else is in there is not ours.
-    rmdir "$dir" 2>/dev/null || true
+    for id in $(all_ids); do
+        # A link to another disk stays, and what it leads to is emptied.
+        if [ -L "$dir/$id" ] && [ -d "$dir/$id" ]; then
+            try "cannot empty $dir/$id" find "$dir/$id/" -mindepth 1 -delete
+        else
+            try "cannot remove $dir/$id" rm -rf "${dir:?}/$id"
+        fi
+        try "cannot remove $dir/$id.log" rm -f "$dir/$id.log" "$dir/$id.pid"
+    done
+    try "cannot remove $conf" rm -f "$conf"
+    # What else is in there is not ours; and a link stays of use.
+    if [ -z "$is_link" ]; then rmdir "$dir" 2>/dev/null || true; fi
     say "wiped $dir"
 }
 
-declare -a launched=() log_offset=()
+declare -a launched=() log_offset=() running=() said=()
 [ $# -ge 1 ] || misuse "which command?"
 command=$1
 shift
@@ -286,7 +425,7 @@ case $command in
     stop) stop ;;
     status) status ;;
     wipe) wipe ;;
-    kill) need_id "$@"; signal KILL "$1"; wait_gone "$1"; rm -f "$dir/$1.pid"; say "member $1 is killed" ;;
+    kill) need_id "$@"; signal KILL "$1"; wait_gone "$1" || die "member $1 is killed and still there"; rm -f "$dir/$1.pid"; say "member $1 is killed" ;;
     restart) need_id "$@"; restart "$1" ;;
     pause) need_id "$@"; signal STOP "$1"; say "member $1 is paused" ;;
     resume) need_id "$@"; signal CONT "$1"; say "member $1 goes on" ;;

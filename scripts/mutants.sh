@@ -12,6 +12,7 @@
 # All happens in a copy of the tree in target/mutants, with a target directory of its own; the first build there takes a
 # minute or two longer. All bugs together took 14 minutes on two busy cores; two idle ones should need less than ten.
 # Exit status: 0 if all are caught; 1 if one is not, or its patch does not apply or does not build any more.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/mutants.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -2,6 +2,7 @@
 # Runs the simulator with fresh seeds on all cores for so many minutes: scripts/soak.sh MINUTES [FIRST_SEED]
 # Prints what it has done every ten seconds and at the end. Stops at the first violation, names its seed and says how to
 # replay it; the exit status is then not zero. Needs Rust and nothing else.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/soak.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

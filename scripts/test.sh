@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change is merged. Needs Rust and nothing else; stops at the first failure.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/test.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

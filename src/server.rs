@@ -20,7 +20,7 @@ use crate::node::{
     FRAME_LEN_MIN, Gate, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
 };
 use crate::raft::{Index, MemberId, RoleName, Standing};
-use crate::rpc::{Call, Channel, Done, Limits, Server, ServerError, Service};
+use crate::rpc::{Call, Channel, Done, Limits, Server, ServerError, Service, Status, StatusCode};
 use crate::storage::{DataDir, Identity, StorageError};
 
 mod http;
@@ -236,7 +236,7 @@ impl Member {
         let node_config = NodeConfig { id, members: peers, timing, snapshot_log_bytes, read_mode };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
-        let admin = Admin { node: handle.clone(), members: members.len(), read_mode };
+        let admin = Admin { node: handle.clone(), members: members.clone(), read_mode };
         let kv = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members)));
         let admin = AdminRpcService::new(Arc::new(admin));
         let server = Server::builder()
@@ -473,7 +473,7 @@ impl<S: Service> Service for Gated<S> {
 
 struct Admin {
     node: NodeHandle<Store>,
-    members: usize,
+    members: Members,
     read_mode: ReadMode,
 }
 
@@ -497,15 +497,22 @@ impl AdminRpc for Admin {
             different_members: self.node.different_members().iter().map(|id| id.0).collect(),
             is_joining: status.is_joining,
             disk: disk(&self.node).to_owned(),
-            members: self.members as u32,
+            members: self.members.len() as u32,
             durability: DURABILITY.to_owned(),
             read_mode: self.read_mode.as_str().to_owned(),
+            pid: std::process::id(),
         });
     }
 
     fn transfer(&self, args: TransferArgs, done: Done<TransferReply>) {
+        let to = MemberId(args.to);
+        if self.members.addr(to).is_none() {
+            let members = &self.members;
+            let words = format!("there is no member {to}; the members are {members}");
+            return done.fail(Status::new(StatusCode::BadArguments, words));
+        }
         let is_leader = self.node.status().role.role == RoleName::Leader;
-        self.node.transfer(Some(MemberId(args.to)));
+        self.node.transfer(Some(to));
         done.run(TransferReply { is_leader });
     }
 

@@ -6,9 +6,12 @@ mod process_support;
 use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpListener;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use process_support::*;
 use syncraft::clerk::Clerk;
@@ -94,9 +97,163 @@ fn the_leadership_goes_to_whom_the_operator_names() {
         assert!(done.status.success(), "{}", stderr(&done));
         assert_eq!(cluster.leader(), id);
     }
-    let nobody = ["transfer", "9", "--timeout", "1s", "--members", &cluster.members()];
-    assert_eq!(syncraft(&nobody).status.code(), Some(3));
+    // Nobody waits for a member that there cannot be, ...
+    let members = cluster.members();
+    for id in ["9", "0"] {
+        let (refused, began) =
+            (["transfer", id, "--timeout", "10m", "--members", &members], Instant::now());
+        let refused = syncraft(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(&format!("there is no member {id}")));
+        assert!(began.elapsed() < Duration::from_secs(60), "at once: {:?}", began.elapsed());
+    }
+    // ... and one that is away is named.
+    let away = (1..=3).find(|&id| id != cluster.leader()).unwrap();
+    cluster.kill(away);
+    let id = away.to_string();
+    let late = syncraft(&["transfer", &id, "--timeout", "1s", "--members", &members]);
+    assert_eq!(late.status.code(), Some(3), "{}", stderr(&late));
+    assert!(stderr(&late).contains(&format!("member {id} is away")), "{}", stderr(&late));
     cluster.clerk().put("k", "v").expect("and the cluster goes on");
+}
+
+/// The port of `--http` is told from a member at once: what it was sent was certainly not applied.
+#[test]
+fn an_http_port_is_named_at_once() {
+    let mut cluster = Processes::start(1);
+    let http = Port::free().unwrap().addr().to_string();
+    cluster.kill(1);
+    cluster.restart_with(1, &["--http", &http]);
+    cluster.wait_ready();
+    let began = Instant::now();
+    for args in [
+        &["put", "k", "v"][..],
+        &["append", "k", "v"],
+        &["get", "k"],
+        &["get", "--stale", "k"],
+        &["status"],
+        &["transfer", "1"],
+        &["snapshot"],
+        &["wait-ready"],
+        &["bench", "put"],
+    ] {
+        let output = syncraft(&[args, &["--timeout", "10m", "--members", &http]].concat());
+        let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {said}");
+        assert!(
+            said.contains(&format!("{http} speaks HTTP, not this protocol")),
+            "{args:?}: {said}"
+        );
+    }
+    assert!(began.elapsed() < Duration::from_secs(120), "at once: {:?}", began.elapsed());
+    // Among members it is passed over.
+    let list = format!("{http},{}", cluster.ports[0].addr());
+    for args in [&["put", "k", "v"][..], &["get", "k"], &["transfer", "1"]] {
+        let output = syncraft(&[args, &["--members", &list]].concat());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    }
+}
+
+/// `ld.so ./syncraft server ...`, as where the system's own loader will not do: the program of the process is the loader.
+#[test]
+fn a_server_starts_through_the_loader() {
+    const LOADERS: [&str; 3] =
+        ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-linux-armhf.so.3"];
+    let Some(loader) = LOADERS.into_iter().find(|loader| Path::new(loader).exists()) else {
+        return eprintln!("not tried: this system has none of {LOADERS:?}");
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let port = Port::free().unwrap();
+    let members = format!("1={}", port.addr());
+    let direct = server(1, &members, &dir.path().join("1"));
+    let mut command = Command::new(loader);
+    command.arg(direct.get_program()).args(direct.get_args()).env_remove("MALLOC_ARENA_MAX");
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let put = syncraft(&["put", "k", "v", "--timeout", "30s", "--members", &members]);
+    let stopped = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{}", stderr(&put));
+    assert!(stopped.success() && put.status.success(), "{}", stderr(&put));
+}
+
+/// Each thread that is not to be had is an error in words, or there are others to do its work.
+#[test]
+fn commands_do_with_few_threads_or_say_so() {
+    let cluster = Processes::start(3);
+    cluster.clerk().put("k", "v").unwrap();
+    let members = cluster.members();
+    // Root is not bound by the limit, so the commands run as somebody else, who must be allowed to run the program; and who
+    // has no other process, as these count.
+    let is_root = rustix::process::geteuid().is_root();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("syncraft");
+    fs::copy(SYNCRAFT, &program).unwrap();
+    let uid = 1_000_000 + std::process::id();
+    let limits = match is_root {
+        true => vec![1, 2, 3, 5, 6, 12, 20],
+        // With other processes of the user there, this one is to get no thread at all.
+        false => vec![1],
+    };
+    if !is_root {
+        eprintln!("not root: tried with no thread at all only");
+    }
+    for limit in limits {
+        for (args, least) in [
+            (&["get", "k"][..], 2),
+            (&["put", "k", "v"], 2),
+            (&["status"], 2),
+            (&["transfer", "1"], 2),
+            (&["snapshot"], 2),
+            (&["wait-ready"], 2),
+            (&["bench", "put", "--seconds", "0.1", "--warm-up", "0s"], 12),
+        ] {
+            let mut command = Command::new("bash");
+            let limited = format!("ulimit -u {limit} && exec \"$@\"");
+            command.args(["-c", &limited, "limited"]).arg(&program).args(args);
+            // With a thread it has all the time that a busy machine needs.
+            let timeout = if limit == 1 { "1s" } else { "30s" };
+            command.args(["--timeout", timeout, "--members", &members]);
+            if is_root {
+                command.uid(uid).gid(uid);
+            }
+            let output = command.output().unwrap();
+            let (code, said) = (output.status.code(), stderr(&output));
+            assert!(!said.contains("panicked"), "{args:?} of {limit}: {said}");
+            assert!([Some(0), Some(3)].contains(&code), "{args:?} of {limit}: {code:?} {said}");
+            if code == Some(3) {
+                let all = said.clone() + &String::from_utf8_lossy(&output.stdout);
+                assert!(all.contains("thread"), "{args:?} of {limit}: {all}");
+            }
+            if limit >= least {
+                assert_eq!(code, Some(0), "{args:?} of {limit}: {said}");
+            }
+            if limit == 1 {
+                assert_eq!(code, Some(3), "the limit does not hold: {args:?}");
+            }
+        }
+    }
+}
+
+/// Members that are frozen take a command no longer than it was given.
+#[test]
+fn no_command_waits_longer_than_its_timeout() {
+    let cluster = Processes::start(1);
+    let members = cluster.members();
+    cluster.signal(1, "-STOP");
+    for args in
+        [&["bench", "put"][..], &["status"], &["transfer", "1"], &["wait-ready"], &["get", "k"]]
+    {
+        // On a busy machine one may take longer for no fault of its own.
+        let took = |_| {
+            let began = Instant::now();
+            let output = syncraft(&[args, &["--timeout", "200ms", "--members", &members]].concat());
+            assert_eq!(output.status.code(), Some(3), "{args:?}: {}", stderr(&output));
+            began.elapsed()
+        };
+        let quickest = (0..5).map(took).min().unwrap();
+        assert!(quickest < Duration::from_millis(1500), "{args:?}: {quickest:?}");
+    }
+    cluster.signal(1, "-CONT");
 }
 
 #[test]
@@ -277,13 +434,13 @@ fn bench_measures_what_it_says() {
         ["bench", "put", "--seconds", "3", "--clients", "16", "--json", "--members", &members];
     let disturbed = Command::new(env!("CARGO_BIN_EXE_syncraft"))
         .args(args)
-        .stdout(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let before = clerk.get("bench-0000000001").unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while clerk.get("bench-0000000001").unwrap() == before {
-        assert!(std::time::Instant::now() < deadline, "it writes nothing");
+        assert!(Instant::now() < deadline, "it writes nothing");
     }
     let leader = cluster.leader();
     cluster.kill(leader);

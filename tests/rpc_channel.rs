@@ -451,7 +451,7 @@ fn a_server_that_answers_nonsense_loses_the_connection_only() {
     let channel = channel(listener.local_addr().unwrap()).lazy();
     let unknown_call = frame(&ReplyHead { call_id: 999, ..ReplyHead::default() }, b"");
     let cases = [
-        (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), Some("HTTP, not this protocol")),
+        (b"HTTQ/1.1 400 Bad Request\r\n".to_vec(), Some("it does not speak this protocol")),
         (vec![0xff; 8], Some("it does not speak this protocol, it seems")),
         (vec![0; 8], Some("a header of 0 bytes")),
         (unknown_call, None),

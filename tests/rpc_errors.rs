@@ -10,8 +10,8 @@ use rpc_support::peers::*;
 use rpc_support::*;
 use serde::{Deserialize, Serialize, Serializer};
 use syncraft::rpc::{
-    Bincode, CallError, CallOptions, Channel, Deadline, FrameLimits, Framing, Method, Pending,
-    StatusCode,
+    Bincode, CallError, CallOptions, Channel, Deadline, FrameLimits, Framing, Limits, Method,
+    Pending, Status, StatusCode,
 };
 use syncraft::testing::Port;
 
@@ -95,10 +95,58 @@ fn an_answer_that_does_not_come_is_timed_out_and_says_whether_the_call_was_sent(
     }
 }
 
+/// Its first bytes say that nobody there runs calls: no call has run, and the next ones need not be tried.
+#[test]
+fn another_protocol_is_named_and_ran_nothing() {
+    let answers: [(&[u8], &str); 3] = [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP"),
+        (&[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28], "TLS"),
+        (&[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x46], "TLS"),
+    ];
+    for (bytes, name) in answers {
+        let error = error_of(|server, _| {
+            server.send(bytes);
+            server.expect_closed();
+        });
+        let CallError::OtherProtocol { protocol, .. } = &error else { panic!("{error}") };
+        assert_eq!(*protocol, name);
+        assert!(error.to_string().contains(&format!("speaks {name}, not this protocol")));
+        assert!(!error.may_have_run());
+    }
+    // Behind a reply it is nonsense like any other: the server has run calls before.
+    let (listener, channel) = raw_server(LIMIT);
+    let ([answered, lost, _], mut server, ids) = three(&channel, &listener);
+    server.answer(ids[0], "x");
+    server.send(b"HTTP/1.1 502 Bad Gateway\r\n\r\n");
+    assert_eq!(answered.wait().unwrap(), echo("x"));
+    let error = lost.wait().unwrap_err();
+    assert!(matches!(error, CallError::BadFrame { .. }) && error.may_have_run(), "{error}");
+}
+
+/// What fails is said first, and why it failed last: of a long message both arrive.
+#[test]
+fn a_long_message_arrives_with_its_reason() {
+    let (server, service) = serve(Limits::default());
+    let channel = channel(server.local_addr()).lazy();
+    let claim = pending(&channel, "Hold", "x", soon());
+    service.wait_held(1);
+    let words = format!("cannot open /{}: no space left", "a".repeat(2000));
+    for (_, call) in service.take_held() {
+        call.fail(Status::new(StatusCode::Internal, words.clone()));
+    }
+    let error = claim.wait().unwrap_err();
+    let CallError::Refused { status, .. } = &error else { panic!("{error}") };
+    let message = &status.message;
+    assert!(message.starts_with("cannot open /aaaa"), "{message}");
+    assert!(message.contains("a ... a") && message.ends_with("aaaa: no space left"), "{message}");
+    assert!((500..=512).contains(&message.len()), "{}", message.len());
+}
+
 #[test]
 fn what_is_no_frame_is_a_bad_frame() {
     let noise: [&[u8]; 5] = [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        // Not the version of a TLS alert.
+        &[0x15, 0x03, 0x09, 0x00, 0x02],
         &[0xff; 64],
         &[0; 64],
         &[4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],

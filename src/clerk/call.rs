@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{ClerkError, ClerkErrorKind, Reason};
 use super::pool::{Pool, Target, UnderWay};
-use super::route::{Route, Step};
+use super::route::{MemberSet, Route, Step};
 use crate::kv::proto::{KvServerRpcStub, LeaderHint};
 use crate::rpc::{CallError, StatusCode};
 
@@ -69,6 +69,8 @@ pub(super) struct Call<'a> {
     route: Route,
     asked: Vec<String>,
     may_have_run: bool,
+    /// Those whose port speaks another protocol: no member of any cluster.
+    strangers: MemberSet,
     last: Reason,
 }
 
@@ -94,6 +96,7 @@ impl<'a> Call<'a> {
             route: Route::new(pool.leader()),
             asked: Vec::new(),
             may_have_run: false,
+            strangers: 0,
             last: Reason::NoTime,
         }
     }
@@ -124,7 +127,8 @@ impl<'a> Call<'a> {
         mut attempt: impl FnMut(&KvServerRpcStub, Instant) -> Result<Verdict<R>, CallError>,
     ) -> Result<R, ClerkError> {
         loop {
-            match self.route.step(self.pool.len(), self.pool.silent(Instant::now())) {
+            let avoid = self.pool.silent(Instant::now()) | self.strangers;
+            match self.route.step(self.pool.len(), avoid) {
                 Step::Pause(pause) => self.wait(with_jitter(pause).min(self.left() / 2))?,
                 Step::Wait(pause) => self.wait(with_jitter(pause))?,
                 Step::Ask(member) => {
@@ -255,6 +259,13 @@ impl<'a> Call<'a> {
         }
         if is_refusal_of_request(&error) && !self.may_have_run {
             return Err(self.reject(Reason::Call(error)));
+        }
+        if matches!(error, CallError::OtherProtocol { .. }) {
+            self.strangers |= 1 << member;
+            // Nobody is left who could do it, however long we waited.
+            if self.strangers.count_ones() as usize >= self.pool.len() {
+                return Err(self.fail(Reason::Call(error)));
+            }
         }
         self.last = Reason::Call(error);
         Ok(())

@@ -251,6 +251,13 @@ impl Clerk {
         Ok(Stale { value, age_max })
     }
 
+    /// This Clerk with another timeout for its calls.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Clerk {
+        self.timeout = timeout.min(TIMEOUT_MAX);
+        self
+    }
+
     fn over(pool: Arc<Pool>, timeout: Duration) -> Clerk {
         let session = Mutex::new(Session::new(&pool));
         Clerk { pool, session, timeout }

@@ -4,12 +4,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use syncraft::clerk::Endpoints;
-use syncraft::rpc::Channel;
+use syncraft::rpc::{CallError, Channel, StatusCode};
 use syncraft::server::proto::{AdminRpcStub, SnapshotArgs, StatusReply, TransferArgs};
 
 use super::args::{self, Common};
-use super::status::{Answer, ask_all};
-use super::{Exit, Failure, Outcome};
+use super::output::tell;
+use super::status::{Answer, ask_all, check_protocol, with_reason};
+use super::{Exit, Failure, Outcome, chain};
 
 /// Between looks.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
@@ -23,8 +24,9 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
     let mut ask_at = Instant::now();
     loop {
         let answers = ask_all(&endpoints, deadline);
+        check_protocol(&answers)?;
         let Some((addr, leader)) = leader(&answers) else {
-            wait(deadline, "nobody leads")?;
+            wait(deadline, &with_reason("nobody leads", &answers))?;
             continue;
         };
         if leader.id == args.id {
@@ -34,10 +36,29 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
         if Instant::now() >= ask_at {
             ask_at = Instant::now() + ASK_PAUSE;
             let order = TransferArgs { to: args.id };
-            let asked = stub(addr).transfer(&order, deadline);
-            asked.map_err(|error| Failure::not_applied(error.to_string()))?;
+            stub(addr).transfer(&order, deadline).map_err(refused)?;
         }
-        wait(deadline, &format!("member {} still leads", leader.id))?;
+        wait(deadline, &why_not_yet(&answers, leader.id, args.id))?;
+    }
+}
+
+/// A leader that refuses the order knows that nobody can carry it out: the mistake is in the command.
+fn refused(error: CallError) -> Failure {
+    match error {
+        CallError::Refused { status, .. } if status.code == StatusCode::BadArguments => {
+            Failure::usage(status.message)
+        }
+        error => error.into(),
+    }
+}
+
+fn why_not_yet(answers: &[Answer], leader: u64, heir: u64) -> String {
+    let is_heir = |answer: &&Answer| answer.endpoint.id.is_some_and(|id| id.0 == heir);
+    match answers.iter().find(is_heir).map(|answer| &answer.reply) {
+        Some(Err(error)) => {
+            format!("member {leader} still leads, and member {heir} is away: {}", chain(error))
+        }
+        _ => format!("member {leader} still leads"),
     }
 }
 
@@ -46,15 +67,18 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
     let mut wanted: Vec<(String, u64)> = Vec::new();
-    for answer in ask_all(&endpoints, deadline) {
+    let answers = ask_all(&endpoints, deadline);
+    check_protocol(&answers)?;
+    let nobody = with_reason("no member answers", &answers);
+    for answer in answers {
         let addr = answer.endpoint.addr;
         match answer.reply.and_then(|_| stub(&addr).snapshot(&SnapshotArgs {}, deadline)) {
             Ok(reply) => wanted.push((addr, reply.index)),
-            Err(error) => log::warn!("{error}"),
+            Err(error) => tell(&format_args!("syncraft: {}", chain(&error))),
         }
     }
     if wanted.is_empty() {
-        return Err(Failure::not_applied("no member answers"));
+        return Err(Failure::not_applied(nobody));
     }
     while let Some((addr, index)) = wanted.pop() {
         let only: Endpoints =

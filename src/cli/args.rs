@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
     name = "syncraft",
     version,
     propagate_version = true,
-    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe; 4 a write may or may not have happened."
+    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe (also a result that cannot be written to standard output); 4 a write may or may not have happened."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub(crate) struct Common {
     /// The cluster: 1=HOST:PORT,2=HOST:PORT,... (clients may leave out the ids)
     #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
     pub(crate) members: Option<String>,
-    /// How long a command may take: 500ms, 2s, 1m
+    /// How long a command may take: 500ms, 2s, 1m30s
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }
@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Append(WriteArgs),
     /// Ask every member how it is; exit status 3 unless most of them agree on a leader
     Status(StatusArgs),
-    /// Hand the leadership over to member ID; exit status 3 if it does not come to that in time
+    /// Hand the leadership over to member ID; exit status 3 if it does not lead in time, 2 if there is no such member
     Transfer(TransferArgs),
     /// Have every member that answers write a snapshot now, and shorten its log by it
     Snapshot,
@@ -196,19 +196,36 @@ fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
-/// `500ms`, `2s`, `1.5s`, `1m`, `1h`: a number and its unit.
+/// `500ms`, `2s`, `1.5s`, `1m30s`: numbers with their units, the largest unit first, each unit at most once.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 4] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let number_len = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
-    let (number, unit) = text.split_at(number_len);
-    let seconds = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
-    let (Some(seconds), Ok(number)) = (seconds, number.parse::<f64>()) else {
-        return Err("a time is a number and a unit (ms, s, m, h): 500ms, 2s, 1m".to_owned());
-    };
-    match Duration::try_from_secs_f64(number * seconds) {
+    const UNITS: [(&str, f64); 4] = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001)];
+    let (mut units, mut rest, mut seconds) = (UNITS.iter(), text, 0.0);
+    loop {
+        let number = leading(rest, |byte| byte.is_ascii_digit() || *byte == b'.');
+        let unit = leading(&rest[number.len()..], u8::is_ascii_alphabetic);
+        rest = &rest[number.len() + unit.len()..];
+        // The search goes on behind the last unit that was found.
+        let unit_seconds = units.find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
+        let (Some(unit_seconds), Ok(number)) = (unit_seconds, number.parse::<f64>()) else {
+            return Err(
+                "a time is a number and a unit (h, m, s, ms), or several: 500ms, 2s, 1m30s"
+                    .to_owned(),
+            );
+        };
+        seconds += number * unit_seconds;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    match Duration::try_from_secs_f64(seconds) {
         Ok(time) if !time.is_zero() => Ok(time),
         _ => Err("a time must be longer than nothing, and not longer than centuries".to_owned()),
     }
+}
+
+/// The longest beginning of `text` whose bytes, all of them ASCII, are as wanted.
+fn leading(text: &str, is_wanted: impl Fn(&u8) -> bool) -> &str {
+    &text[..text.bytes().take_while(is_wanted).count()]
 }
 
 #[cfg(test)]
@@ -232,9 +249,31 @@ mod tests {
         check("1.5s", Some(1500));
         check("1m", Some(60_000));
         check("1h", Some(3_600_000));
-        for wrong in
-            ["", "10", "s", "-1s", "1 s", "1d", "0s", "1..2s", "1e99s", "9999999999999999999999h"]
-        {
+        check("1m30s", Some(90_000));
+        check("1h1m1s1ms", Some(3_661_001));
+        check("1h0.5s", Some(3_600_500));
+        check("0m1s", Some(1000));
+        for wrong in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1 s",
+            "1d",
+            "0s",
+            "1..2s",
+            "1e99s",
+            "9999999999999999999999h",
+            "1m30",
+            "30s1m",
+            "1s1s",
+            "1m 30s",
+            "1m-30s",
+            "m30s",
+            "1m30s!",
+            "1s\u{20AC}",
+            "0m0s",
+        ] {
             check(wrong, None);
         }
     }

@@ -11,7 +11,8 @@ use syncraft::clerk::{Clerk, ClerkError, Stale};
 use syncraft::kv::VALUE_LEN_MAX;
 
 use super::args::{Common, GetArgs, WriteArgs};
-use super::{Exit, Failure, Outcome, print, status};
+use super::output::{print, tell};
+use super::{Exit, Failure, Outcome, status};
 
 /// Between looks at whether the leader can write.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
@@ -49,7 +50,7 @@ fn get_stale(
     age_max: Option<Duration>,
 ) -> Result<Option<Bytes>, ClerkError> {
     let Stale { value, age_max } = clerk.get_stale(key, age_max)?;
-    eprintln!("at most {:.3} s old", age_max.as_secs_f64());
+    tell(&format_args!("at most {:.3} s old", age_max.as_secs_f64()));
     Ok(value)
 }
 
@@ -57,9 +58,11 @@ fn get_stale(
 /// disk takes them.
 pub(super) fn wait_ready(common: &Common) -> Outcome {
     let not_ready = |why: &dyn Display| Failure::not_applied(format!("not ready: {why}"));
-    let (endpoints, deadline) = (common.endpoints()?, Instant::now() + common.timeout());
+    let (endpoints, clerk) = (common.endpoints()?, common.clerk()?);
+    let deadline = Instant::now() + common.timeout();
     loop {
-        common.clerk()?.get(b"").map_err(|error| not_ready(&error))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        clerk.clone().with_timeout(left).get(b"").map_err(|error| not_ready(&error))?;
         let answers = status::ask_all(&endpoints, deadline.min(Instant::now() + POLL_TIMEOUT));
         let Some((id, disk)) = status::leader_that_cannot_write(&answers) else {
             return Ok(Exit::Done);

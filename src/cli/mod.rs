@@ -5,24 +5,30 @@
 //! | 0 | done |
 //! | 1 | the key is absent |
 //! | 2 | wrong usage, a value over its limit among it |
-//! | 3 | not applied: it did not happen, and trying again is safe; a server that cannot start, or failed |
+//! | 3 | not applied: it did not happen, and trying again is safe; a server that cannot start, or failed; a result that cannot be written |
 //! | 4 | the outcome is unknown: it may have happened |
 //!
-//! Results go to standard output, everything else to standard error, an error as one line that begins with `syncraft: `.
+//! Results go to standard output, everything else to standard error, an error as one line that begins with `syncraft: `. What
+//! happens when one of them cannot be written stands in `output`.
 
 mod admin;
 mod args;
 mod bench;
 mod kv;
+mod output;
 mod server;
 mod status;
 
-use std::io::{self, Write};
+use std::error::Error;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Parser;
+use signal_hook::consts::SIGXFSZ;
 use syncraft::clerk::{BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints};
+use syncraft::rpc::CallError;
 
 use args::{Args, Command, Common};
 
@@ -45,15 +51,28 @@ struct Failure {
 
 type Outcome = Result<Exit, Failure>;
 
-/// Parses the command line and runs it. Clap itself ends the process for `--help` (0), `--version` (0) and wrong usage (2).
+/// Parses the command line and runs it.
 pub(crate) fn run() -> ExitCode {
-    let Args { common, command } = Args::parse();
-    let exit = dispatch(&common, command).unwrap_or_else(|failure| {
-        // Where standard error is gone there is nobody to tell.
-        let _ = writeln!(io::stderr(), "syncraft: {}", failure.line);
+    outlive_file_size_limit();
+    let outcome = match Args::try_parse() {
+        Ok(Args { common, command }) => dispatch(&common, command),
+        Err(usage) => {
+            let exit = if usage.use_stderr() { Exit::Usage } else { Exit::Done };
+            output::print_usage(&usage).map(|()| exit)
+        }
+    };
+    let exit = outcome.unwrap_or_else(|failure| {
+        output::tell(&format_args!("syncraft: {}", failure.line));
         failure.exit
     });
     ExitCode::from(exit as u8)
+}
+
+/// A file that would grow over the limit of the system (`ulimit -f`) is a failed write, as a full disk is. Without a handler
+/// the signal would end the process.
+fn outlive_file_size_limit() {
+    // Where there is no handler to be had, the limit is deadly and everything else works.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 fn dispatch(common: &Common, command: Command) -> Outcome {
@@ -119,14 +138,43 @@ impl From<ClerkError> for Failure {
     }
 }
 
-/// Writes results. A reader that has gone away (`| head`) wants no more of them: no error.
-fn print(bytes: &[&[u8]]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    let written = bytes.iter().try_for_each(|part| out.write_all(part)).and_then(|()| out.flush());
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::not_applied(format!("cannot write the result: {error}")))
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Failure {
+        Failure::not_applied(chain(&error))
+    }
+}
+
+/// An error and its causes in one line. A cause that an error has in its own words already is not said twice.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !line.ends_with(&words) {
+            line += &format!(": {words}");
         }
-        _ => Ok(()),
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_chain_says_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        enum Outer {
+            #[error("no thread: {0}")]
+            Says(#[source] io::Error),
+            #[error("cannot listen")]
+            Keeps(#[source] io::Error),
+        }
+        let cause = || io::Error::other("the system has none");
+        assert_eq!(chain(&Outer::Says(cause())), "no thread: the system has none");
+        assert_eq!(chain(&Outer::Keeps(cause())), "cannot listen: the system has none");
     }
 }

@@ -1,7 +1,9 @@
 //! `server`: runs one member until it is told to stop, or has to.
 
-use std::fmt::Display;
+use std::error::Error;
+use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +19,8 @@ use syncraft::rpc::Limits;
 use syncraft::server::{Config, Member, StartError};
 
 use super::args::{Common, ReadModeArg, ServerArgs};
-use super::{Exit, Failure, Outcome, print};
+use super::output::print;
+use super::{Exit, Failure, Outcome, chain};
 
 /// Between looks at whether to go on.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
@@ -44,7 +47,12 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
         | StartError::Timing(_) => Failure::usage(error.to_string()),
         error => cannot_start(&error),
     })?;
-    print(&[format!("member {id} serves on {}\n", member.addr()).as_bytes()])?;
+    // A member serves whether or not anybody can be told.
+    if let Err(Failure { line, .. }) =
+        print(&[format!("member {id} serves on {}\n", member.addr()).as_bytes()])
+    {
+        log::warn!("{line}");
+    }
     while !stop.load(Ordering::Relaxed) {
         if let Some(failure) = member.failure() {
             return Err(Failure::not_applied(format!("member {id} stops: {}", chain(&failure))));
@@ -61,6 +69,7 @@ fn limit_arenas() {
     if cfg!(target_env = "gnu")
         && std::env::var_os(ARENAS_VAR).is_none()
         && let Ok(program) = std::env::current_exe()
+        && holds_this_code(&program)
     {
         let mut names = std::env::args_os();
         let mut command = Command::new(program);
@@ -68,6 +77,24 @@ fn limit_arenas() {
         // It only returns if that failed: then with more memory.
         let _ = command.exec();
     }
+}
+
+/// Whether this code stands in that file. Started through the loader (`ld-linux.so ./syncraft server ...`), the program of
+/// the process is the loader, which would take our arguments for its own.
+fn holds_this_code(program: &Path) -> bool {
+    let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return false };
+    let here = limit_arenas as fn() as usize;
+    let is_here = |range: &str| {
+        let (begin, end) = range.split_once('-')?;
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        Some((number(begin)?..number(end)?).contains(&here))
+    };
+    // A range of addresses, four columns that say nothing here, and the file.
+    let file = maps.lines().find_map(|line| {
+        let mut columns = line.splitn(6, ' ');
+        is_here(columns.next()?)?.then(|| columns.nth(4).unwrap_or_default().trim_start())
+    });
+    file.is_some_and(|file| Path::new(file) == program)
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
@@ -128,13 +155,8 @@ fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn cannot_start(error: &dyn Display) -> Failure {
-    Failure::not_applied(format!("cannot start: {error}"))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(|error| error.to_string()).collect::<Vec<_>>().join(": ")
+fn cannot_start(error: &dyn Error) -> Failure {
+    Failure::not_applied(format!("cannot start: {}", chain(error)))
 }
 
 #[cfg(test)]

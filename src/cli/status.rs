@@ -1,8 +1,8 @@
 //! `status`: every member is asked at the same time, and those that do not answer are shown as well.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::fmt::Write;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use syncraft::server::proto::{AdminRpcStub, StatusArgs, StatusReply};
 use syncraft::server::{DISK_OK, STATE_DIVERGED};
 
 use super::args::{self, Common};
-use super::{Exit, Failure, Outcome, print};
+use super::output::print;
+use super::{Exit, Failure, Outcome, chain};
 
 /// How long one member may take. A status that waits for a dead machine is of no use while things are going wrong.
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,17 +40,50 @@ pub(super) fn status(common: &Common, args: args::StatusArgs) -> Outcome {
 }
 
 pub(super) fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
-    thread::scope(|scope| {
-        let asked: Vec<_> = endpoints
-            .iter()
-            .map(|endpoint| (endpoint.clone(), scope.spawn(move || ask(&endpoint.addr, deadline))))
-            .collect();
-        let answer = |(endpoint, thread): (Endpoint, thread::ScopedJoinHandle<'_, _>)| Answer {
-            endpoint,
-            reply: thread.join().expect("asking does not panic"),
+    let mut answers: Vec<Answer> = thread::scope(|scope| {
+        let begin = |endpoint: &Endpoint| {
+            let addr = endpoint.addr.clone();
+            thread::Builder::new().spawn_scoped(scope, move || ask(&addr, deadline))
         };
+        let asked: Vec<_> = endpoints.iter().map(|endpoint| (endpoint, begin(endpoint))).collect();
+        let answer =
+            |(endpoint, thread): (&Endpoint, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
+                let (addr, endpoint) = (endpoint.addr.clone(), endpoint.clone());
+                let reply = match thread {
+                    Ok(thread) => thread.join().expect("asking does not panic"),
+                    Err(source) => Err(CallError::NotSent { addr, source }),
+                };
+                Answer { endpoint, reply }
+            };
         asked.into_iter().map(answer).collect()
-    })
+    });
+    // Where threads or descriptors are short, those that got none are asked one after another.
+    for answer in answers.iter_mut().filter(|answer| was_short_of_something(answer)) {
+        answer.reply = ask(&answer.endpoint.addr, deadline);
+    }
+    answers
+}
+
+/// Of threads, or of open files.
+fn was_short_of_something(answer: &Answer) -> bool {
+    let Err(CallError::NotSent { source, .. }) = &answer.reply else { return false };
+    source.kind() == io::ErrorKind::WouldBlock
+        || source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
+}
+
+/// `words`, and why the first member that did not answer did not.
+pub(super) fn with_reason(words: &str, answers: &[Answer]) -> String {
+    let error = answers.iter().find_map(|answer| answer.reply.as_ref().err());
+    error.map_or_else(|| words.to_owned(), |error| format!("{words}: {}", chain(error)))
+}
+
+/// Fails if every address speaks another protocol: then no member will ever answer.
+pub(super) fn check_protocol(answers: &[Answer]) -> Result<(), Failure> {
+    let is_other = |answer: &Answer| matches!(&answer.reply, Err(CallError::OtherProtocol { .. }));
+    match answers.iter().all(is_other).then(|| answers.first()).flatten() {
+        Some(Answer { reply: Err(error), .. }) => Err(Failure::not_applied(chain(error))),
+        _ => Ok(()),
+    }
 }
 
 fn ask(addr: &str, deadline: Instant) -> Result<StatusReply, CallError> {
@@ -114,6 +148,8 @@ enum AnswerJson<'a> {
         joining: bool,
         /// Null if the member's version does not say.
         disk: Option<&'a str>,
+        /// The process that answers; null if the member's version does not say.
+        pid: Option<u32>,
     },
     Error {
         error: String,
@@ -142,8 +178,9 @@ fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
             different_members: &reply.different_members,
             joining: reply.is_joining,
             disk: Some(&reply.disk[..]).filter(|disk| !disk.is_empty()),
+            pid: Some(reply.pid).filter(|pid| *pid != 0),
         },
-        Err(error) => AnswerJson::Error { error: one_line(error) },
+        Err(error) => AnswerJson::Error { error: chain(error) },
     };
     MemberJson { id, addr: &endpoint.addr, reachable: reply.is_ok(), answer }
 }
@@ -215,20 +252,9 @@ fn row(Answer { endpoint, reply }: &Answer) -> Vec<String> {
         }
         Err(error) => {
             let id = endpoint.id.map_or("?".to_owned(), |id| id.to_string());
-            vec![id, endpoint.addr.clone(), format!("unreachable: {}", one_line(error))]
+            vec![id, endpoint.addr.clone(), format!("unreachable: {}", chain(error))]
         }
     }
-}
-
-/// An error and its causes.
-fn one_line(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(line, ": {error}");
-        cause = error.source();
-    }
-    line
 }
 
 #[cfg(test)]
@@ -261,6 +287,7 @@ mod tests {
             different_members: Vec::new(),
             is_joining: false,
             disk: DISK_OK.to_owned(),
+            pid: 4711,
             ..Default::default()
         })
     }
@@ -312,7 +339,7 @@ ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
 
     #[test]
     fn the_json_has_what_scripts_read() {
-        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"disk":"ok"},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
+        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"disk":"ok","pid":4711},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
         assert_eq!(to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]), expected);
         assert!(to_json(&[answer(1, reply(1, 7, 0))]).contains(r#""leader":null"#));
     }

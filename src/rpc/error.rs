@@ -61,6 +61,14 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The first bytes that came are of another protocol: whoever listens at this address runs no calls. It did not run.
+    #[error("{addr} speaks {protocol}, not this protocol")]
+    OtherProtocol {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// The protocol's name, as in "HTTP".
+        protocol: &'static str,
+    },
     /// An answer came, and it is not a reply of this method. The call may have run.
     #[error("bad reply from {addr}: {reason}")]
     BadReply {
@@ -83,7 +91,9 @@ impl CallError {
     /// Whether the call may have had an effect on the server. `false` is certain: it has not run and never will.
     pub fn may_have_run(&self) -> bool {
         match self {
-            CallError::NotSent { .. } | CallError::Busy { .. } => false,
+            CallError::NotSent { .. }
+            | CallError::Busy { .. }
+            | CallError::OtherProtocol { .. } => false,
             CallError::Refused { status, .. } => status.code.may_have_run(),
             CallError::TimedOut { sent, .. } => *sent,
             CallError::Lost { .. } | CallError::BadReply { .. } | CallError::BadFrame { .. } => {
@@ -184,6 +194,7 @@ mod tests {
             (CallError::Busy { addr: addr(), calls: 1 }, false),
             (CallError::BadReply { addr: addr(), reason: String::new() }, true),
             (CallError::BadFrame { addr: addr(), reason: String::new() }, true),
+            (CallError::OtherProtocol { addr: addr(), protocol: "HTTP" }, false),
             (refused(StatusCode::VersionMismatch), false),
             (refused(StatusCode::ShuttingDown), false),
             (timed_out(true), true),

@@ -132,7 +132,7 @@
 //! |---|---|---|---|
 //! | 1 `call_id` | uint64 | the call's; 0: about the connection, which then ends | a refusal may come before any call |
 //! | 2 `status` | uint32 | 0: OK; else [`StatusCode`] | |
-//! | 3 `message` | string | for people; at most 512 bytes | the header stays under its limit |
+//! | 3 `message` | string | for people; at most 512 bytes; the middle of a longer one is left out | the header stays under its limit |
 //! | 4 `reply_size` | uint32 | bytes of the reply after the header | |
 //! | 5 `retry_after_ms` | uint32 | with "busy": when to try again | |
 //!

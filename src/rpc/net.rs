@@ -80,7 +80,8 @@ pub(super) fn spawn(
     name: String,
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name).stack_size(THREAD_STACK_BYTES).spawn(run)
+    let builder = thread::Builder::new().name(name).stack_size(THREAD_STACK_BYTES);
+    builder.spawn(run).map_err(no_thread)
 }
 
 /// Starts a thread for methods that may need more stack: as much as the standard library gives.
@@ -88,7 +89,12 @@ pub(super) fn spawn_roomy(
     name: String,
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name).spawn(run)
+    thread::Builder::new().name(name).spawn(run).map_err(no_thread)
+}
+
+/// The system's own words, "resource temporarily unavailable", do not say which resource.
+fn no_thread(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the system gives no thread: {error}"))
 }
 
 /// Joins, unless the thread is this one: whoever is asked by a thread to end it cannot wait for it.

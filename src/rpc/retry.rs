@@ -173,7 +173,9 @@ fn may_help(error: &CallError) -> bool {
                 | StatusCode::Unanswered
         ),
         CallError::Lost { .. } | CallError::TimedOut { .. } | CallError::Busy { .. } => true,
-        CallError::BadReply { .. } | CallError::BadFrame { .. } => false,
+        CallError::BadReply { .. }
+        | CallError::BadFrame { .. }
+        | CallError::OtherProtocol { .. } => false,
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 pub struct Status {
     /// What went wrong, for a program.
     pub code: StatusCode,
-    /// What went wrong, for a person. More than 512 bytes are cut before they are sent.
+    /// What went wrong, for a person. The middle of a message of more than 512 bytes is not sent: its beginning says what
+    /// was tried, and its end says why that failed.
     pub message: String,
     /// When it is worth trying again: with [`StatusCode::Busy`], and with [`StatusCode::Unanswered`] when the reply found no
     /// room.
@@ -25,6 +26,20 @@ impl Status {
     pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
         Status { code: StatusCode::Busy, message: message.into(), retry_after: Some(retry_after) }
     }
+}
+
+/// What stands in place of what [`cut_middle`] has taken out.
+const CUT: &str = " ... ";
+
+/// `text` with its middle taken out, so that at most `len_max` bytes are left; that must be enough for [`CUT`].
+pub(super) fn cut_middle(text: &str, len_max: usize) -> String {
+    if text.len() <= len_max {
+        return text.to_owned();
+    }
+    let kept = len_max - CUT.len();
+    let head = &text[..text.floor_char_boundary(kept / 2)];
+    let tail = &text[text.ceil_char_boundary(text.len() - (kept - head.len()))..];
+    [head, CUT, tail].concat()
 }
 
 impl fmt::Display for Status {
@@ -130,6 +145,21 @@ mod tests {
         }
         assert_eq!(StatusCode::from_number(7), StatusCode::Busy);
         assert_eq!(StatusCode::from_number(4_000_000_000), StatusCode::Other(4_000_000_000));
+    }
+
+    #[test]
+    fn a_long_message_keeps_its_beginning_and_its_end() {
+        let check = |text: &str, expected: &str| {
+            let cut = cut_middle(text, 21);
+            assert!(cut.len() <= 21, "{cut}");
+            assert_eq!(cut, expected);
+        };
+        check("", "");
+        check("exactly 21 bytes long", "exactly 21 bytes long");
+        check("cannot open /a/b/c/d: no space", "cannot o ... no space");
+        // A character of several bytes is never cut in two.
+        check(&"\u{1F980}".repeat(9), "\u{1F980}\u{1F980} ... \u{1F980}\u{1F980}");
+        check(&format!("{}zw\u{20AC}", "a".repeat(30)), "aaaaaaaa ... aaazw\u{20AC}");
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn read_path(stream: &mut TcpStream) -> io::Result<Option<String>> {
         stream.set_read_timeout(Some(left))?;
         let len = stream.read(&mut buf)?;
         head.extend_from_slice(&buf[..len]);
-        if len == 0 || head.len() > HEAD_LEN_MAX_BYTES {
+        if len == 0 || head.len() > HEAD_LEN_MAX_BYTES || !is_text(&buf[..len]) {
             return Ok(None);
         }
     }
@@ -134,6 +134,12 @@ fn read_path(stream: &mut TcpStream) -> io::Result<Option<String>> {
         .filter(|_| is_get)
         .map(|target| target.split('?').next().unwrap_or_default().to_owned());
     Ok(path)
+}
+
+/// Whether this may be a part of a request's head. A frame of our RPC is not, nor is a TLS hello: whoever sends one is told at
+/// once what this port speaks.
+fn is_text(bytes: &[u8]) -> bool {
+    !bytes.iter().any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte))
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -181,6 +187,7 @@ fn status(node: &NodeHandle<Store>) -> String {
     let different: Vec<u64> = node.different_members().iter().map(|id| id.0).collect();
     let json = serde_json::json!({
         "id": status.id.0,
+        "pid": std::process::id(),
         "role": status.role.role.as_str(),
         "term": status.role.term.0,
         "leader": status.role.leader.map(|leader| leader.0),

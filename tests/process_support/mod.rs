@@ -11,7 +11,7 @@ use std::time::Duration;
 use syncraft::clerk::Clerk;
 use syncraft::testing::Port;
 
-const SYNCRAFT: &str = env!("CARGO_BIN_EXE_syncraft");
+pub(crate) const SYNCRAFT: &str = env!("CARGO_BIN_EXE_syncraft");
 
 /// Members 1 to `size` as processes.
 pub(crate) struct Processes {

@@ -166,10 +166,8 @@ impl Load {
         let (repairs, to_repair) = unbounded();
         let addr = leader.find().ok_or_else(|| Failure::not_applied("nobody leads"))?;
         let lines = Lines::new(addr, clients, connections);
-        for stub in &lines.stubs {
-            let connected = stub.invoker().connect_now(Instant::now() + self.timeout);
-            connected.map_err(|error| Failure::not_applied(error.to_string()))?;
-        }
+        let deadline = Instant::now() + self.timeout;
+        lines.stubs.iter().try_for_each(|stub| check_line(stub, deadline))?;
         let bytes = (clients * self.work.value_size()) as f64;
         let time_of_bytes = Duration::from_secs_f64(bytes / BYTES_PER_SECOND_MIN);
         let run = Arc::new(Run {
@@ -190,13 +188,24 @@ impl Load {
             repairs,
         });
         let elapsed = thread::scope(|scope| {
-            if run.load.shows_progress {
-                scope.spawn(|| run.show_progress());
-            }
             let ended = EndsRun(&run);
-            for _ in 0..REPAIRERS.min(clients) {
+            for started in 0..REPAIRERS.min(clients) {
                 let (run, clerk, to_repair) = (&run, run.leader.clerk()?, to_repair.clone());
-                scope.spawn(move || run.repair_all(&clerk, &to_repair));
+                let repairer = move || run.repair_all(&clerk, &to_repair);
+                match thread::Builder::new().spawn_scoped(scope, repairer) {
+                    Ok(_) => {}
+                    // Where threads are short, one is enough.
+                    Err(_) if started > 0 => break,
+                    Err(error) => {
+                        return Err(Failure::not_applied(format!(
+                            "cannot start a thread: {error}"
+                        )));
+                    }
+                }
+            }
+            if run.load.shows_progress {
+                // Without a thread for it nothing is shown, and all is measured.
+                let _ = thread::Builder::new().spawn_scoped(scope, || run.show_progress());
             }
             for number in 0..clients {
                 run.begin_next(Client::new(number));
@@ -216,6 +225,16 @@ impl Load {
         let stubs = std::mem::take(&mut run.lines.write().stubs);
         stubs.iter().for_each(|stub| stub.invoker().close());
         Ok(measured)
+    }
+}
+
+/// Connects, and makes one call as the clients will: a channel that gets no thread for that says so now.
+fn check_line(stub: &KvServerRpcStub, deadline: Instant) -> Result<(), Failure> {
+    stub.invoker().connect_now(deadline)?;
+    match stub.get_async(&GetArgs::default(), deadline).wait() {
+        Err(error @ CallError::NotSent { .. }) => Err(error.into()),
+        // Whatever the answer is, there was one.
+        _ => Ok(()),
     }
 }
 
@@ -441,13 +460,14 @@ impl Run {
             ClerkErrorKind::NotApplied if begun.may_have_run => ClerkErrorKind::Unknown,
             kind => kind,
         };
-        if begun.begin.elapsed() >= self.load.timeout {
+        let left = self.load.timeout.saturating_sub(begun.begin.elapsed());
+        if left.is_zero() {
             let words = format!("no answer within {:?}", self.load.timeout);
             return Err(Failed { kind: kind(ClerkErrorKind::NotApplied), words });
         }
         let failed =
             |error: ClerkError| Failed { kind: kind(error.kind()), words: error.to_string() };
-        begun.operation.run(clerk).map_err(failed)
+        begun.operation.run(&clerk.clone().with_timeout(left)).map_err(failed)
     }
 
     fn show_progress(&self) {

@@ -11,7 +11,7 @@ mod load;
 mod report;
 mod work;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use syncraft::clerk::{Clerk, Endpoints};
@@ -19,7 +19,9 @@ use syncraft::kv::VALUE_LEN_MAX;
 use syncraft::server::proto::StatusReply;
 
 use super::args::{BenchArgs, BenchOperation, Common};
-use super::{Exit, Failure, Outcome, print, status};
+use super::output::{print, tell};
+use super::status::Answer;
+use super::{Exit, Failure, Outcome, status};
 use load::{End, Leader, Load};
 use report::{Cluster, Report};
 use work::Work;
@@ -41,8 +43,10 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     check(&args)?;
     let endpoints = common.endpoints()?;
     let connections = args.conns.unwrap_or(connections_for(args.clients)).min(args.clients);
-    let found = find_leader(&endpoints, STATUS_TIMEOUT)
-        .ok_or_else(|| Failure::not_applied("no member says that it leads"))?;
+    let answers = status::ask_all(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout));
+    status::check_protocol(&answers)?;
+    let nobody = status::with_reason("no member says that it leads", &answers);
+    let found = newest_leader(answers).ok_or_else(|| Failure::not_applied(nobody))?;
     // What is measured: a number without it says little.
     let cluster = Cluster {
         members: found.1.members as usize,
@@ -94,8 +98,7 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     let line = format!("some operations failed, the first one so: {words}");
     let exit = match (measured.latencies.is_empty(), measured.errors.unknown) {
         (false, _) => {
-            // Where standard error is gone there is nobody to tell.
-            let _ = writeln!(io::stderr(), "syncraft: {line}");
+            tell(&format_args!("syncraft: {line}"));
             return Ok(Exit::Done);
         }
         (true, 0) => Exit::NotApplied,
@@ -146,7 +149,8 @@ struct Search {
 
 impl Leader for Search {
     fn find(&self) -> Option<String> {
-        find_leader(&self.endpoints, SEARCH_TIMEOUT).map(|(addr, _)| addr)
+        let deadline = Instant::now() + SEARCH_TIMEOUT.min(self.common.timeout);
+        newest_leader(status::ask_all(&self.endpoints, deadline)).map(|(addr, _)| addr)
     }
 
     fn clerk(&self) -> Result<Clerk, Failure> {
@@ -155,8 +159,7 @@ impl Leader for Search {
 }
 
 /// The address of the newest leader, and what it says of itself.
-fn find_leader(endpoints: &Endpoints, timeout: Duration) -> Option<(String, StatusReply)> {
-    let answers = status::ask_all(endpoints, Instant::now() + timeout);
+fn newest_leader(answers: Vec<Answer>) -> Option<(String, StatusReply)> {
     let replies = answers
         .into_iter()
         .filter_map(|answer| answer.reply.ok().map(|reply| (answer.endpoint.addr, reply)));

@@ -64,6 +64,7 @@ fn sign_of(error: &CallError) -> Sign {
         CallError::Refused { .. } | CallError::BadReply { .. } => Sign::Alive,
         CallError::Lost { .. }
         | CallError::BadFrame { .. }
+        | CallError::OtherProtocol { .. }
         | CallError::TimedOut { sent: true, .. } => Sign::Silent,
         CallError::TimedOut { sent: false, .. } | CallError::Busy { .. } => Sign::None,
     }

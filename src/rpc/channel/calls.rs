@@ -121,6 +121,8 @@ pub(super) struct Call {
     pub(super) deadline: Instant,
     /// Whether it has been handed to a connection, so that it may run.
     pub(super) sent: bool,
+    /// Of the frame.
+    pub(super) len_bytes: usize,
     /// Whether bytes are a whole reply of this call: how the end of a bare reply is found.
     pub(super) decodes: fn(&Bytes) -> bool,
 }
@@ -150,6 +152,8 @@ pub(super) struct Calls {
     by_id: HashMap<u64, Call, BuildHasherDefault<IdHasher>>,
     unsent: VecDeque<(u64, Bytes)>,
     unsent_bytes: usize,
+    /// Of all calls, sent or not.
+    len_bytes: usize,
     /// Of completions only: a thread that waits watches its own deadline.
     deadlines: BTreeSet<(Instant, u64)>,
 }
@@ -163,6 +167,7 @@ impl Calls {
         if let Waiter::Completion(_) = call.waiter {
             self.deadlines.insert((call.deadline, id));
         }
+        self.len_bytes += call.len_bytes;
         self.by_id.insert(id, call);
     }
 
@@ -172,6 +177,7 @@ impl Calls {
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Call> {
         let call = self.by_id.remove(&id)?;
+        self.len_bytes -= call.len_bytes;
         self.deadlines.remove(&(call.deadline, id));
         if !call.sent {
             self.unsent.retain(|(unsent, frame)| {
@@ -205,6 +211,11 @@ impl Calls {
         // Whoever removes an unsent call removes its frame.
         self.by_id.get_mut(&id).expect("an unsent frame belongs to a call").sent = true;
         Some((id, frame))
+    }
+
+    /// Bytes of all calls that wait for an answer.
+    pub(super) fn len_bytes(&self) -> usize {
+        self.len_bytes
     }
 
     pub(super) fn unsent_bytes(&self) -> usize {
@@ -260,6 +271,7 @@ mod tests {
             began,
             deadline: began + Duration::from_secs(wait_s),
             sent: false,
+            len_bytes: 10,
             decodes: |_| true,
         }
     }
@@ -282,6 +294,7 @@ mod tests {
             (1, 1, 0)
         );
         assert_eq!((calls.unsent_bytes(), calls.has_unsent()), (0, false));
+        assert_eq!(calls.len_bytes(), 0);
     }
 
     #[test]

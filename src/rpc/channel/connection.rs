@@ -396,18 +396,18 @@ impl Incoming {
             match self.decoder.next() {
                 Ok(None) => return Ok(()),
                 Ok(Some(frame)) => self.take(core, line, frame, by)?,
-                Err(error) => return Err(Loss::Nonsense(self.in_words(&error))),
+                Err(error) => return Err(self.nonsense(&error)),
             }
         }
     }
 
-    fn in_words(&self, error: &FrameError) -> String {
-        match error {
-            FrameError::HeadTooLong { len } if *len == u64::from(u32::from_le_bytes(*b"HTTP")) => {
-                "it speaks HTTP, not this protocol".to_owned()
+    fn nonsense(&self, error: &FrameError) -> Loss {
+        match (error, self.any) {
+            (_, true) => Loss::Nonsense(error.to_string()),
+            (FrameError::HeadTooLong { len }, false) if let Some(name) = protocol_of(*len) => {
+                Loss::Stranger(name)
             }
-            _ if !self.any => format!("it does not speak this protocol, it seems: {error}"),
-            _ => error.to_string(),
+            _ => Loss::Nonsense(format!("it does not speak this protocol, it seems: {error}")),
         }
     }
 
@@ -462,6 +462,16 @@ impl Incoming {
                 format!("the server says: {status}"),
             )),
         }
+    }
+}
+
+/// The protocol whose answers begin with these four bytes, read as the length of a header: an HTTP status line, or a TLS
+/// alert, which is what a TLS server answers to bytes in the clear.
+fn protocol_of(len: u64) -> Option<&'static str> {
+    match u32::try_from(len).ok()?.to_le_bytes() {
+        [b'H', b'T', b'T', b'P'] => Some("HTTP"),
+        [0x15, 0x03, 0..=4, 0] => Some("TLS"),
+        _ => None,
     }
 }
 

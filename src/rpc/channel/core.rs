@@ -151,7 +151,7 @@ impl Core {
         // A call without a frame: its outcome comes when it would be sent.
         self.enter(
             id,
-            Call { waiter, began, deadline, sent: false, decodes: |_| false },
+            Call { waiter, began, deadline, sent: false, len_bytes: 0, decodes: |_| false },
             Bytes::new(),
         );
         self.wait(Begun { id, began, line: None }, &parked, deadline).map(drop)
@@ -229,7 +229,8 @@ impl Core {
     /// Makes a call; `waiter` gets its outcome.
     pub(super) fn start(self: &Arc<Self>, request: &Request<'_>, waiter: Waiter) -> Begun {
         let (id, began, deadline) = (self.take_id(), Instant::now(), request.deadline);
-        let call = Call { waiter, began, deadline, sent: false, decodes: request.decodes };
+        let (sent, len_bytes, decodes) = (false, 0, request.decodes);
+        let call = Call { waiter, began, deadline, sent, len_bytes, decodes };
         if deadline <= began {
             let error = self.timed_out(&call);
             self.fail(call.waiter, error);
@@ -305,6 +306,7 @@ impl Core {
             self.fail(call.waiter, error);
             return None;
         }
+        call.len_bytes = frame.len();
         if let Some(line) = self.open_line(&state).filter(|_| !frame.is_empty()) {
             call.sent = true;
             state.silence.heard(line.heard_at());
@@ -371,7 +373,8 @@ impl Core {
             return Ok(());
         }
         state.silence.heard(line.heard_at());
-        match state.silence.judge(now) {
+        let waiting_bytes = state.calls.len_bytes();
+        match state.silence.judge(now, waiting_bytes) {
             Verdict::Wait => Ok(()),
             Verdict::GiveUp(silence) => Err(Loss::Silent(silence)),
             Verdict::Ping => {
@@ -642,7 +645,7 @@ impl Core {
         if let Some(on_disconnect) = self.config.on_disconnect.as_ref().filter(|_| !is_there) {
             let how = match why {
                 Loss::Silent(_) => Disconnect::Silent,
-                Loss::Broken(_) | Loss::Refused(_) | Loss::Nonsense(_) => Disconnect::Ended,
+                _ => Disconnect::Ended,
             };
             run_guarded(|| on_disconnect(how));
         }
@@ -777,7 +780,7 @@ impl State {
         let verdict = match &self.phase {
             Phase::Connected(line) => {
                 self.silence.heard(line.heard_at());
-                self.silence.judge_at_deadline(now)
+                self.silence.judge_at_deadline(now, self.calls.len_bytes())
             }
             _ => Verdict::Wait,
         };

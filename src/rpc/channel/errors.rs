@@ -53,6 +53,9 @@ impl Core {
                 CallError::Lost { addr: self.config.addr.clone(), source }
             }
             Loss::Refused(status) => self.refused(status.clone()),
+            Loss::Stranger(protocol) => {
+                CallError::OtherProtocol { addr: self.config.addr.clone(), protocol }
+            }
             Loss::Nonsense(reason) => {
                 CallError::BadFrame { addr: self.config.addr.clone(), reason: reason.clone() }
             }
@@ -68,6 +71,8 @@ pub(super) enum Loss {
     Silent(Duration),
     /// The server would not have it, and has run nothing from it.
     Refused(Status),
+    /// The first bytes that came are of this protocol, which runs no calls.
+    Stranger(&'static str),
     /// What came is no frame.
     Nonsense(String),
 }

@@ -13,8 +13,8 @@
 //! its deadline takes the connection with it, and the next call begins over a new one. Very short
 //! deadlines do not count as such: see [`INTERVAL_MIN`].
 //!
-//! What was sent has to arrive before it can be answered: the server is given time for the bytes, as
-//! a slow network needs it ([`BYTES_PER_SECOND_MIN`]).
+//! What was sent has to arrive before it can be answered, and large calls keep a server busy: it is
+//! given time for their bytes ([`ARRIVING_BYTES_PER_SECOND`], [`WORKED_OFF_BYTES_PER_SECOND`]).
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,10 @@ use std::time::{Duration, Instant};
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
 /// The slowest network that large calls are given time for.
-const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+const ARRIVING_BYTES_PER_SECOND: u64 = 256 << 10;
+
+/// How fast a busy server takes in a large call, once it has arrived.
+const WORKED_OFF_BYTES_PER_SECOND: u64 = 4 << 20;
 
 /// The silence of one connection.
 pub(super) struct Silence {
@@ -92,27 +95,28 @@ impl Silence {
         self.waiting_since = now;
     }
 
-    /// What to do while calls wait. A ping that is asked for here counts as sent.
-    pub(super) fn judge(&mut self, now: Instant) -> Verdict {
+    /// What to do while calls of so many bytes wait. A ping that is asked for here counts as sent.
+    pub(super) fn judge(&mut self, now: Instant, waiting_bytes: usize) -> Verdict {
         let silence = self.lasts(now);
+        let interval = self.interval + time_for(waiting_bytes as u64, WORKED_OFF_BYTES_PER_SECOND);
         match self.pinged_after {
-            None if silence >= self.interval + self.time_for_bytes() => {
+            None if silence >= interval + time_for(self.sent_bytes, ARRIVING_BYTES_PER_SECOND) => {
                 self.pinged_after = Some(silence);
                 Verdict::Ping
             }
-            Some(then) if silence.saturating_sub(then) >= self.interval => Verdict::GiveUp(silence),
+            Some(then) if silence.saturating_sub(then) >= interval => Verdict::GiveUp(silence),
             _ => Verdict::Wait,
         }
     }
 
-    /// What to do when a call is given up at its deadline: a server that had a part of the interval
-    /// to answer a ping, and did not, is not waited for by the next call. It asks for no ping.
-    pub(super) fn judge_at_deadline(&self, now: Instant) -> Verdict {
+    /// What to do when a call is given up at its deadline, before it is taken out of those that wait: a
+    /// server that had a part of the interval to answer a ping, and did not, is not waited for by the
+    /// next call. It asks for no ping.
+    pub(super) fn judge_at_deadline(&self, now: Instant, waiting_bytes: usize) -> Verdict {
         let silence = self.lasts(now);
+        let interval = self.interval + time_for(waiting_bytes as u64, WORKED_OFF_BYTES_PER_SECOND);
         match self.pinged_after {
-            Some(then) if silence.saturating_sub(then) >= self.interval / 4 => {
-                Verdict::GiveUp(silence)
-            }
+            Some(then) if silence.saturating_sub(then) >= interval / 4 => Verdict::GiveUp(silence),
             _ => Verdict::Wait,
         }
     }
@@ -121,10 +125,10 @@ impl Silence {
     pub(super) fn lasts(&self, now: Instant) -> Duration {
         self.earlier + now.saturating_duration_since(self.waiting_since.max(self.heard_at))
     }
+}
 
-    fn time_for_bytes(&self) -> Duration {
-        Duration::from_millis(self.sent_bytes * 1000 / BYTES_PER_SECOND_MIN)
-    }
+fn time_for(bytes: u64, bytes_per_second: u64) -> Duration {
+    Duration::from_millis(bytes * 1000 / bytes_per_second)
 }
 
 #[cfg(test)]
@@ -138,26 +142,29 @@ mod tests {
     struct Connection {
         silence: Silence,
         now: Instant,
+        waiting_bytes: usize,
     }
 
     impl Connection {
         fn new() -> Connection {
             let now = Instant::now();
-            Connection { silence: Silence::new(Duration::from_secs(1), now), now }
+            let silence = Silence::new(Duration::from_secs(1), now);
+            Connection { silence, now, waiting_bytes: 0 }
         }
 
         fn after_ms(&mut self, ms: u64) -> Verdict {
             self.now += Duration::from_millis(ms);
-            self.silence.judge(self.now)
+            self.silence.judge(self.now, self.waiting_bytes)
         }
 
         fn call(&mut self, is_first: bool, time: Duration, len: usize) {
             self.silence.sent(self.now, is_first, time, len);
+            self.waiting_bytes += len;
         }
 
         fn give_up(&mut self, after_ms: u64) -> Verdict {
             self.now += Duration::from_millis(after_ms);
-            let verdict = self.silence.judge_at_deadline(self.now);
+            let verdict = self.silence.judge_at_deadline(self.now, self.waiting_bytes);
             self.silence.pause(self.now);
             verdict
         }
@@ -224,11 +231,15 @@ mod tests {
     fn what_was_sent_is_given_time_to_arrive() {
         let mut connection = Connection::new();
         connection.call(true, LONG, 1 << 20);
-        assert_eq!(connection.after_ms(4999), Wait);
+        // 4 s to arrive, 250 ms to be worked off.
+        assert_eq!(connection.after_ms(5249), Wait);
         assert_eq!(connection.after_ms(1), Ping);
         // Something came: what was sent before has arrived.
         connection.silence.heard(connection.now);
-        assert_eq!(connection.after_ms(1000), Ping);
+        assert_eq!(connection.after_ms(1249), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+        assert_eq!(connection.after_ms(1249), Wait);
+        assert_eq!(connection.after_ms(1), GiveUp(ms(2500)));
     }
 
     #[test]

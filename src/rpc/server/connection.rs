@@ -15,12 +15,13 @@ use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcReplyHeader;
 use crate::rpc::outbox::{Outbox, SendError};
 use crate::rpc::service::{Answer, Reply};
+use crate::rpc::status::cut_middle;
 use crate::rpc::{Status, StatusCode};
 
 /// A waiting reader looks this often whether its connection still lives: a safety net, it is woken when it matters.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// A status message is cut to this, so that the header it stands in stays under its limit.
+/// The middle of a longer status message is left out, so that the header it stands in stays under its limit.
 const MESSAGE_LEN_MAX_BYTES: usize = 512;
 
 /// A frame shorter than this is sent whatever waits: statuses are, and replies that tell what became of a write.
@@ -330,8 +331,7 @@ impl CallId {
 
 /// An error reply: a header without a body. With call id 0 it is about the connection.
 pub(super) fn status_frame(id: CallId, status: &Status) -> Bytes {
-    let mut message = status.message.clone();
-    message.truncate(message.floor_char_boundary(MESSAGE_LEN_MAX_BYTES));
+    let message = cut_middle(&status.message, MESSAGE_LEN_MAX_BYTES);
     let retry_after_ms =
         status.retry_after.map_or(0, |after| after.as_millis().try_into().unwrap_or(u32::MAX));
     let (call_id, status) = (id.call_id, status.code.number());

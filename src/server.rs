@@ -233,7 +233,14 @@ impl Member {
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
         let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
-        let node_config = NodeConfig { id, members: peers, timing, snapshot_log_bytes, read_mode };
+        let node_config = NodeConfig {
+            id,
+            members: peers,
+            timing,
+            snapshot_log_bytes,
+            read_mode,
+            list_id: Some(cluster_id(&members)),
+        };
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
         let admin = Admin { node: handle.clone(), members: members.len(), read_mode };

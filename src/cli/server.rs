@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use syncraft::members::Members;
-use syncraft::node::{ReadMode, Timing};
+use syncraft::node::{NodeFailure, ReadMode, Timing};
 use syncraft::raft::MemberId;
 use syncraft::rpc::Limits;
 use syncraft::server::{Config, Member, StartError};
@@ -38,22 +38,34 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     let mut config = config(common, args)?;
     fit_connections(&mut config.limits);
     let id = config.id;
-    let member = Member::start(config).map_err(|error| match error {
-        StartError::NotAMember { .. }
-        | StartError::NobodyToRebuildFrom { .. }
-        | StartError::Timing(_) => Failure::usage(error.to_string()),
-        error => cannot_start(&error),
-    })?;
+    let mut member = start(&config)?;
     print(&[format!("member {id} serves on {}\n", member.addr()).as_bytes()])?;
     while !stop.load(Ordering::Relaxed) {
-        if let Some(failure) = member.failure() {
-            return Err(Failure::not_applied(format!("member {id} stops: {}", chain(&failure))));
+        match member.failure() {
+            Some(NodeFailure::ClusterTaken(cluster_id)) => {
+                log::info!("member {id} starts again, as one of cluster {cluster_id:016x}");
+                member.stop();
+                member = start(&config)?;
+            }
+            Some(failure) => {
+                let words = format!("member {id} stops: {}", chain(&failure));
+                return Err(Failure::not_applied(words));
+            }
+            None => thread::sleep(POLL_PAUSE),
         }
-        thread::sleep(POLL_PAUSE);
     }
     log::info!("member {id} stops as it was told");
     member.hand_over_and_stop();
     Ok(Exit::Done)
+}
+
+fn start(config: &Config) -> Result<Member, Failure> {
+    Member::start(config.clone()).map_err(|error| match error {
+        StartError::NotAMember { .. }
+        | StartError::NobodyToRebuildFrom { .. }
+        | StartError::Timing(_) => Failure::usage(error.to_string()),
+        error => cannot_start(&error),
+    })
 }
 
 /// Becomes the same program, as the same process, with fewer arenas, unless somebody has said how many there should be.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::complaints::Complaints;
+use super::joining::Affiliation;
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, JoinArgs,
     JoinReply, RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply,
@@ -21,7 +22,7 @@ use super::proto::{
 use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Turn};
 use super::{Errand, Mailbox};
-use crate::raft::{self, AppendEntries, Body, MemberId, Message, Term};
+use crate::raft::{self, AppendEntries, Body, MemberId, Message, OtherCluster, Term};
 use crate::rpc::{CallError, Channel, StatusCode};
 use crate::storage::Snapshots;
 
@@ -53,7 +54,7 @@ pub(super) enum Order {
 pub(super) struct Link {
     own: MemberId,
     id: MemberId,
-    cluster_id: u64,
+    affiliation: Affiliation,
     stub: RaftRpcStub,
     /// For entries, over a connection of their own.
     bulk: RaftRpcStub,
@@ -69,7 +70,7 @@ impl Link {
         own: MemberId,
         id: MemberId,
         addr: &str,
-        cluster_id: u64,
+        affiliation: Affiliation,
         mailbox: Arc<dyn Mailbox>,
         shared: Arc<Shared>,
     ) -> (Link, Receiver<Order>) {
@@ -85,7 +86,7 @@ impl Link {
         let bulk = RaftRpcStub::new(builder().lazy());
         let (orders, received) = bounded(ORDERS_MAX);
         let complaints = Arc::default();
-        let link = Link { own, id, cluster_id, stub, bulk, mailbox, complaints, shared, orders };
+        let link = Link { own, id, affiliation, stub, bulk, mailbox, complaints, shared, orders };
         (link, received)
     }
 
@@ -113,7 +114,7 @@ impl Link {
         }
         let call_deadline = Instant::now() + CALL_TIMEOUT;
         let Message { from, to, term, body, .. } = message;
-        let envelope = Envelope { cluster_id: self.cluster_id, from: from.0, to: to.0 };
+        let envelope = Envelope { cluster_id: self.affiliation.cluster_id, from: from.0, to: to.0 };
         let (mailbox, complaints) = (self.mailbox.clone(), self.complaints.clone());
         // The core asks these again by itself, and a leader that is slow to answer them is none that is lost.
         let is_question = matches!(body, Body::ReadIndex(_) | Body::Join(_));
@@ -165,8 +166,12 @@ impl Link {
             }
             Body::Join(raft::Join { question }) => {
                 let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
+                let list_id = self.affiliation.list_id;
                 let done = move |reply: Result<JoinReply, _>| {
-                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                    match reply.as_ref().ok().and_then(|it| it.other_cluster(list_id)) {
+                        Some(other) => answer.other_cluster(other),
+                        None => answer.deliver(reply.map(|it| (it.term, it.into_body()))),
+                    }
                 };
                 self.stub.join_then(&args, call_deadline, done);
             }
@@ -258,7 +263,7 @@ impl Peer {
             own: self.link.own,
             peer: self.link.id,
             term,
-            cluster_id: self.link.cluster_id,
+            cluster_id: self.link.affiliation.cluster_id,
             snapshot,
             stub: self.link.bulk.clone(),
             mailbox: self.link.mailbox.clone(),
@@ -294,6 +299,11 @@ struct Answer {
 }
 
 impl Answer {
+    fn other_cluster(self, other: OtherCluster) {
+        self.mailbox.other_cluster(self.from, other);
+        self.mailbox.attend(self.errand);
+    }
+
     fn deliver(self, answer: Result<(u64, Body), CallError>) {
         let Answer { mailbox, complaints, from, to, is_question, errand } = self;
         match answer {

@@ -61,7 +61,7 @@ mod types;
 
 pub use config::Config;
 pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
-pub use joining::Standing;
+pub use joining::{JoinAnswer, OtherCluster, Standing};
 pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
     ReadIndex, ReadIndexReply, RequestVote, RequestVoteReply,
@@ -278,6 +278,7 @@ impl Raft {
                 Event::SnapshotTaken(snapshot) => self.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.is_disk_full = is_full,
                 Event::Joined => self.joined(),
+                Event::OtherCluster { peer, other } => self.on_other_cluster(peer, other),
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }

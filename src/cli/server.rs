@@ -1,6 +1,7 @@
 //! `server`: runs one member until it is told to stop, or has to.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -60,11 +61,18 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
 }
 
 fn start(config: &Config) -> Result<Member, Failure> {
-    Member::start(config.clone()).map_err(|error| match error {
+    Member::start(config.clone()).map_err(|error| match &error {
         StartError::NotAMember { .. }
+        | StartError::BadListen(_)
         | StartError::NobodyToRebuildFrom { .. }
         | StartError::Timing(_) => Failure::usage(error.to_string()),
-        error => cannot_start(&error),
+        StartError::Listen { source, .. }
+            if config.listen.is_none() && source.kind() == ErrorKind::AddrNotAvailable =>
+        {
+            let advice = "--listen says where to, if not at its address in the list";
+            cannot_start(&format!("{error}; {advice}"))
+        }
+        _ => cannot_start(&error),
     })
 }
 
@@ -83,7 +91,16 @@ fn limit_arenas() {
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
-    let ServerArgs { id, data_dir, http, heartbeat, election_timeout, read_mode, rebuild } = args;
+    let ServerArgs {
+        id,
+        listen,
+        data_dir,
+        http,
+        heartbeat,
+        election_timeout,
+        read_mode,
+        rebuild,
+    } = args;
     let members: Members =
         common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
     let timing = Timing {
@@ -97,7 +114,7 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         ReadModeArg::Lease => ReadMode::Lease,
     };
     let defaults = Config::new(MemberId(id), members, data_dir);
-    Ok(Config { timing, http, read_mode, rebuild, ..defaults })
+    Ok(Config { listen, timing, http, read_mode, rebuild, ..defaults })
 }
 
 /// Takes all the descriptors that the system allows, and no more connections than they are enough for: a process without

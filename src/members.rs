@@ -1,8 +1,8 @@
 //! Who is in the cluster and where: `1=127.0.0.1:7001,2=127.0.0.1:7002,3=127.0.0.1:7003`.
 //!
-//! An address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. Names are resolved
-//! at each connect, not here. An IPv6 address may have a zone, `[fe80::1%eth0]:7001`, which means an interface of the machine
-//! that uses the address.
+//! An address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. Names
+//! are resolved at each connect, not here. An IPv6 address may have a zone, `[fe80::1%eth0]:7001`,
+//! which means an interface of the machine that uses the address.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -192,8 +192,7 @@ pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
     if is_bracketed {
         let inner = &host[1..host.len() - 1];
-        let (ip, zone) =
-            inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
+        let (ip, zone) = inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
         if ip.parse::<std::net::Ipv6Addr>().is_err() {
             return refuse("what stands in brackets is not an IPv6 address");
         }
@@ -270,7 +269,10 @@ mod tests {
             let why = "behind the '%' of an IPv6 address stands the name of an interface";
             check(list, Err(&format!("{list:?}: {why}")));
         }
-        check("1=[%eth0]:1", Err("\"1=[%eth0]:1\": what stands in brackets is not an IPv6 address"));
+        check(
+            "1=[%eth0]:1",
+            Err("\"1=[%eth0]:1\": what stands in brackets is not an IPv6 address"),
+        );
         check(
             "1=http://a:1",
             Err("\"1=http://a:1\": an address is HOST:PORT, without blanks, '=' or '/'"),

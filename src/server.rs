@@ -62,11 +62,12 @@ pub const STATE_DIVERGED: &str = "diverged";
 pub struct Config {
     /// Which of the members this is.
     pub id: MemberId,
-    /// All members of the cluster. The others and clients reach this one at its address in it, and it listens there, too, unless
-    /// `listen` says otherwise.
+    /// All members of the cluster. The others and clients reach this one at its address in it, and
+    /// it listens there, too, unless `listen` says otherwise.
     pub members: Members,
-    /// Where it listens, `HOST:PORT`, if that is not its address in the list: in a container, behind NAT, or where a name means
-    /// another address on this machine than on the others. Default `None`.
+    /// Where it listens, `HOST:PORT`, if that is not its address in the list: in a container,
+    /// behind NAT, or where a name means another address on this machine than on the others.
+    /// Default `None`.
     pub listen: Option<String>,
     /// Where it keeps its data; made if it is not there. One directory serves one member only, for ever.
     pub data_dir: PathBuf,
@@ -293,7 +294,8 @@ impl Member {
     }
 
     /// Why it stopped serving by itself, if it did: then it should be stopped and looked at. After
-    /// [`NodeFailure::ClusterTaken`] it should be stopped and started again, with the same configuration.
+    /// [`NodeFailure::ClusterTaken`] it should be stopped and started again, with the same
+    /// configuration.
     pub fn failure(&self) -> Option<NodeFailure> {
         self.handle.failure()
     }
@@ -381,10 +383,12 @@ fn listen(addr: &str) -> Result<TcpListener, StartError> {
     }
 }
 
-/// Told apart from other clusters by its members: the upper half stands for their ids, the lower for ids and addresses. A
-/// data directory keeps what it was first given, and every message between members carries it: so a member that is pointed
-/// at another cluster is refused there, and addresses may change later, but never who the members are. A member without data
-/// takes the id that all others have ([`NodeConfig::list_id`]): its own list need not be the one that they began with.
+/// Told apart from other clusters by its members: the upper half stands for their ids, the lower
+/// for ids and addresses. A data directory keeps what it was first given, and every message between
+/// members carries it: so a member that is pointed at another cluster is refused there, and
+/// addresses may change later, but never who the members are. A member without data takes the id
+/// that all others have ([`NodeConfig::list_id`]): its own list need not be the one that they began
+/// with.
 pub fn cluster_id(members: &Members) -> u64 {
     let addrs = crc32c::crc32c(members.to_string().as_bytes());
     u64::from(ids_hash(members)) << 32 | u64::from(addrs)

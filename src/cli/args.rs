@@ -97,7 +97,8 @@ pub(crate) struct ServerArgs {
     /// Which of the members this is
     #[arg(long, env = "SYNCRAFT_ID")]
     pub(crate) id: u64,
-    /// Where it listens, if that is not its address in the list, at which the others and clients reach it: in a container, behind NAT
+    /// Where it listens, if that is not its address in the list, at which the others and clients
+    /// reach it: in a container, behind NAT
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
     pub(crate) listen: Option<String>,
     /// Where it keeps its data; made if it is not there

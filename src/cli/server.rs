@@ -91,16 +91,8 @@ fn limit_arenas() {
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
-    let ServerArgs {
-        id,
-        listen,
-        data_dir,
-        http,
-        heartbeat,
-        election_timeout,
-        read_mode,
-        rebuild,
-    } = args;
+    let ServerArgs { id, listen, data_dir, http, heartbeat, election_timeout, read_mode, rebuild } =
+        args;
     let members: Members =
         common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
     let timing = Timing {

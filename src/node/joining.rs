@@ -1,4 +1,5 @@
-//! Which cluster a member is of, and what a member without data says to its operator until it has joined.
+//! Which cluster a member is of, and what a member without data says to its operator until it has
+//! joined.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -32,7 +33,8 @@ pub(super) fn obstacle(answers: Option<BTreeMap<MemberId, Option<JoinAnswer>>>) 
     let Some(answers) = answers else {
         return wait("it is being filled by the leader".to_owned());
     };
-    let is_other = |answer: &Option<JoinAnswer>| matches!(answer, Some(JoinAnswer::OtherCluster(_)));
+    let is_other =
+        |answer: &Option<JoinAnswer>| matches!(answer, Some(JoinAnswer::OtherCluster(_)));
     if !answers.values().any(is_other) {
         let silent = answers.iter().filter(|(_, answer)| answer.is_none());
         let ids: Vec<String> = silent.map(|(id, _)| id.to_string()).collect();
@@ -50,7 +52,11 @@ fn clause(id: MemberId, answer: Option<JoinAnswer>) -> String {
     match answer {
         None => format!("member {id} does not answer"),
         Some(JoinAnswer::New) => format!("member {id} has no data either"),
-        Some(JoinAnswer::HasData) => format!("member {id} is of the cluster that this list is for"),
+        Some(JoinAnswer::HasData) => {
+            format!(
+                "member {id} names no other cluster than this list's: has it lost its data, too?"
+            )
+        }
         Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true })) => {
             format!("member {id} is of cluster {cluster_id:016x}")
         }
@@ -79,9 +85,9 @@ impl Reminder {
     }
 
     fn is_due(&self, obstacle: &Obstacle, now: Instant) -> bool {
-        self.0.as_ref().is_none_or(|(told, due)| {
-            *due <= now || obstacle.is_refusal && told != obstacle
-        })
+        self.0
+            .as_ref()
+            .is_none_or(|(told, due)| *due <= now || obstacle.is_refusal && told != obstacle)
     }
 }
 
@@ -123,7 +129,7 @@ mod tests {
         );
         check(
             [SAME, Some(JoinAnswer::HasData)],
-            "member 1 is of cluster 000000000000000a, member 3 is of the cluster that this list is for",
+            "member 1 is of cluster 000000000000000a, member 3 names no other cluster than this list's: has it lost its data, too?",
             true,
         );
         assert_eq!(obstacle(None).words, "it is being filled by the leader");

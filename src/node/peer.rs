@@ -168,7 +168,8 @@ impl Link {
                 let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
                 let list_id = self.affiliation.list_id;
                 let done = move |reply: Result<JoinReply, _>| {
-                    match reply.as_ref().ok().and_then(|it| it.other_cluster(list_id)) {
+                    let other = reply.as_ref().ok().and_then(|it| it.other_cluster(list_id));
+                    match other {
                         Some(other) => answer.other_cluster(other),
                         None => answer.deliver(reply.map(|it| (it.term, it.into_body()))),
                     }

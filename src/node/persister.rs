@@ -39,7 +39,8 @@ pub(super) struct Persister<S: StateMachine> {
     pub(super) snapshot_index: Index,
     /// A snapshot is wanted when the log holds so much behind it.
     pub(super) snapshot_log_bytes: u64,
-    /// Nothing is written any more: the disk has failed, or the node stopped while it was full, or the log is to be begun anew.
+    /// Nothing is written any more: the disk has failed, or the node stopped while it was full, or
+    /// the log is to be begun anew.
     pub(super) has_failed: bool,
 }
 
@@ -154,7 +155,8 @@ impl<S: StateMachine> Persister<S> {
         Ok(())
     }
 
-    /// The log is that of the other cluster. It is empty, and the next start begins it anew: so this is the last write.
+    /// The log is that of the other cluster. It is empty, and the next start begins it anew: so
+    /// this is the last write.
     fn take_cluster(&mut self, cluster_id: u64) -> Result<(), StorageError> {
         let data_dir = self.data_dir.clone();
         if self.wait_for_space(|_| data_dir.take_cluster(cluster_id))? {

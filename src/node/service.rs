@@ -75,8 +75,9 @@ impl RaftService {
         Status::new(StatusCode::BadArguments, words)
     }
 
-    /// A member of another cluster asks where this one stands: perhaps it has lost its data, and was started with a list of
-    /// members that the others did not begin with. So it is told which cluster this is, by whoever knows that for certain.
+    /// A member of another cluster asks where this one stands: perhaps it has lost its data, and
+    /// was started with a list of members that the others did not begin with. So it is told which
+    /// cluster this is, by whoever knows that for certain.
     fn other_cluster(&self, envelope: Option<Envelope>) -> Option<JoinReply> {
         let Affiliation { cluster_id, list_id, came_new } = self.affiliation;
         let (id, is_joining) = {

@@ -19,8 +19,8 @@ pub enum NodeFailure {
     /// The log could not be written: nothing may be acknowledged any more.
     #[error("the log failed")]
     Storage(#[from] StorageError),
-    /// This member had no data, and the others are of another cluster than the one that its list of members is for. Its data
-    /// directory is of theirs now: started again, it is filled.
+    /// This member had no data, and the others are of another cluster than the one that its list of
+    /// members is for. Its data directory is of theirs now: started again, it is filled.
     #[error("the others are of cluster {0:016x}, and so is this member now: start it again")]
     ClusterTaken(u64),
     /// A thread panicked: a defect of this program, or of the state machine.

@@ -24,12 +24,15 @@
 //! - What two members said to each other before both lost their data does not arrive after.
 //!
 //! # Which cluster
-//! A directory that begins empty has a cluster id all the same: the one that its list of members stands for. The others may have
-//! begun with another list, as addresses may change. So a peer that has data of another cluster names that cluster in place of
-//! an answer, and says whether it was started with the same list ([`OtherCluster`]). Once *every* other member has named one and
-//! the same cluster, with the same list, this one belongs there: it is at the address where they look for it.
-//! [`Effect::TakeCluster`] says so, and ends this core: the member begins anew in that cluster, as one that has lost its data.
-//! While only some have named another cluster, or they name different ones, nothing is taken, and no cluster is begun either.
+//! A directory that begins empty has a cluster id all the same: the one that its list of members
+//! stands for. The others may have begun with another list, as addresses may change. So a peer that
+//! has data of another cluster names that cluster in place of an answer, and says whether it was
+//! started with the same list ([`OtherCluster`]). Once *every* other member has named one and the
+//! same cluster, with the same list, this one belongs there: it is at the address where they look
+//! for it. [`Effect::TakeCluster`] says so, and ends this core: the member begins anew in that
+//! cluster, as one that has lost its data. While only some have named another cluster, or they name
+//! different ones, nothing is taken, and no cluster is begun either: a member that has heard of
+//! another cluster no longer answers that it is new.
 //!
 //! In a cluster of two the other member alone is no majority. There a member that is being filled votes, but does not stand:
 //! nothing was ever committed without the other one, which holds everything.
@@ -68,7 +71,7 @@ pub struct OtherCluster {
 pub enum JoinAnswer {
     /// It has never had any data either.
     New,
-    /// It has data, or has had some.
+    /// It has data, or has had some, or has heard of a cluster that has begun.
     HasData,
     /// It is not of this member's cluster.
     OtherCluster(OtherCluster),
@@ -110,7 +113,8 @@ impl Joining {
 }
 
 impl Raft {
-    /// While this member asks the others where they stand, as it lacks its data: who has answered what, if anything.
+    /// While this member asks the others where they stand, as it lacks its data: who has answered
+    /// what, if anything.
     pub fn join_answers(&self) -> Option<BTreeMap<MemberId, Option<JoinAnswer>>> {
         match &self.joining {
             Some(Joining { stage: Stage::Asking { answers, .. }, .. }) => {
@@ -122,13 +126,17 @@ impl Raft {
 
     /// Whether this member does not know yet what it may have promised.
     pub(super) fn is_asking(&self) -> bool {
-        matches!(self.joining, Some(Joining { stage: Stage::Asking { .. } | Stage::Leaving, .. }))
+        matches!(self.joining, Some(Joining { stage: Stage::Asking { .. }, .. }))
     }
 
     /// Whether this member, without all of its data, may vote: see there.
     pub(super) fn is_filled_by_the_only_other(&self) -> bool {
         let is_filling = matches!(self.joining, Some(Joining { stage: Stage::Filling { .. }, .. }));
         is_filling && self.config.members.len() == 2
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.joining, Some(Joining { stage: Stage::Leaving, .. }))
     }
 
     /// Asks those who have not answered yet, again and again.
@@ -146,7 +154,8 @@ impl Raft {
         let (question, term) = (joining.question, self.hard_state.current_term);
         let asked: Vec<MemberId> = match &joining.stage {
             Stage::Asking { answers, .. } => {
-                // Where clusters differ nobody's answer is final: members are restarted until it is right.
+                // Where clusters differ nobody's answer is final: members are restarted until it is
+                // right.
                 let asks_all = answers.values().any(JoinAnswer::is_other_cluster);
                 let peers = self.config.peers();
                 peers.filter(|peer| asks_all || !answers.contains_key(peer)).collect()
@@ -164,7 +173,11 @@ impl Raft {
     /// Another member has lost its data, or is new.
     pub(super) fn on_join(&mut self, message: &Message, Join { question }: Join) {
         let is_new = match &self.joining {
-            Some(Joining { stage: Stage::Asking { is_new, .. }, .. }) => *is_new,
+            // Nor should the asker begin a cluster beside another one that only this member has
+            // heard of.
+            Some(Joining { stage: Stage::Asking { is_new, answers }, .. }) => {
+                *is_new && !answers.values().any(JoinAnswer::is_other_cluster)
+            }
             Some(Joining { stage: Stage::Filling { .. } | Stage::Leaving, .. }) => false,
             // It may vote, or is about to, and has not begun to.
             Some(Joining { stage: Stage::Recording, .. }) | None => self.is_empty(),

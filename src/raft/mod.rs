@@ -331,7 +331,8 @@ impl Raft {
             return self.nonsense(&message, "its term is out of reach");
         }
         // Whoever does not know what it has promised says nothing that counts, and takes no side.
-        if self.is_asking() && !matches!(message.body, Body::Join(_) | Body::JoinReply(_)) {
+        let is_about_joining = matches!(message.body, Body::Join(_) | Body::JoinReply(_));
+        if self.is_leaving() || self.is_asking() && !is_about_joining {
             return;
         }
         match message.term.cmp(&self.current_term()) {

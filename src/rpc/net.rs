@@ -25,8 +25,8 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
 
-/// The addresses of `HOST:PORT`. `std` takes the zone of an IPv6 address only as a number; here it may be a name, too:
-/// `[fe80::1%eth0]:7001`.
+/// The addresses of `HOST:PORT`. `std` takes the zone of an IPv6 address only as a number; here it
+/// may be a name, too: `[fe80::1%eth0]:7001`.
 pub(crate) fn resolve(addr: &str) -> io::Result<Vec<SocketAddr>> {
     let zoned = addr.rsplit_once(':').and_then(|(host, port)| {
         let host = host.strip_prefix('[')?.strip_suffix(']')?;

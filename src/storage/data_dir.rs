@@ -216,9 +216,9 @@ impl DataDir {
         self.change_meta(|meta| meta.standing = Standing::Voter)
     }
 
-    /// Records, durably, that the member belongs to this cluster, of which it has no data: it is [`Standing::Rebuilding`] there.
-    /// Nothing may be written to the directory after that before it is opened anew, which discards the empty log: its segments
-    /// carry the cluster's id, too.
+    /// Records, durably, that the member belongs to this cluster, of which it has no data: it is
+    /// [`Standing::Rebuilding`] there. Nothing may be written to the directory after that before it
+    /// is opened anew, which discards the empty log: its segments carry the cluster's id, too.
     ///
     /// # Errors
     /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written.
@@ -380,8 +380,7 @@ mod tests {
     use super::super::wal::{Recovered, Wal, WalOptions};
     use super::*;
 
-    const WAL_OPTIONS: WalOptions =
-        WalOptions { segment_len_bytes: 1 << 20, prepare_ahead: false };
+    const WAL_OPTIONS: WalOptions = WalOptions { segment_len_bytes: 1 << 20, prepare_ahead: false };
 
     const ME: Identity = Identity { cluster_id: 81985529216486895, member_id: MemberId(1) };
 
@@ -407,7 +406,8 @@ mod tests {
         assert_eq!(dir.identity(), ME);
     }
 
-    /// Whatever the moment of a crash: the directory opens, for one cluster or the other, and has no log of the first one.
+    /// Whatever the moment of a crash: the directory opens, for one cluster or the other, and has
+    /// no log of the first one.
     #[test]
     fn a_member_without_data_may_take_another_cluster() {
         let other = Identity { cluster_id: 5, ..ME };

@@ -303,7 +303,8 @@ fn taken(effects: &[Effect]) -> Option<u64> {
     })
 }
 
-/// Once every other member names the same cluster, a member without data belongs there; its core is at its end then.
+/// Once every other member names the same cluster, a member without data belongs there; its core is
+/// at its end then.
 #[test]
 fn a_member_without_data_takes_the_cluster_that_all_others_name() {
     for standing in [Standing::New, Standing::Rebuilding] {
@@ -323,8 +324,8 @@ fn a_member_without_data_takes_the_cluster_that_all_others_name() {
     assert_eq!(taken(&of_two.run([other(2, ONE, true)])), Some(ONE));
 }
 
-/// Where they disagree, or one has no data, or was started with another list, nothing is taken, filled or begun. All are asked on,
-/// as operators restart members until it is right.
+/// Where they disagree, or one has no data, or was started with another list, nothing is taken,
+/// filled or begun. All are asked on, as operators restart members until it is right.
 #[test]
 fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
     let message = |new| Event::Message(join_reply(3, 0, 0, new, None));
@@ -358,7 +359,8 @@ fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
     }
 }
 
-/// Two that are new are a majority, and begin nothing while the third has data, be it of which cluster it may.
+/// Two that are new are a majority, and begin nothing while the third has data, be it of which
+/// cluster it may.
 #[test]
 fn no_cluster_begins_beside_another_one() {
     for has_same_list in [true, false] {
@@ -366,7 +368,14 @@ fn no_cluster_begins_beside_another_one() {
         let question = question(&mut node);
         node.run([other(2, ONE, has_same_list)]);
         node.receive(join_reply(3, 0, question, true, None));
+        let is_new = |node: &mut Node| match node.answer(join(3, 0, 9)).body {
+            Body::JoinReply(reply) => reply.is_new,
+            body => panic!("{body:?}"),
+        };
         assert!(!has_joined(&node.tick(1_000)));
+        assert!(!is_new(&mut node), "the other one may not have heard of the cluster");
+        let mut alone = joining(3, Standing::New);
+        assert!(is_new(&mut alone));
     }
 }
 

@@ -230,14 +230,18 @@ impl Raft {
         let is_all_new = *is_new && answers.values().all(|answer| *answer == JoinAnswer::New);
         let is_quorum = 1 + answers.len() >= self.config.quorum();
         let has_all = 1 + answers.len() == self.config.members.len();
+        if answers.values().any(JoinAnswer::is_other_cluster) {
+            if has_all && let Some(cluster_id) = common_cluster(answers) {
+                self.take_cluster(cluster_id);
+            }
+            return;
+        }
         // One that has data may only be slow to say so.
         let is_late = *ticks >= self.config.election_ticks_max;
         if self.config.members.len() == 1 || is_all_new && (has_all || is_quorum && is_late) {
             self.record_joined();
-        } else if has_all && !answers.values().any(JoinAnswer::is_other_cluster) {
+        } else if has_all {
             self.begin_filling();
-        } else if has_all && let Some(cluster_id) = common_cluster(answers) {
-            self.take_cluster(cluster_id);
         }
     }
 

@@ -323,6 +323,9 @@ impl Raft {
     /// Every message passes here: strangers are turned away and terms are compared once, before any role sees it
     /// (Raft §5.1).
     fn receive(&mut self, message: Message) {
+        if self.is_leaving() {
+            return;
+        }
         let is_peer = message.from != self.config.id && self.config.members.contains(&message.from);
         if !is_peer || message.to != self.config.id {
             return self.nonsense(&message, "it is not between this member and a peer");
@@ -331,8 +334,7 @@ impl Raft {
             return self.nonsense(&message, "its term is out of reach");
         }
         // Whoever does not know what it has promised says nothing that counts, and takes no side.
-        let is_about_joining = matches!(message.body, Body::Join(_) | Body::JoinReply(_));
-        if self.is_leaving() || self.is_asking() && !is_about_joining {
+        if self.is_asking() && !matches!(message.body, Body::Join(_) | Body::JoinReply(_)) {
             return;
         }
         match message.term.cmp(&self.current_term()) {

@@ -6,7 +6,8 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/cluster.sh`.
 set +o posix                                      # For a `sh` that is bash.
 set -euo pipefail
-unset CDPATH
+# Settings of single members, which would be those of all.
+unset CDPATH SYNCRAFT_ID SYNCRAFT_LISTEN SYNCRAFT_DATA_DIR
 # Failures to write are found where they happen, and do not end the script or its members: a reader of its output that has
 # gone (`| head`), and a limit on the size of files.
 trap '' PIPE XFSZ

@@ -1,7 +1,8 @@
 //! Who is in the cluster and where: `1=127.0.0.1:7001,2=127.0.0.1:7002,3=127.0.0.1:7003`.
 //!
-//! An address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. Names are resolved
-//! at each connect, not here.
+//! An address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. Names
+//! are resolved at each connect, not here. An IPv6 address may have a zone, `[fe80::1%eth0]:7001`,
+//! which means an interface of the machine that uses the address.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -189,8 +190,15 @@ pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
         return refuse("the host is missing");
     }
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
-    if is_bracketed && host[1..host.len() - 1].parse::<std::net::Ipv6Addr>().is_err() {
-        return refuse("what stands in brackets is not an IPv6 address");
+    if is_bracketed {
+        let inner = &host[1..host.len() - 1];
+        let (ip, zone) = inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
+        if ip.parse::<std::net::Ipv6Addr>().is_err() {
+            return refuse("what stands in brackets is not an IPv6 address");
+        }
+        if zone.is_some_and(|zone| !is_zone(zone)) {
+            return refuse("behind the '%' of an IPv6 address stands the name of an interface");
+        }
     }
     if !is_bracketed && host.contains([':', '[', ']']) {
         return refuse("an IPv6 address stands in brackets, and a port after it");
@@ -199,6 +207,11 @@ pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
         Ok(1..) if port.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
         _ => refuse("the port is not a number from 1 to 65535"),
     }
+}
+
+/// A name or a number of an interface, for all that can be known without asking this machine.
+fn is_zone(zone: &str) -> bool {
+    !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b))
 }
 
 #[cfg(test)]
@@ -218,6 +231,7 @@ mod tests {
         check("1=127.0.0.1:7001", Ok("1=127.0.0.1:7001"));
         check(" 2=b:2 , 1=a.example:1 ", Ok("1=a.example:1,2=b:2"));
         check("7=[::1]:7001,8=localhost:65535", Ok("7=[::1]:7001,8=localhost:65535"));
+        check("1=[fe80::1%eth0]:1,2=[fe80::2%3]:1", Ok("1=[fe80::1%eth0]:1,2=[fe80::2%3]:1"));
     }
 
     #[test]
@@ -251,6 +265,14 @@ mod tests {
             Err("\"1=[::1]\": an IPv6 address stands in brackets, and a port after it"),
         );
         check("1=[zz]:1", Err("\"1=[zz]:1\": what stands in brackets is not an IPv6 address"));
+        for list in ["1=[fe80::1%]:1", "1=[fe80::1%a%b]:1", "1=[fe80::1%a:b]:1"] {
+            let why = "behind the '%' of an IPv6 address stands the name of an interface";
+            check(list, Err(&format!("{list:?}: {why}")));
+        }
+        check(
+            "1=[%eth0]:1",
+            Err("\"1=[%eth0]:1\": what stands in brackets is not an IPv6 address"),
+        );
         check(
             "1=http://a:1",
             Err("\"1=http://a:1\": an address is HOST:PORT, without blanks, '=' or '/'"),

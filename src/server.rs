@@ -15,12 +15,14 @@ use bytes::Bytes;
 
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{KvService, Store};
-use crate::members::Members;
+use crate::members::{Members, MembersError, check_addr};
 use crate::node::{
     FRAME_LEN_MIN, Gate, Node, NodeConfig, NodeError, NodeFailure, NodeHandle, ReadMode, Timing,
 };
 use crate::raft::{Index, MemberId, RoleName, Standing};
-use crate::rpc::{Call, Channel, Done, Limits, Server, ServerError, Service, Status, StatusCode};
+use crate::rpc::{
+    Call, Channel, Done, Limits, Server, ServerError, Service, Status, StatusCode, resolve,
+};
 use crate::storage::{DataDir, Identity, StorageError};
 
 mod http;
@@ -62,8 +64,13 @@ pub const STATE_DIVERGED: &str = "diverged";
 pub struct Config {
     /// Which of the members this is.
     pub id: MemberId,
-    /// All members of the cluster; this one listens on its address in it.
+    /// All members of the cluster. The others and clients reach this one at its address in it, and
+    /// it listens there, too, unless `listen` says otherwise.
     pub members: Members,
+    /// Where it listens, `HOST:PORT`, if that is not its address in the list: in a container,
+    /// behind NAT, or where a name means another address on this machine than on the others.
+    /// Default `None`.
+    pub listen: Option<String>,
     /// Where it keeps its data; made if it is not there. One directory serves one member only, for ever.
     pub data_dir: PathBuf,
     /// Heartbeats and elections; the defaults suit one machine and one data centre.
@@ -87,6 +94,7 @@ impl Config {
         Config {
             id,
             members,
+            listen: None,
             data_dir: data_dir.into(),
             timing: Timing::default(),
             limits: Limits::default(),
@@ -110,6 +118,9 @@ pub enum StartError {
         /// The list.
         members: Members,
     },
+    /// The address to listen on is none.
+    #[error("the address to listen on: {0}")]
+    BadListen(#[source] MembersError),
     /// The data is that of a cluster with other members.
     #[error(
         "data directory {} is of a cluster with other members than {members}: their ids are fixed when it is first started",
@@ -197,12 +208,12 @@ impl fmt::Debug for Member {
 }
 
 impl Member {
-    /// Listens on the member's own address and starts it.
+    /// Listens where the member should, and starts it.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running, and no data is changed by a member that may not have it.
     pub fn start(config: Config) -> Result<Member, StartError> {
-        let addr = own_addr(&config)?.to_owned();
+        let addr = listen_addr(&config)?.to_owned();
         Member::start_on(listen(&addr)?, config)
     }
 
@@ -233,10 +244,18 @@ impl Member {
         let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
         let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
         let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
-        let node_config = NodeConfig { id, members: peers, timing, snapshot_log_bytes, read_mode };
+        let node_config = NodeConfig {
+            id,
+            members: peers,
+            timing,
+            snapshot_log_bytes,
+            read_mode,
+            list_id: Some(cluster_id(&members)),
+        };
+        let cluster_id = data_dir.identity().cluster_id;
         let node = Node::start(node_config, data_dir, Store::new())?;
         let (handle, has_peers) = (node.handle(), members.len() > 1);
-        let admin = Admin { node: handle.clone(), members: members.clone(), read_mode };
+        let admin = Admin { node: handle.clone(), members: members.clone(), read_mode, cluster_id };
         let kv = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members)));
         let admin = AdminRpcService::new(Arc::new(admin));
         let server = Server::builder()
@@ -276,7 +295,9 @@ impl Member {
         self.handle.gate().open();
     }
 
-    /// Why it stopped serving by itself, if it did: then it should be stopped and looked at.
+    /// Why it stopped serving by itself, if it did: then it should be stopped and looked at. After
+    /// [`NodeFailure::ClusterTaken`] it should be stopped and started again, with the same
+    /// configuration.
     pub fn failure(&self) -> Option<NodeFailure> {
         self.handle.failure()
     }
@@ -332,6 +353,13 @@ fn own_addr(config: &Config) -> Result<&str, StartError> {
     members.addr(*id).ok_or_else(|| StartError::NotAMember { id: *id, members: members.clone() })
 }
 
+fn listen_addr(config: &Config) -> Result<&str, StartError> {
+    let own = own_addr(config)?;
+    let Some(addr) = config.listen.as_deref() else { return Ok(own) };
+    check_addr(addr, addr).map_err(StartError::BadListen)?;
+    Ok(addr)
+}
+
 fn check_frames(limits: &Limits) -> Result<(), StartError> {
     let (len_bytes, least_bytes) = (limits.frame.body_len_max_bytes, FRAME_LEN_MIN);
     if len_bytes < least_bytes {
@@ -345,7 +373,7 @@ fn check_frames(limits: &Limits) -> Result<(), StartError> {
 fn listen(addr: &str) -> Result<TcpListener, StartError> {
     let deadline = Instant::now() + LISTEN_TIMEOUT;
     loop {
-        match TcpListener::bind(addr) {
+        match resolve(addr).and_then(|addrs| TcpListener::bind(&addrs[..])) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(LISTEN_PAUSE);
             }
@@ -357,9 +385,12 @@ fn listen(addr: &str) -> Result<TcpListener, StartError> {
     }
 }
 
-/// Told apart from other clusters by its members: the upper half stands for their ids, the lower for ids and addresses. A
-/// data directory keeps what it was first given, and every message between members carries it: so a member that is pointed
-/// at another cluster is refused there, and addresses may change later, but never who the members are.
+/// Told apart from other clusters by its members: the upper half stands for their ids, the lower
+/// for ids and addresses. A data directory keeps what it was first given, and every message between
+/// members carries it: so a member that is pointed at another cluster is refused there, and
+/// addresses may change later, but never who the members are. A member without data takes the id
+/// that all others have ([`NodeConfig::list_id`]): its own list need not be the one that they began
+/// with.
 pub fn cluster_id(members: &Members) -> u64 {
     let addrs = crc32c::crc32c(members.to_string().as_bytes());
     u64::from(ids_hash(members)) << 32 | u64::from(addrs)
@@ -377,28 +408,39 @@ fn open_data(
     members: &Members,
     rebuild: bool,
 ) -> Result<DataDir, StartError> {
-    match DataDir::open(&path, identity) {
+    let cluster_id = match DataDir::open(&path, identity) {
         Ok(data_dir) => {
             check_members(&data_dir, members)?;
             if !rebuild || data_dir.standing() == Standing::Rebuilding {
                 return Ok(data_dir);
             }
+            let is_certain = data_dir.standing() == Standing::Voter;
+            is_certain.then_some(data_dir.identity().cluster_id)
         }
-        Err(StorageError::MetaDamaged { .. }) if rebuild => {}
+        Err(StorageError::MetaDamaged { .. }) if rebuild => None,
         Err(error) => return Err(error.into()),
-    }
-    check_others_answer(identity.member_id, members)?;
+    };
+    check_others_answer(identity.member_id, members, cluster_id)?;
     log::warn!("the data in {} is discarded, to be rebuilt from the other members", path.display());
     Ok(DataDir::open_emptied(path, identity)?)
 }
 
 /// A member that is rebuilt waits for all others: better to say before it has given up its data who is not there, or is not at
-/// the address that the list says.
-fn check_others_answer(own: MemberId, members: &Members) -> Result<(), StartError> {
+/// the address that the list says. `cluster_id` is that of the data, if it is known.
+fn check_others_answer(
+    own: MemberId,
+    members: &Members,
+    cluster_id: Option<u64>,
+) -> Result<(), StartError> {
     let deadline = Instant::now() + OTHERS_TIMEOUT;
     for (id, addr) in members.iter().filter(|(id, _)| *id != own) {
         let channel = Channel::builder(addr).connect_timeout(OTHERS_TIMEOUT).lazy();
         let reason = match AdminRpcStub::new(channel).status(&StatusArgs {}, deadline) {
+            Ok(StatusReply { cluster_id: found, .. })
+                if found != 0 && cluster_id.is_some_and(|expected| found != expected) =>
+            {
+                format!("a member of cluster {found:016x} answers there, which this data is not of")
+            }
             Ok(reply) if reply.id == id.0 => continue,
             Ok(reply) => format!("member {} answers there", reply.id),
             Err(error) => error.to_string(),
@@ -475,6 +517,7 @@ struct Admin {
     node: NodeHandle<Store>,
     members: Members,
     read_mode: ReadMode,
+    cluster_id: u64,
 }
 
 impl AdminRpc for Admin {
@@ -500,6 +543,9 @@ impl AdminRpc for Admin {
             members: self.members.len() as u32,
             durability: DURABILITY.to_owned(),
             read_mode: self.read_mode.as_str().to_owned(),
+            joining_words: self.node.joining_words().unwrap_or_default(),
+            // While it joins nobody may have confirmed it.
+            cluster_id: if status.is_joining { 0 } else { self.cluster_id },
             pid: std::process::id(),
         });
     }

@@ -95,10 +95,14 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerArgs {
     /// Which of the members this is
-    #[arg(long)]
+    #[arg(long, env = "SYNCRAFT_ID")]
     pub(crate) id: u64,
+    /// Where it listens, if that is not its address in the list, at which the others and clients
+    /// reach it: in a container, behind NAT
+    #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
+    pub(crate) listen: Option<String>,
     /// Where it keeps its data; made if it is not there
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "SYNCRAFT_DATA_DIR")]
     pub(crate) data_dir: std::path::PathBuf,
     /// Serve operators' HTTP on this address
     #[arg(long, value_name = "HOST:PORT")]

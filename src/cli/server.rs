@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use syncraft::members::Members;
-use syncraft::node::{ReadMode, Timing};
+use syncraft::node::{NodeFailure, ReadMode, Timing};
 use syncraft::raft::MemberId;
 use syncraft::rpc::Limits;
 use syncraft::server::{Config, Member, StartError};
@@ -41,12 +42,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     let mut config = config(common, args)?;
     fit_connections(&mut config.limits);
     let id = config.id;
-    let member = Member::start(config).map_err(|error| match error {
-        StartError::NotAMember { .. }
-        | StartError::NobodyToRebuildFrom { .. }
-        | StartError::Timing(_) => Failure::usage(error.to_string()),
-        error => cannot_start(&error),
-    })?;
+    let mut member = start(&config)?;
     // A member serves whether or not anybody can be told.
     if let Err(Failure { line, .. }) =
         print(&[format!("member {id} serves on {}\n", member.addr()).as_bytes()])
@@ -54,14 +50,38 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
         log::warn!("{line}");
     }
     while !stop.load(Ordering::Relaxed) {
-        if let Some(failure) = member.failure() {
-            return Err(Failure::not_applied(format!("member {id} stops: {}", chain(&failure))));
+        match member.failure() {
+            Some(NodeFailure::ClusterTaken(cluster_id)) => {
+                log::info!("member {id} starts again, as one of cluster {cluster_id:016x}");
+                member.stop();
+                member = start(&config)?;
+            }
+            Some(failure) => {
+                let words = format!("member {id} stops: {}", chain(&failure));
+                return Err(Failure::not_applied(words));
+            }
+            None => thread::sleep(POLL_PAUSE),
         }
-        thread::sleep(POLL_PAUSE);
     }
     log::info!("member {id} stops as it was told");
     member.hand_over_and_stop();
     Ok(Exit::Done)
+}
+
+fn start(config: &Config) -> Result<Member, Failure> {
+    Member::start(config.clone()).map_err(|error| match &error {
+        StartError::NotAMember { .. }
+        | StartError::BadListen(_)
+        | StartError::NobodyToRebuildFrom { .. }
+        | StartError::Timing(_) => Failure::usage(error.to_string()),
+        StartError::Listen { source, .. }
+            if config.listen.is_none() && source.kind() == ErrorKind::AddrNotAvailable =>
+        {
+            let advice = "--listen says where to, if not at its address in the list";
+            Failure::not_applied(format!("cannot start: {}; {advice}", chain(&error)))
+        }
+        _ => cannot_start(&error),
+    })
 }
 
 /// Becomes the same program, as the same process, with fewer arenas, unless somebody has said how many there should be.
@@ -98,7 +118,8 @@ fn holds_this_code(program: &Path) -> bool {
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
-    let ServerArgs { id, data_dir, http, heartbeat, election_timeout, read_mode, rebuild } = args;
+    let ServerArgs { id, listen, data_dir, http, heartbeat, election_timeout, read_mode, rebuild } =
+        args;
     let members: Members =
         common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
     let timing = Timing {
@@ -112,7 +133,7 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         ReadModeArg::Lease => ReadMode::Lease,
     };
     let defaults = Config::new(MemberId(id), members, data_dir);
-    Ok(Config { timing, http, read_mode, rebuild, ..defaults })
+    Ok(Config { listen, timing, http, read_mode, rebuild, ..defaults })
 }
 
 /// Takes all the descriptors that the system allows, and no more connections than they are enough for: a process without

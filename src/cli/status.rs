@@ -213,11 +213,12 @@ fn to_table(answers: &[Answer]) -> String {
 fn troubles(answers: &[Answer]) -> String {
     let replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
     let mut lines = String::new();
-    for StatusReply { id, is_joining, disk, .. } in replies {
+    for StatusReply { id, is_joining, joining_words, disk, .. } in replies {
         if *is_joining {
+            let colon = if joining_words.is_empty() { "" } else { ": " };
             let _ = writeln!(
                 lines,
-                "member {id} does not vote: it has yet to get its data from the others"
+                "member {id} does not vote: it has yet to get its data from the others{colon}{joining_words}"
             );
         }
         if !disk.is_empty() && disk != DISK_OK {

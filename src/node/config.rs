@@ -25,6 +25,12 @@ pub struct NodeConfig {
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read.
     pub read_mode: ReadMode,
+    /// A number that members have in common if they were started with the same list of members.
+    /// Where there is one, a member without data whose [cluster
+    /// id](crate::storage::Identity::cluster_id) is not that of the others takes theirs, and stops
+    /// to be started again ([`NodeFailure::ClusterTaken`](super::NodeFailure::ClusterTaken)).
+    /// Default `None`: it stays as it is.
+    pub list_id: Option<u64>,
 }
 
 /// How a leader makes sure, before it answers a read, that nobody else leads by now.
@@ -62,6 +68,7 @@ impl NodeConfig {
             timing: Timing::default(),
             snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
             read_mode: ReadMode::default(),
+            list_id: None,
         }
     }
 }

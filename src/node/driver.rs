@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::StateMachine;
 use super::applier::{Expected, Task};
 use super::inbox::{Arrivals, Input, Waiters};
+use super::joining::{self, Reminder};
 use super::persister::Write;
 use super::pipeline::Pipeline;
 use super::post::Post;
@@ -18,16 +19,13 @@ use super::shared::{NodeFailure, Shared};
 use super::stage::Worker;
 use crate::clock;
 use crate::raft::{
-    Effect, Event, Index, MemberId, Raft, Rejection, RequestId, RoleChange, RoleName, Status, Term,
+    Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Status, Term,
 };
 use crate::rpc::Cork;
 use crate::storage::Snapshot;
 
 /// Ticks between looks for requests whose deadline has passed.
 const SWEEP_TICKS: u32 = 10;
-
-/// Between words about what takes long.
-const REMINDER_PAUSE: Duration = Duration::from_secs(10);
 
 /// Between reads of a member's own: so old may a state be that nobody else reads from, and that keeps up.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
@@ -41,8 +39,7 @@ pub(super) struct Driver<S: StateMachine> {
     /// Snapshots of a leader's that arrived in this turn.
     pub(super) received: Vec<Snapshot>,
     pub(super) is_lease_on: bool,
-    /// When to say again that this member has yet to join.
-    pub(super) reminder_due: Option<Instant>,
+    pub(super) reminder: Reminder,
 }
 
 /// The requests that the core knows by number.
@@ -152,6 +149,7 @@ impl<S: StateMachine> Driver<S> {
             Input::Transfer(to) => Some(Event::Transfer { to }),
             Input::DiskFull(is_full) => Some(Event::DiskFull(is_full)),
             Input::Joined => Some(Event::Joined),
+            Input::OtherCluster { peer, other } => Some(Event::OtherCluster { peer, other }),
             Input::ReadStale { query, age_max, waiting } => {
                 self.pipeline.task(Task::ReadStale { query, age_max, waiting });
                 None
@@ -198,6 +196,7 @@ impl<S: StateMachine> Driver<S> {
                 }
                 Effect::ReadReady(ids) => self.read_ready(ids),
                 Effect::Joined => self.joined(),
+                Effect::TakeCluster(cluster_id) => self.take_cluster(cluster_id),
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
                 Effect::PeerLostData { peer, match_index } => log::error!(
                     "member {peer} has lost data: it had acknowledged the log up to {match_index} and refuses it now; \
@@ -218,6 +217,14 @@ impl<S: StateMachine> Driver<S> {
     fn joined(&mut self) {
         log::info!("member {} has all its data: it votes from now on", self.raft.status().id);
         self.pipeline.write(Write::Joined);
+    }
+
+    fn take_cluster(&mut self, cluster_id: u64) {
+        log::info!(
+            "member {} has no data, and all others are of cluster {cluster_id:016x}: it joins that",
+            self.raft.status().id
+        );
+        self.pipeline.write(Write::TakeCluster(cluster_id));
     }
 
     fn expect(&mut self, proposed: &mut Vec<Expected<S::Outcome>>) {
@@ -252,17 +259,12 @@ impl<S: StateMachine> Driver<S> {
             (true, false) => log::info!("member {id}: the disk gets on again"),
             _ => {}
         }
-        if status.is_joining && self.reminder_due.is_none_or(|due| due <= now) {
-            self.reminder_due = Some(now + REMINDER_PAUSE);
-            let waits_for = self.raft.waits_for();
-            let ids: Vec<String> = waits_for.iter().map(MemberId::to_string).collect();
-            let what = match ids.is_empty() {
-                true => "it is being filled by the leader".to_owned(),
-                false => format!("it asks member {} where they stand", ids.join(", ")),
-            };
-            log::info!(
-                "member {id} has no data, or not all of it, and does not vote before it has: {what}"
-            );
+        let obstacle = status.is_joining.then(|| joining::obstacle(self.raft.join_answers()));
+        if let Some(obstacle) = &obstacle {
+            self.reminder.tell(id, obstacle, now);
+        }
+        if before.is_joining || status.is_joining {
+            *self.shared.obstacle.lock() = obstacle.map(|obstacle| obstacle.words);
         }
     }
 

@@ -13,7 +13,7 @@ use super::StateMachine;
 use super::driver::Driver;
 use super::request::{RequestError, Stale, Waiting};
 use super::stage::{Queue, Stage};
-use crate::raft::{MemberId, Message, PersistId, SnapshotMeta};
+use crate::raft::{MemberId, Message, OtherCluster, PersistId, SnapshotMeta};
 use crate::storage::Snapshot;
 
 const REQUESTS_MAX: usize = 16_384;
@@ -42,6 +42,11 @@ pub(super) enum Input<S: StateMachine> {
     Transfer(Option<MemberId>),
     DiskFull(bool),
     Joined,
+    /// A peer is of another cluster than this member, which asked where it stands.
+    OtherCluster {
+        peer: MemberId,
+        other: OtherCluster,
+    },
     /// A snapshot is wanted.
     TakeSnapshot,
     /// One of this member's own is on the disk.

@@ -39,6 +39,7 @@ mod divergence;
 mod driver;
 mod gate;
 mod inbox;
+mod joining;
 mod peer;
 mod persister;
 mod pipeline;
@@ -73,6 +74,7 @@ pub use state_machine::{StateMachine, StateView};
 use applier::Applier;
 use driver::{Driver, Requests};
 use inbox::Input;
+use joining::{Affiliation, Reminder};
 use peer::{Link, Links, Peer};
 use persister::Persister;
 use pipeline::{Errand, Pipeline};
@@ -84,7 +86,9 @@ use shared::{PanicGuard, Shared};
 use snapshotter::{Chunk, Snapshotter};
 use watch::Watch;
 
-use crate::raft::{self, Index, MemberId, Message, Raft, RoleName, SnapshotMeta, Status};
+use crate::raft::{
+    self, Index, MemberId, Message, OtherCluster, Raft, RoleName, SnapshotMeta, Standing, Status,
+};
 use crate::rpc::{self, Service};
 use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
 
@@ -102,6 +106,8 @@ trait Mailbox: Send + Sync {
     fn message(&self, message: Message) -> bool;
     /// The connection to `peer` has closed, or a call to it failed.
     fn disconnected(&self, peer: MemberId);
+    /// `peer` was asked where it stands, and is of another cluster.
+    fn other_cluster(&self, peer: MemberId, other: OtherCluster);
     /// Sees through what was brought.
     fn attend(&self, errand: Errand);
 }
@@ -277,6 +283,11 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.is_disk_full.load(Ordering::Acquire)
     }
 
+    /// Why this member does not vote yet, in words, while [`Status::is_joining`].
+    pub fn joining_words(&self) -> Option<String> {
+        self.shared.obstacle.lock().clone()
+    }
+
     /// Holds the node's threads while it is closed; for tests.
     pub(crate) fn gate(&self) -> &Arc<Gate> {
         &self.shared.gate
@@ -298,7 +309,11 @@ impl<S: StateMachine> Node<S> {
         data_dir: DataDir,
         state_machine: S,
     ) -> Result<Node<S>, NodeError> {
-        let cluster_id = data_dir.identity().cluster_id;
+        let affiliation = Affiliation {
+            cluster_id: data_dir.identity().cluster_id,
+            list_id: config.list_id,
+            came_new: data_dir.standing() == Standing::New,
+        };
         let mut state_machine = state_machine;
         let (snapshots, snapshot) = Snapshots::open(&data_dir)?;
         if let Some(snapshot) = &snapshot {
@@ -317,12 +332,12 @@ impl<S: StateMachine> Node<S> {
         shared.snapshot_len_bytes.store(snapshot_len_bytes, Ordering::Relaxed);
         let pipeline = Arc::new(Pipeline::new(shared.clone()));
         let handle = NodeHandle { pipeline: pipeline.clone(), shared: shared.clone() };
-        let (links, peers) = peers(&config, cluster_id, &pipeline, &snapshots, &shared);
+        let (links, peers) = peers(&config, affiliation, &pipeline, &snapshots, &shared);
         let post = Arc::new(Post::new(links, shared.clone()));
         let (to_snapshot, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
         let take_chunk = Box::new(chunk_taker(to_snapshot.clone()));
         let service = RaftService::new(
-            cluster_id,
+            affiliation,
             pipeline.clone(),
             post.clone(),
             shared.clone(),
@@ -361,7 +376,7 @@ impl<S: StateMachine> Node<S> {
             requests: Requests::default(),
             received: Vec::new(),
             is_lease_on: config.read_mode == ReadMode::Lease,
-            reminder_due: None,
+            reminder: Reminder::default(),
         });
         // In this order: each ends after the one before it has.
         let of_stage = pipeline.clone();
@@ -464,7 +479,7 @@ impl<S: StateMachine> Drop for Node<S> {
 /// The ways to the others, and who keeps them open.
 fn peers<S: StateMachine>(
     config: &NodeConfig,
-    cluster_id: u64,
+    affiliation: Affiliation,
     pipeline: &Arc<Pipeline<S>>,
     snapshots: &Snapshots,
     shared: &Arc<Shared>,
@@ -472,8 +487,9 @@ fn peers<S: StateMachine>(
     let others = config.members.iter().filter(|&(id, _)| id != config.id);
     let with = |(id, addr): (MemberId, &str)| {
         let mailbox: Arc<dyn Mailbox> = pipeline.clone();
+        let timing = config.timing;
         let (link, orders) =
-            Link::new(config.id, id, addr, cluster_id, config.timing, mailbox, shared.clone());
+            Link::new(config.id, id, addr, affiliation, timing, mailbox, shared.clone());
         let link = Arc::new(link);
         ((id, link.clone()), Peer::new(link, orders, snapshots.clone()))
     };

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::complaints::Complaints;
+use super::joining::Affiliation;
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, JoinArgs,
     JoinReply, RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply,
@@ -26,7 +27,7 @@ use super::proto::{
 use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Turn};
 use super::{Errand, Mailbox, Timing};
-use crate::raft::{self, AppendEntries, Body, MemberId, Message, Term};
+use crate::raft::{self, AppendEntries, Body, MemberId, Message, OtherCluster, Term};
 use crate::rpc::{CallError, Channel, Disconnect, StatusCode};
 use crate::storage::Snapshots;
 
@@ -58,7 +59,7 @@ pub(super) enum Order {
 pub(super) struct Link {
     own: MemberId,
     id: MemberId,
-    cluster_id: u64,
+    affiliation: Affiliation,
     stub: RaftRpcStub,
     /// For entries, over a connection of their own.
     bulk: RaftRpcStub,
@@ -74,7 +75,7 @@ impl Link {
         own: MemberId,
         id: MemberId,
         addr: &str,
-        cluster_id: u64,
+        affiliation: Affiliation,
         timing: Timing,
         mailbox: Arc<dyn Mailbox>,
         shared: Arc<Shared>,
@@ -100,7 +101,7 @@ impl Link {
         let bulk = RaftRpcStub::new(bulk);
         let (orders, received) = bounded(ORDERS_MAX);
         let complaints = Arc::default();
-        let link = Link { own, id, cluster_id, stub, bulk, mailbox, complaints, shared, orders };
+        let link = Link { own, id, affiliation, stub, bulk, mailbox, complaints, shared, orders };
         (link, received)
     }
 
@@ -128,7 +129,7 @@ impl Link {
         }
         let call_deadline = Instant::now() + CALL_TIMEOUT;
         let Message { from, to, term, body, .. } = message;
-        let envelope = Envelope { cluster_id: self.cluster_id, from: from.0, to: to.0 };
+        let envelope = Envelope { cluster_id: self.affiliation.cluster_id, from: from.0, to: to.0 };
         let (mailbox, complaints) = (self.mailbox.clone(), self.complaints.clone());
         // The core asks these again by itself, and a leader that is slow to answer them is none that is lost.
         let is_question = matches!(body, Body::ReadIndex(_) | Body::Join(_));
@@ -180,8 +181,13 @@ impl Link {
             }
             Body::Join(raft::Join { question }) => {
                 let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
+                let list_id = self.affiliation.list_id;
                 let done = move |reply: Result<JoinReply, _>| {
-                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                    let other = reply.as_ref().ok().and_then(|it| it.other_cluster(list_id));
+                    match other {
+                        Some(other) => answer.other_cluster(other),
+                        None => answer.deliver(reply.map(|it| (it.term, it.into_body()))),
+                    }
                 };
                 self.stub.join_then(&args, call_deadline, done);
             }
@@ -273,7 +279,7 @@ impl Peer {
             own: self.link.own,
             peer: self.link.id,
             term,
-            cluster_id: self.link.cluster_id,
+            cluster_id: self.link.affiliation.cluster_id,
             snapshot,
             stub: self.link.bulk.clone(),
             mailbox: self.link.mailbox.clone(),
@@ -309,6 +315,11 @@ struct Answer {
 }
 
 impl Answer {
+    fn other_cluster(self, other: OtherCluster) {
+        self.mailbox.other_cluster(self.from, other);
+        self.mailbox.attend(self.errand);
+    }
+
     fn deliver(self, answer: Result<(u64, Body), CallError>) {
         let Answer { mailbox, complaints, from, to, is_question, errand } = self;
         match answer {

@@ -42,7 +42,8 @@ pub(super) struct Persister<S: StateMachine> {
     pub(super) snapshot_index: Index,
     /// A snapshot is wanted when the log holds so much behind it.
     pub(super) snapshot_log_bytes: u64,
-    /// Nothing is written any more: the disk has failed, or the node stopped while it was full.
+    /// Nothing is written any more: the disk has failed, or the node stopped while it was full, or
+    /// the log is to be begun anew.
     pub(super) has_failed: bool,
 }
 
@@ -53,6 +54,8 @@ pub(super) enum Write {
     Release(Index),
     /// The member has all its data, and votes from now on.
     Joined,
+    /// The member, which has no data, belongs to this cluster.
+    TakeCluster(u64),
 }
 
 impl<S: StateMachine> Worker for Persister<S> {
@@ -100,6 +103,7 @@ impl<S: StateMachine> Persister<S> {
             match write {
                 Write::Release(index) => self.release(index)?,
                 Write::Joined => self.joined()?,
+                Write::TakeCluster(cluster_id) => self.take_cluster(cluster_id)?,
                 Write::Persist(first) => self.write_batch(first, || {
                     writes.next_if_map(|write| match write {
                         Write::Persist(persist) => Ok(persist),
@@ -153,6 +157,17 @@ impl<S: StateMachine> Persister<S> {
         let data_dir = self.data_dir.clone();
         if self.wait_for_space(|_| data_dir.mark_joined())? {
             self.pipeline.inbox.report(Input::Joined);
+        }
+        Ok(())
+    }
+
+    /// The log is that of the other cluster. It is empty, and the next start begins it anew: so
+    /// this is the last write.
+    fn take_cluster(&mut self, cluster_id: u64) -> Result<(), StorageError> {
+        let data_dir = self.data_dir.clone();
+        if self.wait_for_space(|_| data_dir.take_cluster(cluster_id))? {
+            self.has_failed = true;
+            self.fail(NodeFailure::ClusterTaken(cluster_id));
         }
         Ok(())
     }

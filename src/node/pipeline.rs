@@ -23,7 +23,7 @@ use super::persister::{Persister, Write};
 use super::shared::Shared;
 use super::stage::{Stage, is_in_turn};
 use super::{Mailbox, applier::Task};
-use crate::raft::{MemberId, Message};
+use crate::raft::{MemberId, Message, OtherCluster};
 
 /// What a thread has come with, and so what it may do beside stepping the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +166,10 @@ impl<S: StateMachine> Mailbox for Pipeline<S> {
 
     fn disconnected(&self, peer: MemberId) {
         self.inbox.disconnected(peer);
+    }
+
+    fn other_cluster(&self, peer: MemberId, other: OtherCluster) {
+        self.inbox.report(Input::OtherCluster { peer, other });
     }
 
     fn attend(&self, errand: Errand) {

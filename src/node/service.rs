@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::complaints::Complaints;
+use super::joining::Affiliation;
 use super::post::{PeerCall, Post};
 use super::proto::*;
 use super::shared::Shared;
@@ -16,7 +17,7 @@ use crate::rpc::{Done, Status, StatusCode};
 
 /// The `raftRpc` service of a node.
 pub(super) struct RaftService {
-    cluster_id: u64,
+    affiliation: Affiliation,
     mailbox: Arc<dyn Mailbox>,
     pub(super) post: Arc<Post>,
     shared: Arc<Shared>,
@@ -29,14 +30,14 @@ type ChunkTaker = Box<dyn Fn(Chunk) + Send + Sync>;
 
 impl RaftService {
     pub(super) fn new(
-        cluster_id: u64,
+        affiliation: Affiliation,
         mailbox: Arc<dyn Mailbox>,
         post: Arc<Post>,
         shared: Arc<Shared>,
         take_chunk: ChunkTaker,
     ) -> RaftService {
         let complaints = Complaints::default();
-        RaftService { cluster_id, mailbox, post, shared, complaints, take_chunk }
+        RaftService { affiliation, mailbox, post, shared, complaints, take_chunk }
     }
 
     fn deliver(&self, head: Head, body: Body, call: PeerCall) {
@@ -52,12 +53,40 @@ impl RaftService {
         self.mailbox.attend(Errand::Urgent);
     }
 
+    fn check(&self, envelope: Option<Envelope>, term: u64) -> Result<Head, WireError> {
+        Head::check(envelope, term, self.affiliation.cluster_id)
+    }
+
     fn bad(&self, error: WireError) -> Status {
+        match error {
+            // It may well be of that cluster, and says itself what it waits for.
+            WireError::OtherCluster { .. } if self.shared.status.lock().is_joining => {
+                Status::new(StatusCode::BadArguments, WireError::NoData.to_string())
+            }
+            error => self.stranger(error),
+        }
+    }
+
+    fn stranger(&self, error: WireError) -> Status {
         let words = error.to_string();
         if let WireError::OtherCluster { from, .. } = error {
             self.complaints.warn(from, format!("refused a message: {words}"));
         }
         Status::new(StatusCode::BadArguments, words)
+    }
+
+    /// A member of another cluster asks where this one stands: perhaps it has lost its data, and
+    /// was started with a list of members that the others did not begin with. So it is told which
+    /// cluster this is, by whoever knows that for certain.
+    fn other_cluster(&self, envelope: Option<Envelope>) -> Option<JoinReply> {
+        let Affiliation { cluster_id, list_id, came_new } = self.affiliation;
+        let (id, is_joining) = {
+            let status = self.shared.status.lock();
+            (status.id, status.is_joining)
+        };
+        let is_meant = envelope.is_some_and(|envelope| envelope.to == id.0);
+        let is_certain = !(came_new && is_joining);
+        list_id.filter(|_| is_meant && is_certain).map(|it| JoinReply::naming(cluster_id, it))
     }
 }
 
@@ -70,14 +99,14 @@ impl RaftRpc for RaftService {
     }
 
     fn request_vote(&self, args: RequestVoteArgs, done: Done<RequestVoteReply>) {
-        match Head::check(args.envelope, args.term, self.cluster_id) {
+        match self.check(args.envelope, args.term) {
             Ok(head) => self.deliver_now(head, args.into_body(), PeerCall::RequestVote(done)),
             Err(error) => done.fail(self.bad(error)),
         }
     }
 
     fn append_entries(&self, args: AppendEntriesArgs, done: Done<AppendEntriesReply>) {
-        let head = Head::check(args.envelope, args.term, self.cluster_id);
+        let head = self.check(args.envelope, args.term);
         match head.and_then(|head| Ok((head, args.into_body()?))) {
             Ok((head, body)) => self.deliver(head, body, PeerCall::AppendEntries(done)),
             Err(error) => done.fail(self.bad(error)),
@@ -85,7 +114,7 @@ impl RaftRpc for RaftService {
     }
 
     fn heartbeat(&self, args: HeartbeatArgs, done: Done<HeartbeatReply>) {
-        match Head::check(args.envelope, args.term, self.cluster_id) {
+        match self.check(args.envelope, args.term) {
             Ok(head) => {
                 // Whatever its term is: what it says of digests is of committed entries.
                 self.shared.watch.heard(args.query());
@@ -96,14 +125,14 @@ impl RaftRpc for RaftService {
     }
 
     fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
-        match Head::check(args.envelope, args.term, self.cluster_id) {
+        match self.check(args.envelope, args.term) {
             Ok(head) => self.deliver_now(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
             Err(error) => done.fail(self.bad(error)),
         }
     }
 
     fn read_index(&self, args: ReadIndexArgs, done: Done<ReadIndexReply>) {
-        match Head::check(args.envelope, args.term, self.cluster_id) {
+        match self.check(args.envelope, args.term) {
             Ok(head) => {
                 let body = Body::ReadIndex(raft::ReadIndex { batch: args.batch });
                 self.deliver_now(head, body, PeerCall::ReadIndex(done))
@@ -113,17 +142,20 @@ impl RaftRpc for RaftService {
     }
 
     fn join(&self, args: JoinArgs, done: Done<JoinReply>) {
-        match Head::check(args.envelope, args.term, self.cluster_id) {
+        match self.check(args.envelope, args.term) {
             Ok(head) => {
                 let body = Body::Join(raft::Join { question: args.question });
                 self.deliver_now(head, body, PeerCall::Join(done))
             }
-            Err(error) => done.fail(self.bad(error)),
+            Err(error) => match self.other_cluster(args.envelope) {
+                Some(reply) => done.run(reply),
+                None => done.fail(self.stranger(error)),
+            },
         }
     }
 
     fn install_snapshot(&self, args: InstallSnapshotArgs, done: Done<InstallSnapshotReply>) {
-        match Head::check(args.envelope, args.term, self.cluster_id) {
+        match self.check(args.envelope, args.term) {
             Ok(head) => (self.take_chunk)(Chunk { head, args, done }),
             Err(error) => done.fail(self.bad(error)),
         }

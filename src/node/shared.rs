@@ -19,6 +19,10 @@ pub enum NodeFailure {
     /// The log could not be written: nothing may be acknowledged any more.
     #[error("the log failed")]
     Storage(#[from] StorageError),
+    /// This member had no data, and the others are of another cluster than the one that its list of
+    /// members is for. Its data directory is of theirs now: started again, it is filled.
+    #[error("the others are of cluster {0:016x}, and so is this member now: start it again")]
+    ClusterTaken(u64),
     /// A thread panicked: a defect of this program, or of the state machine.
     #[error("thread {0} panicked")]
     Panicked(String),
@@ -55,6 +59,8 @@ pub(super) struct Shared {
     pub(super) is_killed: AtomicBool,
     /// Held by tests that pause a member.
     pub(super) gate: Arc<Gate>,
+    /// Why this member does not vote yet, in words.
+    pub(super) obstacle: Mutex<Option<String>>,
     failure: Mutex<Option<NodeFailure>>,
 }
 
@@ -72,6 +78,7 @@ impl Shared {
             is_disk_full: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
             gate: Arc::default(),
+            obstacle: Mutex::new(None),
             failure: Mutex::new(None),
         }
     }

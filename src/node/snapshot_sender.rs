@@ -152,7 +152,7 @@ mod tests {
     use super::super::divergence::{Checkpoint, Query};
     use super::super::watch::Watch;
     use super::*;
-    use crate::raft::{Config, HardState, Index, Raft, SnapshotMeta};
+    use crate::raft::{Config, HardState, Index, OtherCluster, Raft, SnapshotMeta};
     use crate::rpc::Channel;
     use crate::storage::{DataDir, Identity, Snapshots};
     use crate::testing::Port;
@@ -165,6 +165,8 @@ mod tests {
         }
 
         fn disconnected(&self, _: MemberId) {}
+
+        fn other_cluster(&self, _: MemberId, _: OtherCluster) {}
 
         fn attend(&self, _: Errand) {}
     }

@@ -2,7 +2,7 @@
 
 use super::divergence::{Checkpoint, Query};
 use super::proto::*;
-use crate::raft::{self, Body, Index, MemberId, Message, Payload, Term};
+use crate::raft::{self, Body, Index, MemberId, Message, OtherCluster, Payload, Term};
 
 /// `Entry.Kind`.
 const KIND_COMMAND: u32 = 0;
@@ -18,6 +18,8 @@ pub(super) enum WireError {
          letter, on all members at their first start?"
     )]
     OtherCluster { from: MemberId, found: u64, expected: u64 },
+    #[error("it has no data yet, and takes nothing before it knows which cluster it is of")]
+    NoData,
     #[error("entry {index} has the unknown kind {kind}")]
     UnknownKind { index: u64, kind: u32 },
 }
@@ -277,7 +279,20 @@ impl JoinReply {
             is_leader: reply.last.is_some(),
             last_log_index: index.0,
             last_log_term: last_term.0,
+            ..Default::default()
         }
+    }
+
+    /// The answer to a member of another cluster. Question 0 is nobody's: an older member drops it.
+    pub(super) fn naming(cluster_id: u64, list_id: u64) -> JoinReply {
+        JoinReply { cluster_id, list_id, ..Default::default() }
+    }
+
+    /// What it says if it is such an answer; `list_id` is the asker's own.
+    pub(super) fn other_cluster(&self, list_id: Option<u64>) -> Option<OtherCluster> {
+        let has_same_list = list_id == Some(self.list_id);
+        let JoinReply { cluster_id, .. } = *self;
+        (cluster_id != 0).then_some(OtherCluster { cluster_id, has_same_list })
     }
 
     pub(super) fn into_body(self) -> Body {
@@ -336,6 +351,16 @@ mod tests {
         }
         assert_eq!(HeartbeatArgs::default().query(), Query::default(), "an older leader's");
         assert_eq!(HeartbeatReply::default().answer(), None, "an older follower's");
+    }
+
+    #[test]
+    fn a_cluster_is_named_to_a_member_of_another_one() {
+        let other = |has_same_list| Some(OtherCluster { cluster_id: 7, has_same_list });
+        let named = JoinReply::naming(7, 9);
+        assert_eq!(named.other_cluster(Some(9)), other(true));
+        assert_eq!(named.other_cluster(Some(8)), other(false));
+        assert_eq!(named.other_cluster(None), other(false));
+        assert_eq!(JoinReply::default().other_cluster(Some(0)), None, "an older member's");
     }
 
     #[test]

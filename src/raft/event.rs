@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::joining::OtherCluster;
 use super::message::Message;
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
@@ -51,6 +52,14 @@ pub enum Event {
     DiskFull(bool),
     /// What [`Effect::Joined`] asked for is on the disk.
     Joined,
+    /// A peer that was asked where it stands ([`Body::Join`](super::Body::Join)) is of another
+    /// cluster.
+    OtherCluster {
+        /// The peer.
+        peer: MemberId,
+        /// What it said.
+        other: OtherCluster,
+    },
     /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and if the peer is the
     /// leader, it may be dead.
     Disconnected(MemberId),
@@ -105,6 +114,10 @@ pub enum Effect {
     /// This member holds all that it can ever have promised. Record that in later lives it is a
     /// [`Standing::Voter`](super::Standing::Voter), and say [`Event::Joined`]: from then on it votes.
     Joined,
+    /// This member, which has no data, belongs to this cluster, and not to the one that it was
+    /// started for. Record it, as [`Standing::Rebuilding`](super::Standing::Rebuilding), and begin
+    /// anew: this core does nothing any more.
+    TakeCluster(u64),
     /// The role, the term or the known leader is another than before.
     RoleChanged(RoleChange),
 }

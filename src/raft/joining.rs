@@ -23,6 +23,17 @@
 //!   ([`Standing::Rebuilding`]): such a member never begins one.
 //! - What two members said to each other before both lost their data does not arrive after.
 //!
+//! # Which cluster
+//! A directory that begins empty has a cluster id all the same: the one that its list of members
+//! stands for. The others may have begun with another list, as addresses may change. So a peer that
+//! has data of another cluster names that cluster in place of an answer, and says whether it was
+//! started with the same list ([`OtherCluster`]). Once *every* other member has named one and the
+//! same cluster, with the same list, this one belongs there: it is at the address where they look
+//! for it. [`Effect::TakeCluster`] says so, and ends this core: the member begins anew in that
+//! cluster, as one that has lost its data. While only some have named another cluster, or they name
+//! different ones, nothing is taken, and no cluster is begun either: a member that has heard of
+//! another cluster no longer answers that it is new.
+//!
 //! In a cluster of two the other member alone is no majority. There a member that is being filled votes, but does not stand:
 //! nothing was ever committed without the other one, which holds everything.
 //!
@@ -46,6 +57,26 @@ pub enum Standing {
     Rebuilding,
 }
 
+/// What a peer with data of another cluster says to a member without data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherCluster {
+    /// The peer's cluster.
+    pub cluster_id: u64,
+    /// Whether the peer was started with the same list of members, addresses included.
+    pub has_same_list: bool,
+}
+
+/// What a peer has answered to a member without its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinAnswer {
+    /// It has never had any data either.
+    New,
+    /// It has data, or has had some, or has heard of a cluster that has begun.
+    HasData,
+    /// It is not of this member's cluster.
+    OtherCluster(OtherCluster),
+}
+
 /// What a member without its data knows of the others.
 #[derive(Debug)]
 pub(super) struct Joining {
@@ -58,8 +89,10 @@ pub(super) struct Joining {
 
 #[derive(Debug)]
 enum Stage {
-    /// Who has answered, and whether it is new, too.
-    Asking { is_new: bool, answers: BTreeMap<MemberId, bool> },
+    /// Who has answered what, and whether this member is new.
+    Asking { is_new: bool, answers: BTreeMap<MemberId, JoinAnswer> },
+    /// It belongs to another cluster than it believed: this core does nothing any more.
+    Leaving,
     /// The last entry of the leader of this term.
     Filling { target: Option<(Term, Index)> },
     /// It has everything; that this is known in later lives, too, is on its way to the disk. A member that voted before could
@@ -80,13 +113,14 @@ impl Joining {
 }
 
 impl Raft {
-    /// The members that have yet to say where they stand, before this one, which lacks its data, may be filled.
-    pub fn waits_for(&self) -> Vec<MemberId> {
+    /// While this member asks the others where they stand, as it lacks its data: who has answered
+    /// what, if anything.
+    pub fn join_answers(&self) -> Option<BTreeMap<MemberId, Option<JoinAnswer>>> {
         match &self.joining {
             Some(Joining { stage: Stage::Asking { answers, .. }, .. }) => {
-                self.config.peers().filter(|peer| !answers.contains_key(peer)).collect()
+                Some(self.config.peers().map(|peer| (peer, answers.get(&peer).copied())).collect())
             }
-            _ => Vec::new(),
+            _ => None,
         }
     }
 
@@ -99,6 +133,10 @@ impl Raft {
     pub(super) fn is_filled_by_the_only_other(&self) -> bool {
         let is_filling = matches!(self.joining, Some(Joining { stage: Stage::Filling { .. }, .. }));
         is_filling && self.config.members.len() == 2
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.joining, Some(Joining { stage: Stage::Leaving, .. }))
     }
 
     /// Asks those who have not answered yet, again and again.
@@ -116,11 +154,15 @@ impl Raft {
         let (question, term) = (joining.question, self.hard_state.current_term);
         let asked: Vec<MemberId> = match &joining.stage {
             Stage::Asking { answers, .. } => {
-                self.config.peers().filter(|peer| !answers.contains_key(peer)).collect()
+                // Where clusters differ nobody's answer is final: members are restarted until it is
+                // right.
+                let asks_all = answers.values().any(JoinAnswer::is_other_cluster);
+                let peers = self.config.peers();
+                peers.filter(|peer| asks_all || !answers.contains_key(peer)).collect()
             }
             Stage::Filling { target: Some((of, _)) } if *of == term => Vec::new(),
             Stage::Filling { .. } => self.leader.into_iter().collect(),
-            Stage::Recording => Vec::new(),
+            Stage::Recording | Stage::Leaving => Vec::new(),
         };
         for peer in asked {
             let join = self.request(peer, term, Body::Join(Join { question }));
@@ -130,13 +172,15 @@ impl Raft {
 
     /// Another member has lost its data, or is new.
     pub(super) fn on_join(&mut self, message: &Message, Join { question }: Join) {
-        let is_empty =
-            self.hard_state == HardState::default() && self.log.last_index() == Index::ZERO;
         let is_new = match &self.joining {
-            Some(Joining { stage: Stage::Asking { is_new, .. }, .. }) => *is_new,
-            Some(Joining { stage: Stage::Filling { .. }, .. }) => false,
+            // Nor should the asker begin a cluster beside another one that only this member has
+            // heard of.
+            Some(Joining { stage: Stage::Asking { is_new, answers }, .. }) => {
+                *is_new && !answers.values().any(JoinAnswer::is_other_cluster)
+            }
+            Some(Joining { stage: Stage::Filling { .. } | Stage::Leaving, .. }) => false,
             // It may vote, or is about to, and has not begun to.
-            Some(Joining { stage: Stage::Recording, .. }) | None => is_empty,
+            Some(Joining { stage: Stage::Recording, .. }) | None => self.is_empty(),
         };
         let last = matches!(self.role, Role::Leader(_))
             .then(|| (self.log.last_index(), self.log.last_term()));
@@ -151,7 +195,8 @@ impl Raft {
         }
         match &mut joining.stage {
             Stage::Asking { answers, .. } => {
-                answers.insert(message.from, reply.is_new);
+                let answer = if reply.is_new { JoinAnswer::New } else { JoinAnswer::HasData };
+                answers.insert(message.from, answer);
                 self.count_answers();
             }
             Stage::Filling { target } => {
@@ -161,7 +206,18 @@ impl Raft {
                     *target = Some((term, index));
                 }
             }
-            Stage::Recording => {}
+            Stage::Recording | Stage::Leaving => {}
+        }
+    }
+
+    /// In place of an answer: the peer is of another cluster.
+    pub(super) fn on_other_cluster(&mut self, peer: MemberId, other: OtherCluster) {
+        let is_peer = self.config.peers().any(|it| it == peer);
+        if let Some(Joining { stage: Stage::Asking { answers, .. }, .. }) = &mut self.joining
+            && is_peer
+        {
+            answers.insert(peer, JoinAnswer::OtherCluster(other));
+            self.count_answers();
         }
     }
 
@@ -171,9 +227,15 @@ impl Raft {
         else {
             return;
         };
-        let is_all_new = *is_new && answers.values().all(|&is_new| is_new);
+        let is_all_new = *is_new && answers.values().all(|answer| *answer == JoinAnswer::New);
         let is_quorum = 1 + answers.len() >= self.config.quorum();
         let has_all = 1 + answers.len() == self.config.members.len();
+        if answers.values().any(JoinAnswer::is_other_cluster) {
+            if has_all && let Some(cluster_id) = common_cluster(answers) {
+                self.take_cluster(cluster_id);
+            }
+            return;
+        }
         // One that has data may only be slow to say so.
         let is_late = *ticks >= self.config.election_ticks_max;
         if self.config.members.len() == 1 || is_all_new && (has_all || is_quorum && is_late) {
@@ -181,6 +243,20 @@ impl Raft {
         } else if has_all {
             self.begin_filling();
         }
+    }
+
+    /// Whoever has taken over a term or an entry has a cluster, and stays there.
+    fn take_cluster(&mut self, cluster_id: u64) {
+        if self.is_empty()
+            && let Some(joining) = &mut self.joining
+        {
+            joining.stage = Stage::Leaving;
+            self.effects.push(Effect::TakeCluster(cluster_id));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.hard_state == HardState::default() && self.log.last_index() == Index::ZERO
     }
 
     /// The others' terms are known, and taken over as they came: in the latest this member may have voted.
@@ -231,7 +307,7 @@ impl Raft {
     /// In a cluster that begins there is no leader whose silence would have to be waited out. Not at once all the same: the others
     /// may be about to hear that all are new, and one that asks a member which has voted by then is filled as if it had lost its data.
     fn expect_no_leader(&mut self) {
-        if self.hard_state == HardState::default() && self.log.last_index() == Index::ZERO {
+        if self.is_empty() {
             let (soonest, latest) =
                 (2 * self.config.heartbeat_ticks, self.config.election_ticks_min);
             let pause_ticks = self.rng.u32(soonest.min(latest)..=latest);
@@ -239,4 +315,22 @@ impl Raft {
             self.timer.timeout_ticks = self.timer.timeout_ticks.min(due_ticks);
         }
     }
+}
+
+impl JoinAnswer {
+    fn is_other_cluster(&self) -> bool {
+        matches!(self, JoinAnswer::OtherCluster(_))
+    }
+}
+
+/// The cluster that all of these name, with the same list of members.
+fn common_cluster(answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<u64> {
+    let mut named = answers.values().map(|answer| match answer {
+        JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true }) => {
+            Some(*cluster_id)
+        }
+        _ => None,
+    });
+    let first = named.next()??;
+    named.all(|cluster_id| cluster_id == Some(first)).then_some(first)
 }

@@ -164,7 +164,7 @@ pub struct Join {
 pub struct JoinReply {
     /// The request's.
     pub question: u64,
-    /// The sender has never had any data either, nor voted.
+    /// The sender has never had any data either, nor voted, nor heard of another cluster.
     pub is_new: bool,
     /// Index and term of the sender's last entry, if it leads.
     pub last: Option<(Index, Term)>,

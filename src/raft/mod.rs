@@ -61,7 +61,7 @@ mod types;
 
 pub use config::Config;
 pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
-pub use joining::Standing;
+pub use joining::{JoinAnswer, OtherCluster, Standing};
 pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
     ReadIndex, ReadIndexReply, RequestVote, RequestVoteReply,
@@ -278,6 +278,7 @@ impl Raft {
                 Event::SnapshotTaken(snapshot) => self.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.is_disk_full = is_full,
                 Event::Joined => self.joined(),
+                Event::OtherCluster { peer, other } => self.on_other_cluster(peer, other),
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }
@@ -322,6 +323,9 @@ impl Raft {
     /// Every message passes here: strangers are turned away and terms are compared once, before any role sees it
     /// (Raft §5.1).
     fn receive(&mut self, message: Message) {
+        if self.is_leaving() {
+            return;
+        }
         let is_peer = message.from != self.config.id && self.config.members.contains(&message.from);
         if !is_peer || message.to != self.config.id {
             return self.nonsense(&message, "it is not between this member and a peer");

@@ -206,6 +206,7 @@ pub use error::{CallError, Deadline, ServerError};
 pub use fairness::Fairness;
 pub use invoke::{CallOptions, Invoke, Method, RequestId};
 pub use limits::{FrameLimits, HEAD_LEN_MAX_BYTES, Limits};
+pub(crate) use net::resolve;
 pub(crate) use outbox::Cork;
 pub use payload::{Bincode, Payload, PayloadError};
 /// What generated messages are made of, so that a crate with services needs no dependency of its own for it.

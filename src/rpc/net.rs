@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,19 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 // Apple has no such flag for `send`; `std` sets SO_NOSIGPIPE on every socket there.
 #[cfg(target_vendor = "apple")]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
+
+/// The addresses of `HOST:PORT`. `std` takes the zone of an IPv6 address only as a number; here it
+/// may be a name, too: `[fe80::1%eth0]:7001`.
+pub(crate) fn resolve(addr: &str) -> io::Result<Vec<SocketAddr>> {
+    let zoned = addr.rsplit_once(':').and_then(|(host, port)| {
+        let host = host.strip_prefix('[')?.strip_suffix(']')?;
+        host.contains('%').then_some((host, port.parse::<u16>().ok()?))
+    });
+    Ok(match zoned {
+        Some(host_and_port) => host_and_port.to_socket_addrs()?.collect(),
+        None => addr.to_socket_addrs()?.collect(),
+    })
+}
 
 /// Small frames leave at once; a vanished peer is noticed.
 pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -13,7 +13,7 @@
 //! ```text
 //! syncraft data directory     what this is; the same in every version
 //! format 1                    of meta and of the log; a later one is refused
-//! cluster 81985529216486895   fixed when the directory is first used
+//! cluster 81985529216486895   fixed when the directory is first used; changes only while the member has no data
 //! member 1                    likewise
 //! log none                    "started" once the log's first segment is durable: then a log that is gone is damage
 //! joining new                 only in a directory whose member does not vote yet; "rebuilding" if it had data once
@@ -216,6 +216,20 @@ impl DataDir {
         self.change_meta(|meta| meta.standing = Standing::Voter)
     }
 
+    /// Records, durably, that the member belongs to this cluster, of which it has no data: it is
+    /// [`Standing::Rebuilding`] there. Nothing may be written to the directory after that before it
+    /// is opened anew, which discards the empty log: its segments carry the cluster's id, too.
+    ///
+    /// # Errors
+    /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written.
+    pub fn take_cluster(&self, cluster_id: u64) -> Result<(), StorageError> {
+        self.change_meta(|meta| {
+            meta.identity.cluster_id = cluster_id;
+            meta.log_started = false;
+            meta.standing = Standing::Rebuilding;
+        })
+    }
+
     /// Records, durably, that the log has its first segment.
     pub(super) fn mark_log_started(&self) -> Result<(), StorageError> {
         self.change_meta(|meta| meta.log_started = true)
@@ -363,7 +377,10 @@ fn field<T: std::str::FromStr>(line: Option<&str>, name: &str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::super::sim::{Faults, SimDisk};
+    use super::super::wal::{Recovered, Wal, WalOptions};
     use super::*;
+
+    const WAL_OPTIONS: WalOptions = WalOptions { segment_len_bytes: 1 << 20, prepare_ahead: false };
 
     const ME: Identity = Identity { cluster_id: 81985529216486895, member_id: MemberId(1) };
 
@@ -387,6 +404,33 @@ mod tests {
         let other = Identity { cluster_id: 5, ..ME };
         let dir = DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", other).unwrap();
         assert_eq!(dir.identity(), ME);
+    }
+
+    /// Whatever the moment of a crash: the directory opens, for one cluster or the other, and has
+    /// no log of the first one.
+    #[test]
+    fn a_member_without_data_may_take_another_cluster() {
+        let other = Identity { cluster_id: 5, ..ME };
+        for stop_at in 1.. {
+            let disk = SimDisk::new(stop_at);
+            let dir = open(&disk).unwrap();
+            drop(Wal::open(&dir, WAL_OPTIONS, None).unwrap());
+            disk.set_faults(Faults { stop_at_op: Some(stop_at), ..Faults::default() });
+            let is_taken = dir.take_cluster(5).is_ok();
+            drop(dir);
+            let is_opened = is_taken && open(&disk).is_ok();
+            disk.crash();
+            let dir = open(&disk).unwrap_or_else(|err| panic!("stop at {stop_at}: {err}"));
+            let of_first = (ME, Standing::New);
+            let of_other = (other, Standing::Rebuilding);
+            let found = (dir.identity(), dir.standing());
+            assert!(found == of_other || !is_taken && found == of_first, "{stop_at}: {found:?}");
+            let (_, recovered) = Wal::open(&dir, WAL_OPTIONS, None).unwrap();
+            assert_eq!(recovered, Recovered::default(), "stop at {stop_at}");
+            if is_opened {
+                break;
+            }
+        }
     }
 
     #[test]

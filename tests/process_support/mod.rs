@@ -114,7 +114,8 @@ pub(crate) fn server(id: usize, members: &str, data_dir: &Path) -> Command {
     let mut command = Command::new(SYNCRAFT);
     command
         .args(["server", "--id", &id.to_string(), "--members", members, "--data-dir"])
-        .arg(data_dir);
+        .arg(data_dir)
+        .env_remove("SYNCRAFT_LISTEN");
     command
 }
 

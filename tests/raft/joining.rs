@@ -287,3 +287,121 @@ fn members_say_where_they_stand() {
     let reply = follower.answer(join(3, 0, 9));
     assert_eq!((reply.term, reply.body), (Term(4), body(None)));
 }
+
+const ONE: u64 = 7;
+const ANOTHER: u64 = 8;
+
+fn other(peer: u64, cluster_id: u64, has_same_list: bool) -> Event {
+    let other = OtherCluster { cluster_id, has_same_list };
+    Event::OtherCluster { peer: MemberId(peer), other }
+}
+
+fn taken(effects: &[Effect]) -> Option<u64> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::TakeCluster(cluster_id) => Some(*cluster_id),
+        _ => None,
+    })
+}
+
+/// Once every other member names the same cluster, a member without data belongs there; its core is
+/// at its end then.
+#[test]
+fn a_member_without_data_takes_the_cluster_that_all_others_name() {
+    for standing in [Standing::New, Standing::Rebuilding] {
+        let mut node = joining(3, standing);
+        let question = question(&mut node);
+        assert_eq!(taken(&node.run([other(2, ONE, true)])), None, "one has yet to answer");
+        assert_eq!(taken(&node.run([other(3, ONE, true)])), Some(ONE));
+        assert_eq!(taken(&node.run([other(3, ONE, true)])), None, "once");
+        node.receive(join_reply(2, 5, question, true, None));
+        node.receive(join_reply(3, 5, question, true, None));
+        assert_eq!(node.run([Event::Message(heartbeat(2, 5, 0, 1))]), []);
+        assert_eq!(sent(&node.tick(200)), []);
+        assert_eq!((node.hard_state, is_joining(&node)), (HardState::default(), true));
+    }
+    let mut of_two = joining(2, Standing::New);
+    question(&mut of_two);
+    assert_eq!(taken(&of_two.run([other(2, ONE, true)])), Some(ONE));
+}
+
+/// Where they disagree, or one has no data, or was started with another list, nothing is taken,
+/// filled or begun. All are asked on, as operators restart members until it is right.
+#[test]
+fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
+    let message = |new| Event::Message(join_reply(3, 0, 0, new, None));
+    let wrong = [
+        ("another cluster", other(3, ANOTHER, true)),
+        ("another list", other(3, ONE, false)),
+        ("a stranger", other(9, ONE, true)),
+        ("itself", other(1, ONE, true)),
+        ("no data", message(true)),
+        ("data of this one", message(false)),
+    ];
+    for (what, event) in wrong {
+        let mut node = joining(3, Standing::New);
+        let question = question(&mut node);
+        let event = match event {
+            Event::Message(mut message) => {
+                if let Body::JoinReply(reply) = &mut message.body {
+                    reply.question = question;
+                }
+                Event::Message(message)
+            }
+            event => event,
+        };
+        let mut effects = node.run([event, other(2, ONE, true)]);
+        effects.extend(node.tick(1_000));
+        assert!(taken(&effects).is_none() && !has_joined(&effects), "{what}: {effects:?}");
+        assert_eq!(node.run([Event::Message(heartbeat(2, 0, 0, 1))]), [], "{what}: is not filled");
+        let all = asked(&node.tick(5));
+        assert_eq!(all.iter().map(|it| it.0).collect::<Vec<_>>(), [2, 3], "{what}");
+        assert_eq!(taken(&node.run([other(3, ONE, true)])), Some(ONE), "{what}, then right");
+    }
+}
+
+/// Two that are new are a majority, and begin nothing while the third has data, be it of which
+/// cluster it may.
+#[test]
+fn no_cluster_begins_beside_another_one() {
+    for has_same_list in [true, false] {
+        let mut node = joining(3, Standing::New);
+        let question = question(&mut node);
+        node.run([other(2, ONE, has_same_list)]);
+        node.receive(join_reply(3, 0, question, true, None));
+        let is_new = |node: &mut Node| match node.answer(join(3, 0, 9)).body {
+            Body::JoinReply(reply) => reply.is_new,
+            body => panic!("{body:?}"),
+        };
+        assert!(!has_joined(&node.tick(1_000)));
+        assert!(!is_new(&mut node), "the other one may not have heard of the cluster");
+        let mut alone = joining(3, Standing::New);
+        assert!(is_new(&mut alone));
+    }
+}
+
+/// Whoever has taken over a term, or holds an entry, has a cluster, and stays there.
+#[test]
+fn a_member_with_data_takes_no_other_cluster() {
+    let everywhere = [other(2, ONE, true), other(3, ONE, true)];
+    assert_eq!(taken(&Node::new(3).run(everywhere.clone())), None, "a voter");
+    assert_eq!(taken(&filling().run(everywhere.clone())), None, "one that is being filled");
+    let mut config = config(1, 3);
+    config.standing = Standing::Rebuilding;
+    let hard_state = HardState { current_term: Term(1), voted_for: None };
+    let mut node = Node::start(config, hard_state, None, entries(1, &[1]));
+    question(&mut node);
+    assert_eq!(taken(&node.run(everywhere)), None, "one that has some of its data");
+}
+
+#[test]
+fn who_has_answered_what_can_be_told() {
+    let mut node = joining(4, Standing::New);
+    let question = question(&mut node);
+    node.receive(join_reply(2, 0, question, true, None));
+    node.run([other(3, ONE, false)]);
+    let named = JoinAnswer::OtherCluster(OtherCluster { cluster_id: ONE, has_same_list: false });
+    let expected = [(2, Some(JoinAnswer::New)), (3, Some(named)), (4, None)];
+    let answers = node.raft.join_answers().unwrap();
+    assert_eq!(answers, expected.map(|(id, answer)| (MemberId(id), answer)).into());
+    assert_eq!(Node::new(3).raft.join_answers(), None);
+}

@@ -128,6 +128,7 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
             format!("finds that {peer} has lost {match_index}")
         }
         Effect::Joined => "has joined".to_owned(),
+        Effect::TakeCluster(cluster_id) => format!("belongs to cluster {cluster_id}"),
         Effect::RoleChanged(role) => format!("is {}", self::role(role)),
     };
     Some(if let Effect::Send(_) = effect { words } else { format!("  {id} {words}") })

@@ -8,7 +8,7 @@
 //! channel's; where a loss is news at once; and for bare replies.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::errors::Loss;
 use super::{Config, Framing};
 use crate::rpc::frame::{Decoder, Frame, FrameError};
 use crate::rpc::header::RpcReplyHeader;
-use crate::rpc::net::{Waiting, is_timeout, time_left, tune};
+use crate::rpc::net::{Waiting, is_timeout, resolve, time_left, tune};
 use crate::rpc::outbox::{Cork, Outbox};
 use crate::rpc::{Status, StatusCode};
 
@@ -283,7 +283,7 @@ fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
         // Foreign code. Its panic, reported by the panic hook, is the failure of this attempt.
         Some(resolve) => catch_unwind(AssertUnwindSafe(|| resolve(&config.addr)))
             .unwrap_or_else(|_| Err(io::Error::other("the resolver panicked")))?,
-        None => config.addr.to_socket_addrs()?.collect(),
+        None => resolve(&config.addr)?,
     };
     let mut last_error = match addrs.is_empty() {
         true => io::Error::new(ErrorKind::NotFound, "the name has no address"),

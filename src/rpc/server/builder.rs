@@ -17,7 +17,7 @@ use super::queue::CallQueue;
 use super::quiet::QuietLog;
 use super::table::{Published, Table};
 use super::{Phase, Server, Shared, builtin};
-use crate::rpc::net::{spawn, spawn_roomy};
+use crate::rpc::net::{resolve, spawn, spawn_roomy};
 use crate::rpc::{Fairness, Limits, ServerError, Service};
 
 /// Connections that may wait to be accepted, at least.
@@ -223,17 +223,21 @@ fn bad<T>(reason: &str) -> Result<T, ServerError> {
 
 fn bind(addr: String, ports: Option<RangeInclusive<u16>>) -> Result<TcpListener, ServerError> {
     let Some(ports) = ports else {
-        return TcpListener::bind(&addr).map_err(|source| ServerError::Bind { addr, source });
+        return listen(&addr).map_err(|source| ServerError::Bind { addr, source });
     };
     let host = addr.rsplit_once(':').map_or(&addr[..], |(host, _)| host);
     let mut result = Err(io::Error::new(ErrorKind::InvalidInput, "no ports to try"));
     for port in ports.clone() {
-        result = TcpListener::bind(format!("{host}:{port}"));
+        result = listen(&format!("{host}:{port}"));
         if !matches!(&result, Err(error) if error.kind() == ErrorKind::AddrInUse) {
             break;
         }
     }
     result.map_err(|source| ServerError::Bind { addr: format!("{host}:{ports:?}"), source })
+}
+
+fn listen(addr: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(&resolve(addr)?[..])
 }
 
 fn make(

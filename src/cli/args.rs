@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
     name = "syncraft",
     version,
     propagate_version = true,
-    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe; 4 a write may or may not have happened."
+    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe, or a server that cannot start or stops by itself; 4 a write may or may not have happened."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -97,7 +97,7 @@ pub(crate) struct ServerArgs {
     /// Which of the members this is
     #[arg(long)]
     pub(crate) id: u64,
-    /// Where it keeps its data; made if it is not there
+    /// Where it keeps its data, for nobody else to read; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: std::path::PathBuf,
     /// Serve operators' HTTP on this address

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use syncraft::members::Members;
 use syncraft::node::{ReadMode, Timing};
 use syncraft::raft::MemberId;
@@ -35,6 +35,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     limit_arenas();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let stop = stop_on_signals().map_err(|error| cannot_start(&error))?;
+    let ignored = ignore_signals().map_err(|error| cannot_start(&error))?;
     let mut config = config(common, args)?;
     fit_connections(&mut config.limits);
     let id = config.id;
@@ -48,6 +49,9 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     while !stop.load(Ordering::Relaxed) {
         if let Some(failure) = member.failure() {
             return Err(Failure::not_applied(format!("member {id} stops: {}", chain(&failure))));
+        }
+        if ignored.swap(false, Ordering::Relaxed) {
+            log::info!("member {id} goes on: SIGHUP, SIGUSR1 and SIGUSR2 mean nothing to it");
         }
         thread::sleep(POLL_PAUSE);
     }
@@ -126,6 +130,16 @@ fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(stop)
+}
+
+/// Becomes true with a signal that others send to servers for other reasons than to end them: a terminal that was closed,
+/// logrotate, `systemctl reload`. Left alone, each would end the process at once, without handing over.
+fn ignore_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGUSR1, SIGUSR2] {
+        signal_hook::flag::register(signal, ignored.clone())?;
+    }
+    Ok(ignored)
 }
 
 fn cannot_start(error: &dyn Display) -> Failure {

@@ -19,6 +19,9 @@ pub enum NodeFailure {
     /// The log could not be written: nothing may be acknowledged any more.
     #[error("the log failed")]
     Storage(#[from] StorageError),
+    /// The data directory was removed, moved away or replaced: what would be acknowledged from now on would be lost.
+    #[error("it has lost its data directory")]
+    DataDir(#[source] StorageError),
     /// A thread panicked: a defect of this program, or of the state machine.
     #[error("thread {0} panicked")]
     Panicked(String),

@@ -124,8 +124,10 @@ impl DataDir {
             let pin = disk.pin(&path).map_err(StorageError::io("open", &path))?;
             Ok((path, pin))
         };
-        let pins = [path.join("LOCK"), wal_dir(path)].map(pin);
-        let pins = pins.into_iter().collect::<Result<_, StorageError>>()?;
+        // Where the log is missing already, opening it says so.
+        let wal = Some(wal_dir(path)).filter(|wal| disk.is_dir(wal));
+        let pins = std::iter::once(path.join("LOCK")).chain(wal).map(pin);
+        let pins = pins.collect::<Result<_, StorageError>>()?;
         let path = path.to_path_buf();
         let data_dir =
             DataDir { disk, path, identity: meta.identity, meta: Mutex::new(meta), lock, pins };

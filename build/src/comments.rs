@@ -27,7 +27,8 @@ fn plain_line(line: &str) -> String {
     let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut out = String::from(if words.is_empty() { "" } else { " " });
     let parts: Vec<&str> = words.split('`').collect();
-    let has_spans = parts.len() % 2 == 1 && parts.iter().skip(1).step_by(2).all(|it| *it != "");
+    let has_spans =
+        parts.len() % 2 == 1 && parts.iter().skip(1).step_by(2).all(|it| !it.is_empty());
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
             out.push_str(if has_spans { "`" } else { "\\`" });

@@ -8,7 +8,7 @@ fn main() -> Result<(), syncraft_build::Error> {
         "proto/raft_rpc.proto",
         "proto/admin_rpc.proto",
     ];
-    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=build/src");
     syncraft_build::Config::new()
         .rpc_path("crate::rpc")
         .prost_path("::prost")

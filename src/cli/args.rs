@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
     name = "syncraft",
     version,
     propagate_version = true,
-    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe (also a result that cannot be written to standard output); 4 a write may or may not have happened."
+    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe (also a result that cannot be written to standard output, and a server that cannot start or stops by itself); 4 a write may or may not have happened."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -101,7 +101,7 @@ pub(crate) struct ServerArgs {
     /// reach it: in a container, behind NAT
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
     pub(crate) listen: Option<String>,
-    /// Where it keeps its data; made if it is not there
+    /// Where it keeps its data, for nobody else to read; made if it is not there
     #[arg(long, value_name = "DIR", env = "SYNCRAFT_DATA_DIR")]
     pub(crate) data_dir: std::path::PathBuf,
     /// Serve operators' HTTP on this address

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use syncraft::members::Members;
 use syncraft::node::{NodeFailure, ReadMode, Timing};
 use syncraft::raft::MemberId;
@@ -39,6 +39,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     limit_arenas();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let stop = stop_on_signals().map_err(|error| cannot_start(&error))?;
+    let ignored = ignore_signals().map_err(|error| cannot_start(&error))?;
     let mut config = config(common, args)?;
     fit_connections(&mut config.limits);
     let id = config.id;
@@ -61,6 +62,9 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
                 return Err(Failure::not_applied(words));
             }
             None => thread::sleep(POLL_PAUSE),
+        }
+        if ignored.swap(false, Ordering::Relaxed) {
+            log::info!("member {id} goes on: SIGHUP, SIGUSR1 and SIGUSR2 mean nothing to it");
         }
     }
     log::info!("member {id} stops as it was told");
@@ -174,6 +178,16 @@ fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(stop)
+}
+
+/// Becomes true with a signal that others send to servers for other reasons than to end them: a terminal that was closed,
+/// logrotate, `systemctl reload`. Left alone, each would end the process at once, without handing over.
+fn ignore_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGUSR1, SIGUSR2] {
+        signal_hook::flag::register(signal, ignored.clone())?;
+    }
+    Ok(ignored)
 }
 
 fn cannot_start(error: &dyn Error) -> Failure {

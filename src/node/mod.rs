@@ -18,6 +18,7 @@
 //! | `apply-N` | applies entries, where nobody else has | being called |
 //! | `tick-N` | steps the core at each tick | the clock |
 //! | `snap-N` | snapshots being written, or arriving | the disk |
+//! | `data-N` | looks whether the data directory is still there | the clock |
 //! | `peer-N-M` | keeps the connection to member M | the network |
 //! | `snap-N-M` | a snapshot on its way to member M; only meanwhile | the network |
 //! | those of connections and channels (`rpc`) | what they bring: step, apply, answer; a leader's entries they also write | their sockets |
@@ -30,7 +31,7 @@
 //! - Clients' callbacks run on whichever of these threads: they must not block.
 //! - A member whose state is not that of a majority answers from it no more ([`NodeHandle::divergence`]).
 //! - Every request ends: with its outcome, a refusal, its deadline, or the node's stop.
-//! - A panic in any stage, or a failed write, stops the node and is told by [`NodeHandle::failure`].
+//! - A panic in any stage, a failed write, or a data directory that is taken away stops the node and is told by [`NodeHandle::failure`].
 
 mod applier;
 mod complaints;
@@ -96,6 +97,9 @@ use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOption
 pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
 /// A server that publishes a node takes frames at least this long, or members cannot send each other every entry.
 pub const FRAME_LEN_MIN: usize = 16 << 20;
+
+/// How often a node looks whether its data directory is still there.
+const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Threads that the stages have.
 const STAGES: usize = 3;
@@ -354,6 +358,7 @@ impl<S: StateMachine> Node<S> {
         };
 
         let id = config.id;
+        let checked = data_dir.clone();
         let fail = node.on_failure();
         let applier = Applier::new(state_machine, meta, to_snapshot, shared.clone(), fail);
         pipeline.applier.employ(applier);
@@ -398,6 +403,8 @@ impl<S: StateMachine> Node<S> {
             let stopped = stopped.clone();
             node.spawn(format!("peer-{id}-{}", peer.id()), move || peer.run(stopped))?;
         }
+        let (gate, fail, until) = (node.handle.gate().clone(), node.on_failure(), stopped.clone());
+        node.spawn(format!("data-{id}"), move || watch_data_dir(&checked, &gate, fail, &until))?;
         let tick = config.timing.tick;
         node.spawn(format!("tick-{id}"), move || run_ticker(&pipeline, tick, &stopped))?;
         Ok(node)
@@ -514,6 +521,22 @@ fn run_ticker<S: StateMachine>(pipeline: &Pipeline<S>, tick: Duration, stopped: 
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
         pipeline.inbox.tick();
         pipeline.attend(Errand::Clock);
+    }
+}
+
+/// On a thread of its own: to ask a disk may take long.
+fn watch_data_dir(
+    data_dir: &DataDir,
+    gate: &Gate,
+    fail: impl Fn(NodeFailure),
+    stopped: &Receiver<()>,
+) {
+    while stopped.recv_timeout(DATA_DIR_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        gate.pass();
+        if let Err(error) = data_dir.check_in_place() {
+            log::error!("this member stops: {error}");
+            return fail(NodeFailure::DataDir(error));
+        }
     }
 }
 

@@ -23,6 +23,9 @@ pub enum NodeFailure {
     /// members is for. Its data directory is of theirs now: started again, it is filled.
     #[error("the others are of cluster {0:016x}, and so is this member now: start it again")]
     ClusterTaken(u64),
+    /// The data directory was removed, moved away or replaced: what would be acknowledged from now on would be lost.
+    #[error("it has lost its data directory")]
+    DataDir(#[source] StorageError),
     /// A thread panicked: a defect of this program, or of the state machine.
     #[error("thread {0} panicked")]
     Panicked(String),

@@ -175,7 +175,9 @@ macro_rules! __include_proto {
 }
 
 /// Includes what `syncraft_build::compile` has made of a package: its messages, and of each service the trait, the service and the
-/// stub. Takes the package as the .proto spells it: `include_proto!("friends")`.
+/// stub. Takes the package as the .proto spells it: `include_proto!("friends")`; for a file without `package`,
+/// `include_proto!("_")`. Packages that refer to each other are included in modules of their names: `syncraft_build`'s page has an
+/// example.
 pub use crate::__include_proto as include_proto;
 pub use crate::__rpc_service as service;
 
@@ -211,6 +213,8 @@ pub(crate) use outbox::Cork;
 pub use payload::{Bincode, Payload, PayloadError};
 /// What generated messages are made of, so that a crate with services needs no dependency of its own for it.
 pub use prost;
+/// The types of `google.protobuf`, for generated messages that have fields of them: `Timestamp`, `Duration`, `Any`, ...
+pub use prost_types;
 pub use retry::{Retry, Retrying};
 pub use server::{BoundServer, MethodReport, Server, ServerBuilder, Stats, Times};
 pub use service::{Call, Done, Service};

@@ -4,7 +4,8 @@
 /// sides must be built from the same definition.
 ///
 /// It makes the trait to implement, the type that publishes it, and the stub that calls it, by the names given. Each method is
-/// `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent` before `fn` where to run it twice does no more than once.
+/// `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent` before `fn` where to run it twice does no more than once. A method may
+/// have any name but `new` and `with`, which the stub has already.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -57,21 +58,21 @@ macro_rules! __rpc_service {
         $(#[$about])*
         ///
         /// Each method is answered once through its `Done`: at once or later, from any thread.
-        $visibility trait $name: Send + Sync + 'static {
+        $visibility trait $name: ::core::marker::Send + ::core::marker::Sync + 'static {
             $($(#[$about_method])*
             fn $method(&self, args: $args, done: $crate::rpc::Done<$crate::rpc::Bincode<$reply>>);)*
         }
 
         /// Publishes an implementation of the service.
-        $visibility struct $service<T> {
-            implementation: ::std::sync::Arc<T>,
+        $visibility struct $service<T_> {
+            implementation: ::std::sync::Arc<T_>,
             version: u32,
         }
 
         #[allow(dead_code, reason = "not everything is used everywhere")]
-        impl<T: $name> $service<T> {
+        impl<T_: $name> $service<T_> {
             /// A service that hands its calls to `implementation`.
-            $visibility fn new(implementation: ::std::sync::Arc<T>) -> Self {
+            $visibility fn new(implementation: ::std::sync::Arc<T_>) -> Self {
                 Self { implementation, version: 0 }
             }
 
@@ -81,7 +82,14 @@ macro_rules! __rpc_service {
             }
         }
 
-        impl<T: $name> $crate::rpc::Service for $service<T> {
+        impl<T_> ::core::fmt::Debug for $service<T_> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let name = ::core::stringify!($service);
+                f.debug_struct(name).field("version", &self.version).finish_non_exhaustive()
+            }
+        }
+
+        impl<T_: $name> $crate::rpc::Service for $service<T_> {
             fn name(&self) -> &'static str {
                 $wire_name
             }
@@ -101,27 +109,29 @@ macro_rules! __rpc_service {
             fn call(&self, method: usize, args: $crate::rpc::prost::bytes::Bytes, call: $crate::rpc::Call) {
                 match $crate::rpc::Service::methods(self)[method] {
                     $($wire_method => {
-                        if let Some(($crate::rpc::Bincode(args), done)) = call.open(args) {
-                            self.implementation.$method(args, done);
+                        if let ::core::option::Option::Some(($crate::rpc::Bincode(args), done)) =
+                            call.open(args)
+                        {
+                            <T_ as $name>::$method(&self.implementation, args, done);
                         }
                     })*
-                    _ => unreachable!("a server asks for methods that there are"),
+                    _ => ::core::unreachable!("a server asks for methods that there are"),
                 }
             }
         }
 
         /// Calls the service through a channel, or whatever else carries calls.
-        #[derive(Clone, Debug)]
-        $visibility struct $stub<C = $crate::rpc::Channel> {
-            invoker: C,
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        $visibility struct $stub<C_ = $crate::rpc::Channel> {
+            invoker: C_,
             options: $crate::rpc::CallOptions,
         }
 
         #[allow(dead_code, reason = "not everything is used everywhere")]
-        impl<C: $crate::rpc::Invoke> $stub<C> {
+        impl<C_: $crate::rpc::Invoke> $stub<C_> {
             /// A stub that calls through `invoker`.
-            $visibility fn new(invoker: C) -> Self {
-                Self { invoker, options: Default::default() }
+            $visibility fn new(invoker: C_) -> Self {
+                Self { invoker, options: ::core::default::Default::default() }
             }
 
             /// The same, with these options for each of its calls.
@@ -134,14 +144,85 @@ macro_rules! __rpc_service {
                 &self,
                 args: $args,
                 deadline: ::std::time::Instant,
-            ) -> ::std::result::Result<$reply, $crate::rpc::CallError> {
+            ) -> ::core::result::Result<$reply, $crate::rpc::CallError> {
                 const METHOD: $crate::rpc::Method =
                     $crate::rpc::Method::new($wire_name, $wire_method)$(.idempotent() $($mark)?)?;
                 let args = $crate::rpc::Bincode(args);
                 let reply: $crate::rpc::Bincode<$reply> =
                     $crate::rpc::Invoke::invoke(&self.invoker, &METHOD, &self.options, &args, deadline)?;
-                Ok(reply.0)
+                ::core::result::Result::Ok(reply.0)
             })*
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    //! Names that could get in the way: of what is imported, of a type parameter, of methods that everything has.
+    #![allow(dead_code, reason = "they are only compiled")]
+
+    use std::sync::Arc;
+    use std::sync::mpsc;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::super::{Bincode, Call, Done, Payload, Service};
+
+    macro_rules! types {
+        ($($name:ident)*) => {
+            $(#[derive(std::fmt::Debug, std::cmp::PartialEq, Serialize, Deserialize)]
+            struct $name {})*
+        };
+    }
+
+    types! { Send Sync Sized Default Clone Debug Option Result Service_ Arc_ C T Self_ }
+
+    crate::rpc::service! {
+        trait Shadows = "shadows" published by ShadowsService, called by ShadowsStub {
+            fn clone = "Clone"(Send) -> Sync;
+            fn default = "Default"(C) -> T;
+            fn invoker = "Invoker"(Default) -> Debug;
+            fn version = "Version"(Option) -> Result;
+            fn type_id = "TypeId"(Clone) -> Sized;
+        }
+    }
+
+    struct Here;
+
+    impl Shadows for Here {
+        fn clone(&self, _: Send, done: Done<Bincode<Sync>>) {
+            done.run(Bincode(Sync {}));
+        }
+
+        fn default(&self, _: C, done: Done<Bincode<T>>) {
+            done.run(Bincode(T {}));
+        }
+
+        fn invoker(&self, _: Default, done: Done<Bincode<Debug>>) {
+            done.run(Bincode(Debug {}));
+        }
+
+        fn version(&self, _: Option, done: Done<Bincode<Result>>) {
+            done.run(Bincode(Result {}));
+        }
+
+        fn type_id(&self, _: Clone, done: Done<Bincode<Sized>>) {
+            done.run(Bincode(Sized {}));
+        }
+    }
+
+    #[test]
+    fn methods_and_types_of_any_name_are_called() {
+        let service = ShadowsService::new(Arc::new(Here));
+        assert!(format!("{service:?}").starts_with("ShadowsService"));
+        for method in 0..Service::methods(&service).len() {
+            let (tx, answers) = mpsc::channel();
+            let mut args = Vec::new();
+            Bincode(Send {}).write(&mut args);
+            let answer = move |answer| tx.send(answer).expect("somebody waits");
+            Service::call(&service, method, args.into(), Call::local(answer));
+            let answer = answers.recv().expect("it is answered");
+            std::assert!(answer.is_ok(), "method {method}: {answer:?}");
+        }
+    }
 }

@@ -24,6 +24,10 @@
 //! voted and never stored anything. `joining` closes the other one: a member whose whole directory was deleted, or given up
 //! as damaged, does not know what it had promised, and must not vote before it has made sure ([`raft`](crate::raft), joining).
 //!
+//! All of it is its owner's alone: directories have mode 0700 and files 0600, whatever the umask, as values are in them. What
+//! an older version made readable for others is made private when it is opened; the directory itself only if nothing
+//! else is in it.
+//!
 //! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no snapshot.
 
 use std::path::{Path, PathBuf};
@@ -34,13 +38,15 @@ use parking_lot::Mutex;
 use crate::raft::{MemberId, Standing};
 
 use super::StorageError;
-use super::disk::{Disk, DiskLock, RealDisk};
+use super::disk::{Disk, DiskLock, DiskPin, RealDisk};
 
 /// The newest format that this program writes, and reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
 const TITLE: &str = "syncraft data directory";
 const META_LEN_MAX_BYTES: usize = 4096;
+/// What a data directory may hold and still be a member's alone; a file system of its own has `lost+found`.
+const OWN_NAMES: [&str; 6] = ["LOCK", "meta", "meta.tmp", "wal", "snap", "lost+found"];
 
 /// Whose data a directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +66,8 @@ pub struct DataDir {
     /// As it stands on the disk.
     meta: Mutex<Meta>,
     lock: Arc<DiskLock>,
+    /// What must stay where it is while the member runs.
+    pins: Vec<(PathBuf, Box<dyn DiskPin>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,11 +119,48 @@ impl DataDir {
         disk.create_dir_all(path).map_err(StorageError::io("create", path))?;
         let lock = Arc::new(take_lock(&*disk, path)?);
         let meta = meta(&*disk, path)?;
+        make_private(&*disk, path);
+        let pin = |path: PathBuf| {
+            let pin = disk.pin(&path).map_err(StorageError::io("open", &path))?;
+            Ok((path, pin))
+        };
+        // Where the log is missing already, opening it says so.
+        let wal = Some(wal_dir(path)).filter(|wal| disk.is_dir(wal));
+        let pins = std::iter::once(path.join("LOCK")).chain(wal).map(pin);
+        let pins = pins.collect::<Result<_, StorageError>>()?;
         let path = path.to_path_buf();
         let data_dir =
-            DataDir { disk, path, identity: meta.identity, meta: Mutex::new(meta), lock };
+            DataDir { disk, path, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
         data_dir.finish_discarding(meta)?;
         Ok(data_dir)
+    }
+
+    /// Whether it is still the directory that was opened. One that somebody has removed, moved away or replaced can be written
+    /// to as before, by who has its files open, but nobody will find there what was written.
+    ///
+    /// # Errors
+    /// [`TakenAway`](StorageError::TakenAway)
+    pub fn check_in_place(&self) -> Result<(), StorageError> {
+        for (path, pin) in &self.pins {
+            match pin.is_in_place() {
+                Ok(true) => {}
+                Ok(false) => return Err(self.taken_away(path.clone())),
+                // A disk that cannot be asked is met by the log.
+                Err(err) => log::debug!("cannot look for {}: {err}", path.display()),
+            }
+        }
+        let wal = self.wal_dir();
+        if self.is_log_started()
+            && let Ok(names) = self.disk.list(&wal)
+            && names.iter().all(|name| !super::wal::is_segment_name(name))
+        {
+            return Err(self.taken_away(wal));
+        }
+        Ok(())
+    }
+
+    fn taken_away(&self, missed: PathBuf) -> StorageError {
+        StorageError::TakenAway { dir: self.path.clone(), missed }
     }
 
     /// As [`open`](DataDir::open), but whatever is in the directory is discarded, be it damaged or whole, but for the cluster's id
@@ -251,6 +296,38 @@ fn wal_dir(path: &Path) -> PathBuf {
 
 fn snap_dir(path: &Path) -> PathBuf {
     path.join("snap")
+}
+
+/// Older versions let the umask decide who may read. Where the system does not let us change that, the member serves all the
+/// same: a volume may belong to somebody else.
+fn make_private(disk: &dyn Disk, path: &Path) {
+    let names = |dir: &Path| disk.list(dir).unwrap_or_default();
+    let mut paths: Vec<PathBuf> = ["LOCK", "meta"].map(|name| path.join(name)).into();
+    for dir in [wal_dir(path), snap_dir(path)] {
+        paths.extend(names(&dir).iter().map(|name| dir.join(name)));
+        paths.push(dir);
+    }
+    // Somebody else's things may need to be reached: then only what is ours is taken from others.
+    if names(path).iter().all(|name| OWN_NAMES.contains(&name.as_str())) {
+        paths.push(path.to_path_buf());
+    }
+    let mut changed = 0;
+    for path in paths {
+        match disk.make_private(&path) {
+            Ok(is_changed) => changed += usize::from(is_changed),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+            Err(err) => {
+                let path = path.display();
+                return log::warn!("other users of this machine may read {path}: {err}");
+            }
+        }
+    }
+    if changed > 0 {
+        let path = path.display();
+        log::info!(
+            "{changed} files and directories of {path} were open to others; they are private now"
+        );
+    }
 }
 
 fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<DiskLock, StorageError> {

@@ -7,16 +7,26 @@
 //! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before
 //!   that, any part of it may be, in any order; a sector of 512 bytes is either old or new.
 //! - A created, renamed or removed name is durable after [`Disk::sync_dir`] of its directory. Renaming replaces at once.
+//! - What is created is private: the owner of the process may use it, and nobody else, whatever the umask. Values are in it.
 //! - After a failed sync nothing is known about what was written since the last good one, and a later sync that succeeds
 //!   says nothing about it either (on Linux the pages were marked clean): so a failed sync is never retried.
 
 use std::any::Any;
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Permissions of a directory: its owner's alone.
+const DIR_MODE: u32 = 0o700;
+/// Permissions of a file.
+const FILE_MODE: u32 = 0o600;
+/// The permissions of everybody but the owner.
+const OTHERS_MODE: u32 = 0o077;
+/// Set on directories that several users share, such as `/tmp`.
+const STICKY_MODE: u32 = 0o1000;
 
 /// A disk: names, directories and files.
 pub trait Disk: Send + Sync + fmt::Debug {
@@ -38,6 +48,37 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id if someone has it.
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>>;
+    /// Takes a file or a directory that is there already from everybody but its owner. Returns whether others had access
+    /// before. A directory that is shared on purpose (with the sticky bit) is left as it is.
+    ///
+    /// By default nothing: nobody else can reach this disk.
+    fn make_private(&self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(false)
+    }
+    /// Remembers which file or directory has this name now.
+    ///
+    /// By default it keeps its name for ever: nobody else can reach this disk.
+    fn pin(&self, path: &Path) -> io::Result<Box<dyn DiskPin>> {
+        let _ = path;
+        Ok(Box::new(Unreachable))
+    }
+}
+
+/// A file or a directory by what it is, and not by its name.
+pub trait DiskPin: Send + Sync + fmt::Debug {
+    /// Whether its name still leads to it. An error says nothing about that.
+    fn is_in_place(&self) -> io::Result<bool>;
+}
+
+/// The pin of a disk that only this program can reach.
+#[derive(Debug)]
+struct Unreachable;
+
+impl DiskPin for Unreachable {
+    fn is_in_place(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// An open file. Positions are explicit, so it can be shared between threads.
@@ -142,8 +183,8 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = private_options().create(true).truncate(true).open(path)?;
+        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
         Ok(Arc::new(file))
     }
 
@@ -167,7 +208,9 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)
+        DirBuilder::new().mode(DIR_MODE).create(path)?;
+        // The umask may have taken the owner's rights, too.
+        fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
     }
 
     fn is_dir(&self, path: &Path) -> bool {
@@ -180,10 +223,10 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>> {
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file = private_options().create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => {
+                file.set_permissions(Permissions::from_mode(FILE_MODE))?;
                 // For the message that a second process gets; nothing depends on it.
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
@@ -196,6 +239,47 @@ impl Disk for RealDisk {
             }
             Err(TryLockError::Error(err)) => Err(err),
         }
+    }
+
+    fn make_private(&self, path: &Path) -> io::Result<bool> {
+        let mode = fs::metadata(path)?.permissions().mode();
+        if mode & OTHERS_MODE == 0 || mode & STICKY_MODE != 0 {
+            return Ok(false);
+        }
+        fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS_MODE))?;
+        Ok(true)
+    }
+
+    fn pin(&self, path: &Path) -> io::Result<Box<dyn DiskPin>> {
+        Ok(Box::new(RealPin { file: File::open(path)?, path: path.to_path_buf() }))
+    }
+}
+
+fn private_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(FILE_MODE);
+    options
+}
+
+/// Holds the file or directory open, so that the system gives its inode number to no other.
+#[derive(Debug)]
+struct RealPin {
+    file: File,
+    path: PathBuf,
+}
+
+impl DiskPin for RealPin {
+    fn is_in_place(&self) -> io::Result<bool> {
+        use io::ErrorKind::{NotADirectory, NotFound, StaleNetworkFileHandle};
+        let found = match fs::metadata(&self.path) {
+            Ok(found) => found,
+            Err(err) if matches!(err.kind(), NotFound | NotADirectory | StaleNetworkFileHandle) => {
+                return Ok(false);
+            }
+            Err(err) => return Err(err),
+        };
+        let held = self.file.metadata()?;
+        Ok((found.dev(), found.ino()) == (held.dev(), held.ino()))
     }
 }
 

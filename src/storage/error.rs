@@ -53,6 +53,18 @@ pub enum StorageError {
         pid: Option<u32>,
     },
 
+    /// The directory was taken away while a member ran on it: what is written from then on is nowhere to be found.
+    #[error(
+        "data directory {} is not the one that this member started with: {} was removed, moved away or replaced",
+        dir.display(), missed.display()
+    )]
+    TakenAway {
+        /// The data directory.
+        dir: PathBuf,
+        /// What of it is missed first.
+        missed: PathBuf,
+    },
+
     /// The directory holds the data of another member.
     #[error("data directory {} belongs to member {found}, not to member {expected}", dir.display())]
     OtherMember {

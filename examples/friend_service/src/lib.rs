@@ -1,5 +1,4 @@
 //! The service of `proto/friends.proto`, and an implementation that keeps friends in memory.
-#![allow(missing_docs, reason = "generated: the .proto is the documentation")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};

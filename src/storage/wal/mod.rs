@@ -195,6 +195,11 @@ use replay::{Continuation, Replay};
 use segment::{Blank, Segment, write_zeros};
 use spare::SpareMaker;
 
+/// Whether a file of this name is a segment of the log.
+pub(super) fn is_segment_name(name: &str) -> bool {
+    segment::parse_file_name(name).is_some()
+}
+
 /// Segments are a multiple of this, and at least this long.
 const BLOCK_LEN_BYTES: u64 = 4096;
 

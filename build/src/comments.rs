@@ -1,0 +1,80 @@
+//! Comments of a .proto as documentation: words, never code.
+//!
+//! rustdoc reads Markdown. There an indented line is code, which `cargo test` runs, a bracket is a link to nowhere, and `Vec<T>`
+//! an HTML tag that is not closed. Whoever wrote the .proto meant none of these.
+
+use prost_types::FileDescriptorSet;
+
+/// Makes all comments plain words. Only `code` between single backticks stays what it is.
+pub(crate) fn make_plain(descriptors: &mut FileDescriptorSet) {
+    let infos = descriptors.file.iter_mut().filter_map(|file| file.source_code_info.as_mut());
+    for location in infos.flat_map(|info| &mut info.location) {
+        let attached = [&mut location.leading_comments, &mut location.trailing_comments];
+        let attached = attached.into_iter().flatten();
+        attached
+            .chain(&mut location.leading_detached_comments)
+            .for_each(|comment| *comment = plain(comment));
+    }
+}
+
+fn plain(comment: &str) -> String {
+    comment.lines().map(plain_line).collect::<Vec<_>>().join("\n")
+}
+
+fn plain_line(line: &str) -> String {
+    // Spaces in a row make code of a line also behind the mark of a list or of a quotation.
+    let line: String = line.chars().filter(|char| !is_direction(char)).collect();
+    let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut out = String::from(if words.is_empty() { "" } else { " " });
+    let parts: Vec<&str> = words.split('`').collect();
+    let has_spans =
+        parts.len() % 2 == 1 && parts.iter().skip(1).step_by(2).all(|it| !it.is_empty());
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            out.push_str(if has_spans { "`" } else { "\\`" });
+        }
+        match has_spans && index % 2 == 1 {
+            true => out.push_str(part),
+            false => part.chars().for_each(|char| push_plain(char, &mut out)),
+        }
+    }
+    out
+}
+
+fn push_plain(char: char, out: &mut String) {
+    if matches!(char, '[' | ']' | '<' | '>' | '~' | '\\') {
+        out.push('\\');
+    }
+    out.push(char);
+}
+
+/// Marks that turn the direction of text: the compiler refuses them in comments, as they can hide code.
+fn is_direction(char: &char) -> bool {
+    matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_comment_is_code() {
+        for (comment, expected) in [
+            (" One line.", " One line."),
+            ("     let x = 1;", " let x = 1;"),
+            ("\tpanic!();", " panic!();"),
+            (" -      indented.in(a, list);", " - indented.in(a, list);"),
+            (" ```\n code\n ```", " \\`\\`\\`\n code\n \\`\\`\\`"),
+            (" > ~~~rust", " \\> \\~\\~\\~rust"),
+            (" A [link] and a Vec<T>.", " A \\[link\\] and a Vec\\<T\\>."),
+            (" A `Vec<[T]>` of `code`.", " A `Vec<[T]>` of `code`."),
+            (" It's `not closed.", " It's \\`not closed."),
+            (" ``two`` of them", " \\`\\`two\\`\\` of them"),
+            ("\u{202e} turned", " turned"),
+            (" one\r two", " one two"),
+            ("", ""),
+        ] {
+            assert_eq!(plain(comment), expected, "{comment:?}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod admin;
 mod args;
 mod bench;
 mod kv;
+mod room;
 mod server;
 mod status;
 

@@ -8,22 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use syncraft::members::Members;
 use syncraft::node::{ReadMode, Timing};
 use syncraft::raft::MemberId;
-use syncraft::rpc::Limits;
 use syncraft::server::{Config, Member, StartError};
 
 use super::args::{Common, ReadModeArg, ServerArgs};
+use super::room::fit_connections;
 use super::{Exit, Failure, Outcome, print};
 
 /// Between looks at whether to go on.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
-
-/// Descriptors that are not for clients' connections: the log, the peers, operators' tools.
-const DESCRIPTORS_KEPT: u64 = 128;
 
 /// What glibc reads at a program's start: how many arenas its `malloc` may have.
 const ARENAS_VAR: &str = "MALLOC_ARENA_MAX";
@@ -36,7 +32,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let stop = stop_on_signals().map_err(|error| cannot_start(&error))?;
     let mut config = config(common, args)?;
-    fit_connections(&mut config.limits);
+    fit_connections(&mut config.limits, config.members.len().saturating_sub(1));
     let id = config.id;
     let member = Member::start(config).map_err(|error| match error {
         StartError::NotAMember { .. }
@@ -88,36 +84,6 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
     Ok(Config { timing, http, read_mode, rebuild, ..defaults })
 }
 
-/// Takes all the descriptors that the system allows, and no more connections than they are enough for: a process without
-/// descriptors cannot even refuse.
-fn fit_connections(limits: &mut Limits) {
-    let Some(descriptors) = raise_descriptors() else { return };
-    let fit = connections_that_fit(descriptors);
-    if fit < limits.connections_max {
-        log::warn!(
-            "at most {fit} connections: the system allows {descriptors} open files (ulimit -Hn)"
-        );
-        limits.connections_max = fit;
-    }
-}
-
-/// Raises the soft limit on open files to the hard one. What holds then; `None`: no limit.
-fn raise_descriptors() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        log::warn!("cannot raise the limit on open files from {current:?} to {maximum:?}: {error}");
-    }
-    getrlimit(Resource::Nofile).current
-}
-
-fn connections_that_fit(descriptors: u64) -> usize {
-    // A tight limit is shared all the same.
-    let fit = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(descriptors / 4).max(1);
-    fit.try_into().unwrap_or(usize::MAX)
-}
-
 /// Becomes true with SIGTERM or SIGINT; the second one ends the process at once.
 fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -135,18 +101,4 @@ fn cannot_start(error: &dyn Display) -> Failure {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(|error| error.to_string()).collect::<Vec<_>>().join(": ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_leave_descriptors_for_the_rest() {
-        let cases =
-            [(1 << 20, (1 << 20) - 128), (1024, 896), (256, 128), (160, 40), (64, 16), (0, 1)];
-        for (descriptors, fit) in cases {
-            assert_eq!(connections_that_fit(descriptors), fit, "of {descriptors}");
-        }
-    }
 }

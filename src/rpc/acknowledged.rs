@@ -123,7 +123,6 @@ mod tests {
             assert!(wait(&stream, Instant::now() + LONG), "nothing was sent");
             stream.write_all(b"x").unwrap();
             assert!(wait(&stream, Instant::now() + LONG), "its TCP takes it, read or not");
-            SockRef::from(&peer).set_recv_buffer_size(4096).unwrap();
             stream.set_write_timeout(Some(SOON)).unwrap();
             while stream.write_all(&[0; 1 << 16]).is_ok() {}
             assert!(!wait(&stream, Instant::now() + SOON));

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_millis(50);
-    const LONG: Duration = Duration::from_secs(20);
+    const LONG: Duration = Duration::from_secs(120);
 
     #[test]
     fn lines_of_the_table_are_understood() {

@@ -66,6 +66,64 @@ fn a_member_with_a_leader_is_ready() {
     assert!(ask(served.http, "POST /livez HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 400 "));
 }
 
+/// As load balancers ask.
+#[test]
+fn head_gets_what_get_gets_without_the_body() {
+    let served = serve(1);
+    wait_for(|| get(served.http, "/readyz").0 == 200);
+    for path in ["/livez", "/readyz", "/status", "/metrics", "/nothing"] {
+        let ask = |method: &str| {
+            let answer = ask(served.http, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let (fixed, length) = head.split_once("Content-Length: ").unwrap();
+            let length: usize = length.lines().next().unwrap().parse().unwrap();
+            (fixed.to_owned(), length, body.to_owned())
+        };
+        let (of_get, of_head) = (ask("GET"), ask("HEAD"));
+        assert_eq!(of_get.0, of_head.0, "{path}");
+        assert!(of_head.1 > 0 && of_head.2.is_empty(), "{path}: {of_head:?}");
+        assert_eq!(of_get.2.len(), of_get.1, "{path}");
+    }
+    let of_two = serve(2);
+    assert!(ask(of_two.http, "HEAD /readyz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503 "));
+}
+
+/// More than there is room for, and none of them is given up on before a second has passed: one after another they would take
+/// longer than `ask` waits.
+#[test]
+fn a_request_that_has_come_is_answered_whoever_else_is_silent_or_slow() {
+    let served = serve(1);
+    let silent: Vec<_> = (0..100).map(|_| TcpStream::connect(served.http).unwrap()).collect();
+    assert_eq!(get(served.http, "/livez").0, 200);
+    let unfinished: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(served.http).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(get(served.http, "/livez").0, 200);
+    // Ones that have their answer and hold the connection.
+    let answered: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(served.http).unwrap();
+            stream.write_all(b"HEAD /livez HTTP/1.1\r\n\r\n").unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(get(served.http, "/livez").0, 200);
+    // Whoever takes its time, and no more than there is room for, is answered as well.
+    let mut slow = TcpStream::connect(served.http).unwrap();
+    for byte in b"GET /livez HTTP/1.1\r\n\r\n" {
+        slow.write_all(&[*byte]).unwrap();
+    }
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("ok\n"), "{answer}");
+    drop((silent, unfinished, answered));
+}
+
 #[test]
 fn a_member_without_a_majority_lives_but_is_not_ready() {
     let served = serve(3);

@@ -136,12 +136,11 @@ fn a_crowd_of_connections_does_not_keep_peers_out() {
     let mut taken = clients(&server, 4);
     let mut early = Raw::connect(server.local_addr());
     peer_is_served(&mut early);
-    // More silent ones than there is room on trial: the oldest are told to go.
+    // More silent ones than there is room for: the oldest go.
     let mut silent: Vec<Raw> = (0..50).map(|_| Raw::connect(server.local_addr())).collect();
     let mut late = Raw::connect(server.local_addr());
     peer_is_served(&mut late);
-    silent[0].expect_status(0, StatusCode::Busy);
-    silent[0].expect_closed();
+    silent[0].expect_reset();
     // Nobody who was served has paid for that.
     for peer in [&mut early, &mut late] {
         peer_is_served(peer);
@@ -183,9 +182,46 @@ fn peers_too_many_are_refused_and_none_of_them_is_cut() {
     let mut peers: Vec<Raw> = (0..33).map(|_| Raw::connect(server.local_addr())).collect();
     peers.iter_mut().for_each(peer_is_served);
     let mut one_more = Raw::connect(server.local_addr());
+    one_more.send(&peer_request("beat"));
     one_more.expect_status(0, StatusCode::Busy);
     one_more.expect_closed();
     peers.iter_mut().for_each(peer_is_served);
+}
+
+#[test]
+fn a_silent_crowd_does_not_keep_clients_out_either() {
+    let server = serve_both(Limits { connections_max: 2, ..Limits::default() });
+    let _silent: Vec<Raw> = (0..100).map(|_| Raw::connect(server.local_addr())).collect();
+    let mut served = clients(&server, 2);
+    served[0].send(&request("Echo", 2, "still here"));
+    served[0].expect_echo(2, "still here");
+}
+
+/// They have been told to go, and hold their end.
+#[test]
+fn a_crowd_that_was_refused_and_stays_keeps_no_peers_out() {
+    let server = serve_both(Limits { connections_max: 2, ..Limits::default() });
+    let _taken = clients(&server, 2);
+    let refused: Vec<Raw> = (0..100)
+        .map(|_| {
+            let mut raw = Raw::connect(server.local_addr());
+            raw.send(&request("Echo", 1, "x"));
+            raw.expect_status(0, StatusCode::Busy);
+            raw
+        })
+        .collect();
+    peer_is_served(&mut Raw::connect(server.local_addr()));
+    drop(refused);
+}
+
+#[test]
+fn an_existing_client_too_many_is_sent_no_bytes() {
+    let (server, _) = serve(Limits { connections_max: 1, ..Limits::default() });
+    let _taken = clients(&server, 1);
+    let mut raw = Raw::connect(server.local_addr());
+    raw.expect_silence(Duration::from_millis(50));
+    raw.send(&request("Echo", 0, "x"));
+    raw.expect_reset();
 }
 
 #[test]

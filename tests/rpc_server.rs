@@ -257,7 +257,8 @@ fn frames_that_are_none_close_their_connection_soon() {
                 raw.expect_bare("x");
             }
             // Varint and `u32` heads differ after a first call: what is short of a head ends with the stream.
-            raw.0.shutdown(Shutdown::Write).unwrap();
+            // The server may have been faster.
+            let _ = raw.0.shutdown(Shutdown::Write);
             raw.expect_closed();
             assert!(began.elapsed() < Duration::from_secs(5), "{bytes:02x?}");
         }
@@ -519,7 +520,8 @@ fn one_connection_too_many_is_refused_in_words() {
         );
         raw.expect_closed();
     }
-    assert_eq!((server.connections(), server.connections_refused()), (6, 4));
+    assert_eq!(server.connections_refused(), 4);
+    wait_until("they have gone", || server.connections() == 6);
     // Our own channel understands it.
     let error = call(&channel(server.local_addr()).lazy(), "Echo", "x").unwrap_err();
     let is_busy =

@@ -16,6 +16,7 @@ mod args;
 mod bench;
 mod kv;
 mod output;
+mod room;
 mod server;
 mod status;
 

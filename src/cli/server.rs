@@ -11,23 +11,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use syncraft::members::Members;
 use syncraft::node::{NodeFailure, ReadMode, Timing};
 use syncraft::raft::MemberId;
-use syncraft::rpc::Limits;
 use syncraft::server::{Config, Member, StartError};
 
 use super::args::{Common, ReadModeArg, ServerArgs};
 use super::output::print;
+use super::room::fit_connections;
 use super::{Exit, Failure, Outcome, chain};
 
 /// Between looks at whether to go on.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
-
-/// Descriptors that are not for clients' connections: the log, the peers, operators' tools.
-const DESCRIPTORS_KEPT: u64 = 128;
 
 /// What glibc reads at a program's start: how many arenas its `malloc` may have.
 const ARENAS_VAR: &str = "MALLOC_ARENA_MAX";
@@ -41,7 +37,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     let stop = stop_on_signals().map_err(|error| cannot_start(&error))?;
     let ignored = ignore_signals().map_err(|error| cannot_start(&error))?;
     let mut config = config(common, args)?;
-    fit_connections(&mut config.limits);
+    fit_connections(&mut config.limits, config.members.len().saturating_sub(1));
     let id = config.id;
     let mut member = start(&config)?;
     // A member serves whether or not anybody can be told.
@@ -140,36 +136,6 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
     Ok(Config { listen, timing, http, read_mode, rebuild, ..defaults })
 }
 
-/// Takes all the descriptors that the system allows, and no more connections than they are enough for: a process without
-/// descriptors cannot even refuse.
-fn fit_connections(limits: &mut Limits) {
-    let Some(descriptors) = raise_descriptors() else { return };
-    let fit = connections_that_fit(descriptors);
-    if fit < limits.connections_max {
-        log::warn!(
-            "at most {fit} connections: the system allows {descriptors} open files (ulimit -Hn)"
-        );
-        limits.connections_max = fit;
-    }
-}
-
-/// Raises the soft limit on open files to the hard one. What holds then; `None`: no limit.
-fn raise_descriptors() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        log::warn!("cannot raise the limit on open files from {current:?} to {maximum:?}: {error}");
-    }
-    getrlimit(Resource::Nofile).current
-}
-
-fn connections_that_fit(descriptors: u64) -> usize {
-    // A tight limit is shared all the same.
-    let fit = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(descriptors / 4).max(1);
-    fit.try_into().unwrap_or(usize::MAX)
-}
-
 /// Becomes true with SIGTERM or SIGINT; the second one ends the process at once.
 fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -192,18 +158,4 @@ fn ignore_signals() -> std::io::Result<Arc<AtomicBool>> {
 
 fn cannot_start(error: &dyn Error) -> Failure {
     Failure::not_applied(format!("cannot start: {}", chain(error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_leave_descriptors_for_the_rest() {
-        let cases =
-            [(1 << 20, (1 << 20) - 128), (1024, 896), (256, 128), (160, 40), (64, 16), (0, 1)];
-        for (descriptors, fit) in cases {
-            assert_eq!(connections_that_fit(descriptors), fit, "of {descriptors}");
-        }
-    }
 }

@@ -107,7 +107,7 @@
 //! | call | `head_size`, `RpcHeader` (fields 1 to 3), arguments | the same, with `call_id > 0` and fields 5 to 12 |
 //! | reply | the bare serialized reply | `head_size`, `RpcReplyHeader`, reply |
 //! | calls in flight on a connection | one after another, in order | many, answered in any order |
-//! | error | the connection is closed | a status for this call |
+//! | error | the connection is reset | a status for this call |
 //!
 //! `RpcHeader`:
 //!
@@ -130,7 +130,7 @@
 //!
 //! | field | type | meaning | why |
 //! |---|---|---|---|
-//! | 1 `call_id` | uint64 | the call's; 0: about the connection, which then ends | a refusal may come before any call |
+//! | 1 `call_id` | uint64 | the call's; 0: about the connection, which then ends | a refusal may be of no single call |
 //! | 2 `status` | uint32 | 0: OK; else [`StatusCode`] | |
 //! | 3 `message` | string | for people; at most 512 bytes; the middle of a longer one is left out | the header stays under its limit |
 //! | 4 `reply_size` | uint32 | bytes of the reply after the header | |
@@ -138,7 +138,7 @@
 //!
 //! `head_size` is a little-endian `u32`, or a varint (a later generation of existing clients); the first three bytes of a
 //! connection tell. The byte layout, and the proof that they do, stand in `frame`. Replies are framed as the connection's
-//! calls are; a refusal before the first call uses the `u32`.
+//! calls are; before the first call a server sends nothing.
 //!
 //! # Limits
 //!
@@ -181,6 +181,7 @@ macro_rules! __include_proto {
 pub use crate::__include_proto as include_proto;
 pub use crate::__rpc_service as service;
 
+mod acknowledged;
 mod balance;
 mod channel;
 mod error;

@@ -15,20 +15,29 @@
 //! Bounds: `bytes_max` of queued bytes (a frame that finds the queue empty is always taken: frames are bounded, too; and
 //! what is sent by [`send_over_limit`](Outbox::send_over_limit) comes on top, within a bound that its sender keeps); a
 //! socket that takes nothing for `write_timeout` is cut.
+//!
+//! # How a connection ends
+//!
+//! The peer sees the end of the stream behind all that was sent ([`Ending::InOrder`]), or a reset ([`Ending::Reset`]). A reset
+//! destroys what the peer has not acknowledged, and a peer that was told by a reset is told for sure: what it sends next fails.
+//! The system resets when the socket is closed, so also when the process is killed. When the process lives,
+//! [`close`](Outbox::close) waits until everything is acknowledged, and ends a connection in order where it is not.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use socket2::SockRef;
 
+use super::acknowledged;
 use super::net::{Waiting, is_timeout, join, look, send_now, spawn};
 
 /// Longer frames are not held back: a system call is small beside them.
@@ -41,6 +50,22 @@ const CORKED_KEPT_MAX_BYTES: usize = 4 << 10;
 
 /// How long a writer without work stays: a client that is slow once is slow again.
 const WRITER_IDLE: Duration = Duration::from_secs(1);
+
+/// How long a peer has to acknowledge what it was sent before its connection ends in order and not by a reset. A way across the
+/// world and back takes 0.3 s.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(500);
+
+/// Reads of bytes that nobody wants any more, before a connection ends in order.
+const UNREAD_READS_MAX: usize = 256;
+
+/// How the peer learns that the connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By the end of the stream, behind all that was sent.
+    InOrder,
+    /// By a reset, and by no end of the stream before it.
+    Reset,
+}
 
 /// Why a frame was not sent. The peer has none of it, or a part that will never be a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +82,8 @@ pub(super) struct Outbox {
     bytes_max: usize,
     /// Bytes that wait or are being written, readable without the lock (which is held during system calls).
     unsent_bytes: AtomicUsize,
+    /// Whether `State::cut` is there, readable without the lock.
+    is_cut: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -71,6 +98,9 @@ struct State {
     thread: Option<JoinHandle<()>>,
     /// Why the connection is over.
     cut: Option<String>,
+    ending: Ending,
+    /// Whether anything was ever sent.
+    has_sent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,6 +125,8 @@ impl Outbox {
             writer: Writer::Absent,
             thread: None,
             cut: None,
+            ending: Ending::InOrder,
+            has_sent: false,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         Ok(Arc::new(Outbox {
@@ -102,6 +134,7 @@ impl Outbox {
             thread_name,
             bytes_max,
             unsent_bytes: AtomicUsize::new(0),
+            is_cut: AtomicBool::new(false),
             state,
             changed,
         }))
@@ -110,6 +143,27 @@ impl Outbox {
     /// The connection, for its reader.
     pub(super) fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Sets how the connection will end, from now on and also if the process is killed. Without this it ends in order.
+    pub(super) fn set_ending(&self, ending: Ending) {
+        self.set_ending_locked(&mut self.state.lock(), ending);
+    }
+
+    fn set_ending_locked(&self, state: &mut MutexGuard<'_, State>, ending: Ending) {
+        let linger = match ending {
+            Ending::InOrder => None,
+            Ending::Reset => Some(Duration::ZERO),
+        };
+        // A system that refuses ends all connections in order.
+        if state.ending != ending && SockRef::from(&self.stream).set_linger(linger).is_ok() {
+            state.ending = ending;
+        }
+    }
+
+    /// How the connection will end.
+    pub(super) fn ending(&self) -> Ending {
+        self.state.lock().ending
     }
 
     /// What has come from the peer, as far as is known without waiting.
@@ -132,6 +186,7 @@ impl Outbox {
         if state.cut.is_some() {
             return Err(SendError::Closed);
         }
+        state.has_sent = true;
         let is_short = frame.len() <= CORKED_FRAME_LEN_MAX_BYTES;
         if is_short && !state.is_draining() && Cork::holds(self, &mut state.corker) {
             self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
@@ -307,11 +362,21 @@ impl Outbox {
             if !state.corked.is_empty() && !state.is_draining() {
                 let _ = send_now(&self.stream, &state.corked);
             }
+            if state.is_draining() {
+                // A writer that waits for the peer is woken by nothing else. What the socket has taken still arrives.
+                self.set_ending_locked(state, Ending::InOrder);
+            }
             state.cut = Some(reason.to_owned());
+            self.is_cut.store(true, Ordering::Release);
             state.queue.clear();
             state.corked = Vec::new();
+            let directions = match state.ending {
+                Ending::InOrder => Shutdown::Both,
+                // It wakes the reader, and tells the peer nothing.
+                Ending::Reset => Shutdown::Read,
+            };
             // It fails when the peer was faster; then everyone wakes up as well.
-            let _ = self.stream.shutdown(Shutdown::Both);
+            let _ = self.stream.shutdown(directions);
             self.changed.notify_all();
         }
     }
@@ -321,11 +386,37 @@ impl Outbox {
         self.state.lock().cut.clone()
     }
 
-    /// Cuts the connection and joins the writer.
+    /// Whether the connection was cut.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// Cuts the connection and joins the writer. A peer that is to see a reset has then acknowledged all that it was sent, or
+    /// sees the end of the stream instead.
     pub(super) fn close(&self) {
         self.cut("closed");
         let thread = self.state.lock().thread.take();
         thread.into_iter().for_each(join);
+        let may_lose = {
+            let state = self.state.lock();
+            state.ending == Ending::Reset && state.has_sent
+        };
+        if may_lose && !acknowledged::wait(&self.stream, Instant::now() + ACKNOWLEDGED_WITHIN) {
+            self.set_ending(Ending::InOrder);
+            self.end_stream();
+        }
+    }
+
+    /// Sends the end of the stream, and takes what the peer has sent: closing with bytes unread would reset.
+    fn end_stream(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let mut sink = [0; 4096];
+        // The connection is cut, so no read waits; a peer that goes on sending is reset.
+        for _ in 0..UNREAD_READS_MAX {
+            if !matches!((&self.stream).read(&mut sink), Ok(1..)) {
+                return;
+            }
+        }
     }
 }
 
@@ -396,7 +487,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::net::TcpListener;
     use std::thread;
 
@@ -552,5 +642,65 @@ mod tests {
         outbox.wait_until_below(0, Some(Instant::now() + LONG));
         assert_eq!(outbox.cut_reason().unwrap(), "the peer does not read what it is sent");
         outbox.close();
+    }
+
+    /// All that comes, and how it ends.
+    fn read_all(peer: &mut TcpStream) -> (usize, io::Result<usize>) {
+        let mut got = Vec::new();
+        let end = peer.read_to_end(&mut got);
+        (got.len(), end)
+    }
+
+    #[test]
+    fn a_reset_is_seen_behind_what_was_sent() {
+        let (outbox, mut peer) = pair(100, LONG);
+        outbox.set_ending(Ending::Reset);
+        send(&outbox, "the reply");
+        outbox.close();
+        drop(outbox);
+        let (len, end) = read_all(&mut peer);
+        assert_eq!((len, end.unwrap_err().kind()), (9, io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn until_it_is_closed_a_connection_that_will_be_reset_has_no_end() {
+        let (outbox, peer) = pair(100, LONG);
+        outbox.set_ending(Ending::Reset);
+        outbox.cut("for a test");
+        assert!(is_silent(&peer));
+        // Here the reader wakes up.
+        assert_eq!(outbox.stream().read(&mut [0]).unwrap(), 0);
+    }
+
+    /// Not on the way any more, but in this system's buffer: the peer's is full.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_not_acknowledged_is_not_destroyed_by_a_reset() {
+        const FRAME: usize = 1000;
+        for sends_more in [false, true] {
+            let (outbox, mut peer) = pair(1 << 30, LONG);
+            SockRef::from(&peer).set_recv_buffer_size(4096).unwrap();
+            outbox.set_ending(Ending::Reset);
+            for _ in 0..300 {
+                outbox.send(&Bytes::from(vec![0; FRAME])).unwrap();
+            }
+            assert!(!outbox.holds_over(0), "the socket has taken all");
+            if sends_more {
+                peer.write_all(b"a next call, which nobody reads").unwrap();
+            }
+            outbox.close();
+            drop(outbox);
+            assert_eq!(read_all(&mut peer).0, 300 * FRAME);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_waits_for_the_peer_is_woken_though_a_reset_was_to_end_it() {
+        let (outbox, _peer) = pair(1 << 30, LONG);
+        outbox.set_ending(Ending::Reset);
+        outbox.send(&Bytes::from(vec![0; 64 << 20])).unwrap();
+        let began = Instant::now();
+        outbox.close();
+        assert!(began.elapsed() < LONG);
     }
 }

@@ -7,26 +7,30 @@
 //! | `/status` | one JSON object, as in `syncraft status --json` |
 //! | `/metrics` | the same numbers in the Prometheus text format |
 //!
-//! One thread, one request a connection, one connection at a time, a second for each: a slow client delays other operators'
-//! tools and nothing else. No keep-alive, no bodies, no TLS.
+//! GET and HEAD; a query is passed over. One request a connection: no keep-alive, no bodies, no TLS.
+//!
+//! One thread waits for all connections at once, so a request that has come is answered at once, however many others are
+//! silent or slow. A connection has five seconds for its request; there are at most 64, and the one that has been silent for
+//! longest makes room for the next.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::kv::Store;
 use crate::node::{NodeHandle, RequestError};
 use crate::raft::{MemberId, RoleName};
 
-/// The longest request head.
-const HEAD_LEN_MAX_BYTES: usize = 8 << 10;
-/// For reading one request, and again for writing its answer.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// After accept failed: out of descriptors, say.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+mod exchange;
+mod poll;
+
+use exchange::Request;
+
+/// For the connection that wakes the thread.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves until it is dropped.
 #[derive(Debug)]
@@ -43,20 +47,10 @@ impl Http {
         node: NodeHandle<Store>,
     ) -> io::Result<Http> {
         let addr = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
         let is_stopped = Arc::new(AtomicBool::new(false));
         let stopped = is_stopped.clone();
-        let run = move || {
-            for stream in listener.incoming() {
-                if stopped.load(Ordering::Acquire) {
-                    return;
-                }
-                match stream.and_then(|stream| answer(stream, &node)) {
-                    Ok(()) => {}
-                    Err(error) if is_of_the_listener(&error) => thread::sleep(ACCEPT_PAUSE),
-                    Err(error) => log::debug!("an http request failed: {error}"),
-                }
-            }
-        };
+        let run = move || poll::run(&listener, &stopped, |request| answer(request, &node));
         let thread = thread::Builder::new().name(format!("http-{id}")).spawn(run)?;
         Ok(Http { addr, is_stopped, thread: Some(thread) })
     }
@@ -65,81 +59,28 @@ impl Http {
 impl Drop for Http {
     fn drop(&mut self) {
         self.is_stopped.store(true, Ordering::Release);
-        // The thread waits in accept: a connection wakes it. Where none can be made, it cannot be waited for.
-        if TcpStream::connect_timeout(&self.addr, PATIENCE).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
+        // A connection wakes it. Where none can be made, it looks by itself after a second.
+        let _ = TcpStream::connect_timeout(&self.addr, WAKE_TIMEOUT);
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-/// Whether accept itself failed, and would again at once.
-fn is_of_the_listener(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
-}
-
-fn answer(mut stream: TcpStream, node: &NodeHandle<Store>) -> io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    match read_path(&mut stream)? {
-        Some(path) => send(&mut stream, page(&path, node)),
-        None => {
-            let words = "this port answers GET requests\n".to_owned();
-            send(&mut stream, ("400 Bad Request", TEXT, words))?;
-            drain(stream)
-        }
-    }
-}
-
-fn send(stream: &mut TcpStream, (status, content_type, body): Page) -> io::Result<()> {
+/// The whole answer: that to HEAD is that to GET without its body.
+fn answer(request: Option<Request>, node: &NodeHandle<Store>) -> Vec<u8> {
+    let not_understood = || {
+        let words = "this port answers GET and HEAD requests\n".to_owned();
+        ("400 Bad Request", TEXT, words)
+    };
+    let (status, content_type, body) =
+        request.as_ref().map_or_else(not_understood, |request| page(&request.path, node));
     let len = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
     );
-    stream.write_all((head + &body).as_bytes())
-}
-
-/// Takes what the client still sends: closing a socket with unread bytes resets it, and the answer would be lost.
-fn drain(stream: TcpStream) -> io::Result<()> {
-    stream.shutdown(Shutdown::Write)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut sink = [0; 4096];
-    while Instant::now() < deadline && (&stream).read(&mut sink)? > 0 {}
-    Ok(())
-}
-
-/// The path of a GET request; `None` if it is anything else.
-fn read_path(stream: &mut TcpStream) -> io::Result<Option<String>> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut head = Vec::new();
-    let mut buf = [0; 1024];
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        let len = stream.read(&mut buf)?;
-        head.extend_from_slice(&buf[..len]);
-        if len == 0 || head.len() > HEAD_LEN_MAX_BYTES || !is_text(&buf[..len]) {
-            return Ok(None);
-        }
-    }
-    let line = head.split(|&b| b == b'\r').next().unwrap_or_default();
-    let mut words = std::str::from_utf8(line).unwrap_or_default().split(' ');
-    let is_get = words.next() == Some("GET");
-    let path = words
-        .next()
-        .filter(|_| is_get)
-        .map(|target| target.split('?').next().unwrap_or_default().to_owned());
-    Ok(path)
-}
-
-/// Whether this may be a part of a request's head. A frame of our RPC is not, nor is a TLS hello: whoever sends one is told at
-/// once what this port speaks.
-fn is_text(bytes: &[u8]) -> bool {
-    !bytes.iter().any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte))
+    let has_body = !request.is_some_and(|request| request.is_head);
+    if has_body { (head + &body).into_bytes() } else { head.into_bytes() }
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -322,6 +322,19 @@ impl Raw {
         assert_eq!(self.rest(), b"", "bytes before the end");
     }
 
+    /// The server resets the connection, and has sent nothing before. Existing clients take anything else for a reply.
+    pub fn expect_reset(&mut self) {
+        match self.0.read(&mut [0; 64]) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("no reset: {other:?}"),
+        }
+    }
+
+    /// The end of the stream, and nothing before.
+    pub fn expect_end(&mut self) {
+        assert_eq!(self.0.read(&mut [0; 64]).unwrap(), 0, "bytes before the end");
+    }
+
     /// Nothing comes for so long, and the connection stays.
     pub fn expect_silence(&mut self, time: Duration) {
         self.0.set_read_timeout(Some(time)).unwrap();

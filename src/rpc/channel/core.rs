@@ -91,8 +91,11 @@ pub(super) enum ReadBy {
     Callers,
 }
 
+/// A connection that has been silent for too long, and for how long.
+pub(super) type SilentLine = (Line, Duration);
+
 /// Outcomes to deliver once the lock is given back.
-type Deliveries = Vec<(Waiter, Outcome)>;
+pub(super) type Deliveries = Vec<(Waiter, Outcome)>;
 
 impl Core {
     pub(super) fn new(config: Config) -> Arc<Self> {
@@ -399,7 +402,7 @@ impl Core {
     }
 
     /// Gives up a connection that has been silent for too long, unless something has just come.
-    pub(super) fn drop_dead(self: &Arc<Self>, dead: Option<(Line, Duration)>) {
+    pub(super) fn drop_dead(self: &Arc<Self>, dead: Option<SilentLine>) {
         let Some((line, silence)) = dead else { return };
         if line.outbox.look() != Waiting::Bytes {
             line.lose_for(self, Loss::Silent(silence));
@@ -772,11 +775,7 @@ impl State {
 
     /// Takes a call out because its deadline has passed. With it comes the connection, and how long
     /// it has been silent, if that is too long.
-    pub(super) fn give_up(
-        &mut self,
-        id: u64,
-        now: Instant,
-    ) -> Option<(Call, Option<(Line, Duration)>)> {
+    pub(super) fn give_up(&mut self, id: u64, now: Instant) -> Option<(Call, Option<SilentLine>)> {
         let verdict = match &self.phase {
             Phase::Connected(line) => {
                 self.silence.heard(line.heard_at());

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use super::calls::{Outcome, Waiter};
-use super::connection::Line;
-use super::core::{Core, State};
+use super::core::{Core, Deliveries, SilentLine, State};
 
 /// How long a timer without a deadline to watch stays.
 const IDLE: Duration = Duration::from_secs(5);
@@ -82,7 +81,7 @@ fn run(core: &Arc<Core>) {
 }
 
 /// What is to be delivered now; and the connection, if a call has met nothing but silence on it.
-fn take_due(core: &Core, state: &mut State) -> (Vec<(Waiter, Outcome)>, Option<(Line, Duration)>) {
+fn take_due(core: &Core, state: &mut State) -> (Deliveries, Option<SilentLine>) {
     let mut due = std::mem::take(&mut state.timer.ready);
     let (now, mut dead) = (Instant::now(), None);
     while let Some(id) = state.calls.first_due(now) {

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
 use super::acceptor::Acceptor;
+use super::capacity::Capacity;
 use super::gauge::Gauge;
 use super::pool::{Pool, Queued};
 use super::queue::CallQueue;
@@ -263,6 +264,7 @@ fn make(
         reserved_in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
         pool: pool.clone(),
         registry: Arc::default(),
+        capacity: Capacity::new(limits.connections_max),
         connections_accepted: AtomicU64::new(0),
         connections_refused: AtomicU64::new(0),
         connections_idle: AtomicU64::new(0),

@@ -2,18 +2,21 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::capacity::Place;
 use super::gauge::{Gauge, Room, Slot};
 use super::stats::MethodStats;
 use super::{BUSY_RETRY_AFTER, Shared};
 use crate::rpc::frame::{HeadSize, encode};
 use crate::rpc::header::RpcReplyHeader;
-use crate::rpc::outbox::{Outbox, SendError};
+use crate::rpc::net::Waiting;
+use crate::rpc::outbox::{Ending, Outbox, SendError};
 use crate::rpc::service::{Answer, Reply};
 use crate::rpc::status::cut_middle;
 use crate::rpc::{Status, StatusCode};
@@ -27,6 +30,9 @@ const MESSAGE_LEN_MAX_BYTES: usize = 512;
 /// A frame shorter than this is sent whatever waits: statuses are, and replies that tell what became of a write.
 const SHORT_FRAME_LEN_BYTES: usize = 4096;
 
+/// The longest bare reply that existing clients read. A longer one is for other clients: see [`Connection::send_reply`].
+const EXISTING_REPLY_MAX_BYTES: usize = 1024;
+
 /// The hint that comes with a reply that found no room. Longer than that of "busy": megabytes have to be read first.
 const UNREAD_RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -38,23 +44,25 @@ pub(super) struct Connection {
     open: Mutex<Open>,
     answered: Condvar,
     standing: Mutex<Standing>,
+    /// Whether a call to a reserved service has come.
+    is_peer: AtomicBool,
 }
 
 /// Whether a connection may stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// As long as its client wants.
-    Settled,
-    /// It is beyond `connections_max`, and its first call decides.
+    /// Its first call decides.
     OnTrial,
-    /// It has been told that it may not, and is ending.
+    /// As long as its client wants: it has a place.
+    Settled { _place: Place },
+    /// It has been refused, and is ending.
     Refused,
 }
 
 /// What a client understands.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Speaks {
-    /// It has said nothing yet.
+    /// It has said nothing yet, so it is sent nothing: it may yet make a documented call, and take what it was sent for the
+    /// reply.
     #[default]
     Nothing,
     /// Bare replies, no reply headers.
@@ -75,12 +83,7 @@ struct Open {
 }
 
 impl Connection {
-    pub(super) fn new(
-        peer: SocketAddr,
-        outbox: Arc<Outbox>,
-        shared: Arc<Shared>,
-        standing: Standing,
-    ) -> Arc<Self> {
+    pub(super) fn new(peer: SocketAddr, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Arc<Self> {
         let limits = &shared.limits;
         let room = Arc::new(Room {
             own: Gauge::new(limits.calls_per_connection_max, limits.bytes_per_connection_max),
@@ -88,43 +91,73 @@ impl Connection {
             reserved: Arc::clone(&shared.reserved_in_flight),
         });
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
-        let standing = Mutex::new(standing);
-        Arc::new(Connection { peer, outbox, shared, room, open, answered, standing })
+        // An existing client takes the end of the stream for a reply, and dies of what it sends next.
+        outbox.set_ending(Ending::Reset);
+        Arc::new(Connection {
+            peer,
+            outbox,
+            shared,
+            room,
+            open,
+            answered,
+            standing: Mutex::new(Standing::OnTrial),
+            is_peer: AtomicBool::new(false),
+        })
     }
 
-    pub(super) fn is_settled(&self) -> bool {
-        *self.standing.lock() == Standing::Settled
-    }
-
-    /// Its first call is to `service`: whether it may stay.
-    pub(super) fn settle(&self, service: &[u8]) -> bool {
-        let Shared { table, registry, limits, .. } = &*self.shared;
+    /// Its first call is to `service`. If it may not stay, what its client is told; nothing if it is ending already.
+    pub(super) fn settle(&self, service: &[u8]) -> Result<(), Option<Status>> {
+        let Shared { table, capacity, .. } = &*self.shared;
         let mut standing = self.standing.lock();
-        if *standing == Standing::OnTrial {
-            let may_stay = table.is_reserved(service) || registry.len() <= limits.connections_max;
-            *standing = if may_stay { Standing::Settled } else { Standing::Refused };
+        match *standing {
+            Standing::Settled { .. } => return Ok(()),
+            Standing::Refused => return Err(None),
+            Standing::OnTrial => {}
         }
-        *standing == Standing::Settled
+        if let Some(place) = capacity.try_take(table.is_reserved(service)) {
+            *standing = Standing::Settled { _place: place };
+            return Ok(());
+        }
+        *standing = Standing::Refused;
+        Err(Some(self.shared.refuse_accepted(self.peer)))
     }
 
-    /// Ends it, in words if it has not had them yet, unless it is settled by now: then false.
+    /// Ends it if it has said nothing yet, without a word, or if it was refused, and its client has had its words; else false.
     pub(super) fn evict(&self) -> bool {
-        let before = {
-            let mut standing = self.standing.lock();
-            match *standing {
-                Standing::Settled => return false,
-                before => {
-                    *standing = Standing::Refused;
-                    before
-                }
-            }
+        let mut standing = self.standing.lock();
+        let goes = match *standing {
+            _ if self.is_cut() => false,
+            Standing::Settled { .. } => false,
+            // If its first call has come, its thread is about to read it.
+            Standing::OnTrial => self.outbox.look() == Waiting::Nothing,
+            Standing::Refused => !self.outbox.holds_over(0),
         };
-        if before == Standing::OnTrial {
-            // Whoever does not understand it sees the end of the stream.
-            self.say_goodbye(HeadSize::U32Le, &self.shared.refuse_connection(self.peer));
+        if goes {
+            if let Standing::OnTrial = std::mem::replace(&mut *standing, Standing::Refused) {
+                self.shared.refuse_accepted(self.peer);
+            }
+            self.cut("it had to make room");
         }
-        self.cut("it had to make room");
-        true
+        goes
+    }
+
+    /// A call to a reserved service has come over it.
+    pub(super) fn is_of_a_peer(&self) {
+        self.is_peer.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends it in favour of others, unless it is a peer's or has calls open: then false.
+    pub(super) fn make_room(&self) -> bool {
+        // Its first call may be about to be read.
+        let is_busy = !self.is_idle() || self.outbox.look() == Waiting::Bytes;
+        if is_busy || self.is_cut() || self.is_peer.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_over = self.bid_farewell(StatusCode::Closing, "the system has no room for so many");
+        if is_over {
+            self.cut("it had to make room");
+        }
+        is_over
     }
 
     /// Ends the connection now, from any thread.
@@ -137,14 +170,19 @@ impl Connection {
 
     /// Ends the connection for what its client did, with a line in the log.
     fn cut_loudly(&self, reason: &str) {
-        if self.outbox.cut_reason().is_none() {
+        if !self.is_cut() {
             self.shared.log.warn(&format!("rpc: connection from {} closed: {reason}", self.peer));
         }
         self.cut(reason);
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        self.outbox.cut_reason().is_some()
+        self.outbox.is_cut()
+    }
+
+    /// What its client is known to understand.
+    pub(super) fn spoken(&self) -> Speaks {
+        self.open.lock().speaks
     }
 
     /// Whether no call is open and no answer waits to be sent.
@@ -210,30 +248,34 @@ impl Connection {
         }
         open.calls += 1;
         open.documented |= id.is_documented();
+        let speaks = open.speaks;
         drop(open);
+        if speaks == Speaks::Documented {
+            // Its client makes one call at a time: it has the reply before this one, whatever that had to end with.
+            self.outbox.set_ending(Ending::Reset);
+        }
         Some(Box::new(WireAnswer { connection: Arc::downgrade(self), id, slot, of, began: None }))
     }
 
     /// What its client understands, as its calls show.
     pub(super) fn speaks(&self, speaks: Speaks) {
         self.open.lock().speaks = speaks;
+        if let Speaks::Extended(_) = speaks {
+            self.outbox.set_ending(Ending::InOrder);
+        }
     }
 
-    /// If all its calls are answered, tells a client that may understand it that no others will be run. Whether they are, and
-    /// the answers sent.
+    /// If all its calls are answered, tells a client that understands it that no others will be run. Whether they are, and the
+    /// answers sent.
     pub(super) fn bid_farewell(&self, code: StatusCode, words: &str) -> bool {
         let mut open = self.open.lock();
         open.is_over |= open.calls == 0;
         let (is_over, speaks) = (open.is_over, open.speaks);
         drop(open);
         let is_sent = !self.outbox.holds_over(0);
-        let head_size = match speaks {
-            Speaks::Extended(head_size) => Some(head_size),
-            // Its first call may be on its way. Whoever does not understand it sees the end of the stream.
-            Speaks::Nothing => Some(HeadSize::U32Le),
-            Speaks::Documented => None,
-        };
-        if let Some(head_size) = head_size.filter(|_| is_over) {
+        if let Speaks::Extended(head_size) = speaks
+            && is_over
+        {
             self.say_goodbye(head_size, &Status::new(code, words));
         }
         is_over && is_sent
@@ -274,7 +316,14 @@ impl Connection {
     ///
     /// Short frames always have room, and so have bare replies. For while much waits no call begins (`wait_turn`): so there
     /// are never more of the former than calls of a connection in flight, nor of the latter than one.
+    ///
+    /// If the process is killed, a reset destroys what the client has not acknowledged. Of a short bare reply that is nothing,
+    /// unless the network loses it just then; a long one may lie in our buffer for a while, so its client sees the end of the
+    /// stream, until it calls again. None of the existing clients is among those.
     fn send_reply(&self, id: CallId, frame: Bytes) -> Result<(), Status> {
+        if id.is_documented() && frame.len() > EXISTING_REPLY_MAX_BYTES {
+            self.outbox.set_ending(Ending::InOrder);
+        }
         if id.is_documented() || frame.len() < SHORT_FRAME_LEN_BYTES {
             self.send(frame);
             return Ok(());

@@ -40,21 +40,46 @@
 //! | half a frame, slower than [`Limits::frame_timeout`] allows | closed, one log line | the same |
 //! | the end of its stream after a call | its answers, then closed | the same |
 //! | nothing, for [`Limits::idle_timeout`] with no call open | status "connection closed" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
-//! | nothing at all, for as long | closed | |
+//! | nothing at all, for as long | reset, without a word | the same |
 //! | a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
 //! | nothing, while its replies wait longer than [`Limits::write_timeout`] | closed | the same |
-//! | a connection too many | status "busy" for call id 0, then closed; counted | the same bytes |
+//! | a first call over a connection too many | status "busy" for call id 0, then closed; counted | closed; counted |
 //! | calls whose replies find no room in front of a client that reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
 //!
 //! Log lines are at most ten a second for a server; what is left out is counted.
+//!
+//! # How a connection ends
+//!
+//! "Closed" means the end of the stream for a client that has made an extended call, and a reset for every other one. An
+//! existing client takes the end of the stream for an empty reply, sends its call again, and dies of SIGPIPE; a reset is an
+//! error of its read, and it goes on to the next server. A connection over which nothing has come may be that of an existing
+//! client, so it gets no bytes of the extended format either.
+//!
+//! A reset destroys what the client's TCP has not acknowledged. What follows from that:
+//!
+//! - Whenever the server itself ends a connection (a stop, a drain, a call that cannot be answered), it first waits up to half
+//!   a second until every byte is acknowledged, and ends the connection in order if one is not. No answer is lost. Linux says
+//!   what is acknowledged; on other systems clients that have had a reply see the end of the stream.
+//! - If the process is killed, the system resets at once. An answer of up to 1,024 bytes, the most that existing clients read,
+//!   is lost only if the network loses it in that moment; the client sees a broken connection, as if the kill had come just
+//!   before. After a longer answer the connection ends in order until the client calls again, so a kill destroys nothing.
+//! - A client that closes its sending side waits for its answers and the end of the stream: it gets both.
+//!
+//! What a client's own TCP has acknowledged is still read after a reset if the client runs on Linux.
 //!
 //! # Reserved services
 //!
 //! Members that keep a cluster alive share the port with clients, and must get through whatever those do. A service that
 //! is published by [`ServerBuilder::reserved_service`] has calls and bytes in flight of its own, as many again as the
-//! others have together. And up to 32 connections beyond [`Limits::connections_max`] are accepted *on trial*: the first
-//! call decides. To a reserved service, it stays; to another, it is refused in words (unless there is room by then). One
-//! that has said nothing yet goes, oldest first, when the next one comes.
+//! others have together. And its clients have 32 connections beyond [`Limits::connections_max`].
+//!
+//! The first call of a connection decides which limit it counts for, and whether it may stay. Until then it takes nobody's
+//! place: when all the places and eight more are taken, the oldest one that has said nothing, or was refused and is still
+//! there, makes room for the next.
+//!
+//! Where the system itself has no room, because a thread does not start or no descriptor is left, the server allows fewer
+//! connections for a minute and ends as many over which nothing is asked. The difference is room for reserved services,
+//! whatever limit was met.
 //!
 //! Whoever may name a reserved service may use its room: this keeps crowds out, not attackers.
 //!
@@ -67,14 +92,15 @@
 //! # Stopping
 //!
 //! [`Server::stop`] cuts connections; calls without an answer are lost to their callers, who are told that they may have run.
-//! [`Server::drain`] first refuses new calls and sees through the open ones. A connection whose calls are all answered is told so before
-//! it is closed: what its client had sent meanwhile has certainly not run.
+//! [`Server::drain`] first refuses new calls and sees through the open ones. A client of the extended format whose calls are all
+//! answered is told so before its connection is closed: what it had sent meanwhile has certainly not run.
 //!
 //! A client that closes its end, rather than resets it, looks like one that waits for its answers: its calls are run.
 
 mod acceptor;
 mod builder;
 mod builtin;
+mod capacity;
 mod connection;
 mod gauge;
 mod pool;
@@ -98,6 +124,7 @@ use super::net::{after, join};
 use super::{Limits, Status, StatusCode};
 use acceptor::wake;
 pub use builder::{BoundServer, ServerBuilder};
+use capacity::Capacity;
 use gauge::Gauge;
 use pool::Pool;
 use quiet::QuietLog;
@@ -117,9 +144,6 @@ const FAREWELL_TIME: Duration = Duration::from_millis(100);
 /// The hint that comes with "busy".
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
-/// Connections beyond `connections_max`, for reserved services.
-const RESERVED_CONNECTIONS: usize = 32;
-
 /// Serves calls on one port until it is stopped or dropped.
 pub struct Server {
     shared: Arc<Shared>,
@@ -137,6 +161,7 @@ struct Shared {
     reserved_in_flight: Arc<Gauge>,
     pool: Option<Arc<Pool>>,
     registry: Arc<Registry>,
+    capacity: Capacity,
     connections_accepted: AtomicU64,
     connections_refused: AtomicU64,
     connections_idle: AtomicU64,
@@ -211,7 +236,7 @@ impl Server {
         if is_drained {
             self.shared.registry.end_streams();
             let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
-            while self.connections() > 0 && Instant::now() < gone_by {
+            while !self.shared.registry.have_all_gone() && Instant::now() < gone_by {
                 std::thread::sleep(DRAIN_CHECK_EVERY);
             }
         }
@@ -306,11 +331,19 @@ impl Shared {
 
     /// Counts a connection as refused, with a line in the log; the words for its client.
     fn refuse_connection(&self, peer: SocketAddr) -> Status {
-        let connections = self.limits.connections_max;
+        let connections = self.capacity.connections_max();
         self.connections_refused.fetch_add(1, Ordering::Relaxed);
-        self.log.warn(&format!("rpc: connection from {peer} refused: {connections} are open"));
+        self.log.warn(&format!(
+            "rpc: connection from {peer} refused: at most {connections} may be open"
+        ));
         let words = format!("{connections} connections are open, and no more are taken");
         Status::busy(words, BUSY_RETRY_AFTER)
+    }
+
+    /// The same for one that was accepted.
+    fn refuse_accepted(&self, peer: SocketAddr) -> Status {
+        self.connections_accepted.fetch_sub(1, Ordering::Relaxed);
+        self.refuse_connection(peer)
     }
 
     fn wait_for_stop(&self, timeout: Duration) {

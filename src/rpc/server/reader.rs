@@ -14,7 +14,7 @@ use super::table::Target;
 use crate::rpc::frame::{Decoder, Frame, FrameError, Stranger};
 use crate::rpc::header::RpcHeader;
 use crate::rpc::net::{after, is_timeout, time_left};
-use crate::rpc::outbox::Cork;
+use crate::rpc::outbox::{Cork, Ending};
 use crate::rpc::service::{About, Answer, Call, More};
 use crate::rpc::{RequestId, Status, StatusCode};
 
@@ -60,9 +60,9 @@ enum End {
     /// A documented call that cannot be run: no status can be sent.
     #[error("{0}")]
     Refused(Status),
-    /// A connection too many, and its first call is to a service that is not reserved.
-    #[error("too many connections are open")]
-    TooMany,
+    /// A connection too many, as its first call has shown.
+    #[error("{0}")]
+    TooMany(Status),
     /// Arguments so far over the limit that they are not worth passing over. The client has been told.
     #[error("arguments of {0} bytes")]
     TooLong(usize),
@@ -154,7 +154,7 @@ impl Reader {
                         Cork::flush_all();
                         flushed = Some(now);
                     }
-                    self.settle(&head)?;
+                    self.listen_to(&head)?;
                     self.head(head, now)?;
                 }
                 Frame::Body(args) => {
@@ -165,7 +165,7 @@ impl Reader {
                     self.body(args);
                 }
                 Frame::TooLong(head) => {
-                    self.settle(&head)?;
+                    self.listen_to(&head)?;
                     self.too_long(&head)?;
                 }
                 Frame::Skipped => self.began = None,
@@ -185,9 +185,22 @@ impl Reader {
         }
     }
 
-    fn settle(&mut self, head: &RpcHeader) -> Result<(), End> {
-        self.is_settled = self.is_settled || self.connection.settle(&head.service_name);
-        if self.is_settled { Ok(()) } else { Err(End::TooMany) }
+    /// What a call shows of its client: the format that it understands, and, if it is its first, whether it may stay.
+    fn listen_to(&mut self, head: &RpcHeader) -> Result<(), End> {
+        if head.call_id > 0 && !self.is_extended {
+            // The decoder has just given a head, so it knows.
+            let head_size = self.decoder.head_size().expect("known once a head was decoded");
+            self.is_extended = true;
+            self.connection.speaks(Speaks::Extended(head_size));
+        } else if !self.is_extended && !self.may_idle {
+            self.connection.speaks(Speaks::Documented);
+        }
+        if !self.is_settled {
+            let refuse = |status: Option<Status>| status.map_or(End::Cut, End::TooMany);
+            self.connection.settle(&head.service_name).map_err(refuse)?;
+            self.is_settled = true;
+        }
+        Ok(())
     }
 
     fn head(&mut self, head: RpcHeader, arrived: Instant) -> Result<(), End> {
@@ -198,7 +211,10 @@ impl Reader {
         match self.admit(head, id, arrived)? {
             Ok(admitted) => {
                 let table = &self.connection.shared.table;
-                self.may_idle |= admitted.target.published(table).is_reserved;
+                if admitted.target.published(table).is_reserved {
+                    self.may_idle = true;
+                    self.connection.is_of_a_peer();
+                }
                 self.next = Some(admitted);
             }
             Err(status) => {
@@ -341,15 +357,9 @@ impl Reader {
         Ok(())
     }
 
-    fn call_id(&mut self, head: &RpcHeader) -> CallId {
+    fn call_id(&self, head: &RpcHeader) -> CallId {
         // The decoder has just given a head, so it knows.
         let head_size = self.decoder.head_size().expect("known once a head was decoded");
-        if head.call_id > 0 && !self.is_extended {
-            self.is_extended = true;
-            self.connection.speaks(Speaks::Extended(head_size));
-        } else if !self.is_extended && !self.may_idle {
-            self.connection.speaks(Speaks::Documented);
-        }
         CallId { call_id: head.call_id, head_size }
     }
 
@@ -370,7 +380,8 @@ impl Reader {
             self.read_timeout = timeout;
         }
         match stream.read(self.decoder.space()) {
-            Ok(0) if self.connection.is_cut() => Err(End::Cut),
+            // Its client may go on sending: a connection that will be reset has not told it anything.
+            Ok(_) if self.connection.is_cut() => Err(End::Cut),
             Ok(0) if self.decoder.is_between_frames() => Err(End::Eof),
             Ok(0) => Err(End::Truncated),
             Ok(count) => {
@@ -412,6 +423,8 @@ impl Reader {
                 self.connection.outbox.cut_reason()
             ),
             End::Eof => {
+                // It waits for its answers and the end of the stream, or is gone.
+                self.connection.outbox.set_ending(Ending::InOrder);
                 let timeout = self.connection.shared.limits.half_close_timeout;
                 self.connection.drain(after(Instant::now(), timeout));
             }
@@ -426,11 +439,8 @@ impl Reader {
             }
             End::Truncated | End::Slow(_) => self.warn(&end),
             End::TooLong(_) => self.linger(),
-            End::TooMany => {
-                let status = self.connection.shared.refuse_connection(self.connection.peer);
-                // The decoder has just given a head, so it knows.
-                let head_size = self.decoder.head_size().expect("known once a head was decoded");
-                self.connection.say_goodbye(head_size, &status);
+            End::TooMany(status) => {
+                self.say_goodbye(status);
                 self.linger();
             }
             End::Refused(_) => {
@@ -456,27 +466,31 @@ impl Reader {
 
     /// Says what is wrong in the words of the one who did it.
     fn explain(&self, error: &FrameError) {
-        // What cannot be sent at once is not worth waiting for.
-        let _ = match (error, self.decoder.head_size()) {
-            (FrameError::Stranger(Stranger::Http), _) => {
-                self.connection.outbox.send(&Bytes::from_static(HTTP_ANSWER))
-            }
-            (FrameError::Stranger(Stranger::Tls), _) => {
-                self.connection.outbox.send(&Bytes::from_static(TLS_ANSWER))
-            }
-            (_, Some(head_size)) if self.is_extended => {
-                self.connection
-                    .say_goodbye(head_size, &Status::new(StatusCode::BadHeader, error.to_string()));
-                Ok(())
-            }
-            _ => Ok(()),
+        let answer = match error {
+            FrameError::Stranger(Stranger::Http) => HTTP_ANSWER,
+            FrameError::Stranger(Stranger::Tls) => TLS_ANSWER,
+            _ => return self.say_goodbye(&Status::new(StatusCode::BadHeader, error.to_string())),
         };
+        self.connection.outbox.set_ending(Ending::InOrder);
+        // What cannot be sent at once is not worth waiting for.
+        let _ = self.connection.outbox.send(&Bytes::from_static(answer));
     }
 
-    /// Lets the client read the last words: sends the end of the stream, and reads what still comes for a moment.
+    /// Says why the connection ends, if its client is known to understand it.
+    fn say_goodbye(&self, status: &Status) {
+        if let Speaks::Extended(head_size) = self.connection.spoken() {
+            self.connection.say_goodbye(head_size, status);
+        }
+    }
+
+    /// Lets the client read the last words: sends the end of the stream, and reads what still comes for a moment. One that is
+    /// reset had no such words.
     fn linger(&self) {
         let deadline = Instant::now() + LINGER;
         self.connection.outbox.wait_until_below(0, Some(deadline));
+        if self.connection.outbox.ending() == Ending::Reset {
+            return;
+        }
         let mut stream = self.connection.outbox.stream();
         let _ = stream.shutdown(Shutdown::Write);
         let mut sink = [0; 4096];

@@ -4,7 +4,7 @@
 //! few handles ever wait to be joined. It waits for none of them: each would wait for the one before, in a row that grows where
 //! connections come and go faster than the processor is given to them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::connection::Connection;
+use super::connection::{Connection, Speaks};
 use crate::rpc::StatusCode;
 use crate::rpc::net::{join, spawn};
+use crate::rpc::outbox::Ending;
 
 #[derive(Default)]
 pub(super) struct Registry {
@@ -26,7 +27,8 @@ pub(super) struct Registry {
 #[derive(Default)]
 struct State {
     next_id: u64,
-    live: HashMap<u64, Live>,
+    /// The oldest is in front.
+    live: BTreeMap<u64, Live>,
     /// The one that ended first is in front.
     ended: VecDeque<JoinHandle<()>>,
     closed: bool,
@@ -92,12 +94,46 @@ impl Registry {
         state.live.values().filter(|live| !live.connection.bid_farewell(code, words)).count() == 0
     }
 
-    /// Tells every client that nothing more will come.
+    /// Tells every client that nothing more will come, but for those that are reset: they would take it for a reply.
     pub(super) fn end_streams(&self) {
-        for live in self.state.lock().live.values() {
+        for live in self.state.lock().live.values().filter(|live| live.ends_in_order()) {
             // One that is over already needs no telling.
             let _ = live.connection.outbox.stream().shutdown(Shutdown::Write);
         }
+    }
+
+    /// Whether none is left that was told so.
+    pub(super) fn have_all_gone(&self) -> bool {
+        !self.state.lock().live.values().any(Live::ends_in_order)
+    }
+
+    /// Ends the oldest connection that has no place: one that has said nothing yet, or was refused and waits for its client to
+    /// go. False when there is none.
+    pub(super) fn evict_one(&self) -> bool {
+        let state = self.state.lock();
+        let mut connections = state.live.values().map(|live| &live.connection);
+        connections.any(|connection| connection.evict())
+    }
+
+    /// Waits until fewer than `connections` are left, or `deadline`.
+    pub(super) fn wait_until_below(&self, connections: usize, deadline: Instant) {
+        let mut state = self.state.lock();
+        while state.live.len() >= connections
+            && !self.ended.wait_until(&mut state, deadline).timed_out()
+        {}
+    }
+
+    /// Ends connections of clients over which nothing is asked just now until `left` are open, or no such are left: first
+    /// those that have said nothing.
+    pub(super) fn make_room(&self, left: usize) {
+        // A thread that ends takes the lock: the connections are told without it.
+        let (silent, others): (Vec<_>, Vec<_>) = {
+            let state = self.state.lock();
+            let connections = state.live.values().map(|live| Arc::clone(&live.connection));
+            connections.partition(|it| it.spoken() == Speaks::Nothing)
+        };
+        let beyond = (silent.len() + others.len()).saturating_sub(left);
+        silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).for_each(drop);
     }
 
     /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.
@@ -113,6 +149,12 @@ impl Registry {
         drop(state);
         ended.into_iter().for_each(join);
         left
+    }
+}
+
+impl Live {
+    fn ends_in_order(&self) -> bool {
+        self.connection.outbox.ending() == Ending::InOrder
     }
 }
 

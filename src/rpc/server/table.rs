@@ -60,11 +60,6 @@ impl Table {
         Ok(Table { services })
     }
 
-    /// Whether any service is reserved.
-    pub(super) fn has_reserved(&self) -> bool {
-        self.services.iter().any(|entry| entry.published.is_reserved)
-    }
-
     /// Whether `service` is the name of a reserved one.
     pub(super) fn is_reserved(&self, service: &[u8]) -> bool {
         self.position(service).is_some_and(|at| self.services[at].published.is_reserved)

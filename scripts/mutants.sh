@@ -62,7 +62,7 @@ cargo_in_tree() {
 build() {
     local target=$1
     shift
-    "$@" test --locked --no-run --test "$target" >"$log" 2>&1 || return 1
+    "$@" test --locked --workspace --no-run --test "$target" >"$log" 2>&1 || return 1
     built=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$log")
     [[ -n $built ]] || return 1
     built=$(realpath "$built")

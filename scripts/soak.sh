@@ -16,4 +16,5 @@ from=${2:-$from}
 
 echo "soaking for $seconds seconds from seed $from"
 SYNCRAFT_SIM_SECONDS=$seconds SYNCRAFT_SIM_FROM=$from \
-    cargo test --locked --profile "${SOAK_PROFILE:-release}" --test sim -- --exact --nocapture no_seed_breaks_a_promise
+    cargo test --locked --workspace --profile "${SOAK_PROFILE:-release}" --test sim -- \
+    --exact --nocapture no_seed_breaks_a_promise

@@ -5,12 +5,15 @@
 # A patch begins with a sentence that says what is broken, and one of these lines:
 #   seed: N           the simulator (tests/sim) notices it when it runs this seed
 #   test: raft NAME   a test notices it: cargo test --test raft NAME
-# With the bug the code must build and the run must fail, without it the same run must pass. What a seed does changes with
-# the simulator and with the code; then the first FALLBACK_SEEDS seeds are tried, which is as good if one of them fails. To
-# record the seed that catches a bug now, of up to FIND_SEEDS: scripts/mutants.sh --find NAME...
+# With the bug the code must build and the run must fail; without it the same run must pass. What a seed does changes with
+# the simulator and with the code. If a recorded seed misses its bug, the first FALLBACK_SEEDS seeds are tried, and one that
+# fails is as good. Other uses:
+#   scripts/mutants.sh --find NAME...     records in the patch the seed that catches the bug now, of up to FIND_SEEDS
+#   scripts/mutants.sh --fits [NAME...]   only checks that each patch applies; builds nothing
 #
-# All happens in a copy of the tree in target/mutants, with a target directory of its own; the first build there takes a
-# minute or two longer. All bugs together took 14 minutes on two busy cores; two idle ones should need less than ten.
+# The bugs are built in a copy of the tree, target/mutants/tree. Dependencies, and the programs without any bug, come from
+# the usual target directory, so that what `cargo test` has built is not built again. All bugs together take about ten
+# minutes on two idle cores.
 # Exit status: 0 if all are caught; 1 if one is not, or its patch does not apply or does not build any more.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/mutants.sh`.
 set -euo pipefail
@@ -24,16 +27,16 @@ SECONDS_MAX=900
 work=$PWD/target/mutants
 tree=$work/tree
 log=$work/log
-export CARGO_TARGET_DIR=$work/build CARGO_PROFILE_DEV_DEBUG=0 SYNCRAFT_SIM_SHRINK=0
+export SYNCRAFT_SIM_SHRINK=0
 # The copy is not a part of this repository, for git.
 export GIT_CEILING_DIRECTORIES=$work
 
-# Only files that differ are written, so that builds are incremental. The program itself is not needed, only the library.
+# Only files that differ are written, so that builds are incremental.
 copy_tree() {
     mkdir -p "$tree"
     local file
     while IFS= read -r -d '' file; do
-        if [[ $file != src/main.rs && -f $file ]] && ! cmp -s "$file" "$tree/$file"; then
+        if [[ -f $file ]] && ! cmp -s "$file" "$tree/$file"; then
             mkdir -p "$tree/$(dirname "$file")"
             cp "$file" "$tree/$file"
         fi
@@ -43,11 +46,27 @@ copy_tree() {
     done < <(find "$tree" -type f -print0)
 }
 
-# Builds the test binary $1; `built` is then its path.
+# Runs cargo in the copy. Dependencies are built in, and come from, the usual target directory. Cargo gives crates of the
+# same name and path in a workspace the same file names, and the copy's would replace ours: the number of codegen units
+# sets them apart. A program that is finished has the same name all the same, and goes to a directory of its own.
+cargo_in_tree() {
+    local usual crate options=()
+    usual=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+    for crate in syncraft syncraft-build; do
+        options+=(--config "profile.dev.package.$crate.codegen-units=255")
+        options+=(--config "profile.dev.package.$crate.debug=0")
+    done
+    (cd "$tree" && CARGO_BUILD_BUILD_DIR=$usual CARGO_TARGET_DIR=$work/build cargo "$@" "${options[@]}")
+}
+
+# Builds the test binary $1, with the command that is given behind it; `built` is then its path.
 build() {
-    (cd "$tree" && cargo test --locked --no-run --test "$1") >"$log" 2>&1 || return 1
+    local target=$1
+    shift
+    "$@" test --locked --workspace --no-run --test "$target" >"$log" 2>&1 || return 1
     built=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$log")
-    [[ $built == /* ]] || built=$tree/$built
+    [[ -n $built ]] || return 1
+    built=$(realpath "$built")
 }
 
 # Runs the test binary $1 with the variable $2=$3 of the simulator. True if nothing fails.
@@ -83,7 +102,7 @@ search() {
 check_seed() {
     local name=$1 patch=$2 seed found
     seed=$(field "$patch" seed)
-    build sim || { say "$name" "$seed" "DOES NOT BUILD: $log" && return 1; }
+    build sim cargo_in_tree || { say "$name" "$seed" "DOES NOT BUILD: $log" && return 1; }
     if ! $is_find && ! run_seeds "$built" SYNCRAFT_SIM_SEED "$seed" && [[ -n $(violation) ]]; then
         found=$seed
         say "$name" "$seed" "$(violation)"
@@ -97,18 +116,18 @@ check_seed() {
             say "$name" "$found" "$(violation) (recorded is $seed: renew)"
         fi
     fi
-    run_seeds "$work/sound-sim" SYNCRAFT_SIM_SEED "$found" \
+    run_seeds "${sound[sim]}" SYNCRAFT_SIM_SEED "$found" \
         || { say "$name" "$found" "FAILS WITHOUT THE BUG, TOO" && return 1; }
 }
 
 check_test() {
     local name=$1 target test
     read -r target test <<<"$(field "$2" test)"
-    build "$target" || { say "$name" "" "DOES NOT BUILD: $log" && return 1; }
+    build "$target" cargo_in_tree || { say "$name" "" "DOES NOT BUILD: $log" && return 1; }
     ! run_test "$built" "$test" && [[ -n $(violation) ]] \
         || { say "$name" "" "NOT CAUGHT by $test" && return 1; }
     say "$name" "" "$test: $(violation)"
-    run_test "$work/sound-$target" "$test" \
+    run_test "${sound[$target]}" "$test" \
         || { say "$name" "" "FAILS WITHOUT THE BUG, TOO: $test" && return 1; }
 }
 
@@ -126,24 +145,41 @@ check() {
     $is_caught
 }
 
-is_find=false seeds_max=$FALLBACK_SEEDS
-if [[ ${1:-} == --find ]]; then
-    is_find=true seeds_max=$FIND_SEEDS
-    shift
-fi
+is_find=false is_fits=false seeds_max=$FALLBACK_SEEDS
+case ${1:-} in
+    --find) is_find=true seeds_max=$FIND_SEEDS && shift ;;
+    --fits) is_fits=true && shift ;;
+    -*) echo "usage: scripts/mutants.sh [--find|--fits] [NAME...]" >&2 && exit 2 ;;
+esac
 names=("$@")
 if ((${#names[@]} == 0)); then
     names=(tests/mutants/*.patch)
 fi
 names=("${names[@]##*/}")
 names=("${names[@]%.patch}")
+for name in "${names[@]}"; do
+    [[ -f tests/mutants/$name.patch ]] || { echo "there is no bug \"$name\" in tests/mutants" >&2 && exit 2; }
+done
+
+if $is_fits; then
+    misfits=0
+    for name in "${names[@]}"; do
+        git apply --check "tests/mutants/$name.patch" || { say "$name" "" "DOES NOT APPLY" && misfits=$((misfits + 1)); }
+    done
+    ((misfits == 0))
+    exit
+fi
 
 copy_tree
 # Without any bug, to tell a bug from what fails anyhow.
-targets=$(for name in "${names[@]}"; do field "tests/mutants/$name.patch" test; done | cut -d ' ' -f 1 | sort -u)
-for target in sim $targets; do
-    build "$target" || { cat "$log" && exit 1; }
-    cp "$built" "$work/sound-$target"
+declare -A sound=()
+for name in "${names[@]}"; do
+    target=$(field "tests/mutants/$name.patch" test)
+    target=${target%% *}
+    target=${target:-sim}
+    [[ -z ${sound[$target]:-} ]] || continue
+    build "$target" cargo || { cat "$log" && exit 1; }
+    sound[$target]=$built
 done
 caught=0
 for name in "${names[@]}"; do

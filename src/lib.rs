@@ -36,3 +36,8 @@ pub mod storage;
 pub mod testing;
 
 pub use clerk::Clerk;
+
+/// The programs in the README are tests: they must compile, and those that need no cluster must run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

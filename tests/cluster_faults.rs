@@ -90,7 +90,7 @@ fn until_equal(cluster: &Cluster) {
 
 #[test]
 fn a_paused_leader_is_replaced_and_learns_it_when_it_wakes() {
-    let cluster = start(3);
+    let cluster = start_calm(3);
     let clerk = cluster.clerk();
     clerk.put("k", "1").unwrap();
     let old = cluster.leader().unwrap();

@@ -101,6 +101,8 @@ impl DiskFile for StallingFile {
     }
 }
 
+const ELECTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+
 struct Cluster {
     nodes: Vec<Node<Count>>,
     disks: Vec<StallingDisk>,
@@ -118,7 +120,9 @@ impl Cluster {
             let identity = Identity { cluster_id: 7, member_id: id };
             let path = dir.path().join(id.to_string());
             let data_dir = DataDir::open_on(Arc::new(disk.clone()), path, identity).unwrap();
-            let config = NodeConfig::new(id, list.clone());
+            let mut config = NodeConfig::new(id, list.clone());
+            // A leader must not be lost because the machine has much else to do.
+            (config.timing.election_min, config.timing.election_max) = ELECTION;
             let node = Node::start(config, data_dir, Count::default()).unwrap();
             let listener = port.listen().unwrap();
             servers.push(
@@ -191,7 +195,7 @@ fn where_all_disks_hang_reads_go_on() {
     let under_way = propose(&leader, "2");
     until("it is noticed", || leader.status().is_disk_stalled);
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(2) {
+    while begun.elapsed() < 2 * ELECTION.1 {
         let (sender, receiver) = std::sync::mpsc::channel();
         leader.read((), Instant::now() + PATIENCE, move |end| {
             let _ = sender.send(end);

@@ -23,17 +23,25 @@ use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::{Cluster, Options, Port};
 
+/// For so long a way may be faster than it should be after it was slower.
+const CATCH_UP_MAX: Duration = Duration::from_millis(100);
+
 /// A way to `target` that carries so many bytes a second in each direction of each connection.
 fn throttled(target: String, bytes_per_second: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let copy = move |mut from: TcpStream, mut to: TcpStream| {
         let mut buf = vec![0; 32 << 10];
+        // When the last byte has passed. A sleep that is too long, on a busy machine, is made up for by the next ones.
+        let mut passed = Instant::now();
         while let Ok(len) = from.read(&mut buf) {
             if len == 0 || to.write_all(&buf[..len]).is_err() {
                 break;
             }
-            thread::sleep(Duration::from_nanos(len as u64 * 1_000_000_000 / bytes_per_second));
+            let now = Instant::now();
+            passed = passed.max(now.checked_sub(CATCH_UP_MAX).unwrap_or(now));
+            passed += Duration::from_nanos(len as u64 * 1_000_000_000 / bytes_per_second);
+            thread::sleep(passed.saturating_duration_since(now));
         }
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     };
@@ -257,20 +265,25 @@ fn far_too_much_is_refused_and_costs_no_leader() {
     let words =
         format!("{} sent, {} done, {} refused", count(&sent), count(&done), count(&refused));
     assert_eq!(count(&late), 0, "calls ended late; {words}");
-    assert!(count(&done) > 1000 && count(&refused) > 1000, "{words}");
+    assert!(count(&done) >= ENOUGH && count(&refused) >= ENOUGH, "{words}");
     assert_eq!((cluster.leader().unwrap(), term()), (leader, before), "{words}");
     let begin = Instant::now();
     cluster.clerk().put("k", "v").unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(5), "still busy after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < PATIENCE / 2, "still busy after {:?}", begin.elapsed());
 }
 
-/// For three seconds, over a connection of its own, as fast as it can.
+/// So many calls are done, and so many refused, before the senders stop.
+const ENOUGH: u64 = 1000;
+
+/// For three seconds, and until there was enough of everything, over a connection of its own, as fast as it can.
 fn send_too_much(addr: &str, sender: usize, timeout: Duration, counts: [Arc<AtomicU64>; 4]) {
     let stub = KvServerRpcStub::new(Channel::builder(addr).calls_max(1 << 20).lazy());
     let end = Instant::now() + Duration::from_secs(3);
     for number in 0.. {
         let begin = Instant::now();
-        if begin >= end {
+        let [_, done, refused, _] = &counts;
+        let is_enough = [done, refused].iter().all(|it| it.load(Ordering::Acquire) >= ENOUGH);
+        if begin >= end && (is_enough || begin >= end + PATIENCE) {
             return;
         }
         let args = PutAppendArgs {
@@ -284,7 +297,7 @@ fn send_too_much(addr: &str, sender: usize, timeout: Duration, counts: [Arc<Atom
         let [sent, done, refused, late] = counts.clone();
         sent.fetch_add(1, Ordering::AcqRel);
         stub.put_append_then(&args, begin + timeout, move |reply| {
-            let is_late = begin.elapsed() > timeout + Duration::from_secs(2);
+            let is_late = begin.elapsed() > 2 * timeout;
             late.fetch_add(u64::from(is_late), Ordering::AcqRel);
             let is_done = reply.is_ok_and(|reply| &reply.err[..] == b"OK");
             let count = if is_done { done } else { refused };

@@ -82,13 +82,14 @@ fn what_may_be_old_is_answered_without_a_majority() {
     let cluster = Cluster::start(3).unwrap();
     cluster.clerk().put("k", "v").unwrap();
     let last = follower(&cluster);
-    let clerk = clerk_of(&cluster, last, Duration::from_millis(500));
-    let fresh = clerk.get("k").unwrap();
+    let (clerk, patient) =
+        (clerk_of(&cluster, last, Duration::from_millis(500)), clerk_of(&cluster, last, PATIENCE));
+    let fresh = patient.get("k").unwrap();
     assert_eq!(fresh.as_deref(), Some(&b"v"[..]));
     cluster.ids().into_iter().filter(|&id| id != last).for_each(|id| cluster.kill(id));
     let killed = Instant::now();
     assert_eq!(clerk.get("k").unwrap_err().kind(), ClerkErrorKind::NotApplied);
-    let Stale { value, age_max } = clerk.get_stale("k", None).unwrap();
+    let Stale { value, age_max } = patient.get_stale("k", None).unwrap();
     assert_eq!(value.as_deref(), Some(&b"v"[..]));
     assert!(age_max >= killed.elapsed(), "{age_max:?}");
     let bound = Some(Duration::from_millis(400));
@@ -96,8 +97,7 @@ fn what_may_be_old_is_answered_without_a_majority() {
     assert_eq!(error.kind(), ClerkErrorKind::NotApplied, "known to be too old: {error}");
     cluster.ids().into_iter().for_each(|id| cluster.restart(id).unwrap());
     cluster.leader().unwrap();
-    let clerk = clerk_of(&cluster, last, PATIENCE);
-    assert_eq!(clerk.get_stale("k", bound).unwrap().value.as_deref(), Some(&b"v"[..]));
+    assert_eq!(patient.get_stale("k", bound).unwrap().value.as_deref(), Some(&b"v"[..]));
 }
 
 /// The bound is one: a value that is older than it is never given, while another client writes.

@@ -27,19 +27,16 @@ fn check_frozen(wait: impl FnOnce(&Channel) -> CallError) {
     let relay = Relay::to(server.local_addr());
     let channel = channel(relay.addr()).ping_interval(2 * INTERVAL).lazy();
     assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");
-    let frozen = thread::scope(|scope| {
-        let frozen = scope.spawn(|| {
+    thread::scope(|scope| {
+        scope.spawn(|| {
             service.wait_held(1);
             relay.freeze();
-            Instant::now()
         });
+        // Noticed, and not waited for until the deadline: that would be another error.
         let error = wait(&channel);
         assert!(is_lost(&error), "{error}");
         assert!(format!("{error:?}").contains("answer to a ping"), "{error:?}");
-        frozen.join().unwrap()
     });
-    let noticed = frozen.elapsed();
-    assert!(noticed < 60 * INTERVAL, "noticed after {noticed:?}");
     assert!(!channel.is_connected());
 }
 

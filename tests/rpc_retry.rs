@@ -182,7 +182,7 @@ fn a_server_that_is_not_there_ends_the_call_with_its_deadline() {
     let began = Instant::now();
     let error = invoke(&retrying, &method("Echo"), within(300)).unwrap_err();
     assert!(matches!(error, CallError::NotSent { .. }) && !error.may_have_run(), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -193,9 +193,9 @@ fn an_answer_that_does_not_come_ends_an_attempt_or_the_call_and_the_error_says_w
     relay.freeze();
     let watched = Watched::new(channel);
     let retrying =
-        |retry| Retrying::new(&watched, retry).attempt_timeout(Duration::from_millis(200));
+        |retry| Retrying::new(&watched, retry).attempt_timeout(Duration::from_millis(800));
     let check = |retry, method: &Method, which, attempts, waited_ms| {
-        let error = invoke(&retrying(retry), method, within(500)).unwrap_err();
+        let error = invoke(&retrying(retry), method, within(2000)).unwrap_err();
         let CallError::TimedOut { which: found, sent: true, waited, .. } = &error else {
             panic!("{error}")
         };
@@ -208,9 +208,9 @@ fn an_answer_that_does_not_come_ends_an_attempt_or_the_call_and_the_error_says_w
     };
     let twice = Retry::Fixed { pause: Duration::ZERO, attempts_max: 2 };
     // Not repeated, as it may have run; repeated as often as allowed; repeated until the call's own deadline.
-    check(AT_ONCE, &method("Echo"), Deadline::Attempt, 1, 200);
-    check(twice, &method("Echo").idempotent(), Deadline::Attempt, 2, 200);
-    check(AT_ONCE, &method("Echo").idempotent(), Deadline::Call, 3, 500);
+    check(AT_ONCE, &method("Echo"), Deadline::Attempt, 1, 800);
+    check(twice, &method("Echo").idempotent(), Deadline::Attempt, 2, 800);
+    check(AT_ONCE, &method("Echo").idempotent(), Deadline::Call, 3, 2000);
     assert_eq!(service.calls(), 0);
 }
 

@@ -388,7 +388,7 @@ fn a_reset_before_during_and_after_a_call_does_no_harm() {
 #[test]
 fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
     let (server, _) =
-        serve(Limits { frame_timeout: Duration::from_millis(500), ..Limits::default() });
+        serve(Limits { frame_timeout: Duration::from_millis(1500), ..Limits::default() });
     let mut idle = Raw::connect(server.local_addr());
     idle.send(&request("Echo", 0, "x"));
     idle.expect_bare("x");
@@ -409,8 +409,8 @@ fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
     silent.expect_closed();
     slow.rest();
     trickler.join().unwrap();
-    assert!(began.elapsed() >= Duration::from_millis(500));
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() >= Duration::from_millis(1500));
+    assert!(began.elapsed() < LONG);
     // And one that is only slow is served.
     let mut steady = Raw::connect(server.local_addr());
     request("Echo", 0, "x").chunks(10).for_each(|bytes| {
@@ -425,22 +425,17 @@ fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
 #[test]
 fn a_client_that_does_not_read_loses_its_connection_and_holds_nobody() {
     let (server, service) =
-        serve(Limits { write_timeout: Duration::from_secs(2), ..Limits::default() });
+        serve(Limits { write_timeout: Duration::from_secs(5), ..Limits::default() });
     let mut slow = Raw::connect(server.local_addr());
     for id in 1..=8 {
         slow.send(&request("Hold", id, "x"));
     }
     service.wait_held(8);
-    // The thread that answers is the test's own: it copies 56 MiB, and waits for nobody.
-    let began = Instant::now();
+    // The thread that answers is the test's own. It waits for nobody: it is done long before the connection is given up.
     for (_, call) in service.take_held() {
         call.typed().run(echo(vec![0; 7 << 20]));
     }
-    let answering = began.elapsed();
-    assert!(
-        answering < Duration::from_millis(1500),
-        "{answering:?} to give answers that nobody reads"
-    );
+    assert_eq!(server.connections(), 1, "the answers were held up until the connection ended");
     check_alive(&server);
     wait_until("the connection ends", || server.connections() <= 1);
 }

@@ -19,9 +19,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The slowest network that large values are given time for, in bytes a second.
 const BYTES_PER_SECOND_MIN: u64 = 4 << 20;
 
-/// After a pause there must be so much time left for another round: with less, an attempt is more likely to end without an answer,
-/// and to make a write whose outcome is known one whose outcome is not.
-const TIME_AFTER_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// There must be so much time left after a pause, and before a refused write is sent again. With less, an attempt is more
+/// likely to end without an answer, and to make a write whose outcome is known one whose outcome is not.
+const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(50);
 
 /// What is left of a call's time is halved by each attempt that waits in vain, down to this.
 const ATTEMPT_SHARE_MIN: Duration = Duration::from_millis(100);
@@ -163,11 +163,17 @@ impl<'a> Call<'a> {
 
     /// Ends the call if there would be no time for an attempt afterwards.
     fn wait(&mut self, pause: Duration) -> Result<(), ClerkError> {
-        if self.left() < pause + TIME_AFTER_PAUSE_MIN {
+        if self.left() < pause + ATTEMPT_TIME_MIN {
             return Err(self.time_is_up());
         }
         thread::sleep(pause);
         Ok(())
+    }
+
+    /// How much time there must be for the next attempt. Only a write that was refused so far has something to lose.
+    fn needed(&self) -> Duration {
+        let is_refused_write = self.is_write && !self.may_have_run && !self.asked.is_empty();
+        if is_refused_write { ATTEMPT_TIME_MIN } else { Duration::ZERO }
     }
 
     fn time_is_up(&mut self) -> ClerkError {
@@ -181,7 +187,7 @@ impl<'a> Call<'a> {
         attempt: &mut impl FnMut(&KvServerRpcStub, Instant) -> Result<Verdict<R>, CallError>,
     ) -> Result<Option<R>, ClerkError> {
         let now = Instant::now();
-        if now >= self.deadline {
+        if now + self.needed() >= self.deadline {
             return Err(self.time_is_up());
         }
         let target = self.pool.target(member);

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syncraft::clerk::Clerk;
 use syncraft::testing::Port;
@@ -22,10 +22,15 @@ pub(crate) struct Processes {
 
 impl Processes {
     pub(crate) fn start(size: usize) -> Processes {
+        Processes::start_with(size, &[])
+    }
+
+    /// With more options than usual.
+    pub(crate) fn start_with(size: usize, options: &[&str]) -> Processes {
         let ports = (0..size).map(|_| Port::free().unwrap()).collect();
         let dir = tempfile::TempDir::with_prefix("syncraft-processes-").unwrap();
         let mut processes = Processes { ports, children: (0..size).map(|_| None).collect(), dir };
-        (1..=size).for_each(|id| processes.restart(id));
+        (1..=size).for_each(|id| processes.restart_with(id, options));
         processes.wait_ready();
         processes
     }
@@ -80,14 +85,21 @@ impl Processes {
         assert!(ready.status.success(), "no leader: {}\n{}", stderr(&ready), self.logs());
     }
 
+    /// Who leads: on a busy machine there may be an election just now.
     pub(crate) fn leader(&self) -> usize {
-        let status = syncraft(&["status", "--json", "--members", &self.members()]);
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-        let members = status["members"].as_array().unwrap().iter();
-        let leader = members
-            .filter(|member| member["role"] == "leader")
-            .max_by_key(|it| it["term"].as_u64());
-        leader.expect("someone leads")["id"].as_u64().unwrap() as usize
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let status = syncraft(&["status", "--json", "--members", &self.members()]);
+            let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+            let members = status["members"].as_array().unwrap().iter();
+            let leader = members
+                .filter(|member| member["role"] == "leader")
+                .max_by_key(|it| it["term"].as_u64());
+            if let Some(leader) = leader {
+                return leader["id"].as_u64().unwrap() as usize;
+            }
+            assert!(Instant::now() < deadline, "nobody leads: {status}");
+        }
     }
 
     pub(crate) fn clerk(&self) -> Clerk {

@@ -34,7 +34,7 @@
 //! | `WITHOUT=crash,drop` | switches parts of the plan off; [`plan::PARTS`] has their names |
 //! | `MEMBERS=n`, `SAFETY_MS=n` | fewer members, fewer milliseconds with faults |
 //! | `FROM=n`, `SEEDS=n` | begins with another seed, runs so many |
-//! | `MINUTES=n` | runs seeds for so long: `scripts/soak.sh` |
+//! | `SECONDS=n` | runs seeds for so long: `scripts/soak.sh` |
 //! | `SHRINK=0` | looks for no smaller run when one fails |
 //!
 //! Left out: the threads and queues of a node, and the RPC under it; these have tests with real processes.
@@ -77,7 +77,7 @@ fn no_seed_breaks_a_promise() {
         return println!("seed {seed}: {report:#?}");
     }
     let from = env_number("SYNCRAFT_SIM_FROM").unwrap_or(0);
-    let time = env_number("SYNCRAFT_SIM_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
+    let time = env_number("SYNCRAFT_SIM_SECONDS").map(Duration::from_secs);
     let count = env_number("SYNCRAFT_SIM_SEEDS");
     let count = count.unwrap_or(if time.is_some() { u64::MAX } else { SUITE_SEEDS });
     println!("seeds from {from}");

@@ -16,7 +16,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// What can be switched off, by name.
-pub(crate) const PARTS: [&str; 20] = [
+pub(crate) const PARTS: [&str; 21] = [
     "drop",
     "duplicate",
     "replay",
@@ -27,6 +27,7 @@ pub(crate) const PARTS: [&str; 20] = [
     "pause",
     "disconnect",
     "transfer",
+    "depose",
     "wipe",
     "lease",
     "disk_stall",
@@ -53,6 +54,8 @@ pub(crate) struct Faults {
     pub(crate) false_disconnect: f64,
     /// Somebody is told to hand the leadership over.
     pub(crate) transfer: f64,
+    /// A leader under a lease is kept from the others, who elect another one.
+    pub(crate) depose: f64,
     /// A member loses its data.
     pub(crate) wipe: f64,
     pub(crate) disk_stall: f64,
@@ -128,7 +131,7 @@ impl Plan {
         let is_skewed = rng.u8(0..4) == 0;
         let lease = rng.u8(0..3) == 0;
         let at_once_max = pick(rng, &[1, 1, 4, 20]);
-        Plan {
+        let mut plan = Plan {
             seed,
             members,
             faults: Faults::draw(rng),
@@ -151,7 +154,10 @@ impl Plan {
             chunk_len_bytes: pick(rng, &[100, 1_000, 1 << 20]),
             segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
             lie: None,
-        }
+        };
+        // Drawn last, so that it leaves the rest of a seed's plan as it was.
+        plan.faults.depose = sometimes(rng, &[0.005, 0.02]);
+        plan
     }
 
     /// Does without one of the [`PARTS`].
@@ -168,6 +174,7 @@ impl Plan {
             "pause" => faults.pause = 0.0,
             "disconnect" => faults.false_disconnect = 0.0,
             "transfer" => faults.transfer = 0.0,
+            "depose" => faults.depose = 0.0,
             "wipe" => faults.wipe = 0.0,
             "lease" => self.lease = false,
             "disk_stall" => faults.disk_stall = 0.0,
@@ -219,6 +226,7 @@ impl Faults {
             disk_stall: sometimes(rng, &[0.005, 0.03]),
             disk_full: sometimes(rng, &[0.002, 0.01]),
             sync_failure: sometimes(rng, &[0.001, 0.005]),
+            depose: 0.0,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 23] = [
+const FAULTS: [&str; 24] = [
     "member wiped",
     "snapshot chunk cut",
     "message dropped",
@@ -12,6 +12,7 @@ const FAULTS: [&str; 23] = [
     "pause",
     "disconnect",
     "transfer",
+    "leader deposed",
     "clerk: answer lost",
     "crash: killed",
     "crash: power cut",

@@ -96,6 +96,8 @@ enum What {
     },
     /// A member is cut off from all others.
     CutOff(usize),
+    /// This member has committed something: is there anyone who leads beside it?
+    AskOtherLeaders(usize),
     Heal,
     Faults,
     Requests,
@@ -213,6 +215,7 @@ impl World {
             What::Asked { at, clerk, attempt, request } => self.asked(at, clerk, attempt, request),
             What::Answered { clerk, attempt, answer } => self.answered(clerk, attempt, answer),
             What::CutOff(at) if !self.is_calm => self.cut_off(at),
+            What::AskOtherLeaders(at) => self.ask_other_leaders(at),
             What::Heal if !self.is_calm => {
                 self.trace.line(self.now_us, || "heal");
                 self.network.heal();

@@ -20,6 +20,7 @@ impl World {
             pause,
             false_disconnect,
             transfer,
+            depose,
             wipe,
             disk_stall,
             disk_full,
@@ -46,6 +47,10 @@ impl World {
         }
         if self.chance(transfer) {
             self.transfer();
+        }
+        // Not drawn without leases: it asks nothing of a leader that has none.
+        if self.plan.lease && self.chance(depose) {
+            self.depose();
         }
         if self.chance(wipe) {
             let victim = self.victim();
@@ -118,6 +123,38 @@ impl World {
         }
     }
 
+    /// A leader under a lease goes on leading where nobody hears it, while the others elect another one: alone, with fewer
+    /// peers than make a quorum, or asleep, so that what the others have answered waits for it.
+    fn depose(&mut self) {
+        let Some(at) = self.leader_among(|_| true).filter(|_| self.members.len() > 1) else {
+            return;
+        };
+        self.count("leader deposed");
+        if self.fault_rng.bool() {
+            self.pause_member(at);
+            let delay_us = self.fault_rng.u64(..3 * self.plan.delay_us.end);
+            return self.after(delay_us, What::CutOff(at));
+        }
+        let ids: Vec<MemberId> = self.members.iter().map(|member| member.id).collect();
+        let mut others: Vec<MemberId> =
+            ids.iter().copied().filter(|&id| Self::at_of(id) != at).collect();
+        self.fault_rng.shuffle(&mut others);
+        let companions = self.fault_rng.usize(..ids.len() / 2);
+        let (near, far) = others.split_at(companions);
+        self.trace_of(at, || format!("is cut off with {near:?}"));
+        for &one in near.iter().chain([&ids[at]]) {
+            for &other in far {
+                self.network.cut(one, other);
+                self.network.cut(other, one);
+            }
+        }
+        if self.plan.are_sockets_noticed {
+            self.notice_cuts(&ids);
+        }
+        let for_us = self.fault_rng.u64(300_000..2_000_000);
+        self.after(for_us, What::Heal);
+    }
+
     /// Nobody hears of it, and it hears of nobody, for a while.
     pub(super) fn cut_off(&mut self, at: usize) {
         let id = self.members[at].id;
@@ -184,6 +221,10 @@ impl World {
 
     fn pause(&mut self) {
         let at = self.victim();
+        self.pause_member(at);
+    }
+
+    fn pause_member(&mut self, at: usize) {
         let Some(living) = &mut self.members[at].living else { return };
         living.is_paused = true;
         let id = self.members[at].id;
@@ -206,5 +247,8 @@ impl World {
         self.trace.line(self.now_us, || format!("{id} resumes"));
         outbox.into_iter().for_each(|message| self.send(at, message));
         self.step(at);
+        if self.plan.lease {
+            self.ask_leader(at);
+        }
     }
 }

@@ -19,15 +19,24 @@ impl World {
         for event in requests {
             self.request(at, event);
         }
-        // Everyone else who says it leads must not serve a read that another's commit has made stale.
-        for other in 0..self.members.len() {
-            let status = self.members[other].living.as_ref().map(|living| living.status.role.role);
-            if other != at && status == Some(RoleName::Leader) {
-                let read = self.workload.read();
-                self.request(other, read);
-            }
-        }
+        self.ask_other_leaders(at);
         self.after(self.plan.request_every_us, What::Requests);
+    }
+
+    /// Everyone else who says it leads must not serve a read that another's commit has made stale.
+    pub(super) fn ask_other_leaders(&mut self, at: usize) {
+        for other in (0..self.members.len()).filter(|&other| other != at) {
+            self.ask_leader(other);
+        }
+    }
+
+    /// A read, if this member says that it leads.
+    pub(super) fn ask_leader(&mut self, at: usize) {
+        let role = self.members[at].living.as_ref().map(|living| living.status.role.role);
+        if role == Some(RoleName::Leader) {
+            let read = self.workload.read();
+            self.request(at, read);
+        }
     }
 
     pub(super) fn request(&mut self, at: usize, event: Event) {

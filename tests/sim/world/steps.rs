@@ -96,6 +96,10 @@ impl World {
         self.oracle.stepped(&self.members, at, before);
         self.members[at].snapshot_index = after.snapshot_index;
         self.count_changes(before, after, replaced);
+        // The moment at which a lease that should be over shows.
+        if self.plan.lease && after.commit_index > before.commit_index {
+            self.after(0, What::AskOtherLeaders(at));
+        }
     }
 
     fn count_changes(&mut self, before: Status, after: Status, replaced: usize) {

@@ -106,7 +106,7 @@ const ELECTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 struct Cluster {
     nodes: Vec<Node<Count>>,
     disks: Vec<StallingDisk>,
-    _servers: Vec<Server>,
+    servers: Vec<Server>,
     _dir: tempfile::TempDir,
 }
 
@@ -136,7 +136,7 @@ impl Cluster {
             nodes.push(node);
             disks.push(disk);
         }
-        Cluster { nodes, disks, _servers: servers, _dir: dir }
+        Cluster { nodes, disks, servers, _dir: dir }
     }
 
     /// One that leads and whose disk works.
@@ -204,4 +204,31 @@ fn where_all_disks_hang_reads_go_on() {
     }
     (1..=3).for_each(|id| cluster.disk(MemberId(id)).set(false));
     assert_eq!(under_way.recv_timeout(PATIENCE).unwrap(), Ok(2));
+}
+
+/// A follower whose disk is known to be slow answers pings while it writes, so that the leader keeps its connections.
+#[test]
+fn a_slow_disk_costs_no_connection() {
+    let cluster = Cluster::start();
+    let leader = cluster.leader(|_| true);
+    let slow = MemberId(if leader.status().id == MemberId(1) { 2 } else { 1 });
+    let follower = cluster.nodes[slow.0 as usize - 1].handle();
+    let stall_for = |time: Duration| {
+        let began = Instant::now();
+        cluster.disk(slow).set(true);
+        let mut proposed = 0;
+        while began.elapsed() < time {
+            assert!(propose(&leader, "x").recv_timeout(PATIENCE).unwrap().is_ok());
+            proposed += 1;
+        }
+        cluster.disk(slow).set(false);
+        assert!(proposed > 0);
+        until("it has caught up", || follower.status().durable_index == leader.status().last_index);
+    };
+    // Once, so that it knows.
+    stall_for(Duration::from_millis(300));
+    let connections = || cluster.servers[slow.0 as usize - 1].stats().connections_accepted;
+    let before = connections();
+    stall_for(3 * ELECTION.1);
+    assert_eq!(connections(), before, "connections were made anew");
 }

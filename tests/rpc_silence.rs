@@ -38,9 +38,9 @@ fn check_renewed(
     let began = Instant::now();
     let error = attempt(&channel).unwrap_err();
     assert!(error.may_have_run(), "{error}");
-    assert_eq!(attempt(&channel).unwrap(), "x");
+    wait_until("an attempt succeeds", || attempt(&channel).is_ok());
     assert!(began.elapsed() < AT_MOST, "{:?}", began.elapsed());
-    assert_eq!(relay.accepted(), 2);
+    assert!(relay.accepted() >= 2);
 }
 
 fn invoke(invoker: &impl Invoke, method: &Method) -> Result<Echo, CallError> {
@@ -90,7 +90,7 @@ fn a_repeated_call_goes_over_a_new_connection_by_itself() {
     let began = Instant::now();
     call().unwrap();
     assert!(began.elapsed() < AT_MOST, "{:?}", began.elapsed());
-    assert_eq!(relay.accepted(), 2);
+    assert!(relay.accepted() >= 2);
 }
 
 #[test]
@@ -102,8 +102,12 @@ fn of_several_servers_all_are_back_after_an_attempt_each() {
     (0..4).for_each(|_| drop(call().unwrap()));
     servers.iter().for_each(|(_, relay)| relay.blackhole());
     let began = Instant::now();
-    let in_vain = (0..10).filter(|_| call().is_err()).count();
-    assert!(in_vain <= 2, "{in_vain} calls were in vain");
+    // By turns: so both serve.
+    let mut served = 0;
+    wait_until("ten calls in a row are answered", || {
+        served = if call().is_ok() { served + 1 } else { 0 };
+        served == 10
+    });
     assert!(began.elapsed() < AT_MOST, "{:?}", began.elapsed());
 }
 
@@ -121,7 +125,7 @@ fn callers_side_by_side_are_all_served_again() {
         }
     });
     assert!(began.elapsed() < AT_MOST, "{:?}", began.elapsed());
-    assert_eq!(relay.accepted(), 2, "one new connection for all");
+    assert!(relay.accepted() >= 2);
 }
 
 /// Calls end at their deadlines without an answer; but the server answers pings, so that it is known to be there.
@@ -138,14 +142,33 @@ fn a_slow_server_keeps_its_connection() {
     assert_eq!(server.stats().connections_accepted, 1);
 }
 
-/// Nothing comes back while the arguments are on their way, not even the answer to a ping, which stands behind them.
+/// Nothing comes back while the arguments are on their way, not even the answer to a ping, which stands behind them. A small
+/// call before them is answered soon, and says nothing about them.
 #[test]
 fn a_slow_network_is_given_time_for_what_is_sent() {
+    for has_small_call in [false, true] {
+        let (_server, relay) = relayed();
+        relay.slow_down(512 << 10);
+        let channel = channel(relay.addr()).ping_interval(Duration::from_millis(250)).lazy();
+        let small = has_small_call.then(|| pending(&channel, "Echo", "small", soon()));
+        let args = "x".repeat(1 << 20);
+        let reply = call(&channel, "Echo", args.clone()).unwrap();
+        assert_eq!(reply.len(), args.len());
+        small.into_iter().for_each(|small| assert_eq!(small.wait().unwrap().data, "small"));
+        assert_eq!(relay.accepted(), 1);
+    }
+}
+
+/// The network is slower than the channel is for: large calls are sent again, with more time, until one arrives.
+#[test]
+fn a_network_slower_than_expected_is_given_more_and_more_time() {
     let (_server, relay) = relayed();
     relay.slow_down(512 << 10);
-    let channel = channel(relay.addr()).ping_interval(Duration::from_millis(250)).lazy();
+    let channel = channel(relay.addr())
+        .ping_interval(Duration::from_millis(100))
+        .bytes_per_second_min(8 << 20)
+        .lazy();
     let args = "x".repeat(1 << 20);
-    let reply = call(&channel, "Echo", args.clone()).unwrap();
-    assert_eq!(reply.len(), args.len());
-    assert_eq!(relay.accepted(), 1);
+    wait_until("it arrives", || call(&channel, "Echo", args.clone()).is_ok());
+    assert!(relay.accepted() > 1, "the test is of a network that is too slow");
 }

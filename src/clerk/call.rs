@@ -17,7 +17,7 @@ use crate::rpc::{CallError, StatusCode};
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The slowest network that large values are given time for, in bytes a second.
-const BYTES_PER_SECOND_MIN: u64 = 4 << 20;
+pub(super) const BYTES_PER_SECOND_MIN: u64 = 4 << 20;
 
 /// There must be so much time left after a pause, and before a refused write is sent again. With less, an attempt is more
 /// likely to end without an answer, and to make a write whose outcome is known one whose outcome is not.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::call::BYTES_PER_SECOND_MIN;
 use super::endpoints::{Endpoint, Endpoints};
 use super::error::BuildError;
 use super::route::MemberSet;
@@ -192,6 +193,7 @@ impl Target {
         let channel = Channel::builder(addr.clone())
             .connect_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
+            .bytes_per_second_min(BYTES_PER_SECOND_MIN)
             .lazy();
         Arc::new(Target {
             id,

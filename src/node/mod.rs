@@ -371,6 +371,7 @@ impl<S: StateMachine> Node<S> {
             stop: stopped.clone(),
             snapshot_index: meta.map_or(Index::ZERO, |meta| meta.last_included_index),
             snapshot_log_bytes: config.own_snapshot_log_bytes(),
+            slow_until: None,
             has_failed: false,
         });
         pipeline.inbox.stage().employ(Driver {

@@ -41,6 +41,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A call with entries: its answer waits for the peer's disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// The slowest network on which a dead connection with entries on it is told from a slow one at once; on a slower
+/// one the entries are sent twice or more, with ever more time.
+const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// The slowest network that entries are given time for.
 const APPEND_BYTES_PER_SECOND_MIN: usize = 256 << 10;
 
@@ -84,7 +87,10 @@ impl Link {
             Channel::builder(addr).connect_timeout(CONNECT_TIMEOUT).caller(format!("member-{own}"))
         };
         // A peer answers pings on the thread that writes its log, so it is given more time here.
-        let bulk = builder().ping_interval(timing.election_max).lazy();
+        let bulk = builder()
+            .ping_interval(timing.election_max)
+            .bytes_per_second_min(BYTES_PER_SECOND_MIN)
+            .lazy();
         let on_disconnect = {
             let (mailbox, bulk) = (mailbox.clone(), bulk.clone());
             move |how| match how {

@@ -24,9 +24,10 @@ use crate::storage::{DataDir, StorageError, Wal};
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// A large state is written out less often: at most so much of it for each byte of the log.
 const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
-/// After a turn that took longer, the log is left to its own thread: a connection's thread that waits for the
-/// disk answers no pings, and its connection looks dead.
+/// After a turn that took longer, the log is left to its own thread for a while: a connection's thread that
+/// waits for the disk answers no pings, and its connection looks dead.
 const TURN_MAX: Duration = Duration::from_millis(100);
+const SLOW_FOR: Duration = Duration::from_secs(10);
 /// Between attempts to write to a full disk.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -42,6 +43,8 @@ pub(super) struct Persister<S: StateMachine> {
     pub(super) snapshot_index: Index,
     /// A snapshot is wanted when the log holds so much behind it.
     pub(super) snapshot_log_bytes: u64,
+    /// A turn took long: until then the next one is expected to.
+    pub(super) slow_until: Option<Instant>,
     /// Nothing is written any more: the disk has failed, or the node stopped while it was full, or
     /// the log is to be begun anew.
     pub(super) has_failed: bool,
@@ -68,7 +71,12 @@ impl<S: StateMachine> Worker for Persister<S> {
         }
         let started = Instant::now();
         let result = self.write(writes);
-        self.shared.is_disk_slow.store(started.elapsed() > TURN_MAX, Ordering::Relaxed);
+        let ended = Instant::now();
+        if ended - started > TURN_MAX {
+            self.slow_until = Some(ended + SLOW_FOR);
+        }
+        let is_slow = self.slow_until.is_some_and(|until| ended < until);
+        self.shared.is_disk_slow.store(is_slow, Ordering::Relaxed);
         if let Err(error) = result {
             log::error!("the log failed, this member stops: {error}");
             self.has_failed = true;

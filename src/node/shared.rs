@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub(super) snapshot_len_bytes: AtomicU64,
     /// The state machine's last turn took long: only its own thread should wait for it.
     pub(super) is_apply_slow: AtomicBool,
-    /// The log's last turn took long: only its own thread should wait for the disk.
+    /// A turn of the log took long a moment ago: only its own thread should wait for the disk.
     pub(super) is_disk_slow: AtomicBool,
     /// What is to be written waits for space.
     pub(super) is_disk_full: AtomicBool,

@@ -105,7 +105,11 @@ impl Core {
             // Bare replies have no names: only one thread can tell whose they are.
             has_reader: config.on_disconnect.is_some() || config.framing != Framing::Extended,
             in_line: None,
-            silence: Silence::new(config.ping_interval, Instant::now()),
+            silence: Silence::new(
+                config.ping_interval,
+                config.bytes_per_second_min,
+                Instant::now(),
+            ),
             timer: timer::Timer::default(),
             threads: Vec::new(),
         };
@@ -314,7 +318,7 @@ impl Core {
             call.sent = true;
             state.silence.heard(line.heard_at());
             let is_first = state.calls.len() == 0;
-            state.silence.sent(call.began, is_first, call.deadline - call.began, frame.len());
+            state.silence.sent(call.began, is_first, call.deadline - call.began);
             state.calls.insert(id, call);
             let has_reader = state.has_reader;
             drop(state);
@@ -388,23 +392,30 @@ impl Core {
         }
     }
 
-    /// Gives the connection up if calls wait, and nothing has come for `limit`: another connection
-    /// to the same server has turned out to be dead.
+    /// Gives the connection up if calls wait and nothing has come for `limit`, beside the time that a
+    /// slow network needs for their bytes.
     pub(super) fn give_up_if_silent(self: &Arc<Self>, limit: Duration) {
         let mut state = self.lock();
         let Phase::Connected(line) = &state.phase else { return };
-        let (line, now) = (line.clone(), Instant::now());
+        let line = line.clone();
         state.silence.heard(line.heard_at());
-        let silence = state.silence.lasts(now);
+        let limit = limit + state.silence.time_for(state.calls.len_bytes());
+        let silence = state.silence.lasts(Instant::now());
         let is_dead = state.calls.len() > 0 && silence >= limit;
         drop(state);
         self.drop_dead(is_dead.then_some((line, silence)));
     }
 
-    /// Gives up a connection that has been silent for too long, unless something has just come.
+    /// Gives up a connection that has been silent for too long, unless something has come since.
     pub(super) fn drop_dead(self: &Arc<Self>, dead: Option<SilentLine>) {
         let Some((line, silence)) = dead else { return };
-        if line.outbox.look() != Waiting::Bytes {
+        let is_silent = {
+            let mut state = self.lock();
+            state.silence.heard(line.heard_at());
+            matches!(&state.phase, Phase::Connected(current) if current.is(&line))
+                && state.silence.lasts(Instant::now()) >= silence
+        };
+        if is_silent && line.outbox.look() != Waiting::Bytes {
             line.lose_for(self, Loss::Silent(silence));
         }
     }
@@ -580,7 +591,7 @@ impl Core {
                 continue;
             }
             if let Some(call) = state.calls.get_mut(id) {
-                state.silence.sent(call.began, false, call.deadline - call.began, frame.len());
+                state.silence.sent(call.began, false, call.deadline - call.began);
             }
             match outbox.send(&frame) {
                 Ok(()) if one_at_a_time => state.in_line = Some(id),
@@ -604,7 +615,7 @@ impl Core {
             return None;
         }
         state.phase = Phase::Connected(line.clone());
-        state.silence = Silence::new(self.config.ping_interval, line.heard_at());
+        state.silence.begin_anew(line.heard_at());
         let mut deliveries = Vec::new();
         self.send_unsent(&mut state, &mut deliveries);
         let read_by = match (state.has_reader, state.dead_line()) {
@@ -779,7 +790,7 @@ impl State {
         let verdict = match &self.phase {
             Phase::Connected(line) => {
                 self.silence.heard(line.heard_at());
-                self.silence.judge_at_deadline(now, self.calls.len_bytes())
+                self.silence.judge_at_deadline(now)
             }
             _ => Verdict::Wait,
         };

@@ -138,6 +138,7 @@ impl Channel {
             resolver: None,
             caller: Bytes::new(),
             ping_interval: Duration::from_secs(10),
+            bytes_per_second_min: 256 << 10,
             idle_timeout: Duration::from_secs(60),
             on_disconnect: None,
         };
@@ -332,6 +333,7 @@ struct Config {
     resolver: Option<Box<Resolver>>,
     caller: Bytes,
     ping_interval: Duration,
+    bytes_per_second_min: u64,
     idle_timeout: Duration,
     on_disconnect: Option<Box<dyn Fn(Disconnect) + Send + Sync>>,
 }
@@ -405,12 +407,24 @@ impl ChannelBuilder {
     ///
     /// A call that ends at its deadline without any sign of life costs the connection as well: the
     /// server is asked after half of the call's time, if that is less than this interval (and at least
-    /// 250 ms). For calls that send much, the server has 4 s more for each MiB.
+    /// 250 ms). So a caller that allows little time speaks for all that share the channel: give such a
+    /// caller a channel of its own where methods run inline for long. For calls that send much, there is
+    /// more time: see [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
     ///
     /// Too small: a server that runs a method inline for longer than this looks dead, for it answers no
     /// ping meanwhile. Too large: calls wait for a dead connection. Not with [`Framing::Documented`].
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.config.ping_interval = interval.max(PING_INTERVAL_MIN);
+        self
+    }
+
+    /// The slowest network that the channel is for, at least 1; default 256 KiB a second. While calls
+    /// wait whose arguments have so many bytes, a silent connection is asked and given up later by the
+    /// time that they need on such a network. Where that turns out to be too little, the next connection
+    /// has twice the time. Too small: a dead connection with large calls on it is noticed late. Too
+    /// large: on a slow network large calls are sent more than once.
+    pub fn bytes_per_second_min(mut self, bytes: u64) -> Self {
+        self.config.bytes_per_second_min = bytes.max(1);
         self
     }
 

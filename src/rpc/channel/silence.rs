@@ -13,8 +13,12 @@
 //! its deadline takes the connection with it, and the next call begins over a new one. Very short
 //! deadlines do not count as such: see [`INTERVAL_MIN`].
 //!
-//! What was sent has to arrive before it can be answered, and large calls keep a server busy: it is
-//! given time for their bytes ([`ARRIVING_BYTES_PER_SECOND`], [`WORKED_OFF_BYTES_PER_SECOND`]).
+//! What was sent has to arrive before it can be answered, and nothing comes meanwhile, not even the
+//! answer to a ping, which stands behind it. So the server is given time for the bytes of all calls
+//! that wait, as the slowest network needs it
+//! ([`bytes_per_second_min`](super::ChannelBuilder::bytes_per_second_min)). Networks are slower than
+//! that, too: after a connection has been given up with calls on it, the next one gets twice the time
+//! for the same bytes, until something comes.
 
 use std::time::{Duration, Instant};
 
@@ -22,15 +26,15 @@ use std::time::{Duration, Instant};
 /// ping late.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
-/// The slowest network that large calls are given time for.
-const ARRIVING_BYTES_PER_SECOND: u64 = 256 << 10;
-
-/// How fast a busy server takes in a large call, once it has arrived.
-const WORKED_OFF_BYTES_PER_SECOND: u64 = 4 << 20;
+/// Doublings of the time for bytes.
+const DOUBLINGS_MAX: u32 = 6;
 
 /// The silence of one connection.
 pub(super) struct Silence {
     ping_interval: Duration,
+    bytes_per_second_min: u64,
+    /// How often the time for bytes was doubled.
+    doublings: u32,
     /// When something last came; at first, when the connection was made.
     heard_at: Instant,
     /// Since when somebody waits, if anybody does.
@@ -39,8 +43,6 @@ pub(super) struct Silence {
     earlier: Duration,
     /// The shortest of the calls that were sent since something last came.
     interval: Duration,
-    /// Bytes sent since something last came.
-    sent_bytes: u64,
     /// How long the silence was when the server was asked whether it is there.
     pinged_after: Option<Duration>,
 }
@@ -57,16 +59,29 @@ pub(super) enum Verdict {
 
 impl Silence {
     /// A connection that was made at `now`.
-    pub(super) fn new(ping_interval: Duration, now: Instant) -> Silence {
+    pub(super) fn new(ping_interval: Duration, bytes_per_second_min: u64, now: Instant) -> Silence {
         Silence {
             ping_interval,
+            bytes_per_second_min,
+            doublings: 0,
             heard_at: now,
             waiting_since: now,
             earlier: Duration::ZERO,
             interval: ping_interval,
-            sent_bytes: 0,
             pinged_after: None,
         }
+    }
+
+    /// The next connection, made at `now` after this one was given up or lost.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        let doublings = match self.pinged_after {
+            Some(_) => (self.doublings + 1).min(DOUBLINGS_MAX),
+            None => self.doublings,
+        };
+        *self = Silence {
+            doublings,
+            ..Silence::new(self.ping_interval, self.bytes_per_second_min, now)
+        };
     }
 
     /// Something last came at `at`. To be told before anything else is asked or told.
@@ -75,18 +90,17 @@ impl Silence {
             self.heard_at = at;
             self.earlier = Duration::ZERO;
             self.interval = self.ping_interval;
-            self.sent_bytes = 0;
             self.pinged_after = None;
+            self.doublings = 0;
         }
     }
 
-    /// A call of `len` bytes was sent, which waits for `time`. `is_first`: nobody waited before.
-    pub(super) fn sent(&mut self, now: Instant, is_first: bool, time: Duration, len: usize) {
+    /// A call was sent, which waits for `time`. `is_first`: nobody waited before.
+    pub(super) fn sent(&mut self, now: Instant, is_first: bool, time: Duration) {
         if is_first {
             self.waiting_since = now;
         }
         self.interval = self.interval.min((time / 2).max(INTERVAL_MIN));
-        self.sent_bytes += len as u64;
     }
 
     /// Nobody waits any more: the last call was given up.
@@ -98,13 +112,12 @@ impl Silence {
     /// What to do while calls of so many bytes wait. A ping that is asked for here counts as sent.
     pub(super) fn judge(&mut self, now: Instant, waiting_bytes: usize) -> Verdict {
         let silence = self.lasts(now);
-        let interval = self.interval + time_for(waiting_bytes as u64, WORKED_OFF_BYTES_PER_SECOND);
         match self.pinged_after {
-            None if silence >= interval + time_for(self.sent_bytes, ARRIVING_BYTES_PER_SECOND) => {
+            None if silence >= self.interval + self.time_for(waiting_bytes) => {
                 self.pinged_after = Some(silence);
                 Verdict::Ping
             }
-            Some(then) if silence.saturating_sub(then) >= interval => Verdict::GiveUp(silence),
+            Some(then) if silence.saturating_sub(then) >= self.interval => Verdict::GiveUp(silence),
             _ => Verdict::Wait,
         }
     }
@@ -112,23 +125,26 @@ impl Silence {
     /// What to do when a call is given up at its deadline, before it is taken out of those that wait: a
     /// server that had a part of the interval to answer a ping, and did not, is not waited for by the
     /// next call. It asks for no ping.
-    pub(super) fn judge_at_deadline(&self, now: Instant, waiting_bytes: usize) -> Verdict {
+    pub(super) fn judge_at_deadline(&self, now: Instant) -> Verdict {
         let silence = self.lasts(now);
-        let interval = self.interval + time_for(waiting_bytes as u64, WORKED_OFF_BYTES_PER_SECOND);
         match self.pinged_after {
-            Some(then) if silence.saturating_sub(then) >= interval / 4 => Verdict::GiveUp(silence),
+            Some(then) if silence.saturating_sub(then) >= self.interval / 4 => {
+                Verdict::GiveUp(silence)
+            }
             _ => Verdict::Wait,
         }
+    }
+
+    /// The time that a slow network is given for so many bytes.
+    pub(super) fn time_for(&self, bytes: usize) -> Duration {
+        let ms = (bytes as u64).saturating_mul(1000) / self.bytes_per_second_min;
+        Duration::from_millis(ms) * 2u32.pow(self.doublings)
     }
 
     /// How long nothing has come while somebody waited.
     pub(super) fn lasts(&self, now: Instant) -> Duration {
         self.earlier + now.saturating_duration_since(self.waiting_since.max(self.heard_at))
     }
-}
-
-fn time_for(bytes: u64, bytes_per_second: u64) -> Duration {
-    Duration::from_millis(bytes * 1000 / bytes_per_second)
 }
 
 #[cfg(test)]
@@ -148,7 +164,7 @@ mod tests {
     impl Connection {
         fn new() -> Connection {
             let now = Instant::now();
-            let silence = Silence::new(Duration::from_secs(1), now);
+            let silence = Silence::new(Duration::from_secs(1), 1 << 20, now);
             Connection { silence, now, waiting_bytes: 0 }
         }
 
@@ -158,13 +174,13 @@ mod tests {
         }
 
         fn call(&mut self, is_first: bool, time: Duration, len: usize) {
-            self.silence.sent(self.now, is_first, time, len);
+            self.silence.sent(self.now, is_first, time);
             self.waiting_bytes += len;
         }
 
         fn give_up(&mut self, after_ms: u64) -> Verdict {
             self.now += Duration::from_millis(after_ms);
-            let verdict = self.silence.judge_at_deadline(self.now, self.waiting_bytes);
+            let verdict = self.silence.judge_at_deadline(self.now);
             self.silence.pause(self.now);
             verdict
         }
@@ -230,23 +246,34 @@ mod tests {
     #[test]
     fn what_was_sent_is_given_time_to_arrive() {
         let mut connection = Connection::new();
-        connection.call(true, LONG, 1 << 20);
-        // 4 s to arrive, 250 ms to be worked off.
-        assert_eq!(connection.after_ms(5249), Wait);
-        assert_eq!(connection.after_ms(1), Ping);
-        // Something came: what was sent before has arrived.
+        connection.call(true, LONG, 0);
+        connection.call(false, LONG, 4 << 20);
+        assert_eq!(connection.after_ms(4999), Wait);
+        // The answer to the small call says nothing about the large one behind it.
         connection.silence.heard(connection.now);
-        assert_eq!(connection.after_ms(1249), Wait);
+        assert_eq!(connection.after_ms(4999), Wait);
         assert_eq!(connection.after_ms(1), Ping);
-        assert_eq!(connection.after_ms(1249), Wait);
-        assert_eq!(connection.after_ms(1), GiveUp(ms(2500)));
+        assert_eq!(connection.after_ms(1000), GiveUp(ms(6000)));
+    }
+
+    #[test]
+    fn a_network_that_was_too_slow_is_given_twice_the_time() {
+        let mut connection = Connection::new();
+        connection.call(true, LONG, 4 << 20);
+        assert_eq!(connection.after_ms(5000), Ping);
+        connection.silence.begin_anew(connection.now);
+        assert_eq!(connection.after_ms(8999), Wait);
+        assert_eq!(connection.after_ms(1), Ping);
+        // Until it is known not to be dead.
+        connection.silence.heard(connection.now);
+        assert_eq!(connection.after_ms(5000), Ping);
     }
 
     #[test]
     fn a_new_connection_is_not_silent_for_what_was_before() {
         let mut connection = Connection::new();
         // The call began long before the connection was there.
-        connection.silence.sent(connection.now - LONG, true, LONG, 0);
+        connection.silence.sent(connection.now - LONG, true, LONG);
         assert_eq!(connection.after_ms(999), Wait);
         assert_eq!(connection.after_ms(1), Ping);
     }

@@ -24,18 +24,28 @@
 //!
 //! How the parts fit is in `ARCHITECTURE.md`; each module's page is its specification.
 
+#[cfg(feature = "client")]
 pub mod clerk;
+#[cfg(any(feature = "client", feature = "server"))]
 mod clock;
+#[cfg(any(feature = "client", feature = "server"))]
 pub mod kv;
+#[cfg(any(feature = "client", feature = "server"))]
 pub mod members;
+#[cfg(feature = "server")]
 pub mod node;
-pub mod raft;
-pub mod rpc;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod storage;
+#[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(feature = "client")]
 pub use clerk::Clerk;
+#[cfg(feature = "server")]
+pub use syncraft_raft as raft;
+pub use syncraft_rpc as rpc;
 
 /// The programs in the README are tests: they must compile, and those that need no cluster must run.
 #[cfg(doctest)]

@@ -21,6 +21,8 @@ mod data_dir;
 pub mod disk;
 mod error;
 mod progress;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod sim;
 pub mod snapshot;
 pub mod wal;

@@ -8,7 +8,16 @@
 //! - Programs that replicate state of their own implement [`node::StateMachine`] and run a [`node::Node`]. A member of the
 //!   store, ready made, is [`server::Member`]; the `syncraft` command runs one.
 //!
-//! [`rpc`] stands on its own: blocking calls over TCP with services from `.proto` files.
+//! [`rpc`] is the crate `syncraft-rpc`, which stands on its own: blocking calls over TCP with services from `.proto` files.
+//!
+//! # Features
+//!
+//! | feature | modules |
+//! | --- | --- |
+//! | `client` | [`clerk`], and of [`kv`] the messages, commands and limits |
+//! | `server` | [`server`], [`node`], [`kv`], [`storage`], [`raft`] |
+//! | `testing` | [`testing`], and those of `client` and `server` |
+//! | `cli` (default) | those of `client` and `server`, and the `syncraft` command |
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Compiles `.proto` files for `syncraft::rpc`: messages, and for each service the trait to implement, the type that publishes it
+//! Compiles `.proto` files for `syncraft_rpc`: messages, and for each service the trait to implement, the type that publishes it
 //! and the stub that calls it. Nobody needs `protoc`.
 //!
 //! In a crate's `build.rs`:
@@ -12,10 +12,12 @@
 //! and where its types are wanted, if the file says `package friends;`:
 //!
 //! ```text
-//! syncraft::rpc::include_proto!("friends");
+//! syncraft_rpc::include_proto!("friends");
 //! ```
 //!
-//! The crate needs `syncraft` among its dependencies and this one among its build dependencies, and nothing else.
+//! The crate needs `syncraft-rpc` among its dependencies and this one among its build dependencies, and nothing else. A crate that
+//! depends on `syncraft` needs no `syncraft-rpc`: it writes `syncraft::rpc::include_proto!("friends")`. The macro tells the generated code
+//! which crate it belongs to. Code that is included in another way names that crate by [`Config::runtime`].
 //!
 //! # Packages
 //!
@@ -23,7 +25,7 @@
 //!
 //! ```text
 //! mod plain {
-//!     syncraft::rpc::include_proto!("_");
+//!     syncraft_rpc::include_proto!("_");
 //! }
 //! ```
 //!
@@ -34,20 +36,20 @@
 //! ```text
 //! pub mod shop {
 //!     pub mod orders {
-//!         syncraft::rpc::include_proto!("shop.orders");
+//!         syncraft_rpc::include_proto!("shop.orders");
 //!     }
 //!     pub mod users {
-//!         syncraft::rpc::include_proto!("shop.users");
+//!         syncraft_rpc::include_proto!("shop.users");
 //!     }
 //! }
 //! pub mod common {
-//!     syncraft::rpc::include_proto!("common");
+//!     syncraft_rpc::include_proto!("common");
 //! }
 //! ```
 //!
 //! Modules have names in snake case: `Shop` becomes `shop`, and a keyword such as `type` is `r#type`.
 //!
-//! Types of `google.protobuf` come with `syncraft` (`syncraft::rpc::prost_types::Timestamp`, ...). `Empty` is `()` in Rust, and a wrapper
+//! Types of `google.protobuf` come with `syncraft-rpc` (`syncraft_rpc::prost_types::Timestamp`, ...). `Empty` is `()` in Rust, and a wrapper
 //! such as `StringValue` is what it wraps.
 //!
 //! # Names
@@ -229,3 +231,8 @@ impl error::Error for Error {
         self.0.source()
     }
 }
+
+/// The build script in the README must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,7 +10,7 @@
 //! # Four steps
 //!
 //! 1. **Define** a service in a `.proto`, and have it compiled by `build.rs`: `syncraft-build` is all that a crate needs beside
-//!    `syncraft`, and nobody needs `protoc`.
+//!    `syncraft-rpc`, and nobody needs `protoc`.
 //!
 //!    ```proto
 //!    syntax = "proto3";
@@ -247,3 +247,8 @@ mod header {
 pub mod builtin {
     crate::include_proto!("syncraft.rpc.builtin");
 }
+
+/// The program in the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -494,6 +494,10 @@ impl<S: Service> Service for Gated<S> {
         self.service.name()
     }
 
+    fn package(&self) -> &'static str {
+        self.service.package()
+    }
+
     fn methods(&self) -> &'static [&'static str] {
         self.service.methods()
     }

@@ -147,7 +147,7 @@ impl Generator {
     }
 
     fn write_service(&self, service: &Service, names: &[Names], out: &mut String) {
-        let Service { name, proto_name, .. } = service;
+        let Service { name, proto_name, package, .. } = service;
         let rpc = &self.runtime;
         let methods: Vec<_> =
             service.methods.iter().map(|m| format!("\"{}\"", m.proto_name)).collect();
@@ -192,6 +192,10 @@ impl<T_> ::core::fmt::Debug for {name}Service<T_> {{
 {ALLOW}impl<T_: {name}> {rpc}::Service for {name}Service<T_> {{
     fn name(&self) -> &'static str {{
         "{proto_name}"
+    }}
+
+    fn package(&self) -> &'static str {{
+        "{package}"
     }}
 
     fn methods(&self) -> &'static [&'static str] {{

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Instant;
 
@@ -14,6 +15,12 @@ use super::{Payload, RequestId, Status, StatusCode};
 pub trait Service: Send + Sync + 'static {
     /// The name on the wire: "kvServerRpc".
     fn name(&self) -> &'static str;
+
+    /// The package that its .proto declares, such as "syncraft.kv". Empty without one, as by default. Our own wire does not carry
+    /// it; protocols that name a service in full need it.
+    fn package(&self) -> &'static str {
+        ""
+    }
 
     /// The methods' names on the wire, in the order of the numbers that [`call`](Service::call) gets.
     fn methods(&self) -> &'static [&'static str];
@@ -53,6 +60,11 @@ pub(super) trait Answer: Send {
     /// Whether an answer could still reach anybody.
     fn is_wanted(&self) -> bool {
         true
+    }
+
+    /// The address that the call came from, if it came over a connection.
+    fn peer(&self) -> Option<SocketAddr> {
+        None
     }
 }
 
@@ -137,6 +149,12 @@ impl Call {
     /// Who calls, in the caller's own words; empty when it did not say.
     pub fn caller(&self) -> &[u8] {
         &self.about.caller
+    }
+
+    /// The address at the other end of the connection: the caller's, or that of a proxy between. `None` for a
+    /// [local](Call::local) call.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.answer.as_ref()?.peer()
     }
 
     /// What it is known by if it is repeated; `None` where the caller will not repeat it.
@@ -234,6 +252,11 @@ impl<R: Payload> Done<R> {
     /// Who calls, in the caller's own words; empty when it did not say.
     pub fn caller(&self) -> &[u8] {
         self.call.caller()
+    }
+
+    /// The address at the other end of the connection: see [`Call::peer`].
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.call.peer()
     }
 
     /// What the call is known by if it is repeated; `None` where the caller will not repeat it.

@@ -16,7 +16,7 @@ const NAMES: &str = "
     DoubleEndedIterator ExactSizeIterator Extend IntoIterator Iterator Option Some None Result Ok Err Box String ToString Vec Clone
     ToOwned Default Eq Ord PartialEq PartialOrd Hash Debug TryFrom TryInto FromIterator Future IntoFuture Error Display FromStr
     clone clone_from fmt eq ne cmp partial_cmp hash borrow borrow_mut deref type_id to_owned into from try_into try_from as_ref next
-    unwrap expect iter len panic assert println vec format write todo unreachable include concat env derive test cfg
+    unwrap expect iter len panic assert println vec format write todo unreachable include concat env derive test cfg peer package
     std core alloc prost syncraft bytes rpc google protobuf prelude
     Message Name Oneof Enumeration Bytes Buf BufMut DecodeError EncodeError DecodeContext WireType UnknownEnumValue encoding
     encode decode merge clear encoded_len encode_raw merge_field encode_to_vec as_str_name from_str_name is_valid from_i32
@@ -87,5 +87,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let own = ["issues", "plain", "comments", "types", "shop/orders", "shop/orders_more", "common"];
     protos.extend(own.map(|name| Path::new("proto").join(format!("{name}.proto"))));
     println!("cargo::rerun-if-changed=build.rs");
-    Ok(syncraft_build::Config::new().compile(&protos, &[out, Path::new("proto")])?)
+    syncraft_build::compile(&protos, &[out, Path::new("proto")])?;
+    let explicit = syncraft_build::Config::new().runtime("::syncraft::rpc");
+    Ok(explicit.compile(&["proto/explicit.proto"], &["proto"])?)
 }

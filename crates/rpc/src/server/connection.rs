@@ -254,7 +254,8 @@ impl Connection {
             // Its client makes one call at a time: it has the reply before this one, whatever that had to end with.
             self.outbox.set_ending(Ending::Reset);
         }
-        Some(Box::new(WireAnswer { connection: Arc::downgrade(self), id, slot, of, began: None }))
+        let (connection, peer) = (Arc::downgrade(self), self.peer);
+        Some(Box::new(WireAnswer { connection, peer, id, slot, of, began: None }))
     }
 
     /// What its client understands, as its calls show.
@@ -395,6 +396,7 @@ pub(super) fn status_frame(id: CallId, status: &Status) -> Bytes {
 struct WireAnswer {
     /// Gone once the connection has ended: calls that are answered late, or never, keep no socket open.
     connection: Weak<Connection>,
+    peer: SocketAddr,
     id: CallId,
     slot: Slot,
     of: Begun,
@@ -463,5 +465,9 @@ impl Answer for WireAnswer {
 
     fn is_wanted(&self) -> bool {
         self.connection.upgrade().is_some_and(|connection| !connection.is_cut())
+    }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        Some(self.peer)
     }
 }

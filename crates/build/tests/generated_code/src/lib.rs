@@ -31,6 +31,17 @@ pub mod plain {
     syncraft::rpc::include_proto!("_");
 }
 
+/// Included without the macro: build.rs names the runtime crate.
+pub mod explicit {
+    include!(concat!(env!("OUT_DIR"), "/explicit.rs"));
+}
+
+/// Two packages in one module.
+pub mod together {
+    syncraft::rpc::include_proto!("_");
+    syncraft::rpc::include_proto!("issues");
+}
+
 /// Code in comments.
 pub mod comments {
     syncraft::rpc::include_proto!("comments");

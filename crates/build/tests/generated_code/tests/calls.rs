@@ -1,11 +1,14 @@
 //! Calls through generated code whose names were in the way.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use generated_code::explicit::args::Inner;
+use generated_code::explicit::{self, Explicit, ExplicitStub};
 use generated_code::issues::{
     Names, NamesStub, NothingStub, OnlyStreams, Send, Ten, TenService, TenStub,
 };
+use generated_code::plain::{self, Plain, PlainService};
 use generated_code::r#type::{Clock, ClockStub, Every};
 use syncraft::rpc::prost_types::{self, Timestamp};
 use syncraft::rpc::{CallError, Channel, Done, Method, Server, Service, StatusCode};
@@ -34,6 +37,18 @@ impl Ten for Here {
 }
 
 impl OnlyStreams for Here {}
+
+impl Plain for Here {
+    fn call(&self, args: plain::Args, done: Done<plain::Args>) {
+        done.run(args);
+    }
+}
+
+impl Explicit for Here {
+    fn call(&self, args: explicit::Args, done: Done<explicit::Args>) {
+        done.run(args);
+    }
+}
 
 impl Clock for Here {
     fn now(&self, (): (), done: Done<Timestamp>) {
@@ -96,7 +111,7 @@ fn a_method_with_a_stream_costs_the_others_nothing() {
     let error = channel.call::<_, Send>(&watch, &send("x"), soon()).unwrap_err();
     let CallError::Refused { status, .. } = &error else { panic!("{error}") };
     assert_eq!(status.code, StatusCode::UnknownMethod);
-    let methods = Service::methods(&TenService::new(std::sync::Arc::new(Here)));
+    let methods = Service::methods(&TenService::new(Arc::new(Here)));
     assert_eq!(methods.len(), 9);
 }
 
@@ -122,4 +137,20 @@ fn well_known_types_travel() {
         ..Every::default()
     };
     assert_eq!(stub.reflect(&every, soon()).unwrap(), every);
+}
+
+#[test]
+fn a_service_knows_the_package_of_its_proto() {
+    let ten = TenService::new(Arc::new(Here));
+    assert_eq!((Service::package(&ten), Service::name(&ten)), ("issues", "Ten"));
+    let plain = PlainService::new(Arc::new(Here));
+    assert_eq!((Service::package(&plain), Service::name(&plain)), ("", "Plain"));
+}
+
+#[test]
+fn code_for_a_runtime_that_is_named_works_without_the_macro() {
+    let (_server, channel) = serve(Explicit::into_service(Here));
+    let at = Some(Timestamp { seconds: 5, nanos: 6 });
+    let args = explicit::Args { which: Some(explicit::args::Which::Inner(Inner { at })) };
+    assert_eq!(ExplicitStub::new(channel).call(&args, soon()).unwrap(), args);
 }

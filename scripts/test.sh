@@ -30,6 +30,9 @@ run cargo clippy --locked --workspace --all-targets -- -D warnings
 for features in "" client server testing; do
     run cargo clippy --locked -p syncraft --no-default-features --features "$features" -- -D warnings
 done
+# Each crate packs, with its README and its own .proto files.
+run cargo package --locked --offline --no-verify --allow-dirty --quiet \
+    -p syncraft-types -p syncraft-build -p syncraft-rpc -p syncraft-raft -p syncraft
 run cargo test --locked --workspace
 # What only people run otherwise: examples, benchmarks and scripts, each as briefly as it can be.
 run cargo run --locked --example embedded_cluster
@@ -39,5 +42,5 @@ run cargo test --locked --workspace --bench fairness -- --calls 20
 run env SOAK_PROFILE=test scripts/soak.sh 5s 0
 # One bug for the simulator and one for a test.
 run scripts/mutants.sh vote_not_persisted answers_while_it_asks
-run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 printf '\n== all passed\n'

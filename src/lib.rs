@@ -4,7 +4,7 @@
 //!
 //! - Rust programs that read and write a cluster hold a [`clerk::Clerk`], which blocks, retries, follows the leader, and
 //!   ends every call with an answer or an error that says whether the write happened.
-//! - Integration tests start whole clusters inside their own process with [`testing::Cluster`].
+//! - Integration tests start whole clusters inside their own process with `testing::Cluster`.
 //! - Programs that replicate state of their own implement [`node::StateMachine`] and run a [`node::Node`]. A member of the
 //!   store, ready made, is [`server::Member`]; the `syncraft` command runs one.
 //!
@@ -16,7 +16,7 @@
 //! | --- | --- |
 //! | `client` | [`clerk`], and of [`kv`] the messages, commands and limits |
 //! | `server` | [`server`], [`node`], [`kv`], [`storage`], [`raft`] |
-//! | `testing` | [`testing`], and those of `client` and `server` |
+//! | `testing` | `testing`, and those of `client` and `server` |
 //! | `cli` (default) | those of `client` and `server`, and the `syncraft` command |
 //!
 //! ```no_run

@@ -29,13 +29,27 @@ use prost::Message;
 use support::echo::{DATA, Data, Echo, METHOD};
 use syncraft::rpc::{CallOptions, Channel, Server};
 
-/// Compiled from the product's own .proto.
-#[allow(dead_code, unreachable_pub, reason = "generated")]
-mod header {
-    include!(concat!(env!("OUT_DIR"), "/syncraft.rpc.rs"));
+/// The fields that are used here of the message in `crates/rpc/proto/rpc_header.proto`.
+#[derive(Clone, PartialEq, Message)]
+struct RpcHeader {
+    #[prost(bytes = "bytes", tag = "1")]
+    service_name: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    method_name: Bytes,
+    #[prost(uint32, tag = "3")]
+    args_size: u32,
+    #[prost(uint64, tag = "4")]
+    call_id: u64,
 }
 
-use header::{RpcHeader, RpcReplyHeader};
+/// The fields of a successful reply.
+#[derive(Clone, PartialEq, Message)]
+struct RpcReplyHeader {
+    #[prost(uint64, tag = "1")]
+    call_id: u64,
+    #[prost(uint32, tag = "4")]
+    reply_size: u32,
+}
 
 /// A call that takes longer has failed.
 const LONG: Duration = Duration::from_secs(10);
@@ -145,7 +159,6 @@ fn call_frame(call_id: u64) -> Vec<u8> {
         method_name: Bytes::from_static(METHOD.name.as_bytes()),
         args_size: args.encoded_len() as u32,
         call_id,
-        ..RpcHeader::default()
     };
     let mut frame = (header.encoded_len() as u32).to_le_bytes().to_vec();
     frame.extend(header.encode_to_vec());
@@ -155,7 +168,6 @@ fn call_frame(call_id: u64) -> Vec<u8> {
 
 fn reply_frame_len(call_id: u64) -> usize {
     let reply_len = Data { data: DATA }.encoded_len();
-    let header =
-        RpcReplyHeader { call_id, reply_size: reply_len as u32, ..RpcReplyHeader::default() };
+    let header = RpcReplyHeader { call_id, reply_size: reply_len as u32 };
     4 + header.encoded_len() + reply_len
 }

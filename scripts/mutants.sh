@@ -52,7 +52,7 @@ copy_tree() {
 cargo_in_tree() {
     local usual crate options=()
     usual=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-    for crate in syncraft syncraft-build; do
+    for crate in syncraft syncraft-build syncraft-raft syncraft-rpc syncraft-types; do
         options+=(--config "profile.dev.package.$crate.codegen-units=255")
         options+=(--config "profile.dev.package.$crate.debug=0")
     done

@@ -9,8 +9,30 @@ run() {
     "$@"
 }
 
+# The crates that a program compiles for itself and for what it uses of ours: at most $1, and none of those that are not for it.
+# The rest are the arguments that select what is used.
+check_tree() {
+    local most=$1 tree count
+    shift
+    tree=$(cargo tree --locked --target x86_64-unknown-linux-gnu -e normal --prefix none --format '{p}' "$@" \
+        | sed 's/ (.*//' | sort -u)
+    count=$(wc -l <<<"$tree")
+    echo "$count crates, at most $most: $*"
+    ((count <= most)) || { echo "too many:" >&2 && echo "$tree" >&2 && return 1; }
+    ! grep -E '^(clap|syncraft-raft|imbl|crc32c|env_logger) ' <<<"$tree" || { echo "not for: $*" >&2 && return 1; }
+}
+
 run cargo fmt --all --check
+run check_tree 36 -p syncraft-rpc
+run check_tree 40 -p syncraft --no-default-features --features client
 run cargo clippy --locked --workspace --all-targets -- -D warnings
+# Each feature alone, without the tests, which use them all.
+for features in "" client server testing; do
+    run cargo clippy --locked -p syncraft --no-default-features --features "$features" -- -D warnings
+done
+# Each crate packs, with its README and its own .proto files.
+run cargo package --locked --offline --no-verify --allow-dirty --quiet \
+    -p syncraft-types -p syncraft-build -p syncraft-rpc -p syncraft-raft -p syncraft
 run cargo test --locked --workspace
 # What only people run otherwise: examples, benchmarks and scripts, each as briefly as it can be.
 run cargo run --locked --example embedded_cluster
@@ -20,5 +42,5 @@ run cargo test --locked --workspace --bench fairness -- --calls 20
 run env SOAK_PROFILE=test scripts/soak.sh 5s 0
 # One bug for the simulator and one for a test.
 run scripts/mutants.sh vote_not_persisted answers_while_it_asks
-run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 printf '\n== all passed\n'

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::raft::MemberId;
+pub use syncraft_types::MemberId;
 
 /// The most members a cluster may have. Past a handful each further one only makes commits slower.
 pub const MEMBERS_MAX: usize = 15;

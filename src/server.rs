@@ -29,7 +29,7 @@ mod http;
 
 /// The messages and the service of `proto/admin_rpc.proto`, generated.
 pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/syncraft.admin.rs"));
+    crate::rpc::include_proto!("syncraft.admin");
 }
 
 use http::Http;
@@ -286,11 +286,13 @@ impl Member {
 
     /// As SIGSTOP would: its sockets stay open and what comes waits, but it does nothing until it is resumed, killed or
     /// stopped. For tests.
+    #[cfg(feature = "testing")]
     pub(crate) fn pause(&self) {
         self.handle.gate().close();
     }
 
     /// As SIGCONT would.
+    #[cfg(feature = "testing")]
     pub(crate) fn resume(&self) {
         self.handle.gate().open();
     }
@@ -322,7 +324,8 @@ impl Member {
     }
 
     /// Ends it as a crash would: nothing that waits is written or answered. For tests.
-    pub fn kill(mut self) {
+    #[cfg(feature = "testing")]
+    pub(crate) fn kill(mut self) {
         if let Some(node) = self.node.take() {
             node.silence();
             self.server.stop();
@@ -489,6 +492,10 @@ impl<S> Gated<S> {
 impl<S: Service> Service for Gated<S> {
     fn name(&self) -> &'static str {
         self.service.name()
+    }
+
+    fn package(&self) -> &'static str {
+        self.service.package()
     }
 
     fn methods(&self) -> &'static [&'static str] {

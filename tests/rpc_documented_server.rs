@@ -12,14 +12,9 @@ use rpc_support::peers::listen;
 use rpc_support::{LONG, channel, soon};
 use syncraft::rpc::Framing;
 
-/// The generated code names its runtime by this path.
-mod rpc {
-    pub(crate) use syncraft::rpc::*;
-}
-
 #[allow(unreachable_pub, reason = "generated")]
 mod kv {
-    include!(concat!(env!("OUT_DIR"), "/syncraft.kv.rs"));
+    syncraft::rpc::include_proto!("syncraft.kv");
 }
 
 use kv::{GetArgs, GetReply, KvServerRpcStub, PutAppendArgs};

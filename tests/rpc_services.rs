@@ -3,8 +3,10 @@
 mod rpc_support;
 
 use std::collections::BTreeMap;
-
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel as queue};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -300,6 +302,42 @@ fn a_service_is_told_who_calls_for_what_and_how_often() {
     let mut documented = Raw::connect(addr);
     documented.send(&frame(&Head { service: "any".into(), ..head("Ask", 0, 0) }, b""));
     wait_until("it has come", || told.try_recv().is_ok_and(|told| told == nothing));
+}
+
+/// Hands its calls on without an answer.
+struct Keeper(Mutex<Sender<Call>>);
+
+impl Service for Keeper {
+    fn name(&self) -> &'static str {
+        "keeper"
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        &["Keep"]
+    }
+
+    fn call(&self, _method: usize, _args: Bytes, call: Call) {
+        self.0.lock().send(call).unwrap();
+    }
+}
+
+/// Of calls of either format, on either kind of thread, and also when their connection has ended.
+#[test]
+fn a_call_knows_the_address_that_it_came_from() {
+    assert_eq!(Call::local(drop).peer(), None);
+    for (handlers, call_id) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let (tx, calls) = queue();
+        let builder = Server::builder().handlers(handlers).service(Keeper(Mutex::new(tx)));
+        let server = builder.bind("127.0.0.1:0").build().unwrap().start();
+        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        let addr = client.local_addr().unwrap();
+        let head = Head { service: "keeper".into(), ..head("Keep", call_id, 0) };
+        client.write_all(&frame(&head, b"")).unwrap();
+        let call = calls.recv_timeout(soon() - Instant::now()).unwrap();
+        assert_eq!(call.peer(), Some(addr), "{handlers} handlers, call {call_id}");
+        server.stop();
+        assert_eq!(call.typed::<Echo>().peer(), Some(addr));
+    }
 }
 
 // ---- several services, and the list of them ----

@@ -17,15 +17,10 @@ use prost::Message;
 use rpc_support::*;
 use syncraft::rpc::{CallError, Channel, Done, Framing, Server, Status, StatusCode};
 
-/// The generated code names its runtime by this path.
-mod rpc {
-    pub(crate) use syncraft::rpc::*;
-}
-
 /// Compiled from the product's own .proto, as any crate would.
 #[allow(unreachable_pub, reason = "generated")]
 mod kv {
-    include!(concat!(env!("OUT_DIR"), "/syncraft.kv.rs"));
+    syncraft::rpc::include_proto!("syncraft.kv");
 }
 
 use kv::{

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use crate::members::{MEMBERS_MAX, Members, MembersError, check_addr, parse_id, parts};
-use crate::raft::MemberId;
+use syncraft_types::MemberId;
 
 /// The members that a Clerk knows from the start: addresses, with ids where they are known. At least one.
 ///

@@ -145,6 +145,7 @@ impl ClerkBuilder {
     }
 
     /// Asks nobody who is not in the list; for tests that want one member's answer.
+    #[cfg(feature = "testing")]
     pub(crate) fn only_these(mut self) -> ClerkBuilder {
         self.follows_hints = false;
         self

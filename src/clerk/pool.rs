@@ -13,8 +13,8 @@ use super::error::BuildError;
 use super::route::MemberSet;
 use crate::kv::proto::{KvServerRpcStub, LeaderHint};
 use crate::members::{MEMBERS_MAX, check_addr};
-use crate::raft::MemberId;
 use crate::rpc::{self, Balancer, Candidate, Channel, ResponseTime};
+use syncraft_types::MemberId;
 
 /// Members known from the start and learned from hints, together: more than any cluster has, so that a hostile member
 /// cannot make us collect addresses. A [`MemberSet`] has room for them.

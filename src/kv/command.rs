@@ -16,7 +16,7 @@ use std::fmt;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::raft::Index;
+use syncraft_types::Index;
 
 const KIND_PUT: u8 = 1;
 const KIND_APPEND: u8 = 2;

@@ -20,19 +20,30 @@
 //! one needs a new kind of [`Command`].
 
 mod command;
+#[cfg(feature = "server")]
 mod digest;
+#[cfg(feature = "server")]
 mod key;
+#[cfg(feature = "server")]
 mod service;
+#[cfg(feature = "server")]
 mod sessions;
+#[cfg(feature = "server")]
 mod snapshot;
+#[cfg(feature = "server")]
 mod store;
-pub mod words;
+pub(crate) mod words;
 
+#[cfg(feature = "client")]
 pub(crate) use command::check_key_and_value;
 pub use command::{Command, CommandError, Op};
+#[cfg(feature = "server")]
 pub use service::KvService;
+#[cfg(feature = "server")]
 pub use sessions::{Admission, Sessions};
+#[cfg(feature = "server")]
 pub use snapshot::StoreView;
+#[cfg(feature = "server")]
 pub use store::{Answer, Outcome, Query, Stats, Store};
 
 /// The longest key, in bytes: 64 KiB.
@@ -50,5 +61,5 @@ pub const SESSIONS_MAX: usize = 100_000;
 
 /// The messages and the service, generated from `proto/kv_server_rpc.proto`.
 pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/syncraft.kv.rs"));
+    crate::rpc::include_proto!("syncraft.kv");
 }

@@ -4,20 +4,21 @@
 //! answer only what it would not send, or what it may as well stop for.
 
 /// `Op`: replace the value.
-pub const PUT: &[u8] = b"Put";
+pub(crate) const PUT: &[u8] = b"Put";
 /// `Op`: add to the end of the value; an absent key counts as empty.
-pub const APPEND: &[u8] = b"Append";
+pub(crate) const APPEND: &[u8] = b"Append";
 
 /// `Err`: done.
-pub const OK: &[u8] = b"OK";
+pub(crate) const OK: &[u8] = b"OK";
 /// `Err` of a Get: the key is absent.
-pub const ERR_NO_KEY: &[u8] = b"ErrNoKey";
+pub(crate) const ERR_NO_KEY: &[u8] = b"ErrNoKey";
 /// `Err`: another member leads, or none does.
-pub const ERR_WRONG_LEADER: &[u8] = b"ErrWrongLeader";
+pub(crate) const ERR_WRONG_LEADER: &[u8] = b"ErrWrongLeader";
 
 /// `Err`, ours: the session of this client was forgotten, so the write was not applied, lest it be a second time.
-pub const ERR_SESSION_EXPIRED: &[u8] = b"ErrSessionExpired";
+pub(crate) const ERR_SESSION_EXPIRED: &[u8] = b"ErrSessionExpired";
 /// `Err`, ours: the key, the client id or the resulting value is over its limit; nothing changed.
-pub const ERR_TOO_LARGE: &[u8] = b"ErrTooLarge";
+pub(crate) const ERR_TOO_LARGE: &[u8] = b"ErrTooLarge";
 /// `Err`, ours: `Op` is neither `Put` nor `Append`.
-pub const ERR_UNKNOWN_OP: &[u8] = b"ErrUnknownOp";
+#[cfg(feature = "server")]
+pub(crate) const ERR_UNKNOWN_OP: &[u8] = b"ErrUnknownOp";

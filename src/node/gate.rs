@@ -14,6 +14,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    #[cfg(feature = "testing")]
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }

@@ -427,13 +427,15 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// From now on it says and writes nothing, as if its process were gone; for tests.
+    #[cfg(feature = "testing")]
     pub(crate) fn silence(&self) {
         self.handle.shared.is_killed.store(true, Ordering::Release);
         self.handle.gate().open();
     }
 
     /// Ends all threads as a crash would, without tidying up; for tests.
-    pub fn kill(mut self) {
+    #[cfg(feature = "testing")]
+    pub(crate) fn kill(mut self) {
         self.silence();
         self.shut_down();
     }

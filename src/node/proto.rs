@@ -7,4 +7,4 @@
     reason = "generated; documented in proto/raft_rpc.proto"
 )]
 
-include!(concat!(env!("OUT_DIR"), "/syncraft.raft.rs"));
+crate::rpc::include_proto!("syncraft.raft");

@@ -1,7 +1,7 @@
 //! The disk, as little of it as storage needs: a trait, and the real one.
 //!
 //! Everything in [`storage`](crate::storage) goes through [`Disk`], so that the same code runs over the file system
-//! ([`RealDisk`]) and over one that loses power at every operation ([`SimDisk`](super::sim::SimDisk)). The trait promises
+//! ([`RealDisk`]) and over one that loses power at every operation (`sim::SimDisk`). The trait promises
 //! no more than POSIX and a careful reading of it do:
 //!
 //! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before

@@ -10,7 +10,7 @@
 //! - [`DataDir`]: whose directory it is, and that one process uses it
 //! - [`Snapshots`]: the state machine's state, so that the log need not begin at 1; see [`snapshot`]
 //! - [`Wal`]: the log: format, recovery, failures; see [`wal`]
-//! - [`disk`]: the file system as a trait; [`sim`]: one that loses power, for tests and the simulator
+//! - [`disk`]: the file system as a trait; `sim`: one that loses power, for tests and the simulator
 //!
 //! Invariant: nothing here retries a failed sync. Invariant: what was acknowledged is returned by the next start, or that
 //! start fails with [`StorageError::Corrupt`], which names file and offset; it never returns less, or something else.
@@ -21,6 +21,8 @@ mod data_dir;
 pub mod disk;
 mod error;
 mod progress;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod sim;
 pub mod snapshot;
 pub mod wal;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use syncraft::rpc::Done;
+use syncraft_rpc::Done;
 
-syncraft::rpc::include_proto!("friends");
+syncraft_rpc::include_proto!("friends");
 
 /// Who is whose friend.
 #[derive(Debug, Default)]

@@ -20,11 +20,15 @@ use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex, RwLock};
 use syncraft::clerk::{Clerk, ClerkError, ClerkErrorKind};
 use syncraft::kv::proto::{GetArgs, GetReply, KvServerRpcStub, PutAppendArgs, PutAppendReply};
-use syncraft::kv::words;
 use syncraft::rpc::{CallError, Channel};
 
 use super::super::Failure;
 use super::work::{Operation, Work};
+
+/// `Err` of `kv_server_rpc.proto`: done.
+const OK: &[u8] = b"OK";
+/// `Err`: the key is absent.
+const ERR_NO_KEY: &[u8] = b"ErrNoKey";
 
 /// The longest latency that is told apart, in microseconds: an hour.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
@@ -403,7 +407,7 @@ impl Run {
 
     fn got(self: Arc<Self>, begun: Begun, reply: Result<GetReply, CallError>) {
         match reply {
-            Ok(reply) if reply.err == words::OK || reply.err == words::ERR_NO_KEY => {
+            Ok(reply) if reply.err == OK || reply.err == ERR_NO_KEY => {
                 self.end(begun, Ok(()));
             }
             _ => self.repair(begun),
@@ -412,7 +416,7 @@ impl Run {
 
     fn written(self: Arc<Self>, mut begun: Begun, reply: Result<PutAppendReply, CallError>) {
         match reply {
-            Ok(reply) if reply.err == words::OK => {
+            Ok(reply) if reply.err == OK => {
                 begun.client.seen_index = reply.index;
                 return self.end(begun, Ok(()));
             }

@@ -2,12 +2,16 @@
 
 use bytes::Bytes;
 use syncraft::clerk::{Clerk, ClerkError};
-use syncraft::kv::words;
 
 use super::super::args::{BenchArgs, BenchOperation};
 
 /// The values of one run are slices of this many different bytes: a store that kept equal values once would gain nothing.
 const VARIETY_BYTES: usize = 4096;
+
+/// `Op` of `kv_server_rpc.proto`: replace the value.
+const PUT: &[u8] = b"Put";
+/// `Op`: add to the end of the value.
+const APPEND: &[u8] = b"Append";
 
 /// The operations of a run.
 #[derive(Clone, Debug)]
@@ -76,7 +80,7 @@ impl Work {
         }
         let begin = rng.usize(..VARIETY_BYTES);
         let value = self.bytes.slice(begin..begin + self.value_size);
-        let op = if matches!(self.kind, Kind::Append) { words::APPEND } else { words::PUT };
+        let op = if matches!(self.kind, Kind::Append) { APPEND } else { PUT };
         Operation::Write { op, key, value }
     }
 }
@@ -93,7 +97,7 @@ impl Operation {
     pub(super) fn run(&self, clerk: &Clerk) -> Result<(), ClerkError> {
         match self {
             Operation::Get { key } => clerk.get(key).map(drop),
-            Operation::Write { op, key, value } if *op == words::APPEND => clerk.append(key, value),
+            Operation::Write { op, key, value } if *op == APPEND => clerk.append(key, value),
             Operation::Write { key, value, .. } => clerk.put(key, value),
         }
     }

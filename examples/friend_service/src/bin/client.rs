@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use friend_service::{AddArgs, FriendServiceStub, ListArgs};
-use syncraft::rpc::{Channel, Retry, Retrying};
+use syncraft_rpc::{Channel, Retry, Retrying};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);

@@ -1,7 +1,7 @@
 //! Serves friends at the address that is given, or at any free port of this machine.
 
 use friend_service::{FriendService, Friends};
-use syncraft::rpc::{Server, ServerError};
+use syncraft_rpc::{Server, ServerError};
 
 fn main() -> Result<(), ServerError> {
     let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());

@@ -1,0 +1,238 @@
+//! Compiles `.proto` files for `syncraft_rpc`: messages, and for each service the trait to implement, the type that publishes it
+//! and the stub that calls it. Nobody needs `protoc`.
+//!
+//! In a crate's `build.rs`:
+//!
+//! ```no_run
+//! fn main() -> Result<(), syncraft_build::Error> {
+//!     syncraft_build::compile(&["proto/friends.proto"], &["proto"])
+//! }
+//! ```
+//!
+//! and where its types are wanted, if the file says `package friends;`:
+//!
+//! ```text
+//! syncraft_rpc::include_proto!("friends");
+//! ```
+//!
+//! The crate needs `syncraft-rpc` among its dependencies and this one among its build dependencies, and nothing else. A crate that
+//! depends on `syncraft` needs no `syncraft-rpc`: it writes `syncraft::rpc::include_proto!("friends")`. The macro tells the generated code
+//! which crate it belongs to. Code that is included in another way names that crate by [`Config::runtime`].
+//!
+//! # Packages
+//!
+//! `include_proto!` takes the package as the .proto spells it, and `"_"` for files without `package`:
+//!
+//! ```text
+//! mod plain {
+//!     syncraft_rpc::include_proto!("_");
+//! }
+//! ```
+//!
+//! One package may be included anywhere. Packages that refer to each other (`import`) find each other by their modules, so each part of
+//! a package's name must be a module, in the crate's root or in one module of it. For `shop.orders`, `shop.users` and
+//! `common`:
+//!
+//! ```text
+//! pub mod shop {
+//!     pub mod orders {
+//!         syncraft_rpc::include_proto!("shop.orders");
+//!     }
+//!     pub mod users {
+//!         syncraft_rpc::include_proto!("shop.users");
+//!     }
+//! }
+//! pub mod common {
+//!     syncraft_rpc::include_proto!("common");
+//! }
+//! ```
+//!
+//! Modules have names in snake case: `Shop` becomes `shop`, and a keyword such as `type` is `r#type`.
+//!
+//! Types of `google.protobuf` come with `syncraft-rpc` (`syncraft_rpc::prost_types::Timestamp`, ...). `Empty` is `()` in Rust, and a wrapper
+//! such as `StringValue` is what it wraps.
+//!
+//! # Names
+//!
+//! A .proto may use any names. In Rust
+//!
+//! - types are in camel case, methods and fields in snake case, and keywords get `r#`, or `_` where that is not allowed;
+//! - `rpc New`, `With`, `Invoker`, `IntoService` and `AfterCalls` become `new_`, `with_` and so on: each stub and trait has methods of
+//!   these names already;
+//! - beside `rpc Get` and `rpc GetAsync`, `get_async` calls `GetAsync` and waits, and `get_async_` calls `Get` without waiting;
+//! - two names that become one, such as `service Echo` and `message EchoService`, are refused, with both places.
+//!
+//! # Streams
+//!
+//! An `rpc` with `stream` is left out, with a warning of cargo that names its line. The other methods of the service work; calls of
+//! this one are answered as calls of an unknown method.
+//!
+//! # Comments
+//!
+//! Comments of the .proto are the documentation of what becomes of it. They are words: nothing in them is Markdown, let alone code,
+//! but for `` `code` `` in single backticks.
+
+mod comments;
+mod names;
+mod service;
+mod source;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::{env, error, fmt, fs, io};
+
+use prost_build::Module;
+use prost_types::FileDescriptorSet;
+
+/// Compiles `protos`, which may import each other and what is below `includes`, to `OUT_DIR`: a file for each package.
+///
+/// # Errors
+///
+/// [`Error`], with the place in the .proto that is wrong, or both places of names that collide; or the file that cannot be read
+/// or written.
+pub fn compile(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<(), Error> {
+    Config::new().compile(protos, includes)
+}
+
+/// What [`compile`] does, with other settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    runtime: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::new()
+    }
+}
+
+impl Config {
+    /// For generated files that `include_proto!` includes.
+    pub fn new() -> Config {
+        Config { runtime: ALIAS.to_owned() }
+    }
+
+    /// Names the runtime crate by a path, such as `::syncraft_rpc` or `::syncraft::rpc`.
+    ///
+    /// Without it the generated code gets the crate from the `include_proto!` that includes it, so `syncraft_rpc::include_proto!`
+    /// and `syncraft::rpc::include_proto!` both work, and so does a renamed dependency. Set it for files that are included
+    /// without that macro.
+    pub fn runtime(mut self, path: &str) -> Config {
+        path.clone_into(&mut self.runtime);
+        self
+    }
+
+    /// Compiles them: see [`compile`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`compile`].
+    pub fn compile(
+        &self,
+        protos: &[impl AsRef<Path>],
+        includes: &[impl AsRef<Path>],
+    ) -> Result<(), Error> {
+        let includes: Vec<PathBuf> = includes.iter().map(|dir| dir.as_ref().to_owned()).collect();
+        let watched = protos.iter().map(AsRef::as_ref).chain(includes.iter().map(AsRef::as_ref));
+        watched.for_each(|path| println!("cargo::rerun-if-changed={}", path.display()));
+        let descriptors = protox::compile(protos, &includes).map_err(Error::new)?;
+        names::check(&descriptors, &includes).map_err(Error::new)?;
+        for line in service::left_out(&descriptors, &includes) {
+            println!("cargo::warning={line}");
+        }
+        self.generate(descriptors).map_err(Error::new)
+    }
+
+    fn generate(&self, mut descriptors: FileDescriptorSet) -> io::Result<()> {
+        comments::make_plain(&mut descriptors);
+        let files = descriptors.file.iter().filter(|file| !names::is_well_known(file));
+        let packages: BTreeSet<String> = files.map(|file| file.package().to_owned()).collect();
+        let with_module = |file: prost_types::FileDescriptorProto| {
+            (Module::from_protobuf_package_name(file.package()), file)
+        };
+        let modules = prost_build::Config::new()
+            // A value is a slice of the frame that it came in: it is not copied on its way.
+            .bytes(["."])
+            .prost_path(format!("{}::prost", self.runtime))
+            .prost_types_path(format!("{}::prost_types", self.runtime))
+            .type_attribute(".", ALLOW)
+            .service_generator(Box::new(service::Generator::new(&self.runtime)))
+            .generate(descriptors.file.into_iter().map(with_module).collect())?;
+        let out_dir = env::var_os("OUT_DIR")
+            .ok_or_else(|| io::Error::other("OUT_DIR is not set: this is for build scripts"))?;
+        for package in packages {
+            // One without types has no module, but may be included all the same.
+            let module = Module::from_protobuf_package_name(&package);
+            let code = modules.get(&module).map_or("", String::as_str);
+            let code = &self.with_alias(code);
+            let name = if package.is_empty() { "_" } else { &package };
+            write_if_changed(&Path::new(&out_dir).join(format!("{name}.rs")), code)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the alias down to the modules in `code`: a module does not see the names of the one around it.
+    fn with_alias(&self, code: &str) -> String {
+        if self.runtime != ALIAS {
+            return code.to_owned();
+        }
+        let mut out = String::with_capacity(code.len());
+        for line in code.split_inclusive('\n') {
+            out.push_str(line);
+            if line.trim_start().starts_with("pub mod ") && line.ends_with("{\n") {
+                out.push_str("#[allow(unused_imports, reason = \"generated\")]\n");
+                out.push_str(&format!("use super::{ALIAS};\n"));
+            }
+        }
+        out
+    }
+}
+
+/// What generated code calls the runtime crate. `include_proto!` brings the name into the module that it is in. It is in snake case
+/// because prost puts paths into snake case; [`names::check`] refuses a .proto that makes a module of this name.
+const ALIAS: &str = "syncraft_rpc_runtime";
+
+/// A file that is written anew is compiled anew.
+fn write_if_changed(path: &Path, code: &str) -> io::Result<()> {
+    match fs::read(path) {
+        Ok(found) if found == code.as_bytes() => Ok(()),
+        _ => fs::write(path, code),
+    }
+}
+
+/// In front of each message and enum: their user cannot change them.
+const ALLOW: &str = "#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, \
+                     reason = \"generated: the .proto is the documentation\")]";
+
+/// Why nothing was compiled.
+pub struct Error(Box<dyn error::Error + Send + Sync>);
+
+impl Error {
+    fn new(error: impl error::Error + Send + Sync + 'static) -> Error {
+        Error(Box::new(error))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a build script shows of the error that it ends with: the words, and the place.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// The build script in the README must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

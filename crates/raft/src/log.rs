@@ -1,0 +1,350 @@
+//! The log as the core sees it: the entries since the last snapshot and a tail before its end, and how far they are on their
+//! way to the disk.
+//!
+//! ```text
+//!       base │ first ............ durable ...... handed to Persist ...... last
+//!            │ on this disk             │ being written      │ to be written
+//! ```
+//!
+//! What a snapshot holds is not forgotten at once but a few entries at a time ([`Log::forget`]): to free a million of them takes longer
+//! than a heartbeat may.
+//!
+//! Invariants: indexes are contiguous, terms never fall, `durable <= handed_over <= last`.
+
+use std::collections::VecDeque;
+
+use super::event::PersistId;
+use super::types::{Entry, Index, SnapshotMeta, Term};
+
+/// What an entry costs beside its command when bytes are counted: its head, on the wire and in memory.
+pub(super) const ENTRY_OVERHEAD_BYTES: usize = 48;
+
+/// Before the first entry: where a log without a snapshot begins.
+const NO_SNAPSHOT: SnapshotMeta =
+    SnapshotMeta { last_included_index: Index::ZERO, last_included_term: Term::ZERO };
+
+/// The bytes that limits count for an entry.
+pub(super) fn cost_bytes(entry: &Entry) -> usize {
+    entry.len_bytes() + ENTRY_OVERHEAD_BYTES
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    /// The entry just before the first: at or below the end of the snapshot, or zero.
+    base: SnapshotMeta,
+    /// Entries up to here are no longer needed, and go little by little.
+    dispensable: Index,
+    entries: VecDeque<Entry>,
+    /// The last entry that a `Persist` has carried.
+    handed_over: Index,
+    /// The last entry that is on this member's disk.
+    durable: Index,
+    /// Writes under way: what each one will have made durable, cut back when a truncation overtakes it.
+    writes: VecDeque<(PersistId, Index)>,
+}
+
+impl Log {
+    /// The log as found on the disk, behind the snapshot if there is one.
+    pub(super) fn recovered(snapshot: Option<SnapshotMeta>, entries: Vec<Entry>) -> Log {
+        let base = snapshot.unwrap_or(NO_SNAPSHOT);
+        let counts_up = |(at, entry): (usize, &Entry)| {
+            entry.index.0 == base.last_included_index.0 + 1 + at as u64
+        };
+        assert!(
+            entries.iter().enumerate().all(counts_up),
+            "a log counts up from its snapshot, or from index 1"
+        );
+        let terms = entries.iter().map(|entry| entry.term);
+        assert!(
+            std::iter::once(base.last_included_term).chain(terms).is_sorted(),
+            "terms never fall along the log"
+        );
+        let last = Index(base.last_included_index.0 + entries.len() as u64);
+        Log {
+            base,
+            dispensable: base.last_included_index,
+            entries: entries.into(),
+            handed_over: last,
+            durable: last,
+            writes: VecDeque::new(),
+        }
+    }
+
+    /// The entry just before the first one that is kept.
+    pub(super) fn base_index(&self) -> Index {
+        self.base.last_included_index
+    }
+
+    pub(super) fn last_index(&self) -> Index {
+        Index(self.base.last_included_index.0 + self.entries.len() as u64)
+    }
+
+    pub(super) fn last_term(&self) -> Term {
+        self.entries.back().map_or(self.base.last_included_term, |entry| entry.term)
+    }
+
+    /// The last entry that was given out to be written.
+    pub(super) fn handed_over_index(&self) -> Index {
+        self.handed_over
+    }
+
+    pub(super) fn durable_index(&self) -> Index {
+        self.durable
+    }
+
+    /// The term of the entry at `index`, if it is known here: it may lie in the snapshot or beyond the end.
+    pub(super) fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.base.last_included_index {
+            return Some(self.base.last_included_term);
+        }
+        self.position(index).and_then(|at| self.entries.get(at)).map(|entry| entry.term)
+    }
+
+    /// Entries from `from` on: as many as fit in `bytes_max`, but at least one if there is one.
+    pub(super) fn batch(&self, from: Index, to: Index, bytes_max: usize) -> Vec<Entry> {
+        let Some(at) = self.position(from) else { return Vec::new() };
+        let mut bytes = 0;
+        self.entries
+            .range(at.min(self.entries.len())..)
+            .take_while(|entry| {
+                let is_first = bytes == 0;
+                bytes += cost_bytes(entry);
+                entry.index <= to && (is_first || bytes <= bytes_max)
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// Whether the entries from `from` on cost so many bytes.
+    pub(super) fn holds_bytes(&self, from: Index, bytes: usize) -> bool {
+        let Some(at) = self.position(from) else { return false };
+        let mut sum = 0;
+        self.entries.range(at.min(self.entries.len())..).any(|entry| {
+            sum += cost_bytes(entry);
+            sum >= bytes
+        })
+    }
+
+    /// What the entries from `from` to `to` cost.
+    pub(super) fn cost_bytes_of(&self, from: Index, to: Index) -> usize {
+        let at = |index| self.position(index).expect("callers ask above the snapshot only");
+        self.entries.range(at(from)..at(to.next())).map(cost_bytes).sum()
+    }
+
+    /// Appends one entry at the end.
+    pub(super) fn append(&mut self, entry: Entry) {
+        assert_eq!(entry.index, self.last_index().next(), "entries are contiguous");
+        assert!(entry.term >= self.last_term(), "terms never fall along the log");
+        self.entries.push_back(entry);
+        // Faster than the log grows, whatever it grows by in a step.
+        self.forget(2);
+    }
+
+    /// Removes everything from `from` on. What is on its way to the disk from there on no longer counts.
+    pub(super) fn truncate(&mut self, from: Index) {
+        let at = self
+            .position(from)
+            .expect("callers truncate above the snapshot only: committed entries stay");
+        self.entries.truncate(at);
+        let last = from.prev();
+        self.handed_over = self.handed_over.min(last);
+        self.durable = self.durable.min(last);
+        for (_, up_to) in &mut self.writes {
+            *up_to = last.min(*up_to);
+        }
+    }
+
+    /// The entries that no `Persist` has carried yet, which `id` now carries.
+    pub(super) fn hand_over(&mut self, id: PersistId) -> Vec<Entry> {
+        let entries = self.batch(self.handed_over.next(), self.last_index(), usize::MAX);
+        self.handed_over = self.last_index();
+        self.writes.push_back((id, self.handed_over));
+        entries
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.handed_over < self.last_index()
+    }
+
+    /// The entries up to `to` need not be kept any longer: a snapshot holds them.
+    pub(super) fn compact(&mut self, to: Index) {
+        assert!(to <= self.handed_over, "what is not yet being written stays");
+        self.dispensable = self.dispensable.max(to);
+    }
+
+    /// Forgets some of the entries that are not needed, the first ones. To free a million at once would hold up heartbeats.
+    pub(super) fn forget(&mut self, entries_max: usize) {
+        for _ in 0..entries_max {
+            let Some(first) = self.entries.pop_front_if(|it| it.index <= self.dispensable) else {
+                return;
+            };
+            self.base =
+                SnapshotMeta { last_included_index: first.index, last_included_term: first.term };
+        }
+    }
+
+    /// How far entries may be forgotten, at most up to `index`, if `tail_bytes` of those before it are to be kept.
+    pub(super) fn tail_begin(&self, index: Index, tail_bytes: usize) -> Index {
+        let mut bytes = 0;
+        let before = self.position(index).map_or(0, |at| at + 1);
+        let kept = self.entries.range(..before).rev().take_while(|entry| {
+            bytes += cost_bytes(entry);
+            bytes <= tail_bytes
+        });
+        Index(index.0 - kept.count() as u64)
+    }
+
+    /// Begins anew behind a snapshot that has taken the place of the whole log.
+    pub(super) fn reset(&mut self, snapshot: SnapshotMeta) {
+        self.base = snapshot;
+        self.dispensable = snapshot.last_included_index;
+        self.entries.clear();
+        self.handed_over = snapshot.last_included_index;
+        // Until the write that says so is on the disk.
+        self.durable = Index::ZERO;
+        self.writes.iter_mut().for_each(|(_, up_to)| *up_to = Index::ZERO);
+    }
+
+    /// The write `id` and all before it are on the disk.
+    pub(super) fn written(&mut self, id: PersistId) {
+        while let Some(&(write, up_to)) = self.writes.front()
+            && write <= id
+        {
+            self.durable = self.durable.max(up_to);
+            self.writes.pop_front();
+        }
+    }
+
+    /// The last entry at or below `index` whose term is at most `term`: where two logs could still agree
+    /// (Raft §5.3, the end; thesis §3.5).
+    pub(super) fn last_at_most(&self, index: Index, term: Term) -> (Index, Term) {
+        // Terms never fall along the log, so those at most `term` are a prefix of it.
+        let prefix = self.entries.partition_point(|entry| entry.term <= term) as u64;
+        let at = index
+            .min(Index(self.base.last_included_index.0 + prefix))
+            .max(self.base.last_included_index);
+        let found = self.term_at(at).expect("it lies between the snapshot and the last entry");
+        (at, found)
+    }
+
+    /// Whether a log that ends with this entry is at least as up to date as this one (Raft §5.4.1).
+    pub(super) fn is_up_to_date(&self, last_index: Index, last_term: Term) -> bool {
+        (last_term, last_index) >= (self.last_term(), self.last_index())
+    }
+
+    fn position(&self, index: Index) -> Option<usize> {
+        index.0.checked_sub(self.base.last_included_index.0 + 1).map(|at| at as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Payload;
+
+    fn log(terms: &[u64]) -> Log {
+        Log::recovered(
+            None,
+            terms.iter().enumerate().map(|(at, &term)| entry(at as u64 + 1, term)).collect(),
+        )
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry {
+            index: Index(index),
+            term: Term(term),
+            payload: Payload::Command(vec![0; 10].into()),
+        }
+    }
+
+    #[test]
+    fn a_write_that_a_truncation_overtook_makes_nothing_durable() {
+        let mut log = log(&[1, 1]);
+        log.append(entry(3, 1));
+        assert_eq!(log.hand_over(PersistId(1)).len(), 1);
+        log.truncate(Index(3));
+        log.append(entry(3, 2));
+        assert_eq!(log.hand_over(PersistId(2)), vec![entry(3, 2)]);
+        log.written(PersistId(1));
+        assert_eq!(
+            log.durable_index(),
+            Index(2),
+            "the write of the old entry 3 says nothing of the new one"
+        );
+        log.written(PersistId(2));
+        assert_eq!(log.durable_index(), Index(3));
+    }
+
+    #[test]
+    fn a_truncation_takes_durability_back() {
+        let mut log = log(&[1, 1, 1]);
+        log.truncate(Index(2));
+        assert_eq!((log.durable_index(), log.last_index()), (Index(1), Index(1)));
+    }
+
+    #[test]
+    fn a_batch_holds_at_least_one_entry_and_no_more_than_fits() {
+        let log = log(&[1, 1, 1]);
+        let size = cost_bytes(&entry(1, 1));
+        let check = |from, to, bytes_max, expected: usize| {
+            assert_eq!(
+                log.batch(Index(from), Index(to), bytes_max).len(),
+                expected,
+                "{from} {to} {bytes_max}"
+            );
+        };
+        check(1, 3, 0, 1);
+        check(1, 3, 2 * size, 2);
+        check(1, 3, 2 * size - 1, 1);
+        check(2, 3, usize::MAX, 2);
+        check(1, 2, usize::MAX, 2);
+        check(4, 9, usize::MAX, 0);
+        check(0, 9, usize::MAX, 0);
+    }
+
+    #[test]
+    fn what_is_dispensable_goes_little_by_little_and_faster_than_the_log_grows() {
+        let mut log = log(&[1; 10]);
+        log.compact(Index(8));
+        assert_eq!(log.base_index(), Index(0));
+        log.forget(3);
+        assert_eq!((log.base_index(), log.term_at(Index(3))), (Index(3), Some(Term(1))));
+        log.append(entry(11, 1));
+        assert_eq!(log.base_index(), Index(5));
+        log.forget(10);
+        assert_eq!((log.base_index(), log.last_index()), (Index(8), Index(11)));
+        log.reset(SnapshotMeta { last_included_index: Index(20), last_included_term: Term(1) });
+        log.append(entry(21, 1));
+        log.forget(10);
+        assert_eq!((log.base_index(), log.last_index()), (Index(20), Index(21)));
+    }
+
+    #[test]
+    fn where_two_logs_could_still_agree() {
+        let log = log(&[1, 1, 4, 4, 5]);
+        let check = |index, term, expected: (u64, u64)| {
+            assert_eq!(
+                log.last_at_most(Index(index), Term(term)),
+                (Index(expected.0), Term(expected.1))
+            );
+        };
+        check(5, 5, (5, 5));
+        check(5, 4, (4, 4));
+        check(5, 3, (2, 1));
+        check(9, 9, (5, 5));
+        check(3, 0, (0, 0));
+    }
+
+    #[test]
+    fn the_later_term_wins_then_the_longer_log() {
+        let log = log(&[1, 2, 2]);
+        let check = |index, term, expected| {
+            assert_eq!(log.is_up_to_date(Index(index), Term(term)), expected, "{index} {term}");
+        };
+        check(3, 2, true);
+        check(2, 2, false);
+        check(4, 2, true);
+        check(1, 3, true);
+        check(9, 1, false);
+    }
+}

@@ -1,0 +1,397 @@
+//! What a leader knows of one peer's log, and how much it has on the way to it.
+//!
+//! ```text
+//!            first match                     conflict, lost connection, silence
+//!   Probe ───────────────> Replicate ──────────────────────────────────────────> Probe
+//! ```
+//! A peer that lacks entries which are forgotten is in `Snapshot` from the snapshot's departure to its answer.
+//! In `Probe` one message at a time finds where the logs agree; in `Replicate` messages follow each other without waiting
+//! for answers, as many as the window allows (thesis §10.2.1); small ones beyond a few are held back while entries gather. Messages may be lost in silence: a peer that answers
+//! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again, and a probe is repeated, each time
+//! after twice as many heartbeats. A large message has more time, for a slow network to carry it ([`time_of`]).
+
+use std::collections::VecDeque;
+
+use super::config::Config;
+use super::types::Index;
+
+/// How many heartbeats a living peer may leave its appends unanswered before they count as lost. A slow disk costs one
+/// repeated message each time, no more.
+const SILENT_HEARTBEATS_MAX: u32 = 4;
+
+/// The longest pause between a probe and its repetition, in heartbeats, besides the time that its bytes need: a second.
+const PROBE_HEARTBEATS_MAX: u32 = 20;
+
+/// The slowest network that is given time: 5 MiB a second, at 20 heartbeats a second.
+const BYTES_PER_HEARTBEAT_MIN: usize = 256 << 10;
+
+/// How many heartbeats the bytes of a message may need on a slow network.
+fn time_of(bytes: usize) -> u32 {
+    u32::try_from(bytes / BYTES_PER_HEARTBEAT_MIN).unwrap_or(u32::MAX)
+}
+
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The last entry known to be on the peer's disk (figure 2, `matchIndex`).
+    pub(super) match_index: Index,
+    /// The next entry to send (figure 2, `nextIndex`).
+    pub(super) next_index: Index,
+    mode: Mode,
+    /// Whether a tick has passed since the last message.
+    has_gathered: bool,
+    /// The last round of heartbeats that the peer has answered.
+    pub(super) acked_round: u64,
+    /// Until when, by the leader's clock, the peer helps nobody else to become leader.
+    pub(super) promise_end_us: u64,
+    /// Whether its disk takes writes, by its own word.
+    pub(super) can_write: bool,
+    /// Whether anything came from the peer since the last look for a quorum (check-quorum, thesis §6.2).
+    pub(super) is_active: bool,
+    /// Whether anything came from the peer since the last heartbeat.
+    is_heard: bool,
+    /// Heartbeats until the probe on its way is repeated, if the peer answers them.
+    repeat_in: u32,
+    /// The same for the next probe, besides the time that its bytes need.
+    repeat_pause: u32,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Probe {
+        is_waiting: bool,
+    },
+    Replicate {
+        in_flight: VecDeque<InFlight>,
+        bytes: usize,
+        silent_heartbeats: u32,
+    },
+    /// A snapshot is on its way; nothing else is sent.
+    Snapshot,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    last_index: Index,
+    bytes: usize,
+}
+
+impl Progress {
+    pub(super) fn new(next_index: Index) -> Progress {
+        Progress {
+            match_index: Index::ZERO,
+            next_index,
+            mode: Mode::Probe { is_waiting: false },
+            has_gathered: false,
+            acked_round: 0,
+            promise_end_us: 0,
+            can_write: true,
+            // A new leader gives everyone one election timeout to show up.
+            is_active: true,
+            is_heard: true,
+            repeat_in: 0,
+            repeat_pause: 1,
+        }
+    }
+
+    /// Whether it is to be found out where the logs agree: that takes a message even when there is no entry for it, or a
+    /// peer that comes back with an empty disk would stay empty until the next proposal.
+    pub(super) fn is_probed(&self) -> bool {
+        matches!(self.mode, Mode::Probe { .. })
+    }
+
+    /// Whether another `AppendEntries` may leave now; `is_full` says whether enough has gathered for it.
+    pub(super) fn may_send(&self, config: &Config, is_full: impl FnOnce() -> bool) -> bool {
+        match &self.mode {
+            Mode::Probe { is_waiting } => !is_waiting,
+            Mode::Snapshot => false,
+            Mode::Replicate { in_flight, bytes, .. } => {
+                let has_room = in_flight.len() < config.window_messages_max
+                    && *bytes < config.window_bytes_max;
+                let is_due = in_flight.len() < config.append_gather_from || self.has_gathered;
+                has_room && (is_due || is_full())
+            }
+        }
+    }
+
+    /// A tick has passed: entries gather for no longer.
+    pub(super) fn tick(&mut self) {
+        self.has_gathered = true;
+    }
+
+    /// A message with entries up to `last_index` has been sent.
+    pub(super) fn sent(&mut self, last_index: Index, bytes: usize) {
+        match &mut self.mode {
+            Mode::Probe { is_waiting } => {
+                *is_waiting = true;
+                self.repeat_in = self.repeat_pause.saturating_add(time_of(bytes));
+                self.repeat_pause = (2 * self.repeat_pause).min(PROBE_HEARTBEATS_MAX);
+            }
+            Mode::Snapshot => unreachable!("nothing is sent while a snapshot is on its way"),
+            Mode::Replicate { in_flight, bytes: total, .. } => {
+                in_flight.push_back(InFlight { last_index, bytes });
+                *total += bytes;
+                self.has_gathered = false;
+                self.next_index = last_index.next();
+            }
+        }
+    }
+
+    /// Something came from the peer.
+    pub(super) fn heard(&mut self) {
+        self.is_active = true;
+        self.is_heard = true;
+    }
+
+    /// The peer's disk holds the log up to `match_index`. What is not new while a snapshot is on its way is an old answer.
+    pub(super) fn matched(&mut self, match_index: Index) {
+        if matches!(self.mode, Mode::Snapshot) && match_index <= self.match_index {
+            return;
+        }
+        self.match_index = self.match_index.max(match_index);
+        self.next_index = self.next_index.max(self.match_index.next());
+        match &mut self.mode {
+            Mode::Probe { .. } | Mode::Snapshot => {
+                self.next_index = self.match_index.next();
+                self.mode =
+                    Mode::Replicate { in_flight: VecDeque::new(), bytes: 0, silent_heartbeats: 0 };
+            }
+            Mode::Replicate { in_flight, bytes, silent_heartbeats } => {
+                *silent_heartbeats = 0;
+                while let Some(first) = in_flight.front()
+                    && first.last_index <= match_index
+                {
+                    *bytes -= first.bytes;
+                    in_flight.pop_front();
+                }
+            }
+        }
+    }
+
+    /// The peer refused the message that followed `rejected_index`; its log cannot agree above `agree_max`. Answers to
+    /// what has been overtaken change nothing. True if it refused what it had acknowledged: its disk has lost entries, and
+    /// only without counting on them can it be filled again.
+    #[must_use]
+    pub(super) fn conflicted(&mut self, rejected_index: Index, agree_max: Index) -> bool {
+        let is_stale = match self.mode {
+            Mode::Probe { .. } => rejected_index != self.next_index.prev(),
+            Mode::Replicate { .. } => rejected_index <= self.match_index,
+            Mode::Snapshot => true,
+        };
+        if is_stale {
+            return false;
+        }
+        let agree_max = agree_max.min(rejected_index.prev());
+        let has_lost = rejected_index <= self.match_index;
+        if has_lost {
+            self.match_index = agree_max;
+        }
+        self.probe_from(agree_max.max(self.match_index).next());
+        has_lost
+    }
+
+    /// What is on its way may be lost.
+    pub(super) fn lost(&mut self) {
+        match self.mode {
+            Mode::Probe { .. } => self.repeat_in = self.repeat_in.min(self.repeat_pause),
+            Mode::Replicate { .. } => self.probe_from(self.match_index.next()),
+            Mode::Snapshot => self.snapshot_lost(),
+        }
+    }
+
+    /// The peer has refused something for its term. It may be a snapshot that was sent in an earlier one, and is in the way
+    /// of the one that is waited for.
+    pub(super) fn refused(&mut self) {
+        if let Mode::Snapshot = self.mode {
+            self.snapshot_lost();
+        }
+    }
+
+    /// Not again at once: whoever breaks off a snapshot is not ready for the next one, until it answers a heartbeat.
+    fn snapshot_lost(&mut self) {
+        self.mode = Mode::Probe { is_waiting: true };
+        (self.repeat_in, self.repeat_pause) = (1, 1);
+        self.is_heard = false;
+    }
+
+    /// A heartbeat goes out. A peer that lives but keeps silent about appends gets them again.
+    pub(super) fn heartbeat(&mut self) {
+        if !std::mem::take(&mut self.is_heard) {
+            return;
+        }
+        match &mut self.mode {
+            Mode::Probe { is_waiting } => {
+                self.repeat_in = self.repeat_in.saturating_sub(1);
+                *is_waiting &= self.repeat_in > 0;
+            }
+            Mode::Replicate { in_flight, bytes, silent_heartbeats } if !in_flight.is_empty() => {
+                *silent_heartbeats += 1;
+                if *silent_heartbeats >= SILENT_HEARTBEATS_MAX.saturating_add(time_of(*bytes)) {
+                    self.probe_from(self.match_index.next());
+                }
+            }
+            Mode::Replicate { .. } | Mode::Snapshot => {}
+        }
+    }
+
+    /// A snapshot is on its way.
+    pub(super) fn snapshot_sent(&mut self) {
+        self.mode = Mode::Snapshot;
+    }
+
+    fn probe_from(&mut self, next_index: Index) {
+        self.next_index = next_index;
+        self.mode = Mode::Probe { is_waiting: false };
+        self.repeat_pause = 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemberId;
+
+    fn config() -> Config {
+        let mut config = Config::new(MemberId(1), [MemberId(1), MemberId(2)]);
+        (config.window_messages_max, config.window_bytes_max) = (2, 100);
+        config
+    }
+
+    fn replicating() -> Progress {
+        let mut progress = Progress::new(Index(1));
+        progress.matched(Index::ZERO);
+        progress
+    }
+
+    #[test]
+    fn a_probe_goes_alone() {
+        let mut progress = Progress::new(Index(5));
+        assert!(progress.may_send(&config(), || false));
+        progress.sent(Index(7), 10);
+        assert!(!progress.may_send(&config(), || false));
+        assert_eq!(progress.next_index, Index(5), "a probe's entries are sent again if it fails");
+        progress.heartbeat();
+        assert!(progress.may_send(&config(), || false), "a living peer is probed again");
+    }
+
+    /// How many heartbeats, each of them answered, pass from each probe to the next.
+    fn pauses(progress: &mut Progress, bytes: usize, count: usize) -> Vec<u32> {
+        let mut pause = || {
+            progress.sent(Index(7), bytes);
+            let mut heartbeats = 0;
+            while !progress.may_send(&config(), || false) {
+                progress.heard();
+                progress.heartbeat();
+                heartbeats += 1;
+            }
+            heartbeats
+        };
+        (0..count).map(|_| pause()).collect()
+    }
+
+    #[test]
+    fn a_probe_is_repeated_less_and_less_often() {
+        let mut progress = Progress::new(Index(5));
+        assert_eq!(pauses(&mut progress, 10, 8), [1, 2, 4, 8, 16, 20, 20, 20]);
+        let _ = progress.conflicted(Index(4), Index(2));
+        assert_eq!(pauses(&mut progress, 10, 2), [1, 2], "another probe begins anew");
+    }
+
+    #[test]
+    fn a_large_probe_has_time_to_arrive_unless_it_is_lost() {
+        assert_eq!(pauses(&mut Progress::new(Index(5)), 15 << 20, 2), [61, 62]);
+        let mut progress = Progress::new(Index(5));
+        progress.sent(Index(7), 15 << 20);
+        progress.lost();
+        for _ in 0..2 {
+            assert!(!progress.may_send(&config(), || false));
+            progress.heard();
+            progress.heartbeat();
+        }
+        assert!(progress.may_send(&config(), || false), "it was not on its way any more");
+    }
+
+    #[test]
+    fn the_window_bounds_messages_and_bytes() {
+        let mut progress = replicating();
+        progress.sent(Index(1), 10);
+        assert!(progress.may_send(&config(), || false));
+        progress.sent(Index(2), 10);
+        assert!(!progress.may_send(&config(), || false), "two messages are the window");
+        progress.matched(Index(1));
+        assert!(progress.may_send(&config(), || false), "an answer frees its place");
+        progress.matched(Index(2));
+        progress.sent(Index(3), 100);
+        assert!(!progress.may_send(&config(), || false), "100 bytes are the window");
+    }
+
+    #[test]
+    fn small_messages_beyond_the_first_gather() {
+        let config = Config {
+            append_gather_from: 1,
+            window_messages_max: 64,
+            window_bytes_max: 1000,
+            ..config()
+        };
+        let mut progress = replicating();
+        progress.sent(Index(1), 10);
+        assert!(!progress.may_send(&config, || false), "one is on its way");
+        assert!(progress.may_send(&config, || true), "enough has gathered");
+        progress.tick();
+        assert!(progress.may_send(&config, || false), "for a tick at most");
+        progress.sent(Index(2), 10);
+        assert!(!progress.may_send(&config, || false));
+        progress.matched(Index(2));
+        assert!(progress.may_send(&config, || false), "the answer has come");
+        progress.sent(Index(3), 1000);
+        assert!(!progress.may_send(&config, || true), "the window bounds it all the same");
+    }
+
+    #[test]
+    fn overtaken_conflicts_change_nothing() {
+        let mut progress = replicating();
+        progress.matched(Index(5));
+        progress.sent(Index(9), 10);
+        assert!(!progress.conflicted(Index(5), Index(3)));
+        assert_eq!(progress.next_index, Index(10), "5 is known to match");
+        assert!(!progress.conflicted(Index(9), Index(7)));
+        assert_eq!(progress.next_index, Index(8));
+        assert!(!progress.conflicted(Index(9), Index(2)));
+        assert_eq!(progress.next_index, Index(8), "only the answer to the last probe counts");
+        assert!(!progress.conflicted(Index(7), Index(2)));
+        assert_eq!(progress.next_index, Index(6), "never below what is known to match");
+    }
+
+    #[test]
+    fn a_peer_that_has_lost_its_disk_is_filled_from_where_it_agrees() {
+        let mut progress = replicating();
+        progress.matched(Index(5));
+        progress.lost();
+        progress.sent(Index(7), 10);
+        assert!(progress.conflicted(Index(5), Index::ZERO));
+        assert_eq!((progress.match_index, progress.next_index), (Index::ZERO, Index(1)));
+    }
+
+    #[test]
+    fn silence_about_appends_is_taken_for_loss() {
+        let mut progress = replicating();
+        progress.matched(Index(2));
+        progress.sent(Index(4), 10);
+        for _ in 0..SILENT_HEARTBEATS_MAX {
+            assert_eq!(progress.next_index, Index(5));
+            progress.heard();
+            progress.heartbeat();
+        }
+        assert_eq!(progress.next_index, Index(3));
+    }
+
+    #[test]
+    fn a_peer_that_answers_nothing_is_not_sent_everything_again() {
+        let mut progress = replicating();
+        progress.sent(Index(4), 10);
+        progress.heartbeat();
+        for _ in 0..10 * SILENT_HEARTBEATS_MAX {
+            progress.heartbeat();
+        }
+        assert_eq!(progress.next_index, Index(5));
+    }
+}

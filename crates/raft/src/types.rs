@@ -1,0 +1,55 @@
+//! The words that every part of Raft shares: who, when, where, and what is in the log.
+//!
+//! Ids, terms and indexes are types of their own, so that a swapped pair does not compile.
+
+use bytes::Bytes;
+pub use syncraft_types::{Index, MemberId, Term};
+
+/// What must survive a crash besides the log (Raft figure 2, "persistent state"): durable before any message that
+/// depends on it leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The latest term this member has seen.
+    pub current_term: Term,
+    /// Whom it voted for in that term.
+    pub voted_for: Option<MemberId>,
+}
+
+/// One entry of the replicated log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the log, from 1.
+    pub index: Index,
+    /// The term of the leader that created it.
+    pub term: Term,
+    /// What it carries.
+    pub payload: Payload,
+}
+
+/// What an entry carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing: a new leader's first entry, which lets it commit what came before (Raft §5.4.2, §8).
+    Noop,
+    /// A command for the state machine. The core never looks inside.
+    Command(Bytes),
+}
+
+impl Entry {
+    /// The length of the command in bytes: what limits on bytes count.
+    pub fn len_bytes(&self) -> usize {
+        match &self.payload {
+            Payload::Noop => 0,
+            Payload::Command(command) => command.len(),
+        }
+    }
+}
+
+/// Where a snapshot ends: everything up to and including this entry is in it (Raft §7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    /// Index of the last entry in the snapshot.
+    pub last_included_index: Index,
+    /// Its term.
+    pub last_included_term: Term,
+}

@@ -1,0 +1,300 @@
+//! A list of endpoints in a file that is watched.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::{Endpoint, EndpointError, FixedSource, Source};
+use crate::net::{join, spawn};
+
+/// How often the file is looked at.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// A longer file is refused: a list that long is a mistake, such as the wrong path.
+const FILE_LEN_MAX_BYTES: u64 = 64 * 1024;
+
+/// A list of endpoints in a file, one `host:port [weight]` a line; `#` begins a comment; empty lines do not count.
+///
+/// The file is read each second, and whole: its modification time alone can miss the second of two quick changes. As long as
+/// it is missing, empty or has a mistake, the last good list stays in use, and the mistake is logged once. So a file
+/// that is read half written does no harm if its half has a mistake; one that is moved into place (`mv`) is never read so.
+#[derive(Debug)]
+pub struct FileSource {
+    list: Arc<FixedSource>,
+    /// Dropped to end the watcher.
+    stop: Option<Sender<()>>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl FileSource {
+    /// Reads the file, and watches it from now on.
+    ///
+    /// # Errors
+    ///
+    /// Every [`SourceError`]: the first list must be good.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, SourceError> {
+        Self::open_and_poll(path.into(), POLL_EVERY)
+    }
+
+    fn open_and_poll(path: PathBuf, every: Duration) -> Result<Self, SourceError> {
+        let text = read(&path)?;
+        let list = Arc::new(FixedSource::new(parse(&path, &text)?));
+        let (stop, stopped) = bounded(0);
+        let watched = Watched { path: path.clone(), text, complaint: None, list: list.clone() };
+        let watcher = spawn("rpc-endpoints".to_owned(), move || watched.run(&stopped, every))
+            .map_err(|source| SourceError::Watch { path, source })?;
+        Ok(FileSource { list, stop: Some(stop), watcher: Some(watcher) })
+    }
+}
+
+impl Source for FileSource {
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.list.endpoints()
+    }
+
+    fn generation(&self) -> u64 {
+        self.list.generation()
+    }
+}
+
+impl Drop for FileSource {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.watcher.take().into_iter().for_each(join);
+    }
+}
+
+/// Why a file gives no list of endpoints.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// It cannot be read, or is no text, or is longer than 64 KiB.
+    #[error("cannot read the endpoints in {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A line is not `host:port [weight]`.
+    #[error("{}:{line}: bad endpoint", path.display())]
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// The line's number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        #[source]
+        source: EndpointError,
+    },
+    /// There is no endpoint in it.
+    #[error("{}: no endpoint in it", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The thread that watches the file does not start.
+    #[error("cannot watch {}", path.display())]
+    Watch {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the watcher knows.
+struct Watched {
+    path: PathBuf,
+    /// The text that was read last and parsed, well or not.
+    text: String,
+    /// What is wrong now, as it was logged.
+    complaint: Option<String>,
+    list: Arc<FixedSource>,
+}
+
+impl Watched {
+    fn run(mut self, stopped: &Receiver<()>, every: Duration) {
+        while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        match read(&self.path) {
+            Err(error) => self.complain(&error),
+            Ok(text) if text == self.text && self.complaint.is_none() => {}
+            Ok(text) => {
+                match parse(&self.path, &text) {
+                    Err(error) => self.complain(&error),
+                    Ok(endpoints) => self.take(endpoints),
+                }
+                self.text = text;
+            }
+        }
+    }
+
+    fn take(&mut self, endpoints: Vec<Endpoint>) {
+        self.complaint = None;
+        if endpoints != self.list.endpoints() {
+            log::info!("rpc: {} endpoints in {}", endpoints.len(), self.path.display());
+            self.list.set(endpoints);
+        }
+    }
+
+    /// Says what is wrong, if that has not been said.
+    fn complain(&mut self, error: &SourceError) {
+        let complaint = match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        if self.complaint.as_ref() != Some(&complaint) {
+            log::warn!("rpc: {complaint}; the endpoints known before stay in use");
+            self.complaint = Some(complaint);
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, SourceError> {
+    let read = || {
+        let mut text = String::new();
+        let len = File::open(path)?.take(FILE_LEN_MAX_BYTES + 1).read_to_string(&mut text)?;
+        match len as u64 > FILE_LEN_MAX_BYTES {
+            true => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it is longer than {FILE_LEN_MAX_BYTES} bytes"),
+            )),
+            false => Ok(text),
+        }
+    };
+    read().map_err(|source| SourceError::Read { path: path.to_owned(), source })
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Endpoint>, SourceError> {
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let bad = |source| SourceError::BadLine { path: path.to_owned(), line: number + 1, source };
+        let endpoint: Endpoint = line.parse().map_err(bad)?;
+        if endpoints.iter().any(|other| other.addr() == endpoint.addr()) {
+            let (text, why) = (line.to_owned(), "that address is already in the list");
+            return Err(bad(EndpointError { text, why }));
+        }
+        endpoints.push(endpoint);
+    }
+    match endpoints.is_empty() {
+        true => Err(SourceError::Empty { path: path.to_owned() }),
+        false => Ok(endpoints),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A file with this text, and what a watcher that has read it knows.
+    fn watched(text: &str) -> (tempfile::TempDir, Watched) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("endpoints");
+        fs::write(&path, text).unwrap();
+        let list = Arc::new(FixedSource::new(parse(&path, text).unwrap()));
+        (dir, Watched { path, text: text.to_owned(), complaint: None, list })
+    }
+
+    #[test]
+    fn lines_comments_and_weights() {
+        let text = "# the west\n\na:1\n  b:2 3 # new\r\n";
+        let endpoints = parse(Path::new("f"), text).unwrap();
+        assert_eq!(endpoints, [Endpoint::new("a:1"), Endpoint::new("b:2").weighted(3)]);
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        let check = |text: &str, line: usize, words: &str| {
+            let error = parse(Path::new("f"), text).unwrap_err();
+            let SourceError::BadLine { line: found, source, .. } = &error else {
+                panic!("{error}");
+            };
+            assert_eq!(*found, line, "{error}");
+            assert!(error.to_string().starts_with(&format!("f:{line}")), "{error}");
+            assert!(source.to_string().contains(words), "{source}");
+        };
+        check("a:1\n\nb", 3, "port is missing");
+        check("a:1 0", 1, "weight");
+        check("a:1\n#\na:1 2", 3, "already in the list");
+        for text in ["", "\n", "# a:1\n"] {
+            assert!(matches!(parse(Path::new("f"), text), Err(SourceError::Empty { .. })));
+        }
+    }
+
+    #[test]
+    fn the_first_list_must_be_good() {
+        let (dir, watched) = watched("a:1");
+        fs::write(&watched.path, "a:1\nnonsense\n").unwrap();
+        let error = FileSource::open(&watched.path).unwrap_err();
+        assert!(matches!(error, SourceError::BadLine { line: 2, .. }), "{error}");
+        let error = FileSource::open(dir.path().join("none")).unwrap_err();
+        assert!(matches!(error, SourceError::Read { .. }), "{error}");
+        fs::write(&watched.path, vec![b'#'; FILE_LEN_MAX_BYTES as usize + 1]).unwrap();
+        let error = FileSource::open(&watched.path).unwrap_err();
+        assert!(matches!(error, SourceError::Read { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_bad_leaves_the_last_good_list_in_use() {
+        let (_dir, mut watched) = watched("a:1");
+        let generation = watched.list.generation();
+        for text in ["a:1\nnonsense", "", "\u{fffd}"] {
+            fs::write(&watched.path, text).unwrap();
+            watched.look();
+            assert!(watched.complaint.is_some(), "{text:?}");
+        }
+        fs::remove_file(&watched.path).unwrap();
+        watched.look();
+        let complaint = watched.complaint.clone().unwrap();
+        watched.look();
+        assert_eq!(watched.complaint, Some(complaint));
+        assert_eq!(
+            (watched.list.endpoints(), watched.list.generation()),
+            (vec!["a:1".into()], generation)
+        );
+        // The same list again is no change, a new one is.
+        fs::write(&watched.path, "a:1 # back").unwrap();
+        watched.look();
+        assert_eq!((watched.complaint.as_ref(), watched.list.generation()), (None, generation));
+        fs::write(&watched.path, "a:1\nb:1").unwrap();
+        watched.look();
+        assert_eq!(watched.list.endpoints(), ["a:1".into(), "b:1".into()]);
+        assert!(watched.list.generation() > generation);
+    }
+
+    #[test]
+    fn the_watcher_sees_a_change_and_ends_with_the_source() {
+        let (_dir, watched) = watched("a:1");
+        let path = watched.path.clone();
+        let source = FileSource::open_and_poll(path.clone(), Duration::from_millis(1)).unwrap();
+        fs::write(&path, "b:1").unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while source.generation() == 0 {
+            assert!(std::time::Instant::now() < deadline, "the change was not seen");
+            std::thread::yield_now();
+        }
+        assert_eq!(source.endpoints(), ["b:1".into()]);
+        let list = Arc::downgrade(&source.list);
+        drop(source);
+        // The watcher's was the other one.
+        assert_eq!(list.strong_count(), 0);
+    }
+}

@@ -1,0 +1,93 @@
+//! A call under way whose answer is fetched later: [`Pending`].
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::calls::{Outcome, Parked, Waiter};
+use super::core::{Core, Request};
+use super::decode;
+use crate::outbox::Cork;
+use crate::{CallError, Payload};
+
+/// A call that was made without waiting, and the claim on its answer. Its deadline ends it whether or not anybody waits; dropped, it is
+/// [cancelled](Pending::cancel).
+pub struct Pending<R> {
+    core: Arc<Core>,
+    id: u64,
+    parked: Arc<Parked>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<R: Payload> Pending<R> {
+    pub(super) fn start(core: &Arc<Core>, request: &Request<'_>) -> Pending<R> {
+        let parked = Arc::new(Parked::default());
+        let waiter = Waiter::Completion(Box::new({
+            let parked = Arc::clone(&parked);
+            move |outcome| parked.wake(outcome)
+        }));
+        let id = core.start(request, waiter).id;
+        Pending { core: Arc::clone(core), id, parked, reply: PhantomData }
+    }
+
+    /// Waits for the answer. Ends with the call's deadline at the latest.
+    ///
+    /// # Errors
+    ///
+    /// Every [`CallError`].
+    pub fn wait(self) -> Result<R, CallError> {
+        send_it();
+        self.decode(self.parked.wait())
+    }
+
+    /// Waits for the answer, but not for longer than `timeout`: then the claim comes back.
+    ///
+    /// # Errors
+    ///
+    /// Within [`Ok`], every [`CallError`]; as [`Err`], this, unanswered yet.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<R, CallError>, Pending<R>> {
+        let Some(until) = Instant::now().checked_add(timeout) else { return Ok(self.wait()) };
+        send_it();
+        self.parked.wait_until(until);
+        match self.parked.take_outcome() {
+            Some(outcome) => Ok(self.decode(outcome)),
+            None => Err(self),
+        }
+    }
+
+    /// Whether the answer is there, so that to wait takes no time.
+    pub fn is_ready(&self) -> bool {
+        send_it();
+        self.parked.has_outcome()
+    }
+
+    /// Gives the call up: its answer, if one comes, is dropped, and its place is free. It may run all the same. With a documented
+    /// framing a call that was sent takes its connection along: the next reply over it would be taken for another call's.
+    pub fn cancel(self) {}
+
+    fn decode(&self, outcome: Outcome) -> Result<R, CallError> {
+        decode(&self.core.config.addr, outcome)
+    }
+}
+
+/// A method that waits for another server is itself called under a cork, which holds its call back.
+fn send_it() {
+    Cork::flush_all();
+}
+
+impl<R> Drop for Pending<R> {
+    fn drop(&mut self) {
+        // To no effect where it was answered.
+        self.core.cancel(self.id);
+    }
+}
+
+impl<R> fmt::Debug for Pending<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending")
+            .field("addr", &self.core.config.addr)
+            .field("is_ready", &self.parked.has_outcome())
+            .finish()
+    }
+}

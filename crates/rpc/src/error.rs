@@ -1,0 +1,212 @@
+//! What can go wrong, as the two sides see it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Status;
+
+/// Why a call has no reply. It separates what did not happen from what may have: see [`CallError::may_have_run`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No byte of the call was written: no connection, or the channel is closed. It did not run.
+    #[error("call to {addr} was not sent")]
+    NotSent {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// What stopped it.
+        #[source]
+        source: io::Error,
+    },
+    /// The server answered with an error status.
+    #[error("{addr} refused the call: {status}")]
+    Refused {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// What it said.
+        status: Status,
+    },
+    /// The connection was lost when the call had been sent (or was being sent) and before its answer. It may have run.
+    #[error("connection to {addr} was lost before the answer")]
+    Lost {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// How the connection ended.
+        #[source]
+        source: io::Error,
+    },
+    /// The deadline passed first.
+    #[error(
+        "no answer from {addr} within {} ms{} ({})",
+        in_ms(.waited),
+        if *.which == Deadline::Attempt { " to the last attempt" } else { "" },
+        if *.sent { "sent" } else { "not sent" }
+    )]
+    TimedOut {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// How long the call waited: the time from the call to its deadline.
+        waited: Duration,
+        /// Whether the call had been sent (or was being sent), so that it may have run.
+        sent: bool,
+        /// Which deadline it was.
+        which: Deadline,
+    },
+    /// What came is not of this protocol, so that the connection cannot be followed any further. Calls that were sent may have run.
+    #[error("{addr} sent what is no frame: {reason}")]
+    BadFrame {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The first bytes that came are of another protocol: whoever listens at this address runs no calls. It did not run.
+    #[error("{addr} speaks {protocol}, not this protocol")]
+    OtherProtocol {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// The protocol's name, as in "HTTP".
+        protocol: &'static str,
+    },
+    /// An answer came, and it is not a reply of this method. The call may have run.
+    #[error("bad reply from {addr}: {reason}")]
+    BadReply {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Too many calls are outstanding on this channel. It did not run.
+    #[error("{calls} calls to {addr} are outstanding: no more until some are answered")]
+    Busy {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// How many are outstanding.
+        calls: usize,
+    },
+}
+
+impl CallError {
+    /// Whether the call may have had an effect on the server. `false` is certain: it has not run and never will.
+    pub fn may_have_run(&self) -> bool {
+        match self {
+            CallError::NotSent { .. }
+            | CallError::Busy { .. }
+            | CallError::OtherProtocol { .. } => false,
+            CallError::Refused { status, .. } => status.code.may_have_run(),
+            CallError::TimedOut { sent, .. } => *sent,
+            CallError::Lost { .. } | CallError::BadReply { .. } | CallError::BadFrame { .. } => {
+                true
+            }
+        }
+    }
+}
+
+/// Which time ran out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deadline {
+    /// That of the call as a whole.
+    #[default]
+    Call,
+    /// That of its last attempt, after which no other was due: see [`Retrying`](super::Retrying).
+    Attempt,
+}
+
+/// Rounded: a deadline is computed a little before the call begins, and 1.999934 s says less than what was meant.
+fn in_ms(time: &Duration) -> u128 {
+    (time.as_micros() + 500) / 1000
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}")]
+    Bind {
+        /// The address as it was given; with the ports that were to be tried, if there were several.
+        addr: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The listener does not work.
+    #[error("cannot serve on {addr:?}")]
+    Listener {
+        /// The listener's address, where it is known.
+        addr: Option<SocketAddr>,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Two services have the same name.
+    #[error("service {name:?} is published twice")]
+    DuplicateService {
+        /// The name.
+        name: &'static str,
+    },
+    /// It was not said where to listen.
+    #[error("no address to listen on")]
+    NoAddress,
+    /// The limits contradict each other.
+    #[error("limits contradict each other: {reason}")]
+    BadLimits {
+        /// Which ones, and how.
+        reason: String,
+    },
+}
+
+/// An `io::Error` is not `Clone`, and one broken connection fails many calls: the same error for the next of them.
+pub(super) fn same_error(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StatusCode;
+
+    #[test]
+    fn times_are_shown_in_milliseconds() {
+        let waited = Duration::from_secs(2) - Duration::from_nanos(66_213);
+        let check = |which, words| {
+            let error = CallError::TimedOut { addr: "a:1".to_owned(), waited, sent: true, which };
+            assert_eq!(error.to_string(), words);
+        };
+        check(Deadline::Call, "no answer from a:1 within 2000 ms (sent)");
+        check(Deadline::Attempt, "no answer from a:1 within 2000 ms to the last attempt (sent)");
+    }
+
+    #[test]
+    fn says_whether_the_call_may_have_run() {
+        let addr = || "a:1".to_owned();
+        let source = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let refused = |code| CallError::Refused { addr: addr(), status: Status::new(code, "") };
+        let (waited, which) = (Duration::ZERO, Deadline::Call);
+        let timed_out = |sent| CallError::TimedOut { addr: addr(), waited, sent, which };
+        let cases = [
+            (CallError::NotSent { addr: addr(), source: source() }, false),
+            (CallError::Lost { addr: addr(), source: source() }, true),
+            (CallError::Busy { addr: addr(), calls: 1 }, false),
+            (CallError::BadReply { addr: addr(), reason: String::new() }, true),
+            (CallError::BadFrame { addr: addr(), reason: String::new() }, true),
+            (CallError::OtherProtocol { addr: addr(), protocol: "HTTP" }, false),
+            (refused(StatusCode::VersionMismatch), false),
+            (refused(StatusCode::ShuttingDown), false),
+            (timed_out(true), true),
+            (timed_out(false), false),
+            (refused(StatusCode::Busy), false),
+            (refused(StatusCode::UnknownMethod), false),
+            (refused(StatusCode::Internal), true),
+            (refused(StatusCode::Unanswered), true),
+            (refused(StatusCode::Other(99)), true),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(error.may_have_run(), expected, "{error}");
+        }
+    }
+}

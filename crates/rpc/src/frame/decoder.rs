@@ -1,0 +1,221 @@
+//! Frames out of bytes, however they arrive.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::detect::{DETECT_LEN_BYTES, detect};
+use super::{FrameError, HeadSize};
+use crate::limits::{FrameLimits, HEAD_LEN_MAX_BYTES};
+
+/// What is read at once when no body is being received. Many small frames fit; each connection holds one such buffer.
+const READ_LEN_BYTES: usize = 16 * 1024;
+
+/// How far a body's memory runs ahead of what has arrived, at first; then it doubles.
+const BODY_STEP_BYTES: usize = 64 * 1024;
+
+/// A header that says how long the body after it is.
+pub(crate) trait Head: Message + Default {
+    /// The byte that it must begin with, where there is one.
+    const FIRST_BYTE: Option<u8>;
+
+    fn body_len(&self) -> usize;
+}
+
+/// The parts of a frame, in the order in which they come: a `Head`, then its `Body`; or a `TooLong`, then `Skipped`.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Frame<H> {
+    /// A header; its body is within the limit, and comes next. Nothing has been allocated for it yet.
+    Head(H),
+    /// The body of the header before it.
+    Body(Bytes),
+    /// A header whose body is over the limit: its bytes will be passed over as they come.
+    TooLong(H),
+    /// The end of a body that was passed over.
+    Skipped,
+}
+
+/// An incremental decoder: [`space`](Decoder::space) is where the next bytes are to be read to, [`filled`](Decoder::filled)
+/// says how many came, [`next`](Decoder::next) gives what is complete. A read that times out loses nothing.
+pub(crate) struct Decoder {
+    limits: FrameLimits,
+    head_size: Option<HeadSize>,
+    buf: Box<[u8]>,
+    start: usize,
+    end: usize,
+    state: State,
+}
+
+enum State {
+    /// Waiting for a header, or for the rest of it.
+    Head,
+    /// A body of `len` bytes is next; the first `filled` bytes of `bytes` have arrived, the rest is room for more.
+    Body { bytes: Vec<u8>, filled: usize, len: usize },
+    /// Bytes still to be passed over, and how many were.
+    Skip { left: usize, passed: usize },
+}
+
+impl Decoder {
+    /// A decoder for a connection whose framing is told by its first bytes.
+    pub(crate) fn detecting(limits: FrameLimits) -> Self {
+        let buf = vec![0; READ_LEN_BYTES].into_boxed_slice();
+        Decoder { limits, head_size: None, buf, start: 0, end: 0, state: State::Head }
+    }
+
+    /// A decoder for a connection whose framing is known.
+    pub(crate) fn of(head_size: HeadSize, limits: FrameLimits) -> Self {
+        Decoder { head_size: Some(head_size), ..Decoder::detecting(limits) }
+    }
+
+    /// The connection's framing, once it is known.
+    pub(crate) fn head_size(&self) -> Option<HeadSize> {
+        self.head_size
+    }
+
+    /// Whether no frame has begun: the only place where a stream may end.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.start == self.end && matches!(self.state, State::Head)
+    }
+
+    /// How much of the body that is being received, or passed over, has arrived.
+    pub(crate) fn body_arrived(&self) -> usize {
+        match &self.state {
+            State::Head => 0,
+            State::Body { filled, .. } => *filled,
+            State::Skip { passed, .. } => *passed,
+        }
+    }
+
+    /// Passes over the body that comes next instead of receiving it. Only right after its `Head`.
+    pub(crate) fn skip_body(&mut self) {
+        match &self.state {
+            State::Body { filled: 0, len, .. } => {
+                self.state = State::Skip { left: *len, passed: 0 }
+            }
+            _ => panic!("skip_body is called right after a head"),
+        }
+    }
+
+    /// Where the next bytes are to be read to; never empty once [`next`](Decoder::next) has returned `None`.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        match &mut self.state {
+            State::Body { bytes, filled, len } => {
+                if *filled == bytes.len() {
+                    let step = bytes.len().max(BODY_STEP_BYTES).min(*len - *filled);
+                    bytes.reserve_exact(step);
+                    bytes.resize(*filled + step, 0);
+                }
+                &mut bytes[*filled..]
+            }
+            State::Head | State::Skip { .. } => {
+                // A header is far shorter than the buffer: once moved to the front there is room.
+                self.buf.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+                &mut self.buf[self.end..]
+            }
+        }
+    }
+
+    /// `count` bytes were read to [`space`](Decoder::space).
+    pub(crate) fn filled(&mut self, count: usize) {
+        match &mut self.state {
+            State::Body { filled, .. } => *filled += count,
+            State::Head | State::Skip { .. } => self.end += count,
+        }
+    }
+
+    /// The next part that is complete; `None` when more bytes are needed. After an error the stream cannot be followed.
+    pub(crate) fn next<H: Head>(&mut self) -> Result<Option<Frame<H>>, FrameError> {
+        match &mut self.state {
+            State::Head => self.next_head(),
+            State::Body { .. } => Ok(self.next_body()),
+            State::Skip { left, passed } => {
+                let skipped = (self.end - self.start).min(*left);
+                self.start += skipped;
+                *left -= skipped;
+                *passed += skipped;
+                if *left > 0 {
+                    return Ok(None);
+                }
+                self.state = State::Head;
+                Ok(Some(Frame::Skipped))
+            }
+        }
+    }
+
+    fn next_head<H: Head>(&mut self) -> Result<Option<Frame<H>>, FrameError> {
+        let buf = &self.buf[self.start..self.end];
+        let head_size = match (self.head_size, buf) {
+            (Some(head_size), _) => head_size,
+            (None, [b0, b1, b2, ..]) => detect([*b0, *b1, *b2])?,
+            (None, _) => return Ok(None),
+        };
+        self.head_size = Some(head_size);
+        let Some((head_at, head_len)) = head_len(head_size, buf)? else { return Ok(None) };
+        check_first_byte::<H>(buf.get(head_at))?;
+        let Some(head) = buf.get(head_at..head_at + head_len) else { return Ok(None) };
+        let head = H::decode(head).map_err(FrameError::BadHead)?;
+        self.start += head_at + head_len;
+        let len = head.body_len();
+        if len > self.limits.body_len_max_bytes {
+            self.state = State::Skip { left: len, passed: 0 };
+            return Ok(Some(Frame::TooLong(head)));
+        }
+        self.state = State::Body { bytes: Vec::new(), filled: 0, len };
+        Ok(Some(Frame::Head(head)))
+    }
+
+    fn next_body<H>(&mut self) -> Option<Frame<H>> {
+        let State::Body { bytes, filled, len } = &mut self.state else {
+            unreachable!("the caller has checked the state")
+        };
+        let buffered = &self.buf[self.start..self.end];
+        if *filled == 0 && buffered.len() >= *len {
+            let body = Bytes::copy_from_slice(&buffered[..*len]);
+            self.start += *len;
+            self.state = State::Head;
+            return Some(Frame::Body(body));
+        }
+        if !buffered.is_empty() {
+            // The start of a body that is longer than what was read with its header.
+            bytes.reserve_exact(BODY_STEP_BYTES.min(*len).max(buffered.len()));
+            bytes.extend_from_slice(buffered);
+            *filled = buffered.len();
+            self.start = self.end;
+        }
+        if *filled < *len {
+            return None;
+        }
+        let body = Bytes::from(std::mem::take(bytes));
+        self.state = State::Head;
+        Some(Frame::Body(body))
+    }
+}
+
+/// Where the header starts and how long it is; `None` when that is not yet told.
+fn head_len(head_size: HeadSize, buf: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+    let (at, len) = match (head_size, buf) {
+        (HeadSize::U32Le, [b0, b1, b2, b3, ..]) => {
+            (4, u64::from(u32::from_le_bytes([*b0, *b1, *b2, *b3])))
+        }
+        (HeadSize::Varint, [b0 @ 0..0x80, ..]) => (1, u64::from(*b0)),
+        (HeadSize::Varint, [b0, b1, ..]) => (2, u64::from(b0 & 0x7f) | u64::from(*b1) << 7),
+        _ => return Ok(None),
+    };
+    match len {
+        0 => Err(FrameError::EmptyHead),
+        // A third varint byte puts this over the limit too: its flag is bit 7 of the second, 16,384.
+        _ if len > HEAD_LEN_MAX_BYTES as u64 => Err(FrameError::HeadTooLong { len }),
+        _ => Ok(Some((at, len as usize))),
+    }
+}
+
+fn check_first_byte<H: Head>(first: Option<&u8>) -> Result<(), FrameError> {
+    match (H::FIRST_BYTE, first) {
+        (Some(expected), Some(&found)) if expected != found => Err(FrameError::BadTag { found }),
+        _ => Ok(()),
+    }
+}
+
+// Three bytes must fit before anything is decided, and a whole header with its length must fit at once.
+const _: () =
+    assert!(READ_LEN_BYTES > DETECT_LEN_BYTES && READ_LEN_BYTES >= 4 + HEAD_LEN_MAX_BYTES);

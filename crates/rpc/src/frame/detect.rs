@@ -1,0 +1,92 @@
+//! The first three bytes of a connection: which framing, or which stranger. The proof stands in the parent's doc.
+
+use std::fmt;
+
+use super::{FrameError, HeadSize};
+
+/// How many bytes it takes to decide.
+pub(super) const DETECT_LEN_BYTES: usize = 3;
+
+/// Someone who speaks another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stranger {
+    /// HTTP: a browser, a health check, a scraper.
+    Http,
+    /// TLS: a client that expects an encrypted port.
+    Tls,
+    /// None that we know; the first three bytes.
+    Unknown([u8; DETECT_LEN_BYTES]),
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stranger::Http => f.write_str("an HTTP request: this port speaks RPC"),
+            Stranger::Tls => f.write_str("a TLS hello: this port speaks RPC in the clear"),
+            Stranger::Unknown(first) => {
+                write!(f, "bytes of an unknown protocol (they begin {first:02x?})")
+            }
+        }
+    }
+}
+
+/// HTTP/1's methods and HTTP/2's preface ("PRI * HTTP/2.0"), as far as three bytes tell.
+const HTTP_VERBS: [&[u8; DETECT_LEN_BYTES]; 10] =
+    [b"GET", b"POS", b"HEA", b"PUT", b"DEL", b"OPT", b"CON", b"TRA", b"PAT", b"PRI"];
+
+/// Decides by the first bytes of a connection.
+pub(super) fn detect(first: [u8; DETECT_LEN_BYTES]) -> Result<HeadSize, FrameError> {
+    match first {
+        [_, 0..=4, 0] => Ok(HeadSize::U32Le),
+        [0..0x80, 0x0a, _] | [0x80..=0xff, 0..0x80, 0x0a] => Ok(HeadSize::Varint),
+        [0x16, 0x03, 0x01..=0x04] => Err(FrameError::Stranger(Stranger::Tls)),
+        _ if HTTP_VERBS.contains(&&first) => Err(FrameError::Stranger(Stranger::Http)),
+        _ => Err(FrameError::Stranger(Stranger::Unknown(first))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::HEAD_LEN_MAX_BYTES;
+    use prost::encoding::encode_varint;
+
+    /// The start of a header: its first tag and any length of the service name.
+    fn first_bytes(prefix: &[u8], name_len: u8) -> [u8; 3] {
+        let bytes = [prefix, &[0x0a, name_len]].concat();
+        [bytes[0], bytes[1], bytes[2]]
+    }
+
+    #[test]
+    fn every_length_of_either_framing_is_told_apart() {
+        for len in 1..=HEAD_LEN_MAX_BYTES {
+            for name_len in 0..=255 {
+                let first = first_bytes(&(len as u32).to_le_bytes(), name_len);
+                assert_eq!(detect(first).unwrap(), HeadSize::U32Le, "{len}");
+                let mut varint = Vec::new();
+                encode_varint(len as u64, &mut varint);
+                assert_eq!(
+                    detect(first_bytes(&varint, name_len)).unwrap(),
+                    HeadSize::Varint,
+                    "{len}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn strangers_are_named() {
+        let stranger = |first: &[u8; 3]| match detect(*first) {
+            Err(FrameError::Stranger(stranger)) => stranger,
+            other => panic!("{other:?}"),
+        };
+        for verb in HTTP_VERBS {
+            assert_eq!(stranger(verb), Stranger::Http);
+        }
+        for minor in 1..=4 {
+            assert_eq!(stranger(&[0x16, 3, minor]), Stranger::Tls);
+        }
+        assert_eq!(stranger(b"SSH"), Stranger::Unknown(*b"SSH"));
+        assert_eq!(stranger(&[0xff; 3]), Stranger::Unknown([0xff; 3]));
+    }
+}

@@ -1,0 +1,219 @@
+//! Handlers: threads that run what takes long, fed by one bounded queue.
+//!
+//! ```text
+//!   readers ── offer ──> queue (FIFO, or by the callers' shares) ── take ──> handlers ──> Service::call
+//!      │                                                                       ^
+//!      ├── a handler has nothing to do: handed over, and takes no place ───────┘
+//!      └── full: "busy" at once, with a hint of when a place will be free
+//! ```
+//! A call is run if, when its turn comes, its caller still waits and its connection still stands; else it is dropped unrun.
+//! What a caller is charged for, where shares count, is the time that its methods held a handler.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::queue::CallQueue;
+use super::stats::MethodStats;
+use crate::service::Call;
+use crate::{Service, Status, StatusCode};
+
+/// Bounds of the hint that comes with "busy".
+const HINT_MIN: Duration = Duration::from_millis(5);
+const HINT_MAX: Duration = Duration::from_secs(1);
+
+/// A call that waits for a handler.
+pub(super) struct Queued {
+    pub(super) service: Arc<dyn Service>,
+    pub(super) method: usize,
+    pub(super) args: Bytes,
+    pub(super) call: Call,
+    /// Who is charged for it.
+    pub(super) caller: Bytes,
+    pub(super) stats: Arc<MethodStats>,
+    pub(super) since: Instant,
+}
+
+pub(super) struct Pool {
+    handlers: usize,
+    state: Mutex<State>,
+    /// A call has come, or there will be no more.
+    offered: Condvar,
+    /// A place is free, or there will be no more.
+    taken: Condvar,
+}
+
+struct State {
+    queue: CallQueue<Box<Queued>>,
+    /// Handlers that run a call, and calls that others of them are waking up for.
+    busy: usize,
+    handed_over: VecDeque<Box<Queued>>,
+    is_closed: bool,
+    /// What a call takes of a handler, averaged over some ten.
+    mean_us: u64,
+}
+
+impl Pool {
+    /// Without threads yet: each runs [`handle`](Pool::handle).
+    pub(super) fn new(handlers: usize, queue: CallQueue<Box<Queued>>) -> Pool {
+        let state =
+            State { queue, busy: 0, handed_over: VecDeque::new(), is_closed: false, mean_us: 0 };
+        let (offered, taken) = (Condvar::new(), Condvar::new());
+        Pool { handlers, state: Mutex::new(state), offered, taken }
+    }
+
+    /// Leaves a call to the handlers. One that finds no place within `patience` comes back, with the time in which one may be free.
+    pub(super) fn offer(
+        &self,
+        queued: Box<Queued>,
+        patience: Duration,
+    ) -> Result<(), (Box<Queued>, Duration)> {
+        let mut state = self.state.lock();
+        let mut result = state.offer(queued, self.handlers);
+        if !patience.is_zero() && matches!(result, Offered::Full(_)) {
+            self.taken.wait_for(&mut state, patience);
+            result = result.again(&mut state, self.handlers);
+        }
+        match result {
+            Offered::Taken => {
+                drop(state);
+                self.offered.notify_one();
+                Ok(())
+            }
+            Offered::Full(queued) => {
+                let waiting_us = state.mean_us.saturating_mul(state.queue.len() as u64);
+                let hint = Duration::from_micros(waiting_us / self.handlers as u64);
+                Err((queued, hint.clamp(HINT_MIN, HINT_MAX)))
+            }
+            Offered::Closed(queued) => {
+                drop(state);
+                queued.refuse();
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls that wait.
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().waiting()
+    }
+
+    /// A handler: runs calls until the pool is closed.
+    pub(super) fn handle(&self) {
+        while let Some(queued) = self.next() {
+            let (caller, began) = (queued.caller.clone(), Instant::now());
+            run(*queued, began);
+            let cost_us = began.elapsed().as_micros().max(1) as u64;
+            let mut state = self.state.lock();
+            state.busy -= 1;
+            state.queue.charge(&caller, cost_us, began);
+            state.mean_us = (state.mean_us * 9 + cost_us).div_ceil(10);
+        }
+    }
+
+    fn next(&self) -> Option<Box<Queued>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            if let Some(queued) = state.take() {
+                state.busy += 1;
+                drop(state);
+                self.taken.notify_all();
+                return Some(queued);
+            }
+            self.offered.wait(&mut state);
+        }
+    }
+
+    /// Ends the handlers. What still waits is not run, and answered so.
+    pub(super) fn close(&self) {
+        let left = {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            let mut left = Vec::from(std::mem::take(&mut state.handed_over));
+            left.extend(state.queue.drain());
+            left
+        };
+        self.offered.notify_all();
+        self.taken.notify_all();
+        left.into_iter().for_each(|queued| queued.refuse());
+    }
+}
+
+/// What became of a call that was offered.
+enum Offered {
+    Taken,
+    Full(Box<Queued>),
+    Closed(Box<Queued>),
+}
+
+impl Offered {
+    fn again(self, state: &mut State, handlers: usize) -> Offered {
+        match self {
+            Offered::Full(queued) => state.offer(queued, handlers),
+            other => other,
+        }
+    }
+}
+
+impl State {
+    fn offer(&mut self, queued: Box<Queued>, handlers: usize) -> Offered {
+        if self.is_closed {
+            return Offered::Closed(queued);
+        }
+        // A handler that has nothing to do needs no place in the queue.
+        if self.queue.len() == 0 && self.handed_over.len() < handlers - self.busy {
+            self.handed_over.push_back(queued);
+            return Offered::Taken;
+        }
+        let (caller, since) = (queued.caller.clone(), queued.since);
+        match self.queue.offer(&caller, queued, since) {
+            Ok(()) => Offered::Taken,
+            Err(queued) => Offered::Full(queued),
+        }
+    }
+
+    /// What is handed over came before what is queued.
+    fn take(&mut self) -> Option<Box<Queued>> {
+        self.handed_over.pop_front().or_else(|| self.queue.take())
+    }
+
+    fn waiting(&self) -> usize {
+        self.handed_over.len() + self.queue.len()
+    }
+}
+
+impl Queued {
+    /// There are no handlers any more.
+    fn refuse(self) {
+        self.call.fail(Status::new(StatusCode::ShuttingDown, "the server is stopping"));
+    }
+}
+
+/// Runs it, unless nobody waits for it any more.
+fn run(queued: Queued, now: Instant) {
+    let Queued { service, method, args, mut call, stats, since, .. } = queued;
+    stats.waited(now.saturating_duration_since(since));
+    if !call.is_wanted() {
+        stats.dropped();
+        return call.fail(Status::new(StatusCode::Unanswered, "the connection is gone"));
+    }
+    if call.deadline().is_some_and(|deadline| deadline <= now) {
+        return call.fail(Status::new(
+            StatusCode::DeadlineExceeded,
+            "the deadline passed while the call waited for a handler",
+        ));
+    }
+    call.begin(now);
+    // A panic is reported by the panic hook, and answered when the call is dropped on its way.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        service.call(method, args, call);
+        service.flush(method);
+    }));
+}

@@ -1,0 +1,177 @@
+//! The threads of a server's connections: who lives, and how each is joined.
+//!
+//! A connection's thread that ends moves its own handle from `live` to `ended` and joins those before it that have ended for good, so
+//! few handles ever wait to be joined. It waits for none of them: each would wait for the one before, in a row that grows where
+//! connections come and go faster than the processor is given to them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::connection::{Connection, Speaks};
+use crate::StatusCode;
+use crate::net::{join, spawn};
+use crate::outbox::Ending;
+
+#[derive(Default)]
+pub(super) struct Registry {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    next_id: u64,
+    /// The oldest is in front.
+    live: BTreeMap<u64, Live>,
+    /// The one that ended first is in front.
+    ended: VecDeque<JoinHandle<()>>,
+    closed: bool,
+}
+
+struct Live {
+    connection: Arc<Connection>,
+    thread: JoinHandle<()>,
+}
+
+impl Registry {
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().live.len()
+    }
+
+    /// Starts the thread of a connection.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        thread_name: String,
+        connection: Arc<Connection>,
+        run: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        // Held until the handle is in the table: the thread cannot end before it is there.
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(io::Error::other("the server is stopping"));
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let registry = Arc::clone(self);
+        let thread = spawn(thread_name, move || {
+            // Made in the thread: a thread that does not start must not take the lock that is held here.
+            let _end = End { registry, id };
+            run();
+        })?;
+        state.live.insert(id, Live { connection, thread });
+        Ok(())
+    }
+
+    fn end(&self, id: u64) {
+        let mut state = self.state.lock();
+        let mine = state.live.remove(&id).map(|live| live.thread);
+        self.ended.notify_all();
+        let mut earlier = Vec::new();
+        while let Some(thread) = state.ended.pop_front_if(|it| it.is_finished()) {
+            earlier.push(thread);
+        }
+        state.ended.extend(mine);
+        drop(state);
+        earlier.into_iter().for_each(join);
+    }
+
+    /// Whether every call is answered, and every answer sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.lock().live.values().all(|live| live.connection.is_idle())
+    }
+
+    /// Tells each client that has all its answers that no call beyond them was run. Whether all have theirs.
+    pub(super) fn bid_farewell(&self) -> bool {
+        let words = "the server is stopping";
+        let state = self.state.lock();
+        let code = StatusCode::ShuttingDown;
+        state.live.values().filter(|live| !live.connection.bid_farewell(code, words)).count() == 0
+    }
+
+    /// Tells every client that nothing more will come, but for those that are reset: they would take it for a reply.
+    pub(super) fn end_streams(&self) {
+        for live in self.state.lock().live.values().filter(|live| live.ends_in_order()) {
+            // One that is over already needs no telling.
+            let _ = live.connection.outbox.stream().shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Whether none is left that was told so.
+    pub(super) fn have_all_gone(&self) -> bool {
+        !self.state.lock().live.values().any(Live::ends_in_order)
+    }
+
+    /// Ends the oldest connection that has no place: one that has said nothing yet, or was refused and waits for its client to
+    /// go. False when there is none.
+    pub(super) fn evict_one(&self) -> bool {
+        let state = self.state.lock();
+        let mut connections = state.live.values().map(|live| &live.connection);
+        connections.any(|connection| connection.evict())
+    }
+
+    /// Waits until fewer than `connections` are left, or `deadline`.
+    pub(super) fn wait_until_below(&self, connections: usize, deadline: Instant) {
+        let mut state = self.state.lock();
+        while state.live.len() >= connections
+            && !self.ended.wait_until(&mut state, deadline).timed_out()
+        {}
+    }
+
+    /// Ends connections of clients over which nothing is asked just now until `left` are open, or no such are left: first
+    /// those that have said nothing.
+    pub(super) fn make_room(&self, left: usize) {
+        // A thread that ends takes the lock: the connections are told without it.
+        let (silent, others): (Vec<_>, Vec<_>) = {
+            let state = self.state.lock();
+            let connections = state.live.values().map(|live| Arc::clone(&live.connection));
+            connections.partition(|it| it.spoken() == Speaks::Nothing)
+        };
+        let beyond = (silent.len() + others.len()).saturating_sub(left);
+        silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).for_each(drop);
+    }
+
+    /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.
+    pub(super) fn close(&self, deadline: Instant) -> usize {
+        let me = thread::current().id();
+        let mut state = self.state.lock();
+        state.closed = true;
+        for live in state.live.values() {
+            live.connection.cut("the server stopped");
+        }
+        while state.others(me) > 0 && !self.ended.wait_until(&mut state, deadline).timed_out() {}
+        let (left, ended) = (state.others(me), std::mem::take(&mut state.ended));
+        drop(state);
+        ended.into_iter().for_each(join);
+        left
+    }
+}
+
+impl Live {
+    fn ends_in_order(&self) -> bool {
+        self.connection.outbox.ending() == Ending::InOrder
+    }
+}
+
+impl State {
+    fn others(&self, me: ThreadId) -> usize {
+        self.live.values().filter(|live| live.thread.thread().id() != me).count()
+    }
+}
+
+/// Takes the thread out of the table however it ends.
+struct End {
+    registry: Arc<Registry>,
+    id: u64,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.registry.end(self.id);
+    }
+}

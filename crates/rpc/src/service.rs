@@ -1,0 +1,336 @@
+//! What a server publishes and how a call is answered: [`Service`], [`Call`], [`Done`].
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::payload::CODEC_PROTOBUF;
+use super::{Payload, RequestId, Status, StatusCode};
+
+/// A set of methods under one name. The generated `...Service` types implement it; a hand-written one may, too.
+pub trait Service: Send + Sync + 'static {
+    /// The name on the wire: "kvServerRpc".
+    fn name(&self) -> &'static str;
+
+    /// The package that its .proto declares, such as "syncraft.kv". Empty without one, as by default. Our own wire does not carry
+    /// it; protocols that name a service in full need it.
+    fn package(&self) -> &'static str {
+        ""
+    }
+
+    /// The methods' names on the wire, in the order of the numbers that [`call`](Service::call) gets.
+    fn methods(&self) -> &'static [&'static str];
+
+    /// Runs method number `method` with its serialized `args`: on a handler's thread, or on the connection's own, where no
+    /// other call of that connection begins meanwhile (see [`ServerBuilder`](super::ServerBuilder)). The answer may also be given
+    /// later, by whoever takes `call` along.
+    fn call(&self, method: usize, args: Bytes, call: Call);
+
+    /// How its arguments and replies are serialized: the [`CODEC`](Payload::CODEC) of their types. Default: protobuf.
+    fn codec(&self) -> u32 {
+        CODEC_PROTOBUF
+    }
+
+    /// The version that it publishes; callers made for another one are refused. Default 0: it serves all.
+    fn version(&self) -> u32 {
+        0
+    }
+
+    /// All calls of this method that had arrived one behind the other have been made; the same thread made them. For methods
+    /// that do for many at once what they would otherwise do for each. Never later than that thread waits for anything.
+    fn flush(&self, method: usize) {
+        let _ = method;
+    }
+}
+
+/// Where an answer goes: serialized reply, or status.
+pub(super) trait Answer: Send {
+    /// Called exactly once, never blocks.
+    fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>);
+
+    /// The method begins.
+    fn begin(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// Whether an answer could still reach anybody.
+    fn is_wanted(&self) -> bool {
+        true
+    }
+
+    /// The address that the call came from, if it came over a connection.
+    fn peer(&self) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// A reply that is not yet serialized: its length and how to write it, so that it is written once, into its frame.
+pub(super) struct Reply<'a> {
+    pub(super) len: usize,
+    pub(super) write: &'a dyn Fn(&mut Vec<u8>),
+}
+
+/// One call to answer, its reply type not yet known. Dropped without an answer, it answers
+/// [`StatusCode::Unanswered`] ([`StatusCode::Internal`] during a panic).
+pub struct Call {
+    answer: Option<Box<dyn Answer>>,
+    about: About,
+}
+
+/// What is known of a call beside its arguments.
+#[derive(Clone, Debug, Default)]
+pub(super) struct About {
+    pub(super) deadline: Option<Instant>,
+    pub(super) is_documented: bool,
+    pub(super) caller: Bytes,
+    /// What few calls have.
+    pub(super) more: Option<Box<More>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct More {
+    pub(super) request: Option<RequestId>,
+    pub(super) trace: Bytes,
+}
+
+impl About {
+    pub(super) fn trace(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        self.more.as_ref().map_or(&NONE, |more| &more.trace)
+    }
+}
+
+impl Call {
+    pub(super) fn new(answer: Box<dyn Answer>, about: About) -> Self {
+        Call { answer: Some(answer), about }
+    }
+
+    /// A call without a connection: `on_answer` gets the serialized reply. To run a service in place, in tests say.
+    pub fn local(on_answer: impl FnOnce(Result<Bytes, Status>) + Send + 'static) -> Self {
+        Call::new(Box::new(Local(on_answer)), About::default())
+    }
+
+    /// The same call, to be answered with an `R`.
+    pub fn typed<R: Payload>(self) -> Done<R> {
+        Done { call: self, reply: PhantomData }
+    }
+
+    /// Decodes the arguments and types the answer; arguments that do not decode are answered here, and `None` comes back.
+    pub fn open<A: Payload, R: Payload>(self, args: Bytes) -> Option<(A, Done<R>)> {
+        match A::read(args) {
+            Ok(args) => Some((args, self.typed())),
+            Err(error) => {
+                self.fail(Status::new(StatusCode::BadArguments, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Answers with a status instead of a reply. After it has had an effect a method must not use a code that says otherwise, such as
+    /// [`Busy`](StatusCode::Busy): callers may ask again ([`StatusCode::may_have_run`]).
+    pub fn fail(mut self, status: Status) {
+        self.finish(Err(status));
+    }
+
+    /// When the caller stops waiting, where it said so.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.about.deadline
+    }
+
+    /// Whether it is a call of the documented format: only the bare reply can be sent, and a status closes the connection.
+    pub fn is_documented(&self) -> bool {
+        self.about.is_documented
+    }
+
+    /// Who calls, in the caller's own words; empty when it did not say.
+    pub fn caller(&self) -> &[u8] {
+        &self.about.caller
+    }
+
+    /// The address at the other end of the connection: the caller's, or that of a proxy between. `None` for a
+    /// [local](Call::local) call.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.answer.as_ref()?.peer()
+    }
+
+    /// What it is known by if it is repeated; `None` where the caller will not repeat it.
+    pub fn request(&self) -> Option<&RequestId> {
+        self.about.more.as_ref()?.request.as_ref()
+    }
+
+    /// The caller's own mark; empty when it gave none.
+    pub fn trace(&self) -> &[u8] {
+        self.about.trace()
+    }
+
+    /// The method begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        if let Some(answer) = &mut self.answer {
+            answer.begin(now);
+        }
+    }
+
+    /// Whether an answer could still reach the caller.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.is_wanted())
+    }
+
+    fn finish(&mut self, outcome: Result<Reply<'_>, Status>) {
+        if let Some(answer) = self.answer.take() {
+            answer.answer(outcome);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            let status = match thread::panicking() {
+                true => Status::new(StatusCode::Internal, "the method panicked"),
+                false => Status::new(
+                    StatusCode::Unanswered,
+                    "the method gave the call up without an answer",
+                ),
+            };
+            self.finish(Err(status));
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Call { answer, about } = self;
+        f.debug_struct("Call")
+            .field("is_answered", &answer.is_none())
+            .field("about", about)
+            .finish()
+    }
+}
+
+/// The answer that a method owes: given exactly once, at once or later, from any thread. Giving it never blocks: what the
+/// client does not take at once waits in a bounded buffer. Dropped, it answers [`StatusCode::Unanswered`].
+#[derive(Debug)]
+pub struct Done<R> {
+    call: Call,
+    reply: PhantomData<fn(R)>,
+}
+
+impl<R: Payload> Done<R> {
+    /// Answers with `reply`.
+    pub fn run(mut self, reply: R) {
+        let write = |out: &mut Vec<u8>| reply.write(out);
+        match reply.measure() {
+            Ok(len) => self.call.finish(Ok(Reply { len, write: &write })),
+            Err(error) => self.call.finish(Err(Status::new(
+                StatusCode::Internal,
+                format!("the reply cannot be serialized: {error}"),
+            ))),
+        }
+    }
+
+    /// Answers with a status instead. A call of the documented format can only have its connection closed. After it has had an effect a
+    /// method must not use a code that says otherwise, such as [`Busy`](StatusCode::Busy): callers may ask again
+    /// ([`StatusCode::may_have_run`]).
+    pub fn fail(self, status: Status) {
+        self.call.fail(status);
+    }
+
+    /// When the caller stops waiting, where it said so: no use in working on the call after that.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.call.deadline()
+    }
+
+    /// Whether it is a call of the documented format: only the bare reply can be sent.
+    pub fn is_documented(&self) -> bool {
+        self.call.is_documented()
+    }
+
+    /// Who calls, in the caller's own words; empty when it did not say.
+    pub fn caller(&self) -> &[u8] {
+        self.call.caller()
+    }
+
+    /// The address at the other end of the connection: see [`Call::peer`].
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.call.peer()
+    }
+
+    /// What the call is known by if it is repeated; `None` where the caller will not repeat it.
+    pub fn request(&self) -> Option<&RequestId> {
+        self.call.request()
+    }
+
+    /// The caller's own mark; empty when it gave none.
+    pub fn trace(&self) -> &[u8] {
+        self.call.trace()
+    }
+}
+
+struct Local<F>(F);
+
+impl<F: FnOnce(Result<Bytes, Status>) + Send> Answer for Local<F> {
+    fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>) {
+        (self.0)(outcome.map(|reply| {
+            let mut buf = Vec::with_capacity(reply.len);
+            (reply.write)(&mut buf);
+            Bytes::from(buf)
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use prost::Message;
+
+    use super::*;
+
+    fn call() -> (Call, Receiver<Result<Bytes, Status>>) {
+        let (tx, rx) = channel();
+        (Call::local(move |outcome| tx.send(outcome).unwrap()), rx)
+    }
+
+    fn check_code(answers: &Receiver<Result<Bytes, Status>>, code: StatusCode) {
+        assert_eq!(answers.recv().unwrap().unwrap_err().code, code);
+        assert!(answers.recv().is_err(), "answered twice");
+    }
+
+    #[test]
+    fn a_reply_is_answered_once() {
+        let (call, answers) = call();
+        call.typed::<String>().run("hi".to_owned());
+        assert_eq!(answers.recv().unwrap().unwrap(), "hi".to_owned().encode_to_vec());
+        assert!(answers.recv().is_err());
+    }
+
+    #[test]
+    fn a_dropped_done_is_answered_with_a_status() {
+        let (call, answers) = call();
+        drop(call.typed::<String>());
+        check_code(&answers, StatusCode::Unanswered);
+    }
+
+    #[test]
+    fn a_panic_that_holds_the_done_is_answered_with_a_status() {
+        let (call, answers) = call();
+        let done = call.typed::<String>();
+        let _ = catch_unwind(AssertUnwindSafe(move || {
+            let _done = done;
+            panic!("on purpose");
+        }));
+        check_code(&answers, StatusCode::Internal);
+    }
+
+    #[test]
+    fn arguments_that_do_not_decode_are_answered() {
+        let (call, answers) = call();
+        assert!(call.open::<String, String>(Bytes::from_static(&[0x0a, 0x05, b'x'])).is_none());
+        check_code(&answers, StatusCode::BadArguments);
+    }
+}

@@ -528,23 +528,33 @@ revision() {
 # shellcheck disable=SC2016
 print_sides() {
     local theirs=
-    printf -- '- syncraft: three members, default settings. Durability: %s; reads: %s. Its load, `syncraft bench`, goes to the' \
-        "$durability" "$reads"
-    printf ' leader over a connection for each 32 clients, from 1 to 4, if the row does not say otherwise.\n'
+    cat <<SIDE
+- syncraft: three members, default settings.
+  Durability: $durability.
+  Reads: $reads.
+  The load, \`syncraft bench\`, goes to the leader over one connection for every 32 clients, from 1 to
+  4, unless the row says otherwise.
+SIDE
     if has_side etcd; then
         theirs=etcd
-        printf -- '- etcd: three members, default settings but for 8 GiB of room, linearizable gets; its load,'
-        printf ' `scripts/etcd-load`, goes to the leader over 1 connection, for 1,000 clients over 4: its best.\n'
+        cat <<'SIDE'
+- etcd: three members, default settings except for a quota of 8 GiB; linearizable gets.
+  The load, `scripts/etcd-load`, goes to the leader over 1 connection, and over 4 for 1,000 clients,
+  which is best for etcd.
+SIDE
     fi
     if has_side redis; then
         theirs+=${theirs:+ or }Redis
-        printf -- '- Redis: one process, nothing replicated, `appendonly yes`, `appendfsync always`; its load is'
-        printf ' `redis-benchmark`, a connection for each client, without pipelining.\n'
+        cat <<'SIDE'
+- Redis: one process, no replication, `appendonly yes`, `appendfsync always`.
+  The load is `redis-benchmark`, one connection per client, without pipelining.
+SIDE
     fi
-    printf -- '- The load runs on this machine, too. Each client makes its next call, for one of %s keys,' \
-        "$(round <<<"$keys")"
-    printf ' when its last is answered. A number is the median of %s run(s) of %s s%s.\n' "$runs" "$seconds" \
-        "$([ ${#sides[@]} -eq 1 ] || echo ', in turns')"
+    cat <<SIDE
+- The load runs on the same machine. Each client picks one of $(round <<<"$keys") keys and makes its next call
+  when the last one is answered. Each number is the median of $runs run(s) of $seconds s$(
+        [ ${#sides[@]} -eq 1 ] || echo ', in turns').
+SIDE
     [ -z "$theirs" ] || printf -- '- "Ratio" is syncraft divided by %s.\n' "$theirs"
 }
 

@@ -122,14 +122,15 @@ pub(crate) struct ServerArgs {
     /// The time between the heartbeats of a leader
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
     pub(crate) heartbeat: Duration,
-    /// How long a leader may be silent before the others elect a new one: this long to twice as long
+    /// How long a leader may be silent before the others elect a new one: this long to twice as
+    /// long
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
     pub(crate) election_timeout: Duration,
     /// How a leader makes sure that it may answer a read
     #[arg(long, value_enum, default_value_t = ReadModeArg::ReadIndex)]
     pub(crate) read_mode: ReadModeArg,
-    /// Discard this member's data, for example because it is damaged, and copy the data of the other
-    /// members; all of them must be up
+    /// Discard this member's data, for example because it is damaged, and copy the data of the
+    /// other members; all of them must be up
     #[arg(long)]
     pub(crate) rebuild: bool,
 }
@@ -138,9 +139,9 @@ pub(crate) struct ServerArgs {
 pub(crate) enum ReadModeArg {
     /// Ask a majority before each answer
     ReadIndex,
-    /// Rely on a majority's promise to elect nobody else for a while. Assumes that no member's clock
-    /// runs more than a tenth faster than another's. When a leader dies, the others wait for an
-    /// election timeout
+    /// Rely on a majority's promise to elect nobody else for a while. Assumes that no member's
+    /// clock runs more than a tenth faster than another's. When a leader dies, the others wait for
+    /// an election timeout
     Lease,
 }
 
@@ -152,8 +153,8 @@ pub(crate) struct BenchArgs {
     /// Clients; each runs one operation at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) clients: usize,
-    /// Connections to the leader that the clients share; by default one for every 32 clients, from 1
-    /// to 4
+    /// Connections to the leader that the clients share; by default one for every 32 clients, from
+    /// 1 to 4
     #[arg(long, value_name = "N")]
     pub(crate) conns: Option<usize>,
     /// How many seconds to measure

@@ -79,7 +79,7 @@ impl Reminder {
         let level = if obstacle.is_refusal { log::Level::Warn } else { log::Level::Info };
         log::log!(
             level,
-            "member {id} has no data, or not all of it, and does not vote before it has: {}",
+            "member {id} does not vote until it has all of its data: {}",
             obstacle.words
         );
     }

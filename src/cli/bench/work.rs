@@ -6,7 +6,8 @@ use syncraft::kv::words;
 
 use super::super::args::{BenchArgs, BenchOperation};
 
-/// The values of one run are slices of this many different bytes: a store that kept equal values once would gain nothing.
+/// The values of one run are slices of this many different bytes: a store that kept equal values
+/// once would gain nothing.
 const VARIETY_BYTES: usize = 4096;
 
 /// The operations of a run.

@@ -262,6 +262,19 @@ mod tests {
     }
 
     #[test]
+    fn help_wraps_to_the_width_of_the_terminal() {
+        let check = |mut command: clap::Command| {
+            let help = command.render_long_help().to_string();
+            let longest = help.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+            assert!((50..=70).contains(&longest), "{longest} columns:\n{help}");
+        };
+        let mut args = Args::command().term_width(70);
+        args.build();
+        check(args.clone());
+        args.get_subcommands().cloned().for_each(check);
+    }
+
+    #[test]
     fn times() {
         let check = |text: &str, millis: Option<u64>| {
             assert_eq!(parse_duration(text).ok(), millis.map(Duration::from_millis), "{text:?}");

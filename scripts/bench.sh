@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# How fast syncraft is on this machine, and how fast others are beside it: prints a page of Markdown.
+# Measures syncraft on this machine, optionally beside etcd and Redis, and prints a page of
+# Markdown.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/bench.sh`.
 set -euo pipefail
 
@@ -7,20 +8,23 @@ usage() {
     cat <<'USAGE'
 usage: scripts/bench.sh [--vs etcd] [--vs redis] [--quick] [--runs N] [--seconds N] [--kills N]
 
-Starts three members on this machine, with data in a directory of their own that is removed at the end, loads them, and
-prints the results as Markdown. Needs Linux, bash 5 and Rust. Nothing else should run meanwhile. Beside etcd and Redis it
-takes about 15 minutes.
+Starts three members on this machine, puts load on them, prints the results as Markdown, and removes
+their data. Needs Linux, bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes
+about 15 minutes.
 
-  --vs etcd    also three members of etcd, with its default settings (apt-get install etcd-server etcd-client)
-  --vs redis   also one process of Redis that syncs each write (apt-get install redis-server)
-  --quick      to try it: few and short runs
-  --runs N     each number is the median of N runs (3)
-  --seconds N  how long a run is (5)
-  --kills N    how often a cluster is started, has its leader killed and hands over (5)
+  --vs etcd    also measure three members of etcd, with default settings
+               (apt-get install etcd-server etcd-client)
+  --vs redis   also measure one process of Redis that syncs each write
+               (apt-get install redis-server)
+  --quick      few and short runs, to try the script
+  --runs N     each number is the median of N runs (default 3)
+  --seconds N  length of a run (default 5)
+  --kills N    how often to start a cluster, to kill its leader and to let it hand over (default 5)
 
 environment:
-  BENCH_DIR    where the data goes: on the disk that is to be measured (the directory "target" beside scripts/)
-  SYNCRAFT_BIN a syncraft binary to use instead of building one
+  BENCH_DIR    directory for the data, on the disk to measure (default: the directory "target"
+               beside scripts/)
+  SYNCRAFT_BIN the syncraft binary to use; without it, one is built
 USAGE
 }
 
@@ -28,7 +32,7 @@ say() { printf '%s\n' "$*" >&2; }
 die() { printf 'bench.sh: %s\n' "$*" >&2; exit 1; }
 misuse() { printf 'bench.sh: %s\n' "$*" >&2; usage >&2; exit 2; }
 
-# What tools print is read below.
+# The output of tools is parsed below.
 export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
@@ -37,12 +41,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 sides=(syncraft)
 runs=3 seconds=5 kills=5
 clients_table=(1 16 64 256 1000) # The clients of the table's rows.
-connection_each= # Whether each client has a connection of its own.
+connection_each= # Set: each client has a connection of its own.
 warm_up_ms=2000
 cpu_puts=100000
 keys=10000
 size=256 large_size=4096 # Bytes of a value.
-mid_clients=64           # Where one number has to do.
+mid_clients=64           # For rows with one number of clients.
 disturbed_clients=16
 
 is_count() { case $1 in '' | *[!0-9]* | 0* | ?????*) return 1 ;; esac }
@@ -91,7 +95,7 @@ build() {
         say "building syncraft"
         (cd "$root" && cargo build --release --locked --quiet --bin syncraft) || die "the build failed"
     fi
-    [ -x "$bin" ] || die "there is no $bin: is Rust (cargo) installed, or SYNCRAFT_BIN right?"
+    [ -x "$bin" ] || die "there is no $bin: install Rust (cargo), or correct SYNCRAFT_BIN"
     has_side etcd || return 0
     say "building the load for etcd"
     (cd "$root/scripts/etcd-load" && cargo build --release --locked --quiet --target-dir "$etcd_load_target") ||
@@ -103,7 +107,7 @@ build() {
 declare -A pids=() # By name: syncraft-1, etcd-3, redis-1, ...
 work=
 
-# Fresh, and therefore on whatever disk it is made.
+# A fresh directory on the disk to measure.
 make_work() {
     local parent=${BENCH_DIR:-$root/target}
     mkdir -p "$parent"
@@ -129,7 +133,7 @@ launch() { # NAME COMMAND...
     pids[$name]=$!
 }
 
-# At once, and without the shell's word about it.
+# Kills a process without a message from the shell.
 end() { # NAME
     kill -KILL "${pids[$1]}" 2>/dev/null || true
     wait "${pids[$1]}" 2>/dev/null || true
@@ -149,7 +153,7 @@ fail() { # SIDE WORDS...
     die "$side: $*"
 }
 
-# All of our ports follow this one, below those that the kernel gives to outgoing connections.
+# Finds the first of our ports, below those that the kernel gives to outgoing connections.
 find_ports() {
     local try port
     for ((try = 0; try < 50; try++)); do
@@ -164,18 +168,18 @@ find_ports() {
 
 # --- the sides -----------------------------------------------------------------------------------------------------
 #
-# syncraft: what is measured. lease: the same, where a leader answers reads on its own. etcd, redis: beside it.
+# syncraft: what is measured. lease: syncraft with --read-mode lease. etcd, redis: for comparison.
 
 first_port() { # SIDE
     case $1 in
         syncraft) echo "$base_port" ;;
         lease) echo $((base_port + 3)) ;;
-        etcd) echo $((base_port + 6)) ;; # And three for members among themselves.
+        etcd) echo $((base_port + 6)) ;; # And three more among members.
         redis) echo $((base_port + 12)) ;;
     esac
 }
 
-# The cluster's addresses, each behind a prefix in which N is its number.
+# Prints the cluster's addresses, each after PREFIX with N replaced by the member's number.
 addresses() { # SIDE PREFIX [OFFSET]
     local port id list=
     port=$(($(first_port "$1") + ${3:-0}))
@@ -193,7 +197,7 @@ launch_member() { # SIDE ID
                 --read-mode lease
             ;;
         etcd)
-            # All as it comes, but for the room that a long run may take: 2 GiB would end it.
+            # Defaults, except for the quota: a long run would exceed 2 GiB.
             launch "$1-$2" etcd --name "m$2" --data-dir "$data" --quota-backend-bytes 8589934592 \
                 --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
                 --listen-peer-urls "http://127.0.0.1:$((port + 3))" \
@@ -209,7 +213,7 @@ launch_member() { # SIDE ID
     esac
 }
 
-# Fresh, until its first put is answered.
+# Starts a side with no data, and waits until its first put is answered.
 start() { # SIDE
     local id deadline=$((SECONDS + 30))
     end_side "$1"
@@ -229,7 +233,7 @@ start() { # SIDE
     esac || fail "$1" "does not serve"
 }
 
-# Its leader's id in $leader.
+# Sets $leader to the id of the side's leader.
 find_leader() { # SIDE
     local deadline=$((SECONDS + 30))
     while :; do
@@ -246,7 +250,7 @@ find_leader() { # SIDE
     done
 }
 
-# A line a member: endpoint, id, version, size, whether it leads, ...
+# Prints one line per member: endpoint, id, version, size, whether it leads, ...
 etcd_status() { ETCDCTL_API=3 etcdctl --endpoints "$(addresses etcd '')" endpoint status 2>/dev/null; }
 
 transfer_leader() { # SIDE
@@ -260,7 +264,7 @@ transfer_leader() { # SIDE
     esac >/dev/null || fail "$1" "does not hand over"
 }
 
-# Until all three members serve: a kill must not find a cluster that is two.
+# Waits until all three members serve: a kill must not hit a cluster of two.
 wait_whole() { # SIDE
     local deadline=$((SECONDS + 30))
     until is_whole "$1"; do
@@ -279,10 +283,10 @@ is_whole() { # SIDE
 
 # --- load ----------------------------------------------------------------------------------------------------------
 
-# The program that loads a side, in $load: it prints one line of JSON.
+# Sets $load to the command that loads a side and prints one line of JSON.
 load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
     local common=("$2" --clients "$3" --value-size "$4" --keys "$keys" "$5" "$6") conns=1
-    # Where it is measured what many connections cost.
+    # For the rows that measure the cost of many connections.
     local each=()
     [ -z "$connection_each" ] || each=(--conns "$3")
     case $1 in
@@ -291,8 +295,8 @@ load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
                 --members "$(addresses "$1" N=)")
             ;;
         etcd)
-            # What is best for it on two cores, of 1, 4 and 16 connections and of one and two threads; 4 is a little better
-            # for 1,000 clients.
+            # The best for etcd on two cores, of 1, 4 and 16 connections and of one and two threads:
+            # 1, and for 1,000 clients 4, by a little.
             [ "$3" -le 256 ] || conns=4
             [ -z "$connection_each" ] || conns=$3
             load=("$etcd_load" "${common[@]}" --warm-up-ms "$warm_up_ms" --conns "$conns"
@@ -302,16 +306,17 @@ load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
     esac
 }
 
-# redis-benchmark without --threads, which is best for Redis on two cores but for SET of 1,000 clients: --threads 1 makes
-# that some 7 percent faster, and others slower.
+# redis-benchmark without --threads, which is best for Redis on two cores. Only SET with 1,000
+# clients is faster with --threads 1, by some 7 percent; the others are slower.
 load_redis() { # OPERATION --clients N --value-size BYTES --keys N --seconds|--count N
     local test=set clients=$3 size=$5 keys=$7 count=$9 rate
     if [ "$1" = get ]; then
         test="get"
-        redis_benchmark set 50 "$size" $((keys * 10)) -P 16 >/dev/null # Or it would answer that there is nothing.
+        # So that every get finds a value.
+        redis_benchmark set 50 "$size" $((keys * 10)) -P 16 >/dev/null
     fi
     if [ "$8" = --seconds ]; then
-        # It only takes a count: from a run that also warms it up.
+        # redis-benchmark takes only a count: compute it from a run that also warms up.
         rate=$(redis_benchmark "$test" "$clients" "$size" $((2000 + clients * 50)) | awk -F '"' '{ print int($4) }')
         count=$((rate * $9))
     fi
@@ -324,7 +329,7 @@ redis_benchmark() { # TEST CLIENTS SIZE COUNT ARGUMENT...
         tail -n 1
 }
 
-# A number or a text of what a load has printed, from standard input; each name is in it once.
+# Prints the field $1 of the JSON on standard input, in which each name occurs once.
 field() { sed -n -e "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" -e t -e "s/.*\"$1\": *\([^,}]*\).*/\1/p"; }
 
 check_errors() { # SIDE JSON
@@ -337,11 +342,11 @@ check_errors() { # SIDE JSON
 
 # --- measurements --------------------------------------------------------------------------------------------------
 #
-# Sides take turns, so that a machine that becomes slower or faster does so for all.
+# Sides take turns, so that a change in the machine's speed affects all of them.
 
 declare -A samples=() # By ROW/SIDE/METRIC: numbers.
 declare -a load=() warnings=()
-durability='' reads='' # What our cluster says that it runs with.
+durability='' reads='' # What our cluster reports about itself.
 
 sample() { samples[$1]+="$2 "; }
 
@@ -375,7 +380,7 @@ measure_cold_start() {
 
 milliseconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.0f", (to - from) * 1000 }'; }
 
-# The largest that any member has been so far.
+# The peak memory of the largest member so far.
 measure_memory() { # ROW
     local side name
     for side in "${sides[@]}"; do
@@ -399,7 +404,7 @@ measure_cpu() {
     done
 }
 
-# Of all members, as user and in the kernel.
+# Prints the processor time of all members, in user mode and in the kernel.
 cpu_seconds() { # SIDE
     local name
     for name in "${!pids[@]}"; do
@@ -407,7 +412,7 @@ cpu_seconds() { # SIDE
     done | awk -v per_second="$(getconf CLK_TCK)" '{ sum += $12 + $13 } END { print sum / per_second }'
 }
 
-# How long clients are not served: the longest that any put takes while the leader is killed, or hands over.
+# Measures the outage for clients: the longest put while the leader is killed or hands over.
 measure_outage() { # kill|transfer
     local run side
     for ((run = 1; run <= kills; run++)); do
@@ -422,7 +427,8 @@ measure_outage() { # kill|transfer
 
 outage() { # SIDE kill|transfer
     local seconds=4 json
-    # It takes about two seconds to elect another, and a put that never ends would not be the longest.
+    # etcd takes about two seconds to elect a leader, and a put that never ends would not be
+    # counted.
     [ "$1/$2" != etcd/kill ] || seconds=7
     wait_whole "$1"
     find_leader "$1"
@@ -449,7 +455,7 @@ median() { # NUMBER...
 # shellcheck disable=SC2086 # Numbers, to be split.
 median_of() { median ${samples[$1]:-}; } # ROW/SIDE/METRIC
 
-# Three digits that say something, and commas between thousands.
+# Rounds to three significant digits, with commas between thousands.
 round() {
     awk 'NF == 0 { next } {
         text = sprintf($1 >= 100 || $1 == int($1) ? "%.0f" : $1 >= 10 ? "%.1f" : "%.2f", $1)
@@ -519,7 +525,7 @@ print_machine() {
     printf -- '- Command: `%s`.\n' "$command_line"
 }
 
-# Of the source, if the binary was built from it.
+# The revision of the source, if the binary was built from it.
 revision() {
     [ -z "${SYNCRAFT_BIN:-}" ] || return 0
     git -C "$root" describe --always --dirty --exclude '*' 2>/dev/null | sed 's/^/ at /' || true
@@ -528,23 +534,33 @@ revision() {
 # shellcheck disable=SC2016
 print_sides() {
     local theirs=
-    printf -- '- syncraft: three members, default settings. Durability: %s; reads: %s. Its load, `syncraft bench`, goes to the' \
-        "$durability" "$reads"
-    printf ' leader over a connection for each 32 clients, from 1 to 4, if the row does not say otherwise.\n'
+    cat <<SIDE
+- syncraft: three members, default settings.
+  Durability: $durability.
+  Reads: $reads.
+  The load, \`syncraft bench\`, goes to the leader over one connection for every 32 clients, from 1 to
+  4, unless the row says otherwise.
+SIDE
     if has_side etcd; then
         theirs=etcd
-        printf -- '- etcd: three members, default settings but for 8 GiB of room, linearizable gets; its load,'
-        printf ' `scripts/etcd-load`, goes to the leader over 1 connection, for 1,000 clients over 4: its best.\n'
+        cat <<'SIDE'
+- etcd: three members, default settings except for a quota of 8 GiB; linearizable gets.
+  The load, `scripts/etcd-load`, goes to the leader over 1 connection, and over 4 for 1,000 clients,
+  which is best for etcd.
+SIDE
     fi
     if has_side redis; then
         theirs+=${theirs:+ or }Redis
-        printf -- '- Redis: one process, nothing replicated, `appendonly yes`, `appendfsync always`; its load is'
-        printf ' `redis-benchmark`, a connection for each client, without pipelining.\n'
+        cat <<'SIDE'
+- Redis: one process, no replication, `appendonly yes`, `appendfsync always`.
+  The load is `redis-benchmark`, one connection per client, without pipelining.
+SIDE
     fi
-    printf -- '- The load runs on this machine, too. Each client makes its next call, for one of %s keys,' \
-        "$(round <<<"$keys")"
-    printf ' when its last is answered. A number is the median of %s run(s) of %s s%s.\n' "$runs" "$seconds" \
-        "$([ ${#sides[@]} -eq 1 ] || echo ', in turns')"
+    cat <<SIDE
+- The load runs on the same machine. Each client picks one of $(round <<<"$keys") keys and makes its next call
+  when the last one is answered. Each number is the median of $runs run(s) of $seconds s$(
+        [ ${#sides[@]} -eq 1 ] || echo ', in turns').
+SIDE
     [ -z "$theirs" ] || printf -- '- "Ratio" is syncraft divided by %s.\n' "$theirs"
 }
 
@@ -582,7 +598,7 @@ clients_words() { if [ "$1" -eq 1 ]; then echo "1 client"; else echo "$(round <<
 
 if has_side etcd; then need etcd etcdctl cargo; fi
 if has_side redis; then need redis-server redis-benchmark redis-cli; fi
-# A thousand clients are a thousand sockets, at both ends.
+# A thousand clients need a thousand sockets at each end.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 build
 make_work
@@ -607,7 +623,7 @@ measure_memory memory-large
 measure_outage kill
 measure_outage transfer
 
-# In the place of the first cluster, beside nothing but Redis: etcd has no such reads.
+# Replaces the first cluster. Compared only with Redis: etcd has no such reads.
 end_side syncraft
 end_side etcd
 start lease

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A cluster of syncraft members on this machine, each a process of its own.
+# Runs a cluster of syncraft members on this machine, each as a process of its own.
 #
-# What it says is what the members say themselves: a member serves when its own process answers at its port, whatever else
-# may listen there. And it finds its members by how they were started, not by files that may be gone.
+# It reports what the members themselves report: a member serves when its own process answers at its
+# port, whatever else may listen there. It finds members by their command lines, not by pid files,
+# which may be gone.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/cluster.sh`.
 set +o posix                                      # For a `sh` that is bash.
 set -euo pipefail
-# Settings of single members, which would be those of all.
+# These would apply to every member, but are settings of a single one.
 unset CDPATH SYNCRAFT_ID SYNCRAFT_LISTEN SYNCRAFT_DATA_DIR
-# Failures to write are found where they happen, and do not end the script or its members: a reader of its output that has
-# gone (`| head`), and a limit on the size of files.
+# Failed writes are handled where they happen. Without this, a reader of the output that has gone
+# away (`| head`) or a limit on the size of files would end the script or its members.
 trap '' PIPE XFSZ
 
 usage() {
@@ -18,34 +19,35 @@ usage: scripts/cluster.sh COMMAND
 
   start        build if needed, start every member that is not running, wait until a leader serves
   stop         stop every member cleanly
-  status       ask every member how it is; fails unless a leader serves
+  status       show the state of every member; fails unless a leader serves
   kill ID      end a member at once, as a crash would (kill -9)
-  restart ID   stop a member if it runs, and start it again
+  restart ID   stop a member if it is running, then start it
   pause ID     freeze a member (SIGSTOP)
-  resume ID    let a frozen member go on (SIGCONT)
-  wipe         remove the data and logs of a cluster that is stopped
+  resume ID    let a frozen member continue (SIGCONT)
+  wipe         remove the data and logs of a stopped cluster
 
-environment (kept in DIR/cluster.conf from the first start on):
-  NODES        how many members, 1 to 15 (3)
-  BASE_PORT    member N listens on 127.0.0.1, port BASE_PORT + N - 1 (7001)
-  DIR          data DIR/N, logs DIR/N.log, pids DIR/N.pid (the directory "cluster" beside scripts/)
-  SYNCRAFT_BIN a syncraft binary to use instead of building one
+environment (the first start writes NODES and BASE_PORT to DIR/cluster.conf; later ones keep them):
+  NODES        number of members, 1 to 15 (default 3)
+  BASE_PORT    member N listens on 127.0.0.1, port BASE_PORT + N - 1 (default 7001)
+  DIR          holds data in DIR/N, logs in DIR/N.log, pids in DIR/N.pid (default: the directory
+               "cluster" beside scripts/)
+  SYNCRAFT_BIN the syncraft binary to use; without it, one is built
 USAGE
 }
 
-# Where it cannot be written, nobody is there to be told.
+# If output cannot be written, nobody is there to be told.
 say() { printf '%s\n' "$*" 2>/dev/null || true; }
 complain() { printf 'cluster.sh: %s\n' "$*" >&2 || true; }
 die() { complain "$@"; exit 1; }
 misuse() { complain "$@"; usage >&2 || true; exit 2; }
 
-# Runs a command that may fail, and says what could not be done, and why, in the words of the system.
+# Runs a command. If it fails, prints SENTENCE and the system's error message, and exits.
 try() { # SENTENCE COMMAND...
     local sentence=$1 why
     shift
     why=$("$@" 2>&1) || die "$sentence${why:+: ${why##*: }}"
 }
-# A file that could not be written is not left empty.
+# If the write fails, no empty file is left behind.
 write() { printf '%s\n' "$2" >"$1" || { rm -f "$1" && return 1; }; } # FILE LINE
 touch_end() { : >>"$1"; }                                            # FILE
 
@@ -61,7 +63,8 @@ while [ "${dir%/}" != "$dir" ] && [ "$dir" != / ]; do dir=${dir%/}; done
 is_link=
 if [ -L "$dir" ]; then is_link=yes; fi
 
-# One spelling, however it was given: members are recognised by it. A directory that is gone may have members still.
+# Gives DIR one spelling, because members are recognised by it. A directory that is gone may still
+# have running members.
 resolve_dir() {
     local parent
     if [ -d "$dir" ]; then
@@ -75,10 +78,11 @@ resolve_dir
 nodes=${NODES:-3}
 base_port=${BASE_PORT:-7001}
 
-# Without a leading zero, which arithmetic would read as octal.
+# No leading zero: arithmetic would read the number as octal.
 is_number() { case $1 in '' | *[!0-9]* | 0?* | ??????*) return 1 ;; esac }
 
-# The cluster that is in DIR is what it was at its first start: its members' data belongs to those ports.
+# A cluster keeps the NODES and BASE_PORT of its first start: its members' data belongs to those
+# ports.
 load_conf() {
     is_number "$nodes" && [ "$nodes" -ge 1 ] && [ "$nodes" -le 15 ] || misuse "NODES is \"$nodes\": a number from 1 to 15"
     is_number "$base_port" && [ "$base_port" -ge 1 ] && [ $((base_port + nodes - 1)) -le 65535 ] ||
@@ -96,7 +100,7 @@ load_conf() {
 
 save_conf() {
     local target=$dir
-    # A link to a directory that is not there: that is the one to make.
+    # DIR is a link to a directory that does not exist: make that directory.
     if [ -L "$dir" ] && [ ! -e "$dir" ]; then
         target=$(readlink "$dir")
         case $target in /*) ;; *) target=$(dirname "$dir")/$target ;; esac
@@ -104,7 +108,7 @@ save_conf() {
     try "cannot make $target" mkdir -p "$target"
     resolve_dir
     [ ! -f "$conf" ] || return 0
-    # Under its own name it is whole or not there.
+    # Renamed into place, so that it is either complete or absent.
     try "cannot write $conf" write "$conf.new" "$nodes $base_port"
     try "cannot write $conf" mv "$conf.new" "$conf"
 }
@@ -127,23 +131,23 @@ build() {
         local quiet=--quiet
         if [ ! -x "$bin" ]; then
             quiet=
-            say "building: the first time takes a few minutes"
+            say "building: this takes a few minutes the first time"
         fi
         (cd "$root" && cargo build --release --locked $quiet --bin syncraft) || die "the build failed"
     fi
 }
 
-need_bin() { [ -x "$bin" ] || die "there is no $bin: is Rust (cargo) installed, or SYNCRAFT_BIN right?"; }
+need_bin() { [ -x "$bin" ] || die "there is no $bin: install Rust (cargo), or correct SYNCRAFT_BIN"; }
 
 # --- one member ----------------------------------------------------------------------------------------------------
 
-# Sets running[ID] to the processes of each member whose data is in DIR, found by how they were started: files that name
-# them may be missing, or name others by now.
+# Sets running[ID] to the processes of each member whose data is in DIR. Finds them by their command
+# lines: pid files may be missing, or name other processes by now.
 look() {
     local file pid args id
     running=()
     if [ -r /proc/self/cmdline ]; then
-        # One look at all processes, and a close one at those that name DIR.
+        # One grep over all processes, then a closer look at those that name DIR.
         for file in $(grep -lF -e "$dir/" /proc/[0-9]*/cmdline 2>/dev/null); do
             pid=${file#/proc/} pid=${pid%/cmdline}
             look_at "$pid"
@@ -172,7 +176,7 @@ look_at() { # PID
 
 found() { running[$1]="${running[$1]:-}${running[$1]:+ }$2"; } # ID PID
 
-# Sets said[ID] to the process that answers at the port of each member, by its own word.
+# Sets said[ID] to the pid that each member's port reports.
 ask() {
     local json id answer
     said=()
@@ -200,29 +204,29 @@ launch() { # ID
     local detach=nohup log=$dir/$1.log
     if command -v setsid >/dev/null; then detach=setsid; fi
     try "cannot write $log" touch_end "$log"
-    # Where this run's lines begin: a member that fails is quoted from there.
+    # Where this run's log lines begin: last_words quotes from there.
     log_offset[$1]=0
     if [ -f "$log" ]; then log_offset[$1]=$(wc -c <"$log"); fi
     try "cannot write $dir/$1.pid" write "$dir/$1.pid" starting
-    # It writes its number down before it becomes the member: none runs without.
+    # The shell writes its pid before it becomes the member, so every running member has a pid file.
     sh -c 'printf "%s\n" "$$" >"$1" && shift && exec "$@"' sh "$dir/$1.pid" \
         "$detach" "$bin" server --id "$1" --members "$(members)" --data-dir "$dir/$1" \
         </dev/null >>"$log" 2>&1 &
     launched[$1]=$!
 }
 
-# Whether a member that was launched is still there. Between fork and exec it is not yet recognisable by its command line.
+# Whether a launched member is still running. Between fork and exec, its command line does not tell.
 is_up() { kill -0 "${launched[$1]}" 2>/dev/null; }
 
 last_words() { # ID
     local lines
-    # A log may be a link to a device, which may have no end.
+    # A log may be a link to a device, which may be endless.
     lines=$([ -f "$dir/$1.log" ] && tail -c "+$((log_offset[$1] + 1))" "$dir/$1.log" 2>/dev/null | grep -v '^[[:space:]]*$') ||
         lines="it said nothing: is there room left in $dir?"
     printf '%s\n' "$lines" | grep '^syncraft: ' | tail -n 1 || printf '%s\n' "$lines" | tail -n 3
 }
 
-# Waits until every member that was launched has answered at its port, or has ended: then it fails.
+# Waits until every launched member has answered at its port. Fails if one of them ends.
 wait_launched() {
     local deadline=$((SECONDS + ready_seconds)) id waiting
     while ask; do
@@ -234,7 +238,7 @@ wait_launched() {
         sleep 0.05
     done
     check_launched
-    [ -z "$waiting" ] || die "member(s)$waiting run and do not answer within $ready_seconds s; the logs are in $dir"
+    [ -z "$waiting" ] || die "member(s)$waiting are running but did not answer within $ready_seconds s; the logs are in $dir"
 }
 
 check_launched() {
@@ -248,10 +252,10 @@ check_launched() {
     [ -n "$failed" ] || return 0
     look
     local ids="${!running[*]}"
-    die "see $dir/N.log of member(s)$failed; members that run: ${ids:-none}"
+    die "see $dir/N.log of member(s)$failed; running members: ${ids:-none}"
 }
 
-# Waits until a leader serves; fails as soon as a member that was launched is gone.
+# Waits until a leader serves. Fails as soon as a launched member ends.
 wait_ready() {
     local deadline=$((SECONDS + ready_seconds)) why
     until why=$("$bin" wait-ready --members "$(members)" --timeout 500ms 2>&1); do
@@ -262,10 +266,10 @@ wait_ready() {
     check_ports
 }
 
-# SIGTERM to all that are given, a bounded wait, then kill -9.
+# Sends SIGTERM to the given members, waits for a bounded time, then kills them.
 end_members() { # ID...
     local id
-    # A frozen process takes no SIGTERM until it goes on.
+    # A frozen process handles SIGTERM only after it continues.
     send TERM "$@"
     send CONT "$@"
     if ! wait_gone "$@"; then
@@ -273,7 +277,7 @@ end_members() { # ID...
             [ -z "${running[$id]:-}" ] || say "member $id did not stop within $stop_seconds s: killed"
         done
         send KILL "$@"
-        wait_gone "$@" || die "killed processes are still there: ${running[*]}"
+        wait_gone "$@" || die "these processes were killed but still exist: ${running[*]}"
     fi
     for id in "$@"; do rm -f "$dir/$id.pid"; done
 }
@@ -285,7 +289,7 @@ send() { # SIGNAL ID...
     for id in "$@"; do
         for pid in ${running[$id]:-}; do
             kill "-$signal" "$pid" 2>/dev/null && continue
-            # It may have ended meanwhile.
+            # The process may have ended in the meantime.
             look
             case " ${running[$id]:-} " in
                 *" $pid "*) die "process $pid, member $id, cannot be signalled: is it another user's?" ;;
@@ -294,7 +298,7 @@ send() { # SIGNAL ID...
     done
 }
 
-# Whether none of these runs, after a bounded wait.
+# Waits for a bounded time until none of these runs. Fails if one still does.
 wait_gone() { # ID...
     local id deadline=$((SECONDS + stop_seconds))
     for id in "$@"; do
@@ -308,9 +312,9 @@ wait_gone() { # ID...
 is_running() { look && [ -n "${running[$1]:-}" ]; } # ID
 
 need_id() {
-    [ $# -eq 1 ] || misuse "which member? Give its id"
+    [ $# -eq 1 ] || misuse "give the id of one member"
     is_number "$1" && [ "$1" -ge 1 ] && [ "$1" -le "$nodes" ] ||
-        misuse "\"$1\" is not a member: 1 to $nodes"
+        misuse "there is no member \"$1\": give an id from 1 to $nodes"
 }
 
 need_running() { is_running "$1" || die "member $1 is not running"; }
@@ -335,7 +339,7 @@ how_to_talk() {
 start() {
     build
     need_bin
-    # Before anything is written or started.
+    # Checked before anything is written or started.
     check_ports
     save_conf
     local id
@@ -351,7 +355,7 @@ start() {
 }
 
 stop() {
-    # Also members that cluster.conf does not know.
+    # This includes members that cluster.conf does not know.
     look
     if [ ${#running[@]} -gt 0 ]; then end_members "${!running[@]}"; fi
     say "stopped"
@@ -396,7 +400,7 @@ wipe() {
         return
     fi
     for id in $(all_ids); do
-        # A link to another disk stays, and what it leads to is emptied.
+        # A link to another disk stays; the directory that it leads to is emptied.
         if [ -L "$dir/$id" ] && [ -d "$dir/$id" ]; then
             try "cannot empty $dir/$id" find "$dir/$id/" -mindepth 1 -delete
         else
@@ -405,13 +409,13 @@ wipe() {
         try "cannot remove $dir/$id.log" rm -f "$dir/$id.log" "$dir/$id.pid"
     done
     try "cannot remove $conf" rm -f "$conf"
-    # What else is in there is not ours; and a link stays of use.
+    # Other files in DIR are not ours. A link is still useful.
     if [ -z "$is_link" ]; then rmdir "$dir" 2>/dev/null || true; fi
     say "wiped $dir"
 }
 
 declare -a launched=() log_offset=() running=() said=()
-[ $# -ge 1 ] || misuse "which command?"
+[ $# -ge 1 ] || misuse "a command is missing"
 command=$1
 shift
 case $command in
@@ -426,8 +430,8 @@ case $command in
     stop) stop ;;
     status) status ;;
     wipe) wipe ;;
-    kill) need_id "$@"; signal KILL "$1"; wait_gone "$1" || die "member $1 is killed and still there"; rm -f "$dir/$1.pid"; say "member $1 is killed" ;;
+    kill) need_id "$@"; signal KILL "$1"; wait_gone "$1" || die "member $1 was killed but still exists"; rm -f "$dir/$1.pid"; say "member $1 is killed" ;;
     restart) need_id "$@"; restart "$1" ;;
     pause) need_id "$@"; signal STOP "$1"; say "member $1 is paused" ;;
-    resume) need_id "$@"; signal CONT "$1"; say "member $1 goes on" ;;
+    resume) need_id "$@"; signal CONT "$1"; say "member $1 continues" ;;
 esac

@@ -1,37 +1,41 @@
 #!/usr/bin/env bash
-# Puts known bugs into the code, one at a time, and checks that each is still caught: scripts/mutants.sh [NAME...]
-# The bugs are tests/mutants/NAME.patch; tests/BUGS.md has a table of them. Needs bash, git and Rust, and nothing else.
+# Puts known bugs into the code, one at a time, and checks that the tests still catch each of them:
+#   scripts/mutants.sh [NAME...]
+# The bugs are tests/mutants/NAME.patch; tests/BUGS.md has a table of them. Needs bash, git and
+# Rust, and nothing else.
 #
 # A patch begins with a sentence that says what is broken, and one of these lines:
-#   seed: N           the simulator (tests/sim) notices it when it runs this seed
-#   test: raft NAME   a test notices it: cargo test --test raft NAME
-# With the bug the code must build and the run must fail; without it the same run must pass. What a seed does changes with
-# the simulator and with the code. If a recorded seed misses its bug, the first FALLBACK_SEEDS seeds are tried, and one that
-# fails is as good. Other uses:
-#   scripts/mutants.sh --find NAME...     records in the patch the seed that catches the bug now, of up to FIND_SEEDS
+#   seed: N           the simulator (tests/sim) catches the bug with this seed
+#   test: raft NAME   a test catches the bug: cargo test --test raft NAME
+# With the bug, the code must build and the run must fail. Without the bug, the same run must pass.
+# The events of a seed change with the simulator and the code. If the recorded seed misses the bug,
+# the script tries the first FALLBACK_SEEDS seeds, and accepts one that fails. Other uses:
+#   scripts/mutants.sh --find NAME...     records in each patch the first of FIND_SEEDS seeds that
+#                                         catches the bug now
 #   scripts/mutants.sh --fits [NAME...]   only checks that each patch applies; builds nothing
 #
-# The bugs are built in a copy of the tree, target/mutants/tree. Dependencies, and the programs without any bug, come from
-# the usual target directory, so that what `cargo test` has built is not built again. All bugs together take about ten
-# minutes on two idle cores.
-# Exit status: 0 if all are caught; 1 if one is not, or its patch does not apply or does not build any more.
+# The bugs are built in a copy of the tree, target/mutants/tree. Dependencies, and programs without a
+# bug, come from the usual target directory, so nothing that `cargo test` has built is built again.
+# All bugs together take about ten minutes on two idle cores.
+#
+# Exit status: 0 if all bugs are caught; 1 if one is not caught, or its patch does not apply or build.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/mutants.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 FALLBACK_SEEDS=300
 FIND_SEEDS=10000
-# A bug that makes the simulator run without end is not caught.
+# A bug that makes the simulator run for ever counts as not caught.
 SECONDS_MAX=900
 
 work=$PWD/target/mutants
 tree=$work/tree
 log=$work/log
 export SYNCRAFT_SIM_SHRINK=0
-# The copy is not a part of this repository, for git.
+# Keeps git from taking the copy for a part of this repository.
 export GIT_CEILING_DIRECTORIES=$work
 
-# Only files that differ are written, so that builds are incremental.
+# Writes only files that differ, so that builds stay incremental.
 copy_tree() {
     mkdir -p "$tree"
     local file
@@ -46,9 +50,10 @@ copy_tree() {
     done < <(find "$tree" -type f -print0)
 }
 
-# Runs cargo in the copy. Dependencies are built in, and come from, the usual target directory. Cargo gives crates of the
-# same name and path in a workspace the same file names, and the copy's would replace ours: the number of codegen units
-# sets them apart. A program that is finished has the same name all the same, and goes to a directory of its own.
+# Runs cargo in the copy, with dependencies from the usual target directory. Cargo gives crates of
+# the same name and path in a workspace the same file names, so the copy's crates would replace
+# ours: another number of codegen units gives them other names. Finished programs still have the
+# same name, so they go to a directory of their own.
 cargo_in_tree() {
     local usual crate options=()
     usual=$(realpath -m "${CARGO_TARGET_DIR:-target}")
@@ -59,7 +64,7 @@ cargo_in_tree() {
     (cd "$tree" && CARGO_BUILD_BUILD_DIR=$usual CARGO_TARGET_DIR=$work/build cargo "$@" "${options[@]}")
 }
 
-# Builds the test binary $1, with the command that is given behind it; `built` is then its path.
+# Builds the test binary $1 with the command in the other arguments. Sets `built` to its path.
 build() {
     local target=$1
     shift
@@ -69,22 +74,22 @@ build() {
     built=$(realpath "$built")
 }
 
-# Runs the test binary $1 with the variable $2=$3 of the simulator. True if nothing fails.
+# Runs the test binary $1 with the simulator's variable $2=$3. Succeeds if nothing fails.
 run_seeds() {
     env "$2=$3" timeout "$SECONDS_MAX" "$1" --exact --nocapture no_seed_breaks_a_promise >"$log" 2>&1
 }
 
-# Runs in the test binary $1 what is named $2.
+# Runs the test $2 of the test binary $1.
 run_test() {
     "$1" --exact "$2" >"$log" 2>&1
 }
 
-# What the last run says is broken: the first line of its panic; for an assertion that compares, what it is about.
+# What the last run found broken: the first line of its panic, or the message of its assertion.
 violation() {
     sed -n '/panicked at/{n;s/^seed [0-9]*: //;s/^assertion `[^`]*` failed: //;p;q;}' "$log" | cut -c -110
 }
 
-# The value of the line "$2: value" in the patch $1.
+# Prints the value of the line "$2: value" in the patch $1.
 field() {
     sed -n "/^diff /q;s/^$2: //p" "$1"
 }
@@ -93,12 +98,12 @@ say() {
     printf '%-42s %-6s %s\n' "$1" "$2" "$3"
 }
 
-# The seed that fails among the first $2, in the binary $1; nothing if none does.
+# Prints the first of $2 seeds that fails in the binary $1, or nothing.
 search() {
     run_seeds "$1" SYNCRAFT_SIM_SEEDS "$2" || sed -n 's/^seed \([0-9]*\) failed: .*/\1/p' "$log"
 }
 
-# With the patch applied: is it caught? Fails if not.
+# With the patch applied: fails if the simulator does not catch the bug.
 check_seed() {
     local name=$1 patch=$2 seed found
     seed=$(field "$patch" seed)
@@ -113,7 +118,7 @@ check_seed() {
             sed -i "s/^seed: .*/seed: $found/" "$patch"
             say "$name" "$found" "$(violation)"
         else
-            say "$name" "$found" "$(violation) (recorded is $seed: renew)"
+            say "$name" "$found" "$(violation) (the recorded seed, $seed, misses it: run --find)"
         fi
     fi
     run_seeds "${sound[sim]}" SYNCRAFT_SIM_SEED "$found" \
@@ -131,7 +136,7 @@ check_test() {
         || { say "$name" "" "FAILS WITHOUT THE BUG, TOO: $test" && return 1; }
 }
 
-# Puts the bug in, and takes it out again.
+# Puts the bug in, checks it, and takes it out again.
 check() {
     local name=$1 patch=$PWD/tests/mutants/$1.patch is_caught=true
     git -C "$tree" apply "$patch" 2>"$log" || { say "$name" "" "DOES NOT APPLY: $log" && return 1; }
@@ -171,7 +176,7 @@ if $is_fits; then
 fi
 
 copy_tree
-# Without any bug, to tell a bug from what fails anyhow.
+# Builds without bugs, to tell a bug from a run that fails anyway.
 declare -A sound=()
 for name in "${names[@]}"; do
     target=$(field "tests/mutants/$name.patch" test)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the simulator with fresh seeds on all cores for so many minutes: scripts/soak.sh MINUTES [FIRST_SEED]
-# Prints what it has done every ten seconds and at the end. Stops at the first violation, names its seed and says how to
-# replay it; the exit status is then not zero. A time of "5s" means seconds. SOAK_PROFILE is the profile of the build (release).
-# Needs Rust and nothing else.
+# Runs the simulator with fresh seeds on all cores: scripts/soak.sh MINUTES [FIRST_SEED] Prints its
+# progress every ten seconds and a summary at the end. At the first violation it stops, names the
+# seed, says how to replay it, and exits with a status other than 0. A time of "5s" means seconds.
+# SOAK_PROFILE is the cargo profile of the build (default: release). Needs Rust and nothing else.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/soak.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +11,7 @@ usage="usage: scripts/soak.sh MINUTES|SECONDSs [FIRST_SEED]"
 [[ ${1:-} =~ ^([0-9]+)(s?)$ ]] || { echo "$usage" >&2 && exit 2; }
 seconds=$((10#${BASH_REMATCH[1]}))
 [[ ${BASH_REMATCH[2]} == s ]] || seconds=$((seconds * 60))
-# Six random bytes: no two soaks run the same seeds.
+# Six random bytes, so that no two soaks run the same seeds.
 from=$((16#$(od -An -N6 -tx1 /dev/urandom | tr -d ' \n')))
 from=${2:-$from}
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must pass before a change is merged. Needs Rust and nothing else; stops at the first failure.
+# Runs everything that must pass before a change is merged. Stops at the first failure. Needs Rust
+# and nothing else.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/test.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -34,13 +35,13 @@ done
 run cargo package --locked --offline --no-verify --allow-dirty --quiet \
     -p syncraft-types -p syncraft-build -p syncraft-rpc -p syncraft-raft -p syncraft
 run cargo test --locked --workspace
-# What only people run otherwise: examples, benchmarks and scripts, each as briefly as it can be.
+# Examples, benchmarks and scripts, each as briefly as possible: no test runs them.
 run cargo run --locked --example embedded_cluster
 run cargo test --locked --workspace --bench core --bench log --bench store --bench snapshot --bench frames
 run cargo test --locked --workspace --bench echo -- --seconds 0.1 --turns 1
 run cargo test --locked --workspace --bench fairness -- --calls 20
 run env SOAK_PROFILE=test scripts/soak.sh 5s 0
-# One bug for the simulator and one for a test.
+# One bug that the simulator must catch, and one that a test must catch.
 run scripts/mutants.sh vote_not_persisted answers_while_it_asks
 run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 printf '\n== all passed\n'

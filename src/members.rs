@@ -1,8 +1,8 @@
-//! Who is in the cluster and where: `1=127.0.0.1:7001,2=127.0.0.1:7002,3=127.0.0.1:7003`.
+//! The list of members and their addresses: `1=127.0.0.1:7001,2=127.0.0.1:7002,3=127.0.0.1:7003`.
 //!
 //! An address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. Names
 //! are resolved at each connect, not here. An IPv6 address may have a zone, `[fe80::1%eth0]:7001`,
-//! which means an interface of the machine that uses the address.
+//! which names an interface of the machine that uses the address.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,31 +10,31 @@ use std::str::FromStr;
 
 pub use syncraft_types::MemberId;
 
-/// The most members a cluster may have. Past a handful each further one only makes commits slower.
+/// The most members a cluster may have. Beyond a handful, each further member only slows commits.
 pub const MEMBERS_MAX: usize = 15;
 
-/// The members of a cluster, by id. At least one; no id and no address is there twice.
+/// The members of a cluster, by id: at least one. No id and no address occurs twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members(BTreeMap<MemberId, String>);
 
-/// Why a list of members is refused. One line each, with the part at fault quoted.
+/// Why a list of members is refused. `Display` is one line that quotes the part at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MembersError {
-    /// Nothing in it.
+    /// The list is empty.
     #[error("the list of members is empty")]
     Empty,
     /// Two commas in a row, or one at an end.
-    #[error("the list of members has an empty place: {0:?}")]
+    #[error("the list of members has an empty entry: {0:?}")]
     EmptyPart(String),
     /// A part without `=`.
     #[error("{0:?} is not ID=HOST:PORT")]
     NotAPair(String),
-    /// The id is no number from 1 up.
-    #[error("{part:?}: the id {id:?} is not a number from 1 up")]
+    /// The id is not a positive number.
+    #[error("{part:?}: the id {id:?} is not a positive number")]
     BadId {
         /// The part at fault.
         part: String,
-        /// What stands before its `=`.
+        /// The text before its `=`.
         id: String,
     },
     /// The address is not `host:port`.
@@ -45,7 +45,7 @@ pub enum MembersError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// One id twice.
+    /// An id occurs twice.
     #[error("{part:?}: member {id} is already in the list, as {addr}")]
     DuplicateId {
         /// The part at fault.
@@ -55,11 +55,11 @@ pub enum MembersError {
         /// The address that it had first.
         addr: String,
     },
-    /// One address twice.
+    /// An address occurs twice.
     #[error("{0:?}: that address is already in the list")]
     DuplicateAddress(String),
     /// More than [`MEMBERS_MAX`].
-    #[error("{0} members are too many: at most {MEMBERS_MAX}")]
+    #[error("{0} members are too many: the most is {MEMBERS_MAX}")]
     TooMany(usize),
 }
 
@@ -147,7 +147,7 @@ impl FromStr for Members {
     }
 }
 
-/// The list as it is parsed.
+/// The form that is parsed.
 impl fmt::Display for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (id, addr)) in self.iter().enumerate() {
@@ -179,7 +179,7 @@ pub(crate) fn parse_id(part: &str, id: &str) -> Result<MemberId, MembersError> {
     }
 }
 
-/// Refuses what can be no `host:port`, with words for the usual mistakes.
+/// Refuses everything that cannot be `host:port`, with a message for each usual mistake.
 pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
     let refuse = |why| Err(MembersError::BadAddress { part: part.to_owned(), why });
     if addr.contains(|c: char| c.is_whitespace() || c == '=' || c == '/') {
@@ -194,14 +194,16 @@ pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
         let inner = &host[1..host.len() - 1];
         let (ip, zone) = inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
         if ip.parse::<std::net::Ipv6Addr>().is_err() {
-            return refuse("what stands in brackets is not an IPv6 address");
+            return refuse("the part in brackets is not an IPv6 address");
         }
         if zone.is_some_and(|zone| !is_zone(zone)) {
-            return refuse("behind the '%' of an IPv6 address stands the name of an interface");
+            return refuse(
+                "the zone of an IPv6 address, after '%', must be the name of an interface",
+            );
         }
     }
     if !is_bracketed && host.contains([':', '[', ']']) {
-        return refuse("an IPv6 address stands in brackets, and a port after it");
+        return refuse("an IPv6 address needs brackets, and a port after them");
     }
     match port.parse::<u16>() {
         Ok(1..) if port.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
@@ -209,7 +211,7 @@ pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
     }
 }
 
-/// A name or a number of an interface, for all that can be known without asking this machine.
+/// Whether this can be the name or number of an interface, without asking the machine.
 fn is_zone(zone: &str) -> bool {
     !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b))
 }
@@ -238,16 +240,16 @@ mod tests {
     fn each_mistake_has_its_own_line() {
         check("", Err("the list of members is empty"));
         check("  ", Err("the list of members is empty"));
-        check("1=a:1,", Err("the list of members has an empty place: \"1=a:1,\""));
-        check("1=a:1,,2=b:2", Err("the list of members has an empty place: \"1=a:1,,2=b:2\""));
+        check("1=a:1,", Err("the list of members has an empty entry: \"1=a:1,\""));
+        check("1=a:1,,2=b:2", Err("the list of members has an empty entry: \"1=a:1,,2=b:2\""));
         check("127.0.0.1:7001", Err("\"127.0.0.1:7001\" is not ID=HOST:PORT"));
-        check("0=a:1", Err("\"0=a:1\": the id \"0\" is not a number from 1 up"));
-        check("+1=a:1", Err("\"+1=a:1\": the id \"+1\" is not a number from 1 up"));
-        check("=a:1", Err("\"=a:1\": the id \"\" is not a number from 1 up"));
+        check("0=a:1", Err("\"0=a:1\": the id \"0\" is not a positive number"));
+        check("+1=a:1", Err("\"+1=a:1\": the id \"+1\" is not a positive number"));
+        check("=a:1", Err("\"=a:1\": the id \"\" is not a positive number"));
         check(
             "99999999999999999999=a:1",
             Err(
-                "\"99999999999999999999=a:1\": the id \"99999999999999999999\" is not a number from 1 up",
+                "\"99999999999999999999=a:1\": the id \"99999999999999999999\" is not a positive number",
             ),
         );
         check("1=a", Err("\"1=a\": the port is missing"));
@@ -258,21 +260,15 @@ mod tests {
         check("1=a:", Err("\"1=a:\": the port is not a number from 1 to 65535"));
         check(
             "1=::1:7001",
-            Err("\"1=::1:7001\": an IPv6 address stands in brackets, and a port after it"),
+            Err("\"1=::1:7001\": an IPv6 address needs brackets, and a port after them"),
         );
-        check(
-            "1=[::1]",
-            Err("\"1=[::1]\": an IPv6 address stands in brackets, and a port after it"),
-        );
-        check("1=[zz]:1", Err("\"1=[zz]:1\": what stands in brackets is not an IPv6 address"));
+        check("1=[::1]", Err("\"1=[::1]\": an IPv6 address needs brackets, and a port after them"));
+        check("1=[zz]:1", Err("\"1=[zz]:1\": the part in brackets is not an IPv6 address"));
         for list in ["1=[fe80::1%]:1", "1=[fe80::1%a%b]:1", "1=[fe80::1%a:b]:1"] {
-            let why = "behind the '%' of an IPv6 address stands the name of an interface";
+            let why = "the zone of an IPv6 address, after '%', must be the name of an interface";
             check(list, Err(&format!("{list:?}: {why}")));
         }
-        check(
-            "1=[%eth0]:1",
-            Err("\"1=[%eth0]:1\": what stands in brackets is not an IPv6 address"),
-        );
+        check("1=[%eth0]:1", Err("\"1=[%eth0]:1\": the part in brackets is not an IPv6 address"));
         check(
             "1=http://a:1",
             Err("\"1=http://a:1\": an address is HOST:PORT, without blanks, '=' or '/'"),
@@ -290,7 +286,7 @@ mod tests {
         let list =
             |len: usize| (1..=len).map(|i| format!("{i}=a:{i}")).collect::<Vec<_>>().join(",");
         check(&list(15), Ok(&list(15)));
-        check(&list(16), Err("16 members are too many: at most 15"));
+        check(&list(16), Err("16 members are too many: the most is 15"));
     }
 
     #[test]

@@ -52,7 +52,7 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the other members may take to answer before one is rebuilt.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between looks at whether it has.
+/// The pause between two checks whether it has.
 const HAND_OVER_POLL: Duration = Duration::from_millis(1);
 /// `StatusReply.State` of a member whose state is, as far as it knows, that of the others.
 pub const STATE_OK: &str = "ok";
@@ -62,29 +62,32 @@ pub const STATE_DIVERGED: &str = "diverged";
 /// Configuration of a member.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which of the members this is.
+    /// The id of this member.
     pub id: MemberId,
-    /// All members of the cluster. The others and clients reach this one at its address in it, and
-    /// it listens there, too, unless `listen` says otherwise.
+    /// All members of the cluster. Clients and the others reach this member at its address in the
+    /// list. It also listens there, unless `listen` says otherwise.
     pub members: Members,
-    /// Where it listens, `HOST:PORT`, if that is not its address in the list: in a container,
-    /// behind NAT, or where a name means another address on this machine than on the others.
-    /// Default `None`.
+    /// The address to listen on, `HOST:PORT`, if it differs from the address in the list: in a
+    /// container, behind NAT, or where a name means another address on this machine than on the
+    /// others. Default `None`.
     pub listen: Option<String>,
-    /// Where it keeps its data; made if it is not there. One directory serves one member only, for ever.
+    /// The data directory, created if absent. A directory serves one member only, for ever.
     pub data_dir: PathBuf,
     /// Heartbeats and elections; the defaults suit one machine and one data centre.
     pub timing: Timing,
     /// Bounds on connections, frames and calls.
     pub limits: Limits,
-    /// A snapshot is taken when the log holds about so many bytes behind the last one: see [`NodeConfig`]; default 64 MiB.
+    /// A snapshot is taken when the log holds about this many bytes behind the last one: see
+    /// [`NodeConfig`]. Default 64 MiB.
     pub snapshot_log_bytes: u64,
-    /// How a leader makes sure that it may answer a read; default [`ReadMode::ReadIndex`].
+    /// How a leader makes sure that it may answer a read. Default [`ReadMode::ReadIndex`].
     pub read_mode: ReadMode,
-    /// Discard what is in the data directory, and be filled from the others: all of them must be up, and none may have lost its
-    /// data as well. For a member whose data is damaged. One that is being rebuilt already goes on with that. Default false.
+    /// Discard the data in the data directory and copy that of the other members, for example
+    /// because it is damaged. All others must be up, and none may have lost its data as well. A
+    /// member that is already being rebuilt continues. Default false.
     pub rebuild: bool,
-    /// Where to answer operators' tools over HTTP (`/livez`, `/readyz`, `/status`, `/metrics`), if anywhere.
+    /// The address that serves operators' tools over HTTP (`/livez`, `/readyz`, `/status`,
+    /// `/metrics`), if any.
     pub http: Option<String>,
 }
 
@@ -118,12 +121,12 @@ pub enum StartError {
         /// The list.
         members: Members,
     },
-    /// The address to listen on is none.
-    #[error("the address to listen on: {0}")]
+    /// The address to listen on is invalid.
+    #[error("bad address to listen on: {0}")]
     BadListen(#[source] MembersError),
-    /// The data is that of a cluster with other members.
+    /// The data belongs to a cluster with other members.
     #[error(
-        "data directory {} is of a cluster with other members than {members}: their ids are fixed when it is first started",
+        "data directory {} belongs to a cluster with other members than {members}: the ids of members are fixed at the first start",
         dir.display()
     )]
     OtherMembers {
@@ -132,22 +135,22 @@ pub enum StartError {
         /// The list that was given.
         members: Members,
     },
-    /// It is the only member.
-    #[error("member {id} is the only one: there is nobody to rebuild it from")]
+    /// The only member of a cluster cannot be rebuilt.
+    #[error("member {id} cannot be rebuilt: there is no other member to copy the data from")]
     NobodyToRebuildFrom {
         /// The id.
         id: MemberId,
     },
-    /// To rebuild a member takes all the others, and one does not answer. Nothing was discarded.
+    /// A rebuild needs all other members, and one does not answer. Nothing was discarded.
     #[error(
-        "nothing is discarded yet: to rebuild a member all others must be up, and member {id} is not at {addr}: {reason}"
+        "cannot rebuild, so no data was discarded: all other members must be up, and member {id} is not at {addr}: {reason}"
     )]
     OtherAway {
-        /// Which one.
+        /// The member that does not answer.
         id: MemberId,
-        /// Where it was asked.
+        /// The address at which it was asked.
         addr: String,
-        /// What came of it.
+        /// The reason.
         reason: String,
     },
     /// The times contradict each other.
@@ -155,12 +158,12 @@ pub enum StartError {
     Timing(String),
     /// Frames would be too short for what members send each other.
     #[error(
-        "frames of {len_bytes} bytes cannot carry every entry to another member: it takes {least_bytes}"
+        "the frame limit of {len_bytes} bytes is too low for the longest entry: at least {least_bytes} are needed"
     )]
     FrameLimit {
         /// `limits.frame.body_len_max_bytes`.
         len_bytes: usize,
-        /// The least that it may be.
+        /// The lowest limit allowed.
         least_bytes: usize,
     },
     /// The address cannot be listened on.
@@ -442,10 +445,10 @@ fn check_others_answer(
             Ok(StatusReply { cluster_id: found, .. })
                 if found != 0 && cluster_id.is_some_and(|expected| found != expected) =>
             {
-                format!("a member of cluster {found:016x} answers there, which this data is not of")
+                format!("the member there is of cluster {found:016x}, this data is not")
             }
             Ok(reply) if reply.id == id.0 => continue,
-            Ok(reply) => format!("member {} answers there", reply.id),
+            Ok(reply) => format!("the member there is {}", reply.id),
             Err(error) => error.to_string(),
         };
         return Err(StartError::OtherAway { id, addr: addr.to_owned(), reason });

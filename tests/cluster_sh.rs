@@ -176,7 +176,7 @@ fn members_are_found_when_their_files_are_gone() {
     place.check_done("a", &["start"], "already running");
     place.check_fails("a", &["wipe"], "is running");
     place.check_done("a", &["pause", "1"], "member 1 is paused");
-    place.check_done("a", &["resume", "1"], "member 1 goes on");
+    place.check_done("a", &["resume", "1"], "member 1 continues");
     place.check_done("a", &["kill", "2"], "member 2 is killed");
     assert_eq!(processes_of(&dir).len(), 2);
     place.check_done("a", &["restart", "2"], "the cluster serves");

@@ -113,7 +113,7 @@ fn the_leadership_goes_to_whom_the_operator_names() {
     let id = away.to_string();
     let late = syncraft(&["transfer", &id, "--timeout", "1s", "--members", &members]);
     assert_eq!(late.status.code(), Some(3), "{}", stderr(&late));
-    assert!(stderr(&late).contains(&format!("member {id} is away")), "{}", stderr(&late));
+    assert!(stderr(&late).contains(&format!("member {id} does not answer")), "{}", stderr(&late));
     cluster.clerk().put("k", "v").expect("and the cluster goes on");
 }
 

@@ -39,7 +39,7 @@ fn a_signal_that_is_not_meant_to_end_a_member_does_not() {
     let clerk = cluster.clerk();
     clerk.put("key", "before").unwrap();
     let leader = cluster.leader();
-    let noticed = |cluster: &Processes| cluster.logs().matches("mean nothing to it").count();
+    let noticed = |cluster: &Processes| cluster.logs().matches("ignores SIGHUP").count();
     for (number, signal) in ["-HUP", "-USR1", "-USR2", "-HUP"].into_iter().enumerate() {
         cluster.signal(leader, signal);
         until(signal, || noticed(&cluster) == number + 1);

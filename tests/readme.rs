@@ -139,7 +139,10 @@ fn the_first_cluster() {
     let ports: Vec<String> = (base..base + 3).map(|port| port.to_string()).collect();
 
     // The second command runs all tests, this one among them.
-    let start = with(&shell_block("scripts/cluster.sh start"), &[("scripts/test.sh ", "true ")]);
+    let start = with(
+        &shell_block("scripts/cluster.sh start"),
+        &[("scripts/test.sh ", "true "), ("ports 7001 to 7003", "the ports of this test")],
+    );
     let _stopped = Stopped(&env);
     let serving = run(&start, &env);
     assert!(serving.contains("serving: 3 members"), "{serving}");

@@ -199,9 +199,9 @@ mod tests {
             );
         };
         check("", "empty");
-        check("a:1,", "empty place");
+        check("a:1,", "empty entry");
         check("a", "port is missing");
-        check("0=a:1", "not a number from 1 up");
+        check("0=a:1", "not a positive number");
         check("a:1,a:1", "already in the list");
         check("1=a:1,1=b:1", "member 1 is already in the list, as a:1");
         assert_eq!(Endpoints::try_from(Vec::<String>::new()), Err(MembersError::Empty));

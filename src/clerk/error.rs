@@ -1,4 +1,4 @@
-//! What a Clerk says when it fails. The first question is always: did it happen?
+//! The errors of a Clerk. The first question is always: did the call happen?
 
 use std::error::Error;
 use std::fmt;
@@ -9,21 +9,22 @@ use crate::kv::CommandError;
 use crate::members::MembersError;
 use crate::rpc::CallError;
 
-/// Did it happen?
+/// Says whether the call happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClerkErrorKind {
-    /// It did not happen and never will: every attempt was refused, or was never sent. Trying again later is safe. A read that
-    /// failed is always of this kind.
+    /// It did not happen and never will: every attempt was refused, or never sent. Trying again is
+    /// safe. A failed read is always of this kind.
     NotApplied,
-    /// It may have happened, or may still: some attempt was sent and got no clear answer. To write it again with a new call
-    /// could do it twice. Once a later write of the same Clerk has succeeded, it cannot happen any more.
+    /// It may have happened, or may still happen: an attempt was sent and got no clear answer. A
+    /// new call could write a second time. Once a later write of the same Clerk has succeeded, this
+    /// one can no longer happen.
     Unknown,
-    /// It did not happen and never will, and trying again is no use: the request itself is at fault.
+    /// It did not happen and never will. Trying again is of no use: the request itself is at fault.
     Rejected,
 }
 
-/// Why a call of a [`Clerk`](super::Clerk) failed: one line that says whether it happened, whom it asked and for how long,
-/// and what the last of them said.
+/// Why a call of a [`Clerk`](super::Clerk) failed. `Display` is one line: whether the call
+/// happened, which members were asked, for how long, and the last problem.
 #[derive(Debug)]
 pub struct ClerkError(Box<Inner>);
 
@@ -36,24 +37,24 @@ struct Inner {
     reason: Reason,
 }
 
-/// What stood in the way last.
+/// The last problem of a call.
 #[derive(Debug)]
 pub(super) enum Reason {
-    /// The request is over a limit, found before anything was sent.
+    /// The request is over a limit, which was found before anything was sent.
     Limit(CommandError),
     /// The cluster refused the request for its size.
     TooLarge,
     /// The call to a member failed.
     Call(CallError),
-    /// A member does not lead; perhaps it knows who does.
+    /// A member does not lead. `leader` is the address of the leader, if the member knows it.
     NotLeader { addr: String, leader: Option<String> },
-    /// A member answered with words that this version does not know.
+    /// A member gave an answer that this version does not know.
     UnknownWord { addr: String, word: String },
-    /// The session was forgotten.
+    /// The cluster has forgotten the session.
     SessionExpired,
-    /// Another write of this Clerk took all the time.
+    /// Another write of this Clerk used up the time.
     AnotherWrite,
-    /// The time was up before anything was tried.
+    /// The time ran out before the first attempt.
     NoTime,
 }
 
@@ -68,12 +69,12 @@ impl ClerkError {
         ClerkError(Box::new(Inner { kind, operation, asked, elapsed, reason }))
     }
 
-    /// Did it happen?
+    /// Whether the call happened.
     pub fn kind(&self) -> ClerkErrorKind {
         self.0.kind
     }
 
-    /// Whether the same call may be made again without doing anything twice, and with hope.
+    /// Whether the same call may be made again: it did nothing yet, and may succeed next time.
     pub fn is_retryable(&self) -> bool {
         self.0.kind == ClerkErrorKind::NotApplied
     }
@@ -98,7 +99,7 @@ impl fmt::Display for ClerkError {
 impl Error for ClerkError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0.reason {
-            // The line above ends with the call's own words and those of its causes.
+            // `Display` already ends with this error and its causes.
             Reason::Call(error) => Some(error),
             Reason::Limit(error) => Some(error),
             _ => None,
@@ -110,22 +111,20 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Limit(error) => error.fmt(f),
-            Reason::TooLarge => {
-                f.write_str("the key or the resulting value would be over its limit")
-            }
+            Reason::TooLarge => f.write_str("the key or the resulting value is over its limit"),
             Reason::Call(error) => fmt_chain(error, f),
             Reason::NotLeader { addr, leader: Some(leader) } => {
                 write!(f, "{addr} says that {leader} leads")
             }
             Reason::NotLeader { addr, leader: None } => write!(f, "{addr} knows no leader"),
-            Reason::UnknownWord { addr, word } => write!(f, "{addr} answered {word:?}"),
+            Reason::UnknownWord { addr, word } => {
+                write!(f, "{addr} gave an unknown answer, {word:?}")
+            }
             Reason::SessionExpired => {
                 f.write_str("the cluster has forgotten this client's session")
             }
-            Reason::AnotherWrite => {
-                f.write_str("another write of the same Clerk took all the time")
-            }
-            Reason::NoTime => f.write_str("the time was up before anything was tried"),
+            Reason::AnotherWrite => f.write_str("another write of the same Clerk used up the time"),
+            Reason::NoTime => f.write_str("the time ran out before the first attempt"),
         }
     }
 }
@@ -141,18 +140,18 @@ fn fmt_chain(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// Why there is no [`Clerk`](super::Clerk).
+/// Why a [`Clerk`](super::Clerk) cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// No members were given.
     #[error("a Clerk needs members: ClerkBuilder::members was not called")]
     NoMembers,
-    /// The list of members is wrong.
+    /// The list of members is invalid.
     #[error(transparent)]
     Members(#[from] MembersError),
     /// The system gave no random bytes for a client id.
-    #[error("no random bytes for a client id")]
+    #[error("the system gave no random bytes for a client id")]
     Entropy(#[source] getrandom::Error),
 }
 
@@ -201,7 +200,7 @@ mod tests {
             ClerkErrorKind::Rejected,
             "append",
             Reason::TooLarge,
-            "append rejected: the key or the resulting value would be over its limit",
+            "append rejected: the key or the resulting value is over its limit",
         );
     }
 

@@ -1,4 +1,4 @@
-//! `transfer` and `snapshot`: an order to members, and a look at whether it was carried out.
+//! `transfer` and `snapshot`: give members an order, then wait until it is carried out.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use super::output::tell;
 use super::status::{Answer, ask_all, check_protocol, with_reason};
 use super::{Exit, Failure, Outcome, chain};
 
-/// Between looks.
+/// The pause between two polls.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
-/// Between orders to hand over: longer than a transfer takes.
+/// The pause between two orders to hand over: longer than a transfer takes.
 const ASK_PAUSE: Duration = Duration::from_millis(500);
 
-/// Asks whoever leads until the one that should lead does.
+/// Asks the current leader to hand over until member `args.id` leads.
 pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
@@ -26,13 +26,14 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
         let answers = ask_all(&endpoints, deadline);
         check_protocol(&answers)?;
         let Some((addr, leader)) = leader(&answers) else {
-            wait(deadline, &with_reason("nobody leads", &answers))?;
+            wait(deadline, &with_reason("no member leads", &answers))?;
             continue;
         };
         if leader.id == args.id {
             return Ok(Exit::Done);
         }
-        // A leader gives up after an election timeout, as it must if the heir has yet to catch up: then it is asked again.
+        // A leader gives up after an election timeout, for example because the heir has not caught
+        // up. So it is asked again.
         if Instant::now() >= ask_at {
             ask_at = Instant::now() + ASK_PAUSE;
             let order = TransferArgs { to: args.id };
@@ -42,7 +43,7 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
     }
 }
 
-/// A leader that refuses the order knows that nobody can carry it out: the mistake is in the command.
+/// A leader refuses the order only if nobody can carry it out: the mistake is in the command.
 fn refused(error: CallError) -> Failure {
     match error {
         CallError::Refused { status, .. } if status.code == StatusCode::BadArguments => {
@@ -56,13 +57,16 @@ fn why_not_yet(answers: &[Answer], leader: u64, heir: u64) -> String {
     let is_heir = |answer: &&Answer| answer.endpoint.id.is_some_and(|id| id.0 == heir);
     match answers.iter().find(is_heir).map(|answer| &answer.reply) {
         Some(Err(error)) => {
-            format!("member {leader} still leads, and member {heir} is away: {}", chain(error))
+            format!(
+                "member {leader} still leads, and member {heir} does not answer: {}",
+                chain(error)
+            )
         }
         _ => format!("member {leader} still leads"),
     }
 }
 
-/// Every member that answers; those that do not have nothing to write.
+/// Orders every member that answers to write a snapshot, and waits for all of them.
 pub(super) fn snapshot(common: &Common) -> Outcome {
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
@@ -94,9 +98,9 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
 }
 
 fn wait(deadline: Instant, why: &str) -> Result<(), Failure> {
-    // Before the last moment: a look that has no time left sees nobody.
+    // Stops a little early: a poll without time left would reach no member.
     if Instant::now() + 2 * POLL_PAUSE >= deadline {
-        return Err(Failure::not_applied(format!("not done in time: {why}")));
+        return Err(Failure::not_applied(format!("out of time: {why}")));
     }
     thread::sleep(POLL_PAUSE);
     Ok(())
@@ -106,7 +110,7 @@ fn stub(addr: &str) -> AdminRpcStub {
     AdminRpcStub::new(Channel::builder(addr).lazy())
 }
 
-/// Whoever says that it leads, in the latest term.
+/// The member that says it leads in the latest term, with its address.
 fn leader(answers: &[Answer]) -> Option<(&str, &StatusReply)> {
     let replies = answers.iter().filter_map(|answer| {
         let status = answer.reply.as_ref().ok()?;

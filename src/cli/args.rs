@@ -1,9 +1,18 @@
-//! Arguments, as clap reads them.
+//! The command-line arguments and their help texts.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+const EXIT_STATUS_HELP: &str = "\
+Exit status:
+  0  done
+  1  get: the key is absent
+  2  wrong usage
+  3  not done, and never will be: trying again is safe. Also a server that
+     cannot start or stops by itself, and a result that cannot be written
+  4  a write may or may not have happened";
 
 /// A replicated, linearizable, durable key-value store.
 #[derive(Debug, Parser)]
@@ -11,7 +20,8 @@ use clap::{Parser, Subcommand};
     name = "syncraft",
     version,
     propagate_version = true,
-    after_help = "Exit status: 0 done; 1 the key is absent; 2 wrong usage; 3 not done and never will be, so trying again is safe (also a result that cannot be written to standard output, and a server that cannot start or stops by itself); 4 a write may or may not have happened."
+    max_term_width = 100,
+    after_help = EXIT_STATUS_HELP
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -23,10 +33,10 @@ pub(crate) struct Args {
 /// What every subcommand takes, before or after its name.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The cluster: 1=HOST:PORT,2=HOST:PORT,... (clients may leave out the ids)
+    /// The members: 1=HOST:PORT,2=HOST:PORT,... (for clients, some of them, and ids are optional)
     #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
     pub(crate) members: Option<String>,
-    /// How long a command may take: 500ms, 2s, 1m30s
+    /// The most time that the command may take: 500ms, 2s, 1m30s
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }
@@ -39,17 +49,18 @@ pub(crate) enum Command {
     Put(WriteArgs),
     /// Print the value of KEY; exit status 1 if there is none
     Get(GetArgs),
-    /// Add VALUE to the end of what KEY holds
+    /// Append VALUE to the value of KEY
     Append(WriteArgs),
-    /// Ask every member how it is; exit status 3 unless most of them agree on a leader
+    /// Show the state of every member; exit status 3 unless a majority follows one leader
     Status(StatusArgs),
-    /// Hand the leadership over to member ID; exit status 3 if it does not lead in time, 2 if there is no such member
+    /// Make member ID the leader; exit status 3 if it does not lead in time, 2 if there is no such
+    /// member
     Transfer(TransferArgs),
-    /// Have every member that answers write a snapshot now, and shorten its log by it
+    /// Make every reachable member write a snapshot and shorten its log
     Snapshot,
-    /// Wait until the cluster serves reads and writes; exit status 3 if it does not in time
+    /// Wait until the cluster serves reads and writes; exit status 3 if time runs out
     WaitReady,
-    /// Measure how fast the cluster is. Writes keys that begin with "bench-"
+    /// Measure how fast the cluster is; writes keys that begin with "bench-"
     Bench(BenchArgs),
 }
 
@@ -58,7 +69,7 @@ pub(crate) struct WriteArgs {
     /// Any bytes; put -- before a key that is spelled like an option of this command
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
-    /// Any bytes; - reads them from standard input
+    /// Any bytes; - reads the value from standard input
     #[arg(allow_hyphen_values = true)]
     pub(crate) value: OsString,
 }
@@ -68,20 +79,21 @@ pub(crate) struct GetArgs {
     /// Any bytes; put -- before a key that is spelled like an option of this command
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
-    /// Print the value alone, without a newline after it
+    /// Print only the value, without a newline
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Any member may answer from what it has, also without a leader; standard error says how old it may be
+    /// Read from any member, even without a leader; how old the value may be is printed to standard
+    /// error
     #[arg(long)]
     pub(crate) stale: bool,
-    /// With --stale: no older than this
+    /// With --stale: accept only values that are at most this old
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "stale")]
     pub(crate) max_age: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TransferArgs {
-    /// Who should lead
+    /// The member that should lead
     pub(crate) id: u64,
 }
 
@@ -94,74 +106,79 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerArgs {
-    /// Which of the members this is
+    /// The id of this member in the list of members
     #[arg(long, env = "SYNCRAFT_ID")]
     pub(crate) id: u64,
-    /// Where it listens, if that is not its address in the list, at which the others and clients
-    /// reach it: in a container, behind NAT
+    /// The address to listen on, if it differs from this member's address in the list: in a
+    /// container, behind NAT. Clients and other members use the address in the list
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
     pub(crate) listen: Option<String>,
-    /// Where it keeps its data, for nobody else to read; made if it is not there
+    /// The data directory of this member alone; created if absent, readable only by its owner
     #[arg(long, value_name = "DIR", env = "SYNCRAFT_DATA_DIR")]
     pub(crate) data_dir: std::path::PathBuf,
-    /// Serve operators' HTTP on this address
+    /// Serve /livez, /readyz, /status and /metrics over HTTP on this address
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
-    /// How often a leader is heard from
+    /// The time between the heartbeats of a leader
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
     pub(crate) heartbeat: Duration,
-    /// How long a leader may be silent before the others elect a new one: at least this, at most twice this
+    /// How long a leader may be silent before the others elect a new one: this long to twice as
+    /// long
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
     pub(crate) election_timeout: Duration,
-    /// How a leader makes sure that it may answer a read. read-index: it asks a majority each time. lease: a majority has
-    /// promised to elect nobody else for a while; assumes that no member's clock runs more than a tenth faster than another's,
-    /// and makes a dead leader be missed for an election timeout
+    /// How a leader makes sure that it may answer a read
     #[arg(long, value_enum, default_value_t = ReadModeArg::ReadIndex)]
     pub(crate) read_mode: ReadModeArg,
-    /// Discard the data of this member, as when it is damaged, and fill it from the others: all of them must be up
+    /// Discard this member's data, for example because it is damaged, and copy the data of the
+    /// other members; all of them must be up
     #[arg(long)]
     pub(crate) rebuild: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum ReadModeArg {
+    /// Ask a majority before each answer
     ReadIndex,
+    /// Rely on a majority's promise to elect nobody else for a while. Assumes that no member's
+    /// clock runs more than a tenth faster than another's. When a leader dies, the others wait for
+    /// an election timeout
     Lease,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// What the clients do
+    /// The operation to measure
     #[arg(value_enum)]
     pub(crate) operation: BenchOperation,
-    /// Clients, each with one operation under way at a time
+    /// Clients; each runs one operation at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) clients: usize,
-    /// Connections to the leader that they share; default: one for each 32 clients, from 1 to 4
+    /// Connections to the leader that the clients share; by default one for every 32 clients, from
+    /// 1 to 4
     #[arg(long, value_name = "N")]
     pub(crate) conns: Option<usize>,
-    /// How long it is measured
+    /// How many seconds to measure
     #[arg(long, value_name = "S", default_value_t = 10.0, conflicts_with = "count")]
     pub(crate) seconds: f64,
-    /// How many operations are measured
+    /// How many operations to measure, instead of a time
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
-    /// Bytes of each value
+    /// The size of each value in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 256)]
     pub(crate) value_size: usize,
-    /// How many keys there are; each operation takes one of them at random
+    /// The number of keys; each operation takes one of them at random
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) keys: u64,
-    /// Begin so many operations a second, whether or not earlier ones have ended (open loop)
+    /// Begin N operations per second, whether or not earlier ones have ended (open loop)
     #[arg(long, value_name = "N")]
     pub(crate) rate: Option<f64>,
-    /// Of a mixed load: which part of the operations reads
+    /// For mixed: the share of operations that read
     #[arg(long, value_name = "0..1", default_value_t = 0.5)]
     pub(crate) read_ratio: f64,
-    /// How long it runs before it is measured
+    /// How long to run before the measurement begins
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration_or_none)]
     pub(crate) warm_up: Duration,
-    /// Read keys as they are, without writing each of them first
+    /// Read the keys as they are, without writing each of them first
     #[arg(long)]
     pub(crate) no_fill: bool,
     /// Print one JSON object
@@ -170,7 +187,7 @@ pub(crate) struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// Of a mixed load only.
+    /// Set for a mixed load only.
     pub(crate) fn read_ratio(&self) -> Option<f64> {
         (self.operation == BenchOperation::Mixed).then_some(self.read_ratio)
     }
@@ -195,12 +212,13 @@ impl BenchOperation {
     }
 }
 
-/// The same; or `0s`.
+/// As [`parse_duration`], but accepts zero.
 fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
-/// `500ms`, `2s`, `1.5s`, `1m30s`: numbers with their units, the largest unit first, each unit at most once.
+/// Parses `500ms`, `2s`, `1.5s`, `1m30s`: numbers with units, largest unit first, each unit at most
+/// once.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 4] = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001)];
     let (mut units, mut rest, mut seconds) = (UNITS.iter(), text, 0.0);
@@ -208,7 +226,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         let number = leading(rest, |byte| byte.is_ascii_digit() || *byte == b'.');
         let unit = leading(&rest[number.len()..], u8::is_ascii_alphabetic);
         rest = &rest[number.len() + unit.len()..];
-        // The search goes on behind the last unit that was found.
+        // `units` continues after the last unit found, so each unit comes once and in order.
         let unit_seconds = units.find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
         let (Some(unit_seconds), Ok(number)) = (unit_seconds, number.parse::<f64>()) else {
             return Err(
@@ -223,11 +241,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("a time must be longer than nothing, and not longer than centuries".to_owned()),
+        _ => Err("a time must be more than zero and less than some centuries".to_owned()),
     }
 }
 
-/// The longest beginning of `text` whose bytes, all of them ASCII, are as wanted.
+/// The longest prefix of `text` whose bytes, all ASCII, satisfy `is_wanted`.
 fn leading(text: &str, is_wanted: impl Fn(&u8) -> bool) -> &str {
     &text[..text.bytes().take_while(is_wanted).count()]
 }
@@ -241,6 +259,19 @@ mod tests {
     #[test]
     fn clap_finds_no_contradiction() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_wraps_to_the_width_of_the_terminal() {
+        let check = |mut command: clap::Command| {
+            let help = command.render_long_help().to_string();
+            let longest = help.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+            assert!((50..=70).contains(&longest), "{longest} columns:\n{help}");
+        };
+        let mut args = Args::command().term_width(70);
+        args.build();
+        check(args.clone());
+        args.get_subcommands().cloned().for_each(check);
     }
 
     #[test]

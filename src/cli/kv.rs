@@ -1,4 +1,4 @@
-//! `put`, `append`, `get`, `wait-ready`: a Clerk for one call.
+//! `put`, `append`, `get`, `wait-ready`: each makes its calls with a `Clerk`.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -14,9 +14,9 @@ use super::args::{Common, GetArgs, WriteArgs};
 use super::output::{print, tell};
 use super::{Exit, Failure, Outcome, status};
 
-/// Between looks at whether the leader can write.
+/// The pause between two checks whether the leader can write.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
-/// How long one member may take to say how it is.
+/// How long one member may take to report its status.
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) fn put(common: &Common, args: WriteArgs) -> Outcome {
@@ -43,7 +43,7 @@ pub(super) fn get(common: &Common, args: GetArgs) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// The age is said on standard error: what stands on standard output is the value.
+/// Prints the age to standard error: standard output is for the value alone.
 fn get_stale(
     clerk: &Clerk,
     key: &[u8],
@@ -54,8 +54,8 @@ fn get_stale(
     Ok(value)
 }
 
-/// A read that is answered went through a leader that a majority follows: the cluster serves reads, and writes if that leader's
-/// disk takes them.
+/// An answered read went through a leader that a majority follows, so the cluster serves reads. It
+/// also serves writes if that leader's disk takes them.
 pub(super) fn wait_ready(common: &Common) -> Outcome {
     let not_ready = |why: &dyn Display| Failure::not_applied(format!("not ready: {why}"));
     let (endpoints, clerk) = (common.endpoints()?, common.clerk()?);
@@ -74,7 +74,7 @@ pub(super) fn wait_ready(common: &Common) -> Outcome {
     }
 }
 
-/// The argument's own bytes, which need not be text.
+/// The bytes of the argument, which need not be text.
 fn bytes(arg: &OsStr) -> &[u8] {
     arg.as_encoded_bytes()
 }

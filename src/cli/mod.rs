@@ -1,15 +1,16 @@
-//! The command line: what scripts depend on.
+//! The command line. Scripts depend on its exit statuses:
 //!
 //! | exit status | meaning |
 //! |---:|---|
 //! | 0 | done |
-//! | 1 | the key is absent |
-//! | 2 | wrong usage, a value over its limit among it |
-//! | 3 | not applied: it did not happen, and trying again is safe; a server that cannot start, or failed; a result that cannot be written |
-//! | 4 | the outcome is unknown: it may have happened |
+//! | 1 | `get`: the key is absent |
+//! | 2 | wrong usage, including a value over its limit |
+//! | 3 | not done and never will be, so trying again is safe; a server that cannot start, or failed; a result that cannot be written |
+//! | 4 | unknown: a write may or may not have happened |
 //!
-//! Results go to standard output, everything else to standard error, an error as one line that begins with `syncraft: `. What
-//! happens when one of them cannot be written stands in `output`.
+//! Results go to standard output, everything else to standard error. An error is one line that
+//! begins with `syncraft: `. The module `output` says what happens when one of the two cannot be
+//! written.
 
 mod admin;
 mod args;
@@ -33,7 +34,7 @@ use syncraft::rpc::CallError;
 
 use args::{Args, Command, Common};
 
-/// How a command ends; the numbers are the contract.
+/// How a command ends. Scripts depend on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
     Done = 0,
@@ -43,7 +44,7 @@ enum Exit {
     Unknown = 4,
 }
 
-/// How a command fails: its exit status, and a line for a person.
+/// How a command fails: its exit status, and a line for people.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
@@ -69,10 +70,10 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// A file that would grow over the limit of the system (`ulimit -f`) is a failed write, as a full disk is. Without a handler
-/// the signal would end the process.
+/// Makes a write over the limit on file size (`ulimit -f`) fail like a write to a full disk.
+/// Without a handler, SIGXFSZ would end the process.
 fn outlive_file_size_limit() {
-    // Where there is no handler to be had, the limit is deadly and everything else works.
+    // If the handler cannot be installed, reaching the limit ends the process; all else works.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
@@ -91,7 +92,7 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
 }
 
 impl Common {
-    /// The list as it was given.
+    /// The list of members as given.
     fn members(&self) -> Result<&str, Failure> {
         self.members.as_deref().ok_or_else(|| {
             Failure::usage(
@@ -100,7 +101,7 @@ impl Common {
         })
     }
 
-    /// The list as clients read it: ids are optional.
+    /// The list of members as clients read it: ids are optional.
     fn endpoints(&self) -> Result<Endpoints, Failure> {
         self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
     }
@@ -145,7 +146,7 @@ impl From<CallError> for Failure {
     }
 }
 
-/// An error and its causes in one line. A cause that an error has in its own words already is not said twice.
+/// An error and its causes in one line. A cause that the line already ends with is not repeated.
 fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

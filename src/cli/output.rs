@@ -1,13 +1,13 @@
-//! The two streams that a command writes to.
+//! The two streams that a command writes to:
 //!
-//! | stream | what stands on it | if it cannot be written |
+//! | stream | content | if it cannot be written |
 //! |---|---|---|
-//! | standard output | the result | the command has failed: status 3, and a line that says so |
-//! | standard error | what a person may want to know | nothing: nobody is there to be told |
+//! | standard output | the result | the command fails with status 3 and a line that says so |
+//! | standard error | messages for people | nothing happens: nobody is there to read them |
 //!
-//! A pipe whose reader has gone away (`| head`) is no failure: its reader wants no more. A stream that was closed before the
-//! start (`>&-`) counts as `/dev/null`, which is what the standard library opens in its place: otherwise the next file or
-//! socket would get its number, and output would go there.
+//! A pipe whose reader has gone away (`| head`) is no failure: the reader wants no more. A stream
+//! that was closed before the start (`>&-`) counts as `/dev/null`. The standard library opens that
+//! in its place; otherwise the next file or socket would get its number, and output would go there.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -22,11 +22,11 @@ pub(super) fn print(parts: &[&[u8]]) -> Result<(), Failure> {
 
 /// Writes a line to standard error.
 pub(super) fn tell(line: &dyn Display) {
-    // One write for the line, so that those of several processes do not mix.
+    // One write per line, so that lines of several processes do not mix.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Writes what clap has to say: help and the version are a result, and a mistake in the command line is told.
+/// Writes a message of clap: help and version are results, a usage error goes to standard error.
 pub(super) fn print_usage(usage: &clap::Error) -> Result<(), Failure> {
     let printed = usage.print().and_then(|()| io::stdout().flush());
     if usage.use_stderr() { Ok(()) } else { finish(printed) }

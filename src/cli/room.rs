@@ -1,8 +1,8 @@
-//! How many connections the system's limits leave room for.
+//! Computes how many connections the system's limits leave room for.
 //!
-//! A connection takes a descriptor and one or two threads. A member that runs out of either cannot even refuse a client, and
-//! a peer of its that starts again cannot reach it. So it allows no more connections than fit beside everything else that it
-//! needs, under each of these limits:
+//! A connection takes a descriptor and one or two threads. A member that runs out of either cannot
+//! even refuse a client, and a restarted peer cannot reach it. So a member allows only as many
+//! connections as fit beside everything else it needs, under each of these limits:
 //!
 //! | limit | on | counted for |
 //! | --- | --- | --- |
@@ -10,7 +10,8 @@
 //! | `RLIMIT_NPROC` | threads | the user, unless that is root |
 //! | `pids.max` | threads | the control group (version 1 or 2) of the process, and each one above |
 //!
-//! Others may use up what was free when the member started: the server then makes room by itself (`rpc::server`).
+//! If other processes use up what was free at the start, the server makes room by itself
+//! (`rpc::server`).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,19 +20,20 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 use syncraft::rpc::Limits;
 
-/// Descriptors that are not for clients' connections: the log, the peers, operators' tools.
+/// Descriptors reserved for the log, the peers and operators' tools.
 const DESCRIPTORS_KEPT: u64 = 128;
 
-/// Threads that a connection may have: one that reads and, while its client is slow to read, one that writes.
+/// The threads of a connection: a reader and, while the client is slow to read, a writer.
 const THREADS_PER_CONNECTION: u64 = 2;
-/// Connections that the server accepts beyond the allowed ones, for peers.
+/// Connections that the server accepts for peers, beyond the limit.
 const CONNECTIONS_BEYOND: u64 = 40;
 /// Threads of the member itself: see ARCHITECTURE.md.
 const THREADS_OF_MEMBER: u64 = 24;
-/// Threads for each other member: one that keeps the connections, and for each of these two, and for a snapshot on its way.
+/// Threads per peer: one that keeps the connections, two per connection, and those for a snapshot.
 const THREADS_PER_PEER: u64 = 8;
 
-/// Raises the soft limits to the hard ones, and allows no more connections than there is room for beside `peers` other members.
+/// Raises the soft limits to the hard ones, and lowers `limits.connections_max` to what fits beside
+/// `peers` other members.
 pub(super) fn fit_connections(limits: &mut Limits, peers: usize) {
     let descriptors = raised(Resource::Nofile, "open files").map(|limit| {
         (for_descriptors(limit), format!("the system allows {limit} open files (ulimit -Hn)"))
@@ -39,18 +41,18 @@ pub(super) fn fit_connections(limits: &mut Limits, peers: usize) {
     let threads = threads_left().map(|Left { threads, limit }| {
         (
             for_threads(threads, peers as u64),
-            format!("there is room for {threads} threads: {limit}"),
+            format!("there is room for {threads} more threads: {limit}"),
         )
     });
     let tightest = descriptors.into_iter().chain(threads).min_by_key(|(fit, _)| *fit);
     if let Some((fit, why)) = tightest.filter(|(fit, _)| *fit < limits.connections_max) {
-        log::warn!("at most {fit} connections: {why}");
+        log::warn!("this member allows at most {fit} connections: {why}");
         limits.connections_max = fit;
     }
 }
 
 fn for_descriptors(descriptors: u64) -> usize {
-    // A tight limit is shared all the same.
+    // Under a tight limit, clients still get a quarter.
     let fit = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(descriptors / 4).max(1);
     fit.try_into().unwrap_or(usize::MAX)
 }
@@ -62,7 +64,7 @@ fn for_threads(threads: u64, peers: u64) -> usize {
     fit.max(1).try_into().unwrap_or(usize::MAX)
 }
 
-/// Raises a soft limit to the hard one. What holds then; `None`: no limit.
+/// Raises a soft limit to the hard one, and returns the resulting limit; `None`: no limit.
 fn raised(resource: Resource, what: &str) -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(resource);
     if current != maximum
@@ -73,15 +75,15 @@ fn raised(resource: Resource, what: &str) -> Option<u64> {
     getrlimit(resource).current
 }
 
-/// Threads that may still be started.
+/// How many threads may still be started.
 #[derive(Debug, PartialEq, Eq)]
 struct Left {
     threads: u64,
-    /// In words.
+    /// The limit, as text for the log.
     limit: String,
 }
 
-/// Under the tightest limit; `None`: no limit.
+/// The threads left under the tightest limit; `None`: no limit.
 fn threads_left() -> Option<Left> {
     // Absent where there are no control groups.
     let read = |path| fs::read_to_string(path).unwrap_or_default();
@@ -93,7 +95,7 @@ fn threads_left() -> Option<Left> {
 fn left_to_user() -> Option<Left> {
     let limit = raised(Resource::Nproc, "processes")?;
     let uid = getuid().as_raw();
-    // Root is not bound by it, but a user who is called so inside a user namespace only is.
+    // The limit does not bind root, but it does bind a user who is root only in a user namespace.
     let has_all_users = |map: String| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
     if uid == 0 && fs::read_to_string("/proc/self/uid_map").map_or(true, has_all_users) {
         return None;
@@ -102,12 +104,12 @@ fn left_to_user() -> Option<Left> {
     Some(Left { threads, limit: format!("the user may have {limit} (ulimit -Hu)") })
 }
 
-/// Threads of this user's processes, as far as they are seen from here.
+/// Counts the threads of this user's processes, as far as `/proc` shows them.
 fn threads_of(uid: u32) -> u64 {
     let Ok(entries) = fs::read_dir("/proc") else { return 0 };
     let is_process = |entry: &fs::DirEntry| {
         let is_number = entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit());
-        // A process that has ended meanwhile is none.
+        // A process that has ended in the meantime is not counted.
         is_number && entry.metadata().is_ok_and(|metadata| metadata.uid() == uid)
     };
     let processes = entries.filter_map(Result::ok).filter(is_process);
@@ -116,7 +118,7 @@ fn threads_of(uid: u32) -> u64 {
     threads.sum::<usize>() as u64
 }
 
-/// The control groups that count this process's threads, the innermost ones and all above them.
+/// The control groups that count this process's threads: the innermost ones and all above them.
 fn groups(mountinfo: &str, cgroup: &str) -> Vec<PathBuf> {
     let mounts = mountinfo.lines().filter_map(Mount::parse);
     mounts.filter_map(|mount| mount.groups(cgroup)).flatten().collect()
@@ -124,14 +126,15 @@ fn groups(mountinfo: &str, cgroup: &str) -> Vec<PathBuf> {
 
 /// Where a hierarchy of control groups is mounted.
 struct Mount<'a> {
-    /// The group that is seen at `at`.
+    /// The group that is visible at `at`.
     root: &'a Path,
     at: &'a Path,
     is_v2: bool,
 }
 
 impl Mount<'_> {
-    /// Of a line of `/proc/self/mountinfo`: `id parent device root at options ... - type source super-options`.
+    /// Parses a line of `/proc/self/mountinfo`:
+    /// `id parent device root at options ... - type source super-options`.
     fn parse(line: &str) -> Option<Mount<'_>> {
         let (of_mount, of_filesystem) = line.split_once(" - ")?;
         let mut words = of_mount.split(' ').skip(3);
@@ -145,7 +148,8 @@ impl Mount<'_> {
         Some(Mount { root, at, is_v2 })
     }
 
-    /// The group of this process by `/proc/self/cgroup` (`number:controllers:path`), and those above it.
+    /// This process's group according to `/proc/self/cgroup` (`number:controllers:path`), and the
+    /// groups above it.
     fn groups(&self, cgroup: &str) -> Option<Vec<PathBuf>> {
         let own = cgroup.lines().find_map(|line| {
             let mut words = line.splitn(3, ':').skip(1);
@@ -164,7 +168,7 @@ impl Mount<'_> {
 
 fn left_in(group: &Path) -> Option<Left> {
     let number = |name| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    // "max" is no number, and the top group has no such files.
+    // "max" means no limit, and the top group has no such files.
     let (limit, current) = (number("pids.max")?, number("pids.current")?);
     let limit_in_words = format!("{} is {limit}", group.join("pids.max").display());
     Some(Left { threads: limit.saturating_sub(current), limit: limit_in_words })

@@ -1,4 +1,4 @@
-//! `server`: runs one member until it is told to stop, or has to.
+//! `server`: runs one member until it is told to stop, or fails.
 
 use std::error::Error;
 use std::fs;
@@ -22,13 +22,14 @@ use super::output::print;
 use super::room::fit_connections;
 use super::{Exit, Failure, Outcome, chain};
 
-/// Between looks at whether to go on.
+/// The pause between two checks whether to stop.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 
-/// What glibc reads at a program's start: how many arenas its `malloc` may have.
+/// Read by glibc at the start of a program: the most arenas that `malloc` may have.
 const ARENAS_VAR: &str = "MALLOC_ARENA_MAX";
-/// By default there are eight for each core. What connections' threads allocate stays in the log for a while, and each arena keeps
-/// the most that it ever held: after some thousand connections a member took four times the memory, and was no faster.
+/// By default there are eight per core. Memory that connections' threads allocate stays in the log
+/// for a while, and each arena keeps the most that it ever held: after some thousand connections a
+/// member took four times the memory, and was no faster.
 const ARENAS: &str = "2";
 
 pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
@@ -40,7 +41,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     fit_connections(&mut config.limits, config.members.len().saturating_sub(1));
     let id = config.id;
     let mut member = start(&config)?;
-    // A member serves whether or not anybody can be told.
+    // A member serves even if this line cannot be written.
     if let Err(Failure { line, .. }) =
         print(&[format!("member {id} serves on {}\n", member.addr()).as_bytes()])
     {
@@ -60,10 +61,10 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
             None => thread::sleep(POLL_PAUSE),
         }
         if ignored.swap(false, Ordering::Relaxed) {
-            log::info!("member {id} goes on: SIGHUP, SIGUSR1 and SIGUSR2 mean nothing to it");
+            log::info!("member {id} ignores SIGHUP, SIGUSR1 and SIGUSR2");
         }
     }
-    log::info!("member {id} stops as it was told");
+    log::info!("member {id} stops: it was told to");
     member.hand_over_and_stop();
     Ok(Exit::Done)
 }
@@ -77,14 +78,15 @@ fn start(config: &Config) -> Result<Member, Failure> {
         StartError::Listen { source, .. }
             if config.listen.is_none() && source.kind() == ErrorKind::AddrNotAvailable =>
         {
-            let advice = "--listen says where to, if not at its address in the list";
+            let advice = "to listen on another address than the one in the list, give --listen";
             Failure::not_applied(format!("cannot start: {}; {advice}", chain(&error)))
         }
         _ => cannot_start(&error),
     })
 }
 
-/// Becomes the same program, as the same process, with fewer arenas, unless somebody has said how many there should be.
+/// Executes this program again, in the same process, with fewer arenas. Does nothing if the
+/// variable is set.
 fn limit_arenas() {
     if cfg!(target_env = "gnu")
         && std::env::var_os(ARENAS_VAR).is_none()
@@ -94,13 +96,14 @@ fn limit_arenas() {
         let mut names = std::env::args_os();
         let mut command = Command::new(program);
         command.arg0(names.next().unwrap_or_default()).args(names).env(ARENAS_VAR, ARENAS);
-        // It only returns if that failed: then with more memory.
+        // Returns only on failure; then the member runs with more arenas.
         let _ = command.exec();
     }
 }
 
-/// Whether this code stands in that file. Started through the loader (`ld-linux.so ./syncraft server ...`), the program of
-/// the process is the loader, which would take our arguments for its own.
+/// Whether `program` is the file that holds this code. In a process started through the loader
+/// (`ld-linux.so ./syncraft server ...`) it is the loader, which would take our arguments for its
+/// own.
 fn holds_this_code(program: &Path) -> bool {
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return false };
     let here = limit_arenas as fn() as usize;
@@ -109,7 +112,7 @@ fn holds_this_code(program: &Path) -> bool {
         let number = |text| usize::from_str_radix(text, 16).ok();
         Some((number(begin)?..number(end)?).contains(&here))
     };
-    // A range of addresses, four columns that say nothing here, and the file.
+    // The columns: a range of addresses, four that are not needed here, and the file.
     let file = maps.lines().find_map(|line| {
         let mut columns = line.splitn(6, ' ');
         is_here(columns.next()?)?.then(|| columns.nth(4).unwrap_or_default().trim_start())
@@ -136,7 +139,7 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
     Ok(Config { listen, timing, http, read_mode, rebuild, ..defaults })
 }
 
-/// Becomes true with SIGTERM or SIGINT; the second one ends the process at once.
+/// A flag that SIGTERM and SIGINT set. A second signal ends the process at once.
 fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
@@ -146,8 +149,8 @@ fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Becomes true with a signal that others send to servers for other reasons than to end them: a terminal that was closed,
-/// logrotate, `systemctl reload`. Left alone, each would end the process at once, without handing over.
+/// A flag that is set by signals which are not sent to end a server: from a closed terminal,
+/// logrotate, `systemctl reload`. Unhandled, each would end the process without handing over.
 fn ignore_signals() -> std::io::Result<Arc<AtomicBool>> {
     let ignored = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGUSR1, SIGUSR2] {

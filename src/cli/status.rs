@@ -1,4 +1,4 @@
-//! `status`: every member is asked at the same time, and those that do not answer are shown as well.
+//! `status`: asks all members at the same time, and also shows those that do not answer.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -16,13 +16,14 @@ use super::args::{self, Common};
 use super::output::print;
 use super::{Exit, Failure, Outcome, chain};
 
-/// How long one member may take. A status that waits for a dead machine is of no use while things are going wrong.
+/// How long one member may take. While things go wrong, a status that waits for a dead machine is
+/// of no use.
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
 
 const HEADINGS: [&str; 9] =
     ["ID", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED", "SNAPSHOT"];
 
-/// One member, and what it said.
+/// One member and its answer.
 pub(super) struct Answer {
     pub(super) endpoint: Endpoint,
     pub(super) reply: Result<StatusReply, CallError>,
@@ -36,7 +37,7 @@ pub(super) fn status(common: &Common, args: args::StatusArgs) -> Outcome {
     if has_leader(&answers) {
         return Ok(Exit::Done);
     }
-    Err(Failure::not_applied("no leader that a majority of the members follows"))
+    Err(Failure::not_applied("no leader is followed by a majority of the members"))
 }
 
 pub(super) fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
@@ -57,27 +58,27 @@ pub(super) fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
             };
         asked.into_iter().map(answer).collect()
     });
-    // Where threads or descriptors are short, those that got none are asked one after another.
+    // Members for which there was no thread or descriptor are asked one after another.
     for answer in answers.iter_mut().filter(|answer| was_short_of_something(answer)) {
         answer.reply = ask(&answer.endpoint.addr, deadline);
     }
     answers
 }
 
-/// Of threads, or of open files.
+/// Whether there was no thread or no file descriptor to ask this member.
 fn was_short_of_something(answer: &Answer) -> bool {
     let Err(CallError::NotSent { source, .. }) = &answer.reply else { return false };
     source.kind() == io::ErrorKind::WouldBlock
         || source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
 }
 
-/// `words`, and why the first member that did not answer did not.
+/// `words`, followed by the error of the first member that did not answer.
 pub(super) fn with_reason(words: &str, answers: &[Answer]) -> String {
     let error = answers.iter().find_map(|answer| answer.reply.as_ref().err());
     error.map_or_else(|| words.to_owned(), |error| format!("{words}: {}", chain(error)))
 }
 
-/// Fails if every address speaks another protocol: then no member will ever answer.
+/// Fails if every address speaks another protocol, because then no member will ever answer.
 pub(super) fn check_protocol(answers: &[Answer]) -> Result<(), Failure> {
     let is_other = |answer: &Answer| matches!(&answer.reply, Err(CallError::OtherProtocol { .. }));
     match answers.iter().all(is_other).then(|| answers.first()).flatten() {
@@ -91,7 +92,7 @@ fn ask(addr: &str, deadline: Instant) -> Result<StatusReply, CallError> {
     AdminRpcStub::new(channel).status(&StatusArgs {}, deadline)
 }
 
-/// The newest leader and the word for its disk, if that is not all right.
+/// The newest leader and the state of its disk, if that is not [`DISK_OK`].
 pub(super) fn leader_that_cannot_write(answers: &[Answer]) -> Option<(u64, String)> {
     let replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
     let leaders = replies.filter(|reply| reply.leader == reply.id);
@@ -100,7 +101,8 @@ pub(super) fn leader_that_cannot_write(answers: &[Answer]) -> Option<(u64, Strin
     is_bad.then(|| (leader.id, leader.disk.clone()))
 }
 
-/// Whether a majority of the members answered and names one leader of one term, the newest that any of them knows.
+/// Whether a majority of the members names the same leader, in the newest term that any of them
+/// knows.
 fn has_leader(answers: &[Answer]) -> bool {
     let replies = || answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
     let newest = replies().filter(|reply| reply.leader != 0).max_by_key(|reply| reply.term);
@@ -111,7 +113,7 @@ fn has_leader(answers: &[Answer]) -> bool {
     })
 }
 
-/// What `--json` prints. Scripts depend on the names; the order is for people.
+/// The output of `--json`. Scripts depend on the names; the order is for people.
 #[derive(Serialize)]
 struct Json<'a> {
     members: Vec<MemberJson<'a>>,
@@ -143,7 +145,7 @@ enum AnswerJson<'a> {
         /// Null if the member's version has none.
         digest: Option<String>,
         diverged: bool,
-        /// A leader's.
+        /// Filled by a leader only.
         different_members: &'a [u64],
         joining: bool,
         /// Null if the member's version does not say.
@@ -192,8 +194,8 @@ fn to_table(answers: &[Answer]) -> String {
             rows.iter().filter(|row| row.len() == HEADINGS.len()).map(|row| row[column].len());
         cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
     };
-    // Those that did not answer have a sentence in place of their last columns, which takes no part in their widths; their
-    // address does.
+    // Members that did not answer have a sentence in place of their last columns. It does not count
+    // for the widths of columns; their address does.
     let addr_width = rows.iter().map(|row| row[1].len()).max().unwrap_or(0).max(width(1));
     let widths: Vec<usize> =
         (0..HEADINGS.len()).map(|i| if i == 1 { addr_width } else { width(i) }).collect();
@@ -209,7 +211,7 @@ fn to_table(answers: &[Answer]) -> String {
     table + &divergences(answers) + &troubles(answers)
 }
 
-/// A line for each member that cannot do all of its work.
+/// One line for each member that cannot vote or cannot write.
 fn troubles(answers: &[Answer]) -> String {
     let replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
     let mut lines = String::new();
@@ -218,7 +220,7 @@ fn troubles(answers: &[Answer]) -> String {
             let colon = if joining_words.is_empty() { "" } else { ": " };
             let _ = writeln!(
                 lines,
-                "member {id} does not vote: it has yet to get its data from the others{colon}{joining_words}"
+                "member {id} does not vote: it does not have its data yet{colon}{joining_words}"
             );
         }
         if !disk.is_empty() && disk != DISK_OK {
@@ -228,7 +230,7 @@ fn troubles(answers: &[Answer]) -> String {
     lines
 }
 
-/// A line for each member whose state is not that of the others, by its own word or a leader's.
+/// One line for each member whose state differs from the others', as it or a leader reports.
 fn divergences(answers: &[Answer]) -> String {
     let replies = || answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
     let own = replies().filter(|reply| reply.state == STATE_DIVERGED).map(|reply| reply.id);

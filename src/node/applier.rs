@@ -250,7 +250,7 @@ impl<S: StateMachine> Applier<S> {
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let (meta, path) = (snapshot.meta(), snapshot.path());
         load(&mut self.state_machine, snapshot)?;
-        log::info!("the state is that of {} now", path.display());
+        log::info!("the state was loaded from {}", path.display());
         self.applied = Some(meta);
         self.shared.snapshot_index.fetch_max(meta.last_included_index.0, Ordering::Relaxed);
         self.shared.applied_index.store(meta.last_included_index.0, Ordering::Release);

@@ -200,7 +200,7 @@ impl<S: StateMachine> Driver<S> {
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
                 Effect::PeerLostData { peer, match_index } => log::error!(
                     "member {peer} has lost data: it had acknowledged the log up to {match_index} and refuses it now; \
-                     it is filled again. If it is not being rebuilt on purpose, look at its disk"
+                     it is filled again. If it is not being rebuilt on purpose, check its disk"
                 ),
             }
         }
@@ -221,7 +221,7 @@ impl<S: StateMachine> Driver<S> {
 
     fn take_cluster(&mut self, cluster_id: u64) {
         log::info!(
-            "member {} has no data, and all others are of cluster {cluster_id:016x}: it joins that",
+            "member {} has no data, and all others are of cluster {cluster_id:016x}: it joins that cluster",
             self.raft.status().id
         );
         self.pipeline.write(Write::TakeCluster(cluster_id));
@@ -256,7 +256,7 @@ impl<S: StateMachine> Driver<S> {
                 "member {id}: nothing has reached the disk for longer than an election takes; until it does this member does \
                  not stand for election"
             ),
-            (true, false) => log::info!("member {id}: the disk gets on again"),
+            (true, false) => log::info!("member {id}: the disk works again"),
             _ => {}
         }
         let obstacle = status.is_joining.then(|| joining::obstacle(self.raft.join_answers()));

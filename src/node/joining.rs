@@ -38,11 +38,11 @@ pub(super) fn obstacle(answers: Option<BTreeMap<MemberId, Option<JoinAnswer>>>) 
     if !answers.values().any(is_other) {
         let silent = answers.iter().filter(|(_, answer)| answer.is_none());
         let ids: Vec<String> = silent.map(|(id, _)| id.to_string()).collect();
-        return wait(format!("it waits for an answer of member {}", ids.join(", ")));
+        return wait(format!("it waits for an answer from member {}", ids.join(", ")));
     }
     let clauses: Vec<String> = answers.iter().map(|(&id, &answer)| clause(id, answer)).collect();
     let words = format!(
-        "{}; it joins once all other members are of one cluster and have the same --members as it has",
+        "{}; it joins once all other members are of one cluster and have the same --members as this one",
         clauses.join(", ")
     );
     Obstacle { words, is_refusal: answers.values().all(Option::is_some) }
@@ -79,7 +79,7 @@ impl Reminder {
         let level = if obstacle.is_refusal { log::Level::Warn } else { log::Level::Info };
         log::log!(
             level,
-            "member {id} has no data, or not all of it, and does not vote before it has: {}",
+            "member {id} does not vote until it has all of its data: {}",
             obstacle.words
         );
     }
@@ -110,8 +110,8 @@ mod tests {
             let Obstacle { words, is_refusal: found } = words(answers);
             assert_eq!((words.split(';').next(), found), (Some(expected), is_refusal));
         };
-        check([None, None], "it waits for an answer of member 1, 3", false);
-        check([Some(JoinAnswer::New), None], "it waits for an answer of member 3", false);
+        check([None, None], "it waits for an answer from member 1, 3", false);
+        check([Some(JoinAnswer::New), None], "it waits for an answer from member 3", false);
         check(
             [SAME, None],
             "member 1 is of cluster 000000000000000a, member 3 does not answer",

@@ -28,7 +28,7 @@ pub enum RequestError {
     DiskFull,
     /// This member's state may be older than the read allows, or nobody knows how old it is, as the member has confirmed none of
     /// its reads since it started; nothing was done.
-    #[error("this member's state may be older than that")]
+    #[error("this member's state may be older than the read allows")]
     TooStale,
     /// The command stood in the log of a leader that was deposed, and another leader's entry took its place: it never takes
     /// effect.

@@ -21,7 +21,7 @@ pub enum NodeFailure {
     Storage(#[from] StorageError),
     /// This member had no data, and the others are of another cluster than the one that its list of
     /// members is for. Its data directory is of theirs now: started again, it is filled.
-    #[error("the others are of cluster {0:016x}, and so is this member now: start it again")]
+    #[error("this member has joined cluster {0:016x}, which the others are of: start it again")]
     ClusterTaken(u64),
     /// The data directory was removed, moved away or replaced: what would be acknowledged from now on would be lost.
     #[error("it has lost its data directory")]

@@ -84,7 +84,7 @@ impl SnapshotSender {
                 }
             }
             Err(error) => {
-                log::warn!("no snapshot for member {}: {error}", self.peer);
+                log::warn!("cannot send a snapshot to member {}: {error}", self.peer);
                 self.mailbox.disconnected(self.peer);
             }
         }

@@ -81,7 +81,7 @@ impl<S: StateMachine> Snapshotter<S> {
                 self.pipeline.attend(Errand::Background);
             }
             Err(error) => {
-                log::error!("no snapshot up to entry {index}: {error}");
+                log::error!("cannot take a snapshot up to entry {index}: {error}");
                 self.shared.end_snapshot(false);
             }
         }
@@ -157,7 +157,7 @@ impl<S: StateMachine> Snapshotter<S> {
                 self.pipeline.attend(Errand::Background);
             }
             Err(error) => {
-                log::error!("a snapshot has arrived and is not used: {error}");
+                log::error!("a snapshot has arrived but cannot be used: {error}");
                 done.fail(Status::new(StatusCode::Internal, error.to_string()));
             }
         }

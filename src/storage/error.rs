@@ -1,4 +1,4 @@
-//! What can go wrong between us and the disk, in one line each.
+//! The errors of storage, each in one line.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use crate::raft::MemberId;
 
-/// Why the data directory or the log could not be used. `Display` is one line for an operator: what, where, and where
-/// it helps, what to do.
+/// Why the data directory or the log could not be used. `Display` is one line for an operator: what
+/// failed, where, and, if there is something to do, what.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
-    /// The operating system refused. Once a write or a sync of the log has failed, every later call fails with this.
+    /// The operating system refused. Once a write or a sync of the log has failed, every later call
+    /// fails with this error.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// What was attempted: a verb.
@@ -22,9 +23,9 @@ pub enum StorageError {
         source: Arc<io::Error>,
     },
 
-    /// The disk is full. Nothing was lost: the log is as it was, what was appended is still buffered, and a later
-    /// [`sync`](crate::storage::Wal::sync) succeeds once there is space. A snapshot that did not fit is gone, the one before
-    /// it is not.
+    /// The disk is full. Nothing was lost: the log is unchanged, appended entries are still
+    /// buffered, and a later [`sync`](crate::storage::Wal::sync) succeeds once there is space. A
+    /// snapshot that did not fit is gone; the one before it is still there.
     #[error("cannot {action} {}: the disk is full; writes wait until there is space", path.display())]
     Full {
         /// What was attempted: a verb.
@@ -35,12 +36,14 @@ pub enum StorageError {
         source: Arc<io::Error>,
     },
 
-    /// More was appended between two syncs than a batch can hold. Nothing of this call was appended.
-    #[error("{len_bytes} bytes at once are more than the log takes, {max_bytes}: sync in between")]
+    /// More was appended between two syncs than a batch can hold. This call appended nothing.
+    #[error(
+        "{len_bytes} bytes between two syncs are more than the log can take: at most {max_bytes}"
+    )]
     TooLarge {
-        /// What the batch would have held.
+        /// How many bytes the batch would have held.
         len_bytes: u64,
-        /// What a batch holds at most.
+        /// How many bytes a batch can hold.
         max_bytes: u64,
     },
 
@@ -49,11 +52,11 @@ pub enum StorageError {
     Locked {
         /// The data directory.
         dir: PathBuf,
-        /// Who holds it, where known.
+        /// The process that holds it, if known.
         pid: Option<u32>,
     },
 
-    /// The directory was taken away while a member ran on it: what is written from then on is nowhere to be found.
+    /// The directory was taken away while a member ran on it. Later writes would be lost.
     #[error(
         "data directory {} is not the one that this member started with: {} was removed, moved away or replaced",
         dir.display(), missed.display()
@@ -61,7 +64,7 @@ pub enum StorageError {
     TakenAway {
         /// The data directory.
         dir: PathBuf,
-        /// What of it is missed first.
+        /// The first file or directory found missing.
         missed: PathBuf,
     },
 
@@ -72,11 +75,11 @@ pub enum StorageError {
         dir: PathBuf,
         /// Whose data it holds.
         found: MemberId,
-        /// Who asked for it.
+        /// The member that opened it.
         expected: MemberId,
     },
 
-    /// `meta` is missing where it must exist, or is not what was written.
+    /// `meta` is missing where it must exist, or is not as it was written.
     #[error("{} is damaged: {reason}; restore it from a copy, or see \"A damaged member\" in the README", path.display())]
     MetaDamaged {
         /// The file.
@@ -96,24 +99,25 @@ pub enum StorageError {
         known: u32,
     },
 
-    /// The log is damaged in a place that had been synced: acknowledged data may be gone, so the member must not start.
+    /// The log is damaged in a place that had been synced. Acknowledged data may be gone, so the
+    /// member must not start.
     #[error("log is damaged: {} at offset {offset}: {reason}; this member must not start with it: restore the file from \
              a copy, or see \"A damaged member\" in the README", file.display())]
     Corrupt {
         /// The segment.
         file: PathBuf,
-        /// Where in it the first thing is that is wrong, in bytes.
+        /// The offset of the first damage, in bytes.
         offset: u64,
         /// What is wrong there.
         reason: String,
     },
 
-    /// A snapshot is not what was written: one of ours that was damaged, or one that arrived damaged.
+    /// A snapshot is not as it was written: damaged on this disk, or on its way here.
     #[error("snapshot is damaged: {} at offset {offset}: {reason}", file.display())]
     SnapshotCorrupt {
         /// The snapshot.
         file: PathBuf,
-        /// Where in it the first thing is that is wrong, in bytes.
+        /// The offset of the first damage, in bytes.
         offset: u64,
         /// What is wrong there.
         reason: String,
@@ -126,7 +130,7 @@ impl StorageError {
         matches!(self, StorageError::Full { .. })
     }
 
-    /// Whether something that had been written and synced has changed.
+    /// Whether data that had been written and synced has changed.
     pub fn is_corrupt(&self) -> bool {
         matches!(
             self,
@@ -136,7 +140,7 @@ impl StorageError {
         )
     }
 
-    /// For implementations of `std::io` traits: this error, with the kind that the system gave.
+    /// This error as an `io::Error` with the kind that the system gave, for `std::io` traits.
     pub(crate) fn into_io(self) -> io::Error {
         let kind = match &self {
             StorageError::Io { source, .. } | StorageError::Full { source, .. } => source.kind(),
@@ -145,7 +149,7 @@ impl StorageError {
         io::Error::new(kind, self)
     }
 
-    /// For `map_err`: an error of the system while doing `action` to `path`.
+    /// For `map_err`: turns an error of the system while doing `action` to `path` into ours.
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
@@ -162,7 +166,7 @@ impl StorageError {
         }
     }
 
-    /// For `map_err`: a sync failed, for whatever reason. Space running out then is no reason to try again: what was
+    /// For `map_err`: a sync failed. Even if the disk is full, trying again does not help: the data
     /// to be synced may be gone.
     pub(crate) fn sync(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
         let path = path.into();

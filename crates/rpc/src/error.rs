@@ -1,4 +1,4 @@
-//! What can go wrong, as the two sides see it.
+//! The errors of callers and servers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use super::Status;
 
-/// Why a call has no reply. It separates what did not happen from what may have: see [`CallError::may_have_run`].
+/// Why a call has no reply. [`CallError::may_have_run`] says whether the call may have run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// No byte of the call was written: no connection, or the channel is closed. It did not run.
+    /// No byte of the call was written: there was no connection, or the channel is closed. It did
+    /// not run.
     #[error("call to {addr} was not sent")]
     NotSent {
         /// The server's address, as given to the channel.
         addr: String,
-        /// What stopped it.
+        /// What prevented it.
         #[source]
         source: io::Error,
     },
@@ -27,7 +28,8 @@ pub enum CallError {
         /// What it said.
         status: Status,
     },
-    /// The connection was lost when the call had been sent (or was being sent) and before its answer. It may have run.
+    /// The connection was lost after the call was sent (or while it was being sent), before its
+    /// answer. It may have run.
     #[error("connection to {addr} was lost before the answer")]
     Lost {
         /// The server's address, as given to the channel.
@@ -50,18 +52,20 @@ pub enum CallError {
         waited: Duration,
         /// Whether the call had been sent (or was being sent), so that it may have run.
         sent: bool,
-        /// Which deadline it was.
+        /// Which deadline passed.
         which: Deadline,
     },
-    /// What came is not of this protocol, so that the connection cannot be followed any further. Calls that were sent may have run.
-    #[error("{addr} sent what is no frame: {reason}")]
+    /// The bytes that came are not of this protocol, so the rest of the connection cannot be read.
+    /// Calls that were sent may have run.
+    #[error("{addr} sent an invalid frame: {reason}")]
     BadFrame {
         /// The server's address, as given to the channel.
         addr: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The first bytes that came are of another protocol: whoever listens at this address runs no calls. It did not run.
+    /// The first bytes that came are of another protocol: no RPC server listens at this address.
+    /// The call did not run.
     #[error("{addr} speaks {protocol}, not this protocol")]
     OtherProtocol {
         /// The server's address, as given to the channel.
@@ -69,7 +73,7 @@ pub enum CallError {
         /// The protocol's name, as in "HTTP".
         protocol: &'static str,
     },
-    /// An answer came, and it is not a reply of this method. The call may have run.
+    /// An answer came, but it is not a reply of this method. The call may have run.
     #[error("bad reply from {addr}: {reason}")]
     BadReply {
         /// The server's address, as given to the channel.
@@ -77,18 +81,19 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Too many calls are outstanding on this channel. It did not run.
-    #[error("{calls} calls to {addr} are outstanding: no more until some are answered")]
+    /// Too many calls of this channel are waiting for answers. It did not run.
+    #[error("too many calls to {addr}: {calls} are waiting for answers")]
     Busy {
         /// The server's address, as given to the channel.
         addr: String,
-        /// How many are outstanding.
+        /// How many are waiting.
         calls: usize,
     },
 }
 
 impl CallError {
-    /// Whether the call may have had an effect on the server. `false` is certain: it has not run and never will.
+    /// Whether the call may have run on the server. `false` is certain: it has not run and never
+    /// will.
     pub fn may_have_run(&self) -> bool {
         match self {
             CallError::NotSent { .. }
@@ -103,17 +108,17 @@ impl CallError {
     }
 }
 
-/// Which time ran out.
+/// Which deadline passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deadline {
-    /// That of the call as a whole.
+    /// That of the whole call.
     #[default]
     Call,
-    /// That of its last attempt, after which no other was due: see [`Retrying`](super::Retrying).
+    /// That of the last attempt, after which none was due: see [`Retrying`](super::Retrying).
     Attempt,
 }
 
-/// Rounded: a deadline is computed a little before the call begins, and 1.999934 s says less than what was meant.
+/// Rounded, because a deadline is computed a little before the call begins: 2000 ms, not 1999.934.
 fn in_ms(time: &Duration) -> u128 {
     (time.as_micros() + 500) / 1000
 }
@@ -122,10 +127,10 @@ fn in_ms(time: &Duration) -> u128 {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error("cannot listen on {addr}")]
     Bind {
-        /// The address as it was given; with the ports that were to be tried, if there were several.
+        /// The address as given, with the range of ports if there are several.
         addr: String,
         /// What the system said.
         #[source]
@@ -146,18 +151,18 @@ pub enum ServerError {
         /// The name.
         name: &'static str,
     },
-    /// It was not said where to listen.
+    /// No address to listen on was given.
     #[error("no address to listen on")]
     NoAddress,
     /// The limits contradict each other.
     #[error("limits contradict each other: {reason}")]
     BadLimits {
-        /// Which ones, and how.
+        /// Which limits, and how.
         reason: String,
     },
 }
 
-/// An `io::Error` is not `Clone`, and one broken connection fails many calls: the same error for the next of them.
+/// A copy of `error`: one broken connection fails many calls, and `io::Error` is not `Clone`.
 pub(super) fn same_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),

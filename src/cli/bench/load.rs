@@ -1,11 +1,12 @@
 //! The clients of a run, and what they measure.
 //!
-//! A client is no thread: it is driven by the thread that reads its connection, which brings it the answer to its last operation
-//! and has it begin the next one. So the load takes little of a machine that it shares with the members.
+//! A client is not a thread. The thread that reads a connection hands each answer to its client and
+//! begins that client's next operation. So the load takes little of the machine, which it shares
+//! with the members.
 //!
-//! An operation that is not simply answered (the leader has gone, or takes no more) is begun again by one of a few threads with
-//! a Clerk, which waits for whoever leads; its latency goes on meanwhile. Then its client goes on, with that leader. An append
-//! may then be there twice; nobody reads it.
+//! If an operation is not simply answered (the leader is gone, or busy), one of a few threads
+//! repeats it with a Clerk, which waits for a leader. Its latency keeps counting. Then the client
+//! continues with that leader. An append may then have happened twice; nobody reads it.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -30,25 +31,26 @@ const OK: &[u8] = b"OK";
 /// `Err`: the key is absent.
 const ERR_NO_KEY: &[u8] = b"ErrNoKey";
 
-/// The longest latency that is told apart, in microseconds: an hour.
+/// The longest latency that can be recorded, in microseconds: an hour.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
-/// Digits of a latency that are kept.
+/// Significant digits of a recorded latency.
 const LATENCY_DIGITS: u8 = 3;
-/// Threads that begin operations again.
+/// Threads that repeat operations.
 const REPAIRERS: usize = 16;
-/// How long an operation waits for its answer before it is begun again, besides the time that the bytes of all need.
+/// How long an operation waits for its answer before it is repeated, besides the time to transfer
+/// the bytes of all operations.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The slowest cluster that large values are given time for, in bytes a second.
+/// The transfer speed to allow for, in bytes per second: that of a slow cluster.
 const BYTES_PER_SECOND_MIN: f64 = 4e6;
-/// Between lines of progress.
+/// The pause between two lines of progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 
 /// When a run ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
-    /// After so many operations.
+    /// After this many operations.
     Count(u64),
-    /// So long after the warm-up.
+    /// This long after the warm-up.
     After(Duration),
 }
 
@@ -56,9 +58,9 @@ pub(super) enum End {
 pub(super) struct Load {
     pub(super) work: Work,
     pub(super) end: End,
-    /// Operations a second; none: as fast as the clients go.
+    /// Operations per second; `None`: as fast as the clients go.
     pub(super) rate: Option<f64>,
-    /// Until then nothing is counted.
+    /// The time at the beginning in which nothing is counted.
     pub(super) warm_up: Duration,
     /// How long one operation may take.
     pub(super) timeout: Duration,
@@ -67,34 +69,34 @@ pub(super) struct Load {
     pub(super) shows_progress: bool,
 }
 
-/// What a run has measured.
+/// The results of a run.
 pub(super) struct Measured {
-    /// Of the operations that succeeded, in microseconds.
+    /// The latencies of operations that succeeded, in microseconds.
     pub(super) latencies: Histogram<u64>,
     pub(super) elapsed: Duration,
     pub(super) errors: Errors,
     pub(super) first_error: Option<String>,
 }
 
-/// Operations that failed, by what is known of them.
+/// Counts of failed operations, by kind of failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Errors {
     pub(super) not_applied: u64,
     pub(super) unknown: u64,
     pub(super) rejected: u64,
-    /// That were due before an open loop ended, and for which no client was free.
+    /// Due before an open loop ended, but no client was free.
     pub(super) not_begun: u64,
 }
 
-/// Where the clients' requests go.
+/// Finds the member that the clients' requests go to.
 pub(super) trait Leader: Send + Sync + 'static {
-    /// The address of the member that leads, if one says so.
+    /// The address of the member that says it leads, if any.
     fn find(&self) -> Option<String>;
-    /// A way to the cluster, whoever leads.
+    /// A Clerk for the cluster.
     fn clerk(&self) -> Result<Clerk, Failure>;
 }
 
-/// What the clients share.
+/// The state that the clients share.
 struct Run {
     load: Load,
     leader: Box<dyn Leader>,
@@ -160,7 +162,7 @@ struct Shard {
 }
 
 impl Load {
-    /// Runs it with so many clients over so many connections.
+    /// Runs this load with the given number of clients and connections.
     pub(super) fn run(
         self,
         leader: impl Leader,
@@ -168,7 +170,7 @@ impl Load {
         connections: usize,
     ) -> Result<Measured, Failure> {
         let (repairs, to_repair) = unbounded();
-        let addr = leader.find().ok_or_else(|| Failure::not_applied("nobody leads"))?;
+        let addr = leader.find().ok_or_else(|| Failure::not_applied("no member leads"))?;
         let lines = Lines::new(addr, clients, connections);
         let deadline = Instant::now() + self.timeout;
         lines.stubs.iter().try_for_each(|stub| check_line(stub, deadline))?;
@@ -198,7 +200,7 @@ impl Load {
                 let repairer = move || run.repair_all(&clerk, &to_repair);
                 match thread::Builder::new().spawn_scoped(scope, repairer) {
                     Ok(_) => {}
-                    // Where threads are short, one is enough.
+                    // One such thread is enough where there are no more.
                     Err(_) if started > 0 => break,
                     Err(error) => {
                         return Err(Failure::not_applied(format!(
@@ -208,7 +210,7 @@ impl Load {
                 }
             }
             if run.load.shows_progress {
-                // Without a thread for it nothing is shown, and all is measured.
+                // Without a thread, progress is not shown; the measurement is the same.
                 let _ = thread::Builder::new().spawn_scoped(scope, || run.show_progress());
             }
             for number in 0..clients {
@@ -232,17 +234,17 @@ impl Load {
     }
 }
 
-/// Connects, and makes one call as the clients will: a channel that gets no thread for that says so now.
+/// Connects and makes one call, so that a channel that gets no thread fails now.
 fn check_line(stub: &KvServerRpcStub, deadline: Instant) -> Result<(), Failure> {
     stub.invoker().connect_now(deadline)?;
     match stub.get_async(&GetArgs::default(), deadline).wait() {
         Err(error @ CallError::NotSent { .. }) => Err(error.into()),
-        // Whatever the answer is, there was one.
+        // Any answer will do.
         _ => Ok(()),
     }
 }
 
-/// Ends the threads beside the clients.
+/// Ends the additional threads of a run.
 struct EndsRun<'a>(&'a Run);
 
 impl Drop for EndsRun<'_> {
@@ -278,9 +280,9 @@ impl Client {
 }
 
 impl Run {
-    /// Connects to whoever leads, if that is another one than before.
+    /// Connects to the leader, if it has changed.
     fn follow_leader(&self) {
-        // If nobody leads now, the next operation asks again. No lock is held while others are asked, or waited for.
+        // If no member leads now, the next operation asks again. No lock is held while asking.
         let Some(addr) = self.leader.find() else { return };
         if self.lines.read().addr != addr {
             let new = Lines::new(addr, self.clients, self.connections);
@@ -289,7 +291,7 @@ impl Run {
         }
     }
 
-    /// The client has ended its last operation.
+    /// Called when the client has ended its last operation.
     fn begin_next(self: &Arc<Self>, client: Client) {
         if self.load.rate.is_none() {
             let begin = Instant::now();
@@ -448,7 +450,7 @@ impl Run {
         drop(self.repairs.send(begun));
     }
 
-    /// One of the threads that begin operations again.
+    /// Runs one of the threads that repeat operations.
     fn repair_all(self: &Arc<Self>, clerk: &Clerk, to_repair: &Receiver<Begun>) {
         while !self.is_over.load(Ordering::Relaxed) || *self.active.lock() > 0 {
             let Ok(begun) = to_repair.recv_timeout(PROGRESS_PAUSE / 10) else { continue };
@@ -481,7 +483,7 @@ impl Run {
             let (done, now) = (self.done.load(Ordering::Relaxed), Instant::now());
             let rate = (done - last_done) as f64 / (now - last).as_secs_f64();
             let seconds = now.saturating_duration_since(self.start).as_secs_f64();
-            // It is for a person who looks; a terminal that has gone needs none.
+            // Progress is for people who look: a closed terminal needs none.
             let _ = write!(io::stderr(), "\r{seconds:6.1} s  {done:10} done  {rate:9.0}/s ");
             (last_done, last) = (done, now);
         }

@@ -1,11 +1,12 @@
-//! `bench`: how fast a cluster is.
+//! `bench`: measures how fast a cluster is.
 //!
-//! Each client is one of the cluster's, with a session of its own and one operation under way; clients share connections to the
-//! leader. By default a client begins its next operation when its last one has ended (closed loop). With `--rate` operations begin when the rate
-//! says, whether or not earlier ones have ended, and a latency is counted from the moment at which its operation should have
-//! begun: an operation that had to wait for a client has waited all the same (no coordinated omission).
+//! Each client has a session of its own and runs one operation at a time. Clients share connections
+//! to the leader. By default a client begins its next operation when its last one has ended (closed
+//! loop). With `--rate`, operations begin at that rate, whether or not earlier ones have ended. A
+//! latency is then counted from the moment at which the operation should have begun, so time spent
+//! waiting for a free client counts too (no coordinated omission).
 //!
-//! What an operation needs is prepared first: reads find their keys. What happens during the warm-up is not counted.
+//! The keys that reads need are written first. Operations during the warm-up are not counted.
 
 mod load;
 mod report;
@@ -26,17 +27,18 @@ use load::{End, Leader, Load};
 use report::{Cluster, Report};
 use work::Work;
 
-/// More would be a mistake in the command.
+/// A higher number is taken for a mistake.
 const CLIENTS_MAX: usize = 100_000;
 /// Clients that prepare the keys.
 const PREPARING_CLIENTS: u64 = 256;
-/// Clients that share a connection if the command does not say, ...
+/// By default, this many clients share a connection, ...
 const CLIENTS_PER_CONNECTION: usize = 32;
-/// ... of which there are no more than this: more cost the members more system calls, for fewer answers each.
+/// ... and there are at most this many connections. With more, members need more system calls, each
+/// for fewer answers.
 const CONNECTIONS_MAX: usize = 4;
-/// How long members may take to say how they are at the beginning, ...
+/// How long members may take to report their status at the beginning, ...
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
-/// ... and when another one may lead by now: one that is frozen is not waited for.
+/// ... and later, when another one may lead. Short, so as not to wait for a frozen member.
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
@@ -45,9 +47,9 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     let connections = args.conns.unwrap_or(connections_for(args.clients)).min(args.clients);
     let answers = status::ask_all(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout));
     status::check_protocol(&answers)?;
-    let nobody = status::with_reason("no member says that it leads", &answers);
+    let nobody = status::with_reason("no member leads", &answers);
     let found = newest_leader(answers).ok_or_else(|| Failure::not_applied(nobody))?;
-    // What is measured: a number without it says little.
+    // The report names these: a number without them says little.
     let cluster = Cluster {
         members: found.1.members as usize,
         durability: found.1.durability,
@@ -70,7 +72,9 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         };
         let filled = fill.run(leader(), clients, connections_for(clients))?;
         if let Some(error) = filled.first_error {
-            return Err(Failure::not_applied(format!("the keys could not be prepared: {error}")));
+            return Err(Failure::not_applied(format!(
+                "cannot write the keys before the measurement: {error}"
+            )));
         }
     }
     let load = Load {
@@ -91,11 +95,11 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     print(&[text.as_bytes()])?;
     let Some(words) = measured.first_error else {
         return match measured.latencies.is_empty() {
-            true => Err(Failure::not_applied("nothing was measured: it ran for too short a time")),
+            true => Err(Failure::not_applied("nothing was measured: the run was too short")),
             false => Ok(Exit::Done),
         };
     };
-    let line = format!("some operations failed, the first one so: {words}");
+    let line = format!("some operations failed, the first one with: {words}");
     let exit = match (measured.latencies.is_empty(), measured.errors.unknown) {
         (false, _) => {
             tell(&format_args!("syncraft: {line}"));
@@ -132,7 +136,7 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
         return wrong(format!("--read-ratio {}: from 0 to 1", args.read_ratio));
     }
     if args.operation == BenchOperation::Append && args.no_fill {
-        return wrong("--no-fill: appends need no keys".to_owned());
+        return wrong("--no-fill: append never fills keys".to_owned());
     }
     Ok(())
 }
@@ -141,7 +145,7 @@ fn connections_for(clients: usize) -> usize {
     (clients / CLIENTS_PER_CONNECTION).clamp(1, CONNECTIONS_MAX)
 }
 
-/// Where the leader is looked for.
+/// Searches for the leader.
 struct Search {
     endpoints: Endpoints,
     common: Common,
@@ -158,7 +162,7 @@ impl Leader for Search {
     }
 }
 
-/// The address of the newest leader, and what it says of itself.
+/// The address and status of the newest leader.
 fn newest_leader(answers: Vec<Answer>) -> Option<(String, StatusReply)> {
     let replies = answers
         .into_iter()

@@ -5,7 +5,8 @@ use syncraft::clerk::{Clerk, ClerkError};
 
 use super::super::args::{BenchArgs, BenchOperation};
 
-/// The values of one run are slices of this many different bytes: a store that kept equal values once would gain nothing.
+/// The values of one run are slices of this many different bytes: a store that kept equal values
+/// once would gain nothing.
 const VARIETY_BYTES: usize = 4096;
 
 /// `Op` of `kv_server_rpc.proto`: replace the value.

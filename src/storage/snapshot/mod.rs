@@ -234,7 +234,7 @@ impl Shared {
                 metas.retain(|meta| *meta != newest);
                 remove(&*self.disk, &self.dir, &metas);
             }
-            Err(err) => log::warn!("older snapshots stay: {err}"),
+            Err(err) => log::warn!("cannot remove older snapshots: {err}"),
         }
     }
 }

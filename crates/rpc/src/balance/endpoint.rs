@@ -107,7 +107,7 @@ fn check_addr(addr: &str) -> Result<(), &'static str> {
     match port.parse::<u16>() {
         _ if host.is_empty() => Err("the host is missing"),
         _ if host.contains(':') && !is_bracketed => {
-            Err("an IPv6 address stands in brackets, and a port after it")
+            Err("an IPv6 address needs brackets, and a port after them")
         }
         Ok(1..) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
         _ => Err("the port is not a number from 1 to 65535"),

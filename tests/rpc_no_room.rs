@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use rpc_support::*;
@@ -27,8 +27,12 @@ const BUSY: usize = 40;
 /// Set in the process that a test runs in.
 const IS_ALONE: &str = "SYNCRAFT_TEST_IS_ALONE";
 
-/// A user whom nobody else is.
-const USER: u32 = 61_234;
+/// A user whom nobody else is, not another test either: the limit on threads is one for all that a user runs.
+fn user() -> u32 {
+    static USERS: AtomicU32 = AtomicU32::new(0);
+    let number = USERS.fetch_add(1, Ordering::SeqCst);
+    20_000 + (10 * std::process::id() + number) % 40_000
+}
 
 /// Runs a test of this name in a process of its own.
 fn alone(test: &str, run: impl FnOnce()) {
@@ -43,7 +47,8 @@ fn alone(test: &str, run: impl FnOnce()) {
     let mut command = Command::new(program);
     command.args(["--exact", test, "--nocapture"]).env(IS_ALONE, "1").current_dir("/");
     if rustix::process::getuid().is_root() {
-        command.uid(USER).gid(USER);
+        let user = user();
+        command.uid(user).gid(user);
     }
     let output = command.output().unwrap();
     let words = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -114,13 +119,12 @@ impl Scene {
 
     /// The next connections are served, those of peers and of others, and nobody has lost a call.
     fn check(mut self) {
-        let mut newcomers: Vec<Raw> =
-            (0..BUSY).map(|_| Raw::connect(self.server.local_addr())).collect();
-        for (at, raw) in newcomers.iter_mut().enumerate() {
-            match at % 2 {
-                0 => peer_is_served(raw),
-                _ => client_is_served(raw),
-            }
+        let mut newcomers = Vec::new();
+        for _ in 0..BUSY / 2 {
+            newcomers.extend([(); 2].map(|()| Raw::connect(self.server.local_addr())));
+            let [.., peer, client] = &mut newcomers[..] else { unreachable!("there are two") };
+            peer_is_served(peer);
+            client_is_served(client);
         }
         for (args, call) in self.service.take_held() {
             call.typed().run(args);
@@ -156,32 +160,36 @@ fn a_descriptor_that_the_system_refuses_makes_clients_wait_that_have_just_come()
     alone("a_descriptor_that_the_system_refuses_makes_clients_wait_that_have_just_come", || {
         let scene = Scene::set();
         let addr = scene.server.local_addr();
-        let sockets = [(); 2].map(|()| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
-        let mut idle = Raw::connect(addr);
-        client_is_served(&mut idle);
-        // All below the next one are taken.
-        let next = File::open("/").unwrap().as_raw_fd();
-        let lowered = Lowered::to(Resource::Nofile, next as u64);
-        let [mut first, mut second] = sockets.map(|socket| Raw(socket.into()));
+        let sockets = [(); 3].map(|()| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
         let connect = |raw: &Raw| {
             SockRef::from(&raw.0).connect(&addr.into()).unwrap();
             raw.0.set_read_timeout(Some(LONG)).unwrap();
         };
-        connect(&first);
-        // It takes the place of one over which nothing is asked, and that is told.
-        peer_is_served(&mut first);
+        let mut idle = Raw::connect(addr);
+        client_is_served(&mut idle);
+        // All below the next one are taken, one of them by the server that waits for a connection.
+        let next = File::open("/").unwrap().as_raw_fd();
+        let lowered = Lowered::to(Resource::Nofile, next as u64);
+        let [mut peer, mut busy, mut last] = sockets.map(|socket| Raw(socket.into()));
+        connect(&peer);
+        peer_is_served(&mut peer);
+        // Clients over which nothing is asked make room, and are told.
         idle.expect_status(0, StatusCode::Closing);
+        connect(&busy);
+        busy.send(&request("Hold", 1, "x"));
+        scene.service.wait_held(BUSY + 1);
         // There are no others.
+        connect(&last);
+        last.send(&request("Echo", 1, "x"));
         let so_far = NOT_ACCEPTED.load(Ordering::SeqCst);
-        connect(&second);
-        second.send(&request("Echo", 1, "x"));
         wait_until("the system refuses many times", || {
             NOT_ACCEPTED.load(Ordering::SeqCst) >= so_far + 5
         });
         drop(lowered);
-        second.expect_echo(1, "x");
-        peer_is_served(&mut first);
+        last.expect_echo(1, "x");
+        peer_is_served(&mut peer);
         scene.check();
+        busy.expect_echo(1, "x");
     });
 }
 
@@ -195,12 +203,12 @@ fn a_connection_that_finds_no_thread_takes_the_place_of_an_idle_one() {
     alone("a_connection_that_finds_no_thread_takes_the_place_of_an_idle_one", || {
         let scene = Scene::set();
         let mut idle = Raw::connect(scene.server.local_addr());
-        client_is_served(&mut idle);
+        wait_until("it is there", || scene.server.connections() == BUSY + 1);
         let threads = fs::read_dir("/proc/self/task").unwrap().count();
         let lowered = Lowered::to(Resource::Nproc, threads as u64);
         let mut peer = Raw::connect(scene.server.local_addr());
         peer_is_served(&mut peer);
-        idle.expect_status(0, StatusCode::Closing);
+        idle.expect_reset();
         drop(lowered);
         scene.check();
     });

@@ -62,7 +62,8 @@ impl Acceptor {
                         "rpc: cannot accept on {}: {error}",
                         self.shared.local_addr
                     ));
-                    self.make_room();
+                    // It finds none before the next one comes: the last one has had no time for its first call.
+                    self.make_room(1);
                     self.shared.wait_for_stop(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
@@ -90,7 +91,7 @@ impl Acceptor {
     /// Starts a connection, if need be in the place of one that makes room for it.
     fn start_patiently(&self, connection: &Arc<Connection>) -> io::Result<()> {
         let result = self.start(connection);
-        if result.is_ok() || !self.make_room() {
+        if result.is_ok() || !self.make_room(0) {
             return result;
         }
         // The system counts a thread for a moment longer than the thread can say. Meanwhile it would refuse others as well.
@@ -124,14 +125,15 @@ impl Acceptor {
         })
     }
 
-    /// The system refuses a thread or a descriptor: ends connections that have no call open. Whether there were any.
-    fn make_room(&self) -> bool {
+    /// The system refuses a thread or a descriptor: ends connections that have no call open, but for the newest
+    /// ones, which are `spared`. Whether there were any.
+    fn make_room(&self, spared: usize) -> bool {
         if self.shared.is_stopping() {
             return false;
         }
         let Shared { registry, capacity, .. } = &*self.shared;
         let open = registry.len();
-        let ended = registry.make_room(capacity.shrink(open));
+        let ended = registry.make_room(capacity.shrink(open), spared);
         self.shared.log.warn(&format!(
             "rpc: the system has no room for more than {open} connections: \
             {ended} over which nothing is asked make room"

@@ -130,11 +130,13 @@ impl Registry {
     }
 
     /// Ends connections of clients over which nothing is asked just now until `left` stay, or no such are left: first those that
-    /// have said nothing. How many.
-    pub(super) fn make_room(&self, left: usize) -> usize {
+    /// have said nothing. The newest ones are `spared`. How many it has ended.
+    pub(super) fn make_room(&self, left: usize, spared: usize) -> usize {
+        let mut connections = self.connections();
+        let beyond = connections.len().saturating_sub(left);
+        connections.truncate(connections.len().saturating_sub(spared));
         let (silent, others): (Vec<_>, Vec<_>) =
-            self.connections().into_iter().partition(|it| it.spoken() == Speaks::Nothing);
-        let beyond = (silent.len() + others.len()).saturating_sub(left);
+            connections.into_iter().partition(|it| it.spoken() == Speaks::Nothing);
         silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).count()
     }
 

@@ -62,8 +62,8 @@ impl Acceptor {
                         "rpc: cannot accept on {}: {error}",
                         self.shared.local_addr
                     ));
-                    // It finds none before the next one comes: the last one has had no time for its first call.
-                    self.make_room(1);
+                    // It may find none before anybody comes. The last one gets a moment for its first call.
+                    self.make_room(usize::from(backoff < BACKOFF_MAX));
                     self.shared.wait_for_stop(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }

@@ -4,37 +4,15 @@ mod rpc_support;
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
 use rpc_support::*;
 use syncraft::clerk::Clerk;
 use syncraft::kv::proto::{GetArgs, GetReply};
-use syncraft::rpc::{
-    Call, CallError, Channel, FrameLimits, Limits, Method, Server, Service, StatusCode,
-};
+use syncraft::rpc::{CallError, Channel, FrameLimits, Limits, Method, Server, StatusCode};
 use syncraft::testing::Cluster;
-
-/// What members say to each other, here: an echo.
-struct PeerRpc;
-
-impl Service for PeerRpc {
-    fn name(&self) -> &'static str {
-        "peerRpc"
-    }
-
-    fn methods(&self) -> &'static [&'static str] {
-        &["Echo"]
-    }
-
-    fn call(&self, _: usize, args: Bytes, call: Call) {
-        if let Some((args, done)) = call.open::<Echo, Echo>(args) {
-            done.run(args);
-        }
-    }
-}
 
 fn serve_both(limits: Limits) -> Server {
     Server::builder()
@@ -45,16 +23,6 @@ fn serve_both(limits: Limits) -> Server {
         .build()
         .unwrap()
         .start()
-}
-
-fn peer_request(data: &str) -> Vec<u8> {
-    let args = echo(data.to_owned()).encode_to_vec();
-    frame(&Head { service: "peerRpc".into(), ..head("Echo", 1, args.len()) }, &args)
-}
-
-fn peer_is_served(peer: &mut Raw) {
-    peer.send(&peer_request("beat"));
-    peer.expect_echo(1, "beat");
 }
 
 /// Connections whose clients have made a call and hold them.
@@ -195,6 +163,36 @@ fn a_silent_crowd_does_not_keep_clients_out_either() {
     let mut served = clients(&server, 2);
     served[0].send(&request("Echo", 2, "still here"));
     served[0].expect_echo(2, "still here");
+}
+
+/// A thread that refuses a connection may be faster than the one that has started it.
+#[test]
+fn connections_that_are_refused_take_nothing_off_the_count_of_others() {
+    let server = serve_both(Limits { connections_max: 1, ..Limits::default() });
+    let _taken = clients(&server, 1);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let least = scope.spawn(|| {
+            let mut least = u64::MAX;
+            while !is_over.load(Ordering::SeqCst) {
+                least = least.min(server.stats().connections_accepted);
+            }
+            least
+        });
+        for _ in 0..30 {
+            // Many at once: what each asks is there before its thread.
+            let ask = |_| {
+                let mut raw = Raw::connect(server.local_addr());
+                raw.send(&request("Echo", 1, "x"));
+                raw
+            };
+            let mut crowd: Vec<Raw> = (0..30).map(ask).collect();
+            crowd.iter_mut().for_each(|raw| drop(raw.expect_status(0, StatusCode::Busy)));
+        }
+        is_over.store(true, Ordering::SeqCst);
+        assert_eq!(least.join().unwrap(), 1);
+    });
+    assert_eq!(server.stats().connections_accepted, 1);
 }
 
 /// They have been told to go, and hold their end.

@@ -160,6 +160,25 @@ impl Service for Published {
     }
 }
 
+/// What members say to each other, here: an echo.
+pub struct PeerRpc;
+
+impl Service for PeerRpc {
+    fn name(&self) -> &'static str {
+        "peerRpc"
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        &["Echo"]
+    }
+
+    fn call(&self, _: usize, args: Bytes, call: Call) {
+        if let Some((args, done)) = call.open::<Echo, Echo>(args) {
+            done.run(args);
+        }
+    }
+}
+
 pub fn serve(limits: Limits) -> (Server, Arc<TestService>) {
     serve_with(|builder| builder.limits(limits))
 }
@@ -347,6 +366,16 @@ impl Raw {
     pub fn reset(self) {
         socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
     }
+}
+
+pub fn peer_request(data: &str) -> Vec<u8> {
+    let args = echo(data.to_owned()).encode_to_vec();
+    frame(&Head { service: "peerRpc".into(), ..head("Echo", 1, args.len()) }, &args)
+}
+
+pub fn peer_is_served(peer: &mut Raw) {
+    peer.send(&peer_request("beat"));
+    peer.expect_echo(1, "beat");
 }
 
 /// Waits for what other threads bring about.

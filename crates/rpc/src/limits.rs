@@ -31,7 +31,8 @@ pub struct Limits {
     /// Connections at a time over which a call has come; default 1,024. One more is told that the server is busy, and closed;
     /// up to 32 more are for [reserved services](super::ServerBuilder::reserved_service). Those over which nothing has come yet
     /// make room when there are so many and 40 more. Each costs a thread and 16 KiB, and a second thread while its client is slow
-    /// to read. Too small: clients are refused. Too large: threads and descriptors run out, and the server allows fewer.
+    /// to read. Too small: clients are refused. Too large: threads and descriptors run out, and new connections are dropped
+    /// unless others over which nothing is asked can be closed.
     pub connections_max: usize,
     /// Calls begun and not yet answered, for one connection; default 1,024. One more is answered "busy". Too small: a busy
     /// channel's calls are refused. Too large: one client can fill what is in front of consensus.

@@ -1,7 +1,15 @@
-//! How many connections may be open: as many as are configured, or fewer while the system has no room for them.
+//! How many connections may be open.
+//!
+//! Two bounds, for two kinds of connections:
+//!
+//! - Those whose clients have made a call have a place each. There are as many places for clients as are configured, and 32
+//!   more for reserved services. A client that finds none is refused; no place is ever taken back.
+//! - Those over which no call has come yet may take up what the others leave of all places and eight more. They make room for
+//!   each other, and at least eight may always be open: so a peer always gets as far as its first call.
 //!
 //! A server learns that the system has no room when a thread does not start or `accept` finds no descriptor, whatever limit that
-//! was and whoever else uses it up. Then it allows fewer connections for a minute. The difference is room for reserved services.
+//! was and whoever else uses it up. For a minute it then lowers the second bound by a quarter of what is open. The first one
+//! stays: what clients with places hold says nothing about the room that the system has a moment later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,10 +23,7 @@ pub(super) const RESERVED_CONNECTIONS: usize = 32;
 /// And for clients whose first call has not come yet: it decides which they are.
 pub(super) const TRIAL_CONNECTIONS: usize = 8;
 
-/// Connections that are allowed whatever the system says.
-const ALL_MIN: usize = 4;
-
-/// How long fewer connections are allowed after the system had no room.
+/// How long fewer connections without a call are allowed after the system had no room.
 const SHRUNK_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct Capacity {
@@ -31,8 +36,7 @@ pub(super) struct Capacity {
 
 #[derive(Clone, Copy)]
 struct Shrunk {
-    connections_max: usize,
-    all_max: usize,
+    open_max: usize,
     until: Instant,
 }
 
@@ -44,21 +48,15 @@ impl Capacity {
 
     /// Connections whose clients have made a call, those of reserved services not counted.
     pub(super) fn connections_max(&self) -> usize {
-        self.shrunk().map_or(self.configured, |it| it.connections_max)
+        self.configured
     }
 
-    /// All connections, those whose clients have said nothing yet among them.
-    pub(super) fn all_max(&self) -> usize {
-        self.shrunk().map_or(
-            self.configured.saturating_add(RESERVED_CONNECTIONS + TRIAL_CONNECTIONS),
-            |it| it.all_max,
-        )
-    }
-
-    fn shrunk(&self) -> Option<Shrunk> {
-        let mut shrunk = self.shrunk.lock();
-        *shrunk = shrunk.filter(|it| Instant::now() < it.until);
-        *shrunk
+    /// How many connections may be open before one over which no call has come makes room for the next.
+    pub(super) fn open_max(&self) -> usize {
+        let places = self.configured.saturating_add(RESERVED_CONNECTIONS + TRIAL_CONNECTIONS);
+        let open_max = self.shrunk.lock().filter(Shrunk::holds).map_or(places, |it| it.open_max);
+        let taken = |places: &AtomicUsize| places.load(Ordering::Relaxed);
+        open_max.max(taken(&self.of_clients) + taken(&self.reserved) + TRIAL_CONNECTIONS)
     }
 
     /// A place for a client of a reserved service, or of another one.
@@ -68,15 +66,21 @@ impl Capacity {
         reserved.flatten().or_else(of_clients)
     }
 
-    /// The system had no room for one more beside `open` connections: how many are allowed from now on, a quarter fewer each
-    /// time. What is left over is for their second threads, and for what else has to start.
+    /// The system had no room for one more beside `open` connections. How many are to be left, a quarter fewer each time: what is
+    /// left over is for their second threads, and for what else has to start.
     pub(super) fn shrink(&self, open: usize) -> usize {
-        let all_max = (self.all_max().min(open) / 4 * 3).max(ALL_MIN);
-        let beyond = RESERVED_CONNECTIONS + TRIAL_CONNECTIONS;
-        let connections_max = all_max.saturating_sub(beyond).max(all_max / 2);
-        let until = Instant::now() + SHRUNK_FOR;
-        *self.shrunk.lock() = Some(Shrunk { connections_max, all_max, until });
-        all_max
+        let mut shrunk = self.shrunk.lock();
+        // If more are open than were to be left, those that had to go are still going, or nobody can be asked to.
+        let before = shrunk.filter(|it| it.holds() && it.open_max < open);
+        let open_max = before.map_or(open - open.div_ceil(4), |it| it.open_max);
+        *shrunk = Some(Shrunk { open_max, until: Instant::now() + SHRUNK_FOR });
+        open_max
+    }
+}
+
+impl Shrunk {
+    fn holds(&self) -> bool {
+        Instant::now() < self.until
     }
 }
 
@@ -106,14 +110,36 @@ mod tests {
     #[test]
     fn room_that_the_system_does_not_give_is_given_up_step_by_step() {
         let capacity = Capacity::new(1024);
-        assert_eq!((capacity.all_max(), capacity.connections_max()), (1064, 1024));
-        // In turn: what was open; what is allowed then; and of that, for clients.
-        for (open, all, of_clients) in
-            [(250, 186, 146), (200, 138, 98), (100, 75, 37), (45, 33, 16), (1, 4, 2), (0, 4, 2)]
-        {
-            assert_eq!(capacity.shrink(open), all, "{open} are open");
-            assert_eq!((capacity.all_max(), capacity.connections_max()), (all, of_clients));
+        assert_eq!(capacity.open_max(), 1064);
+        // In turn: what was open; what is to be left; and what may be open then.
+        for (open, left, open_max) in [
+            (250, 187, 187),
+            // They are still going.
+            (250, 187, 187),
+            (200, 187, 187),
+            (180, 135, 135),
+            (45, 33, 33),
+            (8, 6, 8),
+            (0, 0, 8),
+        ] {
+            assert_eq!(capacity.shrink(open), left, "{open} are open");
+            assert_eq!(capacity.open_max(), open_max, "{open} were open");
         }
+    }
+
+    #[test]
+    fn the_next_one_may_make_its_first_call_however_many_have_places() {
+        let capacity = Capacity::new(100);
+        let take = |is_reserved| capacity.try_take(is_reserved).unwrap();
+        let mut places: Vec<_> = (0..80).map(|_| take(false)).collect();
+        for _ in 0..10 {
+            capacity.shrink(80);
+            assert_eq!(capacity.open_max(), 88);
+        }
+        // There are as many places as before.
+        places.extend((0..20).map(|_| take(false)));
+        places.extend((0..32).map(|_| take(true)));
+        assert_eq!(capacity.open_max(), 140);
     }
 
     #[test]

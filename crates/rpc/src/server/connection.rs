@@ -105,7 +105,7 @@ impl Connection {
         })
     }
 
-    /// Its first call is to `service`. If it may not stay, what its client is told; nothing if it is ending already.
+    /// Its first call is to `service`. If it may not stay, what its client has been told; nothing if it is ending already.
     pub(super) fn settle(&self, service: &[u8]) -> Result<(), Option<Status>> {
         let Shared { table, capacity, .. } = &*self.shared;
         let mut standing = self.standing.lock();
@@ -118,8 +118,17 @@ impl Connection {
             *standing = Standing::Settled { _place: place };
             return Ok(());
         }
+        self.shared.count_refused();
+        let status = self.shared.too_many();
+        // Before it is called refused: one that is may be ended at any time.
+        if let Speaks::Extended(head_size) = self.spoken() {
+            self.say_goodbye(head_size, &status);
+        }
         *standing = Standing::Refused;
-        Err(Some(self.shared.refuse_accepted(self.peer)))
+        // A log may block, and the lock is taken by the thread that accepts.
+        drop(standing);
+        self.shared.log_refused(self.peer);
+        Err(Some(status))
     }
 
     /// Ends it if it has said nothing yet, without a word, or if it was refused, and its client has had its words; else false.
@@ -132,13 +141,17 @@ impl Connection {
             Standing::OnTrial => self.outbox.look() == Waiting::Nothing,
             Standing::Refused => !self.outbox.holds_over(0),
         };
-        if goes {
-            if let Standing::OnTrial = std::mem::replace(&mut *standing, Standing::Refused) {
-                self.shared.refuse_accepted(self.peer);
-            }
-            self.cut("it had to make room");
+        if !goes {
+            return false;
         }
-        goes
+        let was = std::mem::replace(&mut *standing, Standing::Refused);
+        drop(standing);
+        if let Standing::OnTrial = was {
+            self.shared.count_refused();
+            self.shared.log_refused(self.peer);
+        }
+        self.cut("it had to make room");
+        true
     }
 
     /// A call to a reserved service has come over it.

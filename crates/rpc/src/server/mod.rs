@@ -77,9 +77,11 @@
 //! place: when all the places and eight more are taken, the oldest one that has said nothing, or was refused and is still
 //! there, makes room for the next.
 //!
-//! Where the system itself has no room, because a thread does not start or no descriptor is left, the server allows fewer
-//! connections for a minute and ends as many over which nothing is asked. The difference is room for reserved services,
-//! whatever limit was met.
+//! Where the system itself has no room, because a thread does not start or no descriptor is left, the server ends up to a
+//! quarter of its connections, but only such over which nothing is asked. The new connection takes the place of one of them. It
+//! is dropped if there are none: clients that always have a call open keep what they have. For a minute those that say
+//! nothing take up no more than what was left. Nobody else is refused for that: as soon as the system has room, whoever comes
+//! is served, whatever limit was met and whatever the other clients do.
 //!
 //! Whoever may name a reserved service may use its room: this keeps crowds out, not attackers.
 //!
@@ -197,7 +199,7 @@ impl Server {
         self.shared.registry.len()
     }
 
-    /// Connections refused so far because [`Limits::connections_max`] were open: at once, or at their first call.
+    /// Connections refused so far because [`Limits::connections_max`] were open: at their first call, or before it to make room.
     pub fn connections_refused(&self) -> u64 {
         self.shared.connections_refused.load(Ordering::Relaxed)
     }
@@ -329,21 +331,24 @@ impl Shared {
         self.connections_idle.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a connection as refused, with a line in the log; the words for its client.
-    fn refuse_connection(&self, peer: SocketAddr) -> Status {
-        let connections = self.capacity.connections_max();
+    /// Counts a connection that was accepted as refused.
+    fn count_refused(&self) {
+        self.connections_accepted.fetch_sub(1, Ordering::Relaxed);
         self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn log_refused(&self, peer: SocketAddr) {
+        let connections = self.capacity.connections_max();
         self.log.warn(&format!(
             "rpc: connection from {peer} refused: at most {connections} may be open"
         ));
-        let words = format!("{connections} connections are open, and no more are taken");
-        Status::busy(words, BUSY_RETRY_AFTER)
     }
 
-    /// The same for one that was accepted.
-    fn refuse_accepted(&self, peer: SocketAddr) -> Status {
-        self.connections_accepted.fetch_sub(1, Ordering::Relaxed);
-        self.refuse_connection(peer)
+    /// What a client too many is told.
+    fn too_many(&self) -> Status {
+        let connections = self.capacity.connections_max();
+        let words = format!("{connections} connections are open, and no more are taken");
+        Status::busy(words, BUSY_RETRY_AFTER)
     }
 
     fn wait_for_stop(&self, timeout: Duration) {

@@ -60,7 +60,7 @@ enum End {
     /// A documented call that cannot be run: no status can be sent.
     #[error("{0}")]
     Refused(Status),
-    /// A connection too many, as its first call has shown.
+    /// A connection too many, as its first call has shown. The client has been told.
     #[error("{0}")]
     TooMany(Status),
     /// Arguments so far over the limit that they are not worth passing over. The client has been told.
@@ -438,11 +438,7 @@ impl Reader {
                 self.linger();
             }
             End::Truncated | End::Slow(_) => self.warn(&end),
-            End::TooLong(_) => self.linger(),
-            End::TooMany(status) => {
-                self.say_goodbye(status);
-                self.linger();
-            }
+            End::TooLong(_) | End::TooMany(_) => self.linger(),
             End::Refused(_) => {
                 self.warn(&end);
                 self.linger();

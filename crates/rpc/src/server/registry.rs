@@ -108,11 +108,17 @@ impl Registry {
     }
 
     /// Ends the oldest connection that has no place: one that has said nothing yet, or was refused and waits for its client to
-    /// go. False when there is none.
-    pub(super) fn evict_one(&self) -> bool {
+    /// go. Does nothing where there is none.
+    pub(super) fn evict_one(&self) {
+        self.connections().iter().any(|it| it.evict());
+    }
+
+    /// Those that are not ending, the oldest first. What ends them is done without the lock: it may log, and
+    /// a log may block, while threads that end need the lock.
+    fn connections(&self) -> Vec<Arc<Connection>> {
         let state = self.state.lock();
-        let mut connections = state.live.values().map(|live| &live.connection);
-        connections.any(|connection| connection.evict())
+        let connections = state.live.values().map(|live| &live.connection);
+        connections.filter(|it| !it.is_cut()).cloned().collect()
     }
 
     /// Waits until fewer than `connections` are left, or `deadline`.
@@ -123,17 +129,15 @@ impl Registry {
         {}
     }
 
-    /// Ends connections of clients over which nothing is asked just now until `left` are open, or no such are left: first
-    /// those that have said nothing.
-    pub(super) fn make_room(&self, left: usize) {
-        // A thread that ends takes the lock: the connections are told without it.
-        let (silent, others): (Vec<_>, Vec<_>) = {
-            let state = self.state.lock();
-            let connections = state.live.values().map(|live| Arc::clone(&live.connection));
-            connections.partition(|it| it.spoken() == Speaks::Nothing)
-        };
-        let beyond = (silent.len() + others.len()).saturating_sub(left);
-        silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).for_each(drop);
+    /// Ends connections of clients over which nothing is asked just now until `left` stay, or no such are left: first those that
+    /// have said nothing. The newest ones are `spared`. How many it has ended.
+    pub(super) fn make_room(&self, left: usize, spared: usize) -> usize {
+        let mut connections = self.connections();
+        let beyond = connections.len().saturating_sub(left);
+        connections.truncate(connections.len().saturating_sub(spared));
+        let (silent, others): (Vec<_>, Vec<_>) =
+            connections.into_iter().partition(|it| it.spoken() == Speaks::Nothing);
+        silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).count()
     }
 
     /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.

@@ -4,7 +4,8 @@
 mod process_support;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -150,6 +151,42 @@ fn what_an_older_version_left_readable_is_made_private() {
     assert_eq!((mode(&dir), mode(&other)), (Some(0o755), Some(0o644)));
     fs::remove_file(&other).unwrap();
     check_private(&dir, Some(&dir));
+}
+
+/// A volume that belongs to root and is shared with a group, as Kubernetes makes one with `fsGroup`:
+/// the member may use what is there, but may not change its modes.
+#[test]
+fn a_volume_of_another_user_is_served_from() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("not root: files of another user cannot be made, so this is not tested");
+        return;
+    }
+    let mut cluster = Processes::start(1);
+    write_much(&cluster);
+    let dir = cluster.data_dir(1);
+    cluster.kill(1);
+    // The member is killed at this point of replacing it.
+    fs::write(dir.join("meta.tmp"), "half of it").unwrap();
+    const USER: u32 = 31_337;
+    for path in all_below(&dir) {
+        chown(&path, Some(0), Some(USER)).unwrap();
+        let mode = if path.is_dir() { 0o2770 } else { 0o660 };
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    }
+    // So that the other user reaches the directory and the program, wherever these are.
+    fs::set_permissions(cluster.dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = cluster.dir.path().join("syncraft");
+    fs::copy(SYNCRAFT, &program).unwrap();
+    let server = cluster.command(1);
+    let mut command = Command::new(&program);
+    command.args(server.get_args()).uid(USER).gid(USER);
+    let log = fs::File::create(cluster.dir.path().join("1.log")).unwrap();
+    let child = command.stderr(log).stdout(Stdio::null()).spawn().unwrap();
+    cluster.children[0] = Some(child);
+    cluster.wait_ready();
+    assert!(cluster.clerk().get("key9").unwrap().is_some());
+    write_much(&cluster);
+    assert!(cluster.logs().contains("other users of this machine may read"), "{}", cluster.logs());
 }
 
 fn check_taken_away(what: &str, take: impl FnOnce(&Path)) {

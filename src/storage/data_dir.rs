@@ -26,7 +26,7 @@
 //!
 //! All of it is its owner's alone: directories have mode 0700 and files 0600, whatever the umask, as values are in them. What
 //! an older version made readable for others is made private when it is opened; the directory itself only if nothing
-//! else is in it.
+//! else is in it. Where the file system refuses to change a mode, the member warns and serves.
 //!
 //! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no snapshot.
 
@@ -311,16 +311,19 @@ fn make_private(disk: &dyn Disk, path: &Path) {
     if names(path).iter().all(|name| OWN_NAMES.contains(&name.as_str())) {
         paths.push(path.to_path_buf());
     }
-    let mut changed = 0;
+    let (mut changed, mut refused) = (0, None);
     for path in paths {
         match disk.make_private(&path) {
             Ok(is_changed) => changed += usize::from(is_changed),
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
             Err(err) => {
-                let path = path.display();
-                return log::warn!("other users of this machine may read {path}: {err}");
+                refused.get_or_insert((path, err));
             }
         }
+    }
+    if let Some((path, err)) = refused {
+        let path = path.display();
+        log::warn!("other users of this machine may read {path}, perhaps more: {err}");
     }
     if changed > 0 {
         let path = path.display();

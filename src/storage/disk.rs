@@ -7,7 +7,8 @@
 //! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before
 //!   that, any part of it may be, in any order; a sector of 512 bytes is either old or new.
 //! - A created, renamed or removed name is durable after [`Disk::sync_dir`] of its directory. Renaming replaces at once.
-//! - What is created is private: the owner of the process may use it, and nobody else, whatever the umask. Values are in it.
+//! - What is created is private, where the file system can do that: the owner of the process may use it, and nobody else,
+//!   whatever the umask. Values are in it.
 //! - After a failed sync nothing is known about what was written since the last good one, and a later sync that succeeds
 //!   says nothing about it either (on Linux the pages were marked clean): so a failed sync is never retried.
 
@@ -184,7 +185,7 @@ pub struct RealDisk;
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = private_options().create(true).truncate(true).open(path)?;
-        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+        try_permissions(path, FILE_MODE);
         Ok(Arc::new(file))
     }
 
@@ -209,8 +210,8 @@ impl Disk for RealDisk {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         DirBuilder::new().mode(DIR_MODE).create(path)?;
-        // The umask may have taken the owner's rights, too.
-        fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
+        try_permissions(path, DIR_MODE);
+        Ok(())
     }
 
     fn is_dir(&self, path: &Path) -> bool {
@@ -226,7 +227,7 @@ impl Disk for RealDisk {
         let mut file = private_options().create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+                try_permissions(path, FILE_MODE);
                 // For the message that a second process gets; nothing depends on it.
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
@@ -252,6 +253,16 @@ impl Disk for RealDisk {
 
     fn pin(&self, path: &Path) -> io::Result<Box<dyn DiskPin>> {
         Ok(Box::new(RealPin { file: File::open(path)?, path: path.to_path_buf() }))
+    }
+}
+
+/// The umask may have taken rights from the owner, too, and a file that exists keeps its mode. The file
+/// system may refuse the change: on vfat no file has a mode, and on a shared volume the file may
+/// belong to another user. It can be used all the same. Whether others have access is what
+/// [`Disk::make_private`] reports.
+fn try_permissions(path: &Path, mode: u32) {
+    if let Err(err) = fs::set_permissions(path, Permissions::from_mode(mode)) {
+        log::debug!("{} keeps its mode: {err}", path.display());
     }
 }
 

@@ -189,6 +189,45 @@ fn a_volume_of_another_user_is_served_from() {
     assert!(cluster.logs().contains("other users of this machine may read"), "{}", cluster.logs());
 }
 
+fn limit_files(cluster: &Processes, id: usize, limit: u64) {
+    let pid = cluster.children[id - 1].as_ref().unwrap().id().to_string();
+    // The soft limit only: a process may raise it again up to the other one.
+    let limit = format!("--nofile={limit}:");
+    let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(limited.unwrap().success());
+}
+
+/// A new segment needs a descriptor, and so does a snapshot: without one the member waits, and goes
+/// on once there is one.
+#[test]
+fn a_member_without_file_descriptors_waits_for_them() {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        eprintln!("no prlimit on this machine: not tested");
+        return;
+    }
+    let mut cluster = Processes::start(1);
+    let clerk = cluster.clerk();
+    clerk.put("key", "before").unwrap();
+    // What is open stays open, and nothing more can be opened.
+    limit_files(&cluster, 1, 3);
+    // The first segment ends with the first mebibyte.
+    let writer = thread::spawn({
+        let value = "v".repeat(300_000);
+        move || (0..10).try_for_each(|n| clerk.put(format!("key{n}"), value.clone()))
+    });
+    until("it says what it lacks", || cluster.logs().contains("Too many open files"));
+    assert!(cluster.children[0].as_mut().unwrap().try_wait().unwrap().is_none());
+    limit_files(&cluster, 1, 1024);
+    until("it writes again", || cluster.logs().contains("the log is written again"));
+    let written = writer.join().unwrap();
+    assert!(written.is_ok(), "{written:?}");
+    write_much(&cluster);
+    cluster.kill(1);
+    cluster.restart(1);
+    cluster.wait_ready();
+    assert_eq!(appended(&cluster.clerk(), "key"), "before");
+}
+
 fn check_taken_away(what: &str, take: impl FnOnce(&Path)) {
     let mut cluster = Processes::start(1);
     cluster.clerk().put("key", "value").unwrap();

@@ -39,6 +39,7 @@ use crate::raft::{MemberId, Standing};
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock, DiskPin, RealDisk};
+use super::open_dir::OpenDir;
 
 /// The newest format that this program writes, and reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -61,7 +62,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
-    path: PathBuf,
+    dir: OpenDir,
     identity: Identity,
     /// As it stands on the disk.
     meta: Mutex<Meta>,
@@ -128,9 +129,9 @@ impl DataDir {
         let wal = Some(wal_dir(path)).filter(|wal| disk.is_dir(wal));
         let pins = std::iter::once(path.join("LOCK")).chain(wal).map(pin);
         let pins = pins.collect::<Result<_, StorageError>>()?;
-        let path = path.to_path_buf();
+        let dir = OpenDir::open(&*disk, path.to_path_buf())?;
         let data_dir =
-            DataDir { disk, path, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
+            DataDir { disk, dir, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
         data_dir.finish_discarding(meta)?;
         Ok(data_dir)
     }
@@ -160,7 +161,7 @@ impl DataDir {
     }
 
     fn taken_away(&self, missed: PathBuf) -> StorageError {
-        StorageError::TakenAway { dir: self.path.clone(), missed }
+        StorageError::TakenAway { dir: self.path().to_path_buf(), missed }
     }
 
     /// As [`open`](DataDir::open), but whatever is in the directory is discarded, be it damaged or whole, but for the cluster's id
@@ -194,7 +195,7 @@ impl DataDir {
             disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
             let meta = Meta { identity, log_started: false, standing: Standing::Rebuilding };
             // First: from here on, a crash leaves a member that knows that it has lost its data.
-            write_meta(disk, path, meta)?;
+            write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
             Ok(meta)
         })
     }
@@ -224,7 +225,7 @@ impl DataDir {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.dir.path()
     }
 
     pub(super) fn disk(&self) -> &Arc<dyn Disk> {
@@ -232,11 +233,11 @@ impl DataDir {
     }
 
     pub(super) fn wal_dir(&self) -> PathBuf {
-        wal_dir(&self.path)
+        wal_dir(self.path())
     }
 
     pub(super) fn snap_dir(&self) -> PathBuf {
-        snap_dir(&self.path)
+        snap_dir(self.path())
     }
 
     pub(super) fn lock(&self) -> &Arc<DiskLock> {
@@ -284,7 +285,7 @@ impl DataDir {
         let mut meta = self.meta.lock();
         let mut changed = *meta;
         change(&mut changed);
-        write_meta(&*self.disk, &self.path, changed)?;
+        write_meta(&*self.disk, &self.dir, changed)?;
         *meta = changed;
         Ok(())
     }
@@ -365,7 +366,7 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
         }
     }
     let meta = Meta { identity, log_started: false, standing: Standing::New };
-    write_meta(disk, path, meta)?;
+    write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
     Ok(meta)
 }
 
@@ -378,9 +379,10 @@ fn read_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<Meta>, StorageError> 
     }
 }
 
-fn write_meta(disk: &dyn Disk, dir: &Path, meta: Meta) -> Result<(), StorageError> {
-    let path = dir.join("meta");
-    disk.write_atomically(&path, meta.encode().as_bytes()).map_err(StorageError::io("write", &path))
+fn write_meta(disk: &dyn Disk, dir: &OpenDir, meta: Meta) -> Result<(), StorageError> {
+    let path = dir.path().join("meta");
+    disk.write_atomically(dir.disk_dir(), &path, meta.encode().as_bytes())
+        .map_err(StorageError::io("write", &path))
 }
 
 impl Meta {

@@ -6,7 +6,7 @@
 //!
 //! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before
 //!   that, any part of it may be, in any order; a sector of 512 bytes is either old or new.
-//! - A created, renamed or removed name is durable after [`Disk::sync_dir`] of its directory. Renaming replaces at once.
+//! - A created, renamed or removed name is durable after [`DiskDir::sync`] of its directory. Renaming replaces at once.
 //! - What is created is private, where the file system can do that: the owner of the process may use it, and nobody else,
 //!   whatever the umask. Values are in it.
 //! - After a failed sync nothing is known about what was written since the last good one, and a later sync that succeeds
@@ -45,8 +45,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether this is a directory.
     fn is_dir(&self, path: &Path) -> bool;
-    /// Makes durable which names a directory has.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Opens a directory, to sync it. The empty path is the working directory.
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>>;
     /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id if someone has it.
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>>;
     /// Takes a file or a directory that is there already from everybody but its owner. Returns whether others had access
@@ -64,6 +64,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
         let _ = path;
         Ok(Box::new(Unreachable))
     }
+}
+
+/// An open directory. Syncing it needs no further file descriptor: a process that has run out of
+/// them can still finish a change of names that it has begun.
+pub trait DiskDir: Send + Sync + fmt::Debug {
+    /// Makes durable which names it has.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// A file or a directory by what it is, and not by its name.
@@ -157,15 +164,20 @@ impl dyn Disk + '_ {
         }
     }
 
+    /// Makes durable which names a directory has.
+    pub fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.open_dir(dir)?.sync()
+    }
+
     /// Writes a whole file so that after a crash it is the old one or the new one, never half: a temporary file beside
-    /// it, synced, renamed, and the directory synced.
-    pub fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// it, synced, renamed, and its directory `dir` synced.
+    pub fn write_atomically(&self, dir: &dyn DiskDir, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_added_extension("tmp");
         let file = self.create(&temporary)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;
         self.rename(&temporary, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new("")))
+        dir.sync()
     }
 
     /// Reads a whole file of at most `len_max_bytes`; what is beyond is left out.
@@ -218,9 +230,9 @@ impl Disk for RealDisk {
         path.is_dir()
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>> {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        File::open(dir)?.sync_all()
+        Ok(Arc::new(File::open(dir)?))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>> {
@@ -291,6 +303,12 @@ impl DiskPin for RealPin {
         };
         let held = self.file.metadata()?;
         Ok((found.dev(), found.ino()) == (held.dev(), held.ino()))
+    }
+}
+
+impl DiskDir for File {
+    fn sync(&self) -> io::Result<()> {
+        self.sync_all()
     }
 }
 

@@ -249,6 +249,8 @@ fn a_data_directory_that_is_taken_away_ends_its_member() {
         assert!(Command::new("cp").arg("-a").args([&old, dir]).status().unwrap().success());
     });
     check_taken_away("without its log", |dir| fs::remove_dir_all(dir.join("wal")).unwrap());
+    check_taken_away("without its meta", |dir| fs::remove_file(dir.join("meta")).unwrap());
+    check_taken_away("without snap", |dir| fs::remove_dir_all(dir.join("snap")).unwrap());
     check_taken_away("without a segment", |dir| {
         let files = fs::read_dir(dir.join("wal")).unwrap();
         files.for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());

@@ -11,8 +11,7 @@ const REPEAT_PAUSE: Duration = Duration::from_secs(10);
 
 const JOINS_ONE_CLUSTER: &str =
     "it joins once all other members are of one cluster and have the same --members as it has";
-const KEEPS_ITS_CLUSTER: &str =
-    "it does not join them, as it holds a term or entries of another cluster: if nobody needs that \
+const KEEPS_ITS_CLUSTER: &str = "it does not join them, as it holds a term or entries of another cluster: if nobody needs that \
      data, stop it, remove its data directory and start it again";
 
 /// Which cluster this member is of.

@@ -68,7 +68,7 @@ pub struct DataDir {
     meta: Mutex<Meta>,
     lock: Arc<DiskLock>,
     /// What must stay where it is while the member runs.
-    pins: Vec<(PathBuf, Box<dyn DiskPin>)>,
+    pins: Mutex<Vec<(PathBuf, Box<dyn DiskPin>)>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,19 +121,24 @@ impl DataDir {
         let lock = Arc::new(take_lock(&*disk, path)?);
         let meta = meta(&*disk, path)?;
         make_private(&*disk, path);
-        let pin = |path: PathBuf| {
-            let pin = disk.pin(&path).map_err(StorageError::io("open", &path))?;
-            Ok((path, pin))
-        };
-        // Where the log is missing already, opening it says so.
-        let wal = Some(wal_dir(path)).filter(|wal| disk.is_dir(wal));
-        let pins = std::iter::once(path.join("LOCK")).chain(wal).map(pin);
-        let pins = pins.collect::<Result<_, StorageError>>()?;
+        let pins = Mutex::default();
         let dir = OpenDir::open(&*disk, path.to_path_buf())?;
         let data_dir =
             DataDir { disk, dir, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
+        data_dir.pin(data_dir.path().join("LOCK"))?;
+        // Where the log is missing already, opening it says so.
+        if data_dir.disk.is_dir(&data_dir.wal_dir()) {
+            data_dir.pin(data_dir.wal_dir())?;
+        }
         data_dir.finish_discarding(meta)?;
         Ok(data_dir)
+    }
+
+    /// From now on this has to stay where it is.
+    pub(super) fn pin(&self, path: PathBuf) -> Result<(), StorageError> {
+        let pin = self.disk.pin(&path).map_err(StorageError::io("open", &path))?;
+        self.pins.lock().push((path, pin));
+        Ok(())
     }
 
     /// Whether it is still the directory that was opened. One that somebody has removed, moved away or replaced can be written
@@ -142,13 +147,18 @@ impl DataDir {
     /// # Errors
     /// [`TakenAway`](StorageError::TakenAway)
     pub fn check_in_place(&self) -> Result<(), StorageError> {
-        for (path, pin) in &self.pins {
+        for (path, pin) in &*self.pins.lock() {
             match pin.is_in_place() {
                 Ok(true) => {}
                 Ok(false) => return Err(self.taken_away(path.clone())),
                 // A disk that cannot be asked is met by the log.
                 Err(err) => log::debug!("cannot look for {}: {err}", path.display()),
             }
+        }
+        // It is replaced at times, so that it cannot be pinned.
+        let meta = self.path().join("meta");
+        if let Ok(false) = self.disk.exists(&meta) {
+            return Err(self.taken_away(meta));
         }
         let wal = self.wal_dir();
         if self.is_log_started()

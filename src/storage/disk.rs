@@ -45,6 +45,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether this is a directory.
     fn is_dir(&self, path: &Path) -> bool;
+    /// Whether something has this name.
+    ///
+    /// By default what was made stays: nobody else can reach this disk.
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(true)
+    }
     /// Opens a directory, to sync it. The empty path is the working directory.
     fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>>;
     /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id if someone has it.
@@ -228,6 +235,10 @@ impl Disk for RealDisk {
 
     fn is_dir(&self, path: &Path) -> bool {
         path.is_dir()
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
     }
 
     fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>> {

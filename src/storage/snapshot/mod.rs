@@ -143,6 +143,7 @@ impl Snapshots {
     pub fn open(dir: &DataDir) -> Result<(Snapshots, Option<Snapshot>), StorageError> {
         let (disk, snap_dir) = (Arc::clone(dir.disk()), dir.snap_dir());
         disk.create_dir_all(&snap_dir).map_err(StorageError::io("create", &snap_dir))?;
+        dir.pin(snap_dir.clone())?;
         remove_temporary(&*disk, &snap_dir)?;
         let mut metas = list(&*disk, &snap_dir)?;
         let (newest, damaged) =

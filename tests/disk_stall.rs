@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use syncraft::node::{Node, NodeConfig, NodeHandle};
 use syncraft::raft::MemberId;
 use syncraft::rpc::Server;
-use syncraft::storage::disk::{Disk, DiskFile, DiskLock, RealDisk};
+use syncraft::storage::disk::{Disk, DiskDir, DiskFile, DiskLock, RealDisk};
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::Port;
 
@@ -69,8 +69,8 @@ impl Disk for StallingDisk {
         RealDisk.is_dir(path)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>> {
+        RealDisk.open_dir(dir)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>> {

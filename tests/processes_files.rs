@@ -4,7 +4,8 @@
 mod process_support;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -152,6 +153,81 @@ fn what_an_older_version_left_readable_is_made_private() {
     check_private(&dir, Some(&dir));
 }
 
+/// A volume that belongs to root and is shared with a group, as Kubernetes makes one with `fsGroup`:
+/// the member may use what is there, but may not change its modes.
+#[test]
+fn a_volume_of_another_user_is_served_from() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("not root: files of another user cannot be made, so this is not tested");
+        return;
+    }
+    let mut cluster = Processes::start(1);
+    write_much(&cluster);
+    let dir = cluster.data_dir(1);
+    cluster.kill(1);
+    // The member is killed at this point of replacing it.
+    fs::write(dir.join("meta.tmp"), "half of it").unwrap();
+    const USER: u32 = 31_337;
+    for path in all_below(&dir) {
+        chown(&path, Some(0), Some(USER)).unwrap();
+        let mode = if path.is_dir() { 0o2770 } else { 0o660 };
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    }
+    // So that the other user reaches the directory and the program, wherever these are.
+    fs::set_permissions(cluster.dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = cluster.dir.path().join("syncraft");
+    fs::copy(SYNCRAFT, &program).unwrap();
+    let server = cluster.command(1);
+    let mut command = Command::new(&program);
+    command.args(server.get_args()).uid(USER).gid(USER);
+    let log = fs::File::create(cluster.dir.path().join("1.log")).unwrap();
+    let child = command.stderr(log).stdout(Stdio::null()).spawn().unwrap();
+    cluster.children[0] = Some(child);
+    cluster.wait_ready();
+    assert!(cluster.clerk().get("key9").unwrap().is_some());
+    write_much(&cluster);
+    assert!(cluster.logs().contains("other users of this machine may read"), "{}", cluster.logs());
+}
+
+fn limit_files(cluster: &Processes, id: usize, limit: u64) {
+    let pid = cluster.children[id - 1].as_ref().unwrap().id().to_string();
+    // The soft limit only: a process may raise it again up to the other one.
+    let limit = format!("--nofile={limit}:");
+    let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(limited.unwrap().success());
+}
+
+/// A new segment needs a descriptor, and so does a snapshot: without one the member waits, and goes
+/// on once there is one.
+#[test]
+fn a_member_without_file_descriptors_waits_for_them() {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        eprintln!("no prlimit on this machine: not tested");
+        return;
+    }
+    let mut cluster = Processes::start(1);
+    let clerk = cluster.clerk();
+    clerk.put("key", "before").unwrap();
+    // What is open stays open, and nothing more can be opened.
+    limit_files(&cluster, 1, 3);
+    // The first segment ends with the first mebibyte.
+    let writer = thread::spawn({
+        let value = "v".repeat(300_000);
+        move || (0..10).try_for_each(|n| clerk.put(format!("key{n}"), value.clone()))
+    });
+    until("it says what it lacks", || cluster.logs().contains("Too many open files"));
+    assert!(cluster.children[0].as_mut().unwrap().try_wait().unwrap().is_none());
+    limit_files(&cluster, 1, 1024);
+    until("it writes again", || cluster.logs().contains("the log is written again"));
+    let written = writer.join().unwrap();
+    assert!(written.is_ok(), "{written:?}");
+    write_much(&cluster);
+    cluster.kill(1);
+    cluster.restart(1);
+    cluster.wait_ready();
+    assert_eq!(appended(&cluster.clerk(), "key"), "before");
+}
+
 fn check_taken_away(what: &str, take: impl FnOnce(&Path)) {
     let mut cluster = Processes::start(1);
     cluster.clerk().put("key", "value").unwrap();
@@ -173,6 +249,8 @@ fn a_data_directory_that_is_taken_away_ends_its_member() {
         assert!(Command::new("cp").arg("-a").args([&old, dir]).status().unwrap().success());
     });
     check_taken_away("without its log", |dir| fs::remove_dir_all(dir.join("wal")).unwrap());
+    check_taken_away("without its meta", |dir| fs::remove_file(dir.join("meta")).unwrap());
+    check_taken_away("without snap", |dir| fs::remove_dir_all(dir.join("snap")).unwrap());
     check_taken_away("without a segment", |dir| {
         let files = fs::read_dir(dir.join("wal")).unwrap();
         files.for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());

@@ -4,8 +4,10 @@
 mod storage_support;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use storage_support::{Content, ME, open, write};
+use storage_support::{Content, DIR, ME, open, write};
+use syncraft::raft::Index;
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, StorageError, Wal, WalOptions};
 
@@ -309,4 +311,46 @@ fn preparing_segments_ahead_changes_nothing_but_time() {
         member.disk.crash();
         drop(member.start_well());
     }
+}
+
+/// Files are opened before anything is changed, so that a process without descriptors can wait. The
+/// file that ends each segment, and the one that replaces `meta`, are opened while it runs.
+#[test]
+fn a_want_of_descriptors_refuses_and_recovers_by_itself() {
+    let mut member = Member::new(1, "no descriptors".to_owned());
+    let mut wal = member.start_well();
+    let none = Faults { no_descriptors: true, ..Faults::default() };
+    for round in 0..10 {
+        member.disk.set_faults(none.clone());
+        let mut writes = 0;
+        let err = loop {
+            if let Err(err) = member.write(&mut wal) {
+                break err;
+            }
+            writes += 1;
+            assert!(writes < 200, "round {round}: no segment ends");
+        };
+        assert!(err.is_transient() && err.to_string().contains("Too many open files"), "{err}");
+        assert!(wal.sync().unwrap_err().is_transient(), "still none");
+        member.disk.set_faults(Faults::default());
+        wal.sync().unwrap();
+        member.acked = member.tried.take().unwrap();
+    }
+    drop(wal);
+    member.disk.crash();
+    let mut wal = member.start_well();
+
+    // A segment that is not needed any more is opened, to become the next one.
+    let last = Index(member.acked.entries.len() as u64);
+    member.disk.set_faults(none.clone());
+    assert!(wal.release_through(last).unwrap_err().is_transient());
+    member.disk.set_faults(Faults::default());
+    wal.release_through(last).unwrap();
+    drop(wal);
+
+    let dir = DataDir::open_on(Arc::new(member.disk.clone()), DIR, ME).unwrap();
+    member.disk.set_faults(none);
+    assert!(dir.mark_joined().unwrap_err().is_transient());
+    member.disk.set_faults(Faults::default());
+    dir.mark_joined().unwrap();
 }

@@ -9,6 +9,11 @@ use crate::raft::{JoinAnswer, MemberId, OtherCluster};
 /// Between repetitions of what has not changed.
 const REPEAT_PAUSE: Duration = Duration::from_secs(10);
 
+const JOINS_ONE_CLUSTER: &str =
+    "it joins once all other members are of one cluster and have the same --members as this one";
+const KEEPS_ITS_CLUSTER: &str = "it does not join them, as it holds a term or entries of another cluster: if nobody needs that \
+     data, stop it, remove its data directory and start it again";
+
 /// Which cluster this member is of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Affiliation {
@@ -41,11 +46,22 @@ pub(super) fn obstacle(answers: Option<BTreeMap<MemberId, Option<JoinAnswer>>>) 
         return wait(format!("it waits for an answer from member {}", ids.join(", ")));
     }
     let clauses: Vec<String> = answers.iter().map(|(&id, &answer)| clause(id, answer)).collect();
-    let words = format!(
-        "{}; it joins once all other members are of one cluster and have the same --members as this one",
-        clauses.join(", ")
-    );
+    let advice = if is_one_cluster(&answers) { KEEPS_ITS_CLUSTER } else { JOINS_ONE_CLUSTER };
+    let words = format!("{}; {advice}", clauses.join(", "));
     Obstacle { words, is_refusal: answers.values().all(Option::is_some) }
+}
+
+/// Whether all others name the same cluster and have the same list. The core of a member without any
+/// data has taken that cluster by then, so this member has some.
+fn is_one_cluster(answers: &BTreeMap<MemberId, Option<JoinAnswer>>) -> bool {
+    let mut clusters = answers.values().map(|answer| match answer {
+        Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true })) => {
+            Some(*cluster_id)
+        }
+        _ => None,
+    });
+    let first = clusters.next().flatten();
+    first.is_some() && clusters.all(|cluster_id| cluster_id == first)
 }
 
 fn clause(id: MemberId, answer: Option<JoinAnswer>) -> String {
@@ -133,6 +149,20 @@ mod tests {
             true,
         );
         assert_eq!(obstacle(None).words, "it is being filled by the leader");
+    }
+
+    #[test]
+    fn what_would_help_is_said() {
+        for (answers, expected) in [
+            ([SAME, None], JOINS_ONE_CLUSTER),
+            ([SAME, OTHER_LIST], JOINS_ONE_CLUSTER),
+            ([OTHER_LIST, OTHER_LIST], JOINS_ONE_CLUSTER),
+            ([SAME, Some(JoinAnswer::New)], JOINS_ONE_CLUSTER),
+            // It would have joined if it could.
+            ([SAME, SAME], KEEPS_ITS_CLUSTER),
+        ] {
+            assert_eq!(words(answers).words.split("; ").nth(1), Some(expected), "{answers:?}");
+        }
     }
 
     #[test]

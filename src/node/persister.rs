@@ -1,7 +1,8 @@
 //! The stage of the log: what waits is written by one write and one fdatasync (group commit), and only then is said
 //! what may be said.
 //!
-//! A full disk is waited out: nothing is acknowledged meanwhile, and proposals are refused. Any other failure is final: a failed fsync may have
+//! A full disk is waited out: nothing is acknowledged meanwhile, and proposals are refused. So is a want of file
+//! descriptors, which looks to the core like a disk that hangs. Any other failure is final: a failed fsync may have
 //! dropped the data that a later one would claim to have written, so it is never tried again, and the member stops.
 
 use std::sync::Arc;
@@ -28,7 +29,7 @@ const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
 /// waits for the disk answers no pings, and its connection looks dead.
 const TURN_MAX: Duration = Duration::from_millis(100);
 const SLOW_FOR: Duration = Duration::from_secs(10);
-/// Between attempts to write to a full disk.
+/// Between attempts to write to a disk that is full, or without a file descriptor.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Persister<S: StateMachine> {
@@ -148,12 +149,12 @@ impl<S: StateMachine> Persister<S> {
         Ok(())
     }
 
-    /// Segments that hold nothing but what a snapshot holds are given back. A full disk is no reason to fail here.
+    /// Segments that hold nothing but what a snapshot holds are given back. What is transient is no reason to fail here.
     fn release(&mut self, index: Index) -> Result<(), StorageError> {
         self.snapshot_index = self.snapshot_index.max(index);
         self.shared.end_snapshot(true);
         match self.wal.release_through(index) {
-            Err(error) if error.is_full() => {
+            Err(error) if error.is_transient() => {
                 log::warn!("{error}");
                 Ok(())
             }
@@ -209,11 +210,12 @@ impl<S: StateMachine> Persister<S> {
         self.wait_for_space(Wal::sync)
     }
 
-    /// Tries until there is space. False if the node stopped meanwhile.
+    /// Tries until there is space, and a file descriptor. False if the node stopped meanwhile.
     fn wait_for_space(
         &mut self,
         mut write: impl FnMut(&mut Wal) -> Result<(), StorageError>,
     ) -> Result<bool, StorageError> {
+        let mut has_told = false;
         loop {
             let result = write(&mut self.wal);
             let is_full = matches!(&result, Err(error) if error.is_full());
@@ -222,15 +224,16 @@ impl<S: StateMachine> Persister<S> {
                 self.pipeline.report(Input::DiskFull(is_full));
             }
             match result {
-                Ok(()) if was_full => log::info!("the disk has space again"),
-                Ok(()) => {}
-                Err(error) if !is_full => return Err(error),
-                Err(error) if !was_full => log::error!("{error}"),
+                Ok(()) if has_told => {
+                    log::info!("the log is written again");
+                    return Ok(true);
+                }
+                Ok(()) => return Ok(true),
+                Err(error) if !error.is_transient() => return Err(error),
+                Err(error) if !has_told => log::error!("{error}"),
                 Err(_) => {}
             }
-            if !is_full {
-                return Ok(true);
-            }
+            has_told = true;
             let is_over =
                 self.stop.recv_timeout(FULL_DISK_PAUSE) == Err(RecvTimeoutError::Disconnected);
             if is_over || self.shared.is_killed() {

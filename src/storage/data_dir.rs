@@ -26,7 +26,7 @@
 //!
 //! All of it is its owner's alone: directories have mode 0700 and files 0600, whatever the umask, as values are in them. What
 //! an older version made readable for others is made private when it is opened; the directory itself only if nothing
-//! else is in it.
+//! else is in it. Where the file system refuses to change a mode, the member warns and serves.
 //!
 //! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no snapshot.
 
@@ -39,6 +39,7 @@ use crate::raft::{MemberId, Standing};
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock, DiskPin, RealDisk};
+use super::open_dir::OpenDir;
 
 /// The newest format that this program writes, and reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -61,13 +62,13 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
-    path: PathBuf,
+    dir: OpenDir,
     identity: Identity,
     /// As it stands on the disk.
     meta: Mutex<Meta>,
     lock: Arc<DiskLock>,
     /// What must stay where it is while the member runs.
-    pins: Vec<(PathBuf, Box<dyn DiskPin>)>,
+    pins: Mutex<Vec<(PathBuf, Box<dyn DiskPin>)>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,19 +121,24 @@ impl DataDir {
         let lock = Arc::new(take_lock(&*disk, path)?);
         let meta = meta(&*disk, path)?;
         make_private(&*disk, path);
-        let pin = |path: PathBuf| {
-            let pin = disk.pin(&path).map_err(StorageError::io("open", &path))?;
-            Ok((path, pin))
-        };
-        // Where the log is missing already, opening it says so.
-        let wal = Some(wal_dir(path)).filter(|wal| disk.is_dir(wal));
-        let pins = std::iter::once(path.join("LOCK")).chain(wal).map(pin);
-        let pins = pins.collect::<Result<_, StorageError>>()?;
-        let path = path.to_path_buf();
+        let pins = Mutex::default();
+        let dir = OpenDir::open(&*disk, path.to_path_buf())?;
         let data_dir =
-            DataDir { disk, path, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
+            DataDir { disk, dir, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
+        data_dir.pin(data_dir.path().join("LOCK"))?;
+        // Where the log is missing already, opening it says so.
+        if data_dir.disk.is_dir(&data_dir.wal_dir()) {
+            data_dir.pin(data_dir.wal_dir())?;
+        }
         data_dir.finish_discarding(meta)?;
         Ok(data_dir)
+    }
+
+    /// From now on this has to stay where it is.
+    pub(super) fn pin(&self, path: PathBuf) -> Result<(), StorageError> {
+        let pin = self.disk.pin(&path).map_err(StorageError::io("open", &path))?;
+        self.pins.lock().push((path, pin));
+        Ok(())
     }
 
     /// Whether it is still the directory that was opened. One that somebody has removed, moved away or replaced can be written
@@ -141,13 +147,18 @@ impl DataDir {
     /// # Errors
     /// [`TakenAway`](StorageError::TakenAway)
     pub fn check_in_place(&self) -> Result<(), StorageError> {
-        for (path, pin) in &self.pins {
+        for (path, pin) in &*self.pins.lock() {
             match pin.is_in_place() {
                 Ok(true) => {}
                 Ok(false) => return Err(self.taken_away(path.clone())),
                 // A disk that cannot be asked is met by the log.
                 Err(err) => log::debug!("cannot look for {}: {err}", path.display()),
             }
+        }
+        // It is replaced at times, so that it cannot be pinned.
+        let meta = self.path().join("meta");
+        if let Ok(false) = self.disk.exists(&meta) {
+            return Err(self.taken_away(meta));
         }
         let wal = self.wal_dir();
         if self.is_log_started()
@@ -160,7 +171,7 @@ impl DataDir {
     }
 
     fn taken_away(&self, missed: PathBuf) -> StorageError {
-        StorageError::TakenAway { dir: self.path.clone(), missed }
+        StorageError::TakenAway { dir: self.path().to_path_buf(), missed }
     }
 
     /// As [`open`](DataDir::open), but whatever is in the directory is discarded, be it damaged or whole, but for the cluster's id
@@ -194,7 +205,7 @@ impl DataDir {
             disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
             let meta = Meta { identity, log_started: false, standing: Standing::Rebuilding };
             // First: from here on, a crash leaves a member that knows that it has lost its data.
-            write_meta(disk, path, meta)?;
+            write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
             Ok(meta)
         })
     }
@@ -224,7 +235,7 @@ impl DataDir {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.dir.path()
     }
 
     pub(super) fn disk(&self) -> &Arc<dyn Disk> {
@@ -232,11 +243,11 @@ impl DataDir {
     }
 
     pub(super) fn wal_dir(&self) -> PathBuf {
-        wal_dir(&self.path)
+        wal_dir(self.path())
     }
 
     pub(super) fn snap_dir(&self) -> PathBuf {
-        snap_dir(&self.path)
+        snap_dir(self.path())
     }
 
     pub(super) fn lock(&self) -> &Arc<DiskLock> {
@@ -284,7 +295,7 @@ impl DataDir {
         let mut meta = self.meta.lock();
         let mut changed = *meta;
         change(&mut changed);
-        write_meta(&*self.disk, &self.path, changed)?;
+        write_meta(&*self.disk, &self.dir, changed)?;
         *meta = changed;
         Ok(())
     }
@@ -311,16 +322,19 @@ fn make_private(disk: &dyn Disk, path: &Path) {
     if names(path).iter().all(|name| OWN_NAMES.contains(&name.as_str())) {
         paths.push(path.to_path_buf());
     }
-    let mut changed = 0;
+    let (mut changed, mut refused) = (0, None);
     for path in paths {
         match disk.make_private(&path) {
             Ok(is_changed) => changed += usize::from(is_changed),
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
             Err(err) => {
-                let path = path.display();
-                return log::warn!("other users of this machine may read {path}: {err}");
+                refused.get_or_insert((path, err));
             }
         }
+    }
+    if let Some((path, err)) = refused {
+        let path = path.display();
+        log::warn!("other users of this machine may read {path}, perhaps more: {err}");
     }
     if changed > 0 {
         let path = path.display();
@@ -362,7 +376,7 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
         }
     }
     let meta = Meta { identity, log_started: false, standing: Standing::New };
-    write_meta(disk, path, meta)?;
+    write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
     Ok(meta)
 }
 
@@ -375,9 +389,10 @@ fn read_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<Meta>, StorageError> 
     }
 }
 
-fn write_meta(disk: &dyn Disk, dir: &Path, meta: Meta) -> Result<(), StorageError> {
-    let path = dir.join("meta");
-    disk.write_atomically(&path, meta.encode().as_bytes()).map_err(StorageError::io("write", &path))
+fn write_meta(disk: &dyn Disk, dir: &OpenDir, meta: Meta) -> Result<(), StorageError> {
+    let path = dir.path().join("meta");
+    disk.write_atomically(dir.disk_dir(), &path, meta.encode().as_bytes())
+        .map_err(StorageError::io("write", &path))
 }
 
 impl Meta {

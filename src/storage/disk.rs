@@ -6,8 +6,9 @@
 //!
 //! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before
 //!   that, any part of it may be, in any order; a sector of 512 bytes is either old or new.
-//! - A created, renamed or removed name is durable after [`Disk::sync_dir`] of its directory. Renaming replaces at once.
-//! - What is created is private: the owner of the process may use it, and nobody else, whatever the umask. Values are in it.
+//! - A created, renamed or removed name is durable after [`DiskDir::sync`] of its directory. Renaming replaces at once.
+//! - What is created is private, where the file system can do that: the owner of the process may use it, and nobody else,
+//!   whatever the umask. Values are in it.
 //! - After a failed sync nothing is known about what was written since the last good one, and a later sync that succeeds
 //!   says nothing about it either (on Linux the pages were marked clean): so a failed sync is never retried.
 
@@ -44,8 +45,15 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether this is a directory.
     fn is_dir(&self, path: &Path) -> bool;
-    /// Makes durable which names a directory has.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Whether something has this name.
+    ///
+    /// By default what was made stays: nobody else can reach this disk.
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(true)
+    }
+    /// Opens a directory, to sync it. The empty path is the working directory.
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>>;
     /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id if someone has it.
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>>;
     /// Takes a file or a directory that is there already from everybody but its owner. Returns whether others had access
@@ -63,6 +71,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
         let _ = path;
         Ok(Box::new(Unreachable))
     }
+}
+
+/// An open directory. Syncing it needs no further file descriptor: a process that has run out of
+/// them can still finish a change of names that it has begun.
+pub trait DiskDir: Send + Sync + fmt::Debug {
+    /// Makes durable which names it has.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// A file or a directory by what it is, and not by its name.
@@ -156,15 +171,20 @@ impl dyn Disk + '_ {
         }
     }
 
+    /// Makes durable which names a directory has.
+    pub fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.open_dir(dir)?.sync()
+    }
+
     /// Writes a whole file so that after a crash it is the old one or the new one, never half: a temporary file beside
-    /// it, synced, renamed, and the directory synced.
-    pub fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// it, synced, renamed, and its directory `dir` synced.
+    pub fn write_atomically(&self, dir: &dyn DiskDir, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_added_extension("tmp");
         let file = self.create(&temporary)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;
         self.rename(&temporary, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new("")))
+        dir.sync()
     }
 
     /// Reads a whole file of at most `len_max_bytes`; what is beyond is left out.
@@ -184,7 +204,7 @@ pub struct RealDisk;
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = private_options().create(true).truncate(true).open(path)?;
-        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+        try_permissions(path, FILE_MODE);
         Ok(Arc::new(file))
     }
 
@@ -209,24 +229,28 @@ impl Disk for RealDisk {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         DirBuilder::new().mode(DIR_MODE).create(path)?;
-        // The umask may have taken the owner's rights, too.
-        fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
+        try_permissions(path, DIR_MODE);
+        Ok(())
     }
 
     fn is_dir(&self, path: &Path) -> bool {
         path.is_dir()
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>> {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        File::open(dir)?.sync_all()
+        Ok(Arc::new(File::open(dir)?))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>> {
         let mut file = private_options().create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+                try_permissions(path, FILE_MODE);
                 // For the message that a second process gets; nothing depends on it.
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
@@ -255,6 +279,16 @@ impl Disk for RealDisk {
     }
 }
 
+/// The umask may have taken rights from the owner, too, and a file that exists keeps its mode. The file
+/// system may refuse the change: on vfat no file has a mode, and on a shared volume the file may
+/// belong to another user. It can be used all the same. Whether others have access is what
+/// [`Disk::make_private`] reports.
+fn try_permissions(path: &Path, mode: u32) {
+    if let Err(err) = fs::set_permissions(path, Permissions::from_mode(mode)) {
+        log::debug!("{} keeps its mode: {err}", path.display());
+    }
+}
+
 fn private_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(FILE_MODE);
@@ -280,6 +314,12 @@ impl DiskPin for RealPin {
         };
         let held = self.file.metadata()?;
         Ok((found.dev(), found.ino()) == (held.dev(), held.ino()))
+    }
+}
+
+impl DiskDir for File {
+    fn sync(&self) -> io::Result<()> {
+        self.sync_all()
     }
 }
 

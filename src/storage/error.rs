@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::raft::MemberId;
 
 /// Why the data directory or the log could not be used. `Display` is one line for an operator: what
@@ -28,6 +30,18 @@ pub enum StorageError {
     /// snapshot that did not fit is gone; the one before it is still there.
     #[error("cannot {action} {}: the disk is full; writes wait until there is space", path.display())]
     Full {
+        /// What was attempted: a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+
+    /// The process, or the machine, has no file descriptor left. Nothing was changed: the same call succeeds once some
+    /// have been closed.
+    #[error("cannot {action} {}: {source}; this waits until files or connections are closed", path.display())]
+    NoDescriptor {
         /// What was attempted: a verb.
         action: &'static str,
         /// On which file or directory.
@@ -130,6 +144,11 @@ impl StorageError {
         matches!(self, StorageError::Full { .. })
     }
 
+    /// Whether nothing was changed or lost, and the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StorageError::Full { .. } | StorageError::NoDescriptor { .. })
+    }
+
     /// Whether data that had been written and synced has changed.
     pub fn is_corrupt(&self) -> bool {
         matches!(
@@ -143,7 +162,9 @@ impl StorageError {
     /// This error as an `io::Error` with the kind that the system gave, for `std::io` traits.
     pub(crate) fn into_io(self) -> io::Error {
         let kind = match &self {
-            StorageError::Io { source, .. } | StorageError::Full { source, .. } => source.kind(),
+            StorageError::Io { source, .. }
+            | StorageError::Full { source, .. }
+            | StorageError::NoDescriptor { source, .. } => source.kind(),
             _ => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, self)
@@ -156,12 +177,16 @@ impl StorageError {
     ) -> impl FnOnce(io::Error) -> StorageError {
         let path = path.into();
         move |source| {
-            let full =
+            let is_full =
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            // Only opening fails with these: before anything has been changed.
+            let is_no_descriptor =
+                matches!(Errno::from_io_error(&source), Some(Errno::MFILE | Errno::NFILE));
             let source = Arc::new(source);
-            match full {
-                true => StorageError::Full { action, path, source },
-                false => StorageError::Io { action, path, source },
+            match (is_full, is_no_descriptor) {
+                (true, _) => StorageError::Full { action, path, source },
+                (_, true) => StorageError::NoDescriptor { action, path, source },
+                _ => StorageError::Io { action, path, source },
             }
         }
     }

@@ -20,6 +20,7 @@
 mod data_dir;
 pub mod disk;
 mod error;
+mod open_dir;
 mod progress;
 #[cfg(feature = "testing")]
 #[doc(hidden)]

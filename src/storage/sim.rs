@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | a write | there, gone, cut short at any byte, or there in any of its 512-byte sectors | `sync_data` |
 //! | a new length | there or gone | `sync_data` |
-//! | a created, renamed, removed name | there or gone, whatever became of others | `sync_dir` |
+//! | a created, renamed, removed name | there or gone, whatever became of others | the directory's `sync` |
 //!
 //! Faults are armed with [`set_faults`](SimDisk::set_faults) and count operations from the disk's creation on
 //! ([`counts`](SimDisk::counts)). A failed sync behaves as on Linux: what was to be synced is then kept or lost, and no
@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile, DiskLock};
+use super::disk::{Disk, DiskDir, DiskFile, DiskLock};
 
 /// What a sector write is all or nothing of.
 const SECTOR_LEN_BYTES: usize = 512;
@@ -42,6 +42,8 @@ pub struct Faults {
     pub fail_sync: Option<u64>,
     /// The disk is full from this write on. Creating and extending files count as writes and fail too.
     pub full_from_write: Option<u64>,
+    /// Nothing can be opened or created: the process has no file descriptor left.
+    pub no_descriptors: bool,
     /// Writes of more than one byte write only part of it, by the seed's choice.
     pub short_writes: bool,
 }
@@ -65,7 +67,7 @@ struct State {
     inodes: BTreeMap<u64, Inode>,
     live: BTreeMap<PathBuf, Node>,
     durable: BTreeMap<PathBuf, Node>,
-    /// Changes of names that no `sync_dir` has covered, oldest first.
+    /// Changes of names that no directory's `sync` has covered, oldest first.
     renames: Vec<NameChange>,
     locks: BTreeSet<PathBuf>,
     faults: Faults,
@@ -207,6 +209,13 @@ impl State {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(self.counts.ops == stop_at)
+    }
+
+    fn check_descriptors(&self) -> io::Result<()> {
+        match self.faults.no_descriptors {
+            true => Err(rustix::io::Errno::MFILE.into()),
+            false => Ok(()),
+        }
     }
 
     fn sync_fails(&self) -> bool {
@@ -394,6 +403,7 @@ fn stopped() -> io::Error {
 impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.0.lock();
+        state.check_descriptors()?;
         state.parent_exists(path)?;
         if state.begin(Op::Write)? {
             return Err(stopped());
@@ -414,6 +424,7 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.0.lock();
+        state.check_descriptors()?;
         let inode = state.file(path)?;
         Ok(Arc::new(SimFile { disk: self.clone(), inode, epoch: state.epoch }))
     }
@@ -465,14 +476,10 @@ impl Disk for SimDisk {
         self.0.lock().live.get(path) == Some(&Node::Dir)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
-        state.begin(Op::Sync)?;
-        if state.sync_fails() {
-            return Err(io::Error::other("injected: the directory could not be synced"));
-        }
-        state.sync_names(dir);
-        Ok(())
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>> {
+        let state = self.0.lock();
+        state.check_descriptors()?;
+        Ok(Arc::new(SimDir { disk: self.clone(), path: dir.to_path_buf(), epoch: state.epoch }))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>> {
@@ -483,6 +490,28 @@ impl Disk for SimDisk {
         }
         let guard = SimLock { disk: self.clone(), path: path.to_path_buf(), epoch: state.epoch };
         Ok(Ok(DiskLock::new(guard)))
+    }
+}
+
+#[derive(Debug)]
+struct SimDir {
+    disk: SimDisk,
+    path: PathBuf,
+    epoch: u64,
+}
+
+impl DiskDir for SimDir {
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        if state.epoch != self.epoch {
+            return Err(stopped());
+        }
+        state.begin(Op::Sync)?;
+        if state.sync_fails() {
+            return Err(io::Error::other("injected: the directory could not be synced"));
+        }
+        state.sync_names(&self.path);
+        Ok(())
     }
 }
 
@@ -583,7 +612,7 @@ mod tests {
             let disk = SimDisk::new(seed);
             let file = disk.create(Path::new(FILE)).unwrap();
             file.sync_data().unwrap();
-            disk.sync_dir(Path::new("/")).unwrap();
+            disk.open_dir(Path::new("/")).unwrap().sync().unwrap();
             f(&disk, &*file);
             disk.crash();
             assert!(file.write_at(b"x", 0).is_err(), "a file opened before the crash is dead");
@@ -620,7 +649,7 @@ mod tests {
         assert_eq!(left, BTreeSet::from([None, Some(Vec::new())]));
         let left = after_crashes(|disk, _| {
             disk.rename(Path::new(FILE), other).unwrap();
-            disk.sync_dir(Path::new("/")).unwrap();
+            disk.open_dir(Path::new("/")).unwrap().sync().unwrap();
         });
         assert_eq!(left, BTreeSet::from([None]));
     }

@@ -1,11 +1,12 @@
-//! Comments of a .proto as documentation: words, never code.
+//! Comments of a .proto as documentation: words, never code to run.
 //!
 //! rustdoc reads Markdown. There an indented line is code, which `cargo test` runs, a bracket is a link to nowhere, and `Vec<T>`
-//! an HTML tag that is not closed. Whoever wrote the .proto meant none of these.
+//! an HTML tag that is not closed. Whoever wrote the .proto meant none of these. Other Markdown harms nobody, and stays.
 
 use prost_types::FileDescriptorSet;
 
-/// Makes all comments plain words. Only `code` between single backticks stays what it is.
+/// Takes blocks of code, links and tags from all comments. `code` between single backticks stays what it is, and so do
+/// headings, emphasis, lists, tables, entities and URLs: their authors may well have meant them.
 pub(crate) fn make_plain(descriptors: &mut FileDescriptorSet) {
     let infos = descriptors.file.iter_mut().filter_map(|file| file.source_code_info.as_mut());
     for location in infos.flat_map(|info| &mut info.location) {
@@ -72,6 +73,8 @@ mod tests {
             (" ``two`` of them", " \\`\\`two\\`\\` of them"),
             ("\u{202e} turned", " turned"),
             (" one\r two", " one two"),
+            // What the crate's documentation says stays.
+            (" # A *b* _c_ 1. | &lt; http://d/", " # A *b* _c_ 1. | &lt; http://d/"),
             ("", ""),
         ] {
             assert_eq!(plain(comment), expected, "{comment:?}");

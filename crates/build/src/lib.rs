@@ -69,8 +69,9 @@
 //!
 //! # Comments
 //!
-//! Comments of the .proto are the documentation of what becomes of it. They are words: nothing in them is Markdown, let alone code,
-//! but for `` `code` `` in single backticks.
+//! Comments of the .proto are the documentation of what becomes of it. Nothing in them is an example to run, an HTML tag or a
+//! link in brackets; `` `code` `` in single backticks is shown as code. The rest stays Markdown: headings (`#`), emphasis (`*`,
+//! `_`), lists, tables, entities such as `&lt;`, and URLs.
 
 mod comments;
 mod names;

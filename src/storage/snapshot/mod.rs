@@ -87,6 +87,7 @@ use parking_lot::Mutex;
 use crate::raft::SnapshotMeta;
 
 use super::disk::{Disk, DiskFile, DiskLock};
+use super::open_dir::OpenDir;
 use super::{DataDir, StorageError};
 use format::Header;
 use receiver::Partial;
@@ -103,7 +104,7 @@ pub struct Snapshots(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     disk: Arc<dyn Disk>,
-    dir: PathBuf,
+    dir: OpenDir,
     cluster_id: u64,
     newest: Mutex<Option<Snapshot>>,
     /// Held while a file becomes the newest snapshot, its syncs included: the order of renames is that of indexes.
@@ -142,6 +143,7 @@ impl Snapshots {
     pub fn open(dir: &DataDir) -> Result<(Snapshots, Option<Snapshot>), StorageError> {
         let (disk, snap_dir) = (Arc::clone(dir.disk()), dir.snap_dir());
         disk.create_dir_all(&snap_dir).map_err(StorageError::io("create", &snap_dir))?;
+        dir.pin(snap_dir.clone())?;
         remove_temporary(&*disk, &snap_dir)?;
         let mut metas = list(&*disk, &snap_dir)?;
         let (newest, damaged) =
@@ -151,8 +153,8 @@ impl Snapshots {
             remove(&*disk, &snap_dir, &metas);
         }
         let shared = Shared {
+            dir: OpenDir::open(&*disk, snap_dir)?,
             disk,
-            dir: snap_dir,
             cluster_id: dir.identity().cluster_id,
             newest: Mutex::new(newest.clone()),
             publishing: Mutex::new(()),
@@ -194,7 +196,7 @@ impl Snapshots {
 
 impl Shared {
     fn path(&self, meta: SnapshotMeta) -> PathBuf {
-        self.dir.join(format::file_name(meta))
+        self.dir.path().join(format::file_name(meta))
     }
 
     fn temporary(&self, meta: SnapshotMeta) -> Result<Temporary, StorageError> {
@@ -221,7 +223,7 @@ impl Shared {
         }
         let path = self.path(meta);
         temporary.rename(&path)?;
-        self.disk.sync_dir(&self.dir).map_err(StorageError::sync(&self.dir))?;
+        self.dir.sync()?;
         let snapshot = Snapshot { path: path.into(), ..snapshot };
         *self.newest.lock() = Some(snapshot.clone());
         self.remove_older(meta);
@@ -229,10 +231,10 @@ impl Shared {
     }
 
     fn remove_older(&self, newest: SnapshotMeta) {
-        match list(&*self.disk, &self.dir) {
+        match list(&*self.disk, self.dir.path()) {
             Ok(mut metas) => {
                 metas.retain(|meta| *meta != newest);
-                remove(&*self.disk, &self.dir, &metas);
+                remove(&*self.disk, self.dir.path(), &metas);
             }
             Err(err) => log::warn!("cannot remove older snapshots: {err}"),
         }

@@ -16,7 +16,7 @@ impl Wal {
     /// crash before that is harmless: [`open`](Wal::open) with that snapshot does the same.
     ///
     /// # Errors
-    /// As [`sync`](Wal::sync). After [`Full`](StorageError::Full) either may be called again.
+    /// As [`sync`](Wal::sync). After a [transient](StorageError::is_transient) failure either may be called again.
     ///
     /// # Panics
     /// If the snapshot is older than the one before, or of a term that the hard state has not reached.
@@ -65,14 +65,14 @@ impl Wal {
     /// Durable before the next one goes: a crash leaves no gap.
     fn give_back_first(&mut self) -> Result<(), StorageError> {
         let Some(first) = self.kept.first() else { return Ok(()) };
-        let path = self.dir.join(file_name(first.sequence));
+        let path = self.dir.path().join(file_name(first.sequence));
         let next_len = segment_len_bytes(self.segment.header.sequence + 1, self.segment_len_bytes);
         if self.recycled.is_none() && first.len_bytes == next_len {
-            let blank = self.dir.join("recycled.tmp");
-            self.recycled = Some(Blank::recycle(&*self.disk, &path, blank)?);
+            let blank = self.dir.path().join("recycled.tmp");
+            self.recycled = Some(Blank::recycle(&*self.disk, &self.dir, &path, blank)?);
         } else {
             self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
-            self.disk.sync_dir(&self.dir).map_err(StorageError::sync(&self.dir))?;
+            self.dir.sync()?;
         }
         self.kept.remove_first();
         Ok(())

@@ -161,7 +161,9 @@
 //!
 //! A write or sync that fails ends the use of the log: every later call returns the same error. A full disk is the
 //! exception, if a write reports it: the batch stays in memory, what was half written is zeroed before the next try, and
-//! nothing that was acknowledged is touched. (A *sync* that reports a full disk is a failed sync.)
+//! nothing that was acknowledged is touched. (A *sync* that reports a full disk is a failed sync.) The other exception is a
+//! file that cannot be opened for want of a descriptor: files are opened before anything is changed, and the directory
+//! stays open, so that its sync needs none.
 //!
 //! # Left out
 //!
@@ -186,6 +188,7 @@ use std::sync::Arc;
 use crate::raft::{Entry, HardState, Index, SnapshotMeta};
 
 use super::disk::{Disk, DiskLock};
+use super::open_dir::OpenDir;
 use super::{DataDir, Identity, StorageError};
 use batch::{BODY_LEN_MAX_BYTES, PendingBatch};
 use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
@@ -262,7 +265,7 @@ impl fmt::Display for TornTail {
 #[derive(Debug)]
 pub struct Wal {
     disk: Arc<dyn Disk>,
-    dir: PathBuf,
+    dir: OpenDir,
     identity: Identity,
     segment_len_bytes: u64,
     /// The active segment, and where its next batch goes.
@@ -342,7 +345,7 @@ impl Wal {
         let last = replay.last();
         let mut wal = Wal {
             disk: Arc::clone(disk),
-            dir: wal_dir,
+            dir: OpenDir::open(&**disk, wal_dir)?,
             identity,
             segment_len_bytes: segment_len_max_bytes(options),
             segment,
@@ -413,7 +416,8 @@ impl Wal {
     /// Makes all that was appended durable, with one write and one fdatasync. Without anything new it does nothing.
     ///
     /// # Errors
-    /// - [`Full`](StorageError::Full): the disk is. The log is unharmed and what was appended still waits: call again.
+    /// - [`Full`](StorageError::Full), [`NoDescriptor`](StorageError::NoDescriptor): the log is unharmed and what was
+    ///   appended still waits: call again.
     /// - Anything else is final: whether the batch is durable is unknown, the log is not used any more, and every later
     ///   call returns the same error.
     pub fn sync(&mut self) -> Result<(), StorageError> {
@@ -436,7 +440,7 @@ impl Wal {
 
     fn remember_failure(&mut self, result: Result<(), StorageError>) -> Result<(), StorageError> {
         if let Err(err) = &result
-            && !err.is_full()
+            && !err.is_transient()
         {
             self.failed = Some(err.clone());
         }
@@ -501,7 +505,7 @@ impl Wal {
         };
         let blank = match self.take_blank() {
             Some(blank) => blank,
-            None => Blank::create(&*self.disk, self.dir.join("next.tmp"))?,
+            None => Blank::create(&*self.disk, self.dir.path().join("next.tmp"))?,
         };
         let next = blank.into_segment(&*self.disk, &self.dir, header)?;
         self.segment.write_mark(Mark {
@@ -561,7 +565,7 @@ fn begin(
     };
     let blank = Blank::create(disk, wal_dir.join("next.tmp"))?;
     write_zeros(&*blank.file, 0, len_bytes).map_err(StorageError::io("write", &blank.path))?;
-    let segment = blank.into_segment(disk, &wal_dir, header)?;
+    let segment = blank.into_segment(disk, &OpenDir::open(disk, wal_dir)?, header)?;
     let mut replay = Replay::default();
     replay.begin(&segment)?;
     let continuation = replay.connect(base)?;

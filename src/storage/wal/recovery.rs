@@ -411,7 +411,7 @@ fn keep_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> std::io
     }
     let mut bytes = vec![0; (to - from).min(TORN_LEN_MAX_BYTES) as usize];
     segment.file.read_full_at(&mut bytes, from)?;
-    disk.write_atomically(&path, &bytes)?;
+    disk.write_atomically(&*disk.open_dir(dir)?, &path, &bytes)?;
     Ok(path)
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::storage::disk::{Disk, DiskFile};
+use crate::storage::open_dir::OpenDir;
 use crate::storage::{Identity, StorageError};
 
 use super::format::{
@@ -55,13 +56,13 @@ impl Blank {
     /// The file of a segment that is no longer needed. When this returns it is durably no segment any more.
     pub(super) fn recycle(
         disk: &dyn Disk,
+        dir: &OpenDir,
         segment: &Path,
         path: PathBuf,
     ) -> Result<Blank, StorageError> {
         let file = disk.open(segment).map_err(StorageError::io("open", segment))?;
         disk.rename(segment, &path).map_err(StorageError::io("rename", segment))?;
-        let dir = path.parent().unwrap_or(Path::new(""));
-        disk.sync_dir(dir).map_err(StorageError::sync(dir))?;
+        dir.sync()?;
         Ok(Blank { path, file, is_recycled: true })
     }
 
@@ -70,12 +71,12 @@ impl Blank {
     pub(super) fn into_segment(
         self,
         disk: &dyn Disk,
-        dir: &Path,
+        dir: &OpenDir,
         mut header: SegmentHeader,
     ) -> Result<Segment, StorageError> {
         let Blank { path: blank, file, is_recycled } = self;
         header.is_recycled = is_recycled;
-        let path = dir.join(file_name(header.sequence));
+        let path = dir.path().join(file_name(header.sequence));
         let begun = begin(&*file, &header)
             .and_then(|()| disk.rename(&blank, &path))
             .map_err(StorageError::io("create", &path));
@@ -84,7 +85,7 @@ impl Blank {
             let _ = disk.remove(&blank);
             return Err(err);
         }
-        disk.sync_dir(dir).map_err(StorageError::sync(dir))?;
+        dir.sync()?;
         Ok(Segment { path, header, len_bytes: header.len_bytes, file })
     }
 }

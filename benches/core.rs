@@ -171,17 +171,21 @@ impl Member {
 /// What a peer says that agrees with everything and has a fast disk.
 fn answer(message: &Message) -> Option<Event> {
     let body = match &message.body {
-        Body::RequestVote(request) => {
+        Body::Request(Request::RequestVote(request)) => {
             let pre_vote = request.pre_vote;
-            Body::RequestVoteReply(RequestVoteReply { pre_vote, vote_granted: true })
+            Body::Reply(Reply::RequestVote(RequestVoteReply { pre_vote, vote_granted: true }))
         }
-        Body::AppendEntries(request) => {
+        Body::Request(Request::AppendEntries(request)) => {
             let match_index = Index(request.prev_log_index.0 + request.entries.len() as u64);
-            Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index })
+            Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index }))
         }
-        Body::Heartbeat(request) => {
+        Body::Request(Request::Heartbeat(request)) => {
             let round = request.round;
-            Body::HeartbeatReply(HeartbeatReply { round, promised_us: 0, cannot_write: false })
+            Body::Reply(Reply::Heartbeat(HeartbeatReply {
+                round,
+                promised_us: 0,
+                cannot_write: false,
+            }))
         }
         _ => return None,
     };
@@ -191,11 +195,11 @@ fn answer(message: &Message) -> Option<Event> {
 
 /// The leader of term 1, member 2, sends `count` entries after `last`, which is committed.
 fn append(last: u64, count: u64) -> Message {
-    let body = Body::AppendEntries(AppendEntries {
+    let body = Body::Request(Request::AppendEntries(AppendEntries {
         prev_log_index: Index(last),
         prev_log_term: Term(u64::from(last > 0)),
         entries: (last + 1..=last + count).map(|index| entry(index, COMMAND)).collect(),
         leader_commit: Index(last),
-    });
+    }));
     Message { from: MemberId(2), to: MemberId(1), term: Term(1), token: 0, body }
 }

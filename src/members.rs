@@ -103,9 +103,10 @@ impl Members {
         self.0.len()
     }
 
-    /// How many make a majority.
-    pub fn quorum(&self) -> usize {
-        self.len() / 2 + 1
+    /// All of them as voters of the consensus core.
+    #[cfg(feature = "server")]
+    pub fn membership(&self) -> crate::raft::Membership {
+        crate::raft::Membership::new(self.0.keys().copied())
     }
 
     fn add(&mut self, part: &str, id: MemberId, addr: String) -> Result<(), MembersError> {
@@ -290,10 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_is_more_than_half() {
-        for (len, quorum) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)] {
-            let pairs = (1..=len).map(|i| (MemberId(i), format!("a:{i}")));
-            assert_eq!(Members::new(pairs).map(|members| members.quorum()), Ok(quorum));
-        }
+    fn every_member_on_the_list_votes() {
+        let members: Members = "1=a:1,3=c:3,2=b:2".parse().expect("a good list");
+        let voters: Vec<MemberId> = members.membership().iter().collect();
+        assert_eq!(voters, [MemberId(1), MemberId(2), MemberId(3)]);
+        assert!(voters.iter().all(|&id| members.membership().is_voter(id)));
     }
 }

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::raft::{Index, MemberId, Term};
+use crate::raft::{Index, MemberId, Membership, Term};
 
 /// How many of a member's last digests are remembered: 64 KiB of them.
 const DIGESTS_MAX: usize = 8_192;
@@ -108,8 +108,8 @@ impl fmt::Display for Finding {
 /// What one member knows of its own digests, and as a leader of the others'.
 pub(super) struct Comparison {
     own: MemberId,
-    /// Of this many, itself among them.
-    members: usize,
+    /// All of them, itself among them.
+    members: Membership,
     digests: Digests,
     /// Where it was last asked about, and its digest there once it has one.
     asked: Index,
@@ -140,7 +140,7 @@ struct Question {
 }
 
 impl Comparison {
-    pub(super) fn new(own: MemberId, members: usize) -> Comparison {
+    pub(super) fn new(own: MemberId, members: Membership) -> Comparison {
         Comparison {
             own,
             members,
@@ -232,13 +232,9 @@ impl Comparison {
         &self.leading.agreeing
     }
 
-    fn quorum(&self) -> usize {
-        self.members / 2 + 1
-    }
-
     fn is_over(&self, now: Instant) -> bool {
         self.leading.question.as_ref().is_none_or(|question| {
-            question.answers.len() >= self.members || question.asked_at + PATIENCE <= now
+            question.answers.len() >= self.members.len() || question.asked_at + PATIENCE <= now
         })
     }
 
@@ -264,15 +260,13 @@ impl Comparison {
 
     /// Whether a quorum gave the same answer, and who another one.
     fn decide(&mut self) -> Vec<Finding> {
-        let quorum = self.quorum();
         let Leading { question, agreed, agreeing, different, is_undecided, .. } = &mut self.leading;
         let Some(Question { index, answers, .. }) = question else { return Vec::new() };
         let have = |digest: u64| {
             answers.iter().filter(move |it| *it.1 == digest).map(|(&id, _)| id).collect::<Vec<_>>()
         };
-        let Some(&digest) = answers.values().find(|&&digest| have(digest).len() >= quorum) else {
-            return Vec::new();
-        };
+        let is_agreed = |digest: &&u64| self.members.is_quorum(have(**digest));
+        let Some(&digest) = answers.values().find(is_agreed) else { return Vec::new() };
         let decision = Checkpoint { index: *index, digest };
         (*agreed, *agreeing, *is_undecided) = (Some(decision), have(digest), false);
         let mut findings = Vec::new();

@@ -331,7 +331,7 @@ impl<S: StateMachine> Node<S> {
         let raft = Raft::new(raft_config, recovered.hard_state, meta, recovered.entries);
         let data_dir = Arc::new(data_dir);
 
-        let watch = Watch::new(config.id, config.members.len());
+        let watch = Watch::new(config.id, config.members.membership());
         let shared = Arc::new(Shared::new(raft.status(), watch));
         shared.snapshot_len_bytes.store(snapshot_len_bytes, Ordering::Relaxed);
         let pipeline = Arc::new(Pipeline::new(shared.clone()));

@@ -27,7 +27,9 @@ use super::proto::{
 use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Turn};
 use super::{Errand, Mailbox, Timing};
-use crate::raft::{self, AppendEntries, Body, MemberId, Message, OtherCluster, Term};
+use crate::raft::{
+    self, AppendEntries, Body, MemberId, Message, OtherCluster, Reply, Request, Term,
+};
 use crate::rpc::{CallError, Channel, Disconnect, StatusCode};
 use crate::storage::Snapshots;
 
@@ -128,85 +130,85 @@ impl Link {
         }
     }
 
-    /// Sends one message. Never blocks.
-    pub(super) fn send(&self, message: Message) {
+    /// Sends one request of the core's. Never blocks.
+    pub(super) fn send(&self, term: Term, request: Request) {
         if !self.is_connected() {
             return self.mailbox.disconnected(self.id);
         }
         let call_deadline = Instant::now() + CALL_TIMEOUT;
-        let Message { from, to, term, body, .. } = message;
-        let envelope = Envelope { cluster_id: self.affiliation.cluster_id, from: from.0, to: to.0 };
-        let (mailbox, complaints) = (self.mailbox.clone(), self.complaints.clone());
-        // The core asks these again by itself, and a leader that is slow to answer them is none that is lost.
-        let is_question = matches!(body, Body::ReadIndex(_) | Body::Join(_));
-        let errand = match body {
-            Body::AppendEntries(_) => Errand::Request,
-            _ => Errand::Urgent,
-        };
-        let answer = Answer { mailbox, complaints, from: to, to: from, is_question, errand };
-        match body {
-            Body::RequestVote(request) => {
+        let Affiliation { cluster_id, list_id, .. } = self.affiliation;
+        let envelope = Envelope { cluster_id, from: self.own.0, to: self.id.0 };
+        let answer = self.answer_to(&request);
+        match request {
+            Request::RequestVote(request) => {
                 let args = RequestVoteArgs::new(term, request, envelope);
                 let done = move |reply: Result<RequestVoteReply, _>| {
-                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                    answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
                 self.stub.request_vote_then(&args, call_deadline, done);
             }
-            Body::AppendEntries(request) => {
+            Request::AppendEntries(request) => {
                 let deadline = Instant::now() + append_timeout(&request);
                 let args = AppendEntriesArgs::new(term, request, envelope);
                 let done = move |reply: Result<AppendEntriesReply, _>| {
-                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                    answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
                 self.bulk.append_entries_then(&args, deadline, done);
             }
-            Body::Heartbeat(request) => {
+            Request::Heartbeat(request) => {
                 let shared = self.shared.clone();
                 let args = HeartbeatArgs::new(term, request, shared.watch.ask(term), envelope);
                 let done = move |reply: Result<HeartbeatReply, _>| {
                     if let Some(digest) = reply.as_ref().ok().and_then(HeartbeatReply::answer) {
                         shared.watch.answered(answer.from, digest);
                     }
-                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                    answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
                 self.stub.heartbeat_then(&args, call_deadline, done);
             }
-            Body::TimeoutNow => {
+            Request::TimeoutNow => {
                 let args = TimeoutNowArgs { term: term.0, envelope: Some(envelope) };
                 let done = move |reply: Result<TimeoutNowReply, _>| {
-                    answer.deliver(reply.map(|it| (it.term, Body::TimeoutNowReply)))
+                    answer.deliver(reply.map(|it| (it.term, Reply::TimeoutNow)))
                 };
                 self.stub.timeout_now_then(&args, call_deadline, done);
             }
-            Body::ReadIndex(raft::ReadIndex { batch }) => {
+            Request::ReadIndex(raft::ReadIndex { batch }) => {
                 let args = ReadIndexArgs { term: term.0, envelope: Some(envelope), batch };
                 let done = move |reply: Result<ReadIndexReply, _>| {
-                    answer.deliver(reply.map(|it| (it.term, it.into_body())))
+                    answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
                 self.stub.read_index_then(&args, call_deadline, done);
             }
-            Body::Join(raft::Join { question }) => {
+            Request::Join(raft::Join { question }) => {
                 let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
-                let list_id = self.affiliation.list_id;
                 let done = move |reply: Result<JoinReply, _>| {
                     let other = reply.as_ref().ok().and_then(|it| it.other_cluster(list_id));
                     match other {
                         Some(other) => answer.other_cluster(other),
-                        None => answer.deliver(reply.map(|it| (it.term, it.into_body()))),
+                        None => answer.deliver(reply.map(|it| (it.term, it.into_reply()))),
                     }
                 };
                 self.stub.join_then(&args, call_deadline, done);
             }
-            // Snapshots go in chunks, on a thread of their own.
-            Body::InstallSnapshot(_)
-            | Body::RequestVoteReply(_)
-            | Body::AppendEntriesReply(_)
-            | Body::HeartbeatReply(_)
-            | Body::ReadIndexReply(_)
-            | Body::JoinReply(_)
-            | Body::TimeoutNowReply => {
-                unreachable!("replies go to the calls that wait for them, snapshots by another way")
-            }
+            // In chunks, from the disk, on a thread of its own.
+            Request::InstallSnapshot(_) => self.send_snapshot(term),
+        }
+    }
+
+    /// What will take the peer's answer to this request to the core.
+    fn answer_to(&self, request: &Request) -> Answer {
+        Answer {
+            mailbox: self.mailbox.clone(),
+            complaints: self.complaints.clone(),
+            from: self.id,
+            to: self.own,
+            // The core asks these again by itself, and a leader that is slow to answer them is not lost.
+            is_question: matches!(request, Request::ReadIndex(_) | Request::Join(_)),
+            errand: match request {
+                Request::AppendEntries(_) => Errand::Request,
+                _ => Errand::Urgent,
+            },
         }
     }
 }
@@ -326,10 +328,11 @@ impl Answer {
         self.mailbox.attend(self.errand);
     }
 
-    fn deliver(self, answer: Result<(u64, Body), CallError>) {
+    fn deliver(self, answer: Result<(u64, Reply), CallError>) {
         let Answer { mailbox, complaints, from, to, is_question, errand } = self;
         match answer {
-            Ok((term, body)) => {
+            Ok((term, reply)) => {
+                let body = Body::Reply(reply);
                 // An inbox that is full loses it, as a network may.
                 let _ = mailbox.message(Message { from, to, term: Term(term), token: 0, body });
             }

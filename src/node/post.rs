@@ -12,7 +12,7 @@ use super::proto::{
     RequestVoteReply, TimeoutNowReply,
 };
 use super::shared::Shared;
-use crate::raft::{Body, MemberId, Message, Term};
+use crate::raft::{Body, MemberId, Message, Reply, Term};
 use crate::rpc::{Done, Status, StatusCode};
 
 /// Calls of peers that may wait for a reply; past it the oldest is given up: the core dropped its message.
@@ -63,11 +63,14 @@ impl Post {
 
     /// Never blocks. What finds no place is lost, and the core is told.
     pub(super) fn send(&self, message: Message) {
-        if message.body.is_reply() {
-            return self.reply(message);
-        }
-        if let Some(link) = self.links.get(&message.to) {
-            link.send(message);
+        let Message { to, term, token, body, .. } = message;
+        match body {
+            Body::Reply(reply) => self.reply(token, term, reply),
+            Body::Request(request) => {
+                if let Some(link) = self.links.get(&to) {
+                    link.send(term, request);
+                }
+            }
         }
     }
 
@@ -124,29 +127,29 @@ impl Post {
         drop(waiting);
     }
 
-    fn reply(&self, message: Message) {
-        let call = self.calls.lock().waiting.remove(&message.token);
-        match (call, message.body) {
-            (Some(PeerCall::RequestVote(done)), Body::RequestVoteReply(reply)) => {
-                done.run(RequestVoteReply::new(message.term, reply));
+    fn reply(&self, token: u64, term: Term, reply: Reply) {
+        let call = self.calls.lock().waiting.remove(&token);
+        match (call, reply) {
+            (Some(PeerCall::RequestVote(done)), Reply::RequestVote(reply)) => {
+                done.run(RequestVoteReply::new(term, reply));
             }
-            (Some(PeerCall::AppendEntries(done)), Body::AppendEntriesReply(reply)) => {
-                done.run(AppendEntriesReply::new(message.term, reply));
+            (Some(PeerCall::AppendEntries(done)), Reply::AppendEntries(reply)) => {
+                done.run(AppendEntriesReply::new(term, reply));
             }
-            (Some(PeerCall::Heartbeat(done)), Body::HeartbeatReply(reply)) => {
-                done.run(HeartbeatReply::new(message.term, reply, self.shared.watch.answer()));
+            (Some(PeerCall::Heartbeat(done)), Reply::Heartbeat(reply)) => {
+                done.run(HeartbeatReply::new(term, reply, self.shared.watch.answer()));
             }
-            (Some(PeerCall::TimeoutNow(done)), Body::TimeoutNowReply) => {
-                done.run(TimeoutNowReply { term: message.term.0 });
+            (Some(PeerCall::TimeoutNow(done)), Reply::TimeoutNow) => {
+                done.run(TimeoutNowReply { term: term.0 });
             }
-            (Some(PeerCall::InstallSnapshot(done)), Body::AppendEntriesReply(reply)) => {
-                done.run(InstallSnapshotReply::new(message.term, reply));
+            (Some(PeerCall::InstallSnapshot(done)), Reply::AppendEntries(reply)) => {
+                done.run(InstallSnapshotReply::new(term, reply));
             }
-            (Some(PeerCall::ReadIndex(done)), Body::ReadIndexReply(reply)) => {
-                done.run(ReadIndexReply::new(message.term, reply));
+            (Some(PeerCall::ReadIndex(done)), Reply::ReadIndex(reply)) => {
+                done.run(ReadIndexReply::new(term, reply));
             }
-            (Some(PeerCall::Join(done)), Body::JoinReply(reply)) => {
-                done.run(JoinReply::new(message.term, reply));
+            (Some(PeerCall::Join(done)), Reply::Join(reply)) => {
+                done.run(JoinReply::new(term, reply));
             }
             // Given up since.
             _ => {}

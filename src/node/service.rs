@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::snapshotter::Chunk;
 use super::wire::{Head, WireError};
 use super::{Errand, Mailbox};
-use crate::raft::{self, Body};
+use crate::raft::{self, Request};
 use crate::rpc::{Done, Status, StatusCode};
 
 /// The `raftRpc` service of a node.
@@ -40,16 +40,16 @@ impl RaftService {
         RaftService { affiliation, mailbox, post, shared, complaints, take_chunk }
     }
 
-    fn deliver(&self, head: Head, body: Body, call: PeerCall) {
+    fn deliver(&self, head: Head, request: Request, call: PeerCall) {
         let token = self.post.wait(call);
-        if !self.mailbox.message(head.message(token, body)) {
+        if !self.mailbox.message(head.message(token, request)) {
             self.post.refuse(token);
         }
     }
 
     /// Takes a message in, and sees to it at once.
-    fn deliver_now(&self, head: Head, body: Body, call: PeerCall) {
-        self.deliver(head, body, call);
+    fn deliver_now(&self, head: Head, request: Request, call: PeerCall) {
+        self.deliver(head, request, call);
         self.mailbox.attend(Errand::Urgent);
     }
 
@@ -100,15 +100,15 @@ impl RaftRpc for RaftService {
 
     fn request_vote(&self, args: RequestVoteArgs, done: Done<RequestVoteReply>) {
         match self.check(args.envelope, args.term) {
-            Ok(head) => self.deliver_now(head, args.into_body(), PeerCall::RequestVote(done)),
+            Ok(head) => self.deliver_now(head, args.into_request(), PeerCall::RequestVote(done)),
             Err(error) => done.fail(self.bad(error)),
         }
     }
 
     fn append_entries(&self, args: AppendEntriesArgs, done: Done<AppendEntriesReply>) {
         let head = self.check(args.envelope, args.term);
-        match head.and_then(|head| Ok((head, args.into_body()?))) {
-            Ok((head, body)) => self.deliver(head, body, PeerCall::AppendEntries(done)),
+        match head.and_then(|head| Ok((head, args.into_request()?))) {
+            Ok((head, request)) => self.deliver(head, request, PeerCall::AppendEntries(done)),
             Err(error) => done.fail(self.bad(error)),
         }
     }
@@ -118,7 +118,7 @@ impl RaftRpc for RaftService {
             Ok(head) => {
                 // Whatever its term is: what it says of digests is of committed entries.
                 self.shared.watch.heard(args.query());
-                self.deliver_now(head, args.into_body(), PeerCall::Heartbeat(done))
+                self.deliver_now(head, args.into_request(), PeerCall::Heartbeat(done))
             }
             Err(error) => done.fail(self.bad(error)),
         }
@@ -126,7 +126,7 @@ impl RaftRpc for RaftService {
 
     fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
         match self.check(args.envelope, args.term) {
-            Ok(head) => self.deliver_now(head, Body::TimeoutNow, PeerCall::TimeoutNow(done)),
+            Ok(head) => self.deliver_now(head, Request::TimeoutNow, PeerCall::TimeoutNow(done)),
             Err(error) => done.fail(self.bad(error)),
         }
     }
@@ -134,8 +134,8 @@ impl RaftRpc for RaftService {
     fn read_index(&self, args: ReadIndexArgs, done: Done<ReadIndexReply>) {
         match self.check(args.envelope, args.term) {
             Ok(head) => {
-                let body = Body::ReadIndex(raft::ReadIndex { batch: args.batch });
-                self.deliver_now(head, body, PeerCall::ReadIndex(done))
+                let request = Request::ReadIndex(raft::ReadIndex { batch: args.batch });
+                self.deliver_now(head, request, PeerCall::ReadIndex(done))
             }
             Err(error) => done.fail(self.bad(error)),
         }
@@ -144,8 +144,8 @@ impl RaftRpc for RaftService {
     fn join(&self, args: JoinArgs, done: Done<JoinReply>) {
         match self.check(args.envelope, args.term) {
             Ok(head) => {
-                let body = Body::Join(raft::Join { question: args.question });
-                self.deliver_now(head, body, PeerCall::Join(done))
+                let request = Request::Join(raft::Join { question: args.question });
+                self.deliver_now(head, request, PeerCall::Join(done))
             }
             Err(error) => match self.other_cluster(args.envelope) {
                 Some(reply) => done.run(reply),

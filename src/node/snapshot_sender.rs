@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
 use super::shared::Shared;
 use super::{Errand, Mailbox};
-use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Term};
+use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Reply, Term};
 use crate::rpc::CallError;
 use crate::storage::{Snapshot, StorageError};
 
@@ -138,7 +138,7 @@ impl SnapshotSender {
             false => AppendEntriesReply::Stale,
         };
         let (from, to, term) = (self.peer, self.own, Term(reply.term));
-        let body = Body::AppendEntriesReply(body);
+        let body = Body::Reply(Reply::AppendEntries(body));
         if !self.mailbox.message(Message { from, to, term, token: 0, body }) {
             self.mailbox.disconnected(self.peer);
         }
@@ -182,8 +182,10 @@ mod tests {
         let mut writer = snapshots.create(meta).unwrap();
         writer.write_all(b"state").unwrap();
         let snapshot = writer.finish().unwrap();
-        let raft = Raft::new(Config::new(own, [own, peer]), HardState::default(), None, Vec::new());
-        let shared = Arc::new(Shared::new(raft.status(), Watch::new(own, 2)));
+        let config = Config::new(own, [own, peer]);
+        let members = config.members.clone();
+        let raft = Raft::new(config, HardState::default(), None, Vec::new());
+        let shared = Arc::new(Shared::new(raft.status(), Watch::new(own, members)));
         let (_open, stop) = crossbeam_channel::bounded(0);
         let nobody = Port::free().unwrap();
         let sender = SnapshotSender {

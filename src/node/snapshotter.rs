@@ -16,7 +16,7 @@ use super::proto::{InstallSnapshotArgs, InstallSnapshotReply};
 use super::shared::Shared;
 use super::state_machine::{StateMachine, StateView};
 use super::wire::Head;
-use crate::raft::{Body, SnapshotMeta};
+use crate::raft::{Request, SnapshotMeta};
 use crate::rpc::{Done, Status, StatusCode};
 use crate::storage::{self, Snapshots, StorageError};
 
@@ -150,7 +150,7 @@ impl<S: StateMachine> Snapshotter<S> {
                     snapshot.len_bytes()
                 );
                 let token = self.post.wait(PeerCall::InstallSnapshot(done));
-                let message = head.message(token, Body::InstallSnapshot(meta));
+                let message = head.message(token, Request::InstallSnapshot(meta));
                 if !self.pipeline.inbox.snapshot_received(message, snapshot) {
                     self.post.refuse(token);
                 }

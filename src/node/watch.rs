@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::divergence::{Checkpoint, Comparison, Divergence, Finding, Query};
-use crate::raft::{Index, MemberId, Term};
+use crate::raft::{Index, MemberId, Membership, Term};
 
 /// A leader that has gone astray hands over so often, until it leads no more.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ struct HandOvers {
 }
 
 impl Watch {
-    pub(super) fn new(own: MemberId, members: usize) -> Watch {
+    pub(super) fn new(own: MemberId, members: Membership) -> Watch {
         Watch {
             comparison: Mutex::new(Comparison::new(own, members)),
             is_diverged: AtomicBool::new(false),
@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_leader_that_has_gone_astray_hands_over_now_and_then_to_each_who_is_right() {
-        let (watch, mut now) = (Watch::new(MemberId(1), 3), Instant::now());
+        let (watch, mut now) =
+            (Watch::new(MemberId(1), Membership::new([1, 2, 3].map(MemberId))), Instant::now());
         let answer = |digest| Checkpoint { index: Index(5), digest };
         watch.restored(Index(5), Some(1));
         assert_eq!(watch.ask(Term(1)).asked, Index(5));

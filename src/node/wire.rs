@@ -2,7 +2,9 @@
 
 use super::divergence::{Checkpoint, Query};
 use super::proto::*;
-use crate::raft::{self, Body, Index, MemberId, Message, OtherCluster, Payload, Term};
+use crate::raft::{
+    self, Body, Index, MemberId, Message, OtherCluster, Payload, Reply, Request, Term,
+};
 
 /// `Entry.Kind`.
 const KIND_COMMAND: u32 = 0;
@@ -48,7 +50,8 @@ impl Head {
         Ok(Head { from: MemberId(envelope.from), to: MemberId(envelope.to), term: Term(term) })
     }
 
-    pub(super) fn message(self, token: u64, body: Body) -> Message {
+    pub(super) fn message(self, token: u64, request: Request) -> Message {
+        let body = Body::Request(request);
         Message { from: self.from, to: self.to, term: self.term, token, body }
     }
 }
@@ -88,8 +91,8 @@ impl AppendEntriesArgs {
         }
     }
 
-    pub(super) fn into_body(self) -> Result<Body, WireError> {
-        Ok(Body::AppendEntries(raft::AppendEntries {
+    pub(super) fn into_request(self) -> Result<Request, WireError> {
+        Ok(Request::AppendEntries(raft::AppendEntries {
             prev_log_index: Index(self.prev_log_index),
             prev_log_term: Term(self.prev_log_term),
             entries: self.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
@@ -119,8 +122,8 @@ impl AppendEntriesReply {
     }
 
     /// A refusal without a rejected index can only be a stale one: index 0 always matches.
-    pub(super) fn into_body(self) -> Body {
-        Body::AppendEntriesReply(match self.success {
+    pub(super) fn into_reply(self) -> Reply {
+        Reply::AppendEntries(match self.success {
             true => raft::AppendEntriesReply::Matched { match_index: Index(self.match_index) },
             false if self.rejected_index == 0 => raft::AppendEntriesReply::Stale,
             false => raft::AppendEntriesReply::Conflict {
@@ -163,8 +166,8 @@ impl RequestVoteArgs {
         }
     }
 
-    pub(super) fn into_body(self) -> Body {
-        Body::RequestVote(raft::RequestVote {
+    pub(super) fn into_request(self) -> Request {
+        Request::RequestVote(raft::RequestVote {
             pre_vote: self.pre_vote,
             is_transfer: self.is_transfer,
             last_log_index: Index(self.last_log_index),
@@ -182,9 +185,9 @@ impl RequestVoteReply {
         }
     }
 
-    pub(super) fn into_body(self) -> Body {
+    pub(super) fn into_reply(self) -> Reply {
         let RequestVoteReply { pre_vote, vote_granted, .. } = self;
-        Body::RequestVoteReply(raft::RequestVoteReply { pre_vote, vote_granted })
+        Reply::RequestVote(raft::RequestVoteReply { pre_vote, vote_granted })
     }
 }
 
@@ -211,8 +214,8 @@ impl HeartbeatArgs {
         Query { asked: Index(self.asked_index), agreed }
     }
 
-    pub(super) fn into_body(self) -> Body {
-        Body::Heartbeat(raft::Heartbeat {
+    pub(super) fn into_request(self) -> Request {
+        Request::Heartbeat(raft::Heartbeat {
             leader_commit: Index(self.leader_commit),
             round: self.round,
         })
@@ -244,9 +247,9 @@ impl HeartbeatReply {
         checkpoint(self.digest_index, self.digest)
     }
 
-    pub(super) fn into_body(self) -> Body {
+    pub(super) fn into_reply(self) -> Reply {
         let HeartbeatReply { round, promised_us, cannot_write, .. } = self;
-        Body::HeartbeatReply(raft::HeartbeatReply { round, promised_us, cannot_write })
+        Reply::Heartbeat(raft::HeartbeatReply { round, promised_us, cannot_write })
     }
 }
 
@@ -262,10 +265,10 @@ impl ReadIndexReply {
         }
     }
 
-    pub(super) fn into_body(self) -> Body {
+    pub(super) fn into_reply(self) -> Reply {
         let committed = (Index(self.commit_index), Term(self.commit_term));
         let committed = self.is_confirmed.then_some(committed);
-        Body::ReadIndexReply(raft::ReadIndexReply { batch: self.batch, committed })
+        Reply::ReadIndex(raft::ReadIndexReply { batch: self.batch, committed })
     }
 }
 
@@ -295,10 +298,10 @@ impl JoinReply {
         (cluster_id != 0).then_some(OtherCluster { cluster_id, has_same_list })
     }
 
-    pub(super) fn into_body(self) -> Body {
+    pub(super) fn into_reply(self) -> Reply {
         let last = (Index(self.last_log_index), Term(self.last_log_term));
         let JoinReply { question, is_new, is_leader, .. } = self;
-        Body::JoinReply(raft::JoinReply { question, is_new, last: is_leader.then_some(last) })
+        Reply::Join(raft::JoinReply { question, is_new, last: is_leader.then_some(last) })
     }
 }
 
@@ -318,7 +321,7 @@ mod tests {
             leader_commit: Index(4),
         };
         let wire = AppendEntriesArgs::new(Term(3), request.clone(), ENVELOPE);
-        assert_eq!(wire.into_body(), Ok(Body::AppendEntries(request)));
+        assert_eq!(wire.into_request(), Ok(Request::AppendEntries(request)));
     }
 
     #[test]
@@ -331,8 +334,8 @@ mod tests {
         let matched = raft::AppendEntriesReply::Matched { match_index: Index(0) };
         for reply in [matched, conflict, raft::AppendEntriesReply::Stale] {
             assert_eq!(
-                AppendEntriesReply::new(Term(3), reply).into_body(),
-                Body::AppendEntriesReply(reply)
+                AppendEntriesReply::new(Term(3), reply).into_reply(),
+                Reply::AppendEntries(reply)
             );
         }
     }
@@ -367,7 +370,7 @@ mod tests {
     fn an_entry_of_an_unknown_kind_is_refused() {
         let unknown = Entry { kind: 9, index: 5, ..Default::default() };
         let wire = AppendEntriesArgs { entries: vec![unknown], ..Default::default() };
-        assert_eq!(wire.into_body(), Err(WireError::UnknownKind { index: 5, kind: 9 }));
+        assert_eq!(wire.into_request(), Err(WireError::UnknownKind { index: 5, kind: 9 }));
     }
 
     #[test]

@@ -422,7 +422,8 @@ impl Cluster {
                 && status.role.leader == Some(leader.id)
                 && faults.joins(leader.id, status.id)
         };
-        (statuses.iter().filter(follows).count() >= self.members.quorum()).then_some(leader.id)
+        let following = statuses.iter().filter(follows).map(|status| status.id);
+        self.members.membership().is_quorum(following).then_some(leader.id)
     }
 
     fn statuses(&self) -> Vec<Status> {

@@ -85,7 +85,7 @@ impl Cluster {
                 Effect::Send(message) => self.queue.push(message),
                 Effect::SendSnapshot { to, term } => {
                     let end = self.node(id).snapshot.expect("it has one to send");
-                    let (from, body) = (MemberId(id), Body::InstallSnapshot(end));
+                    let (from, body) = (MemberId(id), Body::Request(Request::InstallSnapshot(end)));
                     self.queue.push(Message { from, to, term, token: 0, body });
                 }
                 Effect::Apply(entries) => {
@@ -130,7 +130,7 @@ impl Cluster {
         }
         self.campaign(id);
         while self.deliver_where(|message| {
-            is_vote_request(message) || matches!(message.body, Body::RequestVoteReply(_))
+            is_vote_request(message) || matches!(message.body, Body::Reply(Reply::RequestVote(_)))
         }) > 0
         {}
         self.node(id).role() == RoleName::Leader
@@ -172,7 +172,7 @@ impl Cluster {
         let fate = if is_lost { " (lost)" } else { "" };
         self.story.push(format!("{}{fate}", words::message(&message)));
         if !is_lost {
-            if let Body::InstallSnapshot(end) = message.body {
+            if let Body::Request(Request::InstallSnapshot(end)) = message.body {
                 self.store_snapshot(to, end);
             }
             self.step(to, [Event::Message(message)]);
@@ -188,10 +188,12 @@ impl Cluster {
     /// Takes the newest append for `to` out of the queue.
     pub(crate) fn take_append(&mut self, to: u64) -> (u64, AppendEntries) {
         let is_it = |message: &Message| {
-            message.to.0 == to && matches!(message.body, Body::AppendEntries(_))
+            message.to.0 == to && matches!(message.body, Body::Request(Request::AppendEntries(_)))
         };
         let at = self.queue.iter().rposition(is_it).expect("an append is in the queue");
-        let Message { from, body: Body::AppendEntries(request), .. } = self.queue.remove(at) else {
+        let Message { from, body: Body::Request(Request::AppendEntries(request)), .. } =
+            self.queue.remove(at)
+        else {
             unreachable!("it was just found")
         };
         (from.0, request)
@@ -288,5 +290,5 @@ impl Cluster {
 }
 
 fn is_vote_request(message: &Message) -> bool {
-    matches!(message.body, Body::RequestVote(_))
+    matches!(message.body, Body::Request(Request::RequestVote(_)))
 }

@@ -7,9 +7,11 @@ use crate::node::*;
 /// Whether a message promises a vote, an entry, or its sender's term.
 fn promises(message: &Message) -> bool {
     match message.body {
-        Body::RequestVote(request) => !request.pre_vote,
-        Body::RequestVoteReply(reply) => reply.vote_granted && !reply.pre_vote,
-        Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }) => match_index.0 > 0,
+        Body::Request(Request::RequestVote(request)) => !request.pre_vote,
+        Body::Reply(Reply::RequestVote(reply)) => reply.vote_granted && !reply.pre_vote,
+        Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index })) => {
+            match_index.0 > 0
+        }
         _ => false,
     }
 }
@@ -198,7 +200,7 @@ fn stalled(change: impl FnOnce(&mut Config)) -> Node {
 }
 
 fn told_to_stand(effects: &[Effect]) -> bool {
-    sent(effects).iter().any(|message| message.body == Body::TimeoutNow)
+    sent(effects).iter().any(|message| message.body == Body::Request(Request::TimeoutNow))
 }
 
 /// Ticks, with answers of both peers to its heartbeats, and no word from the disk.
@@ -261,7 +263,7 @@ fn a_leader_whose_disk_is_full_hands_over_while_a_majority_of_others_can_write()
 fn a_member_that_cannot_write_says_so_and_is_not_chosen() {
     let mut follower = Node::new(3);
     let cannot_write = |node: &mut Node| match node.answer(heartbeat(2, 1, 0, 1)).body {
-        Body::HeartbeatReply(reply) => reply.cannot_write,
+        Body::Reply(Reply::Heartbeat(reply)) => reply.cannot_write,
         body => panic!("{body:?}"),
     };
     assert!(!cannot_write(&mut follower));
@@ -277,7 +279,7 @@ fn a_member_that_cannot_write_says_so_and_is_not_chosen() {
     leader.receive(unable_reply(2, 1, round));
     let told: Vec<u64> = sent(&leader.run([Event::Transfer { to: None }]))
         .into_iter()
-        .filter(|message| message.body == Body::TimeoutNow)
+        .filter(|message| message.body == Body::Request(Request::TimeoutNow))
         .map(|message| message.to.0)
         .collect();
     assert_eq!(told, [3]);
@@ -311,7 +313,7 @@ fn a_stalled_member_does_not_stand() {
     node.step([Event::Message(append(2, 1, (0, 0), &[1], 0))]);
     node.step((0..61).map(|_| Event::Tick));
     let role = node.role();
-    let message = message(2, node.term(), Body::TimeoutNow);
+    let message = message(2, node.term(), Body::Request(Request::TimeoutNow));
     for _ in 0..200 {
         node.step([Event::Tick]);
     }

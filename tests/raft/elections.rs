@@ -67,12 +67,12 @@ fn a_campaign_asks_before_it_begins_a_term() {
     }
     let ask = |pre_vote| {
         let (last_log_index, last_log_term) = (Index(2), Term(4));
-        Body::RequestVote(RequestVote {
+        Body::Request(Request::RequestVote(RequestVote {
             pre_vote,
             is_transfer: false,
             last_log_index,
             last_log_term,
-        })
+        }))
     };
     let summary = |messages: &[Message]| -> Vec<_> {
         messages.iter().map(|it| (it.to.0, it.term.0, it.body.clone())).collect()
@@ -249,7 +249,7 @@ fn a_vote_request_names_the_last_entry() {
     for log in [&[][..], &[1], &[1, 2, 2]] {
         let mut node = Node::restarted(3, 2, None, log);
         for message in node.stand() {
-            let Body::RequestVote(request) = message.body else { continue };
+            let Body::Request(Request::RequestVote(request)) = message.body else { continue };
             let last = (request.last_log_index.0, request.last_log_term.0);
             assert_eq!(last, (log.len() as u64, log.last().copied().unwrap_or(0)));
         }

@@ -11,7 +11,7 @@ fn joining(members: u64, standing: Standing) -> Node {
 /// Whom it asks where they stand, and the question.
 fn asked(effects: &[Effect]) -> Vec<(u64, u64)> {
     let question = |message: &Message| match message.body {
-        Body::Join(Join { question }) => Some((message.to.0, question)),
+        Body::Request(Request::Join(Join { question })) => Some((message.to.0, question)),
         _ => None,
     };
     sent(effects).iter().filter_map(question).collect()
@@ -51,7 +51,9 @@ fn the_others_are_asked_until_they_answer() {
 #[test]
 fn a_member_that_asks_answers_nothing_else() {
     let mut node = joining(3, Standing::Rebuilding);
-    let is_join = |message: &Message| matches!(message.body, Body::Join(_) | Body::JoinReply(_));
+    let is_join = |message: &Message| {
+        matches!(message.body, Body::Request(Request::Join(_)) | Body::Reply(Reply::Join(_)))
+    };
     for message in every_message(4).into_iter().filter(|message| !is_join(message)) {
         assert_eq!(node.receive(message.clone()), [], "{message:?}");
     }
@@ -219,7 +221,7 @@ fn a_member_that_has_just_begun_is_as_good_as_new() {
     let question = question(&mut node);
     node.receive(join_reply(2, 0, question, true, None));
     node.receive(join_reply(3, 0, question, true, None));
-    let body = |is_new| Body::JoinReply(JoinReply { question: 9, is_new, last: None });
+    let body = |is_new| Body::Reply(Reply::Join(JoinReply { question: 9, is_new, last: None }));
     assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
     node.run([Event::Joined]);
     assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
@@ -243,12 +245,15 @@ fn a_rebuilt_member_is_not_new() {
     let mut node = joining(3, Standing::Rebuilding);
     let first = question(&mut node);
     let body = node.answer(join(2, 0, 9)).body;
-    assert_eq!(body, Body::JoinReply(JoinReply { question: 9, is_new: false, last: None }));
+    assert_eq!(
+        body,
+        Body::Reply(Reply::Join(JoinReply { question: 9, is_new: false, last: None }))
+    );
     node.receive(join_reply(2, 0, first, true, None));
     node.receive(join_reply(3, 0, first, true, None));
     assert!(is_joining(&node));
     let body = joining(3, Standing::New).answer(join(2, 0, 9)).body;
-    assert_eq!(body, Body::JoinReply(JoinReply { question: 9, is_new: true, last: None }));
+    assert_eq!(body, Body::Reply(Reply::Join(JoinReply { question: 9, is_new: true, last: None })));
 }
 
 /// A new member that has got some data, and starts again before it has all, is not new any more.
@@ -259,7 +264,10 @@ fn a_new_member_with_some_data_is_not_new() {
     let hard_state = HardState { current_term: Term(1), voted_for: None };
     let mut node = Node::start(config, hard_state, None, entries(1, &[1]));
     let body = node.answer(join(2, 0, 9)).body;
-    assert_eq!(body, Body::JoinReply(JoinReply { question: 9, is_new: false, last: None }));
+    assert_eq!(
+        body,
+        Body::Reply(Reply::Join(JoinReply { question: 9, is_new: false, last: None }))
+    );
 }
 
 #[test]
@@ -280,7 +288,7 @@ fn alone_a_new_member_begins_at_once() {
 fn members_say_where_they_stand() {
     let mut leader = Node::new(3);
     leader.lead();
-    let body = |last| Body::JoinReply(JoinReply { question: 9, is_new: false, last });
+    let body = |last| Body::Reply(Reply::Join(JoinReply { question: 9, is_new: false, last }));
     let reply = leader.answer(join(3, 0, 9));
     assert_eq!((reply.term, reply.body), (Term(1), body(Some((Index(1), Term(1))))));
     let mut follower = Node::restarted(3, 4, None, &[1]);
@@ -342,7 +350,7 @@ fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
         let question = question(&mut node);
         let event = match event {
             Event::Message(mut message) => {
-                if let Body::JoinReply(reply) = &mut message.body {
+                if let Body::Reply(Reply::Join(reply)) = &mut message.body {
                     reply.question = question;
                 }
                 Event::Message(message)
@@ -369,7 +377,7 @@ fn no_cluster_begins_beside_another_one() {
         node.run([other(2, ONE, has_same_list)]);
         node.receive(join_reply(3, 0, question, true, None));
         let is_new = |node: &mut Node| match node.answer(join(3, 0, 9)).body {
-            Body::JoinReply(reply) => reply.is_new,
+            Body::Reply(Reply::Join(reply)) => reply.is_new,
             body => panic!("{body:?}"),
         };
         assert!(!has_joined(&node.tick(1_000)));

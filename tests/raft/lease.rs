@@ -116,7 +116,7 @@ fn a_leader_answers_followers_under_its_lease() {
     let mut node = promised();
     let reply = node.answer(read_index(3, 1, 77));
     let answer = ReadIndexReply { batch: 77, committed: Some((Index(1), Term(1))) };
-    assert_eq!(reply.body, Body::ReadIndexReply(answer));
+    assert_eq!(reply.body, Body::Reply(Reply::ReadIndex(answer)));
 }
 
 /// A follower that has promised itself to leader 2 in term 1.
@@ -124,15 +124,21 @@ fn bound() -> Node {
     let mut node = Node::with(3, lease);
     let reply = node.answer(heartbeat(2, 1, 0, 1));
     let promise = HeartbeatReply { round: 1, promised_us: PROMISED_US, cannot_write: false };
-    assert_eq!(reply.body, Body::HeartbeatReply(promise));
+    assert_eq!(reply.body, Body::Reply(Reply::Heartbeat(promise)));
     node
 }
 
 fn transfer_vote(from: u64, term: u64) -> Message {
-    let Message { body: Body::RequestVote(request), .. } = vote(from, term, (0, 0)) else {
+    let Message { body: Body::Request(Request::RequestVote(request)), .. } =
+        vote(from, term, (0, 0))
+    else {
         unreachable!("it is one")
     };
-    message(from, term, Body::RequestVote(RequestVote { is_transfer: true, ..request }))
+    message(
+        from,
+        term,
+        Body::Request(Request::RequestVote(RequestVote { is_transfer: true, ..request })),
+    )
 }
 
 /// The promise holds whatever else the member learns: that its leader is gone, or that a later term has begun.
@@ -177,7 +183,7 @@ fn who_knows_no_leases_promises_nothing() {
     let mut node = Node::new(3);
     let reply = node.answer(heartbeat(2, 1, 0, 1));
     let nothing = HeartbeatReply { round: 1, promised_us: 0, cannot_write: false };
-    assert_eq!(reply.body, Body::HeartbeatReply(nothing));
+    assert_eq!(reply.body, Body::Reply(Reply::Heartbeat(nothing)));
     node.run([Event::Disconnected(MemberId(2))]);
     assert!(is_vote_granted(&node.answer(vote(3, 2, (9, 1)))));
 }

@@ -105,7 +105,7 @@ impl Node {
     /// Runs one message that has one answer.
     pub(crate) fn answer(&mut self, message: Message) -> Message {
         let mut replies = self.receive(message);
-        replies.retain(|message| message.body.is_reply());
+        replies.retain(|message| matches!(message.body, Body::Reply(_)));
         assert_eq!(replies.len(), 1, "one answer: {replies:?}");
         replies.remove(0)
     }
@@ -139,15 +139,22 @@ impl Node {
     pub(crate) fn stand(&mut self) -> Vec<Message> {
         self.time_out();
         let term = self.term() + 1;
-        let voters = self.config.quorum() as u64;
-        (2..=voters).flat_map(|peer| self.receive(vote_reply(peer, term, true, true))).collect()
+        (2..=self.majority())
+            .flat_map(|peer| self.receive(vote_reply(peer, term, true, true)))
+            .collect()
+    }
+
+    /// Members 1 to this one are a quorum, and fewer are not.
+    fn majority(&self) -> u64 {
+        let is_quorum = |last: &u64| self.config.members.is_quorum((1..=*last).map(MemberId));
+        (1..).find(is_quorum).expect("all members are a quorum")
     }
 
     /// Wins an election: what the new leader sends.
     pub(crate) fn lead(&mut self) -> Vec<Message> {
         let mut messages = self.stand();
-        let (term, voters) = (self.term(), self.config.quorum() as u64);
-        for peer in 2..=voters {
+        let term = self.term();
+        for peer in 2..=self.majority() {
             messages.extend(self.receive(vote_reply(peer, term, false, true)));
         }
         assert_eq!(self.role(), RoleName::Leader);
@@ -245,11 +252,15 @@ fn request_vote(from: u64, term: u64, pre_vote: bool, (index, last_term): (u64, 
         last_log_index: Index(index),
         last_log_term: Term(last_term),
     };
-    message(from, term, Body::RequestVote(request))
+    message(from, term, Body::Request(Request::RequestVote(request)))
 }
 
 pub(crate) fn vote_reply(from: u64, term: u64, pre_vote: bool, vote_granted: bool) -> Message {
-    message(from, term, Body::RequestVoteReply(RequestVoteReply { pre_vote, vote_granted }))
+    message(
+        from,
+        term,
+        Body::Reply(Reply::RequestVote(RequestVoteReply { pre_vote, vote_granted })),
+    )
 }
 
 /// Entries of `terms` after `prev` (index, term).
@@ -266,12 +277,12 @@ pub(crate) fn append(
         entries: entries(prev.0 + 1, terms),
         leader_commit: Index(commit),
     };
-    message(from, term, Body::AppendEntries(request))
+    message(from, term, Body::Request(Request::AppendEntries(request)))
 }
 
 pub(crate) fn matched(from: u64, term: u64, index: u64) -> Message {
     let reply = AppendEntriesReply::Matched { match_index: Index(index) };
-    message(from, term, Body::AppendEntriesReply(reply))
+    message(from, term, Body::Reply(Reply::AppendEntries(reply)))
 }
 
 pub(crate) fn conflict(from: u64, term: u64, rejected: u64, hint: (u64, u64)) -> Message {
@@ -280,11 +291,15 @@ pub(crate) fn conflict(from: u64, term: u64, rejected: u64, hint: (u64, u64)) ->
         conflict_index: Index(hint.0),
         conflict_term: Term(hint.1),
     };
-    message(from, term, Body::AppendEntriesReply(reply))
+    message(from, term, Body::Reply(Reply::AppendEntries(reply)))
 }
 
 pub(crate) fn heartbeat(from: u64, term: u64, commit: u64, round: u64) -> Message {
-    message(from, term, Body::Heartbeat(Heartbeat { leader_commit: Index(commit), round }))
+    message(
+        from,
+        term,
+        Body::Request(Request::Heartbeat(Heartbeat { leader_commit: Index(commit), round })),
+    )
 }
 
 pub(crate) fn heartbeat_reply(from: u64, term: u64, round: u64) -> Message {
@@ -296,18 +311,18 @@ pub(crate) fn promising_reply(from: u64, term: u64, round: u64, promised_us: u64
     message(
         from,
         term,
-        Body::HeartbeatReply(HeartbeatReply { round, promised_us, cannot_write: false }),
+        Body::Reply(Reply::Heartbeat(HeartbeatReply { round, promised_us, cannot_write: false })),
     )
 }
 
 /// An answer of a peer whose disk takes no writes.
 pub(crate) fn unable_reply(from: u64, term: u64, round: u64) -> Message {
     let reply = HeartbeatReply { round, promised_us: 0, cannot_write: true };
-    message(from, term, Body::HeartbeatReply(reply))
+    message(from, term, Body::Reply(Reply::Heartbeat(reply)))
 }
 
 pub(crate) fn read_index(from: u64, term: u64, batch: u64) -> Message {
-    message(from, term, Body::ReadIndex(ReadIndex { batch }))
+    message(from, term, Body::Request(Request::ReadIndex(ReadIndex { batch })))
 }
 
 pub(crate) fn read_index_reply(
@@ -317,11 +332,11 @@ pub(crate) fn read_index_reply(
     committed: Option<(u64, u64)>,
 ) -> Message {
     let committed = committed.map(|(index, term)| (Index(index), Term(term)));
-    message(from, term, Body::ReadIndexReply(ReadIndexReply { batch, committed }))
+    message(from, term, Body::Reply(Reply::ReadIndex(ReadIndexReply { batch, committed })))
 }
 
 pub(crate) fn join(from: u64, term: u64, question: u64) -> Message {
-    message(from, term, Body::Join(Join { question }))
+    message(from, term, Body::Request(Request::Join(Join { question })))
 }
 
 pub(crate) fn join_reply(
@@ -332,12 +347,12 @@ pub(crate) fn join_reply(
     last: Option<(u64, u64)>,
 ) -> Message {
     let last = last.map(|(index, term)| (Index(index), Term(term)));
-    message(from, term, Body::JoinReply(JoinReply { question, is_new, last }))
+    message(from, term, Body::Reply(Reply::Join(JoinReply { question, is_new, last })))
 }
 
 /// A snapshot that ends with this entry (index, term) has arrived.
 pub(crate) fn install(from: u64, term: u64, last: (u64, u64)) -> Message {
-    message(from, term, Body::InstallSnapshot(end(last)))
+    message(from, term, Body::Request(Request::InstallSnapshot(end(last))))
 }
 
 /// One message of every kind, of `term`.
@@ -369,12 +384,15 @@ pub(crate) fn sent(effects: &[Effect]) -> Vec<Message> {
 }
 
 pub(crate) fn is_vote_granted(message: &Message) -> bool {
-    matches!(message.body, Body::RequestVoteReply(RequestVoteReply { vote_granted: true, .. }))
+    matches!(
+        message.body,
+        Body::Reply(Reply::RequestVote(RequestVoteReply { vote_granted: true, .. }))
+    )
 }
 
 pub(crate) fn appends(messages: &[Message]) -> Vec<(u64, AppendEntries)> {
     let append = |message: &Message| match &message.body {
-        Body::AppendEntries(request) => Some((message.to.0, request.clone())),
+        Body::Request(Request::AppendEntries(request)) => Some((message.to.0, request.clone())),
         _ => None,
     };
     messages.iter().filter_map(append).collect()
@@ -383,7 +401,9 @@ pub(crate) fn appends(messages: &[Message]) -> Vec<(u64, AppendEntries)> {
 /// The rounds of the heartbeats among `messages` to member 2.
 pub(crate) fn rounds(messages: &[Message]) -> Vec<u64> {
     let round = |message: &Message| match message.body {
-        Body::Heartbeat(Heartbeat { round, .. }) if message.to == MemberId(2) => Some(round),
+        Body::Request(Request::Heartbeat(Heartbeat { round, .. })) if message.to == MemberId(2) => {
+            Some(round)
+        }
         _ => None,
     };
     messages.iter().filter_map(round).collect()

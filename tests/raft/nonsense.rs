@@ -31,7 +31,9 @@ fn entries_that_do_not_follow_each_other_are_dropped_and_counted() {
     for (case, breaks) in broken.iter().enumerate() {
         let mut node = Node::new(3);
         let mut message = append(2, 5, (0, 0), &[2, 2, 2], 3);
-        let Body::AppendEntries(request) = &mut message.body else { unreachable!() };
+        let Body::Request(Request::AppendEntries(request)) = &mut message.body else {
+            unreachable!()
+        };
         breaks(request);
         assert_eq!(node.receive(message), [], "case {case}");
         assert_eq!((node.nonsense(), node.last(), node.commit()), (1, 0, 0), "case {case}");
@@ -86,23 +88,23 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         (any::<bool>(), number(), number()).prop_map(|(pre_vote, index, term)| {
             let (last_log_index, last_log_term) = (Index(index), Term(term));
-            Body::RequestVote(RequestVote {
+            Body::Request(Request::RequestVote(RequestVote {
                 pre_vote,
                 is_transfer: false,
                 last_log_index,
                 last_log_term,
-            })
+            }))
         }),
         (any::<bool>(), any::<bool>()).prop_map(|(pre_vote, vote_granted)| {
-            Body::RequestVoteReply(RequestVoteReply { pre_vote, vote_granted })
+            Body::Reply(Reply::RequestVote(RequestVoteReply { pre_vote, vote_granted }))
         }),
         (number(), number(), proptest::collection::vec(entry, 0..4), number()).prop_map(
-            |(index, term, entries, commit)| Body::AppendEntries(AppendEntries {
+            |(index, term, entries, commit)| Body::Request(Request::AppendEntries(AppendEntries {
                 prev_log_index: Index(index),
                 prev_log_term: Term(term),
                 entries,
                 leader_commit: Index(commit),
-            })
+            }))
         ),
         (number(), number(), number(), proptest::collection::vec(0..3u64, 0..4)).prop_map(
             |(index, term, commit, steps)| {
@@ -119,7 +121,7 @@ fn body() -> impl Strategy<Value = Body> {
             }
         ),
         (number(), number(), number(), 0..3).prop_map(|(a, b, c, kind)| {
-            Body::AppendEntriesReply(match kind {
+            Body::Reply(Reply::AppendEntries(match kind {
                 0 => AppendEntriesReply::Matched { match_index: Index(a) },
                 1 => AppendEntriesReply::Conflict {
                     rejected_index: Index(a),
@@ -127,24 +129,28 @@ fn body() -> impl Strategy<Value = Body> {
                     conflict_term: Term(c),
                 },
                 _ => AppendEntriesReply::Stale,
-            })
+            }))
         }),
         (number(), number()).prop_map(|(commit, round)| {
-            Body::Heartbeat(Heartbeat { leader_commit: Index(commit), round })
+            Body::Request(Request::Heartbeat(Heartbeat { leader_commit: Index(commit), round }))
         }),
-        (number(), number()).prop_map(|last| Body::InstallSnapshot(end(last))),
+        (number(), number()).prop_map(|last| Body::Request(Request::InstallSnapshot(end(last)))),
         (number(), number(), any::<bool>()).prop_map(|(round, promised_us, cannot_write)| {
-            Body::HeartbeatReply(HeartbeatReply { round, promised_us, cannot_write })
+            Body::Reply(Reply::Heartbeat(HeartbeatReply { round, promised_us, cannot_write }))
         }),
-        number().prop_map(|batch| Body::ReadIndex(ReadIndex { batch })),
+        number().prop_map(|batch| Body::Request(Request::ReadIndex(ReadIndex { batch }))),
         (number(), proptest::option::of(place())).prop_map(|(batch, committed)| {
-            Body::ReadIndexReply(ReadIndexReply { batch, committed })
+            Body::Reply(Reply::ReadIndex(ReadIndexReply { batch, committed }))
         }),
-        number().prop_map(|question| Body::Join(Join { question })),
+        number().prop_map(|question| Body::Request(Request::Join(Join { question }))),
         (number(), any::<bool>(), proptest::option::of(place())).prop_map(
-            |(question, is_new, last)| Body::JoinReply(JoinReply { question, is_new, last })
+            |(question, is_new, last)| Body::Reply(Reply::Join(JoinReply {
+                question,
+                is_new,
+                last
+            }))
         ),
-        Just(Body::TimeoutNow),
+        Just(Body::Request(Request::TimeoutNow)),
     ]
 }
 

@@ -174,7 +174,7 @@ fn reads_of_a_leader_without_a_quorum_are_given_back() {
 /// The questions about reads among what was sent.
 fn questions(effects: &[Effect]) -> Vec<u64> {
     let question = |message: &Message| match message.body {
-        Body::ReadIndex(ReadIndex { batch }) => Some(batch),
+        Body::Request(Request::ReadIndex(ReadIndex { batch })) => Some(batch),
         _ => None,
     };
     sent(effects).iter().filter_map(question).collect()
@@ -316,12 +316,15 @@ fn a_leader_answers_followers_after_a_round() {
     let round = rounds(&sent(&effects))[0];
     let answer = ReadIndexReply { batch: 77, committed: Some((Index(1), Term(1))) };
     let reply = node.answer(heartbeat_reply(2, 1, round));
-    assert_eq!((reply.to.0, reply.token, reply.body), (3, 7, Body::ReadIndexReply(answer)));
+    assert_eq!(
+        (reply.to.0, reply.token, reply.body),
+        (3, 7, Body::Reply(Reply::ReadIndex(answer)))
+    );
 }
 
 #[test]
 fn who_cannot_confirm_says_so_at_once() {
-    let refusal = Body::ReadIndexReply(ReadIndexReply { batch: 77, committed: None });
+    let refusal = Body::Reply(Reply::ReadIndex(ReadIndexReply { batch: 77, committed: None }));
     assert_eq!(following().answer(read_index(3, 1, 77)).body, refusal, "a follower");
     assert_eq!(serving().answer(read_index(3, 0, 77)).body, refusal, "in an earlier term");
     let mut deposed = serving();

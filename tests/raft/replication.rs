@@ -13,14 +13,14 @@ enum Answer {
 
 fn answer_of(reply: &Message) -> Answer {
     match reply.body {
-        Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }) => {
+        Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index })) => {
             Answer::Matched(match_index.0)
         }
-        Body::AppendEntriesReply(AppendEntriesReply::Conflict {
+        Body::Reply(Reply::AppendEntries(AppendEntriesReply::Conflict {
             conflict_index,
             conflict_term,
             ..
-        }) => Answer::Conflict(conflict_index.0, conflict_term.0),
+        })) => Answer::Conflict(conflict_index.0, conflict_term.0),
         _ => panic!("no answer to an append: {reply:?}"),
     }
 }
@@ -135,7 +135,9 @@ fn a_heartbeat_commits_what_the_follower_holds() {
     let commits: Vec<(u64, u64)> = sent(&leader.tick(5))
         .iter()
         .filter_map(|message| match message.body {
-            Body::Heartbeat(heartbeat) => Some((message.to.0, heartbeat.leader_commit.0)),
+            Body::Request(Request::Heartbeat(heartbeat)) => {
+                Some((message.to.0, heartbeat.leader_commit.0))
+            }
             _ => None,
         })
         .collect();
@@ -148,7 +150,11 @@ fn a_heartbeat_commits_what_the_follower_holds() {
     let reply = follower.answer(heartbeat(2, 1, 3, 1));
     assert_eq!(
         reply.body,
-        Body::HeartbeatReply(HeartbeatReply { round: 1, promised_us: 0, cannot_write: false })
+        Body::Reply(Reply::Heartbeat(HeartbeatReply {
+            round: 1,
+            promised_us: 0,
+            cannot_write: false
+        }))
     );
     assert_eq!((follower.commit(), follower.nonsense()), (2, 0));
 }
@@ -199,7 +205,8 @@ fn a_leader_finds_where_the_logs_agree() {
         let mut requests = leader.lead();
         let mut probes = 0;
         while leader.commit() < leader.last() {
-            requests.retain(|message| matches!(message.body, Body::AppendEntries(_)));
+            requests
+                .retain(|message| matches!(message.body, Body::Request(Request::AppendEntries(_))));
             probes += requests.len();
             let replies = requests.drain(..).flat_map(|it| follower.receive(as_sent_by(2, it)));
             let replies: Vec<Message> = replies.collect();

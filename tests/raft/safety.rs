@@ -81,7 +81,8 @@ fn figure_8() {
     cluster.lose(5);
     cluster.elect(1);
     let between_1_and_3 = |message: &Message| {
-        message.to == MemberId(3) && matches!(message.body, Body::AppendEntries(_))
+        message.to == MemberId(3)
+            && matches!(message.body, Body::Request(Request::AppendEntries(_)))
             || message.from == MemberId(3)
     };
     cluster.deliver_where(between_1_and_3);
@@ -90,8 +91,8 @@ fn figure_8() {
     let mut request = cluster.take_append(3);
     request.1.entries.truncate(1);
     assert_eq!((request.1.prev_log_index, request.1.entries[0].term), (Index(1), Term(2)));
-    cluster.inject(1, 3, 4, Body::AppendEntries(request.1));
-    cluster.deliver_where(|message| matches!(message.body, Body::AppendEntriesReply(_)));
+    cluster.inject(1, 3, 4, Body::Request(Request::AppendEntries(request.1)));
+    cluster.deliver_where(|message| matches!(message.body, Body::Reply(Reply::AppendEntries(_))));
     assert_eq!(cluster.node(3).terms(), [1, 2]);
     assert_eq!(cluster.node(1).commit(), 0, "on three of five, but of an old term");
 

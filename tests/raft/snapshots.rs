@@ -87,7 +87,7 @@ fn old_answers_do_not_end_the_wait_for_a_snapshot() {
 /// Neither at once, nor on a heartbeat that follows an answer from before the loss.
 #[test]
 fn a_lost_snapshot_is_sent_again_once_a_heartbeat_was_answered() {
-    let stale = message(3, 1, Body::AppendEntriesReply(AppendEntriesReply::Stale));
+    let stale = message(3, 1, Body::Reply(Reply::AppendEntries(AppendEntriesReply::Stale)));
     for loss in [Event::Disconnected(MemberId(3)), Event::Message(stale)] {
         let mut leader = sending();
         leader.run([Event::Message(heartbeat_reply(3, 1, 1))]);
@@ -138,7 +138,7 @@ fn a_conflict_below_the_beginning_of_the_log_ends_in_a_snapshot() {
 }
 
 fn append_reply(message: &Message) -> AppendEntriesReply {
-    let Body::AppendEntriesReply(reply) = message.body else { panic!("{message:?}") };
+    let Body::Reply(Reply::AppendEntries(reply)) = message.body else { panic!("{message:?}") };
     reply
 }
 
@@ -188,7 +188,7 @@ fn a_snapshot_of_a_prefix_keeps_what_follows_it() {
 fn reply_to_2(term: u64, match_index: u64) -> Message {
     let reply = AppendEntriesReply::Matched { match_index: Index(match_index) };
     let (from, to) = (MemberId(1), MemberId(2));
-    Message { from, to, term: Term(term), token: 7, body: Body::AppendEntriesReply(reply) }
+    Message { from, to, term: Term(term), token: 7, body: Body::Reply(Reply::AppendEntries(reply)) }
 }
 
 /// §7: "the follower discards its entire log; it is all superseded by the snapshot and may possibly have uncommitted entries
@@ -368,9 +368,9 @@ fn a_leader_serves_reads_from_what_it_has_installed() {
     node.run([Event::Message(install(2, 3, (4, 2)))]);
     let asked = node.stand();
     let is_right = |message: &Message| match message.body {
-        Body::RequestVote(RequestVote { last_log_index, last_log_term, .. }) => {
-            (last_log_index, last_log_term) == (Index(4), Term(2))
-        }
+        Body::Request(Request::RequestVote(RequestVote {
+            last_log_index, last_log_term, ..
+        })) => (last_log_index, last_log_term) == (Index(4), Term(2)),
         _ => true,
     };
     assert!(asked.iter().all(is_right), "{asked:?}");

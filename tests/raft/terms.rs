@@ -43,8 +43,8 @@ fn a_later_term_makes_a_follower_of_every_role() {
         for (role, mut node) in in_each_role() {
             let message = every_message(9).swap_remove(at);
             // While a leader is heard, or is the node itself, a vote request changes nothing (thesis §4.2.3).
-            let is_sticky =
-                role == RoleName::Leader && matches!(message.body, Body::RequestVote(_));
+            let is_sticky = role == RoleName::Leader
+                && matches!(message.body, Body::Request(Request::RequestVote(_)));
             node.receive(message.clone());
             let expected = if is_sticky { (role, 3) } else { (RoleName::Follower, 9) };
             assert_eq!((node.role(), node.term()), expected, "{role:?} gets {message:?}");
@@ -59,17 +59,22 @@ fn a_request_of_an_earlier_term_is_refused_with_the_current_one() {
     for (role, mut node) in in_each_role() {
         let before = node.raft.status();
         // Whoever has lost its data asks in an early term, and is answered.
-        let is_request = |message: &Message| !matches!(message.body, Body::Join(_));
+        let is_request =
+            |message: &Message| !matches!(message.body, Body::Request(Request::Join(_)));
         for message in every_message(2).into_iter().filter(is_request) {
             let replies = node.receive(message.clone());
-            assert_eq!(replies.len(), usize::from(!message.body.is_reply()), "{message:?}");
+            assert_eq!(
+                replies.len(),
+                usize::from(!matches!(message.body, Body::Reply(_))),
+                "{message:?}"
+            );
             for reply in replies {
                 assert_eq!((reply.term, reply.token, reply.to.0), (Term(3), 7, 2), "{role:?}");
                 let is_refusal = match reply.body {
-                    Body::RequestVoteReply(reply) => !reply.vote_granted,
-                    Body::AppendEntriesReply(reply) => reply == AppendEntriesReply::Stale,
-                    Body::HeartbeatReply(reply) => reply.round == HeartbeatReply::NO_ROUND,
-                    Body::ReadIndexReply(reply) => reply.committed.is_none(),
+                    Body::Reply(Reply::RequestVote(reply)) => !reply.vote_granted,
+                    Body::Reply(Reply::AppendEntries(reply)) => reply == AppendEntriesReply::Stale,
+                    Body::Reply(Reply::Heartbeat(reply)) => reply.round == HeartbeatReply::NO_ROUND,
+                    Body::Reply(Reply::ReadIndex(reply)) => reply.committed.is_none(),
                     _ => false,
                 };
                 assert!(is_refusal, "{reply:?}");

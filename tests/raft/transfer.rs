@@ -1,6 +1,8 @@
 //! Leadership transfer, thesis §3.10.
 
-use syncraft::raft::{Body, Effect, Event, MemberId, Message, Rejection, RequestVote, RoleName};
+use syncraft::raft::{
+    Body, Effect, Event, MemberId, Message, Rejection, Reply, Request, RequestVote, RoleName,
+};
 
 use super::node::*;
 
@@ -10,7 +12,7 @@ fn transfer(to: Option<u64>) -> Event {
 
 /// Who is told to stand.
 fn told(effects: &[Effect]) -> Vec<u64> {
-    let is_order = |message: &Message| message.body == Body::TimeoutNow;
+    let is_order = |message: &Message| message.body == Body::Request(Request::TimeoutNow);
     sent(effects).into_iter().filter(is_order).map(|message| message.to.0).collect()
 }
 
@@ -80,13 +82,14 @@ fn strangers_and_the_leader_itself_are_no_target() {
 #[test]
 fn who_is_told_stands_at_once() {
     let mut follower = Node::restarted(3, 1, None, &[1]);
-    let sent = follower.receive(message(2, 1, Body::TimeoutNow));
+    let sent = follower.receive(message(2, 1, Body::Request(Request::TimeoutNow)));
     assert_eq!((follower.role(), follower.term()), (RoleName::Candidate, 2));
-    let requests: Vec<_> = sent.iter().filter(|it| it.body != Body::TimeoutNowReply).collect();
+    let requests: Vec<_> =
+        sent.iter().filter(|it| it.body != Body::Reply(Reply::TimeoutNow)).collect();
     assert_eq!(requests.len(), 2);
     let asks = |message: &&Message| {
         let vote = |it: &RequestVote| !it.pre_vote && it.is_transfer;
-        matches!(&message.body, Body::RequestVote(request) if vote(request))
+        matches!(&message.body, Body::Request(Request::RequestVote(request)) if vote(request))
     };
     assert!(requests.iter().all(asks));
 }
@@ -98,7 +101,7 @@ fn who_hears_the_leader_votes_for_its_heir_all_the_same() {
     follower.receive(heartbeat(2, 1, 0, 1));
     let mut request = vote(3, 2, (1, 1));
     assert!(!is_vote_granted(&follower.answer(request.clone())));
-    if let Body::RequestVote(request) = &mut request.body {
+    if let Body::Request(Request::RequestVote(request)) = &mut request.body {
         request.is_transfer = true;
     }
     assert!(is_vote_granted(&follower.answer(request)));
@@ -107,7 +110,7 @@ fn who_hears_the_leader_votes_for_its_heir_all_the_same() {
 #[test]
 fn an_order_of_an_earlier_term_is_answered_and_not_obeyed() {
     let mut follower = Node::restarted(3, 5, None, &[1]);
-    let answer = follower.answer(message(2, 4, Body::TimeoutNow));
-    assert_eq!((answer.term.0, answer.body), (5, Body::TimeoutNowReply));
+    let answer = follower.answer(message(2, 4, Body::Request(Request::TimeoutNow)));
+    assert_eq!((answer.term.0, answer.body), (5, Body::Reply(Reply::TimeoutNow)));
     assert_eq!((follower.role(), follower.term()), (RoleName::Follower, 5));
 }

@@ -9,7 +9,7 @@ pub(crate) fn message(message: &Message) -> String {
 
 fn body(body: &Body) -> String {
     match body {
-        Body::RequestVote(request) => {
+        Body::Request(Request::RequestVote(request)) => {
             let word = match (request.pre_vote, request.is_transfer) {
                 (true, _) => "pre-vote?",
                 (false, false) => "vote?",
@@ -17,42 +17,48 @@ fn body(body: &Body) -> String {
             };
             format!("{word} my last is {}/{}", request.last_log_index, request.last_log_term)
         }
-        Body::RequestVoteReply(reply) => {
+        Body::Reply(Reply::RequestVote(reply)) => {
             let word = if reply.pre_vote { "pre-vote" } else { "vote" };
             format!("{word} {}", if reply.vote_granted { "granted" } else { "refused" })
         }
-        Body::AppendEntries(request) => format!(
+        Body::Request(Request::AppendEntries(request)) => format!(
             "append after {}/{}: {}, commit {}",
             request.prev_log_index,
             request.prev_log_term,
             entries(&request.entries),
             request.leader_commit
         ),
-        Body::AppendEntriesReply(reply) => match reply {
+        Body::Reply(Reply::AppendEntries(reply)) => match reply {
             AppendEntriesReply::Matched { match_index } => format!("matched {match_index}"),
             AppendEntriesReply::Conflict { rejected_index, conflict_index, conflict_term } => {
                 format!("no match at {rejected_index}, perhaps at {conflict_index}/{conflict_term}")
             }
             AppendEntriesReply::Stale => "stale".to_owned(),
         },
-        Body::Heartbeat(heartbeat) => {
+        Body::Request(Request::Heartbeat(heartbeat)) => {
             format!("heartbeat {}, commit {}", heartbeat.round, heartbeat.leader_commit)
         }
-        Body::HeartbeatReply(HeartbeatReply { round: HeartbeatReply::NO_ROUND, .. }) => {
-            "that term is over".to_owned()
+        Body::Reply(Reply::Heartbeat(HeartbeatReply {
+            round: HeartbeatReply::NO_ROUND, ..
+        })) => "that term is over".to_owned(),
+        Body::Reply(Reply::Heartbeat(reply)) => format!("heartbeat {} heard", reply.round),
+        Body::Request(Request::InstallSnapshot(snapshot)) => {
+            format!("snapshot up to {}", end(snapshot))
         }
-        Body::HeartbeatReply(reply) => format!("heartbeat {} heard", reply.round),
-        Body::InstallSnapshot(snapshot) => format!("snapshot up to {}", end(snapshot)),
-        Body::TimeoutNow => "stand for election now".to_owned(),
-        Body::TimeoutNowReply => "I will".to_owned(),
+        Body::Request(Request::TimeoutNow) => "stand for election now".to_owned(),
+        Body::Reply(Reply::TimeoutNow) => "I will".to_owned(),
         // The names of questions are drawn by chance.
-        Body::ReadIndex(_) => "what is committed?".to_owned(),
-        Body::ReadIndexReply(ReadIndexReply { committed: None, .. }) => "ask again".to_owned(),
-        Body::ReadIndexReply(ReadIndexReply { committed: Some((index, term)), .. }) => {
+        Body::Request(Request::ReadIndex(_)) => "what is committed?".to_owned(),
+        Body::Reply(Reply::ReadIndex(ReadIndexReply { committed: None, .. })) => {
+            "ask again".to_owned()
+        }
+        Body::Reply(Reply::ReadIndex(ReadIndexReply {
+            committed: Some((index, term)), ..
+        })) => {
             format!("committed is {index}/{term}")
         }
-        Body::Join(_) => "where do you stand?".to_owned(),
-        Body::JoinReply(JoinReply { is_new, last, .. }) => match (is_new, last) {
+        Body::Request(Request::Join(_)) => "where do you stand?".to_owned(),
+        Body::Reply(Reply::Join(JoinReply { is_new, last, .. })) => match (is_new, last) {
             (true, _) => "I am new, too".to_owned(),
             (_, None) => "in this term".to_owned(),
             (_, Some((index, term))) => format!("I lead, up to {index}/{term}"),
@@ -63,20 +69,20 @@ fn body(body: &Body) -> String {
 /// The kind of a message, as scripts name it.
 pub(crate) fn kind(message: &Message) -> &'static str {
     match &message.body {
-        Body::RequestVote(request) if request.pre_vote => "pre-vote",
-        Body::RequestVote(_) => "vote",
-        Body::RequestVoteReply(_) => "vote-reply",
-        Body::AppendEntries(_) => "append",
-        Body::AppendEntriesReply(_) => "append-reply",
-        Body::Heartbeat(_) => "heartbeat",
-        Body::HeartbeatReply(_) => "heartbeat-reply",
-        Body::InstallSnapshot(_) => "snapshot",
-        Body::TimeoutNow => "timeout-now",
-        Body::TimeoutNowReply => "timeout-now-reply",
-        Body::ReadIndex(_) => "read-index",
-        Body::ReadIndexReply(_) => "read-index-reply",
-        Body::Join(_) => "join",
-        Body::JoinReply(_) => "join-reply",
+        Body::Request(Request::RequestVote(request)) if request.pre_vote => "pre-vote",
+        Body::Request(Request::RequestVote(_)) => "vote",
+        Body::Reply(Reply::RequestVote(_)) => "vote-reply",
+        Body::Request(Request::AppendEntries(_)) => "append",
+        Body::Reply(Reply::AppendEntries(_)) => "append-reply",
+        Body::Request(Request::Heartbeat(_)) => "heartbeat",
+        Body::Reply(Reply::Heartbeat(_)) => "heartbeat-reply",
+        Body::Request(Request::InstallSnapshot(_)) => "snapshot",
+        Body::Request(Request::TimeoutNow) => "timeout-now",
+        Body::Reply(Reply::TimeoutNow) => "timeout-now-reply",
+        Body::Request(Request::ReadIndex(_)) => "read-index",
+        Body::Reply(Reply::ReadIndex(_)) => "read-index-reply",
+        Body::Request(Request::Join(_)) => "join",
+        Body::Reply(Reply::Join(_)) => "join-reply",
     }
 }
 

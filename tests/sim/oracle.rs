@@ -9,8 +9,8 @@ mod states;
 use std::collections::{BTreeMap, HashMap};
 
 use syncraft::raft::{
-    AppendEntriesReply, Body, Entry, Index, MemberId, Message, RequestId, RequestVote,
-    RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
+    AppendEntriesReply, Body, Entry, Index, MemberId, Message, Reply, Request, RequestId,
+    RequestVote, RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
 };
 
 use crate::member::{Living, Member};
@@ -190,15 +190,18 @@ impl Oracle {
         let says = || format!("{} says {message:?} with {on_disk:?} on its disk", member.id);
         match message.body {
             // These name a term that is not begun.
-            Body::RequestVote(RequestVote { pre_vote: true, .. })
-            | Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true }) => {}
-            Body::RequestVote(_) => {
+            Body::Request(Request::RequestVote(RequestVote { pre_vote: true, .. }))
+            | Body::Reply(Reply::RequestVote(RequestVoteReply {
+                pre_vote: true,
+                vote_granted: true,
+            })) => {}
+            Body::Request(Request::RequestVote(_)) => {
                 assert!(is_past || is_now && on_disk.voted_for == Some(member.id), "{}", says());
             }
-            Body::RequestVoteReply(RequestVoteReply { vote_granted: true, .. }) => {
+            Body::Reply(Reply::RequestVote(RequestVoteReply { vote_granted: true, .. })) => {
                 assert!(is_past || is_now && on_disk.voted_for == Some(message.to), "{}", says());
             }
-            Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }) => {
+            Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index })) => {
                 let is_held = member.disk.term_at(match_index)
                     == self.leaders_term_at(message.term, match_index);
                 // It was there when its write was reported. A later leader's snapshot, arrived while this answer waited for

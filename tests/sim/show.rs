@@ -1,7 +1,7 @@
 //! Events, messages and effects in words short enough to read thousands of them. What has no words here shows as it is.
 
 use syncraft::kv::Command;
-use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist};
+use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist, Request};
 
 pub(crate) fn event(event: &Event) -> String {
     match event {
@@ -40,7 +40,7 @@ fn persist(persist: &Persist) -> String {
 fn message(message: &Message) -> String {
     let Message { from, to, term, body, .. } = message;
     let body = match body {
-        Body::AppendEntries(append) => format!(
+        Body::Request(Request::AppendEntries(append)) => format!(
             "append behind {}/{}: {}, commit {}",
             append.prev_log_index,
             append.prev_log_term,

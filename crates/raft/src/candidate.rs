@@ -1,29 +1,76 @@
 //! Elections (Raft §5.2), each preceded by a pre-vote (thesis §9.6): a member that could not win disturbs nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::message::*;
+use super::common::Common;
+use super::event::Effect;
+use super::membership::Membership;
+use super::message::{Message, Reply, Request, RequestVote, RequestVoteReply};
 use super::types::{HardState, MemberId};
-use super::{Effect, Raft, Role};
+use super::{Raft, Role};
 
 #[derive(Debug, Default)]
 pub(super) struct Candidate {
     votes: BTreeMap<MemberId, bool>,
 }
 
-enum Tally {
+/// Where an election, or a pre-vote, stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tally {
     Won,
     Lost,
     Open,
 }
 
 impl Candidate {
-    fn tally(&self, quorum: usize, members: usize) -> Tally {
-        let granted = self.votes.values().filter(|&&granted| granted).count();
-        let refused = self.votes.len() - granted;
+    /// The answer to whether there would be a vote.
+    pub(super) fn on_pre_vote_reply(
+        &mut self,
+        common: &Common,
+        message: &Message,
+        reply: RequestVoteReply,
+    ) -> Tally {
+        let is_awaited = match reply.vote_granted {
+            true => message.term == common.current_term().next(),
+            false => reply.pre_vote,
+        };
+        match is_awaited {
+            true => self.count(&common.config.members, message.from, reply.vote_granted),
+            false => Tally::Open,
+        }
+    }
+
+    /// A vote arrives.
+    pub(super) fn on_vote_reply(
+        &mut self,
+        common: &Common,
+        message: &Message,
+        reply: RequestVoteReply,
+    ) -> Tally {
+        match reply.pre_vote {
+            false => self.count(&common.config.members, message.from, reply.vote_granted),
+            true => Tally::Open,
+        }
+    }
+
+    /// The candidate's own vote is on the disk. The others are being asked: they have a whole timeout to answer.
+    pub(super) fn own_vote_durable(&mut self, common: &mut Common) -> Tally {
+        let own = common.config.id;
+        if self.votes.contains_key(&own) {
+            return Tally::Open;
+        }
+        common.reset_timer();
+        self.count(&common.config.members, own, true)
+    }
+
+    /// Counts a vote. A vote given stands; a refusal may be the late answer to an older request, so a vote after it counts.
+    fn count(&mut self, members: &Membership, from: MemberId, granted: bool) -> Tally {
+        assert!(members.contains(from), "strangers are not heard");
+        *self.votes.entry(from).or_default() |= granted;
+        let of = |answer| self.votes.iter().filter(move |it| *it.1 == answer).map(|it| *it.0);
         match () {
-            () if granted >= quorum => Tally::Won,
-            () if refused > members - quorum => Tally::Lost,
+            () if members.is_quorum(of(true)) => Tally::Won,
+            () if members.is_blocked_by(&of(false).collect::<BTreeSet<_>>()) => Tally::Lost,
             () => Tally::Open,
         }
     }
@@ -33,45 +80,82 @@ impl Raft {
     /// No leader was heard for an election timeout: asks whether an election could be won. Also a candidate whose
     /// election came to nothing begins here again, with the term it has.
     pub(super) fn campaign(&mut self) {
-        self.set_leader(None);
-        self.reset_timer();
-        self.role = Role::PreCandidate(Candidate::default());
-        for message in self.vote_requests(true, false) {
-            self.effects.push(Effect::Send(message));
+        let common = &mut self.common;
+        common.assert_may_stand();
+        common.set_leader(None);
+        common.reset_timer();
+        for message in common.vote_requests(true, false) {
+            common.effects.push(Effect::Send(message));
         }
-        self.count_vote(self.config.id, true);
+        let mut candidate = Candidate::default();
+        let tally = candidate.count(&common.config.members, common.config.id, true);
+        self.role = Role::PreCandidate(candidate);
+        self.pre_vote_counted(tally);
     }
 
     /// Begins a term and votes for itself. That vote counts, and the others are asked, once it is on the disk.
     pub(super) fn stand_for_election(&mut self, is_transfer: bool) {
-        let current_term = self.current_term().next();
-        self.change_hard_state(HardState { current_term, voted_for: Some(self.config.id) });
-        self.set_leader(None);
-        self.reset_timer();
+        let common = &mut self.common;
+        common.assert_may_stand();
+        let current_term = common.current_term().next();
+        common.change_hard_state(HardState { current_term, voted_for: Some(common.config.id) });
+        common.set_leader(None);
+        common.reset_timer();
         self.role = Role::Candidate(Candidate::default());
-        let requests = self.vote_requests(false, is_transfer);
-        self.persists.then.extend(requests);
+        let requests = common.vote_requests(false, is_transfer);
+        common.persists.then.extend(requests);
     }
 
-    /// Whether this member can take a leader's place: it knows its promises, and its disk takes new ones.
-    pub(super) fn may_stand(&self) -> bool {
-        self.joining.is_none() && !self.is_disk_stalled()
+    /// The leader hands over to this member: no pre-vote, and those who hear the leader may vote all the same.
+    pub(super) fn on_timeout_now(&mut self, message: &Message) {
+        self.common.reply(message.caller(), Reply::TimeoutNow);
+        if self.common.may_stand() {
+            self.stand_for_election(true);
+        }
     }
 
     /// Whether a candidate's own vote is on its way to the disk. The others were not asked yet, so there is nothing to time
     /// out: to begin again would only queue another write behind this one, on a slow disk without end.
     pub(super) fn is_vote_under_way(&self) -> bool {
-        matches!(self.role, Role::Candidate(_)) && !self.is_hard_state_durable()
+        matches!(self.role, Role::Candidate(_)) && !self.common.is_hard_state_durable()
     }
 
-    /// The others are being asked: they have a whole timeout to answer.
-    pub(super) fn own_vote_durable(&mut self) {
-        if let Role::Candidate(candidate) = &self.role
-            && !candidate.votes.contains_key(&self.config.id)
-        {
-            self.reset_timer();
-            self.count_vote(self.config.id, true);
+    pub(super) fn pre_vote_counted(&mut self, tally: Tally) {
+        match tally {
+            Tally::Won => self.stand_for_election(false),
+            Tally::Lost => self.give_up(),
+            Tally::Open => {}
         }
+    }
+
+    pub(super) fn vote_counted(&mut self, tally: Tally) {
+        match tally {
+            // The others' votes may be in before its own is on the disk.
+            Tally::Won if !self.common.is_hard_state_durable() => {}
+            Tally::Won => self.become_leader(),
+            Tally::Lost => self.give_up(),
+            Tally::Open => {}
+        }
+    }
+
+    /// Back to waiting; the timer, drawn when the campaign began, runs on.
+    fn give_up(&mut self) {
+        assert!(self.common.leader().is_none(), "whoever hears a leader has given up already");
+        self.role = Role::Follower;
+    }
+}
+
+impl Common {
+    /// Whether this member can take a leader's place: it votes, knows its promises, and its disk takes new ones.
+    pub(super) fn may_stand(&self) -> bool {
+        let is_voter = self.config.members.is_voter(self.config.id);
+        is_voter && self.joining.is_none() && !self.is_disk_stalled()
+    }
+
+    fn assert_may_stand(&self) {
+        assert!(!self.is_leading(), "a leader does not stand for election");
+        assert!(self.config.members.is_voter(self.config.id), "only voters stand");
+        assert!(self.joining.is_none(), "whoever does not know its promises does not stand");
     }
 
     fn vote_requests(&self, pre_vote: bool, is_transfer: bool) -> Vec<Message> {
@@ -82,43 +166,7 @@ impl Raft {
             last_log_index: self.log.last_index(),
             last_log_term: self.log.last_term(),
         };
-        self.config
-            .peers()
-            .map(|peer| self.request(peer, term, Body::RequestVote(request)))
-            .collect()
-    }
-
-    /// A vote, or the answer to whether there would be one, arrives.
-    pub(super) fn on_request_vote_reply(&mut self, message: &Message, reply: RequestVoteReply) {
-        let is_awaited = match self.role {
-            Role::PreCandidate(_) if reply.vote_granted => {
-                message.term == self.current_term().next()
-            }
-            Role::PreCandidate(_) => reply.pre_vote,
-            Role::Candidate(_) => !reply.pre_vote,
-            Role::Follower | Role::Leader(_) => false,
-        };
-        if is_awaited {
-            self.count_vote(message.from, reply.vote_granted);
-        }
-    }
-
-    /// Counts a vote. A vote given stands; a refusal may be the late answer to an older request, so a vote after it counts.
-    pub(super) fn count_vote(&mut self, from: MemberId, granted: bool) {
-        let (quorum, members) = (self.config.quorum(), self.config.members.len());
-        let is_pre_vote = matches!(self.role, Role::PreCandidate(_));
-        let (Role::PreCandidate(candidate) | Role::Candidate(candidate)) = &mut self.role else {
-            return;
-        };
-        *candidate.votes.entry(from).or_default() |= granted;
-        match (candidate.tally(quorum, members), is_pre_vote) {
-            (Tally::Won, true) => self.stand_for_election(false),
-            // The others' votes may be in before its own is on the disk.
-            (Tally::Won, false) if !self.is_hard_state_durable() => {}
-            (Tally::Won, false) => self.become_leader(),
-            // Back to waiting; the timer, drawn when the campaign began, runs on.
-            (Tally::Lost, _) => self.role = Role::Follower,
-            (Tally::Open, _) => {}
-        }
+        let peers = self.config.peers();
+        peers.map(|peer| self.request(peer, term, Request::RequestVote(request))).collect()
     }
 }

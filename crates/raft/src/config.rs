@@ -1,8 +1,7 @@
 //! What a member is told once: who it is, who the others are, its times in ticks and its bounds.
 
-use std::collections::BTreeSet;
-
 use super::joining::Standing;
+use super::membership::Membership;
 use super::types::MemberId;
 
 /// Configuration of one member's core. [`Config::new`] gives the defaults; a tick is meant to be 10 ms.
@@ -10,8 +9,8 @@ use super::types::MemberId;
 pub struct Config {
     /// This member.
     pub id: MemberId,
-    /// All voting members, this one among them.
-    pub members: BTreeSet<MemberId>,
+    /// All members, this one among them.
+    pub members: Membership,
     /// Ticks between heartbeats. Default 5. Too small wastes packets; it must stay well below the election timeout.
     pub heartbeat_ticks: u32,
     /// The shortest election timeout; each is drawn anew from `[min, max]` (Raft §5.2). Default 30 and 60. Too small and a
@@ -66,13 +65,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults for member `id` of `members`.
+    /// The defaults for member `id` of these voters.
     ///
     /// # Panics
-    /// If `id` is not among `members`.
-    pub fn new(id: MemberId, members: impl IntoIterator<Item = MemberId>) -> Config {
-        let members: BTreeSet<MemberId> = members.into_iter().collect();
-        assert!(members.contains(&id), "member {id} is not among the members");
+    /// If `id` is not among them.
+    pub fn new(id: MemberId, voters: impl IntoIterator<Item = MemberId>) -> Config {
+        let members = Membership::new(voters);
+        assert!(members.contains(id), "member {id} is not among the members");
         Config {
             id,
             members,
@@ -102,7 +101,7 @@ impl Config {
     /// # Panics
     /// If the core could not work with these values: better at the start than at the first broken connection.
     pub(super) fn assert_sound(&self) {
-        assert!(self.members.contains(&self.id), "a member is among the members");
+        assert!(self.members.contains(self.id), "a member is among the members");
         assert!(self.heartbeat_ticks >= 1, "heartbeat_ticks is at least 1");
         assert!(
             self.heartbeat_ticks < self.election_ticks_min
@@ -122,13 +121,8 @@ impl Config {
         );
     }
 
-    /// How many members make a majority.
-    pub fn quorum(&self) -> usize {
-        self.members.len() / 2 + 1
-    }
-
     /// All members but this one, in order.
     pub fn peers(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.members.iter().copied().filter(|&member| member != self.id)
+        self.members.iter().filter(|&member| member != self.id)
     }
 }

@@ -52,7 +52,7 @@ pub enum Event {
     DiskFull(bool),
     /// What [`Effect::Joined`] asked for is on the disk.
     Joined,
-    /// A peer that was asked where it stands ([`Body::Join`](super::Body::Join)) is of another
+    /// A peer that was asked where it stands ([`Request::Join`](super::Request::Join)) is of another
     /// cluster.
     OtherCluster {
         /// The peer.
@@ -89,7 +89,7 @@ pub enum Effect {
         reason: Rejection,
     },
     /// Send this peer the newest snapshot: it lacks entries that are forgotten here. When all of it is on the peer's disk,
-    /// verified, the peer's core gets [`Body::InstallSnapshot`](super::Body::InstallSnapshot); until its answer, or an
+    /// verified, the peer's core gets [`Request::InstallSnapshot`](super::Request::InstallSnapshot); until its answer, or an
     /// [`Event::Disconnected`], nothing else is sent to it but heartbeats.
     SendSnapshot {
         /// The peer.

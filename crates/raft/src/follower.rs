@@ -1,13 +1,38 @@
 //! A follower: it answers (Raft §5.2, §5.3). Votes are given here too, whatever the role.
 
-use super::message::*;
+use super::common::Common;
+use super::event::Effect;
+use super::message::{
+    AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Message, Reply, Request,
+    RequestVote, RequestVoteReply,
+};
 use super::types::{Entry, HardState, Index, SnapshotMeta, Term};
-use super::{Effect, Raft, Role};
 
 /// No log gets there. A peer's snapshot must not leave indexes too few to go on with.
 const INDEX_MAX: u64 = 1 << 62;
 
-impl Raft {
+impl Common {
+    /// A request of an earlier term is told the current one, so that its sender steps down. A member without its data is in
+    /// an early term, and is answered all the same.
+    pub(super) fn refuse_stale(&mut self, message: &Message, request: &Request) {
+        match request {
+            Request::RequestVote(request) => self.refuse_vote(message, *request),
+            Request::AppendEntries(_) | Request::InstallSnapshot(_) => {
+                let stale = AppendEntriesReply::Stale;
+                self.reply(message.caller(), Reply::AppendEntries(stale));
+            }
+            // Rounds of an earlier term mean nothing in this one, in which the same member may lead again.
+            Request::Heartbeat(_) => {
+                let round = HeartbeatReply::NO_ROUND;
+                let reply = HeartbeatReply { round, promised_us: 0, cannot_write: false };
+                self.reply(message.caller(), Reply::Heartbeat(reply));
+            }
+            Request::TimeoutNow => self.reply(message.caller(), Reply::TimeoutNow),
+            Request::ReadIndex(request) => self.refuse_read_index(message, *request),
+            Request::Join(request) => self.on_join(message, *request),
+        }
+    }
+
     /// A candidate asks for a vote (Raft §5.2, §5.4.1) or whether it would get one (thesis §9.6).
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
         let is_up_to_date = self.log.is_up_to_date(request.last_log_index, request.last_log_term);
@@ -28,22 +53,25 @@ impl Raft {
 
     /// One vote a term, first come first served; the same candidate may ask again.
     fn may_vote_for(&self, message: &Message) -> bool {
-        match self.hard_state.voted_for {
+        match self.hard_state().voted_for {
             Some(candidate) => candidate == message.from,
             // A leader of this term is known: it must have had another majority's votes.
-            None => self.leader.is_none(),
+            None => self.leader().is_none(),
         }
     }
 
     fn grant_vote(&mut self, message: &Message) {
-        if self.hard_state.voted_for.is_none() {
-            self.change_hard_state(HardState { voted_for: Some(message.from), ..self.hard_state });
+        if self.hard_state().voted_for.is_none() {
+            self.change_hard_state(HardState {
+                voted_for: Some(message.from),
+                ..self.hard_state()
+            });
         }
+        assert_eq!(self.hard_state().voted_for, Some(message.from), "a vote is for its asker");
+        assert_eq!(self.current_term(), message.term, "a vote is of the current term");
         self.reset_timer();
-        self.reply(
-            message,
-            Body::RequestVoteReply(RequestVoteReply { pre_vote: false, vote_granted: true }),
-        );
+        let granted = RequestVoteReply { pre_vote: false, vote_granted: true };
+        self.reply(message.caller(), Reply::RequestVote(granted));
     }
 
     /// Promises nothing: the grant names the term that would be started, and leaves at once. Whoever grants one waits a
@@ -51,21 +79,19 @@ impl Raft {
     fn grant_pre_vote(&mut self, message: &Message) {
         let left_ticks = self.timer.timeout_ticks.saturating_sub(self.timer.elapsed_ticks);
         self.timer.timeout_ticks += self.config.leader_lost_ticks_max.saturating_sub(left_ticks);
-        let body = Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true });
-        let reply =
-            Message { token: message.token, ..self.request(message.from, message.term, body) };
-        self.effects.push(Effect::Send(reply));
+        let granted = RequestVoteReply { pre_vote: true, vote_granted: true };
+        self.effects.push(Effect::Send(Message {
+            from: self.config.id,
+            to: message.from,
+            body: Body::Reply(Reply::RequestVote(granted)),
+            term: message.term,
+            token: message.token,
+        }));
     }
 
-    pub(super) fn refuse_vote(
-        &mut self,
-        message: &Message,
-        RequestVote { pre_vote, .. }: RequestVote,
-    ) {
-        self.reply(
-            message,
-            Body::RequestVoteReply(RequestVoteReply { pre_vote, vote_granted: false }),
-        );
+    pub(super) fn refuse_vote(&mut self, message: &Message, request: RequestVote) {
+        let refusal = RequestVoteReply { pre_vote: request.pre_vote, vote_granted: false };
+        self.reply(message.caller(), Reply::RequestVote(refusal));
     }
 
     /// The leader replicates (Raft §5.3).
@@ -74,7 +100,7 @@ impl Raft {
             return self.nonsense(message, "its entries do not follow each other");
         }
         // What is committed matches by the leader's completeness (§5.4.3), also where only the snapshot knows it.
-        let is_match = request.prev_log_index <= self.commit_index
+        let is_match = request.prev_log_index <= self.commit_index()
             || self.log.term_at(request.prev_log_index) == Some(request.prev_log_term);
         if !is_match {
             return self.refuse_append(message, request);
@@ -86,17 +112,18 @@ impl Raft {
             request.entries.last().map_or(request.prev_log_index, |entry| entry.index);
         self.commit_up_to(request.leader_commit.min(match_index));
         self.commit_what_is_known();
-        let body = Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index });
-        self.reply_once_durable(message, body, match_index);
+        let reply = Reply::AppendEntries(AppendEntriesReply::Matched { match_index });
+        self.reply_once_durable(message.caller(), reply, match_index);
     }
 
     fn refuse_append(&mut self, message: &Message, request: &AppendEntries) {
         let (conflict_index, conflict_term) =
             self.log.last_at_most(request.prev_log_index, request.prev_log_term);
+        assert!(request.prev_log_index > self.commit_index(), "what is committed always matches");
         let rejected_index = request.prev_log_index;
         let conflict =
             AppendEntriesReply::Conflict { rejected_index, conflict_index, conflict_term };
-        self.reply(message, Body::AppendEntriesReply(conflict));
+        self.reply(message.caller(), Reply::AppendEntries(conflict));
     }
 
     /// Adds what is new. Only a conflict removes anything: an old, short message must not cut off what a later one brought
@@ -109,13 +136,13 @@ impl Raft {
         let new = &entries[entries.iter().take_while(known).count()..];
         let Some(first) = new.first() else { return true };
         let joins = self.log.term_at(first.index.prev()).is_some_and(|term| term <= first.term);
-        if first.index <= self.commit_index || !joins {
+        if first.index <= self.commit_index() || !joins {
             return false;
         }
         if first.index <= self.log.last_index() {
-            self.log.truncate(first.index);
+            self.truncate(first.index);
         }
-        new.iter().for_each(|entry| self.log.append(entry.clone()));
+        self.append(new.iter().cloned());
         true
     }
 
@@ -126,37 +153,26 @@ impl Raft {
             return self.nonsense(message, "it cannot end with a committed entry");
         }
         let match_index = snapshot.last_included_index;
-        if match_index > self.commit_index {
+        if match_index > self.commit_index() {
             if self.log.term_at(match_index) == Some(snapshot.last_included_term) {
                 self.commit_up_to(match_index);
             } else {
                 self.install(snapshot);
             }
         }
-        let body = Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index });
-        self.reply_once_durable(message, body, match_index);
+        let reply = Reply::AppendEntries(AppendEntriesReply::Matched { match_index });
+        self.reply_once_durable(message.caller(), reply, match_index);
     }
 
     /// Whether a leader of `term` can have committed what the snapshot ends with: terms do not fall along the log, up to the
     /// leader's own.
     fn may_be_committed(&self, snapshot: SnapshotMeta, term: Term) -> bool {
         let SnapshotMeta { last_included_index, last_included_term } = snapshot;
-        let committed_term = self.log.term_at(self.commit_index);
-        let is_later = last_included_index > self.commit_index;
+        let committed_term = self.log.term_at(self.commit_index());
+        let is_later = last_included_index > self.commit_index();
         last_included_index.0 <= INDEX_MAX
             && last_included_term <= term
             && (!is_later || committed_term.is_some_and(|it| it <= last_included_term))
-    }
-
-    fn install(&mut self, snapshot: SnapshotMeta) {
-        self.log.reset(snapshot);
-        self.persists.reset = Some(snapshot);
-        self.snapshot = Some(snapshot);
-        self.commit_index = snapshot.last_included_index;
-        self.handed_out = snapshot.last_included_index;
-        self.applied_index = snapshot.last_included_index;
-        self.applying.clear();
-        self.effects.push(Effect::Install(snapshot));
     }
 
     /// The leader lives. If it counts on entries that this member does not hold, this member's disk was emptied: then
@@ -169,13 +185,13 @@ impl Raft {
         let promised_us = self.promise();
         let cannot_write = self.is_disk_full || self.is_disk_stalled();
         let reply = HeartbeatReply { round: request.round, promised_us, cannot_write };
-        self.reply(message, Body::HeartbeatReply(reply));
+        self.reply(message.caller(), Reply::Heartbeat(reply));
     }
 
     /// A leader has said of this entry that it is committed: if the log has it, then so is all before it (log matching).
+    #[inline]
     pub(super) fn commit_what_is_known(&mut self) {
         if let Some((index, term)) = self.known_committed
-            && matches!(self.role, Role::Follower)
             && self.log.term_at(index) == Some(term)
         {
             self.commit_up_to(index);
@@ -184,8 +200,8 @@ impl Raft {
 
     /// A follower learns what is committed.
     fn commit_up_to(&mut self, index: Index) {
-        debug_assert!(matches!(self.role, Role::Follower));
-        self.commit_index = self.commit_index.max(index);
+        assert!(self.leader().is_some() && !self.is_leading(), "a follower learns from its leader");
+        self.commit_to(self.commit_index().max(index));
     }
 }
 

@@ -10,10 +10,11 @@
 
 use std::collections::VecDeque;
 
+use super::common::Common;
 use super::event::{Effect, Rejection, RequestId};
-use super::message::{Body, Message, ReadIndex, ReadIndexReply};
+use super::message::{Message, ReadIndex, ReadIndexReply, Request};
+use super::reads::Question;
 use super::types::Index;
-use super::{Raft, Role};
 
 /// Questions on their way at the same time, as for the rounds of a leader.
 const QUESTIONS_MAX: usize = 2;
@@ -52,6 +53,10 @@ impl Forwarded {
     }
 
     fn ask(&mut self, batch: u64) {
+        assert!(
+            self.asked.back().is_none_or(|&(last, _)| last < batch),
+            "names are not used again"
+        );
         self.ticks_since_asked = 0;
         self.asked_lately += 1;
         self.asked.push_back((batch, std::mem::take(&mut self.waiting)));
@@ -80,6 +85,7 @@ impl Forwarded {
         while let Some((_, ids)) = self.confirmed.pop_front_if(|(index, _)| *index <= handed_out) {
             ready.extend(ids);
         }
+        assert!(ready.len() <= self.len, "every read that is on its way is counted");
         self.len -= ready.len();
         ready
     }
@@ -94,15 +100,26 @@ impl Forwarded {
     }
 }
 
-impl Raft {
+impl Common {
+    /// A client's read, at a member that does not lead: waits for the leader's word, or is refused.
+    pub(super) fn read_through_leader(&mut self, id: RequestId) {
+        match self.leader() {
+            None => self.reject(id, Rejection::NotLeader(None)),
+            _ if self.forwarded.len() >= self.config.reads_max => self.reject(id, Rejection::Busy),
+            _ => self.forwarded.wait(id),
+        }
+    }
+
     /// Asks the leader for all reads that wait.
+    #[inline]
     pub(super) fn ask_for_reads(&mut self) {
         let may_ask = self.forwarded.wants_question() && self.is_hard_state_durable();
-        let Some(leader) = self.leader.filter(|_| may_ask) else { return };
+        let Some(leader) = self.leader().filter(|_| may_ask) else { return };
+        assert_ne!(leader, self.config.id, "a leader asks nobody");
         let batch = self.next_question();
         self.forwarded.ask(batch);
-        let question =
-            self.request(leader, self.current_term(), Body::ReadIndex(ReadIndex { batch }));
+        let request = Request::ReadIndex(ReadIndex { batch });
+        let question = self.request(leader, self.current_term(), request);
         self.effects.push(Effect::Send(question));
     }
 
@@ -116,35 +133,29 @@ impl Raft {
 
     /// The leader is gone, or another one: what it has not confirmed nobody will.
     pub(super) fn reject_forwarded(&mut self) {
-        let reason = Rejection::NotLeader(self.leader);
+        let reason = Rejection::NotLeader(self.leader());
         let ids = self.forwarded.take_unconfirmed();
         self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
     }
 
+    #[inline]
     pub(super) fn release_forwarded(&mut self) {
-        let ready = self.forwarded.take_ready(self.handed_out);
+        if self.forwarded.confirmed.is_empty() {
+            return;
+        }
+        let ready = self.forwarded.take_ready(self.handed_out());
         if !ready.is_empty() {
             self.effects.push(Effect::ReadReady(ready));
         }
     }
 
-    /// A follower asks: as a read of this leader's own, but for who serves it.
-    pub(super) fn on_read_index(&mut self, message: &Message, ReadIndex { batch }: ReadIndex) {
-        let reads_max = self.config.reads_max;
-        match &mut self.role {
-            Role::Leader(leader) if leader.reads.len() < reads_max => {
-                leader.reads.wait_for(message.clone());
-            }
-            _ => self.answer_read_index(message, ReadIndexReply { batch, committed: None }),
-        }
-    }
-
-    pub(super) fn answer_read_index(&mut self, message: &Message, reply: ReadIndexReply) {
-        self.reply(message, Body::ReadIndexReply(reply));
+    /// Whoever does not lead this term, or has too much to do, knows nothing to answer.
+    pub(super) fn refuse_read_index(&mut self, message: &Message, request: ReadIndex) {
+        self.answer_question(Question::new(message, request), None);
     }
 
     pub(super) fn on_read_index_reply(&mut self, message: &Message, reply: ReadIndexReply) {
-        if self.leader != Some(message.from) {
+        if self.leader() != Some(message.from) {
             return;
         }
         let ids = self.forwarded.take_answered(reply.batch);

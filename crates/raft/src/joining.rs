@@ -41,10 +41,11 @@
 
 use std::collections::BTreeMap;
 
+use super::Raft;
+use super::common::Common;
 use super::event::Effect;
-use super::message::{Body, Join, JoinReply, Message};
+use super::message::{Join, JoinReply, Message, Reply, Request};
 use super::types::{HardState, Index, MemberId, Term};
-use super::{Raft, Role};
 
 /// Whether a member may vote as it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,14 +117,20 @@ impl Raft {
     /// While this member asks the others where they stand, as it lacks its data: who has answered
     /// what, if anything.
     pub fn join_answers(&self) -> Option<BTreeMap<MemberId, Option<JoinAnswer>>> {
-        match &self.joining {
-            Some(Joining { stage: Stage::Asking { answers, .. }, .. }) => {
-                Some(self.config.peers().map(|peer| (peer, answers.get(&peer).copied())).collect())
-            }
+        match &self.common.joining {
+            Some(Joining { stage: Stage::Asking { answers, .. }, .. }) => Some(
+                self.common
+                    .config
+                    .peers()
+                    .map(|peer| (peer, answers.get(&peer).copied()))
+                    .collect(),
+            ),
             _ => None,
         }
     }
+}
 
+impl Common {
     /// Whether this member does not know yet what it may have promised.
     pub(super) fn is_asking(&self) -> bool {
         matches!(self.joining, Some(Joining { stage: Stage::Asking { .. }, .. }))
@@ -141,7 +148,7 @@ impl Raft {
 
     /// Asks those who have not answered yet, again and again.
     pub(super) fn tick_joining(&mut self) {
-        let is_durable = self.is_hard_state_durable();
+        let (is_durable, term) = (self.is_hard_state_durable(), self.current_term());
         let Some(joining) = &mut self.joining else { return };
         joining.ticks = joining.ticks.saturating_add(1);
         self.count_answers();
@@ -151,7 +158,7 @@ impl Raft {
             return;
         }
         joining.ticks_until_asked = self.config.heartbeat_ticks;
-        let (question, term) = (joining.question, self.hard_state.current_term);
+        let question = joining.question;
         let asked: Vec<MemberId> = match &joining.stage {
             Stage::Asking { answers, .. } => {
                 // Where clusters differ nobody's answer is final: members are restarted until it is
@@ -161,11 +168,11 @@ impl Raft {
                 peers.filter(|peer| asks_all || !answers.contains_key(peer)).collect()
             }
             Stage::Filling { target: Some((of, _)) } if *of == term => Vec::new(),
-            Stage::Filling { .. } => self.leader.into_iter().collect(),
+            Stage::Filling { .. } => self.leader().into_iter().collect(),
             Stage::Recording | Stage::Leaving => Vec::new(),
         };
         for peer in asked {
-            let join = self.request(peer, term, Body::Join(Join { question }));
+            let join = self.request(peer, term, Request::Join(Join { question }));
             self.effects.push(Effect::Send(join));
         }
     }
@@ -182,13 +189,12 @@ impl Raft {
             // It may vote, or is about to, and has not begun to.
             Some(Joining { stage: Stage::Recording, .. }) | None => self.is_empty(),
         };
-        let last = matches!(self.role, Role::Leader(_))
-            .then(|| (self.log.last_index(), self.log.last_term()));
-        self.reply(message, Body::JoinReply(JoinReply { question, is_new, last }));
+        let last = self.is_leading().then(|| (self.log.last_index(), self.log.last_term()));
+        self.reply(message.caller(), Reply::Join(JoinReply { question, is_new, last }));
     }
 
     pub(super) fn on_join_reply(&mut self, message: &Message, reply: JoinReply) {
-        let term = self.current_term();
+        let (term, leader) = (self.current_term(), self.leader());
         let Some(joining) = &mut self.joining else { return };
         if reply.question != joining.question {
             return;
@@ -201,7 +207,7 @@ impl Raft {
             }
             Stage::Filling { target } => {
                 if let Some((index, last_term)) = reply.last
-                    && (self.leader, last_term) == (Some(message.from), term)
+                    && (leader, last_term) == (Some(message.from), term)
                 {
                     *target = Some((term, index));
                 }
@@ -228,7 +234,8 @@ impl Raft {
             return;
         };
         let is_all_new = *is_new && answers.values().all(|answer| *answer == JoinAnswer::New);
-        let is_quorum = 1 + answers.len() >= self.config.quorum();
+        let answered = answers.keys().copied().chain([self.config.id]);
+        let is_quorum = self.config.members.is_quorum(answered);
         let has_all = 1 + answers.len() == self.config.members.len();
         if answers.values().any(JoinAnswer::is_other_cluster) {
             if has_all && let Some(cluster_id) = common_cluster(answers) {
@@ -256,11 +263,12 @@ impl Raft {
     }
 
     fn is_empty(&self) -> bool {
-        self.hard_state == HardState::default() && self.log.last_index() == Index::ZERO
+        self.hard_state() == HardState::default() && self.log.last_index() == Index::ZERO
     }
 
     /// The others' terms are known, and taken over as they came: in the latest this member may have voted.
     fn begin_filling(&mut self) {
+        assert!(!self.is_leading(), "whoever lacks its data does not lead");
         let question = self.next_question();
         // As a vote, a promise to a leader may be forgotten.
         self.promise_ticks = self.config.election_ticks_min;
@@ -269,8 +277,8 @@ impl Raft {
         // Answers from before now say nothing about what the leader of now holds.
         (joining.question, joining.ticks_until_asked) = (question, 1);
         // A vote that it does remember stands.
-        let voted_for = self.hard_state.voted_for.or(Some(self.config.id));
-        self.change_hard_state(HardState { voted_for, ..self.hard_state });
+        let voted_for = self.hard_state().voted_for.or(Some(self.config.id));
+        self.change_hard_state(HardState { voted_for, ..self.hard_state() });
     }
 
     /// Whether all that can have been promised is on this member's disk.
@@ -289,6 +297,7 @@ impl Raft {
 
     fn record_joined(&mut self) {
         if let Some(joining) = &mut self.joining {
+            assert!(!matches!(joining.stage, Stage::Recording), "that is recorded once");
             joining.stage = Stage::Recording;
             self.effects.push(Effect::Joined);
         }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::common::Common;
 use super::config::Config;
 use super::event::{Effect, Rejection, RequestId};
 use super::lease::Lease;
 use super::log::cost_bytes;
-use super::message::*;
+use super::message::{
+    AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, Message, ReadIndex, Request,
+};
 use super::progress::Progress;
-use super::reads::{Answers, Reads};
+use super::reads::{Answers, Question, Reads};
 use super::transfer::Transfer;
 use super::types::{Entry, Index, MemberId, Payload};
 use super::{Raft, Role};
@@ -55,264 +58,291 @@ impl Leader {
     fn take_quorum_heard(&mut self, config: &Config) -> bool {
         let heard = self
             .peers
-            .values_mut()
-            .filter_map(|peer| std::mem::take(&mut peer.is_active).then_some(()));
-        1 + heard.count() >= config.quorum()
+            .iter_mut()
+            .filter_map(|(&id, peer)| std::mem::take(&mut peer.is_active).then_some(id));
+        config.members.is_quorum(heard.chain([config.id]))
     }
-}
 
-/// The largest value that a quorum has reached, given all members' values.
-pub(super) fn quorum_reached<T: Ord + Copy>(mut values: Vec<T>, quorum: usize) -> T {
-    values.sort_unstable_by(|a, b| b.cmp(a));
-    values[quorum - 1]
+    /// The progress of a peer that has sent something.
+    fn peer(&mut self, id: MemberId) -> &mut Progress {
+        self.peers
+            .get_mut(&id)
+            .expect("a leader keeps the progress of every peer; nobody else is heard")
+    }
 }
 
 impl Raft {
     /// The election is won (Raft §5.2). The no-op lets entries of earlier terms commit (§5.4.2, §8).
     pub(super) fn become_leader(&mut self) {
         assert!(matches!(self.role, Role::Candidate(_)), "only an election makes a leader");
-        assert!(self.is_hard_state_durable(), "a leader has its own vote on its disk");
-        self.leader = Some(self.config.id);
-        let noop_index = self.log.last_index().next();
-        self.role = Role::Leader(Box::new(Leader::new(&self.config, noop_index)));
-        self.append_own(Payload::Noop);
-        self.send_heartbeats();
+        let common = &mut self.common;
+        assert_eq!(common.hard_state().voted_for, Some(common.config.id), "it voted for itself");
+        assert!(common.is_hard_state_durable(), "a leader has its own vote on its disk");
+        assert!(common.joining.is_none(), "a leader knows all its promises");
+        common.set_leader(Some(common.config.id));
+        let mut leader = Leader::new(&common.config, common.log.last_index().next());
+        leader.append(common, Payload::Noop);
+        leader.send_heartbeats(common);
+        self.role = Role::Leader(Box::new(leader));
     }
+}
 
-    fn append_own(&mut self, payload: Payload) -> Index {
-        let entry =
-            Entry { index: self.log.last_index().next(), term: self.current_term(), payload };
-        let (index, bytes) = (entry.index, cost_bytes(&entry));
-        self.log.append(entry);
-        if let Role::Leader(leader) = &mut self.role {
-            leader.uncommitted_bytes += bytes;
-        }
+impl Leader {
+    /// Adds an entry of its own at the end of its log.
+    fn append(&mut self, common: &mut Common, payload: Payload) -> Index {
+        let (index, term) = (common.log.last_index().next(), common.current_term());
+        let entry = Entry { index, term, payload };
+        self.uncommitted_bytes += cost_bytes(&entry);
+        common.append([entry]);
         index
     }
 
-    pub(super) fn tick_leader(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.ticks_since_quorum += 1;
-        leader.ticks_since_heartbeat += 1;
-        leader.peers.values_mut().for_each(Progress::tick);
-        let is_heartbeat_due = leader.ticks_since_heartbeat >= self.config.heartbeat_ticks;
-        if leader.ticks_since_quorum >= self.config.election_ticks_min {
-            leader.ticks_since_quorum = 0;
-            if !leader.take_quorum_heard(&self.config) {
-                return self.become_follower(self.current_term(), None);
+    /// A tick has passed. False if no quorum was heard for an election timeout: then it must step down (thesis §6.2).
+    #[must_use]
+    pub(super) fn tick(&mut self, common: &mut Common) -> bool {
+        self.ticks_since_quorum += 1;
+        self.ticks_since_heartbeat += 1;
+        self.peers.values_mut().for_each(Progress::tick);
+        let is_heartbeat_due = self.ticks_since_heartbeat >= common.config.heartbeat_ticks;
+        if self.ticks_since_quorum >= common.config.election_ticks_min {
+            self.ticks_since_quorum = 0;
+            if !self.take_quorum_heard(&common.config) {
+                return false;
             }
         }
-        self.tick_transfer();
-        self.leave_bad_disk();
+        self.tick_transfer(&common.config);
+        self.leave_bad_disk(common);
         if is_heartbeat_due {
-            self.beat();
+            self.beat(common);
         }
+        true
     }
 
     /// The regular heartbeat: also what repairs lost messages.
-    fn beat(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.ticks_since_heartbeat = 0;
-        leader.peers.values_mut().for_each(Progress::heartbeat);
-        self.send_heartbeats();
+    fn beat(&mut self, common: &mut Common) {
+        self.ticks_since_heartbeat = 0;
+        self.peers.values_mut().for_each(Progress::heartbeat);
+        self.send_heartbeats(common);
     }
 
     /// Starts a new round of heartbeats to all peers.
-    fn send_heartbeats(&mut self) {
-        let commit_index = self.commit_index;
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.round += 1;
-        let round = leader.round;
-        if let Some(now_us) = self.now_us {
-            leader.lease.sent(round, now_us);
+    fn send_heartbeats(&mut self, common: &mut Common) {
+        self.round += 1;
+        let round = self.round;
+        if let Some(now_us) = common.now_us {
+            self.lease.sent(round, now_us);
         }
-        let commits: Vec<_> = leader
-            .peers
-            .iter()
-            .map(|(&id, peer)| (id, commit_index.min(peer.match_index)))
-            .collect();
-        for (peer, leader_commit) in commits {
-            let heartbeat = Body::Heartbeat(Heartbeat { leader_commit, round });
-            self.effects.push(Effect::Send(self.request(peer, self.current_term(), heartbeat)));
+        let (term, commit_index) = (common.current_term(), common.commit_index());
+        for (&to, peer) in &self.peers {
+            let leader_commit = commit_index.min(peer.match_index());
+            let heartbeat = Request::Heartbeat(Heartbeat { leader_commit, round });
+            common.effects.push(Effect::Send(common.request(to, term, heartbeat)));
         }
     }
 
     /// A client's command: into the log, or refused.
-    pub(super) fn propose(&mut self, id: RequestId, command: Bytes) {
-        let uncommitted_entries = self.log.last_index().0 - self.commit_index.0;
-        let unapplied_entries = self.commit_index.0.saturating_sub(self.applied_index.0);
-        let reason = match &self.role {
-            // Nothing new may come, or the one who is to take over never has everything (thesis §3.10).
-            Role::Leader(leader) if leader.transfer.is_some() => Rejection::Busy,
-            Role::Leader(leader)
-                if leader.uncommitted_bytes >= self.config.uncommitted_bytes_max =>
-            {
-                Rejection::Busy
-            }
-            Role::Leader(_)
-                if uncommitted_entries >= self.config.uncommitted_entries_max
-                    || unapplied_entries >= self.config.unapplied_entries_max =>
-            {
-                Rejection::Busy
-            }
-            Role::Leader(_) => {
-                let index = self.append_own(Payload::Command(command));
-                return self.effects.push(Effect::Proposed {
-                    id,
-                    index,
-                    term: self.current_term(),
-                });
-            }
-            _ => Rejection::NotLeader(self.leader),
-        };
-        self.effects.push(Effect::Rejected { id, reason });
+    #[inline]
+    pub(super) fn propose(&mut self, common: &mut Common, id: RequestId, command: Bytes) {
+        if self.is_busy(common) {
+            return common.reject(id, Rejection::Busy);
+        }
+        let index = self.append(common, Payload::Command(command));
+        let term = common.current_term();
+        common.effects.push(Effect::Proposed { id, index, term });
+    }
+
+    /// Whether a bound is reached, or the leader hands over: then nothing new may come, or the one who is to take over never
+    /// has everything (thesis §3.10).
+    fn is_busy(&self, common: &Common) -> bool {
+        let config = &common.config;
+        let uncommitted_entries = common.log.last_index().0 - common.commit_index().0;
+        let unapplied_entries = common.commit_index().0.saturating_sub(common.applied_index.0);
+        self.transfer.is_some()
+            || self.uncommitted_bytes >= config.uncommitted_bytes_max
+            || uncommitted_entries >= config.uncommitted_entries_max
+            || unapplied_entries >= config.unapplied_entries_max
     }
 
     /// A client's read: waits for the next round of heartbeats, or is refused.
-    pub(super) fn read(&mut self, id: RequestId) {
-        let reason = match &mut self.role {
-            Role::Leader(leader) if leader.reads.len() >= self.config.reads_max => Rejection::Busy,
-            Role::Leader(leader) => return leader.reads.wait(id),
-            _ if self.leader.is_none() => Rejection::NotLeader(None),
-            _ if self.forwarded.len() >= self.config.reads_max => Rejection::Busy,
-            _ => return self.forwarded.wait(id),
-        };
-        self.effects.push(Effect::Rejected { id, reason });
+    pub(super) fn read(&mut self, common: &mut Common, id: RequestId) {
+        match self.reads.len() < common.config.reads_max {
+            true => self.reads.wait(id),
+            false => common.reject(id, Rejection::Busy),
+        }
+    }
+
+    /// A follower asks: as a read of this leader's own, but for who serves it.
+    pub(super) fn on_read_index(
+        &mut self,
+        common: &mut Common,
+        message: &Message,
+        request: ReadIndex,
+    ) {
+        match self.reads.len() < common.config.reads_max {
+            true => self.reads.wait_for(Question::new(message, request)),
+            false => common.refuse_read_index(message, request),
+        }
+    }
+
+    /// What a batch of events leaves to do.
+    pub(super) fn finish(&mut self, common: &mut Common) {
+        self.start_read_round(common);
+        self.send_appends(common);
+        self.send_timeout_now(common);
     }
 
     /// All reads that wait share one round, once an entry of this term is committed: only then does the leader know what is
     /// (thesis §6.4). Under a lease they need none.
-    pub(super) fn start_read_round(&mut self) {
-        let (commit_index, has_lease) = (self.commit_index, self.has_lease());
-        let Role::Leader(leader) = &mut self.role else { return };
-        if commit_index < leader.noop_index || !leader.reads.is_any_waiting() {
+    fn start_read_round(&mut self, common: &mut Common) {
+        let commit_index = common.commit_index();
+        if commit_index < self.noop_index || !self.reads.is_any_waiting() {
             return;
         }
-        let term =
-            self.log.term_at(commit_index).expect("the last committed entry's term is known");
-        let committed = (commit_index, term);
-        if has_lease {
-            let answers = leader.reads.confirm_waiting(committed);
-            return self.answer_followers(answers);
+        let term = common.log.term_at(commit_index);
+        let committed = (commit_index, term.expect("the last committed entry's term is known"));
+        if self.has_lease(common) {
+            let answers = self.reads.confirm_waiting(committed);
+            return answer_followers(common, answers);
         }
-        if leader.reads.wants_round() {
-            leader.reads.start_round(leader.round + 1, committed);
-            self.send_heartbeats();
-            self.confirm_reads();
-        }
-    }
-
-    fn confirm_reads(&mut self) {
-        let quorum = self.config.quorum();
-        let Role::Leader(leader) = &mut self.role else { return };
-        let mut rounds: Vec<u64> = leader.peers.values().map(|peer| peer.acked_round).collect();
-        rounds.push(leader.round);
-        let answers = leader.reads.confirm(quorum_reached(rounds, quorum));
-        self.answer_followers(answers);
-    }
-
-    fn answer_followers(&mut self, answers: Answers) {
-        for (message, committed) in answers {
-            let Body::ReadIndex(ReadIndex { batch }) = message.body else { continue };
-            let reply = ReadIndexReply { batch, committed: Some(committed) };
-            self.answer_read_index(&message, reply);
+        if self.reads.wants_round() {
+            self.reads.start_round(self.round + 1, committed);
+            self.send_heartbeats(common);
+            self.confirm_reads(common);
         }
     }
 
-    pub(super) fn release_reads(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let ready = leader.reads.take_ready(self.handed_out);
+    fn confirm_reads(&mut self, common: &mut Common) {
+        let acked = self.peers.iter().map(|(&id, peer)| (id, peer.acked_round));
+        let own = (common.config.id, self.round);
+        let confirmed = common.config.members.reached_by_quorum(acked.chain([own]));
+        let answers = self.reads.confirm(confirmed);
+        answer_followers(common, answers);
+    }
+
+    pub(super) fn release_reads(&mut self, common: &mut Common) {
+        let ready = self.reads.take_ready(common.handed_out());
         if !ready.is_empty() {
-            self.effects.push(Effect::ReadReady(ready));
+            common.effects.push(Effect::ReadReady(ready));
         }
     }
 
-    pub(super) fn send_appends(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let (id, term, leader_commit) =
-            (self.config.id, self.hard_state.current_term, self.commit_index);
-        for (&to, peer) in &mut leader.peers {
-            let last_index = self.log.last_index();
-            let is_full = |from| self.log.holds_bytes(from, self.config.append_gather_bytes);
-            while (peer.next_index <= last_index || peer.is_probed())
-                && peer.may_send(&self.config, || is_full(peer.next_index))
+    fn send_appends(&mut self, common: &mut Common) {
+        let last_index = common.log.last_index();
+        for (&to, peer) in &mut self.peers {
+            let is_full = |from| common.log.holds_bytes(from, common.config.append_gather_bytes);
+            while (peer.next_index() <= last_index || peer.is_probed())
+                && peer.may_send(&common.config, || is_full(peer.next_index()))
             {
-                let prev_log_index = peer.next_index.prev();
-                // Before the log's beginning there is the snapshot only.
-                let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
-                    assert!(self.snapshot.is_some(), "what is forgotten is in a snapshot");
-                    peer.snapshot_sent();
-                    self.effects.push(Effect::SendSnapshot { to, term });
-                    break;
-                };
-                let entries =
-                    self.log.batch(peer.next_index, last_index, self.config.append_bytes_max);
-                let sent_index = entries.last().map_or(prev_log_index, |entry| entry.index);
-                peer.sent(sent_index, entries.iter().map(cost_bytes).sum());
-                let body = Body::AppendEntries(AppendEntries {
-                    prev_log_index,
-                    prev_log_term,
-                    entries,
-                    leader_commit,
-                });
-                self.effects.push(Effect::Send(Message { from: id, to, term, token: 0, body }));
+                match next_append(common, peer.next_index()) {
+                    Some(request) => {
+                        let last = request.entries.last();
+                        let sent_index = last.map_or(request.prev_log_index, |entry| entry.index);
+                        peer.sent(sent_index, request.entries.iter().map(cost_bytes).sum());
+                        let append = Request::AppendEntries(request);
+                        let message = common.request(to, common.current_term(), append);
+                        common.effects.push(Effect::Send(message));
+                    }
+                    None => {
+                        peer.snapshot_sent();
+                        let term = common.current_term();
+                        common.effects.push(Effect::SendSnapshot { to, term });
+                    }
+                }
             }
         }
     }
 
-    pub(super) fn on_append_entries_reply(&mut self, message: &Message, reply: AppendEntriesReply) {
-        let last_index = self.log.last_index();
-        let Role::Leader(leader) = &mut self.role else { return };
-        let Some(peer) = leader.peers.get_mut(&message.from) else { return };
+    pub(super) fn on_append_entries_reply(
+        &mut self,
+        common: &mut Common,
+        message: &Message,
+        reply: AppendEntriesReply,
+    ) {
+        let peer = self.peer(message.from);
         peer.heard();
         match reply {
-            AppendEntriesReply::Matched { match_index } if match_index > last_index => {
-                self.nonsense(message, "it matches entries that were never sent");
+            AppendEntriesReply::Matched { match_index }
+                if match_index > common.log.last_index() =>
+            {
+                common.nonsense(message, "it matches entries that were never sent");
             }
             AppendEntriesReply::Matched { match_index } => {
                 peer.matched(match_index);
-                self.advance_commit_index();
+                self.advance_commit_index(common);
             }
             AppendEntriesReply::Conflict { rejected_index, conflict_index, conflict_term } => {
-                let (agree_max, _) = self.log.last_at_most(conflict_index, conflict_term);
-                let match_index = peer.match_index;
+                let (agree_max, _) = common.log.last_at_most(conflict_index, conflict_term);
+                let match_index = peer.match_index();
                 if peer.conflicted(rejected_index, agree_max) {
                     let peer = message.from;
-                    self.effects.push(Effect::PeerLostData { peer, match_index });
+                    common.effects.push(Effect::PeerLostData { peer, match_index });
                 }
             }
             AppendEntriesReply::Stale => peer.refused(),
         }
     }
 
-    pub(super) fn on_heartbeat_reply(&mut self, message: &Message, reply: HeartbeatReply) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let Some(peer) = leader.peers.get_mut(&message.from) else { return };
-        if reply.round > leader.round {
-            return self.nonsense(message, "it answers a heartbeat that was never sent");
+    pub(super) fn on_heartbeat_reply(
+        &mut self,
+        common: &mut Common,
+        message: &Message,
+        reply: HeartbeatReply,
+    ) {
+        if reply.round > self.round {
+            return common.nonsense(message, "it answers a heartbeat that was never sent");
         }
+        let promise_end_us = self.lease.end_us(reply.round, reply.promised_us);
+        let peer = self.peer(message.from);
         peer.can_write = !reply.cannot_write;
         peer.heard();
         peer.acked_round = peer.acked_round.max(reply.round);
-        let promise_end_us = leader.lease.end_us(reply.round, reply.promised_us);
         peer.promise_end_us = peer.promise_end_us.max(promise_end_us);
-        self.confirm_reads();
+        self.confirm_reads(common);
     }
 
     /// Commits what a quorum has on its disks, if it is of the current term; what is before it is then committed too
     /// (Raft §5.3, §5.4.2).
-    pub(super) fn advance_commit_index(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let mut on_disk: Vec<Index> = leader.peers.values().map(|peer| peer.match_index).collect();
-        on_disk.push(self.log.durable_index());
-        let reached = quorum_reached(on_disk, self.config.quorum());
-        if reached <= self.commit_index
-            || self.log.term_at(reached) != Some(self.hard_state.current_term)
+    pub(super) fn advance_commit_index(&mut self, common: &mut Common) {
+        let matched = self.peers.iter().map(|(&id, peer)| (id, peer.match_index()));
+        let own = (common.config.id, common.log.durable_index());
+        let reached = common.config.members.reached_by_quorum(matched.chain([own]));
+        if reached <= common.commit_index()
+            || common.log.term_at(reached) != Some(common.current_term())
         {
             return;
         }
-        let own_from = leader.noop_index.max(self.commit_index.next());
-        leader.uncommitted_bytes -= self.log.cost_bytes_of(own_from, reached);
-        self.commit_index = reached;
+        assert!(reached >= self.noop_index, "a leader's term begins with its no-op (§5.4.2)");
+        let own_from = self.noop_index.max(common.commit_index().next());
+        self.uncommitted_bytes -= common.log.cost_bytes_of(own_from, reached);
+        common.commit_to(reached);
+    }
+
+    /// What holds between any two steps.
+    pub(super) fn assert_sound(&self, common: &Common) {
+        assert!(common.is_leading(), "a leader knows that it leads");
+        assert!(self.noop_index <= common.log.last_index(), "a leader keeps its entries");
+        assert!(self.reads.len() <= common.config.reads_max, "reads have a bound");
+    }
+}
+
+/// The entries from `next_index` on, as many as go in one message. `None` if the log does not reach back so far any more:
+/// before its beginning there is the snapshot only.
+fn next_append(common: &Common, next_index: Index) -> Option<AppendEntries> {
+    let last_index = common.log.last_index();
+    assert!(next_index <= last_index.next(), "nothing beyond the log is sent (figure 2)");
+    let prev_log_index = next_index.prev();
+    let Some(prev_log_term) = common.log.term_at(prev_log_index) else {
+        assert!(common.snapshot.is_some(), "what is forgotten is in a snapshot");
+        return None;
+    };
+    let entries = common.log.batch(next_index, last_index, common.config.append_bytes_max);
+    let leader_commit = common.commit_index();
+    Some(AppendEntries { prev_log_index, prev_log_term, entries, leader_commit })
+}
+
+/// Followers serve these reads themselves: they learn what they must have applied first.
+fn answer_followers(common: &mut Common, answers: Answers) {
+    for (question, committed) in answers {
+        common.answer_question(question, Some(committed));
     }
 }

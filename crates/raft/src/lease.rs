@@ -23,9 +23,8 @@
 
 use std::collections::VecDeque;
 
-use super::config::Config;
-use super::leader::{Leader, quorum_reached};
-use super::{Raft, Role};
+use super::common::Common;
+use super::leader::Leader;
 
 /// Rounds of heartbeats whose departure is remembered: at the usual pace of heartbeats more than a lease lasts.
 const ROUNDS_MAX: usize = 32;
@@ -42,6 +41,7 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn sent(&mut self, round: u64, now_us: u64) {
+        assert!(self.sent.back().is_none_or(|&(last, _)| last < round), "rounds are counted up");
         if self.sent.len() == ROUNDS_MAX {
             self.sent.pop_front();
         }
@@ -60,27 +60,27 @@ impl Lease {
 }
 
 impl Leader {
-    /// Whether nobody else can lead at `now_us`.
-    fn has_lease(&self, config: &Config, now_us: u64) -> bool {
-        let mut ends_us: Vec<u64> = self.peers.values().map(|peer| peer.promise_end_us).collect();
-        ends_us.push(u64::MAX);
-        !self.lease.is_given_away && now_us < quorum_reached(ends_us, config.quorum())
+    /// Whether this leader may answer reads without asking, as nobody else can lead yet.
+    pub(super) fn has_lease(&self, common: &Common) -> bool {
+        let is_under = |now_us| now_us < self.lease_end_us(common);
+        common.config.lease && !self.lease.is_given_away && common.now_us.is_some_and(is_under)
+    }
+
+    /// Until when a quorum promises to elect nobody else.
+    fn lease_end_us(&self, common: &Common) -> u64 {
+        let promises = self.peers.iter().map(|(&id, peer)| (id, peer.promise_end_us));
+        let own = (common.config.id, u64::MAX);
+        common.config.members.reached_by_quorum(promises.chain([own]))
     }
 }
 
-impl Raft {
-    /// Whether this leader may answer reads without asking.
-    pub(super) fn has_lease(&self) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
-        self.config.lease
-            && self.now_us.is_some_and(|now_us| leader.has_lease(&self.config, now_us))
-    }
-
+impl Common {
     /// The leader's heartbeat has come: for how long this member promises to help nobody else.
     pub(super) fn promise(&mut self) -> u64 {
         if !self.config.lease {
             return 0;
         }
+        assert!(self.promise_ticks <= self.config.election_ticks_min, "no promise is cut short");
         self.promise_ticks = self.config.election_ticks_min;
         let ticks = self.config.election_ticks_min.saturating_sub(TICKS_CUT);
         u64::from(ticks) * self.config.tick_us

@@ -1,6 +1,17 @@
-//! The consensus core: Raft (Ongaro and Ousterhout 2014, "the paper"; Ongaro's thesis 2014, "thesis") as a pure function
-//! of its past events.
+//! The consensus core: the Raft algorithm as a pure function of its past events.
 //!
+//! Raft keeps a log of commands the same on all members of a cluster, as long as a majority of them
+//! is up and can talk to each other. It does so by electing a leader, which alone adds entries to
+//! the log and copies them to the others. An entry that a majority has on its disks is *committed*:
+//! it will never be lost or changed, and every member applies it to its state machine.
+//!
+//! This module follows two texts, which are cited throughout:
+//!
+//! - "the paper": D. Ongaro and J. Ousterhout, *In Search of an Understandable Consensus Algorithm
+//!   (Extended Version)*, 2014. A plain § is a section of it.
+//! - "the thesis": D. Ongaro, *Consensus: Bridging Theory and Practice*, Stanford 2014.
+//!
+//! # Interface
 //! ```text
 //!                     ┌──────────────────────────────┐
 //!   Tick, Message ──> │                              │ ──> Send, Persist { then: Send }
@@ -8,43 +19,210 @@
 //!   Persisted,    ──> │                              │ ──> Apply
 //!   Applied, ...      └──────────────────────────────┘ ──> RoleChanged
 //! ```
+//! [`Raft::step`] takes a batch of [`Event`]s and returns the [`Effect`]s to carry out. Events and
+//! effects are the whole interface. The same events give the same effects, always: the core does no
+//! I/O, reads no clock, starts no thread, uses no global randomness and iterates over no hash map.
+//! [`Event::Tick`] is the only time there is, and election jitter comes from [`Config::seed`]. This
+//! is what makes it possible to run a whole cluster in one thread from one seed (`tests/sim`), and
+//! to record what a cluster does as text (`tests/raft/scripts`).
 //!
-//! [`Raft::step`] takes a batch of events and gives the effects to carry out, in order. The same events give the same
-//! effects, always: there is no I/O, clock, thread or global randomness in here, and nothing iterates over a hash map. A
-//! tick is the only time there is; jitter comes from a seed.
+//! Around the core is a *shell*, which owns the sockets, the disk, the clock and the state machine.
+//! In this project that is `node`. The shell promises the core:
+//!
+//! - Effects are carried out in the order in which they are returned.
+//! - [`Event::Persisted`] is said of a write only when that write and every write before it are on
+//!   the disk.
+//! - Entries are applied in order. A snapshot that the core hears of is on the disk, whole.
+//! - A member starts with what its disk holds: the hard state, the newest snapshot and the log
+//!   behind it.
+//!
+//! Messages may be lost, repeated, delayed and reordered. The core never waits for an answer.
 //!
 //! # Batches
-//! The shell drains its inbox and steps everything at once. Proposals of one batch leave in one `AppendEntries` a peer and
-//! one `Persist`; reads of one batch share one round of heartbeats. A batch of one event is as good as any.
+//! The shell drains its inbox and steps everything at once. Proposals of one batch leave in one
+//! `AppendEntries` for each peer and in one `Persist`; reads of one batch share one round of
+//! heartbeats. A batch of one event is as good as any.
 //!
 //! # Durability
-//! A message that promises something stands in [`Persist::then`] and leaves when that write, and every write before it,
-//! is on the disk (thesis §3.8). What promises nothing leaves at once, as [`Effect::Send`]: heartbeats and their
-//! answers, refusals, pre-votes, and a leader's entries, which may leave before its own disk has them (thesis §10.2.1):
-//! it counts itself only when told [`Event::Persisted`]. A member may apply what a quorum holds before its own disk does.
+//! The order of effects is the durability contract. A message that promises something (a vote, a
+//! term, an entry) stands in [`Persist::then`] and leaves when that write and every write before it
+//! are on the disk (thesis §3.8). A message that promises nothing is an [`Effect::Send`] and leaves
+//! at once: a heartbeat and its answer, a refusal, a pre-vote, and the leader's entries, which may
+//! leave before the leader's own disk has them (thesis §10.2.1). The leader counts itself only when
+//! it is told [`Event::Persisted`]. A member may apply an entry that a quorum holds before its own
+//! disk does.
+//!
+//! # State
+//! | state | where | of Raft figure 2 |
+//! |---|---|---|
+//! | term, vote: [`HardState`] | `common` | `currentTerm`, `votedFor`: persistent |
+//! | entries, and how far they are on their way to the disk | `log` | `log[]`: persistent |
+//! | `commit_index` | `common` | `commitIndex` |
+//! | `handed_out`: the last entry given out to be applied | `common` | `lastApplied`, as the core knows it |
+//! | who leads this term, the election timer | `common` | |
+//! | votes received | `candidate` | candidates only |
+//! | `next_index`, `match_index` and the window of each peer | `progress` | `nextIndex[]`, `matchIndex[]`: leaders only |
+//! | rounds of heartbeats, reads that wait, the transfer, the lease | `leader`, `reads`, `transfer`, `lease` | leaders only |
+//! | who votes and who learns | `membership` | |
+//!
+//! What all members have is `Common`; what only a candidate or a leader has is in its `Role`. A
+//! method of `Leader` exists only where there is a leader, so no handler has to ask whether this
+//! member leads.
+//!
+//! # Roles
+//! ```text
+//!                   timeout              quorum would vote           quorum votes
+//!   Follower ───────────────> PreCandidate ───────────> Candidate ───────────────> Leader
+//!      ^                            │                       │                         │
+//!      └────────────────────────────┴───────────────────────┴─────────────────────────┘
+//!        a later term, the leader of this term, a lost election, no quorum heard
+//! ```
+//! A follower answers. A pre-candidate asks whether an election could be won, and changes nothing
+//! by asking (thesis §9.6). A candidate has begun a term and voted for itself. A leader proposes,
+//! replicates, commits and confirms reads.
+//!
+//! # Messages
+//! Each [`Request`] has one [`Reply`], which repeats the request's token. A reply may come late,
+//! twice or never.
+//!
+//! | request | from, to | reply |
+//! |---|---|---|
+//! | `RequestVote` | candidate to all (§5.2); as a pre-vote, too | `RequestVote`: given or refused |
+//! | `AppendEntries` | leader to a follower (§5.3) | `AppendEntries`: matched, conflict or stale |
+//! | `Heartbeat` | leader to all (thesis §6.4) | `Heartbeat`: the round that it answers |
+//! | `InstallSnapshot` | leader to a follower that is far behind (§7) | `AppendEntries` |
+//! | `TimeoutNow` | leader to its successor (thesis §3.10) | `TimeoutNow` |
+//! | `ReadIndex` | follower to the leader (thesis §6.4) | `ReadIndex`: what is committed |
+//! | `Join` | member without its data to the others (`joining`) | `Join`: where they stand |
+//!
+//! # Rules
+//! For every message, before any role sees it (§5.1, in this file):
+//!
+//! 1. It is between this member and another member of the cluster, or it is dropped.
+//! 2. If its term is earlier, a request is refused with the current term, and a reply is dropped.
+//! 3. If its term is later, the member enters that term as a follower. A pre-vote does not count as
+//!    a later term. Nor does a request for a vote while a leader is heard: it is refused (thesis
+//!    §4.2.3).
+//!
+//! Elections (`candidate`, `follower`):
+//!
+//! 4. A follower that hears no leader for an election timeout asks for pre-votes. The timeout is
+//!    drawn anew each time.
+//! 5. A vote goes to the first candidate of the term whose log is at least as up to date (§5.4.1).
+//!    One vote a term.
+//! 6. A candidate that a quorum votes for leads, once its own vote is on its disk. Its first entry
+//!    is a no-op.
+//! 7. A leader that hears no quorum for an election timeout steps down (check-quorum, thesis §6.2).
+//!
+//! Replication (`leader`, `progress`, `follower`):
+//!
+//! 8. A follower takes entries only behind an entry that matches. It removes entries only where
+//!    they conflict (§5.3).
+//! 9. A leader commits an entry of its own term when a quorum has it on disk; that commits
+//!    everything before it (§5.4.2).
+//! 10. A follower commits what the leader says is committed, up to what it knows to match.
+//! 11. A follower that lacks entries which the leader has forgotten is sent a snapshot (§7).
+//!
+//! Reads (`reads`, `forwarded`, `lease`):
+//!
+//! 12. A read is served from a state that holds everything that was committed when it arrived. The
+//!     leader makes sure that it still leads: a quorum answers a heartbeat that left after the read
+//!     came, or has promised a lease.
+//! 13. A leader serves no read before an entry of its own term is committed (thesis §6.4).
 //!
 //! # Invariants
-//! - At most one leader a term; a leader never changes or removes its own entries (figure 3).
-//! - `commit_index` and what is handed out to be applied never fall; nothing at or below `commit_index` is truncated.
-//! - An entry of an earlier term is committed only by one of the current term after it (§5.4.2).
-//! - A request gets one reply, or is nonsense: from a stranger, for another member, or breaking a promise of the protocol.
-//!   Nonsense is dropped and counted, never asserted on: a bad peer must not take a good one down. `assert!` is for our own.
-//! - Everything that can grow has a bound in [`Config`], but the log itself.
+//! Each of these is asserted where the state changes, in release builds too: a member that breaks a
+//! promise must stop rather than spread what it has. `common` keeps the term, the vote,
+//! `commit_index` and `handed_out` private, and `progress` keeps `match_index` and `next_index`
+//! private, so that nobody can change them past the assertion. What holds between any two steps is
+//! asserted at the end of each step.
+//!
+//! - **Terms never fall, and a member votes once a term** (§5.1, §5.2). Otherwise two candidates
+//!   could both have a majority of one term. Asserted in `Common::change_hard_state`. Tests:
+//!   `terms::a_later_term_makes_a_follower_of_every_role`,
+//!   `elections::one_vote_a_term_first_come_first_served`, `elections::a_vote_outlives_a_crash`.
+//! - **A term has at most one leader** (election safety, figure 3). It follows from the one above,
+//!   as any two quorums share a voter. Asserted in `Common::set_leader`; `tests/sim` checks it
+//!   across members. Tests: `terms::a_second_leader_of_a_term_is_nonsense`,
+//!   `membership::tests::any_two_quorums_share_a_voter`.
+//! - **A leader has its vote on its disk.** Otherwise it could vote again in the same term after a
+//!   crash. Asserted in `become_leader`. Test:
+//!   `durability::votes_do_not_make_a_leader_before_its_own_is_durable`.
+//! - **A leader never changes or removes its entries** (leader append-only, figure 3). Asserted in
+//!   `Common::truncate` and `Common::install`. Test: `trace` with `figure_8.script`.
+//! - **Indexes count up by one and terms never fall along the log** (§5.3, log matching). The
+//!   search for where two logs agree relies on it. Asserted in `Log::append` and `Log::recovered`.
+//!   Test: `log::tests::where_two_logs_could_still_agree`.
+//! - **No entry is of a term to come.** Otherwise an entry could be taken for one of a leader that
+//!   was not elected yet. Asserted in `Common::append`. Test:
+//!   `nonsense::entries_that_do_not_follow_each_other_are_dropped_and_counted`.
+//! - **`commit_index` never falls and never passes the end of the log.** Clients have been told.
+//!   Asserted in `Common::commit_to`. Test:
+//!   `replication::a_follower_commits_no_more_than_it_knows_to_match`.
+//! - **Nothing that is committed is removed** (leader completeness, figure 3). Asserted in
+//!   `Common::truncate`. Tests: `safety::who_lacks_a_committed_entry_is_not_elected`,
+//!   `safety::a_message_that_would_change_what_is_committed_is_nonsense`.
+//! - **An entry of an earlier term is committed only by one of the current term behind it**
+//!   (§5.4.2, figure 8). Asserted in `Leader::advance_commit_index`: what is reached is at or
+//!   behind the no-op. Test: `safety::only_an_entry_of_the_current_term_commits_what_is_before_it`.
+//! - **Each committed entry is handed out once, in order** (state machine safety, figure 3).
+//!   Asserted in `Common::hand_out_to`. Test: `replication::a_follower_applies_in_order_and_once`.
+//! - **`match_index < next_index <= last_index + 1`** (figure 2). Otherwise a leader would send
+//!   what it does not have. Asserted in `Progress` and `leader::next_append`. Test:
+//!   `replication::reordered_answers_take_nothing_back`.
+//! - **`durable <= handed_over <= last_index`.** A leader that counted on an entry that its disk
+//!   does not have could commit an entry that a crash removes. Asserted in `Log::assert_sound`.
+//!   Tests: `durability::a_leader_counts_itself_when_its_write_is_durable`,
+//!   `durability::a_truncation_takes_back_what_was_on_its_way`.
+//! - **Rounds of heartbeats count up, and each has at least the `commit_index` of the last.**
+//!   Otherwise a read could see less than an earlier one. Asserted in `Reads::start_round`. Test:
+//!   `reads::an_answer_to_an_earlier_heartbeat_confirms_nothing`.
+//! - **A snapshot never takes the state back** (§7). Asserted in `Common::install`. Test:
+//!   `snapshots::a_snapshot_of_what_is_committed_changes_nothing_and_is_answered`.
+//! - **A member that does not know its promises does not stand and does not lead.** Asserted in
+//!   `Common::assert_may_stand` and `become_leader`. Test:
+//!   `joining::it_votes_when_it_holds_all_that_the_leader_had`.
+//! - **Each request gets one reply**, or is nonsense. The carrier keeps a call open for it. Test:
+//!   `terms::a_request_of_an_earlier_term_is_refused_with_the_current_one`.
+//! - **Everything that grows has a bound in [`Config`]**, except the log itself, which snapshots
+//!   cut. Tests: `bounds`.
+//!
+//! # Nonsense
+//! What a peer sends is never asserted on: a bad peer must not take a good one down. A message from
+//! a stranger, for another member, or one that breaks a promise of the protocol is dropped and
+//! counted in [`Status::nonsense_count`]. Tests: `nonsense`, with random messages among them.
 //!
 //! # Beyond the paper
-//! Pre-vote (thesis §9.6), leader stickiness and check-quorum (§6.2, §4.2.3), a no-op on election (§6.4), conflicts skipped
-//! by term (§5.3 of the paper, its end), pipelined appends with a window (§10.2.1), ReadIndex in batches (§6.4),
-//! leadership transfer (§3.10), snapshots (§7 of the paper), and [`Event::Disconnected`]: a follower whose connection to the
-//! leader breaks asks for pre-votes after a short pause; the others refuse if they still hear the leader, so a broken cable
-//! costs no term.
-//!
-//! Followers serve reads too (`forwarded`); leases are an option (`lease`); members that come without their data join as
-//! ones that do not vote (`joining`).
+//! - Pre-vote: a member that was cut off does not disturb the others when it comes back (thesis
+//!   §9.6).
+//! - Leader stickiness and check-quorum: a leader that is heard cannot be voted out, and one that
+//!   is not heard steps down (thesis §4.2.3, §6.2).
+//! - A no-op at the beginning of each term, so that a new leader learns what is committed (§8,
+//!   thesis §6.4).
+//! - Conflicts are skipped by term, not entry by entry (§5.3, at its end).
+//! - Appends are pipelined, within a window of messages and bytes (thesis §10.2.1).
+//! - ReadIndex in batches, at followers too (thesis §6.4, `forwarded`), and leases as an option
+//!   (thesis §6.4.1, `lease`).
+//! - Leadership transfer (thesis §3.10, `transfer`). A leader whose disk takes no writes hands over
+//!   by itself.
+//! - [`Event::Disconnected`]: a follower whose connection to the leader breaks asks for pre-votes
+//!   after a short pause. The others refuse while they hear the leader, so a broken cable costs no
+//!   term.
+//! - A member that comes without its data does not vote until it cannot break an old promise any
+//!   more (`joining`).
 //!
 //! # Left out
-//! Membership change has no code here yet.
+//! - Changes of the membership (§6, thesis §4). [`Membership`] is where they will be.
+//! - The chunks of a snapshot (§7, thesis §5): the carrier sends and verifies them, and the core
+//!   hears of a whole one.
+//! - Sessions of clients, which make a repeated command take effect once (§8, thesis §6.3): the
+//!   state machine keeps them.
+//! - Sending a follower's log from another follower, and writing to the leader's disk last (thesis
+//!   §10.2).
+//! - Byzantine faults. Checksums, and whether peers may speak at all, are the shell's business.
 
 mod candidate;
+mod common;
 mod config;
 mod event;
 mod follower;
@@ -53,6 +231,7 @@ mod joining;
 mod leader;
 mod lease;
 mod log;
+mod membership;
 mod message;
 mod progress;
 mod reads;
@@ -62,26 +241,22 @@ mod types;
 pub use config::Config;
 pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
 pub use joining::{JoinAnswer, OtherCluster, Standing};
+pub use membership::Membership;
 pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
-    ReadIndex, ReadIndexReply, RequestVote, RequestVoteReply,
+    ReadIndex, ReadIndexReply, Reply, Request, RequestVote, RequestVoteReply,
 };
 pub use types::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
 
+use bytes::Bytes;
+
 use candidate::Candidate;
-use forwarded::Forwarded;
-use joining::Joining;
+use common::{Common, Timer};
 use leader::Leader;
-use log::{Log, cost_bytes};
-use reads::Readers;
 
 /// How far ahead another member's term can be. An election a millisecond takes fifty days to get there; a peer that counts
 /// wrongly must not use up all terms with one message.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
-
-/// Writes that may wait for the disk with something to be said after them; past it that is not said: the network may lose it
-/// as well.
-const WRITES_WAITING_MAX: u64 = 16_384;
 
 /// So many entries that a snapshot holds are forgotten in each step, beside two for each new one: some 50 microseconds.
 const FORGOTTEN_EACH_STEP: usize = 256;
@@ -89,84 +264,18 @@ const FORGOTTEN_EACH_STEP: usize = 256;
 /// One member's consensus state: figure 2 of the paper.
 #[derive(Debug)]
 pub struct Raft {
-    config: Config,
-    hard_state: HardState,
-    log: Log,
-    commit_index: Index,
-    /// The last entry given out in an `Apply`.
-    handed_out: Index,
-    /// The newest snapshot on this member's disk.
-    snapshot: Option<SnapshotMeta>,
-    /// The last entry that the state machine has said to have applied.
-    applied_index: Index,
-    /// Bytes given out and not yet applied, with the last index of each batch.
-    applying: std::collections::VecDeque<(Index, usize)>,
+    common: Common,
     role: Role,
-    /// Who leads in the current term, if known.
-    leader: Option<MemberId>,
-    /// While this member lacks its data.
-    joining: Option<Joining>,
-    /// Reads that the leader is asked about.
-    forwarded: Forwarded,
-    /// An entry that a leader has said to be committed, here or not.
-    known_committed: Option<(Index, Term)>,
-    /// For so long this member helps nobody else to become leader.
-    promise_ticks: u32,
-    /// What the boot-time clock last read.
-    now_us: Option<u64>,
-    is_disk_full: bool,
-    last_question: u64,
-    timer: Timer,
-    rng: fastrand::Rng,
-    persists: Persists,
-    told: RoleChange,
-    nonsense_count: u64,
-    effects: Vec<Effect>,
 }
 
-/// What a member is (Raft §5.1), with what it knows only as such.
+/// What a member is (Raft §5.1), with what it knows only as such. What only a leader does is a method of [`Leader`], which
+/// nobody else has.
 #[derive(Debug)]
 enum Role {
     Follower,
     PreCandidate(Candidate),
     Candidate(Candidate),
     Leader(Box<Leader>),
-}
-
-/// The election timer: how long nothing was heard of a leader.
-#[derive(Debug, Default)]
-struct Timer {
-    elapsed_ticks: u32,
-    timeout_ticks: u32,
-}
-
-/// What is to be written, being written, and to be said after it.
-#[derive(Debug, Default)]
-struct Persists {
-    last: PersistId,
-    done: PersistId,
-    /// How long nothing of what waits has become durable, ...
-    stalled_ticks: u32,
-    /// ... and what had been given out to be written when that began.
-    stalled_index: Index,
-    /// The hard state differs from what the last `Persist` said.
-    is_hard_state_dirty: bool,
-    /// The last write that carried a hard state.
-    hard_state_write: PersistId,
-    reset: Option<SnapshotMeta>,
-    then: Vec<Message>,
-}
-
-impl Persists {
-    fn tick(&mut self, handed_over: Index) {
-        if self.stalled_ticks == 0 {
-            self.stalled_index = handed_over;
-        }
-        self.stalled_ticks = match self.done < self.last {
-            true => self.stalled_ticks.saturating_add(1),
-            false => 0,
-        };
-    }
 }
 
 /// Where a member stands, for `status`.
@@ -206,61 +315,10 @@ impl Raft {
         entries: Vec<Entry>,
     ) -> Raft {
         config.assert_sound();
-        let rng =
-            fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        // Not from the jitter's own sequence, which it would shift.
-        let last_question = fastrand::Rng::with_seed(rng.clone().u64(..)).u64(..1 << 62);
-        let is_empty = (hard_state, snapshot, entries.len()) == (HardState::default(), None, 0);
-        let joining = Joining::begin(config.standing, is_empty, last_question);
-        let may_have_promised = config.lease || config.may_have_promised;
-        let promise_ticks = match may_have_promised && hard_state.current_term > Term::ZERO {
-            true => config.election_ticks_min,
-            false => 0,
-        };
-        let role =
-            RoleChange { role: RoleName::Follower, term: hard_state.current_term, leader: None };
-        let snapshot_index = snapshot.map_or(Index::ZERO, |it| it.last_included_index);
-        let mut raft = Raft {
-            config,
-            hard_state,
-            log: Log::recovered(snapshot, entries),
-            commit_index: snapshot_index,
-            handed_out: snapshot_index,
-            snapshot,
-            applied_index: snapshot_index,
-            applying: Default::default(),
-            role: Role::Follower,
-            leader: None,
-            joining,
-            forwarded: Forwarded::default(),
-            known_committed: None,
-            promise_ticks,
-            now_us: None,
-            is_disk_full: false,
-            last_question,
-            timer: Timer::default(),
-            rng,
-            persists: Persists::default(),
-            told: role,
-            nonsense_count: 0,
-            effects: Vec::new(),
-        };
-        raft.adopt_term_of_snapshot();
-        assert!(raft.log.last_term() <= raft.current_term(), "no entry is of a term to come");
-        raft.reset_timer();
+        let mut common = Common::new(config, hard_state, snapshot, entries);
         // A cluster of one has nobody to ask.
-        raft.count_answers();
-        raft
-    }
-
-    /// A snapshot may reach the disk before the term that it was made in: one that arrives is stored before the core hears
-    /// of it, and entries may be applied before this member's own log has them. This member has said nothing in that term.
-    fn adopt_term_of_snapshot(&mut self) {
-        let term = self.snapshot.map_or(Term::ZERO, |it| it.last_included_term);
-        if term > self.current_term() {
-            self.change_hard_state(HardState { current_term: term, voted_for: None });
-            self.told.term = term;
-        }
+        common.count_answers();
+        Raft { common, role: Role::Follower }
     }
 
     /// Takes what has happened and gives what to do, in order.
@@ -268,17 +326,17 @@ impl Raft {
         for event in events {
             match event {
                 Event::Tick => self.tick(),
-                Event::Clock(now_us) => self.now_us = self.now_us.max(Some(now_us)),
+                Event::Clock(now_us) => self.common.now_us = self.common.now_us.max(Some(now_us)),
                 Event::Message(message) => self.receive(message),
                 Event::Propose { id, command } => self.propose(id, command),
                 Event::Read { id } => self.read(id),
                 Event::Transfer { to } => self.transfer(to),
                 Event::Persisted(id) => self.persisted(id),
-                Event::Applied(index) => self.applied(index),
-                Event::SnapshotTaken(snapshot) => self.snapshot_taken(snapshot),
-                Event::DiskFull(is_full) => self.is_disk_full = is_full,
-                Event::Joined => self.joined(),
-                Event::OtherCluster { peer, other } => self.on_other_cluster(peer, other),
+                Event::Applied(index) => self.common.applied(index),
+                Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),
+                Event::DiskFull(is_full) => self.common.is_disk_full = is_full,
+                Event::Joined => self.common.joined(),
+                Event::OtherCluster { peer, other } => self.common.on_other_cluster(peer, other),
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }
@@ -287,35 +345,41 @@ impl Raft {
 
     /// Where this member stands.
     pub fn status(&self) -> Status {
+        let common = &self.common;
         Status {
-            id: self.config.id,
+            id: common.config.id,
             role: self.role_change(),
-            last_index: self.log.last_index(),
-            durable_index: self.log.durable_index(),
-            commit_index: self.commit_index,
-            snapshot_index: self.snapshot.map_or(Index::ZERO, |it| it.last_included_index),
-            is_joining: self.joining.is_some(),
-            is_disk_stalled: self.is_disk_stalled(),
-            nonsense_count: self.nonsense_count,
+            last_index: common.log.last_index(),
+            durable_index: common.log.durable_index(),
+            commit_index: common.commit_index(),
+            snapshot_index: common.snapshot.map_or(Index::ZERO, |it| it.last_included_index),
+            is_joining: common.joining.is_some(),
+            is_disk_stalled: common.is_disk_stalled(),
+            nonsense_count: common.nonsense_count,
         }
     }
 
     fn tick(&mut self) {
-        self.promise_ticks = self.promise_ticks.saturating_sub(1);
-        self.persists.tick(self.log.handed_over_index());
-        self.tick_joining();
-        self.tick_forwarded();
-        match self.role {
-            Role::Leader(_) => self.tick_leader(),
+        let common = &mut self.common;
+        common.promise_ticks = common.promise_ticks.saturating_sub(1);
+        common.persists.tick(common.log.handed_over_index());
+        common.tick_joining();
+        common.tick_forwarded();
+        match &mut self.role {
+            Role::Leader(leader) => {
+                if !leader.tick(common) {
+                    self.become_follower(self.common.current_term(), None);
+                }
+            }
             _ => self.tick_follower(),
         }
     }
 
     fn tick_follower(&mut self) {
-        self.timer.elapsed_ticks += 1;
-        let is_due =
-            self.timer.elapsed_ticks >= self.timer.timeout_ticks && self.promise_ticks == 0;
-        if is_due && self.may_stand() && !self.is_vote_under_way() {
+        let Common { timer, promise_ticks, .. } = &mut self.common;
+        timer.elapsed_ticks += 1;
+        let is_due = timer.elapsed_ticks >= timer.timeout_ticks && *promise_ticks == 0;
+        if is_due && self.common.may_stand() && !self.is_vote_under_way() {
             self.campaign();
         }
     }
@@ -323,22 +387,24 @@ impl Raft {
     /// Every message passes here: strangers are turned away and terms are compared once, before any role sees it
     /// (Raft §5.1).
     fn receive(&mut self, message: Message) {
-        if self.is_leaving() {
+        if self.common.is_leaving() {
             return;
         }
-        let is_peer = message.from != self.config.id && self.config.members.contains(&message.from);
-        if !is_peer || message.to != self.config.id {
-            return self.nonsense(&message, "it is not between this member and a peer");
+        let Config { id, members, .. } = &self.common.config;
+        let is_peer = message.from != *id && members.contains(message.from);
+        if !is_peer || message.to != *id {
+            return self.common.nonsense(&message, "it is not between this member and a peer");
         }
-        if message.term.0.saturating_sub(self.current_term().0) > TERM_AHEAD_MAX {
-            return self.nonsense(&message, "its term is out of reach");
+        let current_term = self.common.current_term();
+        if message.term.0.saturating_sub(current_term.0) > TERM_AHEAD_MAX {
+            return self.common.nonsense(&message, "its term is out of reach");
         }
         // Whoever does not know what it has promised says nothing that counts, and takes no side.
-        if self.is_asking() && !matches!(message.body, Body::Join(_) | Body::JoinReply(_)) {
+        if self.common.is_asking() && !message.body.is_about_joining() {
             return;
         }
-        match message.term.cmp(&self.current_term()) {
-            std::cmp::Ordering::Less => self.refuse_stale(message),
+        match message.term.cmp(&current_term) {
+            std::cmp::Ordering::Less => self.receive_earlier_term(message),
             std::cmp::Ordering::Equal => self.dispatch(message),
             std::cmp::Ordering::Greater => self.receive_later_term(message),
         }
@@ -347,211 +413,183 @@ impl Raft {
     fn receive_later_term(&mut self, message: Message) {
         match message.body {
             // A pre-vote only asks about a later term; its grant only answers that (thesis §9.6).
-            Body::RequestVote(RequestVote { pre_vote: true, .. })
-            | Body::RequestVoteReply(RequestVoteReply { pre_vote: true, vote_granted: true }) => {}
+            Body::Request(Request::RequestVote(RequestVote { pre_vote: true, .. }))
+            | Body::Reply(Reply::RequestVote(RequestVoteReply {
+                pre_vote: true,
+                vote_granted: true,
+            })) => {}
             // While a leader is heard, nobody can talk its followers out of it (thesis §4.2.3).
-            Body::RequestVote(request) if self.hears_leader() && !request.is_transfer => {
-                return self.refuse_vote(&message, request);
+            Body::Request(Request::RequestVote(request))
+                if self.common.hears_leader() && !request.is_transfer =>
+            {
+                return self.common.refuse_vote(&message, request);
             }
             _ => self.become_follower(message.term, None),
         }
         self.dispatch(message);
     }
 
-    /// A request of an earlier term is told the current one, so that its sender steps down; an answer is too late.
-    fn refuse_stale(&mut self, message: Message) {
-        match message.body {
-            Body::RequestVote(request) => self.refuse_vote(&message, request),
-            Body::AppendEntries(_) | Body::InstallSnapshot(_) => {
-                self.reply(&message, Body::AppendEntriesReply(AppendEntriesReply::Stale))
-            }
-            // Rounds of an earlier term mean nothing in this one, in which the same member may lead again.
-            Body::Heartbeat(_) => {
-                let round = HeartbeatReply::NO_ROUND;
-                let reply = HeartbeatReply { round, promised_us: 0, cannot_write: false };
-                self.reply(&message, Body::HeartbeatReply(reply));
-            }
-            Body::TimeoutNow => self.reply(&message, Body::TimeoutNowReply),
-            Body::ReadIndex(ReadIndex { batch }) => {
-                self.answer_read_index(&message, ReadIndexReply { batch, committed: None })
-            }
-            // A member without its data is in an early term, and asks for the others'.
-            Body::Join(request) => self.on_join(&message, request),
-            Body::JoinReply(reply) => self.on_join_reply(&message, reply),
-            Body::RequestVoteReply(_)
-            | Body::AppendEntriesReply(_)
-            | Body::HeartbeatReply(_)
-            | Body::ReadIndexReply(_)
-            | Body::TimeoutNowReply => {}
+    /// A request of an earlier term is told the current one, so that its sender steps down; an answer is too late. But a
+    /// member without its data is in an early term, and its questions and answers count.
+    fn receive_earlier_term(&mut self, message: Message) {
+        match &message.body {
+            Body::Request(request) => self.common.refuse_stale(&message, request),
+            Body::Reply(Reply::Join(reply)) => self.common.on_join_reply(&message, *reply),
+            Body::Reply(_) => {}
         }
     }
 
     fn dispatch(&mut self, message: Message) {
-        if message.body.is_from_leader() && !self.follow(message.from) {
-            return self.nonsense(&message, "there is another leader in this term");
-        }
         match &message.body {
-            Body::RequestVote(request) => self.on_request_vote(&message, *request),
-            Body::RequestVoteReply(reply) => self.on_request_vote_reply(&message, *reply),
-            Body::AppendEntries(request) => self.on_append_entries(&message, request),
-            Body::AppendEntriesReply(reply) => self.on_append_entries_reply(&message, *reply),
-            Body::Heartbeat(request) => self.on_heartbeat(&message, *request),
-            Body::HeartbeatReply(reply) => self.on_heartbeat_reply(&message, *reply),
-            Body::InstallSnapshot(snapshot) => self.on_install_snapshot(&message, *snapshot),
-            Body::TimeoutNow => self.on_timeout_now(&message),
-            Body::TimeoutNowReply => {}
-            Body::ReadIndex(request) => self.on_read_index(&message, *request),
-            Body::ReadIndexReply(reply) => self.on_read_index_reply(&message, *reply),
-            Body::Join(request) => self.on_join(&message, *request),
-            Body::JoinReply(reply) => self.on_join_reply(&message, *reply),
+            Body::Request(request) => self.on_request(&message, request),
+            Body::Reply(reply) => self.on_reply(&message, *reply),
+        }
+    }
+
+    fn on_request(&mut self, message: &Message, request: &Request) {
+        if request.is_from_leader() && !self.follow(message.from) {
+            return self.common.nonsense(message, "there is another leader in this term");
+        }
+        match request {
+            Request::RequestVote(request) => self.common.on_request_vote(message, *request),
+            Request::AppendEntries(request) => self.common.on_append_entries(message, request),
+            Request::Heartbeat(request) => self.common.on_heartbeat(message, *request),
+            Request::InstallSnapshot(end) => self.common.on_install_snapshot(message, *end),
+            Request::TimeoutNow => self.on_timeout_now(message),
+            Request::ReadIndex(request) => self.on_read_index(message, *request),
+            Request::Join(request) => self.common.on_join(message, *request),
+        }
+    }
+
+    /// An answer goes to the role that asked. If this member has another role by now, nobody waits for it any more.
+    fn on_reply(&mut self, message: &Message, reply: Reply) {
+        match (&mut self.role, reply) {
+            (Role::Leader(leader), Reply::AppendEntries(reply)) => {
+                leader.on_append_entries_reply(&mut self.common, message, reply)
+            }
+            (Role::Leader(leader), Reply::Heartbeat(reply)) => {
+                leader.on_heartbeat_reply(&mut self.common, message, reply)
+            }
+            (Role::PreCandidate(candidate), Reply::RequestVote(reply)) => {
+                let tally = candidate.on_pre_vote_reply(&self.common, message, reply);
+                self.pre_vote_counted(tally);
+            }
+            (Role::Candidate(candidate), Reply::RequestVote(reply)) => {
+                let tally = candidate.on_vote_reply(&self.common, message, reply);
+                self.vote_counted(tally);
+            }
+            (_, Reply::ReadIndex(reply)) => self.common.on_read_index_reply(message, reply),
+            (_, Reply::Join(reply)) => self.common.on_join_reply(message, reply),
+            (_, Reply::AppendEntries(_) | Reply::Heartbeat(_) | Reply::RequestVote(_)) => {}
+            (_, Reply::TimeoutNow) => {}
         }
     }
 
     /// `from` has shown to lead the current term. False if that cannot be, as another one does.
     fn follow(&mut self, from: MemberId) -> bool {
-        match (&self.role, self.leader) {
+        match (&self.role, self.common.leader()) {
             (Role::Leader(_), _) => return false,
             (Role::Follower, Some(leader)) if leader != from => return false,
-            (Role::Follower, _) => self.set_leader(Some(from)),
+            (Role::Follower, _) => self.common.set_leader(Some(from)),
             // Raft §5.2: a candidate yields to the leader of its term.
             (Role::PreCandidate(_) | Role::Candidate(_), _) => {
-                self.become_follower(self.current_term(), Some(from))
+                self.become_follower(self.common.current_term(), Some(from))
             }
         }
-        self.reset_timer();
+        self.common.reset_timer();
         true
-    }
-
-    fn set_leader(&mut self, leader: Option<MemberId>) {
-        if std::mem::replace(&mut self.leader, leader) != leader {
-            self.reject_forwarded();
-        }
     }
 
     /// Enters `term` as a follower. A leader that steps down gives back the reads it has not confirmed.
     fn become_follower(&mut self, term: Term, leader: Option<MemberId>) {
-        assert!(term >= self.current_term(), "terms never fall");
         let was = std::mem::replace(&mut self.role, Role::Follower);
-        if term > self.current_term() {
-            self.change_hard_state(HardState { current_term: term, voted_for: None });
-        }
-        self.leader = leader;
-        self.reset_timer();
-        self.reject_forwarded();
+        self.common.begin_following(term, leader);
         if let Role::Leader(leader) = was {
-            leader.reads.into_readers().for_each(|readers| self.reject_readers(readers));
+            leader.reads.into_readers().for_each(|readers| self.common.reject_readers(readers));
         }
     }
 
-    fn reject_readers(&mut self, Readers { ids, followers }: Readers) {
-        let reason = Rejection::NotLeader(self.leader);
-        self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
-        for message in followers {
-            if let Body::ReadIndex(ReadIndex { batch }) = message.body {
-                self.answer_read_index(&message, ReadIndexReply { batch, committed: None });
+    /// A client's command.
+    fn propose(&mut self, id: RequestId, command: Bytes) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.propose(&mut self.common, id, command),
+            _ => self.common.reject(id, Rejection::NotLeader(self.common.leader())),
+        }
+    }
+
+    /// A client's read.
+    fn read(&mut self, id: RequestId) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.read(&mut self.common, id),
+            _ => self.common.read_through_leader(id),
+        }
+    }
+
+    /// A follower asks what is committed.
+    fn on_read_index(&mut self, message: &Message, request: ReadIndex) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.on_read_index(&mut self.common, message, request),
+            _ => self.common.refuse_read_index(message, request),
+        }
+    }
+
+    /// An operator asks to hand the leadership over. Whoever does not lead has nothing to hand over.
+    fn transfer(&mut self, to: Option<MemberId>) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.begin_transfer(&self.common.config, to);
+        }
+    }
+
+    fn persisted(&mut self, id: PersistId) {
+        self.common.written(id);
+        match &mut self.role {
+            Role::Leader(leader) => leader.advance_commit_index(&mut self.common),
+            Role::Candidate(candidate) if self.common.is_hard_state_durable() => {
+                let tally = candidate.own_vote_durable(&mut self.common);
+                self.vote_counted(tally);
             }
+            _ => {}
         }
     }
 
     fn disconnected(&mut self, peer: MemberId) {
         match &mut self.role {
             Role::Leader(leader) => leader.lost(peer),
-            Role::Follower if self.leader == Some(peer) => {
-                self.set_leader(None);
-                let pause_ticks = self.rng.u32(2..=self.config.leader_lost_ticks_max);
-                self.timer = Timer { elapsed_ticks: 0, timeout_ticks: pause_ticks };
+            Role::Follower if self.common.leader() == Some(peer) => {
+                self.common.set_leader(None);
+                let Common { rng, config, timer, .. } = &mut self.common;
+                let pause_ticks = rng.u32(2..=config.leader_lost_ticks_max);
+                *timer = Timer { elapsed_ticks: 0, timeout_ticks: pause_ticks };
             }
             _ => {}
-        }
-    }
-
-    fn persisted(&mut self, id: PersistId) {
-        assert!(id <= self.persists.last, "only what was asked to be written can have been");
-        self.persists.done = self.persists.done.max(id);
-        self.persists.stalled_ticks = 0;
-        self.log.written(id);
-        match self.role {
-            Role::Leader(_) => self.advance_commit_index(),
-            Role::Candidate(_) if self.is_hard_state_durable() => self.own_vote_durable(),
-            _ => {}
-        }
-    }
-
-    /// Entries that the snapshot holds may go, but for a tail for followers that are a little behind.
-    fn snapshot_taken(&mut self, snapshot: SnapshotMeta) {
-        let index = snapshot.last_included_index;
-        assert!(index <= self.handed_out, "a snapshot holds what was applied, no more");
-        if self.snapshot.is_none_or(|old| old.last_included_index < index) {
-            self.snapshot = Some(snapshot);
-            self.log.compact(self.log.tail_begin(index, self.config.log_tail_bytes_max));
-        }
-    }
-
-    fn applied(&mut self, index: Index) {
-        self.applied_index = self.applied_index.max(index);
-        while self.applying.front().is_some_and(|&(last, _)| last <= index) {
-            self.applying.pop_front();
         }
     }
 
     /// Turns what the batch has left to do into effects: entries to peers first, as they may leave before the write.
     fn finish(&mut self) -> Vec<Effect> {
-        self.start_read_round();
-        self.send_appends();
-        self.ask_for_reads();
-        self.send_timeout_now();
-        self.persist();
-        self.look_whether_filled();
+        match &mut self.role {
+            Role::Leader(leader) => leader.finish(&mut self.common),
+            _ => self.common.ask_for_reads(),
+        }
+        self.common.persist();
+        self.common.look_whether_filled();
         self.hand_out();
-        self.log.forget(FORGOTTEN_EACH_STEP);
-        self.tell_role();
-        std::mem::take(&mut self.effects)
-    }
-
-    fn persist(&mut self) {
-        let has_writes = self.persists.is_hard_state_dirty
-            || self.persists.reset.is_some()
-            || self.log.has_unwritten();
-        if !has_writes && self.persists.then.is_empty() {
-            return;
-        }
-        let id = PersistId(self.persists.last.0 + 1);
-        self.persists.last = id;
-        let hard_state =
-            std::mem::take(&mut self.persists.is_hard_state_dirty).then_some(self.hard_state);
-        if hard_state.is_some() {
-            self.persists.hard_state_write = id;
-        }
-        let reset = self.persists.reset.take();
-        let entries = self.log.hand_over(id);
-        let then = std::mem::take(&mut self.persists.then);
-        self.effects.push(Effect::Persist(Persist { id, hard_state, reset, entries, then }));
+        self.common.log.forget(FORGOTTEN_EACH_STEP);
+        self.common.tell_role(self.role_change());
+        self.assert_sound();
+        std::mem::take(&mut self.common.effects)
     }
 
     /// Gives out what is committed, as far as the state machine keeps up, and the reads that are then due.
     fn hand_out(&mut self) {
         loop {
-            self.release_reads();
-            self.release_forwarded();
-            let in_flight: usize = self.applying.iter().map(|&(_, bytes)| bytes).sum();
-            if self.handed_out == self.commit_index || in_flight >= self.config.apply_bytes_max {
+            if let Role::Leader(leader) = &mut self.role {
+                leader.release_reads(&mut self.common);
+            }
+            self.common.release_forwarded();
+            if !self.common.hand_out() {
                 return;
             }
-            let bytes_max = self.config.apply_bytes_max - in_flight;
-            let entries = self.log.batch(self.handed_out.next(), self.commit_index, bytes_max);
-            let bytes = entries.iter().map(cost_bytes).sum();
-            self.handed_out =
-                entries.last().expect("there are committed entries to hand out").index;
-            self.applying.push_back((self.handed_out, bytes));
-            self.effects.push(Effect::Apply(entries));
-        }
-    }
-
-    fn tell_role(&mut self) {
-        let role = self.role_change();
-        if role != self.told {
-            self.told = role;
-            self.effects.push(Effect::RoleChanged(role));
         }
     }
 
@@ -562,76 +600,17 @@ impl Raft {
             Role::Candidate(_) => RoleName::Candidate,
             Role::Leader(_) => RoleName::Leader,
         };
-        RoleChange { role, term: self.current_term(), leader: self.leader }
+        RoleChange { role, term: self.common.current_term(), leader: self.common.leader() }
     }
 
-    fn change_hard_state(&mut self, hard_state: HardState) {
-        self.hard_state = hard_state;
-        self.persists.is_hard_state_dirty = true;
-    }
-
-    fn is_hard_state_durable(&self) -> bool {
-        !self.persists.is_hard_state_dirty && self.persists.hard_state_write <= self.persists.done
-    }
-
-    fn current_term(&self) -> Term {
-        self.hard_state.current_term
-    }
-
-    /// Answers with what promises no entry and no vote: at once, if the term it names is on the disk.
-    fn reply(&mut self, request: &Message, body: Body) {
-        self.reply_once_durable(request, body, Index::ZERO);
-    }
-
-    /// Answers when the hard state and the log up to `index` are on the disk.
-    fn reply_once_durable(&mut self, request: &Message, body: Body, index: Index) {
-        let message = Message {
-            from: self.config.id,
-            to: request.from,
-            term: self.current_term(),
-            token: request.token,
-            body,
-        };
-        if self.is_hard_state_durable() && index <= self.log.durable_index() {
-            self.effects.push(Effect::Send(message));
-        } else if self.persists.last.0 - self.persists.done.0 < WRITES_WAITING_MAX {
-            self.persists.then.push(message);
+    fn assert_sound(&self) {
+        self.common.assert_sound();
+        match &self.role {
+            Role::Leader(leader) => leader.assert_sound(&self.common),
+            Role::Follower => assert!(!self.common.is_leading(), "a follower does not lead"),
+            Role::PreCandidate(_) | Role::Candidate(_) => {
+                assert!(self.common.leader().is_none(), "who knows a leader does not stand (§5.2)")
+            }
         }
-    }
-
-    fn request(&self, to: MemberId, term: Term, body: Body) -> Message {
-        Message { from: self.config.id, to, term, token: 0, body }
-    }
-
-    /// Draws a new election timeout (Raft §5.2).
-    fn reset_timer(&mut self) {
-        let timeout_ticks =
-            self.rng.u32(self.config.election_ticks_min..=self.config.election_ticks_max);
-        self.timer = Timer { elapsed_ticks: 0, timeout_ticks };
-    }
-
-    /// Whether a leader is known to live: then votes are refused (thesis §4.2.3, §6.2).
-    fn hears_leader(&self) -> bool {
-        match self.role {
-            Role::Leader(_) => true,
-            _ if self.promise_ticks > 0 => true,
-            _ => self.leader.is_some() && self.timer.elapsed_ticks < self.config.election_ticks_min,
-        }
-    }
-
-    /// A name that no other question has, of this life or another.
-    fn next_question(&mut self) -> u64 {
-        self.last_question += 1;
-        self.last_question
-    }
-
-    /// Whether nothing that waits has reached the disk for longer than an election takes.
-    fn is_disk_stalled(&self) -> bool {
-        self.persists.stalled_ticks >= self.config.election_ticks_max
-    }
-
-    fn nonsense(&mut self, message: &Message, why: &str) {
-        self.nonsense_count += 1;
-        ::log::debug!("member {} dropped {message:?}: {why}", self.config.id);
     }
 }

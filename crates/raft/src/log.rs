@@ -133,7 +133,7 @@ impl Log {
 
     /// Appends one entry at the end.
     pub(super) fn append(&mut self, entry: Entry) {
-        assert_eq!(entry.index, self.last_index().next(), "entries are contiguous");
+        assert!(entry.index == self.last_index().next(), "entries are contiguous");
         assert!(entry.term >= self.last_term(), "terms never fall along the log");
         self.entries.push_back(entry);
         // Faster than the log grows, whatever it grows by in a step.
@@ -142,6 +142,7 @@ impl Log {
 
     /// Removes everything from `from` on. What is on its way to the disk from there on no longer counts.
     pub(super) fn truncate(&mut self, from: Index) {
+        assert!(from <= self.last_index(), "only what there is can be removed");
         let at = self
             .position(from)
             .expect("callers truncate above the snapshot only: committed entries stay");
@@ -156,6 +157,7 @@ impl Log {
 
     /// The entries that no `Persist` has carried yet, which `id` now carries.
     pub(super) fn hand_over(&mut self, id: PersistId) -> Vec<Entry> {
+        assert!(self.writes.back().is_none_or(|&(last, _)| last < id), "writes are in order");
         let entries = self.batch(self.handed_over.next(), self.last_index(), usize::MAX);
         self.handed_over = self.last_index();
         self.writes.push_back((id, self.handed_over));
@@ -196,6 +198,7 @@ impl Log {
 
     /// Begins anew behind a snapshot that has taken the place of the whole log.
     pub(super) fn reset(&mut self, snapshot: SnapshotMeta) {
+        assert!(snapshot.last_included_index > self.base_index(), "a log begins ever later");
         self.base = snapshot;
         self.dispensable = snapshot.last_included_index;
         self.entries.clear();
@@ -230,6 +233,12 @@ impl Log {
     /// Whether a log that ends with this entry is at least as up to date as this one (Raft §5.4.1).
     pub(super) fn is_up_to_date(&self, last_index: Index, last_term: Term) -> bool {
         (last_term, last_index) >= (self.last_term(), self.last_index())
+    }
+
+    /// What holds between any two steps.
+    pub(super) fn assert_sound(&self) {
+        assert!(self.durable <= self.handed_over, "only what was given out can be on the disk");
+        assert!(self.handed_over == self.last_index(), "each step gives out what it added");
     }
 
     fn position(&self, index: Index) -> Option<usize> {

@@ -21,36 +21,77 @@ pub struct Message {
     pub body: Body,
 }
 
-/// What a message says: one variant a message of Raft figure 2, and the heartbeats of thesis §6.4.
+/// What a message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
+    /// It asks for something.
+    Request(Request),
+    /// It answers a request.
+    Reply(Reply),
+}
+
+/// What a member asks of another: one variant a message of Raft figure 2, the heartbeats of thesis §6.4, and what came
+/// after the paper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
     /// A candidate asks for a vote.
     RequestVote(RequestVote),
-    /// The answer to it.
-    RequestVoteReply(RequestVoteReply),
     /// The leader replicates entries.
     AppendEntries(AppendEntries),
-    /// The answer to it.
-    AppendEntriesReply(AppendEntriesReply),
     /// The leader shows that it lives, and asks whether it still leads.
     Heartbeat(Heartbeat),
-    /// The answer to it.
-    HeartbeatReply(HeartbeatReply),
-    /// A snapshot of the leader's has arrived, whole and verified (Raft §7). Its chunks are the carrier's business. The
-    /// answer is an `AppendEntriesReply`: what the follower's log then matches.
+    /// A snapshot of the leader's has arrived, whole and verified (Raft §7). Its chunks are the carrier's business: the core
+    /// asks for one with [`Effect::SendSnapshot`](super::Effect::SendSnapshot).
     InstallSnapshot(SnapshotMeta),
     /// The leader hands over: stand for election at once (thesis §3.10).
     TimeoutNow,
-    /// The answer to it: it has come.
-    TimeoutNowReply,
     /// A follower that was asked to read asks the leader what it must have applied first (thesis §6.4).
     ReadIndex(ReadIndex),
-    /// The answer to it.
-    ReadIndexReply(ReadIndexReply),
     /// A member without its data asks where the others stand, before it may promise anything.
     Join(Join),
-    /// The answer to it.
-    JoinReply(JoinReply),
+}
+
+/// The answer to the [`Request`] of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The vote is given, or refused.
+    RequestVote(RequestVoteReply),
+    /// What the follower's log matches. This answers [`Request::InstallSnapshot`], too.
+    AppendEntries(AppendEntriesReply),
+    /// The follower has heard the leader.
+    Heartbeat(HeartbeatReply),
+    /// The request to stand for election has come.
+    TimeoutNow,
+    /// What is committed.
+    ReadIndex(ReadIndexReply),
+    /// Where the other one stands.
+    Join(JoinReply),
+}
+
+impl From<Request> for Body {
+    fn from(request: Request) -> Body {
+        Body::Request(request)
+    }
+}
+
+impl From<Reply> for Body {
+    fn from(reply: Reply) -> Body {
+        Body::Reply(reply)
+    }
+}
+
+/// Who waits for a reply, and the mark by which its carrier finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) id: MemberId,
+    pub(super) token: u64,
+}
+
+impl Message {
+    /// Whom a reply to this goes to.
+    pub(super) fn caller(&self) -> Caller {
+        Caller { id: self.from, token: self.token }
+    }
 }
 
 /// Asks for a vote (Raft §5.2), or whether one would be granted (pre-vote, thesis §9.6).
@@ -171,27 +212,21 @@ pub struct JoinReply {
 }
 
 impl Body {
+    /// Whether this is between a member without its data and another one.
+    pub(super) fn is_about_joining(&self) -> bool {
+        matches!(self, Body::Request(Request::Join(_)) | Body::Reply(Reply::Join(_)))
+    }
+}
+
+impl Request {
     /// Whether only the leader of the message's term can have sent this.
     pub fn is_from_leader(&self) -> bool {
-        matches!(
-            self,
-            Body::AppendEntries(_)
-                | Body::Heartbeat(_)
-                | Body::InstallSnapshot(_)
-                | Body::TimeoutNow
-        )
-    }
-
-    /// Whether this answers a request.
-    pub fn is_reply(&self) -> bool {
-        matches!(
-            self,
-            Body::RequestVoteReply(_)
-                | Body::AppendEntriesReply(_)
-                | Body::HeartbeatReply(_)
-                | Body::TimeoutNowReply
-                | Body::ReadIndexReply(_)
-                | Body::JoinReply(_)
-        )
+        match self {
+            Request::AppendEntries(_)
+            | Request::Heartbeat(_)
+            | Request::InstallSnapshot(_)
+            | Request::TimeoutNow => true,
+            Request::RequestVote(_) | Request::ReadIndex(_) | Request::Join(_) => false,
+        }
     }
 }

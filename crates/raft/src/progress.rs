@@ -33,9 +33,9 @@ fn time_of(bytes: usize) -> u32 {
 #[derive(Debug)]
 pub(super) struct Progress {
     /// The last entry known to be on the peer's disk (figure 2, `matchIndex`).
-    pub(super) match_index: Index,
+    match_index: Index,
     /// The next entry to send (figure 2, `nextIndex`).
-    pub(super) next_index: Index,
+    next_index: Index,
     mode: Mode,
     /// Whether a tick has passed since the last message.
     has_gathered: bool,
@@ -93,6 +93,14 @@ impl Progress {
         }
     }
 
+    pub(super) fn match_index(&self) -> Index {
+        self.match_index
+    }
+
+    pub(super) fn next_index(&self) -> Index {
+        self.next_index
+    }
+
     /// Whether it is to be found out where the logs agree: that takes a message even when there is no entry for it, or a
     /// peer that comes back with an empty disk would stay empty until the next proposal.
     pub(super) fn is_probed(&self) -> bool {
@@ -120,19 +128,22 @@ impl Progress {
 
     /// A message with entries up to `last_index` has been sent.
     pub(super) fn sent(&mut self, last_index: Index, bytes: usize) {
+        assert!(last_index >= self.next_index.prev(), "entries are sent from next_index on");
+        assert!(!matches!(self.mode, Mode::Snapshot), "nothing is sent beside a snapshot");
         match &mut self.mode {
-            Mode::Probe { is_waiting } => {
-                *is_waiting = true;
-                self.repeat_in = self.repeat_pause.saturating_add(time_of(bytes));
-                self.repeat_pause = (2 * self.repeat_pause).min(PROBE_HEARTBEATS_MAX);
-            }
-            Mode::Snapshot => unreachable!("nothing is sent while a snapshot is on its way"),
             Mode::Replicate { in_flight, bytes: total, .. } => {
                 in_flight.push_back(InFlight { last_index, bytes });
                 *total += bytes;
                 self.has_gathered = false;
                 self.next_index = last_index.next();
+                assert!(self.match_index < self.next_index, "what matches is not sent (figure 2)");
             }
+            Mode::Probe { is_waiting } => {
+                *is_waiting = true;
+                self.repeat_in = self.repeat_pause.saturating_add(time_of(bytes));
+                self.repeat_pause = (2 * self.repeat_pause).min(PROBE_HEARTBEATS_MAX);
+            }
+            Mode::Snapshot => {}
         }
     }
 
@@ -165,6 +176,7 @@ impl Progress {
                 }
             }
         }
+        self.assert_sound();
     }
 
     /// The peer refused the message that followed `rejected_index`; its log cannot agree above `agree_max`. Answers to
@@ -183,6 +195,7 @@ impl Progress {
         let agree_max = agree_max.min(rejected_index.prev());
         let has_lost = rejected_index <= self.match_index;
         if has_lost {
+            assert!(agree_max <= self.match_index, "a peer that has lost entries matches no more");
             self.match_index = agree_max;
         }
         self.probe_from(agree_max.max(self.match_index).next());
@@ -235,13 +248,19 @@ impl Progress {
 
     /// A snapshot is on its way.
     pub(super) fn snapshot_sent(&mut self) {
+        assert!(!matches!(self.mode, Mode::Snapshot), "one snapshot at a time is on its way");
         self.mode = Mode::Snapshot;
     }
 
     fn probe_from(&mut self, next_index: Index) {
         self.next_index = next_index;
+        self.assert_sound();
         self.mode = Mode::Probe { is_waiting: false };
         self.repeat_pause = 1;
+    }
+
+    fn assert_sound(&self) {
+        assert!(self.match_index < self.next_index, "what matches is not sent again (figure 2)");
     }
 }
 

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use super::event::RequestId;
-use super::message::Message;
+use super::message::{Caller, Message, ReadIndex};
 use super::types::{Index, Term};
 
 /// Rounds under way at the same time. One would do; a second lets reads that arrive during a round start at once.
@@ -30,7 +30,20 @@ pub(super) struct Readers {
     /// Reads that this member serves.
     pub(super) ids: Vec<RequestId>,
     /// Questions of followers, which serve reads of their own.
-    pub(super) followers: Vec<Message>,
+    pub(super) followers: Vec<Question>,
+}
+
+/// A follower that waits for an answer to its `ReadIndex`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) caller: Caller,
+    pub(super) batch: u64,
+}
+
+impl Question {
+    pub(super) fn new(message: &Message, request: ReadIndex) -> Question {
+        Question { caller: message.caller(), batch: request.batch }
+    }
 }
 
 #[derive(Debug)]
@@ -48,7 +61,7 @@ impl Readers {
 }
 
 /// Followers' questions, and what they are answered with.
-pub(super) type Answers = Vec<(Message, (Index, Term))>;
+pub(super) type Answers = Vec<(Question, (Index, Term))>;
 
 impl Reads {
     /// How many reads are anywhere on their way.
@@ -61,7 +74,7 @@ impl Reads {
         self.len += 1;
     }
 
-    pub(super) fn wait_for(&mut self, follower: Message) {
+    pub(super) fn wait_for(&mut self, follower: Question) {
         self.waiting.followers.push(follower);
         self.len += 1;
     }
@@ -78,6 +91,10 @@ impl Reads {
 
     /// A round starts: what waits will be served from the state at `committed`.
     pub(super) fn start_round(&mut self, round: u64, committed: (Index, Term)) {
+        if let Some(last) = self.rounds.back() {
+            assert!(last.round < round, "rounds are counted up");
+            assert!(last.committed <= committed, "reads never go backwards");
+        }
         let readers = std::mem::take(&mut self.waiting);
         self.rounds.push_back(Batch { round, committed, readers });
     }
@@ -100,8 +117,9 @@ impl Reads {
 
     fn confirm_batch(&mut self, mut batch: Batch, answers: &mut Answers) {
         let followers = std::mem::take(&mut batch.readers.followers);
+        assert!(followers.len() <= self.len, "every read that is on its way is counted");
         self.len -= followers.len();
-        answers.extend(followers.into_iter().map(|message| (message, batch.committed)));
+        answers.extend(followers.into_iter().map(|question| (question, batch.committed)));
         if !batch.readers.ids.is_empty() {
             self.confirmed.push_back(batch);
         }
@@ -110,9 +128,13 @@ impl Reads {
     /// The confirmed reads that the entries handed out so far satisfy.
     pub(super) fn take_ready(&mut self, handed_out: Index) -> Vec<RequestId> {
         let mut ready = Vec::new();
+        if self.confirmed.is_empty() {
+            return ready;
+        }
         while let Some(batch) = self.confirmed.pop_front_if(|it| it.committed.0 <= handed_out) {
             ready.extend(batch.readers.ids);
         }
+        assert!(ready.len() <= self.len, "every read that is on its way is counted");
         self.len -= ready.len();
         ready
     }

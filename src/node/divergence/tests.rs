@@ -17,6 +17,11 @@ struct Cluster {
     findings: Vec<Finding>,
 }
 
+/// Member `id` of so many.
+fn member(id: u64, size: usize) -> Comparison {
+    Comparison::new(MemberId(id), Membership::new((1..=size as u64).map(MemberId)))
+}
+
 impl Cluster {
     /// Members that have applied up to [`INDEX`] and have these digests there.
     fn with<const N: usize>(digests: [u64; N]) -> Cluster {
@@ -26,7 +31,7 @@ impl Cluster {
     }
 
     fn new(size: usize) -> Cluster {
-        let members = (1..=size as u64).map(|id| Comparison::new(MemberId(id), size)).collect();
+        let members = (1..=size as u64).map(|id| member(id, size)).collect();
         Cluster { members, now: Instant::now(), term: Term(1), findings: Vec::new() }
     }
 
@@ -269,7 +274,7 @@ fn a_member_without_a_digest_there_is_not_compared() {
 #[test]
 fn members_that_say_nothing_take_no_part() {
     let mut cluster = Cluster::with([RIGHT, RIGHT, WRONG]);
-    cluster.members[2] = Comparison::new(MemberId(3), 3);
+    cluster.members[2] = member(3, 3);
     assert_eq!(cluster.member(3).restored(INDEX, None), []);
     cluster.wait(1, &[2, 3]);
     assert_eq!((cluster.diverged(), cluster.different(1)), (vec![], vec![]));

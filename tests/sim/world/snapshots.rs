@@ -2,7 +2,8 @@
 
 use syncraft::kv::StoreView;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Effect, Event, Index, Message, SnapshotMeta, Status, Term,
+    AppendEntriesReply, Body, Effect, Event, Index, Message, Reply, Request, SnapshotMeta, Status,
+    Term,
 };
 use syncraft::storage::Snapshot;
 
@@ -152,7 +153,7 @@ impl World {
         let is_stale = |effect: &Effect| {
             matches!(effect, Effect::Send(Message {
                 term,
-                body: Body::AppendEntriesReply(AppendEntriesReply::Matched { match_index }), ..
+                body: Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index })), ..
             }) if *term == after.role.term && *match_index > after.last_index)
         };
         assert!(!effects.iter().any(is_stale), "nobody matches what it has not");
@@ -162,9 +163,11 @@ impl World {
 /// The snapshots that arrive among `events`, with their leader's term.
 pub(super) fn among(events: &[Event]) -> Vec<(Term, SnapshotMeta)> {
     let snapshot = |event: &Event| match event {
-        Event::Message(Message { term, body: Body::InstallSnapshot(snapshot), .. }) => {
-            Some((*term, *snapshot))
-        }
+        Event::Message(Message {
+            term,
+            body: Body::Request(Request::InstallSnapshot(snapshot)),
+            ..
+        }) => Some((*term, *snapshot)),
         _ => None,
     };
     events.iter().filter_map(snapshot).collect()

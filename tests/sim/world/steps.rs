@@ -2,7 +2,7 @@
 
 use syncraft::kv::Outcome;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Rejection, RequestId,
+    AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Rejection, Reply, RequestId,
     RequestVoteReply, RoleChange, RoleName, Status,
 };
 
@@ -238,13 +238,13 @@ impl World {
     pub(super) fn send(&mut self, at: usize, message: Message) {
         self.oracle.sends(&self.members[at], &message);
         match message.body {
-            Body::AppendEntriesReply(AppendEntriesReply::Conflict { .. }) => {
+            Body::Reply(Reply::AppendEntries(AppendEntriesReply::Conflict { .. })) => {
                 self.count("conflict answered");
             }
-            Body::AppendEntriesReply(AppendEntriesReply::Stale) => {
+            Body::Reply(Reply::AppendEntries(AppendEntriesReply::Stale)) => {
                 self.count("stale append refused");
             }
-            Body::RequestVoteReply(RequestVoteReply { vote_granted: false, .. }) => {
+            Body::Reply(Reply::RequestVote(RequestVoteReply { vote_granted: false, .. })) => {
                 self.count("vote refused");
             }
             _ => {}

@@ -4,7 +4,9 @@
 //! Who sent one waits for the core's answer to all of it, and for each chunk's until a deadline.
 
 use bytes::Bytes;
-use syncraft::raft::{AppendEntriesReply, Body, Event, MemberId, Message, SnapshotMeta, Term};
+use syncraft::raft::{
+    AppendEntriesReply, Body, Event, MemberId, Message, Reply, Request, SnapshotMeta, Term,
+};
 use syncraft::storage::StorageError;
 
 use super::{What, Who, World};
@@ -187,7 +189,7 @@ impl World {
             self.count("snapshot arrived after a newer one");
         }
         let Chunk { to, term, token, .. } = *chunk;
-        let body = Body::InstallSnapshot(snapshot.meta());
+        let body = Body::Request(Request::InstallSnapshot(snapshot.meta()));
         self.snapshot_arrived(at, Message { from, to, term, token, body }, snapshot);
     }
 
@@ -225,7 +227,7 @@ impl World {
     /// Two leaders that send at once would send each other's follower back to the beginning, without end.
     fn transfer_is_over(&mut self, at: usize, ChunkAnswer { peer, token, term, .. }: ChunkAnswer) {
         self.count("snapshot of a leader whose term is over");
-        let body = Body::AppendEntriesReply(AppendEntriesReply::Stale);
+        let body = Body::Reply(Reply::AppendEntries(AppendEntriesReply::Stale));
         let to = self.members[at].id;
         self.arrived(at, Message { from: peer, to, term, token, body });
     }
@@ -256,7 +258,7 @@ impl World {
     /// A message reaches a member that lives: perhaps the answer to a snapshot.
     pub(super) fn arrived(&mut self, at: usize, message: Message) {
         let (from, token) = (message.from, message.token);
-        let is_answer = matches!(message.body, Body::AppendEntriesReply(_));
+        let is_answer = matches!(message.body, Body::Reply(Reply::AppendEntries(_)));
         self.post(at, Event::Message(message));
         let transfer = is_answer.then(|| self.end_transfer(at, from, token)).flatten();
         if transfer.is_some_and(|it| it.is_asked_again) {

@@ -331,7 +331,8 @@ fn members_now(cluster: &Processes) -> Vec<serde_json::Value> {
     status["members"].as_array().unwrap().clone()
 }
 
-/// Connections that say nothing, three times as many as the leader takes: a new client is told so, and nobody else notices.
+/// Connections that say nothing, three times as many as the leader takes: a client that comes then is served in their place,
+/// and nobody else notices.
 #[test]
 fn thousands_of_idle_connections_cost_no_leader() {
     const IDLE: usize = 3_000;
@@ -354,14 +355,11 @@ fn thousands_of_idle_connections_cost_no_leader() {
         Clerk::builder().members([addr]).timeout(Duration::from_secs(1)).build().unwrap();
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
-        let refusal = stranger.get("k").expect_err("there is no room");
-        assert_eq!(refusal.kind(), ClerkErrorKind::NotApplied);
-        assert!(refusal.to_string().contains("busy"), "{refusal}");
+        until("a newcomer is served", || stranger.get("k").is_ok());
         clerk.put("k", "who was there before is served").unwrap();
         assert_eq!(seen(), before, "the leader is the same, in the same term");
     }
     drop(idle);
-    until("there is room again", || stranger.get("k").is_ok());
     assert_eq!(seen(), before);
 }
 

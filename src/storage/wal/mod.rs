@@ -86,7 +86,7 @@
 //!
 //! | Found | Verdict |
 //! |---|---|
-//! | the segment's seal | the next segment goes on; if it is missing, **damage** |
+//! | the segment's seal | the next segment goes on, whatever stands after the end that the seal names; if it is missing, **damage** |
 //! | the mark says that the segment was synced beyond this point | **damage** |
 //! | anywhere after, also in a later segment, a header of a batch newer than B + 1, or of B + 1 elsewhere than here | **damage**: it was written after this had been synced |
 //! | the next segment begins with batch B + 1, and here are only zeros | it goes on; the seal could not be read |
@@ -128,6 +128,10 @@
 //! and so the hard state. One file at a time is kept as `recycled.tmp`, to be the next segment: it has all its blocks, so it
 //! need not be zeroed. Its name is durably gone before it is written to, and no number is used twice, so nothing of its
 //! former life matches a checksum.
+//!
+//! A seal is written when all before its end has been synced, so nothing after that end was ever acknowledged. Bytes may stand
+//! there all the same: a write met a full disk, its zeroing met a sync that failed, the process that came next saw the
+//! zeros in the system's memory, went on in another segment, and then the power went.
 //!
 //! A torn tail is copied aside, overwritten with zeros, synced; then the mark is written. A crash anywhere in that leaves a
 //! torn tail again. Before anything is returned, the last batch is written once more and all files and the directory are

@@ -191,7 +191,7 @@ fn judge(
     // The header at the end itself may be whole and its body torn: it is no proof of anything.
     let rest = survey(segment, scan.end, scan.end + BATCH_ALIGNMENT_BYTES, sequence)?;
     judge_len(segment, scan, &rest)?;
-    let Some(stop) = &scan.stop else { return judge_sealed(segment, scan, &rest, later) };
+    let Some(stop) = &scan.stop else { return judge_sealed(segment, later) };
     let corrupt =
         |why: String| Err(segment.corrupt(stop.offset, format!("{}, but {why}", stop.reason)));
     if let Some(mark) = scan.mark.filter(|mark| mark.end > scan.end) {
@@ -234,18 +234,8 @@ fn judge_len(segment: &Segment, scan: &Scan, rest: &Survey) -> Result<(), Storag
     }
 }
 
-fn judge_sealed(
-    segment: &Segment,
-    scan: &Scan,
-    rest: &Survey,
-    later: &[u64],
-) -> Result<Verdict, StorageError> {
-    if let Some(offset) = rest.first_byte.filter(|_| !rest.is_blank(segment)) {
-        return Err(segment.corrupt(
-            offset,
-            format!("bytes after the end of the segment at offset {}", scan.end),
-        ));
-    }
+/// What stands after the end that the seal names was never acknowledged: see the [module above](super).
+fn judge_sealed(segment: &Segment, later: &[u64]) -> Result<Verdict, StorageError> {
     match later.is_empty() {
         // A segment is sealed only when there is a next one. It may hold what was acknowledged.
         true => Err(missing(

@@ -132,6 +132,29 @@ fn a_crash_between_the_seal_and_the_next_batch_goes_on_in_the_next_segment() {
     assert_eq!(open(&disk).unwrap().1.entries.len(), 12);
 }
 
+/// They are of a write that met a full disk, and whose zeroing never reached the disk.
+#[test]
+fn bytes_after_the_end_of_a_sealed_segment_are_none_of_the_log() {
+    let disk = SimDisk::new(1);
+    let (mut wal, _) = open(&disk).unwrap();
+    let mut count = 0;
+    let mut end = 0;
+    while wal.segment.header.sequence == 1 {
+        end = wal.end;
+        count += 1;
+        write(&mut wal, count..=count);
+    }
+    drop(wal);
+    let file = disk.open(Path::new(FIRST)).unwrap();
+    file.write_all_at(&[0xAB; 40], end).unwrap();
+    file.sync_data().unwrap();
+    let (mut wal, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.entries.len() as u64, count);
+    write(&mut wal, count + 1..=count + 1);
+    drop(wal);
+    assert_eq!(open(&disk).unwrap().1.entries.len() as u64, count + 1);
+}
+
 #[test]
 fn a_segment_stays_until_a_later_one_has_the_hard_state() {
     let disk = SimDisk::new(1);

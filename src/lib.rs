@@ -1,6 +1,8 @@
-//! A replicated, linearizable, durable key-value store in plain blocking Rust, and the RPC framework under it.
+//! A replicated, linearizable, durable key-value store in plain blocking Rust, and the RPC
+//! framework under it.
 //!
-//! No async runtime anywhere: `std::net` sockets, threads, locks and channels. Three kinds of programs use it:
+//! No async runtime anywhere: `std::net` sockets, threads, locks and channels. Three kinds of
+//! programs use it:
 //!
 //! - Rust programs that read and write a cluster hold a [`clerk::Clerk`], which blocks, retries, follows the leader, and
 //!   ends every call with an answer or an error that says whether the write happened.
@@ -8,7 +10,8 @@
 //! - Programs that replicate state of their own implement [`node::StateMachine`] and run a [`node::Node`]. A member of the
 //!   store, ready made, is [`server::Member`]; the `syncraft` command runs one.
 //!
-//! [`rpc`] is the crate `syncraft-rpc`, which stands on its own: blocking calls over TCP with services from `.proto` files.
+//! [`rpc`] is the crate `syncraft-rpc`, which stands on its own: blocking calls over TCP with
+//! services from `.proto` files.
 //!
 //! # Features
 //!
@@ -16,7 +19,7 @@
 //! | --- | --- |
 //! | `client` | [`clerk`], and of [`kv`] the messages, commands and limits |
 //! | `server` | [`server`], [`node`], [`kv`], [`storage`], [`raft`] |
-//! | `testing` | `testing`, and those of `client` and `server` |
+//! | `testing` (default) | `testing`, and those of `client` and `server` |
 //! | `cli` (default) | those of `client` and `server`, and the `syncraft` command |
 //!
 //! ```no_run
@@ -56,7 +59,8 @@ pub use clerk::Clerk;
 pub use syncraft_raft as raft;
 pub use syncraft_rpc as rpc;
 
-/// The programs in the README are tests: they must compile, and those that need no cluster must run.
+/// The programs in the README are tests: they must compile, and those that need no cluster must
+/// run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

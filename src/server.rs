@@ -1,7 +1,9 @@
-//! A member: a data directory, a node that replicates the store in it, and a server that publishes it on one port.
+//! A member: a data directory, a node that replicates the store in it, and a server that publishes
+//! it on one port.
 //!
-//! [`Member::start`] either serves or says in one line why it cannot: it listens before it touches the data, and it locks and
-//! reads the data before it serves. [`Member::stop`] ends every thread and closes the log.
+//! [`Member::start`] either serves or says in one line why it cannot: it listens before it touches
+//! the data, and it locks and reads the data before it serves. [`Member::stop`] ends every thread
+//! and closes the log.
 
 use std::fmt;
 use std::io;
@@ -229,8 +231,8 @@ impl Member {
         Member::start_among(listener, config, peers)
     }
 
-    /// Starts with ways of its own to the others: clients are still told of `config.members`. For tests, which put a network
-    /// with faults between members.
+    /// Starts with ways of its own to the others: clients are still told of `config.members`. For
+    /// tests, which put a network with faults between members.
     pub(crate) fn start_among(
         listener: TcpListener,
         config: Config,
@@ -287,8 +289,8 @@ impl Member {
         self.handle.clone()
     }
 
-    /// As SIGSTOP would: its sockets stay open and what comes waits, but it does nothing until it is resumed, killed or
-    /// stopped. For tests.
+    /// As SIGSTOP would: its sockets stay open and what comes waits, but it does nothing until it
+    /// is resumed, killed or stopped. For tests.
     #[cfg(feature = "testing")]
     pub(crate) fn pause(&self) {
         self.handle.gate().close();
@@ -307,8 +309,9 @@ impl Member {
         self.handle.failure()
     }
 
-    /// Hands the leadership over, if this member has it and another can take it; then as [`stop`](Member::stop). Clients
-    /// notice a few milliseconds. Gives up after [`HAND_OVER_TIMEOUT`].
+    /// Hands the leadership over, if this member has it and another can take it; then as
+    /// [`stop`](Member::stop). Clients notice a few milliseconds. Gives up after
+    /// [`HAND_OVER_TIMEOUT`].
     pub fn hand_over_and_stop(self) {
         let deadline = Instant::now() + HAND_OVER_TIMEOUT;
         let leads = || self.has_peers && self.handle.status().role.role == RoleName::Leader;
@@ -336,9 +339,10 @@ impl Member {
         }
     }
 
-    /// The node first. The other way round a leader would still send heartbeats after its sockets have told the followers
-    /// that it is gone: they would take its word for it, and wait out an election timeout. What waits is ended by the node,
-    /// and what still comes is refused by it, while the server can carry the answers.
+    /// The node first. The other way round a leader would still send heartbeats after its sockets
+    /// have told the followers that it is gone: they would take its word for it, and wait out an
+    /// election timeout. What waits is ended by the node, and what still comes is refused by it,
+    /// while the server can carry the answers.
     fn shut_down(&mut self) {
         self.http = None;
         if let Some(node) = self.node.take() {
@@ -374,8 +378,8 @@ fn check_frames(limits: &Limits) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The process that had the address before may have been killed a moment ago: its sockets close when its memory has been given
-/// back, which takes a while if there was much of it.
+/// The process that had the address before may have been killed a moment ago: its sockets close
+/// when its memory has been given back, which takes a while if there was much of it.
 fn listen(addr: &str) -> Result<TcpListener, StartError> {
     let deadline = Instant::now() + LISTEN_TIMEOUT;
     loop {
@@ -431,8 +435,9 @@ fn open_data(
     Ok(DataDir::open_emptied(path, identity)?)
 }
 
-/// A member that is rebuilt waits for all others: better to say before it has given up its data who is not there, or is not at
-/// the address that the list says. `cluster_id` is that of the data, if it is known.
+/// A member that is rebuilt waits for all others: better to say before it has given up its data who
+/// is not there, or is not at the address that the list says. `cluster_id` is that of the data, if
+/// it is known.
 fn check_others_answer(
     own: MemberId,
     members: &Members,
@@ -456,7 +461,8 @@ fn check_others_answer(
     Ok(())
 }
 
-/// With other members there would be other majorities, and two of them could decide at the same time.
+/// With other members there would be other majorities, and two of them could decide at the same
+/// time.
 fn check_members(data_dir: &DataDir, members: &Members) -> Result<(), StartError> {
     if data_dir.identity().cluster_id >> 32 == u64::from(ids_hash(members)) {
         return Ok(());
@@ -479,8 +485,8 @@ fn disk(node: &NodeHandle<Store>) -> &'static str {
     }
 }
 
-/// A service whose calls wait while the member is paused, on their connections' threads: what comes behind them waits in
-/// the sockets.
+/// A service whose calls wait while the member is paused, on their connections' threads: what comes
+/// behind them waits in the sockets.
 struct Gated<S> {
     service: S,
     gate: Arc<Gate>,

@@ -1,5 +1,5 @@
-//! Connections of a cluster that stay open and carry nothing, as after a firewall has been restarted: members and Clerks
-//! notice, connect again, and serve.
+//! Connections of a cluster that stay open and carry nothing, as after a firewall has been
+//! restarted: members and Clerks notice, connect again, and serve.
 
 mod rpc_support;
 
@@ -11,8 +11,8 @@ use syncraft::clerk::Clerk;
 use syncraft::raft::MemberId;
 use syncraft::testing::{Cluster, Options};
 
-/// Half of the ten seconds that a Clerk's call has, and far from the 25 s that it took when only TCP noticed. Two seconds are
-/// the rule; a machine with much else to do may take longer.
+/// Half of the ten seconds that a Clerk's call has, and far from the 25 s that it took when only
+/// TCP noticed. Two seconds are the rule; a machine with much else to do may take longer.
 const AT_MOST: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -20,7 +20,8 @@ fn others(cluster: &Cluster, id: MemberId) -> Vec<MemberId> {
     cluster.ids().into_iter().filter(|&other| other != id).collect()
 }
 
-/// A Clerk's appends around a fault: applied once each, and soon. Small values, and such that a slow network needs time for.
+/// A Clerk's appends around a fault: applied once each, and soon. Small values, and such that a
+/// slow network needs time for.
 fn check_served(clerk: &Clerk, fault: impl Fn()) {
     for (key, len) in [("small", 1), ("large", 1 << 20)] {
         let [a, b, c] = ["a", "b", "c"].map(|text| text.repeat(len));

@@ -1,5 +1,6 @@
-//! `scripts/cluster.sh`, as its users meet it: with ports that others have, with files that are gone or cannot be written.
-//! After each of it the script must know of every process that it has started.
+//! `scripts/cluster.sh`, as its users meet it: with ports that others have, with files that are
+//! gone or cannot be written. After each of it the script must know of every process that it has
+//! started.
 
 mod process_support;
 
@@ -15,7 +16,8 @@ use socket2::{Domain, Socket, Type};
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
 const MEMBERS: u16 = 3;
 
-/// A place for clusters that all have the same ports. Whatever still runs there at the end is stopped.
+/// A place for clusters that all have the same ports. Whatever still runs there at the end is
+/// stopped.
 struct Place {
     dir: tempfile::TempDir,
     base_port: u16,
@@ -161,7 +163,8 @@ fn a_port_that_another_program_has_is_named() {
     place.check_runs_nothing("a");
     drop(taken);
     place.check_done("a", &["restart", "2"], "1 of 3 are too few to serve");
-    // All of them: member 2, new to a cluster that was there, may not vote yet, and asks every other one first.
+    // All of them: member 2, new to a cluster that was there, may not vote yet, and asks every
+    // other one first.
     place.check_done("a", &["start"], "serving: 3 members");
 }
 

@@ -162,8 +162,8 @@ impl Drop for Cluster {
     }
 }
 
-/// A sync that hangs for longer than an election costs the leader its leadership, and the cluster goes on; what was under way
-/// is not lost, and the disk that comes back has a follower's place.
+/// A sync that hangs for longer than an election costs the leader its leadership, and the cluster
+/// goes on; what was under way is not lost, and the disk that comes back has a follower's place.
 #[test]
 fn a_leader_whose_disk_hangs_is_replaced_and_comes_back() {
     let cluster = Cluster::start();
@@ -206,7 +206,8 @@ fn where_all_disks_hang_reads_go_on() {
     assert_eq!(under_way.recv_timeout(PATIENCE).unwrap(), Ok(2));
 }
 
-/// A follower whose disk is known to be slow answers pings while it writes, so that the leader keeps its connections.
+/// A follower whose disk is known to be slow answers pings while it writes, so that the leader
+/// keeps its connections.
 #[test]
 fn a_slow_disk_costs_no_connection() {
     let cluster = Cluster::start();

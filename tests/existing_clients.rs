@@ -1,4 +1,5 @@
-//! Clients of the documented C++ system, byte by byte as they are, against real members: what they send, they understand.
+//! Clients of the documented C++ system, byte by byte as they are, against real members: what they
+//! send, they understand.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -158,7 +159,8 @@ fn calls_in_one_segment_are_answered_in_order() {
     assert_eq!(replies, *b"\x0a\x02OK\x0a\x02OK\x12\x01v");
 }
 
-/// One `recv` of at most 1,024 bytes: a longer reply is not complete, and such a client asks again without end.
+/// One `recv` of at most 1,024 bytes: a longer reply is not complete, and such a client asks again
+/// without end.
 #[test]
 fn the_longest_value_that_they_read_has_1017_bytes() {
     let cluster = Cluster::start(1).unwrap();
@@ -184,7 +186,8 @@ fn a_member_of_the_documented_system_cannot_join() {
     let leader = cluster.leader().unwrap();
     let before = cluster.status(leader).unwrap().role;
     let mut stream = TcpStream::connect(cluster.members().addr(leader).unwrap()).unwrap();
-    // A captured RequestVote for term 1,000 of such a member: term, candidate, last index, last term.
+    // A captured RequestVote for term 1,000 of such a member: term, candidate, last index, last
+    // term.
     let args = [0x08, 0xE8, 0x07, 0x10, 0x02, 0x18, 0x7F, 0x20, 0x7F];
     let mut header = Vec::from([0x0A, 7]);
     header.extend(b"raftRpc");

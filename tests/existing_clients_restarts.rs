@@ -1,8 +1,10 @@
-//! Clients of the documented C++ system over restarts and the death of members: none of them dies, and what they wrote is there.
+//! Clients of the documented C++ system over restarts and the death of members: none of them dies,
+//! and what they wrote is there.
 //!
-//! The client here does what theirs does, step by step: it writes to a socket that may be gone without a thought of SIGPIPE, takes
-//! what one `recv` of at most 1,024 bytes brings for the reply, the end of the stream for an empty one, and an empty one for a
-//! reason to ask the same server again.
+//! The client here does what theirs does, step by step: it writes to a socket that may be gone
+//! without a thought of SIGPIPE, takes what one `recv` of at most 1,024 bytes brings for the reply,
+//! the end of the stream for an empty one, and an empty one for a reason to ask the same server
+//! again.
 
 mod process_support;
 
@@ -163,7 +165,8 @@ struct Progress {
     done: AtomicUsize,
 }
 
-/// Appends to a key of its own, and reads it, until it is told to stop. Every so often it asks another server first.
+/// Appends to a key of its own, and reads it, until it is told to stop. Every so often it asks
+/// another server first.
 fn run(mut client: Client, progress: &Progress, stop: &AtomicBool) -> Result<usize, Sigpipe> {
     let key = format!("k-{}", client.id);
     let mut expected = String::new();
@@ -242,7 +245,8 @@ fn eight_of_eight_clients_survive_rolling_restarts_and_a_kill() {
     });
 }
 
-/// A reply that is longer than what they read may lie in the member's buffers for long. Whoever reads it to the end gets it.
+/// A reply that is longer than what they read may lie in the member's buffers for long. Whoever
+/// reads it to the end gets it.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_long_reply_that_was_given_before_a_kill_arrives() {

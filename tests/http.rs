@@ -88,8 +88,8 @@ fn head_gets_what_get_gets_without_the_body() {
     assert!(ask(of_two.http, "HEAD /readyz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503 "));
 }
 
-/// More than there is room for, and none of them is given up on before a second has passed: one after another they would take
-/// longer than `ask` waits.
+/// More than there is room for, and none of them is given up on before a second has passed: one
+/// after another they would take longer than `ask` waits.
 #[test]
 fn a_request_that_has_come_is_answered_whoever_else_is_silent_or_slow() {
     let served = serve(1);

@@ -1,6 +1,7 @@
-//! The bugs of `tests/mutants`, which `scripts/mutants.sh` puts into the code one at a time: the script can apply each patch,
-//! each changes the program and nothing else, and the table in `tests/BUGS.md` has it. Whether each bug is still caught is for
-//! the script, as that takes a build each; `scripts/test.sh` runs it on two of them.
+//! The bugs of `tests/mutants`, which `scripts/mutants.sh` puts into the code one at a time: the
+//! script can apply each patch, each changes the program and nothing else, and the table in
+//! `tests/BUGS.md` has it. Whether each bug is still caught is for the script, as that takes a
+//! build each; `scripts/test.sh` runs it on two of them.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! Output that cannot be written: every command, each of its two streams, in each way. A result that cannot be written is
-//! a failure (3); what a person would have been told is not. No command ends with a status that is not documented.
+//! Output that cannot be written: every command, each of its two streams, in each way. A result
+//! that cannot be written is a failure (3); what a person would have been told is not. No command
+//! ends with a status that is not documented.
 
 mod process_support;
 

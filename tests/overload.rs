@@ -1,4 +1,5 @@
-//! More than fits: large values on slow networks, commands that no frame carries, full disks, calls that nobody answers.
+//! More than fits: large values on slow networks, commands that no frame carries, full disks, calls
+//! that nobody answers.
 
 mod node_support;
 
@@ -32,7 +33,8 @@ fn throttled(target: String, bytes_per_second: u64) -> String {
     let addr = listener.local_addr().unwrap().to_string();
     let copy = move |mut from: TcpStream, mut to: TcpStream| {
         let mut buf = vec![0; 32 << 10];
-        // When the last byte has passed. A sleep that is too long, on a busy machine, is made up for by the next ones.
+        // When the last byte has passed. A sleep that is too long, on a busy machine, is made up
+        // for by the next ones.
         let mut passed = Instant::now();
         while let Ok(len) = from.read(&mut buf) {
             if len == 0 || to.write_all(&buf[..len]).is_err() {
@@ -57,7 +59,8 @@ fn throttled(target: String, bytes_per_second: u64) -> String {
     addr
 }
 
-/// A value that takes longer than an election timeout to reach the followers: their leader stays their leader.
+/// A value that takes longer than an election timeout to reach the followers: their leader stays
+/// their leader.
 #[test]
 fn a_large_value_over_a_slow_network_costs_no_leader() {
     let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
@@ -93,7 +96,8 @@ fn a_large_value_over_a_slow_network_costs_no_leader() {
     assert_eq!(term(), before);
 }
 
-/// The longest command reaches the others; a longer one is refused, and whatever comes after it is not.
+/// The longest command reaches the others; a longer one is refused, and whatever comes after it is
+/// not.
 #[test]
 fn a_command_that_no_frame_carries_is_refused() {
     let nodes = Nodes::start(3);
@@ -141,7 +145,8 @@ struct Envelope {
     to: u64,
 }
 
-/// The core drops nonsense without an answer; the room that its calls take on their connection must come back.
+/// The core drops nonsense without an answer; the room that its calls take on their connection must
+/// come back.
 #[test]
 fn nonsense_gives_its_room_back() {
     let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
@@ -179,8 +184,8 @@ fn nonsense_gives_its_room_back() {
     until("the member answers again", is_answered);
 }
 
-/// A leader whose disk is full: writes are refused in words that each kind of client understands, reads go on, and what was
-/// under way comes to its end when there is space.
+/// A leader whose disk is full: writes are refused in words that each kind of client understands,
+/// reads go on, and what was under way comes to its end when there is space.
 #[test]
 fn a_full_disk_refuses_writes_and_serves_reads() {
     let disk = SimDisk::new(1);
@@ -236,8 +241,9 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     until("the space is noticed", || !handle.is_disk_full());
 }
 
-/// Clients that send far more than the cluster can take, and never wait for an answer before the next: what is too much is refused,
-/// every call ends in its time, nobody loses the leadership for it, and a moment later it is as if nothing had been.
+/// Clients that send far more than the cluster can take, and never wait for an answer before the
+/// next: what is too much is refused, every call ends in its time, nobody loses the leadership for
+/// it, and a moment later it is as if nothing had been.
 #[test]
 fn far_too_much_is_refused_and_costs_no_leader() {
     const SENDERS: usize = 6;
@@ -275,7 +281,8 @@ fn far_too_much_is_refused_and_costs_no_leader() {
 /// So many calls are done, and so many refused, before the senders stop.
 const ENOUGH: u64 = 1000;
 
-/// For three seconds, and until there was enough of everything, over a connection of its own, as fast as it can.
+/// For three seconds, and until there was enough of everything, over a connection of its own, as
+/// fast as it can.
 fn send_too_much(addr: &str, sender: usize, timeout: Duration, counts: [Arc<AtomicU64>; 4]) {
     let stub = KvServerRpcStub::new(Channel::builder(addr).calls_max(1 << 20).lazy());
     let end = Instant::now() + Duration::from_secs(3);

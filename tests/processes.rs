@@ -1,5 +1,6 @@
-//! Real members as processes of the `syncraft` command: killed with SIGKILL, paused with SIGSTOP, started on what they cannot
-//! use. What a shell sees: exit statuses, and one line on standard error.
+//! Real members as processes of the `syncraft` command: killed with SIGKILL, paused with SIGSTOP,
+//! started on what they cannot use. What a shell sees: exit statuses, and one line on standard
+//! error.
 
 mod process_support;
 
@@ -154,7 +155,8 @@ fn an_http_port_is_named_at_once() {
     }
 }
 
-/// `ld.so ./syncraft server ...`, as where the system's own loader will not do: the program of the process is the loader.
+/// `ld.so ./syncraft server ...`, as where the system's own loader will not do: the program of the
+/// process is the loader.
 #[test]
 fn a_server_starts_through_the_loader() {
     const LOADERS: [&str; 3] =
@@ -181,8 +183,8 @@ fn commands_do_with_few_threads_or_say_so() {
     let cluster = Processes::start(3);
     cluster.clerk().put("k", "v").unwrap();
     let members = cluster.members();
-    // Root is not bound by the limit, so the commands run as somebody else, who must be allowed to run the program; and who
-    // has no other process, as these count.
+    // Root is not bound by the limit, so the commands run as somebody else, who must be allowed to
+    // run the program; and who has no other process, as these count.
     let is_root = rustix::process::geteuid().is_root();
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -295,8 +297,8 @@ fn data_of_a_cluster_with_other_members_is_refused() {
     assert_eq!(appended(&cluster.clerk(), "k"), "v");
 }
 
-/// A member that is told to stop hands its leadership over first: nobody waits for an election timeout, and no write is lost
-/// on the way.
+/// A member that is told to stop hands its leadership over first: nobody waits for an election
+/// timeout, and no write is lost on the way.
 #[test]
 fn a_leader_that_stops_hands_over() {
     let mut cluster = Processes::start(3);
@@ -428,7 +430,8 @@ fn bench_measures_what_it_says() {
     let operations = open["operations"].as_u64().unwrap();
     assert_eq!(operations + open["errors"]["not_begun"].as_u64().unwrap(), 250);
 
-    // It goes on with the next leader, and a put that was begun before it waits. Of few keys, so that one is soon written.
+    // It goes on with the next leader, and a put that was begun before it waits. Of few keys, so
+    // that one is soon written.
     let members = cluster.members();
     let args = ["bench", "put", "--seconds", "3", "--clients", "16", "--keys", "2", "--json"];
     let mut attempts = 0..10;

@@ -1,6 +1,6 @@
-//! Members as processes, killed, paused and wiped at random moments while clients write and read. At the end every
-//! acknowledged append is there once, an unknown one at most once, each client's in their order, and what the clients saw is
-//! linearizable.
+//! Members as processes, killed, paused and wiped at random moments while clients write and read.
+//! At the end every acknowledged append is there once, an unknown one at most once, each client's
+//! in their order, and what the clients saw is linearizable.
 
 mod process_support;
 
@@ -28,7 +28,8 @@ const CLIENTS: usize = 4;
 /// Appends of each client to one key: reads of it stay short.
 const APPENDS_A_KEY: usize = 100;
 
-/// The seed of a test's random moments, printed; `SYNCRAFT_SEED` repeats one, as far as the machine does.
+/// The seed of a test's random moments, printed; `SYNCRAFT_SEED` repeats one, as far as the machine
+/// does.
 fn random() -> fastrand::Rng {
     let given = std::env::var("SYNCRAFT_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
@@ -166,7 +167,8 @@ fn kill_9_of_all_at_random_moments_loses_nothing() {
     check_kills(3);
 }
 
-/// It sleeps longer than an election takes, and the first thing that it hears when it wakes is a read.
+/// It sleeps longer than an election takes, and the first thing that it hears when it wakes is a
+/// read.
 #[test]
 fn a_leader_that_is_paused_under_load_answers_nothing_old_when_it_wakes() {
     let mut random = random();
@@ -242,8 +244,8 @@ fn a_member_whose_disk_is_replaced_is_filled_again_under_load() {
     assert_eq!(appended(&cluster.clerk(), "before"), "all of it");
 }
 
-/// Damage in the middle of a log is refused in words, and `--rebuild` mends it: the member discards its data, is filled by the
-/// others, and only then counts again.
+/// Damage in the middle of a log is refused in words, and `--rebuild` mends it: the member discards
+/// its data, is filled by the others, and only then counts again.
 #[test]
 fn a_member_whose_log_is_damaged_is_rebuilt() {
     let mut cluster = Processes::start(3);
@@ -282,8 +284,9 @@ fn a_member_whose_log_is_damaged_is_rebuilt() {
     assert_eq!(appended(&clerk, "after"), "with it");
 }
 
-/// While one of the others is down a member that has lost its data cannot know what it had promised: it does not vote, and
-/// nothing is lost. One that has its data does not give it up then, nor where the list names a wrong address.
+/// While one of the others is down a member that has lost its data cannot know what it had
+/// promised: it does not vote, and nothing is lost. One that has its data does not give it up then,
+/// nor where the list names a wrong address.
 #[test]
 fn a_member_without_its_data_waits_for_all_the_others() {
     let mut cluster = Processes::start(3);
@@ -331,8 +334,8 @@ fn members_now(cluster: &Processes) -> Vec<serde_json::Value> {
     status["members"].as_array().unwrap().clone()
 }
 
-/// Connections that say nothing, three times as many as the leader takes: a client that comes then is served in their place,
-/// and nobody else notices.
+/// Connections that say nothing, three times as many as the leader takes: a client that comes then
+/// is served in their place, and nobody else notices.
 #[test]
 fn thousands_of_idle_connections_cost_no_leader() {
     const IDLE: usize = 3_000;
@@ -363,8 +366,9 @@ fn thousands_of_idle_connections_cost_no_leader() {
     assert_eq!(seen(), before);
 }
 
-/// Each writes once and is never seen again. What a member remembers of them has a bound; once it is reached, more of them cost
-/// no memory but what the allocator loses between the pieces. Those remembered take some 300 bytes each.
+/// Each writes once and is never seen again. What a member remembers of them has a bound; once it
+/// is reached, more of them cost no memory but what the allocator loses between the pieces. Those
+/// remembered take some 300 bytes each.
 #[test]
 fn a_hundred_thousand_clients_that_come_and_go_leave_no_memory_behind() {
     /// Less than half of what these would take if they were all remembered.

@@ -1,5 +1,5 @@
-//! What a member does to its files, and what happens to them and to its process from outside: permissions, a directory that is
-//! taken away, signals that are not meant to end it.
+//! What a member does to its files, and what happens to them and to its process from outside:
+//! permissions, a directory that is taken away, signals that are not meant to end it.
 
 mod process_support;
 
@@ -153,8 +153,8 @@ fn what_an_older_version_left_readable_is_made_private() {
     check_private(&dir, Some(&dir));
 }
 
-/// A volume that belongs to root and is shared with a group, as Kubernetes makes one with `fsGroup`:
-/// the member may use what is there, but may not change its modes.
+/// A volume that belongs to root and is shared with a group, as Kubernetes makes one with
+/// `fsGroup`: the member may use what is there, but may not change its modes.
 #[test]
 fn a_volume_of_another_user_is_served_from() {
     if !rustix::process::getuid().is_root() {

@@ -1,6 +1,7 @@
-//! What the README tells its readers to type, typed: each of its shell blocks runs in a shell, with ports and directories of the
-//! test's own in the place of those in the text. Its Rust programs are doctests (`src/lib.rs`), and the service of its RPC
-//! section is tested where it lives (`examples/friend_service/tests`).
+//! What the README tells its readers to type, typed: each of its shell blocks runs in a shell, with
+//! ports and directories of the test's own in the place of those in the text. Its Rust programs are
+//! doctests (`src/lib.rs`), and the service of its RPC section is tested where it lives
+//! (`examples/friend_service/tests`).
 
 mod process_support;
 
@@ -46,7 +47,8 @@ fn shell_block(mark: &str) -> String {
     block.text
 }
 
-/// Puts what the test has in the place of what the README has. Each must be there, or the test would run something else.
+/// Puts what the test has in the place of what the README has. Each must be there, or the test
+/// would run something else.
 fn with(text: &str, replacements: &[(&str, &str)]) -> String {
     replacements.iter().fold(text.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "the README has no {from} any more in\n{text}");
@@ -79,7 +81,8 @@ fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_syncraft")
 }
 
-/// The first of three ports in a row that nobody listens on, below those that the kernel gives to others.
+/// The first of three ports in a row that nobody listens on, below those that the kernel gives to
+/// others.
 fn three_ports() -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut bases = std::iter::repeat_with(|| fastrand::u16(12_000..32_000)).take(1_000);
@@ -104,7 +107,8 @@ impl Drop for Killed {
     }
 }
 
-/// A block that is new needs a test: each is one of those that the tests below take, by these words.
+/// A block that is new needs a test: each is one of those that the tests below take, by these
+/// words.
 #[test]
 fn every_block_has_its_test() {
     for Block { language, text } in blocks() {
@@ -128,7 +132,8 @@ fn every_block_has_its_test() {
     }
 }
 
-/// The first two blocks, one after the other, and the example that the README runs against their cluster.
+/// The first two blocks, one after the other, and the example that the README runs against their
+/// cluster.
 #[test]
 fn the_first_cluster() {
     let dir = tempfile::tempdir().unwrap();

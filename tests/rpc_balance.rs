@@ -222,7 +222,8 @@ fn a_server_that_does_not_answer_is_left_alone_after_three_calls() {
     while !is_left_alone(&targets, addr) {
         let deadline = Instant::now() + Duration::from_millis(250);
         if let Err(error) = call_by(&targets, "Echo", "x", deadline) {
-            // The silence of several calls adds up: then the connection is given up under one of them.
+            // The silence of several calls adds up: then the connection is given up under one of
+            // them.
             let is_silence =
                 matches!(error, CallError::TimedOut { sent: true, .. } | CallError::Lost { .. });
             assert!(is_silence, "{error}");

@@ -95,7 +95,8 @@ fn an_answer_that_does_not_come_is_timed_out_and_says_whether_the_call_was_sent(
     }
 }
 
-/// Its first bytes say that nobody there runs calls: no call has run, and the next ones need not be tried.
+/// Its first bytes say that nobody there runs calls: no call has run, and the next ones need not be
+/// tried.
 #[test]
 fn another_protocol_is_named_and_ran_nothing() {
     let answers: [(&[u8], &str); 3] = [

@@ -1,8 +1,9 @@
-//! A server to which the system gives no thread, or no descriptor, while its clients have calls open: that costs the connection in
-//! question and nobody else, and as soon as the system has room whoever comes is served.
+//! A server to which the system gives no thread, or no descriptor, while its clients have calls
+//! open: that costs the connection in question and nobody else, and as soon as the system has room
+//! whoever comes is served.
 //!
-//! The limits are those of a whole process, so each test runs in a process of its own; as another user than root, whom no limit
-//! on threads binds.
+//! The limits are those of a whole process, so each test runs in a process of its own; as another
+//! user than root, whom no limit on threads binds.
 #![cfg(target_os = "linux")]
 
 mod rpc_support;
@@ -27,7 +28,8 @@ const BUSY: usize = 40;
 /// Set in the process that a test runs in.
 const IS_ALONE: &str = "SYNCRAFT_TEST_IS_ALONE";
 
-/// A user whom nobody else is, not another test either: the limit on threads is one for all that a user runs.
+/// A user whom nobody else is, not another test either: the limit on threads is one for all that a
+/// user runs.
 fn user() -> u32 {
     static USERS: AtomicU32 = AtomicU32::new(0);
     let number = USERS.fetch_add(1, Ordering::SeqCst);
@@ -167,7 +169,8 @@ fn a_descriptor_that_the_system_refuses_makes_clients_wait_that_have_just_come()
         };
         let mut idle = Raw::connect(addr);
         client_is_served(&mut idle);
-        // All below the next one are taken, one of them perhaps by the server that waits for a connection.
+        // All below the next one are taken, one of them perhaps by the server that waits for a
+        // connection.
         let next = File::open("/").unwrap().as_raw_fd();
         let lowered = Lowered::to(Resource::Nofile, next as u64);
         let [mut peer, mut busy, mut last] = sockets.map(|socket| Raw(socket.into()));
@@ -193,7 +196,8 @@ fn a_descriptor_that_the_system_refuses_makes_clients_wait_that_have_just_come()
     });
 }
 
-/// A thread is free as soon as a connection has ended over which nothing is asked: the next one is not dropped.
+/// A thread is free as soon as a connection has ended over which nothing is asked: the next one is
+/// not dropped.
 #[test]
 fn a_connection_that_finds_no_thread_takes_the_place_of_an_idle_one() {
     if !rustix::process::getuid().is_root() && std::env::var_os(IS_ALONE).is_none() {

@@ -14,7 +14,8 @@ use syncraft::rpc::{CallError, CallOptions, Channel, Server, StatusCode};
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Where pings have to be answered in time: on a machine that has much else to do, this takes a while.
+/// Where pings have to be answered in time: on a machine that has much else to do, this takes a
+/// while.
 const LONG_INTERVAL: Duration = Duration::from_millis(400);
 
 fn pings(server: &Server) -> u64 {
@@ -60,7 +61,8 @@ fn a_frozen_peer_is_noticed_for_a_completion() {
     });
 }
 
-/// Each waits for less than it takes to notice. Together they notice, and the next one connects again.
+/// Each waits for less than it takes to notice. Together they notice, and the next one connects
+/// again.
 #[test]
 fn a_frozen_peer_is_noticed_by_callers_that_wait_only_briefly() {
     let (server, _) = serve_inline();
@@ -167,7 +169,8 @@ fn a_server_that_knows_no_pings_counts_as_alive() {
     assert_eq!(channel.late_replies(), 0);
 }
 
-/// Silence counts while somebody waits for an answer. What an earlier call heard, long ago, is no reason to give up a later one.
+/// Silence counts while somebody waits for an answer. What an earlier call heard, long ago, is no
+/// reason to give up a later one.
 #[test]
 fn silence_between_two_calls_is_not_held_against_the_second() {
     let interval = Duration::from_millis(800);
@@ -214,7 +217,8 @@ fn a_process_that_is_stopped_is_noticed_and_served_by_again_when_it_goes_on() {
     channel.connect_wait(soon()).unwrap();
     processes.signal(1, "-STOP");
     let stopped = Instant::now();
-    // Over the connection that was there, as soon as the signal has reached all its threads, and over a new one.
+    // Over the connection that was there, as soon as the signal has reached all its threads, and
+    // over a new one.
     let is_noticed = || channel.ping(soon()).is_err_and(|error| is_lost(&error));
     wait_until("it is noticed", is_noticed);
     assert!(is_noticed());

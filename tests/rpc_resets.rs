@@ -1,8 +1,9 @@
-//! How connections end: existing clients see a reset and never the end of a stream, and no answer is lost by that.
+//! How connections end: existing clients see a reset and never the end of a stream, and no answer
+//! is lost by that.
 //!
-//! A client of the documented C++ system reads the end of the stream, takes it for an empty reply, sends its call again, and is
-//! ended by SIGPIPE. A reset is an error of its read, and it goes on to the next server. But a reset destroys what the client's
-//! TCP has not acknowledged.
+//! A client of the documented C++ system reads the end of the stream, takes it for an empty reply,
+//! sends its call again, and is ended by SIGPIPE. A reset is an error of its read, and it goes on
+//! to the next server. But a reset destroys what the client's TCP has not acknowledged.
 
 mod rpc_support;
 
@@ -117,7 +118,8 @@ fn connect_with_little_room(addr: SocketAddr) -> Raw {
     Raw(stream)
 }
 
-/// A client that has asked for many replies, and has read none of them. All are given; most lie in the server's buffers.
+/// A client that has asked for many replies, and has read none of them. All are given; most lie in
+/// the server's buffers.
 fn behind_its_replies(server: &Server) -> Raw {
     let mut raw = connect_with_little_room(server.local_addr());
     for _ in 0..CALLS {

@@ -1,4 +1,5 @@
-//! A server against clients that are slow, broken, hostile or from elsewhere: it costs them their own connection at most.
+//! A server against clients that are slow, broken, hostile or from elsewhere: it costs them their
+//! own connection at most.
 
 mod rpc_support;
 
@@ -256,8 +257,8 @@ fn frames_that_are_none_close_their_connection_soon() {
             if !before.is_empty() {
                 raw.expect_bare("x");
             }
-            // Varint and `u32` heads differ after a first call: what is short of a head ends with the stream.
-            // The server may have been faster.
+            // Varint and `u32` heads differ after a first call: what is short of a head ends with
+            // the stream. The server may have been faster.
             let _ = raw.0.shutdown(Shutdown::Write);
             raw.expect_closed();
             assert!(began.elapsed() < Duration::from_secs(5), "{bytes:02x?}");
@@ -431,7 +432,8 @@ fn a_client_that_does_not_read_loses_its_connection_and_holds_nobody() {
         slow.send(&request("Hold", id, "x"));
     }
     service.wait_held(8);
-    // The thread that answers is the test's own. It waits for nobody: it is done long before the connection is given up.
+    // The thread that answers is the test's own. It waits for nobody: it is done long before the
+    // connection is given up.
     for (_, call) in service.take_held() {
         call.typed().run(echo(vec![0; 7 << 20]));
     }
@@ -477,7 +479,8 @@ fn replies_that_find_no_room_cost_their_own_calls_and_not_the_connection() {
 fn a_slow_reader_of_large_replies_gets_them_all() {
     let (server, _) = serve(Limits { unsent_bytes_max: 20 << 20, ..Limits::default() });
     let mut raw = Raw::connect(server.local_addr());
-    // Far more than the buffer holds: the server stops reading calls until the client reads replies.
+    // Far more than the buffer holds: the server stops reading calls until the client reads
+    // replies.
     let sender = {
         let mut stream = raw.0.try_clone().unwrap();
         thread::spawn(move || {

@@ -1,5 +1,5 @@
-//! Connections that stay open and carry nothing: they are given up after an attempt, and the next one works. Servers
-//! and networks that are only slow are left alone.
+//! Connections that stay open and carry nothing: they are given up after an attempt, and the next
+//! one works. Servers and networks that are only slow are left alone.
 
 mod rpc_support;
 
@@ -25,8 +25,8 @@ fn relayed() -> (Server, Relay) {
     (server, relay)
 }
 
-/// Calls over a connection that turns silent: by whichever way of calling, the attempt after the first one that is in vain
-/// goes over a new connection.
+/// Calls over a connection that turns silent: by whichever way of calling, the attempt after the
+/// first one that is in vain goes over a new connection.
 fn check_renewed(
     build: impl FnOnce(ChannelBuilder) -> ChannelBuilder,
     attempt: impl Fn(&Channel) -> Result<String, CallError>,
@@ -128,7 +128,8 @@ fn callers_side_by_side_are_all_served_again() {
     assert!(relay.accepted() >= 2);
 }
 
-/// Calls end at their deadlines without an answer; but the server answers pings, so that it is known to be there.
+/// Calls end at their deadlines without an answer; but the server answers pings, so that it is
+/// known to be there.
 #[test]
 fn a_slow_server_keeps_its_connection() {
     let (server, service) = serve_with(|builder| builder.handlers(1));
@@ -142,8 +143,8 @@ fn a_slow_server_keeps_its_connection() {
     assert_eq!(server.stats().connections_accepted, 1);
 }
 
-/// Nothing comes back while the arguments are on their way, not even the answer to a ping, which stands behind them. A small
-/// call before them is answered soon, and says nothing about them.
+/// Nothing comes back while the arguments are on their way, not even the answer to a ping, which
+/// stands behind them. A small call before them is answered soon, and says nothing about them.
 #[test]
 fn a_slow_network_is_given_time_for_what_is_sent() {
     for has_small_call in [false, true] {
@@ -159,7 +160,8 @@ fn a_slow_network_is_given_time_for_what_is_sent() {
     }
 }
 
-/// The network is slower than the channel is for: large calls are sent again, with more time, until one arrives.
+/// The network is slower than the channel is for: large calls are sent again, with more time, until
+/// one arrives.
 #[test]
 fn a_network_slower_than_expected_is_given_more_and_more_time() {
     let (_server, relay) = relayed();

@@ -81,10 +81,12 @@ fn user() -> u32 {
     20_000 + (10 * std::process::id() + number) % 40_000
 }
 
-/// Starts a program as `user` under `TASKS_MAX` tasks. The limit comes first: whoever sets it has to be more than that user.
+/// Starts a program as `user` under `TASKS_MAX` tasks. The limit comes first: whoever sets it has
+/// to be more than that user.
 fn as_user(program: &Path, user: u32) -> Command {
     let mut command = Command::new("prlimit");
-    // Where this process is not root, it is bound as it is, and what its user runs beside it counts.
+    // Where this process is not root, it is bound as it is, and what its user runs beside it
+    // counts.
     let others = if is_root() { 0 } else { tasks_of_this_user() };
     command.arg(format!("--nproc={}", TASKS_MAX + others)).arg("--").arg(program);
     if is_root() {
@@ -108,7 +110,8 @@ fn has_prlimit() -> bool {
     has
 }
 
-/// A control group with `TASKS_MAX` tasks, of version 1 or 2; gone when dropped. `None` where none can be made.
+/// A control group with `TASKS_MAX` tasks, of version 1 or 2; gone when dropped. `None` where none
+/// can be made.
 struct Group(PathBuf);
 
 impl Group {
@@ -191,7 +194,8 @@ fn status_of(processes: &Processes, id: usize) -> serde_json::Value {
     status["members"][0].clone()
 }
 
-/// A follower that is killed and comes back has a leader again, and a client that comes writes, as long as the crowd is there.
+/// A follower that is killed and comes back has a leader again, and a client that comes writes, as
+/// long as the crowd is there.
 fn check(processes: &mut Processes, leader: usize) {
     let crowd = Crowd::gather(processes.ports[leader - 1].addr());
     crowd.wait_until_it_is_there();
@@ -264,7 +268,8 @@ impl Drop for Idlers {
     }
 }
 
-/// What was free when it started is used up by other programs of its user: nothing that it could have known.
+/// What was free when it started is used up by other programs of its user: nothing that it could
+/// have known.
 #[test]
 fn others_that_take_the_tasks_away_keep_no_peers_out() {
     if !is_root() {

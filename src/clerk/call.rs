@@ -1,7 +1,8 @@
-//! One call of a Clerk: attempts at one member after another until one gives a definite answer or the time is up.
+//! One call of a Clerk: attempts at one member after another until one gives a definite answer or
+//! the time is up.
 //!
-//! What is kept from attempt to attempt is the one thing that the caller wants to know at the end: whether any of them
-//! may have taken effect.
+//! What is kept from attempt to attempt is the one thing that the caller wants to know at the end:
+//! whether any of them may have taken effect.
 
 use std::io::ErrorKind;
 use std::thread;
@@ -19,8 +20,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The slowest network that large values are given time for, in bytes a second.
 pub(super) const BYTES_PER_SECOND_MIN: u64 = 4 << 20;
 
-/// There must be so much time left after a pause, and before a refused write is sent again. With less, an attempt is more
-/// likely to end without an answer, and to make a write whose outcome is known one whose outcome is not.
+/// There must be so much time left after a pause, and before a refused write is sent again. With
+/// less, an attempt is more likely to end without an answer, and to make a write whose outcome is
+/// known one whose outcome is not.
 const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(50);
 
 /// What is left of a call's time is halved by each attempt that waits in vain, down to this.
@@ -170,7 +172,8 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// How much time there must be for the next attempt. Only a write that was refused so far has something to lose.
+    /// How much time there must be for the next attempt. Only a write that was refused so far has
+    /// something to lose.
     fn needed(&self) -> Duration {
         let is_refused_write = self.is_write && !self.may_have_run && !self.asked.is_empty();
         if is_refused_write { ATTEMPT_TIME_MIN } else { Duration::ZERO }
@@ -209,8 +212,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// How much of the time that is left one attempt may take: never all of it, so that one silent member does not
-    /// cost the call.
+    /// How much of the time that is left one attempt may take: never all of it, so that one silent
+    /// member does not cost the call.
     fn share_of(&self, left: Duration) -> Duration {
         let share = self.attempt_timeout.min((left / 2).max(ATTEMPT_SHARE_MIN));
         share.min(left)
@@ -285,8 +288,9 @@ fn with_jitter(pause: Duration) -> Duration {
 
 /// Whether the attempt that ended so may have taken effect, or still may.
 fn may_have_run(error: &CallError) -> bool {
-    // The RPC answers "deadline exceeded" only for what it did not begin. A member that proposed a write and then saw
-    // its deadline pass has every reason to use the same words, so they prove nothing.
+    // The RPC answers "deadline exceeded" only for what it did not begin. A member that proposed a
+    // write and then saw its deadline pass has every reason to use the same words, so they prove
+    // nothing.
     let deadline = matches!(error, CallError::Refused { status, .. } if status.code == StatusCode::DeadlineExceeded);
     deadline || error.may_have_run()
 }

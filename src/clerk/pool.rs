@@ -16,16 +16,18 @@ use crate::members::{MEMBERS_MAX, check_addr};
 use crate::rpc::{self, Balancer, Candidate, Channel, ResponseTime};
 use syncraft_types::MemberId;
 
-/// Members known from the start and learned from hints, together: more than any cluster has, so that a hostile member
-/// cannot make us collect addresses. A [`MemberSet`] has room for them.
+/// Members known from the start and learned from hints, together: more than any cluster has, so
+/// that a hostile member cannot make us collect addresses. A [`MemberSet`] has room for them.
 const TARGETS_MAX: usize = 2 * MEMBERS_MAX;
 
-/// How long one attempt to connect may take: twice the first repeat of a lost SYN would be, locally, a long time.
+/// How long one attempt to connect may take: twice the first repeat of a lost SYN would be,
+/// locally, a long time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A member that says nothing while a call waits is asked after this whether it is there, and its connection is given up after as
-/// long again. A member answers pings at once, whatever else it does. So a Clerk finds its way within two seconds even if
-/// its connections to all of three members are dead. Too small: a busy machine looks dead. Too large: a call waits.
+/// A member that says nothing while a call waits is asked after this whether it is there, and its
+/// connection is given up after as long again. A member answers pings at once, whatever else it
+/// does. So a Clerk finds its way within two seconds even if its connections to all of three
+/// members are dead. Too small: a busy machine looks dead. Too large: a call waits.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a member that let a call wait in vain is left alone.
@@ -95,7 +97,8 @@ impl Pool {
         Ok(Pool {
             targets: RwLock::new(endpoints.iter().cloned().map(Target::new).collect()),
             leader: AtomicUsize::new(0),
-            // The first entry of any log is a leader's no-op, so no write of ours is at or below it (see kv::sessions).
+            // The first entry of any log is a leader's no-op, so no write of ours is at or below it
+            // (see kv::sessions).
             seen_index: AtomicU64::new(1),
             next_client_id: Mutex::new(u128::from_le_bytes(seed)),
             follows_hints,
@@ -104,7 +107,8 @@ impl Pool {
         })
     }
 
-    /// A client id that nobody else has: 128 random bits plus a count, in decimal, as existing clients write it.
+    /// A client id that nobody else has: 128 random bits plus a count, in decimal, as existing
+    /// clients write it.
     pub(super) fn client_id(&self) -> String {
         let mut next = self.next_client_id.lock();
         *next = next.wrapping_add(1);
@@ -125,8 +129,8 @@ impl Pool {
         &self.reads
     }
 
-    /// The member that the balancer chooses for a read of `key`, among those that have served what they were asked lately, if there are
-    /// any. It counts as busy with the read from here on.
+    /// The member that the balancer chooses for a read of `key`, among those that have served what
+    /// they were asked lately, if there are any. It counts as busy with the read from here on.
     pub(super) fn pick(&self, key: &[u8]) -> (usize, UnderWay) {
         let _one_at_a_time = self.picking.lock();
         let (targets, now) = (self.targets.read(), Instant::now());
@@ -167,8 +171,8 @@ impl Pool {
         bits.fold(0, |set, bit| set | bit)
     }
 
-    /// Where the hinted leader is in the list. A member that is not in it joins it. A member's id counts for more than its address:
-    /// ours may be the one that works from here.
+    /// Where the hinted leader is in the list. A member that is not in it joins it. A member's id
+    /// counts for more than its address: ours may be the one that works from here.
     pub(super) fn resolve(&self, hint: &LeaderHint) -> Option<usize> {
         let id = Some(MemberId(hint.id)).filter(|id| id.0 > 0);
         let mut targets = self.targets.write();
@@ -220,7 +224,8 @@ impl Target {
         UnderWay { target: Arc::clone(target) }
     }
 
-    /// It has done what it was asked, in so much time; or it has not, which says nothing about how fast it is.
+    /// It has done what it was asked, in so much time; or it has not, which says nothing about how
+    /// fast it is.
     pub(super) fn has_served(&self, took: Option<Duration>, now: Instant) {
         *self.useless_since.lock() = took.is_none().then_some(now);
         if let Some(took) = took {

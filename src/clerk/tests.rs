@@ -1,4 +1,5 @@
-//! The Clerk against members that follow a script: what each says to its first call, its second, and so on.
+//! The Clerk against members that follow a script: what each says to its first call, its second,
+//! and so on.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -36,7 +37,8 @@ enum Say {
 
 use Say::*;
 
-/// Everything that members were sent, in order: the member's number and the write (a read: its key alone).
+/// Everything that members were sent, in order: the member's number and the write (a read: its key
+/// alone).
 type Log = Arc<Mutex<Vec<(usize, PutAppendArgs)>>>;
 
 struct Actor {
@@ -259,7 +261,8 @@ fn an_error_says_whether_the_write_may_have_happened() {
         let call = |timeout| Cast::new(&[script, &[NoLeader]]).clerk(timeout).put("k", "v");
         let mut result = call(if kind == Rejected { LONG } else { SHORT });
         for _ in 0..20 {
-            // On a busy machine the deadline may cut the last attempt off, which makes it unknown indeed.
+            // On a busy machine the deadline may cut the last attempt off, which makes it unknown
+            // indeed.
             let is_cut_off = |error: &ClerkError| error.to_string().contains(": no answer ");
             let is_to_repeat = kind == NotApplied && result.as_ref().is_err_and(is_cut_off);
             result = if is_to_repeat { call(SHORT) } else { break };
@@ -288,7 +291,8 @@ fn an_error_says_whether_the_write_may_have_happened() {
     check(&[Drop, Say::Status(StatusCode::FrameTooLarge)], Unknown);
 }
 
-/// What certainly did not happen stays so: it is not sent once more in the last moment, when no answer can come in time.
+/// What certainly did not happen stays so: it is not sent once more in the last moment, when no
+/// answer can come in time.
 #[test]
 fn a_refused_write_is_not_sent_again_without_time_for_an_answer() {
     let put = || {
@@ -450,7 +454,8 @@ fn local_addr(listener: &TcpListener) -> String {
     listener.local_addr().unwrap_or_else(|error| panic!("{error}")).to_string()
 }
 
-/// The first member leads; reads with `follower_reads` go to whom the balancer chooses, which changes nothing for writes.
+/// The first member leads; reads with `follower_reads` go to whom the balancer chooses, which
+/// changes nothing for writes.
 #[test]
 fn reads_go_where_the_balancer_says_if_followers_may_serve_them() {
     struct Last;

@@ -1,6 +1,8 @@
-//! The stage of the core: takes all that has arrived, steps the core once, and carries out the effects in their order.
+//! The stage of the core: takes all that has arrived, steps the core once, and carries out the
+//! effects in their order.
 //!
-//! A turn never waits for a disk, a socket, a peer or the state machine, so heartbeats leave on time whatever these do.
+//! A turn never waits for a disk, a socket, a peer or the state machine, so heartbeats leave on
+//! time whatever these do.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +29,8 @@ use crate::storage::Snapshot;
 /// Ticks between looks for requests whose deadline has passed.
 const SWEEP_TICKS: u32 = 10;
 
-/// Between reads of a member's own: so old may a state be that nobody else reads from, and that keeps up.
+/// Between reads of a member's own: so old may a state be that nobody else reads from, and that
+/// keeps up.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver<S: StateMachine> {
@@ -75,7 +78,8 @@ impl<S: StateMachine> Worker for Driver<S> {
 
     fn turn(&mut self, arrivals: Arrivals<S>) {
         self.shared.gate.pass();
-        // Nothing leaves a member that is being killed, not even answers: they would come too late for their sockets.
+        // Nothing leaves a member that is being killed, not even answers: they would come too late
+        // for their sockets.
         if !self.shared.is_killed() {
             let _cork = Cork::new();
             self.step(arrivals);
@@ -101,7 +105,8 @@ impl<S: StateMachine> Driver<S> {
     fn step(&mut self, Arrivals { inputs, has_ticked }: Arrivals<S>) {
         let now = Instant::now();
         let mut events: Vec<Event> = Vec::with_capacity(inputs.len() + 4);
-        // After the reads of this turn have arrived: what a lease says of this moment holds for them.
+        // After the reads of this turn have arrived: what a lease says of this moment holds for
+        // them.
         events
             .extend(self.is_lease_on.then(|| Event::Clock(clock::boot_time().as_micros() as u64)));
         events.extend(self.applied());
@@ -120,7 +125,8 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// How far the state machine has come since the last turn. Nobody wakes this thread for it: the next tick is soon enough.
+    /// How far the state machine has come since the last turn. Nobody wakes this thread for it: the
+    /// next tick is soon enough.
     fn applied(&mut self) -> Option<Event> {
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
         (applied > std::mem::replace(&mut self.requests.applied_index, applied))
@@ -176,7 +182,8 @@ impl<S: StateMachine> Driver<S> {
                 Effect::Proposed { id, index, term } => {
                     proposed.extend(self.requests.proposed(id, index, term))
                 }
-                // The proposals of this turn are told before the leadership could be: their order decides who waits.
+                // The proposals of this turn are told before the leadership could be: their order
+                // decides who waits.
                 Effect::RoleChanged(role) => {
                     self.expect(&mut proposed);
                     self.role_changed(role);
@@ -294,7 +301,8 @@ impl<S: StateMachine> Requests<S> {
         RequestId(self.last_id)
     }
 
-    /// A read of its own, now and then: it tells how fresh the state is that stale reads are served from.
+    /// A read of its own, now and then: it tells how fresh the state is that stale reads are served
+    /// from.
     fn probe(&mut self, now: Instant) -> Option<Event> {
         if self.probe_due.is_some_and(|due| now < due) {
             return None;

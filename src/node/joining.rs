@@ -51,8 +51,8 @@ pub(super) fn obstacle(answers: Option<BTreeMap<MemberId, Option<JoinAnswer>>>) 
     Obstacle { words, is_refusal: answers.values().all(Option::is_some) }
 }
 
-/// Whether all others name the same cluster and have the same list. The core of a member without any
-/// data has taken that cluster by then, so this member has some.
+/// Whether all others name the same cluster and have the same list. The core of a member without
+/// any data has taken that cluster by then, so this member has some.
 fn is_one_cluster(answers: &BTreeMap<MemberId, Option<JoinAnswer>>) -> bool {
     let mut clusters = answers.values().map(|answer| match answer {
         Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true })) => {

@@ -7,8 +7,9 @@
 //!   connections that close ──┘                      │                                └──> replies, vote requests
 //!                                                   └─> applier: the state machine ──> clients' callbacks
 //! ```
-//! Core, log and applier are stages (`stage`): a queue and a worker. What a thread brings, it sees through itself as far as it may
-//! (`pipeline`), so that work need not be handed from thread to thread; each stage's own thread does what is left.
+//! Core, log and applier are stages (`stage`): a queue and a worker. What a thread brings, it sees
+//! through itself as far as it may (`pipeline`), so that work need not be handed from thread to
+//! thread; each stage's own thread does what is left.
 //!
 //! # Threads
 //! | name | does | waits for |
@@ -95,7 +96,8 @@ use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOption
 
 /// The longest command: with what is around it, it fits in a frame of [`FRAME_LEN_MIN`].
 pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
-/// A server that publishes a node takes frames at least this long, or members cannot send each other every entry.
+/// A server that publishes a node takes frames at least this long, or members cannot send each
+/// other every entry.
 pub const FRAME_LEN_MIN: usize = 16 << 20;
 
 /// How often a node looks whether its data directory is still there.
@@ -151,8 +153,9 @@ impl<S: StateMachine> Clone for NodeHandle<S> {
 }
 
 impl<S: StateMachine> NodeHandle<S> {
-    /// Replicates `command`; `callback` gets the outcome once it is committed and applied here, or why there is none.
-    /// It runs once, maybe on this thread, and must not block. A command is at most [`COMMAND_LEN_MAX`] bytes long.
+    /// Replicates `command`; `callback` gets the outcome once it is committed and applied here, or
+    /// why there is none. It runs once, maybe on this thread, and must not block. A command is at
+    /// most [`COMMAND_LEN_MAX`] bytes long.
     pub fn propose(
         &self,
         command: Bytes,
@@ -163,7 +166,8 @@ impl<S: StateMachine> NodeHandle<S> {
         self.attend();
     }
 
-    /// The same, once [`attend`](NodeHandle::attend) is called: many that have arrived together are proposed together.
+    /// The same, once [`attend`](NodeHandle::attend) is called: many that have arrived together are
+    /// proposed together.
     pub(crate) fn propose_soon(
         &self,
         command: Bytes,
@@ -182,8 +186,8 @@ impl<S: StateMachine> NodeHandle<S> {
         self.pipeline.attend(Errand::Request);
     }
 
-    /// Why a command of this length cannot be proposed here, whatever the core says. Only a leader refuses for its disk: the
-    /// others know who leads.
+    /// Why a command of this length cannot be proposed here, whatever the core says. Only a leader
+    /// refuses for its disk: the others know who leads.
     fn refusal(&self, len_bytes: usize) -> Option<RequestError> {
         if len_bytes > COMMAND_LEN_MAX {
             return Some(RequestError::TooLarge { len_bytes });
@@ -195,8 +199,8 @@ impl<S: StateMachine> NodeHandle<S> {
         (self.is_disk_full() && is_leader()).then_some(RequestError::DiskFull)
     }
 
-    /// Answers `query` from a state that holds every write that was acknowledged before this call (thesis §6.4).
-    /// `callback` as for [`propose`](NodeHandle::propose).
+    /// Answers `query` from a state that holds every write that was acknowledged before this call
+    /// (thesis §6.4). `callback` as for [`propose`](NodeHandle::propose).
     pub fn read(
         &self,
         query: S::Query,
@@ -221,9 +225,10 @@ impl<S: StateMachine> NodeHandle<S> {
         }
     }
 
-    /// Answers `query` from the state as this member has it, leader or not, connected or not, if it is known to be no older than
-    /// `age_max`; `None` allows any age. `callback` as for [`propose`](NodeHandle::propose);
-    /// [`TooStale`](RequestError::TooStale) says that a [`read`](NodeHandle::read) is needed.
+    /// Answers `query` from the state as this member has it, leader or not, connected or not, if it
+    /// is known to be no older than `age_max`; `None` allows any age. `callback` as for
+    /// [`propose`](NodeHandle::propose); [`TooStale`](RequestError::TooStale) says that a
+    /// [`read`](NodeHandle::read) is needed.
     pub fn read_stale(
         &self,
         query: S::Query,
@@ -239,14 +244,16 @@ impl<S: StateMachine> NodeHandle<S> {
         self.attend();
     }
 
-    /// If this member leads, hands the leadership over: to `to`, or to the peer that is furthest (thesis §3.10). Whether it
-    /// comes to pass shows in [`status`](NodeHandle::status); after an election timeout without effect the leader goes on.
+    /// If this member leads, hands the leadership over: to `to`, or to the peer that is furthest
+    /// (thesis §3.10). Whether it comes to pass shows in [`status`](NodeHandle::status); after an
+    /// election timeout without effect the leader goes on.
     pub fn transfer(&self, to: Option<MemberId>) {
         self.pipeline.report(Input::Transfer(to));
     }
 
-    /// Asks for a snapshot now, whatever the log's length; it shows in [`status`](NodeHandle::status) when it is there. Nothing
-    /// if one is under way, nothing was applied since the last one, or this member has [gone astray](NodeHandle::divergence).
+    /// Asks for a snapshot now, whatever the log's length; it shows in
+    /// [`status`](NodeHandle::status) when it is there. Nothing if one is under way, nothing was
+    /// applied since the last one, or this member has [gone astray](NodeHandle::divergence).
     pub fn take_snapshot(&self) {
         self.pipeline.report(Input::TakeSnapshot);
     }
@@ -261,20 +268,23 @@ impl<S: StateMachine> NodeHandle<S> {
         Index(self.shared.applied_index.load(Ordering::Acquire))
     }
 
-    /// The [digest](StateMachine::digest) of the applied state, and the entry up to which that goes; `None` if the state
-    /// machine has none. Members that say the same index say the same digest, or have gone apart.
+    /// The [digest](StateMachine::digest) of the applied state, and the entry up to which that
+    /// goes; `None` if the state machine has none. Members that say the same index say the same
+    /// digest, or have gone apart.
     pub fn digest(&self) -> Option<(Index, u64)> {
         self.shared.watch.newest().map(|newest| (newest.index, newest.digest))
     }
 
-    /// How this member's state differs from that of a majority, if it is known to. Then it refuses reads and writes, takes and
-    /// sends no snapshots, and hands the leadership over; its log is in order, so it goes on as a voter. It should be stopped
-    /// and rebuilt; a restart alone applies its log anew, and may end the same way.
+    /// How this member's state differs from that of a majority, if it is known to. Then it refuses
+    /// reads and writes, takes and sends no snapshots, and hands the leadership over; its log is in
+    /// order, so it goes on as a voter. It should be stopped and rebuilt; a restart alone applies
+    /// its log anew, and may end the same way.
     pub fn divergence(&self) -> Option<Divergence> {
         self.shared.watch.divergence()
     }
 
-    /// If this member leads: the members whose state it has found to differ from that of a majority.
+    /// If this member leads: the members whose state it has found to differ from that of a
+    /// majority.
     pub fn different_members(&self) -> Vec<MemberId> {
         match self.status().role.role {
             RoleName::Leader => self.shared.watch.different(),
@@ -416,7 +426,8 @@ impl<S: StateMachine> Node<S> {
         self.handle.clone()
     }
 
-    /// The service that peers call, to be published by a server that takes frames of [`FRAME_LEN_MIN`].
+    /// The service that peers call, to be published by a server that takes frames of
+    /// [`FRAME_LEN_MIN`].
     pub fn service(&self) -> impl Service + use<S> {
         RaftRpcService::new(self.service.clone())
     }

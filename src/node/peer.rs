@@ -1,14 +1,17 @@
-//! The way to a peer: messages go out on whichever thread steps the core, and one thread a peer keeps the connection up.
+//! The way to a peer: messages go out on whichever thread steps the core, and one thread a peer
+//! keeps the connection up.
 //!
-//! The connection is kept even when there is nothing to say, because its end is news: when a process dies its sockets
-//! close, and a follower that loses its leader this way does not wait out an election timeout. Entries have a connection
-//! of their own: on a slow network a heartbeat must not wait behind the megabytes of a large value. Sending never
-//! blocks: what is for a peer that is not connected is dropped, and the core told.
+//! The connection is kept even when there is nothing to say, because its end is news: when a
+//! process dies its sockets close, and a follower that loses its leader this way does not wait out
+//! an election timeout. Entries have a connection of their own: on a slow network a heartbeat must
+//! not wait behind the megabytes of a large value. Sending never blocks: what is for a peer that is
+//! not connected is dropped, and the core told.
 //!
-//! A connection can also die without an end: a firewall that was restarted forgets it, say, and drops what is sent
-//! over it. So a connection that has been silent for two election timeouts is given up and made anew. The core is
-//! not told of it as of an end: a follower whose own connection to the leader has died may still hear the leader's
-//! heartbeats, and if it does not, its election timeout notices.
+//! A connection can also die without an end: a firewall that was restarted forgets it, say, and
+//! drops what is sent over it. So a connection that has been silent for two election timeouts is
+//! given up and made anew. The core is not told of it as of an end: a follower whose own connection
+//! to the leader has died may still hear the leader's heartbeats, and if it does not, its election
+//! timeout notices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,8 +46,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A call with entries: its answer waits for the peer's disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// The slowest network on which a dead connection with entries on it is told from a slow one at once; on a slower
-/// one the entries are sent twice or more, with ever more time.
+/// The slowest network on which a dead connection with entries on it is told from a slow one at
+/// once; on a slower one the entries are sent twice or more, with ever more time.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// The slowest network that entries are given time for.
 const APPEND_BYTES_PER_SECOND_MIN: usize = 256 << 10;
@@ -203,7 +206,8 @@ impl Link {
             complaints: self.complaints.clone(),
             from: self.id,
             to: self.own,
-            // The core asks these again by itself, and a leader that is slow to answer them is not lost.
+            // The core asks these again by itself, and a leader that is slow to answer them is not
+            // lost.
             is_question: matches!(request, Request::ReadIndex(_) | Request::Join(_)),
             errand: match request {
                 Request::AppendEntries(_) => Errand::Request,
@@ -273,8 +277,8 @@ impl Peer {
         connected.is_ok()
     }
 
-    /// On a thread of its own: heartbeats go on meanwhile. One at a time: while one is under way the core waits for its end.
-    /// A state that has gone astray must not spread.
+    /// On a thread of its own: heartbeats go on meanwhile. One at a time: while one is under way
+    /// the core waits for its end. A state that has gone astray must not spread.
     fn send_snapshot(&mut self, term: Term, stop: &Receiver<()>) {
         let newest = self.snapshots.newest().filter(|_| !self.link.shared.watch.is_diverged());
         let Some(snapshot) = newest.filter(|_| self.connect()) else {

@@ -1,9 +1,10 @@
-//! The stage of the log: what waits is written by one write and one fdatasync (group commit), and only then is said
-//! what may be said.
+//! The stage of the log: what waits is written by one write and one fdatasync (group commit), and
+//! only then is said what may be said.
 //!
-//! A full disk is waited out: nothing is acknowledged meanwhile, and proposals are refused. So is a want of file
-//! descriptors, which looks to the core like a disk that hangs. Any other failure is final: a failed fsync may have
-//! dropped the data that a later one would claim to have written, so it is never tried again, and the member stops.
+//! A full disk is waited out: nothing is acknowledged meanwhile, and proposals are refused. So is a
+//! want of file descriptors, which looks to the core like a disk that hangs. Any other failure is
+//! final: a failed fsync may have dropped the data that a later one would claim to have written, so
+//! it is never tried again, and the member stops.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,8 +26,8 @@ use crate::storage::{DataDir, StorageError, Wal};
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// A large state is written out less often: at most so much of it for each byte of the log.
 const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
-/// After a turn that took longer, the log is left to its own thread for a while: a connection's thread that
-/// waits for the disk answers no pings, and its connection looks dead.
+/// After a turn that took longer, the log is left to its own thread for a while: a connection's
+/// thread that waits for the disk answers no pings, and its connection looks dead.
 const TURN_MAX: Duration = Duration::from_millis(100);
 const SLOW_FOR: Duration = Duration::from_secs(10);
 /// Between attempts to write to a disk that is full, or without a file descriptor.
@@ -51,7 +52,8 @@ pub(super) struct Persister<S: StateMachine> {
     pub(super) has_failed: bool,
 }
 
-/// What is to be done to the log. What waits is bounded by what the core lets be uncommitted, or on its way from a leader.
+/// What is to be done to the log. What waits is bounded by what the core lets be uncommitted, or on
+/// its way from a leader.
 pub(super) enum Write {
     Persist(Persist),
     /// A snapshot holds everything up to here.
@@ -149,7 +151,8 @@ impl<S: StateMachine> Persister<S> {
         Ok(())
     }
 
-    /// Segments that hold nothing but what a snapshot holds are given back. What is transient is no reason to fail here.
+    /// Segments that hold nothing but what a snapshot holds are given back. What is transient is no
+    /// reason to fail here.
     fn release(&mut self, index: Index) -> Result<(), StorageError> {
         self.snapshot_index = self.snapshot_index.max(index);
         self.shared.end_snapshot(true);

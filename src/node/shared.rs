@@ -1,4 +1,5 @@
-//! What a node's threads tell the rest of the program: where the member stands, and whether it has failed.
+//! What a node's threads tell the rest of the program: where the member stands, and whether it has
+//! failed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,7 +24,8 @@ pub enum NodeFailure {
     /// members is for. Its data directory is of theirs now: started again, it is filled.
     #[error("this member has joined cluster {0:016x}, which the others are of: start it again")]
     ClusterTaken(u64),
-    /// The data directory was removed, moved away or replaced: what would be acknowledged from now on would be lost.
+    /// The data directory was removed, moved away or replaced: what would be acknowledged from now
+    /// on would be lost.
     #[error("it has lost its data directory")]
     DataDir(#[source] StorageError),
     /// A thread panicked: a defect of this program, or of the state machine.
@@ -94,8 +96,8 @@ impl Shared {
         self.failure.lock().clone()
     }
 
-    /// False if a snapshot is under way already, or has failed a moment ago. One is under way until the log has been told of it:
-    /// before that it looks as if another one were due.
+    /// False if a snapshot is under way already, or has failed a moment ago. One is under way until
+    /// the log has been told of it: before that it looks as if another one were due.
     pub(super) fn begin_snapshot(&self) -> bool {
         let mut snapshotting = self.snapshotting.lock();
         let is_wanted = !snapshotting.is_under_way

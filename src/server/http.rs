@@ -7,11 +7,12 @@
 //! | `/status` | one JSON object, as in `syncraft status --json` |
 //! | `/metrics` | the same numbers in the Prometheus text format |
 //!
-//! GET and HEAD; a query is passed over. One request a connection: no keep-alive, no bodies, no TLS.
+//! GET and HEAD; a query is passed over. One request a connection: no keep-alive, no bodies, no
+//! TLS.
 //!
-//! One thread waits for all connections at once, so a request that has come is answered at once, however many others are
-//! silent or slow. A connection has five seconds for its request; there are at most 64, and the one that has been silent for
-//! longest makes room for the next.
+//! One thread waits for all connections at once, so a request that has come is answered at once,
+//! however many others are silent or slow. A connection has five seconds for its request; there are
+//! at most 64, and the one that has been silent for longest makes room for the next.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -8,7 +8,8 @@
 //!   snap/   snapshots: see storage::snapshot
 //! ```
 //!
-//! `meta` is a few lines of text and a checksum of them, so that it can be read by a person and trusted by us:
+//! `meta` is a few lines of text and a checksum of them, so that it can be read by a person and
+//! trusted by us:
 //!
 //! ```text
 //! syncraft data directory     what this is; the same in every version
@@ -20,15 +21,18 @@
 //! crc32c 7b9523c2             CRC32C of all above, in hexadecimal; last in every version
 //! ```
 //!
-//! `log none` closes a hole: a member whose log was deleted, but not its `meta`, would otherwise start as if it had never
-//! voted and never stored anything. `joining` closes the other one: a member whose whole directory was deleted, or given up
-//! as damaged, does not know what it had promised, and must not vote before it has made sure ([`raft`](crate::raft), joining).
+//! `log none` closes a hole: a member whose log was deleted, but not its `meta`, would otherwise
+//! start as if it had never voted and never stored anything. `joining` closes the other one: a
+//! member whose whole directory was deleted, or given up as damaged, does not know what it had
+//! promised, and must not vote before it has made sure ([`raft`](crate::raft), joining).
 //!
-//! All of it is its owner's alone: directories have mode 0700 and files 0600, whatever the umask, as values are in them. What
-//! an older version made readable for others is made private when it is opened; the directory itself only if nothing
-//! else is in it. Where the file system refuses to change a mode, the member warns and serves.
+//! All of it is its owner's alone: directories have mode 0700 and files 0600, whatever the umask,
+//! as values are in them. What an older version made readable for others is made private when it is
+//! opened; the directory itself only if nothing else is in it. Where the file system refuses to
+//! change a mode, the member warns and serves.
 //!
-//! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no snapshot.
+//! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no
+//! snapshot.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +50,8 @@ pub(super) const FORMAT_VERSION: u32 = 1;
 
 const TITLE: &str = "syncraft data directory";
 const META_LEN_MAX_BYTES: usize = 4096;
-/// What a data directory may hold and still be a member's alone; a file system of its own has `lost+found`.
+/// What a data directory may hold and still be a member's alone; a file system of its own has
+/// `lost+found`.
 const OWN_NAMES: [&str; 6] = ["LOCK", "meta", "meta.tmp", "wal", "snap", "lost+found"];
 
 /// Whose data a directory holds.
@@ -81,7 +86,8 @@ struct Meta {
 impl DataDir {
     /// Opens a directory, or creates it and those above it, durably.
     ///
-    /// The cluster id of a directory that exists wins over the one given: see [`identity`](DataDir::identity).
+    /// The cluster id of a directory that exists wins over the one given: see
+    /// [`identity`](DataDir::identity).
     ///
     /// # Errors
     /// - [`Locked`](StorageError::Locked): another server holds it
@@ -141,8 +147,9 @@ impl DataDir {
         Ok(())
     }
 
-    /// Whether it is still the directory that was opened. One that somebody has removed, moved away or replaced can be written
-    /// to as before, by who has its files open, but nobody will find there what was written.
+    /// Whether it is still the directory that was opened. One that somebody has removed, moved away
+    /// or replaced can be written to as before, by who has its files open, but nobody will find
+    /// there what was written.
     ///
     /// # Errors
     /// [`TakenAway`](StorageError::TakenAway)
@@ -174,8 +181,9 @@ impl DataDir {
         StorageError::TakenAway { dir: self.path().to_path_buf(), missed }
     }
 
-    /// As [`open`](DataDir::open), but whatever is in the directory is discarded, be it damaged or whole, but for the cluster's id
-    /// where that can be read. The member is [`Standing::Rebuilding`] until [`mark_joined`](DataDir::mark_joined).
+    /// As [`open`](DataDir::open), but whatever is in the directory is discarded, be it damaged or
+    /// whole, but for the cluster's id where that can be read. The member is
+    /// [`Standing::Rebuilding`] until [`mark_joined`](DataDir::mark_joined).
     ///
     /// # Errors
     /// As for [`open`](DataDir::open), without those for damage.
@@ -309,8 +317,8 @@ fn snap_dir(path: &Path) -> PathBuf {
     path.join("snap")
 }
 
-/// Older versions let the umask decide who may read. Where the system does not let us change that, the member serves all the
-/// same: a volume may belong to somebody else.
+/// Older versions let the umask decide who may read. Where the system does not let us change that,
+/// the member serves all the same: a volume may belong to somebody else.
 fn make_private(disk: &dyn Disk, path: &Path) {
     let names = |dir: &Path| disk.list(dir).unwrap_or_default();
     let mut paths: Vec<PathBuf> = ["LOCK", "meta"].map(|name| path.join(name)).into();
@@ -358,10 +366,12 @@ fn check_member(meta: Meta, dir: &Path, wanted: Identity) -> Result<Meta, Storag
     Ok(meta)
 }
 
-/// A first start, or one after a crash in the first: `meta` comes last, so nothing else can be there.
+/// A first start, or one after a crash in the first: `meta` comes last, so nothing else can be
+/// there.
 fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, StorageError> {
-    // A start that was killed here before may have left directories whose names are not durable yet. Those above ours may
-    // not be ours to open: then we did not create anything in them either.
+    // A start that was killed here before may have left directories whose names are not durable
+    // yet. Those above ours may not be ours to open: then we did not create anything in them
+    // either.
     for parent in path.ancestors().skip(1) {
         let _ = disk.sync_dir(parent);
     }
@@ -432,7 +442,8 @@ impl Meta {
         }
         let meta = decode_fields(lines)
             .ok_or_else(|| damaged("its lines are not those of its format version"))?;
-        // One form for one meaning: what decodes but would be written differently was not written by us.
+        // One form for one meaning: what decodes but would be written differently was not written
+        // by us.
         if meta.encode().as_bytes() != bytes {
             Err(damaged("it is not as syncraft writes it"))
         } else {

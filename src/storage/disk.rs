@@ -1,8 +1,8 @@
 //! The disk, as little of it as storage needs: a trait, and the real one.
 //!
-//! Everything in [`storage`](crate::storage) goes through [`Disk`], so that the same code runs over the file system
-//! ([`RealDisk`]) and over one that loses power at every operation (`sim::SimDisk`). The trait promises
-//! no more than POSIX and a careful reading of it do:
+//! Everything in [`storage`](crate::storage) goes through [`Disk`], so that the same code runs over
+//! the file system ([`RealDisk`]) and over one that loses power at every operation
+//! (`sim::SimDisk`). The trait promises no more than POSIX and a careful reading of it do:
 //!
 //! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before
 //!   that, any part of it may be, in any order; a sector of 512 bytes is either old or new.
@@ -54,10 +54,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
     /// Opens a directory, to sync it. The empty path is the working directory.
     fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>>;
-    /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id if someone has it.
+    /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id
+    /// if someone has it.
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>>;
-    /// Takes a file or a directory that is there already from everybody but its owner. Returns whether others had access
-    /// before. A directory that is shared on purpose (with the sticky bit) is left as it is.
+    /// Takes a file or a directory that is there already from everybody but its owner. Returns
+    /// whether others had access before. A directory that is shared on purpose (with the sticky
+    /// bit) is left as it is.
     ///
     /// By default nothing: nobody else can reach this disk.
     fn make_private(&self, path: &Path) -> io::Result<bool> {
@@ -176,8 +178,8 @@ impl dyn Disk + '_ {
         self.open_dir(dir)?.sync()
     }
 
-    /// Writes a whole file so that after a crash it is the old one or the new one, never half: a temporary file beside
-    /// it, synced, renamed, and its directory `dir` synced.
+    /// Writes a whole file so that after a crash it is the old one or the new one, never half: a
+    /// temporary file beside it, synced, renamed, and its directory `dir` synced.
     pub fn write_atomically(&self, dir: &dyn DiskDir, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_added_extension("tmp");
         let file = self.create(&temporary)?;
@@ -279,9 +281,9 @@ impl Disk for RealDisk {
     }
 }
 
-/// The umask may have taken rights from the owner, too, and a file that exists keeps its mode. The file
-/// system may refuse the change: on vfat no file has a mode, and on a shared volume the file may
-/// belong to another user. It can be used all the same. Whether others have access is what
+/// The umask may have taken rights from the owner, too, and a file that exists keeps its mode. The
+/// file system may refuse the change: on vfat no file has a mode, and on a shared volume the file
+/// may belong to another user. It can be used all the same. Whether others have access is what
 /// [`Disk::make_private`] reports.
 fn try_permissions(path: &Path, mode: u32) {
     if let Err(err) = fs::set_permissions(path, Permissions::from_mode(mode)) {

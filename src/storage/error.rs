@@ -38,8 +38,8 @@ pub enum StorageError {
         source: Arc<io::Error>,
     },
 
-    /// The process, or the machine, has no file descriptor left. Nothing was changed: the same call succeeds once some
-    /// have been closed.
+    /// The process, or the machine, has no file descriptor left. Nothing was changed: the same call
+    /// succeeds once some have been closed.
     #[error("cannot {action} {}: {source}; this waits until files or connections are closed", path.display())]
     NoDescriptor {
         /// What was attempted: a verb.

@@ -1,8 +1,9 @@
 //! A disk in memory that forgets what was not synced: for tests and for the simulator.
 //!
-//! [`SimDisk`] keeps two of everything: what a running process sees, and what is durable. [`crash`](SimDisk::crash) is the
-//! loss of power: each change that was not synced is kept, lost or torn, by the seed's choice, and every open file is dead.
-//! It is as unkind as POSIX allows and no more:
+//! [`SimDisk`] keeps two of everything: what a running process sees, and what is durable.
+//! [`crash`](SimDisk::crash) is the loss of power: each change that was not synced is kept, lost or
+//! torn, by the seed's choice, and every open file is dead. It is as unkind as POSIX allows and no
+//! more:
 //!
 //! | Change | May after a crash be | Until |
 //! |---|---|---|
@@ -10,11 +11,12 @@
 //! | a new length | there or gone | `sync_data` |
 //! | a created, renamed, removed name | there or gone, whatever became of others | the directory's `sync` |
 //!
-//! Faults are armed with [`set_faults`](SimDisk::set_faults) and count operations from the disk's creation on
-//! ([`counts`](SimDisk::counts)). A failed sync behaves as on Linux: what was to be synced is then kept or lost, and no
-//! later sync brings it back, although reads still show it.
+//! Faults are armed with [`set_faults`](SimDisk::set_faults) and count operations from the disk's
+//! creation on ([`counts`](SimDisk::counts)). A failed sync behaves as on Linux: what was to be
+//! synced is then kept or lost, and no later sync brings it back, although reads still show it.
 //!
-//! Same seed and same calls, same result. One lock guards it all; threads may share it, but then the order is theirs.
+//! Same seed and same calls, same result. One lock guards it all; threads may share it, but then
+//! the order is theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,15 +34,17 @@ const SECTOR_LEN_BYTES: usize = 512;
 #[derive(Clone, Debug)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
-/// What goes wrong, and when. The numbers count from 1 and from the disk's creation: `fail_sync: Some(3)` fails the third.
+/// What goes wrong, and when. The numbers count from 1 and from the disk's creation:
+/// `fail_sync: Some(3)` fails the third.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// The process stops at this operation: a write may have begun (it can be torn), anything else has not, and every
-    /// operation after it fails too.
+    /// The process stops at this operation: a write may have begun (it can be torn), anything else
+    /// has not, and every operation after it fails too.
     pub stop_at_op: Option<u64>,
     /// This sync, of a file or a directory, fails with an I/O error.
     pub fail_sync: Option<u64>,
-    /// The disk is full from this write on. Creating and extending files count as writes and fail too.
+    /// The disk is full from this write on. Creating and extending files count as writes and fail
+    /// too.
     pub full_from_write: Option<u64>,
     /// Nothing can be opened or created: the process has no file descriptor left.
     pub no_descriptors: bool,
@@ -124,12 +128,14 @@ impl SimDisk {
         })))
     }
 
-    /// Loses power: open files and locks are gone, and of what was not synced the seed decides. Faults are disarmed.
+    /// Loses power: open files and locks are gone, and of what was not synced the seed decides.
+    /// Faults are disarmed.
     pub fn crash(&self) {
         self.0.lock().crash();
     }
 
-    /// A second disk with the same content, durable and not; open files stay with this one. `seed` is for its own choices.
+    /// A second disk with the same content, durable and not; open files stay with this one. `seed`
+    /// is for its own choices.
     pub fn fork(&self, seed: u64) -> SimDisk {
         let mut state = self.0.lock().clone();
         state.rng = fastrand::Rng::with_seed(seed);
@@ -165,7 +171,8 @@ impl SimDisk {
         }
     }
 
-    /// Puts these bytes into a file that exists or not, durably, behind everyone's back: damage, or a stored file.
+    /// Puts these bytes into a file that exists or not, durably, behind everyone's back: damage, or
+    /// a stored file.
     pub fn set_bytes(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.0.lock();
         let inode = match state.live.get(path) {
@@ -194,7 +201,8 @@ impl State {
         inode
     }
 
-    /// Counts an operation, and fails it if that was arranged. `Ok(true)`: do it, but it is the process' last.
+    /// Counts an operation, and fails it if that was arranged. `Ok(true)`: do it, but it is the
+    /// process' last.
     fn begin(&mut self, op: Op) -> io::Result<bool> {
         self.counts.ops += 1;
         self.counts.writes += u64::from(op == Op::Write);
@@ -385,7 +393,8 @@ fn apply_name(names: &mut BTreeMap<PathBuf, Node>, change: &NameChange) {
     }
 }
 
-/// What lies in a directory that did not survive is gone too. The map's order puts a directory before its content.
+/// What lies in a directory that did not survive is gone too. The map's order puts a directory
+/// before its content.
 fn drop_orphans(names: &mut BTreeMap<PathBuf, Node>) {
     let mut kept = BTreeMap::new();
     for (path, node) in std::mem::take(names) {
@@ -545,7 +554,8 @@ impl SimFile {
 }
 
 impl State {
-    /// The inode of an open file. Inodes are dropped only by a crash, which also makes every file stale.
+    /// The inode of an open file. Inodes are dropped only by a crash, which also makes every file
+    /// stale.
     fn inode(&mut self, inode: u64) -> &mut Inode {
         self.inodes.get_mut(&inode).expect("inode of an open file")
     }
@@ -569,7 +579,8 @@ impl DiskFile for SimFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.with(|state| {
             let last = state.begin(Op::Write)?;
-            // Running out of space shows as a short write first, and as an error when the rest is tried.
+            // Running out of space shows as a short write first, and as an error when the rest is
+            // tried.
             let runs_full = state.faults.full_from_write == Some(state.counts.writes + 1);
             let short = buf.len() > 1 && (state.faults.short_writes || runs_full);
             let len = if short { state.rng.usize(1..buf.len()) } else { buf.len() };

@@ -24,8 +24,9 @@ const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between looks at what is being waited for.
 const POLL_PAUSE: Duration = Duration::from_millis(2);
 
-/// A cluster in this process. All methods take `&self`: tests may kill members from one thread while others read and write.
-/// Dropping it stops all members, whatever is wrong with them or their network, and removes their data.
+/// A cluster in this process. All methods take `&self`: tests may kill members from one thread
+/// while others read and write. Dropping it stops all members, whatever is wrong with them or their
+/// network, and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
     members: Members,
@@ -42,7 +43,8 @@ pub struct Cluster {
 pub struct Options {
     /// Heartbeats and elections of all members.
     pub timing: Timing,
-    /// A member takes a snapshot when its log holds so many bytes behind the last one; default 64 MiB.
+    /// A member takes a snapshot when its log holds so many bytes behind the last one; default 64
+    /// MiB.
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read.
     pub read_mode: ReadMode,
@@ -172,8 +174,9 @@ impl Cluster {
         builder.build().expect("a cluster's own list of members is in order")
     }
 
-    /// A client that asks one member and no other, whatever hints it gets: to learn what that member says. As long as the
-    /// member does not lead, its calls fail when their time is up ([`Options::timeout`]).
+    /// A client that asks one member and no other, whatever hints it gets: to learn what that
+    /// member says. As long as the member does not lead, its calls fail when their time is up
+    /// ([`Options::timeout`]).
     ///
     /// # Panics
     /// If there is no such member.
@@ -183,8 +186,8 @@ impl Cluster {
         builder.only_these().build().expect("a port's address is in order")
     }
 
-    /// The leader, waiting up to ten seconds for there to be one that a majority follows: one that runs, is not paused, and
-    /// hears its followers and is heard by them.
+    /// The leader, waiting up to ten seconds for there to be one that a majority follows: one that
+    /// runs, is not paused, and hears its followers and is heard by them.
     ///
     /// # Errors
     /// [`ClusterError::NoLeader`].
@@ -209,7 +212,8 @@ impl Cluster {
         self.slot(id.into()).member.lock().as_ref().map(|member| member.node().status())
     }
 
-    /// Ends a member as a crash would: its sockets close, and what it had not written is lost. Nothing if it is down.
+    /// Ends a member as a crash would: its sockets close, and what it had not written is lost.
+    /// Nothing if it is down.
     pub fn kill(&self, id: impl Into<MemberId>) {
         self.take_down(id.into(), Member::kill);
     }
@@ -219,9 +223,9 @@ impl Cluster {
         self.take_down(id.into(), Member::stop);
     }
 
-    /// Kills a member, if it runs, and removes all its data, as if its disk had been replaced by an empty one. A member that
-    /// comes back with an empty disk has forgotten what it acknowledged and for whom it voted: see the README on when that is
-    /// safe.
+    /// Kills a member, if it runs, and removes all its data, as if its disk had been replaced by an
+    /// empty one. A member that comes back with an empty disk has forgotten what it acknowledged
+    /// and for whom it voted: see the README on when that is safe.
     ///
     /// # Errors
     /// [`ClusterError::Wipe`].
@@ -235,10 +239,11 @@ impl Cluster {
         }
     }
 
-    /// Holds a member where it stands, as SIGSTOP would: none of its threads begins anything, it sends nothing, no clock of
-    /// its own goes on for it. Its sockets stay open, and what comes waits in them: clients that ask it wait for their
-    /// timeouts. [`status`](Cluster::status) still says what it believed last. What it was in the middle of (a write to the
-    /// disk, say) may come to its end, and nothing follows from it. Nothing if it is down.
+    /// Holds a member where it stands, as SIGSTOP would: none of its threads begins anything, it
+    /// sends nothing, no clock of its own goes on for it. Its sockets stay open, and what comes
+    /// waits in them: clients that ask it wait for their timeouts. [`status`](Cluster::status)
+    /// still says what it believed last. What it was in the middle of (a write to the disk, say)
+    /// may come to its end, and nothing follows from it. Nothing if it is down.
     ///
     /// ```no_run
     /// # use syncraft::testing::Cluster;
@@ -257,8 +262,8 @@ impl Cluster {
         }
     }
 
-    /// Lets a member that is paused go on exactly where it stopped, with all that it believed then. Nothing if it is not
-    /// paused.
+    /// Lets a member that is paused go on exactly where it stopped, with all that it believed then.
+    /// Nothing if it is not paused.
     pub fn resume(&self, id: impl Into<MemberId>) {
         let id = id.into();
         if let Some(member) = &*self.slot(id).member.lock() {
@@ -267,9 +272,9 @@ impl Cluster {
         }
     }
 
-    /// Cuts the network between each member of the one group and each of the other, both ways, silently: connections stay
-    /// open, and what is sent on them does not arrive. Other cuts stay. Clients are not cut off from anybody: one can still
-    /// ask the leader of a minority.
+    /// Cuts the network between each member of the one group and each of the other, both ways,
+    /// silently: connections stay open, and what is sent on them does not arrive. Other cuts stay.
+    /// Clients are not cut off from anybody: one can still ask the leader of a minority.
     ///
     /// ```no_run
     /// # use syncraft::testing::Cluster;
@@ -297,8 +302,8 @@ impl Cluster {
         }
     }
 
-    /// Cuts the network in one direction: nothing that `from` sends reaches `to`, neither requests nor answers. As for
-    /// [`partition`](Cluster::partition) otherwise.
+    /// Cuts the network in one direction: nothing that `from` sends reaches `to`, neither requests
+    /// nor answers. As for [`partition`](Cluster::partition) otherwise.
     ///
     /// # Panics
     /// If there is no such member.
@@ -309,10 +314,11 @@ impl Cluster {
         self.network.faults.cut([(from, to)]);
     }
 
-    /// From now on the connections that exist between each member of the one group and each of the other carry nothing,
-    /// both ways: they stay open, and what is sent over them is swallowed for ever. New connections work. So do firewalls
-    /// that were restarted, and load balancers that have forgotten a connection. [`heal`](Cluster::heal) does not
-    /// bring them back: members have to notice by themselves, and connect again. Connections of clients are left alone.
+    /// From now on the connections that exist between each member of the one group and each of the
+    /// other carry nothing, both ways: they stay open, and what is sent over them is swallowed for
+    /// ever. New connections work. So do firewalls that were restarted, and load balancers that
+    /// have forgotten a connection. [`heal`](Cluster::heal) does not bring them back: members have
+    /// to notice by themselves, and connect again. Connections of clients are left alone.
     ///
     /// ```no_run
     /// # use syncraft::testing::Cluster;
@@ -345,9 +351,9 @@ impl Cluster {
         self.network.faults.heal();
     }
 
-    /// From now on whatever members send each other takes so long, each way: a [`Duration`], or a range of which each chunk
-    /// draws its own; chunks stay in order. [`Duration::ZERO`] is the way back. Answers that take longer than an election timeout
-    /// leave a cluster without a leader.
+    /// From now on whatever members send each other takes so long, each way: a [`Duration`], or a
+    /// range of which each chunk draws its own; chunks stay in order. [`Duration::ZERO`] is the way
+    /// back. Answers that take longer than an election timeout leave a cluster without a leader.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -362,9 +368,10 @@ impl Cluster {
         self.network.faults.set_delay(delay.into().0);
     }
 
-    /// From now on this share of the chunks that members send each other, from 0.0 to 1.0, is lost, each with its
-    /// connection: that is how a program sees a network that loses packets for longer than TCP is patient. Members connect
-    /// again; what was on its way, requests and answers, is gone.
+    /// From now on this share of the chunks that members send each other, from 0.0 to 1.0, is lost,
+    /// each with its connection: that is how a program sees a network that loses packets for longer
+    /// than TCP is patient. Members connect again; what was on its way, requests and answers, is
+    /// gone.
     ///
     /// # Panics
     /// If it is not between 0 and 1.

@@ -149,8 +149,8 @@ impl Faults {
         self.changed.notify_all();
     }
 
-    /// Notes a connection, which is closed with the cluster: its number, and whether what comes over it is to be
-    /// swallowed, from now on or later. `None` if the cluster is being dropped.
+    /// Notes a connection, which is closed with the cluster: its number, and whether what comes
+    /// over it is to be swallowed, from now on or later. `None` if the cluster is being dropped.
     pub(super) fn register(
         &self,
         ends: Way,

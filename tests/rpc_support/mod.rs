@@ -341,7 +341,8 @@ impl Raw {
         assert_eq!(self.rest(), b"", "bytes before the end");
     }
 
-    /// The server resets the connection, and has sent nothing before. Existing clients take anything else for a reply.
+    /// The server resets the connection, and has sent nothing before. Existing clients take
+    /// anything else for a reply.
     pub fn expect_reset(&mut self) {
         match self.0.read(&mut [0; 64]) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}

@@ -1,4 +1,5 @@
-//! What a channel can meet: servers that speak for themselves, networks that stop, servers with handlers.
+//! What a channel can meet: servers that speak for themselves, networks that stop, servers with
+//! handlers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -151,7 +152,8 @@ impl Relay {
         self.shared.changed.notify_all();
     }
 
-    /// From now on nothing comes through the connections that there are, which stay open. New ones work.
+    /// From now on nothing comes through the connections that there are, which stay open. New ones
+    /// work.
     pub fn blackhole(&self) {
         let mut state = self.shared.state.lock();
         state.swallowed = state.accepted;

@@ -1,12 +1,14 @@
 //! Comments of a .proto as documentation: words, never code to run.
 //!
-//! rustdoc reads Markdown. There an indented line is code, which `cargo test` runs, a bracket is a link to nowhere, and `Vec<T>`
-//! an HTML tag that is not closed. Whoever wrote the .proto meant none of these. Other Markdown harms nobody, and stays.
+//! rustdoc reads Markdown. There an indented line is code, which `cargo test` runs, a bracket is a
+//! link to nowhere, and `Vec<T>` an HTML tag that is not closed. Whoever wrote the .proto meant
+//! none of these. Other Markdown harms nobody, and stays.
 
 use prost_types::FileDescriptorSet;
 
-/// Takes blocks of code, links and tags from all comments. `code` between single backticks stays what it is, and so do
-/// headings, emphasis, lists, tables, entities and URLs: their authors may well have meant them.
+/// Takes blocks of code, links and tags from all comments. `code` between single backticks stays
+/// what it is, and so do headings, emphasis, lists, tables, entities and URLs: their authors may
+/// well have meant them.
 pub(crate) fn make_plain(descriptors: &mut FileDescriptorSet) {
     let infos = descriptors.file.iter_mut().filter_map(|file| file.source_code_info.as_mut());
     for location in infos.flat_map(|info| &mut info.location) {
@@ -49,7 +51,8 @@ fn push_plain(char: char, out: &mut String) {
     out.push(char);
 }
 
-/// Marks that turn the direction of text: the compiler refuses them in comments, as they can hide code.
+/// Marks that turn the direction of text: the compiler refuses them in comments, as they can hide
+/// code.
 fn is_direction(char: &char) -> bool {
     matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,5 +1,5 @@
-//! Compiles `.proto` files for `syncraft_rpc`: messages, and for each service the trait to implement, the type that publishes it
-//! and the stub that calls it. Nobody needs `protoc`.
+//! Compiles `.proto` files for `syncraft_rpc`: messages, and for each service the trait to
+//! implement, the type that publishes it and the stub that calls it. Nobody needs `protoc`.
 //!
 //! In a crate's `build.rs`:
 //!
@@ -15,13 +15,15 @@
 //! syncraft_rpc::include_proto!("friends");
 //! ```
 //!
-//! The crate needs `syncraft-rpc` among its dependencies and this one among its build dependencies, and nothing else. A crate that
-//! depends on `syncraft` needs no `syncraft-rpc`: it writes `syncraft::rpc::include_proto!("friends")`. The macro tells the generated code
-//! which crate it belongs to. Code that is included in another way names that crate by [`Config::runtime`].
+//! The crate needs `syncraft-rpc` among its dependencies and this one among its build dependencies,
+//! and nothing else. A crate that depends on `syncraft` needs no `syncraft-rpc`: it writes
+//! `syncraft::rpc::include_proto!("friends")`. The macro tells the generated code which crate it
+//! belongs to. Code that is included in another way names that crate by [`Config::runtime`].
 //!
 //! # Packages
 //!
-//! `include_proto!` takes the package as the .proto spells it, and `"_"` for files without `package`:
+//! `include_proto!` takes the package as the .proto spells it, and `"_"` for files without
+//! `package`:
 //!
 //! ```text
 //! mod plain {
@@ -29,9 +31,9 @@
 //! }
 //! ```
 //!
-//! One package may be included anywhere. Packages that refer to each other (`import`) find each other by their modules, so each part of
-//! a package's name must be a module, in the crate's root or in one module of it. For `shop.orders`, `shop.users` and
-//! `common`:
+//! One package may be included anywhere. Packages that refer to each other (`import`) find each
+//! other by their modules, so each part of a package's name must be a module, in the crate's root
+//! or in one module of it. For `shop.orders`, `shop.users` and `common`:
 //!
 //! ```text
 //! pub mod shop {
@@ -47,10 +49,11 @@
 //! }
 //! ```
 //!
-//! Modules have names in snake case: `Shop` becomes `shop`, and a keyword such as `type` is `r#type`.
+//! Modules have names in snake case: `Shop` becomes `shop`, and a keyword such as `type` is
+//! `r#type`.
 //!
-//! Types of `google.protobuf` come with `syncraft-rpc` (`syncraft_rpc::prost_types::Timestamp`, ...). `Empty` is `()` in Rust, and a wrapper
-//! such as `StringValue` is what it wraps.
+//! Types of `google.protobuf` come with `syncraft-rpc` (`syncraft_rpc::prost_types::Timestamp`,
+//! ...). `Empty` is `()` in Rust, and a wrapper such as `StringValue` is what it wraps.
 //!
 //! # Names
 //!
@@ -64,14 +67,15 @@
 //!
 //! # Streams
 //!
-//! An `rpc` with `stream` is left out, with a warning of cargo that names its line. The other methods of the service work; calls of
-//! this one are answered as calls of an unknown method.
+//! An `rpc` with `stream` is left out, with a warning of cargo that names its line. The other
+//! methods of the service work; calls of this one are answered as calls of an unknown method.
 //!
 //! # Comments
 //!
-//! Comments of the .proto are the documentation of what becomes of it. Nothing in them is an example to run, an HTML tag or a
-//! link in brackets; `` `code` `` in single backticks is shown as code. The rest stays Markdown: headings (`#`), emphasis (`*`,
-//! `_`), lists, tables, entities such as `&lt;`, and URLs.
+//! Comments of the .proto are the documentation of what becomes of it. Nothing in them is an
+//! example to run, an HTML tag or a link in brackets; `` `code` `` in single backticks is shown as
+//! code. The rest stays Markdown: headings (`#`), emphasis (`*`, `_`), lists, tables, entities such
+//! as `&lt;`, and URLs.
 
 mod comments;
 mod names;
@@ -85,12 +89,13 @@ use std::{env, error, fmt, fs, io};
 use prost_build::Module;
 use prost_types::FileDescriptorSet;
 
-/// Compiles `protos`, which may import each other and what is below `includes`, to `OUT_DIR`: a file for each package.
+/// Compiles `protos`, which may import each other and what is below `includes`, to `OUT_DIR`: a
+/// file for each package.
 ///
 /// # Errors
 ///
-/// [`Error`], with the place in the .proto that is wrong, or both places of names that collide; or the file that cannot be read
-/// or written.
+/// [`Error`], with the place in the .proto that is wrong, or both places of names that collide; or
+/// the file that cannot be read or written.
 pub fn compile(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<(), Error> {
     Config::new().compile(protos, includes)
 }
@@ -115,9 +120,9 @@ impl Config {
 
     /// Names the runtime crate by a path, such as `::syncraft_rpc` or `::syncraft::rpc`.
     ///
-    /// Without it the generated code gets the crate from the `include_proto!` that includes it, so `syncraft_rpc::include_proto!`
-    /// and `syncraft::rpc::include_proto!` both work, and so does a renamed dependency. Set it for files that are included
-    /// without that macro.
+    /// Without it the generated code gets the crate from the `include_proto!` that includes it, so
+    /// `syncraft_rpc::include_proto!` and `syncraft::rpc::include_proto!` both work, and so does a
+    /// renamed dependency. Set it for files that are included without that macro.
     pub fn runtime(mut self, path: &str) -> Config {
         path.clone_into(&mut self.runtime);
         self
@@ -172,7 +177,8 @@ impl Config {
         Ok(())
     }
 
-    /// Hands the alias down to the modules in `code`: a module does not see the names of the one around it.
+    /// Hands the alias down to the modules in `code`: a module does not see the names of the one
+    /// around it.
     fn with_alias(&self, code: &str) -> String {
         if self.runtime != ALIAS {
             return code.to_owned();
@@ -189,8 +195,9 @@ impl Config {
     }
 }
 
-/// What generated code calls the runtime crate. `include_proto!` brings the name into the module that it is in. It is in snake case
-/// because prost puts paths into snake case; [`names::check`] refuses a .proto that makes a module of this name.
+/// What generated code calls the runtime crate. `include_proto!` brings the name into the module
+/// that it is in. It is in snake case because prost puts paths into snake case; [`names::check`]
+/// refuses a .proto that makes a module of this name.
 const ALIAS: &str = "syncraft_rpc_runtime";
 
 /// A file that is written anew is compiled anew.

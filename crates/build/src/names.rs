@@ -1,8 +1,9 @@
 //! Names of a .proto that would be one name in Rust.
 //!
-//! A .proto may have a `message Foo_Bar` beside a `message FooBar`, and a `service Echo` beside a `message EchoService`. In Rust each
-//! pair is one name, and the compiler would complain about lines that nobody wrote. So each generated name is claimed here
-//! first, and a name that is claimed twice is refused with both places.
+//! A .proto may have a `message Foo_Bar` beside a `message FooBar`, and a `service Echo` beside a
+//! `message EchoService`. In Rust each pair is one name, and the compiler would complain about
+//! lines that nobody wrote. So each generated name is claimed here first, and a name that is
+//! claimed twice is refused with both places.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -13,7 +13,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of the element at `path`: numbers of fields and positions in the descriptor, as `SourceCodeInfo` has them.
+    /// Of the element at `path`: numbers of fields and positions in the descriptor, as
+    /// `SourceCodeInfo` has them.
     pub(crate) fn of(path: &[i32], file: &FileDescriptorProto, includes: &[PathBuf]) -> Place {
         let locations = file.source_code_info.iter().flat_map(|info| &info.location);
         let span = locations.filter(|it| it.path == path).find_map(|it| it.span.first());

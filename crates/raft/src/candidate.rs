@@ -1,4 +1,5 @@
-//! Elections (Raft §5.2), each preceded by a pre-vote (thesis §9.6): a member that could not win disturbs nobody.
+//! Elections (Raft §5.2), each preceded by a pre-vote (thesis §9.6): a member that could not win
+//! disturbs nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,7 +54,8 @@ impl Candidate {
         }
     }
 
-    /// The candidate's own vote is on the disk. The others are being asked: they have a whole timeout to answer.
+    /// The candidate's own vote is on the disk. The others are being asked: they have a whole
+    /// timeout to answer.
     pub(super) fn own_vote_durable(&mut self, common: &mut Common) -> Tally {
         let own = common.config.id;
         if self.votes.contains_key(&own) {
@@ -63,7 +65,8 @@ impl Candidate {
         self.count(&common.config.members, own, true)
     }
 
-    /// Counts a vote. A vote given stands; a refusal may be the late answer to an older request, so a vote after it counts.
+    /// Counts a vote. A vote given stands; a refusal may be the late answer to an older request, so
+    /// a vote after it counts.
     fn count(&mut self, members: &Membership, from: MemberId, granted: bool) -> Tally {
         assert!(members.contains(from), "strangers are not heard");
         *self.votes.entry(from).or_default() |= granted;
@@ -77,8 +80,8 @@ impl Candidate {
 }
 
 impl Raft {
-    /// No leader was heard for an election timeout: asks whether an election could be won. Also a candidate whose
-    /// election came to nothing begins here again, with the term it has.
+    /// No leader was heard for an election timeout: asks whether an election could be won. Also a
+    /// candidate whose election came to nothing begins here again, with the term it has.
     pub(super) fn campaign(&mut self) {
         let common = &mut self.common;
         common.assert_may_stand();
@@ -93,7 +96,8 @@ impl Raft {
         self.pre_vote_counted(tally);
     }
 
-    /// Begins a term and votes for itself. That vote counts, and the others are asked, once it is on the disk.
+    /// Begins a term and votes for itself. That vote counts, and the others are asked, once it is
+    /// on the disk.
     pub(super) fn stand_for_election(&mut self, is_transfer: bool) {
         let common = &mut self.common;
         common.assert_may_stand();
@@ -106,7 +110,8 @@ impl Raft {
         common.persists.then.extend(requests);
     }
 
-    /// The leader hands over to this member: no pre-vote, and those who hear the leader may vote all the same.
+    /// The leader hands over to this member: no pre-vote, and those who hear the leader may vote
+    /// all the same.
     pub(super) fn on_timeout_now(&mut self, message: &Message) {
         self.common.reply(message.caller(), Reply::TimeoutNow);
         if self.common.may_stand() {
@@ -114,8 +119,9 @@ impl Raft {
         }
     }
 
-    /// Whether a candidate's own vote is on its way to the disk. The others were not asked yet, so there is nothing to time
-    /// out: to begin again would only queue another write behind this one, on a slow disk without end.
+    /// Whether a candidate's own vote is on its way to the disk. The others were not asked yet, so
+    /// there is nothing to time out: to begin again would only queue another write behind this one,
+    /// on a slow disk without end.
     pub(super) fn is_vote_under_way(&self) -> bool {
         matches!(self.role, Role::Candidate(_)) && !self.common.is_hard_state_durable()
     }
@@ -146,7 +152,8 @@ impl Raft {
 }
 
 impl Common {
-    /// Whether this member can take a leader's place: it votes, knows its promises, and its disk takes new ones.
+    /// Whether this member can take a leader's place: it votes, knows its promises, and its disk
+    /// takes new ones.
     pub(super) fn may_stand(&self) -> bool {
         let is_voter = self.config.members.is_voter(self.config.id);
         is_voter && self.joining.is_none() && !self.is_disk_stalled()

@@ -1,9 +1,11 @@
-//! What every member keeps, whatever its role: the state of Raft figure 2, and what leaves at the end of a step.
+//! What every member keeps, whatever its role: the state of Raft figure 2, and what leaves at the
+//! end of a step.
 //!
-//! The term, the vote, `commit_index` and `handed_out` are private to this file. Each of them changes in one method, and
-//! that method asserts what Raft says of the change.
+//! The term, the vote, `commit_index` and `handed_out` are private to this file. Each of them
+//! changes in one method, and that method asserts what Raft says of the change.
 //!
-//! What each step calls once is `#[inline]`: else the calls from one file to another would cost more than all assertions.
+//! What each step calls once is `#[inline]`: else the calls from one file to another would cost
+//! more than all assertions.
 
 use std::collections::VecDeque;
 
@@ -16,8 +18,8 @@ use super::message::{Body, Caller, Message, ReadIndexReply, Reply, Request};
 use super::reads::{Question, Readers};
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
-/// Writes that may wait for the disk with something to be said after them; past it that is not said: the network may lose it
-/// as well.
+/// Writes that may wait for the disk with something to be said after them; past it that is not
+/// said: the network may lose it as well.
 const WRITES_WAITING_MAX: u64 = 16_384;
 
 /// The state of a member of any role.
@@ -35,7 +37,8 @@ pub(super) struct Common {
     pub(super) applied_index: Index,
     /// Bytes given out and not yet applied, with the last index of each batch.
     applying: VecDeque<(Index, usize)>,
-    /// Who leads in the current term, if known. This member itself exactly while its role is leader.
+    /// Who leads in the current term, if known. This member itself exactly while its role is
+    /// leader.
     leader: Option<MemberId>,
     /// While this member lacks its data.
     pub(super) joining: Option<Joining>,
@@ -161,8 +164,9 @@ impl Common {
         common
     }
 
-    /// A snapshot may reach the disk before the term that it was made in: one that arrives is stored before the core hears
-    /// of it, and entries may be applied before this member's own log has them. This member has said nothing in that term.
+    /// A snapshot may reach the disk before the term that it was made in: one that arrives is
+    /// stored before the core hears of it, and entries may be applied before this member's own log
+    /// has them. This member has said nothing in that term.
     fn adopt_term_of_snapshot(&mut self) {
         let term = self.snapshot.map_or(Term::ZERO, |it| it.last_included_term);
         if term > self.current_term() {
@@ -222,8 +226,8 @@ impl Common {
         self.handed_out = index;
     }
 
-    /// Somebody leads the current term, or nobody is known to any more. Another leader will not confirm the reads that the
-    /// last one was asked about.
+    /// Somebody leads the current term, or nobody is known to any more. Another leader will not
+    /// confirm the reads that the last one was asked about.
     #[inline]
     pub(super) fn set_leader(&mut self, leader: Option<MemberId>) {
         if leader != self.leader {
@@ -282,7 +286,8 @@ impl Common {
         self.effects.push(Effect::Install(snapshot));
     }
 
-    /// Entries that the snapshot holds may go, but for a tail for followers that are a little behind.
+    /// Entries that the snapshot holds may go, but for a tail for followers that are a little
+    /// behind.
     pub(super) fn snapshot_taken(&mut self, snapshot: SnapshotMeta) {
         let index = snapshot.last_included_index;
         assert!(index <= self.handed_out, "a snapshot holds what was applied, no more");
@@ -305,7 +310,8 @@ impl Common {
         self.log.written(id);
     }
 
-    /// Gives out some of what is committed, as far as the state machine keeps up. False if there is nothing to give out now.
+    /// Gives out some of what is committed, as far as the state machine keeps up. False if there is
+    /// nothing to give out now.
     #[inline]
     pub(super) fn hand_out(&mut self) -> bool {
         if self.handed_out == self.commit_index {
@@ -355,7 +361,8 @@ impl Common {
         self.persists.stalled_ticks >= self.config.election_ticks_max
     }
 
-    /// Answers with what promises no entry and no vote: at once, if the term it names is on the disk.
+    /// Answers with what promises no entry and no vote: at once, if the term it names is on the
+    /// disk.
     pub(super) fn reply(&mut self, caller: Caller, reply: Reply) {
         self.reply_once_durable(caller, reply, Index::ZERO);
     }

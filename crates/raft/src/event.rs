@@ -19,9 +19,10 @@ pub struct PersistId(pub u64);
 pub enum Event {
     /// One tick of the clock has passed: the core's notion of time.
     Tick,
-    /// What the boot-time clock of this member reads, in microseconds: the time since some moment in the past, that goes on
-    /// while the machine sleeps. Only leases look at it, and only where [`Config::lease`](super::Config::lease) is set; then it
-    /// stands before the reads of each batch, and was read after they had arrived.
+    /// What the boot-time clock of this member reads, in microseconds: the time since some moment
+    /// in the past, that goes on while the machine sleeps. Only leases look at it, and only where
+    /// [`Config::lease`](super::Config::lease) is set; then it stands before the reads of each
+    /// batch, and was read after they had arrived.
     Clock(u64),
     /// A message has arrived.
     Message(Message),
@@ -32,12 +33,14 @@ pub enum Event {
         /// What to replicate.
         command: Bytes,
     },
-    /// A client wants to read the state machine. Becomes [`Effect::ReadReady`] or [`Effect::Rejected`].
+    /// A client wants to read the state machine. Becomes [`Effect::ReadReady`] or
+    /// [`Effect::Rejected`].
     Read {
         /// The shell's name for it.
         id: RequestId,
     },
-    /// This member should hand its leadership over: to one peer, or to the one that is furthest. Nothing if it does not lead.
+    /// This member should hand its leadership over: to one peer, or to the one that is furthest.
+    /// Nothing if it does not lead.
     Transfer {
         /// To whom; a stranger, or this member itself, is ignored.
         to: Option<MemberId>,
@@ -48,20 +51,21 @@ pub enum Event {
     Applied(Index),
     /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
     SnapshotTaken(SnapshotMeta),
-    /// The disk is full, or no longer so: the leader is told, who may look for somebody to hand over to.
+    /// The disk is full, or no longer so: the leader is told, who may look for somebody to hand
+    /// over to.
     DiskFull(bool),
     /// What [`Effect::Joined`] asked for is on the disk.
     Joined,
-    /// A peer that was asked where it stands ([`Request::Join`](super::Request::Join)) is of another
-    /// cluster.
+    /// A peer that was asked where it stands ([`Request::Join`](super::Request::Join)) is of
+    /// another cluster.
     OtherCluster {
         /// The peer.
         peer: MemberId,
         /// What it said.
         other: OtherCluster,
     },
-    /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and if the peer is the
-    /// leader, it may be dead.
+    /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and
+    /// if the peer is the leader, it may be dead.
     Disconnected(MemberId),
 }
 
@@ -72,7 +76,8 @@ pub enum Effect {
     Send(Message),
     /// Write this. Writes happen in order; the core goes on meanwhile.
     Persist(Persist),
-    /// The proposal stands in the log here. If another entry is applied at this index, it never takes effect.
+    /// The proposal stands in the log here. If another entry is applied at this index, it never
+    /// takes effect.
     Proposed {
         /// Which proposal.
         id: RequestId,
@@ -88,8 +93,9 @@ pub enum Effect {
         /// Why.
         reason: Rejection,
     },
-    /// Send this peer the newest snapshot: it lacks entries that are forgotten here. When all of it is on the peer's disk,
-    /// verified, the peer's core gets [`Request::InstallSnapshot`](super::Request::InstallSnapshot); until its answer, or an
+    /// Send this peer the newest snapshot: it lacks entries that are forgotten here. When all of it
+    /// is on the peer's disk, verified, the peer's core gets
+    /// [`Request::InstallSnapshot`](super::Request::InstallSnapshot); until its answer, or an
     /// [`Event::Disconnected`], nothing else is sent to it but heartbeats.
     SendSnapshot {
         /// The peer.
@@ -97,14 +103,15 @@ pub enum Effect {
         /// The leader's term, for the request.
         term: Term,
     },
-    /// Load this snapshot, which has arrived, in place of the state: the entries that led to it will not come.
+    /// Load this snapshot, which has arrived, in place of the state: the entries that led to it
+    /// will not come.
     Install(SnapshotMeta),
     /// These entries are committed: apply them, in order. Each is handed out once.
     Apply(Vec<Entry>),
     /// These reads may be served from the state that all `Apply` effects before this one lead to.
     ReadReady(Vec<RequestId>),
-    /// This peer refuses what it had acknowledged: its disk was emptied or replaced. It is filled again, but what was
-    /// committed with its help may have been lost, and an operator should know.
+    /// This peer refuses what it had acknowledged: its disk was emptied or replaced. It is filled
+    /// again, but what was committed with its help may have been lost, and an operator should know.
     PeerLostData {
         /// Which one.
         peer: MemberId,
@@ -112,7 +119,8 @@ pub enum Effect {
         match_index: Index,
     },
     /// This member holds all that it can ever have promised. Record that in later lives it is a
-    /// [`Standing::Voter`](super::Standing::Voter), and say [`Event::Joined`]: from then on it votes.
+    /// [`Standing::Voter`](super::Standing::Voter), and say [`Event::Joined`]: from then on it
+    /// votes.
     Joined,
     /// This member, which has no data, belongs to this cluster, and not to the one that it was
     /// started for. Record it, as [`Standing::Rebuilding`](super::Standing::Rebuilding), and begin
@@ -124,18 +132,19 @@ pub enum Effect {
 
 /// One write to the disk and what may be said once it is there.
 ///
-/// Thesis §3.8: nothing that promises a vote, a term or an entry leaves before the promise is durable. That rule is in the
-/// data: such a message stands in `then`, and nowhere else.
+/// Thesis §3.8: nothing that promises a vote, a term or an entry leaves before the promise is
+/// durable. That rule is in the data: such a message stands in `then`, and nowhere else.
 ///
-/// The hard state goes to the disk before the entries: what a crash leaves of a write must not hold an entry of a term that
-/// the disk has not reached.
+/// The hard state goes to the disk before the entries: what a crash leaves of a write must not hold
+/// an entry of a term that the disk has not reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {
     /// To be named in [`Event::Persisted`].
     pub id: PersistId,
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
-    /// Forget the whole log and begin it anew behind this snapshot, which is on the disk already. Before the entries.
+    /// Forget the whole log and begin it anew behind this snapshot, which is on the disk already.
+    /// Before the entries.
     pub reset: Option<SnapshotMeta>,
     /// New entries. The first one replaces everything in the log from its index on.
     pub entries: Vec<Entry>,

@@ -24,7 +24,8 @@ pub(super) struct Leader {
     pub(super) reads: Reads,
     /// Number of the last round of heartbeats.
     round: u64,
-    /// The no-op of this term: what is committed before it is unknown, so reads wait for it (thesis §6.4).
+    /// The no-op of this term: what is committed before it is unknown, so reads wait for it (thesis
+    /// §6.4).
     noop_index: Index,
     uncommitted_bytes: usize,
     ticks_since_heartbeat: u32,
@@ -72,7 +73,8 @@ impl Leader {
 }
 
 impl Raft {
-    /// The election is won (Raft §5.2). The no-op lets entries of earlier terms commit (§5.4.2, §8).
+    /// The election is won (Raft §5.2). The no-op lets entries of earlier terms commit (§5.4.2,
+    /// §8).
     pub(super) fn become_leader(&mut self) {
         assert!(matches!(self.role, Role::Candidate(_)), "only an election makes a leader");
         let common = &mut self.common;
@@ -97,7 +99,8 @@ impl Leader {
         index
     }
 
-    /// A tick has passed. False if no quorum was heard for an election timeout: then it must step down (thesis §6.2).
+    /// A tick has passed. False if no quorum was heard for an election timeout: then it must step
+    /// down (thesis §6.2).
     #[must_use]
     pub(super) fn tick(&mut self, common: &mut Common) -> bool {
         self.ticks_since_quorum += 1;
@@ -151,8 +154,8 @@ impl Leader {
         common.effects.push(Effect::Proposed { id, index, term });
     }
 
-    /// Whether a bound is reached, or the leader hands over: then nothing new may come, or the one who is to take over never
-    /// has everything (thesis §3.10).
+    /// Whether a bound is reached, or the leader hands over: then nothing new may come, or the one
+    /// who is to take over never has everything (thesis §3.10).
     fn is_busy(&self, common: &Common) -> bool {
         let config = &common.config;
         let uncommitted_entries = common.log.last_index().0 - common.commit_index().0;
@@ -191,8 +194,8 @@ impl Leader {
         self.send_timeout_now(common);
     }
 
-    /// All reads that wait share one round, once an entry of this term is committed: only then does the leader know what is
-    /// (thesis §6.4). Under a lease they need none.
+    /// All reads that wait share one round, once an entry of this term is committed: only then does
+    /// the leader know what is (thesis §6.4). Under a lease they need none.
     fn start_read_round(&mut self, common: &mut Common) {
         let commit_index = common.commit_index();
         if commit_index < self.noop_index || !self.reads.is_any_waiting() {
@@ -300,8 +303,8 @@ impl Leader {
         self.confirm_reads(common);
     }
 
-    /// Commits what a quorum has on its disks, if it is of the current term; what is before it is then committed too
-    /// (Raft §5.3, §5.4.2).
+    /// Commits what a quorum has on its disks, if it is of the current term; what is before it is
+    /// then committed too (Raft §5.3, §5.4.2).
     pub(super) fn advance_commit_index(&mut self, common: &mut Common) {
         let matched = self.peers.iter().map(|(&id, peer)| (id, peer.match_index()));
         let own = (common.config.id, common.log.durable_index());
@@ -325,8 +328,8 @@ impl Leader {
     }
 }
 
-/// The entries from `next_index` on, as many as go in one message. `None` if the log does not reach back so far any more:
-/// before its beginning there is the snapshot only.
+/// The entries from `next_index` on, as many as go in one message. `None` if the log does not reach
+/// back so far any more: before its beginning there is the snapshot only.
 fn next_append(common: &Common, next_index: Index) -> Option<AppendEntries> {
     let last_index = common.log.last_index();
     assert!(next_index <= last_index.next(), "nothing beyond the log is sent (figure 2)");

@@ -254,11 +254,12 @@ use candidate::Candidate;
 use common::{Common, Timer};
 use leader::Leader;
 
-/// How far ahead another member's term can be. An election a millisecond takes fifty days to get there; a peer that counts
-/// wrongly must not use up all terms with one message.
+/// How far ahead another member's term can be. An election a millisecond takes fifty days to get
+/// there; a peer that counts wrongly must not use up all terms with one message.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
 
-/// So many entries that a snapshot holds are forgotten in each step, beside two for each new one: some 50 microseconds.
+/// So many entries that a snapshot holds are forgotten in each step, beside two for each new one:
+/// some 50 microseconds.
 const FORGOTTEN_EACH_STEP: usize = 256;
 
 /// One member's consensus state: figure 2 of the paper.
@@ -268,8 +269,8 @@ pub struct Raft {
     role: Role,
 }
 
-/// What a member is (Raft §5.1), with what it knows only as such. What only a leader does is a method of [`Leader`], which
-/// nobody else has.
+/// What a member is (Raft §5.1), with what it knows only as such. What only a leader does is a
+/// method of [`Leader`], which nobody else has.
 #[derive(Debug)]
 enum Role {
     Follower,
@@ -302,7 +303,8 @@ pub struct Status {
 }
 
 impl Raft {
-    /// A member as it starts, or starts again, with what its disk holds. The state machine has loaded `snapshot`.
+    /// A member as it starts, or starts again, with what its disk holds. The state machine has
+    /// loaded `snapshot`.
     ///
     /// # Panics
     /// If `entries` does not count up from `snapshot`, or from index 1 without one, or is of a later term than both of them:
@@ -384,8 +386,8 @@ impl Raft {
         }
     }
 
-    /// Every message passes here: strangers are turned away and terms are compared once, before any role sees it
-    /// (Raft §5.1).
+    /// Every message passes here: strangers are turned away and terms are compared once, before any
+    /// role sees it (Raft §5.1).
     fn receive(&mut self, message: Message) {
         if self.common.is_leaving() {
             return;
@@ -429,8 +431,9 @@ impl Raft {
         self.dispatch(message);
     }
 
-    /// A request of an earlier term is told the current one, so that its sender steps down; an answer is too late. But a
-    /// member without its data is in an early term, and its questions and answers count.
+    /// A request of an earlier term is told the current one, so that its sender steps down; an
+    /// answer is too late. But a member without its data is in an early term, and its questions and
+    /// answers count.
     fn receive_earlier_term(&mut self, message: Message) {
         match &message.body {
             Body::Request(request) => self.common.refuse_stale(&message, request),
@@ -461,7 +464,8 @@ impl Raft {
         }
     }
 
-    /// An answer goes to the role that asked. If this member has another role by now, nobody waits for it any more.
+    /// An answer goes to the role that asked. If this member has another role by now, nobody waits
+    /// for it any more.
     fn on_reply(&mut self, message: &Message, reply: Reply) {
         match (&mut self.role, reply) {
             (Role::Leader(leader), Reply::AppendEntries(reply)) => {
@@ -500,7 +504,8 @@ impl Raft {
         true
     }
 
-    /// Enters `term` as a follower. A leader that steps down gives back the reads it has not confirmed.
+    /// Enters `term` as a follower. A leader that steps down gives back the reads it has not
+    /// confirmed.
     fn become_follower(&mut self, term: Term, leader: Option<MemberId>) {
         let was = std::mem::replace(&mut self.role, Role::Follower);
         self.common.begin_following(term, leader);
@@ -533,7 +538,8 @@ impl Raft {
         }
     }
 
-    /// An operator asks to hand the leadership over. Whoever does not lead has nothing to hand over.
+    /// An operator asks to hand the leadership over. Whoever does not lead has nothing to hand
+    /// over.
     fn transfer(&mut self, to: Option<MemberId>) {
         if let Role::Leader(leader) = &mut self.role {
             leader.begin_transfer(&self.common.config, to);
@@ -565,7 +571,8 @@ impl Raft {
         }
     }
 
-    /// Turns what the batch has left to do into effects: entries to peers first, as they may leave before the write.
+    /// Turns what the batch has left to do into effects: entries to peers first, as they may leave
+    /// before the write.
     fn finish(&mut self) -> Vec<Effect> {
         match &mut self.role {
             Role::Leader(leader) => leader.finish(&mut self.common),
@@ -580,7 +587,8 @@ impl Raft {
         std::mem::take(&mut self.common.effects)
     }
 
-    /// Gives out what is committed, as far as the state machine keeps up, and the reads that are then due.
+    /// Gives out what is committed, as far as the state machine keeps up, and the reads that are
+    /// then due.
     fn hand_out(&mut self) {
         loop {
             if let Role::Leader(leader) = &mut self.role {

@@ -1,12 +1,13 @@
 //! Who votes, who only learns, and which sets of members are a quorum.
 //!
-//! A quorum is a majority of the voters. Any two quorums have a member in common, and every safety argument of Raft rests
-//! on that member: it cannot vote for two candidates of one term, and it brings committed entries into the next election
-//! (Raft §5.2, §5.4.3). So this file is the only place that counts majorities. Everybody else names a set of members and
-//! asks. That leaves room for joint consensus (thesis §4.3), where a quorum is not a number any more.
+//! A quorum is a majority of the voters. Any two quorums have a member in common, and every safety
+//! argument of Raft rests on that member: it cannot vote for two candidates of one term, and it
+//! brings committed entries into the next election (Raft §5.2, §5.4.3). So this file is the only
+//! place that counts majorities. Everybody else names a set of members and asks. That leaves room
+//! for joint consensus (thesis §4.3), where a quorum is not a number any more.
 //!
-//! Learners receive entries and heartbeats like everybody, and never count (thesis §4.2.1). No learner exists yet outside
-//! of tests: the membership of a running cluster does not change.
+//! Learners receive entries and heartbeats like everybody, and never count (thesis §4.2.1). No
+//! learner exists yet outside of tests: the membership of a running cluster does not change.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,8 @@
 //! What members say to each other.
 //!
-//! Every request gets exactly one reply, unless it is nonsense (a stranger, a broken promise), which is dropped and
-//! counted. The core neither numbers nor matches calls: a reply repeats the request's `token`, and whoever carries
-//! messages finds the waiting call by it.
+//! Every request gets exactly one reply, unless it is nonsense (a stranger, a broken promise),
+//! which is dropped and counted. The core neither numbers nor matches calls: a reply repeats the
+//! request's `token`, and whoever carries messages finds the waiting call by it.
 
 use super::types::{Entry, Index, MemberId, SnapshotMeta, Term};
 
@@ -13,7 +13,8 @@ pub struct Message {
     pub from: MemberId,
     /// Whom it is for.
     pub to: MemberId,
-    /// The sender's current term; in a pre-vote request, and in the grant of one, the term that would be started.
+    /// The sender's current term; in a pre-vote request, and in the grant of one, the term that
+    /// would be started.
     pub term: Term,
     /// The carrier's mark on a request, repeated by its reply; 0 in what the core starts.
     pub token: u64,
@@ -30,8 +31,8 @@ pub enum Body {
     Reply(Reply),
 }
 
-/// What a member asks of another: one variant a message of Raft figure 2, the heartbeats of thesis §6.4, and what came
-/// after the paper.
+/// What a member asks of another: one variant a message of Raft figure 2, the heartbeats of thesis
+/// §6.4, and what came after the paper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A candidate asks for a vote.
@@ -40,12 +41,14 @@ pub enum Request {
     AppendEntries(AppendEntries),
     /// The leader shows that it lives, and asks whether it still leads.
     Heartbeat(Heartbeat),
-    /// A snapshot of the leader's has arrived, whole and verified (Raft §7). Its chunks are the carrier's business: the core
-    /// asks for one with [`Effect::SendSnapshot`](super::Effect::SendSnapshot).
+    /// A snapshot of the leader's has arrived, whole and verified (Raft §7). Its chunks are the
+    /// carrier's business: the core asks for one with
+    /// [`Effect::SendSnapshot`](super::Effect::SendSnapshot).
     InstallSnapshot(SnapshotMeta),
     /// The leader hands over: stand for election at once (thesis §3.10).
     TimeoutNow,
-    /// A follower that was asked to read asks the leader what it must have applied first (thesis §6.4).
+    /// A follower that was asked to read asks the leader what it must have applied first (thesis
+    /// §6.4).
     ReadIndex(ReadIndex),
     /// A member without its data asks where the others stand, before it may promise anything.
     Join(Join),
@@ -99,7 +102,8 @@ impl Message {
 pub struct RequestVote {
     /// Only asks: neither side changes its term or vote.
     pub pre_vote: bool,
-    /// The leader itself has asked this candidate to stand: followers that hear that leader may vote (thesis §4.2.3).
+    /// The leader itself has asked this candidate to stand: followers that hear that leader may
+    /// vote (thesis §4.2.3).
     pub is_transfer: bool,
     /// Index of the candidate's last entry (Raft §5.4.1).
     pub last_log_index: Index,
@@ -141,7 +145,8 @@ pub enum AppendEntriesReply {
     Conflict {
         /// The refused request's `prev_log_index`.
         rejected_index: Index,
-        /// The last entry of the follower that could still match: the leader need not look above it.
+        /// The last entry of the follower that could still match: the leader need not look above
+        /// it.
         conflict_index: Index,
         /// That entry's term.
         conflict_term: Term,
@@ -150,8 +155,8 @@ pub enum AppendEntriesReply {
     Stale,
 }
 
-/// Shows that the leader lives. Not an empty `AppendEntries` as in figure 2: it has no log to check, so its answer never
-/// waits for a follower's disk.
+/// Shows that the leader lives. Not an empty `AppendEntries` as in figure 2: it has no log to
+/// check, so its answer never waits for a follower's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The leader's commit index, cut to what this follower is known to hold.
@@ -160,13 +165,14 @@ pub struct Heartbeat {
     pub round: u64,
 }
 
-/// Answers a [`Heartbeat`]: at the time of this reply its sender knew of no later term than the reply's `term`.
+/// Answers a [`Heartbeat`]: at the time of this reply its sender knew of no later term than the
+/// reply's `term`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatReply {
     /// The request's round; [`HeartbeatReply::NO_ROUND`] if the request's term is over.
     pub round: u64,
-    /// For so many microseconds from the heartbeat's arrival, by its own clock, the sender helps nobody else to become leader;
-    /// 0: it promises nothing.
+    /// For so many microseconds from the heartbeat's arrival, by its own clock, the sender helps
+    /// nobody else to become leader; 0: it promises nothing.
     pub promised_us: u64,
     /// The sender's disk is full or stalled: it would be no better leader than one whose disk is.
     pub cannot_write: bool,
@@ -180,7 +186,8 @@ impl HeartbeatReply {
 /// Asks for the leader's commit index, confirmed after this was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadIndex {
-    /// The follower's name for the reads that wait for it: never used again, not even after a restart.
+    /// The follower's name for the reads that wait for it: never used again, not even after a
+    /// restart.
     pub batch: u64,
 }
 

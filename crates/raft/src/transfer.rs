@@ -1,6 +1,6 @@
-//! Handing the leadership over (thesis §3.10): the leader takes no new proposals, waits until one peer has everything, and
-//! asks it to stand for election at once. If nothing comes of it within an election timeout, the leader goes on. A leader whose
-//! disk takes no writes hands over by itself.
+//! Handing the leadership over (thesis §3.10): the leader takes no new proposals, waits until one
+//! peer has everything, and asks it to stand for election at once. If nothing comes of it within an
+//! election timeout, the leader goes on. A leader whose disk takes no writes hands over by itself.
 
 use super::common::Common;
 use super::config::Config;
@@ -49,9 +49,10 @@ impl Leader {
         }
     }
 
-    /// A disk that takes nothing for longer than an election, stalled or full, costs the leader its leadership: if a peer has
-    /// written what it could not, and the peers that can write are a majority without it, as its own vote waits for that disk.
-    /// A disk that is only as slow or as full as the others' costs nothing: this leader can still serve reads.
+    /// A disk that takes nothing for longer than an election, stalled or full, costs the leader its
+    /// leadership: if a peer has written what it could not, and the peers that can write are a
+    /// majority without it, as its own vote waits for that disk. A disk that is only as slow or as
+    /// full as the others' costs nothing: this leader can still serve reads.
     pub(super) fn leave_bad_disk(&mut self, common: &Common) {
         if !common.is_disk_stalled() || self.transfer.is_some() {
             return;

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 pub use syncraft_types::{Index, MemberId, Term};
 
-/// What must survive a crash besides the log (Raft figure 2, "persistent state"): durable before any message that
-/// depends on it leaves.
+/// What must survive a crash besides the log (Raft figure 2, "persistent state"): durable before
+/// any message that depends on it leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The latest term this member has seen.
@@ -29,7 +29,8 @@ pub struct Entry {
 /// What an entry carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Nothing: a new leader's first entry, which lets it commit what came before (Raft §5.4.2, §8).
+    /// Nothing: a new leader's first entry, which lets it commit what came before (Raft §5.4.2,
+    /// §8).
     Noop,
     /// A command for the state machine. The core never looks inside.
     Command(Bytes),

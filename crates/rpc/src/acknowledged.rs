@@ -1,9 +1,10 @@
 //! Whether the peer's TCP has acknowledged everything that was sent to it.
 //!
-//! A reset destroys what is not acknowledged, so a server asks before it resets. Linux answers in `/proc/net/tcp`: each line
-//! names a socket by its inode and counts the bytes that it has sent and its peer has not acknowledged. The table holds the
-//! sockets of the whole machine, so one thread reads it for all that ask at the same time: a server that stops asks for
-//! each of its connections at once.
+//! A reset destroys what is not acknowledged, so a server asks before it resets. Linux answers in
+//! `/proc/net/tcp`: each line names a socket by its inode and counts the bytes that it has sent and
+//! its peer has not acknowledged. The table holds the sockets of the whole machine, so one thread
+//! reads it for all that ask at the same time: a server that stops asks for each of its connections
+//! at once.
 //!
 //! Left out: other systems. There the answer is always "not known".
 
@@ -21,13 +22,13 @@ use parking_lot::Mutex;
 
 use super::net::time_left;
 
-/// Pauses between looks. Most peers have acknowledged before the first look, or do so within 40 ms, when their TCP stops
-/// waiting for data to send along.
+/// Pauses between looks. Most peers have acknowledged before the first look, or do so within 40 ms,
+/// when their TCP stops waiting for data to send along.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Whether all that was sent over `stream` is acknowledged, or nobody is left who could. Waits until `deadline` for it.
-/// False also where the system does not say.
+/// Whether all that was sent over `stream` is acknowledged, or nobody is left who could. Waits
+/// until `deadline` for it. False also where the system does not say.
 pub(super) fn wait(stream: &TcpStream, deadline: Instant) -> bool {
     let Ok(inode) = inode(stream) else { return false };
     let mut pause = PAUSE_MIN;
@@ -71,8 +72,9 @@ fn table(since: Instant) -> io::Result<Arc<Table>> {
     Ok(table)
 }
 
-/// Of `sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode ...`, the numbers of bytes in
-/// hexadecimal.
+/// Of
+/// `sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode ...`,
+/// the numbers of bytes in hexadecimal.
 fn parse(text: &str) -> Table {
     let row = |line: &str| {
         let mut words = line.split_ascii_whitespace();

@@ -1,4 +1,5 @@
-//! Remote procedure calls over TCP: protobuf services, plain threads, nothing to await. It knows nothing of Raft.
+//! Remote procedure calls over TCP: protobuf services, plain threads, nothing to await. It knows
+//! nothing of Raft.
 //!
 //! ```text
 //!   caller                                                                    callee
@@ -52,8 +53,8 @@
 //!    stub.list_then(&args, deadline, |result| { /* ... */ });  // calls back
 //!    ```
 //!
-//! `examples/friend_service` is such a crate. A service between Rust programs needs no .proto: [`service!`]. What both rest on can be
-//! written by hand, too:
+//! `examples/friend_service` is such a crate. A service between Rust programs needs no .proto:
+//! [`service!`]. What both rest on can be written by hand, too:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -136,15 +137,17 @@
 //! | 4 `reply_size` | uint32 | bytes of the reply after the header | |
 //! | 5 `retry_after_ms` | uint32 | with "busy": when to try again | |
 //!
-//! `head_size` is a little-endian `u32`, or a varint (a later generation of existing clients); the first three bytes of a
-//! connection tell. The byte layout, and the proof that they do, stand in `frame`. Replies are framed as the connection's
-//! calls are; before the first call a server sends nothing.
+//! `head_size` is a little-endian `u32`, or a varint (a later generation of existing clients); the
+//! first three bytes of a connection tell. The byte layout, and the proof that they do, stand in
+//! `frame`. Replies are framed as the connection's calls are; before the first call a server sends
+//! nothing.
 //!
 //! # Limits
 //!
-//! Everything that can grow has one. The server's are in [`Limits`] (connections, calls and bytes in flight, unsent replies,
-//! times), the frame's in [`FrameLimits`] and [`HEAD_LEN_MAX_BYTES`], the channel's in [`ChannelBuilder`]. Each says what
-//! happens beyond it, and what goes wrong if it is too small or too large.
+//! Everything that can grow has one. The server's are in [`Limits`] (connections, calls and bytes
+//! in flight, unsent replies, times), the frame's in [`FrameLimits`] and [`HEAD_LEN_MAX_BYTES`],
+//! the channel's in [`ChannelBuilder`]. Each says what happens beyond it, and what goes wrong if it
+//! is too small or too large.
 //!
 //! # Invariants
 //!
@@ -156,18 +159,21 @@
 //!
 //! # Threads
 //!
-//! Named after what they do and the port: `rpc-accept`, `rpc-hand-N`, `rpc-conn-PORT`, `rpc-send-PORT` on the server's side,
-//! `rpc-chan-PORT`, `rpc-timer`, `rpc-send-PORT` on the channel's. Each is joined by [`Server::stop`] or [`Channel::close`]. Beyond these,
-//! `rpc-endpoints` watches the file of a [`FileSource`], and `rpc-retire` closes the channels of endpoints that have left their source.
+//! Named after what they do and the port: `rpc-accept`, `rpc-hand-N`, `rpc-conn-PORT`,
+//! `rpc-send-PORT` on the server's side, `rpc-chan-PORT`, `rpc-timer`, `rpc-send-PORT` on the
+//! channel's. Each is joined by [`Server::stop`] or [`Channel::close`]. Beyond these,
+//! `rpc-endpoints` watches the file of a [`FileSource`], and `rpc-retire` closes the channels of
+//! endpoints that have left their source.
 //!
 //! # Left out
 //!
-//! Encryption and authentication: nothing proves a caller's name, and whoever reaches the port may call. So there are no access
-//! lists either. Streams; hedged calls.
+//! Encryption and authentication: nothing proves a caller's name, and whoever reaches the port may
+//! call. So there are no access lists either. Streams; hedged calls.
 
-/// Includes what `syncraft_build::compile` has made of a package: its messages, and of each service the trait, the service and the
-/// stub. Takes the package as the .proto spells it: `include_proto!("friends")`; for a file without `package`,
-/// `include_proto!("_")`. Packages that refer to each other are included in modules of their names: `syncraft_build`'s page has an
+/// Includes what `syncraft_build::compile` has made of a package: its messages, and of each service
+/// the trait, the service and the stub. Takes the package as the .proto spells it:
+/// `include_proto!("friends")`; for a file without `package`, `include_proto!("_")`. Packages that
+/// refer to each other are included in modules of their names: `syncraft_build`'s page has an
 /// example.
 #[macro_export]
 macro_rules! include_proto {
@@ -178,8 +184,8 @@ macro_rules! include_proto {
     };
 }
 
-/// The name by which generated code knows this crate, however the including crate calls it. Imported with `*`, so that two packages
-/// may be included in one module.
+/// The name by which generated code knows this crate, however the including crate calls it.
+/// Imported with `*`, so that two packages may be included in one module.
 #[doc(hidden)]
 pub mod __runtime {
     pub extern crate self as syncraft_rpc_runtime;
@@ -215,9 +221,11 @@ pub use limits::{FrameLimits, HEAD_LEN_MAX_BYTES, Limits};
 pub use net::resolve;
 pub use outbox::Cork;
 pub use payload::{Bincode, Payload, PayloadError};
-/// What generated messages are made of, so that a crate with services needs no dependency of its own for it.
+/// What generated messages are made of, so that a crate with services needs no dependency of its
+/// own for it.
 pub use prost;
-/// The types of `google.protobuf`, for generated messages that have fields of them: `Timestamp`, `Duration`, `Any`, ...
+/// The types of `google.protobuf`, for generated messages that have fields of them: `Timestamp`,
+/// `Duration`, `Any`, ...
 pub use prost_types;
 pub use retry::{Retry, Retrying};
 pub use server::{BoundServer, MethodReport, Server, ServerBuilder, Stats, Times};
@@ -230,7 +238,8 @@ mod header {
     crate::include_proto!("syncraft.rpc");
 }
 
-/// The service `rpc`, which every server has: whether it is there ([`Channel::ping`]), and what it serves.
+/// The service `rpc`, which every server has: whether it is there ([`Channel::ping`]), and what it
+/// serves.
 ///
 /// ```
 /// use std::time::{Duration, Instant};

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// Stack of every thread of this module but the handlers: inline services and completions run on some of them, deep recursion does
-/// not.
+/// Stack of every thread of this module but the handlers: inline services and completions run on
+/// some of them, deep recursion does not.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
-/// A peer whose machine vanished is noticed after about `KEEPALIVE_IDLE + 3 * KEEPALIVE_INTERVAL` of silence.
+/// A peer whose machine vanished is noticed after about `KEEPALIVE_IDLE + 3 * KEEPALIVE_INTERVAL`
+/// of silence.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -25,9 +26,11 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
 
-/// Resolves `HOST:PORT` to its addresses, as [`Channel`](crate::Channel) and [`Server`](crate::Server) do.
+/// Resolves `HOST:PORT` to its addresses, as [`Channel`](crate::Channel) and
+/// [`Server`](crate::Server) do.
 ///
-/// Unlike `std`, it accepts the name of an interface as the zone of an IPv6 address: `[fe80::1%eth0]:7001`.
+/// Unlike `std`, it accepts the name of an interface as the zone of an IPv6 address:
+/// `[fe80::1%eth0]:7001`.
 ///
 /// # Errors
 ///
@@ -53,7 +56,8 @@ pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Sends what the socket takes now, without waiting, though the socket is a blocking one: how many bytes, perhaps none.
+/// Sends what the socket takes now, without waiting, though the socket is a blocking one: how many
+/// bytes, perhaps none.
 pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match SockRef::from(stream).send_with_flags(bytes, SEND_FLAGS) {
@@ -93,7 +97,8 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// Starts a thread. Its name is cut to what the kernel shows (15 bytes), so it should say most at its start.
+/// Starts a thread. Its name is cut to what the kernel shows (15 bytes), so it should say most at
+/// its start.
 pub(super) fn spawn(
     name: String,
     run: impl FnOnce() + Send + 'static,

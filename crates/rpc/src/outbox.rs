@@ -6,22 +6,26 @@
 //!                              └──> queue (bounded) ──> writer thread ── write ──> socket
 //! ```
 //!
-//! Where one thread answers many calls, frames that go over one connection leave in one system call: see [`Cork`].
+//! Where one thread answers many calls, frames that go over one connection leave in one system
+//! call: see [`Cork`].
 //!
-//! Order: frames leave in the order in which `send` took the lock; while anything waits, everything queues behind it.
+//! Order: frames leave in the order in which `send` took the lock; while anything waits, everything
+//! queues behind it.
 //!
-//! Threads: a writer, started when the socket first takes less than a whole frame, and gone after a second without work.
+//! Threads: a writer, started when the socket first takes less than a whole frame, and gone after a
+//! second without work.
 //!
-//! Bounds: `bytes_max` of queued bytes (a frame that finds the queue empty is always taken: frames are bounded, too; and
-//! what is sent by [`send_over_limit`](Outbox::send_over_limit) comes on top, within a bound that its sender keeps); a
-//! socket that takes nothing for `write_timeout` is cut.
+//! Bounds: `bytes_max` of queued bytes (a frame that finds the queue empty is always taken: frames
+//! are bounded, too; and what is sent by [`send_over_limit`](Outbox::send_over_limit) comes on top,
+//! within a bound that its sender keeps); a socket that takes nothing for `write_timeout` is cut.
 //!
 //! # How a connection ends
 //!
-//! The peer sees the end of the stream behind all that was sent ([`Ending::InOrder`]), or a reset ([`Ending::Reset`]). A reset
-//! destroys what the peer has not acknowledged, and a peer that was told by a reset is told for sure: what it sends next fails.
-//! The system resets when the socket is closed, so also when the process is killed. When the process lives,
-//! [`close`](Outbox::close) waits until everything is acknowledged, and ends a connection in order where it is not.
+//! The peer sees the end of the stream behind all that was sent ([`Ending::InOrder`]), or a reset
+//! ([`Ending::Reset`]). A reset destroys what the peer has not acknowledged, and a peer that was
+//! told by a reset is told for sure: what it sends next fails. The system resets when the socket is
+//! closed, so also when the process is killed. When the process lives, [`close`](Outbox::close)
+//! waits until everything is acknowledged, and ends a connection in order where it is not.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -51,8 +55,8 @@ const CORKED_KEPT_MAX_BYTES: usize = 4 << 10;
 /// How long a writer without work stays: a client that is slow once is slow again.
 const WRITER_IDLE: Duration = Duration::from_secs(1);
 
-/// How long a peer has to acknowledge what it was sent before its connection ends in order and not by a reset. A way across the
-/// world and back takes 0.3 s.
+/// How long a peer has to acknowledge what it was sent before its connection ends in order and not
+/// by a reset. A way across the world and back takes 0.3 s.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Reads of bytes that nobody wants any more, before a connection ends in order.
@@ -80,7 +84,8 @@ pub(super) struct Outbox {
     stream: TcpStream,
     thread_name: String,
     bytes_max: usize,
-    /// Bytes that wait or are being written, readable without the lock (which is held during system calls).
+    /// Bytes that wait or are being written, readable without the lock (which is held during system
+    /// calls).
     unsent_bytes: AtomicUsize,
     /// Whether `State::cut` is there, readable without the lock.
     is_cut: AtomicBool,
@@ -145,7 +150,8 @@ impl Outbox {
         &self.stream
     }
 
-    /// Sets how the connection will end, from now on and also if the process is killed. Without this it ends in order.
+    /// Sets how the connection will end, from now on and also if the process is killed. Without
+    /// this it ends in order.
     pub(super) fn set_ending(&self, ending: Ending) {
         self.set_ending_locked(&mut self.state.lock(), ending);
     }
@@ -358,12 +364,14 @@ impl Outbox {
 
     fn cut_locked(&self, state: &mut MutexGuard<'_, State>, reason: &str) {
         if state.cut.is_none() {
-            // Answers that were given before it; what the socket does not take now is lost, as what is queued.
+            // Answers that were given before it; what the socket does not take now is lost, as what
+            // is queued.
             if !state.corked.is_empty() && !state.is_draining() {
                 let _ = send_now(&self.stream, &state.corked);
             }
             if state.is_draining() {
-                // A writer that waits for the peer is woken by nothing else. What the socket has taken still arrives.
+                // A writer that waits for the peer is woken by nothing else. What the socket has
+                // taken still arrives.
                 self.set_ending_locked(state, Ending::InOrder);
             }
             state.cut = Some(reason.to_owned());
@@ -391,8 +399,8 @@ impl Outbox {
         self.is_cut.load(Ordering::Acquire)
     }
 
-    /// Cuts the connection and joins the writer. A peer that is to see a reset has then acknowledged all that it was sent, or
-    /// sees the end of the stream instead.
+    /// Cuts the connection and joins the writer. A peer that is to see a reset has then
+    /// acknowledged all that it was sent, or sees the end of the stream instead.
     pub(super) fn close(&self) {
         self.cut("closed");
         let thread = self.state.lock().thread.take();
@@ -407,7 +415,8 @@ impl Outbox {
         }
     }
 
-    /// Sends the end of the stream, and takes what the peer has sent: closing with bytes unread would reset.
+    /// Sends the end of the stream, and takes what the peer has sent: closing with bytes unread
+    /// would reset.
     fn end_stream(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
         let mut sink = [0; 4096];
@@ -420,12 +429,12 @@ impl Outbox {
     }
 }
 
-/// Gathers the short frames that its thread sends, calls and answers alike, until it is dropped. All frames of one connection then
-/// leave in one system call.
+/// Gathers the short frames that its thread sends, calls and answers alike, until it is dropped.
+/// All frames of one connection then leave in one system call.
 ///
-/// For a thread that answers many calls in one go. If something between two answers may take long, [`flush`](Cork::flush) before it.
-/// If a thread has several corks, the newest one gathers. A long frame leaves at once, behind those that were gathered for its
-/// connection.
+/// For a thread that answers many calls in one go. If something between two answers may take long,
+/// [`flush`](Cork::flush) before it. If a thread has several corks, the newest one gathers. A long
+/// frame leaves at once, behind those that were gathered for its connection.
 ///
 /// ```
 /// use syncraft_rpc::{Cork, Done};
@@ -480,7 +489,8 @@ impl Cork {
         outboxes.iter().for_each(Outbox::uncork);
     }
 
-    /// Whether this thread holds frames back. If so, its cork will send those of `outbox`; `corker` is the last one that does.
+    /// Whether this thread holds frames back. If so, its cork will send those of `outbox`; `corker`
+    /// is the last one that does.
     fn holds(outbox: &Arc<Outbox>, corker: &mut u64) -> bool {
         HELD.with_borrow_mut(|held| {
             let Some(held) = held.last_mut() else { return false };
@@ -589,7 +599,8 @@ mod tests {
         assert_eq!(read(&mut peer, 4), b"four");
     }
 
-    /// A reply that was given first must be the first to leave: bare replies have nothing else that tells them apart.
+    /// A reply that was given first must be the first to leave: bare replies have nothing else that
+    /// tells them apart.
     #[test]
     fn nothing_overtakes_what_is_held_back() {
         let (outbox, mut peer) = pair(1 << 20, LONG);
@@ -618,7 +629,8 @@ mod tests {
         }
         assert_eq!(read(&mut peer, 2), b"ab");
         send(&outbox, "c");
-        // Another thread's frame joins what is held back here, and leaves when that thread's cork is dropped.
+        // Another thread's frame joins what is held back here, and leaves when that thread's cork
+        // is dropped.
         thread::spawn({
             let outbox = outbox.clone();
             move || {

@@ -1,11 +1,12 @@
 //! Services of pure Rust types, without a .proto: [`service!`](crate::service!).
 
-/// Defines a service whose arguments and replies are serde types, serialized by bincode: what a .proto becomes for protobuf. Both
-/// sides must be built from the same definition.
+/// Defines a service whose arguments and replies are serde types, serialized by bincode: what a
+/// .proto becomes for protobuf. Both sides must be built from the same definition.
 ///
-/// It makes the trait to implement, the type that publishes it, and the stub that calls it, by the names given. Each method is
-/// `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent` before `fn` where to run it twice does no more than once. A method may
-/// have any name but `new` and `with`, which the stub has already.
+/// It makes the trait to implement, the type that publishes it, and the stub that calls it, by the
+/// names given. Each method is `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent`
+/// before `fn` where to run it twice does no more than once. A method may have any name but `new`
+/// and `with`, which the stub has already.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -75,7 +76,8 @@ macro_rules! service {
                 Self { implementation, version: 0 }
             }
 
-            /// Publishes a version: callers that say they were made for another one are refused. Default 0: all are served.
+            /// Publishes a version: callers that say they were made for another one are refused.
+            /// Default 0: all are served.
             $visibility fn version(self, version: u32) -> Self {
                 Self { version, ..self }
             }
@@ -157,7 +159,8 @@ macro_rules! service {
 
 #[cfg(test)]
 mod tests {
-    //! Names that could get in the way: of what is imported, of a type parameter, of methods that everything has.
+    //! Names that could get in the way: of what is imported, of a type parameter, of methods that
+    //! everything has.
     #![allow(dead_code, reason = "they are only compiled")]
 
     use std::sync::Arc;

@@ -11,37 +11,43 @@ use bytes::Bytes;
 use super::payload::CODEC_PROTOBUF;
 use super::{Payload, RequestId, Status, StatusCode};
 
-/// A set of methods under one name. The generated `...Service` types implement it; a hand-written one may, too.
+/// A set of methods under one name. The generated `...Service` types implement it; a hand-written
+/// one may, too.
 pub trait Service: Send + Sync + 'static {
     /// The name on the wire: "kvServerRpc".
     fn name(&self) -> &'static str;
 
-    /// The package that its .proto declares, such as "syncraft.kv". Empty without one, as by default. Our own wire does not carry
-    /// it; protocols that name a service in full need it.
+    /// The package that its .proto declares, such as "syncraft.kv". Empty without one, as by
+    /// default. Our own wire does not carry it; protocols that name a service in full need it.
     fn package(&self) -> &'static str {
         ""
     }
 
-    /// The methods' names on the wire, in the order of the numbers that [`call`](Service::call) gets.
+    /// The methods' names on the wire, in the order of the numbers that [`call`](Service::call)
+    /// gets.
     fn methods(&self) -> &'static [&'static str];
 
-    /// Runs method number `method` with its serialized `args`: on a handler's thread, or on the connection's own, where no
-    /// other call of that connection begins meanwhile (see [`ServerBuilder`](super::ServerBuilder)). The answer may also be given
-    /// later, by whoever takes `call` along.
+    /// Runs method number `method` with its serialized `args`: on a handler's thread, or on the
+    /// connection's own, where no other call of that connection begins meanwhile (see
+    /// [`ServerBuilder`](super::ServerBuilder)). The answer may also be given later, by whoever
+    /// takes `call` along.
     fn call(&self, method: usize, args: Bytes, call: Call);
 
-    /// How its arguments and replies are serialized: the [`CODEC`](Payload::CODEC) of their types. Default: protobuf.
+    /// How its arguments and replies are serialized: the [`CODEC`](Payload::CODEC) of their types.
+    /// Default: protobuf.
     fn codec(&self) -> u32 {
         CODEC_PROTOBUF
     }
 
-    /// The version that it publishes; callers made for another one are refused. Default 0: it serves all.
+    /// The version that it publishes; callers made for another one are refused. Default 0: it
+    /// serves all.
     fn version(&self) -> u32 {
         0
     }
 
-    /// All calls of this method that had arrived one behind the other have been made; the same thread made them. For methods
-    /// that do for many at once what they would otherwise do for each. Never later than that thread waits for anything.
+    /// All calls of this method that had arrived one behind the other have been made; the same
+    /// thread made them. For methods that do for many at once what they would otherwise do for
+    /// each. Never later than that thread waits for anything.
     fn flush(&self, method: usize) {
         let _ = method;
     }
@@ -68,7 +74,8 @@ pub(super) trait Answer: Send {
     }
 }
 
-/// A reply that is not yet serialized: its length and how to write it, so that it is written once, into its frame.
+/// A reply that is not yet serialized: its length and how to write it, so that it is written once,
+/// into its frame.
 pub(super) struct Reply<'a> {
     pub(super) len: usize,
     pub(super) write: &'a dyn Fn(&mut Vec<u8>),
@@ -109,7 +116,8 @@ impl Call {
         Call { answer: Some(answer), about }
     }
 
-    /// A call without a connection: `on_answer` gets the serialized reply. To run a service in place, in tests say.
+    /// A call without a connection: `on_answer` gets the serialized reply. To run a service in
+    /// place, in tests say.
     pub fn local(on_answer: impl FnOnce(Result<Bytes, Status>) + Send + 'static) -> Self {
         Call::new(Box::new(Local(on_answer)), About::default())
     }
@@ -119,7 +127,8 @@ impl Call {
         Done { call: self, reply: PhantomData }
     }
 
-    /// Decodes the arguments and types the answer; arguments that do not decode are answered here, and `None` comes back.
+    /// Decodes the arguments and types the answer; arguments that do not decode are answered here,
+    /// and `None` comes back.
     pub fn open<A: Payload, R: Payload>(self, args: Bytes) -> Option<(A, Done<R>)> {
         match A::read(args) {
             Ok(args) => Some((args, self.typed())),
@@ -130,8 +139,9 @@ impl Call {
         }
     }
 
-    /// Answers with a status instead of a reply. After it has had an effect a method must not use a code that says otherwise, such as
-    /// [`Busy`](StatusCode::Busy): callers may ask again ([`StatusCode::may_have_run`]).
+    /// Answers with a status instead of a reply. After it has had an effect a method must not use a
+    /// code that says otherwise, such as [`Busy`](StatusCode::Busy): callers may ask again
+    /// ([`StatusCode::may_have_run`]).
     pub fn fail(mut self, status: Status) {
         self.finish(Err(status));
     }
@@ -141,7 +151,8 @@ impl Call {
         self.about.deadline
     }
 
-    /// Whether it is a call of the documented format: only the bare reply can be sent, and a status closes the connection.
+    /// Whether it is a call of the documented format: only the bare reply can be sent, and a status
+    /// closes the connection.
     pub fn is_documented(&self) -> bool {
         self.about.is_documented
     }
@@ -151,8 +162,8 @@ impl Call {
         &self.about.caller
     }
 
-    /// The address at the other end of the connection: the caller's, or that of a proxy between. `None` for a
-    /// [local](Call::local) call.
+    /// The address at the other end of the connection: the caller's, or that of a proxy between.
+    /// `None` for a [local](Call::local) call.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.answer.as_ref()?.peer()
     }
@@ -211,8 +222,9 @@ impl fmt::Debug for Call {
     }
 }
 
-/// The answer that a method owes: given exactly once, at once or later, from any thread. Giving it never blocks: what the
-/// client does not take at once waits in a bounded buffer. Dropped, it answers [`StatusCode::Unanswered`].
+/// The answer that a method owes: given exactly once, at once or later, from any thread. Giving it
+/// never blocks: what the client does not take at once waits in a bounded buffer. Dropped, it
+/// answers [`StatusCode::Unanswered`].
 #[derive(Debug)]
 pub struct Done<R> {
     call: Call,
@@ -232,9 +244,9 @@ impl<R: Payload> Done<R> {
         }
     }
 
-    /// Answers with a status instead. A call of the documented format can only have its connection closed. After it has had an effect a
-    /// method must not use a code that says otherwise, such as [`Busy`](StatusCode::Busy): callers may ask again
-    /// ([`StatusCode::may_have_run`]).
+    /// Answers with a status instead. A call of the documented format can only have its connection
+    /// closed. After it has had an effect a method must not use a code that says otherwise, such as
+    /// [`Busy`](StatusCode::Busy): callers may ask again ([`StatusCode::may_have_run`]).
     pub fn fail(self, status: Status) {
         self.call.fail(status);
     }

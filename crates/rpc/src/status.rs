@@ -8,11 +8,11 @@ use std::time::Duration;
 pub struct Status {
     /// What went wrong, for a program.
     pub code: StatusCode,
-    /// What went wrong, for a person. The middle of a message of more than 512 bytes is not sent: its beginning says what
-    /// was tried, and its end says why that failed.
+    /// What went wrong, for a person. The middle of a message of more than 512 bytes is not sent:
+    /// its beginning says what was tried, and its end says why that failed.
     pub message: String,
-    /// When it is worth trying again: with [`StatusCode::Busy`], and with [`StatusCode::Unanswered`] when the reply found no
-    /// room.
+    /// When it is worth trying again: with [`StatusCode::Busy`], and with
+    /// [`StatusCode::Unanswered`] when the reply found no room.
     pub retry_after: Option<Duration>,
 }
 
@@ -31,7 +31,8 @@ impl Status {
 /// What stands in place of what [`cut_middle`] has taken out.
 const CUT: &str = " ... ";
 
-/// `text` with its middle taken out, so that at most `len_max` bytes are left; that must be enough for [`CUT`].
+/// `text` with its middle taken out, so that at most `len_max` bytes are left; that must be enough
+/// for [`CUT`].
 pub(super) fn cut_middle(text: &str, len_max: usize) -> String {
     if text.len() <= len_max {
         return text.to_owned();
@@ -48,7 +49,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// The codes of [`Status`]; their numbers are part of the wire format and never change their meaning.
+/// The codes of [`Status`]; their numbers are part of the wire format and never change their
+/// meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StatusCode {
@@ -72,12 +74,14 @@ pub enum StatusCode {
     UnsupportedCodec,
     /// 10: the server is stopping. Not run.
     ShuttingDown,
-    /// 11: the method gave its `Done` away without an answer; or it answered, and the reply found no room behind those that
-    /// the client has not read yet (with [`Status::retry_after`]: read them, and ask again). It may have had an effect.
+    /// 11: the method gave its `Done` away without an answer; or it answered, and the reply found
+    /// no room behind those that the client has not read yet (with [`Status::retry_after`]: read
+    /// them, and ask again). It may have had an effect.
     Unanswered,
     /// 12: the caller was made for another version of the service; the message names both. Not run.
     VersionMismatch,
-    /// 13: the call came over a connection that the server was closing, as nothing had been asked over it for long. Not run.
+    /// 13: the call came over a connection that the server was closing, as nothing had been asked
+    /// over it for long. Not run.
     Closing,
     /// A number that this version does not know. It may have had an effect.
     Other(u32),
@@ -101,7 +105,8 @@ impl StatusCode {
         (StatusCode::Closing, 13, "connection closed"),
     ];
 
-    /// The code of a number on the wire. 0 (OK) is not an error and has no code: it becomes `Other(0)`.
+    /// The code of a number on the wire. 0 (OK) is not an error and has no code: it becomes
+    /// `Other(0)`.
     pub fn from_number(number: u32) -> Self {
         Self::KNOWN
             .iter()

@@ -1,11 +1,14 @@
-//! The numbers that the client, the server and the consensus core share: who, when, and where in the log.
+//! The numbers that the client, the server and the consensus core share: who, when, and where in
+//! the log.
 //!
-//! Each is a type of its own, so that a swapped pair does not compile. They are in a crate of their own because a program that
-//! holds only a Clerk needs [`MemberId`] and does not compile the core. `syncraft-raft` has them under its own name as well.
+//! Each is a type of its own, so that a swapped pair does not compile. They are in a crate of their
+//! own because a program that holds only a Clerk needs [`MemberId`] and does not compile the core.
+//! `syncraft-raft` has them under its own name as well.
 
 use std::fmt;
 
-/// A member of the cluster: a number from 1 up, chosen by the operator and never reused for other data.
+/// A member of the cluster: a number from 1 up, chosen by the operator and never reused for other
+/// data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(pub u64);
 

@@ -1,4 +1,5 @@
-//! One connection: a request comes, its answer goes, and what else comes is taken until the client has closed its end. Never waits.
+//! One connection: a request comes, its answer goes, and what else comes is taken until the client
+//! has closed its end. Never waits.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -12,7 +13,8 @@ const HEAD_LEN_MAX_BYTES: usize = 8 << 10;
 /// For a request to come, and again for its answer to go.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// For the client to close its end. Closing ours with bytes unread would reset the connection, and the answer would be lost.
+/// For the client to close its end. Closing ours with bytes unread would reset the connection, and
+/// the answer would be lost.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// What is asked for.
@@ -71,8 +73,8 @@ impl Exchange {
         }
     }
 
-    /// Does what can be done without waiting. Whether there is more to do later. `answer` gets what is asked for, `None` for a
-    /// request that is not understood.
+    /// Does what can be done without waiting. Whether there is more to do later. `answer` gets what
+    /// is asked for, `None` for a request that is not understood.
     pub(super) fn go_on(
         &mut self,
         answer: impl FnOnce(Option<Request>) -> Vec<u8>,
@@ -120,8 +122,8 @@ fn read(mut stream: &TcpStream, head: &mut Vec<u8>) -> io::Result<Option<Option<
     }
 }
 
-/// Whether this may be a part of a request's head. A frame of our RPC is not, nor is a TLS hello: whoever sends one is told at
-/// once what this port speaks.
+/// Whether this may be a part of a request's head. A frame of our RPC is not, nor is a TLS hello:
+/// whoever sends one is told at once what this port speaks.
 fn is_text(bytes: &[u8]) -> bool {
     !bytes.iter().any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte))
 }

@@ -9,7 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::exchange::{Exchange, Request};
 
-/// Connections at a time. When one more comes, one that is answered goes, or else the one that has been silent for longest.
+/// Connections at a time. When one more comes, one that is answered goes, or else the one that has
+/// been silent for longest.
 const CONNECTIONS_MAX: usize = 64;
 
 /// After accept failed: out of descriptors, say.

@@ -9,11 +9,13 @@ use super::segment::{Blank, file_name};
 use super::{Wal, segment_len_bytes};
 
 impl Wal {
-    /// Begins the log anew after an installed snapshot: all entries are gone, also those appended and not yet synced; the
-    /// hard state stays, the appended one included, and is synced. The next entry is the one after `base`.
+    /// Begins the log anew after an installed snapshot: all entries are gone, also those appended
+    /// and not yet synced; the hard state stays, the appended one included, and is synced. The next
+    /// entry is the one after `base`.
     ///
-    /// The snapshot is durable before this is called, and nobody is told that it is installed before this has returned. A
-    /// crash before that is harmless: [`open`](Wal::open) with that snapshot does the same.
+    /// The snapshot is durable before this is called, and nobody is told that it is installed
+    /// before this has returned. A crash before that is harmless: [`open`](Wal::open) with that
+    /// snapshot does the same.
     ///
     /// # Errors
     /// As [`sync`](Wal::sync). After a [transient](StorageError::is_transient) failure either may be called again.
@@ -31,8 +33,9 @@ impl Wal {
         self.release_through(base.index)
     }
 
-    /// Gives back the segments in which all entries have an index up to this one, or were replaced. One of them becomes
-    /// the next segment, the others' space is free. A snapshot that includes this entry is durable before this is called.
+    /// Gives back the segments in which all entries have an index up to this one, or were replaced.
+    /// One of them becomes the next segment, the others' space is free. A snapshot that includes
+    /// this entry is durable before this is called.
     ///
     /// # Errors
     /// As [`sync`](Wal::sync).
@@ -43,14 +46,16 @@ impl Wal {
         self.remember_failure(result)
     }
 
-    /// How many bytes the log has after this entry, or up to 64 KiB more: when to take a snapshot. It counts what was
-    /// replaced, too. What comes before an entry that was released through is not counted.
+    /// How many bytes the log has after this entry, or up to 64 KiB more: when to take a snapshot.
+    /// It counts what was replaced, too. What comes before an entry that was released through is
+    /// not counted.
     pub fn len_bytes_after(&self, index: Index) -> u64 {
         self.lengths.after(index)
     }
 
-    /// The log has nothing that follows the snapshot: a crash came before [`reset`](Wal::reset), or the log of a leader was
-    /// behind what its followers had made committed (thesis §10.2.1). If the snapshot's term was not on disk yet, it is now.
+    /// The log has nothing that follows the snapshot: a crash came before [`reset`](Wal::reset), or
+    /// the log of a leader was behind what its followers had made committed (thesis §10.2.1). If
+    /// the snapshot's term was not on disk yet, it is now.
     pub(super) fn begin_after(&mut self, base: SnapshotMeta) -> Result<(), StorageError> {
         let (index, term) = (base.last_included_index, base.last_included_term);
         log::info!(

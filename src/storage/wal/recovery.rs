@@ -1,4 +1,5 @@
-//! From the files to the log: what is whole, what is torn, what is damaged. The rules are in the [module above](super).
+//! From the files to the log: what is whole, what is torn, what is damaged. The rules are in the
+//! [module above](super).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +36,8 @@ pub(super) struct Outcome {
 
 /// Reads the whole log, and cuts what a crash left unfinished. `None`: there is no segment at all.
 ///
-/// All that it returns is durable, also if it was only in the system's memory after the death of the process before.
+/// All that it returns is durable, also if it was only in the system's memory after the death of
+/// the process before.
 pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -176,11 +178,13 @@ fn read_batch(
 enum Verdict {
     /// The next segment continues.
     GoOn,
-    /// The log ends in this segment. `torn`: up to where there are bytes of a write that did not finish.
+    /// The log ends in this segment. `torn`: up to where there are bytes of a write that did not
+    /// finish.
     Ends { torn: Option<u64> },
 }
 
-/// What the end of the batches of a segment means, and what comes after it: nothing, a torn write, or damage.
+/// What the end of the batches of a segment means, and what comes after it: nothing, a torn write,
+/// or damage.
 fn judge(
     segment: &Segment,
     scan: &Scan,
@@ -216,8 +220,8 @@ fn judge(
     judge_tail(segment, scan.end, stop, &rest)
 }
 
-/// A file that is shorter than its header says was cut by someone. It has lost nothing if the log's end is in what is
-/// left: its seal, or the blank place where the next batch would be.
+/// A file that is shorter than its header says was cut by someone. It has lost nothing if the log's
+/// end is in what is left: its seal, or the blank place where the next batch would be.
 fn judge_len(segment: &Segment, scan: &Scan, rest: &Survey) -> Result<(), StorageError> {
     let is_end_there = match &scan.stop {
         None => segment.len_bytes >= scan.end,
@@ -234,7 +238,8 @@ fn judge_len(segment: &Segment, scan: &Scan, rest: &Survey) -> Result<(), Storag
     }
 }
 
-/// What stands after the end that the seal names was never acknowledged: see the [module above](super).
+/// What stands after the end that the seal names was never acknowledged: see the
+/// [module above](super).
 fn judge_sealed(segment: &Segment, later: &[u64]) -> Result<Verdict, StorageError> {
     match later.is_empty() {
         // A segment is sealed only when there is a next one. It may hold what was acknowledged.
@@ -274,7 +279,8 @@ struct Survey {
     /// The first and the last byte that is not zero.
     first_byte: Option<u64>,
     last_byte: Option<u64>,
-    /// Offset and sequence number of the first batch header that is newer than the last whole batch.
+    /// Offset and sequence number of the first batch header that is newer than the last whole
+    /// batch.
     batch: Option<(u64, u64)>,
 }
 
@@ -310,7 +316,8 @@ fn survey(
         if at + len as u64 == segment.header.len_bytes {
             break;
         }
-        // Chunks overlap, so that a header across their border is seen. Both lengths are multiples of the alignment.
+        // Chunks overlap, so that a header across their border is seen. Both lengths are multiples
+        // of the alignment.
         at += (len - BATCH_HEADER_LEN_BYTES) as u64;
     }
     Ok(survey)
@@ -360,7 +367,8 @@ fn remove_blank_segments(
     Ok(())
 }
 
-/// Cuts a torn write: kept aside, then zeroed durably. A crash in between leaves a torn write again.
+/// Cuts a torn write: kept aside, then zeroed durably. A crash in between leaves a torn write
+/// again.
 fn cut(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> Result<TornTail, StorageError> {
     let kept_in = keep_aside(disk, segment, from, to)
         .inspect_err(|err| {
@@ -374,7 +382,8 @@ fn cut(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> Result<TornTai
     Ok(torn)
 }
 
-/// Gives a file that someone has cut or lengthened its length back. What was added is no part of the log; it is kept aside.
+/// Gives a file that someone has cut or lengthened its length back. What was added is no part of
+/// the log; it is kept aside.
 fn restore_len(disk: &dyn Disk, segment: &Segment) -> Result<(), StorageError> {
     let (is, should_be) = (segment.len_bytes, segment.header.len_bytes);
     if is == should_be {
@@ -405,8 +414,9 @@ fn keep_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> std::io
     Ok(path)
 }
 
-/// Writes the last batch once more, and syncs. If the process before us died of a failed sync, that batch may be in the
-/// system's memory, marked as clean, and not on the disk: no sync alone would bring it there. Those before it were synced.
+/// Writes the last batch once more, and syncs. If the process before us died of a failed sync, that
+/// batch may be in the system's memory, marked as clean, and not on the disk: no sync alone would
+/// bring it there. Those before it were synced.
 fn write_again(segment: &Segment, scan: &Scan) -> Result<(), StorageError> {
     let is_vouched_for = scan.mark.is_some_and(|mark| mark.end == scan.end);
     if let Some(from) = scan.last_batch.filter(|_| !is_vouched_for) {
@@ -417,7 +427,8 @@ fn write_again(segment: &Segment, scan: &Scan) -> Result<(), StorageError> {
     segment.sync()
 }
 
-/// Records that the log has been synced up to here: from now on damage before it is known from a torn write.
+/// Records that the log has been synced up to here: from now on damage before it is known from a
+/// torn write.
 fn mark(
     segment: &Segment,
     found: Option<Mark>,

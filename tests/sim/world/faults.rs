@@ -123,8 +123,9 @@ impl World {
         }
     }
 
-    /// A leader under a lease goes on leading where nobody hears it, while the others elect another one: alone, with fewer
-    /// peers than make a quorum, or asleep, so that what the others have answered waits for it.
+    /// A leader under a lease goes on leading where nobody hears it, while the others elect another
+    /// one: alone, with fewer peers than make a quorum, or asleep, so that what the others have
+    /// answered waits for it.
     fn depose(&mut self) {
         let Some(at) = self.leader_among(|_| true).filter(|_| self.members.len() > 1) else {
             return;
@@ -203,8 +204,9 @@ impl World {
         self.after(for_us, What::Start(at));
     }
 
-    /// A member loses its data: one at a time, as more of them are more than the others can make good. That its directory is
-    /// new is believed only where all others have begun; an operator who knows better says so.
+    /// A member loses its data: one at a time, as more of them are more than the others can make
+    /// good. That its directory is new is believed only where all others have begun; an operator
+    /// who knows better says so.
     fn wipe(&mut self, at: usize) {
         let is_spare = self.members.len() > 2 && self.members.iter().all(|it| it.disk.is_voter());
         if !is_spare {
@@ -234,7 +236,8 @@ impl World {
         self.after(for_us, What::Resume(self.who(at)));
     }
 
-    /// A paused member wakes: sometimes its clock has stood still, sometimes all ticks come at once.
+    /// A paused member wakes: sometimes its clock has stood still, sometimes all ticks come at
+    /// once.
     pub(super) fn resume(&mut self, at: usize) {
         let is_clock_kept = self.fault_rng.bool();
         let Some(living) = &mut self.members[at].living else { return };

@@ -12,7 +12,8 @@ use crate::disk::{Started, Write};
 use crate::member::Living;
 
 impl World {
-    /// Something was applied: perhaps a snapshot of it is begun. It is written later, and the state goes on.
+    /// Something was applied: perhaps a snapshot of it is begun. It is written later, and the state
+    /// goes on.
     pub(super) fn draw_snapshot(&mut self, at: usize) {
         if self.snapshot_rng.f64() >= self.plan.snapshot {
             return;
@@ -51,7 +52,8 @@ impl World {
         }
     }
 
-    /// Where crashes happen at all, some are in the middle of what is done to the files of snapshots.
+    /// Where crashes happen at all, some are in the middle of what is done to the files of
+    /// snapshots.
     pub(super) fn draw_death(&mut self, at: usize) -> bool {
         let is_drawn = self.plan.faults.crash > 0.0 && self.snapshot_rng.u8(0..20) == 0;
         if is_drawn {
@@ -73,7 +75,8 @@ impl World {
         self.after(delay_us, What::SnapshotStored(self.who(at), message, snapshot));
     }
 
-    /// Where crashes happen at all, they often do between a snapshot's arrival and the end of what follows from it.
+    /// Where crashes happen at all, they often do between a snapshot's arrival and the end of what
+    /// follows from it.
     fn draw_crash(&mut self, at: usize) {
         if self.plan.faults.crash > 0.0 && self.snapshot_rng.u8(0..4) == 0 {
             let delay_us = self.snapshot_rng.u64(..3 * self.plan.disk_us.end);
@@ -148,8 +151,8 @@ impl World {
                 "snapshot that ends the log"
             });
         }
-        // What it matched in an earlier term of the same batch, a later leader may have replaced since: that answer is late,
-        // as any message may be.
+        // What it matched in an earlier term of the same batch, a later leader may have replaced
+        // since: that answer is late, as any message may be.
         let is_stale = |effect: &Effect| {
             matches!(effect, Effect::Send(Message {
                 term,

@@ -10,11 +10,12 @@
 //!
 //! # A call
 //!
-//! [`Targets::call`] makes *one* attempt at one endpoint. Only an attempt that has certainly not run, because the endpoint
-//! cannot be connected to or says that it is stopping, goes on to another one: at once, without a sleep, until every endpoint
-//! was tried once or the deadline has passed. Connecting gets an even share of the time that is left for it and the endpoints
-//! not yet tried, so that a host that swallows packets does not use up the whole deadline. Everything else, a refusal or a
-//! loss, is the caller's to repeat, or not.
+//! [`Targets::call`] makes *one* attempt at one endpoint. Only an attempt that has certainly not
+//! run, because the endpoint cannot be connected to or says that it is stopping, goes on to another
+//! one: at once, without a sleep, until every endpoint was tried once or the deadline has passed.
+//! Connecting gets an even share of the time that is left for it and the endpoints not yet tried,
+//! so that a host that swallows packets does not use up the whole deadline. Everything else, a
+//! refusal or a loss, is the caller's to repeat, or not.
 //!
 //! # Health
 //!
@@ -27,23 +28,26 @@
 //!     └────────────── an answer ─────────────────────────────────────────────────── probed by one call
 //! ```
 //!
-//! An endpoint whose cool-down is over is a candidate again. The call that the balancer sends there is the probe; while it is
-//! out others stay away. So no probe takes a keyed call away from its place. If no endpoint is in use, the one whose
-//! cool-down ends first is tried all the same; such an early attempt heals if it is answered, and makes nothing worse if it is
-//! not. A refusal is an answer: the endpoint lives.
+//! An endpoint whose cool-down is over is a candidate again. The call that the balancer sends there
+//! is the probe; while it is out others stay away. So no probe takes a keyed call away from its
+//! place. If no endpoint is in use, the one whose cool-down ends first is tried all the same; such
+//! an early attempt heals if it is answered, and makes nothing worse if it is not. A refusal is an
+//! answer: the endpoint lives.
 //!
 //! # Response time
 //!
-//! A moving average `e` of the time from sending to the reply. With each sample `s`, `e = e + (s - e) / 8`; between samples it
-//! halves every 5 s, so that an endpoint that was slow once is tried again. Replies are samples, and timeouts, which took at
-//! least that long. Refusals and losses are none: a server that fails fast must not look fast. An endpoint that is left alone
+//! A moving average `e` of the time from sending to the reply. With each sample `s`,
+//! `e = e + (s - e) / 8`; between samples it halves every 5 s, so that an endpoint that was slow
+//! once is tried again. Replies are samples, and timeouts, which took at least that long. Refusals
+//! and losses are none: a server that fails fast must not look fast. An endpoint that is left alone
 //! comes back with its time unknown.
 //!
 //! # The list
 //!
-//! From code ([`FixedSource`]), from a file that is watched ([`FileSource`]), or from any [`Source`]. Endpoints are told apart
-//! by their address. One that stays keeps its channel and its health, also with a new weight; one that leaves gets no further
-//! call, and its channel is closed when its calls have ended.
+//! From code ([`FixedSource`]), from a file that is watched ([`FileSource`]), or from any
+//! [`Source`]. Endpoints are told apart by their address. One that stays keeps its channel and its
+//! health, also with a new weight; one that leaves gets no further call, and its channel is closed
+//! when its calls have ended.
 //!
 //! # Invariants
 //!
@@ -54,13 +58,14 @@
 //!
 //! # Threads
 //!
-//! `rpc-endpoints`, one for each [`FileSource`], joined when it is dropped. `rpc-retire`, while the channel of an endpoint that
-//! has left is closed, which may wait for an attempt to connect; joined when the last clone of the [`Targets`] goes.
+//! `rpc-endpoints`, one for each [`FileSource`], joined when it is dropped. `rpc-retire`, while the
+//! channel of an endpoint that has left is closed, which may wait for an attempt to connect; joined
+//! when the last clone of the [`Targets`] goes.
 //!
 //! # Left out
 //!
-//! Retries ([`Retrying`](crate::Retrying) adds them), hedged calls, calls without waiting, several connections to an endpoint, pings
-//! of endpoints that nobody calls.
+//! Retries ([`Retrying`](crate::Retrying) adds them), hedged calls, calls without waiting, several
+//! connections to an endpoint, pings of endpoints that nobody calls.
 
 mod balancer;
 mod endpoint;

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 /// A sample counts this much. As in TCP's estimate of the round trip (RFC 6298).
 const SHARE: f64 = 1.0 / 8.0;
 
-/// Without samples the average halves in this time: whoever was slow once would else never be tried again.
+/// Without samples the average halves in this time: whoever was slow once would else never be tried
+/// again.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 
-/// A moving average of response times, for a [`Balancer`](crate::Balancer)'s [`Candidate`](crate::Candidate)s. It is what
-/// [`Targets`](crate::Targets) keeps for each endpoint; a program that chooses endpoints by itself keeps one for each of its own.
+/// A moving average of response times, for a [`Balancer`](crate::Balancer)'s
+/// [`Candidate`](crate::Candidate)s. It is what [`Targets`](crate::Targets) keeps for each
+/// endpoint; a program that chooses endpoints by itself keeps one for each of its own.
 ///
-/// A new sample counts an eighth. Without samples the average halves every five seconds, so that an endpoint that was slow once is
-/// tried again.
+/// A new sample counts an eighth. Without samples the average halves every five seconds, so that an
+/// endpoint that was slow once is tried again.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseTime {
     /// Seconds, and when that was so.
@@ -30,7 +32,8 @@ impl ResponseTime {
         self.average = Some((average, now));
     }
 
-    /// The average as of `now`. Zero means that there was no sample yet; a known average is at least a nanosecond.
+    /// The average as of `now`. Zero means that there was no sample yet; a known average is at
+    /// least a nanosecond.
     pub fn at(&self, now: Instant) -> Duration {
         match self.seconds(now) {
             Some(seconds) => Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)),

@@ -1,11 +1,13 @@
-//! The connection of a channel: made by a thread, read by whoever waits for an answer, or by that thread.
+//! The connection of a channel: made by a thread, read by whoever waits for an answer, or by that
+//! thread.
 //!
-//! A caller that waits reads the connection itself, and brings what it reads to those who wait beside it: its own answer wakes
-//! no thread but its own. When it has its answer it has another caller go on, if any waits. Where nobody waits, nobody reads; the
-//! loss of an idle connection is noticed by the next call, before it is sent (see `HEARD_LATELY`).
+//! A caller that waits reads the connection itself, and brings what it reads to those who wait
+//! beside it: its own answer wakes no thread but its own. When it has its answer it has another
+//! caller go on, if any waits. Where nobody waits, nobody reads; the loss of an idle connection is
+//! noticed by the next call, before it is sent (see `HEARD_LATELY`).
 //!
-//! Where that will not do, the thread that connected reads (`State::has_reader`): for completions, which run on a thread of the
-//! channel's; where a loss is news at once; and for bare replies.
+//! Where that will not do, the thread that connected reads (`State::has_reader`): for completions,
+//! which run on a thread of the channel's; where a loss is news at once; and for bare replies.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -31,10 +33,12 @@ use crate::{Status, StatusCode};
 /// A server that takes nothing of what it is sent for this long loses the connection.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bare replies are read this much at a time: a reply that is written at once is then read at once, as far as possible.
+/// Bare replies are read this much at a time: a reply that is written at once is then read at once,
+/// as far as possible.
 const BARE_READ_BYTES: usize = 64 * 1024;
 
-/// A reply over the limit is passed over, so that the connection can live on, up to this many times the limit.
+/// A reply over the limit is passed over, so that the connection can live on, up to this many times
+/// the limit.
 const SKIPPED_LIMITS_MAX: usize = 4;
 
 /// What a server says as it closes a connection comes at once, or not at all.
@@ -43,13 +47,14 @@ const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
 /// Answers that came too late may stand before it.
 const LAST_READS_MAX: usize = 4;
 
-/// Whoever reads looks this often at other things: how long nothing has come, and whether the channel's
-/// thread is to read in its place.
+/// Whoever reads looks this often at other things: how long nothing has come, and whether the
+/// channel's thread is to read in its place.
 const READ_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A connection that has just brought an answer to a caller is taken for alive this long without looking: a system call for each
-/// call is much where calls follow one another. A call that is sent over one that ends in this time is lost, and says so. Too
-/// long: a call after a restart of the server is lost, not made over a new connection.
+/// A connection that has just brought an answer to a caller is taken for alive this long without
+/// looking: a system call for each call is much where calls follow one another. A call that is sent
+/// over one that ends in this time is lost, and says so. Too long: a call after a restart of the
+/// server is lost, not made over a new connection.
 const HEARD_LATELY: Duration = Duration::from_micros(100);
 
 /// An established connection. Clones are the same one.
@@ -60,7 +65,8 @@ pub(super) struct Ends {
     pub(super) outbox: Arc<Outbox>,
     incoming: Mutex<Incoming>,
     since: Instant,
-    /// When a caller last took its answer from it, in nanoseconds after `since`; 0: never, or its end has been seen meanwhile.
+    /// When a caller last took its answer from it, in nanoseconds after `since`; 0: never, or its
+    /// end has been seen meanwhile.
     brought_ns: AtomicU64,
     /// When bytes last came over it, in nanoseconds after `since`.
     heard_ns: AtomicU64,
@@ -83,7 +89,8 @@ struct Incoming {
     next: Option<RpcReplyHeader>,
     /// Whether any frame has come.
     any: bool,
-    /// What the server has said about the connection as a whole, whoever looks: nothing comes after it.
+    /// What the server has said about the connection as a whole, whoever looks: nothing comes after
+    /// it.
     last_words: Option<RpcReplyHeader>,
     /// The socket's.
     read_timeout: Option<Duration>,
@@ -129,7 +136,8 @@ impl Line {
         now.saturating_duration_since(brought) < HEARD_LATELY
     }
 
-    /// Whether the connection is of use still, as far as its socket knows. For one that nobody reads.
+    /// Whether the connection is of use still, as far as its socket knows. For one that nobody
+    /// reads.
     pub(super) fn is_alive(&self) -> bool {
         self.look() != Waiting::End
     }
@@ -146,7 +154,8 @@ impl Line {
         waiting
     }
 
-    /// Reads what has come over a connection that nobody reads: answers that came too late, or why it ends.
+    /// Reads what has come over a connection that nobody reads: answers that came too late, or why
+    /// it ends.
     pub(super) fn read_last_words(&self, core: &Arc<Core>) {
         let Some(mut incoming) = self.incoming.try_lock() else { return };
         let loss = incoming.read_rest(core, self);
@@ -164,8 +173,9 @@ impl Line {
         now.saturating_duration_since(served) >= idle_timeout
     }
 
-    /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's thread takes over; it is `now` as it
-    /// begins, and when it ended comes back. `None` if somebody else reads.
+    /// Reads for all callers until `parked` has its outcome, `deadline` passes, or the channel's
+    /// thread takes over; it is `now` as it begins, and when it ended comes back. `None` if
+    /// somebody else reads.
     pub(super) fn read_until(
         &self,
         core: &Arc<Core>,
@@ -205,7 +215,8 @@ impl Line {
         Some(now)
     }
 
-    /// The connection turned out to be gone as something was sent. What came before, answers perhaps, or why, came all the same.
+    /// The connection turned out to be gone as something was sent. What came before, answers
+    /// perhaps, or why, came all the same.
     pub(super) fn lose_and_go_on(&self, core: &Arc<Core>) {
         let loss = self.incoming.lock().read_rest(core, self);
         let gone = || io::Error::new(ErrorKind::ConnectionReset, "the connection is gone");
@@ -304,8 +315,8 @@ fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
 
 fn connect_to(addr: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(addr, timeout)?;
-    // A port that nobody listens on may be picked as our own end: TCP then connects the socket to itself.
-    // (One that has been reset by now has no peer; reading it says so.)
+    // A port that nobody listens on may be picked as our own end: TCP then connects the socket to
+    // itself. (One that has been reset by now has no peer; reading it says so.)
     if stream.peer_addr().is_ok_and(|peer| stream.local_addr().is_ok_and(|own| own == peer)) {
         return Err(ErrorKind::ConnectionRefused.into());
     }
@@ -325,7 +336,8 @@ impl Line {
 }
 
 impl Incoming {
-    /// Reads the answers to extended calls until the connection is lost, or has served none for long.
+    /// Reads the answers to extended calls until the connection is lost, or has served none for
+    /// long.
     fn read_frames(&mut self, core: &Arc<Core>, line: &Line) -> Result<(), Loss> {
         let Config { ping_interval, idle_timeout, .. } = core.config;
         let mut idle_since = None;
@@ -352,7 +364,8 @@ impl Incoming {
         }
     }
 
-    /// Reads what has come by now, or some of it: last words are short, and a call waits. How the connection has ended, if it has.
+    /// Reads what has come by now, or some of it: last words are short, and a call waits. How the
+    /// connection has ended, if it has.
     fn read_rest(&mut self, core: &Arc<Core>, line: &Line) -> Option<Loss> {
         for _ in 0..LAST_READS_MAX {
             if let Err(loss) = self.take_frames(core, line, ReadBy::Callers) {
@@ -450,7 +463,8 @@ impl Incoming {
         Ok(())
     }
 
-    /// The server says why it ends the connection. Said before anything else it means that no call was run.
+    /// The server says why it ends the connection. Said before anything else it means that no call
+    /// was run.
     fn about_connection(&self, head: &RpcReplyHeader) -> Loss {
         let status = status(head);
         match status.code {
@@ -465,8 +479,8 @@ impl Incoming {
     }
 }
 
-/// The protocol whose answers begin with these four bytes, read as the length of a header: an HTTP status line, or a TLS
-/// alert, which is what a TLS server answers to bytes in the clear.
+/// The protocol whose answers begin with these four bytes, read as the length of a header: an HTTP
+/// status line, or a TLS alert, which is what a TLS server answers to bytes in the clear.
 fn protocol_of(len: u64) -> Option<&'static str> {
     match u32::try_from(len).ok()?.to_le_bytes() {
         [b'H', b'T', b'T', b'P'] => Some("HTTP"),
@@ -485,7 +499,8 @@ fn status(head: &RpcReplyHeader) -> Status {
     }
 }
 
-/// Reads bare replies. Where one ends is not told: what decodes is taken for whole (see `Framing::Documented`).
+/// Reads bare replies. Where one ends is not told: what decodes is taken for whole (see
+/// `Framing::Documented`).
 fn read_bare(core: &Core, outbox: &Outbox) -> Loss {
     let mut buf = vec![0; BARE_READ_BYTES];
     let mut reply = Vec::new();

@@ -8,8 +8,8 @@
 //!    └─────── lost, with no call unsent ──────────┘        close, from anywhere: Closed, for ever
 //! ```
 //!
-//! One lock, `state`, held for bookkeeping and for sends (which never block), never while foreign code runs. Lock order:
-//! `state`, then the outbox's own.
+//! One lock, `state`, held for bookkeeping and for sends (which never block), never while foreign
+//! code runs. Lock order: `state`, then the outbox's own.
 
 use std::io;
 use std::sync::Arc;
@@ -75,7 +75,8 @@ pub(super) struct Request<'a> {
     pub(super) decodes: fn(&Bytes) -> bool,
 }
 
-/// A call that was made: its number, when it began, and over which connection it was sent, if at once, and callers read it.
+/// A call that was made: its number, when it began, and over which connection it was sent, if at
+/// once, and callers read it.
 pub(super) struct Begun {
     pub(super) id: u64,
     began: Instant,
@@ -227,7 +228,8 @@ impl Core {
         if state.has_reader {
             return;
         }
-        // Under the lock: one that is given its outcome later has been asked before, and asks another.
+        // Under the lock: one that is given its outcome later has been asked before, and asks
+        // another.
         if let Some(parked) = state.calls.any_parked() {
             parked.ask_to_read();
         }
@@ -304,8 +306,8 @@ impl Core {
         }
     }
 
-    /// Takes a call in, and sends it or sees to it that it will be. The connection over which it was sent at once, where callers
-    /// read.
+    /// Takes a call in, and sends it or sees to it that it will be. The connection over which it
+    /// was sent at once, where callers read.
     fn enter(self: &Arc<Self>, id: u64, mut call: Call, frame: Bytes) -> Option<Line> {
         let mut state = self.look_whether_alive(self.lock(), call.began);
         if let Err(error) = self.admit(&mut state, &call, &frame) {
@@ -331,8 +333,8 @@ impl Core {
         None
     }
 
-    /// A connection that nobody reads may have been closed meanwhile: better noticed before a call is sent over it, as
-    /// afterwards it may have run.
+    /// A connection that nobody reads may have been closed meanwhile: better noticed before a call
+    /// is sent over it, as afterwards it may have run.
     fn look_whether_alive<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
@@ -344,7 +346,8 @@ impl Core {
         let is_over = match line.look() {
             Waiting::Nothing => line.is_stale(now, self.config.idle_timeout),
             Waiting::End => true,
-            // The last words of a server that has closed it, perhaps. They are read without the lock.
+            // The last words of a server that has closed it, perhaps. They are read without the
+            // lock.
             Waiting::Bytes => {
                 drop(state);
                 line.read_last_words(self);
@@ -392,8 +395,8 @@ impl Core {
         }
     }
 
-    /// Gives the connection up if calls wait and nothing has come for `limit`, beside the time that a
-    /// slow network needs for their bytes.
+    /// Gives the connection up if calls wait and nothing has come for `limit`, beside the time that
+    /// a slow network needs for their bytes.
     pub(super) fn give_up_if_silent(self: &Arc<Self>, limit: Duration) {
         let mut state = self.lock();
         let Phase::Connected(line) = &state.phase else { return };
@@ -472,7 +475,8 @@ impl Core {
                 drop(state);
                 call.into_iter().for_each(|call| self.fail(call.waiter, self.busy(calls)));
             }
-            // The connection was lost a moment ago. The next one will do, unless the reader has failed the call by now.
+            // The connection was lost a moment ago. The next one will do, unless the reader has
+            // failed the call by now.
             SendError::Closed => {
                 state.calls.put_back(id, frame);
                 self.move_on(state);
@@ -608,7 +612,8 @@ impl Core {
 
     // ---- the connection's thread ----
 
-    /// A connection is there, and this says who reads it. `None` when the channel was closed meanwhile.
+    /// A connection is there, and this says who reads it. `None` when the channel was closed
+    /// meanwhile.
     pub(super) fn established(&self, line: &Line) -> Option<ReadBy> {
         let mut state = self.lock();
         if state.is_closed() {
@@ -641,7 +646,8 @@ impl Core {
         deliver(deliveries);
     }
 
-    /// The connection is gone; what was sent over it fails. True when calls wait that were not sent: connect again.
+    /// The connection is gone; what was sent over it fails. True when calls wait that were not
+    /// sent: connect again.
     pub(super) fn lost(self: &Arc<Self>, line: &Line, why: &Loss, by: ReadBy) -> bool {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
@@ -748,7 +754,8 @@ impl Core {
         }
     }
 
-    /// Delivers from a caller's thread. Completions go to the timer's thread: a caller may hold a lock that they take.
+    /// Delivers from a caller's thread. Completions go to the timer's thread: a caller may hold a
+    /// lock that they take.
     fn deliver_elsewhere(self: &Arc<Self>, waiter: Waiter, outcome: Outcome) {
         match waiter {
             Waiter::Thread(_) => waiter.deliver(outcome),

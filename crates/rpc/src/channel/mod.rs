@@ -8,45 +8,53 @@
 //!
 //! # Calls
 //!
-//! Each call has a deadline, and nothing on its way outlasts it: not connecting (another thread does that), not sending (the
-//! outbox never blocks), not waiting. At most [`calls_max`](ChannelBuilder::calls_max) calls are outstanding; one more is
-//! [`CallError::Busy`] at once. A reply that comes after its call was given up is dropped.
+//! Each call has a deadline, and nothing on its way outlasts it: not connecting (another thread
+//! does that), not sending (the outbox never blocks), not waiting. At most
+//! [`calls_max`](ChannelBuilder::calls_max) calls are outstanding; one more is [`CallError::Busy`]
+//! at once. A reply that comes after its call was given up is dropped.
 //!
-//! A *blocking* call waits on its own thread, and one of those that wait reads the connection, for all: an answer that comes to
-//! the one who reads wakes no other thread. The *completion* of an async call runs exactly once, on one of the channel's
-//! threads (the connection's when an answer comes or the connection is lost; the timer's at the deadline, or when the call
-//! fails at once), with no lock of the channel held, never on the thread that made the call. It must not block, and must
-//! not make blocking calls on the same channel: the thread that would bring their answer is the one it runs on.
+//! A *blocking* call waits on its own thread, and one of those that wait reads the connection, for
+//! all: an answer that comes to the one who reads wakes no other thread. The *completion* of an
+//! async call runs exactly once, on one of the channel's threads (the connection's when an answer
+//! comes or the connection is lost; the timer's at the deadline, or when the call fails at once),
+//! with no lock of the channel held, never on the thread that made the call. It must not block, and
+//! must not make blocking calls on the same channel: the thread that would bring their answer is
+//! the one it runs on.
 //!
 //! # Errors
 //!
 //! A call that was never handed to a connection has certainly not run ([`CallError::NotSent`], or
-//! [`CallError::TimedOut`] with `sent: false`). From then on it counts as sent, even if its bytes still wait in our own
-//! queue: [`CallError::Lost`] and `sent: true` say *may have run*, and err on that side.
+//! [`CallError::TimedOut`] with `sent: false`). From then on it counts as sent, even if its bytes
+//! still wait in our own queue: [`CallError::Lost`] and `sent: true` say *may have run*, and err on
+//! that side.
 //!
 //! # The connection
 //!
-//! Made at once or by the first call; when it is lost, by the next one. The name is resolved anew each time, and every
-//! address is tried. A loss is noticed at once if a call waits, or if the channel's thread reads, as it does where
-//! [`on_disconnect`](ChannelBuilder::on_disconnect) is set and from the first async call on. Else it is noticed by the next call,
-//! before it is sent; only a call that follows within 100 microseconds of an answer does not look, and may be lost with the connection.
+//! Made at once or by the first call; when it is lost, by the next one. The name is resolved anew
+//! each time, and every address is tried. A loss is noticed at once if a call waits, or if the
+//! channel's thread reads, as it does where [`on_disconnect`](ChannelBuilder::on_disconnect) is set
+//! and from the first async call on. Else it is noticed by the next call, before it is sent; only a
+//! call that follows within 100 microseconds of an answer does not look, and may be lost with the
+//! connection.
 //!
-//! A server that says nothing while calls wait is asked whether it is there, and given up if it does not answer: see
-//! [`ping_interval`](ChannelBuilder::ping_interval). One that says that it closes the connection, all
-//! that it has run being answered, has not run the rest: [`CallError::Refused`] with
-//! [`ShuttingDown`](super::StatusCode::ShuttingDown). A connection that the channel's thread reads is closed when it has served no call
-//! for [`idle_timeout`](ChannelBuilder::idle_timeout).
+//! A server that says nothing while calls wait is asked whether it is there, and given up if it
+//! does not answer: see [`ping_interval`](ChannelBuilder::ping_interval). One that says that it
+//! closes the connection, all that it has run being answered, has not run the rest:
+//! [`CallError::Refused`] with [`ShuttingDown`](super::StatusCode::ShuttingDown). A connection that
+//! the channel's thread reads is closed when it has served no call for
+//! [`idle_timeout`](ChannelBuilder::idle_timeout).
 //!
 //! # Threads
 //!
-//! `rpc-chan-PORT` while it connects, and where it reads until the connection is lost; `rpc-timer` while async calls are outstanding, and a
-//! few seconds longer; `rpc-send-PORT` only while the server takes bytes slower than calls are made.
-//! [`Channel::close`] (and dropping the last clone) joins them.
+//! `rpc-chan-PORT` while it connects, and where it reads until the connection is lost; `rpc-timer`
+//! while async calls are outstanding, and a few seconds longer; `rpc-send-PORT` only while the
+//! server takes bytes slower than calls are made. [`Channel::close`] (and dropping the last clone)
+//! joins them.
 //!
 //! # Left out
 //!
-//! Retries ([`Retrying`](super::Retrying)) and several servers ([`Targets`](super::Targets)) are built on this; several connections to one
-//! server are several channels.
+//! Retries ([`Retrying`](super::Retrying)) and several servers ([`Targets`](super::Targets)) are
+//! built on this; several connections to one server are several channels.
 
 mod calls;
 mod connection;
@@ -92,10 +100,12 @@ pub enum Framing {
     Extended,
     /// Servers of the documented system: one call at a time (others wait their turn), bare replies.
     ///
-    /// A bare reply does not say where it ends, so bytes that decode are taken for a whole reply. A reply that arrives in
-    /// parts, of which the first ends exactly between two fields, is thus taken too early; servers that write a reply at
-    /// once (all that we know do) are safe but for very long ones. An empty reply cannot be seen at all. Bytes that come
-    /// when no reply is due end the connection; so does a call that times out, for its reply would be taken for the next.
+    /// A bare reply does not say where it ends, so bytes that decode are taken for a whole reply. A
+    /// reply that arrives in parts, of which the first ends exactly between two fields, is thus
+    /// taken too early; servers that write a reply at once (all that we know do) are safe but for
+    /// very long ones. An empty reply cannot be seen at all. Bytes that come when no reply is due
+    /// end the connection; so does a call that times out, for its reply would be taken for the
+    /// next.
     Documented,
     /// The documented system's later generation: the same with the header's length as a varint.
     DocumentedVarint,
@@ -104,16 +114,16 @@ pub enum Framing {
 /// How an established connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disconnect {
-    /// The other side ended it, or the system says that it is broken. A server whose process is gone
-    /// ends its connections in this way.
+    /// The other side ended it, or the system says that it is broken. A server whose process is
+    /// gone ends its connections in this way.
     Ended,
     /// Nothing came over it for so long that it was given up: see
     /// [`ping_interval`](ChannelBuilder::ping_interval). The server may well be there.
     Silent,
 }
 
-/// One connection to one server, shared by any number of threads and calls. Clones are the same channel; the last one
-/// dropped closes it.
+/// One connection to one server, shared by any number of threads and calls. Clones are the same
+/// channel; the last one dropped closes it.
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,
@@ -171,8 +181,8 @@ impl Channel {
         self.with_request::<A, R, _>(method, options, args, deadline, |it| Pending::start(core, it))
     }
 
-    /// Calls without waiting: `done` runs exactly once, on a thread of the channel, never on the calling one. It must not
-    /// block: other answers wait behind it.
+    /// Calls without waiting: `done` runs exactly once, on a thread of the channel, never on the
+    /// calling one. It must not block: other answers wait behind it.
     pub fn call_then<A: Payload, R: Payload>(
         &self,
         method: &Method,
@@ -205,18 +215,20 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// [`CallError::NotSent`] when no address of the server can be connected to, or the channel is closed;
-    /// [`CallError::TimedOut`].
+    /// [`CallError::NotSent`] when no address of the server can be connected to, or the channel is
+    /// closed; [`CallError::TimedOut`].
     pub fn connect_now(&self, deadline: Instant) -> Result<(), CallError> {
         self.core().connect(deadline)
     }
 
-    /// Waits until the server is there: it has answered a ping, not only taken a connection. One that cannot be reached yet is
-    /// tried again after 10 ms, then half as long again each time, up to half a second, and more often towards `deadline`.
+    /// Waits until the server is there: it has answered a ping, not only taken a connection. One
+    /// that cannot be reached yet is tried again after 10 ms, then half as long again each time, up
+    /// to half a second, and more often towards `deadline`.
     ///
     /// # Errors
     ///
-    /// That of the last attempt, when there is no time for another before `deadline`, or the channel is closed.
+    /// That of the last attempt, when there is no time for another before `deadline`, or the
+    /// channel is closed.
     pub fn connect_wait(&self, deadline: Instant) -> Result<(), CallError> {
         let mut pause = WAIT_PAUSE_MIN;
         loop {
@@ -230,7 +242,8 @@ impl Channel {
         }
     }
 
-    /// Asks the server whether it is there, and waits for its answer. Over a documented framing, which has no pings: connects.
+    /// Asks the server whether it is there, and waits for its answer. Over a documented framing,
+    /// which has no pings: connects.
     ///
     /// # Errors
     ///
@@ -265,9 +278,10 @@ impl Channel {
         self.core().is_connected()
     }
 
-    /// Fails what is outstanding ([`CallError::Lost`] what was sent, [`CallError::NotSent`] the rest and every later call) and
-    /// joins the channel's threads, but for the calling one: it may be called from a completion. A thread that is
-    /// connecting is waited for, up to the connect timeout. Hold no lock that a completion takes.
+    /// Fails what is outstanding ([`CallError::Lost`] what was sent, [`CallError::NotSent`] the
+    /// rest and every later call) and joins the channel's threads, but for the calling one: it may
+    /// be called from a completion. A thread that is connecting is waited for, up to the connect
+    /// timeout. Hold no lock that a completion takes.
     pub fn close(&self) {
         self.core().close();
     }
@@ -362,15 +376,16 @@ impl ChannelBuilder {
         self
     }
 
-    /// How long one attempt to connect may take, over all addresses of the server; default 2 s. Too small: a lost first
-    /// packet (repeated after 1 s) is a failure. Too large: [`Channel::close`] may have to wait for it.
+    /// How long one attempt to connect may take, over all addresses of the server; default 2 s. Too
+    /// small: a lost first packet (repeated after 1 s) is a failure. Too large: [`Channel::close`]
+    /// may have to wait for it.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
         self
     }
 
-    /// Finds the server's addresses, each time the channel connects, in place of the system's resolver: for names that it does not know.
-    /// It runs on the channel's thread.
+    /// Finds the server's addresses, each time the channel connects, in place of the system's
+    /// resolver: for names that it does not know. It runs on the channel's thread.
     pub fn resolver(
         mut self,
         resolve: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
@@ -379,14 +394,15 @@ impl ChannelBuilder {
         self
     }
 
-    /// Calls outstanding at a time; default 1,024. Too small: callers get [`CallError::Busy`]. Too large: a server that
-    /// hangs makes the process hold that many.
+    /// Calls outstanding at a time; default 1,024. Too small: callers get [`CallError::Busy`]. Too
+    /// large: a server that hangs makes the process hold that many.
     pub fn calls_max(mut self, calls: usize) -> Self {
         self.config.calls_max = calls;
         self
     }
 
-    /// Longest arguments that are sent and longest replies that are taken; default 16 MiB. Longer ones fail the call alone.
+    /// Longest arguments that are sent and longest replies that are taken; default 16 MiB. Longer
+    /// ones fail the call alone.
     pub fn frame_limits(mut self, limits: FrameLimits) -> Self {
         self.config.limits =
             FrameLimits { body_len_max_bytes: limits.body_len_max_bytes.min(u32::MAX as usize) };
@@ -400,50 +416,55 @@ impl ChannelBuilder {
         self
     }
 
-    /// While calls wait and nothing has come from the server for this long, it is asked whether it is
-    /// there. If still nothing has come after as long again, the connection is given up
-    /// ([`CallError::Lost`]), and the next call makes a new one. Default 10 s. This finds a server that is
-    /// frozen, one whose machine is gone, and a connection that a firewall has forgotten.
+    /// While calls wait and nothing has come from the server for this long, it is asked whether it
+    /// is there. If still nothing has come after as long again, the connection is given up
+    /// ([`CallError::Lost`]), and the next call makes a new one. Default 10 s. This finds a server
+    /// that is frozen, one whose machine is gone, and a connection that a firewall has forgotten.
     ///
     /// A call that ends at its deadline without any sign of life costs the connection as well: the
-    /// server is asked after half of the call's time, if that is less than this interval (and at least
-    /// 250 ms). So a caller that allows little time speaks for all that share the channel: give such a
-    /// caller a channel of its own where methods run inline for long. For calls that send much, there is
-    /// more time: see [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
+    /// server is asked after half of the call's time, if that is less than this interval (and at
+    /// least 250 ms). So a caller that allows little time speaks for all that share the channel:
+    /// give such a caller a channel of its own where methods run inline for long. For calls that
+    /// send much, there is more time: see
+    /// [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
     ///
-    /// Too small: a server that runs a method inline for longer than this looks dead, for it answers no
-    /// ping meanwhile. Too large: calls wait for a dead connection. Not with [`Framing::Documented`].
+    /// Too small: a server that runs a method inline for longer than this looks dead, for it
+    /// answers no ping meanwhile. Too large: calls wait for a dead connection. Not with
+    /// [`Framing::Documented`].
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.config.ping_interval = interval.max(PING_INTERVAL_MIN);
         self
     }
 
-    /// The slowest network that the channel is for, at least 1; default 256 KiB a second. While calls
-    /// wait whose arguments have so many bytes, a silent connection is asked and given up later by the
-    /// time that they need on such a network. Where that turns out to be too little, the next connection
-    /// has twice the time. Too small: a dead connection with large calls on it is noticed late. Too
-    /// large: on a slow network large calls are sent more than once.
+    /// The slowest network that the channel is for, at least 1; default 256 KiB a second. While
+    /// calls wait whose arguments have so many bytes, a silent connection is asked and given up
+    /// later by the time that they need on such a network. Where that turns out to be too little,
+    /// the next connection has twice the time. Too small: a dead connection with large calls on it
+    /// is noticed late. Too large: on a slow network large calls are sent more than once.
     pub fn bytes_per_second_min(mut self, bytes: u64) -> Self {
         self.config.bytes_per_second_min = bytes.max(1);
         self
     }
 
-    /// A connection that the channel's thread reads, and over which no call was made for this long, is closed; default 60 s. The next
-    /// call connects again. Never with [`on_disconnect`](ChannelBuilder::on_disconnect). One that callers read is left to the server.
+    /// A connection that the channel's thread reads, and over which no call was made for this long,
+    /// is closed; default 60 s. The next call connects again. Never with
+    /// [`on_disconnect`](ChannelBuilder::on_disconnect). One that callers read is left to the
+    /// server.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle_timeout = timeout.max(PING_INTERVAL_MIN);
         self
     }
 
-    /// Runs each time an established connection is lost (not when this channel is closed, and not when the server refuses
-    /// the connection because it has too many): at once, on the connection's thread, before the completions of the calls
-    /// that are lost with it. It must not block.
+    /// Runs each time an established connection is lost (not when this channel is closed, and not
+    /// when the server refuses the connection because it has too many): at once, on the
+    /// connection's thread, before the completions of the calls that are lost with it. It must not
+    /// block.
     pub fn on_disconnect(self, callback: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_disconnect_how(move |_| callback())
     }
 
-    /// The same, for a callback that wants to know how the connection was lost. It takes the place of
-    /// [`on_disconnect`](ChannelBuilder::on_disconnect).
+    /// The same, for a callback that wants to know how the connection was lost. It takes the place
+    /// of [`on_disconnect`](ChannelBuilder::on_disconnect).
     pub fn on_disconnect_how(
         mut self,
         callback: impl Fn(Disconnect) + Send + Sync + 'static,

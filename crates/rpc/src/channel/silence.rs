@@ -8,17 +8,17 @@
 //! Silence counts only while somebody waits for an answer. It adds up over calls: callers that each
 //! wait briefly notice a dead connection together.
 //!
-//! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval), or half of the time that
-//! the most impatient waiting call has, if that is shorter. So a call that gets no sign of life until
-//! its deadline takes the connection with it, and the next call begins over a new one. Very short
-//! deadlines do not count as such: see [`INTERVAL_MIN`].
+//! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval), or half of the time
+//! that the most impatient waiting call has, if that is shorter. So a call that gets no sign of
+//! life until its deadline takes the connection with it, and the next call begins over a new one.
+//! Very short deadlines do not count as such: see [`INTERVAL_MIN`].
 //!
 //! What was sent has to arrive before it can be answered, and nothing comes meanwhile, not even the
 //! answer to a ping, which stands behind it. So the server is given time for the bytes of all calls
 //! that wait, as the slowest network needs it
-//! ([`bytes_per_second_min`](super::ChannelBuilder::bytes_per_second_min)). Networks are slower than
-//! that, too: after a connection has been given up with calls on it, the next one gets twice the time
-//! for the same bytes, until something comes.
+//! ([`bytes_per_second_min`](super::ChannelBuilder::bytes_per_second_min)). Networks are slower
+//! than that, too: after a connection has been given up with calls on it, the next one gets twice
+//! the time for the same bytes, until something comes.
 
 use std::time::{Duration, Instant};
 
@@ -122,9 +122,9 @@ impl Silence {
         }
     }
 
-    /// What to do when a call is given up at its deadline, before it is taken out of those that wait: a
-    /// server that had a part of the interval to answer a ping, and did not, is not waited for by the
-    /// next call. It asks for no ping.
+    /// What to do when a call is given up at its deadline, before it is taken out of those that
+    /// wait: a server that had a part of the interval to answer a ping, and did not, is not waited
+    /// for by the next call. It asks for no ping.
     pub(super) fn judge_at_deadline(&self, now: Instant) -> Verdict {
         let silence = self.lasts(now);
         match self.pinged_after {

@@ -1,7 +1,9 @@
-//! The thread that accepts. It refuses nobody: a connection's first call decides whether it may stay.
+//! The thread that accepts. It refuses nobody: a connection's first call decides whether it may
+//! stay.
 //!
-//! Only the system can refuse a connection, by giving no thread or no descriptor. That costs the one connection, and those over
-//! which nothing is asked make room. Whatever clients do, the next connection is tried again: it may be a peer's.
+//! Only the system can refuse a connection, by giving no thread or no descriptor. That costs the
+//! one connection, and those over which nothing is asked make room. Whatever clients do, the next
+//! connection is tried again: it may be a peer's.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +19,8 @@ use super::reader::Reader;
 use crate::net::tune;
 use crate::outbox::Outbox;
 
-/// After an error of `accept` (no descriptors left, say) the next try comes after this, doubling up to the second.
+/// After an error of `accept` (no descriptors left, say) the next try comes after this, doubling up
+/// to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
@@ -47,8 +50,9 @@ impl Acceptor {
         while !self.shared.is_stopping() {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
-                    // Wherever it is dropped from here on, an existing client must not see the end of the stream: it would take that
-                    // for a reply. Where the system refuses this, there is no other way to end it.
+                    // Wherever it is dropped from here on, an existing client must not see the end
+                    // of the stream: it would take that for a reply. Where the system refuses this,
+                    // there is no other way to end it.
                     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                     if self.shared.is_stopping() {
                         return;
@@ -62,7 +66,8 @@ impl Acceptor {
                         "rpc: cannot accept on {}: {error}",
                         self.shared.local_addr
                     ));
-                    // It may find none before anybody comes. The last one gets a moment for its first call.
+                    // It may find none before anybody comes. The last one gets a moment for its
+                    // first call.
                     self.make_room(usize::from(backoff < BACKOFF_MAX));
                     self.shared.wait_for_stop(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -71,12 +76,14 @@ impl Acceptor {
         }
     }
 
-    /// Starts a connection. Where too many wait for their first call, the one that has waited longest makes room for it.
+    /// Starts a connection. Where too many wait for their first call, the one that has waited
+    /// longest makes room for it.
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let Shared { registry, capacity, .. } = &*self.shared;
         let open_max = capacity.open_max();
         if registry.len() >= open_max {
-            // If none of those without a place can be ended, each is about to get one or to end: it is a matter of moments.
+            // If none of those without a place can be ended, each is about to get one or to end: it
+            // is a matter of moments.
             registry.evict_one();
             // Until its thread has ended it takes up what the next one needs.
             registry.wait_until_below(open_max, Instant::now() + EVICTION_TIME);
@@ -94,7 +101,8 @@ impl Acceptor {
         if result.is_ok() || !self.make_room(0) {
             return result;
         }
-        // The system counts a thread for a moment longer than the thread can say. Meanwhile it would refuse others as well.
+        // The system counts a thread for a moment longer than the thread can say. Meanwhile it
+        // would refuse others as well.
         let deadline = Instant::now() + ROOM_TIME;
         loop {
             self.shared.wait_for_stop(BACKOFF_MIN);
@@ -125,8 +133,8 @@ impl Acceptor {
         })
     }
 
-    /// The system refuses a thread or a descriptor: ends connections that have no call open, but for the newest
-    /// ones, which are `spared`. Whether there were any.
+    /// The system refuses a thread or a descriptor: ends connections that have no call open, but
+    /// for the newest ones, which are `spared`. Whether there were any.
     fn make_room(&self, spared: usize) -> bool {
         if self.shared.is_stopping() {
             return false;
@@ -148,7 +156,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// Wakes an acceptor that waits for a connection, by giving it one; where that fails, by shutting the listener's socket.
+/// Wakes an acceptor that waits for a connection, by giving it one; where that fails, by shutting
+/// the listener's socket.
 pub(super) fn wake(local_addr: SocketAddr, listener: &TcpListener) {
     let mut addr = local_addr;
     match addr {

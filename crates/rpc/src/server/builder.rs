@@ -69,23 +69,27 @@ impl ServerBuilder {
         }
     }
 
-    /// Publishes one more service. Its methods run on the [`handlers`](ServerBuilder::handlers), if there are any, else as those of
-    /// an [`inline_service`](ServerBuilder::inline_service): then they must not take long.
+    /// Publishes one more service. Its methods run on the [`handlers`](ServerBuilder::handlers), if
+    /// there are any, else as those of an [`inline_service`](ServerBuilder::inline_service): then
+    /// they must not take long.
     pub fn service(self, service: impl Service) -> Self {
         self.publish(service, false, false)
     }
 
-    /// Publishes one more service whose methods run on the thread of the connection that asks, with no hand-over to another: for
-    /// those that answer at once, or leave the work to others and answer later. While one runs, no other call of its
-    /// connection begins, and pings are not answered: one that takes longer than its callers'
-    /// [`ping_interval`](crate::ChannelBuilder::ping_interval) looks frozen to them. Its stack is 256 KiB.
+    /// Publishes one more service whose methods run on the thread of the connection that asks, with
+    /// no hand-over to another: for those that answer at once, or leave the work to others and
+    /// answer later. While one runs, no other call of its connection begins, and pings are not
+    /// answered: one that takes longer than its callers'
+    /// [`ping_interval`](crate::ChannelBuilder::ping_interval) looks frozen to them. Its stack is
+    /// 256 KiB.
     pub fn inline_service(self, service: impl Service) -> Self {
         self.publish(service, false, true)
     }
 
-    /// Publishes one more service, inline, with room that clients of the others cannot take: calls and bytes in flight of its own,
-    /// as many again as [`Limits::calls_max`] and [`Limits::bytes_max`], and up to 32 connections beyond
-    /// [`Limits::connections_max`], for clients whose first call is to it. For what must get through whatever others do.
+    /// Publishes one more service, inline, with room that clients of the others cannot take: calls
+    /// and bytes in flight of its own, as many again as [`Limits::calls_max`] and
+    /// [`Limits::bytes_max`], and up to 32 connections beyond [`Limits::connections_max`], for
+    /// clients whose first call is to it. For what must get through whatever others do.
     pub fn reserved_service(self, service: impl Service) -> Self {
         self.publish(service, true, true)
     }
@@ -107,7 +111,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on the first of these ports that is free, in place of that in [`bind`](ServerBuilder::bind)'s address.
+    /// Listens on the first of these ports that is free, in place of that in
+    /// [`bind`](ServerBuilder::bind)'s address.
     pub fn ports(mut self, ports: RangeInclusive<u16>) -> Self {
         self.ports = Some(ports);
         self
@@ -119,34 +124,39 @@ impl ServerBuilder {
         self
     }
 
-    /// So many threads run the methods of each [`service`](ServerBuilder::service); default 0: none, they run inline. Too few: calls
-    /// wait though the processor is idle. Too many: memory, and more at once than what they use can bear.
+    /// So many threads run the methods of each [`service`](ServerBuilder::service); default 0:
+    /// none, they run inline. Too few: calls wait though the processor is idle. Too many: memory,
+    /// and more at once than what they use can bear.
     pub fn handlers(mut self, threads: usize) -> Self {
         self.handlers = threads;
         self
     }
 
-    /// So many calls may wait for a handler; default 100 for each. One more is answered "busy", with a hint of when a place may be
-    /// free. Too small: short crowds are refused. Too large: calls wait until their callers have given up.
+    /// So many calls may wait for a handler; default 100 for each. One more is answered "busy",
+    /// with a hint of when a place may be free. Too small: short crowds are refused. Too large:
+    /// calls wait until their callers have given up.
     pub fn queue(mut self, calls: usize) -> Self {
         self.queue = Some(calls);
         self
     }
 
-    /// Serves waiting calls by their callers' shares of what was done lately, not in the order in which they came. Callers without a
-    /// [name](crate::ChannelBuilder::caller) are told apart by their IP address. The queue's places are divided among four levels, so
-    /// that a caller who is alone, and thereby has the largest share, gets a quarter of them.
+    /// Serves waiting calls by their callers' shares of what was done lately, not in the order in
+    /// which they came. Callers without a [name](crate::ChannelBuilder::caller) are told apart by
+    /// their IP address. The queue's places are divided among four levels, so that a caller who is
+    /// alone, and thereby has the largest share, gets a quarter of them.
     pub fn fair(mut self, fairness: Fairness) -> Self {
         self.fairness = Some(fairness);
         self
     }
 
-    /// Binds the port and makes the threads. Connections that come from now on wait until it is [started](BoundServer::start).
+    /// Binds the port and makes the threads. Connections that come from now on wait until it is
+    /// [started](BoundServer::start).
     ///
     /// # Errors
     ///
-    /// [`ServerError::NoAddress`], [`ServerError::Bind`], [`ServerError::DuplicateService`], [`ServerError::BadLimits`], and
-    /// [`ServerError::Listener`] when the system refuses what it takes to serve.
+    /// [`ServerError::NoAddress`], [`ServerError::Bind`], [`ServerError::DuplicateService`],
+    /// [`ServerError::BadLimits`], and [`ServerError::Listener`] when the system refuses what it
+    /// takes to serve.
     pub fn build(mut self) -> Result<BoundServer, ServerError> {
         self.limits.check()?;
         if self.ports.is_some() && matches!(self.listen, Some(Listen::Listener(_))) {
@@ -251,8 +261,9 @@ fn make(
 ) -> io::Result<Server> {
     // A listener made for polling would turn the acceptor into a busy loop.
     listener.set_nonblocking(false)?;
-    // The standard library's queue of 128 overflows when a few hundred clients come at once, and each that finds no place
-    // tries again only after a second. Few connections allowed is no reason to queue few: those too many are to be told.
+    // The standard library's queue of 128 overflows when a few hundred clients come at once, and
+    // each that finds no place tries again only after a second. Few connections allowed is no
+    // reason to queue few: those too many are to be told.
     let backlog = i32::try_from(limits.connections_max.max(LISTEN_QUEUE_MIN)).unwrap_or(i32::MAX);
     SockRef::from(&listener).listen(backlog)?;
     let pool = queue.map(|queue| Arc::new(Pool::new(handlers, queue)));

@@ -7,9 +7,10 @@
 //! - Those over which no call has come yet may take up what the others leave of all places and eight more. They make room for
 //!   each other, and at least eight may always be open: so a peer always gets as far as its first call.
 //!
-//! A server learns that the system has no room when a thread does not start or `accept` finds no descriptor, whatever limit that
-//! was and whoever else uses it up. For a minute it then lowers the second bound by a quarter of what is open. The first one
-//! stays: what clients with places hold says nothing about the room that the system has a moment later.
+//! A server learns that the system has no room when a thread does not start or `accept` finds no
+//! descriptor, whatever limit that was and whoever else uses it up. For a minute it then lowers the
+//! second bound by a quarter of what is open. The first one stays: what clients with places hold
+//! says nothing about the room that the system has a moment later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,7 +52,8 @@ impl Capacity {
         self.configured
     }
 
-    /// How many connections may be open before one over which no call has come makes room for the next.
+    /// How many connections may be open before one over which no call has come makes room for the
+    /// next.
     pub(super) fn open_max(&self) -> usize {
         let places = self.configured.saturating_add(RESERVED_CONNECTIONS + TRIAL_CONNECTIONS);
         let open_max = self.shrunk.lock().filter(Shrunk::holds).map_or(places, |it| it.open_max);
@@ -66,11 +68,13 @@ impl Capacity {
         reserved.flatten().or_else(of_clients)
     }
 
-    /// The system had no room for one more beside `open` connections. How many are to be left, a quarter fewer each time: what is
-    /// left over is for their second threads, and for what else has to start.
+    /// The system had no room for one more beside `open` connections. How many are to be left, a
+    /// quarter fewer each time: what is left over is for their second threads, and for what else
+    /// has to start.
     pub(super) fn shrink(&self, open: usize) -> usize {
         let mut shrunk = self.shrunk.lock();
-        // If more are open than were to be left, those that had to go are still going, or nobody can be asked to.
+        // If more are open than were to be left, those that had to go are still going, or nobody
+        // can be asked to.
         let before = shrunk.filter(|it| it.holds() && it.open_max < open);
         let open_max = before.map_or(open - open.div_ceil(4), |it| it.open_max);
         *shrunk = Some(Shrunk { open_max, until: Instant::now() + SHRUNK_FOR });

@@ -1,4 +1,5 @@
-//! What the threads of one connection share: its outbox, its open calls, its room. And how a call is answered.
+//! What the threads of one connection share: its outbox, its open calls, its room. And how a call
+//! is answered.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,19 +22,24 @@ use crate::service::{Answer, Reply};
 use crate::status::cut_middle;
 use crate::{Status, StatusCode};
 
-/// A waiting reader looks this often whether its connection still lives: a safety net, it is woken when it matters.
+/// A waiting reader looks this often whether its connection still lives: a safety net, it is woken
+/// when it matters.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// The middle of a longer status message is left out, so that the header it stands in stays under its limit.
+/// The middle of a longer status message is left out, so that the header it stands in stays under
+/// its limit.
 const MESSAGE_LEN_MAX_BYTES: usize = 512;
 
-/// A frame shorter than this is sent whatever waits: statuses are, and replies that tell what became of a write.
+/// A frame shorter than this is sent whatever waits: statuses are, and replies that tell what
+/// became of a write.
 const SHORT_FRAME_LEN_BYTES: usize = 4096;
 
-/// The longest bare reply that existing clients read. A longer one is for other clients: see [`Connection::send_reply`].
+/// The longest bare reply that existing clients read. A longer one is for other clients: see
+/// [`Connection::send_reply`].
 const EXISTING_REPLY_MAX_BYTES: usize = 1024;
 
-/// The hint that comes with a reply that found no room. Longer than that of "busy": megabytes have to be read first.
+/// The hint that comes with a reply that found no room. Longer than that of "busy": megabytes have
+/// to be read first.
 const UNREAD_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 pub(super) struct Connection {
@@ -61,8 +67,8 @@ pub(super) enum Standing {
 /// What a client understands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Speaks {
-    /// It has said nothing yet, so it is sent nothing: it may yet make a documented call, and take what it was sent for the
-    /// reply.
+    /// It has said nothing yet, so it is sent nothing: it may yet make a documented call, and take
+    /// what it was sent for the reply.
     #[default]
     Nothing,
     /// Bare replies, no reply headers.
@@ -91,7 +97,8 @@ impl Connection {
             reserved: Arc::clone(&shared.reserved_in_flight),
         });
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
-        // An existing client takes the end of the stream for a reply, and dies of what it sends next.
+        // An existing client takes the end of the stream for a reply, and dies of what it sends
+        // next.
         outbox.set_ending(Ending::Reset);
         Arc::new(Connection {
             peer,
@@ -105,7 +112,8 @@ impl Connection {
         })
     }
 
-    /// Its first call is to `service`. If it may not stay, what its client has been told; nothing if it is ending already.
+    /// Its first call is to `service`. If it may not stay, what its client has been told; nothing
+    /// if it is ending already.
     pub(super) fn settle(&self, service: &[u8]) -> Result<(), Option<Status>> {
         let Shared { table, capacity, .. } = &*self.shared;
         let mut standing = self.standing.lock();
@@ -131,7 +139,8 @@ impl Connection {
         Err(Some(status))
     }
 
-    /// Ends it if it has said nothing yet, without a word, or if it was refused, and its client has had its words; else false.
+    /// Ends it if it has said nothing yet, without a word, or if it was refused, and its client has
+    /// had its words; else false.
     pub(super) fn evict(&self) -> bool {
         let mut standing = self.standing.lock();
         let goes = match *standing {
@@ -213,8 +222,8 @@ impl Connection {
         self.shared.limits.unsent_bytes_max / 16
     }
 
-    /// Waits until a next call may begin: documented calls run one after another, and a client that does not take its
-    /// replies is not given more of them.
+    /// Waits until a next call may begin: documented calls run one after another, and a client that
+    /// does not take its replies is not given more of them.
     pub(super) fn wait_turn(&self) {
         let mut open = self.open.lock();
         while open.documented && !self.is_cut() {
@@ -243,12 +252,14 @@ impl Connection {
             .ok_or_else(|| Status::busy("too many calls or bytes in flight", BUSY_RETRY_AFTER))
     }
 
-    /// Room for a documented call of `bytes`, waited for: its client knows no "busy". `None` when the connection is over.
+    /// Room for a documented call of `bytes`, waited for: its client knows no "busy". `None` when
+    /// the connection is over.
     pub(super) fn wait_room(&self, bytes: usize, is_reserved: bool) -> Option<Slot> {
         Slot::take(&self.room, is_reserved, bytes, CHECK_EVERY, || self.is_cut())
     }
 
-    /// Counts a call as begun; what it returns answers it. `None` if its client has been told that there will be no others.
+    /// Counts a call as begun; what it returns answers it. `None` if its client has been told that
+    /// there will be no others.
     pub(super) fn begin(
         self: &Arc<Self>,
         id: CallId,
@@ -264,7 +275,8 @@ impl Connection {
         let speaks = open.speaks;
         drop(open);
         if speaks == Speaks::Documented {
-            // Its client makes one call at a time: it has the reply before this one, whatever that had to end with.
+            // Its client makes one call at a time: it has the reply before this one, whatever that
+            // had to end with.
             self.outbox.set_ending(Ending::Reset);
         }
         let (connection, peer) = (Arc::downgrade(self), self.peer);
@@ -279,8 +291,8 @@ impl Connection {
         }
     }
 
-    /// If all its calls are answered, tells a client that understands it that no others will be run. Whether they are, and the
-    /// answers sent.
+    /// If all its calls are answered, tells a client that understands it that no others will be
+    /// run. Whether they are, and the answers sent.
     pub(super) fn bid_farewell(&self, code: StatusCode, words: &str) -> bool {
         let mut open = self.open.lock();
         open.is_over |= open.calls == 0;
@@ -307,7 +319,8 @@ impl Connection {
         }
     }
 
-    /// Answers a call that was never begun: with a status, or, when it is a documented one, with the end of the connection.
+    /// Answers a call that was never begun: with a status, or, when it is a documented one, with
+    /// the end of the connection.
     pub(super) fn refuse(&self, id: CallId, status: &Status) {
         match id.call_id {
             0 => self.cut_loudly(&status.to_string()),
@@ -326,14 +339,17 @@ impl Connection {
         let _ = self.outbox.send_over_limit(&frame);
     }
 
-    /// Sends a reply, or says that it has found no room: a client may well ask for more at once than can wait for it.
+    /// Sends a reply, or says that it has found no room: a client may well ask for more at once
+    /// than can wait for it.
     ///
-    /// Short frames always have room, and so have bare replies. For while much waits no call begins (`wait_turn`): so there
-    /// are never more of the former than calls of a connection in flight, nor of the latter than one.
+    /// Short frames always have room, and so have bare replies. For while much waits no call begins
+    /// (`wait_turn`): so there are never more of the former than calls of a connection in flight,
+    /// nor of the latter than one.
     ///
-    /// If the process is killed, a reset destroys what the client has not acknowledged. Of a short bare reply that is nothing,
-    /// unless the network loses it just then; a long one may lie in our buffer for a while, so its client sees the end of the
-    /// stream, until it calls again. None of the existing clients is among those.
+    /// If the process is killed, a reset destroys what the client has not acknowledged. Of a short
+    /// bare reply that is nothing, unless the network loses it just then; a long one may lie in our
+    /// buffer for a while, so its client sees the end of the stream, until it calls again. None of
+    /// the existing clients is among those.
     fn send_reply(&self, id: CallId, frame: Bytes) -> Result<(), Status> {
         if id.is_documented() && frame.len() > EXISTING_REPLY_MAX_BYTES {
             self.outbox.set_ending(Ending::InOrder);
@@ -407,7 +423,8 @@ pub(super) fn status_frame(id: CallId, status: &Status) -> Bytes {
 
 /// Answers one call over its connection.
 struct WireAnswer {
-    /// Gone once the connection has ended: calls that are answered late, or never, keep no socket open.
+    /// Gone once the connection has ended: calls that are answered late, or never, keep no socket
+    /// open.
     connection: Weak<Connection>,
     peer: SocketAddr,
     id: CallId,
@@ -462,7 +479,8 @@ impl Answer for WireAnswer {
         let outcome = outcome.and_then(|reply| Ok((reply.len, connection.serialize(id, &reply)?)));
         // Whoever has the answer finds it counted.
         self.count(outcome.as_ref().map(|(len, _)| *len), Some(&connection.shared));
-        // Given back first: a client that keeps exactly as many calls in flight as it may is not told "busy".
+        // Given back first: a client that keeps exactly as many calls in flight as it may is not
+        // told "busy".
         let WireAnswer { slot, of, .. } = *self;
         drop(slot);
         let sent = outcome.and_then(|(len, frame)| {

@@ -1,4 +1,5 @@
-//! The side that serves: accepts connections, reads calls, hands them to services, sends the answers.
+//! The side that serves: accepts connections, reads calls, hands them to services, sends the
+//! answers.
 //!
 //! ```text
 //!                                                     ┌── inline ────────────────────┐
@@ -11,18 +12,20 @@
 //!
 //! # Inline or by handlers
 //!
-//! A service runs *inline*, on the thread of the connection that asks, or on one of the server's [`handlers`](ServerBuilder::handlers).
-//! Inline saves two wake-ups a call, and is for what answers at once or leaves the work to others; while a method runs, nothing else of
-//! its connection does, not even an answer to a ping. Handlers are for what takes long. Calls wait for them in one
-//! [bounded queue](ServerBuilder::queue), in order, or [by their callers' shares](ServerBuilder::fair). The server's own service
+//! A service runs *inline*, on the thread of the connection that asks, or on one of the server's
+//! [`handlers`](ServerBuilder::handlers). Inline saves two wake-ups a call, and is for what answers
+//! at once or leaves the work to others; while a method runs, nothing else of its connection does,
+//! not even an answer to a ping. Handlers are for what takes long. Calls wait for them in one
+//! [bounded queue](ServerBuilder::queue), in order, or
+//! [by their callers' shares](ServerBuilder::fair). The server's own service
 //! ([`builtin`](crate::builtin)) and the reserved ones always run inline.
 //!
 //! # Calls of one connection
 //!
-//! A *documented* call (without `call_id`) runs alone: nothing else of its connection begins before its answer is on its
-//! way, so bare replies cannot be mixed up, also when several calls arrive in one segment. The reader does not wait for
-//! the answer, though; only a next call that comes too early does. *Extended* calls run concurrently, and are answered in
-//! any order.
+//! A *documented* call (without `call_id`) runs alone: nothing else of its connection begins before
+//! its answer is on its way, so bare replies cannot be mixed up, also when several calls arrive in
+//! one segment. The reader does not wait for the answer, though; only a next call that comes too
+//! early does. *Extended* calls run concurrently, and are answered in any order.
 //!
 //! # What a client gets for what it does
 //!
@@ -50,10 +53,11 @@
 //!
 //! # How a connection ends
 //!
-//! "Closed" means the end of the stream for a client that has made an extended call, and a reset for every other one. An
-//! existing client takes the end of the stream for an empty reply, sends its call again, and dies of SIGPIPE; a reset is an
-//! error of its read, and it goes on to the next server. A connection over which nothing has come may be that of an existing
-//! client, so it gets no bytes of the extended format either.
+//! "Closed" means the end of the stream for a client that has made an extended call, and a reset
+//! for every other one. An existing client takes the end of the stream for an empty reply, sends
+//! its call again, and dies of SIGPIPE; a reset is an error of its read, and it goes on to the next
+//! server. A connection over which nothing has come may be that of an existing client, so it gets
+//! no bytes of the extended format either.
 //!
 //! A reset destroys what the client's TCP has not acknowledged. What follows from that:
 //!
@@ -65,39 +69,44 @@
 //!   before. After a longer answer the connection ends in order until the client calls again, so a kill destroys nothing.
 //! - A client that closes its sending side waits for its answers and the end of the stream: it gets both.
 //!
-//! What a client's own TCP has acknowledged is still read after a reset if the client runs on Linux.
+//! What a client's own TCP has acknowledged is still read after a reset if the client runs on
+//! Linux.
 //!
 //! # Reserved services
 //!
-//! Members that keep a cluster alive share the port with clients, and must get through whatever those do. A service that
-//! is published by [`ServerBuilder::reserved_service`] has calls and bytes in flight of its own, as many again as the
-//! others have together. And its clients have 32 connections beyond [`Limits::connections_max`].
+//! Members that keep a cluster alive share the port with clients, and must get through whatever
+//! those do. A service that is published by [`ServerBuilder::reserved_service`] has calls and bytes
+//! in flight of its own, as many again as the others have together. And its clients have 32
+//! connections beyond [`Limits::connections_max`].
 //!
-//! The first call of a connection decides which limit it counts for, and whether it may stay. Until then it takes nobody's
-//! place: when all the places and eight more are taken, the oldest one that has said nothing, or was refused and is still
-//! there, makes room for the next.
+//! The first call of a connection decides which limit it counts for, and whether it may stay. Until
+//! then it takes nobody's place: when all the places and eight more are taken, the oldest one that
+//! has said nothing, or was refused and is still there, makes room for the next.
 //!
-//! Where the system itself has no room, because a thread does not start or no descriptor is left, the server ends up to a
-//! quarter of its connections, but only such over which nothing is asked. The new connection takes the place of one of them. It
-//! is dropped if there are none: clients that always have a call open keep what they have. For a minute those that say
-//! nothing take up no more than what was left. Nobody else is refused for that: as soon as the system has room, whoever comes
-//! is served, whatever limit was met and whatever the other clients do.
+//! Where the system itself has no room, because a thread does not start or no descriptor is left,
+//! the server ends up to a quarter of its connections, but only such over which nothing is asked.
+//! The new connection takes the place of one of them. It is dropped if there are none: clients that
+//! always have a call open keep what they have. For a minute those that say nothing take up no more
+//! than what was left. Nobody else is refused for that: as soon as the system has room, whoever
+//! comes is served, whatever limit was met and whatever the other clients do.
 //!
 //! Whoever may name a reserved service may use its room: this keeps crowds out, not attackers.
 //!
 //! # Threads
 //!
-//! `rpc-accept`; `rpc-hand-N`, one for each handler; for each connection `rpc-conn-PORT` (the peer's port) and, only while its client
-//! reads slower than it is answered, `rpc-send-PORT`. Completions of answers run on whichever thread gives them. [`Server::stop`] joins
-//! all of them.
+//! `rpc-accept`; `rpc-hand-N`, one for each handler; for each connection `rpc-conn-PORT` (the
+//! peer's port) and, only while its client reads slower than it is answered, `rpc-send-PORT`.
+//! Completions of answers run on whichever thread gives them. [`Server::stop`] joins all of them.
 //!
 //! # Stopping
 //!
-//! [`Server::stop`] cuts connections; calls without an answer are lost to their callers, who are told that they may have run.
-//! [`Server::drain`] first refuses new calls and sees through the open ones. A client of the extended format whose calls are all
-//! answered is told so before its connection is closed: what it had sent meanwhile has certainly not run.
+//! [`Server::stop`] cuts connections; calls without an answer are lost to their callers, who are
+//! told that they may have run. [`Server::drain`] first refuses new calls and sees through the open
+//! ones. A client of the extended format whose calls are all answered is told so before its
+//! connection is closed: what it had sent meanwhile has certainly not run.
 //!
-//! A client that closes its end, rather than resets it, looks like one that waits for its answers: its calls are run.
+//! A client that closes its end, rather than resets it, looks like one that waits for its answers:
+//! its calls are run.
 
 mod acceptor;
 mod builder;
@@ -149,7 +158,8 @@ const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Serves calls on one port until it is stopped or dropped.
 pub struct Server {
     shared: Arc<Shared>,
-    /// The accepting thread, and its listener to wake it by. Gone once stopped: the port is free then.
+    /// The accepting thread, and its listener to wake it by. Gone once stopped: the port is free
+    /// then.
     acceptor: Mutex<Option<(JoinHandle<()>, TcpListener)>>,
     handlers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -199,7 +209,8 @@ impl Server {
         self.shared.registry.len()
     }
 
-    /// Connections refused so far because [`Limits::connections_max`] were open: at their first call, or before it to make room.
+    /// Connections refused so far because [`Limits::connections_max`] were open: at their first
+    /// call, or before it to make room.
     pub fn connections_refused(&self) -> u64 {
         self.shared.connections_refused.load(Ordering::Relaxed)
     }
@@ -223,9 +234,9 @@ impl Server {
         }
     }
 
-    /// Stops with grace: accepts no more connections, refuses every further call ([`StatusCode::ShuttingDown`]: not run), waits until
-    /// the open ones are answered and their answers sent, at most for `limit`; then it [stops](Server::stop). Whether all were
-    /// answered.
+    /// Stops with grace: accepts no more connections, refuses every further call
+    /// ([`StatusCode::ShuttingDown`]: not run), waits until the open ones are answered and their
+    /// answers sent, at most for `limit`; then it [stops](Server::stop). Whether all were answered.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = after(Instant::now(), limit);
         self.shared.is_draining.store(true, Ordering::SeqCst);
@@ -234,7 +245,8 @@ impl Server {
         let is_drained = self.shared.registry.bid_farewell();
         // The farewells may have to wait for writers that were just about to be done.
         self.wait_until_idle(deadline);
-        // To cut what a client still sends to would destroy what it has not read yet: it is told, and has a moment to go.
+        // To cut what a client still sends to would destroy what it has not read yet: it is told,
+        // and has a moment to go.
         if is_drained {
             self.shared.registry.end_streams();
             let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
@@ -252,9 +264,10 @@ impl Server {
         }
     }
 
-    /// Stops: accepts no more, cuts every connection, and joins every thread, but for the calling one. Calls not yet
-    /// answered are lost; their `Done`s may still be used, to no effect. It waits up to ten seconds for services that are
-    /// in the middle of a call; threads that do not come back by then are left behind, with an error in the log.
+    /// Stops: accepts no more, cuts every connection, and joins every thread, but for the calling
+    /// one. Calls not yet answered are lost; their `Done`s may still be used, to no effect. It
+    /// waits up to ten seconds for services that are in the middle of a call; threads that do not
+    /// come back by then are left behind, with an error in the log.
     pub fn stop(&self) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         self.stop_accepting();

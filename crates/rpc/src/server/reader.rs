@@ -21,10 +21,12 @@ use crate::{RequestId, Status, StatusCode};
 /// The body of a frame has a second more for each of these that has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
 
-/// A body over the limit is passed over, so that the connection can live on, up to this many times the limit.
+/// A body over the limit is passed over, so that the connection can live on, up to this many times
+/// the limit.
 const SKIPPED_LIMITS_MAX: usize = 4;
 
-/// After the last word to a client its bytes are still read for this long: closing with bytes unread would destroy it.
+/// After the last word to a client its bytes are still read for this long: closing with bytes
+/// unread would destroy it.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Answers wait no longer than this for those of calls that arrived together with theirs.
@@ -34,7 +36,8 @@ const HTTP_ANSWER: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 43\r\n\
     Connection: close\r\n\r\nThis port speaks syncraft's RPC, not HTTP.\n";
 
-/// A fatal "handshake_failure" alert (RFC 8446 §6), in the record version that every TLS client reads.
+/// A fatal "handshake_failure" alert (RFC 8446 §6), in the record version that every TLS client
+/// reads.
 const TLS_ANSWER: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
 /// How a connection ends.
@@ -63,7 +66,8 @@ enum End {
     /// A connection too many, as its first call has shown. The client has been told.
     #[error("{0}")]
     TooMany(Status),
-    /// Arguments so far over the limit that they are not worth passing over. The client has been told.
+    /// Arguments so far over the limit that they are not worth passing over. The client has been
+    /// told.
     #[error("arguments of {0} bytes")]
     TooLong(usize),
 }
@@ -75,13 +79,16 @@ pub(super) struct Reader {
     next: Option<Admitted>,
     /// The method that was called last, and is yet to hear that there are no more calls.
     unflushed: Option<Target>,
-    /// When the header came whose arguments had come with it. They need not ask again what time it is.
+    /// When the header came whose arguments had come with it. They need not ask again what time it
+    /// is.
     now: Option<Instant>,
-    /// Since when the rest of the frame (or, once the header is there, of its body) is waited for; none before it is.
+    /// Since when the rest of the frame (or, once the header is there, of its body) is waited for;
+    /// none before it is.
     began: Option<Instant>,
     /// The socket's.
     read_timeout: Option<Duration>,
-    /// Whether its client may say nothing for as long as it likes: it has made a documented call, or one to a reserved service.
+    /// Whether its client may say nothing for as long as it likes: it has made a documented call,
+    /// or one to a reserved service.
     may_idle: bool,
     /// Whether it is known that the connection may stay.
     is_settled: bool,
@@ -142,7 +149,8 @@ impl Reader {
     }
 
     fn begin_calls(&mut self) -> Result<(), End> {
-        // Of calls that are answered at once, and have arrived together, the answers leave together.
+        // Of calls that are answered at once, and have arrived together, the answers leave
+        // together.
         let mut cork = None;
         let mut flushed = None;
         self.now = None;
@@ -175,7 +183,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Before the thread waits for anything: what its calls have put off may be what it would wait for.
+    /// Before the thread waits for anything: what its calls have put off may be what it would wait
+    /// for.
     fn flush(&mut self) {
         if let Some(target) = self.unflushed.take() {
             Cork::flush_all();
@@ -185,7 +194,8 @@ impl Reader {
         }
     }
 
-    /// What a call shows of its client: the format that it understands, and, if it is its first, whether it may stay.
+    /// What a call shows of its client: the format that it understands, and, if it is its first,
+    /// whether it may stay.
     fn listen_to(&mut self, head: &RpcHeader) -> Result<(), End> {
         if head.call_id > 0 && !self.is_extended {
             // The decoder has just given a head, so it knows.
@@ -309,12 +319,13 @@ impl Reader {
             self.unflushed = Some(target);
         }
         let service = &target.published(&self.connection.shared.table).service;
-        // The panic is reported by the panic hook, and answered when the call is dropped on its way.
+        // The panic is reported by the panic hook, and answered when the call is dropped on its
+        // way.
         let _ = catch_unwind(AssertUnwindSafe(|| service.call(target.method, args, call)));
     }
 
-    /// Leaves a call to the handlers. Where they have no place for it, an extended one is told when they will, and a documented one
-    /// waits.
+    /// Leaves a call to the handlers. Where they have no place for it, an extended one is told when
+    /// they will, and a documented one waits.
     fn queue(&mut self, pool: &Pool, target: Target, args: Bytes, call: Call, now: Instant) {
         let table = &self.connection.shared.table;
         let (published, stats) = (target.published(table), Arc::clone(target.stats(table)));
@@ -371,7 +382,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads once. Between frames it waits as long as it takes, within a frame only for the rest of the frame's time.
+    /// Reads once. Between frames it waits as long as it takes, within a frame only for the rest of
+    /// the frame's time.
     fn read(&mut self) -> Result<(), End> {
         let timeout = self.time_for_frame()?;
         let mut stream = self.connection.outbox.stream();
@@ -380,7 +392,8 @@ impl Reader {
             self.read_timeout = timeout;
         }
         match stream.read(self.decoder.space()) {
-            // Its client may go on sending: a connection that will be reset has not told it anything.
+            // Its client may go on sending: a connection that will be reset has not told it
+            // anything.
             Ok(_) if self.connection.is_cut() => Err(End::Cut),
             Ok(0) if self.decoder.is_between_frames() => Err(End::Eof),
             Ok(0) => Err(End::Truncated),
@@ -414,7 +427,8 @@ impl Reader {
 
     fn finish(&mut self, end: End) {
         self.flush();
-        // A call that was admitted and whose arguments never came: its room is given back, and nobody is answered.
+        // A call that was admitted and whose arguments never came: its room is given back, and
+        // nobody is answered.
         let unread = self.next.take();
         match &end {
             End::Cut => log::debug!(
@@ -479,8 +493,8 @@ impl Reader {
         }
     }
 
-    /// Lets the client read the last words: sends the end of the stream, and reads what still comes for a moment. One that is
-    /// reset had no such words.
+    /// Lets the client read the last words: sends the end of the stream, and reads what still comes
+    /// for a moment. One that is reset had no such words.
     fn linger(&self) {
         let deadline = Instant::now() + LINGER;
         self.connection.outbox.wait_until_below(0, Some(deadline));

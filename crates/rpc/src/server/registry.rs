@@ -1,8 +1,9 @@
 //! The threads of a server's connections: who lives, and how each is joined.
 //!
-//! A connection's thread that ends moves its own handle from `live` to `ended` and joins those before it that have ended for good, so
-//! few handles ever wait to be joined. It waits for none of them: each would wait for the one before, in a row that grows where
-//! connections come and go faster than the processor is given to them.
+//! A connection's thread that ends moves its own handle from `live` to `ended` and joins those
+//! before it that have ended for good, so few handles ever wait to be joined. It waits for none of
+//! them: each would wait for the one before, in a row that grows where connections come and go
+//! faster than the processor is given to them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -60,7 +61,8 @@ impl Registry {
         state.next_id += 1;
         let registry = Arc::clone(self);
         let thread = spawn(thread_name, move || {
-            // Made in the thread: a thread that does not start must not take the lock that is held here.
+            // Made in the thread: a thread that does not start must not take the lock that is held
+            // here.
             let _end = End { registry, id };
             run();
         })?;
@@ -86,7 +88,8 @@ impl Registry {
         self.state.lock().live.values().all(|live| live.connection.is_idle())
     }
 
-    /// Tells each client that has all its answers that no call beyond them was run. Whether all have theirs.
+    /// Tells each client that has all its answers that no call beyond them was run. Whether all
+    /// have theirs.
     pub(super) fn bid_farewell(&self) -> bool {
         let words = "the server is stopping";
         let state = self.state.lock();
@@ -94,7 +97,8 @@ impl Registry {
         state.live.values().filter(|live| !live.connection.bid_farewell(code, words)).count() == 0
     }
 
-    /// Tells every client that nothing more will come, but for those that are reset: they would take it for a reply.
+    /// Tells every client that nothing more will come, but for those that are reset: they would
+    /// take it for a reply.
     pub(super) fn end_streams(&self) {
         for live in self.state.lock().live.values().filter(|live| live.ends_in_order()) {
             // One that is over already needs no telling.
@@ -107,14 +111,14 @@ impl Registry {
         !self.state.lock().live.values().any(Live::ends_in_order)
     }
 
-    /// Ends the oldest connection that has no place: one that has said nothing yet, or was refused and waits for its client to
-    /// go. Does nothing where there is none.
+    /// Ends the oldest connection that has no place: one that has said nothing yet, or was refused
+    /// and waits for its client to go. Does nothing where there is none.
     pub(super) fn evict_one(&self) {
         self.connections().iter().any(|it| it.evict());
     }
 
-    /// Those that are not ending, the oldest first. What ends them is done without the lock: it may log, and
-    /// a log may block, while threads that end need the lock.
+    /// Those that are not ending, the oldest first. What ends them is done without the lock: it may
+    /// log, and a log may block, while threads that end need the lock.
     fn connections(&self) -> Vec<Arc<Connection>> {
         let state = self.state.lock();
         let connections = state.live.values().map(|live| &live.connection);
@@ -129,8 +133,9 @@ impl Registry {
         {}
     }
 
-    /// Ends connections of clients over which nothing is asked just now until `left` stay, or no such are left: first those that
-    /// have said nothing. The newest ones are `spared`. How many it has ended.
+    /// Ends connections of clients over which nothing is asked just now until `left` stay, or no
+    /// such are left: first those that have said nothing. The newest ones are `spared`. How many it
+    /// has ended.
     pub(super) fn make_room(&self, left: usize, spared: usize) -> usize {
         let mut connections = self.connections();
         let beyond = connections.len().saturating_sub(left);
@@ -140,7 +145,8 @@ impl Registry {
         silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).count()
     }
 
-    /// Cuts every connection and joins its thread, but not the calling one. How many had not ended at `deadline`.
+    /// Cuts every connection and joins its thread, but not the calling one. How many had not ended
+    /// at `deadline`.
     pub(super) fn close(&self, deadline: Instant) -> usize {
         let me = thread::current().id();
         let mut state = self.state.lock();

@@ -518,7 +518,8 @@ fn a_member_with_a_damaged_log_never_votes() {
     fs::write(&segment, bytes).unwrap();
     let error = cluster.restart(damaged).expect_err("it is damaged");
     assert!(matches!(error, ClusterError::Start { source: StartError::Storage(_), .. }), "{error}");
-    assert!(error.to_string().contains(&segment.display().to_string()), "{error}");
+    let words = syncraft::ErrorChain(&error).to_string();
+    assert!(words.contains(&segment.display().to_string()), "{words}");
 
     clerk.append("k", "the others go on").unwrap();
     cluster.kill(leader);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use storage_support::{Content, DIR, ME, open, write};
+use syncraft::ErrorChain;
 use syncraft::raft::Index;
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, StorageError, Wal, WalOptions};
@@ -330,7 +331,10 @@ fn a_want_of_descriptors_refuses_and_recovers_by_itself() {
             writes += 1;
             assert!(writes < 200, "round {round}: no segment ends");
         };
-        assert!(err.is_transient() && err.to_string().contains("Too many open files"), "{err}");
+        assert!(
+            err.is_transient() && ErrorChain(&err).to_string().contains("Too many open files"),
+            "{err}"
+        );
         assert!(wal.sync().unwrap_err().is_transient(), "still none");
         member.disk.set_faults(Faults::default());
         wal.sync().unwrap();

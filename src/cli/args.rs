@@ -69,7 +69,8 @@ pub(crate) struct WriteArgs {
     /// Any bytes; put -- before a key that is spelled like an option of this command
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
-    /// Any bytes; - reads the value from standard input
+    /// Any bytes; - reads the value from standard input. To store a lone -, pipe it in: printf - |
+    /// syncraft put KEY -
     #[arg(allow_hyphen_values = true)]
     pub(crate) value: OsString,
 }
@@ -110,7 +111,8 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "SYNCRAFT_ID")]
     pub(crate) id: u64,
     /// The address to listen on, if it differs from this member's address in the list: in a
-    /// container, behind NAT. Clients and other members use the address in the list
+    /// container, behind NAT, or where a name in the list means another address on this machine.
+    /// Clients and other members use the address in the list
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
     pub(crate) listen: Option<String>,
     /// The data directory of this member alone; created if absent, readable only by its owner

@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Status;
+use super::{ErrorChain, Status};
 
-/// Why a call has no reply. [`CallError::may_have_run`] says whether the call may have run.
+/// Why a call has no reply. [`CallError::may_have_run`] says whether the call may have run, and
+/// [`ErrorChain`] shows the error with its cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -123,7 +124,7 @@ fn in_ms(time: &Duration) -> u128 {
     (time.as_micros() + 500) / 1000
 }
 
-/// Why a server does not start.
+/// Why a server does not start. [`ErrorChain`] shows it with its cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
@@ -137,7 +138,7 @@ pub enum ServerError {
         source: io::Error,
     },
     /// The listener does not work.
-    #[error("cannot serve on {addr:?}")]
+    #[error("cannot serve on {}", .addr.map_or_else(|| "its listener".to_owned(), |addr| addr.to_string()))]
     Listener {
         /// The listener's address, where it is known.
         addr: Option<SocketAddr>,
@@ -166,14 +167,62 @@ pub enum ServerError {
 pub(super) fn same_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
+        None => io::Error::new(error.kind(), ErrorChain(error).to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
-    use crate::StatusCode;
+    use crate::error_words::{check_all, every_variant};
+    use crate::frame::{FrameError, Stranger};
+    use crate::{Endpoint, PayloadError, SourceError, StatusCode};
+
+    #[test]
+    fn every_error_says_its_own_part_only() {
+        let addr = || "a:1".to_owned();
+        let cause = || io::Error::other("no such thing");
+        check_all(&every_variant!(CallError:
+            NotSent { addr: addr(), source: cause() },
+            Refused { addr: addr(), status: Status::new(StatusCode::Internal, "it panicked") },
+            Lost { addr: addr(), source: cause() },
+            TimedOut {
+                addr: addr(), waited: Duration::ZERO, sent: true, which: Deadline::Attempt
+            },
+            BadFrame { addr: addr(), reason: "a header of 0 bytes".to_owned() },
+            OtherProtocol { addr: addr(), protocol: "HTTP" },
+            BadReply { addr: addr(), reason: "it is cut short".to_owned() },
+            Busy { addr: addr(), calls: 3 },
+        ));
+        check_all(&every_variant!(ServerError:
+            Bind { addr: addr(), source: cause() },
+            Listener { addr: None, source: cause() },
+            Listener { addr: Some(([127, 0, 0, 1], 1).into()), source: cause() },
+            DuplicateService { name: "s" },
+            NoAddress {},
+            BadLimits { reason: "calls_max is 0".to_owned() },
+        ));
+        check_all(&every_variant!(FrameError:
+            Stranger(Stranger::Http),
+            Stranger(Stranger::Tls),
+            Stranger(Stranger::Unknown([0; 3])),
+            EmptyHead {},
+            HeadTooLong { len: 2000 },
+            BadTag { found: 1 },
+            BadHead(u32::decode(&[0xff][..]).unwrap_err()),
+        ));
+        let not_an_endpoint = || "a".parse::<Endpoint>().unwrap_err();
+        check_all(&every_variant!(SourceError:
+            Read { path: "f".into(), source: cause() },
+            BadLine { path: "f".into(), line: 7, source: not_an_endpoint() },
+            Empty { path: "f".into() },
+            Watch { path: "f".into(), source: cause() },
+        ));
+        check_all(&[not_an_endpoint()]);
+        check_all(&[PayloadError::new(cause())]);
+    }
 
     #[test]
     fn times_are_shown_in_milliseconds() {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::payload::CODEC_PROTOBUF;
-use super::{Payload, RequestId, Status, StatusCode};
+use super::{ErrorChain, Payload, RequestId, Status, StatusCode};
 
 /// A set of methods under one name. The generated `...Service` types implement it; a hand-written
 /// one may, too.
@@ -133,7 +133,8 @@ impl Call {
         match A::read(args) {
             Ok(args) => Some((args, self.typed())),
             Err(error) => {
-                self.fail(Status::new(StatusCode::BadArguments, error.to_string()));
+                let words = ErrorChain(&error).to_string();
+                self.fail(Status::new(StatusCode::BadArguments, words));
                 None
             }
         }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex, RwLock};
+use syncraft::ErrorChain;
 use syncraft::clerk::{Clerk, ClerkError, ClerkErrorKind};
 use syncraft::kv::proto::{GetArgs, GetReply, KvServerRpcStub, PutAppendArgs, PutAppendReply};
 use syncraft::rpc::{CallError, Channel};
@@ -471,8 +472,10 @@ impl Run {
             let words = format!("no answer within {:?}", self.load.timeout);
             return Err(Failed { kind: kind(ClerkErrorKind::NotApplied), words });
         }
-        let failed =
-            |error: ClerkError| Failed { kind: kind(error.kind()), words: error.to_string() };
+        let failed = |error: ClerkError| Failed {
+            kind: kind(error.kind()),
+            words: ErrorChain(&error).to_string(),
+        };
         begun.operation.run(&clerk.clone().with_timeout(left)).map_err(failed)
     }
 

@@ -28,7 +28,7 @@ use crate::frame::{Decoder, Frame, FrameError};
 use crate::header::RpcReplyHeader;
 use crate::net::{Waiting, is_timeout, resolve, time_left, tune};
 use crate::outbox::{Cork, Outbox};
-use crate::{Status, StatusCode};
+use crate::{ErrorChain, Status, StatusCode};
 
 /// A server that takes nothing of what it is sent for this long loses the connection.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -416,11 +416,14 @@ impl Incoming {
 
     fn nonsense(&self, error: &FrameError) -> Loss {
         match (error, self.any) {
-            (_, true) => Loss::Nonsense(error.to_string()),
+            (_, true) => Loss::Nonsense(ErrorChain(error).to_string()),
             (FrameError::HeadTooLong { len }, false) if let Some(name) = protocol_of(*len) => {
                 Loss::Stranger(name)
             }
-            _ => Loss::Nonsense(format!("it does not speak this protocol, it seems: {error}")),
+            _ => Loss::Nonsense(format!(
+                "it does not speak this protocol, it seems: {}",
+                ErrorChain(error)
+            )),
         }
     }
 

@@ -249,7 +249,9 @@ impl Core {
         let args = match &request.args {
             Ok(args) if args.len <= limit => Ok(args),
             Ok(args) => Err(format!("arguments of {} bytes: at most {limit} are sent", args.len)),
-            Err(error) => Err(format!("the arguments cannot be serialized: {error}")),
+            Err(error) => {
+                Err(format!("the arguments cannot be serialized: {}", crate::ErrorChain(error)))
+            }
         };
         let line = match args {
             Ok(args) => {

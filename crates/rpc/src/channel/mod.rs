@@ -80,7 +80,7 @@ pub use self::pending::Pending;
 use super::builtin::{PingArgs, PingReply, RpcStub};
 use super::limits::HEAD_LEN_MAX_BYTES;
 use super::service::Reply;
-use super::{CallError, CallOptions, FrameLimits, Invoke, Method, Payload, StatusCode};
+use super::{CallError, CallOptions, ErrorChain, FrameLimits, Invoke, Method, Payload, StatusCode};
 
 /// A caller's name longer than this is cut: it stands in every header.
 const CALLER_LEN_MAX_BYTES: usize = 256;
@@ -329,8 +329,10 @@ fn decodes<R: Payload>(bytes: &Bytes) -> bool {
 }
 
 fn decode<R: Payload>(addr: &str, outcome: Outcome) -> Result<R, CallError> {
-    R::read(outcome?)
-        .map_err(|error| CallError::BadReply { addr: addr.to_owned(), reason: error.to_string() })
+    R::read(outcome?).map_err(|error| CallError::BadReply {
+        addr: addr.to_owned(),
+        reason: ErrorChain(&error).to_string(),
+    })
 }
 
 /// What makes addresses of a channel's, each time it connects.

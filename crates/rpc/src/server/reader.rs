@@ -16,7 +16,7 @@ use crate::header::RpcHeader;
 use crate::net::{after, is_timeout, time_left};
 use crate::outbox::{Cork, Ending};
 use crate::service::{About, Answer, Call, More};
-use crate::{RequestId, Status, StatusCode};
+use crate::{ErrorChain, RequestId, Status, StatusCode};
 
 /// The body of a frame has a second more for each of these that has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
@@ -52,13 +52,13 @@ enum End {
     /// It was cut from elsewhere; whoever did has said why.
     #[error("cut")]
     Cut,
-    #[error("the connection broke: {0}")]
-    Io(std::io::Error),
+    #[error("the connection broke")]
+    Io(#[source] std::io::Error),
     #[error("the client closed it within a frame")]
     Truncated,
     #[error("a frame was not complete after {0:?}")]
     Slow(Duration),
-    #[error("{0}")]
+    #[error(transparent)]
     Frame(FrameError),
     /// A documented call that cannot be run: no status can be sent.
     #[error("{0}")]
@@ -468,10 +468,11 @@ impl Reader {
     }
 
     fn warn(&self, end: &End) {
-        self.connection
-            .shared
-            .log
-            .warn(&format!("rpc: connection from {} closed: {end}", self.connection.peer));
+        self.connection.shared.log.warn(&format!(
+            "rpc: connection from {} closed: {}",
+            self.connection.peer,
+            ErrorChain(end)
+        ));
     }
 
     /// Says what is wrong in the words of the one who did it.
@@ -479,7 +480,10 @@ impl Reader {
         let answer = match error {
             FrameError::Stranger(Stranger::Http) => HTTP_ANSWER,
             FrameError::Stranger(Stranger::Tls) => TLS_ANSWER,
-            _ => return self.say_goodbye(&Status::new(StatusCode::BadHeader, error.to_string())),
+            _ => {
+                let words = ErrorChain(error).to_string();
+                return self.say_goodbye(&Status::new(StatusCode::BadHeader, words));
+            }
         };
         self.connection.outbox.set_ending(Ending::InOrder);
         // What cannot be sent at once is not worth waiting for.
@@ -510,5 +514,30 @@ impl Reader {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::error_words::{check_all, every_variant};
+
+    #[test]
+    fn every_end_says_its_own_part_only() {
+        let refused = || Status::new(StatusCode::UnknownMethod, "there is no such method");
+        check_all(&every_variant!(End:
+            Eof {},
+            Idle {},
+            Cut {},
+            Io(io::Error::other("no such thing")),
+            Truncated {},
+            Slow(Duration::from_secs(10)),
+            Frame(FrameError::EmptyHead),
+            Refused(refused()),
+            TooMany(refused()),
+            TooLong(7),
+        ));
     }
 }

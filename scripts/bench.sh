@@ -36,7 +36,7 @@ misuse() { printf 'bench.sh: %s\n' "$*" >&2; usage >&2; exit 2; }
 export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-# --- arguments -----------------------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 sides=(syncraft)
 runs=3 seconds=5 kills=5
@@ -84,7 +84,7 @@ need() { # COMMAND...
     done
 }
 
-# --- programs ------------------------------------------------------------------------------------------------------
+# --- programs -------------------------------------------------------------------------------------
 
 bin=${SYNCRAFT_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/syncraft}
 etcd_load_target=${CARGO_TARGET_DIR:-$root/scripts/etcd-load/target}
@@ -102,7 +102,7 @@ build() {
         die "the build of scripts/etcd-load failed"
 }
 
-# --- processes -----------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 declare -A pids=() # By name: syncraft-1, etcd-3, redis-1, ...
 work=
@@ -166,7 +166,7 @@ find_ports() {
     die "no 16 ports in a row are free"
 }
 
-# --- the sides -----------------------------------------------------------------------------------------------------
+# --- the sides ------------------------------------------------------------------------------------
 #
 # syncraft: what is measured. lease: syncraft with --read-mode lease. etcd, redis: for comparison.
 
@@ -281,7 +281,7 @@ is_whole() { # SIDE
     esac
 }
 
-# --- load ----------------------------------------------------------------------------------------------------------
+# --- load -----------------------------------------------------------------------------------------
 
 # Sets $load to the command that loads a side and prints one line of JSON.
 load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
@@ -340,7 +340,7 @@ check_errors() { # SIDE JSON
     done
 }
 
-# --- measurements --------------------------------------------------------------------------------------------------
+# --- measurements ---------------------------------------------------------------------------------
 #
 # Sides take turns, so that a change in the machine's speed affects all of them.
 
@@ -445,7 +445,7 @@ outage() { # SIDE kill|transfer
     outage_ms=$(field max <<<"$json" | awk '{ print $1 / 1000 }')
 }
 
-# --- the page ------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 median() { # NUMBER...
     [ $# -eq 0 ] || printf '%s\n' "$@" | sort -g |
@@ -594,7 +594,7 @@ print_page() {
 
 clients_words() { if [ "$1" -eq 1 ]; then echo "1 client"; else echo "$(round <<<"$1") clients"; fi; }
 
-# --- run -----------------------------------------------------------------------------------------------------------
+# --- run ------------------------------------------------------------------------------------------
 
 if has_side etcd; then need etcd etcdctl cargo; fi
 if has_side redis; then need redis-server redis-benchmark redis-cli; fi

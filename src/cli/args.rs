@@ -33,10 +33,10 @@ pub(crate) struct Args {
 /// What every subcommand takes, before or after its name.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The members: 1=HOST:PORT,2=HOST:PORT,... (for clients, some of them, and ids are optional)
+    /// The members: 1=HOST:PORT,2=HOST:PORT,... Clients need only some of them, and no ids
     #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
     pub(crate) members: Option<String>,
-    /// The most time that the command may take: 500ms, 2s, 1m30s
+    /// The longest time that the command may take: 500ms, 2s, 1m30s
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }

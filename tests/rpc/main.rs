@@ -5,7 +5,7 @@
 //!   [`no_room`], [`idle`], [`shutdown`], [`resets`], [`stats`], [`log_lines`], [`wire`].
 //! - Channels: [`channel`], [`connection`], [`pending`], [`retry`], [`balance`], [`errors`],
 //!   [`loss`], [`ping`], [`silence`], [`documented_server`].
-//! - Both: [`noise`], [`many`], [`threads`], [`shutdown_threads`].
+//! - Both: [`noise`], [`many`], [`threads`].
 //! - What they share: a service to call and raw sockets ([`support`]); servers and networks that
 //!   misbehave ([`peers`]); tests in a process of their own ([`alone`]); the log ([`collector`]).
 //!
@@ -44,8 +44,6 @@ mod retry;
 mod server;
 mod services;
 mod shutdown;
-#[cfg(target_os = "linux")]
-mod shutdown_threads;
 mod silence;
 mod stats;
 mod support;

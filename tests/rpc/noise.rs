@@ -73,7 +73,7 @@ fn noise_does_no_harm() {
         let check = Raw::connect(server.local_addr());
         wait_until("it is accepted", || server.connections() == 1);
         // A thread has its name when it has begun. The acceptor, the handlers, and that of the connection.
-        wait_until("every thread has begun", || threads() == HANDLERS + 2);
+        wait_until("every thread has begun", || threads().len() == HANDLERS + 2);
 
         let until = Instant::now() + Duration::from_secs(seconds);
         let sent = AtomicU64::new(0);
@@ -107,7 +107,7 @@ fn noise_does_no_harm() {
             answer_held(&service);
             server.stats().methods.values().all(|method| method.open == 0)
         });
-        wait_until("every thread of a connection ends", || threads() == HANDLERS + 1);
+        wait_until("every thread of a connection ends", || threads().len() == HANDLERS + 1);
         assert!(service.calls() > 0 && sent.load(Ordering::Relaxed) > 100);
     });
 }
@@ -158,14 +158,6 @@ fn is_served(server: &Server, mut raw: Raw) {
     }
     raw.send(&request("Echo", 7, "still here"));
     raw.expect_echo(7, "still here");
-}
-
-/// This process's threads that are the server's; where nobody tells, none.
-fn threads() -> usize {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0 };
-    let names =
-        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with("rpc-")).count()
 }
 
 /// One connection's worth of it.

@@ -201,6 +201,18 @@ pub(crate) fn peer_is_served(peer: &mut Raw) {
     peer.expect_echo(1, "beat");
 }
 
+/// The names of the RPC's threads in this process, on Linux. A test that asks for them runs alone.
+pub(crate) fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    // The first thread has the name of this program, which begins as theirs do.
+    let others = tasks
+        .map(|task| task.unwrap())
+        .filter(|task| task.file_name().to_str() != Some(&std::process::id().to_string()));
+    // A thread that has ended since then has no name.
+    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("rpc-")).collect()
+}
+
 /// Runs `run` on another thread and fails when it takes longer than `LONG`.
 pub(crate) fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let (tx, rx) = std::sync::mpsc::channel();

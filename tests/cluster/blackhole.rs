@@ -1,5 +1,5 @@
-//! Connections of a cluster that stay open and carry nothing, as after a firewall has been
-//! restarted: members and Clerks notice, connect again, and serve.
+//! Connections of a cluster that stay open and carry nothing, as after a restart of a firewall:
+//! members and Clerks notice, connect again, and serve.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use syncraft::testing::{Cluster, Options};
 use crate::nodes::until;
 use crate::relay::Relay;
 
-/// Half of the ten seconds that a Clerk's call has, and far from the 25 s that it took when only
-/// TCP noticed. Two seconds are the rule; a machine with much else to do may take longer.
+/// Half of the ten seconds that a Clerk's call has, and far from the 25 s that it takes until TCP
+/// notices. Two seconds are typical; a busy machine may need longer.
 const AT_MOST: Duration = Duration::from_secs(5);
 
 fn others(cluster: &Cluster, id: MemberId) -> Vec<MemberId> {
     cluster.ids().into_iter().filter(|&other| other != id).collect()
 }
 
-/// A Clerk's appends around a fault: applied once each, and soon. Small values, and such that a
-/// slow network needs time for.
+/// A Clerk's appends around a fault: each is applied once, and soon. One value is small; the other
+/// takes a slow network some time.
 fn check_served(clerk: &Clerk, fault: impl Fn()) {
     for (key, len) in [("small", 1), ("large", 1 << 20)] {
         let [a, b, c] = ["a", "b", "c"].map(|text| text.repeat(len));
@@ -47,7 +47,7 @@ fn all_connections_between_members() {
     let cluster = Cluster::start(3).unwrap();
     let ids = cluster.ids();
     check_served(&cluster.clerk(), || cluster.blackhole(&ids, &ids));
-    // And all members come to hold the same again.
+    // And all members hold the same again.
     let applied = || ids.iter().map(|&id| cluster.status(id).unwrap().commit_index);
     until("all hold the same", || applied().min() == applied().max());
 }
@@ -66,7 +66,7 @@ fn relays(cluster: &Cluster) -> Vec<Relay> {
     cluster.members().iter().map(|(_, addr)| Relay::to(addr.parse().unwrap())).collect()
 }
 
-/// A Clerk that reaches the members by these.
+/// A Clerk that reaches the members through these relays.
 fn clerk_through(cluster: &Cluster, relays: &[Relay]) -> Clerk {
     let ids = cluster.ids().into_iter();
     let list: Vec<String> =
@@ -100,7 +100,7 @@ fn a_snapshot_on_its_way_goes_on_over_a_new_connection() {
     }
     let snapshot = || cluster.status(leader).unwrap().snapshot_index;
     until("the log is cut", || snapshot().0 > 5);
-    // So that it takes a while: each chunk is sent when the one before has been acknowledged.
+    // So that it takes a while: each chunk is sent after the previous one has been acknowledged.
     cluster.delay(Duration::from_millis(200));
     cluster.restart(away).unwrap();
     let is_filled = || cluster.status(away).unwrap().commit_index >= snapshot();

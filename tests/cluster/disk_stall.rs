@@ -1,4 +1,4 @@
-//! A disk that does not fail, but does not get on either: syncs hang.
+//! A disk that does not fail, but hangs: syncs do not return.
 
 use std::io;
 use std::path::Path;
@@ -120,7 +120,7 @@ impl Cluster {
             let path = dir.path().join(id.to_string());
             let data_dir = DataDir::open_on(Arc::new(disk.clone()), path, identity).unwrap();
             let mut config = NodeConfig::new(id, list.clone());
-            // A leader must not be lost because the machine has much else to do.
+            // A busy machine must not cost the leader its leadership.
             (config.timing.election_min, config.timing.election_max) = ELECTION;
             let node = Node::start(config, data_dir, Count::default()).unwrap();
             let listener = port.listen().unwrap();
@@ -138,7 +138,7 @@ impl Cluster {
         Cluster { nodes, disks, servers, _dir: dir }
     }
 
-    /// One that leads and whose disk works.
+    /// A leader whose disk works.
     fn leader(&self, is_wanted: impl Fn(MemberId) -> bool) -> NodeHandle<Count> {
         let mut leader = None;
         until("a leader", || {
@@ -154,7 +154,7 @@ impl Cluster {
     }
 }
 
-/// A cluster that is dropped while a disk hangs would wait for it.
+/// Dropping a cluster would wait for a disk that hangs.
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.disks.iter().for_each(|disk| disk.0.set(false));
@@ -162,7 +162,8 @@ impl Drop for Cluster {
 }
 
 /// A sync that hangs for longer than an election costs the leader its leadership, and the cluster
-/// goes on; what was under way is not lost, and the disk that comes back has a follower's place.
+/// goes on. Proposals under way are not lost, and the member becomes a follower when its disk comes
+/// back.
 #[test]
 fn a_leader_whose_disk_hangs_is_replaced_and_comes_back() {
     let cluster = Cluster::start();
@@ -170,7 +171,7 @@ fn a_leader_whose_disk_hangs_is_replaced_and_comes_back() {
     let id = old.status().id;
     assert_eq!(propose(&old, "1").recv_timeout(PATIENCE).unwrap(), Ok(1));
     cluster.disk(id).set(true);
-    // The others are a majority: even now it is committed.
+    // The others are a majority, so it is committed even now.
     assert_eq!(propose(&old, "2").recv_timeout(PATIENCE).unwrap(), Ok(2));
     let new = cluster.leader(|other| other != id);
     assert_eq!(propose(&new, "3").recv_timeout(PATIENCE).unwrap(), Ok(3));
@@ -184,7 +185,7 @@ fn a_leader_whose_disk_hangs_is_replaced_and_comes_back() {
     assert_eq!(propose(&new, "4").recv_timeout(PATIENCE).unwrap(), Ok(4));
 }
 
-/// Where every disk hangs another leader would be no better: the old one still serves reads.
+/// If every disk hangs, another leader would be no better: the old one still serves reads.
 #[test]
 fn where_all_disks_hang_reads_go_on() {
     let cluster = Cluster::start();
@@ -205,8 +206,8 @@ fn where_all_disks_hang_reads_go_on() {
     assert_eq!(under_way.recv_timeout(PATIENCE).unwrap(), Ok(2));
 }
 
-/// A follower whose disk is known to be slow answers pings while it writes, so that the leader
-/// keeps its connections.
+/// A follower whose disk is known to be slow answers pings while it writes, so the leader keeps its
+/// connections.
 #[test]
 fn a_slow_disk_costs_no_connection() {
     let cluster = Cluster::start();
@@ -225,7 +226,7 @@ fn a_slow_disk_costs_no_connection() {
         assert!(proposed > 0);
         until("it has caught up", || follower.status().durable_index == leader.status().last_index);
     };
-    // Once, so that it knows.
+    // One slow write, so that the member knows about its disk.
     stall_for(Duration::from_millis(300));
     let connections = || cluster.servers[slow.0 as usize - 1].stats().connections_accepted;
     let before = connections();

@@ -1,4 +1,4 @@
-//! A member whose state goes astray: the others notice, it stops serving, and the cluster goes on.
+//! A member whose state diverges: the others notice, it stops serving, and the cluster goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,26 +22,26 @@ use syncraft::testing::Port;
 
 use crate::nodes::{PATIENCE, leads, members, propose, until};
 
-/// A command that those who stray apply wrongly.
+/// A command that diverging members apply wrongly.
 const TRAP: u8 = 100;
 /// A command that waits where the test wants it to.
 const HOLD: u8 = 50;
 const DIVERGED: RequestError = RequestError::Diverged { may_apply: false };
 
-/// Adds up commands, each of one byte.
+/// Adds up commands of one byte each.
 struct Sum {
     total: u64,
     own: MemberId,
     conduct: Arc<Mutex<Conduct>>,
 }
 
-/// What the test wants of the members.
+/// How the test makes members behave.
 #[derive(Default)]
 struct Conduct {
     straying: Vec<MemberId>,
     /// This member applies nothing from this command on.
     held: BTreeMap<MemberId, u8>,
-    /// Who has come to it.
+    /// The members that wait there.
     waiting: BTreeSet<MemberId>,
 }
 
@@ -132,7 +132,7 @@ impl Sums {
         self.conduct.lock().unwrap().straying = ids.to_vec();
     }
 
-    /// Member `id` waits before it applies `command`, until it is let go.
+    /// Member `id` waits before it applies `command`, until it is released.
     fn hold(&self, id: MemberId, command: u8) {
         self.conduct.lock().unwrap().held.insert(id, command);
     }
@@ -158,7 +158,7 @@ impl Sums {
         leader.unwrap()
     }
 
-    /// What comes of it at the member that leads and serves.
+    /// The result at the member that leads and serves.
     fn add(&self, number: u8) -> u64 {
         self.until_done(|handle| propose(handle, vec![number]).recv_timeout(PATIENCE).unwrap())
     }
@@ -200,7 +200,7 @@ fn check_refuses(handle: &NodeHandle<Sum>) {
     assert_eq!(total(handle), Err(DIVERGED));
 }
 
-/// With nothing but one command: an idle cluster is compared as well.
+/// One command is enough: an idle cluster is compared as well.
 #[test]
 fn a_follower_that_strays_stops_serving() {
     let sums = Sums::start(3);
@@ -216,7 +216,7 @@ fn a_follower_that_strays_stops_serving() {
     until("the leader names it", || {
         sums.ids().into_iter().any(|id| sums.handle(id).different_members() == [strays])
     });
-    // It votes and keeps its log: with it, another one may stop.
+    // It votes and keeps its log: with its help, another member may stop.
     assert_eq!(sums.add(1), 106);
     until("it applies on", || sums.handle(strays).digest().is_some_and(|(_, total)| total == 107));
     assert_eq!(sums.total(), 106);
@@ -229,7 +229,7 @@ fn a_leader_that_strays_hands_over() {
     assert_eq!(sums.add(5), 5);
     let leader = sums.leader();
     sums.stray(&[leader]);
-    // Its own clients may be told a wrong outcome, until it is found.
+    // Its own clients may get a wrong outcome until the divergence is noticed.
     sums.add(TRAP);
     until("it is found", || sums.diverged() == [leader]);
     check_refuses(&sums.handle(leader));
@@ -242,7 +242,8 @@ fn a_leader_that_strays_hands_over() {
     assert_eq!(sums.diverged(), [leader], "and no other");
 }
 
-/// Requests that a leader has taken up when it is found get nothing from the wrong state.
+/// When a leader is found to have diverged, the requests that it has accepted get nothing from its
+/// wrong state.
 #[test]
 fn what_waits_at_a_leader_that_strays_gets_no_answer_from_it() {
     let sums = Sums::start(3);
@@ -257,7 +258,7 @@ fn what_waits_at_a_leader_that_strays_gets_no_answer_from_it() {
     let held = propose(&handle, vec![HOLD]);
     until("it waits", || sums.conduct.lock().unwrap().waiting.contains(&leader));
     let (behind, read) = (propose(&handle, vec![1]), read(&handle));
-    // Its state machine waits; so do the requests, and meanwhile the others say what they have.
+    // Its state machine waits, and so do the requests. Meanwhile the others report their digests.
     followers.iter().for_each(|&id| sums.let_go(id));
     until("it is found", || sums.diverged() == [leader]);
     sums.let_go(leader);
@@ -287,7 +288,7 @@ fn two_of_five_stray_the_leader_among_them() {
     assert_eq!(sums.diverged(), straying, "and no other");
 }
 
-/// A member that strayed applies its log anew after a restart, and is compared again.
+/// After a restart, a member that has diverged applies its log again, and is compared again.
 #[test]
 fn a_judgement_lasts_until_the_restart() {
     let mut sums = Sums::start(3);
@@ -335,7 +336,7 @@ fn a_member_that_has_strayed_takes_no_snapshot() {
     assert_eq!(snapshot_index(strays), Index::ZERO);
 }
 
-/// A member of the store, with a state that is not what its log has led to.
+/// A member of the store with a state that its log has not led to.
 #[test]
 fn a_tampered_snapshot_is_found() {
     let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
@@ -386,7 +387,7 @@ fn a_tampered_snapshot_is_found() {
     }
 }
 
-/// Makes the newest snapshot one of a state that has one key more.
+/// Changes the newest snapshot: its state has one key more.
 fn tamper(path: &Path, list: &Members) {
     let identity = Identity { cluster_id: cluster_id(list), member_id: MemberId(3) };
     let data_dir = DataDir::open(path, identity).unwrap();
@@ -402,7 +403,7 @@ fn tamper(path: &Path, list: &Members) {
         seen_index: Index::ZERO,
     };
     store.apply(newest.meta().last_included_index, &command.encode());
-    // Or it would not be replaced.
+    // Otherwise it would not be replaced.
     fs::remove_file(newest.path()).unwrap();
     let (snapshots, _) = Snapshots::open(&data_dir).unwrap();
     let mut writer = snapshots.create(newest.meta()).unwrap();

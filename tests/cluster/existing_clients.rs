@@ -1,5 +1,5 @@
-//! Clients of the documented C++ system, byte by byte as they are, against real members: what they
-//! send, they understand.
+//! Clients of the documented C++ system, reproduced byte by byte, against real members: members
+//! understand their requests and they understand the replies.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use syncraft::kv::proto::{GetArgs, GetReply, PutAppendArgs, PutAppendReply};
 use syncraft::raft::MemberId;
 use syncraft::testing::Cluster;
 
-/// The header as such a client writes it: three fields and no more.
+/// The header as these clients write it: three fields and no more.
 fn header(method: &str, args_len: usize) -> Vec<u8> {
     let mut header = Vec::new();
     for (tag, text) in [(0x0A, "kvServerRpc"), (0x12, method)] {
@@ -52,7 +52,7 @@ impl ExistingClient {
         frame
     }
 
-    /// Sends, and takes what one `recv` of at most 1,024 bytes brings for the reply.
+    /// Sends a request. Takes the result of one `recv` of at most 1,024 bytes for the reply.
     fn call<R: Message + Default>(&mut self, method: &str, args: &impl Message) -> R {
         let frame = self.frame(method, args);
         self.stream.write_all(&frame).unwrap();
@@ -127,7 +127,7 @@ fn both_generations_write_and_read_through_the_leader() {
     }
 }
 
-/// With a write; a read it answers, as the leader would.
+/// Only a write: a follower answers a read as the leader would.
 #[test]
 fn a_follower_sends_them_on() {
     let cluster = Cluster::start(3).unwrap();
@@ -159,7 +159,7 @@ fn calls_in_one_segment_are_answered_in_order() {
     assert_eq!(replies, *b"\x0a\x02OK\x0a\x02OK\x12\x01v");
 }
 
-/// One `recv` of at most 1,024 bytes: a longer reply is not complete, and such a client asks again
+/// One `recv` of at most 1,024 bytes: a longer reply is not complete, and these clients ask again
 /// without end.
 #[test]
 fn the_longest_value_that_they_read_has_1017_bytes() {
@@ -186,8 +186,8 @@ fn a_member_of_the_documented_system_cannot_join() {
     let leader = cluster.leader().unwrap();
     let before = cluster.status(leader).unwrap().role;
     let mut stream = TcpStream::connect(cluster.members().addr(leader).unwrap()).unwrap();
-    // A captured RequestVote for term 1,000 of such a member: term, candidate, last index, last
-    // term.
+    // A captured RequestVote for term 1,000 of a member of the C++ system: term, candidate, last
+    // index, last term.
     let args = [0x08, 0xE8, 0x07, 0x10, 0x02, 0x18, 0x7F, 0x20, 0x7F];
     let mut header = Vec::from([0x0A, 7]);
     header.extend(b"raftRpc");
@@ -196,7 +196,7 @@ fn a_member_of_the_documented_system_cannot_join() {
     header.extend([0x18, args.len() as u8]);
     stream.write_all(&(header.len() as u32).to_le_bytes()).unwrap();
     stream.write_all(&[&header[..], &args[..]].concat()).unwrap();
-    // Whoever takes the end of the stream for a reply must not see one.
+    // A client that takes the end of the stream for a reply must not see the end.
     let end = stream.read(&mut [0; 64]).expect_err("the connection is closed without a vote");
     assert_eq!(end.kind(), ErrorKind::ConnectionReset);
     assert_eq!(cluster.status(leader).unwrap().role, before);

@@ -1,5 +1,5 @@
-//! Faults of members and of the network between them: that each does what it says, and that what a cluster promises holds
-//! through it.
+//! Faults of members and of the network between them: each fault does what it says, and the cluster
+//! keeps its promises through it.
 
 use std::fs;
 use std::net::TcpListener;
@@ -17,21 +17,21 @@ use syncraft::testing::{Cluster, ClusterError, History, Options};
 
 use crate::nodes::{PATIENCE, until};
 
-/// For what has to fail: several election timeouts.
+/// How long to wait for something that must fail: several election timeouts.
 const IN_VAIN: Duration = Duration::from_millis(1500);
 
 fn start(size: usize) -> Cluster {
     Cluster::start(size).expect("the cluster starts")
 }
 
-/// Of three members, whose clerks do not wait for long.
+/// Options for three members, whose clerks do not wait for long.
 fn start_impatient() -> Cluster {
     let mut options = Options::default();
     options.timeout = IN_VAIN;
     Cluster::start_with(3, options).expect("the cluster starts")
 }
 
-/// For tests of who keeps the leadership: a machine with too much to do is no reason to lose it.
+/// For tests of who keeps the leadership: a busy machine must not cost a leader its leadership.
 fn start_calm(size: usize) -> Cluster {
     let mut options = Options::default();
     options.timing.election_min = Duration::from_millis(800);
@@ -39,7 +39,7 @@ fn start_calm(size: usize) -> Cluster {
     Cluster::start_with(size, options).expect("the cluster starts")
 }
 
-/// The others, in order.
+/// The other members, in order.
 fn others(cluster: &Cluster, id: MemberId) -> Vec<MemberId> {
     cluster.ids().into_iter().filter(|&other| other != id).collect()
 }
@@ -71,7 +71,7 @@ fn leads(cluster: &Cluster, id: MemberId) -> bool {
     status(cluster, id).role.role == RoleName::Leader
 }
 
-/// All hold the same log, and have applied it.
+/// Waits until all hold the same log and have applied it.
 fn until_equal(cluster: &Cluster) {
     until("all members hold the same", || {
         let all: Vec<_> = cluster.ids().into_iter().map(|id| status(cluster, id)).collect();
@@ -90,7 +90,7 @@ fn a_paused_leader_is_replaced_and_learns_it_when_it_wakes() {
     cluster.pause(old);
     let new = cluster.leader().unwrap();
     assert_ne!(new, old, "one that is paused leads nobody");
-    // What it was in the middle of has long come to its end.
+    // Everything that it had begun has long ended.
     let before = status(&cluster, old);
     clerk.put("k", "2").unwrap();
     assert_eq!(status(&cluster, old), before, "it does nothing");
@@ -100,7 +100,8 @@ fn a_paused_leader_is_replaced_and_learns_it_when_it_wakes() {
     until_equal(&cluster);
 }
 
-/// Who asks it waits, gets no answer and no broken connection; and is answered when it wakes, if it is still there.
+/// A paused member's clients wait. They get no answer and no broken connection, and are answered
+/// when the member wakes, if they are still there.
 #[test]
 fn a_paused_member_keeps_its_clients_waiting() {
     let cluster = start(1);
@@ -119,7 +120,7 @@ fn a_paused_member_keeps_its_clients_waiting() {
         assert!(!answered.load(Ordering::Acquire), "a restart of one that runs is nothing");
         cluster.resume(1);
     });
-    // The put before the append, or after it, or never.
+    // The put came before the append, or after it, or never.
     let value = value(&clerk, "k").unwrap();
     assert!(["13", "23", "2"].contains(&value.as_str()), "{value}");
 }
@@ -138,8 +139,9 @@ fn a_follower_that_is_paused_costs_nothing() {
     assert_eq!((cluster.leader().unwrap(), max_term(&cluster)), (leader, term));
 }
 
-/// The old leader still believes that it leads: what is asked of it before it hears of the new one must not be answered from
-/// what it knew. By raw calls that are under way before it wakes, and through a Clerk that knows nobody else.
+/// The old leader still believes that it leads. A request that arrives before it hears of the new
+/// leader must not be answered from its old state. The requests are raw calls that are under way
+/// before it wakes, and calls of a Clerk that knows no other member.
 fn check_wakes(is_cut_off: bool) {
     let cluster = start_impatient();
     let clerk = clerk_with(&cluster, PATIENCE);
@@ -168,7 +170,7 @@ fn check_wakes(is_cut_off: bool) {
                 Err(error) => assert_eq!(error.kind(), ClerkErrorKind::NotApplied, "{error}"),
             }
             for call in raw {
-                // A refusal is as good an answer; an old value is not.
+                // A refusal is fine; an old value is not.
                 match call.join().unwrap() {
                     Ok(reply) if &reply.err[..] == b"OK" => assert_eq!(reply.value, after),
                     _ => {}
@@ -212,13 +214,13 @@ fn the_majority_serves_and_the_minority_refuses() {
     until("the old leader gives up", || !leads(&cluster, leader));
     cluster.heal();
     until_equal(&cluster);
-    // Their writes may have been proposed, by a leader that did not last: then they are gone.
+    // Their writes may have been proposed by a short-lived leader, and then lost.
     for id in cluster.ids() {
         assert_eq!(value(&clerk_via(&cluster, id), "k").as_deref(), Some("after"));
     }
 }
 
-/// It may go on from the member to the leader.
+/// The call may go on from the member to the leader.
 fn clerk_via(cluster: &Cluster, id: MemberId) -> Clerk {
     let addr = cluster.members().addr(id).unwrap();
     Clerk::builder().members(addr).timeout(PATIENCE).build().unwrap()
@@ -237,7 +239,8 @@ fn a_clerk_of_one_member_asks_nobody_else() {
     assert!(error.to_string().contains(&format!("says that {leader} leads")), "{error}");
 }
 
-/// Without pre-vote a member that hears nobody would come back with a term that deposes the leader.
+/// Without pre-vote, a member that hears nobody would come back with a term that deposes the
+/// leader.
 #[test]
 fn a_follower_that_was_cut_off_for_long_costs_no_term_and_no_leader() {
     let cluster = start_calm(3);
@@ -251,7 +254,7 @@ fn a_follower_that_was_cut_off_for_long_costs_no_term_and_no_leader() {
     until("it asks whether it could lead", || {
         status(&cluster, follower).role.role == RoleName::PreCandidate
     });
-    // Many election timeouts, and work meanwhile.
+    // Many election timeouts, with writes meanwhile.
     let end = Instant::now() + Duration::from_secs(6);
     while Instant::now() < end {
         clerk.append("k", "x").unwrap();
@@ -262,8 +265,8 @@ fn a_follower_that_was_cut_off_for_long_costs_no_term_and_no_leader() {
     assert_eq!((cluster.leader().unwrap(), max_term(&cluster)), (leader, term));
 }
 
-/// The leader's word does not reach one follower, which has no reason to believe that there is a leader, while the leader
-/// hears it well.
+/// The leader's messages do not reach one follower, which has no reason to believe that there is a
+/// leader. The leader hears that follower well.
 #[test]
 fn a_way_that_is_cut_in_one_direction_costs_few_terms() {
     let cluster = start_calm(3);
@@ -291,7 +294,8 @@ fn a_way_that_is_cut_in_one_direction_costs_few_terms() {
     }
 }
 
-/// All hear one member, a follower until then, and nobody else. No other can lead, though others see their timeouts first.
+/// One member, at first a follower, reaches all others, and they reach nobody else. Only that
+/// member can lead, though the others' timeouts pass first.
 #[test]
 fn the_only_member_that_all_reach_leads_and_terms_stay_bounded() {
     let cluster = start(5);
@@ -312,13 +316,13 @@ fn the_only_member_that_all_reach_leads_and_terms_stay_bounded() {
         clerk.append("k", "x").unwrap();
     }
     let terms = max_term(&cluster) - term;
-    // Each loser may try once or twice before the hub does.
+    // Each other member may try once or twice before this one does.
     assert!(terms <= 10, "{terms} terms");
     cluster.heal();
     until_equal(&cluster);
 }
 
-/// The other follower hears no leader, and reaches one that does.
+/// The other follower does not hear the leader, but reaches a member that does.
 #[test]
 fn a_leader_that_reaches_one_of_two_followers_goes_on() {
     let cluster = start_calm(3);
@@ -356,7 +360,8 @@ fn a_slow_network_is_slow_and_works() {
     assert_eq!(value(&clerk, "k"), Some(format!("1{expected}")));
 }
 
-/// Connections break between members all the time; every client retries for itself besides, as one does whose answers are lost.
+/// Connections between members break all the time. Clients retry as well, because they lose
+/// answers.
 #[test]
 fn appends_are_applied_once_over_a_network_that_loses_much() {
     const WRITERS: usize = 4;
@@ -381,7 +386,7 @@ fn appends_are_applied_once_over_a_network_that_loses_much() {
     }
 }
 
-/// A client that forgets a third of the answers, and sends the same write again, to anyone.
+/// A client that loses a third of the answers, and sends the same write again, to any member.
 fn append_many_times(cluster: &Cluster, writer: usize, count: i64, doubled: &AtomicU64) {
     let stubs: Vec<KvServerRpcStub> = cluster
         .members()
@@ -426,7 +431,7 @@ fn a_wiped_member_is_filled_again() {
     cluster.wipe(wiped).expect("nothing there is nothing to remove");
     cluster.restart(wiped).unwrap();
     until_equal(&cluster);
-    // Needed for a majority now.
+    // It is needed for a majority now.
     cluster.kill(others(&cluster, leader)[1]);
     let expected: String = (0..20).map(|n| format!("{n},")).collect();
     assert_eq!(value(&clerk, "k"), Some(expected));
@@ -447,12 +452,12 @@ fn what_is_down_is_neither_paused_nor_resumed() {
     cluster.pause(down);
     cluster.stop(down);
     cluster.restart(down).unwrap();
-    // It is not paused any more.
+    // It is no longer paused.
     cluster.clerk().put("k", "v").unwrap();
     until_equal(&cluster);
 }
 
-/// Whatever is wrong with a cluster, it can be dropped.
+/// A cluster can be dropped whatever its faults are.
 #[test]
 fn a_cluster_full_of_faults_is_dropped_at_once() {
     for _ in 0..3 {
@@ -471,7 +476,7 @@ fn a_cluster_full_of_faults_is_dropped_at_once() {
     }
 }
 
-/// It lacks what was written meanwhile, each time, and has every reason to think that there is no leader.
+/// Each time, it lacks recent writes and has every reason to think that there is no leader.
 #[test]
 fn a_follower_that_restarts_again_and_again_costs_no_leader() {
     let cluster = start_calm(3);
@@ -490,8 +495,8 @@ fn a_follower_that_restarts_again_and_again_costs_no_leader() {
     assert_eq!((cluster.leader().unwrap(), max_term(&cluster)), (leader, term));
 }
 
-/// Damage that a checksum sees keeps a member from starting, so it can neither vote nor lead nor answer; and the others lose
-/// nothing by it.
+/// Damage that a checksum detects keeps a member from starting. It cannot vote, lead or answer, and
+/// the others lose nothing.
 #[test]
 fn a_member_with_a_damaged_log_never_votes() {
     let cluster = start(3);
@@ -522,7 +527,7 @@ fn a_member_with_a_damaged_log_never_votes() {
     assert_eq!(value(&clerk, "k"), Some(expected + "the others go on"));
 }
 
-/// A packet that was under way for long, or a client that sends an older attempt again.
+/// A packet that took long, or a client that sends an older attempt again.
 #[test]
 fn a_late_copy_of_an_older_write_changes_nothing() {
     let cluster = start(3);
@@ -565,7 +570,7 @@ fn start_with_snapshots(every_bytes: u64) -> Cluster {
     Cluster::start_with(3, options).expect("the cluster starts")
 }
 
-/// One snapshot is on its way, or half taken in, when the next one comes.
+/// The next snapshot comes while one is on its way, or half received.
 #[test]
 fn a_follower_that_is_cut_off_in_the_middle_of_one_snapshot_after_another_catches_up() {
     let cluster = start_with_snapshots(8 << 10);
@@ -595,7 +600,7 @@ fn a_follower_that_is_cut_off_in_the_middle_of_one_snapshot_after_another_catche
     }
 }
 
-/// The connection breaks several times before all of it is there.
+/// The connection breaks several times before all of it has arrived.
 #[test]
 fn a_large_state_arrives_over_a_network_that_loses_much() {
     const KEYS: usize = 10;
@@ -610,7 +615,7 @@ fn a_large_state_arrives_over_a_network_that_loses_much() {
     until("the log is cut", || status(&cluster, leader).snapshot_index.0 > 5);
     cluster.drop_rate(0.01);
     cluster.restart(away).unwrap();
-    // One that is newer by the time may hold what came to it as entries.
+    // If the leader has a newer snapshot by then, the member received the rest as entries.
     until("the state has arrived", || {
         let filled = status(&cluster, away);
         filled.snapshot_index.0 > 5
@@ -624,14 +629,15 @@ fn a_large_state_arrives_over_a_network_that_loses_much() {
     }
 }
 
-/// A member whose machine is gone or whose port is someone else's: its clients find the others within each call's time.
+/// The machine of a member is gone, or another program has its port: clients find the other members
+/// within each call's time.
 #[test]
 fn a_dead_endpoint_first_in_the_list_costs_one_attempt() {
     let cluster = start(3);
     let refusing = syncraft::testing::Port::free().unwrap();
-    // Takes connections and says nothing.
+    // Accepts connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    // Takes connections and resets them.
+    // Accepts connections and resets them.
     let rude = TcpListener::bind("127.0.0.1:0").unwrap();
     let rude_addr = rude.local_addr().unwrap();
     let is_over = AtomicBool::new(false);
@@ -661,7 +667,7 @@ fn a_dead_endpoint_first_in_the_list_costs_one_attempt() {
     });
 }
 
-/// Ends the clients with the thread that makes trouble, however that ends.
+/// Ends the clients with the thread that makes trouble, however that thread ends.
 struct EndsWith<'a>(&'a AtomicBool);
 
 impl Drop for EndsWith<'_> {
@@ -673,8 +679,8 @@ impl Drop for EndsWith<'_> {
 /// Keys that clients share.
 const KEYS: usize = 6;
 
-/// A client of the cluster, until told to end: appends of tokens, puts and reads. Some of the reads ask one member only, which
-/// may believe that it leads.
+/// A client of the cluster until it is told to end: appends of tokens, puts and reads. Some reads
+/// ask one member only, which may believe that it leads.
 fn client(cluster: &Cluster, history: &History, is_over: &AtomicBool, number: usize) {
     let clerk = clerk_with(cluster, Duration::from_secs(2));
     let members: Vec<Clerk> = cluster.ids().into_iter().map(|id| cluster.clerk_of(id)).collect();
@@ -689,12 +695,12 @@ fn client(cluster: &Cluster, history: &History, is_over: &AtomicBool, number: us
             _ => history.get(&clerk, &key).map(drop),
         };
         n += 1;
-        // So that there are fewer calls than the search can order, and faults fall among many kinds of them.
+        // Few enough calls for the search to order, and faults among many kinds of calls.
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// One fault, of all kinds, and its end.
+/// One fault of each kind, and its end.
 fn trouble(cluster: &Cluster, history: &History, random: &mut fastrand::Rng) {
     let ids = cluster.ids();
     let one = ids[random.usize(..ids.len())];
@@ -709,7 +715,7 @@ fn trouble(cluster: &Cluster, history: &History, random: &mut fastrand::Rng) {
         6 => cluster.drop_rate(0.05),
         7 => cluster.delay(Duration::ZERO..=Duration::from_millis(40)),
         _ => {
-            // It wakes as a leader, nobody tells it otherwise, and what it knows is old.
+            // It wakes as a leader, nobody tells it otherwise, and its state is old.
             cluster.pause(leader);
             let clerk = cluster.clerk_of(cluster.leader().unwrap());
             for key in 0..KEYS {
@@ -717,7 +723,7 @@ fn trouble(cluster: &Cluster, history: &History, random: &mut fastrand::Rng) {
             }
             cluster.partition(&[leader], &others(cluster, leader));
             cluster.resume(leader);
-            // The others may still wait for its answers to what they asked before.
+            // The others may still wait for its answers to their earlier requests.
             let clerk = cluster.clerk_of(leader);
             for key in 0..KEYS {
                 let _ = history.get(&clerk, format!("k{key}"));
@@ -738,7 +744,7 @@ fn check_history(size: usize) {
     eprintln!("SYNCRAFT_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut options = Options::default();
-    // That of the clerks that ask one member.
+    // The clock of the clerks that ask one member.
     options.timeout = Duration::from_millis(150);
     let cluster = Cluster::start_with(size, options).unwrap();
     let (history, is_over) = (History::new(), AtomicBool::new(false));

@@ -1,4 +1,4 @@
-//! The HTTP endpoint of a member, asked as an operator's tool would.
+//! The HTTP endpoint of a member, queried as an operator's tools do.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ struct Served {
 fn serve(members: u64) -> Served {
     let ports = [Port::free().unwrap(), Port::free().unwrap()];
     let dir = tempfile::tempdir().unwrap();
-    // Members past the first are nowhere: with two of them, nobody can lead.
+    // Members past the first do not exist: with two members in the list, nobody can lead.
     let addr = |id| if id == 1 { ports[0].addr().to_string() } else { format!("127.0.0.1:{id}") };
     let list = Members::new((1..=members).map(|id| (MemberId(id), addr(id)))).unwrap();
     let http = ports[1].addr();
@@ -88,8 +88,8 @@ fn head_gets_what_get_gets_without_the_body() {
     assert!(ask(of_two.http, "HEAD /readyz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503 "));
 }
 
-/// More than there is room for, and none of them is given up on before a second has passed: one
-/// after another they would take longer than `ask` waits.
+/// More requests than there is room for. The endpoint gives none of them up before a second has
+/// passed, so one after another would take longer than `ask` waits.
 #[test]
 fn a_request_that_has_come_is_answered_whoever_else_is_silent_or_slow() {
     let served = serve(1);
@@ -103,7 +103,7 @@ fn a_request_that_has_come_is_answered_whoever_else_is_silent_or_slow() {
         })
         .collect();
     assert_eq!(get(served.http, "/livez").0, 200);
-    // Ones that have their answer and hold the connection.
+    // Clients that have their answer and keep the connection.
     let answered: Vec<_> = (0..100)
         .map(|_| {
             let mut stream = TcpStream::connect(served.http).unwrap();
@@ -113,7 +113,7 @@ fn a_request_that_has_come_is_answered_whoever_else_is_silent_or_slow() {
         })
         .collect();
     assert_eq!(get(served.http, "/livez").0, 200);
-    // Whoever takes its time, and no more than there is room for, is answered as well.
+    // Slow clients are answered as well, if there is room for them.
     let mut slow = TcpStream::connect(served.http).unwrap();
     for byte in b"GET /livez HTTP/1.1\r\n\r\n" {
         slow.write_all(&[*byte]).unwrap();
@@ -143,7 +143,7 @@ fn nonsense_and_silence_cost_nobody_else_anything() {
     TcpListener::bind(http).expect("a member that has stopped has left its port");
 }
 
-/// A client that never stops sending is not listened to for long: the member stops.
+/// The member does not listen for long to a client that never stops sending, and stops.
 #[test]
 fn a_client_that_trickles_does_not_hold_up_the_stop() {
     let Served { member, http, _ports, _dir } = serve(1);

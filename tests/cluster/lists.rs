@@ -1,4 +1,4 @@
-//! Members whose lists differ never find each other: both sides say why, once.
+//! Members whose lists differ never join each other: both sides log the reason, once.
 
 use syncraft::members::Members;
 use syncraft::raft::MemberId;
@@ -27,7 +27,7 @@ fn members_with_different_lists_say_so() {
             })
             .into();
         let told = |start: &str| lines(WORDS).iter().filter(|line| line.starts_with(start)).count();
-        // They ask each other for votes for as long as they do not find each other.
+        // They ask each other for votes, without success, all the time.
         let all = [
             "refused a message: member 1 ",
             "refused a message: member 2 ",

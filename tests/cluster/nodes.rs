@@ -1,4 +1,4 @@
-//! What the tests of nodes share: nodes that count, and waiting for what should come to pass.
+//! What the tests of nodes share: nodes that count, and a bounded wait.
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
@@ -13,10 +13,10 @@ use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::Port;
 
-/// Long enough for a machine with too much to do: a test that waits for it in vain fails.
+/// Long enough for a busy machine. A test that waits longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until it holds.
+/// Waits until `holds` is true.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -25,7 +25,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Counts the commands that it applies; the command "panic" is its end.
+/// Counts the commands that it applies; the command "panic" makes it panic.
 #[derive(Default)]
 pub(crate) struct Count(u64);
 
@@ -74,7 +74,7 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// So many, of which one leads.
+    /// Starts `size` nodes and waits until one leads.
     pub(crate) fn start(size: u64) -> Nodes {
         let ports: Vec<Port> = (0..size).map(|_| Port::free().unwrap()).collect();
         let dir = tempfile::tempdir().unwrap();
@@ -125,7 +125,7 @@ pub(crate) fn members(ports: &[Port]) -> Members {
     Members::new((1..).map(MemberId).zip(addrs)).unwrap()
 }
 
-/// Proposes; the end comes through the channel.
+/// Proposes a command. The receiver gets its outcome.
 pub(crate) fn propose<S: StateMachine>(
     handle: &NodeHandle<S>,
     command: impl Into<Bytes>,

@@ -1,5 +1,5 @@
-//! More than fits: large values on slow networks, commands that no frame carries, full disks, calls
-//! that nobody answers.
+//! Too much of everything: large values on slow networks, commands that no frame can carry, full
+//! disks, calls that nobody answers.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -23,17 +23,17 @@ use syncraft::testing::{Cluster, Options, Port};
 
 use crate::nodes::*;
 
-/// For so long a way may be faster than it should be after it was slower.
+/// For this long, a link may be faster than its rate after it was slower.
 const CATCH_UP_MAX: Duration = Duration::from_millis(100);
 
-/// A way to `target` that carries so many bytes a second in each direction of each connection.
+/// A link to `target` that carries so many bytes a second in each direction of each connection.
 fn throttled(target: String, bytes_per_second: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let copy = move |mut from: TcpStream, mut to: TcpStream| {
         let mut buf = vec![0; 32 << 10];
-        // When the last byte has passed. A sleep that is too long, on a busy machine, is made up
-        // for by the next ones.
+        // The time at which the last byte has passed. If a busy machine sleeps for too long, the
+        // next sleeps make up for it.
         let mut passed = Instant::now();
         while let Ok(len) = from.read(&mut buf) {
             if len == 0 || to.write_all(&buf[..len]).is_err() {
@@ -58,8 +58,8 @@ fn throttled(target: String, bytes_per_second: u64) -> String {
     addr
 }
 
-/// A value that takes longer than an election timeout to reach the followers: their leader stays
-/// their leader.
+/// A value takes longer than an election timeout to reach the followers: the leader stays the
+/// leader.
 #[test]
 fn a_large_value_over_a_slow_network_costs_no_leader() {
     let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
@@ -80,7 +80,8 @@ fn a_large_value_over_a_slow_network_costs_no_leader() {
             };
             let seen = Members::new(list.iter().map(addr)).unwrap();
             let path = dir.path().join(id.to_string());
-            // Each sees other addresses: they are one cluster because their directories say so.
+            // Each member has other addresses in its list. They are one cluster because their
+            // directories say so.
             let cluster_id = cluster_id(&list);
             drop(DataDir::open(&path, Identity { cluster_id, member_id: id }).unwrap());
             let config = Config { timing, ..Config::new(id, seen, path) };
@@ -95,7 +96,7 @@ fn a_large_value_over_a_slow_network_costs_no_leader() {
     assert_eq!(term(), before);
 }
 
-/// The longest command reaches the others; a longer one is refused, and whatever comes after it is
+/// The longest command reaches the others. A longer one is refused, and the commands after it are
 /// not.
 #[test]
 fn a_command_that_no_frame_carries_is_refused() {
@@ -144,15 +145,15 @@ struct Envelope {
     to: u64,
 }
 
-/// The core drops nonsense without an answer; the room that its calls take on their connection must
-/// come back.
+/// The core drops nonsense without an answer. The room that these calls take on their connection
+/// must come back.
 #[test]
 fn nonsense_gives_its_room_back() {
     let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
     let addrs = [(MemberId(1), port.addr().to_string()), (MemberId(2), "127.0.0.1:1".to_owned())];
     let list = Members::new(addrs).unwrap();
     let cluster_id = cluster_id(&list);
-    // One that votes: others ask their peers first.
+    // A member that has joined votes. One without data would ask the others first.
     let identity = Identity { cluster_id, member_id: MemberId(1) };
     DataDir::open(dir.path(), identity).unwrap().mark_joined().unwrap();
     let config = Config::new(MemberId(1), list, dir.path());
@@ -183,8 +184,8 @@ fn nonsense_gives_its_room_back() {
     until("the member answers again", is_answered);
 }
 
-/// A leader whose disk is full: writes are refused in words that each kind of client understands,
-/// reads go on, and what was under way comes to its end when there is space.
+/// The disk of a leader is full: writes are refused with a reason that each kind of client
+/// understands, reads go on, and open proposals end once there is space.
 #[test]
 fn a_full_disk_refuses_writes_and_serves_reads() {
     let disk = SimDisk::new(1);
@@ -240,9 +241,9 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     until("the space is noticed", || !handle.is_disk_full());
 }
 
-/// Clients that send far more than the cluster can take, and never wait for an answer before the
-/// next: what is too much is refused, every call ends in its time, nobody loses the leadership for
-/// it, and a moment later it is as if nothing had been.
+/// Clients that send far more than the cluster can take, and never wait for an answer. The surplus
+/// is refused, every call ends in time, nobody loses the leadership because of it, and a moment
+/// later everything is normal.
 #[test]
 fn far_too_much_is_refused_and_costs_no_leader() {
     const SENDERS: usize = 6;
@@ -277,11 +278,11 @@ fn far_too_much_is_refused_and_costs_no_leader() {
     assert!(begin.elapsed() < PATIENCE / 2, "still busy after {:?}", begin.elapsed());
 }
 
-/// So many calls are done, and so many refused, before the senders stop.
+/// How many calls are done, and how many are refused, before the senders stop.
 const ENOUGH: u64 = 1000;
 
-/// For three seconds, and until there was enough of everything, over a connection of its own, as
-/// fast as it can.
+/// Sends over a connection of its own, as fast as it can, for three seconds and until there was
+/// enough of everything.
 fn send_too_much(addr: &str, sender: usize, timeout: Duration, counts: [Arc<AtomicU64>; 4]) {
     let stub = KvServerRpcStub::new(Channel::builder(addr).calls_max(1 << 20).lazy());
     let end = Instant::now() + Duration::from_secs(3);

@@ -1,4 +1,5 @@
-//! A program that replicates state of its own, with the public API alone: a counter that hands out tickets.
+//! A program that replicates state of its own through the public API: a counter that hands out
+//! tickets.
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc;
@@ -47,7 +48,7 @@ impl StateMachine for Tickets {
     }
 }
 
-/// Of the bytes of a snapshot.
+/// The length of a snapshot in bytes.
 const VERSION: u8 = 1;
 
 struct TicketsView {
@@ -92,7 +93,7 @@ fn start(size: u64) -> Counters {
     Counters { members, _ports: ports, _dir: dir }
 }
 
-/// Asks one member after the other until one does it: an election may be under way.
+/// Asks one member after the other until one answers: an election may be under way.
 fn until_done<T>(
     counters: &Counters,
     ask: impl Fn(&Node<Tickets>) -> Result<T, RequestError>,

@@ -23,7 +23,8 @@ fn value(clerk: &Clerk, key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
     clerk.get(key).expect("a read that is answered").map(|value| value.to_vec())
 }
 
-/// The parts of "0,1,2,...", each exactly once and in order, for each of the writers that wrote "W:N,".
+/// Checks that each writer, who wrote "W:N,", has its numbers 0, 1, 2, ... in the value, each once
+/// and in order.
 fn check_appends(value: &[u8], writers: usize, acknowledged: &[usize]) {
     let text = std::str::from_utf8(value).expect("appends are text");
     for (writer, &acked) in (0..writers).zip(acknowledged) {
@@ -89,7 +90,8 @@ fn any_bytes_are_a_key_and_a_value() {
     assert_eq!(value(&clerk, "").as_deref(), Some(&b"the empty key"[..]));
 }
 
-/// As long as may be, and one byte longer; and around the 1,024 bytes that existing clients read at once.
+/// The longest value allowed and one byte more, and lengths around the 1,024 bytes that existing
+/// clients read at once.
 #[test]
 fn a_value_of_any_length_comes_back_and_a_longer_one_is_refused() {
     let cluster = start(3);
@@ -170,7 +172,7 @@ fn all_killed_at_once_keep_everything() {
             });
         }
     });
-    // In another order than they were started in the first time.
+    // In another order than at their first start.
     for id in [3, 1, 2] {
         cluster.restart(id).unwrap();
     }
@@ -191,7 +193,7 @@ fn a_member_that_was_away_catches_up() {
         clerk.put(format!("k{n}"), vec![b'x'; 10_000]).unwrap();
     }
     cluster.restart(away).unwrap();
-    // The one that was away is needed for a majority now: it must hold everything.
+    // The member that was away is needed for a majority now, so it must hold everything.
     let other = cluster.ids().into_iter().find(|&id| id != leader && id != away).unwrap();
     cluster.kill(other);
     clerk.put("last", "1").unwrap();
@@ -246,7 +248,7 @@ fn without_a_majority_every_call_ends_and_says_what_happened() {
     let begin = Instant::now();
     let write = clerk.put("k", "v").expect_err("nothing can be committed");
     let read = clerk.get("k").expect_err("nobody can know what is committed");
-    // Not how fast it is, but that it ends: ten times what was asked for is for ever.
+    // This does not test speed, but that calls end: ten times the timeout is a hang.
     assert!(begin.elapsed() < 20 * timeout, "calls end at their deadline");
     assert_ne!(write.kind(), ClerkErrorKind::Rejected);
     assert_eq!(read.kind(), ClerkErrorKind::NotApplied, "a read changes nothing");
@@ -280,7 +282,7 @@ fn a_dropped_cluster_leaves_nothing_behind() {
     assert!(std::net::TcpStream::connect(addr).is_err());
 }
 
-/// Its log is filled again by the leader that still leads, though nobody writes.
+/// The leader, which has not changed, fills its log again, though nobody writes.
 #[test]
 fn a_follower_whose_data_was_removed_is_filled_again() {
     let cluster = Cluster::start(3).unwrap();

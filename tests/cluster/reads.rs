@@ -1,4 +1,4 @@
-//! Reads at any member, and reads that may be old.
+//! Reads at any member, and stale reads.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ fn clerk_of(cluster: &Cluster, id: MemberId, timeout: Duration) -> Clerk {
     Clerk::builder().members(addr).timeout(timeout).build().unwrap()
 }
 
-/// Whoever is asked, a read sees every write that was acknowledged before it; also while others write.
+/// Whichever member is asked, a read sees every write acknowledged before it, even while others
+/// write.
 #[test]
 fn every_member_serves_linearizable_reads() {
     let cluster = Cluster::start(3).unwrap();
@@ -38,7 +39,8 @@ fn every_member_serves_linearizable_reads() {
     }
 }
 
-/// Followers serve a Clerk's reads, in turns; a dead one costs no read its answer; what was written is seen.
+/// Followers serve a Clerk's reads in turn. A dead follower costs no read its answer, and every
+/// read sees the latest write.
 #[test]
 fn a_clerk_may_read_from_followers() {
     let cluster = Cluster::start(3).unwrap();
@@ -61,7 +63,7 @@ fn a_clerk_may_read_from_followers() {
     }
 }
 
-/// Raw calls: what a follower answers is its own, not the leader's behind a hint.
+/// Raw calls: a follower's answer is its own, not the leader's after a hint.
 #[test]
 fn a_follower_answers_by_itself_and_says_who_leads() {
     use syncraft::kv::proto::{GetArgs, KvServerRpcStub};
@@ -76,7 +78,8 @@ fn a_follower_answers_by_itself_and_says_who_leads() {
     assert_eq!(reply.leader.unwrap().id, leader.0);
 }
 
-/// Without a majority a read that must be new is refused, one that may be old is answered, and says how old it may be.
+/// Without a majority, a linearizable read is refused. A stale read is answered and says how old
+/// its value may be.
 #[test]
 fn what_may_be_old_is_answered_without_a_majority() {
     let cluster = Cluster::start(3).unwrap();
@@ -100,7 +103,7 @@ fn what_may_be_old_is_answered_without_a_majority() {
     assert_eq!(patient.get_stale("k", bound).unwrap().value.as_deref(), Some(&b"v"[..]));
 }
 
-/// The bound is one: a value that is older than it is never given, while another client writes.
+/// While another client writes, no answer is ever older than the bound.
 #[test]
 fn no_answer_is_older_than_its_bound() {
     let cluster = Cluster::start(3).unwrap();
@@ -137,8 +140,8 @@ fn no_answer_is_older_than_its_bound() {
     });
 }
 
-/// Leases, with all that the members assume of clocks: a leader that sleeps through its lease, and wakes while another leads,
-/// answers no read with what it knew.
+/// Leases, under everything that members assume about clocks: a leader that sleeps through its
+/// lease, and wakes while another member leads, answers no read from its old state.
 #[test]
 fn a_leader_with_a_lease_that_sleeps_answers_nothing_old() {
     let mut options = Options::default();
@@ -153,13 +156,14 @@ fn a_leader_with_a_lease_that_sleeps_answers_nothing_old() {
         assert_eq!(alone.get("k").unwrap().as_deref(), Some(old.as_bytes()));
         thread::scope(|scope| {
             cluster.pause(leader);
-            // This one waits in the leader's socket for it to wake.
+            // This read waits in the leader's socket until the leader wakes.
             let read = scope.spawn(|| alone.get("k"));
             let new = format!("new {number}");
             clerk.put("k", &new).unwrap();
             cluster.resume(leader);
             if let Ok(value) = read.join().unwrap() {
-                // It overlaps the write, so it may see either; whoever asks from now on may not.
+                // It overlaps the write, so it may see either value. Later reads must see the new
+                // one.
                 assert!([&old, &new].iter().any(|it| value.as_deref() == Some(it.as_bytes())));
             }
             if let Ok(value) = alone.get("k") {
@@ -169,21 +173,22 @@ fn a_leader_with_a_lease_that_sleeps_answers_nothing_old() {
     }
 }
 
-/// A member that has lost its data does not know how old its empty state is: it says nothing rather than "absent".
+/// A member that has lost its data does not know how old its empty state is: it refuses instead of
+/// answering "absent".
 #[test]
 fn a_member_without_its_data_does_not_call_a_key_absent() {
     let cluster = Cluster::start(3).unwrap();
     cluster.clerk().put("k", "v").unwrap();
     let leader = cluster.leader().unwrap();
     let others: Vec<MemberId> = cluster.ids().into_iter().filter(|&id| id != leader).collect();
-    // The leader has it in its state, and has confirmed a read of its own.
+    // The leader has applied it, and has confirmed a read of its own.
     assert!(cluster.clerk_of(leader).get("k").unwrap().is_some());
     cluster.kill(others[0]);
     cluster.wipe(others[1]).unwrap();
     cluster.restart(others[1]).unwrap();
     let addr = cluster.members().addr(others[1]).unwrap();
     let alone = Clerk::builder().members(addr).timeout(Duration::from_millis(300));
-    // It may be led on to the leader by a hint, which has the value.
+    // A hint may lead the read to the leader, which has the value.
     match alone.build().unwrap().get_stale("k", None) {
         Ok(Stale { value, .. }) => assert_eq!(value.as_deref(), Some(&b"v"[..])),
         Err(error) => assert_eq!(error.kind(), ClerkErrorKind::NotApplied),

@@ -1,5 +1,5 @@
-//! Snapshots, seen from outside: the log does not grow without end, restarts are complete, and a member that was away for
-//! long gets the state instead of the entries.
+//! Snapshots, seen from outside: the log has a bound, restarts are complete, and a member that was
+//! away for long gets the state instead of the entries.
 
 use std::cell::RefCell;
 use std::fs;
@@ -78,7 +78,8 @@ fn one_member_restarts_from_its_snapshot() {
     check(&clerk, 200);
 }
 
-/// While one is written, and until the log has been told of it, another one must not seem due.
+/// While a snapshot is written, and until the log has been told of it, another one must not seem
+/// due.
 #[test]
 fn each_snapshot_is_taken_once() {
     const LOG_BYTES: usize = 256 << 10;
@@ -108,7 +109,7 @@ fn each_snapshot_is_taken_once() {
         taken
     });
     let apart_min = taken.windows(2).map(|two| two[1].0 - two[0].0).min();
-    // It begins anew with a segment of the log, so not quite so much may lie between two.
+    // The log begins anew at the start of a segment, so there may be a little less between two.
     assert!(apart_min > Some((LOG_BYTES / VALUE_LEN / 2) as u64), "{taken:?}");
 }
 
@@ -116,7 +117,7 @@ fn each_snapshot_is_taken_once() {
 fn the_log_on_disk_stays_bounded() {
     let cluster = start(1);
     let clerk = cluster.clerk();
-    // Ten times what the first segment holds, over the same few keys.
+    // Ten times the first segment's content, over the same few keys.
     for n in 0..700 {
         clerk.put(format!("k{}", n % 5), vec![b'x'; 16 << 10]).unwrap();
     }
@@ -145,7 +146,8 @@ fn a_member_that_was_away_for_long_is_sent_the_state() {
     let had = {
         write(&clerk, 60, 400);
         wait_for("a snapshot", || snapshot_index(&cluster, leader) > Index(500));
-        // In memory the leader keeps a tail of entries; after a restart it has only what is behind the snapshot.
+        // In memory the leader keeps a tail of entries. After a restart it has only the entries
+        // after the snapshot.
         for id in [leader, other] {
             cluster.kill(id);
         }
@@ -163,7 +165,7 @@ fn a_member_that_was_away_for_long_is_sent_the_state() {
     check(&clerk, 400);
     write(&clerk, 400, 450);
     check(&clerk, 450);
-    // And what it was sent survives it.
+    // And the received snapshot survives a restart.
     cluster.kill(away);
     cluster.restart(away).unwrap();
     check(&clerk, 450);

@@ -1,4 +1,4 @@
-//! Nodes that stop or fail: every request ends, and the others notice at once.
+//! Nodes that stop or fail: every request ends, and the other members notice at once.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use syncraft::testing::Port;
 
 use crate::nodes::*;
 
-/// Some are in the inbox when the node stops, some in the log, some come later.
+/// Some requests are in the inbox when the node stops, some in the log, and some come later.
 #[test]
 fn every_request_ends_with_the_node() {
     for _ in 0..10 {
         let mut nodes = Nodes::start(1);
         let handle = nodes.leader();
-        // Or what is left in the inbox would end with the last handle.
+        // Keeps a handle: otherwise requests in the inbox would end when the last handle is
+        // dropped.
         let _kept = handle.clone();
         let begun = Arc::new(AtomicUsize::new(0));
         let ended = Arc::new(AtomicUsize::new(0));
@@ -45,7 +46,8 @@ fn every_request_ends_with_the_node() {
     }
 }
 
-/// The state machine panics while requests wait behind it: the node stops and says so, and they end without a promise.
+/// The state machine panics while requests wait behind it. The node stops and reports it, and the
+/// requests end without a promise.
 #[test]
 fn every_request_ends_when_the_state_machine_fails() {
     let nodes = Nodes::start(1);
@@ -58,8 +60,8 @@ fn every_request_ends_when_the_state_machine_fails() {
     until("the failure is told", || matches!(handle.failure(), Some(NodeFailure::Panicked(_))));
 }
 
-/// A leader that stops: its sockets close, and no heartbeat may come after that and take it back. The others would take more
-/// than ten seconds to miss it otherwise.
+/// When a leader stops, its sockets close. No heartbeat may follow that the others would take for
+/// its return: they would then need more than ten seconds to miss it.
 #[test]
 fn followers_notice_at_once_that_a_leader_stops() {
     let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
@@ -95,7 +97,7 @@ fn followers_notice_at_once_that_a_leader_stops() {
             }
         }
     });
-    // Each takes the server that closes a little time.
+    // Each takes the closing server a little time.
     let _idle: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(ports[0].addr()).unwrap()).collect();
     members.remove(0).stop();

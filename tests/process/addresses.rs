@@ -1,5 +1,5 @@
-//! Members as processes whose addresses change, whose disks are lost after that, and that listen
-//! elsewhere than their list says.
+//! Members as processes: their addresses change, their disks are lost after that, and they listen
+//! on other addresses than those in their list.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use syncraft::testing::Port;
 
 use crate::processes::*;
 
-/// `size` members that have begun with other addresses than they have now, and hold `k` = `v`.
+/// `size` members whose addresses have changed since their first start. They hold `k` = `v`.
 fn moved(size: usize) -> Processes {
     let mut cluster = Processes::start(size);
     cluster.clerk().put("k", "v").unwrap();
@@ -42,7 +42,7 @@ fn until_filled(cluster: &Processes, id: usize) {
     until("it is filled", || is_joining(cluster, id) == Some(false));
 }
 
-/// What `status` says of a member for people.
+/// What `status` prints about a member.
 fn words(members: &str, id: usize) -> String {
     let status = syncraft(&["status", "--members", members]);
     let line = format!("member {id} does not vote");
@@ -57,7 +57,7 @@ fn until_told(members: &str, id: usize, expected: &[&str]) {
     });
 }
 
-/// With it, another one can be done without: so it holds what it says.
+/// With its help another member can be missed, so it really holds the data.
 fn check_counts(cluster: &mut Processes, id: usize) {
     let other = (1..=cluster.children.len()).find(|&other| other != id).unwrap();
     cluster.kill(other);
@@ -68,7 +68,7 @@ fn check_counts(cluster: &mut Processes, id: usize) {
     cluster.wait_ready();
 }
 
-/// The list is not the one that the others began with: their cluster has the id of that one.
+/// The list is not the one that the others began with: their cluster has the id of the first list.
 #[test]
 fn a_lost_disk_is_filled_after_a_change_of_addresses() {
     for options in [&[][..], &["--rebuild"]] {
@@ -80,7 +80,7 @@ fn a_lost_disk_is_filled_after_a_change_of_addresses() {
             until_filled(&cluster, id);
             assert_eq!(cluster_of(&cluster.data_dir(id)).as_ref(), Some(&theirs));
             check_counts(&mut cluster, id);
-            // From now on it starts as any other.
+            // From now on it starts normally.
             cluster.kill(id);
             cluster.restart(id);
             until_filled(&cluster, id);
@@ -101,7 +101,7 @@ fn a_lost_disk_is_filled_in_a_cluster_of_two_that_has_moved() {
     assert_eq!(appended(&cluster.clerk(), "k"), "v");
 }
 
-/// `meta` cannot be read, so that nobody knows any more which cluster it was of.
+/// `meta` cannot be read, so nobody knows which cluster the data was of.
 #[test]
 fn a_damaged_meta_is_rebuilt_after_a_change_of_addresses() {
     let mut cluster = moved(3);
@@ -114,7 +114,7 @@ fn a_damaged_meta_is_rebuilt_after_a_change_of_addresses() {
     check_counts(&mut cluster, 2);
 }
 
-/// It waits, says for whom, and takes no id from a part of them.
+/// It waits, says for whom, and takes no id from only some of them.
 #[test]
 fn while_another_member_is_down_no_cluster_is_taken() {
     let mut cluster = moved(3);
@@ -129,8 +129,8 @@ fn while_another_member_is_down_no_cluster_is_taken() {
     assert_eq!(cluster_of(&cluster.data_dir(2)), theirs);
 }
 
-/// Two of three have lost their data: they are a majority, and must not begin a cluster of their
-/// own beside the third. Once one of them has its data again the other one is filled.
+/// Two of three members have lost their data. They are a majority, but must not begin a cluster of
+/// their own beside the third. Once one of them has its data again, the other one is filled.
 #[test]
 fn two_lost_disks_begin_no_cluster_of_their_own() {
     let mut cluster = moved(3);
@@ -171,7 +171,7 @@ fn kill_9_while_a_cluster_is_taken_is_harmless() {
         lose_disk(&mut cluster, 2);
         cluster.restart(2);
         let deadline = Instant::now() + PATIENCE;
-        // Without a pause: the moment is short.
+        // No pause: the moment is short.
         while !is_time(&cluster.data_dir(2)) {
             assert!(Instant::now() < deadline, "it does not get there");
         }
@@ -200,7 +200,7 @@ impl Drop for Stray {
     }
 }
 
-/// The exit status of a member that does not start, and what it says.
+/// Starts a member that ends by itself. Returns its exit status and what it printed.
 fn refused(mut command: Command) -> (Option<i32>, String) {
     let stderr = tempfile::NamedTempFile::new().unwrap();
     command.stderr(stderr.reopen().unwrap()).stdout(Stdio::null()).env_remove("RUST_LOG");
@@ -214,7 +214,7 @@ fn refused(mut command: Command) -> (Option<i32>, String) {
     (code, fs::read_to_string(stderr.path()).unwrap())
 }
 
-/// A list that points at other clusters: of as many members, of fewer than they have, and of two
+/// A list that points at other clusters: one with as many members, one with fewer, and two
 /// different ones.
 #[test]
 fn a_member_with_a_wrong_list_joins_no_foreign_cluster() {
@@ -246,7 +246,7 @@ fn a_member_with_a_wrong_list_joins_no_foreign_cluster() {
     assert_eq!(appended(&one.clerk(), "k"), "v");
 }
 
-/// Data is not given up for a list that leads to another cluster.
+/// Data is not discarded for a list that leads to another cluster.
 #[test]
 fn nothing_is_discarded_where_a_foreign_cluster_would_have_to_fill_it() {
     let (mut one, other) = (moved(3), Processes::start(3));
@@ -262,7 +262,7 @@ fn nothing_is_discarded_where_a_foreign_cluster_would_have_to_fill_it() {
     assert_eq!(fs::read(one.data_dir(1).join("meta")).unwrap(), before);
 }
 
-/// Its directory has the id of the mistaken list.
+/// Its directory has the id of the wrong list.
 #[test]
 fn a_first_start_with_a_mistake_in_the_list_is_mended_by_a_second_one() {
     let mut cluster = Processes::start(3);
@@ -277,8 +277,8 @@ fn a_first_start_with_a_mistake_in_the_list_is_mended_by_a_second_one() {
     assert_eq!(cluster_of(&cluster.data_dir(3)), cluster_of(&cluster.data_dir(1)));
 }
 
-/// Copies of all members that were made while all were stopped, or of a majority of them, are a
-/// backup.
+/// Copies made while all members were stopped are a backup, if they are of all members or of a
+/// majority.
 #[test]
 fn copies_of_stopped_members_bring_a_cluster_back() {
     let mut cluster = Processes::start(3);
@@ -314,7 +314,7 @@ fn copies_of_stopped_members_bring_a_cluster_back() {
     }
 }
 
-/// What a member prints when it serves ends with where it listens.
+/// The line that a member prints when it serves ends with the address that it listens on.
 fn serves_on(mut command: Command) -> (Stray, String) {
     use std::io::{BufRead, BufReader};
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -326,8 +326,8 @@ fn serves_on(mut command: Command) -> (Stray, String) {
 
 #[test]
 fn a_member_listens_where_it_is_told() {
-    // The list has a name that this machine knows no address of, as in a container the address
-    // outside is not one inside.
+    // The list has a name that this machine cannot resolve, as in a container whose outside address
+    // does not exist inside.
     let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
     let listen = port.addr().to_string();
     let list = format!("1=member-one.invalid:{}", port.addr().port());
@@ -348,7 +348,7 @@ fn a_member_listens_where_it_is_told() {
         .env("SYNCRAFT_DATA_DIR", dir.path().join("1"))
         .env("SYNCRAFT_LISTEN", &listen);
     check(by_environment);
-    // A flag says more than the environment.
+    // A flag takes precedence over the environment.
     let mut both = server(1, &list, &dir.path().join("1"));
     both.args(["--listen", &listen])
         .env("SYNCRAFT_ID", "2")
@@ -357,8 +357,8 @@ fn a_member_listens_where_it_is_told() {
     check(both);
 }
 
-/// The others and clients use the address in the list, the member listens on all addresses of its
-/// machine.
+/// Other members and clients use the address in the list. The member listens on all addresses of
+/// its machine.
 #[test]
 fn a_cluster_whose_members_listen_everywhere_serves() {
     let mut cluster = Processes::start(3);
@@ -374,7 +374,7 @@ fn a_cluster_whose_members_listen_everywhere_serves() {
 #[test]
 fn what_cannot_be_listened_on_is_told_in_a_line() {
     let dir = tempfile::tempdir().unwrap();
-    // Addresses of networks for documentation: hardly a machine has all of them.
+    // Addresses reserved for documentation: hardly any machine has all of them.
     let foreign = ["192.0.2.77", "198.51.100.77", "203.0.113.77"].into_iter();
     let Some(foreign) = foreign.map(|host| format!("{host}:7001")).find(|addr| !is_own(addr))
     else {
@@ -403,7 +403,7 @@ fn is_own(addr: &str) -> bool {
     !bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
 }
 
-/// An address of this machine that is one only with its zone, and the zone: an interface's name.
+/// An address of this machine that needs a zone, and the zone: the name of an interface.
 fn link_local() -> Option<(String, String)> {
     let table = fs::read_to_string("/proc/net/if_inet6").ok()?;
     table.lines().find_map(|line| {

@@ -1,6 +1,5 @@
-//! `scripts/cluster.sh`, as its users meet it: with ports that others have, with files that are
-//! gone or cannot be written. After each of it the script must know of every process that it has
-//! started.
+//! `scripts/cluster.sh` as its users meet it: other programs have its ports, files are gone or
+//! cannot be written. Afterwards the script must know every process that it has started.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -20,7 +19,7 @@ const MEMBERS: u16 = 3;
 struct Place {
     dir: tempfile::TempDir,
     base_port: u16,
-    /// Bound, and not listening: nobody else is given these ports.
+    /// Bound, but not listening: nobody else is given these ports.
     _ports: Vec<Socket>,
 }
 
@@ -61,7 +60,7 @@ impl Place {
         check(&self.run(name, args), args, 0, words);
     }
 
-    /// It fails, with a sentence of its own that holds `words`.
+    /// It fails with a sentence of its own that contains `words`.
     fn check_fails(&self, name: &str, args: &[&str], words: &str) {
         let output = self.run(name, args);
         check(&output, args, 1, words);
@@ -82,7 +81,7 @@ impl Drop for Place {
     }
 }
 
-/// Ports in a row that nobody has.
+/// Consecutive ports that are free.
 fn neighbours() -> Option<(u16, Vec<Socket>)> {
     let first = hold(0)?;
     let base = first.local_addr().ok()?.as_socket()?.port();
@@ -123,7 +122,7 @@ fn the_members_of_another_cluster_are_not_taken_for_its_own() {
     place.check_done("b", &["stop"], "stopped");
     place.check_done("a", &["start"], "serving: 3 members");
     assert_eq!(processes_of(&place.dir("a")).len(), 3);
-    // One that is new, and one that has been there before.
+    // A new member, and one that was there before.
     for (name, args) in
         [("new", &["start"][..]), ("b", &["start"]), ("b", &["restart", "2"]), ("b", &["status"])]
     {
@@ -145,7 +144,7 @@ fn a_port_that_another_program_has_is_named() {
         &["start"],
         "member 2 did not start: syncraft: cannot start: cannot listen",
     );
-    // The others are told of, and found.
+    // The script names the others, and finds them.
     assert_eq!(processes_of(&place.dir("a")).len(), 2);
     drop(taken);
     place.check_done("a", &["start"], "serving: 3 members");
@@ -155,15 +154,15 @@ fn a_port_that_another_program_has_is_named() {
     place.check_fails("a", &["restart", "2"], "cannot listen on");
     assert_eq!(processes_of(&place.dir("a")).len(), 2);
     place.check_fails("a", &["pause", "2"], "member 2 is not running");
-    // The same where there are too few to wait for a leader.
+    // The same with too few members to wait for a leader.
     place.check_done("a", &["kill", "1"], "member 1 is killed");
     place.check_done("a", &["kill", "3"], "member 3 is killed");
     place.check_fails("a", &["restart", "2"], "cannot listen on");
     place.check_runs_nothing("a");
     drop(taken);
     place.check_done("a", &["restart", "2"], "1 of 3 are too few to serve");
-    // All of them: member 2, new to a cluster that was there, may not vote yet, and asks every
-    // other one first.
+    // All of them: member 2 is new to an existing cluster, so it may not vote yet and asks every
+    // other member first.
     place.check_done("a", &["start"], "serving: 3 members");
 }
 
@@ -183,7 +182,7 @@ fn members_are_found_when_their_files_are_gone() {
     assert_eq!(processes_of(&dir).len(), 2);
     place.check_done("a", &["restart", "2"], "the cluster serves");
     forget();
-    // A number in a pid file may be another process's by now.
+    // The number in a pid file may belong to another process by now.
     fs::write(dir.join("3.pid"), format!("{}\n", std::process::id())).unwrap();
     place.check_done("a", &["restart", "3"], "the cluster serves");
     assert_eq!(processes_of(&dir).len(), 3);
@@ -200,7 +199,7 @@ fn members_are_found_when_their_files_are_gone() {
 #[test]
 fn a_directory_may_be_a_symbolic_link() {
     let place = Place::new();
-    // To a directory, and to one that is not there yet.
+    // A link to a directory, and a link to one that does not exist yet.
     fs::create_dir(place.dir("there")).unwrap();
     for target in ["there", "not-yet"] {
         let link = format!("link-to-{target}");
@@ -214,7 +213,7 @@ fn a_directory_may_be_a_symbolic_link() {
             assert!(!place.dir(target).join("cluster.conf").exists());
         }
     }
-    // The data of one member may be on another disk: it goes with the others'.
+    // One member's data may be on another disk. It is removed with the others'.
     let disk = place.dir("disk");
     fs::create_dir(&disk).unwrap();
     fs::create_dir(place.dir("a")).unwrap();
@@ -242,7 +241,7 @@ fn what_cannot_be_written_has_a_sentence_and_leaves_no_process() {
     place.check_runs_nothing("log");
     fs::write(place.dir("file"), "").unwrap();
     place.check_fails("file", &["start"], "cannot make");
-    // A limit on the size of files is a failed write, too, and no signal that ends the script.
+    // A limit on the size of files makes a write fail. It must not end the script by a signal.
     let mut limited = Command::new("bash");
     limited.args(["-c", "ulimit -f 0; exec \"$@\"", "limited"]);
     let command = place.command("bash", "limited", &["start"]);
@@ -250,12 +249,12 @@ fn what_cannot_be_written_has_a_sentence_and_leaves_no_process() {
     limited.env("DIR", place.dir("limited")).env("BASE_PORT", place.base_port.to_string());
     check(&limited.output().unwrap(), &["start"], 1, "cluster.conf: File too large");
     place.check_runs_nothing("limited");
-    // A member without a log serves: nobody can be told, and that is all.
+    // A member without a log serves: it just cannot tell anybody.
     fs::create_dir(place.dir("a")).unwrap();
     (1..=MEMBERS)
         .for_each(|id| symlink("/dev/full", place.dir("a").join(format!("{id}.log"))).unwrap());
     place.check_done("a", &["start"], "serving");
-    // Nor does the script need a reader.
+    // The script does not need a reader either.
     let mut to_nobody = place.command("bash", "a", &["stop"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -272,7 +271,7 @@ fn any_shell_may_start_it() {
             Err(error) => eprintln!("not tried with {shell}: {error}"),
         }
     }
-    // So may the others: their first command sees to it.
+    // The other scripts too: their first command takes care of it.
     for script in fs::read_dir(SCRIPTS).unwrap().map(|entry| entry.unwrap().path()) {
         if script.extension().is_none_or(|extension| extension != "sh") {
             continue;

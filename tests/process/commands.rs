@@ -35,13 +35,13 @@ fn the_leadership_goes_to_whom_the_operator_names() {
     cluster.kill(behind);
     cluster.clerk().put("k", "written without it").unwrap();
     cluster.restart(behind);
-    // The first has yet to catch up.
+    // The first one has yet to catch up.
     for id in [behind, 1, 2, 3, 1] {
         let done = syncraft(&["transfer", &id.to_string(), "--members", &cluster.members()]);
         assert!(done.status.success(), "{}", stderr(&done));
         assert_eq!(cluster.leader(), id);
     }
-    // Nobody waits for a member that there cannot be, ...
+    // The command does not wait for a member that cannot exist, ...
     let members = cluster.members();
     for id in ["9", "0"] {
         let (refused, began) =
@@ -51,7 +51,7 @@ fn the_leadership_goes_to_whom_the_operator_names() {
         assert!(stderr(&refused).contains(&format!("there is no member {id}")));
         assert!(began.elapsed() < Duration::from_secs(60), "at once: {:?}", began.elapsed());
     }
-    // ... and one that is away is named.
+    // ... and it names a member that is down.
     let away = (1..=3).find(|&id| id != cluster.leader()).unwrap();
     cluster.kill(away);
     let id = away.to_string();
@@ -61,7 +61,7 @@ fn the_leadership_goes_to_whom_the_operator_names() {
     cluster.clerk().put("k", "v").expect("and the cluster goes on");
 }
 
-/// The port of `--http` is told from a member at once: what it was sent was certainly not applied.
+/// The port of `--http` is recognised at once, and nothing that was sent to it was applied.
 #[test]
 fn an_http_port_is_named_at_once() {
     let mut cluster = Processes::start(1);
@@ -90,7 +90,7 @@ fn an_http_port_is_named_at_once() {
         );
     }
     assert!(began.elapsed() < Duration::from_secs(120), "at once: {:?}", began.elapsed());
-    // Among members it is passed over.
+    // Among members, it is skipped.
     let list = format!("{http},{}", cluster.ports[0].addr());
     for args in [&["put", "k", "v"][..], &["get", "k"], &["transfer", "1"]] {
         let output = syncraft(&[args, &["--members", &list]].concat());
@@ -98,8 +98,8 @@ fn an_http_port_is_named_at_once() {
     }
 }
 
-/// `ld.so ./syncraft server ...`, as where the system's own loader will not do: the program of the
-/// process is the loader.
+/// `ld.so ./syncraft server ...`, as on systems whose own loader does not work: the process then
+/// has the loader as its program.
 #[test]
 fn a_server_starts_through_the_loader() {
     const LOADERS: [&str; 3] =
@@ -120,14 +120,14 @@ fn a_server_starts_through_the_loader() {
     assert!(stopped.success() && put.status.success(), "{}", stderr(&put));
 }
 
-/// Each thread that is not to be had is an error in words, or there are others to do its work.
+/// When the system refuses a thread, the command says so, or other threads do the work.
 #[test]
 fn commands_do_with_few_threads_or_say_so() {
     let cluster = Processes::start(3);
     cluster.clerk().put("k", "v").unwrap();
     let members = cluster.members();
-    // Root is not bound by the limit, so the commands run as somebody else, who must be allowed to
-    // run the program; and who has no other process, as these count.
+    // The limit does not apply to root, so the commands run as another user. That user must be
+    // allowed to run the program, and must have no other process, because these count.
     let is_root = rustix::process::geteuid().is_root();
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -136,7 +136,7 @@ fn commands_do_with_few_threads_or_say_so() {
     let uid = 1_000_000 + std::process::id();
     let limits = match is_root {
         true => vec![1, 2, 3, 5, 6, 12, 20],
-        // With other processes of the user there, this one is to get no thread at all.
+        // Other processes of the user exist, so this one gets no thread at all.
         false => vec![1],
     };
     if !is_root {
@@ -155,7 +155,7 @@ fn commands_do_with_few_threads_or_say_so() {
             let mut command = Command::new("bash");
             let limited = format!("ulimit -u {limit} && exec \"$@\"");
             command.args(["-c", &limited, "limited"]).arg(&program).args(args);
-            // With a thread it has all the time that a busy machine needs.
+            // With a thread, it has all the time that a busy machine needs.
             let timeout = if limit == 1 { "1s" } else { "30s" };
             command.args(["--timeout", timeout, "--members", &members]);
             if is_root {
@@ -179,7 +179,7 @@ fn commands_do_with_few_threads_or_say_so() {
     }
 }
 
-/// Members that are frozen take a command no longer than it was given.
+/// When members are frozen, a command takes no longer than its timeout.
 #[test]
 fn no_command_waits_longer_than_its_timeout() {
     let cluster = Processes::start(1);
@@ -188,7 +188,7 @@ fn no_command_waits_longer_than_its_timeout() {
     for args in
         [&["bench", "put"][..], &["status"], &["transfer", "1"], &["wait-ready"], &["get", "k"]]
     {
-        // On a busy machine one may take longer for no fault of its own.
+        // On a busy machine, a single command may take longer.
         let took = |_| {
             let began = Instant::now();
             let output = syncraft(&[args, &["--timeout", "200ms", "--members", &members]].concat());
@@ -222,7 +222,7 @@ fn a_snapshot_is_taken_when_the_operator_says_so() {
     assert_eq!(appended(&cluster.clerk(), "log"), expected);
 }
 
-/// With another list there are other majorities: two of them could decide at the same time.
+/// Another list has other majorities: two of them could decide at the same time.
 #[test]
 fn data_of_a_cluster_with_other_members_is_refused() {
     let mut cluster = Processes::start(3);
@@ -240,8 +240,8 @@ fn data_of_a_cluster_with_other_members_is_refused() {
     assert_eq!(appended(&cluster.clerk(), "k"), "v");
 }
 
-/// A member that is told to stop hands its leadership over first: nobody waits for an election
-/// timeout, and no write is lost on the way.
+/// A member that is told to stop first hands its leadership over: nobody waits for an election
+/// timeout, and no write is lost.
 #[test]
 fn a_leader_that_stops_hands_over() {
     let mut cluster = Processes::start(3);
@@ -260,7 +260,7 @@ fn a_leader_that_stops_hands_over() {
     assert_eq!(appended(&clerk, "log"), "0,1,2,");
 }
 
-/// The server ends by itself with `code`, and says why in one line that holds `words`.
+/// The server ends by itself with `code`, and gives the reason in one line that contains `words`.
 fn check_refused(mut command: Command, code: i32, words: &[&str]) {
     let output = command.env_remove("RUST_LOG").output().unwrap();
     let line = stderr(&output);
@@ -357,7 +357,7 @@ fn bench_measures_what_it_says() {
     let clerk = cluster.clerk();
     assert_eq!(clerk.get("bench-0000000007").unwrap().map(|value| value.len()), Some(256));
 
-    // Reads find their keys without being told, and appends make values longer.
+    // Reads find their keys by themselves, and appends make values longer.
     let gets = bench(&cluster, &["get", "--count", "100", "--keys", "70", "--value-size", "10"]);
     assert_eq!(gets["operations"], 100);
     assert_eq!(clerk.get("bench-0000000069").unwrap().map(|value| value.len()), Some(10));
@@ -368,13 +368,13 @@ fn bench_measures_what_it_says() {
     assert!(clerk.get("bench-0000000000").unwrap().is_some_and(|value| value.len() >= 25));
     bench(&cluster, &["mixed", "--read-ratio", "0.9", "--seconds", "0.2", "--keys", "10"]);
 
-    // An open loop begins so many, whatever they take.
+    // An open loop starts this many calls, however long they take.
     let open = bench(&cluster, &["put", "--rate", "500", "--seconds", "0.5", "--clients", "20"]);
     let operations = open["operations"].as_u64().unwrap();
     assert_eq!(operations + open["errors"]["not_begun"].as_u64().unwrap(), 250);
 
-    // It goes on with the next leader, and a put that was begun before it waits. Of few keys, so
-    // that one is soon written.
+    // It goes on with the next leader, and a put that began before waits. Few keys, so that each is
+    // soon written.
     let members = cluster.members();
     let args = ["bench", "put", "--seconds", "3", "--clients", "16", "--keys", "2", "--json"];
     let mut attempts = 0..10;

@@ -1,4 +1,4 @@
-//! A member of which the system allows few open files: `syncraft server` under a `ulimit`.
+//! A member that may open few files: `syncraft server` under a `ulimit`.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ struct Limited {
 }
 
 impl Limited {
-    /// Started by a shell that runs `ulimit` first; it serves.
+    /// Started by a shell that runs `ulimit` first. It serves.
     fn start(ulimit: &str) -> Limited {
         let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
         let mut child = Command::new("sh")
@@ -38,7 +38,7 @@ impl Limited {
         Limited { child, addr: port.addr(), _port: port, _dir: dir }
     }
 
-    /// A connection that has asked how the member is; and the status of the answer.
+    /// A connection that has asked for the member's status, and the status code of the answer.
     fn ask(&self) -> (Raw, u32) {
         let mut raw = Raw::connect(self.addr);
         raw.send(&frame(&Head { service: "adminRpc".into(), ..head("Status", 1, 0) }, b""));
@@ -66,7 +66,7 @@ fn a_hard_limit_leaves_words_for_the_client_too_many() {
     let member = Limited::start("ulimit -n 160");
     let (mut first, status) = member.ask();
     assert_eq!(status, 0);
-    // Those that say nothing keep nobody out; those that have asked do.
+    // Silent connections keep nobody out; connections that have asked do.
     let _silent: Vec<Raw> = (0..300).map(|_| Raw::connect(member.addr)).collect();
     let (_held, statuses): (Vec<Raw>, Vec<u32>) = (0..100).map(|_| member.ask()).unzip();
     assert_eq!((statuses[0], statuses[99]), (0, StatusCode::Busy.number()), "{statuses:?}");

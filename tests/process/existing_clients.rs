@@ -1,9 +1,9 @@
-//! Clients of the documented C++ system over restarts and the death of members: none of them dies,
-//! and what they wrote is there.
+//! Clients of the documented C++ system, while members restart and die: none of the clients dies,
+//! and their writes are there.
 //!
-//! The client here does what theirs does, step by step: it writes to a socket that may be gone
-//! without a thought of SIGPIPE, takes what one `recv` of at most 1,024 bytes brings for the reply,
-//! the end of the stream for an empty one, and an empty one for a reason to ask the same server
+//! The client here does step by step what theirs does. It writes to a socket that may be gone and
+//! does not handle SIGPIPE. It takes the result of one `recv` of at most 1,024 bytes for the reply,
+//! and the end of the stream for an empty reply. After an empty reply it asks the same server
 //! again.
 
 use std::io::{ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ use syncraft::kv::proto::{GetArgs, GetReply, PutAppendArgs, PutAppendReply};
 
 use crate::processes::{PATIENCE, Processes};
 
-/// Why a client is no more.
+/// A client was killed by SIGPIPE.
 #[derive(Debug)]
 struct Sigpipe;
 
@@ -28,7 +28,7 @@ struct Failed;
 struct Client {
     servers: Vec<SocketAddr>,
     streams: Vec<Option<TcpStream>>,
-    /// Which of them it asks first.
+    /// Which server it asks first.
     leader: usize,
     id: String,
     request_id: i64,
@@ -44,7 +44,8 @@ impl Client {
             id: format!("c{number}"),
             request_id: 0,
         };
-        // Some connect to all servers at once, and say nothing to most of them for long.
+        // Some clients connect to all servers at once, and are silent on most connections for a
+        // long time.
         if number.is_multiple_of(2) {
             (0..servers.len()).for_each(|at| drop(client.connect(at)));
         }
@@ -58,7 +59,7 @@ impl Client {
         Ok(())
     }
 
-    /// As its channel does: sends, connecting anew as long as that fails, and receives once.
+    /// As its channel does: sends, connects again as long as that fails, and receives once.
     fn call(
         &mut self,
         at: usize,
@@ -73,7 +74,7 @@ impl Client {
             let mut stream = self.streams[at].as_ref().expect("it is connected");
             match stream.write_all(&frame) {
                 Ok(()) => break,
-                // Theirs has no handler for it, and does not ask to be spared.
+                // Their client neither handles nor blocks the signal.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(Sigpipe),
                 Err(_) => {
                     self.streams[at] = None;
@@ -98,7 +99,7 @@ impl Client {
         }
     }
 
-    /// As its clerk does: asks one server after the other until one has done it, with the same id.
+    /// As its clerk does: asks one server after the other with the same id, until one has done it.
     fn append(&mut self, key: &str, value: &str) -> Result<(), Sigpipe> {
         self.request_id += 1;
         let bytes = |text: &str| text.to_owned().into_bytes().into();
@@ -139,7 +140,7 @@ impl Client {
 
     fn next_server(&mut self) {
         self.leader = (self.leader + 1) % self.servers.len();
-        // Theirs does not pause. Eight of them would take the machine from the members.
+        // Theirs does not pause. Eight of them would leave the members no processor time.
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -162,8 +163,8 @@ struct Progress {
     done: AtomicUsize,
 }
 
-/// Appends to a key of its own, and reads it, until it is told to stop. Every so often it asks
-/// another server first.
+/// Appends to a key of its own and reads it, until it is told to stop. Now and then it asks another
+/// server first.
 fn run(mut client: Client, progress: &Progress, stop: &AtomicBool) -> Result<usize, Sigpipe> {
     let key = format!("k-{}", client.id);
     let mut expected = String::new();
@@ -171,7 +172,7 @@ fn run(mut client: Client, progress: &Progress, stop: &AtomicBool) -> Result<usi
         if stop.load(Ordering::SeqCst) {
             return Ok(number);
         }
-        // Short, so that the reply stays within what it reads.
+        // Short, so that the reply fits into one `recv`.
         let key = format!("{key}-{}", number / 100);
         if number % 100 == 0 {
             expected.clear();
@@ -188,7 +189,7 @@ fn run(mut client: Client, progress: &Progress, stop: &AtomicBool) -> Result<usi
     unreachable!("numbers do not end")
 }
 
-/// Waits until each client that still lives has done a few things more.
+/// Waits until each client that is still alive has done a few more calls.
 fn wait_for_all(progress: &[Progress], ended: impl Fn(usize) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     let done = |at: usize| progress[at].done.load(Ordering::SeqCst);
@@ -216,7 +217,7 @@ fn eight_of_eight_clients_survive_rolling_restarts_and_a_kill() {
             .collect();
         let ended = |at: usize| clients[at].is_finished();
         wait_for_all(&progress, ended);
-        // The leader first, so that each time it is another one that stops under load.
+        // The leader first, so that a different one stops under load each time.
         for _ in 0..2 {
             for _ in 0..3 {
                 let id = processes.leader();
@@ -242,8 +243,8 @@ fn eight_of_eight_clients_survive_rolling_restarts_and_a_kill() {
     });
 }
 
-/// A reply that is longer than what they read may lie in the member's buffers for long. Whoever
-/// reads it to the end gets it.
+/// A reply longer than these clients read may stay in the member's buffers for long. A client that
+/// reads to the end gets all of it.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_long_reply_that_was_given_before_a_kill_arrives() {
@@ -257,7 +258,7 @@ fn a_long_reply_that_was_given_before_a_kill_arrives() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let get = GetArgs { key: "k".into(), client_id: "c".into(), ..Default::default() };
     stream.write_all(&frame("Get", &get)).unwrap();
-    // The member gives it to its system in one call.
+    // The member hands it to the system in one call.
     stream.peek(&mut [0]).unwrap();
     processes.kill(1);
     let mut reply = Vec::new();

@@ -1,6 +1,6 @@
-//! Members as processes, killed, paused and wiped at random moments while clients write and read.
-//! At the end every acknowledged append is there once, an unknown one at most once, each client's
-//! in their order, and what the clients saw is linearizable.
+//! Members as processes: killed, paused and wiped at random moments while clients write and read.
+//! At the end, every acknowledged append is there once and an unknown one at most once, each
+//! client's appends are in order, and what the clients saw is linearizable.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,8 +27,8 @@ const CLIENTS: usize = 4;
 /// Appends of each client to one key: reads of it stay short.
 const APPENDS_A_KEY: usize = 100;
 
-/// The seed of a test's random moments, printed; `SYNCRAFT_SEED` repeats one, as far as the machine
-/// does.
+/// Random moments from a seed, which is printed. `SYNCRAFT_SEED` repeats a seed, as far as the
+/// machine allows.
 fn random() -> fastrand::Rng {
     let given = std::env::var("SYNCRAFT_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
@@ -36,15 +36,16 @@ fn random() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// What became of one client's appends, in order.
+/// The results of one client's appends, in order.
 type Appends = Vec<Result<(), ClerkErrorKind>>;
 
 fn key(n: usize) -> String {
-    // In the order of their names.
+    // Keys in alphabetical order.
     format!("log{:06}", n / APPENDS_A_KEY)
 }
 
-/// Appends and reads until told to end, and until so many are acknowledged that they say something.
+/// Appends and reads until it is told to end, and until enough appends are acknowledged to be
+/// meaningful.
 fn client(number: usize, clerk: &Clerk, history: &History, is_over: &AtomicBool) -> Appends {
     let mut appends = Appends::new();
     let mut acknowledged = 0;
@@ -64,7 +65,7 @@ fn client(number: usize, clerk: &Clerk, history: &History, is_over: &AtomicBool)
     appends
 }
 
-/// Ends the clients with the thread that makes trouble, however that ends.
+/// Ends the clients with the thread that makes trouble, however that thread ends.
 struct EndsWith<'a>(&'a AtomicBool);
 
 impl Drop for EndsWith<'_> {
@@ -73,7 +74,7 @@ impl Drop for EndsWith<'_> {
     }
 }
 
-/// Clients at work while `trouble` does what it does; all members must run at its end.
+/// Clients work while `trouble` runs. All members must run at its end.
 fn under_load(cluster: &mut Processes, trouble: impl FnOnce(&mut Processes)) {
     let (history, is_over) = (History::new(), AtomicBool::new(false));
     let appends: Vec<Appends> = thread::scope(|scope| {
@@ -127,7 +128,7 @@ fn check_appends(log: &str, client: usize, appends: &Appends) {
     }
 }
 
-/// So many members at once, at random moments, for some seconds.
+/// Kills this many members at once, at random moments, for some seconds.
 fn check_kills(at_once: usize) {
     let mut random = random();
     let mut cluster = Processes::start(3);
@@ -175,7 +176,7 @@ fn all_killed_at_once_keep_everything() {
     assert_eq!(appended(&cluster.clerk(), "log"), expected);
 }
 
-/// A leader that sleeps through an election and wakes must not answer from what it knew.
+/// A leader that sleeps through an election must not answer from its old state when it wakes.
 #[test]
 fn a_paused_leader_serves_nothing_stale_when_it_wakes() {
     let cluster = Processes::start(3);
@@ -189,7 +190,8 @@ fn a_paused_leader_serves_nothing_stale_when_it_wakes() {
     cluster.signal(paused, "-STOP");
     clerk.put("k", "new").expect("the two others go on");
     thread::scope(|scope| {
-        // Under way before it wakes, so that it is the first thing the old leader sees.
+        // The read is under way before the old leader wakes, so that it is the first thing that it
+        // sees.
         let read = scope.spawn(|| appended(&only_it, "k"));
         cluster.signal(paused, "-CONT");
         assert_eq!(read.join().unwrap(), "new");
@@ -211,7 +213,7 @@ fn kill_9_of_all_at_random_moments_loses_nothing() {
     check_kills(3);
 }
 
-/// It sleeps longer than an election takes, and the first thing that it hears when it wakes is a
+/// It sleeps longer than an election takes, and the first thing that it receives afterwards is a
 /// read.
 #[test]
 fn a_leader_that_is_paused_under_load_answers_nothing_old_when_it_wakes() {
@@ -237,7 +239,7 @@ fn a_leader_that_is_paused_under_load_answers_nothing_old_when_it_wakes() {
     });
 }
 
-/// A member goes only when the two others can do without it.
+/// A member is stopped only while the two others can do without it.
 #[test]
 fn restarts_in_every_order_lose_nothing() {
     let orders = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
@@ -263,7 +265,7 @@ fn restarts_in_every_order_lose_nothing() {
     assert_eq!(appended(&before, "before"), "all of it");
 }
 
-/// All the others are up meanwhile, as they must be: it has forgotten what it had acknowledged.
+/// All others are up meanwhile, as they must be: the member has forgotten what it had acknowledged.
 #[test]
 fn a_member_whose_disk_is_replaced_is_filled_again_under_load() {
     let mut cluster = Processes::start(3);
@@ -279,7 +281,7 @@ fn a_member_whose_disk_is_replaced_is_filled_again_under_load() {
             let has_all = applied(wiped).is_some() && applied(wiped) >= applied(cluster.leader());
             has_all && members[wiped - 1]["joining"] == false
         });
-        // Now it is as good as any: with it, another one can be done without.
+        // Now it counts like any other: with its help, another member can be missed.
         let other = (1..=3).find(|&id| id != wiped && id != cluster.leader()).unwrap();
         cluster.kill(other);
         cluster.clerk().put("after", "with it").unwrap();
@@ -288,8 +290,8 @@ fn a_member_whose_disk_is_replaced_is_filled_again_under_load() {
     assert_eq!(appended(&cluster.clerk(), "before"), "all of it");
 }
 
-/// Damage in the middle of a log is refused in words, and `--rebuild` mends it: the member discards
-/// its data, is filled by the others, and only then counts again.
+/// Damage in the middle of a log is refused with a reason, and `--rebuild` repairs it: the member
+/// discards its data, is filled by the others, and only then counts again.
 #[test]
 fn a_member_whose_log_is_damaged_is_rebuilt() {
     let mut cluster = Processes::start(3);
@@ -307,7 +309,7 @@ fn a_member_whose_log_is_damaged_is_rebuilt() {
     assert_eq!(refused.status.code(), Some(3));
     let words = stderr(&refused);
     assert!(words.contains(&segment.display().to_string()) && words.contains("offset"), "{words}");
-    // With another list of members nothing is discarded.
+    // With another list of members, nothing is discarded.
     let other_list = format!("1={},2=127.0.0.1:1", cluster.ports[damaged - 1].addr());
     let other_list =
         if damaged == 1 { other_list } else { other_list.replace("1=", &format!("{damaged}=")) };
@@ -321,16 +323,16 @@ fn a_member_whose_log_is_damaged_is_rebuilt() {
     cluster.kill(other);
     (0..50).for_each(|n| assert_eq!(appended(&clerk, &format!("k{n}")), "v".repeat(100)));
     clerk.put("after", "with it").unwrap();
-    // From now on it starts as any other.
+    // From now on it starts normally.
     cluster.kill(damaged);
     cluster.restart(damaged);
     cluster.wait_ready();
     assert_eq!(appended(&clerk, "after"), "with it");
 }
 
-/// While one of the others is down a member that has lost its data cannot know what it had
-/// promised: it does not vote, and nothing is lost. One that has its data does not give it up then,
-/// nor where the list names a wrong address.
+/// While another member is down, a member without its data cannot know what it had promised: it
+/// does not vote, and nothing is lost. A member that has its data does not discard it then, nor
+/// when the list has a wrong address.
 #[test]
 fn a_member_without_its_data_waits_for_all_the_others() {
     let mut cluster = Processes::start(3);
@@ -363,7 +365,7 @@ fn a_member_without_its_data_waits_for_all_the_others() {
     assert!(matches!(&appended(&cluster.clerk(), "k")[..], "w" | "x"));
 }
 
-/// It does not start, says who is not there, and has its data still.
+/// It does not start, names the missing member, and still has its data.
 fn check_kept(command: &mut Command, away: usize, meta: &Path, before: &[u8]) {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
@@ -378,15 +380,15 @@ fn members_now(cluster: &Processes) -> Vec<serde_json::Value> {
     status["members"].as_array().unwrap().clone()
 }
 
-/// Connections that say nothing, three times as many as the leader takes: a client that comes then
-/// is served in their place, and nobody else notices.
+/// Three times as many silent connections as the leader takes: a new client is served in place of
+/// one of them, and nobody else notices.
 #[test]
 fn thousands_of_idle_connections_cost_no_leader() {
     alone(|| {
         const IDLE: usize = 3_000;
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-        // A machine with too much to do is no reason to lose a leader.
+        // A busy machine must not cost the leader its leadership.
         let cluster = Processes::start_with(3, &["--election-timeout", "1s"]);
         let clerk = cluster.clerk();
         clerk.put("k", "v").unwrap();
@@ -412,15 +414,15 @@ fn thousands_of_idle_connections_cost_no_leader() {
     });
 }
 
-/// Each writes once and is never seen again. What a member remembers of them has a bound; once it
-/// is reached, more of them cost no memory but what the allocator loses between the pieces. Those
-/// remembered take some 300 bytes each.
+/// Each client writes once and is never seen again. What a member remembers of clients has a bound.
+/// Once it is reached, more clients cost no memory except what the allocator loses between
+/// allocations. Each remembered client takes about 300 bytes.
 #[test]
 fn a_hundred_thousand_clients_that_come_and_go_leave_no_memory_behind() {
-    /// Less than half of what these would take if they were all remembered.
+    /// Less than half of what these clients would take if all of them were remembered.
     const GROWTH_MAX_KIB: usize = 48 << 10;
     let cluster = Processes::start(1);
-    // With a snapshot after each hundred thousand: the log has a bound of its own.
+    // With a snapshot after each hundred thousand, because the log has a bound of its own.
     let hundred_thousand = |nth: usize| {
         passing_clients(&cluster, nth * SESSIONS_MAX..(nth + 1) * SESSIONS_MAX);
         memory_kib(&cluster, 1)
@@ -454,7 +456,7 @@ fn passing_clients(cluster: &Processes, numbers: std::ops::Range<usize>) {
         };
         let done = done.clone();
         stub.put_append_then(&args, Instant::now() + PATIENCE, move |reply| {
-            // Nobody waits any more if the test has failed.
+            // Nobody waits if the test has failed.
             let _ = done.send(reply.is_ok_and(|reply| &reply.err[..] == b"OK"));
         });
         under_way += 1;
@@ -463,7 +465,7 @@ fn passing_clients(cluster: &Processes, numbers: std::ops::Range<usize>) {
     wait(&mut under_way, 0);
 }
 
-/// What a member takes once its log is short again: the log has a bound of its own.
+/// A member's memory once its log is short again, because the log has a bound of its own.
 fn memory_kib(cluster: &Processes, id: usize) -> usize {
     let done = syncraft(&["snapshot", "--members", &cluster.members()]);
     assert!(done.status.success(), "{}", stderr(&done));
@@ -473,7 +475,7 @@ fn memory_kib(cluster: &Processes, id: usize) -> usize {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The system takes connections and bytes for a process that is stopped.
+/// The system accepts connections and bytes for a stopped process.
 #[test]
 fn a_process_that_is_stopped_is_noticed_and_served_by_again_when_it_goes_on() {
     let processes = Processes::start(1);
@@ -484,8 +486,7 @@ fn a_process_that_is_stopped_is_noticed_and_served_by_again_when_it_goes_on() {
     channel.connect_wait(soon()).unwrap();
     processes.signal(1, "-STOP");
     let stopped = Instant::now();
-    // Over the connection that was there, as soon as the signal has reached all its threads, and
-    // over a new one.
+    // Over the existing connection, once the signal has reached all threads, and over a new one.
     let is_lost =
         |error: &CallError| matches!(error, CallError::Lost { .. }) && error.may_have_run();
     let is_noticed = || channel.ping(soon()).is_err_and(|error| is_lost(&error));

@@ -1,5 +1,5 @@
 //! What a member does to its files, and what happens to them and to its process from outside:
-//! permissions, a directory that is taken away, signals that are not meant to end it.
+//! permissions, a directory that is taken away, signals that should not end it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -10,7 +10,7 @@ use std::thread;
 
 use crate::processes::*;
 
-/// The status and the last words of a member that ends by itself.
+/// The exit status and the log of a member that ends by itself.
 fn end_of(cluster: &mut Processes, id: usize) -> (Option<i32>, String) {
     let mut child = cluster.children[id - 1].take().unwrap();
     let mut status = None;
@@ -40,7 +40,7 @@ fn a_signal_that_is_not_meant_to_end_a_member_does_not() {
     assert_eq!(code, Some(0), "{logs}");
 }
 
-/// Everything in a directory, and it.
+/// A directory and everything in it.
 fn all_below(dir: &Path) -> Vec<PathBuf> {
     let mut all = vec![dir.to_owned()];
     for entry in fs::read_dir(dir).unwrap() {
@@ -54,11 +54,11 @@ fn all_below(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn mode(path: &Path) -> Option<u32> {
-    // Files in the making get another name meanwhile.
+    // Files in the making are renamed meanwhile.
     fs::metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o7777)
 }
 
-/// Checks all that is there, and returns how much that is.
+/// Checks the mode of every file, and returns how many there are.
 fn check_private(dir: &Path, but: Option<&Path>) -> usize {
     let all = all_below(dir);
     for path in all.iter().filter(|path| Some(path.as_path()) != but) {
@@ -69,7 +69,7 @@ fn check_private(dir: &Path, but: Option<&Path>) -> usize {
     all.len()
 }
 
-/// A cluster of one that has written segments, a spare one, and a snapshot.
+/// A cluster of one member that has written segments, a spare one, and a snapshot.
 fn start_with_umask(umask: &str) -> Processes {
     let ports = vec![syncraft::testing::Port::free().unwrap()];
     let dir = tempfile::TempDir::with_prefix("syncraft-files-").unwrap();
@@ -127,7 +127,7 @@ fn what_an_older_version_left_readable_is_made_private() {
     check_private(&dir, None);
     assert!(cluster.logs().contains("they are private now"), "{}", cluster.logs());
 
-    // Somebody else's file is there: it may be reached as before, but nothing of ours.
+    // Somebody else's file is there. It stays as readable as before, but none of our files is.
     cluster.kill(1);
     open_to_all(&dir);
     let other = dir.join("notes.txt");
@@ -141,7 +141,7 @@ fn what_an_older_version_left_readable_is_made_private() {
 }
 
 /// A volume that belongs to root and is shared with a group, as Kubernetes makes one with
-/// `fsGroup`: the member may use what is there, but may not change its modes.
+/// `fsGroup`: the member may use the files, but may not change their modes.
 #[test]
 fn a_volume_of_another_user_is_served_from() {
     if !rustix::process::getuid().is_root() {
@@ -152,7 +152,7 @@ fn a_volume_of_another_user_is_served_from() {
     write_much(&cluster);
     let dir = cluster.data_dir(1);
     cluster.kill(1);
-    // The member is killed at this point of replacing it.
+    // The member is killed at this point of the replacement.
     fs::write(dir.join("meta.tmp"), "half of it").unwrap();
     const USER: u32 = 31_337;
     for path in all_below(&dir) {
@@ -160,7 +160,7 @@ fn a_volume_of_another_user_is_served_from() {
         let mode = if path.is_dir() { 0o2770 } else { 0o660 };
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
     }
-    // So that the other user reaches the directory and the program, wherever these are.
+    // So that the other user reaches the directory and the program, wherever they are.
     fs::set_permissions(cluster.dir.path(), Permissions::from_mode(0o755)).unwrap();
     let program = cluster.dir.path().join("syncraft");
     fs::copy(SYNCRAFT, &program).unwrap();
@@ -178,13 +178,13 @@ fn a_volume_of_another_user_is_served_from() {
 
 fn limit_files(cluster: &Processes, id: usize, limit: u64) {
     let pid = cluster.children[id - 1].as_ref().unwrap().id().to_string();
-    // The soft limit only: a process may raise it again up to the other one.
+    // Only the soft limit: a process may raise it again up to the hard one.
     let limit = format!("--nofile={limit}:");
     let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
     assert!(limited.unwrap().success());
 }
 
-/// A new segment needs a descriptor, and so does a snapshot: without one the member waits, and goes
+/// A new segment needs a descriptor, and so does a snapshot: without one, the member waits and goes
 /// on once there is one.
 #[test]
 fn a_member_without_file_descriptors_waits_for_them() {

@@ -1,16 +1,16 @@
-//! The bugs of `tests/mutants`, which `scripts/mutants.sh` puts into the code one at a time: the
-//! script can apply each patch, each changes the program and nothing else, and the table in
-//! `tests/BUGS.md` has it. Whether each bug is still caught is for the script, as that takes a
-//! build each; `scripts/test.sh` runs it on two of them.
+//! The bugs of `tests/mutants`, which `scripts/mutants.sh` puts into the code one at a time. The
+//! script can apply each patch, each patch changes only the program, and the table in
+//! `tests/BUGS.md` has it. Whether each bug is still caught takes a build each: that is the
+//! script's task, and `scripts/test.sh` runs it on two of them.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// A patch, as far as this test looks at it.
+/// The parts of a patch that these tests check.
 struct Mutant {
     name: String,
-    /// The free text before the first file.
+    /// The text before the first file.
     head: Vec<String>,
     /// The files that it changes.
     files: Vec<String>,
@@ -46,7 +46,7 @@ fn mutants() -> Vec<Mutant> {
     .collect()
 }
 
-/// The script itself says so: a patch that a reader of it takes for whole, git may refuse.
+/// The script itself checks this: git may refuse a patch that looks complete.
 #[test]
 fn the_script_can_apply_each_patch() {
     let script = root().join("scripts/mutants.sh");

@@ -1,6 +1,6 @@
-//! Output that cannot be written: every command, each of its two streams, in each way. A result
-//! that cannot be written is a failure (3); what a person would have been told is not. No command
-//! ends with a status that is not documented.
+//! Output that cannot be written: every command, each of its two streams, in every way. A command
+//! whose result cannot be written fails with status 3; a lost message to a person is not a failure.
+//! Every exit status is a documented one.
 
 use std::fs::File;
 use std::process::{Command, Output, Stdio};
@@ -16,7 +16,7 @@ enum Broken {
     Full,
     /// It was closed before the start.
     Closed,
-    /// It is a pipe that nobody reads any more.
+    /// It is a pipe without a reader.
     Unread,
 }
 
@@ -28,7 +28,7 @@ enum Stream {
 
 const BROKEN: [Broken; 3] = [Broken::Full, Broken::Closed, Broken::Unread];
 
-/// The command with a stream that is broken. Only a shell can close one.
+/// The command with a broken stream. Only a shell can close one.
 fn broken(args: &[&str], stream: Stream, how: Broken) -> Command {
     let mut command = match (how, stream) {
         (Broken::Closed, Stream::Stdout) => closing(">&-"),
@@ -119,7 +119,7 @@ fn a_broken_stream_costs_what_stands_on_it_and_no_more() {
     }
 }
 
-/// A signal would end it with a status that is not documented.
+/// A signal would end it with an undocumented status.
 #[test]
 fn a_result_over_the_limit_on_files_is_a_failure_in_words() {
     let cluster = Processes::start(1);
@@ -148,7 +148,7 @@ fn a_server_serves_whoever_reads_what_it_says() {
         let data_dir = dir.path().join(number.to_string());
         let args = ["server", "--id", "1", "--members", &members, "--data-dir"];
         let mut command = broken(&[&args[..], &[data_dir.to_str().unwrap()]].concat(), stream, how);
-        // The other stream is left as it is, and the log says much.
+        // The other stream is intact, and the log is verbose.
         command.env("RUST_LOG", "debug");
         match stream {
             Stream::Stdout => command.stderr(Stdio::null()),
@@ -164,7 +164,7 @@ fn a_server_serves_whoever_reads_what_it_says() {
     }
 }
 
-/// What a member cannot say as it fails it does not say; its status is what it would be.
+/// A member that fails to start and cannot print the reason ends with the same status.
 #[test]
 fn a_server_that_cannot_start_fails_as_documented_unheard() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Members as processes of the `syncraft` command.
+//! What these tests share: members as processes of the `syncraft` command.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl Processes {
         Processes::start_with(size, &[])
     }
 
-    /// With more options than usual.
+    /// With additional options.
     pub(crate) fn start_with(size: usize, options: &[&str]) -> Processes {
         let ports = (0..size).map(|_| Port::free().unwrap()).collect();
         let dir = tempfile::TempDir::with_prefix("syncraft-processes-").unwrap();
@@ -63,7 +63,7 @@ impl Processes {
         self.restart_with(id, &[]);
     }
 
-    /// With more options than usual.
+    /// With additional options.
     pub(crate) fn restart_with(&mut self, id: usize, options: &[&str]) {
         let log = File::options()
             .create(true)
@@ -96,7 +96,7 @@ impl Processes {
         assert!(ready.status.success(), "no leader: {}\n{}", stderr(&ready), self.logs());
     }
 
-    /// Who leads: on a busy machine there may be an election just now.
+    /// The member that leads. On a busy machine an election may be under way.
     pub(crate) fn leader(&self) -> usize {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {

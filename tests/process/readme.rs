@@ -1,6 +1,6 @@
-//! What the README tells its readers to type, typed: each of its shell blocks runs in a shell, with
-//! ports and directories of the test's own in the place of those in the text. Its Rust programs are
-//! doctests (`src/lib.rs`), and the service of its RPC section is tested where it lives
+//! Runs what the README tells its readers to type. Each of its shell blocks runs in a shell, with
+//! the test's own ports and directories in place of those in the text. The README's Rust programs
+//! are doctests (`src/lib.rs`), and the service in its RPC section is tested in its own crate
 //! (`examples/friend_service/tests`).
 
 use std::fs;
@@ -14,7 +14,7 @@ use syncraft::testing::Port;
 
 use crate::processes::{PATIENCE, Processes, stderr, syncraft};
 
-/// A fenced piece of the README.
+/// A fenced block of the README.
 struct Block {
     language: String,
     text: String,
@@ -26,7 +26,7 @@ fn root() -> &'static Path {
 
 fn blocks() -> Vec<Block> {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    // Between two fences is a block, between two blocks is prose.
+    // The text between two fences is a block, and the text between two blocks is prose.
     let fenced = readme.split("\n```").skip(1).step_by(2);
     fenced
         .map(|block| {
@@ -44,7 +44,7 @@ fn shell_block(mark: &str) -> String {
     block.text
 }
 
-/// Puts what the test has in the place of what the README has. Each must be there, or the test
+/// Replaces parts of the README's text with the test's own. Each part must be there, or the test
 /// would run something else.
 fn with(text: &str, replacements: &[(&str, &str)]) -> String {
     replacements.iter().fold(text.to_owned(), |text, (from, to)| {
@@ -53,7 +53,7 @@ fn with(text: &str, replacements: &[(&str, &str)]) -> String {
     })
 }
 
-/// A shell that stops at the first command that fails, in the root of the repository.
+/// A shell in the root of the repository that stops at the first command that fails.
 fn shell(text: &str, env: &[(&str, &str)]) -> Command {
     let theirs = ["7001", "/var/lib", "target/release"].iter().find(|it| text.contains(**it));
     assert_eq!(theirs, None, "this would touch what is not the test's:\n{text}");
@@ -78,15 +78,14 @@ fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_syncraft")
 }
 
-/// The first of three ports in a row that nobody listens on, below those that the kernel gives to
-/// others.
+/// The first of three consecutive ports that are free, below those that the kernel assigns.
 fn three_ports() -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut bases = std::iter::repeat_with(|| fastrand::u16(12_000..32_000)).take(1_000);
     bases.find(|&base| (base..base + 3).all(is_free)).expect("three free ports in a row")
 }
 
-/// Stops the cluster that a block has started, whatever becomes of the test.
+/// Stops the cluster that a block has started, however the test ends.
 struct Stopped<'a>(&'a [(&'a str, &'a str)]);
 
 impl Drop for Stopped<'_> {
@@ -104,8 +103,7 @@ impl Drop for Killed {
     }
 }
 
-/// A block that is new needs a test: each is one of those that the tests below take, by these
-/// words.
+/// A new block needs a test: these words identify the blocks that the tests below run.
 #[test]
 fn every_block_has_its_test() {
     for Block { language, text } in blocks() {
@@ -140,7 +138,7 @@ fn the_first_cluster() {
     let env = [("DIR", &*cluster_dir), ("BASE_PORT", &*base_port)];
     let ports: Vec<String> = (base..base + 3).map(|port| port.to_string()).collect();
 
-    // The second command runs all tests, this one among them.
+    // The second command runs all tests, including this one.
     let start = with(
         &shell_block("scripts/cluster.sh start"),
         &[("scripts/test.sh ", "true "), ("ports 7001 to 7003", "the ports of this test")],
@@ -174,7 +172,7 @@ fn the_first_cluster() {
     assert_eq!(left.matches("not running").count(), 3, "{left}");
 }
 
-/// A member on each of several machines, then one whose data is given up.
+/// A member on each of several machines; then the data of one of them is discarded.
 #[test]
 fn several_machines_and_a_damaged_member() {
     let dir = tempfile::tempdir().unwrap();
@@ -236,7 +234,7 @@ fn several_machines_and_a_damaged_member() {
     }
 }
 
-/// Fewer and shorter runs; etcd and Redis only take part where someone wants them to.
+/// Fewer and shorter runs. etcd and Redis take part only if they are asked for.
 #[test]
 fn the_benchmarks() {
     let cluster = Processes::start(3);
@@ -253,7 +251,7 @@ fn the_benchmarks() {
     ];
     let said = run(&text, &env);
     assert!(said.contains("64 clients"), "{said}");
-    // Each row of the page has its number: a dash stands for one that is missing.
+    // Each row of the page has a number: a dash would stand for a missing one.
     let rows: Vec<&str> = said.lines().filter(|line| line.starts_with("| ")).collect();
     for row in ["put, 256 B, 64 clients", "get, 256 B, 1 client", "`kill -9` of the leader"] {
         let cell = rows.iter().find(|line| line.contains(row)).unwrap_or_else(|| panic!("{said}"));
@@ -261,7 +259,7 @@ fn the_benchmarks() {
     }
 }
 
-/// A crate that has these lines, and a checkout of this one beside it, has syncraft.
+/// A crate with these lines, beside a checkout of this repository, can use syncraft.
 #[test]
 fn the_lines_for_a_manifest() {
     let dir = tempfile::tempdir().unwrap();
@@ -273,7 +271,7 @@ fn the_lines_for_a_manifest() {
     let block = blocks().into_iter().find(|it| it.language == "toml").expect("it is there").text;
     let head = "[package]\nname = \"user\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n";
     fs::write(user.join("Cargo.toml"), format!("{head}{block}\n")).unwrap();
-    // Nothing is built or fetched: it is found, and what it needs can be had.
+    // Nothing is built or fetched: cargo finds the crate, and its dependencies are available.
     let tree = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--depth", "1"])
         .current_dir(&user)

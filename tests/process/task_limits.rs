@@ -45,7 +45,7 @@ impl Crowd {
         Crowd { stop, connected, thread: Some(thread::spawn(run)) }
     }
 
-    /// Until each of them has been there, and many again.
+    /// Waits until each of them was connected, and many of them again.
     fn wait_until_it_is_there(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.connected.load(Ordering::SeqCst) < 2 * CROWD {
@@ -70,19 +70,19 @@ fn is_root() -> bool {
     rustix::process::getuid().is_root()
 }
 
-/// A user whom nobody else is.
+/// A user id that nothing else uses.
 fn user() -> u32 {
     static USERS: AtomicUsize = AtomicUsize::new(0);
     let number = USERS.fetch_add(1, Ordering::SeqCst) as u32;
     20_000 + (10 * std::process::id() + number) % 40_000
 }
 
-/// Starts a program as `user` under `TASKS_MAX` tasks. The limit comes first: whoever sets it has
-/// to be more than that user.
+/// Starts a program as `user` with a limit of `TASKS_MAX` tasks. The limit comes first, because
+/// only a privileged user can set it for another one.
 fn as_user(program: &Path, user: u32) -> Command {
     let mut command = Command::new("prlimit");
-    // Where this process is not root, it is bound as it is, and what its user runs beside it
-    // counts.
+    // If this process is not root, the limit applies to its own user, and that user's other
+    // processes count.
     let others = if is_root() { 0 } else { tasks_of_this_user() };
     command.arg(format!("--nproc={}", TASKS_MAX + others)).arg("--").arg(program);
     if is_root() {
@@ -106,19 +106,20 @@ fn has_prlimit() -> bool {
     has
 }
 
-/// A control group with `TASKS_MAX` tasks, of version 1 or 2; gone when dropped. `None` where none
-/// can be made.
+/// A control group of version 1 or 2 with `TASKS_MAX` tasks, removed when dropped. `None` if none
+/// can be created.
 struct Group(PathBuf);
 
 impl Group {
     fn new() -> Option<Group> {
         let name = format!("syncraft-test-{}", std::process::id());
-        // The hierarchies of version 1 and 2, and where a machine with version 1 has that of 2.
+        // The hierarchies of version 1 and 2, and the place of version 2 on a machine with version
+        // 1.
         let parents = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
         parents.iter().find_map(|parent| {
             let group = Group(Path::new(parent).join(&name));
             fs::create_dir(&group.0).ok()?;
-            // Not a mere directory beside hierarchies.
+            // Not just a directory beside the hierarchies.
             fs::metadata(group.0.join("cgroup.procs")).ok()?;
             fs::write(group.0.join("pids.max"), TASKS_MAX.to_string()).ok().map(|()| group)
         })
@@ -127,7 +128,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // As long as a process that was killed is not quite gone it is busy.
+        // It is busy until a process that was killed is completely gone.
         let deadline = Instant::now() + PATIENCE;
         while fs::remove_dir(&self.0).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
             && Instant::now() < deadline
@@ -137,7 +138,7 @@ impl Drop for Group {
     }
 }
 
-/// Starts member `id` anew through `command`, which gets the program's arguments.
+/// Restarts member `id` through `command`, which gets the program's arguments.
 fn restart_by(processes: &mut Processes, id: usize, mut command: Command) {
     let args: Vec<_> = processes.command(id).get_args().map(ToOwned::to_owned).collect();
     let log = processes.dir.path().join(format!("{id}.log"));
@@ -167,7 +168,7 @@ fn give(dir: &Path, user: u32) {
     }
 }
 
-/// Three members of which the leader is limited; `limited` starts it again so.
+/// Three members. `limited` restarts the leader with a limit.
 fn start(limited: impl FnOnce(&mut Processes, usize)) -> (Processes, usize) {
     let mut processes = Processes::start(3);
     let id = processes.leader();
@@ -182,7 +183,7 @@ fn start(limited: impl FnOnce(&mut Processes, usize)) -> (Processes, usize) {
     (processes, id)
 }
 
-/// What member `id` says of itself; null if it does not answer.
+/// What member `id` reports about itself; null if it does not answer.
 fn status_of(processes: &Processes, id: usize) -> serde_json::Value {
     let alone = format!("{id}={}", processes.ports[id - 1].addr());
     let status = syncraft(&["status", "--json", "--members", &alone]);
@@ -190,8 +191,8 @@ fn status_of(processes: &Processes, id: usize) -> serde_json::Value {
     status["members"][0].clone()
 }
 
-/// A follower that is killed and comes back has a leader again, and a client that comes writes, as
-/// long as the crowd is there.
+/// While the crowd is there, a killed follower comes back and finds the leader, and a new client
+/// can write.
 fn check(processes: &mut Processes, leader: usize) {
     let crowd = Crowd::gather(processes.ports[leader - 1].addr());
     crowd.wait_until_it_is_there();
@@ -205,7 +206,7 @@ fn check(processes: &mut Processes, leader: usize) {
             break;
         }
         assert!(Instant::now() < deadline, "it stays without that leader: {status}");
-        // On a busy machine another one may have come to lead.
+        // On a busy machine another member may have become the leader.
         if status["leader"].is_u64() {
             let all = processes.members();
             syncraft(&["transfer", &leader.to_string(), "--members", &all]);
@@ -252,7 +253,7 @@ fn a_limit_on_a_control_groups_tasks_keeps_no_peers_out() {
     drop(processes);
 }
 
-/// Processes that do nothing; ended when dropped.
+/// Processes that do nothing, and end when dropped.
 struct Idlers(Vec<Child>);
 
 impl Drop for Idlers {
@@ -264,8 +265,8 @@ impl Drop for Idlers {
     }
 }
 
-/// What was free when it started is used up by other programs of its user: nothing that it could
-/// have known.
+/// Other programs of its user use up the tasks that were free when the member started: the member
+/// could not have known.
 #[test]
 fn others_that_take_the_tasks_away_keep_no_peers_out() {
     if !is_root() {
@@ -283,9 +284,9 @@ fn others_that_take_the_tasks_away_keep_no_peers_out() {
     });
     let idler = || as_user(Path::new("sleep"), user).arg("1000").spawn();
     let mut idlers = Idlers((0..TASKS_MAX).map_while(|_| idler().ok()).collect());
-    // Some failed only as they became `sleep`.
+    // Some failed only when they executed `sleep`.
     idlers.0.retain_mut(|it| !matches!(it.try_wait(), Ok(Some(_))));
-    // A few are left, fewer than the crowd would take.
+    // A few tasks are left, fewer than the crowd would take.
     for mut idler in idlers.0.drain(..30.min(idlers.0.len())) {
         let _ = idler.kill();
         let _ = idler.wait();

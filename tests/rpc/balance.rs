@@ -1,4 +1,4 @@
-//! Calls spread over several servers, of which some go, come back, or never answer.
+//! Calls spread over several servers. Some of the servers go away, come back, or never answer.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ use syncraft::rpc::{
 use crate::raw::*;
 use crate::support::*;
 
-/// Targets that probe soon.
+/// Targets with short times between probes.
 fn builder(addrs: &[SocketAddr]) -> TargetsBuilder {
     Targets::builder(FixedSource::new(addrs.iter().copied()))
         .cool_down(Duration::from_millis(20), Duration::from_millis(100))
@@ -39,7 +39,7 @@ fn echo_once(targets: &Targets) {
     assert_eq!(call_by(targets, "Echo", "x", soon()).unwrap(), "x");
 }
 
-/// A TCP socket with a port of its own.
+/// A TCP socket bound to a port of its own.
 fn bound() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -47,7 +47,7 @@ fn bound() -> (Socket, SocketAddr) {
     (socket, addr)
 }
 
-/// A socket that accepts no connection: its backlog is full, so the kernel drops what comes.
+/// A socket that accepts no connection: its backlog is full, so the kernel drops new ones.
 fn black_hole() -> (Socket, Vec<io::Result<TcpStream>>, SocketAddr) {
     let (socket, addr) = bound();
     socket.listen(0).unwrap();
@@ -56,7 +56,7 @@ fn black_hole() -> (Socket, Vec<io::Result<TcpStream>>, SocketAddr) {
     (socket, fill, addr)
 }
 
-/// Serves on a port that served before.
+/// Serves on a port that was served before.
 fn serve_again(addr: SocketAddr) -> (Server, Arc<TestService>) {
     let service = Arc::new(TestService::default());
     let server = Server::builder().service(Published(service.clone())).bind(addr.to_string());
@@ -91,7 +91,7 @@ fn a_stopped_server_costs_no_call_an_error_and_is_used_again_when_it_is_back() {
     (0..6).for_each(|_| echo_once(&targets));
     let (stopped, service) = servers.remove(0);
     stopped.stop();
-    // Long enough for some probes that fail.
+    // Long enough for some failed probes.
     let until = Instant::now() + Duration::from_millis(300);
     while Instant::now() < until {
         echo_once(&targets);
@@ -110,7 +110,7 @@ fn a_stopped_server_costs_no_call_an_error_and_is_used_again_when_it_is_back() {
 fn with_one_dead_endpoint_no_concurrent_caller_gets_an_error() {
     let servers: Vec<_> = (0..2).map(|_| serve(Limits::default())).collect();
     let mut addrs: Vec<_> = servers.iter().map(|(server, _)| server.local_addr()).collect();
-    // Bound, so that nobody else gets the port, and not listened on.
+    // Bound, so that nobody else gets the port, but not listening.
     let (_socket, dead) = bound();
     addrs.insert(0, dead);
     let targets = builder(&addrs).balancer(LeastConnections::new()).build();
@@ -222,15 +222,14 @@ fn a_server_that_does_not_answer_is_left_alone_after_three_calls() {
     while !is_left_alone(&targets, addr) {
         let deadline = Instant::now() + Duration::from_millis(250);
         if let Err(error) = call_by(&targets, "Echo", "x", deadline) {
-            // The silence of several calls adds up: then the connection is given up under one of
-            // them.
+            // Silence adds up over several calls; then one of them gives the connection up.
             let is_silence =
                 matches!(error, CallError::TimedOut { sent: true, .. } | CallError::Lost { .. });
             assert!(is_silence, "{error}");
             errors += 1;
         }
     }
-    // More only if the other one did not answer in time.
+    // More would mean that the other one did not answer in time.
     assert!(errors >= 3, "{errors}");
     let before = service.calls();
     (0..20).for_each(|_| echo_once(&targets));

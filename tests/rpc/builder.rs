@@ -1,4 +1,5 @@
-//! How a server is made: settings that contradict each other are errors that say so, and the port is there before it serves.
+//! How a server is built: contradicting settings are errors that name them, and the port is bound
+//! before the server starts.
 
 use std::net::{Shutdown, TcpListener};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use syncraft::rpc::{Call, Fairness, Limits, Server, ServerBuilder, ServerError, 
 use crate::raw::*;
 use crate::support::*;
 
-/// What should not happen has not happened for so long.
+/// How long to wait for something that must not happen.
 const SOON: Duration = Duration::from_millis(100);
 
 fn published() -> Published {
@@ -21,7 +22,7 @@ fn builder() -> ServerBuilder {
     Server::builder().service(published()).bind("127.0.0.1:0")
 }
 
-/// A builder that is refused, in words that name what is wrong.
+/// The error of a builder that is refused; it names what is wrong.
 fn check_refused(builder: ServerBuilder, words: &str) -> ServerError {
     let error = builder.build().expect_err(words);
     assert!(error.to_string().contains(words), "\"{error}\" instead of \"{words}\"");
@@ -32,7 +33,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Two ports, one behind the other, of which the first is taken.
+/// Two consecutive ports; the first one is taken.
 fn taken_and_free() -> (TcpListener, u16) {
     for _ in 0..1000 {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -50,7 +51,7 @@ fn taken_and_free() -> (TcpListener, u16) {
 fn without_an_address_nothing_is_built() {
     let error = check_refused(Server::builder().service(published()), "no address");
     assert!(matches!(error, ServerError::NoAddress));
-    // Ports alone are on no machine.
+    // Ports without a host.
     let port = free_port();
     check_refused(Server::builder().service(published()).ports(port..=port), "no address");
 }
@@ -92,7 +93,7 @@ fn a_name_belongs_to_one_service() {
     check_refused(builder().reserved_service(published()), "\"testRpc\"");
 }
 
-/// A service of this name.
+/// A service with this name.
 struct Named(&'static str, &'static [&'static str]);
 
 impl Service for Named {
@@ -140,12 +141,13 @@ fn limits_of_any_time_are_none() {
     let (server, service) = serve_with(|builder| builder.limits(limits).handlers(1));
     let mut raw = Raw::connect(server.local_addr());
     let bytes = request("Hold", 1, "x");
-    // The rest of a frame is waited for, ...
+    // The server waits for the rest of a frame, ...
     raw.send(&bytes[..20]);
     raw.expect_silence(SOON);
     raw.send(&bytes[20..]);
     service.wait_held(1);
-    // ... and so is the answer of a client that has closed its sending side.
+    // ... and it keeps the connection of a client that has closed its sending side and waits for an
+    // answer.
     raw.0.shutdown(Shutdown::Write).unwrap();
     raw.expect_silence(SOON);
     let (args, call) = service.take_held().pop().unwrap();
@@ -173,7 +175,7 @@ fn port_0_is_reported_as_what_it_became() {
 fn a_listener_of_ones_own_is_served_on() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    // One that was made for polling is no worse.
+    // A listener in non-blocking mode works as well.
     listener.set_nonblocking(true).unwrap();
     let server = Server::builder().service(published()).listener(listener).build().unwrap().start();
     assert_eq!(server.local_addr(), addr);
@@ -201,7 +203,7 @@ fn ports_that_are_none_are_refused() {
     let none = 2..=1;
     let error = builder().ports(none).build().unwrap_err();
     assert!(matches!(error, ServerError::Bind { .. }), "{error}");
-    // A listener has its port.
+    // A listener brings its own port.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     check_refused(Server::builder().listener(listener).ports(1..=2), "listener");
 }

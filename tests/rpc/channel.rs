@@ -1,4 +1,4 @@
-//! A channel against our own server: many calls at once, deadlines, losses, ends.
+//! A channel against our own server: many calls at once, deadlines, losses, the end of the channel.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use syncraft::rpc::{CallError, CallOptions, Channel, FrameLimits, Limits, Method
 use crate::raw::*;
 use crate::support::*;
 
-/// An async call; its outcome comes through the receiver.
+/// Makes an async call. The receiver gets its outcome.
 fn call_then(
     channel: &Channel,
     method: &'static str,
@@ -120,7 +120,8 @@ fn what_is_too_long_fails_alone() {
     let error = call(&narrow, "Echo", vec![0; 1000]).unwrap_err();
     assert!(matches!(error, CallError::NotSent { .. }) && !error.may_have_run(), "{error}");
     assert_eq!(service.calls(), 0);
-    // A reply too long for the client, one too long for the server, arguments too long for the server.
+    // In turn: a reply too long for the client, a reply too long for the server, arguments too long
+    // for the server.
     assert!(matches!(call(&narrow, "Big", "2000").unwrap_err(), CallError::BadReply { .. }));
     let wide = channel(server.local_addr()).lazy();
     for (method, data, code) in [
@@ -139,8 +140,8 @@ fn what_is_too_long_fails_alone() {
     assert_eq!(server.connections(), 2);
 }
 
-/// Each time it connects it asks anew: a resolver that fails costs the calls that wait for it, and one that changes its answer is
-/// believed.
+/// The channel resolves the name before each connect. A resolver that fails costs only the calls
+/// that wait for it, and a changed answer is used.
 #[test]
 fn a_server_that_moves_is_found_again() {
     let (servers, answers) = ([serve(Limits::default()), serve(Limits::default())], Mutex::new(0));
@@ -249,7 +250,7 @@ fn a_server_that_takes_no_bytes_holds_nobody_beyond_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let channel = channel(listener.local_addr().unwrap()).connect(soon()).unwrap();
     let began = Instant::now();
-    // Some are taken in, and then no more.
+    // Some calls fit into the buffers, and then no more.
     let mut kinds = (0, 0);
     while kinds.0 == 0 || kinds.1 == 0 {
         assert!(began.elapsed() < LONG, "{kinds:?}");
@@ -295,7 +296,7 @@ fn a_connect_without_an_answer_ends_at_the_deadline_of_each_call() {
         .call::<_, Echo>(&Method::new("testRpc", "Echo"), &echo("x"), within(50))
         .unwrap_err();
     for error in [error, pending.recv_timeout(LONG).unwrap().unwrap_err()] {
-        // Not `NotSent`, which is what the end of the attempt to connect would make of it.
+        // Not `NotSent`, which the end of the connection attempt would give.
         assert!(matches!(error, CallError::TimedOut { sent: false, .. }), "{error}");
     }
     let error = call(&channel, "Echo", "x").unwrap_err();
@@ -470,7 +471,7 @@ fn a_server_that_answers_nonsense_loses_the_connection_only() {
         }
         assert!(error.may_have_run());
     }
-    // An answer that is no reply of this method fails the call alone.
+    // An answer that is not a reply of this method fails only its call.
     let pending = call_then(&channel, "Echo", "x", soon());
     let (mut server, _) = listener.accept().unwrap();
     let mut raw = Raw(server.try_clone().unwrap());
@@ -483,7 +484,8 @@ fn a_server_that_answers_nonsense_loses_the_connection_only() {
     assert!(channel.is_connected());
 }
 
-/// Nobody reads an idle connection of blocking callers; a call that finds it closed has not been sent over it.
+/// Nobody reads an idle connection of blocking callers. A call that finds it closed was not sent
+/// over it.
 #[test]
 fn an_idle_connection_that_was_closed_costs_no_call() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -513,7 +515,8 @@ fn answer_one(raw: &mut Raw) {
     raw.send(&frame(&reply_head, &reply));
 }
 
-/// Of several callers one reads for all; when its own call ends, in whatever way, another one goes on.
+/// One of several callers reads for all. When its own call ends, in any way, another one takes
+/// over.
 #[test]
 fn callers_hand_the_reading_over() {
     let (server, service) = serve(Limits::default());
@@ -522,7 +525,7 @@ fn callers_hand_the_reading_over() {
         .map(|i| {
             let channel = channel.clone();
             thread::spawn(move || {
-                // Every other one gives up early.
+                // Every other caller gives up early.
                 let deadline = if i % 2 == 0 { within(300) } else { soon() };
                 let args = echo(format!("{i}"));
                 channel.call::<_, Echo>(&Method::new("testRpc", "Hold"), &args, deadline)
@@ -530,7 +533,7 @@ fn callers_hand_the_reading_over() {
         })
         .collect();
     service.wait_held(6);
-    // These come and go beside them, and read while they are there.
+    // These callers come and go, and read while they are there.
     for _ in 0..50 {
         assert_eq!(call(&channel, "Echo", "quick".to_owned()).unwrap(), "quick");
     }
@@ -547,7 +550,7 @@ fn callers_hand_the_reading_over() {
     }
 }
 
-/// The first completion gives the channel a reader of its own, also while a caller reads.
+/// The first completion gives the channel a reader of its own, even while a caller reads.
 #[test]
 fn completions_run_on_no_callers_thread() {
     let (server, service) = serve(Limits::default());

@@ -1,4 +1,5 @@
-//! What a channel does with its connection: waits for a server, numbers its calls, leaves when told, closes when idle.
+//! What a channel does with its connection: it waits for a server, numbers its calls, leaves when
+//! told to, and closes when idle.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::peers::*;
 use crate::raw::*;
 use crate::support::*;
 
-/// A port that takes no more connections, and does not say so.
+/// A port that takes no more connections and does not say so.
 fn black_hole() -> (SocketAddr, impl Sized) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
@@ -43,7 +44,7 @@ fn a_server_that_starts_late_is_waited_for() {
     });
 }
 
-/// Its port is there before it is: connections are taken, and nothing is answered.
+/// The port exists before the server does: connections are accepted, and nothing is answered.
 #[test]
 fn a_server_that_is_bound_is_waited_for_until_it_serves() {
     let service = Arc::<TestService>::default();
@@ -179,7 +180,8 @@ fn an_idle_connection_that_the_channel_reads_is_closed_and_the_next_call_connect
     wait_until("the idle connection is closed", || server.connections() == 0);
 }
 
-/// A call may meet the server's farewell on its way. Then it has not run, and is made again.
+/// A call may cross the server's announcement that it closes. Then the call has not run and is made
+/// again.
 #[test]
 fn the_idle_limit_of_a_server_costs_no_call() {
     const CALLS: u64 = 60;
@@ -200,7 +202,7 @@ fn the_idle_limit_of_a_server_costs_no_call() {
             let options = CallOptions::default();
             let reply: Echo = retrying.invoke(&method("Echo"), &options, &args, soon()).unwrap();
             assert_eq!(reply, args);
-            // Now and then just as long as the server waits.
+            // Sometimes exactly as long as the server waits.
             thread::sleep(idle_timeout.mul_f64(rng.f64() * 1.5));
         }
     }
@@ -213,13 +215,13 @@ fn the_idle_limit_of_a_server_costs_no_call() {
 enum Act {
     Answer,
     Refuse(StatusCode),
-    /// Ends the connection in words, in place of an answer ...
+    /// Ends the connection with a status instead of an answer ...
     Goodbye(StatusCode),
-    /// ... or right behind it.
+    /// ... or right after the answer.
     AnswerAndGoodbye(StatusCode),
     /// Ends it without a word, after an answer ...
     AnswerAndClose,
-    /// ... or in place of one.
+    /// ... or instead of one.
     Close,
 }
 
@@ -240,7 +242,7 @@ impl Act {
         !matches!(self, Act::Answer | Act::Refuse(_))
     }
 
-    /// Whether the connection is still good after it.
+    /// Whether the connection can still be used afterwards.
     fn perform(self, server: &mut Raw) {
         let id = server.next_call().0.call_id;
         match self {
@@ -258,7 +260,7 @@ impl Act {
     }
 }
 
-/// Serves one call after the other, on the connection that it should come over; says how many there were.
+/// Serves calls one after the other, each on the expected connection. Returns how many there were.
 fn perform_all(listener: &TcpListener, acts: &[Act]) -> usize {
     let (mut connection, mut accepted) = (None, 0);
     for act in acts {
@@ -295,7 +297,7 @@ fn check_outcome(act: Act, is_first: bool, outcome: &Result<Echo, CallError>) {
     }
 }
 
-/// 128 calls to a server that does at random what a server may.
+/// 128 calls to a server that does at random whatever a server may do.
 fn check_random(claims: bool) {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
@@ -319,8 +321,8 @@ fn check_random(claims: bool) {
         if act.ends_connection() && i + 1 < acts.len() {
             expected += 1;
         }
-        // A connection whose end is on its way may still take a call, which then is lost. Callers that read find a goodbye with
-        // the answer before it.
+        // A call may still be sent over a connection that is about to end, and is then lost.
+        // Callers that read find the announcement before that, with the answer before it.
         if act == Act::AnswerAndClose || (claims && act.ends_connection()) {
             wait_until("the end is seen", || !channel.is_connected());
         }

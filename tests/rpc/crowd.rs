@@ -25,7 +25,7 @@ fn serve_both(limits: Limits) -> Server {
         .start()
 }
 
-/// Connections whose clients have made a call and hold them.
+/// Connections whose clients have made a call and wait for its answer.
 fn clients(server: &Server, count: usize) -> Vec<Raw> {
     let connect = |_| {
         let mut raw = Raw::connect(server.local_addr());
@@ -51,7 +51,7 @@ fn room_that_clients_fill_is_not_that_of_a_reserved_service() {
     ] {
         let server = serve_both(limits);
         let mut probe = Raw::connect(server.local_addr());
-        // Arguments are announced and do not come.
+        // Arguments are announced and never come.
         let _held: Vec<Raw> = (0..8)
             .map(|_| {
                 let mut raw = Raw::connect(server.local_addr());
@@ -73,7 +73,7 @@ fn announced_uploads_do_not_stop_a_cluster() {
     let leader = cluster.leader().unwrap();
     let clerk = Clerk::builder().members(cluster.members()).timeout(LONG).build().unwrap();
     clerk.put("k", "v").unwrap();
-    // To the followers only: the leader serves clients all along.
+    // Only to the followers: the leader serves clients all the time.
     let followers: Vec<_> = cluster.ids().into_iter().filter(|&id| id != leader).collect();
     let mut held = Vec::new();
     for id in followers {
@@ -104,12 +104,12 @@ fn a_crowd_of_connections_does_not_keep_peers_out() {
     let mut taken = clients(&server, 4);
     let mut early = Raw::connect(server.local_addr());
     peer_is_served(&mut early);
-    // More silent ones than there is room for: the oldest go.
+    // More silent connections than there is room for: the oldest ones are closed.
     let mut silent: Vec<Raw> = (0..50).map(|_| Raw::connect(server.local_addr())).collect();
     let mut late = Raw::connect(server.local_addr());
     peer_is_served(&mut late);
     silent[0].expect_reset();
-    // Nobody who was served has paid for that.
+    // No client that was served has lost its connection.
     for peer in [&mut early, &mut late] {
         peer_is_served(peer);
     }
@@ -133,7 +133,7 @@ fn a_client_too_many_is_told_at_its_first_call_where_peers_are_let_in() {
     oversized.send(&frame(&head("Echo", 1, 17 << 20), b""));
     oversized.expect_status(0, StatusCode::Busy);
     assert_eq!(server.connections_refused(), 2);
-    // One that calls when there is room again is served.
+    // A client that calls once there is room again is served.
     drop((refused, oversized));
     wait_until("they are gone", || server.connections() == 2);
     let mut patient = Raw::connect(server.local_addr());
@@ -165,7 +165,7 @@ fn a_silent_crowd_does_not_keep_clients_out_either() {
     served[0].expect_echo(2, "still here");
 }
 
-/// A thread that refuses a connection may be faster than the one that has started it.
+/// The thread that refuses a connection may run before the thread that started it goes on.
 #[test]
 fn connections_that_are_refused_take_nothing_off_the_count_of_others() {
     let server = serve_both(Limits { connections_max: 1, ..Limits::default() });
@@ -180,7 +180,7 @@ fn connections_that_are_refused_take_nothing_off_the_count_of_others() {
             least
         });
         for _ in 0..30 {
-            // Many at once: what each asks is there before its thread.
+            // Many at once, so that each request is there before its thread.
             let ask = |_| {
                 let mut raw = Raw::connect(server.local_addr());
                 raw.send(&request("Echo", 1, "x"));
@@ -195,7 +195,7 @@ fn connections_that_are_refused_take_nothing_off_the_count_of_others() {
     assert_eq!(server.stats().connections_accepted, 1);
 }
 
-/// They have been told to go, and hold their end.
+/// Clients that were told to go and keep their end open.
 #[test]
 fn a_crowd_that_was_refused_and_stays_keeps_no_peers_out() {
     let server = serve_both(Limits { connections_max: 2, ..Limits::default() });
@@ -251,7 +251,7 @@ fn an_upload_that_does_not_come_is_cut_long_before_all_of_it_would_have_to_be_th
     let (server, _) =
         serve(Limits { frame_timeout: Duration::from_millis(200), ..Limits::default() });
     let mut raw = Raw::connect(server.local_addr());
-    // 64 seconds more, if all of it came as slowly as is allowed.
+    // 64 more seconds, if all of it came at the lowest speed allowed.
     raw.send(&frame(&head("Echo", 1, 16 << 20), &[0; 100]));
     // It waits for less than that.
     raw.expect_closed();

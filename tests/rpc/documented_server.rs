@@ -1,4 +1,5 @@
-//! Our stubs against a server written from the documented format alone: its bytes are taken apart and put together here by hand.
+//! Our stubs against a server written from the documented format alone. It encodes and decodes
+//! bytes by hand.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -30,7 +31,7 @@ enum HeadSize {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Writes {
     AtOnce,
-    /// In two parts, cut within a field, each time somewhere else.
+    /// In two parts, cut within a field, at another place each time.
     InTwo,
 }
 
@@ -57,7 +58,7 @@ impl Value {
     }
 }
 
-/// Seven bits a byte, the lowest first; the eighth says that there is more.
+/// Seven bits a byte, lowest first; the eighth bit says that more bytes follow.
 fn take_varint(bytes: &mut &[u8]) -> u64 {
     let (mut value, mut shift) = (0, 0);
     loop {
@@ -79,7 +80,7 @@ fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// A message's fields by their numbers.
+/// A message's fields by number.
 fn fields(mut bytes: &[u8]) -> HashMap<u64, Value> {
     let mut fields = HashMap::new();
     while !bytes.is_empty() {
@@ -114,7 +115,7 @@ struct Connection {
     served: usize,
 }
 
-/// What a served connection saw: how many calls.
+/// Serves a connection to its end. Returns the number of calls.
 fn serve(listener: TcpListener, head_size: HeadSize, writes: Writes) -> JoinHandle<usize> {
     thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
@@ -128,7 +129,7 @@ fn serve(listener: TcpListener, head_size: HeadSize, writes: Writes) -> JoinHand
 }
 
 impl Connection {
-    /// False: the client is gone.
+    /// Returns false when the client is gone.
     fn serve_one(&mut self) -> bool {
         let Some(head_len) = self.read_head_size() else { return false };
         assert!(head_len > 0 && head_len <= 1024, "a head of {head_len} bytes");
@@ -178,7 +179,7 @@ impl Connection {
         bytes
     }
 
-    /// A client of the documented system asks nothing before it has its answer.
+    /// A client of the documented system sends no call before it has the last answer.
     fn expect_nothing_more(&self) {
         self.stream.set_nonblocking(true).unwrap();
         let error = self.stream.peek(&mut [0]).expect_err("a call before the last was answered");
@@ -221,7 +222,7 @@ impl Connection {
         match self.writes {
             Writes::AtOnce => self.stream.write_all(reply).unwrap(),
             Writes::InTwo => {
-                // Not where a field ends: a client cannot tell that from the end of the reply.
+                // Not at the end of a field: a client would take that for the end of the reply.
                 let first_field = 2 + usize::from(reply[1]);
                 let cuts: Vec<_> = (1..reply.len()).filter(|at| *at != first_field).collect();
                 let (one, two) = reply.split_at(cuts[self.served % cuts.len()]);
@@ -267,7 +268,7 @@ fn get(stub: &Stub, key: &str) -> Option<Bytes> {
     value(stub.get(&get_args(key), soon()).unwrap())
 }
 
-/// Calls of both methods over one connection: how many there were.
+/// Calls of both methods over one connection. Returns how many there were.
 fn call_all(stub: &Stub) -> usize {
     assert_eq!(get(stub, "absent"), None);
     put(stub, "key", b"hello", "Put", 1);
@@ -275,7 +276,7 @@ fn call_all(stub: &Stub) -> usize {
     assert_eq!(get(stub, "key").unwrap(), "hello, world");
     put(stub, "empty", b"", "Put", 3);
     assert_eq!(get(stub, "empty").unwrap(), "");
-    // Numbers and lengths of more than one byte, a head too long for one.
+    // Numbers and lengths of more than one byte; a head whose length takes more than one byte.
     put(stub, "new", &[b'v'; 300], "Append", 1 << 40);
     assert_eq!(get(stub, "new").unwrap().len(), 300);
     let long = "k".repeat(20_000);
@@ -289,7 +290,7 @@ fn check(framing: Framing, head_size: HeadSize, writes: Writes) {
     let server = serve(listener, head_size, writes);
     let stub = KvServerRpcStub::new(channel(addr).framing(framing).lazy());
     let mut calls = call_all(&stub);
-    // Each place that a reply may be cut at.
+    // Every place at which a reply may be cut.
     for _ in 0..40 {
         assert_eq!(get(&stub, "key").unwrap(), "hello, world");
     }

@@ -1,4 +1,4 @@
-//! Every `CallError` from a real exchange, and what each says of whether the call may have run.
+//! Every `CallError` from a real exchange, and whether it says that the call may have run.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -23,7 +23,7 @@ fn raw_server(limit: usize) -> (TcpListener, Channel) {
     (listener, channel(addr).frame_limits(limits).lazy())
 }
 
-/// A call that is answered by `answer`, and the error that it ends with.
+/// Makes a call that `answer` answers, and returns its error.
 fn error_of(answer: impl FnOnce(&mut Raw, u64)) -> CallError {
     let (listener, channel) = raw_server(LIMIT);
     let claim = pending(&channel, "Echo", "x", soon());
@@ -33,7 +33,7 @@ fn error_of(answer: impl FnOnce(&mut Raw, u64)) -> CallError {
     claim.wait().unwrap_err()
 }
 
-/// The head of a reply, and as many bytes behind it as it says.
+/// The head of a reply, followed by as many bytes as it announces.
 fn long_reply(call_id: u64, len: usize) -> Vec<u8> {
     let head = ReplyHead { call_id, reply_size: len as u32, ..ReplyHead::default() };
     frame(&head, &vec![b'x'; len])
@@ -52,7 +52,7 @@ fn nobody_there_is_not_sent() {
 fn a_connection_that_ends_without_an_answer_is_lost() {
     let error = error_of(|server, _| drop(server.0.shutdown(std::net::Shutdown::Both)));
     assert!(is_lost(&error), "{error}");
-    // It says why it ends, but not that the call has not run.
+    // The status says why the connection ends, but not that the call has not run.
     let error = error_of(|server, _| server.refuse(0, StatusCode::BadHeader));
     assert!(is_lost(&error), "{error}");
     assert!(format!("{:?}", error).contains("in so many words"), "{error:?}");
@@ -68,7 +68,7 @@ fn what_the_server_says_is_refused_and_its_code_says_whether_it_ran() {
         let ran = [StatusCode::Internal, StatusCode::Unanswered].contains(&code) || number > 13;
         assert_eq!(error.may_have_run(), ran, "{error}");
     }
-    // About the connection: none of its calls has run.
+    // A status about the connection: none of its calls has run.
     for code in [StatusCode::Busy, StatusCode::ShuttingDown, StatusCode::Closing] {
         let error = error_of(|server, _| server.refuse(0, code));
         assert!(
@@ -95,8 +95,8 @@ fn an_answer_that_does_not_come_is_timed_out_and_says_whether_the_call_was_sent(
     }
 }
 
-/// Its first bytes say that nobody there runs calls: no call has run, and the next ones need not be
-/// tried.
+/// If the server's first bytes are of another protocol, no call has run, and the next calls need
+/// not be tried.
 #[test]
 fn another_protocol_is_named_and_ran_nothing() {
     let answers: [(&[u8], &str); 3] = [
@@ -114,7 +114,7 @@ fn another_protocol_is_named_and_ran_nothing() {
         assert!(error.to_string().contains(&format!("speaks {name}, not this protocol")));
         assert!(!error.may_have_run());
     }
-    // Behind a reply it is nonsense like any other: the server has run calls before.
+    // After a reply, the same bytes are an ordinary bad frame: the server has run calls before.
     let (listener, channel) = raw_server(LIMIT);
     let ([answered, lost, _], mut server, ids) = three(&channel, &listener);
     server.answer(ids[0], "x");
@@ -124,7 +124,7 @@ fn another_protocol_is_named_and_ran_nothing() {
     assert!(matches!(error, CallError::BadFrame { .. }) && error.may_have_run(), "{error}");
 }
 
-/// What fails is said first, and why it failed last: of a long message both arrive.
+/// The front of a message says what failed, and its end why: of a long message both arrive.
 #[test]
 fn a_long_message_arrives_with_its_reason() {
     let (server, service) = serve(Limits::default());
@@ -156,7 +156,7 @@ fn what_is_no_frame_is_a_bad_frame() {
     for bytes in noise {
         let error = error_of(|server, _| {
             server.send(bytes);
-            // The connection cannot go on, so it is ended.
+            // The connection cannot be used any more, so the channel ends it.
             server.expect_closed();
         });
         assert!(matches!(error, CallError::BadFrame { .. }), "{bytes:?}: {error}");
@@ -193,7 +193,7 @@ fn three(channel: &Channel, listener: &TcpListener) -> ([Pending<Echo>; 3], Raw,
 
 #[test]
 fn a_reply_over_the_limit_fails_alone() {
-    // One byte over, and as long as is passed over.
+    // One byte too long, and the longest body that is skipped.
     for len in [LIMIT + 1, 4 * LIMIT] {
         let (listener, channel) = raw_server(LIMIT);
         let ([too_long, after, before], mut server, ids) = three(&channel, &listener);
@@ -233,7 +233,7 @@ fn a_reply_far_over_the_limit_ends_the_connection() {
             let error = claim.wait().unwrap_err();
             assert!(matches!(error, CallError::BadFrame { .. }) && error.may_have_run(), "{error}");
         }
-        // The next call has a connection of its own.
+        // The next call has a new connection.
         let next = pending(&channel, "Echo", "x", soon());
         let mut server = Raw::accept(&listener);
         let id = server.next_call().0.call_id;
@@ -242,7 +242,7 @@ fn a_reply_far_over_the_limit_ends_the_connection() {
     }
 }
 
-/// What cannot be written down.
+/// A value that fails to serialize.
 #[derive(Debug, Deserialize)]
 struct Unwritable;
 

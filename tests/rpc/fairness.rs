@@ -1,5 +1,6 @@
-//! One caller with 64 threads, and one that calls now and then, at a server of two handlers whose method takes a millisecond: what the
-//! second one waits for, where calls are served in the order in which they come, and where they are served by their callers' shares.
+//! One caller with 64 threads and one that calls now and then share a server. It has two handlers,
+//! and its method takes a millisecond. How long does the second caller wait if calls are served in
+//! order of arrival, and how long if each caller gets a fair share?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,13 +18,13 @@ use crate::support::*;
 const GREEDY_THREADS: usize = 64;
 const LIGHT_CALLS: usize = 60;
 
-/// Between the light caller's calls: with one in 20 ms its share of two handlers is a fortieth.
+/// Between the light caller's calls: one call in 20 ms uses a fortieth of two handlers.
 const LIGHT_PAUSE: Duration = Duration::from_millis(20);
 
 const SERVICE: &str = "workRpc";
 const METHOD: Method = Method::new(SERVICE, "Work");
 
-/// Answers with how many calls had begun before this one.
+/// Answers with the number of calls that had begun before this one.
 #[derive(Default)]
 struct Work {
     begun: AtomicU64,
@@ -42,7 +43,7 @@ impl Service for WorkRpc {
 
     fn call(&self, _: usize, _: Bytes, call: Call) {
         let begun = self.0.begun.fetch_add(1, Ordering::SeqCst);
-        // Holds a handler, and leaves the processor to the callers.
+        // Keeps its handler, and leaves the processor to the callers.
         thread::sleep(Duration::from_millis(1));
         call.typed().run(begun);
     }
@@ -52,7 +53,7 @@ impl Service for WorkRpc {
 #[derive(Debug, Default)]
 struct Light {
     busy: usize,
-    /// Of each that was served: calls that began between its own coming and its beginning.
+    /// For each call that was served: how many calls began between its arrival and its own start.
     overtaken_by: Vec<u64>,
 }
 
@@ -76,7 +77,7 @@ fn call_light(builder: ServerBuilder) -> Light {
         for _ in 0..GREEDY_THREADS {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    // As a client of ours does that is told to wait.
+                    // As our own client does when it is told to wait.
                     call_work(&greedy).unwrap_or_else(|wait| {
                         thread::sleep(wait);
                         0
@@ -84,7 +85,7 @@ fn call_light(builder: ServerBuilder) -> Light {
                 }
             });
         }
-        // Until it is known who is greedy: what came before passed for light.
+        // Not before the server knows who is greedy: earlier calls counted as light.
         wait_until("the greedy one's calls", || {
             thread::sleep(Duration::from_millis(1));
             work.begun.load(Ordering::SeqCst) > 300
@@ -102,7 +103,7 @@ fn call_light(builder: ServerBuilder) -> Light {
     outcome
 }
 
-/// How many calls had begun before; or how long to wait, as the server is busy.
+/// How many calls had begun before; or how long to wait, if the server is busy.
 fn call_work(channel: &Channel) -> Result<u64, Duration> {
     match channel.call::<(), u64>(&METHOD, &(), soon()) {
         Ok(begun) => Ok(begun),
@@ -118,9 +119,10 @@ fn a_light_caller_hardly_waits_for_a_greedy_one_where_shares_count() {
     let plain = call_light(Server::builder());
     let fair = call_light(Server::builder().fair(Fairness::default()));
     println!("plain: {plain:?}\nfair: {fair:?}");
-    // In order, it waits for all that the 64 threads have asked for, but for a few that are on their way.
+    // In order of arrival, it waits for all calls of the 64 threads, except a few that are on their
+    // way.
     assert!(plain.median() >= 32, "{plain:?}");
-    // By shares, for little more than the two that are being served.
+    // With fair shares, it waits for little more than the two calls that run.
     assert!(fair.median() <= plain.median() / 6, "{fair:?} {plain:?}");
     assert!(fair.busy <= LIGHT_CALLS / 10, "{fair:?}");
 }

@@ -1,4 +1,5 @@
-//! Calls that wait for handlers: how many run at once, who waits, who is refused, and what is not run any more.
+//! Calls that wait for handlers: how many run at once, which ones wait, which ones are refused, and
+//! which ones never run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use syncraft::rpc::{Call, Channel, Limits, Method, Server, Service, StatusCode};
 use crate::raw::*;
 use crate::support::*;
 
-/// A server of so many handlers, with a queue of so many calls.
+/// A server with this many handlers and this many places in its queue.
 fn serve_pooled(handlers: usize, queue: usize) -> (Server, Arc<TestService>) {
     serve_with(|builder| builder.handlers(handlers).queue(queue))
 }
 
-/// A server of one handler that is blocked, with a full queue of one; and what holds it so: calls 1 and 2 of this connection.
+/// A server with one handler, which is blocked, and a full queue of one; and the connection whose
+/// calls 1 and 2 keep it so.
 fn full_server() -> (Server, Arc<TestService>, Raw) {
     let (server, service) = serve_pooled(1, 1);
     let mut raw = Raw::connect(server.local_addr());
@@ -28,7 +30,7 @@ fn full_server() -> (Server, Arc<TestService>, Raw) {
     (server, service, raw)
 }
 
-/// The answers to the two calls that held a full server.
+/// The answers to the two calls that kept a server full.
 fn expect_both(raw: &mut Raw) {
     raw.expect_echo(1, "unblocked");
     raw.expect_echo(2, "queued");
@@ -57,7 +59,7 @@ fn calls_of_many_connections_run_at_once() {
     let raws: Vec<_> = (0..8)
         .map(|call_id| {
             let mut raw = Raw::connect(server.local_addr());
-            // Documented ones as well, each alone on its connection.
+            // Documented calls as well, each alone on its connection.
             raw.send(&request("Block", call_id % 2, "x"));
             raw
         })
@@ -138,10 +140,10 @@ fn a_documented_call_that_finds_no_place_waits_for_one() {
     let (server, service, mut full) = full_server();
     let mut raws: Vec<_> = (0..3).map(|_| Raw::connect(server.local_addr())).collect();
     for raw in &mut raws {
-        // The next one behind it waits as well.
+        // The next call behind it waits as well.
         raw.send(&[request("Echo", 0, "patient"), request("Echo", 0, "and so am I")].concat());
     }
-    // They have come, and the one in the queue with them.
+    // They have arrived, and so has the one in the queue.
     wait_until("three more are open", || report(&server, "Echo").open == 4);
     assert_eq!(server.stats().queue_len, 1);
     service.release();
@@ -192,7 +194,7 @@ fn what_runs_inline_is_answered_while_every_handler_is_blocked_and_the_queue_is_
             let reply: Echo = channel.call(&method, &echo(data), soon()).unwrap();
             assert_eq!(reply, echo(data));
         }
-        // On the connection that filled the queue, and as a documented call, too.
+        // On the connection that filled the queue, and as a documented call.
         let named = |call_id| {
             let args = echo("inline").encode_to_vec();
             let head = Head { service: name.into(), ..head("Echo", call_id, args.len()) };
@@ -221,12 +223,12 @@ fn an_answer_that_is_given_later_by_another_thread_holds_no_handler() {
     raw.expect_echo(6, "meanwhile");
     let held = service.take_held();
     let answering = thread::spawn(move || {
-        // The last first.
+        // The last one first.
         held.into_iter().rev().for_each(|(args, call)| call.typed().run(args));
     });
     (1..=5).rev().for_each(|id| raw.expect_echo(id, &id.to_string()));
     answering.join().unwrap();
-    // A documented one holds its own connection only.
+    // A documented call blocks only its own connection.
     let mut documented = Raw::connect(server.local_addr());
     documented.send(&request("Hold", 0, "later"));
     service.wait_held(1);
@@ -254,7 +256,7 @@ fn a_panic_is_answered_and_costs_no_handler() {
     }
     raw.send(&request("Drop", 21, "x"));
     raw.expect_status(21, StatusCode::Unanswered);
-    // Both are there.
+    // Both have arrived.
     (22..=23).for_each(|id| raw.send(&request("Block", id, "x")));
     service.wait_blocked(2);
     service.release();
@@ -262,13 +264,13 @@ fn a_panic_is_answered_and_costs_no_handler() {
     assert_eq!(report(&server, "Panic").open, 0);
 }
 
-/// A reply that cannot be serialized, in one way or another.
+/// A reply that cannot be serialized, for one reason or another.
 #[derive(Clone, Debug, Default, PartialEq)]
 enum Faulty {
     #[default]
     Measured,
     Written,
-    /// It writes less than it said.
+    /// It writes fewer bytes than it announced.
     Short,
 }
 
@@ -298,7 +300,8 @@ impl Message for Faulty {
     fn clear(&mut self) {}
 }
 
-/// Answers with a faulty reply, by the number of the method, from its own thread or another one; and with a good one.
+/// The first method answers with a good reply. Each other one answers with a faulty reply, from the
+/// call's thread or from another one.
 struct FaultyService;
 
 impl Service for FaultyService {
@@ -327,7 +330,7 @@ impl Service for FaultyService {
 
 #[test]
 fn a_reply_that_panics_as_it_is_serialized_ends_its_own_call_only() {
-    // Room for one call: one that stayed open would be in the way of the next.
+    // Room for one call: a call that stayed open would block the next one.
     let limits = Limits { calls_per_connection_max: 1, calls_max: 1, ..Limits::default() };
     let faulty = ["Measured", "Written", "Short", "WrittenLater"];
     for handlers in [0, 1] {
@@ -352,7 +355,8 @@ fn a_reply_that_panics_as_it_is_serialized_ends_its_own_call_only() {
             let internal = report.errors.get(&StatusCode::Internal.number()).copied();
             assert_eq!((report.open, report.reply_bytes, internal), (0, 0, Some(3)), "{method}");
         }
-        // Nobody is told over a documented connection. A bare reply tells no length, so that a short one passes.
+        // A documented connection is told nothing. A bare reply does not say how long it is, so a
+        // short one passes.
         for method in faulty.into_iter().filter(|method| *method != "Short") {
             let mut documented = Raw::connect(server.local_addr());
             documented.send(&[request(method, 0, "x"), request("Echo", 0, "x")].concat());
@@ -420,7 +424,8 @@ fn every_call_of_a_crowd_is_answered_or_has_not_run() {
     let (server, service, mut raw) = full_server();
     service.release();
     expect_both(&mut raw);
-    // Many threads, more than there are handlers and places: each call is answered, or refused and not run.
+    // More threads than handlers and places in the queue: each call is answered, or refused and not
+    // run.
     let before = service.calls();
     let channels: Vec<Channel> = (0..8).map(|_| channel(server.local_addr()).lazy()).collect();
     let threads: Vec<_> = channels
@@ -438,7 +443,7 @@ fn every_call_of_a_crowd_is_answered_or_has_not_run() {
     assert_eq!(report.rejected, 1600 - answered);
 }
 
-/// Whether a call was answered; else it was refused, and has not run.
+/// Whether a call was answered. Otherwise it was refused and has not run.
 fn call_or_busy(channel: &Channel, data: String) -> bool {
     match call(channel, "Echo", data.clone()) {
         Ok(reply) => {

@@ -1,4 +1,4 @@
-//! Connections over which nothing is asked: which are closed, which are not, and what their clients see of it.
+//! Idle connections: which ones are closed, which ones are not, and what their clients notice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -14,7 +14,7 @@ use syncraft::rpc::{
 use crate::raw::*;
 use crate::support::*;
 
-/// When the servers of these tests have had enough.
+/// When the servers of these tests close an idle connection.
 const IDLE: Duration = Duration::from_millis(100);
 
 fn serve_impatient() -> (Server, Arc<TestService>) {
@@ -50,7 +50,7 @@ fn an_idle_connection_is_told_so_and_closed_and_counted() {
 fn a_connection_that_says_nothing_at_all_is_closed() {
     let (server, _) = serve_impatient();
     let mut raw = Raw::connect(server.local_addr());
-    // Whose bytes would it understand? Nobody knows.
+    // The server does not know which format this client speaks.
     raw.expect_reset();
     wait_until("it ends", || server.connections() == 0);
     assert_eq!(idle_closed(&server), 1);
@@ -66,7 +66,7 @@ fn a_connection_with_a_call_open_is_not_idle() {
     let (args, call) = service.take_held().pop().unwrap();
     call.typed().run(args);
     raw.expect_echo(1, "x");
-    // Then it is.
+    // Then it is closed.
     raw.expect_status(0, StatusCode::Closing);
     raw.expect_closed();
     assert_eq!(idle_closed(&server), 1);
@@ -116,7 +116,7 @@ fn clients_of_a_reserved_service_may_be_silent_for_as_long_as_they_like() {
     raw.expect_silence(6 * IDLE);
     raw.send(&request("Echo", 2, "x"));
     raw.expect_echo(2, "x");
-    // One that only asks for a method that is not there has no such claim.
+    // A connection that has only asked for a method that does not exist gets no more time.
     let mut other = Raw::connect(server.local_addr());
     other.send(&request("Nothing", 1, "x"));
     other.expect_status(1, StatusCode::UnknownMethod);
@@ -141,7 +141,7 @@ fn pings_keep_a_connection() {
 
 // ---- channels ----
 
-/// The next call after each idle close is answered as if nothing had been.
+/// The next call after each idle close is answered as if nothing had happened.
 fn check_transparent(builder: ChannelBuilder, server: &Server) {
     let channel = builder.lazy();
     let before = idle_closed(server);
@@ -170,7 +170,7 @@ fn an_idle_close_costs_a_channel_with_a_thread_of_its_own_no_call() {
     };
     check_transparent(channel(server.local_addr()).on_disconnect(on_disconnect), &server);
     assert_eq!(losses.load(Ordering::SeqCst), 4);
-    // And one that began to read when the first call was made without waiting.
+    // And a channel that began to read when the first call was made without waiting.
     let channel = channel(server.local_addr()).lazy();
     for closed in 5..=8 {
         let method = Method::new("testRpc", "Echo");
@@ -188,7 +188,7 @@ fn a_channel_that_is_told_at_once_makes_its_next_call_over_another_connection() 
     let channel = channel(server.local_addr()).lazy();
     for closed in 1..=10 {
         assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");
-        // The server has said it, and still holds its end open.
+        // The server has announced the close and still keeps its end open.
         wait_idle_closed(&server, closed);
     }
 }
@@ -238,7 +238,7 @@ fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
         let (channel, before) = (builder.lazy(), service.calls());
         let mut answered = 0;
         while answered < CALLS {
-            // Close to when the server loses patience, on either side.
+            // Just before and just after the server closes the connection.
             let pause = short + Duration::from_micros(random.u64(0..600));
             let began = Instant::now();
             while began.elapsed() < pause {
@@ -251,7 +251,7 @@ fn a_call_that_crosses_an_idle_close_has_not_run_and_may_be_made_again() {
             }
         }
         assert_eq!(service.calls() - before, CALLS);
-        // Whoever tries again for what did not run does not notice.
+        // A client that retries calls which have not run notices nothing.
         let retrying = Retrying::new(channel.clone(), Retry::default());
         for _ in 0..CALLS {
             let began = Instant::now();

@@ -1,4 +1,4 @@
-//! A client that is closed for what it did leaves exactly one line in the log.
+//! A client whose connection is closed for what it sent leaves exactly one line in the log.
 
 use std::net::Shutdown;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use crate::collector::{collect, lines};
 use crate::raw::*;
 use crate::support::*;
 
-/// `bytes` on a connection of their own to a server of their own: it is closed, and the one line has these `words`.
+/// Sends `bytes` on a new connection to a new server. The connection is closed, and the log has one
+/// line, which contains `words`.
 fn check(bytes: &[u8], closes_sending: bool, words: &str) {
     let (server, _) =
         serve(Limits { frame_timeout: Duration::from_millis(100), ..Limits::default() });

@@ -1,4 +1,4 @@
-//! A connection that is lost takes its own calls with it, and nothing else.
+//! A lost connection takes its own calls with it, and nothing else.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn a_lost_connection_fails_exactly_what_was_sent_over_it() {
     let in_line = channel(lined_addr).framing(Framing::Documented).lazy();
     let unaffected = channel(other_addr).lazy();
 
-    // Sent: one that is waited for, a claim, a completion.
+    // Sent: a blocking call, a claim, and a call with a completion.
     let blocking = thread::spawn({
         let many = many.clone();
         move || call(&many, "Echo", "blocking")
@@ -52,7 +52,7 @@ fn a_lost_connection_fails_exactly_what_was_sent_over_it() {
     sent.sort();
     assert_eq!(sent, ["blocking", "claim", "completion"]);
 
-    // Sent, and two that wait for their turn.
+    // One call that was sent, and two that wait for their turn.
     let first = pending(&in_line, "Echo", "first", soon());
     let mut line = Raw::accept(&lined);
     assert_eq!(data(line.next_call().1), "first");
@@ -72,7 +72,8 @@ fn a_lost_connection_fails_exactly_what_was_sent_over_it() {
     assert!(is_lost(&completion.recv_timeout(LONG).unwrap().unwrap_err()));
     assert!(is_lost(&first.wait().unwrap_err()));
 
-    // What had not been sent goes over the next connection, and what had been does not come again.
+    // Calls that had not been sent go over the next connection; calls that had been sent are not
+    // repeated.
     let mut line = Raw::accept(&lined);
     let mut come = Vec::new();
     for _ in 0..2 {
@@ -101,7 +102,7 @@ fn a_lost_connection_fails_exactly_what_was_sent_over_it() {
     [server, line, bystander].iter_mut().for_each(Raw::expect_closed);
 }
 
-/// Answers that came before the end count, however close the end is behind them.
+/// Answers that came before the end count, even right before it.
 #[test]
 fn what_was_answered_before_the_loss_is_answered() {
     let (listener, addr) = listen();
@@ -122,7 +123,7 @@ fn what_was_answered_before_the_loss_is_answered() {
     }
 }
 
-/// A reply that is cut off is none.
+/// A reply that is cut off does not count.
 #[test]
 fn half_a_reply_is_a_loss_wherever_it_ends() {
     let (listener, addr) = listen();
@@ -139,7 +140,7 @@ fn half_a_reply_is_a_loss_wherever_it_ends() {
     }
 }
 
-/// Remembers what it was asked, and echoes it.
+/// Remembers each request and echoes it.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<HashSet<Bytes>>>);
 
@@ -163,7 +164,7 @@ const NOTE: Method = Method::new("notesRpc", "Note");
 
 type Outcome = Result<Echo, CallError>;
 
-/// One call, made in one of the ways there are.
+/// One call, made in one of the possible ways.
 fn note_once(channel: &Channel, data: &Bytes, rng: &mut Rng) -> Option<Outcome> {
     let (args, deadline) = (echo(data.clone()), within(rng.u64(0..20)));
     let claim =
@@ -185,7 +186,8 @@ fn note_once(channel: &Channel, data: &Bytes, rng: &mut Rng) -> Option<Outcome> 
     }
 }
 
-/// Calls of many threads over a network that is cut and stops at random. Each gets its own reply or an error that is true.
+/// Calls of many threads over a network that breaks and stops at random. Each call gets its own
+/// reply, or an error that is true.
 fn check_chaos(framing: Framing) {
     const THREADS: u64 = 8;
     let seed = fastrand::u64(..);
@@ -210,7 +212,7 @@ fn check_chaos(framing: Framing) {
                     1 => relay.cut(),
                     _ => relay.thaw(),
                 }
-                // The pace of what goes wrong.
+                // The time between faults.
                 thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
             }
             relay.thaw();
@@ -238,7 +240,7 @@ fn check_chaos(framing: Framing) {
         is_over.store(true, Ordering::SeqCst);
         not_run
     });
-    // And it serves on.
+    // It still serves.
     relay.thaw();
     let last: Echo = loop {
         if let Ok(reply) = channel.call(&NOTE, &echo(format!("{}", fastrand::u64(..))), soon()) {

@@ -1,5 +1,5 @@
-//! Many connections at a time, and many one after another: none keeps another from being served, and none leaves anything behind.
-//! A process of its own, because it counts threads and descriptors.
+//! Many connections at once, and many one after another: all are served, and none leaves anything
+//! behind. The test counts threads and descriptors, so it runs in a process of its own.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::alone::alone;
 use crate::raw::*;
 use crate::support::*;
 
-/// Connections that do nothing, each with two descriptors here: one for each end.
+/// Idle connections. Each takes two descriptors in this process: one for each end.
 const IDLE: usize = 5000;
 
 /// Connections that come and go.
@@ -23,7 +23,7 @@ const COMINGS: usize = 10_000;
 /// How many of them at a time.
 const CLIENTS: usize = 4;
 
-/// As many descriptors as the system lets this process have.
+/// Raises the limit on descriptors as far as the system allows.
 fn raise_descriptors(needed: u64) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
@@ -37,7 +37,7 @@ fn count(dir: &str) -> usize {
 
 fn names(dir: &str) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
-    // One that has ended meanwhile has no name any more.
+    // A thread that has ended since then has no name.
     entries.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("comm")).ok()).collect()
 }
 
@@ -52,7 +52,7 @@ fn connections_are_held_and_forgotten() {
         raise_descriptors(2 * IDLE as u64 + 200);
         let limits = Limits { connections_max: IDLE + 1000, ..Limits::default() };
         let (server, _service) = serve(limits);
-        // What is started once for all, by the first call, is not theirs.
+        // The first call starts threads that stay. Do not count them.
         let channel = channel(server.local_addr()).connect(soon()).unwrap();
         assert_eq!(call(&channel, "Echo", "first").unwrap(), "first");
         wait_until("the thread that connected is gone", || {
@@ -68,7 +68,7 @@ fn connections_are_held_and_forgotten() {
             let data = number.to_string();
             assert_eq!(call(&channel, "Echo", data.clone()).unwrap(), data);
         }
-        // One that was idle may call, too, and one more may come.
+        // An idle connection may still call, and one more connection may come.
         let mut late = Raw(idle[IDLE / 2].try_clone().unwrap());
         late.send(&request("Echo", 1, "after all"));
         late.expect_echo(1, "after all");
@@ -82,15 +82,15 @@ fn connections_are_held_and_forgotten() {
         come_and_go(server.local_addr());
         assert_eq!(call(&channel, "Echo", "still here").unwrap(), "still here");
         is_as_before("those that came and went", &server, before);
-        // The first ones, the one that called, and one that was new.
+        // The idle ones, the channel's, and the new one.
         assert_eq!(server.stats().connections_accepted, (IDLE + COMINGS + 2) as u64);
     });
 }
 
-/// But for the channel that is there all along.
+/// The channel is there all the time.
 fn is_as_before(who: &str, server: &Server, before: (usize, usize)) {
     wait_until(&format!("{who} are gone"), || {
-        // Threads are still ending when the connection is not counted any more.
+        // Some threads are still ending when their connection is no longer counted.
         thread::sleep(Duration::from_millis(1));
         server.connections() == 1 && threads_and_descriptors() == before
     });
@@ -110,7 +110,8 @@ fn come_and_go(addr: SocketAddr) {
     thread::scope(|scope| (0..CLIENTS).for_each(|_| drop(scope.spawn(visit_all))));
 }
 
-/// One connection, as clients' connections end: in order, in the middle, without a word, with a reset.
+/// Each connection ends as clients' connections do: after a call, in the middle of one, silently,
+/// or with a reset.
 fn visit(addr: SocketAddr, number: usize) {
     let mut raw = Raw::connect(addr);
     match number % 5 {
@@ -134,7 +135,7 @@ fn visit(addr: SocketAddr, number: usize) {
             if number.is_multiple_of(2) {
                 raw.read(1);
             }
-            // Its end is then no FIN but a reset, at once.
+            // It ends with a reset at once instead of a FIN.
             SockRef::from(&raw.0).set_linger(Some(Duration::ZERO)).unwrap();
         }
     }

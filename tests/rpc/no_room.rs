@@ -1,9 +1,8 @@
-//! A server to which the system gives no thread, or no descriptor, while its clients have calls
-//! open: that costs the connection in question and nobody else, and as soon as the system has room
-//! whoever comes is served.
+//! The system gives a server no thread, or no descriptor, while its clients have calls open. Only
+//! the new connection is lost, and the server accepts again as soon as the system has room.
 //!
-//! The limits are those of a whole process, so each test runs in a process of its own; as another
-//! user than root, whom no limit on threads binds.
+//! The limits apply to a whole process, so each test runs in a process of its own. It is not root,
+//! because no limit on threads applies to root.
 
 use std::fs::{self, File, Permissions};
 use std::os::fd::AsRawFd;
@@ -25,8 +24,8 @@ use crate::support::*;
 /// Clients that have a call open all the time.
 const BUSY: usize = 40;
 
-/// A user whom nobody else is, not another test either: the limit on threads is one for all that a
-/// user runs.
+/// A user id that nothing else uses, not even another test: the limit on threads counts all
+/// processes of a user.
 fn user() -> u32 {
     static USERS: AtomicU32 = AtomicU32::new(0);
     let number = USERS.fetch_add(1, Ordering::SeqCst);
@@ -69,7 +68,7 @@ impl Drop for Lowered {
     }
 }
 
-/// How often a line was logged that says that a connection could not be accepted.
+/// How many log lines said that a connection could not be accepted.
 static NOT_ACCEPTED: AtomicUsize = AtomicUsize::new(0);
 
 struct Counter;
@@ -113,7 +112,7 @@ impl Scene {
         Scene { server, service, busy }
     }
 
-    /// The next connections are served, those of peers and of others, and nobody has lost a call.
+    /// New connections are served, of peers and of others, and nobody has lost a call.
     fn check(mut self) {
         let mut newcomers = Vec::new();
         for _ in 0..BUSY / 2 {
@@ -140,7 +139,7 @@ fn client_is_served(raw: &mut Raw) {
 fn a_thread_that_the_system_refuses_costs_one_connection() {
     alone(|| {
         let scene = Scene::set();
-        // The user has more than that already.
+        // The user already has more threads than that.
         let lowered = Lowered::to(Resource::Nproc, 1);
         for _ in 0..5 {
             // An existing client would take the end of the stream for a reply.
@@ -163,16 +162,16 @@ fn a_descriptor_that_the_system_refuses_makes_clients_wait_that_have_just_come()
         };
         let mut idle = Raw::connect(addr);
         client_is_served(&mut idle);
-        // All below the next one are taken, one of them perhaps by the server that waits for a
-        // connection.
+        // All lower descriptors are in use. The server that waits for a connection may hold one of
+        // them.
         let next = File::open("/").unwrap().as_raw_fd();
         let lowered = Lowered::to(Resource::Nofile, next as u64);
         let [mut peer, mut busy, mut last] = sockets.map(|socket| Raw(socket.into()));
         connect(&peer);
         peer_is_served(&mut peer);
-        // Clients over which nothing is asked make room, and are told.
+        // Idle clients make room, and are told so.
         idle.expect_status(0, StatusCode::Closing);
-        // There are no others, and room for one of these at most.
+        // No other client is idle, so there is room for at most one of these.
         for raw in [&mut busy, &mut last] {
             connect(raw);
             raw.send(&request("Hold", 1, "x"));
@@ -190,8 +189,7 @@ fn a_descriptor_that_the_system_refuses_makes_clients_wait_that_have_just_come()
     });
 }
 
-/// A thread is free as soon as a connection has ended over which nothing is asked: the next one is
-/// not dropped.
+/// When an idle connection ends, its thread becomes free, so the next connection is not dropped.
 #[test]
 fn a_connection_that_finds_no_thread_takes_the_place_of_an_idle_one() {
     if !rustix::process::getuid().is_root() && !is_alone() {
@@ -212,7 +210,7 @@ fn a_connection_that_finds_no_thread_takes_the_place_of_an_idle_one() {
     });
 }
 
-/// A log whose first line about a refused connection is written only when it is released.
+/// A log that holds back its first line about a refused connection until it is released.
 struct Blocking {
     state: Mutex<Line>,
     changed: Condvar,
@@ -253,7 +251,7 @@ impl log::Log for Blocking {
         let mut state = self.state.lock();
         if *state == Line::ToCome && record.args().to_string().contains("refused") {
             *state = Line::Held;
-            // Longer than anything waits for it: a test that fails ends all the same.
+            // Longer than any wait of a test, so that a failing test ends too.
             while *state == Line::Held && !self.changed.wait_for(&mut state, 2 * LONG).timed_out() {
             }
         }
@@ -276,7 +274,7 @@ fn serve_one() -> (Arc<Server>, Raw, &'static Blocking) {
 fn a_log_that_blocks_the_thread_that_accepts_keeps_no_connection_from_ending() {
     alone(|| {
         let (server, client, log) = serve_one();
-        // The last one makes the first one go.
+        // The last one displaces the first one.
         let _silent: Vec<Raw> = (0..41).map(|_| Raw::connect(server.local_addr())).collect();
         wait_until("a line is held", || log.holds_a_line());
         let counted = Arc::clone(&server);
@@ -296,7 +294,7 @@ fn a_log_that_blocks_one_connection_keeps_nobody_out() {
         let mut refused = Raw::connect(server.local_addr());
         refused.send(&request("Echo", 1, "x"));
         wait_until("a line is held", || log.holds_a_line());
-        // Connections that make room for each other: the refused one is asked first.
+        // Connections that make room for each other. The refused one comes first.
         let _silent: Vec<Raw> = (0..50).map(|_| Raw::connect(server.local_addr())).collect();
         peer_is_served(&mut Raw::connect(server.local_addr()));
         log.release();

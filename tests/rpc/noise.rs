@@ -1,7 +1,9 @@
-//! Bytes that no client of ours would send, for a time: whatever comes, the server goes on serving, and nothing of it stays.
+//! For a while, bytes that no client of ours would send. The server keeps serving, and nothing
+//! stays behind.
 //!
-//! Five seconds of it here; a minute with `SYNCRAFT_NOISE_SECONDS=60`. What was sent follows from the seed that is printed, and
-//! `SYNCRAFT_NOISE_SEED` sends it again: each connection's bytes from the seed and its number.
+//! This lasts five seconds here, or a minute with `SYNCRAFT_NOISE_SECONDS=60`. The test prints its
+//! seed; `SYNCRAFT_NOISE_SEED` sends the same bytes again. The bytes of a connection follow from
+//! the seed and the connection's number.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +23,7 @@ use crate::alone::alone;
 use crate::raw::*;
 use crate::support::*;
 
-/// Small, so that frames of that length are sent often.
+/// Small, so that frames of this length are frequent.
 const BODY_LEN_MAX: usize = 8 * 1024;
 
 const CLIENTS: u64 = 4;
@@ -33,7 +35,7 @@ fn from_env(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// The same service once more, under a name of its own.
+/// The same service under a name of its own.
 struct Inline(Published);
 
 impl Service for Inline {
@@ -50,7 +52,7 @@ impl Service for Inline {
     }
 }
 
-/// Methods that panic, on purpose or over arguments that are none, would print more than anybody reads.
+/// Hides the panics of methods: there would be more of them than anybody reads.
 fn silence_services() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -72,13 +74,15 @@ fn noise_does_no_harm() {
         let (server, service) = serve_noise();
         let check = Raw::connect(server.local_addr());
         wait_until("it is accepted", || server.connections() == 1);
-        // A thread has its name when it has begun. The acceptor, the handlers, and that of the connection.
+        // A thread has its name once it has started: the acceptor, the handlers, and the
+        // connection's thread.
         wait_until("every thread has begun", || threads().len() == HANDLERS + 2);
 
         let until = Instant::now() + Duration::from_secs(seconds);
         let sent = AtomicU64::new(0);
         thread::scope(|scope| {
-            // Some are random enough to be calls of `Hold`. Most of their connections are gone when they are answered.
+            // Some of the noise is valid calls of `Hold`. Most of their connections are gone when
+            // they are answered.
             scope.spawn(|| {
                 while Instant::now() < until {
                     thread::sleep(Duration::from_millis(10));
@@ -118,13 +122,13 @@ fn answer_held(service: &TestService) {
 
 fn serve_noise() -> (Server, Arc<TestService>) {
     let service = Arc::new(TestService::default());
-    // A call of `Block` would hold a handler for good.
+    // A call of `Block` would occupy a handler for good.
     service.release();
     let limits = Limits {
         frame: FrameLimits { body_len_max_bytes: BODY_LEN_MAX },
         bytes_per_connection_max: 4 * BODY_LEN_MAX,
         half_close_timeout: Duration::from_millis(100),
-        // Longer than any noise: one connection says nothing all along.
+        // Longer than any noise, because one connection is silent all the time.
         idle_timeout: Duration::from_secs(86_400),
         ..Limits::default()
     };
@@ -141,13 +145,14 @@ fn serve_noise() -> (Server, Arc<TestService>) {
     (server, service)
 }
 
-/// A client of ours is served as if nothing had been, and so is a connection that was there all along.
+/// A normal client is served as if nothing had happened, and so is the connection that was there
+/// all the time.
 fn is_served(server: &Server, mut raw: Raw) {
     let channel = channel(server.local_addr()).connect(soon()).unwrap();
     for service in ["testRpc", "inlineRpc"] {
         let method = Method::new(service, "Echo");
         let answer = || channel.call::<_, Echo>(&method, &echo("good"), soon());
-        // The last of the noise may wait for handlers still.
+        // The last of the noise may still wait for handlers.
         wait_until("a place in the queue", || match answer() {
             Ok(reply) => reply == echo("good"),
             Err(error) => match error {
@@ -160,7 +165,7 @@ fn is_served(server: &Server, mut raw: Raw) {
     raw.expect_echo(7, "still here");
 }
 
-/// One connection's worth of it.
+/// What one connection sends.
 fn visit(addr: SocketAddr, random: &mut Rng) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -202,7 +207,7 @@ fn changed(mut bytes: Vec<u8>, random: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Several frames one behind the other, the last one perhaps cut.
+/// Several consecutive frames; the last one may be cut.
 fn frames(random: &mut Rng) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..random.usize(1..20) {
@@ -214,7 +219,8 @@ fn frames(random: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// A head that decodes, whose fields may be anything, and a body that need not have the length that it says.
+/// A head that decodes, with arbitrary fields, and a body whose length may differ from the
+/// announced one.
 fn random_frame(random: &mut Rng) -> Vec<u8> {
     const METHODS: [&str; 9] =
         ["Echo", "Echo", "Hold", "Drop", "Panic", "Fail", "Block", "Caller", "none"];
@@ -232,7 +238,7 @@ fn random_frame(random: &mut Rng) -> Vec<u8> {
     };
     let service =
         *random.choice(&["testRpc", "inlineRpc", "inlineRpc", "rpc", "", "nobody"]).unwrap();
-    // Panics are printed, and a minute of them is much.
+    // Panics are printed: fewer of them keep the output readable.
     let method = match *random.choice(&METHODS).unwrap() {
         "Panic" if random.u8(..) > 0 => "Echo",
         method => method,
@@ -245,14 +251,15 @@ fn random_frame(random: &mut Rng) -> Vec<u8> {
         deadline_ms: *random.choice(&[0, 0, 1, 1000, u32::MAX]).unwrap(),
         codec: *random.choice(&[0, 0, 0, 0, 0, 1, u32::MAX]).unwrap(),
     };
-    // A whole body of the longest that is taken, so that what follows is a frame again.
+    // Sometimes a complete body of the longest length allowed, so that the next bytes begin a frame
+    // again.
     let body = match args_size as usize {
         len @ (BODY_LEN_MAX | 8193) if random.bool() => vec![0; len],
         _ => body,
     };
     let whole = frame(&head, &body);
     match random.u8(..60) {
-        // A length of the head that is none, or just over the limit, or as large as can be.
+        // A head length of zero, at the limit, just over it, and the largest possible.
         0 => with_head_len(whole, 0),
         1 => with_head_len(whole, 1024),
         2 => with_head_len(whole, 1025),
@@ -268,7 +275,8 @@ fn with_head_len(mut frame: Vec<u8>, len: u32) -> Vec<u8> {
 
 // ---- towards a channel ----
 
-/// A server that answers calls of `Echo` with what `write` makes of the frames of their replies.
+/// A server that answers calls of `Echo`. `write` receives the frames of the replies and sends what
+/// it likes.
 fn raw_server(write: impl Fn(&mut TcpStream, Vec<Vec<u8>>) + Send + 'static) -> Channel {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -279,7 +287,7 @@ fn raw_server(write: impl Fn(&mut TcpStream, Vec<Vec<u8>>) + Send + 'static) -> 
         loop {
             let mut replies = Vec::new();
             while replies.len() < BURST {
-                // The head says which call it is, and the body is what is given back.
+                // The head says which call it is. The body is echoed.
                 let Some((head, args)) = next_call(&mut raw) else { return };
                 let reply = ReplyHead {
                     call_id: head.call_id,
@@ -294,7 +302,7 @@ fn raw_server(write: impl Fn(&mut TcpStream, Vec<Vec<u8>>) + Send + 'static) -> 
     channel(addr).lazy()
 }
 
-/// Replies that the raw server has before it sends any.
+/// How many replies the raw server collects before it sends any.
 const BURST: usize = 3;
 
 fn next_call(raw: &mut Raw) -> Option<(Head, Vec<u8>)> {
@@ -306,7 +314,7 @@ fn next_call(raw: &mut Raw) -> Option<(Head, Vec<u8>)> {
     Some((head, args))
 }
 
-/// A burst of calls, each by its own thread or all by one; every one gets its own reply.
+/// A burst of calls, each from its own thread or all from one. Each call gets its own reply.
 fn check_burst(channel: &Channel, round: usize) {
     let method = Method::new("testRpc", "Echo");
     let data = |number: usize| echo(format!("{round}, {number}"));
@@ -334,17 +342,17 @@ fn check_burst(channel: &Channel, round: usize) {
 
 #[test]
 fn replies_cut_at_every_byte_and_glued_find_their_calls() {
-    // Three frames of some 20 bytes, cut at each place, in whichever order they are.
+    // Three frames of about 20 bytes, cut at every place, in any order.
     let cut = Arc::new(AtomicU64::new(0));
     let channel = raw_server({
         let cut = cut.clone();
         move |stream, replies| {
             let glued = replies.concat();
-            // Each place twice: callers that wait themselves, and completions, take turns.
+            // Every place twice: blocking callers and completions take turns.
             let at = cut.fetch_add(1, Ordering::Relaxed) as usize / 2 % glued.len();
             let (first, second) = glued.split_at(at);
             stream.write_all(first).unwrap();
-            // The reader takes the first part alone, most of the times.
+            // Usually the reader takes the first part alone.
             thread::yield_now();
             stream.write_all(second).unwrap();
         }
@@ -364,7 +372,8 @@ fn replies_byte_by_byte_and_in_reverse_find_their_calls() {
     (0..20).for_each(|round| check_burst(&channel, round));
 }
 
-/// What a server may say that is no reply: each ends the connection with an error, and no caller waits on.
+/// Bytes that are not a reply: each kind ends the connection with an error, and no caller keeps
+/// waiting.
 #[test]
 fn replies_that_are_none_end_the_connection() {
     let seed = from_env("SYNCRAFT_NOISE_SEED").unwrap_or_else(|| Rng::new().u64(..));

@@ -1,5 +1,4 @@
-//! What a channel can meet: servers that speak for themselves, networks that stop, servers with
-//! handlers.
+//! The servers that a channel meets: real ones, and ones that send hand-made frames.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -13,7 +12,7 @@ use syncraft::rpc::{CallError, CallOptions, Channel, Limits, Method, Pending, Se
 use crate::raw::{Echo, Head, LONG, Raw, ReplyHead, echo, frame};
 use crate::support::{TestService, serve, wait_until};
 
-/// A deadline so many milliseconds from now.
+/// A deadline this many milliseconds from now.
 pub(crate) fn within(ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(ms)
 }
@@ -23,7 +22,7 @@ pub(crate) const fn method(name: &'static str) -> Method {
     Method::new("testRpc", name)
 }
 
-/// A call of the test service, made without waiting.
+/// Makes a call of the test service without waiting for it.
 pub(crate) fn pending(
     channel: &Channel,
     name: &'static str,
@@ -33,12 +32,12 @@ pub(crate) fn pending(
     channel.call_async(&method(name), &CallOptions::default(), &echo(data), deadline)
 }
 
-/// A server as the tests have it otherwise: methods run inline.
+/// A server that runs methods inline, the default of these tests.
 pub(crate) fn serve_inline() -> (Server, Arc<TestService>) {
     serve(Limits::default())
 }
 
-/// A listener for a server that speaks for itself.
+/// A listener for a server that answers by hand.
 pub(crate) fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -46,7 +45,7 @@ pub(crate) fn listen() -> (TcpListener, SocketAddr) {
 }
 
 impl Raw {
-    /// The next connection to a server that speaks for itself.
+    /// The next connection to a server that answers by hand.
     pub(crate) fn accept(listener: &TcpListener) -> Raw {
         listener.set_nonblocking(true).unwrap();
         let mut accepted = None;
@@ -79,7 +78,7 @@ impl Raw {
         self.send(&reply(call_id, data));
     }
 
-    /// Answers a call, or with call id 0 ends the connection, with a status.
+    /// Answers a call with a status; with call id 0, ends the connection with it.
     pub(crate) fn refuse(&mut self, call_id: u64, code: StatusCode) {
         self.send(&refusal(call_id, code));
     }

@@ -43,7 +43,7 @@ fn a_wait_that_is_too_short_gives_the_claim_back() {
     assert_eq!(channel.late_replies(), 0);
 }
 
-/// Gives a call up by `give_up`; its place is free at once, and its late answer reaches nobody.
+/// `give_up` gives up a call. Its place is free at once, and its late answer reaches nobody.
 fn check_given_up(give_up: fn(Pending<Echo>)) {
     let (server, service) = serve_inline();
     let channel = channel(server.local_addr()).calls_max(1).lazy();
@@ -72,7 +72,7 @@ fn a_claim_that_is_dropped_is_a_call_cancelled() {
 #[test]
 fn a_call_cancelled_before_its_turn_is_never_sent() {
     let (listener, addr) = listen();
-    // One at a time: the second waits for the first.
+    // One at a time: the second call waits for the first.
     let channel = channel(addr).framing(Framing::Documented).lazy();
     let first = pending(&channel, "Echo", "first", soon());
     let mut server = Raw::accept(&listener);
@@ -86,7 +86,8 @@ fn a_call_cancelled_before_its_turn_is_never_sent() {
     assert_eq!((first.wait().unwrap(), third.wait().unwrap()), (echo("1"), echo("3")));
 }
 
-/// Its bare reply would be taken for the next call's: the connection goes with it, and what waits goes over another.
+/// A late bare reply would be taken for the reply of the next call. So the connection is given up
+/// with the call, and waiting calls go over another one.
 #[test]
 fn a_call_cancelled_in_its_turn_costs_a_documented_connection() {
     let (listener, addr) = listen();
@@ -153,7 +154,7 @@ fn a_claim_on_a_lost_connection_is_an_error() {
     let claims = [pending(&channel, "Hold", "x", soon()), pending(&channel, "Hold", "y", soon())];
     service.wait_held(2);
     server.stop();
-    // Whether it is waited for before or after the loss is seen.
+    // Whether it is waited for before or after the loss is noticed.
     let [first, second] = claims;
     assert!(is_lost(&first.wait().unwrap_err()));
     wait_until("the loss is told", || second.is_ready());
@@ -219,7 +220,7 @@ fn callers_that_wait_and_callers_that_do_not_share_a_channel() {
     assert_eq!(server.connections(), 1);
 }
 
-/// Asks another server, and waits for its answer in the middle of its own call.
+/// Calls another server, and waits for its answer in the middle of its own call.
 struct Forward(Channel);
 
 impl Service for Forward {

@@ -1,4 +1,4 @@
-//! Pings: a peer that is frozen is found, one that is slow or idle is left alone.
+//! Pings: a frozen peer is detected; a slow or idle one is left alone.
 
 use std::io::{ErrorKind, Read};
 use std::sync::mpsc;
@@ -14,15 +14,14 @@ use crate::support::*;
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Where pings have to be answered in time: on a machine that has much else to do, this takes a
-/// while.
+/// For tests in which pings must be answered in time, even on a busy machine.
 const LONG_INTERVAL: Duration = Duration::from_millis(400);
 
 fn pings(server: &Server) -> u64 {
     server.stats().methods[&("rpc", "Ping")].calls
 }
 
-/// A call that would wait long, through a network that stops while it is under way.
+/// A long call over a network that stops while the call is under way.
 fn check_frozen(wait: impl FnOnce(&Channel) -> CallError) {
     let (server, service) = serve_inline();
     let relay = Relay::to(server.local_addr());
@@ -33,7 +32,8 @@ fn check_frozen(wait: impl FnOnce(&Channel) -> CallError) {
             service.wait_held(1);
             relay.freeze();
         });
-        // Noticed, and not waited for until the deadline: that would be another error.
+        // It was noticed. If the call had only reached its deadline, the error would be another
+        // one.
         let error = wait(&channel);
         assert!(is_lost(&error), "{error}");
         assert!(format!("{error:?}").contains("answer to a ping"), "{error:?}");
@@ -61,8 +61,8 @@ fn a_frozen_peer_is_noticed_for_a_completion() {
     });
 }
 
-/// Each waits for less than it takes to notice. Together they notice, and the next one connects
-/// again.
+/// Each call waits for less time than detection takes. Together they detect it, and the next one
+/// connects again.
 #[test]
 fn a_frozen_peer_is_noticed_by_callers_that_wait_only_briefly() {
     let (server, _) = serve_inline();
@@ -95,7 +95,7 @@ fn a_call_of_many_ping_intervals_succeeds() {
     }
 }
 
-/// The handler is held, too, not only the call.
+/// The handler is blocked too, not only the call.
 #[test]
 fn a_method_that_blocks_its_handler_holds_up_no_pings() {
     let (server, service) = serve_with(|builder| builder.handlers(1));
@@ -126,7 +126,7 @@ fn an_idle_connection_carries_no_pings() {
             server
         });
         let mut server = answered.0;
-        // Pings that left just before the answer came may still be there.
+        // Pings that left just before the answer may still arrive.
         server.set_read_timeout(Some(2 * LONG_INTERVAL)).unwrap();
         let mut silent = false;
         for _ in 0..2 {
@@ -169,20 +169,20 @@ fn a_server_that_knows_no_pings_counts_as_alive() {
     assert_eq!(channel.late_replies(), 0);
 }
 
-/// Silence counts while somebody waits for an answer. What an earlier call heard, long ago, is no
-/// reason to give up a later one.
+/// Silence counts only while somebody waits for an answer. Silence that an earlier call met long
+/// ago must not end a later call.
 #[test]
 fn silence_between_two_calls_is_not_held_against_the_second() {
     let interval = Duration::from_millis(800);
     let (server, service) = serve_inline();
     let channel = channel(server.local_addr()).ping_interval(interval).lazy();
-    // It is waited for long enough that the silence is noticed.
+    // The call waits long enough for the silence to be noticed.
     let error = channel.call::<_, Echo>(&method("Hold"), &echo("x"), within(300)).unwrap_err();
     assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
     let idle_since = Instant::now();
     wait_until("two intervals have passed", || idle_since.elapsed() > 2 * interval);
     thread::scope(|scope| {
-        // Runs inline, so that no ping is answered meanwhile.
+        // It runs inline, so no ping is answered meanwhile.
         let slow = scope.spawn(|| call(&channel, "Block", ""));
         service.wait_running();
         let running_since = Instant::now();

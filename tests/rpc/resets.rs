@@ -1,9 +1,9 @@
 //! How connections end: existing clients see a reset and never the end of a stream, and no answer
-//! is lost by that.
+//! is lost because of it.
 //!
-//! A client of the documented C++ system reads the end of the stream, takes it for an empty reply,
-//! sends its call again, and is ended by SIGPIPE. A reset is an error of its read, and it goes on
-//! to the next server. But a reset destroys what the client's TCP has not acknowledged.
+//! A client of the documented C++ system takes the end of the stream for an empty reply, sends its
+//! call again, and dies of SIGPIPE. After a reset, its read fails and it goes on to the next
+//! server. But a reset also discards data that the client's TCP has not acknowledged.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -46,7 +46,7 @@ fn existing_clients_and_those_that_may_be_some_are_reset_when_a_server_stops() {
         drop(server);
         documented.expect_reset();
         silent.expect_reset();
-        // Others have read their words before, if there were any.
+        // Other clients first read the status, if there was one.
         extended.0.set_read_timeout(Some(LONG)).unwrap();
         assert!(std::io::copy(&mut extended.0, &mut std::io::sink()).is_ok());
     }
@@ -63,7 +63,7 @@ fn existing_clients_are_reset_when_a_call_of_theirs_cannot_be_answered() {
     let mut raw = documented(&server);
     raw.send(&[0xff; 100]);
     raw.expect_reset();
-    // Also where it is the first that is heard of them.
+    // Even if this is the first thing that they receive.
     let mut raw = Raw::connect(server.local_addr());
     raw.send(&request("Nothing", 0, "x"));
     raw.expect_reset();
@@ -107,7 +107,7 @@ fn who_speaks_the_extended_format_is_told_and_sees_the_end() {
 const REPLY: usize = 900;
 const CALLS: usize = 300;
 
-/// A connection whose client has little room for what it does not read.
+/// A connection whose client has a small receive buffer.
 fn connect_with_little_room(addr: SocketAddr) -> Raw {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -118,8 +118,8 @@ fn connect_with_little_room(addr: SocketAddr) -> Raw {
     Raw(stream)
 }
 
-/// A client that has asked for many replies, and has read none of them. All are given; most lie in
-/// the server's buffers.
+/// A client that has asked for many replies and has read none of them. All are given; most of them
+/// are in the server's buffers.
 fn behind_its_replies(server: &Server) -> Raw {
     let mut raw = connect_with_little_room(server.local_addr());
     for _ in 0..CALLS {
@@ -133,7 +133,7 @@ fn check_no_answer_is_lost(end: impl FnOnce(&Server, &mut Raw)) {
     let (server, _) = serve(Limits::default());
     let mut raw = behind_its_replies(&server);
     end(&server, &mut raw);
-    // It may be that the server waits for nobody any more.
+    // The server may no longer wait for anybody.
     wait_until("the connection has ended", || server.connections() == 0);
     drop(server);
     let expected = echo("x".repeat(REPLY)).encoded_len() * CALLS;
@@ -166,7 +166,7 @@ fn no_answer_is_lost_by_a_client_that_sends_nothing_more() {
     check_no_answer_is_lost(|_, raw| raw.0.shutdown(Shutdown::Write).unwrap());
 }
 
-/// Longer than what existing clients read, so for others.
+/// Longer than existing clients can read, so this is for other clients.
 #[cfg(target_os = "linux")]
 #[test]
 fn no_long_answer_is_lost_either() {
@@ -177,7 +177,7 @@ fn no_long_answer_is_lost_either() {
     wait_until("it is answered", || report(&server, "Big").running.count == 1);
     server.stop();
     assert_eq!(Echo::decode(Bytes::from(raw.rest())).unwrap().data.len(), LEN);
-    // After it, a client that reads is reset as before.
+    // After that, a client that reads is reset as before.
     let (server, _) = serve(Limits::default());
     let mut raw = Raw::connect(server.local_addr());
     raw.send(&request("Big", 0, "5000"));
@@ -188,7 +188,7 @@ fn no_long_answer_is_lost_either() {
     raw.expect_reset();
 }
 
-/// Peers that are gone are not waited for.
+/// The server does not wait for peers that are gone.
 #[test]
 fn a_stop_does_not_wait_for_clients_that_were_reset() {
     let (server, _) = serve(Limits::default());

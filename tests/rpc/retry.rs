@@ -1,4 +1,5 @@
-//! Calls that are repeated, over real connections that fail, servers that are full, late, or silent.
+//! Calls that are retried over real connections that fail, and to servers that are full, late or
+//! silent.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ fn invoke(invoker: &impl Invoke, method: &Method, deadline: Instant) -> Result<E
     invoker.invoke(method, &CallOptions::default(), &echo("x"), deadline)
 }
 
-/// A channel, and what came of each attempt over it.
+/// A channel, and what each attempt over it returned.
 struct Watched {
     channel: Channel,
     attempts: Mutex<Vec<Attempt>>,
@@ -138,7 +139,7 @@ fn a_call_that_is_not_idempotent_is_not_repeated_after_a_cut() {
     assert_eq!(service.calls(), 1);
 }
 
-/// The first attempt reached the server, the later ones do not: they do not make it undone.
+/// The first attempt reached the server and the later ones did not. The call may still have run.
 #[test]
 fn a_call_that_may_have_run_before_the_server_went_is_said_to() {
     let (server, service) = serve_inline();
@@ -202,13 +203,14 @@ fn an_answer_that_does_not_come_ends_an_attempt_or_the_call_and_the_error_says_w
         };
         assert_eq!((*found, watched.attempts.lock().len()), (which, attempts), "{error}");
         let expected = Duration::from_millis(waited_ms);
-        // From the call to its deadline: a little less than was meant, never more.
+        // From the call to its deadline: a little less than requested, never more.
         assert!(*waited <= expected && *waited > expected / 5 * 4, "{error}");
         assert!(error.may_have_run());
         watched.attempts.lock().clear();
     };
     let twice = Retry::Fixed { pause: Duration::ZERO, attempts_max: 2 };
-    // Not repeated, as it may have run; repeated as often as allowed; repeated until the call's own deadline.
+    // In turn: not retried, as it may have run; retried as often as allowed; retried until the
+    // call's deadline.
     check(AT_ONCE, &method("Echo"), Deadline::Attempt, 1, 800);
     check(twice, &method("Echo").idempotent(), Deadline::Attempt, 2, 800);
     check(AT_ONCE, &method("Echo").idempotent(), Deadline::Call, 3, 2000);

@@ -1,5 +1,5 @@
-//! A server against clients that are slow, broken, hostile or from elsewhere: it costs them their
-//! own connection at most.
+//! A server against clients that are slow, broken, hostile or of another protocol. At most, they
+//! lose their own connection.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,7 +14,7 @@ use syncraft::rpc::{CallError, FrameLimits, Limits, Server, ServerError, StatusC
 use crate::raw::*;
 use crate::support::*;
 
-/// The server is as well as ever.
+/// The server works normally.
 fn check_alive(server: &Server) {
     let mut raw = Raw::connect(server.local_addr());
     raw.send(&request("Echo", 0, "alive"));
@@ -38,7 +38,7 @@ fn a_documented_call_begins_only_when_the_one_before_is_answered() {
     let mut raw = Raw::connect(server.local_addr());
     raw.send(&[request("Hold", 0, "first"), request("Echo", 0, "second")].concat());
     service.wait_held(1);
-    // Another connection goes on, and shows that time has passed.
+    // Another connection is served, which shows that time has passed.
     check_alive(&server);
     assert_eq!(service.calls(), 2);
     let (args, call) = service.take_held().pop().unwrap();
@@ -96,7 +96,7 @@ fn extended_calls_are_answered_in_any_order_and_in_words() {
         raw.send(&request(method, id, "x"));
         raw.expect_status(id, code);
     }
-    // All that while the first call waited, on the same connection.
+    // All this while the first call waits on the same connection.
     let (args, call) = service.take_held().pop().unwrap();
     call.typed().run(args);
     raw.expect_echo(1, "held");
@@ -120,7 +120,7 @@ fn a_call_whose_deadline_has_passed_is_not_run() {
     let mut raw = Raw::connect(server.local_addr());
     let args = echo("late").encode_to_vec();
     let bytes = frame(&Head { deadline_ms: 1, ..head("Echo", 1, args.len()) }, &args);
-    // The arguments come once the caller's millisecond is over.
+    // The arguments arrive after the caller's deadline of one millisecond.
     raw.send(&bytes[..bytes.len() - 1]);
     thread::sleep(Duration::from_millis(30));
     raw.send(&bytes[bytes.len() - 1..]);
@@ -142,7 +142,7 @@ fn arguments_over_the_limit_are_refused_and_the_connection_lives() {
         raw.expect_status(2, StatusCode::FrameTooLarge);
         raw.send(&request("Echo", 3, "in step"));
         raw.expect_echo(3, "in step");
-        // So far over it that it is not worth passing over: told, then closed.
+        // Too long to skip: the client is told, and the connection is closed.
         raw.send(&frame(&head("Echo", 4, u32::MAX as usize), b"some"));
         raw.expect_status(4, StatusCode::FrameTooLarge);
         raw.expect_closed();
@@ -166,7 +166,7 @@ fn too_much_in_flight_is_answered_busy() {
         (head.call_id, head.status, head.retry_after_ms > 0),
         (3, StatusCode::Busy.number(), true)
     );
-    // A documented call cannot be told: it waits.
+    // A documented call cannot be told that the server is busy, so it waits.
     let mut documented = Raw::connect(server.local_addr());
     documented.send(&request("Echo", 0, "patient"));
     service.take_held().into_iter().for_each(|(args, call)| call.typed().run(args));
@@ -231,21 +231,21 @@ fn frames_that_are_none_close_their_connection_soon() {
     let (server, service) = serve(Limits::default());
     let good = request("Echo", 0, "x");
     let cases: [&[u8]; 13] = [
-        // A head of 0, limit + 1, 2^31 and 2^32 - 1 bytes.
+        // Head lengths of 0, limit + 1, 2^31 and 2^32 - 1 bytes.
         &[0, 0, 0, 0],
         &[1, 4, 0, 0],
         &[0, 0, 0, 0x80],
         &[0xff; 4],
-        // The same as varints, one too long and one padded.
+        // The same as varints; one too long and one padded.
         &[0x81, 8, 0x0a],
         &[0xff, 0xff, 0xff, 0xff, 0x0f],
         &[0x80, 0x80, 0x80, 0x00],
-        // Heads that do not decode, do not begin as one, or end too early.
+        // Heads that do not decode, do not begin as a head does, or end too early.
         &[3, 0, 0, 0, 0x0a, 9, b'x'],
         &[3, 0, 0, 0, 0x12, 1, b'x'],
         &[3, 0x0a, 9, b'x'],
         &[0x16, 3, 0, 0, 0x5b, 1],
-        // Others.
+        // Other protocols.
         b"SSH-2.0-OpenSSH_9.9\r\n",
         b"\0\0\0\x01\x01",
     ];
@@ -257,8 +257,8 @@ fn frames_that_are_none_close_their_connection_soon() {
             if !before.is_empty() {
                 raw.expect_bare("x");
             }
-            // Varint and `u32` heads differ after a first call: what is short of a head ends with
-            // the stream. The server may have been faster.
+            // After a first call, varint and `u32` heads differ: bytes too short for a head end
+            // with the stream. The server may have been faster.
             let _ = raw.0.shutdown(Shutdown::Write);
             raw.expect_closed();
             assert!(began.elapsed() < Duration::from_secs(5), "{bytes:02x?}");
@@ -300,7 +300,7 @@ fn random_frames_do_no_harm() {
     let mut random = fastrand::Rng::with_seed(seed);
     let (server, _) = serve(Limits::default());
     for _ in 0..1500 {
-        // A good call with some bytes changed, or nothing but noise.
+        // A valid call with some bytes changed, or pure noise.
         let mut bytes = match random.bool() {
             true => request("Echo", random.u64(0..3), "some data"),
             false => vec![0; random.usize(0..200)],
@@ -353,7 +353,7 @@ fn a_client_that_never_takes_its_answer_is_given_up_after_a_time() {
     service.wait_held(1);
     drop(raw);
     wait_until("the connection ends", || server.connections() == 0);
-    // The answer then reaches nobody, and hurts nobody.
+    // The answer then reaches nobody and harms nobody.
     service.take_held().into_iter().for_each(|(args, call)| call.typed().run(args));
     check_alive(&server);
 }
@@ -377,7 +377,7 @@ fn a_reset_before_during_and_after_a_call_does_no_harm() {
     }
     wait_until("every connection ends", || server.connections() == 0);
     service.take_held().into_iter().for_each(|(args, call)| call.typed().run(args));
-    // And in the middle of a reply.
+    // The same in the middle of a reply.
     let mut raw = Raw::connect(server.local_addr());
     raw.send(&request("Big", 0, "8000000"));
     raw.read(1000);
@@ -397,7 +397,7 @@ fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
     let mut slow = Raw::connect(server.local_addr());
     let trickler = {
         let mut slow = slow.0.try_clone().unwrap();
-        // A byte now and then, never a whole frame, until the server has had enough.
+        // A byte now and then, never a complete frame, until the server closes the connection.
         thread::spawn(move || {
             while slow.write_all(&[20]).is_ok() {
                 thread::sleep(Duration::from_millis(20))
@@ -412,7 +412,7 @@ fn a_frame_that_trickles_is_cut_and_an_idle_connection_is_not() {
     trickler.join().unwrap();
     assert!(began.elapsed() >= Duration::from_millis(1500));
     assert!(began.elapsed() < LONG);
-    // And one that is only slow is served.
+    // A client that is merely slow is served.
     let mut steady = Raw::connect(server.local_addr());
     request("Echo", 0, "x").chunks(10).for_each(|bytes| {
         steady.send(bytes);
@@ -432,8 +432,8 @@ fn a_client_that_does_not_read_loses_its_connection_and_holds_nobody() {
         slow.send(&request("Hold", id, "x"));
     }
     service.wait_held(8);
-    // The thread that answers is the test's own. It waits for nobody: it is done long before the
-    // connection is given up.
+    // The test's own thread answers. It waits for nobody: it is done long before the connection is
+    // given up.
     for (_, call) in service.take_held() {
         call.typed().run(echo(vec![0; 7 << 20]));
     }
@@ -449,7 +449,8 @@ fn replies_that_find_no_room_cost_their_own_calls_and_not_the_connection() {
     let mut raw = Raw::connect(server.local_addr());
     (1..=50).for_each(|id| raw.send(&request("Hold", id, "x")));
     service.wait_held(50);
-    // Nothing is read before all is answered, the last with a few bytes, which always find room.
+    // The client reads nothing before everything is answered. The last answers have a few bytes,
+    // which always find room.
     let mut held = service.take_held();
     let (args, last) = held.pop().unwrap();
     held.into_iter().for_each(|(_, call)| call.typed().run(echo(vec![0; 1_000_000])));
@@ -467,7 +468,7 @@ fn replies_that_find_no_room_cost_their_own_calls_and_not_the_connection() {
     }
     raw.expect_echo(50, "x");
     assert!(!unanswered.is_empty() && unanswered.len() < 47, "{unanswered:?}");
-    // Now that all is read, there is room.
+    // Once everything is read, there is room.
     for id in unanswered {
         raw.send(&request("Big", id, "1000000"));
         let (head, _) = raw.reply();

@@ -1,4 +1,5 @@
-//! What a server publishes: services in other serializations, of versions, several beside each other, and the list of them.
+//! What a server publishes: services in other serializations, with versions, several side by side,
+//! and the list of them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -34,7 +35,7 @@ enum Receipt {
     Items { count: u64, of: Order },
 }
 
-/// A service of pure Rust, written by hand.
+/// A service without a .proto, written by hand.
 struct Orders;
 
 const PLACE: Method = Method::new("orders", "Place");
@@ -109,7 +110,7 @@ fn values_of_pure_rust_go_there_and_back() {
         let receipt = place(&channel, &order()).unwrap();
         assert_eq!(receipt, Receipt::Items { count: 43, of: order() });
         assert_eq!(place(&channel, &Order::default()).unwrap(), Receipt::Nothing);
-        // Services of either kind share a connection.
+        // Both kinds of service share a connection.
         assert_eq!(call(&channel, "Echo", "protobuf").unwrap(), "protobuf");
         assert_eq!(server.stats().connections_accepted, 1);
     }
@@ -131,7 +132,7 @@ fn the_wrong_serialization_is_named_and_costs_the_call_only() {
     assert!(!error.may_have_run());
     assert_eq!(place(&channel, &Order::default()).unwrap(), Receipt::Nothing);
     assert_eq!(server.stats().connections_accepted, 1);
-    // Those that can only speak protobuf see the end of their connection.
+    // Clients that only know protobuf see the end of their connection.
     let mut documented = Raw::connect(server.local_addr());
     documented.send(&frame(&Head { service: "orders".into(), ..head("Place", 0, 0) }, b""));
     documented.expect_closed();
@@ -145,7 +146,7 @@ fn bytes_that_are_no_such_value_are_bad_arguments() {
     Bincode(order()).write(&mut good);
     let cut = &good[..good.len() - 1];
     let longer = [&good[..], b"x"].concat();
-    // A length of 2^64 - 1, nothing at all, and a string that is none.
+    // A length of 2^64 - 1, nothing at all, and an invalid string.
     let cases = [cut, &longer, &[0xff; 8], b"", &[1, 0, 0, 0, 0, 0, 0, 0, 0xff]];
     for (args, call_id) in cases.into_iter().zip(1..) {
         let head = head("Place", call_id, args.len());
@@ -168,7 +169,7 @@ fn a_reply_that_cannot_be_serialized_is_an_internal_error_with_its_reason() {
         .unwrap_err();
     assert_eq!(code(&error), Some(StatusCode::Internal), "{error}");
     assert!(error.to_string().contains("no words for it"), "{error}");
-    // Nor are such arguments sent.
+    // Such arguments are not sent either.
     let error =
         channel.call::<_, Bincode<Receipt>>(&PLACE, &Bincode(Unserializable), soon()).unwrap_err();
     assert!(matches!(error, CallError::NotSent { .. }) && !error.may_have_run(), "{error}");
@@ -177,7 +178,7 @@ fn a_reply_that_cannot_be_serialized_is_an_internal_error_with_its_reason() {
 
 // ---- versions, and what else a call is about ----
 
-/// What a call said of itself.
+/// What a call said about itself.
 #[derive(Clone, Debug, PartialEq)]
 struct Told {
     caller: Bytes,
@@ -185,7 +186,8 @@ struct Told {
     request: Option<RequestId>,
 }
 
-/// A service of a version, which tells what its calls say of themselves, and refuses each request twice.
+/// A service with a version. It reports what its calls say about themselves, and refuses each
+/// request twice.
 struct Versioned {
     name: &'static str,
     version: u32,
@@ -220,7 +222,7 @@ impl Service for Versioned {
     }
 }
 
-/// A service "any" for all versions, and one "two" of version 2.
+/// A service "any" for all versions, and a service "two" of version 2.
 fn serve_versions() -> (Server, Receiver<Told>) {
     let (tx, told) = queue();
     let service = |name, version| Versioned { name, version, told: Mutex::new(Sender::clone(&tx)) };
@@ -259,7 +261,7 @@ fn a_version_that_does_not_fit_is_refused_and_both_are_named() {
     assert_eq!(ask(&channel, "two", 2).unwrap(), echo("x"));
     assert_eq!(told.try_iter().count(), 6);
     assert_eq!(server.stats().connections_accepted, 1);
-    // Existing clients know of no versions.
+    // Existing clients know no versions.
     let mut documented = Raw::connect(server.local_addr());
     let args = echo("x").encode_to_vec();
     let head = Head { service: "two".into(), ..head("Ask", 0, args.len()) };
@@ -282,7 +284,7 @@ fn a_service_is_told_who_calls_for_what_and_how_often() {
     let expected = Told { caller: "who".into(), trace: "for what".into(), request: None };
     assert_eq!(told.try_recv().unwrap(), expected);
 
-    // What is repeated has a name that stays.
+    // A retried call keeps its name.
     let retrying = Retrying::new(named, Retry::default());
     for number in 1..=2 {
         let method = Method::new("any", "AskAgain");
@@ -294,17 +296,17 @@ fn a_service_is_told_who_calls_for_what_and_how_often() {
         assert!(requests.iter().all(|it| it.client.len() == 16 && it.client == requests[0].client));
         assert!(told.iter().all(|it| it.caller == "who" && it.trace == "for what"));
     }
-    // A long mark is cut, as it stands in the header.
+    // A long mark is cut in the header.
     let options = CallOptions::default().trace("t".repeat(1000));
     let _: Echo = plain.invoke(&Method::new("any", "Ask"), &options, &echo("x"), soon()).unwrap();
     assert_eq!(told.try_recv().unwrap().trace, "t".repeat(128));
-    // Documented calls say nothing of the kind.
+    // Documented calls carry none of this.
     let mut documented = Raw::connect(addr);
     documented.send(&frame(&Head { service: "any".into(), ..head("Ask", 0, 0) }, b""));
     wait_until("it has come", || told.try_recv().is_ok_and(|told| told == nothing));
 }
 
-/// Hands its calls on without an answer.
+/// Passes its calls on without an answer.
 struct Keeper(Mutex<Sender<Call>>);
 
 impl Service for Keeper {
@@ -321,7 +323,7 @@ impl Service for Keeper {
     }
 }
 
-/// Of calls of either format, on either kind of thread, and also when their connection has ended.
+/// For calls of either format, on either kind of thread, and after their connection has ended.
 #[test]
 fn a_call_knows_the_address_that_it_came_from() {
     assert_eq!(Call::local(drop).peer(), None);
@@ -382,7 +384,7 @@ fn a_server_lists_what_it_serves() {
         info("two", 2, 0, &["Ask", "AskAgain"]),
     ];
     assert_eq!(services, expected);
-    // Its bytes, too: other clients decode them.
+    // Its bytes too, because other clients decode them.
     let mut raw = Raw::connect(server.local_addr());
     raw.send(&frame(&Head { service: "rpc".into(), ..head("ListServices", 1, 0) }, b""));
     let (_, body) = raw.reply();

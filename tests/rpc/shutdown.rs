@@ -1,4 +1,5 @@
-//! A server that stops, with grace or at once: what becomes of calls that run, that wait, and that come too late.
+//! A server that stops, gracefully or at once: what becomes of calls that run, that wait, and that
+//! come too late.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +29,7 @@ fn serve_pooled(handlers: usize) -> (Arc<Server>, Arc<TestService>) {
     (Arc::new(server), service)
 }
 
-/// A server as the other one was, on its port.
+/// A server like the first one, on its port.
 fn serve_again(server: &Server) -> Server {
     Server::builder()
         .service(Published(Arc::default()))
@@ -44,7 +45,7 @@ fn serve_again(server: &Server) -> Server {
 fn a_drain_sees_open_calls_through_and_refuses_further_ones() {
     let (server, service) = serve_pooled(2);
     let mut raw = Raw::connect(server.local_addr());
-    // One that waits for its answer without a handler, two that run, one that is queued.
+    // One call that waits for its answer without a handler, two that run, one that is queued.
     raw.send(&request("Hold", 1, "held"));
     service.wait_held(1);
     (2..=3).for_each(|id| raw.send(&request("Block", id, "x")));
@@ -111,7 +112,7 @@ fn a_drain_is_told_to_whoever_understands_it() {
 fn a_drain_lasts_until_a_slow_client_has_its_answer() {
     let (server, _) = serve_pooled(1);
     let mut raw = Raw::connect(server.local_addr());
-    // More than the sockets between take.
+    // More than the sockets' buffers hold.
     raw.send(&request("Big", 1, "15000000"));
     wait_until("it is answered", || report(&server, "Big").reply_bytes > 0);
     let draining = drain(&server, LONG);
@@ -131,7 +132,7 @@ fn a_drain_whose_time_passes_says_so() {
     raw.send(&request("Echo", 2, "queued"));
     wait_queued(&server, 1);
     let draining = drain(&server, Duration::from_millis(50));
-    // Its end is that of `stop`: what is queued has not run, and what runs is lost.
+    // It ends like `stop`: queued calls have not run, and running ones are lost.
     raw.expect_status(2, StatusCode::ShuttingDown);
     raw.expect_closed();
     service.release();
@@ -146,14 +147,14 @@ fn a_drain_with_nothing_to_wait_for_ends_at_once_whatever_its_limit() {
         let mut raw = Raw::connect(server.local_addr());
         raw.send(&request("Echo", 1, "x"));
         raw.expect_echo(1, "x");
-        // A second time there is still less to do.
+        // A second drain has even less to do.
         assert!(in_time(move || server.drain(limit) && server.drain(limit)), "{limit:?}");
         raw.expect_status(0, StatusCode::ShuttingDown);
         raw.expect_closed();
     }
 }
 
-/// Calls until told that it did not run; how many were answered. The error says that it did not run.
+/// Calls until an error says that the call has not run. Returns how many calls were answered.
 fn call_until_refused(channel: &Channel) -> u64 {
     let mut answered = 0;
     loop {
@@ -175,7 +176,7 @@ fn whoever_calls_during_a_drain_knows_whether_it_was_run() {
             .map(|number| {
                 let addr = server.local_addr();
                 thread::spawn(move || {
-                    // Every other one has a thread of its own that reads.
+                    // Every other channel has a thread of its own that reads.
                     let builder = channel(addr);
                     let channel = match number % 2 {
                         0 => builder.lazy(),
@@ -282,7 +283,7 @@ fn a_method_may_stop_its_own_server() {
         raw.send(&frame(&head, b""));
         raw.expect_echo(1, "stopping");
         raw.expect_closed();
-        // Its own thread cannot be waited for by itself; here it is.
+        // A call's thread cannot wait for itself; this thread can.
         in_time(move || server.stop());
         assert_eq!(service.calls(), 0);
     }
@@ -290,7 +291,8 @@ fn a_method_may_stop_its_own_server() {
 
 // ---- clients over a stop ----
 
-/// A client with an idle connection makes its next call after `stop`: it has not run, and the one after the restart is answered.
+/// A client with an idle connection makes its next call after `stop`. The call has not run, and the
+/// one after the restart is answered.
 fn check_idle_client(reads_itself: bool, stop: fn(&Server)) {
     let (server, _) = serve_pooled(1);
     let mut server = Arc::into_inner(server).unwrap();
@@ -357,7 +359,7 @@ fn a_connection_that_waits_for_room_is_no_hindrance() {
     let mut holding = Raw::connect(server.local_addr());
     holding.send(&request("Hold", 1, "x"));
     service.wait_held(1);
-    // Neither has begun, as there is no room for it.
+    // Neither has begun, because there is no room for it.
     let mut documented = Raw::connect(server.local_addr());
     documented.send(&request("Echo", 0, "x"));
     let draining = drain(&server, Duration::from_millis(100));

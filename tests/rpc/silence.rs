@@ -1,5 +1,5 @@
-//! Connections that stay open and carry nothing: they are given up after an attempt, and the next
-//! one works. Servers and networks that are only slow are left alone.
+//! Connections that stay open and carry nothing are given up after one attempt, and the next
+//! attempt works. Servers and networks that are only slow are left alone.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use crate::raw::*;
 use crate::relay::Relay;
 use crate::support::*;
 
-/// What a patient caller allows. An attempt that meets nothing but silence takes all of it.
+/// How long a patient caller waits. An attempt that meets only silence takes all of it.
 const ATTEMPT: u64 = 1_000;
 
-/// Much less than it takes without a mend: two pings of 10 s.
+/// Much less than pings alone need: two pings of 10 s.
 const AT_MOST: Duration = Duration::from_secs(8);
 
 fn relayed() -> (Server, Relay) {
@@ -26,8 +26,8 @@ fn relayed() -> (Server, Relay) {
     (server, relay)
 }
 
-/// Calls over a connection that turns silent: by whichever way of calling, the attempt after the
-/// first one that is in vain goes over a new connection.
+/// Calls over a connection that turns silent, made in each possible way: after one failed attempt,
+/// the next one goes over a new connection.
 fn check_renewed(
     build: impl FnOnce(ChannelBuilder) -> ChannelBuilder,
     attempt: impl Fn(&Channel) -> Result<String, CallError>,
@@ -103,7 +103,7 @@ fn of_several_servers_all_are_back_after_an_attempt_each() {
     (0..4).for_each(|_| drop(call().unwrap()));
     servers.iter().for_each(|(_, relay)| relay.blackhole());
     let began = Instant::now();
-    // By turns: so both serve.
+    // In turn, so that both serve.
     let mut served = 0;
     wait_until("ten calls in a row are answered", || {
         served = if call().is_ok() { served + 1 } else { 0 };
@@ -112,7 +112,7 @@ fn of_several_servers_all_are_back_after_an_attempt_each() {
     assert!(began.elapsed() < AT_MOST, "{:?}", began.elapsed());
 }
 
-/// Threads whose calls overlap: there is always one that has just begun.
+/// Threads with overlapping calls: one of the calls has always just begun.
 #[test]
 fn callers_side_by_side_are_all_served_again() {
     let (_server, relay) = relayed();
@@ -129,8 +129,8 @@ fn callers_side_by_side_are_all_served_again() {
     assert!(relay.accepted() >= 2);
 }
 
-/// Calls end at their deadlines without an answer; but the server answers pings, so that it is
-/// known to be there.
+/// Calls end at their deadlines without an answer. The server answers pings, so it is known to be
+/// alive.
 #[test]
 fn a_slow_server_keeps_its_connection() {
     let (server, service) = serve_with(|builder| builder.handlers(1));
@@ -144,8 +144,8 @@ fn a_slow_server_keeps_its_connection() {
     assert_eq!(server.stats().connections_accepted, 1);
 }
 
-/// Nothing comes back while the arguments are on their way, not even the answer to a ping, which
-/// stands behind them. A small call before them is answered soon, and says nothing about them.
+/// Nothing comes back while the arguments are on their way, not even the answer to a ping, which is
+/// queued behind them. A small call before them is answered soon, which says nothing about them.
 #[test]
 fn a_slow_network_is_given_time_for_what_is_sent() {
     for has_small_call in [false, true] {
@@ -161,8 +161,8 @@ fn a_slow_network_is_given_time_for_what_is_sent() {
     }
 }
 
-/// The network is slower than the channel is for: large calls are sent again, with more time, until
-/// one arrives.
+/// The network is slower than the channel expects: large calls are retried with more time each,
+/// until one arrives.
 #[test]
 fn a_network_slower_than_expected_is_given_more_and_more_time() {
     let (_server, relay) = relayed();

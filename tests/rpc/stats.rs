@@ -1,4 +1,4 @@
-//! What a server tells about what it has done: counters that are exact, and a line in the log for each slow call.
+//! What a server reports about its work: exact counters, and a line in the log for each slow call.
 
 use std::collections::BTreeMap;
 use std::net::Shutdown;
@@ -17,17 +17,17 @@ use crate::collector::{collect, lines};
 use crate::raw::*;
 use crate::support::*;
 
-/// The errors of a method: so many of each code.
+/// The errors of a method: how many of each code.
 fn errors(report: &MethodReport) -> Vec<(StatusCode, u64)> {
     report.errors.iter().map(|(code, count)| (StatusCode::from_number(*code), *count)).collect()
 }
 
-/// Calls, calls open, rejected and dropped.
+/// Calls, open calls, rejected ones and dropped ones.
 fn counts(report: &MethodReport) -> [u64; 4] {
     [report.calls, report.open, report.rejected, report.dropped]
 }
 
-/// Calls that were there, of all methods.
+/// The calls that arrived, by method.
 fn all_calls(stats: &Stats) -> BTreeMap<&'static str, u64> {
     let called = stats.methods.iter().filter(|(_, report)| report.calls > 0);
     called.map(|((_, method), report)| (*method, report.calls)).collect()
@@ -212,7 +212,7 @@ fn connections_are_counted_by_what_became_of_them() {
     let limits =
         Limits { connections_max: 3, idle_timeout: Duration::from_millis(50), ..Limits::default() };
     let (server, _) = serve(limits);
-    // Documented ones are not closed for being idle.
+    // Documented connections are not closed for being idle.
     let connect = |call_id| {
         let mut raw = Raw::connect(server.local_addr());
         raw.send(&request("Echo", call_id, "x"));
@@ -234,7 +234,7 @@ fn connections_are_counted_by_what_became_of_them() {
 #[test]
 fn times_are_those_of_the_call() {
     let (server, service) = serve_with(|builder| {
-        // Whoever is alone may be as greedy as it likes.
+        // A caller that is alone may be greedy.
         builder.handlers(1).queue(100).fair(Fairness::default())
     });
     let mut raw = Raw::connect(server.local_addr());
@@ -251,7 +251,7 @@ fn times_are_those_of_the_call() {
     let all = began.elapsed();
     let (block, echo) = (report(&server, "Block"), report(&server, "Echo"));
     assert_eq!((echo.waiting.count, echo.running.count), (4, 4));
-    // Two digits: some percent off.
+    // Two digits: within a few percent.
     let at_least = waited * 95 / 100;
     assert!(echo.waiting.p50 >= at_least && block.running.max >= at_least, "{echo:?} {block:?}");
     let at_most = all * 105 / 100;
@@ -263,7 +263,7 @@ fn times_are_those_of_the_call() {
 
 // ---- slow calls ----
 
-/// The times that a line about a slow call tells: from its coming to its answer, and in its method.
+/// The times in a line about a slow call: from its arrival to its answer, and in its method.
 fn times(line: &str) -> [Duration; 2] {
     let after = line.rsplit_once(" after ").unwrap().1;
     let (took, ran) = after.split_once(", of which it ran ").unwrap();
@@ -296,7 +296,7 @@ fn a_slow_call_is_counted_and_leaves_one_line_that_tells_whose_it_was_and_where_
                 channel.invoke::<_, Echo>(&method, &options, &echo("x"), soon())
             })
         };
-        // One holds the handler, and another one waits for it.
+        // One call occupies the handler, and another one waits for it.
         let blocking = call("Block", "trace-block");
         service.wait_blocked(1);
         let queued = call("Echo", "trace-queued");
@@ -306,7 +306,7 @@ fn a_slow_call_is_counted_and_leaves_one_line_that_tells_whose_it_was_and_where_
         service.release();
         blocking.join().unwrap().unwrap();
         queued.join().unwrap().unwrap();
-        // One that is answered later, and not with a reply; and some that are not slow.
+        // One call that is answered later, with an error; and some that are not slow.
         let failed = call("Hold", "trace-failed");
         service.wait_held(1);
         let since = Instant::now();
@@ -342,11 +342,11 @@ fn a_server_that_has_done_nothing_says_so() {
     let server: Server = serve(Limits::default()).0;
     let stats = server.stats();
     assert_eq!(all_calls(&stats), BTreeMap::new());
-    // Each method is there, those of the service that every server has among them.
+    // Every method is there, including those of the service that every server has.
     assert_eq!(stats.methods.len(), 8 + 2);
     assert!(stats.methods.contains_key(&("rpc", "Ping")));
     assert_eq!((stats.connections, stats.connections_accepted), (0, 0));
-    // It may be asked after its end.
+    // Its statistics are there after its end.
     let server = Arc::new(server);
     server.stop();
     assert_eq!(server.stats().connections, 0);

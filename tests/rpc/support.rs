@@ -1,4 +1,4 @@
-//! A service to call, and sockets that speak for themselves.
+//! The test service, and how to serve and call it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use syncraft::rpc::{
 
 use crate::raw::{Echo, Head, LONG, Raw, echo, frame, head, soon};
 
-/// A service of which each method does one thing that a service can do.
+/// A service whose methods each do one thing that a service can do.
 #[derive(Default)]
 pub(crate) struct TestService {
     state: Mutex<State>,
@@ -36,7 +36,7 @@ impl TestService {
         self.state.lock().calls
     }
 
-    /// Waits until `count` calls of `Hold` are there.
+    /// Waits until `count` calls of `Hold` have arrived.
     pub(crate) fn wait_held(&self, count: usize) {
         let mut state = self.state.lock();
         while state.held.len() < count {
@@ -48,7 +48,7 @@ impl TestService {
         }
     }
 
-    /// The calls of `Hold`, in the order in which they came.
+    /// The calls of `Hold`, in the order of their arrival.
     pub(crate) fn take_held(&self) -> Vec<(Echo, Call)> {
         std::mem::take(&mut self.state.lock().held)
     }
@@ -135,7 +135,7 @@ impl Service for Published {
     }
 }
 
-/// What members say to each other, here: an echo.
+/// A service as members use it among themselves; here an echo.
 pub(crate) struct PeerRpc;
 
 impl Service for PeerRpc {
@@ -158,7 +158,7 @@ pub(crate) fn serve(limits: Limits) -> (Server, Arc<TestService>) {
     serve_with(|builder| builder.limits(limits))
 }
 
-/// A server of one test service, with such settings.
+/// A server of one test service with these settings.
 pub(crate) fn serve_with(
     settings: impl FnOnce(ServerBuilder) -> ServerBuilder,
 ) -> (Server, Arc<TestService>) {
@@ -167,12 +167,12 @@ pub(crate) fn serve_with(
     (settings(builder).build().unwrap().start(), service)
 }
 
-/// What a method of the test service has done.
+/// The report of a method of the test service.
 pub(crate) fn report(server: &Server, method: &'static str) -> MethodReport {
     server.stats().methods.remove(&("testRpc", method)).unwrap()
 }
 
-/// Waits until so many calls wait for a handler.
+/// Waits until this many calls wait for a handler.
 pub(crate) fn wait_queued(server: &Server, calls: usize) {
     wait_until("calls wait for a handler", || server.stats().queue_len == calls);
 }
@@ -204,7 +204,7 @@ pub(crate) fn peer_is_served(peer: &mut Raw) {
 /// The names of the RPC's threads in this process, on Linux. A test that asks for them runs alone.
 pub(crate) fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    // The first thread has the name of this program, which begins as theirs do.
+    // The first thread has the name of this program, which begins with "rpc-" as well.
     let others = tasks
         .map(|task| task.unwrap())
         .filter(|task| task.file_name().to_str() != Some(&std::process::id().to_string()));
@@ -213,7 +213,7 @@ pub(crate) fn threads() -> Vec<String> {
     names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("rpc-")).collect()
 }
 
-/// Runs `run` on another thread and fails when it takes longer than `LONG`.
+/// Runs `run` on another thread and fails if it takes longer than `LONG`.
 pub(crate) fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let (tx, rx) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -224,12 +224,12 @@ pub(crate) fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'stati
     value
 }
 
-/// Waits for what other threads bring about.
+/// Waits for something that other threads do.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = soon();
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
-        // So that what is waited for has the processor.
+        // Leaves the processor to them.
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,4 +1,4 @@
-//! What a server and a channel leave behind: nothing. These tests count threads, so each runs in a
+//! A server and a channel leave nothing behind. These tests count threads, so each runs in a
 //! process of its own.
 
 use std::net::Shutdown;
@@ -23,7 +23,8 @@ fn check_stopped(what: &str, stop: impl FnOnce() + Send + 'static) {
     assert_eq!(threads(), Vec::<String>::new(), "{what}");
 }
 
-/// A server with a connection in every state that can hold a thread, and what keeps these states alive.
+/// A server with a connection in every state that can occupy a thread, and the sockets that keep
+/// these states alive.
 fn busy_server(service: &Arc<TestService>) -> (Server, Vec<Raw>) {
     let limits = Limits { calls_max: 6, ..Limits::default() };
     let server = Server::builder()
@@ -45,7 +46,8 @@ fn busy_server(service: &Arc<TestService>) -> (Server, Vec<Raw>) {
     let next_waits = connect(&[request("Hold", 0, "x"), request("Echo", 0, "x")].concat());
     let half_closed = connect(&request("Hold", 1, "x"));
     half_closed.0.shutdown(Shutdown::Write).unwrap();
-    // Two that are written to, and do not read: one whose reader goes on, one whose reader waits.
+    // Two clients do not read what is written to them: one whose reader goes on, one whose reader
+    // waits.
     let writing = connect(&request("Big", 1, "15000000"));
     let write_blocked =
         connect(&[request("Big", 1, "15000000"), request("Big", 2, "15000000")].concat());
@@ -53,7 +55,7 @@ fn busy_server(service: &Arc<TestService>) -> (Server, Vec<Raw>) {
     wait_until("two writers", || {
         threads().iter().filter(|name| name.starts_with("rpc-send")).count() == 2
     });
-    // And one that waits for room: six calls are open now.
+    // And one that waits for room: now six calls are open.
     let _more: Vec<_> = (0..2).map(|id| connect(&request("Hold", id + 1, "x"))).collect();
     service.wait_held(5);
     let no_room = connect(&request("Echo", 0, "x"));
@@ -85,7 +87,7 @@ fn every_thread_is_joined() {
         drop(raws);
         service.take_held().into_iter().for_each(|(args, call)| call.typed().run(args));
 
-        // A service that is in the middle of a call is waited for.
+        // The stop waits for a service in the middle of a call.
         let (server, service) = serve(Limits::default());
         let mut raw = Raw::connect(server.local_addr());
         raw.send(&request("Block", 1, "x"));
@@ -134,7 +136,7 @@ fn every_thread_is_joined() {
         assert!(outcomes.iter().all(|outcome| outcome.try_recv() == Ok(true)));
         check_stopped("a server whose clients are gone", move || drop(server));
 
-        // Calls that the service never answered are still there, and keep no socket open.
+        // Calls that the service never answered still exist, and keep no socket open.
         let held = service.take_held();
         assert!(!held.is_empty());
         wait_until("every descriptor is closed", || descriptors() == descriptors_before);
@@ -142,7 +144,8 @@ fn every_thread_is_joined() {
     });
 }
 
-/// A server whose handlers are blocked, whose queue is full, and whose connections' threads wait for all that they can wait for.
+/// A server whose handlers are blocked and whose queue is full. Its connections' threads wait for
+/// everything that they can wait for.
 fn blocked_server() -> (Arc<Server>, Arc<TestService>, Vec<Raw>) {
     let limits = Limits { calls_max: 9, ..Limits::default() };
     let (server, service) = serve_with(|it| it.limits(limits).handlers(2).queue(3));
@@ -156,7 +159,7 @@ fn blocked_server() -> (Arc<Server>, Arc<TestService>, Vec<Raw>) {
     let queued: Vec<u8> = (1..=3).flat_map(|id| request("Echo", id, "x")).collect();
     let queued = connect(&queued);
     wait_queued(&server, 3);
-    // Four that wait for a place in the queue, each with one behind it that waits for its turn.
+    // Four calls wait for a place in the queue, each with another call behind it.
     let two = [request("Echo", 0, "x"), request("Echo", 0, "x")].concat();
     let for_place: Vec<_> = (0..4).map(|_| connect(&two)).collect();
     wait_until("seven are open", || report(&server, "Echo").open == 7);
@@ -184,7 +187,7 @@ fn a_stop_under_load_leaves_no_thread_and_runs_nothing_more() {
             };
             // All connections end while the handlers are still blocked.
             (1..=3).for_each(|id| drop(raws[1].expect_status(id, StatusCode::ShuttingDown)));
-            // The one without calls is told that there was nothing else, where there is time for it.
+            // If there is time, the connection without calls is told that it closes.
             if drains {
                 raws[3].expect_status(0, StatusCode::ShuttingDown);
             }

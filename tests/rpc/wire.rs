@@ -1,8 +1,10 @@
-//! The bytes of real clients, replayed: what they sent is answered as the documents say, byte for byte.
+//! Captured bytes of real clients, replayed: the server answers as the documents say, byte for
+//! byte.
 //!
-//! `tests/wire/vectors.jsonl` holds exchanges captured between programs of the documented C++ system, one a line. The
-//! `clerk` lines go to a small store with the documented rules; the `peer` lines only have to parse. Where the captured
-//! server and the documents differ, the documents win: `documented_reply` lists each such line with its reason.
+//! `tests/wire/vectors.jsonl` has exchanges captured between programs of the documented C++ system,
+//! one a line. The `clerk` lines go to a small store with the documented rules. The `peer` lines
+//! only have to parse. Where the captured server and the documents differ, the documents win:
+//! `documented_reply` lists each of these lines with its reason.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -28,7 +30,8 @@ use kv::{
     PutAppendReply,
 };
 
-/// The documented rules in one thread: `Append` appends and creates, a repeated request id changes nothing.
+/// The documented rules in one thread: `Append` appends and creates; a repeated request id changes
+/// nothing.
 #[derive(Default)]
 struct Store {
     state: Mutex<State>,
@@ -92,7 +95,7 @@ fn serve_store() -> (Server, Arc<Store>) {
 
 /// One captured exchange.
 struct Vector {
-    /// Its line in the file, from 1.
+    /// Its line in the file, counted from 1.
     line: usize,
     varint: bool,
     from_clerk: bool,
@@ -126,7 +129,7 @@ fn vectors() -> Vec<Vector> {
     vectors
 }
 
-/// A captured request taken apart by a reader of its own, written from the documented format.
+/// Decodes a captured request with code of its own, written from the documented format.
 fn split(vector: &Vector) -> Vec<(String, String, Vec<u8>)> {
     let (mut rest, mut calls) = (&vector.request[..], Vec::new());
     while !rest.is_empty() {
@@ -149,10 +152,11 @@ fn is_for_store(vector: &Vector) -> bool {
     vector.from_clerk && is_kv && !UNKNOWN_OP_LINES.contains(&vector.line)
 }
 
-/// `Op` is "Del". The server there answered OK; documented are Put and Append, so ours does not say that it did it.
+/// `Op` is "Del". The captured server answered OK. The documents have only Put and Append, so ours
+/// does not claim success.
 const UNKNOWN_OP_LINES: [usize; 2] = [40, 106];
 
-/// What the store must answer: the captured bytes, but for the lines where the documents say something else.
+/// What the store must answer: the captured bytes, except for the lines where the documents differ.
 fn documented_reply(vector: &Vector) -> Vec<u8> {
     let get = |value: &str| {
         GetReply { err: OK, value: Bytes::from(value.to_owned()), leader: None, age_ms: None }
@@ -160,16 +164,18 @@ fn documented_reply(vector: &Vector) -> Vec<u8> {
     };
     let put = PutAppendReply { err: OK, ..PutAppendReply::default() }.encode_to_vec();
     match vector.line {
-        // Append replaced the value there ("_world"); documented: it appends.
+        // The captured server replaced the value ("_world"). The documents say that Append appends.
         13 | 79 => get("hello_world"),
-        // Two calls arrived in one segment, and the server there ran the first only; documented: each is answered.
+        // Two calls arrived in one segment, and the captured server ran only the first. The
+        // documents say that each is answered.
         42 | 108 => [put.clone(), put].concat(),
         // So the second call's key exists.
         44 | 110 => get("2"),
-        // Captured before and after other clients' writes that are not in the file; the store never saw these.
+        // Captured around other clients' writes that are not in the file and that the store never
+        // saw.
         51 | 57 | 117 | 123 => get("1"),
         58 => GetReply { err: ERR_NO_KEY, ..GetReply::default() }.encode_to_vec(),
-        // That server had lost its data when it was killed; ours has not.
+        // The captured server had lost its data when it was killed. Ours has not.
         133 => get("seeded"),
         _ => vector.reply.clone(),
     }
@@ -182,7 +188,8 @@ fn is_wrong_leader(vector: &Vector) -> bool {
 /// How the bytes of a request reach the server.
 type Sending = fn(&mut Raw, &[u8]);
 
-/// Replays one generation's exchanges, each generation on a store of its own, as its clients did: one connection.
+/// Replays the exchanges. Each generation has a store of its own and one connection, as its clients
+/// did.
 fn check(varint: bool, send: Sending) {
     let (server, store) = serve_store();
     let mut raw = Raw::connect(server.local_addr());
@@ -196,7 +203,7 @@ fn check(varint: bool, send: Sending) {
         count += 1;
     }
     assert!(count > 35, "{count} exchanges");
-    // Nothing came beyond the replies.
+    // Nothing came after the replies.
     raw.0.shutdown(std::net::Shutdown::Write).unwrap();
     raw.expect_closed();
 }
@@ -227,7 +234,8 @@ fn captured_requests_cut_at_every_byte_are_answered() {
     for varint in [false, true] {
         let (server, _) = serve_store();
         for vector in vectors().iter().filter(|v| v.varint == varint && is_short(v)) {
-            // The replies depend on what was sent before: every cut must give what the whole gave.
+            // The replies depend on what was sent before: every cut must give the same result as
+            // the whole.
             let mut raw = Raw::connect(server.local_addr());
             raw.send(&vector.request);
             raw.0.shutdown(std::net::Shutdown::Write).unwrap();
@@ -282,7 +290,8 @@ fn captured_requests_between_peers_parse() {
     assert_eq!(methods, ["AppendEntries", "InstallSnapshot", "RequestVote"]);
 }
 
-/// Calls through our own stub, in the documented format: to our server it is what an existing client would say.
+/// Calls through our own stub in the documented format: what our server receives is what an
+/// existing client sends.
 fn check_stub(framing: Framing, addr: SocketAddr) {
     let stub = KvServerRpcStub::new(Channel::builder(addr.to_string()).framing(framing).lazy());
     let put = |op, value, request_id| {
@@ -330,7 +339,7 @@ fn what_our_stubs_send_is_what_the_captured_clients_sent() {
         let calls = split(vector);
         for (_, method, args) in &calls {
             let args = &args[..];
-            // Nobody waits for the replies: only what is sent counts here.
+            // Nobody waits for the replies: only the sent bytes count here.
             match &method[..] {
                 "Get" => stub.get_then(&GetArgs::decode(args).unwrap(), soon(), |_| {}),
                 _ => stub.put_append_then(&PutAppendArgs::decode(args).unwrap(), soon(), |_| {}),

@@ -1,5 +1,6 @@
-//! Snapshots and the log together: whatever is taken, installed, released or begun anew, and wherever it is interrupted,
-//! the snapshot and the log after it are the whole history that was acknowledged.
+//! Snapshots and the log together. Whatever is taken, installed, released or begun anew, and
+//! wherever it is interrupted: the snapshot and the log after it are the complete acknowledged
+//! history.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ fn open(disk: &SimDisk) -> Result<Opened, StorageError> {
     Ok(Opened { wal, snapshots, base, recovered })
 }
 
-/// A state machine that forgets nothing: so that a snapshot can be compared with a history.
+/// A state machine that forgets nothing, so that a snapshot can be compared with a history.
 fn state_after(entries: &[Entry]) -> String {
     entries.iter().map(line_of).collect()
 }
@@ -77,7 +78,8 @@ fn receive(snapshots: &Snapshots, entries: &[Entry]) -> Result<SnapshotMeta, Sto
     receiver.finish().map(|snapshot| snapshot.meta())
 }
 
-/// A member's view over its lives: what it was told is durable, from the first entry on, and what else may be found.
+/// A member's view over its lives: what it was told is durable, from the first entry on, and what
+/// else may be found.
 #[derive(Clone)]
 struct Member {
     disk: SimDisk,
@@ -127,10 +129,10 @@ impl Member {
         self.start().unwrap_or_else(|err| panic!("{what}: {err}"))
     }
 
-    /// The next batch, which leaves alone what is in the snapshot, and the log with it.
+    /// The next batch. It leaves the entries in the snapshot alone.
     fn next(&mut self) -> (Batch, Content) {
         let snapshot = Index(self.snapshot as u64);
-        // Only an entry of a newer term replaces one.
+        // Only an entry of a newer term replaces another one.
         let follows = |batch: &Batch, old: &[Entry]| {
             batch.entries.iter().all(|entry| match old.get(entry.index.0 as usize - 1) {
                 Some(old) => entry.index > snapshot && entry.term > old.term,
@@ -163,7 +165,7 @@ impl Member {
         self.acknowledged()
     }
 
-    /// What was tried last has been done.
+    /// The last attempt has succeeded.
     fn acknowledged(&mut self) -> Result<(), StorageError> {
         self.acked = self.tried.pop().expect("something was tried");
         self.tried.clear();
@@ -181,7 +183,7 @@ impl Member {
         opened.wal.release_through(Index((index as u64).saturating_sub(tail)))
     }
 
-    /// A leader may apply what its own disk does not have yet.
+    /// A leader may apply entries that its own disk does not have yet.
     fn take_snapshot_ahead(&mut self, opened: &mut Opened) -> Result<(), StorageError> {
         let (batch, content) = self.next();
         let Some(last) = batch.entries.last() else { return Ok(()) };
@@ -198,7 +200,7 @@ impl Member {
         self.acknowledged()
     }
 
-    /// A leader's history goes another way from some entry on, or is longer.
+    /// A leader's history differs from some entry on, or is longer.
     fn install(&mut self, opened: &mut Opened) -> Result<(), StorageError> {
         let current_term = self.acked.hard_state.current_term.next();
         let hard_state = HardState { current_term, voted_for: None };
@@ -214,7 +216,7 @@ impl Member {
             opened.wal.sync()?;
             self.acknowledged()?;
         }
-        // After a full disk the hard state alone may be synced.
+        // After a full disk, the hard state alone may be synced.
         let without_snapshot = Content { hard_state, ..self.acked.clone() };
         self.tried = vec![without_snapshot, content.clone()];
         let base = receive(&opened.snapshots, &content.entries)?;
@@ -250,11 +252,12 @@ impl Member {
     }
 }
 
-/// Pitfalls 18 and 20 (etcd#10219): snapshot there and log not trimmed, or the reverse.
+/// Pitfalls 18 and 20 (etcd#10219): the snapshot is there and the log is not trimmed, or the
+/// reverse.
 #[test]
 fn a_crash_at_every_operation_of_a_life() {
     for seed in 0..8 {
-        // Different beginnings, so that not only what comes early is interrupted.
+        // Different beginnings, so that later operations are interrupted as well.
         let mut before = Member::new(seed, format!("seed {seed}"));
         before.live((seed as usize % 4) * 30).unwrap();
         for ops in 1.. {
@@ -461,7 +464,8 @@ fn a_log_begun_anew_without_its_snapshot_is_refused() {
     assert_eq!(opened.recovered.hard_state, hard_state(5, None));
 }
 
-/// A snapshot was installed, and the process died before the log was reset. `log_term`: of the entry where it ends.
+/// A snapshot was installed, and the process died before the log was reset. `log_term` is the term
+/// of the log's entry where the snapshot ends.
 fn check_conflict(log_term: u64, snapshot_index: u64, snapshot_term: u64, expected: Vec<Entry>) {
     let disk = SimDisk::new(1);
     let mut opened = open(&disk).unwrap();
@@ -477,7 +481,7 @@ fn check_conflict(log_term: u64, snapshot_index: u64, snapshot_term: u64, expect
         assert_eq!(opened.recovered.entries, expected);
         assert_eq!(opened.recovered.hard_state, hard_state(log_term.max(snapshot_term), vote));
     }
-    // What was cast off does not come back.
+    // What was discarded does not come back.
     let mut opened = open(&disk).unwrap();
     let term = log_term.max(snapshot_term);
     let first = expected.last().map_or(snapshot_index, |last| last.index.0) + 1;
@@ -488,8 +492,9 @@ fn check_conflict(log_term: u64, snapshot_index: u64, snapshot_term: u64, expect
     assert_eq!(open(&disk).unwrap().recovered.entries, expected);
 }
 
-/// Raft §7: what follows the same entry stays, anything else goes. A higher term in the log is no sign of a newer entry:
-/// in figure 8 (c) S1 may commit the entry of term 2 while S5's log has one of term 3 there.
+/// Raft §7: the entries after a matching one stay; all others go. A higher term in the log is no
+/// sign of a newer entry: in figure 8 (c), S1 may commit the entry of term 2 while S5's log has one
+/// of term 3 there.
 #[test]
 fn what_conflicts_with_an_installed_snapshot_goes() {
     check_conflict(2, 10, 2, entries(11..=20, 2));
@@ -515,12 +520,12 @@ fn a_snapshot_alone_begins_a_log() {
     assert_eq!(open(&disk).unwrap().recovered.entries, entries(11..=12, 4));
 }
 
-/// Pitfall 11: a vote must not go with the segment that it was first written to.
+/// Pitfall 11: a vote must not disappear with the segment that it was first written to.
 #[test]
 fn the_hard_state_outlives_every_segment() {
     let (disk, mut opened) = disk_with_log();
     create(&opened.snapshots, &entries(1..=200, 3)).unwrap();
-    // Batches without entries, until there is a segment of nothing else.
+    // Batches without entries, until one segment has nothing else.
     for term in 4..200 {
         opened.wal.append(Some(hard_state(term, Some(1))), &[]).unwrap();
         opened.wal.sync().unwrap();
@@ -531,7 +536,8 @@ fn the_hard_state_outlives_every_segment() {
         assert_eq!(found.hard_state, hard_state(term, Some(1)));
     }
     drop(opened);
-    // The first segment that is left holds it: if it does not any more, that is damage and not an empty log.
+    // The first remaining segment holds it. If it is no longer there, the log is damaged, not
+    // empty.
     let file = segments(&disk).remove(0);
     let mut bytes = disk.bytes(&file).unwrap();
     bytes[512..].fill(0);
@@ -566,7 +572,7 @@ fn every_flipped_bit_of_a_compacted_log_is_harmless_or_named() {
         let copy = disk.fork(0);
         copy.lose(&file);
         match open(&copy) {
-            // All that was in it is in the snapshot: the log need not have begun there.
+            // The snapshot holds everything that was in it, so the log need not have begun there.
             Ok(opened) => assert_eq!(opened.recovered.entries, expected),
             Err(_) => assert_eq!(corrupt(&copy).0, file, "a lost segment is named"),
         }

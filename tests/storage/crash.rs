@@ -1,5 +1,5 @@
-//! Power lost, processes killed, disks failing and filling, at every operation: what was acknowledged is there, and what is
-//! there was written. Every failure names its seed and step.
+//! Power cuts, kills, failing disks and full disks at every operation: what was acknowledged is
+//! there, and what is there was written. Every failure names its seed and step.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ impl Member {
         Member { disk: SimDisk::new(seed), rng, acked: Content::default(), tried: None, what }
     }
 
-    /// Starts, and checks what the log holds: what was acknowledged, with or without the batch that was not.
+    /// Starts, and checks what the log holds: everything acknowledged, with or without the last
+    /// batch that was tried.
     fn start(&mut self) -> Result<Wal, StorageError> {
         let (wal, recovered) = open(&self.disk, SEGMENT_LEN_BYTES)?;
         let found = Content::of(&recovered);
@@ -60,7 +61,7 @@ impl Member {
         Ok(())
     }
 
-    /// Lives for some batches, or until the disk fails it; at times it stops cleanly.
+    /// Writes some batches, or until the disk fails; sometimes it then stops cleanly.
     fn live(&mut self, batches: usize) -> Result<(), StorageError> {
         let mut wal = self.start()?;
         for _ in 0..batches {
@@ -118,8 +119,9 @@ fn a_crash_at_every_operation_of_a_recovery() {
     }
 }
 
-/// The process dies between a write and its sync. The next one finds the batch, in the system's memory only, and the power
-/// goes while it starts: the batch may be torn after all, and that is no damage.
+/// The process dies between a write and its sync. The next process finds the batch, which is only
+/// in the system's memory, and the power goes during its start: the batch may now be torn, which is
+/// not damage.
 #[test]
 fn a_power_cut_at_every_operation_of_a_start_after_a_kill() {
     for seed in 0..100 {
@@ -144,7 +146,8 @@ fn a_power_cut_at_every_operation_of_a_start_after_a_kill() {
     }
 }
 
-/// As above, for the very first start: killed anywhere, then the power goes anywhere in the second.
+/// The same for the very first start: killed at any operation, then a power cut at any operation of
+/// the second start.
 #[test]
 fn a_power_cut_at_every_operation_after_a_kill_at_every_operation_of_the_first_start() {
     for run in 0..20 * 30 * 30 {
@@ -170,8 +173,9 @@ fn many_lives_that_end_anyhow() {
             member.stop_after(member.rng.clone().u64(1..120));
             let _ = member.live(20);
             member.disk.set_faults(Faults::default());
-            // Killed, not cut from power: what the next start returns must survive a power cut right after it, and one in
-            // the middle of that start must not make damage of what was merely not written to the end.
+            // Killed, without a power cut. What the next start returns must survive a power cut
+            // right after it. A power cut in the middle of that start must not turn an incomplete
+            // write into damage.
             match member.rng.u8(0..3) {
                 0 => drop(member.start_well()),
                 1 => {
@@ -203,7 +207,7 @@ fn a_failed_sync_is_final_and_loses_nothing_acknowledged() {
         member.disk.set_faults(Faults { fail_sync: Some(k), ..Faults::default() });
         if let Ok(mut wal) = member.start() {
             let Some(err) = (0..100).find_map(|_| member.write(&mut wal).err()) else {
-                // Directories above ours are synced as far as we may.
+                // Directories above ours are synced as far as permissions allow.
                 assert!(k <= 4, "{}: and nobody noticed", member.what);
                 continue;
             };
@@ -213,7 +217,7 @@ fn a_failed_sync_is_final_and_loses_nothing_acknowledged() {
             }
             wal.close();
         }
-        // The process starts again on what the system remembers; then the power goes.
+        // The process starts again with what the system remembers; then the power goes.
         drop(member.start_well());
         member.disk.crash();
         drop(member.start_well());
@@ -254,13 +258,13 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     }
 }
 
-/// What comes after a full disk: space and a later sync, a crash, or a clean stop.
+/// After the full disk: space and a later sync, a crash, or a clean stop.
 fn full_then(member: &mut Member, mut wal: Wal, tried: Content, seed: u64) {
     match seed % 3 {
         0 => {
             member.disk.set_faults(Faults::default());
             let mut content = tried;
-            // More comes in before the next try.
+            // More is appended before the next attempt.
             let more = content.next_batch(&mut member.rng, COMMAND_LEN_MAX_BYTES);
             wal.append(more.hard_state, &more.entries).unwrap();
             wal.sync().unwrap_or_else(|err| panic!("{}: {err}", member.what));
@@ -313,7 +317,7 @@ fn preparing_segments_ahead_changes_nothing_but_time() {
 }
 
 /// Files are opened before anything is changed, so that a process without descriptors can wait. The
-/// file that ends each segment, and the one that replaces `meta`, are opened while it runs.
+/// file that ends each segment, and the one that replaces `meta`, are opened while the member runs.
 #[test]
 fn a_want_of_descriptors_refuses_and_recovers_by_itself() {
     let mut member = Member::new(1, "no descriptors".to_owned());
@@ -339,7 +343,7 @@ fn a_want_of_descriptors_refuses_and_recovers_by_itself() {
     member.disk.crash();
     let mut wal = member.start_well();
 
-    // A segment that is not needed any more is opened, to become the next one.
+    // A segment that is no longer needed is opened, to become the next one.
     let last = Index(member.acked.entries.len() as u64);
     member.disk.set_faults(none.clone());
     assert!(wal.release_through(last).unwrap_err().is_transient());

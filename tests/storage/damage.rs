@@ -1,5 +1,6 @@
-//! Every damage that one can do to a log: it is either all there, or the start is refused with file and offset; and only
-//! the very last batch, of a log that was not closed, may be taken for a write that did not finish.
+//! Every kind of damage to a log. Either everything is there, or the start is refused with the file
+//! and the offset. Only the very last batch of a log that was not closed may count as an incomplete
+//! write.
 
 use std::path::Path;
 
@@ -15,7 +16,8 @@ enum Found {
     Damage { file: std::path::PathBuf, offset: u64 },
 }
 
-/// Starts twice: the second start finds the same; and a start that refuses leaves the log as it was.
+/// Starts twice: the second start finds the same, and a start that refuses leaves the log as it
+/// was.
 fn recover(disk: &SimDisk, log: &Log) -> Found {
     let before = wal_bytes(disk);
     let first = recover_once(disk, log);
@@ -42,7 +44,7 @@ fn recover_once(disk: &SimDisk, log: &Log) -> Found {
     }
 }
 
-/// All is there, or this file is named.
+/// Everything is there, or this file is named.
 fn assert_full_or_named(log: &Log, found: Found, file: &Path, what: &str) -> bool {
     match found {
         Found::Content(content) => {
@@ -78,7 +80,7 @@ fn every_flipped_bit_of_a_closed_log_is_harmless_or_named() {
             }
         }
     }
-    // Harmless: the marks, and the space of each segment that nothing has been written to.
+    // Harmless: the marks, and the unwritten space of each segment.
     let unwritten = |file: &std::path::PathBuf| {
         let bytes = log.disk.bytes(file).unwrap();
         bytes.iter().rev().take_while(|byte| **byte == 0).count()
@@ -136,7 +138,8 @@ fn a_segment_cut_anywhere_is_whole_or_named_with_the_place() {
                 let disk = log.damaged(&file, |bytes| bytes.truncate(len));
                 let offset = if len < 512 { 0 } else { len as u64 };
                 match recover(&disk, &log) {
-                    // Only zeros are gone, and enough are left to know that nothing followed.
+                    // Only zeros are gone, and enough of them are left to show that nothing
+                    // followed.
                     Found::Content(found) => {
                         assert!(len >= log_end, "cut at {len}");
                         assert_eq!(&found, log.full(), "cut at {len}");
@@ -267,7 +270,8 @@ fn a_write_that_ended_at_any_byte_is_torn_and_the_log_goes_on() {
     }
 }
 
-/// Where the last batch begins: the last place where zeroing all after it loses just that batch and tears nothing.
+/// Where the last batch begins: the last place from which zeros lose just that batch and tear
+/// nothing.
 fn last_batch_start(log: &Log, but_last: &Content) -> usize {
     let candidates = (1024..log.end()).rev().filter(|offset| offset % 8 == 0);
     let start = candidates

@@ -1,7 +1,8 @@
-//! Bytes that version 1 once wrote, kept in `tests/golden/storage-v1*`: today's code writes the same and reads them.
+//! Bytes that version 1 once wrote, kept in `tests/golden/storage-v1*`: today's code writes the
+//! same bytes and reads them.
 //!
-//! `UPDATE_GOLDENFILES=1` writes them anew. A version that has been released must not need that: it gets a new number and
-//! a new directory, and the old one stays readable.
+//! `UPDATE_GOLDENFILES=1` writes them anew. A released version must never need this: a changed
+//! format gets a new number and a new directory, and the old format stays readable.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -31,8 +32,9 @@ fn batch(term: u64, vote: Option<u64>, first: u64, payloads: &[Payload]) -> Batc
     Batch { hard_state: Some(hard_state), entries: entries.map(entry).collect() }
 }
 
-/// Everything that the format can say: terms with and without a vote, each kind of record, an empty command, a batch
-/// without records, entries replaced, a segment sealed, a segment longer than the others, a closed log.
+/// Everything that the format can express: terms with and without a vote, each kind of record, an
+/// empty command, a batch without records, replaced entries, a sealed segment, a segment longer
+/// than the others, a closed log.
 fn history() -> Vec<Batch> {
     let command = |bytes: &'static [u8]| Payload::Command(Bytes::from_static(bytes));
     let long = |len: usize| Payload::Command((0..len).map(|n| (n % 251) as u8).collect());
@@ -60,12 +62,12 @@ fn with_history() -> SimDisk {
     let (mut wal, _) = open(&disk, SEGMENT_LEN_BYTES).unwrap();
     history().iter().for_each(|batch| write(&mut wal, batch).unwrap());
     wal.close();
-    // As one whose member votes: there was no other when the format was made.
+    // As a member that votes: the format was made before there was any other kind.
     data_dir(&disk).mark_joined().unwrap();
     disk
 }
 
-/// What else there is to say: a snapshot of more than one chunk, and a log begun anew after it.
+/// The rest of the format: a snapshot of more than one chunk, and a log begun anew after it.
 fn with_snapshot() -> SimDisk {
     let disk = with_history();
     let dir = data_dir(&disk);

@@ -1,4 +1,4 @@
-//! What the storage tests share: a random history of a log, and what the log must hold after each step of it.
+//! What these tests share: a random history of a log, and what the log must hold after each step.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,8 @@ impl Content {
         }
     }
 
-    /// A batch that could come next: entries, at times a new term or a vote, at times in place of older entries.
+    /// A batch that could come next: new entries, sometimes a new term or a vote, sometimes entries
+    /// that replace older ones.
     pub(crate) fn next_batch(&self, rng: &mut fastrand::Rng, command_len_max: usize) -> Batch {
         let mut hard_state = self.hard_state;
         if rng.u8(0..4) == 0 || hard_state.current_term == Term::ZERO {
@@ -86,7 +87,7 @@ pub(crate) fn write(wal: &mut Wal, batch: &Batch) -> Result<(), StorageError> {
     wal.sync()
 }
 
-/// A written log, and what it held after each batch, the empty log first.
+/// A written log, and what it held after each batch, beginning with the empty log.
 pub(crate) struct Log {
     pub(crate) disk: SimDisk,
     pub(crate) contents: Vec<Content>,
@@ -126,7 +127,7 @@ impl Log {
         self.segments().pop().expect("a log has a segment")
     }
 
-    /// Where the last byte is that is not zero, in the last segment; one beyond it.
+    /// The offset just after the last non-zero byte of the last segment.
     pub(crate) fn end(&self) -> usize {
         let bytes = self.disk.bytes(&self.last_segment()).expect("it was listed");
         bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)

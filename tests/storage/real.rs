@@ -1,4 +1,5 @@
-//! The same log on the file system of this machine: locks, refusals, large entries, and a process' end.
+//! The same log on the file system of this machine: locks, refusals, large entries, and the end of
+//! a process.
 
 use std::fs;
 use std::path::Path;
@@ -102,7 +103,7 @@ fn a_place_that_can_not_be_written_to_is_named_in_one_line() {
     let temp = temp_dir();
     let file = temp.path().join("file");
     fs::write(&file, "").unwrap();
-    // Tests may run as root, whom permissions don't stop.
+    // Tests may run as root, which permissions do not stop.
     for (path, named) in [
         (file.join("data"), "file/data"),
         (file.clone(), "file"),
@@ -183,7 +184,7 @@ fn the_next_segment_is_ready_before_it_is_needed() {
     assert!(!spare.exists(), "what was being made is removed");
 }
 
-/// With segments prepared ahead and segments recycled, in turns.
+/// With and without segments prepared ahead.
 #[test]
 fn a_log_that_is_compacted_is_there_again() {
     let temp = temp_dir();

@@ -1,5 +1,5 @@
-//! Snapshots as files: what was finished is there, whatever happens while the next one is made or received; and no byte of
-//! one changes unnoticed.
+//! Snapshots as files. A finished snapshot stays, whatever happens while the next one is made or
+//! received, and no changed byte goes unnoticed.
 
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn open(disk: &SimDisk) -> Result<(Snapshots, Option<Snapshot>), StorageError> {
     Snapshots::open(&dir)
 }
 
-/// Opens, and returns the only snapshot's place and state.
+/// Opens, and returns where the only snapshot ends, and its state.
 fn found(disk: &SimDisk) -> Option<(SnapshotMeta, Vec<u8>)> {
     let (_, snapshot) = open(disk).unwrap_or_else(|err| panic!("{err}"));
     snapshot.map(|snapshot| (snapshot.meta(), read(&snapshot)))
@@ -37,7 +37,7 @@ fn create(
     state: &[u8],
 ) -> Result<Snapshot, StorageError> {
     let mut writer = snapshots.create(meta)?;
-    // What failed in between is told again at the end.
+    // An earlier failure is reported again at the end.
     let _ = writer.write_all(state);
     writer.finish()
 }
@@ -69,7 +69,7 @@ fn receive(
     receiver.finish()
 }
 
-/// A snapshot somewhere else: at entry 20 of term 3.
+/// A snapshot that ends elsewhere: at entry 20 of term 3.
 fn elsewhere(state: &[u8]) -> Snapshot {
     let dir = DataDir::open_on(Arc::new(SimDisk::new(2)), "/data/2", ME).unwrap();
     let (snapshots, _) = Snapshots::open(&dir).unwrap();
@@ -108,7 +108,7 @@ fn a_newer_one_replaces_the_older_which_stays_readable() {
     assert_eq!(found(&disk.fork(0)), Some((meta(30, 2), b"new".to_vec())));
 }
 
-/// Pitfall 30 (tsoracle#426): one is being built while a newer one is installed.
+/// Pitfall 30 (tsoracle#426): a snapshot is being made while a newer one is installed.
 #[test]
 fn an_older_one_never_replaces_a_newer() {
     let disk = disk_with(b"10");
@@ -158,13 +158,13 @@ fn every_flipped_bit_is_found_and_named() {
     }
 }
 
-/// Refused with the file and a place at or before that of the damage.
+/// Refused with the file, and with an offset at or before the damage.
 fn assert_damaged(disk: &SimDisk, file: &Path, at: u64) {
     match open(disk).map(|(_, snapshot)| snapshot) {
         Err(StorageError::SnapshotCorrupt { file: named, offset, .. }) => {
             assert!(named == file && offset <= at, "{offset} of {}, not {at}", named.display());
         }
-        // The version is the one thing that a later version may say otherwise; its checksum is right then.
+        // A later version may change the version number; its checksum is then correct.
         other => panic!("damage at {at}: {other:?}"),
     }
 }
@@ -273,7 +273,7 @@ fn damage_that_comes_while_it_is_read_is_found() {
     assert_eq!(read, state(3 * CHUNK)[..CHUNK], "and nothing after it was handed out");
 }
 
-/// What is done to the disk while a snapshot of entry 10 is there, and what may be found after it.
+/// An action on a disk that has a snapshot of entry 10, and what may be found after it.
 fn check_crashes(
     what: &str,
     act: impl Fn(&SimDisk) -> Result<(), StorageError>,
@@ -326,7 +326,8 @@ fn a_crash_at_every_operation_of_receiving() {
     check_crashes("receiving", act, (meta(20, 3), state(150_000)));
 }
 
-/// A disk that is full from any write on, or a sync that fails: refused, nothing harmed, nothing left.
+/// A disk that is full from any write on, or a sync that fails: refused, no harm done, nothing left
+/// behind.
 fn check_faults(faults: impl Fn(u64, u64) -> Faults, is_expected: impl Fn(&StorageError) -> bool) {
     let before = disk_with(b"10");
     let from = elsewhere(&state(150_000));
@@ -395,7 +396,7 @@ fn short_writes_change_nothing() {
     assert_eq!(found(&disk), Some((meta(20, 3), state(200_000))));
 }
 
-/// Pitfall 29 (raft#212): what took long must not be sent again from the start.
+/// Pitfall 29 (raft#212): a long transfer must not start again from the beginning.
 #[test]
 fn a_transfer_goes_on_where_it_broke_off() {
     let from = elsewhere(&state(200_000));
@@ -449,7 +450,7 @@ fn what_arrived_damaged_replaces_nothing() {
         assert!(matches!(err, StorageError::SnapshotCorrupt { .. }), "{err}");
         assert_eq!((snapshots.newest().unwrap().meta(), snap_files(&disk).len()), (meta(10, 2), 1));
     }
-    // Said to be what it is not, too short, too long.
+    // Announced as another snapshot than it is, too short, or too long.
     for (index, len) in [(21, good.len()), (20, good.len() + 1), (20, good.len() - 1)] {
         let mut receiver = snapshots.receive(meta(index, 3), len as u64).unwrap();
         let wrote = receiver.write(0, &good);

@@ -1,5 +1,4 @@
-//! Frames made by hand, and a socket that sends and expects them: a client, or a server, that speaks
-//! for itself.
+//! Hand-made frames, and a socket that sends and expects them, as a client or as a server.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,7 +15,7 @@ pub(crate) fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// The one message of the test service, both ways.
+/// The only message of the test service, in both directions.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Echo {
     #[prost(bytes = "bytes", tag = "1")]
@@ -27,7 +26,7 @@ pub(crate) fn echo(data: impl Into<Bytes>) -> Echo {
     Echo { data: data.into() }
 }
 
-/// The head of a call, as a client of any generation could send it.
+/// The head of a call, as a client of any generation may send it.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Head {
     #[prost(bytes = "bytes", tag = "1")]
@@ -76,13 +75,13 @@ pub(crate) fn frame(head: &impl Message, body: &[u8]) -> Vec<u8> {
     [&(head.len() as u32).to_le_bytes(), &head[..], body].concat()
 }
 
-/// The whole frame of an `Echo`-taking call; `call_id` 0: a documented one.
+/// The whole frame of a call with an `Echo`. With `call_id` 0 it is a documented call.
 pub(crate) fn request(method: &'static str, call_id: u64, data: &str) -> Vec<u8> {
     let args = echo(data.to_owned()).encode_to_vec();
     frame(&head(method, call_id, args.len()), &args)
 }
 
-/// A socket that is given bytes.
+/// A socket whose bytes the test chooses.
 pub(crate) struct Raw(pub(crate) TcpStream);
 
 impl Raw {
@@ -103,7 +102,7 @@ impl Raw {
         bytes
     }
 
-    /// The bare reply to a documented call that echoes `data`.
+    /// Expects the bare reply to a documented call, which echoes `data`.
     pub(crate) fn expect_bare(&mut self, data: &str) {
         let expected = echo(data.to_owned()).encode_to_vec();
         assert_eq!(self.read(expected.len()), expected);
@@ -118,7 +117,7 @@ impl Raw {
         (head, body.into())
     }
 
-    /// The next extended reply is an error.
+    /// Expects an extended reply with this error.
     pub(crate) fn expect_status(&mut self, call_id: u64, code: StatusCode) -> String {
         let (head, body) = self.reply();
         assert_eq!(
@@ -130,14 +129,14 @@ impl Raw {
         head.message
     }
 
-    /// The next extended reply echoes `data`.
+    /// Expects an extended reply that echoes `data`.
     pub(crate) fn expect_echo(&mut self, call_id: u64, data: &str) {
         let (head, body) = self.reply();
         assert_eq!((head.call_id, head.status), (call_id, 0), "{}", head.message);
         assert_eq!(Echo::decode(body).unwrap(), echo(data.to_owned()));
     }
 
-    /// What the server still sends until it closes the connection.
+    /// Everything that the server sends until it closes the connection.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
@@ -152,8 +151,7 @@ impl Raw {
         assert_eq!(self.rest(), b"", "bytes before the end");
     }
 
-    /// The server resets the connection, and has sent nothing before. Existing clients take
-    /// anything else for a reply.
+    /// Expects a reset and no bytes before it. Existing clients take anything else for a reply.
     pub(crate) fn expect_reset(&mut self) {
         match self.0.read(&mut [0; 64]) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
@@ -161,12 +159,12 @@ impl Raw {
         }
     }
 
-    /// The end of the stream, and nothing before.
+    /// Expects the end of the stream and no bytes before it.
     pub(crate) fn expect_end(&mut self) {
         assert_eq!(self.0.read(&mut [0; 64]).unwrap(), 0, "bytes before the end");
     }
 
-    /// Nothing comes for so long, and the connection stays.
+    /// Expects no bytes for this long, on a connection that stays open.
     pub(crate) fn expect_silence(&mut self, time: Duration) {
         self.0.set_read_timeout(Some(time)).unwrap();
         let error = self.0.read(&mut [0]).map(drop).expect_err("bytes, or the end");
@@ -174,7 +172,7 @@ impl Raw {
         self.0.set_read_timeout(Some(LONG)).unwrap();
     }
 
-    /// Closes it so that the server sees a reset, as from a process that is gone.
+    /// Closes the connection with a reset, as when a process dies.
     pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Takes connections and relays what comes over them, until it is told to stop, or to cut them.
+/// Accepts connections and relays their bytes.
 pub(crate) struct Relay {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -27,7 +27,7 @@ struct State {
     is_closed: bool,
     accepted: usize,
     streams: Vec<TcpStream>,
-    /// What comes over the connections up to this one is swallowed.
+    /// Bytes of the connections up to this one are swallowed.
     swallowed: usize,
     bytes_per_second: Option<u64>,
 }
@@ -48,25 +48,24 @@ impl Relay {
         self.addr
     }
 
-    /// Relays nothing from now on, and closes nothing.
+    /// From now on relays nothing, and closes nothing.
     pub(crate) fn freeze(&self) {
         self.shared.state.lock().is_frozen = true;
     }
 
-    /// Relays again, what was held up first.
+    /// Relays again, beginning with what was held up.
     pub(crate) fn thaw(&self) {
         self.shared.state.lock().is_frozen = false;
         self.shared.changed.notify_all();
     }
 
-    /// From now on nothing comes through the connections that there are, which stay open. New ones
-    /// work.
+    /// From now on nothing comes through the existing connections, which stay open. New ones work.
     pub(crate) fn blackhole(&self) {
         let mut state = self.shared.state.lock();
         state.swallowed = state.accepted;
     }
 
-    /// From now on each connection carries so many bytes a second, each way.
+    /// From now on each connection carries this many bytes a second in each direction.
     pub(crate) fn slow_down(&self, bytes_per_second: u64) {
         self.shared.state.lock().bytes_per_second = Some(bytes_per_second);
     }
@@ -77,7 +76,7 @@ impl Relay {
         streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
     }
 
-    /// Connections so far.
+    /// The number of connections so far.
     pub(crate) fn accepted(&self) -> usize {
         self.shared.state.lock().accepted
     }
@@ -101,7 +100,7 @@ impl Shared {
             if self.state.lock().is_closed {
                 break;
             }
-            // Nobody there: the client sees its connection end.
+            // Nobody is there: the client sees its connection end.
             let Ok(server) = TcpStream::connect(self.target) else { continue };
             let mut state = self.state.lock();
             if state.is_closed {
@@ -128,7 +127,7 @@ impl Shared {
             }
             let (is_swallowed, rate) = (number <= state.swallowed, state.bytes_per_second);
             drop(state);
-            // A slow network is one that takes time.
+            // A slow network takes its time.
             let took = rate.map(|rate| Duration::from_secs(1) * count as u32 / rate as u32);
             took.into_iter().for_each(thread::sleep);
             if !is_swallowed && to.write_all(&buf[..count]).is_err() {

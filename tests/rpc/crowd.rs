@@ -90,7 +90,8 @@ fn announced_uploads_do_not_stop_a_cluster() {
         wait_until("the follower has no room", || {
             let outcome =
                 channel.call::<_, GetReply>(&Method::new("kvServerRpc", "Get"), &args, soon());
-            matches!(outcome, Err(CallError::Refused { status, .. }) if status.code == StatusCode::Busy)
+            let Err(CallError::Refused { status, .. }) = outcome else { return false };
+            status.code == StatusCode::Busy
         });
     }
     clerk.put("k", "w").unwrap();

@@ -321,7 +321,8 @@ fn a_slow_call_is_counted_and_leaves_one_line_that_tells_whose_it_was_and_where_
             let lines = lines(trace);
             let [line] = &lines[..] else { panic!("{lines:?}") };
             let words = format!(
-                "slow call: testRpc.{method} of \"somebody\\n\" (trace \"{trace}\") was answered with {what} after "
+                "slow call: testRpc.{method} of \"somebody\\n\" (trace \"{trace}\") \
+                 was answered with {what} after "
             );
             assert!(line.contains(&words), "\"{line}\" instead of \"{words}\"");
             let [took, ran] = times(line);

@@ -184,7 +184,7 @@ fn the_next_segment_is_ready_before_it_is_needed() {
     assert!(!spare.exists(), "what was being made is removed");
 }
 
-/// With and without segments prepared ahead.
+/// Some segments are prepared ahead, and others are recycled.
 #[test]
 fn a_log_that_is_compacted_is_there_again() {
     let temp = temp_dir();

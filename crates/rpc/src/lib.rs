@@ -191,7 +191,6 @@ pub mod __runtime {
     pub extern crate self as syncraft_rpc_runtime;
 }
 
-mod acknowledged;
 mod balance;
 mod channel;
 mod error;
@@ -207,6 +206,7 @@ mod retry;
 mod server;
 mod service;
 mod status;
+mod transport;
 
 pub use balance::{
     Balancer, Candidate, Endpoint, EndpointError, FileSource, FixedSource, Hash, HashRing,

@@ -9,8 +9,8 @@
 //! Where that will not do, the thread that connected reads (`State::has_reader`): for completions,
 //! which run on a thread of the channel's; where a loss is news at once; and for bare replies.
 
-use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,8 +26,9 @@ use super::errors::Loss;
 use super::{Config, Framing};
 use crate::frame::{Decoder, Frame, FrameError};
 use crate::header::RpcReplyHeader;
-use crate::net::{Waiting, is_timeout, resolve, time_left, tune};
+use crate::net::{resolve, time_left};
 use crate::outbox::{Cork, Outbox};
+use crate::transport::{Received, Transport, Waiting};
 use crate::{Status, StatusCode};
 
 /// A server that takes nothing of what it is sent for this long loses the connection.
@@ -92,8 +93,6 @@ struct Incoming {
     /// What the server has said about the connection as a whole, whoever looks: nothing comes after
     /// it.
     last_words: Option<RpcReplyHeader>,
-    /// The socket's.
-    read_timeout: Option<Duration>,
 }
 
 impl Line {
@@ -201,8 +200,8 @@ impl Line {
             let read;
             (now, read) = incoming.read_for(self, left.min(READ_TIMEOUT));
             match read {
-                Ok(()) => {}
-                Err(error) if is_timeout(&error) => {
+                Ok(true) => {}
+                Ok(false) => {
                     if let Err(loss) = core.look_after(self, now) {
                         break loss;
                     }
@@ -302,10 +301,10 @@ fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
     };
     for (i, addr) in addrs.iter().enumerate() {
         let Some(left) = time_left(deadline) else { break };
-        match connect_to(addr, left / (addrs.len() - i) as u32) {
-            Ok(stream) => {
+        match Transport::connect(addr, left / (addrs.len() - i) as u32, WRITE_TIMEOUT) {
+            Ok(transport) => {
                 let writer_name = format!("rpc-send-{}", config.port());
-                return Outbox::new(stream, writer_name, config.unsent_bytes_max(), WRITE_TIMEOUT);
+                return Ok(Outbox::new(transport, writer_name, config.unsent_bytes_max()));
             }
             Err(error) => last_error = error,
         }
@@ -313,22 +312,10 @@ fn connect(config: &Config) -> io::Result<Arc<Outbox>> {
     Err(last_error)
 }
 
-fn connect_to(addr: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(addr, timeout)?;
-    // A port that nobody listens on may be picked as our own end: TCP then connects the socket to
-    // itself. (One that has been reset by now has no peer; reading it says so.)
-    if stream.peer_addr().is_ok_and(|peer| stream.local_addr().is_ok_and(|own| own == peer)) {
-        return Err(ErrorKind::ConnectionRefused.into());
-    }
-    tune(&stream)?;
-    Ok(stream)
-}
-
 impl Line {
     fn new(core: &Core, outbox: Arc<Outbox>) -> Line {
         let decoder = Decoder::of(core.head_size(), core.config.limits);
-        let incoming =
-            Incoming { decoder, next: None, any: false, last_words: None, read_timeout: None };
+        let incoming = Incoming { decoder, next: None, any: false, last_words: None };
         let [brought_ns, heard_ns, ping] = [0; 3].map(AtomicU64::new);
         let (incoming, since) = (Mutex::new(incoming), Instant::now());
         Line(Arc::new(Ends { outbox, incoming, since, brought_ns, heard_ns, ping }))
@@ -349,8 +336,8 @@ impl Incoming {
             let (now, read) =
                 self.read_for(line, READ_TIMEOUT.min(ping_interval).min(idle_timeout));
             match read {
-                Ok(()) => idle_since = None,
-                Err(error) if is_timeout(&error) => {
+                Ok(true) => idle_since = None,
+                Ok(false) => {
                     core.look_after(line, now)?;
                     let since = *idle_since.get_or_insert(now);
                     if core.has_calls() || core.config.on_disconnect.is_some() {
@@ -372,32 +359,29 @@ impl Incoming {
                 return Some(loss);
             }
             match self.read_for(line, LAST_WORDS_WAIT).1 {
-                Ok(()) => {}
-                Err(error) if is_timeout(&error) => return None,
+                Ok(true) => {}
+                Ok(false) => return None,
                 Err(error) => return Some(Loss::Broken(error)),
             }
         }
         self.take_frames(core, line, ReadBy::Callers).err()
     }
 
-    /// Reads once; when that was comes back with it.
-    fn read_for(&mut self, line: &Line, timeout: Duration) -> (Instant, io::Result<()>) {
-        let result = self.try_read(&line.outbox, timeout);
+    /// Reads once. Returns when that was, and whether anything has come within `timeout`.
+    fn read_for(&mut self, line: &Line, timeout: Duration) -> (Instant, io::Result<bool>) {
+        let received = line.outbox.transport().read(self.decoder.space(), Some(timeout));
         let now = Instant::now();
-        if result.is_ok() {
-            line.has_heard(now);
-        }
-        (now, result)
-    }
-
-    fn try_read(&mut self, outbox: &Outbox, timeout: Duration) -> io::Result<()> {
-        if self.read_timeout != Some(timeout) {
-            outbox.stream().set_read_timeout(Some(timeout))?;
-            self.read_timeout = Some(timeout);
-        }
-        let count = read(outbox, self.decoder.space())?;
-        self.decoder.filled(count);
-        Ok(())
+        let has_come = received.and_then(|received| match received {
+            Received::Bytes(count) => {
+                self.decoder.filled(count);
+                line.has_heard(now);
+                Ok(true)
+            }
+            Received::Nothing => Ok(true),
+            Received::TimedOut => Ok(false),
+            Received::End => Err(end_of_stream()),
+        });
+        (now, has_come)
     }
 
     /// Brings what is complete to whom it is for.
@@ -505,8 +489,10 @@ fn read_bare(core: &Core, outbox: &Outbox) -> Loss {
     let mut buf = vec![0; BARE_READ_BYTES];
     let mut reply = Vec::new();
     loop {
-        let count = match read(outbox, &mut buf) {
-            Ok(count) => count,
+        let count = match outbox.transport().read(&mut buf, None) {
+            Ok(Received::Bytes(count)) => count,
+            Ok(Received::TimedOut | Received::Nothing) => continue,
+            Ok(Received::End) => return Loss::Broken(end_of_stream()),
             Err(error) => return Loss::Broken(error),
         };
         let Some(decodes) = core.reply_in_line() else {
@@ -527,17 +513,6 @@ fn read_bare(core: &Core, outbox: &Outbox) -> Loss {
     }
 }
 
-fn read(outbox: &Outbox, space: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match outbox.stream().read(space) {
-            Ok(0) => {
-                return Err(io::Error::new(
-                    ErrorKind::UnexpectedEof,
-                    "the server closed the connection",
-                ));
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+fn end_of_stream() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")
 }

@@ -28,10 +28,11 @@ use super::{Config, Disconnect, Framing, connection, timer};
 use crate::builtin::RpcStub;
 use crate::frame::{HeadSize, encode};
 use crate::header::RpcHeader;
-use crate::net::{Waiting, join, spawn};
+use crate::net::{join, spawn};
 use crate::outbox::{Cork, SendError};
 use crate::payload::CODEC_PROTOBUF;
 use crate::service::Reply;
+use crate::transport::Waiting;
 use crate::{CallError, CallOptions, Method, PayloadError, RequestId, StatusCode};
 
 pub(super) struct Core {

@@ -16,10 +16,10 @@ use super::stats::MethodStats;
 use super::{BUSY_RETRY_AFTER, Shared};
 use crate::frame::{HeadSize, encode};
 use crate::header::RpcReplyHeader;
-use crate::net::Waiting;
 use crate::outbox::{Ending, Outbox, SendError};
 use crate::service::{Answer, Reply};
 use crate::status::cut_middle;
+use crate::transport::Waiting;
 use crate::{Status, StatusCode};
 
 /// A waiting reader looks this often whether its connection still lives: a safety net, it is woken

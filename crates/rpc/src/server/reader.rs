@@ -1,6 +1,5 @@
 //! The thread of one connection: reads frames, begins calls.
 
-use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,9 +12,10 @@ use super::pool::{Pool, Queued};
 use super::table::Target;
 use crate::frame::{Decoder, Frame, FrameError, Stranger};
 use crate::header::RpcHeader;
-use crate::net::{after, is_timeout, time_left};
+use crate::net::{after, time_left};
 use crate::outbox::{Cork, Ending};
 use crate::service::{About, Answer, Call, More};
+use crate::transport::Received;
 use crate::{RequestId, Status, StatusCode};
 
 /// The body of a frame has a second more for each of these that has arrived.
@@ -85,8 +85,6 @@ pub(super) struct Reader {
     /// Since when the rest of the frame (or, once the header is there, of its body) is waited for;
     /// none before it is.
     began: Option<Instant>,
-    /// The socket's.
-    read_timeout: Option<Duration>,
     /// Whether its client may say nothing for as long as it likes: it has made a documented call,
     /// or one to a reserved service.
     may_idle: bool,
@@ -130,7 +128,6 @@ impl Reader {
             unflushed: None,
             now: None,
             began: None,
-            read_timeout: None,
             may_idle: false,
             is_settled: false,
             is_extended: false,
@@ -386,24 +383,18 @@ impl Reader {
     /// the frame's time.
     fn read(&mut self) -> Result<(), End> {
         let timeout = self.time_for_frame()?;
-        let mut stream = self.connection.outbox.stream();
-        if timeout != self.read_timeout {
-            stream.set_read_timeout(timeout).map_err(End::Io)?;
-            self.read_timeout = timeout;
-        }
-        match stream.read(self.decoder.space()) {
-            // Its client may go on sending: a connection that will be reset has not told it
-            // anything.
-            Ok(_) if self.connection.is_cut() => Err(End::Cut),
-            Ok(0) if self.decoder.is_between_frames() => Err(End::Eof),
-            Ok(0) => Err(End::Truncated),
-            Ok(count) => {
+        match self.connection.outbox.transport().read(self.decoder.space(), timeout) {
+            // A client that will be reset has been told nothing, so it may go on sending.
+            Ok(Received::Bytes(_) | Received::End) if self.connection.is_cut() => Err(End::Cut),
+            Ok(Received::Bytes(count)) => {
                 self.decoder.filled(count);
                 Ok(())
             }
-            Err(error) if is_timeout(&error) && self.is_idle() => Err(End::Idle),
-            // A timeout within a frame is judged by the clock, at the next read.
-            Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => Ok(()),
+            Ok(Received::End) if self.decoder.is_between_frames() => Err(End::Eof),
+            Ok(Received::End) => Err(End::Truncated),
+            Ok(Received::TimedOut) if self.is_idle() => Err(End::Idle),
+            // Whether a frame has taken too long is judged by the clock, before the next read.
+            Ok(Received::TimedOut | Received::Nothing) => Ok(()),
             Err(_) if self.connection.is_cut() => Err(End::Cut),
             Err(error) => Err(End::Io(error)),
         }
@@ -501,13 +492,13 @@ impl Reader {
         if self.connection.outbox.ending() == Ending::Reset {
             return;
         }
-        let mut stream = self.connection.outbox.stream();
-        let _ = stream.shutdown(Shutdown::Write);
+        let transport = self.connection.outbox.transport();
+        transport.shutdown(Shutdown::Write);
         let mut sink = [0; 4096];
         while let Some(left) = time_left(deadline) {
-            let read = stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut sink));
-            if matches!(read, Ok(0) | Err(_)) {
-                return;
+            match transport.read(&mut sink, Some(left)) {
+                Ok(Received::Bytes(_) | Received::Nothing) => {}
+                Ok(Received::TimedOut | Received::End) | Err(_) => return,
             }
         }
     }

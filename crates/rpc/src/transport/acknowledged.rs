@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::net::time_left;
+use crate::net::time_left;
 
 /// Pauses between looks. Most peers have acknowledged before the first look, or do so within 40 ms,
 /// when their TCP stops waiting for data to send along.

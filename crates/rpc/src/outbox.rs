@@ -41,7 +41,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::net::{join, spawn};
-use super::transport::{Transport, Waiting};
+use super::transport::Transport;
 
 /// Longer frames are not held back: a system call is small beside them.
 const CORKED_FRAME_LEN_MAX_BYTES: usize = 8 << 10;
@@ -156,11 +156,6 @@ impl Outbox {
     /// How the connection will end.
     pub(super) fn ending(&self) -> Ending {
         self.state.lock().ending
-    }
-
-    /// What has come from the peer, as far as is known without waiting.
-    pub(super) fn look(&self) -> Waiting {
-        self.transport.look()
     }
 
     /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.

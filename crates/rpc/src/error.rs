@@ -11,13 +11,13 @@ use super::{ErrorChain, Status};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// No byte of the call was written: there was no connection, or the channel is closed. It did
-    /// not run.
+    /// No byte of the call was sent, because there was no connection or the channel is closed. It
+    /// did not run.
     #[error("call to {addr} was not sent")]
     NotSent {
         /// The server's address, as given to the channel.
         addr: String,
-        /// What prevented it.
+        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -26,7 +26,7 @@ pub enum CallError {
     Refused {
         /// The server's address, as given to the channel.
         addr: String,
-        /// What it said.
+        /// The status.
         status: Status,
     },
     /// The connection was lost after the call was sent (or while it was being sent), before its
@@ -56,8 +56,8 @@ pub enum CallError {
         /// Which deadline passed.
         which: Deadline,
     },
-    /// The bytes that came are not of this protocol, so the rest of the connection cannot be read.
-    /// Calls that were sent may have run.
+    /// The server sent bytes that are not of this protocol, so the rest of the connection cannot be
+    /// read. Calls that were sent may have run.
     #[error("{addr} sent an invalid frame: {reason}")]
     BadFrame {
         /// The server's address, as given to the channel.
@@ -65,7 +65,7 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The first bytes that came are of another protocol: no RPC server listens at this address.
+    /// The first bytes that came are of another protocol, so no RPC server listens at this address.
     /// The call did not run.
     #[error("{addr} speaks {protocol}, not this protocol")]
     OtherProtocol {
@@ -74,7 +74,7 @@ pub enum CallError {
         /// The protocol's name, as in "HTTP".
         protocol: &'static str,
     },
-    /// An answer came, but it is not a reply of this method. The call may have run.
+    /// The answer is not a reply of this method. The call may have run.
     #[error("bad reply from {addr}: {reason}")]
     BadReply {
         /// The server's address, as given to the channel.
@@ -82,7 +82,7 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Too many calls of this channel are waiting for answers. It did not run.
+    /// Too many calls of this channel wait for answers. This one did not run.
     #[error("too many calls to {addr}: {calls} are waiting for answers")]
     Busy {
         /// The server's address, as given to the channel.
@@ -93,7 +93,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the call may have run on the server. `false` is certain: it has not run and never
+    /// Whether the call may have run on the server. If false, it has certainly not run and never
     /// will.
     pub fn may_have_run(&self) -> bool {
         match self {
@@ -112,14 +112,15 @@ impl CallError {
 /// Which deadline passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deadline {
-    /// That of the whole call.
+    /// The deadline of the whole call.
     #[default]
     Call,
-    /// That of the last attempt, after which none was due: see [`Retrying`](super::Retrying).
+    /// The deadline of the last attempt: see [`Retrying`](super::Retrying).
     Attempt,
 }
 
-/// Rounded, because a deadline is computed a little before the call begins: 2000 ms, not 1999.934.
+/// Rounded, because a deadline is computed a little before the call begins: 2000 ms instead of
+/// 1999.934 ms.
 fn in_ms(time: &Duration) -> u128 {
     (time.as_micros() + 500) / 1000
 }
@@ -140,7 +141,7 @@ pub enum ServerError {
     /// The listener does not work.
     #[error("cannot serve on {}", .addr.map_or_else(|| "its listener".to_owned(), |addr| addr.to_string()))]
     Listener {
-        /// The listener's address, where it is known.
+        /// The listener's address, if it is known.
         addr: Option<SocketAddr>,
         /// What the system said.
         #[source]

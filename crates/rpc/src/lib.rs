@@ -192,7 +192,6 @@ pub mod __runtime {
     pub extern crate self as syncraft_rpc_runtime;
 }
 
-mod acknowledged;
 mod balance;
 mod chain;
 mod channel;
@@ -211,6 +210,7 @@ mod retry;
 mod server;
 mod service;
 mod status;
+mod transport;
 
 pub use balance::{
     Balancer, Candidate, Endpoint, EndpointError, FileSource, FixedSource, Hash, HashRing,

@@ -1,12 +1,14 @@
 //! Whether the peer's TCP has acknowledged everything that was sent to it.
 //!
 //! A reset destroys what is not acknowledged, so a server asks before it resets. Linux answers in
-//! `/proc/net/tcp`: each line names a socket by its inode and counts the bytes that it has sent and
-//! its peer has not acknowledged. The table holds the sockets of the whole machine, so one thread
-//! reads it for all that ask at the same time: a server that stops asks for each of its connections
-//! at once.
+//! `/proc/net/tcp`: each line names a socket by its inode and counts the bytes that the socket has
+//! sent and the peer has not acknowledged. The table has a line for each socket of the machine, and
+//! a server that stops asks for all of its connections at once. So one thread reads the table for
+//! all threads that ask at the same time.
 //!
-//! Left out: other systems. There the answer is always "not known".
+//! # Left out
+//!
+//! Other systems. There the answer is always "not known".
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,15 +22,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::net::time_left;
+use crate::net::time_left;
 
-/// Pauses between looks. Most peers have acknowledged before the first look, or do so within 40 ms,
-/// when their TCP stops waiting for data to send along.
+/// Pauses between looks. Most peers have acknowledged before the first look. The others mostly do
+/// within 40 ms, when their TCP stops waiting for data to send along.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Whether all that was sent over `stream` is acknowledged, or nobody is left who could. Waits
-/// until `deadline` for it. False also where the system does not say.
+/// Waits until everything that was sent over `stream` is acknowledged, or `deadline`. True also if
+/// the peer is gone. False also where the system does not say.
 pub(super) fn wait(stream: &TcpStream, deadline: Instant) -> bool {
     let Ok(inode) = inode(stream) else { return false };
     let mut pause = PAUSE_MIN;
@@ -37,7 +39,8 @@ pub(super) fn wait(stream: &TcpStream, deadline: Instant) -> bool {
             return true;
         }
         let Ok(table) = table(Instant::now()) else { return false };
-        // The kernel may miss a socket when others come and go while it writes the table.
+        // If sockets come and go while the kernel writes the table, it may miss one. Then look
+        // again.
         if table.get(&inode) == Some(&0) {
             return true;
         }
@@ -47,7 +50,7 @@ pub(super) fn wait(stream: &TcpStream, deadline: Instant) -> bool {
     }
 }
 
-/// Unacknowledged bytes by the inode of the socket.
+/// Unacknowledged bytes, by the inode of the socket.
 type Table = HashMap<u64, u64>;
 
 struct Look {
@@ -57,7 +60,7 @@ struct Look {
 
 static LAST: Mutex<Option<Look>> = Mutex::new(None);
 
-/// As it was at `since` or later.
+/// The table as it was at `since` or later.
 fn table(since: Instant) -> io::Result<Arc<Table>> {
     let mut last = LAST.lock();
     if let Some(look) = last.as_ref().filter(|look| look.began >= since) {
@@ -72,9 +75,9 @@ fn table(since: Instant) -> io::Result<Arc<Table>> {
     Ok(table)
 }
 
-/// Of
+/// Each line is
 /// `sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode ...`,
-/// the numbers of bytes in hexadecimal.
+/// with the numbers of bytes in hexadecimal.
 fn parse(text: &str) -> Table {
     let row = |line: &str| {
         let mut words = line.split_ascii_whitespace();

@@ -31,7 +31,8 @@ run check_tree 40 -p syncraft --no-default-features --features client
 run cargo clippy --locked --workspace --all-targets -- -D warnings
 # Each feature alone, without the tests, which use all of them.
 for features in "" client server testing; do
-    run cargo clippy --locked -p syncraft --no-default-features --features "$features" -- -D warnings
+    run cargo clippy --locked -p syncraft --no-default-features --features "$features" \
+        -- -D warnings
 done
 # Each crate can be packed, with its README and its .proto files.
 run cargo package --locked --offline --no-verify --allow-dirty --quiet \

@@ -21,10 +21,10 @@
 //! - The **applier** applies committed entries and answers clients.
 //!
 //! # Threads
-//! A thread that brings work runs the stages itself, as far as it may (`mailbox::MayDo`). So work is
-//! not handed from thread to thread, which would cost a wake-up each time. The work that it may not
-//! do is left to the stage's own thread. If another thread is running the stage, that thread does
-//! the new work next.
+//! A thread that brings work runs the stages itself, as far as it may (`mailbox::MayDo`). So work
+//! is not handed from thread to thread, which would cost a wake-up each time. The work that it may
+//! not do is left to the stage's own thread. If another thread is running the stage, that thread
+//! does the new work next.
 //!
 //! | name | does | waits for |
 //! | --- | --- | --- |
@@ -48,7 +48,8 @@
 //! While the state machine or the disk is slow, only the stage's own thread waits for it.
 //!
 //! # A put, step by step
-//! Member 1 leads, member 2 follows. No thread is woken here, except `wal-1`.
+//! Member 1 of three leads; members 2 and 3 follow, and do the same. The only threads that wake up
+//! are those whose socket has something to read, and `wal-1`.
 //!
 //! 1. On member 1, the **connection thread** of the client reads the frame. The service decodes it
 //!    and calls [`NodeHandle`], which pushes the command and a `Responder` into the inbox. When
@@ -75,8 +76,8 @@
 //!
 //! # Invariants
 //! - A stage has one worker, which does one batch after another. Effects are carried out in order.
-//! - What the core does not order is not done: nothing is written, sent, applied or released
-//!   without an effect that says so.
+//! - What the core does not order is not done: nothing is written, applied, released or promised to
+//!   a peer without an effect that says so.
 //! - The messages in `Persist::then` leave after the fdatasync of that write, from the thread that
 //!   did it.
 //! - No thread waits for a busy worker.

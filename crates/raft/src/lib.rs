@@ -33,6 +33,7 @@
 //! - [`Event::Persisted`] is said of a write only when that write and every write before it are on
 //!   the disk.
 //! - Entries are applied in order. A snapshot that the core hears of is on the disk, whole.
+//! - It writes, applies and releases only what an effect orders.
 //! - A member starts with what its disk holds: the hard state, the newest snapshot and the log
 //!   behind it.
 //!

@@ -48,7 +48,7 @@ impl KvService {
 impl KvServerRpc for KvService {
     /// Requests that have arrived together go to the core together.
     fn after_calls(&self, _method: &str) {
-        self.node.attend();
+        self.node.run_pending();
     }
 
     fn put_append(&self, args: PutAppendArgs, done: Done<PutAppendReply>) {
@@ -69,7 +69,7 @@ impl KvServerRpc for KvService {
             return done.run(put_reply(words::ERR_TOO_LARGE));
         }
         let (deadline, members) = (deadline(&done), self.members.clone());
-        self.node.propose_soon(command.encode(), deadline, move |result| {
+        self.node.queue_proposal(command.encode(), deadline, move |result| {
             let reply = match result {
                 Ok(outcome) => outcome_reply(outcome),
                 Err(error) if is_busy(&error, &done) => return done.fail(busy(&error)),
@@ -93,7 +93,7 @@ impl KvServerRpc for KvService {
         }
         let (deadline, members) = (deadline(&done), self.members.clone());
         let leader = self.leader_elsewhere().filter(|_| !done.is_documented());
-        self.node.read_soon(Query::Get { key: args.key }, deadline, move |result| match result {
+        self.node.queue_read(Query::Get { key: args.key }, deadline, move |result| match result {
             Ok(answer) => done.run(GetReply { leader, ..answer_reply(answer) }),
             Err(error) => refuse_get(&error, &members, done),
         });

@@ -396,7 +396,7 @@ impl Cluster {
                 ..Config::new(id, self.members.clone(), self.data_dir(id))
             };
             let peers = self.network.seen_by(id, &self.members);
-            let started = Member::start_among(slot.port.listen()?, config, peers);
+            let started = Member::start_in_test(slot.port.listen()?, config, peers);
             *member = Some(started.map_err(|source| ClusterError::Start { id, source })?);
         }
         Ok(())

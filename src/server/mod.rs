@@ -24,8 +24,8 @@
 //!   running.
 //! - A start listens before it touches the data, so a second process for the same member changes
 //!   nothing. It locks and reads the data before it serves.
-//! - No data is discarded before it is known to be this member's and the other members have
-//!   answered.
+//! - Data of another member or cluster is never discarded, and a member's own data only once all
+//!   other members have answered.
 //! - [`Member::stop`] ends every thread and closes the log.
 //! - Outside of tests, no call passes through code of `faults`.
 //!

@@ -129,8 +129,8 @@ fn ids_hash(members: &Members) -> u32 {
     crc32c::crc32c(ids.join(",").as_bytes())
 }
 
-/// Opens the data directory. With `rebuild`, discards its data once that is known to be this
-/// member's and the other members have answered.
+/// Opens the data directory. With `rebuild`, discards its data once the other members have
+/// answered, unless it is that of another member or cluster.
 fn open_data(
     path: PathBuf,
     identity: Identity,

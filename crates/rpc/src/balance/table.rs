@@ -86,7 +86,7 @@ impl<T> EndpointTable<T> {
 
     /// What is known of each endpoint, in the order in which they were added.
     pub fn status(&self) -> Vec<TargetStatus> {
-        let (entries, now) = (self.entries.lock(), Instant::now());
+        let (now, entries) = (Instant::now(), self.entries.lock());
         let status = entries.listed().iter().map(|entry| TargetStatus {
             endpoint: entry.endpoint.clone(),
             outstanding: entry.outstanding,
@@ -100,7 +100,7 @@ impl<T> EndpointTable<T> {
     /// wait in vain. That is so while the endpoint is left alone and its last call ended as
     /// [`HealthSignal::Silent`]. An endpoint that is left alone for another reason fails at once.
     pub fn silent(&self) -> Vec<bool> {
-        let (entries, now) = (self.entries.lock(), Instant::now());
+        let (now, entries) = (Instant::now(), self.entries.lock());
         entries.listed().iter().map(|entry| entry.is_silent(now)).collect()
     }
 
@@ -115,14 +115,16 @@ impl<T> EndpointTable<T> {
         key: u64,
         tried: &[usize],
     ) -> Option<Attempt<'_, T>> {
-        let picked = self.entries.lock().pick(balancer, key, tried, Instant::now())?;
+        let now = Instant::now();
+        let picked = self.entries.lock().pick(balancer, key, tried, now)?;
         Some(Attempt { table: self, picked, is_over: false })
     }
 
     /// Begins a call at the endpoint with this number, whatever its health. `None`: there is no
     /// such endpoint.
     pub fn begin(&self, number: usize) -> Option<Attempt<'_, T>> {
-        let picked = self.entries.lock().begin(number, Instant::now())?;
+        let now = Instant::now();
+        let picked = self.entries.lock().begin(number, now)?;
         Some(Attempt { table: self, picked, is_over: false })
     }
 
@@ -143,8 +145,9 @@ impl<T> EndpointTable<T> {
     }
 
     fn end(&self, number: usize, kind: CallKind, end: CallEnd) -> Option<HealthChange> {
+        let now = Instant::now();
         // As above.
-        let (_unused, change) = self.entries.lock().end(number, kind, end, Instant::now());
+        let (_unused, change) = self.entries.lock().end(number, kind, end, now);
         change
     }
 }

@@ -341,7 +341,7 @@ fn make_private(disk: &dyn Disk, path: &Path) {
     }
     if let Some((path, err)) = refused {
         let path = path.display();
-        log::warn!("other users of this machine may be able to read {path} and more: {err}");
+        log::warn!("other users of this machine may read {path}, perhaps more: {err}");
     }
     if changed > 0 {
         let path = path.display();

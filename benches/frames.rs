@@ -1,4 +1,5 @@
-//! How fast calls are: frames, connection and service, over loopback, with a service that gives back what it gets.
+//! How fast calls are over loopback: frames, connection and service. The service returns what it
+//! gets.
 //!
 //! ```text
 //! cargo bench --bench frames
@@ -7,13 +8,13 @@
 //!
 //! | benchmark | measures |
 //! |---|---|
-//! | `burst/64` | 64 calls that a bare socket sends as one piece, until their replies are there: the server's side alone |
-//! | `blocking/1` | a call of one thread at a time: two wake-ups and four system calls |
-//! | `blocking/16` | 16 threads on one connection, each a call at a time |
+//! | `burst/64` | 64 calls that a bare socket sends in one piece, until all replies have come: the server's side alone |
+//! | `blocking/1` | one thread, one call at a time: two wake-ups and four system calls |
+//! | `blocking/16` | 16 threads on one connection, each with one call at a time |
 //! | `async/64` | one thread, 64 calls in flight: `Channel::call_async` |
 //!
-//! The frame codec is private, so it is measured with the least around it: `burst` is where it shows most. Arguments and
-//! replies have 300 bytes. Rates are of calls.
+//! The frame codec is private, so it cannot be measured alone; `burst` has the least around it.
+//! Arguments and replies have 300 bytes. Rates are of calls.
 
 mod support;
 
@@ -29,7 +30,7 @@ use prost::Message;
 use support::echo::{DATA, Data, Echo, METHOD};
 use syncraft::rpc::{CallOptions, Channel, Server};
 
-/// The fields that are used here of the message in `crates/rpc/proto/rpc_header.proto`.
+/// Some fields of the message in `crates/rpc/proto/rpc_header.proto`.
 #[derive(Clone, PartialEq, Message)]
 struct RpcHeader {
     #[prost(bytes = "bytes", tag = "1")]
@@ -51,7 +52,7 @@ struct RpcReplyHeader {
     reply_size: u32,
 }
 
-/// A call that takes longer has failed.
+/// A call that takes longer than this has failed.
 const LONG: Duration = Duration::from_secs(10);
 
 fn main() {
@@ -88,7 +89,8 @@ fn blocking(c: &mut Criterion) {
     }
 }
 
-/// Each of `callers` threads makes so many calls; how long that takes from when all have started.
+/// The time in which each of `callers` threads makes its calls, from the moment when all have
+/// started.
 fn call_from_threads(channel: &Channel, callers: usize, calls: u64) -> Duration {
     let barrier = Barrier::new(callers + 1);
     let call_all = || {
@@ -151,7 +153,7 @@ fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// A call as it stands on the wire: length of the header, header, arguments.
+/// The bytes of a call on the wire: length of the header, header, arguments.
 fn call_frame(call_id: u64) -> Vec<u8> {
     let args = Data { data: DATA };
     let header = RpcHeader {

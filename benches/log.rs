@@ -1,4 +1,5 @@
-//! How fast the write-ahead log is, on the disk that has `target/`: durable batches, and the start after them.
+//! How fast the write-ahead log is on the disk that has `target/`: durable batches, and the next
+//! start.
 //!
 //! ```text
 //! cargo bench --bench log
@@ -10,7 +11,8 @@
 //! | `append_sync/N` | `Wal::append` of N entries and `Wal::sync`: one write, one fdatasync; new segments included | entries |
 //! | `open/64MiB` | `Wal::open` of a log of 64 MiB: checksums verified, entries in memory, files synced | bytes of commands |
 //!
-//! A command has 256 bytes. The log that is opened is in the system's page cache: a cold disk adds its reading time.
+//! A command has 256 bytes. The log that is opened is in the system's page cache; a cold disk adds
+//! the time to read it.
 
 mod support;
 
@@ -50,7 +52,8 @@ fn open(c: &mut Criterion) {
     group.bench_function("64MiB", |b| {
         let temp = closed.get_or_insert_with(closed_log);
         let open = |dir| {
-            // Without the thread that prepares the next segment: it would still be at work in the next round.
+            // Without the thread that prepares the next segment: it would still be at work in the
+            // next round.
             let options = WalOptions { prepare_ahead: false, ..WalOptions::default() };
             let (wal, recovered) = Wal::open(&dir, options, None).expect("a log that is whole");
             assert_eq!(recovered.entries.len() as u64, LOG_LEN_BYTES / VALUE_LEN_BYTES as u64);
@@ -60,7 +63,7 @@ fn open(c: &mut Criterion) {
     });
 }
 
-/// A log that has just begun, in term 1.
+/// A new log, in term 1.
 struct Log {
     wal: Wal,
     last: u64,

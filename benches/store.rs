@@ -7,14 +7,14 @@
 //!
 //! | benchmark | measures |
 //! |---|---|
-//! | `get/KEYS` | `Store::query` of a key that is there |
-//! | `put_existing/KEYS` | `Store::apply` of a put of 256 bytes to a key that is there |
-//! | `append/KEYS` | `Store::apply` of an append of 16 bytes to a key that is there |
-//! | `put_new/KEYS` | `Store::apply` of a put of 256 bytes to a new key; the store grows by a half, then is made anew |
+//! | `get/KEYS` | `Store::query` of a key that exists |
+//! | `put_existing/KEYS` | `Store::apply` of a put of 256 bytes to a key that exists |
+//! | `append/KEYS` | `Store::apply` of an append of 16 bytes to a key that exists |
+//! | `put_new/KEYS` | `Store::apply` of a put of 256 bytes to a new key; a new store is made when it has grown by half |
 //!
-//! KEYS is how many keys the store holds: 10,000, much of which the processor's caches hold, and 1,000,000. Keys have 16 bytes
-//! and come in random order. Commands are decoded from the log's bytes, have a session each as a Clerk's do (64 clients),
-//! and go into the digest, as all do.
+//! KEYS is the number of keys in the store: 10,000, which largely fit into the processor's caches,
+//! and 1,000,000. Keys have 16 bytes and come in random order. Commands are decoded from the log's
+//! bytes, have sessions as a Clerk's do (64 clients), and go into the digest.
 
 mod support;
 
@@ -30,7 +30,8 @@ use syncraft::raft::Index;
 
 const MORE: Bytes = Bytes::from_static(&[b'm'; 16]);
 
-/// So many commands are made, then timed: few enough to be warm, as those that were just logged.
+/// How many commands are made before they are timed: few enough to be in the caches, like commands
+/// that were just logged.
 const CHUNK: u64 = 256;
 
 fn main() {
@@ -103,12 +104,12 @@ fn put_new(b: &mut Bencher, filled: &mut Filled) {
     });
 }
 
-/// Runs `iters` in chunks, each of which says how long it took: what it prepares does not count.
+/// Runs `iters` in chunks. Each returns how long it took, without its preparation.
 fn timed(iters: u64, mut run: impl FnMut(u64) -> Duration) -> Duration {
     (0..iters).step_by(CHUNK as usize).map(|done| run(CHUNK.min(iters - done))).sum()
 }
 
-/// A store with keys 1 to `keys` at least, and where its log ends.
+/// A store with at least the keys 1 to `keys`, and the end of its log.
 struct Filled {
     store: Store,
     keys: u64,
@@ -125,7 +126,7 @@ impl Filled {
         filled
     }
 
-    /// Applies commands; how long that took, without making them.
+    /// Applies commands, and returns how long that took without making them.
     fn apply_all(&mut self, count: u64, mut make: impl FnMut(&mut Filled) -> Command) -> Duration {
         let first = self.last_index + 1;
         let commands: Vec<Bytes> = (0..count)
@@ -146,7 +147,7 @@ impl Filled {
         key(self.rng.u64(1..=self.keys))
     }
 
-    /// The key has the number of its entry, which is higher than all before.
+    /// A key with the number of its entry, which is higher than all before.
     fn put_of_new_key(&mut self) -> Command {
         write(Op::Put, key(self.last_index), VALUE, self.last_index)
     }

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use syncraft::ErrorChain;
 use syncraft::clerk::{Clerk, ClerkErrorKind};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,8 +25,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Every call ends, and the error of a write says whether it may have happened.
     if let Err(error) = clerk.put("k", "v") {
         match error.kind() == ClerkErrorKind::Unknown {
-            true => eprintln!("it may have happened: {error}"),
-            false => eprintln!("it did not happen: {error}"),
+            true => eprintln!("it may have happened: {}", ErrorChain(&error)),
+            false => eprintln!("it did not happen: {}", ErrorChain(&error)),
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! A whole cluster inside this process, as an integration test would have it: three members on free ports, each with a
-//! log of its own in a temporary directory.
+//! A whole cluster inside this process, as in an integration test: three members on free ports,
+//! each with a log of its own in a temporary directory.
 //!
 //! ```sh
 //! cargo run --example embedded_cluster

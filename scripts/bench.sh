@@ -38,7 +38,7 @@ misuse() { printf 'bench.sh: %s\n' "$*" >&2; usage >&2; exit 2; }
 export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-# --- arguments -----------------------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 sides=(syncraft)
 runs=3 seconds=5 kills=5
@@ -65,7 +65,10 @@ while [ $# -gt 0 ]; do
             esac
             shift
             ;;
-        --quick) runs=1 seconds=1 kills=1 clients_table=(1 64) each_table=(64) warm_up_ms=500 cpu_puts=10000 ;;
+        --quick)
+            runs=1 seconds=1 kills=1 clients_table=(1 64) each_table=(64)
+            warm_up_ms=500 cpu_puts=10000
+            ;;
         --runs | --seconds | --kills)
             is_count "${2:-}" || misuse "$1 takes a number from 1 to 9999"
             declare "${1#--}=$2"
@@ -91,7 +94,7 @@ is_at_least() { # VERSION MINIMUM
     printf '%s\n' "$2" "$1" | tr - '~' | sort -V -C
 }
 
-# --- programs ------------------------------------------------------------------------------------------------------
+# --- programs -------------------------------------------------------------------------------------
 
 bin=${SYNCRAFT_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/syncraft}
 script_target() { printf '%s' "${CARGO_TARGET_DIR:-$root/scripts/$1/target}"; } # CRATE
@@ -112,8 +115,9 @@ find_etcd() {
             etcd_dir=$dir etcd_version=$version
         fi
     done
-    [ -n "$etcd_version" ] || die "there is no etcd, 3.4 or later, with etcdctl beside it in PATH:" \
-        "apt-get install etcd-server etcd-client, or set ETCD_DIR to a directory with both"
+    [ -n "$etcd_version" ] ||
+        die "there is no etcd, 3.4 or later, with etcdctl beside it in PATH:" \
+            "apt-get install etcd-server etcd-client, or set ETCD_DIR to a directory with both"
     say "etcd $etcd_version, from $etcd_dir"
 }
 
@@ -126,10 +130,14 @@ etcd_version_in() { # DIR
     done
     version=$("$1/etcd" --version 2>/dev/null | sed -n 's/^etcd Version: *//p') || true
     [ -n "$version" ] || { echo "$1/etcd does not run, or is not etcd"; return 1; }
-    is_at_least "$version" 3.4 || { echo "$1/etcd $version is too old: 3.4 or later is needed"; return 1; }
-    ETCDCTL_API=3 "$1/etcdctl" version >/dev/null 2>&1 || { echo "$1/etcdctl does not run"; return 1; }
+    is_at_least "$version" 3.4 ||
+        { echo "$1/etcd $version is too old: 3.4 or later is needed"; return 1; }
+    ETCDCTL_API=3 "$1/etcdctl" version >/dev/null 2>&1 ||
+        { echo "$1/etcdctl does not run"; return 1; }
     printf '%s\n' "$version"
 }
+
+etcdctl() { ETCDCTL_API=3 "$etcd_dir/etcdctl" "$@"; }
 
 # Sets $redis_version.
 find_redis() {
@@ -137,7 +145,8 @@ find_redis() {
     redis_version=$(redis-server --version | sed -n 's/.* v=\([^ ]*\).*/\1/p') || true
     [ -n "$redis_version" ] || die "redis-server does not run"
     # redis-benchmark prints percentiles since then.
-    is_at_least "$redis_version" 6.2 || die "Redis $redis_version is too old: 6.2 or later is needed"
+    is_at_least "$redis_version" 6.2 ||
+        die "Redis $redis_version is too old: 6.2 or later is needed"
 }
 
 build() {
@@ -152,11 +161,12 @@ build() {
 
 build_script() { # CRATE
     say "building scripts/$1"
-    (cd "$root/scripts/$1" && cargo build --release --locked --quiet --target-dir "$(script_target "$1")") ||
+    (cd "$root/scripts/$1" &&
+        cargo build --release --locked --quiet --target-dir "$(script_target "$1")") ||
         die "the build of scripts/$1 failed"
 }
 
-# --- processes -----------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 declare -A pids=() # By name: syncraft-1, etcd-3, redis-1, ...
 work=
@@ -211,7 +221,9 @@ fail() { # SIDE WORDS...
 ended() { # SIDE
     local name
     for name in "${!pids[@]}"; do
-        case $name in "$1"-*) [ -e "/proc/${pids[$name]}" ] || printf '; %s has ended' "$name" ;; esac
+        case $name in
+            "$1"-*) [ -e "/proc/${pids[$name]}" ] || printf '; %s has ended' "$name" ;;
+        esac
     done
 }
 
@@ -228,7 +240,7 @@ find_ports() {
     die "no 16 ports in a row are free"
 }
 
-# --- the sides -----------------------------------------------------------------------------------------------------
+# --- the sides ------------------------------------------------------------------------------------
 #
 # syncraft: what is measured. lease: syncraft with --read-mode lease. etcd, redis: for comparison.
 # ceiling: what this machine can do; each of its loads starts its own servers.
@@ -261,7 +273,8 @@ launch_member() { # SIDE ID
             ;;
         etcd)
             # Defaults, except for the quota: a long run would exceed 2 GiB.
-            launch "$1-$2" "$etcd_dir/etcd" --name "m$2" --data-dir "$data" --quota-backend-bytes 8589934592 \
+            launch "$1-$2" "$etcd_dir/etcd" --name "m$2" --data-dir "$data" \
+                --quota-backend-bytes 8589934592 \
                 --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
                 --listen-peer-urls "http://127.0.0.1:$((port + 3))" \
                 --initial-advertise-peer-urls "http://127.0.0.1:$((port + 3))" \
@@ -289,7 +302,8 @@ start() { # SIDE
         etcd) "$etcd_load" put --endpoints "$(addresses "$1" '')" --clients 1 --count 1 --warm-up-ms 0 >/dev/null ;;
         redis)
             until [ "$(redis-cli -p "$(first_port redis)" ping 2>/dev/null)" = PONG ]; do
-                [ "$SECONDS" -lt "$deadline" ] && [ -z "$(ended redis)" ] || fail "$1" "does not start"
+                [ "$SECONDS" -lt "$deadline" ] && [ -z "$(ended redis)" ] ||
+                    fail "$1" "does not start"
                 sleep 0.05
             done
             ;;
@@ -314,14 +328,14 @@ find_leader() { # SIDE
 }
 
 # Prints one line per member: endpoint, id, version, ..., whether it leads, whether it learns, ...
-etcd_status() { ETCDCTL_API=3 "$etcd_dir/etcdctl" --endpoints "$(addresses etcd '')" endpoint status 2>/dev/null; }
+etcd_status() { etcdctl --endpoints "$(addresses etcd '')" endpoint status 2>/dev/null; }
 
 transfer_leader() { # SIDE
     local target=$((leader % 3 + 1))
     case $1 in
         syncraft) "$bin" transfer --members "$(addresses "$1" N=)" "$target" ;;
         etcd)
-            ETCDCTL_API=3 "$etcd_dir/etcdctl" --endpoints "127.0.0.1:$(($(first_port etcd) + leader - 1))" move-leader \
+            etcdctl --endpoints "127.0.0.1:$(($(first_port etcd) + leader - 1))" move-leader \
                 "$(etcd_status | awk -F ', ' -v target="$target" 'NR == target { print $2 }')"
             ;;
     esac >/dev/null || fail "$1" "does not hand over"
@@ -340,13 +354,11 @@ wait_whole() { # SIDE
 is_whole() { # SIDE
     case $1 in
         syncraft) ! "$bin" status --json --members "$(addresses "$1" N=)" 2>/dev/null | grep -q '"reachable":false' ;;
-        etcd)
-            ETCDCTL_API=3 "$etcd_dir/etcdctl" --endpoints "$(addresses etcd '')" endpoint health >/dev/null 2>&1
-            ;;
+        etcd) etcdctl --endpoints "$(addresses etcd '')" endpoint health >/dev/null 2>&1 ;;
     esac
 }
 
-# --- load ----------------------------------------------------------------------------------------------------------
+# --- load -----------------------------------------------------------------------------------------
 
 # Sets $load to the command that loads a side and prints one line of JSON.
 load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
@@ -409,7 +421,7 @@ check_errors() { # SIDE JSON
     done
 }
 
-# --- measurements --------------------------------------------------------------------------------------------------
+# --- measurements ---------------------------------------------------------------------------------
 #
 # Sides take turns, so that a change in the machine's speed affects all of them.
 
@@ -432,7 +444,8 @@ measure_load() { # ROW OPERATION CLIENTS SIZE SIDE...
                 durability=$(field durability <<<"$json") reads=$(field read_mode <<<"$json")
                 connections=$(field connections <<<"$json")
             fi
-            say "$2, $3 clients${connection_each:+ with a connection each}, $4 bytes, run $run of $runs: $side $(field ops_per_second <<<"$json" | round)/s"
+            say "$2, $3 clients${connection_each:+ with a connection each}, $4 bytes," \
+                "run $run of $runs: $side $(field ops_per_second <<<"$json" | round)/s"
         done
     done
 }
@@ -516,7 +529,7 @@ outage() { # SIDE kill|transfer
     outage_ms=$(field max <<<"$json" | awk '{ print $1 / 1000 }')
 }
 
-# --- the page ------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 median() { # NUMBER...
     [ $# -eq 0 ] || printf '%s\n' "$@" | sort -g |
@@ -591,7 +604,11 @@ print_row() { # WORDS ROW
     ours=$(median_of "$2/syncraft")
     for side in "${sides[@]}"; do
         cell=$(median_of "$2/$side")
-        line+=" $(if [ -n "$cell" ]; then echo "$(round <<<"$cell")$(range_of "$2/$side")"; else echo –; fi) |"
+        if [ -n "$cell" ]; then
+            line+=" $(round <<<"$cell")$(range_of "$2/$side") |"
+        else
+            line+=" – |"
+        fi
         [ "$side" = syncraft ] || line+=" $(ratio "$ours" "$cell") |"
     done
     printf '%s\n' "$line"
@@ -625,9 +642,10 @@ print_sides() {
 SIDE
     if has_side etcd; then
         cat <<SIDE
-- etcd $etcd_version: three members, default settings except for a quota of 8 GiB; linearizable gets.
-  The load, \`scripts/etcd-load\`, goes to the leader over 1 connection, and over 4 for 1,000 clients,
-  which is best for etcd, unless the row says otherwise.
+- etcd $etcd_version: three members, default settings except for a quota of 8 GiB;
+  linearizable gets.
+  The load, \`scripts/etcd-load\`, goes to the leader over 1 connection, and over 4 for 1,000
+  clients, which is best for etcd, unless the row says otherwise.
 SIDE
     fi
     if has_side redis; then
@@ -638,10 +656,10 @@ SIDE
     fi
     cat <<SIDE
 - What this machine can do: \`scripts/ceiling\`, the least that a server with a thread for each
-  connection must do. For puts a bare replicated log: three processes, group commit, fdatasync on all
-  three, a reply when two have synced; no elections, no reads, no checks. For gets a bare echo. It has
-  as many clients and connections as syncraft, and its load has one thread for each connection.
-  Measured for some rows only.
+  connection must do. For puts a bare replicated log: three processes, group commit, fdatasync on
+  all three, a reply when two have synced; no elections, no reads, no checks. For gets a bare echo.
+  It has as many clients and connections as syncraft, and its load has one thread for each
+  connection. Measured for some rows only.
 - The load runs on the same machine. Each client picks one of $(round <<<"$keys") keys and makes its next call
   when the last one is answered. Each number is the median of $runs run(s) of $seconds s, in turns.
 - "Ratio" is syncraft divided by the column before it.
@@ -649,10 +667,11 @@ SIDE
 }
 
 print_page() {
-    local operation clients warning
+    local operation clients words warning
     print_machine
     print_sides
-    printf '\n%s\n%s\n\n' "Operations per second, more is better: the median (the lowest to the highest run);" \
+    printf '\n%s\n%s\n\n' \
+        "Operations per second, more is better: the median (the lowest to the highest run);" \
         "then the latency, median and 99th percentile."
     print_head "${sides[@]}" ceiling
     for clients in "${clients_table[@]}"; do
@@ -665,8 +684,8 @@ print_page() {
     print_load_row "get, $size B, $mid_clients clients, \`--read-mode lease\`" get-lease lease
     for operation in put get; do
         for clients in "${each_table[@]}"; do
-            print_load_row "$operation, $size B, $(clients_words "$clients") with a connection each" \
-                "$operation-each-$clients"
+            words="$operation, $size B, $(clients_words "$clients") with a connection each"
+            print_load_row "$words" "$operation-each-$clients"
         done
     done
     printf '\nLess is better: the median (the lowest to the highest run).\n\n'
@@ -682,7 +701,7 @@ print_page() {
 
 clients_words() { if [ "$1" -eq 1 ]; then echo "1 client"; else echo "$(round <<<"$1") clients"; fi; }
 
-# --- run -----------------------------------------------------------------------------------------------------------
+# --- run ------------------------------------------------------------------------------------------
 
 need "install Rust" cargo
 if has_side etcd; then find_etcd; fi
@@ -716,7 +735,8 @@ measure_outage transfer
 connection_each=1
 for operation in put get; do
     for clients in "${each_table[@]}"; do
-        measure_load "$operation-each-$clients" "$operation" "$clients" "$size" "${sides[@]}" ceiling
+        measure_load "$operation-each-$clients" "$operation" "$clients" "$size" \
+            "${sides[@]}" ceiling
     done
 done
 connection_each=

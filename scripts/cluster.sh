@@ -55,7 +55,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 ready_seconds=30 # How long start and restart wait for the members, and then for a leader.
 stop_seconds=10  # How long a member may take to stop before it is killed.
 
-# --- which cluster -------------------------------------------------------------------------------------------------
+# --- which cluster --------------------------------------------------------------------------------
 
 dir=${DIR:-$root/cluster}
 case $dir in /*) ;; *) dir=$PWD/$dir ;; esac
@@ -121,7 +121,7 @@ members() {
     printf '%s' "$list"
 }
 
-# --- the binary ----------------------------------------------------------------------------------------------------
+# --- the binary -----------------------------------------------------------------------------------
 
 bin=${SYNCRAFT_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/syncraft}
 
@@ -139,7 +139,7 @@ build() {
 
 need_bin() { [ -x "$bin" ] || die "there is no $bin: install Rust (cargo), or correct SYNCRAFT_BIN"; }
 
-# --- one member ----------------------------------------------------------------------------------------------------
+# --- one member -----------------------------------------------------------------------------------
 
 # Sets running[ID] to the processes of each member whose data is in DIR. Finds them by their command
 # lines: pid files may be missing, or name other processes by now.
@@ -326,7 +326,7 @@ signal() { # SIGNAL ID
     send "$1" "$2"
 }
 
-# --- commands ------------------------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 all_ids() { local id; for ((id = 1; id <= nodes; id++)); do printf '%s ' "$id"; done; }
 

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Puts known bugs into the code, one at a time, and checks that the tests still catch each of them:
+# Inserts known bugs into the code, one at a time, and checks that the tests still catch each:
 #   scripts/mutants.sh [NAME...]
-# The bugs are tests/mutants/NAME.patch; tests/BUGS.md has a table of them. Needs bash, git and
-# Rust, and nothing else.
+# The bugs are tests/mutants/NAME.patch; tests/BUGS.md has a table of them. Needs only bash, git and
+# Rust.
 #
-# A patch begins with a sentence that says what is broken, and one of these lines:
+# A patch begins with a sentence that says what is broken, followed by one of these lines:
 #   seed: N           the simulator (tests/sim) catches the bug with this seed
 #   test: raft NAME   a test catches the bug: cargo test --test raft NAME
 # With the bug, the code must build and the run must fail. Without the bug, the same run must pass.
 # The events of a seed change with the simulator and the code. If the recorded seed misses the bug,
-# the script tries the first FALLBACK_SEEDS seeds, and accepts one that fails. Other uses:
+# the script tries the first FALLBACK_SEEDS seeds and accepts one that fails. Other uses:
 #   scripts/mutants.sh --find NAME...     records in each patch the first of FIND_SEEDS seeds that
 #                                         catches the bug now
 #   scripts/mutants.sh --fits [NAME...]   only checks that each patch applies; builds nothing
 #
-# The bugs are built in a copy of the tree, target/mutants/tree. Dependencies, and programs without a
-# bug, come from the usual target directory, so nothing that `cargo test` has built is built again.
-# All bugs together take about ten minutes on two idle cores.
+# The script builds the bugs in a copy of the tree, target/mutants/tree. Dependencies, and programs
+# without a bug, come from the usual target directory: what `cargo test` has built is not built
+# again. All bugs together take about ten minutes on two idle cores.
 #
-# Exit status: 0 if all bugs are caught; 1 if one is not caught, or its patch does not apply or build.
+# Exit status: 0 if all bugs are caught; 1 if one is not caught, does not build, or does not apply.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/mutants.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,10 +32,10 @@ work=$PWD/target/mutants
 tree=$work/tree
 log=$work/log
 export SYNCRAFT_SIM_SHRINK=0
-# Keeps git from taking the copy for a part of this repository.
+# Keeps git from treating the copy as a part of this repository.
 export GIT_CEILING_DIRECTORIES=$work
 
-# Writes only files that differ, so that builds stay incremental.
+# Copies only files that differ, so that builds stay incremental.
 copy_tree() {
     mkdir -p "$tree"
     local file
@@ -50,10 +50,10 @@ copy_tree() {
     done < <(find "$tree" -type f -print0)
 }
 
-# Runs cargo in the copy, with dependencies from the usual target directory. Cargo gives crates of
-# the same name and path in a workspace the same file names, so the copy's crates would replace
-# ours: another number of codegen units gives them other names. Finished programs still have the
-# same name, so they go to a directory of their own.
+# Runs cargo in the copy, with dependencies from the usual target directory. Cargo names a crate's
+# files by its name and its path in the workspace, so the copy's crates would replace ours. Another
+# number of codegen units gives them other names. Finished programs still have the same name, so
+# they go to a directory of their own.
 cargo_in_tree() {
     local usual crate options=()
     usual=$(realpath -m "${CARGO_TARGET_DIR:-target}")
@@ -61,7 +61,8 @@ cargo_in_tree() {
         options+=(--config "profile.dev.package.$crate.codegen-units=255")
         options+=(--config "profile.dev.package.$crate.debug=0")
     done
-    (cd "$tree" && CARGO_BUILD_BUILD_DIR=$usual CARGO_TARGET_DIR=$work/build cargo "$@" "${options[@]}")
+    (cd "$tree" && CARGO_BUILD_BUILD_DIR=$usual CARGO_TARGET_DIR=$work/build \
+        cargo "$@" "${options[@]}")
 }
 
 # Builds the test binary $1 with the command in the other arguments. Sets `built` to its path.
@@ -76,7 +77,8 @@ build() {
 
 # Runs the test binary $1 with the simulator's variable $2=$3. Succeeds if nothing fails.
 run_seeds() {
-    env "$2=$3" timeout "$SECONDS_MAX" "$1" --exact --nocapture no_seed_breaks_a_promise >"$log" 2>&1
+    env "$2=$3" timeout "$SECONDS_MAX" "$1" --exact --nocapture no_seed_breaks_a_promise \
+        >"$log" 2>&1
 }
 
 # Runs the test $2 of the test binary $1.
@@ -84,12 +86,13 @@ run_test() {
     "$1" --exact "$2" >"$log" 2>&1
 }
 
-# What the last run found broken: the first line of its panic, or the message of its assertion.
+# Prints what the last run found broken: the first line of the panic, or the assertion's message.
 violation() {
-    sed -n '/panicked at/{n;s/^seed [0-9]*: //;s/^assertion `[^`]*` failed: //;p;q;}' "$log" | cut -c -110
+    sed -n '/panicked at/{n;s/^seed [0-9]*: //;s/^assertion `[^`]*` failed: //;p;q;}' "$log" \
+        | cut -c -110
 }
 
-# Prints the value of the line "$2: value" in the patch $1.
+# Prints the value of the line "$2: VALUE" in the patch $1.
 field() {
     sed -n "/^diff /q;s/^$2: //p" "$1"
 }
@@ -103,7 +106,7 @@ search() {
     run_seeds "$1" SYNCRAFT_SIM_SEEDS "$2" || sed -n 's/^seed \([0-9]*\) failed: .*/\1/p' "$log"
 }
 
-# With the patch applied: fails if the simulator does not catch the bug.
+# Fails if the simulator does not catch the bug, which is in the copy now.
 check_seed() {
     local name=$1 patch=$2 seed found
     seed=$(field "$patch" seed)
@@ -125,6 +128,7 @@ check_seed() {
         || { say "$name" "$found" "FAILS WITHOUT THE BUG, TOO" && return 1; }
 }
 
+# Fails if the named test does not catch the bug, which is in the copy now.
 check_test() {
     local name=$1 target test
     read -r target test <<<"$(field "$2" test)"
@@ -136,7 +140,7 @@ check_test() {
         || { say "$name" "" "FAILS WITHOUT THE BUG, TOO: $test" && return 1; }
 }
 
-# Puts the bug in, checks it, and takes it out again.
+# Inserts the bug into the copy, checks that it is caught, and removes it again.
 check() {
     local name=$1 patch=$PWD/tests/mutants/$1.patch is_caught=true
     git -C "$tree" apply "$patch" 2>"$log" || { say "$name" "" "DOES NOT APPLY: $log" && return 1; }
@@ -163,20 +167,22 @@ fi
 names=("${names[@]##*/}")
 names=("${names[@]%.patch}")
 for name in "${names[@]}"; do
-    [[ -f tests/mutants/$name.patch ]] || { echo "there is no bug \"$name\" in tests/mutants" >&2 && exit 2; }
+    [[ -f tests/mutants/$name.patch ]] \
+        || { echo "there is no bug \"$name\" in tests/mutants" >&2 && exit 2; }
 done
 
 if $is_fits; then
     misfits=0
     for name in "${names[@]}"; do
-        git apply --check "tests/mutants/$name.patch" || { say "$name" "" "DOES NOT APPLY" && misfits=$((misfits + 1)); }
+        git apply --check "tests/mutants/$name.patch" \
+            || { say "$name" "" "DOES NOT APPLY" && misfits=$((misfits + 1)); }
     done
     ((misfits == 0))
     exit
 fi
 
 copy_tree
-# Builds without bugs, to tell a bug from a run that fails anyway.
+# Builds without bugs: a run that fails without the bug, too, proves nothing.
 declare -A sound=()
 for name in "${names[@]}"; do
     target=$(field "tests/mutants/$name.patch" test)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the simulator with fresh seeds on all cores: scripts/soak.sh MINUTES [FIRST_SEED] Prints its
-# progress every ten seconds and a summary at the end. At the first violation it stops, names the
-# seed, says how to replay it, and exits with a status other than 0. A time of "5s" means seconds.
-# SOAK_PROFILE is the cargo profile of the build (default: release). Needs Rust and nothing else.
+# Runs the simulator with fresh seeds on all cores:
+#   scripts/soak.sh MINUTES|SECONDSs [FIRST_SEED]
+# It prints its progress every ten seconds, and a summary at the end. At the first violation it
+# stops, names the seed, says how to replay it, and exits with a status other than 0. SOAK_PROFILE
+# is the cargo profile of the build (default: release). Needs only Rust.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/soak.sh`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// The time since this machine started, its sleep included, where the system can tell (Linux); else the monotonic clock. The
-/// difference of two readings is what has passed; [`Instant`](std::time::Instant) stands still while a machine sleeps, and a
-/// state grows old meanwhile.
+/// The time since this machine started, including its sleep. [`Instant`](std::time::Instant) stands
+/// still while a machine sleeps, but its data grows old. Systems other than Linux have only the
+/// monotonic clock.
 pub(crate) fn boot_time() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = rustix::time::ClockId::Boottime;
@@ -14,7 +14,7 @@ pub(crate) fn boot_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// What has passed since an earlier reading.
+/// The time since an earlier reading.
 pub(crate) fn since(moment: Duration) -> Duration {
     boot_time().saturating_sub(moment)
 }

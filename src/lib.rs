@@ -1,17 +1,23 @@
 //! A replicated, linearizable, durable key-value store in plain blocking Rust, and the RPC
 //! framework under it.
 //!
-//! No async runtime anywhere: `std::net` sockets, threads, locks and channels. Three kinds of
-//! programs use it:
+//! There is no async runtime, only `std::net` sockets, threads, locks and channels. Three kinds of
+//! programs use this crate:
 //!
-//! - Rust programs that read and write a cluster hold a [`clerk::Clerk`], which blocks, retries, follows the leader, and
-//!   ends every call with an answer or an error that says whether the write happened.
-//! - Integration tests start whole clusters inside their own process with `testing::Cluster`.
-//! - Programs that replicate state of their own implement [`node::StateMachine`] and run a [`node::Node`]. A member of the
-//!   store, ready made, is [`server::Member`]; the `syncraft` command runs one.
+//! - Programs that read and write a cluster hold a [`clerk::Clerk`]. It blocks, retries, follows
+//!   the leader, and ends every call with an answer or an error that says whether the write
+//!   happened.
+//! - Tests start whole clusters inside their own process with `testing::Cluster`.
+//! - Programs that replicate state of their own implement [`node::StateMachine`] and run a
+//!   [`node::Node`]. [`server::Member`] is a member of the store; the `syncraft` command runs one.
 //!
-//! [`rpc`] is the crate `syncraft-rpc`, which stands on its own: blocking calls over TCP with
-//! services from `.proto` files.
+//! [`rpc`] is the crate `syncraft-rpc`: blocking calls over TCP with services from `.proto` files.
+//! It can be used alone.
+//!
+//! # Errors
+//!
+//! The `Display` of every error says only its own part, and `source()` is its cause. [`ErrorChain`]
+//! shows an error with its causes.
 //!
 //! # Features
 //!
@@ -20,7 +26,7 @@
 //! | `client` | [`clerk`], and of [`kv`] the messages, commands and limits |
 //! | `server` | [`server`], [`node`], [`kv`], [`storage`], [`raft`] |
 //! | `testing` (default) | `testing`, and those of `client` and `server` |
-//! | `cli` (default) | those of `client` and `server`, and the `syncraft` command |
+//! | `cli` (default) | those of `client` and `server`; the `syncraft` command |
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -34,12 +40,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! How the parts fit is in `ARCHITECTURE.md`; each module's page is its specification.
+//! `ARCHITECTURE.md` shows how the parts fit together. Each module's page is its specification.
 
 #[cfg(feature = "client")]
 pub mod clerk;
 #[cfg(any(feature = "client", feature = "server"))]
 mod clock;
+#[cfg(test)]
+#[path = "../crates/rpc/src/error_words.rs"]
+mod error_words;
+#[cfg(all(test, feature = "testing"))]
+mod every_error;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod kv;
 #[cfg(any(feature = "client", feature = "server"))]
@@ -58,9 +69,9 @@ pub use clerk::Clerk;
 #[cfg(feature = "server")]
 pub use syncraft_raft as raft;
 pub use syncraft_rpc as rpc;
+pub use syncraft_rpc::ErrorChain;
 
-/// The programs in the README are tests: they must compile, and those that need no cluster must
-/// run.
+/// Tests the programs in the README: all must compile, and those that need no cluster must run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -2,7 +2,7 @@
 //!
 //! An address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. Names
 //! are resolved at each connect, not here. An IPv6 address may have a zone, `[fe80::1%eth0]:7001`,
-//! which names an interface of the machine that uses the address.
+//! which is an interface of the machine that uses the address.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,22 +17,22 @@ pub const MEMBERS_MAX: usize = 15;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members(BTreeMap<MemberId, String>);
 
-/// Why a list of members is refused. `Display` is one line that quotes the part at fault.
+/// Why a list of members is refused. `Display` is one line that quotes the bad part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MembersError {
     /// The list is empty.
     #[error("the list of members is empty")]
     Empty,
-    /// Two commas in a row, or one at an end.
+    /// There are two commas in a row, or one at an end.
     #[error("the list of members has an empty entry: {0:?}")]
     EmptyPart(String),
-    /// A part without `=`.
+    /// A part has no `=`.
     #[error("{0:?} is not ID=HOST:PORT")]
     NotAPair(String),
     /// The id is not a positive number.
     #[error("{part:?}: the id {id:?} is not a positive number")]
     BadId {
-        /// The part at fault.
+        /// The bad part.
         part: String,
         /// The text before its `=`.
         id: String,
@@ -40,7 +40,7 @@ pub enum MembersError {
     /// The address is not `host:port`.
     #[error("{part:?}: {why}")]
     BadAddress {
-        /// The part at fault.
+        /// The bad part.
         part: String,
         /// What is wrong with it.
         why: &'static str,
@@ -48,26 +48,26 @@ pub enum MembersError {
     /// An id occurs twice.
     #[error("{part:?}: member {id} is already in the list, as {addr}")]
     DuplicateId {
-        /// The part at fault.
+        /// The bad part.
         part: String,
         /// The id.
         id: MemberId,
-        /// The address that it had first.
+        /// Its address in the earlier part.
         addr: String,
     },
     /// An address occurs twice.
     #[error("{0:?}: that address is already in the list")]
     DuplicateAddress(String),
-    /// More than [`MEMBERS_MAX`].
+    /// There are more than [`MEMBERS_MAX`].
     #[error("{0} members are too many: the most is {MEMBERS_MAX}")]
     TooMany(usize),
 }
 
 impl Members {
-    /// From pairs of id and address.
+    /// A list from pairs of id and address.
     ///
     /// # Errors
-    /// As for parsing, with the pair written as `id=address`.
+    /// The same as for parsing; the bad part is written as `id=address`.
     pub fn new(
         pairs: impl IntoIterator<Item = (MemberId, String)>,
     ) -> Result<Members, MembersError> {
@@ -92,18 +92,18 @@ impl Members {
         self.0.contains_key(&id)
     }
 
-    /// All of them, in order of their ids.
+    /// All members, in order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (MemberId, &str)> {
         self.0.iter().map(|(&id, addr)| (id, addr.as_str()))
     }
 
-    /// How many there are: at least one.
+    /// The number of members: at least one.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// All of them as voters of the consensus core.
+    /// All members, as voters of the consensus core.
     #[cfg(feature = "server")]
     pub fn membership(&self) -> crate::raft::Membership {
         crate::raft::Membership::new(self.0.keys().copied())
@@ -148,7 +148,7 @@ impl FromStr for Members {
     }
 }
 
-/// The form that is parsed.
+/// The form that [`FromStr`] parses.
 impl fmt::Display for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (id, addr)) in self.iter().enumerate() {
@@ -159,7 +159,7 @@ impl fmt::Display for Members {
     }
 }
 
-/// The parts of a comma-separated list, trimmed; none of them empty.
+/// The parts of a comma-separated list, trimmed. None is empty.
 pub(crate) fn parts(list: &str) -> Result<Vec<&str>, MembersError> {
     if list.trim().is_empty() {
         return Err(MembersError::Empty);
@@ -172,7 +172,7 @@ pub(crate) fn parts(list: &str) -> Result<Vec<&str>, MembersError> {
 }
 
 pub(crate) fn parse_id(part: &str, id: &str) -> Result<MemberId, MembersError> {
-    // Not "+1", which parses as a number too.
+    // Not "+1", which would parse as a number.
     let digits = Some(id).filter(|id| id.bytes().all(|b| b.is_ascii_digit()));
     match digits.and_then(|digits| digits.parse().ok()) {
         Some(id) if id > 0 => Ok(MemberId(id)),
@@ -180,7 +180,7 @@ pub(crate) fn parse_id(part: &str, id: &str) -> Result<MemberId, MembersError> {
     }
 }
 
-/// Refuses everything that cannot be `host:port`, with a message for each usual mistake.
+/// Refuses what cannot be `host:port`, with a message for each common mistake.
 pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
     let refuse = |why| Err(MembersError::BadAddress { part: part.to_owned(), why });
     if addr.contains(|c: char| c.is_whitespace() || c == '=' || c == '/') {
@@ -212,7 +212,7 @@ pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
     }
 }
 
-/// Whether this can be the name or number of an interface, without asking the machine.
+/// Whether this can be the name or number of an interface. Does not ask the machine.
 fn is_zone(zone: &str) -> bool {
     !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b))
 }

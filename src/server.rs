@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::ErrorChain;
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{KvService, Store};
 use crate::members::{Members, MembersError, check_addr};
@@ -111,7 +112,7 @@ impl Config {
     }
 }
 
-/// Why a member does not start: one line for an operator.
+/// Why a member does not start: one line for an operator, with [`ErrorChain`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -124,7 +125,7 @@ pub enum StartError {
         members: Members,
     },
     /// The address to listen on is invalid.
-    #[error("bad address to listen on: {0}")]
+    #[error("bad address to listen on")]
     BadListen(#[source] MembersError),
     /// The data belongs to a cluster with other members.
     #[error(
@@ -169,7 +170,7 @@ pub enum StartError {
         least_bytes: usize,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}")]
     Listen {
         /// The member's own address, or that for HTTP.
         addr: String,
@@ -454,7 +455,7 @@ fn check_others_answer(
             }
             Ok(reply) if reply.id == id.0 => continue,
             Ok(reply) => format!("the member there is {}", reply.id),
-            Err(error) => error.to_string(),
+            Err(error) => ErrorChain(&error).to_string(),
         };
         return Err(StartError::OtherAway { id, addr: addr.to_owned(), reason });
     }

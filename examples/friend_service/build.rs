@@ -1,4 +1,4 @@
-//! Makes `proto/friends.proto` Rust.
+//! Compiles `proto/friends.proto`.
 
 fn main() -> Result<(), syncraft_build::Error> {
     syncraft_build::compile(&["proto/friends.proto"], &["proto"])

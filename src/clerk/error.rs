@@ -24,7 +24,9 @@ pub enum ClerkErrorKind {
 }
 
 /// Why a call of a [`Clerk`](super::Clerk) failed. `Display` is one line: whether the call
-/// happened, which members were asked, for how long, and the last problem.
+/// happened, which members were asked, for how long, and the last problem. If the last problem is
+/// an error itself, it is the [`source`](Error::source), and [`ErrorChain`](crate::ErrorChain) shows
+/// both.
 #[derive(Debug)]
 pub struct ClerkError(Box<Inner>);
 
@@ -92,52 +94,35 @@ impl fmt::Display for ClerkError {
         if !asked.is_empty() && *kind != ClerkErrorKind::Rejected {
             write!(f, " after {} ms, asked {}", elapsed.as_millis(), asked.join(", "))?;
         }
-        write!(f, ": {reason}")
+        match reason {
+            Reason::Call(_) | Reason::Limit(_) => Ok(()),
+            Reason::TooLarge => f.write_str(": the key or the resulting value is over its limit"),
+            Reason::NotLeader { addr, leader: Some(leader) } => {
+                write!(f, ": {addr} says that {leader} leads")
+            }
+            Reason::NotLeader { addr, leader: None } => write!(f, ": {addr} knows no leader"),
+            Reason::UnknownWord { addr, word } => {
+                write!(f, ": {addr} gave an unknown answer, {word:?}")
+            }
+            Reason::SessionExpired => {
+                f.write_str(": the cluster has forgotten this client's session")
+            }
+            Reason::AnotherWrite => {
+                f.write_str(": another write of the same Clerk used up the time")
+            }
+            Reason::NoTime => f.write_str(": the time ran out before the first attempt"),
+        }
     }
 }
 
 impl Error for ClerkError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0.reason {
-            // `Display` already ends with this error and its causes.
             Reason::Call(error) => Some(error),
             Reason::Limit(error) => Some(error),
             _ => None,
         }
     }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::Limit(error) => error.fmt(f),
-            Reason::TooLarge => f.write_str("the key or the resulting value is over its limit"),
-            Reason::Call(error) => fmt_chain(error, f),
-            Reason::NotLeader { addr, leader: Some(leader) } => {
-                write!(f, "{addr} says that {leader} leads")
-            }
-            Reason::NotLeader { addr, leader: None } => write!(f, "{addr} knows no leader"),
-            Reason::UnknownWord { addr, word } => {
-                write!(f, "{addr} gave an unknown answer, {word:?}")
-            }
-            Reason::SessionExpired => {
-                f.write_str("the cluster has forgotten this client's session")
-            }
-            Reason::AnotherWrite => f.write_str("another write of the same Clerk used up the time"),
-            Reason::NoTime => f.write_str("the time ran out before the first attempt"),
-        }
-    }
-}
-
-/// An error and its causes in one line.
-fn fmt_chain(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "{error}")?;
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        write!(f, ": {error}")?;
-        cause = error.source();
-    }
-    Ok(())
 }
 
 /// Why a [`Clerk`](super::Clerk) cannot be built.
@@ -160,12 +145,36 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::ErrorChain;
+    use crate::error_words::{check_all, every_variant};
 
     fn check(kind: ClerkErrorKind, operation: &'static str, reason: Reason, expected: &str) {
         let asked = vec!["a:1".to_owned(), "b:2".to_owned()];
         let error = ClerkError::new(kind, operation, asked, Duration::from_millis(1500), reason);
-        assert_eq!(error.to_string(), expected);
-        assert!(!error.to_string().contains('\n'));
+        assert_eq!(ErrorChain(&error).to_string(), expected);
+    }
+
+    #[test]
+    fn every_error_says_its_own_part_only() {
+        let (addr, word) = (|| "a:1".to_owned(), "ErrWhat".to_owned());
+        let source = io::Error::other("no such thing");
+        let too_large = CommandError::TooLarge { part: "key", len: 9, max: 8 };
+        let reasons = every_variant!(Reason:
+            Limit(too_large),
+            TooLarge {},
+            Call(CallError::NotSent { addr: addr(), source }),
+            NotLeader { addr: addr(), leader: None },
+            NotLeader { addr: addr(), leader: Some("b:2".to_owned()) },
+            UnknownWord { addr: addr(), word },
+            SessionExpired {},
+            AnotherWrite {},
+            NoTime {},
+        );
+        let asked = || vec![addr()];
+        let error = |reason| {
+            ClerkError::new(ClerkErrorKind::Unknown, "put", asked(), Duration::ZERO, reason)
+        };
+        check_all(&reasons.into_iter().map(error).collect::<Vec<_>>());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::ErrorChain;
 use crate::kv::proto::{KvServerRpc, KvServerRpcService};
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::rpc::{Done, Server, Status, StatusCode};
@@ -263,7 +264,8 @@ fn an_error_says_whether_the_write_may_have_happened() {
         for _ in 0..20 {
             // On a busy machine the deadline may cut the last attempt off, which makes it unknown
             // indeed.
-            let is_cut_off = |error: &ClerkError| error.to_string().contains(": no answer ");
+            let is_cut_off =
+                |error: &ClerkError| ErrorChain(error).to_string().contains(": no answer ");
             let is_to_repeat = kind == NotApplied && result.as_ref().is_err_and(is_cut_off);
             result = if is_to_repeat { call(SHORT) } else { break };
         }

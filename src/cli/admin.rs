@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use syncraft::ErrorChain;
 use syncraft::clerk::Endpoints;
 use syncraft::rpc::{CallError, Channel, StatusCode};
 use syncraft::server::proto::{AdminRpcStub, SnapshotArgs, StatusReply, TransferArgs};
@@ -10,7 +11,7 @@ use syncraft::server::proto::{AdminRpcStub, SnapshotArgs, StatusReply, TransferA
 use super::args::{self, Common};
 use super::output::tell;
 use super::status::{Answer, ask_all, check_protocol, with_reason};
-use super::{Exit, Failure, Outcome, chain};
+use super::{Exit, Failure, Outcome};
 
 /// The pause between two polls.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
@@ -59,7 +60,7 @@ fn why_not_yet(answers: &[Answer], leader: u64, heir: u64) -> String {
         Some(Err(error)) => {
             format!(
                 "member {leader} still leads, and member {heir} does not answer: {}",
-                chain(error)
+                ErrorChain(error)
             )
         }
         _ => format!("member {leader} still leads"),
@@ -78,7 +79,7 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
         let addr = answer.endpoint.addr;
         match answer.reply.and_then(|_| stub(&addr).snapshot(&SnapshotArgs {}, deadline)) {
             Ok(reply) => wanted.push((addr, reply.index)),
-            Err(error) => tell(&format_args!("syncraft: {}", chain(&error))),
+            Err(error) => tell(&format_args!("syncraft: {}", ErrorChain(&error))),
         }
     }
     if wanted.is_empty() {

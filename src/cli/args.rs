@@ -33,10 +33,10 @@ pub(crate) struct Args {
 /// What every subcommand takes, before or after its name.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The members: 1=HOST:PORT,2=HOST:PORT,... (for clients, some of them, and ids are optional)
+    /// The members: 1=HOST:PORT,2=HOST:PORT,... Clients need only some of them, and no ids
     #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
     pub(crate) members: Option<String>,
-    /// The most time that the command may take: 500ms, 2s, 1m30s
+    /// The longest time that the command may take: 500ms, 2s, 1m30s
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }
@@ -69,7 +69,8 @@ pub(crate) struct WriteArgs {
     /// Any bytes; put -- before a key that is spelled like an option of this command
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
-    /// Any bytes; - reads the value from standard input
+    /// Any bytes; - reads the value from standard input. To store a lone -, pipe it in: printf - |
+    /// syncraft put KEY -
     #[arg(allow_hyphen_values = true)]
     pub(crate) value: OsString,
 }
@@ -110,7 +111,8 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "SYNCRAFT_ID")]
     pub(crate) id: u64,
     /// The address to listen on, if it differs from this member's address in the list: in a
-    /// container, behind NAT. Clients and other members use the address in the list
+    /// container, behind NAT, or where a name in the list means another address on this machine.
+    /// Clients and other members use the address in the list
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
     pub(crate) listen: Option<String>,
     /// The data directory of this member alone; created if absent, readable only by its owner

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use syncraft::ErrorChain;
 use syncraft::clerk::{Clerk, ClerkError, Stale};
 use syncraft::kv::VALUE_LEN_MAX;
 
@@ -62,7 +63,11 @@ pub(super) fn wait_ready(common: &Common) -> Outcome {
     let deadline = Instant::now() + common.timeout();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        clerk.clone().with_timeout(left).get(b"").map_err(|error| not_ready(&error))?;
+        clerk
+            .clone()
+            .with_timeout(left)
+            .get(b"")
+            .map_err(|error| not_ready(&ErrorChain(&error)))?;
         let answers = status::ask_all(&endpoints, deadline.min(Instant::now() + POLL_TIMEOUT));
         let Some((id, disk)) = status::leader_that_cannot_write(&answers) else {
             return Ok(Exit::Done);

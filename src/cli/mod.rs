@@ -21,7 +21,6 @@ mod room;
 mod server;
 mod status;
 
-use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,6 +28,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use signal_hook::consts::SIGXFSZ;
+use syncraft::ErrorChain;
 use syncraft::clerk::{BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints};
 use syncraft::rpc::CallError;
 
@@ -109,8 +109,8 @@ impl Common {
     fn clerk(&self) -> Result<Clerk, Failure> {
         let clerk = Clerk::builder().members(self.endpoints()?).timeout(self.timeout).build();
         clerk.map_err(|error| match error {
-            BuildError::Entropy(source) => Failure::not_applied(format!("{error}: {source}")),
-            error => Failure::usage(error.to_string()),
+            BuildError::Entropy(_) => Failure::not_applied(ErrorChain(&error).to_string()),
+            error => Failure::usage(ErrorChain(&error).to_string()),
         })
     }
 
@@ -136,47 +136,12 @@ impl From<ClerkError> for Failure {
             ClerkErrorKind::Unknown => Exit::Unknown,
             ClerkErrorKind::Rejected => Exit::Usage,
         };
-        Failure { exit, line: error.to_string() }
+        Failure { exit, line: ErrorChain(&error).to_string() }
     }
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Failure {
-        Failure::not_applied(chain(&error))
-    }
-}
-
-/// An error and its causes in one line. A cause that the line already ends with is not repeated.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !line.ends_with(&words) {
-            line += &format!(": {words}");
-        }
-        cause = error.source();
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn a_chain_says_each_cause_once() {
-        #[derive(Debug, thiserror::Error)]
-        enum Outer {
-            #[error("no thread: {0}")]
-            Says(#[source] io::Error),
-            #[error("cannot listen")]
-            Keeps(#[source] io::Error),
-        }
-        let cause = || io::Error::other("the system has none");
-        assert_eq!(chain(&Outer::Says(cause())), "no thread: the system has none");
-        assert_eq!(chain(&Outer::Keeps(cause())), "cannot listen: the system has none");
+        Failure::not_applied(ErrorChain(&error).to_string())
     }
 }

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use syncraft::ErrorChain;
 use syncraft::members::Members;
 use syncraft::node::{NodeFailure, ReadMode, Timing};
 use syncraft::raft::MemberId;
@@ -20,7 +21,7 @@ use syncraft::server::{Config, Member, StartError};
 use super::args::{Common, ReadModeArg, ServerArgs};
 use super::output::print;
 use super::room::fit_connections;
-use super::{Exit, Failure, Outcome, chain};
+use super::{Exit, Failure, Outcome};
 
 /// The pause between two checks whether to stop.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
@@ -55,7 +56,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
                 member = start(&config)?;
             }
             Some(failure) => {
-                let words = format!("member {id} stops: {}", chain(&failure));
+                let words = format!("member {id} stops: {}", ErrorChain(&failure));
                 return Err(Failure::not_applied(words));
             }
             None => thread::sleep(POLL_PAUSE),
@@ -74,12 +75,12 @@ fn start(config: &Config) -> Result<Member, Failure> {
         StartError::NotAMember { .. }
         | StartError::BadListen(_)
         | StartError::NobodyToRebuildFrom { .. }
-        | StartError::Timing(_) => Failure::usage(error.to_string()),
+        | StartError::Timing(_) => Failure::usage(ErrorChain(&error).to_string()),
         StartError::Listen { source, .. }
             if config.listen.is_none() && source.kind() == ErrorKind::AddrNotAvailable =>
         {
             let advice = "to listen on another address than the one in the list, give --listen";
-            Failure::not_applied(format!("cannot start: {}; {advice}", chain(&error)))
+            Failure::not_applied(format!("cannot start: {}; {advice}", ErrorChain(&error)))
         }
         _ => cannot_start(&error),
     })
@@ -160,5 +161,5 @@ fn ignore_signals() -> std::io::Result<Arc<AtomicBool>> {
 }
 
 fn cannot_start(error: &dyn Error) -> Failure {
-    Failure::not_applied(format!("cannot start: {}", chain(error)))
+    Failure::not_applied(format!("cannot start: {}", ErrorChain(error)))
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use syncraft::ErrorChain;
 use syncraft::clerk::{Endpoint, Endpoints};
 use syncraft::rpc::{CallError, Channel};
 use syncraft::server::proto::{AdminRpcStub, StatusArgs, StatusReply};
@@ -14,7 +15,7 @@ use syncraft::server::{DISK_OK, STATE_DIVERGED};
 
 use super::args::{self, Common};
 use super::output::print;
-use super::{Exit, Failure, Outcome, chain};
+use super::{Exit, Failure, Outcome};
 
 /// How long one member may take. While things go wrong, a status that waits for a dead machine is
 /// of no use.
@@ -75,14 +76,16 @@ fn was_short_of_something(answer: &Answer) -> bool {
 /// `words`, followed by the error of the first member that did not answer.
 pub(super) fn with_reason(words: &str, answers: &[Answer]) -> String {
     let error = answers.iter().find_map(|answer| answer.reply.as_ref().err());
-    error.map_or_else(|| words.to_owned(), |error| format!("{words}: {}", chain(error)))
+    error.map_or_else(|| words.to_owned(), |error| format!("{words}: {}", ErrorChain(error)))
 }
 
 /// Fails if every address speaks another protocol, because then no member will ever answer.
 pub(super) fn check_protocol(answers: &[Answer]) -> Result<(), Failure> {
     let is_other = |answer: &Answer| matches!(&answer.reply, Err(CallError::OtherProtocol { .. }));
     match answers.iter().all(is_other).then(|| answers.first()).flatten() {
-        Some(Answer { reply: Err(error), .. }) => Err(Failure::not_applied(chain(error))),
+        Some(Answer { reply: Err(error), .. }) => {
+            Err(Failure::not_applied(ErrorChain(error).to_string()))
+        }
         _ => Ok(()),
     }
 }
@@ -182,7 +185,7 @@ fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
             disk: Some(&reply.disk[..]).filter(|disk| !disk.is_empty()),
             pid: Some(reply.pid).filter(|pid| *pid != 0),
         },
-        Err(error) => AnswerJson::Error { error: chain(error) },
+        Err(error) => AnswerJson::Error { error: ErrorChain(error).to_string() },
     };
     MemberJson { id, addr: &endpoint.addr, reachable: reply.is_ok(), answer }
 }
@@ -255,7 +258,7 @@ fn row(Answer { endpoint, reply }: &Answer) -> Vec<String> {
         }
         Err(error) => {
             let id = endpoint.id.map_or("?".to_owned(), |id| id.to_string());
-            vec![id, endpoint.addr.clone(), format!("unreachable: {}", chain(error))]
+            vec![id, endpoint.addr.clone(), format!("unreachable: {}", ErrorChain(error))]
         }
     }
 }

@@ -88,6 +88,7 @@ use shared::{PanicGuard, Shared};
 use snapshotter::{Chunk, Snapshotter};
 use watch::Watch;
 
+use crate::ErrorChain;
 use crate::raft::{
     self, Index, MemberId, Message, OtherCluster, Raft, RoleName, SnapshotMeta, Standing, Status,
 };
@@ -125,7 +126,7 @@ pub enum NodeError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The system gives no more threads.
-    #[error("cannot start a thread: {0}")]
+    #[error("cannot start a thread")]
     Thread(#[source] io::Error),
 }
 
@@ -548,7 +549,7 @@ fn watch_data_dir(
     while stopped.recv_timeout(DATA_DIR_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         gate.pass();
         if let Err(error) = data_dir.check_in_place() {
-            log::error!("this member stops: {error}");
+            log::error!("this member stops: {}", ErrorChain(&error));
             return fail(NodeFailure::DataDir(error));
         }
     }

@@ -30,6 +30,7 @@ use super::proto::{
 use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Turn};
 use super::{Errand, Mailbox, Timing};
+use crate::ErrorChain;
 use crate::raft::{
     self, AppendEntries, Body, MemberId, Message, OtherCluster, Reply, Request, Term,
 };
@@ -271,7 +272,7 @@ impl Peer {
         }
         let connected = self.link.stub.invoker().connect_now(Instant::now() + CONNECT_TIMEOUT);
         if let Err(error) = &connected {
-            log::debug!("no connection to member {}: {error}", self.link.id);
+            log::debug!("no connection to member {}: {}", self.link.id, ErrorChain(error));
             self.retry_at = Instant::now() + RECONNECT_PAUSE;
         }
         connected.is_ok()
@@ -341,7 +342,7 @@ impl Answer {
                 let _ = mailbox.message(Message { from, to, term: Term(term), token: 0, body });
             }
             Err(error) => {
-                log::debug!("call to member {from} failed: {error}");
+                log::debug!("call to member {from} failed: {}", ErrorChain(&error));
                 if let CallError::Refused { status, .. } = &error
                     && status.code == StatusCode::BadArguments
                 {

@@ -18,6 +18,7 @@ use super::pipeline::Pipeline;
 use super::post::Post;
 use super::shared::{NodeFailure, Shared};
 use super::stage::Worker;
+use crate::ErrorChain;
 use crate::raft::{Index, Persist, PersistId};
 use crate::rpc::Cork;
 use crate::storage::{DataDir, StorageError, Wal};
@@ -81,7 +82,7 @@ impl<S: StateMachine> Worker for Persister<S> {
         let is_slow = self.slow_until.is_some_and(|until| ended < until);
         self.shared.is_disk_slow.store(is_slow, Ordering::Relaxed);
         if let Err(error) = result {
-            log::error!("the log failed, this member stops: {error}");
+            log::error!("the log failed, this member stops: {}", ErrorChain(&error));
             self.has_failed = true;
             self.fail(NodeFailure::Storage(error));
         }
@@ -158,7 +159,7 @@ impl<S: StateMachine> Persister<S> {
         self.shared.end_snapshot(true);
         match self.wal.release_through(index) {
             Err(error) if error.is_transient() => {
-                log::warn!("{error}");
+                log::warn!("{}", ErrorChain(&error));
                 Ok(())
             }
             result => result,
@@ -233,7 +234,7 @@ impl<S: StateMachine> Persister<S> {
                 }
                 Ok(()) => return Ok(true),
                 Err(error) if !error.is_transient() => return Err(error),
-                Err(error) if !has_told => log::error!("{error}"),
+                Err(error) if !has_told => log::error!("{}", ErrorChain(&error)),
                 Err(_) => {}
             }
             has_told = true;

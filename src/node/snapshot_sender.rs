@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
 use super::shared::Shared;
 use super::{Errand, Mailbox};
+use crate::ErrorChain;
 use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Reply, Term};
 use crate::rpc::CallError;
 use crate::storage::{Snapshot, StorageError};
@@ -84,7 +85,8 @@ impl SnapshotSender {
                 }
             }
             Err(error) => {
-                log::warn!("cannot send a snapshot to member {}: {error}", self.peer);
+                let words = ErrorChain(&error);
+                log::warn!("cannot send a snapshot to member {}: {words}", self.peer);
                 self.mailbox.disconnected(self.peer);
             }
         }
@@ -152,10 +154,23 @@ mod tests {
     use super::super::divergence::{Checkpoint, Query};
     use super::super::watch::Watch;
     use super::*;
+    use crate::error_words::{check_all, every_variant};
     use crate::raft::{Config, HardState, Index, OtherCluster, Raft, SnapshotMeta};
     use crate::rpc::Channel;
     use crate::storage::{DataDir, Identity, Snapshots};
     use crate::testing::Port;
+
+    #[test]
+    fn every_error_says_its_own_part_only() {
+        let dir = "/d".into();
+        check_all(&every_variant!(SendError:
+            Storage(StorageError::Locked { dir, pid: None }),
+            Call(CallError::Busy { addr: "b:2".to_owned(), calls: 3 }),
+            NoProgress(7),
+            Stopped {},
+            Diverged {},
+        ));
+    }
 
     struct Nobody;
 

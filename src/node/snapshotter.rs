@@ -16,6 +16,7 @@ use super::proto::{InstallSnapshotArgs, InstallSnapshotReply};
 use super::shared::Shared;
 use super::state_machine::{StateMachine, StateView};
 use super::wire::Head;
+use crate::ErrorChain;
 use crate::raft::{Request, SnapshotMeta};
 use crate::rpc::{Done, Status, StatusCode};
 use crate::storage::{self, Snapshots, StorageError};
@@ -81,7 +82,7 @@ impl<S: StateMachine> Snapshotter<S> {
                 self.pipeline.attend(Errand::Background);
             }
             Err(error) => {
-                log::error!("cannot take a snapshot up to entry {index}: {error}");
+                log::error!("cannot take a snapshot up to entry {index}: {}", ErrorChain(&error));
                 self.shared.end_snapshot(false);
             }
         }
@@ -107,11 +108,12 @@ impl<S: StateMachine> Snapshotter<S> {
             Ok(_) => self.finish(head, done),
             Err(error) => {
                 self.arriving = None;
+                let words = ErrorChain(&error).to_string();
                 log::error!(
-                    "a snapshot up to entry {} did not arrive: {error}",
+                    "a snapshot up to entry {} did not arrive: {words}",
                     args.last_included_index
                 );
-                done.fail(Status::new(StatusCode::Internal, error.to_string()));
+                done.fail(Status::new(StatusCode::Internal, words));
             }
         }
     }
@@ -157,8 +159,9 @@ impl<S: StateMachine> Snapshotter<S> {
                 self.pipeline.attend(Errand::Background);
             }
             Err(error) => {
-                log::error!("a snapshot has arrived but cannot be used: {error}");
-                done.fail(Status::new(StatusCode::Internal, error.to_string()));
+                let words = ErrorChain(&error).to_string();
+                log::error!("a snapshot has arrived but cannot be used: {words}");
+                done.fail(Status::new(StatusCode::Internal, words));
             }
         }
     }

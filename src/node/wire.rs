@@ -308,8 +308,19 @@ impl JoinReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_words::{check_all, every_variant};
 
     const ENVELOPE: Envelope = Envelope { cluster_id: 7, from: 1, to: 2 };
+
+    #[test]
+    fn every_error_says_its_own_part_only() {
+        check_all(&every_variant!(WireError:
+            NoEnvelope {},
+            OtherCluster { from: MemberId(1), found: 7, expected: 8 },
+            NoData {},
+            UnknownKind { index: 5, kind: 9 },
+        ));
+    }
 
     #[test]
     fn appends_come_back_as_they_went() {

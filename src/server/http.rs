@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::ErrorChain;
 use crate::kv::Store;
 use crate::node::{NodeHandle, RequestError};
 use crate::raft::{MemberId, RoleName};
@@ -94,7 +95,9 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
     match path {
         "/livez" => match node.failure() {
             None => ("200 OK", TEXT, "ok\n".to_owned()),
-            Some(failure) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),
+            Some(failure) => {
+                ("503 Service Unavailable", TEXT, format!("{}\n", ErrorChain(&failure)))
+            }
         },
         "/readyz" => match (node.failure(), node.status().role.leader) {
             (None, _) if node.divergence().is_some() => (
@@ -113,7 +116,9 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
             ),
             (None, Some(_)) => ("200 OK", TEXT, "ok\n".to_owned()),
             (None, None) => ("503 Service Unavailable", TEXT, "no leader is known\n".to_owned()),
-            (Some(failure), _) => ("503 Service Unavailable", TEXT, format!("{failure}\n")),
+            (Some(failure), _) => {
+                ("503 Service Unavailable", TEXT, format!("{}\n", ErrorChain(&failure)))
+            }
         },
         "/status" => ("200 OK", JSON, status(node)),
         "/metrics" => ("200 OK", PROMETHEUS, metrics(node)),

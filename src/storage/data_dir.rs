@@ -1,38 +1,38 @@
-//! The data directory: whose it is, and that only one process uses it.
+//! The data directory: records whose it is, and lets only one process use it.
 //!
 //! ```text
 //! data-dir/
-//!   LOCK    held exclusively (flock) while a member runs; holds its process id, for the message a second one gets
-//!   meta    who this is: the text below, replaced as a whole (temporary file, fsync, rename, fsync of the directory)
+//!   LOCK    locked (flock) while a member runs; contains its process id, for a second one's message
+//!   meta    the text below, replaced as a whole: temporary file, fsync, rename, fsync of the directory
 //!   wal/    the log: see storage::wal
 //!   snap/   snapshots: see storage::snapshot
 //! ```
 //!
-//! `meta` is a few lines of text and a checksum of them, so that it can be read by a person and
-//! trusted by us:
+//! `meta` is text, so that a person can read it, with a checksum, so that the member can trust it:
 //!
 //! ```text
-//! syncraft data directory     what this is; the same in every version
+//! syncraft data directory     the same in every version
 //! format 1                    of meta and of the log; a later one is refused
-//! cluster 81985529216486895   fixed when the directory is first used; changes only while the member has no data
-//! member 1                    likewise
-//! log none                    "started" once the log's first segment is durable: then a log that is gone is damage
-//! joining new                 only in a directory whose member does not vote yet; "rebuilding" if it had data once
-//! crc32c 7b9523c2             CRC32C of all above, in hexadecimal; last in every version
+//! cluster 81985529216486895   set at the first start; changes only while the member has no data
+//! member 1                    set at the first start
+//! log none                    "started" once the log's first segment is durable
+//! joining new                 only while the member does not vote; "rebuilding" if it once had data
+//! crc32c 7b9523c2             CRC32C of all above, in hexadecimal; the last line in every version
 //! ```
 //!
-//! `log none` closes a hole: a member whose log was deleted, but not its `meta`, would otherwise
-//! start as if it had never voted and never stored anything. `joining` closes the other one: a
-//! member whose whole directory was deleted, or given up as damaged, does not know what it had
-//! promised, and must not vote before it has made sure ([`raft`](crate::raft), joining).
+//! `log started` turns a missing log into an error. Without it, a member whose log was deleted, but
+//! not its `meta`, would start as if it had never voted and never stored anything. `joining` covers
+//! a member whose whole directory was deleted, or given up as damaged. It does not know what it has
+//! promised, and must not vote before it does ([`raft`](crate::raft), joining).
 //!
-//! All of it is its owner's alone: directories have mode 0700 and files 0600, whatever the umask,
-//! as values are in them. What an older version made readable for others is made private when it is
-//! opened; the directory itself only if nothing else is in it. Where the file system refuses to
-//! change a mode, the member warns and serves.
+//! Because the files contain values, only their owner can read them: directories have mode 0700 and
+//! files 0600, whatever the umask. If an older version left them readable for others, opening makes
+//! them private; the data directory itself only if nothing else is in it. Where the file system
+//! refuses to change a mode, the member logs a warning and serves.
 //!
-//! Invariant: `meta` is never half written. Invariant: a directory without `meta` has no log and no
-//! snapshot.
+//! Invariant: `meta` is never half written.
+//!
+//! Invariant: a directory without `meta` has no log and no snapshot.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,13 +45,12 @@ use super::StorageError;
 use super::disk::{Disk, DiskLock, DiskPin, RealDisk};
 use super::open_dir::OpenDir;
 
-/// The newest format that this program writes, and reads.
+/// The format that this program writes, and the newest that it reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
 const TITLE: &str = "syncraft data directory";
 const META_LEN_MAX_BYTES: usize = 4096;
-/// What a data directory may hold and still be a member's alone; a file system of its own has
-/// `lost+found`.
+/// The names in a data directory that nobody else uses. The root of a file system has `lost+found`.
 const OWN_NAMES: [&str; 6] = ["LOCK", "meta", "meta.tmp", "wal", "snap", "lost+found"];
 
 /// Whose data a directory holds.
@@ -63,16 +62,16 @@ pub struct Identity {
     pub member_id: MemberId,
 }
 
-/// A data directory, held exclusively: by this value, and by the [`Wal`](super::Wal) opened in it.
+/// A data directory. This value and the [`Wal`](super::Wal) opened in it hold its lock.
 #[derive(Debug)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
     dir: OpenDir,
     identity: Identity,
-    /// As it stands on the disk.
+    /// As it is on the disk.
     meta: Mutex<Meta>,
     lock: Arc<DiskLock>,
-    /// What must stay where it is while the member runs.
+    /// Files and directories that must stay in place while the member runs.
     pins: Mutex<Vec<(PathBuf, Box<dyn DiskPin>)>>,
 }
 
@@ -84,16 +83,17 @@ struct Meta {
 }
 
 impl DataDir {
-    /// Opens a directory, or creates it and those above it, durably.
+    /// Opens a directory, or creates it and its missing parents, durably.
     ///
-    /// The cluster id of a directory that exists wins over the one given: see
+    /// A directory that exists keeps its cluster id, whatever `identity` says: see
     /// [`identity`](DataDir::identity).
     ///
     /// # Errors
-    /// - [`Locked`](StorageError::Locked): another server holds it
-    /// - [`OtherMember`](StorageError::OtherMember): it was first used with another member id
+    /// - [`Locked`](StorageError::Locked): another server uses it
+    /// - [`OtherMember`](StorageError::OtherMember): it contains another member's data
     /// - [`MetaDamaged`](StorageError::MetaDamaged), [`NewerFormat`](StorageError::NewerFormat)
-    /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be created, read or written
+    /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be created, read or
+    ///   written
     pub fn open(path: impl AsRef<Path>, identity: Identity) -> Result<DataDir, StorageError> {
         DataDir::open_on(Arc::new(RealDisk), path, identity)
     }
@@ -117,7 +117,7 @@ impl DataDir {
         })
     }
 
-    /// Locks the directory, and then has `meta` read, or written.
+    /// Locks the directory, then calls `meta` to read or write that file.
     fn open_with(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -132,7 +132,7 @@ impl DataDir {
         let data_dir =
             DataDir { disk, dir, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
         data_dir.pin(data_dir.path().join("LOCK"))?;
-        // Where the log is missing already, opening it says so.
+        // If the log is missing already, opening it says so.
         if data_dir.disk.is_dir(&data_dir.wal_dir()) {
             data_dir.pin(data_dir.wal_dir())?;
         }
@@ -140,16 +140,15 @@ impl DataDir {
         Ok(data_dir)
     }
 
-    /// From now on this has to stay where it is.
+    /// From now on, [`check_in_place`](DataDir::check_in_place) fails unless this is in place.
     pub(super) fn pin(&self, path: PathBuf) -> Result<(), StorageError> {
         let pin = self.disk.pin(&path).map_err(StorageError::io("open", &path))?;
         self.pins.lock().push((path, pin));
         Ok(())
     }
 
-    /// Whether it is still the directory that was opened. One that somebody has removed, moved away
-    /// or replaced can be written to as before, by who has its files open, but nobody will find
-    /// there what was written.
+    /// Checks that this is still the directory that was opened. If it was removed, moved away or
+    /// replaced, writes to its open files still succeed, but nobody will find them there.
     ///
     /// # Errors
     /// [`TakenAway`](StorageError::TakenAway)
@@ -158,11 +157,11 @@ impl DataDir {
             match pin.is_in_place() {
                 Ok(true) => {}
                 Ok(false) => return Err(self.taken_away(path.clone())),
-                // A disk that cannot be asked is met by the log.
+                // If the disk does not work, the log will notice.
                 Err(err) => log::debug!("cannot look for {}: {err}", path.display()),
             }
         }
-        // It is replaced at times, so that it cannot be pinned.
+        // Not pinned, because each change replaces it.
         let meta = self.path().join("meta");
         if let Ok(false) = self.disk.exists(&meta) {
             return Err(self.taken_away(meta));
@@ -181,9 +180,9 @@ impl DataDir {
         StorageError::TakenAway { dir: self.path().to_path_buf(), missed }
     }
 
-    /// As [`open`](DataDir::open), but whatever is in the directory is discarded, be it damaged or
-    /// whole, but for the cluster's id where that can be read. The member is
-    /// [`Standing::Rebuilding`] until [`mark_joined`](DataDir::mark_joined).
+    /// As [`open`](DataDir::open), but discards whatever is in the directory, damaged or whole,
+    /// except for the cluster's id if that can be read. The member is [`Standing::Rebuilding`]
+    /// until [`mark_joined`](DataDir::mark_joined).
     ///
     /// # Errors
     /// As for [`open`](DataDir::open), without those for damage.
@@ -212,13 +211,13 @@ impl DataDir {
             let wal = wal_dir(path);
             disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
             let meta = Meta { identity, log_started: false, standing: Standing::Rebuilding };
-            // First: from here on, a crash leaves a member that knows that it has lost its data.
+            // First, so that after a crash from here on the member knows that it has lost its data.
             write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
             Ok(meta)
         })
     }
 
-    /// Removes what is left of data that was given up.
+    /// Removes what is left of discarded data.
     fn finish_discarding(&self, meta: Meta) -> Result<(), StorageError> {
         if meta.log_started || meta.standing != Standing::Rebuilding {
             return Ok(());
@@ -262,7 +261,7 @@ impl DataDir {
         &self.lock
     }
 
-    /// Whether the log had its first segment once.
+    /// Whether the log's first segment has ever been durable.
     pub(super) fn is_log_started(&self) -> bool {
         self.meta.lock().log_started
     }
@@ -280,9 +279,9 @@ impl DataDir {
         self.change_meta(|meta| meta.standing = Standing::Voter)
     }
 
-    /// Records, durably, that the member belongs to this cluster, of which it has no data: it is
-    /// [`Standing::Rebuilding`] there. Nothing may be written to the directory after that before it
-    /// is opened anew, which discards the empty log: its segments carry the cluster's id, too.
+    /// Records, durably, that the member belongs to this cluster and has none of its data: it is
+    /// [`Standing::Rebuilding`]. The directory must be opened again before anything else is written
+    /// to it. That discards the empty log, whose segments carry the old cluster's id.
     ///
     /// # Errors
     /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written.
@@ -317,8 +316,8 @@ fn snap_dir(path: &Path) -> PathBuf {
     path.join("snap")
 }
 
-/// Older versions let the umask decide who may read. Where the system does not let us change that,
-/// the member serves all the same: a volume may belong to somebody else.
+/// Takes from others the access that the umask gave them under older versions. If the system
+/// refuses, the member serves all the same, because a volume may belong to another user.
 fn make_private(disk: &dyn Disk, path: &Path) {
     let names = |dir: &Path| disk.list(dir).unwrap_or_default();
     let mut paths: Vec<PathBuf> = ["LOCK", "meta"].map(|name| path.join(name)).into();
@@ -326,7 +325,7 @@ fn make_private(disk: &dyn Disk, path: &Path) {
         paths.extend(names(&dir).iter().map(|name| dir.join(name)));
         paths.push(dir);
     }
-    // Somebody else's things may need to be reached: then only what is ours is taken from others.
+    // If something of another user's is in the directory, that user must be able to reach it.
     if names(path).iter().all(|name| OWN_NAMES.contains(&name.as_str())) {
         paths.push(path.to_path_buf());
     }
@@ -342,7 +341,7 @@ fn make_private(disk: &dyn Disk, path: &Path) {
     }
     if let Some((path, err)) = refused {
         let path = path.display();
-        log::warn!("other users of this machine may read {path}, perhaps more: {err}");
+        log::warn!("other users of this machine may be able to read {path} and more: {err}");
     }
     if changed > 0 {
         let path = path.display();
@@ -366,12 +365,11 @@ fn check_member(meta: Meta, dir: &Path, wanted: Identity) -> Result<Meta, Storag
     Ok(meta)
 }
 
-/// A first start, or one after a crash in the first: `meta` comes last, so nothing else can be
-/// there.
+/// A first start, perhaps after one that crashed. `meta` is written last, so the directory has no
+/// log and no snapshot.
 fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, StorageError> {
-    // A start that was killed here before may have left directories whose names are not durable
-    // yet. Those above ours may not be ours to open: then we did not create anything in them
-    // either.
+    // An earlier start that was killed here may have left directories whose names are not durable
+    // yet. A parent that we may not open is one in which we created nothing.
     for parent in path.ancestors().skip(1) {
         let _ = disk.sync_dir(parent);
     }
@@ -442,8 +440,7 @@ impl Meta {
         }
         let meta = decode_fields(lines)
             .ok_or_else(|| damaged("its lines are not those of its format version"))?;
-        // One form for one meaning: what decodes but would be written differently was not written
-        // by us.
+        // Each content has one form: a file that would be written differently is not ours.
         if meta.encode().as_bytes() != bytes {
             Err(damaged("it is not as syncraft writes it"))
         } else {
@@ -509,8 +506,8 @@ mod tests {
         assert_eq!(dir.identity(), ME);
     }
 
-    /// Whatever the moment of a crash: the directory opens, for one cluster or the other, and has
-    /// no log of the first one.
+    /// After a crash at any moment, the directory opens, for one cluster or the other, and has no
+    /// log of the first one.
     #[test]
     fn a_member_without_data_may_take_another_cluster() {
         let other = Identity { cluster_id: 5, ..ME };

@@ -1,16 +1,19 @@
-//! The disk, as little of it as storage needs: a trait, and the real one.
+//! The disk as a trait, with no more operations than storage needs, and the real disk.
 //!
 //! Everything in [`storage`](crate::storage) goes through [`Disk`], so that the same code runs over
-//! the file system ([`RealDisk`]) and over one that loses power at every operation
-//! (`sim::SimDisk`). The trait promises no more than POSIX and a careful reading of it do:
+//! the file system ([`RealDisk`]) and over a disk that loses power at every operation
+//! (`sim::SimDisk`). The trait promises no more than a careful reading of POSIX:
 //!
-//! - What was written is durable after [`DiskFile::sync_data`] has returned `Ok`, the length of the file included. Before
-//!   that, any part of it may be, in any order; a sector of 512 bytes is either old or new.
-//! - A created, renamed or removed name is durable after [`DiskDir::sync`] of its directory. Renaming replaces at once.
-//! - What is created is private, where the file system can do that: the owner of the process may use it, and nobody else,
-//!   whatever the umask. Values are in it.
-//! - After a failed sync nothing is known about what was written since the last good one, and a later sync that succeeds
-//!   says nothing about it either (on Linux the pages were marked clean): so a failed sync is never retried.
+//! - Written bytes and the length of the file are durable once [`DiskFile::sync_data`] has returned
+//!   `Ok`. Before that, any part may be durable, in any order; a sector of 512 bytes is either old
+//!   or new.
+//! - A created, renamed or removed name is durable after [`DiskDir::sync`] of its directory.
+//!   Renaming replaces at once.
+//! - Because files contain values, only the owner of the process can read what it creates, whatever
+//!   the umask, if the file system has such permissions.
+//! - After a failed sync, nothing is known about what was written since the last sync that
+//!   succeeded. A later success says nothing about it either, because Linux marks the pages clean.
+//!   So a failed sync is never retried.
 
 use std::any::Any;
 use std::fmt;
@@ -24,20 +27,20 @@ use std::sync::Arc;
 const DIR_MODE: u32 = 0o700;
 /// Permissions of a file.
 const FILE_MODE: u32 = 0o600;
-/// The permissions of everybody but the owner.
+/// The permissions of everyone but the owner.
 const OTHERS_MODE: u32 = 0o077;
 /// Set on directories that several users share, such as `/tmp`.
 const STICKY_MODE: u32 = 0o1000;
 
 /// A disk: names, directories and files.
 pub trait Disk: Send + Sync + fmt::Debug {
-    /// Creates a file, empty; one of that name is emptied.
+    /// Creates an empty file, or empties the one of that name.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file that exists, for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// The names in a directory, in no order.
+    /// The names in a directory, in any order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Gives a file another name, replacing what had it.
+    /// Renames a file, and replaces whatever had the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -45,46 +48,41 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether this is a directory.
     fn is_dir(&self, path: &Path) -> bool;
-    /// Whether something has this name.
-    ///
-    /// By default what was made stays: nobody else can reach this disk.
+    /// Whether something has this name. By default true, for a disk that nobody else can reach.
     fn exists(&self, path: &Path) -> io::Result<bool> {
         let _ = path;
         Ok(true)
     }
-    /// Opens a directory, to sync it. The empty path is the working directory.
+    /// Opens a directory in order to sync it. The empty path is the working directory.
     fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>>;
-    /// Takes the exclusive lock on a file, created when absent; `Err` with the holder's process id
-    /// if someone has it.
+    /// Takes the exclusive lock on a file, which is created if absent. If another process has it,
+    /// the inner result is `Err`, with that process's id if it is known.
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>>;
-    /// Takes a file or a directory that is there already from everybody but its owner. Returns
-    /// whether others had access before. A directory that is shared on purpose (with the sticky
-    /// bit) is left as it is.
-    ///
-    /// By default nothing: nobody else can reach this disk.
+    /// Takes away everyone's access but the owner's to a file or a directory that exists. Returns
+    /// whether others had access. A directory that is shared on purpose (with the sticky bit) stays
+    /// as it is. Does nothing by default, for a disk that nobody else can reach.
     fn make_private(&self, path: &Path) -> io::Result<bool> {
         let _ = path;
         Ok(false)
     }
-    /// Remembers which file or directory has this name now.
-    ///
-    /// By default it keeps its name for ever: nobody else can reach this disk.
+    /// Remembers which file or directory has this name now. By default it keeps the name for ever,
+    /// for a disk that nobody else can reach.
     fn pin(&self, path: &Path) -> io::Result<Box<dyn DiskPin>> {
         let _ = path;
         Ok(Box::new(Unreachable))
     }
 }
 
-/// An open directory. Syncing it needs no further file descriptor: a process that has run out of
-/// them can still finish a change of names that it has begun.
+/// An open directory. To sync it takes no further file descriptor, so a process that has run out of
+/// them can still finish a change of names.
 pub trait DiskDir: Send + Sync + fmt::Debug {
-    /// Makes durable which names it has.
+    /// Makes its names durable.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A file or a directory by what it is, and not by its name.
+/// A file or a directory, identified by its inode instead of its name.
 pub trait DiskPin: Send + Sync + fmt::Debug {
-    /// Whether its name still leads to it. An error says nothing about that.
+    /// Whether its name still leads to it. An error says neither yes nor no.
     fn is_in_place(&self) -> io::Result<bool>;
 }
 
@@ -98,13 +96,13 @@ impl DiskPin for Unreachable {
     }
 }
 
-/// An open file. Positions are explicit, so it can be shared between threads.
+/// An open file. Positions are explicit, so threads can share it.
 pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Its length.
     fn len_bytes(&self) -> io::Result<u64>;
     /// Reads up to `buf.len()` bytes; 0 at the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes up to `buf.len()` bytes and says how many.
+    /// Writes up to `buf.len()` bytes and returns how many.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
     /// Cuts it, or extends it with zeros.
     fn set_len(&self, len_bytes: u64) -> io::Result<()>;
@@ -112,7 +110,7 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync_data(&self) -> io::Result<()>;
 }
 
-/// A held lock: given back when dropped, and by the kernel when the process dies.
+/// A lock that is held until this is dropped, or the process dies.
 pub struct DiskLock(#[allow(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>);
 
 impl DiskLock {
@@ -129,7 +127,7 @@ impl fmt::Debug for DiskLock {
 }
 
 impl dyn DiskFile + '_ {
-    /// Writes all of `buf`: as many writes as it takes.
+    /// Writes all of `buf`, in as many writes as it takes.
     pub fn write_all_at(&self, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
             match self.write_at(buf, offset) {
@@ -142,7 +140,7 @@ impl dyn DiskFile + '_ {
         Ok(())
     }
 
-    /// Fills `buf` as far as the file reaches, and says how far.
+    /// Fills `buf` up to the end of the file, and returns how many bytes there were.
     pub fn read_full_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buf.len() {
@@ -158,7 +156,7 @@ impl dyn DiskFile + '_ {
 }
 
 impl dyn Disk + '_ {
-    /// Creates a directory and those above it that are missing, each one durable.
+    /// Creates a directory and its missing parents, each durably.
     pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         if path.as_os_str().is_empty() || self.is_dir(path) {
             return Ok(());
@@ -173,13 +171,13 @@ impl dyn Disk + '_ {
         }
     }
 
-    /// Makes durable which names a directory has.
+    /// Makes the names in a directory durable.
     pub fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.open_dir(dir)?.sync()
     }
 
-    /// Writes a whole file so that after a crash it is the old one or the new one, never half: a
-    /// temporary file beside it, synced, renamed, and its directory `dir` synced.
+    /// Writes a whole file so that after a crash it is either the old one or the new one: writes a
+    /// temporary file beside it, syncs and renames that, and syncs the directory `dir`.
     pub fn write_atomically(&self, dir: &dyn DiskDir, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_added_extension("tmp");
         let file = self.create(&temporary)?;
@@ -189,7 +187,7 @@ impl dyn Disk + '_ {
         dir.sync()
     }
 
-    /// Reads a whole file of at most `len_max_bytes`; what is beyond is left out.
+    /// Reads a file, but no more than `len_max_bytes` of it.
     pub fn read_to_vec(&self, path: &Path, len_max_bytes: usize) -> io::Result<Vec<u8>> {
         let file = self.open(path)?;
         let mut bytes = vec![0; (file.len_bytes()?).min(len_max_bytes as u64) as usize];
@@ -215,7 +213,7 @@ impl Disk for RealDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        // A name that is not UTF-8 is none of ours.
+        // A name that is not UTF-8 is not ours.
         fs::read_dir(dir)?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
             .collect()
@@ -253,7 +251,7 @@ impl Disk for RealDisk {
         match file.try_lock() {
             Ok(()) => {
                 try_permissions(path, FILE_MODE);
-                // For the message that a second process gets; nothing depends on it.
+                // Only for the message that a second process gets.
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
                 Ok(Ok(DiskLock::new(file)))
@@ -281,10 +279,10 @@ impl Disk for RealDisk {
     }
 }
 
-/// The umask may have taken rights from the owner, too, and a file that exists keeps its mode. The
-/// file system may refuse the change: on vfat no file has a mode, and on a shared volume the file
-/// may belong to another user. It can be used all the same. Whether others have access is what
-/// [`Disk::make_private`] reports.
+/// Sets the mode, because the umask may have taken rights from the owner too, and a file that
+/// exists keeps its mode. The file system may refuse: on vfat no file has a mode, and on a shared
+/// volume the file may belong to another user. It can be used all the same. [`Disk::make_private`]
+/// reports whether others have access.
 fn try_permissions(path: &Path, mode: u32) {
     if let Err(err) = fs::set_permissions(path, Permissions::from_mode(mode)) {
         log::debug!("{} keeps its mode: {err}", path.display());
@@ -297,7 +295,7 @@ fn private_options() -> OpenOptions {
     options
 }
 
-/// Holds the file or directory open, so that the system gives its inode number to no other.
+/// Keeps the file or directory open, so that the system does not reuse its inode number.
 #[derive(Debug)]
 struct RealPin {
     file: File,

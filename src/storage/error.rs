@@ -1,4 +1,4 @@
-//! The errors of storage, each in one line.
+//! The errors of storage.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,14 +8,15 @@ use rustix::io::Errno;
 
 use crate::raft::MemberId;
 
-/// Why the data directory or the log could not be used. `Display` is one line for an operator: what
-/// failed, where, and, if there is something to do, what.
+/// Why the data directory, the log or a snapshot could not be used. `Display` is one line for an
+/// operator: what failed, where, and what to do about it. What the system said is the source:
+/// [`ErrorChain`](crate::ErrorChain) shows both.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
     /// The operating system refused. Once a write or a sync of the log has failed, every later call
-    /// fails with this error.
-    #[error("cannot {action} {}: {source}", path.display())]
+    /// returns the same error.
+    #[error("cannot {action} {}", path.display())]
     Io {
         /// What was attempted: a verb.
         action: &'static str,
@@ -26,9 +27,9 @@ pub enum StorageError {
     },
 
     /// The disk is full. Nothing was lost: the log is unchanged, appended entries are still
-    /// buffered, and a later [`sync`](crate::storage::Wal::sync) succeeds once there is space. A
-    /// snapshot that did not fit is gone; the one before it is still there.
-    #[error("cannot {action} {}: the disk is full; writes wait until there is space", path.display())]
+    /// buffered, and [`sync`](crate::storage::Wal::sync) succeeds once there is space. A snapshot
+    /// that did not fit is removed; the one before it is still there.
+    #[error("cannot {action} {} (writes wait until there is space)", path.display())]
     Full {
         /// What was attempted: a verb.
         action: &'static str,
@@ -38,9 +39,9 @@ pub enum StorageError {
         source: Arc<io::Error>,
     },
 
-    /// The process, or the machine, has no file descriptor left. Nothing was changed: the same call
-    /// succeeds once some have been closed.
-    #[error("cannot {action} {}: {source}; this waits until files or connections are closed", path.display())]
+    /// The process, or the machine, has no file descriptor left. Nothing was changed, and the same
+    /// call succeeds once some are closed.
+    #[error("cannot {action} {} (this waits until files or connections are closed)", path.display())]
     NoDescriptor {
         /// What was attempted: a verb.
         action: &'static str,
@@ -70,7 +71,8 @@ pub enum StorageError {
         pid: Option<u32>,
     },
 
-    /// The directory was taken away while a member ran on it. Later writes would be lost.
+    /// The directory was removed, moved or replaced while a member used it. Later writes would be
+    /// lost.
     #[error(
         "data directory {} is not the one that this member started with: {} was removed, moved away or replaced",
         dir.display(), missed.display()
@@ -93,7 +95,7 @@ pub enum StorageError {
         expected: MemberId,
     },
 
-    /// `meta` is missing where it must exist, or is not as it was written.
+    /// `meta` is missing where it must exist, or was changed.
     #[error("{} is damaged: {reason}; restore it from a copy, or see \"A damaged member\" in the README", path.display())]
     MetaDamaged {
         /// The file.
@@ -113,8 +115,8 @@ pub enum StorageError {
         known: u32,
     },
 
-    /// The log is damaged in a place that had been synced. Acknowledged data may be gone, so the
-    /// member must not start.
+    /// The log is damaged where it had been synced. Acknowledged data may be gone, so the member
+    /// must not start.
     #[error("log is damaged: {} at offset {offset}: {reason}; this member must not start with it: restore the file from \
              a copy, or see \"A damaged member\" in the README", file.display())]
     Corrupt {
@@ -126,7 +128,7 @@ pub enum StorageError {
         reason: String,
     },
 
-    /// A snapshot is not as it was written: damaged on this disk, or on its way here.
+    /// A snapshot was damaged, on this disk or on its way to this member.
     #[error("snapshot is damaged: {} at offset {offset}: {reason}", file.display())]
     SnapshotCorrupt {
         /// The snapshot.
@@ -159,7 +161,7 @@ impl StorageError {
         )
     }
 
-    /// This error as an `io::Error` with the kind that the system gave, for `std::io` traits.
+    /// This error as an `io::Error` of the kind that the system gave, for `std::io` traits.
     pub(crate) fn into_io(self) -> io::Error {
         let kind = match &self {
             StorageError::Io { source, .. }
@@ -170,16 +172,21 @@ impl StorageError {
         io::Error::new(kind, self)
     }
 
-    /// For `map_err`: turns an error of the system while doing `action` to `path` into ours.
+    /// For `map_err`: turns an error of the system while doing `action` to `path` into ours. An
+    /// error that [`into_io`](StorageError::into_io) made is turned back.
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> StorageError {
         let path = path.into();
-        move |source| {
+        move |error| {
+            let source = match error.downcast::<StorageError>() {
+                Ok(ours) => return ours,
+                Err(source) => source,
+            };
             let is_full =
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            // Only opening fails with these: before anything has been changed.
+            // Only opening a file fails with these, before anything has changed.
             let is_no_descriptor =
                 matches!(Errno::from_io_error(&source), Some(Errno::MFILE | Errno::NFILE));
             let source = Arc::new(source);
@@ -191,8 +198,8 @@ impl StorageError {
         }
     }
 
-    /// For `map_err`: a sync failed. Even if the disk is full, trying again does not help: the data
-    /// to be synced may be gone.
+    /// For `map_err`: a sync failed. Even if the disk is full, it cannot be retried, because the
+    /// data may be gone.
     pub(crate) fn sync(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
         let path = path.into();
         move |source| StorageError::Io { action: "sync", path, source: Arc::new(source) }

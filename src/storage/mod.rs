@@ -1,21 +1,26 @@
 //! What survives a crash: the data directory, its lock, snapshots, and the write-ahead log.
 //!
 //! ```text
-//! DataDir::open ──> LOCK, meta: only we, and only this member
+//! DataDir::open ──> LOCK, meta: one process, one member
 //!     ├── Snapshots::open ──> the newest snapshot ─┐ base
 //!     └── Wal::open <──────────────────────────────┘ ──> Recovered { hard state, entries after it },
 //!                                                        then append, append, sync: durable
 //! ```
 //!
-//! - [`DataDir`]: whose directory it is, and that one process uses it
-//! - [`Snapshots`]: the state machine's state, so that the log need not begin at 1; see [`snapshot`]
-//! - [`Wal`]: the log: format, recovery, failures; see [`wal`]
-//! - [`disk`]: the file system as a trait; `sim`: one that loses power, for tests and the simulator
+//! - [`DataDir`]: records whose directory it is, and keeps other processes out
+//! - [`Snapshots`]: hold the state machine's state, so that the log need not begin at 1; see
+//!   [`snapshot`]
+//! - [`Wal`]: the log; see [`wal`] for its format, recovery and failures
+//! - [`disk`]: the file system as a trait; `sim`: a disk that loses power, for tests and the
+//!   simulator
 //!
-//! Invariant: nothing here retries a failed sync. Invariant: what was acknowledged is returned by the next start, or that
-//! start fails with [`StorageError::Corrupt`], which names file and offset; it never returns less, or something else.
+//! Invariant: nothing here retries a failed sync.
 //!
-//! Of the rest of the crate it knows Raft's types only.
+//! Invariant: the next start returns everything that was acknowledged, or fails with
+//! [`StorageError::Corrupt`], which names file and offset. It never returns less, or something
+//! else.
+//!
+//! Of the rest of the crate it uses only Raft's types and [`ErrorChain`](crate::ErrorChain).
 
 mod data_dir;
 pub mod disk;

@@ -1,5 +1,5 @@
-//! A directory that stays open while a member writes in it, so that syncing it never fails for want
-//! of a file descriptor.
+//! A directory that stays open while a member writes in it, so that a sync of it never fails for
+//! lack of a file descriptor.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::StorageError;
 use super::disk::{Disk, DiskDir};
 
-/// An open directory and where it is.
+/// An open directory and its path.
 #[derive(Clone, Debug)]
 pub(super) struct OpenDir {
     path: PathBuf,
@@ -28,7 +28,7 @@ impl OpenDir {
         &*self.dir
     }
 
-    /// Makes durable which names it has.
+    /// Makes its names durable.
     pub(super) fn sync(&self) -> Result<(), StorageError> {
         self.dir.sync().map_err(StorageError::sync(&self.path))
     }

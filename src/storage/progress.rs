@@ -1,8 +1,8 @@
-//! Says in the log how far a long start has come: whoever waits for it wants to know whether it gets anywhere.
+//! Logs how far a long start has come, for the person who waits for it.
 
 use std::time::{Duration, Instant};
 
-/// A start that is shorter says nothing.
+/// The pause between two lines; a shorter start logs none.
 const PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -14,12 +14,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of `total` things to do.
+    /// `what` is being done, and consists of `total` units.
     pub(super) fn new(what: &'static str, total: u64, unit: &'static str) -> Progress {
         Progress { what, total, unit, said: Instant::now() }
     }
 
-    /// So many are done.
+    /// Reports that `done` units are done.
     pub(super) fn at(&mut self, done: u64) {
         if self.said.elapsed() >= PAUSE {
             self.said = Instant::now();

@@ -1,22 +1,22 @@
-//! A disk in memory that forgets what was not synced: for tests and for the simulator.
+//! A disk in memory that loses what was not synced, for tests and for the simulator.
 //!
-//! [`SimDisk`] keeps two of everything: what a running process sees, and what is durable.
-//! [`crash`](SimDisk::crash) is the loss of power: each change that was not synced is kept, lost or
-//! torn, by the seed's choice, and every open file is dead. It is as unkind as POSIX allows and no
-//! more:
+//! [`SimDisk`] keeps two states: what a running process sees, and what is durable.
+//! [`crash`](SimDisk::crash) simulates a loss of power: the seed decides whether each unsynced
+//! change is kept, lost or torn, and every open file is dead. The disk is as bad as POSIX allows,
+//! and no worse:
 //!
-//! | Change | May after a crash be | Until |
+//! | Change | After a crash it may be | Until |
 //! |---|---|---|
 //! | a write | there, gone, cut short at any byte, or there in any of its 512-byte sectors | `sync_data` |
 //! | a new length | there or gone | `sync_data` |
-//! | a created, renamed, removed name | there or gone, whatever became of others | the directory's `sync` |
+//! | a created, renamed or removed name | there or gone, independently of others | the directory's `sync` |
 //!
-//! Faults are armed with [`set_faults`](SimDisk::set_faults) and count operations from the disk's
-//! creation on ([`counts`](SimDisk::counts)). A failed sync behaves as on Linux: what was to be
-//! synced is then kept or lost, and no later sync brings it back, although reads still show it.
+//! [`set_faults`](SimDisk::set_faults) injects faults at certain operations, counted from the
+//! creation of the disk ([`counts`](SimDisk::counts)). A failed sync behaves as on Linux: the bytes
+//! become durable or are lost, and no later sync changes that, although reads still return them.
 //!
-//! Same seed and same calls, same result. One lock guards it all; threads may share it, but then
-//! the order is theirs.
+//! The same seed and the same calls have the same result. Threads may share a disk; then the order
+//! of their calls matters too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -27,51 +27,50 @@ use parking_lot::Mutex;
 
 use super::disk::{Disk, DiskDir, DiskFile, DiskLock};
 
-/// What a sector write is all or nothing of.
+/// A write of this many bytes, aligned, is done completely or not at all.
 const SECTOR_LEN_BYTES: usize = 512;
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
-/// What goes wrong, and when. The numbers count from 1 and from the disk's creation:
-/// `fail_sync: Some(3)` fails the third.
+/// The faults to inject. Operations are counted from 1, from the creation of the disk:
+/// `fail_sync: Some(3)` fails the third sync.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// The process stops at this operation: a write may have begun (it can be torn), anything else
-    /// has not, and every operation after it fails too.
+    /// The process stops at this operation: a write may have begun, so it can be torn; any other
+    /// operation has not. Every later operation fails too.
     pub stop_at_op: Option<u64>,
     /// This sync, of a file or a directory, fails with an I/O error.
     pub fail_sync: Option<u64>,
-    /// The disk is full from this write on. Creating and extending files count as writes and fail
-    /// too.
+    /// The disk is full from this write on. Creating and extending files count as writes.
     pub full_from_write: Option<u64>,
-    /// Nothing can be opened or created: the process has no file descriptor left.
+    /// The process has no file descriptor left, so nothing can be opened or created.
     pub no_descriptors: bool,
-    /// Writes of more than one byte write only part of it, by the seed's choice.
+    /// A write of more than one byte writes only part of it; the seed decides how much.
     pub short_writes: bool,
 }
 
-/// How much a disk has been asked to do.
+/// How many operations a disk was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// All that changes something, syncs included.
+    /// Everything that changes something, syncs included.
     pub ops: u64,
-    /// Those that need space.
+    /// Operations that need space.
     pub writes: u64,
-    /// Of files and directories.
+    /// Syncs of files and directories.
     pub syncs: u64,
 }
 
 #[derive(Clone, Debug)]
 struct State {
     rng: fastrand::Rng,
-    /// Goes up at each crash: a file opened before is dead.
+    /// Incremented by each crash. Files opened in an earlier epoch are dead.
     epoch: u64,
     inodes: BTreeMap<u64, Inode>,
     live: BTreeMap<PathBuf, Node>,
     durable: BTreeMap<PathBuf, Node>,
-    /// Changes of names that no directory's `sync` has covered, oldest first.
+    /// Unsynced changes of names, oldest first.
     renames: Vec<NameChange>,
     locks: BTreeSet<PathBuf>,
     faults: Faults,
@@ -95,7 +94,7 @@ enum NameChange {
 struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// What no `sync_data` has covered, oldest first.
+    /// Unsynced changes, oldest first.
     unsynced: Vec<Change>,
 }
 
@@ -113,7 +112,7 @@ enum Op {
 }
 
 impl SimDisk {
-    /// An empty disk. The seed decides what becomes of unsynced changes.
+    /// An empty disk. The seed decides what happens to unsynced changes.
     pub fn new(seed: u64) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(State {
             rng: fastrand::Rng::with_seed(seed),
@@ -128,14 +127,14 @@ impl SimDisk {
         })))
     }
 
-    /// Loses power: open files and locks are gone, and of what was not synced the seed decides.
-    /// Faults are disarmed.
+    /// Loses power: open files and locks are gone, and the seed decides which unsynced changes
+    /// remain. Also removes all faults.
     pub fn crash(&self) {
         self.0.lock().crash();
     }
 
-    /// A second disk with the same content, durable and not; open files stay with this one. `seed`
-    /// is for its own choices.
+    /// A second disk with the same content, durable or not, and a seed of its own. Open files
+    /// belong to the first disk.
     pub fn fork(&self, seed: u64) -> SimDisk {
         let mut state = self.0.lock().clone();
         state.rng = fastrand::Rng::with_seed(seed);
@@ -144,17 +143,17 @@ impl SimDisk {
         SimDisk(Arc::new(Mutex::new(state)))
     }
 
-    /// Arms faults, and disarms those armed before.
+    /// Injects these faults instead of the ones that were set before.
     pub fn set_faults(&self, faults: Faults) {
         self.0.lock().faults = faults;
     }
 
-    /// What has been done so far: where to aim a fault.
+    /// How many operations there were so far.
     pub fn counts(&self) -> Counts {
         self.0.lock().counts
     }
 
-    /// The files under a directory, by name, as a process would see them.
+    /// The files below a directory, by name, as a process would see them.
     pub fn files(&self, dir: &Path) -> Vec<PathBuf> {
         let state = self.0.lock();
         let files =
@@ -162,7 +161,7 @@ impl SimDisk {
         files.map(|(path, _)| path.clone()).collect()
     }
 
-    /// What a process would read from a file.
+    /// The content of a file, as a process would read it.
     pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.0.lock();
         match state.live.get(path)? {
@@ -171,8 +170,7 @@ impl SimDisk {
         }
     }
 
-    /// Puts these bytes into a file that exists or not, durably, behind everyone's back: damage, or
-    /// a stored file.
+    /// Replaces or creates a file, durably and without counting an operation.
     pub fn set_bytes(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.0.lock();
         let inode = match state.live.get(path) {
@@ -186,7 +184,7 @@ impl SimDisk {
         state.durable.insert(path.to_path_buf(), Node::File(inode));
     }
 
-    /// Removes a file, durably, behind everyone's back.
+    /// Removes a file, durably and without counting an operation.
     pub fn lose(&self, path: &Path) {
         let mut state = self.0.lock();
         state.live.remove(path);
@@ -201,8 +199,8 @@ impl State {
         inode
     }
 
-    /// Counts an operation, and fails it if that was arranged. `Ok(true)`: do it, but it is the
-    /// process' last.
+    /// Counts an operation, and fails it if the faults say so. `Ok(true)`: it is the last one of
+    /// this process.
     fn begin(&mut self, op: Op) -> io::Result<bool> {
         self.counts.ops += 1;
         self.counts.writes += u64::from(op == Op::Write);
@@ -279,7 +277,7 @@ impl State {
     }
 }
 
-/// Whether an unsynced change as a whole survives: never, always, or as it comes.
+/// Whether an unsynced change survives as a whole: never, always, or at random.
 fn keeps(mode: u8, rng: &mut fastrand::Rng) -> bool {
     match mode {
         0 => false,
@@ -300,14 +298,14 @@ impl Inode {
         }
     }
 
-    /// The sync failed: what it was for is now durable or not, for good.
+    /// After a failed sync, each unsynced change is durable or lost for good.
     fn fail_sync(&mut self, rng: &mut fastrand::Rng) {
         let live = self.live.clone();
         self.settle(rng.u8(0..4), rng);
         self.live = live;
     }
 
-    /// Decides about every unsynced change.
+    /// Decides which unsynced changes survive.
     fn settle(&mut self, mode: u8, rng: &mut fastrand::Rng) {
         for change in std::mem::take(&mut self.unsynced) {
             match change {
@@ -322,7 +320,7 @@ impl Inode {
     }
 }
 
-/// A write of which anything may have arrived.
+/// Makes any part of a write durable.
 fn tear(durable: &mut Vec<u8>, offset: u64, bytes: &[u8], rng: &mut fastrand::Rng) {
     match rng.u8(0..4) {
         0 => {}
@@ -384,7 +382,7 @@ fn apply_name(names: &mut BTreeMap<PathBuf, Node>, change: &NameChange) {
         NameChange::Remove(path) => {
             names.remove(path);
         }
-        // A rename whose source never became durable takes nothing with it.
+        // If the source never became durable, nothing is renamed.
         NameChange::Rename(from, to) => {
             if let Some(node) = names.remove(from) {
                 names.insert(to.clone(), node);
@@ -393,8 +391,8 @@ fn apply_name(names: &mut BTreeMap<PathBuf, Node>, change: &NameChange) {
     }
 }
 
-/// What lies in a directory that did not survive is gone too. The map's order puts a directory
-/// before its content.
+/// Removes everything whose directory did not survive. The map's order puts a directory before its
+/// content.
 fn drop_orphans(names: &mut BTreeMap<PathBuf, Node>) {
     let mut kept = BTreeMap::new();
     for (path, node) in std::mem::take(names) {
@@ -426,7 +424,7 @@ impl Disk for SimDisk {
                 inode
             }
         };
-        // The inode is live: it was just found or made.
+        // The inode exists: it was just found or made.
         state.inodes.get_mut(&inode).expect("inode of a live name").change(Change::SetLen(0));
         Ok(Arc::new(SimFile { disk: self.clone(), inode, epoch: state.epoch }))
     }
@@ -554,8 +552,8 @@ impl SimFile {
 }
 
 impl State {
-    /// The inode of an open file. Inodes are dropped only by a crash, which also makes every file
-    /// stale.
+    /// The inode of an open file. Only a crash removes inodes, and it also makes every open file
+    /// dead.
     fn inode(&mut self, inode: u64) -> &mut Inode {
         self.inodes.get_mut(&inode).expect("inode of an open file")
     }
@@ -579,8 +577,7 @@ impl DiskFile for SimFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.with(|state| {
             let last = state.begin(Op::Write)?;
-            // Running out of space shows as a short write first, and as an error when the rest is
-            // tried.
+            // Running out of space causes a short write first, and an error at the next one.
             let runs_full = state.faults.full_from_write == Some(state.counts.writes + 1);
             let short = buf.len() > 1 && (state.faults.short_writes || runs_full);
             let len = if short { state.rng.usize(1..buf.len()) } else { buf.len() };
@@ -617,7 +614,8 @@ mod tests {
 
     const FILE: &str = "/file";
 
-    /// What is left in many crashes of what `f` does to a disk with an empty, durable file.
+    /// What is left, after each of many crashes, of what `f` does to a disk with an empty, durable
+    /// file.
     fn after_crashes(f: impl Fn(&SimDisk, &dyn DiskFile)) -> BTreeSet<Option<Vec<u8>>> {
         let outcomes = (0..200).map(|seed| {
             let disk = SimDisk::new(seed);

@@ -91,10 +91,10 @@ struct Slot {
 #[non_exhaustive]
 pub enum ClusterError {
     /// The system gives no port or no directory.
-    #[error("cannot set up the cluster: {0}")]
+    #[error("cannot set up the cluster")]
     Setup(#[from] io::Error),
     /// The data of a member cannot be removed.
-    #[error("cannot remove the data of member {id}: {source}")]
+    #[error("cannot remove the data of member {id}")]
     Wipe {
         /// Which one's.
         id: MemberId,
@@ -103,7 +103,7 @@ pub enum ClusterError {
         source: io::Error,
     },
     /// A member does not start.
-    #[error("member {id} does not start: {source}")]
+    #[error("member {id} does not start")]
     Start {
         /// Which one.
         id: MemberId,

@@ -1,4 +1,4 @@
-//! What can grow has a bound and a clear refusal.
+//! Everything that can grow has a bound, and a clear refusal beyond it.
 
 use syncraft::raft::*;
 
@@ -15,7 +15,7 @@ fn leader(change: impl FnOnce(&mut Config)) -> Node {
     node
 }
 
-/// Proposals not yet committed, in number: the no-op counts as well.
+/// Proposals not yet committed, by number: the no-op counts as well.
 #[test]
 fn too_many_uncommitted_proposals_are_refused() {
     let mut node = leader(|config| config.uncommitted_entries_max = 3);
@@ -29,7 +29,7 @@ fn too_many_uncommitted_proposals_are_refused() {
     assert!(is_busy(&node.propose(5)));
 }
 
-/// ... and in bytes; one proposal may exceed the limit.
+/// ... and by bytes; one proposal alone may exceed the limit.
 #[test]
 fn too_many_uncommitted_bytes_are_refused() {
     let mut node = leader(|config| config.uncommitted_bytes_max = 100);
@@ -40,7 +40,7 @@ fn too_many_uncommitted_bytes_are_refused() {
     assert!(!is_busy(&node.run([large(3)])));
 }
 
-/// What a predecessor left counts in number, not in bytes, and is given back once.
+/// Entries of earlier leaders count by number, not by bytes, and their room is given back once.
 #[test]
 fn the_count_of_bytes_survives_a_change_of_leaders() {
     let mut config = config(1, 3);
@@ -67,7 +67,7 @@ fn too_many_reads_are_refused() {
     assert!(!is_busy(&node.run([read(4)])));
 }
 
-/// Who does not lead refuses, and says who does.
+/// A member that does not lead refuses, and names the leader.
 #[test]
 fn who_does_not_lead_names_the_leader() {
     let mut node = Node::new(3);
@@ -83,7 +83,7 @@ fn who_does_not_lead_names_the_leader() {
     assert_eq!(node.last(), 0);
 }
 
-/// Entries handed out and not yet applied: a slow state machine is not buried.
+/// Entries handed out and not yet applied: a slow state machine is not flooded.
 #[test]
 fn what_is_handed_out_waits_for_the_state_machine() {
     let mut node = Node::with(3, |config| config.apply_bytes_max = 120);
@@ -101,7 +101,8 @@ fn what_is_handed_out_waits_for_the_state_machine() {
     assert_eq!(node.applied, node.log);
 }
 
-/// A configuration that cannot work is refused at the start, not by a panic at the first broken connection.
+/// A configuration that cannot work is refused at the start, instead of a panic at the first broken
+/// connection.
 #[test]
 fn a_configuration_that_cannot_work_is_refused_at_the_start() {
     let broken: [fn(&mut Config); 6] = [
@@ -120,7 +121,7 @@ fn a_configuration_that_cannot_work_is_refused_at_the_start() {
     assert!(ahead.is_err(), "a disk with an entry of a term that it has not reached");
 }
 
-/// What is committed waits for the state machine: behind a slow one it would grow without end.
+/// Committed entries wait for the state machine: behind a slow one they would grow without end.
 #[test]
 fn a_state_machine_that_falls_behind_stops_proposals() {
     let mut node = Node::with(1, |config| config.unapplied_entries_max = 2);

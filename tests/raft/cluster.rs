@@ -1,4 +1,5 @@
-//! Whole clusters, message by message: a queue of what was sent, disks that write at once or when told.
+//! Whole clusters, message by message: a queue of sent messages, and disks that write at once or on
+//! command.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +14,10 @@ pub(crate) struct Cluster {
     /// Members that neither send nor receive.
     lost: BTreeSet<u64>,
     cut: BTreeSet<(u64, u64)>,
-    /// Disks that write only when told.
+    /// Disks that write only on command.
     held: BTreeSet<u64>,
     pub(crate) queue: Vec<Message>,
-    /// What happened since it was last taken.
+    /// The events since they were last taken.
     pub(crate) story: Vec<String>,
     requests: u64,
 }
@@ -121,7 +122,7 @@ impl Cluster {
         panic!("{id} does not campaign");
     }
 
-    /// `id` campaigns, and everyone else has forgotten its leader. True if it wins.
+    /// `id` campaigns, and every other member has forgotten its leader. Returns whether it wins.
     pub(crate) fn try_elect(&mut self, id: u64) -> bool {
         for other in self.ids() {
             if let Some(leader) = self.node(other).leader().filter(|&leader| leader != other) {
@@ -154,7 +155,8 @@ impl Cluster {
         self.step(id, events);
     }
 
-    /// Delivers what is in the queue now and fits; gives how many. What follows from it waits in the queue.
+    /// Delivers the messages in the queue that match, and returns how many. Messages that result
+    /// from them stay in the queue.
     pub(crate) fn deliver_where(&mut self, fits: impl Fn(&Message) -> bool) -> usize {
         let (now, later) = std::mem::take(&mut self.queue).into_iter().partition(fits);
         let now: Vec<Message> = now;
@@ -199,7 +201,8 @@ impl Cluster {
         (from.0, request)
     }
 
-    /// Delivers everything and beats, until two beats have changed nothing: who was away is probed with the second one.
+    /// Delivers everything, with heartbeats, until two rounds of heartbeats have changed nothing:
+    /// the second one probes members that were away.
     pub(crate) fn settle(&mut self) {
         while self.deliver_where(|_| true) > 0 {}
         let mut idle_beats = 0;
@@ -215,7 +218,7 @@ impl Cluster {
         self.nodes.values().map(|node| node.raft.status()).collect()
     }
 
-    /// Everyone who leads sends its heartbeat.
+    /// Every leader sends its heartbeat.
     fn beat(&mut self) {
         for id in self.ids() {
             if self.node(id).role() == RoleName::Leader && !self.down.contains(&id) {
@@ -258,7 +261,7 @@ impl Cluster {
         self.start(id, hard_state, None, entries(1, log));
     }
 
-    /// A snapshot is on the disk of `id`: the newest stays.
+    /// A snapshot is on the disk of `id`: the newest one stays.
     fn store_snapshot(&mut self, id: u64, end: SnapshotMeta) {
         let newest = &mut self.node_mut(id).snapshot;
         if newest.is_none_or(|old| old.last_included_index < end.last_included_index) {
@@ -266,7 +269,7 @@ impl Cluster {
         }
     }
 
-    /// `id` takes a snapshot of all that it has applied.
+    /// `id` takes a snapshot of everything that it has applied.
     pub(crate) fn take_snapshot(&mut self, id: u64) {
         let last = self.node(id).applied.last().expect("something was applied");
         let end = end((last.index.0, last.term.0));

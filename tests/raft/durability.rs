@@ -1,4 +1,4 @@
-//! Thesis §3.8: nothing that promises leaves before the promise is on the disk.
+//! Thesis §3.8: a message that makes a promise leaves only once the promise is on disk.
 
 use syncraft::raft::*;
 
@@ -16,7 +16,8 @@ fn promises(message: &Message) -> bool {
     }
 }
 
-/// While the disk is busy, nothing is said that a crash could take back; then it is.
+/// While the disk is busy, the member says nothing that a crash could take back. Afterwards it
+/// does.
 fn check_waits(mut node: Node, event: Event, what: &str) {
     let effects = node.step([event]);
     assert_eq!(sent(&effects), [], "{what}: nothing leaves before the write");
@@ -41,7 +42,7 @@ fn promises_wait_for_the_disk() {
     check_waits(pre_candidate, message(vote_reply(2, 1, true, true)), "its own vote");
 }
 
-/// A repeated request is not answered sooner because memory already says so.
+/// A repeated request is not answered sooner because memory already has the promise.
 #[test]
 fn a_repeated_request_waits_for_the_same_write() {
     for request in [vote(2, 1, (0, 0)), append(2, 1, (0, 0), &[1], 0)] {
@@ -54,7 +55,7 @@ fn a_repeated_request_waits_for_the_same_write() {
     }
 }
 
-/// An answer names its sender's term, and waits until a crash cannot take that back.
+/// An answer names its sender's term, and waits until a crash cannot take the term back.
 #[test]
 fn an_answer_waits_for_its_term() {
     for request in [heartbeat(2, 5, 0, 1), append(2, 5, (9, 5), &[], 0), vote(2, 5, (0, 0))] {
@@ -64,8 +65,8 @@ fn an_answer_waits_for_its_term() {
     }
 }
 
-/// Thesis §10.2.1: a leader may send entries while its own write is under way, and a follower's slow disk never delays the
-/// answer to a heartbeat.
+/// Thesis §10.2.1: a leader may send entries while its own write is under way. A follower's slow
+/// disk never delays the answer to a heartbeat.
 #[test]
 fn what_promises_nothing_does_not_wait() {
     let mut leader = Node::new(3);
@@ -84,7 +85,8 @@ fn what_promises_nothing_does_not_wait() {
     );
 }
 
-/// Thesis §10.2.1: the leader counts itself only when its write is durable; the others may be a majority without it.
+/// Thesis §10.2.1: the leader counts itself only once its write is durable. The others may be a
+/// majority without it.
 #[test]
 fn a_leader_counts_itself_when_its_write_is_durable() {
     let mut node = Node::new(3);
@@ -103,7 +105,7 @@ fn a_leader_counts_itself_when_its_write_is_durable() {
     assert_eq!(node.raft.status().durable_index, Index(2));
 }
 
-/// Alone, too: nothing commits before the disk has it.
+/// A single member, too, commits nothing before its disk has it.
 #[test]
 fn a_single_member_commits_when_its_write_is_durable() {
     let mut node = Node::new(1);
@@ -115,8 +117,8 @@ fn a_single_member_commits_when_its_write_is_durable() {
     assert_eq!(node.commit(), 2);
 }
 
-/// The others' votes may arrive before the candidate's own is durable (an earlier request of the same term, repeated by the
-/// network): it does not lead before it is.
+/// The others' votes may arrive before the candidate's own vote is durable, if the network repeats
+/// an earlier request of the same term. The candidate does not lead before its vote is durable.
 #[test]
 fn votes_do_not_make_a_leader_before_its_own_is_durable() {
     let mut node = Node::new(5);
@@ -131,7 +133,8 @@ fn votes_do_not_make_a_leader_before_its_own_is_durable() {
     assert_eq!(node.role(), RoleName::Leader);
 }
 
-/// While its own vote is on its way to the disk, nobody was asked: to begin again would only queue another write behind it.
+/// While its own vote is on its way to the disk, the candidate has asked nobody. A new election
+/// would only queue another write.
 #[test]
 fn a_candidate_waits_for_its_own_slow_disk() {
     for members in [1, 3] {
@@ -160,7 +163,8 @@ fn a_candidate_waits_for_its_own_slow_disk() {
     }
 }
 
-/// A write that was overtaken by a truncation makes nothing durable: the answer waits for the write of what replaced it.
+/// A write that a truncation has overtaken makes nothing durable: the answer waits for the write of
+/// the replacing entries.
 #[test]
 fn a_truncation_takes_back_what_was_on_its_way() {
     let mut node = Node::restarted(3, 1, None, &[1]);
@@ -173,7 +177,7 @@ fn a_truncation_takes_back_what_was_on_its_way() {
     assert_eq!((said.len(), said[0].term), (1, Term(2)));
 }
 
-/// A write of one step: hard state and entries together, and everything that waits for them.
+/// One step's write: hard state and entries together, and all messages that wait for them.
 #[test]
 fn a_step_writes_once() {
     let mut node = Node::new(3);
@@ -190,7 +194,7 @@ fn a_step_writes_once() {
     assert_eq!((persist.entries.len(), persist.then.len()), (3, 4));
 }
 
-/// A leader whose disk does nothing for longer than an election, while a peer's goes on.
+/// A leader whose disk does nothing for longer than an election, while a peer's disk works.
 fn stalled(change: impl FnOnce(&mut Config)) -> Node {
     let mut node = Node::with(3, change);
     node.lead();
@@ -203,7 +207,7 @@ fn told_to_stand(effects: &[Effect]) -> bool {
     sent(effects).iter().any(|message| message.body == Body::Request(Request::TimeoutNow))
 }
 
-/// Ticks, with answers of both peers to its heartbeats, and no word from the disk.
+/// Ticks, with answers of both peers to the heartbeats, and nothing from the disk.
 fn tick_stalled(node: &mut Node, ticks: u32) -> Vec<Effect> {
     tick_heard(node, ticks, &[2, 3])
 }
@@ -220,7 +224,8 @@ fn tick_heard(node: &mut Node, ticks: u32, by: &[u64]) -> Vec<Effect> {
     all
 }
 
-/// A disk that stalls costs the leader its leadership: it hands over to whoever has written what it cannot.
+/// A disk that stalls costs the leader its leadership: it hands over to a peer that has written
+/// what it could not.
 #[test]
 fn a_leader_whose_disk_stalls_hands_over() {
     let mut node = stalled(|_| {});
@@ -230,15 +235,15 @@ fn a_leader_whose_disk_stalls_hands_over() {
     assert!(node.raft.status().is_disk_stalled);
 }
 
-/// Where all disks stall, as on one machine, another leader would be no better.
+/// If all disks stall, as on one machine, another leader would be no better.
 #[test]
 fn a_leader_stays_when_no_other_disk_goes_on() {
     let mut node = stalled(|_| {});
     assert!(!told_to_stand(&tick_stalled(&mut node, 200)));
 }
 
-/// A full disk is as bad as one that stalls. Where the others' are full, too, or soon will be, this leader stays: it can serve
-/// reads, and a new one could not before it has written.
+/// A full disk is as bad as one that stalls. If the others' disks are full too, or soon will be,
+/// this leader stays: it can serve reads, and a new leader could not before it has written.
 #[test]
 fn a_leader_whose_disk_is_full_hands_over_while_a_majority_of_others_can_write() {
     let mut node = stalled(|_| {});
@@ -258,7 +263,7 @@ fn a_leader_whose_disk_is_full_hands_over_while_a_majority_of_others_can_write()
     assert_eq!(node.role(), RoleName::Leader);
 }
 
-/// Whoever cannot write says so, and nobody hands over to it.
+/// A member that cannot write says so, and nobody hands over to it.
 #[test]
 fn a_member_that_cannot_write_says_so_and_is_not_chosen() {
     let mut follower = Node::new(3);
@@ -294,7 +299,8 @@ fn a_leader_stays_when_the_others_are_no_majority_without_it() {
     assert_eq!(node.role(), RoleName::Leader);
 }
 
-/// Where all disks are as slow, one is ahead only for the moment: it has not what this one was given before.
+/// If all disks are equally slow, a follower is only ahead for a moment: it lacks what this leader
+/// received before.
 #[test]
 fn a_leader_stays_when_all_disks_are_as_slow() {
     let mut node = stalled(|_| {});
@@ -306,7 +312,7 @@ fn a_leader_stays_when_all_disks_are_as_slow() {
     assert!(told_to_stand(&tick_stalled(&mut node, 1)));
 }
 
-/// A member whose disk stalls does not stand for election, nor when it is told to.
+/// A member whose disk stalls does not stand for election, not even when told to.
 #[test]
 fn a_stalled_member_does_not_stand() {
     let mut node = Node::new(3);
@@ -325,7 +331,7 @@ fn a_stalled_member_does_not_stand() {
     node.time_out();
 }
 
-/// What waits for a stalled disk to be said is bounded: the network may lose it as well.
+/// The messages that wait for a stalled disk are bounded: the network may lose messages as well.
 #[test]
 fn what_waits_to_be_said_is_bounded() {
     let mut node = Node::new(3);

@@ -1,4 +1,5 @@
-//! Raft §5.2 and §5.4.1, the pre-vote of thesis §9.6, and who may disturb whom (thesis §4.2.3, §6.2).
+//! Raft §5.2 and §5.4.1, the pre-vote of thesis §9.6, and who may disturb a leader (thesis §4.2.3,
+//! §6.2).
 
 use std::collections::BTreeSet;
 
@@ -6,8 +7,9 @@ use syncraft::raft::*;
 
 use crate::node::*;
 
-/// §5.2: "If a follower receives no communication over a period of time called the election timeout, then it assumes there is
-/// no viable leader and begins an election"; "election timeouts are chosen randomly from a fixed interval", anew each time.
+/// §5.2: "If a follower receives no communication over a period of time called the election
+/// timeout, then it assumes there is no viable leader and begins an election"; "election timeouts
+/// are chosen randomly from a fixed interval", anew each time.
 #[test]
 fn election_timeouts_are_drawn_from_their_interval_each_time() {
     let mut node = Node::new(3);
@@ -21,7 +23,8 @@ fn election_timeouts_are_drawn_from_their_interval_each_time() {
     assert!(drawn.len() > 25, "almost every value is drawn: {drawn:?}");
 }
 
-/// §5.2: members draw different timeouts, also with one seed, so that "in most cases only a single server will time out".
+/// §5.2: members draw different timeouts even from the same seed, so that "in most cases only a
+/// single server will time out".
 #[test]
 fn two_members_rarely_time_out_together() {
     let timeout = |id, seed| {
@@ -33,7 +36,8 @@ fn two_members_rarely_time_out_together() {
     assert!(ties < 80, "{ties} ties of 1,000; by chance it were 32");
 }
 
-/// §5.2: "A server remains in follower state as long as it receives valid RPCs from a leader or candidate."
+/// §5.2: "A server remains in follower state as long as it receives valid RPCs from a leader or
+/// candidate."
 #[test]
 fn a_follower_that_hears_its_leader_stays_one() {
     let mut node = Node::new(3);
@@ -44,7 +48,8 @@ fn a_follower_that_hears_its_leader_stays_one() {
     assert_eq!((node.role(), node.term()), (RoleName::Follower, 1));
 }
 
-/// Figure 2, followers: "... or granting vote to candidate": a granted vote starts the timeout anew; a refused one does not.
+/// Figure 2, followers: "... or granting vote to candidate": a granted vote restarts the timeout; a
+/// refused one does not.
 #[test]
 fn granting_a_vote_restarts_the_timeout() {
     let mut node = Node::restarted(3, 1, None, &[1]);
@@ -55,9 +60,10 @@ fn granting_a_vote_restarts_the_timeout() {
     assert!(before <= 31, "what was refused in between would have put it off");
 }
 
-/// Thesis §9.6: a member first asks whether it could win, and neither its term nor anyone's vote moves. §5.2: then "a follower
-/// increments its current term and transitions to candidate state. It then votes for itself and issues RequestVote RPCs in
-/// parallel to each of the other servers".
+/// Thesis §9.6: a member first asks whether it could win, which changes neither its term nor
+/// anyone's vote. §5.2: then "a follower increments its current term and transitions to candidate
+/// state. It then votes for itself and issues RequestVote RPCs in parallel to each of the other
+/// servers".
 #[test]
 fn a_campaign_asks_before_it_begins_a_term() {
     let mut node = Node::restarted(3, 4, None, &[1, 4]);
@@ -88,12 +94,12 @@ fn a_campaign_asks_before_it_begins_a_term() {
     assert_eq!(node.hard_state, voted);
 }
 
-/// §5.2: "A candidate wins an election if it receives votes from a majority of the servers in the full cluster for the same
-/// term"; or it loses, or nobody wins. The same for pre-votes.
+/// §5.2: "A candidate wins an election if it receives votes from a majority of the servers in the
+/// full cluster for the same term"; or it loses, or nobody wins. The same for pre-votes.
 #[test]
 fn votes_decide_an_election() {
     use RoleName::{Candidate, Follower, Leader, PreCandidate};
-    // Members, who grants, who refuses, the outcome of the election, of the pre-vote.
+    // Members, who grants, who refuses, the outcome of the election, the outcome of the pre-vote.
     let table: &[(u64, &[u64], &[u64], RoleName)] = &[
         (1, &[], &[], Leader),
         (2, &[], &[], Candidate),
@@ -126,7 +132,7 @@ fn votes_decide_an_election() {
             }
             let term = if is_pre_vote { 1 } else { node.term() };
             for &peer in refusing {
-                // A refusal names the current term, a grant of a pre-vote the one to come.
+                // A refusal names the current term. A granted pre-vote names the next one.
                 node.receive(vote_reply(peer, term - u64::from(is_pre_vote), is_pre_vote, false));
             }
             for &peer in granting {
@@ -143,7 +149,8 @@ fn votes_decide_an_election() {
     }
 }
 
-/// §5.2: "each candidate will time out and start a new election by incrementing its term"; here after asking again.
+/// §5.2: "each candidate will time out and start a new election by incrementing its term"; here
+/// after another pre-vote.
 #[test]
 fn an_election_without_a_winner_is_tried_again_in_a_later_term() {
     let mut node = Node::new(3);
@@ -155,7 +162,7 @@ fn an_election_without_a_winner_is_tried_again_in_a_later_term() {
     assert_eq!((node.role(), node.term()), (RoleName::Candidate, 2));
 }
 
-/// Votes of another term, or pre-votes, do not make a leader.
+/// Votes of another term, or pre-votes, make no leader.
 #[test]
 fn only_votes_of_its_own_term_count() {
     let mut node = Node::new(5);
@@ -173,7 +180,8 @@ fn only_votes_of_its_own_term_count() {
     assert_eq!((node.role(), node.term()), (RoleName::Candidate, 2));
 }
 
-/// The answer to a request of an earlier term may be overtaken by the vote, or overtake it: a vote given stands.
+/// The answer to a request of an earlier term may come before or after the vote: a granted vote
+/// stands.
 #[test]
 fn a_vote_counts_also_after_the_refusal_of_an_older_request() {
     let mut node = Node::new(3);
@@ -183,7 +191,8 @@ fn a_vote_counts_also_after_the_refusal_of_an_older_request() {
     assert_eq!(node.role(), RoleName::Leader);
 }
 
-/// §5.2: "Each server will vote for at most one candidate in a given term, on a first-come-first-served basis."
+/// §5.2: "Each server will vote for at most one candidate in a given term, on a
+/// first-come-first-served basis."
 #[test]
 fn one_vote_a_term_first_come_first_served() {
     // Voted for, asked by, granted.
@@ -208,7 +217,8 @@ fn one_vote_a_term_first_come_first_served() {
     assert!(is_vote_granted(&node.answer(vote(3, 2, (0, 0)))), "a new term, a new vote");
 }
 
-/// §5.2: the vote outlives a crash (figure 2: "Updated on stable storage before responding to RPCs").
+/// §5.2: the vote survives a crash (figure 2: "Updated on stable storage before responding to
+/// RPCs").
 #[test]
 fn a_vote_outlives_a_crash() {
     let mut node = Node::new(3);
@@ -218,8 +228,8 @@ fn a_vote_outlives_a_crash() {
     assert!(is_vote_granted(&again.answer(vote(2, 1, (0, 0)))));
 }
 
-/// §5.4.1: "the voter denies its vote if its own log is more up-to-date than that of the candidate": the later last term wins,
-/// then the longer log.
+/// §5.4.1: "the voter denies its vote if its own log is more up-to-date than that of the
+/// candidate": the later last term wins, then the longer log.
 #[test]
 fn only_a_log_that_is_up_to_date_gets_the_vote() {
     // The voter's log, the candidate's last entry, granted.
@@ -256,8 +266,8 @@ fn a_vote_request_names_the_last_entry() {
     }
 }
 
-/// §5.2: a new leader "sends heartbeat messages to all of the other servers to establish its authority and prevent new
-/// elections", and then "periodically"; §8: and it appends a no-op.
+/// §5.2: a new leader "sends heartbeat messages to all of the other servers to establish its
+/// authority and prevent new elections", and then "periodically"; §8: and it appends a no-op.
 #[test]
 fn a_leader_shows_itself_at_once_and_at_every_interval() {
     let mut node = Node::restarted(3, 1, None, &[1]);
@@ -277,8 +287,9 @@ fn a_leader_shows_itself_at_once_and_at_every_interval() {
     }
 }
 
-/// Thesis §4.2.3: "if a server receives a RequestVote request within the minimum election timeout of hearing from a current
-/// leader, it does not update its term or grant its vote"; the same for pre-votes (§9.6). Afterwards it does.
+/// Thesis §4.2.3: "if a server receives a RequestVote request within the minimum election timeout
+/// of hearing from a current leader, it does not update its term or grant its vote"; the same for
+/// pre-votes (§9.6). Afterwards it does.
 #[test]
 fn who_hears_a_leader_helps_nobody_else() {
     for request in [vote(3, 9, (9, 9)), pre_vote(3, 9, (9, 9))] {
@@ -296,7 +307,7 @@ fn who_hears_a_leader_helps_nobody_else() {
     assert_eq!((leader.role(), leader.term()), (RoleName::Leader, 1));
 }
 
-/// Thesis §9.6: a pre-vote is granted as a vote would be, but binds nobody: both candidates may have it.
+/// Thesis §9.6: a pre-vote is granted like a vote, but binds nobody: both candidates may have it.
 #[test]
 fn a_pre_vote_binds_nobody() {
     let mut node = Node::restarted(3, 3, Some(2), &[1]);
@@ -310,7 +321,7 @@ fn a_pre_vote_binds_nobody() {
     assert!(!is_vote_granted(&node.answer(pre_vote(3, 3, (1, 1)))), "that term is under way");
 }
 
-/// Thesis §9.6: a member that was cut off comes back without having raised its term.
+/// Thesis §9.6: a member that was cut off comes back without a higher term.
 #[test]
 fn a_member_that_is_cut_off_does_not_raise_its_term() {
     let mut node = Node::new(3);
@@ -321,7 +332,8 @@ fn a_member_that_is_cut_off_does_not_raise_its_term() {
     assert_eq!((node.role(), node.leader()), (RoleName::Follower, Some(2)));
 }
 
-/// A pre-candidate whose term is behind learns it by a refusal: else it would ask for a stale term forever.
+/// A pre-candidate whose term is behind learns the current one from a refusal. Otherwise it would
+/// ask for a stale term forever.
 #[test]
 fn a_refused_pre_vote_teaches_the_term() {
     let mut node = Node::restarted(3, 1, None, &[1]);
@@ -330,7 +342,8 @@ fn a_refused_pre_vote_teaches_the_term() {
     assert_eq!((node.role(), node.term()), (RoleName::Follower, 5));
 }
 
-/// A member stuck in a later term frees itself: it answers the leader's heartbeat with its term, and the leader steps down.
+/// A member with a later term than its leader's frees itself: it answers the heartbeat with its
+/// term, and the leader steps down.
 #[test]
 fn a_heartbeat_of_an_earlier_term_is_answered_with_the_later_one() {
     let mut stuck = Node::restarted(3, 8, Some(1), &[1]);
@@ -342,7 +355,8 @@ fn a_heartbeat_of_an_earlier_term_is_answered_with_the_later_one() {
     assert_eq!((leader.role(), leader.term()), (RoleName::Follower, 8));
 }
 
-/// Thesis §6.2: "a leader steps down if an election timeout elapses without a successful round of heartbeats to a majority".
+/// Thesis §6.2: "a leader steps down if an election timeout elapses without a successful round of
+/// heartbeats to a majority".
 #[test]
 fn a_leader_without_a_quorum_steps_down() {
     // Members, who answers, whether it still leads.
@@ -373,7 +387,8 @@ fn a_leader_without_a_quorum_steps_down() {
     }
 }
 
-/// A closed socket: whoever loses the connection to its leader asks for pre-votes after a short pause.
+/// A closed socket: a follower that loses the connection to its leader asks for pre-votes after a
+/// short pause.
 #[test]
 fn a_lost_leader_is_replaced_without_waiting_out_the_timeout() {
     let mut node = Node::new(3);
@@ -386,7 +401,7 @@ fn a_lost_leader_is_replaced_without_waiting_out_the_timeout() {
     assert_eq!(node.role(), RoleName::PreCandidate);
 }
 
-/// It was only the connection: the next heartbeat ends it, and the pause.
+/// It was only the connection: the next heartbeat ends the loss, and the pause.
 #[test]
 fn a_broken_connection_costs_no_term() {
     let mut node = Node::new(3);
@@ -398,7 +413,8 @@ fn a_broken_connection_costs_no_term() {
     assert_eq!((node.leader(), node.term()), (Some(2), 1));
 }
 
-/// Two followers lose their leader at the same moment: who has just granted a pre-vote lets the other go first.
+/// Two followers lose their leader at the same moment: a follower that has just granted a pre-vote
+/// lets the other one go first.
 #[test]
 fn who_grants_a_pre_vote_waits_before_it_asks() {
     let mut node = Node::new(3);

@@ -1,4 +1,4 @@
-//! Members that come without their data do not vote before they hold all that they may have promised.
+//! A member without its data does not vote before it holds everything that it may have promised.
 
 use syncraft::raft::*;
 
@@ -8,7 +8,7 @@ fn joining(members: u64, standing: Standing) -> Node {
     Node::with(members, |config| config.standing = standing)
 }
 
-/// Whom it asks where they stand, and the question.
+/// The members that it asks for their terms, and the question's number.
 fn asked(effects: &[Effect]) -> Vec<(u64, u64)> {
     let question = |message: &Message| match message.body {
         Body::Request(Request::Join(Join { question })) => Some((message.to.0, question)),
@@ -47,7 +47,8 @@ fn the_others_are_asked_until_they_answer() {
     assert_eq!(asked(&node.tick(5)), [(3, first[0].1)]);
 }
 
-/// Whoever does not know what it has promised answers no leader and no candidate, and does not stand.
+/// A member that does not know its promises answers no leader and no candidate, and does not stand
+/// for election.
 #[test]
 fn a_member_that_asks_answers_nothing_else() {
     let mut node = joining(3, Standing::Rebuilding);
@@ -62,7 +63,7 @@ fn a_member_that_asks_answers_nothing_else() {
     assert_eq!((node.term(), node.nonsense()), (0, 0));
 }
 
-/// The latest of the others' terms is one in which it may have voted: it does not vote in it again.
+/// It may have voted in the latest of the others' terms, so it does not vote in that term.
 #[test]
 fn the_latest_term_counts_as_voted_in() {
     let mut node = filling();
@@ -70,7 +71,7 @@ fn the_latest_term_counts_as_voted_in() {
     assert!(!is_vote_granted(&node.answer(vote(2, 5, (9, 4)))));
 }
 
-/// A member that starts again before it is known to have joined may have voted since: that vote stands.
+/// A member that restarts before it is recorded as joined may have voted since: that vote stands.
 #[test]
 fn a_vote_that_is_remembered_stands() {
     let mut config = config(1, 3);
@@ -83,7 +84,7 @@ fn a_vote_that_is_remembered_stands() {
     assert_eq!(node.hard_state, hard_state);
 }
 
-/// All of the others: the one that is missing may be the candidate that had its vote.
+/// All the others must answer: the missing one may be the candidate that had this member's vote.
 #[test]
 fn a_rebuilt_member_waits_for_every_other_one() {
     let mut node = joining(5, Standing::Rebuilding);
@@ -97,7 +98,8 @@ fn a_rebuilt_member_waits_for_every_other_one() {
     assert!(is_joining(&node));
 }
 
-/// Until it holds the last entry that the leader had, it neither votes nor stands, also in later terms; then it does.
+/// Until it holds the last entry that the leader had, it neither votes nor stands for election,
+/// even in later terms. Then it does.
 #[test]
 fn it_votes_when_it_holds_all_that_the_leader_had() {
     let mut node = filling();
@@ -136,7 +138,8 @@ fn what_is_not_on_its_disk_does_not_count() {
     assert!(has_joined(&node.persist_one()));
 }
 
-/// An answer that another than the leader of this term gave, or that was asked for earlier, says nothing of what is enough.
+/// An answer that did not come from the leader of this term, or answers an earlier question, does
+/// not say how much is enough.
 #[test]
 fn only_the_leaders_own_answer_says_what_is_enough() {
     let mut node = joining(3, Standing::Rebuilding);
@@ -170,7 +173,7 @@ fn a_snapshot_can_hold_all_that_the_leader_had() {
     assert!(has_joined(&node.run([Event::Message(install(2, 5, (8, 5)))])));
 }
 
-/// Where nobody has ever had any data the cluster begins: nothing can have been decided.
+/// If no member has ever had any data, the cluster begins: nothing can have been decided.
 #[test]
 fn new_members_begin() {
     let mut node = joining(3, Standing::New);
@@ -183,7 +186,8 @@ fn new_members_begin() {
     node.lead();
 }
 
-/// A quorum will do if nobody else answers for an election timeout: one that has data may be slow to say so.
+/// A quorum is enough if nobody else answers for an election timeout. But a member with data may be
+/// slow to answer.
 #[test]
 fn a_quorum_of_new_members_begins_after_a_while() {
     let mut node = joining(3, Standing::New);
@@ -200,7 +204,8 @@ fn a_quorum_of_new_members_begins_after_a_while() {
     assert!(!has_joined(&late.tick(1_000)), "there is data");
 }
 
-/// In a cluster of two the other one alone is no majority, and holds all there is: it has this one's vote.
+/// In a cluster of two, the other member alone is no majority, and it holds everything: it gets
+/// this member's vote.
 #[test]
 fn in_a_cluster_of_two_a_member_that_is_filled_votes_and_does_not_stand() {
     let mut node = joining(2, Standing::Rebuilding);
@@ -214,7 +219,8 @@ fn in_a_cluster_of_two_a_member_that_is_filled_votes_and_does_not_stand() {
     assert!(is_joining(&node));
 }
 
-/// Whoever began first says so as long as it has done nothing; or the others could not begin.
+/// The member that began first says so as long as nothing has happened. Otherwise the others could
+/// not begin.
 #[test]
 fn a_member_that_has_just_begun_is_as_good_as_new() {
     let mut node = joining(3, Standing::New);
@@ -229,7 +235,8 @@ fn a_member_that_has_just_begun_is_as_good_as_new() {
     assert_eq!(node.answer(join(3, 0, 9)).body, body(false), "it has voted");
 }
 
-/// A cluster that has begun is joined as a rebuilt one is: that this member has had nothing is only what it believes.
+/// A member joins a cluster that has begun as a rebuilt member does: that it has never had data is
+/// only its belief.
 #[test]
 fn a_new_member_of_a_cluster_that_has_begun_is_filled() {
     let mut node = joining(3, Standing::New);
@@ -256,7 +263,7 @@ fn a_rebuilt_member_is_not_new() {
     assert_eq!(body, Body::Reply(Reply::Join(JoinReply { question: 9, is_new: true, last: None })));
 }
 
-/// A new member that has got some data, and starts again before it has all, is not new any more.
+/// A new member that has got some data, and restarts before it has everything, is no longer new.
 #[test]
 fn a_new_member_with_some_data_is_not_new() {
     let mut config = config(1, 3);
@@ -283,7 +290,8 @@ fn alone_a_new_member_begins_at_once() {
     assert!(has_joined(&restarted.step([])), "it was not recorded in its first life");
 }
 
-/// Who leads says how far its log goes; all others only in which term they are, in every term.
+/// The leader says how far its log goes. Every other member says only which term it is in, in any
+/// term.
 #[test]
 fn members_say_where_they_stand() {
     let mut leader = Node::new(3);
@@ -311,8 +319,8 @@ fn taken(effects: &[Effect]) -> Option<u64> {
     })
 }
 
-/// Once every other member names the same cluster, a member without data belongs there; its core is
-/// at its end then.
+/// Once every other member names the same cluster, a member without data belongs to it, and its
+/// core is replaced.
 #[test]
 fn a_member_without_data_takes_the_cluster_that_all_others_name() {
     for standing in [Standing::New, Standing::Rebuilding] {
@@ -332,8 +340,8 @@ fn a_member_without_data_takes_the_cluster_that_all_others_name() {
     assert_eq!(taken(&of_two.run([other(2, ONE, true)])), Some(ONE));
 }
 
-/// Where they disagree, or one has no data, or was started with another list, nothing is taken,
-/// filled or begun. All are asked on, as operators restart members until it is right.
+/// If they disagree, or one has no data or was started with another list, nothing is taken, filled
+/// or begun. The member keeps asking, because operators restart members until the lists are right.
 #[test]
 fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
     let message = |new| Event::Message(join_reply(3, 0, 0, new, None));
@@ -367,8 +375,8 @@ fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
     }
 }
 
-/// Two that are new are a majority, and begin nothing while the third has data, be it of which
-/// cluster it may.
+/// Two new members are a majority, but begin nothing while the third has data, of whichever
+/// cluster.
 #[test]
 fn no_cluster_begins_beside_another_one() {
     for has_same_list in [true, false] {
@@ -387,7 +395,7 @@ fn no_cluster_begins_beside_another_one() {
     }
 }
 
-/// Whoever has taken over a term, or holds an entry, has a cluster, and stays there.
+/// A member that has adopted a term, or holds an entry, has a cluster and stays there.
 #[test]
 fn a_member_with_data_takes_no_other_cluster() {
     let everywhere = [other(2, ONE, true), other(3, ONE, true)];

@@ -6,7 +6,7 @@ use super::node::*;
 
 /// What members with the default times promise: 28 ticks of 10 ms.
 const PROMISED_US: u64 = 280_000;
-/// What a leader makes of it.
+/// The lease that a leader takes from it.
 const LEASE_US: u64 = 252_000;
 
 fn lease(config: &mut Config) {
@@ -17,7 +17,8 @@ fn clock(now_us: u64) -> Event {
     Event::Clock(now_us)
 }
 
-/// A leader of three whose clock reads 1 s as it sends a round that a quorum answers with a promise.
+/// A leader of three. Its clock reads 1 s as it sends a round, which a quorum answers with a
+/// promise.
 fn promised() -> Node {
     let mut node = Node::with(3, lease);
     node.run([clock(1_000_000)]);
@@ -42,7 +43,7 @@ fn a_read_within_the_lease_is_served_at_once_and_after_it_takes_a_round() {
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::ReadReady(_))));
 }
 
-/// The lease counts from the departure of the round that was answered, not from the answer.
+/// The lease counts from the departure of the answered round, not from the answer.
 #[test]
 fn a_late_answer_gives_no_more_time() {
     let mut node = Node::with(3, lease);
@@ -55,7 +56,7 @@ fn a_late_answer_gives_no_more_time() {
     assert!(!is_served(&mut node, 1_000_000 + LEASE_US));
 }
 
-/// Nothing but a quorum's promises makes a lease.
+/// Only the promises of a quorum make a lease.
 #[test]
 fn only_promises_of_a_quorum_count() {
     let mut without = Node::with(3, lease);
@@ -97,7 +98,8 @@ fn a_lease_needs_a_committed_entry_of_the_term_and_the_option() {
     assert!(!is_served(&mut off, 1_000_001));
 }
 
-/// Whoever hands over lets a vote through that breaks the promises: for the rest of its term it asks for each read.
+/// A leader that hands over allows a vote that breaks the promises: for the rest of its term it
+/// uses a round for each read.
 #[test]
 fn a_leader_that_hands_over_gives_its_lease_away_for_good() {
     let mut node = promised();
@@ -119,7 +121,7 @@ fn a_leader_answers_followers_under_its_lease() {
     assert_eq!(reply.body, Body::Reply(Reply::ReadIndex(answer)));
 }
 
-/// A follower that has promised itself to leader 2 in term 1.
+/// A follower that has made a promise to leader 2 in term 1.
 fn bound() -> Node {
     let mut node = Node::with(3, lease);
     let reply = node.answer(heartbeat(2, 1, 0, 1));
@@ -141,7 +143,8 @@ fn transfer_vote(from: u64, term: u64) -> Message {
     )
 }
 
-/// The promise holds whatever else the member learns: that its leader is gone, or that a later term has begun.
+/// The promise holds whatever the member learns: that its leader is gone, or that a later term has
+/// begun.
 #[test]
 fn a_promise_holds_when_the_leader_is_lost_and_when_the_term_changes() {
     let mut node = bound();
@@ -157,13 +160,13 @@ fn a_promise_holds_when_the_leader_is_lost_and_when_the_term_changes() {
     assert!(is_vote_granted(&node.answer(vote(3, 5, (9, 1)))), "it has expired");
 }
 
-/// The vote that the leader itself has asked for.
+/// Except for the election that the leader itself has asked for.
 #[test]
 fn a_promise_does_not_bind_when_the_leader_hands_over() {
     assert!(is_vote_granted(&bound().answer(transfer_vote(3, 2))));
 }
 
-/// A member that starts may have promised something in its earlier life; one that knows of no term has not.
+/// A member that restarts may have made a promise before. A member without a term has not.
 #[test]
 fn a_promise_holds_over_a_restart() {
     let mut config = config(1, 3);

@@ -1,11 +1,15 @@
-//! The core against the Raft paper (Ongaro and Ousterhout 2014), the thesis, and recorded traces; all from outside, through
-//! `Raft::step` and `Raft::status`.
+//! The core against the Raft paper (Ongaro and Ousterhout 2014), the thesis, and recorded traces.
+//! All tests use `Raft::step` and `Raft::status`, from outside.
 //!
-//! - [`terms`], [`elections`], [`replication`], [`safety`]: the sentences of sections 5.1 to 5.4 and figure 2, one test each.
+//! - [`terms`], [`elections`], [`replication`], [`safety`]: sections 5.1 to 5.4 and figure 2 of the
+//!   paper, one test a sentence.
+//! - [`snapshots`]: section 7 of the paper, chapter 5 of the thesis.
 //! - [`reads`], [`durability`], [`bounds`], [`nonsense`]: what goes beyond the paper.
-//! - [`lease`], [`transfer`], [`joining`]: reads without asking, handing over, members without their data.
-//! - [`snapshots`]: section 7 of the paper, 5 of the thesis.
-//! - [`trace`]: the scripts in `tests/raft/scripts`, whole clusters message by message.
+//! - [`lease`], [`transfer`], [`joining`]: reads without a round, handing over the leadership,
+//!   members without their data.
+//! - [`trace`]: the scripts in `tests/raft/scripts`: whole clusters, message by message.
+//! - [`node`], [`cluster`], [`words`]: what they share: one core with a disk, several of them, and
+//!   messages as text.
 
 mod bounds;
 mod cluster;

@@ -1,4 +1,5 @@
-//! One core with a disk, and short words for messages. The node under test is member 1; its peers count from 2.
+//! One core with a disk, and short constructors for messages. The node under test is member 1; its
+//! peers are 2 and up.
 
 use std::collections::VecDeque;
 
@@ -13,7 +14,7 @@ pub(crate) struct Node {
     pub(crate) snapshot: Option<SnapshotMeta>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) pending: VecDeque<Persist>,
-    /// The core's log, as its writes have told.
+    /// The core's log, as its writes have described it.
     pub(crate) log: Vec<Entry>,
     pub(crate) applied: Vec<Entry>,
 }
@@ -24,13 +25,13 @@ impl Node {
         Node::restarted(members, 0, None, &[])
     }
 
-    /// Member 1 of `members`, with what its disk holds: the terms of its log's entries.
+    /// Member 1 of `members`, with a log on disk whose entries have these terms.
     pub(crate) fn restarted(members: u64, term: u64, voted_for: Option<u64>, log: &[u64]) -> Node {
         let hard_state = HardState { current_term: Term(term), voted_for: voted_for.map(MemberId) };
         Node::start(config(1, members), hard_state, None, entries(1, log))
     }
 
-    /// With what a disk holds. What the log has does not count if it does not lead on from the snapshot.
+    /// With a given disk. The log is ignored if it does not continue the snapshot.
     pub(crate) fn start(
         config: Config,
         hard_state: HardState,
@@ -78,7 +79,8 @@ impl Node {
         effects
     }
 
-    /// The oldest write reaches the disk: what is said then, and what follows.
+    /// The oldest write reaches the disk. Returns the messages that waited for it, and all further
+    /// effects.
     pub(crate) fn persist_one(&mut self) -> Vec<Effect> {
         let Some(persist) = self.pending.pop_front() else { return Vec::new() };
         self.hard_state = persist.hard_state.unwrap_or(self.hard_state);
@@ -88,7 +90,7 @@ impl Node {
         effects
     }
 
-    /// Steps, and lets the disk write everything that follows.
+    /// Steps, and lets the disk write everything that results.
     pub(crate) fn run(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         let mut effects = self.step(events);
         while !self.pending.is_empty() {
@@ -97,7 +99,7 @@ impl Node {
         effects
     }
 
-    /// Runs one message: what is sent.
+    /// Runs one message. Returns what is sent.
     pub(crate) fn receive(&mut self, message: Message) -> Vec<Message> {
         sent(&self.run([Event::Message(message)]))
     }
@@ -118,7 +120,7 @@ impl Node {
         self.run([proposal(id)])
     }
 
-    /// Ticks until it asks for pre-votes: how many ticks that took.
+    /// Ticks until it asks for pre-votes. Returns the number of ticks.
     pub(crate) fn time_out(&mut self) -> u32 {
         for tick in 1..=self.config.election_ticks_max {
             if !sent(&self.run([Event::Tick])).is_empty() || self.role() != RoleName::Follower {
@@ -135,7 +137,7 @@ impl Node {
         }
     }
 
-    /// Times out and wins the pre-vote: what it then asks.
+    /// Times out and wins the pre-vote. Returns its requests for votes.
     pub(crate) fn stand(&mut self) -> Vec<Message> {
         self.time_out();
         let term = self.term() + 1;
@@ -150,7 +152,7 @@ impl Node {
         (1..).find(is_quorum).expect("all members are a quorum")
     }
 
-    /// Wins an election: what the new leader sends.
+    /// Wins an election. Returns what the new leader sends.
     pub(crate) fn lead(&mut self) -> Vec<Message> {
         let mut messages = self.stand();
         let term = self.term();
@@ -195,7 +197,8 @@ pub(crate) fn config(id: u64, members: u64) -> Config {
     Config::new(MemberId(id), (1..=members).map(MemberId))
 }
 
-/// As a `Persist` says: a reset forgets everything, and the first entry replaces everything from its index on.
+/// Applies a `Persist`: a reset discards everything, and the first entry replaces everything from
+/// its index on.
 pub(crate) fn write(log: &mut Vec<Entry>, persist: &Persist) {
     if persist.reset.is_some() {
         log.clear();
@@ -215,7 +218,7 @@ fn is_end(end: &SnapshotMeta, entry: &Entry) -> bool {
     (entry.index, entry.term) == (end.last_included_index, end.last_included_term)
 }
 
-/// Entries of these terms, from `from` on. Equal index and term: equal command.
+/// Entries of these terms, from `from` on. Equal index and term give an equal command.
 pub(crate) fn entries(from: u64, terms: &[u64]) -> Vec<Entry> {
     let entry = |(at, &term): (usize, &u64)| {
         let index = from + at as u64;
@@ -306,7 +309,7 @@ pub(crate) fn heartbeat_reply(from: u64, term: u64, round: u64) -> Message {
     promising_reply(from, term, round, 0)
 }
 
-/// An answer that promises to elect nobody else for so long.
+/// An answer that promises not to elect anybody else for this long.
 pub(crate) fn promising_reply(from: u64, term: u64, round: u64, promised_us: u64) -> Message {
     message(
         from,

@@ -6,7 +6,7 @@ use syncraft::raft::*;
 
 use crate::node::*;
 
-/// Strangers, other members' mail, and messages to oneself.
+/// From strangers, addressed to other members, or from the member itself.
 #[test]
 fn what_is_not_between_this_member_and_a_peer_is_dropped_and_counted() {
     let mut node = Node::new(3);
@@ -18,7 +18,7 @@ fn what_is_not_between_this_member_and_a_peer_is_dropped_and_counted() {
     assert_eq!((node.nonsense(), node.term()), (5, 0));
 }
 
-/// Entries that leave gaps, go back in terms, or are of a term to come.
+/// Entries that leave gaps, whose terms fall, or that are of a future term.
 #[test]
 fn entries_that_do_not_follow_each_other_are_dropped_and_counted() {
     let broken: [fn(&mut AppendEntries); 5] = [
@@ -40,7 +40,8 @@ fn entries_that_do_not_follow_each_other_are_dropped_and_counted() {
     }
 }
 
-/// What is committed is taken to match, so its term is not compared; but terms must not fall where the new entries join.
+/// Committed entries match, so their term is not compared. But terms must not fall where the new
+/// entries join.
 #[test]
 fn entries_with_a_term_that_falls_are_dropped_and_counted() {
     let mut node = Node::restarted(3, 5, None, &[1, 5]);
@@ -49,7 +50,7 @@ fn entries_with_a_term_that_falls_are_dropped_and_counted() {
     assert_eq!((node.nonsense(), node.terms()), (1, vec![1, 5]));
 }
 
-/// Answers to what was never sent.
+/// Answers to messages that were never sent.
 #[test]
 fn answers_to_what_was_never_sent_are_dropped_and_counted() {
     let mut node = Node::new(3);
@@ -61,7 +62,7 @@ fn answers_to_what_was_never_sent_are_dropped_and_counted() {
     assert_eq!(node.role(), RoleName::Leader);
 }
 
-/// One bad message must not end all terms: a term out of reach is nonsense.
+/// One bad message must not use up all terms: a term out of reach is nonsense.
 #[test]
 fn a_term_out_of_reach_is_dropped_and_counted() {
     for message in every_message(u64::MAX).into_iter().chain([pre_vote(2, u64::MAX, (0, 0))]) {
@@ -74,7 +75,7 @@ fn a_term_out_of_reach_is_dropped_and_counted() {
     }
 }
 
-/// Small numbers, which make sense now and then, and extreme ones.
+/// Small numbers, which sometimes make sense, and extreme ones.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![12 => 0..8u64, 1 => Just(u64::MAX), 1 => Just(u64::MAX - 1), 1 => any::<u64>()]
 }
@@ -164,7 +165,7 @@ enum Input {
     PersistOne,
     Campaign,
     ApplyAll,
-    /// Of the last that was applied, or of one before.
+    /// Of the last applied entry, or of one before.
     TakeSnapshot(usize),
 }
 
@@ -188,7 +189,7 @@ fn input() -> impl Strategy<Value = Input> {
     ]
 }
 
-/// Helps an election on, so that leaders are fuzzed too.
+/// Helps an election along, so that leaders are fuzzed too.
 fn campaign(node: &mut Node) {
     if node.role() == RoleName::Follower {
         node.time_out();
@@ -200,18 +201,25 @@ fn campaign(node: &mut Node) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
-    /// Peers that say anything at all neither bring a member down nor make it go back on what it has.
+    /// Peers that say anything at all neither bring a member down nor make it break its promises.
     #[test]
     fn no_message_brings_a_member_down(
         inputs in proptest::collection::vec(input(), 1..60),
         tail_bytes in prop_oneof![Just(0), Just(100), Just(1 << 20)],
         lease in any::<bool>(),
-        standing in prop_oneof![Just(Standing::Voter), Just(Standing::New), Just(Standing::Rebuilding)],
+        standing in prop_oneof![
+            Just(Standing::Voter), Just(Standing::New), Just(Standing::Rebuilding)
+        ],
     ) {
         let mut node = Node::with(3, |config| {
-            (config.log_tail_bytes_max, config.lease, config.standing) = (tail_bytes, lease, standing);
+            config.log_tail_bytes_max = tail_bytes;
+            (config.lease, config.standing) = (lease, standing);
         });
         for input in inputs {
             let before = node.raft.status();

@@ -56,7 +56,8 @@ fn a_read_is_ready_when_a_quorum_has_answered_its_round() {
     }
 }
 
-/// "If the leader has not yet marked an entry from its current term committed, it waits until it has done so."
+/// "If the leader has not yet marked an entry from its current term committed, it waits until it
+/// has done so."
 #[test]
 fn a_read_waits_for_an_entry_of_the_current_term() {
     let mut node = Node::restarted(3, 1, None, &[1]);
@@ -82,8 +83,9 @@ fn an_answer_to_an_earlier_heartbeat_confirms_nothing() {
     assert_eq!(run(&mut node, heartbeat_reply(3, 1, round)), [1]);
 }
 
-/// A member answers the heartbeat of an earlier term with its own, later one. If that is the term in which the asker leads
-/// again, the answer is of this term, but its round was counted in the earlier one: it must confirm nothing.
+/// A member answers a heartbeat of an earlier term with its own, later term. If the sender leads
+/// again in that term, the answer has the right term, but its round was counted in the earlier one:
+/// it must confirm nothing.
 #[test]
 fn an_answer_to_a_heartbeat_of_an_earlier_term_confirms_nothing() {
     let mut follower = Node::restarted(3, 2, None, &[1, 2]);
@@ -102,7 +104,8 @@ fn an_answer_to_a_heartbeat_of_an_earlier_term_confirms_nothing() {
     }
 }
 
-/// All reads that wait share one round: those of one step, and those that arrive while rounds are under way.
+/// All waiting reads share one round: those of one step, and those that arrive while rounds are
+/// under way.
 #[test]
 fn reads_share_rounds() {
     let mut node = serving();
@@ -129,7 +132,8 @@ fn a_later_heartbeat_confirms_a_lost_round() {
     assert_eq!(run(&mut node, heartbeat_reply(2, 1, regular)), [1]);
 }
 
-/// The read sees everything that was committed when it arrived: it is ready after that was handed out.
+/// A read sees everything that was committed when it arrived, so it is ready after all of that was
+/// handed out.
 #[test]
 fn a_read_is_ready_after_what_was_committed_is_handed_out() {
     let mut node = Node::with(3, |config| config.apply_bytes_max = 1);
@@ -147,7 +151,8 @@ fn a_read_is_ready_after_what_was_committed_is_handed_out() {
     assert!(apply < serve, "in this order: {effects:?}");
 }
 
-/// A leader that steps down gives its reads back: it cannot know whether they were current. Whoever knows no leader takes none.
+/// A leader that steps down gives its reads back, because it cannot know whether they were current.
+/// A member that knows no leader takes no reads.
 #[test]
 fn a_leader_that_steps_down_gives_its_reads_back() {
     let mut node = serving();
@@ -171,7 +176,7 @@ fn reads_of_a_leader_without_a_quorum_are_given_back() {
     assert_eq!(rejected(&effects), [(1, Rejection::NotLeader(None))]);
 }
 
-/// The questions about reads among what was sent.
+/// The questions about reads among the sent messages.
 fn questions(effects: &[Effect]) -> Vec<u64> {
     let question = |message: &Message| match message.body {
         Body::Request(Request::ReadIndex(ReadIndex { batch })) => Some(batch),
@@ -191,7 +196,8 @@ fn ask(node: &mut Node, id: u64) -> u64 {
     questions(&node.run([read(id)]))[0]
 }
 
-/// A follower serves a read once it has applied what the leader had committed after the read came.
+/// A follower serves a read once it has applied everything that the leader had committed after the
+/// read came.
 #[test]
 fn a_follower_serves_a_read_that_the_leader_has_confirmed() {
     let mut node = following();
@@ -206,7 +212,7 @@ fn a_follower_serves_a_read_that_the_leader_has_confirmed() {
     );
 }
 
-/// An entry that the leader says is committed is so here only if it is the same one.
+/// An entry that the leader calls committed is committed here only if it is the same entry.
 #[test]
 fn a_follower_commits_what_it_is_told_only_where_its_log_matches() {
     let mut node = Node::new(3);
@@ -219,7 +225,8 @@ fn a_follower_commits_what_it_is_told_only_where_its_log_matches() {
     assert_eq!(node.commit(), 2);
 }
 
-/// Only an answer to a question that was asked after the read came, of the leader of this term, and to this life's question.
+/// An answer counts only if its question was asked after the read came, of the leader of this term,
+/// and in this life.
 #[test]
 fn no_other_answer_confirms_a_followers_read() {
     let mut node = following();
@@ -243,7 +250,7 @@ fn no_other_answer_confirms_a_followers_read() {
     assert_ne!(ask(&mut other_life, 1), first, "questions of two lives differ");
 }
 
-/// An answer to a later question confirms what was asked before it.
+/// An answer to a later question also confirms reads before earlier questions.
 #[test]
 fn a_later_answer_confirms_earlier_reads() {
     let mut node = following();
@@ -253,8 +260,8 @@ fn a_later_answer_confirms_earlier_reads() {
     assert_eq!(run(&mut node, read_index_reply(2, 1, second, Some((2, 1)))), [1, 2]);
 }
 
-/// A question may be lost, or slow to be answered: another one is asked, and the first answer to come counts for what came
-/// before its question.
+/// A question may be lost, or slow to be answered. Then another one is asked, and the first answer
+/// that comes counts for the reads before its question.
 #[test]
 fn a_question_without_an_answer_is_asked_again_for_all() {
     let mut node = following();
@@ -270,7 +277,8 @@ fn a_question_without_an_answer_is_asked_again_for_all() {
     assert_eq!(run(&mut node, read_index_reply(2, 1, again[0], Some((2, 1)))), [2]);
 }
 
-/// However long an answer takes, reads that wait for it get it, and what is remembered of them is bounded.
+/// Reads get their answer however long it takes, and the member remembers a bounded number of
+/// questions.
 #[test]
 fn answers_that_take_long_are_answers() {
     let mut node = following();
@@ -282,7 +290,7 @@ fn answers_that_take_long_are_answers() {
             node.run([Event::Message(heartbeat(2, 1, 2, 1))]);
             questions_asked.extend(questions(&node.tick(1)));
         }
-        // Each answer comes after so many later questions.
+        // Each answer comes after this many later questions.
         if let Some(at) = questions_asked.len().checked_sub(12) {
             answered
                 .extend(run(&mut node, read_index_reply(2, 1, questions_asked[at], Some((2, 1)))));
@@ -292,7 +300,7 @@ fn answers_that_take_long_are_answers() {
     assert!(questions_asked.len() <= 160, "{}", questions_asked.len());
 }
 
-/// Without the leader that was asked nobody confirms; what is confirmed stays so.
+/// If the leader that was asked is gone, nobody confirms. Confirmed reads stay confirmed.
 #[test]
 fn a_follower_that_loses_its_leader_gives_its_reads_back() {
     let mut node = following();
@@ -308,7 +316,8 @@ fn a_follower_that_loses_its_leader_gives_its_reads_back() {
     assert_eq!(run(&mut node, append(3, 2, (2, 1), &[1], 3)), [1]);
 }
 
-/// The leader answers followers as it serves its own reads: after a round, with what was committed before it.
+/// The leader answers followers as it serves its own reads: after a round, with the commit index
+/// from before it.
 #[test]
 fn a_leader_answers_followers_after_a_round() {
     let mut node = serving();
@@ -337,7 +346,7 @@ fn who_cannot_confirm_says_so_at_once() {
     assert_eq!(busy.answer(read_index(3, 1, 77)).body, refusal, "with too many");
 }
 
-/// A follower whose question is refused gives the reads back, to be asked again.
+/// A follower whose question is refused gives the reads back, to be retried.
 #[test]
 fn a_refused_question_gives_its_reads_back() {
     let mut node = following();

@@ -1,10 +1,10 @@
-//! Raft §5.3: log replication, and pipelining (thesis §10.2.1).
+//! Raft §5.3: log replication; and pipelining (thesis §10.2.1).
 
 use syncraft::raft::*;
 
 use crate::node::*;
 
-/// What member 1 answers: matched up to here, or the hint of a conflict (index, term).
+/// The answer of member 1: matched up to here, or the hint at a conflict (index, term).
 #[derive(Debug, PartialEq)]
 enum Answer {
     Matched(u64),
@@ -25,7 +25,8 @@ fn answer_of(reply: &Message) -> Answer {
     }
 }
 
-/// A leader of term 1 in three members, whose no-op both peers hold: they are sent entries as they come.
+/// A leader of term 1 in three members. Both peers hold its no-op, so they are sent entries as they
+/// come.
 fn replicating(change: impl FnOnce(&mut Config)) -> Node {
     let mut node = Node::with(3, change);
     node.lead();
@@ -35,8 +36,9 @@ fn replicating(change: impl FnOnce(&mut Config)) -> Node {
     node
 }
 
-/// §5.3: "The leader appends the command to its log as a new entry, then issues AppendEntries RPCs in parallel to each of the
-/// other servers"; it "includes the index and term of the entry in its log that immediately precedes the new entries".
+/// §5.3: "The leader appends the command to its log as a new entry, then issues AppendEntries RPCs
+/// in parallel to each of the other servers"; it "includes the index and term of the entry in its
+/// log that immediately precedes the new entries".
 #[test]
 fn a_proposal_goes_to_all_with_what_precedes_it() {
     let mut node = replicating(|_| {});
@@ -52,19 +54,21 @@ fn a_proposal_goes_to_all_with_what_precedes_it() {
     }
 }
 
-/// §5.3, figure 2 AppendEntries 1 to 4: the consistency check, conflicts removed, what is new appended; and a matching suffix
-/// stays when a message is shorter: an old message must not truncate.
+/// §5.3, figure 2, AppendEntries 1 to 4: the consistency check, the removal of conflicts, and the
+/// append of new entries. A matching suffix stays if a message is shorter: an old message must not
+/// truncate.
 #[test]
 fn a_follower_takes_what_follows_its_log() {
     use Answer::*;
     type Case<'a> = (&'a [u64], (u64, u64), &'a [u64], Answer, &'a [u64]);
-    // The follower's log, what precedes, the entries, the answer, the log then. The leader's term is 4.
+    // The follower's log, what precedes the entries, the entries, the answer, the log afterwards.
+    // The leader's term is 4.
     let table: &[Case] = &[
         (&[], (0, 0), &[], Matched(0), &[]),
         (&[], (0, 0), &[1, 2], Matched(2), &[1, 2]),
         (&[1, 2], (2, 2), &[], Matched(2), &[1, 2]),
         (&[1, 2], (2, 2), &[4, 4], Matched(4), &[1, 2, 4, 4]),
-        // It matches already, as a whole or in part; longer than the message.
+        // It matches already, as a whole or in part; or it is longer than the message.
         (&[1, 2, 3], (1, 1), &[2], Matched(2), &[1, 2, 3]),
         (&[1, 2, 3], (0, 0), &[1], Matched(1), &[1, 2, 3]),
         (&[1, 2, 3], (0, 0), &[], Matched(0), &[1, 2, 3]),
@@ -74,7 +78,8 @@ fn a_follower_takes_what_follows_its_log() {
         (&[1, 2, 2], (0, 0), &[1, 2, 3], Matched(3), &[1, 2, 3]),
         (&[1, 2, 2], (0, 0), &[4], Matched(1), &[4]),
         (&[1, 1, 1, 3, 3], (2, 1), &[1, 4], Matched(4), &[1, 1, 1, 4]),
-        // The check fails: too short, or another term there. The hint is the last entry that could match.
+        // The check fails: too short, or another term there. The hint is the last entry that could
+        // match.
         (&[], (1, 1), &[2], Conflict(0, 0), &[]),
         (&[1], (3, 2), &[4], Conflict(1, 1), &[1]),
         (&[1, 2, 2], (3, 3), &[4], Conflict(3, 2), &[1, 2, 2]),
@@ -90,11 +95,11 @@ fn a_follower_takes_what_follows_its_log() {
     }
 }
 
-/// Figure 2, AppendEntries 5: "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)":
-/// what follows the last new entry is not known to match.
+/// Figure 2, AppendEntries 5: "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit,
+/// index of last new entry)": entries after the last new one are not known to match.
 #[test]
 fn a_follower_commits_no_more_than_it_knows_to_match() {
-    // The log, what precedes, the entries, the leader's commit, the commit then.
+    // The log, what precedes, the entries, the leader's commit index, the commit index afterwards.
     type Case<'a> = (&'a [u64], (u64, u64), &'a [u64], u64, u64);
     let table: &[Case] = &[
         (&[1], (1, 1), &[2], 0, 0),
@@ -114,8 +119,8 @@ fn a_follower_commits_no_more_than_it_knows_to_match() {
     }
 }
 
-/// §5.3: "Once a follower learns that a log entry is committed, it applies the entry to its local state machine (in log
-/// order)", each once.
+/// §5.3: "Once a follower learns that a log entry is committed, it applies the entry to its local
+/// state machine (in log order)", each once.
 #[test]
 fn a_follower_applies_in_order_and_once() {
     let mut node = Node::restarted(3, 1, None, &[1, 1]);
@@ -126,7 +131,7 @@ fn a_follower_applies_in_order_and_once() {
     assert_eq!(node.applied, entries(1, &[1, 1, 1]));
 }
 
-/// A heartbeat carries the commit index, cut by the leader to what the follower is known to hold.
+/// A heartbeat carries the commit index, but no more than the follower is known to hold.
 #[test]
 fn a_heartbeat_commits_what_the_follower_holds() {
     let mut leader = Node::restarted(3, 1, None, &[1, 1, 1]);
@@ -146,7 +151,8 @@ fn a_heartbeat_commits_what_the_follower_holds() {
     let mut follower = Node::restarted(3, 1, None, &[1, 1]);
     follower.receive(heartbeat(2, 1, 2, 1));
     assert_eq!(follower.commit(), 2);
-    // A leader can only mean more if this disk has lost what it held: the answer says that the member lives, no more.
+    // The leader can only mean more if this disk has lost entries. The answer says that the member
+    // is alive, and no more.
     let reply = follower.answer(heartbeat(2, 1, 3, 1));
     assert_eq!(
         reply.body,
@@ -159,8 +165,9 @@ fn a_heartbeat_commits_what_the_follower_holds() {
     assert_eq!((follower.commit(), follower.nonsense()), (2, 0));
 }
 
-/// A follower comes back with an empty disk while the leader still leads and nobody writes: it is probed when its connection
-/// is back, found out, and filled; the leader counts on it for nothing that it does not hold.
+/// A follower comes back with an empty disk while the leader still leads and nobody writes. Once
+/// its connection is back, the leader probes it, notices the loss, and fills it. The leader counts
+/// only entries that the follower holds.
 #[test]
 fn a_follower_that_has_lost_its_disk_is_filled_again() {
     let mut leader = replicating(|_| {});
@@ -182,12 +189,13 @@ fn a_follower_that_has_lost_its_disk_is_filled_again() {
     assert_eq!(leader.commit(), 3);
 }
 
-/// §5.3: "After a rejection, the leader decrements nextIndex and retries"; its end: "one AppendEntries RPC will be required for
-/// each term with conflicting entries, rather than one RPC per entry". Figure 7 and the pairs of logs of etcd's tests: probes
-/// needed until the logs agree, at most one a term.
+/// §5.3: "After a rejection, the leader decrements nextIndex and retries"; and at its end: "one
+/// AppendEntries RPC will be required for each term with conflicting entries, rather than one RPC
+/// per entry". Figure 7, and the pairs of logs in etcd's tests: how many probes it takes until the
+/// logs agree, at most one a term.
 #[test]
 fn a_leader_finds_where_the_logs_agree() {
-    // The leader's log, the follower's, probes needed at most.
+    // The leader's log, the follower's log, the most probes needed.
     let table: &[(&[u64], &[u64], usize)] = &[
         (&[1, 2, 2, 4, 4, 4, 4], &[1, 2, 2, 3, 3, 3, 3, 3, 3, 3], 2),
         (&[1, 2, 2, 4, 4, 4, 5], &[1, 2, 2, 2, 2], 3),
@@ -218,12 +226,13 @@ fn a_leader_finds_where_the_logs_agree() {
     }
 }
 
-/// Both nodes of this file are member 1 of their own world: the other one is member `from`.
+/// Both nodes of this file are member 1 in their own view; here the other one is member `from`.
 fn as_sent_by(from: u64, message: Message) -> Message {
     Message { from: MemberId(from), to: MemberId(1), ..message }
 }
 
-/// Thesis §10.2.1: appends follow each other without waiting for answers, as many as the window allows.
+/// Thesis §10.2.1: the leader sends as many appends as the window allows, without waiting for
+/// answers.
 #[test]
 fn appends_are_pipelined_up_to_the_window() {
     let mut node = replicating(|config| config.window_messages_max = 3);
@@ -249,14 +258,15 @@ fn appends_are_bounded_in_bytes() {
     let mut node = replicating(|config| {
         (config.append_bytes_max, config.window_bytes_max) = (150, 400);
     });
-    // Each costs 48 and its command of 9 bytes: two a message, four messages in the window.
+    // An entry costs 48 bytes and its command 9: two entries a message, four messages in the
+    // window.
     let requests = appends(&sent(&node.run((0..20).map(proposal))));
     let lens: Vec<usize> =
         requests.iter().filter(|it| it.0 == 2).map(|it| it.1.entries.len()).collect();
     assert_eq!(lens, [2, 2, 2, 2]);
 }
 
-/// One step of many proposals is one append a peer and one write.
+/// A step of many proposals makes one append for each peer, and one write.
 #[test]
 fn proposals_of_one_step_travel_together() {
     let mut node = replicating(|_| {});
@@ -267,7 +277,7 @@ fn proposals_of_one_step_travel_together() {
     assert_eq!(persists.len(), 1);
 }
 
-/// A new leader knows nothing of its peers: one message at a time until the first match.
+/// A new leader knows nothing about its peers: one message at a time until the first match.
 #[test]
 fn a_peer_is_probed_by_one_message_at_a_time() {
     let mut node = Node::new(3);
@@ -277,8 +287,8 @@ fn a_peer_is_probed_by_one_message_at_a_time() {
     assert_eq!(requests.iter().map(|it| (it.0, it.1.entries.len())).collect::<Vec<_>>(), [(2, 1)]);
 }
 
-/// §5.3: "If followers crash or run slowly, or if network packets are lost, the leader retries AppendEntries RPCs
-/// indefinitely".
+/// §5.3: "If followers crash or run slowly, or if network packets are lost, the leader retries
+/// AppendEntries RPCs indefinitely".
 #[test]
 fn lost_appends_are_sent_again() {
     let mut node = replicating(|_| {});
@@ -292,7 +302,7 @@ fn lost_appends_are_sent_again() {
     assert!(prevs.contains(&(2, 1)) && prevs.contains(&(3, 1)), "{prevs:?}");
 }
 
-/// A broken connection tells at once that what was on its way may be lost.
+/// A broken connection shows at once that messages on their way may be lost.
 #[test]
 fn a_broken_connection_sends_again_at_once() {
     let mut node = replicating(|_| {});
@@ -305,7 +315,8 @@ fn a_broken_connection_sends_again_at_once() {
     assert_eq!(sent(&node.run([Event::Disconnected(MemberId(3))])), [], "and then it waits");
 }
 
-/// A message of the pipeline is lost: the next one is refused, and everything from the loss on is sent again.
+/// One message of the pipeline is lost: the follower refuses the next one, and the leader sends
+/// everything again from the lost one on.
 #[test]
 fn a_gap_in_the_pipeline_is_filled() {
     let mut node = replicating(|_| {});

@@ -5,8 +5,9 @@ use syncraft::raft::*;
 use crate::cluster::Cluster;
 use crate::node::*;
 
-/// §5.3: "A log entry is committed once the leader that created the entry has replicated it on a majority of the servers":
-/// every cluster of one to five, and every set of peers that have acknowledged.
+/// §5.3: "A log entry is committed once the leader that created the entry has replicated it on a
+/// majority of the servers": for every cluster of one to five members, and every set of peers that
+/// have acknowledged.
 #[test]
 fn an_entry_commits_when_a_majority_holds_it() {
     for members in 1..=5u64 {
@@ -23,12 +24,13 @@ fn an_entry_commits_when_a_majority_holds_it() {
     }
 }
 
-/// §5.3: "This also commits all preceding entries in the leader's log, including entries created by previous leaders."
-/// §5.4.2: "Raft never commits log entries from previous terms by counting replicas. Only log entries from the leader's current
-/// term are committed by counting replicas".
+/// §5.3: "This also commits all preceding entries in the leader's log, including entries created by
+/// previous leaders." §5.4.2: "Raft never commits log entries from previous terms by counting
+/// replicas. Only log entries from the leader's current term are committed by counting replicas".
 #[test]
 fn only_an_entry_of_the_current_term_commits_what_is_before_it() {
-    // The log before the election (its leader's no-op of term 4 follows), what a peer matches, the commit index then.
+    // The log before the election (its leader's no-op of term 4 follows), what a peer matches, the
+    // commit index afterwards.
     let table: &[(&[u64], u64, u64)] =
         &[(&[1], 1, 0), (&[1, 3, 3], 1, 0), (&[1, 3, 3], 3, 0), (&[1, 3, 3], 4, 4), (&[], 1, 1)];
     for &(log, match_index, expected) in table {
@@ -40,9 +42,9 @@ fn only_an_entry_of_the_current_term_commits_what_is_before_it() {
     }
 }
 
-/// Figure 7: a leader of term 8 and six followers whose logs miss entries, have others, or both. "the leader handles
-/// inconsistencies by forcing the followers' logs to duplicate its own" (§5.3); "A leader never overwrites or deletes entries in
-/// its own log".
+/// Figure 7: a leader of term 8 and six followers whose logs lack entries, have others, or both.
+/// "the leader handles inconsistencies by forcing the followers' logs to duplicate its own" (§5.3);
+/// "A leader never overwrites or deletes entries in its own log".
 #[test]
 fn the_six_followers_of_figure_7_converge() {
     let leading = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
@@ -69,8 +71,9 @@ fn the_six_followers_of_figure_7_converge() {
     }
 }
 
-/// Figure 8: an entry of an old term on a majority can still be overwritten, so it must not count as committed until an entry
-/// of the current term is on a majority; then it can't.
+/// Figure 8: an entry of an old term on a majority can still be overwritten. It must not count as
+/// committed until an entry of the current term is on a majority; from then on it cannot be
+/// overwritten.
 #[test]
 fn figure_8() {
     // (c): S1 leads term 4 and has brought its entry of term 2 to S3, so that it is on a majority.
@@ -87,7 +90,8 @@ fn figure_8() {
     };
     cluster.deliver_where(between_1_and_3);
     cluster.deliver_where(|message| message.from == MemberId(3));
-    // S3 refuses, as it lacks entry 2; the next request brings it, with the no-op: cut the message there.
+    // S3 refuses, because it lacks entry 2. The next request brings it, together with the no-op:
+    // cut the message there.
     let mut request = cluster.take_append(3);
     request.1.entries.truncate(1);
     assert_eq!((request.1.prev_log_index, request.1.entries[0].term), (Index(1), Term(2)));
@@ -96,7 +100,8 @@ fn figure_8() {
     assert_eq!(cluster.node(3).terms(), [1, 2]);
     assert_eq!(cluster.node(1).commit(), 0, "on three of five, but of an old term");
 
-    // (d): S1 crashes; S5 is elected by S3 and S4 (its last term, 3, is the latest), and overwrites entry 2 everywhere.
+    // (d): S1 crashes; S5 is elected by S3 and S4 (its last term, 3, is the latest), and overwrites
+    // entry 2 everywhere.
     cluster.crash(1);
     cluster.queue.clear();
     cluster.restart_with(5, 4, &[1, 3]);
@@ -128,8 +133,8 @@ fn figure_8_with_an_entry_of_the_current_term() {
     assert_eq!(&cluster.node(5).terms()[..3], [1, 2, 4]);
 }
 
-/// §5.4.3 (leader completeness): whoever is elected after an entry is committed has it. All pairs of a committed log on two of
-/// three, and a third that tries.
+/// §5.4.3 (leader completeness): a member that is elected after an entry was committed has it. All
+/// pairs of a log committed on two of three members, and a third member that campaigns.
 #[test]
 fn who_lacks_a_committed_entry_is_not_elected() {
     for (lacking, term) in [(&[][..], 2), (&[1], 5), (&[1, 1], 9), (&[1, 1, 1, 1], 3)] {
@@ -138,12 +143,13 @@ fn who_lacks_a_committed_entry_is_not_elected() {
         cluster.restart_with(2, 2, &[1, 2]);
         cluster.restart_with(3, term, lacking);
         assert!(!cluster.try_elect(3), "{lacking:?} in term {term}");
-        // The first try may end with learning the third's later term.
+        // The first attempt may end when it learns of the third member's later term.
         assert!(cluster.try_elect(2) || cluster.try_elect(2));
     }
 }
 
-/// Restart of all: what was committed is there again, and committed again with the first entry of the new term.
+/// All restart: what was committed is there, and is committed again with the first entry of the new
+/// term.
 #[test]
 fn committed_entries_survive_the_restart_of_all() {
     let mut cluster = Cluster::new(3);
@@ -163,7 +169,8 @@ fn committed_entries_survive_the_restart_of_all() {
     }
 }
 
-/// A leader that steps down keeps its log, and lets a later leader replace what was not committed.
+/// A leader that steps down keeps its log. A later leader may replace entries that were not
+/// committed.
 #[test]
 fn a_deposed_leader_gives_way() {
     let mut node = Node::new(3);
@@ -173,7 +180,7 @@ fn a_deposed_leader_gives_way() {
     assert_eq!((node.role(), node.terms()), (RoleName::Follower, vec![2]));
 }
 
-/// What is committed is not replaced, whoever says so: that is nonsense.
+/// Committed entries are not replaced, whoever asks for it: that is nonsense.
 #[test]
 fn a_message_that_would_change_what_is_committed_is_nonsense() {
     let mut node = Node::restarted(3, 1, None, &[1, 1]);

@@ -35,7 +35,8 @@ fn snapshot_index(node: &Node) -> u64 {
     node.raft.status().snapshot_index.0
 }
 
-/// A leader of three in term 1, with entries 1 to 5, which 2 has and 3 has not; no tail is kept.
+/// A leader of three in term 1 with entries 1 to 5, which member 2 has and member 3 lacks. It keeps
+/// no tail.
 fn leader() -> Node {
     let mut leader = Node::with(3, |config| config.log_tail_bytes_max = 0);
     leader.lead();
@@ -47,7 +48,8 @@ fn leader() -> Node {
     leader
 }
 
-/// The leader above, once 3 has said that it has nothing: its snapshot of everything is on the way.
+/// The leader above after member 3 has said that it has nothing: a snapshot of everything is on its
+/// way.
 fn sending() -> Node {
     let mut leader = leader();
     leader.run([taken((5, 1))]);
@@ -56,8 +58,8 @@ fn sending() -> Node {
     leader
 }
 
-/// §7: the leader sends a snapshot "when the leader has already discarded the next log entry that it needs to send to a
-/// follower"; until it is answered, heartbeats only.
+/// §7: the leader sends a snapshot "when the leader has already discarded the next log entry that
+/// it needs to send to a follower"; until it is answered, heartbeats only.
 #[test]
 fn who_lacks_what_is_forgotten_is_sent_the_snapshot_and_nothing_else() {
     let mut leader = sending();
@@ -74,7 +76,7 @@ fn who_lacks_what_is_forgotten_is_sent_the_snapshot_and_nothing_else() {
     assert_eq!(appends_to(3, &leader.propose(99)).len(), 1, "one after the other, unanswered");
 }
 
-/// Old answers are not the snapshot's.
+/// Old answers do not answer the snapshot.
 #[test]
 fn old_answers_do_not_end_the_wait_for_a_snapshot() {
     let mut leader = sending();
@@ -99,7 +101,7 @@ fn a_lost_snapshot_is_sent_again_once_a_heartbeat_was_answered() {
     }
 }
 
-/// A snapshot that was overtaken by a newer one while it travelled still counts, and the newer one follows.
+/// A snapshot that was overtaken by a newer one on its way still counts, and the newer one follows.
 #[test]
 fn an_answer_below_the_beginning_of_the_log_leads_to_the_next_snapshot() {
     let mut leader = sending();
@@ -110,7 +112,8 @@ fn an_answer_below_the_beginning_of_the_log_leads_to_the_next_snapshot() {
     assert_eq!(snapshots_to(&leader.run([Event::Message(matched(3, 1, 5))])), [3]);
 }
 
-/// §5.3, with the hint below the beginning of the log: the leader tries what it has, then the snapshot.
+/// §5.3, with a hint below the beginning of the log: the leader tries the entries that it has, then
+/// the snapshot.
 #[test]
 fn a_conflict_below_the_beginning_of_the_log_ends_in_a_snapshot() {
     for hint in [(0, 0), (4, 1), (3, 0)] {
@@ -142,7 +145,7 @@ fn append_reply(message: &Message) -> AppendEntriesReply {
     reply
 }
 
-/// A follower in term 1 with entries 1 to 6, of which 5 are committed, applied, and forgotten.
+/// A follower in term 1 with entries 1 to 6. Five of them are committed, applied, and forgotten.
 fn compacted() -> Node {
     let mut node = Node::with(3, |config| config.log_tail_bytes_max = 0);
     node.run([Event::Message(append(2, 1, (0, 0), &[1; 6], 5))]);
@@ -173,8 +176,9 @@ fn a_snapshot_of_a_deposed_leader_is_refused() {
     assert_eq!((node.last(), node.commit(), snapshot_index(&node)), (1, 0, 0));
 }
 
-/// §7: "If instead the follower receives a snapshot that describes a prefix of its log, then log entries covered by the
-/// snapshot are deleted but entries following the snapshot are still valid and must be retained."
+/// §7: "If instead the follower receives a snapshot that describes a prefix of its log, then log
+/// entries covered by the snapshot are deleted but entries following the snapshot are still valid
+/// and must be retained."
 #[test]
 fn a_snapshot_of_a_prefix_keeps_what_follows_it() {
     let mut node = Node::restarted(3, 2, None, &[1, 1, 2, 2]);
@@ -191,8 +195,9 @@ fn reply_to_2(term: u64, match_index: u64) -> Message {
     Message { from, to, term: Term(term), token: 7, body: Body::Reply(Reply::AppendEntries(reply)) }
 }
 
-/// §7: "the follower discards its entire log; it is all superseded by the snapshot and may possibly have uncommitted entries
-/// that conflict with the snapshot". Loaded first, then written, and answered only after that.
+/// §7: "the follower discards its entire log; it is all superseded by the snapshot and may possibly
+/// have uncommitted entries that conflict with the snapshot". It is loaded, then written, and
+/// answered only after that.
 #[test]
 fn any_other_snapshot_takes_the_place_of_log_and_state() {
     for log in [&[][..], &[1], &[1, 1, 1], &[1, 1, 2, 2, 2]] {
@@ -212,7 +217,7 @@ fn any_other_snapshot_takes_the_place_of_log_and_state() {
         assert_eq!(sent(&node.step([Event::Message(install(2, 3, (3, 3)))])), [], "nor repeated");
         node.run([]);
         assert_eq!(node.raft.status().durable_index, Index(3));
-        // What comes next is applied behind it, once.
+        // The next entries are applied after it, once.
         node.receive(append(2, 3, (3, 3), &[3, 3], 5));
         let applied: Vec<u64> = node.applied.iter().map(|it| it.index.0).collect();
         assert_eq!(applied, [4, 5]);
@@ -236,7 +241,8 @@ fn a_reset_takes_back_what_was_on_its_way() {
     assert_eq!(node.entries, entries(5, &[2]));
 }
 
-/// Within one step: what was appended before is never written, what is appended after is, and nothing forgotten is applied.
+/// Within one step: earlier appends are never written, later ones are, and nothing forgotten is
+/// applied.
 #[test]
 fn a_step_may_append_install_and_append() {
     let mut node = Node::restarted(3, 2, None, &[]);
@@ -251,7 +257,8 @@ fn a_step_may_append_install_and_append() {
     assert_eq!(node.applied, entries(5, &[2]));
 }
 
-/// The state machine may still be busy with what came before: its reports change nothing, and do not block what follows.
+/// The state machine may still be busy with earlier entries: its reports change nothing and do not
+/// block later entries.
 #[test]
 fn late_reports_of_what_was_applied_before_the_snapshot_change_nothing() {
     let mut node = Node::with(3, |config| config.apply_bytes_max = 1);
@@ -267,15 +274,16 @@ fn late_reports_of_what_was_applied_before_the_snapshot_change_nothing() {
     assert_eq!(node.applied.last().map(|it| it.index), Some(Index(11)));
 }
 
-/// Thesis §5.1.3: a leader keeps some entries that its snapshot holds, so that who is a little behind need not be sent all.
+/// Thesis §5.1.3: a leader keeps some entries that its snapshot holds, so that a follower that is a
+/// little behind does not need the snapshot.
 #[test]
 fn a_tail_of_what_the_snapshot_holds_is_kept() {
-    // An entry of these costs 48 bytes and its command, which has 3.
+    // An entry costs 48 bytes, and its command 3.
     for (tail_bytes, kept) in [(0, 0), (50, 0), (51, 1), (102, 2), (152, 2), (1 << 20, 5)] {
         let mut node = Node::with(3, |config| config.log_tail_bytes_max = tail_bytes);
         node.run([Event::Message(append(2, 1, (0, 0), &[1; 8], 5))]);
         node.run([taken((5, 1))]);
-        // As the leader of term 2 it is asked for what a peer lacks.
+        // As the leader of term 2 it is asked for the entries that a peer lacks.
         node.lead();
         let base = 5 - kept;
         let effects = node.run([Event::Message(matched(2, 2, base))]);
@@ -288,7 +296,8 @@ fn a_tail_of_what_the_snapshot_holds_is_kept() {
     }
 }
 
-/// What is not committed is never forgotten, nor is it for a snapshot that is older than the last.
+/// An entry that is not committed is never forgotten, and no entry is forgotten for a snapshot
+/// older than the last.
 #[test]
 fn only_what_a_newer_snapshot_holds_is_forgotten() {
     let mut node = compacted();
@@ -301,7 +310,7 @@ fn only_what_a_newer_snapshot_holds_is_forgotten() {
     assert_eq!(snapshots_to(&effects), [3]);
 }
 
-/// The log goes on from its beginning with the term that the last forgotten entry had (§5.3).
+/// The log continues from its beginning with the term of the last forgotten entry (§5.3).
 #[test]
 fn the_first_append_behind_the_snapshot_names_the_term_it_ends_with() {
     let mut node = Node::with(3, |config| config.log_tail_bytes_max = 0);
@@ -313,7 +322,8 @@ fn the_first_append_behind_the_snapshot_names_the_term_it_ends_with() {
     assert_eq!((first.prev_log_index, first.prev_log_term), (Index(3), Term(2)));
 }
 
-/// An append may begin with entries that are forgotten here: they are committed, and match (§5.4.3).
+/// An append may begin with entries that are forgotten here: they are committed, and match
+/// (§5.4.3).
 #[test]
 fn an_append_that_begins_below_the_log_adds_what_is_new() {
     let mut node = compacted();
@@ -325,7 +335,7 @@ fn an_append_that_begins_below_the_log_adds_what_is_new() {
     assert_eq!((node.last(), node.commit(), node.nonsense()), (7, 7, 0));
 }
 
-/// Restart: the snapshot is the committed state; the log goes on behind it.
+/// Restart: the snapshot is the committed state, and the log continues after it.
 #[test]
 fn a_member_starts_from_its_snapshot_and_what_the_log_has_behind_it() {
     let check = |log: &[u64], last: u64, durable: u64| {
@@ -336,7 +346,7 @@ fn a_member_starts_from_its_snapshot_and_what_the_log_has_behind_it() {
         assert_eq!((status.commit_index, snapshot_index(&node)), (Index(4), 4), "{log:?}");
         assert_eq!((status.last_index.0, status.durable_index.0), (last, durable), "{log:?}");
         assert_eq!(node.run([]), [], "nothing is applied again");
-        // Votes: the log ends with the snapshot's term at least (§5.4.1).
+        // Votes: the log ends at least with the snapshot's term (§5.4.1).
         let last_term = if last > 4 { 3 } else { 2 };
         assert!(!is_vote_granted(&node.answer(vote(2, 4, (last - 1, last_term)))), "{log:?}");
         assert!(!is_vote_granted(&node.answer(vote(2, 4, (99, 1)))), "{log:?}");
@@ -348,8 +358,8 @@ fn a_member_starts_from_its_snapshot_and_what_the_log_has_behind_it() {
     check(&[1, 1, 1, 1, 1], 4, 4);
 }
 
-/// A snapshot is on the disk before the term in which it was sent, and may be of entries whose write was not done: the member
-/// that finds it takes its term, in which it has promised nothing.
+/// A snapshot may be on disk before the term in which it was sent, or before the write of its
+/// entries is done. A member that starts with it takes its term, in which it has promised nothing.
 #[test]
 fn a_snapshot_of_a_term_that_is_not_on_the_disk_yet_brings_its_term() {
     let hard_state = HardState { current_term: Term(1), voted_for: Some(MemberId(3)) };
@@ -361,7 +371,7 @@ fn a_snapshot_of_a_term_that_is_not_on_the_disk_yet_brings_its_term() {
     assert_eq!(node.hard_state, HardState { current_term: Term(2), voted_for: Some(MemberId(2)) });
 }
 
-/// Thesis §6.4: what a new leader has from a snapshot is served once its no-op is committed.
+/// Thesis §6.4: a new leader serves the state of a snapshot once its no-op is committed.
 #[test]
 fn a_leader_serves_reads_from_what_it_has_installed() {
     let mut node = Node::new(3);
@@ -382,7 +392,7 @@ fn a_leader_serves_reads_from_what_it_has_installed() {
     assert!(effects.contains(&Effect::ReadReady(vec![RequestId(1)])), "{effects:?}");
 }
 
-/// Terms do not fall along a log, and no leader has entries of a term to come.
+/// Terms do not fall along a log, and no leader has entries of a later term.
 #[test]
 fn a_snapshot_that_nobody_can_have_taken_is_dropped_and_counted() {
     for last in [(9, 6), (9, 1), (u64::MAX, 5), (1 << 63, 5), (1, 6)] {
@@ -393,7 +403,8 @@ fn a_snapshot_that_nobody_can_have_taken_is_dropped_and_counted() {
     }
 }
 
-/// A candidate yields to who sends it, as to any leader of its term (§5.2); another leader's is nonsense.
+/// A candidate yields to the sender, as to any leader of its term (§5.2). From another leader it is
+/// nonsense.
 #[test]
 fn a_snapshot_shows_who_leads() {
     let mut node = Node::new(3);

@@ -1,10 +1,10 @@
-//! Raft §5.1: terms, and who may be what.
+//! Raft §5.1: terms and roles.
 
 use syncraft::raft::*;
 
 use crate::node::*;
 
-/// A node in each role, in term 3 (a pre-candidate asks about the next).
+/// A node in each role, in term 3 (a pre-candidate asks about the next one).
 fn in_each_role() -> Vec<(RoleName, Node)> {
     let follower = Node::restarted(3, 3, None, &[1]);
     let mut pre_candidate = Node::restarted(3, 3, None, &[1]);
@@ -35,14 +35,16 @@ fn a_server_starts_as_a_follower_with_what_its_disk_holds() {
     assert_eq!(status.commit_index, Index::ZERO, "figure 2: volatile state is initialised to 0");
 }
 
-/// §5.1: "If one server's current term is smaller than the other's, then it updates its current term to the larger value. If a
-/// candidate or leader discovers that its term is out of date, it immediately reverts to follower state." Figure 2, all servers.
+/// §5.1: "If one server's current term is smaller than the other's, then it updates its current
+/// term to the larger value. If a candidate or leader discovers that its term is out of date, it
+/// immediately reverts to follower state." Figure 2, all servers.
 #[test]
 fn a_later_term_makes_a_follower_of_every_role() {
     for at in 0..every_message(9).len() {
         for (role, mut node) in in_each_role() {
             let message = every_message(9).swap_remove(at);
-            // While a leader is heard, or is the node itself, a vote request changes nothing (thesis §4.2.3).
+            // While a leader is heard, or the node itself leads, a vote request changes nothing
+            // (thesis §4.2.3).
             let is_sticky = role == RoleName::Leader
                 && matches!(message.body, Body::Request(Request::RequestVote(_)));
             node.receive(message.clone());
@@ -58,7 +60,7 @@ fn a_later_term_makes_a_follower_of_every_role() {
 fn a_request_of_an_earlier_term_is_refused_with_the_current_one() {
     for (role, mut node) in in_each_role() {
         let before = node.raft.status();
-        // Whoever has lost its data asks in an early term, and is answered.
+        // A member that has lost its data asks in an early term, and is answered.
         let is_request =
             |message: &Message| !matches!(message.body, Body::Request(Request::Join(_)));
         for message in every_message(2).into_iter().filter(is_request) {
@@ -84,8 +86,9 @@ fn a_request_of_an_earlier_term_is_refused_with_the_current_one() {
     }
 }
 
-/// §5.2: a candidate that hears from the leader of its term "recognizes the leader as legitimate and returns to follower
-/// state"; of an earlier term, "the candidate rejects the RPC and continues in candidate state".
+/// §5.2: a candidate that hears from the leader of its term "recognizes the leader as legitimate
+/// and returns to follower state"; of an earlier term, "the candidate rejects the RPC and continues
+/// in candidate state".
 #[test]
 fn a_candidate_yields_to_the_leader_of_its_term() {
     for message in [append(2, 3, (0, 0), &[], 0), heartbeat(2, 3, 0, 1)] {
@@ -99,7 +102,7 @@ fn a_candidate_yields_to_the_leader_of_its_term() {
     assert_eq!(candidate.role(), RoleName::Candidate);
 }
 
-/// §5.1: "at most one leader" a term: a leader is never talked out of its own.
+/// §5.1: "at most one leader" a term: no message makes a leader step down in its own term.
 #[test]
 fn a_second_leader_of_a_term_is_nonsense() {
     let (_, mut leader) = in_each_role().swap_remove(3);
@@ -111,7 +114,7 @@ fn a_second_leader_of_a_term_is_nonsense() {
     assert_eq!((follower.leader(), follower.nonsense()), (Some(2), 1));
 }
 
-/// The shell hears of each change of role, term or leader once.
+/// The shell is told each change of role, term or leader once.
 #[test]
 fn a_change_of_role_is_told_once() {
     let mut node = Node::new(3);

@@ -1,5 +1,6 @@
-//! Recorded traces: each file in `tests/raft/scripts` tells one story of a cluster, command by command, with what the core
-//! did below each. `UPDATE_GOLDENFILES=1` records them anew: read the diff.
+//! Recorded traces. Each file in `tests/raft/scripts` tells one story of a cluster, command by
+//! command, with what the core did below each command. `UPDATE_GOLDENFILES=1` records them anew:
+//! read the diff.
 //!
 //! | Command | Meaning |
 //! |---|---|
@@ -7,13 +8,15 @@
 //! | `start 1 term=3 log="1 2 2"` | member 1 starts with a disk that holds entries of these terms |
 //! | `tick 1 [n]`, `campaign 1` | time passes for one member; until it asks for pre-votes |
 //! | `propose 1 a b`, `read 1 [n]` | requests, in one step |
-//! | `deliver`, `drop`, `repeat` `[from=] [to=] [kind=] [term=]` | messages of the queue: deliver, lose, deliver and keep |
+//! | `deliver`, `drop`, `repeat` | deliver queued messages; lose them; deliver and keep them |
+//! | `deliver [from=] [to=] [kind=] [term=]` | the same, only for messages that match |
 //! | `reverse` | the queue in the other order |
 //! | `settle` | deliver, with heartbeats, until nothing is left |
-//! | `hold 1`, `persist 1`, `release 1` | a disk that writes when told: one write; all, and at once from now on |
+//! | `hold 1`, `persist 1`, `release 1` | a disk on command: hold; write one; write all |
 //! | `cut 1 2`, `lose 1`, `heal` | a link one way; a member; all again |
-//! | `crash 1`, `restart 1`, `disconnected 1 2` | with what the disk holds; 1 loses its connection to 2 |
-//! | `snapshot 1` | 1 takes a snapshot of what it has applied; one that is sent is a message in the queue |
+//! | `crash 1`, `restart 1` | 1 stops; starts with its disk |
+//! | `disconnected 1 2` | 1 loses its connection to 2 |
+//! | `snapshot 1` | 1 takes a snapshot of what it has applied |
 //! | `queue`, `status [1]`, `log [1]` | look |
 
 use std::error::Error;

@@ -10,13 +10,13 @@ fn transfer(to: Option<u64>) -> Event {
     Event::Transfer { to: to.map(MemberId) }
 }
 
-/// Who is told to stand.
+/// The member that is told to stand for election.
 fn told(effects: &[Effect]) -> Vec<u64> {
     let is_order = |message: &Message| message.body == Body::Request(Request::TimeoutNow);
     sent(effects).into_iter().filter(is_order).map(|message| message.to.0).collect()
 }
 
-/// A leader of three whose follower 2 has everything and whose follower 3 has not.
+/// A leader of three. Follower 2 has everything, and follower 3 does not.
 fn leader() -> Node {
     let mut leader = Node::new(3);
     leader.lead();
@@ -28,7 +28,8 @@ fn leader() -> Node {
 
 const NOBODY: [u64; 0] = [];
 
-/// "The prior leader sends a TimeoutNow request to the target server" once "the target server's log matches its own".
+/// "The prior leader sends a TimeoutNow request to the target server" once "the target server's log
+/// matches its own".
 #[test]
 fn a_peer_that_has_everything_is_told_at_once_and_once() {
     let mut leader = leader();
@@ -58,7 +59,8 @@ fn proposals_are_refused_while_it_is_under_way_and_taken_again_after() {
         effects.iter().any(|it| matches!(it, Effect::Rejected { reason: Rejection::Busy, .. }))
     };
     assert!(busy(leader.propose(7)));
-    // "If leadership transfer does not complete after about an election timeout, the prior leader aborts the transfer."
+    // "If leadership transfer does not complete after about an election timeout, the prior leader
+    // aborts the transfer."
     for round in 1..4 {
         leader.tick(10);
         leader.receive(heartbeat_reply(2, 1, round));
@@ -78,7 +80,8 @@ fn strangers_and_the_leader_itself_are_no_target() {
     assert_eq!(told(&follower.run([transfer(Some(2))])), NOBODY, "only a leader can");
 }
 
-/// The target "starts a new election (incrementing its term and becoming a candidate)", without a pre-vote.
+/// The target "starts a new election (incrementing its term and becoming a candidate)", without a
+/// pre-vote.
 #[test]
 fn who_is_told_stands_at_once() {
     let mut follower = Node::restarted(3, 1, None, &[1]);

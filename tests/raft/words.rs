@@ -1,4 +1,5 @@
-//! Messages and effects in words, for the traces: an entry is `index/term`, with its command if it has one.
+//! Messages and effects as text, for the traces: an entry is `index/term`, with its command if it
+//! has one.
 
 use syncraft::raft::*;
 
@@ -47,7 +48,7 @@ fn body(body: &Body) -> String {
         }
         Body::Request(Request::TimeoutNow) => "stand for election now".to_owned(),
         Body::Reply(Reply::TimeoutNow) => "I will".to_owned(),
-        // The names of questions are drawn by chance.
+        // The numbers of questions are random.
         Body::Request(Request::ReadIndex(_)) => "what is committed?".to_owned(),
         Body::Reply(Reply::ReadIndex(ReadIndexReply { committed: None, .. })) => {
             "ask again".to_owned()
@@ -92,7 +93,7 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
             Payload::Noop => " no-op".to_owned(),
             Payload::Command(command) => {
                 let command = String::from_utf8_lossy(command);
-                // Entries that a test has made up repeat their place.
+                // The command of a made-up entry repeats its index and term.
                 if command == format!("{}/{}", entry.index, entry.term) {
                     String::new()
                 } else {
@@ -108,7 +109,7 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
     entries.iter().map(entry).collect::<Vec<_>>().join(", ")
 }
 
-/// An effect of member `id`, indented. A write that is done at once, with nothing in it, is not worth a line.
+/// An effect of member `id`, indented. An empty write that is done at once gets no line.
 pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<String> {
     let words = match effect {
         Effect::Send(message) => format!("  {}", self::message(message)),

@@ -1,7 +1,9 @@
-//! A simulated client, with the rules of `syncraft::clerk`: one call at a time; a write keeps its number through all its
-//! attempts; an attempt that may have run makes a call that fails one of unknown outcome.
+//! A simulated client with the rules of `syncraft::clerk`: one call at a time; a write keeps its
+//! number through all its attempts; a call that fails has an unknown outcome if an attempt may have
+//! run.
 //!
-//! It decides whom to ask and what an answer means. Time, messages and the history are the world's.
+//! It decides which member to ask and what an answer means. Time, messages and the history belong
+//! to the world.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,12 +22,12 @@ const PAUSES_US: std::ops::Range<u64> = 4_000..140_000;
 pub(crate) struct Clerk {
     number: usize,
     rng: fastrand::Rng,
-    /// How many sessions it has begun: each is a client of its own to the members.
+    /// How many sessions it has begun: to the members, each is a client of its own.
     pub(crate) sessions: u64,
     request_id: i64,
     seen_index: Index,
     leader: usize,
-    /// Counts attempts and pauses: answers to earlier ones come too late.
+    /// Counts attempts and pauses, so that late answers to earlier ones are recognised.
     pub(crate) attempt: u64,
     call: Option<UnderWay>,
 }
@@ -59,7 +61,7 @@ pub(crate) enum Answer {
         may_apply: bool,
     },
     Busy,
-    /// There was none: the time was up, or the connection broke.
+    /// There was no answer: the time was up, or the connection broke.
     None,
 }
 
@@ -130,7 +132,8 @@ impl Clerk {
         Command { op, key, value, client_id, request_id, seen_index }
     }
 
-    /// The next of `members` to ask, each once in a round; between rounds, and for one that is busy, a pause.
+    /// The next of `members` to ask, each once in a round. Between rounds, and after a busy member,
+    /// a pause.
     pub(crate) fn next(&mut self, members: usize, now_us: u64) -> Option<Next> {
         let call = self.call.as_mut()?;
         self.attempt += 1;
@@ -150,7 +153,7 @@ impl Clerk {
         Some(Next::Ask(next, call.request.clone()))
     }
 
-    /// What the answer to the newest attempt means; `None`: go on with the next one.
+    /// What the answer to the newest attempt means. `None`: go on with the next attempt.
     pub(crate) fn judge(&mut self, answer: Answer) -> Option<Next> {
         let call = self.call.as_mut()?;
         match answer {
@@ -177,7 +180,7 @@ impl Clerk {
         }
     }
 
-    /// The old one was forgotten. If no attempt can have run, the write goes on in the new one.
+    /// The old session was forgotten. If no attempt can have run, the write goes on in the new one.
     fn begin_session(&mut self, index: Index) -> Option<Next> {
         self.seen_index = self.seen_index.max(index);
         (self.sessions, self.request_id) = (self.sessions + 1, 0);

@@ -1,4 +1,5 @@
-//! The device under a member: the real storage code over a disk that loses power, fills up, and fails.
+//! The device under a member: the real storage code over a disk that loses power, fills up, and
+//! fails.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +17,9 @@ pub(crate) struct Device {
     disk: SimDisk,
     identity: Identity,
     segment_len_bytes: u64,
-    /// What is arranged to go wrong.
+    /// The faults that are arranged.
     faults: Faults,
-    /// The next start discards what there is.
+    /// The next start discards everything on the disk.
     is_to_be_emptied: bool,
 }
 
@@ -62,7 +63,7 @@ impl Device {
         Ok((Open { wal, snapshots, dir }, Found { snapshot, recovered }))
     }
 
-    /// Another disk, or an operator who knows that this one's data is no good.
+    /// Another disk, or an operator who knows that the data on this one is no good.
     pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
         if !is_known {
             self.disk = SimDisk::new(seed);
@@ -90,8 +91,8 @@ impl Device {
         self.arm();
     }
 
-    /// The process dies at this operation from now on, if not before. Until [`restart`](Device::restart) nothing works
-    /// after that.
+    /// The process dies at this operation, counted from now. After that, nothing works until
+    /// [`restart`](Device::restart).
     pub(crate) fn stop_after(&mut self, ops: u64) {
         let stop_at_op = self.disk.counts().ops + ops;
         let earlier = self.faults.stop_at_op.unwrap_or(u64::MAX);
@@ -99,7 +100,7 @@ impl Device {
         self.arm();
     }
 
-    /// The process is gone, and all that it had open; perhaps the power was.
+    /// The process is gone with everything that it had open. The power may have gone as well.
     pub(crate) fn restart(&mut self, is_power_lost: bool) {
         if is_power_lost {
             self.disk.crash();
@@ -112,7 +113,7 @@ impl Device {
         self.disk.set_faults(self.faults.clone());
     }
 
-    /// Whether a segment that was given back waits to be the next one.
+    /// Whether a released segment waits to be the next one.
     pub(crate) fn has_recycled(&self) -> bool {
         let recycled: PathBuf = Path::new(DIR).join("wal").join("recycled.tmp");
         self.disk.files(Path::new(DIR)).contains(&recycled)

@@ -1,12 +1,14 @@
-//! A member's disk: the real one, and beside it what its member was told is durable.
+//! A member's disk: the real one, and a model of what the member was told is durable.
 //!
-//! Writes take effect in order, and share flushes: what is submitted during one is written by the next. A flush happens
-//! when it is done; before that nobody hears of it, and a crash interrupts it anywhere.
+//! Writes take effect in order and share flushes: writes submitted during a flush are written by
+//! the next one. A flush takes effect when it is done. Before that nobody is told of it, and a
+//! crash interrupts it anywhere.
 //!
-//! A start checks what the real storage has recovered: all that was reported, and of what was not a first part: of the
-//! hard state, the reset and the entries of each write, in this order.
+//! A start checks what the real storage has recovered: everything reported, and of the rest a
+//! prefix, in this order: the hard state, the reset and the entries of each write.
 //!
-//! The log is kept from its first entry on, also where the member has forgotten it, so that it can be checked.
+//! The model keeps the log from its first entry on, even where the member has forgotten it, so that
+//! it can be checked.
 
 use std::collections::VecDeque;
 
@@ -26,18 +28,18 @@ pub(crate) struct Disk {
     durable: Durable,
     /// The same, as it was before the data was lost.
     lost: Durable,
-    /// Submitted, with when it will be durable.
+    /// Submitted writes, each with the time at which it will be durable.
     pending: VecDeque<(u64, Write)>,
-    /// Handed to the log, which could not write it: the disk was full.
+    /// Writes that were handed to the log and failed because the disk was full.
     unsynced: Vec<Persist>,
     is_full: bool,
-    /// What the last life had submitted and was never told about.
+    /// Writes that the last life had submitted and that were never reported to it.
     unsure: Vec<Persist>,
     /// The newest flush: from when to when.
     flush_us: (u64, u64),
 }
 
-/// What is to be done to the log.
+/// What to do to the log.
 pub(crate) enum Write {
     Persist(Persist),
     /// A snapshot holds everything up to here.
@@ -46,12 +48,12 @@ pub(crate) enum Write {
     Joined,
 }
 
-/// What may be said now.
+/// What may be reported now.
 #[derive(Default)]
 pub(crate) struct Flushed {
     pub(crate) last: Option<PersistId>,
     pub(crate) then: Vec<Message>,
-    /// A segment was given back, and will be used again.
+    /// A segment was released, and will be used again.
     pub(crate) has_recycled: bool,
     pub(crate) has_joined: bool,
 }
@@ -61,7 +63,7 @@ pub(crate) struct Flushed {
 pub(crate) enum Death {
     PowerCut,
     Kill,
-    /// In good order, if the disk lets it.
+    /// In good order, if the disk allows.
     Stop,
 }
 
@@ -72,11 +74,11 @@ pub(crate) struct Started {
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) is_torn: bool,
-    /// The log had to begin anew behind the snapshot.
+    /// The log had to begin anew after the snapshot.
     pub(crate) is_reset: bool,
     /// The snapshot's term was not on the disk before.
     pub(crate) is_term_news: bool,
-    /// Something that was submitted is not there.
+    /// Some submitted write is not there.
     pub(crate) is_loss: bool,
 }
 
@@ -95,13 +97,15 @@ impl Disk {
         }
     }
 
-    /// `committed` is all that ever was, in order.
+    /// `committed` is everything that was ever committed, in order.
     ///
     /// # Errors
+    ///
     /// The disk is full, or the process stops as arranged.
     ///
     /// # Panics
-    /// If something is missing, or is there that nobody wrote.
+    ///
+    /// If something is missing, or if something is there that nobody wrote.
     pub(crate) fn start(&mut self, committed: &[Entry]) -> Result<Started, StorageError> {
         assert!(self.open.is_none(), "only who is down can start");
         let (open, Found { snapshot, recovered }) = self.device.open()?;
@@ -138,14 +142,15 @@ impl Disk {
         })
     }
 
-    /// Begins a start that dies after so many operations, if it takes as many.
+    /// Begins a start that dies after this many operations, if it takes as many.
     pub(crate) fn start_in_vain(&mut self, ops: u64, is_power_lost: bool) {
         self.device.stop_after(ops);
         drop(self.device.open());
         self.device.restart(is_power_lost);
     }
 
-    /// Queues a write; a flush that begins for it takes `duration_us`. Returns when it will be durable.
+    /// Queues a write. A flush that begins for it takes `duration_us`. Returns when it will be
+    /// durable.
     pub(crate) fn submit(&mut self, write: Write, now_us: u64, duration_us: u64) -> u64 {
         let (start_us, done_us) = self.flush_us;
         let is_joined = now_us <= start_us && !self.pending.is_empty();
@@ -163,10 +168,11 @@ impl Disk {
         self.flush_us = (start_us, done_us.max(now_us + duration_us));
     }
 
-    /// Writes everything that is due, as the thread of a node does that owns the log.
+    /// Writes everything that is due, as a node's log thread does.
     ///
     /// # Errors
-    /// The disk is full: what is left waits for another try. Anything else is the end of this life.
+    ///
+    /// The disk is full: the rest waits for another attempt. Any other error ends this life.
     pub(crate) fn flush(&mut self, now_us: u64, flushed: &mut Flushed) -> Result<(), StorageError> {
         let result = self.try_flush(now_us, flushed);
         self.is_full = matches!(&result, Err(error) if error.is_full());
@@ -181,7 +187,7 @@ impl Disk {
             match write {
                 Write::Release(_) => {}
                 Write::Joined => open.dir.mark_joined()?,
-                // What came before is synced first: see there.
+                // Earlier writes are synced first: see there.
                 Write::Persist(persist) if persist.reset.is_none() || self.unsynced.is_empty() => {
                     append(&mut open.wal, persist)?;
                 }
@@ -227,7 +233,7 @@ impl Disk {
         Ok(())
     }
 
-    /// A life ends. The flush that was under way comes as far as it may, and those that wait behind it, perhaps.
+    /// A life ends. The flush under way gets as far as it may; the writes behind it may follow.
     pub(crate) fn die(&mut self, death: Death, rng: &mut fastrand::Rng) {
         let pending = self.pending.drain(..).filter_map(|(_, write)| match write {
             Write::Persist(persist) => Some(persist),
@@ -239,7 +245,7 @@ impl Disk {
                 let ops = if rng.bool() { 0 } else { rng.u64(1..8 + 4 * pending.len() as u64) };
                 self.device.stop_after(ops);
             }
-            // Whatever fails here, nobody is told.
+            // Nobody is told of a failure here.
             let _ = write_all(&mut wal, &pending);
             match death {
                 Death::Stop => wal.close(),
@@ -251,12 +257,12 @@ impl Disk {
         (self.flush_us, self.is_full) = ((0, 0), false);
     }
 
-    /// All that the last life had open is gone.
+    /// Everything that the last life had open is gone.
     pub(crate) fn bury(&mut self, death: Death) {
         self.device.restart(death == Death::PowerCut);
     }
 
-    /// All is gone, or about to be discarded by the next start.
+    /// Everything is gone, or about to be discarded by the next start.
     pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
         self.lost = std::mem::take(&mut self.durable);
         self.unsure.clear();
@@ -268,7 +274,7 @@ impl Disk {
         self.open.as_ref().is_some_and(|open| open.dir.standing() == Standing::Voter)
     }
 
-    /// Whether the entry was there before the data was lost, and acknowledged.
+    /// Whether the entry was there, and acknowledged, before the data was lost.
     pub(crate) fn had(&self, index: Index, term: Term) -> bool {
         self.lost.term_at(index) == Some(term)
     }
@@ -283,7 +289,8 @@ impl Disk {
     }
 
     /// # Errors
-    /// Those of storage: they cost this snapshot, unless the process stops.
+    ///
+    /// Those of storage. They cost this snapshot, unless the process stops.
     pub(crate) fn write_snapshot(
         &self,
         meta: SnapshotMeta,
@@ -327,7 +334,8 @@ impl Disk {
     }
 }
 
-/// As a node does it: the hard state is durable before the log begins anew. After a full disk all of it may be repeated.
+/// As a node does it: the hard state is durable before the log begins anew. After a full disk, all
+/// of it may be repeated.
 fn append(wal: &mut Wal, persist: &Persist) -> Result<(), StorageError> {
     if let Some(snapshot) = persist.reset {
         wal.append(persist.hard_state, &[])?;

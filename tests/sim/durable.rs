@@ -1,4 +1,4 @@
-//! What is on a disk for certain: a model of the hard state, the log, and the newest snapshot.
+//! What is certainly on a disk: a model of the hard state, the log, and the newest snapshot.
 
 use syncraft::raft::{Entry, HardState, Index, Persist, SnapshotMeta, Term};
 
@@ -6,13 +6,13 @@ use syncraft::raft::{Entry, HardState, Index, Persist, SnapshotMeta, Term};
 pub(crate) struct Durable {
     hard_state: HardState,
     entries: Vec<Entry>,
-    /// The newest snapshot, which is there or not, and the entries that led to it.
+    /// The newest snapshot, if any, and the entries that led to it.
     snapshot: Option<SnapshotMeta>,
     snapshot_entries: Vec<Entry>,
 }
 
 impl Durable {
-    /// Writes one record after the other, and shows what is there after each.
+    /// Writes one record after the other, and shows the content after each.
     pub(crate) fn write_by_records(&mut self, persist: &Persist, mut after: impl FnMut(&Durable)) {
         if let Some(hard_state) = persist.hard_state {
             self.write_hard_state(hard_state);
@@ -44,7 +44,8 @@ impl Durable {
         self.hard_state = hard_state;
     }
 
-    /// A whole snapshot is there: the newest is kept. `committed` is all that ever was, in order.
+    /// A whole snapshot is there: the newest one is kept. `committed` is everything that was ever
+    /// committed, in order.
     pub(crate) fn store_snapshot(&mut self, snapshot: SnapshotMeta, committed: &[Entry]) {
         let index = snapshot.last_included_index;
         if index > self.snapshot_index() {
@@ -56,8 +57,9 @@ impl Durable {
         }
     }
 
-    /// What a start returns: the hard state, and the entries behind the snapshot. A log that does not lead through the end
-    /// of the snapshot begins anew behind it; then it has at least the snapshot's term.
+    /// What a start returns: the hard state, and the entries after the snapshot. A log that does
+    /// not continue past the end of the snapshot begins anew after it; then the hard state has at
+    /// least the snapshot's term.
     pub(crate) fn recovered(&self) -> (HardState, &[Entry]) {
         if self.leads_through_snapshot() {
             return (self.hard_state, &self.entries[self.snapshot_index().0 as usize..]);
@@ -68,8 +70,8 @@ impl Durable {
         (if is_news { bumped } else { self.hard_state }, &[])
     }
 
-    /// This is what a start has found. Whether the log had to begin anew, and whether the hard state is that of the
-    /// snapshot.
+    /// A start has found this content. Tells whether the log had to begin anew, and whether the
+    /// hard state is the snapshot's.
     pub(crate) fn recover(&mut self, (hard_state, behind): (HardState, &[Entry])) -> (bool, bool) {
         let is_reset = !self.leads_through_snapshot();
         let is_term_news = is_reset && hard_state.current_term > self.hard_state.current_term;

@@ -7,7 +7,7 @@ use crate::clerk::End;
 /// The longest history of one key. Longer ones would find no more, and take longer to check.
 const CALLS_MAX: usize = 256;
 
-/// Of each key; there is room for some reads at the end.
+/// For each key; this leaves room for some reads at the end.
 const CALLS_BEGUN_MAX: usize = CALLS_MAX * 3 / 4;
 
 /// What was asked.
@@ -48,7 +48,7 @@ impl History {
         History { keys: (0..keys).map(|_| Key::default()).collect() }
     }
 
-    /// The keys that more calls may be made for.
+    /// The keys that may have more calls.
     pub(crate) fn open_keys(&self) -> Vec<usize> {
         (0..self.keys.len()).filter(|&key| self.keys[key].calls < CALLS_BEGUN_MAX).collect()
     }
@@ -87,6 +87,7 @@ impl History {
     }
 
     /// # Panics
+    ///
     /// If what the clerks saw is not linearizable.
     pub(crate) fn check(&self) {
         for (number, key) in self.keys.iter().enumerate() {

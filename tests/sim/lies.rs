@@ -1,26 +1,26 @@
-//! Members that break a promise on purpose: the simulator has to notice. Who watches the watchman.
+//! Members that break a promise on purpose: the simulator must notice.
 
 use std::sync::Mutex;
 
 use crate::overrides::Overrides;
 use crate::runner::first_violation;
 
-/// What a member does wrong, in all of a run.
+/// What a member does wrong throughout a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lie {
-    /// Says what is not yet on its disk.
+    /// It reports writes that are not yet on its disk.
     EarlyAnswers,
     /// A leader answers reads without asking whether it still leads.
     UnconfirmedReads,
     /// Clerks do not number their writes.
     NoSessions,
-    /// Its state now and then misses an entry.
+    /// Its state sometimes misses an entry.
     SkippedEntries,
     /// It starts without the vote that it gave.
     ForgottenVotes,
 }
 
-/// Each within so many seeds.
+/// Each must be noticed within this many seeds.
 const SEEDS: u64 = 400;
 
 /// One at a time: each takes all cores.

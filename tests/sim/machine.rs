@@ -1,4 +1,4 @@
-//! A member's state machine, and who waits for what becomes of it: what the thread of a node does that applies entries.
+//! A member's state machine, and who waits for the result of an entry: what a node's applier does.
 
 use std::collections::VecDeque;
 
@@ -12,22 +12,22 @@ pub(crate) struct Machine {
     store: Store,
     /// The last entry that the state holds.
     applied: Index,
-    /// What the state began with, or was replaced by: a snapshot up to here.
+    /// The end of the snapshot that the state began with, or was replaced by.
     loaded: Index,
-    /// Proposals that stand in the log, in order.
+    /// Proposals in the log, in order.
     expected: VecDeque<(Index, Term, RequestId)>,
 }
 
-/// What an entry came to.
+/// The result of an entry.
 pub(crate) struct Applied {
     /// `None`: it carries no command.
     pub(crate) outcome: Option<Outcome>,
-    /// Whoever waits for this index, and whether this is the entry that it waits for.
+    /// The request that waits for this index, and whether this is the entry that it waits for.
     pub(crate) expected: Option<(RequestId, bool)>,
 }
 
 impl Machine {
-    /// Nothing is applied. The store remembers so many clients.
+    /// Nothing is applied. The store remembers this many clients.
     pub(crate) fn new(sessions_max: usize) -> Machine {
         Machine {
             store: Store::with_sessions_max(sessions_max),
@@ -37,7 +37,7 @@ impl Machine {
         }
     }
 
-    /// The state of a snapshot takes the place of this one.
+    /// The state of a snapshot replaces this one.
     pub(crate) fn load(&mut self, snapshot: &Snapshot) {
         let mut body = snapshot.reader().expect("what was verified can be read");
         self.store.load(&mut body).expect("a store reads what a store wrote");
@@ -54,7 +54,7 @@ impl Machine {
         self.expected.push_back((index, term, id));
     }
 
-    /// The leadership is lost: nobody can say what becomes of these.
+    /// The leadership is lost: nobody knows what becomes of these.
     pub(crate) fn give_up(&mut self) -> Vec<RequestId> {
         self.expected.drain(..).map(|(_, _, id)| id).collect()
     }

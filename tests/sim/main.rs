@@ -1,43 +1,50 @@
 //! A simulator of whole members: clusters and their clients in one thread, from one seed.
 //!
 //! ```text
-//!              ┌──────────────── World: a queue of things to happen, in virtual time ────────────────┐
-//!              │  Clerk ──────> Member: core, state machine ──┬── Network ──> Member ...             │
-//!   Plan ────> │    │                └─ Disk: real log and ───┴── chunks ───>                        │ ──> Report
-//!  (of a seed) │    v                   snapshots, on a device that fails                            │
-//!              │  History: linearizable?          Oracle: looks on, and panics at a violation        │
-//!              └─────────────────────────────────────────────────────────────────────────────────────┘
+//!             ┌───────────── World: a queue of events, in virtual time ─────────────┐
+//!             │  Clerk ──────> Member: core, state machine ──┬── Network ──> Member │
+//!    Plan ──> │    │                └─ Disk: real log and ───┴── chunks ───>        │ ──> Report
+//! (of a seed) │    v                   snapshots, on a device that fails            │
+//!             │  History: linearizable?          Oracle: panics at a violation      │
+//!             └─────────────────────────────────────────────────────────────────────┘
 //! ```
-//! Real: the core (`raft::Raft`), the log and the snapshots (`storage`), the state machine with its sessions (`kv::Store`).
-//! Simulated: time, network, the device, clients, and what the threads of a node do between these.
+//! Real: the core (`raft::Raft`), the log and the snapshots (`storage`), and the state machine with
+//! its sessions (`kv::Store`). Simulated: time, the network, the device, clients, and the work of a
+//! node's threads.
 //!
-//! - [`plan`]: what a seed draws: cluster size, limits, speeds, and which faults are on at all (swarm testing).
-//! - [`world`]: the event loop, and its phases: faults while safety is checked; then calm, in which a quorum, and later
-//!   everyone, must make progress and agree; at last each clerk reads each key.
-//! - [`disk`]: when writes are done, what was reported, and whether a start finds it. Under it the [`device`], which loses
-//!   power, dies in the middle of anything, fills up, stalls, and fails to sync.
+//! - [`plan`]: what a seed draws: cluster size, limits, speeds, and which kinds of faults there are
+//!   (swarm testing).
+//! - [`world`]: the event loop and its phases. First faults, while safety is checked. Then calm, in
+//!   which a quorum, and later everyone, must make progress and agree. At the end each clerk reads
+//!   each key.
+//! - [`disk`]: when writes are done, what was reported, and whether a start finds it. Under it is
+//!   the [`device`], which loses power, dies in the middle of anything, fills up, stalls, and fails
+//!   to sync.
 //! - [`network`]: delays, losses, duplicates, replays, cut links.
-//! - [`machine`]: each member's state, and who waits for what becomes of an entry.
-//! - [`clerk`]: clients with the rules of the real one; what they see is a [`history`], which must be linearizable. Beside
-//!   them the [`workload`] makes load that nobody retries.
-//! - [`oracle`]: the invariants, checked after every step: election safety, log matching, leader completeness, state machine
-//!   safety, commit indexes that only grow, durable before said, equal digests at equal index, each write at most once.
-//! - [`lies`]: members that break a promise on purpose, which must be noticed. So must the bugs that `scripts/mutants.sh` puts
-//!   into the code under test.
+//! - [`machine`]: each member's state, and who waits for the result of an entry.
+//! - [`clerk`]: clients with the rules of the real one. What they see is a [`history`], which must
+//!   be linearizable. The [`workload`] adds load that nobody retries.
+//! - [`oracle`]: the invariants, checked after every step: election safety, log matching, leader
+//!   completeness, state machine safety, commit indexes that only grow, durable before said, equal
+//!   digests at equal index, each write at most once.
+//! - [`lies`]: members that break a promise on purpose, which must be noticed. The same goes for
+//!   the bugs that `scripts/mutants.sh` puts into the code under test.
 //!
-//! Everything random comes from the seed, a generator for each concern. What fails is [shrunk](shrink): the smallest run
-//! that still fails tells the end of its story, and how to replay it. Variables of the environment:
+//! Everything random comes from the seed, with a generator for each concern. A failing run is
+//! [shrunk](shrink): the smallest run that still fails prints the end of its story, and how to
+//! replay it. Variables of the environment:
 //!
 //! | `SYNCRAFT_SIM_...` | does |
 //! |---|---|
-//! | `SEED=n` | replays one seed and prints all of its story |
+//! | `SEED=n` | replays one seed and prints its whole story |
 //! | `WITHOUT=crash,drop` | switches parts of the plan off; [`plan::PARTS`] has their names |
 //! | `MEMBERS=n`, `SAFETY_MS=n` | fewer members, fewer milliseconds with faults |
-//! | `FROM=n`, `SEEDS=n` | begins with another seed, runs so many |
-//! | `SECONDS=n` | runs seeds for so long: `scripts/soak.sh` |
-//! | `SHRINK=0` | looks for no smaller run when one fails |
+//! | `FROM=n`, `SEEDS=n` | begins with another seed, runs this many |
+//! | `SECONDS=n` | runs seeds for this long: `scripts/soak.sh` |
+//! | `SHRINK=0` | does not look for a smaller run when one fails |
 //!
-//! Left out: the threads and queues of a node, and the RPC under it; these have tests with real processes.
+//! Left out: the threads and queues of a node, and the RPC under it. Tests with real processes
+//! cover these.
 
 mod clerk;
 mod device;
@@ -68,7 +75,7 @@ use runner::{Seeds, replay, run_seed, run_seeds};
 /// How many seeds the suite runs: about a minute on two cores.
 const SUITE_SEEDS: u64 = 2_500;
 
-/// The promises hold for every seed, and all kinds of trouble did happen.
+/// The promises hold for every seed, and all kinds of faults did happen.
 #[test]
 fn no_seed_breaks_a_promise() {
     let overrides = Overrides::from_env();
@@ -88,7 +95,8 @@ fn no_seed_breaks_a_promise() {
     }
 }
 
-/// A failure can be replayed: the same seed gives the same run, with all or without some of its faults.
+/// A failure can be replayed: the same seed gives the same run, with all faults or with some of
+/// them.
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let all = Overrides::default();

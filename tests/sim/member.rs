@@ -1,4 +1,5 @@
-//! One simulated member: its core while it lives, its disk always, and what the oracle knows of its log.
+//! One simulated member: its core while it lives, its disk always, and the oracle's knowledge of
+//! its log.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +18,10 @@ use crate::shadow::Shadow;
 pub(crate) struct Member {
     pub(crate) id: MemberId,
     pub(crate) disk: Disk,
-    /// Counts starts, so that what was meant for an earlier life can be told apart.
+    /// Counts starts, to recognise events that were meant for an earlier life.
     pub(crate) life: u64,
     pub(crate) living: Option<Living>,
-    /// What its core last said of its newest snapshot, in any life.
+    /// The newest snapshot that its core has reported, in any life.
     pub(crate) snapshot_index: Index,
 }
 
@@ -28,22 +29,22 @@ pub(crate) struct Member {
 pub(crate) struct Living {
     pub(crate) core: Raft,
     pub(crate) status: Status,
-    /// The core's log, as its writes have told.
+    /// The core's log, as its writes have described it.
     pub(crate) log: Shadow,
     pub(crate) machine: Machine,
     /// Clerks that wait for an answer.
     pub(crate) waiting: BTreeMap<RequestId, Waiting>,
     pub(crate) was_leader: bool,
     pub(crate) inbox: Vec<Event>,
-    /// Said only after the pause: answers to writes that the disk finished meanwhile.
+    /// Reported only after the pause: answers to writes that the disk finished meanwhile.
     pub(crate) outbox: Vec<Message>,
     pub(crate) is_paused: bool,
     pub(crate) is_step_due: bool,
-    /// Snapshots of a leader's that are on the disk, and in the inbox.
+    /// A leader's snapshots that are on the disk and whose events are in the inbox.
     pub(crate) received: Vec<Snapshot>,
-    /// One that is being received.
+    /// A snapshot that is being received.
     pub(crate) arriving: Option<Receiver>,
-    /// One of its own is being written.
+    /// A snapshot of its own that is being written.
     pub(crate) is_snapshotting: bool,
     /// Snapshots on their way to peers.
     pub(crate) transfers: BTreeMap<MemberId, Transfer>,
@@ -54,11 +55,12 @@ pub(crate) struct Living {
 pub(crate) struct Waiting {
     pub(crate) clerk: usize,
     pub(crate) attempt: u64,
-    /// What is read; a write has none.
+    /// The key that is read; a write has none.
     pub(crate) key: Option<Bytes>,
 }
 
-/// A snapshot on its way to a peer: one at a time. Who is asked for another meanwhile says at its end that it was not sent.
+/// A snapshot on its way to a peer: one at a time. If another one is requested meanwhile, its end
+/// is reported as not sent.
 pub(crate) struct Transfer {
     pub(crate) token: u64,
     pub(crate) term: Term,
@@ -78,16 +80,17 @@ impl Member {
         Member { id, disk, life: 0, living: None, snapshot_index: Index::ZERO }
     }
 
-    /// Its data is lost: it comes back as a new one, or as one that knows.
+    /// Its data is lost: it comes back as a new member, or as one that knows about the loss.
     pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
         assert!(self.living.is_none(), "only who is down loses its data");
         self.disk.lose_data(is_known, seed);
         self.snapshot_index = Index::ZERO;
     }
 
-    /// `committed` is all that ever was.
+    /// `committed` is everything that was ever committed.
     ///
     /// # Errors
+    ///
     /// Those of storage.
     pub(crate) fn start(
         &mut self,

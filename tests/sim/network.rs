@@ -35,7 +35,7 @@ impl Network {
         }
     }
 
-    /// When copies of `message`, and of older ones that come back, arrive.
+    /// When copies of `message`, and of older messages that come back, arrive.
     pub(crate) fn send(
         &mut self,
         plan: &Plan,
@@ -63,7 +63,7 @@ impl Network {
         arrivals
     }
 
-    /// What it has done to messages, cut links included.
+    /// What it has done to messages, including cut links.
     pub(crate) fn counts(&self) -> [(&'static str, u64); 3] {
         [
             ("message dropped", self.dropped),
@@ -90,7 +90,7 @@ impl Network {
 
     fn remember(&mut self, message: &Message) {
         if self.past.len() == REMEMBERED_MAX {
-            // Forget at random, so that some very old ones stay.
+            // Forgets at random, so that some very old messages stay.
             let at = self.rng.usize(..REMEMBERED_MAX);
             self.past.swap_remove_back(at);
         }
@@ -105,7 +105,7 @@ impl Network {
         self.cut.insert((from, to));
     }
 
-    /// Cuts links in one of several shapes; says in words which.
+    /// Cuts links in one of several shapes, and returns a description.
     pub(crate) fn partition(&mut self, members: &[MemberId]) -> String {
         self.cut.clear();
         let links: Vec<Link> =
@@ -133,7 +133,7 @@ impl Network {
                 "each link, one way, by chance".to_owned()
             }
             4 => {
-                // Two halves that only meet in one member.
+                // Two halves that share only one member.
                 let is_cut = |&(a, b): &Link| {
                     a != victim && b != victim && side.contains(&a) != side.contains(&b)
                 };
@@ -152,7 +152,7 @@ impl Network {
         self.cut.clear();
     }
 
-    /// Nothing is cut, and nothing waits behind what was slow.
+    /// Nothing is cut, and nothing waits behind slow messages.
     pub(crate) fn calm(&mut self) {
         self.cut.clear();
         self.last_arrival_us.clear();

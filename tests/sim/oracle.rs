@@ -1,7 +1,8 @@
-//! The invariants (Raft figure 3, thesis §3.8, §6.4). The oracle sees everything, at once, and panics at a violation.
+//! The invariants (Raft figure 3, thesis §3.8, §6.4). The oracle sees everything at once, and
+//! panics at a violation.
 //!
-//! Each check touches only what has just changed: a log carries a running hash, so that comparing two prefixes is
-//! comparing two numbers.
+//! Each check touches only what has just changed: a log has a running hash, so comparing two
+//! prefixes means comparing two numbers.
 
 mod requests;
 mod states;
@@ -24,9 +25,9 @@ pub(crate) struct Oracle {
     leaders: BTreeMap<Term, MemberId>,
     /// The terms in the log that each leader began with.
     inherited: BTreeMap<Term, Vec<Term>>,
-    /// All that was ever committed, in order.
+    /// Everything that was ever committed, in order.
     committed: Vec<Committed>,
-    /// The same, entry by entry: what a snapshot stands for.
+    /// The same, entry by entry: the content of snapshots.
     canonical: Vec<Entry>,
     /// Log matching: the hash of every log that ever ended with this index and term.
     prefixes: HashMap<(Index, Term), u64>,
@@ -45,7 +46,7 @@ impl Oracle {
         Index(self.committed.len() as u64)
     }
 
-    /// What led to a snapshot of `index`.
+    /// The entries that led to a snapshot of `index`.
     pub(crate) fn canonical(&self, index: Index) -> &[Entry] {
         &self.canonical[..index.0 as usize]
     }
@@ -60,7 +61,7 @@ impl Oracle {
         SnapshotMeta { last_included_index: index, last_included_term }
     }
 
-    /// A snapshot takes the place of the state: it is on the disk, ends with a committed entry, and is ahead.
+    /// A snapshot replaces the state: it is on the disk, ends with a committed entry, and is ahead.
     pub(crate) fn installs(&self, member: &Member, snapshot: SnapshotMeta) {
         let living = member.living.as_ref().expect("only who lives installs");
         let index = snapshot.last_included_index;
@@ -70,7 +71,7 @@ impl Oracle {
         assert!(member.disk.snapshot_index() >= index, "a snapshot is on the disk first");
     }
 
-    /// A leader sends what it holds, and that is enough for the peer to go on from.
+    /// A leader sends a snapshot that it holds, and the peer can continue from its end.
     pub(crate) fn sends_snapshot(&self, member: &Member, term: Term) {
         let living = member.living.as_ref().expect("only who lives sends");
         let Status { role, snapshot_index, .. } = living.status;
@@ -108,7 +109,7 @@ impl Oracle {
             self.leads(member.id, living, before);
         }
         if after.commit_index > before.commit_index {
-            // It may have led at the beginning of the batch only.
+            // It may have led only at the beginning of the batch.
             let led = [after.role, before.role].into_iter().find(|it| it.role == RoleName::Leader);
             self.commits(members, at, led.map(|role| role.term));
         }
@@ -161,7 +162,7 @@ impl Oracle {
         }
     }
 
-    /// Entries are applied in order, once a life, and only what is committed.
+    /// Entries are applied in order, once a life, and only if they are committed.
     pub(crate) fn applies(&self, living: &Living, entries: &[Entry]) {
         let mut last = living.machine.applied();
         for entry in entries {
@@ -182,14 +183,15 @@ impl Oracle {
         }
     }
 
-    /// Durable before said (thesis §3.8): what a message promises is on its sender's disk as it leaves.
+    /// Durable before said (thesis §3.8): when a message leaves, its promises are on its sender's
+    /// disk.
     pub(crate) fn sends(&self, member: &Member, message: &Message) {
         let on_disk = member.disk.hard_state();
         let is_past = on_disk.current_term > message.term;
         let is_now = on_disk.current_term == message.term;
         let says = || format!("{} says {message:?} with {on_disk:?} on its disk", member.id);
         match message.body {
-            // These name a term that is not begun.
+            // These name a term that has not begun.
             Body::Request(Request::RequestVote(RequestVote { pre_vote: true, .. }))
             | Body::Reply(Reply::RequestVote(RequestVoteReply {
                 pre_vote: true,
@@ -204,8 +206,9 @@ impl Oracle {
             Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index })) => {
                 let is_held = member.disk.term_at(match_index)
                     == self.leaders_term_at(message.term, match_index);
-                // It was there when its write was reported. A later leader's snapshot, arrived while this answer waited for
-                // its member to wake, may have taken its place: the answer is late then, as any message may be.
+                // It was there when its write was reported. While this answer waited for its member
+                // to wake, a later leader's snapshot may have arrived and replaced it. Then the
+                // answer is late, as any message may be.
                 let is_replaced = member.disk.snapshot().is_some_and(|snapshot| {
                     snapshot.last_included_index >= match_index
                         && snapshot.last_included_term > message.term
@@ -222,7 +225,8 @@ fn check_commit_rule(members: &[Member], living: &Living, led: Term) {
     let Status { commit_index, id, .. } = living.status;
     let term = living.log.term_at(commit_index);
     assert_eq!(term, Some(led), "{id} commits {commit_index}, of an old term, by counting");
-    // Whoever has lost it since had acknowledged it, and does not vote before it has it back.
+    // A member that has lost the entry since then had acknowledged it, and does not vote before it
+    // has it again.
     let had = |other: &Member| term.is_some_and(|term| other.disk.had(commit_index, term));
     let holds = |other: &Member| other.disk.term_at(commit_index) == term;
     let on_disk = members.iter().filter(|other| holds(other) || had(other));

@@ -1,4 +1,4 @@
-//! What is done otherwise than a seed says: for a smaller run that fails in the same way.
+//! Changes to what a seed says, for a smaller run that fails in the same way.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,7 +19,7 @@ pub(crate) struct Overrides {
 }
 
 impl Overrides {
-    /// As the environment says.
+    /// From the environment.
     pub(crate) fn from_env() -> Overrides {
         let without = std::env::var("SYNCRAFT_SIM_WITHOUT").unwrap_or_default();
         let part = |name: &str| {
@@ -44,7 +44,7 @@ impl Overrides {
     }
 }
 
-/// As in front of a command.
+/// As variables in front of a command.
 impl fmt::Display for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.without.is_empty() {

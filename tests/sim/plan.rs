@@ -1,7 +1,7 @@
 //! What a seed decides before anything runs.
 //!
-//! Each kind of fault is off in about half of all seeds: runs with few kinds of faults find what all of them at once would
-//! hide. Tiny limits are drawn as often as normal ones.
+//! Each kind of fault is off in about half of all seeds: runs with few kinds of faults find bugs
+//! that all of them together would hide. Tiny limits are drawn as often as normal ones.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 /// How often, in virtual time, faults are drawn.
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
-/// What can be switched off, by name.
+/// The names of the parts that can be switched off.
 pub(crate) const PARTS: [&str; 21] = [
     "drop",
     "duplicate",
@@ -40,7 +40,7 @@ pub(crate) const PARTS: [&str; 21] = [
     "clerks",
 ];
 
-/// Probabilities of faults. Those of the network are per message, the others per draw.
+/// Probabilities of faults: of the network's per message, of the others per draw.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) drop: f64,
@@ -52,15 +52,15 @@ pub(crate) struct Faults {
     pub(crate) crash_all: f64,
     pub(crate) pause: f64,
     pub(crate) false_disconnect: f64,
-    /// Somebody is told to hand the leadership over.
+    /// A member is told to hand its leadership over.
     pub(crate) transfer: f64,
-    /// A leader under a lease is kept from the others, who elect another one.
+    /// A leader under a lease is cut off from the others, who elect another one.
     pub(crate) depose: f64,
     /// A member loses its data.
     pub(crate) wipe: f64,
     pub(crate) disk_stall: f64,
     pub(crate) disk_full: f64,
-    /// A sync fails, and with it the member.
+    /// A sync fails, and its member stops.
     pub(crate) sync_failure: f64,
 }
 
@@ -69,14 +69,14 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) members: u64,
     pub(crate) faults: Faults,
-    /// Messages of one link arrive in the order they were sent.
+    /// Messages of one link arrive in the order in which they were sent.
     pub(crate) is_fifo: bool,
-    /// A crash or a cut is noticed by the peers, as a closed socket.
+    /// The peers notice a crash or a cut, as a closed socket.
     pub(crate) are_sockets_noticed: bool,
     pub(crate) delay_us: Range<u64>,
     pub(crate) disk_us: Range<u64>,
     pub(crate) apply_us: Range<u64>,
-    /// How long a member gathers events before it steps them; zero: each event alone.
+    /// How long a member gathers events before it steps them. Zero: each event alone.
     pub(crate) batch_us: u64,
     pub(crate) tick_us: Vec<u64>,
     pub(crate) safety_us: u64,
@@ -86,9 +86,9 @@ pub(crate) struct Plan {
     pub(crate) clerks: Clerks,
     /// How many clients a store remembers.
     pub(crate) sessions_max: usize,
-    /// How likely a snapshot is each time that something was applied.
+    /// The probability of a snapshot each time that something was applied.
     pub(crate) snapshot: f64,
-    /// A transfer's pieces are at least so long.
+    /// The minimum length of a transfer's pieces.
     pub(crate) chunk_len_bytes: u64,
     pub(crate) segment_len_bytes: u64,
     /// Reads are served under leases.
@@ -102,7 +102,7 @@ pub(crate) struct Plan {
 pub(crate) struct Clerks {
     pub(crate) count: usize,
     pub(crate) keys: usize,
-    /// Between two calls of one.
+    /// Between two calls of one clerk.
     pub(crate) think_us: Range<u64>,
     /// How long a call may take, and one attempt of it.
     pub(crate) call_timeout_us: u64,
@@ -155,12 +155,12 @@ impl Plan {
             segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
             lie: None,
         };
-        // Drawn last, so that it leaves the rest of a seed's plan as it was.
+        // Drawn last, so that the rest of a seed's plan stays as it was.
         plan.faults.depose = sometimes(rng, &[0.005, 0.02]);
         plan
     }
 
-    /// Does without one of the [`PARTS`].
+    /// Switches off one of the [`PARTS`].
     pub(crate) fn switch_off(&mut self, part: &str) {
         let faults = &mut self.faults;
         match part {
@@ -260,7 +260,7 @@ impl Limits {
     }
 }
 
-/// Leases bear clocks that differ by a tenth at most.
+/// Leases tolerate clocks that differ by at most a tenth.
 fn draw_tick_us(rng: &mut fastrand::Rng, is_skewed: bool, lease: bool) -> u64 {
     match (is_skewed, lease) {
         (false, _) => TICK_US,

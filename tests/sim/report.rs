@@ -1,4 +1,4 @@
-//! What a run came to.
+//! The result of a run.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ const PATHS: [&str; 44] = [
     "session expired",
 ];
 
-/// What a run came to: how often what happened, and the hash of all of it.
+/// The result of a run: how often each event happened, and the hash of everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) counts: BTreeMap<&'static str, u64>,

@@ -1,4 +1,5 @@
-//! Runs seeds on all cores, until they are done, the time is up, or one fails: that one is shrunk and its story told.
+//! Runs seeds on all cores until they are done, the time is up, or one fails. The failing seed is
+//! shrunk, and its story printed.
 
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe};
@@ -13,21 +14,21 @@ use crate::shrink::shrink;
 use crate::trace::Detail;
 use crate::world::World;
 
-/// Between two lines of progress, where there is a time to run for.
+/// Between two lines of progress, if there is a time limit.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
-/// The name of threads in which a panic is a violation, to be told in its own way.
+/// The name of threads in which a panic is a violation, which is printed in its own way.
 const THREAD_NAME: &str = "seed";
 
 /// Which seeds, and how long.
 pub(crate) struct Seeds {
     pub(crate) from: u64,
-    /// At most so many.
+    /// At most this many.
     pub(crate) count: u64,
     pub(crate) time: Option<Duration>,
 }
 
-/// What came of them.
+/// The results.
 struct Outcome {
     total: Report,
     seeds: u64,
@@ -44,9 +45,10 @@ pub(crate) fn replay(seed: u64, overrides: &Overrides) -> Report {
     World::run(overrides.plan(seed), Detail::Print)
 }
 
-/// Runs `seeds`, and gives what they came to.
+/// Runs `seeds` and returns the results.
 ///
 /// # Panics
+///
 /// If one fails.
 pub(crate) fn run_seeds(seeds: &Seeds, overrides: &Overrides) -> Report {
     let started = Instant::now();
@@ -111,7 +113,8 @@ impl Outcome {
         let (steps, faults) = (self.total.count_of("step"), self.total.faults());
         let seconds = started.elapsed().as_secs_f64();
         format!(
-            "{} seeds, {steps} steps, {faults} faults in {seconds:.0} s: {:.0} seeds/s, {:.0} steps/s",
+            "{} seeds, {steps} steps, {faults} faults in {seconds:.0} s: \
+             {:.0} seeds/s, {:.0} steps/s",
             self.seeds,
             self.seeds as f64 / seconds,
             steps as f64 / seconds
@@ -119,7 +122,7 @@ impl Outcome {
     }
 }
 
-/// Tells the story of the smallest run that still fails, and how to see it again.
+/// Prints the story of the smallest run that still fails, and how to replay it.
 fn tell(seed: u64, overrides: &Overrides, words: &str) {
     say(&format!("seed {seed} failed: {words}"));
     if env_number("SYNCRAFT_SIM_SHRINK") == Some(0) {
@@ -132,7 +135,8 @@ fn tell(seed: u64, overrides: &Overrides, words: &str) {
     let words = in_seed_thread(run).err().unwrap_or_default();
     say(&format!(
         "the above is the end of the smallest run that was found, and it ends with: {words}\n\
-         replay it with SYNCRAFT_SIM_SEED={seed}{smallest} cargo test --test sim -- --nocapture no_seed\n\
+         replay it with SYNCRAFT_SIM_SEED={seed}{smallest} \
+         cargo test --test sim -- --nocapture no_seed\n\
          {:#?}",
         smallest.plan(seed)
     ));
@@ -146,7 +150,7 @@ fn in_seed_thread(run: impl FnOnce() -> Report + Send) -> Result<Report, String>
     })
 }
 
-/// What a run comes to, or the violation.
+/// The result of a run, or the violation.
 fn attempt(run: impl FnOnce() -> Report) -> Result<Report, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -165,7 +169,7 @@ fn attempt(run: impl FnOnce() -> Report) -> Result<Report, String> {
     })
 }
 
-/// At once, also where the output goes to a file.
+/// At once, even if the output goes to a file.
 fn say(words: &str) {
     println!("{words}");
     let _ = std::io::stdout().flush();

@@ -1,4 +1,4 @@
-//! A log with a running hash: equal hashes, equal logs up to there.
+//! A log with a running hash: equal hashes mean equal logs up to there.
 
 use syncraft::raft::{Entry, Index, Payload, Term};
 
@@ -8,7 +8,8 @@ pub(crate) struct Shadow {
 }
 
 impl Shadow {
-    /// As a `Persist` says: the first entry replaces everything from its index on. Gives how many were replaced.
+    /// Applies a `Persist`: the first entry replaces everything from its index on. Returns how many
+    /// entries were replaced.
     pub(crate) fn write(&mut self, entries: &[Entry]) -> usize {
         let Some(first) = entries.first() else { return 0 };
         let at = first.index.0 as usize - 1;
@@ -22,7 +23,7 @@ impl Shadow {
         replaced
     }
 
-    /// Replaced by what led to a snapshot.
+    /// Replaced by the entries that led to a snapshot.
     pub(crate) fn reset(&mut self, committed: &[Entry]) {
         self.entries.clear();
         self.write(committed);

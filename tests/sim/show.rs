@@ -1,4 +1,5 @@
-//! Events, messages and effects in words short enough to read thousands of them. What has no words here shows as it is.
+//! Events, messages and effects as text, short enough to read thousands of them. The rest is
+//! printed with `Debug`.
 
 use syncraft::kv::Command;
 use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist, Request};

@@ -1,18 +1,18 @@
-//! A smaller run that still fails: with fewer kinds of trouble, fewer members, and in less time.
+//! A smaller run that still fails: with fewer kinds of faults, fewer members, and less time.
 
 use std::time::{Duration, Instant};
 
 use crate::overrides::Overrides;
 use crate::plan::PARTS;
 
-/// Then what was found by then must do.
+/// Then the best result so far has to do.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Less than this is not worth a run.
 const SAFETY_STEP_MS: u64 = 50;
 
-/// The smallest change of what fails that fails, too, in whatever way: one part after the other is switched off, and stays
-/// so if `fails` says yes; then the same for members and time.
+/// The smallest change of a failing run that also fails, in any way: parts are switched off one
+/// after the other and stay off if `fails` says yes; then the same for members and time.
 pub(crate) fn shrink(
     seed: u64,
     overrides: &Overrides,

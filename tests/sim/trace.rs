@@ -1,4 +1,4 @@
-//! What happened: a hash of all of it, and the last lines of it (all lines on replay).
+//! What happened: a hash of everything, and the last lines of text (all lines on replay).
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -34,7 +34,7 @@ impl Trace {
         self.hash
     }
 
-    /// Mixes numbers that describe what happened into the hash (FNV-1a).
+    /// Mixes numbers that describe an event into the hash (FNV-1a).
     pub(crate) fn mix(&mut self, numbers: &[u64]) {
         for &number in numbers {
             self.hash = (self.hash ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(17);

@@ -1,4 +1,4 @@
-//! Load beside the clerks, as much as the limits are worth testing with: proposals and reads that nobody retries. Each
+//! Load beside the clerks, enough to test the limits: proposals and reads that nobody retries. Each
 //! command is unique, and has no session.
 
 use bytes::Bytes;
@@ -54,7 +54,7 @@ impl Workload {
         Event::Read { id: self.next_id() }
     }
 
-    /// A number for a request that nobody else has.
+    /// A number for a request that no other request has.
     pub(crate) fn next_id(&mut self) -> RequestId {
         self.last.0 += 1;
         self.last

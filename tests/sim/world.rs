@@ -1,4 +1,5 @@
-//! The event loop: virtual time, members, disks, messages. [`faults`] and [`calm`] are its two phases.
+//! The event loop: virtual time, members, disks, messages. [`faults`] and [`calm`] are its two
+//! phases.
 
 mod calm;
 mod clerks;
@@ -41,9 +42,9 @@ pub(crate) struct World {
     fault_rng: fastrand::Rng,
     snapshot_rng: fastrand::Rng,
     is_calm: bool,
-    /// By then all that was sent before the calm has arrived.
+    /// By then all messages sent before the calm have arrived.
     late_until_us: u64,
-    /// In the calm: a proposal that must come through, and when it was made.
+    /// In the calm: a proposal that must succeed, and when it was made.
     marker: Option<(RequestId, u64)>,
     /// Of the last transfer of a snapshot.
     last_token: u64,
@@ -57,7 +58,7 @@ struct Scheduled {
     what: What,
 }
 
-/// Something to happen. A member is named with its life: what was meant for an earlier one is void.
+/// An event to come. A member is named with its life: an event for an earlier life is void.
 enum What {
     Tick(Who),
     Step(Who),
@@ -71,9 +72,9 @@ enum What {
     SnapshotTaken(Who, Index, StoreView),
     ChunkArrived(Chunk),
     ChunkAnswered(Who, ChunkAnswer),
-    /// Nobody waits for the answer to so many chunks any longer.
+    /// The sender stops waiting for the answer to this many chunks.
     ChunkDeadline(Who, MemberId, u64, u64),
-    /// All of a leader's snapshot is on the disk: the core may be told.
+    /// A leader's whole snapshot is on the disk: the core may be told.
     SnapshotStored(Who, Message, Snapshot),
     Start(usize),
     /// A clerk's pause is over.
@@ -96,7 +97,7 @@ enum What {
     },
     /// A member is cut off from all others.
     CutOff(usize),
-    /// This member has committed something: is there anyone who leads beside it?
+    /// This member has committed something: does another one still believe that it leads?
     AskOtherLeaders(usize),
     Heal,
     Faults,
@@ -110,9 +111,10 @@ struct Who {
 }
 
 impl World {
-    /// Runs to its end what a seed has drawn.
+    /// Runs what a seed has drawn to its end.
     ///
     /// # Panics
+    ///
     /// At the first violation.
     pub(crate) fn run(plan: Plan, detail: Detail) -> Report {
         let mut world = World::new(plan, Trace::new(detail));

@@ -1,4 +1,4 @@
-//! Elections (Raft §5.2), each preceded by a pre-vote (thesis §9.6): a member that could not win
+//! Elections (Raft §5.2), each after a pre-vote (thesis §9.6), so that a member that could not win
 //! disturbs nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ pub(super) struct Candidate {
     votes: BTreeMap<MemberId, bool>,
 }
 
-/// Where an election, or a pre-vote, stands.
+/// The state of an election or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tally {
     Won,
@@ -24,7 +24,7 @@ pub(super) enum Tally {
 }
 
 impl Candidate {
-    /// The answer to whether there would be a vote.
+    /// A peer says whether it would vote for this member.
     pub(super) fn on_pre_vote_reply(
         &mut self,
         common: &Common,
@@ -54,7 +54,7 @@ impl Candidate {
         }
     }
 
-    /// The candidate's own vote is on the disk. The others are being asked: they have a whole
+    /// The candidate's own vote is on the disk. The other members are being asked, and have a whole
     /// timeout to answer.
     pub(super) fn own_vote_durable(&mut self, common: &mut Common) -> Tally {
         let own = common.config.id;
@@ -65,8 +65,8 @@ impl Candidate {
         self.count(&common.config.members, own, true)
     }
 
-    /// Counts a vote. A vote given stands; a refusal may be the late answer to an older request, so
-    /// a vote after it counts.
+    /// Counts a vote. A granted vote is final. A refusal may be a late answer to an older request,
+    /// so a vote after it counts.
     fn count(&mut self, members: &Membership, from: MemberId, granted: bool) -> Tally {
         assert!(members.contains(from), "strangers are not heard");
         *self.votes.entry(from).or_default() |= granted;
@@ -80,8 +80,8 @@ impl Candidate {
 }
 
 impl Raft {
-    /// No leader was heard for an election timeout: asks whether an election could be won. Also a
-    /// candidate whose election came to nothing begins here again, with the term it has.
+    /// No leader was heard for an election timeout: asks whether an election could be won. A
+    /// candidate whose election ended without a leader starts again here, in the same term.
     pub(super) fn campaign(&mut self) {
         let common = &mut self.common;
         common.assert_may_stand();
@@ -96,8 +96,8 @@ impl Raft {
         self.pre_vote_counted(tally);
     }
 
-    /// Begins a term and votes for itself. That vote counts, and the others are asked, once it is
-    /// on the disk.
+    /// Begins a term and votes for itself. Once that vote is on the disk, it counts and the other
+    /// members are asked.
     pub(super) fn stand_for_election(&mut self, is_transfer: bool) {
         let common = &mut self.common;
         common.assert_may_stand();
@@ -110,8 +110,8 @@ impl Raft {
         common.persists.then.extend(requests);
     }
 
-    /// The leader hands over to this member: no pre-vote, and those who hear the leader may vote
-    /// all the same.
+    /// The leader hands over to this member: there is no pre-vote, and members that hear the leader
+    /// may vote too.
     pub(super) fn on_timeout_now(&mut self, message: &Message) {
         self.common.reply(message.caller(), Reply::TimeoutNow);
         if self.common.may_stand() {
@@ -119,9 +119,9 @@ impl Raft {
         }
     }
 
-    /// Whether a candidate's own vote is on its way to the disk. The others were not asked yet, so
-    /// there is nothing to time out: to begin again would only queue another write behind this one,
-    /// on a slow disk without end.
+    /// Whether a candidate's own vote is on its way to the disk. The other members were not asked
+    /// yet, so there is nothing to time out. Another start would only queue another write, and on a
+    /// slow disk this would never end.
     pub(super) fn is_vote_under_way(&self) -> bool {
         matches!(self.role, Role::Candidate(_)) && !self.common.is_hard_state_durable()
     }
@@ -136,7 +136,7 @@ impl Raft {
 
     pub(super) fn vote_counted(&mut self, tally: Tally) {
         match tally {
-            // The others' votes may be in before its own is on the disk.
+            // The other votes may arrive before this member's own is on the disk.
             Tally::Won if !self.common.is_hard_state_durable() => {}
             Tally::Won => self.become_leader(),
             Tally::Lost => self.give_up(),
@@ -144,7 +144,7 @@ impl Raft {
         }
     }
 
-    /// Back to waiting; the timer, drawn when the campaign began, runs on.
+    /// Waits for a leader again. The timer that was set at the start of the campaign keeps running.
     fn give_up(&mut self) {
         assert!(self.common.leader().is_none(), "whoever hears a leader has given up already");
         self.role = Role::Follower;
@@ -152,8 +152,8 @@ impl Raft {
 }
 
 impl Common {
-    /// Whether this member can take a leader's place: it votes, knows its promises, and its disk
-    /// takes new ones.
+    /// Whether this member can become leader: it votes, knows its promises, and its disk accepts
+    /// new ones.
     pub(super) fn may_stand(&self) -> bool {
         let is_voter = self.config.members.is_voter(self.config.id);
         is_voter && self.joining.is_none() && !self.is_disk_stalled()

@@ -1,11 +1,11 @@
-//! What every member keeps, whatever its role: the state of Raft figure 2, and what leaves at the
-//! end of a step.
+//! The state that members of every role have: that of Raft figure 2, and the effects of the current
+//! step.
 //!
 //! The term, the vote, `commit_index` and `handed_out` are private to this file. Each of them
-//! changes in one method, and that method asserts what Raft says of the change.
+//! changes in one method, and that method asserts what Raft says about the change.
 //!
-//! What each step calls once is `#[inline]`: else the calls from one file to another would cost
-//! more than all assertions.
+//! Methods that each step calls once are `#[inline]`. Otherwise calls from one file to another
+//! would cost more than all assertions.
 
 use std::collections::VecDeque;
 
@@ -18,8 +18,8 @@ use super::message::{Body, Caller, Message, ReadIndexReply, Reply, Request};
 use super::reads::{Question, Readers};
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
-/// Writes that may wait for the disk with something to be said after them; past it that is not
-/// said: the network may lose it as well.
+/// The most writes that may wait for the disk with messages to send after them. Beyond it, the
+/// messages are dropped, as a network may do.
 const WRITES_WAITING_MAX: u64 = 16_384;
 
 /// The state of a member of any role.
@@ -35,20 +35,20 @@ pub(super) struct Common {
     pub(super) snapshot: Option<SnapshotMeta>,
     /// The last entry that the state machine has said to have applied.
     pub(super) applied_index: Index,
-    /// Bytes given out and not yet applied, with the last index of each batch.
+    /// The batches given out and not yet applied: the last index and the bytes of each.
     applying: VecDeque<(Index, usize)>,
-    /// Who leads in the current term, if known. This member itself exactly while its role is
+    /// The leader of the current term, if known. It is this member if and only if its role is
     /// leader.
     leader: Option<MemberId>,
-    /// While this member lacks its data.
+    /// Set while this member lacks its data.
     pub(super) joining: Option<Joining>,
-    /// Reads that the leader is asked about.
+    /// Reads for which the leader is asked.
     pub(super) forwarded: Forwarded,
-    /// An entry that a leader has said to be committed, here or not.
+    /// An entry that a leader has reported as committed, whether or not this log has it.
     pub(super) known_committed: Option<(Index, Term)>,
-    /// For so long this member helps nobody else to become leader.
+    /// How much longer this member helps nobody else to become leader.
     pub(super) promise_ticks: u32,
-    /// What the boot-time clock last read.
+    /// The last reading of the boot-time clock.
     pub(super) now_us: Option<u64>,
     pub(super) is_disk_full: bool,
     last_question: u64,
@@ -60,23 +60,23 @@ pub(super) struct Common {
     pub(super) effects: Vec<Effect>,
 }
 
-/// The election timer: how long nothing was heard of a leader.
+/// The election timer: how long no leader was heard.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
     pub(super) elapsed_ticks: u32,
     pub(super) timeout_ticks: u32,
 }
 
-/// What is to be written, being written, and to be said after it.
+/// The writes under way, and what the next one contains.
 #[derive(Debug, Default)]
 pub(super) struct Persists {
     last: PersistId,
     done: PersistId,
-    /// How long nothing of what waits has become durable, ...
+    /// For how long writes have been waiting and none has become durable, ...
     stalled_ticks: u32,
-    /// ... and what had been given out to be written when that began.
+    /// ... and the last entry that had been given out to be written when that began.
     pub(super) stalled_index: Index,
-    /// The hard state differs from what the last `Persist` said.
+    /// Whether the hard state differs from that of the last `Persist`.
     is_hard_state_dirty: bool,
     /// The last write that carried a hard state.
     hard_state_write: PersistId,
@@ -122,7 +122,7 @@ impl Common {
     ) -> Common {
         let rng =
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        // Not from the jitter's own sequence, which it would shift.
+        // From a clone, so as not to shift the sequence of the jitter.
         let last_question = fastrand::Rng::with_seed(rng.clone().u64(..)).u64(..1 << 62);
         let is_empty = (hard_state, snapshot, entries.len()) == (HardState::default(), None, 0);
         let joining = Joining::begin(config.standing, is_empty, last_question);
@@ -164,9 +164,9 @@ impl Common {
         common
     }
 
-    /// A snapshot may reach the disk before the term that it was made in: one that arrives is
-    /// stored before the core hears of it, and entries may be applied before this member's own log
-    /// has them. This member has said nothing in that term.
+    /// A snapshot may be on the disk before the term that it was made in: a received one is stored
+    /// before the core hears of it, and entries may be applied before this member's own log has
+    /// them. This member has sent nothing in that term.
     fn adopt_term_of_snapshot(&mut self) {
         let term = self.snapshot.map_or(Term::ZERO, |it| it.last_included_term);
         if term > self.current_term() {
@@ -200,7 +200,7 @@ impl Common {
         self.leader == Some(self.config.id)
     }
 
-    /// The state that must survive a crash: it goes out with the next `Persist`.
+    /// Changes the state that must survive a crash. The next `Persist` writes it.
     pub(super) fn change_hard_state(&mut self, new: HardState) {
         let HardState { current_term, voted_for } = self.hard_state;
         assert!(new.current_term >= current_term, "terms never fall (§5.1)");
@@ -226,8 +226,8 @@ impl Common {
         self.handed_out = index;
     }
 
-    /// Somebody leads the current term, or nobody is known to any more. Another leader will not
-    /// confirm the reads that the last one was asked about.
+    /// Sets who leads the current term, if that is known. Another leader will not confirm the reads
+    /// for which the last one was asked.
     #[inline]
     pub(super) fn set_leader(&mut self, leader: Option<MemberId>) {
         if leader != self.leader {
@@ -249,10 +249,10 @@ impl Common {
         self.reject_forwarded();
     }
 
-    /// Adds entries at the end of the log: the leader's own, or those that the leader sent.
+    /// Adds entries at the end of the log: a leader's own, or those that the leader sent.
     pub(super) fn append(&mut self, entries: impl IntoIterator<Item = Entry>) {
         entries.into_iter().for_each(|entry| self.log.append(entry));
-        // Terms never fall along the log, so this is said of all of them.
+        // Terms never fall along the log, so this holds for all entries.
         assert!(self.log.last_term() <= self.current_term(), "no entry is of a term to come");
     }
 
@@ -266,7 +266,7 @@ impl Common {
         self.log.truncate(from);
     }
 
-    /// The snapshot takes the place of the log and the state.
+    /// Replaces the log and the state with the snapshot.
     pub(super) fn install(&mut self, snapshot: SnapshotMeta) {
         assert!(
             !self.is_leading(),
@@ -286,8 +286,8 @@ impl Common {
         self.effects.push(Effect::Install(snapshot));
     }
 
-    /// Entries that the snapshot holds may go, but for a tail for followers that are a little
-    /// behind.
+    /// The entries in the snapshot are no longer needed, except for some at the end for followers
+    /// that are a little behind.
     pub(super) fn snapshot_taken(&mut self, snapshot: SnapshotMeta) {
         let index = snapshot.last_included_index;
         assert!(index <= self.handed_out, "a snapshot holds what was applied, no more");
@@ -310,8 +310,8 @@ impl Common {
         self.log.written(id);
     }
 
-    /// Gives out some of what is committed, as far as the state machine keeps up. False if there is
-    /// nothing to give out now.
+    /// Gives out some committed entries, unless the state machine has too many already. Returns
+    /// whether it did.
     #[inline]
     pub(super) fn hand_out(&mut self) -> bool {
         if self.handed_out == self.commit_index {
@@ -331,7 +331,7 @@ impl Common {
         true
     }
 
-    /// Gives out what is to be written, and what may be said after it.
+    /// Gives out what to write, with the messages to send after it.
     #[inline]
     pub(super) fn persist(&mut self) {
         let has_writes = self.persists.is_hard_state_dirty
@@ -356,13 +356,12 @@ impl Common {
         self.persists.is_hard_state_durable()
     }
 
-    /// Whether nothing that waits has reached the disk for longer than an election takes.
+    /// Whether writes are waiting, and none has reached the disk for longer than an election takes.
     pub(super) fn is_disk_stalled(&self) -> bool {
         self.persists.stalled_ticks >= self.config.election_ticks_max
     }
 
-    /// Answers with what promises no entry and no vote: at once, if the term it names is on the
-    /// disk.
+    /// Sends an answer that promises no entry: as soon as the hard state is on the disk.
     pub(super) fn reply(&mut self, caller: Caller, reply: Reply) {
         self.reply_once_durable(caller, reply, Index::ZERO);
     }
@@ -388,7 +387,7 @@ impl Common {
         Message { from: self.config.id, to, term, token: 0, body }
     }
 
-    /// Answers a follower that asked what is committed.
+    /// Answers a follower that asked for the commit index.
     pub(super) fn answer_question(&mut self, question: Question, committed: Option<(Index, Term)>) {
         let reply = ReadIndexReply { batch: question.batch, committed };
         self.reply(question.caller, Reply::ReadIndex(reply));
@@ -398,7 +397,7 @@ impl Common {
         self.effects.push(Effect::Rejected { id, reason });
     }
 
-    /// A leader has stepped down: it cannot confirm these reads any more.
+    /// Rejects reads that this member, which has stepped down as leader, cannot confirm.
     pub(super) fn reject_readers(&mut self, Readers { ids, followers }: Readers) {
         let reason = Rejection::NotLeader(self.leader);
         self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
@@ -414,20 +413,20 @@ impl Common {
         self.timer = Timer { elapsed_ticks: 0, timeout_ticks };
     }
 
-    /// Whether a leader is known to live: then votes are refused (thesis §4.2.3, §6.2).
+    /// Whether a leader was heard recently, in which case votes are refused (thesis §4.2.3, §6.2).
     pub(super) fn hears_leader(&self) -> bool {
         self.is_leading()
             || self.promise_ticks > 0
             || self.leader.is_some() && self.timer.elapsed_ticks < self.config.election_ticks_min
     }
 
-    /// A name that no other question has, of this life or another.
+    /// A name that no other question has, not even of another run of this member.
     pub(super) fn next_question(&mut self) -> u64 {
         self.last_question += 1;
         self.last_question
     }
 
-    /// Says so if the role, the term or the leader is another one than was last said.
+    /// Reports the role, the term and the leader if one of them has changed.
     #[inline]
     pub(super) fn tell_role(&mut self, role: RoleChange) {
         assert!(role.term >= self.told.term, "terms never fall (§5.1)");
@@ -437,13 +436,14 @@ impl Common {
         }
     }
 
-    /// What a peer sends is never asserted on: a bad peer must not take a good one down.
+    /// Drops and counts a message. Messages are never asserted on, because a bad peer must not take
+    /// a good one down.
     pub(super) fn nonsense(&mut self, message: &Message, why: &str) {
         self.nonsense_count += 1;
         ::log::debug!("member {} dropped {message:?}: {why}", self.config.id);
     }
 
-    /// What holds between any two steps, whatever has happened.
+    /// Asserts what holds between any two steps.
     #[inline]
     pub(super) fn assert_sound(&self) {
         assert!(self.handed_out <= self.commit_index, "only what is committed is applied (§5.3)");

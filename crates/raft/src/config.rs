@@ -1,66 +1,76 @@
-//! What a member is told once: who it is, who the others are, its times in ticks and its bounds.
+//! The configuration of a member: who it is, who the others are, its times in ticks, and its
+//! bounds.
 
 use super::joining::Standing;
 use super::membership::Membership;
 use super::types::MemberId;
 
-/// Configuration of one member's core. [`Config::new`] gives the defaults; a tick is meant to be 10 ms.
+/// The configuration of one member's core. [`Config::new`] has the defaults, which are meant for
+/// ticks of 10 ms.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This member.
     pub id: MemberId,
-    /// All members, this one among them.
+    /// All members, including this one.
     pub members: Membership,
-    /// Ticks between heartbeats. Default 5. Too small wastes packets; it must stay well below the election timeout.
+    /// Ticks between heartbeats. Default 5. Too few waste packets; it must stay well below the
+    /// election timeout.
     pub heartbeat_ticks: u32,
-    /// The shortest election timeout; each is drawn anew from `[min, max]` (Raft §5.2). Default 30 and 60. Too small and a
-    /// short stall costs the leader its term; too large and a silent leader is missed for as long.
+    /// The shortest election timeout. Each timeout is drawn from `[min, max]` (Raft §5.2). Default
+    /// 30 and
+    /// 60. If they are too small, a short stall costs the leader its term. If they are too large,
+    ///     the cluster is without a leader for as long when one fails.
     pub election_ticks_min: u32,
     /// The longest election timeout.
     pub election_ticks_max: u32,
-    /// After the connection to the leader broke, wait 2 to this many ticks before asking for a pre-vote. Default 8. Too
-    /// small and two followers ask in the same moment.
+    /// After the connection to the leader breaks, a follower waits 2 to this many ticks before it
+    /// asks for pre-votes. Default 8. If it is too small, two followers ask at the same moment.
     pub leader_lost_ticks_max: u32,
-    /// Most bytes of entries in one `AppendEntries`; one larger entry goes alone. Default 1 MiB.
+    /// The most bytes of entries in one `AppendEntries`. A larger entry is sent alone. Default 1
+    /// MiB.
     pub append_bytes_max: usize,
-    /// Most `AppendEntries` on their way to one peer. Default 64.
+    /// The most `AppendEntries` on their way to one peer. Default 64.
     pub window_messages_max: usize,
-    /// Most bytes of entries on their way to one peer (one message may exceed it). Default 8 MiB.
+    /// The most bytes of entries on their way to one peer; one message may exceed it. Default 8
+    /// MiB.
     pub window_bytes_max: usize,
-    /// With so many `AppendEntries` on their way to a peer the next one is held back, and entries gather in it, until there are
-    /// [`append_gather_bytes`](Config::append_gather_bytes), or the peer answers, or a tick has passed. Default: never. One or
-    /// two make few, large messages of many small proposals; too many make a message of each.
+    /// If this many `AppendEntries` are on their way to a peer, the next one is held back and
+    /// gathers entries until it has [`append_gather_bytes`](Config::append_gather_bytes), the peer
+    /// answers, or a tick has passed. By default nothing is held back. One or two combine many
+    /// small proposals into few messages; larger values combine less.
     pub append_gather_from: usize,
-    /// What has gathered to so many bytes is sent, as far as the window allows. Default 64 KiB.
+    /// A message that is held back is sent at this size, if the window allows. Default 64 KiB.
     pub append_gather_bytes: usize,
-    /// Most proposals not yet committed; more are refused as busy. Default 65,536.
+    /// The most proposals not yet committed; more are refused as busy. Default 65,536.
     pub uncommitted_entries_max: u64,
-    /// Most bytes of proposals not yet committed (one proposal may exceed it). Default 64 MiB.
+    /// The most bytes of proposals not yet committed; one proposal may exceed it. Default 64 MiB.
     pub uncommitted_bytes_max: usize,
-    /// Most entries committed and not yet applied here: past it proposals are refused until the state machine has caught up.
-    /// Default 65,536.
+    /// The most committed entries not yet applied here. Beyond it, proposals are refused until the
+    /// state machine has caught up. Default 65,536.
     pub unapplied_entries_max: u64,
-    /// Most reads that wait for confirmation. Default 65,536.
+    /// The most reads that wait for confirmation. Default 65,536.
     pub reads_max: usize,
-    /// Most bytes of entries handed out to be applied and not yet applied (one entry may exceed it). Default 16 MiB.
+    /// The most bytes of entries handed out and not yet applied; one entry may exceed it. Default
+    /// 16 MiB.
     pub apply_bytes_max: usize,
-    /// Entries that a snapshot holds are kept in memory up to this many bytes, for followers that are a little behind.
-    /// Default 16 MiB. Too small: a follower that was away for a moment is sent the whole snapshot.
+    /// This many bytes of entries stay in memory although a snapshot has them, for followers that
+    /// are a little behind. Default 16 MiB. If it is too small, a follower that was away for a
+    /// moment is sent the whole snapshot.
     pub log_tail_bytes_max: usize,
-    /// Serve a leader's reads under a lease where a quorum has promised one, and promise one to leaders (thesis §6.4.1). Default
-    /// false. With it reads are linearizable only if no member's clock runs more than a tenth faster than another's, and a
-    /// leader that dies is missed for an election timeout.
+    /// Whether this member promises leases to leaders, and as leader serves reads under the lease
+    /// that a quorum has promised (thesis §6.4.1). Default false. With leases, reads are
+    /// linearizable only if no member's clock runs more than a tenth faster than another's, and
+    /// after a leader's death the others wait for an election timeout.
     pub lease: bool,
-    /// An earlier life of this member may have promised a lease: it helps nobody to become leader for an election timeout.
-    /// Default false.
+    /// Whether this member may have promised a lease before it was restarted. If so, it helps
+    /// nobody to become leader for an election timeout. Default false.
     pub may_have_promised: bool,
-    /// How long a tick is, in microseconds: at least so much time passes between two of them. Only leases need to know. Default
-    /// 10,000.
+    /// The shortest time between two ticks, in microseconds. Only leases use it. Default 10,000.
     pub tick_us: u64,
-    /// Whether this member may vote as it starts. Default [`Standing::Voter`].
+    /// Whether this member may vote when it starts. Default [`Standing::Voter`].
     pub standing: Standing,
-    /// Seeds the election jitter, and the names of questions that must never be used again: a different one in each life.
-    /// Members of one cluster may share it: the id is mixed in.
+    /// Seeds the election jitter and the names of questions, which must never repeat: use a
+    /// different seed at each start. Members of a cluster may share it, because the id is mixed in.
     pub seed: u64,
 }
 
@@ -99,7 +109,7 @@ impl Config {
     }
 
     /// # Panics
-    /// If the core could not work with these values: better at the start than at the first broken connection.
+    /// If the core could not work with these values.
     pub(super) fn assert_sound(&self) {
         assert!(self.members.contains(self.id), "a member is among the members");
         assert!(self.heartbeat_ticks >= 1, "heartbeat_ticks is at least 1");

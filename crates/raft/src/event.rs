@@ -1,4 +1,4 @@
-//! What goes into the core and what comes out: the whole of its interface.
+//! What goes into the core and what comes out: its whole interface.
 
 use bytes::Bytes;
 
@@ -6,11 +6,11 @@ use super::joining::OtherCluster;
 use super::message::Message;
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
-/// The shell's name for a proposal or a read, repeated in what becomes of it.
+/// The shell's name for a proposal or a read. The effects that answer it repeat the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// Number of a [`Persist`], counted from 1.
+/// The number of a [`Persist`], counted from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PersistId(pub u64);
 
@@ -19,10 +19,10 @@ pub struct PersistId(pub u64);
 pub enum Event {
     /// One tick of the clock has passed: the core's notion of time.
     Tick,
-    /// What the boot-time clock of this member reads, in microseconds: the time since some moment
-    /// in the past, that goes on while the machine sleeps. Only leases look at it, and only where
-    /// [`Config::lease`](super::Config::lease) is set; then it stands before the reads of each
-    /// batch, and was read after they had arrived.
+    /// The reading of this member's boot-time clock in microseconds: the time since some moment in
+    /// the past, including the machine's sleep. Only leases use it. If
+    /// [`Config::lease`](super::Config::lease) is set, it comes before the reads of each batch, and
+    /// is read after they arrived.
     Clock(u64),
     /// A message has arrived.
     Message(Message),
@@ -42,7 +42,7 @@ pub enum Event {
     /// This member should hand its leadership over: to one peer, or to the one that is furthest.
     /// Nothing if it does not lead.
     Transfer {
-        /// To whom; a stranger, or this member itself, is ignored.
+        /// The next leader. A stranger, or this member itself, is ignored.
         to: Option<MemberId>,
     },
     /// This [`Effect::Persist`] and all before it are durable.
@@ -51,12 +51,11 @@ pub enum Event {
     Applied(Index),
     /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
     SnapshotTaken(SnapshotMeta),
-    /// The disk is full, or no longer so: the leader is told, who may look for somebody to hand
-    /// over to.
+    /// Whether the disk is full. The leader is told. A leader whose disk is full may hand over.
     DiskFull(bool),
     /// What [`Effect::Joined`] asked for is on the disk.
     Joined,
-    /// A peer that was asked where it stands ([`Request::Join`](super::Request::Join)) is of
+    /// A peer that was asked where it stands ([`Request::Join`](super::Request::Join)) belongs to
     /// another cluster.
     OtherCluster {
         /// The peer.
@@ -64,8 +63,8 @@ pub enum Event {
         /// What it said.
         other: OtherCluster,
     },
-    /// The connection with a peer broke, or a request to it failed: what was sent may be lost, and
-    /// if the peer is the leader, it may be dead.
+    /// The connection with a peer broke, or a request to it failed. What was sent may be lost. If
+    /// the peer is the leader, it may be dead.
     Disconnected(MemberId),
 }
 
@@ -152,16 +151,16 @@ pub struct Persist {
     pub then: Vec<Message>,
 }
 
-/// Why a proposal or a read was not taken up.
+/// Why a proposal or a read was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// This member does not lead; who does, if it knows.
+    /// This member does not lead. Contains the leader, if it knows one.
     NotLeader(Option<MemberId>),
-    /// A bound is reached; it is worth trying again soon.
+    /// A bound is reached. It is worth trying again soon.
     Busy,
 }
 
-/// Who this member now is.
+/// The role of this member, with its term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoleChange {
     /// Its role.

@@ -1,4 +1,4 @@
-//! A follower: it answers (Raft §5.2, §5.3). Votes are given here too, whatever the role.
+//! A follower, which only answers (Raft §5.2, §5.3). Members of every role give votes here.
 
 use super::common::Common;
 use super::event::Effect;
@@ -8,12 +8,12 @@ use super::message::{
 };
 use super::types::{Entry, HardState, Index, SnapshotMeta, Term};
 
-/// No log gets there. A peer's snapshot must not leave indexes too few to go on with.
+/// No log gets this long. A peer's snapshot must not use up the indexes.
 const INDEX_MAX: u64 = 1 << 62;
 
 impl Common {
-    /// A request of an earlier term is told the current one, so that its sender steps down. A member without its data is in
-    /// an early term, and is answered all the same.
+    /// Answers a request of an earlier term with the current one, so that its sender steps down. A
+    /// member without its data is in an early term, and gets a real answer.
     pub(super) fn refuse_stale(&mut self, message: &Message, request: &Request) {
         match request {
             Request::RequestVote(request) => self.refuse_vote(message, *request),
@@ -21,7 +21,7 @@ impl Common {
                 let stale = AppendEntriesReply::Stale;
                 self.reply(message.caller(), Reply::AppendEntries(stale));
             }
-            // Rounds of an earlier term mean nothing in this one, in which the same member may lead again.
+            // The same member may lead again, and its rounds of an earlier term mean nothing then.
             Request::Heartbeat(_) => {
                 let round = HeartbeatReply::NO_ROUND;
                 let reply = HeartbeatReply { round, promised_us: 0, cannot_write: false };
@@ -45,17 +45,17 @@ impl Common {
         }
     }
 
-    /// A member without its data does not know what it has promised; one that knows keeps it.
+    /// Whether promises allow a vote. A member without its data does not know its promises.
     fn may_help(&self, request: RequestVote) -> bool {
         let knows_promises = self.joining.is_none() || self.is_filled_by_the_only_other();
         knows_promises && (self.promise_ticks == 0 || request.is_transfer)
     }
 
-    /// One vote a term, first come first served; the same candidate may ask again.
+    /// One vote a term, for the first candidate that asks. The same candidate may ask again.
     fn may_vote_for(&self, message: &Message) -> bool {
         match self.hard_state().voted_for {
             Some(candidate) => candidate == message.from,
-            // A leader of this term is known: it must have had another majority's votes.
+            // A known leader of this term has the votes of a majority already.
             None => self.leader().is_none(),
         }
     }
@@ -74,8 +74,9 @@ impl Common {
         self.reply(message.caller(), Reply::RequestVote(granted));
     }
 
-    /// Promises nothing: the grant names the term that would be started, and leaves at once. Whoever grants one waits a
-    /// little before asking itself, so that two who lost their leader in the same moment do not split the vote.
+    /// Promises nothing: the grant names the term that would begin, and leaves at once. This member
+    /// then waits a little before it asks for pre-votes itself, so that two members that lost their
+    /// leader at the same moment do not split the vote.
     fn grant_pre_vote(&mut self, message: &Message) {
         let left_ticks = self.timer.timeout_ticks.saturating_sub(self.timer.elapsed_ticks);
         self.timer.timeout_ticks += self.config.leader_lost_ticks_max.saturating_sub(left_ticks);
@@ -99,7 +100,8 @@ impl Common {
         if !is_well_formed(request, message.term) {
             return self.nonsense(message, "its entries do not follow each other");
         }
-        // What is committed matches by the leader's completeness (§5.4.3), also where only the snapshot knows it.
+        // Committed entries match by leader completeness (§5.4.3), even if only the snapshot has
+        // them.
         let is_match = request.prev_log_index <= self.commit_index()
             || self.log.term_at(request.prev_log_index) == Some(request.prev_log_term);
         if !is_match {
@@ -126,8 +128,9 @@ impl Common {
         self.reply(message.caller(), Reply::AppendEntries(conflict));
     }
 
-    /// Adds what is new. Only a conflict removes anything: an old, short message must not cut off what a later one brought
-    /// (§5.3). False, and nothing changed, if it conflicts with what is committed, or terms would fall where it joins.
+    /// Adds new entries. Only a conflict removes entries: an old, short message must not remove
+    /// what a later one brought (§5.3). Returns false and changes nothing if the entries contradict
+    /// committed ones, or terms would fall between the log and them.
     fn take_entries(&mut self, entries: &[Entry]) -> bool {
         let known = |entry: &&Entry| {
             entry.index <= self.log.base_index()
@@ -146,8 +149,9 @@ impl Common {
         true
     }
 
-    /// A snapshot has arrived (Raft §7). If the log has the entry that it ends with, the log has all that is in it, and the
-    /// snapshot only says that it is committed; else it takes the place of log and state.
+    /// A snapshot has arrived (Raft §7). If the log has the snapshot's last entry, it has
+    /// everything in it, and the snapshot only says that this is committed. Otherwise it replaces
+    /// log and state.
     pub(super) fn on_install_snapshot(&mut self, message: &Message, snapshot: SnapshotMeta) {
         if !self.may_be_committed(snapshot, message.term) {
             return self.nonsense(message, "it cannot end with a committed entry");
@@ -164,8 +168,8 @@ impl Common {
         self.reply_once_durable(message.caller(), reply, match_index);
     }
 
-    /// Whether a leader of `term` can have committed what the snapshot ends with: terms do not fall along the log, up to the
-    /// leader's own.
+    /// Whether a leader of `term` can have committed the snapshot's last entry: terms do not fall
+    /// along the log, and do not pass the leader's own.
     fn may_be_committed(&self, snapshot: SnapshotMeta, term: Term) -> bool {
         let SnapshotMeta { last_included_index, last_included_term } = snapshot;
         let committed_term = self.log.term_at(self.commit_index());
@@ -175,9 +179,9 @@ impl Common {
             && (!is_later || committed_term.is_some_and(|it| it <= last_included_term))
     }
 
-    /// The leader lives. If it counts on entries that this member does not hold, this member's disk was emptied: then
-    /// nothing says that the leader means what is held, so nothing is committed, but the leader must hear that this member
-    /// lives, or it would not send anything.
+    /// The leader lives. If it counts on entries that this member does not have, this member's disk
+    /// was emptied, and the entries that it has may not be the ones that the leader means. Then it
+    /// commits nothing. It answers all the same, or the leader would send it nothing.
     pub(super) fn on_heartbeat(&mut self, message: &Message, request: Heartbeat) {
         if request.leader_commit <= self.log.last_index() {
             self.commit_up_to(request.leader_commit);
@@ -188,7 +192,8 @@ impl Common {
         self.reply(message.caller(), Reply::Heartbeat(reply));
     }
 
-    /// A leader has said of this entry that it is committed: if the log has it, then so is all before it (log matching).
+    /// If the log has the entry that a leader has reported as committed, everything up to it is
+    /// committed (log matching).
     #[inline]
     pub(super) fn commit_what_is_known(&mut self) {
         if let Some((index, term)) = self.known_committed
@@ -198,14 +203,15 @@ impl Common {
         }
     }
 
-    /// A follower learns what is committed.
+    /// A follower learns that the entries up to `index` are committed.
     fn commit_up_to(&mut self, index: Index) {
         assert!(self.leader().is_some() && !self.is_leading(), "a follower learns from its leader");
         self.commit_to(self.commit_index().max(index));
     }
 }
 
-/// Whether indexes count up from `prev_log_index` and terms never fall nor pass the message's own.
+/// Whether indexes count up from `prev_log_index`, and terms neither fall nor pass the message's
+/// own.
 fn is_well_formed(request: &AppendEntries, term: Term) -> bool {
     let mut prev = (request.prev_log_index, request.prev_log_term);
     let follows = |entry: &Entry| {

@@ -1,12 +1,13 @@
-//! Reads at a follower (thesis §6.4): it asks the leader for its commit index, and serves from its own state once that has
-//! come so far.
+//! Reads at a follower (thesis §6.4): it asks the leader for its commit index, and serves the read
+//! from its own state once that has reached this index.
 //!
 //! ```text
 //!   waiting ──ReadIndex──> asked ──the leader is confirmed, and answers──> confirmed ──applied that far──> ready
 //! ```
-//! All reads that wait go with one question. An answer to a question also confirms what was asked before it: the leader was
-//! confirmed after those had come, too. When no answer comes for a while another question is asked, as the first may be lost;
-//! if it is only slow, its answer is as good as ever.
+//! One question serves all reads that wait. Its answer also confirms the reads of earlier
+//! questions, because they too arrived before the leader was confirmed. If no answer comes for a
+//! while, another question is asked, because the first may be lost. If it was only slow, its answer
+//! still counts.
 
 use std::collections::VecDeque;
 
@@ -16,10 +17,11 @@ use super::message::{Message, ReadIndex, ReadIndexReply, Request};
 use super::reads::Question;
 use super::types::Index;
 
-/// Questions on their way at the same time, as for the rounds of a leader.
+/// The most questions under way at the same time, as for the rounds of a leader.
 const QUESTIONS_MAX: usize = 2;
 
-/// Questions whose answer is still worth something: past it the oldest counts as lost, and its reads wait for the next one's.
+/// The most questions whose answers are still awaited. Beyond it the oldest counts as lost, and its
+/// reads wait for the next answer.
 const REMEMBERED_MAX: usize = 16;
 
 #[derive(Debug, Default)]
@@ -27,14 +29,14 @@ pub(super) struct Forwarded {
     waiting: Vec<RequestId>,
     asked: VecDeque<(u64, Vec<RequestId>)>,
     confirmed: VecDeque<(Index, Vec<RequestId>)>,
-    /// Questions that are not taken for lost.
+    /// Questions that do not count as lost.
     asked_lately: usize,
     ticks_since_asked: u32,
     len: usize,
 }
 
 impl Forwarded {
-    /// How many reads are anywhere on their way.
+    /// The number of reads in all states.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -90,7 +92,7 @@ impl Forwarded {
         ready
     }
 
-    /// All that no leader has confirmed.
+    /// All reads that no leader has confirmed.
     fn take_unconfirmed(&mut self) -> Vec<RequestId> {
         let asked = self.asked.drain(..).flat_map(|(_, ids)| ids);
         let ids: Vec<RequestId> = asked.chain(std::mem::take(&mut self.waiting)).collect();
@@ -101,7 +103,7 @@ impl Forwarded {
 }
 
 impl Common {
-    /// A client's read, at a member that does not lead: waits for the leader's word, or is refused.
+    /// A client's read at a member that does not lead: asks the leader, or refuses the read.
     pub(super) fn read_through_leader(&mut self, id: RequestId) {
         match self.leader() {
             None => self.reject(id, Rejection::NotLeader(None)),
@@ -123,7 +125,7 @@ impl Common {
         self.effects.push(Effect::Send(question));
     }
 
-    /// What has no answer after two heartbeats may be lost.
+    /// A question without an answer after two heartbeats may be lost.
     pub(super) fn tick_forwarded(&mut self) {
         self.forwarded.ticks_since_asked += 1;
         if self.forwarded.ticks_since_asked >= 2 * self.config.heartbeat_ticks {
@@ -131,7 +133,8 @@ impl Common {
         }
     }
 
-    /// The leader is gone, or another one: what it has not confirmed nobody will.
+    /// There is no leader, or another one, and nobody will confirm the reads that the last one was
+    /// asked about.
     pub(super) fn reject_forwarded(&mut self) {
         let reason = Rejection::NotLeader(self.leader());
         let ids = self.forwarded.take_unconfirmed();
@@ -149,7 +152,7 @@ impl Common {
         }
     }
 
-    /// Whoever does not lead this term, or has too much to do, knows nothing to answer.
+    /// Refuses, because this member does not lead this term or has too much to do.
     pub(super) fn refuse_read_index(&mut self, message: &Message, request: ReadIndex) {
         self.answer_question(Question::new(message, request), None);
     }

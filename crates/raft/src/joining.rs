@@ -1,43 +1,48 @@
-//! Members that come without their data: new ones, and those whose disk was emptied.
+//! Members that start without their data: new ones, and those whose disk was emptied.
 //!
-//! Whoever has lost its disk has lost its promises with it: for whom it voted, in which terms, and which entries it had
-//! acknowledged. Until it cannot break one any more it does not count: it gives no vote and does not stand for election.
+//! A member that has lost its disk has forgotten its promises: for whom it voted, in which terms,
+//! and which entries it acknowledged. Until it cannot break a promise any more, it gives no vote
+//! and does not stand for election.
 //!
 //! ```text
-//!             every other member has said its term          holds all that the leader of its term had
+//!             every other member has told its term          has all that the leader of its term had
 //!   Asking ───────────────────────────────────────> Filling ──────────────────────────────────────> voter
 //!      └── all are as new, or a quorum is and nobody else answers: the cluster begins ─────────────> voter
 //! ```
-//! - *Asking*: nothing that comes from a leader is answered, as an answer of a member that had promised a later term to someone
-//!   else could commit an entry, or confirm a read, that this someone knows nothing of. A candidate has begun its term before
-//!   it asks for votes, so no vote was given in a later term than the latest of all other members. That one is taken over, and
-//!   counts as voted in.
-//! - *Filling*: a follower that does not vote. What it acknowledges from now on it holds. What it had acknowledged in earlier terms
-//!   the leader holds, if it was, or can ever be, committed: the leader was elected by a quorum whose votes are not
-//!   forgotten (Raft §5.4.3). What it had acknowledged to this very leader is in the leader's log. So with the last entry that the
-//!   leader had, asked for and answered since, it holds everything.
+//! - *Asking*: it answers no leader. It may have promised a later term to another leader, and its
+//!   answer could commit an entry, or confirm a read, of which that leader knows nothing. A
+//!   candidate begins its term before it asks for votes, so this member gave no vote in a later
+//!   term than the latest of all other members. It takes over that term, and counts as having voted
+//!   in it.
+//! - *Filling*: it is a follower that does not vote. It has what it acknowledges from now on.
+//!   Entries that it acknowledged in earlier terms are in the leader's log if they were committed
+//!   or still can be, because the leader was elected by a quorum whose votes are not forgotten
+//!   (Raft §5.4.3). Entries that it acknowledged to this very leader are in the leader's log too.
+//!   So it asks the leader for its last entry, and once it has that entry, it has everything.
 //!
-//! # What this takes for granted
-//! - Members that have lost their data, together with those that have never begun, are fewer than a quorum; or they would
-//!   begin a cluster of their own while the others are away. Whoever knows that a member has lost its data says so
-//!   ([`Standing::Rebuilding`]): such a member never begins one.
-//! - What two members said to each other before both lost their data does not arrive after.
+//! # Assumptions
+//! - Members that have lost their data, together with those that were never started, are fewer than
+//!   a quorum. Otherwise they would begin a cluster of their own while the others are away. An
+//!   operator who knows that a member has lost its data says so ([`Standing::Rebuilding`]), and
+//!   such a member never begins a cluster.
+//! - A message between two members that was sent before both lost their data does not arrive after.
 //!
 //! # Which cluster
-//! A directory that begins empty has a cluster id all the same: the one that its list of members
-//! stands for. The others may have begun with another list, as addresses may change. So a peer that
-//! has data of another cluster names that cluster in place of an answer, and says whether it was
-//! started with the same list ([`OtherCluster`]). Once *every* other member has named one and the
-//! same cluster, with the same list, this one belongs there: it is at the address where they look
-//! for it. [`Effect::TakeCluster`] says so, and ends this core: the member begins anew in that
-//! cluster, as one that has lost its data. While only some have named another cluster, or they name
-//! different ones, nothing is taken, and no cluster is begun either: a member that has heard of
-//! another cluster no longer answers that it is new.
+//! An empty directory has a cluster id too, which follows from its list of members. The other
+//! members may have begun with another list, because addresses may change. So a peer with data of
+//! another cluster answers with that cluster's id, and says whether it was started with the same
+//! list ([`OtherCluster`]). Once *every* other member has named the same cluster, with the same
+//! list, this member belongs there: it is at the address where they expect it.
+//! [`Effect::TakeCluster`] says so and ends this core, and the member starts again in that cluster,
+//! as one that has lost its data. While only some have named another cluster, or they name
+//! different ones, it takes no cluster and begins none: a member that has heard of another cluster
+//! no longer answers that it is new.
 //!
-//! In a cluster of two the other member alone is no majority. There a member that is being filled votes, but does not stand:
-//! nothing was ever committed without the other one, which holds everything.
+//! In a cluster of two, the other member alone is not a majority. There a member that is being
+//! filled votes, but does not stand: everything committed needed the other member, which has all of
+//! it.
 //!
-//! The shell remembers in between: a member that starts again before it has joined, begins with asking.
+//! The shell records the stage: a member that restarts before it has joined asks again.
 
 use std::collections::BTreeMap;
 
@@ -47,14 +52,14 @@ use super::event::Effect;
 use super::message::{Join, JoinReply, Message, Reply, Request};
 use super::types::{HardState, Index, MemberId, Term};
 
-/// Whether a member may vote as it starts.
+/// Whether a member may vote when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It has all its data.
     Voter,
-    /// It has never had any, for all it knows.
+    /// As far as it knows, it has never had any data.
     New,
-    /// It had data, and has lost it.
+    /// It had data and has lost it.
     Rebuilding,
 }
 
@@ -70,34 +75,34 @@ pub struct OtherCluster {
 /// What a peer has answered to a member without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinAnswer {
-    /// It has never had any data either.
+    /// It has never had any data.
     New,
     /// It has data, or has had some, or has heard of a cluster that has begun.
     HasData,
-    /// It is not of this member's cluster.
+    /// It belongs to another cluster.
     OtherCluster(OtherCluster),
 }
 
-/// What a member without its data knows of the others.
+/// What a member without its data knows about the others.
 #[derive(Debug)]
 pub(super) struct Joining {
     stage: Stage,
     question: u64,
     ticks_until_asked: u32,
-    /// How long it has asked.
+    /// How long it has been asking.
     ticks: u32,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// Who has answered what, and whether this member is new.
+    /// Whether this member is new, and the answers so far.
     Asking { is_new: bool, answers: BTreeMap<MemberId, JoinAnswer> },
-    /// It belongs to another cluster than it believed: this core does nothing any more.
+    /// It belongs to another cluster, so this core does nothing any more.
     Leaving,
-    /// The last entry of the leader of this term.
+    /// The last entry of this term's leader, once it has answered.
     Filling { target: Option<(Term, Index)> },
-    /// It has everything; that this is known in later lives, too, is on its way to the disk. A member that voted before could
-    /// find itself asking again, with nobody else to lead.
+    /// It has everything, and the record of this is on its way to the disk. If it voted before
+    /// that, it could ask again after a restart, with nobody else to lead.
     Recording,
 }
 
@@ -114,8 +119,8 @@ impl Joining {
 }
 
 impl Raft {
-    /// While this member asks the others where they stand, as it lacks its data: who has answered
-    /// what, if anything.
+    /// While this member lacks its data and asks the other members: the answer of each, if there is
+    /// one.
     pub fn join_answers(&self) -> Option<BTreeMap<MemberId, Option<JoinAnswer>>> {
         match &self.common.joining {
             Some(Joining { stage: Stage::Asking { answers, .. }, .. }) => Some(
@@ -131,12 +136,12 @@ impl Raft {
 }
 
 impl Common {
-    /// Whether this member does not know yet what it may have promised.
+    /// Whether this member does not know its promises yet.
     pub(super) fn is_asking(&self) -> bool {
         matches!(self.joining, Some(Joining { stage: Stage::Asking { .. }, .. }))
     }
 
-    /// Whether this member, without all of its data, may vote: see there.
+    /// Whether this member may vote although it lacks data: see the module's page.
     pub(super) fn is_filled_by_the_only_other(&self) -> bool {
         let is_filling = matches!(self.joining, Some(Joining { stage: Stage::Filling { .. }, .. }));
         is_filling && self.config.members.len() == 2
@@ -146,7 +151,7 @@ impl Common {
         matches!(self.joining, Some(Joining { stage: Stage::Leaving, .. }))
     }
 
-    /// Asks those who have not answered yet, again and again.
+    /// Asks the members that have not answered yet, repeatedly.
     pub(super) fn tick_joining(&mut self) {
         let (is_durable, term) = (self.is_hard_state_durable(), self.current_term());
         let Some(joining) = &mut self.joining else { return };
@@ -161,8 +166,8 @@ impl Common {
         let question = joining.question;
         let asked: Vec<MemberId> = match &joining.stage {
             Stage::Asking { answers, .. } => {
-                // Where clusters differ nobody's answer is final: members are restarted until it is
-                // right.
+                // If clusters differ, no answer is final: operators restart members until they
+                // agree.
                 let asks_all = answers.values().any(JoinAnswer::is_other_cluster);
                 let peers = self.config.peers();
                 peers.filter(|peer| asks_all || !answers.contains_key(peer)).collect()
@@ -180,13 +185,12 @@ impl Common {
     /// Another member has lost its data, or is new.
     pub(super) fn on_join(&mut self, message: &Message, Join { question }: Join) {
         let is_new = match &self.joining {
-            // Nor should the asker begin a cluster beside another one that only this member has
-            // heard of.
+            // If this member has heard of another cluster, the asker must not begin one beside it.
             Some(Joining { stage: Stage::Asking { is_new, answers }, .. }) => {
                 *is_new && !answers.values().any(JoinAnswer::is_other_cluster)
             }
             Some(Joining { stage: Stage::Filling { .. } | Stage::Leaving, .. }) => false,
-            // It may vote, or is about to, and has not begun to.
+            // This member votes, or is about to, but may not have voted yet.
             Some(Joining { stage: Stage::Recording, .. }) | None => self.is_empty(),
         };
         let last = self.is_leading().then(|| (self.log.last_index(), self.log.last_term()));
@@ -216,7 +220,7 @@ impl Common {
         }
     }
 
-    /// In place of an answer: the peer is of another cluster.
+    /// Instead of an answer: the peer belongs to another cluster.
     pub(super) fn on_other_cluster(&mut self, peer: MemberId, other: OtherCluster) {
         let is_peer = self.config.peers().any(|it| it == peer);
         if let Some(Joining { stage: Stage::Asking { answers, .. }, .. }) = &mut self.joining
@@ -227,7 +231,7 @@ impl Common {
         }
     }
 
-    /// Whether enough is known to go on.
+    /// Goes on to the next stage if enough members have answered.
     pub(super) fn count_answers(&mut self) {
         let Some(Joining { stage: Stage::Asking { is_new, answers }, ticks, .. }) = &self.joining
         else {
@@ -243,7 +247,7 @@ impl Common {
             }
             return;
         }
-        // One that has data may only be slow to say so.
+        // A member with data may only be slow to answer.
         let is_late = *ticks >= self.config.election_ticks_max;
         if self.config.members.len() == 1 || is_all_new && (has_all || is_quorum && is_late) {
             self.record_joined();
@@ -252,7 +256,7 @@ impl Common {
         }
     }
 
-    /// Whoever has taken over a term or an entry has a cluster, and stays there.
+    /// A member that already has a term or an entry belongs to a cluster, and stays there.
     fn take_cluster(&mut self, cluster_id: u64) {
         if self.is_empty()
             && let Some(joining) = &mut self.joining
@@ -266,22 +270,23 @@ impl Common {
         self.hard_state() == HardState::default() && self.log.last_index() == Index::ZERO
     }
 
-    /// The others' terms are known, and taken over as they came: in the latest this member may have voted.
+    /// All other members have told their terms, and the latest is the current one. This member may
+    /// have voted in it.
     fn begin_filling(&mut self) {
         assert!(!self.is_leading(), "whoever lacks its data does not lead");
         let question = self.next_question();
-        // As a vote, a promise to a leader may be forgotten.
+        // It may have forgotten a lease too.
         self.promise_ticks = self.config.election_ticks_min;
         let Some(joining) = &mut self.joining else { return };
         joining.stage = Stage::Filling { target: None };
-        // Answers from before now say nothing about what the leader of now holds.
+        // Earlier answers do not say what the current leader has.
         (joining.question, joining.ticks_until_asked) = (question, 1);
-        // A vote that it does remember stands.
+        // It keeps a vote that it remembers.
         let voted_for = self.hard_state().voted_for.or(Some(self.config.id));
         self.change_hard_state(HardState { voted_for, ..self.hard_state() });
     }
 
-    /// Whether all that can have been promised is on this member's disk.
+    /// Goes on once everything that this member can have promised is on its disk.
     pub(super) fn look_whether_filled(&mut self) {
         let Some(Joining { stage: Stage::Filling { target: Some((term, index)) }, .. }) =
             self.joining
@@ -303,7 +308,7 @@ impl Common {
         }
     }
 
-    /// It is on the disk that this member has all its data.
+    /// The disk has the record that this member has all its data.
     pub(super) fn joined(&mut self) {
         assert!(
             matches!(self.joining, Some(Joining { stage: Stage::Recording, .. })),
@@ -313,8 +318,9 @@ impl Common {
         self.expect_no_leader();
     }
 
-    /// In a cluster that begins there is no leader whose silence would have to be waited out. Not at once all the same: the others
-    /// may be about to hear that all are new, and one that asks a member which has voted by then is filled as if it had lost its data.
+    /// In a new cluster there is no leader to wait for. A short pause remains: the other members
+    /// may be about to hear that all are new. If one of them asked a member that has voted by then,
+    /// it would be filled as if it had lost its data.
     fn expect_no_leader(&mut self) {
         if self.is_empty() {
             let (soonest, latest) =

@@ -22,10 +22,10 @@ use super::{Raft, Role};
 pub(super) struct Leader {
     pub(super) peers: BTreeMap<MemberId, Progress>,
     pub(super) reads: Reads,
-    /// Number of the last round of heartbeats.
+    /// The number of the last round of heartbeats.
     round: u64,
-    /// The no-op of this term: what is committed before it is unknown, so reads wait for it (thesis
-    /// §6.4).
+    /// The no-op of this term. Until it is committed, the leader does not know what is, so reads
+    /// wait for it (thesis §6.4).
     noop_index: Index,
     uncommitted_bytes: usize,
     ticks_since_heartbeat: u32,
@@ -90,7 +90,7 @@ impl Raft {
 }
 
 impl Leader {
-    /// Adds an entry of its own at the end of its log.
+    /// Adds an entry of this leader at the end of its log.
     fn append(&mut self, common: &mut Common, payload: Payload) -> Index {
         let (index, term) = (common.log.last_index().next(), common.current_term());
         let entry = Entry { index, term, payload };
@@ -99,8 +99,8 @@ impl Leader {
         index
     }
 
-    /// A tick has passed. False if no quorum was heard for an election timeout: then it must step
-    /// down (thesis §6.2).
+    /// A tick has passed. False if no quorum was heard for an election timeout, so that this leader
+    /// must step down (thesis §6.2).
     #[must_use]
     pub(super) fn tick(&mut self, common: &mut Common) -> bool {
         self.ticks_since_quorum += 1;
@@ -121,7 +121,7 @@ impl Leader {
         true
     }
 
-    /// The regular heartbeat: also what repairs lost messages.
+    /// The regular heartbeat, which also repairs lost messages.
     fn beat(&mut self, common: &mut Common) {
         self.ticks_since_heartbeat = 0;
         self.peers.values_mut().for_each(Progress::heartbeat);
@@ -143,7 +143,7 @@ impl Leader {
         }
     }
 
-    /// A client's command: into the log, or refused.
+    /// A client's command, which goes into the log or is refused.
     #[inline]
     pub(super) fn propose(&mut self, common: &mut Common, id: RequestId, command: Bytes) {
         if self.is_busy(common) {
@@ -154,8 +154,8 @@ impl Leader {
         common.effects.push(Effect::Proposed { id, index, term });
     }
 
-    /// Whether a bound is reached, or the leader hands over: then nothing new may come, or the one
-    /// who is to take over never has everything (thesis §3.10).
+    /// Whether a bound is reached, or this leader hands over. In a transfer it takes nothing new,
+    /// or the next leader would never have everything (thesis §3.10).
     fn is_busy(&self, common: &Common) -> bool {
         let config = &common.config;
         let uncommitted_entries = common.log.last_index().0 - common.commit_index().0;
@@ -166,7 +166,7 @@ impl Leader {
             || unapplied_entries >= config.unapplied_entries_max
     }
 
-    /// A client's read: waits for the next round of heartbeats, or is refused.
+    /// A client's read, which waits for the next round of heartbeats or is refused.
     pub(super) fn read(&mut self, common: &mut Common, id: RequestId) {
         match self.reads.len() < common.config.reads_max {
             true => self.reads.wait(id),
@@ -174,7 +174,7 @@ impl Leader {
         }
     }
 
-    /// A follower asks: as a read of this leader's own, but for who serves it.
+    /// A follower's question: like a read at this leader, except that the follower serves it.
     pub(super) fn on_read_index(
         &mut self,
         common: &mut Common,
@@ -187,15 +187,15 @@ impl Leader {
         }
     }
 
-    /// What a batch of events leaves to do.
+    /// Does what remains after a batch of events.
     pub(super) fn finish(&mut self, common: &mut Common) {
         self.start_read_round(common);
         self.send_appends(common);
         self.send_timeout_now(common);
     }
 
-    /// All reads that wait share one round, once an entry of this term is committed: only then does
-    /// the leader know what is (thesis §6.4). Under a lease they need none.
+    /// Starts one round for all reads that wait, once an entry of this term is committed: only then
+    /// does the leader know what is committed (thesis §6.4). Under a lease no round is needed.
     fn start_read_round(&mut self, common: &mut Common) {
         let commit_index = common.commit_index();
         if commit_index < self.noop_index || !self.reads.is_any_waiting() {
@@ -303,8 +303,8 @@ impl Leader {
         self.confirm_reads(common);
     }
 
-    /// Commits what a quorum has on its disks, if it is of the current term; what is before it is
-    /// then committed too (Raft §5.3, §5.4.2).
+    /// Commits the last entry that a quorum has on its disks, if it is of the current term, and
+    /// with it everything before (Raft §5.3, §5.4.2).
     pub(super) fn advance_commit_index(&mut self, common: &mut Common) {
         let matched = self.peers.iter().map(|(&id, peer)| (id, peer.match_index()));
         let own = (common.config.id, common.log.durable_index());
@@ -320,7 +320,7 @@ impl Leader {
         common.commit_to(reached);
     }
 
-    /// What holds between any two steps.
+    /// Asserts what holds between any two steps.
     pub(super) fn assert_sound(&self, common: &Common) {
         assert!(common.is_leading(), "a leader knows that it leads");
         assert!(self.noop_index <= common.log.last_index(), "a leader keeps its entries");
@@ -328,8 +328,8 @@ impl Leader {
     }
 }
 
-/// The entries from `next_index` on, as many as go in one message. `None` if the log does not reach
-/// back so far any more: before its beginning there is the snapshot only.
+/// The entries from `next_index` on, as many as fit in one message. `None` if the log no longer has
+/// them, so that the peer needs the snapshot.
 fn next_append(common: &Common, next_index: Index) -> Option<AppendEntries> {
     let last_index = common.log.last_index();
     assert!(next_index <= last_index.next(), "nothing beyond the log is sent (figure 2)");
@@ -343,7 +343,7 @@ fn next_append(common: &Common, next_index: Index) -> Option<AppendEntries> {
     Some(AppendEntries { prev_log_index, prev_log_term, entries, leader_commit })
 }
 
-/// Followers serve these reads themselves: they learn what they must have applied first.
+/// Tells followers, which serve these reads, what they must have applied first.
 fn answer_followers(common: &mut Common, answers: Answers) {
     for (question, committed) in answers {
         common.answer_question(question, Some(committed));

@@ -1,40 +1,45 @@
-//! Leader leases (thesis §6.4.1): a leader that knows that nobody else can have been elected yet need not ask.
+//! Leader leases (thesis §6.4.1): while nobody else can have been elected, a leader answers reads
+//! without asking.
 //!
 //! ```text
 //!   leader    ── heartbeat, sent at t ──────────────────────────────> reads are served here until t + 9/10 p
 //!   follower        └─> promises: for p from now on I help nobody else ─────────────────────────────> free again
 //! ```
-//! A quorum's promises make a lease: any other leader would need the vote of one of them. Only answers to heartbeats extend it.
+//! The promises of a quorum are a lease, because any other leader would need a vote of one of them.
+//! Only answers to heartbeats extend it.
 //!
 //! # Assumptions
-//! Between a heartbeat's departure, by the leader's clock, and the promise's end, by the follower's, lies at least `p` of the
-//! follower's time. So a read is linearizable as long as no member's clock runs more than a tenth faster than another's; by
-//! how much they differ is nothing to it. The leader reads the boot-time clock, which goes on while a machine sleeps; a
-//! follower counts ticks, of which none is shorter than it should be.
+//! From the departure of a heartbeat to the end of the promise, at least `p` passes on the
+//! follower's clock. So a read is linearizable if no member's clock runs more than a tenth faster
+//! than another's. What time the clocks show does not matter. The leader reads the boot-time clock,
+//! which goes on while a machine sleeps. A follower counts ticks, and no tick is shorter than it
+//! should be.
 //!
-//! # What keeps the promise
-//! - Neither vote nor pre-vote, also when the connection to the leader breaks: without leases that is the sign to look for
-//!   another one at once, with them a follower waits.
-//! - A member that starts may have promised something in its earlier life, and waits as if it had: an election timeout of this
-//!   life, so a change to shorter times takes a stop that long.
-//! - Whoever does not know leases promises nothing, so a cluster of both kinds asks for each read.
-//! - A leader that has told another member to take over has given its lease away, for the rest of its term: the vote for that
-//!   member is the one that breaks promises.
+//! # How the promise is kept
+//! - A follower gives neither vote nor pre-vote, and waits even if the connection to the leader
+//!   breaks. Without leases, it would then look for another leader at once.
+//! - A member that starts may have made a promise before, so it waits for one election timeout, as
+//!   configured now. A change to shorter times takes a stop of the old timeout.
+//! - A member that does not use leases promises nothing, so a cluster of both kinds asks for each
+//!   read.
+//! - A leader that tells another member to take over gives up its lease for the rest of its term,
+//!   because the votes for that member break the promises.
 
 use std::collections::VecDeque;
 
 use super::common::Common;
 use super::leader::Leader;
 
-/// Rounds of heartbeats whose departure is remembered: at the usual pace of heartbeats more than a lease lasts.
+/// The number of rounds whose departure is remembered: more than a lease lasts, at the usual pace.
 const ROUNDS_MAX: usize = 32;
 
-/// Ticks are not cut to the moment: one may come just after a heartbeat did, and one is under way.
+/// Ticks that a promise may lack: the first may come just after the heartbeat, and one is under
+/// way.
 const TICKS_CUT: u32 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Lease {
-    /// When each of the last rounds left, by the leader's clock.
+    /// The last rounds, and when each left, by the leader's clock.
     sent: VecDeque<(u64, u64)>,
     is_given_away: bool,
 }
@@ -48,7 +53,7 @@ impl Lease {
         self.sent.push_back((round, now_us));
     }
 
-    /// Until when a promise of `promised_us` that answers `round` holds.
+    /// The end of a promise of `promised_us` that answers `round`.
     pub(super) fn end_us(&self, round: u64, promised_us: u64) -> u64 {
         let sent = self.sent.iter().find(|&&(sent, _)| sent == round);
         sent.map_or(0, |&(_, at_us)| at_us.saturating_add(promised_us / 10 * 9))
@@ -60,13 +65,13 @@ impl Lease {
 }
 
 impl Leader {
-    /// Whether this leader may answer reads without asking, as nobody else can lead yet.
+    /// Whether this leader may answer reads without asking, because nobody else can lead yet.
     pub(super) fn has_lease(&self, common: &Common) -> bool {
         let is_under = |now_us| now_us < self.lease_end_us(common);
         common.config.lease && !self.lease.is_given_away && common.now_us.is_some_and(is_under)
     }
 
-    /// Until when a quorum promises to elect nobody else.
+    /// The end of a quorum's promises to elect nobody else.
     fn lease_end_us(&self, common: &Common) -> u64 {
         let promises = self.peers.iter().map(|(&id, peer)| (id, peer.promise_end_us));
         let own = (common.config.id, u64::MAX);
@@ -75,7 +80,7 @@ impl Leader {
 }
 
 impl Common {
-    /// The leader's heartbeat has come: for how long this member promises to help nobody else.
+    /// A heartbeat has come. Returns for how long this member promises to help nobody else.
     pub(super) fn promise(&mut self) -> u64 {
         if !self.config.lease {
             return 0;

@@ -254,12 +254,12 @@ use candidate::Candidate;
 use common::{Common, Timer};
 use leader::Leader;
 
-/// How far ahead another member's term can be. An election a millisecond takes fifty days to get
-/// there; a peer that counts wrongly must not use up all terms with one message.
+/// How far ahead another member's term can be. With an election in every millisecond it would take
+/// fifty days. A peer with a bug must not use up all terms with one message.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
 
-/// So many entries that a snapshot holds are forgotten in each step, beside two for each new one:
-/// some 50 microseconds.
+/// How many entries that a snapshot has are forgotten in each step, besides two for each new entry.
+/// This takes about 50 microseconds.
 const FORGOTTEN_EACH_STEP: usize = 256;
 
 /// One member's consensus state: figure 2 of the paper.
@@ -269,8 +269,8 @@ pub struct Raft {
     role: Role,
 }
 
-/// What a member is (Raft §5.1), with what it knows only as such. What only a leader does is a
-/// method of [`Leader`], which nobody else has.
+/// The role of a member (Raft §5.1), with the state that only this role has. A leader's methods are
+/// those of [`Leader`].
 #[derive(Debug)]
 enum Role {
     Follower,
@@ -294,22 +294,23 @@ pub struct Status {
     pub commit_index: Index,
     /// The end of its snapshot, or zero.
     pub snapshot_index: Index,
-    /// It lacks data that it may have promised to hold, and does not vote.
+    /// Whether it lacks data that it may have promised to keep, and does not vote.
     pub is_joining: bool,
-    /// What it writes has not reached its disk for longer than an election takes.
+    /// Whether its writes have not reached its disk for longer than an election takes.
     pub is_disk_stalled: bool,
-    /// Messages dropped because they made no sense.
+    /// How many messages were dropped because they broke the protocol.
     pub nonsense_count: u64,
 }
 
 impl Raft {
-    /// A member as it starts, or starts again, with what its disk holds. The state machine has
-    /// loaded `snapshot`.
+    /// A member that starts, or restarts, with what its disk has. The state machine has loaded
+    /// `snapshot`.
     ///
     /// # Panics
-    /// If `entries` does not count up from `snapshot`, or from index 1 without one, or is of a later term than both of them:
-    /// storage vouches for that (it writes a hard state before the entries that came with it). If `config` holds values that
-    /// cannot work.
+    /// - If `entries` does not count up from `snapshot`, or from index 1 without one.
+    /// - If an entry is of a later term than both `hard_state` and `snapshot`. Storage makes sure
+    ///   that this cannot be: it writes a hard state before the entries that came with it.
+    /// - If `config` has values that cannot work.
     pub fn new(
         config: Config,
         hard_state: HardState,
@@ -318,12 +319,12 @@ impl Raft {
     ) -> Raft {
         config.assert_sound();
         let mut common = Common::new(config, hard_state, snapshot, entries);
-        // A cluster of one has nobody to ask.
+        // A cluster of one has no other member to ask.
         common.count_answers();
         Raft { common, role: Role::Follower }
     }
 
-    /// Takes what has happened and gives what to do, in order.
+    /// Takes what has happened, and returns what to do, in order.
     pub fn step(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         for event in events {
             match event {
@@ -386,8 +387,8 @@ impl Raft {
         }
     }
 
-    /// Every message passes here: strangers are turned away and terms are compared once, before any
-    /// role sees it (Raft §5.1).
+    /// Every message passes here. Strangers are turned away, and terms are compared once, before
+    /// any role sees the message (Raft §5.1).
     fn receive(&mut self, message: Message) {
         if self.common.is_leaving() {
             return;
@@ -401,7 +402,7 @@ impl Raft {
         if message.term.0.saturating_sub(current_term.0) > TERM_AHEAD_MAX {
             return self.common.nonsense(&message, "its term is out of reach");
         }
-        // Whoever does not know what it has promised says nothing that counts, and takes no side.
+        // A member that does not know its promises answers nothing else.
         if self.common.is_asking() && !message.body.is_about_joining() {
             return;
         }
@@ -420,7 +421,7 @@ impl Raft {
                 pre_vote: true,
                 vote_granted: true,
             })) => {}
-            // While a leader is heard, nobody can talk its followers out of it (thesis §4.2.3).
+            // While followers hear a leader, they vote for nobody else (thesis §4.2.3).
             Body::Request(Request::RequestVote(request))
                 if self.common.hears_leader() && !request.is_transfer =>
             {
@@ -431,9 +432,9 @@ impl Raft {
         self.dispatch(message);
     }
 
-    /// A request of an earlier term is told the current one, so that its sender steps down; an
-    /// answer is too late. But a member without its data is in an early term, and its questions and
-    /// answers count.
+    /// Answers a request of an earlier term with the current one, so that its sender steps down. A
+    /// reply of an earlier term is too late. But a member without its data is in an early term, and
+    /// its questions and answers count.
     fn receive_earlier_term(&mut self, message: Message) {
         match &message.body {
             Body::Request(request) => self.common.refuse_stale(&message, request),
@@ -464,8 +465,8 @@ impl Raft {
         }
     }
 
-    /// An answer goes to the role that asked. If this member has another role by now, nobody waits
-    /// for it any more.
+    /// A reply goes to the role that asked. If this member has another role by now, nothing waits
+    /// for it.
     fn on_reply(&mut self, message: &Message, reply: Reply) {
         match (&mut self.role, reply) {
             (Role::Leader(leader), Reply::AppendEntries(reply)) => {
@@ -489,7 +490,7 @@ impl Raft {
         }
     }
 
-    /// `from` has shown to lead the current term. False if that cannot be, as another one does.
+    /// `from` claims to lead the current term. False if another member does.
     fn follow(&mut self, from: MemberId) -> bool {
         match (&self.role, self.common.leader()) {
             (Role::Leader(_), _) => return false,
@@ -530,7 +531,7 @@ impl Raft {
         }
     }
 
-    /// A follower asks what is committed.
+    /// A follower asks for the commit index.
     fn on_read_index(&mut self, message: &Message, request: ReadIndex) {
         match &mut self.role {
             Role::Leader(leader) => leader.on_read_index(&mut self.common, message, request),
@@ -538,8 +539,7 @@ impl Raft {
         }
     }
 
-    /// An operator asks to hand the leadership over. Whoever does not lead has nothing to hand
-    /// over.
+    /// An operator asks this member to hand over. Nothing happens if it does not lead.
     fn transfer(&mut self, to: Option<MemberId>) {
         if let Role::Leader(leader) = &mut self.role {
             leader.begin_transfer(&self.common.config, to);
@@ -571,8 +571,8 @@ impl Raft {
         }
     }
 
-    /// Turns what the batch has left to do into effects: entries to peers first, as they may leave
-    /// before the write.
+    /// Turns what the batch has left to do into effects. Entries to peers come first, because they
+    /// may leave before the write.
     fn finish(&mut self) -> Vec<Effect> {
         match &mut self.role {
             Role::Leader(leader) => leader.finish(&mut self.common),
@@ -587,8 +587,8 @@ impl Raft {
         std::mem::take(&mut self.common.effects)
     }
 
-    /// Gives out what is committed, as far as the state machine keeps up, and the reads that are
-    /// then due.
+    /// Gives out committed entries, as far as the state machine keeps up, and the reads that are
+    /// then ready.
     fn hand_out(&mut self) {
         loop {
             if let Role::Leader(leader) = &mut self.role {

@@ -1,13 +1,13 @@
-//! The log as the core sees it: the entries since the last snapshot and a tail before its end, and how far they are on their
-//! way to the disk.
+//! The log as the core sees it: the entries since the last snapshot, some before its end, and how
+//! many of them are on the disk.
 //!
 //! ```text
 //!       base │ first ............ durable ...... handed to Persist ...... last
 //!            │ on this disk             │ being written      │ to be written
 //! ```
 //!
-//! What a snapshot holds is not forgotten at once but a few entries at a time ([`Log::forget`]): to free a million of them takes longer
-//! than a heartbeat may.
+//! Entries that a snapshot has are forgotten a few at a time ([`Log::forget`]), because to free a
+//! million of them takes longer than a heartbeat may.
 //!
 //! Invariants: indexes are contiguous, terms never fall, `durable <= handed_over <= last`.
 
@@ -16,35 +16,35 @@ use std::collections::VecDeque;
 use super::event::PersistId;
 use super::types::{Entry, Index, SnapshotMeta, Term};
 
-/// What an entry costs beside its command when bytes are counted: its head, on the wire and in memory.
+/// The cost of an entry besides its command, on the wire and in memory.
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 48;
 
-/// Before the first entry: where a log without a snapshot begins.
+/// The position before the first entry, where a log without a snapshot begins.
 const NO_SNAPSHOT: SnapshotMeta =
     SnapshotMeta { last_included_index: Index::ZERO, last_included_term: Term::ZERO };
 
-/// The bytes that limits count for an entry.
+/// The bytes of an entry, as limits count them.
 pub(super) fn cost_bytes(entry: &Entry) -> usize {
     entry.len_bytes() + ENTRY_OVERHEAD_BYTES
 }
 
 #[derive(Debug)]
 pub(super) struct Log {
-    /// The entry just before the first: at or below the end of the snapshot, or zero.
+    /// The entry just before the first one: at or before the end of the snapshot, or zero.
     base: SnapshotMeta,
-    /// Entries up to here are no longer needed, and go little by little.
+    /// Entries up to here are no longer needed, and are forgotten little by little.
     dispensable: Index,
     entries: VecDeque<Entry>,
     /// The last entry that a `Persist` has carried.
     handed_over: Index,
     /// The last entry that is on this member's disk.
     durable: Index,
-    /// Writes under way: what each one will have made durable, cut back when a truncation overtakes it.
+    /// Writes under way, each with the last entry that it makes durable. A truncation lowers these.
     writes: VecDeque<(PersistId, Index)>,
 }
 
 impl Log {
-    /// The log as found on the disk, behind the snapshot if there is one.
+    /// The log that the disk has, after the snapshot if there is one.
     pub(super) fn recovered(snapshot: Option<SnapshotMeta>, entries: Vec<Entry>) -> Log {
         let base = snapshot.unwrap_or(NO_SNAPSHOT);
         let counts_up = |(at, entry): (usize, &Entry)| {
@@ -70,7 +70,7 @@ impl Log {
         }
     }
 
-    /// The entry just before the first one that is kept.
+    /// The entry just before the first one in memory.
     pub(super) fn base_index(&self) -> Index {
         self.base.last_included_index
     }
@@ -92,7 +92,7 @@ impl Log {
         self.durable
     }
 
-    /// The term of the entry at `index`, if it is known here: it may lie in the snapshot or beyond the end.
+    /// The term of the entry at `index`. `None` if it is only in the snapshot, or beyond the end.
     pub(super) fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.last_included_index {
             return Some(self.base.last_included_term);
@@ -100,7 +100,7 @@ impl Log {
         self.position(index).and_then(|at| self.entries.get(at)).map(|entry| entry.term)
     }
 
-    /// Entries from `from` on: as many as fit in `bytes_max`, but at least one if there is one.
+    /// The entries from `from` on: as many as fit in `bytes_max`, but at least one if there is one.
     pub(super) fn batch(&self, from: Index, to: Index, bytes_max: usize) -> Vec<Entry> {
         let Some(at) = self.position(from) else { return Vec::new() };
         let mut bytes = 0;
@@ -115,7 +115,7 @@ impl Log {
             .collect()
     }
 
-    /// Whether the entries from `from` on cost so many bytes.
+    /// Whether the entries from `from` on cost at least this many bytes.
     pub(super) fn holds_bytes(&self, from: Index, bytes: usize) -> bool {
         let Some(at) = self.position(from) else { return false };
         let mut sum = 0;
@@ -125,7 +125,7 @@ impl Log {
         })
     }
 
-    /// What the entries from `from` to `to` cost.
+    /// The cost of the entries from `from` to `to`.
     pub(super) fn cost_bytes_of(&self, from: Index, to: Index) -> usize {
         let at = |index| self.position(index).expect("callers ask above the snapshot only");
         self.entries.range(at(from)..at(to.next())).map(cost_bytes).sum()
@@ -136,11 +136,12 @@ impl Log {
         assert!(entry.index == self.last_index().next(), "entries are contiguous");
         assert!(entry.term >= self.last_term(), "terms never fall along the log");
         self.entries.push_back(entry);
-        // Faster than the log grows, whatever it grows by in a step.
+        // Forgets faster than the log grows, however much it grows in a step.
         self.forget(2);
     }
 
-    /// Removes everything from `from` on. What is on its way to the disk from there on no longer counts.
+    /// Removes everything from `from` on. Writes of these entries that are under way no longer
+    /// count.
     pub(super) fn truncate(&mut self, from: Index) {
         assert!(from <= self.last_index(), "only what there is can be removed");
         let at = self
@@ -155,7 +156,7 @@ impl Log {
         }
     }
 
-    /// The entries that no `Persist` has carried yet, which `id` now carries.
+    /// The entries that no `Persist` has carried yet. From now on, `id` carries them.
     pub(super) fn hand_over(&mut self, id: PersistId) -> Vec<Entry> {
         assert!(self.writes.back().is_none_or(|&(last, _)| last < id), "writes are in order");
         let entries = self.batch(self.handed_over.next(), self.last_index(), usize::MAX);
@@ -168,13 +169,14 @@ impl Log {
         self.handed_over < self.last_index()
     }
 
-    /// The entries up to `to` need not be kept any longer: a snapshot holds them.
+    /// The entries up to `to` are no longer needed, because a snapshot has them.
     pub(super) fn compact(&mut self, to: Index) {
         assert!(to <= self.handed_over, "what is not yet being written stays");
         self.dispensable = self.dispensable.max(to);
     }
 
-    /// Forgets some of the entries that are not needed, the first ones. To free a million at once would hold up heartbeats.
+    /// Forgets some of the entries that are not needed. To free a million at once would delay
+    /// heartbeats.
     pub(super) fn forget(&mut self, entries_max: usize) {
         for _ in 0..entries_max {
             let Some(first) = self.entries.pop_front_if(|it| it.index <= self.dispensable) else {
@@ -185,7 +187,7 @@ impl Log {
         }
     }
 
-    /// How far entries may be forgotten, at most up to `index`, if `tail_bytes` of those before it are to be kept.
+    /// The last entry that may be forgotten if `tail_bytes` of entries up to `index` are kept.
     pub(super) fn tail_begin(&self, index: Index, tail_bytes: usize) -> Index {
         let mut bytes = 0;
         let before = self.position(index).map_or(0, |at| at + 1);
@@ -196,14 +198,14 @@ impl Log {
         Index(index.0 - kept.count() as u64)
     }
 
-    /// Begins anew behind a snapshot that has taken the place of the whole log.
+    /// Begins again after a snapshot, which replaces the whole log.
     pub(super) fn reset(&mut self, snapshot: SnapshotMeta) {
         assert!(snapshot.last_included_index > self.base_index(), "a log begins ever later");
         self.base = snapshot;
         self.dispensable = snapshot.last_included_index;
         self.entries.clear();
         self.handed_over = snapshot.last_included_index;
-        // Until the write that says so is on the disk.
+        // Until the write that records this is on the disk.
         self.durable = Index::ZERO;
         self.writes.iter_mut().for_each(|(_, up_to)| *up_to = Index::ZERO);
     }
@@ -218,10 +220,11 @@ impl Log {
         }
     }
 
-    /// The last entry at or below `index` whose term is at most `term`: where two logs could still agree
-    /// (Raft §5.3, the end; thesis §3.5).
+    /// The last entry at or before `index` whose term is at most `term`: the last place where two
+    /// logs could agree (end of Raft §5.3; thesis §3.5).
     pub(super) fn last_at_most(&self, index: Index, term: Term) -> (Index, Term) {
-        // Terms never fall along the log, so those at most `term` are a prefix of it.
+        // Terms never fall along the log, so the entries with terms up to `term` are a prefix of
+        // it.
         let prefix = self.entries.partition_point(|entry| entry.term <= term) as u64;
         let at = index
             .min(Index(self.base.last_included_index.0 + prefix))
@@ -235,7 +238,7 @@ impl Log {
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }
 
-    /// What holds between any two steps.
+    /// Asserts what holds between any two steps.
     pub(super) fn assert_sound(&self) {
         assert!(self.durable <= self.handed_over, "only what was given out can be on the disk");
         assert!(self.handed_over == self.last_index(), "each step gives out what it added");

@@ -6,8 +6,8 @@
 //! place that counts majorities. Everybody else names a set of members and asks. That leaves room
 //! for joint consensus (thesis §4.3), where a quorum is not a number any more.
 //!
-//! Learners receive entries and heartbeats like everybody, and never count (thesis §4.2.1). No
-//! learner exists yet outside of tests: the membership of a running cluster does not change.
+//! Learners receive entries and heartbeats like voters, and never count (thesis §4.2.1). Only tests
+//! have learners so far, because the membership of a running cluster does not change.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ impl Membership {
     /// A cluster of these voters, without learners.
     ///
     /// # Panics
-    /// If there are none: such a cluster could never elect anybody.
+    /// If there are none, because such a cluster could never elect a leader.
     pub fn new(voters: impl IntoIterator<Item = MemberId>) -> Membership {
         let voters: BTreeSet<MemberId> = voters.into_iter().collect();
         assert!(!voters.is_empty(), "a cluster has voters");
@@ -69,7 +69,7 @@ impl Membership {
         voters >= self.quorum_len()
     }
 
-    /// Whether these members, if they refuse, keep all others from being a quorum.
+    /// Whether there is no quorum without these members.
     pub fn is_blocked_by(&self, refusing: &BTreeSet<MemberId>) -> bool {
         !self.is_quorum(self.voters.difference(refusing).copied())
     }

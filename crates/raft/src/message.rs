@@ -25,14 +25,14 @@ pub struct Message {
 /// What a message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// It asks for something.
+    /// A question or an order.
     Request(Request),
-    /// It answers a request.
+    /// The answer to a request.
     Reply(Reply),
 }
 
-/// What a member asks of another: one variant a message of Raft figure 2, the heartbeats of thesis
-/// §6.4, and what came after the paper.
+/// What a member asks another one: the messages of Raft figure 2, the heartbeats of thesis §6.4,
+/// and what this project adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A candidate asks for a vote.
@@ -41,14 +41,13 @@ pub enum Request {
     AppendEntries(AppendEntries),
     /// The leader shows that it lives, and asks whether it still leads.
     Heartbeat(Heartbeat),
-    /// A snapshot of the leader's has arrived, whole and verified (Raft §7). Its chunks are the
-    /// carrier's business: the core asks for one with
-    /// [`Effect::SendSnapshot`](super::Effect::SendSnapshot).
+    /// A snapshot of the leader has arrived, whole and verified (Raft §7). The core asks for it
+    /// with [`Effect::SendSnapshot`](super::Effect::SendSnapshot), and the carrier sends its
+    /// chunks.
     InstallSnapshot(SnapshotMeta),
     /// The leader hands over: stand for election at once (thesis §3.10).
     TimeoutNow,
-    /// A follower that was asked to read asks the leader what it must have applied first (thesis
-    /// §6.4).
+    /// A follower that serves a read asks the leader what it must have applied first (thesis §6.4).
     ReadIndex(ReadIndex),
     /// A member without its data asks where the others stand, before it may promise anything.
     Join(Join),
@@ -57,17 +56,17 @@ pub enum Request {
 /// The answer to the [`Request`] of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The vote is given, or refused.
+    /// The vote is granted or refused.
     RequestVote(RequestVoteReply),
-    /// What the follower's log matches. This answers [`Request::InstallSnapshot`], too.
+    /// How far the follower's log matches. This answers [`Request::InstallSnapshot`] too.
     AppendEntries(AppendEntriesReply),
     /// The follower has heard the leader.
     Heartbeat(HeartbeatReply),
-    /// The request to stand for election has come.
+    /// The request to stand for election has arrived.
     TimeoutNow,
     /// What is committed.
     ReadIndex(ReadIndexReply),
-    /// Where the other one stands.
+    /// Where the sender stands.
     Join(JoinReply),
 }
 
@@ -83,7 +82,7 @@ impl From<Reply> for Body {
     }
 }
 
-/// Who waits for a reply, and the mark by which its carrier finds it.
+/// Who waits for a reply, and the token by which the carrier finds the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     pub(super) id: MemberId,
@@ -91,7 +90,7 @@ pub(super) struct Caller {
 }
 
 impl Message {
-    /// Whom a reply to this goes to.
+    /// The member to which a reply to this message goes.
     pub(super) fn caller(&self) -> Caller {
         Caller { id: self.from, token: self.token }
     }
@@ -100,10 +99,10 @@ impl Message {
 /// Asks for a vote (Raft §5.2), or whether one would be granted (pre-vote, thesis §9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestVote {
-    /// Only asks: neither side changes its term or vote.
+    /// Whether this only asks, so that neither side changes its term or vote.
     pub pre_vote: bool,
-    /// The leader itself has asked this candidate to stand: followers that hear that leader may
-    /// vote (thesis §4.2.3).
+    /// Whether the leader has asked this candidate to stand, so that followers that hear the leader
+    /// may vote (thesis §4.2.3).
     pub is_transfer: bool,
     /// Index of the candidate's last entry (Raft §5.4.1).
     pub last_log_index: Index,
@@ -145,48 +144,46 @@ pub enum AppendEntriesReply {
     Conflict {
         /// The refused request's `prev_log_index`.
         rejected_index: Index,
-        /// The last entry of the follower that could still match: the leader need not look above
-        /// it.
+        /// The last entry of the follower that could match. The leader need not look above it.
         conflict_index: Index,
         /// That entry's term.
         conflict_term: Term,
     },
-    /// The request's term is over: the reply's own `term` says which one has begun.
+    /// The request's term is over. The reply's own `term` is the current one.
     Stale,
 }
 
-/// Shows that the leader lives. Not an empty `AppendEntries` as in figure 2: it has no log to
-/// check, so its answer never waits for a follower's disk.
+/// Shows that the leader lives. Unlike the empty `AppendEntries` of figure 2, it checks no log, so
+/// its answer never waits for a follower's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The leader's commit index, cut to what this follower is known to hold.
     pub leader_commit: Index,
-    /// Number of the leader's round; the reply repeats it.
+    /// The number of the leader's round. The reply repeats it.
     pub round: u64,
 }
 
-/// Answers a [`Heartbeat`]: at the time of this reply its sender knew of no later term than the
-/// reply's `term`.
+/// Answers a [`Heartbeat`]. Its sender knew no later term than the reply's `term`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatReply {
     /// The request's round; [`HeartbeatReply::NO_ROUND`] if the request's term is over.
     pub round: u64,
-    /// For so many microseconds from the heartbeat's arrival, by its own clock, the sender helps
-    /// nobody else to become leader; 0: it promises nothing.
+    /// For how many microseconds from the heartbeat's arrival, by its own clock, the sender helps
+    /// nobody else to become leader. 0: no promise.
     pub promised_us: u64,
-    /// The sender's disk is full or stalled: it would be no better leader than one whose disk is.
+    /// Whether the sender's disk is full or stalled, so that it should not become leader.
     pub cannot_write: bool,
 }
 
 impl HeartbeatReply {
-    /// Confirms no round: only the reply's term says something. Rounds count from 1 in each term.
+    /// Confirms no round; only the reply's term matters. Rounds count from 1 in each term.
     pub const NO_ROUND: u64 = 0;
 }
 
-/// Asks for the leader's commit index, confirmed after this was sent.
+/// Asks for the leader's commit index, to be confirmed after this message was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadIndex {
-    /// The follower's name for the reads that wait for it: never used again, not even after a
+    /// The follower's name for the reads that wait. It is never used again, not even after a
     /// restart.
     pub batch: u64,
 }
@@ -196,14 +193,14 @@ pub struct ReadIndex {
 pub struct ReadIndexReply {
     /// The request's.
     pub batch: u64,
-    /// Index and term of the leader's last committed entry. `None`: ask again, or somebody else.
+    /// Index and term of the leader's last committed entry. `None`: ask again, or another member.
     pub committed: Option<(Index, Term)>,
 }
 
 /// Asks where the receiver stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Join {
-    /// The asker's name for this question: never used again, not even after a restart.
+    /// The asker's name for this question. It is never used again, not even after a restart.
     pub question: u64,
 }
 

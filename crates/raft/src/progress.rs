@@ -1,31 +1,38 @@
-//! What a leader knows of one peer's log, and how much it has on the way to it.
+//! What a leader knows about one peer's log, and how much it has sent to it.
 //!
 //! ```text
 //!            first match                     conflict, lost connection, silence
 //!   Probe ───────────────> Replicate ──────────────────────────────────────────> Probe
 //! ```
-//! A peer that lacks entries which are forgotten is in `Snapshot` from the snapshot's departure to its answer.
-//! In `Probe` one message at a time finds where the logs agree; in `Replicate` messages follow each other without waiting
-//! for answers, as many as the window allows (thesis §10.2.1); small ones beyond a few are held back while entries gather. Messages may be lost in silence: a peer that answers
-//! heartbeats but no append for [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again, and a probe is repeated, each time
-//! after twice as many heartbeats. A large message has more time, for a slow network to carry it ([`time_of`]).
+//! - `Probe`: one message at a time finds where the logs agree.
+//! - `Replicate`: messages follow each other without waiting for answers, as many as the window
+//!   allows (thesis §10.2.1). Beyond the first few, small messages are held back while entries
+//!   gather.
+//! - `Snapshot`: the peer lacks forgotten entries, and was sent a snapshot that it has not
+//!   answered.
+//!
+//! Messages may be lost silently. So a peer that answers heartbeats but no append for
+//! [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again, and a probe is repeated, each time after
+//! twice as many heartbeats. A large message has more time, because a network may be slow
+//! ([`time_of`]).
 
 use std::collections::VecDeque;
 
 use super::config::Config;
 use super::types::Index;
 
-/// How many heartbeats a living peer may leave its appends unanswered before they count as lost. A slow disk costs one
-/// repeated message each time, no more.
+/// For how many heartbeats a living peer may leave appends unanswered before they count as lost. If
+/// its disk is only slow, this costs one repeated message each time.
 const SILENT_HEARTBEATS_MAX: u32 = 4;
 
-/// The longest pause between a probe and its repetition, in heartbeats, besides the time that its bytes need: a second.
+/// The longest pause before a probe is repeated, in heartbeats: a second, besides the time for its
+/// bytes.
 const PROBE_HEARTBEATS_MAX: u32 = 20;
 
-/// The slowest network that is given time: 5 MiB a second, at 20 heartbeats a second.
+/// The slowest network that gets enough time: 5 MiB a second, at 20 heartbeats a second.
 const BYTES_PER_HEARTBEAT_MIN: usize = 256 << 10;
 
-/// How many heartbeats the bytes of a message may need on a slow network.
+/// The time that a message of so many bytes may need on a slow network, in heartbeats.
 fn time_of(bytes: usize) -> u32 {
     u32::try_from(bytes / BYTES_PER_HEARTBEAT_MIN).unwrap_or(u32::MAX)
 }
@@ -39,19 +46,19 @@ pub(super) struct Progress {
     mode: Mode,
     /// Whether a tick has passed since the last message.
     has_gathered: bool,
-    /// The last round of heartbeats that the peer has answered.
+    /// The last round of heartbeats that the peer answered.
     pub(super) acked_round: u64,
-    /// Until when, by the leader's clock, the peer helps nobody else to become leader.
+    /// The end of the peer's promise to help nobody else to become leader, by the leader's clock.
     pub(super) promise_end_us: u64,
-    /// Whether its disk takes writes, by its own word.
+    /// Whether the peer says that its disk takes writes.
     pub(super) can_write: bool,
-    /// Whether anything came from the peer since the last look for a quorum (check-quorum, thesis §6.2).
+    /// Whether anything came from the peer since the last check for a quorum (thesis §6.2).
     pub(super) is_active: bool,
     /// Whether anything came from the peer since the last heartbeat.
     is_heard: bool,
-    /// Heartbeats until the probe on its way is repeated, if the peer answers them.
+    /// Heartbeats until the current probe is repeated, if the peer answers them.
     repeat_in: u32,
-    /// The same for the next probe, besides the time that its bytes need.
+    /// The same for the next probe, besides the time for its bytes.
     repeat_pause: u32,
 }
 
@@ -85,7 +92,7 @@ impl Progress {
             acked_round: 0,
             promise_end_us: 0,
             can_write: true,
-            // A new leader gives everyone one election timeout to show up.
+            // Each peer has one election timeout to answer a new leader.
             is_active: true,
             is_heard: true,
             repeat_in: 0,
@@ -101,13 +108,15 @@ impl Progress {
         self.next_index
     }
 
-    /// Whether it is to be found out where the logs agree: that takes a message even when there is no entry for it, or a
-    /// peer that comes back with an empty disk would stay empty until the next proposal.
+    /// Whether the leader still has to find out where the logs agree. It then sends a message even
+    /// without entries. Otherwise a peer that returns with an empty disk would stay empty until the
+    /// next proposal.
     pub(super) fn is_probed(&self) -> bool {
         matches!(self.mode, Mode::Probe { .. })
     }
 
-    /// Whether another `AppendEntries` may leave now; `is_full` says whether enough has gathered for it.
+    /// Whether another `AppendEntries` may leave now. `is_full` says whether enough entries have
+    /// gathered.
     pub(super) fn may_send(&self, config: &Config, is_full: impl FnOnce() -> bool) -> bool {
         match &self.mode {
             Mode::Probe { is_waiting } => !is_waiting,
@@ -121,7 +130,7 @@ impl Progress {
         }
     }
 
-    /// A tick has passed: entries gather for no longer.
+    /// A tick has passed, so entries have gathered for long enough.
     pub(super) fn tick(&mut self) {
         self.has_gathered = true;
     }
@@ -153,7 +162,8 @@ impl Progress {
         self.is_heard = true;
     }
 
-    /// The peer's disk holds the log up to `match_index`. What is not new while a snapshot is on its way is an old answer.
+    /// The peer's disk has the log up to `match_index`. While a snapshot is on its way, an answer
+    /// that says nothing new is an old one.
     pub(super) fn matched(&mut self, match_index: Index) {
         if matches!(self.mode, Mode::Snapshot) && match_index <= self.match_index {
             return;
@@ -179,9 +189,9 @@ impl Progress {
         self.assert_sound();
     }
 
-    /// The peer refused the message that followed `rejected_index`; its log cannot agree above `agree_max`. Answers to
-    /// what has been overtaken change nothing. True if it refused what it had acknowledged: its disk has lost entries, and
-    /// only without counting on them can it be filled again.
+    /// The peer refused the message that followed `rejected_index`, and its log cannot agree above
+    /// `agree_max`. Outdated answers change nothing. Returns true if the peer refused what it had
+    /// acknowledged: its disk has lost entries, so they no longer count, and it is filled again.
     #[must_use]
     pub(super) fn conflicted(&mut self, rejected_index: Index, agree_max: Index) -> bool {
         let is_stale = match self.mode {
@@ -202,7 +212,7 @@ impl Progress {
         has_lost
     }
 
-    /// What is on its way may be lost.
+    /// Messages on their way to the peer may be lost.
     pub(super) fn lost(&mut self) {
         match self.mode {
             Mode::Probe { .. } => self.repeat_in = self.repeat_in.min(self.repeat_pause),
@@ -211,22 +221,22 @@ impl Progress {
         }
     }
 
-    /// The peer has refused something for its term. It may be a snapshot that was sent in an earlier one, and is in the way
-    /// of the one that is waited for.
+    /// The peer has refused a message of an earlier term. It may be a snapshot of that term, which
+    /// keeps the current one from being sent.
     pub(super) fn refused(&mut self) {
         if let Mode::Snapshot = self.mode {
             self.snapshot_lost();
         }
     }
 
-    /// Not again at once: whoever breaks off a snapshot is not ready for the next one, until it answers a heartbeat.
+    /// The peer broke off a snapshot. It is not sent another before it answers a heartbeat.
     fn snapshot_lost(&mut self) {
         self.mode = Mode::Probe { is_waiting: true };
         (self.repeat_in, self.repeat_pause) = (1, 1);
         self.is_heard = false;
     }
 
-    /// A heartbeat goes out. A peer that lives but keeps silent about appends gets them again.
+    /// A heartbeat leaves. A peer that answers heartbeats but no appends is sent them again.
     pub(super) fn heartbeat(&mut self) {
         if !std::mem::take(&mut self.is_heard) {
             return;
@@ -246,7 +256,7 @@ impl Progress {
         }
     }
 
-    /// A snapshot is on its way.
+    /// A snapshot was sent.
     pub(super) fn snapshot_sent(&mut self) {
         assert!(!matches!(self.mode, Mode::Snapshot), "one snapshot at a time is on its way");
         self.mode = Mode::Snapshot;
@@ -292,7 +302,7 @@ mod tests {
         assert!(progress.may_send(&config(), || false), "a living peer is probed again");
     }
 
-    /// How many heartbeats, each of them answered, pass from each probe to the next.
+    /// The heartbeats, all answered, between each probe and the next.
     fn pauses(progress: &mut Progress, bytes: usize, count: usize) -> Vec<u32> {
         let mut pause = || {
             progress.sent(Index(7), bytes);

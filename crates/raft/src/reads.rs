@@ -3,9 +3,9 @@
 //! ```text
 //!   waiting ──round starts: note commit_index──> in a round ──a quorum answers──> confirmed ──applied that far──> ready
 //! ```
-//! All reads that wait share one round of heartbeats. A round only counts answers to heartbeats that were sent after its
-//! reads arrived: that is what proves that nobody else had become leader by then. A round that is lost costs nothing:
-//! an answer to any later round confirms it too.
+//! All reads that wait share one round of heartbeats. A round counts only answers to heartbeats
+//! that were sent after its reads arrived, which proves that nobody else had become leader by then.
+//! A lost round costs nothing, because an answer to any later round confirms it too.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,8 @@ use super::event::RequestId;
 use super::message::{Caller, Message, ReadIndex};
 use super::types::{Index, Term};
 
-/// Rounds under way at the same time. One would do; a second lets reads that arrive during a round start at once.
+/// The most rounds under way at the same time. With the second one, reads that arrive during a
+/// round need not wait for its end.
 const ROUNDS_MAX: usize = 2;
 
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ pub(super) struct Reads {
     len: usize,
 }
 
-/// Who wants to know what is committed.
+/// The readers that wait for a commit index.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
     /// Reads that this member serves.
@@ -60,11 +61,11 @@ impl Readers {
     }
 }
 
-/// Followers' questions, and what they are answered with.
+/// Followers' questions, with their answers.
 pub(super) type Answers = Vec<(Question, (Index, Term))>;
 
 impl Reads {
-    /// How many reads are anywhere on their way.
+    /// The number of reads in all states.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -89,7 +90,7 @@ impl Reads {
         self.is_any_waiting() && self.rounds.len() < ROUNDS_MAX
     }
 
-    /// A round starts: what waits will be served from the state at `committed`.
+    /// Starts a round. The reads that wait will be served from the state at `committed`.
     pub(super) fn start_round(&mut self, round: u64, committed: (Index, Term)) {
         if let Some(last) = self.rounds.back() {
             assert!(last.round < round, "rounds are counted up");
@@ -99,7 +100,8 @@ impl Reads {
         self.rounds.push_back(Batch { round, committed, readers });
     }
 
-    /// A quorum has answered `round` or a later one. Followers' questions can be answered at once.
+    /// A quorum has answered `round` or a later one. Returns the followers' questions that can be
+    /// answered now.
     pub(super) fn confirm(&mut self, round: u64) -> Answers {
         let mut answers = Vec::new();
         while let Some(batch) = self.rounds.pop_front_if(|batch| batch.round <= round) {
@@ -108,7 +110,7 @@ impl Reads {
         answers
     }
 
-    /// A lease confirms all that waits, without a round.
+    /// A lease confirms all reads that wait, without a round.
     pub(super) fn confirm_waiting(&mut self, committed: (Index, Term)) -> Answers {
         let (mut answers, readers) = (Vec::new(), std::mem::take(&mut self.waiting));
         self.confirm_batch(Batch { round: 0, committed, readers }, &mut answers);
@@ -125,7 +127,7 @@ impl Reads {
         }
     }
 
-    /// The confirmed reads that the entries handed out so far satisfy.
+    /// The confirmed reads for which enough entries were handed out.
     pub(super) fn take_ready(&mut self, handed_out: Index) -> Vec<RequestId> {
         let mut ready = Vec::new();
         if self.confirmed.is_empty() {
@@ -139,7 +141,7 @@ impl Reads {
         ready
     }
 
-    /// All that are on their way, oldest first: the leader steps down.
+    /// All reads, oldest first, when the leader steps down.
     pub(super) fn into_readers(self) -> impl Iterator<Item = Readers> {
         let batches = self.confirmed.into_iter().chain(self.rounds);
         batches.map(|batch| batch.readers).chain([self.waiting])

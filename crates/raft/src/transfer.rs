@@ -1,5 +1,5 @@
 //! Handing the leadership over (thesis §3.10): the leader takes no new proposals, waits until one
-//! peer has everything, and asks it to stand for election at once. If nothing comes of it within an
+//! peer has everything, and asks it to stand for election at once. If no election follows within an
 //! election timeout, the leader goes on. A leader whose disk takes no writes hands over by itself.
 
 use super::common::Common;
@@ -18,7 +18,7 @@ pub(super) struct Transfer {
 }
 
 impl Leader {
-    /// Begins to hand over; a transfer that is under way is replaced.
+    /// Begins a transfer, which replaces one that is under way.
     pub(super) fn begin_transfer(&mut self, config: &Config, to: Option<MemberId>) {
         let may_lead = |id: &MemberId| self.peers.contains_key(id) && config.members.is_voter(*id);
         let furthest = || {
@@ -29,13 +29,13 @@ impl Leader {
         self.transfer = to.map(|to| Transfer { to, is_sent: false, ticks: 0 });
     }
 
-    /// The peers that are heard and whose disks take writes.
+    /// The peers that were heard and whose disks take writes.
     fn able_peers(&self) -> impl Iterator<Item = (MemberId, &Progress)> {
         let able = self.peers.iter().filter(|(_, peer)| peer.is_active && peer.can_write);
         able.map(|(&id, peer)| (id, peer))
     }
 
-    /// Once the one that is to take over has the whole log on its disk, it is told.
+    /// Asks the next leader to stand once it has the whole log on its disk.
     pub(super) fn send_timeout_now(&mut self, common: &mut Common) {
         let Some(transfer) = &mut self.transfer else { return };
         let to = transfer.to;
@@ -49,10 +49,10 @@ impl Leader {
         }
     }
 
-    /// A disk that takes nothing for longer than an election, stalled or full, costs the leader its
-    /// leadership: if a peer has written what it could not, and the peers that can write are a
-    /// majority without it, as its own vote waits for that disk. A disk that is only as slow or as
-    /// full as the others' costs nothing: this leader can still serve reads.
+    /// A leader whose disk takes nothing for longer than an election, stalled or full, hands over
+    /// if a peer has written what it could not, and the peers that can write are a majority without
+    /// it: its own vote would wait for the disk. If the other disks are as slow or as full, it
+    /// stays leader and serves reads.
     pub(super) fn leave_bad_disk(&mut self, common: &Common) {
         if !common.is_disk_stalled() || self.transfer.is_some() {
             return;

@@ -1,4 +1,4 @@
-//! The words that every part of Raft shares: who, when, where, and what is in the log.
+//! The types that every part of Raft shares: ids, terms, indexes, and what is in the log.
 //!
 //! Ids, terms and indexes are types of their own, so that a swapped pair does not compile.
 
@@ -11,7 +11,7 @@ pub use syncraft_types::{Index, MemberId, Term};
 pub struct HardState {
     /// The latest term this member has seen.
     pub current_term: Term,
-    /// Whom it voted for in that term.
+    /// The candidate for which it voted in that term.
     pub voted_for: Option<MemberId>,
 }
 
@@ -29,15 +29,15 @@ pub struct Entry {
 /// What an entry carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Nothing: a new leader's first entry, which lets it commit what came before (Raft §5.4.2,
-    /// §8).
+    /// Nothing. This is a new leader's first entry, with which it commits what came before (Raft
+    /// §5.4.2, §8).
     Noop,
     /// A command for the state machine. The core never looks inside.
     Command(Bytes),
 }
 
 impl Entry {
-    /// The length of the command in bytes: what limits on bytes count.
+    /// The length of the command in bytes, which limits count.
     pub fn len_bytes(&self) -> usize {
         match &self.payload {
             Payload::Noop => 0,
@@ -46,7 +46,7 @@ impl Entry {
     }
 }
 
-/// Where a snapshot ends: everything up to and including this entry is in it (Raft §7).
+/// The last entry in a snapshot, which contains everything up to it (Raft §7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotMeta {
     /// Index of the last entry in the snapshot.

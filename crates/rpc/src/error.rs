@@ -4,19 +4,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Status;
+use super::{ErrorChain, Status};
 
-/// Why a call has no reply. [`CallError::may_have_run`] says whether the call may have run.
+/// Why a call has no reply. [`CallError::may_have_run`] says whether the call may have run, and
+/// [`ErrorChain`] shows the error with its cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// No byte of the call was written: there was no connection, or the channel is closed. It did
-    /// not run.
+    /// No byte of the call was sent, because there was no connection or the channel is closed. It
+    /// did not run.
     #[error("call to {addr} was not sent")]
     NotSent {
         /// The server's address, as given to the channel.
         addr: String,
-        /// What prevented it.
+        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -25,7 +26,7 @@ pub enum CallError {
     Refused {
         /// The server's address, as given to the channel.
         addr: String,
-        /// What it said.
+        /// The status.
         status: Status,
     },
     /// The connection was lost after the call was sent (or while it was being sent), before its
@@ -55,8 +56,8 @@ pub enum CallError {
         /// Which deadline passed.
         which: Deadline,
     },
-    /// The bytes that came are not of this protocol, so the rest of the connection cannot be read.
-    /// Calls that were sent may have run.
+    /// The server sent bytes that are not of this protocol, so the rest of the connection cannot be
+    /// read. Calls that were sent may have run.
     #[error("{addr} sent an invalid frame: {reason}")]
     BadFrame {
         /// The server's address, as given to the channel.
@@ -64,7 +65,7 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The first bytes that came are of another protocol: no RPC server listens at this address.
+    /// The first bytes that came are of another protocol, so no RPC server listens at this address.
     /// The call did not run.
     #[error("{addr} speaks {protocol}, not this protocol")]
     OtherProtocol {
@@ -73,7 +74,7 @@ pub enum CallError {
         /// The protocol's name, as in "HTTP".
         protocol: &'static str,
     },
-    /// An answer came, but it is not a reply of this method. The call may have run.
+    /// The answer is not a reply of this method. The call may have run.
     #[error("bad reply from {addr}: {reason}")]
     BadReply {
         /// The server's address, as given to the channel.
@@ -81,7 +82,7 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Too many calls of this channel are waiting for answers. It did not run.
+    /// Too many calls of this channel wait for answers. This one did not run.
     #[error("too many calls to {addr}: {calls} are waiting for answers")]
     Busy {
         /// The server's address, as given to the channel.
@@ -92,7 +93,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the call may have run on the server. `false` is certain: it has not run and never
+    /// Whether the call may have run on the server. If false, it has certainly not run and never
     /// will.
     pub fn may_have_run(&self) -> bool {
         match self {
@@ -111,19 +112,20 @@ impl CallError {
 /// Which deadline passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deadline {
-    /// That of the whole call.
+    /// The deadline of the whole call.
     #[default]
     Call,
-    /// That of the last attempt, after which none was due: see [`Retrying`](super::Retrying).
+    /// The deadline of the last attempt: see [`Retrying`](super::Retrying).
     Attempt,
 }
 
-/// Rounded, because a deadline is computed a little before the call begins: 2000 ms, not 1999.934.
+/// Rounded, because a deadline is computed a little before the call begins: 2000 ms instead of
+/// 1999.934 ms.
 fn in_ms(time: &Duration) -> u128 {
     (time.as_micros() + 500) / 1000
 }
 
-/// Why a server does not start.
+/// Why a server does not start. [`ErrorChain`] shows it with its cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
@@ -137,9 +139,9 @@ pub enum ServerError {
         source: io::Error,
     },
     /// The listener does not work.
-    #[error("cannot serve on {addr:?}")]
+    #[error("cannot serve on {}", .addr.map_or_else(|| "its listener".to_owned(), |addr| addr.to_string()))]
     Listener {
-        /// The listener's address, where it is known.
+        /// The listener's address, if it is known.
         addr: Option<SocketAddr>,
         /// What the system said.
         #[source]
@@ -166,14 +168,62 @@ pub enum ServerError {
 pub(super) fn same_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
+        None => io::Error::new(error.kind(), ErrorChain(error).to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
-    use crate::StatusCode;
+    use crate::error_words::{check_all, every_variant};
+    use crate::frame::{FrameError, Stranger};
+    use crate::{Endpoint, PayloadError, SourceError, StatusCode};
+
+    #[test]
+    fn every_error_says_its_own_part_only() {
+        let addr = || "a:1".to_owned();
+        let cause = || io::Error::other("no such thing");
+        check_all(&every_variant!(CallError:
+            NotSent { addr: addr(), source: cause() },
+            Refused { addr: addr(), status: Status::new(StatusCode::Internal, "it panicked") },
+            Lost { addr: addr(), source: cause() },
+            TimedOut {
+                addr: addr(), waited: Duration::ZERO, sent: true, which: Deadline::Attempt
+            },
+            BadFrame { addr: addr(), reason: "a header of 0 bytes".to_owned() },
+            OtherProtocol { addr: addr(), protocol: "HTTP" },
+            BadReply { addr: addr(), reason: "it is cut short".to_owned() },
+            Busy { addr: addr(), calls: 3 },
+        ));
+        check_all(&every_variant!(ServerError:
+            Bind { addr: addr(), source: cause() },
+            Listener { addr: None, source: cause() },
+            Listener { addr: Some(([127, 0, 0, 1], 1).into()), source: cause() },
+            DuplicateService { name: "s" },
+            NoAddress {},
+            BadLimits { reason: "calls_max is 0".to_owned() },
+        ));
+        check_all(&every_variant!(FrameError:
+            Stranger(Stranger::Http),
+            Stranger(Stranger::Tls),
+            Stranger(Stranger::Unknown([0; 3])),
+            EmptyHead {},
+            HeadTooLong { len: 2000 },
+            BadTag { found: 1 },
+            BadHead(u32::decode(&[0xff][..]).unwrap_err()),
+        ));
+        let not_an_endpoint = || "a".parse::<Endpoint>().unwrap_err();
+        check_all(&every_variant!(SourceError:
+            Read { path: "f".into(), source: cause() },
+            BadLine { path: "f".into(), line: 7, source: not_an_endpoint() },
+            Empty { path: "f".into() },
+            Watch { path: "f".into(), source: cause() },
+        ));
+        check_all(&[not_an_endpoint()]);
+        check_all(&[PayloadError::new(cause())]);
+    }
 
     #[test]
     fn times_are_shown_in_milliseconds() {

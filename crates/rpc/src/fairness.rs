@@ -1,4 +1,4 @@
-//! The settings of a fair call queue: how callers are told apart, and what the greedy ones are left with.
+//! The settings of a fair call queue: who counts as greedy, and how little greedy callers get.
 
 use std::time::Duration;
 
@@ -9,32 +9,35 @@ use super::ServerError;
 /// Levels of a fair queue; 0 is the best, 3 the worst.
 pub(super) const LEVELS: usize = 4;
 
-/// Settings of a fair call queue: a caller's level follows from its share of what all callers have cost lately, and calls
-/// are taken from the four levels in turns.
+/// Settings of a fair call queue. A caller's level follows from its share of the recent cost of all
+/// callers, and calls are taken from the four levels in turns.
 ///
-/// Who costs most is held back only while others wait: alone, it has the whole server.
+/// A caller that costs much is held back only while others wait. Alone, it has the whole server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fairness {
-    /// How often a part of what callers have cost is forgotten; default 5 s, and not zero. Too short: who comes in bursts
-    /// is a light caller again between them. Too long: who was greedy once stays in a bad level long after.
+    /// How often a part of the callers' cost is forgotten; default 5 s, and not zero. Too short: a
+    /// caller that comes in bursts counts as light again between them. Too long: a caller that was
+    /// greedy once stays in a bad level long after.
     pub sweep_every: Duration,
-    /// What is left of a cost each time, from 0 to below 1; default 0.5. Too small or too large: as `sweep_every` too short
-    /// or too long.
+    /// The part of a cost that is left each time, from 0 to below 1; default 0.5. Too small, too
+    /// large: like `sweep_every` too short, too long.
     pub decay: f64,
-    /// The shares of the recent cost from which on a caller is in level 1, 2 and 3; default 0.125, 0.25, 0.5; ascending,
-    /// within 0 and 1. Too low: few callers, each with an ordinary share, meet the greedy one in the last level. Too high:
-    /// the greedy one stays among the others.
+    /// The shares of the recent cost at which a caller is in level 1, 2 and 3; default 0.125, 0.25,
+    /// 0.5; ascending, within 0 and 1. Too low: callers with an ordinary share are in the last
+    /// level together with the greedy ones. Too high: the greedy ones stay among the others.
     pub thresholds: [f64; LEVELS - 1],
-    /// Calls taken from each level before it is the next one's turn; default 8, 4, 2, 1; at least 1, so that no level
-    /// starves. Too even: the greedy are hardly held back. Too uneven: they hardly get on while anybody else calls.
+    /// Calls taken from each level before it is the next one's turn; default 8, 4, 2, 1; each at
+    /// least 1, so that no level starves. Too even: greedy callers are hardly held back. Too
+    /// uneven: they are hardly served while anybody else calls.
     pub weights: [u32; LEVELS],
-    /// Callers whose cost is remembered, each on its own; default 1,024, at least 1. Those beyond it share one entry, and
-    /// thereby one level. Too small: light callers share it with a greedy one. Too large: memory (a caller's name, up to
-    /// 1 KiB, and some 50 bytes), and a longer halt at each sweep.
+    /// Callers whose cost is remembered separately; default 1,024, at least 1. All others share one
+    /// entry, and so one level. Too small: light callers share it with greedy ones. Too large:
+    /// memory (for each caller its name, up to 1 KiB, and some 50 bytes), and a longer pause at
+    /// each sweep.
     pub callers_max: usize,
-    /// Callers that are always in level 0, and whose cost counts in nobody's share; default none. For what must get through,
-    /// such as the operators' own tools. Too many: level 0 fills with them. Nothing proves a caller's name: whoever knows
-    /// one of these may use it.
+    /// Callers that are always in level 0, and whose cost counts in nobody's share; default none.
+    /// For calls that must get through, such as those of operators' tools. Too many: level 0 fills
+    /// with them. Nothing proves a caller's name, so anybody who knows one of these may use it.
     pub exempt: Vec<Bytes>,
 }
 
@@ -52,7 +55,7 @@ impl Default for Fairness {
 }
 
 impl Fairness {
-    /// Refuses settings under which a level could starve, or a share has no meaning.
+    /// Refuses settings under which a level could starve or a share has no meaning.
     pub(super) fn check(&self) -> Result<(), ServerError> {
         let Fairness { sweep_every, decay, thresholds, weights, callers_max, .. } = self;
         let reason = if sweep_every.is_zero() {

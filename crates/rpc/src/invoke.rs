@@ -1,4 +1,5 @@
-//! What a call is for, and the one thing that a stub asks of what carries its calls: [`Invoke`].
+//! Which method a call is for ([`Method`]), what goes along ([`CallOptions`]), and what carries it
+//! ([`Invoke`]).
 
 use std::time::Instant;
 
@@ -6,7 +7,7 @@ use bytes::Bytes;
 
 use super::{CallError, Payload};
 
-/// A caller's mark longer than this is cut: it stands in the header.
+/// A longer mark of a caller is cut, because it stands in the header.
 const TRACE_LEN_MAX_BYTES: usize = 128;
 
 /// A method of a service, by its names on the wire.
@@ -16,24 +17,25 @@ pub struct Method {
     pub service: &'static str,
     /// "PutAppend".
     pub name: &'static str,
-    /// Whether to run it twice does no more than to run it once, so that a call of which nobody knows whether it has run may be
-    /// repeated. In a .proto: `option idempotency_level = IDEMPOTENT;` (or `NO_SIDE_EFFECTS`).
+    /// Whether running it twice has the same effect as running it once. Then a call may be repeated
+    /// even if it may have run. In a .proto: `option idempotency_level = IDEMPOTENT;` (or
+    /// `NO_SIDE_EFFECTS`).
     pub is_idempotent: bool,
 }
 
 impl Method {
-    /// One that is not known to be idempotent.
+    /// A method that is not idempotent.
     pub const fn new(service: &'static str, name: &'static str) -> Method {
         Method { service, name, is_idempotent: false }
     }
 
-    /// The same, marked idempotent.
+    /// The same method, marked idempotent.
     pub const fn idempotent(self) -> Method {
         Method { is_idempotent: true, ..self }
     }
 }
 
-/// What goes along with calls beside their arguments.
+/// What a call carries beside its arguments.
 #[derive(Clone, Debug, Default)]
 pub struct CallOptions {
     pub(super) version: u32,
@@ -43,21 +45,22 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// The version of the service that the caller was made for: a server that publishes another one refuses, and names both.
-    /// Default 0: any.
+    /// The version of the service that the caller was made for. A server that publishes another
+    /// version refuses the call and names both. Default 0: any.
     pub fn version(mut self, version: u32) -> CallOptions {
         self.version = version;
         self
     }
 
-    /// What balancers that hash go by: calls of one key go to one endpoint ([`hash_key`](super::hash_key) makes keys of
-    /// bytes). Default none: they are spread.
+    /// For balancers that hash: calls with the same key go to the same endpoint
+    /// ([`hash_key`](super::hash_key) makes keys of bytes). Default none: calls are spread.
     pub fn key(mut self, key: u64) -> CallOptions {
         self.key = Some(key);
         self
     }
 
-    /// A mark of the caller's own, which the server shows in its log beside slow calls, and methods can show in theirs. More than 128 bytes are cut.
+    /// A mark of the caller. The server logs it with slow calls, and methods can read it. More than
+    /// 128 bytes are cut.
     pub fn trace(mut self, trace: impl Into<Bytes>) -> CallOptions {
         self.trace = trace.into();
         self.trace.truncate(TRACE_LEN_MAX_BYTES);
@@ -65,19 +68,19 @@ impl CallOptions {
     }
 }
 
-/// What a call that may be repeated is known by.
+/// The identity of a call that may be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId {
-    /// Whose it is: 16 random bytes of the caller's.
+    /// The caller: 16 random bytes.
     pub client: Bytes,
-    /// Which of theirs. The same for every attempt.
+    /// Which of the caller's calls. The same for every attempt.
     pub number: u64,
-    /// How often it was tried before.
+    /// How many attempts came before this one.
     pub attempt: u32,
 }
 
-/// What carries calls: a [`Channel`](super::Channel), several ([`Targets`](super::Targets)), either with retries
-/// ([`Retrying`](super::Retrying)). Generated stubs call through any.
+/// What carries calls: a [`Channel`](super::Channel), several of them ([`Targets`](super::Targets)),
+/// or either with retries ([`Retrying`](super::Retrying)). Generated stubs call through any.
 pub trait Invoke {
     /// Calls `method` and waits for the reply until `deadline`.
     ///

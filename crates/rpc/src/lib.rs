@@ -90,6 +90,7 @@
 //! | that one caller does not crowd out others | [`fair`](ServerBuilder::fair); callers name themselves: [`ChannelBuilder::caller`] |
 //! | a service that gets through whatever others do | [`reserved_service`](ServerBuilder::reserved_service) |
 //! | to know whether a call has run | [`CallError::may_have_run`] |
+//! | to show an error with its causes | [`ErrorChain`] |
 //! | repeats of what may be repeated | [`Retrying`], and `idempotency_level` in the .proto |
 //! | many calls in flight | [`Pending`], from the stub's `..._async` |
 //! | several servers | [`Targets`], a [`Balancer`] and a [`Source`] of endpoints |
@@ -191,10 +192,12 @@ pub mod __runtime {
     pub extern crate self as syncraft_rpc_runtime;
 }
 
-mod acknowledged;
 mod balance;
+mod chain;
 mod channel;
 mod error;
+#[cfg(test)]
+mod error_words;
 mod fairness;
 mod frame;
 mod invoke;
@@ -207,12 +210,14 @@ mod retry;
 mod server;
 mod service;
 mod status;
+mod transport;
 
 pub use balance::{
     Balancer, Candidate, Endpoint, EndpointError, FileSource, FixedSource, Hash, HashRing,
     LeastConnections, LeastResponseTime, ResponseTime, RoundRobin, Source, SourceError,
     TargetStatus, Targets, TargetsBuilder, WEIGHT_MAX, WeightedRoundRobin, hash_key,
 };
+pub use chain::ErrorChain;
 pub use channel::{Channel, ChannelBuilder, Disconnect, Framing, Pending};
 pub use error::{CallError, Deadline, ServerError};
 pub use fairness::Fairness;

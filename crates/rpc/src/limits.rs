@@ -1,12 +1,12 @@
-//! The bounds of a server and of a channel: what each is, its default, and what goes wrong when it
-//! is off.
+//! The bounds of a server and of a channel: what each one means, its default, and what goes wrong
+//! if it is too small or too large.
 
 use std::time::Duration;
 
 use super::ServerError;
 
-/// A header longer than this is refused. Not a setting: telling the two framings apart depends on
-/// it (see `frame`).
+/// A longer header is refused. This is not a setting, because telling the two framings apart
+/// depends on it (see `frame`).
 pub const HEAD_LEN_MAX_BYTES: usize = 1024;
 
 const MIB: usize = 1024 * 1024;
@@ -25,55 +25,54 @@ impl Default for FrameLimits {
     }
 }
 
-/// Bounds of a [`Server`](super::Server). What is beyond one of them is refused in words, never
-/// queued without end.
+/// Bounds of a [`Server`](super::Server). What exceeds one is refused with a reason, never queued
+/// without end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Frame lengths.
     pub frame: FrameLimits,
-    /// Connections at a time over which a call has come; default 1,024. One more is told that the
-    /// server is busy, and closed; up to 32 more are for
-    /// [reserved services](super::ServerBuilder::reserved_service). Those over which nothing has
-    /// come yet make room when there are so many and 40 more. Each costs a thread and 16 KiB, and a
-    /// second thread while its client is slow to read. Too small: clients are refused. Too large:
-    /// threads and descriptors run out, and new connections are dropped unless others over which
-    /// nothing is asked can be closed.
+    /// Open connections over which a call has come; default 1,024. One more is told that the server
+    /// is busy, and closed. Up to 32 more are for
+    /// [reserved services](super::ServerBuilder::reserved_service). Connections over which nothing
+    /// has come yet make room when 40 more than this are open. Each costs a thread and 16 KiB, and
+    /// a second thread while its client is slow to read. Too small: clients are refused. Too large:
+    /// threads and descriptors run out, and new connections are dropped unless idle ones can be
+    /// closed.
     pub connections_max: usize,
-    /// Calls begun and not yet answered, for one connection; default 1,024. One more is answered
-    /// "busy". Too small: a busy channel's calls are refused. Too large: one client can fill what
-    /// is in front of consensus.
+    /// Calls of one connection that are begun and not answered; default 1,024. One more is answered
+    /// "busy". Too small: a busy channel's calls are refused. Too large: one client can take all
+    /// of `calls_max`.
     pub calls_per_connection_max: usize,
-    /// Calls begun and not yet answered, over all connections; default 16,384. Reserved services
-    /// have as many again.
+    /// The same over all connections; default 16,384, and as many again for reserved services.
     pub calls_max: usize,
-    /// Bytes of arguments received or being received for calls not yet answered, for one
-    /// connection; default 64 MiB. At least one longest frame.
+    /// Bytes of arguments, received or on their way, of calls of one connection that are not
+    /// answered; default 64 MiB, and at least one longest frame.
     pub bytes_per_connection_max: usize,
     /// The same over all connections; default 256 MiB, and as much again for reserved services. Too
     /// small: large values are answered "busy". Too large: memory.
     pub bytes_max: usize,
-    /// Bytes of replies that one client has not yet taken from us; default 64 MiB. Past a sixteenth
-    /// of it no new call of that connection begins; an answer of 4 KiB or more that would go past
-    /// it is replaced by a status that says so. At least one longest frame. Too small: large values
-    /// that are read at once have to be asked for again. Too large: memory.
+    /// Bytes of replies that one client has not taken yet; default 64 MiB, and at least one longest
+    /// frame. Beyond a sixteenth of it, no new call of that connection begins. An answer of 4 KiB
+    /// or more that would exceed it is replaced by a status that says so. Too small: clients that
+    /// read many large values at once must ask for some again. Too large: memory.
     pub unsent_bytes_max: usize,
-    /// A connection over which nothing is asked for this long, and no call is open, is closed;
-    /// default 2 minutes. Not one over which a documented or a reserved call has come: those
-    /// clients keep theirs. Too small: callers connect again and again. Too large: clients that are
-    /// gone, or say nothing, take up connections.
+    /// A connection without an open call and without a new one for this long is closed; default 2
+    /// minutes. This spares connections over which a documented or a reserved call has come. Too
+    /// small: callers connect again and again. Too large: clients that are gone, or say nothing,
+    /// take up connections.
     pub idle_timeout: Duration,
-    /// A call that is answered later than this after it came is counted as slow and logged; default
-    /// 5 s.
+    /// A call that takes this long from its arrival to its answer counts as slow and is logged;
+    /// default 5 s.
     pub slow_call: Duration,
-    /// A frame that has begun must be complete after this time, plus one second for each 256 KiB of
-    /// its body that has arrived; default 10 s: one that is announced and does not come holds its
-    /// room for no longer. Too small: slow networks are cut off. Too large: a client that trickles
-    /// holds a connection for longer.
+    /// A frame that has begun must be complete within this time, plus one second for each 256 KiB
+    /// of its body that has arrived; default 10 s. Too small: clients behind slow networks are cut
+    /// off. Too large: a client that sends a frame slowly, or never completes it, holds its room
+    /// for longer.
     pub frame_timeout: Duration,
     /// A client that takes none of its replies for this long loses its connection; default 10 s.
     pub write_timeout: Duration,
-    /// How long a client that has closed its sending side (or is gone: the two look alike) is given
-    /// the answers to its outstanding calls; default 30 s.
+    /// How long a client that has closed its sending side still gets the answers to its open calls;
+    /// default 30 s. A client that is gone looks the same.
     pub half_close_timeout: Duration,
 }
 
@@ -97,7 +96,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Refuses limits under which some call could never be served.
+    /// Refuses limits under which some calls could never be served.
     pub(super) fn check(&self) -> Result<(), ServerError> {
         let body = self.frame.body_len_max_bytes;
         let at_least = [

@@ -29,9 +29,9 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io;
 use std::marker::PhantomData;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -39,10 +39,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use socket2::SockRef;
 
-use super::acknowledged;
-use super::net::{Waiting, is_timeout, join, look, send_now, spawn};
+use super::net::{join, spawn};
+use super::transport::Transport;
 
 /// Longer frames are not held back: a system call is small beside them.
 const CORKED_FRAME_LEN_MAX_BYTES: usize = 8 << 10;
@@ -58,9 +57,6 @@ const WRITER_IDLE: Duration = Duration::from_secs(1);
 /// How long a peer has to acknowledge what it was sent before its connection ends in order and not
 /// by a reset. A way across the world and back takes 0.3 s.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(500);
-
-/// Reads of bytes that nobody wants any more, before a connection ends in order.
-const UNREAD_READS_MAX: usize = 256;
 
 /// How the peer learns that the connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +77,7 @@ pub(super) enum SendError {
 }
 
 pub(super) struct Outbox {
-    stream: TcpStream,
+    transport: Transport,
     thread_name: String,
     bytes_max: usize,
     /// Bytes that wait or are being written, readable without the lock (which is held during system
@@ -116,13 +112,7 @@ enum Writer {
 }
 
 impl Outbox {
-    pub(super) fn new(
-        stream: TcpStream,
-        thread_name: String,
-        bytes_max: usize,
-        write_timeout: Duration,
-    ) -> io::Result<Arc<Self>> {
-        stream.set_write_timeout(Some(write_timeout))?;
+    pub(super) fn new(transport: Transport, thread_name: String, bytes_max: usize) -> Arc<Self> {
         let state = State {
             corked: Vec::new(),
             corker: 0,
@@ -134,20 +124,20 @@ impl Outbox {
             has_sent: false,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok(Arc::new(Outbox {
-            stream,
+        Arc::new(Outbox {
+            transport,
             thread_name,
             bytes_max,
             unsent_bytes: AtomicUsize::new(0),
             is_cut: AtomicBool::new(false),
             state,
             changed,
-        }))
+        })
     }
 
     /// The connection, for its reader.
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// Sets how the connection will end, from now on and also if the process is killed. Without
@@ -157,12 +147,8 @@ impl Outbox {
     }
 
     fn set_ending_locked(&self, state: &mut MutexGuard<'_, State>, ending: Ending) {
-        let linger = match ending {
-            Ending::InOrder => None,
-            Ending::Reset => Some(Duration::ZERO),
-        };
         // A system that refuses ends all connections in order.
-        if state.ending != ending && SockRef::from(&self.stream).set_linger(linger).is_ok() {
+        if state.ending != ending && self.transport.set_reset_on_close(ending == Ending::Reset) {
             state.ending = ending;
         }
     }
@@ -170,11 +156,6 @@ impl Outbox {
     /// How the connection will end.
     pub(super) fn ending(&self) -> Ending {
         self.state.lock().ending
-    }
-
-    /// What has come from the peer, as far as is known without waiting.
-    pub(super) fn look(&self) -> Waiting {
-        look(&self.stream)
     }
 
     /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.
@@ -222,7 +203,7 @@ impl Outbox {
         state: &mut MutexGuard<'_, State>,
         bytes: &[u8],
     ) -> Result<usize, SendError> {
-        send_now(&self.stream, bytes).map_err(|error| {
+        self.transport.try_write(bytes).map_err(|error| {
             self.cut_locked(state, &error.to_string());
             SendError::Closed
         })
@@ -294,9 +275,9 @@ impl Outbox {
 
     fn write_queue(&self) {
         while let Some(chunk) = self.next_chunk() {
-            match self.write(&chunk) {
+            match self.transport.write_all(&chunk) {
                 Ok(()) => self.unsent_bytes.fetch_sub(chunk.len(), Ordering::Relaxed),
-                Err(error) if is_timeout(&error) => {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     return self.cut("the peer does not read what it is sent");
                 }
                 Err(error) => return self.cut(&error.to_string()),
@@ -324,17 +305,6 @@ impl Outbox {
                 return None;
             }
         }
-    }
-
-    fn write(&self, mut chunk: &[u8]) -> io::Result<()> {
-        while !chunk.is_empty() {
-            match (&self.stream).write(chunk) {
-                Ok(written) => chunk = &chunk[written..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Whether more than `bytes` wait to be sent.
@@ -367,7 +337,7 @@ impl Outbox {
             // Answers that were given before it; what the socket does not take now is lost, as what
             // is queued.
             if !state.corked.is_empty() && !state.is_draining() {
-                let _ = send_now(&self.stream, &state.corked);
+                let _ = self.transport.try_write(&state.corked);
             }
             if state.is_draining() {
                 // A writer that waits for the peer is woken by nothing else. What the socket has
@@ -383,8 +353,7 @@ impl Outbox {
                 // It wakes the reader, and tells the peer nothing.
                 Ending::Reset => Shutdown::Read,
             };
-            // It fails when the peer was faster; then everyone wakes up as well.
-            let _ = self.stream.shutdown(directions);
+            self.transport.shutdown(directions);
             self.changed.notify_all();
         }
     }
@@ -409,22 +378,11 @@ impl Outbox {
             let state = self.state.lock();
             state.ending == Ending::Reset && state.has_sent
         };
-        if may_lose && !acknowledged::wait(&self.stream, Instant::now() + ACKNOWLEDGED_WITHIN) {
+        let deadline = Instant::now() + ACKNOWLEDGED_WITHIN;
+        if may_lose && !self.transport.wait_until_acknowledged(deadline) {
             self.set_ending(Ending::InOrder);
-            self.end_stream();
-        }
-    }
-
-    /// Sends the end of the stream, and takes what the peer has sent: closing with bytes unread
-    /// would reset.
-    fn end_stream(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
-        let mut sink = [0; 4096];
-        // The connection is cut, so no read waits; a peer that goes on sending is reset.
-        for _ in 0..UNREAD_READS_MAX {
-            if !matches!((&self.stream).read(&mut sink), Ok(1..)) {
-                return;
-            }
+            self.transport.shutdown(Shutdown::Write);
+            self.transport.discard_received();
         }
     }
 }
@@ -518,10 +476,12 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
     use std::thread;
 
     use super::*;
+    use crate::transport::Received;
 
     const SOON: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(20);
@@ -529,8 +489,8 @@ mod tests {
     fn pair(bytes_max: usize, write_timeout: Duration) -> (Arc<Outbox>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (stream, _) = listener.accept().unwrap();
-        (Outbox::new(stream, "rpc-test".into(), bytes_max, write_timeout).unwrap(), peer)
+        let transport = Transport::accepted(listener.accept().unwrap().0, write_timeout).unwrap();
+        (Outbox::new(transport, "rpc-test".into(), bytes_max), peer)
     }
 
     #[test]
@@ -702,7 +662,7 @@ mod tests {
         outbox.cut("for a test");
         assert!(is_silent(&peer));
         // Here the reader wakes up.
-        assert_eq!(outbox.stream().read(&mut [0]).unwrap(), 0);
+        assert_eq!(outbox.transport().read(&mut [0], None).unwrap(), Received::End);
     }
 
     /// Not on the way any more, but in this system's buffer: the peer's is full.
@@ -712,7 +672,7 @@ mod tests {
         const FRAME: usize = 1000;
         for sends_more in [false, true] {
             let (outbox, mut peer) = pair(1 << 30, LONG);
-            SockRef::from(&peer).set_recv_buffer_size(4096).unwrap();
+            socket2::SockRef::from(&peer).set_recv_buffer_size(4096).unwrap();
             outbox.set_ending(Ending::Reset);
             for _ in 0..300 {
                 outbox.send(&Bytes::from(vec![0; FRAME])).unwrap();

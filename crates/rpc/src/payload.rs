@@ -6,14 +6,15 @@ use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Protobuf's number on the wire.
+/// The number of protobuf on the wire.
 pub(super) const CODEC_PROTOBUF: u32 = 0;
-/// Bincode's.
+/// The number of bincode on the wire.
 pub(super) const CODEC_BINCODE: u32 = 1;
 
-/// What travels as arguments or as a reply: every protobuf message, and any serde type in a [`Bincode`].
+/// Arguments or a reply: every protobuf message, and any serde type in a [`Bincode`].
 pub trait Payload: Sized {
-    /// The number of its serialization on the wire, which must be that of its service ([`Service::codec`](super::Service::codec)).
+    /// The number of its serialization on the wire. It must be that of its service
+    /// ([`Service::codec`](super::Service::codec)).
     const CODEC: u32;
 
     /// How many bytes [`write`](Payload::write) will write.
@@ -23,15 +24,15 @@ pub trait Payload: Sized {
     /// [`PayloadError`]: it cannot be serialized.
     fn measure(&self) -> Result<usize, PayloadError>;
 
-    /// Serializes it to the end of `out`, which grows as needed. Asked only after [`measure`](Payload::measure), with no change
-    /// in between.
+    /// Appends its serialization to `out`, which grows as needed. Called only after
+    /// [`measure`](Payload::measure), with no change in between.
     fn write(&self, out: &mut Vec<u8>);
 
-    /// The value that `bytes` are, all of them.
+    /// The value that all of `bytes` are.
     ///
     /// # Errors
     ///
-    /// [`PayloadError`]: they are none.
+    /// [`PayloadError`]: they are no such value.
     fn read(bytes: Bytes) -> Result<Self, PayloadError>;
 }
 
@@ -56,11 +57,12 @@ impl<M: Message + Default> Payload for M {
     }
 }
 
-/// A value of pure Rust, serialized by serde and bincode 1.3: numbers of fixed length, little-endian.
+/// A Rust value, serialized by serde and bincode 1.3: numbers of fixed length, little-endian.
 ///
-/// For services whose both sides are Rust and are built together: a field more is another format. And for callers that are trusted:
-/// bincode 1.3 bounds neither how deep a value of a recursive type goes, which can use up the stack, nor how many values of no size
-/// there are; do not let strangers send such types.
+/// For services whose both sides are written in Rust and built together, because one field more is
+/// another format. And for callers that are trusted: bincode 1.3 does not bound the depth of a
+/// recursive type, which can use up the stack, nor the number of values of zero size. Do not let
+/// strangers send such types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Bincode<T>(pub T);
 
@@ -77,19 +79,19 @@ impl<T: Serialize + DeserializeOwned> Payload for Bincode<T> {
     }
 
     fn read(bytes: Bytes) -> Result<Self, PayloadError> {
-        // A length that cannot be true is found before anything is allocated for it.
+        // With this limit a length that cannot be true is refused before memory is allocated for it.
         options(bytes.len() as u64).deserialize(&bytes).map(Bincode).map_err(PayloadError::new)
     }
 }
 
 impl PayloadError {
-    /// For implementations of [`Payload`] of one's own.
+    /// For your own implementations of [`Payload`].
     pub fn new(error: impl std::error::Error + Send + Sync + 'static) -> PayloadError {
         PayloadError(Box::new(error))
     }
 }
 
-/// Bytes behind the value are refused.
+/// Refuses bytes behind the value.
 fn options(limit: u64) -> impl Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limit)
 }

@@ -1,12 +1,13 @@
 //! Services of pure Rust types, without a .proto: [`service!`](crate::service!).
 
-/// Defines a service whose arguments and replies are serde types, serialized by bincode: what a
-/// .proto becomes for protobuf. Both sides must be built from the same definition.
+/// Defines a service whose arguments and replies are serde types, serialized by bincode. Both sides
+/// must be built from the same definition.
 ///
-/// It makes the trait to implement, the type that publishes it, and the stub that calls it, by the
-/// names given. Each method is `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent`
-/// before `fn` where to run it twice does no more than once. A method may have any name but `new`
-/// and `with`, which the stub has already.
+/// Like the generated code of a .proto, it makes a trait to implement, a type that publishes the
+/// service, and a stub that calls it, with the names given. Each method is
+/// `fn name = "NameOnTheWire"(Args) -> Reply;`, with `idempotent` before `fn` if running it twice
+/// has the same effect as running it once. A method may have any name except `new` and `with`,
+/// which the stub has already.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -17,9 +18,9 @@
 /// syncraft_rpc::service! {
 ///     /// Sums.
 ///     pub trait Calculator = "calculator" published by CalculatorService, called by CalculatorStub {
-///         /// Of two numbers.
+///         /// Adds two numbers.
 ///         idempotent fn add = "Add"((i64, i64)) -> i64;
-///         /// How often it was asked before.
+///         /// How often this was called before.
 ///         fn count = "Count"(()) -> u64;
 ///     }
 /// }
@@ -76,8 +77,8 @@ macro_rules! service {
                 Self { implementation, version: 0 }
             }
 
-            /// Publishes a version: callers that say they were made for another one are refused.
-            /// Default 0: all are served.
+            /// Publishes a version. Callers that were made for another version are refused. Default
+            /// 0: all are served.
             $visibility fn version(self, version: u32) -> Self {
                 Self { version, ..self }
             }
@@ -121,7 +122,7 @@ macro_rules! service {
             }
         }
 
-        /// Calls the service through a channel, or whatever else carries calls.
+        /// Calls the service through a channel, or anything else that carries calls.
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         $visibility struct $stub<C_ = $crate::Channel> {
             invoker: C_,
@@ -159,8 +160,8 @@ macro_rules! service {
 
 #[cfg(test)]
 mod tests {
-    //! Names that could get in the way: of what is imported, of a type parameter, of methods that
-    //! everything has.
+    //! Names that could clash: with imported names, with type parameters, with methods that every
+    //! type has.
     #![allow(dead_code, reason = "they are only compiled")]
 
     use std::sync::Arc;

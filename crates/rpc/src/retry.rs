@@ -1,8 +1,8 @@
-//! Calls that are repeated: when, how often, and what never is.
+//! Calls that are repeated: which ones, when, and how often.
 //!
-//! A call is repeated if it is certain that it has not run, or if its method is marked idempotent; nothing else ever is. All its
-//! attempts, and the pauses between them, end with the one deadline of the call. A server that says when to come back is not asked
-//! before.
+//! A call is repeated only if it has certainly not run, or if its method is marked idempotent. The
+//! call has one deadline for all attempts and the pauses between them. If a server says when to try
+//! again, the next attempt is not earlier.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use super::{
     CallError, CallOptions, Deadline, Invoke, Method, Payload, RequestId, Status, StatusCode,
 };
 
-/// Whatever is asked for, no pause is longer.
+/// No pause is longer, whatever the settings say.
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Pauses between attempts, and how many of these there are.
+/// The number of attempts, and the pauses between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// One attempt.
@@ -31,11 +31,12 @@ pub enum Retry {
         /// Attempts in all.
         attempts_max: u32,
     },
-    /// A pause that doubles. Half of it to half more, at random: those who failed together do not come back together.
+    /// A pause that doubles each time. It is changed at random, by up to half of it, so that
+    /// callers that failed together do not come back together.
     Exponential {
         /// Before the second attempt.
         first: Duration,
-        /// No pause is longer, but for what chance adds.
+        /// No pause is longer, except by the random part.
         longest: Duration,
         /// Attempts in all.
         attempts_max: u32,
@@ -54,7 +55,8 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after `failed` attempts, of which there is one at least; `None`: no other one. `chance` is between 0 and 1.
+    /// The pause after `failed` attempts, at least one; `None`: no further attempt. `chance` is
+    /// between 0 and 1.
     fn pause(&self, failed: u32, chance: f64) -> Option<Duration> {
         match *self {
             Retry::Never => None,
@@ -68,8 +70,8 @@ impl Retry {
     }
 }
 
-/// What repeats calls over a [`Channel`](super::Channel), or over several ([`Targets`](super::Targets)): a stub takes it in their place.
-/// Clones count requests together.
+/// Repeats calls over a [`Channel`](super::Channel), or over several ([`Targets`](super::Targets)). A
+/// stub takes it in their place. Clones count requests together.
 #[derive(Clone, Debug)]
 pub struct Retrying<I> {
     invoker: I,
@@ -86,8 +88,9 @@ impl<I> Retrying<I> {
         Retrying { invoker, retry, attempt_timeout: None, client, last_number: Arc::default() }
     }
 
-    /// An attempt that has no answer after this long has failed; default: none has before the call's deadline. Only what is
-    /// idempotent is repeated then. Too small: slow answers are asked for again. Too large: one lost answer costs the call.
+    /// An attempt without an answer after this long has failed; default: only the call's deadline
+    /// ends an attempt. It is repeated only if the method is idempotent. Too small: calls with slow
+    /// answers are repeated. Too large: one lost answer fails the call.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Retrying<I> {
         self.attempt_timeout = Some(timeout);
         self
@@ -109,7 +112,7 @@ impl<I: Invoke> Invoke for Retrying<I> {
     ) -> Result<R, CallError> {
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         let (first_began, mut attempt) = (Instant::now(), 0);
-        // Of the attempts that may have run, what became of the last.
+        // The error of the last attempt that may have run.
         let mut doubt = None;
         loop {
             let request = RequestId { client: self.client.clone(), number, attempt };
@@ -130,7 +133,7 @@ impl<I: Invoke> Invoke for Retrying<I> {
             }
             attempt = attempt.saturating_add(1);
             let Some(pause) = self.pause(method, &error, attempt, deadline) else {
-                // That this attempt has not run says nothing of those before it.
+                // This attempt has not run, but an earlier one may have.
                 return Err(if error.may_have_run() { error } else { doubt.unwrap_or(error) });
             };
             doubt = Some(error).filter(CallError::may_have_run).or(doubt);
@@ -140,7 +143,8 @@ impl<I: Invoke> Invoke for Retrying<I> {
 }
 
 impl<I> Retrying<I> {
-    /// How long to wait before the call is tried once more after `failed` attempts, the last with `error`; `None`: it is not.
+    /// How long to wait before another attempt, after `failed` attempts, the last of which failed
+    /// with `error`; `None`: there is no other attempt.
     fn pause(
         &self,
         method: &Method,
@@ -150,17 +154,18 @@ impl<I> Retrying<I> {
     ) -> Option<Duration> {
         let is_safe = method.is_idempotent || !error.may_have_run();
         let pause = self.retry.pause(failed, fastrand::f64()).filter(|_| is_safe)?;
-        // What the server asks for, and some chance on top: those who were refused together do not come back together.
+        // What the server asks for, plus a random part, so that callers that were refused together
+        // do not come back together.
         let pause = pause.saturating_add(retry_after(error).unwrap_or_default());
         let left = deadline.saturating_duration_since(Instant::now());
         (may_help(error) && pause < left).then_some(pause)
     }
 }
 
-/// Whether the same call could fare better another time.
+/// Whether the same call could succeed another time.
 fn may_help(error: &CallError) -> bool {
     match error {
-        // Arguments that no channel sends; a channel that was closed.
+        // Arguments that no channel sends, or a channel that was closed.
         CallError::NotSent { source, .. } => {
             !matches!(source.kind(), ErrorKind::InvalidInput | ErrorKind::NotConnected)
         }
@@ -197,7 +202,7 @@ mod tests {
     const METHOD: Method = Method::new("s", "m");
     const MS: Duration = Duration::from_millis(1);
 
-    /// Fails so, one after the other; then answers. And what it was asked.
+    /// Fails with each of `errors`, the last one first, then answers. Records the requests.
     #[derive(Default)]
     struct Script {
         errors: RefCell<Vec<CallError>>,
@@ -238,7 +243,7 @@ mod tests {
         CallError::TimedOut { addr: "a".to_owned(), waited, sent, which }
     }
 
-    /// How many attempts it takes, and whether the last succeeds.
+    /// The number of attempts, and whether the last one succeeds.
     fn attempts(method: Method, errors: Vec<CallError>) -> (usize, bool) {
         let script = Script { errors: RefCell::new(errors), ..Script::default() };
         let retry = Retry::Fixed { pause: Duration::ZERO, attempts_max: 3 };
@@ -300,7 +305,7 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(30));
     }
 
-    /// The error of a call of which these attempts failed, the last one first.
+    /// The error of a call whose attempts fail with these errors, the last one first.
     fn last_error(errors: Vec<CallError>) -> CallError {
         let script = Script { errors: RefCell::new(errors), ..Script::default() };
         let retrying =

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::payload::CODEC_PROTOBUF;
-use super::{Payload, RequestId, Status, StatusCode};
+use super::{ErrorChain, Payload, RequestId, Status, StatusCode};
 
 /// A set of methods under one name. The generated `...Service` types implement it; a hand-written
 /// one may, too.
@@ -17,43 +17,44 @@ pub trait Service: Send + Sync + 'static {
     /// The name on the wire: "kvServerRpc".
     fn name(&self) -> &'static str;
 
-    /// The package that its .proto declares, such as "syncraft.kv". Empty without one, as by
-    /// default. Our own wire does not carry it; protocols that name a service in full need it.
+    /// The package that its .proto declares, such as "syncraft.kv". Default: empty, for a service
+    /// without one. Our own wire does not carry it, but protocols that name a service in full need
+    /// it.
     fn package(&self) -> &'static str {
         ""
     }
 
-    /// The methods' names on the wire, in the order of the numbers that [`call`](Service::call)
-    /// gets.
+    /// The names of its methods on the wire. The position of a name is the number that
+    /// [`call`](Service::call) gets.
     fn methods(&self) -> &'static [&'static str];
 
-    /// Runs method number `method` with its serialized `args`: on a handler's thread, or on the
-    /// connection's own, where no other call of that connection begins meanwhile (see
-    /// [`ServerBuilder`](super::ServerBuilder)). The answer may also be given later, by whoever
-    /// takes `call` along.
+    /// Runs method number `method` with its serialized `args`, on a handler's thread or on the
+    /// connection's own (see [`ServerBuilder`](super::ServerBuilder)). On the latter no other call
+    /// of that connection begins meanwhile. The answer may also be given later, by whoever holds
+    /// `call` then.
     fn call(&self, method: usize, args: Bytes, call: Call);
 
-    /// How its arguments and replies are serialized: the [`CODEC`](Payload::CODEC) of their types.
+    /// The serialization of its arguments and replies: the [`CODEC`](Payload::CODEC) of their types.
     /// Default: protobuf.
     fn codec(&self) -> u32 {
         CODEC_PROTOBUF
     }
 
-    /// The version that it publishes; callers made for another one are refused. Default 0: it
-    /// serves all.
+    /// The version that it publishes. Callers that were made for another one are refused. Default 0:
+    /// all are served.
     fn version(&self) -> u32 {
         0
     }
 
-    /// All calls of this method that had arrived one behind the other have been made; the same
-    /// thread made them. For methods that do for many at once what they would otherwise do for
-    /// each. Never later than that thread waits for anything.
+    /// Runs after the last of several calls of this method that had arrived together, on the same
+    /// thread, before that thread waits for anything. For methods that collect calls and then do
+    /// one piece of work for all of them.
     fn flush(&self, method: usize) {
         let _ = method;
     }
 }
 
-/// Where an answer goes: serialized reply, or status.
+/// Where an answer goes: a serialized reply, or a status.
 pub(super) trait Answer: Send {
     /// Called exactly once, never blocks.
     fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>);
@@ -74,21 +75,21 @@ pub(super) trait Answer: Send {
     }
 }
 
-/// A reply that is not yet serialized: its length and how to write it, so that it is written once,
-/// into its frame.
+/// Bytes that are not serialized yet: their number, and how to write them. So they are written only
+/// once, into their frame.
 pub(super) struct Reply<'a> {
     pub(super) len: usize,
     pub(super) write: &'a dyn Fn(&mut Vec<u8>),
 }
 
-/// One call to answer, its reply type not yet known. Dropped without an answer, it answers
-/// [`StatusCode::Unanswered`] ([`StatusCode::Internal`] during a panic).
+/// One call to answer, before the type of its reply is known. If it is dropped without an answer, it
+/// answers [`StatusCode::Unanswered`] ([`StatusCode::Internal`] during a panic).
 pub struct Call {
     answer: Option<Box<dyn Answer>>,
     about: About,
 }
 
-/// What is known of a call beside its arguments.
+/// What is known about a call beside its arguments.
 #[derive(Clone, Debug, Default)]
 pub(super) struct About {
     pub(super) deadline: Option<Instant>,
@@ -116,48 +117,49 @@ impl Call {
         Call { answer: Some(answer), about }
     }
 
-    /// A call without a connection: `on_answer` gets the serialized reply. To run a service in
-    /// place, in tests say.
+    /// A call without a connection; `on_answer` gets the serialized reply. It runs a service in
+    /// place, for example in a test.
     pub fn local(on_answer: impl FnOnce(Result<Bytes, Status>) + Send + 'static) -> Self {
         Call::new(Box::new(Local(on_answer)), About::default())
     }
 
-    /// The same call, to be answered with an `R`.
+    /// The same call, which is answered with an `R`.
     pub fn typed<R: Payload>(self) -> Done<R> {
         Done { call: self, reply: PhantomData }
     }
 
-    /// Decodes the arguments and types the answer; arguments that do not decode are answered here,
-    /// and `None` comes back.
+    /// Decodes the arguments and types the answer. If the arguments do not decode, it answers that
+    /// and returns `None`.
     pub fn open<A: Payload, R: Payload>(self, args: Bytes) -> Option<(A, Done<R>)> {
         match A::read(args) {
             Ok(args) => Some((args, self.typed())),
             Err(error) => {
-                self.fail(Status::new(StatusCode::BadArguments, error.to_string()));
+                let words = ErrorChain(&error).to_string();
+                self.fail(Status::new(StatusCode::BadArguments, words));
                 None
             }
         }
     }
 
-    /// Answers with a status instead of a reply. After it has had an effect a method must not use a
-    /// code that says otherwise, such as [`Busy`](StatusCode::Busy): callers may ask again
+    /// Answers with a status instead of a reply. A method that has had an effect must not use a code
+    /// that denies it, such as [`Busy`](StatusCode::Busy), because callers may then repeat the call
     /// ([`StatusCode::may_have_run`]).
     pub fn fail(mut self, status: Status) {
         self.finish(Err(status));
     }
 
-    /// When the caller stops waiting, where it said so.
+    /// When the caller stops waiting, if it said so.
     pub fn deadline(&self) -> Option<Instant> {
         self.about.deadline
     }
 
-    /// Whether it is a call of the documented format: only the bare reply can be sent, and a status
-    /// closes the connection.
+    /// Whether it is a call of the documented format. Then only the bare reply can be sent, and a
+    /// status closes the connection.
     pub fn is_documented(&self) -> bool {
         self.about.is_documented
     }
 
-    /// Who calls, in the caller's own words; empty when it did not say.
+    /// The caller's name, as the caller gave it; empty if it gave none.
     pub fn caller(&self) -> &[u8] {
         &self.about.caller
     }
@@ -173,7 +175,7 @@ impl Call {
         self.about.more.as_ref()?.request.as_ref()
     }
 
-    /// The caller's own mark; empty when it gave none.
+    /// The caller's mark; empty if it gave none.
     pub fn trace(&self) -> &[u8] {
         self.about.trace()
     }
@@ -222,9 +224,9 @@ impl fmt::Debug for Call {
     }
 }
 
-/// The answer that a method owes: given exactly once, at once or later, from any thread. Giving it
-/// never blocks: what the client does not take at once waits in a bounded buffer. Dropped, it
-/// answers [`StatusCode::Unanswered`].
+/// The right to answer a call: exactly once, now or later, from any thread. Answering never blocks:
+/// what the client does not take at once waits in a bounded buffer. If it is dropped, it answers
+/// [`StatusCode::Unanswered`].
 #[derive(Debug)]
 pub struct Done<R> {
     call: Call,
@@ -244,24 +246,23 @@ impl<R: Payload> Done<R> {
         }
     }
 
-    /// Answers with a status instead. A call of the documented format can only have its connection
-    /// closed. After it has had an effect a method must not use a code that says otherwise, such as
-    /// [`Busy`](StatusCode::Busy): callers may ask again ([`StatusCode::may_have_run`]).
+    /// Answers with a status instead of a reply: see [`Call::fail`]. If the call is of the
+    /// documented format, its connection is closed.
     pub fn fail(self, status: Status) {
         self.call.fail(status);
     }
 
-    /// When the caller stops waiting, where it said so: no use in working on the call after that.
+    /// When the caller stops waiting, if it said so. Work on the call after that is in vain.
     pub fn deadline(&self) -> Option<Instant> {
         self.call.deadline()
     }
 
-    /// Whether it is a call of the documented format: only the bare reply can be sent.
+    /// Whether it is a call of the documented format: see [`Call::is_documented`].
     pub fn is_documented(&self) -> bool {
         self.call.is_documented()
     }
 
-    /// Who calls, in the caller's own words; empty when it did not say.
+    /// The caller's name, as the caller gave it; empty if it gave none.
     pub fn caller(&self) -> &[u8] {
         self.call.caller()
     }
@@ -271,12 +272,12 @@ impl<R: Payload> Done<R> {
         self.call.peer()
     }
 
-    /// What the call is known by if it is repeated; `None` where the caller will not repeat it.
+    /// The call's identity if it may be repeated; `None` if the caller will not repeat it.
     pub fn request(&self) -> Option<&RequestId> {
         self.call.request()
     }
 
-    /// The caller's own mark; empty when it gave none.
+    /// The caller's mark; empty if it gave none.
     pub fn trace(&self) -> &[u8] {
         self.call.trace()
     }

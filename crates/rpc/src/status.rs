@@ -1,38 +1,38 @@
-//! What a server says when it does not answer a call with a reply.
+//! The answer to a call that gets no reply: [`Status`].
 
 use std::fmt;
 use std::time::Duration;
 
-/// Why a call was not answered with a reply: a code for programs, words for people.
+/// Why a call gets no reply: a code for programs, and words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// What went wrong, for a program.
     pub code: StatusCode,
-    /// What went wrong, for a person. The middle of a message of more than 512 bytes is not sent:
-    /// its beginning says what was tried, and its end says why that failed.
+    /// What went wrong, for a person. If it is longer than 512 bytes, its middle is not sent,
+    /// because its beginning says what was tried, and its end why that failed.
     pub message: String,
-    /// When it is worth trying again: with [`StatusCode::Busy`], and with
-    /// [`StatusCode::Unanswered`] when the reply found no room.
+    /// After what time to try again: with [`StatusCode::Busy`], and with
+    /// [`StatusCode::Unanswered`] if the reply found no room.
     pub retry_after: Option<Duration>,
 }
 
 impl Status {
-    /// A status without a hint when to try again.
+    /// A status that does not say when to try again.
     pub fn new(code: StatusCode, message: impl Into<String>) -> Self {
         Status { code, message: message.into(), retry_after: None }
     }
 
-    /// [`StatusCode::Busy`]: the call was not run, and it is worth trying again after `retry_after`.
+    /// [`StatusCode::Busy`]: the call was not run. Try again after `retry_after`.
     pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
         Status { code: StatusCode::Busy, message: message.into(), retry_after: Some(retry_after) }
     }
 }
 
-/// What stands in place of what [`cut_middle`] has taken out.
+/// What [`cut_middle`] writes in place of the text that it takes out.
 const CUT: &str = " ... ";
 
-/// `text` with its middle taken out, so that at most `len_max` bytes are left; that must be enough
-/// for [`CUT`].
+/// `text` with its middle taken out, so that at most `len_max` bytes are left. There must be room
+/// for [`CUT`] in them.
 pub(super) fn cut_middle(text: &str, len_max: usize) -> String {
     if text.len() <= len_max {
         return text.to_owned();
@@ -49,12 +49,12 @@ impl fmt::Display for Status {
     }
 }
 
-/// The codes of [`Status`]; their numbers are part of the wire format and never change their
+/// The codes of [`Status`]. Their numbers are part of the wire format and never change their
 /// meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StatusCode {
-    /// 1: the method failed (it panicked, say). It may have had an effect.
+    /// 1: the method failed, for example by a panic. It may have had an effect.
     Internal,
     /// 2: this port serves no such service. Not run.
     UnknownService,
@@ -74,14 +74,14 @@ pub enum StatusCode {
     UnsupportedCodec,
     /// 10: the server is stopping. Not run.
     ShuttingDown,
-    /// 11: the method gave its `Done` away without an answer; or it answered, and the reply found
-    /// no room behind those that the client has not read yet (with [`Status::retry_after`]: read
-    /// them, and ask again). It may have had an effect.
+    /// 11: the method dropped its `Done` without an answer. Or the reply found no room behind those
+    /// that the client has not read yet; then [`Status::retry_after`] is set: read them, and call
+    /// again. It may have had an effect.
     Unanswered,
     /// 12: the caller was made for another version of the service; the message names both. Not run.
     VersionMismatch,
-    /// 13: the call came over a connection that the server was closing, as nothing had been asked
-    /// over it for long. Not run.
+    /// 13: the server was closing the connection, because no call had come over it for long. Not
+    /// run.
     Closing,
     /// A number that this version does not know. It may have had an effect.
     Other(u32),
@@ -124,7 +124,7 @@ impl StatusCode {
         }
     }
 
-    /// Whether a call that was refused with this code may have had an effect all the same.
+    /// Whether a call that was refused with this code may have had an effect.
     pub fn may_have_run(self) -> bool {
         matches!(self, StatusCode::Internal | StatusCode::Unanswered | StatusCode::Other(_))
     }

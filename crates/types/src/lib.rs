@@ -1,9 +1,9 @@
 //! The numbers that the client, the server and the consensus core share: who, when, and where in
 //! the log.
 //!
-//! Each is a type of its own, so that a swapped pair does not compile. They are in a crate of their
-//! own because a program that holds only a Clerk needs [`MemberId`] and does not compile the core.
-//! `syncraft-raft` has them under its own name as well.
+//! Each is a type of its own, so that a swapped pair does not compile. They have their own crate
+//! because a program with a Clerk needs [`MemberId`] but not the core. `syncraft-raft` exports them
+//! too.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(pub u64);
 
-/// A period of time with at most one leader (Raft §5.1). 0 is before the first election.
+/// A period with at most one leader (Raft §5.1). Term 0 is before the first election.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Term(pub u64);
 
@@ -49,7 +49,7 @@ impl Term {
 }
 
 impl Index {
-    /// Before the first entry: the index of an empty log's end.
+    /// Before the first entry: the last index of an empty log.
     pub const ZERO: Index = Index(0);
 
     /// The index after this one.
@@ -57,7 +57,7 @@ impl Index {
         Index(self.0 + 1)
     }
 
-    /// The index before this one; `ZERO` has none and stays.
+    /// The index before this one; for `ZERO`, `ZERO`.
     pub fn prev(self) -> Index {
         Index(self.0.saturating_sub(1))
     }

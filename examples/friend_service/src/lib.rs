@@ -7,7 +7,7 @@ use syncraft_rpc::Done;
 
 syncraft_rpc::include_proto!("friends");
 
-/// Who is whose friend.
+/// The friends of each user.
 #[derive(Debug, Default)]
 pub struct Friends {
     of: Mutex<BTreeMap<String, BTreeSet<String>>>,

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex, RwLock};
+use syncraft::ErrorChain;
 use syncraft::clerk::{Clerk, ClerkError, ClerkErrorKind};
 use syncraft::kv::proto::{GetArgs, GetReply, KvServerRpcStub, PutAppendArgs, PutAppendReply};
 use syncraft::rpc::{CallError, Channel};
@@ -124,7 +125,7 @@ struct Lines {
     stubs: Vec<KvServerRpcStub>,
 }
 
-/// Of an open loop.
+/// The schedule of an open loop.
 #[derive(Default)]
 struct Pacing {
     idle: Vec<Client>,
@@ -149,7 +150,7 @@ struct Begun {
     may_have_run: bool,
 }
 
-/// What became of an operation that failed.
+/// How an operation failed.
 struct Failed {
     kind: ClerkErrorKind,
     words: String,
@@ -353,7 +354,7 @@ impl Run {
         }
     }
 
-    /// Has operations begin when they should, as far as there are clients for them.
+    /// Begins operations when they are due, if a client is free.
     fn keep_pace(self: &Arc<Self>) {
         for number in 0.. {
             let begin = self.due_at(number);
@@ -460,7 +461,7 @@ impl Run {
         }
     }
 
-    /// With whoever leads, if there is time left for it.
+    /// Repeats an operation with the current leader, if there is time left.
     fn run_again(&self, begun: &Begun, clerk: &Clerk) -> Result<(), Failed> {
         let kind = |kind: ClerkErrorKind| match kind {
             ClerkErrorKind::NotApplied if begun.may_have_run => ClerkErrorKind::Unknown,
@@ -471,8 +472,10 @@ impl Run {
             let words = format!("no answer within {:?}", self.load.timeout);
             return Err(Failed { kind: kind(ClerkErrorKind::NotApplied), words });
         }
-        let failed =
-            |error: ClerkError| Failed { kind: kind(error.kind()), words: error.to_string() };
+        let failed = |error: ClerkError| Failed {
+            kind: kind(error.kind()),
+            words: ErrorChain(&error).to_string(),
+        };
         begun.operation.run(&clerk.clone().with_timeout(left)).map_err(failed)
     }
 

@@ -1,11 +1,11 @@
-//! What a run came to, for people and for scripts.
+//! The results of a run, for people and for scripts.
 
 use serde::Serialize;
 
 use super::super::args::BenchArgs;
 use super::load::Measured;
 
-/// The cluster that was measured, in its leader's words.
+/// The cluster that was measured, as its leader describes it.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) members: usize,
@@ -21,13 +21,13 @@ pub(super) struct Report {
     connections: usize,
     value_size: usize,
     keys: u64,
-    /// Of operations a second; null: a closed loop.
+    /// Operations per second; null: a closed loop.
     rate: Option<f64>,
-    /// Of a mixed load.
+    /// Only for a mixed load.
     #[serde(skip_serializing_if = "Option::is_none")]
     read_ratio: Option<f64>,
     seconds: f64,
-    /// That succeeded.
+    /// Operations that succeeded.
     operations: u64,
     ops_per_second: f64,
     latency_us: Latency,

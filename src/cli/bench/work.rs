@@ -1,12 +1,12 @@
-//! What a client does: which operation, on which key, with which value.
+//! Chooses the operations of a client: their kind, key and value.
 
 use bytes::Bytes;
 use syncraft::clerk::{Clerk, ClerkError};
 
 use super::super::args::{BenchArgs, BenchOperation};
 
-/// The values of one run are slices of this many different bytes: a store that kept equal values
-/// once would gain nothing.
+/// The values of a run begin at this many different positions in random bytes, so that a store could
+/// not save space by keeping equal values once.
 const VARIETY_BYTES: usize = 4096;
 
 /// `Op` of `kv_server_rpc.proto`: replace the value.
@@ -49,17 +49,17 @@ impl Work {
         Work { kind, keys: args.keys, value_size: args.value_size, bytes }
     }
 
-    /// Of each value, in bytes.
+    /// The size of each value in bytes.
     pub(super) fn value_size(&self) -> usize {
         self.value_size
     }
 
-    /// Whether its keys have to be there.
+    /// Whether it reads, so that its keys must exist.
     pub(super) fn reads(&self) -> bool {
         matches!(self.kind, Kind::Get | Kind::Mixed { .. })
     }
 
-    /// What puts its keys there.
+    /// The operations that create its keys.
     pub(super) fn filling(&self) -> Work {
         Work { kind: Kind::Fill, ..self.clone() }
     }
@@ -94,7 +94,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// Does it with a Clerk, which finds whoever leads and waits for one.
+    /// Runs it with a Clerk, which finds the leader or waits for one.
     pub(super) fn run(&self, clerk: &Clerk) -> Result<(), ClerkError> {
         match self {
             Operation::Get { key } => clerk.get(key).map(drop),

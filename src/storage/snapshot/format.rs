@@ -1,4 +1,4 @@
-//! The bytes of a snapshot file: encoding and decoding, no files. The tables are in the [module above](super).
+//! Encodes and decodes the bytes of a snapshot file. The tables are on the [module's page](super).
 
 use byteorder::{ByteOrder, LittleEndian};
 use crc32c::{crc32c, crc32c_append};
@@ -7,15 +7,15 @@ use crate::raft::{Index, SnapshotMeta, Term};
 use crate::storage::data_dir::FORMAT_VERSION;
 
 pub(super) const HEADER_LEN_BYTES: usize = 64;
-/// Length and checksum, in front of the bytes of each chunk.
+/// Length and checksum, before the bytes of each chunk.
 pub(super) const CHUNK_PREFIX_LEN_BYTES: usize = 8;
-/// What a writer and a reader hold in memory.
+/// Bounds the memory of a writer and a reader.
 pub(super) const CHUNK_LEN_MAX_BYTES: usize = 64 << 10;
 pub(super) const TRAILER_LEN_BYTES: usize = 24;
 
 const MAGIC: &[u8; 8] = b"SYNCSNP\n";
 
-/// The first bytes of a snapshot: of which state it is.
+/// The first bytes of a snapshot, which say of which state it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) cluster_id: u64,
@@ -65,13 +65,14 @@ impl Header {
         })
     }
 
-    /// What the checksum of the first chunk continues from.
+    /// The checksum from which that of the first chunk continues.
     pub(super) fn crc(&self) -> u32 {
         crc32c(&self.encode())
     }
 }
 
-/// Fills in the prefix of a chunk whose bytes follow it, and returns its checksum: it continues from the one before.
+/// Fills in the prefix before the bytes of a chunk, and returns the checksum, which continues from
+/// `previous_crc`.
 pub(super) fn seal_chunk(prefix_and_bytes: &mut [u8], previous_crc: u32) -> u32 {
     let (prefix, bytes) = prefix_and_bytes.split_at_mut(CHUNK_PREFIX_LEN_BYTES);
     // Fits: a chunk has at most CHUNK_LEN_MAX_BYTES.
@@ -81,16 +82,17 @@ pub(super) fn seal_chunk(prefix_and_bytes: &mut [u8], previous_crc: u32) -> u32 
     crc
 }
 
-/// What comes after a chunk, or the header.
+/// What follows the header or a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// A chunk with so many bytes, and its checksum.
+    /// A chunk of `len` bytes.
     Chunk { len: usize, crc: u32 },
     /// The end.
     Trailer { body_len_bytes: u64, file_len_bytes: u64 },
 }
 
-/// Decodes and checks what is at the start of `bytes`, which reach as far as the longest chunk does, or the file.
+/// Decodes and checks what `bytes` begins with. They must reach to the end of the longest possible
+/// chunk, or of the file.
 pub(super) fn decode_next(bytes: &[u8], previous_crc: u32) -> Result<Next, &'static str> {
     const CUT: &str = "the file ends before its trailer";
     let prefix = bytes.get(..CHUNK_PREFIX_LEN_BYTES).ok_or(CUT)?;
@@ -130,7 +132,7 @@ pub(super) fn file_name(meta: SnapshotMeta) -> String {
     format!("{:010}-{:010}.snap", meta.last_included_index.0, meta.last_included_term.0)
 }
 
-/// What a file of this name holds; `None` if it is not the name of a snapshot.
+/// The snapshot in a file of this name; `None` if it is not the name of a snapshot.
 pub(super) fn parse_file_name(name: &str) -> Option<SnapshotMeta> {
     let (index, term) = name.strip_suffix(".snap")?.split_once('-')?;
     let meta = SnapshotMeta {

@@ -1,75 +1,89 @@
-//! Snapshots of the state machine: what the log no longer has to hold (Raft §7).
+//! Snapshots of the state machine: the state, so that the log need not hold what led to it (Raft
+//! §7).
 //!
 //! ```text
-//! our state ── create ──> SnapshotWriter ─┐ finish: sync, read back and verify,       snap/0000000120-0000000007.snap
-//! a leader ─── receive ─> Receiver ───────┴─ rename, sync the directory ────────────> the newest; older ones go after that
-//!                                                                                      ├─ reader: the state
-//!                                                                                      └─ read_chunk: bytes for a follower
+//! own state ── create ──> SnapshotWriter ─┐ finish: sync, read back and verify,
+//! a leader ─── receive ─> Receiver ───────┴─ rename, sync the directory
+//!                                             │
+//!                                             v
+//!                                 snap/0000000120-0000000007.snap: the newest; then older ones go
+//!                                   ├─ reader: the state
+//!                                   └─ read_chunk: bytes for a follower
 //! ```
 //!
 //! # Files
 //!
-//! | Name in `snap/` | What |
+//! | Name in `snap/` | Content |
 //! |---|---|
 //! | `<index>-<term>.snap` | the state after this entry; ten digits each, or more |
-//! | `<snapshot>.<n>.tmp` | one in the making; removed when it is given up, and by the next start |
+//! | `<snapshot>.<n>.tmp` | an unfinished one; removed when it is given up, and by the next start |
 //!
-//! All numbers are little-endian. All checksums are CRC32C. Version 1 is a header, chunks, a trailer:
+//! All numbers are little-endian. All checksums are CRC32C. Version 1 is a header, chunks, a
+//! trailer:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
-//! | 0 | 8 | `SYNCSNP\n` | to know the file |
+//! | 0 | 8 | `SYNCSNP\n` | identifies the file |
 //! | 8 | 4 | checksum of bytes 12 to 63 | |
-//! | 12 | 4 | format version: 1 | a later one is refused. In all versions up to here the same |
-//! | 16 | 8 | cluster id | a file of another cluster is noticed. No member id: members send each other these files |
-//! | 24 | 8 | index of the last entry in it | the name says both too: a renamed file is noticed |
+//! | 12 | 4 | format version: 1 | a later one is refused. Up to here, all versions are the same |
+//! | 16 | 8 | cluster id | detects a file of another cluster. No member id: members exchange these files |
+//! | 24 | 8 | index of the last entry in it | the name has both too, which detects a renamed file |
 //! | 32 | 8 | its term | |
 //! | 40 | 24 | zero | |
 //! | 64 | | chunks, one after the other | |
 //!
-//! **A chunk** is a piece of the state, 64 KiB but for the last one:
+//! **A chunk** is a piece of the state. All but the last one are 64 KiB long:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
-//! | 0 | 4 | length of the bytes, 1 to 65,536 | bounds what a reader holds in memory |
-//! | 4 | 4 | checksum of the length and the bytes, continued from the one before | order and number count |
+//! | 0 | 4 | length of the bytes, 1 to 65,536 | bounds a reader's memory |
+//! | 4 | 4 | checksum of the length and the bytes, continued from the chunk before | protects their order and number |
 //! | 8 | | the bytes | |
 //!
-//! **The trailer** is where a chunk would be:
+//! **The trailer** follows the last chunk:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
 //! | 0 | 4 | zero | no chunk has this length |
 //! | 4 | 4 | checksum of the rest and of this zero, continued from the last chunk | |
 //! | 8 | 8 | length of the state | |
-//! | 16 | 8 | length of the file | a file that was cut, or added to, is noticed |
+//! | 16 | 8 | length of the file | detects a file that was cut or extended |
 //!
-//! The first chunk's checksum continues from that of the whole header. So each checksum vouches for all before it: chunks
-//! that changed places, that are missing or doubled, or that came from another snapshot of the same state do not match, and
-//! the trailer's vouches for the file. A reader still hands out what it has verified, without having seen the end.
+//! The first chunk's checksum continues from that of the whole header, so each checksum covers
+//! everything before it. It does not match if chunks changed places, are missing or repeated, or
+//! came from another snapshot of the same state. The trailer's checksum covers the file. A reader
+//! hands out each verified chunk before it has seen the end.
 //!
-//! # What is promised
+//! # Promises
 //!
-//! - A snapshot that has its name is whole: it was synced and read back before the rename. One that does not verify at the
-//!   start was damaged, and is refused with file and offset.
-//! - Until a new one is durable, name included, the one before is there; then older ones go. A crash may leave two.
+//! - A snapshot with its final name is whole: it was synced and read back before the rename. If it
+//!   does not verify at the next start, it was damaged, and is refused with file and offset.
+//! - Older snapshots are removed only after the new one and its name are durable. A crash may leave
+//!   two.
 //! - Indexes go up: a file that is finished after a newer one was installed is dropped.
-//! - What goes wrong while one is made or received, a full disk included, costs that one and nothing else.
-//! - What a leader sends is verified as a whole before it replaces anything. A transfer that breaks off is put aside, one at
-//!   most, and goes on from there if it is the same one; if it was not (another leader's file of the same length, say), the
-//!   checksums tell, and it begins anew.
+//! - A failure while a snapshot is written or received, for example because the disk is full, loses
+//!   that snapshot and nothing else.
+//! - A received snapshot is verified as a whole before it replaces anything. A transfer that breaks
+//!   off is kept, one at most, and continues if the next one is of the same snapshot. If the file
+//!   turns out to be another (say another leader's, of the same length), its checksums do not
+//!   match, and the transfer begins again.
 //!
-//! Memory is bounded by a chunk, a half-written file in the system's memory by 8 MiB: it is synced as it grows, so that the
-//! log's fdatasync does not wait behind a gigabyte.
+//! Memory is bounded by one chunk. A file is synced after each MiB, so that the log's fdatasync
+//! never waits behind a gigabyte in the system's memory.
 //!
-//! With the log: a snapshot is durable first, then the log may release what is in it
-//! ([`release_through`](super::Wal::release_through)), or begin anew after it ([`reset`](super::Wal::reset)). In between,
-//! a start finds both, and [`Wal::open`](super::Wal::open) takes of the log what follows the snapshot. An installed snapshot
-//! is acknowledged after the log was reset, or found to continue it: from then on no older snapshot can be taken for it.
+//! # Order with the log
+//!
+//! A snapshot is durable before the log releases the entries in it
+//! ([`release_through`](super::Wal::release_through)) or begins again after it
+//! ([`reset`](super::Wal::reset)). After a crash in between, a start finds both, and
+//! [`Wal::open`](super::Wal::open) returns the part of the log that follows the snapshot. A
+//! received snapshot is acknowledged after the log was reset, or found to continue it: from then
+//! on, no start can take an older snapshot for it.
 //!
 //! # Left out
 //!
-//! Transfers that go on after a restart, incremental snapshots, compression: the state machine may compress.
+//! Transfers that continue after a restart; incremental snapshots; compression, which the state
+//! machine may do.
 
 mod format;
 mod reader;
@@ -84,6 +98,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::ErrorChain;
 use crate::raft::SnapshotMeta;
 
 use super::disk::{Disk, DiskFile, DiskLock};
@@ -107,18 +122,19 @@ struct Shared {
     dir: OpenDir,
     cluster_id: u64,
     newest: Mutex<Option<Snapshot>>,
-    /// Held while a file becomes the newest snapshot, its syncs included: the order of renames is that of indexes.
+    /// Held while a file becomes the newest snapshot, syncs included, so that renames happen in the
+    /// order of indexes.
     publishing: Mutex<()>,
-    /// What had arrived when a receiver was dropped: one at most.
+    /// What had arrived when the last receiver was dropped.
     partial: Mutex<Option<Partial>>,
     temporaries: AtomicU64,
     damaged: Option<StorageError>,
-    /// The directory stays ours for as long as we write in it.
+    /// Keeps other processes out for as long as we write.
     _lock: Arc<DiskLock>,
 }
 
-/// A snapshot, verified. A clone is cheap and reads the same open file, which stays readable when a newer snapshot has
-/// replaced it.
+/// A verified snapshot. A clone is cheap and reads the same open file, which stays readable after a
+/// newer snapshot has replaced it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     meta: SnapshotMeta,
@@ -129,15 +145,17 @@ pub struct Snapshot {
 }
 
 impl Snapshots {
-    /// Opens the snapshots of a data directory, and returns the newest that verifies. Files in the making and older
-    /// snapshots are removed.
+    /// Opens the snapshots of a data directory, and returns the newest that verifies. Removes
+    /// unfinished files and older snapshots.
     ///
-    /// If the newest is damaged, an older one is returned if there is one (a crash may have left it): whether the log still
-    /// reaches back to it is for [`Wal::open`](super::Wal::open) to say. The damage is in the log and in
-    /// [`damaged`](Snapshots::damaged), and the damaged file stays until there is a newer snapshot.
+    /// If the newest is damaged, returns an older one, which a crash may have left.
+    /// [`Wal::open`](super::Wal::open) decides whether the log still reaches back to it. The damage
+    /// is logged and available from [`damaged`](Snapshots::damaged). The damaged file stays until
+    /// there is a newer snapshot.
     ///
     /// # Errors
-    /// - [`SnapshotCorrupt`](StorageError::SnapshotCorrupt): there are snapshots and none verifies; the newest one's damage
+    /// - [`SnapshotCorrupt`](StorageError::SnapshotCorrupt): there are snapshots, and none
+    ///   verifies; describes the newest one's damage
     /// - [`NewerFormat`](StorageError::NewerFormat): written by a later version
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused
     pub fn open(dir: &DataDir) -> Result<(Snapshots, Option<Snapshot>), StorageError> {
@@ -171,8 +189,8 @@ impl Snapshots {
         self.0.newest.lock().clone()
     }
 
-    /// What was wrong with a newer snapshot than the one that [`open`](Snapshots::open) returned. If the log does not reach
-    /// back to that older one, this is why the member cannot start.
+    /// The damage of a newer snapshot than the one that [`open`](Snapshots::open) returned. If the
+    /// log does not reach back to the older one, this is why the member cannot start.
     pub fn damaged(&self) -> Option<&StorageError> {
         self.0.damaged.as_ref()
     }
@@ -185,7 +203,8 @@ impl Snapshots {
         SnapshotWriter::create(Arc::clone(&self.0), meta)
     }
 
-    /// Begins to receive a snapshot whose file is so long, or goes on with it: [`Receiver::offset`] says where.
+    /// Begins to receive a snapshot whose file is `len_bytes` long, or continues with it from
+    /// [`Receiver::offset`].
     ///
     /// # Errors
     /// [`Full`](StorageError::Full), [`Io`](StorageError::Io): the system refused.
@@ -205,7 +224,7 @@ impl Shared {
         Temporary::create(Arc::clone(&self.disk), path)
     }
 
-    /// Makes a written file the newest snapshot, unless there is one as new.
+    /// Makes a written file the newest snapshot, unless there is one that is at least as new.
     fn publish(
         &self,
         mut temporary: Temporary,
@@ -236,13 +255,13 @@ impl Shared {
                 metas.retain(|meta| *meta != newest);
                 remove(&*self.disk, self.dir.path(), &metas);
             }
-            Err(err) => log::warn!("cannot remove older snapshots: {err}"),
+            Err(err) => log::warn!("cannot remove older snapshots: {}", ErrorChain(&err)),
         }
     }
 }
 
 impl Snapshot {
-    /// Reads all of it once.
+    /// Reads and checks all of it once.
     fn verify(
         file: Arc<dyn DiskFile>,
         path: Arc<Path>,
@@ -255,7 +274,7 @@ impl Snapshot {
         Ok(Snapshot { meta, len_bytes, cluster_id, path, file })
     }
 
-    /// Where it ends: everything up to and including that entry is in it.
+    /// The last entry that is in it.
     pub fn meta(&self) -> SnapshotMeta {
         self.meta
     }
@@ -265,23 +284,23 @@ impl Snapshot {
         self.len_bytes
     }
 
-    /// Its file. It may be gone by now, or be another snapshot of the same state.
+    /// The path of its file. By now it may be gone, or be another snapshot of the same state.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads the state in it; every byte is verified once more.
+    /// Reads the state in it, and verifies every byte once more.
     ///
     /// # Errors
-    /// [`SnapshotCorrupt`](StorageError::SnapshotCorrupt), [`Io`](StorageError::Io): its first bytes can't be read, or have
-    /// changed.
+    /// [`SnapshotCorrupt`](StorageError::SnapshotCorrupt), [`Io`](StorageError::Io): its first
+    /// bytes cannot be read, or have changed.
     pub fn reader(&self) -> Result<SnapshotReader, StorageError> {
         let header = Header { cluster_id: self.cluster_id, meta: self.meta };
         SnapshotReader::open(Arc::clone(&self.file), Arc::clone(&self.path), header)
     }
 
-    /// Bytes of its file, for a [`Receiver`] elsewhere, which verifies them: from `offset` up to `len_max_bytes` of them,
-    /// none at its end.
+    /// Up to `len_max_bytes` bytes of its file from `offset` on, for another member's [`Receiver`],
+    /// which verifies them. None at its end.
     ///
     /// # Errors
     /// - [`Io`](StorageError::Io): the system refused
@@ -307,11 +326,11 @@ fn remove_temporary(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
             disk.remove(&path).map_err(StorageError::io("remove", &path))?;
         }
     }
-    // Also for the name of a snapshot that a process before us made, and died before it was durable.
+    // Also for the name of a snapshot whose process died before the name was durable.
     disk.sync_dir(dir).map_err(StorageError::sync(dir))
 }
 
-/// What snapshots there are, the newest first.
+/// All snapshots, the newest first.
 fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<SnapshotMeta>, StorageError> {
     let names = disk.list(dir).map_err(StorageError::io("list", dir))?;
     let mut metas: Vec<SnapshotMeta> =
@@ -322,7 +341,7 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<SnapshotMeta>, StorageError> 
     Ok(metas)
 }
 
-/// The first of these that is whole, and what is wrong with the newest one if that is not it.
+/// The first of these that verifies, and the damage of the newest one if that is another.
 fn newest_that_verifies(
     disk: &dyn Disk,
     dir: &Path,
@@ -345,10 +364,10 @@ fn newest_that_verifies(
     damaged.map_or(Ok((None, None)), |err| Err(with_advice(err)))
 }
 
-/// None verifies: what an operator can do.
+/// Adds what an operator can do when no snapshot verifies.
 fn with_advice(err: StorageError) -> StorageError {
-    const ADVICE: &str = "this member must not start without it: restore the file, or remove the data directory and let \
-                          the member rejoin as a new one";
+    const ADVICE: &str = "this member must not start without it: restore the file, or remove the \
+                          data directory and let the member rejoin as a new one";
     match err {
         StorageError::SnapshotCorrupt { file, offset, reason } => {
             StorageError::SnapshotCorrupt { file, offset, reason: format!("{reason}; {ADVICE}") }
@@ -357,7 +376,7 @@ fn with_advice(err: StorageError) -> StorageError {
     }
 }
 
-/// Removes what is no longer needed. What can't be removed takes space, and is tried again by the next start.
+/// Removes snapshots that are no longer needed. If that fails, the next start tries again.
 fn remove(disk: &dyn Disk, dir: &Path, metas: &[SnapshotMeta]) {
     for meta in metas {
         let path = dir.join(format::file_name(*meta));

@@ -1,4 +1,4 @@
-//! Reading a snapshot: every byte is checked before it is handed out.
+//! Reads a snapshot, and checks every byte before handing it out.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,11 +15,11 @@ use super::format::{
     TRAILER_LEN_BYTES, decode_next,
 };
 
-/// Reads the state in a snapshot, front to back.
+/// Reads the state in a snapshot, from beginning to end.
 ///
-/// A chunk is handed out only when it matches its checksum, and the end is reported only when the trailer says so: what was
-/// read to the end is what was written. Damage is an error of kind [`InvalidData`](io::ErrorKind::InvalidData) around a
-/// [`StorageError::SnapshotCorrupt`].
+/// It hands out a chunk only if that matches its checksum, and reports the end only after a correct
+/// trailer. So a state that was read to the end is the one that was written. Damage is an error of
+/// kind [`InvalidData`](io::ErrorKind::InvalidData) around a [`StorageError::SnapshotCorrupt`].
 #[derive(Debug)]
 pub struct SnapshotReader {
     file: Arc<dyn DiskFile>,
@@ -37,7 +37,7 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// Checks the header: it must be that of this snapshot.
+    /// Checks that the header is `expected`.
     pub(super) fn open(
         file: Arc<dyn DiskFile>,
         path: Arc<Path>,
@@ -60,7 +60,7 @@ impl SnapshotReader {
         })
     }
 
-    /// Reads all, keeps nothing, and returns the length of the file.
+    /// Reads and checks everything, and returns the length of the file.
     pub(super) fn verify(mut self) -> Result<u64, StorageError> {
         while !self.is_at_end {
             self.read_next()?;

@@ -1,4 +1,4 @@
-//! Receiving a snapshot from a leader: the bytes of its file, as they are.
+//! Receives the bytes of a snapshot's file from a leader.
 
 use std::sync::Arc;
 
@@ -9,18 +9,19 @@ use super::reader::corrupt;
 use super::temporary::Temporary;
 use super::{Shared, Snapshot};
 
-/// A snapshot on its way to us. Dropped before [`finish`](Receiver::finish) it is put aside: the next
-/// [`receive`](super::Snapshots::receive) of the same snapshot goes on where this one was.
+/// A snapshot that is being received. If it is dropped before [`finish`](Receiver::finish), what
+/// has arrived is kept, and the next [`receive`](super::Snapshots::receive) of the same snapshot
+/// continues from there.
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
-    /// `None` once it failed, or was finished.
+    /// `None` once it has failed or was finished.
     partial: Option<Partial>,
     meta: SnapshotMeta,
     len_bytes: u64,
 }
 
-/// What has arrived of a snapshot.
+/// The part of a snapshot that has arrived.
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) meta: SnapshotMeta,
@@ -36,7 +37,7 @@ impl Receiver {
         len_bytes: u64,
     ) -> Result<Receiver, StorageError> {
         let put_aside = shared.partial.lock().take();
-        // A partial one of another snapshot is dropped here, and its file with it.
+        // Part of another snapshot is dropped here, with its file.
         let partial = match put_aside.filter(|it| (it.meta, it.len_bytes) == (meta, len_bytes)) {
             Some(partial) => partial,
             None => Partial { meta, len_bytes, offset: 0, temporary: shared.temporary(meta)? },
@@ -44,17 +45,17 @@ impl Receiver {
         Ok(Receiver { shared, partial: Some(partial), meta, len_bytes })
     }
 
-    /// Of which state it is.
+    /// The last entry that will be in it.
     pub fn meta(&self) -> SnapshotMeta {
         self.meta
     }
 
-    /// How long the file is that is being received.
+    /// The length of the whole file.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    /// How much has arrived: the offset of the next byte that is wanted.
+    /// How much has arrived: the offset of the next byte to receive.
     pub fn offset(&self) -> u64 {
         self.partial.as_ref().map_or(0, |partial| partial.offset)
     }
@@ -64,25 +65,27 @@ impl Receiver {
         self.offset() == self.len_bytes
     }
 
-    /// Takes bytes of the file, and returns [`offset`](Receiver::offset) as it then is. What is there already is skipped;
-    /// bytes that would leave a gap are not taken at all. So a chunk may come twice, and too early.
+    /// Takes bytes of the file, and returns the new [`offset`](Receiver::offset). A chunk may come
+    /// twice, or too early: bytes that are there already are skipped, and bytes that would leave a
+    /// gap are not taken at all.
     ///
     /// # Errors
-    /// What had arrived is then gone: a new attempt begins anew.
+    /// Everything that has arrived is then discarded.
     /// - [`SnapshotCorrupt`](StorageError::SnapshotCorrupt): more bytes than were announced
-    /// - [`Full`](StorageError::Full), [`Io`](StorageError::Io): the system refused; after a failed sync the member must
-    ///   stop
+    /// - [`Full`](StorageError::Full), [`Io`](StorageError::Io): the system refused; after a failed
+    ///   sync the member must stop
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<u64, StorageError> {
         let Some(mut partial) = self.partial.take() else { return Ok(0) };
         partial.write(offset, bytes)?;
         Ok(self.partial.insert(partial).offset)
     }
 
-    /// Makes a snapshot of what has arrived, if it is one: see [`SnapshotWriter::finish`](super::SnapshotWriter::finish).
-    /// All of it is verified before anything is replaced.
+    /// Makes what has arrived the newest snapshot, as
+    /// [`SnapshotWriter::finish`](super::SnapshotWriter::finish) does. All of it is verified before
+    /// it replaces anything.
     ///
     /// # Errors
-    /// As there; what had arrived is then gone.
+    /// As there. Everything that has arrived is then discarded.
     pub fn finish(mut self) -> Result<Snapshot, StorageError> {
         let arrived = self.offset();
         match self.partial.take() {

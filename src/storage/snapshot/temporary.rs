@@ -1,4 +1,4 @@
-//! A file in the making: gone unless it becomes a snapshot.
+//! A temporary file, which is removed unless it becomes a snapshot.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::storage::StorageError;
 use crate::storage::disk::{Disk, DiskFile};
 
-/// So much is written between two syncs. Without them all of a snapshot would wait in the system's memory for one sync at
-/// the end, and a sync of the log that came meanwhile would wait behind it.
+/// How much is written between two syncs. With a single sync at the end, all of a snapshot would
+/// wait in the system's memory until then, and a sync of the log would wait behind it.
 const UNSYNCED_MAX_BYTES: u64 = 1 << 20;
 
-/// Removed when dropped, unless it was renamed. The next start removes it too.
+/// Removed when dropped, unless it was renamed. The next start removes it if that fails.
 #[derive(Debug)]
 pub(super) struct Temporary {
     disk: Arc<dyn Disk>,
@@ -38,7 +38,7 @@ impl Temporary {
         Ok(())
     }
 
-    /// Gives it its name, not yet durably, and hands out the file.
+    /// Gives it its final name, not yet durably, and returns the file.
     pub(super) fn rename(mut self, to: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
         self.disk.rename(&self.path, to).map_err(StorageError::io("rename", &self.path))?;
         self.is_renamed = true;
@@ -49,7 +49,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.is_renamed {
-            // What can't be removed now is removed by the next start.
+            // If this fails, the next start removes it.
             let _ = self.disk.remove(&self.path);
         }
     }

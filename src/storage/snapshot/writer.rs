@@ -1,4 +1,4 @@
-//! Writing a snapshot of our own state.
+//! Writes a snapshot of the member's own state.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,20 +13,21 @@ use super::format::{
 use super::temporary::Temporary;
 use super::{Shared, Snapshot};
 
-/// A snapshot in the making: write the state into it, then [`finish`](SnapshotWriter::finish). Dropped before, it leaves
-/// nothing behind.
+/// A snapshot that is being written: write the state into it, then
+/// [`finish`](SnapshotWriter::finish). If it is dropped before, it leaves nothing behind.
 ///
-/// It holds 64 KiB of memory, and writes and syncs as it goes. The first failure is final: it is returned by every later
-/// call. Errors of [`Write`] are those of [`StorageError`], with the system's kind.
+/// It uses 64 KiB of memory, and writes and syncs as it goes. After the first failure, every later
+/// call returns the same error. Errors of [`Write`] contain a [`StorageError`] and have the
+/// system's kind.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     shared: Arc<Shared>,
     meta: SnapshotMeta,
     temporary: Temporary,
-    /// The chunk that is being filled, behind room for its prefix.
+    /// Room for a prefix, then the chunk that is being filled.
     chunk: Vec<u8>,
     crc: u32,
-    /// Where that chunk goes.
+    /// Where that chunk will be in the file.
     offset: u64,
     body_len_bytes: u64,
     failed: Option<StorageError>,
@@ -54,20 +55,21 @@ impl SnapshotWriter {
         })
     }
 
-    /// Of which state this is to be the snapshot.
+    /// The last entry that is in the state.
     pub fn meta(&self) -> SnapshotMeta {
         self.meta
     }
 
-    /// Makes a snapshot of what was written: synced, read back and checked, renamed, the directory synced. Older
-    /// snapshots are removed after that. Returns the newest snapshot there is: this one, or a newer one that was installed
-    /// meanwhile; then this one is gone.
+    /// Makes what was written the newest snapshot: syncs it, reads it back and checks it, renames
+    /// it, syncs the directory, and then removes older snapshots. Returns this snapshot. If a newer
+    /// one was installed meanwhile, returns that instead and removes this one.
     ///
     /// # Errors
-    /// The snapshots from before are then as they were, and of this one nothing is left.
-    /// - [`Full`](StorageError::Full): the disk is; a new attempt may succeed later
+    /// Earlier snapshots are then unchanged, and nothing of this one is left.
+    /// - [`Full`](StorageError::Full): the disk is full; a new attempt may succeed later
     /// - [`Io`](StorageError::Io): the system refused; after a failed sync the member must stop
-    /// - [`SnapshotCorrupt`](StorageError::SnapshotCorrupt): what was read back is not what was written
+    /// - [`SnapshotCorrupt`](StorageError::SnapshotCorrupt): what was read back is not what was
+    ///   written
     pub fn finish(mut self) -> Result<Snapshot, StorageError> {
         self.check_failed()?;
         self.write_chunk()?;
@@ -111,7 +113,7 @@ impl Write for SnapshotWriter {
         Ok(len)
     }
 
-    /// Does nothing: only a finished snapshot is of use to anyone.
+    /// Does nothing: nobody can use an unfinished snapshot.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

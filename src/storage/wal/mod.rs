@@ -189,6 +189,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::ErrorChain;
 use crate::raft::{Entry, HardState, Index, SnapshotMeta};
 
 use super::disk::{Disk, DiskLock};
@@ -434,7 +435,7 @@ impl Wal {
     /// that did not finish. A failure is logged: it costs the mark only.
     pub fn close(mut self) {
         if let Err(err) = self.sync().and_then(|()| self.write_final_mark()) {
-            log::warn!("the log was not closed cleanly: {err}");
+            log::warn!("the log was not closed cleanly: {}", ErrorChain(&err));
         }
     }
 

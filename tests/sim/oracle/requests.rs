@@ -1,4 +1,4 @@
-//! What becomes of proposals and reads, one by one.
+//! The fate of each proposal and each read.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use syncraft::raft::{Entry, Index, MemberId, Payload, RequestId, Term};
 #[derive(Default)]
 pub(crate) struct Requests {
     proposals: HashMap<RequestId, Proposal>,
-    /// Where leaders put them.
+    /// The places where leaders put them.
     places: HashMap<(Index, Term), RequestId>,
     reads: BTreeMap<RequestId, Read>,
 }
@@ -22,7 +22,7 @@ struct Proposal {
 
 struct Read {
     member: MemberId,
-    /// What was committed when it was asked: its answer must reflect at least that.
+    /// What was committed when the read was asked: its answer must reflect at least that.
     floor: Index,
 }
 
@@ -64,7 +64,8 @@ impl Requests {
         proposal.is_rejected = true;
     }
 
-    /// Linearizable reads: the state read reflects all that was committed before the read was asked.
+    /// Linearizable reads: the state that is read reflects everything committed before the read was
+    /// asked.
     pub(crate) fn read_ready(&mut self, id: RequestId, member: MemberId, applied: Index) {
         let read = self.reads.remove(&id).expect("a read has one answer");
         assert_eq!(read.member, member, "a read is answered where it was asked");
@@ -80,7 +81,8 @@ impl Requests {
         self.reads.retain(|_, read| read.member != member);
     }
 
-    /// A proposal takes effect in the place that was told, at most once, and never after a refusal: that has no place.
+    /// A proposal takes effect at the reported place, at most once, and never after a refusal,
+    /// which has no place.
     pub(super) fn committed(&mut self, entry: &Entry) {
         let Payload::Command(command) = &entry.payload else { return };
         let id = self.places.get(&(entry.index, entry.term));

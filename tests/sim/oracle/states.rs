@@ -1,4 +1,5 @@
-//! State machine safety, of the states themselves: equal digests at equal index, and each write in them at most once.
+//! State machine safety, checked on the states: equal digests at equal index, and each write in
+//! them at most once.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,7 @@ use crate::machine::Machine;
 
 #[derive(Default)]
 pub(crate) struct States {
-    /// Of the state after each entry, as the first member had it.
+    /// The digest after each entry, as the first member had it.
     digests: HashMap<Index, u64>,
 }
 
@@ -22,7 +23,7 @@ impl States {
         self.check_digest(machine);
     }
 
-    /// A member's state is that of a snapshot. Whoever wrote it had applied the same entries.
+    /// A member's state is a snapshot's. Whoever wrote it had applied the same entries.
     pub(crate) fn loaded(&mut self, machine: &Machine) {
         assert!(self.digests.contains_key(&machine.applied()), "a snapshot of what was applied");
         self.check_digest(machine);
@@ -35,7 +36,7 @@ impl States {
     }
 }
 
-/// Values that clerks write are unique, and stand in a state once.
+/// Values that clerks write are unique, and occur once in a state.
 fn check_at_most_once(machine: &Machine, entry: &Entry) {
     let Payload::Command(command) = &entry.payload else { return };
     let Command { op, key, value, client_id, .. } =

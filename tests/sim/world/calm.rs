@@ -1,4 +1,4 @@
-//! The calm after: liveness. First a random quorum is well, then everyone.
+//! The calm after the faults: liveness. First a random quorum is well, then everyone.
 
 use syncraft::raft::{Event, MemberId};
 
@@ -6,8 +6,8 @@ use super::World;
 use crate::member::Member;
 use crate::plan::Faults;
 
-/// How long a calm cluster may take to agree: fifty election timeouts, and time for each entry, as with the tiniest limits
-/// each one takes a round trip.
+/// How long a calm cluster may take to agree: fifty election timeouts, and time for each entry,
+/// because with the smallest limits each entry takes a round trip.
 const AGREE_WITHIN_US: u64 = 50 * 600_000;
 const AGREE_EACH_ENTRY_WITHIN_US: u64 = 40_000;
 
@@ -15,7 +15,7 @@ const AGREE_EACH_ENTRY_WITHIN_US: u64 = 40_000;
 const STABLE_FOR_US: u64 = 3_000_000;
 
 impl World {
-    /// No more faults, and a random quorum is well; the others are down or cut off. Gives the quorum.
+    /// No more faults. A random quorum is well; the others are down or cut off. Returns the quorum.
     pub(super) fn calm_quorum(&mut self) -> Vec<usize> {
         self.is_calm = true;
         self.late_until_us = self.now_us + 200 * self.plan.delay_us.end;
@@ -43,7 +43,8 @@ impl World {
         well
     }
 
-    /// Cuts a member off, perhaps one way only: a leader that is heard and hears nobody must give up by itself.
+    /// Cuts a member off, perhaps one way only: a leader that is heard and hears nobody must step
+    /// down by itself.
     fn lose(&mut self, at: usize) {
         let (is_heard, hears) =
             [(false, false), (true, false), (false, true)][self.fault_rng.usize(..3)];
@@ -74,7 +75,7 @@ impl World {
         }
     }
 
-    /// A proposal and a read, again and again until one proposal came through.
+    /// A proposal and a read, again and again until one proposal has succeeded.
     pub(super) fn calm_requests(&mut self) -> Vec<Event> {
         match self.marker {
             Some((id, since_us))
@@ -126,7 +127,8 @@ impl World {
             && self.oracle.requests.reads_open_at(&ids) == 0
     }
 
-    /// A healthy cluster keeps its leader: once what was sent before has arrived, an old order to take over among it.
+    /// A healthy cluster keeps its leader, once earlier messages have arrived, including old orders
+    /// to take over.
     pub(super) fn run_stable(&mut self) {
         self.run_until(self.late_until_us.max(self.now_us + 200 * self.plan.delay_us.end));
         let terms = |world: &World| -> Vec<_> {

@@ -1,4 +1,5 @@
-//! Clerks among the members: their calls travel, wait, and are answered, or not. What they saw goes into the history.
+//! Clerks among the members: their calls travel, wait, and are answered or not. The results go into
+//! the history.
 
 use bytes::Bytes;
 use syncraft::kv::{self, Command};
@@ -30,7 +31,7 @@ impl Clerks {
         Clerks { clerks, history: History::new(plan.clerks.keys), rng, written: 0 }
     }
 
-    /// When something arrives that is sent now, if it does.
+    /// When a message sent now arrives, if it does.
     fn travel_us(&mut self, plan: &Plan) -> Option<u64> {
         let is_long = self.rng.f64() < plan.faults.delay_long;
         let factor = if is_long { self.rng.u64(10..200) } else { 1 };
@@ -38,7 +39,7 @@ impl Clerks {
         (self.rng.f64() >= plan.faults.drop).then_some(delay_us)
     }
 
-    /// Something to write that nobody wrote before.
+    /// A value that nobody wrote before.
     fn new_value(&mut self) -> Vec<u8> {
         self.written += 1;
         format!("[{}]", self.written).into_bytes()
@@ -80,7 +81,7 @@ impl World {
         self.go_on(clerk);
     }
 
-    /// In the calm clerks end what they have begun.
+    /// In the calm, clerks finish what they have begun.
     fn begin_call(&mut self, clerk: usize) -> bool {
         let keys = self.clerks.history.open_keys();
         if self.is_calm || keys.is_empty() {
@@ -119,7 +120,8 @@ impl World {
                 });
                 self.clerks.history.end(call, &end);
                 if self.trace.is_told() {
-                    // So that the story ends where the violation is; once at the end would do.
+                    // So that the story ends where the violation is. Once at the end would be
+                    // enough to find it.
                     self.clerks.history.check();
                 }
                 self.think(clerk);
@@ -141,7 +143,7 @@ impl World {
     pub(super) fn asked(&mut self, at: usize, clerk: usize, attempt: u64, request: Request) {
         let waiting = Waiting { clerk, attempt, key: None };
         let Some(living) = &mut self.members[at].living else {
-            // Refused at the door: nothing can have run.
+            // Refused at once: nothing can have run.
             if self.plan.are_sockets_noticed {
                 self.answer(waiting, Answer::NotLeader { hint: None, may_apply: false });
             }
@@ -212,7 +214,8 @@ impl World {
         }
     }
 
-    /// All is well, and nothing is written any more: what each clerk reads at last is all that there ever was.
+    /// All is well, and nobody writes any more: at the end, each clerk reads everything that was
+    /// ever written.
     pub(super) fn run_last_reads(&mut self) {
         for key in 0..self.clerks.history.keys() {
             for clerk in 0..self.clerks.clerks.len() {

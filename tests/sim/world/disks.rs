@@ -1,4 +1,5 @@
-//! What disks do to members: flushes that take their time, space that runs out and comes back, syncs that fail.
+//! What disks do to members: flushes that take time, space that runs out and comes back, syncs that
+//! fail.
 
 use syncraft::raft::{Event, Message, PersistId};
 
@@ -15,7 +16,8 @@ impl World {
         self.at(done_us, What::Written(self.who(at)));
     }
 
-    /// A flush is done, for all writes that shared it; or it has to be tried again; or it failed, and the member stops.
+    /// A flush is done for all writes that shared it. Or it has to be retried, or it failed and the
+    /// member stops.
     pub(super) fn written(&mut self, at: usize) {
         let (mut flushed, was_full) = (Flushed::default(), self.members[at].disk.is_full());
         let result = self.members[at].disk.flush(self.now_us, &mut flushed);
@@ -91,7 +93,7 @@ impl World {
         self.after(for_us, What::DiskFreed(at));
     }
 
-    /// A failed sync in a start is a start that fails, and no more.
+    /// A failed sync in a start is just a failed start.
     pub(super) fn fail_sync(&mut self, at: usize) {
         if self.members[at].living.is_some() {
             self.trace_of(at, || "has a disk whose next sync fails");

@@ -1,4 +1,4 @@
-//! Faults: what is drawn, and what it does to a member or the network.
+//! Faults: which ones are drawn, and what they do to a member or the network.
 
 use syncraft::raft::{Event, HardState, MemberId};
 
@@ -48,7 +48,7 @@ impl World {
         if self.chance(transfer) {
             self.transfer();
         }
-        // Not drawn without leases: it asks nothing of a leader that has none.
+        // Not drawn without leases: a leader without a lease has nothing to lose.
         if self.plan.lease && self.chance(depose) {
             self.depose();
         }
@@ -76,7 +76,7 @@ impl World {
         self.fault_rng.f64() < probability
     }
 
-    /// Whom it hits: a leader half the time, as most of what can go wrong begins there.
+    /// The member that it hits: half the time a leader, because most bugs begin there.
     fn victim(&mut self) -> usize {
         let leader = self.leader_among(|_| true).filter(|_| self.fault_rng.bool());
         leader.unwrap_or_else(|| self.fault_rng.usize(..self.members.len()))
@@ -116,7 +116,7 @@ impl World {
         let (at, to) = (self.victim(), self.victim());
         let to = self.fault_rng.bool().then_some(self.members[to].id);
         self.after(0, What::Happen(self.who(at), Event::Transfer { to }));
-        // Who hands over and is cut off the next moment does not hear who leads then.
+        // A member that hands over and is cut off the next moment does not hear who leads then.
         if self.plan.lease && self.fault_rng.bool() {
             let delay_us = self.fault_rng.u64(..3 * self.plan.delay_us.end);
             self.after(delay_us, What::CutOff(at));
@@ -124,8 +124,8 @@ impl World {
     }
 
     /// A leader under a lease goes on leading where nobody hears it, while the others elect another
-    /// one: alone, with fewer peers than make a quorum, or asleep, so that what the others have
-    /// answered waits for it.
+    /// one. It is alone, with fewer peers than make a quorum, or asleep, so that the others'
+    /// answers wait for it.
     fn depose(&mut self) {
         let Some(at) = self.leader_among(|_| true).filter(|_| self.members.len() > 1) else {
             return;
@@ -156,7 +156,7 @@ impl World {
         self.after(for_us, What::Heal);
     }
 
-    /// Nobody hears of it, and it hears of nobody, for a while.
+    /// Nobody hears from it, and it hears from nobody, for a while.
     pub(super) fn cut_off(&mut self, at: usize) {
         let id = self.members[at].id;
         self.trace_of(at, || "is cut off");
@@ -204,8 +204,8 @@ impl World {
         self.after(for_us, What::Start(at));
     }
 
-    /// A member loses its data: one at a time, as more of them are more than the others can make
-    /// good. That its directory is new is believed only where all others have begun; an operator
+    /// A member loses its data. One at a time, because the others could not make good the loss of
+    /// more. That its directory is new is believed only where all others have begun; an operator
     /// who knows better says so.
     fn wipe(&mut self, at: usize) {
         let is_spare = self.members.len() > 2 && self.members.iter().all(|it| it.disk.is_voter());

@@ -1,4 +1,4 @@
-//! Load that nobody retries, and whom it goes to.
+//! Load that nobody retries, and the members that it goes to.
 
 use syncraft::raft::{Event, RoleName, Term};
 
@@ -23,14 +23,14 @@ impl World {
         self.after(self.plan.request_every_us, What::Requests);
     }
 
-    /// Everyone else who says it leads must not serve a read that another's commit has made stale.
+    /// No other member that believes it leads may serve a read that a new commit has made stale.
     pub(super) fn ask_other_leaders(&mut self, at: usize) {
         for other in (0..self.members.len()).filter(|&other| other != at) {
             self.ask_leader(other);
         }
     }
 
-    /// A read, if this member says that it leads.
+    /// A read, if this member believes that it leads.
     pub(super) fn ask_leader(&mut self, at: usize) {
         let role = self.members[at].living.as_ref().map(|living| living.status.role.role);
         if role == Some(RoleName::Leader) {
@@ -59,7 +59,8 @@ impl World {
         self.post(at, event);
     }
 
-    /// One of those who say they lead; in the calm the newest, as an old one may sit in a minority.
+    /// One of the members that believe they lead. In the calm the newest leader, because an old one
+    /// may be in a minority.
     pub(super) fn leader_among(&mut self, is_asked: impl Fn(usize) -> bool) -> Option<usize> {
         let leads = |member: &Member| {
             let role = member.living.as_ref()?.status.role;

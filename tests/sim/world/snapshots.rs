@@ -1,4 +1,4 @@
-//! Snapshots: when they are taken, and what becomes of those that arrive.
+//! Snapshots: when they are taken, and what becomes of received ones.
 
 use syncraft::kv::StoreView;
 use syncraft::raft::{
@@ -12,7 +12,7 @@ use crate::disk::{Started, Write};
 use crate::member::Living;
 
 impl World {
-    /// Something was applied: perhaps a snapshot of it is begun. It is written later, and the state
+    /// Something was applied: perhaps a snapshot of it begins. It is written later, and the state
     /// goes on.
     pub(super) fn draw_snapshot(&mut self, at: usize) {
         if self.snapshot_rng.f64() >= self.plan.snapshot {
@@ -52,8 +52,7 @@ impl World {
         }
     }
 
-    /// Where crashes happen at all, some are in the middle of what is done to the files of
-    /// snapshots.
+    /// If there are crashes at all, some of them interrupt the work on a snapshot's files.
     pub(super) fn draw_death(&mut self, at: usize) -> bool {
         let is_drawn = self.plan.faults.crash > 0.0 && self.snapshot_rng.u8(0..20) == 0;
         if is_drawn {
@@ -75,8 +74,8 @@ impl World {
         self.after(delay_us, What::SnapshotStored(self.who(at), message, snapshot));
     }
 
-    /// Where crashes happen at all, they often do between a snapshot's arrival and the end of what
-    /// follows from it.
+    /// If there are crashes at all, they often fall between a snapshot's arrival and the end of its
+    /// consequences.
     fn draw_crash(&mut self, at: usize) {
         if self.plan.faults.crash > 0.0 && self.snapshot_rng.u8(0..4) == 0 {
             let delay_us = self.snapshot_rng.u64(..3 * self.plan.disk_us.end);
@@ -99,7 +98,7 @@ impl World {
         self.oracle.states.loaded(machine);
     }
 
-    /// A member has started: it knows as much as it did.
+    /// A member has started: it knows as much as before.
     pub(super) fn started(&mut self, at: usize, started: &Started) {
         let member = &self.members[at];
         let Some(living) = &member.living else { return };
@@ -151,13 +150,15 @@ impl World {
                 "snapshot that ends the log"
             });
         }
-        // What it matched in an earlier term of the same batch, a later leader may have replaced
-        // since: that answer is late, as any message may be.
+        // A later leader may have replaced entries that matched in an earlier term of the same
+        // batch: that answer is late, as any message may be.
         let is_stale = |effect: &Effect| {
-            matches!(effect, Effect::Send(Message {
-                term,
-                body: Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index })), ..
-            }) if *term == after.role.term && *match_index > after.last_index)
+            let Effect::Send(Message { term, body: Body::Reply(reply), .. }) = effect else {
+                return false;
+            };
+            *term == after.role.term
+                && matches!(reply, Reply::AppendEntries(AppendEntriesReply::Matched { match_index })
+                    if *match_index > after.last_index)
         };
         assert!(!effects.iter().any(is_stale), "nobody matches what it has not");
     }

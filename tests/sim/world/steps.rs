@@ -1,4 +1,5 @@
-//! What happens to a member, and what it does: events in, one step of the core, effects out, in their order.
+//! What happens to a member, and what it does: events in, one step of the core, effects out, in
+//! order.
 
 use syncraft::kv::Outcome;
 use syncraft::raft::{
@@ -16,7 +17,7 @@ use crate::plan::{Plan, TICK_US};
 use crate::show;
 
 impl World {
-    /// An event reaches a member, which takes it now, with others, or after its pause.
+    /// An event reaches a member, which takes it now, together with others, or after its pause.
     pub(super) fn post(&mut self, at: usize, event: Event) {
         let Some(living) = &mut self.members[at].living else { return };
         living.inbox.push(event);
@@ -40,7 +41,7 @@ impl World {
         }
         let mut events = std::mem::take(&mut living.inbox);
         if self.plan.lease {
-            // Read when all that is in the batch has arrived.
+            // Read once everything in the batch has arrived.
             events.insert(0, Event::Clock(clock_us(&self.plan, at, self.now_us)));
         }
         let id = member.id;
@@ -67,7 +68,7 @@ impl World {
         }
     }
 
-    /// Shows the oracle what a step has done, before anything of it is carried out.
+    /// Shows a step's result to the oracle before any effect is carried out.
     fn note(&mut self, at: usize, before: Status, effects: &[Effect]) {
         let Member { id, living, .. } = &mut self.members[at];
         let (id, living) = (*id, living.as_mut().expect("it has just taken a step"));
@@ -96,7 +97,7 @@ impl World {
         self.oracle.stepped(&self.members, at, before);
         self.members[at].snapshot_index = after.snapshot_index;
         self.count_changes(before, after, replaced);
-        // The moment at which a lease that should be over shows.
+        // A lease that should be over shows at this moment.
         if self.plan.lease && after.commit_index > before.commit_index {
             self.after(0, What::AskOtherLeaders(at));
         }
@@ -181,7 +182,7 @@ impl World {
         self.end_request(at, id, answer);
     }
 
-    /// Who stops leading cannot say what becomes of what it has proposed.
+    /// A leader that steps down does not know what becomes of its proposals.
     fn role_changed(&mut self, at: usize, RoleChange { role, leader, .. }: RoleChange) {
         let Some(living) = &mut self.members[at].living else { return };
         let is_leader = role == RoleName::Leader;

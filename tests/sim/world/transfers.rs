@@ -1,7 +1,9 @@
-//! Snapshots on their way to peers, a chunk at a time: the next one leaves when the one before is answered. Outside the
-//! network's order; chunks and answers are lost and late as any message, and chunks come twice, or cut short.
+//! Snapshots on their way to peers, a chunk at a time: each leaves when the previous one is
+//! answered. They are outside the network's order. Chunks and answers can be lost or late like any
+//! message, and chunks can come twice or cut short.
 //!
-//! Who sent one waits for the core's answer to all of it, and for each chunk's until a deadline.
+//! The sender waits for the core's answer to the whole snapshot, and for the answer to each chunk
+//! until a deadline.
 
 use bytes::Bytes;
 use syncraft::raft::{
@@ -12,7 +14,7 @@ use syncraft::storage::StorageError;
 use super::{What, Who, World};
 use crate::member::{Living, Transfer};
 
-/// How long an answer is waited for.
+/// How long the sender waits for an answer.
 const DEADLINE_US: u64 = 1_000_000;
 /// How often a peer may send its sender back.
 const REPEATS_MAX: u32 = 3;
@@ -109,7 +111,7 @@ impl World {
         self.network.is_cut(from, to) || self.snapshot_rng.f64() < self.plan.faults.drop
     }
 
-    /// A piece gets there, or it breaks off, which its sender notices.
+    /// A piece arrives, or the transfer breaks off, which its sender notices.
     pub(super) fn chunk_arrived(&mut self, mut chunk: Chunk) {
         let (from, to, at) = (self.members[chunk.from.at].id, chunk.to, Self::at_of(chunk.to));
         let is_lost = self.is_chunk_lost(from, to) || self.is_chunk_lost(to, from);
@@ -153,7 +155,8 @@ impl World {
         }
     }
 
-    /// As a node does it: what is not the next piece changes nothing, and what is said is where to go on.
+    /// As a node does it: a piece that is not the next one changes nothing, and the answer says
+    /// where to go on.
     fn write_chunk(&mut self, at: usize, chunk: &Chunk) -> Result<u64, StorageError> {
         let member = &mut self.members[at];
         let (Some(snapshots), Some(living)) = (member.disk.snapshots(), &mut member.living) else {
@@ -183,8 +186,9 @@ impl World {
             Ok(snapshot) => snapshot,
             Err(error) => return self.drop_arriving(at, chunk, &error),
         };
-        // A newer one may be there, of which the core was told in vain: its leader's term was over. So the core is told of
-        // what there is, and not of what came.
+        // A newer snapshot may be there that the core was told of in vain, because its leader's
+        // term was over. So the core is told of the newest one on the disk, not of the one that
+        // arrived.
         if snapshot.meta() != chunk.meta {
             self.count("snapshot arrived after a newer one");
         }
@@ -202,7 +206,8 @@ impl World {
         self.refuse_chunk(chunk);
     }
 
-    /// A peer says where to go on: further, or, if it has lost what it had, at an earlier place; or that another leads.
+    /// A peer says where to go on: further; earlier, if it has lost data; or that another member
+    /// leads.
     pub(super) fn chunk_answered(&mut self, at: usize, answer: ChunkAnswer) {
         let ChunkAnswer { peer, token, term, next_offset } = answer;
         let transfers = self.members[at].living.as_mut().map(|it| &mut it.transfers);
@@ -224,7 +229,8 @@ impl World {
         }
     }
 
-    /// Two leaders that send at once would send each other's follower back to the beginning, without end.
+    /// Two leaders that send at once would send each other's follower back to the beginning,
+    /// without end.
     fn transfer_is_over(&mut self, at: usize, ChunkAnswer { peer, token, term, .. }: ChunkAnswer) {
         self.count("snapshot of a leader whose term is over");
         let body = Body::Reply(Reply::AppendEntries(AppendEntriesReply::Stale));
@@ -255,7 +261,7 @@ impl World {
         transfers.remove(&peer)
     }
 
-    /// A message reaches a member that lives: perhaps the answer to a snapshot.
+    /// A message reaches a live member. It may be the answer to a snapshot.
     pub(super) fn arrived(&mut self, at: usize, message: Message) {
         let (from, token) = (message.from, message.token);
         let is_answer = matches!(message.body, Body::Reply(Reply::AppendEntries(_)));

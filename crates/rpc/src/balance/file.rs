@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{Endpoint, EndpointError, FixedSource, Source};
+use crate::ErrorChain;
 use crate::net::{join, spawn};
 
 /// How often the file is looked at.
@@ -151,10 +152,7 @@ impl Watched {
 
     /// Says what is wrong, if that has not been said.
     fn complain(&mut self, error: &SourceError) {
-        let complaint = match std::error::Error::source(error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
+        let complaint = ErrorChain(error).to_string();
         if self.complaint.as_ref() != Some(&complaint) {
             log::warn!("rpc: {complaint}; the endpoints known before stay in use");
             self.complaint = Some(complaint);

@@ -1,118 +1,13 @@
-//! The calls of a channel that have no answer yet.
+//! The table of the calls that have no answer yet.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
-use crate::CallError;
-
-/// What came of a call: the serialized reply, or why there is none.
-pub(super) type Outcome = Result<Bytes, CallError>;
-
-/// Who gets a call's outcome.
-pub(super) enum Waiter {
-    /// A thread that waits for it.
-    Thread(Arc<Parked>),
-    /// A closure, to run on a thread of the channel.
-    Completion(Box<dyn FnOnce(Outcome) + Send>),
-}
-
-impl Waiter {
-    /// Hands the outcome over, with no lock of the channel held.
-    pub(super) fn deliver(self, outcome: Outcome) {
-        match self {
-            Waiter::Thread(parked) => parked.wake(outcome),
-            Waiter::Completion(done) => run_guarded(|| done(outcome)),
-        }
-    }
-}
-
-/// Runs foreign code: its panic, reported by the panic hook, must not end the channel's thread.
-pub(super) fn run_guarded(run: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(run));
-}
-
-/// Where a blocking call waits.
-#[derive(Default)]
-pub(super) struct Parked {
-    state: Mutex<Slot>,
-    /// There has been an outcome; readable without the lock.
-    is_over: AtomicBool,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Slot {
-    outcome: Option<Outcome>,
-    /// It is asked to read the connection, which nobody does now.
-    is_asked: bool,
-}
-
-impl Parked {
-    pub(super) fn wake(&self, outcome: Outcome) {
-        let mut state = self.state.lock();
-        state.outcome = Some(outcome);
-        self.is_over.store(true, Ordering::Release);
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    /// Asks whoever waits here to read the connection.
-    pub(super) fn ask_to_read(&self) {
-        self.state.lock().is_asked = true;
-        self.changed.notify_one();
-    }
-
-    /// Whether there is an outcome, or was one before it was taken.
-    pub(super) fn has_outcome(&self) -> bool {
-        self.is_over.load(Ordering::Acquire)
-    }
-
-    pub(super) fn take_outcome(&self) -> Option<Outcome> {
-        self.has_outcome().then(|| self.state.lock().outcome.take()).flatten()
-    }
-
-    /// The outcome, and whether it was asked to read before it came.
-    pub(super) fn take_last(&self) -> Option<(Outcome, bool)> {
-        if !self.has_outcome() {
-            return None;
-        }
-        let mut state = self.state.lock();
-        let is_asked = std::mem::take(&mut state.is_asked);
-        state.outcome.take().map(|outcome| (outcome, is_asked))
-    }
-
-    /// Whether it was asked to read and has not been since.
-    pub(super) fn take_asked(&self) -> bool {
-        std::mem::take(&mut self.state.lock().is_asked)
-    }
-
-    /// Waits until there is an outcome, it is asked to read, or `deadline` passes.
-    pub(super) fn wait_until(&self, deadline: Instant) {
-        let mut state = self.state.lock();
-        while state.outcome.is_none()
-            && !state.is_asked
-            && !self.changed.wait_until(&mut state, deadline).timed_out()
-        {}
-    }
-
-    /// The outcome, which someone is about to deliver.
-    pub(super) fn wait(&self) -> Outcome {
-        let mut state = self.state.lock();
-        loop {
-            match state.outcome.take() {
-                Some(outcome) => return outcome,
-                None => self.changed.wait(&mut state),
-            }
-        }
-    }
-}
+use super::parked::{Parked, Waiter};
 
 /// A call without an answer.
 pub(super) struct Call {
@@ -121,13 +16,13 @@ pub(super) struct Call {
     pub(super) deadline: Instant,
     /// Whether it has been handed to a connection, so that it may run.
     pub(super) sent: bool,
-    /// Of the frame.
+    /// The length of its frame.
     pub(super) len_bytes: usize,
-    /// Whether bytes are a whole reply of this call: how the end of a bare reply is found.
+    /// Whether bytes are a whole reply of this call. This is how the end of a bare reply is found.
     pub(super) decodes: fn(&Bytes) -> bool,
 }
 
-/// Spreads numbers that we have given ourselves: nobody can choose them to collide.
+/// Hashes ids. This channel gives them itself, so nobody can choose ids that collide.
 #[derive(Default)]
 struct IdHasher(u64);
 
@@ -141,20 +36,22 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, id: u64) {
-        // Odd, so that no two have the same low bits, and large, so that neighbours differ in the high ones.
+        // The factor is odd, so that no two ids get the same low bits, and large, so that
+        // neighbours differ in the high bits.
         self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 
-/// All calls without an answer, by id; those not yet sent, in order; the deadlines that the timer has to watch.
+/// All calls without an answer, by id; the frames that are not sent yet, in order; the deadlines
+/// that the timer has to watch.
 #[derive(Default)]
 pub(super) struct Calls {
     by_id: HashMap<u64, Call, BuildHasherDefault<IdHasher>>,
     unsent: VecDeque<(u64, Bytes)>,
     unsent_bytes: usize,
-    /// Of all calls, sent or not.
+    /// The frames of all calls, sent or not.
     len_bytes: usize,
-    /// Of completions only: a thread that waits watches its own deadline.
+    /// Those of completions. A thread that waits watches its own deadline.
     deadlines: BTreeSet<(Instant, u64)>,
 }
 
@@ -204,11 +101,11 @@ impl Calls {
         }
     }
 
-    /// The next frame to send; its call counts as sent from here on.
+    /// The next frame to send. Its call counts as sent from here on.
     pub(super) fn pop_unsent(&mut self) -> Option<(u64, Bytes)> {
         let (id, frame) = self.unsent.pop_front()?;
         self.unsent_bytes -= frame.len();
-        // Whoever removes an unsent call removes its frame.
+        // `remove` takes the frame of an unsent call along.
         self.by_id.get_mut(&id).expect("an unsent frame belongs to a call").sent = true;
         Some((id, frame))
     }
@@ -226,7 +123,7 @@ impl Calls {
         !self.unsent.is_empty()
     }
 
-    /// Removes every call that has been sent (or, with `sent` false, that has not).
+    /// Removes every call that was sent or, with `sent` false, every call that was not.
     pub(super) fn take_all(&mut self, sent: bool) -> Vec<Call> {
         let ids: Vec<u64> =
             self.by_id.iter().filter(|(_, call)| call.sent == sent).map(|(id, _)| *id).collect();
@@ -236,7 +133,7 @@ impl Calls {
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// Where a thread waits for the answer to a call that was sent, if any does.
+    /// Where some thread waits for the answer to a call that was sent.
     pub(super) fn any_parked(&self) -> Option<Arc<Parked>> {
         self.by_id.values().find_map(|call| match &call.waiter {
             Waiter::Thread(parked) if call.sent => Some(Arc::clone(parked)),
@@ -249,7 +146,7 @@ impl Calls {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// A call whose deadline has passed and that has not been removed for it yet.
+    /// A watched call whose deadline has passed.
     pub(super) fn first_due(&self, now: Instant) -> Option<u64> {
         self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, id)| *id)
     }

@@ -1,16 +1,16 @@
-//! A channel's errors: each names the server, and says what may have happened.
+//! The errors of a channel. Each one names the server, and says what may have happened.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use super::calls::Call;
-use super::core::Core;
+use super::config::Config;
 use crate::error::same_error;
 use crate::{CallError, Deadline, Status};
 
-impl Core {
+impl Config {
     pub(super) fn not_sent(&self, source: &io::Error) -> CallError {
-        CallError::NotSent { addr: self.config.addr.clone(), source: same_error(source) }
+        CallError::NotSent { addr: self.addr.clone(), source: same_error(source) }
     }
 
     pub(super) fn closed(&self) -> CallError {
@@ -18,47 +18,38 @@ impl Core {
     }
 
     pub(super) fn busy(&self, calls: usize) -> CallError {
-        CallError::Busy { addr: self.config.addr.clone(), calls }
+        CallError::Busy { addr: self.addr.clone(), calls }
     }
 
     pub(super) fn refused(&self, status: Status) -> CallError {
-        CallError::Refused { addr: self.config.addr.clone(), status }
+        CallError::Refused { addr: self.addr.clone(), status }
     }
 
     pub(super) fn bad_reply(&self, reason: String) -> CallError {
-        CallError::BadReply { addr: self.config.addr.clone(), reason }
+        CallError::BadReply { addr: self.addr.clone(), reason }
     }
 
     pub(super) fn timed_out(&self, call: &Call) -> CallError {
         let waited = call.deadline.saturating_duration_since(call.began);
-        CallError::TimedOut {
-            addr: self.config.addr.clone(),
-            waited,
-            sent: call.sent,
-            which: Deadline::Call,
-        }
+        let (addr, sent, which) = (self.addr.clone(), call.sent, Deadline::Call);
+        CallError::TimedOut { addr, waited, sent, which }
     }
 
-    pub(super) fn loss(&self, why: &Loss) -> CallError {
+    /// The error of each call that was sent over a connection that ended like this.
+    pub(super) fn lost(&self, why: &Loss) -> CallError {
+        let addr = self.addr.clone();
         match why {
-            Loss::Broken(source) => {
-                CallError::Lost { addr: self.config.addr.clone(), source: same_error(source) }
-            }
+            Loss::Broken(source) => CallError::Lost { addr, source: same_error(source) },
             Loss::Silent(silence) => {
                 let words = format!(
                     "nothing has come from it for {} ms, not even an answer to a ping",
                     silence.as_millis()
                 );
-                let source = io::Error::new(io::ErrorKind::TimedOut, words);
-                CallError::Lost { addr: self.config.addr.clone(), source }
+                CallError::Lost { addr, source: io::Error::new(ErrorKind::TimedOut, words) }
             }
             Loss::Refused(status) => self.refused(status.clone()),
-            Loss::Stranger(protocol) => {
-                CallError::OtherProtocol { addr: self.config.addr.clone(), protocol }
-            }
-            Loss::Nonsense(reason) => {
-                CallError::BadFrame { addr: self.config.addr.clone(), reason: reason.clone() }
-            }
+            Loss::Stranger(protocol) => CallError::OtherProtocol { addr, protocol },
+            Loss::Nonsense(reason) => CallError::BadFrame { addr, reason: reason.clone() },
         }
     }
 }
@@ -67,9 +58,9 @@ impl Core {
 pub(super) enum Loss {
     /// It broke, or was closed.
     Broken(io::Error),
-    /// Nothing has come over it for so long, though calls waited, that it was given up.
+    /// Calls waited, and nothing came for this long.
     Silent(Duration),
-    /// The server would not have it, and has run nothing from it.
+    /// The server ended it and said why. It has run none of the calls without an answer.
     Refused(Status),
     /// The first bytes that came are of this protocol, which runs no calls.
     Stranger(&'static str),
@@ -78,5 +69,9 @@ pub(super) enum Loss {
 }
 
 pub(super) fn channel_closed() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the channel is closed")
+    io::Error::new(ErrorKind::NotConnected, "the channel is closed")
+}
+
+pub(super) fn end_of_stream() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")
 }

@@ -5,30 +5,30 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::calls::{Outcome, Parked, Waiter};
-use super::core::{Core, Request};
-use super::decode;
+use super::parked::{Outcome, Parked, Waiter};
+use super::request::{Request, decode};
+use super::shared::Shared;
 use crate::outbox::Cork;
 use crate::{CallError, Payload};
 
 /// A call that was made without waiting, and the claim on its answer. Its deadline ends it whether or not anybody waits; dropped, it is
 /// [cancelled](Pending::cancel).
 pub struct Pending<R> {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     id: u64,
     parked: Arc<Parked>,
     reply: PhantomData<fn() -> R>,
 }
 
 impl<R: Payload> Pending<R> {
-    pub(super) fn start(core: &Arc<Core>, request: &Request<'_>) -> Pending<R> {
+    pub(super) fn start(shared: &Arc<Shared>, request: &Request<'_>) -> Pending<R> {
         let parked = Arc::new(Parked::default());
         let waiter = Waiter::Completion(Box::new({
             let parked = Arc::clone(&parked);
             move |outcome| parked.wake(outcome)
         }));
-        let id = core.start(request, waiter).id;
-        Pending { core: Arc::clone(core), id, parked, reply: PhantomData }
+        let id = shared.start(request, waiter).id;
+        Pending { shared: Arc::clone(shared), id, parked, reply: PhantomData }
     }
 
     /// Waits for the answer. Ends with the call's deadline at the latest.
@@ -67,7 +67,7 @@ impl<R: Payload> Pending<R> {
     pub fn cancel(self) {}
 
     fn decode(&self, outcome: Outcome) -> Result<R, CallError> {
-        decode(&self.core.config.addr, outcome)
+        decode(&self.shared.config.addr, outcome)
     }
 }
 
@@ -79,14 +79,14 @@ fn send_it() {
 impl<R> Drop for Pending<R> {
     fn drop(&mut self) {
         // To no effect where it was answered.
-        self.core.cancel(self.id);
+        self.shared.cancel(self.id);
     }
 }
 
 impl<R> fmt::Debug for Pending<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pending")
-            .field("addr", &self.core.config.addr)
+            .field("addr", &self.shared.config.addr)
             .field("is_ready", &self.parked.has_outcome())
             .finish()
     }

@@ -1,4 +1,4 @@
-//! Frames out of bytes, however they arrive.
+//! From bytes to frames, in whatever pieces the bytes arrive.
 
 use bytes::Bytes;
 use prost::Message;
@@ -7,10 +7,11 @@ use super::detect::{DETECT_LEN_BYTES, detect};
 use super::{FrameError, HeadSize};
 use crate::limits::{FrameLimits, HEAD_LEN_MAX_BYTES};
 
-/// What is read at once when no body is being received. Many small frames fit; each connection holds one such buffer.
+/// What is read at once when no body is being received. Many small frames fit. Each connection
+/// holds one such buffer.
 const READ_LEN_BYTES: usize = 16 * 1024;
 
-/// How far a body's memory runs ahead of what has arrived, at first; then it doubles.
+/// How far a body's memory is ahead of what has arrived, at first. Later it doubles.
 const BODY_STEP_BYTES: usize = 64 * 1024;
 
 /// A header that says how long the body after it is.
@@ -21,21 +22,24 @@ pub(crate) trait Head: Message + Default {
     fn body_len(&self) -> usize;
 }
 
-/// The parts of a frame, in the order in which they come: a `Head`, then its `Body`; or a `TooLong`, then `Skipped`.
+/// The parts of a frame, in the order in which they come: a `Head`, then its `Body`; or a `TooLong`,
+/// then `Skipped`.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Frame<H> {
-    /// A header; its body is within the limit, and comes next. Nothing has been allocated for it yet.
+    /// A header. Its body is within the limit, and comes next. Nothing has been allocated for it
+    /// yet.
     Head(H),
     /// The body of the header before it.
     Body(Bytes),
-    /// A header whose body is over the limit: its bytes will be passed over as they come.
+    /// A header whose body is over the limit. The body's bytes are skipped as they come.
     TooLong(H),
-    /// The end of a body that was passed over.
+    /// The end of a body that was skipped.
     Skipped,
 }
 
-/// An incremental decoder: [`space`](Decoder::space) is where the next bytes are to be read to, [`filled`](Decoder::filled)
-/// says how many came, [`next`](Decoder::next) gives what is complete. A read that times out loses nothing.
+/// An incremental decoder. The caller reads bytes to [`space`](Decoder::space), tells
+/// [`filled`](Decoder::filled) how many came, and takes what is complete from
+/// [`next`](Decoder::next). A read that times out loses nothing.
 pub(crate) struct Decoder {
     limits: FrameLimits,
     head_size: Option<HeadSize>,
@@ -48,14 +52,22 @@ pub(crate) struct Decoder {
 enum State {
     /// Waiting for a header, or for the rest of it.
     Head,
-    /// A body of `len` bytes is next; the first `filled` bytes of `bytes` have arrived, the rest is room for more.
-    Body { bytes: Vec<u8>, filled: usize, len: usize },
-    /// Bytes still to be passed over, and how many were.
-    Skip { left: usize, passed: usize },
+    /// A body is next.
+    Body(Body),
+    /// Bytes still to be skipped, and how many were.
+    Skip { left: usize, skipped: usize },
+}
+
+/// A body of `len` bytes. The first `filled` bytes of `bytes` have arrived; the rest is room for
+/// more.
+struct Body {
+    bytes: Vec<u8>,
+    filled: usize,
+    len: usize,
 }
 
 impl Decoder {
-    /// A decoder for a connection whose framing is told by its first bytes.
+    /// A decoder for a connection whose first bytes tell its framing.
     pub(crate) fn detecting(limits: FrameLimits) -> Self {
         let buf = vec![0; READ_LEN_BYTES].into_boxed_slice();
         Decoder { limits, head_size: None, buf, start: 0, end: 0, state: State::Head }
@@ -76,29 +88,30 @@ impl Decoder {
         self.start == self.end && matches!(self.state, State::Head)
     }
 
-    /// How much of the body that is being received, or passed over, has arrived.
+    /// How much has arrived of the body that is being received or skipped.
     pub(crate) fn body_arrived(&self) -> usize {
         match &self.state {
             State::Head => 0,
-            State::Body { filled, .. } => *filled,
-            State::Skip { passed, .. } => *passed,
+            State::Body(body) => body.filled,
+            State::Skip { skipped, .. } => *skipped,
         }
     }
 
-    /// Passes over the body that comes next instead of receiving it. Only right after its `Head`.
+    /// Skips the body that comes next instead of receiving it. To be called right after its `Head`.
     pub(crate) fn skip_body(&mut self) {
         match &self.state {
-            State::Body { filled: 0, len, .. } => {
-                self.state = State::Skip { left: *len, passed: 0 }
+            State::Body(Body { filled: 0, len, .. }) => {
+                self.state = State::Skip { left: *len, skipped: 0 }
             }
             _ => panic!("skip_body is called right after a head"),
         }
     }
 
-    /// Where the next bytes are to be read to; never empty once [`next`](Decoder::next) has returned `None`.
+    /// Where the next bytes are to be read to. Never empty after [`next`](Decoder::next) has
+    /// returned `None`.
     pub(crate) fn space(&mut self) -> &mut [u8] {
         match &mut self.state {
-            State::Body { bytes, filled, len } => {
+            State::Body(Body { bytes, filled, len }) => {
                 if *filled == bytes.len() {
                     let step = bytes.len().max(BODY_STEP_BYTES).min(*len - *filled);
                     bytes.reserve_exact(step);
@@ -107,7 +120,8 @@ impl Decoder {
                 &mut bytes[*filled..]
             }
             State::Head | State::Skip { .. } => {
-                // A header is far shorter than the buffer: once moved to the front there is room.
+                // A header is far shorter than the buffer, so there is room once it is moved to the
+                // front.
                 self.buf.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
                 &mut self.buf[self.end..]
@@ -118,21 +132,30 @@ impl Decoder {
     /// `count` bytes were read to [`space`](Decoder::space).
     pub(crate) fn filled(&mut self, count: usize) {
         match &mut self.state {
-            State::Body { filled, .. } => *filled += count,
+            State::Body(body) => body.filled += count,
             State::Head | State::Skip { .. } => self.end += count,
         }
     }
 
-    /// The next part that is complete; `None` when more bytes are needed. After an error the stream cannot be followed.
+    /// The next part that is complete; `None` when more bytes are needed. After an error the stream
+    /// cannot be followed.
     pub(crate) fn next<H: Head>(&mut self) -> Result<Option<Frame<H>>, FrameError> {
+        let buffered = &self.buf[self.start..self.end];
         match &mut self.state {
             State::Head => self.next_head(),
-            State::Body { .. } => Ok(self.next_body()),
-            State::Skip { left, passed } => {
-                let skipped = (self.end - self.start).min(*left);
-                self.start += skipped;
-                *left -= skipped;
-                *passed += skipped;
+            State::Body(body) => {
+                let (taken, whole) = body.take(buffered);
+                self.start += taken;
+                if whole.is_some() {
+                    self.state = State::Head;
+                }
+                Ok(whole.map(Frame::Body))
+            }
+            State::Skip { left, skipped } => {
+                let count = buffered.len().min(*left);
+                self.start += count;
+                *left -= count;
+                *skipped += count;
                 if *left > 0 {
                     return Ok(None);
                 }
@@ -157,41 +180,32 @@ impl Decoder {
         self.start += head_at + head_len;
         let len = head.body_len();
         if len > self.limits.body_len_max_bytes {
-            self.state = State::Skip { left: len, passed: 0 };
+            self.state = State::Skip { left: len, skipped: 0 };
             return Ok(Some(Frame::TooLong(head)));
         }
-        self.state = State::Body { bytes: Vec::new(), filled: 0, len };
+        self.state = State::Body(Body { bytes: Vec::new(), filled: 0, len });
         Ok(Some(Frame::Head(head)))
-    }
-
-    fn next_body<H>(&mut self) -> Option<Frame<H>> {
-        let State::Body { bytes, filled, len } = &mut self.state else {
-            unreachable!("the caller has checked the state")
-        };
-        let buffered = &self.buf[self.start..self.end];
-        if *filled == 0 && buffered.len() >= *len {
-            let body = Bytes::copy_from_slice(&buffered[..*len]);
-            self.start += *len;
-            self.state = State::Head;
-            return Some(Frame::Body(body));
-        }
-        if !buffered.is_empty() {
-            // The start of a body that is longer than what was read with its header.
-            bytes.reserve_exact(BODY_STEP_BYTES.min(*len).max(buffered.len()));
-            bytes.extend_from_slice(buffered);
-            *filled = buffered.len();
-            self.start = self.end;
-        }
-        if *filled < *len {
-            return None;
-        }
-        let body = Bytes::from(std::mem::take(bytes));
-        self.state = State::Head;
-        Some(Frame::Body(body))
     }
 }
 
-/// Where the header starts and how long it is; `None` when that is not yet told.
+impl Body {
+    /// Takes what it needs of the bytes that are buffered: how many, and the body if it is whole.
+    fn take(&mut self, buffered: &[u8]) -> (usize, Option<Bytes>) {
+        if self.filled == 0 && buffered.len() >= self.len {
+            return (self.len, Some(Bytes::copy_from_slice(&buffered[..self.len])));
+        }
+        if !buffered.is_empty() {
+            // The start of a body that is longer than what was read with its header.
+            self.bytes.reserve_exact(BODY_STEP_BYTES.min(self.len).max(buffered.len()));
+            self.bytes.extend_from_slice(buffered);
+            self.filled = buffered.len();
+        }
+        let whole = (self.filled == self.len).then(|| Bytes::from(std::mem::take(&mut self.bytes)));
+        (buffered.len(), whole)
+    }
+}
+
+/// Where the header starts and how long it is; `None` when more bytes are needed to tell.
 fn head_len(head_size: HeadSize, buf: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     let (at, len) = match (head_size, buf) {
         (HeadSize::U32Le, [b0, b1, b2, b3, ..]) => {
@@ -203,7 +217,8 @@ fn head_len(head_size: HeadSize, buf: &[u8]) -> Result<Option<(usize, usize)>, F
     };
     match len {
         0 => Err(FrameError::EmptyHead),
-        // A third varint byte puts this over the limit too: its flag is bit 7 of the second, 16,384.
+        // A varint of three bytes is over the limit, too: the flag for the third byte is bit 7 of
+        // the second, which counts as 16,384 here.
         _ if len > HEAD_LEN_MAX_BYTES as u64 => Err(FrameError::HeadTooLong { len }),
         _ => Ok(Some((at, len as usize))),
     }
@@ -216,6 +231,6 @@ fn check_first_byte<H: Head>(first: Option<&u8>) -> Result<(), FrameError> {
     }
 }
 
-// Three bytes must fit before anything is decided, and a whole header with its length must fit at once.
+// The bytes that decide the framing must fit, and so must a whole header with its length.
 const _: () =
     assert!(READ_LEN_BYTES > DETECT_LEN_BYTES && READ_LEN_BYTES >= 4 + HEAD_LEN_MAX_BYTES);

@@ -1,4 +1,5 @@
-//! The first three bytes of a connection: which framing, or which stranger. The proof stands in the parent's doc.
+//! What the first three bytes of a connection tell: which framing, or which other protocol. The
+//! parent's page has the proof.
 
 use std::fmt;
 
@@ -7,14 +8,14 @@ use super::{FrameError, HeadSize};
 /// How many bytes it takes to decide.
 pub(super) const DETECT_LEN_BYTES: usize = 3;
 
-/// Someone who speaks another protocol.
+/// A peer that speaks another protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stranger {
     /// HTTP: a browser, a health check, a scraper.
     Http,
     /// TLS: a client that expects an encrypted port.
     Tls,
-    /// None that we know; the first three bytes.
+    /// An unknown protocol, with its first three bytes.
     Unknown([u8; DETECT_LEN_BYTES]),
 }
 
@@ -30,11 +31,11 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// HTTP/1's methods and HTTP/2's preface ("PRI * HTTP/2.0"), as far as three bytes tell.
+/// The first three bytes of the methods of HTTP/1 and of the preface of HTTP/2 ("PRI * HTTP/2.0").
 const HTTP_VERBS: [&[u8; DETECT_LEN_BYTES]; 10] =
     [b"GET", b"POS", b"HEA", b"PUT", b"DEL", b"OPT", b"CON", b"TRA", b"PAT", b"PRI"];
 
-/// Decides by the first bytes of a connection.
+/// The framing of a connection, by its first bytes.
 pub(super) fn detect(first: [u8; DETECT_LEN_BYTES]) -> Result<HeadSize, FrameError> {
     match first {
         [_, 0..=4, 0] => Ok(HeadSize::U32Le),
@@ -51,7 +52,7 @@ mod tests {
     use crate::limits::HEAD_LEN_MAX_BYTES;
     use prost::encoding::encode_varint;
 
-    /// The start of a header: its first tag and any length of the service name.
+    /// The length, then the start of a header: its first tag and the length of the service name.
     fn first_bytes(prefix: &[u8], name_len: u8) -> [u8; 3] {
         let bytes = [prefix, &[0x0a, name_len]].concat();
         [bytes[0], bytes[1], bytes[2]]

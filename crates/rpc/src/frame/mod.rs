@@ -1,4 +1,4 @@
-//! Bytes <-> frames. No sockets here: bytes come in as they arrive, frames come out.
+//! From bytes to frames and back. No sockets here: bytes come in as they arrive, frames come out.
 //!
 //! # A frame
 //!
@@ -6,15 +6,16 @@
 //! |---|---|---|---|
 //! | 0 | 4, or 1 to 2 | `head_size` | length of the header: little-endian `u32`, or a protobuf varint. 1 to 1,024 |
 //! | then | `head_size` | header | `RpcHeader` of a call, `RpcReplyHeader` of an extended reply (`proto/rpc_header.proto`) |
-//! | then | `args_size` or `reply_size` | body | serialized arguments or reply; the length stands in the header |
+//! | then | `args_size` or `reply_size` | body | serialized arguments or reply; the header has the length |
 //!
-//! The reply to a *documented* call (one without a `call_id`) is no frame: it is the bare serialized message.
+//! The reply to a *documented* call (a call without a `call_id`) is not a frame, but the bare
+//! serialized message.
 //!
 //! # Which of the two framings a connection speaks
 //!
-//! Both generations of existing clients come to the same port, so the first three bytes `b0 b1 b2` of a connection decide,
-//! once. That they can rests on two facts: a header is at most 1,024 bytes long, and a call's header begins with the byte
-//! 0x0A, the tag of its field 1 (`service_name`).
+//! Both generations of existing clients come to the same port. So the first three bytes `b0 b1 b2`
+//! of a connection decide, once. They can, because a header is at most 1,024 bytes long, and a
+//! call's header begins with the byte 0x0A, the tag of its field 1 (`service_name`).
 //!
 //! | framing | what the three bytes must be |
 //! |---|---|
@@ -22,22 +23,28 @@
 //! | varint of one byte (`head_size < 128`) | `b0 < 0x80`; the header follows: `b1 = 0x0A` |
 //! | varint of two bytes (up to 1,024) | `b0 >= 0x80`, `b1 < 0x80`; the header follows: `b2 = 0x0A` |
 //!
-//! *No two rows agree on any bytes.* `u32` wants `b1 <= 4`, the first varint row wants `b1 = 10`. `u32` wants `b2 = 0`, the
-//! second varint row wants `b2 = 10`. The two varint rows differ in the top bit of `b0`. And nothing that is valid falls
-//! outside of the rows: a varint of three bytes is more than 1,024 (or padded, which no encoder does). So three bytes
-//! decide, and a connection that fits no row speaks something else.
+//! *No bytes fit two rows.* `u32` wants `b1 <= 4`, the first varint row wants `b1 = 10`. `u32` wants
+//! `b2 = 0`, the second varint row wants `b2 = 10`. The two varint rows differ in the top bit of
+//! `b0`.
 //!
-//! # Strangers
+//! *Everything valid fits a row.* A varint of three bytes is more than 1,024, or padded, which no
+//! encoder does. So a connection that fits no row speaks another protocol.
 //!
-//! What else arrives at an open port is named, not read as a length: an HTTP verb (`b1` and `b2` are capital letters: no row
-//! fits) and the hello of TLS 1.0 to 1.3 (`16 03 01` to `16 03 04`: `b1 = 3`, so not a varint, and `b2` is not 0, so not a
-//! `u32`). The hello of SSL 3.0 (`16 03 00`) does read as a `u32`, of 790 bytes; its header then does not begin with 0x0A.
+//! # Other protocols
+//!
+//! Two of them are recognized, instead of being read as a length:
+//!
+//! - HTTP: a method's name. `b1` and `b2` are capital letters, so no row fits.
+//! - TLS 1.0 to 1.3: a hello, `16 03 01` to `16 03 04`. `b1 = 3`, so it is not a varint, and `b2` is
+//!   not 0, so it is not a `u32`. The hello of SSL 3.0 (`16 03 00`) does read as a `u32`, of 790
+//!   bytes, but the header then does not begin with 0x0A.
 //!
 //! # Limits
 //!
-//! A header's length is checked before it is read, a body's before anything is allocated for it, and even then memory
-//! grows only as bytes arrive (at most twice what has arrived, and 64 KiB). A body has an allocation of its own, so that
-//! a small value which lives on does not keep a large read buffer alive.
+//! The length of a header is checked before it is read, and the length of a body before memory is
+//! allocated for it. That memory grows as bytes arrive: it is at most twice what has arrived, plus
+//! 64 KiB. Each body has its own allocation, so that a small value which lives on does not keep a
+//! large read buffer alive.
 
 mod decoder;
 mod detect;
@@ -51,7 +58,7 @@ pub(super) use detect::Stranger;
 use super::header::{RpcHeader, RpcReplyHeader};
 use super::limits::HEAD_LEN_MAX_BYTES;
 
-/// How `head_size` is written on a connection.
+/// How a connection writes `head_size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeadSize {
     /// Four bytes, little-endian.
@@ -60,7 +67,7 @@ pub(super) enum HeadSize {
     Varint,
 }
 
-/// Bytes that are no frame. The stream cannot be followed any further.
+/// Why bytes are not a frame. The stream cannot be followed any further.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {
     #[error("{0}")]
@@ -91,8 +98,8 @@ impl Head for RpcReplyHeader {
     }
 }
 
-/// One frame in one buffer, so that it leaves in one write. `write_body` writes exactly `body_len` bytes, the length that
-/// `head` tells.
+/// One frame in one buffer, so that it leaves in one write. `write_body` writes exactly as many
+/// bytes as `head` says.
 pub(super) fn encode<H: Head>(
     head_size: HeadSize,
     head: &H,
@@ -102,7 +109,7 @@ pub(super) fn encode<H: Head>(
     assert!(head_len <= HEAD_LEN_MAX_BYTES, "a header of {head_len} bytes was built");
     let mut buf = Vec::with_capacity(4 + head_len + body_len);
     match head_size {
-        // At most 1,024: it fits.
+        // It fits: at most 1,024.
         HeadSize::U32Le => buf.extend_from_slice(&(head_len as u32).to_le_bytes()),
         HeadSize::Varint => encode_varint(head_len as u64, &mut buf),
     }

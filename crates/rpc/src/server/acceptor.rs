@@ -16,8 +16,8 @@ use socket2::SockRef;
 use super::Shared;
 use super::connection::Connection;
 use super::reader::Reader;
-use crate::net::tune;
 use crate::outbox::Outbox;
+use crate::transport::Transport;
 
 /// After an error of `accept` (no descriptors left, say) the next try comes after this, doubling up
 /// to the second.
@@ -114,11 +114,10 @@ impl Acceptor {
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<Arc<Connection>> {
-        tune(&stream)?;
         let limits = &self.shared.limits;
+        let transport = Transport::accepted(stream, limits.write_timeout)?;
         let writer_name = format!("rpc-send-{}", peer.port());
-        let outbox =
-            Outbox::new(stream, writer_name, limits.unsent_bytes_max, limits.write_timeout)?;
+        let outbox = Outbox::new(transport, writer_name, limits.unsent_bytes_max);
         Ok(Connection::new(peer, outbox, Arc::clone(&self.shared)))
     }
 

@@ -1,10 +1,9 @@
-//! What the threads of one connection share: its outbox, its open calls, its room. And how a call
-//! is answered.
+//! What the threads of one connection share: its outbox, its open calls, its room, and whether it
+//! may stay.
 
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,35 +11,20 @@ use parking_lot::{Condvar, Mutex};
 
 use super::capacity::Place;
 use super::gauge::{Gauge, Room, Slot};
-use super::stats::MethodStats;
 use super::{BUSY_RETRY_AFTER, Shared};
 use crate::frame::{HeadSize, encode};
 use crate::header::RpcReplyHeader;
-use crate::net::Waiting;
-use crate::outbox::{Ending, Outbox, SendError};
-use crate::service::{Answer, Reply};
+use crate::outbox::{Ending, Outbox};
 use crate::status::cut_middle;
+use crate::transport::Waiting;
 use crate::{Status, StatusCode};
 
-/// A waiting reader looks this often whether its connection still lives: a safety net, it is woken
-/// when it matters.
+/// A reader that waits looks this often whether its connection still lives. It is woken when that
+/// matters, so this is only a safety net.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// The middle of a longer status message is left out, so that the header it stands in stays under
-/// its limit.
+/// The middle of a longer status message is left out, so that its header stays under the limit.
 const MESSAGE_LEN_MAX_BYTES: usize = 512;
-
-/// A frame shorter than this is sent whatever waits: statuses are, and replies that tell what
-/// became of a write.
-const SHORT_FRAME_LEN_BYTES: usize = 4096;
-
-/// The longest bare reply that existing clients read. A longer one is for other clients: see
-/// [`Connection::send_reply`].
-const EXISTING_REPLY_MAX_BYTES: usize = 1024;
-
-/// The hint that comes with a reply that found no room. Longer than that of "busy": megabytes have
-/// to be read first.
-const UNREAD_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
@@ -60,30 +44,31 @@ pub(super) enum Standing {
     OnTrial,
     /// As long as its client wants: it has a place.
     Settled { _place: Place },
-    /// It has been refused, and is ending.
+    /// It was refused, and is ending.
     Refused,
 }
 
 /// What a client understands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Speaks {
-    /// It has said nothing yet, so it is sent nothing: it may yet make a documented call, and take
-    /// what it was sent for the reply.
+    /// It has said nothing yet. So it is sent nothing either, because it could then make a
+    /// documented call and take that for the reply.
     #[default]
     Nothing,
     /// Bare replies, no reply headers.
     Documented,
-    /// Reply headers, framed so.
+    /// Reply headers, with lengths written like this.
     Extended(HeadSize),
 }
 
-/// Calls that were begun and whose answers have not been handed to the outbox.
+/// Calls that were begun, and whose answers have not been handed to the outbox.
 #[derive(Default)]
 struct Open {
     calls: usize,
-    /// One of them is a documented call: its bare reply has to come before anything else begins.
+    /// Whether one of them is a documented call. Its bare reply has to come before anything else
+    /// begins.
     documented: bool,
-    /// Its client was told that there are no others.
+    /// Whether the client was told that no further call will run.
     is_over: bool,
     speaks: Speaks,
 }
@@ -97,8 +82,8 @@ impl Connection {
             reserved: Arc::clone(&shared.reserved_in_flight),
         });
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
-        // An existing client takes the end of the stream for a reply, and dies of what it sends
-        // next.
+        // An existing client takes the end of the stream for a reply, and dies when it sends its
+        // next call.
         outbox.set_ending(Ending::Reset);
         Arc::new(Connection {
             peer,
@@ -112,8 +97,11 @@ impl Connection {
         })
     }
 
-    /// Its first call is to `service`. If it may not stay, what its client has been told; nothing
-    /// if it is ending already.
+    /// Decides whether it may stay, as its first call is to `service`.
+    ///
+    /// # Errors
+    ///
+    /// It may not: what the client was told. `None` if it is ending already.
     pub(super) fn settle(&self, service: &[u8]) -> Result<(), Option<Status>> {
         let Shared { table, capacity, .. } = &*self.shared;
         let mut standing = self.standing.lock();
@@ -128,26 +116,26 @@ impl Connection {
         }
         self.shared.count_refused();
         let status = self.shared.too_many();
-        // Before it is called refused: one that is may be ended at any time.
+        // Before it counts as refused: then it may be ended at any time.
         if let Speaks::Extended(head_size) = self.spoken() {
             self.say_goodbye(head_size, &status);
         }
         *standing = Standing::Refused;
-        // A log may block, and the lock is taken by the thread that accepts.
+        // Without the lock, which the thread that accepts takes: writing to a log may block.
         drop(standing);
         self.shared.log_refused(self.peer);
         Err(Some(status))
     }
 
-    /// Ends it if it has said nothing yet, without a word, or if it was refused, and its client has
-    /// had its words; else false.
+    /// Ends it if its client has said nothing yet, or was refused and told so. Returns whether it
+    /// did.
     pub(super) fn evict(&self) -> bool {
         let mut standing = self.standing.lock();
         let goes = match *standing {
             _ if self.is_cut() => false,
             Standing::Settled { .. } => false,
             // If its first call has come, its thread is about to read it.
-            Standing::OnTrial => self.outbox.look() == Waiting::Nothing,
+            Standing::OnTrial => self.outbox.transport().look() == Waiting::Nothing,
             Standing::Refused => !self.outbox.holds_over(0),
         };
         if !goes {
@@ -168,10 +156,10 @@ impl Connection {
         self.is_peer.store(true, Ordering::Relaxed);
     }
 
-    /// Ends it in favour of others, unless it is a peer's or has calls open: then false.
+    /// Ends it in favour of others, unless it is a peer's or has calls open. Returns whether it did.
     pub(super) fn make_room(&self) -> bool {
-        // Its first call may be about to be read.
-        let is_busy = !self.is_idle() || self.outbox.look() == Waiting::Bytes;
+        // A call may be about to be read.
+        let is_busy = !self.is_idle() || self.outbox.transport().look() == Waiting::Bytes;
         if is_busy || self.is_cut() || self.is_peer.load(Ordering::Relaxed) {
             return false;
         }
@@ -190,7 +178,7 @@ impl Connection {
         self.answered.notify_all();
     }
 
-    /// Ends the connection for what its client did, with a line in the log.
+    /// Ends the connection because of what its client did, with a line in the log.
     fn cut_loudly(&self, reason: &str) {
         if !self.is_cut() {
             self.shared.log.warn(&format!("rpc: connection from {} closed: {reason}", self.peer));
@@ -202,7 +190,7 @@ impl Connection {
         self.outbox.is_cut()
     }
 
-    /// What its client is known to understand.
+    /// What its client understands, as far as is known.
     pub(super) fn spoken(&self) -> Speaks {
         self.open.lock().speaks
     }
@@ -212,18 +200,18 @@ impl Connection {
         self.open.lock().calls == 0 && !self.outbox.holds_over(0)
     }
 
-    /// Whether a next extended call may begin without waiting.
+    /// Whether another extended call may begin without waiting.
     pub(super) fn is_its_turn(&self) -> bool {
         !self.open.lock().documented && !self.outbox.holds_over(self.high_water())
     }
 
-    /// Bytes that a client has not read above which it is given no more.
+    /// While more bytes than this wait for the client to read them, no call begins.
     fn high_water(&self) -> usize {
         self.shared.limits.unsent_bytes_max / 16
     }
 
-    /// Waits until a next call may begin: documented calls run one after another, and a client that
-    /// does not take its replies is not given more of them.
+    /// Waits until another call may begin: documented calls run one after another, and a client that
+    /// does not take its replies gets no more of them.
     pub(super) fn wait_turn(&self) {
         let mut open = self.open.lock();
         while open.documented && !self.is_cut() {
@@ -246,44 +234,54 @@ impl Connection {
         self.outbox.wait_until_below(0, Some(deadline));
     }
 
-    /// Room for an extended call of `bytes`, or "busy".
+    /// Room for an extended call of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// "Busy": there is none.
     pub(super) fn try_room(&self, bytes: usize, is_reserved: bool) -> Result<Slot, Status> {
         Slot::try_take(&self.room, is_reserved, bytes)
             .ok_or_else(|| Status::busy("too many calls or bytes in flight", BUSY_RETRY_AFTER))
     }
 
-    /// Room for a documented call of `bytes`, waited for: its client knows no "busy". `None` when
-    /// the connection is over.
+    /// Waits for room for a documented call of `bytes`, whose client knows no "busy". `None` when the
+    /// connection is over.
     pub(super) fn wait_room(&self, bytes: usize, is_reserved: bool) -> Option<Slot> {
         Slot::take(&self.room, is_reserved, bytes, CHECK_EVERY, || self.is_cut())
     }
 
-    /// Counts a call as begun; what it returns answers it. `None` if its client has been told that
-    /// there will be no others.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        id: CallId,
-        slot: Slot,
-        of: Begun,
-    ) -> Option<Box<dyn Answer>> {
+    /// Counts a call as begun. False if the client was told that no further call will run.
+    pub(super) fn open_call(&self, id: CallId) -> bool {
         let mut open = self.open.lock();
         if open.is_over {
-            return None;
+            return false;
         }
         open.calls += 1;
         open.documented |= id.is_documented();
         let speaks = open.speaks;
         drop(open);
         if speaks == Speaks::Documented {
-            // Its client makes one call at a time: it has the reply before this one, whatever that
-            // had to end with.
+            // Its client makes one call at a time, so it has the reply before this one, and that
+            // reply's length no longer decides how the connection ends.
             self.outbox.set_ending(Ending::Reset);
         }
-        let (connection, peer) = (Arc::downgrade(self), self.peer);
-        Some(Box::new(WireAnswer { connection, peer, id, slot, of, began: None }))
+        true
     }
 
-    /// What its client understands, as its calls show.
+    /// Counts a call as answered.
+    pub(super) fn close_call(&self, id: CallId) {
+        let mut open = self.open.lock();
+        open.calls -= 1;
+        if id.is_documented() {
+            open.documented = false;
+        }
+        // Only the reader waits, and only for this.
+        if open.calls == 0 || id.is_documented() {
+            self.answered.notify_all();
+        }
+    }
+
+    /// Records what its client understands, as its calls show.
     pub(super) fn speaks(&self, speaks: Speaks) {
         self.open.lock().speaks = speaks;
         if let Speaks::Extended(_) = speaks {
@@ -291,8 +289,8 @@ impl Connection {
         }
     }
 
-    /// If all its calls are answered, tells a client that understands it that no others will be
-    /// run. Whether they are, and the answers sent.
+    /// If all its calls are answered, tells its client that no further call will run, if the client
+    /// understands that. Returns whether all are answered, and the answers sent.
     pub(super) fn bid_farewell(&self, code: StatusCode, words: &str) -> bool {
         let mut open = self.open.lock();
         open.is_over |= open.calls == 0;
@@ -307,20 +305,7 @@ impl Connection {
         is_over && is_sent
     }
 
-    fn end(&self, id: CallId) {
-        let mut open = self.open.lock();
-        open.calls -= 1;
-        if id.is_documented() {
-            open.documented = false;
-        }
-        // Only the reader waits, and for nothing else than this.
-        if open.calls == 0 || id.is_documented() {
-            self.answered.notify_all();
-        }
-    }
-
-    /// Answers a call that was never begun: with a status, or, when it is a documented one, with
-    /// the end of the connection.
+    /// Answers a call with a status or, if it is a documented one, with the end of the connection.
     pub(super) fn refuse(&self, id: CallId, status: &Status) {
         match id.call_id {
             0 => self.cut_loudly(&status.to_string()),
@@ -328,73 +313,19 @@ impl Connection {
         }
     }
 
-    /// Says about the whole connection why it ends, to a client that can understand it.
+    /// Tells a client that understands it why the connection ends.
     pub(super) fn say_goodbye(&self, head_size: HeadSize, status: &Status) {
         self.send(status_frame(CallId { call_id: 0, head_size }, status));
     }
 
-    /// Sends what has to be sent whatever waits. Bounded all the same: see `send_reply`.
-    fn send(&self, frame: Bytes) {
+    /// Sends a frame however much waits. The number of such frames is bounded: see `send_reply`.
+    pub(super) fn send(&self, frame: Bytes) {
         // A connection that is gone needs no answer.
         let _ = self.outbox.send_over_limit(&frame);
     }
-
-    /// Sends a reply, or says that it has found no room: a client may well ask for more at once
-    /// than can wait for it.
-    ///
-    /// Short frames always have room, and so have bare replies. For while much waits no call begins
-    /// (`wait_turn`): so there are never more of the former than calls of a connection in flight,
-    /// nor of the latter than one.
-    ///
-    /// If the process is killed, a reset destroys what the client has not acknowledged. Of a short
-    /// bare reply that is nothing, unless the network loses it just then; a long one may lie in our
-    /// buffer for a while, so its client sees the end of the stream, until it calls again. None of
-    /// the existing clients is among those.
-    fn send_reply(&self, id: CallId, frame: Bytes) -> Result<(), Status> {
-        if id.is_documented() && frame.len() > EXISTING_REPLY_MAX_BYTES {
-            self.outbox.set_ending(Ending::InOrder);
-        }
-        if id.is_documented() || frame.len() < SHORT_FRAME_LEN_BYTES {
-            self.send(frame);
-            return Ok(());
-        }
-        match self.outbox.send(&frame) {
-            Err(SendError::Full) => {
-                let words = "the reply finds no room behind those that are not read yet";
-                let retry_after = Some(UNREAD_RETRY_AFTER);
-                Err(Status { retry_after, ..Status::new(StatusCode::Unanswered, words) })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The reply as it is sent; or the status to send in its place.
-    fn serialize(&self, id: CallId, reply: &Reply<'_>) -> Result<Bytes, Status> {
-        let limit = self.shared.limits.frame.body_len_max_bytes;
-        if reply.len > limit {
-            let words = format!("the reply has {} bytes, and {limit} is the limit", reply.len);
-            return Err(Status::new(StatusCode::Internal, words));
-        }
-        let write = || match id.is_documented() {
-            true => {
-                let mut buf = Vec::with_capacity(reply.len);
-                (reply.write)(&mut buf);
-                Bytes::from(buf)
-            }
-            false => {
-                // Within `limit`, which fits a u32: see `Limits::check`.
-                let (call_id, reply_size) = (id.call_id, reply.len as u32);
-                let head = RpcReplyHeader { call_id, reply_size, ..RpcReplyHeader::default() };
-                encode(id.head_size, &head, reply.write)
-            }
-        };
-        // Foreign code. The panic is reported by the panic hook.
-        let words = "the reply panicked as it was serialized";
-        catch_unwind(AssertUnwindSafe(write)).map_err(|_| Status::new(StatusCode::Internal, words))
-    }
 }
 
-/// How a call is told apart on its connection, and how its answer is framed.
+/// Which call of its connection this is, and how its answer is framed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallId {
     /// 0: a documented call.
@@ -419,86 +350,4 @@ pub(super) fn status_frame(id: CallId, status: &Status) -> Bytes {
         &RpcReplyHeader { call_id, status, message, reply_size: 0, retry_after_ms },
         |_| {},
     )
-}
-
-/// Answers one call over its connection.
-struct WireAnswer {
-    /// Gone once the connection has ended: calls that are answered late, or never, keep no socket
-    /// open.
-    connection: Weak<Connection>,
-    peer: SocketAddr,
-    id: CallId,
-    slot: Slot,
-    of: Begun,
-    /// When its method began.
-    began: Option<Instant>,
-}
-
-/// What a call that was begun is about, for the counts and the log.
-pub(super) struct Begun {
-    pub(super) stats: Arc<MethodStats>,
-    pub(super) arrived: Instant,
-    pub(super) caller: Bytes,
-    pub(super) trace: Bytes,
-}
-
-impl WireAnswer {
-    /// Counts what is answered: a reply of so many bytes, or a status.
-    fn count(&self, outcome: Result<usize, &Status>, shared: Option<&Shared>) {
-        let (now, Begun { stats, arrived, caller, trace }) = (Instant::now(), &self.of);
-        let ran = self.began.map(|began| now.saturating_duration_since(began));
-        stats.ended(ran, outcome.map_err(|status| status.code));
-        let took = now.saturating_duration_since(*arrived);
-        if let Some(shared) = shared.filter(|shared| took >= shared.limits.slow_call) {
-            stats.slow();
-            let (service, method) = (stats.service, stats.method);
-            let (caller, trace) = (caller.escape_ascii(), trace.escape_ascii());
-            let what = match outcome {
-                Ok(_) => "a reply".to_owned(),
-                Err(status) => format!("\"{}\"", status.code),
-            };
-            let ran = ran.unwrap_or_default();
-            shared.log.warn(&format!(
-                "rpc: slow call: {service}.{method} of \"{caller}\" (trace \"{trace}\") was answered with {what} after {took:?}, \
-                 of which it ran {ran:?}"
-            ));
-        }
-    }
-}
-
-impl Answer for WireAnswer {
-    fn begin(&mut self, now: Instant) {
-        self.began = Some(now);
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<Reply<'_>, Status>) {
-        let id = self.id;
-        let Some(connection) = self.connection.upgrade() else {
-            return self.count(outcome.as_ref().map(|reply| reply.len), None);
-        };
-        let outcome = outcome.and_then(|reply| Ok((reply.len, connection.serialize(id, &reply)?)));
-        // Whoever has the answer finds it counted.
-        self.count(outcome.as_ref().map(|(len, _)| *len), Some(&connection.shared));
-        // Given back first: a client that keeps exactly as many calls in flight as it may is not
-        // told "busy".
-        let WireAnswer { slot, of, .. } = *self;
-        drop(slot);
-        let sent = outcome.and_then(|(len, frame)| {
-            let sent = connection.send_reply(id, frame);
-            sent.inspect_err(|status| of.stats.not_sent(len, status.code))
-        });
-        if let Err(status) = sent {
-            connection.refuse(id, &status);
-        }
-        // Last: a connection that drains must not end before the answer is in the outbox.
-        connection.end(id);
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.connection.upgrade().is_some_and(|connection| !connection.is_cut())
-    }
-
-    fn peer(&self) -> Option<SocketAddr> {
-        Some(self.peer)
-    }
 }

@@ -109,10 +109,12 @@
 //! its calls are run.
 
 mod acceptor;
+mod answer;
 mod builder;
 mod builtin;
 mod capacity;
 mod connection;
+mod end;
 mod gauge;
 mod pool;
 mod queue;

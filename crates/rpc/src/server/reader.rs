@@ -1,96 +1,50 @@
 //! The thread of one connection: reads frames, begins calls.
 
-use std::io::{ErrorKind, Read};
-use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::connection::{Begun, CHECK_EVERY, CallId, Connection, Speaks};
+use super::answer::Begun;
+use super::connection::{CHECK_EVERY, CallId, Connection, Speaks};
+use super::end::End;
 use super::pool::{Pool, Queued};
 use super::table::Target;
-use crate::frame::{Decoder, Frame, FrameError, Stranger};
+use crate::frame::{Decoder, Frame};
 use crate::header::RpcHeader;
-use crate::net::{after, is_timeout, time_left};
-use crate::outbox::{Cork, Ending};
+use crate::net::{after, time_left};
+use crate::outbox::Cork;
 use crate::service::{About, Answer, Call, More};
+use crate::transport::Received;
 use crate::{RequestId, Status, StatusCode};
 
-/// The body of a frame has a second more for each of these that has arrived.
+/// A frame may take one second longer for each time this much of its body has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
 
-/// A body over the limit is passed over, so that the connection can live on, up to this many times
-/// the limit.
+/// A body over the limit is skipped, so that the connection can live on, if it is at most this many
+/// times the limit.
 const SKIPPED_LIMITS_MAX: usize = 4;
 
-/// After the last word to a client its bytes are still read for this long: closing with bytes
-/// unread would destroy it.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// Answers wait no longer than this for those of calls that arrived together with theirs.
+/// Answers wait no longer than this for those of other calls that arrived together with theirs.
 const HELD_BACK_MAX: Duration = Duration::from_millis(1);
-
-const HTTP_ANSWER: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 43\r\n\
-    Connection: close\r\n\r\nThis port speaks syncraft's RPC, not HTTP.\n";
-
-/// A fatal "handshake_failure" alert (RFC 8446 §6), in the record version that every TLS client
-/// reads.
-const TLS_ANSWER: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
-
-/// How a connection ends.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    /// The client closed it between frames.
-    #[error("closed by the client")]
-    Eof,
-    /// Nothing was asked for long.
-    #[error("idle")]
-    Idle,
-    /// It was cut from elsewhere; whoever did has said why.
-    #[error("cut")]
-    Cut,
-    #[error("the connection broke: {0}")]
-    Io(std::io::Error),
-    #[error("the client closed it within a frame")]
-    Truncated,
-    #[error("a frame was not complete after {0:?}")]
-    Slow(Duration),
-    #[error("{0}")]
-    Frame(FrameError),
-    /// A documented call that cannot be run: no status can be sent.
-    #[error("{0}")]
-    Refused(Status),
-    /// A connection too many, as its first call has shown. The client has been told.
-    #[error("{0}")]
-    TooMany(Status),
-    /// Arguments so far over the limit that they are not worth passing over. The client has been
-    /// told.
-    #[error("arguments of {0} bytes")]
-    TooLong(usize),
-}
 
 pub(super) struct Reader {
     connection: Arc<Connection>,
     decoder: Decoder,
     /// The call whose arguments come next.
     next: Option<Admitted>,
-    /// The method that was called last, and is yet to hear that there are no more calls.
+    /// The method that was called last, if its [`flush`](crate::Service::flush) is due.
     unflushed: Option<Target>,
-    /// When the header came whose arguments had come with it. They need not ask again what time it
-    /// is.
+    /// When the last header came, if its arguments came with it. They need not look at the clock
+    /// again.
     now: Option<Instant>,
-    /// Since when the rest of the frame (or, once the header is there, of its body) is waited for;
-    /// none before it is.
+    /// Since when the rest of a frame, or of a body whose header is there, is waited for.
     began: Option<Instant>,
-    /// The socket's.
-    read_timeout: Option<Duration>,
-    /// Whether its client may say nothing for as long as it likes: it has made a documented call,
-    /// or one to a reserved service.
+    /// Whether its client may be silent for as long as it likes, because it has made a documented
+    /// call, or a call to a reserved service.
     may_idle: bool,
-    /// Whether it is known that the connection may stay.
+    /// Whether the connection may stay.
     is_settled: bool,
     /// Whether the client has made an extended call, so that it understands a reply header.
     is_extended: bool,
@@ -103,7 +57,7 @@ struct Admitted {
     about: About,
 }
 
-/// What the header says about a call that came just now.
+/// What its header says about a call that arrived now.
 fn about(head: RpcHeader, id: CallId, arrived: Instant) -> About {
     let RpcHeader { deadline_ms, caller, client_id, request_id, attempt, trace, .. } = head;
     let after = Duration::from_millis(deadline_ms.into());
@@ -130,7 +84,6 @@ impl Reader {
             unflushed: None,
             now: None,
             began: None,
-            read_timeout: None,
             may_idle: false,
             is_settled: false,
             is_extended: false,
@@ -144,13 +97,16 @@ impl Reader {
                 break end;
             }
         };
-        self.finish(end);
+        self.flush();
+        // A call whose arguments never came. Nobody is answered; its room is given back last.
+        let unread = self.next.take();
+        end.finish(&self.connection);
+        drop(unread);
         self.connection.outbox.close();
     }
 
     fn begin_calls(&mut self) -> Result<(), End> {
-        // Of calls that are answered at once, and have arrived together, the answers leave
-        // together.
+        // The answers to calls that arrived together, and are answered at once, leave together.
         let mut cork = None;
         let mut flushed = None;
         self.now = None;
@@ -166,7 +122,7 @@ impl Reader {
                     self.head(head, now)?;
                 }
                 Frame::Body(args) => {
-                    // One that has come alone has nothing to wait for.
+                    // The answer to a call that came alone has nothing to wait for.
                     if cork.is_none() && !self.decoder.is_between_frames() {
                         cork = Some(Cork::new());
                     }
@@ -183,19 +139,19 @@ impl Reader {
         Ok(())
     }
 
-    /// Before the thread waits for anything: what its calls have put off may be what it would wait
-    /// for.
+    /// To be called before the thread waits for anything: it could wait for what its calls have put
+    /// off.
     fn flush(&mut self) {
         if let Some(target) = self.unflushed.take() {
             Cork::flush_all();
             let service = &target.published(&self.connection.shared.table).service;
-            // As for a call.
+            // The panic hook reports a panic.
             let _ = catch_unwind(AssertUnwindSafe(|| service.flush(target.method)));
         }
     }
 
-    /// What a call shows of its client: the format that it understands, and, if it is its first,
-    /// whether it may stay.
+    /// Learns from a call which format its client understands and, if it is the first, whether the
+    /// connection may stay.
     fn listen_to(&mut self, head: &RpcHeader) -> Result<(), End> {
         if head.call_id > 0 && !self.is_extended {
             // The decoder has just given a head, so it knows.
@@ -237,7 +193,7 @@ impl Reader {
     }
 
     fn wait_turn(&mut self, id: CallId) {
-        // One that may have to wait for room waits for the calls before it.
+        // If it may have to wait, it waits for the calls before it.
         if id.is_documented() || !self.connection.is_its_turn() {
             self.flush();
             Cork::flush_all();
@@ -246,7 +202,7 @@ impl Reader {
         }
     }
 
-    /// Room for the call and what it is for; or the status to refuse it with.
+    /// Takes room for the call and finds its method; or returns the status to refuse it with.
     fn admit(
         &self,
         head: RpcHeader,
@@ -289,7 +245,7 @@ impl Reader {
         }
     }
 
-    /// Runs the call that waited for its arguments, unless its caller has stopped waiting.
+    /// Runs the call whose arguments these are, unless its caller has stopped waiting.
     fn body(&mut self, args: Bytes) {
         self.began = None;
         let Admitted { target, answer, about } = self
@@ -319,13 +275,12 @@ impl Reader {
             self.unflushed = Some(target);
         }
         let service = &target.published(&self.connection.shared.table).service;
-        // The panic is reported by the panic hook, and answered when the call is dropped on its
-        // way.
+        // The panic hook reports a panic, and the call that it drops is answered.
         let _ = catch_unwind(AssertUnwindSafe(|| service.call(target.method, args, call)));
     }
 
-    /// Leaves a call to the handlers. Where they have no place for it, an extended one is told when
-    /// they will, and a documented one waits.
+    /// Hands a call to the handlers. If they have no place for it, an extended call is refused with
+    /// a hint of when they will, and a documented one waits.
     fn queue(&mut self, pool: &Pool, target: Target, args: Bytes, call: Call, now: Instant) {
         let table = &self.connection.shared.table;
         let (published, stats) = (target.published(table), Arc::clone(target.stats(table)));
@@ -338,7 +293,7 @@ impl Reader {
             Box::new(Queued { service, method, args, call, caller, stats, since: now });
         let patience = match queued.call.is_documented() {
             true => {
-                // One that may have to wait sends off what others wait for.
+                // Before it waits, it sends what others wait for.
                 self.flush();
                 Cork::flush_all();
                 CHECK_EVERY
@@ -382,28 +337,22 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads once. Between frames it waits as long as it takes, within a frame only for the rest of
-    /// the frame's time.
+    /// Reads once: between frames for as long as the client may be silent, within a frame only for
+    /// the rest of the frame's time.
     fn read(&mut self) -> Result<(), End> {
         let timeout = self.time_for_frame()?;
-        let mut stream = self.connection.outbox.stream();
-        if timeout != self.read_timeout {
-            stream.set_read_timeout(timeout).map_err(End::Io)?;
-            self.read_timeout = timeout;
-        }
-        match stream.read(self.decoder.space()) {
-            // Its client may go on sending: a connection that will be reset has not told it
-            // anything.
-            Ok(_) if self.connection.is_cut() => Err(End::Cut),
-            Ok(0) if self.decoder.is_between_frames() => Err(End::Eof),
-            Ok(0) => Err(End::Truncated),
-            Ok(count) => {
+        match self.connection.outbox.transport().read(self.decoder.space(), timeout) {
+            // A client that will be reset has been told nothing, so it may go on sending.
+            Ok(Received::Bytes(_) | Received::End) if self.connection.is_cut() => Err(End::Cut),
+            Ok(Received::Bytes(count)) => {
                 self.decoder.filled(count);
                 Ok(())
             }
-            Err(error) if is_timeout(&error) && self.is_idle() => Err(End::Idle),
-            // A timeout within a frame is judged by the clock, at the next read.
-            Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => Ok(()),
+            Ok(Received::End) if self.decoder.is_between_frames() => Err(End::Eof),
+            Ok(Received::End) => Err(End::Truncated),
+            Ok(Received::TimedOut) if self.is_idle() => Err(End::Idle),
+            // Whether a frame has taken too long is judged by the clock, before the next read.
+            Ok(Received::TimedOut | Received::Nothing) => Ok(()),
             Err(_) if self.connection.is_cut() => Err(End::Cut),
             Err(error) => Err(End::Io(error)),
         }
@@ -420,95 +369,8 @@ impl Reader {
         time_left(after(began, allowed)).map(Some).ok_or(End::Slow(allowed))
     }
 
-    /// Whether it has been between frames for a whole read timeout, with nothing left to do.
+    /// Whether a read that timed out means that the connection is idle.
     fn is_idle(&self) -> bool {
         self.decoder.is_between_frames() && !self.may_idle && self.connection.is_idle()
-    }
-
-    fn finish(&mut self, end: End) {
-        self.flush();
-        // A call that was admitted and whose arguments never came: its room is given back, and
-        // nobody is answered.
-        let unread = self.next.take();
-        match &end {
-            End::Cut => log::debug!(
-                "rpc: connection from {} was cut: {:?}",
-                self.connection.peer,
-                self.connection.outbox.cut_reason()
-            ),
-            End::Eof => {
-                // It waits for its answers and the end of the stream, or is gone.
-                self.connection.outbox.set_ending(Ending::InOrder);
-                let timeout = self.connection.shared.limits.half_close_timeout;
-                self.connection.drain(after(Instant::now(), timeout));
-            }
-            // Clients die; that is no news.
-            End::Io(error) => {
-                log::debug!("rpc: connection from {} broke: {error}", self.connection.peer)
-            }
-            End::Idle => {
-                self.connection.bid_farewell(StatusCode::Closing, "nothing was asked for long");
-                self.connection.shared.count_idle();
-                self.linger();
-            }
-            End::Truncated | End::Slow(_) => self.warn(&end),
-            End::TooLong(_) | End::TooMany(_) => self.linger(),
-            End::Refused(_) => {
-                self.warn(&end);
-                self.linger();
-            }
-            End::Frame(error) => {
-                self.warn(&end);
-                self.explain(error);
-                self.linger();
-            }
-        }
-        self.connection.cut("closed");
-        drop(unread);
-    }
-
-    fn warn(&self, end: &End) {
-        self.connection
-            .shared
-            .log
-            .warn(&format!("rpc: connection from {} closed: {end}", self.connection.peer));
-    }
-
-    /// Says what is wrong in the words of the one who did it.
-    fn explain(&self, error: &FrameError) {
-        let answer = match error {
-            FrameError::Stranger(Stranger::Http) => HTTP_ANSWER,
-            FrameError::Stranger(Stranger::Tls) => TLS_ANSWER,
-            _ => return self.say_goodbye(&Status::new(StatusCode::BadHeader, error.to_string())),
-        };
-        self.connection.outbox.set_ending(Ending::InOrder);
-        // What cannot be sent at once is not worth waiting for.
-        let _ = self.connection.outbox.send(&Bytes::from_static(answer));
-    }
-
-    /// Says why the connection ends, if its client is known to understand it.
-    fn say_goodbye(&self, status: &Status) {
-        if let Speaks::Extended(head_size) = self.connection.spoken() {
-            self.connection.say_goodbye(head_size, status);
-        }
-    }
-
-    /// Lets the client read the last words: sends the end of the stream, and reads what still comes
-    /// for a moment. One that is reset had no such words.
-    fn linger(&self) {
-        let deadline = Instant::now() + LINGER;
-        self.connection.outbox.wait_until_below(0, Some(deadline));
-        if self.connection.outbox.ending() == Ending::Reset {
-            return;
-        }
-        let mut stream = self.connection.outbox.stream();
-        let _ = stream.shutdown(Shutdown::Write);
-        let mut sink = [0; 4096];
-        while let Some(left) = time_left(deadline) {
-            let read = stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut sink));
-            if matches!(read, Ok(0) | Err(_)) {
-                return;
-            }
-        }
     }
 }

@@ -101,8 +101,7 @@ impl Registry {
     /// take it for a reply.
     pub(super) fn end_streams(&self) {
         for live in self.state.lock().live.values().filter(|live| live.ends_in_order()) {
-            // One that is over already needs no telling.
-            let _ = live.connection.outbox.stream().shutdown(Shutdown::Write);
+            live.connection.outbox.transport().shutdown(Shutdown::Write);
         }
     }
 

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let deadline = Instant::now() + Duration::from_secs(5);
     let channel = Channel::builder(addr).lazy();
-    // Until it answers, not only until it can be connected to.
+    // Waits until the server answers, which may be later than until it accepts connections.
     channel.connect_wait(deadline)?;
     let stub = FriendServiceStub::new(Retrying::new(channel, Retry::default()));
     match friend {

@@ -1,4 +1,4 @@
-//! Serves friends at the address that is given, or at any free port of this machine.
+//! Serves friends at the given address, or at any free port of this machine.
 
 use friend_service::{FriendService, Friends};
 use syncraft_rpc::{Server, ServerError};

@@ -1,0 +1,180 @@
+//! How a channel is made: [`ChannelBuilder`].
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::config::{Config, Disconnect, Framing};
+use super::shared::Shared;
+use super::{Channel, Handle};
+use crate::{CallError, FrameLimits};
+
+/// A caller's name longer than this is cut: it stands in every header.
+const CALLER_LEN_MAX_BYTES: usize = 256;
+
+/// The shortest time after which a silent server is asked whether it is there.
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+impl Channel {
+    /// A channel to `addr`, "host:port".
+    pub fn builder(addr: impl Into<String>) -> ChannelBuilder {
+        let (connect_timeout, calls_max) = (Duration::from_secs(2), 1024);
+        let (framing, limits) = (Framing::default(), FrameLimits::default());
+        let config = Config {
+            addr: addr.into(),
+            framing,
+            connect_timeout,
+            calls_max,
+            limits,
+            resolver: None,
+            caller: Bytes::new(),
+            ping_interval: Duration::from_secs(10),
+            bytes_per_second_min: 256 << 10,
+            idle_timeout: Duration::from_secs(60),
+            on_disconnect: None,
+        };
+        ChannelBuilder { config }
+    }
+}
+
+/// Settings of a [`Channel`].
+pub struct ChannelBuilder {
+    config: Config,
+}
+
+impl ChannelBuilder {
+    /// How calls look on the wire; default [`Framing::Extended`].
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.config.framing = framing;
+        self
+    }
+
+    /// How long one attempt to connect may take, over all addresses of the server; default 2 s. Too
+    /// small: a lost first packet (repeated after 1 s) is a failure. Too large: [`Channel::close`]
+    /// may have to wait for it.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// Finds the server's addresses, each time the channel connects, in place of the system's
+    /// resolver: for names that it does not know. It runs on the channel's thread.
+    pub fn resolver(
+        mut self,
+        resolve: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.resolver = Some(Box::new(resolve));
+        self
+    }
+
+    /// Calls outstanding at a time; default 1,024. Too small: callers get [`CallError::Busy`]. Too
+    /// large: a server that hangs makes the process hold that many.
+    pub fn calls_max(mut self, calls: usize) -> Self {
+        self.config.calls_max = calls;
+        self
+    }
+
+    /// Longest arguments that are sent and longest replies that are taken; default 16 MiB. Longer
+    /// ones fail the call alone.
+    pub fn frame_limits(mut self, limits: FrameLimits) -> Self {
+        self.config.limits =
+            FrameLimits { body_len_max_bytes: limits.body_len_max_bytes.min(u32::MAX as usize) };
+        self
+    }
+
+    /// Who calls, for the server's fair queueing; default nobody. More than 256 bytes are cut.
+    pub fn caller(mut self, caller: impl Into<Bytes>) -> Self {
+        self.config.caller = caller.into();
+        self.config.caller.truncate(CALLER_LEN_MAX_BYTES);
+        self
+    }
+
+    /// While calls wait and nothing has come from the server for this long, it is asked whether it
+    /// is there. If still nothing has come after as long again, the connection is given up
+    /// ([`CallError::Lost`]), and the next call makes a new one. Default 10 s. This finds a server
+    /// that is frozen, one whose machine is gone, and a connection that a firewall has forgotten.
+    ///
+    /// A call that ends at its deadline without any sign of life costs the connection as well: the
+    /// server is asked after half of the call's time, if that is less than this interval (and at
+    /// least 250 ms). So a caller that allows little time speaks for all that share the channel:
+    /// give such a caller a channel of its own where methods run inline for long. For calls that
+    /// send much, there is more time: see
+    /// [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
+    ///
+    /// Too small: a server that runs a method inline for longer than this looks dead, for it
+    /// answers no ping meanwhile. Too large: calls wait for a dead connection. Not with
+    /// [`Framing::Documented`].
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.config.ping_interval = interval.max(PING_INTERVAL_MIN);
+        self
+    }
+
+    /// The slowest network that the channel is for, at least 1; default 256 KiB a second. While
+    /// calls wait whose arguments have so many bytes, a silent connection is asked and given up
+    /// later by the time that they need on such a network. Where that turns out to be too little,
+    /// the next connection has twice the time. Too small: a dead connection with large calls on it
+    /// is noticed late. Too large: on a slow network large calls are sent more than once.
+    pub fn bytes_per_second_min(mut self, bytes: u64) -> Self {
+        self.config.bytes_per_second_min = bytes.max(1);
+        self
+    }
+
+    /// A connection that the channel's thread reads, and over which no call was made for this long,
+    /// is closed; default 60 s. The next call connects again. Never with
+    /// [`on_disconnect`](ChannelBuilder::on_disconnect). One that callers read is left to the
+    /// server.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.config.idle_timeout = timeout.max(PING_INTERVAL_MIN);
+        self
+    }
+
+    /// Runs each time an established connection is lost (not when this channel is closed, and not
+    /// when the server refuses the connection because it has too many): at once, on the
+    /// connection's thread, before the completions of the calls that are lost with it. It must not
+    /// block.
+    pub fn on_disconnect(self, callback: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_disconnect_how(move |_| callback())
+    }
+
+    /// The same, for a callback that wants to know how the connection was lost. It takes the place
+    /// of [`on_disconnect`](ChannelBuilder::on_disconnect).
+    pub fn on_disconnect_how(
+        mut self,
+        callback: impl Fn(Disconnect) + Send + Sync + 'static,
+    ) -> Self {
+        self.config.on_disconnect = Some(Box::new(callback));
+        self
+    }
+
+    /// The channel; it connects at the first call.
+    pub fn lazy(self) -> Channel {
+        Channel { handle: Arc::new(Handle { shared: Shared::new(self.config) }) }
+    }
+
+    /// The channel, connected.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Channel::connect_now`].
+    pub fn connect(self, deadline: Instant) -> Result<Channel, CallError> {
+        let channel = self.lazy();
+        channel.connect_now(deadline)?;
+        Ok(channel)
+    }
+}
+
+impl fmt::Debug for ChannelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { addr, framing, connect_timeout, calls_max, .. } = &self.config;
+        f.debug_struct("ChannelBuilder")
+            .field("addr", addr)
+            .field("framing", framing)
+            .field("connect_timeout", connect_timeout)
+            .field("calls_max", calls_max)
+            .finish_non_exhaustive()
+    }
+}

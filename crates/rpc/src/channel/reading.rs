@@ -1,0 +1,205 @@
+//! Reading a connection: answers go to those who wait for them, whoever reads.
+//!
+//! A caller reads in its turn (`turns`), or the channel's own thread does. Nothing here ends a
+//! connection: a [`Loss`] goes back to the thread that reads.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::connection::{Connection, Incoming};
+use super::errors::{Loss, end_of_stream};
+use super::parked::Outcome;
+use super::request::encode_ping;
+use super::shared::{Deliveries, ReadBy, Shared, State};
+use super::silence::Verdict;
+use super::timer;
+use crate::outbox::Cork;
+use crate::transport::Received;
+
+/// Whoever reads stops this often to see how long nothing has come, and whether the channel's own
+/// thread is to read in its place.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Bare replies are read in pieces of this size, so that a reply which is written at once is also
+/// read at once, as far as possible.
+const BARE_READ_BYTES: usize = 64 * 1024;
+
+/// What a server says as it closes a connection comes at once, or not at all.
+const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
+
+/// Reads for it: answers that came too late may stand before it.
+const LAST_READS_MAX: usize = 4;
+
+impl Shared {
+    /// Brings the answers that are complete to whom they are for.
+    pub(super) fn take_answers(
+        self: &Arc<Self>,
+        incoming: &mut Incoming,
+        connection: &Connection,
+        by: ReadBy,
+    ) -> Result<(), Loss> {
+        let deliver = |id, outcome| self.answer(id, outcome, by);
+        incoming.take_answers(connection, &self.config, deliver)
+    }
+
+    /// Brings an answer to its call. If the call was given up, the answer is dropped.
+    fn answer(self: &Arc<Self>, id: u64, outcome: Outcome, by: ReadBy) {
+        let call = self.lock().calls.remove(id);
+        match call {
+            Some(call) => timer::deliver(self, call.waiter, outcome, by),
+            None => {
+                self.late_replies.fetch_add(1, Ordering::Relaxed);
+                log::trace!("rpc: late answer of {} dropped", self.config.addr);
+            }
+        }
+    }
+
+    /// Asks a caller that waits to read, because this thread does not any more.
+    pub(super) fn ask_another_to_read(&self) {
+        let state = self.lock();
+        if state.has_reader {
+            return;
+        }
+        // Under the lock: a caller that gets its outcome later has been asked before, and asks
+        // another.
+        if let Some(parked) = state.calls.any_parked() {
+            parked.ask_to_read();
+        }
+    }
+
+    /// Whether the connection has been silent for too long. Pings the server when it is time to.
+    /// For whoever reads, when nothing has come for a while.
+    pub(super) fn look_after(&self, connection: &Connection, now: Instant) -> Result<(), Loss> {
+        let mut state = self.lock();
+        // With `on_disconnect` a loss is looked for even if nobody waits. The pings also keep the
+        // server from finding the connection idle.
+        if state.calls.len() == 0 && self.config.on_disconnect.is_none() {
+            return Ok(());
+        }
+        state.silence.heard(connection.heard_at());
+        let waiting_bytes = state.calls.len_bytes();
+        match state.silence.judge(now, waiting_bytes) {
+            Verdict::Wait => Ok(()),
+            Verdict::GiveUp(silence) => Err(Loss::Silent(silence)),
+            Verdict::Ping => {
+                drop(state);
+                self.ping(connection);
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks the server whether it is there. The answer is dropped: that it came is enough.
+    fn ping(&self, connection: &Connection) {
+        let id = self.take_id();
+        connection.set_ping(id);
+        // A ping that cannot be sent goes unanswered.
+        if let Ok(frame) = encode_ping(&self.config, id) {
+            let _ = connection.outbox.send(&frame);
+            // The thread that reads may be running a method that holds its answers back.
+            Cork::flush_all();
+        }
+    }
+
+    // ---- the channel's own thread ----
+
+    /// Reads the answers to extended calls. Returns when the connection has served no call for
+    /// long.
+    pub(super) fn read_until_idle(self: &Arc<Self>, connection: &Connection) -> Result<(), Loss> {
+        let timeout = READ_TIMEOUT.min(self.config.ping_interval).min(self.config.idle_timeout);
+        let mut incoming = connection.incoming.lock();
+        let mut idle_since = None;
+        loop {
+            // What completions send leaves together.
+            let cork = Cork::new();
+            self.take_answers(&mut incoming, connection, ReadBy::Channel)?;
+            drop(cork);
+            match incoming.read(connection, timeout) {
+                (_, Ok(true)) => idle_since = None,
+                (now, Ok(false)) => {
+                    self.look_after(connection, now)?;
+                    let since = *idle_since.get_or_insert(now);
+                    if self.lock().calls.len() > 0 || self.config.on_disconnect.is_some() {
+                        idle_since = None;
+                    } else if since.elapsed() >= self.config.idle_timeout {
+                        return Ok(());
+                    }
+                }
+                (_, Err(error)) => return Err(Loss::Broken(error)),
+            }
+        }
+    }
+
+    /// Reads bare replies. Nothing says where one ends, so bytes that decode count as whole: see
+    /// [`Framing::Documented`](super::Framing::Documented).
+    pub(super) fn read_bare(&self, connection: &Connection) -> Loss {
+        let broken = |words| Loss::Broken(io::Error::new(ErrorKind::InvalidData, words));
+        let mut buf = vec![0; BARE_READ_BYTES];
+        let mut reply = Vec::new();
+        loop {
+            let count = match connection.outbox.transport().read(&mut buf, None) {
+                Ok(Received::Bytes(count)) => count,
+                Ok(Received::TimedOut | Received::Nothing) => continue,
+                Ok(Received::End) => return Loss::Broken(end_of_stream()),
+                Err(error) => return Loss::Broken(error),
+            };
+            let Some(decodes) = self.lock().bare_reply() else {
+                return broken("the server sent bytes that nobody waits for");
+            };
+            reply.extend_from_slice(&buf[..count]);
+            if decodes(&Bytes::copy_from_slice(&reply)) {
+                self.answer_bare(Ok(Bytes::from(std::mem::take(&mut reply))));
+            } else if reply.len() > self.config.limits.body_len_max_bytes {
+                let reason = format!("{} bytes, and still no reply", reply.len());
+                self.answer_bare(Err(self.config.bad_reply(reason)));
+                return broken("a reply over the limit");
+            }
+        }
+    }
+
+    /// Answers the call whose bare reply was due. It is the next call's turn.
+    fn answer_bare(&self, outcome: Outcome) {
+        let mut deliveries = Deliveries::new();
+        let mut state = self.lock();
+        if let Some(id) = state.bare_call.take() {
+            state.finish(id, &mut deliveries, outcome);
+        }
+        state.send_unsent(&self.config, &mut deliveries);
+        drop(state);
+        deliveries.into_iter().for_each(|(waiter, outcome)| waiter.deliver(outcome));
+    }
+
+    // ---- a connection that nobody reads ----
+
+    /// Reads what has come by now, or a part of it: last words are short, and a call waits. Returns
+    /// how the connection has ended, if it has.
+    pub(super) fn read_rest(
+        self: &Arc<Self>,
+        incoming: &mut Incoming,
+        connection: &Connection,
+    ) -> Option<Loss> {
+        for _ in 0..LAST_READS_MAX {
+            if let Err(loss) = self.take_answers(incoming, connection, ReadBy::Callers) {
+                return Some(loss);
+            }
+            match incoming.read(connection, LAST_WORDS_WAIT).1 {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Loss::Broken(error)),
+            }
+        }
+        self.take_answers(incoming, connection, ReadBy::Callers).err()
+    }
+}
+
+impl State {
+    /// How to tell that the bare reply which comes next is whole; `None` when none is due.
+    fn bare_reply(&mut self) -> Option<fn(&Bytes) -> bool> {
+        let id = self.bare_call?;
+        self.calls.get_mut(id).map(|call| call.decodes)
+    }
+}

@@ -1,0 +1,136 @@
+//! A test of the words of every error of this crate. Errors that only one module can make are
+//! tested there, in the same way.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clerk::BuildError;
+use crate::error_words::{check, check_all, every_variant};
+use crate::kv::CommandError;
+use crate::members::{Members, MembersError};
+use crate::node::{NodeError, NodeFailure, RequestError};
+use crate::raft::MemberId;
+use crate::rpc::ServerError;
+use crate::server::StartError;
+use crate::storage::StorageError;
+use crate::testing::{ClusterError, Violation};
+
+const ID: MemberId = MemberId(2);
+
+fn cause() -> io::Error {
+    io::Error::other("no such thing")
+}
+
+fn storage() -> StorageError {
+    StorageError::Io { action: "read", path: "/d/meta".into(), source: Arc::new(cause()) }
+}
+
+fn members() -> Members {
+    "1=a:1,2=b:2".parse().expect("two members")
+}
+
+#[test]
+fn every_error_says_its_own_part_only() {
+    let part = || "2=b:2".to_owned();
+    check_all(&every_variant!(MembersError:
+        Empty {},
+        EmptyPart("1=a:1,".to_owned()),
+        NotAPair("a:1".to_owned()),
+        BadId { part: part(), id: "0".to_owned() },
+        BadAddress { part: part(), why: "the port is missing" },
+        DuplicateId { part: part(), id: ID, addr: "a:1".to_owned() },
+        DuplicateAddress(part()),
+        TooMany(16),
+    ));
+    check_all(&every_variant!(BuildError:
+        NoMembers {},
+        Members(MembersError::Empty),
+        Entropy(getrandom::Error::UNSUPPORTED),
+    ));
+    check_all(&every_variant!(CommandError:
+        UnknownKind(9),
+        CutShort { len: 3, needed: 4 },
+        TooLarge { part: "key", len: 9, max: 8 },
+    ));
+    check_all(&every_variant!(RequestError:
+        NotLeader { leader: Some(ID) },
+        Busy {},
+        TooLarge { len_bytes: 9 },
+        DiskFull {},
+        TooStale {},
+        Superseded {},
+        LeadershipLost { leader: None },
+        TimedOut { may_apply: true },
+        Diverged { may_apply: true },
+        Stopped { may_apply: false },
+    ));
+    check_all(&every_variant!(NodeError: Storage(storage()), Thread(cause())));
+    check_all(&every_variant!(NodeFailure:
+        Storage(storage()),
+        ClusterTaken(7),
+        DataDir(storage()),
+        Panicked("wal-1".to_owned()),
+    ));
+}
+
+#[test]
+fn every_error_of_storage_says_its_own_part_only() {
+    let reason = || "the checksum does not match".to_owned();
+    let (action, path, source) = ("write", "/d/meta", || Arc::new(cause()));
+    check_all(&every_variant!(StorageError:
+        Io { action, path: path.into(), source: source() },
+        Full { action, path: path.into(), source: source() },
+        NoDescriptor { action, path: path.into(), source: source() },
+        TooLarge { len_bytes: 9, max_bytes: 8 },
+        Locked { dir: path.into(), pid: Some(7) },
+        Locked { dir: path.into(), pid: None },
+        TakenAway { dir: "/d".into(), missed: "/d/wal".into() },
+        OtherMember { dir: path.into(), found: MemberId(1), expected: ID },
+        MetaDamaged { path: path.into(), reason: reason() },
+        NewerFormat { path: path.into(), found: 2, known: 1 },
+        Corrupt { file: path.into(), offset: 7, reason: reason() },
+        SnapshotCorrupt { file: path.into(), offset: 7, reason: reason() },
+    ));
+}
+
+#[test]
+fn every_error_of_members_and_clusters_says_its_own_part_only() {
+    let (id, addr) = (ID, || "b:2".to_owned());
+    check_all(&every_variant!(StartError:
+        NotAMember { id, members: members() },
+        BadListen(MembersError::Empty),
+        OtherMembers { dir: "/d".into(), members: members() },
+        NobodyToRebuildFrom { id },
+        OtherAway { id, addr: addr(), reason: "the member there is 3".to_owned() },
+        Timing("the heartbeat interval is zero".to_owned()),
+        FrameLimit { len_bytes: 8, least_bytes: 9 },
+        Listen { addr: addr(), source: cause() },
+        Storage(storage()),
+        Node(NodeError::Thread(cause())),
+        Server(ServerError::NoAddress),
+    ));
+    check_all(&every_variant!(ClusterError:
+        Setup(cause()),
+        Wipe { id, source: cause() },
+        Start { id, source: StartError::NobodyToRebuildFrom { id } },
+        NoLeader { waited: Duration::from_secs(10), statuses: Vec::new() },
+    ));
+    let (key, explanation) = ("k".to_owned(), "get -> \"v\"\nput \"w\"".to_owned());
+    for violation in every_variant!(Violation:
+        NotLinearizable { key: key.clone(), calls: 2, explanation },
+        Undecided { key, calls: 2, steps: 9 },
+    ) {
+        // The explanation is lines of its own.
+        check(&violation);
+    }
+}
+
+/// What a stream over storage returns is the same error when it comes back.
+#[test]
+fn an_error_of_storage_survives_std_io() {
+    let back = |error: StorageError| StorageError::io("load", "/d/snap")(error.into_io());
+    assert_eq!(back(storage()).to_string(), "cannot read /d/meta");
+    let full = StorageError::io("write", "/d/snap")(io::ErrorKind::StorageFull.into());
+    assert!(back(full).is_full());
+}

@@ -1,0 +1,30 @@
+//! Whole members inside this process, on real disks and sockets, through the public API.
+//!
+//! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`].
+//! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
+//! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
+//!   another list ([`lists`]).
+//! - [`own_state_machine`]: a program that replicates state of its own.
+//! - [`nodes`]: what the tests of bare nodes share.
+
+#[path = "../support/alone.rs"]
+mod alone;
+mod blackhole;
+#[path = "../support/collector.rs"]
+mod collector;
+mod disk_stall;
+mod divergence;
+mod existing_clients;
+mod faults;
+mod http;
+mod lists;
+mod nodes;
+mod overload;
+mod own_state_machine;
+mod promises;
+mod reads;
+#[path = "../support/relay.rs"]
+#[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
+mod relay;
+mod snapshots;
+mod stopping;

@@ -1,0 +1,162 @@
+//! A program that replicates state of its own through the public API: a counter that hands out
+//! tickets.
+
+use std::io::{self, Read, Write};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use syncraft::members::Members;
+use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, StateView};
+use syncraft::raft::{Index, MemberId};
+use syncraft::rpc::Server;
+use syncraft::storage::{DataDir, Identity};
+use syncraft::testing::Port;
+
+#[derive(Default)]
+struct Tickets {
+    handed_out: u64,
+}
+
+impl StateMachine for Tickets {
+    type Outcome = u64;
+    type Query = ();
+    type Answer = u64;
+    type View = TicketsView;
+
+    fn apply(&mut self, _index: Index, command: &Bytes) -> u64 {
+        self.handed_out += u64::from(command[0]);
+        self.handed_out
+    }
+
+    fn query(&self, (): ()) -> u64 {
+        self.handed_out
+    }
+
+    fn view(&self) -> TicketsView {
+        TicketsView { handed_out: self.handed_out }
+    }
+
+    fn load(&mut self, body: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = [0; 9];
+        body.read_exact(&mut bytes)?;
+        let [VERSION, handed_out @ ..] = bytes else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "tickets of another version"));
+        };
+        self.handed_out = u64::from_le_bytes(handed_out);
+        Ok(())
+    }
+}
+
+/// The length of a snapshot in bytes.
+const VERSION: u8 = 1;
+
+struct TicketsView {
+    handed_out: u64,
+}
+
+impl StateView for TicketsView {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&[VERSION])?;
+        out.write_all(&self.handed_out.to_le_bytes())
+    }
+}
+
+struct Member {
+    node: Node<Tickets>,
+    _server: Server,
+}
+
+struct Counters {
+    members: Vec<Member>,
+    _ports: Vec<Port>,
+    _dir: tempfile::TempDir,
+}
+
+fn start(size: u64) -> Counters {
+    let ports: Vec<Port> = (0..size).map(|_| Port::free().unwrap()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let ids = (1..=size).map(MemberId);
+    let members =
+        Members::new(ids.zip(&ports).map(|(id, port)| (id, port.addr().to_string()))).unwrap();
+    let start = |(id, port): (MemberId, &Port)| {
+        let listener = port.listen().unwrap();
+        let identity = Identity { cluster_id: 7, member_id: id };
+        let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
+        let config = NodeConfig::new(id, members.clone());
+        let node = Node::start(config, data_dir, Tickets::default()).unwrap();
+        let server =
+            Server::builder().service(node.service()).listener(listener).build().unwrap().start();
+        Member { node, _server: server }
+    };
+    let members = (1..=size).map(MemberId).zip(&ports).map(start).collect();
+    Counters { members, _ports: ports, _dir: dir }
+}
+
+/// Asks one member after the other until one answers: an election may be under way.
+fn until_done<T>(
+    counters: &Counters,
+    ask: impl Fn(&Node<Tickets>) -> Result<T, RequestError>,
+) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        for member in &counters.members {
+            match ask(&member.node) {
+                Ok(outcome) => return outcome,
+                Err(error) => assert!(!error.may_apply(), "{error}"),
+            }
+        }
+        assert!(Instant::now() < deadline, "nobody leads");
+        std::thread::yield_now();
+    }
+}
+
+fn take(node: &Node<Tickets>, tickets: u8) -> Result<u64, RequestError> {
+    let (sender, receiver) = mpsc::channel();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let command = Bytes::from(vec![tickets]);
+    node.handle().propose(command, deadline, move |outcome| sender.send(outcome).unwrap());
+    receiver.recv().unwrap()
+}
+
+fn taken(node: &Node<Tickets>) -> Result<u64, RequestError> {
+    let (sender, receiver) = mpsc::channel();
+    node.handle().read((), Instant::now() + Duration::from_secs(20), move |answer| {
+        sender.send(answer).unwrap()
+    });
+    receiver.recv().unwrap()
+}
+
+#[test]
+fn a_counter_counts_across_members() {
+    let counters = start(3);
+    assert_eq!(until_done(&counters, |node| take(node, 3)), 3);
+    assert_eq!(until_done(&counters, |node| take(node, 4)), 7);
+    assert_eq!(until_done(&counters, taken), 7);
+}
+
+#[test]
+fn a_view_keeps_its_moment_and_loads_elsewhere() {
+    let mut tickets = Tickets { handed_out: 3 };
+    let (view, mut body, mut other) = (tickets.view(), Vec::new(), Tickets::default());
+    tickets.apply(Index(2), &Bytes::from_static(&[1]));
+    view.write(&mut body).unwrap();
+    other.load(&mut &body[..]).unwrap();
+    assert_eq!((tickets.query(()), other.query(())), (4, 3));
+    assert!(other.load(&mut &[VERSION + 1; 9][..]).is_err());
+    assert_eq!(tickets.digest(), None, "unless it says otherwise");
+}
+
+#[test]
+fn requests_end_when_the_node_stops() {
+    let mut counters = start(3);
+    assert_eq!(until_done(&counters, |node| take(node, 1)), 1);
+    let Member { node, .. } = counters.members.remove(0);
+    let handle = node.handle();
+    node.stop();
+    let (sender, receiver) = mpsc::channel();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    handle
+        .propose(Bytes::from_static(&[1]), deadline, move |outcome| sender.send(outcome).unwrap());
+    assert_eq!(receiver.recv().unwrap(), Err(RequestError::Stopped { may_apply: false }));
+}

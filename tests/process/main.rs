@@ -1,0 +1,26 @@
+//! Real programs, started as their users start them.
+//!
+//! - The `syncraft` command: what it says and how it ends ([`commands`], [`output`]); members that
+//!   are killed, paused and wiped ([`faults`]); their files, addresses and limits ([`files`],
+//!   [`addresses`], [`descriptors`], [`task_limits`]); [`existing_clients`] over restarts.
+//! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
+//! - [`processes`]: what they share: members as processes.
+
+mod addresses;
+#[path = "../support/alone.rs"]
+mod alone;
+mod cluster_sh;
+mod commands;
+mod descriptors;
+mod existing_clients;
+mod faults;
+mod files;
+mod mutants;
+mod output;
+mod processes;
+#[path = "../support/raw.rs"]
+#[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
+mod raw;
+mod readme;
+#[cfg(target_os = "linux")]
+mod task_limits;

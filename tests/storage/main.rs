@@ -1,0 +1,16 @@
+//! The data directory, tested from outside through `syncraft::storage`: the write-ahead log and the
+//! snapshots.
+//!
+//! - [`crash`], [`damage`], [`compaction`], [`snapshot`]: power cuts, failing disks and flipped
+//!   bits on a simulated disk, at every operation and at every byte.
+//! - [`format`]: bytes that earlier versions wrote, from `tests/golden`.
+//! - [`real`]: the file system of this machine.
+//! - [`model`]: what they share: random histories of a log, and what the log must hold afterwards.
+
+mod compaction;
+mod crash;
+mod damage;
+mod format;
+mod model;
+mod real;
+mod snapshot;

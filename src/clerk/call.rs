@@ -1,47 +1,41 @@
-//! One call of a Clerk: attempts at one member after another until one gives a definite answer or
+//! One call of a Clerk: attempts at one member after another, until one gives a definite answer or
 //! the time is up.
 //!
-//! What is kept from attempt to attempt is the one thing that the caller wants to know at the end:
-//! whether any of them may have taken effect.
+//! [`Route`] chooses the members. This file makes the attempts, and remembers the one thing that
+//! the caller wants to know at the end: whether any attempt may have taken effect.
 
 use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::error::{ClerkError, ClerkErrorKind, Reason};
-use super::pool::{Pool, Target, UnderWay};
+use super::error::{ClerkError, ClerkErrorKind, READ, Reason};
+use super::pool::{BYTES_PER_SECOND_MIN, Member, Pool};
 use super::route::{MemberSet, Route, Step};
 use crate::kv::proto::{KvServerRpcStub, LeaderHint};
-use crate::rpc::{CallError, StatusCode};
+use crate::rpc::{self, CallError, HealthSignal, StatusCode};
 
-/// How long the first attempt at a member may take, besides the time that its bytes need.
+/// How long the first attempt may take, without the time that its bytes need on a slow network.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The slowest network that large values are given time for, in bytes a second.
-pub(super) const BYTES_PER_SECOND_MIN: u64 = 4 << 20;
-
-/// There must be so much time left after a pause, and before a refused write is sent again. With
-/// less, an attempt is more likely to end without an answer, and to make a write whose outcome is
-/// known one whose outcome is not.
+/// How much time must be left after a pause, and before a refused write is sent again. With less,
+/// the next attempt would probably end without an answer, and the outcome of a write that was known
+/// would become unknown.
 const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(50);
 
-/// What is left of a call's time is halved by each attempt that waits in vain, down to this.
+/// An attempt may take half of the time left, but always this long.
 const ATTEMPT_SHARE_MIN: Duration = Duration::from_millis(100);
 
-/// An attempt that failed to connect after this long met silence, not a refusal.
+/// If connecting failed after this long, the member was silent. A refusal comes at once.
 const SILENCE_MIN: Duration = Duration::from_millis(200);
 
-/// The operation that changes nothing, whatever becomes of it.
-pub(super) const READ: &str = "get";
-
-/// What an attempt came to.
+/// What the answer to an attempt means.
 #[derive(Debug)]
 pub(super) enum Verdict<R> {
     /// A definite answer.
     Done(R),
-    /// The member does not lead; its hint, and whether the attempt may take effect nevertheless.
+    /// The member does not lead. Its hint, and whether the attempt may still take effect.
     NotLeader { hint: Option<LeaderHint>, may_have_run: bool },
-    /// An answer that we do not understand: it may mean anything.
+    /// An answer that this version does not know. It may mean anything.
     UnknownWord(String),
 }
 
@@ -56,28 +50,29 @@ impl<R> Verdict<R> {
     }
 }
 
-/// A call on its way.
+/// A call that has not ended.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pool: &'a Pool,
     operation: &'static str,
     is_write: bool,
-    is_anyone_asked: bool,
-    /// Until it is asked, the member that a balancer has chosen counts as busy with this.
-    picked: Option<UnderWay>,
+    /// Whether a balancer chose the member to ask first. Then an answer does not show who leads.
+    is_balanced: bool,
+    /// The first attempt, begun at the balancer's choice.
+    picked: Option<rpc::Attempt<'a, Member>>,
     started: Instant,
     deadline: Instant,
     attempt_timeout: Duration,
     route: Route,
     asked: Vec<String>,
     may_have_run: bool,
-    /// Those whose port speaks another protocol: no member of any cluster.
-    strangers: MemberSet,
+    /// Addresses whose port speaks another protocol: no member is there.
+    not_members: MemberSet,
     last: Reason,
 }
 
 impl<'a> Call<'a> {
-    /// A call that ends after `timeout` at the latest and sends `len_bytes` with each attempt.
+    /// A call that ends within `timeout` and sends `len_bytes` with each attempt.
     pub(super) fn new(
         pool: &'a Pool,
         operation: &'static str,
@@ -90,7 +85,7 @@ impl<'a> Call<'a> {
             pool,
             operation,
             is_write: operation != READ,
-            is_anyone_asked: false,
+            is_balanced: false,
             picked: None,
             started,
             deadline: started + timeout,
@@ -98,41 +93,41 @@ impl<'a> Call<'a> {
             route: Route::new(pool.leader()),
             asked: Vec::new(),
             may_have_run: false,
-            strangers: 0,
+            not_members: 0,
             last: Reason::NoTime,
         }
     }
 
-    /// Begins with this member, whoever leads; who answers says nothing about who does.
-    pub(super) fn ask_anyone(&mut self, (first, picked): (usize, UnderWay)) {
-        self.route = Route::new(first);
+    /// Begins with this attempt, whoever leads.
+    pub(super) fn begin_with(&mut self, picked: rpc::Attempt<'a, Member>) {
+        self.route = Route::new(picked.number());
         self.picked = Some(picked);
-        self.is_anyone_asked = true;
+        self.is_balanced = true;
     }
 
-    /// When it ends at the latest.
+    /// The time by which the call ends.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Whether any attempt so far may have taken effect, or still may.
+    /// Whether any attempt so far has perhaps taken effect, or may still do so.
     pub(super) fn may_have_run(&self) -> bool {
         self.may_have_run
     }
 
-    /// Attempts until a definite answer.
+    /// Makes attempts until one gets a definite answer.
     ///
     /// # Errors
-    /// The time is up, or the request is refused as such.
+    /// The time is up, or the members refuse the request as such.
     pub(super) fn run<R>(
         &mut self,
         mut attempt: impl FnMut(&KvServerRpcStub, Instant) -> Result<Verdict<R>, CallError>,
     ) -> Result<R, ClerkError> {
         loop {
-            let avoid = self.pool.silent(Instant::now()) | self.strangers;
-            match self.route.step(self.pool.len(), avoid) {
-                Step::Pause(pause) => self.wait(with_jitter(pause).min(self.left() / 2))?,
-                Step::Wait(pause) => self.wait(with_jitter(pause))?,
+            let (members, silent) = self.pool.survey();
+            match self.route.step(members, silent | self.not_members) {
+                Step::Pause(pause) => self.wait(pause.min(self.left() / 2))?,
+                Step::Wait(pause) => self.wait(pause)?,
                 Step::Ask(member) => {
                     if let Some(answer) = self.ask(member, &mut attempt)? {
                         return Ok(answer);
@@ -142,14 +137,14 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The error that this call ends with: whether it happened follows from the attempts so far.
+    /// The error that this call ends with. The attempts so far tell whether the call happened.
     pub(super) fn fail(&mut self, reason: Reason) -> ClerkError {
         let is_unknown = self.may_have_run && self.is_write;
         let kind = if is_unknown { ClerkErrorKind::Unknown } else { ClerkErrorKind::NotApplied };
         self.error(kind, reason)
     }
 
-    /// The error of a request that will never be applied, whoever is asked.
+    /// The error of a request that no member will ever apply.
     pub(super) fn reject(&mut self, reason: Reason) -> ClerkError {
         self.error(ClerkErrorKind::Rejected, reason)
     }
@@ -163,7 +158,7 @@ impl<'a> Call<'a> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Ends the call if there would be no time for an attempt afterwards.
+    /// Waits. Ends the call instead if no time would be left for an attempt.
     fn wait(&mut self, pause: Duration) -> Result<(), ClerkError> {
         if self.left() < pause + ATTEMPT_TIME_MIN {
             return Err(self.time_is_up());
@@ -172,7 +167,7 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// How much time there must be for the next attempt. Only a write that was refused so far has
+    /// How much time the next attempt needs. Only a write that every member has refused so far has
     /// something to lose.
     fn needed(&self) -> Duration {
         let is_refused_write = self.is_write && !self.may_have_run && !self.asked.is_empty();
@@ -193,39 +188,57 @@ impl<'a> Call<'a> {
         if now + self.needed() >= self.deadline {
             return Err(self.time_is_up());
         }
-        let target = self.pool.target(member);
+        let target = match self.picked.take() {
+            Some(picked) if picked.number() == member => picked,
+            _ => self.pool.begin(member),
+        };
         if !self.asked.iter().any(|addr| addr == target.addr()) {
             self.asked.push(target.addr().to_owned());
         }
-        let under_way = Target::begin(&target);
-        self.picked = None;
         let result = attempt(target.stub(), now + self.share_of(self.deadline - now));
-        drop(under_way);
-        // Of a write, that says nothing: a follower is right to refuse it.
-        if !self.is_write {
-            let is_done = matches!(&result, Ok(Verdict::Done(_)));
-            target.has_served(is_done.then(|| now.elapsed()), Instant::now());
-        }
-        match result {
-            Ok(verdict) => Ok(self.judge(member, &target, verdict)),
-            Err(error) => self.note_error(member, &target, now, error).map(|()| None),
-        }
+        let took = now.elapsed();
+        let signal = self.signal(&result, took);
+        let answer = match result {
+            Ok(verdict) => Ok(self.judge(&target, verdict)),
+            Err(error) => self.note_error(&target, error).map(|()| None),
+        };
+        let has_read = !self.is_write && signal == HealthSignal::Answered;
+        target.end(signal, has_read.then_some(took));
+        answer
     }
 
-    /// How much of the time that is left one attempt may take: never all of it, so that one silent
-    /// member does not cost the call.
+    /// How much of the time left one attempt may take. Never all of it, so that one silent member
+    /// does not use up the call.
     fn share_of(&self, left: Duration) -> Duration {
         let share = self.attempt_timeout.min((left / 2).max(ATTEMPT_SHARE_MIN));
         share.min(left)
     }
 
-    fn judge<R>(&mut self, member: usize, target: &Target, verdict: Verdict<R>) -> Option<R> {
+    /// What the end of an attempt says about the member. A member's health decides two things:
+    /// balancers choose among members in use, and routes leave out silent members.
+    fn signal<R>(&self, result: &Result<Verdict<R>, CallError>, took: Duration) -> HealthSignal {
+        match result {
+            Ok(Verdict::Done(_)) => HealthSignal::Answered,
+            // A follower is right to refuse a write. It can read if it knows a leader.
+            Ok(Verdict::NotLeader { hint: Some(_), .. }) if self.is_write => HealthSignal::Answered,
+            Ok(_) => HealthSignal::Unavailable,
+            Err(error) if is_silence(error, took) => HealthSignal::Silent,
+            Err(error) => match HealthSignal::of(error) {
+                // It answered, but has not read.
+                HealthSignal::Answered if !self.is_write => HealthSignal::Unavailable,
+                // The loss was noticed at once, so another attempt costs no time.
+                HealthSignal::Silent => HealthSignal::Unavailable,
+                signal => signal,
+            },
+        }
+    }
+
+    fn judge<R>(&mut self, target: &rpc::Attempt<'_, Member>, verdict: Verdict<R>) -> Option<R> {
         self.route.not_busy();
-        target.set_silent(None);
         match verdict {
             Verdict::Done(answer) => {
-                if !self.is_anyone_asked {
-                    self.pool.set_leader(member);
+                if !self.is_balanced {
+                    self.pool.set_leader(target.number());
                 }
                 return Some(answer);
             }
@@ -249,30 +262,24 @@ impl<'a> Call<'a> {
 
     fn note_error(
         &mut self,
-        member: usize,
-        target: &Target,
-        asked_at: Instant,
+        target: &rpc::Attempt<'_, Member>,
         error: CallError,
     ) -> Result<(), ClerkError> {
         self.may_have_run |= may_have_run(&error);
-        let waited = asked_at.elapsed();
         if matches!(error, CallError::TimedOut { .. }) {
             self.attempt_timeout *= 2;
         }
-        if is_silence(&error, waited) {
-            target.set_silent(Some(Instant::now()));
-        }
-        match busy(&error) {
-            Some(retry_after) => self.route.busy(member, retry_after),
-            None => self.route.not_busy(),
+        match error.is_busy() {
+            true => self.route.busy(target.number(), error.retry_after()),
+            false => self.route.not_busy(),
         }
         if is_refusal_of_request(&error) && !self.may_have_run {
             return Err(self.reject(Reason::Call(error)));
         }
         if matches!(error, CallError::OtherProtocol { .. }) {
-            self.strangers |= 1 << member;
-            // Nobody is left who could do it, however long we waited.
-            if self.strangers.count_ones() as usize >= self.pool.len() {
+            self.not_members |= 1 << target.number();
+            // If no member is left, waiting does not help.
+            if self.not_members.count_ones() as usize >= self.pool.survey().0 {
                 return Err(self.fail(Reason::Call(error)));
             }
         }
@@ -281,41 +288,29 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Up to half as long again, so that many clients do not come back in step.
-fn with_jitter(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 + fastrand::f64() / 2.0)
-}
-
-/// Whether the attempt that ended so may have taken effect, or still may.
+/// Whether an attempt that failed with this error may have taken effect, or may still do so.
 fn may_have_run(error: &CallError) -> bool {
-    // The RPC answers "deadline exceeded" only for what it did not begin. A member that proposed a
-    // write and then saw its deadline pass has every reason to use the same words, so they prove
+    // Our RPC answers "deadline exceeded" only for calls that it did not begin. But a member that
+    // has proposed a write may well say the same once the deadline has passed, so it proves
     // nothing.
-    let deadline = matches!(error, CallError::Refused { status, .. } if status.code == StatusCode::DeadlineExceeded);
-    deadline || error.may_have_run()
+    let has_expired = match error {
+        CallError::Refused { status, .. } => status.code == StatusCode::DeadlineExceeded,
+        _ => false,
+    };
+    has_expired || error.may_have_run()
 }
 
-fn is_silence(error: &CallError, waited: Duration) -> bool {
+/// Whether the attempt has waited in vain: another one at the same member would, too.
+fn is_silence(error: &CallError, took: Duration) -> bool {
     match error {
         CallError::TimedOut { .. } => true,
         CallError::Lost { source, .. } => source.kind() == ErrorKind::TimedOut,
-        CallError::NotSent { .. } => waited >= SILENCE_MIN,
+        CallError::NotSent { .. } => took >= SILENCE_MIN,
         _ => false,
     }
 }
 
-/// Busy, and when to come back if that was said.
-fn busy(error: &CallError) -> Option<Option<Duration>> {
-    match error {
-        CallError::Refused { status, .. } if status.code == StatusCode::Busy => {
-            Some(status.retry_after)
-        }
-        CallError::Busy { .. } => Some(None),
-        _ => None,
-    }
-}
-
-/// Whether any member would refuse this request in the same way.
+/// Whether every member would refuse this request in the same way.
 fn is_refusal_of_request(error: &CallError) -> bool {
     let CallError::Refused { status, .. } = error else { return false };
     matches!(status.code, StatusCode::FrameTooLarge | StatusCode::BadArguments)
@@ -327,7 +322,7 @@ mod tests {
     use crate::rpc::Status;
 
     #[test]
-    fn what_proves_that_a_call_did_not_run() {
+    fn only_some_statuses_prove_that_a_call_did_not_run() {
         let cases = [
             (StatusCode::Busy, false),
             (StatusCode::ShuttingDown, false),

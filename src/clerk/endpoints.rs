@@ -1,4 +1,4 @@
-//! Where a Clerk's members are: [`Endpoints`], and all that can be turned into them.
+//! [`Endpoints`]: the members that a Clerk knows from the start, and what can be turned into them.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -7,11 +7,13 @@ use std::str::FromStr;
 use crate::members::{MEMBERS_MAX, Members, MembersError, check_addr, parse_id, parts};
 use syncraft_types::MemberId;
 
-/// The members that a Clerk knows from the start: addresses, with ids where they are known. At least one.
+/// The members that a Clerk knows from the start: at least one address, each with an id if it is
+/// known.
 ///
-/// Made from [`Members`], from text (`1=127.0.0.1:7001,2=127.0.0.1:7002`, or bare addresses,
-/// `127.0.0.1:7001,127.0.0.1:7002`), or from a vector, an array or a slice of addresses, each text or [`SocketAddr`]. It need
-/// not be the whole cluster: a Clerk follows the members' hints to a leader that it was not told of.
+/// It is made from [`Members`], from text (`1=127.0.0.1:7001,2=127.0.0.1:7002`, or addresses alone:
+/// `127.0.0.1:7001,127.0.0.1:7002`), or from a vector, an array or a slice of addresses, each text
+/// or [`SocketAddr`]. It need not be the whole cluster: a Clerk follows hints to a leader that is
+/// not in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints(Vec<Endpoint>);
 
@@ -25,12 +27,12 @@ pub struct Endpoint {
 }
 
 impl Endpoints {
-    /// All of them, in order.
+    /// The members, in order.
     pub fn iter(&self) -> std::slice::Iter<'_, Endpoint> {
         self.0.iter()
     }
 
-    /// How many there are: at least one.
+    /// How many members there are: at least one.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -158,7 +160,7 @@ impl<S: ToString, const N: usize> TryFrom<[S; N]> for Endpoints {
     }
 }
 
-/// Lets [`Members`], which cannot fail, stand beside lists, which can.
+/// [`Members`] convert without failing, lists may fail. With this, one method takes both.
 impl From<Infallible> for MembersError {
     fn from(never: Infallible) -> MembersError {
         match never {}
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_that_names_members_will_do() {
+    fn anything_that_names_members_is_accepted() {
         check("1=a:1,2=b:2".try_into(), &[(1, "a:1"), (2, "b:2")]);
         check("b:2, a:1".try_into(), &[(0, "b:2"), (0, "a:1")]);
         check("b:2,3=c:3".to_owned().try_into(), &[(0, "b:2"), (3, "c:3")]);

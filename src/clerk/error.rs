@@ -1,25 +1,28 @@
-//! The errors of a Clerk. The first question is always: did the call happen?
+//! The errors of a Clerk. They first of all say whether the call happened.
 
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use super::call::READ;
 use crate::kv::CommandError;
 use crate::members::MembersError;
 use crate::rpc::CallError;
 
+/// The operation that changes nothing, whatever its outcome.
+pub(super) const READ: &str = "get";
+
 /// Says whether the call happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClerkErrorKind {
-    /// It did not happen and never will: every attempt was refused, or never sent. Trying again is
-    /// safe. A failed read is always of this kind.
+    /// The call did not happen and never will: every attempt was refused or never sent. It is safe
+    /// to try again. A failed read is always of this kind.
     NotApplied,
-    /// It may have happened, or may still happen: an attempt was sent and got no clear answer. A
-    /// new call could write a second time. Once a later write of the same Clerk has succeeded, this
-    /// one can no longer happen.
+    /// The call may have happened, or may still happen: an attempt was sent and got no clear
+    /// answer. A new call could write a second time. Once a later write of the same Clerk has
+    /// succeeded, this one can no longer happen.
     Unknown,
-    /// It did not happen and never will. Trying again is of no use: the request itself is at fault.
+    /// The call did not happen and never will. The request itself is at fault, so trying again does
+    /// not help.
     Rejected,
 }
 
@@ -42,9 +45,9 @@ struct Inner {
 /// The last problem of a call.
 #[derive(Debug)]
 pub(super) enum Reason {
-    /// The request is over a limit, which was found before anything was sent.
+    /// The request is over a limit. Nothing was sent.
     Limit(CommandError),
-    /// The cluster refused the request for its size.
+    /// The cluster refused the request because of its size.
     TooLarge,
     /// The call to a member failed.
     Call(CallError),
@@ -76,7 +79,7 @@ impl ClerkError {
         self.0.kind
     }
 
-    /// Whether the same call may be made again: it did nothing yet, and may succeed next time.
+    /// Whether the same call may be made again: it did nothing, and may succeed next time.
     pub fn is_retryable(&self) -> bool {
         self.0.kind == ClerkErrorKind::NotApplied
     }

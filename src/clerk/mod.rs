@@ -1,27 +1,45 @@
-//! The blocking client.
+//! The blocking client of a cluster.
 //!
 //! ```text
-//! Clerk::put ─ lock: one write at a time ─> Call ── Route: whom next, when to pause
+//! Clerk::put ─ lock: one write at a time ─> Call ── Route: which member next, when to pause
 //!                    client id, request id        └─ attempt ─> KvServerRpcStub ─> member
-//! clones share: ───── Pool: connections, the last leader, the newest applied index learned
+//! clones share ────── Pool: the members and their health, the last leader, the newest index learned
 //! ```
 //!
-//! A call tries until its deadline. It begins with the member that led last time, follows the members' hints, asks all of them
-//! before it pauses, and gives no single member all of its time: a leader that is paused or cut off costs one
-//! attempt. Every attempt of one write carries the same client id and request id, so the cluster applies it at most
-//! once, however many attempts arrive.
+//! A call makes attempts until its deadline. It begins at the member that led last time, follows
+//! the members' hints, asks all members before it pauses, and gives no single member all of its
+//! time: a leader that is paused or cut off costs one attempt. Every attempt of a write carries the
+//! same client id and request id, so the cluster applies the write at most once, however many
+//! attempts arrive.
 //!
-//! Invariant: a call ends. Every wait in it (for the lock, a connection, an answer, a pause) is bounded by its deadline.
+//! # What it shares with `rpc`
 //!
-//! Invariant: an error of kind [`NotApplied`](ClerkErrorKind::NotApplied) is certain. Whatever answer is not understood
-//! counts as "may have run".
+//! An [`EndpointTable`](crate::rpc::EndpointTable) keeps the members' load, response times and
+//! health, and [`Backoff`](crate::rpc::Backoff) sets the pauses. `Targets` and `Retrying` use the
+//! same two. Three things differ, because members are not interchangeable:
 //!
-//! Threads: none of its own; each connection has those of its [`Channel`](crate::rpc::Channel).
+//! - The route. Any endpoint of `Targets` will do; a write needs the leader, and hints name it.
+//! - Which failures count. A member that refuses at once costs a call no time, and may lead as soon
+//!   as it is back. So calls still ask it. They leave out only members that do not answer at all.
+//! - Repeats. `Retrying` repeats a call that may have run only if its method is idempotent. A Clerk
+//!   may repeat every write, because writes carry a session.
+//!
+//! # Invariants
+//!
+//! - A call ends. Its deadline bounds every wait in it: for the lock, a connection, an answer, a
+//!   pause.
+//! - An error of kind [`NotApplied`](ClerkErrorKind::NotApplied) is certain. An answer that is not
+//!   understood counts as "may have run".
+//!
+//! # Threads
+//!
+//! None of its own. Each connection has those of its [`Channel`](crate::rpc::Channel).
 
 mod call;
 mod endpoints;
 mod error;
 mod pool;
+mod replies;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -33,30 +51,30 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::clock;
-use crate::kv::proto::{
-    GetArgs, GetReply, KvServerRpcStub, LeaderHint, PutAppendArgs, PutAppendReply,
-};
+use crate::kv::proto::{GetArgs, KvServerRpcStub, PutAppendArgs};
 use crate::kv::{Op, check_key_and_value, words};
 use crate::members::MembersError;
 use crate::rpc::{Balancer, RoundRobin};
 use call::{Call, Verdict};
 pub use endpoints::{Endpoint, Endpoints};
-use error::Reason;
 pub use error::{BuildError, ClerkError, ClerkErrorKind};
-use pool::{Pool, Reads};
+use error::{READ, Reason};
+use pool::{Pool, ReadPolicy};
+use replies::{TooLarge, WriteEnd};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Longer ones count as this: no deadline may overflow.
+/// Longer timeouts count as this one, so that no deadline overflows.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How often one write may begin a new session because the one it used was forgotten.
+/// How many sessions one write may use, if the cluster keeps forgetting them.
 const SESSIONS_PER_WRITE_MAX: u32 = 3;
 
 /// A blocking client of a cluster.
 ///
-/// Any number of threads may use one Clerk. Reads go side by side; writes of one Clerk go one after another, because that is what
-/// makes them countable. For writes side by side, clone it: a clone is a client of its own over the same connections.
+/// Any number of threads may use one Clerk. Its reads run in parallel. Its writes run one after
+/// another: the cluster recognizes a repeated write by the number of the client's last one. For
+/// parallel writes, clone the Clerk: a clone is a client of its own that uses the same connections.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -78,28 +96,20 @@ pub struct Clerk {
     timeout: Duration,
 }
 
-/// What a key held, some time ago.
+/// The value of a key at some time in the past.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stale {
-    /// What it held; `None`: it was absent.
+    /// The value. `None`: the key was absent.
     pub value: Option<Bytes>,
-    /// Every write that was acknowledged longer ago than this is reflected.
+    /// How old the value may be: it reflects every write acknowledged longer ago than this.
     pub age_max: Duration,
 }
 
-/// Who writes, and what its last write was.
+/// The client as the cluster sees it, and its last write.
 #[derive(Debug)]
 struct Session {
     client_id: String,
     request_id: i64,
-}
-
-/// How a write ended for certain.
-#[derive(Debug)]
-enum WriteEnd {
-    Applied { index: u64 },
-    TooLarge,
-    SessionExpired { index: u64 },
 }
 
 /// Settings of a [`Clerk`].
@@ -108,11 +118,12 @@ pub struct ClerkBuilder {
     endpoints: Option<Result<Endpoints, MembersError>>,
     timeout: Duration,
     follows_hints: bool,
-    reads: Reads,
+    reads: ReadPolicy,
 }
 
 impl ClerkBuilder {
-    /// Whom to ask: see [`Endpoints`] for what will do. A list with a mistake is an error of [`build`](Self::build).
+    /// The members of the cluster, in any form that [`Endpoints`] accepts. A mistake in the list is
+    /// an error of [`build`](Self::build).
     pub fn members<M>(mut self, members: M) -> ClerkBuilder
     where
         M: TryInto<Endpoints>,
@@ -122,29 +133,33 @@ impl ClerkBuilder {
         self
     }
 
-    /// How long each call may take, all its attempts together; default 10 s. Too small (below an election, about a second):
-    /// calls fail while a leader is replaced. Too large: callers wait that long for a cluster that is gone.
+    /// How long each call may take with all its attempts; default 10 s. Too small (less than an
+    /// election, about a second): calls fail while a leader is replaced. Too large: callers wait
+    /// that long for a cluster that is gone.
     pub fn timeout(mut self, timeout: Duration) -> ClerkBuilder {
         self.timeout = timeout;
         self
     }
 
-    /// Who chooses the member that a stale read asks first, and with [`follower_reads`](Self::follower_reads) every read; default
-    /// [`RoundRobin`]. Those that hash go by the key that is read. Members that were asked in vain are passed over for a while.
+    /// Which balancer chooses the member that a stale read asks first, and every read with
+    /// [`follower_reads`](Self::follower_reads); default [`RoundRobin`]. Balancers that hash use
+    /// the key that is read. For a while, the balancer passes over a member that has failed.
     pub fn balancer(mut self, balancer: impl Balancer + 'static) -> ClerkBuilder {
         self.reads.balancer = Box::new(balancer);
         self
     }
 
-    /// Whether [`get`](Clerk::get) asks the member that the balancer chooses, leader or not; default false: the leader. Either way it is
-    /// linearizable: a follower asks the leader how far it must have come. It takes the work of reading, and of sending large values,
-    /// off the leader, and costs each read a round trip between members.
+    /// Whether [`get`](Clerk::get) asks the member that the balancer chooses, leader or not;
+    /// default false: it asks the leader. Reads are linearizable either way: a follower first asks
+    /// the leader which entries it must have applied. This takes the work of reading, and of
+    /// sending large values, off the leader. It costs each read a round trip between members.
     pub fn follower_reads(mut self, are_on: bool) -> ClerkBuilder {
-        self.reads.are_of_anyone = are_on;
+        self.reads.from_followers = are_on;
         self
     }
 
-    /// Asks nobody who is not in the list; for tests that want one member's answer.
+    /// Asks only the members in the list, whatever hints say. For tests that want one member's
+    /// answer.
     #[cfg(feature = "testing")]
     pub(crate) fn only_these(mut self) -> ClerkBuilder {
         self.follows_hints = false;
@@ -154,7 +169,7 @@ impl ClerkBuilder {
     /// The Clerk. It connects when it is first used.
     ///
     /// # Errors
-    /// No members or a wrong list; no random bytes from the system.
+    /// [`BuildError`].
     pub fn build(self) -> Result<Clerk, BuildError> {
         let endpoints = self.endpoints.ok_or(BuildError::NoMembers)??;
         let pool = Arc::new(Pool::new(&endpoints, self.follows_hints, self.reads)?);
@@ -169,43 +184,44 @@ impl Clerk {
             endpoints: None,
             timeout: TIMEOUT_DEFAULT,
             follows_hints: true,
-            reads: Reads { balancer: Box::new(RoundRobin::new()), are_of_anyone: false },
+            reads: ReadPolicy { balancer: Box::new(RoundRobin::new()), from_followers: false },
         }
     }
 
     /// Sets `key` to `value`.
     ///
     /// # Errors
-    /// [`ClerkError::kind`] says whether it happened.
+    /// [`ClerkError::kind`] says whether the write happened.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClerkError> {
         self.write("put", Op::Put, key.as_ref(), value.as_ref())
     }
 
-    /// Adds `value` to the end of what `key` holds; an absent key counts as empty.
+    /// Appends `value` to the value of `key`. An absent key counts as empty.
     ///
     /// # Errors
-    /// [`ClerkError::kind`] says whether it happened.
+    /// [`ClerkError::kind`] says whether the write happened.
     pub fn append(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClerkError> {
         self.write("append", Op::Append, key.as_ref(), value.as_ref())
     }
 
-    /// What `key` holds, or `None` if it is absent. Linearizable: it sees every write that was answered before the call began.
+    /// The value of `key`, or `None` if the key is absent. Linearizable: the read sees every write
+    /// that was acknowledged before the call began.
     ///
     /// # Errors
-    /// No member answered in time, or the key is over its limit.
+    /// No member answered in time, or the key is too long.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, ClerkError> {
         let args = GetArgs { key: Bytes::copy_from_slice(key.as_ref()), ..GetArgs::default() };
-        let mut call = self.call(call::READ, args.key.len());
+        let mut call = self.call(READ, args.key.len());
         if let Err(error) = check_key_and_value(&args.key, &[]) {
             return Err(call.reject(Reason::Limit(error)));
         }
-        if self.pool.reads().are_of_anyone {
-            call.ask_anyone(self.pool.pick(&args.key));
+        if self.pool.reads_from_followers() {
+            call.begin_with(self.pool.pick(&args.key));
         }
         let (value, leader) = call.run(|stub, deadline| {
             let mut reply = stub.get(&args, deadline)?;
             let leader = reply.leader.take_if(|_| reply.err != words::ERR_WRONG_LEADER);
-            Ok(judge_get(reply).map(|value| (value, leader)))
+            Ok(replies::get(reply).map(|value| (value, leader)))
         })?;
         if let Some(leader) = leader.and_then(|hint| self.pool.resolve(&hint)) {
             self.pool.set_leader(leader);
@@ -213,13 +229,17 @@ impl Clerk {
         value.map_err(|TooLarge| call.reject(Reason::TooLarge))
     }
 
-    /// What `key` holds as the first member knows that can say how old its state is, leader or not: the
-    /// [balancer](ClerkBuilder::balancer) chooses whom to ask first. It need not hear a leader now, unless `age_max` asks for a state that is
-    /// no older than that; one that has heard none since it started does not answer. Reads of this kind are for where an old value will
-    /// do: they cost the leader nothing, and go on when a majority is lost.
+    /// The value of `key` in the state of one member, leader or not. The value may be old, and the
+    /// answer says how old. The [balancer](ClerkBuilder::balancer) chooses which member to ask
+    /// first.
+    ///
+    /// The member answers from the state that it has, unless that may be older than `age_max`. Then
+    /// it first asks the leader. A member that has not heard a leader since it started cannot tell
+    /// how old its state is, so it does not answer. Stale reads cost the leader nothing, and work
+    /// even without a majority.
     ///
     /// # Errors
-    /// No member answered in time, or none that can tell was fresh enough; or the key is over its limit.
+    /// No member answered in time with a state that was fresh enough, or the key is too long.
     pub fn get_stale(
         &self,
         key: impl AsRef<[u8]>,
@@ -231,20 +251,20 @@ impl Clerk {
             age_max_ms: age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             ..GetArgs::default()
         };
-        let mut call = self.call(call::READ, args.key.len());
+        let mut call = self.call(READ, args.key.len());
         if let Err(error) = check_key_and_value(&args.key, &[]) {
             return Err(call.reject(Reason::Limit(error)));
         }
-        call.ask_anyone(self.pool.pick(&args.key));
+        call.begin_with(self.pool.pick(&args.key));
         let (value, age_max) = call.run(|stub, deadline| {
             let asked = clock::boot_time();
             let reply = stub.get(&args, deadline)?;
             let age_ms = reply.age_ms;
-            Ok(match (judge_get(reply), age_ms) {
-                // On its way it has grown older.
+            Ok(match (replies::get(reply), age_ms) {
+                // The answer has grown older on its way.
                 (verdict, Some(age_ms)) => verdict
                     .map(|value| (value, Duration::from_millis(age_ms) + clock::since(asked))),
-                (Verdict::Done(_), None) => unknown_word(b"a value of unknown age"),
+                (Verdict::Done(_), None) => replies::unknown(b"a value of unknown age"),
                 (verdict, None) => verdict.map(|value| (value, Duration::ZERO)),
             })
         })?;
@@ -286,7 +306,7 @@ impl Clerk {
         for _ in 0..SESSIONS_PER_WRITE_MAX {
             session.stamp(&mut args, &self.pool);
             let attempt = |stub: &KvServerRpcStub, deadline| {
-                stub.put_append(&args, deadline).map(judge_write)
+                stub.put_append(&args, deadline).map(replies::write)
             };
             match call.run(attempt)? {
                 WriteEnd::Applied { index } => {
@@ -296,7 +316,7 @@ impl Clerk {
                 WriteEnd::TooLarge => return Err(call.reject(Reason::TooLarge)),
                 WriteEnd::SessionExpired { index } => {
                     self.pool.learn(index);
-                    // Any later write of the old one would be refused as well.
+                    // Any later write of the old session would be refused as well.
                     *session = Session::new(&self.pool);
                 }
             }
@@ -308,7 +328,7 @@ impl Clerk {
     }
 }
 
-/// A client of its own (own writes, own timeout) over the same connections.
+/// A clone is a client of its own, with its own writes and timeout, over the same connections.
 impl Clone for Clerk {
     fn clone(&self) -> Clerk {
         Clerk::over(self.pool.clone(), self.timeout)
@@ -320,7 +340,7 @@ impl Session {
         Session { client_id: pool.client_id(), request_id: 0 }
     }
 
-    /// Makes this the session's next write. All its attempts carry what is set here.
+    /// Makes `args` the session's next write. All attempts of the write carry the same `args`.
     fn stamp(&mut self, args: &mut PutAppendArgs, pool: &Pool) {
         self.request_id += 1;
         args.request_id = self.request_id;
@@ -328,10 +348,6 @@ impl Session {
         args.seen_index = pool.seen_index();
     }
 }
-
-/// The cluster refuses a key or value of this size.
-#[derive(Debug)]
-struct TooLarge;
 
 fn write_args(op: Op, key: &[u8], value: &[u8]) -> PutAppendArgs {
     let op = match op {
@@ -344,35 +360,4 @@ fn write_args(op: Op, key: &[u8], value: &[u8]) -> PutAppendArgs {
         op: Bytes::from_static(op),
         ..PutAppendArgs::default()
     }
-}
-
-fn judge_write(reply: PutAppendReply) -> Verdict<WriteEnd> {
-    let PutAppendReply { err, leader, index, may_apply } = reply;
-    match &err[..] {
-        words::OK => Verdict::Done(WriteEnd::Applied { index }),
-        words::ERR_TOO_LARGE => Verdict::Done(WriteEnd::TooLarge),
-        words::ERR_SESSION_EXPIRED => Verdict::Done(WriteEnd::SessionExpired { index }),
-        words::ERR_WRONG_LEADER => not_leader(leader, may_apply),
-        other => unknown_word(other),
-    }
-}
-
-fn judge_get(reply: GetReply) -> Verdict<Result<Option<Bytes>, TooLarge>> {
-    match &reply.err[..] {
-        words::OK => Verdict::Done(Ok(Some(reply.value))),
-        words::ERR_NO_KEY => Verdict::Done(Ok(None)),
-        words::ERR_TOO_LARGE => Verdict::Done(Err(TooLarge)),
-        words::ERR_WRONG_LEADER => not_leader(reply.leader, false),
-        other => unknown_word(other),
-    }
-}
-
-fn not_leader<R>(hint: Option<LeaderHint>, may_have_run: bool) -> Verdict<R> {
-    Verdict::NotLeader { hint, may_have_run }
-}
-
-/// Cut short: it goes into an error message.
-fn unknown_word<R>(word: &[u8]) -> Verdict<R> {
-    let word = String::from_utf8_lossy(&word[..word.len().min(64)]).into_owned();
-    Verdict::UnknownWord(word)
 }

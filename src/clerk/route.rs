@@ -1,25 +1,29 @@
-//! Whom to ask next, and when to pause: the part of a call's retries that needs neither socket nor clock.
+//! Which member a call asks next, and when it pauses. Needs neither socket nor clock.
 //!
-//! Members are asked in rounds. In one round each is asked at most once, so a loop of hints (a says b leads, b says a does)
-//! ends by itself; within a round there is no pause. A hint decides who is next in the round, or, if
-//! that member was asked already, who is first in the next one. Between rounds there is a pause that grows: 4 ms, then half
-//! as much again each time, up to 60 ms (with the jitter that the call adds, about 5 to 90 ms): an outage is noticed to be
-//! over after at most about half as long again.
+//! Members are asked in rounds. A round asks each member at most once, without a pause, so hints
+//! that form a loop (a says b leads, b says a leads) end with the round. A hint decides which
+//! member comes next. If that member has been asked in this round, it comes first in the next one.
+//! Between rounds there is a pause, which doubles from 4 ms to 60 ms ([`Backoff`]). So a call
+//! notices the end of an outage after at most about as long again as the outage took.
 //!
-//! A member that recently let a call wait in vain is left out, unless a hint names it or there is no other.
+//! A member at which a call would probably wait in vain is left out, unless a hint names it or
+//! there is no other.
 
 use std::time::Duration;
 
-const PAUSE_MIN: Duration = Duration::from_millis(4);
-const PAUSE_MAX: Duration = Duration::from_millis(60);
+use crate::rpc::Backoff;
 
-/// The longest that a busy member may send us away for: there are others to ask.
+/// The pauses between rounds.
+const PAUSES: Backoff =
+    Backoff { first: Duration::from_millis(4), longest: Duration::from_millis(60) };
+
+/// How long a busy member may at most make us wait. There are other members to ask.
 const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How often in a row one member may say "busy" and be asked again before the others are.
+/// How often in a row a busy member is asked again before the others are.
 const BUSY_STREAK_MAX: u32 = 3;
 
-/// A set of members, by their place in the list: bit i is member i.
+/// A set of members. Bit i is the member at place i of the list.
 pub(super) type MemberSet = u64;
 
 /// The way of one call through the members.
@@ -28,36 +32,30 @@ pub(super) struct Route {
     asked: MemberSet,
     next: usize,
     hint: Option<usize>,
-    pause: Duration,
+    /// Pauses so far.
+    pauses: u32,
     busy_streak: u32,
     busy_pause: Option<Duration>,
 }
 
-/// What to do next.
+/// What the call does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Ask this member.
     Ask(usize),
-    /// Wait about so long: nobody asked for it, so less will do when time is short.
+    /// Pause for about this long. Less will do if time is short.
     Pause(Duration),
-    /// Wait at least so long: a member asked for it.
+    /// Wait at least this long, because a member asked for it.
     Wait(Duration),
 }
 
 impl Route {
-    /// Begins with member `first`.
+    /// A route that begins with member `first`.
     pub(super) fn new(first: usize) -> Route {
-        Route {
-            asked: 0,
-            next: first,
-            hint: None,
-            pause: PAUSE_MIN,
-            busy_streak: 0,
-            busy_pause: None,
-        }
+        Route { asked: 0, next: first, hint: None, pauses: 0, busy_streak: 0, busy_pause: None }
     }
 
-    /// The next step among `len` members, of which some are better left alone.
+    /// The next step among `len` members, of which those in `avoid` are left out if possible.
     pub(super) fn step(&mut self, len: usize, avoid: MemberSet) -> Step {
         if let Some(pause) = self.busy_pause.take() {
             return Step::Wait(pause);
@@ -70,28 +68,28 @@ impl Route {
             }
             None => {
                 self.asked = 0;
-                Step::Pause(self.longer_pause())
+                Step::Pause(self.next_pause())
             }
         }
     }
 
-    /// The member that was asked says that this one leads.
+    /// The member that was asked says that `leader` leads.
     pub(super) fn hint(&mut self, leader: usize) {
         self.hint = Some(leader);
     }
 
-    /// The member that was asked is busy: after a pause it is asked again, for a few times.
+    /// The member that was asked is busy. It is asked again after a pause, a few times at most.
     pub(super) fn busy(&mut self, member: usize, retry_after: Option<Duration>) {
         self.busy_streak += 1;
         let asked_for = retry_after.unwrap_or_default().min(BUSY_PAUSE_MAX);
-        self.busy_pause = Some(asked_for.max(self.longer_pause()));
+        self.busy_pause = Some(asked_for + self.next_pause());
         if self.busy_streak <= BUSY_STREAK_MAX {
             self.asked &= !(1 << member);
             self.hint = Some(member);
         }
     }
 
-    /// The member that was asked is not busy, whatever else it is.
+    /// The member that was asked is not busy.
     pub(super) fn not_busy(&mut self) {
         self.busy_streak = 0;
     }
@@ -107,10 +105,9 @@ impl Route {
         (0..len).map(|i| (self.next + i) % len).find(is_left)
     }
 
-    fn longer_pause(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (pause * 3 / 2).min(PAUSE_MAX);
-        pause
+    fn next_pause(&mut self) -> Duration {
+        self.pauses = self.pauses.saturating_add(1);
+        PAUSES.pause(self.pauses)
     }
 }
 
@@ -119,7 +116,7 @@ mod tests {
     use super::Step::Ask;
     use super::*;
 
-    /// The members asked up to and without the next pause.
+    /// The members asked before the next pause.
     fn round(route: &mut Route, len: usize, avoid: MemberSet) -> Vec<usize> {
         let mut asked = Vec::new();
         while let Ask(member) = route.step(len, avoid) {
@@ -151,7 +148,7 @@ mod tests {
             assert_eq!(route.step(3, 0), Ask(expected));
             route.hint(1 - expected);
         }
-        // The last hint (member 0, asked already) waits for the next round.
+        // The last hint names member 0, which has been asked, so it counts in the next round.
         assert_eq!(round(&mut route, 3, 0), [2]);
         assert_eq!(round(&mut route, 3, 0), [0, 1, 2]);
     }
@@ -159,20 +156,19 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_limit() {
         let mut route = Route::new(0);
-        let pauses: Vec<u64> = (0..14)
-            .map(|_| {
-                loop {
-                    if let Step::Pause(pause) = route.step(3, 0) {
-                        break pause.as_millis() as u64;
-                    }
+        for expected_ms in [4, 8, 16, 32, 60, 60, 60] {
+            let pause = loop {
+                if let Step::Pause(pause) = route.step(3, 0) {
+                    break pause;
                 }
-            })
-            .collect();
-        assert_eq!(pauses, [4, 6, 9, 13, 20, 30, 45, 60, 60, 60, 60, 60, 60, 60]);
+            };
+            let expected = Duration::from_millis(expected_ms);
+            assert!(pause >= expected / 2 && pause <= expected * 3 / 2, "{expected:?}: {pause:?}");
+        }
     }
 
     #[test]
-    fn the_silent_are_left_out_unless_hinted_at_or_alone() {
+    fn silent_members_are_left_out_unless_hinted_at_or_alone() {
         assert_eq!(round(&mut Route::new(0), 3, 0b001), [1, 2]);
         assert_eq!(round(&mut Route::new(0), 3, 0b111), [0, 1, 2]);
         let mut route = Route::new(1);
@@ -182,16 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_member_is_asked_again_after_its_time_and_not_for_ever() {
+    fn a_busy_member_is_asked_again_after_its_time_a_few_times() {
         let mut route = Route::new(1);
         for asked_for in [300, 1000, 2000, 3_600_000].map(Duration::from_millis) {
             assert_eq!(route.step(3, 0), Ask(1));
             route.busy(1, Some(asked_for));
-            assert_eq!(route.step(3, 0), Step::Wait(asked_for.min(BUSY_PAUSE_MAX)));
+            let least = asked_for.min(BUSY_PAUSE_MAX);
+            let Step::Wait(pause) = route.step(3, 0) else { panic!("{route:?}") };
+            assert!(pause > least && pause < least + PAUSES.longest * 2, "{least:?}: {pause:?}");
         }
         assert_eq!(route.step(3, 0), Ask(2));
-        // Without a time of its own, the pause is the usual one.
+        // If the member names no time, the pause is the usual one.
         route.busy(2, None);
-        assert!(matches!(route.step(3, 0), Step::Wait(pause) if pause <= PAUSE_MAX));
+        assert!(matches!(route.step(3, 0), Step::Wait(pause) if pause < PAUSES.longest * 2));
     }
 }

@@ -1,5 +1,5 @@
-//! The Clerk against members that follow a script: what each says to its first call, its second,
-//! and so on.
+//! The Clerk with members that follow a script: what each answers to its first call, its second
+//! call, and so on.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::ErrorChain;
-use crate::kv::proto::{KvServerRpc, KvServerRpcService};
+use crate::kv::proto::{GetReply, KvServerRpc, KvServerRpcService, LeaderHint, PutAppendReply};
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::rpc::{Done, Server, Status, StatusCode};
 
@@ -20,26 +20,26 @@ use crate::rpc::{Done, Server, Status, StatusCode};
 enum Say {
     Ok(u64),
     NoLeader,
-    /// Member number so and so leads.
+    /// The member with this number leads.
     Hint(usize),
-    /// Not the leader any more, and the write is in its log.
+    /// No longer the leader, and the write is in its log.
     MayApply,
     Expired(u64),
     Word(&'static [u8]),
     Status(StatusCode),
     Busy(u64),
-    /// Nothing, while the connection stays.
+    /// Nothing, while the connection stays open.
     Silence,
-    /// No leader, said after so many milliseconds.
+    /// No leader, after this many milliseconds.
     Late(u64),
-    /// The `Done` is given up.
+    /// Drops the `Done`.
     Drop,
 }
 
 use Say::*;
 
-/// Everything that members were sent, in order: the member's number and the write (a read: its key
-/// alone).
+/// Everything that was sent to members, in order: the member's number and the write. Of a read,
+/// only the key.
 type Log = Arc<Mutex<Vec<(usize, PutAppendArgs)>>>;
 
 struct Actor {
@@ -52,7 +52,7 @@ struct Actor {
 }
 
 impl Actor {
-    /// The next line of the script; the last is said for ever.
+    /// The next line of the script. The last one repeats for ever.
     fn next(&self, args: PutAppendArgs) -> Say {
         self.log.lock().push((self.number, args));
         let mut calls = self.calls.lock();
@@ -154,7 +154,7 @@ impl Cast {
         self.log.lock().iter().map(|(number, _)| *number).collect()
     }
 
-    /// What they were sent.
+    /// What was sent to them.
     fn sent(&self) -> Vec<PutAppendArgs> {
         self.log.lock().iter().map(|(_, args)| args.clone()).collect()
     }
@@ -168,9 +168,9 @@ fn clerk(addrs: Vec<String>, timeout: Duration) -> Clerk {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Long enough for any script that comes to an end by itself.
+/// Long enough for any script that ends by itself.
 const LONG: Duration = Duration::from_secs(20);
-/// For scripts that do not.
+/// For scripts that do not end by themselves.
 const SHORT: Duration = Duration::from_millis(300);
 
 #[track_caller]
@@ -201,11 +201,14 @@ fn a_put_asks_until_the_leader_is_found_and_remembers_it() {
     check(&[&[Hint(2)], &[Ok(2)], &[Ok(2)]], &[0, 2, 2]);
     // Hints in a circle cost one round.
     check(&[&[Hint(1)], &[Hint(0)], &[Ok(2)]], &[0, 1, 2, 2]);
-    // A round without a leader, then one elected.
+    // A round without a leader; then a leader is elected.
     check(&[&[NoLeader, Ok(2)], &[NoLeader], &[NoLeader]], &[0, 1, 2, 0, 0]);
-    // What was said last is where the next round begins.
+    // The next round begins at the last hint.
     check(&[&[NoLeader], &[NoLeader, Ok(2)], &[Hint(1)]], &[0, 1, 2, 1, 1]);
-    // Busy, and asked again after a pause.
+    // A member that refuses at once, and is the leader a moment later, is not left out.
+    let stopping = Say::Status(StatusCode::ShuttingDown);
+    check(&[&[stopping, Ok(2)], &[Hint(2)], &[Hint(1)]], &[0, 1, 2, 1, 2, 0, 0]);
+    // A busy member is asked again after a pause.
     check(&[&[Busy(1), Ok(2)], &[Ok(2)]], &[0, 0, 0]);
     check(&[&[Busy(1)], &[Ok(2)]], &[0, 0, 0, 0, 1, 1]);
 }
@@ -217,7 +220,7 @@ fn a_dead_member_is_passed_over() {
     addrs.extend(cast.addrs.lock().clone());
     let started = Instant::now();
     done(clerk(addrs, LONG).put("k", "v"));
-    assert!(started.elapsed() < LONG / 2, "refused is refused: nothing to wait for");
+    assert!(started.elapsed() < LONG / 2, "a refusal comes at once");
 }
 
 #[test]
@@ -250,7 +253,7 @@ fn every_attempt_of_a_write_is_the_same_write() {
     assert_eq!((first[0].request_id, first[0].seen_index, &first[0].op[..]), (1, 1, words::APPEND));
     done(clerk.put("k", "v"));
     let next = &cast.sent()[4];
-    // The next write is another one of the same client, who has learned an index.
+    // The next write is a new one of the same client, which has learned an index.
     assert_eq!((next.request_id, next.seen_index, &next.op[..]), (2, 7, words::PUT));
     assert_eq!(next.client_id, first[0].client_id);
 }
@@ -262,8 +265,8 @@ fn an_error_says_whether_the_write_may_have_happened() {
         let call = |timeout| Cast::new(&[script, &[NoLeader]]).clerk(timeout).put("k", "v");
         let mut result = call(if kind == Rejected { LONG } else { SHORT });
         for _ in 0..20 {
-            // On a busy machine the deadline may cut the last attempt off, which makes it unknown
-            // indeed.
+            // On a busy machine the deadline may cut the last attempt off. Then the outcome is
+            // unknown indeed.
             let is_cut_off =
                 |error: &ClerkError| ErrorChain(error).to_string().contains(": no answer ");
             let is_to_repeat = kind == NotApplied && result.as_ref().is_err_and(is_cut_off);
@@ -286,14 +289,14 @@ fn an_error_says_whether_the_write_may_have_happened() {
     check(&[Say::Status(StatusCode::DeadlineExceeded), NoLeader], Unknown);
     check(&[Say::Status(StatusCode::Other(99)), NoLeader], Unknown);
     check(&[Word(words::ERR_TOO_LARGE)], Rejected);
-    // The first outcome of the same write, whichever attempt it was.
+    // The first outcome of the same write, whichever attempt had it.
     check(&[Drop, Word(words::ERR_TOO_LARGE)], Rejected);
     check(&[Say::Status(StatusCode::FrameTooLarge)], Rejected);
     // Refused now, but an earlier attempt may have passed.
     check(&[Drop, Say::Status(StatusCode::FrameTooLarge)], Unknown);
 }
 
-/// What certainly did not happen stays so: it is not sent once more in the last moment, when no
+/// A write that certainly did not happen stays so: it is not sent again at the last moment, when no
 /// answer can come in time.
 #[test]
 fn a_refused_write_is_not_sent_again_without_time_for_an_answer() {
@@ -332,7 +335,7 @@ fn a_forgotten_session_is_unknown_if_an_attempt_may_have_passed() {
     let cast = Cast::new(&[&[Drop, Expired(50), Ok(60)]]);
     let clerk = cast.clerk(LONG);
     check_kind(clerk.put("k", "v"), ClerkErrorKind::Unknown);
-    assert_eq!(cast.sent().len(), 2, "not again under another name: that could do it twice");
+    assert_eq!(cast.sent().len(), 2, "not again in another session, which could apply it twice");
     done(clerk.put("k", "v"));
     let sent = cast.sent();
     assert_ne!(sent[1].client_id, sent[2].client_id);
@@ -366,7 +369,7 @@ fn a_get_tells_absent_from_failed() {
 }
 
 #[test]
-fn what_is_over_a_limit_is_never_sent() {
+fn a_request_over_a_limit_is_never_sent() {
     let cast = Cast::new(&[&[Ok(2)]]);
     let clerk = cast.clerk(LONG);
     let (key, value) = (vec![0; KEY_LEN_MAX + 1], vec![0; VALUE_LEN_MAX + 1]);
@@ -456,8 +459,7 @@ fn local_addr(listener: &TcpListener) -> String {
     listener.local_addr().unwrap_or_else(|error| panic!("{error}")).to_string()
 }
 
-/// The first member leads; reads with `follower_reads` go to whom the balancer chooses, which
-/// changes nothing for writes.
+/// The first member leads. With `follower_reads`, reads go to the balancer's choice. Writes do not.
 #[test]
 fn reads_go_where_the_balancer_says_if_followers_may_serve_them() {
     struct Last;
@@ -497,7 +499,7 @@ fn reads_are_spread_in_turns() {
     assert_eq!(asked, [0, 0, 1, 1, 2, 2]);
 }
 
-/// One that refuses at once looks free and fast, and is asked once only.
+/// A member that refuses at once looks free and fast. It is asked only once.
 #[test]
 fn reads_stay_away_from_a_member_that_does_not_serve_them() {
     let cast = Cast::new(&[&[NoLeader], &[Ok(1)]]);

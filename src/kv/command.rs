@@ -1,15 +1,16 @@
-//! Commands: what a write looks like in the log.
+//! [`Command`]: a write as it is in the log.
 //!
 //! | offset | size | field |
 //! |-------:|-----:|-------|
-//! | 0 | 1 | kind: 1 Put, 2 Append. Another layout will take other numbers, so this byte is the version as well |
+//! | 0 | 1 | kind: 1 Put, 2 Append. Another layout gets another number, so this byte is the version, too |
 //! | 1 | 1 | length of the client id, at most 64 |
 //! | 2 | 8 | request id, signed, little-endian |
 //! | 10 | 8 | seen index, little-endian |
 //! | 18 | 4 | length of the key, little-endian |
-//! | 22 | | client id, key, value: the value is what remains, so its length is written nowhere |
+//! | 22 | | client id, key, value. The value is the rest, so its length is not stored |
 //!
-//! These bytes are on disk and between members of different versions: the golden test below must never change.
+//! These bytes are on disk, and members of different versions exchange them. The golden test below
+//! must never change.
 
 use std::fmt;
 
@@ -27,39 +28,40 @@ const HEAD_LEN: usize = 22;
 pub enum Op {
     /// Replaces the value.
     Put,
-    /// Adds to the end of the value; an absent key counts as empty.
+    /// Appends to the value. An absent key counts as empty.
     Append,
 }
 
-/// One write, as it is proposed, logged and applied.
+/// One write, as it is proposed, stored in the log and applied.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Command {
     /// Put or Append.
     pub op: Op,
-    /// Any bytes, none included; at most [`KEY_LEN_MAX`].
+    /// Any bytes, or none; at most [`KEY_LEN_MAX`].
     pub key: Bytes,
-    /// Any bytes, none included; at most [`VALUE_LEN_MAX`].
+    /// Any bytes, or none; at most [`VALUE_LEN_MAX`].
     pub value: Bytes,
-    /// Who writes; at most [`CLIENT_ID_LEN_MAX`]. Empty together with `request_id` 0: no session.
+    /// The client that writes; at most [`CLIENT_ID_LEN_MAX`]. Empty, with `request_id` 0: no
+    /// session.
     pub client_id: Bytes,
-    /// Grows with every new write of a client; a retry repeats it.
+    /// Grows with each new write of the client. A retry repeats it.
     pub request_id: i64,
-    /// An applied index that the client had learned before it first sent this write; zero: it knows of none.
+    /// An applied index that the client had learned before it first sent this write. Zero: none.
     pub seen_index: Index,
 }
 
-/// Why bytes are not a command, or a command not one to propose.
+/// Why bytes are not a command, or a command must not be proposed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// The first byte is none that this version knows.
+    /// This version does not know the first byte.
     #[error("command of unknown kind {0}")]
     UnknownKind(u8),
-    /// The bytes end before what their head announces.
+    /// There are fewer bytes than the head announces.
     #[error("command of {len} bytes is cut short: {needed} needed")]
     CutShort {
         /// How many there are.
         len: usize,
-        /// How many there should be at least.
+        /// How many there must be at least.
         needed: usize,
     },
     /// A part is over its limit.
@@ -75,7 +77,7 @@ pub enum CommandError {
 }
 
 impl Command {
-    /// Checks every part against its limit: what a member does before it proposes.
+    /// Checks each part against its limit. A member does this before it proposes the command.
     ///
     /// # Errors
     /// [`CommandError::TooLarge`], naming the part.
@@ -87,7 +89,7 @@ impl Command {
     /// The bytes for the log.
     ///
     /// # Panics
-    /// If the client id or the key is over its limit, which [`check_limits`](Self::check_limits) would have said.
+    /// If the client id or the key is over its limit: see [`check_limits`](Self::check_limits).
     pub fn encode(&self) -> Bytes {
         assert!(self.client_id.len() <= CLIENT_ID_LEN_MAX && self.key.len() <= KEY_LEN_MAX);
         let len = HEAD_LEN + self.client_id.len() + self.key.len() + self.value.len();
@@ -96,7 +98,7 @@ impl Command {
             Op::Put => KIND_PUT,
             Op::Append => KIND_APPEND,
         });
-        // Neither cast can lose anything: the limits asserted above are 64 and 65,536.
+        // The casts lose nothing: the limits asserted above are 64 and 65,536.
         bytes.put_u8(self.client_id.len() as u8);
         bytes.put_i64_le(self.request_id);
         bytes.put_u64_le(self.seen_index.0);
@@ -107,11 +109,11 @@ impl Command {
         bytes.freeze()
     }
 
-    /// Reads what [`encode`](Self::encode) wrote. The parts share the buffer of `bytes`; nothing is copied.
+    /// Reads what [`encode`](Self::encode) wrote. The parts share the buffer of `bytes`.
     ///
     /// # Errors
-    /// Bytes of any origin may be given: those that are not a command are an error, never a panic. Limits on lengths
-    /// are not checked here.
+    /// [`CommandError`] if the bytes are not a command, whatever they are. Limits on lengths are
+    /// not checked here.
     pub fn decode(bytes: &Bytes) -> Result<Command, CommandError> {
         let len = bytes.len();
         let needed = |needed| {
@@ -135,13 +137,13 @@ impl Command {
         Ok(Command { op, key, value: rest, client_id, request_id, seen_index })
     }
 
-    /// Whether retries of this write are told from new writes.
+    /// Whether this write has a session, so that its retries can be recognized.
     pub fn has_session(&self) -> bool {
         !(self.client_id.is_empty() && self.request_id == 0)
     }
 }
 
-/// Checks what a client chooses: before it sends, and before a member proposes.
+/// Checks the parts that a client chooses, before it sends them and before a member proposes them.
 pub(crate) fn check_key_and_value(key: &[u8], value: &[u8]) -> Result<(), CommandError> {
     check_len("key", key.len(), KEY_LEN_MAX)?;
     check_len("value", value.len(), VALUE_LEN_MAX)
@@ -151,7 +153,7 @@ fn check_len(part: &'static str, len: usize, max: usize) -> Result<(), CommandEr
     if len > max { Err(CommandError::TooLarge { part, len, max }) } else { Ok(()) }
 }
 
-/// Lengths in place of values: a log line must not hold 15 MiB.
+/// Shows lengths in place of values, which may have 15 MiB.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Command")

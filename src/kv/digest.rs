@@ -1,19 +1,24 @@
-//! A running digest of the applied state, by which members are compared at equal index.
+//! [`Digest`]: a running digest of the applied state, by which members compare their states at the
+//! same index.
 //!
-//! A chain over every entry: what it was, what came of it, and how large the state was after it. So members that have
-//! gone apart differ from the first entry that they do not agree on; and for good, since each link maps different
-//! digests to different digests. It costs one pass over the command, whatever the size of the state.
+//! The digest is a chain over all entries: the entry, its outcome, and the size of the state after
+//! it. So the digests of two members differ from the first entry on which their states differ. They
+//! stay different, because each link maps different digests to different digests. A link costs one
+//! pass over the command, whatever the size of the state.
 //!
-//! Left out: the values themselves. A bit that flips in memory shows when it changes an outcome or a size, or not at all.
+//! Left out: the values themselves. A bit that flips in memory is noticed only if it changes an
+//! outcome or a size.
 //!
-//! Members of different versions are compared, and snapshots carry the digest on: the golden test below must never change.
+//! Members of different versions compare digests, and snapshots contain them. The golden test below
+//! must never change.
 
 use bytes::Bytes;
 
-use super::{Outcome, Stats};
+use super::outcome::Outcome;
+use super::query::Stats;
 use crate::raft::Index;
 
-/// See the [module's documentation](self). Zero: nothing was applied.
+/// See the [module](self). Zero: nothing has been applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest(u64);
 
@@ -26,7 +31,8 @@ impl Digest {
         self.0
     }
 
-    /// The next link: `command`, at `index`, came to `outcome`, and `after` is what there is now.
+    /// Adds a link: `command` at `index` had this `outcome`, and the state now has the size
+    /// `after`.
     pub(super) fn extend(&mut self, index: Index, command: &Bytes, outcome: Outcome, after: Stats) {
         let (kind, applied) = match outcome {
             Outcome::Applied { index } => (1, index),

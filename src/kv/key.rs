@@ -1,20 +1,28 @@
-//! A key as the state machine's tree holds it.
+//! [`Key`]: a key as the state machine's tree holds it.
 //!
-//! A short key lies in the tree's node itself. A search compares some 25 keys in a tree of ten million; followed through
-//! a pointer, each is a cache line from anywhere in memory, and a node that is copied for a view touches all of its keys.
+//! A short key is stored in the tree's node itself. A search in a tree of ten million keys compares
+//! some 25 of them. Behind a pointer each would be in another cache line, and copying a node for a
+//! view would touch all of its keys.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// The longest key that needs no memory of its own. With it a key takes 24 bytes, no more than a pointer, a length and the tag do.
+use bytes::Bytes;
+use imbl::OrdMap;
+
+/// Every key with its value. A clone shares its nodes until one of the two changes.
+pub(super) type Values = OrdMap<Key, Bytes>;
+
+/// The longest key that needs no memory of its own. With this limit a [`Key`] has 24 bytes, as many
+/// as a pointer, a length and a tag.
 const SHORT_LEN_MAX: usize = 22;
 
-/// Any bytes, ordered by them. A clone never copies more than 24 bytes.
+/// Any bytes, compared as bytes. A clone copies 24 bytes.
 #[derive(Clone, Debug)]
 pub(super) enum Key {
-    /// `len` bytes, then zeros.
+    /// `len` bytes, followed by zeros.
     Short {
         len: u8,
         bytes: [u8; SHORT_LEN_MAX],
@@ -81,7 +89,8 @@ mod tests {
         assert_eq!(size_of::<Key>(), 24);
     }
 
-    /// Few different bytes, zeros among them, so that one is often the other's beginning; and lengths on both sides of the limit.
+    /// Zeros and ones, so that one key is often the beginning of another, with lengths on both
+    /// sides of the limit.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(0..2u8, 0..SHORT_LEN_MAX + 3)
     }

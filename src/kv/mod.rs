@@ -1,29 +1,35 @@
-//! The key-value store: commands, the state machine that applies them, and the sessions that make a retry harmless.
+//! The key-value store: commands, the state machine that applies them, and the sessions that make
+//! retries harmless.
 //!
 //! ```text
-//! PutAppendArgs ──> Command ── encode ──> Raft's log ── decode ──> Store::apply ──> Outcome ──> PutAppendReply
-//!                                                                   ├─ Sessions: seen this (client, request) before?
-//!                                                                   └─ the keys: Put, Append
-//! GetArgs ─────────────────── Query ──(once the read is safe)──────> Store::query ─> Answer ───> GetReply
-//! view() ──> StoreView::write ──> the bytes of a snapshot ──> Store::load
+//! PutAppendArgs ─> Command ─ encode ─> Raft's log ─ decode ─> Store::apply ─> Outcome ─> PutAppendReply
+//!                                                              ├─ Sessions: is it a repeat?
+//!                                                              └─ the keys: Put, Append
+//! GetArgs ───────> Query ─── (once the read is safe) ───────> Store::query ─> Answer ──> GetReply
+//! Store::view ───> StoreView::write ─> the bytes of a snapshot ─> Store::load
 //! ```
 //!
-//! Keys and values are bytes. They are ordered by their bytes; an absent key is not an empty value.
+//! Keys and values are bytes. Keys are ordered by their bytes. An absent key is not the same as an
+//! empty value.
 //!
-//! Invariant: what a command does follows from the log alone. Nothing here reads a clock, and no result depends on the
-//! order of a hash map.
+//! # Invariants
 //!
-//! Invariant: a write that carries a session is applied at most once, however often it is in the log ([`Sessions`]
-//! has the argument).
-//!
-//! The limits below are part of that: they decide outcomes, so members that disagree on them would diverge. Changing
-//! one needs a new kind of [`Command`].
+//! - What a command does follows from the log alone. Nothing here reads a clock, and no result
+//!   depends on the order of a hash map.
+//! - A write that carries a session is applied at most once, however often it is in the log. The
+//!   page of `sessions` has the proof.
+//! - The limits below decide outcomes, so members with different limits would diverge. To change a
+//!   limit, add a new kind of [`Command`].
 
 mod command;
 #[cfg(feature = "server")]
 mod digest;
 #[cfg(feature = "server")]
 mod key;
+#[cfg(feature = "server")]
+mod outcome;
+#[cfg(feature = "server")]
+mod query;
 #[cfg(feature = "server")]
 mod service;
 #[cfg(feature = "server")]
@@ -38,25 +44,30 @@ pub(crate) mod words;
 pub(crate) use command::check_key_and_value;
 pub use command::{Command, CommandError, Op};
 #[cfg(feature = "server")]
+pub use outcome::Outcome;
+#[cfg(feature = "server")]
+pub use query::{Answer, Query, Stats};
+#[cfg(feature = "server")]
 pub use service::KvService;
 #[cfg(feature = "server")]
 pub use sessions::{Admission, Sessions};
 #[cfg(feature = "server")]
 pub use snapshot::StoreView;
 #[cfg(feature = "server")]
-pub use store::{Answer, Outcome, Query, Stats, Store};
+pub use store::Store;
 
 /// The longest key, in bytes: 64 KiB.
 pub const KEY_LEN_MAX: usize = 64 << 10;
 
-/// The longest value, in bytes: 15 MiB. An append that would pass it is refused and changes nothing.
+/// The longest value, in bytes: 15 MiB. An append that would exceed it is refused and changes
+/// nothing.
 pub const VALUE_LEN_MAX: usize = 15 << 20;
 
 /// The longest client id, in bytes.
 pub const CLIENT_ID_LEN_MAX: usize = 64;
 
-/// How many clients' sessions are remembered: about 240 bytes each, measured. Past it the one that was used longest ago is
-/// forgotten.
+/// How many clients' sessions are remembered, at about 240 bytes each (measured). For one more, the
+/// session that was used longest ago is forgotten.
 pub const SESSIONS_MAX: usize = 100_000;
 
 /// The messages and the service, generated from `proto/kv_server_rpc.proto`.

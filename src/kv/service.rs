@@ -1,20 +1,22 @@
-//! What clients call: `kvServerRpc` in front of a node that replicates a [`Store`].
+//! [`KvService`]: the service `kvServerRpc`, in front of a node that replicates a [`Store`].
 //!
-//! A method never waits for consensus: it hands the call's [`Done`] to the node and returns, so one connection carries many calls. Each
-//! call is answered once:
+//! A method never waits for consensus. It hands the call's [`Done`] to the node and returns, so one
+//! connection carries many calls. Each call is answered once:
 //!
-//! | what became of it | our own clients | existing clients |
+//! | outcome | our own clients get | existing clients get |
 //! | --- | --- | --- |
-//! | it took effect, or was read | `OK`, `ErrNoKey`, or why the store refused | the same |
+//! | the write took effect, or the key was read | `OK`, `ErrNoKey`, or the store's refusal | the same |
 //! | another member leads | `ErrWrongLeader` with a hint | `ErrWrongLeader` |
-//! | it was proposed, and its end is not known | `ErrWrongLeader`, `MayApply` | `ErrWrongLeader`: they ask again with the same id |
-//! | this member's state has gone astray | `ErrWrongLeader` without a hint: they go on to another member | `ErrWrongLeader` |
-//! | too much to do, or a full disk | status busy, with a time to come back | `ErrWrongLeader` |
+//! | the write was proposed and its outcome is unknown | `ErrWrongLeader` with `MayApply` | `ErrWrongLeader`; they ask again with the same id |
+//! | this member's state has diverged | `ErrWrongLeader` without a hint, so they ask another member | `ErrWrongLeader` |
+//! | the member has too much to do, or its disk is full | status busy, with a time to come back | `ErrWrongLeader` |
 //!
-//! Writes need the leader; reads are served by every member that hears one (ReadIndex), and those that may be stale by any.
+//! Writes need the leader. Every member that hears a leader serves linearizable reads (ReadIndex),
+//! and every member serves stale reads.
 //!
-//! An existing client sets no time limit, so the server does: [`CALL_TIMEOUT`]. It gets the documented fields and no other,
-//! so that its reply is the same to the byte as from the system that it was written for.
+//! Existing clients set no time limit, so the server sets one: [`CALL_TIMEOUT`]. They get only the
+//! documented fields, so that each reply is the same to the byte as from the system for which they
+//! were written.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,9 +29,9 @@ use crate::node::{NodeHandle, RequestError, Stale};
 use crate::raft::{Index, MemberId, RoleName};
 use crate::rpc::{Done, Payload, Status};
 
-/// How long a call may take that names no deadline.
+/// How long a call without a deadline may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// When a client that was told "busy" should come back.
+/// After how long a client should come back if this member is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// `kvServerRpc` of one member.
@@ -39,16 +41,16 @@ pub struct KvService {
 }
 
 impl KvService {
-    /// Serves from `node`; hints name the leader's address in `members`.
+    /// Serves from `node`. Hints name the leader's address in `members`.
     pub fn new(node: NodeHandle<Store>, members: Members) -> KvService {
         KvService { node, members: Arc::new(members) }
     }
 }
 
 impl KvServerRpc for KvService {
-    /// Requests that have arrived together go to the core together.
+    /// Brings the requests that have arrived together to the core together.
     fn after_calls(&self, _method: &str) {
-        self.node.attend();
+        self.node.run_pending();
     }
 
     fn put_append(&self, args: PutAppendArgs, done: Done<PutAppendReply>) {
@@ -69,7 +71,7 @@ impl KvServerRpc for KvService {
             return done.run(put_reply(words::ERR_TOO_LARGE));
         }
         let (deadline, members) = (deadline(&done), self.members.clone());
-        self.node.propose_soon(command.encode(), deadline, move |result| {
+        self.node.queue_proposal(command.encode(), deadline, move |result| {
             let reply = match result {
                 Ok(outcome) => outcome_reply(outcome),
                 Err(error) if is_busy(&error, &done) => return done.fail(busy(&error)),
@@ -93,7 +95,7 @@ impl KvServerRpc for KvService {
         }
         let (deadline, members) = (deadline(&done), self.members.clone());
         let leader = self.leader_elsewhere().filter(|_| !done.is_documented());
-        self.node.read_soon(Query::Get { key: args.key }, deadline, move |result| match result {
+        self.node.queue_read(Query::Get { key: args.key }, deadline, move |result| match result {
             Ok(answer) => done.run(GetReply { leader, ..answer_reply(answer) }),
             Err(error) => refuse_get(&error, &members, done),
         });
@@ -101,21 +103,21 @@ impl KvServerRpc for KvService {
 }
 
 impl KvService {
-    /// Who would answer sooner.
+    /// The leader, if it is another member: it would answer sooner.
     fn leader_elsewhere(&self) -> Option<LeaderHint> {
         let role = self.node.status().role;
         let leader = role.leader.filter(|_| role.role != RoleName::Leader)?;
         hint_at(leader, &self.members)
     }
 
-    /// From the state as it is; if that may be too old, a read like any other, which is as new as can be.
+    /// Reads the state as it is. If that may be too old, makes a linearizable read instead.
     fn get_stale(&self, args: GetArgs, done: Done<GetReply>) {
         let (deadline, members) = (deadline(&done), self.members.clone());
         let age_max = args.age_max_ms.map(Duration::from_millis);
         let (query, node) = (Query::Get { key: args.key.clone() }, self.node.clone());
         self.node.read_stale(query, age_max, deadline, move |result| match result {
             Ok(Stale { answer, age_max }) => {
-                // Up, as it is a bound.
+                // Rounded up, because it is a bound.
                 let age_ms = Some(age_max.as_millis() as u64 + 1);
                 done.run(GetReply { age_ms, ..answer_reply(answer) });
             }
@@ -172,7 +174,7 @@ fn deadline<R: Payload>(done: &Done<R>) -> Instant {
     done.deadline().unwrap_or_else(|| Instant::now() + CALL_TIMEOUT)
 }
 
-/// An existing client knows no statuses: it is sent to another member, as if this one did not lead.
+/// Existing clients know no statuses. They are sent to another member, as if this one did not lead.
 fn is_busy<R: Payload>(error: &RequestError, done: &Done<R>) -> bool {
     matches!(error, RequestError::Busy | RequestError::DiskFull) && !done.is_documented()
 }

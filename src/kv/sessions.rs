@@ -1,66 +1,79 @@
-//! Sessions: how a write that is in the log twice takes effect once.
+//! [`Sessions`]: how a write that is in the log twice takes effect once.
 //!
-//! For each client the table keeps the newest request id and what came of it. A request id that is not newer is a
-//! repeat: it changes nothing, and gets the first outcome again. (Of ids older than the newest the outcome is no longer
-//! known; they are answered as done. One client has one write outstanding, so nobody waits for that answer.) The first
-//! id of a client may be any number.
+//! For each client, the table keeps the newest request id and its outcome. A request id that is not
+//! newer is a repeat: it changes nothing and gets the first outcome again. The first id of a client
+//! may be any number. The table no longer has the outcomes of ids older than the newest; these are
+//! answered as done. A client has one write outstanding at a time, so it does not wait for such an
+//! answer.
 //!
-//! # What is forgotten, and why no write is applied twice for it
+//! # What is forgotten, and why no write is applied twice nevertheless
 //!
-//! The table holds a bounded number of clients and forgets the one whose last request has the lowest log index: a fact
-//! that all members share. A retry from a forgotten client looks like the first request of a new one. To tell them
-//! apart, each write carries `seen_index`: an applied index that the client had learned *before it first sent* that
-//! write (retries repeat it). And the table remembers `expired_up_to`: the highest index at which any forgotten session was
-//! last used. The rule, for a client that is not in the table:
+//! The table holds a bounded number of clients. It forgets the client whose last request has the
+//! lowest log index, which is the same on all members. A retry from a forgotten client looks like
+//! the first request of a new client. Two indexes tell them apart:
+//!
+//! - Each write carries `seen_index`: an applied index that the client had learned *before it first
+//!   sent* the write. Retries repeat it.
+//! - The table has `expired_up_to`: the highest index at which any forgotten session was last used.
+//!
+//! The rule for a client that is not in the table:
 //!
 //! ```text
 //! seen_index <  expired_up_to   refused: Expired. It may have been applied before and been forgotten since
 //! seen_index >= expired_up_to   admitted: it has not been applied before
 //! ```
 //!
-//! Proof of the second line. Suppose the write was applied before, at index `a`, and its client has been forgotten since.
+//! Proof of the second line. Suppose the write was applied before, at index `a`, and its client has
+//! been forgotten since.
 //!
-//! 1. `a > seen_index`. Entry `seen_index` was applied, hence committed, before the write was first sent, and with it every
-//!    entry below; so none of them is this write, and by leader completeness (Raft §5.4.3) none becomes it later.
-//!    A client that has learned nothing yet says 1: the first entry of any log is a leader's no-op (Raft §8).
-//! 2. The client was in the table, and last used at `a` or later, when it was forgotten. `expired_up_to` was at least
-//!    that from then on: it never falls.
+//! 1. `a > seen_index`. Entry `seen_index` was applied, hence committed, before the write was first
+//!    sent, and so was every entry below it. So none of these entries is this write, and by leader
+//!    completeness (Raft §5.4.3) none becomes it later. A client that has learned no index yet
+//!    sends 1: the first entry of any log is a leader's no-op (Raft §8).
+//! 2. When the client was forgotten, it was in the table and last used at `a` or later.
+//!    `expired_up_to` has been at least that since, because it never falls.
 //! 3. So `expired_up_to >= a > seen_index`, and the first line applies, not the second. ∎
 //!
-//! While the client stays in the table the newest request id does the job: a late copy of any write that was applied is
-//! not newer. And if a client is forgotten and admitted again by a newer write, copies of its older writes are not
-//! newer than that one; should it be forgotten once more, step 2 holds as before.
+//! While the client is in the table, the newest request id is enough: a late copy of a write that
+//! was applied is not newer. If a client is forgotten and admitted again with a newer write, copies
+//! of its older writes are not newer than that one. If it is then forgotten again, step 2 holds as
+//! before.
 //!
-//! A write that was refused as Expired stays refused: `expired_up_to` never falls, and its `seen_index` never changes. So a
-//! client that knows that no earlier copy was applied may begin a new session at once; otherwise the
-//! outcome is unknown, and is reported so, but nothing happens twice.
+//! A write that was refused as Expired stays refused, because `expired_up_to` never falls and the
+//! write's `seen_index` never changes. So a client that knows that no earlier copy was applied may
+//! begin a new session at once. Otherwise the outcome is unknown and is reported as such, but
+//! nothing happens twice.
 //!
-//! Left out: clients of the documented system know no index and send none (`seen_index` 0). They are always admitted, so a
-//! retry of theirs that comes after [`SESSIONS_MAX`](super::SESSIONS_MAX) other clients have written since would be applied
-//! again. The rule of the documented system has no better answer.
+//! # Left out
+//!
+//! Clients of the documented system know no index and send `seen_index` 0. They are always
+//! admitted. A retry of theirs would be applied again if [`SESSIONS_MAX`](super::SESSIONS_MAX)
+//! other clients have written in between. The rule of the documented system has no better answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::raft::Index;
 
 /// The sessions of all clients, as of one log index.
 #[derive(Debug)]
 pub struct Sessions {
     table: Table,
-    /// Where each client's session is. Follows from the table, so snapshots leave it out; only ever looked up by key:
-    /// its order, which differs between members, decides nothing.
+    /// The index of each client's session in the table. It follows from the table, so snapshots
+    /// leave it out. It is only looked up by key: its order differs between members and decides
+    /// nothing.
     last_used: HashMap<Arc<[u8]>, Index>,
     len_max: usize,
 }
 
-/// All that later judgements depend on. A clone shares everything until one of the two changes.
+/// Everything that later decisions depend on. A clone shares its nodes until one of the two
+/// changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
-    /// Every session by the index at which it was last used, so the first is the one to forget next.
+    /// The sessions by the index at which they were last used. The first one is forgotten next.
     pub(super) by_last_used: OrdMap<Index, Session>,
     pub(super) expired_up_to: Index,
 }
@@ -75,24 +88,26 @@ pub(super) struct Session {
 /// What to do with a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Apply it, then [`record`](Sessions::record) what came of it.
+    /// Apply it, then [`record`](Sessions::record) its outcome.
     New,
-    /// It was applied before: answer this, change nothing.
+    /// It was applied before. Answer with this outcome and change nothing.
     Repeat(Outcome),
-    /// Its session may have been forgotten: change nothing.
+    /// Its session may have been forgotten. Change nothing.
     Expired,
 }
 
 impl Sessions {
-    /// No sessions yet, and never more than `len_max`, which is at least 1.
+    /// An empty table that never holds more than `len_max` sessions, at least 1.
     pub fn new(len_max: usize) -> Sessions {
         assert!(len_max > 0, "a table of no sessions would forget each write at once");
-        // With all the room it will need: to move a large table would hold up whichever write makes it grow.
+        // With all the room that it will need. Otherwise a write would have to wait while a large
+        // table is moved.
         let last_used = HashMap::with_capacity(len_max);
         Sessions { table: Table::default(), last_used, len_max }
     }
 
-    /// Judges the write `request_id` of `client`, which is the log's entry `index`. A repeat counts as a use.
+    /// Decides what to do with the write `request_id` of `client`, which is entry `index` of the
+    /// log. A repeat counts as a use of the session.
     pub fn admit(
         &mut self,
         index: Index,
@@ -113,7 +128,8 @@ impl Sessions {
         Admission::Repeat(outcome)
     }
 
-    /// Keeps what came of a write that was [`New`](Admission::New), and forgets the oldest session if there is no room.
+    /// Keeps the outcome of a write that was [`New`](Admission::New). Forgets the oldest session if
+    /// there is no room.
     pub fn record(&mut self, index: Index, client: &[u8], request_id: i64, outcome: Outcome) {
         let is_known = self.use_at(index, client, |session| {
             session.newest = request_id;
@@ -140,7 +156,8 @@ impl Sessions {
         self.table.by_last_used.is_empty()
     }
 
-    /// The highest index at which any session that is now forgotten was last used; zero: none is forgotten.
+    /// The highest index at which any forgotten session was last used. Zero: none has been
+    /// forgotten.
     pub fn expired_up_to(&self) -> Index {
         self.table.expired_up_to
     }
@@ -153,7 +170,7 @@ impl Sessions {
         self.len_max
     }
 
-    /// Sessions from the table of a snapshot. `None` if it is no table of this bound: too long, or one client twice.
+    /// Sessions from the table of a snapshot. `None`: the table is too long, or has a client twice.
     pub(super) fn restore(table: Table, len_max: usize) -> Option<Sessions> {
         let mut sessions = Sessions::new(len_max);
         let by_client = table.by_last_used.iter();
@@ -167,7 +184,7 @@ impl Sessions {
         self.table.by_last_used.get(self.last_used.get(client)?)
     }
 
-    /// Changes a client's session, which is used now. Whether there is one.
+    /// Changes a client's session and marks it as used now. Returns whether there is one.
     fn use_at(&mut self, index: Index, client: &[u8], change: impl FnOnce(&mut Session)) -> bool {
         let Some(last_used) = self.last_used.get_mut(client) else { return false };
         let was_used = std::mem::replace(last_used, index);
@@ -182,7 +199,8 @@ impl Sessions {
         let Some(&(last_used, _)) = self.table.by_last_used.get_min() else { return };
         let session = self.table.by_last_used.remove(&last_used).expect("it is the first");
         self.last_used.remove(&session.client);
-        // Uses come in the log's order, so the oldest of those left is younger than any that was forgotten.
+        // Sessions are used in the log's order, so the oldest one left was used after all forgotten
+        // ones.
         assert!(
             last_used > self.table.expired_up_to,
             "sessions are forgotten in the order of their last use"
@@ -199,9 +217,10 @@ mod tests {
 
     use super::*;
 
-    const OK: Outcome = Outcome::TooLarge; // Any outcome that is told from the answer to an older id.
+    // Any outcome that differs from the answer to an older id.
+    const OK: Outcome = Outcome::TooLarge;
 
-    /// Judges and, if new, records.
+    /// Admits a write and, if it is new, records it.
     fn apply(
         sessions: &mut Sessions,
         index: u64,
@@ -222,7 +241,7 @@ mod tests {
         assert_eq!(apply(sessions, 2, "a", 7, 0), Admission::New);
         assert_eq!(apply(sessions, 3, "a", 7, 0), Admission::Repeat(OK));
         assert_eq!(apply(sessions, 4, "a", 8, 0), Admission::New);
-        // Older than the newest: done, as far as anyone knows.
+        // Older than the newest: answered as done.
         assert_eq!(
             apply(sessions, 5, "a", 7, 0),
             Admission::Repeat(Outcome::Applied { index: Index(5) })
@@ -253,13 +272,14 @@ mod tests {
         assert_eq!(apply(sessions, 6, "b", 1, 1), Admission::Expired);
         assert_eq!(apply(sessions, 7, "b", 2, 2), Admission::Expired);
         assert_eq!(apply(sessions, 8, "a", 1, 1), Admission::Repeat(OK));
-        // It had seen index 3 before it sent this, so the write is newer than all that was forgotten.
+        // The client had seen index 3 before it sent this write, so the write is newer than all
+        // that was forgotten.
         assert_eq!(apply(sessions, 9, "b", 2, 3), Admission::New);
-        // A client of the documented system is always let in.
+        // A client of the documented system is always admitted.
         assert_eq!(apply(sessions, 10, "c", 1, 0), Admission::New);
     }
 
-    /// A cluster's log and clients, with a table that never forgets beside the bounded one.
+    /// A cluster's log and clients, with a table that never forgets next to the bounded one.
     #[derive(Clone, Default)]
     struct Model {
         applied: BTreeSet<(usize, i64)>,
@@ -278,7 +298,7 @@ mod tests {
             (client, request_id, seen)
         }
 
-        /// The log's entry `index` is a copy of this write. All that the table promises is asserted here.
+        /// Entry `index` of the log is a copy of this write. Asserts all that the table promises.
         fn deliver(
             &mut self,
             sessions: &mut Sessions,
@@ -302,7 +322,7 @@ mod tests {
                 assert!(is_new, "a table that forgets nothing would have known it");
                 self.unbounded.insert(client, request_id);
             }
-            // Nothing is refused without need: who is in the table, or has seen enough, or before all forgetting.
+            // No write is refused without need.
             if is_new && (!is_forgotten || Index(seen) >= before) {
                 assert_eq!(admission, Admission::New);
             }
@@ -310,8 +330,9 @@ mod tests {
         }
     }
 
-    /// Every history of so many entries: at each step, either client writes anew, knowing all or nothing, or any write
-    /// ever sent arrives again.
+    /// Every history of `steps` entries. At each step, one of two clients sends a new write,
+    /// knowing all or nothing, or any write that was ever sent arrives again. Returns how many
+    /// histories there are.
     fn every_history(
         model: &Model,
         rebuild: &mut Vec<(usize, i64, u64)>,
@@ -350,7 +371,7 @@ mod tests {
 
     #[test]
     fn no_short_history_applies_a_write_twice() {
-        // 4 ways to begin, and one more at each step that sent something new.
+        // There are 4 ways to begin, and one more after each step that sent something new.
         let count = every_history(&Model::default(), &mut Vec::new(), 7, 1);
         assert!(count > 300_000, "{count}");
     }
@@ -365,11 +386,11 @@ mod tests {
             let mut model = Model::default();
             let mut index = 1;
             for (what, client, choice) in steps {
-                // What a client has learned is any index that was applied before it sends.
+                // A client may have learned any index that was applied before it sends.
                 let seen = 1 + choice.index(index as usize) as u64;
                 let write = match what {
                     0 => model.send(client, seen),
-                    // Sent, and on its way until it is chosen below.
+                    // Sent. It arrives when it is chosen below.
                     1 => {
                         model.send(client, seen);
                         continue;

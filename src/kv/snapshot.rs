@@ -1,24 +1,25 @@
-//! Snapshots: the bytes of a whole store.
+//! [`StoreView`]: the state of a store, and its bytes in a snapshot.
 //!
 //! | size | field |
 //! |-----:|-------|
 //! | 4 | format version: 1 |
-//! | 8 | digest of all that was applied |
+//! | 8 | digest of all entries applied |
 //! | 8 | `expired_up_to` of the sessions |
 //! | 8 | number of keys |
 //! | 8 | number of sessions |
 //! | | each key with its value, in the order of the keys: 8 bytes length, key, 8 bytes length, value |
 //! | | each session, in the order of last use: 8 bytes index of last use, 8 bytes length, client id, 8 bytes newest request id, the outcome: 4 bytes kind, and 8 bytes index if it has one |
 //!
-//! Numbers are little-endian: this is what bincode 1.3 makes of the structures below, one record at a time, so that
-//! neither side holds more than one record beside the state itself. Nothing follows the last session.
+//! Numbers are little-endian. These are the structures below as bincode 1.3 writes them, one record
+//! at a time, so that neither side holds more than one record besides the state. Nothing follows
+//! the last session.
 //!
-//! Invariant: equal states have equal bytes. So order is all there is, and nothing local is among them: neither a
-//! hash map's order nor the limits, nor how much room a value has to grow.
+//! Invariant: equal states have equal bytes. Nothing local is among them: no order of a hash map,
+//! no limits, no spare room of a value.
 //!
-//! These bytes are on disk and go between members of different versions: the golden test below must never change. Whether
-//! they are damaged is for their container to know; bytes of any origin are read without a panic, and
-//! without more memory than one record beyond what they hold.
+//! These bytes are on disk, and members of different versions exchange them. The golden test below
+//! must never change. The container of the bytes detects damage. Reading never panics, whatever the
+//! bytes are, and needs no more memory than the state and one record.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
@@ -28,9 +29,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::digest::Digest;
+use super::key::Values;
+use super::outcome::Outcome;
 use super::sessions::{Session, Table};
-use super::store::Values;
-use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, Outcome, VALUE_LEN_MAX};
+use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::node::StateView;
 use crate::raft::Index;
 
@@ -41,8 +43,9 @@ const BUFFER_LEN: usize = 64 << 10;
 
 /// The state of a [`Store`](super::Store) at one moment.
 ///
-/// Shares all that the store has not changed since, so taking one costs the same however large the store is. What the
-/// store does change meanwhile it copies first: a few kilobytes, once for each neighbourhood of keys.
+/// A view shares everything that the store has not changed since, so taking one costs the same
+/// however large the store is. The store copies each node before it changes it: a few kilobytes,
+/// once for each neighbourhood of keys.
 #[derive(Debug)]
 pub struct StoreView {
     pub(super) values: Values,
@@ -81,7 +84,7 @@ enum OutcomeRecord {
     Malformed,
 }
 
-/// Bytes that are written as such, not as a sequence of numbers.
+/// Bytes that are written as bytes, not as a sequence of numbers.
 struct Borrowed<'a>(&'a [u8]);
 
 impl Serialize for Borrowed<'_> {
@@ -116,7 +119,7 @@ impl StoreView {
     }
 }
 
-/// Reads what a view wrote, to the end of `body`.
+/// Reads what a view wrote, up to the end of `body`.
 pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
     let mut body = BufReader::with_capacity(BUFFER_LEN, body);
     let version: u32 = take(&mut body)?;
@@ -227,7 +230,7 @@ fn io_error(error: bincode::ErrorKind) -> io::Error {
     }
 }
 
-/// Not a store, or none of this version.
+/// The error of bytes that are not a store of this version.
 pub(super) fn invalid(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
@@ -265,12 +268,13 @@ mod tests {
         store.load(&mut bytes).map(|()| store)
     }
 
-    /// A store through its bytes.
+    /// The store that is read from the bytes of another.
     fn reborn(store: &Store, sessions_max: usize) -> Store {
         loaded(&written(store), sessions_max).unwrap()
     }
 
-    /// One of everything: keys, sessions that fit and one that was forgotten, both outcomes that are kept.
+    /// One of everything: keys, sessions that fit and one that was forgotten, both outcomes that
+    /// are kept.
     static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut store = Store::with_sessions_max(SESSIONS_MAX);
         let longest = vec![0; VALUE_LEN_MAX];
@@ -375,7 +379,7 @@ mod tests {
         check("bytes after", &|bytes| bytes.push(0));
         check("keys that are out of order", &|bytes| bytes[find(b"large")] = b'a');
         check("sessions that are out of order", &|bytes| bytes[second_session] = 4);
-        // Its client is that of the session before.
+        // The same client as in the session before.
         check("sessions that no store", &|bytes| bytes[second_session + 16] = b'b');
     }
 
@@ -416,7 +420,7 @@ mod tests {
         assert_eq!(written(&store), bytes);
     }
 
-    /// Fails after so many bytes.
+    /// A writer that fails after this many bytes.
     struct Full(usize);
 
     impl Write for Full {
@@ -441,7 +445,7 @@ mod tests {
         view.write(&mut Full(len)).unwrap();
     }
 
-    /// A write to one of so many keys, from none or one of so many clients.
+    /// A write to one of `keys` keys, without a session or from one of `clients` clients.
     fn any_command(keys: u8, clients: u8) -> impl Strategy<Value = Command> {
         (any::<bool>(), 0..keys, 0usize..9, 0..=clients, 0i64..6).prop_map(
             |(put, key, value_len, client, request_id)| {
@@ -452,7 +456,8 @@ mod tests {
         )
     }
 
-    /// Few keys and clients make repeats, expiries and appends frequent; many make trees of several levels.
+    /// Few keys and clients make repeats, expiries and appends frequent. Many make trees of several
+    /// levels.
     fn any_log() -> impl Strategy<Value = (usize, Vec<(Command, Choice, u8)>)> {
         let sizes = prop_oneof![(1usize..4, Just((4, 4))), (20usize..60, Just((200, 100)))];
         sizes.prop_flat_map(|(sessions_max, (keys, clients))| {

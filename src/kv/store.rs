@@ -1,85 +1,33 @@
-//! The state machine: keys, values and sessions as of one log index.
+//! [`Store`]: the state machine. Keys, values and sessions as of one log index.
 //!
-//! Values are buffers of their own, never a slice of the network frame or log entry that brought them: one small value
-//! would otherwise keep 16 MiB alive. An append grows the value's buffer in place, with room to spare, so that a value
-//! built from many appends costs time in proportion to its length; only while a reader or a view still holds the
-//! same bytes is it copied first.
+//! A value has a buffer of its own. It is never a slice of the network frame or log entry that
+//! brought it; otherwise one small value could keep 16 MiB alive. An append grows the buffer in
+//! place, with room to spare, so building a value from many appends takes time in proportion to its
+//! length. The buffer is copied first only if a reader or a view still holds it.
 //!
-//! Keys and sessions are in copy-on-write trees. A view shares them whole, in well under a microsecond; the next writes
-//! copy each node on their way that the view still holds, once, and find it their own from then on. So a snapshot of any size
-//! costs each write a few copies of at most 17 slots, and no write waits for it.
+//! Keys and sessions are in copy-on-write trees. Taking a view shares them and takes well under a
+//! microsecond. Later writes copy each node that the view still holds, once. So a snapshot of any
+//! size costs each write a few copies of at most 17 slots, and no write waits for it.
 
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use imbl::OrdMap;
 
 use super::digest::Digest;
-use super::key::Key;
+use super::key::Values;
+use super::outcome::Outcome;
+use super::query::{Answer, Query, Stats};
+use super::sessions::{Admission, Sessions};
 use super::snapshot::{self, StoreView};
-use super::{Admission, Command, Op, SESSIONS_MAX, Sessions, VALUE_LEN_MAX};
+use super::{Command, Op, SESSIONS_MAX, VALUE_LEN_MAX};
 use crate::node::StateMachine;
 use crate::raft::Index;
-
-/// What a write came to. The same on every member, and the same again for a repeat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It took effect, at this index of the log.
-    Applied {
-        /// Of the entry that took effect; for a repeat, that of its first copy.
-        index: Index,
-    },
-    /// A part of it, or the value it would have made, is over its limit. Nothing changed.
-    TooLarge,
-    /// The client's session may have been forgotten, so this could be a second copy. Nothing changed.
-    SessionExpired {
-        /// Of this entry: applied now, so a new session may start from it as its `seen_index`.
-        index: Index,
-    },
-    /// The entry is not a command of this version. Nothing changed.
-    Malformed,
-}
-
-/// A question to the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Query {
-    /// The value of a key.
-    Get {
-        /// Any bytes.
-        key: Bytes,
-    },
-    /// How much there is.
-    Stats,
-}
-
-/// The store's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// To [`Query::Get`]: the value, or `None` if the key is absent.
-    Value(Option<Bytes>),
-    /// To [`Query::Stats`].
-    Stats(Stats),
-}
-
-/// How much a store holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Keys.
-    pub keys: usize,
-    /// Of all keys and values together, in bytes.
-    pub bytes: u64,
-    /// Clients whose newest write is remembered.
-    pub sessions: usize,
-}
-
-/// Every key with its value. A clone shares everything until one of the two changes.
-pub(super) type Values = OrdMap<Key, Bytes>;
 
 /// The key-value state machine.
 #[derive(Debug)]
 pub struct Store {
     values: Values,
-    /// Of all keys and values. Follows from them.
+    /// The length of all keys and values.
     bytes: u64,
     sessions: Sessions,
     digest: Digest,
@@ -124,7 +72,7 @@ impl StateMachine for Store {
         }
     }
 
-    /// The old state is dropped first. After an error the store is empty.
+    /// Drops the old state first. After an error the store is empty.
     fn load(&mut self, body: &mut dyn io::Read) -> io::Result<()> {
         let sessions_max = self.sessions.len_max();
         *self = Store::with_sessions_max(sessions_max);
@@ -147,8 +95,9 @@ impl Store {
         Store::default()
     }
 
-    /// An empty store that remembers so many clients, at least 1, in place of [`SESSIONS_MAX`]. For tests and simulations:
-    /// the limit decides outcomes, so all members of a cluster must have the same.
+    /// An empty store that remembers this many clients, at least 1, in place of [`SESSIONS_MAX`].
+    /// For tests and simulations. The limit decides outcomes, so all members of a cluster need the
+    /// same.
     pub fn with_sessions_max(sessions_max: usize) -> Store {
         Store {
             values: Values::new(),
@@ -169,8 +118,9 @@ impl Store {
     }
 
     fn apply_once(&mut self, index: Index, command: &Command) -> Outcome {
-        // No member proposes such a command. But it is in the log, so it gets the same outcome everywhere, and leaves
-        // no session behind: one with a client id without bound is what the limit is for.
+        // No member proposes such a command. If one is in the log nevertheless, it has the same
+        // outcome everywhere and leaves no session: the limit on client ids bounds the memory of
+        // sessions.
         if command.check_limits().is_err() {
             return Outcome::TooLarge;
         }
@@ -225,7 +175,7 @@ impl Store {
     }
 }
 
-/// A copy with room for `more` bytes.
+/// A copy of `value` with room for `more` bytes.
 fn with_room(value: &[u8], more: usize) -> BytesMut {
     let mut copy = BytesMut::with_capacity(value.len() + more);
     copy.extend_from_slice(value);
@@ -260,7 +210,7 @@ mod tests {
         }
     }
 
-    /// A store and the index of its last entry.
+    /// A store, and the index of its last entry.
     struct Log(Store, u64);
 
     impl Log {
@@ -335,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_should_have_proposed_changes_nothing() {
+    fn a_command_that_no_member_proposes_changes_nothing() {
         let mut log = Log::new();
         assert_eq!(log.0.apply(Index(2), &Bytes::from_static(b"\xff garbage")), Outcome::Malformed);
         assert_eq!(log.0.apply(Index(3), &Bytes::new()), Outcome::Malformed);
@@ -384,14 +334,15 @@ mod tests {
         let mut view = None;
         for i in 0..appends {
             log.apply(&write(Op::Append, b"k", &[b'x'; 100]));
-            // A snapshot under way costs one copy, not one for each append.
+            // A view costs one copy, not one for each append.
             if i == appends / 2 {
                 view = Some(log.0.view());
             }
         }
         drop(view);
         assert_eq!(log.0.value(b"k").map(|value| value.len()), Some(appends * 100));
-        // Copying each time would move 500 GB, a minute at the very least; this takes well under a second.
+        // Copying each time would move 500 GB and take at least a minute. This takes well under a
+        // second.
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     }
 
@@ -406,7 +357,8 @@ mod tests {
             log.apply(&write(Op::Put, b"k", b"value"));
             drop(log.0.view());
         }
-        // Copying each time would visit 2,500,000,000 keys, a minute at the very least; this takes a fraction of a second.
+        // Copying each time would visit 2,500,000,000 keys and take at least a minute. This takes a
+        // fraction of a second.
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     }
 }

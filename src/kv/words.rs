@@ -1,11 +1,11 @@
 //! The words of `Op` and `Err` on the wire.
 //!
-//! The documented ones go to every client. The others are ours: an existing client does not know them, but they
-//! answer only what it would not send, or what it may as well stop for.
+//! Every client gets the documented words. The others are ours. Existing clients do not know them,
+//! and get them only for requests that they do not send or should not repeat.
 
 /// `Op`: replace the value.
 pub(crate) const PUT: &[u8] = b"Put";
-/// `Op`: add to the end of the value; an absent key counts as empty.
+/// `Op`: append to the value. An absent key counts as empty.
 pub(crate) const APPEND: &[u8] = b"Append";
 
 /// `Err`: done.
@@ -15,9 +15,10 @@ pub(crate) const ERR_NO_KEY: &[u8] = b"ErrNoKey";
 /// `Err`: another member leads, or none does.
 pub(crate) const ERR_WRONG_LEADER: &[u8] = b"ErrWrongLeader";
 
-/// `Err`, ours: the session of this client was forgotten, so the write was not applied, lest it be a second time.
+/// `Err`, ours: the session of this client was forgotten. The write was not applied, because that
+/// could have been the second time.
 pub(crate) const ERR_SESSION_EXPIRED: &[u8] = b"ErrSessionExpired";
-/// `Err`, ours: the key, the client id or the resulting value is over its limit; nothing changed.
+/// `Err`, ours: the key, the client id or the resulting value is over its limit. Nothing changed.
 pub(crate) const ERR_TOO_LARGE: &[u8] = b"ErrTooLarge";
 /// `Err`, ours: `Op` is neither `Put` nor `Append`.
 #[cfg(feature = "server")]

@@ -1,83 +1,111 @@
-//! The far end of the apply channel: the stage of the state machine.
+//! The stage of the state machine: applies what is committed, and answers reads.
 //!
-//! Tasks come in the order of the core's effects, and that order carries meaning: a read stands behind the entries that
-//! it must see; a proposal is expected before its entry can arrive. The queue needs no bound of its own: the core hands
-//! out only so many bytes of entries, and so many proposals and reads, at a time.
+//! Tasks come in the order of the core's effects, and the order carries meaning: a read stands
+//! behind the entries that it must see, and a proposal is expected before its entry is applied. The
+//! queue needs no bound of its own, because the core limits what it hands out: bytes of entries,
+//! proposals and reads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
-use super::StateMachine;
-use super::request::{RequestError, Stale, Waiting};
+use super::request::{RequestError, Responder, Stale};
 use super::shared::{NodeFailure, Shared};
-use super::snapshotter;
-use super::stage::{Queue, Worker};
+use super::stage::{Queue, Sink, Worker};
+use super::state_machine::StateMachine;
 use crate::clock;
 use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
 use crate::rpc::Cork;
 use crate::storage::{Snapshot, StorageError};
 
-pub(super) enum Task<S: StateMachine> {
-    /// These proposals stand in the log, in order.
-    Expect(Vec<Expected<S::Outcome>>),
+/// Only the state machine's own thread does the next turn after one that took longer.
+const TURN_MAX: Duration = Duration::from_millis(20);
+/// How long an answer may wait for others of the same turn.
+const HELD_BACK_MAX: Duration = Duration::from_millis(1);
+
+/// What a client is told whose command is in the log of a member that is found to have diverged.
+const DIVERGED_AND_MAY_APPLY: RequestError = RequestError::Diverged { may_apply: true };
+
+/// What the core orders from the state machine.
+pub(super) enum ApplierTask<S: StateMachine> {
+    /// These proposals are in the log, in this order.
+    Expect(Vec<PendingProposal<S::Outcome>>),
     /// These entries are committed.
     Apply(Vec<Entry>),
-    /// These reads may be served now.
-    Read(Vec<(S::Query, Waiting<S::Answer>)>),
-    /// This read may be served whenever, if the state is as fresh as it says.
-    ReadStale { query: S::Query, age_max: Option<Duration>, waiting: Waiting<Stale<S::Answer>> },
-    /// The state reflects all writes that were acknowledged before then, by the boot-time clock.
+    /// These reads may be answered now.
+    Read(Vec<(S::Query, Responder<S::Answer>)>),
+    /// This read may be answered at any time, if the state is as fresh as it asks for.
+    ReadStale { query: S::Query, age_max: Option<Duration>, responder: Responder<Stale<S::Answer>> },
+    /// The state reflects all writes that were acknowledged before this moment of the boot-time
+    /// clock.
     FreshAsOf(Duration),
-    /// Write out the state.
+    /// Take a snapshot of the state.
     TakeSnapshot,
-    /// This snapshot, which has come from the leader, takes the place of the state.
+    /// Replace the state by this snapshot of the leader's.
     Install(Snapshot),
-    /// The member no longer leads: what is expected may or may not come.
+    /// This member no longer leads: nobody knows which expected proposals will be committed.
     LeadershipLost(Option<MemberId>),
-    /// Look for deadlines that have passed.
+    /// End the proposals whose deadline has passed.
     Sweep,
 }
 
+/// What the state machine has for others.
+pub(super) enum ApplierOutput<V> {
+    /// The state as it was after this entry, to be written out as a snapshot.
+    View {
+        meta: SnapshotMeta,
+        view: V,
+    },
+    Failed(NodeFailure),
+}
+
+/// A proposal in the log.
+pub(super) struct PendingProposal<T> {
+    pub(super) index: Index,
+    pub(super) term: Term,
+    pub(super) responder: Responder<T>,
+}
+
 /// What waits for the state machine, in order.
-pub(super) struct Tasks<S: StateMachine> {
-    tasks: Vec<Task<S>>,
-    /// Tasks that are worth a turn; what is only expected waits for its entries.
+pub(super) struct ApplierQueue<S: StateMachine> {
+    tasks: Vec<ApplierTask<S>>,
+    /// Tasks that are worth a turn. Expected proposals wait for their entries.
     due: usize,
-    /// Of these, tasks that may take long.
+    /// Tasks that may take long.
     slow: usize,
 }
 
-impl<S: StateMachine> Default for Tasks<S> {
-    fn default() -> Tasks<S> {
-        Tasks { tasks: Vec::new(), due: 0, slow: 0 }
+impl<S: StateMachine> Default for ApplierQueue<S> {
+    fn default() -> ApplierQueue<S> {
+        ApplierQueue { tasks: Vec::new(), due: 0, slow: 0 }
     }
 }
 
-impl<S: StateMachine> Tasks<S> {
-    pub(super) fn push(&mut self, task: Task<S>) {
-        let is_slow = !matches!(
-            task,
-            Task::Expect(_) | Task::Read(_) | Task::ReadStale { .. } | Task::FreshAsOf(_)
-        );
-        self.due += usize::from(!matches!(task, Task::Expect(_)));
+impl<S: StateMachine> ApplierQueue<S> {
+    pub(super) fn push(&mut self, task: ApplierTask<S>) {
+        let (is_due, is_slow) = match task {
+            ApplierTask::Expect(_) => (false, false),
+            ApplierTask::Read(_) | ApplierTask::ReadStale { .. } | ApplierTask::FreshAsOf(_) => {
+                (true, false)
+            }
+            _ => (true, true),
+        };
+        self.due += usize::from(is_due);
         self.slow += usize::from(is_slow);
         self.tasks.push(task);
     }
 
-    /// Whether a thread that must be back soon may do them.
-    pub(super) fn are_quick(&self) -> bool {
+    /// Whether a thread that must be back soon may do these tasks.
+    pub(super) fn is_quick(&self) -> bool {
         self.slow == 0
     }
 }
 
-impl<S: StateMachine> Queue for Tasks<S> {
-    type Batch = Vec<Task<S>>;
+impl<S: StateMachine> Queue for ApplierQueue<S> {
+    type Batch = Vec<ApplierTask<S>>;
 
-    fn take(&mut self) -> Option<Vec<Task<S>>> {
+    fn take(&mut self) -> Option<Vec<ApplierTask<S>>> {
         self.has_work().then(|| std::mem::take(self).tasks)
     }
 
@@ -86,53 +114,37 @@ impl<S: StateMachine> Queue for Tasks<S> {
     }
 }
 
-/// A turn that takes longer is for the state machine's own thread.
-const TURN_MAX: Duration = Duration::from_millis(20);
-/// Answers wait no longer than this for others of the same turn.
-const HELD_BACK_MAX: Duration = Duration::from_millis(1);
-
-/// What becomes of a proposal that stands in the log when this member is found to have gone astray.
-const DIVERGED_AND_MAY_APPLY: RequestError = RequestError::Diverged { may_apply: true };
-
-/// A proposal in the log.
-pub(super) struct Expected<T> {
-    pub(super) index: Index,
-    pub(super) term: Term,
-    pub(super) waiting: Waiting<T>,
-}
-
 pub(super) struct Applier<S: StateMachine> {
     state_machine: S,
-    /// Every write that was acknowledged before then is in the state.
+    /// The state reflects every write that was acknowledged before this moment.
     fresh_as_of: Option<Duration>,
-    expected: VecDeque<Expected<S::Outcome>>,
+    expected: VecDeque<PendingProposal<S::Outcome>>,
     /// The last entry that the state holds.
     applied: Option<SnapshotMeta>,
-    to_snapshot: Sender<snapshotter::Task<S::View>>,
     shared: Arc<Shared>,
-    fail: Box<dyn Fn(NodeFailure) + Send>,
-    /// The state is not to be used any more.
+    /// The state cannot be used any more.
     has_failed: bool,
-    /// Of the entries of one task.
+    /// One for each entry of the task at hand.
     digests: Vec<u64>,
 }
 
 impl<S: StateMachine> Worker for Applier<S> {
-    type Queue = Tasks<S>;
+    type Queue = ApplierQueue<S>;
+    type Output = ApplierOutput<S::View>;
 
-    fn turn(&mut self, tasks: Vec<Task<S>>) {
+    fn turn(&mut self, tasks: Vec<ApplierTask<S>>, out: &mut Sink<'_, Self::Output>) {
         self.shared.gate.pass();
         // Answers of one turn that go over one connection leave together.
         let (cork, began) = (Cork::new(), Instant::now());
         for task in tasks {
-            self.carry_out(task, &cork);
+            self.carry_out(task, &cork, out);
         }
         self.shared.is_apply_slow.store(began.elapsed() > TURN_MAX, Ordering::Relaxed);
     }
 
-    fn panicked(&self) {
+    fn panicked(&self) -> Self::Output {
         let id = self.shared.status.lock().id;
-        (self.fail)(NodeFailure::Panicked(format!("apply-{id}")));
+        ApplierOutput::Failed(NodeFailure::Panicked(format!("apply-{id}")))
     }
 }
 
@@ -141,9 +153,7 @@ impl<S: StateMachine> Applier<S> {
     pub(super) fn new(
         state_machine: S,
         snapshot: Option<SnapshotMeta>,
-        to_snapshot: Sender<snapshotter::Task<S::View>>,
         shared: Arc<Shared>,
-        fail: impl Fn(NodeFailure) + Send + 'static,
     ) -> Applier<S> {
         let expected = VecDeque::new();
         let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
@@ -154,42 +164,47 @@ impl<S: StateMachine> Applier<S> {
             fresh_as_of: None,
             expected,
             applied: snapshot,
-            to_snapshot,
             shared,
-            fail: Box::new(fail),
             has_failed: false,
             digests: Vec::new(),
         }
     }
 
-    fn carry_out(&mut self, task: Task<S>, cork: &Cork) {
+    fn carry_out(
+        &mut self,
+        task: ApplierTask<S>,
+        cork: &Cork,
+        out: &mut Sink<'_, ApplierOutput<S::View>>,
+    ) {
         match task {
-            // Dropped, requests end: they may have been applied.
+            // Dropping the task ends its requests: they may have been applied.
             _ if self.has_failed => {}
-            Task::Expect(proposals) => self.expected.extend(proposals),
-            Task::Apply(entries) => self.apply_all(&entries, cork),
-            Task::Read(reads) => self.serve(reads),
-            Task::ReadStale { query, age_max, waiting } => {
-                waiting.end(self.answer_stale(query, age_max));
+            ApplierTask::Expect(proposals) => self.expected.extend(proposals),
+            ApplierTask::Apply(entries) => self.apply_all(&entries, cork),
+            ApplierTask::Read(reads) => self.answer_all(reads),
+            ApplierTask::ReadStale { query, age_max, responder } => {
+                responder.respond(self.answer_stale(query, age_max));
             }
-            Task::FreshAsOf(moment) => self.fresh_as_of = self.fresh_as_of.max(Some(moment)),
-            Task::LeadershipLost(leader) => self.fail_all(RequestError::LeadershipLost { leader }),
-            Task::Sweep => self.sweep(),
-            Task::TakeSnapshot => self.take_snapshot(),
-            Task::Install(snapshot) => {
+            ApplierTask::FreshAsOf(moment) => self.fresh_as_of = self.fresh_as_of.max(Some(moment)),
+            ApplierTask::LeadershipLost(leader) => {
+                self.fail_all(RequestError::LeadershipLost { leader })
+            }
+            ApplierTask::Sweep => self.sweep(),
+            ApplierTask::TakeSnapshot => self.take_snapshot(out),
+            ApplierTask::Install(snapshot) => {
                 cork.flush();
                 if let Err(error) = self.install(&snapshot) {
                     self.has_failed = true;
-                    (self.fail)(NodeFailure::Storage(error));
+                    out(ApplierOutput::Failed(NodeFailure::Storage(error)));
                 }
             }
         }
     }
 
-    /// Does what is left, and ends what then still waits.
-    pub(super) fn end(mut self, left: Tasks<S>) {
+    /// Does what is left, and ends the proposals that are still expected then.
+    pub(super) fn end(mut self, left: ApplierQueue<S>, out: &mut Sink<'_, ApplierOutput<S::View>>) {
         let cork = Cork::new();
-        left.tasks.into_iter().for_each(|task| self.carry_out(task, &cork));
+        left.tasks.into_iter().for_each(|task| self.carry_out(task, &cork, out));
         self.fail_all(RequestError::Stopped { may_apply: true });
     }
 
@@ -217,33 +232,28 @@ impl<S: StateMachine> Applier<S> {
         self.applied =
             Some(SnapshotMeta { last_included_index: entry.index, last_included_term: entry.term });
         self.shared.applied_index.store(entry.index.0, Ordering::Release);
-        if self.expected.front().is_some_and(|expected| expected.index == entry.index) {
-            let expected = self.expected.pop_front().expect("there is a front");
+        if let Some(expected) = self.expected.pop_front_if(|it| it.index == entry.index) {
             let is_same = expected.term == entry.term;
             let outcome = outcome.filter(|_| is_same).ok_or(RequestError::Superseded);
-            expected.waiting.end(match outcome {
+            expected.responder.respond(match outcome {
                 Ok(_) if self.is_diverged() => Err(DIVERGED_AND_MAY_APPLY),
                 outcome => outcome,
             });
         }
     }
 
-    /// Then nothing that the state says goes to anybody.
+    /// A state that has diverged answers nobody.
     fn is_diverged(&self) -> bool {
         self.shared.watch.is_diverged()
     }
 
-    /// Takes a view, which costs next to nothing, and has it written out by another thread.
-    fn take_snapshot(&mut self) {
+    /// Takes a view, which costs next to nothing. Another thread writes it.
+    fn take_snapshot(&mut self, out: &mut Sink<'_, ApplierOutput<S::View>>) {
         let has = Index(self.shared.snapshot_index.load(Ordering::Relaxed));
         let is_news = |meta: &SnapshotMeta| meta.last_included_index > has && !self.is_diverged();
-        let Some(meta) = self.applied.filter(is_news) else {
-            return self.shared.end_snapshot(true);
-        };
-        let write = snapshotter::Task::Write { meta, view: self.state_machine.view() };
-        // If it is busy with what a leader sends, the log will ask again.
-        if self.to_snapshot.try_send(write).is_err() {
-            self.shared.end_snapshot(true);
+        match self.applied.filter(is_news) {
+            Some(meta) => out(ApplierOutput::View { meta, view: self.state_machine.view() }),
+            None => self.shared.end_snapshot(true),
         }
     }
 
@@ -266,7 +276,7 @@ impl<S: StateMachine> Applier<S> {
         if self.is_diverged() {
             return Err(RequestError::Diverged { may_apply: false });
         }
-        // A state of which nothing is known may be that of a member without its data: no answer at all.
+        // A state of unknown age may be that of a member without its data.
         let age_max = self.fresh_as_of.map(clock::since).ok_or(RequestError::TooStale)?;
         if allowed.is_some_and(|allowed| age_max > allowed) {
             return Err(RequestError::TooStale);
@@ -274,12 +284,12 @@ impl<S: StateMachine> Applier<S> {
         Ok(Stale { answer: self.state_machine.query(query), age_max })
     }
 
-    /// What proves that these may be served also says how fresh the state is.
-    fn serve(&mut self, reads: Vec<(S::Query, Waiting<S::Answer>)>) {
-        let newest = reads.iter().map(|(_, waiting)| waiting.begun()).max();
+    /// The proof that these reads may be answered also shows how fresh the state is.
+    fn answer_all(&mut self, reads: Vec<(S::Query, Responder<S::Answer>)>) {
+        let newest = reads.iter().map(|(_, responder)| responder.begun()).max();
         self.fresh_as_of = self.fresh_as_of.max(newest);
-        for (query, waiting) in reads {
-            waiting.end(match self.is_diverged() {
+        for (query, responder) in reads {
+            responder.respond(match self.is_diverged() {
                 true => Err(RequestError::Diverged { may_apply: false }),
                 false => Ok(self.state_machine.query(query)),
             });
@@ -287,7 +297,7 @@ impl<S: StateMachine> Applier<S> {
     }
 
     fn fail_all(&mut self, error: RequestError) {
-        self.expected.drain(..).for_each(|expected| expected.waiting.end(Err(error)));
+        self.expected.drain(..).for_each(|it| it.responder.respond(Err(error)));
     }
 
     fn sweep(&mut self) {
@@ -295,20 +305,19 @@ impl<S: StateMachine> Applier<S> {
             return self.fail_all(DIVERGED_AND_MAY_APPLY);
         }
         let now = Instant::now();
-        if !self.expected.iter().any(|expected| expected.waiting.is_expired(now)) {
+        let is_expired = |it: &PendingProposal<S::Outcome>| it.responder.is_expired(now);
+        if !self.expected.iter().any(is_expired) {
             return;
         }
-        let (expired, rest) =
-            self.expected.drain(..).partition(|expected| expected.waiting.is_expired(now));
+        let (expired, rest): (VecDeque<_>, VecDeque<_>) =
+            self.expected.drain(..).partition(is_expired);
         self.expected = rest;
-        let expired: VecDeque<Expected<S::Outcome>> = expired;
-        expired
-            .into_iter()
-            .for_each(|it| it.waiting.end(Err(RequestError::TimedOut { may_apply: true })));
+        let timed_out = RequestError::TimedOut { may_apply: true };
+        expired.into_iter().for_each(|it| it.responder.respond(Err(timed_out)));
     }
 }
 
-/// Makes the state that of the snapshot.
+/// Replaces the state by that of the snapshot.
 pub(super) fn load<S: StateMachine>(
     state_machine: &mut S,
     snapshot: &Snapshot,

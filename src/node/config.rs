@@ -1,12 +1,19 @@
-//! What a node is told: who it is, who the others are, and its times.
+//! The configuration of a node: who it is, who the others are, its times and limits.
 
 use std::time::Duration;
 
 use crate::members::Members;
 use crate::raft::{Config, MemberId};
 
-/// Messages with entries on their way to a peer beyond which small ones gather: while a follower writes one batch the next one
-/// forms, as at the leader's own disk. More of them wake the followers more often, for fewer entries each time.
+/// The longest command. With its message around it, it fits into a frame of [`FRAME_LEN_MIN`].
+pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
+/// A server that publishes a node must take frames of at least this length. Otherwise members
+/// cannot send each other every entry.
+pub const FRAME_LEN_MIN: usize = 16 << 20;
+
+/// While so many messages with entries are on their way to a peer, small entries gather for the
+/// next message: the next batch forms while a follower writes one, as it does at the leader's own
+/// disk. A higher number wakes the followers more often, for fewer entries each time.
 const APPEND_GATHER_FROM: usize = 1;
 
 /// Configuration of one node.
@@ -18,31 +25,35 @@ pub struct NodeConfig {
     pub members: Members,
     /// Heartbeats and elections.
     pub timing: Timing,
-    /// A snapshot is taken when the log holds about so many bytes behind the last one, or a quarter of the last one's length if
-    /// that is more. Default 64 MiB. Too small: the state is written again and again. Too large: the log takes space and memory,
-    /// and a start takes longer. Members take theirs at different lengths, from five eighths of this on: if all did at once, no
-    /// majority would be undisturbed.
+    /// A snapshot is taken when the log holds about this many bytes behind the last snapshot, or a
+    /// quarter of that snapshot's length if that is more. Default 64 MiB. Too small: the state is
+    /// written again and again. Too large: the log takes space and memory, and a start takes
+    /// longer. Members take snapshots at different lengths, from five eighths of this on: if all
+    /// did at the same time, no majority would be undisturbed.
     pub snapshot_log_bytes: u64,
-    /// How a leader makes sure that it may answer a read.
+    /// How a leader makes sure that it still leads before it answers a read.
     pub read_mode: ReadMode,
-    /// A number that members have in common if they were started with the same list of members.
-    /// Where there is one, a member without data whose [cluster
-    /// id](crate::storage::Identity::cluster_id) is not that of the others takes theirs, and stops
-    /// to be started again ([`NodeFailure::ClusterTaken`](super::NodeFailure::ClusterTaken)).
-    /// Default `None`: it stays as it is.
+    /// A number that is the same on members that were started with the same list of members. With
+    /// it, a member without data whose [cluster id](crate::storage::Identity::cluster_id) is not
+    /// that of the others takes theirs, and stops in order to be started again
+    /// ([`NodeFailure::ClusterTaken`](super::NodeFailure::ClusterTaken)). Default `None`: the
+    /// member keeps its cluster id.
     pub list_id: Option<u64>,
 }
 
-/// How a leader makes sure, before it answers a read, that nobody else leads by now.
+/// How a leader makes sure, before it answers a read, that no other member leads by now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadMode {
-    /// It asks a majority each time, once for all reads that wait (ReadIndex, thesis §6.4). No clock is trusted.
+    /// It asks a majority each time, once for all reads that wait (ReadIndex, thesis §6.4). No
+    /// clock is trusted.
     #[default]
     ReadIndex,
-    /// A majority has promised beforehand to elect nobody else for a time (leases, thesis §6.4.1). Saves a round trip a read,
-    /// and assumes that no member's clock runs more than a tenth faster than another's: it does not matter what they show,
-    /// nor that one is set. When a leader dies, the others wait out the promise, an election timeout, where they would notice at
-    /// once otherwise. A leader that has too few promises asks, so members of both modes may be mixed.
+    /// A majority promises in advance to elect no other leader for a time (leases, thesis §6.4.1).
+    /// This saves a round trip a read. It assumes that no member's clock runs more than a tenth
+    /// faster than another's; the time that a clock shows does not matter, and it may be set. When
+    /// a leader dies, the others wait until the promise ends, an election timeout, where they would
+    /// notice at once otherwise. A leader that has too few promises asks, so members of both modes
+    /// may be mixed.
     Lease,
 }
 
@@ -78,10 +89,12 @@ impl NodeConfig {
 pub struct Timing {
     /// The core's unit of time; default 10 ms. The others are rounded up to multiples of it.
     pub tick: Duration,
-    /// Between a leader's heartbeats; default 50 ms. Too large, and a follower sees an election timeout in a few lost ones.
+    /// The time between a leader's heartbeats; default 50 ms. Too large: a few lost heartbeats look
+    /// like a dead leader.
     pub heartbeat: Duration,
-    /// The shortest election timeout; default 300 ms. Each is drawn anew between the two. Too small: pauses of a busy machine
-    /// cost the leader its term. Too large: a leader that falls silent is missed for as long.
+    /// The shortest election timeout; default 300 ms. Each timeout is drawn between the shortest
+    /// and the longest. Too small: pauses of a busy machine cost the leader its term. Too large: it
+    /// takes long to replace a leader that falls silent.
     pub election_min: Duration,
     /// The longest election timeout; default 600 ms.
     pub election_max: Duration,
@@ -99,10 +112,10 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// Checks that the times fit each other.
+    /// Checks that the times fit together.
     ///
     /// # Errors
-    /// One line that says which do not.
+    /// One line that says which times do not.
     pub fn check(&self) -> Result<(), String> {
         let Timing { tick, heartbeat, election_min, election_max } = *self;
         if tick.is_zero() || heartbeat < tick {
@@ -112,12 +125,14 @@ impl Timing {
         }
         if election_min < 2 * heartbeat {
             return Err(format!(
-                "an election timeout of {election_min:?} leaves no room for a lost heartbeat ({heartbeat:?})"
+                "an election timeout of {election_min:?} leaves no room for a lost heartbeat \
+                 ({heartbeat:?})"
             ));
         }
         if election_max <= election_min {
             return Err(format!(
-                "election timeouts are drawn from {election_min:?} to {election_max:?}: an empty range"
+                "election timeouts are drawn from {election_min:?} to {election_max:?}: an empty \
+                 range"
             ));
         }
         Ok(())
@@ -129,7 +144,7 @@ impl Timing {
 }
 
 impl NodeConfig {
-    /// This member's own length.
+    /// The log's length at which this member takes a snapshot.
     pub(super) fn own_snapshot_log_bytes(&self) -> u64 {
         (self.snapshot_log_bytes / 8 * (8 - self.id.0 % 4)).max(1)
     }
@@ -140,7 +155,7 @@ impl NodeConfig {
             election_ticks_min: self.timing.ticks(self.timing.election_min),
             election_ticks_max: self.timing.ticks(self.timing.election_max),
             lease: self.read_mode == ReadMode::Lease,
-            // The mode may have been another in an earlier life.
+            // Before its last start the member may have had the other mode.
             may_have_promised: true,
             tick_us: u64::try_from(self.timing.tick.as_micros()).unwrap_or(u64::MAX),
             append_gather_from: APPEND_GATHER_FROM,

@@ -1,28 +1,32 @@
-//! Whether all members have the same state: what each of them says of its own at equal index, and what follows from that.
+//! Whether all members have the same state. Members compare the digests of their states at equal
+//! index.
 //!
 //! ```text
-//! leader ── heartbeat: "your digest at entry I?" ──> follower: has applied I, and remembers its digest there
-//!        <── its answer: "at entry I: D" ──────────
+//! leader ── heartbeat: "your digest at entry I?" ──> follower: applies I, remembers its digest
+//!        <── reply: "at entry I it is D" ──────────
 //!        a digest that a quorum of all members has at I is the agreed one
-//!        ── heartbeat: "at entry I it is D" ───────> follower: mine is another one: I have gone astray
+//!        ── heartbeat: "at entry I it is D" ───────> follower: mine differs, so I have diverged
 //! ```
 //!
-//! This is the logic of it, without locks, clocks and logs; a leader's part and a follower's, since any member may lead.
+//! This file is the logic, without locks, clocks and logs. It has a leader's part and a follower's,
+//! as any member may lead.
 //!
-//! - I is what the leader has applied, so it is committed, and all members must agree on it, whatever the term. The question
-//!   stays until all have answered, or for [`PATIENCE`]; then the leader asks about what it has applied by then. When there is
-//!   nothing newer it stays: a member that comes back later is compared as well.
-//! - Members remember their digest at each of their last [`DIGESTS_MAX`] entries. What a follower was asked about, or told,
-//!   before it has come that far it remembers until it has.
-//! - Each member judges itself, by what a quorum agreed on: a leader in the minority does so as well. A member that has not
-//!   answered, or has no digest at that index any more, is not compared there, and is at a later one.
-//! - Without a quorum of equals nobody knows who is right: that is told, and nobody stops.
-//! - A new leader begins afresh. What an earlier one says late is as true as before.
-//! - A member of an older version says nothing of digests, and takes no part.
+//! - The leader asks about an entry that it has applied. That entry is committed, so all members
+//!   must agree on it, in any term. The question stays until all have answered, or for
+//!   [`PATIENCE`]; then the leader asks about its newest entry. If there is none newer, the
+//!   question stays: a member that comes back later is compared as well.
+//! - Members remember their digests at their last [`DIGESTS_MAX`] entries. A follower that is asked
+//!   or told about an entry that it has not applied yet remembers that until it has.
+//! - Each member judges itself by what a quorum agreed on. So does a leader in the minority. A
+//!   member that has not answered, or no longer has its digest at that index, is compared at a
+//!   later one.
+//! - If no quorum agrees, nobody knows which state is right. This is logged, and nobody stops.
+//! - A new leader begins anew. What an earlier leader says late is still true.
+//! - A member of an older version sends no digests, and is not compared.
 //!
-//! Invariant: a member judges itself against the digest of a quorum of all members only.
+//! Invariant: a member judges itself only against the digest of a quorum of all members.
 //!
-//! A judgement lasts until the state is another one: with a restart, or a snapshot from the leader.
+//! A judgement lasts until the state is replaced: by a restart, or by a snapshot of the leader's.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -30,12 +34,12 @@ use std::time::{Duration, Instant};
 
 use crate::raft::{Index, MemberId, Membership, Term};
 
-/// How many of a member's last digests are remembered: 64 KiB of them.
+/// How many digests a member remembers: 64 KiB.
 const DIGESTS_MAX: usize = 8_192;
-/// How long a leader waits for those who have not answered.
+/// How long a leader waits for members that have not answered.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A state machine's digest when it had applied the entry at `index` and none after.
+/// A state machine's digest when `index` was the last entry it had applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub(super) index: Index,
@@ -45,16 +49,17 @@ pub(super) struct Checkpoint {
 /// What a leader's heartbeat says of digests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
-    /// Where it wants to know the follower's; 0: nowhere.
+    /// The entry at which the leader asks for the follower's digest; 0: none.
     pub(super) asked: Index,
-    /// What a quorum has.
+    /// The digest that a quorum has.
     pub(super) agreed: Option<Checkpoint>,
 }
 
-/// How a member's state differs from that of the others. See [`NodeHandle::divergence`](super::NodeHandle::divergence).
+/// How a member's state differs from that of the others. See
+/// [`NodeHandle::divergence`](super::NodeHandle::divergence).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Divergence {
-    /// The entry at which it was noticed: the member went astray there, or before.
+    /// The entry at which it was noticed. The member diverged there, or before.
     pub index: Index,
     /// The digest of this member's state after that entry.
     pub own: u64,
@@ -62,14 +67,14 @@ pub struct Divergence {
     pub agreed: u64,
 }
 
-/// What an operator should know, in words.
+/// What an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// This member, the leader or not, has gone astray.
+    /// This member has diverged. It may be the leader.
     Diverged { own: MemberId, divergence: Divergence },
-    /// The leader's: another member has.
+    /// Found by a leader: another member has diverged.
     Different { member: MemberId, answer: Checkpoint, agreed: u64, agreeing: Vec<MemberId> },
-    /// The leader's: the answers differ, and none has a quorum.
+    /// Found by a leader: the answers differ, and none has a quorum.
     Undecided { index: Index, answers: BTreeMap<MemberId, u64> },
 }
 
@@ -78,9 +83,10 @@ impl fmt::Display for Finding {
         match self {
             Finding::Diverged { own: id, divergence: Divergence { index, own, agreed } } => write!(
                 f,
-                "the state of member {id}, this one, has gone astray: its digest at entry {index} is {own:016x}, a majority has \
-                 {agreed:016x}; it serves no reads and no writes from now on, and goes on as a voter: stop it and start \
-                 it with `syncraft server --rebuild`"
+                "the state of this member, {id}, has diverged: its digest at entry {index} is \
+                 {own:016x}, and that of a majority is {agreed:016x}. It still votes, but serves \
+                 no reads and no writes from now on: stop it and start it with `syncraft server \
+                 --rebuild`"
             ),
             Finding::Different {
                 member,
@@ -90,8 +96,8 @@ impl fmt::Display for Finding {
             } => {
                 write!(
                     f,
-                    "the state of member {member} has gone astray: its digest at entry {index} is {digest:016x}; \
-                     {agreed:016x} is that of a majority: members"
+                    "the state of member {member} has diverged: its digest at entry {index} is \
+                     {digest:016x}, and {agreed:016x} is that of a majority: members"
                 )?;
                 agreeing.iter().try_for_each(|member| write!(f, " {member}"))
             }
@@ -105,16 +111,16 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What one member knows of its own digests, and as a leader of the others'.
+/// What one member knows of its own digests and, if it leads, of the others'.
 pub(super) struct Comparison {
     own: MemberId,
-    /// All of them, itself among them.
+    /// All members, this one among them.
     members: Membership,
     digests: Digests,
-    /// Where it was last asked about, and its digest there once it has one.
+    /// The entry that a leader last asked about, and this member's digest there once it has one.
     asked: Index,
     answer: Option<Checkpoint>,
-    /// What was agreed on about an entry that is not applied yet.
+    /// A digest that was agreed on, at an entry that is not applied yet.
     pending: Option<Checkpoint>,
     leading: Leading,
     diverged: Option<Divergence>,
@@ -126,9 +132,9 @@ struct Leading {
     term: Term,
     question: Option<Question>,
     agreed: Option<Checkpoint>,
-    /// Who did.
+    /// Who agreed.
     agreeing: Vec<MemberId>,
-    /// Who last answered otherwise than a quorum.
+    /// Whose last answer differed from that of a quorum.
     different: BTreeMap<MemberId, Checkpoint>,
     is_undecided: bool,
 }
@@ -153,13 +159,13 @@ impl Comparison {
         }
     }
 
-    /// The state is another one, which holds everything up to `index`: it is judged anew.
+    /// The state was replaced by one that holds everything up to `index`: it is judged anew.
     pub(super) fn restored(&mut self, index: Index, digest: Option<u64>) -> Vec<Finding> {
         (self.digests, self.diverged) = (Digests::default(), None);
         self.applied(index, digest.as_slice())
     }
 
-    /// The entries from `first` on were applied, and these are the digests after each of them.
+    /// The entries from `first` on were applied. `digests` has the digest after each of them.
     pub(super) fn applied(&mut self, first: Index, digests: &[u64]) -> Vec<Finding> {
         self.digests.extend(first, digests);
         self.look_up_answer();
@@ -175,28 +181,31 @@ impl Comparison {
         self.diverged
     }
 
-    /// A leader's heartbeat says so.
+    /// A leader's heartbeat has arrived.
     pub(super) fn heard(&mut self, Query { asked, agreed }: Query) -> Vec<Finding> {
-        // Of those about entries to come the first is kept: a member that is always behind would never get to the last.
+        // Of two entries that are not applied yet, the first is kept: a member that is always
+        // behind would never reach the last.
         let first =
             |one: Checkpoint, other: Checkpoint| if other.index < one.index { other } else { one };
         self.pending = match (self.pending, agreed) {
             (Some(pending), Some(agreed)) => Some(first(pending, agreed)),
             (pending, agreed) => pending.or(agreed),
         };
-        // First: what it was asked about before may be what was agreed on, and the only digest there that it still has.
+        // First of all: the earlier question may be about the agreed entry, and its answer the only
+        // digest there that this member still has.
         let findings = self.settle();
         self.asked = asked;
         self.look_up_answer();
         findings
     }
 
-    /// What the answer to a heartbeat says: this member's digest where it was asked about, if it has come so far.
+    /// What the reply to a heartbeat carries: this member's digest at the entry in question, if it
+    /// has applied that entry.
     pub(super) fn answer(&self) -> Option<Checkpoint> {
         self.answer
     }
 
-    /// What the heartbeats of `term` say, which this member sends as its leader.
+    /// What this member's heartbeats carry, as the leader of `term`.
     pub(super) fn ask(&mut self, term: Term, now: Instant) -> (Query, Vec<Finding>) {
         if term < self.leading.term {
             return Default::default();
@@ -214,7 +223,7 @@ impl Comparison {
         (Query { asked, agreed: self.leading.agreed }, findings)
     }
 
-    /// A follower answers this leader.
+    /// A follower has answered.
     pub(super) fn answered(&mut self, from: MemberId, answer: Checkpoint) -> Vec<Finding> {
         let question = self.leading.question.as_mut().filter(|it| it.index == answer.index);
         let Some(question) = question else { return Vec::new() };
@@ -222,7 +231,7 @@ impl Comparison {
         self.decide()
     }
 
-    /// Whom this leader has found different, by what they last answered.
+    /// The members that this leader has found to differ, by their last answers.
     pub(super) fn different(&self) -> Vec<MemberId> {
         self.leading.different.keys().copied().collect()
     }
@@ -238,7 +247,7 @@ impl Comparison {
         })
     }
 
-    /// About what is applied by now, if that is not what was asked about.
+    /// Asks about the newest entry, if the last question was about an earlier one.
     fn ask_anew(&mut self, now: Instant) {
         let last = self.leading.question.as_ref().map_or(Index::ZERO, |question| question.index);
         let Some(newest) = self.newest().filter(|newest| newest.index > last) else { return };
@@ -248,7 +257,7 @@ impl Comparison {
         self.look_up_answer();
     }
 
-    /// Told once, until there is an agreement again.
+    /// Returned once, until members agree again.
     fn undecided(&mut self) -> Option<Finding> {
         let Question { index, answers, .. } = self.leading.question.as_ref()?;
         let is_agreed = self.leading.agreed.is_some_and(|agreed| agreed.index == *index);
@@ -258,7 +267,7 @@ impl Comparison {
             .then(|| Finding::Undecided { index: *index, answers: answers.clone() })
     }
 
-    /// Whether a quorum gave the same answer, and who another one.
+    /// Finds out whether a quorum gave the same answer, and who gave another one.
     fn decide(&mut self) -> Vec<Finding> {
         let Leading { question, agreed, agreeing, different, is_undecided, .. } = &mut self.leading;
         let Some(Question { index, answers, .. }) = question else { return Vec::new() };
@@ -294,7 +303,7 @@ impl Comparison {
         }
     }
 
-    /// Judges by what was agreed on, once this member has come so far.
+    /// Judges this member by what was agreed on, once it has applied that entry.
     fn settle(&mut self) -> Vec<Finding> {
         let newest = self.newest();
         let is_applied = |pending: &Checkpoint| newest.is_some_and(|it| it.index >= pending.index);

@@ -1,246 +1,281 @@
-//! The stage of the core: takes all that has arrived, steps the core once, and carries out the
-//! effects in their order.
+//! The stage of the core: takes everything that has arrived, steps the core once, and carries out
+//! the effects in their order.
 //!
-//! A turn never waits for a disk, a socket, a peer or the state machine, so heartbeats leave on
-//! time whatever these do.
+//! A turn never waits for a disk, a socket, a peer or the state machine. So heartbeats leave on
+//! time, whatever these do.
+//!
+//! What the core orders for the log and the state machine goes out as [`CoreOutput`]. Messages go
+//! out at once, through [`Post`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::StateMachine;
-use super::applier::{Expected, Task};
-use super::inbox::{Arrivals, Input, Waiters};
+use super::applier::{ApplierTask, PendingProposal};
+use super::inbox::{Arrivals, Inbox, Input};
 use super::joining::{self, Reminder};
-use super::persister::Write;
-use super::pipeline::Pipeline;
+use super::persister::LogTask;
 use super::post::Post;
-use super::request::{RequestError, Waiting};
+use super::request::{Request, RequestError, Responder};
 use super::shared::{NodeFailure, Shared};
-use super::stage::Worker;
+use super::stage::{Sink, Worker};
+use super::state_machine::StateMachine;
 use crate::clock;
-use crate::raft::{
-    Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Status, Term,
-};
+use crate::raft::{Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Status};
 use crate::rpc::Cork;
 use crate::storage::Snapshot;
 
-/// Ticks between looks for requests whose deadline has passed.
+/// How often expired requests are looked for.
 const SWEEP_TICKS: u32 = 10;
 
-/// Between reads of a member's own: so old may a state be that nobody else reads from, and that
-/// keeps up.
-const PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// How stale a follower may get before it refreshes itself, if no client reads from it.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the core orders from the other stages.
+pub(super) enum CoreOutput<S: StateMachine> {
+    Log(LogTask),
+    Applier(ApplierTask<S>),
+    Failed(NodeFailure),
+}
+
+type Out<'a, S> = Sink<'a, CoreOutput<S>>;
 
 pub(super) struct Driver<S: StateMachine> {
-    pub(super) raft: Raft,
-    pub(super) pipeline: Arc<Pipeline<S>>,
-    pub(super) post: Arc<Post>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) requests: Requests<S>,
-    /// Snapshots of a leader's that arrived in this turn.
-    pub(super) received: Vec<Snapshot>,
-    pub(super) is_lease_on: bool,
-    pub(super) reminder: Reminder,
+    raft: Raft,
+    post: Arc<Post>,
+    shared: Arc<Shared>,
+    requests: Requests<S>,
+    /// A leader's snapshots that arrived in this turn.
+    received: Vec<Snapshot>,
+    is_lease_on: bool,
+    was_leader: bool,
+    applied_index: Index,
+    ticks_since_sweep: u32,
+    reminder: Reminder,
 }
 
 /// The requests that the core knows by number.
-pub(super) struct Requests<S: StateMachine> {
+struct Requests<S: StateMachine> {
     last_id: u64,
-    proposals: HashMap<RequestId, Waiting<S::Outcome>>,
-    reads: HashMap<RequestId, (S::Query, Waiting<S::Answer>)>,
-    applied_index: Index,
-    ticks_since_sweep: u32,
-    was_leader: bool,
+    /// Only during a turn, in the order of their numbers: the core answers a proposal in the step
+    /// that takes it.
+    proposals: VecDeque<(RequestId, Responder<S::Outcome>)>,
+    /// Until they are confirmed or refused.
+    reads: HashMap<RequestId, (S::Query, Responder<S::Answer>)>,
     /// A read of this member's own, and when it began.
-    probe: Option<(RequestId, Duration)>,
-    probe_due: Option<Instant>,
-}
-
-impl<S: StateMachine> Default for Requests<S> {
-    fn default() -> Requests<S> {
-        Requests {
-            last_id: 0,
-            proposals: HashMap::new(),
-            reads: HashMap::new(),
-            applied_index: Index::ZERO,
-            ticks_since_sweep: 0,
-            was_leader: false,
-            probe: None,
-            probe_due: None,
-        }
-    }
+    refresh: Option<(RequestId, Duration)>,
+    refresh_due: Option<Instant>,
 }
 
 impl<S: StateMachine> Worker for Driver<S> {
-    type Queue = Waiters<S>;
+    type Queue = Inbox<S>;
+    type Output = CoreOutput<S>;
 
-    fn turn(&mut self, arrivals: Arrivals<S>) {
+    fn turn(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
         self.shared.gate.pass();
-        // Nothing leaves a member that is being killed, not even answers: they would come too late
-        // for their sockets.
+        // A member that is being killed sends nothing more. Even answers would come too late for
+        // their sockets.
         if !self.shared.is_killed() {
             let _cork = Cork::new();
-            self.step(arrivals);
+            self.step(arrivals, out);
         }
     }
 
-    fn panicked(&self) {
+    fn panicked(&self) -> CoreOutput<S> {
         let id = self.raft.status().id;
-        self.shared.fail(NodeFailure::Panicked(format!("raft-{id}")));
-        self.pipeline.stop();
+        CoreOutput::Failed(NodeFailure::Panicked(format!("raft-{id}")))
     }
 }
 
 impl<S: StateMachine> Driver<S> {
-    /// Ends the requests that the core still has.
-    pub(super) fn end(self) {
-        let requests = self.requests;
-        let stopped = RequestError::Stopped { may_apply: false };
-        requests.proposals.into_values().for_each(|waiting| waiting.end(Err(stopped)));
-        requests.reads.into_values().for_each(|(_, waiting)| waiting.end(Err(stopped)));
-    }
-
-    fn step(&mut self, Arrivals { inputs, has_ticked }: Arrivals<S>) {
-        let now = Instant::now();
-        let mut events: Vec<Event> = Vec::with_capacity(inputs.len() + 4);
-        // After the reads of this turn have arrived: what a lease says of this moment holds for
-        // them.
-        events
-            .extend(self.is_lease_on.then(|| Event::Clock(clock::boot_time().as_micros() as u64)));
-        events.extend(self.applied());
-        events.extend(inputs.into_iter().filter_map(|input| self.event(input, now)));
-        // Last, so that a leader's message that has arrived counts before the time that passed.
-        events.extend(has_ticked.then_some(Event::Tick));
-        events.extend(self.requests.probe(now));
-        let effects = self.raft.step(events);
-        self.carry_out(effects);
-        self.received.clear();
-        let status = self.raft.status();
-        let before = std::mem::replace(&mut *self.shared.status.lock(), status);
-        self.tell(before, status, now);
-        if has_ticked {
-            self.sweep(now);
+    pub(super) fn new(
+        raft: Raft,
+        post: Arc<Post>,
+        shared: Arc<Shared>,
+        is_lease_on: bool,
+    ) -> Driver<S> {
+        Driver {
+            raft,
+            post,
+            shared,
+            requests: Requests::new(),
+            received: Vec::new(),
+            is_lease_on,
+            was_leader: false,
+            applied_index: Index::ZERO,
+            ticks_since_sweep: 0,
+            reminder: Reminder::default(),
         }
     }
 
-    /// How far the state machine has come since the last turn. Nobody wakes this thread for it: the
+    /// Ends the requests that the core still has.
+    pub(super) fn end(self) {
+        let stopped = RequestError::Stopped { may_apply: false };
+        let reads = self.requests.reads.into_values();
+        reads.for_each(|(_, responder)| responder.respond(Err(stopped)));
+    }
+
+    fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
+        let (now, has_ticked) = (Instant::now(), arrivals.has_ticked);
+        let events = self.events(arrivals, now, out);
+        let effects = self.raft.step(events);
+        self.carry_out(effects, out);
+        assert!(self.requests.proposals.is_empty(), "the core answers a proposal in its own step");
+        self.received.clear();
+        self.publish_status(now);
+        if has_ticked {
+            self.sweep(now, out);
+        }
+    }
+
+    fn events(
+        &mut self,
+        Arrivals { inputs, has_ticked }: Arrivals<S>,
+        now: Instant,
+        out: &mut Out<'_, S>,
+    ) -> Vec<Event> {
+        let mut events = Vec::with_capacity(inputs.len() + 4);
+        // The clock is read after the reads of this turn have arrived: a lease that is valid now is
+        // valid for them.
+        let clock = || Event::Clock(clock::boot_time().as_micros() as u64);
+        events.extend(self.is_lease_on.then(clock));
+        events.extend(self.applied());
+        events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
+        events.extend(has_ticked.then(|| self.hand_over(now)).flatten());
+        // Last, so that a leader's message that has arrived counts before the time that passed.
+        events.extend(has_ticked.then_some(Event::Tick));
+        events.extend(self.requests.refresh(now));
+        events
+    }
+
+    /// How far the state machine has come since the last turn. No thread wakes the core for it: the
     /// next tick is soon enough.
     fn applied(&mut self) -> Option<Event> {
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
-        (applied > std::mem::replace(&mut self.requests.applied_index, applied))
-            .then_some(Event::Applied(applied))
+        let is_news = applied > std::mem::replace(&mut self.applied_index, applied);
+        is_news.then_some(Event::Applied(applied))
     }
 
-    fn event(&mut self, input: Input<S>, now: Instant) -> Option<Event> {
-        match input {
-            Input::Propose { waiting, .. } if waiting.is_expired(now) => {
-                waiting.end(Err(RequestError::TimedOut { may_apply: false }));
-                None
-            }
-            Input::Propose { command, waiting } => {
-                let id = self.requests.next_id();
-                self.requests.proposals.insert(id, waiting);
-                Some(Event::Propose { id, command })
-            }
-            Input::Read { query, waiting } => {
-                let id = self.requests.next_id();
-                self.requests.reads.insert(id, (query, waiting));
-                Some(Event::Read { id })
-            }
-            Input::Message(message) => Some(Event::Message(message)),
-            Input::Persisted(id) => Some(Event::Persisted(id)),
-            Input::Disconnected(peer) => Some(Event::Disconnected(peer)),
-            Input::Transfer(to) => Some(Event::Transfer { to }),
-            Input::DiskFull(is_full) => Some(Event::DiskFull(is_full)),
-            Input::Joined => Some(Event::Joined),
-            Input::OtherCluster { peer, other } => Some(Event::OtherCluster { peer, other }),
-            Input::ReadStale { query, age_max, waiting } => {
-                self.pipeline.task(Task::ReadStale { query, age_max, waiting });
-                None
-            }
-            Input::TakeSnapshot => {
-                self.pipeline.take_snapshot();
-                None
-            }
-            Input::SnapshotTaken(meta) => {
-                self.pipeline.write(Write::Release(meta.last_included_index));
-                Some(Event::SnapshotTaken(meta))
-            }
+    /// A leader whose state is wrong hands the leadership over.
+    fn hand_over(&self, now: Instant) -> Option<Event> {
+        if !self.was_leader {
+            return None;
+        }
+        self.shared.watch.hand_over(now).map(|to| Event::Transfer { to })
+    }
+
+    fn event(&mut self, input: Input<S>, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {
+        Some(match input {
+            Input::Request(request) => return self.request(request, now, out),
+            Input::Message(message) => Event::Message(message),
+            Input::Persisted(id) => Event::Persisted(id),
+            Input::Disconnected(peer) => Event::Disconnected(peer),
+            Input::Transfer(to) => Event::Transfer { to },
+            Input::DiskFull(is_full) => Event::DiskFull(is_full),
+            Input::Joined => Event::Joined,
+            Input::OtherCluster { peer, other } => Event::OtherCluster { peer, other },
+            Input::SnapshotTaken(meta) => Event::SnapshotTaken(meta),
             Input::SnapshotReceived { message, snapshot } => {
                 self.received.push(*snapshot);
-                Some(Event::Message(message))
+                Event::Message(message)
+            }
+        })
+    }
+
+    fn request(
+        &mut self,
+        request: Request<S>,
+        now: Instant,
+        out: &mut Out<'_, S>,
+    ) -> Option<Event> {
+        match request {
+            Request::Propose { responder, .. } if responder.is_expired(now) => {
+                responder.respond(Err(RequestError::TimedOut { may_apply: false }));
+                None
+            }
+            Request::Propose { command, responder } => {
+                let id = self.requests.next_id();
+                self.requests.proposals.push_back((id, responder));
+                Some(Event::Propose { id, command })
+            }
+            Request::Read { query, responder } => {
+                let id = self.requests.next_id();
+                self.requests.reads.insert(id, (query, responder));
+                Some(Event::Read { id })
+            }
+            Request::ReadStale { query, age_max, responder } => {
+                out(CoreOutput::Applier(ApplierTask::ReadStale { query, age_max, responder }));
+                None
             }
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
+    fn carry_out(&mut self, effects: Vec<Effect>, out: &mut Out<'_, S>) {
         let mut proposed = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Proposed { id, index, term } => {
-                    proposed.extend(self.requests.proposed(id, index, term))
+                    let responder = self.requests.take_proposal(id);
+                    let responder = responder.expect("the core answers proposals in their order");
+                    proposed.push(PendingProposal { index, term, responder });
                 }
-                // The proposals of this turn are told before the leadership could be: their order
-                // decides who waits.
+                // First the proposals of this turn, as the loss of the leadership ends them.
                 Effect::RoleChanged(role) => {
-                    self.expect(&mut proposed);
-                    self.role_changed(role);
+                    expect(&mut proposed, out);
+                    self.role_changed(role, out);
                 }
                 Effect::Send(message) => self.post.send(message),
-                Effect::Persist(persist) => self.pipeline.write(Write::Persist(persist)),
+                Effect::Persist(persist) => out(CoreOutput::Log(LogTask::Persist(persist))),
+                Effect::ReleaseLog(index) => out(CoreOutput::Log(LogTask::Release(index))),
                 Effect::SendSnapshot { to, term } => self.post.send_snapshot(to, term),
                 Effect::Install(meta) => {
                     let received = self.received.iter().find(|snapshot| snapshot.meta() == meta);
                     let snapshot =
                         received.expect("the core installs what has just arrived").clone();
-                    self.pipeline.task(Task::Install(snapshot));
+                    out(CoreOutput::Applier(ApplierTask::Install(snapshot)));
                 }
                 Effect::Apply(entries) => {
-                    self.expect(&mut proposed);
-                    self.pipeline.task(Task::Apply(entries));
+                    expect(&mut proposed, out);
+                    out(CoreOutput::Applier(ApplierTask::Apply(entries)));
                 }
-                Effect::ReadReady(ids) => self.read_ready(ids),
-                Effect::Joined => self.joined(),
-                Effect::TakeCluster(cluster_id) => self.take_cluster(cluster_id),
+                Effect::ReadReady(ids) => self.read_ready(ids, out),
+                Effect::Joined => self.joined(out),
+                Effect::TakeCluster(cluster_id) => self.take_cluster(cluster_id, out),
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
                 Effect::PeerLostData { peer, match_index } => log::error!(
-                    "member {peer} has lost data: it had acknowledged the log up to {match_index} and refuses it now; \
-                     it is filled again. If it is not being rebuilt on purpose, check its disk"
+                    "member {peer} has lost data: it had acknowledged the log up to entry \
+                     {match_index} and now lacks it; it is sent everything again. If nobody is \
+                     rebuilding it, check its disk"
                 ),
             }
         }
-        self.expect(&mut proposed);
+        expect(&mut proposed, out);
     }
 
-    fn read_ready(&mut self, ids: Vec<RequestId>) {
-        if let Some((_, begun)) = self.requests.probe.take_if(|(id, _)| ids.contains(id)) {
-            self.pipeline.task(Task::FreshAsOf(begun));
+    fn read_ready(&mut self, ids: Vec<RequestId>, out: &mut Out<'_, S>) {
+        if let Some((_, begun)) = self.requests.refresh.take_if(|(id, _)| ids.contains(id)) {
+            out(CoreOutput::Applier(ApplierTask::FreshAsOf(begun)));
         }
-        self.pipeline.task(Task::Read(self.requests.take_reads(ids)));
+        out(CoreOutput::Applier(ApplierTask::Read(self.requests.take_reads(ids))));
     }
 
-    fn joined(&mut self) {
+    fn joined(&mut self, out: &mut Out<'_, S>) {
         log::info!("member {} has all its data: it votes from now on", self.raft.status().id);
-        self.pipeline.write(Write::Joined);
+        out(CoreOutput::Log(LogTask::Joined));
     }
 
-    fn take_cluster(&mut self, cluster_id: u64) {
+    fn take_cluster(&mut self, cluster_id: u64, out: &mut Out<'_, S>) {
         log::info!(
-            "member {} has no data, and all others are of cluster {cluster_id:016x}: it joins that cluster",
+            "member {} has no data, and all other members are of cluster {cluster_id:016x}: it \
+             joins that cluster",
             self.raft.status().id
         );
-        self.pipeline.write(Write::TakeCluster(cluster_id));
+        out(CoreOutput::Log(LogTask::TakeCluster(cluster_id)));
     }
 
-    fn expect(&mut self, proposed: &mut Vec<Expected<S::Outcome>>) {
-        if !proposed.is_empty() {
-            self.pipeline.task(Task::Expect(std::mem::take(proposed)));
-        }
-    }
-
-    fn role_changed(&mut self, RoleChange { role, term, leader }: RoleChange) {
+    fn role_changed(&mut self, role: RoleChange, out: &mut Out<'_, S>) {
+        let RoleChange { role, term, leader } = role;
         let id = self.raft.status().id;
         match (role, leader) {
             (RoleName::Leader, _) => log::info!("member {id} leads in term {term}"),
@@ -250,80 +285,88 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         let is_leader = role == RoleName::Leader;
-        if std::mem::replace(&mut self.requests.was_leader, is_leader) && !is_leader {
-            self.pipeline.task(Task::LeadershipLost(leader));
+        if std::mem::replace(&mut self.was_leader, is_leader) && !is_leader {
+            out(CoreOutput::Applier(ApplierTask::LeadershipLost(leader)));
         }
     }
 
-    /// What keeps this member from doing all of its work, in words.
-    fn tell(&mut self, before: Status, status: Status, now: Instant) {
+    /// Publishes the status, and logs what keeps this member from its work.
+    fn publish_status(&mut self, now: Instant) {
+        let status = self.raft.status();
+        let before: Status = std::mem::replace(&mut *self.shared.status.lock(), status);
         let id = status.id;
         match (before.is_disk_stalled, status.is_disk_stalled) {
             (false, true) => log::error!(
-                "member {id}: nothing has reached the disk for longer than an election takes; until it does this member does \
-                 not stand for election"
+                "member {id}: no write has reached the disk for longer than an election takes; \
+                 until one does, this member does not stand for election"
             ),
             (true, false) => log::info!("member {id}: the disk works again"),
             _ => {}
         }
         let obstacle = status.is_joining.then(|| joining::obstacle(self.raft.join_answers()));
         if let Some(obstacle) = &obstacle {
-            self.reminder.tell(id, obstacle, now);
+            self.reminder.remind(id, obstacle, now);
         }
         if before.is_joining || status.is_joining {
             *self.shared.obstacle.lock() = obstacle.map(|obstacle| obstacle.words);
         }
     }
 
-    fn sweep(&mut self, now: Instant) {
-        self.requests.ticks_since_sweep += 1;
-        if self.requests.ticks_since_sweep < SWEEP_TICKS {
+    /// Ends requests and calls whose deadline has passed.
+    fn sweep(&mut self, now: Instant, out: &mut Out<'_, S>) {
+        self.ticks_since_sweep += 1;
+        if self.ticks_since_sweep < SWEEP_TICKS {
             return;
         }
-        self.requests.ticks_since_sweep = 0;
-        let expired = self.requests.reads.extract_if(|_, (_, waiting)| waiting.is_expired(now));
-        expired.for_each(|(_, (_, waiting))| {
-            waiting.end(Err(RequestError::TimedOut { may_apply: false }))
-        });
+        self.ticks_since_sweep = 0;
+        self.requests.end_expired_reads(now);
         self.post.sweep(now);
-        self.pipeline.task(Task::Sweep);
-        if self.requests.was_leader
-            && let Some(to) = self.shared.watch.hand_over(now)
-        {
-            self.pipeline.inbox.report(Input::Transfer(to));
-        }
+        out(CoreOutput::Applier(ApplierTask::Sweep));
+    }
+}
+
+/// Tells the applier of the proposals that are now in the log.
+fn expect<S: StateMachine>(proposed: &mut Vec<PendingProposal<S::Outcome>>, out: &mut Out<'_, S>) {
+    if !proposed.is_empty() {
+        out(CoreOutput::Applier(ApplierTask::Expect(std::mem::take(proposed))));
     }
 }
 
 impl<S: StateMachine> Requests<S> {
+    fn new() -> Requests<S> {
+        Requests {
+            last_id: 0,
+            proposals: VecDeque::new(),
+            reads: HashMap::new(),
+            refresh: None,
+            refresh_due: None,
+        }
+    }
+
     fn next_id(&mut self) -> RequestId {
         self.last_id += 1;
         RequestId(self.last_id)
     }
 
-    /// A read of its own, now and then: it tells how fresh the state is that stale reads are served
-    /// from.
-    fn probe(&mut self, now: Instant) -> Option<Event> {
-        if self.probe_due.is_some_and(|due| now < due) {
+    /// A read of this member's own, now and then. It shows how fresh the state is from which stale
+    /// reads are served.
+    fn refresh(&mut self, now: Instant) -> Option<Event> {
+        if self.refresh_due.is_some_and(|due| now < due) {
             return None;
         }
-        self.probe_due = Some(now + PROBE_PAUSE);
+        self.refresh_due = Some(now + REFRESH_PAUSE);
         let id = self.next_id();
-        self.probe = Some((id, clock::boot_time()));
+        self.refresh = Some((id, clock::boot_time()));
         Some(Event::Read { id })
     }
 
-    fn proposed(
-        &mut self,
-        id: RequestId,
-        index: Index,
-        term: Term,
-    ) -> Option<Expected<S::Outcome>> {
-        self.proposals.remove(&id).map(|waiting| Expected { index, term, waiting })
+    /// The proposal with this number, if it is the next one to be answered.
+    fn take_proposal(&mut self, id: RequestId) -> Option<Responder<S::Outcome>> {
+        self.proposals.pop_front_if(|(next, _)| *next == id).map(|(_, responder)| responder)
     }
 
-    /// The reads among `ids` whose deadline has not passed meanwhile.
-    fn take_reads(&mut self, ids: Vec<RequestId>) -> Vec<(S::Query, Waiting<S::Answer>)> {
+    /// These reads, except those that have expired.
+    fn take_reads(&mut self, ids: Vec<RequestId>) -> Vec<(S::Query, Responder<S::Answer>)> {
         ids.into_iter().filter_map(|id| self.reads.remove(&id)).collect()
     }
 
@@ -332,11 +375,17 @@ impl<S: StateMachine> Requests<S> {
             Rejection::NotLeader(leader) => RequestError::NotLeader { leader },
             Rejection::Busy => RequestError::Busy,
         };
-        if let Some(waiting) = self.proposals.remove(&id) {
-            waiting.end(Err(error));
+        if let Some(responder) = self.take_proposal(id) {
+            responder.respond(Err(error));
+        } else if let Some((_, responder)) = self.reads.remove(&id) {
+            responder.respond(Err(error));
         }
-        if let Some((_, waiting)) = self.reads.remove(&id) {
-            waiting.end(Err(error));
-        }
+    }
+
+    fn end_expired_reads(&mut self, now: Instant) {
+        let expired = self.reads.extract_if(|_, (_, responder)| responder.is_expired(now));
+        expired.for_each(|(_, (_, responder))| {
+            responder.respond(Err(RequestError::TimedOut { may_apply: false }))
+        });
     }
 }

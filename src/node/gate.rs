@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
-/// What a member's threads pass before each turn. Closed, it holds them there, as SIGSTOP would: for tests of clusters inside
-/// one process. Open, it costs one load.
+/// A member's threads pass it before each turn. While it is closed, it holds them, as SIGSTOP
+/// would: for tests of clusters inside one process. An open gate costs one load.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     is_closed: AtomicBool,
@@ -30,7 +30,7 @@ impl Gate {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Waits as long as it is closed.
+    /// Waits while it is closed.
     pub(crate) fn pass(&self) {
         if !self.is_closed() {
             return;

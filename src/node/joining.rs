@@ -1,26 +1,27 @@
-//! Which cluster a member is of, and what a member without data says to its operator until it has
-//! joined.
+//! Which cluster a member belongs to, and what a member without data tells its operator until it
+//! has joined.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::raft::{JoinAnswer, MemberId, OtherCluster};
 
-/// Between repetitions of what has not changed.
+/// An unchanged obstacle is logged again after this time.
 const REPEAT_PAUSE: Duration = Duration::from_secs(10);
 
 const JOINS_ONE_CLUSTER: &str =
     "it joins once all other members are of one cluster and have the same --members as this one";
-const KEEPS_ITS_CLUSTER: &str = "it does not join them, as it holds a term or entries of another cluster: if nobody needs that \
-     data, stop it, remove its data directory and start it again";
+const KEEPS_ITS_CLUSTER: &str = "it does not join \
+     them, because it holds a term or entries of another cluster: if nobody needs that data, stop \
+     it, remove its data directory and start it again";
 
-/// Which cluster this member is of.
+/// Which cluster this member belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Affiliation {
     pub(super) cluster_id: u64,
     /// See [`NodeConfig::list_id`](super::NodeConfig::list_id).
     pub(super) list_id: Option<u64>,
-    /// It came without data: until it has joined, nobody has confirmed its cluster's id.
+    /// It started without data. Until it has joined, nobody has confirmed its cluster id.
     pub(super) came_new: bool,
 }
 
@@ -28,11 +29,11 @@ pub(super) struct Affiliation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Obstacle {
     pub(super) words: String,
-    /// Waiting does not help: all others have answered, and somebody has to change something.
+    /// Waiting does not help: all others have answered, and an operator must change something.
     pub(super) is_refusal: bool,
 }
 
-/// `answers` are those of the core: none when it is past asking.
+/// `answers` are those that the core has, or `None` if it no longer asks.
 pub(super) fn obstacle(answers: Option<BTreeMap<MemberId, Option<JoinAnswer>>>) -> Obstacle {
     let wait = |words| Obstacle { words, is_refusal: false };
     let Some(answers) = answers else {
@@ -51,8 +52,8 @@ pub(super) fn obstacle(answers: Option<BTreeMap<MemberId, Option<JoinAnswer>>>) 
     Obstacle { words, is_refusal: answers.values().all(Option::is_some) }
 }
 
-/// Whether all others name the same cluster and have the same list. The core of a member without
-/// any data has taken that cluster by then, so this member has some.
+/// Whether all others name the same cluster and have the same list. A member without any data would
+/// have taken that cluster by now, so this member has some.
 fn is_one_cluster(answers: &BTreeMap<MemberId, Option<JoinAnswer>>) -> bool {
     let mut clusters = answers.values().map(|answer| match answer {
         Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true })) => {
@@ -69,9 +70,7 @@ fn clause(id: MemberId, answer: Option<JoinAnswer>) -> String {
         None => format!("member {id} does not answer"),
         Some(JoinAnswer::New) => format!("member {id} has no data either"),
         Some(JoinAnswer::HasData) => {
-            format!(
-                "member {id} names no other cluster than this list's: has it lost its data, too?"
-            )
+            format!("member {id} names no other cluster: has it lost its data, too?")
         }
         Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true })) => {
             format!("member {id} is of cluster {cluster_id:016x}")
@@ -82,12 +81,12 @@ fn clause(id: MemberId, answer: Option<JoinAnswer>) -> String {
     }
 }
 
-/// Says an obstacle once, and again when it has become a refusal or has stayed for long.
+/// Logs an obstacle once, and again when it has become a refusal or has stayed for long.
 #[derive(Default)]
 pub(super) struct Reminder(Option<(Obstacle, Instant)>);
 
 impl Reminder {
-    pub(super) fn tell(&mut self, id: MemberId, obstacle: &Obstacle, now: Instant) {
+    pub(super) fn remind(&mut self, id: MemberId, obstacle: &Obstacle, now: Instant) {
         if !self.is_due(obstacle, now) {
             return;
         }
@@ -135,7 +134,8 @@ mod tests {
         );
         check(
             [SAME, OTHER_LIST],
-            "member 1 is of cluster 000000000000000a, member 3 is of cluster 000000000000000b and has another --members",
+            "member 1 is of cluster 000000000000000a, member 3 is of cluster 000000000000000b and \
+             has another --members",
             true,
         );
         check(
@@ -145,7 +145,8 @@ mod tests {
         );
         check(
             [SAME, Some(JoinAnswer::HasData)],
-            "member 1 is of cluster 000000000000000a, member 3 names no other cluster than this list's: has it lost its data, too?",
+            "member 1 is of cluster 000000000000000a, member 3 names no other cluster: has it lost \
+             its data, too?",
             true,
         );
         assert_eq!(obstacle(None).words, "it is being filled by the leader");
@@ -158,7 +159,7 @@ mod tests {
             ([SAME, OTHER_LIST], JOINS_ONE_CLUSTER),
             ([OTHER_LIST, OTHER_LIST], JOINS_ONE_CLUSTER),
             ([SAME, Some(JoinAnswer::New)], JOINS_ONE_CLUSTER),
-            // It would have joined if it could.
+            // A member without data would have joined.
             ([SAME, SAME], KEEPS_ITS_CLUSTER),
         ] {
             assert_eq!(words(answers).words.split("; ").nth(1), Some(expected), "{answers:?}");
@@ -171,7 +172,7 @@ mod tests {
         let mut check = |obstacle: Obstacle, seconds, expected| {
             let now = start + Duration::from_secs(seconds);
             assert_eq!(reminder.is_due(&obstacle, now), expected, "{obstacle:?}");
-            reminder.tell(MemberId(2), &obstacle, now);
+            reminder.remind(MemberId(2), &obstacle, now);
         };
         check(words([None, None]), 0, true);
         check(words([SAME, None]), 1, false);

@@ -1,17 +1,17 @@
-//! The way to a peer: messages go out on whichever thread steps the core, and one thread a peer
-//! keeps the connection up.
+//! The connections to a peer. The thread that steps the core sends the messages; one thread a peer
+//! keeps the connections up.
 //!
-//! The connection is kept even when there is nothing to say, because its end is news: when a
-//! process dies its sockets close, and a follower that loses its leader this way does not wait out
-//! an election timeout. Entries have a connection of their own: on a slow network a heartbeat must
-//! not wait behind the megabytes of a large value. Sending never blocks: what is for a peer that is
-//! not connected is dropped, and the core told.
+//! A connection is kept even if there is nothing to send, because its end is news: when a process
+//! dies, its sockets close, and a follower that loses its leader this way does not wait for an
+//! election timeout. Entries have a connection of their own: on a slow network, a heartbeat must
+//! not wait behind the megabytes of a large value. Sending never blocks. A message for a peer that
+//! is not connected is dropped, and the core is told.
 //!
-//! A connection can also die without an end: a firewall that was restarted forgets it, say, and
-//! drops what is sent over it. So a connection that has been silent for two election timeouts is
-//! given up and made anew. The core is not told of it as of an end: a follower whose own connection
-//! to the leader has died may still hear the leader's heartbeats, and if it does not, its election
-//! timeout notices.
+//! A connection can also die without closing, for example when a firewall restarts, forgets it, and
+//! drops its packets. So a connection that has been silent for two election timeouts is given up
+//! and made anew. The core is not told of this as of a close: a follower whose own connection to
+//! the leader has died may still hear the leader's heartbeats. If it does not, its election timeout
+//! notices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,16 +20,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::complaints::Complaints;
+use super::config::Timing;
 use super::joining::Affiliation;
+use super::mailbox::{Mailbox, MayDo};
 use super::proto::{
     AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, JoinArgs,
     JoinReply, RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply,
     TimeoutNowArgs, TimeoutNowReply,
 };
 use super::shared::Shared;
-use super::snapshot_sender::{SnapshotSender, Turn};
-use super::{Errand, Mailbox, Timing};
+use super::snapshot_sender::{SnapshotSender, Transfer};
+use super::warnings::Warnings;
 use crate::ErrorChain;
 use crate::raft::{
     self, AppendEntries, Body, MemberId, Message, OtherCluster, Reply, Request, Term,
@@ -37,49 +38,49 @@ use crate::raft::{
 use crate::rpc::{CallError, Channel, Disconnect, StatusCode};
 use crate::storage::Snapshots;
 
-/// Orders that may wait for a peer's thread. While it has more to do than that it does it anyway.
+/// Orders that may wait for a peer's thread. Further orders would only repeat these.
 const ORDERS_MAX: usize = 4;
-/// Between attempts to connect.
+/// How long to wait before the next attempt to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// An attempt to connect.
+/// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A call that carries no entries.
+/// For a call that carries no entries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// A call with entries: its answer waits for the peer's disk.
+/// For a call with entries: its answer waits for the peer's disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// The slowest network on which a dead connection with entries on it is told from a slow one at
-/// once; on a slower one the entries are sent twice or more, with ever more time.
+/// On a network that is at least this fast, a dead connection with entries on it is told from a
+/// slow one at once. On a slower network entries are sent twice or more, with more time each time.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
-/// The slowest network that entries are given time for.
+/// The slowest network on which a call with entries has enough time.
 const APPEND_BYTES_PER_SECOND_MIN: usize = 256 << 10;
 
-/// The ways to all peers.
+/// The links to all peers.
 pub(super) type Links = BTreeMap<MemberId, Arc<Link>>;
 
 /// What a peer's thread is to do.
 pub(super) enum Order {
-    /// See to the connection now.
+    /// Connect now.
     Connect,
     /// Send the newest snapshot, on behalf of the leader of this term.
     Snapshot(Term),
 }
 
-/// The way to one peer.
+/// The connections to one peer.
 pub(super) struct Link {
     own: MemberId,
     id: MemberId,
     affiliation: Affiliation,
     stub: RaftRpcStub,
-    /// For entries, over a connection of their own.
+    /// For entries, which have a connection of their own.
     bulk: RaftRpcStub,
     mailbox: Arc<dyn Mailbox>,
-    complaints: Arc<Complaints>,
+    warnings: Arc<Warnings>,
     shared: Arc<Shared>,
     orders: Sender<Order>,
 }
 
 impl Link {
-    /// It, and the orders for the peer's thread.
+    /// Returns the orders for the peer's thread, too.
     pub(super) fn new(
         own: MemberId,
         id: MemberId,
@@ -92,7 +93,7 @@ impl Link {
         let builder = || {
             Channel::builder(addr).connect_timeout(CONNECT_TIMEOUT).caller(format!("member-{own}"))
         };
-        // A peer answers pings on the thread that writes its log, so it is given more time here.
+        // A peer answers pings on the thread that writes its log, so it gets more time here.
         let bulk = builder()
             .ping_interval(timing.election_max)
             .bytes_per_second_min(BYTES_PER_SECOND_MIN)
@@ -102,9 +103,9 @@ impl Link {
             move |how| match how {
                 Disconnect::Ended => {
                     mailbox.disconnected(id);
-                    mailbox.attend(Errand::Urgent);
+                    mailbox.run_pending(MayDo::ServeReads);
                 }
-                // Whatever happened to this connection may have happened to the other one.
+                // The same may have happened to the other connection.
                 Disconnect::Silent => bulk.give_up_if_silent(timing.election_min),
             }
         };
@@ -112,22 +113,22 @@ impl Link {
         let stub = RaftRpcStub::new(urgent.on_disconnect_how(on_disconnect).lazy());
         let bulk = RaftRpcStub::new(bulk);
         let (orders, received) = bounded(ORDERS_MAX);
-        let complaints = Arc::default();
-        let link = Link { own, id, affiliation, stub, bulk, mailbox, complaints, shared, orders };
+        let warnings = Arc::default();
+        let link = Link { own, id, affiliation, stub, bulk, mailbox, warnings, shared, orders };
         (link, received)
     }
 
-    /// Whether there is a connection. If not, its thread sees to it.
+    /// Whether there is a connection. If there is none, the peer's thread connects.
     fn is_connected(&self) -> bool {
         let is_connected = self.stub.invoker().is_connected();
         if !is_connected {
-            // Where orders wait the thread is at it.
+            // If orders wait already, the thread will connect anyway.
             drop(self.orders.try_send(Order::Connect));
         }
         is_connected
     }
 
-    /// Has the peer's thread send the newest snapshot.
+    /// Tells the peer's thread to send the newest snapshot.
     pub(super) fn send_snapshot(&self, term: Term) {
         if self.orders.try_send(Order::Snapshot(term)).is_err() {
             self.mailbox.disconnected(self.id);
@@ -195,51 +196,50 @@ impl Link {
                 };
                 self.stub.join_then(&args, call_deadline, done);
             }
-            // In chunks, from the disk, on a thread of its own.
+            // It goes in chunks from the disk, on a thread of its own.
             Request::InstallSnapshot(_) => self.send_snapshot(term),
         }
     }
 
-    /// What will take the peer's answer to this request to the core.
+    /// What takes the peer's answer to this request to the core.
     fn answer_to(&self, request: &Request) -> Answer {
         Answer {
             mailbox: self.mailbox.clone(),
-            complaints: self.complaints.clone(),
+            warnings: self.warnings.clone(),
             from: self.id,
             to: self.own,
-            // The core asks these again by itself, and a leader that is slow to answer them is not
-            // lost.
+            // The core repeats these by itself, and a leader that answers them slowly is not lost.
             is_question: matches!(request, Request::ReadIndex(_) | Request::Join(_)),
-            errand: match request {
-                Request::AppendEntries(_) => Errand::Request,
-                _ => Errand::Urgent,
+            may_do: match request {
+                Request::AppendEntries(_) => MayDo::Apply,
+                _ => MayDo::ServeReads,
             },
         }
     }
 }
 
-/// The thread that keeps the way to a peer open, and sends it snapshots.
+/// The thread that keeps the connections to a peer up, and has snapshots sent to it.
 pub(super) struct Peer {
     link: Arc<Link>,
     orders: Receiver<Order>,
     snapshots: Snapshots,
-    turn: Arc<Turn>,
+    transfer: Arc<Transfer>,
     sending: Option<JoinHandle<()>>,
-    /// After a failed attempt to connect: not before then again.
+    /// When to connect again after a failed attempt.
     retry_at: Instant,
 }
 
 impl Peer {
     pub(super) fn new(link: Arc<Link>, orders: Receiver<Order>, snapshots: Snapshots) -> Peer {
-        let (turn, retry_at) = (Arc::default(), Instant::now());
-        Peer { link, orders, snapshots, turn, sending: None, retry_at }
+        let (transfer, retry_at) = (Arc::default(), Instant::now());
+        Peer { link, orders, snapshots, transfer, sending: None, retry_at }
     }
 
     pub(super) fn id(&self) -> MemberId {
         self.link.id
     }
 
-    /// Until `stop` closes.
+    /// Works until `stop` closes.
     pub(super) fn run(mut self, stop: Receiver<()>) {
         let orders = self.orders.clone();
         self.connect();
@@ -250,7 +250,7 @@ impl Peer {
                     Ok(Order::Connect) => { self.connect(); }
                     Ok(Order::Snapshot(term)) => {
                         self.send_snapshot(term, &stop);
-                        self.link.mailbox.attend(Errand::Urgent);
+                        self.link.mailbox.run_pending(MayDo::ServeReads);
                     }
                     Err(_) => break,
                 },
@@ -259,7 +259,7 @@ impl Peer {
         }
         self.link.stub.invoker().close();
         self.link.bulk.invoker().close();
-        // With the channel closed its call has ended, and it with it.
+        // A closed channel ends its calls, and so this thread.
         let _ = self.sending.map(JoinHandle::join);
     }
 
@@ -278,14 +278,14 @@ impl Peer {
         connected.is_ok()
     }
 
-    /// On a thread of its own: heartbeats go on meanwhile. One at a time: while one is under way
-    /// the core waits for its end. A state that has gone astray must not spread.
+    /// Sends on a thread of its own, so that heartbeats go on meanwhile. One transfer at a time:
+    /// the core waits for its end. A state that has diverged must not spread.
     fn send_snapshot(&mut self, term: Term, stop: &Receiver<()>) {
         let newest = self.snapshots.newest().filter(|_| !self.link.shared.watch.is_diverged());
         let Some(snapshot) = newest.filter(|_| self.connect()) else {
             return self.link.mailbox.disconnected(self.link.id);
         };
-        if !self.turn.take() {
+        if !self.transfer.try_begin() {
             return;
         }
         let sender = SnapshotSender {
@@ -298,13 +298,13 @@ impl Peer {
             mailbox: self.link.mailbox.clone(),
             shared: self.link.shared.clone(),
             stop: stop.clone(),
-            turn: self.turn.clone(),
+            transfer: self.transfer.clone(),
         };
         let name = format!("snap-{}-{}", self.link.own, self.link.id);
         match thread::Builder::new().name(name).spawn(move || sender.run()) {
             Ok(thread) => self.sending = Some(thread),
             Err(_) => {
-                self.turn.end();
+                self.transfer.end();
                 self.link.mailbox.disconnected(self.link.id);
             }
         }
@@ -319,26 +319,26 @@ fn append_timeout(request: &AppendEntries) -> Duration {
 /// Brings a peer's answer to the core.
 struct Answer {
     mailbox: Arc<dyn Mailbox>,
-    complaints: Arc<Complaints>,
+    warnings: Arc<Warnings>,
     from: MemberId,
     to: MemberId,
     is_question: bool,
-    /// What its thread may do with it.
-    errand: Errand,
+    /// What the thread that brings it may do.
+    may_do: MayDo,
 }
 
 impl Answer {
     fn other_cluster(self, other: OtherCluster) {
         self.mailbox.other_cluster(self.from, other);
-        self.mailbox.attend(self.errand);
+        self.mailbox.run_pending(self.may_do);
     }
 
     fn deliver(self, answer: Result<(u64, Reply), CallError>) {
-        let Answer { mailbox, complaints, from, to, is_question, errand } = self;
+        let Answer { mailbox, warnings, from, to, is_question, may_do } = self;
         match answer {
             Ok((term, reply)) => {
                 let body = Body::Reply(reply);
-                // An inbox that is full loses it, as a network may.
+                // A full inbox loses it, as a network may.
                 let _ = mailbox.message(Message { from, to, term: Term(term), token: 0, body });
             }
             Err(error) => {
@@ -347,13 +347,13 @@ impl Answer {
                     && status.code == StatusCode::BadArguments
                 {
                     let words = format!("member {from} refuses what we send: {}", status.message);
-                    complaints.warn(from, words);
+                    warnings.warn(from, words);
                 }
                 if !is_question {
                     mailbox.disconnected(from);
                 }
             }
         }
-        mailbox.attend(errand);
+        mailbox.run_pending(may_do);
     }
 }

@@ -1,10 +1,10 @@
-//! The stage of the log: what waits is written by one write and one fdatasync (group commit), and
-//! only then is said what may be said.
+//! The stage of the log: writes everything that waits with one write and one fdatasync (group
+//! commit), and only then sends what may be sent.
 //!
-//! A full disk is waited out: nothing is acknowledged meanwhile, and proposals are refused. So is a
-//! want of file descriptors, which looks to the core like a disk that hangs. Any other failure is
-//! final: a failed fsync may have dropped the data that a later one would claim to have written, so
-//! it is never tried again, and the member stops.
+//! The stage waits while the disk is full. Nothing is acknowledged meanwhile, and proposals are
+//! refused. It also waits for file descriptors, which looks to the core like a disk that hangs. Any
+//! other failure is final: a failed fsync may have dropped data, and a later fsync would still
+//! succeed. So nothing is tried again, and the member stops.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,69 +12,80 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::StateMachine;
-use super::inbox::Input;
-use super::pipeline::Pipeline;
 use super::post::Post;
 use super::shared::{NodeFailure, Shared};
-use super::stage::Worker;
+use super::stage::{Sink, Worker};
 use crate::ErrorChain;
 use crate::raft::{Index, Persist, PersistId};
 use crate::rpc::Cork;
 use crate::storage::{DataDir, StorageError, Wal};
 
-/// Most bytes of entries in one write: bounds how long the first of them waits for the last.
+/// Most bytes of entries in one write: a bound on how long the first of them waits for the last.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// A large state is written out less often: at most so much of it for each byte of the log.
+/// A large state is written less often: at most so many of its bytes for each byte of the log.
 const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
-/// After a turn that took longer, the log is left to its own thread for a while: a connection's
-/// thread that waits for the disk answers no pings, and its connection looks dead.
+/// After a longer turn, only the log's own thread writes for a while. A connection's thread that
+/// waits for the disk answers no pings, and its connection looks dead.
 const TURN_MAX: Duration = Duration::from_millis(100);
 const SLOW_FOR: Duration = Duration::from_secs(10);
-/// Between attempts to write to a disk that is full, or without a file descriptor.
+/// How long to wait before the next attempt to write to a full disk, or without a file descriptor.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) struct Persister<S: StateMachine> {
+/// What the core orders from the log. What waits is bounded by how much the core leaves
+/// uncommitted, and by how much a leader has on its way.
+pub(super) enum LogTask {
+    Persist(Persist),
+    /// A snapshot holds everything up to here.
+    Release(Index),
+    /// The member has all its data, and votes from now on.
+    Joined,
+    /// The member has no data, and belongs to this cluster.
+    TakeCluster(u64),
+}
+
+/// What the log reports.
+pub(super) enum LogOutput {
+    /// This write and all before it are on the disk.
+    Persisted(PersistId),
+    DiskFull(bool),
+    /// [`LogTask::Joined`] is on the disk.
+    Joined,
+    /// The log has grown past its limit since the last snapshot.
+    SnapshotWanted,
+    Failed(NodeFailure),
+}
+
+type Out<'a> = Sink<'a, LogOutput>;
+
+pub(super) struct Persister {
     pub(super) wal: Wal,
     pub(super) data_dir: Arc<DataDir>,
-    pub(super) pipeline: Arc<Pipeline<S>>,
     pub(super) post: Arc<Post>,
     pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
     pub(super) stop: Receiver<()>,
-    /// What the newest snapshot holds.
+    /// The last entry that the newest snapshot holds.
     pub(super) snapshot_index: Index,
-    /// A snapshot is wanted when the log holds so much behind it.
+    /// A snapshot is wanted when the log holds so many bytes behind it.
     pub(super) snapshot_log_bytes: u64,
-    /// A turn took long: until then the next one is expected to.
+    /// A turn took long. Until this moment the next one is expected to take long, too.
     pub(super) slow_until: Option<Instant>,
     /// Nothing is written any more: the disk has failed, or the node stopped while it was full, or
     /// the log is to be begun anew.
     pub(super) has_failed: bool,
 }
 
-/// What is to be done to the log. What waits is bounded by what the core lets be uncommitted, or on
-/// its way from a leader.
-pub(super) enum Write {
-    Persist(Persist),
-    /// A snapshot holds everything up to here.
-    Release(Index),
-    /// The member has all its data, and votes from now on.
-    Joined,
-    /// The member, which has no data, belongs to this cluster.
-    TakeCluster(u64),
-}
+impl Worker for Persister {
+    type Queue = Vec<LogTask>;
+    type Output = LogOutput;
 
-impl<S: StateMachine> Worker for Persister<S> {
-    type Queue = Vec<Write>;
-
-    fn turn(&mut self, writes: Vec<Write>) {
+    fn turn(&mut self, tasks: Vec<LogTask>, out: &mut Out<'_>) {
         self.shared.gate.pass();
         if self.shared.is_killed() || self.has_failed {
             return;
         }
         let started = Instant::now();
-        let result = self.write(writes);
+        let result = self.write(tasks, out);
         let ended = Instant::now();
         if ended - started > TURN_MAX {
             self.slow_until = Some(ended + SLOW_FOR);
@@ -84,47 +95,47 @@ impl<S: StateMachine> Worker for Persister<S> {
         if let Err(error) = result {
             log::error!("the log failed, this member stops: {}", ErrorChain(&error));
             self.has_failed = true;
-            self.fail(NodeFailure::Storage(error));
+            out(LogOutput::Failed(NodeFailure::Storage(error)));
         }
     }
 
-    fn panicked(&self) {
+    fn panicked(&self) -> LogOutput {
         let id = self.shared.status.lock().id;
-        self.fail(NodeFailure::Panicked(format!("wal-{id}")));
+        LogOutput::Failed(NodeFailure::Panicked(format!("wal-{id}")))
     }
 }
 
-impl<S: StateMachine> Persister<S> {
-    fn fail(&self, failure: NodeFailure) {
-        self.shared.fail(failure);
-        self.pipeline.stop();
-    }
-
+impl Persister {
     /// Writes what is left, and closes the log.
-    pub(super) fn end(mut self, left: Vec<Write>) {
-        self.turn(left);
+    pub(super) fn end(mut self, left: Vec<LogTask>, out: &mut Out<'_>) {
+        self.turn(left, out);
         if !self.shared.is_killed() && !self.has_failed {
             self.wal.close();
         }
     }
 
-    /// All in order; what is to be persisted together with what follows it at once.
-    fn write(&mut self, writes: Vec<Write>) -> Result<(), StorageError> {
-        let mut writes = writes.into_iter().peekable();
-        while let Some(write) = writes.next().filter(|_| !self.has_failed) {
-            match write {
-                Write::Release(index) => self.release(index)?,
-                Write::Joined => self.joined()?,
-                Write::TakeCluster(cluster_id) => self.take_cluster(cluster_id)?,
-                Write::Persist(first) => self.write_batch(first, || {
-                    writes.next_if_map(|write| match write {
-                        Write::Persist(persist) => Ok(persist),
-                        other => Err(other),
-                    })
-                })?,
+    /// Does everything in order. Writes that follow each other become one.
+    fn write(&mut self, tasks: Vec<LogTask>, out: &mut Out<'_>) -> Result<(), StorageError> {
+        let mut tasks = tasks.into_iter().peekable();
+        while let Some(task) = tasks.next().filter(|_| !self.has_failed) {
+            match task {
+                LogTask::Release(index) => self.release(index)?,
+                LogTask::Joined => self.joined(out)?,
+                LogTask::TakeCluster(cluster_id) => self.take_cluster(cluster_id, out)?,
+                LogTask::Persist(first) => {
+                    let more = || {
+                        tasks.next_if_map(|task| match task {
+                            LogTask::Persist(persist) => Ok(persist),
+                            other => Err(other),
+                        })
+                    };
+                    self.write_batch(first, more, out)?;
+                }
             }
         }
-        self.want_snapshot();
+        if self.is_snapshot_wanted() {
+            out(LogOutput::SnapshotWanted);
+        }
         Ok(())
     }
 
@@ -132,28 +143,29 @@ impl<S: StateMachine> Persister<S> {
         &mut self,
         first: Persist,
         mut more: impl FnMut() -> Option<Persist>,
+        out: &mut Out<'_>,
     ) -> Result<(), StorageError> {
         let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
         while let Some(persist) = next {
-            bytes += self.append(&persist)?;
+            bytes += self.append(&persist, out)?;
             batch.push(persist);
             next = if !self.has_failed && bytes < BATCH_BYTES_MAX { more() } else { None };
         }
-        if self.has_failed || !self.sync()? {
+        if self.has_failed || !self.sync(out)? {
             return Ok(());
         }
         let last = batch.last().map_or(PersistId::default(), |persist| persist.id);
         self.shared.gate.pass();
-        // Told first, so that the member knows of its own promise before anyone can answer to it.
-        self.pipeline.inbox.report(Input::Persisted(last));
+        // First, so that the core knows of this member's own promise before a peer can react to it.
+        out(LogOutput::Persisted(last));
         let _cork = Cork::new();
         let messages = batch.into_iter().flat_map(|persist| persist.then);
         messages.for_each(|message| self.post.send(message));
         Ok(())
     }
 
-    /// Segments that hold nothing but what a snapshot holds are given back. What is transient is no
-    /// reason to fail here.
+    /// Gives back the segments that hold nothing but what a snapshot holds. A transient error here
+    /// is not a reason to fail.
     fn release(&mut self, index: Index) -> Result<(), StorageError> {
         self.snapshot_index = self.snapshot_index.max(index);
         self.shared.end_snapshot(true);
@@ -166,40 +178,37 @@ impl<S: StateMachine> Persister<S> {
         }
     }
 
-    fn joined(&mut self) -> Result<(), StorageError> {
+    fn joined(&mut self, out: &mut Out<'_>) -> Result<(), StorageError> {
         let data_dir = self.data_dir.clone();
-        if self.wait_for_space(|_| data_dir.mark_joined())? {
-            self.pipeline.inbox.report(Input::Joined);
+        if self.wait_for_space(|_| data_dir.mark_joined(), out)? {
+            out(LogOutput::Joined);
         }
         Ok(())
     }
 
-    /// The log is that of the other cluster. It is empty, and the next start begins it anew: so
-    /// this is the last write.
-    fn take_cluster(&mut self, cluster_id: u64) -> Result<(), StorageError> {
+    /// This is the last write: the log is that of the other cluster. It is empty, and the next
+    /// start begins it anew.
+    fn take_cluster(&mut self, cluster_id: u64, out: &mut Out<'_>) -> Result<(), StorageError> {
         let data_dir = self.data_dir.clone();
-        if self.wait_for_space(|_| data_dir.take_cluster(cluster_id))? {
+        if self.wait_for_space(|_| data_dir.take_cluster(cluster_id), out)? {
             self.has_failed = true;
-            self.fail(NodeFailure::ClusterTaken(cluster_id));
+            out(LogOutput::Failed(NodeFailure::ClusterTaken(cluster_id)));
         }
         Ok(())
     }
 
-    /// The log has grown past its limit since the last snapshot.
-    fn want_snapshot(&self) {
-        let is_long = |log_bytes| self.wal.len_bytes_after(self.snapshot_index) >= log_bytes;
-        let part_of_state =
-            self.shared.snapshot_len_bytes.load(Ordering::Relaxed) / STATE_BYTES_PER_LOG_BYTE;
-        if is_long(self.snapshot_log_bytes.max(part_of_state)) {
-            self.pipeline.take_snapshot();
-        }
+    /// Whether the log has grown past its limit since the last snapshot.
+    fn is_snapshot_wanted(&self) -> bool {
+        let snapshot_len_bytes = self.shared.snapshot_len_bytes.load(Ordering::Relaxed);
+        let limit = self.snapshot_log_bytes.max(snapshot_len_bytes / STATE_BYTES_PER_LOG_BYTE);
+        self.wal.len_bytes_after(self.snapshot_index) >= limit
     }
 
-    fn append(&mut self, persist: &Persist) -> Result<usize, StorageError> {
+    fn append(&mut self, persist: &Persist, out: &mut Out<'_>) -> Result<usize, StorageError> {
         if let Some(snapshot) = persist.reset {
             self.snapshot_index = snapshot.last_included_index;
             self.wal.append(persist.hard_state, &[])?;
-            if !self.sync()? || !self.wait_for_space(|wal| wal.reset(snapshot))? {
+            if !self.sync(out)? || !self.wait_for_space(|wal| wal.reset(snapshot), out)? {
                 return Ok(0);
             }
         }
@@ -210,34 +219,35 @@ impl<S: StateMachine> Persister<S> {
     }
 
     /// False if the node stopped while the disk was full.
-    fn sync(&mut self) -> Result<bool, StorageError> {
-        self.wait_for_space(Wal::sync)
+    fn sync(&mut self, out: &mut Out<'_>) -> Result<bool, StorageError> {
+        self.wait_for_space(Wal::sync, out)
     }
 
     /// Tries until there is space, and a file descriptor. False if the node stopped meanwhile.
     fn wait_for_space(
         &mut self,
         mut write: impl FnMut(&mut Wal) -> Result<(), StorageError>,
+        out: &mut Out<'_>,
     ) -> Result<bool, StorageError> {
-        let mut has_told = false;
+        let mut has_warned = false;
         loop {
             let result = write(&mut self.wal);
             let is_full = matches!(&result, Err(error) if error.is_full());
             let was_full = self.shared.is_disk_full.swap(is_full, Ordering::AcqRel);
             if was_full != is_full {
-                self.pipeline.report(Input::DiskFull(is_full));
+                out(LogOutput::DiskFull(is_full));
             }
             match result {
-                Ok(()) if has_told => {
+                Ok(()) if has_warned => {
                     log::info!("the log is written again");
                     return Ok(true);
                 }
                 Ok(()) => return Ok(true),
                 Err(error) if !error.is_transient() => return Err(error),
-                Err(error) if !has_told => log::error!("{}", ErrorChain(&error)),
+                Err(error) if !has_warned => log::error!("{}", ErrorChain(&error)),
                 Err(_) => {}
             }
-            has_told = true;
+            has_warned = true;
             let is_over =
                 self.stop.recv_timeout(FULL_DISK_PAUSE) == Err(RecvTimeoutError::Disconnected);
             if is_over || self.shared.is_killed() {

@@ -1,156 +1,268 @@
-//! The stages of a member, and who does what is to be done there.
+//! The stages of a member, and how they are wired together.
 //!
 //! ```text
-//!   clients, peers, ticks ──> inbox ──> core ──┬──> log: one write, one fdatasync ──> persisted ──> inbox
-//!                                              └──> applier: the state machine ──> clients' callbacks
+//!                       Persisted, DiskFull, Joined
+//!                      ┌─────────────────────────────────────────────┐
+//!                      v                                             │
+//!   requests, ──────> inbox ──> driver ──┬── LogTask ──────> persister (log)
+//!   messages, ticks    ^       (core)    │
+//!                      │                 └── ApplierTask ──> applier (state machine)
+//!                      │                                            │ a view
+//!                      └─────── Taken, Received ─── snapshotter <───┘
 //! ```
-//! Whoever brings something to the inbox sees it through, as far as its [`Errand`] lets it, before it goes back to where it came
-//! from. So an entry takes no more wake-ups than it crosses processes: the follower's connection thread that reads it also
-//! writes it and answers; the leader's thread that reads that answer also applies the entry and answers the client.
+//! A worker knows its own inputs and outputs, and no other stage. Every output is routed in this
+//! file.
 //!
-//! What must not wait never does: a thread that carries heartbeats or the clock never writes to the disk, nor does it apply
-//! entries, which takes a state machine as long as it likes. It leaves that to the stage's own thread; and so does everybody
-//! while the state machine or the disk takes long.
+//! A thread that brings something to the inbox does everything that follows from it, as far as
+//! [`MayDo`] allows, and then goes back to where it came from. So an entry wakes no more threads
+//! than it crosses processes: the follower's connection thread that reads an entry also writes it
+//! and answers; the leader's thread that reads this answer also applies the entry and answers the
+//! client.
+//!
+//! A thread that carries heartbeats or the clock never writes to the disk and never applies
+//! entries, which takes as long as the state machine likes. It leaves that to the stages' own
+//! threads. So does every thread while the state machine or the disk is slow.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::StateMachine;
-use super::applier::{Applier, Tasks};
-use super::driver::Driver;
+use crossbeam_channel::{Receiver, Sender};
+
+use super::applier::{Applier, ApplierOutput, ApplierQueue, ApplierTask};
+use super::driver::{CoreOutput, Driver};
 use super::inbox::{Inbox, Input};
-use super::persister::{Persister, Write};
-use super::shared::Shared;
+use super::mailbox::{Chunk, Mailbox, MayDo};
+use super::persister::{LogOutput, Persister};
+use super::request::{Request, RequestError};
+use super::shared::{NodeFailure, Shared};
+use super::snapshotter::{SnapshotOutput, SnapshotTask, Snapshotter};
 use super::stage::{Stage, is_in_turn};
-use super::{Mailbox, applier::Task};
+use super::state_machine::StateMachine;
 use crate::raft::{MemberId, Message, OtherCluster};
+use crate::rpc::Status;
 
-/// What a thread has come with, and so what it may do beside stepping the core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Errand {
-    /// That of a thread which steps back for others: it leaves everything to them.
-    Background,
-    /// The clock, or news of this member's own: it does nothing else.
-    Clock,
-    /// A heartbeat or its answer, a vote: it must be back soon. It serves reads, no more.
-    Urgent,
-    /// A client's request, or a peer's answer about entries: it may apply entries.
-    Request,
-    /// A leader's entries: it may wait for the disk as well, unless that is slow.
-    Entries,
-}
+/// When a leader that sends a snapshot to a busy member should try again.
+const CHUNK_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Pipeline<S: StateMachine> {
-    pub(super) inbox: Inbox<S>,
-    pub(super) log: Stage<Persister<S>>,
-    pub(super) applier: Stage<Applier<S>>,
+    core: Stage<Driver<S>>,
+    log: Stage<Persister>,
+    applier: Stage<Applier<S>>,
+    /// To the snapshot thread.
+    to_snapshotter: Sender<SnapshotTask<S::View>>,
     shared: Arc<Shared>,
 }
 
 impl<S: StateMachine> Pipeline<S> {
     /// Stages without workers yet.
-    pub(super) fn new(shared: Arc<Shared>) -> Pipeline<S> {
-        Pipeline { inbox: Inbox::new(), log: Stage::new(), applier: Stage::new(), shared }
+    pub(super) fn new(
+        to_snapshotter: Sender<SnapshotTask<S::View>>,
+        shared: Arc<Shared>,
+    ) -> Pipeline<S> {
+        let (core, log, applier) = (Stage::new(), Stage::new(), Stage::new());
+        Pipeline { core, log, applier, to_snapshotter, shared }
     }
 
-    /// Sees through what was brought to the inbox.
-    pub(super) fn attend(&self, errand: Errand) {
-        // Held up at the gate would be whoever brings something to a member that is paused.
-        if errand == Errand::Background || is_in_turn() || self.shared.gate.is_closed() {
-            self.inbox.stage().call();
-            self.log.call();
-            return self.applier.call();
+    pub(super) fn set_workers(&self, driver: Driver<S>, persister: Persister, applier: Applier<S>) {
+        self.core.set_worker(driver);
+        self.log.set_worker(persister);
+        self.applier.set_worker(applier);
+    }
+
+    /// Queues a client's request, or refuses it.
+    pub(super) fn push_request(&self, request: Request<S>) {
+        let mut request = Some(request);
+        let is_running = self.core.with_queue(|inbox| inbox.push_request(&mut request)).is_some();
+        // Refused here and not under the queue's lock: a refusal runs the client's callback.
+        if let Some(request) = request {
+            request.refuse(match is_running {
+                true => RequestError::Busy,
+                false => RequestError::Stopped { may_apply: false },
+            });
         }
-        self.inbox.stage().help();
-        let may_write =
-            errand == Errand::Entries && !self.shared.is_disk_slow.load(Ordering::Relaxed);
-        if may_write && self.log.help() {
-            self.inbox.stage().help();
-        }
-        self.log.call();
-        // A client's thread and a peer's may be held up by what they bring, up to a point; others may not.
-        let may_apply = match errand {
-            Errand::Background | Errand::Clock => return self.applier.call(),
-            Errand::Urgent => Tasks::are_quick,
-            Errand::Request | Errand::Entries => |_: &Tasks<S>| true,
-        };
-        self.applier.help_if(|tasks| self.is_quick() && may_apply(tasks));
     }
 
-    /// Whether the state machine lets nobody wait, as far as is known.
-    fn is_quick(&self) -> bool {
-        !self.shared.is_apply_slow.load(Ordering::Relaxed)
-    }
-
-    /// Brings one thing that no peer or client waits for.
+    /// Reports one thing that no peer or client waits for.
     pub(super) fn report(&self, input: Input<S>) {
-        self.inbox.report(input);
-        self.attend(Errand::Clock);
+        self.push(input);
+        self.run_pending(MayDo::Step);
     }
 
-    pub(super) fn write(&self, write: Write) {
-        self.log.with_queue(|queue| queue.push(write));
+    /// A tick has passed.
+    pub(super) fn tick(&self) {
+        self.core.with_queue(Inbox::push_tick);
+        self.run_pending(MayDo::Step);
     }
 
-    pub(super) fn task(&self, task: Task<S>) {
-        self.applier.with_queue(|tasks| tasks.push(task));
-    }
-
-    /// Has the state written out, unless that is being done.
+    /// Takes a snapshot of the state, unless one is being taken.
     pub(super) fn take_snapshot(&self) {
         if self.shared.begin_snapshot() {
-            self.task(Task::TakeSnapshot);
+            self.applier.with_queue(|tasks| tasks.push(ApplierTask::TakeSnapshot));
+            self.applier.wake();
         }
+    }
+
+    /// Does what waits at the stages, as far as this thread may.
+    pub(super) fn run_pending(&self, may_do: MayDo) {
+        // The gate of a paused member must not hold up a thread that brings something.
+        if may_do == MayDo::Nothing || is_in_turn() || self.shared.gate.is_closed() {
+            self.core.wake();
+            self.log.wake();
+            return self.applier.wake();
+        }
+        self.try_run_core();
+        let may_write = may_do >= MayDo::Write && !self.shared.is_disk_slow.load(Ordering::Relaxed);
+        if may_write && self.log.try_run(&mut |output| self.route_from_log(output)) {
+            self.try_run_core();
+        }
+        self.log.wake();
+        match may_do {
+            MayDo::Nothing | MayDo::Step => self.applier.wake(),
+            MayDo::ServeReads => self.try_run_applier(ApplierQueue::is_quick),
+            MayDo::Apply | MayDo::Write => self.try_run_applier(|_| true),
+        }
+    }
+
+    fn try_run_core(&self) {
+        self.core.try_run(&mut |output| self.route_from_core(output));
+    }
+
+    /// While the state machine is slow, only its own thread waits for it.
+    fn try_run_applier(&self, may_do: impl Fn(&ApplierQueue<S>) -> bool) {
+        let is_slow = || self.shared.is_apply_slow.load(Ordering::Relaxed);
+        self.applier.try_run_if(|tasks| !is_slow() && may_do(tasks), &mut |output| {
+            self.route_from_applier(output)
+        });
+    }
+
+    fn route_from_core(&self, output: CoreOutput<S>) {
+        match output {
+            CoreOutput::Log(task) => {
+                self.log.with_queue(|tasks| tasks.push(task));
+            }
+            CoreOutput::Applier(task) => {
+                self.applier.with_queue(|tasks| tasks.push(task));
+            }
+            CoreOutput::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    fn route_from_log(&self, output: LogOutput) {
+        match output {
+            // The thread that ran the log steps the core next.
+            LogOutput::Persisted(id) => {
+                self.push(Input::Persisted(id));
+            }
+            LogOutput::Joined => {
+                self.push(Input::Joined);
+            }
+            // The log goes on waiting for space: another thread steps the core.
+            LogOutput::DiskFull(is_full) => self.report(Input::DiskFull(is_full)),
+            LogOutput::SnapshotWanted => self.take_snapshot(),
+            LogOutput::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    fn route_from_applier(&self, output: ApplierOutput<S::View>) {
+        match output {
+            ApplierOutput::View { meta, view } => {
+                let write = SnapshotTask::Write { meta, view };
+                // If the thread is busy with a leader's snapshot, the log will ask again.
+                if self.to_snapshotter.try_send(write).is_err() {
+                    self.shared.end_snapshot(true);
+                }
+            }
+            ApplierOutput::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    /// False if the member is stopping.
+    fn route_from_snapshotter(&self, output: SnapshotOutput) -> bool {
+        let is_running = self.push(match output {
+            SnapshotOutput::Taken(meta) => Input::SnapshotTaken(meta),
+            SnapshotOutput::Received { message, snapshot } => {
+                Input::SnapshotReceived { message, snapshot }
+            }
+        });
+        self.run_pending(MayDo::Nothing);
+        is_running
+    }
+
+    /// False once the core is stopped.
+    fn push(&self, input: Input<S>) -> bool {
+        self.core.with_queue(|inbox| inbox.push(input)).is_some()
     }
 
     /// The core's own thread.
     pub(super) fn run_core(&self) {
-        let _next = OnDrop(|| self.log.stop());
-        let (driver, left) = self.inbox.stage().run(|_: &Stage<Driver<S>>| {
-            self.log.call();
-            self.applier.call();
-        });
+        let _stops_next = OnDrop(|| self.log.stop());
+        let wake_others = || {
+            self.log.wake();
+            self.applier.wake();
+        };
+        let (driver, left) = self.core.run(&mut |output| self.route_from_core(output), wake_others);
         left.refuse();
         if let Some(driver) = driver {
             driver.end();
         }
     }
 
-    /// The log's own thread. What is durable is told to the core; what that commits is for others to apply: the log must not
-    /// wait for the state machine.
+    /// The log's own thread. It tells the core what is durable. What the core then commits is for
+    /// other threads to apply: the log must not wait for the state machine.
     pub(super) fn run_log(&self) {
-        let _next = OnDrop(|| self.applier.stop());
-        let (persister, left) = self.log.run(|_: &Stage<Persister<S>>| {
-            self.inbox.stage().help();
-            self.applier.call();
+        let _stops_next = OnDrop(|| self.applier.stop());
+        let out = &mut |output| self.route_from_log(output);
+        let (persister, left) = self.log.run(out, || {
+            self.try_run_core();
+            self.applier.wake();
         });
         if let Some(persister) = persister {
-            persister.end(left);
+            persister.end(left, out);
         }
     }
 
     /// The state machine's own thread.
     pub(super) fn run_applier(&self) {
-        let (applier, left) = self.applier.run(|_| {});
+        let out = &mut |output| self.route_from_applier(output);
+        let (applier, left) = self.applier.run(out, || {});
         if let Some(applier) = applier {
-            applier.end(left);
+            applier.end(left, out);
         }
     }
 
-    /// Ends the stages one after the other, each when its thread has done what was left there.
-    pub(super) fn stop(&self) {
-        self.inbox.stop();
+    /// The snapshot thread.
+    pub(super) fn run_snapshotter(
+        &self,
+        snapshotter: Snapshotter,
+        tasks: &Receiver<SnapshotTask<S::View>>,
+    ) {
+        snapshotter.run(tasks, &|output| self.route_from_snapshotter(output));
     }
 
-    /// Ends them where there are not threads enough to do that.
-    pub(super) fn dismiss(&self) {
-        self.inbox.stage().dismiss();
-        self.log.dismiss();
-        self.applier.dismiss();
+    /// The member cannot go on.
+    pub(super) fn fail(&self, failure: NodeFailure) {
+        self.shared.fail(failure);
+        self.stop();
+    }
+
+    /// Refuses all requests from now on, and ends the stages: each when the one before it has
+    /// ended and its own thread has done what is left.
+    pub(super) fn stop(&self) {
+        let left = self.core.with_queue(std::mem::take);
+        self.core.stop();
+        left.into_iter().for_each(Inbox::refuse);
+    }
+
+    /// Ends stages that have no threads of their own.
+    pub(super) fn drop_workers(&self) {
+        self.core.drop_worker();
+        self.log.drop_worker();
+        self.applier.drop_worker();
     }
 }
 
-/// Runs it, however its scope ends.
+/// Runs a function at the end of its scope, after a panic too.
 struct OnDrop<F: Fn()>(F);
 
 impl<F: Fn()> Drop for OnDrop<F> {
@@ -161,18 +273,27 @@ impl<F: Fn()> Drop for OnDrop<F> {
 
 impl<S: StateMachine> Mailbox for Pipeline<S> {
     fn message(&self, message: Message) -> bool {
-        self.inbox.message(message)
+        self.core.with_queue(|inbox| inbox.push_message(message)).unwrap_or(false)
     }
 
     fn disconnected(&self, peer: MemberId) {
-        self.inbox.disconnected(peer);
+        self.core.with_queue(|inbox| inbox.push_disconnected(peer));
     }
 
     fn other_cluster(&self, peer: MemberId, other: OtherCluster) {
-        self.inbox.report(Input::OtherCluster { peer, other });
+        self.push(Input::OtherCluster { peer, other });
     }
 
-    fn attend(&self, errand: Errand) {
-        Pipeline::attend(self, errand);
+    fn chunk(&self, chunk: Chunk) {
+        if let Err(error) = self.to_snapshotter.try_send(SnapshotTask::Chunk(chunk))
+            && let SnapshotTask::Chunk(chunk) = error.into_inner()
+        {
+            let busy = "this member is busy with another snapshot";
+            chunk.done.fail(Status::busy(busy, CHUNK_RETRY_PAUSE));
+        }
+    }
+
+    fn run_pending(&self, may_do: MayDo) {
+        Pipeline::run_pending(self, may_do);
     }
 }

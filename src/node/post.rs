@@ -15,7 +15,8 @@ use super::shared::Shared;
 use crate::raft::{Body, MemberId, Message, Reply, Term};
 use crate::rpc::{Done, Status, StatusCode};
 
-/// Calls of peers that may wait for a reply; past it the oldest is given up: the core dropped its message.
+/// Calls of peers that may wait for a reply. Past this bound the oldest is given up: the core has
+/// dropped its message.
 const WAITING_MAX: usize = 8_192;
 
 /// A peer's call that waits for its reply.
@@ -30,7 +31,7 @@ pub(super) enum PeerCall {
 }
 
 impl PeerCall {
-    /// When its caller stops waiting.
+    /// When the caller stops waiting.
     fn deadline(&self) -> Option<Instant> {
         match self {
             PeerCall::RequestVote(done) => done.deadline(),
@@ -61,7 +62,7 @@ impl Post {
         Post { links, calls: Mutex::default(), shared }
     }
 
-    /// Never blocks. What finds no place is lost, and the core is told.
+    /// Never blocks. A request for which there is no room is lost, and the core is told.
     pub(super) fn send(&self, message: Message) {
         let Message { to, term, token, body, .. } = message;
         match body {
@@ -81,21 +82,22 @@ impl Post {
         }
     }
 
-    /// A peer's call has come: the token that its reply will carry.
+    /// Keeps a peer's call until its reply. Returns the token that the reply will carry.
     pub(super) fn wait(&self, call: PeerCall) -> u64 {
         let mut calls = self.calls.lock();
         calls.last_token += 1;
         let token = calls.last_token;
         calls.waiting.insert(token, call);
         let oldest = (calls.waiting.len() > WAITING_MAX).then(|| calls.waiting.pop_first());
-        // Answering writes to a socket: not under the lock.
+        // Dropping a call answers it, which writes to a socket: not under the lock.
         drop(calls);
         drop(oldest);
         token
     }
 
-    /// Gives up the calls whose caller waits no longer: the core has dropped their messages as nonsense, or their replies
-    /// wait for the disk. Kept, they would fill their connection's room for calls.
+    /// Gives up the calls whose callers have stopped waiting. The core has dropped their messages
+    /// as nonsense, or their replies wait for the disk. They would use up the calls that their
+    /// connection may have open.
     pub(super) fn sweep(&self, now: Instant) {
         let is_over = |call: &PeerCall| call.deadline().is_some_and(|deadline| deadline <= now);
         let mut calls = self.calls.lock();
@@ -105,7 +107,7 @@ impl Post {
         drop(over);
     }
 
-    /// The call will have no reply from the core.
+    /// Answers a call that will have no reply from the core.
     pub(super) fn refuse(&self, token: u64) {
         let call = self.calls.lock().waiting.remove(&token);
         let status = || Status::new(StatusCode::Busy, "this member takes no more messages now");
@@ -151,7 +153,7 @@ impl Post {
             (Some(PeerCall::Join(done)), Reply::Join(reply)) => {
                 done.run(JoinReply::new(term, reply));
             }
-            // Given up since.
+            // The call was given up meanwhile.
             _ => {}
         }
     }

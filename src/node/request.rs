@@ -2,39 +2,44 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use super::state_machine::StateMachine;
 use crate::clock;
 use crate::raft::MemberId;
 
-/// Why a proposal or a read has no outcome. [`RequestError::may_apply`] answers the question that matters.
+/// Why a proposal or a read has no outcome. [`RequestError::may_apply`] says whether the command
+/// may have taken effect all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// This member does not lead; nothing was done.
+    /// This member does not lead. Nothing was done.
     #[error("this member is not the leader")]
     NotLeader {
         /// Who leads, if this member knows.
         leader: Option<MemberId>,
     },
-    /// A bound is reached; nothing was done, and it is worth trying again soon.
+    /// A bound is reached. Nothing was done, and trying again soon is worth it.
     #[error("this member has too much to do")]
     Busy,
-    /// The command is longer than [`COMMAND_LEN_MAX`](super::COMMAND_LEN_MAX); nothing was done.
-    #[error("a command of {len_bytes} bytes is more than a message between members carries")]
+    /// The command is longer than [`COMMAND_LEN_MAX`](super::COMMAND_LEN_MAX). Nothing was done.
+    #[error("a command of {len_bytes} bytes does not fit into a message between members")]
     TooLarge {
         /// Its length.
         len_bytes: usize,
     },
-    /// This member's disk is full; nothing was done. Reads go on, and writes do when there is space.
+    /// This member's disk is full. Nothing was done. Reads go on, and so do writes when there is
+    /// space.
     #[error("this member's disk is full: it takes no writes until there is space")]
     DiskFull,
-    /// This member's state may be older than the read allows, or nobody knows how old it is, as the member has confirmed none of
-    /// its reads since it started; nothing was done.
+    /// This member's state may be older than the read allows, or its age is not known because the
+    /// member has not confirmed a read since it started. Nothing was done.
     #[error("this member's state may be older than the read allows")]
     TooStale,
-    /// The command stood in the log of a leader that was deposed, and another leader's entry took its place: it never takes
-    /// effect.
-    #[error("another leader's entry took the place of this one")]
+    /// The command was in the log of a leader that was deposed, and another leader's entry replaced
+    /// it. It never takes effect.
+    #[error("another leader's entry replaced this one")]
     Superseded,
-    /// The command stood in the log when this member stopped leading: it may still take effect.
+    /// The command was in the log when this member stopped leading. It may still take effect.
     #[error("this member lost the leadership before the command was committed")]
     LeadershipLost {
         /// Who leads now, if this member knows.
@@ -43,26 +48,27 @@ pub enum RequestError {
     /// The deadline passed first.
     #[error("the deadline passed before the command was committed")]
     TimedOut {
-        /// Whether the command stood in the log by then.
+        /// Whether the command was in the log by then.
         may_apply: bool,
     },
-    /// This member's state is not that of a majority ([`NodeHandle::divergence`](super::NodeHandle::divergence)): it serves
-    /// nobody until it is rebuilt. Others do.
+    /// This member's state differs from that of a majority
+    /// ([`NodeHandle::divergence`](super::NodeHandle::divergence)). It serves nobody until it is
+    /// rebuilt. Other members do.
     #[error("this member's state differs from the others': it does not serve until it is rebuilt")]
     Diverged {
-        /// Whether the command stood in the log when that was noticed.
+        /// Whether the command was in the log when this was noticed.
         may_apply: bool,
     },
     /// The member stopped first.
     #[error("this member is stopping")]
     Stopped {
-        /// Whether the command stood in the log by then.
+        /// Whether the command was in the log by then.
         may_apply: bool,
     },
 }
 
 impl RequestError {
-    /// Whether the command may have taken effect, or may yet. `false` is certain.
+    /// Whether the command may have taken effect, or may still do so. `false` is certain.
     pub fn may_apply(&self) -> bool {
         match self {
             RequestError::NotLeader { .. }
@@ -82,37 +88,75 @@ impl RequestError {
 /// An answer that may be old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale<T> {
-    /// What the member's state says.
+    /// The answer from the member's state.
     pub answer: T,
     /// The answer reflects every write that was acknowledged longer ago than this.
     pub age_max: Duration,
 }
 
-/// A request's end: called once, from a thread of the node, and must not block.
-pub(super) type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
+/// What a client wants, and whom to tell.
+pub(super) enum Request<S: StateMachine> {
+    Propose {
+        command: Bytes,
+        responder: Responder<S::Outcome>,
+    },
+    Read {
+        query: S::Query,
+        responder: Responder<S::Answer>,
+    },
+    /// A read of the state as it is, if it is known to be no older than `age_max`.
+    ReadStale {
+        query: S::Query,
+        age_max: Option<Duration>,
+        responder: Responder<Stale<S::Answer>>,
+    },
+}
 
-/// A request that waits for its end. Lost with a thread that failed, it ends all the same.
-pub(super) struct Waiting<T> {
+impl<S: StateMachine> Request<S> {
+    /// The bytes that limits count.
+    pub(super) fn len_bytes(&self) -> usize {
+        match self {
+            Request::Propose { command, .. } => command.len(),
+            Request::Read { .. } | Request::ReadStale { .. } => 0,
+        }
+    }
+
+    /// Ends it without an outcome.
+    pub(super) fn refuse(self, error: RequestError) {
+        match self {
+            Request::Propose { responder, .. } => responder.respond(Err(error)),
+            Request::Read { responder, .. } => responder.respond(Err(error)),
+            Request::ReadStale { responder, .. } => responder.respond(Err(error)),
+        }
+    }
+}
+
+/// Runs once, on a thread of the node, and must not block.
+type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
+
+/// Gives a request its result, once. If it is lost with a thread that panicked, the request ends
+/// all the same.
+pub(super) struct Responder<T> {
     begun: Duration,
     deadline: Instant,
-    /// None once it has ended.
+    /// None once the result was given.
     callback: Option<Callback<T>>,
 }
 
-impl<T> Waiting<T> {
+impl<T> Responder<T> {
     pub(super) fn new(
         deadline: Instant,
         callback: impl FnOnce(Result<T, RequestError>) + Send + 'static,
-    ) -> Waiting<T> {
-        Waiting { begun: clock::boot_time(), deadline, callback: Some(Box::new(callback)) }
+    ) -> Responder<T> {
+        Responder { begun: clock::boot_time(), deadline, callback: Some(Box::new(callback)) }
     }
 
-    /// When it was asked for, by the boot-time clock.
+    /// When the request came, by the boot-time clock.
     pub(super) fn begun(&self) -> Duration {
         self.begun
     }
 
-    pub(super) fn end(mut self, result: Result<T, RequestError>) {
+    pub(super) fn respond(mut self, result: Result<T, RequestError>) {
         if let Some(callback) = self.callback.take() {
             callback(result);
         }
@@ -123,7 +167,7 @@ impl<T> Waiting<T> {
     }
 }
 
-impl<T> Drop for Waiting<T> {
+impl<T> Drop for Responder<T> {
     fn drop(&mut self) {
         if let Some(callback) = self.callback.take() {
             callback(Err(RequestError::Stopped { may_apply: true }));

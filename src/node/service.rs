@@ -1,17 +1,18 @@
-//! What peers call: each request becomes a message for the core, and its reply comes back through [`Post`].
+//! What peers call. Each request becomes a message for the core, and its reply comes back through
+//! [`Post`].
 //!
-//! Appends that have arrived together are taken in together, and written by one fdatasync; all else is seen to at once.
+//! Appends that arrive together are pushed together and written by one fdatasync. Everything else
+//! is processed at once.
 
 use std::sync::Arc;
 
-use super::complaints::Complaints;
 use super::joining::Affiliation;
+use super::mailbox::{Chunk, Mailbox, MayDo};
 use super::post::{PeerCall, Post};
 use super::proto::*;
 use super::shared::Shared;
-use super::snapshotter::Chunk;
+use super::warnings::Warnings;
 use super::wire::{Head, WireError};
-use super::{Errand, Mailbox};
 use crate::raft::{self, Request};
 use crate::rpc::{Done, Status, StatusCode};
 
@@ -19,14 +20,10 @@ use crate::rpc::{Done, Status, StatusCode};
 pub(super) struct RaftService {
     affiliation: Affiliation,
     mailbox: Arc<dyn Mailbox>,
-    pub(super) post: Arc<Post>,
+    post: Arc<Post>,
     shared: Arc<Shared>,
-    complaints: Complaints,
-    /// Writing to a file is not for a connection's thread, on which heartbeats come, too.
-    take_chunk: ChunkTaker,
+    warnings: Warnings,
 }
-
-type ChunkTaker = Box<dyn Fn(Chunk) + Send + Sync>;
 
 impl RaftService {
     pub(super) fn new(
@@ -34,50 +31,48 @@ impl RaftService {
         mailbox: Arc<dyn Mailbox>,
         post: Arc<Post>,
         shared: Arc<Shared>,
-        take_chunk: ChunkTaker,
     ) -> RaftService {
-        let complaints = Complaints::default();
-        RaftService { affiliation, mailbox, post, shared, complaints, take_chunk }
+        RaftService { affiliation, mailbox, post, shared, warnings: Warnings::default() }
     }
 
-    fn deliver(&self, head: Head, request: Request, call: PeerCall) {
+    fn push(&self, head: Head, request: Request, call: PeerCall) {
         let token = self.post.wait(call);
         if !self.mailbox.message(head.message(token, request)) {
             self.post.refuse(token);
         }
     }
 
-    /// Takes a message in, and sees to it at once.
-    fn deliver_now(&self, head: Head, request: Request, call: PeerCall) {
-        self.deliver(head, request, call);
-        self.mailbox.attend(Errand::Urgent);
+    /// Pushes a message and processes it at once.
+    fn process(&self, head: Head, request: Request, call: PeerCall) {
+        self.push(head, request, call);
+        self.mailbox.run_pending(MayDo::ServeReads);
     }
 
     fn check(&self, envelope: Option<Envelope>, term: u64) -> Result<Head, WireError> {
         Head::check(envelope, term, self.affiliation.cluster_id)
     }
 
-    fn bad(&self, error: WireError) -> Status {
+    fn refusal(&self, error: WireError) -> Status {
         match error {
-            // It may well be of that cluster, and says itself what it waits for.
+            // This member may belong to that cluster, and says itself what it waits for.
             WireError::OtherCluster { .. } if self.shared.status.lock().is_joining => {
                 Status::new(StatusCode::BadArguments, WireError::NoData.to_string())
             }
-            error => self.stranger(error),
+            error => self.warn_and_refuse(error),
         }
     }
 
-    fn stranger(&self, error: WireError) -> Status {
+    fn warn_and_refuse(&self, error: WireError) -> Status {
         let words = error.to_string();
         if let WireError::OtherCluster { from, .. } = error {
-            self.complaints.warn(from, format!("refused a message: {words}"));
+            self.warnings.warn(from, format!("refused a message: {words}"));
         }
         Status::new(StatusCode::BadArguments, words)
     }
 
-    /// A member of another cluster asks where this one stands: perhaps it has lost its data, and
-    /// was started with a list of members that the others did not begin with. So it is told which
-    /// cluster this is, by whoever knows that for certain.
+    /// A member of another cluster asks where this one stands. Perhaps it has lost its data, and
+    /// was started with another list of members than the others. So a member that knows its cluster
+    /// for certain names it.
     fn other_cluster(&self, envelope: Option<Envelope>) -> Option<JoinReply> {
         let Affiliation { cluster_id, list_id, came_new } = self.affiliation;
         let (id, is_joining) = {
@@ -91,43 +86,43 @@ impl RaftService {
 }
 
 impl RaftRpc for RaftService {
-    /// Only appends wait for it.
+    /// Appends wait for this. Every other message is processed by its own call.
     fn after_calls(&self, method: &str) {
         if method == "AppendEntries" {
-            self.mailbox.attend(Errand::Entries);
+            self.mailbox.run_pending(MayDo::Write);
         }
     }
 
     fn request_vote(&self, args: RequestVoteArgs, done: Done<RequestVoteReply>) {
         match self.check(args.envelope, args.term) {
-            Ok(head) => self.deliver_now(head, args.into_request(), PeerCall::RequestVote(done)),
-            Err(error) => done.fail(self.bad(error)),
+            Ok(head) => self.process(head, args.into_request(), PeerCall::RequestVote(done)),
+            Err(error) => done.fail(self.refusal(error)),
         }
     }
 
     fn append_entries(&self, args: AppendEntriesArgs, done: Done<AppendEntriesReply>) {
         let head = self.check(args.envelope, args.term);
         match head.and_then(|head| Ok((head, args.into_request()?))) {
-            Ok((head, request)) => self.deliver(head, request, PeerCall::AppendEntries(done)),
-            Err(error) => done.fail(self.bad(error)),
+            Ok((head, request)) => self.push(head, request, PeerCall::AppendEntries(done)),
+            Err(error) => done.fail(self.refusal(error)),
         }
     }
 
     fn heartbeat(&self, args: HeartbeatArgs, done: Done<HeartbeatReply>) {
         match self.check(args.envelope, args.term) {
             Ok(head) => {
-                // Whatever its term is: what it says of digests is of committed entries.
+                // In any term: the digests in it are of committed entries.
                 self.shared.watch.heard(args.query());
-                self.deliver_now(head, args.into_request(), PeerCall::Heartbeat(done))
+                self.process(head, args.into_request(), PeerCall::Heartbeat(done))
             }
-            Err(error) => done.fail(self.bad(error)),
+            Err(error) => done.fail(self.refusal(error)),
         }
     }
 
     fn timeout_now(&self, args: TimeoutNowArgs, done: Done<TimeoutNowReply>) {
         match self.check(args.envelope, args.term) {
-            Ok(head) => self.deliver_now(head, Request::TimeoutNow, PeerCall::TimeoutNow(done)),
-            Err(error) => done.fail(self.bad(error)),
+            Ok(head) => self.process(head, Request::TimeoutNow, PeerCall::TimeoutNow(done)),
+            Err(error) => done.fail(self.refusal(error)),
         }
     }
 
@@ -135,9 +130,9 @@ impl RaftRpc for RaftService {
         match self.check(args.envelope, args.term) {
             Ok(head) => {
                 let request = Request::ReadIndex(raft::ReadIndex { batch: args.batch });
-                self.deliver_now(head, request, PeerCall::ReadIndex(done))
+                self.process(head, request, PeerCall::ReadIndex(done))
             }
-            Err(error) => done.fail(self.bad(error)),
+            Err(error) => done.fail(self.refusal(error)),
         }
     }
 
@@ -145,19 +140,20 @@ impl RaftRpc for RaftService {
         match self.check(args.envelope, args.term) {
             Ok(head) => {
                 let request = Request::Join(raft::Join { question: args.question });
-                self.deliver_now(head, request, PeerCall::Join(done))
+                self.process(head, request, PeerCall::Join(done))
             }
             Err(error) => match self.other_cluster(args.envelope) {
                 Some(reply) => done.run(reply),
-                None => done.fail(self.stranger(error)),
+                None => done.fail(self.warn_and_refuse(error)),
             },
         }
     }
 
+    /// Another thread writes it: heartbeats come over this connection, too.
     fn install_snapshot(&self, args: InstallSnapshotArgs, done: Done<InstallSnapshotReply>) {
         match self.check(args.envelope, args.term) {
-            Ok(head) => (self.take_chunk)(Chunk { head, args, done }),
-            Err(error) => done.fail(self.bad(error)),
+            Ok(head) => self.mailbox.chunk(Chunk { head, args, done }),
+            Err(error) => done.fail(self.refusal(error)),
         }
     }
 }

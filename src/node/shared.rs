@@ -1,5 +1,5 @@
-//! What a node's threads tell the rest of the program: where the member stands, and whether it has
-//! failed.
+//! What a node's threads share with each other and with the rest of the program: status, health,
+//! and why the node has failed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Gate;
+use super::gate::Gate;
 use super::watch::Watch;
 use crate::raft::Status;
 use crate::storage::StorageError;
@@ -17,29 +17,30 @@ use crate::storage::StorageError;
 /// Why a member had to stop by itself.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NodeFailure {
-    /// The log could not be written: nothing may be acknowledged any more.
+    /// The log could not be written, so nothing more may be acknowledged.
     #[error("the log failed")]
     Storage(#[from] StorageError),
     /// This member had no data, and the others are of another cluster than the one that its list of
-    /// members is for. Its data directory is of theirs now: started again, it is filled.
+    /// members stands for. Its data directory now belongs to theirs. Started again, the member is
+    /// filled.
     #[error("this member has joined cluster {0:016x}, which the others are of: start it again")]
     ClusterTaken(u64),
-    /// The data directory was removed, moved away or replaced: what would be acknowledged from now
-    /// on would be lost.
-    #[error("it has lost its data directory")]
+    /// The data directory was removed, moved or replaced: everything acknowledged from now on would
+    /// be lost.
+    #[error("this member has lost its data directory")]
     DataDir(#[source] StorageError),
     /// A thread panicked: a defect of this program, or of the state machine.
     #[error("thread {0} panicked")]
     Panicked(String),
 }
 
-/// After a snapshot has failed: a disk that is full is not to be filled again and again.
+/// After a snapshot has failed: a full disk must not be filled again and again.
 const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
-/// Whether the state machine's view is being written out, or when it may be.
+/// Whether a snapshot is being taken, or when the next one may be.
 #[derive(Default)]
 struct Snapshotting {
-    is_under_way: bool,
+    is_being_taken: bool,
     not_before: Option<Instant>,
 }
 
@@ -52,19 +53,19 @@ pub(super) struct Shared {
     snapshotting: Mutex<Snapshotting>,
     /// The last entry that the newest snapshot holds.
     pub(super) snapshot_index: AtomicU64,
-    /// How long the newest snapshot is, as far as it is known.
+    /// The length of the newest snapshot, as far as it is known.
     pub(super) snapshot_len_bytes: AtomicU64,
-    /// The state machine's last turn took long: only its own thread should wait for it.
+    /// The state machine's last turn took long, so only its own thread should wait for it.
     pub(super) is_apply_slow: AtomicBool,
-    /// A turn of the log took long a moment ago: only its own thread should wait for the disk.
+    /// A turn of the log took long a moment ago, so only its own thread should wait for the disk.
     pub(super) is_disk_slow: AtomicBool,
-    /// What is to be written waits for space.
+    /// Writes wait for space on the disk.
     pub(super) is_disk_full: AtomicBool,
-    /// The threads should end without tidying up, as a crash would.
+    /// The threads should end without closing anything in order, as a crash would end them.
     pub(super) is_killed: AtomicBool,
-    /// Held by tests that pause a member.
+    /// For tests that pause a member.
     pub(super) gate: Arc<Gate>,
-    /// Why this member does not vote yet, in words.
+    /// Why this member does not vote yet, as text.
     pub(super) obstacle: Mutex<Option<String>>,
     failure: Mutex<Option<NodeFailure>>,
 }
@@ -96,19 +97,20 @@ impl Shared {
         self.failure.lock().clone()
     }
 
-    /// False if a snapshot is under way already, or has failed a moment ago. One is under way until
-    /// the log has been told of it: before that it looks as if another one were due.
+    /// False if a snapshot is being taken, or one has failed a moment ago. It counts as being taken
+    /// until the log has released its entries: before that, the log still looks too long.
     pub(super) fn begin_snapshot(&self) -> bool {
         let mut snapshotting = self.snapshotting.lock();
-        let is_wanted = !snapshotting.is_under_way
+        let is_wanted = !snapshotting.is_being_taken
             && snapshotting.not_before.is_none_or(|not_before| Instant::now() >= not_before);
-        snapshotting.is_under_way |= is_wanted;
+        snapshotting.is_being_taken |= is_wanted;
         is_wanted
     }
 
-    pub(super) fn end_snapshot(&self, is_there: bool) {
-        let not_before = (!is_there).then(|| Instant::now() + SNAPSHOT_RETRY_PAUSE);
-        *self.snapshotting.lock() = Snapshotting { is_under_way: false, not_before };
+    /// After a failure the next snapshot waits a while.
+    pub(super) fn end_snapshot(&self, is_ok: bool) {
+        let not_before = (!is_ok).then(|| Instant::now() + SNAPSHOT_RETRY_PAUSE);
+        *self.snapshotting.lock() = Snapshotting { is_being_taken: false, not_before };
     }
 
     pub(super) fn is_killed(&self) -> bool {
@@ -116,7 +118,7 @@ impl Shared {
     }
 }
 
-/// Says so when its thread unwinds: a member with a thread missing must not go on.
+/// Reports the panic when its thread unwinds: a member that lacks a thread must not go on.
 pub(super) struct PanicGuard<F: Fn(NodeFailure)>(pub(super) F);
 
 impl<F: Fn(NodeFailure)> Drop for PanicGuard<F> {

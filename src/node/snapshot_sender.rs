@@ -1,5 +1,6 @@
-//! Sends a snapshot to a peer: one chunk after the other, each when the one before is acknowledged, so that a slow peer is
-//! not overrun and heartbeats go between. There is no limit on the whole: only on the time without progress.
+//! Sends a snapshot to a peer. Each chunk is sent when the one before it is acknowledged, so that a
+//! slow peer is not overrun and heartbeats go between. The whole transfer has no time limit: only
+//! the time without progress has one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,16 +8,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
 
+use super::mailbox::{Mailbox, MayDo};
 use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
 use super::shared::Shared;
-use super::{Errand, Mailbox};
 use crate::ErrorChain;
 use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Reply, Term};
 use crate::rpc::CallError;
 use crate::storage::{Snapshot, StorageError};
 
 const CHUNK_LEN_BYTES: usize = 1 << 20;
-/// A chunk's answer: the last one's waits until the peer has read back and loaded all of it.
+/// How long the answer to a chunk may take. The answer to the last chunk comes when the peer has
+/// read back and loaded everything.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct SnapshotSender {
@@ -30,31 +32,32 @@ pub(super) struct SnapshotSender {
     pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
     pub(super) stop: Receiver<()>,
-    pub(super) turn: Arc<Turn>,
+    pub(super) transfer: Arc<Transfer>,
 }
 
-/// One transfer to a peer at a time. A request that comes meanwhile is not forgotten: the core that made it waits for an
-/// end, and the end of the transfer under way may be of an earlier term, which says nothing to it.
+/// Allows one transfer to a peer at a time. A request that comes during a transfer is remembered:
+/// the core that made it waits for the end of a transfer, and the transfer under way may be of an
+/// earlier term, whose end says nothing to the core.
 #[derive(Debug, Default)]
-pub(super) struct Turn(Mutex<State>);
+pub(super) struct Transfer(Mutex<TransferState>);
 
 #[derive(Debug, Default)]
-struct State {
-    is_taken: bool,
-    is_wanted: bool,
+struct TransferState {
+    is_under_way: bool,
+    is_wanted_again: bool,
 }
 
-impl Turn {
-    /// False if there is one under way.
-    pub(super) fn take(&self) -> bool {
+impl Transfer {
+    /// False if a transfer is under way.
+    pub(super) fn try_begin(&self) -> bool {
         let mut state = self.0.lock();
-        state.is_wanted |= state.is_taken;
-        !std::mem::replace(&mut state.is_taken, true)
+        state.is_wanted_again |= state.is_under_way;
+        !std::mem::replace(&mut state.is_under_way, true)
     }
 
-    /// The transfer has ended. True if another one was asked for meanwhile.
+    /// The transfer has ended. True if another one was requested meanwhile.
     pub(super) fn end(&self) -> bool {
-        std::mem::take(&mut *self.0.lock()).is_wanted
+        std::mem::take(&mut *self.0.lock()).is_wanted_again
     }
 }
 
@@ -64,19 +67,19 @@ enum SendError {
     Storage(#[from] StorageError),
     #[error(transparent)]
     Call(#[from] CallError),
-    #[error("the peer asks for offset {0} again and again")]
+    #[error("the peer keeps asking for offset {0}")]
     NoProgress(u64),
-    #[error("this member stops")]
+    #[error("this member is stopping")]
     Stopped,
-    #[error("this member's state has gone astray")]
+    #[error("this member's state differs from that of a majority")]
     Diverged,
 }
 
 impl SnapshotSender {
-    /// Until all is sent and answered, or something is in the way; the core is told of either.
+    /// Sends until everything is acknowledged or something fails. The core is told of either.
     pub(super) fn run(self) {
         let result = self.send();
-        let is_wanted_again = self.turn.end();
+        let is_wanted_again = self.transfer.end();
         match result {
             Ok(reply) => {
                 self.deliver(reply);
@@ -90,7 +93,7 @@ impl SnapshotSender {
                 self.mailbox.disconnected(self.peer);
             }
         }
-        self.mailbox.attend(Errand::Urgent);
+        self.mailbox.run_pending(MayDo::ServeReads);
     }
 
     fn send(&self) -> Result<InstallSnapshotReply, SendError> {
@@ -101,7 +104,8 @@ impl SnapshotSender {
             if reply.is_done || is_over {
                 return Ok(reply);
             }
-            // A peer may have part of it from before, or have lost what it had: it says where to go on.
+            // A peer may have a part of it from before, or have lost a part: it says where to go
+            // on.
             repeats = if reply.next_offset > offset { 0 } else { repeats + 1 };
             if repeats > 3 {
                 return Err(SendError::NoProgress(offset));
@@ -152,6 +156,7 @@ mod tests {
     use std::io::Write;
 
     use super::super::divergence::{Checkpoint, Query};
+    use super::super::mailbox::Chunk;
     use super::super::watch::Watch;
     use super::*;
     use crate::error_words::{check_all, every_variant};
@@ -183,12 +188,14 @@ mod tests {
 
         fn other_cluster(&self, _: MemberId, _: OtherCluster) {}
 
-        fn attend(&self, _: Errand) {}
+        fn chunk(&self, _: Chunk) {}
+
+        fn run_pending(&self, _: MayDo) {}
     }
 
-    /// Nor is the rest of one that is on its way.
+    /// The rest of a snapshot that is on its way is not sent either.
     #[test]
-    fn a_snapshot_is_not_sent_when_the_state_has_gone_astray() {
+    fn a_snapshot_is_not_sent_when_the_state_has_diverged() {
         let (own, peer) = (MemberId(1), MemberId(2));
         let dir = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(dir.path(), Identity { cluster_id: 7, member_id: own });
@@ -213,26 +220,26 @@ mod tests {
             mailbox: Arc::new(Nobody),
             shared: shared.clone(),
             stop,
-            turn: Arc::default(),
+            transfer: Arc::default(),
         };
         assert!(matches!(sender.send(), Err(SendError::Call(_))), "it tries");
         shared.watch.restored(Index(5), Some(1));
         let agreed = Some(Checkpoint { index: Index(5), digest: 2 });
         shared.watch.heard(Query { asked: Index::ZERO, agreed });
         assert!(matches!(sender.send(), Err(SendError::Diverged)), "it does not");
-        // With the leader's state in place of its own, it may.
+        // The leader's state has replaced its own.
         shared.watch.restored(Index(6), Some(2));
         assert!(matches!(sender.send(), Err(SendError::Call(_))), "it tries again");
     }
 
     #[test]
-    fn what_was_asked_for_during_a_transfer_is_remembered_to_its_end() {
-        let turn = Turn::default();
-        assert!(turn.take());
-        assert!(!turn.end(), "nobody asked meanwhile");
-        assert!(turn.take());
-        assert!(!turn.take(), "one at a time");
-        assert!(turn.end(), "the core still waits");
-        assert!(turn.take(), "and may ask again");
+    fn a_request_during_a_transfer_is_remembered_until_it_ends() {
+        let transfer = Transfer::default();
+        assert!(transfer.try_begin());
+        assert!(!transfer.end(), "nothing was requested meanwhile");
+        assert!(transfer.try_begin());
+        assert!(!transfer.try_begin(), "one at a time");
+        assert!(transfer.end(), "the core still waits");
+        assert!(transfer.try_begin(), "and may ask again");
     }
 }

@@ -1,7 +1,8 @@
-//! The thread that owns the making of snapshots: it writes out views of the state machine, and takes in what a leader sends.
+//! The snapshot thread: writes views of the state machine to the disk, and receives the snapshots
+//! that a leader sends.
 //!
-//! Neither concerns anyone else: the state machine goes on while its view is written, and the core hears of a snapshot when
-//! all of it is on the disk and has been read back.
+//! Nothing waits for either. The state machine goes on while its view is written, and the core
+//! hears of a snapshot only when all of it is on the disk and has been read back.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,37 +10,40 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
-use super::inbox::Input;
-use super::pipeline::{Errand, Pipeline};
+use super::mailbox::Chunk;
 use super::post::{PeerCall, Post};
 use super::proto::{InstallSnapshotArgs, InstallSnapshotReply};
 use super::shared::Shared;
-use super::state_machine::{StateMachine, StateView};
+use super::state_machine::StateView;
 use super::wire::Head;
 use crate::ErrorChain;
-use crate::raft::{Request, SnapshotMeta};
+use crate::raft::{Message, Request, SnapshotMeta};
 use crate::rpc::{Done, Status, StatusCode};
-use crate::storage::{self, Snapshots, StorageError};
+use crate::storage::{self, Snapshot, Snapshots, StorageError};
 
-/// Tasks that may wait: a chunk from a leader, or two leaders, and a view.
+/// Tasks that may wait: a chunk from a leader or two, and a view.
 pub(super) const QUEUE_LEN_MAX: usize = 4;
 
-pub(super) enum Task<V> {
-    /// Write out the state as it was after this entry.
+pub(super) enum SnapshotTask<V> {
+    /// Write the state as it was after this entry.
     Write { meta: SnapshotMeta, view: V },
     /// A piece of a leader's snapshot.
     Chunk(Chunk),
 }
 
-pub(super) struct Chunk {
-    pub(super) head: Head,
-    pub(super) args: InstallSnapshotArgs,
-    pub(super) done: Done<InstallSnapshotReply>,
+/// What the core must know.
+pub(super) enum SnapshotOutput {
+    /// A snapshot of this member's own is on the disk.
+    Taken(SnapshotMeta),
+    /// A leader's snapshot is on the disk. The message tells the core.
+    Received { message: Message, snapshot: Box<Snapshot> },
 }
 
-pub(super) struct Snapshotter<S: StateMachine> {
+/// Takes what the core must know. False if the member is stopping.
+type Report<'a> = dyn Fn(SnapshotOutput) -> bool + 'a;
+
+pub(super) struct Snapshotter {
     pub(super) snapshots: Snapshots,
-    pub(super) pipeline: Arc<Pipeline<S>>,
     pub(super) post: Arc<Post>,
     pub(super) shared: Arc<Shared>,
     /// Closes when the node stops.
@@ -47,10 +51,14 @@ pub(super) struct Snapshotter<S: StateMachine> {
     pub(super) arriving: Option<storage::Receiver>,
 }
 
-impl<S: StateMachine> Snapshotter<S> {
-    /// Until the node stops.
-    pub(super) fn run(mut self, tasks: Receiver<Task<S::View>>) {
-        step_back();
+impl Snapshotter {
+    /// Works until the node stops.
+    pub(super) fn run<V: StateView>(
+        mut self,
+        tasks: &Receiver<SnapshotTask<V>>,
+        report: &Report<'_>,
+    ) {
+        lower_priority();
         let stop = self.stop.clone();
         loop {
             select! {
@@ -58,8 +66,8 @@ impl<S: StateMachine> Snapshotter<S> {
                 recv(tasks) -> task => {
                     self.shared.gate.pass();
                     match task {
-                        Ok(Task::Write { meta, view }) => self.write(meta, view),
-                        Ok(Task::Chunk(chunk)) => self.take(chunk),
+                        Ok(SnapshotTask::Write { meta, view }) => self.write(meta, view, report),
+                        Ok(SnapshotTask::Chunk(chunk)) => self.receive(chunk, report),
                         Err(_) => return,
                     }
                 }
@@ -67,8 +75,8 @@ impl<S: StateMachine> Snapshotter<S> {
         }
     }
 
-    /// A snapshot that fails costs nothing but itself: the log is kept, and the next one is tried in due course.
-    fn write(&mut self, meta: SnapshotMeta, view: S::View) {
+    /// A snapshot that fails does no harm: the log is kept, and another one is tried later.
+    fn write(&mut self, meta: SnapshotMeta, view: impl StateView, report: &Report<'_>) {
         let index = meta.last_included_index;
         if self.shared.watch.is_diverged() {
             return self.shared.end_snapshot(false);
@@ -78,8 +86,7 @@ impl<S: StateMachine> Snapshotter<S> {
                 self.shared.snapshot_len_bytes.store(len_bytes, Ordering::Relaxed);
                 log::info!("took a snapshot up to entry {index}: {len_bytes} bytes");
                 self.shared.snapshot_index.fetch_max(index.0, Ordering::Relaxed);
-                self.pipeline.inbox.report(Input::SnapshotTaken(meta));
-                self.pipeline.attend(Errand::Background);
+                report(SnapshotOutput::Taken(meta));
             }
             Err(error) => {
                 log::error!("cannot take a snapshot up to entry {index}: {}", ErrorChain(&error));
@@ -88,14 +95,14 @@ impl<S: StateMachine> Snapshotter<S> {
         }
     }
 
-    fn try_write(&self, meta: SnapshotMeta, view: &S::View) -> Result<u64, StorageError> {
+    fn try_write(&self, meta: SnapshotMeta, view: &impl StateView) -> Result<u64, StorageError> {
         let mut writer = self.snapshots.create(meta)?;
         let mut out = Stoppable { out: &mut writer, stop: &self.stop };
         view.write(&mut out).map_err(StorageError::io("write a snapshot to", "snap"))?;
         Ok(writer.finish()?.len_bytes())
     }
 
-    fn take(&mut self, Chunk { head, args, done }: Chunk) {
+    fn receive(&mut self, Chunk { head, args, done }: Chunk, report: &Report<'_>) {
         let meta = SnapshotMeta {
             last_included_index: args.last_included_index.into(),
             last_included_term: args.last_included_term.into(),
@@ -105,7 +112,7 @@ impl<S: StateMachine> Snapshotter<S> {
             Ok(next_offset) if next_offset < args.file_len => {
                 done.run(InstallSnapshotReply { term, next_offset, ..Default::default() });
             }
-            Ok(_) => self.finish(head, done),
+            Ok(_) => self.finish(head, done, report),
             Err(error) => {
                 self.arriving = None;
                 let words = ErrorChain(&error).to_string();
@@ -118,8 +125,8 @@ impl<S: StateMachine> Snapshotter<S> {
         }
     }
 
-    /// Writes what comes next, and says what does: a chunk that is not it changes nothing, so that a leader that begins
-    /// anew after a broken connection learns where to go on.
+    /// Writes the chunk if it is the next one, and returns the offset of the next one. A leader
+    /// that begins anew after a broken connection learns from this where to go on.
     fn write_chunk(
         snapshots: &Snapshots,
         arriving: &mut Option<storage::Receiver>,
@@ -128,7 +135,7 @@ impl<S: StateMachine> Snapshotter<S> {
     ) -> Result<u64, StorageError> {
         let is_this = |it: &storage::Receiver| it.meta() == meta && it.len_bytes() == args.file_len;
         if !arriving.as_ref().is_some_and(is_this) {
-            // What had arrived of another one is kept by storage as it is dropped.
+            // Storage keeps the part of another snapshot that has arrived.
             *arriving = None;
             *arriving = Some(snapshots.receive(meta, args.file_len)?);
         }
@@ -139,12 +146,14 @@ impl<S: StateMachine> Snapshotter<S> {
         Ok(receiver.offset())
     }
 
-    /// All has arrived: if it verifies, the core decides what it means, and its answer goes to the leader.
-    fn finish(&mut self, head: Head, done: Done<InstallSnapshotReply>) {
+    /// All of it has arrived. If it verifies, the core decides what to do with it, and answers the
+    /// leader.
+    fn finish(&mut self, head: Head, done: Done<InstallSnapshotReply>, report: &Report<'_>) {
         let receiver = self.arriving.take().expect("the one that is complete");
         match receiver.finish() {
             Ok(snapshot) => {
-                // A newer one that came before, and that the core was not told of, wins.
+                // Not always the one that arrived: storage may hold a newer one that the core does
+                // not know of.
                 let meta = snapshot.meta();
                 let index = meta.last_included_index;
                 log::info!(
@@ -153,10 +162,10 @@ impl<S: StateMachine> Snapshotter<S> {
                 );
                 let token = self.post.wait(PeerCall::InstallSnapshot(done));
                 let message = head.message(token, Request::InstallSnapshot(meta));
-                if !self.pipeline.inbox.snapshot_received(message, snapshot) {
+                let snapshot = Box::new(snapshot);
+                if !report(SnapshotOutput::Received { message, snapshot }) {
                     self.post.refuse(token);
                 }
-                self.pipeline.attend(Errand::Background);
             }
             Err(error) => {
                 let words = ErrorChain(&error).to_string();
@@ -167,21 +176,22 @@ impl<S: StateMachine> Snapshotter<S> {
     }
 }
 
-/// A tenth of a share when others want the processor: a put has someone waiting for it, a snapshot has time. With all cores
-/// busy this lowers the p99 of puts during a snapshot by an eighth.
+/// Gives this thread a tenth of a share when other threads want the processor: a client waits for a
+/// put, and nobody waits for a snapshot. With all cores busy this lowers the p99 of puts during a
+/// snapshot by an eighth.
 #[cfg(target_os = "linux")]
-fn step_back() {
-    // Of this thread alone, on Linux. Refused, it only means that puts wait longer.
+fn lower_priority() {
+    // On Linux this concerns the calling thread alone. If it fails, puts wait a little longer.
     if let Err(error) = rustix::process::setpriority_process(None, 10) {
-        log::debug!("snapshots keep their priority: {error}");
+        log::debug!("cannot lower the priority of the snapshot thread: {error}");
     }
 }
 
-/// Elsewhere it would concern the whole process.
+/// On other systems it would concern the whole process.
 #[cfg(not(target_os = "linux"))]
-fn step_back() {}
+fn lower_priority() {}
 
-/// Breaks off when the node stops: a large state takes a while.
+/// Fails when the node stops: writing a large state takes a while.
 struct Stoppable<'a, W> {
     out: W,
     stop: &'a Receiver<()>,

@@ -1,19 +1,25 @@
-//! A stage of a member's work: a queue, a worker, and whoever comes along.
+//! A stage: a queue, one worker, and the threads that run the worker.
 //!
 //! ```text
-//!   push ──> queue ──┬── help: the thread that brings work does all that waits, if nobody is at it
-//!                    └── run:  the stage's own thread does what helpers leave
+//!   with_queue ──> queue ──┬── try_run: the thread that pushed runs the worker, if it is free
+//!                          └── run:     the stage's own thread does what other threads leave
 //! ```
-//! To hand work to another thread costs a wake-up, and there would be one at every stage. So a thread that brings work does
-//! it at once, together with all that others have left in the queue (a monitor that combines). If somebody is at work there
-//! already, its work is that one's next batch: nobody ever waits for the worker.
+//! Handing work to another thread costs a wake-up, and there would be one at every stage. So a
+//! thread that pushes work runs the worker itself, with everything that waits in the queue. If
+//! another thread is running the worker at that moment, it takes the new work as its next batch. No
+//! thread ever waits for a busy worker.
+//!
+//! A worker knows nothing of the other stages: what it has for them goes into a sink
+//! ([`Sink`]), which whoever runs the stage passes in (`pipeline`).
 //!
 //! # Invariants
-//! - The worker is one: batches are done one after another, in the order in which they were pushed.
-//! - What is pushed is done: by who is at work, who looks again after it has stopped; by the one who pushed it and helps or
-//!   [calls](Stage::call) the stage's thread; or by that thread.
-//! - A helper is kept for a bounded number of batches, so that its own connection is read again.
-//! - A stage whose worker has panicked is stopped, whichever thread it was.
+//! - There is one worker. It does one batch after another, in the order of the pushes.
+//! - Everything that is pushed is done: by the thread that runs the worker, which looks at the
+//!   queue again when it is through; by the thread that pushed, with [`try_run`](Stage::try_run);
+//!   or by the stage's own thread, which [`wake`](Stage::wake) wakes.
+//! - A thread that is not the stage's own does a bounded number of batches, so that it soon reads
+//!   its own connection again.
+//! - A worker that panics stops its stage, whichever thread ran it.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,52 +27,58 @@ use std::sync::atomic::{Ordering, fence};
 
 use parking_lot::{Condvar, Mutex};
 
-/// Batches that a helper does before it leaves the rest to the stage's thread.
-const HELPER_BATCHES_MAX: usize = 4;
+/// Batches that a thread does which is not the stage's own. It leaves the rest to the stage's own.
+const BATCHES_MAX: usize = 4;
 
 thread_local! {
     static IN_TURN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread does a stage's turn: what it brings meanwhile, from a client's callback say, is for others to do.
+/// Whether this thread is running a worker. What it pushes then, from a client's callback for
+/// example, is left to other threads.
 pub(super) fn is_in_turn() -> bool {
     IN_TURN.get()
 }
 
-/// What waits at a stage.
+/// The work that waits at a stage.
 pub(super) trait Queue: Default {
-    /// All that is taken at once.
+    /// Everything that is taken at once.
     type Batch;
 
-    /// Takes all that waits; `None` if there is nothing that is worth a turn.
+    /// Takes everything that waits; `None` if nothing is worth a turn.
     fn take(&mut self) -> Option<Self::Batch>;
 
     /// Whether [`take`](Queue::take) would take something.
     fn has_work(&self) -> bool;
 }
 
-/// What is done with it.
+/// Where a worker puts what it has for others. It is carried out before the call returns.
+pub(super) type Sink<'a, T> = dyn FnMut(T) + 'a;
+
+/// What does the work.
 pub(super) trait Worker: Send {
-    /// What it works off.
+    /// Its work.
     type Queue: Queue;
+    /// What it has for the other stages.
+    type Output;
 
-    /// Does a batch.
-    fn turn(&mut self, batch: <Self::Queue as Queue>::Batch);
+    /// Does one batch.
+    fn turn(&mut self, batch: <Self::Queue as Queue>::Batch, out: &mut Sink<'_, Self::Output>);
 
-    /// Its turn panicked: it will have no other.
-    fn panicked(&self);
+    /// What goes into the sink when a turn has panicked. There is no other turn.
+    fn panicked(&self) -> Self::Output;
 }
 
 pub(super) struct Stage<W: Worker> {
     state: Mutex<State<W::Queue>>,
-    called: Condvar,
+    woken: Condvar,
     worker: Mutex<Option<W>>,
 }
 
 struct State<Q> {
     queue: Q,
-    /// Its thread should look.
-    is_called: bool,
+    /// The stage's own thread should look at the queue.
+    is_woken: bool,
     is_stopped: bool,
 }
 
@@ -83,251 +95,266 @@ impl<T> Queue for Vec<T> {
 }
 
 impl<W: Worker> Stage<W> {
-    /// One without a worker yet.
+    /// A stage without a worker yet.
     pub(super) fn new() -> Stage<W> {
-        let state = State { queue: Default::default(), is_called: false, is_stopped: false };
-        Stage { state: Mutex::new(state), called: Condvar::new(), worker: Mutex::new(None) }
+        let state = State { queue: Default::default(), is_woken: false, is_stopped: false };
+        Stage { state: Mutex::new(state), woken: Condvar::new(), worker: Mutex::new(None) }
     }
 
-    pub(super) fn employ(&self, worker: W) {
+    pub(super) fn set_worker(&self, worker: W) {
         *self.worker.lock() = Some(worker);
     }
 
-    /// Adds to the queue, or looks at it; `None` once the stage is stopped. Whoever adds then [helps](Stage::help) or
-    /// [calls](Stage::call).
-    pub(super) fn with_queue<R>(&self, change: impl FnOnce(&mut W::Queue) -> R) -> Option<R> {
+    /// Gives access to the queue; `None` once the stage is stopped. A thread that pushes must then
+    /// call [`try_run`](Stage::try_run) or [`wake`](Stage::wake).
+    pub(super) fn with_queue<R>(&self, access: impl FnOnce(&mut W::Queue) -> R) -> Option<R> {
         let mut state = self.state.lock();
         if state.is_stopped {
-            // What `change` holds may be a request, which ends as it is dropped: not under the lock.
+            // `access` may hold a request. Dropping it runs the request's callback: not under the
+            // lock.
             drop(state);
             return None;
         }
-        Some(change(&mut state.queue))
+        Some(access(&mut state.queue))
     }
 
-    /// Does what waits, unless somebody is at it. Whether it did anything.
-    pub(super) fn help(&self) -> bool {
-        self.help_if(|_| true)
+    /// Does the work that waits, unless another thread is doing it. Whether this thread did any.
+    pub(super) fn try_run(&self, out: &mut Sink<'_, W::Output>) -> bool {
+        self.try_run_if(|_| true, out)
     }
 
-    /// The same, if what waits is such; else it is left to the stage's thread.
-    pub(super) fn help_if(&self, is_such: impl Fn(&W::Queue) -> bool) -> bool {
-        let mut has_done = false;
-        for _ in 0..HELPER_BATCHES_MAX {
-            // What was pushed before is seen by whoever holds the worker, or the worker is seen to be free.
+    /// Like [`try_run`](Stage::try_run) while `may_run` allows it. Otherwise it wakes the stage's
+    /// own thread.
+    pub(super) fn try_run_if(
+        &self,
+        may_run: impl Fn(&W::Queue) -> bool,
+        out: &mut Sink<'_, W::Output>,
+    ) -> bool {
+        let mut has_run = false;
+        for _ in 0..BATCHES_MAX {
+            // Either the thread that holds the worker sees what was pushed before this, or this
+            // thread sees that the worker is free.
             fence(Ordering::SeqCst);
-            let Some(mut worker) = self.worker.try_lock() else { return has_done };
+            let Some(mut worker) = self.worker.try_lock() else { return has_run };
             let batch = {
                 let mut state = self.state.lock();
                 if state.is_stopped || !state.queue.has_work() {
                     None
-                } else if !is_such(&state.queue) {
-                    self.call_locked(&mut state);
-                    return has_done;
+                } else if !may_run(&state.queue) {
+                    self.wake_locked(&mut state);
+                    return has_run;
                 } else {
                     state.queue.take()
                 }
             };
             if let Some(batch) = batch {
-                self.turn(&mut worker, batch);
-                has_done = true;
+                self.turn(&mut worker, batch, out);
+                has_run = true;
             }
             drop(worker);
             fence(Ordering::SeqCst);
             if !self.has_work() {
-                return has_done;
+                return has_run;
             }
         }
-        self.call();
-        has_done
+        self.wake();
+        has_run
     }
 
-    /// Has the stage's thread do what waits, unless somebody is at it.
-    pub(super) fn call(&self) {
+    /// Wakes the stage's own thread if work waits that no thread is doing.
+    pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
         if !self.worker.is_locked() {
             let mut state = self.state.lock();
             if state.queue.has_work() {
-                self.call_locked(&mut state);
+                self.wake_locked(&mut state);
             }
         }
     }
 
-    fn call_locked(&self, state: &mut State<W::Queue>) {
-        if !std::mem::replace(&mut state.is_called, true) {
-            self.called.notify_one();
+    fn wake_locked(&self, state: &mut State<W::Queue>) {
+        if !std::mem::replace(&mut state.is_woken, true) {
+            self.woken.notify_one();
         }
     }
 
-    /// Whether anything waits.
+    /// Whether any work waits.
     pub(super) fn has_work(&self) -> bool {
         let state = self.state.lock();
         !state.is_stopped && state.queue.has_work()
     }
 
-    /// The stage's thread: does what it is called for, until the stage is stopped. Then it gives the worker back, with what is
-    /// left in the queue; `None` if it never had one, or has lost it.
-    pub(super) fn run(&self, after_turn: impl Fn(&Stage<W>)) -> (Option<W>, W::Queue) {
+    /// The stage's own thread: does work whenever it is woken, until the stage is stopped. Returns
+    /// the worker, and what is left in the queue. There is no worker if it was never set, or has
+    /// panicked.
+    pub(super) fn run(
+        &self,
+        out: &mut Sink<'_, W::Output>,
+        after_turn: impl Fn(),
+    ) -> (Option<W>, W::Queue) {
         while self.wait() {
             {
                 let mut worker = self.worker.lock();
                 if let Some(batch) = self.with_queue(Queue::take).flatten() {
-                    self.turn(&mut worker, batch);
+                    self.turn(&mut worker, batch, out);
                 }
             }
-            after_turn(self);
+            after_turn();
             fence(Ordering::SeqCst);
             if self.has_work() {
-                self.call();
+                self.wake();
             }
         }
         let worker = self.worker.lock().take();
         (worker, std::mem::take(&mut self.state.lock().queue))
     }
 
-    /// Waits until it is called. False once the stage is stopped.
+    /// Waits until it is woken. False once the stage is stopped.
     fn wait(&self) -> bool {
         let mut state = self.state.lock();
-        while !state.is_called && !state.is_stopped {
-            self.called.wait(&mut state);
+        while !state.is_woken && !state.is_stopped {
+            self.woken.wait(&mut state);
         }
-        state.is_called = false;
+        state.is_woken = false;
         !state.is_stopped
     }
 
-    /// A panic has been reported by the panic hook. The worker is not to be trusted after it: what it holds ends.
-    fn turn(&self, slot: &mut Option<W>, batch: <W::Queue as Queue>::Batch) {
+    /// The panic hook reports a panic. The worker may be in any state after it, so it is dropped.
+    fn turn(
+        &self,
+        slot: &mut Option<W>,
+        batch: <W::Queue as Queue>::Batch,
+        out: &mut Sink<'_, W::Output>,
+    ) {
         let Some(worker) = slot else { return };
         let was_in_turn = IN_TURN.replace(true);
-        let result = catch_unwind(AssertUnwindSafe(|| worker.turn(batch)));
+        let result = catch_unwind(AssertUnwindSafe(|| worker.turn(batch, out)));
         IN_TURN.set(was_in_turn);
         if result.is_err() {
             self.stop();
-            worker.panicked();
+            out(worker.panicked());
             *slot = None;
         }
     }
 
-    /// Drops the worker, where there is no thread to take it out.
-    pub(super) fn dismiss(&self) {
+    /// Stops the stage and drops the worker, where there is no thread that takes it out.
+    pub(super) fn drop_worker(&self) {
         self.stop();
         drop(self.worker.lock().take());
     }
 
-    /// Takes no more work, and ends its thread.
+    /// Takes no more work, and ends the stage's own thread.
     pub(super) fn stop(&self) {
         self.state.lock().is_stopped = true;
-        self.called.notify_all();
+        self.woken.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use super::*;
 
-    /// Keeps what it is given, and how it was asked.
-    #[derive(Default)]
-    struct Keeper {
-        kept: Arc<Mutex<Vec<u64>>>,
-        is_bad: Arc<AtomicBool>,
-    }
+    const BAD: u64 = u64::MAX;
 
-    impl Worker for Keeper {
+    /// Passes on the numbers that it is given, and says `BAD` when it has panicked.
+    struct PassOn;
+
+    impl Worker for PassOn {
         type Queue = Vec<u64>;
+        type Output = u64;
 
-        fn turn(&mut self, batch: Vec<u64>) {
+        fn turn(&mut self, batch: Vec<u64>, out: &mut Sink<'_, u64>) {
             assert!(is_in_turn());
             for n in batch {
-                assert!(n != u64::MAX, "as the test wants it");
-                self.kept.lock().push(n);
+                assert!(n != BAD, "the test asked for this panic");
+                out(n);
             }
         }
 
-        fn panicked(&self) {
-            self.is_bad.store(true, Ordering::Relaxed);
+        fn panicked(&self) -> u64 {
+            BAD
         }
     }
 
-    fn stage() -> (Arc<Stage<Keeper>>, Arc<Mutex<Vec<u64>>>) {
-        let (stage, keeper) = (Arc::new(Stage::new()), Keeper::default());
-        let kept = keeper.kept.clone();
-        stage.employ(keeper);
-        (stage, kept)
+    fn stage() -> Stage<PassOn> {
+        let stage = Stage::new();
+        stage.set_worker(PassOn);
+        stage
     }
 
-    /// With no thread of its own: each helper leaves only when its work is done, or is somebody's who is at it.
+    /// No thread of the stage's own runs: a thread that pushes leaves only when its work is done,
+    /// or belongs to the thread that runs the worker.
     #[test]
-    fn nothing_is_stranded_and_each_thread_keeps_its_order() {
+    fn all_work_is_done_and_each_thread_keeps_its_order() {
         const THREADS: u64 = 8;
         const EACH: u64 = 20_000;
-        let (stage, kept) = stage();
+        let (stage, done) = (stage(), Mutex::new(Vec::new()));
+        let try_run = || stage.try_run(&mut |n| done.lock().push(n));
         thread::scope(|scope| {
             for thread in 0..THREADS {
-                let stage = &stage;
+                let (stage, try_run) = (&stage, &try_run);
                 scope.spawn(move || {
                     for n in 0..EACH {
                         stage.with_queue(|queue| queue.push(thread * EACH + n));
-                        stage.help();
-                        // What helpers leave is for the stage's thread, which is this one for now.
-                        if std::mem::take(&mut stage.state.lock().is_called) {
-                            stage.help();
+                        try_run();
+                        // What is left to the stage's own thread, which is this one for now.
+                        if std::mem::take(&mut stage.state.lock().is_woken) {
+                            try_run();
                         }
                     }
                 });
             }
         });
         assert!(!stage.has_work());
-        let kept = kept.lock();
-        assert_eq!(kept.len() as u64, THREADS * EACH);
+        let done = done.lock();
+        assert_eq!(done.len() as u64, THREADS * EACH);
         for thread in 0..THREADS {
-            let own = kept.iter().filter(|n| **n / EACH == thread);
+            let own = done.iter().filter(|n| **n / EACH == thread);
             assert!(own.is_sorted(), "thread {thread}");
         }
     }
 
     #[test]
-    fn what_helpers_leave_is_done_by_its_thread_until_it_is_stopped() {
-        let (stage, kept) = stage();
+    fn its_own_thread_does_what_others_leave_until_it_is_stopped() {
+        let stage = Arc::new(stage());
+        let done = Arc::new(Mutex::new(Vec::new()));
         let own = thread::spawn({
-            let stage = stage.clone();
-            move || stage.run(|_| {})
+            let (stage, done) = (stage.clone(), done.clone());
+            move || stage.run(&mut |n| done.lock().push(n), || {})
         });
+        let mut nobody = |n| panic!("{n} is for the stage's own thread");
         stage.with_queue(|queue| queue.push(1));
-        assert!(!stage.help_if(|_| false), "it is not such");
-        while kept.lock().is_empty() {
+        assert!(!stage.try_run_if(|_| false, &mut nobody));
+        while done.lock().is_empty() {
             thread::yield_now();
         }
         stage.with_queue(|queue| queue.push(2));
-        stage.call();
-        while kept.lock().len() < 2 {
+        stage.wake();
+        while done.lock().len() < 2 {
             thread::yield_now();
         }
         stage.with_queue(|queue| queue.push(3));
         stage.stop();
         let (worker, left) = own.join().unwrap();
         assert!(worker.is_some());
-        assert_eq!(left, [3], "given back to whoever ends the stage");
+        assert_eq!(left, [3], "returned to the thread that ends the stage");
         assert_eq!(stage.with_queue(|queue| queue.push(4)), None);
-        assert!(!stage.help());
+        assert!(!stage.try_run(&mut nobody));
     }
 
     #[test]
     fn a_worker_that_has_panicked_gets_no_other_turn() {
-        let stage = Stage::new();
-        let (keeper, is_bad) = (Keeper::default(), Arc::new(AtomicBool::new(false)));
-        let kept = keeper.kept.clone();
-        stage.employ(Keeper { is_bad: is_bad.clone(), ..keeper });
-        stage.with_queue(|queue| queue.extend([1, u64::MAX, 2]));
-        stage.help();
-        assert!(is_bad.load(Ordering::Relaxed));
-        assert!(!is_in_turn(), "the helper goes on");
+        let (stage, mut done) = (stage(), Vec::new());
+        stage.with_queue(|queue| queue.extend([1, BAD, 2]));
+        stage.try_run(&mut |n| done.push(n));
+        assert_eq!(done, [1, BAD]);
+        assert!(!is_in_turn(), "the thread that ran it goes on");
         assert_eq!(stage.with_queue(|queue| queue.push(3)), None);
-        let (worker, _) = stage.run(|_| {});
+        let (worker, _) = stage.run(&mut |n| done.push(n), || {});
         assert!(worker.is_none());
-        assert_eq!(*kept.lock(), [1]);
+        assert_eq!(done, [1, BAD]);
     }
 }

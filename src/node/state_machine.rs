@@ -8,74 +8,83 @@ use crate::raft::Index;
 
 /// A deterministic machine that every member runs over the same log.
 ///
-/// Each committed command is applied once, in the log's order, by every member; so all that `apply` does must follow
-/// from the state and the command alone. No clock, no randomness, no order of a hash map, nothing local: two members
-/// that differ after the same command have lost the one thing that replication is for.
+/// Every member applies each committed command once, in the order of the log. So everything that
+/// `apply` does must follow from the state and the command alone: no clock, no randomness, no order
+/// of a hash map, nothing local. Two members that differ after the same command have lost the one
+/// thing that replication is for.
 ///
-/// So that the log need not be kept for ever, the state is written out now and then, and the entries that led to it are
-/// forgotten. A member that starts, or that has fallen behind, loads what was written and applies what follows:
+/// The log cannot be kept for ever. Now and then the state is written out as a snapshot, and the
+/// entries that led to it are forgotten. A member that starts, or that has fallen behind, loads a
+/// snapshot and applies the entries that follow:
 ///
 /// ```text
 /// apply ── apply ── view() ── apply ── apply ──      one thread at a time: never waits
 ///                     └─ StateView::write ──> disk   another thread, for as long as it takes
-///                                              └──> load() ── apply ── apply ──   this member later, or another one
+///                                              └──> load() ── apply ── apply ──   this member
+///                                                                                 later, or another
 /// ```
 ///
-/// The key-value store ([`kv::Store`](crate::kv::Store)) is one of these; a program may replicate its own.
+/// The key-value store ([`kv::Store`](crate::kv::Store)) is one of these. A program may replicate
+/// its own.
 pub trait StateMachine: Send + 'static {
-    /// What a command came to; goes to whoever proposed it.
+    /// The result of a command, for the client that proposed it.
     type Outcome: Send + 'static;
     /// A question that changes nothing.
     type Query: Send + 'static;
-    /// What a question is answered with.
+    /// The answer to a question.
     type Answer: Send + 'static;
-    /// The state of one moment, to be written out.
+    /// The state at one moment, to be written out.
     type View: StateView;
 
-    /// Applies the command of the log's entry `index`. Indexes grow from call to call, not always by one: entries
-    /// that carry no command are left out.
+    /// Applies the command of the log's entry `index`. Indexes grow from call to call, not always
+    /// by one: entries without a command are left out.
     ///
-    /// A command that makes no sense must have an outcome as well: it is in the log and every member will meet it.
+    /// A command that makes no sense needs an outcome, too: it is in the log, and every member will
+    /// apply it.
     fn apply(&mut self, index: Index, command: &Bytes) -> Self::Outcome;
 
-    /// Answers from the state as it is now. When that is recent enough is the caller's concern. It should take microseconds:
-    /// it may run on a thread that has heartbeats to carry. (A turn that takes long is noticed, and the next ones are left to the
-    /// state machine's own thread until one is quick again.)
+    /// Answers from the current state. The caller sees to it that the state is recent enough. This
+    /// should take microseconds: it may run on a thread that carries heartbeats. (After a slow
+    /// turn, only the state machine's own thread runs it, until a turn is quick again.)
     fn query(&self, query: Self::Query) -> Self::Answer;
 
-    /// The state as it is now, which later commands don't change.
+    /// The current state, which later commands do not change.
     ///
-    /// Applies and reads wait for this call, so a large state should be shared and copied where it changes, not copied
-    /// here: microseconds, however much there is. The view is written and dropped on another thread.
+    /// Commands and reads wait for this call. So it should take microseconds for a state of any
+    /// size: share a large state and copy the parts that change, rather than copy everything here.
+    /// The view is written and dropped on another thread.
     fn view(&self) -> Self::View;
 
-    /// Replaces the whole state by the one that a view wrote: `body` yields those bytes and then ends. All that later
-    /// commands depend on must come with it. Applying the same commands to it has the same outcomes as to the original.
+    /// Replaces the whole state by the one that a view wrote. `body` yields those bytes and then
+    /// ends. Everything that later commands depend on must come with it: the same commands must
+    /// have the same outcomes as on the original.
     ///
-    /// Called before the first command, or in between when this member has fallen behind. The bytes are known to be
-    /// undamaged; a member of another version may have written them.
+    /// Called before the first command, or between commands when this member has fallen behind. The
+    /// bytes are known to be undamaged. A member of another version may have written them.
     ///
     /// # Errors
-    /// That of `body`, or one of kind [`InvalidData`](io::ErrorKind::InvalidData) if this is no state that this version
-    /// knows. The state machine may then be in any state, and is not used again: so the old state may be dropped before
-    /// the new one is read, and both need never fit into memory.
+    /// That of `body`, or one of kind [`InvalidData`](io::ErrorKind::InvalidData) if this version
+    /// does not know such a state. The state machine may then be in any state, and is not used
+    /// again. So the old state may be dropped before the new one is read, and they need not both
+    /// fit into memory.
     fn load(&mut self, body: &mut dyn io::Read) -> io::Result<()>;
 
-    /// A digest of everything applied so far: members that have applied the same entries have the same, so one that
-    /// differs has gone astray. Carried over by [`view`](Self::view) and [`load`](Self::load). Asked for often: keep it
-    /// up to date with each command.
+    /// A digest of everything applied so far. Members that have applied the same entries have the
+    /// same digest, so a member with another one has diverged. [`view`](Self::view) and
+    /// [`load`](Self::load) carry it over. It is asked for often: keep it up to date with each
+    /// command.
     ///
-    /// `None`, unless you say otherwise: members are not compared.
+    /// Default `None`: members are not compared.
     fn digest(&self) -> Option<u64> {
         None
     }
 }
 
-/// The state of one moment. See [`StateMachine::view`].
+/// The state at one moment. See [`StateMachine::view`].
 pub trait StateView: Send + 'static {
-    /// Writes the state in a form that [`StateMachine::load`] reads. A piece at a time: a large state should not be built
-    /// in memory once more. Equal states write equal bytes, on any member; and begin with a version, since a newer
-    /// program will read them.
+    /// Writes the state in a form that [`StateMachine::load`] reads, piece by piece: a large state
+    /// should not be built in memory once more. Equal states write equal bytes, on any member.
+    /// Begin with a version, since a newer program will read the bytes.
     ///
     /// # Errors
     /// Those of `out`, and no others.

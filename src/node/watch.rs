@@ -1,7 +1,8 @@
-//! What the threads of a node share of the [`Comparison`] of states: a lock around it, and a log of what it finds.
+//! The [`Comparison`] of states that a node's threads share: a lock around it, and a log of what it
+//! finds.
 //!
-//! Taken by the applier once a batch, by a peer's thread once a heartbeat, by the service once a heartbeat; whether this
-//! member has gone astray is asked at every request, and takes no lock.
+//! The applier takes the lock once a batch, a peer's thread and the service once a heartbeat. Each
+//! request asks whether this member has diverged, which takes no lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use super::divergence::{Checkpoint, Comparison, Divergence, Finding, Query};
 use crate::raft::{Index, MemberId, Membership, Term};
 
-/// A leader that has gone astray hands over so often, until it leads no more.
+/// How often a leader that has diverged hands over, until it leads no more.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Watch {
@@ -82,12 +83,14 @@ impl Watch {
         self.comparison.lock().different()
     }
 
-    /// Whether this member, if it leads, should hand over now, and to whom if it knows whose state is right: each in turn,
-    /// as one may be away.
+    /// Whether this member, if it leads, should hand the leadership over now. If it knows whose
+    /// states are right, it names one of them: each in turn, as one may be down.
     pub(super) fn hand_over(&self, now: Instant) -> Option<Option<MemberId>> {
+        if !self.is_diverged() {
+            return None;
+        }
         let mut hand_overs = self.hand_overs.lock();
-        let is_due = hand_overs.last.is_none_or(|last| now >= last + HAND_OVER_PAUSE);
-        if !self.is_diverged() || !is_due {
+        if hand_overs.last.is_some_and(|last| now < last + HAND_OVER_PAUSE) {
             return None;
         }
         *hand_overs = HandOvers { count: hand_overs.count + 1, last: Some(now) };
@@ -111,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_that_has_gone_astray_hands_over_now_and_then_to_each_who_is_right() {
+    fn a_leader_that_has_diverged_hands_over_to_each_member_in_turn_whose_state_is_right() {
         let (watch, mut now) =
             (Watch::new(MemberId(1), Membership::new([1, 2, 3].map(MemberId))), Instant::now());
         let answer = |digest| Checkpoint { index: Index(5), digest };
@@ -124,7 +127,7 @@ mod tests {
         let mut successors = Vec::new();
         for _ in 0..2 {
             successors.extend(watch.hand_over(now).expect("it is time"));
-            assert_eq!(watch.hand_over(now), None, "one needs some time to take over");
+            assert_eq!(watch.hand_over(now), None, "taking over needs some time");
             now += HAND_OVER_PAUSE;
         }
         successors.sort();

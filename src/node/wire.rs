@@ -1,4 +1,4 @@
-//! How the core's messages become those of `proto/raft_rpc.proto`, and come back.
+//! Translates the core's messages to those of `proto/raft_rpc.proto` and back.
 
 use super::divergence::{Checkpoint, Query};
 use super::proto::*;
@@ -10,23 +10,23 @@ use crate::raft::{
 const KIND_COMMAND: u32 = 0;
 const KIND_NOOP: u32 = 1;
 
-/// Why a message from the wire is none for the core.
+/// Why a message from the wire does not reach the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WireError {
-    #[error("it names no sender and receiver: is it from a member of another system?")]
+    #[error("the message names no sender and receiver: does it come from another system?")]
     NoEnvelope,
     #[error(
-        "member {from} is of cluster {found:016x}, this one of cluster {expected:016x}: is --members the same, to the \
-         letter, on all members at their first start?"
+        "member {from} is of cluster {found:016x}, and this member of cluster {expected:016x}: is \
+         --members the same, to the letter, on all members at their first start?"
     )]
     OtherCluster { from: MemberId, found: u64, expected: u64 },
-    #[error("it has no data yet, and takes nothing before it knows which cluster it is of")]
+    #[error("this member has no data yet, and takes no message before it knows its cluster")]
     NoData,
     #[error("entry {index} has the unknown kind {kind}")]
     UnknownKind { index: u64, kind: u32 },
 }
 
-/// What a request says beside its body: checked before the core sees it.
+/// The part of a request around its body. It is checked before the core sees the request.
 pub(super) struct Head {
     from: MemberId,
     to: MemberId,
@@ -121,7 +121,7 @@ impl AppendEntriesReply {
         wire
     }
 
-    /// A refusal without a rejected index can only be a stale one: index 0 always matches.
+    /// A refusal without a rejected index means `Stale`: index 0 always matches.
     pub(super) fn into_reply(self) -> Reply {
         Reply::AppendEntries(match self.success {
             true => raft::AppendEntriesReply::Matched { match_index: Index(self.match_index) },
@@ -222,7 +222,7 @@ impl HeartbeatArgs {
     }
 }
 
-/// Index 0 is that of nobody who has something to say: an older member's, for one.
+/// Index 0 means that the sender has no digest to tell. Older members send 0.
 fn checkpoint(index: u64, digest: u64) -> Option<Checkpoint> {
     (index != 0).then_some(Checkpoint { index: Index(index), digest })
 }
@@ -286,12 +286,13 @@ impl JoinReply {
         }
     }
 
-    /// The answer to a member of another cluster. Question 0 is nobody's: an older member drops it.
+    /// The reply to a member of another cluster. Nobody asks question 0, so an older member drops
+    /// the reply.
     pub(super) fn naming(cluster_id: u64, list_id: u64) -> JoinReply {
         JoinReply { cluster_id, list_id, ..Default::default() }
     }
 
-    /// What it says if it is such an answer; `list_id` is the asker's own.
+    /// The cluster that such a reply names. `list_id` is that of the member that asked.
     pub(super) fn other_cluster(&self, list_id: Option<u64>) -> Option<OtherCluster> {
         let has_same_list = list_id == Some(self.list_id);
         let JoinReply { cluster_id, .. } = *self;
@@ -310,8 +311,6 @@ mod tests {
     use super::*;
     use crate::error_words::{check_all, every_variant};
 
-    const ENVELOPE: Envelope = Envelope { cluster_id: 7, from: 1, to: 2 };
-
     #[test]
     fn every_error_says_its_own_part_only() {
         check_all(&every_variant!(WireError:
@@ -322,8 +321,10 @@ mod tests {
         ));
     }
 
+    const ENVELOPE: Envelope = Envelope { cluster_id: 7, from: 1, to: 2 };
+
     #[test]
-    fn appends_come_back_as_they_went() {
+    fn appends_survive_the_round_trip() {
         let entry = |index, payload| raft::Entry { index: Index(index), term: Term(3), payload };
         let request = raft::AppendEntries {
             prev_log_index: Index(4),
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_to_appends_come_back_as_they_went() {
+    fn replies_to_appends_survive_the_round_trip() {
         let conflict = raft::AppendEntriesReply::Conflict {
             rejected_index: Index(9),
             conflict_index: Index(0),
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_come_back_as_they_went() {
+    fn digests_survive_the_round_trip() {
         let (heartbeat, reply) = (
             raft::Heartbeat { leader_commit: Index(4), round: 5 },
             raft::HeartbeatReply { round: 5, promised_us: 6, cannot_write: true },
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_turned_away() {
+    fn messages_of_strangers_are_refused() {
         let check = |envelope, expected| assert_eq!(Head::check(envelope, 1, 7).err(), expected);
         check(Some(ENVELOPE), None);
         check(None, Some(WireError::NoEnvelope));

@@ -1,9 +1,8 @@
-//! [`Cluster`].
+//! [`Cluster`]: members that run, and what a test does to them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,21 +11,21 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::network::Network;
+use super::options::{Delay, Options};
 use super::port::Port;
 use crate::clerk::Clerk;
 use crate::members::Members;
-use crate::node::{NodeConfig, ReadMode, Timing};
 use crate::raft::{MemberId, RoleName, Status};
 use crate::server::{Config, Member, StartError};
 
-/// How long [`Cluster::leader`] waits.
+/// How long [`Cluster::leader`] waits for a leader.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between looks at what is being waited for.
+/// The pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_millis(2);
 
-/// A cluster in this process. All methods take `&self`: tests may kill members from one thread
-/// while others read and write. Dropping it stops all members, whatever is wrong with them or their
-/// network, and removes their data.
+/// A cluster in this process. All methods take `&self`, so a test may kill members from one thread
+/// while others read and write. Dropping the cluster stops all members, whatever is wrong with them
+/// or their network, and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
     members: Members,
@@ -37,56 +36,14 @@ pub struct Cluster {
     dir: TempDir,
 }
 
-/// What a cluster may be told.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Options {
-    /// Heartbeats and elections of all members.
-    pub timing: Timing,
-    /// A member takes a snapshot when its log holds so many bytes behind the last one; default 64
-    /// MiB.
-    pub snapshot_log_bytes: u64,
-    /// How a leader makes sure that it may answer a read.
-    pub read_mode: ReadMode,
-    /// How long each call of a clerk may take; default 10 s.
-    pub timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            timing: Timing::default(),
-            snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
-            read_mode: ReadMode::default(),
-            timeout: Duration::from_secs(10),
-        }
-    }
-}
-
-/// How long the network takes: always as long, or from a range. See [`Cluster::delay`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delay(RangeInclusive<Duration>);
-
-impl From<Duration> for Delay {
-    fn from(delay: Duration) -> Delay {
-        Delay(delay..=delay)
-    }
-}
-
-impl From<RangeInclusive<Duration>> for Delay {
-    fn from(range: RangeInclusive<Duration>) -> Delay {
-        Delay(range)
-    }
-}
-
 #[derive(Debug)]
 struct Slot {
     port: Port,
-    /// None while it is down.
+    /// `None` while it is down.
     member: Mutex<Option<Member>>,
 }
 
-/// Why a cluster does not do as it is told.
+/// Why a cluster cannot do what a test asks for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {
@@ -96,7 +53,7 @@ pub enum ClusterError {
     /// The data of a member cannot be removed.
     #[error("cannot remove the data of member {id}")]
     Wipe {
-        /// Which one's.
+        /// The member.
         id: MemberId,
         /// Why.
         #[source]
@@ -105,7 +62,7 @@ pub enum ClusterError {
     /// A member does not start.
     #[error("member {id} does not start")]
     Start {
-        /// Which one.
+        /// The member.
         id: MemberId,
         /// Why.
         #[source]
@@ -114,9 +71,9 @@ pub enum ClusterError {
     /// Nobody leads.
     #[error("no leader within {waited:?}; the members that run say: {statuses:?}")]
     NoLeader {
-        /// How long was waited.
+        /// How long the test waited.
         waited: Duration,
-        /// Where the members stand.
+        /// The status of each member that runs.
         statuses: Vec<Status>,
     },
 }
@@ -133,7 +90,7 @@ impl Cluster {
         Cluster::start_with(size, Options::default())
     }
 
-    /// As [`start`](Cluster::start), with other options than the default.
+    /// As [`start`](Cluster::start), with options of its own.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -163,7 +120,7 @@ impl Cluster {
         &self.members
     }
 
-    /// All ids, of members that run or not.
+    /// The ids of all members, whether they run or not.
     pub fn ids(&self) -> Vec<MemberId> {
         self.slots.keys().copied().collect()
     }
@@ -174,8 +131,8 @@ impl Cluster {
         builder.build().expect("a cluster's own list of members is in order")
     }
 
-    /// A client that asks one member and no other, whatever hints it gets: to learn what that
-    /// member says. As long as the member does not lead, its calls fail when their time is up
+    /// A client that asks only this member, whatever hints it gets, so that a test learns what the
+    /// member says. While the member does not lead, the client's calls fail when their time is up
     /// ([`Options::timeout`]).
     ///
     /// # Panics
@@ -186,8 +143,8 @@ impl Cluster {
         builder.only_these().build().expect("a port's address is in order")
     }
 
-    /// The leader, waiting up to ten seconds for there to be one that a majority follows: one that
-    /// runs, is not paused, and hears its followers and is heard by them.
+    /// The leader. Waits up to ten seconds for one that a majority follows: it runs, it is not
+    /// paused, and it and its followers hear each other.
     ///
     /// # Errors
     /// [`ClusterError::NoLeader`].
@@ -207,25 +164,25 @@ impl Cluster {
         }
     }
 
-    /// Where a member stands, unless it is down.
+    /// The status of a member, unless it is down.
     pub fn status(&self, id: impl Into<MemberId>) -> Option<Status> {
         self.slot(id.into()).member.lock().as_ref().map(|member| member.node().status())
     }
 
-    /// Ends a member as a crash would: its sockets close, and what it had not written is lost.
-    /// Nothing if it is down.
+    /// Ends a member as a crash would: its sockets close, and what it has not written is lost. Does
+    /// nothing if it is down.
     pub fn kill(&self, id: impl Into<MemberId>) {
         self.take_down(id.into(), Member::kill);
     }
 
-    /// Stops a member in good order; one that is paused wakes for it. Nothing if it is down.
+    /// Stops a member in an orderly way. A paused member wakes for it. Does nothing if it is down.
     pub fn stop(&self, id: impl Into<MemberId>) {
         self.take_down(id.into(), Member::stop);
     }
 
     /// Kills a member, if it runs, and removes all its data, as if its disk had been replaced by an
-    /// empty one. A member that comes back with an empty disk has forgotten what it acknowledged
-    /// and for whom it voted: see the README on when that is safe.
+    /// empty one. Such a member has forgotten what it acknowledged and for whom it voted. The
+    /// README says when that is safe.
     ///
     /// # Errors
     /// [`ClusterError::Wipe`].
@@ -239,11 +196,11 @@ impl Cluster {
         }
     }
 
-    /// Holds a member where it stands, as SIGSTOP would: none of its threads begins anything, it
-    /// sends nothing, no clock of its own goes on for it. Its sockets stay open, and what comes
-    /// waits in them: clients that ask it wait for their timeouts. [`status`](Cluster::status)
-    /// still says what it believed last. What it was in the middle of (a write to the disk, say)
-    /// may come to its end, and nothing follows from it. Nothing if it is down.
+    /// Holds a member as SIGSTOP would: its threads begin nothing, it sends nothing, and its clock
+    /// stands still. Its sockets stay open, and what arrives waits in them, so clients that ask it
+    /// run into their timeouts. [`status`](Cluster::status) still says what the member believed
+    /// last. An operation that it has begun, such as a write to the disk, may end, but nothing
+    /// follows from it. Does nothing if the member is down.
     ///
     /// ```no_run
     /// # use syncraft::testing::Cluster;
@@ -262,8 +219,8 @@ impl Cluster {
         }
     }
 
-    /// Lets a member that is paused go on exactly where it stopped, with all that it believed then.
-    /// Nothing if it is not paused.
+    /// Lets a paused member go on exactly where it stopped, with everything that it believed then.
+    /// Does nothing if it is not paused.
     pub fn resume(&self, id: impl Into<MemberId>) {
         let id = id.into();
         if let Some(member) = &*self.slot(id).member.lock() {
@@ -272,9 +229,9 @@ impl Cluster {
         }
     }
 
-    /// Cuts the network between each member of the one group and each of the other, both ways,
-    /// silently: connections stay open, and what is sent on them does not arrive. Other cuts stay.
-    /// Clients are not cut off from anybody: one can still ask the leader of a minority.
+    /// Cuts the network between each member of one group and each of the other, both ways and
+    /// silently: connections stay open, and what is sent over them does not arrive. Earlier cuts
+    /// stay. Clients are not cut off: they can still ask the leader of a minority.
     ///
     /// ```no_run
     /// # use syncraft::testing::Cluster;
@@ -303,22 +260,22 @@ impl Cluster {
     }
 
     /// Cuts the network in one direction: nothing that `from` sends reaches `to`, neither requests
-    /// nor answers. As for [`partition`](Cluster::partition) otherwise.
+    /// nor answers. Otherwise as [`partition`](Cluster::partition).
     ///
     /// # Panics
     /// If there is no such member.
     pub fn partition_one_way(&self, from: impl Into<MemberId>, to: impl Into<MemberId>) {
         let (from, to) = (from.into(), to.into());
-        // Only to see that they are there.
+        // Panics if there is no such member.
         let _ = (self.slot(from), self.slot(to));
         self.network.faults.cut([(from, to)]);
     }
 
-    /// From now on the connections that exist between each member of the one group and each of the
-    /// other carry nothing, both ways: they stay open, and what is sent over them is swallowed for
-    /// ever. New connections work. So do firewalls that were restarted, and load balancers that
-    /// have forgotten a connection. [`heal`](Cluster::heal) does not bring them back: members have
-    /// to notice by themselves, and connect again. Connections of clients are left alone.
+    /// Makes the existing connections between each member of one group and each of the other carry
+    /// nothing, both ways: they stay open, and what is sent over them is swallowed for ever. New
+    /// connections work. Firewalls behave like this after a restart, and load balancers that have
+    /// forgotten a connection. [`heal`](Cluster::heal) does not bring the connections back: members
+    /// must notice by themselves and connect again. Connections of clients are not changed.
     ///
     /// ```no_run
     /// # use syncraft::testing::Cluster;
@@ -339,21 +296,21 @@ impl Cluster {
         for &a in one {
             for &b in other {
                 let (a, b) = (a.into(), b.into());
-                // Only to see that they are there.
+                // Panics if there is no such member.
                 let _ = (self.slot(a), self.slot(b));
                 self.network.faults.swallow(a, b);
             }
         }
     }
 
-    /// Undoes all cuts. What was sent meanwhile arrives now, late, as TCP would send it again.
+    /// Undoes all cuts. What was sent in the meantime arrives now, as TCP would send it again.
     pub fn heal(&self) {
         self.network.faults.heal();
     }
 
-    /// From now on whatever members send each other takes so long, each way: a [`Duration`], or a
-    /// range of which each chunk draws its own; chunks stay in order. [`Duration::ZERO`] is the way
-    /// back. Answers that take longer than an election timeout leave a cluster without a leader.
+    /// Delays whatever members send each other, each way: by a [`Duration`], or by a time that each
+    /// chunk draws from a range. Chunks stay in order. [`Duration::ZERO`] ends the delay. If
+    /// answers take longer than an election timeout, the cluster has no leader.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -368,19 +325,18 @@ impl Cluster {
         self.network.faults.set_delay(delay.into().0);
     }
 
-    /// From now on this share of the chunks that members send each other, from 0.0 to 1.0, is lost,
-    /// each with its connection: that is how a program sees a network that loses packets for longer
-    /// than TCP is patient. Members connect again; what was on its way, requests and answers, is
-    /// gone.
+    /// Loses this share, from 0.0 to 1.0, of the chunks that members send each other, each with its
+    /// connection. This is how a program sees a network that loses packets for longer than TCP
+    /// keeps trying. Members connect again. Requests and answers on their way are lost.
     ///
     /// # Panics
-    /// If it is not between 0 and 1.
+    /// If `rate` is not between 0 and 1.
     pub fn drop_rate(&self, rate: f64) {
         assert!((0.0..=1.0).contains(&rate), "{rate} is not a share");
         self.network.faults.set_drop_rate(rate);
     }
 
-    /// Starts a member that is down, with the data that it has. Nothing if it runs.
+    /// Starts a member that is down, with the data that it has. Does nothing if it runs.
     ///
     /// # Errors
     /// [`ClusterError::Start`].
@@ -396,13 +352,14 @@ impl Cluster {
                 ..Config::new(id, self.members.clone(), self.data_dir(id))
             };
             let peers = self.network.seen_by(id, &self.members);
-            let started = Member::start_among(slot.port.listen()?, config, peers);
+            let started = Member::start_in_test(slot.port.listen()?, config, peers);
             *member = Some(started.map_err(|source| ClusterError::Start { id, source })?);
         }
         Ok(())
     }
 
-    /// Where a member keeps its data: to be looked at, or damaged, while it is down.
+    /// The data directory of a member. While the member is down, a test may look at the data or
+    /// damage it.
     pub fn data_dir(&self, id: impl Into<MemberId>) -> PathBuf {
         self.dir.path().join(id.into().to_string())
     }

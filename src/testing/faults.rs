@@ -1,4 +1,4 @@
-//! [`Faults`]: what is wrong with the network between members, now.
+//! [`Faults`]: what is wrong with the network between members at the moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, TcpStream};
@@ -11,10 +11,10 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::raft::MemberId;
 
-/// From whom to whom bytes go, whoever opened the connection.
+/// The direction of bytes: from which member to which, whichever of them opened the connection.
 pub(super) type Way = (MemberId, MemberId);
 
-/// Looked at by all links, changed by the test.
+/// All links read it, and the test changes it.
 #[derive(Debug)]
 pub(super) struct Faults {
     state: Mutex<State>,
@@ -36,10 +36,10 @@ struct State {
 /// A connection between two members.
 #[derive(Debug)]
 struct Connection {
-    /// Whose.
+    /// The member that opened it, and the other one.
     ends: Way,
     sockets: [TcpStream; 2],
-    /// What comes over it is swallowed.
+    /// Everything that is sent over it is swallowed.
     is_dead: Arc<AtomicBool>,
 }
 
@@ -61,13 +61,13 @@ impl Faults {
         self.state.lock().cut.extend(ways);
     }
 
-    /// All ways are open again, but those from members that are paused.
+    /// Opens all ways again, except those from paused members.
     pub(super) fn heal(&self) {
         self.state.lock().cut.clear();
         self.changed.notify_all();
     }
 
-    /// From now on nothing comes through the connections that there are between these two.
+    /// From now on the existing connections between these two members carry nothing.
     pub(super) fn swallow(&self, one: MemberId, other: MemberId) {
         let state = self.state.lock();
         let connections = state.connections.values();
@@ -76,7 +76,7 @@ impl Faults {
             .for_each(|it| it.is_dead.store(true, Ordering::Relaxed));
     }
 
-    /// True if it was not paused before.
+    /// Pauses a member. Returns whether it was not paused before.
     pub(super) fn pause(&self, id: MemberId) -> bool {
         self.state.lock().paused.insert(id)
     }
@@ -104,7 +104,7 @@ impl Faults {
         !state.cut.contains(&(one, other)) && !state.cut.contains(&(other, one))
     }
 
-    /// When a chunk that leaves now arrives; `None` if it is lost.
+    /// When a chunk that is sent now arrives. `None`: it is lost.
     pub(super) fn arrival(&self) -> Option<Instant> {
         let state = self.state.lock();
         if state.drop_rate > 0.0 && fastrand::f64() < state.drop_rate {
@@ -115,7 +115,7 @@ impl Faults {
         Some(Instant::now() + delay)
     }
 
-    /// Waits until the ways are open. False if the cluster is being dropped.
+    /// Waits until the ways are open. Returns false if the cluster is being dropped.
     pub(super) fn wait_open(&self, ways: &[Way]) -> bool {
         let mut state = self.state.lock();
         while !state.is_over && ways.iter().any(|way| state.is_blocked(way)) {
@@ -124,7 +124,7 @@ impl Faults {
         !state.is_over
     }
 
-    /// Waits until then. False if the cluster is being dropped.
+    /// Waits until then. Returns false if the cluster is being dropped.
     pub(super) fn wait_until(&self, then: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.is_over && Instant::now() < then {
@@ -149,8 +149,9 @@ impl Faults {
         self.changed.notify_all();
     }
 
-    /// Notes a connection, which is closed with the cluster: its number, and whether what comes
-    /// over it is to be swallowed, from now on or later. `None` if the cluster is being dropped.
+    /// Registers a connection, which is closed with the cluster. Returns its number, and a flag
+    /// that says whether to swallow what is sent over it, now or later. `None`: the cluster is
+    /// being dropped.
     pub(super) fn register(
         &self,
         ends: Way,

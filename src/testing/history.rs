@@ -1,32 +1,38 @@
-//! [`History`]: what clients asked and were told, and whether one copy of the data could have told them so.
+//! [`History`]: what clients asked and were told, and whether a single copy of the data could have
+//! given these answers.
 //!
-//! A history is linearizable if its calls can be put in an order that explains every answer, and in which no call comes
-//! before one that had ended when it began. Keys are independent of each other, so each is judged on its own. The search is
-//! Wing and Gong's with Lowe's memory of what was tried: take any call that may come next, and step back when none fits.
+//! A history is linearizable if there is an order of its calls that explains every answer, and in
+//! which no call comes before one that had ended when it began. Keys are independent of each other,
+//! so each is checked on its own. The search is Wing and Gong's, with Lowe's memory of what was
+//! tried: take any call that may come next, and step back when none fits.
 //!
 //! - A write whose outcome is unknown may take effect at any time after it began, or never.
-//! - A write that failed for certain takes no effect: a read that saw it is a violation.
+//! - A write that certainly failed takes no effect. A read that saw it is a violation.
 //! - A read that failed says nothing.
 //!
-//! Let each written value be unique, and none the beginning of another (`[1]`, `[2]`): then a read tells which writes it has seen,
-//! and the search is short however many calls are made at once (`parts`). Otherwise it may be given up.
+//! Make each written value unique, and no value the beginning of another (`[1]`, `[2]`). Then a
+//! read shows which writes it has seen, and the search is short however many calls overlap
+//! (`parts`). Otherwise the search may be given up.
 
 mod parts;
+mod record;
 mod search;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::clerk::{Clerk, ClerkError, ClerkErrorKind};
+pub use record::Outcome;
+use record::{Action, Moment, Record};
 use search::Search;
+pub use search::Violation;
 
-/// A record of calls, shared by the threads that make them.
+/// A record of calls, shared by the threads that make the calls.
 ///
 /// ```no_run
 /// use std::thread;
@@ -71,79 +77,17 @@ pub struct History {
 
 #[derive(Debug, Default)]
 struct Calls {
-    /// Counts beginnings and ends: an order that agrees with real time.
+    /// Counts the beginnings and ends of calls. This order agrees with real time.
     moment: u64,
     calls: Vec<Record>,
 }
 
-#[derive(Clone, Debug)]
-struct Record {
-    key: Bytes,
-    action: Action,
-    began: Moment,
-    ended: Option<(Moment, Outcome)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Moment {
-    order: u64,
-    at: Instant,
-}
-
-#[derive(Clone, Debug)]
-enum Action {
-    Put(Bytes),
-    Append(Bytes),
-    Get,
-}
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The write is acknowledged.
-    Done,
-    /// What the read saw; `None` if the key was absent.
-    Value(Option<Bytes>),
-    /// The write had no effect and never will have. A read that failed.
-    NotApplied,
-    /// The write may or may not have happened, or may yet.
-    Unknown,
-}
-
-/// A call that has begun. Dropped without an end, its outcome is unknown.
+/// A call that has begun. If it is dropped without an end, its outcome is unknown.
 #[derive(Debug)]
-#[must_use = "a call that is dropped at once is one whose outcome is unknown"]
+#[must_use = "the outcome of a call that is dropped is unknown"]
 pub struct Call<'a> {
     history: &'a History,
     index: usize,
-}
-
-/// Why a history is not accepted.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Violation {
-    /// No order explains it.
-    #[error(
-        "key \"{key}\": no order of its {calls} calls explains what was answered\n{explanation}"
-    )]
-    NotLinearizable {
-        /// The key, escaped.
-        key: String,
-        /// Its calls.
-        calls: usize,
-        /// The longest order that was found, and what cannot come next in it: some lines.
-        explanation: String,
-    },
-    /// The search was given up.
-    #[error("key \"{key}\": undecided after {steps} steps: too many of its {calls} calls at once")]
-    Undecided {
-        /// The key, escaped.
-        key: String,
-        /// Its calls.
-        calls: usize,
-        /// Orders that were looked at.
-        steps: u64,
-    },
 }
 
 impl Default for History {
@@ -153,7 +97,7 @@ impl Default for History {
 }
 
 impl History {
-    /// Nothing yet.
+    /// An empty history.
     pub fn new() -> History {
         History { began: Instant::now(), calls: Mutex::default() }
     }
@@ -197,17 +141,17 @@ impl History {
         result
     }
 
-    /// A put is about to be sent.
+    /// Records that a put is about to be sent.
     pub fn begin_put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Call<'_> {
         self.begin(key.as_ref(), Action::Put(Bytes::copy_from_slice(value.as_ref())))
     }
 
-    /// An append is about to be sent.
+    /// Records that an append is about to be sent.
     pub fn begin_append(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Call<'_> {
         self.begin(key.as_ref(), Action::Append(Bytes::copy_from_slice(value.as_ref())))
     }
 
-    /// A get is about to be sent.
+    /// Records that a get is about to be sent.
     pub fn begin_get(&self, key: impl AsRef<[u8]>) -> Call<'_> {
         self.begin(key.as_ref(), Action::Get)
     }
@@ -222,7 +166,7 @@ impl History {
         self.len() == 0
     }
 
-    /// Whether what was recorded so far is linearizable.
+    /// Checks that what was recorded so far is linearizable.
     ///
     /// # Errors
     /// [`Violation`], which shows the calls that do not fit.
@@ -248,7 +192,7 @@ impl History {
 }
 
 impl Call<'_> {
-    /// It has ended so.
+    /// Records how the call ended.
     pub fn end(self, outcome: Outcome) {
         let mut calls = self.history.calls.lock();
         let now = calls.next_moment();
@@ -269,72 +213,5 @@ impl Calls {
     fn next_moment(&mut self) -> Moment {
         self.moment += 1;
         Moment { order: self.moment, at: Instant::now() }
-    }
-}
-
-impl Record {
-    /// A read that failed and a write that had no effect are not part of any order.
-    fn says_something(&self) -> bool {
-        match (&self.action, &self.ended) {
-            (_, Some((_, Outcome::NotApplied))) => false,
-            (Action::Get, ended) => matches!(ended, Some((_, Outcome::Value(_)))),
-            _ => true,
-        }
-    }
-
-    /// When it must have taken effect, if it must.
-    fn returned(&self) -> Option<u64> {
-        match &self.ended {
-            Some((_, Outcome::Unknown)) | None => None,
-            Some((moment, _)) => Some(moment.order),
-        }
-    }
-
-    fn seen(&self) -> Option<&Option<Bytes>> {
-        match &self.ended {
-            Some((_, Outcome::Value(value))) => Some(value),
-            _ => None,
-        }
-    }
-}
-
-/// One call in one line.
-struct Shown<'a> {
-    number: usize,
-    record: &'a Record,
-    began: Instant,
-}
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shown { number, record, began } = self;
-        let millis = |at: Instant| at.saturating_duration_since(*began).as_secs_f64() * 1e3;
-        write!(f, "#{number} from {:.3} ms ", millis(record.began.at))?;
-        match &record.ended {
-            Some((moment, _)) => write!(f, "to {:.3} ms: ", millis(moment.at))?,
-            None => f.write_str("on: ")?,
-        }
-        match &record.action {
-            Action::Put(value) => write!(f, "put {}", quoted(value))?,
-            Action::Append(value) => write!(f, "append {}", quoted(value))?,
-            Action::Get => f.write_str("get")?,
-        }
-        match &record.ended {
-            Some((_, Outcome::Done)) => f.write_str(", done"),
-            Some((_, Outcome::Value(None))) => f.write_str(", absent"),
-            Some((_, Outcome::Value(Some(value)))) => write!(f, ", saw {}", quoted(value)),
-            Some((_, Outcome::NotApplied)) => f.write_str(", not applied"),
-            Some((_, Outcome::Unknown)) | None => f.write_str(", outcome unknown"),
-        }
-    }
-}
-
-/// Escaped, and of a long value its end, where appends show.
-fn quoted(value: &[u8]) -> String {
-    const LEN_MAX: usize = 60;
-    let tail = &value[value.len().saturating_sub(LEN_MAX)..];
-    match tail.len() == value.len() {
-        true => format!("\"{}\"", tail.escape_ascii()),
-        false => format!("\"...{}\" ({} bytes)", tail.escape_ascii(), value.len()),
     }
 }

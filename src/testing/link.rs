@@ -1,15 +1,17 @@
-//! [`Link`]: the way on which one member connects to another, with the faults of the network in it.
+//! [`Link`]: the proxy through which one member connects to another. It has the faults of the
+//! network.
 //!
-//! A listener of its own for each pair, so that the proxy knows who connects. For each connection two threads, one a
-//! direction:
+//! Each ordered pair of members has a listener of its own, so that the proxy knows which member
+//! connects. Each connection has two threads, one for each direction:
 //!
 //! ```text
-//!   from ──> [listener] ── carry: read, note when it is due, hold while the way is cut, write ──> to
-//!        <──────────────── carry ────────────────────────────────────────────────────────────<──
+//!   from ──> [listener] ── carry: read, hold until it is due and the way is open, write ──> to
+//!        <──────────────── carry ──────────────────────────────────────────────────────────<──
 //! ```
 //!
-//! What is held stays in order, and past [`HELD_BYTES_MAX`] no more is read: the sender feels it in its own socket. While a way is
-//! cut, nothing of it is seen on the other side, not even that a connection ends.
+//! Held chunks stay in order. While [`HELD_BYTES_MAX`] are held, no more is read, so the sender's
+//! own socket fills up. While a way is cut, the other side sees nothing of it, not even that a
+//! connection ends.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -22,14 +24,14 @@ use std::time::{Duration, Instant};
 use super::faults::{Faults, Way};
 use crate::raft::MemberId;
 
-/// At most so many connections at a time: more than two members ever have.
+/// The most connections of a link: more than two members ever have.
 const CONNECTIONS_MAX: usize = 64;
 const CHUNK_LEN_MAX: usize = 32 << 10;
-/// Bytes on their way in one direction of one connection.
+/// How many bytes of one direction of a connection may be held.
 const HELD_BYTES_MAX: usize = 4 << 20;
-/// On loopback it takes microseconds, or nobody is there.
+/// On loopback, connecting takes microseconds, unless nobody listens.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// After accept failed: out of descriptors, say.
+/// The pause after accept has failed, for example because no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -40,7 +42,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A way from `from` to `to`, who is at `target`.
+    /// A link from `from` to `to`, which listens on `target`.
     pub(super) fn new(
         from: MemberId,
         to: MemberId,
@@ -55,7 +57,7 @@ impl Link {
         Ok(Link { addr, faults, thread: Some(thread) })
     }
 
-    /// What `from` takes for the address of `to`.
+    /// The address at which `from` believes `to` to be.
     pub(super) fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -64,7 +66,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.faults.end();
-        // Wakes the thread that accepts.
+        // This wakes the thread that accepts.
         let _ = TcpStream::connect_timeout(&self.addr, CONNECT_TIMEOUT);
         let _ = self.thread.take().map(JoinHandle::join);
     }
@@ -79,7 +81,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// Until the cluster is dropped.
+    /// Accepts until the cluster is dropped.
     fn accept(&self, listener: &TcpListener) {
         let mut connections: Vec<JoinHandle<()>> = Vec::new();
         while !self.faults.is_over() {
@@ -99,7 +101,7 @@ impl Proxy {
         }
     }
 
-    /// Until either side closes it. To connect takes both ways.
+    /// Serves a connection until either side closes it. Connecting needs both ways.
     fn connection(&self, near: TcpStream) -> io::Result<()> {
         let (there, back) = ((self.from, self.to), (self.to, self.from));
         if !self.faults.wait_open(&[there, back]) {
@@ -122,7 +124,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Both directions end with either.
+    /// Carries one direction. When one direction ends, so does the other.
     fn carry(&self, from: &TcpStream, to: &TcpStream, way: Way, is_dead: &AtomicBool) {
         let (faults, held) = (&self.faults, VecDeque::new());
         let mut stretch = Stretch { from, to, way, faults, is_dead, held };
@@ -141,9 +143,9 @@ struct Stretch<'a> {
     to: &'a TcpStream,
     way: Way,
     faults: &'a Faults,
-    /// What comes is swallowed, and so is what is on its way.
+    /// Whether to swallow what is read, and what is held.
     is_dead: &'a AtomicBool,
-    /// What is on its way, and when it arrives.
+    /// The chunks on their way, and when each arrives.
     held: VecDeque<(Instant, Vec<u8>)>,
 }
 
@@ -154,7 +156,7 @@ enum Arrived {
 }
 
 impl Stretch<'_> {
-    /// Until the end, which takes its time to arrive like everything else.
+    /// Runs until the connection ends. The end takes as long to arrive as everything else.
     fn run(&mut self) {
         let mut buf = vec![0; CHUNK_LEN_MAX];
         loop {
@@ -187,7 +189,7 @@ impl Stretch<'_> {
 
     /// Waits for bytes, until `due` at the latest.
     fn read(&self, due: Option<Instant>, buf: &mut [u8]) -> Arrived {
-        // Not zero, which the system takes for "no limit" or refuses.
+        // Not zero: the system would refuse it, or take it for "no limit".
         let left = |due: Instant| {
             due.saturating_duration_since(Instant::now()).max(Duration::from_micros(100))
         };
@@ -203,7 +205,8 @@ impl Stretch<'_> {
         }
     }
 
-    /// The oldest chunk arrives as soon as it is due and the way is open. False if it cannot.
+    /// Writes the oldest chunk as soon as it is due and the way is open. Returns false if that
+    /// fails.
     fn pass_on(&mut self) -> bool {
         let Some((due, bytes)) = self.held.pop_front() else { return true };
         let mut to = self.to;

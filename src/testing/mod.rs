@@ -1,4 +1,5 @@
-//! Whole clusters inside one process, for integration tests: of this crate and of programs that use it.
+//! Whole clusters inside one process, for the integration tests of this crate and of programs that
+//! use it.
 //!
 //! ```no_run
 //! use syncraft::testing::Cluster;
@@ -14,33 +15,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! These are real members: real sockets on loopback, real logs with real fsyncs, in a temporary directory that goes when the
-//! cluster is dropped. Ports are free ones, and they stay the cluster's own from the start to the end, also while a member
-//! is down: tests may run side by side.
-
+//! The members are real: they have sockets on loopback and logs with fsyncs, in a temporary
+//! directory that is removed when the cluster is dropped. Their ports belong to the cluster from
+//! start to end, even while a member is down, so tests may run in parallel.
 //!
 //! # Faults
 //! | what | as if | undone by |
 //! | --- | --- | --- |
 //! | [`kill`](Cluster::kill) | `kill -9`, a crash | [`restart`](Cluster::restart) |
-//! | [`stop`](Cluster::stop) | a shutdown in good order | [`restart`](Cluster::restart) |
+//! | [`stop`](Cluster::stop) | an orderly shutdown | [`restart`](Cluster::restart) |
 //! | [`wipe`](Cluster::wipe) | a crash, and a new, empty disk | [`restart`](Cluster::restart), from the others |
 //! | [`pause`](Cluster::pause) | `kill -STOP`, a machine that sleeps | [`resume`](Cluster::resume) |
 //! | [`partition`](Cluster::partition), [`partition_one_way`](Cluster::partition_one_way) | a switch that fails | [`heal`](Cluster::heal) |
-//! | [`delay`](Cluster::delay) | a network far away | [`delay`](Cluster::delay) of zero |
+//! | [`delay`](Cluster::delay) | a slow network | [`delay`](Cluster::delay) of zero |
 //! | [`drop_rate`](Cluster::drop_rate) | a network that loses packets | [`drop_rate`](Cluster::drop_rate) of zero |
 //!
-//! They may be combined, and may be changed from any thread. Those of the network lie between members only, in a small proxy
-//! on each way from one to another: clients reach every member that runs. What was promised holds through all of them; a
-//! [`History`] of what clients saw can be checked for it.
+//! Faults may be combined, and changed from any thread. Faults of the network are between members
+//! only, in a small proxy on each way from one member to another. Clients reach every member that
+//! runs. The guarantees hold through all faults: a [`History`] of what clients saw can be checked
+//! for them.
 
 mod cluster;
 mod faults;
 mod history;
 mod link;
 mod network;
+mod options;
 mod port;
 
-pub use cluster::{Cluster, ClusterError, Delay, Options};
+pub use cluster::{Cluster, ClusterError};
 pub use history::{Call, History, Outcome, Violation};
+pub use options::{Delay, Options};
 pub use port::Port;

@@ -17,7 +17,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Between members that listen on these addresses.
+    /// A network between members that listen on these addresses.
     pub(super) fn new(addrs: &BTreeMap<MemberId, SocketAddr>) -> io::Result<Network> {
         let mut network = Network { faults: Arc::new(Faults::none()), links: BTreeMap::new() };
         for &from in addrs.keys() {
@@ -29,7 +29,7 @@ impl Network {
         Ok(network)
     }
 
-    /// The addresses by which `from` reaches the others.
+    /// The addresses at which `from` reaches the others.
     pub(super) fn seen_by(&self, from: MemberId, members: &Members) -> Members {
         let seen = members.iter().map(|(to, addr)| match self.links.get(&(from, to)) {
             Some(link) => (to, link.addr().to_string()),

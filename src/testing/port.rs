@@ -1,12 +1,13 @@
-//! [`Port`].
+//! [`Port`]: a port that stays reserved.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Socket, Type};
 
-/// A loopback port that stays ours while nobody listens on it: a socket is bound to it and never listens. Connections to it
-/// are refused and no program is given it as a free one, but a program that is told to may listen on it.
+/// A loopback port that stays reserved while nobody listens on it: a socket is bound to it and
+/// never listens. Connections to the port are refused, and the system gives it to no program that
+/// asks for a free one. But a program may listen on it if it asks for this port.
 #[derive(Debug)]
 pub struct Port {
     addr: SocketAddr,
@@ -14,10 +15,10 @@ pub struct Port {
 }
 
 impl Port {
-    /// Any free one.
+    /// Reserves any free port.
     ///
     /// # Errors
-    /// When the system has none.
+    /// The system has none.
     pub fn free() -> io::Result<Port> {
         let holder = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let addr = holder.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -29,10 +30,10 @@ impl Port {
         self.addr
     }
 
-    /// Listens on it.
+    /// Listens on the port.
     ///
     /// # Errors
-    /// When someone does already.
+    /// Somebody else does.
     pub fn listen(&self) -> io::Result<TcpListener> {
         let socket = bind(self.addr)?;
         socket.listen(1024)?;
@@ -40,7 +41,7 @@ impl Port {
     }
 }
 
-/// Two sockets may be bound to one port as long as both allow it and only one listens.
+/// Two sockets may be bound to one port if both allow it and only one listens.
 fn bind(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;

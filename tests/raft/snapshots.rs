@@ -310,6 +310,44 @@ fn only_what_a_newer_snapshot_holds_is_forgotten() {
     assert_eq!(snapshots_to(&effects), [3]);
 }
 
+fn released(effects: &[Effect]) -> Vec<u64> {
+    let index = |effect: &Effect| match effect {
+        Effect::ReleaseLog(index) => Some(index.0),
+        _ => None,
+    };
+    effects.iter().filter_map(index).collect()
+}
+
+/// §7: a snapshot lets the log discard the entries that it holds, on the disk as well. Nothing else
+/// does: not an entry that was applied, nor a snapshot that only arrived.
+#[test]
+fn the_log_is_released_up_to_a_snapshot_that_was_taken() {
+    let mut node = Node::new(3);
+    let append = append(2, 1, (0, 0), &[1; 6], 5);
+    let effects = node.run([Event::Message(append), Event::Applied(Index(5))]);
+    assert_eq!(released(&effects), NOBODY, "no snapshot holds them");
+    assert_eq!(released(&node.run([taken((3, 1))])), [3]);
+    let effects = node.run([Event::Message(install(2, 1, (4, 1)))]);
+    assert_eq!(released(&effects), NOBODY, "the log has what is in it, and goes on");
+    // Before the writes of the same step, which go on behind it.
+    let effects = node.step([taken((5, 1)), Event::Message(install(2, 1, (9, 1)))]);
+    let [Effect::ReleaseLog(Index(5)), Effect::Install(_), Effect::Persist(persist)] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(persist.reset, Some(end((9, 1))), "a reset releases the rest");
+    // One that was written while the newer one arrived releases no more than it holds.
+    assert_eq!(released(&node.run([taken((4, 1))])), [4]);
+}
+
+#[test]
+#[should_panic(expected = "a snapshot holds what was applied, no more")]
+fn a_log_is_not_released_past_what_was_applied() {
+    let mut node = Node::new(3);
+    node.run([Event::Message(append(2, 1, (0, 0), &[1; 6], 5))]);
+    node.run([taken((6, 1))]);
+}
+
 /// The log continues from its beginning with the term of the last forgotten entry (§5.3).
 #[test]
 fn the_first_append_behind_the_snapshot_names_the_term_it_ends_with() {

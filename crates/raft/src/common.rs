@@ -295,6 +295,14 @@ impl Common {
             self.snapshot = Some(snapshot);
             self.log.compact(self.log.tail_begin(index, self.config.log_tail_bytes_max));
         }
+        self.release_log(index);
+    }
+
+    /// The log on disk needs the entries up to `index` no longer.
+    fn release_log(&mut self, index: Index) {
+        let held = self.snapshot.map(|snapshot| snapshot.last_included_index);
+        assert!(Some(index) <= held, "only what a snapshot holds is released (§7)");
+        self.effects.push(Effect::ReleaseLog(index));
     }
 
     pub(super) fn applied(&mut self, index: Index) {

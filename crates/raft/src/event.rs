@@ -50,6 +50,7 @@ pub enum Event {
     /// The state machine has applied everything up to here.
     Applied(Index),
     /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
+    /// Becomes [`Effect::ReleaseLog`].
     SnapshotTaken(SnapshotMeta),
     /// Whether the disk is full. The leader is told. A leader whose disk is full may hand over.
     DiskFull(bool),
@@ -105,6 +106,10 @@ pub enum Effect {
     /// Load this snapshot, which has arrived, in place of the state: the entries that led to it
     /// will not come.
     Install(SnapshotMeta),
+    /// A snapshot on this member's disk holds every entry up to this one: the log on disk may drop
+    /// them. Writes that come after this effect go on behind what is dropped. Losing it is
+    /// allowed: the next snapshot releases the same entries.
+    ReleaseLog(Index),
     /// These entries are committed: apply them, in order. Each is handed out once.
     Apply(Vec<Entry>),
     /// These reads may be served from the state that all `Apply` effects before this one lead to.

@@ -16,8 +16,8 @@
 //!                     ┌──────────────────────────────┐
 //!   Tick, Message ──> │                              │ ──> Send, Persist { then: Send }
 //!   Propose, Read ──> │  Raft::step(events)          │ ──> Proposed, Rejected, ReadReady
-//!   Persisted,    ──> │                              │ ──> Apply
-//!   Applied, ...      └──────────────────────────────┘ ──> RoleChanged
+//!   Persisted,    ──> │                              │ ──> Apply, Install, ReleaseLog
+//!   Applied, ...      └──────────────────────────────┘ ──> RoleChanged, ...
 //! ```
 //! [`Raft::step`] takes a batch of [`Event`]s and returns the [`Effect`]s to carry out. Events and
 //! effects are the whole interface. The same events give the same effects, always: the core does no
@@ -33,6 +33,7 @@
 //! - [`Event::Persisted`] is said of a write only when that write and every write before it are on
 //!   the disk.
 //! - Entries are applied in order. A snapshot that the core hears of is on the disk, whole.
+//! - It writes, applies and releases only what an effect orders.
 //! - A member starts with what its disk holds: the hard state, the newest snapshot and the log
 //!   behind it.
 //!
@@ -179,6 +180,10 @@
 //!   `reads::an_answer_to_an_earlier_heartbeat_confirms_nothing`.
 //! - **A snapshot never takes the state back** (§7). Asserted in `Common::install`. Test:
 //!   `snapshots::a_snapshot_of_what_is_committed_changes_nothing_and_is_answered`.
+//! - **The log on disk loses only entries that a snapshot on disk holds** (§7). Otherwise a restart
+//!   would find a gap between the snapshot and the log. The core orders it
+//!   ([`Effect::ReleaseLog`], [`Persist::reset`]); the shell drops nothing by itself. Asserted in
+//!   `Common::release_log`. Test: `snapshots::the_log_is_released_up_to_a_snapshot_that_was_taken`.
 //! - **A member that does not know its promises does not stand and does not lead.** Asserted in
 //!   `Common::assert_may_stand` and `become_leader`. Test:
 //!   `joining::it_votes_when_it_holds_all_that_the_leader_had`.

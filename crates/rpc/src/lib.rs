@@ -94,6 +94,7 @@
 //! | repeats of what may be repeated | [`Retrying`], and `idempotency_level` in the .proto |
 //! | many calls in flight | [`Pending`], from the stub's `..._async` |
 //! | several servers | [`Targets`], a [`Balancer`] and a [`Source`] of endpoints |
+//! | to choose among servers by rules of one's own | [`EndpointTable`] |
 //! | to find a server that is frozen | [`ChannelBuilder::ping_interval`] |
 //! | that callers of another version are told | `version(n)` of the generated service, [`CallOptions::version`] |
 //! | pure Rust types | [`service!`], [`Bincode`] |
@@ -213,9 +214,10 @@ mod status;
 mod transport;
 
 pub use balance::{
-    Balancer, Candidate, Endpoint, EndpointError, FileSource, FixedSource, Hash, HashRing,
-    LeastConnections, LeastResponseTime, ResponseTime, RoundRobin, Source, SourceError,
-    TargetStatus, Targets, TargetsBuilder, WEIGHT_MAX, WeightedRoundRobin, hash_key,
+    Attempt, Balancer, Candidate, Endpoint, EndpointError, EndpointTable, FileSource, FixedSource,
+    Hash, HashRing, HealthPolicy, HealthSignal, LeastConnections, LeastResponseTime, RoundRobin,
+    Source, SourceError, TargetStatus, Targets, TargetsBuilder, WEIGHT_MAX, WeightedRoundRobin,
+    hash_key,
 };
 pub use chain::ErrorChain;
 pub use channel::{Channel, ChannelBuilder, Disconnect, Framing, Pending};
@@ -232,7 +234,7 @@ pub use prost;
 /// The types of `google.protobuf`, for generated messages that have fields of them: `Timestamp`,
 /// `Duration`, `Any`, ...
 pub use prost_types;
-pub use retry::{Retry, Retrying};
+pub use retry::{Backoff, Retry, Retrying};
 pub use server::{BoundServer, MethodReport, Server, ServerBuilder, Stats, Times};
 pub use service::{Call, Done, Service};
 pub use status::{Status, StatusCode};

@@ -1,8 +1,8 @@
-//! Calls that are repeated: which ones, when, and how often.
+//! Calls that are repeated: which, how often, and after which pauses.
 //!
-//! A call is repeated only if it has certainly not run, or if its method is marked idempotent. The
-//! call has one deadline for all attempts and the pauses between them. If a server says when to try
-//! again, the next attempt is not earlier.
+//! A call is repeated only if it has certainly not run, or if its method is marked idempotent. All
+//! its attempts and the pauses between them end by the call's one deadline. If a server says when
+//! to come back, no attempt comes earlier.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -19,24 +19,24 @@ use super::{
 /// No pause is longer, whatever the settings say.
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The number of attempts, and the pauses between them.
+/// When a failed call is repeated: the pauses between its attempts, and how many attempts there
+/// are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// One attempt.
     Never,
     /// The same pause each time.
     Fixed {
-        /// Before each attempt but the first.
+        /// The pause before each attempt but the first.
         pause: Duration,
         /// Attempts in all.
         attempts_max: u32,
     },
-    /// A pause that doubles each time. It is changed at random, by up to half of it, so that
-    /// callers that failed together do not come back together.
+    /// A pause that doubles each time: see [`Backoff`].
     Exponential {
-        /// Before the second attempt.
+        /// The pause before the second attempt.
         first: Duration,
-        /// No pause is longer, except by the random part.
+        /// The longest pause, before chance changes it.
         longest: Duration,
         /// Attempts in all.
         attempts_max: u32,
@@ -55,23 +55,44 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after `failed` attempts, at least one; `None`: no further attempt. `chance` is
-    /// between 0 and 1.
+    /// The pause after `failed` attempts, at least one. `None`: there is no further attempt.
+    /// `chance` is between 0 and 1.
     fn pause(&self, failed: u32, chance: f64) -> Option<Duration> {
         match *self {
             Retry::Never => None,
             Retry::Fixed { pause, attempts_max } => (failed < attempts_max).then_some(pause),
             Retry::Exponential { first, longest, attempts_max } => {
-                let doubled = first.saturating_mul(1 << (failed - 1).min(30));
-                let pause = doubled.min(longest).min(PAUSE_MAX);
-                (failed < attempts_max).then(|| pause.mul_f64(0.5 + chance))
+                let backoff = Backoff { first, longest };
+                (failed < attempts_max).then(|| backoff.pause_by_chance(failed, chance))
             }
         }
     }
 }
 
-/// Repeats calls over a [`Channel`](super::Channel), or over several ([`Targets`](super::Targets)). A
-/// stub takes it in their place. Clones count requests together.
+/// Pauses between attempts that double up to a longest one. Chance then makes each shorter or
+/// longer by up to half, so that callers that failed together do not come back together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The pause after the first failed attempt.
+    pub first: Duration,
+    /// The longest pause, before chance changes it.
+    pub longest: Duration,
+}
+
+impl Backoff {
+    /// The pause after `failed` attempts.
+    pub fn pause(&self, failed: u32) -> Duration {
+        self.pause_by_chance(failed, fastrand::f64())
+    }
+
+    fn pause_by_chance(&self, failed: u32, chance: f64) -> Duration {
+        let doubled = self.first.saturating_mul(1 << failed.saturating_sub(1).min(30));
+        doubled.min(self.longest).min(PAUSE_MAX).mul_f64(0.5 + chance)
+    }
+}
+
+/// Repeats calls over a [`Channel`](super::Channel) or over [`Targets`](super::Targets). A stub
+/// takes it in place of these. Clones count their requests together.
 #[derive(Clone, Debug)]
 pub struct Retrying<I> {
     invoker: I,
@@ -88,9 +109,9 @@ impl<I> Retrying<I> {
         Retrying { invoker, retry, attempt_timeout: None, client, last_number: Arc::default() }
     }
 
-    /// An attempt without an answer after this long has failed; default: only the call's deadline
-    /// ends an attempt. It is repeated only if the method is idempotent. Too small: calls with slow
-    /// answers are repeated. Too large: one lost answer fails the call.
+    /// How long one attempt may take; default: until the call's deadline. An attempt that is given
+    /// up was sent, so only idempotent calls are repeated after it. Too small: answers that are
+    /// merely slow are asked for again. Too large: one lost answer uses up the whole call.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Retrying<I> {
         self.attempt_timeout = Some(timeout);
         self
@@ -133,7 +154,7 @@ impl<I: Invoke> Invoke for Retrying<I> {
             }
             attempt = attempt.saturating_add(1);
             let Some(pause) = self.pause(method, &error, attempt, deadline) else {
-                // This attempt has not run, but an earlier one may have.
+                // Even if this attempt has not run, an earlier one may have.
                 return Err(if error.may_have_run() { error } else { doubt.unwrap_or(error) });
             };
             doubt = Some(error).filter(CallError::may_have_run).or(doubt);
@@ -143,8 +164,8 @@ impl<I: Invoke> Invoke for Retrying<I> {
 }
 
 impl<I> Retrying<I> {
-    /// How long to wait before another attempt, after `failed` attempts, the last of which failed
-    /// with `error`; `None`: there is no other attempt.
+    /// The pause before the next attempt, after `failed` attempts of which the last failed with
+    /// `error`. `None`: there is no further attempt.
     fn pause(
         &self,
         method: &Method,
@@ -154,18 +175,18 @@ impl<I> Retrying<I> {
     ) -> Option<Duration> {
         let is_safe = method.is_idempotent || !error.may_have_run();
         let pause = self.retry.pause(failed, fastrand::f64()).filter(|_| is_safe)?;
-        // What the server asks for, plus a random part, so that callers that were refused together
-        // do not come back together.
-        let pause = pause.saturating_add(retry_after(error).unwrap_or_default());
+        // What the server asks for comes on top of the random pause: callers that were refused
+        // together do not come back together.
+        let pause = pause.saturating_add(error.retry_after().unwrap_or_default());
         let left = deadline.saturating_duration_since(Instant::now());
         (may_help(error) && pause < left).then_some(pause)
     }
 }
 
-/// Whether the same call could succeed another time.
+/// Whether the same call may succeed later.
 fn may_help(error: &CallError) -> bool {
     match error {
-        // Arguments that no channel sends, or a channel that was closed.
+        // `InvalidInput`: arguments that no channel sends. `NotConnected`: the channel was closed.
         CallError::NotSent { source, .. } => {
             !matches!(source.kind(), ErrorKind::InvalidInput | ErrorKind::NotConnected)
         }
@@ -184,10 +205,21 @@ fn may_help(error: &CallError) -> bool {
     }
 }
 
-fn retry_after(error: &CallError) -> Option<Duration> {
-    match error {
-        CallError::Refused { status: Status { retry_after, .. }, .. } => *retry_after,
-        _ => None,
+impl CallError {
+    /// Whether the server, or the channel to it, has too many calls at the moment.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            CallError::Refused { status, .. } => status.code == StatusCode::Busy,
+            error => matches!(error, CallError::Busy { .. }),
+        }
+    }
+
+    /// How long the server asks the caller to wait before the next attempt, if it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            CallError::Refused { status: Status { retry_after, .. }, .. } => *retry_after,
+            _ => None,
+        }
     }
 }
 
@@ -202,7 +234,7 @@ mod tests {
     const METHOD: Method = Method::new("s", "m");
     const MS: Duration = Duration::from_millis(1);
 
-    /// Fails with each of `errors`, the last one first, then answers. Records the requests.
+    /// Fails with these errors, the last one first, then answers. Keeps what it was asked.
     #[derive(Default)]
     struct Script {
         errors: RefCell<Vec<CallError>>,
@@ -243,7 +275,7 @@ mod tests {
         CallError::TimedOut { addr: "a".to_owned(), waited, sent, which }
     }
 
-    /// The number of attempts, and whether the last one succeeds.
+    /// How many attempts a call takes, and whether the last one succeeds.
     fn attempts(method: Method, errors: Vec<CallError>) -> (usize, bool) {
         let script = Script { errors: RefCell::new(errors), ..Script::default() };
         let retry = Retry::Fixed { pause: Duration::ZERO, attempts_max: 3 };
@@ -254,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_not_run_or_may_run_twice_is_repeated() {
+    fn only_a_call_that_has_not_run_or_may_run_twice_is_repeated() {
         let safe = METHOD.idempotent();
         let check = |method, error: fn() -> CallError, expected| {
             assert_eq!(attempts(method, vec![error()]), expected, "{}", error());
@@ -337,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_chance_moves_them_by_half() {
+    fn pauses_double_up_to_the_longest_and_chance_changes_them_by_up_to_half() {
         let retry = Retry::Exponential { first: 10 * MS, longest: 35 * MS, attempts_max: 6 };
         let pauses = |chance| -> Vec<_> { (1..=6).map(|n| retry.pause(n, chance)).collect() };
         assert_eq!(
@@ -348,5 +380,24 @@ mod tests {
         assert_eq!(pauses(1.0)[1], Some(30 * MS));
         assert_eq!(Retry::default().pause(1000, 0.5), Some(Duration::from_secs(1)));
         assert_eq!(Retry::Never.pause(1, 0.5), None);
+    }
+
+    #[test]
+    fn an_error_says_whether_and_for_how_long_the_server_is_busy() {
+        let busy = refused(StatusCode::Busy, Some(MS));
+        assert_eq!((busy.is_busy(), busy.retry_after()), (true, Some(MS)));
+        let stopping = refused(StatusCode::ShuttingDown, None);
+        assert_eq!((stopping.is_busy(), stopping.retry_after()), (false, None));
+        assert!(CallError::Busy { addr: "a".to_owned(), calls: 1 }.is_busy());
+        assert!(!lost().is_busy());
+    }
+
+    #[test]
+    fn a_backoff_needs_no_count_of_attempts() {
+        let backoff = Backoff { first: 10 * MS, longest: 40 * MS };
+        for (failed, expected) in [(0, 10), (1, 10), (2, 20), (3, 40), (u32::MAX, 40)] {
+            let (pause, expected) = (backoff.pause(failed), expected * MS);
+            assert!(pause >= expected / 2 && pause <= expected * 3 / 2, "{failed}: {pause:?}");
+        }
     }
 }

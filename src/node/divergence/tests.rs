@@ -1,4 +1,4 @@
-//! Members are [`Comparison`]s, and the test carries what they say from one to the other.
+//! Members are [`Comparison`]s, and the tests carry their questions and answers between them.
 
 use super::*;
 
@@ -6,10 +6,10 @@ const RIGHT: u64 = 0xaa;
 const WRONG: u64 = 0xbb;
 const OTHER: u64 = 0xcc;
 const NOBODY: [u64; 0] = [];
-/// What most tests are about.
+/// The entry that most tests compare.
 const INDEX: Index = Index(10);
 
-/// Member N of the cluster stands at N - 1.
+/// Member N is at position N - 1.
 struct Cluster {
     members: Vec<Comparison>,
     now: Instant,
@@ -17,13 +17,13 @@ struct Cluster {
     findings: Vec<Finding>,
 }
 
-/// Member `id` of so many.
+/// Member `id` of `size` members.
 fn member(id: u64, size: usize) -> Comparison {
     Comparison::new(MemberId(id), Membership::new((1..=size as u64).map(MemberId)))
 }
 
 impl Cluster {
-    /// Members that have applied up to [`INDEX`] and have these digests there.
+    /// Members that have applied entries up to [`INDEX`], with these digests there.
     fn with<const N: usize>(digests: [u64; N]) -> Cluster {
         let mut cluster = Cluster::new(N);
         (1..).zip(digests).for_each(|(id, digest)| cluster.apply(id, INDEX, digest));
@@ -44,7 +44,7 @@ impl Cluster {
         self.findings.extend(findings);
     }
 
-    /// What a heartbeat says now.
+    /// What a heartbeat carries now.
     fn query(&mut self, leader: u64) -> Query {
         let (now, term) = (self.now, self.term);
         let (query, findings) = self.member(leader).ask(term, now);
@@ -70,7 +70,7 @@ impl Cluster {
         (0..3).for_each(|_| self.heartbeat(leader, followers));
     }
 
-    /// Heartbeats until the leader waits no longer.
+    /// Sends heartbeats until the leader waits no longer.
     fn wait(&mut self, leader: u64, followers: &[u64]) {
         let until = self.now + PATIENCE;
         while self.now <= until {
@@ -128,7 +128,7 @@ fn the_minority_judges_itself_and_the_leader_names_it() {
                 })
                 .count()
         };
-        // By itself and by the leader, once each.
+        // Found by itself and by the leader, once each.
         expected.iter().for_each(|&id| assert_eq!(told(id), if id == 1 { 1 } else { 2 }, "{id}"));
     };
     check(&[RIGHT, RIGHT, WRONG], &[3]);
@@ -150,11 +150,12 @@ fn a_divergence_says_where_and_what() {
     assert_eq!(
         words,
         [
-            "the state of member 2 has gone astray: its digest at entry 10 is 00000000000000bb; 00000000000000aa is \
-             that of a majority: members 1 3",
-            "the state of member 2, this one, has gone astray: its digest at entry 10 is 00000000000000bb, a majority \
-             has 00000000000000aa; it serves no reads and no writes from now on, and goes on as a voter: stop it and \
-             start it with `syncraft server --rebuild`",
+            "the state of member 2 has diverged: its digest at entry 10 is 00000000000000bb, and \
+             00000000000000aa is that of a majority: members 1 3",
+            "the state of this member, 2, has diverged: its digest at entry 10 is \
+             00000000000000bb, and that of a majority is 00000000000000aa. It still votes, but \
+             serves no reads and no writes from now on: stop it and start it with `syncraft server \
+             --rebuild`",
         ]
     );
 }
@@ -181,8 +182,8 @@ fn words_of_the_undecided() {
     cluster.heartbeats(1, &[2]);
     assert_eq!(
         cluster.findings[0].to_string(),
-        "the members' states differ, and no majority agrees: at entry 10, member 1 has 00000000000000aa, member 2 has \
-         00000000000000bb"
+        "the members' states differ, and no majority agrees: at entry 10, member 1 has \
+         00000000000000aa, member 2 has 00000000000000bb"
     );
 }
 
@@ -203,7 +204,7 @@ fn too_few_answers_say_nothing() {
     assert_eq!(cluster.findings, []);
 }
 
-/// A follower that is behind when it is asked, or told.
+/// The follower has not applied the entry yet when it is asked and told about it.
 #[test]
 fn a_late_member_judges_itself_when_it_gets_there() {
     let mut cluster = Cluster::new(3);
@@ -217,12 +218,12 @@ fn a_late_member_judges_itself_when_it_gets_there() {
     let findings = cluster.member(3).applied(Index(10), rest);
     let divergence = Divergence { index: INDEX, own: WRONG + 10, agreed: RIGHT };
     assert_eq!(findings, [Finding::Diverged { own: MemberId(3), divergence }]);
-    // Its answer is late, and the leader has use for it.
+    // Its answer is late, and the leader still uses it.
     cluster.heartbeat(1, &[3]);
     assert_eq!(cluster.different(1), [3]);
 }
 
-/// Of what is to come the first is kept, though the leader asks about newer entries.
+/// It keeps the first agreed entry that it has not applied, though the leader asks about newer ones.
 #[test]
 fn a_member_that_is_always_behind_is_judged_at_last() {
     let mut cluster = Cluster::new(3);
@@ -248,7 +249,7 @@ fn what_was_asked_about_is_remembered_longer_than_the_rest() {
     assert_eq!(cluster.member(3).applied(INDEX.next(), &many), []);
     assert_eq!(cluster.member(3).digests.at(INDEX), None);
     assert_eq!(cluster.member(3).answer(), Some(Checkpoint { index: INDEX, digest: WRONG }));
-    // Though it is asked about another one in the same breath.
+    // The same heartbeat asks about another entry.
     let agreed = Some(Checkpoint { index: INDEX, digest: RIGHT });
     assert_eq!(cluster.member(3).heard(Query { asked: Index(20), agreed }).len(), 1);
     assert_eq!(cluster.diverged(), [3]);
@@ -261,7 +262,7 @@ fn a_member_without_a_digest_there_is_not_compared() {
     cluster.wait(1, &[2, 3]);
     assert_eq!(cluster.diverged(), NOBODY);
     assert_eq!(cluster.different(1), NOBODY);
-    // At a later index it is.
+    // It is compared at a later index.
     let newer = [RIGHT; 10];
     for id in [1, 2] {
         assert_eq!(cluster.member(id).applied(INDEX.next(), &newer), []);
@@ -270,7 +271,7 @@ fn a_member_without_a_digest_there_is_not_compared() {
     assert_eq!(cluster.diverged(), [3]);
 }
 
-/// As of a member of an older version, or with a state machine that has no digest.
+/// A member of an older version, or with a state machine that has no digest.
 #[test]
 fn members_that_say_nothing_take_no_part() {
     let mut cluster = Cluster::with([RIGHT, RIGHT, WRONG]);
@@ -322,11 +323,11 @@ fn a_new_leader_starts_afresh() {
     assert_eq!(cluster.member(2).ask(Term(2), now).0, Query { asked: INDEX, agreed: None });
     cluster.heartbeats(2, &[1, 3]);
     assert_eq!(cluster.different(2), [3]);
-    // The same one again, later: nothing of its first term is left.
+    // Member 1 leads again, and nothing of its first term is left.
     let (query, _) = cluster.member(1).ask(Term(3), now);
     assert_eq!(query, Query { asked: INDEX, agreed: None });
     assert_eq!(cluster.different(1), NOBODY);
-    // What it had yet to send in an earlier term says nothing.
+    // A heartbeat of an earlier term, which was not sent yet, says nothing.
     assert_eq!(cluster.member(1).ask(Term(1), now).0, Query::default());
 }
 

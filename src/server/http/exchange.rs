@@ -1,5 +1,5 @@
-//! One connection: a request comes, its answer goes, and what else comes is taken until the client
-//! has closed its end. Never waits.
+//! One connection: it reads a request, writes the answer, and then reads until the client has
+//! closed its end. Nothing here waits.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,33 +10,33 @@ use rustix::event::PollFlags;
 /// The longest request head.
 const HEAD_LEN_MAX_BYTES: usize = 8 << 10;
 
-/// For a request to come, and again for its answer to go.
+/// How long a request may take to arrive, and an answer to be sent.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// For the client to close its end. Closing ours with bytes unread would reset the connection, and
-/// the answer would be lost.
+/// How long the client may take to close its end. If we closed ours while bytes were unread, the
+/// connection would be reset and the answer lost.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// What is asked for.
+/// A request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) path: String,
-    /// The answer has no body.
+    /// A HEAD request: the answer has no body.
     pub(super) is_head: bool,
 }
 
 pub(super) struct Exchange {
     stream: TcpStream,
     phase: Phase,
-    /// When the client has had enough time for this phase.
+    /// When the time for this phase is over.
     deadline: Instant,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// What has come of the request.
+    /// The part of the request that has arrived.
     Reading(Vec<u8>),
-    /// What is left of the answer.
+    /// The part of the answer that has not been sent.
     Writing(Vec<u8>),
     Draining,
 }
@@ -56,7 +56,7 @@ impl Exchange {
         self.deadline
     }
 
-    /// What it waits for.
+    /// What the connection waits for.
     pub(super) fn flags(&self) -> PollFlags {
         match self.phase {
             Phase::Reading(_) | Phase::Draining => PollFlags::IN,
@@ -64,7 +64,7 @@ impl Exchange {
         }
     }
 
-    /// How little is lost if it is ended for another one: least first.
+    /// How much is lost if this connection is closed to make room for another.
     pub(super) fn worth(&self) -> u8 {
         match self.phase {
             Phase::Draining => 0,
@@ -73,8 +73,8 @@ impl Exchange {
         }
     }
 
-    /// Does what can be done without waiting. Whether there is more to do later. `answer` gets what
-    /// is asked for, `None` for a request that is not understood.
+    /// Does what can be done without waiting. Returns whether there is more to do later. `answer`
+    /// gets the request, or `None` for one that is not understood.
     pub(super) fn go_on(
         &mut self,
         answer: impl FnOnce(Option<Request>) -> Vec<u8>,
@@ -98,7 +98,7 @@ impl Exchange {
     }
 }
 
-/// Reads on: `None` while the request is not complete, `Some(None)` if it will never be one.
+/// Reads more of the request. `None`: it is not complete. `Some(None)`: it is not understood.
 fn read(mut stream: &TcpStream, head: &mut Vec<u8>) -> io::Result<Option<Option<Request>>> {
     let mut buf = [0; 1024];
     loop {
@@ -113,7 +113,7 @@ fn read(mut stream: &TcpStream, head: &mut Vec<u8>) -> io::Result<Option<Option<
             return Ok(Some(parse(head)));
         }
         if len == 0 && head.is_empty() {
-            // A client that only looked whether somebody listens.
+            // The client only looked whether somebody listens.
             return Err(ErrorKind::UnexpectedEof.into());
         }
         if len == 0 || head.len() > HEAD_LEN_MAX_BYTES || !is_text(&buf[..len]) {
@@ -122,13 +122,13 @@ fn read(mut stream: &TcpStream, head: &mut Vec<u8>) -> io::Result<Option<Option<
     }
 }
 
-/// Whether this may be a part of a request's head. A frame of our RPC is not, nor is a TLS hello:
-/// whoever sends one is told at once what this port speaks.
+/// Whether this may be a part of a request's head. A frame of our RPC is not, and neither is a TLS
+/// hello: a client that sends one learns at once what this port speaks.
 fn is_text(bytes: &[u8]) -> bool {
     !bytes.iter().any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte))
 }
 
-/// Of a GET or HEAD request; `None` if it is anything else.
+/// Parses a GET or HEAD request. `None`: it is something else.
 fn parse(head: &[u8]) -> Option<Request> {
     let line = head.split(|&b| b == b'\r').next().unwrap_or_default();
     let mut words = std::str::from_utf8(line).unwrap_or_default().split(' ');
@@ -141,7 +141,7 @@ fn parse(head: &[u8]) -> Option<Request> {
     Some(Request { path, is_head })
 }
 
-/// Writes on; what is left stays in `rest`. Whether nothing is.
+/// Writes more of `rest`, and keeps what is left there. Returns whether all has been written.
 fn write(mut stream: &TcpStream, rest: &mut Vec<u8>) -> io::Result<bool> {
     while !rest.is_empty() {
         match stream.write(rest) {
@@ -154,7 +154,7 @@ fn write(mut stream: &TcpStream, rest: &mut Vec<u8>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Takes what has come. Whether more may.
+/// Reads and drops what has arrived. Returns whether more may come.
 fn drain(mut stream: &TcpStream) -> io::Result<bool> {
     let mut sink = [0; 4096];
     match stream.read(&mut sink) {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn two_methods_are_understood_and_no_query() {
+    fn two_methods_are_understood_and_queries_are_ignored() {
         check("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", Some(("/livez", false)));
         check("HEAD /readyz?verbose=1 HTTP/1.0\r\n\r\n", Some(("/readyz", true)));
         check("POST /livez HTTP/1.1\r\n\r\n", None);

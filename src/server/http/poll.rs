@@ -1,4 +1,4 @@
-//! The thread: it waits for all connections at once, so that none has to wait for another.
+//! The thread. It waits for all connections at once, so that no client waits for another.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
@@ -9,17 +9,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::exchange::{Exchange, Request};
 
-/// Connections at a time. When one more comes, one that is answered goes, or else the one that has
-/// been silent for longest.
+/// The most connections. For one more, a connection that has been answered is closed, or else the
+/// one that has been silent for longest.
 const CONNECTIONS_MAX: usize = 64;
 
-/// After accept failed: out of descriptors, say.
+/// The pause after accept has failed, for example because no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Between looks whether to stop: a safety net, the thread is woken when it is to stop.
+/// The longest wait. The thread is woken when it should stop; if that fails, it looks this often.
 const POLL_MAX: Duration = Duration::from_secs(1);
 
-/// Serves until it is stopped; `listener` does not block.
+/// Serves until it is stopped. `listener` is non-blocking.
 pub(super) fn run(
     listener: &TcpListener,
     is_stopped: &AtomicBool,
@@ -57,7 +57,7 @@ pub(super) fn run(
     }
 }
 
-/// Whether the listener and each connection have something to do.
+/// Waits. Returns whether the listener, and then each connection, has something to do.
 fn wait_for(
     listener: &TcpListener,
     accepts: bool,
@@ -67,8 +67,7 @@ fn wait_for(
     let of_listener = if accepts { PollFlags::IN } else { PollFlags::empty() };
     let mut fds = vec![PollFd::new(listener, of_listener)];
     fds.extend(exchanges.iter().map(|it| PollFd::new(it.stream(), it.flags())));
-    // At most a second.
-    let wait = Timespec::try_from(wait).expect("it is short");
+    let wait = Timespec::try_from(wait).expect("it is at most a second");
     match poll(&mut fds, Some(&wait)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
@@ -76,7 +75,7 @@ fn wait_for(
     Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
 }
 
-/// Whether there is more to do later.
+/// Goes on with a connection. Returns whether there is more to do later.
 fn go_on(exchange: &mut Exchange, answer: &impl Fn(Option<Request>) -> Vec<u8>) -> bool {
     exchange.go_on(answer).unwrap_or_else(|error| {
         log::debug!("an http request failed: {error}");
@@ -84,7 +83,7 @@ fn go_on(exchange: &mut Exchange, answer: &impl Fn(Option<Request>) -> Vec<u8>) 
     })
 }
 
-/// Takes the connections that wait. False if the system has no more to give.
+/// Accepts the connections that wait. Returns false if the system has no resources for more.
 fn accept(
     listener: &TcpListener,
     exchanges: &mut Vec<Exchange>,
@@ -112,14 +111,14 @@ fn accept(
     true
 }
 
-/// Ends the connection that is worth least, and of those the one that has had most of its time.
+/// Closes the connection that is worth least, and among equals the one with the least time left.
 fn end_one(exchanges: &mut Vec<Exchange>) {
     let of_least_worth =
         (0..exchanges.len()).min_by_key(|&at| (exchanges[at].worth(), exchanges[at].deadline()));
     of_least_worth.map(|at| exchanges.swap_remove(at));
 }
 
-/// Whether accept itself failed, and would again at once.
+/// Whether accept itself failed, so that it would fail again at once.
 fn is_of_the_listener(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

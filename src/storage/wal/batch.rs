@@ -1,4 +1,5 @@
-//! The batch that is being filled: encoded as it comes, written as it lies.
+//! The batch that is being filled. Records are encoded as they come, so that one write can take
+//! them.
 
 use crate::raft::{Entry, HardState};
 
@@ -7,13 +8,13 @@ use super::format::{
     record_len_bytes,
 };
 
-/// The most that one batch may hold: far above any batch that makes sense, far below what its length field can say.
+/// The longest body of a batch: far above what is useful, far below what its length field can hold.
 pub(super) const BODY_LEN_MAX_BYTES: u64 = 1 << 30;
 
-/// Memory kept for the next batch. One that needed more gives it back.
+/// Memory that is kept for the next batch. A longer batch frees the rest.
 const CAPACITY_KEPT_BYTES: usize = 1 << 20;
 
-/// The records that wait for the next sync, with room for their header in front.
+/// The records that wait for the next sync, with room for the batch header in front.
 #[derive(Debug)]
 pub(super) struct PendingBatch {
     bytes: Vec<u8>,
@@ -41,14 +42,14 @@ impl PendingBatch {
         self.records += 1;
     }
 
-    /// The log begins anew after this entry: nothing that came before in this batch counts.
+    /// The log begins anew after this entry: the earlier records of this batch are dropped.
     pub(super) fn begin_anew(&mut self, base: EntryId) {
         self.clear();
         self.crc = encode_base(base, self.crc, &mut self.bytes);
         self.records += 1;
     }
 
-    /// The length it will have on disk.
+    /// The batch's length on disk.
     pub(super) fn len_bytes(&self) -> u64 {
         padded(self.bytes.len() as u64)
     }
@@ -62,7 +63,7 @@ impl PendingBatch {
         f: impl FnOnce(&[u8]) -> R,
     ) -> R {
         let len = self.bytes.len();
-        // Fits: BODY_LEN_MAX_BYTES was checked when the records came.
+        // It fits: BODY_LEN_MAX_BYTES was checked when the records came.
         let body_len = (len - BATCH_HEADER_LEN_BYTES) as u32;
         let header = BatchHeader {
             body_len,

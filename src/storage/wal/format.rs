@@ -1,4 +1,5 @@
-//! The bytes of the log: encoding and decoding, no files. The tables are in the [module above](super).
+//! The bytes of the log: encoding and decoding, no files. The tables are in the [module
+//! above](super).
 
 use byteorder::{ByteOrder, LittleEndian};
 use bytes::Bytes;
@@ -8,24 +9,24 @@ use crate::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term
 use crate::storage::Identity;
 use crate::storage::data_dir::FORMAT_VERSION;
 
-/// What a disk writes whole or not at all.
+/// A disk writes this many bytes as a whole or not at all.
 pub(super) const SECTOR_LEN_BYTES: u64 = 512;
-/// The segment header has the first sector of a segment for itself.
+/// The segment header has the first sector to itself.
 pub(super) const SEGMENT_HEADER_LEN_BYTES: usize = SECTOR_LEN_BYTES as usize;
-/// The mark has the second.
+/// The mark has the second sector.
 pub(super) const MARK_OFFSET: u64 = SECTOR_LEN_BYTES;
 pub(super) const MARK_LEN_BYTES: usize = SECTOR_LEN_BYTES as usize;
-/// Batches follow.
+/// Where the batches begin.
 pub(super) const FIRST_BATCH_OFFSET: u64 = 2 * SECTOR_LEN_BYTES;
 /// Batches begin at multiples of this.
 pub(super) const BATCH_ALIGNMENT_BYTES: u64 = 8;
 pub(super) const BATCH_HEADER_LEN_BYTES: usize = 40;
 /// Length and checksum, in front of each record.
 const RECORD_PREFIX_LEN_BYTES: usize = 8;
-/// Kind, index and term: what every entry has before its command.
+/// Kind, index and term, which come before an entry's command.
 const ENTRY_PREFIX_LEN_BYTES: usize = 17;
 
-/// Where in a segment's header it says how the log goes on in it.
+/// Where the fields of a segment's header begin that say how the log goes on in the segment.
 pub(super) const FIRST_BATCH_FIELD_OFFSET: u64 = 56;
 
 const MAGIC: &[u8; 8] = b"SYNCWAL\n";
@@ -35,7 +36,7 @@ const KIND_NOOP: u8 = 1;
 const KIND_COMMAND: u8 = 2;
 const KIND_BASE: u8 = 3;
 
-/// An entry, by its place. Index 0: none; term 0 of another: not known.
+/// An entry's index and term. Index 0: no entry. Term 0 with another index: the term is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct EntryId {
     pub(super) index: Index,
@@ -60,9 +61,9 @@ pub(super) struct SegmentHeader {
     pub(super) sequence: u64,
     pub(super) len_bytes: u64,
     pub(super) identity: Identity,
-    /// The file was a segment before: what follows the log's end in it is of no account.
+    /// The file was a segment before: the bytes after the log's end mean nothing.
     pub(super) is_recycled: bool,
-    /// The first batch in it; 0 in a file from before logs were compacted.
+    /// The number of its first batch; 0 in files from before logs were compacted.
     pub(super) first_batch: u64,
     /// The last entry of the log before that batch.
     pub(super) previous: EntryId,
@@ -126,7 +127,7 @@ impl SegmentHeader {
         })
     }
 
-    /// What checksums at `offset` start from: bytes of another segment, another place or another member don't match.
+    /// The seed of checksums at `offset`: bytes of another segment, place or member do not match.
     pub(super) fn seed(&self, offset: u64) -> u32 {
         let mut bytes = [0; 32];
         LittleEndian::write_u64(&mut bytes, self.identity.cluster_id);
@@ -140,11 +141,11 @@ impl SegmentHeader {
 /// The second sector of a segment: how far it is known to have been synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Where the last batch that it vouches for ends.
+    /// The end of the last batch that is known to be synced.
     pub(super) end: u64,
-    /// That batch; 0 if there is none.
+    /// The number of that batch; 0 if there is none.
     pub(super) batch_sequence: u64,
-    /// Nothing follows in this segment; there is a next one.
+    /// The log goes on in the next segment.
     pub(super) is_sealed: bool,
 }
 
@@ -170,7 +171,7 @@ impl Mark {
     }
 }
 
-/// What is in front of the records of a batch.
+/// The header in front of the records of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchHeader {
     pub(super) body_len: u32,
@@ -222,7 +223,7 @@ impl BatchHeader {
     }
 }
 
-/// The sequence number in a batch header that may not be one: a cheap look before its checksum is computed.
+/// The sequence number, if these bytes are a batch header: a quick check before the checksum.
 pub(super) fn batch_sequence(header: &[u8]) -> u64 {
     LittleEndian::read_u64(&header[8..])
 }
@@ -236,7 +237,7 @@ pub(super) fn record_len_bytes(entry: &Entry) -> usize {
     RECORD_PREFIX_LEN_BYTES + ENTRY_PREFIX_LEN_BYTES + entry.len_bytes()
 }
 
-/// What a record says.
+/// The content of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Entry(Entry),
@@ -244,7 +245,8 @@ pub(super) enum Record {
     Base(EntryId),
 }
 
-/// Appends an entry's record to `out`, and returns its checksum: it continues from that of the record before it.
+/// Appends an entry's record to `out` and returns its checksum, which continues that of the record
+/// before it.
 pub(super) fn encode_entry(entry: &Entry, previous_crc: u32, out: &mut Vec<u8>) -> u32 {
     let (kind, command) = match &entry.payload {
         Payload::Noop => (KIND_NOOP, &Bytes::new()),
@@ -281,14 +283,14 @@ fn record_crc(previous: u32, len: &[u8], prefix: &[u8], command: &[u8]) -> u32 {
     crc32c_append(crc32c_append(crc32c_append(previous, len), prefix), command)
 }
 
-/// A record that is not what was written, or that we do not know: where in the body, and why.
+/// A damaged or unknown record: where in the body it is, and what is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadRecord {
     pub(super) offset: usize,
     pub(super) reason: &'static str,
 }
 
-/// Checks every checksum of a body, without keeping anything. `body` has the padding too.
+/// Checks every checksum of a body, which includes the padding.
 pub(super) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), BadRecord> {
     let (body, padding) = body.split_at(header.body_len as usize);
     let (mut at, mut crc) = (0, 0);
@@ -319,7 +321,8 @@ pub(super) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), BadRec
     }
 }
 
-/// The records of a body that [`check_body`] has passed, each with its offset in it. Commands share the body's memory.
+/// The records of a body that [`check_body`] has accepted, each with its offset in the body.
+/// Commands share the body's memory.
 pub(super) fn decode_records(
     body: &Bytes,
     records: u32,

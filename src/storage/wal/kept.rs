@@ -1,13 +1,13 @@
-//! What the log consists of, and what of it is still needed: its segments, and its length after an entry.
+//! The segments of the log and which of them are still needed, and the log's length after an entry.
 
 use std::collections::VecDeque;
 
 use crate::raft::Index;
 
-/// How finely lengths are known.
+/// The precision of lengths.
 const STEP_BYTES: u64 = 64 << 10;
 
-/// The segments of the log, the oldest first; the last one is written to.
+/// The segments of the log, the oldest first. The last one is active: batches are written to it.
 #[derive(Debug, Default)]
 pub(super) struct KeptSegments(VecDeque<KeptSegment>);
 
@@ -15,7 +15,7 @@ pub(super) struct KeptSegments(VecDeque<KeptSegment>);
 pub(super) struct KeptSegment {
     pub(super) sequence: u64,
     pub(super) len_bytes: u64,
-    /// The last entry in it that no later one has replaced; zero if there is none.
+    /// The last entry in it that was not replaced later; zero if there is none.
     last_needed: Index,
     has_batches: bool,
 }
@@ -42,7 +42,7 @@ impl KeptSegments {
                 segment.last_needed = segment.last_needed.min(from.prev());
             }
         }
-        // A batch is written to a segment that has begun.
+        // Batches are written only after `begin`.
         let active = self.0.back_mut().expect("an active segment");
         active.has_batches = true;
         if from.is_some() {
@@ -50,8 +50,8 @@ impl KeptSegments {
         }
     }
 
-    /// How many of the oldest segments can go when the entries up to `index` are not needed. The first that stays has a
-    /// batch: the hard state is in it.
+    /// How many of the oldest segments can be removed when the entries up to `index` are not
+    /// needed. The first segment that stays must have a batch, because the hard state is in it.
     pub(super) fn removable(&self, index: Index) -> usize {
         let older = self.0.len().saturating_sub(1);
         let unneeded =
@@ -64,10 +64,10 @@ impl KeptSegments {
     }
 }
 
-/// How many bytes of batches were written after which entry, in steps.
+/// How many bytes of batches were written after an entry, known in steps.
 #[derive(Debug, Default)]
 pub(super) struct Lengths {
-    /// An entry, and all that had been written when it was the last one.
+    /// An entry, and how many bytes had been written when it was the last one.
     steps: VecDeque<(Index, u64)>,
     before_first: u64,
     total: u64,
@@ -90,14 +90,14 @@ impl Lengths {
         }
     }
 
-    /// What was written after this entry, or up to a step more.
+    /// The bytes written after this entry, or up to a step more.
     pub(super) fn after(&self, index: Index) -> u64 {
         let steps = self.steps.partition_point(|(step, _)| *step <= index);
         let before = steps.checked_sub(1).map_or(self.before_first, |step| self.steps[step].1);
         self.total - before
     }
 
-    /// Nobody will ask for lengths after entries before this one.
+    /// Nobody will ask for the length after an earlier entry than this one.
     pub(super) fn forget_before(&mut self, index: Index) {
         while let Some((step, before)) = self.steps.front()
             && *step <= index
@@ -112,7 +112,7 @@ impl Lengths {
 mod tests {
     use super::*;
 
-    /// Three segments with entries 1 to 10, 11 to 20, 21 to 30; the last is written to.
+    /// Three segments with entries 1 to 10, 11 to 20, 21 to 30. The last one is active.
     fn three() -> KeptSegments {
         let mut kept = KeptSegments::default();
         for (sequence, first) in [(1, 1), (2, 11), (3, 21)] {

@@ -1,4 +1,4 @@
-//! The write-ahead log: what a member must not forget, in the order in which it promised it.
+//! The write-ahead log: what a member must not forget, in the order of its promises.
 //!
 //! ```text
 //! append ─┐
@@ -6,9 +6,9 @@
 //! append ─┘                                                   wal/0000000007.wal  wal/spare.tmp
 //! ```
 //!
-//! All that is appended between two [`sync`](Wal::sync) calls is one batch: after a crash it is there as a whole or not at
-//! all, and it is there if `sync` had returned. An entry at an index replaces everything from that index on. The log is
-//! read once, when it is opened.
+//! Everything that is appended between two [`sync`](Wal::sync) calls is one batch. After a crash a
+//! batch is there as a whole or not at all, and it is there if `sync` had returned. An entry
+//! replaces everything from its index on. The log is read once, when it is opened.
 //!
 //! # Files
 //!
@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap from the first that is kept on; a batch never crosses from one to the next |
 //! | `<segment>.<offset>.torn` | an unfinished write that a start cut off (at most 16 MiB of it); the last eight are kept |
-//! | `*.tmp` | files in the making; removed by the next start |
+//! | `*.tmp` | unfinished files; removed by the next start |
 //!
 //! All numbers are little-endian. All checksums are CRC32C. Version 1:
 //!
@@ -26,7 +26,7 @@
 //! |---|---|---|---|
 //! | 0 | 8 | `SYNCWAL\n` | to know the file |
 //! | 8 | 4 | checksum of bytes 12 to 511 | |
-//! | 12 | 4 | format version: 1 | a later one is refused. In all versions up to here the same |
+//! | 12 | 4 | format version: 1 | a later version is refused. Up to here all versions are the same |
 //! | 16 | 8 | segment number | the name says it too: a renamed file is noticed |
 //! | 24 | 8 | length of the file | a cut file is noticed |
 //! | 32 | 8 | cluster id | a file of another cluster or member is noticed |
@@ -40,8 +40,9 @@
 //! | 512 | 512 | the mark, below | a sector of its own: rewriting it can't harm the header |
 //! | 1024 | | batches, each at a multiple of 8 | then zeros |
 //!
-//! **The mark** says how far the segment is known to have been synced. It is zero until it is first written; it is
-//! written when a start has recovered the log, when the log is closed, and when the next segment takes over:
+//! **The mark** says how far the segment is known to have been synced. It is zero until it is first
+//! written. It is written when a start has recovered the log, when the log is closed, and when the
+//! log goes on in the next segment:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
@@ -75,104 +76,123 @@
 //! | 17 | 8 | term | |
 //! | 25 | | the command | |
 //!
-//! *Seeded* checksums start from the checksum of cluster id, member id, segment number and offset (8 bytes each). So no
-//! bytes count as a mark or a batch except those that were written for this place: not those of another file, not a block
-//! that a disk put elsewhere, not what a recycled file held in its former life, not a value that contains a log.
+//! *Seeded* checksums start from the checksum of cluster id, member id, segment number and offset
+//! (8 bytes each). So only bytes that were written for this place count as a mark or a batch: not
+//! those of another file, not a block that a disk put elsewhere, not what a recycled file held
+//! before, not a value that contains a log.
 //!
 //! # Recovery
 //!
-//! Batches are read from the first segment on, until there is none. What is found there decides; B is the number of the
-//! last whole batch, and "after" means after its end:
+//! Batches are read from the first segment on, until there is no whole one. What is found there
+//! decides. B is the number of the last whole batch, and "after" means after its end:
 //!
 //! | Found | Verdict |
 //! |---|---|
-//! | the segment's seal | the next segment goes on, whatever stands after the end that the seal names; if it is missing, **damage** |
+//! | the segment's seal | the next segment goes on, whatever follows the end that the seal names; if that segment is missing, **damage** |
 //! | the mark says that the segment was synced beyond this point | **damage** |
 //! | anywhere after, also in a later segment, a header of a batch newer than B + 1, or of B + 1 elsewhere than here | **damage**: it was written after this had been synced |
-//! | the next segment begins with batch B + 1, and here are only zeros | it goes on; the seal could not be read |
+//! | only zeros, and the next segment begins with batch B + 1 | the next segment goes on; the seal could not be read |
 //! | a whole header of batch B + 1, its records not whole, nothing after it | **torn**: never acknowledged |
 //! | no whole header, and some bytes that are not zero | **torn** |
 //! | a whole header, its records not whole, bytes after it | **damage** |
 //! | zeros | the end |
 //!
-//! One batch is written at a time, and only after all before it were synced. Hence any batch newer than B + 1 proves that
-//! B + 1 was synced; and of a torn write any part may be missing and its sectors may have arrived in any order. Damage in a
-//! segment's header, a file that was cut anywhere but in the zeros after the log's end, and a missing segment are always
-//! damage: header, length and name are durable before the first batch. So are indexes that leave a gap, and terms or votes
-//! that go back. [`Corrupt`](StorageError::Corrupt) names file and offset; the log is then left as it is. What someone has
-//! added to a file beyond the length that its header says is no part of the log: it is kept aside as `.torn`, and cut.
+//! One batch is written at a time, and only after all before it were synced. So a batch newer than
+//! B + 1 proves that B + 1 was synced. Of a torn write any part may be missing, and its sectors may
+//! have arrived in any order.
+//!
+//! The following is always damage, because header, length and name are durable before the first
+//! batch: a wrong header of a segment, a file that was cut anywhere but in the zeros after the
+//! log's end, and a missing segment. So are indexes with a gap, and terms or votes that go back.
+//! [`Corrupt`](StorageError::Corrupt) names file and offset, and the log is left as it is. Bytes
+//! that somebody has added to a file, beyond the length in its header, are not part of the log:
+//! they are kept aside as `.torn`, and cut.
 //!
 //! # The log and its snapshot
 //!
-//! [`open`](Wal::open) is told where the snapshot ends that its caller has loaded, the *base*, and returns the entries after
-//! it. The log itself says after which entry it begins, its *start*: the first segment's header does, or a later record of
-//! kind 3. An entry at or before what the header says moves the start back: those after it were replaced.
+//! The caller of [`open`](Wal::open) has loaded a snapshot and names its last entry, the *base*.
+//! `open` returns the entries after it. The log itself says after which entry it begins, its
+//! *start*: in the first segment's header, or in a later record of kind 3. An entry at or before
+//! the start in the header moves the start back, because the entries after it were replaced.
 //!
 //! | Found | Verdict |
 //! |---|---|
-//! | the start is after the base | **damage**: entries are missing in between, or the snapshot is |
-//! | the log has the base, of the same term | the entries after it follow |
-//! | the log has the base, of another term | the log begins anew: what is in a snapshot is committed, so all from there on is not |
+//! | the start is after the base | **damage**: the entries in between are missing, or the snapshot is |
+//! | the log has the base, of the same term | the entries after it are returned |
+//! | the log has the base, of another term | the log begins anew: the entries of the snapshot are committed, so these are not |
 //! | the log ends before the base | the log begins anew |
 //! | the first segment is not number 1 and has no whole batch | **damage**: a hard state was in it |
 //!
-//! The last but two is Raft §7, and a crash between the rename of an installed snapshot and [`reset`](Wal::reset) leads
-//! there. Which term is the higher one says nothing: in figure 8 (c), entry 2 of term 2 may be committed while S5 holds one of
-//! term 3 in its place. The log may end before the base for the same reason, or because its leader, alone among the
-//! cluster, had not written yet what the others had made committed (thesis §10.2.1). If the term of the base is newer than
-//! the hard state, it becomes that, without a vote: the crash came before it was written.
+//! A base of another term is the case of Raft §7. A crash between the rename of an installed
+//! snapshot and [`reset`](Wal::reset) leads there. Which of the terms is higher says nothing: in
+//! figure 8 (c), entry 2 of term 2 may be committed while S5 holds an entry 2 of term 3. The log
+//! may end before the base for the same reason. Or its member led, and the others had committed
+//! entries that its own disk did not have yet (thesis §10.2.1). If the term of the base is newer
+//! than the hard state, it becomes the hard state's term, without a vote: the crash came before it
+//! was written.
 //!
-//! *Beginning anew* is one batch with a record of kind 3, so it happens as a whole or not at all; what it makes superfluous
-//! is then released. *Releasing* removes segments, the oldest first, each removal durable before the next: a crash leaves no
-//! gap. A segment goes when every entry in it is released or was replaced, and when a later one that stays has a batch,
-//! and so the hard state. One file at a time is kept as `recycled.tmp`, to be the next segment: it has all its blocks, so it
-//! need not be zeroed. Its name is durably gone before it is written to, and no number is used twice, so nothing of its
-//! former life matches a checksum.
+//! *Beginning anew* is one batch with a record of kind 3, so it happens as a whole or not at all.
+//! Then the segments that it makes superfluous are released.
 //!
-//! A seal is written when all before its end has been synced, so nothing after that end was ever acknowledged. Bytes may stand
-//! there all the same: a write met a full disk, its zeroing met a sync that failed, the process that came next saw the
-//! zeros in the system's memory, went on in another segment, and then the power went.
+//! *Releasing* removes segments, the oldest first. Each removal is durable before the next, so a
+//! crash leaves no gap. A segment is removed when every entry in it is released or replaced, and
+//! when a later segment that stays has a batch, and with it the hard state. One file at a time is
+//! kept as `recycled.tmp`, to become the next segment: it has all its blocks, so it need not be
+//! zeroed. Its name is durably gone before it is written to, and no number is used twice, so none
+//! of its old bytes matches a checksum. The log releases nothing by itself: its caller says up to
+//! which entry.
 //!
-//! A torn tail is copied aside, overwritten with zeros, synced; then the mark is written. A crash anywhere in that leaves a
-//! torn tail again. Before anything is returned, the last batch is written once more and all files and the directory are
-//! synced: what a killed process left in the system's memory, or a failed sync in its memory only, would otherwise be
-//! promised now and could still be lost.
+//! A seal is written when everything before its end has been synced, so nothing after that end was
+//! ever acknowledged. There may be bytes all the same: a write met a full disk, the sync of its
+//! zeroing failed, the next process saw the zeros in the system's memory and went on in another
+//! segment, and then the power failed.
 //!
-//! What this can't see: damage to the very last batch before a crash, within the time from its sync to the next one, looks
-//! like that batch being torn. From the next batch, the next start or a clean stop on it is seen. (Raft bears that member's
-//! loss only if it is rare; no log without a second place to write can do better.) Damage to the mark is ignored, with a
-//! warning: it takes a second damage, to the last batch, for harm to come of it.
+//! A torn tail is copied aside, overwritten with zeros, and synced; then the mark is written. A
+//! crash in between leaves a torn tail again. Before `open` returns, it writes the last batch once
+//! more, and syncs all files and the directory. Otherwise it would promise what a killed process,
+//! or a failed sync, has left only in the system's memory.
+//!
+//! What this cannot see: damage to the very last batch before a crash, if it happens between that
+//! batch's sync and the next sync. It looks like a torn batch. After the next batch, the next start
+//! or a clean stop it is seen. (Raft survives the loss of that member's batch if such damage is
+//! rare. No log without a second place to write can do better.) Damage to the mark is ignored, with
+//! a warning: it does harm only together with damage to the last batch.
 //!
 //! # Rolling over, and preparing ahead
 //!
-//! A batch that does not fit begins a segment, as long as it needs if that is longer than usual. In this order: the new
-//! file has header and length and is synced; it gets its name; the directory is synced; the old segment is sealed and
-//! synced; the batch is written. Four small syncs once a segment. The first segment is 1 MiB, each next one twice as long
-//! up to [`WalOptions::segment_len_bytes`], so that a fresh member starts at once and a small one stays small.
+//! A batch that does not fit begins a new segment, which is longer than usual if the batch needs
+//! it. In this order: the new file gets header and length and is synced; it gets its name; the
+//! directory is synced; the old segment is sealed and synced; the batch is written. That is four
+//! small syncs once a segment. The first segment has 1 MiB, and each next one twice as much, up to
+//! [`WalOptions::segment_len_bytes`]. So a new member starts at once, and a small log stays small.
 //!
-//! Writing 16 KiB and fdatasyncing it, again and again (ext4, virtual disk, 2 cores; medians in microseconds):
+//! Writing 16 KiB and fdatasyncing it, again and again (ext4, virtual disk, 2 cores; medians in
+//! microseconds):
 //!
 //! | growing file | hole (`set_len`) | `fallocate` | zeros written before |
 //! |---|---|---|---|
 //! | 56 to 84 | 55 to 64 | 52 to 54 | **37 to 38** |
 //!
-//! (256 bytes at a time: 26 to 33, growing 40 to 52. 64 MiB of zeros and a sync: 90 ms.) So segments are zeroed ahead, by a
-//! thread that keeps pace with the log (`spare.rs`), in steps of 128 KiB: a sync that meets such a step takes 0.15 ms, with
-//! steps of 512 KiB 0.3 ms. If the log is faster than that, it takes what there is: the rest of the segment is a hole, and
-//! what it costs more is then small against the data written.
+//! (256 bytes at a time: 26 to 33, growing 40 to 52. 64 MiB of zeros and a sync: 90 ms.) So a
+//! thread zeroes the next segment ahead, and keeps pace with the log (`spare.rs`). It works in
+//! steps of 128 KiB: a sync that meets such a step takes 0.15 ms, and 0.3 ms with steps of 512 KiB.
+//! A log that is faster takes the file as it is: the rest of the segment is a hole, whose extra
+//! cost is small beside the data written.
 //!
 //! # Failures
 //!
-//! A write or sync that fails ends the use of the log: every later call returns the same error. A full disk is the
-//! exception, if a write reports it: the batch stays in memory, what was half written is zeroed before the next try, and
-//! nothing that was acknowledged is touched. (A *sync* that reports a full disk is a failed sync.) The other exception is a
-//! file that cannot be opened for want of a descriptor: files are opened before anything is changed, and the directory
-//! stays open, so that its sync needs none.
+//! After a failed write or sync the log is not used any more: every later call returns the same
+//! error. There are two exceptions. If a write reports a full disk, the batch stays in memory, what
+//! was half written is zeroed before the next try, and nothing that was acknowledged is touched. (A
+//! *sync* that reports a full disk is a failed sync.) And a file may not open for lack of a
+//! descriptor: files are opened before anything is changed, and the directory stays open, so its
+//! sync needs no descriptor.
 //!
 //! # Left out
 //!
-//! Reading entries after the start: the core has them in memory. Returning entries from before the base: a member that
-//! starts sends its snapshot to followers that need them.
+//! - Reading entries after the start: the core has them in memory.
+//! - Returning entries from before the base: a member that starts sends its snapshot to followers
+//!   that need them.
 
 mod batch;
 mod compaction;
@@ -214,11 +234,12 @@ const BLOCK_LEN_BYTES: u64 = 4096;
 /// How the log uses the disk.
 #[derive(Clone, Debug)]
 pub struct WalOptions {
-    /// The length of a full-grown segment, rounded up to 4 KiB; the first ones are smaller, doubling from 1 MiB.
-    /// Default 64 MiB. Too small: a pause for a new file more often. Too large: space is given back in larger pieces.
+    /// The length of a full-grown segment, rounded up to 4 KiB. The first segments are smaller:
+    /// they double from 1 MiB. Default 64 MiB. Too small: more pauses for new files. Too large:
+    /// space is freed in larger pieces.
     pub segment_len_bytes: u64,
-    /// Whether the next segment is zeroed ahead by a thread, which makes appending to it cheaper. Default true. A
-    /// simulator that wants the same run twice turns it off.
+    /// Whether a thread zeroes the next segment ahead, which makes appending to it cheaper. Default
+    /// true. A simulator turns it off, to repeat a run exactly.
     pub prepare_ahead: bool,
 }
 
@@ -235,16 +256,16 @@ pub struct Recovered {
     pub hard_state: HardState,
     /// The entries after the base, or from index 1, without a gap.
     pub entries: Vec<Entry>,
-    /// What was cut off the end: the rest of a write that was never acknowledged.
+    /// What was cut off the end: a part of a write that was never acknowledged.
     pub torn: Option<TornTail>,
 }
 
-/// The rest of a write that a crash interrupted: cut off, and kept aside.
+/// The part that a crash left of a write. It was cut off and kept aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornTail {
     /// The segment.
     pub file: PathBuf,
-    /// Where it was cut.
+    /// Where the segment was cut.
     pub offset: u64,
     /// How much was cut.
     pub len_bytes: u64,
@@ -263,10 +284,10 @@ impl fmt::Display for TornTail {
     }
 }
 
-/// The write-ahead log of one member. See the [module](self) for what it promises.
+/// The write-ahead log of one member. The [module](self) says what it promises.
 ///
-/// One thread writes; [`sync`](Wal::sync) blocks it until the disk is done. Dropped without [`close`](Wal::close) it
-/// leaves the files as a crash would.
+/// One thread writes. [`sync`](Wal::sync) blocks it until the disk is done. Dropping the log
+/// without [`close`](Wal::close) leaves the files as a crash would.
 #[derive(Debug)]
 pub struct Wal {
     disk: Arc<dyn Disk>,
@@ -276,43 +297,44 @@ pub struct Wal {
     /// The active segment, and where its next batch goes.
     segment: Segment,
     end: u64,
-    /// How far a write that met a full disk may have reached: zeroed before the next one.
+    /// How far a write that met a full disk may have reached. The bytes up to here are zeroed
+    /// before the next write.
     dirty_end: u64,
-    /// Of the last batch written.
+    /// The number of the last batch written.
     sequence: u64,
-    /// As appended; `synced_hard_state` is what the disk has.
+    /// The hard state as appended; `synced_hard_state` is the one on the disk.
     hard_state: HardState,
     synced_hard_state: HardState,
-    /// The last entry, as appended; `synced_last` is what the disk has.
+    /// The last entry as appended; `synced_last` is the one on the disk.
     last: EntryId,
     synced_last: EntryId,
-    /// The snapshot that the log follows: nothing up to there is replaced any more.
+    /// The end of the snapshot that the log follows: no entry up to here is replaced any more.
     base: EntryId,
-    /// From where on the pending batch replaces what was written.
+    /// The first entry that the pending batch replaces or adds.
     changed_from: Option<Index>,
     batch: PendingBatch,
     kept: KeptSegments,
     lengths: Lengths,
     spare: Option<SpareMaker>,
-    /// The file of a segment that was given back, to be the next one.
+    /// The file of a segment that was released, to become the next one.
     recycled: Option<Blank>,
     failed: Option<StorageError>,
-    /// The directory stays ours for as long as we write in it.
+    /// The directory stays ours while we write in it.
     _lock: Arc<DiskLock>,
 }
 
 impl Wal {
-    /// Opens the log of a data directory, or begins one, and returns what it holds after `base`: where the snapshot ends
-    /// that the caller has loaded.
+    /// Opens the log of a data directory, or begins one, and returns the entries after `base`, the
+    /// end of the snapshot that the caller has loaded.
     ///
-    /// All that it returns is durable. What a crash left unfinished has been cut: see [`Recovered::torn`]. A log that has
-    /// nothing that follows the snapshot begins anew after it.
+    /// Everything that it returns is durable. What a crash left unfinished has been cut: see
+    /// [`Recovered::torn`]. A log without entries that follow the snapshot begins anew after it.
     ///
     /// # Errors
-    /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed, or the log does not reach back to the
-    ///   base; nothing was touched
-    /// - [`NewerFormat`](StorageError::NewerFormat): written by a later version
-    /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused
+    /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed, or the log does
+    ///   not reach back to the base. Nothing was touched.
+    /// - [`NewerFormat`](StorageError::NewerFormat): a later version wrote it.
+    /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused.
     pub fn open(
         dir: &DataDir,
         options: WalOptions,
@@ -326,7 +348,7 @@ impl Wal {
         let outcome = match found {
             Some(outcome) => outcome,
             None if dir.is_log_started() => {
-                let reason = "the log is gone: there is not one segment".to_string();
+                let reason = "the log is gone: there is no segment".to_string();
                 return Err(StorageError::Corrupt { file: wal_dir, offset: 0, reason });
             }
             None => begin(dir, &options, base)?,
@@ -380,18 +402,19 @@ impl Wal {
         Ok((wal, recovered))
     }
 
-    /// Adds to the batch that the next [`sync`](Wal::sync) writes. Nothing is durable before.
+    /// Adds to the batch that the next [`sync`](Wal::sync) writes. Nothing is durable before that.
     ///
-    /// An entry replaces the one that the log has at its index, and all after it. `hard_state`, if given, replaces the one
-    /// before; it belongs to the same batch, whatever the order.
+    /// An entry replaces the log's entry at its index and all entries after it. `hard_state`
+    /// replaces the one before, and belongs to the same batch in any order.
     ///
     /// # Errors
-    /// - After an earlier failure: that one again.
+    /// - After an earlier failure: that error again.
     /// - [`TooLarge`](StorageError::TooLarge): more than a GiB since the last sync.
     ///
     /// # Panics
-    /// If the log would no longer be one: an index that leaves a gap or is not after the base, a term or a hard state that goes back, an entry
-    /// with a term that the hard state has not reached, a vote for member 0.
+    /// If the log would become invalid: an index that leaves a gap or is not after the base, a term
+    /// or a hard state that goes back, an entry of a term that the hard state has not reached, a
+    /// vote for member 0.
     pub fn append(
         &mut self,
         hard_state: Option<HardState>,
@@ -418,21 +441,22 @@ impl Wal {
         Ok(())
     }
 
-    /// Makes all that was appended durable, with one write and one fdatasync. Without anything new it does nothing.
+    /// Makes everything that was appended durable, with one write and one fdatasync. Does nothing
+    /// if nothing was appended.
     ///
     /// # Errors
-    /// - [`Full`](StorageError::Full), [`NoDescriptor`](StorageError::NoDescriptor): the log is unharmed and what was
-    ///   appended still waits: call again.
-    /// - Anything else is final: whether the batch is durable is unknown, the log is not used any more, and every later
-    ///   call returns the same error.
+    /// - [`Full`](StorageError::Full), [`NoDescriptor`](StorageError::NoDescriptor): the log is
+    ///   unharmed, and what was appended still waits: call again.
+    /// - Any other error is final. Whether the batch is durable is unknown, the log is not used any
+    ///   more, and every later call returns the same error.
     pub fn sync(&mut self) -> Result<(), StorageError> {
         self.check_failed()?;
         let result = self.write_batch();
         self.remember_failure(result)
     }
 
-    /// Syncs what was appended, and marks how far the log goes, so that the next start can tell any damage from a write
-    /// that did not finish. A failure is logged: it costs the mark only.
+    /// Syncs what was appended, and marks how far the log goes. So the next start can tell damage
+    /// from an unfinished write. A failure is logged: it costs only the mark.
     pub fn close(mut self) {
         if let Err(err) = self.sync().and_then(|()| self.write_final_mark()) {
             log::warn!("the log was not closed cleanly: {}", ErrorChain(&err));
@@ -480,8 +504,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Zeroes what a write left behind that met a full disk. The batch that it belonged to may have become longer since,
-    /// or go to another segment; and what follows the end of the log has to be zero.
+    /// Zeroes what a write left behind that met a full disk. The bytes after the log's end must be
+    /// zero, and the batch may have become longer meanwhile, or go to another segment.
     fn clear_dirty(&mut self) -> Result<(), StorageError> {
         if self.dirty_end > self.end {
             let Segment { file, path, .. } = &self.segment;
@@ -493,8 +517,9 @@ impl Wal {
         Ok(())
     }
 
-    /// Goes on in a new segment, in which a batch of this length has room. The order is what recovery relies on: the new
-    /// segment exists durably, then the old one is sealed durably, then a batch is written to the new one.
+    /// Goes on in a new segment, in which a batch of this length has room. Recovery relies on the
+    /// order: the new segment exists durably, then the old one is sealed durably, then a batch is
+    /// written to the new one.
     fn roll_over(&mut self, batch_len_bytes: u64) -> Result<(), StorageError> {
         let sequence = self.segment.header.sequence + 1;
         let len = (FIRST_BATCH_OFFSET + batch_len_bytes)
@@ -552,7 +577,7 @@ impl Wal {
     }
 }
 
-/// The first segment of a new log: short, and zeroed at once.
+/// Makes the first segment of a new log, which is short and zeroed at once.
 fn begin(
     dir: &DataDir,
     options: &WalOptions,
@@ -581,7 +606,7 @@ fn segment_len_max_bytes(options: &WalOptions) -> u64 {
     options.segment_len_bytes.max(1).next_multiple_of(BLOCK_LEN_BYTES)
 }
 
-/// How long a segment is: a log that is small stays small.
+/// How long a segment is. The first ones are short, so a small log stays small.
 fn segment_len_bytes(sequence: u64, max_bytes: u64) -> u64 {
     const FIRST_LEN_BYTES: u64 = 1 << 20;
     let doublings = (sequence - 1).min(32);

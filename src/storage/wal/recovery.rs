@@ -19,9 +19,9 @@ use super::format::{
 use super::replay::{Continuation, Replay, missing};
 use super::segment::{Segment, parse_file_name, write_zeros};
 
-/// How much is read at a time.
+/// How many bytes are read at a time.
 const WINDOW_LEN_BYTES: usize = 1 << 20;
-/// So much of a torn tail is kept aside, of so many.
+/// How many bytes of a torn tail are kept aside, and how many files of them.
 const TORN_LEN_MAX_BYTES: u64 = 16 << 20;
 const TORN_FILES_MAX: usize = 8;
 
@@ -34,10 +34,10 @@ pub(super) struct Outcome {
     pub(super) end: u64,
 }
 
-/// Reads the whole log, and cuts what a crash left unfinished. `None`: there is no segment at all.
+/// Reads the whole log, and cuts what a crash left unfinished. `None` if there is no segment.
 ///
-/// All that it returns is durable, also if it was only in the system's memory after the death of
-/// the process before.
+/// Everything that it returns is durable, even if it was only in the system's memory when the last
+/// process died.
 pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -83,11 +83,11 @@ fn remove_temporary(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
             disk.remove(&path).map_err(StorageError::io("remove", &path))?;
         }
     }
-    // Also for the names that a process before us made, and died before they were durable.
+    // This also makes names durable that an earlier process made before it died.
     disk.sync_dir(dir).map_err(StorageError::sync(dir))
 }
 
-/// The sequence numbers of all segments: none missing after the first.
+/// The sequence numbers of all segments. After the first, none is missing.
 fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, StorageError> {
     let names = disk.list(dir).map_err(StorageError::io("list", dir))?;
     let mut sequences: Vec<u64> = names.iter().filter_map(|name| parse_file_name(name)).collect();
@@ -112,7 +112,7 @@ struct Scan {
 struct Stop {
     offset: u64,
     reason: &'static str,
-    /// Where the batch would end that is not whole, if its header is.
+    /// The end of a batch that is not whole, if its header is.
     batch_end: Option<u64>,
 }
 
@@ -154,7 +154,7 @@ fn read_batch(
             "the batch header does not match its checksum"
         });
     };
-    // A header that checks was written by us, so from here on what can't be is not a torn write.
+    // The checksum shows that we wrote this header. From here on, an error is not a torn write.
     if header.sequence != sequence {
         return Err(segment
             .corrupt(offset, format!("this is batch {}, expected {sequence}", header.sequence)));
@@ -176,15 +176,14 @@ fn read_batch(
 }
 
 enum Verdict {
-    /// The next segment continues.
+    /// The log goes on in the next segment.
     GoOn,
-    /// The log ends in this segment. `torn`: up to where there are bytes of a write that did not
-    /// finish.
+    /// The log ends in this segment. `torn` is the end of the bytes of an unfinished write, if
+    /// there are any.
     Ends { torn: Option<u64> },
 }
 
-/// What the end of the batches of a segment means, and what comes after it: nothing, a torn write,
-/// or damage.
+/// Decides what follows the last whole batch of a segment: nothing, a torn write, or damage.
 fn judge(
     segment: &Segment,
     scan: &Scan,
@@ -192,7 +191,7 @@ fn judge(
     later: &[u64],
     open: &dyn Fn(u64) -> Result<Segment, StorageError>,
 ) -> Result<Verdict, StorageError> {
-    // The header at the end itself may be whole and its body torn: it is no proof of anything.
+    // A header right at the end proves nothing: it may be whole, and its body torn.
     let rest = survey(segment, scan.end, scan.end + BATCH_ALIGNMENT_BYTES, sequence)?;
     judge_len(segment, scan, &rest)?;
     let Some(stop) = &scan.stop else { return judge_sealed(segment, later) };
@@ -211,7 +210,7 @@ fn judge(
         else {
             continue;
         };
-        // A seal that can't be read: nothing is missing.
+        // The seal cannot be read, and nothing is missing.
         if offset == FIRST_BATCH_OFFSET && batch == sequence + 1 && rest.is_blank(segment) {
             return Ok(Verdict::GoOn);
         }
@@ -220,8 +219,8 @@ fn judge(
     judge_tail(segment, scan.end, stop, &rest)
 }
 
-/// A file that is shorter than its header says was cut by someone. It has lost nothing if the log's
-/// end is in what is left: its seal, or the blank place where the next batch would be.
+/// Somebody has cut a file that is shorter than its header says. It has lost nothing if the log's
+/// end is in the rest: the end that the seal names, or the blank place of the next batch.
 fn judge_len(segment: &Segment, scan: &Scan, rest: &Survey) -> Result<(), StorageError> {
     let is_end_there = match &scan.stop {
         None => segment.len_bytes >= scan.end,
@@ -233,16 +232,16 @@ fn judge_len(segment: &Segment, scan: &Scan, rest: &Survey) -> Result<(), Storag
         true => Ok(()),
         false => Err(segment.corrupt(
             segment.len_bytes,
-            format!("the file ends here, its header says at {}", segment.header.len_bytes),
+            format!("the file ends here, and its header says at {}", segment.header.len_bytes),
         )),
     }
 }
 
-/// What stands after the end that the seal names was never acknowledged: see the
+/// Bytes after the end that the seal names were never acknowledged: see the
 /// [module above](super).
 fn judge_sealed(segment: &Segment, later: &[u64]) -> Result<Verdict, StorageError> {
     match later.is_empty() {
-        // A segment is sealed only when there is a next one. It may hold what was acknowledged.
+        // A segment is sealed only when there is a next one, which may hold acknowledged batches.
         true => Err(missing(
             segment.path.parent().unwrap_or(Path::new("")),
             segment.header.sequence + 1,
@@ -258,7 +257,7 @@ fn judge_tail(
     rest: &Survey,
 ) -> Result<Verdict, StorageError> {
     if segment.header.is_recycled {
-        // Only a header that checks is of this life; the rest may be of the last one.
+        // Without a valid header, the bytes may come from the file's use as an earlier segment.
         return Ok(Verdict::Ends {
             torn: stop.batch_end.map(|_| end + BATCH_HEADER_LEN_BYTES as u64),
         });
@@ -273,7 +272,7 @@ fn judge_tail(
     }
 }
 
-/// What lies after the last whole batch of a segment.
+/// What follows the last whole batch of a segment.
 #[derive(Default)]
 struct Survey {
     /// The first and the last byte that is not zero.
@@ -285,13 +284,13 @@ struct Survey {
 }
 
 impl Survey {
-    /// Whether there is nothing that the log, in this life of the segment, would have to explain.
+    /// Whether nothing was written here while the file was this segment.
     fn is_blank(&self, segment: &Segment) -> bool {
         self.first_byte.is_none() || segment.header.is_recycled
     }
 }
 
-/// Looks at all from `from` on, and from `batches_from` on for batches newer than `sequence`.
+/// Looks at all bytes from `from` on, and from `batches_from` on for batches newer than `sequence`.
 fn survey(
     segment: &Segment,
     from: u64,
@@ -305,7 +304,7 @@ fn survey(
         let len = (segment.header.len_bytes - at).min(WINDOW_LEN_BYTES as u64) as usize;
         let chunk = window.at(at, len)?;
         if let Some(first) = chunk.iter().position(|byte| *byte != 0) {
-            // It exists: there is a first one.
+            // There is a first one, so there is a last one.
             let last = chunk.iter().rposition(|byte| *byte != 0).unwrap_or(first);
             survey.first_byte.get_or_insert(at + first as u64);
             survey.last_byte = Some(at + last as u64);
@@ -316,8 +315,8 @@ fn survey(
         if at + len as u64 == segment.header.len_bytes {
             break;
         }
-        // Chunks overlap, so that a header across their border is seen. Both lengths are multiples
-        // of the alignment.
+        // Chunks overlap, to find a header across their border. Both lengths are multiples of the
+        // alignment.
         at += (len - BATCH_HEADER_LEN_BYTES) as u64;
     }
     Ok(survey)
@@ -344,7 +343,8 @@ fn find_batch(
     )
 }
 
-/// Segments after the end of the log: made, and never written to. Anything in one is damage.
+/// Removes the segments after the end of the log. Nothing was written to them: any byte in them is
+/// damage.
 fn remove_blank_segments(
     disk: &dyn Disk,
     dir: &Path,
@@ -358,7 +358,7 @@ fn remove_blank_segments(
             return Err(segment.corrupt(offset, "bytes in a segment that the log has not reached"));
         }
     }
-    // The last one first: a crash leaves no gap.
+    // The last one first, so that a crash leaves no gap.
     for sequence in sequences.iter().rev() {
         let path = dir.join(super::segment::file_name(*sequence));
         disk.remove(&path).map_err(StorageError::io("remove", &path))?;
@@ -367,8 +367,8 @@ fn remove_blank_segments(
     Ok(())
 }
 
-/// Cuts a torn write: kept aside, then zeroed durably. A crash in between leaves a torn write
-/// again.
+/// Cuts a torn write: its bytes are kept aside, then zeroed durably. A crash in between leaves a
+/// torn write again.
 fn cut(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> Result<TornTail, StorageError> {
     let kept_in = keep_aside(disk, segment, from, to)
         .inspect_err(|err| {
@@ -382,14 +382,14 @@ fn cut(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> Result<TornTai
     Ok(torn)
 }
 
-/// Gives a file that someone has cut or lengthened its length back. What was added is no part of
-/// the log; it is kept aside.
+/// Restores the length of a file that somebody has cut or lengthened. Added bytes are not part of
+/// the log. They are kept aside.
 fn restore_len(disk: &dyn Disk, segment: &Segment) -> Result<(), StorageError> {
     let (is, should_be) = (segment.len_bytes, segment.header.len_bytes);
     if is == should_be {
         return Ok(());
     }
-    log::warn!("{} is {is} bytes long, not {should_be}: mended", segment.path.display());
+    log::warn!("{} is {is} bytes long, not {should_be}: repaired", segment.path.display());
     if is > should_be {
         keep_aside(disk, segment, should_be, is)
             .map_err(StorageError::io("write", &segment.path))?;
@@ -414,12 +414,12 @@ fn keep_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> std::io
     Ok(path)
 }
 
-/// Writes the last batch once more, and syncs. If the process before us died of a failed sync, that
-/// batch may be in the system's memory, marked as clean, and not on the disk: no sync alone would
-/// bring it there. Those before it were synced.
+/// Writes the last batch once more, and syncs. If a failed sync stopped the last process, the batch
+/// may be in the system's memory, marked as clean, and not on the disk. A sync alone would not
+/// write it. Earlier batches were synced.
 fn write_again(segment: &Segment, scan: &Scan) -> Result<(), StorageError> {
-    let is_vouched_for = scan.mark.is_some_and(|mark| mark.end == scan.end);
-    if let Some(from) = scan.last_batch.filter(|_| !is_vouched_for) {
+    let is_synced = scan.mark.is_some_and(|mark| mark.end == scan.end);
+    if let Some(from) = scan.last_batch.filter(|_| !is_synced) {
         let mut window = Window::new(segment);
         let bytes = window.at(from, (scan.end - from) as usize)?;
         segment.file.write_all_at(bytes, from).map_err(StorageError::io("write", &segment.path))?;
@@ -427,8 +427,8 @@ fn write_again(segment: &Segment, scan: &Scan) -> Result<(), StorageError> {
     segment.sync()
 }
 
-/// Records that the log has been synced up to here: from now on damage before it is known from a
-/// torn write.
+/// Records that the log has been synced up to here. From now on, damage before this point can be
+/// told from a torn write.
 fn mark(
     segment: &Segment,
     found: Option<Mark>,
@@ -454,7 +454,7 @@ impl<'a> Window<'a> {
         Window { segment, offset: 0, bytes: Vec::new() }
     }
 
-    /// These bytes; the caller has checked that the segment is long enough.
+    /// The bytes at this place. The caller has checked that the segment is long enough.
     fn at(&mut self, offset: u64, len: usize) -> Result<&[u8], StorageError> {
         let window = self.offset..self.offset + self.bytes.len() as u64;
         if offset < window.start || offset + len as u64 > window.end {
@@ -469,7 +469,7 @@ impl<'a> Window<'a> {
         self.bytes.resize((len.max(WINDOW_LEN_BYTES) as u64).min(rest) as usize, 0);
         let read = self.segment.file.read_full_at(&mut self.bytes, offset);
         let filled = read.map_err(StorageError::io("read", &self.segment.path))?;
-        // What someone has cut off reads as zeros; whether that matters is for `judge_len`.
+        // Bytes that were cut off read as zeros. `judge_len` decides whether that matters.
         self.bytes[filled..].fill(0);
         self.offset = offset;
         Ok(())

@@ -1,4 +1,4 @@
-//! The log as it builds up while it is read, and the rules that hold whatever the bytes are.
+//! The log while it is read, and the rules that its content must keep.
 
 use std::path::{Path, PathBuf};
 
@@ -16,27 +16,28 @@ use super::segment::{Segment, file_name};
 
 #[derive(Default)]
 pub(super) struct Replay {
-    /// Of the last batch.
+    /// The number of the last batch.
     pub(super) sequence: u64,
     pub(super) hard_state: HardState,
     pub(super) kept: KeptSegments,
     pub(super) lengths: Lengths,
-    /// What the first entry follows.
+    /// The entry before the first one.
     start: EntryId,
     entries: Vec<Entry>,
-    /// Nothing up to here is replaced any more: the log was begun anew after it.
+    /// The log began anew after this entry, so no entry up to here is replaced any more.
     floor: Index,
-    /// Where the log says that it begins after some entry, if it does.
+    /// File and offset that say after which entry the log begins, if it does not begin with entry
+    /// 1.
     begins_at: Option<(PathBuf, u64)>,
     has_batches: bool,
 }
 
-/// How a log goes together with the snapshot that it is to continue.
+/// How a log continues the snapshot that was loaded.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Continuation {
     /// These entries follow the snapshot.
     Entries(Vec<Entry>),
-    /// None of the log does: it is to be begun anew.
+    /// No entry follows the snapshot: the log must begin anew.
     Nothing,
 }
 
@@ -46,7 +47,7 @@ impl Replay {
         self.entries.last().map_or(self.start, EntryId::of)
     }
 
-    /// Goes on in this segment, if it is the one that follows.
+    /// Goes on in this segment, if it is the next one.
     pub(super) fn begin(&mut self, segment: &Segment) -> Result<(), StorageError> {
         let header = &segment.header;
         let follows = (self.sequence + 1, self.last());
@@ -62,8 +63,12 @@ impl Replay {
             return Err(segment.corrupt(
                 FIRST_BATCH_FIELD_OFFSET,
                 format!(
-                    "it begins with batch {} after entry {}, the segment before it ends with batch {} and entry {}",
-                    header.first_batch, header.previous.index, self.sequence, self.last().index
+                    "it begins with batch {} after entry {}, and the segment before it ends with \
+                     batch {} and entry {}",
+                    header.first_batch,
+                    header.previous.index,
+                    self.sequence,
+                    self.last().index
                 ),
             ));
         }
@@ -117,7 +122,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Returns from where on it replaced what was there.
+    /// Returns the first index that it replaced.
     fn apply_record(&mut self, record: Record) -> Result<Index, String> {
         match record {
             Record::Entry(entry) => self.apply_entry(entry),
@@ -142,7 +147,7 @@ impl Replay {
         Ok(index)
     }
 
-    /// Leaves entries up to this one. It may be one that was given back: what it was is then not known any more.
+    /// Keeps the entries up to this one. If this one was released, its term is not known any more.
     fn truncate(&mut self, last: Index) {
         if last < self.start.index {
             self.start = EntryId { index: last, term: Term::ZERO };
@@ -154,7 +159,7 @@ impl Replay {
         let EntryId { index, term } = base;
         if index < self.floor || index == Index::ZERO {
             return Err(format!(
-                "the log begins anew after entry {index}, and before that {}",
+                "the log begins anew after entry {index}, and before that after entry {}",
                 self.floor
             ));
         }
@@ -167,8 +172,8 @@ impl Replay {
         Ok(Index(1))
     }
 
-    /// Hands out what of the log follows this snapshot, or the beginning of all, once all of it was read. The rules are in
-    /// the [module above](super).
+    /// Hands out the entries that follow this snapshot, or all entries without one. The whole log
+    /// has been read. The rules are in the [module above](super).
     pub(super) fn connect(
         &mut self,
         base: Option<SnapshotMeta>,
@@ -183,12 +188,13 @@ impl Replay {
         let (first, last) = (self.start.index, self.last());
         let mut entries = std::mem::take(&mut self.entries);
         entries.drain(..(base.index.0 - first.0) as usize);
-        // They are handed out, not gone.
+        // The entries are handed out, and the log still has them.
         self.start = last;
         Ok(Continuation::Entries(entries))
     }
 
-    /// Whether the log has this entry; also if it can't be known because only those after it are there.
+    /// Whether the log has this entry. True also if only later entries are left and it is not
+    /// known.
     fn may_have(&self, id: EntryId) -> bool {
         match id.index.0.checked_sub(self.start.index.0 + 1) {
             None => self.start.term == id.term || self.start.term == Term::ZERO,
@@ -204,19 +210,19 @@ impl Replay {
                 format!("the log begins after entry {start}, the snapshot ends at entry {base}")
             }
         };
-        // A log that begins after some entry says so somewhere.
+        // A log that begins after an entry says where, so this is set.
         let (file, offset) = self.begins_at.clone().unwrap_or_default();
         StorageError::Corrupt { file, offset, reason }
     }
 
-    /// A segment is the first one only after a batch was synced in it, or if it is the first of all: without that batch
-    /// the hard state would be gone.
+    /// Segments are removed only when a later one has a synced batch, and with it the hard state.
+    /// So the first segment has a batch, unless it is segment 1.
     pub(super) fn check_first_batch(&self, dir: &Path) -> Result<(), StorageError> {
         match self.kept.first() {
             Some(first) if first.sequence > 1 && !self.has_batches => Err(StorageError::Corrupt {
                 file: dir.join(file_name(first.sequence)),
                 offset: FIRST_BATCH_OFFSET,
-                reason: "the first batch of the log is not there".to_string(),
+                reason: "the first batch of the log is missing".to_string(),
             }),
             _ => Ok(()),
         }

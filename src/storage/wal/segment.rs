@@ -1,4 +1,4 @@
-//! One file of the log: its name, its first two sectors, and how it comes into being.
+//! One file of the log: its name, its first two sectors, and how it is made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::format::{
 };
 use crate::storage::data_dir::FORMAT_VERSION;
 
-/// Zeros are written this many at a time.
+/// How many zeros are written at a time.
 pub(super) const ZERO_STEP_BYTES: usize = 128 << 10;
 static ZEROS: [u8; ZERO_STEP_BYTES] = [0; ZERO_STEP_BYTES];
 
@@ -22,12 +22,12 @@ static ZEROS: [u8; ZERO_STEP_BYTES] = [0; ZERO_STEP_BYTES];
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) header: SegmentHeader,
-    /// How long the file is: what its header says, unless someone has cut or lengthened it.
+    /// The length of the file. The header says the same, unless somebody has cut or lengthened it.
     pub(super) len_bytes: u64,
     pub(super) file: Arc<dyn DiskFile>,
 }
 
-/// A file that may become a segment: it has no name of one yet, or no longer.
+/// A file that may become a segment. It does not have the name of one.
 #[derive(Debug)]
 pub(super) struct Blank {
     pub(super) path: PathBuf,
@@ -53,7 +53,7 @@ impl Blank {
         Ok(Blank { path, file, is_recycled: false })
     }
 
-    /// The file of a segment that is no longer needed. When this returns it is durably no segment any more.
+    /// Renames the file of a segment that is no longer needed, durably.
     pub(super) fn recycle(
         disk: &dyn Disk,
         dir: &OpenDir,
@@ -66,8 +66,8 @@ impl Blank {
         Ok(Blank { path, file, is_recycled: true })
     }
 
-    /// Makes a segment of it. It gets its name only when its header and length are durable, and the name is durable when
-    /// this returns: a segment that can be found is whole.
+    /// Makes a segment of it. It gets its name when its header and length are durable, so a segment
+    /// that is found has both. The name is durable when this returns.
     pub(super) fn into_segment(
         self,
         disk: &dyn Disk,
@@ -81,7 +81,7 @@ impl Blank {
             .and_then(|()| disk.rename(&blank, &path))
             .map_err(StorageError::io("create", &path));
         if let Err(err) = begun {
-            // So that it doesn't take space; the next start removes it too.
+            // To free its space. The next start would remove it, too.
             let _ = disk.remove(&blank);
             return Err(err);
         }
@@ -96,13 +96,13 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader) -> std::io::Result<()> {
     }
     file.write_all_at(&header.encode(), 0)?;
     if header.is_recycled {
-        // Its former mark would count as one that can't be read.
+        // The old mark would count as one that cannot be read.
         file.write_all_at(&[0; MARK_LEN_BYTES], MARK_OFFSET)?;
     }
     file.sync_data()
 }
 
-/// Writes zeros over `from..to`: blocks that a later write only overwrites, or what must not be found again.
+/// Writes zeros over `from..to`: to allocate blocks that later writes overwrite, or to erase bytes.
 pub(super) fn write_zeros(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
     let mut at = from;
     while at < to {
@@ -114,7 +114,7 @@ pub(super) fn write_zeros(file: &dyn DiskFile, from: u64, to: u64) -> std::io::R
 }
 
 impl Segment {
-    /// Opens a segment and checks that it is the one that its name says, and ours.
+    /// Opens a segment and checks that its header agrees with its name, and that it is ours.
     pub(super) fn open(
         disk: &dyn Disk,
         dir: &Path,
@@ -137,8 +137,8 @@ impl Segment {
         Ok(Segment { path, header, len_bytes, file })
     }
 
-    /// The mark; `Ok(None)` if none was written. One that can't be read protects nothing, but takes nothing away either:
-    /// it was being written when the power went, or is damaged while the log need not be.
+    /// The mark; `Ok(None)` if none was written. A mark that cannot be read is ignored: the power
+    /// failed while it was written, or it is damaged, and the log may be whole all the same.
     pub(super) fn read_mark(&self) -> Result<Option<Mark>, StorageError> {
         let mut bytes = [0; MARK_LEN_BYTES];
         self.file
@@ -154,7 +154,8 @@ impl Segment {
         Ok(mark)
     }
 
-    /// Writes the mark, durably. What it vouches for has been synced before: written together, it could arrive first.
+    /// Writes the mark durably. The batches that it names must have been synced before: if they
+    /// were written together, the mark could reach the disk first.
     pub(super) fn write_mark(&self, mark: Mark) -> Result<(), StorageError> {
         assert!(
             mark.end >= FIRST_BATCH_OFFSET && mark.end <= self.header.len_bytes,

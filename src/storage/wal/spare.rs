@@ -1,11 +1,14 @@
-//! The next segment's file, zeroed in the background, so that appending to it only overwrites blocks.
+//! The file of the next segment, zeroed in the background, so that appending to it only overwrites
+//! blocks.
 //!
-//! The thread follows the log: it begins when the active segment is a quarter full and is done when it is three quarters
-//! full, [`ZERO_STEP_BYTES`] at a time. So a member that writes little uses little space, and one that writes fast is never
-//! slowed by a burst of zeros. Whatever is ready when the log rolls over is taken; the rest of that segment is then a hole,
-//! which costs a dearer fdatasync and nothing else. Nothing here can fail the log: a full disk is met by the log itself.
+//! A thread follows the log, [`ZERO_STEP_BYTES`] at a time: it begins when the active segment is a
+//! quarter full, and is done when it is three quarters full. So a member that writes little uses
+//! little space, and a burst of zeros never slows a member that writes fast. When the log rolls
+//! over, it takes the file as it is. The rest of that segment is then a hole, which only makes its
+//! fdatasync slower. An error here never fails the log: the log itself finds out that a disk is
+//! full.
 //!
-//! Owns the thread `wal-spare-<member>`; it ends when this is dropped.
+//! The thread `wal-spare-<member>` ends when this is dropped.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +25,7 @@ use super::segment::{Blank, ZERO_STEP_BYTES, write_zeros};
 pub(super) struct SpareMaker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    /// What was last asked for.
+    /// The last order.
     asked_bytes: u64,
 }
 
@@ -30,8 +33,9 @@ pub(super) struct SpareMaker {
 struct Shared {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    /// The file, as far as it is made. Held during each step, its sync included: once the file has been taken, nobody
-    /// else writes to it, truncates it, or swallows an error of its sync. Locked before `order` where both are.
+    /// The file, as far as it is made. The lock is held during each step and its sync: once the log
+    /// has taken the file, the thread does not write to it, truncate it, or swallow an error of its
+    /// sync. Where both are locked, this one is locked before `order`.
     spare: Mutex<Option<Arc<dyn DiskFile>>>,
     order: Mutex<Order>,
     ordered: Condvar,
@@ -40,13 +44,13 @@ struct Shared {
 #[derive(Clone, Copy, Debug, Default)]
 struct Order {
     wanted_bytes: u64,
-    /// How far it is zeroed; the maximum if it was given up.
+    /// How far the file is zeroed; the maximum if it was given up.
     done_bytes: u64,
     stop: bool,
 }
 
 impl SpareMaker {
-    /// Starts the thread; without one there is never a spare.
+    /// Starts the thread. If the system gives no thread, there is never a spare.
     pub(super) fn start(disk: Arc<dyn Disk>, path: PathBuf, member: MemberId) -> SpareMaker {
         let (spare, order, ordered) = (Mutex::default(), Mutex::default(), Condvar::new());
         let shared = Arc::new(Shared { disk, path, spare, order, ordered });
@@ -57,7 +61,8 @@ impl SpareMaker {
         SpareMaker { shared, thread, asked_bytes: 0 }
     }
 
-    /// Tells how full the active segment is, and how long the next one will be. Cheap: most calls change nothing.
+    /// Tells the thread how full the active segment is, and how long the next one will be. Most
+    /// calls change nothing and cost little.
     pub(super) fn follow(&mut self, end: u64, len_bytes: u64, next_len_bytes: u64) {
         let wanted_bytes = wanted_bytes(end, len_bytes, next_len_bytes);
         if wanted_bytes > self.asked_bytes {
@@ -67,7 +72,7 @@ impl SpareMaker {
         }
     }
 
-    /// The spare as it is, if one was begun. Waits for the step that is being written, if one is.
+    /// The spare as it is, if one was begun. Waits for a step that is being written.
     pub(super) fn take(&mut self) -> Option<Blank> {
         self.asked_bytes = 0;
         let mut spare = self.shared.spare.lock();
@@ -78,7 +83,8 @@ impl SpareMaker {
     }
 }
 
-/// Nothing until a quarter of the active segment is used, all when three quarters are; whole steps.
+/// How many bytes should be zeroed, in whole steps: none until a quarter of the active segment is
+/// used, all when three quarters are.
 fn wanted_bytes(end: u64, len_bytes: u64, next_len_bytes: u64) -> u64 {
     let twice_beyond_quarter = (4 * end).saturating_sub(len_bytes);
     let wanted =
@@ -104,7 +110,7 @@ impl Shared {
         }
     }
 
-    /// Waits until more is wanted than is done. `false`: stop.
+    /// Waits until more is ordered than is done. False if the thread must stop.
     fn wait(&self) -> bool {
         let mut order = self.order.lock();
         while !order.stop && order.wanted_bytes <= order.done_bytes {
@@ -113,7 +119,7 @@ impl Shared {
         !order.stop
     }
 
-    /// Writes and syncs some zeros, and returns how far the file then is.
+    /// Writes and syncs some zeros, and returns how far the file is zeroed then.
     fn step(
         &self,
         spare: &mut Option<Arc<dyn DiskFile>>,
@@ -142,7 +148,7 @@ impl Drop for SpareMaker {
         self.shared.order.lock().stop = true;
         self.shared.ordered.notify_one();
         if let Some(thread) = self.thread.take() {
-            // It never panics: there is nothing to learn from it.
+            // It never panics, so its result says nothing.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,5 @@
-//! What can only be tested from inside: the rules of `append`, and files that this version does not write yet.
+//! Tests that need the inside of the log: the rules of `append`, and files that this version does
+//! not write yet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ fn write(wal: &mut Wal, entries: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// A log whose first segment was a segment before, full of batches, and is begun anew.
+/// A log that begins anew in a recycled file, which is full of old batches.
 fn recycled() -> SimDisk {
     let disk = SimDisk::new(1);
     let (mut wal, _) = open(&disk).unwrap();
@@ -132,7 +133,7 @@ fn a_crash_between_the_seal_and_the_next_batch_goes_on_in_the_next_segment() {
     assert_eq!(open(&disk).unwrap().1.entries.len(), 12);
 }
 
-/// They are of a write that met a full disk, and whose zeroing never reached the disk.
+/// The bytes are of a write that met a full disk. Its zeroing did not reach the disk.
 #[test]
 fn bytes_after_the_end_of_a_sealed_segment_are_none_of_the_log() {
     let disk = SimDisk::new(1);
@@ -160,7 +161,7 @@ fn a_segment_stays_until_a_later_one_has_the_hard_state() {
     let disk = SimDisk::new(1);
     let (mut wal, _) = open(&disk).unwrap();
     write(&mut wal, 1..=60);
-    // As when the batch for which there is a new segment then meets a full disk.
+    // For example because the batch that needs the new segment meets a full disk.
     wal.roll_over(100).unwrap();
     wal.release_through(Index(60)).unwrap();
     let left = |disk: &SimDisk| {
@@ -234,7 +235,7 @@ fn memory_of_a_large_batch_is_given_back() {
     assert!(batch.capacity_bytes() <= 1 << 20);
 }
 
-/// What `append` must not accept, because the log could not be read again.
+/// `append` must refuse what could not be read back.
 fn check_refused(what: &str, hard_state: Option<HardState>, entries: &[Entry]) {
     let disk = SimDisk::new(1);
     let (mut wal, _) = open(&disk).unwrap();

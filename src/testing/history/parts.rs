@@ -1,27 +1,28 @@
-//! Which writes a read has seen. That can be told if each written value is unique and none is the beginning of another:
-//! then what is read is one of them after the other, in one way only.
+//! Which writes a read has seen. If each written value is unique and no value is the beginning of
+//! another, the value that was read can be split into written values in one way only.
 
-use super::{Action, Record};
+use super::record::{Action, Record};
 
 pub(super) struct Parts {
-    /// Of each read, how many writes are in it.
+    /// For each read: how many writes it has seen.
     pub(super) len: Vec<usize>,
-    /// Of each write: the reads that it is in.
+    /// For each write: the reads that have seen it.
     pub(super) reads: Vec<Vec<usize>>,
-    /// Reads of a value that no put began, and of none: they come before all writes that are not in them.
+    /// For each read: whether its value does not begin with a put, or was absent. Such a read comes
+    /// before all writes that it has not seen.
     pub(super) is_first: Vec<bool>,
 }
 
-/// A read of a value that nobody wrote, or in which a write stands twice.
+/// A read saw a value that nobody wrote, or a write twice.
 pub(super) struct Impossible;
 
 impl Parts {
-    /// `None`: it can't be told.
+    /// `None`: reads do not show which writes they have seen.
     pub(super) fn of(calls: &[(usize, Record)]) -> Result<Option<Parts>, Impossible> {
         let mut writes: Vec<(&[u8], usize)> =
             calls.iter().enumerate().filter_map(written).collect();
         writes.sort_unstable();
-        // Sorted, what begins another stands right before the first that it begins.
+        // In this order, a value stands right before the first value of which it is the beginning.
         let is_apart = |pair: &[(&[u8], usize)]| !pair[1].0.starts_with(pair[0].0);
         let is_any_empty = writes.first().is_some_and(|(value, _)| value.is_empty());
         if is_any_empty || !writes.windows(2).all(is_apart) {
@@ -52,11 +53,13 @@ fn written((at, (_, record)): (usize, &(usize, Record))) -> Option<(&[u8], usize
     }
 }
 
-/// The writes whose values these bytes are, one after the other, each once.
+/// The writes whose values, one after another, are these bytes. `None`: there are none, or one is
+/// there twice.
 fn split(mut bytes: &[u8], writes: &[(&[u8], usize)], is_value: bool) -> Option<Vec<usize>> {
     let mut order = Vec::new();
     while !bytes.is_empty() {
-        // None begins another, so the last that is not greater is the only one that can be it.
+        // No value is the beginning of another, so only the last one that is not greater can be
+        // next.
         let at = writes.partition_point(|(value, _)| *value <= bytes).checked_sub(1)?;
         let (value, write) = writes[at];
         bytes = bytes.strip_prefix(value)?;
@@ -69,20 +72,22 @@ fn split(mut bytes: &[u8], writes: &[(&[u8], usize)], is_value: bool) -> Option<
     (is_once && is_value != order.is_empty()).then_some(order)
 }
 
-/// How many reads are looked at after each write: more would find little and take long, where each write is in every read after it.
+/// How many reads are checked after each write. More would find little, and take long if every read
+/// has seen every write before it.
 const READS_LOOKED_AT_MAX: usize = 64;
 
-/// How an order so far, and the value that it leads to, fit the reads that are left.
+/// How the order so far, and the value that it leads to, fit the reads that are left.
 pub(super) struct Reached {
     parts: Parts,
-    /// Of each read: how many of its writes are in the order.
+    /// For each read: how many of the writes that it has seen are in the order.
     ordered: Vec<usize>,
     is_left: Vec<bool>,
-    /// Reads that are left and of which a write is in the order: they can only be had from the value as it is.
+    /// How many reads are left that have seen a write in the order. They need the value as it is
+    /// now.
     begun: usize,
-    /// Reads that are left and must come before any write that is not in them.
+    /// How many reads are left that must come before all writes that they have not seen.
     first: usize,
-    /// Of how many writes the value is made.
+    /// How many writes the value consists of.
     held: usize,
 }
 
@@ -100,18 +105,19 @@ impl Reached {
         }
     }
 
-    /// Whether no read has seen this write. As long as no read is begun it makes no difference when it comes: the next read
-    /// has a put of its own before it.
+    /// Whether no read has seen this write. While no read has begun, its place makes no difference:
+    /// the next read has a put of its own before it.
     pub(super) fn is_unseen(&self, write: usize) -> bool {
         self.parts.reads[write].is_empty()
     }
 
-    /// Whether a write that no read has seen costs no read its value.
+    /// Whether a write that no read has seen can come now without taking a read's value away.
     pub(super) fn bears_unseen(&self) -> bool {
         self.begun == 0 && self.first == 0
     }
 
-    /// Whether no read that is left has lost its value by this write, the last in the order.
+    /// Whether every read that is left can still get its value after this write, the last in the
+    /// order.
     pub(super) fn bears(&self, write: usize, is_on_the_way: impl Fn(usize) -> bool) -> bool {
         let left = || self.parts.reads[write].iter().copied().filter(|&read| self.is_left[read]);
         let is_whole = |read| self.ordered[read] == self.held && is_on_the_way(read);
@@ -120,7 +126,7 @@ impl Reached {
             && left().take(READS_LOOKED_AT_MAX).all(is_whole)
     }
 
-    /// This write is the next in the order; of how many the value was made before.
+    /// Adds this write to the order. Returns how many writes the value consisted of before.
     pub(super) fn write(&mut self, write: usize, is_put: bool) -> usize {
         for &read in &self.parts.reads[write] {
             self.ordered[read] += 1;
@@ -144,7 +150,7 @@ impl Reached {
         self.held = held;
     }
 
-    /// This read is next.
+    /// Adds this read to the order.
     pub(super) fn read(&mut self, read: usize) {
         self.is_left[read] = false;
         match self.ordered[read] {

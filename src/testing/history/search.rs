@@ -1,10 +1,13 @@
-//! The search for an order of the calls of one key: take any call that may come next, and step back when none fits.
+//! The search for an order of the calls of one key. It takes any call that may come next, and steps
+//! back when none fits. Three rules shorten it:
 //!
-//! - A read that fits is next, with no way back: it changes nothing.
-//! - Where reads tell which writes they have seen ([`Parts`]), a write that leaves one without its value is not next; and one that
-//!   no read has seen is next, with no way back, as soon as it leaves none.
-//! - Elsewhere: before the next read must have been answered, a value can only grow by appends, unless a put could come
-//!   between. So an order whose value does not begin what that read saw is given up at once.
+//! - A read that fits comes next, and no alternative is tried, because a read changes nothing.
+//! - If reads show which writes they have seen ([`Parts`]), a write that takes a read's value away
+//!   does not come next. A write that no read has seen comes next as soon as it takes no read's
+//!   value away, and no alternative is tried.
+//! - Otherwise: until the next read must have been answered, the value can only grow by appends,
+//!   unless a put could come in between. So an order is given up as soon as its value is not the
+//!   beginning of what that read saw.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -15,17 +18,46 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::parts::{Parts, Reached};
-use super::{Action, Record, Shown, Violation, quoted};
+use super::record::{Action, Record, Shown, quoted};
 
-/// Steps of the search for one key. A history that needs more has too many calls at once without a read between them.
+/// The most steps of the search for one key. A history that needs more has too many overlapping
+/// calls without a read in between.
 const STEPS_MAX: u64 = 20_000_000;
-/// Steps where it is known that there is no order, for an explanation.
+/// The most steps to find an explanation once it is known that there is no order.
 const STEPS_TO_EXPLAIN_MAX: u64 = 100_000;
-/// Calls that an explanation shows.
+/// How many calls an explanation shows.
 const SHOWN_MAX: usize = 8;
 
-/// Without writes of unknown outcome whose value no read holds: none can have come between one and the next put, which
-/// hides it.
+/// Why a history is not accepted.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// No order of the calls explains the answers.
+    #[error(
+        "key \"{key}\": no order of its {calls} calls explains what was answered\n{explanation}"
+    )]
+    NotLinearizable {
+        /// The key, escaped.
+        key: String,
+        /// Its calls.
+        calls: usize,
+        /// The longest order that was found, and what cannot come next in it, in a few lines.
+        explanation: String,
+    },
+    /// The search was given up.
+    #[error("key \"{key}\": undecided after {steps} steps: too many of its {calls} calls at once")]
+    Undecided {
+        /// The key, escaped.
+        key: String,
+        /// Its calls.
+        calls: usize,
+        /// Orders that were looked at.
+        steps: u64,
+    },
+}
+
+/// Leaves out each write of unknown outcome whose value no read contains: no read came between it
+/// and the next put, which hides it.
 pub(super) fn that_matter(calls: &[(usize, Record)]) -> Vec<(usize, Record)> {
     let is_held = |value: &Bytes| {
         let mut seen = calls.iter().filter_map(|(_, call)| call.seen()?.as_ref());
@@ -38,11 +70,12 @@ pub(super) fn that_matter(calls: &[(usize, Record)]) -> Vec<(usize, Record)> {
     calls.iter().filter(matters).cloned().collect()
 }
 
-/// The value of one key, and how to go back.
+/// The value of one key, and how to go back to earlier values.
 #[derive(Debug, Default)]
 struct Value {
     bytes: Option<Vec<u8>>,
-    /// Stands for the value in the memory of what was tried: 128 bits, so that no two values ever share one.
+    /// Stands for the value in the memory of what was tried. 128 bits, so that no two values share
+    /// one.
     hash: [u64; 2],
 }
 
@@ -79,7 +112,7 @@ impl Value {
         }
     }
 
-    /// Whether appends could make it `later`.
+    /// Whether appends could turn it into `later`.
     fn begins(&self, later: Option<&[u8]>) -> bool {
         match (&self.bytes, later) {
             (None, _) => true,
@@ -97,7 +130,7 @@ fn chain(before: [u64; 2], bytes: &[u8]) -> [u64; 2] {
     })
 }
 
-/// A beginning or an end, in the list of those that are left, in the order of time.
+/// The beginning or end of a call, in the list of those that are left, in the order of time.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     call: usize,
@@ -106,7 +139,7 @@ struct Entry {
     next: usize,
 }
 
-/// The place before the first entry, which is also the one behind the last.
+/// The place before the first entry, which is also the one after the last.
 const HEAD: usize = 0;
 
 /// The search for an order of the calls of one key.
@@ -116,9 +149,9 @@ pub(super) struct Search<'a> {
     /// Where each call begins and ends in the list.
     places: Vec<(usize, Option<usize>)>,
     value: Value,
-    /// Where reads tell which writes they have seen.
+    /// `Some` if reads show which writes they have seen.
     reached: Option<Reached>,
-    /// A read of what nobody wrote.
+    /// Whether a read saw what nobody wrote.
     is_impossible: bool,
     taken: Vec<u64>,
     order: Vec<Step>,
@@ -127,13 +160,13 @@ pub(super) struct Search<'a> {
     longest: Longest,
 }
 
-/// A call in the order, and how to go back.
+/// A call in the order, and how to take it out again.
 struct Step {
     call: usize,
     undo: Undo,
-    /// Of how many writes the value was made before.
+    /// How many writes the value consisted of before.
     held: usize,
-    /// No other call needs to be tried in its place.
+    /// Whether no other call needs to be tried in its place.
     is_forced: bool,
 }
 
@@ -144,12 +177,12 @@ enum Taken {
     DeadEnd,
 }
 
-/// The best that was found, to explain what is wrong.
+/// The longest order that was found, to explain what is wrong.
 #[derive(Default)]
 struct Longest {
     order: Vec<usize>,
     value: Option<Vec<u8>>,
-    /// What would have to come, and does not fit.
+    /// The call that would have to come next and does not fit.
     misfits: Vec<usize>,
 }
 
@@ -189,7 +222,7 @@ impl<'a> Search<'a> {
     }
 
     /// # Errors
-    /// There is no order, or none was found.
+    /// [`Violation`]: there is no order, or none was found.
     pub(super) fn run(mut self, key: &Bytes, began: Instant) -> Result<(), Violation> {
         let (key, calls) = (key.escape_ascii().to_string(), self.calls.len());
         let steps_max = if self.is_impossible { STEPS_TO_EXPLAIN_MAX } else { STEPS_MAX };
@@ -209,7 +242,7 @@ impl<'a> Search<'a> {
                     Taken::No => Some(entry.next),
                     Taken::DeadEnd => self.step_back(),
                 },
-                // It must come before this, and nothing else may come before it.
+                // The call must come before its end, and nothing else can come before it.
                 true => self.step_back(),
             };
             match next {
@@ -225,7 +258,7 @@ impl<'a> Search<'a> {
         Violation::NotLinearizable { key, calls: self.calls.len(), explanation }
     }
 
-    /// Makes this call the next one in the order, if it fits and that was not tried before.
+    /// Makes this call the next one in the order, if it fits and this was not tried before.
     fn take(&mut self, call: usize) -> Taken {
         let record = &self.calls[call].1;
         let is_unseen = |reached: &Reached| reached.is_unseen(call);
@@ -266,7 +299,8 @@ impl<'a> Search<'a> {
         Taken::Yes
     }
 
-    /// Takes the last call out of the order again for which there may be another: where to go on, or `None` if there is none.
+    /// Goes back to the last call in the order that has an alternative, and takes it out. Returns
+    /// where to go on. `None`: there is no such call.
     fn step_back(&mut self) -> Option<usize> {
         let next = self.left().take_while(|it| !it.is_end).map(|it| it.call).collect();
         self.note_longest(None, next);
@@ -311,7 +345,7 @@ impl<'a> Search<'a> {
             .map(|(_, entry)| entry)
     }
 
-    /// A read that cannot get its answer any more after this write.
+    /// A read that can no longer get its value after this write.
     fn read_that_is_lost(&self, write: usize) -> Option<usize> {
         let Some(reached) = &self.reached else { return self.read_out_of_reach() };
         let is_on_the_way = |read: usize| {
@@ -323,7 +357,7 @@ impl<'a> Search<'a> {
         (!reached.bears(write, is_on_the_way)).then(next_read)
     }
 
-    /// The next read that must have its answer, if it cannot get it any more.
+    /// The next read that must be answered, if it can no longer get its value.
     fn read_out_of_reach(&self) -> Option<usize> {
         let seen_by = |entry: &Entry| self.calls[entry.call].1.seen().filter(|_| entry.is_end);
         let read = self.left().find(|entry| seen_by(entry).is_some())?;
@@ -339,7 +373,7 @@ impl<'a> Search<'a> {
         (!may_begin_anew).then_some(read.call)
     }
 
-    /// The order so far, perhaps with one more, and what does not fit behind it.
+    /// The order so far, perhaps with one more call, and the call that does not fit after it.
     fn note_longest(&mut self, last: Option<usize>, misfits: Vec<usize>) {
         let len = self.order.len() + usize::from(last.is_some());
         if len > self.longest.order.len() || self.longest.misfits.is_empty() {

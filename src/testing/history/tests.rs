@@ -197,7 +197,8 @@ fn many_writes_of_unknown_outcome_at_once() {
     }
 }
 
-/// Puts that overlap and that no read has seen may come in any order: none of them needs to be tried.
+/// Puts that overlap and that no read has seen may come in any order: none of them needs to be
+/// tried.
 #[test]
 fn many_unseen_writes_at_once() {
     for seen in ["[7]", "[7][8]", "[8]"] {
@@ -242,8 +243,8 @@ fn it_agrees_with_trying_all_orders_of_unique_values() {
     );
 }
 
-/// Random short histories of three clients, judged by trying all orders. `value` makes what the n-th write writes, `seen`
-/// what is read after so many.
+/// Random short histories of three clients, judged by trying all orders. `value` makes what the
+/// n-th write writes, `seen` what is read after so many.
 fn check_all_orders(
     value: impl Fn(&mut fastrand::Rng, usize) -> String,
     seen: impl Fn(&mut fastrand::Rng, usize) -> Option<String>,

@@ -8,7 +8,7 @@ use syncraft::raft::{
 use syncraft::storage::Snapshot;
 
 use super::{What, World};
-use crate::disk::{Started, Write};
+use crate::disk::Started;
 use crate::member::Living;
 
 impl World {
@@ -42,7 +42,6 @@ impl World {
             Ok(()) => {
                 self.count("snapshot taken");
                 self.stored(at, snapshot);
-                self.submit(at, Write::Release(index));
                 self.post(at, Event::SnapshotTaken(snapshot));
             }
             Err(error) => {

@@ -152,6 +152,7 @@ impl World {
             Effect::Apply(entries) => self.apply(at, entries),
             Effect::SendSnapshot { to, term } => self.send_snapshot(at, to, term),
             Effect::Install(snapshot) => self.install(at, snapshot),
+            Effect::ReleaseLog(index) => self.submit(at, Write::Release(index)),
             Effect::ReadReady(ids) => {
                 let Some(living) = &self.members[at].living else { return };
                 let applied = living.machine.applied();

@@ -1,13 +1,14 @@
-//! A server that can answer: its address, and how much of the load it should get.
+//! [`Endpoint`]: the address of a server, and its share of the load.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// The largest weight. A consistent hash ring holds points in proportion, so weights without a bound would be memory without one.
+/// The largest weight. It bounds memory: the points of an endpoint on a hash ring are proportional
+/// to its weight.
 pub const WEIGHT_MAX: u32 = 100;
 
-/// One of several servers that offer the same: its address, and its weight among the others.
+/// One of several servers that offer the same services: its address, and its weight.
 ///
 /// As text it is `host:port`, or `host:port weight`:
 ///
@@ -26,12 +27,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint at `addr`, "host:port", with weight 1. A bad address shows when it is connected to.
+    /// The endpoint at `addr`, "host:port", with weight 1. The address is not checked before it is
+    /// used.
     pub fn new(addr: impl Into<String>) -> Self {
         Endpoint { addr: addr.into(), weight: 1 }
     }
 
-    /// The same with this weight; what is outside 1 to [`WEIGHT_MAX`] becomes the nearest of the two.
+    /// The same endpoint with this weight, raised to 1 or lowered to [`WEIGHT_MAX`] if outside
+    /// these.
     pub fn weighted(mut self, weight: u32) -> Self {
         self.weight = weight.clamp(1, WEIGHT_MAX);
         self
@@ -42,7 +45,7 @@ impl Endpoint {
         &self.addr
     }
 
-    /// Its share of the load, relative to the others': 1 to [`WEIGHT_MAX`].
+    /// Its share of the load relative to the other endpoints: 1 to [`WEIGHT_MAX`].
     pub fn weight(&self) -> u32 {
         self.weight
     }
@@ -72,11 +75,11 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// A text that is not `host:port [weight]`.
+/// The text is not `host:port [weight]`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?}: {why}")]
 pub struct EndpointError {
-    /// The text at fault.
+    /// The text.
     pub text: String,
     /// What is wrong with it.
     pub why: &'static str,
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn weights_stay_in_their_range() {
-        assert_eq!(WEIGHT_MAX, 100, "the words of `parse_weight` say so");
+        assert_eq!(WEIGHT_MAX, 100, "the error message of `parse_weight` says so");
         assert_eq!(Endpoint::new("a:1").weighted(0).weight(), 1);
         assert_eq!(Endpoint::new("a:1").weighted(u32::MAX).weight(), WEIGHT_MAX);
     }

@@ -1,4 +1,4 @@
-//! A list of endpoints in a file that is watched.
+//! [`FileSource`]: a list of endpoints in a file that is watched.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,21 +13,23 @@ use super::{Endpoint, EndpointError, FixedSource, Source};
 use crate::ErrorChain;
 use crate::net::{join, spawn};
 
-/// How often the file is looked at.
+/// How often the file is read.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// A longer file is refused: a list that long is a mistake, such as the wrong path.
+/// A longer file is refused. It is probably a mistake, such as a wrong path.
 const FILE_LEN_MAX_BYTES: u64 = 64 * 1024;
 
-/// A list of endpoints in a file, one `host:port [weight]` a line; `#` begins a comment; empty lines do not count.
+/// A list of endpoints in a file: one `host:port [weight]` a line. `#` begins a comment. Empty
+/// lines are ignored.
 ///
-/// The file is read each second, and whole: its modification time alone can miss the second of two quick changes. As long as
-/// it is missing, empty or has a mistake, the last good list stays in use, and the mistake is logged once. So a file
-/// that is read half written does no harm if its half has a mistake; one that is moved into place (`mv`) is never read so.
+/// The whole file is read each second; its modification time alone could miss the second of two
+/// quick changes. While the file is missing, empty or invalid, the last valid list stays in use,
+/// and the mistake is logged once. A reader may see a file that is half written; to avoid that,
+/// write another file and move it into place (`mv`).
 #[derive(Debug)]
 pub struct FileSource {
     list: Arc<FixedSource>,
-    /// Dropped to end the watcher.
+    /// Dropping it ends the watcher.
     stop: Option<Sender<()>>,
     watcher: Option<JoinHandle<()>>,
 }
@@ -37,7 +39,7 @@ impl FileSource {
     ///
     /// # Errors
     ///
-    /// Every [`SourceError`]: the first list must be good.
+    /// Every [`SourceError`]: the first list must be valid.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, SourceError> {
         Self::open_and_poll(path.into(), POLL_EVERY)
     }
@@ -70,11 +72,11 @@ impl Drop for FileSource {
     }
 }
 
-/// Why a file gives no list of endpoints.
+/// Why a file has no list of endpoints.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// It cannot be read, or is no text, or is longer than 64 KiB.
+    /// The file cannot be read, is not text, or is longer than 64 KiB.
     #[error("cannot read the endpoints in {}", path.display())]
     Read {
         /// The file.
@@ -94,13 +96,13 @@ pub enum SourceError {
         #[source]
         source: EndpointError,
     },
-    /// There is no endpoint in it.
+    /// The file has no endpoint.
     #[error("{}: no endpoint in it", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// The thread that watches the file does not start.
+    /// The thread that watches the file cannot start.
     #[error("cannot watch {}", path.display())]
     Watch {
         /// The file.
@@ -111,12 +113,12 @@ pub enum SourceError {
     },
 }
 
-/// What the watcher knows.
+/// The state of the watcher.
 struct Watched {
     path: PathBuf,
-    /// The text that was read last and parsed, well or not.
+    /// The text that was read and parsed last, valid or not.
     text: String,
-    /// What is wrong now, as it was logged.
+    /// What is wrong with the file now, as it was logged.
     complaint: Option<String>,
     list: Arc<FixedSource>,
 }
@@ -150,7 +152,7 @@ impl Watched {
         }
     }
 
-    /// Says what is wrong, if that has not been said.
+    /// Logs what is wrong, unless it was logged before.
     fn complain(&mut self, error: &SourceError) {
         let complaint = ErrorChain(error).to_string();
         if self.complaint.as_ref() != Some(&complaint) {
@@ -202,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// A file with this text, and what a watcher that has read it knows.
+    /// A file with this text, and a watcher that has read it.
     fn watched(text: &str) -> (tempfile::TempDir, Watched) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endpoints");
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_list_must_be_good() {
+    fn the_first_list_must_be_valid() {
         let (dir, watched) = watched("a:1");
         fs::write(&watched.path, "a:1\nnonsense\n").unwrap();
         let error = FileSource::open(&watched.path).unwrap_err();
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_bad_leaves_the_last_good_list_in_use() {
+    fn while_the_file_is_invalid_the_last_valid_list_stays_in_use() {
         let (_dir, mut watched) = watched("a:1");
         let generation = watched.list.generation();
         for text in ["a:1\nnonsense", "", "\u{fffd}"] {
@@ -268,7 +270,7 @@ mod tests {
             (watched.list.endpoints(), watched.list.generation()),
             (vec!["a:1".into()], generation)
         );
-        // The same list again is no change, a new one is.
+        // The same list again is not a change. A new list is.
         fs::write(&watched.path, "a:1 # back").unwrap();
         watched.look();
         assert_eq!((watched.complaint.as_ref(), watched.list.generation()), (None, generation));
@@ -292,7 +294,7 @@ mod tests {
         assert_eq!(source.endpoints(), ["b:1".into()]);
         let list = Arc::downgrade(&source.list);
         drop(source);
-        // The watcher's was the other one.
+        // The watcher, which held the other reference, has ended.
         assert_eq!(list.strong_count(), 0);
     }
 }

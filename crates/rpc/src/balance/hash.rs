@@ -1,30 +1,33 @@
-//! Equal keys to equal places, by arithmetic that every process and every version agrees on.
+//! Equal keys to the same endpoint, by arithmetic that is the same in every process and version.
 
 use super::{Balancer, Candidate};
 
-/// A key for text or bytes: their 64-bit FNV-1a hash. It is the same everywhere and always; it is not made to withstand someone
-/// who looks for keys that collide.
+/// A key for text or bytes: their 64-bit FNV-1a hash. It is the same on every machine and in every
+/// version. It does not resist an attacker who looks for keys that collide.
 pub fn hash_key(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3)
     })
 }
 
-/// Spreads numbers that are close to each other over all of `u64`, one to one: the finalizer of splitmix64.
+/// A one-to-one mapping that spreads neighbouring numbers over all of `u64`: the finalizer of
+/// splitmix64.
 pub(super) fn spread(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
 }
 
-/// The `key mod n`-th of the `n` candidates in the order of their addresses, whatever their weights.
+/// Chooses candidate number `key mod n` of the `n` candidates, in the order of their addresses.
+/// Weights do not matter.
 ///
-/// Even, and cheap; but when an endpoint comes or goes, or is left alone, most keys move. See [`HashRing`](super::HashRing).
+/// Even and cheap. But when an endpoint comes, goes or is left alone, most keys move: see
+/// [`HashRing`](super::HashRing).
 #[derive(Debug, Default)]
 pub struct Hash;
 
 impl Hash {
-    /// It has no state.
+    /// A balancer without state.
     pub fn new() -> Self {
         Self
     }
@@ -60,7 +63,7 @@ mod tests {
         assert!(moved > 8_500, "{moved}");
     }
 
-    /// Other processes, of other versions, send the same keys to the same places.
+    /// Processes of other versions send the same keys to the same endpoints.
     #[test]
     fn hashes_never_change() {
         // The published test vectors of FNV-1a.

@@ -1,21 +1,25 @@
-//! Whether an endpoint is in use, left alone or probed. No clock: the time comes in. The picture stands in the module's doc.
+//! The health of one endpoint: in use, left alone, or being probed. The page of `balance` has the
+//! diagram. Nothing here reads a clock: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
 /// When an endpoint is left alone, and for how long.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Policy {
-    /// So many losses and timeouts in a row.
-    pub(super) losses_max: u32,
-    /// The first cool-down; it doubles with each failed probe,
-    pub(super) cool_down_min: Duration,
-    /// up to this.
-    pub(super) cool_down_max: Duration,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthPolicy {
+    /// Losses and timeouts in a row after which an endpoint is left alone; default 3. At most 1
+    /// means after the first. Too small: one call with a short deadline keeps all others away. Too
+    /// large: a server that hangs costs that many calls.
+    pub losses_max: u32,
+    /// The first cool-down; default 1 s. Each failed probe doubles it. Too short: calls waste time
+    /// on an endpoint that is gone. Too long: an endpoint that is back gets no work.
+    pub cool_down_min: Duration,
+    /// The longest cool-down; default 30 s.
+    pub cool_down_max: Duration,
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Policy {
+impl Default for HealthPolicy {
+    fn default() -> HealthPolicy {
+        HealthPolicy {
             losses_max: 3,
             cool_down_min: Duration::from_secs(1),
             cool_down_max: Duration::from_secs(30),
@@ -23,46 +27,50 @@ impl Default for Policy {
     }
 }
 
-/// What the end of a call says of the endpoint.
+/// What the end of a call says about the health of its endpoint. [`HealthSignal::of`] reads it off
+/// an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
-    /// It has answered, be it with a refusal.
-    Alive,
-    /// It cannot be connected to, or says that it is stopping.
-    Gone,
-    /// The connection was lost, or no answer came in time.
+pub enum HealthSignal {
+    /// The endpoint answered, perhaps with a refusal. It is in use from now on.
+    Answered,
+    /// The endpoint cannot serve: it cannot be connected to, or it says that it is stopping. One
+    /// such signal is enough to leave it alone.
+    Unavailable,
+    /// The connection was lost, or no answer came in time. [`HealthPolicy::losses_max`] such
+    /// signals in a row are enough.
     Silent,
-    /// Nothing: the call failed before it got that far.
-    None,
+    /// Nothing: the call failed before it reached the endpoint.
+    Unknown,
 }
 
-/// As what a call goes to an endpoint.
+/// Why a call was routed to its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Ordinary,
-    /// The one that finds out whether the endpoint is back.
+pub(super) enum CallKind {
+    /// The endpoint is in use.
+    Normal,
+    /// The endpoint's cool-down is over, and this call finds out whether the endpoint is back.
     Probe,
-    /// It goes to an endpoint that is left alone, as there is no other.
+    /// The endpoint is left alone or being probed, and there was no better one.
     Early,
 }
 
-/// Whether calls should go to an endpoint.
+/// Whether the endpoint may get a call now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Yes. If it was left alone, the next call is the probe.
-    Open,
-    /// Not before then.
-    Resting(Instant),
-    /// Not until the probe has ended.
-    Probed,
+pub(super) enum Availability {
+    /// Yes. If it was left alone, this call is the probe.
+    Available,
+    /// Not before `until`.
+    CoolingDown { until: Instant },
+    /// Not before its probe has ended.
+    BeingProbed,
 }
 
-/// A change worth telling.
+/// A change of health that is worth a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum HealthChange {
     LeftAlone(Duration),
     ProbeFailed(Duration),
-    Healed,
+    Recovered,
 }
 
 #[derive(Debug)]
@@ -70,11 +78,12 @@ pub(super) struct Health {
     state: State,
 }
 
+/// `is_silent`: the newest signal was [`HealthSignal::Silent`], so a call there would wait in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     InUse { losses: u32 },
-    LeftAlone { until: Instant, cool_down: Duration },
-    Probed { cool_down: Duration },
+    LeftAlone { until: Instant, cool_down: Duration, is_silent: bool },
+    BeingProbed { cool_down: Duration, is_silent: bool },
 }
 
 impl Default for Health {
@@ -84,11 +93,11 @@ impl Default for Health {
 }
 
 impl Health {
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn availability(&self, now: Instant) -> Availability {
         match self.state {
-            State::LeftAlone { until, .. } if now < until => Standing::Resting(until),
-            State::InUse { .. } | State::LeftAlone { .. } => Standing::Open,
-            State::Probed { .. } => Standing::Probed,
+            State::LeftAlone { until, .. } if now < until => Availability::CoolingDown { until },
+            State::InUse { .. } | State::LeftAlone { .. } => Availability::Available,
+            State::BeingProbed { .. } => Availability::BeingProbed,
         }
     }
 
@@ -96,57 +105,85 @@ impl Health {
         matches!(self.state, State::InUse { .. })
     }
 
-    /// A call goes there.
-    pub(super) fn begin(&mut self, now: Instant) -> Role {
+    /// Whether the endpoint should get no call now because its calls have waited in vain. Where it
+    /// merely refuses, a call there costs no time.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
         match self.state {
-            State::InUse { .. } => Role::Ordinary,
-            State::LeftAlone { until, cool_down } if until <= now => {
-                self.state = State::Probed { cool_down };
-                Role::Probe
-            }
-            State::LeftAlone { .. } | State::Probed { .. } => Role::Early,
+            State::InUse { .. } => false,
+            State::LeftAlone { until, is_silent, .. } => is_silent && now < until,
+            State::BeingProbed { is_silent, .. } => is_silent,
         }
     }
 
-    /// The call has ended.
+    /// A call begins.
+    pub(super) fn begin(&mut self, now: Instant) -> CallKind {
+        match self.state {
+            State::InUse { .. } => CallKind::Normal,
+            State::LeftAlone { until, cool_down, is_silent } if until <= now => {
+                self.state = State::BeingProbed { cool_down, is_silent };
+                CallKind::Probe
+            }
+            State::LeftAlone { .. } | State::BeingProbed { .. } => CallKind::Early,
+        }
+    }
+
+    /// A call has ended.
     pub(super) fn end(
         &mut self,
-        role: Role,
-        sign: Sign,
+        kind: CallKind,
+        signal: HealthSignal,
         now: Instant,
-        policy: &Policy,
-    ) -> Option<Change> {
-        match (self.state, sign) {
-            (state, Sign::Alive) => {
+        policy: &HealthPolicy,
+    ) -> Option<HealthChange> {
+        let is_newly_silent = signal == HealthSignal::Silent;
+        match (&mut self.state, signal) {
+            (State::InUse { losses }, HealthSignal::Answered) => {
+                *losses = 0;
+                None
+            }
+            (_, HealthSignal::Answered) => {
                 self.state = State::InUse { losses: 0 };
-                (!matches!(state, State::InUse { .. })).then_some(Change::Healed)
+                Some(HealthChange::Recovered)
             }
-            // It has not found out. The next one will.
-            (State::Probed { cool_down }, Sign::None) if role == Role::Probe => {
-                self.state = State::LeftAlone { until: now, cool_down };
+            // The probe has found nothing out, so the next call probes.
+            (State::BeingProbed { cool_down, is_silent }, HealthSignal::Unknown)
+                if kind == CallKind::Probe =>
+            {
+                let (cool_down, is_silent) = (*cool_down, *is_silent);
+                self.state = State::LeftAlone { until: now, cool_down, is_silent };
                 None
             }
-            (State::Probed { cool_down }, Sign::Gone | Sign::Silent) if role == Role::Probe => {
+            (_, HealthSignal::Unknown) => None,
+            (State::BeingProbed { cool_down, .. }, _) if kind == CallKind::Probe => {
                 let cool_down = cool_down.saturating_mul(2).min(policy.cool_down_max);
-                self.leave_alone(now, cool_down);
-                Some(Change::ProbeFailed(cool_down))
+                self.leave_alone(now, cool_down, is_newly_silent);
+                Some(HealthChange::ProbeFailed(cool_down))
             }
-            (State::InUse { losses }, Sign::Silent) if losses + 1 < policy.losses_max => {
-                self.state = State::InUse { losses: losses + 1 };
+            (State::InUse { losses }, HealthSignal::Silent)
+                if losses.saturating_add(1) < policy.losses_max =>
+            {
+                *losses += 1;
                 None
             }
-            (State::InUse { .. }, Sign::Gone | Sign::Silent) => {
+            (State::InUse { .. }, _) => {
                 let cool_down = policy.cool_down_min.min(policy.cool_down_max);
-                self.leave_alone(now, cool_down);
-                Some(Change::LeftAlone(cool_down))
+                self.leave_alone(now, cool_down, is_newly_silent);
+                Some(HealthChange::LeftAlone(cool_down))
             }
-            // A call that began before, or early: it was known already.
-            (State::LeftAlone { .. } | State::Probed { .. }, _) | (_, Sign::None) => None,
+            // An early call, or one that began before the endpoint was left alone: the cool-down
+            // stays as it is.
+            (
+                State::LeftAlone { is_silent, .. } | State::BeingProbed { is_silent, .. },
+                HealthSignal::Unavailable | HealthSignal::Silent,
+            ) => {
+                *is_silent = is_newly_silent;
+                None
+            }
         }
     }
 
-    fn leave_alone(&mut self, now: Instant, cool_down: Duration) {
-        self.state = State::LeftAlone { until: now + cool_down, cool_down };
+    fn leave_alone(&mut self, now: Instant, cool_down: Duration, is_silent: bool) {
+        self.state = State::LeftAlone { until: now + cool_down, cool_down, is_silent };
     }
 }
 
@@ -156,123 +193,164 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// An endpoint's health, and a clock that only the test moves.
+    /// An endpoint's health, with a clock that only the test moves.
     struct Patient {
         health: Health,
-        policy: Policy,
+        policy: HealthPolicy,
         now: Instant,
     }
 
     impl Patient {
         fn new() -> Self {
-            let (health, policy) = (Health::default(), Policy::default());
+            let (health, policy) = (Health::default(), HealthPolicy::default());
             Patient { health, policy, now: Instant::now() }
         }
 
-        fn end(&mut self, role: Role, sign: Sign) -> Option<Change> {
-            self.health.end(role, sign, self.now, &self.policy)
+        fn end(&mut self, kind: CallKind, signal: HealthSignal) -> Option<HealthChange> {
+            self.health.end(kind, signal, self.now, &self.policy)
         }
 
         /// A call that ends at once.
-        fn call(&mut self, role: Role, sign: Sign) -> Option<Change> {
-            assert_eq!(self.health.begin(self.now), role);
-            self.end(role, sign)
+        fn call(&mut self, kind: CallKind, signal: HealthSignal) -> Option<HealthChange> {
+            assert_eq!(self.health.begin(self.now), kind);
+            self.end(kind, signal)
         }
 
-        fn standing(&self) -> Standing {
-            self.health.standing(self.now)
+        fn availability(&self) -> Availability {
+            self.health.availability(self.now)
         }
     }
 
     #[test]
     fn one_failure_to_connect_is_enough() {
         let mut patient = Patient::new();
-        let change = patient.call(Role::Ordinary, Sign::Gone);
-        assert_eq!(change, Some(Change::LeftAlone(SECOND)));
-        assert_eq!(patient.standing(), Standing::Resting(patient.now + SECOND));
+        let change = patient.call(CallKind::Normal, HealthSignal::Unavailable);
+        assert_eq!(change, Some(HealthChange::LeftAlone(SECOND)));
+        assert_eq!(
+            patient.availability(),
+            Availability::CoolingDown { until: patient.now + SECOND }
+        );
     }
 
     #[test]
-    fn three_losses_in_a_row_are_and_an_answer_between_starts_anew() {
+    fn three_losses_in_a_row_are_enough_and_an_answer_resets_the_count() {
         let mut patient = Patient::new();
-        for sign in
-            [Sign::Silent, Sign::Silent, Sign::Alive, Sign::Silent, Sign::None, Sign::Silent]
-        {
-            assert_eq!(patient.call(Role::Ordinary, sign), None);
-            assert_eq!(patient.standing(), Standing::Open);
+        for signal in [
+            HealthSignal::Silent,
+            HealthSignal::Silent,
+            HealthSignal::Answered,
+            HealthSignal::Silent,
+            HealthSignal::Unknown,
+            HealthSignal::Silent,
+        ] {
+            assert_eq!(patient.call(CallKind::Normal, signal), None);
+            assert_eq!(patient.availability(), Availability::Available);
         }
-        let change = patient.call(Role::Ordinary, Sign::Silent);
-        assert_eq!(change, Some(Change::LeftAlone(SECOND)));
+        let change = patient.call(CallKind::Normal, HealthSignal::Silent);
+        assert_eq!(change, Some(HealthChange::LeftAlone(SECOND)));
     }
 
     #[test]
-    fn after_the_cool_down_one_call_probes_and_others_stay_away() {
+    fn after_the_cool_down_one_call_probes_and_no_other_goes_there() {
         let mut patient = Patient::new();
-        patient.call(Role::Ordinary, Sign::Gone);
+        patient.call(CallKind::Normal, HealthSignal::Unavailable);
         patient.now += SECOND;
-        assert_eq!(patient.standing(), Standing::Open);
-        assert_eq!(patient.health.begin(patient.now), Role::Probe);
-        assert_eq!(patient.standing(), Standing::Probed);
-        assert_eq!(patient.end(Role::Probe, Sign::Alive), Some(Change::Healed));
-        assert_eq!(patient.standing(), Standing::Open);
-        assert_eq!(patient.health.begin(patient.now), Role::Ordinary);
+        assert_eq!(patient.availability(), Availability::Available);
+        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
+        assert_eq!(patient.availability(), Availability::BeingProbed);
+        assert_eq!(
+            patient.end(CallKind::Probe, HealthSignal::Answered),
+            Some(HealthChange::Recovered)
+        );
+        assert_eq!(patient.availability(), Availability::Available);
+        assert_eq!(patient.health.begin(patient.now), CallKind::Normal);
     }
 
     #[test]
     fn the_cool_down_doubles_with_each_failed_probe_up_to_the_longest() {
         let mut patient = Patient::new();
-        patient.call(Role::Ordinary, Sign::Gone);
+        patient.call(CallKind::Normal, HealthSignal::Unavailable);
         let mut cool_down = SECOND;
-        for (sign, seconds) in [
-            (Sign::Gone, 2),
-            (Sign::Silent, 4),
-            (Sign::Gone, 8),
-            (Sign::Gone, 16),
-            (Sign::Gone, 30),
+        for (signal, seconds) in [
+            (HealthSignal::Unavailable, 2),
+            (HealthSignal::Silent, 4),
+            (HealthSignal::Unavailable, 8),
+            (HealthSignal::Unavailable, 16),
+            (HealthSignal::Unavailable, 30),
         ] {
             patient.now += cool_down;
             cool_down = Duration::from_secs(seconds);
-            let change = patient.call(Role::Probe, sign);
-            assert_eq!(change, Some(Change::ProbeFailed(cool_down)));
+            let change = patient.call(CallKind::Probe, signal);
+            assert_eq!(change, Some(HealthChange::ProbeFailed(cool_down)));
         }
-        // Healed, it begins with the shortest again.
+        // Once it has recovered, the shortest comes first again.
         patient.now += cool_down;
-        assert_eq!(patient.call(Role::Probe, Sign::Alive), Some(Change::Healed));
-        assert_eq!(patient.call(Role::Ordinary, Sign::Gone), Some(Change::LeftAlone(SECOND)));
+        assert_eq!(
+            patient.call(CallKind::Probe, HealthSignal::Answered),
+            Some(HealthChange::Recovered)
+        );
+        assert_eq!(
+            patient.call(CallKind::Normal, HealthSignal::Unavailable),
+            Some(HealthChange::LeftAlone(SECOND))
+        );
     }
 
     #[test]
-    fn a_probe_that_finds_nothing_out_leaves_it_to_the_next_call() {
+    fn after_a_probe_that_finds_nothing_out_the_next_call_probes() {
         let mut patient = Patient::new();
-        patient.call(Role::Ordinary, Sign::Gone);
+        patient.call(CallKind::Normal, HealthSignal::Unavailable);
         patient.now += SECOND;
-        assert_eq!(patient.call(Role::Probe, Sign::None), None);
-        assert_eq!(patient.standing(), Standing::Open);
-        assert_eq!(patient.health.begin(patient.now), Role::Probe);
+        assert_eq!(patient.call(CallKind::Probe, HealthSignal::Unknown), None);
+        assert_eq!(patient.availability(), Availability::Available);
+        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
     }
 
     #[test]
-    fn failures_of_calls_that_came_early_or_began_before_make_nothing_worse() {
+    fn failures_of_early_calls_and_of_earlier_calls_change_no_cool_down() {
         let mut patient = Patient::new();
-        patient.call(Role::Ordinary, Sign::Gone);
+        patient.call(CallKind::Normal, HealthSignal::Unavailable);
         let until = patient.now + SECOND;
         patient.now += SECOND / 2;
-        for sign in [Sign::Gone, Sign::Silent, Sign::None] {
-            assert_eq!(patient.call(Role::Early, sign), None);
-            assert_eq!(patient.end(Role::Ordinary, sign), None);
-            assert_eq!(patient.standing(), Standing::Resting(until));
+        for signal in [HealthSignal::Unavailable, HealthSignal::Silent, HealthSignal::Unknown] {
+            assert_eq!(patient.call(CallKind::Early, signal), None);
+            assert_eq!(patient.end(CallKind::Normal, signal), None);
+            assert_eq!(patient.availability(), Availability::CoolingDown { until });
         }
         patient.now = until;
-        assert_eq!(patient.health.begin(patient.now), Role::Probe);
-        assert_eq!(patient.call(Role::Early, Sign::Gone), None);
-        assert_eq!(patient.standing(), Standing::Probed);
+        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
+        assert_eq!(patient.call(CallKind::Early, HealthSignal::Unavailable), None);
+        assert_eq!(patient.availability(), Availability::BeingProbed);
     }
 
     #[test]
-    fn any_answer_heals() {
+    fn any_answer_restores_health() {
         let mut patient = Patient::new();
-        patient.call(Role::Ordinary, Sign::Gone);
-        assert_eq!(patient.call(Role::Early, Sign::Alive), Some(Change::Healed));
-        assert_eq!(patient.standing(), Standing::Open);
+        patient.call(CallKind::Normal, HealthSignal::Unavailable);
+        assert_eq!(
+            patient.call(CallKind::Early, HealthSignal::Answered),
+            Some(HealthChange::Recovered)
+        );
+        assert_eq!(patient.availability(), Availability::Available);
+    }
+
+    #[test]
+    fn only_an_endpoint_whose_calls_waited_in_vain_is_silent() {
+        let mut patient = Patient::new();
+        patient.policy.losses_max = 1;
+        assert!(!patient.health.is_silent(patient.now));
+        patient.call(CallKind::Normal, HealthSignal::Silent);
+        assert!(patient.health.is_silent(patient.now));
+        // The newest signal counts.
+        patient.call(CallKind::Early, HealthSignal::Unavailable);
+        assert!(!patient.health.is_silent(patient.now));
+        patient.call(CallKind::Early, HealthSignal::Silent);
+        assert!(patient.health.is_silent(patient.now));
+        // Once the cool-down is over, one call may wait there, and no other.
+        patient.now += SECOND;
+        assert!(!patient.health.is_silent(patient.now));
+        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
+        assert!(patient.health.is_silent(patient.now));
+        patient.end(CallKind::Probe, HealthSignal::Answered);
+        assert!(!patient.health.is_silent(patient.now));
     }
 }

@@ -1,17 +1,17 @@
-//! Where the least is going on.
+//! The endpoint with the fewest outstanding calls, or the one that will answer first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Balancer, Candidate};
 
-/// The one with the fewest calls outstanding; among equals one after another.
+/// Chooses the candidate with the fewest outstanding calls. Equal candidates take turns.
 #[derive(Debug, Default)]
 pub struct LeastConnections {
     turn: AtomicUsize,
 }
 
 impl LeastConnections {
-    /// Begins with the first of the equals.
+    /// Begins with the first of equal candidates.
     pub fn new() -> Self {
         Self::default()
     }
@@ -23,18 +23,19 @@ impl Balancer for LeastConnections {
     }
 }
 
-/// The one that will answer first: the least product of its response time and of the calls that it would then have outstanding;
-/// among equals one after another.
+/// Chooses the candidate that will probably answer first: the one with the least product of its
+/// response time and the calls that it would then have outstanding. Equal candidates take turns.
 ///
-/// Without the second factor all callers would choose the same one until its answers say that it is overrun. One whose time is
-/// not known comes before all others, for one call; while that is out it is taken to be as slow as the slowest.
+/// Without the second factor all callers would choose the same candidate until its answers show
+/// that it is overloaded. A candidate whose time is not known comes before all others, for one
+/// call; while that call is outstanding, it counts as slow as the slowest.
 #[derive(Debug, Default)]
 pub struct LeastResponseTime {
     turn: AtomicUsize,
 }
 
 impl LeastResponseTime {
-    /// Begins with the first of the equals.
+    /// Begins with the first of equal candidates.
     pub fn new() -> Self {
         Self::default()
     }
@@ -55,7 +56,7 @@ impl Balancer for LeastResponseTime {
     }
 }
 
-/// The candidate of least rank; those of equal rank have turns.
+/// The candidate with the least rank. Candidates of equal rank take turns.
 fn pick_least<T: Ord>(
     turn: &AtomicUsize,
     candidates: &[Candidate<'_>],
@@ -77,7 +78,7 @@ mod tests {
     use super::super::testing::{idle, places, weighted};
     use super::*;
 
-    /// Candidates of these outstanding calls and response times in milliseconds.
+    /// Candidates with these outstanding calls and response times in milliseconds.
     fn busy<'a>(endpoints: &'a [Endpoint], loads: &[(usize, u64)]) -> Vec<Candidate<'a>> {
         let mut candidates = idle(endpoints);
         for (candidate, (outstanding, ms)) in candidates.iter_mut().zip(loads) {
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fewest_outstanding_is_chosen_and_equals_have_turns() {
+    fn the_fewest_outstanding_is_chosen_and_equals_take_turns() {
         let (balancer, endpoints) = (LeastConnections::new(), weighted(&[1, 1, 1]));
         let candidates = busy(&endpoints, &[(2, 1), (1, 900), (3, 1)]);
         assert_eq!([0; 3].map(|_| balancer.pick(&candidates, 0)), [1, 1, 1]);
@@ -109,21 +110,21 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_is_chosen_and_the_unknown_before_it() {
+    fn the_fastest_is_chosen_and_unknown_ones_before_it() {
         let (balancer, endpoints) = (LeastResponseTime::new(), weighted(&[1, 1, 1]));
         let pick = |loads: &[(usize, u64)]| balancer.pick(&busy(&endpoints, loads), 0);
         assert_eq!(pick(&[(0, 30), (0, 10), (0, 20)]), 1);
         assert_eq!(pick(&[(0, 30), (0, 10), (0, 0)]), 2);
-        // Unknown with a call outstanding, it is taken for the slowest.
+        // An unknown candidate with an outstanding call counts as the slowest.
         assert_eq!(pick(&[(1, 0), (0, 30), (0, 10)]), 2);
         assert_eq!(pick(&[(1, 0), (3, 30), (4, 30)]), 0);
         assert_eq!(pick(&[(4, 0), (3, 0), (5, 0)]), 1);
-        // Five calls at 10 ms one after another are slower than one at 30.
+        // Five calls of 10 ms each, one after another, are slower than one of 30 ms.
         assert_eq!(pick(&[(0, 30), (4, 10), (1, 20)]), 0);
     }
 
     #[test]
-    fn equals_of_the_fastest_have_turns() {
+    fn equally_fast_candidates_take_turns() {
         let endpoints = weighted(&[1, 1]);
         assert_eq!(
             places(&LeastResponseTime::new(), &endpoints, 0..4),

@@ -1,74 +1,84 @@
-//! Where to send: one call, several servers that can answer it.
+//! Load balancing: a call that any of several servers can answer.
 //!
 //! ```text
-//!                      Source (list, generation)
-//!                         │ read anew when the generation has changed
-//!   caller ── Targets ── Table ── Balancer picks one of those that are in use ── Channel ══ TCP ══ server
-//!                         ^                                                         │
-//!                         └── outstanding, response time, health <── how it ended ──┘
+//!                   Source (list, generation)
+//!                      │ read again when the generation has grown
+//!   caller ── Targets ── EndpointTable ── Balancer picks an endpoint in use ── Channel ══ server
+//!                         ^                                                       │
+//!                         └── outstanding calls, response time, health <── end ───┘
 //! ```
+//!
+//! [`EndpointTable`] is the mechanism: what is known of each endpoint, and which one a call goes
+//! to. [`Targets`] adds channels and a list that may change. A program that routes calls by other
+//! rules as well has a table of its own: the Clerk of `syncraft` follows hints to a leader.
 //!
 //! # A call
 //!
-//! [`Targets::call`] makes *one* attempt at one endpoint. Only an attempt that has certainly not
-//! run, because the endpoint cannot be connected to or says that it is stopping, goes on to another
-//! one: at once, without a sleep, until every endpoint was tried once or the deadline has passed.
-//! Connecting gets an even share of the time that is left for it and the endpoints not yet tried,
-//! so that a host that swallows packets does not use up the whole deadline. Everything else, a
-//! refusal or a loss, is the caller's to repeat, or not.
+//! [`Targets::call`] makes *one* attempt at one endpoint. It goes on to another endpoint only if
+//! the attempt has certainly not run, because the endpoint cannot be connected to or says that it
+//! is stopping. It goes on at once, tries each endpoint once, and ends at the deadline. Connecting
+//! gets an even share of the time left: that time divided by the number of endpoints not yet tried.
+//! So a host that drops packets cannot use up the whole deadline. After any other failure, a
+//! refusal or a loss, the caller decides whether to repeat the call.
 //!
 //! # Health
 //!
 //! ```text
-//!            cannot be connected to, or `losses_max` losses and timeouts in a row
-//!   in use ───────────────────────────────────────────────────────────────────────> left alone <──────┐
-//!     ^ ^                                                                                │            │ failed:
-//!     │ └── an answer to anything ───────────────────────────────────────────────────────┤ cool-down  │ twice as long,
-//!     │                                                                                  v is over    │ up to the longest
-//!     └────────────── an answer ─────────────────────────────────────────────────── probed by one call
+//!          unavailable, or `losses_max`
+//!          losses and timeouts in a row
+//!   in use ──────────────────────────────> left alone <─────────┐
+//!     ^ ^                                       │               │ failed: twice as long,
+//!     │ └── any answer ─────────────────────────┤ cool-down     │ up to the longest
+//!     │                                         v is over       │
+//!     └──── an answer ──────────────────── probed by one call ──┘
 //! ```
 //!
-//! An endpoint whose cool-down is over is a candidate again. The call that the balancer sends there
-//! is the probe; while it is out others stay away. So no probe takes a keyed call away from its
-//! place. If no endpoint is in use, the one whose cool-down ends first is tried all the same; such
-//! an early attempt heals if it is answered, and makes nothing worse if it is not. A refusal is an
-//! answer: the endpoint lives.
+//! An endpoint whose cool-down is over is a candidate again. The next call that the balancer sends
+//! there is the probe; no other call goes there until the probe has ended. Because the balancer
+//! chooses the probe, a probe never moves a keyed call away from its endpoint. If no endpoint is in
+//! use, a call goes to the one whose cool-down ends first; such an early call can restore the
+//! endpoint's health but cannot make it worse. A refusal is an answer: it shows that the endpoint
+//! is alive.
 //!
 //! # Response time
 //!
-//! A moving average `e` of the time from sending to the reply. With each sample `s`,
-//! `e = e + (s - e) / 8`; between samples it halves every 5 s, so that an endpoint that was slow
-//! once is tried again. Replies are samples, and timeouts, which took at least that long. Refusals
-//! and losses are none: a server that fails fast must not look fast. An endpoint that is left alone
-//! comes back with its time unknown.
+//! A moving average `e` of the time from sending to the reply. Each sample `s` changes it to
+//! `e + (s - e) / 8`. Without samples it halves every 5 s, so an endpoint that was slow once is
+//! tried again. Replies are samples, and so are timeouts, which took at least that long. Refusals
+//! and losses are not: a server that fails fast must not look fast. The average of an endpoint that
+//! is left alone is forgotten.
 //!
 //! # The list
 //!
-//! From code ([`FixedSource`]), from a file that is watched ([`FileSource`]), or from any
-//! [`Source`]. Endpoints are told apart by their address. One that stays keeps its channel and its
-//! health, also with a new weight; one that leaves gets no further call, and its channel is closed
-//! when its calls have ended.
+//! It comes from code ([`FixedSource`]), from a watched file ([`FileSource`]), or from any
+//! [`Source`]. The address identifies an endpoint. An endpoint that stays in the list keeps its
+//! channel and its health, even if its weight changes. One that leaves the list gets no more calls,
+//! and its channel is closed when its last call has ended.
 //!
 //! # Invariants
 //!
-//! - What decides (`table`, `health`, `response`, the balancers) reads no clock and does no I/O.
-//! - The table's lock is never held while a channel is made, called or closed, or a source read. A balancer does run under it:
-//!   its counts are exact for that.
-//! - Health never refuses a call.
+//! - The files that decide (`entries`, `health`, `response`, the balancers) read no clock and do no
+//!   I/O.
+//! - No channel is made, called or closed, and no source is read, while the table's lock is held.
+//!   Balancers do run under the lock, so that two calls never see the same counts.
+//! - Health alone never refuses a call.
 //!
 //! # Threads
 //!
-//! `rpc-endpoints`, one for each [`FileSource`], joined when it is dropped. `rpc-retire`, while the
-//! channel of an endpoint that has left is closed, which may wait for an attempt to connect; joined
-//! when the last clone of the [`Targets`] goes.
+//! - `rpc-endpoints`: one for each [`FileSource`], joined when the source is dropped.
+//! - `rpc-retire`: closes the channel of an endpoint that has left the list, or whose [`Targets`]
+//!   are dropped, because closing may have to wait for an attempt to connect. Joined when the last
+//!   clone of the [`Targets`] is dropped.
 //!
 //! # Left out
 //!
-//! Retries ([`Retrying`](crate::Retrying) adds them), hedged calls, calls without waiting, several
-//! connections to an endpoint, pings of endpoints that nobody calls.
+//! Retries ([`Retrying`](crate::Retrying) adds them), hedged calls, async calls, several
+//! connections to one endpoint, pings of endpoints that receive no calls.
 
 mod balancer;
 mod endpoint;
+mod entries;
+mod failure;
 mod file;
 mod hash;
 mod health;
@@ -79,18 +89,18 @@ mod round_robin;
 mod source;
 mod table;
 mod targets;
-mod verdict;
 
 pub use balancer::{Balancer, Candidate};
 pub use endpoint::{Endpoint, EndpointError, WEIGHT_MAX};
 pub use file::{FileSource, SourceError};
 pub use hash::{Hash, hash_key};
+pub use health::{HealthPolicy, HealthSignal};
 pub use least::{LeastConnections, LeastResponseTime};
-pub use response::ResponseTime;
 pub use ring::HashRing;
 pub use round_robin::{RoundRobin, WeightedRoundRobin};
 pub use source::{FixedSource, Source};
-pub use targets::{TargetStatus, Targets, TargetsBuilder};
+pub use table::{Attempt, EndpointTable, TargetStatus};
+pub use targets::{Targets, TargetsBuilder};
 
 #[cfg(test)]
 mod testing;

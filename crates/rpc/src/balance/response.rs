@@ -1,29 +1,25 @@
-//! How long an endpoint takes to answer: a moving average that fades. No clock: the time comes in.
+//! How long an endpoint takes to answer: a moving average that fades. Nothing here reads a clock:
+//! the caller passes the time.
 
 use std::time::{Duration, Instant};
 
-/// A sample counts this much. As in TCP's estimate of the round trip (RFC 6298).
+/// The weight of a new sample, as in TCP's estimate of the round trip (RFC 6298).
 const SHARE: f64 = 1.0 / 8.0;
 
-/// Without samples the average halves in this time: whoever was slow once would else never be tried
-/// again.
+/// Without samples the average halves in this time. Otherwise an endpoint that was slow once would
+/// never be tried again.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 
-/// A moving average of response times, for a [`Balancer`](crate::Balancer)'s
-/// [`Candidate`](crate::Candidate)s. It is what [`Targets`](crate::Targets) keeps for each
-/// endpoint; a program that chooses endpoints by itself keeps one for each of its own.
-///
-/// A new sample counts an eighth. Without samples the average halves every five seconds, so that an
-/// endpoint that was slow once is tried again.
+/// A moving average of response times.
 #[derive(Clone, Debug, Default)]
-pub struct ResponseTime {
-    /// Seconds, and when that was so.
+pub(super) struct ResponseTime {
+    /// The average in seconds, and its time.
     average: Option<(f64, Instant)>,
 }
 
 impl ResponseTime {
     /// Counts a response that took `sample` and arrived at `now`.
-    pub fn add(&mut self, sample: Duration, now: Instant) {
+    pub(super) fn add(&mut self, sample: Duration, now: Instant) {
         let sample = sample.as_secs_f64();
         let average = match self.seconds(now) {
             Some(average) => average + (sample - average) * SHARE,
@@ -32,9 +28,9 @@ impl ResponseTime {
         self.average = Some((average, now));
     }
 
-    /// The average as of `now`. Zero means that there was no sample yet; a known average is at
-    /// least a nanosecond.
-    pub fn at(&self, now: Instant) -> Duration {
+    /// The average as of `now`. Zero: there was no sample yet; a known average is at least a
+    /// nanosecond.
+    pub(super) fn at(&self, now: Instant) -> Duration {
         match self.seconds(now) {
             Some(seconds) => Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)),
             None => Duration::ZERO,

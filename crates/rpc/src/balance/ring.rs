@@ -1,29 +1,32 @@
-//! The consistent hash ring.
+//! [`HashRing`]: consistent hashing.
 
 use parking_lot::Mutex;
 
 use super::hash::{hash_key, spread};
 use super::{Balancer, Candidate};
 
-/// Points on the ring for each unit of weight. The share of an endpoint varies by about `1 / sqrt(POINTS)`: 9 percent.
+/// Points on the ring for each unit of weight. The share of an endpoint varies by about
+/// `1 / sqrt(POINTS)`: 9 percent.
 const POINTS: u64 = 128;
 
-/// Equal keys to equal places, and when an endpoint comes or goes, or is left alone, only the keys that were there, or will be,
-/// move.
+/// Sends equal keys to the same endpoint. When an endpoint comes, goes or is left alone, only the
+/// keys of that endpoint move.
 ///
-/// Each endpoint has 128 points for each unit of its weight on a ring of all 64-bit numbers; a key belongs to the first point at
-/// or after it. With `spread` the finalizer of splitmix64, a key stands at `spread(key)`, and the `i`-th point of an
-/// endpoint at `spread(hash_key(addr) ^ spread(i + 1))`: every process that knows the same endpoints agrees, in whatever
-/// order it knows them. The address is taken as it is written: `localhost:1` and `127.0.0.1:1` differ.
+/// Each endpoint has 128 points for each unit of its weight on a ring of all 64-bit numbers. A key
+/// belongs to the first point at or after its own position. `spread` is the finalizer of
+/// splitmix64. The position of a key is `spread(key)`; point `i` of an endpoint, counted from 0, is
+/// at `spread(hash_key(addr) ^ spread(i + 1))`. So all processes that know the same endpoints
+/// agree, in whatever order they know them. Addresses are compared as they are written:
+/// `localhost:1` and `127.0.0.1:1` differ.
 ///
-/// The ring is kept as long as the candidates stay the same.
+/// The ring is computed again only when the candidates change.
 #[derive(Debug, Default)]
 pub struct HashRing {
     ring: Mutex<Ring>,
 }
 
 impl HashRing {
-    /// The ring is made when the first endpoint is chosen.
+    /// Computes the ring when it first chooses an endpoint.
     pub fn new() -> Self {
         Self::default()
     }
@@ -43,7 +46,7 @@ impl Balancer for HashRing {
 struct Ring {
     /// Address and weight of each candidate.
     members: Vec<(String, u32)>,
-    /// Position and index of the candidate, in order.
+    /// Position, and index of the candidate, in the order of positions.
     points: Vec<(u64, usize)>,
 }
 
@@ -61,7 +64,7 @@ impl Ring {
                 (1..=POINTS * u64::from(*weight)).map(move |i| (spread(seed ^ spread(i)), at))
             })
             .collect();
-        // Where two points meet the address decides, not the order of the list.
+        // If two points have the same position, the address decides, not the order of the list.
         points.sort_unstable_by_key(|(position, at)| (*position, &members[*at].0));
         Ring { members, points }
     }
@@ -74,7 +77,7 @@ impl Ring {
     fn owner(&self, key: u64) -> usize {
         let position = spread(key);
         let at = self.points.partition_point(|(point, _)| *point < position);
-        // Past the last point the first one follows.
+        // After the last point comes the first.
         self.points.get(at).or(self.points.first()).map_or(0, |(_, at)| *at)
     }
 }
@@ -95,7 +98,7 @@ mod tests {
             let moved = before.iter().zip(&after).filter(|(a, b)| a != b).count();
             let were_there = before.iter().filter(|addr| **addr == all[gone].addr()).count();
             assert_eq!(moved, were_there);
-            // A tenth, as evenly as 128 points make it.
+            // A tenth, as even as 128 points make it.
             assert!((700..1300).contains(&moved), "{moved} of 10,000");
         }
     }
@@ -134,12 +137,12 @@ mod tests {
         balancer.pick(&idle(&endpoints), 2);
         assert_eq!(points(&balancer), first);
         assert_eq!(balancer.ring.lock().points.len(), 3 * 128);
-        // Another weight is another ring.
+        // Another weight means another ring.
         balancer.pick(&idle(&weighted(&[1, 1])), 1);
         assert_eq!(balancer.ring.lock().points.len(), 2 * 128);
     }
 
-    /// Other processes, of other versions, send the same keys to the same places.
+    /// Processes of other versions send the same keys to the same endpoints.
     #[test]
     fn places_never_change() {
         let order: String = places(&HashRing::new(), &weighted(&[1; 5]), 0..20)

@@ -1,4 +1,4 @@
-//! One after another, evenly or by weight.
+//! One endpoint after another, evenly or by weight.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 
 use super::{Balancer, Candidate};
 
-/// One after another, whatever their weights.
+/// Chooses the candidates one after another, whatever their weights.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
     turn: AtomicUsize,
 }
 
 impl RoundRobin {
-    /// Begins with the first.
+    /// Begins with the first candidate.
     pub fn new() -> Self {
         Self::default()
     }
@@ -25,18 +25,19 @@ impl Balancer for RoundRobin {
     }
 }
 
-/// One after another, each as often as its weight says, and spread evenly over time: with weights 5, 1, 1 the order is
-/// `a a b a c a a`, not `a a a a a b c`. The smooth weighted round robin of nginx.
+/// Chooses the candidates one after another, each as often as its weight says, spread evenly over
+/// time: with weights 5, 1, 1 the order is `a a b a c a a`, not `a a a a a b c`. This is the smooth
+/// weighted round robin of nginx.
 ///
-/// Each endpoint has a credit. At each call every credit grows by the weight, the largest is chosen, and pays the sum of all
-/// weights.
+/// Each endpoint has a credit. At each call every credit grows by the endpoint's weight; the
+/// endpoint with the largest credit is chosen and pays the sum of all weights.
 #[derive(Debug, Default)]
 pub struct WeightedRoundRobin {
     credits: Mutex<Vec<(String, i64)>>,
 }
 
 impl WeightedRoundRobin {
-    /// Begins with the heaviest.
+    /// Begins with the candidate of the largest weight.
     pub fn new() -> Self {
         Self::default()
     }
@@ -60,8 +61,9 @@ impl Balancer for WeightedRoundRobin {
     }
 }
 
-/// Brings the credits into the order of the candidates. New ones begin without; the credit of one that is away is forgotten, or
-/// it would be paid back in one burst when it returns.
+/// Puts the credits into the order of the candidates. New candidates begin with no credit. The
+/// credit of an endpoint that is away is forgotten; otherwise it would get a burst of calls when it
+/// returns.
 fn follow(credits: &mut Vec<(String, i64)>, candidates: &[Candidate<'_>]) {
     let addrs = || candidates.iter().map(|candidate| candidate.endpoint.addr());
     if credits.iter().map(|(addr, _)| addr.as_str()).eq(addrs()) {
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_robin_gives_each_its_turn() {
+    fn round_robin_takes_turns() {
         let endpoints = weighted(&[1, 9, 1]);
         let order = places(&RoundRobin::new(), &endpoints, 0..6);
         assert_eq!(order, ["a:1", "b:1", "c:1", "a:1", "b:1", "c:1"]);
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_back_is_owed_nothing() {
+    fn an_endpoint_that_comes_back_has_no_credit() {
         let (balancer, endpoints) = (WeightedRoundRobin::new(), weighted(&[1, 1, 1]));
         counts(&balancer, &endpoints[..2], 1001);
         assert_eq!(counts(&balancer, &endpoints, 300), [100, 100, 100]);

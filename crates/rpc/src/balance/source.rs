@@ -1,4 +1,4 @@
-//! Where the list of endpoints comes from: the trait, and a list given by code.
+//! Where the list of endpoints comes from: the trait [`Source`], and a list set by code.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +9,14 @@ use super::Endpoint;
 
 /// A list of endpoints that may change: from code, from a file, from a registry.
 pub trait Source: Send + Sync {
-    /// The list as it is now. It may be empty: calls then fail. Of two endpoints with the same address the first counts. Whoever
-    /// calls waits for it, so a source that asks others does so beforehand, on a thread of its own.
+    /// The list as it is now. If it is empty, calls fail. If an address occurs twice, the first
+    /// endpoint counts. Callers wait for this method, so a source that asks other programs should
+    /// do so beforehand, on a thread of its own.
     fn endpoints(&self) -> Vec<Endpoint>;
 
-    /// A number that grows with each change of the list, *after* the change. It is asked for before each call, so it should cost
-    /// no more than reading an atomic; the list is asked for only when it has grown.
+    /// A number that grows with each change of the list, *after* the change. It is read before each
+    /// call, so it should cost no more than reading an atomic. The list is read only when the
+    /// number has grown.
     fn generation(&self) -> u64;
 }
 
@@ -28,7 +30,8 @@ impl<S: Source + ?Sized> Source for Arc<S> {
     }
 }
 
-/// A list that code gives, and may set anew. In an [`Arc`] it can be set while [`Targets`](super::Targets) use it.
+/// A list that code sets. In an [`Arc`] it can be replaced while [`Targets`](super::Targets) use
+/// it.
 #[derive(Debug, Default)]
 pub struct FixedSource {
     endpoints: Mutex<Vec<Endpoint>>,
@@ -36,13 +39,14 @@ pub struct FixedSource {
 }
 
 impl FixedSource {
-    /// A source of these endpoints: [`Endpoint`]s, or addresses ("host:port" or a `SocketAddr`), which have weight 1.
+    /// A source of these endpoints. Each is an [`Endpoint`], or an address ("host:port" or a
+    /// `SocketAddr`) with weight 1.
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<Endpoint>>) -> Self {
         let endpoints = endpoints.into_iter().map(Into::into).collect();
         FixedSource { endpoints: Mutex::new(endpoints), generation: AtomicU64::new(0) }
     }
 
-    /// Replaces the list. Calls that begin from now on use the new one.
+    /// Replaces the list. Calls that begin from now on use the new list.
     pub fn set(&self, endpoints: Vec<Endpoint>) {
         *self.endpoints.lock() = endpoints;
         self.generation.fetch_add(1, Ordering::Release);

@@ -1,4 +1,4 @@
-//! The channels to the endpoints of a source, and the calls over them.
+//! [`Targets`]: calls over the channels to the endpoints of a source.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -9,27 +9,31 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::health::{Change, Policy, Role, Sign};
-use super::table::{Ended, Picked, Table};
-use super::verdict::Failure;
+use super::entries::CallEnd;
+use super::failure::Failure;
+use super::health::{HealthChange, HealthPolicy, HealthSignal};
+use super::table::{Attempt, EndpointTable, TargetStatus};
 use super::{Balancer, Endpoint, RoundRobin, Source};
 use crate::net::{join, spawn, time_left};
 use crate::{CallError, CallOptions, Channel, ChannelBuilder, Deadline, Invoke, Method, Payload};
 
-/// Several servers that offer the same services, called as if they were one: each call goes to one of them, which a [`Balancer`]
-/// chooses among those that are in good health. Clones are the same.
+/// Several servers that offer the same services, called as if they were one: each call goes to one
+/// server, chosen by a [`Balancer`] among those in good health. Clones share everything.
 ///
-/// - A call is *one* attempt. Only one that has certainly not run, because the endpoint cannot be connected to or says that it
-///   is stopping, goes on to another endpoint: at once, each once, within the deadline. Connecting gets an even share of the
-///   time left.
-/// - An endpoint that cannot be connected to, or has lost or not answered [three calls in a row](TargetsBuilder::losses_max),
-///   is left alone for a [cool-down](TargetsBuilder::cool_down). After that one call probes it, and others stay away until that
-///   has ended. Any answer heals. If all are left alone, the one whose cool-down ends first is tried: health alone refuses no
-///   call.
-/// - The response time `e` is a moving average: with each sample `s` (replies, and timeouts) `e = e + (s - e) / 8`; without
-///   samples it halves every 5 s. One that is left alone comes back with its time unknown.
-/// - An endpoint that stays in the [`Source`] keeps its channel and its health. One that leaves gets no more calls; its channel
-///   is closed when those that it has are answered.
+/// - A call is *one* attempt. It goes on to another endpoint only if it has certainly not run,
+///   because the endpoint cannot be connected to or says that it is stopping. It goes on at once,
+///   tries each endpoint once, and ends at the deadline. Connecting gets an even share of the time
+///   left.
+/// - An endpoint that cannot be connected to is left alone for a
+///   [cool-down](TargetsBuilder::cool_down). So is one that has lost or not answered [three calls
+///   in a row](TargetsBuilder::losses_max). Then one call probes it, and no other call goes there
+///   until the probe has ended. Any answer puts the endpoint back in use. If all are left alone, a
+///   call goes to the one whose cool-down ends first: health alone never refuses a call.
+/// - The response time `e` is a moving average: each sample `s` (replies, and timeouts) changes it
+///   to `e + (s - e) / 8`, and without samples it halves every 5 s. An endpoint that was left alone
+///   comes back with its time unknown.
+/// - An endpoint that stays in the [`Source`] keeps its channel and its health. One that leaves
+///   gets no more calls, and its channel is closed when its last call has ended.
 ///
 /// ```no_run
 /// use std::time::{Duration, Instant};
@@ -48,20 +52,6 @@ pub struct Targets {
     inner: Arc<Inner>,
 }
 
-/// An endpoint, and what is known of it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct TargetStatus {
-    /// Its address and weight.
-    pub endpoint: Endpoint,
-    /// Calls that have not ended.
-    pub outstanding: usize,
-    /// How long it takes to answer, a moving average; zero: not known.
-    pub response_time: Duration,
-    /// Whether it has failed, and no answer since has shown that it is back.
-    pub is_left_alone: bool,
-}
-
 impl Targets {
     /// Targets at the endpoints of `source`.
     pub fn builder(source: impl Source + 'static) -> TargetsBuilder {
@@ -69,18 +59,19 @@ impl Targets {
             source: Box::new(source),
             balancer: Box::new(RoundRobin::new()),
             channel: Box::new(|addr| Channel::builder(addr)),
-            policy: Policy::default(),
+            policy: HealthPolicy::default(),
         }
     }
 
-    /// Calls one endpoint, and waits for the reply until `deadline`. Where the balancer goes by keys, such calls are spread; for calls
-    /// of a key there is [`CallOptions::key`].
+    /// Calls one endpoint, and waits for the reply until `deadline`. Each such call has a key of
+    /// its own, so balancers that hash spread them; [`CallOptions::key`] gives a call a key.
     ///
     /// # Errors
     ///
-    /// Those of [`Channel::call`] from the endpoint that was called. If none could be connected to, [`CallError::NotSent`] with
-    /// the reason of the last, or [`CallError::TimedOut`] with `sent: false`, each with all addresses that were tried; the
-    /// source may be empty, too.
+    /// Those of [`Channel::call`] from the endpoint that was called. If no endpoint could be
+    /// connected to, [`CallError::NotSent`] with the reason of the last, or [`CallError::TimedOut`]
+    /// with `sent: false`; both name all addresses that were tried. [`CallError::NotSent`] also if
+    /// the source is empty.
     pub fn call<A: Payload, R: Payload>(
         &self,
         method: &Method,
@@ -90,17 +81,10 @@ impl Targets {
         self.invoke(method, &CallOptions::default(), args, deadline)
     }
 
-    /// The endpoints now, in the order of the source.
+    /// What is known of each endpoint now, in the order of the source.
     pub fn status(&self) -> Vec<TargetStatus> {
         self.inner.refresh();
-        let (table, now) = (self.inner.table.lock(), Instant::now());
-        let status = table.targets().iter().map(|target| TargetStatus {
-            endpoint: target.endpoint.clone(),
-            outstanding: target.outstanding,
-            response_time: target.response_time(now),
-            is_left_alone: target.is_left_alone(),
-        });
-        status.collect()
+        self.inner.table.status()
     }
 }
 
@@ -115,15 +99,13 @@ impl Invoke for Targets {
         self.inner.refresh();
         let next_key = || self.inner.next_key.fetch_add(1, Ordering::Relaxed);
         let key = options.key.unwrap_or_else(next_key);
-        self.inner.go(key, deadline, |channel| channel.invoke(method, options, args, deadline))
+        self.inner.run(key, deadline, |channel| channel.invoke(method, options, args, deadline))
     }
 }
 
 impl fmt::Debug for Targets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = self.inner.table.lock();
-        let addrs = table.targets().iter().map(|target| target.endpoint.addr());
-        f.debug_tuple("Targets").field(&addrs.collect::<Vec<_>>()).finish()
+        f.debug_struct("Targets").field("table", &self.inner.table).finish_non_exhaustive()
     }
 }
 
@@ -132,17 +114,18 @@ pub struct TargetsBuilder {
     source: Box<dyn Source>,
     balancer: Box<dyn Balancer>,
     channel: Box<dyn Fn(&str) -> ChannelBuilder + Send + Sync>,
-    policy: Policy,
+    policy: HealthPolicy,
 }
 
 impl TargetsBuilder {
-    /// Who chooses; default [`RoundRobin`].
+    /// Which balancer chooses the endpoint of a call; default [`RoundRobin`].
     pub fn balancer(mut self, balancer: impl Balancer + 'static) -> Self {
         self.balancer = Box::new(balancer);
         self
     }
 
-    /// Makes the channel to an address, at the first call that goes there; default [`Channel::builder`] with nothing else set.
+    /// Makes the channel to an address, when the first call goes there; default
+    /// [`Channel::builder`] with nothing else set.
     pub fn channel(
         mut self,
         channel: impl Fn(&str) -> ChannelBuilder + Send + Sync + 'static,
@@ -151,32 +134,33 @@ impl TargetsBuilder {
         self
     }
 
-    /// An endpoint is left alone after so many losses and timeouts in a row; default 3, at least 1. (After a failure to
-    /// connect, at once.) Too small: one call with a short deadline makes others stay away. Too large: a hung server takes that
-    /// many calls with it. Calls that are lost with one connection count each.
+    /// How many losses and timeouts in a row make an endpoint be left alone; default 3, at least 1.
+    /// One failure to connect is always enough. Too small: one call with a short deadline keeps all
+    /// others away. Too large: a server that hangs costs that many calls. All calls that are lost
+    /// with one connection count.
     pub fn losses_max(mut self, losses: u32) -> Self {
-        self.policy.losses_max = losses.max(1);
+        self.policy.losses_max = losses;
         self
     }
 
-    /// How long an endpoint is left alone: the first time, default 1 s, and at the longest, default 30 s; it doubles with each
-    /// probe that fails. Too short: calls lose time with an endpoint that is not there. Too long: one that is back waits for
-    /// work.
+    /// How long an endpoint is left alone: `first`, default 1 s, doubled by each failed probe up to
+    /// `longest`, default 30 s. Too short: calls waste time on an endpoint that is gone. Too long:
+    /// an endpoint that is back gets no work.
     pub fn cool_down(mut self, first: Duration, longest: Duration) -> Self {
         self.policy.cool_down_min = first;
         self.policy.cool_down_max = longest;
         self
     }
 
-    /// The targets; nothing is connected to yet.
+    /// The targets. They connect when they are called.
     pub fn build(self) -> Targets {
         let inner = Inner {
             source: self.source,
             balancer: self.balancer,
             channel: self.channel,
-            table: Mutex::new(Table::new(self.policy)),
             next_key: AtomicU64::new(0),
-            retiring: Mutex::new(Vec::new()),
+            table: EndpointTable::new(self.policy),
+            closer: Arc::default(),
         };
         Targets { inner: Arc::new(inner) }
     }
@@ -192,37 +176,30 @@ struct Inner {
     source: Box<dyn Source>,
     balancer: Box<dyn Balancer>,
     channel: Box<dyn Fn(&str) -> ChannelBuilder + Send + Sync>,
-    table: Mutex<Table<Arc<Line>>>,
-    /// For calls without a key.
+    /// The next key for calls that have none.
     next_key: AtomicU64,
-    /// Threads that close channels.
-    retiring: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// The way to an endpoint: its channel, from the first call on.
-struct Line {
-    addr: String,
-    channel: OnceLock<Channel>,
+    // Dropped in this order: the lines, then the closer, which waits until they are closed.
+    table: EndpointTable<Line>,
+    closer: Arc<Closer>,
 }
 
 impl Inner {
-    /// Takes the list in, if it has changed.
+    /// Applies the source's list if it has changed.
     fn refresh(&self) {
-        // First the number, then the list: the list is then at least that new.
+        // The number is read before the list, so the list is at least as new as the number says.
         let generation = self.source.generation();
-        if !self.table.lock().is_behind(generation) {
-            return;
+        if self.table.is_behind(generation) {
+            let line_to = |endpoint: &Endpoint| Line {
+                addr: endpoint.addr().to_owned(),
+                channel: OnceLock::new(),
+                closer: Arc::clone(&self.closer),
+            };
+            self.table.apply(generation, self.source.endpoints(), line_to);
         }
-        let endpoints = self.source.endpoints();
-        let line_to = |endpoint: &Endpoint| {
-            Arc::new(Line { addr: endpoint.addr().to_owned(), channel: OnceLock::new() })
-        };
-        let unused = self.table.lock().apply(generation, endpoints, line_to);
-        self.retire(unused);
     }
 
-    /// From endpoint to endpoint until one is there.
-    fn go<R>(
+    /// Tries one endpoint after another until an attempt may have run.
+    fn run<R>(
         &self,
         key: u64,
         deadline: Instant,
@@ -233,123 +210,116 @@ impl Inner {
             let Some(left) = time_left(deadline) else {
                 return Err(tried.timed_out(deadline.saturating_duration_since(began)));
             };
-            let Some(mut attempt) = self.begin(key, &tried.ids) else {
+            let Some(attempt) = self.table.pick(&*self.balancer, key, &tried.numbers) else {
                 return Err(tried.not_sent());
             };
-            let connect_by = deadline - (left - left / attempt.untried);
-            match attempt.run(connect_by, &invoke) {
-                Ok(reply) => return Ok(reply),
-                Err(failure) if failure.goes_on() => tried.add(&attempt, failure.into_error()),
-                Err(failure) => return Err(failure.into_error()),
+            let connect_by = deadline - (left - left / attempt.untried());
+            match self.run_at(&attempt, connect_by, &invoke) {
+                (Ok(reply), took) => {
+                    end(attempt, HealthSignal::Answered, Some(took));
+                    return Ok(reply);
+                }
+                (Err(failure), took) => {
+                    let (signal, sample) = (failure.signal(), failure.sample(took));
+                    if !failure.goes_on() {
+                        end(attempt, signal, sample);
+                        return Err(failure.into_error());
+                    }
+                    tried.add(&attempt, failure.into_error());
+                    end(attempt, signal, sample);
+                }
             }
         }
     }
 
-    fn begin(&self, key: u64, tried: &[u64]) -> Option<Attempt<'_>> {
-        let picked = self.table.lock().pick(&*self.balancer, key, tried, Instant::now())?;
-        let ended = Ended { sign: Sign::None, sample: None };
-        let Picked { id, role, line, untried } = picked;
-        Some(Attempt { inner: self, id, role, line: Some(line), untried, ended })
-    }
-
-    /// Closes channels on a thread of their own: that waits for attempts to connect, and no caller should.
-    fn retire(&self, lines: Vec<Arc<Line>>) {
-        if lines.iter().all(|line| line.channel.get().is_none()) {
-            return;
+    /// One attempt at one endpoint, and how long the call took once there was a connection.
+    fn run_at<R>(
+        &self,
+        line: &Line,
+        connect_by: Instant,
+        invoke: impl Fn(&Channel) -> Result<R, CallError>,
+    ) -> (Result<R, Failure>, Duration) {
+        let channel = line.channel.get_or_init(|| (self.channel)(&line.addr).lazy());
+        if let Err(error) = channel.connect_now(connect_by) {
+            return (Err(Failure::Connect(error)), Duration::ZERO);
         }
-        match spawn("rpc-retire".to_owned(), move || drop(lines)) {
+        let sent = Instant::now();
+        let result = invoke(channel).map_err(Failure::Call);
+        (result, sent.elapsed())
+    }
+}
+
+/// Ends the attempt, and logs a change of the endpoint's health.
+fn end(mut attempt: Attempt<'_, Line>, signal: HealthSignal, sample: Option<Duration>) {
+    let Some(change) = attempt.finish(CallEnd { signal, sample }) else { return };
+    let addr = &attempt.addr;
+    match change {
+        HealthChange::LeftAlone(time) => log::warn!("rpc: {addr} is left alone for {time:?}"),
+        HealthChange::ProbeFailed(time) => {
+            log::debug!("rpc: {addr} is left alone for {time:?} more");
+        }
+        HealthChange::Recovered => log::info!("rpc: {addr} is in use again"),
+    }
+}
+
+/// The way to an endpoint: its channel, made for the first call.
+struct Line {
+    addr: String,
+    channel: OnceLock<Channel>,
+    closer: Arc<Closer>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            self.closer.close(channel);
+        }
+    }
+}
+
+/// Closes channels on threads of their own, because closing waits for an attempt to connect. Waits
+/// for these threads when it is dropped.
+#[derive(Default)]
+struct Closer {
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Closer {
+    fn close(&self, channel: Channel) {
+        match spawn("rpc-retire".to_owned(), move || drop(channel)) {
             Ok(thread) => {
-                let mut retiring = self.retiring.lock();
-                // One that has ended needs no join.
-                retiring.retain(|thread| !thread.is_finished());
-                retiring.push(thread);
+                let mut threads = self.threads.lock();
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
             }
-            // The lines went with the closure: they have been closed here.
+            // The channel was dropped with the closure, so it is closed.
             Err(error) => log::warn!("rpc: no thread to close channels: {error}"),
         }
     }
 }
 
-impl Drop for Inner {
+impl Drop for Closer {
     fn drop(&mut self) {
-        std::mem::take(self.retiring.get_mut()).into_iter().for_each(join);
+        std::mem::take(self.threads.get_mut()).into_iter().for_each(join);
     }
 }
 
-/// A call at one endpoint. Its end is told to the table when this is dropped, in whatever way.
-struct Attempt<'a> {
-    inner: &'a Inner,
-    id: u64,
-    role: Role,
-    /// `None` only while it is dropped.
-    line: Option<Arc<Line>>,
-    untried: u32,
-    ended: Ended,
-}
-
-impl Attempt<'_> {
-    fn run<R>(
-        &mut self,
-        connect_by: Instant,
-        invoke: impl FnOnce(&Channel) -> Result<R, CallError>,
-    ) -> Result<R, Failure> {
-        let line = self.line();
-        let channel = line.channel.get_or_init(|| (self.inner.channel)(&line.addr).lazy());
-        let mut took = Duration::ZERO;
-        let result = channel.connect_now(connect_by).map_err(Failure::Connect).and_then(|()| {
-            let sent = Instant::now();
-            let result = invoke(channel).map_err(Failure::Call);
-            took = sent.elapsed();
-            result
-        });
-        self.ended = match &result {
-            Ok(_) => Ended { sign: Sign::Alive, sample: Some(took) },
-            Err(failure) => Ended { sign: failure.sign(), sample: failure.sample(took) },
-        };
-        result
-    }
-
-    fn line(&self) -> &Line {
-        self.line.as_ref().expect("it is not being dropped")
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        // The table's must be the last one: it is closed on a thread of its own.
-        self.line = None;
-        let (unused, change) =
-            self.inner.table.lock().end(self.id, self.role, self.ended, Instant::now());
-        match change {
-            Some((addr, Change::LeftAlone(time))) => {
-                log::warn!("rpc: {addr} is left alone for {time:?}");
-            }
-            Some((addr, Change::ProbeFailed(time))) => {
-                log::debug!("rpc: {addr} is left alone for {time:?} more");
-            }
-            Some((addr, Change::Healed)) => log::info!("rpc: {addr} is in use again"),
-            None => {}
-        }
-        self.inner.retire(unused.into_iter().collect());
-    }
-}
-
-/// Where a call has been in vain.
+/// The endpoints that a call has tried.
 #[derive(Default)]
 struct Tried {
-    ids: Vec<u64>,
+    numbers: Vec<usize>,
     addrs: Vec<String>,
     last: Option<CallError>,
 }
 
 impl Tried {
-    fn add(&mut self, attempt: &Attempt<'_>, error: CallError) {
-        self.ids.push(attempt.id);
-        self.addrs.push(attempt.line().addr.clone());
+    fn add(&mut self, attempt: &Attempt<'_, Line>, error: CallError) {
+        self.numbers.push(attempt.number());
+        self.addrs.push(attempt.addr.clone());
         self.last = Some(error);
     }
 
-    /// There is no other endpoint.
+    /// The error of a call that has tried all endpoints.
     fn not_sent(self) -> CallError {
         let addr = self.addr();
         match self.last {
@@ -365,7 +335,7 @@ impl Tried {
         }
     }
 
-    /// There is no time.
+    /// The error of a call whose time is up.
     fn timed_out(self, waited: Duration) -> CallError {
         CallError::TimedOut { addr: self.addr(), waited, sent: false, which: Deadline::Call }
     }

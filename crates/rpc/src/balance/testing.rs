@@ -1,4 +1,4 @@
-//! What the unit tests of the balancers share.
+//! What the unit tests of the balancers have in common.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(super) fn weighted(weights: &[u32]) -> Vec<Endpoint> {
     weights.iter().enumerate().map(|(i, weight)| Endpoint::new(name(i)).weighted(*weight)).collect()
 }
 
-/// Candidates that differ in nothing but their endpoints.
+/// Candidates that differ only in their endpoints.
 pub(super) fn idle(endpoints: &[Endpoint]) -> Vec<Candidate<'_>> {
     endpoints
         .iter()
@@ -28,7 +28,7 @@ pub(super) fn places<'a>(
     keys.map(|key| endpoints[balancer.pick(&candidates, key)].addr()).collect()
 }
 
-/// How many of the calls go to each endpoint.
+/// How many of these calls go to each endpoint.
 pub(super) fn counts(balancer: &impl Balancer, endpoints: &[Endpoint], calls: u64) -> Vec<usize> {
     let places = places(balancer, endpoints, 0..calls);
     let count = |endpoint: &Endpoint| places.iter().filter(|at| **at == endpoint.addr()).count();

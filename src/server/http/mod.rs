@@ -1,18 +1,23 @@
-//! What operators' tools read over plain HTTP: is it alive, is it ready, where does it stand.
+//! Pages for operators' tools over plain HTTP: whether a member is alive, whether it is ready, and
+//! where it stands.
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/livez` | 200 as long as the member has not failed |
-//! | `/readyz` | 200 if it knows a leader, its disk has space and its state is that of the others, 503 and why if not |
+//! | `/livez` | 200 unless the member has failed |
+//! | `/readyz` | 200 if the member knows a leader, its disk works and its state is that of the others; otherwise 503 with the reason |
 //! | `/status` | one JSON object, as in `syncraft status --json` |
 //! | `/metrics` | the same numbers in the Prometheus text format |
 //!
-//! GET and HEAD; a query is passed over. One request a connection: no keep-alive, no bodies, no
+//! GET and HEAD. Queries are ignored. A connection serves one request: no keep-alive, no bodies, no
 //! TLS.
 //!
-//! One thread waits for all connections at once, so a request that has come is answered at once,
-//! however many others are silent or slow. A connection has five seconds for its request; there are
-//! at most 64, and the one that has been silent for longest makes room for the next.
+//! One thread waits for all connections at once, so each request is answered as soon as it has
+//! arrived, however many other clients are silent or slow. A connection has five seconds for its
+//! request. There are at most 64 connections; for one more, the one that has been silent for
+//! longest is closed.
+
+mod exchange;
+mod poll;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,20 +26,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::admin::{applied, disk};
 use crate::ErrorChain;
 use crate::kv::Store;
 use crate::node::{NodeHandle, RequestError};
 use crate::raft::{MemberId, RoleName};
-
-mod exchange;
-mod poll;
-
 use exchange::Request;
 
-/// For the connection that wakes the thread.
+/// How long the connection that wakes the thread may take.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until it is dropped.
+/// The thread and its listener. Serves until it is dropped.
 #[derive(Debug)]
 pub(super) struct Http {
     addr: SocketAddr,
@@ -61,7 +63,7 @@ impl Http {
 impl Drop for Http {
     fn drop(&mut self) {
         self.is_stopped.store(true, Ordering::Release);
-        // A connection wakes it. Where none can be made, it looks by itself after a second.
+        // A connection wakes the thread. If none can be made, the thread looks after a second.
         let _ = TcpStream::connect_timeout(&self.addr, WAKE_TIMEOUT);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -69,7 +71,7 @@ impl Drop for Http {
     }
 }
 
-/// The whole answer: that to HEAD is that to GET without its body.
+/// The whole answer. The answer to HEAD is the one to GET without its body.
 fn answer(request: Option<Request>, node: &NodeHandle<Store>) -> Vec<u8> {
     let not_understood = || {
         let words = "this port answers GET and HEAD requests\n".to_owned();
@@ -130,7 +132,7 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
 
 fn status(node: &NodeHandle<Store>) -> String {
     let status = node.status();
-    let (applied_index, digest) = super::applied(node);
+    let (applied_index, digest) = applied(node);
     let different: Vec<u64> = node.different_members().iter().map(|id| id.0).collect();
     let json = serde_json::json!({
         "id": status.id.0,
@@ -146,7 +148,7 @@ fn status(node: &NodeHandle<Store>) -> String {
         "diverged": node.divergence().is_some(),
         "different_members": different,
         "joining": status.is_joining,
-        "disk": super::disk(node),
+        "disk": disk(node),
     });
     format!("{json}\n")
 }

@@ -1,5 +1,5 @@
-//! What is wrong between this member and its peers, said once each: a fault of configuration shows in every message, twenty
-//! times a second, and one line is what an operator reads.
+//! Warnings about peers, each given once. A fault of configuration shows in every message, twenty
+//! times a second, and an operator needs one line.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,18 +8,19 @@ use parking_lot::Mutex;
 
 use crate::raft::MemberId;
 
-/// What has not changed is said again after this time.
+/// An unchanged warning is repeated after this time.
 const REPEAT_PAUSE: Duration = Duration::from_secs(60);
-/// Peers that are remembered: ids come from the wire, and anybody can count.
+/// How many peers are remembered. A bound, as ids come from the wire.
 const PEERS_MAX: usize = 64;
 
 #[derive(Default)]
-pub(super) struct Complaints {
+pub(super) struct Warnings {
     last: Mutex<BTreeMap<MemberId, (String, Instant)>>,
 }
 
-impl Complaints {
-    /// Warns, unless the same was said of this peer within the last minute.
+impl Warnings {
+    /// Logs the warning, unless the last one about this peer was the same and less than a minute
+    /// ago.
     pub(super) fn warn(&self, peer: MemberId, words: String) {
         if self.is_news(peer, &words, Instant::now()) {
             log::warn!("{words}");
@@ -44,11 +45,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_complaint_is_made_once_and_again_when_it_changes_or_later() {
-        let (complaints, start) = (Complaints::default(), Instant::now());
+    fn a_warning_is_given_once_and_again_when_it_changes_or_later() {
+        let (warnings, start) = (Warnings::default(), Instant::now());
         let check = |peer, words, seconds, expected| {
             let now = start + Duration::from_secs(seconds);
-            assert_eq!(complaints.is_news(MemberId(peer), words, now), expected, "{peer} {words}");
+            assert_eq!(warnings.is_news(MemberId(peer), words, now), expected, "{peer} {words}");
         };
         check(2, "a", 0, true);
         check(2, "a", 1, false);

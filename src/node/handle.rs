@@ -1,0 +1,202 @@
+//! [`NodeHandle`]: how the rest of the program talks to a node.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::config::COMMAND_LEN_MAX;
+use super::divergence::Divergence;
+use super::gate::Gate;
+use super::inbox::Input;
+use super::mailbox::MayDo;
+use super::pipeline::Pipeline;
+use super::request::{Request, RequestError, Responder, Stale};
+use super::shared::{NodeFailure, Shared};
+use super::state_machine::StateMachine;
+use crate::raft::{Index, MemberId, RoleName, Status};
+
+/// How the rest of the program talks to a node. Clones belong to the same node.
+pub struct NodeHandle<S: StateMachine> {
+    pipeline: Arc<Pipeline<S>>,
+    shared: Arc<Shared>,
+}
+
+impl<S: StateMachine> Clone for NodeHandle<S> {
+    fn clone(&self) -> NodeHandle<S> {
+        NodeHandle { pipeline: self.pipeline.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<S: StateMachine> NodeHandle<S> {
+    pub(super) fn new(pipeline: Arc<Pipeline<S>>, shared: Arc<Shared>) -> NodeHandle<S> {
+        NodeHandle { pipeline, shared }
+    }
+
+    /// Replicates `command`. `callback` gets the outcome once the command is committed and applied
+    /// here, or the reason why there is none. It runs once, possibly on this thread, and must not
+    /// block. A command is at most [`COMMAND_LEN_MAX`] bytes long.
+    pub fn propose(
+        &self,
+        command: Bytes,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Outcome, RequestError>) + Send + 'static,
+    ) {
+        self.queue_proposal(command, deadline, callback);
+        self.run_pending();
+    }
+
+    /// Like [`propose`](NodeHandle::propose), but only queues the proposal until
+    /// [`run_pending`](NodeHandle::run_pending) is called: proposals that arrive together become
+    /// one batch.
+    pub(crate) fn queue_proposal(
+        &self,
+        command: Bytes,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Outcome, RequestError>) + Send + 'static,
+    ) {
+        let responder = Responder::new(deadline, callback);
+        match self.refusal(command.len()) {
+            Some(refusal) => responder.respond(Err(refusal)),
+            None => self.pipeline.push_request(Request::Propose { command, responder }),
+        }
+    }
+
+    /// Does what is queued, on this thread if no other one is doing it.
+    pub(crate) fn run_pending(&self) {
+        self.pipeline.run_pending(MayDo::Apply);
+    }
+
+    /// Why a command of this length cannot be proposed here, whatever the core says. Only a leader
+    /// refuses because of its disk: a follower knows who leads.
+    fn refusal(&self, len_bytes: usize) -> Option<RequestError> {
+        if len_bytes > COMMAND_LEN_MAX {
+            return Some(RequestError::TooLarge { len_bytes });
+        }
+        let is_leader = || self.status().role.role == RoleName::Leader;
+        match self.read_refusal() {
+            None if self.is_disk_full() && is_leader() => Some(RequestError::DiskFull),
+            refusal => refusal,
+        }
+    }
+
+    fn read_refusal(&self) -> Option<RequestError> {
+        let is_diverged = self.shared.watch.is_diverged();
+        is_diverged.then_some(RequestError::Diverged { may_apply: false })
+    }
+
+    /// Answers `query` from a state that holds every write that was acknowledged before this call
+    /// (thesis §6.4). `callback` as for [`propose`](NodeHandle::propose).
+    pub fn read(
+        &self,
+        query: S::Query,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
+    ) {
+        self.queue_read(query, deadline, callback);
+        self.run_pending();
+    }
+
+    /// Like [`read`](NodeHandle::read), but only queues the read until
+    /// [`run_pending`](NodeHandle::run_pending) is called.
+    pub(crate) fn queue_read(
+        &self,
+        query: S::Query,
+        deadline: Instant,
+        callback: impl FnOnce(Result<S::Answer, RequestError>) + Send + 'static,
+    ) {
+        let responder = Responder::new(deadline, callback);
+        match self.read_refusal() {
+            Some(refusal) => responder.respond(Err(refusal)),
+            None => self.pipeline.push_request(Request::Read { query, responder }),
+        }
+    }
+
+    /// Answers `query` from this member's state, leader or not, connected or not, if the state is
+    /// known to be no older than `age_max`; `None` allows any age. `callback` as for
+    /// [`propose`](NodeHandle::propose). After [`TooStale`](RequestError::TooStale), a
+    /// [`read`](NodeHandle::read) is needed.
+    pub fn read_stale(
+        &self,
+        query: S::Query,
+        age_max: Option<Duration>,
+        deadline: Instant,
+        callback: impl FnOnce(Result<Stale<S::Answer>, RequestError>) + Send + 'static,
+    ) {
+        let responder = Responder::new(deadline, callback);
+        match self.read_refusal() {
+            Some(refusal) => responder.respond(Err(refusal)),
+            None => self.pipeline.push_request(Request::ReadStale { query, age_max, responder }),
+        }
+        self.run_pending();
+    }
+
+    /// If this member leads, hands the leadership over to `to`, or to the peer with the longest log
+    /// (thesis §3.10). The result shows in [`status`](NodeHandle::status). After an election
+    /// timeout without effect the leader goes on.
+    pub fn transfer(&self, to: Option<MemberId>) {
+        self.pipeline.report(Input::Transfer(to));
+    }
+
+    /// Takes a snapshot now, whatever the log's length. It shows in [`status`](NodeHandle::status)
+    /// when it is on the disk. Does nothing while another one is being taken, if nothing was
+    /// applied since the last one, or if this member has [diverged](NodeHandle::divergence).
+    pub fn take_snapshot(&self) {
+        self.pipeline.take_snapshot();
+    }
+
+    /// Where this member stands.
+    pub fn status(&self) -> Status {
+        *self.shared.status.lock()
+    }
+
+    /// The last entry that the state machine has applied.
+    pub fn applied_index(&self) -> Index {
+        Index(self.shared.applied_index.load(Ordering::Acquire))
+    }
+
+    /// The [digest](StateMachine::digest) of the applied state, and the last entry in it; `None` if
+    /// the state machine has no digest. Members with the same index and different digests have
+    /// diverged.
+    pub fn digest(&self) -> Option<(Index, u64)> {
+        self.shared.watch.newest().map(|newest| (newest.index, newest.digest))
+    }
+
+    /// How this member's state differs from that of a majority, if it is known to. Such a member
+    /// refuses reads and writes, takes and sends no snapshots, and hands the leadership over. Its
+    /// log is in order, so it goes on as a voter. It should be stopped and rebuilt: a restart alone
+    /// applies its log again, and may end the same way.
+    pub fn divergence(&self) -> Option<Divergence> {
+        self.shared.watch.divergence()
+    }
+
+    /// If this member leads: the members whose state it has found to differ from that of a
+    /// majority.
+    pub fn different_members(&self) -> Vec<MemberId> {
+        match self.status().role.role {
+            RoleName::Leader => self.shared.watch.different(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether writes wait for space on this member's disk.
+    pub fn is_disk_full(&self) -> bool {
+        self.shared.is_disk_full.load(Ordering::Acquire)
+    }
+
+    /// Why this member does not vote yet, as text, while [`Status::is_joining`].
+    pub fn joining_words(&self) -> Option<String> {
+        self.shared.obstacle.lock().clone()
+    }
+
+    /// Holds the node's threads while it is closed. For tests.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.shared.gate
+    }
+
+    /// Why the node stopped by itself, if it did.
+    pub fn failure(&self) -> Option<NodeFailure> {
+        self.shared.failure()
+    }
+}

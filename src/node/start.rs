@@ -1,0 +1,269 @@
+//! [`Node`]: starts the threads of a member, and ends them.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::applier::{self, Applier};
+use super::config::{NodeConfig, ReadMode};
+use super::driver::Driver;
+use super::gate::Gate;
+use super::handle::NodeHandle;
+use super::joining::Affiliation;
+use super::mailbox::Mailbox;
+use super::peer::{Link, Links, Peer};
+use super::persister::Persister;
+use super::pipeline::Pipeline;
+use super::post::Post;
+use super::proto::RaftRpcService;
+use super::service::RaftService;
+use super::shared::{NodeFailure, PanicGuard, Shared};
+use super::snapshotter::{self, Snapshotter};
+use super::state_machine::StateMachine;
+use super::watch::Watch;
+use crate::ErrorChain;
+use crate::raft::{self, Index, MemberId, Raft, SnapshotMeta, Standing};
+use crate::rpc::Service;
+use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
+
+/// How often a node checks that its data directory is still there.
+const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Threads of the stages' own.
+const STAGES: usize = 3;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The log cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The system gives no more threads.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// One member of a cluster, running. Dropping it stops it.
+pub struct Node<S: StateMachine> {
+    pipeline: Arc<Pipeline<S>>,
+    post: Arc<Post>,
+    shared: Arc<Shared>,
+    service: Arc<RaftService>,
+    threads: Vec<JoinHandle<()>>,
+    /// Dropping it ends the threads that wait for it.
+    stop: Option<Sender<()>>,
+    /// Held until the log is closed.
+    _data_dir: Arc<DataDir>,
+}
+
+impl<S: StateMachine> Node<S> {
+    /// Starts the member with what its data directory holds.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the log cannot be read, or the system gives no threads.
+    pub fn start(
+        config: NodeConfig,
+        data_dir: DataDir,
+        mut state_machine: S,
+    ) -> Result<Node<S>, NodeError> {
+        let affiliation = Affiliation {
+            cluster_id: data_dir.identity().cluster_id,
+            list_id: config.list_id,
+            came_new: data_dir.standing() == Standing::New,
+        };
+        let (snapshots, snapshot) = Snapshots::open(&data_dir)?;
+        if let Some(snapshot) = &snapshot {
+            applier::load(&mut state_machine, snapshot)?;
+        }
+        let snapshot_len_bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.len_bytes());
+        let meta = snapshot.map(|snapshot| snapshot.meta());
+        let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), meta)?;
+        log_recovery(&config, meta, &recovered);
+        let raft_config = raft::Config { standing: data_dir.standing(), ..config.raft() };
+        let raft = Raft::new(raft_config, recovered.hard_state, meta, recovered.entries);
+        let data_dir = Arc::new(data_dir);
+
+        let watch = Watch::new(config.id, config.members.membership());
+        let shared = Arc::new(Shared::new(raft.status(), watch));
+        shared.snapshot_len_bytes.store(snapshot_len_bytes, Ordering::Relaxed);
+        let (to_snapshotter, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
+        let pipeline = Arc::new(Pipeline::new(to_snapshotter, shared.clone()));
+        let (links, peers) = peers(&config, affiliation, &pipeline, &snapshots, &shared);
+        let post = Arc::new(Post::new(links, shared.clone()));
+        let service = RaftService::new(affiliation, pipeline.clone(), post.clone(), shared.clone());
+        let (stop, stopped) = bounded(0);
+        let is_lease_on = config.read_mode == ReadMode::Lease;
+        pipeline.set_workers(
+            Driver::new(raft, post.clone(), shared.clone(), is_lease_on),
+            Persister {
+                wal,
+                data_dir: data_dir.clone(),
+                post: post.clone(),
+                shared: shared.clone(),
+                stop: stopped.clone(),
+                snapshot_index: meta.map_or(Index::ZERO, |meta| meta.last_included_index),
+                snapshot_log_bytes: config.own_snapshot_log_bytes(),
+                slow_until: None,
+                has_failed: false,
+            },
+            Applier::new(state_machine, meta, shared.clone()),
+        );
+        let snapshotter = Snapshotter {
+            snapshots,
+            post: post.clone(),
+            shared: shared.clone(),
+            stop: stopped.clone(),
+            arriving: None,
+        };
+        let mut node = Node {
+            pipeline,
+            post,
+            shared,
+            service: Arc::new(service),
+            threads: Vec::new(),
+            stop: Some(stop),
+            _data_dir: data_dir.clone(),
+        };
+        let id = config.id;
+        // `shut_down` joins them in this order, in which they end.
+        node.spawn(format!("raft-{id}"), |pipeline| pipeline.run_core())?;
+        node.spawn(format!("wal-{id}"), |pipeline| pipeline.run_log())?;
+        node.spawn(format!("apply-{id}"), |pipeline| pipeline.run_applier())?;
+        node.spawn(format!("snap-{id}"), move |pipeline| {
+            pipeline.run_snapshotter(snapshotter, &snapshot_tasks)
+        })?;
+        for peer in peers {
+            let stopped = stopped.clone();
+            node.spawn(format!("peer-{id}-{}", peer.id()), move |_| peer.run(stopped))?;
+        }
+        let (gate, until) = (node.shared.gate.clone(), stopped.clone());
+        node.spawn(format!("data-{id}"), move |pipeline| {
+            if let Some(failure) = watch_data_dir(&data_dir, &gate, &until) {
+                pipeline.fail(failure);
+            }
+        })?;
+        let tick = config.timing.tick;
+        node.spawn(format!("tick-{id}"), move |pipeline| run_ticker(pipeline, tick, &stopped))?;
+        Ok(node)
+    }
+
+    /// What the rest of the program uses to talk to the node.
+    pub fn handle(&self) -> NodeHandle<S> {
+        NodeHandle::new(self.pipeline.clone(), self.shared.clone())
+    }
+
+    /// The service that peers call. A server publishes it, and takes frames of
+    /// [`FRAME_LEN_MIN`](super::FRAME_LEN_MIN).
+    pub fn service(&self) -> impl Service + use<S> {
+        RaftRpcService::new(self.service.clone())
+    }
+
+    /// Ends all threads. Requests that wait are ended, and what waits for the log is written.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    /// From now on the node sends and writes nothing, as if its process were gone. For tests.
+    #[cfg(feature = "testing")]
+    pub(crate) fn silence(&self) {
+        self.shared.is_killed.store(true, Ordering::Release);
+        self.shared.gate.open();
+    }
+
+    /// Ends all threads as a crash would, without closing anything in order. For tests.
+    #[cfg(feature = "testing")]
+    pub(crate) fn kill(mut self) {
+        self.silence();
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.shared.gate.open();
+        self.pipeline.stop();
+        self.stop = None;
+        // Each stage ends the next one, on its own thread. Some have none if the start failed.
+        if self.threads.len() < STAGES {
+            self.pipeline.drop_workers();
+        }
+        for thread in self.threads.drain(..) {
+            // The thread's guard has reported a panic.
+            let _ = thread.join();
+        }
+        self.post.close();
+    }
+
+    /// A thread that panics stops the node.
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce(&Pipeline<S>) + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let pipeline = self.pipeline.clone();
+        let guarded = move || {
+            let _guard = PanicGuard(|failure| pipeline.fail(failure));
+            run(&pipeline);
+        };
+        let thread = thread::Builder::new().name(name).spawn(guarded).map_err(NodeError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl<S: StateMachine> Drop for Node<S> {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// The links to the other members, and what keeps them connected.
+fn peers<S: StateMachine>(
+    config: &NodeConfig,
+    affiliation: Affiliation,
+    pipeline: &Arc<Pipeline<S>>,
+    snapshots: &Snapshots,
+    shared: &Arc<Shared>,
+) -> (Links, Vec<Peer>) {
+    let others = config.members.iter().filter(|&(id, _)| id != config.id);
+    let with = |(id, addr): (MemberId, &str)| {
+        let mailbox: Arc<dyn Mailbox> = pipeline.clone();
+        let timing = config.timing;
+        let (link, orders) =
+            Link::new(config.id, id, addr, affiliation, timing, mailbox, shared.clone());
+        let link = Arc::new(link);
+        ((id, link.clone()), Peer::new(link, orders, snapshots.clone()))
+    };
+    others.map(with).unzip()
+}
+
+fn run_ticker<S: StateMachine>(pipeline: &Pipeline<S>, tick: Duration, stopped: &Receiver<()>) {
+    while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+        pipeline.tick();
+    }
+}
+
+/// Checks the data directory until the node stops, or until the directory is gone. It has a thread
+/// of its own because asking a disk may take long.
+fn watch_data_dir(data_dir: &DataDir, gate: &Gate, stopped: &Receiver<()>) -> Option<NodeFailure> {
+    while stopped.recv_timeout(DATA_DIR_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        gate.pass();
+        if let Err(error) = data_dir.check_in_place() {
+            log::error!("this member stops: {}", ErrorChain(&error));
+            return Some(NodeFailure::DataDir(error));
+        }
+    }
+    None
+}
+
+fn log_recovery(config: &NodeConfig, snapshot: Option<SnapshotMeta>, recovered: &Recovered) {
+    let from = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
+    log::info!(
+        "member {} recovered term {}, a snapshot up to entry {from} and {} entries behind it",
+        config.id,
+        recovered.hard_state.current_term,
+        recovered.entries.len()
+    );
+}

@@ -1,0 +1,93 @@
+//! The service `adminRpc`: where a member stands, and what an operator may ask it to do.
+
+use super::proto::{
+    AdminRpc, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply, TransferArgs, TransferReply,
+};
+use crate::kv::Store;
+use crate::members::Members;
+use crate::node::{NodeHandle, ReadMode};
+use crate::raft::{Index, MemberId, RoleName};
+use crate::rpc::{Done, Status, StatusCode};
+
+/// `StatusReply.disk` of a member whose disk works.
+pub const DISK_OK: &str = "ok";
+
+/// `StatusReply.state` of a member whose state is, as far as it knows, the same as the others'.
+pub const STATE_OK: &str = "ok";
+
+/// `StatusReply.state` of a member whose state differs from that of a majority. It does not serve.
+pub const STATE_DIVERGED: &str = "diverged";
+
+/// `StatusReply.durability`. There is no other mode.
+const DURABILITY: &str = "fdatasync on a majority of the members before a write is acknowledged";
+
+/// `adminRpc` of one member.
+pub(super) struct Admin {
+    pub(super) node: NodeHandle<Store>,
+    pub(super) members: Members,
+    pub(super) read_mode: ReadMode,
+    pub(super) cluster_id: u64,
+}
+
+impl AdminRpc for Admin {
+    fn status(&self, _args: StatusArgs, done: Done<StatusReply>) {
+        let status = self.node.status();
+        let (applied_index, digest) = applied(&self.node);
+        let state = if self.node.divergence().is_some() { STATE_DIVERGED } else { STATE_OK };
+        done.run(StatusReply {
+            id: status.id.0,
+            role: status.role.role.as_str().to_owned(),
+            term: status.role.term.0,
+            leader: status.role.leader.map_or(0, |leader| leader.0),
+            last_index: status.last_index.0,
+            commit_index: status.commit_index.0,
+            applied_index: applied_index.0,
+            snapshot_index: status.snapshot_index.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest,
+            state: state.to_owned(),
+            different_members: self.node.different_members().iter().map(|id| id.0).collect(),
+            is_joining: status.is_joining,
+            disk: disk(&self.node).to_owned(),
+            members: self.members.len() as u32,
+            durability: DURABILITY.to_owned(),
+            read_mode: self.read_mode.as_str().to_owned(),
+            joining_words: self.node.joining_words().unwrap_or_default(),
+            // While the member joins, the id may be one that no other member has confirmed.
+            cluster_id: if status.is_joining { 0 } else { self.cluster_id },
+            pid: std::process::id(),
+        });
+    }
+
+    fn transfer(&self, args: TransferArgs, done: Done<TransferReply>) {
+        let to = MemberId(args.to);
+        if self.members.addr(to).is_none() {
+            let members = &self.members;
+            let words = format!("there is no member {to}; the members are {members}");
+            return done.fail(Status::new(StatusCode::BadArguments, words));
+        }
+        let is_leader = self.node.status().role.role == RoleName::Leader;
+        self.node.transfer(Some(to));
+        done.run(TransferReply { is_leader });
+    }
+
+    fn snapshot(&self, _args: SnapshotArgs, done: Done<SnapshotReply>) {
+        let index = self.node.applied_index().0;
+        self.node.take_snapshot();
+        done.run(SnapshotReply { index });
+    }
+}
+
+/// The last entry that the store has applied, and the digest of the state after it.
+pub(super) fn applied(node: &NodeHandle<Store>) -> (Index, u64) {
+    node.digest().unwrap_or((node.applied_index(), 0))
+}
+
+/// The state of the disk, in one word.
+pub(super) fn disk(node: &NodeHandle<Store>) -> &'static str {
+    match (node.is_disk_full(), node.status().is_disk_stalled) {
+        (true, _) => "full",
+        (false, true) => "stalled",
+        (false, false) => DISK_OK,
+    }
+}

@@ -1,0 +1,87 @@
+//! The configuration of a member, and what it must fulfil.
+
+use std::path::PathBuf;
+
+use super::error::StartError;
+use crate::members::{Members, check_addr};
+use crate::node::{FRAME_LEN_MIN, NodeConfig, ReadMode, Timing};
+use crate::raft::MemberId;
+use crate::rpc::Limits;
+
+/// Configuration of a member.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The id of this member.
+    pub id: MemberId,
+    /// All members of the cluster. Clients and the other members reach this member at its address
+    /// in the list. It also listens there, unless `listen` says otherwise.
+    pub members: Members,
+    /// The address to listen on, `HOST:PORT`, if it differs from the address in the list: in a
+    /// container, behind NAT, or where a name means another address on this machine than on the
+    /// others. Default `None`.
+    pub listen: Option<String>,
+    /// The data directory, created if absent. A directory serves one member only, for ever.
+    pub data_dir: PathBuf,
+    /// Heartbeats and elections. The defaults suit one machine or one data centre.
+    pub timing: Timing,
+    /// Bounds on connections, frames and calls.
+    pub limits: Limits,
+    /// A snapshot is taken when the log holds about this many bytes after the last one: see
+    /// [`NodeConfig`]. Default 64 MiB.
+    pub snapshot_log_bytes: u64,
+    /// How a leader makes sure that it may answer a read. Default [`ReadMode::ReadIndex`].
+    pub read_mode: ReadMode,
+    /// Discard the data in the data directory and copy that of the other members, for example
+    /// because it is damaged. All others must be up, and none of them may have lost its data as
+    /// well. A member that is already being rebuilt continues. Default false.
+    pub rebuild: bool,
+    /// The address that serves operators' tools over HTTP (`/livez`, `/readyz`, `/status`,
+    /// `/metrics`), if any. Default `None`.
+    pub http: Option<String>,
+}
+
+impl Config {
+    /// The defaults for member `id` of `members`.
+    pub fn new(id: MemberId, members: Members, data_dir: impl Into<PathBuf>) -> Config {
+        Config {
+            id,
+            members,
+            listen: None,
+            data_dir: data_dir.into(),
+            timing: Timing::default(),
+            limits: Limits::default(),
+            snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
+            read_mode: ReadMode::default(),
+            rebuild: false,
+            http: None,
+        }
+    }
+
+    /// Checks all that can be checked without the system.
+    pub(super) fn check(&self) -> Result<(), StartError> {
+        self.own_addr()?;
+        self.timing.check().map_err(StartError::Timing)?;
+        let (len_bytes, least_bytes) = (self.limits.frame.body_len_max_bytes, FRAME_LEN_MIN);
+        if len_bytes < least_bytes {
+            return Err(StartError::FrameLimit { len_bytes, least_bytes });
+        }
+        if self.rebuild && self.members.len() == 1 {
+            return Err(StartError::NobodyToRebuildFrom { id: self.id });
+        }
+        Ok(())
+    }
+
+    /// The address to listen on.
+    pub(super) fn listen_addr(&self) -> Result<&str, StartError> {
+        let own = self.own_addr()?;
+        let Some(addr) = self.listen.as_deref() else { return Ok(own) };
+        check_addr(addr, addr).map_err(StartError::BadListen)?;
+        Ok(addr)
+    }
+
+    fn own_addr(&self) -> Result<&str, StartError> {
+        let Config { id, members, .. } = self;
+        let not_a_member = || StartError::NotAMember { id: *id, members: members.clone() };
+        members.addr(*id).ok_or_else(not_a_member)
+    }
+}

@@ -1,0 +1,99 @@
+//! What a test does to a member in its own process: it pauses, resumes and kills it.
+//!
+//! The node's threads stop at the node's [`Gate`] by themselves. Here each service is published
+//! behind the same gate, so that calls wait as well. Members of programs are started without this:
+//! see [`Publish`].
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Member;
+use super::config::Config;
+use super::error::StartError;
+use super::start::{self, Publish};
+use crate::kv::Store;
+use crate::members::Members;
+use crate::node::{Gate, NodeHandle};
+use crate::rpc::{Call, Service};
+
+impl Member {
+    /// As [`start_on`](Member::start_on), but the member reaches the others at the addresses in
+    /// `peers`, where a test puts a network with faults, and can be paused. Clients are still told
+    /// the addresses in `config.members`.
+    pub(crate) fn start_in_test(
+        listener: TcpListener,
+        config: Config,
+        peers: Members,
+    ) -> Result<Member, StartError> {
+        start::start::<BehindGate>(listener, config, peers).map(Member::from)
+    }
+
+    /// Holds the member as SIGSTOP would, until it is resumed, killed or stopped. Its sockets stay
+    /// open, and what arrives waits in them.
+    pub(crate) fn pause(&self) {
+        self.handle.gate().close();
+    }
+
+    /// Lets a paused member go on, as SIGCONT would.
+    pub(crate) fn resume(&self) {
+        self.handle.gate().open();
+    }
+
+    /// Ends the member as a crash would: nothing that waits is written or answered.
+    pub(crate) fn kill(mut self) {
+        if let Some(node) = self.node.take() {
+            node.silence();
+            self.server.stop();
+            node.kill();
+        }
+    }
+}
+
+/// Publishes each service behind the node's gate.
+struct BehindGate;
+
+impl Publish for BehindGate {
+    fn publish<S: Service>(service: S, node: NodeHandle<Store>) -> impl Service {
+        Gated { service, gate: Arc::clone(node.gate()) }
+    }
+}
+
+/// A service whose calls wait at a gate, on the threads of their connections. Later calls of a
+/// connection wait in its socket.
+struct Gated<S> {
+    service: S,
+    gate: Arc<Gate>,
+}
+
+impl<S: Service> Service for Gated<S> {
+    fn name(&self) -> &'static str {
+        self.service.name()
+    }
+
+    fn package(&self) -> &'static str {
+        self.service.package()
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        self.service.methods()
+    }
+
+    fn call(&self, method: usize, args: Bytes, call: Call) {
+        self.gate.pass();
+        self.service.call(method, args, call);
+    }
+
+    fn codec(&self) -> u32 {
+        self.service.codec()
+    }
+
+    fn version(&self) -> u32 {
+        self.service.version()
+    }
+
+    fn flush(&self, method: usize) {
+        self.service.flush(method);
+    }
+}

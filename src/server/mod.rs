@@ -1,0 +1,165 @@
+//! A member: a data directory, a node that replicates the store in it, and a server that publishes
+//! both on one port.
+//!
+//! ```text
+//!   Config ──> start: check, listen, open the data, start the node, publish ──> Member
+//!
+//!   clients, members ──> rpc::Server ──┬─ kvServerRpc (kv) ──┐
+//!                                      ├─ raftRpc (node) ────┼─> node, which replicates the Store
+//!   operators ────────────────────────>├─ adminRpc (admin) ──┤
+//!           └───────> --http ──> http ─┴─────────────────────┘
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `config` | [`Config`], and what it must fulfil |
+//! | `start`, `error` | the steps of a start, and why it fails: [`StartError`] |
+//! | `admin` | the service that `syncraft status`, `transfer` and `snapshot` call |
+//! | `http` | the pages for operators' tools |
+//! | `faults` | what `testing::Cluster` does to a member; only with the feature `testing` |
+//!
+//! # Invariants
+//!
+//! - [`Member::start`] either serves or says in one line why it cannot, and then leaves nothing
+//!   running.
+//! - A start listens before it touches the data, so a second process for the same member changes
+//!   nothing. It locks and reads the data before it serves.
+//! - Data of another member or cluster is never discarded, and a member's own data only once all
+//!   other members have answered.
+//! - [`Member::stop`] ends every thread and closes the log.
+//! - Outside of tests, no call passes through code of `faults`.
+//!
+//! # Threads
+//!
+//! Those of the node, the server and `http`: see their pages.
+
+mod admin;
+mod config;
+mod error;
+#[cfg(feature = "testing")]
+mod faults;
+mod http;
+pub mod proto;
+mod start;
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::kv::Store;
+use crate::node::{Node, NodeFailure, NodeHandle};
+use crate::raft::RoleName;
+use crate::rpc::Server;
+
+pub use admin::{DISK_OK, STATE_DIVERGED, STATE_OK};
+pub use config::Config;
+pub use error::StartError;
+pub use start::cluster_id;
+
+use http::Http;
+use start::{Directly, Started};
+
+/// How long a member that stops tries to hand its leadership over.
+pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The pause between two checks whether another member leads.
+const HAND_OVER_POLL: Duration = Duration::from_millis(1);
+
+/// A running member. Dropping it stops it.
+pub struct Member {
+    http: Option<Http>,
+    server: Server,
+    /// `None` once it has ended.
+    node: Option<Node<Store>>,
+    handle: NodeHandle<Store>,
+    has_peers: bool,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("status", &self.handle.status()).finish_non_exhaustive()
+    }
+}
+
+impl From<Started> for Member {
+    fn from(started: Started) -> Member {
+        let Started { http, server, node, has_peers } = started;
+        Member { http, server, handle: node.handle(), node: Some(node), has_peers }
+    }
+}
+
+impl Member {
+    /// Listens on the member's address, and starts the member.
+    ///
+    /// # Errors
+    /// [`StartError`]. Nothing is left running, and no data is changed that may not be the
+    /// member's.
+    pub fn start(config: Config) -> Result<Member, StartError> {
+        let addr = config.listen_addr()?.to_owned();
+        Member::start_on(start::listen(&addr)?, config)
+    }
+
+    /// Starts the member on a socket that already listens, for example on a port that the system
+    /// chose.
+    ///
+    /// # Errors
+    /// As for [`start`](Member::start).
+    pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
+        let peers = config.members.clone();
+        start::start::<Directly>(listener, config, peers).map(Member::from)
+    }
+
+    /// The address that the member serves on.
+    pub fn addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// The member's node: its status, and proposals and reads without a socket.
+    pub fn node(&self) -> NodeHandle<Store> {
+        self.handle.clone()
+    }
+
+    /// Why the member stopped serving by itself, if it did. Then stop it and look at it. After
+    /// [`NodeFailure::ClusterTaken`], stop it and start it again with the same configuration.
+    pub fn failure(&self) -> Option<NodeFailure> {
+        self.handle.failure()
+    }
+
+    /// Hands the leadership over, if this member has it and another can take it, and then
+    /// [stops](Member::stop). To clients this is a pause of a few milliseconds. Gives up handing
+    /// over after [`HAND_OVER_TIMEOUT`].
+    pub fn hand_over_and_stop(self) {
+        let deadline = Instant::now() + HAND_OVER_TIMEOUT;
+        let leads = || self.has_peers && self.handle.status().role.role == RoleName::Leader;
+        if leads() {
+            self.handle.transfer(None);
+        }
+        while leads() && Instant::now() < deadline {
+            thread::sleep(HAND_OVER_POLL);
+        }
+        self.stop();
+    }
+
+    /// Stops serving, ends every thread and closes the log.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    /// Ends the node before the server. If the sockets closed first, followers would see that the
+    /// leader is gone, and then still get its heartbeats, and wait out an election timeout. The
+    /// node ends the calls that wait and refuses new ones; the server still sends these answers.
+    fn shut_down(&mut self) {
+        self.http = None;
+        if let Some(node) = self.node.take() {
+            node.stop();
+        }
+        self.server.stop();
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}

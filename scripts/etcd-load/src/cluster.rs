@@ -14,6 +14,8 @@ const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const ROUND_PAUSE: Duration = Duration::from_millis(5);
 /// How long one member may take to say whether it leads.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the other connections to the leader may take: there may be a thousand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Cluster {
     endpoints: Vec<String>,
@@ -78,9 +80,7 @@ async fn find_leader(
     let deadline = Instant::now() + LEADER_TIMEOUT;
     while Instant::now() < deadline {
         for endpoint in endpoints {
-            if let Ok(Some(found)) =
-                timeout(ASK_TIMEOUT, connect_if_leader(endpoint, connections)).await
-            {
+            if let Some(found) = connect_if_leader(endpoint, connections).await {
                 return Ok(found);
             }
         }
@@ -90,10 +90,20 @@ async fn find_leader(
 }
 
 async fn connect_if_leader(endpoint: &str, connections: usize) -> Option<Arc<[Connection]>> {
-    let first = Connection::open(endpoint).await.ok()?;
-    if !first.is_leader().await.ok()? {
-        return None;
-    }
+    let first = timeout(ASK_TIMEOUT, connect_to_leader(endpoint)).await.ok()??;
+    timeout(CONNECT_TIMEOUT, connect_more(endpoint, first, connections)).await.ok()?
+}
+
+async fn connect_to_leader(endpoint: &str) -> Option<Connection> {
+    let connection = Connection::open(endpoint).await.ok()?;
+    connection.is_leader().await.ok()?.then_some(connection)
+}
+
+async fn connect_more(
+    endpoint: &str,
+    first: Connection,
+    connections: usize,
+) -> Option<Arc<[Connection]>> {
     let mut all = vec![first];
     while all.len() < connections {
         all.push(Connection::open(endpoint).await.ok()?);

@@ -140,8 +140,9 @@ impl<S: StateMachine> NodeHandle<S> {
     }
 
     /// Takes a snapshot now, whatever the log's length. It shows in [`status`](NodeHandle::status)
-    /// when it is on the disk. Does nothing while another one is being taken, if nothing was
-    /// applied since the last one, or if this member has [diverged](NodeHandle::divergence).
+    /// when it is on the disk. Does nothing while another one is being taken or shortly after one
+    /// has failed, if nothing was applied since the last one, or if this member has
+    /// [diverged](NodeHandle::divergence).
     pub fn take_snapshot(&self) {
         self.pipeline.take_snapshot();
     }

@@ -95,7 +95,7 @@ impl<S: StateMachine> Pipeline<S> {
         self.run_pending(MayDo::Step);
     }
 
-    /// Takes a snapshot of the state, unless one is being taken.
+    /// Takes a snapshot of the state, unless one is being taken, or one has just failed.
     pub(super) fn take_snapshot(&self) {
         if self.shared.begin_snapshot() {
             self.applier.with_queue(|tasks| tasks.push(ApplierTask::TakeSnapshot));

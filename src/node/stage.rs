@@ -52,7 +52,7 @@ pub(super) trait Queue: Default {
     fn has_work(&self) -> bool;
 }
 
-/// Where a worker puts what it has for others. It is carried out before the call returns.
+/// Takes the outputs of a worker. When the call returns, the output is in the next stage's queue.
 pub(super) type Sink<'a, T> = dyn FnMut(T) + 'a;
 
 /// What does the work.

@@ -70,8 +70,8 @@ impl Retry {
     }
 }
 
-/// Repeats calls over a [`Channel`](super::Channel), or over several ([`Targets`](super::Targets)). A
-/// stub takes it in their place. Clones count requests together.
+/// Repeats calls over a [`Channel`](super::Channel), or over several ([`Targets`](super::Targets)).
+/// A stub takes it in their place. Clones count requests together.
 #[derive(Clone, Debug)]
 pub struct Retrying<I> {
     invoker: I,

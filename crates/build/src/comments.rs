@@ -1,14 +1,14 @@
-//! Comments of a .proto as documentation: words, never code to run.
+//! Turns comments of a .proto into documentation: text, never code to run.
 //!
-//! rustdoc reads Markdown. There an indented line is code, which `cargo test` runs, a bracket is a
-//! link to nowhere, and `Vec<T>` an HTML tag that is not closed. Whoever wrote the .proto meant
-//! none of these. Other Markdown harms nobody, and stays.
+//! rustdoc reads Markdown. In Markdown an indented line is code, which `cargo test` runs, a bracket
+//! is a link to nowhere, and `Vec<T>` is an HTML tag that is not closed. The author of the .proto
+//! meant none of these. Other Markdown does no harm, and stays.
 
 use prost_types::FileDescriptorSet;
 
-/// Takes blocks of code, links and tags from all comments. `code` between single backticks stays
-/// what it is, and so do headings, emphasis, lists, tables, entities and URLs: their authors may
-/// well have meant them.
+/// Turns blocks of code, links and tags in all comments into text. `code` between single backticks
+/// stays, and so do headings, emphasis, lists, tables, entities and URLs, because authors may well
+/// mean these.
 pub(crate) fn make_plain(descriptors: &mut FileDescriptorSet) {
     let infos = descriptors.file.iter_mut().filter_map(|file| file.source_code_info.as_mut());
     for location in infos.flat_map(|info| &mut info.location) {
@@ -25,7 +25,7 @@ fn plain(comment: &str) -> String {
 }
 
 fn plain_line(line: &str) -> String {
-    // Spaces in a row make code of a line also behind the mark of a list or of a quotation.
+    // Several spaces also make a line code behind the mark of a list or of a quotation.
     let line: String = line.chars().filter(|char| !is_direction(char)).collect();
     let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut out = String::from(if words.is_empty() { "" } else { " " });
@@ -51,8 +51,8 @@ fn push_plain(char: char, out: &mut String) {
     out.push(char);
 }
 
-/// Marks that turn the direction of text: the compiler refuses them in comments, as they can hide
-/// code.
+/// Marks that change the direction of text. The compiler refuses them in comments, because they can
+/// hide code.
 fn is_direction(char: &char) -> bool {
     matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -76,7 +76,7 @@ mod tests {
             (" ``two`` of them", " \\`\\`two\\`\\` of them"),
             ("\u{202e} turned", " turned"),
             (" one\r two", " one two"),
-            // What the crate's documentation says stays.
+            // What stays, as the crate's documentation says.
             (" # A *b* _c_ 1. | &lt; http://d/", " # A *b* _c_ 1. | &lt; http://d/"),
             ("", ""),
         ] {

@@ -1,5 +1,5 @@
-//! Compiles `.proto` files for `syncraft_rpc`: messages, and for each service the trait to
-//! implement, the type that publishes it and the stub that calls it. Nobody needs `protoc`.
+//! Compiles `.proto` files for `syncraft_rpc`: messages and, for each service, a trait to
+//! implement, a type that publishes it, and a stub that calls it. Nobody needs `protoc`.
 //!
 //! In a crate's `build.rs`:
 //!
@@ -9,20 +9,20 @@
 //! }
 //! ```
 //!
-//! and where its types are wanted, if the file says `package friends;`:
+//! and, where you want its types, if the file says `package friends;`:
 //!
 //! ```text
 //! syncraft_rpc::include_proto!("friends");
 //! ```
 //!
-//! The crate needs `syncraft-rpc` among its dependencies and this one among its build dependencies,
-//! and nothing else. A crate that depends on `syncraft` needs no `syncraft-rpc`: it writes
-//! `syncraft::rpc::include_proto!("friends")`. The macro tells the generated code which crate it
-//! belongs to. Code that is included in another way names that crate by [`Config::runtime`].
+//! The crate needs only `syncraft-rpc` among its dependencies and this crate among its build
+//! dependencies. A crate that depends on `syncraft` does not need `syncraft-rpc`: it writes
+//! `syncraft::rpc::include_proto!("friends")`. The macro tells the generated code the name of the
+//! runtime crate. Code that is included in another way gets the name from [`Config::runtime`].
 //!
 //! # Packages
 //!
-//! `include_proto!` takes the package as the .proto spells it, and `"_"` for files without
+//! `include_proto!` takes the package as the .proto spells it, or `"_"` for files without
 //! `package`:
 //!
 //! ```text
@@ -31,9 +31,9 @@
 //! }
 //! ```
 //!
-//! One package may be included anywhere. Packages that refer to each other (`import`) find each
-//! other by their modules, so each part of a package's name must be a module, in the crate's root
-//! or in one module of it. For `shop.orders`, `shop.users` and `common`:
+//! A single package may be included anywhere. Packages that `import` each other find each other by
+//! their modules. So each part of a package's name must be a module, either in the crate's root or
+//! all in one module. For `shop.orders`, `shop.users` and `common`:
 //!
 //! ```text
 //! pub mod shop {
@@ -49,31 +49,34 @@
 //! }
 //! ```
 //!
-//! Modules have names in snake case: `Shop` becomes `shop`, and a keyword such as `type` is
+//! Names of modules are in snake case: `Shop` becomes `shop`, and a keyword such as `type` becomes
 //! `r#type`.
 //!
 //! Types of `google.protobuf` come with `syncraft-rpc` (`syncraft_rpc::prost_types::Timestamp`,
-//! ...). `Empty` is `()` in Rust, and a wrapper such as `StringValue` is what it wraps.
+//! ...). `Empty` is `()` in Rust, and a wrapper such as `StringValue` is the type that it wraps.
 //!
 //! # Names
 //!
 //! A .proto may use any names. In Rust
 //!
-//! - types are in camel case, methods and fields in snake case, and keywords get `r#`, or `_` where that is not allowed;
-//! - `rpc New`, `With`, `Invoker`, `IntoService` and `AfterCalls` become `new_`, `with_` and so on: each stub and trait has methods of
-//!   these names already;
-//! - beside `rpc Get` and `rpc GetAsync`, `get_async` calls `GetAsync` and waits, and `get_async_` calls `Get` without waiting;
-//! - two names that become one, such as `service Echo` and `message EchoService`, are refused, with both places.
+//! - types are in camel case, methods and fields in snake case, and keywords get `r#`, or `_` where
+//!   `r#` is not allowed;
+//! - `rpc New`, `With`, `Invoker`, `IntoService` and `AfterCalls` become `new_`, `with_` and so on,
+//!   because each stub or trait has methods of these names already;
+//! - if there are `rpc Get` and `rpc GetAsync`, then `get_async` calls `GetAsync` and waits, and
+//!   `get_async_` calls `Get` without waiting;
+//! - two names that would become the same, such as `service Echo` and `message EchoService`, are
+//!   refused, with both places.
 //!
 //! # Streams
 //!
 //! An `rpc` with `stream` is left out, with a warning of cargo that names its line. The other
-//! methods of the service work; calls of this one are answered as calls of an unknown method.
+//! methods of the service work. A call of this method is answered like a call of an unknown one.
 //!
 //! # Comments
 //!
-//! Comments of the .proto are the documentation of what becomes of it. Nothing in them is an
-//! example to run, an HTML tag or a link in brackets; `` `code` `` in single backticks is shown as
+//! Comments of the .proto become the documentation of the generated code. Nothing in them is an
+//! example to run, an HTML tag or a link in brackets. `` `code` `` in single backticks is shown as
 //! code. The rest stays Markdown: headings (`#`), emphasis (`*`, `_`), lists, tables, entities such
 //! as `&lt;`, and URLs.
 
@@ -89,18 +92,18 @@ use std::{env, error, fmt, fs, io};
 use prost_build::Module;
 use prost_types::FileDescriptorSet;
 
-/// Compiles `protos`, which may import each other and what is below `includes`, to `OUT_DIR`: a
-/// file for each package.
+/// Compiles `protos` to `OUT_DIR`, to one file for each package. They may import each other and
+/// files below `includes`.
 ///
 /// # Errors
 ///
-/// [`Error`], with the place in the .proto that is wrong, or both places of names that collide; or
+/// [`Error`]: with the wrong place in the .proto, with both places of names that collide, or with
 /// the file that cannot be read or written.
 pub fn compile(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<(), Error> {
     Config::new().compile(protos, includes)
 }
 
-/// What [`compile`] does, with other settings.
+/// The settings of [`compile`].
 #[derive(Clone, Debug)]
 pub struct Config {
     runtime: String,
@@ -113,16 +116,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// For generated files that `include_proto!` includes.
+    /// The defaults: for generated files that `include_proto!` includes.
     pub fn new() -> Config {
         Config { runtime: ALIAS.to_owned() }
     }
 
     /// Names the runtime crate by a path, such as `::syncraft_rpc` or `::syncraft::rpc`.
     ///
-    /// Without it the generated code gets the crate from the `include_proto!` that includes it, so
+    /// By default the generated code gets the name from the `include_proto!` that includes it. So
     /// `syncraft_rpc::include_proto!` and `syncraft::rpc::include_proto!` both work, and so does a
-    /// renamed dependency. Set it for files that are included without that macro.
+    /// renamed dependency. Set this for files that are included without that macro.
     pub fn runtime(mut self, path: &str) -> Config {
         path.clone_into(&mut self.runtime);
         self
@@ -157,7 +160,7 @@ impl Config {
             (Module::from_protobuf_package_name(file.package()), file)
         };
         let modules = prost_build::Config::new()
-            // A value is a slice of the frame that it came in: it is not copied on its way.
+            // A value is then a slice of the frame that it came in, and is not copied.
             .bytes(["."])
             .prost_path(format!("{}::prost", self.runtime))
             .prost_types_path(format!("{}::prost_types", self.runtime))
@@ -167,7 +170,7 @@ impl Config {
         let out_dir = env::var_os("OUT_DIR")
             .ok_or_else(|| io::Error::other("OUT_DIR is not set: this is for build scripts"))?;
         for package in packages {
-            // One without types has no module, but may be included all the same.
+            // A package without types has no module, but may still be included.
             let module = Module::from_protobuf_package_name(&package);
             let code = modules.get(&module).map_or("", String::as_str);
             let code = &self.with_alias(code);
@@ -177,8 +180,8 @@ impl Config {
         Ok(())
     }
 
-    /// Hands the alias down to the modules in `code`: a module does not see the names of the one
-    /// around it.
+    /// Imports the alias in the modules in `code`, because a module does not see the names of the
+    /// module around it.
     fn with_alias(&self, code: &str) -> String {
         if self.runtime != ALIAS {
             return code.to_owned();
@@ -195,12 +198,12 @@ impl Config {
     }
 }
 
-/// What generated code calls the runtime crate. `include_proto!` brings the name into the module
-/// that it is in. It is in snake case because prost puts paths into snake case; [`names::check`]
-/// refuses a .proto that makes a module of this name.
+/// The name of the runtime crate in generated code. `include_proto!` imports it into its module. It
+/// is in snake case because prost changes paths to snake case. [`names::check`] refuses a .proto
+/// that makes a module of this name.
 const ALIAS: &str = "syncraft_rpc_runtime";
 
-/// A file that is written anew is compiled anew.
+/// Leaves a file with the same content alone, because cargo compiles what was written again.
 fn write_if_changed(path: &Path, code: &str) -> io::Result<()> {
     match fs::read(path) {
         Ok(found) if found == code.as_bytes() => Ok(()),
@@ -208,7 +211,7 @@ fn write_if_changed(path: &Path, code: &str) -> io::Result<()> {
     }
 }
 
-/// In front of each message and enum: their user cannot change them.
+/// Written before each message and enum, which their users cannot change.
 const ALLOW: &str = "#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, \
                      reason = \"generated: the .proto is the documentation\")]";
 
@@ -227,7 +230,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// What a build script shows of the error that it ends with: the words, and the place.
+/// A build script that ends with an error shows this: the words, and the place.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)

@@ -1,9 +1,9 @@
-//! Names of a .proto that would be one name in Rust.
+//! Refuses names of a .proto that would become the same name in Rust.
 //!
-//! A .proto may have a `message Foo_Bar` beside a `message FooBar`, and a `service Echo` beside a
-//! `message EchoService`. In Rust each pair is one name, and the compiler would complain about
-//! lines that nobody wrote. So each generated name is claimed here first, and a name that is
-//! claimed twice is refused with both places.
+//! A .proto may have a `message Foo_Bar` and a `message FooBar`, or a `service Echo` and a `message
+//! EchoService`. In Rust each pair has the same name, and the compiler would complain about lines
+//! that nobody wrote. So each generated name is claimed here first, and a name that is claimed
+//! twice is refused, with both places.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -23,7 +23,7 @@ use prost_types::{
 use crate::ALIAS;
 use crate::source::Place;
 
-/// Numbers of the fields of descriptors: paths to elements are made of them.
+/// Numbers of the fields of descriptors, which make up the paths to elements.
 mod field {
     pub(super) const PACKAGE: i32 = 2;
     pub(super) const FILE_MESSAGE: i32 = 4;
@@ -70,12 +70,13 @@ pub(crate) fn check(
     }
 }
 
-/// Its types come with prost: nothing is generated for them.
+/// Whether its types come with prost, so that nothing is generated for them.
 pub(crate) fn is_well_known(file: &FileDescriptorProto) -> bool {
     file.package() == "google.protobuf"
 }
 
-/// Who has which name in which scope. Scopes are modules of Rust, or an item in one and what of it.
+/// What has which name in which scope. A scope is a module of Rust, or a kind of names of one item,
+/// such as its fields.
 #[derive(Default)]
 struct Claims {
     taken: BTreeMap<(String, String), Claim>,
@@ -115,11 +116,11 @@ impl Claims {
                 let name = &other.key().1;
                 let underscore = if name.starts_with(char::is_numeric) { "_" } else { "" };
                 let Claim { what: other_what, place: other_place } = other.get();
-                // One line for each pair, though a field may claim several names.
+                // One line for each pair, although a field may claim several names.
                 if self.refused.insert((other_place.to_string(), place.to_string())) {
                     self.refusals.push(format!(
-                        "{place}: {what} becomes `{underscore}{name}` in Rust, and so does {other_what} at {other_place}: \
-                         rename one of them"
+                        "{place}: {what} becomes `{underscore}{name}` in Rust, and so does \
+                         {other_what} at {other_place}: rename one of them"
                     ));
                 }
             }
@@ -127,12 +128,12 @@ impl Claims {
     }
 }
 
-/// Whether prost makes a raw identifier of it.
+/// Whether prost turns it into a raw identifier.
 fn is_keyword(name: &str) -> bool {
     Module::from_protobuf_package_name(name).to_string().starts_with("r#")
 }
 
-/// Claims the names that one file makes.
+/// Claims the names of one file.
 struct FileNames<'a> {
     file: &'a FileDescriptorProto,
     includes: &'a [PathBuf],
@@ -158,7 +159,7 @@ impl FileNames<'_> {
         Claim { what: what.into(), place: Place::of(path, self.file, self.includes) }
     }
 
-    /// A module for each part of the package's name; returns the innermost.
+    /// Claims a module for each part of the package's name. Returns the innermost.
     fn claim_package(&mut self) -> String {
         let (mut scope, mut package) = (String::new(), String::new());
         for part in self.file.package().split('.').filter(|part| !part.is_empty()) {
@@ -213,7 +214,7 @@ impl FileNames<'_> {
         }
     }
 
-    /// An enum of its own, and a field.
+    /// Claims an enum and a field.
     fn claim_oneof(&mut self, inner: &str, message: &DescriptorProto, at: i32, path: &[i32]) {
         let name = message.oneof_decl[at as usize].name();
         let claim =
@@ -223,7 +224,7 @@ impl FileNames<'_> {
         let nested = message.nested_type.iter().map(DescriptorProto::name);
         let mut others = nested.chain(message.enum_type.iter().map(EnumDescriptorProto::name));
         if others.any(|other| other.to_upper_camel_case() == camel) {
-            // So prost does.
+            // prost does this.
             camel.push_str("OneOf");
         }
         let scope = format!("{inner}::{camel} variants");
@@ -241,7 +242,7 @@ impl FileNames<'_> {
         self.claims.claim(scope, camel.clone(), &claim);
         let mut numbers = HashSet::new();
         for (at, value) in (0..).zip(&item.value) {
-            // An alias is left out.
+            // prost leaves aliases out.
             if numbers.insert(value.number()) {
                 let path = [path, &[field::ENUM_VALUE, at]].concat();
                 let claim = self.claim_of(format!("value {}", value.name()), &path);
@@ -272,7 +273,8 @@ impl FileNames<'_> {
     }
 }
 
-/// An `optional` field is alone in a oneof that nobody wrote.
+/// Whether a field is in a oneof of the .proto. (An `optional` field is alone in a oneof that
+/// nobody wrote.)
 fn is_in_oneof(field: &FieldDescriptorProto) -> bool {
     field.oneof_index.is_some() && !field.proto3_optional()
 }
@@ -306,7 +308,7 @@ fn methods(field: &FieldDescriptorProto, message: &DescriptorProto) -> Vec<Strin
     }
 }
 
-/// The name of an enum's variant, as prost makes it: without the enum's name in front.
+/// The name that prost gives a variant of an enum: without the enum's name in front.
 fn variant(item: &str, value: &str) -> String {
     let camel = value.to_upper_camel_case();
     match camel.strip_prefix(item) {
@@ -319,7 +321,7 @@ fn variant(item: &str, value: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What is refused in a file with these lines behind the first.
+    /// What is refused in a file with these lines behind the first line.
     fn refusals(lines: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.proto");
@@ -333,7 +335,8 @@ mod tests {
 
     fn check_pair(lines: &str, name: &str, [first, second]: [&str; 2]) {
         let expected = format!(
-            "a.proto:3: {second} becomes `{name}` in Rust, and so does {first} at a.proto:2: rename one of them"
+            "a.proto:3: {second} becomes `{name}` in Rust, and so does {first} at a.proto:2: \
+             rename one of them"
         );
         assert_eq!(refusals(lines), [expected], "{lines}");
     }

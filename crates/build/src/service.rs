@@ -1,17 +1,21 @@
-//! Writes the Rust of a protobuf `service`.
+//! Generates the Rust code of a protobuf `service`.
 //!
 //! For `service kvServerRpc { rpc PutAppend(PutAppendArgs) returns (PutAppendReply); }` it writes
 //!
-//! - `trait KvServerRpc`: what a server implements, one method for each `rpc`, answered through a `Done`;
-//! - `struct KvServerRpcService<T>`: makes any such `T` an `rpc::Service`, which a `Server` publishes;
-//! - `struct KvServerRpcStub<C>`: what a client calls, through a `Channel` or whatever else carries calls; through a
-//!   `Channel` also without waiting.
+//! - `trait KvServerRpc`: what a server implements, with one method for each `rpc`, answered
+//!   through a `Done`;
+//! - `struct KvServerRpcService<T>`: turns any such `T` into a `Service`, which a `Server`
+//!   publishes;
+//! - `struct KvServerRpcStub<C>`: what a client calls, through a `Channel` or anything else that
+//!   carries calls; through a `Channel` also without waiting.
 //!
-//! Names on the wire are the .proto's own ("kvServerRpc", "PutAppend"); names in Rust follow Rust.
+//! Names on the wire are those of the .proto ("kvServerRpc", "PutAppend"). Names in Rust follow the
+//! conventions of Rust.
 //!
-//! The result may be included in any module, and a .proto may use any names. So every path is absolute, or begins
-//! with the name of the runtime crate that is given to [`Generator::new`], what std's prelude has included; methods of the user's trait are called by
-//! its name; and parameters end in `_`, as no name that is made of a .proto does.
+//! The code may be included in any module, and a .proto may use any names. So every path, even of
+//! what std's prelude has, is absolute or begins with the name of the runtime crate, which
+//! [`Generator::new`] gets. Methods of the user's trait are called by the trait's name. Type
+//! parameters end in `_`, which no name made from a .proto does.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -21,14 +25,14 @@ use prost_types::FileDescriptorSet;
 
 use crate::source::Place;
 
-/// Methods that each trait or stub has. An `rpc` of such a name gets an underscore more.
+/// Methods that each trait or stub has. An `rpc` with such a name gets an underscore at its end.
 const RESERVED: [&str; 5] = ["new", "with", "invoker", "into_service", "after_calls"];
 
-/// In front of each item: its user cannot change it.
+/// Written before each item, which its users cannot change.
 const ALLOW: &str =
     "#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, reason = \"generated\")]\n";
 
-/// A line for each `rpc` with a stream, which gets no method: where it is, and why.
+/// A line for each `rpc` with a stream, which is left out: where it is, and why.
 pub(crate) fn left_out(descriptors: &FileDescriptorSet, includes: &[PathBuf]) -> Vec<String> {
     let mut lines = Vec::new();
     for file in &descriptors.file {
@@ -39,8 +43,8 @@ pub(crate) fn left_out(descriptors: &FileDescriptorSet, includes: &[PathBuf]) ->
                     let place = Place::of(&[6, at, 2, number], file, includes);
                     let (service, method) = (service.name(), method.name());
                     lines.push(format!(
-                        "{place}: rpc {method} of service {service} is left out: streams are not supported yet; \
-                         calls of it are answered as calls of an unknown method"
+                        "{place}: rpc {method} of service {service} is left out: streams are not \
+                         supported yet; calls of it are answered as calls of an unknown method"
                     ));
                 }
             }
@@ -59,7 +63,7 @@ struct Names {
 }
 
 impl Names {
-    /// Of all methods: each its own, whatever the others are called.
+    /// The names of all methods. No two are the same, whatever the methods are called.
     fn of(methods: &[Method]) -> Vec<Names> {
         let own = |method: &Method| match bare(&method.name) {
             name if RESERVED.contains(&name) => format!("{name}_"),
@@ -83,7 +87,7 @@ impl Names {
     }
 }
 
-/// Without what a keyword gets to be a name: `r#move` is `move`, `self_` is `self`.
+/// A name without what is added to a keyword: `r#move` is `move`, `self_` is `self`.
 fn bare(name: &str) -> &str {
     name.trim_start_matches("r#").trim_end_matches('_')
 }
@@ -136,8 +140,8 @@ impl Generator {
         {name}Service::new(::std::sync::Arc::new(self))
     }}
 
-    /// All calls of `method` that had arrived one behind the other have been made, on this thread: for methods that do for
-    /// many at once what they would otherwise do for each.
+    /// Runs after the last of several calls of `method` that had arrived together, on the same
+    /// thread. For methods that collect calls and then do one piece of work for all of them.
     fn after_calls(&self, method: &str) {{
         let _ = method;
     }}
@@ -177,7 +181,8 @@ impl Generator {
         Self {{ implementation, version: 0 }}
     }}
 
-    /// Publishes a version: callers that say they were made for another one are refused. Default 0: all are served.
+    /// Publishes a version. Callers that were made for another version are refused. Default 0: all
+    /// are served.
     pub fn version(self, version: u32) -> Self {{
         Self {{ version, ..self }}
     }}
@@ -226,8 +231,8 @@ impl<T_> ::core::fmt::Debug for {name}Service<T_> {{
         let rpc = &self.runtime;
         out.push_str(&format!(
             r#"
-/// Calls the service `{proto_name}` through a [`Channel`]({rpc}::Channel), or whatever else [carries calls]({rpc}::Invoke). Cheap to
-/// clone: clones share what carries them.
+/// Calls the service `{proto_name}` through a [`Channel`]({rpc}::Channel), or anything else that
+/// [carries calls]({rpc}::Invoke). Cheap to clone: clones share what carries their calls.
 {ALLOW}#[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct {name}Stub<C_ = {rpc}::Channel> {{
     invoker: C_,
@@ -262,7 +267,7 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
         out.push_str("}\n");
     }
 
-    /// Through anything, blocking.
+    /// Writes the method that waits, through anything that carries calls.
     fn write_call(&self, service: &str, method: &Method, names: &Names, out: &mut String) {
         let Method { proto_name, input_type, output_type, comments, .. } = method;
         let (rpc, Names { call, constant, .. }) = (&self.runtime, names);
@@ -289,11 +294,11 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
         ));
     }
 
-    /// Through a channel, without waiting.
+    /// Writes the methods that do not wait, through a channel.
     fn write_async_calls(&self, service: &str, method: &Method, names: &Names, out: &mut String) {
         let Method { proto_name, input_type, output_type, options, .. } = method;
         let (rpc, Names { call_async, call_then, constant, .. }) = (&self.runtime, names);
-        // IDEMPOTENCY_UNKNOWN is 0; what has no side effects is idempotent, too.
+        // IDEMPOTENCY_UNKNOWN is 0. A method without side effects is idempotent, too.
         let mark = match options.idempotency_level.unwrap_or_default() {
             0 => "",
             _ => ".idempotent()",
@@ -302,7 +307,7 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
             r#"    /// The method `{proto_name}`.
     pub const {constant}: {rpc}::Method = {rpc}::Method::new("{service}", "{proto_name}"){mark};
 
-    /// `{proto_name}`, without waiting: the reply is fetched from what comes back.
+    /// `{proto_name}`, without waiting. The reply is fetched later from what this returns.
     pub fn {call_async}(
         &self,
         args: &{input_type},
@@ -311,7 +316,8 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
         self.invoker.call_async(&Self::{constant}, &self.options, args, deadline)
     }}
 
-    /// `{proto_name}`, without waiting: `done` runs once, on a thread of the channel, never on this one.
+    /// `{proto_name}`, without waiting. `done` runs once, on a thread of the channel, never on this
+    /// one.
     pub fn {call_then}(
         &self,
         args: &{input_type},

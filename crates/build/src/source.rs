@@ -1,11 +1,11 @@
-//! Where something stands in its .proto.
+//! Where something is in its .proto.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use prost_types::FileDescriptorProto;
 
-/// A line of a .proto, as editors and people take it: `proto/friends.proto:12`.
+/// A line of a .proto, in the form that editors and people know: `proto/friends.proto:12`.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     file: PathBuf,
@@ -13,8 +13,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of the element at `path`: numbers of fields and positions in the descriptor, as
-    /// `SourceCodeInfo` has them.
+    /// The place of the element at `path`, which consists of numbers of fields and positions in the
+    /// descriptor, as in `SourceCodeInfo`.
     pub(crate) fn of(path: &[i32], file: &FileDescriptorProto, includes: &[PathBuf]) -> Place {
         let locations = file.source_code_info.iter().flat_map(|info| &info.location);
         let span = locations.filter(|it| it.path == path).find_map(|it| it.span.first());

@@ -79,8 +79,9 @@ pub struct RequestId {
     pub attempt: u32,
 }
 
-/// What carries calls: a [`Channel`](super::Channel), several of them ([`Targets`](super::Targets)),
-/// or either with retries ([`Retrying`](super::Retrying)). Generated stubs call through any.
+/// What carries calls: a [`Channel`](super::Channel), several of them
+/// ([`Targets`](super::Targets)), or either with retries ([`Retrying`](super::Retrying)). Generated
+/// stubs call through any.
 pub trait Invoke {
     /// Calls `method` and waits for the reply until `deadline`.
     ///

@@ -1,17 +1,17 @@
-//! Remote procedure calls over TCP: protobuf services, plain threads, nothing to await. It knows
-//! nothing of Raft.
+//! Remote procedure calls over TCP: protobuf services and plain threads, without an async runtime.
+//! This crate knows nothing of Raft.
 //!
 //! ```text
-//!   caller                                                                    callee
-//!   FooRpcStub ── Channel ── frame ── outbox ══ TCP ══ frame ── Server ── FooRpcService ── impl FooRpc
-//!                   ^                                                                        │ Done
-//!                   └──────────────── frame ══ TCP ══ outbox ── frame <──────────────────────┘
+//!   caller                                                                   callee
+//!   FooRpcStub ── Channel ── frame ── outbox ══ TCP ══ frame ── Server ── FooRpcService ── Foo
+//!                    ^                                                                      │ Done
+//!                    └─────────────── frame ══ TCP ══ outbox ── frame <─────────────────────┘
 //! ```
 //!
 //! # Four steps
 //!
-//! 1. **Define** a service in a `.proto`, and have it compiled by `build.rs`: `syncraft-build` is all that a crate needs beside
-//!    `syncraft-rpc`, and nobody needs `protoc`.
+//! 1. **Define** a service in a `.proto`, and compile it in `build.rs`. A crate needs only
+//!    `syncraft-rpc` and `syncraft-build`, and nobody needs `protoc`.
 //!
 //!    ```proto
 //!    syntax = "proto3";
@@ -32,29 +32,31 @@
 //!    syncraft_rpc::include_proto!("friends");
 //!    ```
 //!
-//! 2. **Implement** the trait of the service's name. Each method gets its arguments and a [`Done`], and answers through it, at once or
-//!    later, from any thread: `fn list(&self, args: ListArgs, done: Done<ListReply>)`.
+//! 2. **Implement** the trait with the service's name. Each method gets its arguments and a
+//!    [`Done`], through which it answers, now or later, from any thread:
+//!    `fn list(&self, args: ListArgs, done: Done<ListReply>)`.
 //!
-//! 3. **Serve** it. `into_service` makes of the implementation what a server publishes:
+//! 3. **Serve** it. `into_service` turns the implementation into what a server publishes:
 //!
 //!    ```text
-//!    let server = rpc::Server::builder().service(friends.into_service()).bind("0.0.0.0:7100").handlers(8).build()?.start();
+//!    let server = Server::builder().service(friends.into_service()).bind("0.0.0.0:7100").handlers(8);
+//!    let server = server.build()?.start();
 //!    ```
 //!
-//! 4. **Call** it, through a stub over a [`Channel`]; over several servers ([`Targets`]); or with repeats ([`Retrying`]) over either.
-//!    Every call has a deadline, and ends by then:
+//! 4. **Call** it through a stub: over a [`Channel`], over several servers ([`Targets`]), or with
+//!    repeats ([`Retrying`]) over either. Every call has a deadline, and ends by then:
 //!
 //!    ```text
 //!    let channel = Channel::builder("host:7100").lazy();
-//!    channel.connect_wait(deadline)?; // if it should be there already: until it answers a ping
+//!    channel.connect_wait(deadline)?;                         // optional: until it answers a ping
 //!    let stub = FriendServiceStub::new(channel);
-//!    let reply = stub.list(&args, deadline)?;                  // waits
-//!    let pending = stub.list_async(&args, deadline);           // is waited for later: `Pending`
-//!    stub.list_then(&args, deadline, |result| { /* ... */ });  // calls back
+//!    let reply = stub.list(&args, deadline)?;                 // waits
+//!    let pending = stub.list_async(&args, deadline);          // wait later: `Pending`
+//!    stub.list_then(&args, deadline, |result| { /* ... */ }); // calls back
 //!    ```
 //!
-//! `examples/friend_service` is such a crate. A service between Rust programs needs no .proto:
-//! [`service!`]. What both rest on can be written by hand, too:
+//! `examples/friend_service` is such a crate. A service between Rust programs needs no .proto: see
+//! [`service!`]. You can also write by hand what these two generate:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -67,7 +69,7 @@
 //!     fn name(&self) -> &'static str { "greetRpc" }
 //!     fn methods(&self) -> &'static [&'static str] { &["Greet"] }
 //!     fn call(&self, _method: usize, args: Bytes, call: Call) {
-//!         // What is no `String` is answered by `open`.
+//!         // If the arguments are not a `String`, `open` answers that.
 //!         if let Some((name, done)) = call.open::<String, String>(args) {
 //!             done.run(format!("hello, {name}"));
 //!         }
@@ -77,33 +79,35 @@
 //! const GREET: Method = Method::new("greetRpc", "Greet");
 //! let server = Server::builder().service(Greeter).bind("127.0.0.1:0").build()?.start();
 //! let channel = Channel::builder(server.local_addr().to_string()).lazy();
-//! let reply: String = channel.call(&GREET, &"you".to_owned(), Instant::now() + Duration::from_secs(5))?;
+//! let deadline = Instant::now() + Duration::from_secs(5);
+//! let reply: String = channel.call(&GREET, &"you".to_owned(), deadline)?;
 //! assert_eq!(reply, "hello, you");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Which thing for what
+//! # What to use for what
 //!
-//! | one wants | there is |
+//! | you want | use |
 //! |---|---|
-//! | methods that take long | [`handlers`](ServerBuilder::handlers) and their [`queue`](ServerBuilder::queue); an [`inline_service`](ServerBuilder::inline_service) goes without |
-//! | that one caller does not crowd out others | [`fair`](ServerBuilder::fair); callers name themselves: [`ChannelBuilder::caller`] |
+//! | methods that take long | [`handlers`](ServerBuilder::handlers) and their [`queue`](ServerBuilder::queue); an [`inline_service`](ServerBuilder::inline_service) does not use them |
+//! | no caller that crowds out others | [`fair`](ServerBuilder::fair); callers name themselves: [`ChannelBuilder::caller`] |
 //! | a service that gets through whatever others do | [`reserved_service`](ServerBuilder::reserved_service) |
 //! | to know whether a call has run | [`CallError::may_have_run`] |
 //! | to show an error with its causes | [`ErrorChain`] |
-//! | repeats of what may be repeated | [`Retrying`], and `idempotency_level` in the .proto |
+//! | to repeat calls that may be repeated | [`Retrying`], and `idempotency_level` in the .proto |
 //! | many calls in flight | [`Pending`], from the stub's `..._async` |
 //! | several servers | [`Targets`], a [`Balancer`] and a [`Source`] of endpoints |
-//! | to choose among servers by rules of one's own | [`EndpointTable`] |
-//! | to find a server that is frozen | [`ChannelBuilder::ping_interval`] |
-//! | that callers of another version are told | `version(n)` of the generated service, [`CallOptions::version`] |
+//! | to choose among servers by your own rules | [`EndpointTable`] |
+//! | to notice a frozen server | [`ChannelBuilder::ping_interval`] |
+//! | to refuse callers of another version | `version(n)` of the generated service, [`CallOptions::version`] |
 //! | pure Rust types | [`service!`], [`Bincode`] |
 //! | to stop without losing calls | [`Server::drain`] |
 //! | to see inside | [`Server::stats`], [`Limits::slow_call`], [`builtin`] |
 //!
 //! # The wire
 //!
-//! Two formats on one port; what tells them apart is whether a call has a `call_id`.
+//! One port serves two formats. A call with a `call_id` is extended, a call without one is
+//! documented.
 //!
 //! | | documented | extended |
 //! |---|---|---|
@@ -116,67 +120,71 @@
 //!
 //! | field | type | meaning | why |
 //! |---|---|---|---|
-//! | 1 `service_name` | bytes | "kvServerRpc" | must not be empty: a header begins with its tag, 0x0A |
+//! | 1 `service_name` | bytes | "kvServerRpc" | must not be empty, so that a header begins with its tag, 0x0A |
 //! | 2 `method_name` | bytes | "PutAppend" | |
 //! | 3 `args_size` | uint32 | bytes of arguments after the header | the only length of the body |
 //! | 4 `call_id` | uint64 | chosen by the caller, repeated by the reply | many calls in flight; 0 or absent: documented |
 //! | 5 `deadline_ms` | uint32 | how much longer the caller waits; 0: no limit | a call that nobody waits for is not run |
 //! | 6 `codec` | uint32 | 0: protobuf, 1: bincode | a service takes one of them and refuses the other |
-//! | 7 `caller` | bytes | who calls; at most 256 bytes | for fair queueing |
-//! | 8 `version` | uint32 | of the service, as the caller knows it; 0: any | a mismatch is told, not found out |
-//! | 9 `client_id` | bytes | 16 random bytes: whose request it is | a repeat can be told from another request |
-//! | 10 `request_id` | uint64 | which of theirs | the same for every attempt, where `call_id` is not |
-//! | 11 `attempt` | uint32 | how often it was tried before | |
-//! | 12 `trace` | bytes | the caller's mark; at most 128 bytes | the same on both sides' logs |
+//! | 7 `caller` | bytes | the caller's name; at most 256 bytes | for fair queueing |
+//! | 8 `version` | uint32 | version of the service that the caller was made for; 0: any | a mismatch is refused with a reason |
+//! | 9 `client_id` | bytes | 16 random bytes: the caller | tells a repeat from another request |
+//! | 10 `request_id` | uint64 | which of the caller's requests | the same for every attempt, unlike `call_id` |
+//! | 11 `attempt` | uint32 | how many attempts came before | |
+//! | 12 `trace` | bytes | the caller's mark; at most 128 bytes | the same in the logs of both sides |
 //!
 //! `RpcReplyHeader`:
 //!
 //! | field | type | meaning | why |
 //! |---|---|---|---|
-//! | 1 `call_id` | uint64 | the call's; 0: about the connection, which then ends | a refusal may be of no single call |
-//! | 2 `status` | uint32 | 0: OK; else [`StatusCode`] | |
+//! | 1 `call_id` | uint64 | the call's; 0: about the connection, which then ends | a refusal may concern the whole connection |
+//! | 2 `status` | uint32 | 0: OK; others: [`StatusCode`] | |
 //! | 3 `message` | string | for people; at most 512 bytes; the middle of a longer one is left out | the header stays under its limit |
 //! | 4 `reply_size` | uint32 | bytes of the reply after the header | |
 //! | 5 `retry_after_ms` | uint32 | with "busy": when to try again | |
 //!
-//! `head_size` is a little-endian `u32`, or a varint (a later generation of existing clients); the
-//! first three bytes of a connection tell. The byte layout, and the proof that they do, stand in
-//! `frame`. Replies are framed as the connection's calls are; before the first call a server sends
-//! nothing.
+//! `head_size` is a little-endian `u32`, or a varint (a later generation of existing clients). The
+//! first three bytes of a connection tell which. `frame` has the byte layout, and the proof that
+//! they suffice. Replies are framed like the calls of their connection. A server sends nothing
+//! before the first call.
 //!
 //! # Limits
 //!
-//! Everything that can grow has one. The server's are in [`Limits`] (connections, calls and bytes
-//! in flight, unsent replies, times), the frame's in [`FrameLimits`] and [`HEAD_LEN_MAX_BYTES`],
-//! the channel's in [`ChannelBuilder`]. Each says what happens beyond it, and what goes wrong if it
-//! is too small or too large.
+//! Everything that can grow has a limit. Those of a server are in [`Limits`] (connections, calls
+//! and bytes in flight, unsent replies, times), those of frames in [`FrameLimits`] and
+//! [`HEAD_LEN_MAX_BYTES`], those of a channel in [`ChannelBuilder`]. Each limit's documentation
+//! says what happens beyond it, and what goes wrong if it is too small or too large.
 //!
 //! # Invariants
 //!
-//! - A call is answered at most once, and unless its connection ends, exactly once: see [`Done`].
-//! - Nobody who answers or calls waits for a peer to read: see `outbox`.
-//! - A client can cost only its own connection, and its own share of [`Limits`].
-//! - An error says whether the call may have run, and says so when in doubt: [`CallError::may_have_run`].
-//! - No foreign code (services, completions) runs under a lock of this module, but for a [`Balancer`]; its panics end one call.
+//! - A call is answered at most once; exactly once, unless its connection ends: see [`Done`].
+//! - No thread that answers or calls waits for a peer to read: see `outbox`.
+//! - A client can use up only its own connection, and its own share of [`Limits`].
+//! - An error says whether the call may have run. In doubt it says yes:
+//!   [`CallError::may_have_run`].
+//! - No foreign code (services, completions) runs under a lock of this crate, except a
+//!   [`Balancer`]. Its panics end one call.
+//! - Only `transport` touches a connected socket.
 //!
 //! # Threads
 //!
-//! Named after what they do and the port: `rpc-accept`, `rpc-hand-N`, `rpc-conn-PORT`,
-//! `rpc-send-PORT` on the server's side, `rpc-chan-PORT`, `rpc-timer`, `rpc-send-PORT` on the
-//! channel's. Each is joined by [`Server::stop`] or [`Channel::close`]. Beyond these,
-//! `rpc-endpoints` watches the file of a [`FileSource`], and `rpc-retire` closes the channels of
-//! endpoints that have left their source.
+//! Threads are named after what they do and the port. A server has `rpc-accept`, `rpc-hand-N`,
+//! `rpc-conn-PORT` and `rpc-send-PORT`; [`Server::stop`] joins them. A channel has `rpc-chan-PORT`,
+//! `rpc-timer` and `rpc-send-PORT`; [`Channel::close`] joins them. `rpc-endpoints` watches the file
+//! of a [`FileSource`], and `rpc-retire` closes the channels of endpoints that have left their
+//! source.
 //!
 //! # Left out
 //!
-//! Encryption and authentication: nothing proves a caller's name, and whoever reaches the port may
-//! call. So there are no access lists either. Streams; hedged calls.
+//! - Encryption and authentication. Nothing proves a caller's name, and anybody who reaches the
+//!   port may call. So there are no access lists either.
+//! - Streams, and hedged calls.
 
-/// Includes what `syncraft_build::compile` has made of a package: its messages, and of each service
-/// the trait, the service and the stub. Takes the package as the .proto spells it:
-/// `include_proto!("friends")`; for a file without `package`, `include_proto!("_")`. Packages that
-/// refer to each other are included in modules of their names: `syncraft_build`'s page has an
-/// example.
+/// Includes the code that `syncraft_build::compile` has generated for a package: its messages and,
+/// for each service, the trait, the service and the stub. Takes the package as the .proto spells
+/// it: `include_proto!("friends")`; for a file without `package`, `include_proto!("_")`. Packages
+/// that refer to each other are included in modules with their names: see the example on
+/// `syncraft_build`'s page.
 #[macro_export]
 macro_rules! include_proto {
     ($package:literal) => {
@@ -186,8 +194,8 @@ macro_rules! include_proto {
     };
 }
 
-/// The name by which generated code knows this crate, however the including crate calls it.
-/// Imported with `*`, so that two packages may be included in one module.
+/// The name of this crate in generated code, whatever the including crate calls it. Imported with
+/// `*`, so that two packages may be included in one module.
 #[doc(hidden)]
 pub mod __runtime {
     pub extern crate self as syncraft_rpc_runtime;
@@ -228,10 +236,10 @@ pub use limits::{FrameLimits, HEAD_LEN_MAX_BYTES, Limits};
 pub use net::resolve;
 pub use outbox::Cork;
 pub use payload::{Bincode, Payload, PayloadError};
-/// What generated messages are made of, so that a crate with services needs no dependency of its
-/// own for it.
+/// Generated code uses it. It is here so that a crate with services needs no dependency of its own
+/// for it.
 pub use prost;
-/// The types of `google.protobuf`, for generated messages that have fields of them: `Timestamp`,
+/// The types of `google.protobuf` that fields of generated messages may have: `Timestamp`,
 /// `Duration`, `Any`, ...
 pub use prost_types;
 pub use retry::{Backoff, Retry, Retrying};
@@ -239,13 +247,13 @@ pub use server::{BoundServer, MethodReport, Server, ServerBuilder, Stats, Times}
 pub use service::{Call, Done, Service};
 pub use status::{Status, StatusCode};
 
-/// The head of every call and of every extended reply.
+/// The header of every call and of every extended reply.
 #[allow(unreachable_pub, reason = "generated: prost makes everything `pub`")]
 mod header {
     crate::include_proto!("syncraft.rpc");
 }
 
-/// The service `rpc`, which every server has: whether it is there ([`Channel::ping`]), and what it
+/// The service `rpc`, which every server has: pings ([`Channel::ping`]), and the list of what it
 /// serves.
 ///
 /// ```

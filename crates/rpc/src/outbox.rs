@@ -1,31 +1,36 @@
-//! The sending half of a connection: whoever has a frame sends it, and nobody waits.
+//! The sending half of a connection: any thread that has a frame sends it, and none waits.
 //!
 //! ```text
-//! any thread ── send ──> [lock] nothing waits? ── send(MSG_DONTWAIT) ──> socket        the common path: one system call
-//!                              │ else, or what did not fit
-//!                              └──> queue (bounded) ──> writer thread ── write ──> socket
+//! any thread ── send ──> [lock] nothing waits? ── try_write ──> transport    (the common path)
+//!                              │ otherwise, or for what was not taken
+//!                              └──> queue (bounded) ──> writer thread ── write_all ──> transport
 //! ```
 //!
-//! Where one thread answers many calls, frames that go over one connection leave in one system
-//! call: see [`Cork`].
+//! If one thread answers many calls, frames for the same connection leave in one system call: see
+//! [`Cork`].
 //!
-//! Order: frames leave in the order in which `send` took the lock; while anything waits, everything
-//! queues behind it.
+//! # Invariants
 //!
-//! Threads: a writer, started when the socket first takes less than a whole frame, and gone after a
+//! - Frames leave in the order in which `send` took the lock. While anything waits, everything
+//!   queues behind it. What the transport has not taken is offered to it again before anything
+//!   else.
+//! - At most `bytes_max` bytes wait, with two exceptions. A frame that finds the queue empty is
+//!   always taken, because frames are bounded, too. What is sent by
+//!   [`send_over_limit`](Outbox::send_over_limit) comes on top; its sender bounds it.
+//! - A peer that takes nothing for the transport's write timeout is cut.
+//!
+//! # Threads
+//!
+//! A writer. It is started when the transport first takes less than a whole frame, and ends after a
 //! second without work.
-//!
-//! Bounds: `bytes_max` of queued bytes (a frame that finds the queue empty is always taken: frames
-//! are bounded, too; and what is sent by [`send_over_limit`](Outbox::send_over_limit) comes on top,
-//! within a bound that its sender keeps); a socket that takes nothing for `write_timeout` is cut.
 //!
 //! # How a connection ends
 //!
 //! The peer sees the end of the stream behind all that was sent ([`Ending::InOrder`]), or a reset
-//! ([`Ending::Reset`]). A reset destroys what the peer has not acknowledged, and a peer that was
-//! told by a reset is told for sure: what it sends next fails. The system resets when the socket is
-//! closed, so also when the process is killed. When the process lives, [`close`](Outbox::close)
-//! waits until everything is acknowledged, and ends a connection in order where it is not.
+//! ([`Ending::Reset`]). After a reset the peer knows for certain: what it sends next fails. But a
+//! reset destroys what the peer has not acknowledged. The system resets when the socket is closed,
+//! even if the process is killed. If the process is not killed, [`close`](Outbox::close) waits
+//! until everything is acknowledged. If something is not, it ends the connection in order.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -43,19 +48,20 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::net::{join, spawn};
 use super::transport::Transport;
 
-/// Longer frames are not held back: a system call is small beside them.
+/// Longer frames are not held back, because one system call costs little beside them.
 const CORKED_FRAME_LEN_MAX_BYTES: usize = 8 << 10;
-/// What is held back for one connection leaves when it is so much.
+
+/// When this much is held back for one connection, it leaves.
 const CORKED_LEN_MAX_BYTES: usize = 64 << 10;
 
-/// The memory for it is kept for the next time when it is no more than this.
+/// The memory for it is kept for the next time if it is no more than this.
 const CORKED_KEPT_MAX_BYTES: usize = 4 << 10;
 
-/// How long a writer without work stays: a client that is slow once is slow again.
+/// How long a writer without work stays, because a client that is slow once is slow again.
 const WRITER_IDLE: Duration = Duration::from_secs(1);
 
-/// How long a peer has to acknowledge what it was sent before its connection ends in order and not
-/// by a reset. A way across the world and back takes 0.3 s.
+/// How long a peer has to acknowledge what it was sent, before its connection ends in order instead
+/// of by a reset. A round trip across the world takes 0.3 s.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(500);
 
 /// How the peer learns that the connection is over.
@@ -63,14 +69,14 @@ const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(500);
 pub(super) enum Ending {
     /// By the end of the stream, behind all that was sent.
     InOrder,
-    /// By a reset, and by no end of the stream before it.
+    /// By a reset, without an end of the stream before it.
     Reset,
 }
 
-/// Why a frame was not sent. The peer has none of it, or a part that will never be a whole.
+/// Why a frame was not sent. The peer gets none of it, or a part that will never be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendError {
-    /// The queue is full. The connection is as it was.
+    /// The queue is full. The connection goes on.
     Full,
     /// The connection is gone.
     Closed,
@@ -80,19 +86,19 @@ pub(super) struct Outbox {
     transport: Transport,
     thread_name: String,
     bytes_max: usize,
-    /// Bytes that wait or are being written, readable without the lock (which is held during system
-    /// calls).
+    /// Bytes that wait or are being written. Readable without the lock, which is held during system
+    /// calls.
     unsent_bytes: AtomicUsize,
-    /// Whether `State::cut` is there, readable without the lock.
+    /// Whether `State::cut` is there. Readable without the lock.
     is_cut: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    /// Frames that threads under a cork have held back, ...
+    /// Frames that threads under a cork hold back.
     corked: Vec<u8>,
-    /// ... and the last of these corks, which like all of them will send them; 0: none.
+    /// The newest of these corks; 0: none. Each of them will send all of `corked`.
     corker: u64,
     queue: VecDeque<Bytes>,
     writer: Writer,
@@ -135,13 +141,12 @@ impl Outbox {
         })
     }
 
-    /// The connection, for its reader.
+    /// The connection, for the thread that reads it.
     pub(super) fn transport(&self) -> &Transport {
         &self.transport
     }
 
-    /// Sets how the connection will end, from now on and also if the process is killed. Without
-    /// this it ends in order.
+    /// Sets how the connection will end, also if the process is killed. It begins as `InOrder`.
     pub(super) fn set_ending(&self, ending: Ending) {
         self.set_ending_locked(&mut self.state.lock(), ending);
     }
@@ -158,12 +163,12 @@ impl Outbox {
         self.state.lock().ending
     }
 
-    /// Sends `frame`, or queues what the socket does not take now. Never blocks on the peer.
+    /// Sends `frame`, or queues what the transport does not take now. Never waits for the peer.
     pub(super) fn send(self: &Arc<Self>, frame: &Bytes) -> Result<(), SendError> {
         self.send_up_to(self.bytes_max, frame)
     }
 
-    /// The same, however much waits: for frames whose number and length are bounded elsewhere.
+    /// The same, however much waits. For frames whose number and length are bounded elsewhere.
     pub(super) fn send_over_limit(self: &Arc<Self>, frame: &Bytes) -> Result<(), SendError> {
         self.send_up_to(usize::MAX, frame)
     }
@@ -197,7 +202,7 @@ impl Outbox {
         }
     }
 
-    /// Sends what the socket takes now of bytes that nothing stands before: how many.
+    /// Sends bytes that nothing waits before. Returns how many were taken.
     fn send_first(
         &self,
         state: &mut MutexGuard<'_, State>,
@@ -230,13 +235,13 @@ impl Outbox {
                 Ok(())
             }),
         };
-        // Someone may wait for it to be on its way.
+        // A thread may wait for it to be on its way.
         self.changed.notify_all();
         result
     }
 
     fn uncork(self: &Arc<Self>) {
-        // A connection that is gone is noticed by its reader.
+        // The thread that reads notices if the connection is gone.
         let _ = self.send_corked(&mut self.state.lock());
     }
 
@@ -254,10 +259,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// On failure the connection is cut: half a frame may have left.
+    /// Returns whether there is a writer. If not, the connection is cut, because half a frame may
+    /// have left.
     fn start_writer(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> bool {
         if let Some(ended) = state.thread.take() {
-            // It set `Absent` under this lock as the last thing it did.
+            // It set `Absent` under this lock, and did nothing after that.
             join(ended);
         }
         let outbox = Arc::clone(self);
@@ -293,7 +299,7 @@ impl Outbox {
             }
             if let Some(chunk) = state.queue.pop_front() {
                 state.writer = Writer::Busy;
-                // Someone may wait for the queue to shrink.
+                // A thread may wait for the queue to shrink.
                 self.changed.notify_all();
                 return Some(chunk);
             }
@@ -327,21 +333,21 @@ impl Outbox {
         }
     }
 
-    /// Ends the connection now: readers and writers wake up. The first reason stays.
+    /// Ends the connection now. Threads that read or write wake up. The first reason stays.
     pub(super) fn cut(&self, reason: &str) {
         self.cut_locked(&mut self.state.lock(), reason);
     }
 
     fn cut_locked(&self, state: &mut MutexGuard<'_, State>, reason: &str) {
         if state.cut.is_none() {
-            // Answers that were given before it; what the socket does not take now is lost, as what
-            // is queued.
+            // These answers were given before the cut. What the transport does not take now is
+            // lost, like the queue.
             if !state.corked.is_empty() && !state.is_draining() {
                 let _ = self.transport.try_write(&state.corked);
             }
             if state.is_draining() {
-                // A writer that waits for the peer is woken by nothing else. What the socket has
-                // taken still arrives.
+                // Nothing else wakes a writer that waits for the peer. What the socket has taken
+                // still arrives.
                 self.set_ending_locked(state, Ending::InOrder);
             }
             state.cut = Some(reason.to_owned());
@@ -350,7 +356,7 @@ impl Outbox {
             state.corked = Vec::new();
             let directions = match state.ending {
                 Ending::InOrder => Shutdown::Both,
-                // It wakes the reader, and tells the peer nothing.
+                // This wakes the reader, and tells the peer nothing.
                 Ending::Reset => Shutdown::Read,
             };
             self.transport.shutdown(directions);
@@ -358,7 +364,7 @@ impl Outbox {
         }
     }
 
-    /// Why the connection was cut, if it was.
+    /// Why the connection was cut; `None` if it was not.
     pub(super) fn cut_reason(&self) -> Option<String> {
         self.state.lock().cut.clone()
     }
@@ -368,8 +374,8 @@ impl Outbox {
         self.is_cut.load(Ordering::Acquire)
     }
 
-    /// Cuts the connection and joins the writer. A peer that is to see a reset has then
-    /// acknowledged all that it was sent, or sees the end of the stream instead.
+    /// Cuts the connection and joins the writer. If the connection is to end by a reset, and the
+    /// peer does not acknowledge all that it was sent, it ends in order instead.
     pub(super) fn close(&self) {
         self.cut("closed");
         let thread = self.state.lock().thread.take();
@@ -388,9 +394,9 @@ impl Outbox {
 }
 
 /// Gathers the short frames that its thread sends, calls and answers alike, until it is dropped.
-/// All frames of one connection then leave in one system call.
+/// Then all frames for one connection leave in one system call.
 ///
-/// For a thread that answers many calls in one go. If something between two answers may take long,
+/// For a thread that answers many calls in a row. If something between two answers may take long,
 /// [`flush`](Cork::flush) before it. If a thread has several corks, the newest one gathers. A long
 /// frame leaves at once, behind those that were gathered for its connection.
 ///
@@ -428,7 +434,7 @@ impl Default for Cork {
 }
 
 impl Cork {
-    /// Starts to gather, on this thread.
+    /// Starts to gather the frames of this thread.
     pub fn new() -> Cork {
         let cork = 1 + LAST_CORK.fetch_add(1, Ordering::Relaxed);
         HELD.with_borrow_mut(|held| held.push(Held { cork, outboxes: Vec::new() }));
@@ -447,8 +453,8 @@ impl Cork {
         outboxes.iter().for_each(Outbox::uncork);
     }
 
-    /// Whether this thread holds frames back. If so, its cork will send those of `outbox`; `corker`
-    /// is the last one that does.
+    /// Whether this thread holds frames back. If so, its cork will send those of `outbox`, whose
+    /// newest cork is `corker`.
     fn holds(outbox: &Arc<Outbox>, corker: &mut u64) -> bool {
         HELD.with_borrow_mut(|held| {
             let Some(held) = held.last_mut() else { return false };
@@ -468,7 +474,7 @@ impl Drop for Cork {
 }
 
 impl State {
-    /// Whether something waits or is being written, so that what comes next has to queue.
+    /// Whether something waits or is being written, so that the next frame has to queue.
     fn is_draining(&self) -> bool {
         !self.queue.is_empty() || self.writer == Writer::Busy
     }
@@ -518,7 +524,7 @@ mod tests {
         }
         outbox.wait_until_below(0, Some(Instant::now() + LONG));
         assert!(!outbox.holds_over(0));
-        // And with nothing waiting, sending is direct again.
+        // Now that nothing waits, sending is direct again.
         outbox.send(&Bytes::from_static(b"x")).unwrap();
         assert!(!outbox.holds_over(0));
         outbox.close();
@@ -559,8 +565,7 @@ mod tests {
         assert_eq!(read(&mut peer, 4), b"four");
     }
 
-    /// A reply that was given first must be the first to leave: bare replies have nothing else that
-    /// tells them apart.
+    /// A reply that was given first must leave first: only their order tells bare replies apart.
     #[test]
     fn nothing_overtakes_what_is_held_back() {
         let (outbox, mut peer) = pair(1 << 20, LONG);
@@ -637,7 +642,7 @@ mod tests {
         outbox.close();
     }
 
-    /// All that comes, and how it ends.
+    /// How many bytes come, and how the stream ends.
     fn read_all(peer: &mut TcpStream) -> (usize, io::Result<usize>) {
         let mut got = Vec::new();
         let end = peer.read_to_end(&mut got);
@@ -661,11 +666,11 @@ mod tests {
         outbox.set_ending(Ending::Reset);
         outbox.cut("for a test");
         assert!(is_silent(&peer));
-        // Here the reader wakes up.
+        // Our own reader wakes up.
         assert_eq!(outbox.transport().read(&mut [0], None).unwrap(), Received::End);
     }
 
-    /// Not on the way any more, but in this system's buffer: the peer's is full.
+    /// The peer's buffer is full, so the rest is in this system's buffer.
     #[cfg(target_os = "linux")]
     #[test]
     fn what_is_not_acknowledged_is_not_destroyed_by_a_reset() {

@@ -79,7 +79,8 @@ impl<T: Serialize + DeserializeOwned> Payload for Bincode<T> {
     }
 
     fn read(bytes: Bytes) -> Result<Self, PayloadError> {
-        // With this limit a length that cannot be true is refused before memory is allocated for it.
+        // With this limit a length that cannot be true is refused before memory is allocated for
+        // it.
         options(bytes.len() as u64).deserialize(&bytes).map(Bincode).map_err(PayloadError::new)
     }
 }

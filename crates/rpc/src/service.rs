@@ -34,14 +34,14 @@ pub trait Service: Send + Sync + 'static {
     /// `call` then.
     fn call(&self, method: usize, args: Bytes, call: Call);
 
-    /// The serialization of its arguments and replies: the [`CODEC`](Payload::CODEC) of their types.
-    /// Default: protobuf.
+    /// The serialization of its arguments and replies: the [`CODEC`](Payload::CODEC) of their
+    /// types. Default: protobuf.
     fn codec(&self) -> u32 {
         CODEC_PROTOBUF
     }
 
-    /// The version that it publishes. Callers that were made for another one are refused. Default 0:
-    /// all are served.
+    /// The version that it publishes. Callers that were made for another one are refused. Default
+    /// 0: all are served.
     fn version(&self) -> u32 {
         0
     }
@@ -82,8 +82,8 @@ pub(super) struct Reply<'a> {
     pub(super) write: &'a dyn Fn(&mut Vec<u8>),
 }
 
-/// One call to answer, before the type of its reply is known. If it is dropped without an answer, it
-/// answers [`StatusCode::Unanswered`] ([`StatusCode::Internal`] during a panic).
+/// One call to answer, before the type of its reply is known. If it is dropped without an answer,
+/// it answers [`StatusCode::Unanswered`] ([`StatusCode::Internal`] during a panic).
 pub struct Call {
     answer: Option<Box<dyn Answer>>,
     about: About,
@@ -141,9 +141,9 @@ impl Call {
         }
     }
 
-    /// Answers with a status instead of a reply. A method that has had an effect must not use a code
-    /// that denies it, such as [`Busy`](StatusCode::Busy), because callers may then repeat the call
-    /// ([`StatusCode::may_have_run`]).
+    /// Answers with a status instead of a reply. A method that has had an effect must not use a
+    /// code that denies it, such as [`Busy`](StatusCode::Busy), because callers may then repeat the
+    /// call ([`StatusCode::may_have_run`]).
     pub fn fail(mut self, status: Status) {
         self.finish(Err(status));
     }

@@ -1,5 +1,5 @@
-//! Writes .proto files in which messages, methods, fields and values have every name that could get in the way, and compiles
-//! them together with those of `proto/`.
+//! Writes .proto files in which messages, methods, fields and values have every name that could get
+//! in the way, and compiles them together with those of `proto/`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -36,15 +36,17 @@ fn names() -> Vec<&'static str> {
     names
 }
 
-/// A message of each name, with types in it and so with a module, and a method of each name that takes one.
+/// A message of each name, which has a module because it has types in it, and a method of each name
+/// that takes the message.
 fn messages() -> String {
     let mut out = "syntax = \"proto3\"; package names;\n".to_owned();
     let mut methods = String::new();
-    // A message of a number would be one name with its module: it is refused.
+    // A message whose name is a number would have the same name as its module, so it is refused.
     for name in names().into_iter().filter(|name| *name != "_3") {
         writeln!(
             out,
-            "message {name} {{ message Inner {{ .names.{name} back = 1; }} oneof which {{ Inner inner = 1; string text = 2; }} }}"
+            "message {name} {{ message Inner {{ .names.{name} back = 1; }} \
+             oneof which {{ Inner inner = 1; string text = 2; }} }}"
         )
         .expect("a String grows");
         writeln!(methods, "rpc {name}(.names.{name}) returns (.names.{name});")
@@ -53,7 +55,7 @@ fn messages() -> String {
     out + "service EveryName {\n" + &methods + "}\n"
 }
 
-/// Fields of each name: of each kind for which prost writes something else.
+/// Fields of each name, of each kind for which prost generates different code.
 fn fields() -> String {
     let mut out =
         "syntax = \"proto3\"; package fields; enum E { E_NONE = 0; } message M {}\n".to_owned();

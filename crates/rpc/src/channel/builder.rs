@@ -13,10 +13,10 @@ use super::shared::Shared;
 use super::{Channel, Handle};
 use crate::{CallError, FrameLimits};
 
-/// A caller's name longer than this is cut: it stands in every header.
+/// A longer name of a caller is cut, because every header carries it.
 const CALLER_LEN_MAX_BYTES: usize = 256;
 
-/// The shortest time after which a silent server is asked whether it is there.
+/// The shortest ping interval and idle timeout.
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 impl Channel {
@@ -54,15 +54,15 @@ impl ChannelBuilder {
     }
 
     /// How long one attempt to connect may take, over all addresses of the server; default 2 s. Too
-    /// small: a lost first packet (repeated after 1 s) is a failure. Too large: [`Channel::close`]
-    /// may have to wait for it.
+    /// small: a lost first packet, which TCP repeats after 1 s, is a failure. Too large:
+    /// [`Channel::close`] may have to wait for it.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
         self
     }
 
-    /// Finds the server's addresses, each time the channel connects, in place of the system's
-    /// resolver: for names that it does not know. It runs on the channel's thread.
+    /// Finds the server's addresses each time the channel connects, in place of the system's
+    /// resolver. For names that the system does not know. It runs on the channel's thread.
     pub fn resolver(
         mut self,
         resolve: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
@@ -71,77 +71,77 @@ impl ChannelBuilder {
         self
     }
 
-    /// Calls outstanding at a time; default 1,024. Too small: callers get [`CallError::Busy`]. Too
-    /// large: a server that hangs makes the process hold that many.
+    /// How many calls may be outstanding; default 1,024. Too small: callers get
+    /// [`CallError::Busy`]. Too large: if a server hangs, the process holds that many.
     pub fn calls_max(mut self, calls: usize) -> Self {
         self.config.calls_max = calls;
         self
     }
 
-    /// Longest arguments that are sent and longest replies that are taken; default 16 MiB. Longer
-    /// ones fail the call alone.
+    /// The longest arguments that are sent, and the longest replies that are taken; default 16 MiB.
+    /// Longer ones fail only their own call.
     pub fn frame_limits(mut self, limits: FrameLimits) -> Self {
         self.config.limits =
             FrameLimits { body_len_max_bytes: limits.body_len_max_bytes.min(u32::MAX as usize) };
         self
     }
 
-    /// Who calls, for the server's fair queueing; default nobody. More than 256 bytes are cut.
+    /// The caller's name, for the server's fair queueing; default none. More than 256 bytes are
+    /// cut.
     pub fn caller(mut self, caller: impl Into<Bytes>) -> Self {
         self.config.caller = caller.into();
         self.config.caller.truncate(CALLER_LEN_MAX_BYTES);
         self
     }
 
-    /// While calls wait and nothing has come from the server for this long, it is asked whether it
-    /// is there. If still nothing has come after as long again, the connection is given up
-    /// ([`CallError::Lost`]), and the next call makes a new one. Default 10 s. This finds a server
-    /// that is frozen, one whose machine is gone, and a connection that a firewall has forgotten.
+    /// If calls wait and nothing has come from the server for this long, it is pinged. If nothing
+    /// has come after the same time again, the connection is given up ([`CallError::Lost`]), and
+    /// the next call makes a new one. Default 10 s. This finds a frozen server, a machine that is
+    /// gone, and a connection that a firewall has forgotten.
     ///
-    /// A call that ends at its deadline without any sign of life costs the connection as well: the
-    /// server is asked after half of the call's time, if that is less than this interval (and at
-    /// least 250 ms). So a caller that allows little time speaks for all that share the channel:
-    /// give such a caller a channel of its own where methods run inline for long. For calls that
-    /// send much, there is more time: see
-    /// [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
+    /// A call that ends at its deadline without any sign of life also costs the connection: the
+    /// server is pinged after half of the call's time, if that is less than this interval (but at
+    /// least 250 ms). So one impatient caller decides for all that share the channel. If methods
+    /// run inline for long, give such a caller a channel of its own. Calls that send much have more
+    /// time: see [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
     ///
-    /// Too small: a server that runs a method inline for longer than this looks dead, for it
-    /// answers no ping meanwhile. Too large: calls wait for a dead connection. Not with
+    /// Too small: a server that runs a method inline for longer than this looks dead, because it
+    /// answers no ping meanwhile. Too large: calls wait for a dead connection. Without effect for
     /// [`Framing::Documented`].
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.config.ping_interval = interval.max(PING_INTERVAL_MIN);
         self
     }
 
-    /// The slowest network that the channel is for, at least 1; default 256 KiB a second. While
-    /// calls wait whose arguments have so many bytes, a silent connection is asked and given up
-    /// later by the time that they need on such a network. Where that turns out to be too little,
-    /// the next connection has twice the time. Too small: a dead connection with large calls on it
-    /// is noticed late. Too large: on a slow network large calls are sent more than once.
+    /// The speed of the slowest network that the channel is for, at least 1; default 256 KiB a
+    /// second. A silent connection is pinged and given up later by the time that the arguments of
+    /// all waiting calls need on such a network. If that turns out to be too little, the next
+    /// connection has twice the time. Too small: a dead connection with large calls on it is
+    /// noticed late. Too large: on a slow network, large calls are sent more than once.
     pub fn bytes_per_second_min(mut self, bytes: u64) -> Self {
         self.config.bytes_per_second_min = bytes.max(1);
         self
     }
 
-    /// A connection that the channel's thread reads, and over which no call was made for this long,
-    /// is closed; default 60 s. The next call connects again. Never with
-    /// [`on_disconnect`](ChannelBuilder::on_disconnect). One that callers read is left to the
-    /// server.
+    /// A connection that the channel's thread reads is closed if no call was made over it for this
+    /// long; default 60 s. The next call connects again. Without effect if
+    /// [`on_disconnect`](ChannelBuilder::on_disconnect) is set. If callers read the connection, the
+    /// server closes it.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle_timeout = timeout.max(PING_INTERVAL_MIN);
         self
     }
 
-    /// Runs each time an established connection is lost (not when this channel is closed, and not
-    /// when the server refuses the connection because it has too many): at once, on the
-    /// connection's thread, before the completions of the calls that are lost with it. It must not
-    /// block.
+    /// Runs each time an established connection is lost, at once, on the connection's thread,
+    /// before the completions of the calls that are lost with it. It must not block. It does not
+    /// run when this channel is closed, or when the server refuses the connection because it has
+    /// too many.
     pub fn on_disconnect(self, callback: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_disconnect_how(move |_| callback())
     }
 
-    /// The same, for a callback that wants to know how the connection was lost. It takes the place
-    /// of [`on_disconnect`](ChannelBuilder::on_disconnect).
+    /// The same, for a callback that wants to know how the connection was lost. It replaces
+    /// [`on_disconnect`](ChannelBuilder::on_disconnect).
     pub fn on_disconnect_how(
         mut self,
         callback: impl Fn(Disconnect) + Send + Sync + 'static,
@@ -150,7 +150,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// The channel; it connects at the first call.
+    /// The channel. It connects at the first call.
     pub fn lazy(self) -> Channel {
         Channel { handle: Arc::new(Handle { shared: Shared::new(self.config) }) }
     }

@@ -1,9 +1,9 @@
 //! The side that calls: one connection, any number of threads and calls.
 //!
 //! ```text
-//!  callers ── encode ── outbox (one send) ──> server ──> a caller that waits, or the channel's thread ──> the other callers,
-//!     │                                                                                                  completions
-//!     └── no connection? the call waits until the channel's thread has resolved, connected and sent what waits
+//!  callers ── encode ── outbox (one send) ──> server ──> a caller that waits,  ──> other callers,
+//!     │                                                  or the channel's thread   completions
+//!     └── no connection? the call waits until the channel's thread has connected, and sends it
 //! ```
 //!
 //! # Calls
@@ -24,8 +24,8 @@
 //! # Errors
 //!
 //! A call that was never handed to a connection has certainly not run ([`CallError::NotSent`], or
-//! [`CallError::TimedOut`] with `sent: false`). From then on it counts as sent, even while its bytes
-//! wait in our own queue: [`CallError::Lost`] and `sent: true` mean that it *may have run*.
+//! [`CallError::TimedOut`] with `sent: false`). From then on it counts as sent, even while its
+//! bytes wait in our own queue: [`CallError::Lost`] and `sent: true` mean that it *may have run*.
 //!
 //! # The connection
 //!
@@ -144,7 +144,7 @@ impl Channel {
         self.invoke(method, &CallOptions::default(), args, deadline)
     }
 
-    /// Calls without waiting: the answer is fetched from what comes back.
+    /// Calls without waiting. The answer is fetched later from what this returns.
     pub fn call_async<A: Payload, R: Payload>(
         &self,
         method: &Method,
@@ -158,8 +158,8 @@ impl Channel {
         })
     }
 
-    /// Calls without waiting: `done` runs exactly once, on a thread of the channel, never on the
-    /// calling one. It must not block: other answers wait behind it.
+    /// Calls without waiting. `done` runs exactly once, on a thread of the channel, never on the
+    /// calling one. It must not block, because other answers wait behind it.
     pub fn call_then<A: Payload, R: Payload>(
         &self,
         method: &Method,
@@ -198,14 +198,14 @@ impl Channel {
         self.shared().connect(deadline)
     }
 
-    /// Waits until the server is there: it has answered a ping, not only taken a connection. One
-    /// that cannot be reached yet is tried again after 10 ms, then half as long again each time, up
-    /// to half a second, and more often towards `deadline`.
+    /// Waits until the server answers a ping, not only accepts a connection. It tries again after
+    /// 10 ms, then after half as long again each time, up to half a second, and more often towards
+    /// `deadline`.
     ///
     /// # Errors
     ///
-    /// That of the last attempt, when there is no time for another before `deadline`, or the
-    /// channel is closed.
+    /// That of the last attempt, if there is no time for another before `deadline`, or the channel
+    /// is closed.
     pub fn connect_wait(&self, deadline: Instant) -> Result<(), CallError> {
         let mut pause = WAIT_PAUSE_MIN;
         loop {
@@ -219,8 +219,8 @@ impl Channel {
         }
     }
 
-    /// Asks the server whether it is there, and waits for its answer. Over a documented framing,
-    /// which has no pings: connects.
+    /// Asks the server whether it is there, and waits for its answer. A documented framing has no
+    /// pings; with it, this only connects.
     ///
     /// # Errors
     ///
@@ -230,7 +230,7 @@ impl Channel {
             return self.connect_now(deadline);
         }
         match self.call::<PingArgs, PingReply>(&RpcStub::PING, &PingArgs {}, deadline) {
-            // One that does not know pings is there, too.
+            // A server that does not know pings is there, too.
             Err(CallError::Refused { status, .. }) if status.code == StatusCode::UnknownService => {
                 Ok(())
             }
@@ -239,26 +239,26 @@ impl Channel {
     }
 
     /// Gives the connection up ([`CallError::Lost`]) if calls wait and nothing has come over it for
-    /// `limit`. For whoever has learned from elsewhere that the network has failed: from another
-    /// connection to the same server, say.
+    /// `limit`. For callers that know from elsewhere that the network has failed, for example from
+    /// another connection to the same server.
     pub fn give_up_if_silent(&self, limit: Duration) {
         self.shared().give_up_if_silent(limit);
     }
 
-    /// Answers so far that came when their calls had been given up.
+    /// How many answers came when their calls had been given up.
     pub fn late_replies(&self) -> u64 {
         self.shared().late_replies.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection is established now.
+    /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
         self.shared().is_connected()
     }
 
-    /// Fails what is outstanding ([`CallError::Lost`] what was sent, [`CallError::NotSent`] the
-    /// rest and every later call) and joins the channel's threads, but for the calling one: it may
-    /// be called from a completion. A thread that is connecting is waited for, up to the connect
-    /// timeout. Hold no lock that a completion takes.
+    /// Fails all outstanding calls: with [`CallError::Lost`] if they were sent, otherwise with
+    /// [`CallError::NotSent`], like every later call. Joins the channel's threads except the
+    /// calling one, so a completion may call it. Waits for a thread that is connecting, up to the
+    /// connect timeout. The caller must hold no lock that a completion takes.
     pub fn close(&self) {
         self.shared().close();
     }

@@ -1,4 +1,4 @@
-//! A call under way whose answer is fetched later: [`Pending`].
+//! A call whose answer is fetched later: [`Pending`].
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,8 +11,8 @@ use super::shared::Shared;
 use crate::outbox::Cork;
 use crate::{CallError, Payload};
 
-/// A call that was made without waiting, and the claim on its answer. Its deadline ends it whether or not anybody waits; dropped, it is
-/// [cancelled](Pending::cancel).
+/// A call that was made without waiting, and the claim on its answer. It ends at its deadline,
+/// whether or not anybody waits. Dropping it [cancels](Pending::cancel) it.
 pub struct Pending<R> {
     shared: Arc<Shared>,
     id: u64,
@@ -41,11 +41,11 @@ impl<R: Payload> Pending<R> {
         self.decode(self.parked.wait())
     }
 
-    /// Waits for the answer, but not for longer than `timeout`: then the claim comes back.
+    /// Waits for the answer, but not for longer than `timeout`. After that the claim comes back.
     ///
     /// # Errors
     ///
-    /// Within [`Ok`], every [`CallError`]; as [`Err`], this, unanswered yet.
+    /// Within [`Ok`], every [`CallError`]. As [`Err`], this claim, if there is no answer yet.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<R, CallError>, Pending<R>> {
         let Some(until) = Instant::now().checked_add(timeout) else { return Ok(self.wait()) };
         send_it();
@@ -56,14 +56,15 @@ impl<R: Payload> Pending<R> {
         }
     }
 
-    /// Whether the answer is there, so that to wait takes no time.
+    /// Whether the answer is there, so that waiting takes no time.
     pub fn is_ready(&self) -> bool {
         send_it();
         self.parked.has_outcome()
     }
 
-    /// Gives the call up: its answer, if one comes, is dropped, and its place is free. It may run all the same. With a documented
-    /// framing a call that was sent takes its connection along: the next reply over it would be taken for another call's.
+    /// Gives the call up. Its place is free, and its answer, if one comes, is dropped. It may still
+    /// run. With a documented framing, a call that was sent takes its connection along, because the
+    /// next reply over it would be taken for another call's.
     pub fn cancel(self) {}
 
     fn decode(&self, outcome: Outcome) -> Result<R, CallError> {
@@ -71,14 +72,14 @@ impl<R: Payload> Pending<R> {
     }
 }
 
-/// A method that waits for another server is itself called under a cork, which holds its call back.
+/// If a method makes the call, a cork may hold it back.
 fn send_it() {
     Cork::flush_all();
 }
 
 impl<R> Drop for Pending<R> {
     fn drop(&mut self) {
-        // To no effect where it was answered.
+        // Without effect if it was answered.
         self.shared.cancel(self.id);
     }
 }

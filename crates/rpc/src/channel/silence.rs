@@ -1,32 +1,33 @@
-//! How long a connection has been silent, and when that is too long. No clock: the time comes in.
+//! How long a connection has been silent, and when that is too long. There is no clock here: the
+//! caller tells the time.
 //!
 //! ```text
 //!   a call waits ──── interval, nothing comes ───> ping ──── interval, nothing comes ───> give up
 //!                       any byte from the server starts this anew
 //! ```
 //!
-//! Silence counts only while somebody waits for an answer. It adds up over calls: callers that each
-//! wait briefly notice a dead connection together.
+//! Silence counts only while somebody waits for an answer. It adds up over calls, so callers that
+//! each wait briefly notice a dead connection together.
 //!
-//! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval), or half of the time
-//! that the most impatient waiting call has, if that is shorter. So a call that gets no sign of
-//! life until its deadline takes the connection with it, and the next call begins over a new one.
-//! Very short deadlines do not count as such: see [`INTERVAL_MIN`].
+//! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval) or, if that is shorter,
+//! half of the time of the most impatient call that waits. So a call that gets no sign of life
+//! until its deadline takes the connection with it, and the next call begins over a new one. The
+//! interval has a minimum: see [`INTERVAL_MIN`].
 //!
-//! What was sent has to arrive before it can be answered, and nothing comes meanwhile, not even the
-//! answer to a ping, which stands behind it. So the server is given time for the bytes of all calls
-//! that wait, as the slowest network needs it
-//! ([`bytes_per_second_min`](super::ChannelBuilder::bytes_per_second_min)). Networks are slower
-//! than that, too: after a connection has been given up with calls on it, the next one gets twice
-//! the time for the same bytes, until something comes.
+//! Arguments have to arrive before the call can be answered. Meanwhile nothing comes, not even the
+//! answer to a ping, which is behind them. So there is extra time for the bytes of all calls that
+//! wait, as much as the slowest network needs
+//! ([`bytes_per_second_min`](super::ChannelBuilder::bytes_per_second_min)). A network may be even
+//! slower: when a connection was given up with calls on it, the next one gets twice the time for
+//! the same bytes, until something comes.
 
 use std::time::{Duration, Instant};
 
-/// A call with a short deadline makes the interval no shorter than this: a busy machine answers a
-/// ping late.
+/// A call with a short deadline makes the interval no shorter than this, because a busy machine
+/// answers a ping late.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
-/// Doublings of the time for bytes.
+/// How often the time for bytes is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;
 
 /// The silence of one connection.
@@ -35,15 +36,15 @@ pub(super) struct Silence {
     bytes_per_second_min: u64,
     /// How often the time for bytes was doubled.
     doublings: u32,
-    /// When something last came; at first, when the connection was made.
+    /// When something last came; before that, when the connection was made.
     heard_at: Instant,
-    /// Since when somebody waits, if anybody does.
+    /// Since when somebody waits. Means nothing while nobody does.
     waiting_since: Instant,
-    /// Silence before `waiting_since`, while others waited.
+    /// Silence before `waiting_since`, while other calls waited.
     earlier: Duration,
-    /// The shortest of the calls that were sent since something last came.
+    /// The shortest interval of the calls that were sent since something last came.
     interval: Duration,
-    /// How long the silence was when the server was asked whether it is there.
+    /// How long the silence was when the server was pinged.
     pinged_after: Option<Duration>,
 }
 
@@ -53,12 +54,12 @@ pub(super) enum Verdict {
     Wait,
     /// Ask the server whether it is there.
     Ping,
-    /// The connection is of no use: it has been silent for this long.
+    /// The connection is useless: it has been silent for this long.
     GiveUp(Duration),
 }
 
 impl Silence {
-    /// A connection that was made at `now`.
+    /// The silence of a connection that was made at `now`.
     pub(super) fn new(ping_interval: Duration, bytes_per_second_min: u64, now: Instant) -> Silence {
         Silence {
             ping_interval,
@@ -72,7 +73,7 @@ impl Silence {
         }
     }
 
-    /// The next connection, made at `now` after this one was given up or lost.
+    /// The next connection was made at `now`, after this one was given up or lost.
     pub(super) fn begin_anew(&mut self, now: Instant) {
         let doublings = match self.pinged_after {
             Some(_) => (self.doublings + 1).min(DOUBLINGS_MAX),
@@ -84,7 +85,7 @@ impl Silence {
         };
     }
 
-    /// Something last came at `at`. To be told before anything else is asked or told.
+    /// Something last came at `at`. To be called before any other method.
     pub(super) fn heard(&mut self, at: Instant) {
         if at > self.heard_at {
             self.heard_at = at;
@@ -95,7 +96,7 @@ impl Silence {
         }
     }
 
-    /// A call was sent, which waits for `time`. `is_first`: nobody waited before.
+    /// A call was sent that waits for `time`. `is_first`: nobody waited before.
     pub(super) fn sent(&mut self, now: Instant, is_first: bool, time: Duration) {
         if is_first {
             self.waiting_since = now;
@@ -109,7 +110,7 @@ impl Silence {
         self.waiting_since = now;
     }
 
-    /// What to do while calls of so many bytes wait. A ping that is asked for here counts as sent.
+    /// What to do while calls of this many bytes wait. If the verdict is a ping, it counts as sent.
     pub(super) fn judge(&mut self, now: Instant, waiting_bytes: usize) -> Verdict {
         let silence = self.lasts(now);
         match self.pinged_after {
@@ -122,9 +123,9 @@ impl Silence {
         }
     }
 
-    /// What to do when a call is given up at its deadline, before it is taken out of those that
-    /// wait: a server that had a part of the interval to answer a ping, and did not, is not waited
-    /// for by the next call. It asks for no ping.
+    /// What to do when a call is given up at its deadline, before it is taken out of the table. If
+    /// the server had a part of the interval to answer a ping, and did not, the next call does not
+    /// wait for it. The verdict is never a ping.
     pub(super) fn judge_at_deadline(&self, now: Instant) -> Verdict {
         let silence = self.lasts(now);
         match self.pinged_after {
@@ -135,7 +136,7 @@ impl Silence {
         }
     }
 
-    /// The time that a slow network is given for so many bytes.
+    /// The time that a slow network gets for this many bytes.
     pub(super) fn time_for(&self, bytes: usize) -> Duration {
         let ms = (bytes as u64).saturating_mul(1000) / self.bytes_per_second_min;
         Duration::from_millis(ms) * 2u32.pow(self.doublings)

@@ -11,9 +11,9 @@
 //! reads, and the next call notices the loss of the connection before it is sent
 //! (`Shared::notice_end`).
 //!
-//! The channel's own thread reads (`State::has_reader`) where callers cannot: for completions, which
-//! run on a thread of the channel; where a loss is to be known at once (`on_disconnect`); and for
-//! bare replies. Callers that read when it starts give way within [`READ_TIMEOUT`].
+//! The channel's own thread reads (`State::has_reader`) where callers cannot: for completions,
+//! which run on a thread of the channel; where a loss is to be known at once (`on_disconnect`); and
+//! for bare replies. Callers that read when it starts give way within [`READ_TIMEOUT`].
 //!
 //! # Invariants
 //!

@@ -22,8 +22,8 @@ pub(crate) trait Head: Message + Default {
     fn body_len(&self) -> usize;
 }
 
-/// The parts of a frame, in the order in which they come: a `Head`, then its `Body`; or a `TooLong`,
-/// then `Skipped`.
+/// The parts of a frame, in the order in which they come: a `Head`, then its `Body`; or a
+/// `TooLong`, then `Skipped`.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Frame<H> {
     /// A header. Its body is within the limit, and comes next. Nothing has been allocated for it

@@ -23,9 +23,9 @@
 //! | varint of one byte (`head_size < 128`) | `b0 < 0x80`; the header follows: `b1 = 0x0A` |
 //! | varint of two bytes (up to 1,024) | `b0 >= 0x80`, `b1 < 0x80`; the header follows: `b2 = 0x0A` |
 //!
-//! *No bytes fit two rows.* `u32` wants `b1 <= 4`, the first varint row wants `b1 = 10`. `u32` wants
-//! `b2 = 0`, the second varint row wants `b2 = 10`. The two varint rows differ in the top bit of
-//! `b0`.
+//! *No bytes fit two rows.* `u32` wants `b1 <= 4`, the first varint row wants `b1 = 10`. `u32`
+//! wants `b2 = 0`, the second varint row wants `b2 = 10`. The two varint rows differ in the top bit
+//! of `b0`.
 //!
 //! *Everything valid fits a row.* A varint of three bytes is more than 1,024, or padded, which no
 //! encoder does. So a connection that fits no row speaks another protocol.
@@ -35,8 +35,8 @@
 //! Two of them are recognized, instead of being read as a length:
 //!
 //! - HTTP: a method's name. `b1` and `b2` are capital letters, so no row fits.
-//! - TLS 1.0 to 1.3: a hello, `16 03 01` to `16 03 04`. `b1 = 3`, so it is not a varint, and `b2` is
-//!   not 0, so it is not a `u32`. The hello of SSL 3.0 (`16 03 00`) does read as a `u32`, of 790
+//! - TLS 1.0 to 1.3: a hello, `16 03 01` to `16 03 04`. `b1 = 3`, so it is not a varint, and `b2`
+//!   is not 0, so it is not a `u32`. The hello of SSL 3.0 (`16 03 00`) does read as a `u32`, of 790
 //!   bytes, but the header then does not begin with 0x0A.
 //!
 //! # Limits

@@ -23,7 +23,7 @@ fn frame<H: Head>(head_size: HeadSize, head: &H, body: &[u8]) -> Bytes {
     encode(head_size, head, |buf| buf.extend_from_slice(body))
 }
 
-/// Gives `bytes` to the decoder in pieces of the sizes that `piece` says, and collects what comes out.
+/// Gives `bytes` to the decoder in pieces of the sizes that `piece` says, and collects the frames.
 fn decode<H: Head>(
     mut decoder: Decoder,
     mut bytes: &[u8],
@@ -46,7 +46,7 @@ fn decode<H: Head>(
     }
 }
 
-/// `bytes` give `expected`, whole, byte by byte, and cut in two at every place.
+/// Checks that `bytes` give `expected`: whole, byte by byte, and cut in two at every place.
 fn check(bytes: &[u8], expected: &[Frame<RpcHeader>]) {
     let detecting = || Decoder::detecting(limits());
     assert_eq!(decode(detecting(), bytes, || usize::MAX).unwrap(), expected);
@@ -261,7 +261,7 @@ proptest! {
     }
 }
 
-/// The requests that real clients sent, as bytes.
+/// The requests that existing clients sent, as bytes.
 fn captured_requests() -> Vec<Vec<u8>> {
     let hex = |text: &str| {
         (0..text.len())
@@ -269,7 +269,7 @@ fn captured_requests() -> Vec<Vec<u8>> {
             .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
             .collect()
     };
-    let lines = include_str!("../../../../tests/wire/vectors.jsonl").lines();
+    let lines = include_str!("vectors.jsonl").lines();
     lines
         .map(|line| {
             hex(serde_json::from_str::<serde_json::Value>(line).unwrap()["request"]

@@ -1,9 +1,9 @@
-//! The thread that accepts. It refuses nobody: a connection's first call decides whether it may
-//! stay.
+//! The thread that accepts. It refuses nobody: the first call of a connection decides whether it
+//! may stay.
 //!
-//! Only the system can refuse a connection, by giving no thread or no descriptor. That costs the
-//! one connection, and those over which nothing is asked make room. Whatever clients do, the next
-//! connection is tried again: it may be a peer's.
+//! Only the system can refuse a connection, by giving no thread or no descriptor. Then this one
+//! connection is lost, and idle connections make room. The next connection is tried again, because
+//! it may be a peer's.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,21 +13,22 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::Shared;
 use super::connection::Connection;
 use super::reader::Reader;
+use super::registry::Registry;
+use super::shared::Shared;
 use crate::outbox::Outbox;
 use crate::transport::Transport;
 
-/// After an error of `accept` (no descriptors left, say) the next try comes after this, doubling up
-/// to the second.
+/// After an error of `accept`, such as a lack of descriptors, it tries again after this time, which
+/// doubles up to the maximum.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
-/// How long a connection that has to make room may take to end; none of them has calls.
+/// How long a connection that has to make room may take to end. It has no calls.
 const EVICTION_TIME: Duration = Duration::from_millis(100);
 
-/// How long a connection waits for the threads of those that make room for it.
+/// How long a new connection waits for the threads of those that make room for it.
 const ROOM_TIME: Duration = Duration::from_secs(1);
 
 /// How long [`wake`] tries to connect.
@@ -36,11 +37,12 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Acceptor {
     listener: TcpListener,
     shared: Arc<Shared>,
+    registry: Arc<Registry>,
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: TcpListener, shared: Arc<Shared>) -> Self {
-        Acceptor { listener, shared }
+    pub(super) fn new(listener: TcpListener, shared: Arc<Shared>, registry: Arc<Registry>) -> Self {
+        Acceptor { listener, shared, registry }
     }
 
     /// Accepts until the server stops.
@@ -50,9 +52,9 @@ impl Acceptor {
         while !self.shared.is_stopping() {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
-                    // Wherever it is dropped from here on, an existing client must not see the end
-                    // of the stream: it would take that for a reply. Where the system refuses this,
-                    // there is no other way to end it.
+                    // Wherever the connection is dropped from here on, an existing client must not
+                    // see the end of the stream, which it would take for a reply. If the system
+                    // refuses this setting, there is no other way to end it.
                     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                     if self.shared.is_stopping() {
                         return;
@@ -66,8 +68,8 @@ impl Acceptor {
                         "rpc: cannot accept on {}: {error}",
                         self.shared.local_addr
                     ));
-                    // It may find none before anybody comes. The last one gets a moment for its
-                    // first call.
+                    // The error may come before anybody does. So the newest connection is spared at
+                    // first: it gets a moment for its first call.
                     self.make_room(usize::from(backoff < BACKOFF_MAX));
                     self.shared.wait_for_stop(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -76,16 +78,16 @@ impl Acceptor {
         }
     }
 
-    /// Starts a connection. Where too many wait for their first call, the one that has waited
-    /// longest makes room for it.
+    /// Starts a connection. If too many wait for their first call, the one that has waited longest
+    /// makes room.
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let Shared { registry, capacity, .. } = &*self.shared;
-        let open_max = capacity.open_max();
+        let Acceptor { shared, registry, .. } = self;
+        let open_max = shared.capacity.open_max();
         if registry.len() >= open_max {
-            // If none of those without a place can be ended, each is about to get one or to end: it
-            // is a matter of moments.
+            // If no connection without a place can be ended, each is about to get a place or to
+            // end within moments.
             registry.evict_one();
-            // Until its thread has ended it takes up what the next one needs.
+            // A connection takes up what the next one needs until its thread has ended.
             registry.wait_until_below(open_max, Instant::now() + EVICTION_TIME);
         }
         let started =
@@ -95,14 +97,14 @@ impl Acceptor {
         }
     }
 
-    /// Starts a connection, if need be in the place of one that makes room for it.
+    /// Starts a connection, if necessary in place of one that makes room.
     fn start_patiently(&self, connection: &Arc<Connection>) -> io::Result<()> {
         let result = self.start(connection);
         if result.is_ok() || !self.make_room(0) {
             return result;
         }
-        // The system counts a thread for a moment longer than the thread can say. Meanwhile it
-        // would refuse others as well.
+        // The system counts a thread for a moment after its end. Until then it would refuse any
+        // other thread, too.
         let deadline = Instant::now() + ROOM_TIME;
         loop {
             self.shared.wait_for_stop(BACKOFF_MIN);
@@ -122,25 +124,24 @@ impl Acceptor {
     }
 
     fn start(&self, connection: &Arc<Connection>) -> io::Result<()> {
-        let Shared { registry, connections_accepted, .. } = &*self.shared;
+        let connections_accepted = &self.shared.connections_accepted;
         let reader = Reader::new(Arc::clone(connection));
         let name = format!("rpc-conn-{}", connection.peer.port());
-        // Before its thread starts, which may take it back at once.
+        // Before the thread starts, because the thread may take it back at once.
         connections_accepted.fetch_add(1, Ordering::Relaxed);
-        registry.start(name, Arc::clone(connection), || reader.run()).inspect_err(|_| {
+        self.registry.start(name, Arc::clone(connection), || reader.run()).inspect_err(|_| {
             connections_accepted.fetch_sub(1, Ordering::Relaxed);
         })
     }
 
-    /// The system refuses a thread or a descriptor: ends connections that have no call open, but
-    /// for the newest ones, which are `spared`. Whether there were any.
+    /// Ends connections without an open call, because the system refuses a thread or a descriptor.
+    /// Spares the newest ones, as many as `spared`. Returns whether it ended any.
     fn make_room(&self, spared: usize) -> bool {
         if self.shared.is_stopping() {
             return false;
         }
-        let Shared { registry, capacity, .. } = &*self.shared;
-        let open = registry.len();
-        let ended = registry.make_room(capacity.shrink(open), spared);
+        let open = self.registry.len();
+        let ended = self.registry.make_room(self.shared.capacity.shrink(open), spared);
         self.shared.log.warn(&format!(
             "rpc: the system has no room for more than {open} connections: \
             {ended} over which nothing is asked make room"
@@ -149,14 +150,14 @@ impl Acceptor {
     }
 }
 
-/// Errors of `accept` that are about the connection that was to be accepted, not about accepting.
+/// Whether an error of `accept` is about the one connection, and not about accepting.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// Wakes an acceptor that waits for a connection, by giving it one; where that fails, by shutting
-/// the listener's socket.
+/// Wakes an acceptor that waits for a connection: connects to it or, if that fails, shuts the
+/// listener down.
 pub(super) fn wake(local_addr: SocketAddr, listener: &TcpListener) {
     let mut addr = local_addr;
     match addr {
@@ -165,7 +166,7 @@ pub(super) fn wake(local_addr: SocketAddr, listener: &TcpListener) {
         _ => {}
     }
     if TcpStream::connect_timeout(&addr, WAKE_TIMEOUT).is_err() {
-        // Where this is not supported either, the next connection ends the acceptor.
+        // If the system does not support this either, the next connection ends the acceptor.
         let _ = SockRef::from(listener).shutdown(Shutdown::Both);
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Shared;
 use super::connection::{CallId, Connection};
 use super::gauge::Slot;
+use super::shared::Shared;
 use super::stats::MethodStats;
 use crate::frame::encode;
 use crate::header::RpcReplyHeader;
@@ -17,8 +17,8 @@ use crate::outbox::{Ending, SendError};
 use crate::service::{Answer, Reply};
 use crate::{Status, StatusCode};
 
-/// A shorter frame is sent however much waits. These are statuses, and replies that tell what became
-/// of a write.
+/// A shorter frame is sent however much waits. These are statuses, and replies that tell what
+/// became of a write.
 const SHORT_FRAME_LEN_BYTES: usize = 4096;
 
 /// The longest bare reply that existing clients read. Only other clients ask for longer ones: see

@@ -1,30 +1,28 @@
-//! How a server is made: what it serves, where, with which threads.
+//! How a server is made: [`ServerBuilder`].
 
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use socket2::SockRef;
 
 use super::acceptor::Acceptor;
-use super::capacity::Capacity;
-use super::gauge::Gauge;
 use super::pool::{Pool, Queued};
 use super::queue::CallQueue;
-use super::quiet::QuietLog;
+use super::registry::Registry;
+use super::shared::{Phase, Shared};
 use super::table::{Published, Table};
-use super::{Phase, Server, Shared, builtin};
+use super::{Server, builtin};
 use crate::net::{resolve, spawn, spawn_roomy};
 use crate::{Fairness, Limits, ServerError, Service};
 
-/// Connections that may wait to be accepted, at least.
+/// At least this many connections may wait to be accepted.
 const LISTEN_QUEUE_MIN: usize = 1024;
 
-/// Places in the queue of calls for each handler, where nothing else is said.
+/// The default number of places in the queue of calls, for each handler.
 const QUEUE_FOR_EACH_HANDLER: usize = 100;
 
 /// Settings of a [`Server`].
@@ -37,7 +35,8 @@ const QUEUE_FOR_EACH_HANDLER: usize = 100;
 /// #     fn methods(&self) -> &'static [&'static str] { &[] }
 /// #     fn call(&self, _: usize, _: bytes::Bytes, _: Call) {}
 /// # }
-/// let server = Server::builder().service(Friends).bind("127.0.0.1:0").handlers(8).build()?.start();
+/// let server = Server::builder().service(Friends).bind("127.0.0.1:0").handlers(8);
+/// let server = server.build()?.start();
 /// println!("serving on {}", server.local_addr());
 /// # Ok::<(), syncraft_rpc::ServerError>(())
 /// ```
@@ -56,8 +55,15 @@ enum Listen {
     Listener(TcpListener),
 }
 
+impl Server {
+    /// A server without services yet.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+}
+
 impl ServerBuilder {
-    pub(super) fn new() -> ServerBuilder {
+    fn new() -> ServerBuilder {
         ServerBuilder {
             services: Vec::new(),
             limits: Limits::default(),
@@ -69,27 +75,27 @@ impl ServerBuilder {
         }
     }
 
-    /// Publishes one more service. Its methods run on the [`handlers`](ServerBuilder::handlers), if
-    /// there are any, else as those of an [`inline_service`](ServerBuilder::inline_service): then
-    /// they must not take long.
+    /// Publishes a service. Its methods run on the [`handlers`](ServerBuilder::handlers). Without
+    /// handlers they run inline, and must not take long: see
+    /// [`inline_service`](ServerBuilder::inline_service).
     pub fn service(self, service: impl Service) -> Self {
         self.publish(service, false, false)
     }
 
-    /// Publishes one more service whose methods run on the thread of the connection that asks, with
-    /// no hand-over to another: for those that answer at once, or leave the work to others and
-    /// answer later. While one runs, no other call of its connection begins, and pings are not
-    /// answered: one that takes longer than its callers'
-    /// [`ping_interval`](crate::ChannelBuilder::ping_interval) looks frozen to them. Its stack is
-    /// 256 KiB.
+    /// Publishes a service whose methods run on the thread of the connection that asks, without a
+    /// hand-over to another thread. For methods that answer at once, or leave the work to others
+    /// and answer later. While one runs, no other call of its connection begins, and pings are not
+    /// answered. So to its callers, a method that takes longer than their
+    /// [`ping_interval`](crate::ChannelBuilder::ping_interval) looks like a frozen server. The
+    /// stack is 256 KiB.
     pub fn inline_service(self, service: impl Service) -> Self {
         self.publish(service, false, true)
     }
 
-    /// Publishes one more service, inline, with room that clients of the others cannot take: calls
-    /// and bytes in flight of its own, as many again as [`Limits::calls_max`] and
-    /// [`Limits::bytes_max`], and up to 32 connections beyond [`Limits::connections_max`], for
-    /// clients whose first call is to it. For what must get through whatever others do.
+    /// Publishes an inline service with room that clients of other services cannot take. Reserved
+    /// services have [`Limits::calls_max`] and [`Limits::bytes_max`] once more for themselves. Up
+    /// to 32 connections beyond [`Limits::connections_max`] are for clients whose first call is to
+    /// one of them. For calls that must get through whatever other clients do.
     pub fn reserved_service(self, service: impl Service) -> Self {
         self.publish(service, true, true)
     }
@@ -99,7 +105,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Bounds other than the defaults.
+    /// The bounds, in place of the defaults.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -111,7 +117,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on the first of these ports that is free, in place of that in
+    /// Listens on the first of these ports that is free, in place of the port in
     /// [`bind`](ServerBuilder::bind)'s address.
     pub fn ports(mut self, ports: RangeInclusive<u16>) -> Self {
         self.ports = Some(ports);
@@ -124,39 +130,39 @@ impl ServerBuilder {
         self
     }
 
-    /// So many threads run the methods of each [`service`](ServerBuilder::service); default 0:
-    /// none, they run inline. Too few: calls wait though the processor is idle. Too many: memory,
-    /// and more at once than what they use can bear.
+    /// The number of threads that run the methods of each [`service`](ServerBuilder::service);
+    /// default 0: they run inline. Too few: calls wait although the processor is idle. Too many:
+    /// memory, and overload of what the methods use.
     pub fn handlers(mut self, threads: usize) -> Self {
         self.handlers = threads;
         self
     }
 
-    /// So many calls may wait for a handler; default 100 for each. One more is answered "busy",
-    /// with a hint of when a place may be free. Too small: short crowds are refused. Too large:
-    /// calls wait until their callers have given up.
+    /// The number of calls that may wait for a handler; default 100 for each handler. One more is
+    /// answered "busy", with a hint of when a place may be free. Too small: calls are refused in
+    /// short bursts. Too large: calls wait until their callers have given up.
     pub fn queue(mut self, calls: usize) -> Self {
         self.queue = Some(calls);
         self
     }
 
-    /// Serves waiting calls by their callers' shares of what was done lately, not in the order in
-    /// which they came. Callers without a [name](crate::ChannelBuilder::caller) are told apart by
-    /// their IP address. The queue's places are divided among four levels, so that a caller who is
-    /// alone, and thereby has the largest share, gets a quarter of them.
+    /// Serves waiting calls by their callers' shares of the recent work, instead of in order of
+    /// arrival. Callers without a [name](crate::ChannelBuilder::caller) are told apart by their IP
+    /// address. The queue's places are divided among four levels. A caller that is alone has the
+    /// largest share, and so a quarter of the places.
     pub fn fair(mut self, fairness: Fairness) -> Self {
         self.fairness = Some(fairness);
         self
     }
 
-    /// Binds the port and makes the threads. Connections that come from now on wait until it is
+    /// Binds the port and starts the threads. Connections wait until the server is
     /// [started](BoundServer::start).
     ///
     /// # Errors
     ///
     /// [`ServerError::NoAddress`], [`ServerError::Bind`], [`ServerError::DuplicateService`],
-    /// [`ServerError::BadLimits`], and [`ServerError::Listener`] when the system refuses what it
-    /// takes to serve.
+    /// [`ServerError::BadLimits`], and [`ServerError::Listener`] if the system refuses something
+    /// that the server needs.
     pub fn build(mut self) -> Result<BoundServer, ServerError> {
         self.limits.check()?;
         if self.ports.is_some() && matches!(self.listen, Some(Listen::Listener(_))) {
@@ -209,7 +215,7 @@ impl fmt::Debug for ServerBuilder {
     }
 }
 
-/// A server that has its port, and accepts nobody yet.
+/// A server that has its port, but accepts nobody yet.
 #[derive(Debug)]
 pub struct BoundServer {
     server: Server,
@@ -259,40 +265,25 @@ fn make(
     handlers: usize,
     listener: TcpListener,
 ) -> io::Result<Server> {
-    // A listener made for polling would turn the acceptor into a busy loop.
+    // A nonblocking listener would turn the acceptor into a busy loop.
     listener.set_nonblocking(false)?;
-    // The standard library's queue of 128 overflows when a few hundred clients come at once, and
-    // each that finds no place tries again only after a second. Few connections allowed is no
-    // reason to queue few: those too many are to be told.
+    // The standard library's queue of 128 overflows when a few hundred clients come at once, and a
+    // client that finds no place tries again only after a second. The queue is long even where few
+    // connections may be open, so that those too many can be told.
     let backlog = i32::try_from(limits.connections_max.max(LISTEN_QUEUE_MIN)).unwrap_or(i32::MAX);
     SockRef::from(&listener).listen(backlog)?;
     let pool = queue.map(|queue| Arc::new(Pool::new(handlers, queue)));
-    let shared = Arc::new(Shared {
-        local_addr,
-        limits,
-        table,
-        in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
-        reserved_in_flight: Arc::new(Gauge::new(limits.calls_max, limits.bytes_max)),
-        pool: pool.clone(),
-        registry: Arc::default(),
-        capacity: Capacity::new(limits.connections_max),
-        connections_accepted: AtomicU64::new(0),
-        connections_refused: AtomicU64::new(0),
-        connections_idle: AtomicU64::new(0),
-        unknown_calls: AtomicU64::new(0),
-        log: QuietLog::new(),
-        is_draining: AtomicBool::new(false),
-        phase: Mutex::new(Phase::Bound),
-        changed: Condvar::new(),
-    });
-    let acceptor = Acceptor::new(listener.try_clone()?, Arc::clone(&shared));
+    let shared = Shared::new(local_addr, limits, table, pool.clone());
+    let registry = Arc::<Registry>::default();
+    let acceptor = Acceptor::new(listener.try_clone()?, Arc::clone(&shared), Arc::clone(&registry));
     let thread = spawn("rpc-accept".to_owned(), || acceptor.run())?;
     let server = Server {
         shared,
+        registry,
         acceptor: Mutex::new(Some((thread, listener))),
         handlers: Mutex::default(),
     };
-    // What has started by then ends with the server, if one of them does not.
+    // If one does not start, the server is dropped, which ends the others.
     for number in (1..=handlers).filter(|_| pool.is_some()) {
         let pool = pool.clone().expect("there is one");
         let thread = spawn_roomy(format!("rpc-hand-{number}"), move || pool.handle())?;

@@ -1,6 +1,6 @@
-//! What every server serves beside its services: whether it is there, and what it has.
+//! The service `rpc`, which every server has: pings, and the list of services.
 //!
-//! The service `rpc` runs inline, so it is answered however many calls wait for handlers.
+//! It runs inline, so it answers however many calls wait for handlers.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,8 @@ struct Builtin {
     services: OnceLock<Vec<ServiceInfo>>,
 }
 
-/// Adds it to those that are to be published. A service of that name, if there is one already, is then found to be there twice.
+/// Adds it to the services to publish. If there is one with this name already, it is then found to
+/// be published twice.
 pub(super) fn add_to(mut services: Vec<Published>) -> Vec<Published> {
     let builtin = Arc::new(Builtin { services: OnceLock::new() });
     let service = Arc::new(RpcService::new(Arc::clone(&builtin)));

@@ -1,16 +1,18 @@
 //! How many connections may be open.
 //!
-//! Two bounds, for two kinds of connections:
+//! There are two kinds of connections, with a bound each:
 //!
-//! - Those whose clients have made a call have a place each. There are as many places for clients as are configured, and 32
-//!   more for reserved services. A client that finds none is refused; no place is ever taken back.
-//! - Those over which no call has come yet may take up what the others leave of all places and eight more. They make room for
-//!   each other, and at least eight may always be open: so a peer always gets as far as its first call.
+//! - A connection over which a call has come has a place. There are as many places for clients as
+//!   are configured, and 32 more for reserved services. A client that finds none is refused. No
+//!   place is ever taken back.
+//! - Connections over which no call has come yet may use the free places, and eight more. They make
+//!   room for each other. At least eight may always be open, so a peer always gets as far as its
+//!   first call.
 //!
 //! A server learns that the system has no room when a thread does not start or `accept` finds no
-//! descriptor, whatever limit that was and whoever else uses it up. For a minute it then lowers the
-//! second bound by a quarter of what is open. The first one stays: what clients with places hold
-//! says nothing about the room that the system has a moment later.
+//! descriptor, for whatever reason. For a minute it then lowers the second bound by a quarter of
+//! what is open. The first bound stays, because the places say nothing about the room that the
+//! system has a moment later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +23,7 @@ use parking_lot::Mutex;
 /// Connections beyond `connections_max` for clients of reserved services.
 pub(super) const RESERVED_CONNECTIONS: usize = 32;
 
-/// And for clients whose first call has not come yet: it decides which they are.
+/// And for connections whose first call has not come yet. It decides what they are.
 pub(super) const TRIAL_CONNECTIONS: usize = 8;
 
 /// How long fewer connections without a call are allowed after the system had no room.
@@ -47,13 +49,12 @@ impl Capacity {
         Capacity { configured, shrunk: Mutex::new(None), of_clients, reserved }
     }
 
-    /// Connections whose clients have made a call, those of reserved services not counted.
+    /// Connections over which a call has come, without those of reserved services.
     pub(super) fn connections_max(&self) -> usize {
         self.configured
     }
 
-    /// How many connections may be open before one over which no call has come makes room for the
-    /// next.
+    /// How many connections may be open before one without a call makes room for the next.
     pub(super) fn open_max(&self) -> usize {
         let places = self.configured.saturating_add(RESERVED_CONNECTIONS + TRIAL_CONNECTIONS);
         let open_max = self.shrunk.lock().filter(Shrunk::holds).map_or(places, |it| it.open_max);
@@ -61,20 +62,20 @@ impl Capacity {
         open_max.max(taken(&self.of_clients) + taken(&self.reserved) + TRIAL_CONNECTIONS)
     }
 
-    /// A place for a client of a reserved service, or of another one.
+    /// A place for a client of a reserved service, or of another service.
     pub(super) fn try_take(&self, is_reserved: bool) -> Option<Place> {
         let reserved = is_reserved.then(|| Place::try_take(&self.reserved, RESERVED_CONNECTIONS));
         let of_clients = || Place::try_take(&self.of_clients, self.connections_max());
         reserved.flatten().or_else(of_clients)
     }
 
-    /// The system had no room for one more beside `open` connections. How many are to be left, a
-    /// quarter fewer each time: what is left over is for their second threads, and for what else
+    /// The system had no room for one more beside `open` connections. Returns how many are to be
+    /// left: a quarter fewer each time, so that there is room for second threads, and for what else
     /// has to start.
     pub(super) fn shrink(&self, open: usize) -> usize {
         let mut shrunk = self.shrunk.lock();
-        // If more are open than were to be left, those that had to go are still going, or nobody
-        // can be asked to.
+        // If more are open than were to be left, some are still ending, or no further one can be
+        // ended.
         let before = shrunk.filter(|it| it.holds() && it.open_max < open);
         let open_max = before.map_or(open - open.div_ceil(4), |it| it.open_max);
         *shrunk = Some(Shrunk { open_max, until: Instant::now() + SHRUNK_FOR });
@@ -88,7 +89,7 @@ impl Shrunk {
     }
 }
 
-/// The right of a connection to stay, until it is dropped.
+/// The right of a connection to stay. Dropping it gives it back.
 pub(super) struct Place {
     taken: Arc<AtomicUsize>,
 }

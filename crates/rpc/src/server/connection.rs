@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::capacity::Place;
 use super::gauge::{Gauge, Room, Slot};
-use super::{BUSY_RETRY_AFTER, Shared};
+use super::shared::{BUSY_RETRY_AFTER, Shared};
 use crate::frame::{HeadSize, encode};
 use crate::header::RpcReplyHeader;
 use crate::outbox::{Ending, Outbox};
@@ -156,7 +156,8 @@ impl Connection {
         self.is_peer.store(true, Ordering::Relaxed);
     }
 
-    /// Ends it in favour of others, unless it is a peer's or has calls open. Returns whether it did.
+    /// Ends it in favour of others, unless it is a peer's or has calls open. Returns whether it
+    /// did.
     pub(super) fn make_room(&self) -> bool {
         // A call may be about to be read.
         let is_busy = !self.is_idle() || self.outbox.transport().look() == Waiting::Bytes;
@@ -210,8 +211,8 @@ impl Connection {
         self.shared.limits.unsent_bytes_max / 16
     }
 
-    /// Waits until another call may begin: documented calls run one after another, and a client that
-    /// does not take its replies gets no more of them.
+    /// Waits until another call may begin: documented calls run one after another, and a client
+    /// that does not take its replies gets no more of them.
     pub(super) fn wait_turn(&self) {
         let mut open = self.open.lock();
         while open.documented && !self.is_cut() {
@@ -244,8 +245,8 @@ impl Connection {
             .ok_or_else(|| Status::busy("too many calls or bytes in flight", BUSY_RETRY_AFTER))
     }
 
-    /// Waits for room for a documented call of `bytes`, whose client knows no "busy". `None` when the
-    /// connection is over.
+    /// Waits for room for a documented call of `bytes`, whose client knows no "busy". `None` when
+    /// the connection is over.
     pub(super) fn wait_room(&self, bytes: usize, is_reserved: bool) -> Option<Slot> {
         Slot::take(&self.room, is_reserved, bytes, CHECK_EVERY, || self.is_cut())
     }

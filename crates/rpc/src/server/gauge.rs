@@ -1,4 +1,5 @@
-//! How much is in flight: calls and their bytes, counted from before the body is received until the call is answered.
+//! How much is in flight: calls and their bytes, from before the body is received until the call is
+//! answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -6,26 +7,27 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Calls are counted in the upper bits of a word, bytes in the lower ones: every call changes both, in one step.
+/// One word counts calls in its upper bits and bytes in its lower bits, so that a call changes both
+/// in one step.
 const BYTES_BITS: u32 = 40;
 const CALL: u64 = 1 << BYTES_BITS;
 const BYTES_MAX: u64 = CALL - 1;
 const CALLS_MAX: u64 = (1 << (u64::BITS - BYTES_BITS)) - 1;
 
-/// A count with bounds, shared by all who add to it.
+/// A count with bounds, shared by all threads that add to it.
 #[derive(Debug)]
 pub(super) struct Gauge {
     calls_max: u64,
     bytes_max: u64,
     taken: AtomicU64,
-    /// How many wait for room. They do so under the lock, and look every now and then.
+    /// How many threads wait for room. They wait under the lock, and look from time to time.
     waiting: AtomicUsize,
     lock: Mutex<()>,
     released: Condvar,
 }
 
 impl Gauge {
-    /// Of at most 16 million calls and a tebibyte, whatever is said.
+    /// Bounds above 16 million calls and one tebibyte are lowered to that.
     pub(super) fn new(calls_max: usize, bytes_max: usize) -> Self {
         Gauge {
             calls_max: (calls_max as u64).min(CALLS_MAX),
@@ -53,7 +55,8 @@ impl Gauge {
             return true;
         }
         let mut lock = self.lock.lock();
-        // Counted before it looks again: whoever gives room back after that sees that it waits.
+        // Counted before it looks again, so that whoever gives room back after that sees it
+        // waiting.
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let is_taken = loop {
             if self.try_take(bytes) {
@@ -77,7 +80,8 @@ impl Gauge {
     }
 }
 
-/// The gauges that a connection's calls are counted in: its own, and those of the server, for its reserved services and the others.
+/// The gauges that count a connection's calls: its own, and the server's two, for reserved services
+/// and for all others.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) own: Gauge,
@@ -91,7 +95,7 @@ impl Room {
     }
 }
 
-/// Room taken in the gauge of a connection and in that of the server; given back on drop.
+/// Room taken in the gauge of a connection and in that of the server. Dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Slot {
     room: Arc<Room>,
@@ -105,8 +109,8 @@ impl Slot {
         Slot::take_by(room, is_reserved, bytes, Gauge::try_take)
     }
 
-    /// Waits until there is room. At least every `check_every`, `is_over` is asked whether waiting still makes sense; `None`
-    /// when it does not.
+    /// Waits until there is room. At least every `check_every`, it asks `is_over` whether to stop
+    /// waiting; then it returns `None`.
     pub(super) fn take(
         room: &Arc<Room>,
         is_reserved: bool,

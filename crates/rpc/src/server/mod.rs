@@ -2,111 +2,135 @@
 //! answers.
 //!
 //! ```text
-//!                                                     ┌── inline ────────────────────┐
-//!  acceptor ──> a reader thread for each connection ──┴── queue ──> handlers ────────┴─> Service::call(args, call)
-//!                        │ (goes on reading)                                                    │
-//!                        │                                                               Done::run, from any thread
-//!                        v                                                                      v
-//!                   next call                                           outbox: one send, else queue + writer thread
+//!                                  ┌── inline ──────────────────┐
+//!  acceptor ──> a reader thread ───┴── queue ──> handlers ──────┴──> Service::call(args, call)
+//!               for each connection                                       │
+//!                  │                                        Done::run, from any thread
+//!                  v                                                      v
+//!               next call              outbox: one send, otherwise the queue and the writer thread
 //! ```
 //!
 //! # Inline or by handlers
 //!
 //! A service runs *inline*, on the thread of the connection that asks, or on one of the server's
-//! [`handlers`](ServerBuilder::handlers). Inline saves two wake-ups a call, and is for what answers
-//! at once or leaves the work to others; while a method runs, nothing else of its connection does,
-//! not even an answer to a ping. Handlers are for what takes long. Calls wait for them in one
-//! [bounded queue](ServerBuilder::queue), in order, or
-//! [by their callers' shares](ServerBuilder::fair). The server's own service
-//! ([`builtin`](crate::builtin)) and the reserved ones always run inline.
+//! [`handlers`](ServerBuilder::handlers). Inline saves two wake-ups for each call. It is for
+//! methods that answer at once, or leave the work to others: while one runs, nothing else of its
+//! connection does, not even an answer to a ping. Handlers are for methods that take long. Calls
+//! wait for them in one [bounded queue](ServerBuilder::queue), in order or [by their callers'
+//! shares](ServerBuilder::fair). The server's own service ([`builtin`](crate::builtin)) and
+//! reserved services always run inline.
 //!
 //! # Calls of one connection
 //!
 //! A *documented* call (without `call_id`) runs alone: nothing else of its connection begins before
-//! its answer is on its way, so bare replies cannot be mixed up, also when several calls arrive in
-//! one segment. The reader does not wait for the answer, though; only a next call that comes too
-//! early does. *Extended* calls run concurrently, and are answered in any order.
+//! its answer is on its way. So bare replies cannot be mixed up, even if several calls arrive in
+//! one segment. The reader does not wait for the answer; only a next call that comes too early
+//! does. *Extended* calls run concurrently, and are answered in any order.
 //!
 //! # What a client gets for what it does
 //!
 //! | it sends | extended call | documented call |
 //! |---|---|---|
 //! | an unknown service, method or codec; arguments that do not decode | status; the connection lives | closed, one log line |
-//! | arguments over the limit | status; passed over up to four times the limit, then closed | closed, one log line |
+//! | arguments over the limit | status; skipped up to four times the limit, then closed | closed, one log line |
 //! | more calls or bytes than may be in flight; a call that finds the handlers' queue full | status "busy" with a wait hint | waits: it is not read from |
 //! | a call for another version of the service | status that names both; not run | (names none) |
 //! | a call whose deadline has passed, also in the queue | status; not run | (has no deadline) |
-//! | calls that wait for a handler when its connection breaks, or is over | not run; after a mere end of its stream they are, for [`Limits::half_close_timeout`] | the same |
+//! | calls that wait for a handler when its connection breaks or is cut | not run; if it only ended its stream they run, for [`Limits::half_close_timeout`](crate::Limits::half_close_timeout) | the same |
 //! | a call whose method panics or drops its `Done` | status | closed, one log line |
-//! | a header that is none, or too long | status for call id 0, then closed, one log line | closed, one log line |
+//! | a header that does not decode, or is too long | status for call id 0, then closed, one log line | closed, one log line |
 //! | HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
-//! | half a frame, slower than [`Limits::frame_timeout`] allows | closed, one log line | the same |
+//! | half a frame, slower than [`Limits::frame_timeout`](crate::Limits::frame_timeout) allows | closed, one log line | the same |
 //! | the end of its stream after a call | its answers, then closed | the same |
-//! | nothing, for [`Limits::idle_timeout`] with no call open | status "connection closed" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
-//! | nothing at all, for as long | reset, without a word | the same |
+//! | nothing, for [`Limits::idle_timeout`](crate::Limits::idle_timeout) with no call open | status "connection closed" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
+//! | nothing at all, for as long | reset, without a message | the same |
 //! | a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
-//! | nothing, while its replies wait longer than [`Limits::write_timeout`] | closed | the same |
+//! | nothing, while its replies wait longer than [`Limits::write_timeout`](crate::Limits::write_timeout) | closed | the same |
 //! | a first call over a connection too many | status "busy" for call id 0, then closed; counted | closed; counted |
-//! | calls whose replies find no room in front of a client that reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
+//! | calls whose replies find no room, because it reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
 //!
-//! Log lines are at most ten a second for a server; what is left out is counted.
+//! A server logs at most ten lines a second, and counts those that it leaves out.
 //!
 //! # How a connection ends
 //!
 //! "Closed" means the end of the stream for a client that has made an extended call, and a reset
-//! for every other one. An existing client takes the end of the stream for an empty reply, sends
-//! its call again, and dies of SIGPIPE; a reset is an error of its read, and it goes on to the next
-//! server. A connection over which nothing has come may be that of an existing client, so it gets
+//! for every other client. An existing client takes the end of the stream for an empty reply, sends
+//! its call again, and dies of SIGPIPE. A reset is an error of its read, and it goes on to the next
+//! server. A connection over which nothing has come may be that of an existing client. So it gets
 //! no bytes of the extended format either.
 //!
-//! A reset destroys what the client's TCP has not acknowledged. What follows from that:
+//! A reset destroys what the client's TCP has not acknowledged. Therefore:
 //!
-//! - Whenever the server itself ends a connection (a stop, a drain, a call that cannot be answered), it first waits up to half
-//!   a second until every byte is acknowledged, and ends the connection in order if one is not. No answer is lost. Linux says
-//!   what is acknowledged; on other systems clients that have had a reply see the end of the stream.
-//! - If the process is killed, the system resets at once. An answer of up to 1,024 bytes, the most that existing clients read,
-//!   is lost only if the network loses it in that moment; the client sees a broken connection, as if the kill had come just
-//!   before. After a longer answer the connection ends in order until the client calls again, so a kill destroys nothing.
-//! - A client that closes its sending side waits for its answers and the end of the stream: it gets both.
+//! - When the server itself ends a connection (a stop, a drain, a call that cannot be answered), it
+//!   first waits up to half a second until every byte is acknowledged. If one is not, it ends the
+//!   connection in order. So no answer is lost. Linux says what is acknowledged; on other systems,
+//!   clients that have had a reply see the end of the stream.
+//! - If the process is killed, the system resets at once. An answer of up to 1,024 bytes, the most
+//!   that existing clients read, is lost only if the network loses it in that moment. Then the
+//!   client sees a broken connection, as if the kill had come just before. After a longer answer
+//!   the connection ends in order until the client calls again, so a kill destroys nothing.
+//! - A client that closes its sending side waits for its answers and the end of the stream. It gets
+//!   both.
 //!
-//! What a client's own TCP has acknowledged is still read after a reset if the client runs on
-//! Linux.
+//! A client on Linux still reads after a reset what its own TCP has acknowledged.
 //!
 //! # Reserved services
 //!
-//! Members that keep a cluster alive share the port with clients, and must get through whatever
-//! those do. A service that is published by [`ServerBuilder::reserved_service`] has calls and bytes
-//! in flight of its own, as many again as the others have together. And its clients have 32
-//! connections beyond [`Limits::connections_max`].
+//! Members that keep a cluster alive share the port with clients, and must get through whatever the
+//! clients do. A service that is published by [`ServerBuilder::reserved_service`] has limits of its
+//! own for calls and bytes in flight, as large as those of all other services together. Its clients
+//! have 32 connections beyond [`Limits::connections_max`](crate::Limits::connections_max).
 //!
 //! The first call of a connection decides which limit it counts for, and whether it may stay. Until
-//! then it takes nobody's place: when all the places and eight more are taken, the oldest one that
-//! has said nothing, or was refused and is still there, makes room for the next.
+//! then it takes nobody's place. When all places and eight more are taken, the oldest connection
+//! whose client has said nothing, or was refused and has not gone, makes room for the next.
 //!
-//! Where the system itself has no room, because a thread does not start or no descriptor is left,
-//! the server ends up to a quarter of its connections, but only such over which nothing is asked.
-//! The new connection takes the place of one of them. It is dropped if there are none: clients that
-//! always have a call open keep what they have. For a minute those that say nothing take up no more
-//! than what was left. Nobody else is refused for that: as soon as the system has room, whoever
-//! comes is served, whatever limit was met and whatever the other clients do.
+//! If the system itself has no room, because a thread does not start or no descriptor is left, the
+//! server ends up to a quarter of its connections, but only idle ones. The new connection takes the
+//! place of one of them, and is dropped if there are none. So clients that always have a call open
+//! keep their connections. For a minute, connections without a call take up no more than what was
+//! left. Nobody else is refused for that: as soon as the system has room, every client is served,
+//! whatever limit was met and whatever the other clients do.
 //!
-//! Whoever may name a reserved service may use its room: this keeps crowds out, not attackers.
+//! Anybody who can name a reserved service may use its room. This keeps crowds out, not attackers.
+//!
+//! # Files
+//!
+//! Each file imports only files below it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `builder`, this one | what users see |
+//! | `acceptor` | accepts connections, and makes room for them |
+//! | `registry`, `reader` | the connections' threads; what such a thread does: reads frames, begins calls |
+//! | `answer`, `end` | how a call is answered; how a connection ends |
+//! | `connection` | what the threads of one connection share |
+//! | `shared` | what all threads of a server share |
+//! | `pool`, `queue` | the handlers, and the queue of calls for them |
+//! | `builtin`, `table`, `stats` | the service `rpc`; which method a call is for; what each has done |
+//! | `capacity`, `gauge`, `quiet` | how many connections may be open; how many calls and bytes may be in flight; the log |
 //!
 //! # Threads
 //!
-//! `rpc-accept`; `rpc-hand-N`, one for each handler; for each connection `rpc-conn-PORT` (the
-//! peer's port) and, only while its client reads slower than it is answered, `rpc-send-PORT`.
-//! Completions of answers run on whichever thread gives them. [`Server::stop`] joins all of them.
+//! | name | how many | does |
+//! |---|---|---|
+//! | `rpc-accept` | 1 | accepts connections |
+//! | `rpc-conn-PORT` (the peer's) | one for each connection | reads frames, begins calls, runs inline methods |
+//! | `rpc-send-PORT` | one for each connection whose client reads slower than it is answered | writes the outbox's queue |
+//! | `rpc-hand-N` | as configured | runs the other methods |
+//!
+//! An answer is serialized and sent by the thread that gives it. [`Server::stop`] joins all
+//! threads.
 //!
 //! # Stopping
 //!
-//! [`Server::stop`] cuts connections; calls without an answer are lost to their callers, who are
-//! told that they may have run. [`Server::drain`] first refuses new calls and sees through the open
-//! ones. A client of the extended format whose calls are all answered is told so before its
-//! connection is closed: what it had sent meanwhile has certainly not run.
+//! [`Server::stop`] cuts connections. The callers of calls without an answer learn that these may
+//! have run. [`Server::drain`] first refuses new calls and waits for the open ones. A client of the
+//! extended format whose calls are all answered is told so before its connection is closed, so it
+//! knows that what it had sent meanwhile has not run.
 //!
-//! A client that closes its end, rather than resets it, looks like one that waits for its answers:
-//! its calls are run.
+//! A client that closes its connection, instead of resetting it, looks like one that waits for its
+//! answers. So its calls run.
 
 mod acceptor;
 mod answer;
@@ -121,86 +145,46 @@ mod queue;
 mod quiet;
 mod reader;
 mod registry;
+mod shared;
 mod stats;
 mod table;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::net::{after, join};
-use super::{Limits, Status, StatusCode};
 use acceptor::wake;
 pub use builder::{BoundServer, ServerBuilder};
-use capacity::Capacity;
-use gauge::Gauge;
-use pool::Pool;
-use quiet::QuietLog;
 use registry::Registry;
+use shared::{Phase, Shared};
 pub use stats::{MethodReport, Stats, Times};
-use table::Table;
 
 /// How long [`Server::stop`] waits for services that are in the middle of a call.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a server that stops looks whether its calls are answered.
+/// How often a server that drains looks whether its calls are answered.
 const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(2);
 
-/// A client that has its last words has so long to close the connection itself.
+/// How long a client that was told of the end has to close the connection itself.
 const FAREWELL_TIME: Duration = Duration::from_millis(100);
-
-/// The hint that comes with "busy".
-const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Serves calls on one port until it is stopped or dropped.
 pub struct Server {
     shared: Arc<Shared>,
-    /// The accepting thread, and its listener to wake it by. Gone once stopped: the port is free
-    /// then.
+    registry: Arc<Registry>,
+    /// The accepting thread, and the listener to wake it by. Gone once stopped, so that the port is
+    /// free then.
     acceptor: Mutex<Option<(JoinHandle<()>, TcpListener)>>,
     handlers: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What all threads of a server share.
-struct Shared {
-    local_addr: SocketAddr,
-    limits: Limits,
-    table: Table,
-    in_flight: Arc<Gauge>,
-    reserved_in_flight: Arc<Gauge>,
-    pool: Option<Arc<Pool>>,
-    registry: Arc<Registry>,
-    capacity: Capacity,
-    connections_accepted: AtomicU64,
-    connections_refused: AtomicU64,
-    connections_idle: AtomicU64,
-    unknown_calls: AtomicU64,
-    log: QuietLog,
-    /// Calls are not taken any more; those that are open are seen through.
-    is_draining: AtomicBool,
-    phase: Mutex<Phase>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// It listens; connections wait to be accepted.
-    Bound,
-    Serving,
-    Stopping,
-}
-
 impl Server {
-    /// A server without services yet.
-    pub fn builder() -> ServerBuilder {
-        ServerBuilder::new()
-    }
-
     /// The address it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.local_addr
@@ -208,11 +192,12 @@ impl Server {
 
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
-        self.shared.registry.len()
+        self.registry.len()
     }
 
-    /// Connections refused so far because [`Limits::connections_max`] were open: at their first
-    /// call, or before it to make room.
+    /// Connections refused so far because
+    /// [`Limits::connections_max`](crate::Limits::connections_max) were open, at their first call,
+    /// or before it to make room.
     pub fn connections_refused(&self) -> u64 {
         self.shared.connections_refused.load(Ordering::Relaxed)
     }
@@ -236,23 +221,24 @@ impl Server {
         }
     }
 
-    /// Stops with grace: accepts no more connections, refuses every further call
-    /// ([`StatusCode::ShuttingDown`]: not run), waits until the open ones are answered and their
-    /// answers sent, at most for `limit`; then it [stops](Server::stop). Whether all were answered.
+    /// Stops gracefully. It accepts no more connections, refuses every further call
+    /// ([`StatusCode::ShuttingDown`](crate::StatusCode::ShuttingDown): not run), and waits until
+    /// the open calls are answered and their answers sent, at most for `limit`. Then it
+    /// [stops](Server::stop). Returns whether all calls were answered.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = after(Instant::now(), limit);
         self.shared.is_draining.store(true, Ordering::SeqCst);
         self.stop_accepting();
         self.wait_until_idle(deadline);
-        let is_drained = self.shared.registry.bid_farewell();
-        // The farewells may have to wait for writers that were just about to be done.
+        let is_drained = self.registry.bid_farewell();
+        // What clients were just told may have to wait for writers that are about to finish.
         self.wait_until_idle(deadline);
-        // To cut what a client still sends to would destroy what it has not read yet: it is told,
-        // and has a moment to go.
+        // Cutting a connection while its client still sends would destroy what the client has not
+        // read yet. So the client is told, and has a moment to close it.
         if is_drained {
-            self.shared.registry.end_streams();
+            self.registry.end_streams();
             let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
-            while !self.shared.registry.have_all_gone() && Instant::now() < gone_by {
+            while !self.registry.have_all_gone() && Instant::now() < gone_by {
                 std::thread::sleep(DRAIN_CHECK_EVERY);
             }
         }
@@ -261,22 +247,22 @@ impl Server {
     }
 
     fn wait_until_idle(&self, deadline: Instant) {
-        while !self.shared.registry.is_idle() && Instant::now() < deadline {
+        while !self.registry.is_idle() && Instant::now() < deadline {
             std::thread::sleep(DRAIN_CHECK_EVERY);
         }
     }
 
-    /// Stops: accepts no more, cuts every connection, and joins every thread, but for the calling
-    /// one. Calls not yet answered are lost; their `Done`s may still be used, to no effect. It
-    /// waits up to ten seconds for services that are in the middle of a call; threads that do not
-    /// come back by then are left behind, with an error in the log.
+    /// Stops: accepts no more, cuts every connection, and joins every thread except the calling
+    /// one. Calls that are not answered are lost; their `Done`s may still be used, without effect.
+    /// It waits up to ten seconds for services that are in the middle of a call. Threads that have
+    /// not returned by then are left behind, with an error in the log.
     pub fn stop(&self) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         self.stop_accepting();
         if let Some(pool) = &self.shared.pool {
             pool.close();
         }
-        let left = self.shared.registry.close(deadline) + self.join_handlers(deadline);
+        let left = self.registry.close(deadline) + self.join_handlers(deadline);
         if left > 0 {
             log::error!("rpc: {left} threads still run a call {STOP_TIMEOUT:?} after the stop");
         }
@@ -291,7 +277,7 @@ impl Server {
         }
     }
 
-    /// How many have not ended by then.
+    /// Joins the handlers. Returns how many had not ended at `deadline`.
     fn join_handlers(&self, deadline: Instant) -> usize {
         let handlers = std::mem::take(&mut *self.handlers.lock());
         let me = std::thread::current().id();
@@ -314,70 +300,5 @@ impl Drop for Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("local_addr", &self.local_addr()).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn is_stopping(&self) -> bool {
-        *self.phase.lock() == Phase::Stopping
-    }
-
-    fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
-    }
-
-    /// Stopping is for ever.
-    fn enter(&self, next: Phase) {
-        let mut phase = self.phase.lock();
-        if *phase != Phase::Stopping {
-            *phase = next;
-        }
-        drop(phase);
-        self.changed.notify_all();
-    }
-
-    fn count_if_unknown(&self, code: StatusCode) {
-        if matches!(code, StatusCode::UnknownService | StatusCode::UnknownMethod) {
-            self.unknown_calls.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn count_idle(&self) {
-        self.connections_idle.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a connection that was accepted as refused.
-    fn count_refused(&self) {
-        self.connections_accepted.fetch_sub(1, Ordering::Relaxed);
-        self.connections_refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn log_refused(&self, peer: SocketAddr) {
-        let connections = self.capacity.connections_max();
-        self.log.warn(&format!(
-            "rpc: connection from {peer} refused: at most {connections} may be open"
-        ));
-    }
-
-    /// What a client too many is told.
-    fn too_many(&self) -> Status {
-        let connections = self.capacity.connections_max();
-        let words = format!("{connections} connections are open, and no more are taken");
-        Status::busy(words, BUSY_RETRY_AFTER)
-    }
-
-    fn wait_for_stop(&self, timeout: Duration) {
-        let mut phase = self.phase.lock();
-        if *phase != Phase::Stopping {
-            self.changed.wait_for(&mut phase, timeout);
-        }
-    }
-
-    /// Waits while it is only bound.
-    fn wait_for_start(&self) {
-        let mut phase = self.phase.lock();
-        while *phase == Phase::Bound {
-            self.changed.wait(&mut phase);
-        }
     }
 }

@@ -1,13 +1,15 @@
-//! Handlers: threads that run what takes long, fed by one bounded queue.
+//! Handlers: threads that run methods which take long, fed by one bounded queue.
 //!
 //! ```text
-//!   readers ── offer ──> queue (FIFO, or by the callers' shares) ── take ──> handlers ──> Service::call
-//!      │                                                                       ^
-//!      ├── a handler has nothing to do: handed over, and takes no place ───────┘
+//!   readers ── offer ──> queue (plain or fair) ── take ──> handlers ──> Service::call
+//!      │                                                      ^
+//!      ├── a handler is idle: handed over, takes no place ────┘
 //!      └── full: "busy" at once, with a hint of when a place will be free
 //! ```
-//! A call is run if, when its turn comes, its caller still waits and its connection still stands; else it is dropped unrun.
-//! What a caller is charged for, where shares count, is the time that its methods held a handler.
+//!
+//! When its turn comes, a call runs if its caller still waits and its connection still exists.
+//! Otherwise it is dropped. In a fair queue, a caller is charged for the time that its methods kept
+//! a handler busy.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,7 +34,7 @@ pub(super) struct Queued {
     pub(super) method: usize,
     pub(super) args: Bytes,
     pub(super) call: Call,
-    /// Who is charged for it.
+    /// The caller that is charged for it.
     pub(super) caller: Bytes,
     pub(super) stats: Arc<MethodStats>,
     pub(super) since: Instant,
@@ -41,24 +43,25 @@ pub(super) struct Queued {
 pub(super) struct Pool {
     handlers: usize,
     state: Mutex<State>,
-    /// A call has come, or there will be no more.
+    /// A call was offered, or the pool was closed.
     offered: Condvar,
-    /// A place is free, or there will be no more.
+    /// A place is free, or the pool was closed.
     taken: Condvar,
 }
 
 struct State {
     queue: CallQueue<Box<Queued>>,
-    /// Handlers that run a call, and calls that others of them are waking up for.
+    /// Handlers that run a call.
     busy: usize,
+    /// Calls for idle handlers, which are waking up.
     handed_over: VecDeque<Box<Queued>>,
     is_closed: bool,
-    /// What a call takes of a handler, averaged over some ten.
+    /// How long a call keeps a handler busy: a running mean over about ten calls.
     mean_us: u64,
 }
 
 impl Pool {
-    /// Without threads yet: each runs [`handle`](Pool::handle).
+    /// A pool without threads yet. Each runs [`handle`](Pool::handle).
     pub(super) fn new(handlers: usize, queue: CallQueue<Box<Queued>>) -> Pool {
         let state =
             State { queue, busy: 0, handed_over: VecDeque::new(), is_closed: false, mean_us: 0 };
@@ -66,7 +69,8 @@ impl Pool {
         Pool { handlers, state: Mutex::new(state), offered, taken }
     }
 
-    /// Leaves a call to the handlers. One that finds no place within `patience` comes back, with the time in which one may be free.
+    /// Hands a call to the handlers. If it finds no place within `patience` it comes back, with the
+    /// time after which a place may be free.
     pub(super) fn offer(
         &self,
         queued: Box<Queued>,
@@ -131,7 +135,7 @@ impl Pool {
         }
     }
 
-    /// Ends the handlers. What still waits is not run, and answered so.
+    /// Ends the handlers. Calls that still wait do not run, and are refused.
     pub(super) fn close(&self) {
         let left = {
             let mut state = self.state.lock();
@@ -167,7 +171,7 @@ impl State {
         if self.is_closed {
             return Offered::Closed(queued);
         }
-        // A handler that has nothing to do needs no place in the queue.
+        // A call for an idle handler needs no place in the queue.
         if self.queue.len() == 0 && self.handed_over.len() < handlers - self.busy {
             self.handed_over.push_back(queued);
             return Offered::Taken;
@@ -179,7 +183,7 @@ impl State {
         }
     }
 
-    /// What is handed over came before what is queued.
+    /// Calls that were handed over came before those in the queue.
     fn take(&mut self) -> Option<Box<Queued>> {
         self.handed_over.pop_front().or_else(|| self.queue.take())
     }
@@ -190,13 +194,13 @@ impl State {
 }
 
 impl Queued {
-    /// There are no handlers any more.
+    /// Refuses it, because there are no handlers any more.
     fn refuse(self) {
         self.call.fail(Status::new(StatusCode::ShuttingDown, "the server is stopping"));
     }
 }
 
-/// Runs it, unless nobody waits for it any more.
+/// Runs a call, unless nobody waits for it any more.
 fn run(queued: Queued, now: Instant) {
     let Queued { service, method, args, mut call, stats, since, .. } = queued;
     stats.waited(now.saturating_duration_since(since));
@@ -211,7 +215,7 @@ fn run(queued: Queued, now: Instant) {
         ));
     }
     call.begin(now);
-    // A panic is reported by the panic hook, and answered when the call is dropped on its way.
+    // The panic hook reports a panic, and the call that it drops is answered.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         service.call(method, args, call);
         service.flush(method);

@@ -1,4 +1,4 @@
-//! A log that a hostile client cannot flood.
+//! A log that no client can flood.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 const WINDOW: Duration = Duration::from_secs(1);
 const LINES_PER_WINDOW: u32 = 10;
 
-/// At most ten lines a second; what is left out is counted in the next line.
+/// Writes at most ten lines a second. The next line says how many were left out.
 pub(super) struct QuietLog {
     state: Mutex<State>,
 }
@@ -26,7 +26,7 @@ impl QuietLog {
         }
     }
 
-    /// One warning, unless there were too many.
+    /// Writes a warning, unless there were too many.
     pub(super) fn warn(&self, line: &str) {
         match self.admit(Instant::now()) {
             None => {}
@@ -35,7 +35,7 @@ impl QuietLog {
         }
     }
 
-    /// Whether a line may be written, and how many before it were not.
+    /// Whether a line may be written; if so, how many lines before it were left out.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock();
         if now.duration_since(state.window_began) >= WINDOW {

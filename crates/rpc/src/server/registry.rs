@@ -1,9 +1,9 @@
-//! The threads of a server's connections: who lives, and how each is joined.
+//! The threads of a server's connections: which are alive, and how each is joined.
 //!
-//! A connection's thread that ends moves its own handle from `live` to `ended` and joins those
-//! before it that have ended for good, so few handles ever wait to be joined. It waits for none of
-//! them: each would wait for the one before, in a row that grows where connections come and go
-//! faster than the processor is given to them.
+//! When a connection's thread ends, it moves its own handle from `live` to `ended`, and joins those
+//! threads before it that have finished. So few handles ever wait to be joined. It does not wait
+//! for a thread to finish: each would wait for the one before, in a row that grows where
+//! connections come and go faster than their threads get the processor.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -61,8 +61,8 @@ impl Registry {
         state.next_id += 1;
         let registry = Arc::clone(self);
         let thread = spawn(thread_name, move || {
-            // Made in the thread: a thread that does not start must not take the lock that is held
-            // here.
+            // Made in the thread: if the thread does not start, dropping this would take the lock
+            // that is held here.
             let _end = End { registry, id };
             run();
         })?;
@@ -83,13 +83,13 @@ impl Registry {
         earlier.into_iter().for_each(join);
     }
 
-    /// Whether every call is answered, and every answer sent.
+    /// Whether all calls are answered, and all answers sent.
     pub(super) fn is_idle(&self) -> bool {
         self.state.lock().live.values().all(|live| live.connection.is_idle())
     }
 
-    /// Tells each client that has all its answers that no call beyond them was run. Whether all
-    /// have theirs.
+    /// Tells each client that has all its answers that no further call will run. Returns whether
+    /// all clients have theirs.
     pub(super) fn bid_farewell(&self) -> bool {
         let words = "the server is stopping";
         let state = self.state.lock();
@@ -97,27 +97,27 @@ impl Registry {
         state.live.values().filter(|live| !live.connection.bid_farewell(code, words)).count() == 0
     }
 
-    /// Tells every client that nothing more will come, but for those that are reset: they would
-    /// take it for a reply.
+    /// Sends the end of the stream to every client, except those that are reset: they would take it
+    /// for a reply.
     pub(super) fn end_streams(&self) {
         for live in self.state.lock().live.values().filter(|live| live.ends_in_order()) {
             live.connection.outbox.transport().shutdown(Shutdown::Write);
         }
     }
 
-    /// Whether none is left that was told so.
+    /// Whether all clients that were sent the end of the stream have gone.
     pub(super) fn have_all_gone(&self) -> bool {
         !self.state.lock().live.values().any(Live::ends_in_order)
     }
 
-    /// Ends the oldest connection that has no place: one that has said nothing yet, or was refused
-    /// and waits for its client to go. Does nothing where there is none.
+    /// Ends the oldest connection that has no place, if there is one: its client has said nothing
+    /// yet, or was refused and has not gone.
     pub(super) fn evict_one(&self) {
         self.connections().iter().any(|it| it.evict());
     }
 
-    /// Those that are not ending, the oldest first. What ends them is done without the lock: it may
-    /// log, and a log may block, while threads that end need the lock.
+    /// The connections that are not ending, the oldest first. The caller ends them without the
+    /// lock, which threads that end need: ending one may log, and logging may block.
     fn connections(&self) -> Vec<Arc<Connection>> {
         let state = self.state.lock();
         let connections = state.live.values().map(|live| &live.connection);
@@ -132,9 +132,9 @@ impl Registry {
         {}
     }
 
-    /// Ends connections of clients over which nothing is asked just now until `left` stay, or no
-    /// such are left: first those that have said nothing. The newest ones are `spared`. How many it
-    /// has ended.
+    /// Ends idle connections until `left` stay or no idle one is left, beginning with those whose
+    /// clients have said nothing. Spares the newest ones, as many as `spared`. Returns how many it
+    /// ended.
     pub(super) fn make_room(&self, left: usize, spared: usize) -> usize {
         let mut connections = self.connections();
         let beyond = connections.len().saturating_sub(left);
@@ -144,8 +144,8 @@ impl Registry {
         silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).count()
     }
 
-    /// Cuts every connection and joins its thread, but not the calling one. How many had not ended
-    /// at `deadline`.
+    /// Cuts every connection and joins its thread, except the calling one. Returns how many had not
+    /// ended at `deadline`.
     pub(super) fn close(&self, deadline: Instant) -> usize {
         let me = thread::current().id();
         let mut state = self.state.lock();

@@ -1,6 +1,7 @@
-//! What a server has done, for those who look after it: [`Stats`].
+//! What a server has done: [`Stats`].
 //!
-//! Counters are exact. Times are kept in histograms of two significant digits, from a microsecond to ten minutes.
+//! Counts are exact. Times are kept in histograms with two significant digits, from a microsecond
+//! to ten minutes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,17 +22,17 @@ const DIGITS: u8 = 2;
 pub struct Stats {
     /// Connections that are open.
     pub connections: usize,
-    /// Connections accepted so far, those that were then refused not counted.
+    /// Connections accepted so far, without those that were refused afterwards.
     pub connections_accepted: u64,
     /// Connections refused because too many were open.
     pub connections_refused: u64,
-    /// Connections closed because nothing was asked over them for long.
+    /// Connections closed because no call had come over them for long.
     pub connections_idle: u64,
     /// Calls that wait for a handler.
     pub queue_len: usize,
-    /// Calls that name no service or method of this server.
+    /// Calls for a service or method that this server does not have.
     pub unknown_calls: u64,
-    /// Of each service, by its name, and each method.
+    /// Each method, by the names of its service and itself.
     pub methods: BTreeMap<(&'static str, &'static str), MethodReport>,
 }
 
@@ -39,29 +40,30 @@ pub struct Stats {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct MethodReport {
-    /// Calls that came, refused ones among them.
+    /// Calls that came, including refused ones.
     pub calls: u64,
-    /// Calls that were begun and have no answer yet.
+    /// Calls that are begun and not answered.
     pub open: u64,
-    /// Calls refused before they were begun: busy, another version, another codec.
+    /// Calls refused before they began: busy, another version, another codec.
     pub rejected: u64,
-    /// Calls not run because their connection had gone, perhaps before all of their arguments had come.
+    /// Calls that did not run because their connection had gone, perhaps before all of their
+    /// arguments had come.
     pub dropped: u64,
     /// Calls that took longer than [`Limits::slow_call`](crate::Limits::slow_call).
     pub slow: u64,
-    /// Answers that were no reply, by what was said instead: refusals among them.
+    /// Answers that were a status, including refusals, by the number of their code.
     pub errors: BTreeMap<u32, u64>,
     /// Bytes of arguments.
     pub args_bytes: u64,
     /// Bytes of replies.
     pub reply_bytes: u64,
-    /// Time between the arrival of the arguments and a handler's.
+    /// Time from the arrival of the arguments until a handler takes the call.
     pub waiting: Times,
-    /// Time between the beginning of the method and its answer, whoever gave it.
+    /// Time from the beginning of the method to its answer, on whichever thread.
     pub running: Times,
 }
 
-/// How long something took, over all times it happened.
+/// How long something took, over all times that it happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {
@@ -126,21 +128,21 @@ impl MethodStats {
         }
     }
 
-    /// A call whose arguments are there.
+    /// A call has its arguments.
     pub(super) fn begun(&self, args_bytes: usize) {
         add(&self.calls, 1);
         add(&self.open, 1);
         add(&self.args_bytes, args_bytes as u64);
     }
 
-    /// A call that is refused before it is begun.
+    /// A call is refused before it begins.
     pub(super) fn refused(&self, code: StatusCode) {
         add(&self.calls, 1);
         add(&self.rejected, 1);
         self.failed(code);
     }
 
-    /// One that was begun, and has found no place.
+    /// A call that was begun has found no place with the handlers.
     pub(super) fn rejected(&self) {
         add(&self.rejected, 1);
     }
@@ -157,7 +159,8 @@ impl MethodStats {
         record(&self.waiting, time);
     }
 
-    /// Answered with a reply of so many bytes, or else; `ran` for so long, if it was run.
+    /// A call is answered, with a reply of this many bytes or with a status. `ran`: how long its
+    /// method ran, if it did.
     pub(super) fn ended(&self, ran: Option<Duration>, outcome: Result<usize, StatusCode>) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(ran) = ran {
@@ -169,7 +172,7 @@ impl MethodStats {
         }
     }
 
-    /// A reply of so many bytes found no room, after it was counted.
+    /// A reply of this many bytes found no room after it was counted.
     pub(super) fn not_sent(&self, reply_bytes: usize, code: StatusCode) {
         self.reply_bytes.fetch_sub(reply_bytes as u64, Ordering::Relaxed);
         self.failed(code);

@@ -1,4 +1,4 @@
-//! Which service and method a call means: a table built once, at the start.
+//! Which service and method a call is for: a table that is built once, at the start.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ pub(super) struct Table {
 #[derive(Clone)]
 pub(super) struct Published {
     pub(super) service: Arc<dyn Service>,
-    /// Clients of other services cannot take its room.
+    /// Whether it has room that clients of other services cannot take.
     pub(super) is_reserved: bool,
-    /// Its methods run on the connection's thread, whether or not there are handlers.
+    /// Whether its methods run on the connection's thread even if there are handlers.
     pub(super) is_inline: bool,
 }
 
@@ -28,11 +28,12 @@ struct Entry {
     methods: Vec<(&'static [u8], Arc<MethodStats>)>,
 }
 
-/// What a call is for, by its place in the table: handing it on touches nothing that other connections' threads touch.
+/// What a call is for, by its position in the table. Passing it on touches no memory that other
+/// connections' threads write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     service: usize,
-    /// The number that [`Service::call`] is told.
+    /// The number that [`Service::call`] gets.
     pub(super) method: usize,
 }
 
@@ -60,7 +61,7 @@ impl Table {
         Ok(Table { services })
     }
 
-    /// Whether `service` is the name of a reserved one.
+    /// Whether `service` is the name of a reserved service.
     pub(super) fn is_reserved(&self, service: &[u8]) -> bool {
         self.position(service).is_some_and(|at| self.services[at].published.is_reserved)
     }
@@ -69,7 +70,7 @@ impl Table {
         self.services.binary_search_by_key(&service, |entry| entry.name).ok()
     }
 
-    /// Of each method.
+    /// The stats of each method.
     pub(super) fn stats(&self) -> impl Iterator<Item = &MethodStats> {
         let methods = self.services.iter().flat_map(|entry| &entry.methods);
         methods.map(|(_, stats)| &**stats)
@@ -123,7 +124,7 @@ impl Entry {
     }
 }
 
-/// A name as it came over the wire, fit for a log line: short, on one line.
+/// A name as it came over the wire, made fit for a log: short, on one line.
 fn quote(name: &[u8]) -> String {
     const SHOWN_BYTES: usize = 64;
     let shown = &name[..name.len().min(SHOWN_BYTES)];

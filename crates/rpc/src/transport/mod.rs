@@ -1,5 +1,5 @@
-//! One connection as a stream of bytes in both directions. Nothing else in this crate touches a
-//! connected socket.
+//! One connection as a stream of bytes in both directions. Nothing else in this crate reads, writes
+//! or ends a connected socket.
 //!
 //! ```text
 //!   server's reader, channel ── read, look ────────────> ┌───────────┐
@@ -19,10 +19,11 @@
 //!     └──── shutdown(Read or Both) ──> over ────────────┘
 //! ```
 //!
-//! A client gets its `Transport` from [`connect`](Transport::connect) once it can send; a handshake
+//! A client gets its `Transport` from [`connect`](Transport::connect) once it can send: a handshake
 //! is part of connecting. A server gets one from [`accepted`](Transport::accepted) at once, and its
-//! reader performs the handshake within its calls of [`read`](Transport::read). The handshake has a
-//! time limit of its own, so a peer that is slow at it cannot outlast the limits of the reader.
+//! reader performs the handshake within its calls of [`read`](Transport::read). Nobody writes
+//! meanwhile, because a server sends nothing before the first call. The handshake has a time limit
+//! of its own, because to the reader it looks like silence.
 //!
 //! # Who may call what
 //!
@@ -47,17 +48,17 @@
 //!   answer in a handshake. It then returns [`Received::Nothing`], and the caller reads again.
 //!   Bytes that a `read` has decrypted and not given out come first in the next one, and `look`
 //!   reports them.
-//! - Writing. *What was not taken must be offered again, before any other byte.* `try_write` may
-//!   have sent a part of it: a record that the socket took half of is in nobody's hands but the
-//!   transport's, and counts as not taken. So "something is still to be flushed" and "something is
-//!   still to be sent" are the same thing, and the outbox's queue and writer thread serve both. A
-//!   connection that is cut owes nothing more.
-//! - What the protocol itself wants to say (the handshake, key updates, alerts), `read` and
-//!   `shutdown` send. Only a handshake may wait for the peer to take it, up to the write timeout.
-//!   Otherwise it leaves now, or ahead of the next write.
-//! - Ending. `shutdown(Write)` and `shutdown(Both)` announce the end of the stream behind everything
-//!   that was taken (for TLS, a `close_notify` comes before TCP's end). `shutdown(Read)` tells the
-//!   peer nothing.
+//! - Writing. *What was not taken must be offered again, before any other byte*, unless the
+//!   connection is cut. A part of it may have left: a record of which the socket took half is kept
+//!   by the transport, and its bytes count as not taken until the other half has left. So nothing
+//!   that was taken is ever left to flush, and the outbox's queue and writer thread, which exist for
+//!   bytes that were not taken, also flush what an encryption holds.
+//! - The protocol's own messages (handshake, key updates, alerts). `read` and `shutdown` send them.
+//!   Only a handshake may wait for the peer to take them, up to the write timeout. Any other message
+//!   leaves at once or ahead of the next write.
+//! - Ending. `shutdown(Write)` and `shutdown(Both)` announce the end of the stream behind
+//!   everything that was taken (for TLS, a `close_notify` comes before TCP's end). `shutdown(Read)`
+//!   tells the peer nothing.
 //!
 //! # Invariants
 //!

@@ -1,5 +1,5 @@
-//! What `syncraft-build` makes of .proto files that use every name which could get in the way, that it compiles (and its comments
-//! are no tests), under lints that a user's crate may have.
+//! Compiles what `syncraft-build` generates for .proto files with every name that could clash, under
+//! lints that a user's crate may have. Nothing in their comments may become a test.
 #![deny(
     warnings,
     missing_debug_implementations,
@@ -21,7 +21,7 @@ pub mod fields {
     ::syncraft::rpc::include_proto!("fields");
 }
 
-/// What did not compile once.
+/// Files that once did not compile.
 pub mod issues {
     syncraft::rpc::include_proto!("issues");
 }

@@ -1,4 +1,4 @@
-//! Calls through generated code whose names were in the way.
+//! Calls through generated code with names that could clash.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};

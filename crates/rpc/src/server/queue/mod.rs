@@ -1,34 +1,39 @@
-//! Calls that wait for a handler: a bounded queue, plain or fair. It has no lock and no clock: its owner's lock is around
-//! it, and the time comes in.
+//! Calls that wait for a handler: a bounded queue, plain or fair. It has no lock and no clock: its
+//! owner locks it and tells it the time.
 //!
 //! ```text
-//!   offer ── level of the caller (shares) ──> │ 0 │ 1 │ 2 │ 3 │ ── take: 8, 4, 2, 1 of each in turn ──> handler
-//!                        ^                     own full: the next worse; all full: refused                 │
-//!                        └──────────────────────────── charge: what the call has cost <────────────────────┘
+//!   offer ── the caller's level ──> │ 0 │ 1 │ 2 │ 3 │ ── take: 8, 4, 2, 1 in turns ──> handler
+//!                  ^                 full: the next worse level; all full: refused        │
+//!                  └──────────────────── charge: the cost of the call <───────────────────┘
 //! ```
 //!
 //! *Plain*: first come, first served, and refused when full.
 //!
-//! *Fair* (after Hadoop's FairCallQueue and DecayRpcScheduler): four levels, 0 the best, each with an equal part of the
-//! places. A call waits in the level its caller has as it comes in (see `shares`), or, where that is full, in the next
-//! worse one with a place. Taking goes round the levels, as many calls from each as its weight says.
+//! *Fair* (after Hadoop's FairCallQueue and DecayRpcScheduler): four levels, of which 0 is the
+//! best, each with an equal part of the places. A call waits in the level that its caller has when
+//! it comes (see `shares`) or, if that is full, in the next worse level with a place. Calls are
+//! taken from the levels in turns, as many from each as its weight says.
 //!
 //! # Invariants
 //!
-//! - What is taken in is taken out once; within a level, in the order of arrival.
-//! - It never holds more than its bound, and refuses rather than waits.
-//! - No take comes back empty while something waits: the turn of an empty level passes to the next at once.
+//! - Each call that is taken in is taken out once, and within a level in order of arrival.
+//! - The queue never holds more than its bound. It refuses, and never waits.
+//! - While something waits, a take returns it: the turn of an empty level passes to the next at
+//!   once.
 //! - No level starves: while all have calls, 15 takes are 8, 4, 2 and 1 of them.
-//! - The greedy one cannot fill the better levels: from the worst there is none to fall to. A light call is refused only
-//!   when its own level and all worse ones are full.
+//! - A greedy caller cannot fill the better levels, because a call only falls to worse ones. A
+//!   light caller's call is refused only if its own level and all worse ones are full.
 //!
 //! # Left out
 //!
-//! - What waits does not change its level when its caller does.
-//! - Cost is known when a call is done: until the first answers a flood of a new caller passes for light, and fills what it
-//!   can. Those calls leave at the pace of their levels; what comes after them is told apart.
-//! - Nothing proves a caller's name. One that changes it passes for light, up to `callers_max` names.
-//! - Within one level callers are not told apart: two that have half of the cost each share the worst by arrival.
+//! - A call that waits keeps its level when the level of its caller changes.
+//! - A call's cost is known when it is done. So until its first answers, a flood from a new caller
+//!   counts as light, and fills all places it can. Those calls leave at the pace of their levels;
+//!   the ones that come later are told apart.
+//! - Nothing proves a caller's name. A caller that changes its name counts as light, up to
+//!   `callers_max` names.
+//! - Within a level callers are not told apart. Two callers with half of the cost each share the
+//!   worst level in order of arrival.
 
 mod shares;
 
@@ -39,11 +44,12 @@ use crate::Fairness;
 use crate::fairness::LEVELS;
 use shares::Shares;
 
-/// A bounded queue of calls. A plain one is a fair one that knows of no shares and has all its places in level 0.
+/// A bounded queue of calls. A plain queue is a fair one without shares, with all places in level
+/// 0.
 #[derive(Debug)]
 pub(super) struct CallQueue<T> {
     levels: [Level<T>; LEVELS],
-    /// The level whose turn it is, and how many more calls may be taken from it.
+    /// The level whose turn it is, and how many more calls are taken from it.
     turn: (usize, u32),
     shares: Option<Shares>,
 }
@@ -61,7 +67,7 @@ impl<T> CallQueue<T> {
         CallQueue::new([len_max, 0, 0, 0], [1; LEVELS], None)
     }
 
-    /// A fair queue of at most `len_max` calls, at least 4, under settings that have been checked.
+    /// A fair queue of at most `len_max` calls, at least 4. The settings have been checked.
     pub(super) fn fair(len_max: usize, fairness: Fairness) -> Self {
         assert!(
             len_max >= LEVELS,
@@ -82,7 +88,7 @@ impl<T> CallQueue<T> {
         CallQueue { levels, turn: (0, weights[0]), shares }
     }
 
-    /// Takes in a call of `caller`; gives it back when there is no place for it.
+    /// Takes in a call of `caller`; gives it back if there is no place for it.
     pub(super) fn offer(&mut self, caller: &[u8], item: T, now: Instant) -> Result<(), T> {
         let own = self.shares.as_mut().map_or(0, |shares| shares.level(caller, now));
         match self.levels[own..].iter_mut().find(|level| level.waiting.len() < level.len_max) {
@@ -99,7 +105,7 @@ impl<T> CallQueue<T> {
         if self.len() == 0 {
             return None;
         }
-        // Ends within one round: something waits, and no weight is 0.
+        // This ends within one round: something waits, and no weight is 0.
         loop {
             let (level, left) = self.turn;
             if left > 0
@@ -113,7 +119,8 @@ impl<T> CallQueue<T> {
         }
     }
 
-    /// Adds to what `caller` has cost: the microseconds a call of it kept a handler busy, at least 1.
+    /// Adds to the cost of `caller`: the microseconds for which its call kept a handler busy, at
+    /// least 1.
     pub(super) fn charge(&mut self, caller: &[u8], cost: u64, now: Instant) {
         if let Some(shares) = &mut self.shares {
             shares.charge(caller, cost, now);
@@ -125,12 +132,12 @@ impl<T> CallQueue<T> {
         self.lens().iter().sum()
     }
 
-    /// Calls that wait in each level; all in level 0 if the queue is a plain one.
+    /// Calls that wait in each level; all in level 0 if the queue is plain.
     pub(super) fn lens(&self) -> [usize; LEVELS] {
         self.levels.each_ref().map(|level| level.waiting.len())
     }
 
-    /// Takes out all that wait, the best level first.
+    /// Takes out all calls, the best level first.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.levels.iter_mut().flat_map(|level| level.waiting.drain(..)).collect()
     }
@@ -145,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// Callers named after the level they are in, and stay in unless they are charged.
+    /// Callers named after their level, which stays the same until they are charged.
     const CALLERS: [&[u8]; LEVELS] = [b"level 0", b"level 1", b"level 2", b"level 3"];
 
     /// A fair queue in which `CALLERS` have 5, 15, 30 and 50 of 100.
@@ -273,7 +280,8 @@ mod tests {
         assert_eq!((queue.len(), queue.take()), (0, None));
     }
 
-    /// One handler, a caller that fills every place it is given, and one that calls every twentieth time.
+    /// One handler, a caller that fills every place it gets, and one that calls in every twentieth
+    /// round.
     #[test]
     fn a_light_caller_waits_for_one_call_of_a_greedy_one() {
         let mut queue = CallQueue::fair(64, Fairness::default());
@@ -292,7 +300,8 @@ mod tests {
                 waits.push(round - since.take().unwrap());
             }
         }
-        // At the start the greedy one passes for light, and fills every level before its first answer.
+        // At the start the greedy caller counts as light, and fills every level before its first
+        // answer.
         let settled = waits.split_off(5);
         assert!(waits.iter().all(|wait| *wait <= 30), "{waits:?}");
         assert!(settled.len() > 90 && settled.iter().all(|wait| *wait <= 1), "{settled:?}");

@@ -1,19 +1,21 @@
-//! Who has cost how much lately, and the level that follows from it.
+//! The recent cost of each caller, and the level that follows from it.
 //!
-//! A caller's *cost* is what it was charged, less what was forgotten: for each `sweep_every` that has passed it is
-//! multiplied by `decay` and rounded down; at zero the caller is forgotten. Its *share* is its cost by that of all callers,
-//! and its level the number of thresholds that the share reaches.
+//! A caller's *cost* is the sum of what it was charged, without what was forgotten: after each
+//! `sweep_every`, the cost is multiplied by `decay` and rounded down. A caller whose cost is zero
+//! is forgotten. Its *share* is its cost divided by that of all callers. Its level is the number of
+//! thresholds that its share reaches.
 //!
-//! - The share is that of this moment, not of the last sweep: the total runs along, so asking costs one lookup, and a flood
-//!   is told apart after its first answers rather than seconds later.
-//! - Sweeps happen when somebody asks or is charged. Those missed meanwhile are made up in one pass, by `decay` to the power
-//!   of their number: with rounding once instead of each time, which is the same at 0.5 and hardly differs elsewhere.
-//! - A sweep leaves the shares as they are, but for rounding. It is what is charged after it that weighs more: who stops
-//!   being greedy rises as others are charged.
-//! - A lone caller has all of the cost, and so is in the worst level; it loses no turn by that, as the others are empty, and has
-//!   the places of that level only.
-//! - An empty name is one caller's (the reader puts the IP address in its place). All who find `callers_max` others
-//!   remembered are one caller, until some are forgotten.
+//! - The share is always up to date, because the total is kept along. So asking costs one lookup,
+//!   and a flood is told apart after its first answers instead of seconds later.
+//! - Sweeps happen when somebody asks or is charged. Several that are due are made up in one pass,
+//!   by `decay` to the power of their number. This rounds once instead of each time, which is the
+//!   same at 0.5 and hardly differs elsewhere.
+//! - A sweep leaves the shares as they are, except for rounding. What is charged after it weighs
+//!   more, so a caller that is no longer greedy rises as others are charged.
+//! - A lone caller has all of the cost, and so is in the worst level. It loses no turn, because the
+//!   other levels are empty, but it only has the places of that level.
+//! - The empty name is one caller's. (The reader uses the IP address in its place.) If
+//!   `callers_max` callers are remembered, all others are one caller, until some are forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -33,9 +35,9 @@ pub(super) struct Shares {
     exempt: HashSet<Bytes>,
     /// At most `callers_max`.
     costs: HashMap<Box<[u8]>, u64>,
-    /// The cost of those who found no room in `costs`.
+    /// The cost of the callers that found no room in `costs`.
     rest: u64,
-    /// That of all: the sum of `costs`, and `rest`.
+    /// The cost of all callers: the sum of `costs`, and `rest`.
     total: u64,
     /// When the last sweep was due; `None` before the first call.
     swept: Option<Instant>,
@@ -68,12 +70,12 @@ impl Shares {
             None if self.is_full() => self.rest,
             None => 0,
         };
-        // Nothing of nothing is NaN, which reaches no threshold.
+        // 0 by 0 is NaN, which reaches no threshold.
         let share = cost as f64 / self.total as f64;
         self.thresholds.iter().filter(|threshold| share >= **threshold).count()
     }
 
-    /// Adds to what `caller` has cost.
+    /// Adds to the cost of `caller`.
     pub(super) fn charge(&mut self, caller: &[u8], cost: u64, now: Instant) {
         if self.exempt.contains(caller) {
             return;
@@ -93,8 +95,8 @@ impl Shares {
         self.costs.len() >= self.callers_max
     }
 
-    /// Makes up for the sweeps that were due by `now`. One that lies in the past (threads read the clock before they have
-    /// the lock) changes nothing.
+    /// Makes up for the sweeps that are due at `now`. A `now` in the past changes nothing: threads
+    /// read the clock before they have the lock.
     fn sweep(&mut self, now: Instant) {
         let swept = self.swept.get_or_insert(now);
         let elapsed = now.saturating_duration_since(*swept);

@@ -241,7 +241,7 @@ impl<R: Payload> Done<R> {
             Ok(len) => self.call.finish(Ok(Reply { len, write: &write })),
             Err(error) => self.call.finish(Err(Status::new(
                 StatusCode::Internal,
-                format!("the reply cannot be serialized: {error}"),
+                format!("the reply cannot be serialized: {}", crate::ErrorChain(&error)),
             ))),
         }
     }

@@ -11,9 +11,17 @@ use syncraft::testing::{Cluster, Options};
 use crate::nodes::until;
 use crate::relay::Relay;
 
-/// Half of the ten seconds that a Clerk's call has, and far from the 25 s that it takes until TCP
-/// notices. Two seconds are typical; a busy machine may need longer.
-const AT_MOST: Duration = Duration::from_secs(5);
+/// Far from the 25 s that it takes until TCP notices. Two seconds are typical; on a busy machine an
+/// election alone may take longer.
+const AT_MOST: Duration = Duration::from_secs(15);
+/// A call that has not ended by then is hung.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn three_members() -> Cluster {
+    let mut options = Options::default();
+    options.timeout = CALL_TIMEOUT;
+    Cluster::start_with(3, options).unwrap()
+}
 
 fn others(cluster: &Cluster, id: MemberId) -> Vec<MemberId> {
     cluster.ids().into_iter().filter(|&other| other != id).collect()
@@ -37,14 +45,14 @@ fn check_served(clerk: &Clerk, fault: impl Fn()) {
 
 #[test]
 fn all_connections_of_a_leader() {
-    let cluster = Cluster::start(3).unwrap();
+    let cluster = three_members();
     let leader = cluster.leader().unwrap();
     check_served(&cluster.clerk(), || cluster.blackhole(&[leader], &others(&cluster, leader)));
 }
 
 #[test]
 fn all_connections_between_members() {
-    let cluster = Cluster::start(3).unwrap();
+    let cluster = three_members();
     let ids = cluster.ids();
     check_served(&cluster.clerk(), || cluster.blackhole(&ids, &ids));
     // And all members hold the same again.
@@ -55,7 +63,7 @@ fn all_connections_between_members() {
 /// The one follower that is left is needed for a majority.
 #[test]
 fn the_only_connection_that_makes_a_majority() {
-    let cluster = Cluster::start(3).unwrap();
+    let cluster = three_members();
     let leader = cluster.leader().unwrap();
     let [follower, down] = others(&cluster, leader)[..] else { panic!("three members") };
     cluster.kill(down);
@@ -71,12 +79,13 @@ fn clerk_through(cluster: &Cluster, relays: &[Relay]) -> Clerk {
     let ids = cluster.ids().into_iter();
     let list: Vec<String> =
         ids.zip(relays).map(|(id, relay)| format!("{id}={}", relay.addr())).collect();
-    Clerk::builder().members(list.join(",")).follower_reads(true).build().unwrap()
+    let builder = Clerk::builder().members(list.join(",")).timeout(CALL_TIMEOUT);
+    builder.follower_reads(true).build().unwrap()
 }
 
 #[test]
 fn all_connections_of_a_clerk() {
-    let cluster = Cluster::start(3).unwrap();
+    let cluster = three_members();
     let relays = relays(&cluster);
     let clerk = clerk_through(&cluster, &relays);
     // It has a connection to each.
@@ -89,7 +98,7 @@ fn all_connections_of_a_clerk() {
 fn a_snapshot_on_its_way_goes_on_over_a_new_connection() {
     const KEYS: usize = 10;
     let mut options = Options::default();
-    options.snapshot_log_bytes = 1 << 20;
+    (options.snapshot_log_bytes, options.timeout) = (1 << 20, CALL_TIMEOUT);
     let cluster = Cluster::start_with(3, options).unwrap();
     let clerk = cluster.clerk();
     let leader = cluster.leader().unwrap();

@@ -17,9 +17,9 @@ pub enum Query {
 /// The answer to a [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Query::Get`]: the value, or `None` if the key is absent.
+    /// The answer to [`Query::Get`]: the value, or `None` if the key is absent.
     Value(Option<Bytes>),
-    /// To [`Query::Stats`].
+    /// The answer to [`Query::Stats`].
     Stats(Stats),
 }
 

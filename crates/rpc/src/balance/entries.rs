@@ -10,7 +10,7 @@ use super::{Balancer, Candidate, Endpoint};
 
 pub(super) struct Entries<T> {
     policy: HealthPolicy,
-    /// Of the list that was applied last, if any was.
+    /// The generation of the last list, if there was one.
     generation: Option<u64>,
     listed: Vec<Entry<T>>,
     /// Entries that have left the list, kept until their calls have ended.
@@ -52,7 +52,7 @@ impl<T> Entries<T> {
         Entries { policy, generation: None, listed, leaving, next_number: 0 }
     }
 
-    /// Those in the list, in its order.
+    /// The entries in the list, in its order.
     pub(super) fn listed(&self) -> &[Entry<T>] {
         &self.listed
     }

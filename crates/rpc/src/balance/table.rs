@@ -162,7 +162,7 @@ impl<T> fmt::Debug for EndpointTable<T> {
 }
 
 /// A call at one endpoint of an [`EndpointTable`], and the way to that endpoint. It counts as
-/// outstanding until it [ends](Attempt::end). Dropping it ends it without a verdict.
+/// outstanding until it [ends](Attempt::end). Dropping it ends it as [`HealthSignal::Unknown`].
 pub struct Attempt<'a, T> {
     table: &'a EndpointTable<T>,
     picked: Picked<T>,
@@ -183,6 +183,7 @@ impl<T> Attempt<'_, T> {
 
     /// As [`end`](Attempt::end), once. Returns the change of health, for the log.
     pub(super) fn finish(&mut self, end: CallEnd) -> Option<HealthChange> {
+        assert!(!self.is_over, "an attempt ends once");
         self.is_over = true;
         self.table.end(self.picked.number, self.picked.kind, end)
     }

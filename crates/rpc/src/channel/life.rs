@@ -323,3 +323,46 @@ impl State {
         self.connection().filter(is_dead).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::{CallError, CallOptions, Channel, Method};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Whether the timer finds it, as it gives the call up, or the thread that reads.
+    #[test]
+    fn a_silent_connection_is_reported_by_the_thread_that_reads() {
+        // The system accepts, and nobody answers.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (lost, losses) = mpsc::channel();
+        let report = move |how| {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            lost.send((how, name)).unwrap();
+        };
+        let addr = listener.local_addr().unwrap().to_string();
+        let channel = Channel::builder(addr).on_disconnect_how(report).lazy();
+        let (done, outcomes) = mpsc::channel();
+        let (method, deadline) =
+            (Method::new("s", "m"), Instant::now() + Duration::from_millis(600));
+        channel.call_then::<(), ()>(
+            &method,
+            &CallOptions::default(),
+            &(),
+            deadline,
+            move |outcome| {
+                done.send(outcome).unwrap();
+            },
+        );
+        let error = outcomes.recv_timeout(LONG).unwrap().unwrap_err();
+        assert!(error.may_have_run() && !matches!(error, CallError::Refused { .. }), "{error}");
+        let (how, thread_name) = losses.recv_timeout(LONG).unwrap();
+        assert_eq!(how, Disconnect::Silent);
+        assert!(thread_name.starts_with("rpc-chan-"), "{thread_name}");
+    }
+}

@@ -139,20 +139,19 @@ impl Decoder {
 
     /// The next part that is complete; `None` when more bytes are needed. After an error the stream
     /// cannot be followed.
+    #[inline]
     pub(crate) fn next<H: Head>(&mut self) -> Result<Option<Frame<H>>, FrameError> {
-        let buffered = &self.buf[self.start..self.end];
         match &mut self.state {
             State::Head => self.next_head(),
             State::Body(body) => {
-                let (taken, whole) = body.take(buffered);
+                let (taken, whole) = body.take(&self.buf[self.start..self.end]);
                 self.start += taken;
-                if whole.is_some() {
-                    self.state = State::Head;
-                }
-                Ok(whole.map(Frame::Body))
+                let Some(whole) = whole else { return Ok(None) };
+                self.state = State::Head;
+                Ok(Some(Frame::Body(whole)))
             }
             State::Skip { left, skipped } => {
-                let count = buffered.len().min(*left);
+                let count = (self.end - self.start).min(*left);
                 self.start += count;
                 *left -= count;
                 *skipped += count;
@@ -165,6 +164,7 @@ impl Decoder {
         }
     }
 
+    #[inline]
     fn next_head<H: Head>(&mut self) -> Result<Option<Frame<H>>, FrameError> {
         let buf = &self.buf[self.start..self.end];
         let head_size = match (self.head_size, buf) {
@@ -190,6 +190,7 @@ impl Decoder {
 
 impl Body {
     /// Takes what it needs of the bytes that are buffered: how many, and the body if it is whole.
+    #[inline]
     fn take(&mut self, buffered: &[u8]) -> (usize, Option<Bytes>) {
         if self.filled == 0 && buffered.len() >= self.len {
             return (self.len, Some(Bytes::copy_from_slice(&buffered[..self.len])));

@@ -106,9 +106,8 @@ pub enum Effect {
     /// Load this snapshot, which has arrived, in place of the state: the entries that led to it
     /// will not come.
     Install(SnapshotMeta),
-    /// A snapshot on this member's disk holds every entry up to this one: the log on disk may drop
-    /// them. Writes that come after this effect go on behind what is dropped. Losing it is
-    /// allowed: the next snapshot releases the same entries.
+    /// A snapshot on this member's disk holds every entry up to this one, so the log on disk may
+    /// drop them. A crash may lose this: the next snapshot releases the same entries.
     ReleaseLog(Index),
     /// These entries are committed: apply them, in order. Each is handed out once.
     Apply(Vec<Entry>),

@@ -43,24 +43,14 @@ use crate::raft::{MemberId, Standing};
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock, DiskPin, RealDisk};
+use super::identity::{FORMAT_VERSION, Identity};
 use super::open_dir::OpenDir;
-
-/// The format that this program writes, and the newest that it reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+use super::wal::segment;
 
 const TITLE: &str = "syncraft data directory";
 const META_LEN_MAX_BYTES: usize = 4096;
 /// The names in a data directory that nobody else uses. The root of a file system has `lost+found`.
 const OWN_NAMES: [&str; 6] = ["LOCK", "meta", "meta.tmp", "wal", "snap", "lost+found"];
-
-/// Whose data a directory holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster, fixed when the directory is first used.
-    pub cluster_id: u64,
-    /// The member.
-    pub member_id: MemberId,
-}
 
 /// A data directory. This value and the [`Wal`](super::Wal) opened in it hold its lock.
 #[derive(Debug)]
@@ -169,7 +159,7 @@ impl DataDir {
         let wal = self.wal_dir();
         if self.is_log_started()
             && let Ok(names) = self.disk.list(&wal)
-            && names.iter().all(|name| !super::wal::is_segment_name(name))
+            && names.iter().all(|name| segment::parse_file_name(name).is_none())
         {
             return Err(self.taken_away(wal));
         }

@@ -25,6 +25,7 @@
 mod data_dir;
 pub mod disk;
 mod error;
+mod identity;
 mod open_dir;
 mod progress;
 #[cfg(feature = "testing")]
@@ -33,7 +34,8 @@ pub mod sim;
 pub mod snapshot;
 pub mod wal;
 
-pub use data_dir::{DataDir, Identity};
+pub use data_dir::DataDir;
 pub use error::StorageError;
+pub use identity::Identity;
 pub use snapshot::{Receiver, Snapshot, SnapshotReader, SnapshotWriter, Snapshots};
 pub use wal::{Recovered, TornTail, Wal, WalOptions};

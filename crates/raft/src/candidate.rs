@@ -83,8 +83,8 @@ impl Raft {
     /// No leader was heard for an election timeout: asks whether an election could be won. A
     /// candidate whose election ended without a leader starts again here, in the same term.
     pub(super) fn campaign(&mut self) {
+        self.assert_may_stand();
         let common = &mut self.common;
-        common.assert_may_stand();
         common.set_leader(None);
         common.reset_timer();
         for message in common.vote_requests(true, false) {
@@ -99,8 +99,8 @@ impl Raft {
     /// Begins a term and votes for itself. Once that vote is on the disk, it counts and the other
     /// members are asked.
     pub(super) fn stand_for_election(&mut self, is_transfer: bool) {
+        self.assert_may_stand();
         let common = &mut self.common;
-        common.assert_may_stand();
         let current_term = common.current_term().next();
         common.change_hard_state(HardState { current_term, voted_for: Some(common.config.id) });
         common.set_leader(None);
@@ -114,7 +114,7 @@ impl Raft {
     /// may vote too.
     pub(super) fn on_timeout_now(&mut self, message: &Message) {
         self.common.reply(message.caller(), Reply::TimeoutNow);
-        if self.common.may_stand() {
+        if self.may_stand() {
             self.stand_for_election(true);
         }
     }
@@ -149,22 +149,24 @@ impl Raft {
         assert!(self.common.leader().is_none(), "whoever hears a leader has given up already");
         self.role = Role::Follower;
     }
-}
 
-impl Common {
     /// Whether this member can become leader: it votes, knows its promises, and its disk accepts
     /// new ones.
     pub(super) fn may_stand(&self) -> bool {
-        let is_voter = self.config.members.is_voter(self.config.id);
-        is_voter && self.joining.is_none() && !self.is_disk_stalled()
+        let Common { config, .. } = &self.common;
+        let is_voter = config.members.is_voter(config.id);
+        is_voter && self.joining.is_none() && !self.common.is_disk_stalled()
     }
 
     fn assert_may_stand(&self) {
-        assert!(!self.is_leading(), "a leader does not stand for election");
-        assert!(self.config.members.is_voter(self.config.id), "only voters stand");
+        let Common { config, .. } = &self.common;
+        assert!(!self.common.is_leading(), "a leader does not stand for election");
+        assert!(config.members.is_voter(config.id), "only voters stand");
         assert!(self.joining.is_none(), "whoever does not know its promises does not stand");
     }
+}
 
+impl Common {
     fn vote_requests(&self, pre_vote: bool, is_transfer: bool) -> Vec<Message> {
         let term = if pre_vote { self.current_term().next() } else { self.current_term() };
         let request = RequestVote {

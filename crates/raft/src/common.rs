@@ -12,9 +12,8 @@ use std::collections::VecDeque;
 use super::config::Config;
 use super::event::{Effect, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
 use super::forwarded::Forwarded;
-use super::joining::Joining;
 use super::log::{Log, cost_bytes};
-use super::message::{Body, Caller, Message, ReadIndexReply, Reply, Request};
+use super::message::{Body, Caller, Message, ReadIndex, ReadIndexReply, Reply, Request};
 use super::reads::{Question, Readers};
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
@@ -40,8 +39,6 @@ pub(super) struct Common {
     /// The leader of the current term, if known. It is this member if and only if its role is
     /// leader.
     leader: Option<MemberId>,
-    /// Set while this member lacks its data.
-    pub(super) joining: Option<Joining>,
     /// Reads for which the leader is asked.
     pub(super) forwarded: Forwarded,
     /// An entry that a leader has reported as committed, whether or not this log has it.
@@ -51,7 +48,8 @@ pub(super) struct Common {
     /// The last reading of the boot-time clock.
     pub(super) now_us: Option<u64>,
     pub(super) is_disk_full: bool,
-    last_question: u64,
+    /// The name of the last question. A member without its data begins with this one.
+    pub(super) last_question: u64,
     pub(super) timer: Timer,
     pub(super) rng: fastrand::Rng,
     pub(super) persists: Persists,
@@ -124,8 +122,6 @@ impl Common {
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         // From a clone, so as not to shift the sequence of the jitter.
         let last_question = fastrand::Rng::with_seed(rng.clone().u64(..)).u64(..1 << 62);
-        let is_empty = (hard_state, snapshot, entries.len()) == (HardState::default(), None, 0);
-        let joining = Joining::begin(config.standing, is_empty, last_question);
         let may_have_promised = config.lease || config.may_have_promised;
         let promise_ticks = match may_have_promised && hard_state.current_term > Term::ZERO {
             true => config.election_ticks_min,
@@ -144,7 +140,6 @@ impl Common {
             applied_index: snapshot_index,
             applying: VecDeque::new(),
             leader: None,
-            joining,
             forwarded: Forwarded::default(),
             known_committed: None,
             promise_ticks,
@@ -401,6 +396,12 @@ impl Common {
         self.reply(question.caller, Reply::ReadIndex(reply));
     }
 
+    /// Refuses to answer a follower, because this member does not lead the term or has too much to
+    /// do.
+    pub(super) fn refuse_read_index(&mut self, message: &Message, request: ReadIndex) {
+        self.answer_question(Question::new(message, request), None);
+    }
+
     pub(super) fn reject(&mut self, id: RequestId, reason: Rejection) {
         self.effects.push(Effect::Rejected { id, reason });
     }
@@ -412,6 +413,14 @@ impl Common {
         for question in followers {
             self.answer_question(question, None);
         }
+    }
+
+    /// Rejects the reads that this member has asked a leader about. There is no leader, or another
+    /// one, and nobody will confirm them.
+    fn reject_forwarded(&mut self) {
+        let reason = Rejection::NotLeader(self.leader);
+        let ids = self.forwarded.take_unconfirmed();
+        self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
     }
 
     /// Draws a new election timeout (Raft §5.2).

@@ -1,9 +1,19 @@
 //! The configuration of a member: who it is, who the others are, its times in ticks, and its
 //! bounds.
 
-use super::joining::Standing;
 use super::membership::Membership;
 use super::types::MemberId;
+
+/// Whether a member may vote when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has all its data.
+    Voter,
+    /// As far as it knows, it has never had any data.
+    New,
+    /// It had data and has lost it.
+    Rebuilding,
+}
 
 /// The configuration of one member's core. [`Config::new`] has the defaults, which are meant for
 /// ticks of 10 ms.

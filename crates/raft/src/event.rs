@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use super::joining::OtherCluster;
 use super::message::Message;
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
@@ -67,6 +66,15 @@ pub enum Event {
     /// The connection with a peer broke, or a request to it failed. What was sent may be lost. If
     /// the peer is the leader, it may be dead.
     Disconnected(MemberId),
+}
+
+/// What a peer with data of another cluster says to a member without data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherCluster {
+    /// The peer's cluster.
+    pub cluster_id: u64,
+    /// Whether the peer was started with the same list of members, addresses included.
+    pub has_same_list: bool,
 }
 
 /// What a member must do, in this order.

@@ -1,54 +1,55 @@
-//! A follower, which only answers (Raft §5.2, §5.3). Members of every role give votes here.
+//! A follower: it answers (Raft §5.2, §5.3), and asks the leader before it serves reads (thesis
+//! §6.4). Members of every role give votes here.
 
+use super::Raft;
 use super::common::Common;
-use super::event::Effect;
+use super::event::{Effect, Rejection, RequestId};
 use super::message::{
-    AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Message, Reply, Request,
-    RequestVote, RequestVoteReply,
+    AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Message, ReadIndex,
+    ReadIndexReply, Reply, Request, RequestVote, RequestVoteReply,
 };
 use super::types::{Entry, HardState, Index, SnapshotMeta, Term};
 
 /// No log gets this long. A peer's snapshot must not use up the indexes.
 const INDEX_MAX: u64 = 1 << 62;
 
-impl Common {
+impl Raft {
     /// Answers a request of an earlier term with the current one, so that its sender steps down. A
     /// member without its data is in an early term, and gets a real answer.
     pub(super) fn refuse_stale(&mut self, message: &Message, request: &Request) {
+        let common = &mut self.common;
         match request {
-            Request::RequestVote(request) => self.refuse_vote(message, *request),
+            Request::RequestVote(request) => common.refuse_vote(message, *request),
             Request::AppendEntries(_) | Request::InstallSnapshot(_) => {
                 let stale = AppendEntriesReply::Stale;
-                self.reply(message.caller(), Reply::AppendEntries(stale));
+                common.reply(message.caller(), Reply::AppendEntries(stale));
             }
             // The same member may lead again, and its rounds of an earlier term mean nothing then.
             Request::Heartbeat(_) => {
                 let round = HeartbeatReply::NO_ROUND;
                 let reply = HeartbeatReply { round, promised_us: 0, cannot_write: false };
-                self.reply(message.caller(), Reply::Heartbeat(reply));
+                common.reply(message.caller(), Reply::Heartbeat(reply));
             }
-            Request::TimeoutNow => self.reply(message.caller(), Reply::TimeoutNow),
-            Request::ReadIndex(request) => self.refuse_read_index(message, *request),
+            Request::TimeoutNow => common.reply(message.caller(), Reply::TimeoutNow),
+            Request::ReadIndex(request) => common.refuse_read_index(message, *request),
             Request::Join(request) => self.on_join(message, *request),
         }
     }
+}
 
+impl Common {
     /// A candidate asks for a vote (Raft §5.2, §5.4.1) or whether it would get one (thesis §9.6).
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
         let is_up_to_date = self.log.is_up_to_date(request.last_log_index, request.last_log_term);
-        match (is_up_to_date && self.may_help(request), request.pre_vote) {
+        // A promise forbids to help another one, unless the leader itself hands over.
+        let may_help = self.promise_ticks == 0 || request.is_transfer;
+        match (is_up_to_date && may_help, request.pre_vote) {
             (true, true) if message.term > self.current_term() && !self.hears_leader() => {
                 self.grant_pre_vote(message)
             }
             (true, false) if self.may_vote_for(message) => self.grant_vote(message),
             _ => self.refuse_vote(message, request),
         }
-    }
-
-    /// Whether promises allow a vote. A member without its data does not know its promises.
-    fn may_help(&self, request: RequestVote) -> bool {
-        let knows_promises = self.joining.is_none() || self.is_filled_by_the_only_other();
-        knows_promises && (self.promise_ticks == 0 || request.is_transfer)
     }
 
     /// One vote a term, for the first candidate that asks. The same candidate may ask again.
@@ -190,6 +191,52 @@ impl Common {
         let cannot_write = self.is_disk_full || self.is_disk_stalled();
         let reply = HeartbeatReply { round: request.round, promised_us, cannot_write };
         self.reply(message.caller(), Reply::Heartbeat(reply));
+    }
+
+    /// A client's read at a member that does not lead: it waits for a question to the leader, or is
+    /// refused (thesis §6.4).
+    pub(super) fn read_through_leader(&mut self, id: RequestId) {
+        match self.leader() {
+            None => self.reject(id, Rejection::NotLeader(None)),
+            _ if self.forwarded.len() >= self.config.reads_max => self.reject(id, Rejection::Busy),
+            _ => self.forwarded.wait(id),
+        }
+    }
+
+    /// Asks the leader for all reads that wait.
+    #[inline]
+    pub(super) fn ask_for_reads(&mut self) {
+        let may_ask = self.forwarded.wants_question() && self.is_hard_state_durable();
+        let Some(leader) = self.leader().filter(|_| may_ask) else { return };
+        assert_ne!(leader, self.config.id, "a leader asks nobody");
+        let batch = self.next_question();
+        self.forwarded.ask(batch);
+        let request = Request::ReadIndex(ReadIndex { batch });
+        let question = self.request(leader, self.current_term(), request);
+        self.effects.push(Effect::Send(question));
+    }
+
+    /// The leader says what is committed, or that it cannot.
+    pub(super) fn on_read_index_reply(&mut self, message: &Message, reply: ReadIndexReply) {
+        if self.leader() != Some(message.from) {
+            return;
+        }
+        let Some((index, term)) = reply.committed else {
+            let (ids, reason) = (self.forwarded.take_refused(reply.batch), Rejection::Busy);
+            return self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
+        };
+        self.forwarded.confirm(reply.batch, index);
+        self.known_committed = self.known_committed.max(Some((index, term)));
+        self.commit_what_is_known();
+    }
+
+    /// Serves the reads whose entries were handed out.
+    #[inline]
+    pub(super) fn release_forwarded(&mut self) {
+        let ready = self.forwarded.take_ready(self.handed_out());
+        if !ready.is_empty() {
+            self.effects.push(Effect::ReadReady(ready));
+        }
     }
 
     /// If the log has the entry that a leader has reported as committed, everything up to it is

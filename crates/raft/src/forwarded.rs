@@ -11,10 +11,7 @@
 
 use std::collections::VecDeque;
 
-use super::common::Common;
-use super::event::{Effect, Rejection, RequestId};
-use super::message::{Message, ReadIndex, ReadIndexReply, Request};
-use super::reads::Question;
+use super::event::RequestId;
 use super::types::Index;
 
 /// The most questions under way at the same time, as for the rounds of a leader.
@@ -46,7 +43,17 @@ impl Forwarded {
         self.len += 1;
     }
 
-    fn wants_question(&self) -> bool {
+    /// A tick has passed. A question without an answer after two heartbeats may be lost.
+    pub(super) fn tick(&mut self, heartbeat_ticks: u32) {
+        self.ticks_since_asked += 1;
+        if self.ticks_since_asked >= 2 * heartbeat_ticks {
+            self.asked_lately = 0;
+        }
+    }
+
+    /// Whether the leader should be asked now.
+    #[inline]
+    pub(super) fn wants_question(&self) -> bool {
         let is_any_unanswered = !self.waiting.is_empty() || !self.asked.is_empty();
         match self.asked_lately {
             0 => is_any_unanswered,
@@ -54,7 +61,8 @@ impl Forwarded {
         }
     }
 
-    fn ask(&mut self, batch: u64) {
+    /// All reads that wait are asked about in the question `batch`.
+    pub(super) fn ask(&mut self, batch: u64) {
         assert!(
             self.asked.back().is_none_or(|&(last, _)| last < batch),
             "names are not used again"
@@ -70,6 +78,23 @@ impl Forwarded {
         }
     }
 
+    /// The leader has answered the question `batch`: its reads are served from the state at
+    /// `committed`.
+    pub(super) fn confirm(&mut self, batch: u64, committed: Index) {
+        let ids = self.take_answered(batch);
+        if !ids.is_empty() {
+            self.confirmed.push_back((committed, ids));
+        }
+    }
+
+    /// The leader has refused the question `batch`. Returns its reads, which do not wait any more.
+    pub(super) fn take_refused(&mut self, batch: u64) -> Vec<RequestId> {
+        let ids = self.take_answered(batch);
+        assert!(ids.len() <= self.len, "every read that is on its way is counted");
+        self.len -= ids.len();
+        ids
+    }
+
     fn take_answered(&mut self, batch: u64) -> Vec<RequestId> {
         let is_asked = self.asked.iter().any(|&(asked, _)| asked == batch);
         let mut ids = Vec::new();
@@ -82,8 +107,13 @@ impl Forwarded {
         ids
     }
 
-    fn take_ready(&mut self, handed_out: Index) -> Vec<RequestId> {
+    /// The confirmed reads for which enough entries were handed out.
+    #[inline]
+    pub(super) fn take_ready(&mut self, handed_out: Index) -> Vec<RequestId> {
         let mut ready = Vec::new();
+        if self.confirmed.is_empty() {
+            return ready;
+        }
         while let Some((_, ids)) = self.confirmed.pop_front_if(|(index, _)| *index <= handed_out) {
             ready.extend(ids);
         }
@@ -93,84 +123,11 @@ impl Forwarded {
     }
 
     /// All reads that no leader has confirmed.
-    fn take_unconfirmed(&mut self) -> Vec<RequestId> {
+    pub(super) fn take_unconfirmed(&mut self) -> Vec<RequestId> {
         let asked = self.asked.drain(..).flat_map(|(_, ids)| ids);
         let ids: Vec<RequestId> = asked.chain(std::mem::take(&mut self.waiting)).collect();
         self.asked_lately = 0;
         self.len -= ids.len();
         ids
-    }
-}
-
-impl Common {
-    /// A client's read at a member that does not lead: asks the leader, or refuses the read.
-    pub(super) fn read_through_leader(&mut self, id: RequestId) {
-        match self.leader() {
-            None => self.reject(id, Rejection::NotLeader(None)),
-            _ if self.forwarded.len() >= self.config.reads_max => self.reject(id, Rejection::Busy),
-            _ => self.forwarded.wait(id),
-        }
-    }
-
-    /// Asks the leader for all reads that wait.
-    #[inline]
-    pub(super) fn ask_for_reads(&mut self) {
-        let may_ask = self.forwarded.wants_question() && self.is_hard_state_durable();
-        let Some(leader) = self.leader().filter(|_| may_ask) else { return };
-        assert_ne!(leader, self.config.id, "a leader asks nobody");
-        let batch = self.next_question();
-        self.forwarded.ask(batch);
-        let request = Request::ReadIndex(ReadIndex { batch });
-        let question = self.request(leader, self.current_term(), request);
-        self.effects.push(Effect::Send(question));
-    }
-
-    /// A question without an answer after two heartbeats may be lost.
-    pub(super) fn tick_forwarded(&mut self) {
-        self.forwarded.ticks_since_asked += 1;
-        if self.forwarded.ticks_since_asked >= 2 * self.config.heartbeat_ticks {
-            self.forwarded.asked_lately = 0;
-        }
-    }
-
-    /// There is no leader, or another one, and nobody will confirm the reads that the last one was
-    /// asked about.
-    pub(super) fn reject_forwarded(&mut self) {
-        let reason = Rejection::NotLeader(self.leader());
-        let ids = self.forwarded.take_unconfirmed();
-        self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
-    }
-
-    #[inline]
-    pub(super) fn release_forwarded(&mut self) {
-        if self.forwarded.confirmed.is_empty() {
-            return;
-        }
-        let ready = self.forwarded.take_ready(self.handed_out());
-        if !ready.is_empty() {
-            self.effects.push(Effect::ReadReady(ready));
-        }
-    }
-
-    /// Refuses, because this member does not lead this term or has too much to do.
-    pub(super) fn refuse_read_index(&mut self, message: &Message, request: ReadIndex) {
-        self.answer_question(Question::new(message, request), None);
-    }
-
-    pub(super) fn on_read_index_reply(&mut self, message: &Message, reply: ReadIndexReply) {
-        if self.leader() != Some(message.from) {
-            return;
-        }
-        let ids = self.forwarded.take_answered(reply.batch);
-        let Some((index, term)) = reply.committed else {
-            self.forwarded.len -= ids.len();
-            let reason = Rejection::Busy;
-            return self.effects.extend(ids.into_iter().map(|id| Effect::Rejected { id, reason }));
-        };
-        if !ids.is_empty() {
-            self.forwarded.confirmed.push_back((index, ids));
-        }
-        self.known_committed = self.known_committed.max(Some((index, term)));
-        self.commit_what_is_known();
     }
 }

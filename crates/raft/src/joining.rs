@@ -48,29 +48,10 @@ use std::collections::BTreeMap;
 
 use super::Raft;
 use super::common::Common;
-use super::event::Effect;
+use super::config::Standing;
+use super::event::{Effect, OtherCluster};
 use super::message::{Join, JoinReply, Message, Reply, Request};
 use super::types::{HardState, Index, MemberId, Term};
-
-/// Whether a member may vote when it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It has all its data.
-    Voter,
-    /// As far as it knows, it has never had any data.
-    New,
-    /// It had data and has lost it.
-    Rebuilding,
-}
-
-/// What a peer with data of another cluster says to a member without data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OtherCluster {
-    /// The peer's cluster.
-    pub cluster_id: u64,
-    /// Whether the peer was started with the same list of members, addresses included.
-    pub has_same_list: bool,
-}
 
 /// What a peer has answered to a member without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,45 +87,46 @@ enum Stage {
     Recording,
 }
 
-impl Joining {
-    pub(super) fn begin(standing: Standing, is_empty: bool, question: u64) -> Option<Joining> {
-        let is_new = match standing {
-            Standing::Voter => return None,
-            Standing::New => is_empty,
+impl Raft {
+    /// At the start: a member without its data asks the others.
+    pub(super) fn begin_joining(&mut self) {
+        let is_new = match self.common.config.standing {
+            Standing::Voter => return,
+            Standing::New => self.is_empty(),
             Standing::Rebuilding => false,
         };
         let stage = Stage::Asking { is_new, answers: BTreeMap::new() };
-        Some(Joining { stage, question, ticks_until_asked: 1, ticks: 0 })
+        let question = self.common.last_question;
+        self.joining = Some(Joining { stage, question, ticks_until_asked: 1, ticks: 0 });
+        // A cluster of one has no other member to ask.
+        self.count_answers();
     }
-}
 
-impl Raft {
     /// While this member lacks its data and asks the other members: the answer of each, if there is
     /// one.
     pub fn join_answers(&self) -> Option<BTreeMap<MemberId, Option<JoinAnswer>>> {
-        match &self.common.joining {
-            Some(Joining { stage: Stage::Asking { answers, .. }, .. }) => Some(
-                self.common
-                    .config
-                    .peers()
-                    .map(|peer| (peer, answers.get(&peer).copied()))
-                    .collect(),
-            ),
-            _ => None,
-        }
+        let Some(Joining { stage: Stage::Asking { answers, .. }, .. }) = &self.joining else {
+            return None;
+        };
+        let peers = self.common.config.peers();
+        Some(peers.map(|peer| (peer, answers.get(&peer).copied())).collect())
     }
-}
 
-impl Common {
     /// Whether this member does not know its promises yet.
     pub(super) fn is_asking(&self) -> bool {
         matches!(self.joining, Some(Joining { stage: Stage::Asking { .. }, .. }))
     }
 
-    /// Whether this member may vote although it lacks data: see the module's page.
-    pub(super) fn is_filled_by_the_only_other(&self) -> bool {
-        let is_filling = matches!(self.joining, Some(Joining { stage: Stage::Filling { .. }, .. }));
-        is_filling && self.config.members.len() == 2
+    /// Whether this member may vote: it knows its promises, or the only other member fills it (see
+    /// the module's page).
+    pub(super) fn may_vote(&self) -> bool {
+        match &self.joining {
+            None => true,
+            Some(Joining { stage: Stage::Filling { .. }, .. }) => {
+                self.common.config.members.len() == 2
+            }
+            Some(_) => false,
+        }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -153,7 +135,7 @@ impl Common {
 
     /// Asks the members that have not answered yet, repeatedly.
     pub(super) fn tick_joining(&mut self) {
-        let (is_durable, term) = (self.is_hard_state_durable(), self.current_term());
+        let (is_durable, term) = (self.common.is_hard_state_durable(), self.common.current_term());
         let Some(joining) = &mut self.joining else { return };
         joining.ticks = joining.ticks.saturating_add(1);
         self.count_answers();
@@ -162,23 +144,23 @@ impl Common {
         if joining.ticks_until_asked > 0 || !is_durable {
             return;
         }
-        joining.ticks_until_asked = self.config.heartbeat_ticks;
+        joining.ticks_until_asked = self.common.config.heartbeat_ticks;
         let question = joining.question;
         let asked: Vec<MemberId> = match &joining.stage {
             Stage::Asking { answers, .. } => {
                 // If clusters differ, no answer is final: operators restart members until they
                 // agree.
                 let asks_all = answers.values().any(JoinAnswer::is_other_cluster);
-                let peers = self.config.peers();
+                let peers = self.common.config.peers();
                 peers.filter(|peer| asks_all || !answers.contains_key(peer)).collect()
             }
             Stage::Filling { target: Some((of, _)) } if *of == term => Vec::new(),
-            Stage::Filling { .. } => self.leader().into_iter().collect(),
+            Stage::Filling { .. } => self.common.leader().into_iter().collect(),
             Stage::Recording | Stage::Leaving => Vec::new(),
         };
         for peer in asked {
-            let join = self.request(peer, term, Request::Join(Join { question }));
-            self.effects.push(Effect::Send(join));
+            let join = self.common.request(peer, term, Request::Join(Join { question }));
+            self.common.effects.push(Effect::Send(join));
         }
     }
 
@@ -193,12 +175,13 @@ impl Common {
             // This member votes, or is about to, but may not have voted yet.
             Some(Joining { stage: Stage::Recording, .. }) | None => self.is_empty(),
         };
-        let last = self.is_leading().then(|| (self.log.last_index(), self.log.last_term()));
-        self.reply(message.caller(), Reply::Join(JoinReply { question, is_new, last }));
+        let common = &mut self.common;
+        let last = common.is_leading().then(|| (common.log.last_index(), common.log.last_term()));
+        common.reply(message.caller(), Reply::Join(JoinReply { question, is_new, last }));
     }
 
     pub(super) fn on_join_reply(&mut self, message: &Message, reply: JoinReply) {
-        let (term, leader) = (self.current_term(), self.leader());
+        let (term, leader) = (self.common.current_term(), self.common.leader());
         let Some(joining) = &mut self.joining else { return };
         if reply.question != joining.question {
             return;
@@ -222,7 +205,7 @@ impl Common {
 
     /// Instead of an answer: the peer belongs to another cluster.
     pub(super) fn on_other_cluster(&mut self, peer: MemberId, other: OtherCluster) {
-        let is_peer = self.config.peers().any(|it| it == peer);
+        let is_peer = self.common.config.peers().any(|it| it == peer);
         if let Some(Joining { stage: Stage::Asking { answers, .. }, .. }) = &mut self.joining
             && is_peer
         {
@@ -238,9 +221,10 @@ impl Common {
             return;
         };
         let is_all_new = *is_new && answers.values().all(|answer| *answer == JoinAnswer::New);
-        let answered = answers.keys().copied().chain([self.config.id]);
-        let is_quorum = self.config.members.is_quorum(answered);
-        let has_all = 1 + answers.len() == self.config.members.len();
+        let config = &self.common.config;
+        let answered = answers.keys().copied().chain([config.id]);
+        let is_quorum = config.members.is_quorum(answered);
+        let has_all = 1 + answers.len() == config.members.len();
         if answers.values().any(JoinAnswer::is_other_cluster) {
             if has_all && let Some(cluster_id) = common_cluster(answers) {
                 self.take_cluster(cluster_id);
@@ -248,8 +232,8 @@ impl Common {
             return;
         }
         // A member with data may only be slow to answer.
-        let is_late = *ticks >= self.config.election_ticks_max;
-        if self.config.members.len() == 1 || is_all_new && (has_all || is_quorum && is_late) {
+        let is_late = *ticks >= config.election_ticks_max;
+        if config.members.len() == 1 || is_all_new && (has_all || is_quorum && is_late) {
             self.record_joined();
         } else if has_all {
             self.begin_filling();
@@ -262,28 +246,30 @@ impl Common {
             && let Some(joining) = &mut self.joining
         {
             joining.stage = Stage::Leaving;
-            self.effects.push(Effect::TakeCluster(cluster_id));
+            self.common.effects.push(Effect::TakeCluster(cluster_id));
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.hard_state() == HardState::default() && self.log.last_index() == Index::ZERO
+        let common = &self.common;
+        common.hard_state() == HardState::default() && common.log.last_index() == Index::ZERO
     }
 
     /// All other members have told their terms, and the latest is the current one. This member may
     /// have voted in it.
     fn begin_filling(&mut self) {
-        assert!(!self.is_leading(), "whoever lacks its data does not lead");
-        let question = self.next_question();
+        let common = &mut self.common;
+        assert!(!common.is_leading(), "whoever lacks its data does not lead");
+        let question = common.next_question();
         // It may have forgotten a lease too.
-        self.promise_ticks = self.config.election_ticks_min;
+        common.promise_ticks = common.config.election_ticks_min;
         let Some(joining) = &mut self.joining else { return };
         joining.stage = Stage::Filling { target: None };
         // Earlier answers do not say what the current leader has.
         (joining.question, joining.ticks_until_asked) = (question, 1);
         // It keeps a vote that it remembers.
-        let voted_for = self.hard_state().voted_for.or(Some(self.config.id));
-        self.change_hard_state(HardState { voted_for, ..self.hard_state() });
+        let voted_for = common.hard_state().voted_for.or(Some(common.config.id));
+        common.change_hard_state(HardState { voted_for, ..common.hard_state() });
     }
 
     /// Goes on once everything that this member can have promised is on its disk.
@@ -293,9 +279,10 @@ impl Common {
         else {
             return;
         };
-        let is_held = self.log.durable_index() >= index
-            && self.log.term_at(index).is_none_or(|held| held == term);
-        if term == self.current_term() && self.is_hard_state_durable() && is_held {
+        let common = &self.common;
+        let is_held = common.log.durable_index() >= index
+            && common.log.term_at(index).is_none_or(|held| held == term);
+        if term == common.current_term() && common.is_hard_state_durable() && is_held {
             self.record_joined();
         }
     }
@@ -304,7 +291,7 @@ impl Common {
         if let Some(joining) = &mut self.joining {
             assert!(!matches!(joining.stage, Stage::Recording), "that is recorded once");
             joining.stage = Stage::Recording;
-            self.effects.push(Effect::Joined);
+            self.common.effects.push(Effect::Joined);
         }
     }
 
@@ -323,11 +310,11 @@ impl Common {
     /// it would be filled as if it had lost its data.
     fn expect_no_leader(&mut self) {
         if self.is_empty() {
-            let (soonest, latest) =
-                (2 * self.config.heartbeat_ticks, self.config.election_ticks_min);
-            let pause_ticks = self.rng.u32(soonest.min(latest)..=latest);
-            let due_ticks = self.timer.elapsed_ticks.saturating_add(pause_ticks);
-            self.timer.timeout_ticks = self.timer.timeout_ticks.min(due_ticks);
+            let Common { config, rng, timer, .. } = &mut self.common;
+            let (soonest, latest) = (2 * config.heartbeat_ticks, config.election_ticks_min);
+            let pause_ticks = rng.u32(soonest.min(latest)..=latest);
+            let due_ticks = timer.elapsed_ticks.saturating_add(pause_ticks);
+            timer.timeout_ticks = timer.timeout_ticks.min(due_ticks);
         }
     }
 }

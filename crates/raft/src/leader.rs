@@ -1,7 +1,5 @@
 //! A leader: it proposes, replicates, commits (Raft §5.3, §5.4) and confirms reads (thesis §6.4).
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use super::common::Common;
@@ -12,15 +10,15 @@ use super::log::cost_bytes;
 use super::message::{
     AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, Message, ReadIndex, Request,
 };
-use super::progress::Progress;
+use super::progress::{Peers, Progress};
 use super::reads::{Answers, Question, Reads};
-use super::transfer::Transfer;
+use super::transfer::{Transfer, should_leave_bad_disk};
 use super::types::{Entry, Index, MemberId, Payload};
 use super::{Raft, Role};
 
 #[derive(Debug)]
 pub(super) struct Leader {
-    pub(super) peers: BTreeMap<MemberId, Progress>,
+    peers: Peers,
     pub(super) reads: Reads,
     /// The number of the last round of heartbeats.
     round: u64,
@@ -30,8 +28,8 @@ pub(super) struct Leader {
     uncommitted_bytes: usize,
     ticks_since_heartbeat: u32,
     ticks_since_quorum: u32,
-    pub(super) transfer: Option<Transfer>,
-    pub(super) lease: Lease,
+    transfer: Option<Transfer>,
+    lease: Lease,
 }
 
 impl Leader {
@@ -80,7 +78,7 @@ impl Raft {
         let common = &mut self.common;
         assert_eq!(common.hard_state().voted_for, Some(common.config.id), "it voted for itself");
         assert!(common.is_hard_state_durable(), "a leader has its own vote on its disk");
-        assert!(common.joining.is_none(), "a leader knows all its promises");
+        assert!(self.joining.is_none(), "a leader knows all its promises");
         common.set_leader(Some(common.config.id));
         let mut leader = Leader::new(&common.config, common.log.last_index().next());
         leader.append(common, Payload::Noop);
@@ -113,8 +111,10 @@ impl Leader {
                 return false;
             }
         }
-        self.tick_transfer(&common.config);
-        self.leave_bad_disk(common);
+        self.transfer.take_if(|transfer| transfer.tick(&common.config));
+        if self.transfer.is_none() && should_leave_bad_disk(common, &self.peers) {
+            self.begin_transfer(&common.config, None);
+        }
         if is_heartbeat_due {
             self.beat(common);
         }
@@ -203,7 +203,8 @@ impl Leader {
         }
         let term = common.log.term_at(commit_index);
         let committed = (commit_index, term.expect("the last committed entry's term is known"));
-        if self.has_lease(common) {
+        let promises = self.peers.iter().map(|(&id, peer)| (id, peer.promise_end_us));
+        if self.lease.holds(&common.config, common.now_us, promises) {
             let answers = self.reads.confirm_waiting(committed);
             return answer_followers(common, answers);
         }
@@ -252,6 +253,22 @@ impl Leader {
                     }
                 }
             }
+        }
+    }
+
+    /// Begins a transfer, which replaces one that is under way.
+    pub(super) fn begin_transfer(&mut self, config: &Config, to: Option<MemberId>) {
+        self.transfer = Transfer::begin(config, &self.peers, to);
+    }
+
+    /// Asks the next leader to stand once it has the whole log on its disk.
+    fn send_timeout_now(&mut self, common: &mut Common) {
+        let Some(transfer) = &mut self.transfer else { return };
+        let last_index = common.log.last_index();
+        if let Some(to) = transfer.take_ready(&common.config, &self.peers, last_index) {
+            self.lease.give_away();
+            let message = common.request(to, common.current_term(), Request::TimeoutNow);
+            common.effects.push(Effect::Send(message));
         }
     }
 

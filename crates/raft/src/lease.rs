@@ -28,7 +28,8 @@
 use std::collections::VecDeque;
 
 use super::common::Common;
-use super::leader::Leader;
+use super::config::Config;
+use super::types::MemberId;
 
 /// The number of rounds whose departure is remembered: more than a lease lasts, at the usual pace.
 const ROUNDS_MAX: usize = 32;
@@ -62,20 +63,18 @@ impl Lease {
     pub(super) fn give_away(&mut self) {
         self.is_given_away = true;
     }
-}
 
-impl Leader {
     /// Whether this leader may answer reads without asking, because nobody else can lead yet.
-    pub(super) fn has_lease(&self, common: &Common) -> bool {
-        let is_under = |now_us| now_us < self.lease_end_us(common);
-        common.config.lease && !self.lease.is_given_away && common.now_us.is_some_and(is_under)
-    }
-
-    /// The end of a quorum's promises to elect nobody else.
-    fn lease_end_us(&self, common: &Common) -> u64 {
-        let promises = self.peers.iter().map(|(&id, peer)| (id, peer.promise_end_us));
-        let own = (common.config.id, u64::MAX);
-        common.config.members.reached_by_quorum(promises.chain([own]))
+    /// `promises` has the end of each peer's promise.
+    pub(super) fn holds(
+        &self,
+        config: &Config,
+        now_us: Option<u64>,
+        promises: impl Iterator<Item = (MemberId, u64)>,
+    ) -> bool {
+        let own = (config.id, u64::MAX);
+        let end_us = || config.members.reached_by_quorum(promises.chain([own]));
+        config.lease && !self.is_given_away && now_us.is_some_and(|now_us| now_us < end_us())
     }
 }
 

@@ -61,6 +61,8 @@
 //! | `commit_index` | `common` | `commitIndex` |
 //! | `handed_out`: the last entry given out to be applied | `common` | `lastApplied`, as the core knows it |
 //! | who leads this term, the election timer | `common` | |
+//! | reads for which the leader is asked | `forwarded` | |
+//! | what a member without its data knows about the others | `joining` | |
 //! | votes received | `candidate` | candidates only |
 //! | `next_index`, `match_index` and the window of each peer | `progress` | `nextIndex[]`, `matchIndex[]`: leaders only |
 //! | rounds of heartbeats, reads that wait, the transfer, the lease | `leader`, `reads`, `transfer`, `lease` | leaders only |
@@ -68,7 +70,10 @@
 //!
 //! What all members have is `Common`; what only a candidate or a leader has is in its `Role`. A
 //! method of `Leader` exists only where there is a leader, so no handler has to ask whether this
-//! member leads.
+//! member leads. What only a member without its data has is `Joining`, beside the role.
+//!
+//! `log`, `reads`, `forwarded`, `lease`, `transfer` and `progress` keep a state and its rules. They
+//! send nothing: `Common` and the roles ask them, and send.
 //!
 //! # Roles
 //! ```text
@@ -185,7 +190,7 @@
 //!   ([`Effect::ReleaseLog`], [`Persist::reset`]); the shell drops nothing by itself. Asserted in
 //!   `Common::release_log`. Test: `snapshots::the_log_is_released_up_to_a_snapshot_that_was_taken`.
 //! - **A member that does not know its promises does not stand and does not lead.** Asserted in
-//!   `Common::assert_may_stand` and `become_leader`. Test:
+//!   `Raft::assert_may_stand` and `become_leader`. Test:
 //!   `joining::it_votes_when_it_holds_all_that_the_leader_had`.
 //! - **Each request gets one reply**, or is nonsense. The carrier keeps a call open for it. Test:
 //!   `terms::a_request_of_an_earlier_term_is_refused_with_the_current_one`.
@@ -243,9 +248,11 @@ mod reads;
 mod transfer;
 mod types;
 
-pub use config::Config;
-pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
-pub use joining::{JoinAnswer, OtherCluster, Standing};
+pub use config::{Config, Standing};
+pub use event::{
+    Effect, Event, OtherCluster, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName,
+};
+pub use joining::JoinAnswer;
 pub use membership::Membership;
 pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
@@ -257,6 +264,7 @@ use bytes::Bytes;
 
 use candidate::Candidate;
 use common::{Common, Timer};
+use joining::Joining;
 use leader::Leader;
 
 /// How far ahead another member's term can be. With an election in every millisecond it would take
@@ -271,6 +279,8 @@ const FORGOTTEN_EACH_STEP: usize = 256;
 #[derive(Debug)]
 pub struct Raft {
     common: Common,
+    /// Set while this member lacks its data.
+    joining: Option<Joining>,
     role: Role,
 }
 
@@ -323,10 +333,10 @@ impl Raft {
         entries: Vec<Entry>,
     ) -> Raft {
         config.assert_sound();
-        let mut common = Common::new(config, hard_state, snapshot, entries);
-        // A cluster of one has no other member to ask.
-        common.count_answers();
-        Raft { common, role: Role::Follower }
+        let common = Common::new(config, hard_state, snapshot, entries);
+        let mut raft = Raft { common, joining: None, role: Role::Follower };
+        raft.begin_joining();
+        raft
     }
 
     /// Takes what has happened, and returns what to do, in order.
@@ -343,8 +353,8 @@ impl Raft {
                 Event::Applied(index) => self.common.applied(index),
                 Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.common.is_disk_full = is_full,
-                Event::Joined => self.common.joined(),
-                Event::OtherCluster { peer, other } => self.common.on_other_cluster(peer, other),
+                Event::Joined => self.joined(),
+                Event::OtherCluster { peer, other } => self.on_other_cluster(peer, other),
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }
@@ -361,7 +371,7 @@ impl Raft {
             durable_index: common.log.durable_index(),
             commit_index: common.commit_index(),
             snapshot_index: common.snapshot.map_or(Index::ZERO, |it| it.last_included_index),
-            is_joining: common.joining.is_some(),
+            is_joining: self.joining.is_some(),
             is_disk_stalled: common.is_disk_stalled(),
             nonsense_count: common.nonsense_count,
         }
@@ -371,11 +381,11 @@ impl Raft {
         let common = &mut self.common;
         common.promise_ticks = common.promise_ticks.saturating_sub(1);
         common.persists.tick(common.log.handed_over_index());
-        common.tick_joining();
-        common.tick_forwarded();
+        common.forwarded.tick(common.config.heartbeat_ticks);
+        self.tick_joining();
         match &mut self.role {
             Role::Leader(leader) => {
-                if !leader.tick(common) {
+                if !leader.tick(&mut self.common) {
                     self.become_follower(self.common.current_term(), None);
                 }
             }
@@ -387,7 +397,7 @@ impl Raft {
         let Common { timer, promise_ticks, .. } = &mut self.common;
         timer.elapsed_ticks += 1;
         let is_due = timer.elapsed_ticks >= timer.timeout_ticks && *promise_ticks == 0;
-        if is_due && self.common.may_stand() && !self.is_vote_under_way() {
+        if is_due && self.may_stand() && !self.is_vote_under_way() {
             self.campaign();
         }
     }
@@ -395,7 +405,7 @@ impl Raft {
     /// Every message passes here. Strangers are turned away, and terms are compared once, before
     /// any role sees the message (Raft §5.1).
     fn receive(&mut self, message: Message) {
-        if self.common.is_leaving() {
+        if self.is_leaving() {
             return;
         }
         let Config { id, members, .. } = &self.common.config;
@@ -408,7 +418,7 @@ impl Raft {
             return self.common.nonsense(&message, "its term is out of reach");
         }
         // A member that does not know its promises answers nothing else.
-        if self.common.is_asking() && !message.body.is_about_joining() {
+        if self.is_asking() && !message.body.is_about_joining() {
             return;
         }
         match message.term.cmp(&current_term) {
@@ -442,8 +452,8 @@ impl Raft {
     /// its questions and answers count.
     fn receive_earlier_term(&mut self, message: Message) {
         match &message.body {
-            Body::Request(request) => self.common.refuse_stale(&message, request),
-            Body::Reply(Reply::Join(reply)) => self.common.on_join_reply(&message, *reply),
+            Body::Request(request) => self.refuse_stale(&message, request),
+            Body::Reply(Reply::Join(reply)) => self.on_join_reply(&message, *reply),
             Body::Reply(_) => {}
         }
     }
@@ -460,13 +470,16 @@ impl Raft {
             return self.common.nonsense(message, "there is another leader in this term");
         }
         match request {
+            Request::RequestVote(request) if !self.may_vote() => {
+                self.common.refuse_vote(message, *request)
+            }
             Request::RequestVote(request) => self.common.on_request_vote(message, *request),
             Request::AppendEntries(request) => self.common.on_append_entries(message, request),
             Request::Heartbeat(request) => self.common.on_heartbeat(message, *request),
             Request::InstallSnapshot(end) => self.common.on_install_snapshot(message, *end),
             Request::TimeoutNow => self.on_timeout_now(message),
             Request::ReadIndex(request) => self.on_read_index(message, *request),
-            Request::Join(request) => self.common.on_join(message, *request),
+            Request::Join(request) => self.on_join(message, *request),
         }
     }
 
@@ -489,7 +502,7 @@ impl Raft {
                 self.vote_counted(tally);
             }
             (_, Reply::ReadIndex(reply)) => self.common.on_read_index_reply(message, reply),
-            (_, Reply::Join(reply)) => self.common.on_join_reply(message, reply),
+            (_, Reply::Join(reply)) => self.on_join_reply(message, reply),
             (_, Reply::AppendEntries(_) | Reply::Heartbeat(_) | Reply::RequestVote(_)) => {}
             (_, Reply::TimeoutNow) => {}
         }
@@ -584,7 +597,7 @@ impl Raft {
             _ => self.common.ask_for_reads(),
         }
         self.common.persist();
-        self.common.look_whether_filled();
+        self.look_whether_filled();
         self.hand_out();
         self.common.log.forget(FORGOTTEN_EACH_STEP);
         self.common.tell_role(self.role_change());

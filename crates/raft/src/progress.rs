@@ -16,10 +16,10 @@
 //! twice as many heartbeats. A large message has more time, because a network may be slow
 //! ([`time_of`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::config::Config;
-use super::types::Index;
+use super::types::{Index, MemberId};
 
 /// For how many heartbeats a living peer may leave appends unanswered before they count as lost. If
 /// its disk is only slow, this costs one repeated message each time.
@@ -36,6 +36,9 @@ const BYTES_PER_HEARTBEAT_MIN: usize = 256 << 10;
 fn time_of(bytes: usize) -> u32 {
     u32::try_from(bytes / BYTES_PER_HEARTBEAT_MIN).unwrap_or(u32::MAX)
 }
+
+/// All peers of a leader.
+pub(super) type Peers = BTreeMap<MemberId, Progress>;
 
 #[derive(Debug)]
 pub(super) struct Progress {

@@ -4,7 +4,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use crc32c::{crc32c, crc32c_append};
 
 use crate::raft::{Index, SnapshotMeta, Term};
-use crate::storage::data_dir::FORMAT_VERSION;
+use crate::storage::identity::FORMAT_VERSION;
 
 pub(super) const HEADER_LEN_BYTES: usize = 64;
 /// Length and checksum, before the bytes of each chunk.

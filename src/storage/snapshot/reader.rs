@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::raft::SnapshotMeta;
 use crate::storage::StorageError;
-use crate::storage::data_dir::FORMAT_VERSION;
 use crate::storage::disk::DiskFile;
+use crate::storage::identity::FORMAT_VERSION;
 use crate::storage::progress::Progress;
 
 use super::format::{

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use crc32c::{crc32c, crc32c_append};
 
 use crate::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
-use crate::storage::Identity;
-use crate::storage::data_dir::FORMAT_VERSION;
+use crate::storage::identity::{FORMAT_VERSION, Identity};
 
 /// A disk writes this many bytes as a whole or not at all.
 pub(super) const SECTOR_LEN_BYTES: u64 = 512;

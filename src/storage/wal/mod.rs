@@ -200,7 +200,7 @@ mod format;
 mod kept;
 mod recovery;
 mod replay;
-mod segment;
+pub(super) mod segment;
 mod spare;
 #[cfg(test)]
 mod tests;
@@ -222,11 +222,6 @@ use recovery::Outcome;
 use replay::{Continuation, Replay};
 use segment::{Blank, Segment, write_zeros};
 use spare::SpareMaker;
-
-/// Whether a file of this name is a segment of the log.
-pub(super) fn is_segment_name(name: &str) -> bool {
-    segment::parse_file_name(name).is_some()
-}
 
 /// Segments are a multiple of this, and at least this long.
 const BLOCK_LEN_BYTES: u64 = 4096;

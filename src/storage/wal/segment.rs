@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::storage::StorageError;
 use crate::storage::disk::{Disk, DiskFile};
+use crate::storage::identity::{FORMAT_VERSION, Identity};
 use crate::storage::open_dir::OpenDir;
-use crate::storage::{Identity, StorageError};
 
 use super::format::{
     BadHeader, FIRST_BATCH_OFFSET, MARK_LEN_BYTES, MARK_OFFSET, Mark, SEGMENT_HEADER_LEN_BYTES,
     SegmentHeader,
 };
-use crate::storage::data_dir::FORMAT_VERSION;
 
 /// How many zeros are written at a time.
 pub(super) const ZERO_STEP_BYTES: usize = 128 << 10;
@@ -41,7 +41,7 @@ pub(super) fn file_name(sequence: u64) -> String {
 }
 
 /// The sequence number in a segment's name; `None` if it is not one.
-pub(super) fn parse_file_name(name: &str) -> Option<u64> {
+pub(in crate::storage) fn parse_file_name(name: &str) -> Option<u64> {
     let sequence = name.strip_suffix(".wal")?.parse().ok()?;
     (file_name(sequence) == name).then_some(sequence)
 }

@@ -36,7 +36,12 @@ pub(super) enum ApplierTask<S: StateMachine> {
     /// These reads may be answered now.
     Read(Vec<(S::Query, Responder<S::Answer>)>),
     /// This read may be answered at any time, if the state is as fresh as it asks for.
-    ReadStale { query: S::Query, age_max: Option<Duration>, responder: Responder<Stale<S::Answer>> },
+    ReadStale {
+        query: S::Query,
+        /// `None` allows any age.
+        age_max: Option<Duration>,
+        responder: Responder<Stale<S::Answer>>,
+    },
     /// The state reflects all writes that were acknowledged before this moment of the boot-time
     /// clock.
     FreshAsOf(Duration),

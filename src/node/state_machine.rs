@@ -20,8 +20,8 @@ use crate::raft::Index;
 /// ```text
 /// apply ── apply ── view() ── apply ── apply ──      one thread at a time: never waits
 ///                     └─ StateView::write ──> disk   another thread, for as long as it takes
-///                                              └──> load() ── apply ── apply ──   this member
-///                                                                                 later, or another
+///                                              └──> load() ── apply ── apply ──
+///                                                   this member later, or another one
 /// ```
 ///
 /// The key-value store ([`kv::Store`](crate::kv::Store)) is one of these. A program may replicate

@@ -223,7 +223,8 @@ fn a_late_member_judges_itself_when_it_gets_there() {
     assert_eq!(cluster.different(1), [3]);
 }
 
-/// It keeps the first agreed entry that it has not applied, though the leader asks about newer ones.
+/// It keeps the first agreed entry that it has not applied, though the leader asks about newer
+/// ones.
 #[test]
 fn a_member_that_is_always_behind_is_judged_at_last() {
     let mut cluster = Cluster::new(3);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append ─┐
-//! append ─┼─> one batch ── sync: one write, one fdatasync ──> active segment     spare (zeroed ahead by a thread)
+//! append ─┼─> one batch ── sync: one write, one fdatasync ──> active segment      spare (zeroed)
 //! append ─┘                                                   wal/0000000007.wal  wal/spare.tmp
 //! ```
 //!

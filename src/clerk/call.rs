@@ -125,7 +125,9 @@ impl<'a> Call<'a> {
     ) -> Result<R, ClerkError> {
         loop {
             let (members, silent) = self.pool.survey();
-            match self.route.step(members, silent | self.not_members) {
+            // The balancer's choice may be the probe of a silent member: that is for this call to do.
+            let own = self.picked.as_ref().map_or(0, |picked| 1 << picked.number());
+            match self.route.step(members, (silent & !own) | self.not_members) {
                 Step::Pause(pause) => self.wait(pause.min(self.left() / 2))?,
                 Step::Wait(pause) => self.wait(pause)?,
                 Step::Ask(member) => {
@@ -219,8 +221,8 @@ impl<'a> Call<'a> {
     fn signal<R>(&self, result: &Result<Verdict<R>, CallError>, took: Duration) -> HealthSignal {
         match result {
             Ok(Verdict::Done(_)) => HealthSignal::Answered,
-            // A follower is right to refuse a write. It can read if it knows a leader.
-            Ok(Verdict::NotLeader { hint: Some(_), .. }) if self.is_write => HealthSignal::Answered,
+            // A follower is right to refuse a write. That says nothing about its reads.
+            Ok(Verdict::NotLeader { .. }) if self.is_write => HealthSignal::Unknown,
             Ok(_) => HealthSignal::Unavailable,
             Err(error) if is_silence(error, took) => HealthSignal::Silent,
             Err(error) => match HealthSignal::of(error) {
@@ -318,8 +320,25 @@ fn is_refusal_of_request(error: &CallError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pool::ReadPolicy;
     use super::*;
     use crate::rpc::Status;
+
+    #[test]
+    fn a_refused_write_says_nothing_about_reads() {
+        let reads =
+            ReadPolicy { balancer: Box::new(rpc::RoundRobin::new()), from_followers: false };
+        let pool = Pool::new(&"a:1".parse().unwrap(), false, reads).unwrap();
+        for (operation, expected) in
+            [("put", HealthSignal::Unknown), (READ, HealthSignal::Unavailable)]
+        {
+            let call = Call::new(&pool, operation, Duration::from_secs(1), 0);
+            for hint in [None, Some(LeaderHint { id: 2, addr: "b:1".to_owned() })] {
+                let refused = Ok(Verdict::<()>::NotLeader { hint, may_have_run: false });
+                assert_eq!(call.signal(&refused, Duration::ZERO), expected, "{operation}");
+            }
+        }
+    }
 
     #[test]
     fn only_some_statuses_prove_that_a_call_did_not_run() {

@@ -82,7 +82,10 @@ impl Route {
     pub(super) fn busy(&mut self, member: usize, retry_after: Option<Duration>) {
         self.busy_streak += 1;
         let asked_for = retry_after.unwrap_or_default().min(BUSY_PAUSE_MAX);
-        self.busy_pause = Some(asked_for + self.next_pause());
+        // Clients that a member turned away at the same time must not come back together.
+        let share = asked_for / 3;
+        let spread = Backoff { first: share, longest: share }.pause(1);
+        self.busy_pause = Some(asked_for + spread + self.next_pause());
         if self.busy_streak <= BUSY_STREAK_MAX {
             self.asked &= !(1 << member);
             self.hint = Some(member);
@@ -185,7 +188,10 @@ mod tests {
             route.busy(1, Some(asked_for));
             let least = asked_for.min(BUSY_PAUSE_MAX);
             let Step::Wait(pause) = route.step(3, 0) else { panic!("{route:?}") };
-            assert!(pause > least && pause < least + PAUSES.longest * 2, "{least:?}: {pause:?}");
+            assert!(
+                pause > least && pause < least * 3 / 2 + PAUSES.longest * 2,
+                "{least:?}: {pause:?}"
+            );
         }
         assert_eq!(route.step(3, 0), Ask(2));
         // If the member names no time, the pause is the usual one.

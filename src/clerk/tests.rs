@@ -49,6 +49,7 @@ struct Actor {
     log: Log,
     addrs: Arc<Mutex<Vec<String>>>,
     kept: Mutex<Vec<Done<PutAppendReply>>>,
+    kept_reads: Mutex<Vec<Done<GetReply>>>,
 }
 
 impl Actor {
@@ -108,6 +109,7 @@ impl KvServerRpc for Actor {
             }
             Word(word) => done.run(reply(word)),
             Say::Status(code) => done.fail(Status::new(code, "as scripted")),
+            Silence => self.kept_reads.lock().push(done),
             _ => done.run(reply(words::ERR_WRONG_LEADER)),
         }
     }
@@ -132,6 +134,7 @@ impl Cast {
                 log: log.clone(),
                 addrs: addrs.clone(),
                 kept: Mutex::default(),
+                kept_reads: Mutex::default(),
             };
             let server = Server::builder()
                 .service(KvServerRpcService::new(Arc::new(actor)))
@@ -511,4 +514,19 @@ fn reads_stay_away_from_a_member_that_does_not_serve_them() {
     }
     let asked_in_vain = cast.log.lock().iter().filter(|(number, _)| *number == 0).count();
     assert!(asked_in_vain <= 1, "{asked_in_vain}");
+}
+
+/// The member is left out for a while. Then one read asks it, and it serves again.
+#[test]
+fn reads_go_back_to_a_member_that_was_silent() {
+    let cast = Cast::new(&[&[Silence, Ok(1)], &[Ok(1)]]);
+    let members = cast.addrs.lock().clone();
+    let clerk = Clerk::builder().members(members).follower_reads(true).build().unwrap();
+    let asked = || cast.log.lock().iter().filter(|(number, _)| *number == 0).count();
+    let deadline = Instant::now() + LONG;
+    while asked() < 3 {
+        assert!(Instant::now() < deadline, "asked {} times", asked());
+        clerk.get("k").unwrap();
+        thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -117,7 +117,11 @@ impl Shared {
 
     pub(super) fn is_connected(self: &Arc<Self>) -> bool {
         let state = self.notice_end(self.lock(), Instant::now());
-        let is_alive = |it: &Arc<Connection>| state.has_reader || it.look() != Waiting::End;
+        let is_alive = |it: &Arc<Connection>| match state.has_reader {
+            // The thread that reads may have yet to notice the end.
+            true => !it.outbox.is_cut(),
+            false => it.look() != Waiting::End,
+        };
         state.connection().is_some_and(is_alive)
     }
 

@@ -173,7 +173,8 @@ impl Transport {
         match (&self.socket).read(space) {
             Ok(0) => Ok(Received::End),
             Ok(count) => Ok(Received::Bytes(count)),
-            Err(error) if is_timeout(&error) => Ok(Received::TimedOut),
+            // Without a timeout, it is TCP that has given up.
+            Err(error) if is_timeout(&error) && timeout.is_some() => Ok(Received::TimedOut),
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::Nothing),
             Err(error) => Err(error),
         }

@@ -21,7 +21,8 @@
 //!   member that has not answered, or no longer has its digest at that index, is compared at a
 //!   later one.
 //! - If no quorum agrees, nobody knows which state is right. This is logged, and nobody stops.
-//! - A new leader begins anew. What an earlier leader says late is still true.
+//! - A new leader begins anew. A late message of an earlier leader still counts: what a quorum
+//!   agreed on stays true.
 //! - A member of an older version sends no digests, and is not compared.
 //!
 //! Invariant: a member judges itself only against the digest of a quorum of all members.

@@ -22,7 +22,7 @@ use crate::storage::{DataDir, StorageError, Wal};
 
 /// Most bytes of entries in one write: a bound on how long the first of them waits for the last.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// A large state is written less often: at most so many of its bytes for each byte of the log.
+/// A snapshot waits until the log is at least a quarter as long as the last snapshot.
 const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
 /// After a longer turn, only the log's own thread writes for a while. A connection's thread that
 /// waits for the disk answers no pings, and its connection looks dead.
@@ -66,7 +66,7 @@ pub(super) struct Persister {
     pub(super) stop: Receiver<()>,
     /// The last entry that the newest snapshot holds.
     pub(super) snapshot_index: Index,
-    /// A snapshot is wanted when the log holds so many bytes behind it.
+    /// A snapshot is wanted when the log holds this many bytes after it.
     pub(super) snapshot_log_bytes: u64,
     /// A turn took long. Until this moment the next one is expected to take long, too.
     pub(super) slow_until: Option<Instant>,

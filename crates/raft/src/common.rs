@@ -1,8 +1,8 @@
 //! The state that members of every role have: that of Raft figure 2, and the effects of the current
 //! step.
 //!
-//! The term, the vote, `commit_index` and `handed_out` are private to this file. Each of them
-//! changes in one method, and that method asserts what Raft says about the change.
+//! The term, the vote, `commit_index` and `handed_out` are private to this file. Each
+//! changes only in methods that assert what Raft says about the change.
 //!
 //! Methods that each step calls once are `#[inline]`. Otherwise calls from one file to another
 //! would cost more than all assertions.
@@ -154,7 +154,10 @@ impl Common {
             effects: Vec::new(),
         };
         common.adopt_term_of_snapshot();
-        assert!(common.log.last_term() <= common.current_term(), "no entry is of a term to come");
+        assert!(
+            common.log.last_term() <= common.current_term(),
+            "no entry has a later term than the current one"
+        );
         common.reset_timer();
         common
     }
@@ -238,7 +241,9 @@ impl Common {
         assert!(leader != Some(self.config.id), "nobody follows itself");
         if term > self.current_term() {
             self.change_hard_state(HardState { current_term: term, voted_for: None });
+            self.leader = None;
         }
+        assert!(self.leader.is_none() || leader.is_none(), "a term has one leader (§5.2)");
         self.leader = leader;
         self.reset_timer();
         self.reject_forwarded();
@@ -248,7 +253,10 @@ impl Common {
     pub(super) fn append(&mut self, entries: impl IntoIterator<Item = Entry>) {
         entries.into_iter().for_each(|entry| self.log.append(entry));
         // Terms never fall along the log, so this holds for all entries.
-        assert!(self.log.last_term() <= self.current_term(), "no entry is of a term to come");
+        assert!(
+            self.log.last_term() <= self.current_term(),
+            "no entry has a later term than the current one"
+        );
     }
 
     /// Removes the entries from `from` on, which conflict with the leader's.

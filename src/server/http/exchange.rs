@@ -17,7 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// connection would be reset and the answer lost.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// A request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) path: String,

@@ -66,9 +66,9 @@
 //! # Threads
 //!
 //! - `rpc-endpoints`: one for each [`FileSource`], joined when the source is dropped.
-//! - `rpc-retire`: closes the channel of an endpoint that has left the list, or whose [`Targets`]
-//!   are dropped, because closing may have to wait for an attempt to connect. Joined when the last
-//!   clone of the [`Targets`] is dropped.
+//! - `rpc-retire`: one for each channel that is being closed, because closing may have to wait for
+//!   an attempt to connect. A channel is closed when its endpoint has left the list, or its
+//!   [`Targets`] are dropped. Joined when the last clone of the [`Targets`] is dropped.
 //!
 //! # Left out
 //!

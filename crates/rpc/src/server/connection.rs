@@ -269,7 +269,6 @@ impl Connection {
         true
     }
 
-    /// Counts a call as answered.
     pub(super) fn close_call(&self, id: CallId) {
         let mut open = self.open.lock();
         open.calls -= 1;

@@ -71,7 +71,7 @@ impl End {
                 let timeout = connection.shared.limits.half_close_timeout;
                 connection.drain(after(Instant::now(), timeout));
             }
-            // Clients die. That is no news.
+            // Broken connections are common, so this is only a debug line.
             End::Io(error) => {
                 log::debug!("rpc: connection from {} broke: {error}", connection.peer)
             }

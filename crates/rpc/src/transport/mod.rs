@@ -1,5 +1,5 @@
 //! One connection as a stream of bytes in both directions. Nothing else in this crate reads, writes
-//! or ends a connected socket.
+//! or ends a connected socket (except the one by which a stopping server wakes its acceptor).
 //!
 //! ```text
 //!   server's reader, channel ── read, look ────────────> ┌───────────┐
@@ -43,22 +43,22 @@
 //!
 //! # What each side promises
 //!
-//! - Reading. A `read` waits for the system once, so its caller looks at the clock often enough. It
-//!   may receive bytes and still have none for its caller: a part of a record, a session ticket, an
-//!   answer in a handshake. It then returns [`Received::Nothing`], and the caller reads again.
-//!   Bytes that a `read` has decrypted and not given out come first in the next one, and `look`
-//!   reports them.
-//! - Writing. *What was not taken must be offered again, before any other byte*, unless the
-//!   connection is cut. A part of it may have left: a record of which the socket took half is kept
-//!   by the transport, and its bytes count as not taken until the other half has left. So nothing
-//!   that was taken is ever left to flush, and the outbox's queue and writer thread, which exist for
-//!   bytes that were not taken, also flush what an encryption holds.
+//! - Reading. A `read` makes one blocking system call at most, so its caller can check its
+//!   deadlines between reads. It may receive bytes and still have none for its caller: a part of a
+//!   record, a session ticket, an answer in a handshake. It then returns [`Received::Nothing`], and
+//!   the caller reads again. Bytes that a `read` has decrypted and not given out come first in the
+//!   next one, and `look` reports them.
+//! - Writing. *Bytes that were not accepted must be offered again before any others*, unless the
+//!   connection is cut. A part of them may have left: a record of which the socket accepted half is
+//!   kept by the transport, and its bytes count as not accepted until the other half has left. So
+//!   accepted bytes never need a flush: what the encryption still holds counts as not accepted, and
+//!   the outbox offers it again.
 //! - The protocol's own messages (handshake, key updates, alerts). `read` and `shutdown` send them.
-//!   Only a handshake may wait for the peer to take them, up to the write timeout. Any other message
-//!   leaves at once or ahead of the next write.
+//!   Only a handshake may wait for the peer to accept them, up to the write timeout. Any other
+//!   message leaves at once or ahead of the next write.
 //! - Ending. `shutdown(Write)` and `shutdown(Both)` announce the end of the stream behind
-//!   everything that was taken (for TLS, a `close_notify` comes before TCP's end). `shutdown(Read)`
-//!   tells the peer nothing.
+//!   everything that was accepted (for TLS, a `close_notify` comes before TCP's end).
+//!   `shutdown(Read)` tells the peer nothing.
 //!
 //! # Invariants
 //!
@@ -207,7 +207,7 @@ impl Transport {
     }
 
     /// Sends what can leave now, though the socket is a blocking one. Returns how many bytes were
-    /// taken, perhaps none. The others must be offered again, before any other byte.
+    /// accepted, perhaps none. The rest must be offered again before any other bytes.
     ///
     /// # Errors
     ///
@@ -227,7 +227,7 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`]: the peer took nothing for the write timeout. Any other: the
+    /// [`ErrorKind::TimedOut`]: the peer accepted nothing for the write timeout. Any other: the
     /// connection is broken.
     pub(crate) fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -249,8 +249,8 @@ impl Transport {
     }
 
     /// Whether closing resets the connection at once. Otherwise the system first sends what it has
-    /// taken, and closes in order; that is how a connection begins. Holds also when the process is
-    /// killed. Returns whether the system agrees.
+    /// accepted, and closes in order; that is how a connection begins. Holds also when the process
+    /// is killed. Returns whether the system agrees.
     pub(crate) fn set_reset_on_close(&self, resets: bool) -> bool {
         SockRef::from(&self.socket).set_linger(resets.then_some(Duration::ZERO)).is_ok()
     }

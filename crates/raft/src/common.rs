@@ -53,7 +53,7 @@ pub(super) struct Common {
     pub(super) timer: Timer,
     pub(super) rng: fastrand::Rng,
     pub(super) persists: Persists,
-    told: RoleChange,
+    reported_role: RoleChange,
     pub(super) nonsense_count: u64,
     pub(super) effects: Vec<Effect>,
 }
@@ -83,9 +83,9 @@ pub(super) struct Persists {
 }
 
 impl Persists {
-    pub(super) fn tick(&mut self, handed_over: Index) {
+    pub(super) fn tick(&mut self, submitted: Index) {
         if self.stalled_ticks == 0 {
-            self.stalled_index = handed_over;
+            self.stalled_index = submitted;
         }
         self.stalled_ticks = match self.done < self.last {
             true => self.stalled_ticks.saturating_add(1),
@@ -149,7 +149,7 @@ impl Common {
             timer: Timer::default(),
             rng,
             persists: Persists::default(),
-            told: role,
+            reported_role: role,
             nonsense_count: 0,
             effects: Vec::new(),
         };
@@ -169,7 +169,7 @@ impl Common {
         let term = self.snapshot.map_or(Term::ZERO, |it| it.last_included_term);
         if term > self.current_term() {
             self.change_hard_state(HardState { current_term: term, voted_for: None });
-            self.told.term = term;
+            self.reported_role.term = term;
         }
     }
 
@@ -358,7 +358,7 @@ impl Common {
             self.persists.hard_state_write = id;
         }
         let reset = self.persists.reset.take();
-        let entries = self.log.hand_over(id);
+        let entries = self.log.take_unwritten(id);
         let then = std::mem::take(&mut self.persists.then);
         self.effects.push(Effect::Persist(Persist { id, hard_state, reset, entries, then }));
     }
@@ -453,10 +453,10 @@ impl Common {
 
     /// Reports the role, the term and the leader if one of them has changed.
     #[inline]
-    pub(super) fn tell_role(&mut self, role: RoleChange) {
-        assert!(role.term >= self.told.term, "terms never fall (§5.1)");
-        if role != self.told {
-            self.told = role;
+    pub(super) fn report_role(&mut self, role: RoleChange) {
+        assert!(role.term >= self.reported_role.term, "terms never fall (§5.1)");
+        if role != self.reported_role {
+            self.reported_role = role;
             self.effects.push(Effect::RoleChanged(role));
         }
     }

@@ -178,7 +178,7 @@
 //! - **`match_index < next_index <= last_index + 1`** (figure 2). Otherwise a leader would send
 //!   what it does not have. Asserted in `Progress` and `leader::next_append`. Test:
 //!   `replication::reordered_answers_take_nothing_back`.
-//! - **`durable <= handed_over <= last_index`.** A leader that counted on an entry that its disk
+//! - **`durable <= submitted <= last_index`.** A leader that counted on an entry that its disk
 //!   does not have could commit an entry that a crash removes. Asserted in `Log::assert_sound`.
 //!   Tests: `durability::a_leader_counts_itself_when_its_write_is_durable`,
 //!   `durability::a_truncation_takes_back_what_was_on_its_way`.
@@ -382,7 +382,7 @@ impl Raft {
     fn tick(&mut self) {
         let common = &mut self.common;
         common.promise_ticks = common.promise_ticks.saturating_sub(1);
-        common.persists.tick(common.log.handed_over_index());
+        common.persists.tick(common.log.submitted_index());
         common.forwarded.tick(common.config.heartbeat_ticks);
         self.tick_joining();
         match &mut self.role {
@@ -597,10 +597,10 @@ impl Raft {
             _ => self.common.ask_for_reads(),
         }
         self.common.persist();
-        self.look_whether_filled();
+        self.check_filled();
         self.hand_out();
         self.common.log.forget(FORGOTTEN_EACH_STEP);
-        self.common.tell_role(self.role_change());
+        self.common.report_role(self.role_change());
         self.assert_sound();
         std::mem::take(&mut self.common.effects)
     }

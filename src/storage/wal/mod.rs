@@ -218,7 +218,7 @@ use super::{DataDir, Identity, StorageError};
 use batch::{BODY_LEN_MAX_BYTES, PendingBatch};
 use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
 use kept::{KeptSegments, Lengths};
-use recovery::Outcome;
+use recovery::RecoveryEnd;
 use replay::{Continuation, Replay};
 use segment::{Blank, Segment, write_zeros};
 use spare::SpareMaker;
@@ -357,10 +357,10 @@ impl Wal {
     fn new(
         dir: &DataDir,
         options: &WalOptions,
-        outcome: Outcome,
+        outcome: RecoveryEnd,
         base: Option<SnapshotMeta>,
     ) -> Result<(Wal, Recovered), StorageError> {
-        let Outcome { replay, continuation, torn, segment, end } = outcome;
+        let RecoveryEnd { replay, continuation, torn, segment, end } = outcome;
         let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
         let spare_path = wal_dir.join("spare.tmp");
         let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, identity.member_id);
@@ -577,7 +577,7 @@ fn begin(
     dir: &DataDir,
     options: &WalOptions,
     base: Option<SnapshotMeta>,
-) -> Result<Outcome, StorageError> {
+) -> Result<RecoveryEnd, StorageError> {
     let (disk, wal_dir) = (&**dir.disk(), dir.wal_dir());
     let len_bytes = segment_len_bytes(1, segment_len_max_bytes(options));
     let header = SegmentHeader {
@@ -594,7 +594,7 @@ fn begin(
     let mut replay = Replay::default();
     replay.begin(&segment)?;
     let continuation = replay.connect(base)?;
-    Ok(Outcome { replay, continuation, torn: None, segment, end: FIRST_BATCH_OFFSET })
+    Ok(RecoveryEnd { replay, continuation, torn: None, segment, end: FIRST_BATCH_OFFSET })
 }
 
 fn segment_len_max_bytes(options: &WalOptions) -> u64 {

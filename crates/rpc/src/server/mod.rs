@@ -172,7 +172,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(2);
 
 /// How long a client that was told of the end has to close the connection itself.
-const FAREWELL_TIME: Duration = Duration::from_millis(100);
+const CLOSE_GRACE: Duration = Duration::from_millis(100);
 
 /// Serves calls on one port until it is stopped or dropped.
 pub struct Server {
@@ -230,14 +230,14 @@ impl Server {
         self.shared.is_draining.store(true, Ordering::SeqCst);
         self.stop_accepting();
         self.wait_until_idle(deadline);
-        let is_drained = self.registry.bid_farewell();
+        let is_drained = self.registry.announce_close();
         // What clients were just told may have to wait for writers that are about to finish.
         self.wait_until_idle(deadline);
         // Cutting a connection while its client still sends would destroy what the client has not
         // read yet. So the client is told, and has a moment to close it.
         if is_drained {
             self.registry.end_streams();
-            let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
+            let gone_by = deadline.min(Instant::now() + CLOSE_GRACE);
             while !self.registry.have_all_gone() && Instant::now() < gone_by {
                 std::thread::sleep(DRAIN_CHECK_EVERY);
             }

@@ -35,7 +35,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// small: a busy machine looks dead. Too large: a call waits.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long a member is left alone after it has failed once. The time does not grow: a member that
+/// How long a member is ejected after it has failed once. The time does not grow: a member that
 /// is back may be the leader.
 const COOL_DOWN: Duration = Duration::from_secs(2);
 

@@ -9,7 +9,7 @@ use syncraft::rpc::{CallError, Channel, StatusCode};
 use syncraft::server::proto::{AdminRpcStub, SnapshotArgs, StatusReply, TransferArgs};
 
 use super::args::{self, Common};
-use super::output::tell;
+use super::output::eprint_line;
 use super::status::{Answer, ask_all, check_protocol, with_reason};
 use super::{Exit, Failure, Outcome};
 
@@ -79,7 +79,7 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
         let addr = answer.endpoint.addr;
         match answer.reply.and_then(|_| stub(&addr).snapshot(&SnapshotArgs {}, deadline)) {
             Ok(reply) => wanted.push((addr, reply.index)),
-            Err(error) => tell(&format_args!("syncraft: {}", ErrorChain(&error))),
+            Err(error) => eprint_line(&format_args!("syncraft: {}", ErrorChain(&error))),
         }
     }
     if wanted.is_empty() {

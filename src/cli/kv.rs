@@ -12,7 +12,7 @@ use syncraft::clerk::{Clerk, ClerkError, Stale};
 use syncraft::kv::VALUE_LEN_MAX;
 
 use super::args::{Common, GetArgs, WriteArgs};
-use super::output::{print, tell};
+use super::output::{eprint_line, print};
 use super::{Exit, Failure, Outcome, status};
 
 /// The pause between two checks whether the leader can write.
@@ -51,7 +51,7 @@ fn get_stale(
     age_max: Option<Duration>,
 ) -> Result<Option<Bytes>, ClerkError> {
     let Stale { value, age_max } = clerk.get_stale(key, age_max)?;
-    tell(&format_args!("at most {:.3} s old", age_max.as_secs_f64()));
+    eprint_line(&format_args!("at most {:.3} s old", age_max.as_secs_f64()));
     Ok(value)
 }
 

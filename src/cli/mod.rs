@@ -64,7 +64,7 @@ pub(crate) fn run() -> ExitCode {
         }
     };
     let exit = outcome.unwrap_or_else(|failure| {
-        output::tell(&format_args!("syncraft: {}", failure.line));
+        output::eprint_line(&format_args!("syncraft: {}", failure.line));
         failure.exit
     });
     ExitCode::from(exit as u8)

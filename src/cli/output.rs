@@ -21,7 +21,7 @@ pub(super) fn print(parts: &[&[u8]]) -> Result<(), Failure> {
 }
 
 /// Writes a line to standard error.
-pub(super) fn tell(line: &dyn Display) {
+pub(super) fn eprint_line(line: &dyn Display) {
     // One write per line, so that lines of several processes do not mix.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -19,7 +19,7 @@ use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
 use crate::rpc::Cork;
 use crate::storage::{Snapshot, StorageError};
 
-/// Only the state machine's own thread does the next turn after one that took longer.
+/// If a turn takes longer than this, the next one runs only on `apply-N`.
 const TURN_MAX: Duration = Duration::from_millis(20);
 /// How long an answer may wait for others of the same turn.
 const HELD_BACK_MAX: Duration = Duration::from_millis(1);

@@ -13,7 +13,7 @@
 //!
 //! - The leader asks about an entry that it has applied. That entry is committed, so all members
 //!   must agree on it, in any term. The question stays until all have answered, or for
-//!   [`PATIENCE`]; then the leader asks about its newest entry. If there is none newer, the
+//!   [`ANSWER_TIMEOUT`]; then the leader asks about its newest entry. If there is none newer, the
 //!   question stays: a member that comes back later is compared as well.
 //! - Members remember their digests at their last [`DIGESTS_MAX`] entries. A follower that is asked
 //!   or told about an entry that it has not applied yet remembers that until it has.
@@ -21,7 +21,8 @@
 //!   member that has not answered, or no longer has its digest at that index, is compared at a
 //!   later one.
 //! - If no quorum agrees, nobody knows which state is right. This is logged, and nobody stops.
-//! - A new leader begins anew. What an earlier leader says late is still true.
+//! - A new leader begins anew. A late message of an earlier leader still counts: what a quorum
+//!   agreed on stays true.
 //! - A member of an older version sends no digests, and is not compared.
 //!
 //! Invariant: a member judges itself only against the digest of a quorum of all members.
@@ -37,7 +38,7 @@ use crate::raft::{Index, MemberId, Membership, Term};
 /// How many digests a member remembers: 64 KiB.
 const DIGESTS_MAX: usize = 8_192;
 /// How long a leader waits for members that have not answered.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A state machine's digest when `index` was the last entry it had applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +244,8 @@ impl Comparison {
 
     fn is_over(&self, now: Instant) -> bool {
         self.leading.question.as_ref().is_none_or(|question| {
-            question.answers.len() >= self.members.len() || question.asked_at + PATIENCE <= now
+            question.answers.len() >= self.members.len()
+                || question.asked_at + ANSWER_TIMEOUT <= now
         })
     }
 

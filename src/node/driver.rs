@@ -142,7 +142,7 @@ impl<S: StateMachine> Driver<S> {
         events.extend(self.is_lease_on.then(clock));
         events.extend(self.applied());
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
-        events.extend(has_ticked.then(|| self.hand_over(now)).flatten());
+        events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
         // Last, so that a leader's message that has arrived counts before the time that passed.
         events.extend(has_ticked.then_some(Event::Tick));
         events.extend(self.requests.refresh(now));
@@ -158,11 +158,11 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// A leader whose state is wrong hands the leadership over.
-    fn hand_over(&self, now: Instant) -> Option<Event> {
+    fn transfer_if_diverged(&self, now: Instant) -> Option<Event> {
         if !self.was_leader {
             return None;
         }
-        self.shared.watch.hand_over(now).map(|to| Event::Transfer { to })
+        self.shared.watch.transfer_if_diverged(now).map(|to| Event::Transfer { to })
     }
 
     fn event(&mut self, input: Input<S>, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {

@@ -113,7 +113,6 @@ impl<S: StateMachine> Inbox<S> {
         self.inputs.push(input);
     }
 
-    /// A tick has passed.
     pub(super) fn push_tick(&mut self) {
         self.has_ticked = true;
     }

@@ -30,17 +30,18 @@
 //! | --- | --- | --- |
 //! | `raft-N` | steps the core when no other thread does | being woken |
 //! | `wal-N` | writes the log, except what a leader's connection brings | being woken, the disk |
+//! | `wal-spare-N` | zeroes the next segment of the log ahead | being woken, the disk |
 //! | `apply-N` | applies entries when no other thread does | being woken |
 //! | `tick-N` | steps the core at each tick | the clock |
 //! | `snap-N` | writes snapshots, and receives those that a leader sends | the disk |
 //! | `data-N` | checks that the data directory is still there | the clock |
 //! | `peer-N-M` | keeps the connections to member M | the network |
-//! | `snap-N-M` | sends a snapshot to member M; exists only meanwhile | the network |
+//! | `snap-N-M` | sends a snapshot to member M; runs only while it sends | the network |
 //! | connections and channels (`rpc`) | what their frames bring, as below | their sockets |
 //!
 //! | a thread that brings | steps the core | answers reads | applies entries | writes the log |
 //! | --- | --- | --- | --- | --- |
-//! | a tick, news of this member | yes | no | no | no |
+//! | a tick, a report of this member's own threads | yes | no | no | no |
 //! | a heartbeat, a vote, an answer to one | yes | yes | no | no |
 //! | a client's request, a peer's answer about entries | yes | yes | yes | no |
 //! | a leader's entries | yes | yes | yes | yes |
@@ -80,7 +81,7 @@
 //!   a peer without an effect that says so.
 //! - The messages in `Persist::then` leave after the fdatasync of that write, from the thread that
 //!   did it.
-//! - No thread waits for a busy worker.
+//! - No thread but the stage's own waits for a busy worker.
 //! - A thread that carries heartbeats, votes or the clock never waits for the disk, and never
 //!   applies entries.
 //! - Clients' callbacks run on any of these threads, so they must not block.

@@ -22,7 +22,7 @@ use crate::storage::{DataDir, StorageError, Wal};
 
 /// Most bytes of entries in one write: a bound on how long the first of them waits for the last.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// A large state is written less often: at most so many of its bytes for each byte of the log.
+/// A snapshot waits until the log is at least a quarter as long as the last snapshot.
 const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
 /// After a longer turn, only the log's own thread writes for a while. A connection's thread that
 /// waits for the disk answers no pings, and its connection looks dead.
@@ -66,13 +66,13 @@ pub(super) struct Persister {
     pub(super) stop: Receiver<()>,
     /// The last entry that the newest snapshot holds.
     pub(super) snapshot_index: Index,
-    /// A snapshot is wanted when the log holds so many bytes behind it.
+    /// A snapshot is wanted when the log holds this many bytes after it.
     pub(super) snapshot_log_bytes: u64,
     /// A turn took long. Until this moment the next one is expected to take long, too.
     pub(super) slow_until: Option<Instant>,
     /// Nothing is written any more: the disk has failed, or the node stopped while it was full, or
     /// the log is to be begun anew.
-    pub(super) has_failed: bool,
+    pub(super) is_finished: bool,
 }
 
 impl Worker for Persister {
@@ -81,7 +81,7 @@ impl Worker for Persister {
 
     fn turn(&mut self, tasks: Vec<LogTask>, out: &mut Out<'_>) {
         self.shared.gate.pass();
-        if self.shared.is_killed() || self.has_failed {
+        if self.shared.is_killed() || self.is_finished {
             return;
         }
         let started = Instant::now();
@@ -94,7 +94,7 @@ impl Worker for Persister {
         self.shared.is_disk_slow.store(is_slow, Ordering::Relaxed);
         if let Err(error) = result {
             log::error!("the log failed, this member stops: {}", ErrorChain(&error));
-            self.has_failed = true;
+            self.is_finished = true;
             out(LogOutput::Failed(NodeFailure::Storage(error)));
         }
     }
@@ -109,7 +109,7 @@ impl Persister {
     /// Writes what is left, and closes the log.
     pub(super) fn end(mut self, left: Vec<LogTask>, out: &mut Out<'_>) {
         self.turn(left, out);
-        if !self.shared.is_killed() && !self.has_failed {
+        if !self.shared.is_killed() && !self.is_finished {
             self.wal.close();
         }
     }
@@ -117,7 +117,7 @@ impl Persister {
     /// Does everything in order. Writes that follow each other become one.
     fn write(&mut self, tasks: Vec<LogTask>, out: &mut Out<'_>) -> Result<(), StorageError> {
         let mut tasks = tasks.into_iter().peekable();
-        while let Some(task) = tasks.next().filter(|_| !self.has_failed) {
+        while let Some(task) = tasks.next().filter(|_| !self.is_finished) {
             match task {
                 LogTask::Release(index) => self.release(index)?,
                 LogTask::Joined => self.joined(out)?,
@@ -149,9 +149,9 @@ impl Persister {
         while let Some(persist) = next {
             bytes += self.append(&persist, out)?;
             batch.push(persist);
-            next = if !self.has_failed && bytes < BATCH_BYTES_MAX { more() } else { None };
+            next = if !self.is_finished && bytes < BATCH_BYTES_MAX { more() } else { None };
         }
-        if self.has_failed || !self.sync(out)? {
+        if self.is_finished || !self.sync(out)? {
             return Ok(());
         }
         let last = batch.last().map_or(PersistId::default(), |persist| persist.id);
@@ -191,7 +191,7 @@ impl Persister {
     fn take_cluster(&mut self, cluster_id: u64, out: &mut Out<'_>) -> Result<(), StorageError> {
         let data_dir = self.data_dir.clone();
         if self.wait_for_space(|_| data_dir.take_cluster(cluster_id), out)? {
-            self.has_failed = true;
+            self.is_finished = true;
             out(LogOutput::Failed(NodeFailure::ClusterTaken(cluster_id)));
         }
         Ok(())
@@ -251,7 +251,7 @@ impl Persister {
             let is_over =
                 self.stop.recv_timeout(FULL_DISK_PAUSE) == Err(RecvTimeoutError::Disconnected);
             if is_over || self.shared.is_killed() {
-                self.has_failed = true;
+                self.is_finished = true;
                 return Ok(false);
             }
         }

@@ -89,7 +89,6 @@ impl<S: StateMachine> Pipeline<S> {
         self.run_pending(MayDo::Step);
     }
 
-    /// A tick has passed.
     pub(super) fn tick(&self) {
         self.core.with_queue(Inbox::push_tick);
         self.run_pending(MayDo::Step);

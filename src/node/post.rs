@@ -83,7 +83,7 @@ impl Post {
     }
 
     /// Keeps a peer's call until its reply. Returns the token that the reply will carry.
-    pub(super) fn wait(&self, call: PeerCall) -> u64 {
+    pub(super) fn register(&self, call: PeerCall) -> u64 {
         let mut calls = self.calls.lock();
         calls.last_token += 1;
         let token = calls.last_token;

@@ -36,7 +36,7 @@ impl RaftService {
     }
 
     fn push(&self, head: Head, request: Request, call: PeerCall) {
-        let token = self.post.wait(call);
+        let token = self.post.register(call);
         if !self.mailbox.message(head.message(token, request)) {
             self.post.refuse(token);
         }

@@ -160,7 +160,7 @@ impl Snapshotter {
                     "a snapshot up to entry {index} has arrived: {} bytes",
                     snapshot.len_bytes()
                 );
-                let token = self.post.wait(PeerCall::InstallSnapshot(done));
+                let token = self.post.register(PeerCall::InstallSnapshot(done));
                 let message = head.message(token, Request::InstallSnapshot(meta));
                 let snapshot = Box::new(snapshot);
                 if !report(SnapshotOutput::Received { message, snapshot }) {

@@ -7,7 +7,7 @@
 //! Handing work to another thread costs a wake-up, and there would be one at every stage. So a
 //! thread that pushes work runs the worker itself, with everything that waits in the queue. If
 //! another thread is running the worker at that moment, it takes the new work as its next batch. No
-//! thread ever waits for a busy worker.
+//! thread but the stage's own waits for a busy worker.
 //!
 //! A worker knows nothing of the other stages: what it has for them goes into a sink
 //! ([`Sink`]), which whoever runs the stage passes in (`pipeline`).
@@ -57,7 +57,6 @@ pub(super) type Sink<'a, T> = dyn FnMut(T) + 'a;
 
 /// What does the work.
 pub(super) trait Worker: Send {
-    /// Its work.
     type Queue: Queue;
     /// What it has for the other stages.
     type Output;

@@ -108,7 +108,7 @@ impl<S: StateMachine> Node<S> {
                 snapshot_index: meta.map_or(Index::ZERO, |meta| meta.last_included_index),
                 snapshot_log_bytes: config.own_snapshot_log_bytes(),
                 slow_until: None,
-                has_failed: false,
+                is_finished: false,
             },
             Applier::new(state_machine, meta, shared.clone()),
         );
@@ -169,7 +169,7 @@ impl<S: StateMachine> Node<S> {
 
     /// From now on the node sends and writes nothing, as if its process were gone. For tests.
     #[cfg(feature = "testing")]
-    pub(crate) fn silence(&self) {
+    pub(crate) fn mark_killed(&self) {
         self.shared.is_killed.store(true, Ordering::Release);
         self.shared.gate.open();
     }
@@ -177,7 +177,7 @@ impl<S: StateMachine> Node<S> {
     /// Ends all threads as a crash would, without closing anything in order. For tests.
     #[cfg(feature = "testing")]
     pub(crate) fn kill(mut self) {
-        self.silence();
+        self.mark_killed();
         self.shut_down();
     }
 

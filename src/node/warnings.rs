@@ -29,8 +29,9 @@ impl Warnings {
 
     fn is_news(&self, peer: MemberId, words: &str, now: Instant) -> bool {
         let mut last = self.last.lock();
-        let is_told = |(told, at): &(String, Instant)| told == words && now < *at + REPEAT_PAUSE;
-        if last.get(&peer).is_some_and(is_told)
+        let was_logged =
+            |(logged, at): &(String, Instant)| logged == words && now < *at + REPEAT_PAUSE;
+        if last.get(&peer).is_some_and(was_logged)
             || (last.len() >= PEERS_MAX && !last.contains_key(&peer))
         {
             return false;

@@ -85,7 +85,7 @@ impl Watch {
 
     /// Whether this member, if it leads, should hand the leadership over now. If it knows whose
     /// states are right, it names one of them: each in turn, as one may be down.
-    pub(super) fn hand_over(&self, now: Instant) -> Option<Option<MemberId>> {
+    pub(super) fn transfer_if_diverged(&self, now: Instant) -> Option<Option<MemberId>> {
         if !self.is_diverged() {
             return None;
         }
@@ -121,13 +121,13 @@ mod tests {
         watch.restored(Index(5), Some(1));
         assert_eq!(watch.ask(Term(1)).asked, Index(5));
         watch.answered(MemberId(2), answer(2));
-        assert_eq!(watch.hand_over(now), None, "it may be right");
+        assert_eq!(watch.transfer_if_diverged(now), None, "it may be right");
         watch.answered(MemberId(3), answer(2));
         assert!(watch.is_diverged());
         let mut successors = Vec::new();
         for _ in 0..2 {
-            successors.extend(watch.hand_over(now).expect("it is time"));
-            assert_eq!(watch.hand_over(now), None, "taking over needs some time");
+            successors.extend(watch.transfer_if_diverged(now).expect("it is time"));
+            assert_eq!(watch.transfer_if_diverged(now), None, "taking over needs some time");
             now += HAND_OVER_PAUSE;
         }
         successors.sort();

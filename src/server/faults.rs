@@ -44,7 +44,7 @@ impl Member {
     /// Ends the member as a crash would: nothing that waits is written or answered.
     pub(crate) fn kill(mut self) {
         if let Some(node) = self.node.take() {
-            node.silence();
+            node.mark_killed();
             self.server.stop();
             node.kill();
         }

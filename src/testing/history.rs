@@ -178,7 +178,7 @@ impl History {
             }
         }
         keys.iter().try_for_each(|(key, calls)| {
-            let calls = search::that_matter(calls);
+            let calls = search::without_unseen_writes(calls);
             Search::new(&calls).run(key, self.began)
         })
     }

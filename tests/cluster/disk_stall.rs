@@ -169,12 +169,12 @@ fn a_leader_whose_disk_hangs_is_replaced_and_comes_back() {
     let cluster = Cluster::start();
     let old = cluster.leader(|_| true);
     let id = old.status().id;
-    assert_eq!(propose(&old, "1").recv_timeout(PATIENCE).unwrap(), Ok(1));
+    assert_eq!(propose(&old, "1").recv_timeout(TEST_TIMEOUT).unwrap(), Ok(1));
     cluster.disk(id).set(true);
     // The others are a majority, so it is committed even now.
-    assert_eq!(propose(&old, "2").recv_timeout(PATIENCE).unwrap(), Ok(2));
+    assert_eq!(propose(&old, "2").recv_timeout(TEST_TIMEOUT).unwrap(), Ok(2));
     let new = cluster.leader(|other| other != id);
-    assert_eq!(propose(&new, "3").recv_timeout(PATIENCE).unwrap(), Ok(3));
+    assert_eq!(propose(&new, "3").recv_timeout(TEST_TIMEOUT).unwrap(), Ok(3));
     assert!(old.status().is_disk_stalled);
     until("it follows", || old.status().role.leader == Some(new.status().id));
     cluster.disk(id).set(false);
@@ -182,7 +182,7 @@ fn a_leader_whose_disk_hangs_is_replaced_and_comes_back() {
         let (old, new) = (old.status(), new.status());
         !old.is_disk_stalled && old.durable_index == new.last_index
     });
-    assert_eq!(propose(&new, "4").recv_timeout(PATIENCE).unwrap(), Ok(4));
+    assert_eq!(propose(&new, "4").recv_timeout(TEST_TIMEOUT).unwrap(), Ok(4));
 }
 
 /// If every disk hangs, another leader would be no better: the old one still serves reads.
@@ -190,20 +190,20 @@ fn a_leader_whose_disk_hangs_is_replaced_and_comes_back() {
 fn where_all_disks_hang_reads_go_on() {
     let cluster = Cluster::start();
     let leader = cluster.leader(|_| true);
-    assert_eq!(propose(&leader, "1").recv_timeout(PATIENCE).unwrap(), Ok(1));
+    assert_eq!(propose(&leader, "1").recv_timeout(TEST_TIMEOUT).unwrap(), Ok(1));
     (1..=3).for_each(|id| cluster.disk(MemberId(id)).set(true));
     let under_way = propose(&leader, "2");
     until("it is noticed", || leader.status().is_disk_stalled);
     let begun = Instant::now();
     while begun.elapsed() < 2 * ELECTION.1 {
         let (sender, receiver) = std::sync::mpsc::channel();
-        leader.read((), Instant::now() + PATIENCE, move |end| {
+        leader.read((), Instant::now() + TEST_TIMEOUT, move |end| {
             let _ = sender.send(end);
         });
-        assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), Ok(1));
+        assert_eq!(receiver.recv_timeout(TEST_TIMEOUT).unwrap(), Ok(1));
     }
     (1..=3).for_each(|id| cluster.disk(MemberId(id)).set(false));
-    assert_eq!(under_way.recv_timeout(PATIENCE).unwrap(), Ok(2));
+    assert_eq!(under_way.recv_timeout(TEST_TIMEOUT).unwrap(), Ok(2));
 }
 
 /// A follower whose disk is known to be slow answers pings while it writes, so the leader keeps its
@@ -219,7 +219,7 @@ fn a_slow_disk_costs_no_connection() {
         cluster.disk(slow).set(true);
         let mut proposed = 0;
         while began.elapsed() < time {
-            assert!(propose(&leader, "x").recv_timeout(PATIENCE).unwrap().is_ok());
+            assert!(propose(&leader, "x").recv_timeout(TEST_TIMEOUT).unwrap().is_ok());
             proposed += 1;
         }
         cluster.disk(slow).set(false);

@@ -20,7 +20,7 @@ use syncraft::server::{Config, Member, STATE_DIVERGED, cluster_id};
 use syncraft::storage::{DataDir, Identity, Snapshots};
 use syncraft::testing::Port;
 
-use crate::nodes::{PATIENCE, leads, members, propose, until};
+use crate::nodes::{TEST_TIMEOUT, leads, members, propose, until};
 
 /// A command that diverging members apply wrongly.
 const TRAP: u8 = 100;
@@ -160,7 +160,7 @@ impl Sums {
 
     /// The result at the member that leads and serves.
     fn add(&self, number: u8) -> u64 {
-        self.until_done(|handle| propose(handle, vec![number]).recv_timeout(PATIENCE).unwrap())
+        self.until_done(|handle| propose(handle, vec![number]).recv_timeout(TEST_TIMEOUT).unwrap())
     }
 
     fn total(&self) -> u64 {
@@ -186,17 +186,17 @@ impl Sums {
 }
 
 fn total(handle: &NodeHandle<Sum>) -> Result<u64, RequestError> {
-    read(handle).recv_timeout(PATIENCE).unwrap()
+    read(handle).recv_timeout(TEST_TIMEOUT).unwrap()
 }
 
 fn read(handle: &NodeHandle<Sum>) -> mpsc::Receiver<Result<u64, RequestError>> {
     let (sender, receiver) = mpsc::channel();
-    handle.read((), Instant::now() + PATIENCE, move |end| sender.send(end).unwrap());
+    handle.read((), Instant::now() + TEST_TIMEOUT, move |end| sender.send(end).unwrap());
     receiver
 }
 
 fn check_refuses(handle: &NodeHandle<Sum>) {
-    assert_eq!(propose(handle, vec![1]).recv_timeout(PATIENCE).unwrap(), Err(DIVERGED));
+    assert_eq!(propose(handle, vec![1]).recv_timeout(TEST_TIMEOUT).unwrap(), Err(DIVERGED));
     assert_eq!(total(handle), Err(DIVERGED));
 }
 
@@ -263,10 +263,10 @@ fn what_waits_at_a_leader_that_strays_gets_no_answer_from_it() {
     until("it is found", || sums.diverged() == [leader]);
     sums.let_go(leader);
     for waiting in [held, behind] {
-        let end = waiting.recv_timeout(PATIENCE).unwrap();
+        let end = waiting.recv_timeout(TEST_TIMEOUT).unwrap();
         assert!(end.is_err_and(|error| error.may_apply()), "{end:?}");
     }
-    let end = read.recv_timeout(PATIENCE).unwrap();
+    let end = read.recv_timeout(TEST_TIMEOUT).unwrap();
     assert!(end.is_err_and(|error| !error.may_apply()), "{end:?}");
     until("the right total", || sums.total() == 156);
 }
@@ -353,7 +353,7 @@ fn a_tampered_snapshot_is_found() {
     let clerk = |members: &str| {
         Clerk::builder().members(members).timeout(Duration::from_secs(2)).build().unwrap()
     };
-    let all = Clerk::builder().members(&list).timeout(PATIENCE).build().unwrap();
+    let all = Clerk::builder().members(&list).timeout(TEST_TIMEOUT).build().unwrap();
     all.put("k", "v").unwrap();
     let bad = running.pop().unwrap();
     let applied = running.iter().map(|member| member.node().applied_index()).max().unwrap();
@@ -366,7 +366,7 @@ fn a_tampered_snapshot_is_found() {
     until("it is found", || bad.node().divergence().is_some());
 
     let status = AdminRpcStub::new(Channel::builder(list.addr(MemberId(3)).unwrap()).lazy())
-        .status(&StatusArgs {}, Instant::now() + PATIENCE)
+        .status(&StatusArgs {}, Instant::now() + TEST_TIMEOUT)
         .unwrap();
     assert_eq!(status.state, STATE_DIVERGED);
     let ready = get(&http, "/readyz");
@@ -413,7 +413,7 @@ fn tamper(path: &Path, list: &Members) {
 
 fn get(http: &Port, path: &str) -> String {
     let mut stream = TcpStream::connect(http.addr()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

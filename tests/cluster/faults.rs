@@ -15,7 +15,7 @@ use syncraft::rpc::Channel;
 use syncraft::server::StartError;
 use syncraft::testing::{Cluster, ClusterError, History, Options};
 
-use crate::nodes::{PATIENCE, until};
+use crate::nodes::{TEST_TIMEOUT, until};
 
 /// How long to wait for something that must fail: several election timeouts.
 const IN_VAIN: Duration = Duration::from_millis(1500);
@@ -25,7 +25,7 @@ fn start(size: usize) -> Cluster {
 }
 
 /// Options for three members, whose clerks do not wait for long.
-fn start_impatient() -> Cluster {
+fn start_with_short_timeouts() -> Cluster {
     let mut options = Options::default();
     options.timeout = IN_VAIN;
     Cluster::start_with(3, options).expect("the cluster starts")
@@ -49,7 +49,7 @@ fn clerk_with(cluster: &Cluster, timeout: Duration) -> Clerk {
 }
 
 /// A Clerk of one member that does not wait for long.
-fn impatient_clerk_of(cluster: &Cluster, id: MemberId) -> Clerk {
+fn clerk_with_short_timeout_of(cluster: &Cluster, id: MemberId) -> Clerk {
     let addr = cluster.members().addr(id).unwrap();
     Clerk::builder().members(addr).timeout(IN_VAIN).build().unwrap()
 }
@@ -108,7 +108,7 @@ fn a_paused_member_keeps_its_clients_waiting() {
     let clerk = cluster.clerk();
     clerk.put("k", "1").unwrap();
     cluster.pause(1);
-    let error = impatient_clerk_of(&cluster, MemberId(1)).put("k", "2").unwrap_err();
+    let error = clerk_with_short_timeout_of(&cluster, MemberId(1)).put("k", "2").unwrap_err();
     assert_eq!(error.kind(), ClerkErrorKind::Unknown, "it was sent: {error}");
     let answered = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -143,8 +143,8 @@ fn a_follower_that_is_paused_costs_nothing() {
 /// leader must not be answered from its old state. The requests are raw calls that are under way
 /// before it wakes, and calls of a Clerk that knows no other member.
 fn check_wakes(is_cut_off: bool) {
-    let cluster = start_impatient();
-    let clerk = clerk_with(&cluster, PATIENCE);
+    let cluster = start_with_short_timeouts();
+    let clerk = clerk_with(&cluster, TEST_TIMEOUT);
     for round in 0..3 {
         let (before, after) = (format!("{round} before"), format!("{round} after"));
         clerk.put("k", &before).unwrap();
@@ -205,7 +205,7 @@ fn the_majority_serves_and_the_minority_refuses() {
     assert!(majority.contains(&cluster.leader().unwrap()));
     clerk.put("k", "after").unwrap();
     for id in minority {
-        let cut_off = impatient_clerk_of(&cluster, id);
+        let cut_off = clerk_with_short_timeout_of(&cluster, id);
         let read = cut_off.get("k").expect_err("nobody there can know");
         assert_eq!(read.kind(), ClerkErrorKind::NotApplied);
         cut_off.put("k", "lost").expect_err("nobody there can decide");
@@ -223,12 +223,12 @@ fn the_majority_serves_and_the_minority_refuses() {
 /// The call may go on from the member to the leader.
 fn clerk_via(cluster: &Cluster, id: MemberId) -> Clerk {
     let addr = cluster.members().addr(id).unwrap();
-    Clerk::builder().members(addr).timeout(PATIENCE).build().unwrap()
+    Clerk::builder().members(addr).timeout(TEST_TIMEOUT).build().unwrap()
 }
 
 #[test]
 fn a_clerk_of_one_member_asks_nobody_else() {
-    let cluster = start_impatient();
+    let cluster = start_with_short_timeouts();
     let leader = cluster.leader().unwrap();
     cluster.clerk_of(leader).put("k", "v").unwrap();
     let clerk = cluster.clerk_of(others(&cluster, leader)[0]);
@@ -402,7 +402,7 @@ fn append_many_times(cluster: &Cluster, writer: usize, count: i64, doubled: &Ato
             request_id,
             seen_index: 1,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         let mut answers = 0;
         loop {
             assert!(Instant::now() < deadline, "write {request_id} is never done");
@@ -520,7 +520,7 @@ fn a_member_with_a_damaged_log_never_votes() {
 
     clerk.append("k", "the others go on").unwrap();
     cluster.kill(leader);
-    let alone = impatient_clerk_of(&cluster, healthy);
+    let alone = clerk_with_short_timeout_of(&cluster, healthy);
     assert_eq!(alone.get("k").expect_err("one of three").kind(), ClerkErrorKind::NotApplied);
     cluster.restart(damaged).expect_err("it is still damaged");
     cluster.restart(leader).unwrap();
@@ -544,7 +544,7 @@ fn a_late_copy_of_an_older_write_changes_nothing() {
         until("the leader answers", || {
             let addr = cluster.members().addr(cluster.leader().unwrap()).unwrap();
             let stub = KvServerRpcStub::new(Channel::builder(addr).lazy());
-            let reply = stub.put_append(&args, Instant::now() + PATIENCE);
+            let reply = stub.put_append(&args, Instant::now() + TEST_TIMEOUT);
             reply.is_ok_and(|reply| &reply.err[..] == b"OK")
         });
     };
@@ -654,7 +654,7 @@ fn a_dead_endpoint_first_in_the_list_costs_one_attempt() {
                 cluster.members().iter().map(|(_, it)| it).collect::<Vec<_>>().join(",")
             );
             let clerk =
-                Clerk::builder().members(members.as_str()).timeout(PATIENCE).build().unwrap();
+                Clerk::builder().members(members.as_str()).timeout(TEST_TIMEOUT).build().unwrap();
             clerk.put("k", "v").unwrap();
             let begin = Instant::now();
             for _ in 0..20 {
@@ -760,7 +760,7 @@ fn check_history(size: usize) {
             trouble(&cluster, &history, &mut random);
         }
     });
-    let clerk = clerk_with(&cluster, PATIENCE);
+    let clerk = clerk_with(&cluster, TEST_TIMEOUT);
     for key in 0..KEYS {
         history.get(&clerk, format!("k{key}")).unwrap();
     }

@@ -5,7 +5,7 @@
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).
 //! - [`own_state_machine`]: a program that replicates state of its own.
-//! - [`nodes`]: what the tests of bare nodes share.
+//! - Shared helpers: bare nodes ([`nodes`]).
 
 #[path = "../support/alone.rs"]
 mod alone;

@@ -14,13 +14,13 @@ use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::Port;
 
 /// Long enough for a busy machine. A test that waits longer has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits until `holds` is true.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {TEST_TIMEOUT:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -131,6 +131,7 @@ pub(crate) fn propose<S: StateMachine>(
     command: impl Into<Bytes>,
 ) -> Receiver<Result<S::Outcome, RequestError>> {
     let (sender, receiver) = mpsc::channel();
-    handle.propose(command.into(), Instant::now() + PATIENCE, move |end| drop(sender.send(end)));
+    handle
+        .propose(command.into(), Instant::now() + TEST_TIMEOUT, move |end| drop(sender.send(end)));
     receiver
 }

@@ -88,7 +88,7 @@ fn a_large_value_over_a_slow_network_costs_no_leader() {
             Member::start_on(port.listen().unwrap(), config).unwrap()
         })
         .collect();
-    let clerk = Clerk::builder().members(&list).timeout(PATIENCE).build().unwrap();
+    let clerk = Clerk::builder().members(&list).timeout(TEST_TIMEOUT).build().unwrap();
     clerk.put("small", "v").unwrap();
     let term = || members.iter().map(|member| member.node().status().role.term).max();
     let before = term();
@@ -102,10 +102,10 @@ fn a_large_value_over_a_slow_network_costs_no_leader() {
 fn a_command_that_no_frame_carries_is_refused() {
     let nodes = Nodes::start(3);
     let leader = nodes.leader();
-    let end = propose(&leader, vec![0; COMMAND_LEN_MAX + 1]).recv_timeout(PATIENCE).unwrap();
+    let end = propose(&leader, vec![0; COMMAND_LEN_MAX + 1]).recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(end, Err(RequestError::TooLarge { len_bytes: COMMAND_LEN_MAX + 1 }));
     assert!(!end.unwrap_err().may_apply());
-    let end = propose(&leader, vec![0; COMMAND_LEN_MAX]).recv_timeout(PATIENCE);
+    let end = propose(&leader, vec![0; COMMAND_LEN_MAX]).recv_timeout(TEST_TIMEOUT);
     assert_eq!(end, Ok(Ok(1)));
 }
 
@@ -203,7 +203,7 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
         .build()
         .unwrap()
         .start();
-    let clerk = Clerk::builder().members(&list).timeout(PATIENCE).build().unwrap();
+    let clerk = Clerk::builder().members(&list).timeout(TEST_TIMEOUT).build().unwrap();
     clerk.put("k", "v").unwrap();
 
     let full_from_write = Some(disk.counts().writes);
@@ -223,7 +223,7 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
             ..Default::default()
         };
         let channel = Channel::builder(port.addr().to_string()).framing(framing).lazy();
-        KvServerRpcStub::new(channel).put_append(&args, Instant::now() + PATIENCE)
+        KvServerRpcStub::new(channel).put_append(&args, Instant::now() + TEST_TIMEOUT)
     };
     match put(Framing::Extended) {
         Err(CallError::Refused { status, .. }) => {
@@ -275,7 +275,7 @@ fn far_too_much_is_refused_and_costs_no_leader() {
     assert_eq!((cluster.leader().unwrap(), term()), (leader, before), "{words}");
     let begin = Instant::now();
     cluster.clerk().put("k", "v").unwrap();
-    assert!(begin.elapsed() < PATIENCE / 2, "still busy after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < TEST_TIMEOUT / 2, "still busy after {:?}", begin.elapsed());
 }
 
 /// How many calls are done, and how many are refused, before the senders stop.
@@ -290,7 +290,7 @@ fn send_too_much(addr: &str, sender: usize, timeout: Duration, counts: [Arc<Atom
         let begin = Instant::now();
         let [_, done, refused, _] = &counts;
         let is_enough = [done, refused].iter().all(|it| it.load(Ordering::Acquire) >= ENOUGH);
-        if begin >= end && (is_enough || begin >= end + PATIENCE) {
+        if begin >= end && (is_enough || begin >= end + TEST_TIMEOUT) {
             return;
         }
         let args = PutAppendArgs {

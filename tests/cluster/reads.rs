@@ -9,7 +9,7 @@ use syncraft::node::ReadMode;
 use syncraft::raft::MemberId;
 use syncraft::testing::{Cluster, Options};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn follower(cluster: &Cluster) -> MemberId {
     let leader = cluster.leader().unwrap();
@@ -29,7 +29,7 @@ fn every_member_serves_linearizable_reads() {
     let cluster = Cluster::start(3).unwrap();
     let writer = cluster.clerk();
     let clerks: Vec<Clerk> =
-        cluster.ids().into_iter().map(|id| clerk_of(&cluster, id, PATIENCE)).collect();
+        cluster.ids().into_iter().map(|id| clerk_of(&cluster, id, TEST_TIMEOUT)).collect();
     for number in 0..200 {
         let value = number.to_string();
         writer.put("k", &value).unwrap();
@@ -50,7 +50,7 @@ fn a_clerk_may_read_from_followers() {
         .map(|id| cluster.members().addr(id).unwrap().to_owned())
         .collect();
     let clerk =
-        Clerk::builder().members(addrs).timeout(PATIENCE).follower_reads(true).build().unwrap();
+        Clerk::builder().members(addrs).timeout(TEST_TIMEOUT).follower_reads(true).build().unwrap();
     for number in 0..60 {
         if number == 30 {
             cluster.kill(follower(&cluster));
@@ -73,7 +73,7 @@ fn a_follower_answers_by_itself_and_says_who_leads() {
     let (leader, follower) = (cluster.leader().unwrap(), follower(&cluster));
     let channel = Channel::builder(cluster.members().addr(follower).unwrap()).lazy();
     let args = GetArgs { key: "k".into(), ..GetArgs::default() };
-    let reply = KvServerRpcStub::new(channel).get(&args, Instant::now() + PATIENCE).unwrap();
+    let reply = KvServerRpcStub::new(channel).get(&args, Instant::now() + TEST_TIMEOUT).unwrap();
     assert_eq!((&reply.err[..], &reply.value[..]), (&b"OK"[..], &b"v"[..]));
     assert_eq!(reply.leader.unwrap().id, leader.0);
 }
@@ -85,8 +85,10 @@ fn what_may_be_old_is_answered_without_a_majority() {
     let cluster = Cluster::start(3).unwrap();
     cluster.clerk().put("k", "v").unwrap();
     let last = follower(&cluster);
-    let (clerk, patient) =
-        (clerk_of(&cluster, last, Duration::from_millis(500)), clerk_of(&cluster, last, PATIENCE));
+    let (clerk, patient) = (
+        clerk_of(&cluster, last, Duration::from_millis(500)),
+        clerk_of(&cluster, last, TEST_TIMEOUT),
+    );
     let fresh = patient.get("k").unwrap();
     assert_eq!(fresh.as_deref(), Some(&b"v"[..]));
     cluster.ids().into_iter().filter(|&id| id != last).for_each(|id| cluster.kill(id));
@@ -119,7 +121,7 @@ fn no_answer_is_older_than_its_bound() {
             }
         });
         for id in cluster.ids() {
-            let clerk = clerk_of(&cluster, id, PATIENCE);
+            let clerk = clerk_of(&cluster, id, TEST_TIMEOUT);
             scope.spawn(move || {
                 for at in 0..200 {
                     let allowed =

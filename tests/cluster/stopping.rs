@@ -32,7 +32,7 @@ fn every_request_ends_with_the_node() {
                 for _ in 0..20_000 {
                     let ended = ended.clone();
                     begun.fetch_add(1, Ordering::SeqCst);
-                    let deadline = Instant::now() + PATIENCE;
+                    let deadline = Instant::now() + TEST_TIMEOUT;
                     handle.propose(Bytes::from_static(b"x"), deadline, move |_| {
                         ended.fetch_add(1, Ordering::SeqCst);
                     });
@@ -54,7 +54,7 @@ fn every_request_ends_when_the_state_machine_fails() {
     let handle = nodes.leader();
     let ends: Vec<_> = ["panic", "x", "x", "x"].map(|command| propose(&handle, command)).into();
     for end in ends {
-        let end = end.recv_timeout(PATIENCE).expect("it ends");
+        let end = end.recv_timeout(TEST_TIMEOUT).expect("it ends");
         assert!(matches!(end, Err(RequestError::Stopped { .. })), "{end:?}");
     }
     until("the failure is told", || matches!(handle.failure(), Some(NodeFailure::Panicked(_))));
@@ -67,8 +67,11 @@ fn followers_notice_at_once_that_a_leader_stops() {
     let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
     let dir = tempfile::tempdir().unwrap();
     let list = members(&ports);
-    let slow =
-        Timing { election_min: 2 * PATIENCE, election_max: 3 * PATIENCE, ..Timing::default() };
+    let slow = Timing {
+        election_min: 2 * TEST_TIMEOUT,
+        election_max: 3 * TEST_TIMEOUT,
+        ..Timing::default()
+    };
     let start = |(index, port): (usize, &Port)| {
         let id = MemberId(index as u64 + 1);
         let timing = if index == 0 { Timing::default() } else { slow };
@@ -77,7 +80,7 @@ fn followers_notice_at_once_that_a_leader_stops() {
         Member::start_on(port.listen().unwrap(), config).unwrap()
     };
     let mut members: Vec<Member> = ports.iter().enumerate().map(start).collect();
-    until("the impatient member leads", || leads(&members[0].node()));
+    until("the member with the shortest timeout leads", || leads(&members[0].node()));
     until("the others follow", || {
         members.iter().all(|member| member.node().status().role.leader == Some(MemberId(1)))
     });

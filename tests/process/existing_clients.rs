@@ -16,7 +16,7 @@ use prost::Message;
 use socket2::{Domain, Socket, Type};
 use syncraft::kv::proto::{GetArgs, GetReply, PutAppendArgs, PutAppendReply};
 
-use crate::processes::{PATIENCE, Processes};
+use crate::processes::{Processes, TEST_TIMEOUT};
 
 /// A client was killed by SIGPIPE.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Client {
 
     fn connect(&mut self, at: usize) -> Result<(), Failed> {
         let stream = TcpStream::connect(self.servers[at]).map_err(|_| Failed)?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         self.streams[at] = Some(stream);
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Client {
                 Ok(Ok(reply))
             }
             Err(error) => {
-                assert_ne!(error.kind(), ErrorKind::WouldBlock, "no answer for {PATIENCE:?}");
+                assert_ne!(error.kind(), ErrorKind::WouldBlock, "no answer for {TEST_TIMEOUT:?}");
                 self.streams[at] = None;
                 Ok(Err(Failed))
             }
@@ -191,7 +191,7 @@ fn run(mut client: Client, progress: &Progress, stop: &AtomicBool) -> Result<usi
 
 /// Waits until each client that is still alive has done a few more calls.
 fn wait_for_all(progress: &[Progress], ended: impl Fn(usize) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let done = |at: usize| progress[at].done.load(Ordering::SeqCst);
     let before: Vec<_> = (0..progress.len()).map(done).collect();
     while !(0..progress.len()).all(|at| done(at) >= before[at] + 10 || ended(at)) {
@@ -255,7 +255,7 @@ fn a_long_reply_that_was_given_before_a_kill_arrives() {
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&processes.ports[0].addr().into()).unwrap();
     let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let get = GetArgs { key: "k".into(), client_id: "c".into(), ..Default::default() };
     stream.write_all(&frame("Get", &get)).unwrap();
     // The member hands it to the system in one call.

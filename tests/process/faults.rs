@@ -49,7 +49,7 @@ fn key(n: usize) -> String {
 fn client(number: usize, clerk: &Clerk, history: &History, is_over: &AtomicBool) -> Appends {
     let mut appends = Appends::new();
     let mut acknowledged = 0;
-    let deadline = Instant::now() + 2 * PATIENCE;
+    let deadline = Instant::now() + 2 * TEST_TIMEOUT;
     while !is_over.load(Ordering::Acquire) || acknowledged < 20 {
         assert!(Instant::now() < deadline, "client {number}: nothing works any more");
         let (n, key) = (appends.len(), key(appends.len()));
@@ -224,7 +224,7 @@ fn a_leader_that_is_paused_under_load_answers_nothing_old_when_it_wakes() {
         for round in 0..3 {
             let paused = cluster.leader();
             let addr = cluster.ports[paused - 1].addr();
-            let only_it = Clerk::builder().members([addr]).timeout(PATIENCE).build().unwrap();
+            let only_it = Clerk::builder().members([addr]).timeout(TEST_TIMEOUT).build().unwrap();
             clerk.put("round", format!("{round} before")).unwrap();
             only_it.get("round").unwrap();
             cluster.signal(paused, "-STOP");
@@ -440,7 +440,7 @@ fn passing_clients(cluster: &Processes, numbers: std::ops::Range<usize>) {
     let mut under_way = 0;
     let wait = |under_way: &mut usize, most: usize| {
         while *under_way > most {
-            let ok: bool = ended.recv_timeout(PATIENCE).unwrap();
+            let ok: bool = ended.recv_timeout(TEST_TIMEOUT).unwrap();
             assert!(ok, "the leader takes every write");
             *under_way -= 1;
         }
@@ -455,7 +455,7 @@ fn passing_clients(cluster: &Processes, numbers: std::ops::Range<usize>) {
             seen_index: 0,
         };
         let done = done.clone();
-        stub.put_append_then(&args, Instant::now() + PATIENCE, move |reply| {
+        stub.put_append_then(&args, Instant::now() + TEST_TIMEOUT, move |reply| {
             // Nobody waits if the test has failed.
             let _ = done.send(reply.is_ok_and(|reply| &reply.err[..] == b"OK"));
         });
@@ -482,7 +482,7 @@ fn a_process_that_is_stopped_is_noticed_and_served_by_again_when_it_goes_on() {
     let channel = Channel::builder(processes.ports[0].addr().to_string())
         .ping_interval(Duration::from_millis(100))
         .lazy();
-    let soon = || Instant::now() + PATIENCE;
+    let soon = || Instant::now() + TEST_TIMEOUT;
     channel.connect_wait(soon()).unwrap();
     processes.signal(1, "-STOP");
     let stopped = Instant::now();

@@ -4,7 +4,7 @@
 //!   are killed, paused and wiped ([`faults`]); their files, addresses and limits ([`files`],
 //!   [`addresses`], [`descriptors`], [`task_limits`]); [`existing_clients`] over restarts.
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
-//! - [`processes`]: what they share: members as processes.
+//! - Shared helpers: members as processes ([`processes`]).
 
 mod addresses;
 #[path = "../support/alone.rs"]

@@ -12,13 +12,13 @@ use syncraft::testing::Port;
 pub(crate) const SYNCRAFT: &str = env!("CARGO_BIN_EXE_syncraft");
 
 /// Long enough for a busy machine. A test that waits longer has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until `holds` is true.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {TEST_TIMEOUT:?}: {what}");
         // Many conditions start a process.
         thread::sleep(Duration::from_millis(20));
     }

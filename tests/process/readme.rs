@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use syncraft::testing::Port;
 
-use crate::processes::{PATIENCE, Processes, stderr, syncraft};
+use crate::processes::{Processes, TEST_TIMEOUT, stderr, syncraft};
 
 /// A fenced block of the README.
 struct Block {
@@ -215,7 +215,7 @@ fn several_machines_and_a_damaged_member() {
         ],
     );
     running.insert(1, start(&rebuild));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let get = ask(&["get", "--stale", "k"], &addrs[1]);
         if get.stdout == b"v\n" {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::processes::{PATIENCE, Processes, stderr, syncraft};
+use crate::processes::{Processes, TEST_TIMEOUT, stderr, syncraft};
 
 const CROWD: usize = 400;
 const TASKS_MAX: usize = 300;
@@ -47,7 +47,7 @@ impl Crowd {
 
     /// Waits until each of them was connected, and many of them again.
     fn wait_until_it_is_there(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while self.connected.load(Ordering::SeqCst) < 2 * CROWD {
             assert!(Instant::now() < deadline, "the crowd does not connect");
             thread::sleep(Duration::from_millis(5));
@@ -129,7 +129,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // It is busy until a process that was killed is completely gone.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while fs::remove_dir(&self.0).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
             && Instant::now() < deadline
         {
@@ -175,7 +175,7 @@ fn start(limited: impl FnOnce(&mut Processes, usize)) -> (Processes, usize) {
     processes.kill(id);
     limited(&mut processes, id);
     processes.wait_ready();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while status_of(&processes, id)["role"] != "leader" {
         assert!(Instant::now() < deadline, "it does not lead");
         syncraft(&["transfer", &id.to_string(), "--members", &processes.members()]);
@@ -199,7 +199,7 @@ fn check(processes: &mut Processes, leader: usize) {
     let follower = (1..=3).find(|&id| id != leader).unwrap();
     processes.kill(follower);
     processes.restart(follower);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let status = status_of(processes, follower);
         if status["leader"].as_u64() == Some(leader as u64) {

@@ -2,14 +2,14 @@
 //! All tests use `Raft::step` and `Raft::status`, from outside.
 //!
 //! - [`terms`], [`elections`], [`replication`], [`safety`]: sections 5.1 to 5.4 and figure 2 of the
-//!   paper, one test a sentence.
+//!   paper, one test per sentence.
 //! - [`snapshots`]: section 7 of the paper, chapter 5 of the thesis.
 //! - [`reads`], [`durability`], [`bounds`], [`nonsense`]: what goes beyond the paper.
 //! - [`lease`], [`transfer`], [`joining`]: reads without a round, handing over the leadership,
 //!   members without their data.
 //! - [`trace`]: the scripts in `tests/raft/scripts`: whole clusters, message by message.
-//! - [`node`], [`cluster`], [`words`]: what they share: one core with a disk, several of them, and
-//!   messages as text.
+//! - Shared helpers: one core with a disk ([`node`]), several of them ([`cluster`]), messages as
+//!   text ([`words`]).
 
 mod bounds;
 mod cluster;

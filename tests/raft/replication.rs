@@ -192,7 +192,7 @@ fn a_follower_that_has_lost_its_disk_is_filled_again() {
 /// §5.3: "After a rejection, the leader decrements nextIndex and retries"; and at its end: "one
 /// AppendEntries RPC will be required for each term with conflicting entries, rather than one RPC
 /// per entry". Figure 7, and the pairs of logs in etcd's tests: how many probes it takes until the
-/// logs agree, at most one a term.
+/// logs agree, at most one per term.
 #[test]
 fn a_leader_finds_where_the_logs_agree() {
     // The leader's log, the follower's log, the most probes needed.

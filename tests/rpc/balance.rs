@@ -212,7 +212,7 @@ fn a_black_hole_takes_only_its_share_of_the_time() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_left_alone_after_three_calls() {
+fn a_server_that_does_not_answer_is_ejected_after_three_calls() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = silent.local_addr().unwrap();
     let (server, service) = serve(Limits::default());

@@ -216,7 +216,7 @@ enum Act {
     Answer,
     Refuse(StatusCode),
     /// Ends the connection with a status instead of an answer ...
-    Goodbye(StatusCode),
+    CloseNotice(StatusCode),
     /// ... or right after the answer.
     AnswerAndGoodbye(StatusCode),
     /// Ends it without a word, after an answer ...
@@ -231,7 +231,7 @@ impl Act {
         match rng.u8(0..10) {
             0..3 => Act::Answer,
             3..6 => Act::Refuse(code),
-            6 => Act::Goodbye(code),
+            6 => Act::CloseNotice(code),
             7 => Act::AnswerAndGoodbye(code),
             8 => Act::AnswerAndClose,
             _ => Act::Close,
@@ -248,13 +248,13 @@ impl Act {
         match self {
             Act::Answer | Act::AnswerAndClose => server.answer(id, "answer"),
             Act::Refuse(code) => server.refuse(id, code),
-            Act::Goodbye(code) => server.refuse(0, code),
+            Act::CloseNotice(code) => server.refuse(0, code),
             Act::AnswerAndGoodbye(code) => {
                 server.send(&[reply(id, "answer"), refusal(0, code)].concat());
             }
             Act::Close => {}
         }
-        if let Act::Goodbye(_) = self {
+        if let Act::CloseNotice(_) = self {
             server.expect_closed();
         }
     }
@@ -284,7 +284,7 @@ fn check_outcome(act: Act, is_first: bool, outcome: &Result<Echo, CallError>) {
         (Act::Refuse(code), Err(CallError::Refused { status, .. })) => {
             assert_eq!(status.code, code)
         }
-        (Act::Goodbye(code), Err(error)) => {
+        (Act::CloseNotice(code), Err(error)) => {
             let is_certain = match code {
                 StatusCode::Busy => is_first,
                 code => matches!(code, StatusCode::ShuttingDown | StatusCode::Closing),

@@ -17,7 +17,7 @@ use crate::support::*;
 /// When the servers of these tests close an idle connection.
 const IDLE: Duration = Duration::from_millis(100);
 
-fn serve_impatient() -> (Server, Arc<TestService>) {
+fn serve_with_short_timeouts() -> (Server, Arc<TestService>) {
     serve(Limits { idle_timeout: IDLE, ..Limits::default() })
 }
 
@@ -31,7 +31,7 @@ fn wait_idle_closed(server: &Server, connections: u64) {
 
 #[test]
 fn an_idle_connection_is_told_so_and_closed_and_counted() {
-    let (server, _) = serve_impatient();
+    let (server, _) = serve_with_short_timeouts();
     let mut raw = Raw::connect(server.local_addr());
     for id in 1..=2 {
         raw.send(&request("Echo", id, "x"));
@@ -48,7 +48,7 @@ fn an_idle_connection_is_told_so_and_closed_and_counted() {
 
 #[test]
 fn a_connection_that_says_nothing_at_all_is_closed() {
-    let (server, _) = serve_impatient();
+    let (server, _) = serve_with_short_timeouts();
     let mut raw = Raw::connect(server.local_addr());
     // The server does not know which format this client speaks.
     raw.expect_reset();
@@ -58,7 +58,7 @@ fn a_connection_that_says_nothing_at_all_is_closed() {
 
 #[test]
 fn a_connection_with_a_call_open_is_not_idle() {
-    let (server, service) = serve_impatient();
+    let (server, service) = serve_with_short_timeouts();
     let mut raw = Raw::connect(server.local_addr());
     raw.send(&request("Hold", 1, "x"));
     service.wait_held(1);
@@ -90,7 +90,7 @@ fn a_connection_whose_call_waits_for_a_handler_is_not_idle() {
 
 #[test]
 fn documented_clients_may_be_silent_for_as_long_as_they_like() {
-    let (server, _) = serve_impatient();
+    let (server, _) = serve_with_short_timeouts();
     let mut raw = Raw::connect(server.local_addr());
     for _ in 0..2 {
         raw.send(&request("Echo", 0, "x"));
@@ -126,7 +126,7 @@ fn clients_of_a_reserved_service_may_be_silent_for_as_long_as_they_like() {
 
 #[test]
 fn pings_keep_a_connection() {
-    let (server, _) = serve_impatient();
+    let (server, _) = serve_with_short_timeouts();
     let mut raw = Raw::connect(server.local_addr());
     let until = Instant::now() + 6 * IDLE;
     let mut id = 0;
@@ -156,13 +156,13 @@ fn check_transparent(builder: ChannelBuilder, server: &Server) {
 
 #[test]
 fn an_idle_close_costs_a_channel_that_its_callers_read_no_call() {
-    let (server, _) = serve_impatient();
+    let (server, _) = serve_with_short_timeouts();
     check_transparent(channel(server.local_addr()), &server);
 }
 
 #[test]
 fn an_idle_close_costs_a_channel_with_a_thread_of_its_own_no_call() {
-    let (server, _) = serve_impatient();
+    let (server, _) = serve_with_short_timeouts();
     let losses = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&losses);
     let on_disconnect = move || {
@@ -184,7 +184,7 @@ fn an_idle_close_costs_a_channel_with_a_thread_of_its_own_no_call() {
 
 #[test]
 fn a_channel_that_is_told_at_once_makes_its_next_call_over_another_connection() {
-    let (server, _) = serve_impatient();
+    let (server, _) = serve_with_short_timeouts();
     let channel = channel(server.local_addr()).lazy();
     for closed in 1..=10 {
         assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");

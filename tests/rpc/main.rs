@@ -6,7 +6,7 @@
 //! - Channels: [`channel`], [`connection`], [`pending`], [`retry`], [`balance`], [`errors`],
 //!   [`loss`], [`ping`], [`silence`], [`documented_server`].
 //! - Both: [`noise`], [`many`], [`threads`].
-//! - What they share: a service to call and raw sockets ([`support`]); servers and networks that
+//! - Shared helpers: a service to call and raw sockets ([`support`]); servers and networks that
 //!   misbehave ([`peers`]); tests in a process of their own ([`alone`]); the log ([`collector`]).
 //!
 //! Tests that count threads or descriptors, install a logger or change limits run [`alone`].

@@ -2,7 +2,7 @@
 //! byte.
 //!
 //! `tests/wire/vectors.jsonl` has exchanges captured between programs of the documented C++ system,
-//! one a line. The `clerk` lines go to a small store with the documented rules. The `peer` lines
+//! one per line. The `clerk` lines go to a small store with the documented rules. The `peer` lines
 //! only have to parse. Where the captured server and the documents differ, the documents win:
 //! `documented_reply` lists each of these lines with its reason.
 

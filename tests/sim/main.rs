@@ -17,18 +17,24 @@
 //! - [`world`]: the event loop and its phases. First faults, while safety is checked. Then calm, in
 //!   which a quorum, and later everyone, must make progress and agree. At the end each clerk reads
 //!   each key.
+//! - [`member`]: one member: its core while it lives, its disk always.
 //! - [`disk`]: when writes are done, what was reported, and whether a start finds it. Under it is
 //!   the [`device`], which loses power, dies in the middle of anything, fills up, stalls, and fails
-//!   to sync.
+//!   to sync. [`durable`] is a model of what is certainly on the disk.
 //! - [`network`]: delays, losses, duplicates, replays, cut links.
 //! - [`machine`]: each member's state, and who waits for the result of an entry.
 //! - [`clerk`]: clients with the rules of the real one. What they see is a [`history`], which must
 //!   be linearizable. The [`workload`] adds load that nobody retries.
 //! - [`oracle`]: the invariants, checked after every step: election safety, log matching, leader
-//!   completeness, state machine safety, commit indexes that only grow, durable before said, equal
-//!   digests at equal index, each write at most once.
+//!   completeness, state machine safety, commit indexes that only grow, nothing announced before it
+//!   is durable, equal digests at equal index, each write at most once. A [`shadow`] is a member's
+//!   log as the oracle knows it.
 //! - [`lies`]: members that break a promise on purpose, which must be noticed. The same goes for
 //!   the bugs that `scripts/mutants.sh` puts into the code under test.
+//! - [`runner`]: runs seeds on all cores. The result of a run is a [`report`].
+//! - [`overrides`]: changes to what a seed says, from the environment and for smaller runs.
+//! - [`trace`]: the story of a run: a hash of everything, and its last lines. [`show`] writes
+//!   events, messages and effects as text.
 //!
 //! Everything random comes from the seed, with a generator for each concern. A failing run is
 //! [shrunk](shrink): the smallest run that still fails prints the end of its story, and how to

@@ -5,7 +5,7 @@
 //!   bits on a simulated disk, at every operation and at every byte.
 //! - [`format`]: bytes that earlier versions wrote, from `tests/golden`.
 //! - [`real`]: the file system of this machine.
-//! - [`model`]: what they share: random histories of a log, and what the log must hold afterwards.
+//! - Shared helpers: random histories of a log, and what the log must hold afterwards ([`model`]).
 
 mod compaction;
 mod crash;

@@ -1,8 +1,8 @@
 //! The state that members of every role have: that of Raft figure 2, and the effects of the current
 //! step.
 //!
-//! The term, the vote, `commit_index` and `handed_out` are private to this file. Each of them
-//! changes in one method, and that method asserts what Raft says about the change.
+//! The term, the vote, `commit_index` and `handed_out` are private to this file. Each
+//! changes only in methods that assert what Raft says about the change.
 //!
 //! Methods that each step calls once are `#[inline]`. Otherwise calls from one file to another
 //! would cost more than all assertions.
@@ -53,7 +53,7 @@ pub(super) struct Common {
     pub(super) timer: Timer,
     pub(super) rng: fastrand::Rng,
     pub(super) persists: Persists,
-    told: RoleChange,
+    reported_role: RoleChange,
     pub(super) nonsense_count: u64,
     pub(super) effects: Vec<Effect>,
 }
@@ -83,9 +83,9 @@ pub(super) struct Persists {
 }
 
 impl Persists {
-    pub(super) fn tick(&mut self, handed_over: Index) {
+    pub(super) fn tick(&mut self, submitted: Index) {
         if self.stalled_ticks == 0 {
-            self.stalled_index = handed_over;
+            self.stalled_index = submitted;
         }
         self.stalled_ticks = match self.done < self.last {
             true => self.stalled_ticks.saturating_add(1),
@@ -149,12 +149,15 @@ impl Common {
             timer: Timer::default(),
             rng,
             persists: Persists::default(),
-            told: role,
+            reported_role: role,
             nonsense_count: 0,
             effects: Vec::new(),
         };
         common.adopt_term_of_snapshot();
-        assert!(common.log.last_term() <= common.current_term(), "no entry is of a term to come");
+        assert!(
+            common.log.last_term() <= common.current_term(),
+            "no entry has a later term than the current one"
+        );
         common.reset_timer();
         common
     }
@@ -166,7 +169,7 @@ impl Common {
         let term = self.snapshot.map_or(Term::ZERO, |it| it.last_included_term);
         if term > self.current_term() {
             self.change_hard_state(HardState { current_term: term, voted_for: None });
-            self.told.term = term;
+            self.reported_role.term = term;
         }
     }
 
@@ -238,7 +241,9 @@ impl Common {
         assert!(leader != Some(self.config.id), "nobody follows itself");
         if term > self.current_term() {
             self.change_hard_state(HardState { current_term: term, voted_for: None });
+            self.leader = None;
         }
+        assert!(self.leader.is_none() || leader.is_none(), "a term has one leader (§5.2)");
         self.leader = leader;
         self.reset_timer();
         self.reject_forwarded();
@@ -248,7 +253,10 @@ impl Common {
     pub(super) fn append(&mut self, entries: impl IntoIterator<Item = Entry>) {
         entries.into_iter().for_each(|entry| self.log.append(entry));
         // Terms never fall along the log, so this holds for all entries.
-        assert!(self.log.last_term() <= self.current_term(), "no entry is of a term to come");
+        assert!(
+            self.log.last_term() <= self.current_term(),
+            "no entry has a later term than the current one"
+        );
     }
 
     /// Removes the entries from `from` on, which conflict with the leader's.
@@ -350,7 +358,7 @@ impl Common {
             self.persists.hard_state_write = id;
         }
         let reset = self.persists.reset.take();
-        let entries = self.log.hand_over(id);
+        let entries = self.log.take_unwritten(id);
         let then = std::mem::take(&mut self.persists.then);
         self.effects.push(Effect::Persist(Persist { id, hard_state, reset, entries, then }));
     }
@@ -445,10 +453,10 @@ impl Common {
 
     /// Reports the role, the term and the leader if one of them has changed.
     #[inline]
-    pub(super) fn tell_role(&mut self, role: RoleChange) {
-        assert!(role.term >= self.told.term, "terms never fall (§5.1)");
-        if role != self.told {
-            self.told = role;
+    pub(super) fn report_role(&mut self, role: RoleChange) {
+        assert!(role.term >= self.reported_role.term, "terms never fall (§5.1)");
+        if role != self.reported_role {
+            self.reported_role = role;
             self.effects.push(Effect::RoleChanged(role));
         }
     }

@@ -27,9 +27,8 @@ pub struct Config {
     /// election timeout.
     pub heartbeat_ticks: u32,
     /// The shortest election timeout. Each timeout is drawn from `[min, max]` (Raft §5.2). Default
-    /// 30 and
-    /// 60. If they are too small, a short stall costs the leader its term. If they are too large,
-    ///     the cluster is without a leader for as long when one fails.
+    /// 30, and 60 for `election_ticks_max`. If they are too small, a short stall costs the leader
+    /// its term. If they are too large, the cluster is without a leader for as long when one fails.
     pub election_ticks_min: u32,
     /// The longest election timeout.
     pub election_ticks_max: u32,

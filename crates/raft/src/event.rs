@@ -144,7 +144,8 @@ pub enum Effect {
 /// One write to the disk and what may be said once it is there.
 ///
 /// Thesis §3.8: nothing that promises a vote, a term or an entry leaves before the promise is
-/// durable. That rule is in the data: such a message stands in `then`, and nowhere else.
+/// durable. That rule is in the data: such a message waits in `then`, unless what it promises is
+/// durable already.
 ///
 /// The hard state goes to the disk before the entries: what a crash leaves of a write must not hold
 /// an entry of a term that the disk has not reached.

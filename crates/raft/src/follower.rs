@@ -52,7 +52,7 @@ impl Common {
         }
     }
 
-    /// One vote a term, for the first candidate that asks. The same candidate may ask again.
+    /// One vote per term, for the first candidate that asks. The same candidate may ask again.
     fn may_vote_for(&self, message: &Message) -> bool {
         match self.hard_state().voted_for {
             Some(candidate) => candidate == message.from,

@@ -273,7 +273,7 @@ impl Raft {
     }
 
     /// Goes on once everything that this member can have promised is on its disk.
-    pub(super) fn look_whether_filled(&mut self) {
+    pub(super) fn check_filled(&mut self) {
         let Some(Joining { stage: Stage::Filling { target: Some((term, index)) }, .. }) =
             self.joining
         else {

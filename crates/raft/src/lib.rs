@@ -30,9 +30,10 @@
 //! In this project that is `node`. The shell promises the core:
 //!
 //! - Effects are carried out in the order in which they are returned.
-//! - [`Event::Persisted`] is said of a write only when that write and every write before it are on
+//! - [`Event::Persisted`] is sent for a write only when that write and every write before it are on
 //!   the disk.
-//! - Entries are applied in order. A snapshot that the core hears of is on the disk, whole.
+//! - Entries are applied in order. The core is told of a snapshot only when all of it is on the
+//!   disk.
 //! - It writes, applies and releases only what an effect orders.
 //! - A member starts with what its disk holds: the hard state, the newest snapshot and the log
 //!   behind it.
@@ -42,16 +43,16 @@
 //! # Batches
 //! The shell drains its inbox and steps everything at once. Proposals of one batch leave in one
 //! `AppendEntries` for each peer and in one `Persist`; reads of one batch share one round of
-//! heartbeats. A batch of one event is as good as any.
+//! heartbeats. A batch may be a single event.
 //!
 //! # Durability
 //! The order of effects is the durability contract. A message that promises something (a vote, a
-//! term, an entry) stands in [`Persist::then`] and leaves when that write and every write before it
-//! are on the disk (thesis §3.8). A message that promises nothing is an [`Effect::Send`] and leaves
-//! at once: a heartbeat and its answer, a refusal, a pre-vote, and the leader's entries, which may
-//! leave before the leader's own disk has them (thesis §10.2.1). The leader counts itself only when
-//! it is told [`Event::Persisted`]. A member may apply an entry that a quorum holds before its own
-//! disk does.
+//! term, an entry) waits in [`Persist::then`] until it is durable (thesis §3.8); if it already is,
+//! it leaves at once as [`Effect::Send`]. Replies also wait until the current hard state is
+//! durable, except the grant of a pre-vote. Messages that promise nothing leave at once:
+//! heartbeats, requests for pre-votes, questions, and the leader's entries, which may leave before
+//! the leader's own disk has them (thesis §10.2.1). The leader counts itself only when it is told
+//! [`Event::Persisted`]. A member may apply an entry that a quorum holds before its own disk does.
 //!
 //! # State
 //! | state | where | of Raft figure 2 |
@@ -104,7 +105,7 @@
 //! # Rules
 //! For every message, before any role sees it (§5.1, in this file):
 //!
-//! 1. It is between this member and another member of the cluster, or it is dropped.
+//! 1. A message that is not from another member of the cluster to this one is dropped.
 //! 2. If its term is earlier, a request is refused with the current term, and a reply is dropped.
 //! 3. If its term is later, the member enters that term as a follower. A pre-vote does not count as
 //!    a later term. Nor does a request for a vote while a leader is heard: it is refused (thesis
@@ -115,7 +116,7 @@
 //! 4. A follower that hears no leader for an election timeout asks for pre-votes. The timeout is
 //!    drawn anew each time.
 //! 5. A vote goes to the first candidate of the term whose log is at least as up to date (§5.4.1).
-//!    One vote a term.
+//!    One vote per term.
 //! 6. A candidate that a quorum votes for leads, once its own vote is on its disk. Its first entry
 //!    is a no-op.
 //! 7. A leader that hears no quorum for an election timeout steps down (check-quorum, thesis §6.2).
@@ -148,8 +149,9 @@
 //!   `terms::a_later_term_makes_a_follower_of_every_role`,
 //!   `elections::one_vote_a_term_first_come_first_served`, `elections::a_vote_outlives_a_crash`.
 //! - **A term has at most one leader** (election safety, figure 3). It follows from the one above,
-//!   as any two quorums share a voter. Asserted in `Common::set_leader`; `tests/sim` checks it
-//!   across members. Tests: `terms::a_second_leader_of_a_term_is_nonsense`,
+//!   as any two quorums share a voter. Asserted in `Common::set_leader` and
+//!   `Common::begin_following`; `tests/sim` checks it across members. Tests:
+//!   `terms::a_second_leader_of_a_term_is_nonsense`,
 //!   `membership::tests::any_two_quorums_share_a_voter`.
 //! - **A leader has its vote on its disk.** Otherwise it could vote again in the same term after a
 //!   crash. Asserted in `become_leader`. Test:
@@ -159,8 +161,8 @@
 //! - **Indexes count up by one and terms never fall along the log** (§5.3, log matching). The
 //!   search for where two logs agree relies on it. Asserted in `Log::append` and `Log::recovered`.
 //!   Test: `log::tests::where_two_logs_could_still_agree`.
-//! - **No entry is of a term to come.** Otherwise an entry could be taken for one of a leader that
-//!   was not elected yet. Asserted in `Common::append`. Test:
+//! - **No entry has a later term than the current one.** Otherwise an entry could be taken for one
+//!   of a leader that was not elected yet. Asserted in `Common::append`. Test:
 //!   `nonsense::entries_that_do_not_follow_each_other_are_dropped_and_counted`.
 //! - **`commit_index` never falls and never passes the end of the log.** Clients have been told.
 //!   Asserted in `Common::commit_to`. Test:
@@ -176,7 +178,7 @@
 //! - **`match_index < next_index <= last_index + 1`** (figure 2). Otherwise a leader would send
 //!   what it does not have. Asserted in `Progress` and `leader::next_append`. Test:
 //!   `replication::reordered_answers_take_nothing_back`.
-//! - **`durable <= handed_over <= last_index`.** A leader that counted on an entry that its disk
+//! - **`durable <= submitted <= last_index`.** A leader that counted on an entry that its disk
 //!   does not have could commit an entry that a crash removes. Asserted in `Log::assert_sound`.
 //!   Tests: `durability::a_leader_counts_itself_when_its_write_is_durable`,
 //!   `durability::a_truncation_takes_back_what_was_on_its_way`.
@@ -189,10 +191,10 @@
 //!   would find a gap between the snapshot and the log. The core orders it
 //!   ([`Effect::ReleaseLog`], [`Persist::reset`]); the shell drops nothing by itself. Asserted in
 //!   `Common::release_log`. Test: `snapshots::the_log_is_released_up_to_a_snapshot_that_was_taken`.
-//! - **A member that does not know its promises does not stand and does not lead.** Asserted in
-//!   `Raft::assert_may_stand` and `become_leader`. Test:
+//! - **A member that may have forgotten a promise neither stands for election nor leads.** Asserted
+//!   in `Raft::assert_may_stand` and `become_leader`. Test:
 //!   `joining::it_votes_when_it_holds_all_that_the_leader_had`.
-//! - **Each request gets one reply**, or is nonsense. The carrier keeps a call open for it. Test:
+//! - **Each request gets one reply**, or is nonsense. The shell keeps a call open for it. Test:
 //!   `terms::a_request_of_an_earlier_term_is_refused_with_the_current_one`.
 //! - **Everything that grows has a bound in [`Config`]**, except the log itself, which snapshots
 //!   cut. Tests: `bounds`.
@@ -223,7 +225,7 @@
 //!
 //! # Left out
 //! - Changes of the membership (§6, thesis §4). [`Membership`] is where they will be.
-//! - The chunks of a snapshot (§7, thesis §5): the carrier sends and verifies them, and the core
+//! - The chunks of a snapshot (§7, thesis §5): the shell sends and verifies them, and the core
 //!   hears of a whole one.
 //! - Sessions of clients, which make a repeated command take effect once (§8, thesis §6.3): the
 //!   state machine keeps them.
@@ -380,7 +382,7 @@ impl Raft {
     fn tick(&mut self) {
         let common = &mut self.common;
         common.promise_ticks = common.promise_ticks.saturating_sub(1);
-        common.persists.tick(common.log.handed_over_index());
+        common.persists.tick(common.log.submitted_index());
         common.forwarded.tick(common.config.heartbeat_ticks);
         self.tick_joining();
         match &mut self.role {
@@ -533,7 +535,6 @@ impl Raft {
         }
     }
 
-    /// A client's command.
     fn propose(&mut self, id: RequestId, command: Bytes) {
         match &mut self.role {
             Role::Leader(leader) => leader.propose(&mut self.common, id, command),
@@ -541,7 +542,6 @@ impl Raft {
         }
     }
 
-    /// A client's read.
     fn read(&mut self, id: RequestId) {
         match &mut self.role {
             Role::Leader(leader) => leader.read(&mut self.common, id),
@@ -597,10 +597,10 @@ impl Raft {
             _ => self.common.ask_for_reads(),
         }
         self.common.persist();
-        self.look_whether_filled();
+        self.check_filled();
         self.hand_out();
         self.common.log.forget(FORGOTTEN_EACH_STEP);
-        self.common.tell_role(self.role_change());
+        self.common.report_role(self.role_change());
         self.assert_sound();
         std::mem::take(&mut self.common.effects)
     }

@@ -2,14 +2,14 @@
 //! many of them are on the disk.
 //!
 //! ```text
-//!       base │ first ............ durable ...... handed to Persist ...... last
+//!       base │ first ............ durable .......... submitted .......... last
 //!            │ on this disk             │ being written      │ to be written
 //! ```
 //!
 //! Entries that a snapshot has are forgotten a few at a time ([`Log::forget`]), because to free a
 //! million of them takes longer than a heartbeat may.
 //!
-//! Invariants: indexes are contiguous, terms never fall, `durable <= handed_over <= last`.
+//! Invariants: indexes are contiguous, terms never fall, `durable <= submitted <= last`.
 
 use std::collections::VecDeque;
 
@@ -36,7 +36,7 @@ pub(super) struct Log {
     dispensable: Index,
     entries: VecDeque<Entry>,
     /// The last entry that a `Persist` has carried.
-    handed_over: Index,
+    submitted: Index,
     /// The last entry that is on this member's disk.
     durable: Index,
     /// Writes under way, each with the last entry that it makes durable. A truncation lowers these.
@@ -64,7 +64,7 @@ impl Log {
             base,
             dispensable: base.last_included_index,
             entries: entries.into(),
-            handed_over: last,
+            submitted: last,
             durable: last,
             writes: VecDeque::new(),
         }
@@ -84,8 +84,8 @@ impl Log {
     }
 
     /// The last entry that was given out to be written.
-    pub(super) fn handed_over_index(&self) -> Index {
-        self.handed_over
+    pub(super) fn submitted_index(&self) -> Index {
+        self.submitted
     }
 
     pub(super) fn durable_index(&self) -> Index {
@@ -149,7 +149,7 @@ impl Log {
             .expect("callers truncate above the snapshot only: committed entries stay");
         self.entries.truncate(at);
         let last = from.prev();
-        self.handed_over = self.handed_over.min(last);
+        self.submitted = self.submitted.min(last);
         self.durable = self.durable.min(last);
         for (_, up_to) in &mut self.writes {
             *up_to = last.min(*up_to);
@@ -157,21 +157,21 @@ impl Log {
     }
 
     /// The entries that no `Persist` has carried yet. From now on, `id` carries them.
-    pub(super) fn hand_over(&mut self, id: PersistId) -> Vec<Entry> {
+    pub(super) fn take_unwritten(&mut self, id: PersistId) -> Vec<Entry> {
         assert!(self.writes.back().is_none_or(|&(last, _)| last < id), "writes are in order");
-        let entries = self.batch(self.handed_over.next(), self.last_index(), usize::MAX);
-        self.handed_over = self.last_index();
-        self.writes.push_back((id, self.handed_over));
+        let entries = self.batch(self.submitted.next(), self.last_index(), usize::MAX);
+        self.submitted = self.last_index();
+        self.writes.push_back((id, self.submitted));
         entries
     }
 
     pub(super) fn has_unwritten(&self) -> bool {
-        self.handed_over < self.last_index()
+        self.submitted < self.last_index()
     }
 
     /// The entries up to `to` are no longer needed, because a snapshot has them.
     pub(super) fn compact(&mut self, to: Index) {
-        assert!(to <= self.handed_over, "what is not yet being written stays");
+        assert!(to <= self.submitted, "what is not yet being written stays");
         self.dispensable = self.dispensable.max(to);
     }
 
@@ -204,7 +204,7 @@ impl Log {
         self.base = snapshot;
         self.dispensable = snapshot.last_included_index;
         self.entries.clear();
-        self.handed_over = snapshot.last_included_index;
+        self.submitted = snapshot.last_included_index;
         // Until the write that records this is on the disk.
         self.durable = Index::ZERO;
         self.writes.iter_mut().for_each(|(_, up_to)| *up_to = Index::ZERO);
@@ -240,8 +240,8 @@ impl Log {
 
     /// Asserts what holds between any two steps.
     pub(super) fn assert_sound(&self) {
-        assert!(self.durable <= self.handed_over, "only what was given out can be on the disk");
-        assert!(self.handed_over == self.last_index(), "each step gives out what it added");
+        assert!(self.durable <= self.submitted, "only what was given out can be on the disk");
+        assert!(self.submitted == self.last_index(), "each step gives out what it added");
     }
 
     fn position(&self, index: Index) -> Option<usize> {
@@ -273,10 +273,10 @@ mod tests {
     fn a_write_that_a_truncation_overtook_makes_nothing_durable() {
         let mut log = log(&[1, 1]);
         log.append(entry(3, 1));
-        assert_eq!(log.hand_over(PersistId(1)).len(), 1);
+        assert_eq!(log.take_unwritten(PersistId(1)).len(), 1);
         log.truncate(Index(3));
         log.append(entry(3, 2));
-        assert_eq!(log.hand_over(PersistId(2)), vec![entry(3, 2)]);
+        assert_eq!(log.take_unwritten(PersistId(2)), vec![entry(3, 2)]);
         log.written(PersistId(1));
         assert_eq!(
             log.durable_index(),

@@ -16,7 +16,7 @@ pub struct Message {
     /// The sender's current term; in a pre-vote request, and in the grant of one, the term that
     /// would be started.
     pub term: Term,
-    /// The carrier's mark on a request, repeated by its reply; 0 in what the core starts.
+    /// The shell's mark on a request, repeated by its reply; 0 in what the core starts.
     pub token: u64,
     /// What it says.
     pub body: Body,
@@ -42,7 +42,7 @@ pub enum Request {
     /// The leader shows that it lives, and asks whether it still leads.
     Heartbeat(Heartbeat),
     /// A snapshot of the leader has arrived, whole and verified (Raft §7). The core asks for it
-    /// with [`Effect::SendSnapshot`](super::Effect::SendSnapshot), and the carrier sends its
+    /// with [`Effect::SendSnapshot`](super::Effect::SendSnapshot), and the shell sends its
     /// chunks.
     InstallSnapshot(SnapshotMeta),
     /// The leader hands over: stand for election at once (thesis §3.10).
@@ -82,7 +82,7 @@ impl From<Reply> for Body {
     }
 }
 
-/// Who waits for a reply, and the token by which the carrier finds the call.
+/// Who waits for a reply, and the token by which the shell finds the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     pub(super) id: MemberId,

@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::error_words::{check_all, every_variant};
-    use crate::frame::{FrameError, Stranger};
+    use crate::frame::{FrameError, OtherProtocol};
     use crate::{Endpoint, PayloadError, SourceError, StatusCode};
 
     #[test]
@@ -206,9 +206,9 @@ mod tests {
             BadLimits { reason: "calls_max is 0".to_owned() },
         ));
         check_all(&every_variant!(FrameError:
-            Stranger(Stranger::Http),
-            Stranger(Stranger::Tls),
-            Stranger(Stranger::Unknown([0; 3])),
+            OtherProtocol(OtherProtocol::Http),
+            OtherProtocol(OtherProtocol::Tls),
+            OtherProtocol(OtherProtocol::Unknown([0; 3])),
             EmptyHead {},
             HeadTooLong { len: 2000 },
             BadTag { found: 1 },

@@ -106,8 +106,9 @@
 //!
 //! # The wire
 //!
-//! One port serves two formats. A call with a `call_id` is extended, a call without one is
-//! documented.
+//! One port serves two formats. *Documented*: the format of the published C++ system whose clients
+//! must keep working ("existing clients"). *Extended*: this project's own. A call with a `call_id`
+//! is extended, a call without one is documented.
 //!
 //! | | documented | extended |
 //! |---|---|---|
@@ -164,7 +165,8 @@
 //!   [`CallError::may_have_run`].
 //! - No foreign code (services, completions) runs under a lock of this crate, except a
 //!   [`Balancer`]. Its panics end one call.
-//! - Only `transport` touches a connected socket.
+//! - Only `transport` touches a connected socket (except the one by which a stopping server wakes
+//!   its acceptor).
 //!
 //! # Threads
 //!

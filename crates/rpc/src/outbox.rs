@@ -158,7 +158,6 @@ impl Outbox {
         }
     }
 
-    /// How the connection will end.
     pub(super) fn ending(&self) -> Ending {
         self.state.lock().ending
     }
@@ -369,7 +368,6 @@ impl Outbox {
         self.state.lock().cut.clone()
     }
 
-    /// Whether the connection was cut.
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
     }

@@ -134,7 +134,7 @@ impl<I: Invoke> Invoke for Retrying<I> {
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         let (first_began, mut attempt) = (Instant::now(), 0);
         // The error of the last attempt that may have run.
-        let mut doubt = None;
+        let mut may_have_run_error = None;
         loop {
             let request = RequestId { client: self.client.clone(), number, attempt };
             let options = CallOptions { request: Some(request), ..options.clone() };
@@ -155,9 +155,13 @@ impl<I: Invoke> Invoke for Retrying<I> {
             attempt = attempt.saturating_add(1);
             let Some(pause) = self.pause(method, &error, attempt, deadline) else {
                 // Even if this attempt has not run, an earlier one may have.
-                return Err(if error.may_have_run() { error } else { doubt.unwrap_or(error) });
+                return Err(if error.may_have_run() {
+                    error
+                } else {
+                    may_have_run_error.unwrap_or(error)
+                });
             };
-            doubt = Some(error).filter(CallError::may_have_run).or(doubt);
+            may_have_run_error = Some(error).filter(CallError::may_have_run).or(may_have_run_error);
             thread::sleep(pause);
         }
     }

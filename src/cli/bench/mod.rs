@@ -20,7 +20,7 @@ use syncraft::kv::VALUE_LEN_MAX;
 use syncraft::server::proto::StatusReply;
 
 use super::args::{BenchArgs, BenchOperation, Common};
-use super::output::{print, tell};
+use super::output::{eprint_line, print};
 use super::status::Answer;
 use super::{Exit, Failure, Outcome, status};
 use load::{End, Leader, Load};
@@ -102,7 +102,7 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     let line = format!("some operations failed, the first one with: {words}");
     let exit = match (measured.latencies.is_empty(), measured.errors.unknown) {
         (false, _) => {
-            tell(&format_args!("syncraft: {line}"));
+            eprint_line(&format_args!("syncraft: {line}"));
             return Ok(Exit::Done);
         }
         (true, 0) => Exit::NotApplied,

@@ -72,7 +72,7 @@ impl Cluster {
 
     /// Sends heartbeats until the leader waits no longer.
     fn wait(&mut self, leader: u64, followers: &[u64]) {
-        let until = self.now + PATIENCE;
+        let until = self.now + ANSWER_TIMEOUT;
         while self.now <= until {
             self.heartbeat(leader, followers);
         }

@@ -11,13 +11,12 @@ use rustix::event::PollFlags;
 const HEAD_LEN_MAX_BYTES: usize = 8 << 10;
 
 /// How long a request may take to arrive, and an answer to be sent.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PHASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the client may take to close its end. If we closed ours while bytes were unread, the
 /// connection would be reset and the answer lost.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// A request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) path: String,
@@ -44,7 +43,7 @@ enum Phase {
 impl Exchange {
     pub(super) fn new(stream: TcpStream) -> io::Result<Exchange> {
         stream.set_nonblocking(true)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PHASE_TIMEOUT;
         Ok(Exchange { stream, phase: Phase::Reading(Vec::new()), deadline })
     }
 
@@ -81,7 +80,7 @@ impl Exchange {
     ) -> io::Result<bool> {
         if let Phase::Reading(head) = &mut self.phase {
             let Some(request) = read(&self.stream, head)? else { return Ok(true) };
-            self.enter(Phase::Writing(answer(request)), PATIENCE);
+            self.enter(Phase::Writing(answer(request)), PHASE_TIMEOUT);
         }
         if let Phase::Writing(rest) = &mut self.phase {
             if !write(&self.stream, rest)? {

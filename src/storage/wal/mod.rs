@@ -14,7 +14,7 @@
 //!
 //! | Name in `wal/` | What |
 //! |---|---|
-//! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap from the first that is kept on; a batch never crosses from one to the next |
+//! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap, from the oldest one kept; a batch never crosses from one to the next |
 //! | `<segment>.<offset>.torn` | an unfinished write that a start cut off (at most 16 MiB of it); the last eight are kept |
 //! | `*.tmp` | unfinished files; removed by the next start |
 //!
@@ -98,7 +98,7 @@
 //! | zeros | the end |
 //!
 //! One batch is written at a time, and only after all before it were synced. So a batch newer than
-//! B + 1 proves that B + 1 was synced. Of a torn write any part may be missing, and its sectors may
+//! B + 1 proves that B + 1 was synced. Any part of a torn write may be missing, and its sectors may
 //! have arrived in any order.
 //!
 //! The following is always damage, because header, length and name are durable before the first
@@ -143,9 +143,9 @@
 //! which entry.
 //!
 //! A seal is written when everything before its end has been synced, so nothing after that end was
-//! ever acknowledged. There may be bytes all the same: a write met a full disk, the sync of its
-//! zeroing failed, the next process saw the zeros in the system's memory and went on in another
-//! segment, and then the power failed.
+//! ever acknowledged. Bytes can still be there. Example: a write met a full disk; the sync of its
+//! zeroing failed; the next process saw the zeros in the system's memory and went on in another
+//! segment; then the power failed.
 //!
 //! A torn tail is copied aside, overwritten with zeros, and synced; then the mark is written. A
 //! crash in between leaves a torn tail again. Before `open` returns, it writes the last batch once
@@ -218,7 +218,7 @@ use super::{DataDir, Identity, StorageError};
 use batch::{BODY_LEN_MAX_BYTES, PendingBatch};
 use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
 use kept::{KeptSegments, Lengths};
-use recovery::Outcome;
+use recovery::RecoveryEnd;
 use replay::{Continuation, Replay};
 use segment::{Blank, Segment, write_zeros};
 use spare::SpareMaker;
@@ -281,8 +281,8 @@ impl fmt::Display for TornTail {
 
 /// The write-ahead log of one member. The [module](self) says what it promises.
 ///
-/// One thread writes. [`sync`](Wal::sync) blocks it until the disk is done. Dropping the log
-/// without [`close`](Wal::close) leaves the files as a crash would.
+/// One thread at a time writes. [`sync`](Wal::sync) blocks it until the disk is done. Dropping the
+/// log without [`close`](Wal::close) leaves the files as a crash would.
 #[derive(Debug)]
 pub struct Wal {
     disk: Arc<dyn Disk>,
@@ -357,10 +357,10 @@ impl Wal {
     fn new(
         dir: &DataDir,
         options: &WalOptions,
-        outcome: Outcome,
+        outcome: RecoveryEnd,
         base: Option<SnapshotMeta>,
     ) -> Result<(Wal, Recovered), StorageError> {
-        let Outcome { replay, continuation, torn, segment, end } = outcome;
+        let RecoveryEnd { replay, continuation, torn, segment, end } = outcome;
         let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
         let spare_path = wal_dir.join("spare.tmp");
         let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, identity.member_id);
@@ -577,7 +577,7 @@ fn begin(
     dir: &DataDir,
     options: &WalOptions,
     base: Option<SnapshotMeta>,
-) -> Result<Outcome, StorageError> {
+) -> Result<RecoveryEnd, StorageError> {
     let (disk, wal_dir) = (&**dir.disk(), dir.wal_dir());
     let len_bytes = segment_len_bytes(1, segment_len_max_bytes(options));
     let header = SegmentHeader {
@@ -594,7 +594,7 @@ fn begin(
     let mut replay = Replay::default();
     replay.begin(&segment)?;
     let continuation = replay.connect(base)?;
-    Ok(Outcome { replay, continuation, torn: None, segment, end: FIRST_BATCH_OFFSET })
+    Ok(RecoveryEnd { replay, continuation, torn: None, segment, end: FIRST_BATCH_OFFSET })
 }
 
 fn segment_len_max_bytes(options: &WalOptions) -> u64 {

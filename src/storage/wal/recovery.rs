@@ -26,7 +26,7 @@ const TORN_LEN_MAX_BYTES: u64 = 16 << 20;
 const TORN_FILES_MAX: usize = 8;
 
 /// The log as found, and where to go on writing.
-pub(super) struct Outcome {
+pub(super) struct RecoveryEnd {
     pub(super) replay: Replay,
     pub(super) continuation: Continuation,
     pub(super) torn: Option<TornTail>,
@@ -43,7 +43,7 @@ pub(super) fn recover(
     dir: &Path,
     identity: Identity,
     base: Option<SnapshotMeta>,
-) -> Result<Option<Outcome>, StorageError> {
+) -> Result<Option<RecoveryEnd>, StorageError> {
     remove_temporary(&**disk, dir)?;
     let sequences = list_segments(&**disk, dir)?;
     let mut replay = Replay::default();
@@ -69,7 +69,7 @@ pub(super) fn recover(
                 let end = scan.end;
                 let torn = torn.map(|to| cut(&**disk, &segment, end, to)).transpose()?;
                 mark(&segment, scan.mark, end, replay.sequence)?;
-                return Ok(Some(Outcome { replay, continuation, torn, segment, end }));
+                return Ok(Some(RecoveryEnd { replay, continuation, torn, segment, end }));
             }
         }
     }

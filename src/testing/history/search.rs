@@ -58,7 +58,7 @@ pub enum Violation {
 
 /// Leaves out each write of unknown outcome whose value no read contains: no read came between it
 /// and the next put, which hides it.
-pub(super) fn that_matter(calls: &[(usize, Record)]) -> Vec<(usize, Record)> {
+pub(super) fn without_unseen_writes(calls: &[(usize, Record)]) -> Vec<(usize, Record)> {
     let is_held = |value: &Bytes| {
         let mut seen = calls.iter().filter_map(|(_, call)| call.seen()?.as_ref());
         seen.any(|seen| value.is_empty() || seen.windows(value.len()).any(|part| part == value))

@@ -21,7 +21,7 @@ pub struct Candidate<'a> {
 /// block, and must not call the [`Targets`](super::Targets) or the table that it chooses for.
 pub trait Balancer: Send + Sync {
     /// The index of the chosen candidate. There is at least one candidate, and each address occurs
-    /// once. The candidates change from call to call, as endpoints are left alone and come back.
+    /// once. The candidates change from call to call, as endpoints are ejected and come back.
     /// Balancers that send equal keys to the same endpoint use `key`; others ignore it. An index
     /// beyond the end wraps around.
     fn pick(&self, candidates: &[Candidate<'_>], key: u64) -> usize;

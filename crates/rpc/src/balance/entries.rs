@@ -204,7 +204,7 @@ impl<T> Entry<T> {
         self.response.at(now)
     }
 
-    pub(super) fn is_left_alone(&self) -> bool {
+    pub(super) fn is_ejected(&self) -> bool {
         !self.health.is_in_use()
     }
 
@@ -242,7 +242,7 @@ impl<T> Entry<T> {
             self.response.add(sample, now);
         }
         let change = self.health.end(kind, end.signal, now, policy);
-        if matches!(change, Some(HealthChange::LeftAlone(_) | HealthChange::ProbeFailed(_))) {
+        if matches!(change, Some(HealthChange::Ejected(_) | HealthChange::ProbeFailed(_))) {
             // How fast it was says nothing about how fast it will be when it is back.
             self.response = ResponseTime::default();
         }
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_left_alone_gets_no_call_until_its_probe_and_then_one() {
+    fn an_entry_that_is_ejected_gets_no_call_until_its_probe_and_then_one() {
         let (mut entries, now) = (entries(&["a", "b"]), Instant::now());
         let dead = pick(&mut entries, &[], now);
         end(&mut entries, &dead, UNAVAILABLE, now);
@@ -322,14 +322,14 @@ mod tests {
         let probe = pick(&mut entries, &[], then);
         assert_eq!((&probe.value, probe.kind), (&dead.value, CallKind::Probe));
         assert_ne!(pick(&mut entries, &[], then).value, dead.value);
-        assert!(entries.listed()[0].is_left_alone());
+        assert!(entries.listed()[0].is_ejected());
         end(&mut entries, &probe, ANSWERED, then);
         assert_eq!(pick(&mut entries, &[], then).kind, CallKind::Normal);
-        assert!(!entries.listed()[0].is_left_alone());
+        assert!(!entries.listed()[0].is_ejected());
     }
 
     #[test]
-    fn when_all_are_left_alone_the_one_whose_cool_down_ends_first_is_tried() {
+    fn when_all_are_ejected_the_one_whose_cool_down_ends_first_is_tried() {
         let (mut entries, now) = (entries(&["a", "b", "c"]), Instant::now());
         let numbers: Vec<usize> = entries.listed.iter().map(|entry| entry.number).collect();
         for (nth, at) in [(1, now), (2, now + SECOND / 10), (0, now + SECOND / 5)] {
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(*unused[0], "b");
         let kept = &entries.listed()[1];
         assert_eq!((kept.endpoint.weight(), kept.value.as_str()), (7, "a"));
-        assert!(kept.is_left_alone());
+        assert!(kept.is_ejected());
         // A list older than the last one is ignored.
         assert!(list(&mut entries, 0, &["x"]).is_empty());
         assert_eq!(entries.listed().len(), 2);

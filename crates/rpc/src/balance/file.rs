@@ -48,7 +48,7 @@ impl FileSource {
         let text = read(&path)?;
         let list = Arc::new(FixedSource::new(parse(&path, &text)?));
         let (stop, stopped) = bounded(0);
-        let watched = Watched { path: path.clone(), text, complaint: None, list: list.clone() };
+        let watched = Watched { path: path.clone(), text, logged_error: None, list: list.clone() };
         let watcher = spawn("rpc-endpoints".to_owned(), move || watched.run(&stopped, every))
             .map_err(|source| SourceError::Watch { path, source })?;
         Ok(FileSource { list, stop: Some(stop), watcher: Some(watcher) })
@@ -119,33 +119,33 @@ struct Watched {
     /// The text that was read and parsed last, valid or not.
     text: String,
     /// What is wrong with the file now, as it was logged.
-    complaint: Option<String>,
+    logged_error: Option<String>,
     list: Arc<FixedSource>,
 }
 
 impl Watched {
     fn run(mut self, stopped: &Receiver<()>, every: Duration) {
         while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-            self.look();
+            self.poll();
         }
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         match read(&self.path) {
-            Err(error) => self.complain(&error),
-            Ok(text) if text == self.text && self.complaint.is_none() => {}
+            Err(error) => self.log_error_once(&error),
+            Ok(text) if text == self.text && self.logged_error.is_none() => {}
             Ok(text) => {
                 match parse(&self.path, &text) {
-                    Err(error) => self.complain(&error),
-                    Ok(endpoints) => self.take(endpoints),
+                    Err(error) => self.log_error_once(&error),
+                    Ok(endpoints) => self.update(endpoints),
                 }
                 self.text = text;
             }
         }
     }
 
-    fn take(&mut self, endpoints: Vec<Endpoint>) {
-        self.complaint = None;
+    fn update(&mut self, endpoints: Vec<Endpoint>) {
+        self.logged_error = None;
         if endpoints != self.list.endpoints() {
             log::info!("rpc: {} endpoints in {}", endpoints.len(), self.path.display());
             self.list.set(endpoints);
@@ -153,11 +153,11 @@ impl Watched {
     }
 
     /// Logs what is wrong, unless it was logged before.
-    fn complain(&mut self, error: &SourceError) {
-        let complaint = ErrorChain(error).to_string();
-        if self.complaint.as_ref() != Some(&complaint) {
-            log::warn!("rpc: {complaint}; the endpoints known before stay in use");
-            self.complaint = Some(complaint);
+    fn log_error_once(&mut self, error: &SourceError) {
+        let error = ErrorChain(error).to_string();
+        if self.logged_error.as_ref() != Some(&error) {
+            log::warn!("rpc: {error}; the endpoints known before stay in use");
+            self.logged_error = Some(error);
         }
     }
 }
@@ -210,7 +210,7 @@ mod tests {
         let path = dir.path().join("endpoints");
         fs::write(&path, text).unwrap();
         let list = Arc::new(FixedSource::new(parse(&path, text).unwrap()));
-        (dir, Watched { path, text: text.to_owned(), complaint: None, list })
+        (dir, Watched { path, text: text.to_owned(), logged_error: None, list })
     }
 
     #[test]
@@ -258,24 +258,24 @@ mod tests {
         let generation = watched.list.generation();
         for text in ["a:1\nnonsense", "", "\u{fffd}"] {
             fs::write(&watched.path, text).unwrap();
-            watched.look();
-            assert!(watched.complaint.is_some(), "{text:?}");
+            watched.poll();
+            assert!(watched.logged_error.is_some(), "{text:?}");
         }
         fs::remove_file(&watched.path).unwrap();
-        watched.look();
-        let complaint = watched.complaint.clone().unwrap();
-        watched.look();
-        assert_eq!(watched.complaint, Some(complaint));
+        watched.poll();
+        let logged_error = watched.logged_error.clone().unwrap();
+        watched.poll();
+        assert_eq!(watched.logged_error, Some(logged_error));
         assert_eq!(
             (watched.list.endpoints(), watched.list.generation()),
             (vec!["a:1".into()], generation)
         );
         // The same list again is not a change. A new list is.
         fs::write(&watched.path, "a:1 # back").unwrap();
-        watched.look();
-        assert_eq!((watched.complaint.as_ref(), watched.list.generation()), (None, generation));
+        watched.poll();
+        assert_eq!((watched.logged_error.as_ref(), watched.list.generation()), (None, generation));
         fs::write(&watched.path, "a:1\nb:1").unwrap();
-        watched.look();
+        watched.poll();
         assert_eq!(watched.list.endpoints(), ["a:1".into(), "b:1".into()]);
         assert!(watched.list.generation() > generation);
     }

@@ -21,7 +21,7 @@ pub(super) fn spread(mut x: u64) -> u64 {
 /// Chooses candidate number `key mod n` of the `n` candidates, in the order of their addresses.
 /// Weights do not matter.
 ///
-/// Even and cheap. But when an endpoint comes, goes or is left alone, most keys move: see
+/// Even and cheap. But when an endpoint comes, goes or is ejected, most keys move: see
 /// [`HashRing`](super::HashRing).
 #[derive(Debug, Default)]
 pub struct Hash;

@@ -1,12 +1,12 @@
-//! The health of one endpoint: in use, left alone, or being probed. The page of `balance` has the
+//! The health of one endpoint: in use, ejected, or being probed. The page of `balance` has the
 //! diagram. Nothing here reads a clock: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
-/// When an endpoint is left alone, and for how long.
+/// When an endpoint is ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthPolicy {
-    /// Losses and timeouts in a row after which an endpoint is left alone; default 3. At most 1
+    /// Losses and timeouts in a row after which an endpoint is ejected; default 3. At most 1
     /// means after the first. Too small: one call with a short deadline keeps all others away. Too
     /// large: a server that hangs costs that many calls.
     pub losses_max: u32,
@@ -34,7 +34,7 @@ pub enum HealthSignal {
     /// The endpoint answered, perhaps with a refusal. It is in use from now on.
     Answered,
     /// The endpoint cannot serve: it cannot be connected to, or it says that it is stopping. One
-    /// such signal is enough to leave it alone.
+    /// such signal is enough to eject it.
     Unavailable,
     /// The connection was lost, or no answer came in time. [`HealthPolicy::losses_max`] such
     /// signals in a row are enough.
@@ -50,14 +50,14 @@ pub(super) enum CallKind {
     Normal,
     /// The endpoint's cool-down is over, and this call finds out whether the endpoint is back.
     Probe,
-    /// The endpoint is left alone or being probed, and there was no better one.
+    /// The endpoint is ejected or being probed, and there was no better one.
     Early,
 }
 
 /// Whether the endpoint may get a call now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Availability {
-    /// Yes. If it was left alone, this call is the probe.
+    /// Yes. If it was ejected, this call is the probe.
     Available,
     /// Not before `until`.
     CoolingDown { until: Instant },
@@ -68,7 +68,7 @@ pub(super) enum Availability {
 /// A change of health that is worth a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HealthChange {
-    LeftAlone(Duration),
+    Ejected(Duration),
     ProbeFailed(Duration),
     Recovered,
 }
@@ -82,7 +82,7 @@ pub(super) struct Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     InUse { losses: u32 },
-    LeftAlone { until: Instant, cool_down: Duration, is_silent: bool },
+    Ejected { until: Instant, cool_down: Duration, is_silent: bool },
     BeingProbed { cool_down: Duration, is_silent: bool },
 }
 
@@ -95,8 +95,8 @@ impl Default for Health {
 impl Health {
     pub(super) fn availability(&self, now: Instant) -> Availability {
         match self.state {
-            State::LeftAlone { until, .. } if now < until => Availability::CoolingDown { until },
-            State::InUse { .. } | State::LeftAlone { .. } => Availability::Available,
+            State::Ejected { until, .. } if now < until => Availability::CoolingDown { until },
+            State::InUse { .. } | State::Ejected { .. } => Availability::Available,
             State::BeingProbed { .. } => Availability::BeingProbed,
         }
     }
@@ -110,7 +110,7 @@ impl Health {
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         match self.state {
             State::InUse { .. } => false,
-            State::LeftAlone { until, is_silent, .. } => is_silent && now < until,
+            State::Ejected { until, is_silent, .. } => is_silent && now < until,
             State::BeingProbed { is_silent, .. } => is_silent,
         }
     }
@@ -119,11 +119,11 @@ impl Health {
     pub(super) fn begin(&mut self, now: Instant) -> CallKind {
         match self.state {
             State::InUse { .. } => CallKind::Normal,
-            State::LeftAlone { until, cool_down, is_silent } if until <= now => {
+            State::Ejected { until, cool_down, is_silent } if until <= now => {
                 self.state = State::BeingProbed { cool_down, is_silent };
                 CallKind::Probe
             }
-            State::LeftAlone { .. } | State::BeingProbed { .. } => CallKind::Early,
+            State::Ejected { .. } | State::BeingProbed { .. } => CallKind::Early,
         }
     }
 
@@ -150,13 +150,13 @@ impl Health {
                 if kind == CallKind::Probe =>
             {
                 let (cool_down, is_silent) = (*cool_down, *is_silent);
-                self.state = State::LeftAlone { until: now, cool_down, is_silent };
+                self.state = State::Ejected { until: now, cool_down, is_silent };
                 None
             }
             (_, HealthSignal::Unknown) => None,
             (State::BeingProbed { cool_down, .. }, _) if kind == CallKind::Probe => {
                 let cool_down = cool_down.saturating_mul(2).min(policy.cool_down_max);
-                self.leave_alone(now, cool_down, is_newly_silent);
+                self.eject(now, cool_down, is_newly_silent);
                 Some(HealthChange::ProbeFailed(cool_down))
             }
             (State::InUse { losses }, HealthSignal::Silent)
@@ -167,13 +167,13 @@ impl Health {
             }
             (State::InUse { .. }, _) => {
                 let cool_down = policy.cool_down_min.min(policy.cool_down_max);
-                self.leave_alone(now, cool_down, is_newly_silent);
-                Some(HealthChange::LeftAlone(cool_down))
+                self.eject(now, cool_down, is_newly_silent);
+                Some(HealthChange::Ejected(cool_down))
             }
-            // An early call, or one that began before the endpoint was left alone: the cool-down
+            // An early call, or one that began before the endpoint was ejected: the cool-down
             // stays as it is.
             (
-                State::LeftAlone { is_silent, .. } | State::BeingProbed { is_silent, .. },
+                State::Ejected { is_silent, .. } | State::BeingProbed { is_silent, .. },
                 HealthSignal::Unavailable | HealthSignal::Silent,
             ) => {
                 *is_silent = is_newly_silent;
@@ -182,8 +182,8 @@ impl Health {
         }
     }
 
-    fn leave_alone(&mut self, now: Instant, cool_down: Duration, is_silent: bool) {
-        self.state = State::LeftAlone { until: now + cool_down, cool_down, is_silent };
+    fn eject(&mut self, now: Instant, cool_down: Duration, is_silent: bool) {
+        self.state = State::Ejected { until: now + cool_down, cool_down, is_silent };
     }
 }
 
@@ -194,16 +194,16 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// An endpoint's health, with a clock that only the test moves.
-    struct Patient {
+    struct Endpoint {
         health: Health,
         policy: HealthPolicy,
         now: Instant,
     }
 
-    impl Patient {
+    impl Endpoint {
         fn new() -> Self {
             let (health, policy) = (Health::default(), HealthPolicy::default());
-            Patient { health, policy, now: Instant::now() }
+            Endpoint { health, policy, now: Instant::now() }
         }
 
         fn end(&mut self, kind: CallKind, signal: HealthSignal) -> Option<HealthChange> {
@@ -223,18 +223,18 @@ mod tests {
 
     #[test]
     fn one_failure_to_connect_is_enough() {
-        let mut patient = Patient::new();
-        let change = patient.call(CallKind::Normal, HealthSignal::Unavailable);
-        assert_eq!(change, Some(HealthChange::LeftAlone(SECOND)));
+        let mut endpoint = Endpoint::new();
+        let change = endpoint.call(CallKind::Normal, HealthSignal::Unavailable);
+        assert_eq!(change, Some(HealthChange::Ejected(SECOND)));
         assert_eq!(
-            patient.availability(),
-            Availability::CoolingDown { until: patient.now + SECOND }
+            endpoint.availability(),
+            Availability::CoolingDown { until: endpoint.now + SECOND }
         );
     }
 
     #[test]
     fn three_losses_in_a_row_are_enough_and_an_answer_resets_the_count() {
-        let mut patient = Patient::new();
+        let mut endpoint = Endpoint::new();
         for signal in [
             HealthSignal::Silent,
             HealthSignal::Silent,
@@ -243,33 +243,33 @@ mod tests {
             HealthSignal::Unknown,
             HealthSignal::Silent,
         ] {
-            assert_eq!(patient.call(CallKind::Normal, signal), None);
-            assert_eq!(patient.availability(), Availability::Available);
+            assert_eq!(endpoint.call(CallKind::Normal, signal), None);
+            assert_eq!(endpoint.availability(), Availability::Available);
         }
-        let change = patient.call(CallKind::Normal, HealthSignal::Silent);
-        assert_eq!(change, Some(HealthChange::LeftAlone(SECOND)));
+        let change = endpoint.call(CallKind::Normal, HealthSignal::Silent);
+        assert_eq!(change, Some(HealthChange::Ejected(SECOND)));
     }
 
     #[test]
     fn after_the_cool_down_one_call_probes_and_no_other_goes_there() {
-        let mut patient = Patient::new();
-        patient.call(CallKind::Normal, HealthSignal::Unavailable);
-        patient.now += SECOND;
-        assert_eq!(patient.availability(), Availability::Available);
-        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
-        assert_eq!(patient.availability(), Availability::BeingProbed);
+        let mut endpoint = Endpoint::new();
+        endpoint.call(CallKind::Normal, HealthSignal::Unavailable);
+        endpoint.now += SECOND;
+        assert_eq!(endpoint.availability(), Availability::Available);
+        assert_eq!(endpoint.health.begin(endpoint.now), CallKind::Probe);
+        assert_eq!(endpoint.availability(), Availability::BeingProbed);
         assert_eq!(
-            patient.end(CallKind::Probe, HealthSignal::Answered),
+            endpoint.end(CallKind::Probe, HealthSignal::Answered),
             Some(HealthChange::Recovered)
         );
-        assert_eq!(patient.availability(), Availability::Available);
-        assert_eq!(patient.health.begin(patient.now), CallKind::Normal);
+        assert_eq!(endpoint.availability(), Availability::Available);
+        assert_eq!(endpoint.health.begin(endpoint.now), CallKind::Normal);
     }
 
     #[test]
     fn the_cool_down_doubles_with_each_failed_probe_up_to_the_longest() {
-        let mut patient = Patient::new();
-        patient.call(CallKind::Normal, HealthSignal::Unavailable);
+        let mut endpoint = Endpoint::new();
+        endpoint.call(CallKind::Normal, HealthSignal::Unavailable);
         let mut cool_down = SECOND;
         for (signal, seconds) in [
             (HealthSignal::Unavailable, 2),
@@ -278,79 +278,79 @@ mod tests {
             (HealthSignal::Unavailable, 16),
             (HealthSignal::Unavailable, 30),
         ] {
-            patient.now += cool_down;
+            endpoint.now += cool_down;
             cool_down = Duration::from_secs(seconds);
-            let change = patient.call(CallKind::Probe, signal);
+            let change = endpoint.call(CallKind::Probe, signal);
             assert_eq!(change, Some(HealthChange::ProbeFailed(cool_down)));
         }
         // Once it has recovered, the shortest comes first again.
-        patient.now += cool_down;
+        endpoint.now += cool_down;
         assert_eq!(
-            patient.call(CallKind::Probe, HealthSignal::Answered),
+            endpoint.call(CallKind::Probe, HealthSignal::Answered),
             Some(HealthChange::Recovered)
         );
         assert_eq!(
-            patient.call(CallKind::Normal, HealthSignal::Unavailable),
-            Some(HealthChange::LeftAlone(SECOND))
+            endpoint.call(CallKind::Normal, HealthSignal::Unavailable),
+            Some(HealthChange::Ejected(SECOND))
         );
     }
 
     #[test]
     fn after_a_probe_that_finds_nothing_out_the_next_call_probes() {
-        let mut patient = Patient::new();
-        patient.call(CallKind::Normal, HealthSignal::Unavailable);
-        patient.now += SECOND;
-        assert_eq!(patient.call(CallKind::Probe, HealthSignal::Unknown), None);
-        assert_eq!(patient.availability(), Availability::Available);
-        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
+        let mut endpoint = Endpoint::new();
+        endpoint.call(CallKind::Normal, HealthSignal::Unavailable);
+        endpoint.now += SECOND;
+        assert_eq!(endpoint.call(CallKind::Probe, HealthSignal::Unknown), None);
+        assert_eq!(endpoint.availability(), Availability::Available);
+        assert_eq!(endpoint.health.begin(endpoint.now), CallKind::Probe);
     }
 
     #[test]
     fn failures_of_early_calls_and_of_earlier_calls_change_no_cool_down() {
-        let mut patient = Patient::new();
-        patient.call(CallKind::Normal, HealthSignal::Unavailable);
-        let until = patient.now + SECOND;
-        patient.now += SECOND / 2;
+        let mut endpoint = Endpoint::new();
+        endpoint.call(CallKind::Normal, HealthSignal::Unavailable);
+        let until = endpoint.now + SECOND;
+        endpoint.now += SECOND / 2;
         for signal in [HealthSignal::Unavailable, HealthSignal::Silent, HealthSignal::Unknown] {
-            assert_eq!(patient.call(CallKind::Early, signal), None);
-            assert_eq!(patient.end(CallKind::Normal, signal), None);
-            assert_eq!(patient.availability(), Availability::CoolingDown { until });
+            assert_eq!(endpoint.call(CallKind::Early, signal), None);
+            assert_eq!(endpoint.end(CallKind::Normal, signal), None);
+            assert_eq!(endpoint.availability(), Availability::CoolingDown { until });
         }
-        patient.now = until;
-        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
-        assert_eq!(patient.call(CallKind::Early, HealthSignal::Unavailable), None);
-        assert_eq!(patient.availability(), Availability::BeingProbed);
+        endpoint.now = until;
+        assert_eq!(endpoint.health.begin(endpoint.now), CallKind::Probe);
+        assert_eq!(endpoint.call(CallKind::Early, HealthSignal::Unavailable), None);
+        assert_eq!(endpoint.availability(), Availability::BeingProbed);
     }
 
     #[test]
     fn any_answer_restores_health() {
-        let mut patient = Patient::new();
-        patient.call(CallKind::Normal, HealthSignal::Unavailable);
+        let mut endpoint = Endpoint::new();
+        endpoint.call(CallKind::Normal, HealthSignal::Unavailable);
         assert_eq!(
-            patient.call(CallKind::Early, HealthSignal::Answered),
+            endpoint.call(CallKind::Early, HealthSignal::Answered),
             Some(HealthChange::Recovered)
         );
-        assert_eq!(patient.availability(), Availability::Available);
+        assert_eq!(endpoint.availability(), Availability::Available);
     }
 
     #[test]
     fn only_an_endpoint_whose_calls_waited_in_vain_is_silent() {
-        let mut patient = Patient::new();
-        patient.policy.losses_max = 1;
-        assert!(!patient.health.is_silent(patient.now));
-        patient.call(CallKind::Normal, HealthSignal::Silent);
-        assert!(patient.health.is_silent(patient.now));
+        let mut endpoint = Endpoint::new();
+        endpoint.policy.losses_max = 1;
+        assert!(!endpoint.health.is_silent(endpoint.now));
+        endpoint.call(CallKind::Normal, HealthSignal::Silent);
+        assert!(endpoint.health.is_silent(endpoint.now));
         // The newest signal counts.
-        patient.call(CallKind::Early, HealthSignal::Unavailable);
-        assert!(!patient.health.is_silent(patient.now));
-        patient.call(CallKind::Early, HealthSignal::Silent);
-        assert!(patient.health.is_silent(patient.now));
+        endpoint.call(CallKind::Early, HealthSignal::Unavailable);
+        assert!(!endpoint.health.is_silent(endpoint.now));
+        endpoint.call(CallKind::Early, HealthSignal::Silent);
+        assert!(endpoint.health.is_silent(endpoint.now));
         // Once the cool-down is over, one call may wait there, and no other.
-        patient.now += SECOND;
-        assert!(!patient.health.is_silent(patient.now));
-        assert_eq!(patient.health.begin(patient.now), CallKind::Probe);
-        assert!(patient.health.is_silent(patient.now));
-        patient.end(CallKind::Probe, HealthSignal::Answered);
-        assert!(!patient.health.is_silent(patient.now));
+        endpoint.now += SECOND;
+        assert!(!endpoint.health.is_silent(endpoint.now));
+        assert_eq!(endpoint.health.begin(endpoint.now), CallKind::Probe);
+        assert!(endpoint.health.is_silent(endpoint.now));
+        endpoint.end(CallKind::Probe, HealthSignal::Answered);
+        assert!(!endpoint.health.is_silent(endpoint.now));
     }
 }

@@ -26,19 +26,19 @@
 //! ```text
 //!          unavailable, or `losses_max`
 //!          losses and timeouts in a row
-//!   in use ──────────────────────────────> left alone <─────────┐
+//!   in use ──────────────────────────────> ejected <────────────┐
 //!     ^ ^                                       │               │ failed: twice as long,
 //!     │ └── any answer ─────────────────────────┤ cool-down     │ up to the longest
 //!     │                                         v is over       │
 //!     └──── an answer ──────────────────── probed by one call ──┘
 //! ```
 //!
-//! An endpoint whose cool-down is over is a candidate again. The next call that the balancer sends
-//! there is the probe; no other call goes there until the probe has ended. Because the balancer
-//! chooses the probe, a probe never moves a keyed call away from its endpoint. If no endpoint is in
-//! use, a call goes to the one whose cool-down ends first; such an early call can restore the
-//! endpoint's health but cannot make it worse. A refusal is an answer: it shows that the endpoint
-//! is alive.
+//! An ejected endpoint is out of rotation. An endpoint whose cool-down is over is a candidate
+//! again. The next call that the balancer sends there is the probe; no other call goes there until
+//! the probe has ended. Because the balancer chooses the probe, a probe never moves a keyed call
+//! away from its endpoint. If no endpoint is in use, a call goes to the one whose cool-down ends
+//! first; such an early call can restore the endpoint's health but cannot make it worse. A refusal
+//! is an answer: it shows that the endpoint is alive.
 //!
 //! # Response time
 //!
@@ -46,7 +46,7 @@
 //! `e + (s - e) / 8`. Without samples it halves every 5 s, so an endpoint that was slow once is
 //! tried again. Replies are samples, and so are timeouts, which took at least that long. Refusals
 //! and losses are not: a server that fails fast must not look fast. The average of an endpoint that
-//! is left alone is forgotten.
+//! is ejected is forgotten.
 //!
 //! # The list
 //!
@@ -66,9 +66,9 @@
 //! # Threads
 //!
 //! - `rpc-endpoints`: one for each [`FileSource`], joined when the source is dropped.
-//! - `rpc-retire`: closes the channel of an endpoint that has left the list, or whose [`Targets`]
-//!   are dropped, because closing may have to wait for an attempt to connect. Joined when the last
-//!   clone of the [`Targets`] is dropped.
+//! - `rpc-retire`: one for each channel that is being closed, because closing may have to wait for
+//!   an attempt to connect. A channel is closed when its endpoint has left the list, or its
+//!   [`Targets`] are dropped. Joined when the last clone of the [`Targets`] is dropped.
 //!
 //! # Left out
 //!

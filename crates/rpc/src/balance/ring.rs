@@ -9,7 +9,7 @@ use super::{Balancer, Candidate};
 /// `1 / sqrt(POINTS)`: 9 percent.
 const POINTS: u64 = 128;
 
-/// Sends equal keys to the same endpoint. When an endpoint comes, goes or is left alone, only the
+/// Sends equal keys to the same endpoint. When an endpoint comes, goes or is ejected, only the
 /// keys of that endpoint move.
 ///
 /// Each endpoint has 128 points for each unit of its weight on a ring of all 64-bit numbers. A key

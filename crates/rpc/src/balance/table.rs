@@ -53,7 +53,7 @@ pub struct TargetStatus {
     pub outstanding: usize,
     /// How long it takes to answer, as a moving average. Zero: not known.
     pub response_time: Duration,
-    /// Whether it has failed and has not answered since.
+    /// Whether it is ejected: it has failed, and has not answered since.
     pub is_left_alone: bool,
 }
 
@@ -91,14 +91,14 @@ impl<T> EndpointTable<T> {
             endpoint: entry.endpoint.clone(),
             outstanding: entry.outstanding,
             response_time: entry.response_time(now),
-            is_left_alone: entry.is_left_alone(),
+            is_left_alone: entry.is_ejected(),
         });
         status.collect()
     }
 
     /// For each endpoint, in the order in which they were added: whether a call there would probably
-    /// wait in vain. That is so while the endpoint is left alone and its last call ended as
-    /// [`HealthSignal::Silent`]. An endpoint that is left alone for another reason fails at once.
+    /// wait in vain. That is so while the endpoint is ejected and its last call ended as
+    /// [`HealthSignal::Silent`]. An endpoint that is ejected for another reason fails at once.
     pub fn silent(&self) -> Vec<bool> {
         let (now, entries) = (Instant::now(), self.entries.lock());
         entries.listed().iter().map(|entry| entry.is_silent(now)).collect()

@@ -24,13 +24,13 @@ use crate::{CallError, CallOptions, Channel, ChannelBuilder, Deadline, Invoke, M
 ///   because the endpoint cannot be connected to or says that it is stopping. It goes on at once,
 ///   tries each endpoint once, and ends at the deadline. Connecting gets an even share of the time
 ///   left.
-/// - An endpoint that cannot be connected to is left alone for a
+/// - An endpoint that cannot be connected to is ejected for a
 ///   [cool-down](TargetsBuilder::cool_down). So is one that has lost or not answered [three calls
 ///   in a row](TargetsBuilder::losses_max). Then one call probes it, and no other call goes there
-///   until the probe has ended. Any answer puts the endpoint back in use. If all are left alone, a
+///   until the probe has ended. Any answer puts the endpoint back in use. If all are ejected, a
 ///   call goes to the one whose cool-down ends first: health alone never refuses a call.
 /// - The response time `e` is a moving average: each sample `s` (replies, and timeouts) changes it
-///   to `e + (s - e) / 8`, and without samples it halves every 5 s. An endpoint that was left alone
+///   to `e + (s - e) / 8`, and without samples it halves every 5 s. An endpoint that was ejected
 ///   comes back with its time unknown.
 /// - An endpoint that stays in the [`Source`] keeps its channel and its health. One that leaves
 ///   gets no more calls, and its channel is closed when its last call has ended.
@@ -134,7 +134,7 @@ impl TargetsBuilder {
         self
     }
 
-    /// How many losses and timeouts in a row make an endpoint be left alone; default 3, at least 1.
+    /// How many losses and timeouts in a row eject an endpoint; default 3, at least 1.
     /// One failure to connect is always enough. Too small: one call with a short deadline keeps all
     /// others away. Too large: a server that hangs costs that many calls. All calls that are lost
     /// with one connection count.
@@ -143,7 +143,7 @@ impl TargetsBuilder {
         self
     }
 
-    /// How long an endpoint is left alone: `first`, default 1 s, doubled by each failed probe up to
+    /// How long an endpoint is ejected: `first`, default 1 s, doubled by each failed probe up to
     /// `longest`, default 30 s. Too short: calls waste time on an endpoint that is gone. Too long:
     /// an endpoint that is back gets no work.
     pub fn cool_down(mut self, first: Duration, longest: Duration) -> Self {
@@ -178,8 +178,8 @@ struct Inner {
     channel: Box<dyn Fn(&str) -> ChannelBuilder + Send + Sync>,
     /// The next key for calls that have none.
     next_key: AtomicU64,
-    // Dropped in this order: the lines, then the closer, which waits until they are closed.
-    table: EndpointTable<Line>,
+    // Dropped in this order: the channels, then the closer, which waits until they are closed.
+    table: EndpointTable<LazyChannel>,
     closer: Arc<Closer>,
 }
 
@@ -189,12 +189,12 @@ impl Inner {
         // The number is read before the list, so the list is at least as new as the number says.
         let generation = self.source.generation();
         if self.table.is_behind(generation) {
-            let line_to = |endpoint: &Endpoint| Line {
+            let lazy_channel = |endpoint: &Endpoint| LazyChannel {
                 addr: endpoint.addr().to_owned(),
                 channel: OnceLock::new(),
                 closer: Arc::clone(&self.closer),
             };
-            self.table.apply(generation, self.source.endpoints(), line_to);
+            self.table.apply(generation, self.source.endpoints(), lazy_channel);
         }
     }
 
@@ -235,11 +235,11 @@ impl Inner {
     /// One attempt at one endpoint, and how long the call took once there was a connection.
     fn run_at<R>(
         &self,
-        line: &Line,
+        lazy: &LazyChannel,
         connect_by: Instant,
         invoke: impl Fn(&Channel) -> Result<R, CallError>,
     ) -> (Result<R, Failure>, Duration) {
-        let channel = line.channel.get_or_init(|| (self.channel)(&line.addr).lazy());
+        let channel = lazy.channel.get_or_init(|| (self.channel)(&lazy.addr).lazy());
         if let Err(error) = channel.connect_now(connect_by) {
             return (Err(Failure::Connect(error)), Duration::ZERO);
         }
@@ -250,26 +250,26 @@ impl Inner {
 }
 
 /// Ends the attempt, and logs a change of the endpoint's health.
-fn end(mut attempt: Attempt<'_, Line>, signal: HealthSignal, sample: Option<Duration>) {
+fn end(mut attempt: Attempt<'_, LazyChannel>, signal: HealthSignal, sample: Option<Duration>) {
     let Some(change) = attempt.finish(CallEnd { signal, sample }) else { return };
     let addr = &attempt.addr;
     match change {
-        HealthChange::LeftAlone(time) => log::warn!("rpc: {addr} is left alone for {time:?}"),
+        HealthChange::Ejected(time) => log::warn!("rpc: {addr} is out of rotation for {time:?}"),
         HealthChange::ProbeFailed(time) => {
-            log::debug!("rpc: {addr} is left alone for {time:?} more");
+            log::debug!("rpc: {addr} is out of rotation for {time:?} more");
         }
         HealthChange::Recovered => log::info!("rpc: {addr} is in use again"),
     }
 }
 
-/// The way to an endpoint: its channel, made for the first call.
-struct Line {
+/// The channel to an endpoint, made for the first call.
+struct LazyChannel {
     addr: String,
     channel: OnceLock<Channel>,
     closer: Arc<Closer>,
 }
 
-impl Drop for Line {
+impl Drop for LazyChannel {
     fn drop(&mut self) {
         if let Some(channel) = self.channel.take() {
             self.closer.close(channel);
@@ -313,7 +313,7 @@ struct Tried {
 }
 
 impl Tried {
-    fn add(&mut self, attempt: &Attempt<'_, Line>, error: CallError) {
+    fn add(&mut self, attempt: &Attempt<'_, LazyChannel>, error: CallError) {
         self.numbers.push(attempt.number());
         self.addrs.push(attempt.addr.clone());
         self.last = Some(error);

@@ -101,9 +101,10 @@ impl ChannelBuilder {
     ///
     /// A call that ends at its deadline without any sign of life also costs the connection: the
     /// server is pinged after half of the call's time, if that is less than this interval (but at
-    /// least 250 ms). So one impatient caller decides for all that share the channel. If methods
-    /// run inline for long, give such a caller a channel of its own. Calls that send much have more
-    /// time: see [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
+    /// least 250 ms). So the caller with the shortest timeout decides for all that share the
+    /// channel. If methods run inline for long, give such a caller a channel of its own. Calls that
+    /// send much have more time: see
+    /// [`bytes_per_second_min`](ChannelBuilder::bytes_per_second_min).
     ///
     /// Too small: a server that runs a method inline for longer than this looks dead, because it
     /// answers no ping meanwhile. Too large: calls wait for a dead connection. Without effect for

@@ -12,12 +12,12 @@ use parking_lot::Mutex;
 
 use super::config::Config;
 use super::errors::{Loss, end_of_stream};
-use super::parked::Outcome;
+use super::parked::CallResult;
 use crate::frame::{Decoder, Frame, FrameError};
 use crate::header::RpcReplyHeader;
 use crate::net::{resolve, time_left};
 use crate::outbox::Outbox;
-use crate::transport::{Received, Transport, Waiting};
+use crate::transport::{Peeked, Received, Transport};
 use crate::{ErrorChain, Status, StatusCode};
 
 /// A server that takes nothing of what it is sent for this long loses the connection.
@@ -58,7 +58,7 @@ pub(super) struct Incoming {
     /// Whether any frame has come.
     any: bool,
     /// What the server has said about the connection as a whole. Nothing after it counts.
-    last_words: Option<RpcReplyHeader>,
+    final_frame: Option<RpcReplyHeader>,
 }
 
 impl Connection {
@@ -89,7 +89,7 @@ impl Connection {
         let writer_name = format!("rpc-send-{}", config.port());
         let outbox = Outbox::new(transport, writer_name, config.unsent_bytes_max());
         let decoder = Decoder::of(config.head_size(), config.limits);
-        let incoming = Mutex::new(Incoming { decoder, next: None, any: false, last_words: None });
+        let incoming = Mutex::new(Incoming { decoder, next: None, any: false, final_frame: None });
         let (since, gave_up_after) = (Instant::now(), OnceLock::new());
         let [brought_ns, heard_ns, ping] = [0; 3].map(AtomicU64::new);
         Arc::new(Connection { outbox, incoming, since, brought_ns, heard_ns, ping, gave_up_after })
@@ -133,15 +133,15 @@ impl Connection {
     }
 
     /// What has come that nobody reads. `Nothing` if somebody reads.
-    pub(super) fn look(&self) -> Waiting {
+    pub(super) fn peek(&self) -> Peeked {
         if self.incoming.is_locked() {
-            return Waiting::Nothing;
+            return Peeked::Nothing;
         }
-        let waiting = self.outbox.transport().look();
-        if waiting != Waiting::Nothing {
+        let peeked = self.outbox.transport().peek();
+        if peeked != Peeked::Nothing {
             self.brought_ns.store(0, Ordering::Relaxed);
         }
-        waiting
+        peeked
     }
 
     /// Gives it up because it has been silent for this long. The thread that reads it wakes up, and
@@ -185,7 +185,7 @@ impl Incoming {
                 connection.has_heard(now);
                 Ok(true)
             }
-            Received::Nothing => Ok(true),
+            Received::ReadAgain => Ok(true),
             Received::TimedOut => Ok(false),
             Received::End => Err(end_of_stream()),
         });
@@ -201,10 +201,10 @@ impl Incoming {
         &mut self,
         connection: &Connection,
         config: &Config,
-        mut deliver: impl FnMut(u64, Outcome),
+        mut deliver: impl FnMut(u64, CallResult),
     ) -> Result<(), Loss> {
         loop {
-            if let Some(head) = &self.last_words {
+            if let Some(head) = &self.final_frame {
                 return Err(self.about_connection(head));
             }
             match self.decoder.next() {
@@ -220,11 +220,11 @@ impl Incoming {
         frame: Frame<RpcReplyHeader>,
         connection: &Connection,
         config: &Config,
-        deliver: &mut impl FnMut(u64, Outcome),
+        deliver: &mut impl FnMut(u64, CallResult),
     ) -> Result<(), Loss> {
         match frame {
             Frame::Head(head) if head.call_id == 0 => {
-                self.last_words = Some(head);
+                self.final_frame = Some(head);
                 return Ok(());
             }
             Frame::Head(head) => self.next = Some(head),
@@ -257,7 +257,7 @@ impl Incoming {
         match (error, self.any) {
             (_, true) => Loss::Nonsense(ErrorChain(error).to_string()),
             (FrameError::HeadTooLong { len }, false) if let Some(name) = protocol_of(*len) => {
-                Loss::Stranger(name)
+                Loss::OtherProtocol(name)
             }
             _ => Loss::Nonsense(format!(
                 "it does not speak this protocol, it seems: {}",

@@ -48,7 +48,7 @@ impl Config {
                 CallError::Lost { addr, source: io::Error::new(ErrorKind::TimedOut, words) }
             }
             Loss::Refused(status) => self.refused(status.clone()),
-            Loss::Stranger(protocol) => CallError::OtherProtocol { addr, protocol },
+            Loss::OtherProtocol(protocol) => CallError::OtherProtocol { addr, protocol },
             Loss::Nonsense(reason) => CallError::BadFrame { addr, reason: reason.clone() },
         }
     }
@@ -63,7 +63,7 @@ pub(super) enum Loss {
     /// The server ended it and said why. It has run none of the calls without an answer.
     Refused(Status),
     /// The first bytes that came are of this protocol, which runs no calls.
-    Stranger(&'static str),
+    OtherProtocol(&'static str),
     /// What came is no frame.
     Nonsense(String),
 }

@@ -24,7 +24,7 @@ use super::parked::run_guarded;
 use super::shared::{Deliveries, Phase, ReadBy, Shared, Silent, State};
 use super::timer::deliver_all;
 use crate::StatusCode;
-use crate::transport::Waiting;
+use crate::transport::Peeked;
 
 impl Shared {
     // ---- connecting ----
@@ -120,7 +120,7 @@ impl Shared {
         let is_alive = |it: &Arc<Connection>| match state.has_reader {
             // The thread that reads may have yet to notice the end.
             true => !it.outbox.is_cut(),
-            false => it.look() != Waiting::End,
+            false => it.peek() != Peeked::End,
         };
         state.connection().is_some_and(is_alive)
     }
@@ -134,14 +134,13 @@ impl Shared {
     ) -> MutexGuard<'a, State> {
         let unread = state.unread_connection().filter(|connection| !connection.is_fresh(now));
         let Some(connection) = unread.cloned() else { return state };
-        let is_over = match connection.look() {
-            Waiting::Nothing => connection.is_stale(now, self.config.idle_timeout),
-            Waiting::End => true,
-            // Perhaps the last words of a server that has closed it. They are read without the
-            // lock.
-            Waiting::Bytes => {
+        let is_over = match connection.peek() {
+            Peeked::Nothing => connection.is_stale(now, self.config.idle_timeout),
+            Peeked::End => true,
+            // Perhaps the final frame of a server that has closed it. It is read without the lock.
+            Peeked::Bytes => {
                 drop(state);
-                self.read_last_words(&connection);
+                self.read_final_frame(&connection);
                 return self.lock();
             }
         };
@@ -155,7 +154,7 @@ impl Shared {
 
     /// Reads what has come over a connection that nobody reads: answers that came too late, or why
     /// it ends.
-    fn read_last_words(self: &Arc<Self>, connection: &Arc<Connection>) {
+    fn read_final_frame(self: &Arc<Self>, connection: &Arc<Connection>) {
         let Some(mut incoming) = connection.incoming.try_lock() else { return };
         let loss = self.read_rest(&mut incoming, connection);
         drop(incoming);
@@ -184,7 +183,7 @@ impl Shared {
         let Some(silent) = silent else { return };
         let is_silent = self.lock().is_still(&silent, Instant::now());
         let Silent { connection, silence } = silent;
-        if is_silent && connection.outbox.transport().look() != Waiting::Bytes {
+        if is_silent && connection.outbox.transport().peek() != Peeked::Bytes {
             self.lose_by_caller(&connection, Loss::Silent(silence));
         }
     }

@@ -30,11 +30,11 @@
 //! # The connection
 //!
 //! It is made at once or by the first call, and after a loss by the next call. The name is resolved
-//! anew each time, and every address is tried. A loss is noticed at once if a call waits, or if the
-//! channel's thread reads, as it does if [`on_disconnect`](ChannelBuilder::on_disconnect) is set
-//! and from the first async call on. Otherwise the next call notices it, before it is sent. Only a
-//! call that follows within 100 microseconds of an answer does not look, and may be lost with the
-//! connection.
+//! anew each time, and every address is tried. A loss is noticed at once while a call waits or the
+//! channel's thread reads. That thread reads if [`on_disconnect`](ChannelBuilder::on_disconnect) is
+//! set, and after the first async call. Otherwise the next call notices the loss before it is sent,
+//! unless it follows an answer within 100 microseconds: such a call does not check, and may be
+//! lost.
 //!
 //! A server that says nothing while calls wait is pinged, and given up if it does not answer: see
 //! [`ping_interval`](ChannelBuilder::ping_interval). A server that announces a close has answered

@@ -11,19 +11,19 @@ use parking_lot::{Condvar, Mutex};
 use crate::CallError;
 
 /// The outcome of a call: the serialized reply, or why there is none.
-pub(super) type Outcome = Result<Bytes, CallError>;
+pub(super) type CallResult = Result<Bytes, CallError>;
 
 /// Who gets a call's outcome.
 pub(super) enum Waiter {
     /// A thread that waits for it.
     Thread(Arc<Parked>),
     /// A closure, to run on a thread of the channel.
-    Completion(Box<dyn FnOnce(Outcome) + Send>),
+    Completion(Box<dyn FnOnce(CallResult) + Send>),
 }
 
 impl Waiter {
     /// Hands the outcome over. No lock of the channel is held.
-    pub(super) fn deliver(self, outcome: Outcome) {
+    pub(super) fn deliver(self, outcome: CallResult) {
         match self {
             Waiter::Thread(parked) => parked.wake(outcome),
             Waiter::Completion(done) => run_guarded(|| done(outcome)),
@@ -47,13 +47,13 @@ pub(super) struct Parked {
 
 #[derive(Default)]
 struct Slot {
-    outcome: Option<Outcome>,
+    outcome: Option<CallResult>,
     /// Whether the waiting thread is asked to read the connection, because nobody does.
     is_asked: bool,
 }
 
 impl Parked {
-    pub(super) fn wake(&self, outcome: Outcome) {
+    pub(super) fn wake(&self, outcome: CallResult) {
         let mut state = self.state.lock();
         state.outcome = Some(outcome);
         self.is_over.store(true, Ordering::Release);
@@ -72,12 +72,12 @@ impl Parked {
         self.is_over.load(Ordering::Acquire)
     }
 
-    pub(super) fn take_outcome(&self) -> Option<Outcome> {
+    pub(super) fn take_outcome(&self) -> Option<CallResult> {
         self.has_outcome().then(|| self.state.lock().outcome.take()).flatten()
     }
 
     /// The outcome, and whether the thread was asked to read before it came.
-    pub(super) fn take_last(&self) -> Option<(Outcome, bool)> {
+    pub(super) fn take_last(&self) -> Option<(CallResult, bool)> {
         if !self.has_outcome() {
             return None;
         }
@@ -101,7 +101,7 @@ impl Parked {
     }
 
     /// Waits for the outcome, which someone is about to deliver.
-    pub(super) fn wait(&self) -> Outcome {
+    pub(super) fn wait(&self) -> CallResult {
         let mut state = self.state.lock();
         loop {
             match state.outcome.take() {

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::parked::{Outcome, Parked, Waiter};
+use super::parked::{CallResult, Parked, Waiter};
 use super::request::{Request, decode};
 use super::shared::Shared;
 use crate::outbox::Cork;
@@ -67,7 +67,7 @@ impl<R: Payload> Pending<R> {
     /// next reply over it would be taken for another call's.
     pub fn cancel(self) {}
 
-    fn decode(&self, outcome: Outcome) -> Result<R, CallError> {
+    fn decode(&self, outcome: CallResult) -> Result<R, CallError> {
         decode(&self.shared.config.addr, outcome)
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::connection::{Connection, Incoming};
 use super::errors::{Loss, end_of_stream};
-use super::parked::Outcome;
+use super::parked::CallResult;
 use super::request::encode_ping;
 use super::shared::{Deliveries, ReadBy, Shared, State};
 use super::silence::Verdict;
@@ -29,7 +29,7 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(100);
 const BARE_READ_BYTES: usize = 64 * 1024;
 
 /// What a server says as it closes a connection comes at once, or not at all.
-const LAST_WORDS_WAIT: Duration = Duration::from_millis(1);
+const FINAL_FRAME_WAIT: Duration = Duration::from_millis(1);
 
 /// Reads for it: answers that came too late may stand before it.
 const LAST_READS_MAX: usize = 4;
@@ -47,7 +47,7 @@ impl Shared {
     }
 
     /// Brings an answer to its call. If the call was given up, the answer is dropped.
-    fn answer(self: &Arc<Self>, id: u64, outcome: Outcome, by: ReadBy) {
+    fn answer(self: &Arc<Self>, id: u64, outcome: CallResult, by: ReadBy) {
         let call = self.lock().calls.remove(id);
         match call {
             Some(call) => timer::deliver(self, call.waiter, outcome, by),
@@ -143,7 +143,7 @@ impl Shared {
         loop {
             let count = match connection.outbox.transport().read(&mut buf, None) {
                 Ok(Received::Bytes(count)) => count,
-                Ok(Received::TimedOut | Received::Nothing) => continue,
+                Ok(Received::TimedOut | Received::ReadAgain) => continue,
                 Ok(Received::End) => return Loss::Broken(end_of_stream()),
                 Err(error) => return Loss::Broken(error),
             };
@@ -162,7 +162,7 @@ impl Shared {
     }
 
     /// Answers the call whose bare reply was due. It is the next call's turn.
-    fn answer_bare(&self, outcome: Outcome) {
+    fn answer_bare(&self, outcome: CallResult) {
         let mut deliveries = Deliveries::new();
         let mut state = self.lock();
         if let Some(id) = state.bare_call.take() {
@@ -175,8 +175,8 @@ impl Shared {
 
     // ---- a connection that nobody reads ----
 
-    /// Reads what has come by now, or a part of it: last words are short, and a call waits. Returns
-    /// how the connection has ended, if it has.
+    /// Reads what has come by now, or a part of it: a final frame is short, and a call waits.
+    /// Returns how the connection has ended, if it has.
     pub(super) fn read_rest(
         self: &Arc<Self>,
         incoming: &mut Incoming,
@@ -186,7 +186,7 @@ impl Shared {
             if let Err(loss) = self.take_answers(incoming, connection, ReadBy::Callers) {
                 return Some(loss);
             }
-            match incoming.read(connection, LAST_WORDS_WAIT).1 {
+            match incoming.read(connection, FINAL_FRAME_WAIT).1 {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => return Some(Loss::Broken(error)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::{Config, Framing};
-use super::parked::Outcome;
+use super::parked::CallResult;
 use crate::builtin::RpcStub;
 use crate::frame::encode;
 use crate::header::RpcHeader;
@@ -97,7 +97,7 @@ pub(super) fn decodes<R: Payload>(bytes: &Bytes) -> bool {
 }
 
 /// The reply in an outcome.
-pub(super) fn decode<R: Payload>(addr: &str, outcome: Outcome) -> Result<R, CallError> {
+pub(super) fn decode<R: Payload>(addr: &str, outcome: CallResult) -> Result<R, CallError> {
     R::read(outcome?).map_err(|error| CallError::BadReply {
         addr: addr.to_owned(),
         reason: ErrorChain(&error).to_string(),

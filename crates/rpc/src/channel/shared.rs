@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::calls::{Call, Calls};
 use super::config::{Config, Framing};
 use super::connection::Connection;
-use super::parked::{Outcome, Waiter};
+use super::parked::{CallResult, Waiter};
 use super::silence::{Silence, Verdict};
 use crate::CallError;
 use crate::net::{join, spawn};
@@ -59,7 +59,7 @@ pub(super) struct Timer {
 }
 
 /// Outcomes to deliver once the lock is given back.
-pub(super) type Deliveries = Vec<(Waiter, Outcome)>;
+pub(super) type Deliveries = Vec<(Waiter, CallResult)>;
 
 /// Who reads a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl State {
     }
 
     /// Takes a call out, and has its outcome delivered.
-    pub(super) fn finish(&mut self, id: u64, deliveries: &mut Deliveries, outcome: Outcome) {
+    pub(super) fn finish(&mut self, id: u64, deliveries: &mut Deliveries, outcome: CallResult) {
         deliveries.extend(self.calls.remove(id).map(|call| (call.waiter, outcome)));
     }
 

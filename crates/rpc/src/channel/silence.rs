@@ -10,7 +10,7 @@
 //! each wait briefly notice a dead connection together.
 //!
 //! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval) or, if that is shorter,
-//! half of the time of the most impatient call that waits. So a call that gets no sign of life
+//! half of the shortest timeout of the calls that wait. So a call that gets no sign of life
 //! until its deadline takes the connection with it, and the next call begins over a new one. The
 //! interval has a minimum: see [`INTERVAL_MIN`].
 //!

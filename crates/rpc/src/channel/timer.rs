@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
-use super::parked::{Outcome, Waiter};
+use super::parked::{CallResult, Waiter};
 use super::shared::{Deliveries, ReadBy, Shared, Silent, State};
-use crate::transport::Waiting;
+use crate::transport::Peeked;
 
 /// How long a timer without a deadline to watch stays.
 const IDLE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(super) fn watch(shared: &Arc<Shared>, state: &mut State, deadline: Instant) 
 
 /// Delivers an outcome that was found by the channel's own thread, or by a caller's. From a
 /// caller's thread, completions go to the timer's: the caller may hold a lock that they take.
-pub(super) fn deliver(shared: &Arc<Shared>, waiter: Waiter, outcome: Outcome, by: ReadBy) {
+pub(super) fn deliver(shared: &Arc<Shared>, waiter: Waiter, outcome: CallResult, by: ReadBy) {
     match (by, &waiter) {
         (ReadBy::Channel, _) | (_, Waiter::Thread(_)) => waiter.deliver(outcome),
         (ReadBy::Callers, Waiter::Completion(_)) => run_soon(shared, waiter, outcome),
@@ -40,7 +40,7 @@ pub(super) fn deliver_all(shared: &Arc<Shared>, deliveries: Deliveries, by: Read
     deliveries.into_iter().for_each(|(waiter, outcome)| deliver(shared, waiter, outcome, by));
 }
 
-fn run_soon(shared: &Arc<Shared>, waiter: Waiter, outcome: Outcome) {
+fn run_soon(shared: &Arc<Shared>, waiter: Waiter, outcome: CallResult) {
     let mut state = shared.lock();
     state.timer.ready.push((waiter, outcome));
     shared.timer_wakes.notify_one();
@@ -106,7 +106,7 @@ fn take_due(shared: &Shared, state: &mut State) -> (Deliveries, Option<Silent>) 
 /// there are completions the channel's own thread reads, and does the rest.
 fn give_up(shared: &Shared, silent: &Silent) {
     let is_silent = shared.lock().is_still(silent, Instant::now());
-    if is_silent && silent.connection.outbox.transport().look() != Waiting::Bytes {
+    if is_silent && silent.connection.outbox.transport().peek() != Peeked::Bytes {
         silent.connection.give_up(silent.silence);
     }
 }

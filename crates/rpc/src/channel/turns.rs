@@ -31,7 +31,7 @@ use super::calling::Begun;
 use super::calls::Call;
 use super::connection::Connection;
 use super::errors::Loss;
-use super::parked::{Outcome, Parked, Waiter};
+use super::parked::{CallResult, Parked, Waiter};
 use super::reading::READ_TIMEOUT;
 use super::request::Request;
 use super::shared::{ReadBy, Shared};
@@ -40,7 +40,7 @@ use crate::outbox::Cork;
 
 impl Shared {
     /// Makes a call and waits for its outcome.
-    pub(super) fn call(self: &Arc<Self>, request: &Request<'_>) -> Outcome {
+    pub(super) fn call(self: &Arc<Self>, request: &Request<'_>) -> CallResult {
         let parked = Arc::new(Parked::default());
         let call = self.start(request, Waiter::Thread(Arc::clone(&parked)));
         self.wait(call, &parked, request.deadline)
@@ -64,7 +64,7 @@ impl Shared {
     }
 
     /// Waits for the outcome, and reads the connection meanwhile if nobody else does.
-    fn wait(self: &Arc<Self>, call: Begun, parked: &Parked, deadline: Instant) -> Outcome {
+    fn wait(self: &Arc<Self>, call: Begun, parked: &Parked, deadline: Instant) -> CallResult {
         let Begun { id, began: mut now, connection: mut sent_over } = call;
         // If a method makes this call, a cork may hold it back.
         Cork::flush_all();

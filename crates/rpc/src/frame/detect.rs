@@ -10,7 +10,7 @@ pub(super) const DETECT_LEN_BYTES: usize = 3;
 
 /// A peer that speaks another protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stranger {
+pub(crate) enum OtherProtocol {
     /// HTTP: a browser, a health check, a scraper.
     Http,
     /// TLS: a client that expects an encrypted port.
@@ -19,12 +19,12 @@ pub(crate) enum Stranger {
     Unknown([u8; DETECT_LEN_BYTES]),
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for OtherProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Stranger::Http => f.write_str("an HTTP request: this port speaks RPC"),
-            Stranger::Tls => f.write_str("a TLS hello: this port speaks RPC in the clear"),
-            Stranger::Unknown(first) => {
+            OtherProtocol::Http => f.write_str("an HTTP request: this port speaks RPC"),
+            OtherProtocol::Tls => f.write_str("a TLS hello: this port speaks RPC in the clear"),
+            OtherProtocol::Unknown(first) => {
                 write!(f, "bytes of an unknown protocol (they begin {first:02x?})")
             }
         }
@@ -40,9 +40,9 @@ pub(super) fn detect(first: [u8; DETECT_LEN_BYTES]) -> Result<HeadSize, FrameErr
     match first {
         [_, 0..=4, 0] => Ok(HeadSize::U32Le),
         [0..0x80, 0x0a, _] | [0x80..=0xff, 0..0x80, 0x0a] => Ok(HeadSize::Varint),
-        [0x16, 0x03, 0x01..=0x04] => Err(FrameError::Stranger(Stranger::Tls)),
-        _ if HTTP_VERBS.contains(&&first) => Err(FrameError::Stranger(Stranger::Http)),
-        _ => Err(FrameError::Stranger(Stranger::Unknown(first))),
+        [0x16, 0x03, 0x01..=0x04] => Err(FrameError::OtherProtocol(OtherProtocol::Tls)),
+        _ if HTTP_VERBS.contains(&&first) => Err(FrameError::OtherProtocol(OtherProtocol::Http)),
+        _ => Err(FrameError::OtherProtocol(OtherProtocol::Unknown(first))),
     }
 }
 
@@ -76,18 +76,18 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_named() {
-        let stranger = |first: &[u8; 3]| match detect(*first) {
-            Err(FrameError::Stranger(stranger)) => stranger,
+    fn other_protocols_are_named() {
+        let protocol = |first: &[u8; 3]| match detect(*first) {
+            Err(FrameError::OtherProtocol(protocol)) => protocol,
             other => panic!("{other:?}"),
         };
         for verb in HTTP_VERBS {
-            assert_eq!(stranger(verb), Stranger::Http);
+            assert_eq!(protocol(verb), OtherProtocol::Http);
         }
         for minor in 1..=4 {
-            assert_eq!(stranger(&[0x16, 3, minor]), Stranger::Tls);
+            assert_eq!(protocol(&[0x16, 3, minor]), OtherProtocol::Tls);
         }
-        assert_eq!(stranger(b"SSH"), Stranger::Unknown(*b"SSH"));
-        assert_eq!(stranger(&[0xff; 3]), Stranger::Unknown([0xff; 3]));
+        assert_eq!(protocol(b"SSH"), OtherProtocol::Unknown(*b"SSH"));
+        assert_eq!(protocol(&[0xff; 3]), OtherProtocol::Unknown([0xff; 3]));
     }
 }

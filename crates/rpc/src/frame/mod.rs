@@ -53,7 +53,7 @@ use bytes::Bytes;
 use prost::encoding::encode_varint;
 
 pub(super) use decoder::{Decoder, Frame, Head};
-pub(super) use detect::Stranger;
+pub(super) use detect::OtherProtocol;
 
 use super::header::{RpcHeader, RpcReplyHeader};
 use super::limits::HEAD_LEN_MAX_BYTES;
@@ -71,7 +71,7 @@ pub(super) enum HeadSize {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {
     #[error("{0}")]
-    Stranger(Stranger),
+    OtherProtocol(OtherProtocol),
     #[error("a header of 0 bytes")]
     EmptyHead,
     #[error("a header of {len} bytes: at most {HEAD_LEN_MAX_BYTES} are taken")]

@@ -91,14 +91,14 @@ impl Acceptor {
             registry.wait_until_below(open_max, Instant::now() + EVICTION_TIME);
         }
         let started =
-            self.connection(stream, peer).and_then(|connection| self.start_patiently(&connection));
+            self.connection(stream, peer).and_then(|connection| self.start_with_retry(&connection));
         if let Err(error) = started {
             self.shared.log.warn(&format!("rpc: connection from {peer} dropped: {error}"));
         }
     }
 
     /// Starts a connection, if necessary in place of one that makes room.
-    fn start_patiently(&self, connection: &Arc<Connection>) -> io::Result<()> {
+    fn start_with_retry(&self, connection: &Arc<Connection>) -> io::Result<()> {
         let result = self.start(connection);
         if result.is_ok() || !self.make_room(0) {
             return result;

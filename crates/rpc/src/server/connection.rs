@@ -16,7 +16,7 @@ use crate::frame::{HeadSize, encode};
 use crate::header::RpcReplyHeader;
 use crate::outbox::{Ending, Outbox};
 use crate::status::cut_middle;
-use crate::transport::Waiting;
+use crate::transport::Peeked;
 use crate::{Status, StatusCode};
 
 /// A reader that waits looks this often whether its connection still lives. It is woken when that
@@ -33,28 +33,28 @@ pub(super) struct Connection {
     room: Arc<Room>,
     open: Mutex<Open>,
     answered: Condvar,
-    standing: Mutex<Standing>,
+    admission: Mutex<Admission>,
     /// Whether a call to a reserved service has come.
     is_peer: AtomicBool,
 }
 
 /// Whether a connection may stay.
-pub(super) enum Standing {
+pub(super) enum Admission {
     /// Its first call decides.
-    OnTrial,
+    Pending,
     /// As long as its client wants: it has a place.
-    Settled { _place: Place },
+    Admitted { _place: Place },
     /// It was refused, and is ending.
     Refused,
 }
 
 /// What a client understands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(super) enum ClientProtocol {
     /// It has said nothing yet. So it is sent nothing either, because it could then make a
     /// documented call and take that for the reply.
     #[default]
-    Nothing,
+    Unknown,
     /// Bare replies, no reply headers.
     Documented,
     /// Reply headers, with lengths written like this.
@@ -70,7 +70,7 @@ struct Open {
     documented: bool,
     /// Whether the client was told that no further call will run.
     is_over: bool,
-    speaks: Speaks,
+    protocol: ClientProtocol,
 }
 
 impl Connection {
@@ -92,7 +92,7 @@ impl Connection {
             room,
             open,
             answered,
-            standing: Mutex::new(Standing::OnTrial),
+            admission: Mutex::new(Admission::Pending),
             is_peer: AtomicBool::new(false),
         })
     }
@@ -102,27 +102,27 @@ impl Connection {
     /// # Errors
     ///
     /// It may not: what the client was told. `None` if it is ending already.
-    pub(super) fn settle(&self, service: &[u8]) -> Result<(), Option<Status>> {
+    pub(super) fn admit(&self, service: &[u8]) -> Result<(), Option<Status>> {
         let Shared { table, capacity, .. } = &*self.shared;
-        let mut standing = self.standing.lock();
-        match *standing {
-            Standing::Settled { .. } => return Ok(()),
-            Standing::Refused => return Err(None),
-            Standing::OnTrial => {}
+        let mut admission = self.admission.lock();
+        match *admission {
+            Admission::Admitted { .. } => return Ok(()),
+            Admission::Refused => return Err(None),
+            Admission::Pending => {}
         }
         if let Some(place) = capacity.try_take(table.is_reserved(service)) {
-            *standing = Standing::Settled { _place: place };
+            *admission = Admission::Admitted { _place: place };
             return Ok(());
         }
         self.shared.count_refused();
         let status = self.shared.too_many();
         // Before it counts as refused: then it may be ended at any time.
-        if let Speaks::Extended(head_size) = self.spoken() {
-            self.say_goodbye(head_size, &status);
+        if let ClientProtocol::Extended(head_size) = self.protocol() {
+            self.send_close_notice(head_size, &status);
         }
-        *standing = Standing::Refused;
+        *admission = Admission::Refused;
         // Without the lock, which the thread that accepts takes: writing to a log may block.
-        drop(standing);
+        drop(admission);
         self.shared.log_refused(self.peer);
         Err(Some(status))
     }
@@ -130,20 +130,20 @@ impl Connection {
     /// Ends it if its client has said nothing yet, or was refused and told so. Returns whether it
     /// did.
     pub(super) fn evict(&self) -> bool {
-        let mut standing = self.standing.lock();
-        let goes = match *standing {
+        let mut admission = self.admission.lock();
+        let goes = match *admission {
             _ if self.is_cut() => false,
-            Standing::Settled { .. } => false,
+            Admission::Admitted { .. } => false,
             // If its first call has come, its thread is about to read it.
-            Standing::OnTrial => self.outbox.transport().look() == Waiting::Nothing,
-            Standing::Refused => !self.outbox.holds_over(0),
+            Admission::Pending => self.outbox.transport().peek() == Peeked::Nothing,
+            Admission::Refused => !self.outbox.holds_over(0),
         };
         if !goes {
             return false;
         }
-        let was = std::mem::replace(&mut *standing, Standing::Refused);
-        drop(standing);
-        if let Standing::OnTrial = was {
+        let was = std::mem::replace(&mut *admission, Admission::Refused);
+        drop(admission);
+        if let Admission::Pending = was {
             self.shared.count_refused();
             self.shared.log_refused(self.peer);
         }
@@ -152,7 +152,7 @@ impl Connection {
     }
 
     /// A call to a reserved service has come over it.
-    pub(super) fn is_of_a_peer(&self) {
+    pub(super) fn mark_as_peer(&self) {
         self.is_peer.store(true, Ordering::Relaxed);
     }
 
@@ -160,11 +160,12 @@ impl Connection {
     /// did.
     pub(super) fn make_room(&self) -> bool {
         // A call may be about to be read.
-        let is_busy = !self.is_idle() || self.outbox.transport().look() == Waiting::Bytes;
+        let is_busy = !self.is_idle() || self.outbox.transport().peek() == Peeked::Bytes;
         if is_busy || self.is_cut() || self.is_peer.load(Ordering::Relaxed) {
             return false;
         }
-        let is_over = self.bid_farewell(StatusCode::Closing, "the system has no room for so many");
+        let is_over =
+            self.announce_close(StatusCode::Closing, "the system has no room for so many");
         if is_over {
             self.cut("it had to make room");
         }
@@ -180,7 +181,7 @@ impl Connection {
     }
 
     /// Ends the connection because of what its client did, with a line in the log.
-    fn cut_loudly(&self, reason: &str) {
+    fn cut_and_log(&self, reason: &str) {
         if !self.is_cut() {
             self.shared.log.warn(&format!("rpc: connection from {} closed: {reason}", self.peer));
         }
@@ -192,8 +193,8 @@ impl Connection {
     }
 
     /// What its client understands, as far as is known.
-    pub(super) fn spoken(&self) -> Speaks {
-        self.open.lock().speaks
+    pub(super) fn protocol(&self) -> ClientProtocol {
+        self.open.lock().protocol
     }
 
     /// Whether no call is open and no answer waits to be sent.
@@ -259,9 +260,9 @@ impl Connection {
         }
         open.calls += 1;
         open.documented |= id.is_documented();
-        let speaks = open.speaks;
+        let protocol = open.protocol;
         drop(open);
-        if speaks == Speaks::Documented {
+        if protocol == ClientProtocol::Documented {
             // Its client makes one call at a time, so it has the reply before this one, and that
             // reply's length no longer decides how the connection ends.
             self.outbox.set_ending(Ending::Reset);
@@ -269,7 +270,6 @@ impl Connection {
         true
     }
 
-    /// Counts a call as answered.
     pub(super) fn close_call(&self, id: CallId) {
         let mut open = self.open.lock();
         open.calls -= 1;
@@ -283,25 +283,25 @@ impl Connection {
     }
 
     /// Records what its client understands, as its calls show.
-    pub(super) fn speaks(&self, speaks: Speaks) {
-        self.open.lock().speaks = speaks;
-        if let Speaks::Extended(_) = speaks {
+    pub(super) fn set_protocol(&self, protocol: ClientProtocol) {
+        self.open.lock().protocol = protocol;
+        if let ClientProtocol::Extended(_) = protocol {
             self.outbox.set_ending(Ending::InOrder);
         }
     }
 
     /// If all its calls are answered, tells its client that no further call will run, if the client
     /// understands that. Returns whether all are answered, and the answers sent.
-    pub(super) fn bid_farewell(&self, code: StatusCode, words: &str) -> bool {
+    pub(super) fn announce_close(&self, code: StatusCode, words: &str) -> bool {
         let mut open = self.open.lock();
         open.is_over |= open.calls == 0;
-        let (is_over, speaks) = (open.is_over, open.speaks);
+        let (is_over, protocol) = (open.is_over, open.protocol);
         drop(open);
         let is_sent = !self.outbox.holds_over(0);
-        if let Speaks::Extended(head_size) = speaks
+        if let ClientProtocol::Extended(head_size) = protocol
             && is_over
         {
-            self.say_goodbye(head_size, &Status::new(code, words));
+            self.send_close_notice(head_size, &Status::new(code, words));
         }
         is_over && is_sent
     }
@@ -309,13 +309,13 @@ impl Connection {
     /// Answers a call with a status or, if it is a documented one, with the end of the connection.
     pub(super) fn refuse(&self, id: CallId, status: &Status) {
         match id.call_id {
-            0 => self.cut_loudly(&status.to_string()),
+            0 => self.cut_and_log(&status.to_string()),
             _ => self.send(status_frame(id, status)),
         }
     }
 
     /// Tells a client that understands it why the connection ends.
-    pub(super) fn say_goodbye(&self, head_size: HeadSize, status: &Status) {
+    pub(super) fn send_close_notice(&self, head_size: HeadSize, status: &Status) {
         self.send(status_frame(CallId { call_id: 0, head_size }, status));
     }
 

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::connection::{Connection, Speaks};
-use crate::frame::{FrameError, Stranger};
+use super::connection::{ClientProtocol, Connection};
+use crate::frame::{FrameError, OtherProtocol};
 use crate::net::{after, time_left};
 use crate::outbox::Ending;
 use crate::transport::Received;
 use crate::{ErrorChain, Status, StatusCode};
 
-/// After the last word to a client, its bytes are still read for this long: closing with bytes
-/// unread would destroy that word.
+/// After the final frame to a client, its bytes are still read for this long: closing with bytes
+/// unread would destroy that frame.
 const LINGER: Duration = Duration::from_secs(1);
 
 const HTTP_ANSWER: &[u8] =
@@ -71,12 +71,12 @@ impl End {
                 let timeout = connection.shared.limits.half_close_timeout;
                 connection.drain(after(Instant::now(), timeout));
             }
-            // Clients die. That is no news.
+            // Broken connections are common, so this is only a debug line.
             End::Io(error) => {
                 log::debug!("rpc: connection from {} broke: {error}", connection.peer)
             }
             End::Idle => {
-                connection.bid_farewell(StatusCode::Closing, "nothing was asked for long");
+                connection.announce_close(StatusCode::Closing, "nothing was asked for long");
                 connection.shared.count_idle();
                 linger(connection);
             }
@@ -105,12 +105,12 @@ impl End {
 /// Tells the client what is wrong, in the protocol that it speaks.
 fn explain(connection: &Connection, error: &FrameError) {
     let answer = match error {
-        FrameError::Stranger(Stranger::Http) => HTTP_ANSWER,
-        FrameError::Stranger(Stranger::Tls) => TLS_ANSWER,
+        FrameError::OtherProtocol(OtherProtocol::Http) => HTTP_ANSWER,
+        FrameError::OtherProtocol(OtherProtocol::Tls) => TLS_ANSWER,
         _ => {
-            if let Speaks::Extended(head_size) = connection.spoken() {
+            if let ClientProtocol::Extended(head_size) = connection.protocol() {
                 let status = Status::new(StatusCode::BadHeader, ErrorChain(error).to_string());
-                connection.say_goodbye(head_size, &status);
+                connection.send_close_notice(head_size, &status);
             }
             return;
         }
@@ -120,8 +120,8 @@ fn explain(connection: &Connection, error: &FrameError) {
     let _ = connection.outbox.send(&Bytes::from_static(answer));
 }
 
-/// Lets the client read the last words: sends the end of the stream, and reads what still comes for
-/// a moment. A client that is reset was sent no last words.
+/// Lets the client read the final frame: sends the end of the stream, and reads what still comes
+/// for a moment. A client that is reset was sent no final frame.
 fn linger(connection: &Connection) {
     let deadline = Instant::now() + LINGER;
     connection.outbox.wait_until_below(0, Some(deadline));
@@ -133,7 +133,7 @@ fn linger(connection: &Connection) {
     let mut sink = [0; 4096];
     while let Some(left) = time_left(deadline) {
         match transport.read(&mut sink, Some(left)) {
-            Ok(Received::Bytes(_) | Received::Nothing) => {}
+            Ok(Received::Bytes(_) | Received::ReadAgain) => {}
             Ok(Received::TimedOut | Received::End) | Err(_) => return,
         }
     }

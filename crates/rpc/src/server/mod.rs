@@ -29,25 +29,25 @@
 //!
 //! # What a client gets for what it does
 //!
-//! | it sends | extended call | documented call |
+//! | the client | extended call | documented call |
 //! |---|---|---|
-//! | an unknown service, method or codec; arguments that do not decode | status; the connection lives | closed, one log line |
-//! | arguments over the limit | status; skipped up to four times the limit, then closed | closed, one log line |
-//! | more calls or bytes than may be in flight; a call that finds the handlers' queue full | status "busy" with a wait hint | waits: it is not read from |
-//! | a call for another version of the service | status that names both; not run | (names none) |
-//! | a call whose deadline has passed, also in the queue | status; not run | (has no deadline) |
-//! | calls that wait for a handler when its connection breaks or is cut | not run; if it only ended its stream they run, for [`Limits::half_close_timeout`](crate::Limits::half_close_timeout) | the same |
-//! | a call whose method panics or drops its `Done` | status | closed, one log line |
-//! | a header that does not decode, or is too long | status for call id 0, then closed, one log line | closed, one log line |
-//! | HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
-//! | half a frame, slower than [`Limits::frame_timeout`](crate::Limits::frame_timeout) allows | closed, one log line | the same |
-//! | the end of its stream after a call | its answers, then closed | the same |
-//! | nothing, for [`Limits::idle_timeout`](crate::Limits::idle_timeout) with no call open | status "connection closed" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
-//! | nothing at all, for as long | reset, without a message | the same |
-//! | a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
-//! | nothing, while its replies wait longer than [`Limits::write_timeout`](crate::Limits::write_timeout) | closed | the same |
-//! | a first call over a connection too many | status "busy" for call id 0, then closed; counted | closed; counted |
-//! | calls whose replies find no room, because it reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
+//! | sends an unknown service, method or codec; arguments that do not decode | status; the connection lives | closed, one log line |
+//! | sends arguments over the limit | status; skipped up to four times the limit, then closed | closed, one log line |
+//! | sends more calls or bytes than may be in flight; a call that finds the handlers' queue full | status "busy" with a wait hint | waits: it is not read from |
+//! | sends a call for another version of the service | status that names both; not run | (names none) |
+//! | sends a call whose deadline has passed, also in the queue | status; not run | (has no deadline) |
+//! | sends calls that wait for a handler when its connection breaks or is cut | not run; if it only ended its stream they run, for [`Limits::half_close_timeout`](crate::Limits::half_close_timeout) | the same |
+//! | sends a call whose method panics or drops its `Done` | status | closed, one log line |
+//! | sends a header that does not decode, or is too long | status for call id 0, then closed, one log line | closed, one log line |
+//! | sends HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
+//! | sends half a frame, slower than [`Limits::frame_timeout`](crate::Limits::frame_timeout) allows | closed, one log line | the same |
+//! | sends the end of its stream after a call | its answers, then closed | the same |
+//! | makes no call for [`Limits::idle_timeout`](crate::Limits::idle_timeout), with none open | status "connection closed" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
+//! | has never sent anything for [`Limits::idle_timeout`](crate::Limits::idle_timeout) | reset, without a message | the same |
+//! | sends a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
+//! | does not read its replies for [`Limits::write_timeout`](crate::Limits::write_timeout) | closed | the same |
+//! | sends a first call over a connection too many | status "busy" for call id 0, then closed; counted | closed; counted |
+//! | sends calls whose replies find no room, because it reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
 //!
 //! A server logs at most ten lines a second, and counts those that it leaves out.
 //!
@@ -172,7 +172,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(2);
 
 /// How long a client that was told of the end has to close the connection itself.
-const FAREWELL_TIME: Duration = Duration::from_millis(100);
+const CLOSE_GRACE: Duration = Duration::from_millis(100);
 
 /// Serves calls on one port until it is stopped or dropped.
 pub struct Server {
@@ -230,14 +230,14 @@ impl Server {
         self.shared.is_draining.store(true, Ordering::SeqCst);
         self.stop_accepting();
         self.wait_until_idle(deadline);
-        let is_drained = self.registry.bid_farewell();
+        let is_drained = self.registry.announce_close();
         // What clients were just told may have to wait for writers that are about to finish.
         self.wait_until_idle(deadline);
         // Cutting a connection while its client still sends would destroy what the client has not
         // read yet. So the client is told, and has a moment to close it.
         if is_drained {
             self.registry.end_streams();
-            let gone_by = deadline.min(Instant::now() + FAREWELL_TIME);
+            let gone_by = deadline.min(Instant::now() + CLOSE_GRACE);
             while !self.registry.have_all_gone() && Instant::now() < gone_by {
                 std::thread::sleep(DRAIN_CHECK_EVERY);
             }

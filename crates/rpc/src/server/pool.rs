@@ -54,7 +54,7 @@ struct State {
     /// Handlers that run a call.
     busy: usize,
     /// Calls for idle handlers, which are waking up.
-    handed_over: VecDeque<Box<Queued>>,
+    for_idle_handlers: VecDeque<Box<Queued>>,
     is_closed: bool,
     /// How long a call keeps a handler busy: a running mean over about ten calls.
     mean_us: u64,
@@ -63,23 +63,28 @@ struct State {
 impl Pool {
     /// A pool without threads yet. Each runs [`handle`](Pool::handle).
     pub(super) fn new(handlers: usize, queue: CallQueue<Box<Queued>>) -> Pool {
-        let state =
-            State { queue, busy: 0, handed_over: VecDeque::new(), is_closed: false, mean_us: 0 };
+        let state = State {
+            queue,
+            busy: 0,
+            for_idle_handlers: VecDeque::new(),
+            is_closed: false,
+            mean_us: 0,
+        };
         let (offered, taken) = (Condvar::new(), Condvar::new());
         Pool { handlers, state: Mutex::new(state), offered, taken }
     }
 
-    /// Hands a call to the handlers. If it finds no place within `patience` it comes back, with the
+    /// Hands a call to the handlers. If it finds no place within `wait_max` it comes back, with the
     /// time after which a place may be free.
     pub(super) fn offer(
         &self,
         queued: Box<Queued>,
-        patience: Duration,
+        wait_max: Duration,
     ) -> Result<(), (Box<Queued>, Duration)> {
         let mut state = self.state.lock();
         let mut result = state.offer(queued, self.handlers);
-        if !patience.is_zero() && matches!(result, Offered::Full(_)) {
-            self.taken.wait_for(&mut state, patience);
+        if !wait_max.is_zero() && matches!(result, Offered::Full(_)) {
+            self.taken.wait_for(&mut state, wait_max);
             result = result.again(&mut state, self.handlers);
         }
         match result {
@@ -140,7 +145,7 @@ impl Pool {
         let left = {
             let mut state = self.state.lock();
             state.is_closed = true;
-            let mut left = Vec::from(std::mem::take(&mut state.handed_over));
+            let mut left = Vec::from(std::mem::take(&mut state.for_idle_handlers));
             left.extend(state.queue.drain());
             left
         };
@@ -172,8 +177,8 @@ impl State {
             return Offered::Closed(queued);
         }
         // A call for an idle handler needs no place in the queue.
-        if self.queue.len() == 0 && self.handed_over.len() < handlers - self.busy {
-            self.handed_over.push_back(queued);
+        if self.queue.len() == 0 && self.for_idle_handlers.len() < handlers - self.busy {
+            self.for_idle_handlers.push_back(queued);
             return Offered::Taken;
         }
         let (caller, since) = (queued.caller.clone(), queued.since);
@@ -183,13 +188,13 @@ impl State {
         }
     }
 
-    /// Calls that were handed over came before those in the queue.
+    /// Calls for idle handlers came before those in the queue.
     fn take(&mut self) -> Option<Box<Queued>> {
-        self.handed_over.pop_front().or_else(|| self.queue.take())
+        self.for_idle_handlers.pop_front().or_else(|| self.queue.take())
     }
 
     fn waiting(&self) -> usize {
-        self.handed_over.len() + self.queue.len()
+        self.for_idle_handlers.len() + self.queue.len()
     }
 }
 

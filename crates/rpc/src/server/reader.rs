@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::answer::Begun;
-use super::connection::{CHECK_EVERY, CallId, Connection, Speaks};
+use super::connection::{CHECK_EVERY, CallId, ClientProtocol, Connection};
 use super::end::End;
 use super::pool::{Pool, Queued};
 use super::table::Target;
@@ -45,7 +45,7 @@ pub(super) struct Reader {
     /// call, or a call to a reserved service.
     may_idle: bool,
     /// Whether the connection may stay.
-    is_settled: bool,
+    is_admitted: bool,
     /// Whether the client has made an extended call, so that it understands a reply header.
     is_extended: bool,
 }
@@ -85,7 +85,7 @@ impl Reader {
             now: None,
             began: None,
             may_idle: false,
-            is_settled: false,
+            is_admitted: false,
             is_extended: false,
         }
     }
@@ -157,14 +157,14 @@ impl Reader {
             // The decoder has just given a head, so it knows.
             let head_size = self.decoder.head_size().expect("known once a head was decoded");
             self.is_extended = true;
-            self.connection.speaks(Speaks::Extended(head_size));
+            self.connection.set_protocol(ClientProtocol::Extended(head_size));
         } else if !self.is_extended && !self.may_idle {
-            self.connection.speaks(Speaks::Documented);
+            self.connection.set_protocol(ClientProtocol::Documented);
         }
-        if !self.is_settled {
+        if !self.is_admitted {
             let refuse = |status: Option<Status>| status.map_or(End::Cut, End::TooMany);
-            self.connection.settle(&head.service_name).map_err(refuse)?;
-            self.is_settled = true;
+            self.connection.admit(&head.service_name).map_err(refuse)?;
+            self.is_admitted = true;
         }
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Reader {
                 let table = &self.connection.shared.table;
                 if admitted.target.published(table).is_reserved {
                     self.may_idle = true;
-                    self.connection.is_of_a_peer();
+                    self.connection.mark_as_peer();
                 }
                 self.next = Some(admitted);
             }
@@ -291,7 +291,7 @@ impl Reader {
         let (service, method) = (Arc::clone(&published.service), target.method);
         let mut queued =
             Box::new(Queued { service, method, args, call, caller, stats, since: now });
-        let patience = match queued.call.is_documented() {
+        let wait_max = match queued.call.is_documented() {
             true => {
                 // Before it waits, it sends what others wait for.
                 self.flush();
@@ -300,8 +300,8 @@ impl Reader {
             }
             false => Duration::ZERO,
         };
-        while let Err((refused, hint)) = pool.offer(queued, patience) {
-            if patience.is_zero() || self.connection.is_cut() {
+        while let Err((refused, hint)) = pool.offer(queued, wait_max) {
+            if wait_max.is_zero() || self.connection.is_cut() {
                 refused.stats.rejected();
                 let words = "all handlers are busy, and no more calls may wait";
                 return refused.call.fail(Status::busy(words, hint));
@@ -352,7 +352,7 @@ impl Reader {
             Ok(Received::End) => Err(End::Truncated),
             Ok(Received::TimedOut) if self.is_idle() => Err(End::Idle),
             // Whether a frame has taken too long is judged by the clock, before the next read.
-            Ok(Received::TimedOut | Received::Nothing) => Ok(()),
+            Ok(Received::TimedOut | Received::ReadAgain) => Ok(()),
             Err(_) if self.connection.is_cut() => Err(End::Cut),
             Err(error) => Err(End::Io(error)),
         }

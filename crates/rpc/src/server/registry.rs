@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::connection::{Connection, Speaks};
+use super::connection::{ClientProtocol, Connection};
 use crate::StatusCode;
 use crate::net::{join, spawn};
 use crate::outbox::Ending;
@@ -90,11 +90,11 @@ impl Registry {
 
     /// Tells each client that has all its answers that no further call will run. Returns whether
     /// all clients have theirs.
-    pub(super) fn bid_farewell(&self) -> bool {
+    pub(super) fn announce_close(&self) -> bool {
         let words = "the server is stopping";
         let state = self.state.lock();
         let code = StatusCode::ShuttingDown;
-        state.live.values().filter(|live| !live.connection.bid_farewell(code, words)).count() == 0
+        state.live.values().filter(|live| !live.connection.announce_close(code, words)).count() == 0
     }
 
     /// Sends the end of the stream to every client, except those that are reset: they would take it
@@ -140,7 +140,7 @@ impl Registry {
         let beyond = connections.len().saturating_sub(left);
         connections.truncate(connections.len().saturating_sub(spared));
         let (silent, others): (Vec<_>, Vec<_>) =
-            connections.into_iter().partition(|it| it.spoken() == Speaks::Nothing);
+            connections.into_iter().partition(|it| it.protocol() == ClientProtocol::Unknown);
         silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).count()
     }
 

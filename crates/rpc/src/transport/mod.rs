@@ -1,8 +1,8 @@
 //! One connection as a stream of bytes in both directions. Nothing else in this crate reads, writes
-//! or ends a connected socket.
+//! or ends a connected socket (except the one by which a stopping server wakes its acceptor).
 //!
 //! ```text
-//!   server's reader, channel ── read, look ────────────> ┌───────────┐
+//!   server's reader, channel ── read, peek ────────────> ┌───────────┐
 //!   outbox: any thread ──────── try_write, shutdown ───> │ Transport │ ══ TCP ══ peer
 //!   outbox: writer thread ───── write_all ─────────────> └───────────┘
 //! ```
@@ -30,7 +30,7 @@
 //! | method | threads | waits for the peer |
 //! |---|---|---|
 //! | [`read`](Transport::read) | one at a time | up to its timeout |
-//! | [`look`](Transport::look) | any | never |
+//! | [`peek`](Transport::peek) | any | never |
 //! | [`try_write`](Transport::try_write) | one writer at a time | never |
 //! | [`write_all`](Transport::write_all) | one writer at a time | up to the write timeout for each part |
 //! | [`shutdown`](Transport::shutdown), [`set_reset_on_close`](Transport::set_reset_on_close) | any | never |
@@ -43,22 +43,22 @@
 //!
 //! # What each side promises
 //!
-//! - Reading. A `read` waits for the system once, so its caller looks at the clock often enough. It
-//!   may receive bytes and still have none for its caller: a part of a record, a session ticket, an
-//!   answer in a handshake. It then returns [`Received::Nothing`], and the caller reads again.
-//!   Bytes that a `read` has decrypted and not given out come first in the next one, and `look`
-//!   reports them.
-//! - Writing. *What was not taken must be offered again, before any other byte*, unless the
-//!   connection is cut. A part of it may have left: a record of which the socket took half is kept
-//!   by the transport, and its bytes count as not taken until the other half has left. So nothing
-//!   that was taken is ever left to flush, and the outbox's queue and writer thread, which exist for
-//!   bytes that were not taken, also flush what an encryption holds.
+//! - Reading. A `read` makes one blocking system call at most, so its caller can check its
+//!   deadlines between reads. It may receive bytes and still have none for its caller: a part of a
+//!   record, a session ticket, an answer in a handshake. It then returns [`Received::ReadAgain`],
+//!   and the caller reads again. Bytes that a `read` has decrypted and not given out come first in
+//!   the next one, and `peek` reports them.
+//! - Writing. *Bytes that were not accepted must be offered again before any others*, unless the
+//!   connection is cut. A part of them may have left: a record of which the socket accepted half is
+//!   kept by the transport, and its bytes count as not accepted until the other half has left. So
+//!   accepted bytes never need a flush: what the encryption still holds counts as not accepted, and
+//!   the outbox offers it again.
 //! - The protocol's own messages (handshake, key updates, alerts). `read` and `shutdown` send them.
-//!   Only a handshake may wait for the peer to take them, up to the write timeout. Any other message
-//!   leaves at once or ahead of the next write.
+//!   Only a handshake may wait for the peer to accept them, up to the write timeout. Any other
+//!   message leaves at once or ahead of the next write.
 //! - Ending. `shutdown(Write)` and `shutdown(Both)` announce the end of the stream behind
-//!   everything that was taken (for TLS, a `close_notify` comes before TCP's end). `shutdown(Read)`
-//!   tells the peer nothing.
+//!   everything that was accepted (for TLS, a `close_notify` comes before TCP's end).
+//!   `shutdown(Read)` tells the peer nothing.
 //!
 //! # Invariants
 //!
@@ -105,14 +105,14 @@ pub(crate) enum Received {
     /// Nothing, within the timeout.
     TimedOut,
     /// Nothing for the caller yet: a signal came, or bytes of the transport's own. Read again.
-    Nothing,
+    ReadAgain,
     /// The peer has ended its stream, or this side has shut it down.
     End,
 }
 
 /// What a read would find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waiting {
+pub(crate) enum Peeked {
     /// Nothing yet.
     Nothing,
     /// Something: bytes for the caller, or bytes of the transport's own. Only a read tells.
@@ -142,16 +142,16 @@ impl Transport {
         if socket.peer_addr().is_ok_and(|peer| socket.local_addr().is_ok_and(|own| own == peer)) {
             return Err(ErrorKind::ConnectionRefused.into());
         }
-        Transport::of(socket, write_timeout)
+        Transport::with_options(socket, write_timeout)
     }
 
     /// A connection that a server has accepted.
     pub(crate) fn accepted(socket: TcpStream, write_timeout: Duration) -> io::Result<Transport> {
-        Transport::of(socket, write_timeout)
+        Transport::with_options(socket, write_timeout)
     }
 
     /// Small frames leave at once, and a peer whose machine vanished is noticed.
-    fn of(socket: TcpStream, write_timeout: Duration) -> io::Result<Transport> {
+    fn with_options(socket: TcpStream, write_timeout: Duration) -> io::Result<Transport> {
         socket.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
@@ -175,7 +175,7 @@ impl Transport {
             Ok(count) => Ok(Received::Bytes(count)),
             // Without a timeout, it is TCP that has given up.
             Err(error) if is_timeout(&error) && timeout.is_some() => Ok(Received::TimedOut),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::Nothing),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::ReadAgain),
             Err(error) => Err(error),
         }
     }
@@ -194,21 +194,21 @@ impl Transport {
     }
 
     /// What a read would find now. Takes nothing off the stream.
-    pub(crate) fn look(&self) -> Waiting {
+    pub(crate) fn peek(&self) -> Peeked {
         let mut byte = [MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         match SockRef::from(&self.socket).recv_with_flags(&mut byte, flags) {
-            Ok(0) => Waiting::End,
-            Ok(_) => Waiting::Bytes,
+            Ok(0) => Peeked::End,
+            Ok(_) => Peeked::Bytes,
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::Interrupted => Waiting::Nothing,
-                _ => Waiting::End,
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => Peeked::Nothing,
+                _ => Peeked::End,
             },
         }
     }
 
     /// Sends what can leave now, though the socket is a blocking one. Returns how many bytes were
-    /// taken, perhaps none. The others must be offered again, before any other byte.
+    /// accepted, perhaps none. The rest must be offered again before any other bytes.
     ///
     /// # Errors
     ///
@@ -228,7 +228,7 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`]: the peer took nothing for the write timeout. Any other: the
+    /// [`ErrorKind::TimedOut`]: the peer accepted nothing for the write timeout. Any other: the
     /// connection is broken.
     pub(crate) fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -250,8 +250,8 @@ impl Transport {
     }
 
     /// Whether closing resets the connection at once. Otherwise the system first sends what it has
-    /// taken, and closes in order; that is how a connection begins. Holds also when the process is
-    /// killed. Returns whether the system agrees.
+    /// accepted, and closes in order; that is how a connection begins. Holds also when the process
+    /// is killed. Returns whether the system agrees.
     pub(crate) fn set_reset_on_close(&self, resets: bool) -> bool {
         SockRef::from(&self.socket).set_linger(resets.then_some(Duration::ZERO)).is_ok()
     }
@@ -300,14 +300,14 @@ mod tests {
     fn a_read_says_what_it_brought() {
         let (transport, mut peer) = pair(LONG);
         let mut space = [0; 8];
-        assert_eq!(transport.look(), Waiting::Nothing);
+        assert_eq!(transport.peek(), Peeked::Nothing);
         assert_eq!(transport.read(&mut space, Some(SOON)).unwrap(), Received::TimedOut);
         peer.write_all(b"three").unwrap();
         assert_eq!(transport.read(&mut space, None).unwrap(), Received::Bytes(5));
         assert_eq!(&space[..5], b"three");
         drop(peer);
         assert_eq!(transport.read(&mut space, Some(LONG)).unwrap(), Received::End);
-        assert_eq!(transport.look(), Waiting::End);
+        assert_eq!(transport.peek(), Peeked::End);
     }
 
     #[test]
@@ -326,11 +326,11 @@ mod tests {
     }
 
     #[test]
-    fn looking_takes_nothing() {
+    fn peeking_takes_nothing() {
         let (transport, mut peer) = pair(LONG);
         peer.write_all(b"x").unwrap();
-        while transport.look() == Waiting::Nothing {}
-        assert_eq!(transport.look(), Waiting::Bytes);
+        while transport.peek() == Peeked::Nothing {}
+        assert_eq!(transport.peek(), Peeked::Bytes);
         assert_eq!(transport.read(&mut [0; 8], Some(LONG)).unwrap(), Received::Bytes(1));
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::config::COMMAND_LEN_MAX;
 use super::divergence::Divergence;
+#[cfg(feature = "testing")]
 use super::gate::Gate;
 use super::inbox::Input;
 use super::mailbox::MayDo;
@@ -192,6 +193,7 @@ impl<S: StateMachine> NodeHandle<S> {
     }
 
     /// Holds the node's threads while it is closed. For tests.
+    #[cfg(feature = "testing")]
     pub(crate) fn gate(&self) -> &Arc<Gate> {
         &self.shared.gate
     }

@@ -119,6 +119,7 @@ mod wire;
 
 pub use config::{COMMAND_LEN_MAX, FRAME_LEN_MIN, NodeConfig, ReadMode, Timing};
 pub use divergence::Divergence;
+#[cfg(feature = "testing")]
 pub(crate) use gate::Gate;
 pub use handle::NodeHandle;
 pub use request::{RequestError, Stale};

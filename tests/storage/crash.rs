@@ -1,11 +1,11 @@
 //! Power cuts, kills, failing disks and full disks at every operation: what was acknowledged is
 //! there, and what is there was written. Every failure names its seed and step.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use syncraft::ErrorChain;
-use syncraft::raft::Index;
+use syncraft::raft::{Entry, Index};
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, StorageError, Wal, WalOptions};
 
@@ -286,6 +286,49 @@ fn full_then(member: &mut Member, mut wal: Wal, tried: Content, seed: u64) {
             member.disk.set_faults(Faults::default());
         }
     }
+}
+
+fn last_segment(disk: &SimDisk) -> PathBuf {
+    let files = disk.files(&Path::new(DIR).join("wal"));
+    files.into_iter().rfind(|file| file.extension().is_some_and(|it| it == "wal")).unwrap()
+}
+
+/// If a seal is lost, anything but zeros after the last batch looks like damage.
+#[test]
+fn what_a_write_leaves_on_a_full_disk_is_zeroed() {
+    let is_zero = |byte: &u8| *byte == 0;
+    let mut left_behind = 0;
+    for seed in 0..50 {
+        let mut member = Member::new(seed, format!("seed {seed}"));
+        let mut wal = member.start_well();
+        for _ in 0..10 {
+            member.write(&mut wal).unwrap();
+        }
+        let segment = last_segment(&member.disk);
+        let bytes = || member.disk.bytes(&segment).unwrap();
+        let end = bytes().iter().rposition(|byte| !is_zero(byte)).unwrap() + 1;
+        let batch = member.acked.next_batch(&mut member.rng, COMMAND_LEN_MAX_BYTES);
+        // The next write is a short one.
+        let full_from_write = Some(member.disk.counts().writes + 2);
+        member.disk.set_faults(Faults { full_from_write, ..Faults::default() });
+        assert!(write(&mut wal, &batch).unwrap_err().is_full(), "{}", member.what);
+        left_behind += usize::from(!bytes()[end..].iter().all(is_zero));
+        member.disk.set_faults(Faults::default());
+        // More than what is left of the segment: the batch goes to the next one.
+        let mut content = member.acked.clone();
+        content.apply(&batch);
+        let mut len_bytes = 0;
+        while len_bytes < SEGMENT_LEN_BYTES as usize {
+            let more = content.next_batch(&mut member.rng, COMMAND_LEN_MAX_BYTES);
+            content.apply(&more);
+            wal.append(more.hard_state, &more.entries).unwrap();
+            len_bytes += more.entries.iter().map(Entry::len_bytes).sum::<usize>();
+        }
+        wal.sync().unwrap();
+        assert_ne!(last_segment(&member.disk), segment, "{}", member.what);
+        assert!(bytes()[end..].iter().all(is_zero), "{}", member.what);
+    }
+    assert!(left_behind >= 10, "only {left_behind} writes left something behind");
 }
 
 #[test]

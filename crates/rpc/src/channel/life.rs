@@ -117,11 +117,9 @@ impl Shared {
 
     pub(super) fn is_connected(self: &Arc<Self>) -> bool {
         let state = self.notice_end(self.lock(), Instant::now());
-        let is_alive = |it: &Arc<Connection>| match state.has_reader {
-            // The thread that reads may have yet to notice the end.
-            true => !it.outbox.is_cut(),
-            false => it.peek() != Peeked::End,
-        };
+        // Where a thread reads, the connection stands until that thread has noticed its end: until
+        // then a call would still be sent over it.
+        let is_alive = |it: &Arc<Connection>| state.has_reader || it.peek() != Peeked::End;
         state.connection().is_some_and(is_alive)
     }
 

@@ -125,7 +125,7 @@ impl<'a> Call<'a> {
     ) -> Result<R, ClerkError> {
         loop {
             let (members, silent) = self.pool.survey();
-            // The balancer's choice may be the probe of a silent member: that is for this call to do.
+            // The balancer may have chosen a silent member, so that this call probes it.
             let own = self.picked.as_ref().map_or(0, |picked| 1 << picked.number());
             match self.route.step(members, (silent & !own) | self.not_members) {
                 Step::Pause(pause) => self.wait(pause.min(self.left() / 2))?,

@@ -28,8 +28,8 @@ pub enum ClerkErrorKind {
 
 /// Why a call of a [`Clerk`](super::Clerk) failed. `Display` is one line: whether the call
 /// happened, which members were asked, for how long, and the last problem. If the last problem is
-/// an error itself, it is the [`source`](Error::source), and [`ErrorChain`](crate::ErrorChain) shows
-/// both.
+/// an error itself, it is the [`source`](Error::source), and [`ErrorChain`](crate::ErrorChain)
+/// shows both.
 #[derive(Debug)]
 pub struct ClerkError(Box<Inner>);
 

@@ -113,11 +113,14 @@ fn a_snapshot_on_its_way_goes_on_over_a_new_connection() {
     cluster.delay(Duration::from_millis(200));
     cluster.restart(away).unwrap();
     let is_filled = || cluster.status(away).unwrap().commit_index >= snapshot();
-    for _ in 0..5 {
+    let mut faults = 0;
+    while faults < 5 && !is_filled() {
+        // Each fault comes at a random moment of the transfer.
         thread::sleep(Duration::from_millis(fastrand::u64(50..400)));
         cluster.blackhole(&[away], &others(&cluster, away));
-        assert!(!is_filled(), "the network is too fast for this test");
+        faults += 1;
     }
+    assert!(faults > 0, "the transfer takes seconds");
     cluster.delay(Duration::ZERO);
     until("the state has arrived", is_filled);
 }

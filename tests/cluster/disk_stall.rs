@@ -123,15 +123,7 @@ impl Cluster {
             // A busy machine must not cost the leader its leadership.
             (config.timing.election_min, config.timing.election_max) = ELECTION;
             let node = Node::start(config, data_dir, Count::default()).unwrap();
-            let listener = port.listen().unwrap();
-            servers.push(
-                Server::builder()
-                    .service(node.service())
-                    .listener(listener)
-                    .build()
-                    .unwrap()
-                    .start(),
-            );
+            servers.push(serve(&node, port));
             nodes.push(node);
             disks.push(disk);
         }

@@ -20,7 +20,7 @@ use syncraft::server::{Config, Member, STATE_DIVERGED, cluster_id};
 use syncraft::storage::{DataDir, Identity, Snapshots};
 use syncraft::testing::Port;
 
-use crate::nodes::{TEST_TIMEOUT, leads, members, propose, until};
+use crate::nodes::{TEST_TIMEOUT, leads, members, propose, serve, until};
 
 /// A command that diverging members apply wrongly.
 const TRAP: u8 = 100;
@@ -116,9 +116,7 @@ impl Sums {
         let data_dir = DataDir::open(self.dir.path().join(id.to_string()), identity).unwrap();
         let sum = Sum { total: 0, own: id, conduct: self.conduct.clone() };
         let node = Node::start(NodeConfig::new(id, self.list.clone()), data_dir, sum).unwrap();
-        let listener = self.ports[id.0 as usize - 1].listen().unwrap();
-        let server =
-            Server::builder().service(node.service()).listener(listener).build().unwrap().start();
+        let server = serve(&node, &self.ports[id.0 as usize - 1]);
         self.nodes[id.0 as usize - 1] = Some((node, server));
     }
 
@@ -130,6 +128,17 @@ impl Sums {
 
     fn stray(&self, ids: &[MemberId]) {
         self.conduct.lock().unwrap().straying = ids.to_vec();
+    }
+
+    /// A follower whose state differs from now on, as its leader has found out. The sum is 105.
+    fn let_a_follower_stray(&self) -> MemberId {
+        assert_eq!(self.add(5), 5);
+        let leader = self.leader();
+        let strays = self.ids().into_iter().find(|&id| id != leader).unwrap();
+        self.stray(&[strays]);
+        assert_eq!(self.add(TRAP), 105);
+        until("it is found", || self.diverged() == [strays]);
+        strays
     }
 
     /// Member `id` waits before it applies `command`, until it is released.
@@ -204,12 +213,7 @@ fn check_refuses(handle: &NodeHandle<Sum>) {
 #[test]
 fn a_follower_that_strays_stops_serving() {
     let sums = Sums::start(3);
-    assert_eq!(sums.add(5), 5);
-    let leader = sums.leader();
-    let strays = sums.ids().into_iter().find(|&id| id != leader).unwrap();
-    sums.stray(&[strays]);
-    assert_eq!(sums.add(TRAP), 105);
-    until("it is found", || sums.diverged() == [strays]);
+    let strays = sums.let_a_follower_stray();
     check_refuses(&sums.handle(strays));
     let divergence = sums.handle(strays).divergence().unwrap();
     assert_eq!((divergence.own, divergence.agreed), (106, 105));
@@ -292,14 +296,7 @@ fn two_of_five_stray_the_leader_among_them() {
 #[test]
 fn a_judgement_lasts_until_the_restart() {
     let mut sums = Sums::start(3);
-    let leader = {
-        sums.add(5);
-        sums.leader()
-    };
-    let strays = sums.ids().into_iter().find(|&id| id != leader).unwrap();
-    sums.stray(&[strays]);
-    assert_eq!(sums.add(TRAP), 105);
-    until("it is found", || sums.diverged() == [strays]);
+    let strays = sums.let_a_follower_stray();
     // Still wrong, though nobody writes.
     sums.stop_member(strays);
     sums.start_member(strays);
@@ -319,12 +316,7 @@ fn a_judgement_lasts_until_the_restart() {
 #[test]
 fn a_member_that_has_strayed_takes_no_snapshot() {
     let sums = Sums::start(3);
-    assert_eq!(sums.add(5), 5);
-    let leader = sums.leader();
-    let strays = sums.ids().into_iter().find(|&id| id != leader).unwrap();
-    sums.stray(&[strays]);
-    assert_eq!(sums.add(TRAP), 105);
-    until("it is found", || sums.diverged() == [strays]);
+    let strays = sums.let_a_follower_stray();
     sums.ids().into_iter().for_each(|id| sums.handle(id).take_snapshot());
     let snapshot_index = |id| sums.handle(id).status().snapshot_index;
     let others: Vec<MemberId> = sums.ids().into_iter().filter(|&id| id != strays).collect();

@@ -85,15 +85,7 @@ impl Nodes {
             let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
             let config = NodeConfig::new(id, list.clone());
             let node = Node::start(config, data_dir, Count::default()).unwrap();
-            let listener = port.listen().unwrap();
-            servers.push(
-                Server::builder()
-                    .service(node.service())
-                    .listener(listener)
-                    .build()
-                    .unwrap()
-                    .start(),
-            );
+            servers.push(serve(&node, port));
             nodes.push(node);
         }
         let nodes = Nodes { nodes, _servers: servers, _ports: ports, _dir: dir };
@@ -111,6 +103,12 @@ impl Nodes {
         });
         leader.unwrap()
     }
+}
+
+/// A server for the calls of the node's peers.
+pub(crate) fn serve<S: StateMachine>(node: &Node<S>, port: &Port) -> Server {
+    let server = Server::builder().service(node.service()).listener(port.listen().unwrap());
+    server.build().unwrap().start()
 }
 
 /// Whether it leads and its first entry is committed.

@@ -5,8 +5,8 @@ use syncraft::clerk::{Clerk, ClerkError};
 
 use super::super::args::{BenchArgs, BenchOperation};
 
-/// The values of a run begin at this many different positions in random bytes, so that a store could
-/// not save space by keeping equal values once.
+/// The values of a run begin at this many different positions in random bytes, so that a store
+/// could not save space by keeping equal values once.
 const VARIETY_BYTES: usize = 4096;
 
 /// `Op` of `kv_server_rpc.proto`: replace the value.

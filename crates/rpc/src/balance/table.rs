@@ -96,8 +96,8 @@ impl<T> EndpointTable<T> {
         status.collect()
     }
 
-    /// For each endpoint, in the order in which they were added: whether a call there would probably
-    /// wait in vain. That is so while the endpoint is ejected and its last call ended as
+    /// For each endpoint, in the order in which they were added: whether a call there would
+    /// probably wait in vain. That is so while the endpoint is ejected and its last call ended as
     /// [`HealthSignal::Silent`]. An endpoint that is ejected for another reason fails at once.
     pub fn silent(&self) -> Vec<bool> {
         let (now, entries) = (Instant::now(), self.entries.lock());

@@ -1,5 +1,5 @@
-//! Compiles what `syncraft-build` generates for .proto files with every name that could clash, under
-//! lints that a user's crate may have. Nothing in their comments may become a test.
+//! Compiles what `syncraft-build` generates for .proto files with every name that could clash,
+//! under lints that a user's crate may have. Nothing in their comments may become a test.
 #![deny(
     warnings,
     missing_debug_implementations,

@@ -28,7 +28,11 @@ check_tree() {
 run cargo fmt --all --check
 run check_tree 36 -p syncraft-rpc
 run check_tree 40 -p syncraft --no-default-features --features client
-run cargo clippy --locked --workspace --all-targets -- -D warnings
+# Most tests of processes and clusters wait.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(getconf _NPROCESSORS_ONLN)))}
+
+# `--all-targets`, but for libraries that say `test = false`.
+run cargo clippy --locked --workspace --lib --bins --examples --tests --benches -- -D warnings
 # Each feature alone, without the tests, which use all of them.
 for features in "" client server testing; do
     run cargo clippy --locked -p syncraft --no-default-features --features "$features" \

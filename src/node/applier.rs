@@ -6,10 +6,12 @@
 //! proposals and reads.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::leased::Leased;
 use super::request::{RequestError, Responder, Stale};
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Queue, Sink, Worker};
@@ -20,7 +22,7 @@ use crate::rpc::Cork;
 use crate::storage::{Snapshot, StorageError};
 
 /// If a turn takes longer than this, the next one runs only on `apply-N`.
-const TURN_MAX: Duration = Duration::from_millis(20);
+pub(super) const TURN_MAX: Duration = Duration::from_millis(20);
 /// How long an answer may wait for others of the same turn.
 const HELD_BACK_MAX: Duration = Duration::from_millis(1);
 
@@ -120,7 +122,7 @@ impl<S: StateMachine> Queue for ApplierQueue<S> {
 }
 
 pub(super) struct Applier<S: StateMachine> {
-    state_machine: S,
+    leased: Arc<Leased<S>>,
     /// The state reflects every write that was acknowledged before this moment.
     fresh_as_of: Option<Duration>,
     expected: VecDeque<PendingProposal<S::Outcome>>,
@@ -156,16 +158,16 @@ impl<S: StateMachine> Worker for Applier<S> {
 impl<S: StateMachine> Applier<S> {
     /// The state machine has loaded `snapshot`, if there is one.
     pub(super) fn new(
-        state_machine: S,
+        leased: Arc<Leased<S>>,
         snapshot: Option<SnapshotMeta>,
         shared: Arc<Shared>,
     ) -> Applier<S> {
         let expected = VecDeque::new();
         let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
-        shared.watch.restored(index, state_machine.digest());
+        shared.watch.restored(index, leased.lock().get().digest());
         shared.snapshot_index.store(index.0, Ordering::Relaxed);
         Applier {
-            state_machine,
+            leased,
             fresh_as_of: None,
             expected,
             applied: snapshot,
@@ -186,7 +188,11 @@ impl<S: StateMachine> Applier<S> {
             _ if self.has_failed => {}
             ApplierTask::Expect(proposals) => self.expected.extend(proposals),
             ApplierTask::Apply(entries) => self.apply_all(&entries, cork),
-            ApplierTask::Read(reads) => self.answer_all(reads),
+            ApplierTask::Read(reads) => {
+                let count = reads.len();
+                self.answer_all(reads);
+                self.shared.reads.add_answered(count);
+            }
             ApplierTask::ReadStale { query, age_max, responder } => {
                 responder.respond(self.answer_stale(query, age_max));
             }
@@ -217,7 +223,6 @@ impl<S: StateMachine> Applier<S> {
         let mut flushed = Instant::now();
         for entry in entries {
             self.apply(entry);
-            self.digests.extend(self.state_machine.digest());
             if flushed.elapsed() > HELD_BACK_MAX {
                 cork.flush();
                 flushed = Instant::now();
@@ -230,10 +235,17 @@ impl<S: StateMachine> Applier<S> {
     }
 
     fn apply(&mut self, entry: &Entry) {
+        let mut machine = self.leased.lock();
         let outcome = match &entry.payload {
             Payload::Noop => None,
-            Payload::Command(command) => Some(self.state_machine.apply(entry.index, command)),
+            Payload::Command(command) => {
+                let apply = |it: &mut S| Ok::<_, Infallible>(it.apply(entry.index, command));
+                let Ok(outcome) = machine.change(apply);
+                Some(outcome)
+            }
         };
+        self.digests.extend(machine.get().digest());
+        drop(machine);
         self.applied =
             Some(SnapshotMeta { last_included_index: entry.index, last_included_term: entry.term });
         self.shared.applied_index.store(entry.index.0, Ordering::Release);
@@ -257,19 +269,25 @@ impl<S: StateMachine> Applier<S> {
         let has = Index(self.shared.snapshot_index.load(Ordering::Relaxed));
         let is_news = |meta: &SnapshotMeta| meta.last_included_index > has && !self.is_diverged();
         match self.applied.filter(is_news) {
-            Some(meta) => out(ApplierOutput::View { meta, view: self.state_machine.view() }),
+            Some(meta) => {
+                let view = self.leased.lock().get().view();
+                out(ApplierOutput::View { meta, view });
+            }
             None => self.shared.end_snapshot(true),
         }
     }
 
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let (meta, path) = (snapshot.meta(), snapshot.path());
-        load(&mut self.state_machine, snapshot)?;
+        let mut machine = self.leased.lock();
+        machine.change(|it| load(it, snapshot))?;
+        let digest = machine.get().digest();
+        drop(machine);
         log::info!("the state was loaded from {}", path.display());
         self.applied = Some(meta);
         self.shared.snapshot_index.fetch_max(meta.last_included_index.0, Ordering::Relaxed);
         self.shared.applied_index.store(meta.last_included_index.0, Ordering::Release);
-        self.shared.watch.restored(meta.last_included_index, self.state_machine.digest());
+        self.shared.watch.restored(meta.last_included_index, digest);
         Ok(())
     }
 
@@ -282,11 +300,12 @@ impl<S: StateMachine> Applier<S> {
             return Err(RequestError::Diverged { may_apply: false });
         }
         // A state of unknown age may be that of a member without its data.
-        let age_max = self.fresh_as_of.map(clock::since).ok_or(RequestError::TooStale)?;
+        let fresh_as_of = self.fresh_as_of.max(self.leased.fresh_as_of());
+        let age_max = fresh_as_of.map(clock::since).ok_or(RequestError::TooStale)?;
         if allowed.is_some_and(|allowed| age_max > allowed) {
             return Err(RequestError::TooStale);
         }
-        Ok(Stale { answer: self.state_machine.query(query), age_max })
+        Ok(Stale { answer: self.leased.lock().get().query(query), age_max })
     }
 
     /// The proof that these reads may be answered also shows how fresh the state is.
@@ -294,10 +313,12 @@ impl<S: StateMachine> Applier<S> {
         let newest = reads.iter().map(|(_, responder)| responder.begun()).max();
         self.fresh_as_of = self.fresh_as_of.max(newest);
         for (query, responder) in reads {
-            responder.respond(match self.is_diverged() {
+            // In a statement of its own: the state is free again when the answer leaves.
+            let answer = match self.is_diverged() {
                 true => Err(RequestError::Diverged { may_apply: false }),
-                false => Ok(self.state_machine.query(query)),
-            });
+                false => Ok(self.leased.lock().get().query(query)),
+            };
+            responder.respond(answer);
         }
     }
 
@@ -319,6 +340,12 @@ impl<S: StateMachine> Applier<S> {
         self.expected = rest;
         let timed_out = RequestError::TimedOut { may_apply: true };
         expired.into_iter().for_each(|it| it.responder.respond(Err(timed_out)));
+    }
+}
+
+impl<S: StateMachine> Drop for Applier<S> {
+    fn drop(&mut self) {
+        self.leased.end();
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::applier::{ApplierTask, PendingProposal};
 use super::inbox::{Arrivals, Inbox, Input};
 use super::joining::{self, Reminder};
+use super::leased::Leased;
 use super::persister::LogTask;
 use super::post::Post;
 use super::request::{Request, RequestError, Responder};
@@ -34,6 +35,8 @@ const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the core orders from the other stages.
 pub(super) enum CoreOutput<S: StateMachine> {
+    /// Another turn is due: what the core waits for has happened during this one.
+    Again,
     Log(LogTask),
     Applier(ApplierTask<S>),
     Failed(NodeFailure),
@@ -45,12 +48,16 @@ pub(super) struct Driver<S: StateMachine> {
     raft: Raft,
     post: Arc<Post>,
     shared: Arc<Shared>,
+    leased: Arc<Leased<S>>,
     requests: Requests<S>,
     /// A leader's snapshots that arrived in this turn.
     received: Vec<Snapshot>,
     is_lease_on: bool,
     was_leader: bool,
     applied_index: Index,
+    /// The reads that went to the applier, and how many of them it had answered at the last look.
+    ready_reads: u64,
+    answered_reads: u64,
     ticks_since_sweep: u32,
     reminder: Reminder,
 }
@@ -93,17 +100,21 @@ impl<S: StateMachine> Driver<S> {
         raft: Raft,
         post: Arc<Post>,
         shared: Arc<Shared>,
+        leased: Arc<Leased<S>>,
         is_lease_on: bool,
     ) -> Driver<S> {
         Driver {
             raft,
             post,
             shared,
+            leased,
             requests: Requests::new(),
             received: Vec::new(),
             is_lease_on,
             was_leader: false,
             applied_index: Index::ZERO,
+            ready_reads: 0,
+            answered_reads: 0,
             ticks_since_sweep: 0,
             reminder: Reminder::default(),
         }
@@ -120,9 +131,11 @@ impl<S: StateMachine> Driver<S> {
         let (now, has_ticked) = (Instant::now(), arrivals.has_ticked);
         let events = self.events(arrivals, now, out);
         let effects = self.raft.step(events);
+        self.leased.publish(self.raft.lease_end_us(), self.raft.status().commit_index);
         self.carry_out(effects, out);
         assert!(self.requests.proposals.is_empty(), "the core answers a proposal in its own step");
         self.received.clear();
+        self.wait_for_answers(out);
         self.publish_status(now);
         if has_ticked {
             self.sweep(now, out);
@@ -141,6 +154,7 @@ impl<S: StateMachine> Driver<S> {
         let clock = || Event::Clock(clock::boot_time().as_micros() as u64);
         events.extend(self.is_lease_on.then(clock));
         events.extend(self.applied());
+        events.push(self.unanswered());
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
         events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
         // Last, so that a leader's message that has arrived counts before the time that passed.
@@ -155,6 +169,21 @@ impl<S: StateMachine> Driver<S> {
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
         let is_news = applied > std::mem::replace(&mut self.applied_index, applied);
         is_news.then_some(Event::Applied(applied))
+    }
+
+    /// How many reads the applier has still to answer.
+    fn unanswered(&mut self) -> Event {
+        self.answered_reads = self.shared.reads.answered();
+        Event::Unanswered((self.ready_reads - self.answered_reads) as usize)
+    }
+
+    /// If the core holds reads back until others are answered, has it step again when they are.
+    fn wait_for_answers(&self, out: &mut Out<'_, S>) {
+        let is_waiting = self.raft.holds_reads();
+        self.shared.reads.set_waited_for(is_waiting);
+        if is_waiting && self.shared.reads.answered() != self.answered_reads {
+            out(CoreOutput::Again);
+        }
     }
 
     /// A leader whose state is wrong hands the leadership over.
@@ -257,7 +286,9 @@ impl<S: StateMachine> Driver<S> {
         if let Some((_, begun)) = self.requests.refresh.take_if(|(id, _)| ids.contains(id)) {
             out(CoreOutput::Applier(ApplierTask::FreshAsOf(begun)));
         }
-        out(CoreOutput::Applier(ApplierTask::Read(self.requests.take_reads(ids))));
+        let reads = self.requests.take_reads(ids);
+        self.ready_reads += reads.len() as u64;
+        out(CoreOutput::Applier(ApplierTask::Read(reads)));
     }
 
     fn joined(&mut self, out: &mut Out<'_, S>) {

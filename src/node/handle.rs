@@ -110,7 +110,7 @@ impl<S: StateMachine> NodeHandle<S> {
         let responder = Responder::new(deadline, callback);
         match self.read_refusal() {
             Some(refusal) => responder.respond(Err(refusal)),
-            None => self.pipeline.push_request(Request::Read { query, responder }),
+            None => self.pipeline.push_read(query, responder),
         }
     }
 

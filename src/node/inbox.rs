@@ -47,6 +47,8 @@ pub(super) struct Inbox<S: StateMachine> {
     request_bytes: usize,
     messages: usize,
     has_ticked: bool,
+    /// Reads have been answered that the core waits for.
+    has_answered: bool,
 }
 
 /// Everything that has arrived since the last turn.
@@ -58,7 +60,14 @@ pub(super) struct Arrivals<S: StateMachine> {
 impl<S: StateMachine> Default for Inbox<S> {
     fn default() -> Inbox<S> {
         let inputs = Vec::new();
-        Inbox { inputs, requests: 0, request_bytes: 0, messages: 0, has_ticked: false }
+        Inbox {
+            inputs,
+            requests: 0,
+            request_bytes: 0,
+            messages: 0,
+            has_ticked: false,
+            has_answered: false,
+        }
     }
 }
 
@@ -73,7 +82,7 @@ impl<S: StateMachine> Queue for Inbox<S> {
     }
 
     fn has_work(&self) -> bool {
-        !self.inputs.is_empty() || self.has_ticked
+        !self.inputs.is_empty() || self.has_ticked || self.has_answered
     }
 }
 
@@ -111,6 +120,11 @@ impl<S: StateMachine> Inbox<S> {
     /// What the member's own threads report, and what operators want.
     pub(super) fn push(&mut self, input: Input<S>) {
         self.inputs.push(input);
+    }
+
+    /// Reads have been answered, and the core waits for that.
+    pub(super) fn push_answered(&mut self) {
+        self.has_answered = true;
     }
 
     pub(super) fn push_tick(&mut self) {

@@ -73,15 +73,19 @@
 //!    its thread may not apply entries, and `apply-2` does.
 //!
 //! A read goes the same way without the log: the core confirms that its member leads, and
-//! `ReadReady` lets the applier answer.
+//! `ReadReady` lets the applier answer. Reads that come meanwhile wait for each other
+//! (`raft::reads`). Under a lease, the thread that brings a read answers it at once (`leased`).
 //!
 //! # Invariants
 //! - A stage has one worker, which does one batch after another. Effects are carried out in order.
 //! - What the core does not order is not done: nothing is written, applied, released or promised to
-//!   a peer without an effect that says so.
+//!   a peer without an effect that says so. Reads are answered when the core says that they are
+//!   ready, or until when none has to ask (`Raft::lease_end_us`).
 //! - The messages in `Persist::then` leave after the fdatasync of that write, from the thread that
 //!   did it.
-//! - No thread but the stage's own waits for a busy worker.
+//! - No thread but the stage's own waits for a busy worker. What answers reads or applies entries
+//!   waits for a query that a client's thread is making, which takes microseconds (if one does not,
+//!   clients' threads make none for a while).
 //! - A thread that carries heartbeats, votes or the clock never waits for the disk, and never
 //!   applies entries.
 //! - Clients' callbacks run on any of these threads, so they must not block.
@@ -99,6 +103,7 @@ mod gate;
 mod handle;
 mod inbox;
 mod joining;
+mod leased;
 mod mailbox;
 mod peer;
 mod persister;

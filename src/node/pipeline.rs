@@ -32,12 +32,13 @@ use crossbeam_channel::{Receiver, Sender};
 use super::applier::{Applier, ApplierOutput, ApplierQueue, ApplierTask};
 use super::driver::{CoreOutput, Driver};
 use super::inbox::{Inbox, Input};
+use super::leased::Leased;
 use super::mailbox::{Chunk, Mailbox, MayDo};
 use super::persister::{LogOutput, Persister};
-use super::request::{Request, RequestError};
-use super::shared::{NodeFailure, Shared};
+use super::request::{Request, RequestError, Responder};
+use super::shared::{NodeFailure, PanicGuard, Shared};
 use super::snapshotter::{SnapshotOutput, SnapshotTask, Snapshotter};
-use super::stage::{Stage, is_in_turn};
+use super::stage::{Stage, in_turn, is_in_turn};
 use super::state_machine::StateMachine;
 use crate::raft::{MemberId, Message, OtherCluster};
 use crate::rpc::Status;
@@ -51,6 +52,7 @@ pub(super) struct Pipeline<S: StateMachine> {
     applier: Stage<Applier<S>>,
     /// To the snapshot thread.
     to_snapshotter: Sender<SnapshotTask<S::View>>,
+    leased: Arc<Leased<S>>,
     shared: Arc<Shared>,
 }
 
@@ -58,10 +60,11 @@ impl<S: StateMachine> Pipeline<S> {
     /// Stages without workers yet.
     pub(super) fn new(
         to_snapshotter: Sender<SnapshotTask<S::View>>,
+        leased: Arc<Leased<S>>,
         shared: Arc<Shared>,
     ) -> Pipeline<S> {
         let (core, log, applier) = (Stage::new(), Stage::new(), Stage::new());
-        Pipeline { core, log, applier, to_snapshotter, shared }
+        Pipeline { core, log, applier, to_snapshotter, leased, shared }
     }
 
     pub(super) fn set_workers(&self, driver: Driver<S>, persister: Persister, applier: Applier<S>) {
@@ -80,6 +83,20 @@ impl<S: StateMachine> Pipeline<S> {
                 true => RequestError::Busy,
                 false => RequestError::Stopped { may_apply: false },
             });
+        }
+    }
+
+    /// Answers a read at once if a lease allows it and the state machine is free. Otherwise queues
+    /// it, or refuses it.
+    pub(super) fn push_read(&self, query: S::Query, responder: Responder<S::Answer>) {
+        // A callback that reads again, and again, must not grow the stack.
+        if is_in_turn() {
+            return self.push_request(Request::Read { query, responder });
+        }
+        let _stops_the_member = PanicGuard(|failure| self.fail(failure));
+        match self.leased.try_read(query, responder.begun()) {
+            Ok(answer) => in_turn(|| responder.respond(Ok(answer))),
+            Err(query) => self.push_request(Request::Read { query, responder }),
         }
     }
 
@@ -133,6 +150,17 @@ impl<S: StateMachine> Pipeline<S> {
         self.applier.try_run_if(|tasks| !is_slow() && may_do(tasks), &mut |output| {
             self.route_from_applier(output)
         });
+        self.step_if_reads_wait();
+    }
+
+    /// After a turn of the applier: the core may hold back reads until others are answered.
+    fn step_if_reads_wait(&self) {
+        if self.shared.reads.is_waited_for() {
+            self.core.with_queue(Inbox::push_answered);
+            self.try_run_core();
+            self.log.wake();
+            self.applier.wake();
+        }
     }
 
     fn route_from_core(&self, output: CoreOutput<S>) {
@@ -142,6 +170,9 @@ impl<S: StateMachine> Pipeline<S> {
             }
             CoreOutput::Applier(task) => {
                 self.applier.with_queue(|tasks| tasks.push(task));
+            }
+            CoreOutput::Again => {
+                self.core.with_queue(Inbox::push_answered);
             }
             CoreOutput::Failed(failure) => self.fail(failure),
         }
@@ -224,7 +255,7 @@ impl<S: StateMachine> Pipeline<S> {
     /// The state machine's own thread.
     pub(super) fn run_applier(&self) {
         let out = &mut |output| self.route_from_applier(output);
-        let (applier, left) = self.applier.run(out, || {});
+        let (applier, left) = self.applier.run(out, || self.step_if_reads_wait());
         if let Some(applier) = applier {
             applier.end(left, out);
         }
@@ -248,6 +279,7 @@ impl<S: StateMachine> Pipeline<S> {
     /// Refuses all requests from now on, and ends the stages: each when the one before it has
     /// ended and its own thread has done what is left.
     pub(super) fn stop(&self) {
+        self.leased.stop();
         let left = self.core.with_queue(std::mem::take);
         self.core.stop();
         left.into_iter().for_each(Inbox::refuse);

@@ -44,10 +44,41 @@ struct Snapshotting {
     not_before: Option<Instant>,
 }
 
+/// How the applier tells the core that reads have been answered. Nobody is woken for it unless the
+/// core holds others back until then.
+#[derive(Default)]
+pub(super) struct ReadCount {
+    /// All that the applier has answered.
+    answered: AtomicU64,
+    is_waited_for: AtomicBool,
+}
+
+impl ReadCount {
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn add_answered(&self, reads: usize) {
+        self.answered.fetch_add(reads as u64, Ordering::SeqCst);
+    }
+
+    /// Whether the core waits for answers. It looks at their count after this: then either it
+    /// counts an answer, or whoever gave it sees that the core waits.
+    pub(super) fn set_waited_for(&self, is_waited_for: bool) {
+        self.is_waited_for.store(is_waited_for, Ordering::SeqCst);
+    }
+
+    /// Whether the core waits for the answers that have just been counted.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.is_waited_for.load(Ordering::SeqCst)
+    }
+}
+
 pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
+    pub(super) reads: ReadCount,
     /// Whether the members' states are the same.
     pub(super) watch: Watch,
     snapshotting: Mutex<Snapshotting>,
@@ -75,6 +106,7 @@ impl Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
+            reads: ReadCount::default(),
             watch,
             snapshotting: Mutex::default(),
             snapshot_index: AtomicU64::new(0),

@@ -22,7 +22,7 @@
 //! - A worker that panics stops its stage, whichever thread ran it.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{Ordering, fence};
 
 use parking_lot::{Condvar, Mutex};
@@ -38,6 +38,14 @@ thread_local! {
 /// example, is left to other threads.
 pub(super) fn is_in_turn() -> bool {
     IN_TURN.get()
+}
+
+/// Runs a client's callback as a worker's turn would.
+pub(super) fn in_turn<R>(run: impl FnOnce() -> R) -> R {
+    let was_in_turn = IN_TURN.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    IN_TURN.set(was_in_turn);
+    result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// The work that waits at a stage.

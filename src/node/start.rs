@@ -14,6 +14,7 @@ use super::driver::Driver;
 use super::gate::Gate;
 use super::handle::NodeHandle;
 use super::joining::Affiliation;
+use super::leased::Leased;
 use super::mailbox::Mailbox;
 use super::peer::{Link, Links, Peer};
 use super::persister::Persister;
@@ -91,14 +92,15 @@ impl<S: StateMachine> Node<S> {
         let shared = Arc::new(Shared::new(raft.status(), watch));
         shared.snapshot_len_bytes.store(snapshot_len_bytes, Ordering::Relaxed);
         let (to_snapshotter, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
-        let pipeline = Arc::new(Pipeline::new(to_snapshotter, shared.clone()));
+        let leased = Leased::new(state_machine, shared.clone());
+        let pipeline = Arc::new(Pipeline::new(to_snapshotter, leased.clone(), shared.clone()));
         let (links, peers) = peers(&config, affiliation, &pipeline, &snapshots, &shared);
         let post = Arc::new(Post::new(links, shared.clone()));
         let service = RaftService::new(affiliation, pipeline.clone(), post.clone(), shared.clone());
         let (stop, stopped) = bounded(0);
         let is_lease_on = config.read_mode == ReadMode::Lease;
         pipeline.set_workers(
-            Driver::new(raft, post.clone(), shared.clone(), is_lease_on),
+            Driver::new(raft, post.clone(), shared.clone(), leased.clone(), is_lease_on),
             Persister {
                 wal,
                 data_dir: data_dir.clone(),
@@ -110,7 +112,7 @@ impl<S: StateMachine> Node<S> {
                 slow_until: None,
                 is_finished: false,
             },
-            Applier::new(state_machine, meta, shared.clone()),
+            Applier::new(leased, meta, shared.clone()),
         );
         let snapshotter = Snapshotter {
             snapshots,

@@ -2,12 +2,14 @@
 //! tickets.
 
 use std::io::{self, Read, Write};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::members::Members;
-use syncraft::node::{Node, NodeConfig, RequestError, StateMachine, StateView};
+use syncraft::node::{
+    Node, NodeConfig, NodeHandle, ReadMode, RequestError, StateMachine, StateView,
+};
 use syncraft::raft::{Index, MemberId};
 use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
@@ -16,6 +18,8 @@ use syncraft::testing::Port;
 #[derive(Default)]
 struct Tickets {
     handed_out: u64,
+    /// To see when the state machine is dropped.
+    _life: Arc<()>,
 }
 
 impl StateMachine for Tickets {
@@ -74,6 +78,10 @@ struct Counters {
 }
 
 fn start(size: u64) -> Counters {
+    start_with(size, ReadMode::ReadIndex, &Arc::default())
+}
+
+fn start_with(size: u64, read_mode: ReadMode, life: &Arc<()>) -> Counters {
     let ports: Vec<Port> = (0..size).map(|_| Port::free().unwrap()).collect();
     let dir = tempfile::tempdir().unwrap();
     let ids = (1..=size).map(MemberId);
@@ -83,8 +91,9 @@ fn start(size: u64) -> Counters {
         let listener = port.listen().unwrap();
         let identity = Identity { cluster_id: 7, member_id: id };
         let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
-        let config = NodeConfig::new(id, members.clone());
-        let node = Node::start(config, data_dir, Tickets::default()).unwrap();
+        let config = NodeConfig { read_mode, ..NodeConfig::new(id, members.clone()) };
+        let tickets = Tickets { handed_out: 0, _life: life.clone() };
+        let node = Node::start(config, data_dir, tickets).unwrap();
         let server =
             Server::builder().service(node.service()).listener(listener).build().unwrap().start();
         Member { node, _server: server }
@@ -137,7 +146,7 @@ fn a_counter_counts_across_members() {
 
 #[test]
 fn a_view_keeps_its_moment_and_loads_elsewhere() {
-    let mut tickets = Tickets { handed_out: 3 };
+    let mut tickets = Tickets { handed_out: 3, ..Tickets::default() };
     let (view, mut body, mut other) = (tickets.view(), Vec::new(), Tickets::default());
     tickets.apply(Index(2), &Bytes::from_static(&[1]));
     view.write(&mut body).unwrap();
@@ -159,4 +168,36 @@ fn requests_end_when_the_node_stops() {
     handle
         .propose(Bytes::from_static(&[1]), deadline, move |outcome| sender.send(outcome).unwrap());
     assert_eq!(receiver.recv().unwrap(), Err(RequestError::Stopped { may_apply: false }));
+}
+
+/// Under a lease, the thread that reads also answers: a callback that reads again must not run
+/// within itself.
+#[test]
+fn a_callback_may_read_again_for_as_long_as_it_likes() {
+    fn read_again(handle: NodeHandle<Tickets>, left: u32, done: mpsc::Sender<u64>) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        handle.clone().read((), deadline, move |answer| match left {
+            0 => done.send(answer.unwrap()).unwrap(),
+            _ => read_again(handle, left - 1, done),
+        });
+    }
+    let counters = start_with(1, ReadMode::Lease, &Arc::default());
+    assert_eq!(until_done(&counters, |node| take(node, 2)), 2);
+    let (sender, receiver) = mpsc::channel();
+    read_again(counters.members[0].node.handle(), 20_000, sender);
+    assert_eq!(receiver.recv().unwrap(), 2);
+}
+
+/// It may own files, or much memory. A handle does not keep it.
+#[test]
+fn the_state_machine_ends_with_its_node() {
+    let life = Arc::new(());
+    let mut counters = start_with(1, ReadMode::Lease, &life);
+    assert_eq!(until_done(&counters, |node| take(node, 1)), 1);
+    assert_eq!(Arc::strong_count(&life), 2);
+    let Member { node, .. } = counters.members.remove(0);
+    let handle = node.handle();
+    node.stop();
+    assert_eq!(Arc::strong_count(&life), 1);
+    drop(handle);
 }

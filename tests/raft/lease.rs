@@ -29,9 +29,13 @@ fn promised() -> Node {
     node
 }
 
+/// Whether a read is served at once. What the shell is told beforehand says the same.
 fn is_served(node: &mut Node, now_us: u64) -> bool {
+    let is_allowed = now_us < node.raft.lease_end_us();
     let effects = node.run([clock(now_us), read(1)]);
-    effects.iter().any(|effect| matches!(effect, Effect::ReadReady(_)))
+    let is_served = effects.iter().any(|effect| matches!(effect, Effect::ReadReady(_)));
+    assert_eq!(is_served, is_allowed);
+    is_served
 }
 
 #[test]

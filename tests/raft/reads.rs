@@ -105,22 +105,62 @@ fn an_answer_to_a_heartbeat_of_an_earlier_term_confirms_nothing() {
 }
 
 /// All waiting reads share one round: those of one step, and those that arrive while rounds are
-/// under way.
+/// under way, until they are as many as those ahead of them.
 #[test]
 fn reads_share_rounds() {
     let mut node = serving();
     let effects = node.run((0..50).map(read));
     assert_eq!(rounds(&sent(&effects)).len(), 1);
-    let second = rounds(&sent(&node.run([read(50)])));
-    assert_eq!(second.len(), 1, "one more may start at once");
-    for id in 51..60 {
+    for id in 50..99 {
         assert_eq!(rounds(&sent(&node.run([read(id)]))), NONE, "these wait");
+        assert!(node.raft.holds_reads());
     }
+    let second = rounds(&sent(&node.run([read(99)])));
+    assert_eq!(second.len(), 1, "as many as are ahead");
+    let effects = node.run((100..300).map(read));
+    assert_eq!(rounds(&sent(&effects)), NONE, "two rounds are the most");
     let effects = node.run([Event::Message(heartbeat_reply(2, 1, second[0]))]);
-    assert_eq!(ready(&effects), (0..=50).collect::<Vec<_>>(), "a later round confirms the earlier");
+    assert_eq!(ready(&effects), (0..100).collect::<Vec<_>>(), "a later round confirms the earlier");
     let third = rounds(&sent(&effects));
     assert_eq!(third.len(), 1);
-    assert_eq!(run(&mut node, heartbeat_reply(3, 1, third[0])), (51..60).collect::<Vec<_>>());
+    assert_eq!(run(&mut node, heartbeat_reply(3, 1, third[0])), (100..300).collect::<Vec<_>>());
+    assert!(!node.raft.holds_reads());
+}
+
+/// Reads that are being answered count as those ahead: whoever gets an answer may ask again at
+/// once, and then shares the next round.
+#[test]
+fn reads_wait_for_each_other_while_others_are_being_answered() {
+    let mut node = serving();
+    let round = rounds(&sent(&node.run((0..3).map(read))))[0];
+    assert_eq!(run(&mut node, heartbeat_reply(2, 1, round)), [0, 1, 2]);
+    let effects = node.run([Event::Unanswered(3), read(3)]);
+    assert_eq!(rounds(&sent(&effects)), NONE);
+    let effects = node.run([Event::Unanswered(2), read(4)]);
+    let round = rounds(&sent(&effects));
+    assert_eq!(round.len(), 1, "two wait, and two are ahead");
+    assert_eq!(run(&mut node, heartbeat_reply(2, 1, round[0])), [3, 4]);
+    let effects = node.run([Event::Unanswered(9), read(5)]);
+    assert_eq!(rounds(&sent(&effects)), NONE);
+    assert_eq!(rounds(&sent(&node.run([Event::Unanswered(0)]))).len(), 1, "nobody is ahead");
+}
+
+/// A round, or an answer, may be lost: then what is behind it must not wait for it.
+#[test]
+fn a_read_waits_no_longer_than_a_tick_for_those_ahead() {
+    let mut node = serving();
+    node.run((0..3).map(read));
+    assert_eq!(rounds(&sent(&node.run([read(3)]))), NONE);
+    assert_eq!(rounds(&sent(&node.tick(1))).len(), 1);
+    assert_eq!(rounds(&sent(&node.run([read(4)]))), NONE, "it has not waited yet");
+}
+
+/// A follower asks for all its clients at once, and they have waited there.
+#[test]
+fn a_followers_question_waits_for_no_other_read() {
+    let mut node = serving();
+    node.run((0..50).map(read));
+    assert_eq!(rounds(&sent(&node.run([Event::Message(read_index(2, 1, 1))]))).len(), 1);
 }
 
 /// A lost round costs nothing: the answer to any later heartbeat confirms it too.

@@ -29,7 +29,7 @@ const FAULTS: [&str; 24] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 44] = [
+const PATHS: [&str; 45] = [
     "leader elected",
     "leader stepped down",
     "entries replaced",
@@ -39,6 +39,7 @@ const PATHS: [&str; 44] = [
     "committed before the leader's own disk",
     "read ready",
     "read under a lease",
+    "read without the core",
     "member joined",
     "request refused: busy",
     "request refused: disk full",

@@ -39,6 +39,8 @@ pub(super) struct Common {
     /// The leader of the current term, if known. It is this member if and only if its role is
     /// leader.
     leader: Option<MemberId>,
+    /// The reads that were ready and have no answer yet, as the shell last said.
+    pub(super) unanswered_reads: usize,
     /// Reads for which the leader is asked.
     pub(super) forwarded: Forwarded,
     /// An entry that a leader has reported as committed, whether or not this log has it.
@@ -140,6 +142,7 @@ impl Common {
             applied_index: snapshot_index,
             applying: VecDeque::new(),
             leader: None,
+            unanswered_reads: 0,
             forwarded: Forwarded::default(),
             known_committed: None,
             promise_ticks,

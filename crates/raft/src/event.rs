@@ -48,6 +48,10 @@ pub enum Event {
     Persisted(PersistId),
     /// The state machine has applied everything up to here.
     Applied(Index),
+    /// This many of the reads that were ready ([`Effect::ReadReady`]) have no answer yet. A leader
+    /// lets reads wait for each other while others are being answered. A shell that says so says
+    /// also when there are fewer, at once if [`Raft::holds_reads`](super::Raft::holds_reads).
+    Unanswered(usize),
     /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
     /// Becomes [`Effect::ReleaseLog`].
     SnapshotTaken(SnapshotMeta),

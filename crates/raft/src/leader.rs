@@ -104,6 +104,7 @@ impl Leader {
         self.ticks_since_quorum += 1;
         self.ticks_since_heartbeat += 1;
         self.peers.values_mut().for_each(Progress::tick);
+        self.reads.tick();
         let is_heartbeat_due = self.ticks_since_heartbeat >= common.config.heartbeat_ticks;
         if self.ticks_since_quorum >= common.config.election_ticks_min {
             self.ticks_since_quorum = 0;
@@ -203,16 +204,29 @@ impl Leader {
         }
         let term = common.log.term_at(commit_index);
         let committed = (commit_index, term.expect("the last committed entry's term is known"));
-        let promises = self.peers.iter().map(|(&id, peer)| (id, peer.promise_end_us));
-        if self.lease.holds(&common.config, common.now_us, promises) {
+        if common.now_us.is_some_and(|now_us| now_us < self.lease_end_us(common)) {
             let answers = self.reads.confirm_waiting(committed);
             return answer_followers(common, answers);
         }
-        if self.reads.wants_round() {
+        if self.reads.wants_round(common.unanswered_reads) {
             self.reads.start_round(self.round + 1, committed);
             self.send_heartbeats(common);
             self.confirm_reads(common);
         }
+    }
+
+    /// Until when reads need no round; 0 without a lease.
+    pub(super) fn lease_end_us(&self, common: &Common) -> u64 {
+        if common.commit_index() < self.noop_index {
+            return 0;
+        }
+        let promises = self.peers.iter().map(|(&id, peer)| (id, peer.promise_end_us));
+        self.lease.holds_until_us(&common.config, promises)
+    }
+
+    /// Whether reads wait for a round, and perhaps for others to be answered before it.
+    pub(super) fn holds_reads(&self) -> bool {
+        self.reads.is_any_waiting()
     }
 
     fn confirm_reads(&mut self, common: &mut Common) {

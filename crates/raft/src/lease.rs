@@ -64,17 +64,17 @@ impl Lease {
         self.is_given_away = true;
     }
 
-    /// Whether this leader may answer reads without asking, because nobody else can lead yet.
-    /// `promises` has the end of each peer's promise.
-    pub(super) fn holds(
+    /// Until when this leader may answer reads without asking, because nobody else can lead yet; 0
+    /// without a lease. `promises` has the end of each peer's promise.
+    pub(super) fn holds_until_us(
         &self,
         config: &Config,
-        now_us: Option<u64>,
         promises: impl Iterator<Item = (MemberId, u64)>,
-    ) -> bool {
-        let own = (config.id, u64::MAX);
-        let end_us = || config.members.reached_by_quorum(promises.chain([own]));
-        config.lease && !self.is_given_away && now_us.is_some_and(|now_us| now_us < end_us())
+    ) -> u64 {
+        if !config.lease || self.is_given_away {
+            return 0;
+        }
+        config.members.reached_by_quorum(promises.chain([(config.id, u64::MAX)]))
     }
 }
 

@@ -353,6 +353,7 @@ impl Raft {
                 Event::Transfer { to } => self.transfer(to),
                 Event::Persisted(id) => self.persisted(id),
                 Event::Applied(index) => self.common.applied(index),
+                Event::Unanswered(reads) => self.common.unanswered_reads = reads,
                 Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.common.is_disk_full = is_full,
                 Event::Joined => self.joined(),
@@ -361,6 +362,21 @@ impl Raft {
             }
         }
         self.finish()
+    }
+
+    /// Until when, by the boot-time clock in microseconds, this member may answer reads without
+    /// asking ([`Config::lease`]); 0 if it may not. It holds for a read that began before then, from
+    /// a state with every entry that is committed as this is said.
+    pub fn lease_end_us(&self) -> u64 {
+        match &self.role {
+            Role::Leader(leader) => leader.lease_end_us(&self.common),
+            _ => 0,
+        }
+    }
+
+    /// Whether reads wait here, perhaps for others to be answered ([`Event::Unanswered`]).
+    pub fn holds_reads(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.holds_reads())
     }
 
     /// Where this member stands.

@@ -6,6 +6,11 @@
 //! All reads that wait share one round of heartbeats. A round counts only answers to heartbeats
 //! that were sent after its reads arrived, which proves that nobody else had become leader by then.
 //! A lost round costs nothing, because an answer to any later round confirms it too.
+//!
+//! A round costs the same for one read as for a thousand. So reads wait until they are as many as
+//! those ahead of them, which are in rounds or are being answered. Under load, about half of the
+//! clients share each round; a read that finds nobody ahead of it does not wait, and none waits
+//! longer than a tick.
 
 use std::collections::VecDeque;
 
@@ -23,6 +28,8 @@ pub(super) struct Reads {
     rounds: VecDeque<Batch>,
     confirmed: VecDeque<Batch>,
     len: usize,
+    /// Reads that wait have waited for long enough, whatever is ahead of them.
+    is_due: bool,
 }
 
 /// The readers that wait for a commit index.
@@ -85,9 +92,19 @@ impl Reads {
         !self.waiting.is_empty()
     }
 
-    /// Whether a round should start now.
-    pub(super) fn wants_round(&self) -> bool {
-        self.is_any_waiting() && self.rounds.len() < ROUNDS_MAX
+    /// Whether a round should start now, while so many reads that were ready have no answer yet.
+    /// Followers ask for many reads at once, and are not kept waiting.
+    pub(super) fn wants_round(&self, unanswered: usize) -> bool {
+        let waiting = self.waiting.ids.len() + self.waiting.followers.len();
+        let ahead = self.len - waiting + unanswered;
+        self.is_any_waiting()
+            && self.rounds.len() < ROUNDS_MAX
+            && (waiting >= ahead || self.is_due || !self.waiting.followers.is_empty())
+    }
+
+    /// A tick has passed. What is ahead may be lost.
+    pub(super) fn tick(&mut self) {
+        self.is_due = self.is_any_waiting();
     }
 
     /// Starts a round. The reads that wait will be served from the state at `committed`.
@@ -96,6 +113,7 @@ impl Reads {
             assert!(last.round < round, "rounds are counted up");
             assert!(last.committed <= committed, "reads never go backwards");
         }
+        self.is_due = false;
         let readers = std::mem::take(&mut self.waiting);
         self.rounds.push_back(Batch { round, committed, readers });
     }

@@ -1,7 +1,8 @@
 //! Load that nobody retries, and the members that it goes to.
 
-use syncraft::raft::{Event, RoleName, Term};
+use syncraft::raft::{Event, RequestId, RoleName, Term};
 
+use super::steps::clock_us;
 use super::{What, World};
 use crate::clerk::Answer;
 use crate::member::Member;
@@ -53,10 +54,32 @@ impl World {
             Event::Propose { id, command } => {
                 self.oracle.requests.asked_to_propose(*id, command.clone());
             }
-            Event::Read { id } => self.oracle.asked_to_read(*id, self.members[at].id),
+            Event::Read { id } => {
+                self.oracle.asked_to_read(*id, self.members[at].id);
+                if self.read_under_lease(at, *id) {
+                    return;
+                }
+            }
             _ => {}
         }
         self.post(at, event);
+    }
+
+    /// Answers every other read without the core, as a node does, if a lease allows it.
+    fn read_under_lease(&mut self, at: usize, read: RequestId) -> bool {
+        let Member { id, living: Some(living), .. } = &self.members[at] else { return false };
+        let now_us = clock_us(&self.plan, at, self.now_us);
+        let applied = living.machine.applied();
+        let is_allowed = read.0.is_multiple_of(2)
+            && !living.is_paused
+            && now_us < living.core.lease_end_us()
+            && applied >= living.status.commit_index;
+        if is_allowed {
+            self.oracle.requests.read_ready(read, *id, applied);
+            self.count("read without the core");
+            self.serve(at, read);
+        }
+        is_allowed
     }
 
     /// One of the members that believe they lead. In the calm the newest leader, because an old one

@@ -156,6 +156,11 @@ impl World {
             Effect::ReadReady(ids) => {
                 let Some(living) = &self.members[at].living else { return };
                 let applied = living.machine.applied();
+                // A machine takes its time to answer, and says when it has.
+                let delay_us = self.disk_rng.u64(self.plan.apply_us.clone());
+                let who = self.who(at);
+                self.after(0, What::Happen(who, Event::Unanswered(ids.len())));
+                self.after(delay_us, What::Happen(who, Event::Unanswered(0)));
                 for read in ids {
                     self.count("read ready");
                     self.oracle.requests.read_ready(read, id, applied);
@@ -258,7 +263,7 @@ impl World {
 }
 
 /// What a member's boot-time clock reads: it runs as fast as its ticks come.
-fn clock_us(plan: &Plan, at: usize, now_us: u64) -> u64 {
+pub(super) fn clock_us(plan: &Plan, at: usize, now_us: u64) -> u64 {
     1_000_000 * (1 + at as u64) + now_us * TICK_US / plan.tick_us[at]
 }
 

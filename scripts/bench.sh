@@ -688,6 +688,8 @@ print_page() {
             print_load_row "$words" "$operation-each-$clients"
         done
     done
+    print_load_row "get, $size B, $mid_clients clients with a connection each, \`--read-mode lease\`" \
+        get-lease-each lease
     printf '\nLess is better: the median (the lowest to the highest run).\n\n'
     print_head "${sides[@]}"
     print_row "processor seconds of all members for 100,000 puts, $size B, $mid_clients clients" cpu
@@ -748,5 +750,8 @@ start lease
 lease_sides=(lease)
 if has_side redis; then lease_sides+=(redis); fi
 measure_load get-lease get "$mid_clients" "$size" "${lease_sides[@]}"
+connection_each=1
+connections=$mid_clients
+measure_load get-lease-each get "$mid_clients" "$size" "${lease_sides[@]}" ceiling
 
 print_page

@@ -56,6 +56,7 @@ fn every_error_says_its_own_part_only() {
     check_all(&every_variant!(RequestError:
         NotLeader { leader: Some(ID) },
         Busy {},
+        HandingOver {},
         TooLarge { len_bytes: 9 },
         DiskFull {},
         TooStale {},

@@ -9,7 +9,7 @@
 //! | another member leads | `ErrWrongLeader` with a hint | `ErrWrongLeader` |
 //! | the write was proposed and its outcome is unknown | `ErrWrongLeader` with `MayApply` | `ErrWrongLeader`; they ask again with the same id |
 //! | this member's state has diverged | `ErrWrongLeader` without a hint, so they ask another member | `ErrWrongLeader` |
-//! | the member has too much to do, or its disk is full | status busy, with a time to come back | `ErrWrongLeader` |
+//! | the member has too much to do, hands over, or its disk is full | status busy, with a time to come back | `ErrWrongLeader` |
 //!
 //! Writes need the leader. Every member that hears a leader serves linearizable reads (ReadIndex),
 //! and every member serves stale reads.
@@ -33,6 +33,9 @@ use crate::rpc::{Done, Payload, Status};
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// After how long a client should come back if this member is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// The same if it is handing its leadership over: about as long as an election takes that nobody
+/// contests.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(2);
 
 /// `kvServerRpc` of one member.
 pub struct KvService {
@@ -176,11 +179,17 @@ fn deadline<R: Payload>(done: &Done<R>) -> Instant {
 
 /// Existing clients know no statuses. They are sent to another member, as if this one did not lead.
 fn is_busy<R: Payload>(error: &RequestError, done: &Done<R>) -> bool {
-    matches!(error, RequestError::Busy | RequestError::DiskFull) && !done.is_documented()
+    let is_busy =
+        matches!(error, RequestError::Busy | RequestError::HandingOver | RequestError::DiskFull);
+    is_busy && !done.is_documented()
 }
 
 fn busy(error: &RequestError) -> Status {
-    Status::busy(error.to_string(), BUSY_PAUSE)
+    let pause = match error {
+        RequestError::HandingOver => HAND_OVER_PAUSE,
+        _ => BUSY_PAUSE,
+    };
+    Status::busy(error.to_string(), pause)
 }
 
 fn hint(error: &RequestError, members: &Members) -> Option<LeaderHint> {

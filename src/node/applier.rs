@@ -164,7 +164,7 @@ impl<S: StateMachine> Applier<S> {
     ) -> Applier<S> {
         let expected = VecDeque::new();
         let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
-        shared.watch.restored(index, leased.lock().get().digest());
+        shared.watch.restored(index, leased.read().get().digest());
         shared.snapshot_index.store(index.0, Ordering::Relaxed);
         Applier {
             leased,
@@ -235,7 +235,7 @@ impl<S: StateMachine> Applier<S> {
     }
 
     fn apply(&mut self, entry: &Entry) {
-        let mut machine = self.leased.lock();
+        let mut machine = self.leased.write();
         let outcome = match &entry.payload {
             Payload::Noop => None,
             Payload::Command(command) => {
@@ -270,7 +270,7 @@ impl<S: StateMachine> Applier<S> {
         let is_news = |meta: &SnapshotMeta| meta.last_included_index > has && !self.is_diverged();
         match self.applied.filter(is_news) {
             Some(meta) => {
-                let view = self.leased.lock().get().view();
+                let view = self.leased.read().get().view();
                 out(ApplierOutput::View { meta, view });
             }
             None => self.shared.end_snapshot(true),
@@ -279,7 +279,7 @@ impl<S: StateMachine> Applier<S> {
 
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let (meta, path) = (snapshot.meta(), snapshot.path());
-        let mut machine = self.leased.lock();
+        let mut machine = self.leased.write();
         machine.change(|it| load(it, snapshot))?;
         let digest = machine.get().digest();
         drop(machine);
@@ -305,7 +305,7 @@ impl<S: StateMachine> Applier<S> {
         if allowed.is_some_and(|allowed| age_max > allowed) {
             return Err(RequestError::TooStale);
         }
-        Ok(Stale { answer: self.leased.lock().get().query(query), age_max })
+        Ok(Stale { answer: self.leased.read().get().query(query), age_max })
     }
 
     /// The proof that these reads may be answered also shows how fresh the state is.
@@ -316,7 +316,7 @@ impl<S: StateMachine> Applier<S> {
             // In a statement of its own: the state is free again when the answer leaves.
             let answer = match self.is_diverged() {
                 true => Err(RequestError::Diverged { may_apply: false }),
-                false => Ok(self.leased.lock().get().query(query)),
+                false => Ok(self.leased.read().get().query(query)),
             };
             responder.respond(answer);
         }

@@ -405,6 +405,7 @@ impl<S: StateMachine> Requests<S> {
         let error = match reason {
             Rejection::NotLeader(leader) => RequestError::NotLeader { leader },
             Rejection::Busy => RequestError::Busy,
+            Rejection::HandingOver => RequestError::HandingOver,
         };
         if let Some(responder) = self.take_proposal(id) {
             responder.respond(Err(error));

@@ -1,8 +1,8 @@
 //! The state machine, and reads of it under a lease (`raft::lease`).
 //!
 //! While a lease holds, nobody has to be asked, so the thread that brings a read answers it: the
-//! read costs no wake-up and waits for no other thread. If the state machine is busy or slow, the
-//! read goes the usual way, through the core.
+//! read costs no wake-up and waits for no other thread. If the state is being changed, or the state
+//! machine is slow, the read goes the usual way, through the core.
 //!
 //! # Why such a read is linearizable
 //! The thread looks at the clock, at the end of the lease, at the last committed entry and at what
@@ -21,15 +21,15 @@
 //!   leader commits later.
 //!
 //! # Invariants
-//! - Nobody reads a state in which an entry is half applied: one thread at a time has the state
-//!   machine, and after a panic or a failure nobody gets it any more.
+//! - Nobody reads a state in which an entry is half applied: the applier has it for itself
+//!   meanwhile, and after a panic or a failure nobody gets it any more.
 //! - The state machine ends with the applier.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::applier::TURN_MAX;
 use super::shared::Shared;
@@ -38,7 +38,7 @@ use crate::clock;
 use crate::raft::Index;
 
 pub(super) struct Leased<S> {
-    machine: Mutex<Machine<S>>,
+    machine: RwLock<Machine<S>>,
     /// Until when the lease holds, by the boot-time clock in microseconds; 0: there is none.
     lease_end_us: AtomicU64,
     commit_index: AtomicU64,
@@ -71,7 +71,7 @@ impl<S: StateMachine> Machine<S> {
 impl<S: StateMachine> Leased<S> {
     pub(super) fn new(state_machine: S, shared: Arc<Shared>) -> Arc<Leased<S>> {
         Arc::new(Leased {
-            machine: Mutex::new(Machine(Some(state_machine))),
+            machine: RwLock::new(Machine(Some(state_machine))),
             lease_end_us: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             read_begun_ns: AtomicU64::new(0),
@@ -80,9 +80,14 @@ impl<S: StateMachine> Leased<S> {
         })
     }
 
-    /// For the applier.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Machine<S>> {
-        self.machine.lock()
+    /// For the applier, to answer reads. Other threads may do so at the same time.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Machine<S>> {
+        self.machine.read()
+    }
+
+    /// For the applier, to change the state.
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Machine<S>> {
+        self.machine.write()
     }
 
     /// Where the core stands after a step, before anybody else learns of it.
@@ -98,7 +103,7 @@ impl<S: StateMachine> Leased<S> {
 
     /// Ends the state machine.
     pub(super) fn end(&self) {
-        let state_machine = self.machine.lock().0.take();
+        let state_machine = self.machine.write().0.take();
         // Without the lock: it may take long.
         drop(state_machine);
     }
@@ -111,12 +116,12 @@ impl<S: StateMachine> Leased<S> {
     }
 
     /// Answers a query that began at this moment of the boot-time clock, if a lease allows it and
-    /// nobody has the state machine. Otherwise gives it back.
+    /// nobody changes the state. Otherwise gives it back.
     pub(super) fn try_read(&self, query: S::Query, begun: Duration) -> Result<S::Answer, S::Query> {
         if self.lease_end_us.load(Ordering::Relaxed) == 0 || !self.may_read() {
             return Err(query);
         }
-        let Some(machine) = self.machine.try_lock() else { return Err(query) };
+        let Some(machine) = self.machine.try_read() else { return Err(query) };
         let Some(state_machine) = machine.0.as_ref().filter(|_| !self.is_diverged()) else {
             return Err(query);
         };
@@ -238,7 +243,7 @@ mod tests {
             it.0 += 1;
             Ok::<_, Infallible>(())
         };
-        let Ok(()) = leased.lock().change(apply);
+        let Ok(()) = leased.write().change(apply);
         leased.shared.applied_index.store(6, Ordering::Release);
         assert_eq!(read(&leased), Some(6));
     }
@@ -246,9 +251,10 @@ mod tests {
     #[test]
     fn a_read_never_waits_for_the_state_machine() {
         let leased = leased();
-        let applying = leased.lock();
+        let applying = leased.write();
         assert_eq!(read(&leased), None);
         drop(applying);
+        let _others_read = leased.read();
         assert_eq!(read(&leased), Some(5));
         leased.shared.is_apply_slow.store(true, Ordering::Relaxed);
         assert_eq!(read(&leased), None);
@@ -278,7 +284,7 @@ mod tests {
     #[test]
     fn nobody_reads_a_state_that_a_change_has_left_half_done() {
         let leased = leased();
-        assert_eq!(leased.lock().change(|_| Err::<(), _>("failed")), Err("failed"));
+        assert_eq!(leased.write().change(|_| Err::<(), _>("failed")), Err("failed"));
         assert_eq!(read(&leased), None);
         let leased = self::leased();
         leased.end();

@@ -21,6 +21,10 @@ pub enum RequestError {
     /// A bound is reached. Nothing was done, and trying again soon is worth it.
     #[error("this member has too much to do")]
     Busy,
+    /// This member is handing its leadership over. Nothing was done. In a few milliseconds another
+    /// member leads, or this one goes on.
+    #[error("this member is handing its leadership over")]
+    HandingOver,
     /// The command is longer than [`COMMAND_LEN_MAX`](super::COMMAND_LEN_MAX). Nothing was done.
     #[error("a command of {len_bytes} bytes does not fit into a message between members")]
     TooLarge {
@@ -73,6 +77,7 @@ impl RequestError {
         match self {
             RequestError::NotLeader { .. }
             | RequestError::Busy
+            | RequestError::HandingOver
             | RequestError::TooLarge { .. }
             | RequestError::DiskFull
             | RequestError::TooStale

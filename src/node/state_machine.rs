@@ -26,7 +26,7 @@ use crate::raft::Index;
 ///
 /// The key-value store ([`kv::Store`](crate::kv::Store)) is one of these. A program may replicate
 /// its own.
-pub trait StateMachine: Send + 'static {
+pub trait StateMachine: Send + Sync + 'static {
     /// The result of a command, for the client that proposed it.
     type Outcome: Send + 'static;
     /// A question that changes nothing.
@@ -44,8 +44,8 @@ pub trait StateMachine: Send + 'static {
     fn apply(&mut self, index: Index, command: &Bytes) -> Self::Outcome;
 
     /// Answers from the current state. The caller sees to it that the state is recent enough. This
-    /// should take microseconds: it may run on a thread that carries heartbeats, and on the thread
-    /// that calls [`NodeHandle::read`](super::NodeHandle::read). (After a slow turn, only the state
+    /// should take microseconds: it may run on a thread that carries heartbeats, and under a lease
+    /// on those that call [`NodeHandle::read`](super::NodeHandle::read), several at the same time. (After a slow turn, only the state
     /// machine's own thread runs it, until a turn is quick again.)
     fn query(&self, query: Self::Query) -> Self::Answer;
 

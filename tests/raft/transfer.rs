@@ -1,7 +1,8 @@
 //! Leadership transfer, thesis §3.10.
 
 use syncraft::raft::{
-    Body, Effect, Event, MemberId, Message, Rejection, Reply, Request, RequestVote, RoleName,
+    Body, Effect, Event, MemberId, Message, Rejection, Reply, Request, RequestId, RequestVote,
+    RoleName,
 };
 
 use super::node::*;
@@ -55,10 +56,11 @@ fn without_a_name_the_peer_that_is_furthest_is_chosen() {
 fn proposals_are_refused_while_it_is_under_way_and_taken_again_after() {
     let mut leader = leader();
     leader.run([transfer(Some(3))]);
-    let busy = |effects: Vec<Effect>| {
-        effects.iter().any(|it| matches!(it, Effect::Rejected { reason: Rejection::Busy, .. }))
+    let is_refused = |effects: Vec<Effect>| {
+        let reason = Rejection::HandingOver;
+        effects.contains(&Effect::Rejected { id: RequestId(7), reason })
     };
-    assert!(busy(leader.propose(7)));
+    assert!(is_refused(leader.propose(7)));
     // "If leadership transfer does not complete after about an election timeout, the prior leader
     // aborts the transfer."
     for round in 1..4 {
@@ -66,7 +68,7 @@ fn proposals_are_refused_while_it_is_under_way_and_taken_again_after() {
         leader.receive(heartbeat_reply(2, 1, round));
     }
     assert_eq!(leader.role(), RoleName::Leader);
-    assert!(!busy(leader.propose(8)));
+    assert!(!is_refused(leader.propose(7)));
 }
 
 #[test]

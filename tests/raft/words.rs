@@ -119,6 +119,7 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
         }
         Effect::Rejected { id, reason } => match reason {
             Rejection::Busy => format!("request {} refused: busy", id.0),
+            Rejection::HandingOver => format!("request {} refused: handing over", id.0),
             Rejection::NotLeader(None) => format!("request {} refused: not leader", id.0),
             Rejection::NotLeader(Some(leader)) => {
                 format!("request {} refused: not leader, that is {leader}", id.0)

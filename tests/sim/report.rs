@@ -29,7 +29,7 @@ const FAULTS: [&str; 24] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 45] = [
+const PATHS: [&str; 46] = [
     "leader elected",
     "leader stepped down",
     "entries replaced",
@@ -42,6 +42,7 @@ const PATHS: [&str; 45] = [
     "read without the core",
     "member joined",
     "request refused: busy",
+    "request refused: handing over",
     "request refused: disk full",
     "request refused: not leader",
     "disk full, then not",

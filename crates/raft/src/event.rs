@@ -175,6 +175,8 @@ pub enum Rejection {
     NotLeader(Option<MemberId>),
     /// A bound is reached. It is worth trying again soon.
     Busy,
+    /// This leader hands over (thesis §3.10). In a moment another member leads, or this one goes on.
+    HandingOver,
 }
 
 /// The role of this member, with its term.

@@ -147,6 +147,10 @@ impl Leader {
     /// A client's command, which goes into the log or is refused.
     #[inline]
     pub(super) fn propose(&mut self, common: &mut Common, id: RequestId, command: Bytes) {
+        // Or the next leader would never have everything (thesis §3.10).
+        if self.transfer.is_some() {
+            return common.reject(id, Rejection::HandingOver);
+        }
         if self.is_busy(common) {
             return common.reject(id, Rejection::Busy);
         }
@@ -155,14 +159,12 @@ impl Leader {
         common.effects.push(Effect::Proposed { id, index, term });
     }
 
-    /// Whether a bound is reached, or this leader hands over. In a transfer it takes nothing new,
-    /// or the next leader would never have everything (thesis §3.10).
+    /// Whether a bound is reached.
     fn is_busy(&self, common: &Common) -> bool {
         let config = &common.config;
         let uncommitted_entries = common.log.last_index().0 - common.commit_index().0;
         let unapplied_entries = common.commit_index().0.saturating_sub(common.applied_index.0);
-        self.transfer.is_some()
-            || self.uncommitted_bytes >= config.uncommitted_bytes_max
+        self.uncommitted_bytes >= config.uncommitted_bytes_max
             || uncommitted_entries >= config.uncommitted_entries_max
             || unapplied_entries >= config.unapplied_entries_max
     }

@@ -411,7 +411,7 @@ impl Run {
     fn got(self: Arc<Self>, begun: Begun, reply: Result<GetReply, CallError>) {
         match reply {
             Ok(reply) if reply.err == OK || reply.err == ERR_NO_KEY => {
-                self.end(begun, Ok(()));
+                self.end(begun, Instant::now(), Ok(()));
             }
             _ => self.repair(begun),
         }
@@ -421,7 +421,7 @@ impl Run {
         match reply {
             Ok(reply) if reply.err == OK => {
                 begun.client.seen_index = reply.index;
-                return self.end(begun, Ok(()));
+                return self.end(begun, Instant::now(), Ok(()));
             }
             Ok(reply) => {
                 begun.may_have_run = reply.may_apply;
@@ -433,13 +433,14 @@ impl Run {
         self.repair(begun);
     }
 
-    fn end(self: &Arc<Self>, begun: Begun, result: Result<(), Failed>) {
+    fn end(self: &Arc<Self>, begun: Begun, ended: Instant, result: Result<(), Failed>) {
         let Begun { client, begin, is_counted, .. } = begun;
         if result.is_err() && self.load.ends_at_failure {
             self.is_over.store(true, Ordering::Relaxed);
         }
         if is_counted || self.load.ends_at_failure {
-            let latency = u64::try_from(begin.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
+            let latency = ended.saturating_duration_since(begin).as_micros();
+            let latency = u64::try_from(latency).unwrap_or(LATENCY_MAX_US);
             self.done.fetch_add(1, Ordering::Relaxed);
             self.shards[client.number % self.shards.len()].lock().count(latency, result);
         }
@@ -453,11 +454,15 @@ impl Run {
 
     /// Runs one of the threads that repeat operations.
     fn repair_all(self: &Arc<Self>, clerk: &Clerk, to_repair: &Receiver<Begun>) {
+        // Has it connect, so that the first repair need not. A failure shows then.
+        let _ = clerk.get("bench-0");
         while !self.is_over.load(Ordering::Relaxed) || *self.active.lock() > 0 {
             let Ok(begun) = to_repair.recv_timeout(PROGRESS_PAUSE / 10) else { continue };
             let result = self.run_again(&begun, clerk);
+            // Its client has its answer. What follows is for the next operation.
+            let ended = Instant::now();
             self.follow_leader();
-            self.end(begun, result);
+            self.end(begun, ended, result);
         }
     }
 

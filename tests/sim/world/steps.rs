@@ -180,6 +180,7 @@ impl World {
         self.oracle.requests.rejected(id);
         let (name, answer) = match reason {
             Rejection::Busy => ("request refused: busy", Answer::Busy),
+            Rejection::HandingOver => ("request refused: handing over", Answer::Busy),
             Rejection::NotLeader(hint) => {
                 ("request refused: not leader", Answer::NotLeader { hint, may_apply: false })
             }

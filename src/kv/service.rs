@@ -203,3 +203,15 @@ fn hint(error: &RequestError, members: &Members) -> Option<LeaderHint> {
 fn hint_at(id: MemberId, members: &Members) -> Option<LeaderHint> {
     members.addr(id).map(|addr| LeaderHint { id: id.0, addr: addr.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another member leads in a moment: writes must not wait for as long as for a busy member.
+    #[test]
+    fn a_client_soon_comes_back_to_a_member_that_hands_over() {
+        let pause = |error| busy(&error).retry_after.expect("a client is told when to come back");
+        assert!(pause(RequestError::HandingOver) * 5 <= pause(RequestError::Busy));
+    }
+}

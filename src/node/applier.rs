@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::leased::Leased;
 use super::request::{RequestError, Responder, Stale};
-use super::shared::{NodeFailure, Shared};
+use super::shared::{NodeFailure, SLOW_APPLY, Shared};
 use super::stage::{Queue, Sink, Worker};
 use super::state_machine::StateMachine;
 use crate::clock;
@@ -21,8 +21,6 @@ use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
 use crate::rpc::Cork;
 use crate::storage::{Snapshot, StorageError};
 
-/// If a turn takes longer than this, the next one runs only on `apply-N`.
-pub(super) const TURN_MAX: Duration = Duration::from_millis(20);
 /// How long an answer may wait for others of the same turn.
 const HELD_BACK_MAX: Duration = Duration::from_millis(1);
 
@@ -146,7 +144,7 @@ impl<S: StateMachine> Worker for Applier<S> {
         for task in tasks {
             self.carry_out(task, &cork, out);
         }
-        self.shared.is_apply_slow.store(began.elapsed() > TURN_MAX, Ordering::Relaxed);
+        self.shared.is_apply_slow.store(began.elapsed() > SLOW_APPLY, Ordering::Relaxed);
     }
 
     fn panicked(&self) -> Self::Output {

@@ -31,8 +31,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::applier::TURN_MAX;
-use super::shared::Shared;
+use super::shared::{SLOW_APPLY, Shared};
 use super::state_machine::StateMachine;
 use crate::clock;
 use crate::raft::Index;
@@ -128,7 +127,7 @@ impl<S: StateMachine> Leased<S> {
         let asked = Instant::now();
         let answer = state_machine.query(query);
         drop(machine);
-        if asked.elapsed() > TURN_MAX {
+        if asked.elapsed() > SLOW_APPLY {
             self.shared.is_apply_slow.store(true, Ordering::Relaxed);
         }
         self.read_begun_ns.fetch_max(begun.as_nanos() as u64, Ordering::Relaxed);

@@ -37,6 +37,10 @@ pub enum NodeFailure {
 /// After a snapshot has failed: a full disk must not be filled again and again.
 const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
+/// If a turn of the applier, or a query, takes longer than this, the state machine is slow: until a
+/// turn is quick again, only the applier's own thread waits for it.
+pub(super) const SLOW_APPLY: Duration = Duration::from_millis(20);
+
 /// Whether a snapshot is being taken, or when the next one may be.
 #[derive(Default)]
 struct Snapshotting {
@@ -86,7 +90,7 @@ pub(super) struct Shared {
     pub(super) snapshot_index: AtomicU64,
     /// The length of the newest snapshot, as far as it is known.
     pub(super) snapshot_len_bytes: AtomicU64,
-    /// The state machine's last turn took long, so only its own thread should wait for it.
+    /// See [`SLOW_APPLY`].
     pub(super) is_apply_slow: AtomicBool,
     /// A turn of the log took long a moment ago, so only its own thread should wait for the disk.
     pub(super) is_disk_slow: AtomicBool,

@@ -688,8 +688,8 @@ print_page() {
             print_load_row "$words" "$operation-each-$clients"
         done
     done
-    print_load_row "get, $size B, $mid_clients clients with a connection each, \`--read-mode lease\`" \
-        get-lease-each lease
+    words="get, $size B, $mid_clients clients with a connection each, \`--read-mode lease\`"
+    print_load_row "$words" get-lease-each lease
     printf '\nLess is better: the median (the lowest to the highest run).\n\n'
     print_head "${sides[@]}"
     print_row "processor seconds of all members for 100,000 puts, $size B, $mid_clients clients" cpu

@@ -79,13 +79,13 @@
 //! # Invariants
 //! - A stage has one worker, which does one batch after another. Effects are carried out in order.
 //! - What the core does not order is not done: nothing is written, applied, released or promised to
-//!   a peer without an effect that says so. Reads are answered when the core says that they are
-//!   ready, or until when none has to ask (`Raft::lease_end_us`).
+//!   a peer without an effect that says so. A read is answered when the core says that it is ready,
+//!   or while the core's lease lasts (`Raft::lease_end_us`).
 //! - The messages in `Persist::then` leave after the fdatasync of that write, from the thread that
 //!   did it.
-//! - No thread but the stage's own waits for a busy worker. What answers reads or applies entries
-//!   waits for a query that a client's thread is making, which takes microseconds (if one does not,
-//!   clients' threads make none for a while).
+//! - No thread but the stage's own waits for a busy worker.
+//! - A thread that applies entries waits for the queries that clients' threads are making under a
+//!   lease. Each takes microseconds; after one that does not, those threads make none for a while.
 //! - A thread that carries heartbeats, votes or the clock never waits for the disk, and never
 //!   applies entries.
 //! - Clients' callbacks run on any of these threads, so they must not block.

@@ -44,9 +44,10 @@ pub trait StateMachine: Send + Sync + 'static {
     fn apply(&mut self, index: Index, command: &Bytes) -> Self::Outcome;
 
     /// Answers from the current state. The caller sees to it that the state is recent enough. This
-    /// should take microseconds: it may run on a thread that carries heartbeats, and under a lease
-    /// on those that call [`NodeHandle::read`](super::NodeHandle::read), several at the same time. (After a slow turn, only the state
-    /// machine's own thread runs it, until a turn is quick again.)
+    /// should take microseconds: it may run on a thread that carries heartbeats and, under a lease,
+    /// on any thread that calls [`NodeHandle::read`](super::NodeHandle::read), on several at the
+    /// same time. (After a slow turn, only the state machine's own thread runs it, until a turn is
+    /// quick again.)
     fn query(&self, query: Self::Query) -> Self::Answer;
 
     /// The current state, which later commands do not change.

@@ -49,8 +49,9 @@ pub enum Event {
     /// The state machine has applied everything up to here.
     Applied(Index),
     /// This many of the reads that were ready ([`Effect::ReadReady`]) have no answer yet. A leader
-    /// lets reads wait for each other while others are being answered. A shell that says so says
-    /// also when there are fewer, at once if [`Raft::holds_reads`](super::Raft::holds_reads).
+    /// lets reads wait for each other while others are being answered. A shell that reports this
+    /// must also report when fewer are left: at once if
+    /// [`Raft::holds_reads`](super::Raft::holds_reads), otherwise with its next events.
     Unanswered(usize),
     /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
     /// Becomes [`Effect::ReleaseLog`].
@@ -175,7 +176,8 @@ pub enum Rejection {
     NotLeader(Option<MemberId>),
     /// A bound is reached. It is worth trying again soon.
     Busy,
-    /// This leader hands over (thesis §3.10). In a moment another member leads, or this one goes on.
+    /// This leader hands over (thesis §3.10). In a moment another member leads, or this one goes
+    /// on.
     HandingOver,
 }
 

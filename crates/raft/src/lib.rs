@@ -365,8 +365,8 @@ impl Raft {
     }
 
     /// Until when, by the boot-time clock in microseconds, this member may answer reads without
-    /// asking ([`Config::lease`]); 0 if it may not. It holds for a read that began before then, from
-    /// a state with every entry that is committed as this is said.
+    /// asking ([`Config::lease`]); 0 if it may not. The shell reads that clock after the read has
+    /// come, and answers from a state with every entry that is committed by now.
     pub fn lease_end_us(&self) -> u64 {
         match &self.role {
             Role::Leader(leader) => leader.lease_end_us(&self.common),

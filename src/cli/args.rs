@@ -58,7 +58,8 @@ pub(crate) enum Command {
     Transfer(TransferArgs),
     /// Make every reachable member write a snapshot and shorten its log
     Snapshot,
-    /// Wait until the cluster serves reads and writes; exit status 3 if time runs out
+    /// Wait until the cluster serves reads and writes, and up to 5 s more for members that do not
+    /// vote yet; exit status 3 if time runs out
     WaitReady,
     /// Measure how fast the cluster is; writes keys that begin with "bench-"
     Bench(BenchArgs),

@@ -19,6 +19,9 @@ use super::{Exit, Failure, Outcome, status};
 const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// How long one member may take to report its status.
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a cluster that serves is waited for until all who answer vote. A member that is filled
+/// with gigabytes takes longer, and nobody's script should wait for that.
+const JOIN_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn put(common: &Common, args: WriteArgs) -> Outcome {
     let clerk = common.clerk()?;
@@ -56,11 +59,13 @@ fn get_stale(
 }
 
 /// An answered read went through a leader that a majority follows, so the cluster serves reads. It
-/// also serves writes if that leader's disk takes them.
+/// also serves writes if that leader's disk takes them. In a cluster that has just begun, the last
+/// member may not vote yet, and a script that kills another one next would find no majority.
 pub(super) fn wait_ready(common: &Common) -> Outcome {
     let not_ready = |why: &dyn Display| Failure::not_applied(format!("not ready: {why}"));
     let (endpoints, clerk) = (common.endpoints()?, common.clerk()?);
     let deadline = Instant::now() + common.timeout();
+    let join_deadline = deadline.min(Instant::now() + JOIN_GRACE);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         clerk
@@ -69,11 +74,16 @@ pub(super) fn wait_ready(common: &Common) -> Outcome {
             .get(b"")
             .map_err(|error| not_ready(&ErrorChain(&error)))?;
         let answers = status::ask_all(&endpoints, deadline.min(Instant::now() + POLL_TIMEOUT));
-        let Some((id, disk)) = status::leader_that_cannot_write(&answers) else {
-            return Ok(Exit::Done);
-        };
-        if Instant::now() + POLL_PAUSE >= deadline {
-            return Err(not_ready(&format!("the disk of the leader, member {id}, is {disk}")));
+        match status::leader_that_cannot_write(&answers) {
+            Some((id, disk)) if Instant::now() + POLL_PAUSE >= deadline => {
+                return Err(not_ready(&format!("the disk of the leader, member {id}, is {disk}")));
+            }
+            None if !status::anybody_joins(&answers)
+                || Instant::now() + POLL_PAUSE >= join_deadline =>
+            {
+                return Ok(Exit::Done);
+            }
+            _ => {}
         }
         thread::sleep(POLL_PAUSE);
     }

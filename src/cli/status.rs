@@ -104,6 +104,11 @@ pub(super) fn leader_that_cannot_write(answers: &[Answer]) -> Option<(u64, Strin
     is_bad.then(|| (leader.id, leader.disk.clone()))
 }
 
+/// Whether a member that answers does not vote yet.
+pub(super) fn anybody_joins(answers: &[Answer]) -> bool {
+    answers.iter().filter_map(|answer| answer.reply.as_ref().ok()).any(|reply| reply.is_joining)
+}
+
 /// Whether a majority of the members names the same leader, in the newest term that any of them
 /// knows.
 fn has_leader(answers: &[Answer]) -> bool {

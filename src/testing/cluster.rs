@@ -79,7 +79,8 @@ pub enum ClusterError {
 }
 
 impl Cluster {
-    /// Starts `size` members, with ids from 1, and waits until one leads.
+    /// Starts `size` members, with ids from 1, and waits until one leads and all vote: any
+    /// minority may be killed next.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -111,7 +112,10 @@ impl Cluster {
         for id in cluster.ids() {
             cluster.restart(id)?;
         }
-        cluster.leader()?;
+        cluster.wait_for(|| {
+            let votes = |status: &Status| !status.is_joining;
+            cluster.leader_now().filter(|_| cluster.statuses().iter().all(votes))
+        })?;
         Ok(cluster)
     }
 
@@ -149,9 +153,13 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError::NoLeader`].
     pub fn leader(&self) -> Result<MemberId, ClusterError> {
+        self.wait_for(|| self.leader_now())
+    }
+
+    fn wait_for(&self, leader: impl Fn() -> Option<MemberId>) -> Result<MemberId, ClusterError> {
         let deadline = Instant::now() + LEADER_TIMEOUT;
         loop {
-            if let Some(leader) = self.leader_now() {
+            if let Some(leader) = leader() {
                 return Ok(leader);
             }
             if Instant::now() >= deadline {

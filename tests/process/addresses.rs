@@ -33,9 +33,7 @@ fn cluster_of(data_dir: &Path) -> Option<String> {
 }
 
 fn is_joining(cluster: &Processes, id: usize) -> Option<bool> {
-    let status = syncraft(&["status", "--json", "--members", &cluster.members()]);
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    status["members"][id - 1]["joining"].as_bool()
+    cluster.status()["members"][id - 1]["joining"].as_bool()
 }
 
 fn until_filled(cluster: &Processes, id: usize) {

@@ -201,6 +201,18 @@ fn no_command_waits_longer_than_its_timeout() {
     cluster.signal(1, "-CONT");
 }
 
+/// Otherwise a script that kills one of the first two next finds a cluster that cannot go on.
+#[test]
+fn ready_is_a_cluster_that_can_lose_a_member() {
+    let mut cluster = Processes::start(3);
+    cluster.kill(3);
+    fs::remove_dir_all(cluster.data_dir(3)).unwrap();
+    cluster.restart_with(3, &["--rebuild"]);
+    until("member 3 answers", || cluster.status()["members"][2]["reachable"] == true);
+    cluster.wait_ready();
+    assert!(cluster.all_vote(), "{}", cluster.status());
+}
+
 #[test]
 fn a_snapshot_is_taken_when_the_operator_says_so() {
     let mut cluster = Processes::start(3);

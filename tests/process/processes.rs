@@ -43,6 +43,9 @@ impl Processes {
         let mut processes = Processes { ports, children: (0..size).map(|_| None).collect(), dir };
         (1..=size).for_each(|id| processes.restart_with(id, options));
         processes.wait_ready();
+        // A cluster begins with a majority. Most tests take a member down next, which the others
+        // can do without only once they all vote.
+        until("all members vote", || processes.all_vote());
         processes
     }
 
@@ -96,12 +99,22 @@ impl Processes {
         assert!(ready.status.success(), "no leader: {}\n{}", stderr(&ready), self.logs());
     }
 
+    pub(crate) fn all_vote(&self) -> bool {
+        let status = self.status();
+        status["members"].as_array().unwrap().iter().all(|member| member["joining"] == false)
+    }
+
+    /// What `status --json` prints.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let status = syncraft(&["status", "--json", "--members", &self.members()]);
+        serde_json::from_slice(&status.stdout).unwrap()
+    }
+
     /// The member that leads. On a busy machine an election may be under way.
     pub(crate) fn leader(&self) -> usize {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            let status = syncraft(&["status", "--json", "--members", &self.members()]);
-            let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+            let status = self.status();
             let members = status["members"].as_array().unwrap().iter();
             let leader = members
                 .filter(|member| member["role"] == "leader")

@@ -89,7 +89,8 @@ fn every_error_of_storage_says_its_own_part_only() {
         TakenAway { dir: "/d".into(), missed: "/d/wal".into() },
         OtherMember { dir: path.into(), found: MemberId(1), expected: ID },
         MetaDamaged { path: path.into(), reason: reason() },
-        NewerFormat { path: path.into(), found: 2, known: 1 },
+        NewerFormat { path: path.into(), found: 3, known: 2 },
+        UnreleasedFormat { path: path.into(), found: 1 },
         Corrupt { file: path.into(), offset: 7, reason: reason() },
         SnapshotCorrupt { file: path.into(), offset: 7, reason: reason() },
     ));

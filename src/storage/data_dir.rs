@@ -12,18 +12,22 @@
 //!
 //! ```text
 //! syncraft data directory     the same in every version
-//! format 1                    of meta and of the log; a later one is refused
-//! cluster 81985529216486895   set at the first start; changes only while the member has no data
+//! format 2                    of meta, the log and snapshots; another one is refused
+//! directory 9e3779b97f4a7c15  a random number, in the log's files too; a log that begins draws it
+//! cluster 0123456789abcdef    set at the first start; changes only while the member has no data
 //! member 1                    set at the first start
 //! log none                    "started" once the log's first segment is durable
 //! joining new                 only while the member does not vote; "rebuilding" if it once had data
-//! crc32c 7b9523c2             CRC32C of all above, in hexadecimal; the last line in every version
+//! crc32c ad96d1bf             CRC32C of all above, in hexadecimal; the last line in every version
 //! ```
 //!
 //! `log started` turns a missing log into an error. Without it, a member whose log was deleted, but
 //! not its `meta`, would start as if it had never voted and never stored anything. `joining` covers
 //! a member whose whole directory was deleted, or given up as damaged. It does not know what it has
 //! promised, and must not vote before it does ([`raft`](crate::raft), joining).
+//!
+//! `directory` ties the files of the log to this directory. A segment that came from elsewhere, or
+//! from a log that was discarded here, is refused, whichever cluster it is of.
 //!
 //! Because the files contain values, only their owner can read them: directories have mode 0700 and
 //! files 0600, whatever the umask. If an older version left them readable for others, opening makes
@@ -43,7 +47,7 @@ use crate::raft::{MemberId, Standing};
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock, DiskPin, RealDisk};
-use super::identity::{FORMAT_VERSION, Identity};
+use super::identity::{FORMAT_VERSION, Identity, LogOwner, other_format};
 use super::open_dir::OpenDir;
 use super::wal::segment;
 
@@ -58,6 +62,8 @@ pub struct DataDir {
     disk: Arc<dyn Disk>,
     dir: OpenDir,
     identity: Identity,
+    /// Whose log is in it.
+    log_owner: LogOwner,
     /// As it is on the disk.
     meta: Mutex<Meta>,
     lock: Arc<DiskLock>,
@@ -67,6 +73,8 @@ pub struct DataDir {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Meta {
+    /// The random number of the log that is in the directory, or will be.
+    directory: u64,
     identity: Identity,
     log_started: bool,
     standing: Standing,
@@ -81,7 +89,8 @@ impl DataDir {
     /// # Errors
     /// - [`Locked`](StorageError::Locked): another server uses it
     /// - [`OtherMember`](StorageError::OtherMember): it contains another member's data
-    /// - [`MetaDamaged`](StorageError::MetaDamaged), [`NewerFormat`](StorageError::NewerFormat)
+    /// - [`MetaDamaged`](StorageError::MetaDamaged), [`NewerFormat`](StorageError::NewerFormat),
+    ///   [`UnreleasedFormat`](StorageError::UnreleasedFormat)
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be created, read or
     ///   written
     pub fn open(path: impl AsRef<Path>, identity: Identity) -> Result<DataDir, StorageError> {
@@ -119,8 +128,9 @@ impl DataDir {
         make_private(&*disk, path);
         let pins = Mutex::default();
         let dir = OpenDir::open(&*disk, path.to_path_buf())?;
+        let (identity, log_owner) = (meta.identity, meta.log_owner());
         let data_dir =
-            DataDir { disk, dir, identity: meta.identity, meta: Mutex::new(meta), lock, pins };
+            DataDir { disk, dir, identity, log_owner, meta: Mutex::new(meta), lock, pins };
         data_dir.pin(data_dir.path().join("LOCK"))?;
         // If the log is missing already, opening it says so.
         if data_dir.disk.is_dir(&data_dir.wal_dir()) {
@@ -200,7 +210,9 @@ impl DataDir {
             };
             let wal = wal_dir(path);
             disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
-            let meta = Meta { identity, log_started: false, standing: Standing::Rebuilding };
+            let directory = disk.random();
+            let standing = Standing::Rebuilding;
+            let meta = Meta { directory, identity, log_started: false, standing };
             // First, so that after a crash from here on the member knows that it has lost its data.
             write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
             Ok(meta)
@@ -228,6 +240,10 @@ impl DataDir {
     /// Whose data it holds.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    pub(super) fn log_owner(&self) -> LogOwner {
+        self.log_owner
     }
 
     /// Where it is.
@@ -271,12 +287,14 @@ impl DataDir {
 
     /// Records, durably, that the member belongs to this cluster and has none of its data: it is
     /// [`Standing::Rebuilding`]. The directory must be opened again before anything else is written
-    /// to it. That discards the empty log, whose segments carry the old cluster's id.
+    /// to it. That discards the empty log.
     ///
     /// # Errors
     /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written.
     pub fn take_cluster(&self, cluster_id: u64) -> Result<(), StorageError> {
+        let directory = self.disk.random();
         self.change_meta(|meta| {
+            meta.directory = directory;
             meta.identity.cluster_id = cluster_id;
             meta.log_started = false;
             meta.standing = Standing::Rebuilding;
@@ -373,7 +391,8 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
             return Err(StorageError::MetaDamaged { path: path.join("meta"), reason });
         }
     }
-    let meta = Meta { identity, log_started: false, standing: Standing::New };
+    let directory = disk.random();
+    let meta = Meta { directory, identity, log_started: false, standing: Standing::New };
     write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
     Ok(meta)
 }
@@ -394,8 +413,12 @@ fn write_meta(disk: &dyn Disk, dir: &OpenDir, meta: Meta) -> Result<(), StorageE
 }
 
 impl Meta {
+    fn log_owner(&self) -> LogOwner {
+        LogOwner { directory: self.directory, member_id: self.identity.member_id }
+    }
+
     fn encode(&self) -> String {
-        let Identity { cluster_id, member_id } = self.identity;
+        let (directory, Identity { cluster_id, member_id }) = (self.directory, self.identity);
         let log = if self.log_started { "started" } else { "none" };
         let joining = match self.standing {
             Standing::Voter => "",
@@ -403,7 +426,8 @@ impl Meta {
             Standing::Rebuilding => "joining rebuilding\n",
         };
         let body = format!(
-            "{TITLE}\nformat {FORMAT_VERSION}\ncluster {cluster_id}\nmember {member_id}\nlog {log}\n{joining}"
+            "{TITLE}\nformat {FORMAT_VERSION}\ndirectory {directory:016x}\n\
+             cluster {cluster_id:016x}\nmember {member_id}\nlog {log}\n{joining}"
         );
         let crc = crc32c::crc32c(body.as_bytes());
         format!("{body}crc32c {crc:08x}\n")
@@ -421,12 +445,8 @@ impl Meta {
         }
         let found =
             field(lines.next(), "format ").ok_or_else(|| damaged("it has no format version"))?;
-        if found > FORMAT_VERSION {
-            return Err(StorageError::NewerFormat {
-                path: path.to_path_buf(),
-                found,
-                known: FORMAT_VERSION,
-            });
+        if found != FORMAT_VERSION {
+            return Err(other_format(path, found));
         }
         let meta = decode_fields(lines)
             .ok_or_else(|| damaged("its lines are not those of its format version"))?;
@@ -448,7 +468,8 @@ fn checked_body(bytes: &[u8]) -> Option<&str> {
 }
 
 fn decode_fields<'a>(mut lines: impl Iterator<Item = &'a str>) -> Option<Meta> {
-    let cluster_id = field(lines.next(), "cluster ")?;
+    let directory = hex_field(lines.next(), "directory ")?;
+    let cluster_id = hex_field(lines.next(), "cluster ")?;
     let member_id = MemberId(field(lines.next(), "member ")?);
     let log: String = field(lines.next(), "log ")?;
     let standing = match lines.next() {
@@ -457,11 +478,15 @@ fn decode_fields<'a>(mut lines: impl Iterator<Item = &'a str>) -> Option<Meta> {
         Some(_) => Standing::Rebuilding,
     };
     let identity = Identity { cluster_id, member_id };
-    Some(Meta { identity, log_started: log == "started", standing })
+    Some(Meta { directory, identity, log_started: log == "started", standing })
 }
 
 fn field<T: std::str::FromStr>(line: Option<&str>, name: &str) -> Option<T> {
     line?.strip_prefix(name)?.parse().ok()
+}
+
+fn hex_field(line: Option<&str>, name: &str) -> Option<u64> {
+    u64::from_str_radix(line?.strip_prefix(name)?, 16).ok()
 }
 
 #[cfg(test)]
@@ -472,7 +497,7 @@ mod tests {
 
     const WAL_OPTIONS: WalOptions = WalOptions { segment_len_bytes: 1 << 20, prepare_ahead: false };
 
-    const ME: Identity = Identity { cluster_id: 81985529216486895, member_id: MemberId(1) };
+    const ME: Identity = Identity { cluster_id: 0x0123_4567_89ab_cdef, member_id: MemberId(1) };
 
     fn open(disk: &SimDisk) -> Result<DataDir, StorageError> {
         DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", ME)
@@ -480,10 +505,12 @@ mod tests {
 
     #[test]
     fn meta_is_the_text_of_the_module_doc() {
-        let text = Meta { identity: ME, log_started: false, standing: Standing::Voter }.encode();
+        let (directory, standing) = (0x9e37_79b9_7f4a_7c15, Standing::Voter);
+        let text = Meta { directory, identity: ME, log_started: false, standing }.encode();
         assert_eq!(
             text,
-            "syncraft data directory\nformat 1\ncluster 81985529216486895\nmember 1\nlog none\ncrc32c 7b9523c2\n"
+            "syncraft data directory\nformat 2\ndirectory 9e3779b97f4a7c15\n\
+             cluster 0123456789abcdef\nmember 1\nlog none\ncrc32c ad96d1bf\n"
         );
     }
 
@@ -521,6 +548,21 @@ mod tests {
                 break;
             }
         }
+    }
+
+    /// A copy of the directory is the same directory; an emptied one is another.
+    #[test]
+    fn a_directory_keeps_its_number_until_its_log_is_discarded() {
+        let disk = SimDisk::new(1);
+        let first = open(&disk).unwrap().log_owner();
+        assert_eq!(open(&disk).unwrap().log_owner(), first);
+        assert_eq!(open(&disk.fork(2)).unwrap().log_owner(), first);
+        assert_ne!(open(&SimDisk::new(2)).unwrap().log_owner(), first);
+        open(&disk).unwrap().take_cluster(5).unwrap();
+        let second = open(&disk).unwrap().log_owner();
+        assert_ne!(second, first);
+        let emptied = DataDir::open_emptied_on(Arc::new(disk), "/a/b/1", ME).unwrap();
+        assert!(![first, second].contains(&emptied.log_owner()));
     }
 
     #[test]
@@ -561,13 +603,13 @@ mod tests {
     fn a_newer_format_is_refused_as_such() {
         let disk = SimDisk::new(1);
         drop(open(&disk).unwrap());
-        let body = format!("{TITLE}\nformat 2\nwho knows\n");
+        let body = format!("{TITLE}\nformat 3\nwho knows\n");
         let text = format!("{body}crc32c {:08x}\n", crc32c::crc32c(body.as_bytes()));
         disk.set_bytes(Path::new("/a/b/1/meta"), text.into_bytes());
         let err = open(&disk).unwrap_err().to_string();
         assert_eq!(
             err,
-            "/a/b/1/meta has format version 2, this program knows versions up to 1: use a newer syncraft"
+            "/a/b/1/meta has format version 3, this program knows versions up to 2: use a newer syncraft"
         );
     }
 

@@ -58,6 +58,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Takes the exclusive lock on a file, which is created if absent. If another process has it,
     /// the inner result is `Err`, with that process's id if it is known.
     fn lock(&self, path: &Path) -> io::Result<Result<DiskLock, Option<u32>>>;
+    /// A random number, for what must not be mistaken for its like on another disk. A simulated
+    /// disk draws it from its seed.
+    fn random(&self) -> u64 {
+        fastrand::u64(..)
+    }
     /// Takes away everyone's access but the owner's to a file or a directory that exists. Returns
     /// whether others had access. A directory that is shared on purpose (with the sticky bit) stays
     /// as it is. Does nothing by default, for a disk that nobody else can reach.

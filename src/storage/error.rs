@@ -115,6 +115,20 @@ pub enum StorageError {
         known: u32,
     },
 
+    /// The files were written before the first release of this program, in a format that no release
+    /// reads.
+    #[error(
+        "{} has format version {found}, which was never released and is no longer read: start with \
+         an empty data directory",
+        path.display()
+    )]
+    UnreleasedFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version it has.
+        found: u32,
+    },
+
     /// The log is damaged where it had been synced. Acknowledged data may be gone, so the member
     /// must not start.
     #[error("log is damaged: {} at offset {offset}: {reason}; this member must not start with it: restore the file from \

@@ -65,6 +65,10 @@ pub struct Counts {
 #[derive(Clone, Debug)]
 struct State {
     rng: fastrand::Rng,
+    /// The seed, and how many [random numbers](Disk::random) were drawn. They are no part of `rng`,
+    /// so that a number more does not change which changes a crash keeps.
+    seed: u64,
+    drawn: u64,
     /// Incremented by each crash. Files opened in an earlier epoch are dead.
     epoch: u64,
     inodes: BTreeMap<u64, Inode>,
@@ -116,6 +120,8 @@ impl SimDisk {
     pub fn new(seed: u64) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(State {
             rng: fastrand::Rng::with_seed(seed),
+            seed,
+            drawn: 0,
             epoch: 0,
             inodes: BTreeMap::new(),
             live: BTreeMap::from([(PathBuf::from("/"), Node::Dir)]),
@@ -138,6 +144,7 @@ impl SimDisk {
     pub fn fork(&self, seed: u64) -> SimDisk {
         let mut state = self.0.lock().clone();
         state.rng = fastrand::Rng::with_seed(seed);
+        state.seed = seed;
         state.epoch += 1;
         state.locks.clear();
         SimDisk(Arc::new(Mutex::new(state)))
@@ -403,6 +410,13 @@ fn drop_orphans(names: &mut BTreeMap<PathBuf, Node>) {
     *names = kept;
 }
 
+/// Spreads the bits of a number (the finalizer of SplitMix64).
+fn mix(number: u64) -> u64 {
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}
+
 fn stopped() -> io::Error {
     io::Error::other("the simulated process has stopped")
 }
@@ -481,6 +495,12 @@ impl Disk for SimDisk {
 
     fn is_dir(&self, path: &Path) -> bool {
         self.0.lock().live.get(path) == Some(&Node::Dir)
+    }
+
+    fn random(&self) -> u64 {
+        let mut state = self.0.lock();
+        state.drawn += 1;
+        mix(mix(state.seed) ^ state.drawn)
     }
 
     fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn DiskDir>> {

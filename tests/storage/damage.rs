@@ -3,11 +3,13 @@
 //! write.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use syncraft::storage::StorageError;
+use syncraft::raft::MemberId;
 use syncraft::storage::sim::SimDisk;
+use syncraft::storage::{DataDir, Identity, StorageError, Wal};
 
-use crate::model::{Content, Log, open};
+use crate::model::{Content, DIR, Log, ME, open, options};
 
 /// What a start made of the log.
 #[derive(Debug, PartialEq, Eq)]
@@ -242,6 +244,38 @@ fn segments_that_changed_places_are_named() {
     let first = log.disk.bytes(&files[0]).unwrap();
     let disk = log.damaged(&files[1], |bytes| *bytes = first);
     assert_eq!(recover(&disk, &log), Found::Damage { file: files[1].clone(), offset: 0 });
+}
+
+/// The directory's number, and not the cluster, decides whose a segment is.
+#[test]
+fn a_segment_of_another_directory_is_named() {
+    let log = Log::write(6, 2, 4096, true);
+    let file = log.segments().remove(0);
+    for member in [1, 2] {
+        let other = SimDisk::new(7);
+        let identity = Identity { member_id: MemberId(member), ..ME };
+        let dir = DataDir::open_on(Arc::new(other.clone()), DIR, identity).unwrap();
+        drop(Wal::open(&dir, options(4096), None).unwrap());
+        let stranger = other.bytes(&file).unwrap();
+        let disk = log.damaged(&file, |bytes| *bytes = stranger);
+        assert_eq!(recover(&disk, &log), Found::Damage { file: file.clone(), offset: 0 });
+        let err = open(&disk, 4096).unwrap_err().to_string();
+        let whose = format!("of member {member}, not to this one");
+        assert!(err.contains("it belongs to data directory ") && err.contains(&whose), "{err}");
+    }
+}
+
+/// Whoever discards a log begins one with another number, so nothing of the old one comes back.
+#[test]
+fn a_segment_of_a_discarded_log_is_named() {
+    let log = Log::write(6, 2, 4096, true);
+    let file = log.segments().remove(0);
+    let old = log.disk.bytes(&file).unwrap();
+    let dir = DataDir::open_emptied_on(Arc::new(log.disk.clone()), DIR, ME).unwrap();
+    drop(Wal::open(&dir, options(4096), None).unwrap());
+    drop(dir);
+    log.disk.set_bytes(&file, old);
+    assert_eq!(recover(&log.disk, &log), Found::Damage { file, offset: 0 });
 }
 
 #[test]

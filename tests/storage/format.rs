@@ -1,8 +1,9 @@
-//! Bytes that version 1 once wrote, kept in `tests/golden/storage-v1*`: today's code writes the
-//! same bytes and reads them.
+//! Bytes of format 2, kept in `tests/golden/storage-v2*`: today's code writes the same bytes and
+//! reads them. Bytes of format 1, which was never released, are in
+//! `tests/golden/storage-unreleased-1`: they are refused in words.
 //!
-//! `UPDATE_GOLDENFILES=1` writes them anew. A released version must never need this: a changed
-//! format gets a new number and a new directory, and the old format stays readable.
+//! `UPDATE_GOLDENFILES=1` writes those of format 2 anew. A released version must never need this: a
+//! changed format gets a new number and a new directory, and the old format stays readable.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -62,7 +63,6 @@ fn with_history() -> SimDisk {
     let (mut wal, _) = open(&disk, SEGMENT_LEN_BYTES).unwrap();
     history().iter().for_each(|batch| write(&mut wal, batch).unwrap());
     wal.close();
-    // As a member that votes: the format was made before there was any other kind.
     data_dir(&disk).mark_joined().unwrap();
     disk
 }
@@ -113,6 +113,11 @@ fn check_written(name: &str, disk: &SimDisk, count: usize) {
 fn stored(name: &str) -> SimDisk {
     let disk = SimDisk::new(1);
     drop(Snapshots::open(&data_dir(&disk)).unwrap());
+    add_stored(&disk, name);
+    disk
+}
+
+fn add_stored(disk: &SimDisk, name: &str) {
     for dir in ["", "wal", "snap"] {
         let Ok(files) = std::fs::read_dir(golden_dir(name).join(dir)) else { continue };
         let files = files.map(|file| file.unwrap().path()).filter(|file| file.is_file());
@@ -121,37 +126,65 @@ fn stored(name: &str) -> SimDisk {
             disk.set_bytes(&path, std::fs::read(file).unwrap());
         }
     }
-    disk
+}
+
+const UNRELEASED: &str = "storage-unreleased-1";
+const REFUSAL: &str = "has format version 1, which was never released and is no longer read: start \
+                       with an empty data directory";
+
+/// Everything on the disk.
+fn contents(disk: &SimDisk) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+    let files = disk.files(Path::new(DIR)).into_iter();
+    files.map(|file| (file.clone(), disk.bytes(&file))).collect()
 }
 
 #[test]
-fn version_1_is_written_as_ever() {
+fn a_directory_of_an_unreleased_format_is_refused_in_a_sentence() {
+    let disk = stored(UNRELEASED);
+    let before = contents(&disk);
+    let err = DataDir::open_on(Arc::new(disk.clone()), DIR, ME).unwrap_err();
+    assert_eq!(err.to_string(), format!("{DIR}/meta {REFUSAL}"));
+    assert!(!err.is_corrupt(), "it is not damaged");
+    let emptied = DataDir::open_emptied_on(Arc::new(disk.clone()), DIR, ME).unwrap_err();
+    assert_eq!(emptied.to_string(), err.to_string(), "nor is it discarded");
+    assert!(contents(&disk) == before, "a refused directory was changed");
+}
+
+/// The other files of such a directory, beside a `meta` of today.
+#[test]
+fn a_log_or_a_snapshot_of_an_unreleased_format_is_refused_in_a_sentence() {
+    let disk = with_history();
+    let meta = disk.bytes(&Path::new(DIR).join("meta")).unwrap();
+    disk.files(&Path::new(DIR).join("wal")).iter().for_each(|file| disk.lose(file));
+    drop(Snapshots::open(&data_dir(&disk)).unwrap());
+    add_stored(&disk, UNRELEASED);
+    disk.set_bytes(&Path::new(DIR).join("meta"), meta);
+    let before = contents(&disk);
+    let dir = data_dir(&disk);
+    let err = Wal::open(&dir, options(SEGMENT_LEN_BYTES), None).unwrap_err();
+    assert_eq!(err.to_string(), format!("{DIR}/wal/0000000003.wal {REFUSAL}"));
+    let err = Snapshots::open(&dir).unwrap_err();
+    assert_eq!(err.to_string(), format!("{DIR}/snap/0000001000-0000000003.snap {REFUSAL}"));
+    assert!(contents(&disk) == before, "a refused directory was changed");
+}
+
+#[test]
+fn format_2_is_written_as_ever() {
     // meta and three segments
-    check_written("storage-v1", &with_history(), 4);
+    check_written("storage-v2", &with_history(), 4);
     // meta, a snapshot, and the segment in which the log was begun anew
-    check_written("storage-v1-compacted", &with_snapshot(), 3);
+    check_written("storage-v2-compacted", &with_snapshot(), 3);
 }
 
 #[test]
-fn version_1_is_read_as_ever() {
-    let (_, recovered) = open(&stored("storage-v1"), SEGMENT_LEN_BYTES).unwrap();
+fn format_2_is_read_as_ever() {
+    let (_, recovered) = open(&stored("storage-v2"), SEGMENT_LEN_BYTES).unwrap();
     assert_eq!(Content::of(&recovered), content());
 }
 
-/// Before logs were compacted, segments did not say after which entry they begin.
 #[test]
-fn version_1_is_read_as_it_first_was() {
-    let disk = stored("storage-v1-first");
-    let (_, recovered) = open(&disk, SEGMENT_LEN_BYTES).unwrap();
-    assert_eq!(Content::of(&recovered), content());
-    disk.lose(&Path::new(DIR).join("wal/0000000001.wal"));
-    let err = open(&disk, SEGMENT_LEN_BYTES).unwrap_err().to_string();
-    assert!(err.contains("wal/0000000001.wal at offset 0: the segment is missing"), "{err}");
-}
-
-#[test]
-fn a_snapshot_of_version_1_is_read_as_ever() {
-    let disk = stored("storage-v1-compacted");
+fn a_snapshot_of_format_2_is_read_as_ever() {
+    let disk = stored("storage-v2-compacted");
     let dir = data_dir(&disk);
     let (_, snapshot) = Snapshots::open(&dir).unwrap();
     let snapshot = snapshot.unwrap();

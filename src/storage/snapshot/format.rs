@@ -25,7 +25,8 @@ pub(super) struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadHeader {
     Damaged(&'static str),
-    Newer(u32),
+    /// It is of this format, which is not ours.
+    Format(u32),
 }
 
 impl Header {
@@ -51,10 +52,9 @@ impl Header {
         if LittleEndian::read_u32(&bytes[8..]) != crc32c(&bytes[12..]) {
             return Err(BadHeader::Damaged("the header does not match its checksum"));
         }
-        match LittleEndian::read_u32(&bytes[12..]) {
-            FORMAT_VERSION => {}
-            version if version > FORMAT_VERSION => return Err(BadHeader::Newer(version)),
-            _ => return Err(BadHeader::Damaged("the header has a format version that never was")),
+        let version = LittleEndian::read_u32(&bytes[12..]);
+        if version != FORMAT_VERSION {
+            return Err(BadHeader::Format(version));
         }
         Ok(Header {
             cluster_id: LittleEndian::read_u64(&bytes[16..]),

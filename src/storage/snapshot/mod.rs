@@ -18,14 +18,14 @@
 //! | `<index>-<term>.snap` | the state after this entry; ten digits each, or more |
 //! | `<snapshot>.<n>.tmp` | an unfinished one; removed when it is given up, and by the next start |
 //!
-//! All numbers are little-endian. All checksums are CRC32C. Version 1 is a header, chunks, a
+//! All numbers are little-endian. All checksums are CRC32C. Format 2 is a header, chunks, a
 //! trailer:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
 //! | 0 | 8 | `SYNCSNP\n` | identifies the file |
 //! | 8 | 4 | checksum of bytes 12 to 63 | |
-//! | 12 | 4 | format version: 1 | a later one is refused. Up to here, all versions are the same |
+//! | 12 | 4 | format version: 2 | another one is refused. Up to here, all versions are the same |
 //! | 16 | 8 | cluster id | detects a file of another cluster. No member id: members exchange these files |
 //! | 24 | 8 | index of the last entry in it | the name has both too, which detects a renamed file |
 //! | 32 | 8 | its term | |
@@ -156,7 +156,8 @@ impl Snapshots {
     /// # Errors
     /// - [`SnapshotCorrupt`](StorageError::SnapshotCorrupt): there are snapshots, and none
     ///   verifies; describes the newest one's damage
-    /// - [`NewerFormat`](StorageError::NewerFormat): written by a later version
+    /// - [`NewerFormat`](StorageError::NewerFormat),
+    ///   [`UnreleasedFormat`](StorageError::UnreleasedFormat): written by another version
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused
     pub fn open(dir: &DataDir) -> Result<(Snapshots, Option<Snapshot>), StorageError> {
         let (disk, snap_dir) = (Arc::clone(dir.disk()), dir.snap_dir());

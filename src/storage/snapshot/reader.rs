@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::raft::SnapshotMeta;
 use crate::storage::StorageError;
 use crate::storage::disk::DiskFile;
-use crate::storage::identity::FORMAT_VERSION;
+use crate::storage::identity::other_format;
 use crate::storage::progress::Progress;
 
 use super::format::{
@@ -119,9 +119,7 @@ fn read_header(file: &dyn DiskFile, path: &Path) -> Result<Header, StorageError>
     let filled = file.read_full_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
     Header::decode(&bytes[..filled]).map_err(|bad| match bad {
         BadHeader::Damaged(reason) => corrupt(path, 0, reason),
-        BadHeader::Newer(found) => {
-            StorageError::NewerFormat { path: path.to_path_buf(), found, known: FORMAT_VERSION }
-        }
+        BadHeader::Format(found) => other_format(path, found),
     })
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crc32c::{crc32c, crc32c_append};
 
 use crate::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
-use crate::storage::identity::{FORMAT_VERSION, Identity};
+use crate::storage::identity::{FORMAT_VERSION, LogOwner};
 
 /// A disk writes this many bytes as a whole or not at all.
 pub(super) const SECTOR_LEN_BYTES: u64 = 512;
@@ -59,10 +59,10 @@ impl From<SnapshotMeta> for EntryId {
 pub(super) struct SegmentHeader {
     pub(super) sequence: u64,
     pub(super) len_bytes: u64,
-    pub(super) identity: Identity,
+    pub(super) owner: LogOwner,
     /// The file was a segment before: the bytes after the log's end mean nothing.
     pub(super) is_recycled: bool,
-    /// The number of its first batch; 0 in files from before logs were compacted.
+    /// The number of its first batch, from 1.
     pub(super) first_batch: u64,
     /// The last entry of the log before that batch.
     pub(super) previous: EntryId,
@@ -71,7 +71,8 @@ pub(super) struct SegmentHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadHeader {
     Damaged(&'static str),
-    Newer(u32),
+    /// It is of this format, which is not ours.
+    Format(u32),
 }
 
 impl SegmentHeader {
@@ -81,8 +82,8 @@ impl SegmentHeader {
         LittleEndian::write_u32(&mut bytes[12..], FORMAT_VERSION);
         LittleEndian::write_u64(&mut bytes[16..], self.sequence);
         LittleEndian::write_u64(&mut bytes[24..], self.len_bytes);
-        LittleEndian::write_u64(&mut bytes[32..], self.identity.cluster_id);
-        LittleEndian::write_u64(&mut bytes[40..], self.identity.member_id.0);
+        LittleEndian::write_u64(&mut bytes[32..], self.owner.directory);
+        LittleEndian::write_u64(&mut bytes[40..], self.owner.member_id.0);
         LittleEndian::write_u32(&mut bytes[48..], if self.is_recycled { FLAG_RECYCLED } else { 0 });
         LittleEndian::write_u64(&mut bytes[56..], self.first_batch);
         LittleEndian::write_u64(&mut bytes[64..], self.previous.index.0);
@@ -103,22 +104,23 @@ impl SegmentHeader {
         if LittleEndian::read_u32(&bytes[8..]) != crc32c(&bytes[12..]) {
             return Err(BadHeader::Damaged("the segment header does not match its checksum"));
         }
-        match LittleEndian::read_u32(&bytes[12..]) {
-            FORMAT_VERSION => {}
-            version if version > FORMAT_VERSION => return Err(BadHeader::Newer(version)),
-            _ => {
-                return Err(BadHeader::Damaged(
-                    "the segment header has a format version that never was",
-                ));
-            }
+        let version = LittleEndian::read_u32(&bytes[12..]);
+        if version != FORMAT_VERSION {
+            return Err(BadHeader::Format(version));
         }
-        let member_id = MemberId(LittleEndian::read_u64(&bytes[40..]));
+        let first_batch = LittleEndian::read_u64(&bytes[56..]);
+        if first_batch == 0 {
+            return Err(BadHeader::Damaged("the segment header names no first batch"));
+        }
         Ok(SegmentHeader {
             sequence: LittleEndian::read_u64(&bytes[16..]),
             len_bytes: LittleEndian::read_u64(&bytes[24..]),
-            identity: Identity { cluster_id: LittleEndian::read_u64(&bytes[32..]), member_id },
+            owner: LogOwner {
+                directory: LittleEndian::read_u64(&bytes[32..]),
+                member_id: MemberId(LittleEndian::read_u64(&bytes[40..])),
+            },
             is_recycled: LittleEndian::read_u32(&bytes[48..]) & FLAG_RECYCLED != 0,
-            first_batch: LittleEndian::read_u64(&bytes[56..]),
+            first_batch,
             previous: EntryId {
                 index: Index(LittleEndian::read_u64(&bytes[64..])),
                 term: Term(LittleEndian::read_u64(&bytes[72..])),
@@ -126,11 +128,12 @@ impl SegmentHeader {
         })
     }
 
-    /// The seed of checksums at `offset`: bytes of another segment, place or member do not match.
+    /// The seed of checksums at `offset`: bytes of another segment, place or directory do not
+    /// match.
     pub(super) fn seed(&self, offset: u64) -> u32 {
         let mut bytes = [0; 32];
-        LittleEndian::write_u64(&mut bytes, self.identity.cluster_id);
-        LittleEndian::write_u64(&mut bytes[8..], self.identity.member_id.0);
+        LittleEndian::write_u64(&mut bytes, self.owner.directory);
+        LittleEndian::write_u64(&mut bytes[8..], self.owner.member_id.0);
         LittleEndian::write_u64(&mut bytes[16..], self.sequence);
         LittleEndian::write_u64(&mut bytes[24..], offset);
         crc32c(&bytes)

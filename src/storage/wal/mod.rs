@@ -18,7 +18,7 @@
 //! | `<segment>.<offset>.torn` | an unfinished write that a start cut off (at most 16 MiB of it); the last eight are kept |
 //! | `*.tmp` | unfinished files; removed by the next start |
 //!
-//! All numbers are little-endian. All checksums are CRC32C. Version 1:
+//! All numbers are little-endian. All checksums are CRC32C. Format 2:
 //!
 //! **A segment** begins with its header, written once, before the file gets its name:
 //!
@@ -26,14 +26,14 @@
 //! |---|---|---|---|
 //! | 0 | 8 | `SYNCWAL\n` | to know the file |
 //! | 8 | 4 | checksum of bytes 12 to 511 | |
-//! | 12 | 4 | format version: 1 | a later version is refused. Up to here all versions are the same |
+//! | 12 | 4 | format version: 2 | another one is refused. Up to here all versions are the same |
 //! | 16 | 8 | segment number | the name says it too: a renamed file is noticed |
 //! | 24 | 8 | length of the file | a cut file is noticed |
-//! | 32 | 8 | cluster id | a file of another cluster or member is noticed |
-//! | 40 | 8 | member id | |
+//! | 32 | 8 | number of the data directory | a file of another directory is noticed |
+//! | 40 | 8 | member id | to say whose such a file is |
 //! | 48 | 4 | flags: 1 = the file was a segment before | then bytes after the log's end mean nothing |
 //! | 52 | 4 | zero | |
-//! | 56 | 8 | number of the first batch in it; 0 in the oldest files | segments before it can go, and a lost one is noticed |
+//! | 56 | 8 | number of the first batch in it, from 1 | segments before it can go, and a lost one is noticed |
 //! | 64 | 8 | index of the last entry before that batch; 0: none | |
 //! | 72 | 8 | its term; 0: not known | |
 //! | 80 | 432 | zero | the header is one sector |
@@ -76,10 +76,12 @@
 //! | 17 | 8 | term | |
 //! | 25 | | the command | |
 //!
-//! *Seeded* checksums start from the checksum of cluster id, member id, segment number and offset
-//! (8 bytes each). So only bytes that were written for this place count as a mark or a batch: not
-//! those of another file, not a block that a disk put elsewhere, not what a recycled file held
-//! before, not a value that contains a log.
+//! *Seeded* checksums start from the checksum of directory number, member id, segment number and
+//! offset (8 bytes each). So only bytes that were written for this place count as a mark or a
+//! batch: not those of another file, not a block that a disk put elsewhere, not what a recycled
+//! file held before, not a value that contains a log. The number of the directory is random, and
+//! `meta` has it too (`storage/data_dir.rs`). It stands for the cluster here, which a member may
+//! learn only from this log.
 //!
 //! # Recovery
 //!
@@ -213,8 +215,9 @@ use crate::ErrorChain;
 use crate::raft::{Entry, HardState, Index, SnapshotMeta};
 
 use super::disk::{Disk, DiskLock};
+use super::identity::LogOwner;
 use super::open_dir::OpenDir;
-use super::{DataDir, Identity, StorageError};
+use super::{DataDir, StorageError};
 use batch::{BODY_LEN_MAX_BYTES, PendingBatch};
 use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
 use kept::{KeptSegments, Lengths};
@@ -287,7 +290,7 @@ impl fmt::Display for TornTail {
 pub struct Wal {
     disk: Arc<dyn Disk>,
     dir: OpenDir,
-    identity: Identity,
+    owner: LogOwner,
     segment_len_bytes: u64,
     /// The active segment, and where its next batch goes.
     segment: Segment,
@@ -328,16 +331,17 @@ impl Wal {
     /// # Errors
     /// - [`Corrupt`](StorageError::Corrupt): something that was synced has changed, or the log does
     ///   not reach back to the base. Nothing was touched.
-    /// - [`NewerFormat`](StorageError::NewerFormat): a later version wrote it.
+    /// - [`NewerFormat`](StorageError::NewerFormat),
+    ///   [`UnreleasedFormat`](StorageError::UnreleasedFormat): another version wrote it.
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): the system refused.
     pub fn open(
         dir: &DataDir,
         options: WalOptions,
         base: Option<SnapshotMeta>,
     ) -> Result<(Wal, Recovered), StorageError> {
-        let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
+        let (disk, wal_dir) = (dir.disk(), dir.wal_dir());
         let found = match disk.is_dir(&wal_dir) {
-            true => recovery::recover(disk, &wal_dir, identity, base)?,
+            true => recovery::recover(disk, &wal_dir, dir.log_owner(), base)?,
             false => None,
         };
         let outcome = match found {
@@ -361,14 +365,14 @@ impl Wal {
         base: Option<SnapshotMeta>,
     ) -> Result<(Wal, Recovered), StorageError> {
         let RecoveryEnd { replay, continuation, torn, segment, end } = outcome;
-        let (disk, identity, wal_dir) = (dir.disk(), dir.identity(), dir.wal_dir());
+        let (disk, owner, wal_dir) = (dir.disk(), dir.log_owner(), dir.wal_dir());
         let spare_path = wal_dir.join("spare.tmp");
-        let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, identity.member_id);
+        let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, owner.member_id);
         let last = replay.last();
         let mut wal = Wal {
             disk: Arc::clone(disk),
             dir: OpenDir::open(&**disk, wal_dir)?,
-            identity,
+            owner,
             segment_len_bytes: segment_len_max_bytes(options),
             segment,
             end,
@@ -523,7 +527,7 @@ impl Wal {
         let header = SegmentHeader {
             sequence,
             len_bytes,
-            identity: self.identity,
+            owner: self.owner,
             is_recycled: false,
             first_batch: self.sequence + 1,
             previous: self.synced_last,
@@ -583,7 +587,7 @@ fn begin(
     let header = SegmentHeader {
         sequence: 1,
         len_bytes,
-        identity: dir.identity(),
+        owner: dir.log_owner(),
         is_recycled: false,
         first_batch: 1,
         previous: EntryId::default(),

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::raft::SnapshotMeta;
+use crate::storage::StorageError;
 use crate::storage::disk::Disk;
+use crate::storage::identity::LogOwner;
 use crate::storage::progress::Progress;
-use crate::storage::{Identity, StorageError};
 
 use super::TornTail;
 use super::format::{
@@ -41,13 +42,13 @@ pub(super) struct RecoveryEnd {
 pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    identity: Identity,
+    owner: LogOwner,
     base: Option<SnapshotMeta>,
 ) -> Result<Option<RecoveryEnd>, StorageError> {
     remove_temporary(&**disk, dir)?;
     let sequences = list_segments(&**disk, dir)?;
     let mut replay = Replay::default();
-    let open = |sequence| Segment::open(&**disk, dir, sequence, identity);
+    let open = |sequence| Segment::open(&**disk, dir, sequence, owner);
     let mut progress = Progress::new("reading the log", sequences.len() as u64, "segments");
     for (position, sequence) in sequences.iter().enumerate() {
         progress.at(position as u64);

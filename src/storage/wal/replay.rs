@@ -53,13 +53,10 @@ impl Replay {
         let follows = (self.sequence + 1, self.last());
         let says = (header.first_batch, header.previous);
         if self.kept.is_empty() && header.sequence > 1 {
-            if header.first_batch == 0 {
-                return Err(missing(parent(&segment.path), header.sequence - 1));
-            }
             (self.sequence, self.start) = (header.first_batch - 1, header.previous);
             let released = parent(&segment.path).join(file_name(header.sequence - 1));
             self.begins_at = Some((released, 0));
-        } else if header.first_batch != 0 && says != follows {
+        } else if says != follows {
             return Err(segment.corrupt(
                 FIRST_BATCH_FIELD_OFFSET,
                 format!(

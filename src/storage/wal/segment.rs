@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::storage::StorageError;
 use crate::storage::disk::{Disk, DiskFile};
-use crate::storage::identity::{FORMAT_VERSION, Identity};
+use crate::storage::identity::{LogOwner, other_format};
 use crate::storage::open_dir::OpenDir;
 
 use super::format::{
@@ -119,7 +119,7 @@ impl Segment {
         disk: &dyn Disk,
         dir: &Path,
         sequence: u64,
-        identity: Identity,
+        owner: LogOwner,
     ) -> Result<Segment, StorageError> {
         let path = dir.join(file_name(sequence));
         let file = disk.open(&path).map_err(StorageError::io("open", &path))?;
@@ -129,9 +129,10 @@ impl Segment {
         if header.sequence != sequence {
             return corrupt(0, format!("it is segment {}, renamed", header.sequence));
         }
-        if header.identity != identity {
-            let Identity { cluster_id, member_id } = header.identity;
-            return corrupt(0, format!("it belongs to member {member_id} of cluster {cluster_id}"));
+        if header.owner != owner {
+            let LogOwner { directory, member_id } = header.owner;
+            let whose = format!("data directory {directory:016x} of member {member_id}");
+            return corrupt(0, format!("it belongs to {whose}, not to this one"));
         }
         let len_bytes = file.len_bytes().map_err(StorageError::io("read", &path))?;
         Ok(Segment { path, header, len_bytes, file })
@@ -180,12 +181,13 @@ impl Segment {
 fn read_header(file: &dyn DiskFile, path: &Path) -> Result<SegmentHeader, StorageError> {
     let mut bytes = [0; SEGMENT_HEADER_LEN_BYTES];
     let len = file.read_full_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
-    let path = path.to_path_buf();
     SegmentHeader::decode(&bytes[..len]).map_err(|bad| match bad {
-        BadHeader::Damaged(reason) => {
-            StorageError::Corrupt { file: path, offset: 0, reason: reason.to_string() }
-        }
-        BadHeader::Newer(found) => StorageError::NewerFormat { path, found, known: FORMAT_VERSION },
+        BadHeader::Damaged(reason) => StorageError::Corrupt {
+            file: path.to_path_buf(),
+            offset: 0,
+            reason: reason.to_string(),
+        },
+        BadHeader::Format(found) => other_format(path, found),
     })
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::raft::{MemberId, Payload, Term};
+use crate::storage::Identity;
 use crate::storage::sim::SimDisk;
 
 const ME: Identity = Identity { cluster_id: 7, member_id: MemberId(1) };
@@ -43,10 +44,11 @@ fn recycled() -> SimDisk {
     drop(wal);
     let former = disk.bytes(Path::new(SECOND)).unwrap();
     disk.files(Path::new("/1/wal")).iter().for_each(|file| disk.lose(file));
+    let owner = DataDir::open_on(Arc::new(disk.clone()), "/1", ME).unwrap().log_owner();
     let header = SegmentHeader {
         sequence: 1,
         len_bytes: 4096,
-        identity: ME,
+        owner,
         is_recycled: true,
         first_batch: 1,
         previous: EntryId::default(),
@@ -106,12 +108,24 @@ fn a_segment_of_a_later_version_is_refused_as_such() {
     let disk = SimDisk::new(1);
     drop(open(&disk).unwrap());
     let mut bytes = disk.bytes(Path::new(FIRST)).unwrap();
-    bytes[12] = 2;
+    bytes[12] = 3;
     let crc = crc32c::crc32c(&bytes[12..512]);
     bytes[8..12].copy_from_slice(&crc.to_le_bytes());
     disk.set_bytes(Path::new(FIRST), bytes);
     let err = open(&disk).unwrap_err();
-    assert!(matches!(err, StorageError::NewerFormat { found: 2, .. }), "{err}");
+    assert!(matches!(err, StorageError::NewerFormat { found: 3, .. }), "{err}");
+}
+
+#[test]
+fn a_segment_without_a_first_batch_is_damaged() {
+    let disk = SimDisk::new(1);
+    drop(open(&disk).unwrap());
+    let mut bytes = disk.bytes(Path::new(FIRST)).unwrap();
+    bytes[56..64].fill(0);
+    let crc = crc32c::crc32c(&bytes[12..512]);
+    bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+    disk.set_bytes(Path::new(FIRST), bytes);
+    assert!(open(&disk).unwrap_err().is_corrupt());
 }
 
 #[test]

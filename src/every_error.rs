@@ -66,11 +66,16 @@ fn every_error_says_its_own_part_only() {
         Diverged { may_apply: true },
         Stopped { may_apply: false },
     ));
-    check_all(&every_variant!(NodeError: Storage(storage()), Thread(cause())));
+    check_all(&every_variant!(NodeError:
+        Storage(storage()),
+        UnknownLevel { level: 2, known: 1 },
+        Thread(cause()),
+    ));
     check_all(&every_variant!(NodeFailure:
         Storage(storage()),
         ClusterTaken(7),
         DataDir(storage()),
+        UnknownLevel { level: 2, known: 1 },
         Panicked("wal-1".to_owned()),
     ));
 }

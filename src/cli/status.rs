@@ -160,6 +160,8 @@ enum AnswerJson<'a> {
         disk: Option<&'a str>,
         /// The process that answers; null if the member's version does not say.
         pid: Option<u32>,
+        /// The feature level; null if the member's version has none.
+        level: Option<u32>,
     },
     Error {
         error: String,
@@ -189,6 +191,7 @@ fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
             joining: reply.is_joining,
             disk: Some(&reply.disk[..]).filter(|disk| !disk.is_empty()),
             pid: Some(reply.pid).filter(|pid| *pid != 0),
+            level: Some(reply.level).filter(|level| *level != 0),
         },
         Err(error) => AnswerJson::Error { error: ErrorChain(error).to_string() },
     };
@@ -299,6 +302,7 @@ mod tests {
             is_joining: false,
             disk: DISK_OK.to_owned(),
             pid: 4711,
+            level: 2,
             ..Default::default()
         })
     }
@@ -350,7 +354,7 @@ ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
 
     #[test]
     fn the_json_has_what_scripts_read() {
-        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"disk":"ok","pid":4711},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
+        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"disk":"ok","pid":4711,"level":2},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
         assert_eq!(to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]), expected);
         assert!(to_json(&[answer(1, reply(1, 7, 0))]).contains(r#""leader":null"#));
     }

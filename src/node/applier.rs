@@ -6,12 +6,12 @@
 //! proposals and reads.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::leased::Leased;
+use super::levels::UnknownLevel;
 use super::request::{RequestError, Responder, Stale};
 use super::shared::{NodeFailure, SLOW_APPLY, Shared};
 use super::stage::{Queue, Sink, Worker};
@@ -129,7 +129,7 @@ pub(super) struct Applier<S: StateMachine> {
     shared: Arc<Shared>,
     /// The state cannot be used any more.
     has_failed: bool,
-    /// One for each entry of the task at hand.
+    /// One for each entry of the task at hand that was applied.
     digests: Vec<u64>,
 }
 
@@ -162,7 +162,10 @@ impl<S: StateMachine> Applier<S> {
     ) -> Applier<S> {
         let expected = VecDeque::new();
         let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
-        shared.watch.restored(index, leased.read().get().digest());
+        let machine = leased.read();
+        shared.watch.restored(index, machine.get().digest());
+        shared.levels.set_applied(machine.get().level());
+        drop(machine);
         shared.snapshot_index.store(index.0, Ordering::Relaxed);
         Applier {
             leased,
@@ -185,7 +188,11 @@ impl<S: StateMachine> Applier<S> {
             // Dropping the task ends its requests: they may have been applied.
             _ if self.has_failed => {}
             ApplierTask::Expect(proposals) => self.expected.extend(proposals),
-            ApplierTask::Apply(entries) => self.apply_all(&entries, cork),
+            ApplierTask::Apply(entries) => {
+                if let Err(unknown) = self.apply_all(&entries, cork) {
+                    self.give_up(unknown, out);
+                }
+            }
             ApplierTask::Read(reads) => {
                 let count = reads.len();
                 self.answer_all(reads);
@@ -202,12 +209,21 @@ impl<S: StateMachine> Applier<S> {
             ApplierTask::TakeSnapshot => self.take_snapshot(out),
             ApplierTask::Install(snapshot) => {
                 cork.flush();
-                if let Err(error) = self.install(&snapshot) {
-                    self.has_failed = true;
-                    out(ApplierOutput::Failed(NodeFailure::Storage(error)));
+                if let Err(failure) = self.install(&snapshot) {
+                    self.give_up(failure, out);
                 }
             }
         }
+    }
+
+    /// The state is of no more use.
+    fn give_up(
+        &mut self,
+        failure: impl Into<NodeFailure>,
+        out: &mut Sink<'_, ApplierOutput<S::View>>,
+    ) {
+        self.has_failed = true;
+        out(ApplierOutput::Failed(failure.into()));
     }
 
     /// Does what is left, and ends the proposals that are still expected then.
@@ -217,32 +233,39 @@ impl<S: StateMachine> Applier<S> {
         self.fail_all(RequestError::Stopped { may_apply: true });
     }
 
-    fn apply_all(&mut self, entries: &[Entry], cork: &Cork) {
-        let mut flushed = Instant::now();
-        for entry in entries {
-            self.apply(entry);
+    /// Stops before the first entry whose level is not known.
+    fn apply_all(&mut self, entries: &[Entry], cork: &Cork) -> Result<(), UnknownLevel> {
+        let (mut flushed, mut count) = (Instant::now(), 0);
+        let applied = entries.iter().try_for_each(|entry| {
+            self.apply(entry)?;
+            count += 1;
             if flushed.elapsed() > HELD_BACK_MAX {
                 cork.flush();
                 flushed = Instant::now();
             }
-        }
-        if let Some(first) = entries.first().filter(|_| self.digests.len() == entries.len()) {
+            Ok(())
+        });
+        if let Some(first) = entries.first().filter(|_| self.digests.len() == count) {
             self.shared.watch.applied(first.index, &self.digests);
         }
         self.digests.clear();
+        applied
     }
 
-    fn apply(&mut self, entry: &Entry) {
+    fn apply(&mut self, entry: &Entry) -> Result<(), UnknownLevel> {
         let mut machine = self.leased.write();
         let outcome = match &entry.payload {
             Payload::Noop => None,
             Payload::Command(command) => {
-                let apply = |it: &mut S| Ok::<_, Infallible>(it.apply(entry.index, command));
-                let Ok(outcome) = machine.change(apply);
-                Some(outcome)
+                // An error leaves no state machine: nobody reads a state that is not understood.
+                Some(machine.change(|it| {
+                    let outcome = it.apply(entry.index, command);
+                    self.shared.levels.check(it.level()).map(|()| outcome)
+                })?)
             }
         };
         self.digests.extend(machine.get().digest());
+        self.shared.levels.set_applied(machine.get().level());
         drop(machine);
         self.applied =
             Some(SnapshotMeta { last_included_index: entry.index, last_included_term: entry.term });
@@ -255,6 +278,7 @@ impl<S: StateMachine> Applier<S> {
                 outcome => outcome,
             });
         }
+        Ok(())
     }
 
     /// A state that has diverged answers nobody.
@@ -275,11 +299,16 @@ impl<S: StateMachine> Applier<S> {
         }
     }
 
-    fn install(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), NodeFailure> {
         let (meta, path) = (snapshot.meta(), snapshot.path());
         let mut machine = self.leased.write();
-        machine.change(|it| load(it, snapshot))?;
+        machine.change(|it| {
+            let loaded = load(it, snapshot);
+            self.shared.levels.check(it.level())?;
+            loaded.map_err(NodeFailure::Storage)
+        })?;
         let digest = machine.get().digest();
+        self.shared.levels.set_applied(machine.get().level());
         drop(machine);
         log::info!("the state was loaded from {}", path.display());
         self.applied = Some(meta);
@@ -347,7 +376,9 @@ impl<S: StateMachine> Drop for Applier<S> {
     }
 }
 
-/// Replaces the state by that of the snapshot.
+/// Replaces the state by that of the snapshot. Whether it could be read or not, the caller first
+/// [checks](super::levels::Levels::check) the level of the state: a program that does not know it
+/// may have failed for just that reason.
 pub(super) fn load<S: StateMachine>(
     state_machine: &mut S,
     snapshot: &Snapshot,

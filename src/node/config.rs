@@ -39,6 +39,11 @@ pub struct NodeConfig {
     /// ([`NodeFailure::ClusterTaken`](super::NodeFailure::ClusterTaken)). Default `None`: the
     /// member keeps its cluster id.
     pub list_id: Option<u64>,
+    /// The highest [feature level](super::StateMachine#feature-levels) that this member announces
+    /// and accepts, in place of [`StateMachine::level_max`](super::StateMachine::level_max). It is
+    /// for tests of clusters whose members are of different versions: a level that the machine does
+    /// not know has no rules. Default `None`.
+    pub level_max: Option<u32>,
 }
 
 /// How a leader makes sure, before it answers a read, that no other member leads by now.
@@ -80,6 +85,7 @@ impl NodeConfig {
             snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
             read_mode: ReadMode::default(),
             list_id: None,
+            level_max: None,
         }
     }
 }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::applier::{ApplierTask, PendingProposal};
 use super::inbox::{Arrivals, Inbox, Input};
 use super::joining::{self, Reminder};
@@ -29,6 +31,9 @@ use crate::storage::Snapshot;
 
 /// How often expired requests are looked for.
 const SWEEP_TICKS: u32 = 10;
+
+/// How long a leader waits for the command that raises the feature level, before it tries again.
+const RAISE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How stale a follower may get before it refreshes itself, if no client reads from it.
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
@@ -157,6 +162,7 @@ impl<S: StateMachine> Driver<S> {
         events.push(self.unanswered());
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
         events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
+        events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
         // Last, so that a leader's message that has arrived counts before the time that passed.
         events.extend(has_ticked.then_some(Event::Tick));
         events.extend(self.requests.refresh(now));
@@ -194,6 +200,22 @@ impl<S: StateMachine> Driver<S> {
         self.shared.watch.transfer_if_diverged(now).map(|to| Event::Transfer { to })
     }
 
+    /// A leader raises the feature level when all members know a higher one. If the state machine
+    /// is busy, the next tick is soon enough.
+    fn raise_level(&mut self, now: Instant) -> Option<Event> {
+        if !self.was_leader {
+            return None;
+        }
+        let levels = &self.shared.levels;
+        let level = levels.begin_raise(self.raft.status().role.term)?;
+        let shared = self.shared.clone();
+        let responder = Responder::new(now + RAISE_TIMEOUT, move |_| shared.levels.raise_ended());
+        // Dropped without a command, the responder ends the attempt.
+        let command = self.leased.try_level_command(level)?;
+        log::debug!("all members know feature level {level}: it is proposed");
+        Some(self.requests.propose(command, responder))
+    }
+
     fn event(&mut self, input: Input<S>, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {
         Some(match input {
             Input::Request(request) => return self.request(request, now, out),
@@ -224,9 +246,7 @@ impl<S: StateMachine> Driver<S> {
                 None
             }
             Request::Propose { command, responder } => {
-                let id = self.requests.next_id();
-                self.requests.proposals.push_back((id, responder));
-                Some(Event::Propose { id, command })
+                Some(self.requests.propose(command, responder))
             }
             Request::Read { query, responder } => {
                 let id = self.requests.next_id();
@@ -377,6 +397,12 @@ impl<S: StateMachine> Requests<S> {
     fn next_id(&mut self) -> RequestId {
         self.last_id += 1;
         RequestId(self.last_id)
+    }
+
+    fn propose(&mut self, command: Bytes, responder: Responder<S::Outcome>) -> Event {
+        let id = self.next_id();
+        self.proposals.push_back((id, responder));
+        Event::Propose { id, command }
     }
 
     /// A read of this member's own, now and then. It shows how fresh the state is from which stale

@@ -1,5 +1,6 @@
 //! [`NodeHandle`]: how the rest of the program talks to a node.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -163,6 +164,23 @@ impl<S: StateMachine> NodeHandle<S> {
     /// diverged.
     pub fn digest(&self) -> Option<(Index, u64)> {
         self.shared.watch.newest().map(|newest| (newest.index, newest.digest))
+    }
+
+    /// The [feature level](StateMachine#feature-levels) of the applied state; `None` if the state
+    /// machine has none.
+    pub fn level(&self) -> Option<u32> {
+        self.shared.levels.applied()
+    }
+
+    /// If this member leads: the highest feature level that each member has announced to it in this
+    /// term, which is 0 for one that has announced none yet. The lowest holds the others back.
+    /// Otherwise empty.
+    pub fn announced_levels(&self) -> BTreeMap<MemberId, u32> {
+        let role = self.status().role;
+        match role.role {
+            RoleName::Leader => self.shared.levels.all_announced(role.term),
+            _ => BTreeMap::new(),
+        }
     }
 
     /// How this member's state differs from that of a majority, if it is known to. Such a member

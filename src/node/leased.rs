@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::shared::{SLOW_APPLY, Shared};
@@ -100,6 +101,11 @@ impl<S: StateMachine> Leased<S> {
         self.is_stopped.store(true, Ordering::SeqCst);
     }
 
+    /// The command that raises the level of the state, unless the state is being changed.
+    pub(super) fn try_level_command(&self, level: u32) -> Option<Bytes> {
+        self.machine.try_read()?.0.as_ref().map(|it| it.level_command(level))
+    }
+
     /// Ends the state machine.
     pub(super) fn end(&self) {
         let state_machine = self.machine.write().0.take();
@@ -156,10 +162,9 @@ mod tests {
     use std::convert::Infallible;
     use std::io;
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::node::divergence::{Checkpoint, Query};
+    use crate::node::levels::Levels;
     use crate::node::state_machine::StateView;
     use crate::node::watch::Watch;
     use crate::raft::{Config, HardState, MemberId, Raft};
@@ -208,8 +213,9 @@ mod tests {
     fn leased() -> Arc<Leased<Number>> {
         let config = Config::new(MemberId(1), [MemberId(1)]);
         let watch = Watch::new(MemberId(1), config.members.clone());
+        let levels = Levels::new(MemberId(1), config.members.clone(), 0);
         let raft = Raft::new(config, HardState::default(), None, Vec::new());
-        let shared = Arc::new(Shared::new(raft.status(), watch));
+        let shared = Arc::new(Shared::new(raft.status(), watch, levels));
         shared.applied_index.store(5, Ordering::Release);
         let leased = Leased::new(Number(5), shared);
         leased.publish(now_us() + 60 * SECOND_US, Index(5));

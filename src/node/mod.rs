@@ -89,6 +89,8 @@
 //! - A thread that carries heartbeats, votes or the clock never waits for the disk, and never
 //!   applies entries.
 //! - Clients' callbacks run on any of these threads, so they must not block.
+//! - A member whose state is at a feature level that its program does not know answers nobody from
+//!   it, and stops (`levels`).
 //! - A member whose state differs from that of a majority answers nobody from it
 //!   ([`NodeHandle::divergence`]).
 //! - Every request ends: with its outcome, a refusal, its deadline, or the node's stop.
@@ -104,6 +106,7 @@ mod handle;
 mod inbox;
 mod joining;
 mod leased;
+mod levels;
 mod mailbox;
 mod peer;
 mod persister;

@@ -164,6 +164,9 @@ impl Link {
                 let shared = self.shared.clone();
                 let args = HeartbeatArgs::new(term, request, shared.watch.ask(term), envelope);
                 let done = move |reply: Result<HeartbeatReply, _>| {
+                    if let Ok(HeartbeatReply { level_max, .. }) = reply {
+                        shared.levels.announced(term, answer.from, level_max);
+                    }
                     if let Some(digest) = reply.as_ref().ok().and_then(HeartbeatReply::answer) {
                         shared.watch.answered(answer.from, digest);
                     }

@@ -139,7 +139,9 @@ impl Post {
                 done.run(AppendEntriesReply::new(term, reply));
             }
             (Some(PeerCall::Heartbeat(done)), Reply::Heartbeat(reply)) => {
-                done.run(HeartbeatReply::new(term, reply, self.shared.watch.answer()));
+                let digest = self.shared.watch.answer();
+                let level_max = self.shared.levels.own_announcement();
+                done.run(HeartbeatReply::new(term, reply, digest, level_max));
             }
             (Some(PeerCall::TimeoutNow(done)), Reply::TimeoutNow) => {
                 done.run(TimeoutNowReply { term: term.0 });

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::gate::Gate;
+use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
 use crate::raft::Status;
 use crate::storage::StorageError;
@@ -29,9 +30,25 @@ pub enum NodeFailure {
     /// be lost.
     #[error("this member has lost its data directory")]
     DataDir(#[source] StorageError),
+    /// The state is at a [feature level](super::StateMachine#feature-levels) that this program does
+    /// not know: the member was started with an older program than the one that announced the level
+    /// to the leader. Nothing is lost, and a newer program goes on with its data.
+    #[error("{}", unknown_level_words(*level, *known))]
+    UnknownLevel {
+        /// The level of the state.
+        level: u32,
+        /// The highest level that this program knows.
+        known: u32,
+    },
     /// A thread panicked: a defect of this program, or of the state machine.
     #[error("thread {0} panicked")]
     Panicked(String),
+}
+
+impl From<UnknownLevel> for NodeFailure {
+    fn from(UnknownLevel { level, known }: UnknownLevel) -> NodeFailure {
+        NodeFailure::UnknownLevel { level, known }
+    }
 }
 
 /// After a snapshot has failed: a full disk must not be filled again and again.
@@ -85,6 +102,7 @@ pub(super) struct Shared {
     pub(super) reads: ReadCount,
     /// Whether the members' states are the same.
     pub(super) watch: Watch,
+    pub(super) levels: Levels,
     snapshotting: Mutex<Snapshotting>,
     /// The last entry that the newest snapshot holds.
     pub(super) snapshot_index: AtomicU64,
@@ -106,12 +124,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(status: Status, watch: Watch) -> Shared {
+    pub(super) fn new(status: Status, watch: Watch, levels: Levels) -> Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
             reads: ReadCount::default(),
             watch,
+            levels,
             snapshotting: Mutex::default(),
             snapshot_index: AtomicU64::new(0),
             snapshot_len_bytes: AtomicU64::new(0),

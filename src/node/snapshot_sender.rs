@@ -156,6 +156,7 @@ mod tests {
     use std::io::Write;
 
     use super::super::divergence::{Checkpoint, Query};
+    use super::super::levels::Levels;
     use super::super::mailbox::Chunk;
     use super::super::watch::Watch;
     use super::*;
@@ -207,7 +208,11 @@ mod tests {
         let config = Config::new(own, [own, peer]);
         let members = config.members.clone();
         let raft = Raft::new(config, HardState::default(), None, Vec::new());
-        let shared = Arc::new(Shared::new(raft.status(), Watch::new(own, members)));
+        let shared = Arc::new(Shared::new(
+            raft.status(),
+            Watch::new(own, members.clone()),
+            Levels::new(own, members, 0),
+        ));
         let (_open, stop) = crossbeam_channel::bounded(0);
         let nobody = Port::free().unwrap();
         let sender = SnapshotSender {

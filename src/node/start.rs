@@ -15,6 +15,7 @@ use super::gate::Gate;
 use super::handle::NodeHandle;
 use super::joining::Affiliation;
 use super::leased::Leased;
+use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::mailbox::Mailbox;
 use super::peer::{Link, Links, Peer};
 use super::persister::Persister;
@@ -43,9 +44,25 @@ pub enum NodeError {
     /// The log cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The snapshot in the data directory is of a
+    /// [feature level](super::StateMachine#feature-levels) that this program does not know. A newer
+    /// program goes on with this data.
+    #[error("{}", unknown_level_words(*level, *known))]
+    UnknownLevel {
+        /// The level of the snapshot.
+        level: u32,
+        /// The highest level that this program knows.
+        known: u32,
+    },
     /// The system gives no more threads.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+}
+
+impl From<UnknownLevel> for NodeError {
+    fn from(UnknownLevel { level, known }: UnknownLevel) -> NodeError {
+        NodeError::UnknownLevel { level, known }
+    }
 }
 
 /// One member of a cluster, running. Dropping it stops it.
@@ -65,7 +82,8 @@ impl<S: StateMachine> Node<S> {
     /// Starts the member with what its data directory holds.
     ///
     /// # Errors
-    /// [`NodeError`] if the log cannot be read, or the system gives no threads.
+    /// [`NodeError`] if the data cannot be read or is of an unknown feature level, or the system
+    /// gives no threads.
     pub fn start(
         config: NodeConfig,
         data_dir: DataDir,
@@ -77,9 +95,11 @@ impl<S: StateMachine> Node<S> {
             came_new: data_dir.standing() == Standing::New,
         };
         let (snapshots, snapshot) = Snapshots::open(&data_dir)?;
-        if let Some(snapshot) = &snapshot {
-            applier::load(&mut state_machine, snapshot)?;
-        }
+        let known = config.level_max.unwrap_or(state_machine.level_max());
+        let levels = Levels::new(config.id, config.members.membership(), known);
+        let loaded = snapshot.as_ref().map(|it| applier::load(&mut state_machine, it)).transpose();
+        levels.check(state_machine.level())?;
+        loaded?;
         let snapshot_len_bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.len_bytes());
         let meta = snapshot.map(|snapshot| snapshot.meta());
         let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), meta)?;
@@ -89,7 +109,7 @@ impl<S: StateMachine> Node<S> {
         let data_dir = Arc::new(data_dir);
 
         let watch = Watch::new(config.id, config.members.membership());
-        let shared = Arc::new(Shared::new(raft.status(), watch));
+        let shared = Arc::new(Shared::new(raft.status(), watch, levels));
         shared.snapshot_len_bytes.store(snapshot_len_bytes, Ordering::Relaxed);
         let (to_snapshotter, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
         let leased = Leased::new(state_machine, shared.clone());

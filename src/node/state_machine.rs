@@ -24,6 +24,18 @@ use crate::raft::Index;
 ///                                                   this member later, or another one
 /// ```
 ///
+/// # Feature levels
+/// What decides an outcome, such as a rule, a limit or the form of a command, may change between
+/// versions of a program, while members of both versions run. If each member changed when it was
+/// started anew, two members would apply one command differently. So the state has a *level*, a
+/// number from 1: every member applies the rules of the applied state's level, not the newest that
+/// its program knows. Every member tells the leader the highest level that its program knows. When
+/// all members have announced a higher one, the leader proposes the command that raises the level,
+/// and from that entry on the new rules hold on all of them.
+///
+/// A machine that has levels implements [`level`](Self::level), [`level_max`](Self::level_max) and
+/// [`level_command`](Self::level_command). By default a machine has none.
+///
 /// The key-value store ([`kv::Store`](crate::kv::Store)) is one of these. A program may replicate
 /// its own.
 pub trait StateMachine: Send + Sync + 'static {
@@ -66,9 +78,11 @@ pub trait StateMachine: Send + Sync + 'static {
     ///
     /// # Errors
     /// That of `body`, or one of kind [`InvalidData`](io::ErrorKind::InvalidData) if this version
-    /// does not know such a state. The state machine may then be in any state, and is not used
-    /// again. So the old state may be dropped before the new one is read, and they need not both
-    /// fit into memory.
+    /// does not know such a state. If the state is of a [level](Self::level) that this program does
+    /// not know, `level` must say so after this call, whatever this call returns, so that the node
+    /// can say what is wrong. The state machine may then be in any state, and is not used again. So
+    /// the old state may be dropped before the new one is read, and they need not both fit into
+    /// memory.
     fn load(&mut self, body: &mut dyn io::Read) -> io::Result<()>;
 
     /// A digest of everything applied so far. Members that have applied the same entries have the
@@ -79,6 +93,35 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Default `None`: members are not compared.
     fn digest(&self) -> Option<u64> {
         None
+    }
+
+    /// The feature level of the state: 1 in a new one. It is replicated state. Only a
+    /// [`level_command`](Self::level_command) and [`load`](Self::load) change it.
+    ///
+    /// If it is above [`level_max`](Self::level_max) after [`apply`](Self::apply) or `load`, the
+    /// node stops ([`NodeFailure::UnknownLevel`](super::NodeFailure::UnknownLevel)) before it
+    /// answers or publishes anything of the new state, and does not use the machine again.
+    ///
+    /// Default `None`: the machine has no levels.
+    fn level(&self) -> Option<u32> {
+        None
+    }
+
+    /// The highest level that this program knows, and every member tells the leader. The program
+    /// must know all levels up to it. Asked for once, when the node starts. Default 0.
+    fn level_max(&self) -> u32 {
+        0
+    }
+
+    /// The command that raises the level to `level`, from 2 to `level_max`. Applying it must change
+    /// nothing but the level, and nothing at all if the level is that high already: a leader may
+    /// propose it more than once, and another leader's may come first. Applying it must also set a
+    /// level that this program does not know, so that `level` says so.
+    ///
+    /// Called only if the machine has levels. Default: an empty command.
+    fn level_command(&self, level: u32) -> Bytes {
+        let _ = level;
+        Bytes::new()
     }
 }
 

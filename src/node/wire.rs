@@ -232,6 +232,7 @@ impl HeartbeatReply {
         term: Term,
         reply: raft::HeartbeatReply,
         answer: Option<Checkpoint>,
+        level_max: u32,
     ) -> HeartbeatReply {
         HeartbeatReply {
             term: term.0,
@@ -240,6 +241,7 @@ impl HeartbeatReply {
             cannot_write: reply.cannot_write,
             digest_index: answer.map_or(0, |answer| answer.index.0),
             digest: answer.map_or(0, |answer| answer.digest),
+            level_max,
         }
     }
 
@@ -362,7 +364,7 @@ mod tests {
         for checkpoint in [some, None] {
             let query = Query { asked: Index(9), agreed: checkpoint };
             assert_eq!(HeartbeatArgs::new(Term(3), heartbeat, query, ENVELOPE).query(), query);
-            assert_eq!(HeartbeatReply::new(Term(3), reply, checkpoint).answer(), checkpoint);
+            assert_eq!(HeartbeatReply::new(Term(3), reply, checkpoint, 2).answer(), checkpoint);
         }
         assert_eq!(HeartbeatArgs::default().query(), Query::default(), "an older leader's");
         assert_eq!(HeartbeatReply::default().answer(), None, "an older follower's");

@@ -56,6 +56,7 @@ impl AdminRpc for Admin {
             // While the member joins, the id may be one that no other member has confirmed.
             cluster_id: if status.is_joining { 0 } else { self.cluster_id },
             pid: std::process::id(),
+            level: self.node.level().unwrap_or(0),
         });
     }
 

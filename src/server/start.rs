@@ -74,6 +74,7 @@ pub(super) fn start<P: Publish>(
         snapshot_log_bytes,
         read_mode,
         list_id: Some(identity.cluster_id),
+        level_max: None,
     };
     let node = Node::start(node_config, data_dir, Store::new())?;
 

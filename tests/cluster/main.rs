@@ -4,6 +4,7 @@
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).
+//! - Members of several versions: [`levels`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
 //! - Shared helpers: bare nodes ([`nodes`]).
 
@@ -17,6 +18,7 @@ mod divergence;
 mod existing_clients;
 mod faults;
 mod http;
+mod levels;
 mod lists;
 mod nodes;
 mod overload;

@@ -149,6 +149,7 @@ fn status(node: &NodeHandle<Store>) -> String {
         "different_members": different,
         "joining": status.is_joining,
         "disk": disk(node),
+        "level": node.level(),
     });
     format!("{json}\n")
 }

@@ -1,7 +1,12 @@
 //! Compiles `proto/*.proto`.
 
 fn main() -> Result<(), syncraft_build::Error> {
-    const PROTOS: [&str; 3] =
-        ["proto/kv_server_rpc.proto", "proto/raft_rpc.proto", "proto/admin_rpc.proto"];
+    const PROTOS: [&str; 5] = [
+        "proto/kv_server_rpc.proto",
+        "proto/raft_rpc.proto",
+        "proto/admin_rpc.proto",
+        "proto/store_rpc.proto",
+        "proto/lane_rpc.proto",
+    ];
     syncraft_build::compile(&PROTOS, &["proto"])
 }

@@ -20,8 +20,8 @@ mod support;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
-use support::{VALUE, data_dir, key, take_few_samples, temp_dir, write};
-use syncraft::kv::{Op, Store, StoreView};
+use support::{VALUE, data_dir, key, take_few_samples, temp_dir};
+use syncraft::kv::{Store, StoreView};
 use syncraft::node::{StateMachine, StateView};
 use syncraft::raft::{Index, SnapshotMeta, Term};
 use syncraft::storage::{Snapshot, Snapshots};
@@ -125,7 +125,7 @@ fn filled() -> Store {
 }
 
 fn put(n: u64, index: u64) -> Bytes {
-    write(Op::Put, key(n), VALUE, index).encode()
+    support::put(key(n), VALUE, index).encode()
 }
 
 fn bytes_of(view: &StoreView) -> Vec<u8> {

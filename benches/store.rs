@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Bencher, Criterion, Throughput};
-use support::{VALUE, key, write};
-use syncraft::kv::{Answer, Command, Op, Outcome, Query, Store};
+use support::{VALUE, key, put, write};
+use syncraft::kv::{Answer, Change, Command, Outcome, Query, Store};
 use syncraft::node::StateMachine;
 use syncraft::raft::Index;
 
@@ -76,7 +76,7 @@ fn put_existing(b: &mut Bencher, filled: &mut Filled) {
         timed(iters, |count| {
             filled.apply_all(count, |filled| {
                 let key = filled.existing_key();
-                write(Op::Put, key, VALUE, filled.last_index)
+                put(key, VALUE, filled.last_index)
             })
         })
     });
@@ -87,7 +87,7 @@ fn append(b: &mut Bencher, filled: &mut Filled) {
         timed(iters, |count| {
             filled.apply_all(count, |filled| {
                 let key = filled.existing_key();
-                write(Op::Append, key, MORE, filled.last_index)
+                write(Change::Append { key, value: MORE }, filled.last_index)
             })
         })
     });
@@ -149,6 +149,6 @@ impl Filled {
 
     /// A key with the number of its entry, which is higher than all before.
     fn put_of_new_key(&mut self) -> Command {
-        write(Op::Put, key(self.last_index), VALUE, self.last_index)
+        put(key(self.last_index), VALUE, self.last_index)
     }
 }

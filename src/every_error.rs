@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clerk::BuildError;
 use crate::error_words::{check, check_all, every_variant};
 use crate::kv::CommandError;
+use crate::kv::model::{KeyRange, TxnError, WireError};
 use crate::members::{Members, MembersError};
 use crate::node::{NodeError, NodeFailure, RequestError};
 use crate::raft::MemberId;
@@ -28,6 +29,10 @@ fn storage() -> StorageError {
 
 fn members() -> Members {
     "1=a:1,2=b:2".parse().expect("two members")
+}
+
+fn not_a_message() -> crate::rpc::prost::DecodeError {
+    <() as crate::rpc::prost::Message>::decode(&b"\xff"[..]).unwrap_err()
 }
 
 #[test]
@@ -51,7 +56,21 @@ fn every_error_says_its_own_part_only() {
     check_all(&every_variant!(CommandError:
         UnknownKind(9),
         CutShort { len: 3, needed: 4 },
+        TooLong(1),
         TooLarge { part: "key", len: 9, max: 8 },
+        NotAMessage(not_a_message()),
+        NotATxn(WireError::Missing { of: "a range", part: "keys" }),
+        Txn(TxnError::TooDeep { depth: 17 }),
+    ));
+    check_all(&every_variant!(TxnError:
+        KeyTooLong { len: 9 },
+        ValueTooLong { len: 9 },
+        TooDeep { depth: 17 },
+    ));
+    check_all(&every_variant!(WireError:
+        Missing { of: "a range", part: "keys" },
+        Unknown { what: "relation", number: 9 },
+        Range(KeyRange::between("b", "a").unwrap_err()),
     ));
     check_all(&every_variant!(RequestError:
         NotLeader { leader: Some(ID) },

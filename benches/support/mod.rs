@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
-use syncraft::kv::{Command, Op};
+use syncraft::kv::{self, Change, Command};
 use syncraft::raft::{Entry, Index, MemberId, Payload, Term};
 use syncraft::storage::{DataDir, Identity};
 use tempfile::TempDir;
@@ -61,13 +61,13 @@ pub(crate) fn key(n: u64) -> Bytes {
 }
 
 /// The write of the log's entry `index`: as a Clerk's, with a session.
-pub(crate) fn write(op: Op, key: Bytes, value: Bytes, index: u64) -> Command {
-    Command {
-        op,
-        key,
-        value,
-        client_id: Bytes::from((index % CLIENTS).to_string()),
-        request_id: index as i64,
-        seen_index: Index(1),
-    }
+pub(crate) fn write(change: Change, index: u64) -> Command {
+    let client_id = Bytes::from((index % CLIENTS).to_string());
+    let (request_id, seen_index) = (index as i64, Index(1));
+    Command { identity: kv::Identity { client_id, request_id, seen_index }, change }
+}
+
+/// As [`write`], of a put.
+pub(crate) fn put(key: Bytes, value: Bytes, index: u64) -> Command {
+    write(Change::Put { key, value }, index)
 }

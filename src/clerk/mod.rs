@@ -52,7 +52,7 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::kv::proto::{GetArgs, KvServerRpcStub, PutAppendArgs};
-use crate::kv::{Op, check_key_and_value, words};
+use crate::kv::{check_key_and_value, words};
 use crate::members::MembersError;
 use crate::rpc::{Balancer, RoundRobin};
 use call::{Call, Verdict};
@@ -193,7 +193,7 @@ impl Clerk {
     /// # Errors
     /// [`ClerkError::kind`] says whether the write happened.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClerkError> {
-        self.write("put", Op::Put, key.as_ref(), value.as_ref())
+        self.write("put", words::PUT, key.as_ref(), value.as_ref())
     }
 
     /// Appends `value` to the value of `key`. An absent key counts as empty.
@@ -201,7 +201,7 @@ impl Clerk {
     /// # Errors
     /// [`ClerkError::kind`] says whether the write happened.
     pub fn append(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClerkError> {
-        self.write("append", Op::Append, key.as_ref(), value.as_ref())
+        self.write("append", words::APPEND, key.as_ref(), value.as_ref())
     }
 
     /// The value of `key`, or `None` if the key is absent. Linearizable: the read sees every write
@@ -291,7 +291,7 @@ impl Clerk {
     fn write(
         &self,
         operation: &'static str,
-        op: Op,
+        op: &'static [u8],
         key: &[u8],
         value: &[u8],
     ) -> Result<(), ClerkError> {
@@ -349,11 +349,7 @@ impl Session {
     }
 }
 
-fn write_args(op: Op, key: &[u8], value: &[u8]) -> PutAppendArgs {
-    let op = match op {
-        Op::Put => words::PUT,
-        Op::Append => words::APPEND,
-    };
+fn write_args(op: &'static [u8], key: &[u8], value: &[u8]) -> PutAppendArgs {
     PutAppendArgs {
         key: Bytes::copy_from_slice(key),
         value: Bytes::copy_from_slice(value),

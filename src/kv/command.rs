@@ -2,52 +2,95 @@
 //!
 //! | offset | size | field |
 //! |-------:|-----:|-------|
-//! | 0 | 1 | kind: 1 Put, 2 Append. Another layout gets another number, so this byte is the version, too |
+//! | 0 | 1 | kind: 3 Put, 4 Append, 5 Txn, 6 Compact, 7 RaiseLevel, 8 SetLimits. Another layout gets another number |
 //! | 1 | 1 | length of the client id, at most 64 |
 //! | 2 | 8 | request id, signed, little-endian |
 //! | 10 | 8 | seen index, little-endian |
-//! | 18 | 4 | length of the key, little-endian |
-//! | 22 | | client id, key, value. The value is the rest, so its length is not stored |
+//! | 18 | 4 | length of the key, little-endian; 0 if the kind is neither Put nor Append |
+//! | 22 | | client id, key, rest |
+//!
+//! | kind | rest |
+//! |------|------|
+//! | Put, Append | the value |
+//! | Txn | the message `Txn` of `proto/store_rpc.proto` |
+//! | Compact | 8 bytes: the revision |
+//! | RaiseLevel | 4 bytes: the level |
+//! | SetLimits | for each of the [`Limits`](super::Limits), in their order: 1 byte, whether it changes, and 8 bytes, the new limit or 0 |
+//!
+//! Numbers are little-endian. Kinds 1 and 2 belonged to formats that were never released.
 //!
 //! These bytes are on disk, and members of different versions exchange them. The golden test below
-//! must never change.
+//! must never change. All kinds belong to feature level 1. A message `Txn` with fields that this
+//! version does not know is not refused, so a new field needs a feature level before it is
+//! proposed.
 
 use std::fmt;
 
+use crate::rpc::prost::{self, Message as _};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::limits::LimitsChange;
+use super::model::{self, Revision, Txn, TxnError, WireError};
 use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
 use syncraft_types::Index;
 
-const KIND_PUT: u8 = 1;
-const KIND_APPEND: u8 = 2;
+const KIND_PUT: u8 = 3;
+const KIND_APPEND: u8 = 4;
+const KIND_TXN: u8 = 5;
+const KIND_COMPACT: u8 = 6;
+const KIND_RAISE_LEVEL: u8 = 7;
+const KIND_SET_LIMITS: u8 = 8;
 const HEAD_LEN: usize = 22;
 
-/// What a write does to its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// Replaces the value.
-    Put,
-    /// Appends to the value. An absent key counts as empty.
-    Append,
+/// One write, as it is proposed, stored in the log and applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Who writes.
+    pub identity: Identity,
+    /// What is written.
+    pub change: Change,
 }
 
-/// One write, as it is proposed, stored in the log and applied.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Command {
-    /// Put or Append.
-    pub op: Op,
-    /// Any bytes, or none; at most [`KEY_LEN_MAX`].
-    pub key: Bytes,
-    /// Any bytes, or none; at most [`VALUE_LEN_MAX`].
-    pub value: Bytes,
-    /// The client that writes; at most [`CLIENT_ID_LEN_MAX`]. Empty, with `request_id` 0: no
-    /// session.
+/// Who writes, and which of its writes this is: a repeat takes effect once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The client that writes; at most [`CLIENT_ID_LEN_MAX`]. Empty, with `request_id` 0: nobody
+    /// will repeat this write.
     pub client_id: Bytes,
-    /// Grows with each new write of the client. A retry repeats it.
+    /// Grows with each new write of the client. A repeat has the same one.
     pub request_id: i64,
     /// An applied index that the client had learned before it first sent this write. Zero: none.
     pub seen_index: Index,
+}
+
+/// What a command changes.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Replaces a value. The key loses its lease.
+    Put {
+        /// Any bytes, or none; at most [`KEY_LEN_MAX`].
+        key: Bytes,
+        /// Any bytes, or none; at most [`VALUE_LEN_MAX`].
+        value: Bytes,
+    },
+    /// Appends to a value. An absent key counts as empty.
+    Append {
+        /// Any bytes, or none; at most [`KEY_LEN_MAX`].
+        key: Bytes,
+        /// Any bytes, or none; at most [`VALUE_LEN_MAX`].
+        value: Bytes,
+    },
+    /// Runs a transaction.
+    Txn(Txn),
+    /// Forgets what the store was like before this revision.
+    Compact {
+        /// The oldest revision that can still be read afterwards.
+        revision: Revision,
+    },
+    /// Raises the cluster's feature level.
+    RaiseLevel(u32),
+    /// Changes limits.
+    SetLimits(LimitsChange),
 }
 
 /// Why bytes are not a command, or a command must not be proposed.
@@ -64,6 +107,9 @@ pub enum CommandError {
         /// How many there must be at least.
         needed: usize,
     },
+    /// A command of fixed length is longer.
+    #[error("command with {0} bytes too many")]
+    TooLong(usize),
     /// A part is over its limit.
     #[error("{part} of {len} bytes is over the limit of {max}")]
     TooLarge {
@@ -74,16 +120,36 @@ pub enum CommandError {
         /// The limit in bytes.
         max: usize,
     },
+    /// The bytes of a transaction are not a message.
+    #[error("the transaction cannot be decoded")]
+    NotAMessage(#[source] prost::DecodeError),
+    /// The message is not a transaction of this version.
+    #[error("the transaction makes no sense")]
+    NotATxn(#[source] WireError),
+    /// The transaction is over a limit.
+    #[error("the transaction is over a limit")]
+    Txn(#[source] TxnError),
 }
 
 impl Command {
+    /// A write of a client that will not repeat it.
+    pub fn unrepeated(change: Change) -> Command {
+        Command { identity: Identity::default(), change }
+    }
+
     /// Checks each part against its limit. A member does this before it proposes the command.
     ///
     /// # Errors
-    /// [`CommandError::TooLarge`], naming the part.
+    /// [`CommandError::TooLarge`], naming the part, or [`CommandError::Txn`].
     pub fn check_limits(&self) -> Result<(), CommandError> {
-        check_key_and_value(&self.key, &self.value)?;
-        check_len("client id", self.client_id.len(), CLIENT_ID_LEN_MAX)
+        match &self.change {
+            Change::Put { key, value } | Change::Append { key, value } => {
+                check_key_and_value(key, value)?;
+            }
+            Change::Txn(txn) => txn.check().map_err(CommandError::Txn)?,
+            Change::Compact { .. } | Change::RaiseLevel(_) | Change::SetLimits(_) => {}
+        }
+        check_len("client id", self.identity.client_id.len(), CLIENT_ID_LEN_MAX)
     }
 
     /// The bytes for the log.
@@ -91,22 +157,54 @@ impl Command {
     /// # Panics
     /// If the client id or the key is over its limit: see [`check_limits`](Self::check_limits).
     pub fn encode(&self) -> Bytes {
-        assert!(self.client_id.len() <= CLIENT_ID_LEN_MAX && self.key.len() <= KEY_LEN_MAX);
-        let len = HEAD_LEN + self.client_id.len() + self.key.len() + self.value.len();
-        let mut bytes = BytesMut::with_capacity(len);
-        bytes.put_u8(match self.op {
-            Op::Put => KIND_PUT,
-            Op::Append => KIND_APPEND,
-        });
-        // The casts lose nothing: the limits asserted above are 64 and 65,536.
-        bytes.put_u8(self.client_id.len() as u8);
-        bytes.put_i64_le(self.request_id);
-        bytes.put_u64_le(self.seen_index.0);
-        bytes.put_u32_le(self.key.len() as u32);
-        bytes.put_slice(&self.client_id);
-        bytes.put_slice(&self.key);
-        bytes.put_slice(&self.value);
+        let put = |kind, key: &Bytes, value: &Bytes| {
+            let mut bytes = self.head(kind, key, value.len());
+            bytes.put_slice(value);
+            bytes
+        };
+        let bytes = match &self.change {
+            Change::Put { key, value } => put(KIND_PUT, key, value),
+            Change::Append { key, value } => put(KIND_APPEND, key, value),
+            Change::Txn(txn) => {
+                let message = model::proto::Txn::from(txn);
+                let mut bytes = self.head(KIND_TXN, &Bytes::new(), message.encoded_len());
+                message.encode(&mut bytes).expect("the buffer grows");
+                bytes
+            }
+            Change::Compact { revision } => {
+                let mut bytes = self.head(KIND_COMPACT, &Bytes::new(), 8);
+                bytes.put_u64_le(revision.0);
+                bytes
+            }
+            Change::RaiseLevel(level) => {
+                let mut bytes = self.head(KIND_RAISE_LEVEL, &Bytes::new(), 4);
+                bytes.put_u32_le(*level);
+                bytes
+            }
+            Change::SetLimits(change) => {
+                let mut bytes = self.head(KIND_SET_LIMITS, &Bytes::new(), LimitsChange::LEN_BYTES);
+                change.encode(&mut bytes);
+                bytes
+            }
+        };
         bytes.freeze()
+    }
+
+    /// The head, the client id and the key, with room for `rest` bytes.
+    fn head(&self, kind: u8, key: &Bytes, rest: usize) -> BytesMut {
+        let Identity { client_id, request_id, seen_index } = &self.identity;
+        assert!(client_id.len() <= CLIENT_ID_LEN_MAX && key.len() <= KEY_LEN_MAX);
+        let len = HEAD_LEN + client_id.len() + key.len() + rest;
+        let mut bytes = BytesMut::with_capacity(len);
+        bytes.put_u8(kind);
+        // The casts lose nothing: the limits asserted above are 64 and 65,536.
+        bytes.put_u8(client_id.len() as u8);
+        bytes.put_i64_le(*request_id);
+        bytes.put_u64_le(seen_index.0);
+        bytes.put_u32_le(key.len() as u32);
+        bytes.put_slice(client_id);
+        bytes.put_slice(key);
+        bytes
     }
 
     /// Reads what [`encode`](Self::encode) wrote. The parts share the buffer of `bytes`.
@@ -119,12 +217,10 @@ impl Command {
         let needed = |needed| {
             if len < needed { Err(CommandError::CutShort { len, needed }) } else { Ok(()) }
         };
-        let op = match bytes.first() {
-            Some(&KIND_PUT) => Op::Put,
-            Some(&KIND_APPEND) => Op::Append,
-            Some(&other) => return Err(CommandError::UnknownKind(other)),
-            None => return Err(CommandError::CutShort { len, needed: HEAD_LEN }),
-        };
+        let kind = *bytes.first().ok_or(CommandError::CutShort { len, needed: HEAD_LEN })?;
+        if !(KIND_PUT..=KIND_SET_LIMITS).contains(&kind) {
+            return Err(CommandError::UnknownKind(kind));
+        }
         needed(HEAD_LEN)?;
         let mut rest = bytes.slice(1..);
         let client_id_len = usize::from(rest.get_u8());
@@ -134,12 +230,43 @@ impl Command {
         needed(HEAD_LEN.saturating_add(client_id_len).saturating_add(key_len))?;
         let client_id = rest.split_to(client_id_len);
         let key = rest.split_to(key_len);
-        Ok(Command { op, key, value: rest, client_id, request_id, seen_index })
+        let identity = Identity { client_id, request_id, seen_index };
+        Ok(Command { identity, change: Change::decode(kind, key, rest)? })
     }
 
-    /// Whether this write has a session, so that its retries can be recognized.
+    /// Whether repeats of this write can be recognized.
     pub fn has_session(&self) -> bool {
-        !(self.client_id.is_empty() && self.request_id == 0)
+        !(self.identity.client_id.is_empty() && self.identity.request_id == 0)
+    }
+}
+
+impl Change {
+    fn decode(kind: u8, key: Bytes, mut rest: Bytes) -> Result<Change, CommandError> {
+        let change = match kind {
+            KIND_PUT => return Ok(Change::Put { key, value: rest }),
+            KIND_APPEND => return Ok(Change::Append { key, value: rest }),
+            KIND_TXN => {
+                let message = model::proto::Txn::decode(rest).map_err(CommandError::NotAMessage)?;
+                return message.try_into().map(Change::Txn).map_err(CommandError::NotATxn);
+            }
+            KIND_COMPACT => {
+                Change::Compact { revision: Revision(fixed(&mut rest, 8)?.get_u64_le()) }
+            }
+            KIND_RAISE_LEVEL => Change::RaiseLevel(fixed(&mut rest, 4)?.get_u32_le()),
+            KIND_SET_LIMITS => {
+                Change::SetLimits(LimitsChange::decode(fixed(&mut rest, LimitsChange::LEN_BYTES)?))
+            }
+            other => return Err(CommandError::UnknownKind(other)),
+        };
+        if rest.is_empty() { Ok(change) } else { Err(CommandError::TooLong(rest.len())) }
+    }
+}
+
+/// The next `len` bytes.
+fn fixed(rest: &mut Bytes, len: usize) -> Result<Bytes, CommandError> {
+    match rest.len() < len {
+        true => Err(CommandError::CutShort { len: HEAD_LEN + rest.len(), needed: HEAD_LEN + len }),
+        false => Ok(rest.split_to(len)),
     }
 }
 
@@ -154,16 +281,20 @@ fn check_len(part: &'static str, len: usize, max: usize) -> Result<(), CommandEr
 }
 
 /// Shows lengths in place of values, which may have 15 MiB.
-impl fmt::Debug for Command {
+impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Command")
-            .field("op", &self.op)
-            .field("key_len", &self.key.len())
-            .field("value_len", &self.value.len())
-            .field("client_id", &self.client_id)
-            .field("request_id", &self.request_id)
-            .field("seen_index", &self.seen_index.0)
-            .finish()
+        let mut write = |name, key: &Bytes, value: &Bytes| {
+            let mut change = f.debug_struct(name);
+            change.field("key_len", &key.len()).field("value_len", &value.len()).finish()
+        };
+        match self {
+            Change::Put { key, value } => write("Put", key, value),
+            Change::Append { key, value } => write("Append", key, value),
+            Change::Txn(txn) => f.debug_tuple("Txn").field(txn).finish(),
+            Change::Compact { revision } => write!(f, "Compact({revision})"),
+            Change::RaiseLevel(level) => write!(f, "RaiseLevel({level})"),
+            Change::SetLimits(change) => f.debug_tuple("SetLimits").field(change).finish(),
+        }
     }
 }
 
@@ -172,48 +303,82 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kv::model::{Action, Compare};
 
-    fn command(op: Op) -> Command {
-        Command {
-            op,
-            key: Bytes::from_static(b"k\x00y"),
-            value: Bytes::from_static(b"value"),
-            client_id: Bytes::from_static(b"42"),
-            request_id: -2,
-            seen_index: Index(0x0102),
-        }
+    fn identity() -> Identity {
+        let (client_id, seen_index) = (Bytes::from_static(b"42"), Index(0x0102));
+        Identity { client_id, request_id: -2, seen_index }
+    }
+
+    fn command(change: Change) -> Command {
+        Command { identity: identity(), change }
+    }
+
+    fn put() -> Change {
+        Change::Put { key: Bytes::from_static(b"k\0y"), value: Bytes::from_static(b"value") }
+    }
+
+    fn append() -> Change {
+        Change::Append { key: Bytes::from_static(b"k\0y"), value: Bytes::from_static(b"value") }
+    }
+
+    fn txn() -> Change {
+        Change::Txn(Txn {
+            compare: vec![Compare::absent("k")],
+            then: vec![Action::put("k", "v").into()],
+            otherwise: vec![Action::increment("n", -1).into()],
+        })
+    }
+
+    fn set_limits() -> Change {
+        Change::SetLimits(LimitsChange { keys_max: Some(7), ..LimitsChange::default() })
+    }
+
+    fn every_change() -> [Change; 6] {
+        let compact = Change::Compact { revision: Revision(0x0304) };
+        [put(), append(), txn(), compact, Change::RaiseLevel(2), set_limits()]
     }
 
     #[test]
     fn bytes_in_the_log_never_change() {
-        let golden =
-            b"\x01\x02\xfe\xff\xff\xff\xff\xff\xff\xff\x02\x01\0\0\0\0\0\0\x03\0\0\x0042k\0yvalue";
-        assert_eq!(command(Op::Put).encode(), golden[..]);
-        let mut append = golden.to_vec();
-        append[0] = 2;
-        assert_eq!(command(Op::Append).encode(), append);
-        assert_eq!(Command::decode(&Bytes::from(append)), Ok(command(Op::Append)));
+        let check = |change: Change, kind: u8, key_len: u8, rest: &[u8]| {
+            let mut golden = vec![kind, 2];
+            golden.extend(b"\xfe\xff\xff\xff\xff\xff\xff\xff\x02\x01\0\0\0\0\0\0");
+            golden.extend([key_len, 0, 0, 0]);
+            golden.extend(b"42");
+            golden.extend(rest);
+            let encoded = command(change.clone()).encode();
+            assert_eq!(encoded.escape_ascii().to_string(), golden.escape_ascii().to_string());
+            assert_eq!(Command::decode(&encoded), Ok(command(change)));
+        };
+        check(put(), 3, 3, b"k\0yvalue");
+        check(append(), 4, 3, b"k\0yvalue");
+        let message = [
+            &b"\x0a\x07\x0a\x03\x0a\x01k\x20\0"[..],
+            b"\x12\x0a\x0a\x08\x0a\x01k\x12\x01v\x18\0",
+            b"\x1a\x07\x1a\x05\x0a\x01n\x10\x01",
+        ];
+        check(txn(), 5, 0, &message.concat());
+        check(Change::Compact { revision: Revision(0x0304) }, 6, 0, b"\x04\x03\0\0\0\0\0\0");
+        check(Change::RaiseLevel(2), 7, 0, b"\x02\0\0\0");
+        let limits = [&[0; 9][..], b"\x01\x07\0\0\0\0\0\0\0", &[0; 9]].concat();
+        check(set_limits(), 8, 0, &limits);
     }
 
     #[test]
     fn every_part_may_be_empty() {
-        let empty = Command {
-            op: Op::Put,
-            key: Bytes::new(),
-            value: Bytes::new(),
-            client_id: Bytes::new(),
-            request_id: 0,
-            seen_index: Index::ZERO,
-        };
+        let empty = Change::Put { key: Bytes::new(), value: Bytes::new() };
+        let empty = Command::unrepeated(empty);
         assert_eq!(empty.encode().len(), HEAD_LEN);
         assert_eq!(Command::decode(&empty.encode()), Ok(empty.clone()));
         assert!(!empty.has_session());
-        assert!(Command { request_id: 1, ..empty }.has_session());
+        let identity = Identity { request_id: 1, ..Identity::default() };
+        assert!(Command { identity, ..empty }.has_session());
     }
 
     #[test]
     fn a_command_cut_anywhere_before_its_value_is_refused() {
-        let whole = command(Op::Put).encode();
+        let whole = command(put()).encode();
         for len in 0..whole.len() - b"value".len() {
             let cut = Command::decode(&whole.slice(..len));
             assert!(
@@ -224,11 +389,38 @@ mod tests {
     }
 
     #[test]
+    fn a_command_of_fixed_length_has_that_length() {
+        for change in every_change().into_iter().skip(3) {
+            let whole = command(change).encode();
+            let cut = Command::decode(&whole.slice(..whole.len() - 1));
+            assert!(matches!(cut, Err(CommandError::CutShort { .. })), "{cut:?}");
+            let longer = [&whole[..], b"!"].concat().into();
+            assert_eq!(Command::decode(&longer), Err(CommandError::TooLong(1)));
+        }
+    }
+
+    #[test]
     fn unknown_kinds_are_refused() {
-        for kind in [0, 3, 255] {
+        for kind in [0, 1, 2, 9, 255] {
             let bytes = Bytes::from(vec![kind; 40]);
             assert_eq!(Command::decode(&bytes), Err(CommandError::UnknownKind(kind)));
         }
+    }
+
+    #[test]
+    fn a_transaction_that_makes_no_sense_is_refused() {
+        let check = |rest: &[u8]| {
+            let head = command(Change::Txn(Txn::default())).encode();
+            Command::decode(&[&head[..], rest].concat().into()).unwrap_err()
+        };
+        assert!(matches!(check(b"\xff"), CommandError::NotAMessage(_)));
+        // An operation without an action, and a comparison without keys.
+        let missing = |error| matches!(error, CommandError::NotATxn(WireError::Missing { .. }));
+        assert!(missing(check(b"\x12\0")));
+        assert!(missing(check(b"\x0a\x02\x20\0")));
+        // The relation 9.
+        let unknown = check(b"\x0a\x06\x0a\0\x10\x09\x20\0");
+        assert!(matches!(unknown, CommandError::NotATxn(WireError::Unknown { number: 9, .. })));
     }
 
     #[test]
@@ -238,12 +430,15 @@ mod tests {
             Ok(()) => panic!("{part} passed"),
             Err(other) => panic!("{other}"),
         };
-        assert_eq!(command(Op::Put).check_limits(), Ok(()));
-        check("key", Command { key: vec![0; KEY_LEN_MAX + 1].into(), ..command(Op::Put) });
-        check("value", Command { value: vec![0; VALUE_LEN_MAX + 1].into(), ..command(Op::Put) });
+        every_change().into_iter().for_each(|it| assert_eq!(command(it).check_limits(), Ok(())));
+        let (key, value) = (vec![0; KEY_LEN_MAX + 1].into(), Bytes::new());
+        check("key", command(Change::Put { key, value }));
+        let (key, value) = (Bytes::new(), vec![0; VALUE_LEN_MAX + 1].into());
+        check("value", command(Change::Append { key, value }));
+        let client_id = vec![0; CLIENT_ID_LEN_MAX + 1].into();
         check(
             "client id",
-            Command { client_id: vec![0; CLIENT_ID_LEN_MAX + 1].into(), ..command(Op::Put) },
+            Command { identity: Identity { client_id, ..identity() }, change: txn() },
         );
     }
 
@@ -254,19 +449,24 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(
-            put in any::<bool>(), key in bytes(300), value in bytes(300),
+            is_put in any::<bool>(), key in bytes(300), value in bytes(300),
             client_id in bytes(CLIENT_ID_LEN_MAX), request_id in any::<i64>(), seen in any::<u64>(),
         ) {
-            let op = if put { Op::Put } else { Op::Append };
-            let command = Command { op, key, value, client_id, request_id, seen_index: Index(seen) };
+            let change = match is_put {
+                true => Change::Put { key, value },
+                false => Change::Append { key, value },
+            };
+            let identity = Identity { client_id, request_id, seen_index: Index(seen) };
+            let command = Command { identity, change };
             prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
 
         #[test]
-        fn garbage_is_an_error_or_a_command_that_encodes_to_itself(garbage in bytes(80)) {
-            if let Ok(command) = Command::decode(&garbage)
+        fn garbage_is_an_error_or_a_command(kind in 0..10u8, garbage in bytes(80)) {
+            let bytes = [&[kind], &garbage[..]].concat().into();
+            if let Ok(command) = Command::decode(&bytes)
                 && command.check_limits().is_ok() {
-                prop_assert_eq!(command.encode(), garbage);
+                prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
             }
         }
     }

@@ -14,7 +14,8 @@
 
 use bytes::Bytes;
 
-use super::outcome::Outcome;
+use super::model::Refusal;
+use super::outcome::{Branches, Outcome};
 use super::query::Stats;
 use crate::raft::Index;
 
@@ -33,20 +34,47 @@ impl Digest {
 
     /// Adds a link: `command` at `index` had this `outcome`, and the state now has the size
     /// `after`.
-    pub(super) fn extend(&mut self, index: Index, command: &Bytes, outcome: Outcome, after: Stats) {
-        let (kind, applied) = match outcome {
-            Outcome::Applied { index } => (1, index),
-            Outcome::TooLarge => (2, Index::ZERO),
-            Outcome::SessionExpired { index } => (3, index),
-            Outcome::Malformed => (4, Index::ZERO),
-        };
+    pub(super) fn extend(
+        &mut self,
+        index: Index,
+        command: &Bytes,
+        outcome: &Outcome,
+        after: &Stats,
+    ) {
         self.link(index.0);
         self.link(u64::from(crc32c::crc32c(command)) << 32 | command.len() as u64);
-        self.link(kind);
-        self.link(applied.0);
+        self.link_outcome(outcome);
         self.link(after.keys as u64);
         self.link(after.bytes);
         self.link(after.sessions as u64);
+        self.link(after.revision.0);
+        self.link(after.compacted.0);
+        self.link(after.history_bytes);
+    }
+
+    fn link_outcome(&mut self, outcome: &Outcome) {
+        let mut link = |words: &[u64]| words.iter().for_each(|&word| self.link(word));
+        match outcome {
+            Outcome::Applied { index } => link(&[1, index.0]),
+            Outcome::TooLarge => link(&[2]),
+            Outcome::SessionExpired { index } => link(&[3, index.0]),
+            Outcome::Malformed => link(&[4]),
+            Outcome::NoSpace => link(&[5]),
+            Outcome::Ran { index, result: Ok(done) } => {
+                let Branches { held, count } = done.branches;
+                link(&[
+                    6,
+                    index.0,
+                    done.revision.0,
+                    held,
+                    count.into(),
+                    outcome.answer_len_bytes(),
+                ]);
+            }
+            Outcome::Ran { index, result: Err(Refusal { reason, operation, value }) } => {
+                link(&[7, index.0, reason.number().into(), (*operation).into(), *value]);
+            }
+        }
     }
 
     /// One round of SplitMix64, which is a bijection.
@@ -61,37 +89,65 @@ impl Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::limits::Limits;
+    use crate::kv::model::{Reason, Revision};
+    use crate::kv::outcome::Done;
 
     const APPLIED: Outcome = Outcome::Applied { index: Index(2) };
-    const STATS: Stats = Stats { keys: 1, bytes: 2, sessions: 3 };
-    const GOLDEN: u64 = 2_526_503_362_964_292_530;
+    const DONE: Done =
+        Done { revision: Revision(2), branches: Branches { held: 1, count: 1 }, answer: None };
+    const GOLDEN: u64 = 11_982_935_788_902_129_072;
+
+    fn stats() -> Stats {
+        Stats {
+            keys: 1,
+            bytes: 2,
+            sessions: 3,
+            revision: Revision(4),
+            compacted: Revision(5),
+            history_bytes: 6,
+            limits: Limits::default(),
+        }
+    }
 
     fn digest(index: u64, command: &'static [u8], outcome: Outcome, after: Stats) -> u64 {
         let mut digest = Digest::default();
-        digest.extend(Index(index), &Bytes::from_static(command), outcome, after);
+        digest.extend(Index(index), &Bytes::from_static(command), &outcome, &after);
         digest.value()
     }
 
     #[test]
     fn the_chain_never_changes() {
         assert_eq!(Digest::default().value(), 0);
-        assert_eq!(digest(2, b"command", APPLIED, STATS), GOLDEN);
+        assert_eq!(digest(2, b"command", APPLIED, stats()), GOLDEN);
     }
 
     #[test]
     fn each_part_counts() {
-        let refused = Outcome::SessionExpired { index: Index(2) };
+        let ran = |result| Outcome::Ran { index: Index(2), result };
+        let refused = |reason, operation, value| ran(Err(Refusal { reason, operation, value }));
         let all = [
-            digest(2, b"", APPLIED, STATS),
-            digest(3, b"", APPLIED, STATS),
-            digest(2, b"\0", APPLIED, STATS),
-            digest(2, b"", Outcome::Applied { index: Index(3) }, STATS),
-            digest(2, b"", refused, STATS),
-            digest(2, b"", Outcome::TooLarge, STATS),
-            digest(2, b"", Outcome::Malformed, STATS),
-            digest(2, b"", APPLIED, Stats { keys: 0, ..STATS }),
-            digest(2, b"", APPLIED, Stats { bytes: 0, ..STATS }),
-            digest(2, b"", APPLIED, Stats { sessions: 0, ..STATS }),
+            digest(2, b"", APPLIED, stats()),
+            digest(3, b"", APPLIED, stats()),
+            digest(2, b"\0", APPLIED, stats()),
+            digest(2, b"", Outcome::Applied { index: Index(3) }, stats()),
+            digest(2, b"", Outcome::SessionExpired { index: Index(2) }, stats()),
+            digest(2, b"", Outcome::TooLarge, stats()),
+            digest(2, b"", Outcome::NoSpace, stats()),
+            digest(2, b"", Outcome::Malformed, stats()),
+            digest(2, b"", ran(Ok(DONE)), stats()),
+            digest(2, b"", ran(Ok(Done { revision: Revision(3), ..DONE })), stats()),
+            digest(2, b"", ran(Ok(Done { branches: Branches::default(), ..DONE })), stats()),
+            digest(2, b"", refused(Reason::NoSpace, 0, 0), stats()),
+            digest(2, b"", refused(Reason::Overflow, 0, 0), stats()),
+            digest(2, b"", refused(Reason::NoSpace, 1, 0), stats()),
+            digest(2, b"", refused(Reason::NoSpace, 0, 1), stats()),
+            digest(2, b"", APPLIED, Stats { keys: 0, ..stats() }),
+            digest(2, b"", APPLIED, Stats { bytes: 0, ..stats() }),
+            digest(2, b"", APPLIED, Stats { sessions: 0, ..stats() }),
+            digest(2, b"", APPLIED, Stats { revision: Revision(0), ..stats() }),
+            digest(2, b"", APPLIED, Stats { compacted: Revision(0), ..stats() }),
+            digest(2, b"", APPLIED, Stats { history_bytes: 0, ..stats() }),
         ];
         let distinct: std::collections::BTreeSet<u64> = all.into();
         assert_eq!(distinct.len(), all.len());
@@ -101,8 +157,8 @@ mod tests {
     fn a_difference_stays() {
         let (mut one, mut other) = (Digest::from_value(1), Digest::from_value(2));
         for index in 2..1000 {
-            one.extend(Index(index), &Bytes::new(), APPLIED, STATS);
-            other.extend(Index(index), &Bytes::new(), APPLIED, STATS);
+            one.extend(Index(index), &Bytes::new(), &APPLIED, &stats());
+            other.extend(Index(index), &Bytes::new(), &APPLIED, &stats());
             assert_ne!(one, other);
         }
     }

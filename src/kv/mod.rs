@@ -25,7 +25,9 @@ mod command;
 #[cfg(feature = "server")]
 mod digest;
 #[cfg(feature = "server")]
-mod key;
+mod lanes;
+mod limits;
+pub mod model;
 #[cfg(feature = "server")]
 mod outcome;
 #[cfg(feature = "server")]
@@ -37,20 +39,25 @@ mod sessions;
 #[cfg(feature = "server")]
 mod snapshot;
 #[cfg(feature = "server")]
+mod state;
+#[cfg(feature = "server")]
 mod store;
 pub(crate) mod words;
 
 #[cfg(feature = "client")]
 pub(crate) use command::check_key_and_value;
-pub use command::{Command, CommandError, Op};
+pub use command::{Change, Command, CommandError, Identity};
 #[cfg(feature = "server")]
-pub use outcome::Outcome;
+pub use lanes::{LANES_MAX, LaneError, LaneService, Lanes};
+pub use limits::{Limits, LimitsChange};
 #[cfg(feature = "server")]
-pub use query::{Answer, Query, Stats};
+pub use outcome::{Branches, Done, Outcome};
+#[cfg(feature = "server")]
+pub use query::{Answer, Query, ReadAnswer, Stats};
 #[cfg(feature = "server")]
 pub use service::KvService;
 #[cfg(feature = "server")]
-pub use sessions::{Admission, Sessions};
+pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, Sessions};
 #[cfg(feature = "server")]
 pub use snapshot::StoreView;
 #[cfg(feature = "server")]
@@ -63,12 +70,26 @@ pub const KEY_LEN_MAX: usize = 64 << 10;
 /// nothing.
 pub const VALUE_LEN_MAX: usize = 15 << 20;
 
+/// The longest command, in bytes. With its message around it, it fits into a message between
+/// members.
+pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
+
+/// The highest feature level that this version knows: see ARCHITECTURE.md.
+pub const LEVEL_MAX: u32 = 1;
+
 /// The longest client id, in bytes.
 pub const CLIENT_ID_LEN_MAX: usize = 64;
 
 /// How many clients' sessions are remembered, at about 240 bytes each (measured). For one more, the
 /// session that was used longest ago is forgotten.
 pub const SESSIONS_MAX: usize = 100_000;
+
+/// The messages and the service between members, generated from `proto/lane_rpc.proto`.
+#[cfg(feature = "server")]
+#[allow(missing_docs, unreachable_pub, reason = "generated")]
+pub(crate) mod lane_proto {
+    crate::rpc::include_proto!("syncraft.lane");
+}
 
 /// The messages and the service, generated from `proto/kv_server_rpc.proto`.
 pub mod proto {

@@ -1,17 +1,23 @@
 //! [`Outcome`]: what became of a write.
 
+use std::sync::Arc;
+
+use super::model::{Refusal, Revision, TxnAnswer};
+pub use super::state::Branches;
 use crate::raft::Index;
 
 /// The outcome of a write. It is the same on every member. A repeat gets the first outcome again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The write took effect.
+    /// The put or append took effect.
     Applied {
         /// The index of the entry that took effect. For a repeat, that of the first copy.
         index: Index,
     },
     /// A part of the command, or the resulting value, is over its limit. Nothing changed.
     TooLarge,
+    /// The store would hold more than its [`Limits`](super::Limits) allow. Nothing changed.
+    NoSpace,
     /// The client's session may have been forgotten, so this may be a second copy. Nothing changed.
     SessionExpired {
         /// The index of this entry. It is applied, so a new session may use it as `seen_index`.
@@ -19,4 +25,44 @@ pub enum Outcome {
     },
     /// The entry is not a command of this version. Nothing changed.
     Malformed,
+    /// What became of a transaction, a compaction, or a change of limits.
+    Ran {
+        /// The index of the entry. For a repeat, that of the first copy.
+        index: Index,
+        /// What it did, or why it changed nothing.
+        result: Result<Done, Refusal>,
+    },
+}
+
+/// What a transaction did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The revision of the store afterwards.
+    pub revision: Revision,
+    /// Which branches ran.
+    pub branches: Branches,
+    /// The whole answer, unless this is a repeat and the answer is no longer known.
+    pub answer: Option<Arc<TxnAnswer>>,
+}
+
+impl Outcome {
+    /// What a repeat costs to be answered, beside the outcome itself: 0 without an answer.
+    pub(super) fn answer_len_bytes(&self) -> u64 {
+        match self {
+            Outcome::Ran { result: Ok(Done { answer: Some(answer), .. }), .. } => {
+                answer.len_bytes()
+            }
+            _ => 0,
+        }
+    }
+
+    /// The outcome without its answer.
+    pub(super) fn without_answer(self) -> Outcome {
+        match self {
+            Outcome::Ran { index, result: Ok(done) } => {
+                Outcome::Ran { index, result: Ok(Done { answer: None, ..done }) }
+            }
+            other => other,
+        }
+    }
 }

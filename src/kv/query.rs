@@ -2,6 +2,10 @@
 
 use bytes::Bytes;
 
+use super::StoreView;
+use super::limits::Limits;
+use super::model::{Refusal, Revision, Txn, TxnAnswer};
+
 /// What can be read from the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -10,20 +14,39 @@ pub enum Query {
         /// Any bytes.
         key: Bytes,
     },
+    /// A transaction that changes nothing.
+    Read(Txn),
+    /// The whole state.
+    View,
     /// How much the store holds.
     Stats,
 }
 
 /// The answer to a [`Query`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     /// The answer to [`Query::Get`]: the value, or `None` if the key is absent.
     Value(Option<Bytes>),
+    /// The answer to [`Query::Read`].
+    Read(ReadAnswer),
+    /// The answer to [`Query::View`]. Also to a [`Query::Read`] that takes too long for a thread
+    /// that others wait for: whoever asked makes the read on the view
+    /// ([`StoreView::read`]).
+    View(Box<StoreView>),
     /// The answer to [`Query::Stats`].
     Stats(Stats),
 }
 
-/// How much a store holds.
+/// The answer to a transaction that changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    /// The revision of the store that was read.
+    pub revision: Revision,
+    /// What was read, or why nothing could be.
+    pub result: Result<TxnAnswer, Refusal>,
+}
+
+/// How much a store holds, and may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Keys.
@@ -32,4 +55,12 @@ pub struct Stats {
     pub bytes: u64,
     /// Clients whose sessions are remembered.
     pub sessions: usize,
+    /// How many changes there have been.
+    pub revision: Revision,
+    /// The oldest revision that can be read.
+    pub compacted: Revision,
+    /// What the history costs: see [`Limits::history_bytes_max`].
+    pub history_bytes: u64,
+    /// What the store may hold.
+    pub limits: Limits,
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::proto::{GetArgs, GetReply, KvServerRpc, LeaderHint, PutAppendArgs, PutAppendReply};
-use super::{Answer, Command, Op, Outcome, Query, Store, words};
+use super::{Answer, Change, Command, Identity, Outcome, Query, Store, words};
 use crate::clock;
 use crate::members::Members;
 use crate::node::{NodeHandle, RequestError, Stale};
@@ -57,19 +57,14 @@ impl KvServerRpc for KvService {
     }
 
     fn put_append(&self, args: PutAppendArgs, done: Done<PutAppendReply>) {
-        let op = match &args.op[..] {
-            words::PUT => Op::Put,
-            words::APPEND => Op::Append,
+        let PutAppendArgs { key, value, op, client_id, request_id, seen_index } = args;
+        let change = match &op[..] {
+            words::PUT => Change::Put { key, value },
+            words::APPEND => Change::Append { key, value },
             _ => return done.run(put_reply(words::ERR_UNKNOWN_OP)),
         };
-        let command = Command {
-            op,
-            key: args.key,
-            value: args.value,
-            client_id: args.client_id,
-            request_id: args.request_id,
-            seen_index: Index(args.seen_index),
-        };
+        let identity = Identity { client_id, request_id, seen_index: Index(seen_index) };
+        let command = Command { identity, change };
         if command.check_limits().is_err() {
             return done.run(put_reply(words::ERR_TOO_LARGE));
         }
@@ -158,6 +153,9 @@ fn outcome_reply(outcome: Outcome) -> PutAppendReply {
     match outcome {
         Outcome::Applied { index } => PutAppendReply { index: index.0, ..put_reply(words::OK) },
         Outcome::TooLarge => put_reply(words::ERR_TOO_LARGE),
+        Outcome::NoSpace => put_reply(words::ERR_NO_SPACE),
+        // The id of a transaction that took effect: the client has used it for two requests.
+        Outcome::Ran { index, .. } => PutAppendReply { index: index.0, ..put_reply(words::OK) },
         Outcome::SessionExpired { index } => {
             PutAppendReply { index: index.0, ..put_reply(words::ERR_SESSION_EXPIRED) }
         }

@@ -2,9 +2,17 @@
 //!
 //! For each client, the table keeps the newest request id and its outcome. A request id that is not
 //! newer is a repeat: it changes nothing and gets the first outcome again. The first id of a client
-//! may be any number. The table no longer has the outcomes of ids older than the newest; these are
-//! answered as done. A client has one write outstanding at a time, so it does not wait for such an
-//! answer.
+//! may be any number. The table no longer has the outcomes of ids older than the newest. A client
+//! has one write outstanding at a time, so it does not wait for the answer to an older one: a put
+//! or an append is answered as done, and anything else as superseded.
+//!
+//! # Answers
+//! The outcome of a transaction has an answer, which may have megabytes. The table keeps answers of
+//! up to [`ANSWER_KEPT_MAX`] each and [`ANSWERS_KEPT_MAX`] in all; the client whose last request
+//! has the lowest index loses its answer first. What is left of such an outcome says that the
+//! transaction took effect, at which revision, and which branches ran. An answer is never computed
+//! again from a later state: a repeat would be told of a state that its first copy never saw.
+//! Whether a write is a repeat does not depend on answers, so the proof below does not either.
 //!
 //! # What is forgotten, and why no write is applied twice nevertheless
 //!
@@ -50,13 +58,22 @@
 //! admitted. A retry of theirs would be applied again if [`SESSIONS_MAX`](super::SESSIONS_MAX)
 //! other clients have written in between. The rule of the documented system has no better answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
 use super::outcome::Outcome;
 use crate::raft::Index;
+
+/// The longest answer that is kept for a repeat, by [`TxnAnswer::len_bytes`]: 1 MiB. Every member
+/// applies this limit and the next one alike; both belong to feature level 1.
+///
+/// [`TxnAnswer::len_bytes`]: super::model::TxnAnswer::len_bytes
+pub const ANSWER_KEPT_MAX: u64 = 1 << 20;
+
+/// How much the answers that are kept may have together: 32 MiB.
+pub const ANSWERS_KEPT_MAX: u64 = 32 << 20;
 
 /// The sessions of all clients, as of one log index.
 #[derive(Debug)]
@@ -66,6 +83,10 @@ pub struct Sessions {
     /// leave it out. It is only looked up by key: its order differs between members and decides
     /// nothing.
     last_used: HashMap<Arc<[u8]>, Index>,
+    /// The sessions in the table that have an answer. It follows from the table, too.
+    with_answer: BTreeSet<Index>,
+    /// What these answers have together.
+    answers_len: u64,
     len_max: usize,
 }
 
@@ -86,12 +107,15 @@ pub(super) struct Session {
 }
 
 /// What to do with a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Apply it, then [`record`](Sessions::record) its outcome.
     New,
     /// It was applied before. Answer with this outcome and change nothing.
     Repeat(Outcome),
+    /// The client has sent a later write since. This one may have been applied before. Change
+    /// nothing.
+    Older,
     /// Its session may have been forgotten. Change nothing.
     Expired,
 }
@@ -103,7 +127,8 @@ impl Sessions {
         // With all the room that it will need. Otherwise a write would have to wait while a large
         // table is moved.
         let last_used = HashMap::with_capacity(len_max);
-        Sessions { table: Table::default(), last_used, len_max }
+        let (with_answer, answers_len) = (BTreeSet::new(), 0);
+        Sessions { table: Table::default(), last_used, with_answer, answers_len, len_max }
     }
 
     /// Decides what to do with the write `request_id` of `client`, which is entry `index` of the
@@ -123,27 +148,35 @@ impl Sessions {
             return Admission::New;
         }
         let is_newest = request_id == session.newest;
-        let outcome = if is_newest { session.outcome } else { Outcome::Applied { index } };
+        let admission = match is_newest {
+            true => Admission::Repeat(session.outcome.clone()),
+            false => Admission::Older,
+        };
         self.use_at(index, client, |_| ());
-        Admission::Repeat(outcome)
+        admission
     }
 
     /// Keeps the outcome of a write that was [`New`](Admission::New). Forgets the oldest session if
     /// there is no room.
     pub fn record(&mut self, index: Index, client: &[u8], request_id: i64, outcome: Outcome) {
-        let is_known = self.use_at(index, client, |session| {
+        let kept = match outcome.answer_len_bytes() > ANSWER_KEPT_MAX {
+            true => outcome.without_answer(),
+            false => outcome,
+        };
+        let mut kept = Some(kept);
+        self.use_at(index, client, |session| {
             session.newest = request_id;
-            session.outcome = outcome;
+            session.outcome = kept.take().expect("it is kept once");
         });
-        if is_known {
-            return;
+        if let Some(outcome) = kept {
+            if self.len() == self.len_max {
+                self.forget_oldest();
+            }
+            let client: Arc<[u8]> = client.into();
+            self.last_used.insert(client.clone(), index);
+            self.insert(index, Session { client, newest: request_id, outcome });
         }
-        if self.len() == self.len_max {
-            self.forget_oldest();
-        }
-        let client: Arc<[u8]> = client.into();
-        self.last_used.insert(client.clone(), index);
-        self.table.by_last_used.insert(index, Session { client, newest: request_id, outcome });
+        self.forget_answers();
     }
 
     /// How many clients are remembered.
@@ -170,13 +203,23 @@ impl Sessions {
         self.len_max
     }
 
-    /// Sessions from the table of a snapshot. `None`: the table is too long, or has a client twice.
+    /// Sessions from the table of a snapshot. `None`: the table is too long, has a client twice, or
+    /// has too many answers.
     pub(super) fn restore(table: Table, len_max: usize) -> Option<Sessions> {
         let mut sessions = Sessions::new(len_max);
         let by_client = table.by_last_used.iter();
         sessions.last_used.extend(by_client.map(|(index, it)| (it.client.clone(), *index)));
+        for (index, session) in &table.by_last_used {
+            let len = session.outcome.answer_len_bytes();
+            if len > 0 {
+                sessions.with_answer.insert(*index);
+                sessions.answers_len += len;
+            }
+        }
         sessions.table = table;
-        let is_sound = sessions.last_used.len() == sessions.len() && sessions.len() <= len_max;
+        let is_sound = sessions.last_used.len() == sessions.len()
+            && sessions.len() <= len_max
+            && sessions.answers_len <= ANSWERS_KEPT_MAX;
         is_sound.then_some(sessions)
     }
 
@@ -188,16 +231,45 @@ impl Sessions {
     fn use_at(&mut self, index: Index, client: &[u8], change: impl FnOnce(&mut Session)) -> bool {
         let Some(last_used) = self.last_used.get_mut(client) else { return false };
         let was_used = std::mem::replace(last_used, index);
-        let mut session =
-            self.table.by_last_used.remove(&was_used).expect("both maps hold the same sessions");
+        let mut session = self.remove(was_used);
         change(&mut session);
-        self.table.by_last_used.insert(index, session);
+        self.insert(index, session);
         true
+    }
+
+    fn insert(&mut self, index: Index, session: Session) {
+        let len = session.outcome.answer_len_bytes();
+        if len > 0 {
+            self.with_answer.insert(index);
+            self.answers_len += len;
+        }
+        self.table.by_last_used.insert(index, session);
+    }
+
+    fn remove(&mut self, last_used: Index) -> Session {
+        let session =
+            self.table.by_last_used.remove(&last_used).expect("the caller has found it there");
+        let len = session.outcome.answer_len_bytes();
+        if len > 0 {
+            self.with_answer.remove(&last_used);
+            self.answers_len -= len;
+        }
+        session
+    }
+
+    /// Until the answers that are left have the length that they may have.
+    fn forget_answers(&mut self) {
+        while self.answers_len > ANSWERS_KEPT_MAX {
+            let oldest = *self.with_answer.first().expect("what has a length has an answer");
+            let mut session = self.remove(oldest);
+            session.outcome = session.outcome.without_answer();
+            self.insert(oldest, session);
+        }
     }
 
     fn forget_oldest(&mut self) {
         let Some(&(last_used, _)) = self.table.by_last_used.get_min() else { return };
-        let session = self.table.by_last_used.remove(&last_used).expect("it is the first");
+        let session = self.remove(last_used);
         self.last_used.remove(&session.client);
         // Sessions are used in the log's order, so the oldest one left was used after all forgotten
         // ones.
@@ -241,15 +313,8 @@ mod tests {
         assert_eq!(apply(sessions, 2, "a", 7, 0), Admission::New);
         assert_eq!(apply(sessions, 3, "a", 7, 0), Admission::Repeat(OK));
         assert_eq!(apply(sessions, 4, "a", 8, 0), Admission::New);
-        // Older than the newest: answered as done.
-        assert_eq!(
-            apply(sessions, 5, "a", 7, 0),
-            Admission::Repeat(Outcome::Applied { index: Index(5) })
-        );
-        assert_eq!(
-            apply(sessions, 6, "a", i64::MIN, 0),
-            Admission::Repeat(Outcome::Applied { index: Index(6) })
-        );
+        assert_eq!(apply(sessions, 5, "a", 7, 0), Admission::Older);
+        assert_eq!(apply(sessions, 6, "a", i64::MIN, 0), Admission::Older);
         assert_eq!(apply(sessions, 7, "a", 8, 0), Admission::Repeat(OK));
     }
 
@@ -315,7 +380,9 @@ mod tests {
                 Admission::New => {
                     assert!(self.applied.insert((client, request_id)), "applied twice")
                 }
-                Admission::Repeat(_) => assert!(!is_new, "a first write was taken for a repeat"),
+                Admission::Repeat(_) | Admission::Older => {
+                    assert!(!is_new, "a first write was taken for a repeat")
+                }
                 Admission::Expired => assert!(is_forgotten && seen < before.0),
             }
             if admission == Admission::New {

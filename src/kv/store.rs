@@ -1,34 +1,32 @@
-//! [`Store`]: the state machine. Keys, values and sessions as of one log index.
-//!
-//! A value has a buffer of its own. It is never a slice of the network frame or log entry that
-//! brought it; otherwise one small value could keep 16 MiB alive. An append grows the buffer in
-//! place, with room to spare, so building a value from many appends takes time in proportion to its
-//! length. The buffer is copied first only if a reader or a view still holds it.
-//!
-//! Keys and sessions are in copy-on-write trees. Taking a view shares them and takes well under a
-//! microsecond. Later writes copy each node that the view still holds, once. So a snapshot of any
-//! size costs each write a few copies of at most 17 slots, and no write waits for it.
+//! [`Store`]: the state machine. Entries, their past, and sessions as of one log index.
 
 use std::io;
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::command::{Change, Command};
 use super::digest::Digest;
-use super::key::Values;
-use super::outcome::Outcome;
+use super::model::{Reason, Refusal, Revision, Txn};
+use super::outcome::{Branches, Done, Outcome};
 use super::query::{Answer, Query, Stats};
 use super::sessions::{Admission, Sessions};
 use super::snapshot::{self, StoreView};
-use super::{Command, Op, SESSIONS_MAX, VALUE_LEN_MAX};
+use super::state::{Budget, State};
+use super::{LEVEL_MAX, SESSIONS_MAX};
 use crate::node::StateMachine;
 use crate::raft::Index;
+
+/// How many keys a read may look at on a thread that others wait for. Reads that need more are made
+/// on a view, elsewhere.
+const QUICK_READ_KEYS_MAX: u64 = 1_000;
+
+const _: () = assert!(super::COMMAND_LEN_MAX == crate::node::COMMAND_LEN_MAX);
 
 /// The key-value state machine.
 #[derive(Debug)]
 pub struct Store {
-    values: Values,
-    /// The length of all keys and values.
-    bytes: u64,
+    state: State,
     sessions: Sessions,
     digest: Digest,
 }
@@ -49,24 +47,26 @@ impl StateMachine for Store {
         let outcome = match Command::decode(command) {
             Ok(command) => self.apply_once(index, &command),
             Err(error) => {
-                log::error!("entry {index} changes nothing: {error}");
+                log::error!("entry {index} changes nothing: {}", crate::ErrorChain(&error));
                 Outcome::Malformed
             }
         };
-        self.digest.extend(index, command, outcome, self.stats());
+        self.digest.extend(index, command, &outcome, &self.stats());
         outcome
     }
 
     fn query(&self, query: Query) -> Answer {
         match query {
             Query::Get { key } => Answer::Value(self.value(&key)),
+            Query::Read(txn) => self.read(&txn),
+            Query::View => Answer::View(Box::new(self.view())),
             Query::Stats => Answer::Stats(self.stats()),
         }
     }
 
     fn view(&self) -> StoreView {
         StoreView {
-            values: self.values.clone(),
+            state: self.state.clone(),
             sessions: self.sessions.table().clone(),
             digest: self.digest,
         }
@@ -76,16 +76,27 @@ impl StateMachine for Store {
     fn load(&mut self, body: &mut dyn io::Read) -> io::Result<()> {
         let sessions_max = self.sessions.len_max();
         *self = Store::with_sessions_max(sessions_max);
-        let StoreView { values, sessions, digest } = snapshot::read(body)?;
+        let StoreView { state, sessions, digest } = snapshot::read(body)?;
         let sessions = Sessions::restore(sessions, sessions_max)
             .ok_or_else(|| snapshot::invalid("sessions that no store of this version holds"))?;
-        let bytes = values.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-        *self = Store { values, bytes, sessions, digest };
+        *self = Store { state, sessions, digest };
         Ok(())
     }
 
     fn digest(&self) -> Option<u64> {
         Some(self.digest.value())
+    }
+
+    fn level(&self) -> Option<u32> {
+        Some(self.state.level)
+    }
+
+    fn level_max(&self) -> u32 {
+        LEVEL_MAX
+    }
+
+    fn level_command(&self, level: u32) -> Bytes {
+        Command::unrepeated(Change::RaiseLevel(level)).encode()
     }
 }
 
@@ -100,8 +111,7 @@ impl Store {
     /// same.
     pub fn with_sessions_max(sessions_max: usize) -> Store {
         Store {
-            values: Values::new(),
-            bytes: 0,
+            state: State::default(),
             sessions: Sessions::new(sessions_max),
             digest: Digest::default(),
         }
@@ -109,12 +119,37 @@ impl Store {
 
     /// The value of `key`, or `None` if it is absent.
     pub fn value(&self, key: &[u8]) -> Option<Bytes> {
-        self.values.get(key).cloned()
+        self.state.value(key)
     }
 
-    /// How much the store holds.
+    /// How many changes there have been.
+    pub fn revision(&self) -> Revision {
+        self.state.revision
+    }
+
+    /// How much the store holds, and may hold.
     pub fn stats(&self) -> Stats {
-        Stats { keys: self.values.len(), bytes: self.bytes, sessions: self.sessions.len() }
+        Stats {
+            keys: self.state.tree.len(),
+            bytes: self.state.tree.bytes(),
+            sessions: self.sessions.len(),
+            revision: self.state.revision,
+            compacted: self.state.history.compacted(),
+            history_bytes: self.state.history.bytes(),
+            limits: self.state.limits,
+        }
+    }
+
+    /// Makes a read at once, or answers with a view if it takes longer.
+    fn read(&self, txn: &Txn) -> Answer {
+        if txn.reads_the_past() {
+            return Answer::View(Box::new(self.view()));
+        }
+        let mut budget = Budget::of_a_read(QUICK_READ_KEYS_MAX);
+        match self.state.read(txn, &mut budget) {
+            Err(Refusal { reason: Reason::TooManyKeys, .. }) => Answer::View(Box::new(self.view())),
+            result => Answer::Read(super::ReadAnswer { revision: self.state.revision, result }),
+        }
     }
 
     fn apply_once(&mut self, index: Index, command: &Command) -> Outcome {
@@ -125,61 +160,64 @@ impl Store {
             return Outcome::TooLarge;
         }
         if !command.has_session() {
-            return self.write(index, command);
+            return self.carry_out(index, &command.change);
         }
-        match self.sessions.admit(index, &command.client_id, command.request_id, command.seen_index)
-        {
+        let identity = &command.identity;
+        let (client, request_id) = (&identity.client_id, identity.request_id);
+        match self.sessions.admit(index, client, request_id, identity.seen_index) {
             Admission::Repeat(outcome) => outcome,
+            Admission::Older => superseded(index, &command.change),
             Admission::Expired => Outcome::SessionExpired { index },
             Admission::New => {
-                let outcome = self.write(index, command);
-                self.sessions.record(index, &command.client_id, command.request_id, outcome);
+                let outcome = self.carry_out(index, &command.change);
+                self.sessions.record(index, client, request_id, outcome.clone());
                 outcome
             }
         }
     }
 
-    fn write(&mut self, index: Index, command: &Command) -> Outcome {
-        let is_done = match command.op {
-            Op::Put => self.put(&command.key, &command.value),
-            Op::Append => self.append(&command.key, &command.value),
+    fn carry_out(&mut self, index: Index, change: &Change) -> Outcome {
+        let state = &mut self.state;
+        let result = match change {
+            Change::Put { key, value } => return written(index, state.put(key, value)),
+            Change::Append { key, value } => return written(index, state.append(key, value)),
+            Change::Txn(txn) => state.run(txn).map(|ran| (ran.branches, Some(ran.answer))),
+            Change::Compact { revision } => state.compact(*revision).map(nothing),
+            Change::SetLimits(change) => state.set_limits(*change).map(nothing),
+            Change::RaiseLevel(level) => {
+                state.level = state.level.max(*level);
+                Ok(nothing(()))
+            }
         };
-        if is_done { Outcome::Applied { index } } else { Outcome::TooLarge }
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> bool {
-        let value = Bytes::copy_from_slice(value);
-        self.bytes += value.len() as u64;
-        if let Some(old) = self.values.get_mut(key) {
-            self.bytes -= old.len() as u64;
-            *old = value;
-        } else {
-            self.bytes += key.len() as u64;
-            self.values.insert(key.into(), value);
-        }
-        true
-    }
-
-    fn append(&mut self, key: &[u8], more: &[u8]) -> bool {
-        let Some(value) = self.values.get_mut(key) else { return self.put(key, more) };
-        if value.len() + more.len() > VALUE_LEN_MAX {
-            return false;
-        }
-        let mut grown = std::mem::take(value)
-            .try_into_mut()
-            .unwrap_or_else(|shared| with_room(&shared, more.len()));
-        grown.extend_from_slice(more);
-        *value = grown.freeze();
-        self.bytes += more.len() as u64;
-        true
+        let result = result.map(|(branches, answer)| Done {
+            revision: state.revision,
+            branches,
+            answer: answer.map(Arc::new),
+        });
+        Outcome::Ran { index, result }
     }
 }
 
-/// A copy of `value` with room for `more` bytes.
-fn with_room(value: &[u8], more: usize) -> BytesMut {
-    let mut copy = BytesMut::with_capacity(value.len() + more);
-    copy.extend_from_slice(value);
-    copy
+/// What became of a put or an append.
+fn written(index: Index, result: Result<(), Refusal>) -> Outcome {
+    match result.map_err(|refusal| refusal.reason) {
+        Ok(()) => Outcome::Applied { index },
+        Err(Reason::NoSpace) => Outcome::NoSpace,
+        Err(_) => Outcome::TooLarge,
+    }
+}
+
+/// A command without operations ran.
+fn nothing((): ()) -> (Branches, Option<super::model::TxnAnswer>) {
+    (Branches::default(), None)
+}
+
+/// The client has sent a later request. It waits for this one's answer no more.
+fn superseded(index: Index, change: &Change) -> Outcome {
+    match change {
+        Change::Put { .. } | Change::Append { .. } => Outcome::Applied { index },
+        _ => Outcome::Ran { index, result: Err(Refusal::of(Reason::Superseded, 0)) },
+    }
 }
 
 #[cfg(test)]
@@ -187,27 +225,26 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::kv::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX};
+    use crate::kv::model::{Action, KeyRange, OperationAnswer, Range};
+    use crate::kv::{
+        ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, CLIENT_ID_LEN_MAX, Identity, KEY_LEN_MAX, VALUE_LEN_MAX,
+    };
 
-    /// A write outside any session.
-    fn write(op: Op, key: &[u8], value: &[u8]) -> Command {
-        Command {
-            op,
-            key: Bytes::copy_from_slice(key),
-            value: Bytes::copy_from_slice(value),
-            client_id: Bytes::new(),
-            request_id: 0,
-            seen_index: Index::ZERO,
-        }
+    /// A put outside any session.
+    fn put(key: &[u8], value: &[u8]) -> Command {
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        Command::unrepeated(Change::Put { key, value })
+    }
+
+    /// An append outside any session.
+    fn append(key: &[u8], value: &[u8]) -> Command {
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        Command::unrepeated(Change::Append { key, value })
     }
 
     fn of_client(client: &str, request_id: i64, seen: u64, command: Command) -> Command {
-        Command {
-            client_id: client.to_owned().into(),
-            request_id,
-            seen_index: Index(seen),
-            ..command
-        }
+        let (client_id, seen_index) = (client.to_owned().into(), Index(seen));
+        Command { identity: Identity { client_id, request_id, seen_index }, ..command }
     }
 
     /// A store, and the index of its last entry.
@@ -224,8 +261,10 @@ mod tests {
         }
 
         fn check(&self, key: &[u8], expected: Option<&[u8]>) {
-            let answer = self.0.query(Query::Get { key: Bytes::copy_from_slice(key) });
-            assert_eq!(answer, Answer::Value(expected.map(Bytes::copy_from_slice)));
+            match self.0.query(Query::Get { key: Bytes::copy_from_slice(key) }) {
+                Answer::Value(value) => assert_eq!(value.as_deref(), expected),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -237,39 +276,43 @@ mod tests {
     fn put_replaces_and_append_appends() {
         let mut log = Log::new();
         log.check(b"k", None);
-        assert_eq!(log.apply(&write(Op::Append, b"k", b"a")), applied(2));
-        assert_eq!(log.apply(&write(Op::Append, b"k", b"bc")), applied(3));
+        assert_eq!(log.apply(&append(b"k", b"a")), applied(2));
+        assert_eq!(log.apply(&append(b"k", b"bc")), applied(3));
         log.check(b"k", Some(b"abc"));
-        assert_eq!(log.apply(&write(Op::Put, b"k", b"d")), applied(4));
+        assert_eq!(log.apply(&put(b"k", b"d")), applied(4));
         log.check(b"k", Some(b"d"));
-        assert_eq!(log.apply(&write(Op::Put, b"\0\xff", b"")), applied(5));
+        assert_eq!(log.apply(&put(b"\0\xff", b"")), applied(5));
         log.check(b"\0\xff", Some(b""));
-        log.apply(&write(Op::Append, b"", b""));
+        log.apply(&append(b"", b""));
         log.check(b"", Some(b""));
-        assert_eq!(log.0.stats(), Stats { keys: 3, bytes: 4, sessions: 0 });
+        let stats = log.0.stats();
+        assert_eq!((stats.keys, stats.bytes, stats.sessions), (3, 4, 0));
+        assert_eq!(stats.revision, Revision(6));
     }
 
     #[test]
     fn a_write_of_a_session_takes_effect_once() {
         let mut log = Log::new();
-        let first = of_client("c", 1, 1, write(Op::Append, b"k", b"x"));
-        let second = of_client("c", 2, 1, write(Op::Append, b"k", b"y"));
+        let first = of_client("c", 1, 1, append(b"k", b"x"));
+        let second = of_client("c", 2, 1, append(b"k", b"y"));
         assert_eq!(log.apply(&first), applied(2));
         assert_eq!(log.apply(&first), applied(2));
         assert_eq!(log.apply(&second), applied(4));
         assert_eq!(log.apply(&first), applied(5));
         log.check(b"k", Some(b"xy"));
-        assert_eq!(log.0.stats(), Stats { keys: 1, bytes: 3, sessions: 1 });
+        let stats = log.0.stats();
+        assert_eq!((stats.keys, stats.bytes, stats.sessions), (1, 3, 1));
+        assert_eq!(stats.revision, Revision(3));
     }
 
     #[test]
     fn a_refusal_is_repeated_even_when_it_would_fit_by_now() {
         let mut log = Log::new();
-        log.apply(&write(Op::Put, b"k", &vec![b'v'; VALUE_LEN_MAX]));
-        let append = of_client("c", 1, 1, write(Op::Append, b"k", b"x"));
+        log.apply(&put(b"k", &vec![b'v'; VALUE_LEN_MAX]));
+        let append = of_client("c", 1, 1, append(b"k", b"x"));
         assert_eq!(log.apply(&append), Outcome::TooLarge);
         assert_eq!(log.0.value(b"k").map(|value| value.len()), Some(VALUE_LEN_MAX));
-        log.apply(&write(Op::Put, b"k", b""));
+        log.apply(&put(b"k", b""));
         assert_eq!(log.apply(&append), Outcome::TooLarge);
         log.check(b"k", Some(b""));
     }
@@ -277,11 +320,11 @@ mod tests {
     #[test]
     fn a_value_may_grow_to_the_limit_and_not_past_it() {
         let mut log = Log::new();
-        log.apply(&write(Op::Put, b"k", &vec![1; VALUE_LEN_MAX - 1]));
-        assert_eq!(log.apply(&write(Op::Append, b"k", b"12")), Outcome::TooLarge);
-        assert_eq!(log.apply(&write(Op::Append, b"k", b"1")), applied(4));
-        assert_eq!(log.apply(&write(Op::Append, b"k", b"")), applied(5));
-        assert_eq!(log.apply(&write(Op::Append, b"k", b"1")), Outcome::TooLarge);
+        log.apply(&put(b"k", &vec![1; VALUE_LEN_MAX - 1]));
+        assert_eq!(log.apply(&append(b"k", b"12")), Outcome::TooLarge);
+        assert_eq!(log.apply(&append(b"k", b"1")), applied(4));
+        assert_eq!(log.apply(&append(b"k", b"")), applied(5));
+        assert_eq!(log.apply(&append(b"k", b"1")), Outcome::TooLarge);
     }
 
     #[test]
@@ -289,21 +332,106 @@ mod tests {
         let mut log = Log::new();
         assert_eq!(log.0.apply(Index(2), &Bytes::from_static(b"\xff garbage")), Outcome::Malformed);
         assert_eq!(log.0.apply(Index(3), &Bytes::new()), Outcome::Malformed);
-        let oversized = write(Op::Put, b"k", &vec![0; VALUE_LEN_MAX + 1]);
+        let oversized = put(b"k", &vec![0; VALUE_LEN_MAX + 1]);
         assert_eq!(log.apply(&of_client("c", 1, 1, oversized)), Outcome::TooLarge);
-        assert_eq!(log.0.stats(), Stats::default());
+        assert_eq!(log.0.stats(), Store::new().stats());
         assert!(
             CLIENT_ID_LEN_MAX < 256 && KEY_LEN_MAX <= u32::MAX as usize,
             "lengths fit their fields"
         );
     }
 
+    /// A transaction of `client` that increments a key and reads another one.
+    fn count(client: &str, request_id: i64) -> Command {
+        let then = vec![Action::increment("n", 1).into(), Action::get("k").into()];
+        let txn = Txn { then, ..Txn::default() };
+        of_client(client, request_id, 1, Command::unrepeated(Change::Txn(txn)))
+    }
+
+    fn done(outcome: Outcome) -> Done {
+        match outcome {
+            Outcome::Ran { result: Ok(done), .. } => done,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_repeat_of_a_transaction_gets_the_first_answer() {
+        let mut log = Log::new();
+        log.apply(&put(b"k", b"old"));
+        let first = log.apply(&count("c", 1));
+        log.apply(&put(b"k", b"new"));
+        assert_eq!(log.apply(&count("c", 1)), first);
+        log.check(b"n", Some(b"1"));
+        let answer = done(first).answer.unwrap();
+        let OperationAnswer::Range(range) = &answer.answers[1] else { panic!("{answer:?}") };
+        assert_eq!(range.entries[0].value, "old");
+        // A later request of the same client: nobody waits for the first one's answer any more.
+        log.apply(&count("c", 2));
+        let refused = Refusal::of(Reason::Superseded, 0);
+        let superseded = Outcome::Ran { index: Index(7), result: Err(refused) };
+        assert_eq!(log.apply(&count("c", 1)), superseded);
+    }
+
+    #[test]
+    fn a_long_answer_is_given_once() {
+        let mut log = Log::new();
+        log.apply(&put(b"k", &vec![0; ANSWER_KEPT_MAX as usize]));
+        let first = done(log.apply(&count("c", 1)));
+        assert!(first.answer.is_some());
+        let forgotten = Done { answer: None, ..first };
+        assert_eq!(done(log.apply(&count("c", 1))), forgotten);
+        assert_eq!((forgotten.branches.held, forgotten.branches.count), (1, 1));
+        log.check(b"n", Some(b"1"));
+    }
+
+    #[test]
+    fn the_oldest_answers_are_forgotten_first() {
+        let mut log = Log::new();
+        let len = 1_000_000;
+        log.apply(&put(b"k", &vec![0; len]));
+        let fits = ANSWERS_KEPT_MAX as usize / (len + 200);
+        let client = |n: usize| format!("c{n}");
+        (0..fits).for_each(|n| drop(log.apply(&count(&client(n), 1))));
+        // A repeat is a use, so now the second one is the oldest.
+        let is_known =
+            |log: &mut Log, n: usize| done(log.apply(&count(&client(n), 1))).answer.is_some();
+        assert!(is_known(&mut log, 0));
+        log.apply(&count("one too many", 1));
+        assert!(!is_known(&mut log, 1));
+        assert!((2..fits).chain([0]).all(|n| is_known(&mut log, n)));
+        log.check(b"n", Some((fits + 1).to_string().as_bytes()));
+    }
+
+    #[test]
+    fn a_read_that_takes_long_is_made_on_a_view() {
+        let mut log = Log::new();
+        let keys = QUICK_READ_KEYS_MAX as u32;
+        (0..keys).for_each(|key| drop(log.apply(&put(&key.to_be_bytes(), b"v"))));
+        let all = Action::Range(Range::of(KeyRange::all()));
+        let read = Txn { then: vec![all.clone().into()], ..Txn::default() };
+        let Answer::Read(quick) = log.0.query(Query::Read(read.clone())) else { panic!("a view") };
+        log.apply(&put(b"one more", b"v"));
+        let Answer::View(view) = log.0.query(Query::Read(read.clone())) else { panic!("no view") };
+        log.apply(&put(b"after the view", b"v"));
+        let answer = view.read(&read, &|| false).unwrap();
+        assert_eq!(answer.revision, quick.revision.next());
+        let OperationAnswer::Range(range) = &answer.result.unwrap().answers[0] else { panic!() };
+        assert_eq!((range.entries.len(), range.count), (keys as usize + 1, keys as u64 + 1));
+        let past = Range { at: Revision(2), ..Range::of(KeyRange::all()) };
+        let past = Txn { then: vec![Action::Range(past).into()], ..Txn::default() };
+        assert!(matches!(log.0.query(Query::Read(past)), Answer::View(_)));
+        // A read that is told to end does.
+        (0..5_000u32).for_each(|key| drop(log.apply(&put(&key.to_be_bytes(), b"v"))));
+        assert_eq!(log.0.view().read(&read, &|| true), None);
+    }
+
     #[test]
     fn a_forgotten_session_is_told_so() {
         let mut log = Log(Store::with_sessions_max(1), 1);
-        let append = of_client("a", 1, 1, write(Op::Append, b"k", b"x"));
+        let append = of_client("a", 1, 1, append(b"k", b"x"));
         log.apply(&append);
-        log.apply(&of_client("b", 1, 1, write(Op::Put, b"other", b"")));
+        log.apply(&of_client("b", 1, 1, put(b"other", b"")));
         assert_eq!(log.apply(&append), Outcome::SessionExpired { index: Index(4) });
         log.check(b"k", Some(b"x"));
     }
@@ -311,7 +439,7 @@ mod tests {
     #[test]
     fn a_value_keeps_nothing_else_alive() {
         let mut log = Log::new();
-        let frame = write(Op::Put, b"k", b"v").encode();
+        let frame = put(b"k", b"v").encode();
         log.0.apply(Index(2), &frame);
         assert!(frame.is_unique(), "the store holds a slice of the entry");
     }
@@ -319,9 +447,9 @@ mod tests {
     #[test]
     fn a_reader_keeps_the_value_it_read() {
         let mut log = Log::new();
-        log.apply(&write(Op::Append, b"k", b"a"));
+        log.apply(&append(b"k", b"a"));
         let read = log.0.value(b"k");
-        log.apply(&write(Op::Append, b"k", b"b"));
+        log.apply(&append(b"k", b"b"));
         assert_eq!(read.as_deref(), Some(&b"a"[..]));
         log.check(b"k", Some(b"ab"));
     }
@@ -333,7 +461,7 @@ mod tests {
         let appends = 100_000;
         let mut view = None;
         for i in 0..appends {
-            log.apply(&write(Op::Append, b"k", &[b'x'; 100]));
+            log.apply(&append(b"k", &[b'x'; 100]));
             // A view costs one copy, not one for each append.
             if i == appends / 2 {
                 view = Some(log.0.view());
@@ -350,11 +478,11 @@ mod tests {
     fn a_view_costs_the_same_however_much_there_is() {
         let mut log = Log::new();
         for key in 0..50_000u32 {
-            log.apply(&write(Op::Put, &key.to_le_bytes(), b"value"));
+            log.apply(&put(&key.to_le_bytes(), b"value"));
         }
         let started = Instant::now();
         for _ in 0..50_000 {
-            log.apply(&write(Op::Put, b"k", b"value"));
+            log.apply(&put(b"k", b"value"));
             drop(log.0.view());
         }
         // Copying each time would visit 2,500,000,000 keys and take at least a minute. This takes a

@@ -23,3 +23,5 @@ pub(crate) const ERR_TOO_LARGE: &[u8] = b"ErrTooLarge";
 /// `Err`, ours: `Op` is neither `Put` nor `Append`.
 #[cfg(feature = "server")]
 pub(crate) const ERR_UNKNOWN_OP: &[u8] = b"ErrUnknownOp";
+/// `Err`, ours: the store would hold more than its limits allow. Nothing changed.
+pub(crate) const ERR_NO_SPACE: &[u8] = b"ErrNoSpace";

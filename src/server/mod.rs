@@ -44,10 +44,11 @@ mod start;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::kv::Store;
+use crate::kv::{Lanes, Store};
 use crate::node::{Node, NodeFailure, NodeHandle};
 use crate::raft::RoleName;
 use crate::rpc::Server;
@@ -70,6 +71,7 @@ const HAND_OVER_POLL: Duration = Duration::from_millis(1);
 pub struct Member {
     http: Option<Http>,
     server: Server,
+    lanes: Arc<Lanes>,
     /// `None` once it has ended.
     node: Option<Node<Store>>,
     handle: NodeHandle<Store>,
@@ -84,8 +86,8 @@ impl fmt::Debug for Member {
 
 impl From<Started> for Member {
     fn from(started: Started) -> Member {
-        let Started { http, server, node, has_peers } = started;
-        Member { http, server, handle: node.handle(), node: Some(node), has_peers }
+        let Started { http, server, lanes, node, has_peers } = started;
+        Member { http, server, lanes, handle: node.handle(), node: Some(node), has_peers }
     }
 }
 
@@ -113,6 +115,12 @@ impl Member {
     /// The address that the member serves on.
     pub fn addr(&self) -> SocketAddr {
         self.server.local_addr()
+    }
+
+    /// Writes on behalf of clients that have no identity of their own, whether this member leads or
+    /// not.
+    pub fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
     }
 
     /// The member's node: its status, and proposals and reads without a socket.

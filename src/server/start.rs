@@ -14,10 +14,11 @@ use super::error::StartError;
 use super::http::Http;
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
 use crate::ErrorChain;
+use crate::kv::lane_proto::LaneRpcService;
 use crate::kv::proto::KvServerRpcService;
-use crate::kv::{KvService, Store};
+use crate::kv::{KvService, LaneService, Lanes, Store};
 use crate::members::Members;
-use crate::node::{Node, NodeConfig, NodeHandle};
+use crate::node::{Node, NodeConfig, NodeError, NodeHandle};
 use crate::raft::{MemberId, Standing};
 use crate::rpc::{Channel, Server, Service, resolve};
 use crate::storage::{DataDir, Identity, StorageError};
@@ -35,6 +36,7 @@ const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Started {
     pub(super) http: Option<Http>,
     pub(super) server: Server,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) node: Node<Store>,
     pub(super) has_peers: bool,
 }
@@ -69,7 +71,7 @@ pub(super) fn start<P: Publish>(
     let cluster_id = data_dir.identity().cluster_id;
     let node_config = NodeConfig {
         id,
-        members: peers,
+        members: peers.clone(),
         timing,
         snapshot_log_bytes,
         read_mode,
@@ -82,10 +84,14 @@ pub(super) fn start<P: Publish>(
     let admin = Admin { node: handle.clone(), members: members.clone(), read_mode, cluster_id };
     let admin = AdminRpcService::new(Arc::new(admin));
     let kv = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members)));
+    let lanes = Lanes::start(handle.clone(), &peers);
+    let lanes = Arc::new(lanes.map_err(|source| StartError::Node(NodeError::Thread(source)))?);
+    let forwarded = LaneRpcService::new(Arc::new(LaneService::new(handle.clone())));
     let server = Server::builder()
         .service(P::publish(kv, handle.clone()))
         .reserved_service(P::publish(node.service(), handle.clone()))
         .service(P::publish(admin, handle.clone()))
+        .service(P::publish(forwarded, handle.clone()))
         .limits(limits)
         .listener(listener)
         .build()?
@@ -94,7 +100,7 @@ pub(super) fn start<P: Publish>(
         Http::serve(listener, id, handle).map_err(|source| StartError::Listen { addr, source })
     };
     let http = http.map(serve).transpose()?;
-    Ok(Started { http, server, node, has_peers })
+    Ok(Started { http, server, lanes, node, has_peers })
 }
 
 /// Listens on `addr`. A process that had the address and was killed a moment ago keeps its sockets

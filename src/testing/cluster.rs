@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use super::network::Network;
 use super::options::{Delay, Options};
 use super::port::Port;
 use crate::clerk::Clerk;
+use crate::kv::Lanes;
 use crate::members::Members;
 use crate::raft::{MemberId, RoleName, Status};
 use crate::server::{Config, Member, StartError};
@@ -175,6 +177,11 @@ impl Cluster {
     /// The status of a member, unless it is down.
     pub fn status(&self, id: impl Into<MemberId>) -> Option<Status> {
         self.slot(id.into()).member.lock().as_ref().map(|member| member.node().status())
+    }
+
+    /// The lanes of a member, unless it is down: see [`Member::lanes`].
+    pub fn lanes(&self, id: impl Into<MemberId>) -> Option<Arc<Lanes>> {
+        self.slot(id.into()).member.lock().as_ref().map(|member| member.lanes().clone())
     }
 
     /// Ends a member as a crash would: its sockets close, and what it has not written is lost. Does

@@ -1,6 +1,7 @@
 //! Whole members inside this process, on real disks and sockets, through the public API.
 //!
-//! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`].
+//! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
+//!   [`lanes`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).
@@ -18,6 +19,7 @@ mod divergence;
 mod existing_clients;
 mod faults;
 mod http;
+mod lanes;
 mod levels;
 mod lists;
 mod nodes;

@@ -9,10 +9,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
-use syncraft::kv::{Command, Op, Outcome};
+use syncraft::kv::{Change, Command, Identity, Outcome};
 use syncraft::raft::{Index, MemberId};
 
 use crate::history::CallId;
+use crate::show;
 
 /// How often one write may begin a new session.
 const SESSIONS_PER_WRITE_MAX: u32 = 3;
@@ -99,18 +100,18 @@ impl Clerk {
         self.call.is_none()
     }
 
-    /// Begins a call: `write` is `None` for a read.
-    pub(crate) fn begin(
-        &mut self,
-        id: CallId,
-        key: Bytes,
-        write: Option<(Op, Bytes)>,
-        deadline_us: u64,
-    ) {
-        let request = match write {
-            None => Request::Read(key),
-            Some((op, value)) => Request::Write(self.stamp(op, key, value)),
-        };
+    /// Begins a read of `key`.
+    pub(crate) fn begin_read(&mut self, id: CallId, key: Bytes, deadline_us: u64) {
+        self.begin(id, Request::Read(key), deadline_us);
+    }
+
+    /// Begins a write.
+    pub(crate) fn begin_write(&mut self, id: CallId, change: Change, deadline_us: u64) {
+        let command = self.stamp(change);
+        self.begin(id, Request::Write(command), deadline_us);
+    }
+
+    fn begin(&mut self, id: CallId, request: Request, deadline_us: u64) {
         self.call = Some(UnderWay {
             id,
             request,
@@ -125,11 +126,11 @@ impl Clerk {
     }
 
     /// The next write of this session.
-    fn stamp(&mut self, op: Op, key: Bytes, value: Bytes) -> Command {
+    fn stamp(&mut self, change: Change) -> Command {
         self.request_id += 1;
         let client_id = Bytes::from(format!("{}.{}", self.number, self.sessions));
         let (request_id, seen_index) = (self.request_id, self.seen_index);
-        Command { op, key, value, client_id, request_id, seen_index }
+        Command { identity: Identity { client_id, request_id, seen_index }, change }
     }
 
     /// The next of `members` to ask, each once in a round. Between rounds, and after a busy member,
@@ -187,7 +188,7 @@ impl Clerk {
         let call = self.call.as_mut()?;
         call.sessions += 1;
         let is_over = call.may_have_run || call.sessions > SESSIONS_PER_WRITE_MAX;
-        let Request::Write(Command { op, key, value, .. }) = call.request.clone() else {
+        let Request::Write(Command { change, .. }) = call.request.clone() else {
             panic!("a read has no session");
         };
         if is_over {
@@ -195,7 +196,7 @@ impl Clerk {
         }
         call.hint = Some(call.at);
         call.asked.clear();
-        let request = Request::Write(self.stamp(op, key, value));
+        let request = Request::Write(self.stamp(change));
         self.call.as_mut()?.request = request;
         None
     }
@@ -217,10 +218,10 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Request::Read(key) => write!(f, "get {}", String::from_utf8_lossy(key)),
-            Request::Write(Command { op, key, value, client_id, request_id, seen_index }) => {
-                let words = [key, value, client_id].map(|bytes| String::from_utf8_lossy(bytes));
-                let [key, value, client] = words;
-                write!(f, "{op:?} {key} {value} ({client} #{request_id}, seen {seen_index})")
+            Request::Write(Command { identity, change }) => {
+                let Identity { client_id, request_id, seen_index } = identity;
+                let client = String::from_utf8_lossy(client_id);
+                write!(f, "{} ({client} #{request_id}, seen {seen_index})", show::change(change))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Events, messages and effects as text, short enough to read thousands of them. The rest is
 //! printed with `Debug`.
 
-use syncraft::kv::Command;
+use bytes::Bytes;
+use syncraft::kv::{Change, Command, Identity};
 use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist, Request};
 
 pub(crate) fn event(event: &Event) -> String {
@@ -66,15 +67,28 @@ fn entry(entry: &Entry) -> String {
     }
 }
 
-fn command(bytes: &bytes::Bytes) -> String {
-    let Ok(Command { op, key, value, client_id, request_id, .. }) = Command::decode(bytes) else {
+fn command(bytes: &Bytes) -> String {
+    let Ok(Command { identity, change }) = Command::decode(bytes) else {
         return format!("{bytes:?}");
     };
-    let (key, client) = (String::from_utf8_lossy(&key), String::from_utf8_lossy(&client_id));
-    match client_id.is_empty() {
-        true => format!("{key}"),
-        false => {
-            format!("{op:?} {key} {} ({client} #{request_id})", String::from_utf8_lossy(&value))
+    let Identity { client_id, request_id, .. } = identity;
+    match (client_id.is_empty(), &change) {
+        (true, Change::Put { key, .. }) => String::from_utf8_lossy(key).into_owned(),
+        _ => {
+            let client = String::from_utf8_lossy(&client_id);
+            format!("{} ({client} #{request_id})", self::change(&change))
         }
+    }
+}
+
+pub(crate) fn change(change: &Change) -> String {
+    let write = |op, key: &Bytes, value: &Bytes| {
+        let [key, value] = [key, value].map(|bytes| String::from_utf8_lossy(bytes));
+        format!("{op} {key} {value}")
+    };
+    match change {
+        Change::Put { key, value } => write("Put", key, value),
+        Change::Append { key, value } => write("Append", key, value),
+        other => format!("{other:?}"),
     }
 }

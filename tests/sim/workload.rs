@@ -2,8 +2,8 @@
 //! command is unique, and has no session.
 
 use bytes::Bytes;
-use syncraft::kv::{Command, Op};
-use syncraft::raft::{Event, Index, RequestId};
+use syncraft::kv::{Change, Command};
+use syncraft::raft::{Event, RequestId};
 
 use crate::plan::Plan;
 
@@ -39,14 +39,8 @@ impl Workload {
         let id = self.next_id();
         let mut value = id.0.to_le_bytes().to_vec();
         value.resize(8 + self.rng.usize(plan.value_len.clone()), b'.');
-        let command = Command {
-            op: Op::Put,
-            key: Bytes::from(format!("load {}", id.0 % KEYS)),
-            value: Bytes::from(value),
-            client_id: Bytes::new(),
-            request_id: 0,
-            seen_index: Index::ZERO,
-        };
+        let key = Bytes::from(format!("load {}", id.0 % KEYS));
+        let command = Command::unrepeated(Change::Put { key, value: value.into() });
         Event::Propose { id, command: command.encode() }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use syncraft::kv::{Command, Op};
+use syncraft::kv::{Change, Command};
 use syncraft::raft::{Entry, Index, Payload};
 
 use crate::machine::Machine;
@@ -39,9 +39,9 @@ impl States {
 /// Values that clerks write are unique, and occur once in a state.
 fn check_at_most_once(machine: &Machine, entry: &Entry) {
     let Payload::Command(command) = &entry.payload else { return };
-    let Command { op, key, value, client_id, .. } =
-        Command::decode(command).expect("clerks propose commands");
-    if client_id.is_empty() || op == Op::Put {
+    let command = Command::decode(command).expect("clerks propose commands");
+    let Command { identity, change: Change::Append { key, value } } = command else { return };
+    if identity.client_id.is_empty() {
         return;
     }
     let state = machine.value(&key).unwrap_or_default();

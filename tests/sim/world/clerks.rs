@@ -2,7 +2,7 @@
 //! the history.
 
 use bytes::Bytes;
-use syncraft::kv::{self, Command};
+use syncraft::kv::{Change, Command, Identity};
 use syncraft::raft::{Event, RequestId, RoleName};
 
 use super::{What, World};
@@ -48,12 +48,14 @@ impl Clerks {
     /// A call of one clerk on one of its keys begins.
     fn begin(&mut self, clerk: usize, key: usize, op: Op, now_us: u64, timeout_us: u64) {
         let id = self.history.begin(key, op.clone());
-        let write = match op {
-            Op::Put(value) => Some((kv::Op::Put, Bytes::from(value))),
-            Op::Append(value) => Some((kv::Op::Append, Bytes::from(value))),
-            Op::Get => None,
+        let key = Bytes::from(format!("key {key}"));
+        let (clerk, deadline_us) = (&mut self.clerks[clerk], now_us + timeout_us);
+        let change = match op {
+            Op::Put(value) => Change::Put { key, value: value.into() },
+            Op::Append(value) => Change::Append { key, value: value.into() },
+            Op::Get => return clerk.begin_read(id, key, deadline_us),
         };
-        self.clerks[clerk].begin(id, Bytes::from(format!("key {key}")), write, now_us + timeout_us);
+        clerk.begin_write(id, change, deadline_us);
     }
 }
 
@@ -156,7 +158,7 @@ impl World {
                 return self.answer(waiting, Answer::Read(value));
             }
             (Some(Lie::NoSessions), Request::Write(command)) => {
-                Request::Write(Command { client_id: Bytes::new(), request_id: 0, ..command })
+                Request::Write(Command { identity: Identity::default(), ..command })
             }
             (_, request) => request,
         };

@@ -220,8 +220,8 @@ impl World {
         let Applied { outcome, expected } = machine.apply(entry);
         self.oracle.states.applied(machine, entry);
         let loaded = machine.loaded();
-        match outcome {
-            Some(Outcome::Applied { index }) if index < entry.index => {
+        match &outcome {
+            &Some(Outcome::Applied { index }) if index < entry.index => {
                 self.count("write repeated");
                 if index <= loaded {
                     self.count("write repeated after a snapshot");

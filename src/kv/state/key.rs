@@ -10,10 +10,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use imbl::OrdMap;
-
-/// Every key with its value. A clone shares its nodes until one of the two changes.
-pub(super) type Values = OrdMap<Key, Bytes>;
 
 /// The longest key that needs no memory of its own. With this limit a [`Key`] has 24 bytes, as many
 /// as a pointer, a length and a tag.
@@ -21,7 +17,7 @@ const SHORT_LEN_MAX: usize = 22;
 
 /// Any bytes, compared as bytes. A clone copies 24 bytes.
 #[derive(Clone, Debug)]
-pub(super) enum Key {
+pub(in crate::kv) enum Key {
     /// `len` bytes, followed by zeros.
     Short {
         len: u8,
@@ -65,6 +61,12 @@ impl PartialEq for Key {
 }
 
 impl Eq for Key {}
+
+impl From<&Key> for Bytes {
+    fn from(key: &Key) -> Bytes {
+        Bytes::copy_from_slice(key)
+    }
+}
 
 impl PartialOrd for Key {
     fn partial_cmp(&self, other: &Key) -> Option<Ordering> {

@@ -1,0 +1,181 @@
+//! `laneRpc`: a member brings a command to the leader, and the outcome back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::kv::model::{self, Reason, Refusal, Revision, WireError};
+use crate::kv::{Branches, Change, Command, Done, Outcome, Store};
+use crate::node::NodeHandle;
+use crate::raft::Index;
+use crate::rpc::prost::Message as _;
+use crate::rpc::{CallError, CallOptions, Channel, Done as Reply, ErrorChain};
+
+use crate::kv::lane_proto as proto;
+use proto::forward_reply::Result as ReplyResult;
+use proto::outcome::Kind;
+use proto::{ForwardReply, ForwardRequest, LaneRpc, LaneRpcStub, NotServed};
+
+/// For a call without a deadline.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a forwarded command has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForwardError {
+    #[error("the leader cannot be asked")]
+    Call(#[source] CallError),
+    #[error("the member asked says: {why}")]
+    NotServed { why: String, may_apply: bool },
+    /// The command may have been applied.
+    #[error("the leader's answer makes no sense")]
+    Nonsense(#[source] WireError),
+}
+
+impl ForwardError {
+    pub(super) fn may_apply(&self) -> bool {
+        match self {
+            ForwardError::Call(error) => error.may_have_run(),
+            ForwardError::NotServed { may_apply, .. } => *may_apply,
+            ForwardError::Nonsense(_) => true,
+        }
+    }
+}
+
+/// Sends `command` over `channel`. `done` runs once, on a thread of the channel.
+pub(super) fn forward(
+    channel: &Channel,
+    command: Bytes,
+    deadline: Instant,
+    done: impl FnOnce(Result<Outcome, ForwardError>) + Send + 'static,
+) {
+    let request = ForwardRequest { command };
+    let (method, options) = (&LaneRpcStub::<Channel>::FORWARD, CallOptions::default());
+    channel.call_then(method, &options, &request, deadline, move |result| {
+        let reply: Result<ForwardReply, CallError> = result;
+        done(reply.map_err(ForwardError::Call).and_then(read_reply));
+    });
+}
+
+fn read_reply(reply: ForwardReply) -> Result<Outcome, ForwardError> {
+    let missing = WireError::Missing { of: "a forwarded command's reply", part: "result" };
+    match reply.result.ok_or(ForwardError::Nonsense(missing))? {
+        ReplyResult::Outcome(outcome) => read_outcome(outcome).map_err(ForwardError::Nonsense),
+        ReplyResult::NotServed(NotServed { why, may_apply }) => {
+            Err(ForwardError::NotServed { why, may_apply })
+        }
+    }
+}
+
+/// `laneRpc` of one member: proposes what other members bring, if it leads.
+pub struct LaneService {
+    node: NodeHandle<Store>,
+}
+
+impl LaneService {
+    /// Proposes to `node`.
+    pub fn new(node: NodeHandle<Store>) -> LaneService {
+        LaneService { node }
+    }
+}
+
+impl LaneRpc for LaneService {
+    /// Brings the commands that have arrived together to the core together.
+    fn after_calls(&self, _method: &str) {
+        self.node.run_pending();
+    }
+
+    fn forward(&self, request: ForwardRequest, reply: Reply<ForwardReply>) {
+        if let Err(why) = check(&request.command) {
+            return reply.run(refusal(why, false));
+        }
+        let deadline = reply.deadline().unwrap_or_else(|| Instant::now() + CALL_TIMEOUT);
+        self.node.queue_proposal(request.command, deadline, move |result| {
+            reply.run(match result {
+                Ok(outcome) => {
+                    ForwardReply { result: Some(ReplyResult::Outcome(write_outcome(&outcome))) }
+                }
+                Err(error) => refusal(error.to_string(), error.may_apply()),
+            });
+        });
+    }
+}
+
+/// Whether a member may have sent this command. Members do not forward a change of the feature
+/// level: the leader alone decides it.
+fn check(bytes: &Bytes) -> Result<(), String> {
+    let command = Command::decode(bytes).map_err(|error| ErrorChain(&error).to_string())?;
+    command.check_limits().map_err(|error| ErrorChain(&error).to_string())?;
+    match command.change {
+        Change::RaiseLevel(_) => Err("the feature level is the leader's to raise".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn refusal(why: String, may_apply: bool) -> ForwardReply {
+    ForwardReply { result: Some(ReplyResult::NotServed(NotServed { why, may_apply })) }
+}
+
+fn write_outcome(outcome: &Outcome) -> proto::Outcome {
+    let plain = |kind: Kind, index: Index| proto::Outcome {
+        kind: kind.into(),
+        index: index.0,
+        ..proto::Outcome::default()
+    };
+    match outcome {
+        Outcome::Applied { index } => plain(Kind::Applied, *index),
+        Outcome::TooLarge => plain(Kind::TooLarge, Index::ZERO),
+        Outcome::NoSpace => plain(Kind::NoSpace, Index::ZERO),
+        Outcome::SessionExpired { index } => plain(Kind::SessionExpired, *index),
+        Outcome::Malformed => plain(Kind::Malformed, Index::ZERO),
+        Outcome::Ran { index, result: Ok(Done { revision, branches, answer }) } => {
+            let answer = answer.as_deref().map(model::proto::TxnAnswer::from);
+            proto::Outcome {
+                revision: revision.0,
+                held: branches.held,
+                branches: branches.count,
+                answer: answer.map(|answer| answer.encode_to_vec().into()),
+                ..plain(Kind::Done, *index)
+            }
+        }
+        Outcome::Ran { index, result: Err(Refusal { reason, operation, value }) } => {
+            proto::Outcome {
+                reason: reason.number(),
+                operation: *operation,
+                value: *value,
+                ..plain(Kind::Refused, *index)
+            }
+        }
+    }
+}
+
+fn read_outcome(outcome: proto::Outcome) -> Result<Outcome, WireError> {
+    let unknown = |what, number: i64| WireError::Unknown { what, number };
+    let index = Index(outcome.index);
+    Ok(match Kind::try_from(outcome.kind) {
+        Ok(Kind::Applied) => Outcome::Applied { index },
+        Ok(Kind::TooLarge) => Outcome::TooLarge,
+        Ok(Kind::NoSpace) => Outcome::NoSpace,
+        Ok(Kind::SessionExpired) => Outcome::SessionExpired { index },
+        Ok(Kind::Malformed) => Outcome::Malformed,
+        Ok(Kind::Done) => {
+            let branches = Branches { held: outcome.held, count: outcome.branches };
+            let answer = outcome.answer.map(read_answer).transpose()?;
+            let revision = Revision(outcome.revision);
+            Outcome::Ran { index, result: Ok(Done { revision, branches, answer }) }
+        }
+        Ok(Kind::Refused) => {
+            let (number, operation, value) = (outcome.reason, outcome.operation, outcome.value);
+            let reason = Reason::from_number(number)
+                .ok_or_else(|| unknown("reason of a refusal", number.into()))?;
+            Outcome::Ran { index, result: Err(Refusal { reason, operation, value }) }
+        }
+        Err(_) => return Err(unknown("kind of outcome", outcome.kind.into())),
+    })
+}
+
+fn read_answer(bytes: Bytes) -> Result<Arc<model::TxnAnswer>, WireError> {
+    let missing = WireError::Missing { of: "an answer", part: "a message" };
+    let message = model::proto::TxnAnswer::decode(bytes).map_err(|_| missing)?;
+    Ok(Arc::new(message.try_into()?))
+}

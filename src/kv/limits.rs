@@ -1,0 +1,74 @@
+//! [`Limits`]: what a store may hold. Every member applies the same limits, so they are replicated.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// What a store may hold. A change that would exceed `bytes_max` or `keys_max` is refused with "no
+/// space". Deletes and compactions are not, so the state ends by itself when there is space again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The length of all keys and values, in bytes. Default 8 GiB.
+    pub bytes_max: u64,
+    /// Keys. Default 100 million.
+    pub keys_max: u64,
+    /// How much of its past the store remembers: 64 bytes for each change, and its key and the
+    /// value that it replaced. Default 64 MiB, at most 64 GiB. The newest change always stays.
+    pub history_bytes_max: u64,
+}
+
+impl Limits {
+    /// The highest `history_bytes_max`.
+    pub const HISTORY_BYTES_MAX_MAX: u64 = 64 << 30;
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { bytes_max: 8 << 30, keys_max: 100_000_000, history_bytes_max: 64 << 20 }
+    }
+}
+
+/// Which limits change. `None`: that one stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsChange {
+    /// See [`Limits::bytes_max`].
+    pub bytes_max: Option<u64>,
+    /// See [`Limits::keys_max`].
+    pub keys_max: Option<u64>,
+    /// See [`Limits::history_bytes_max`].
+    pub history_bytes_max: Option<u64>,
+}
+
+impl LimitsChange {
+    /// The length of its bytes in a command.
+    pub(super) const LEN_BYTES: usize = 27;
+
+    pub(super) fn encode(&self, bytes: &mut BytesMut) {
+        for limit in [self.bytes_max, self.keys_max, self.history_bytes_max] {
+            bytes.put_u8(limit.is_some().into());
+            bytes.put_u64_le(limit.unwrap_or(0));
+        }
+    }
+
+    pub(super) fn decode(mut bytes: Bytes) -> LimitsChange {
+        let mut limit = || {
+            let (changes, limit) = (bytes.get_u8() != 0, bytes.get_u64_le());
+            changes.then_some(limit)
+        };
+        LimitsChange { bytes_max: limit(), keys_max: limit(), history_bytes_max: limit() }
+    }
+}
+
+impl Limits {
+    /// The limits after a change; as an error, the limit that would be out of its bounds.
+    #[cfg(feature = "server")]
+    pub(super) fn changed(self, change: LimitsChange) -> Result<Limits, u64> {
+        let limits = Limits {
+            bytes_max: change.bytes_max.unwrap_or(self.bytes_max),
+            keys_max: change.keys_max.unwrap_or(self.keys_max),
+            history_bytes_max: change.history_bytes_max.unwrap_or(self.history_bytes_max),
+        };
+        match limits.history_bytes_max > Limits::HISTORY_BYTES_MAX_MAX {
+            true => Err(limits.history_bytes_max),
+            false => Ok(limits),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a transaction must keep to before it is proposed.
+
+use bytes::Bytes;
+
+use super::{Action, DEPTH_MAX, KeyRange, NewValue, Operand, Operation, RangeEnd, Txn};
+use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
+
+/// Why a transaction is refused before anything is done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TxnError {
+    /// A key is over its limit.
+    #[error("key of {len} bytes is over the limit of {KEY_LEN_MAX}")]
+    KeyTooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A value is over its limit.
+    #[error("value of {len} bytes is over the limit of {VALUE_LEN_MAX}")]
+    ValueTooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// Transactions are nested too deep.
+    #[error("transactions nested {depth} deep: at most {DEPTH_MAX}")]
+    TooDeep {
+        /// How deep, as far as it was counted.
+        depth: usize,
+    },
+}
+
+impl Txn {
+    /// Checks all parts against their limits. A member does this before it proposes the
+    /// transaction, and again when it applies it.
+    ///
+    /// # Errors
+    /// [`TxnError`], with the offending value.
+    pub fn check(&self) -> Result<(), TxnError> {
+        self.check_at(1)
+    }
+
+    fn check_at(&self, depth: usize) -> Result<(), TxnError> {
+        if depth > DEPTH_MAX {
+            return Err(TxnError::TooDeep { depth });
+        }
+        for compare in &self.compare {
+            check_keys(&compare.keys)?;
+            if let Operand::Value(value) = &compare.operand {
+                check_value(value)?;
+            }
+        }
+        let mut operations = self.then.iter().chain(&self.otherwise);
+        operations.try_for_each(|operation| operation.check(depth))
+    }
+}
+
+impl Operation {
+    fn check(&self, depth: usize) -> Result<(), TxnError> {
+        match &self.action {
+            Action::Put { key, value, .. } => {
+                check_key(key)?;
+                match value {
+                    NewValue::Set(value) => check_value(value),
+                    NewValue::Keep => Ok(()),
+                }
+            }
+            Action::Append { key, value } => check_key(key).and_then(|()| check_value(value)),
+            Action::Increment { key, .. } => check_key(key),
+            Action::Delete { keys, .. } => check_keys(keys),
+            Action::Range(range) => check_keys(&range.keys),
+            Action::Txn(nested) => nested.check_at(depth + 1),
+        }
+    }
+}
+
+fn check_keys(keys: &KeyRange) -> Result<(), TxnError> {
+    check_key(keys.begin())?;
+    match keys.end() {
+        RangeEnd::Before(before) => check_key(before),
+        RangeEnd::Alone | RangeEnd::Open => Ok(()),
+    }
+}
+
+fn check_key(key: &Bytes) -> Result<(), TxnError> {
+    let len = key.len();
+    if len > KEY_LEN_MAX { Err(TxnError::KeyTooLong { len }) } else { Ok(()) }
+}
+
+fn check_value(value: &Bytes) -> Result<(), TxnError> {
+    let len = value.len();
+    if len > VALUE_LEN_MAX { Err(TxnError::ValueTooLong { len }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::model::Compare;
+
+    fn nested(depth: usize) -> Txn {
+        let inner = Txn::default();
+        (1..depth).fold(inner, |inner, _| Txn {
+            otherwise: vec![Action::Txn(inner).into()],
+            ..Txn::default()
+        })
+    }
+
+    fn long(len: usize) -> Bytes {
+        vec![0; len].into()
+    }
+
+    #[test]
+    fn limits_name_the_offending_value() {
+        let check = |action: Action, expected| {
+            let txn = Txn { then: vec![action.into()], ..Txn::default() };
+            assert_eq!(txn.check(), expected);
+        };
+        check(Action::put(long(KEY_LEN_MAX), long(VALUE_LEN_MAX)), Ok(()));
+        let key_too_long = Err(TxnError::KeyTooLong { len: KEY_LEN_MAX + 1 });
+        let value_too_long = Err(TxnError::ValueTooLong { len: VALUE_LEN_MAX + 1 });
+        check(Action::put(long(KEY_LEN_MAX + 1), ""), key_too_long.clone());
+        check(Action::get(long(KEY_LEN_MAX + 1)), key_too_long.clone());
+        check(Action::increment(long(KEY_LEN_MAX + 1), 1), key_too_long.clone());
+        let keys = KeyRange::between("", long(KEY_LEN_MAX + 1)).unwrap();
+        check(Action::delete(keys), key_too_long);
+        check(Action::append("", long(VALUE_LEN_MAX + 1)), value_too_long.clone());
+        let compare = vec![Compare::value("k", long(VALUE_LEN_MAX + 1))];
+        assert_eq!(Txn { compare, ..Txn::default() }.check(), value_too_long);
+    }
+
+    #[test]
+    fn a_transaction_is_sixteen_deep_at_most() {
+        assert_eq!(nested(DEPTH_MAX).check(), Ok(()));
+        assert_eq!(nested(DEPTH_MAX + 1).check(), Err(TxnError::TooDeep { depth: DEPTH_MAX + 1 }));
+    }
+}

@@ -1,0 +1,267 @@
+//! [`StoreView`]: the state of a store, and its bytes in a snapshot.
+//!
+//! The bytes are a version and sections. A section has a tag, the number of its records, and its
+//! records, so that later versions can add sections.
+//!
+//! | size | field |
+//! |-----:|-------|
+//! | 4 | format version: 2. (Format 1 was never released.) |
+//! | | the sections, in this order, each with 4 bytes tag, 8 bytes number of records, the records |
+//!
+//! | tag | records |
+//! |----:|---------|
+//! | 1 | the head, once: 8 bytes each for the digest of all entries applied, the revision, the compacted revision, and `expired_up_to` of the sessions; 4 bytes feature level; 8 bytes each for the limits on bytes, keys and history |
+//! | 2 | each entry, in the order of the keys: key, value, and 8 bytes each for create revision, mod revision, version and lease |
+//! | 3 | each record of the history, oldest first: 8 bytes revision, key, 1 byte whether the key was there. If so: 4 bytes kind of value (0: the value follows, 1: its length in 8 bytes), and revisions, version and lease as above |
+//! | 4 | each session, in the order of last use: 8 bytes index of last use, client id, 8 bytes newest request id, the outcome |
+//! | 0 | none: this is the end, and nothing follows |
+//!
+//! Numbers are little-endian, and keys, values and client ids stand behind their length in 8 bytes.
+//! These are the structures of `records` as bincode 1.3 writes them, one record at a time, so that neither
+//! side holds more than one record besides the state. The answer in an outcome is the message
+//! `TxnAnswer` of `proto/store_rpc.proto`.
+//!
+//! Invariant: equal states have equal bytes. Nothing local is among them: no order of a hash map,
+//! no limits of one member, no spare room of a value, no chunks of the history.
+//!
+//! These bytes are on disk, and members of different versions exchange them. The golden test below
+//! must never change. The container of the bytes detects damage. Reading never panics, whatever the
+//! bytes are, and needs no more memory than the state and one record.
+
+mod records;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, BufReader, BufWriter, Read, Write};
+
+use bincode::Options;
+use bytes::Bytes;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::digest::Digest;
+use super::limits::Limits;
+use super::model::{LeaseId, Revision, Txn};
+use super::query::ReadAnswer;
+use super::sessions::Table;
+use super::state::{Budget, History, State, Stored, Tree, Value};
+use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, LEVEL_MAX, VALUE_LEN_MAX};
+use crate::node::StateView;
+use crate::raft::Index;
+use records::*;
+
+const VERSION: u32 = 2;
+const TAG_END: u32 = 0;
+const TAG_HEAD: u32 = 1;
+const TAG_ENTRIES: u32 = 2;
+const TAG_HISTORY: u32 = 3;
+const TAG_SESSIONS: u32 = 4;
+/// No record is larger: a key, a value, and what is known of them.
+const RECORD_LEN_MAX: usize = KEY_LEN_MAX + VALUE_LEN_MAX + 128;
+const BUFFER_LEN: usize = 64 << 10;
+
+/// The state of a [`Store`](super::Store) at one moment.
+///
+/// A view shares everything that the store has not changed since, so taking one costs the same
+/// however large the store is. The store copies each node before it changes it: a few kilobytes,
+/// once for each neighbourhood of keys.
+#[derive(Debug)]
+pub struct StoreView {
+    pub(super) state: State,
+    pub(super) sessions: Table,
+    pub(super) digest: Digest,
+}
+
+impl StateView for StoreView {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(BUFFER_LEN, out);
+        let out = &mut out;
+        let State { tree, history, .. } = &self.state;
+        let sessions = &self.sessions.by_last_used;
+        put(out, &VERSION)?;
+        put(out, &Section { tag: TAG_HEAD, records: 1 })?;
+        put(out, &self.head())?;
+        put(out, &Section { tag: TAG_ENTRIES, records: tree.len() as u64 })?;
+        for (key, stored) in tree.iter() {
+            put(out, &entry_record(key, stored))?;
+        }
+        put(out, &Section { tag: TAG_HISTORY, records: history.len() as u64 })?;
+        for record in history.records() {
+            put(out, &history_record(record))?;
+        }
+        put(out, &Section { tag: TAG_SESSIONS, records: sessions.len() as u64 })?;
+        for (last_used, session) in sessions.iter() {
+            put(out, &session_record(*last_used, session))?;
+        }
+        put(out, &Section { tag: TAG_END, records: 0 })?;
+        out.flush()
+    }
+}
+
+impl StoreView {
+    /// The revision of the store that was viewed.
+    pub fn revision(&self) -> Revision {
+        self.state.revision
+    }
+
+    /// Makes a read of any size, which takes milliseconds for each hundred thousand keys. It ends
+    /// early, with `None`, once `interrupt` says so.
+    ///
+    /// # Panics
+    /// If the transaction is not a [read](Txn::is_read).
+    pub fn read(&self, txn: &Txn, interrupt: &dyn Fn() -> bool) -> Option<ReadAnswer> {
+        assert!(txn.is_read(), "a view does not change");
+        let mut budget = Budget::until(interrupt);
+        let result = self.state.read(txn, &mut budget);
+        (!budget.is_interrupted).then_some(ReadAnswer { revision: self.state.revision, result })
+    }
+
+    fn head(&self) -> Head {
+        let State { history, revision, limits, level, .. } = &self.state;
+        Head {
+            digest: self.digest.value(),
+            revision: revision.0,
+            compacted: history.compacted().0,
+            expired_up_to: self.sessions.expired_up_to.0,
+            level: *level,
+            bytes_max: limits.bytes_max,
+            keys_max: limits.keys_max,
+            history_bytes_max: limits.history_bytes_max,
+        }
+    }
+}
+
+/// Reads what a view wrote, up to the end of `body`.
+pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
+    let mut body = BufReader::with_capacity(BUFFER_LEN, body);
+    let body = &mut body;
+    let version: u32 = take(body)?;
+    if version != VERSION {
+        return Err(invalid(format!("a store of format {version}; this version reads {VERSION}")));
+    }
+    if section(body, TAG_HEAD)? != 1 {
+        return Err(invalid("more or less than one head"));
+    }
+    let head: Head = take(body)?;
+    if head.level > LEVEL_MAX {
+        // What follows may be anything. The level alone tells the node to stop.
+        let state = State { level: head.level, ..State::default() };
+        let (sessions, digest) = (Table::default(), Digest::from_value(head.digest));
+        return Ok(StoreView { state, sessions, digest });
+    }
+    let entries = section(body, TAG_ENTRIES)?;
+    let tree = read_entries(body, entries)?;
+    let records = section(body, TAG_HISTORY)?;
+    let history = read_history(body, &head, records)?;
+    let sessions = section(body, TAG_SESSIONS)?;
+    let sessions = read_sessions(body, &head, sessions)?;
+    if section(body, TAG_END)? > 0 {
+        return Err(invalid("records behind the end"));
+    }
+    if body.read(&mut [0])? > 0 {
+        return Err(invalid("bytes after the end"));
+    }
+    let limits = Limits {
+        bytes_max: head.bytes_max,
+        keys_max: head.keys_max,
+        history_bytes_max: head.history_bytes_max,
+    };
+    let revision = Revision(head.revision);
+    let state = State { tree, history, revision, limits, level: head.level };
+    Ok(StoreView { state, sessions, digest: Digest::from_value(head.digest) })
+}
+
+/// The number of records in the next section, which must have this tag.
+fn section(body: &mut impl Read, expected: u32) -> io::Result<u64> {
+    let Section { tag, records } = take(body)?;
+    match tag == expected {
+        true => Ok(records),
+        false => Err(invalid(format!("section {tag} in place of {expected}"))),
+    }
+}
+
+fn read_entries(body: &mut impl Read, count: u64) -> io::Result<Tree> {
+    let mut tree = Tree::default();
+    for _ in 0..count {
+        let EntryRecord::<Bytes> { key, value, meta } = take(body)?;
+        if key.len() > KEY_LEN_MAX || value.len() > VALUE_LEN_MAX {
+            return Err(invalid("a key or a value over its limit"));
+        }
+        if tree.last_key().is_some_and(|last| last[..] >= key[..]) {
+            return Err(invalid("keys that are out of order"));
+        }
+        let MetaRecord { create_revision, mod_revision, version, lease } = meta;
+        tree.insert(
+            &key,
+            Stored {
+                value: Value::from(&value[..]),
+                create_revision: Revision(create_revision),
+                mod_revision: Revision(mod_revision),
+                version,
+                lease: LeaseId(lease),
+            },
+        );
+    }
+    Ok(tree)
+}
+
+fn read_history(body: &mut impl Read, head: &Head, count: u64) -> io::Result<History> {
+    let mut history = History::compacted_at(Revision(head.compacted));
+    let mut last = head.compacted;
+    for n in 0..count {
+        let record: HistoryRecord<Bytes> = take(body)?;
+        let is_in_order = record.revision > last || n > 0 && record.revision == last;
+        if !is_in_order || record.revision > head.revision {
+            return Err(invalid("a history that is out of order"));
+        }
+        if record.key.len() > KEY_LEN_MAX {
+            return Err(invalid("a key of the history over its limit"));
+        }
+        last = record.revision;
+        history.push(record.into());
+    }
+    Ok(history)
+}
+
+fn read_sessions(body: &mut impl Read, head: &Head, count: u64) -> io::Result<Table> {
+    let mut table = Table { expired_up_to: Index(head.expired_up_to), ..Table::default() };
+    let mut last = table.expired_up_to;
+    for _ in 0..count {
+        let record: SessionRecord<Bytes> = take(body)?;
+        let index = Index(record.last_used);
+        if index <= last {
+            return Err(invalid("sessions that are out of order"));
+        }
+        if record.client.len() > CLIENT_ID_LEN_MAX {
+            return Err(invalid("a client id over its limit"));
+        }
+        table.by_last_used.insert(index, record.try_into()?);
+        last = index;
+    }
+    Ok(table)
+}
+
+fn options() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(RECORD_LEN_MAX as u64)
+}
+
+fn put(out: &mut impl Write, record: &impl Serialize) -> io::Result<()> {
+    options().serialize_into(out, record).map_err(|error| io_error(*error))
+}
+
+fn take<T: DeserializeOwned>(body: &mut impl Read) -> io::Result<T> {
+    options().deserialize_from(body).map_err(|error| io_error(*error))
+}
+
+fn io_error(error: bincode::ErrorKind) -> io::Error {
+    match error {
+        bincode::ErrorKind::Io(error) => error,
+        other => invalid(other),
+    }
+}
+
+/// The error of bytes that are not a store of this version.
+pub(super) fn invalid(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}

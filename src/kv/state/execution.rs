@@ -1,0 +1,387 @@
+//! [`Execution`]: runs one command on a tree.
+//!
+//! Each operation checks before it changes anything, so an operation that fails has changed
+//! nothing. A transaction with several operations that change something keeps a clone of the tree,
+//! which shares its nodes, and goes back to it if one of them fails.
+
+use std::cmp::Ordering;
+
+use super::changes::Changes;
+use super::range_read;
+use super::{History, Stored, Tree, Value};
+use crate::kv::VALUE_LEN_MAX;
+use crate::kv::limits::Limits;
+use crate::kv::model::{
+    ANSWER_LEN_MAX, Action, Compare, Entry, KeyRange, LeaseId, NewLease, NewValue, Operand,
+    Operation, OperationAnswer, Reason, Refusal, Relation, Revision, TOUCHED_KEYS_MAX, Txn,
+    TxnAnswer,
+};
+
+/// How often the interruption of a long read is looked at, in keys.
+const INTERRUPTION_KEYS: u64 = 4096;
+
+/// What a command may still cost.
+pub(in crate::kv) struct Budget<'a> {
+    touched_keys: u64,
+    answer_len: u64,
+    touched_keys_max: u64,
+    /// Says whether a read should end. A command of the log has none, because its outcome must not
+    /// depend on it.
+    interrupt: Option<&'a dyn Fn() -> bool>,
+    /// Whether a read ended because it was told to.
+    pub(in crate::kv) is_interrupted: bool,
+}
+
+/// Which branches ran: those of the outermost transaction and of the nested ones, in the order in
+/// which they ran. Only the first 64 are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Branches {
+    /// Bit n is set if the comparisons of transaction n held.
+    pub held: u64,
+    /// How many transactions ran.
+    pub count: u32,
+}
+
+/// A command while it runs. See the [module](self).
+pub(super) struct Execution<'a, 'b> {
+    tree: &'a mut Tree,
+    changes: &'a mut Changes,
+    history: &'a History,
+    /// Of the state before this command.
+    revision: Revision,
+    limits: Limits,
+    budget: &'a mut Budget<'b>,
+    /// The number of the operation that runs.
+    operation: u32,
+    pub(super) branches: Branches,
+}
+
+impl<'a> Budget<'a> {
+    /// That of a command in the log, the same on every member.
+    pub(in crate::kv) fn of_a_command() -> Budget<'a> {
+        Budget::of_a_read(TOUCHED_KEYS_MAX)
+    }
+
+    /// That of a read that may look at this many keys.
+    pub(in crate::kv) fn of_a_read(touched_keys_max: u64) -> Budget<'a> {
+        let (touched_keys, answer_len) = (0, 0);
+        let (interrupt, is_interrupted) = (None, false);
+        Budget { touched_keys, answer_len, touched_keys_max, interrupt, is_interrupted }
+    }
+
+    /// That of a read of any number of keys, which ends as [`Reason::TooManyKeys`] once `interrupt`
+    /// says so.
+    pub(in crate::kv) fn until(interrupt: &'a dyn Fn() -> bool) -> Budget<'a> {
+        Budget { interrupt: Some(interrupt), ..Budget::of_a_read(u64::MAX) }
+    }
+
+    /// Looks at one more key.
+    pub(super) fn touch(&mut self) -> Result<(), (Reason, u64)> {
+        self.touched_keys += 1;
+        if self.touched_keys > self.touched_keys_max {
+            return Err((Reason::TooManyKeys, self.touched_keys_max));
+        }
+        if let Some(interrupt) = self.interrupt
+            && self.touched_keys.is_multiple_of(INTERRUPTION_KEYS)
+            && interrupt()
+        {
+            self.is_interrupted = true;
+            return Err((Reason::TooManyKeys, self.touched_keys));
+        }
+        Ok(())
+    }
+
+    /// Answers with one more entry. The first one always fits.
+    pub(super) fn answer(&mut self, entry: &Entry) -> Result<(), (Reason, u64)> {
+        let (before, len) = (self.answer_len, entry.len_bytes());
+        if before > 0 && before + len > ANSWER_LEN_MAX {
+            return Err((Reason::AnswerTooLong, ANSWER_LEN_MAX));
+        }
+        self.answer_len += len;
+        Ok(())
+    }
+}
+
+impl<'a, 'b> Execution<'a, 'b> {
+    pub(super) fn new(
+        tree: &'a mut Tree,
+        changes: &'a mut Changes,
+        history: &'a History,
+        revision: Revision,
+        limits: Limits,
+        budget: &'a mut Budget<'b>,
+    ) -> Execution<'a, 'b> {
+        let (operation, branches) = (0, Branches::default());
+        Execution { tree, changes, history, revision, limits, budget, operation, branches }
+    }
+
+    /// Runs a transaction. After an error, nothing has changed.
+    pub(super) fn run(&mut self, txn: &Txn) -> Result<TxnAnswer, Refusal> {
+        let held = self.all_hold(&txn.compare)?;
+        self.branches.record(held);
+        let operations = if held { &txn.then } else { &txn.otherwise };
+        let saved = needs_undo(operations).then(|| (self.tree.clone(), self.changes.clone()));
+        let answers = operations.iter().map(|operation| self.run_operation(operation)).collect();
+        if let (Err(_), Some((tree, changes))) = (&answers, saved) {
+            (*self.tree, *self.changes) = (tree, changes);
+        }
+        Ok(TxnAnswer { held, answers: answers? })
+    }
+
+    fn run_operation(&mut self, operation: &Operation) -> Result<OperationAnswer, Refusal> {
+        let answer_len = self.budget.answer_len;
+        let done = self.act(&operation.action);
+        if !matches!(operation.action, Action::Txn(_)) {
+            self.operation += 1;
+        }
+        done.or_else(|refusal| match operation.may_fail {
+            true => {
+                self.budget.answer_len = answer_len;
+                Ok(OperationAnswer::Failed(refusal.reason))
+            }
+            false => Err(refusal),
+        })
+    }
+
+    fn act(&mut self, action: &Action) -> Result<OperationAnswer, Refusal> {
+        match action {
+            Action::Put { key, value, lease, previous } => {
+                let previous = self.put_as(key, value, *lease, *previous)?;
+                Ok(OperationAnswer::Put { previous })
+            }
+            Action::Append { key, value } => {
+                let value_len = self.append(key, value)?;
+                Ok(OperationAnswer::Append { value_len })
+            }
+            Action::Increment { key, by } => {
+                let value = self.increment(key, *by)?;
+                Ok(OperationAnswer::Increment { value })
+            }
+            Action::Delete { keys, previous } => self.delete(keys, *previous),
+            Action::Range(range) => {
+                let read =
+                    range_read::read(range, self.tree, self.history, self.revision, self.budget);
+                read.map(OperationAnswer::Range).map_err(|why| self.refusal(why))
+            }
+            Action::Txn(nested) => self.run(nested).map(OperationAnswer::Txn),
+        }
+    }
+
+    /// The command as a whole fails at this operation.
+    fn refusal(&self, (reason, value): (Reason, u64)) -> Refusal {
+        Refusal { reason, operation: self.operation, value }
+    }
+
+    fn refuse<T>(&self, reason: Reason, value: u64) -> Result<T, Refusal> {
+        Err(self.refusal((reason, value)))
+    }
+
+    fn touch(&mut self) -> Result<(), Refusal> {
+        self.budget.touch().map_err(|why| self.refusal(why))
+    }
+
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        self.write(key, value, LeaseId::NONE)
+    }
+
+    fn put_as(
+        &mut self,
+        key: &[u8],
+        value: &NewValue,
+        lease: NewLease,
+        wants_previous: bool,
+    ) -> Result<Option<Entry>, Refusal> {
+        self.touch()?;
+        let held = self.tree.get(key);
+        let keeps = *value == NewValue::Keep || lease == NewLease::Keep;
+        if keeps && held.is_none() {
+            return self.refuse(Reason::KeyAbsent, 0);
+        }
+        let kept_value = held.map(|held| held.value.to_bytes());
+        let kept_lease = held.map_or(LeaseId::NONE, |held| held.lease);
+        let previous = held.filter(|_| wants_previous).map(|held| held.entry(key));
+        let value = match value {
+            NewValue::Set(value) => value.clone(),
+            NewValue::Keep => kept_value.expect("checked above"),
+        };
+        let lease = match lease {
+            NewLease::Set(lease) => lease,
+            NewLease::Keep => kept_lease,
+        };
+        // No feature level grants leases yet.
+        if lease != LeaseId::NONE {
+            return self.refuse(Reason::NoSuchLease, lease.0);
+        }
+        if let Some(previous) = &previous {
+            self.budget.answer(previous).map_err(|why| self.refusal(why))?;
+        }
+        self.write(key, &value, lease)?;
+        Ok(previous)
+    }
+
+    /// Gives `key` a value and a lease.
+    fn write(&mut self, key: &[u8], value: &[u8], lease: LeaseId) -> Result<(), Refusal> {
+        if value.len() > VALUE_LEN_MAX {
+            return self.refuse(Reason::ValueTooLong, value.len() as u64);
+        }
+        let held = self.tree.get(key);
+        self.check_room(key, held.map_or(0, |held| held.value.len()), value.len(), held.is_none())?;
+        let at = self.revision.next();
+        let stored = match held {
+            None => Stored::new(Value::from(value), lease, at),
+            Some(held) => {
+                let (create_revision, version) = (held.create_revision, held.version);
+                let (value, mod_revision) = (Value::from(value), held.mod_revision);
+                let mut stored = Stored { value, create_revision, mod_revision, version, lease };
+                stored.touch(at);
+                stored
+            }
+        };
+        let before = self.tree.insert(key, stored);
+        self.changes.replaced(key, before);
+        Ok(())
+    }
+
+    /// Returns the length of the value afterwards.
+    pub(super) fn append(&mut self, key: &[u8], more: &[u8]) -> Result<u64, Refusal> {
+        self.touch()?;
+        let Some(held) = self.tree.get(key) else {
+            self.write(key, more, LeaseId::NONE)?;
+            return Ok(more.len() as u64);
+        };
+        let (held_len, len) = (held.value.len(), held.value.len() + more.len());
+        if len > VALUE_LEN_MAX {
+            return self.refuse(Reason::ValueTooLong, len as u64);
+        }
+        self.check_room(key, held_len, len, false)?;
+        self.changes.appended(key, self.tree.get(key).expect("it was there"));
+        self.tree.append(key, more, self.revision.next());
+        Ok(len as u64)
+    }
+
+    /// Returns the number afterwards.
+    fn increment(&mut self, key: &[u8], by: i64) -> Result<i64, Refusal> {
+        self.touch()?;
+        let held = self.tree.get(key);
+        let (value, lease) = match held {
+            None => (0, LeaseId::NONE),
+            Some(held) => match number(&held.value) {
+                Some(value) => (value, held.lease),
+                None => return self.refuse(Reason::NotANumber, held.value.len() as u64),
+            },
+        };
+        let Some(sum) = value.checked_add(by) else { return self.refuse(Reason::Overflow, 0) };
+        self.write(key, sum.to_string().as_bytes(), lease)?;
+        Ok(sum)
+    }
+
+    fn delete(&mut self, keys: &KeyRange, previous: bool) -> Result<OperationAnswer, Refusal> {
+        let mut doomed = Vec::new();
+        let mut entries = Vec::new();
+        for (key, held) in self.tree.range(keys) {
+            let entry = previous.then(|| held.entry(key));
+            let fits = self.budget.touch().and_then(|()| match &entry {
+                Some(entry) => self.budget.answer(entry),
+                None => Ok(()),
+            });
+            if let Err((reason, value)) = fits {
+                return Err(Refusal { reason, operation: self.operation, value });
+            }
+            doomed.push(key.clone());
+            entries.extend(entry);
+        }
+        for key in &doomed {
+            let before = self.tree.remove(key);
+            self.changes.replaced(key, before);
+        }
+        Ok(OperationAnswer::Delete { count: doomed.len() as u64, previous: entries })
+    }
+
+    /// Whether the store has room for a value of `key` that grows, or shrinks, from `from` to `to`
+    /// bytes.
+    fn check_room(&self, key: &[u8], from: usize, to: usize, is_new: bool) -> Result<(), Refusal> {
+        let key_len = if is_new { key.len() } else { 0 };
+        let bytes = self.tree.bytes() - from as u64 + (to + key_len) as u64;
+        if bytes > self.limits.bytes_max {
+            return self.refuse(Reason::NoSpace, self.limits.bytes_max);
+        }
+        if is_new && self.tree.len() as u64 >= self.limits.keys_max {
+            return self.refuse(Reason::NoSpace, self.limits.keys_max);
+        }
+        Ok(())
+    }
+
+    fn all_hold(&mut self, compare: &[Compare]) -> Result<bool, Refusal> {
+        for compare in compare {
+            if !self.holds(compare)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn holds(&mut self, compare: &Compare) -> Result<bool, Refusal> {
+        let mut is_empty = true;
+        for (_, held) in self.tree.range(&compare.keys) {
+            is_empty = false;
+            if let Err((reason, value)) = self.budget.touch() {
+                return Err(Refusal { reason, operation: self.operation, value });
+            }
+            if !compare.holds(Some(held)) {
+                return Ok(false);
+            }
+        }
+        Ok(!is_empty || compare.holds(None))
+    }
+}
+
+impl Branches {
+    fn record(&mut self, held: bool) {
+        if self.count < u64::BITS {
+            self.held |= u64::from(held) << self.count;
+        }
+        self.count += 1;
+    }
+}
+
+impl Compare {
+    /// An absent key has zeros, and no value.
+    fn holds(&self, held: Option<&Stored>) -> bool {
+        let zero = |part: fn(&Stored) -> u64| held.map_or(0, part);
+        let ordering = match &self.operand {
+            Operand::Value(value) => match held {
+                Some(held) => held.value[..].cmp(value),
+                None => return false,
+            },
+            Operand::Version(version) => zero(|it| it.version).cmp(version),
+            Operand::CreateRevision(revision) => zero(|it| it.create_revision.0).cmp(&revision.0),
+            Operand::ModRevision(revision) => zero(|it| it.mod_revision.0).cmp(&revision.0),
+            Operand::Lease(lease) => zero(|it| it.lease.0).cmp(&lease.0),
+        };
+        match self.relation {
+            Relation::Equal => ordering == Ordering::Equal,
+            Relation::NotEqual => ordering != Ordering::Equal,
+            Relation::Less => ordering == Ordering::Less,
+            Relation::Greater => ordering == Ordering::Greater,
+        }
+    }
+}
+
+/// Whether an operation may fail after an earlier one has changed something.
+fn needs_undo(operations: &[Operation]) -> bool {
+    let changes = |operation: &Operation| match &operation.action {
+        Action::Range(_) => false,
+        Action::Txn(nested) => !nested.is_read(),
+        _ => true,
+    };
+    let first = operations.iter().position(changes);
+    first.is_some_and(|first| first + 1 < operations.len())
+}
+
+/// A decimal 64-bit integer as Redis takes it: an optional minus sign and digits, without a plus
+/// sign, spaces, or zeros in front.
+fn number(value: &[u8]) -> Option<i64> {
+    let text = str::from_utf8(value).ok()?;
+    let number: i64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}

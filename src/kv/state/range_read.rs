@@ -1,0 +1,163 @@
+//! Reads of ranges: which entries, in which order, as of when.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use super::{Budget, History, Key, Stored, Tree};
+use crate::kv::model::{ANSWER_LEN_MAX, Entry, Range, RangeAnswer, Reason, Revision, SortBy, Want};
+
+/// Reads `range` from a tree whose state has `revision`. As an error, the reason and its value.
+pub(super) fn read(
+    range: &Range,
+    tree: &Tree,
+    history: &History,
+    revision: Revision,
+    budget: &mut Budget<'_>,
+) -> Result<RangeAnswer, (Reason, u64)> {
+    let at = range.at;
+    if at == Revision::NONE || at == revision {
+        return read_tree(range, tree, budget);
+    }
+    if at < history.compacted() {
+        return Err((Reason::Compacted, history.compacted().0));
+    }
+    if at > revision {
+        return Err((Reason::InTheFuture, revision.0));
+    }
+    read_tree(range, &history.as_of(at, tree, &range.keys), budget)
+}
+
+fn read_tree(
+    range: &Range,
+    tree: &Tree,
+    budget: &mut Budget<'_>,
+) -> Result<RangeAnswer, (Reason, u64)> {
+    let mut entries = tree.range(&range.keys);
+    match (range.sort_by, range.descending) {
+        (SortBy::Key, false) => in_order(range, entries, budget),
+        (SortBy::Key, true) => in_order(range, entries.rev(), budget),
+        _ => sorted(range, &mut entries, budget),
+    }
+}
+
+impl Range {
+    fn is_wanted(&self, stored: &Stored) -> bool {
+        self.mod_revision.contain(stored.mod_revision)
+            && self.create_revision.contain(stored.create_revision)
+    }
+
+    /// How many entries the answer may have.
+    fn entries_max(&self) -> usize {
+        match (self.want, self.limit) {
+            (Want::Count, _) => 0,
+            (_, 0) => usize::MAX,
+            (_, limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn counts_all(&self) -> bool {
+        self.count_all || self.want == Want::Count
+    }
+
+    fn entry(&self, key: &Key, stored: &Stored) -> Entry {
+        match self.want {
+            Want::Keys => stored.entry_without_value(key),
+            _ => stored.entry(key),
+        }
+    }
+}
+
+/// Answers with the first entries that come.
+fn in_order<'a>(
+    range: &Range,
+    found: impl Iterator<Item = (&'a Key, &'a Stored)>,
+    budget: &mut Budget<'_>,
+) -> Result<RangeAnswer, (Reason, u64)> {
+    let mut answer = RangeAnswer::default();
+    for (key, stored) in found {
+        budget.touch()?;
+        answer.count += 1;
+        if range.want == Want::Count || !range.is_wanted(stored) {
+            continue;
+        }
+        if answer.entries.len() < range.entries_max() {
+            let entry = range.entry(key, stored);
+            budget.answer(&entry)?;
+            answer.entries.push(entry);
+            continue;
+        }
+        answer.more = true;
+        if !range.counts_all() {
+            // This key was looked at only to learn that there are more.
+            answer.count -= 1;
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// An entry by its place in the answer.
+struct Ranked<'a> {
+    range: &'a Range,
+    key: &'a Key,
+    stored: &'a Stored,
+}
+
+impl Ord for Ranked<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (one, two) = (self.stored, other.stored);
+        let order = match self.range.sort_by {
+            SortBy::Key => Ordering::Equal,
+            SortBy::Version => one.version.cmp(&two.version),
+            SortBy::CreateRevision => one.create_revision.cmp(&two.create_revision),
+            SortBy::ModRevision => one.mod_revision.cmp(&two.mod_revision),
+            SortBy::Value => one.value.cmp(&two.value),
+        };
+        let order = if self.range.descending { order.reverse() } else { order };
+        order.then_with(|| self.key.cmp(other.key))
+    }
+}
+
+impl PartialOrd for Ranked<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked<'_> {}
+
+/// Answers with the first entries of another order. Holds no more of them than fit into an answer.
+fn sorted<'a>(
+    range: &Range,
+    found: &mut dyn Iterator<Item = (&'a Key, &'a Stored)>,
+    budget: &mut Budget<'_>,
+) -> Result<RangeAnswer, (Reason, u64)> {
+    // No entry counts for less than 64 bytes.
+    let heap_max = range.entries_max().min((ANSWER_LEN_MAX / 64) as usize + 1);
+    let mut answer = RangeAnswer::default();
+    let mut first = BinaryHeap::new();
+    for (key, stored) in found {
+        budget.touch()?;
+        answer.count += 1;
+        if !range.is_wanted(stored) {
+            continue;
+        }
+        first.push(Ranked { range, key, stored });
+        if first.len() > heap_max {
+            first.pop();
+            answer.more = range.want != Want::Count;
+        }
+    }
+    for Ranked { key, stored, .. } in first.into_sorted_vec() {
+        let entry = range.entry(key, stored);
+        budget.answer(&entry)?;
+        answer.entries.push(entry);
+    }
+    Ok(answer)
+}

@@ -1,0 +1,173 @@
+//! Writes on behalf of clients without an identity: at most once, from any member, while leaders
+//! die.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::bounded;
+use syncraft::kv::model::{Action, KeyRange, OperationAnswer, Txn};
+use syncraft::kv::{Change, Done, LANES_MAX, LaneError, Lanes, Outcome};
+use syncraft::raft::MemberId;
+use syncraft::testing::Cluster;
+
+fn append(key: &str, value: String) -> Change {
+    Change::Append { key: Bytes::copy_from_slice(key.as_bytes()), value: value.into() }
+}
+
+fn follower(cluster: &Cluster) -> MemberId {
+    let leader = cluster.leader().unwrap();
+    cluster.ids().into_iter().find(|&id| id != leader).unwrap()
+}
+
+fn write(lanes: &Lanes, change: Change, timeout: Duration) -> Result<Outcome, LaneError> {
+    let (send, receive) = bounded(1);
+    lanes.write(change, Instant::now() + timeout, move |end| send.send(end).unwrap());
+    receive.recv_timeout(timeout + Duration::from_secs(10)).expect("a write ends by its deadline")
+}
+
+/// Each request is one append of its own number. So a value with a number twice was written twice,
+/// and one without an acknowledged number has lost it.
+#[test]
+fn three_thousand_writes_on_a_follower_take_effect_at_most_once_while_leaders_die() {
+    let cluster = Cluster::start(5).unwrap();
+    let front = follower(&cluster);
+    let lanes = cluster.lanes(front).unwrap();
+    let (send, ends) = bounded(LANES_MAX);
+    let timeout = Duration::from_secs(60);
+    let begin = |n: usize| {
+        let send = send.clone();
+        let change = append(&format!("k{}", n % 16), format!("{n},"));
+        lanes.write(change, Instant::now() + timeout, move |end| send.send((n, end)).unwrap());
+    };
+    let count = 4 * LANES_MAX;
+    let (mut begun, mut acknowledged, mut unknown) = (0, Vec::new(), Vec::new());
+    while begun < LANES_MAX {
+        begin(begun);
+        begun += 1;
+    }
+    // All lanes are taken, or some have ended: then another one takes no harm.
+    let mut killed = Vec::new();
+    for ended in 0..count {
+        if ended % LANES_MAX == LANES_MAX / 2 && killed.len() < 2 {
+            let leader = cluster.leader().unwrap();
+            if leader != front {
+                cluster.kill(leader);
+                killed.push(leader);
+            }
+        }
+        let (n, end) = ends.recv_timeout(2 * timeout).expect("a write ends by its deadline");
+        match end {
+            Ok(Outcome::Applied { .. }) => acknowledged.push(n),
+            Err(error) if error.may_apply() => unknown.push(n),
+            other => panic!("write {n}: {other:?}"),
+        }
+        if begun < count {
+            begin(begun);
+            begun += 1;
+        }
+    }
+    assert!(!killed.is_empty(), "no leader died");
+    let clerk = cluster.clerk();
+    let mut found = BTreeMap::new();
+    for key in 0..16 {
+        let value = clerk.get(format!("k{key}")).unwrap().unwrap_or_default();
+        let text = String::from_utf8(value.to_vec()).unwrap();
+        for number in text.split_terminator(',') {
+            *found.entry(number.parse::<usize>().unwrap()).or_insert(0) += 1;
+        }
+    }
+    assert!(found.values().all(|&times| times == 1), "a write took effect twice");
+    assert!(acknowledged.iter().all(|n| found.contains_key(n)), "an acknowledged write is lost");
+    let told: usize = acknowledged.len() + unknown.len();
+    assert_eq!(told, count);
+    assert!(acknowledged.len() > count / 2, "{} of {count}", acknowledged.len());
+}
+
+#[test]
+fn one_write_more_than_there_are_lanes_is_told_so() {
+    let cluster = Cluster::start(3).unwrap();
+    let front = follower(&cluster);
+    let lanes = cluster.lanes(front).unwrap();
+    // Nobody answers, so no lane is freed.
+    let others: Vec<_> = cluster.ids().into_iter().filter(|&id| id != front).collect();
+    cluster.partition(&[front], &others);
+    let (send, ends) = bounded(LANES_MAX + 1);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for n in 0..LANES_MAX {
+        let send = send.clone();
+        lanes.write(append("k", "x".to_owned()), deadline, move |end| send.send((n, end)).unwrap());
+    }
+    let refused = write(&lanes, append("k", "y".to_owned()), Duration::from_secs(60));
+    assert_eq!(refused, Err(LaneError::Busy));
+    cluster.heal();
+    for _ in 0..LANES_MAX {
+        let (n, end) = ends.recv_timeout(Duration::from_secs(90)).unwrap();
+        assert!(matches!(end, Ok(Outcome::Applied { .. })), "write {n}: {end:?}");
+    }
+    let value = cluster.clerk().get("k").unwrap().unwrap();
+    assert_eq!(value, vec![b'x'; LANES_MAX]);
+}
+
+#[test]
+fn answers_come_back_from_the_leader_through_a_follower() {
+    let cluster = Cluster::start(3).unwrap();
+    let increment =
+        || Change::Txn(Txn { then: vec![Action::increment("n", 2).into()], ..Txn::default() });
+    for (id, expected) in cluster.ids().into_iter().zip([2, 4, 6]) {
+        let lanes = cluster.lanes(id).unwrap();
+        let end = write(&lanes, increment(), Duration::from_secs(20));
+        let Ok(Outcome::Ran { result: Ok(Done { answer: Some(answer), .. }), .. }) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(answer.answers, [OperationAnswer::Increment { value: expected }]);
+    }
+    let lanes = cluster.lanes(follower(&cluster)).unwrap();
+    let refused = Change::Txn(Txn {
+        then: vec![Action::put("s", "text").into(), Action::increment("s", 1).into()],
+        ..Txn::default()
+    });
+    let Ok(Outcome::Ran { result: Err(refusal), .. }) =
+        write(&lanes, refused, Duration::from_secs(20))
+    else {
+        panic!("it is refused");
+    };
+    assert_eq!(refusal.operation, 1);
+    assert_eq!(cluster.clerk().get("s").unwrap(), None);
+}
+
+#[test]
+fn a_write_that_can_never_be_one_is_refused_at_once() {
+    let cluster = Cluster::start(1).unwrap();
+    let lanes = cluster.lanes(1).unwrap();
+    let nested = (0..17).fold(Txn::default(), |inner, _| Txn {
+        then: vec![Action::Txn(inner).into()],
+        ..Txn::default()
+    });
+    let end = write(&lanes, Change::Txn(nested), Duration::from_secs(20));
+    assert!(matches!(end, Err(LaneError::Limit(_))), "{end:?}");
+    let operation = || Action::put("k", vec![0; 8 << 20]);
+    let two = Txn { then: vec![operation().into(), operation().into()], ..Txn::default() };
+    let end = write(&lanes, Change::Txn(two), Duration::from_secs(20));
+    assert!(matches!(end, Err(LaneError::TooLong(len)) if len > 16 << 20), "{end:?}");
+    // The lanes go on.
+    let delete = Txn { then: vec![Action::delete(KeyRange::all()).into()], ..Txn::default() };
+    write(&lanes, Change::Txn(delete), Duration::from_secs(20)).unwrap();
+}
+
+#[test]
+fn a_member_that_stops_ends_its_writes() {
+    let cluster = Cluster::start(3).unwrap();
+    let front = follower(&cluster);
+    let lanes = cluster.lanes(front).unwrap();
+    let others: Vec<_> = cluster.ids().into_iter().filter(|&id| id != front).collect();
+    cluster.partition(&[front], &others);
+    let (send, ends) = bounded(1);
+    let deadline = Instant::now() + Duration::from_secs(600);
+    lanes.write(append("k", "x".to_owned()), deadline, move |end| send.send(end).unwrap());
+    cluster.kill(front);
+    drop(Arc::into_inner(lanes).expect("the member has let its lanes go"));
+    let end = ends.recv_timeout(Duration::from_secs(30)).expect("the lanes end it");
+    assert_eq!(end, Err(LaneError::Stopped { may_apply: true }));
+}

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::clerk::BuildError;
 use crate::error_words::{check, check_all, every_variant};
 use crate::kv::CommandError;
-use crate::kv::model::{KeyRange, TxnError, WireError};
+use crate::kv::api::ApiError;
+use crate::kv::model::{KeyRange, Reason, Refusal, TxnError, WireError};
 use crate::members::{Members, MembersError};
 use crate::node::{NodeError, NodeFailure, RequestError};
 use crate::raft::MemberId;
@@ -71,6 +72,13 @@ fn every_error_says_its_own_part_only() {
         Missing { of: "a range", part: "keys" },
         Unknown { what: "relation", number: 9 },
         Range(KeyRange::between("b", "a").unwrap_err()),
+    ));
+    check_all(&Reason::ALL.map(|reason| Refusal { reason, operation: 1, value: 7 }));
+    check_all(&every_variant!(ApiError:
+        NotServed(RequestError::Busy),
+        Invalid(CommandError::UnknownKind(9)),
+        RevisionZero {},
+        Refused { refusal: Refusal::of(Reason::NoSpace, 7), index: None },
     ));
     check_all(&every_variant!(RequestError:
         NotLeader { leader: Some(ID) },

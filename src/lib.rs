@@ -24,7 +24,7 @@
 //! | feature | modules |
 //! | --- | --- |
 //! | `client` | [`clerk`], and of [`kv`] the messages, commands and limits |
-//! | `server` | [`server`], [`node`], [`kv`], [`storage`], [`raft`] |
+//! | `server` | [`server`], [`front`], [`node`], [`kv`], [`storage`], [`raft`] |
 //! | `testing` (default) | `testing`, and those of `client` and `server` |
 //! | `cli` (default) | those of `client` and `server`; the `syncraft` command |
 //!
@@ -51,6 +51,8 @@ mod clock;
 mod error_words;
 #[cfg(all(test, feature = "testing"))]
 mod every_error;
+#[cfg(feature = "server")]
+pub mod front;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod kv;
 #[cfg(any(feature = "client", feature = "server"))]

@@ -8,10 +8,10 @@ use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::error::{ClerkError, ClerkErrorKind, READ, Reason};
+use super::error::{ClerkError, ClerkErrorKind, Operation, Reason};
 use super::pool::{BYTES_PER_SECOND_MIN, Member, Pool};
 use super::route::{MemberSet, Route, Step};
-use crate::kv::proto::{KvServerRpcStub, LeaderHint};
+use crate::kv::proto::LeaderHint;
 use crate::rpc::{self, CallError, HealthSignal, StatusCode};
 
 /// How long the first attempt may take, without the time that its bytes need on a slow network.
@@ -54,8 +54,7 @@ impl<R> Verdict<R> {
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pool: &'a Pool,
-    operation: &'static str,
-    is_write: bool,
+    operation: Operation,
     /// Whether a balancer chose the member to ask first. Then an answer does not show who leads.
     is_balanced: bool,
     /// The first attempt, begun at the balancer's choice.
@@ -75,7 +74,7 @@ impl<'a> Call<'a> {
     /// A call that ends within `timeout` and sends `len_bytes` with each attempt.
     pub(super) fn new(
         pool: &'a Pool,
-        operation: &'static str,
+        operation: Operation,
         timeout: Duration,
         len_bytes: usize,
     ) -> Call<'a> {
@@ -84,7 +83,6 @@ impl<'a> Call<'a> {
         Call {
             pool,
             operation,
-            is_write: operation != READ,
             is_balanced: false,
             picked: None,
             started,
@@ -121,7 +119,7 @@ impl<'a> Call<'a> {
     /// The time is up, or the members refuse the request as such.
     pub(super) fn run<R>(
         &mut self,
-        mut attempt: impl FnMut(&KvServerRpcStub, Instant) -> Result<Verdict<R>, CallError>,
+        mut attempt: impl FnMut(&Member, Instant) -> Result<Verdict<R>, CallError>,
     ) -> Result<R, ClerkError> {
         loop {
             let (members, silent) = self.pool.survey();
@@ -141,9 +139,20 @@ impl<'a> Call<'a> {
 
     /// The error that this call ends with. The attempts so far tell whether the call happened.
     pub(super) fn fail(&mut self, reason: Reason) -> ClerkError {
-        let is_unknown = self.may_have_run && self.is_write;
+        let is_unknown = self.may_have_run && self.operation.is_write;
         let kind = if is_unknown { ClerkErrorKind::Unknown } else { ClerkErrorKind::NotApplied };
         self.error(kind, reason)
+    }
+
+    /// The error of a request that is certain not to have taken effect, and may succeed another
+    /// time.
+    pub(super) fn not_applied(&mut self, reason: Reason) -> ClerkError {
+        self.error(ClerkErrorKind::NotApplied, reason)
+    }
+
+    /// The error of a request that took effect, and whose answer is not known.
+    pub(super) fn applied(&mut self, reason: Reason) -> ClerkError {
+        self.error(ClerkErrorKind::Applied, reason)
     }
 
     /// The error of a request that no member will ever apply.
@@ -172,7 +181,8 @@ impl<'a> Call<'a> {
     /// How much time the next attempt needs. Only a write that every member has refused so far has
     /// something to lose.
     fn needed(&self) -> Duration {
-        let is_refused_write = self.is_write && !self.may_have_run && !self.asked.is_empty();
+        let is_refused_write =
+            self.operation.is_write && !self.may_have_run && !self.asked.is_empty();
         if is_refused_write { ATTEMPT_TIME_MIN } else { Duration::ZERO }
     }
 
@@ -184,7 +194,7 @@ impl<'a> Call<'a> {
     fn ask<R>(
         &mut self,
         member: usize,
-        attempt: &mut impl FnMut(&KvServerRpcStub, Instant) -> Result<Verdict<R>, CallError>,
+        attempt: &mut impl FnMut(&Member, Instant) -> Result<Verdict<R>, CallError>,
     ) -> Result<Option<R>, ClerkError> {
         let now = Instant::now();
         if now + self.needed() >= self.deadline {
@@ -197,14 +207,14 @@ impl<'a> Call<'a> {
         if !self.asked.iter().any(|addr| addr == target.addr()) {
             self.asked.push(target.addr().to_owned());
         }
-        let result = attempt(target.stub(), now + self.share_of(self.deadline - now));
+        let result = attempt(&target, now + self.share_of(self.deadline - now));
         let took = now.elapsed();
         let signal = self.signal(&result, took);
         let answer = match result {
             Ok(verdict) => Ok(self.judge(&target, verdict)),
             Err(error) => self.note_error(&target, error).map(|()| None),
         };
-        let has_read = !self.is_write && signal == HealthSignal::Answered;
+        let has_read = !self.operation.is_write && signal == HealthSignal::Answered;
         target.end(signal, has_read.then_some(took));
         answer
     }
@@ -222,12 +232,12 @@ impl<'a> Call<'a> {
         match result {
             Ok(Verdict::Done(_)) => HealthSignal::Answered,
             // A follower is right to refuse a write. That says nothing about its reads.
-            Ok(Verdict::NotLeader { .. }) if self.is_write => HealthSignal::Unknown,
+            Ok(Verdict::NotLeader { .. }) if self.operation.is_write => HealthSignal::Unknown,
             Ok(_) => HealthSignal::Unavailable,
             Err(error) if is_silence(error, took) => HealthSignal::Silent,
             Err(error) => match HealthSignal::of(error) {
                 // It answered, but has not read.
-                HealthSignal::Answered if !self.is_write => HealthSignal::Unavailable,
+                HealthSignal::Answered if !self.operation.is_write => HealthSignal::Unavailable,
                 // The loss was noticed at once, so another attempt costs no time.
                 HealthSignal::Silent => HealthSignal::Unavailable,
                 signal => signal,
@@ -329,13 +339,14 @@ mod tests {
         let reads =
             ReadPolicy { balancer: Box::new(rpc::RoundRobin::new()), from_followers: false };
         let pool = Pool::new(&"a:1".parse().unwrap(), false, reads).unwrap();
-        for (operation, expected) in
-            [("put", HealthSignal::Unknown), (READ, HealthSignal::Unavailable)]
-        {
+        for (operation, expected) in [
+            (Operation::write("put"), HealthSignal::Unknown),
+            (Operation::GET, HealthSignal::Unavailable),
+        ] {
             let call = Call::new(&pool, operation, Duration::from_secs(1), 0);
             for hint in [None, Some(LeaderHint { id: 2, addr: "b:1".to_owned() })] {
                 let refused = Ok(Verdict::<()>::NotLeader { hint, may_have_run: false });
-                assert_eq!(call.signal(&refused, Duration::ZERO), expected, "{operation}");
+                assert_eq!(call.signal(&refused, Duration::ZERO), expected, "{operation:?}");
             }
         }
     }

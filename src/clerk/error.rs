@@ -5,11 +5,31 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::kv::CommandError;
+use crate::kv::model::Refusal;
 use crate::members::MembersError;
 use crate::rpc::CallError;
 
-/// The operation that changes nothing, whatever its outcome.
-pub(super) const READ: &str = "get";
+/// What a call does, for its error and its attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Operation {
+    /// The verb in the error.
+    pub(super) name: &'static str,
+    /// Whether it may change something. Only then does it matter whether it happened.
+    pub(super) is_write: bool,
+}
+
+impl Operation {
+    pub(super) const GET: Operation = Operation::read("get");
+    pub(super) const RANGE: Operation = Operation::read("range");
+
+    pub(super) const fn read(name: &'static str) -> Operation {
+        Operation { name, is_write: false }
+    }
+
+    pub(super) const fn write(name: &'static str) -> Operation {
+        Operation { name, is_write: true }
+    }
+}
 
 /// Says whether the call happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +44,11 @@ pub enum ClerkErrorKind {
     /// The call did not happen and never will. The request itself is at fault, so trying again does
     /// not help.
     Rejected,
+    /// The call took effect, but its answer is no longer known: an answer got lost on its way, and
+    /// the cluster had forgotten it when the call was repeated. Only long answers are forgotten so
+    /// soon ([`txn`](super::Clerk::txn), [`delete`](super::Clerk::delete) and others of one number
+    /// are not).
+    Applied,
 }
 
 /// Why a call of a [`Clerk`](super::Clerk) failed. `Display` is one line: whether the call
@@ -36,7 +61,7 @@ pub struct ClerkError(Box<Inner>);
 #[derive(Debug)]
 struct Inner {
     kind: ClerkErrorKind,
-    operation: &'static str,
+    operation: Operation,
     asked: Vec<String>,
     elapsed: Duration,
     reason: Reason,
@@ -49,6 +74,12 @@ pub(super) enum Reason {
     Limit(CommandError),
     /// The cluster refused the request because of its size.
     TooLarge,
+    /// The store would hold more than its limits allow.
+    NoSpace,
+    /// The store refused the request.
+    Refused(Refusal),
+    /// What the request did is no longer known.
+    AnswerForgotten,
     /// The call to a member failed.
     Call(CallError),
     /// A member does not lead. `leader` is the address of the leader, if the member knows it.
@@ -66,7 +97,7 @@ pub(super) enum Reason {
 impl ClerkError {
     pub(super) fn new(
         kind: ClerkErrorKind,
-        operation: &'static str,
+        operation: Operation,
         asked: Vec<String>,
         elapsed: Duration,
         reason: Reason,
@@ -79,6 +110,14 @@ impl ClerkError {
         self.0.kind
     }
 
+    /// Why the store refused the call, if it did. Nothing changed.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self.0.reason {
+            Reason::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
     /// Whether the same call may be made again: it did nothing, and may succeed next time.
     pub fn is_retryable(&self) -> bool {
         self.0.kind == ClerkErrorKind::NotApplied
@@ -88,17 +127,23 @@ impl ClerkError {
 impl fmt::Display for ClerkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, operation, asked, elapsed, reason } = &*self.0;
+        let name = operation.name;
         match kind {
-            ClerkErrorKind::NotApplied if *operation == READ => write!(f, "{operation} failed")?,
-            ClerkErrorKind::NotApplied => write!(f, "{operation} not applied")?,
-            ClerkErrorKind::Unknown => write!(f, "{operation} may or may not have been applied")?,
-            ClerkErrorKind::Rejected => write!(f, "{operation} rejected")?,
+            ClerkErrorKind::NotApplied if !operation.is_write => write!(f, "{name} failed")?,
+            ClerkErrorKind::NotApplied => write!(f, "{name} not applied")?,
+            ClerkErrorKind::Unknown => write!(f, "{name} may or may not have been applied")?,
+            ClerkErrorKind::Rejected => write!(f, "{name} rejected")?,
+            ClerkErrorKind::Applied => write!(f, "{name} applied")?,
         }
         if !asked.is_empty() && *kind != ClerkErrorKind::Rejected {
             write!(f, " after {} ms, asked {}", elapsed.as_millis(), asked.join(", "))?;
         }
         match reason {
-            Reason::Call(_) | Reason::Limit(_) => Ok(()),
+            Reason::Call(_) | Reason::Limit(_) | Reason::Refused(_) => Ok(()),
+            Reason::NoSpace => {
+                f.write_str(": no space: the store would hold more than its limits allow")
+            }
+            Reason::AnswerForgotten => f.write_str(": the answer is no longer known"),
             Reason::TooLarge => f.write_str(": the key or the resulting value is over its limit"),
             Reason::NotLeader { addr, leader: Some(leader) } => {
                 write!(f, ": {addr} says that {leader} leads")
@@ -123,6 +168,7 @@ impl Error for ClerkError {
         match &self.0.reason {
             Reason::Call(error) => Some(error),
             Reason::Limit(error) => Some(error),
+            Reason::Refused(refusal) => Some(refusal),
             _ => None,
         }
     }
@@ -150,8 +196,10 @@ mod tests {
     use super::*;
     use crate::ErrorChain;
     use crate::error_words::{check_all, every_variant};
+    use crate::kv::model;
 
-    fn check(kind: ClerkErrorKind, operation: &'static str, reason: Reason, expected: &str) {
+    fn check(kind: ClerkErrorKind, name: &'static str, reason: Reason, expected: &str) {
+        let operation = Operation { name, is_write: name != "get" };
         let asked = vec!["a:1".to_owned(), "b:2".to_owned()];
         let error = ClerkError::new(kind, operation, asked, Duration::from_millis(1500), reason);
         assert_eq!(ErrorChain(&error).to_string(), expected);
@@ -165,6 +213,9 @@ mod tests {
         let reasons = every_variant!(Reason:
             Limit(too_large),
             TooLarge {},
+            NoSpace {},
+            Refused(Refusal::of(model::Reason::InTheFuture, 7)),
+            AnswerForgotten {},
             Call(CallError::NotSent { addr: addr(), source }),
             NotLeader { addr: addr(), leader: None },
             NotLeader { addr: addr(), leader: Some("b:2".to_owned()) },
@@ -175,7 +226,8 @@ mod tests {
         );
         let asked = || vec![addr()];
         let error = |reason| {
-            ClerkError::new(ClerkErrorKind::Unknown, "put", asked(), Duration::ZERO, reason)
+            let (kind, put) = (ClerkErrorKind::Unknown, Operation::write("put"));
+            ClerkError::new(kind, put, asked(), Duration::ZERO, reason)
         };
         check_all(&reasons.into_iter().map(error).collect::<Vec<_>>());
     }
@@ -220,7 +272,8 @@ mod tests {
     fn the_cause_is_kept() {
         let cause = CallError::Busy { addr: "a:1".to_owned(), calls: 3 };
         let kind = ClerkErrorKind::NotApplied;
-        let error = ClerkError::new(kind, "get", Vec::new(), Duration::ZERO, Reason::Call(cause));
+        let reason = Reason::Call(cause);
+        let error = ClerkError::new(kind, Operation::GET, Vec::new(), Duration::ZERO, reason);
         assert!(error.source().is_some_and(|source| source.is::<CallError>()));
         assert!(error.is_retryable());
     }

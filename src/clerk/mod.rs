@@ -1,9 +1,9 @@
 //! The blocking client of a cluster.
 //!
 //! ```text
-//! Clerk::put ─ lock: one write at a time ─> Call ── Route: which member next, when to pause
-//!                    client id, request id        └─ attempt ─> KvServerRpcStub ─> member
-//! clones share ────── Pool: the members and their health, the last leader, the newest index learned
+//! Clerk::put, txn ... ─ session: one write at a time ─> Call ── Route: which member next, pauses
+//!                       client id, request id             └─ attempt ─> a stub ─> member
+//! clones share ──────── Pool: the members and their health, the last leader, the newest index
 //! ```
 //!
 //! A call makes attempts until its deadline. It begins at the member that led last time, follows
@@ -11,6 +11,15 @@
 //! time: a leader that is paused or cut off costs one attempt. Every attempt of a write carries the
 //! same client id and request id, so the cluster applies the write at most once, however many
 //! attempts arrive.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `call`, `route`, `pool`, `endpoints` | a call's way through the members |
+//! | `session` | a write's identity, which all its attempts carry |
+//! | `ranges`, `scan` | reads of entries and ranges |
+//! | `txn`, `swap` | transactions, and writes that depend on what a key holds |
+//! | `settings` | compaction, limits, statistics |
+//! | `replies`, `error` | what members answer, and what the caller is told |
 //!
 //! # What it shares with `rpc`
 //!
@@ -39,10 +48,18 @@ mod call;
 mod endpoints;
 mod error;
 mod pool;
+mod ranges;
 mod replies;
 mod route;
+mod scan;
+mod session;
+mod settings;
+mod swap;
 #[cfg(test)]
 mod tests;
+mod txn;
+#[cfg(test)]
+mod txn_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,24 +68,26 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::clock;
-use crate::kv::proto::{GetArgs, KvServerRpcStub, PutAppendArgs};
-use crate::kv::{check_key_and_value, words};
+use crate::kv::proto::{GetArgs, PutAppendArgs};
+use crate::kv::{Identity, check_key_and_value, words};
 use crate::members::MembersError;
 use crate::rpc::{Balancer, RoundRobin};
 use call::{Call, Verdict};
 pub use endpoints::{Endpoint, Endpoints};
 pub use error::{BuildError, ClerkError, ClerkErrorKind};
-use error::{READ, Reason};
+use error::{Operation, Reason};
 use pool::{Pool, ReadPolicy};
-use replies::{TooLarge, WriteEnd};
+use replies::TooLarge;
+pub use scan::Scan;
+use session::Session;
+pub use settings::Stats;
+pub use swap::{Expected, Swap};
+pub use txn::{Committed, TxnBuilder};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Longer timeouts count as this one, so that no deadline overflows.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// How many sessions one write may use, if the cluster keeps forgetting them.
-const SESSIONS_PER_WRITE_MAX: u32 = 3;
 
 /// A blocking client of a cluster.
 ///
@@ -103,13 +122,6 @@ pub struct Stale {
     pub value: Option<Bytes>,
     /// How old the value may be: it reflects every write acknowledged longer ago than this.
     pub age_max: Duration,
-}
-
-/// The client as the cluster sees it, and its last write.
-#[derive(Debug)]
-struct Session {
-    client_id: String,
-    request_id: i64,
 }
 
 /// Settings of a [`Clerk`].
@@ -193,7 +205,7 @@ impl Clerk {
     /// # Errors
     /// [`ClerkError::kind`] says whether the write happened.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClerkError> {
-        self.write("put", words::PUT, key.as_ref(), value.as_ref())
+        self.put_append(Operation::write("put"), words::PUT, key.as_ref(), value.as_ref())
     }
 
     /// Appends `value` to the value of `key`. An absent key counts as empty.
@@ -201,7 +213,7 @@ impl Clerk {
     /// # Errors
     /// [`ClerkError::kind`] says whether the write happened.
     pub fn append(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClerkError> {
-        self.write("append", words::APPEND, key.as_ref(), value.as_ref())
+        self.put_append(Operation::write("append"), words::APPEND, key.as_ref(), value.as_ref())
     }
 
     /// The value of `key`, or `None` if the key is absent. Linearizable: the read sees every write
@@ -211,15 +223,15 @@ impl Clerk {
     /// No member answered in time, or the key is too long.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, ClerkError> {
         let args = GetArgs { key: Bytes::copy_from_slice(key.as_ref()), ..GetArgs::default() };
-        let mut call = self.call(READ, args.key.len());
+        let mut call = self.call(Operation::GET, args.key.len());
         if let Err(error) = check_key_and_value(&args.key, &[]) {
             return Err(call.reject(Reason::Limit(error)));
         }
         if self.pool.reads_from_followers() {
             call.begin_with(self.pool.pick(&args.key));
         }
-        let (value, leader) = call.run(|stub, deadline| {
-            let mut reply = stub.get(&args, deadline)?;
+        let (value, leader) = call.run(|member, deadline| {
+            let mut reply = member.kv().get(&args, deadline)?;
             let leader = reply.leader.take_if(|_| reply.err != words::ERR_WRONG_LEADER);
             Ok(replies::get(reply).map(|value| (value, leader)))
         })?;
@@ -251,14 +263,14 @@ impl Clerk {
             age_max_ms: age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             ..GetArgs::default()
         };
-        let mut call = self.call(READ, args.key.len());
+        let mut call = self.call(Operation::GET, args.key.len());
         if let Err(error) = check_key_and_value(&args.key, &[]) {
             return Err(call.reject(Reason::Limit(error)));
         }
         call.begin_with(self.pool.pick(&args.key));
-        let (value, age_max) = call.run(|stub, deadline| {
+        let (value, age_max) = call.run(|member, deadline| {
             let asked = clock::boot_time();
-            let reply = stub.get(&args, deadline)?;
+            let reply = member.kv().get(&args, deadline)?;
             let age_ms = reply.age_ms;
             Ok(match (replies::get(reply), age_ms) {
                 // The answer has grown older on its way.
@@ -284,13 +296,13 @@ impl Clerk {
         Clerk { pool, session, timeout }
     }
 
-    fn call(&self, operation: &'static str, len_bytes: usize) -> Call<'_> {
+    fn call(&self, operation: Operation, len_bytes: usize) -> Call<'_> {
         Call::new(&self.pool, operation, self.timeout, len_bytes)
     }
 
-    fn write(
+    fn put_append(
         &self,
-        operation: &'static str,
+        operation: Operation,
         op: &'static [u8],
         key: &[u8],
         value: &[u8],
@@ -299,32 +311,20 @@ impl Clerk {
         if let Err(error) = check_key_and_value(key, value) {
             return Err(call.reject(Reason::Limit(error)));
         }
-        let Some(mut session) = self.session.try_lock_until(call.deadline()) else {
-            return Err(call.fail(Reason::AnotherWrite));
+        let args = PutAppendArgs {
+            key: Bytes::copy_from_slice(key),
+            value: Bytes::copy_from_slice(value),
+            op: Bytes::from_static(op),
+            ..PutAppendArgs::default()
         };
-        let mut args = write_args(op, key, value);
-        for _ in 0..SESSIONS_PER_WRITE_MAX {
-            session.stamp(&mut args, &self.pool);
-            let attempt = |stub: &KvServerRpcStub, deadline| {
-                stub.put_append(&args, deadline).map(replies::write)
-            };
-            match call.run(attempt)? {
-                WriteEnd::Applied { index } => {
-                    self.pool.learn(index);
-                    return Ok(());
-                }
-                WriteEnd::TooLarge => return Err(call.reject(Reason::TooLarge)),
-                WriteEnd::SessionExpired { index } => {
-                    self.pool.learn(index);
-                    // Any later write of the old session would be refused as well.
-                    *session = Session::new(&self.pool);
-                }
-            }
-            if call.may_have_run() {
-                break;
-            }
-        }
-        Err(call.fail(Reason::SessionExpired))
+        let stamp = |args: &mut PutAppendArgs, identity: Identity| {
+            args.client_id = identity.client_id;
+            args.request_id = identity.request_id;
+            args.seen_index = identity.seen_index.0;
+        };
+        self.write(call, args, stamp, |member, args, deadline| {
+            member.kv().put_append(args, deadline).map(replies::write)
+        })
     }
 }
 
@@ -332,28 +332,5 @@ impl Clerk {
 impl Clone for Clerk {
     fn clone(&self) -> Clerk {
         Clerk::over(self.pool.clone(), self.timeout)
-    }
-}
-
-impl Session {
-    fn new(pool: &Pool) -> Session {
-        Session { client_id: pool.client_id(), request_id: 0 }
-    }
-
-    /// Makes `args` the session's next write. All attempts of the write carry the same `args`.
-    fn stamp(&mut self, args: &mut PutAppendArgs, pool: &Pool) {
-        self.request_id += 1;
-        args.request_id = self.request_id;
-        args.client_id = Bytes::copy_from_slice(self.client_id.as_bytes());
-        args.seen_index = pool.seen_index();
-    }
-}
-
-fn write_args(op: &'static [u8], key: &[u8], value: &[u8]) -> PutAppendArgs {
-    PutAppendArgs {
-        key: Bytes::copy_from_slice(key),
-        value: Bytes::copy_from_slice(value),
-        op: Bytes::from_static(op),
-        ..PutAppendArgs::default()
     }
 }

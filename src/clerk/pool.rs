@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::endpoints::{Endpoint, Endpoints};
 use super::error::BuildError;
 use super::route::MemberSet;
+use crate::kv::model::proto::StoreRpcStub;
 use crate::kv::proto::{KvServerRpcStub, LeaderHint};
 use crate::members::{MEMBERS_MAX, check_addr};
 use crate::rpc::{Attempt, Balancer, Channel, EndpointTable, HealthPolicy, hash_key};
@@ -74,7 +75,8 @@ impl fmt::Debug for ReadPolicy {
 pub(super) struct Member {
     id: Option<MemberId>,
     addr: String,
-    stub: KvServerRpcStub,
+    kv: KvServerRpcStub,
+    store: StoreRpcStub,
 }
 
 impl Pool {
@@ -180,8 +182,8 @@ impl Pool {
             .ping_interval(PING_INTERVAL)
             .bytes_per_second_min(BYTES_PER_SECOND_MIN)
             .lazy();
-        let stub = KvServerRpcStub::new(channel);
-        self.members.push(addr.clone(), Member { id, addr, stub })
+        let (kv, store) = (KvServerRpcStub::new(channel.clone()), StoreRpcStub::new(channel));
+        self.members.push(addr.clone(), Member { id, addr, kv, store })
     }
 }
 
@@ -190,7 +192,13 @@ impl Member {
         &self.addr
     }
 
-    pub(super) fn stub(&self) -> &KvServerRpcStub {
-        &self.stub
+    /// For puts, appends and gets.
+    pub(super) fn kv(&self) -> &KvServerRpcStub {
+        &self.kv
+    }
+
+    /// For everything else. It uses the same connection.
+    pub(super) fn store(&self) -> &StoreRpcStub {
+        &self.store
     }
 }

@@ -3,6 +3,13 @@
 use bytes::Bytes;
 
 use super::call::Verdict;
+use super::error::Reason;
+use crate::ErrorChain;
+use crate::kv::model::proto::{
+    self, Forgotten, NotServed, RangeReply, StatsReply, TxnReply, range_reply, stats_reply,
+    txn_reply,
+};
+use crate::kv::model::{self, RangeAnswer, Refusal, Revision, TxnAnswer, WireError};
 use crate::kv::proto::{GetReply, LeaderHint, PutAppendReply};
 use crate::kv::words;
 
@@ -11,24 +18,99 @@ const UNKNOWN_LEN_MAX: usize = 64;
 
 /// The definite end of a write.
 #[derive(Debug)]
-pub(super) enum WriteEnd {
-    Applied { index: u64 },
-    TooLarge,
-    SessionExpired { index: u64 },
+pub(super) enum WriteEnd<R> {
+    /// It took effect at this index, which is 0 if none is known.
+    Applied {
+        index: u64,
+        answer: R,
+    },
+    /// It changed nothing.
+    Refused(Reason),
+    SessionExpired {
+        index: u64,
+    },
 }
 
 /// The cluster refuses a key or value of this size.
 #[derive(Debug)]
 pub(super) struct TooLarge;
 
-pub(super) fn write(reply: PutAppendReply) -> Verdict<WriteEnd> {
+/// The answer to a transaction.
+#[derive(Debug)]
+pub(super) struct TxnEnd {
+    pub(super) revision: Revision,
+    pub(super) answer: TxnResult,
+}
+
+#[derive(Debug)]
+pub(super) enum TxnResult {
+    Whole(TxnAnswer),
+    /// Nobody knows it any more, but perhaps whether the comparisons held.
+    Forgotten {
+        held: Option<bool>,
+    },
+}
+
+pub(super) fn write(reply: PutAppendReply) -> Verdict<WriteEnd<()>> {
     let PutAppendReply { err, leader, index, may_apply } = reply;
     match &err[..] {
-        words::OK => Verdict::Done(WriteEnd::Applied { index }),
-        words::ERR_TOO_LARGE => Verdict::Done(WriteEnd::TooLarge),
+        words::OK => Verdict::Done(WriteEnd::Applied { index, answer: () }),
+        words::ERR_TOO_LARGE => Verdict::Done(WriteEnd::Refused(Reason::TooLarge)),
+        words::ERR_NO_SPACE => Verdict::Done(WriteEnd::Refused(Reason::NoSpace)),
         words::ERR_SESSION_EXPIRED => Verdict::Done(WriteEnd::SessionExpired { index }),
         words::ERR_WRONG_LEADER => not_leader(leader, may_apply),
         other => unknown(other),
+    }
+}
+
+/// The answer to a transaction, a compaction or a change of limits.
+pub(super) fn txn(reply: TxnReply) -> Verdict<WriteEnd<TxnEnd>> {
+    let TxnReply { result, revision, index, .. } = reply;
+    let applied = |answer| {
+        let answer = TxnEnd { revision: Revision(revision), answer };
+        Verdict::Done(WriteEnd::Applied { index, answer })
+    };
+    match result {
+        Some(txn_reply::Result::Answer(answer)) => match TxnAnswer::try_from(answer) {
+            Ok(answer) => applied(TxnResult::Whole(answer)),
+            Err(error) => not_of_this_version(&error),
+        },
+        Some(txn_reply::Result::Refusal(refusal)) => match Refusal::try_from(refusal) {
+            Ok(Refusal { reason: model::Reason::SessionExpired, .. }) => {
+                Verdict::Done(WriteEnd::SessionExpired { index })
+            }
+            Ok(refusal) => Verdict::Done(WriteEnd::Refused(Reason::Refused(refusal))),
+            Err(error) => not_of_this_version(&error),
+        },
+        Some(txn_reply::Result::NotServed(it)) => not_served(it),
+        Some(txn_reply::Result::Forgotten(Forgotten { held, count })) => {
+            let held = (count > 0).then_some(held & 1 == 1);
+            applied(TxnResult::Forgotten { held })
+        }
+        None => unknown(b"a transaction without a result"),
+    }
+}
+
+/// The revision that was read, and what was found; or why nothing was.
+pub(super) fn range(reply: RangeReply) -> Verdict<Result<(Revision, RangeAnswer), Refusal>> {
+    match reply.result {
+        Some(range_reply::Result::Answer(answer)) => {
+            Verdict::Done(Ok((Revision(reply.revision), answer.into())))
+        }
+        Some(range_reply::Result::Refusal(refusal)) => match Refusal::try_from(refusal) {
+            Ok(refusal) => Verdict::Done(Err(refusal)),
+            Err(error) => not_of_this_version(&error),
+        },
+        Some(range_reply::Result::NotServed(it)) => not_served(it),
+        None => unknown(b"a range without a result"),
+    }
+}
+
+pub(super) fn stats(reply: StatsReply) -> Verdict<proto::Stats> {
+    match reply.result {
+        Some(stats_reply::Result::Stats(stats)) => Verdict::Done(stats),
+        Some(stats_reply::Result::NotServed(it)) => not_served(it),
+        None => unknown(b"statistics without a result"),
     }
 }
 
@@ -46,6 +128,20 @@ pub(super) fn get(reply: GetReply) -> Verdict<Result<Option<Bytes>, TooLarge>> {
 pub(super) fn unknown<R>(word: &[u8]) -> Verdict<R> {
     let word = String::from_utf8_lossy(&word[..word.len().min(UNKNOWN_LEN_MAX)]).into_owned();
     Verdict::UnknownWord(word)
+}
+
+/// A leader in the words of `kvServerRpc`.
+pub(super) fn hint(leader: proto::Leader) -> LeaderHint {
+    LeaderHint { id: leader.id, addr: leader.addr }
+}
+
+fn not_served<R>(it: NotServed) -> Verdict<R> {
+    not_leader(it.leader.map(hint), it.may_apply)
+}
+
+/// An answer with a part that this version does not know.
+fn not_of_this_version<R>(error: &WireError) -> Verdict<R> {
+    unknown(ErrorChain(error).to_string().as_bytes())
 }
 
 fn not_leader<R>(hint: Option<LeaderHint>, may_have_run: bool) -> Verdict<R> {

@@ -292,6 +292,8 @@ fn an_error_says_whether_the_write_may_have_happened() {
     check(&[Say::Status(StatusCode::DeadlineExceeded), NoLeader], Unknown);
     check(&[Say::Status(StatusCode::Other(99)), NoLeader], Unknown);
     check(&[Word(words::ERR_TOO_LARGE)], Rejected);
+    check(&[Word(words::ERR_NO_SPACE)], NotApplied);
+    check(&[Drop, Word(words::ERR_NO_SPACE)], NotApplied);
     // The first outcome of the same write, whichever attempt had it.
     check(&[Drop, Word(words::ERR_TOO_LARGE)], Rejected);
     check(&[Say::Status(StatusCode::FrameTooLarge)], Rejected);

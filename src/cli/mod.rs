@@ -133,7 +133,7 @@ impl From<ClerkError> for Failure {
     fn from(error: ClerkError) -> Failure {
         let exit = match error.kind() {
             ClerkErrorKind::NotApplied => Exit::NotApplied,
-            ClerkErrorKind::Unknown => Exit::Unknown,
+            ClerkErrorKind::Unknown | ClerkErrorKind::Applied => Exit::Unknown,
             ClerkErrorKind::Rejected => Exit::Usage,
         };
         Failure { exit, line: ErrorChain(&error).to_string() }

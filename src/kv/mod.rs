@@ -21,6 +21,8 @@
 //! - The limits below decide outcomes, so members with different limits would diverge. To change a
 //!   limit, add a new kind of [`Command`].
 
+#[cfg(feature = "server")]
+pub mod api;
 mod command;
 #[cfg(feature = "server")]
 mod digest;
@@ -32,8 +34,6 @@ pub mod model;
 mod outcome;
 #[cfg(feature = "server")]
 mod query;
-#[cfg(feature = "server")]
-mod service;
 #[cfg(feature = "server")]
 mod sessions;
 #[cfg(feature = "server")]
@@ -54,8 +54,6 @@ pub use limits::{Limits, LimitsChange};
 pub use outcome::{Branches, Done, Outcome};
 #[cfg(feature = "server")]
 pub use query::{Answer, Query, ReadAnswer, Stats};
-#[cfg(feature = "server")]
-pub use service::KvService;
 #[cfg(feature = "server")]
 pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, Sessions};
 #[cfg(feature = "server")]

@@ -48,6 +48,7 @@ impl Member {
             self.server.stop();
             node.kill();
         }
+        self.api.stop();
     }
 }
 

@@ -4,10 +4,11 @@
 //! ```text
 //!   Config ──> start: check, listen, open the data, start the node, publish ──> Member
 //!
-//!   clients, members ──> rpc::Server ──┬─ kvServerRpc (kv) ──┐
-//!                                      ├─ raftRpc (node) ────┼─> node, which replicates the Store
-//!   operators ────────────────────────>├─ adminRpc (admin) ──┤
-//!           └───────> --http ──> http ─┴─────────────────────┘
+//!   clients, members ──> rpc::Server ──┬─ kvServerRpc, storeRpc (front) ─> kv::Api ─┐
+//!                                      ├─ raftRpc (node) ───────────────────────────┼─> node,
+//!   operators ────────────────────────>├─ adminRpc (admin) ─────────────────────────┤   which
+//!           └───────> --http ──> http ─┴────────────────────────────────────────────┘   replicates
+//!                                                                                     the Store
 //! ```
 //!
 //! | file | what |
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::kv::api::Api;
 use crate::kv::{Lanes, Store};
 use crate::node::{Node, NodeFailure, NodeHandle};
 use crate::raft::RoleName;
@@ -75,6 +77,7 @@ pub struct Member {
     /// `None` once it has ended.
     node: Option<Node<Store>>,
     handle: NodeHandle<Store>,
+    api: Api,
     has_peers: bool,
 }
 
@@ -86,8 +89,8 @@ impl fmt::Debug for Member {
 
 impl From<Started> for Member {
     fn from(started: Started) -> Member {
-        let Started { http, server, lanes, node, has_peers } = started;
-        Member { http, server, lanes, handle: node.handle(), node: Some(node), has_peers }
+        let Started { http, server, lanes, node, api, has_peers } = started;
+        Member { http, server, lanes, handle: node.handle(), node: Some(node), api, has_peers }
     }
 }
 
@@ -123,9 +126,14 @@ impl Member {
         &self.lanes
     }
 
-    /// The member's node: its status, and proposals and reads without a socket.
+    /// The member's node: its status, and what an operator asks it to do.
     pub fn node(&self) -> NodeHandle<Store> {
         self.handle.clone()
+    }
+
+    /// The store as this member serves it: reads and writes without a socket.
+    pub fn api(&self) -> Api {
+        self.api.clone()
     }
 
     /// Why the member stopped serving by itself, if it did. Then stop it and look at it. After
@@ -162,6 +170,7 @@ impl Member {
         if let Some(node) = self.node.take() {
             node.stop();
         }
+        self.api.stop();
         self.server.stop();
     }
 }

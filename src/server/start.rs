@@ -14,9 +14,12 @@ use super::error::StartError;
 use super::http::Http;
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
 use crate::ErrorChain;
+use crate::front::rpc::{KvService, StoreService};
+use crate::kv::api::Api;
 use crate::kv::lane_proto::LaneRpcService;
+use crate::kv::model::proto::StoreRpcService;
 use crate::kv::proto::KvServerRpcService;
-use crate::kv::{KvService, LaneService, Lanes, Store};
+use crate::kv::{LaneService, Lanes, Store};
 use crate::members::Members;
 use crate::node::{Node, NodeConfig, NodeError, NodeHandle};
 use crate::raft::{MemberId, Standing};
@@ -38,6 +41,7 @@ pub(super) struct Started {
     pub(super) server: Server,
     pub(super) lanes: Arc<Lanes>,
     pub(super) node: Node<Store>,
+    pub(super) api: Api,
     pub(super) has_peers: bool,
 }
 
@@ -83,12 +87,15 @@ pub(super) fn start<P: Publish>(
     let (handle, has_peers) = (node.handle(), members.len() > 1);
     let admin = Admin { node: handle.clone(), members: members.clone(), read_mode, cluster_id };
     let admin = AdminRpcService::new(Arc::new(admin));
-    let kv = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), members)));
+    let api = Api::new(handle.clone(), members);
+    let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
+    let store = StoreRpcService::new(Arc::new(StoreService::new(api.clone())));
     let lanes = Lanes::start(handle.clone(), &peers);
     let lanes = Arc::new(lanes.map_err(|source| StartError::Node(NodeError::Thread(source)))?);
     let forwarded = LaneRpcService::new(Arc::new(LaneService::new(handle.clone())));
     let server = Server::builder()
         .service(P::publish(kv, handle.clone()))
+        .service(P::publish(store, handle.clone()))
         .reserved_service(P::publish(node.service(), handle.clone()))
         .service(P::publish(admin, handle.clone()))
         .service(P::publish(forwarded, handle.clone()))
@@ -100,7 +107,7 @@ pub(super) fn start<P: Publish>(
         Http::serve(listener, id, handle).map_err(|source| StartError::Listen { addr, source })
     };
     let http = http.map(serve).transpose()?;
-    Ok(Started { http, server, lanes, node, has_peers })
+    Ok(Started { http, server, lanes, node, api, has_peers })
 }
 
 /// Listens on `addr`. A process that had the address and was killed a moment ago keeps its sockets

@@ -2,6 +2,7 @@
 //!
 //! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
 //!   [`lanes`].
+//! - Entries, ranges, transactions: [`store`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).
@@ -32,3 +33,4 @@ mod reads;
 mod relay;
 mod snapshots;
 mod stopping;
+mod store;

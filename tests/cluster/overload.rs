@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::clerk::Clerk;
+use syncraft::front::rpc::KvService;
+use syncraft::kv::Store;
+use syncraft::kv::api::Api;
 use syncraft::kv::proto::{KvServerRpcService, KvServerRpcStub, PutAppendArgs};
-use syncraft::kv::{KvService, Store};
 use syncraft::members::Members;
 use syncraft::node::{COMMAND_LEN_MAX, FRAME_LEN_MIN, Node, NodeConfig, RequestError, Timing};
 use syncraft::raft::MemberId;
@@ -196,7 +198,8 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     let config = NodeConfig::new(MemberId(1), list.clone());
     let node = Node::start(config, data_dir, Store::new()).unwrap();
     let handle = node.handle();
-    let service = KvServerRpcService::new(Arc::new(KvService::new(handle.clone(), list.clone())));
+    let api = Api::new(handle.clone(), list.clone());
+    let service = KvServerRpcService::new(Arc::new(KvService::new(api)));
     let _server = Server::builder()
         .service(service)
         .listener(port.listen().unwrap())

@@ -519,7 +519,7 @@ impl Shard {
         };
         *match kind {
             ClerkErrorKind::NotApplied => &mut self.errors.not_applied,
-            ClerkErrorKind::Unknown => &mut self.errors.unknown,
+            ClerkErrorKind::Unknown | ClerkErrorKind::Applied => &mut self.errors.unknown,
             ClerkErrorKind::Rejected => &mut self.errors.rejected,
         } += 1;
         self.first_error.get_or_insert(words);

@@ -1,0 +1,227 @@
+//! [`StoreService`]: the service `storeRpc`, in front of an [`Api`].
+//!
+//! | outcome | answer |
+//! | --- | --- |
+//! | it was done, or read | `answer`; for a repeat whose answer is gone, `forgotten` |
+//! | the store refuses it | `refusal`: nothing changed, and a repeat gets the same |
+//! | the request makes no sense, or is over a limit | status "bad arguments", in words that name the offending value; nothing was done |
+//! | the member has too much to do, hands over, or its disk is full | status "busy", with a time to come back |
+//! | another member leads, the time ran out, the leadership was lost | `not_served`, with the leader if it is known, and whether a write may still take effect |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{age_ms, busy, deadline, is_busy};
+use crate::ErrorChain;
+use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
+use crate::kv::model::proto::{
+    self, CompactRequest, Forgotten, LimitsRequest, NotServed, RangeReply, RangeRequest,
+    StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, range_reply, stats_reply, txn_reply,
+};
+use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
+use crate::kv::{Identity, LimitsChange, Stats};
+use crate::node::RequestError;
+use crate::raft::{Index, MemberId};
+use crate::rpc::{Done, Payload, Status, StatusCode};
+
+/// `storeRpc` of one member.
+pub struct StoreService {
+    api: Api,
+}
+
+impl StoreService {
+    /// Serves this store.
+    pub fn new(api: Api) -> StoreService {
+        StoreService { api }
+    }
+
+    fn leader_elsewhere(&self) -> Option<proto::Leader> {
+        leader(&self.api, self.api.leader_elsewhere())
+    }
+}
+
+impl StoreRpc for StoreService {
+    /// Brings the requests that have arrived together to the core together.
+    fn after_calls(&self, _method: &str) {
+        self.api.run_pending();
+    }
+
+    fn range(&self, args: RangeRequest, done: Done<RangeReply>) {
+        let range = match args.range.ok_or(missing("range")).and_then(Range::try_from) {
+            Ok(range) => range,
+            Err(error) => return done.fail(bad_arguments(&error)),
+        };
+        let (api, leader) = (self.api.clone(), self.leader_elsewhere());
+        let (consistency, deadline) = (consistency(args.staleness), deadline(&done));
+        self.api.queue_range(range, consistency, deadline, move |result| match result {
+            Ok(Read { answer: (revision, range), age_max }) => done.run(RangeReply {
+                result: Some(range_reply::Result::Answer((&range).into())),
+                revision: revision.0,
+                age_ms: age_max.map(age_ms),
+                leader,
+            }),
+            Err(error) => refuse(&api, &error, done, |refused| {
+                let result = match refused {
+                    Refused::Refusal(refusal, _) => range_reply::Result::Refusal(refusal),
+                    Refused::NotServed(it) => range_reply::Result::NotServed(it),
+                };
+                RangeReply { result: Some(result), ..RangeReply::default() }
+            }),
+        });
+    }
+
+    fn txn(&self, args: TxnRequest, done: Done<TxnReply>) {
+        let txn = match args.txn.ok_or(missing("txn")).and_then(Txn::try_from) {
+            Ok(txn) => txn,
+            Err(error) => return done.fail(bad_arguments(&error)),
+        };
+        let leader = if txn.is_read() { self.leader_elsewhere() } else { None };
+        let (api, identity) = (self.api.clone(), identity(args.identity));
+        let (consistency, deadline) = (consistency(args.staleness), deadline(&done));
+        self.api.queue_txn(identity, txn, consistency, deadline, move |result| match result {
+            Ok(txn_done) => done.run(TxnReply { leader, ..txn_reply(txn_done) }),
+            Err(error) => refuse_txn(&api, &error, done),
+        });
+    }
+
+    fn compact(&self, args: CompactRequest, done: Done<TxnReply>) {
+        let (deadline, api) = (deadline(&done), self.api.clone());
+        let (identity, revision) = (identity(args.identity), Revision(args.revision));
+        self.api.compact(identity, revision, deadline, move |result| changed(&api, result, done));
+    }
+
+    fn set_limits(&self, args: LimitsRequest, done: Done<TxnReply>) {
+        let (deadline, api) = (deadline(&done), self.api.clone());
+        let LimitsRequest { identity: it, bytes_max, keys_max, history_bytes_max } = args;
+        let change = LimitsChange { bytes_max, keys_max, history_bytes_max };
+        self.api.set_limits(identity(it), change, deadline, move |result| {
+            changed(&api, result, done);
+        });
+    }
+
+    fn stats(&self, args: StatsRequest, done: Done<StatsReply>) {
+        let (deadline, api) = (deadline(&done), self.api.clone());
+        self.api.stats(consistency(args.staleness), deadline, move |result| match result {
+            Ok(Read { answer, age_max }) => done.run(StatsReply {
+                result: Some(stats_reply::Result::Stats(stats(answer))),
+                age_ms: age_max.map(age_ms),
+            }),
+            Err(error) => refuse(&api, &error, done, |refused| StatsReply {
+                result: match refused {
+                    Refused::NotServed(it) => Some(stats_reply::Result::NotServed(it)),
+                    Refused::Refusal(..) => None,
+                },
+                age_ms: None,
+            }),
+        });
+    }
+}
+
+fn missing(part: &'static str) -> WireError {
+    WireError::Missing { of: "a request", part }
+}
+
+fn identity(identity: Option<proto::Identity>) -> Identity {
+    let Some(proto::Identity { client_id, request_id, seen_index }) = identity else {
+        return Identity::default();
+    };
+    Identity { client_id, request_id, seen_index: Index(seen_index) }
+}
+
+fn consistency(staleness: Option<proto::Staleness>) -> Consistency {
+    match staleness {
+        Some(it) => Consistency::Stale { age_max: it.age_max_ms.map(Duration::from_millis) },
+        None => Consistency::Linearizable,
+    }
+}
+
+fn txn_reply(done: TxnDone) -> TxnReply {
+    let TxnDone { revision, index, answer, age_max } = done;
+    let result = match answer {
+        TxnResult::Whole(answer) => txn_reply::Result::Answer((&*answer).into()),
+        TxnResult::Forgotten(branches) => {
+            txn_reply::Result::Forgotten(Forgotten { held: branches.held, count: branches.count })
+        }
+    };
+    TxnReply {
+        result: Some(result),
+        revision: revision.0,
+        index: index.map_or(0, |index| index.0),
+        age_ms: age_max.map(age_ms),
+        leader: None,
+    }
+}
+
+/// Answers a compaction or a change of limits, as a transaction without operations.
+fn changed(api: &Api, result: Result<Changed, ApiError>, done: Done<TxnReply>) {
+    match result {
+        Ok(Changed { index, revision }) => {
+            let answer = Arc::new(TxnAnswer { held: true, answers: Vec::new() });
+            let (index, answer) = (Some(index), TxnResult::Whole(answer));
+            done.run(txn_reply(TxnDone { revision, index, answer, age_max: None }));
+        }
+        Err(error) => refuse_txn(api, &error, done),
+    }
+}
+
+fn refuse_txn(api: &Api, error: &ApiError, done: Done<TxnReply>) {
+    refuse(api, error, done, |refused| {
+        let (result, index) = match refused {
+            Refused::Refusal(refusal, index) => (txn_reply::Result::Refusal(refusal), index),
+            Refused::NotServed(it) => (txn_reply::Result::NotServed(it), 0),
+        };
+        TxnReply { result: Some(result), index, ..TxnReply::default() }
+    });
+}
+
+/// What a reply says of a request that was not done.
+enum Refused {
+    /// Why, and the index of the entry, or 0.
+    Refusal(proto::Refusal, u64),
+    NotServed(NotServed),
+}
+
+fn refuse<R: Payload>(
+    api: &Api,
+    error: &ApiError,
+    done: Done<R>,
+    reply: impl FnOnce(Refused) -> R,
+) {
+    match error {
+        error if is_busy(error) => done.fail(busy(error)),
+        ApiError::Refused { refusal, index } => {
+            let index = index.map_or(0, |index| index.0);
+            done.run(reply(Refused::Refusal((*refusal).into(), index)));
+        }
+        ApiError::NotServed(RequestError::TooLarge { .. })
+        | ApiError::Invalid(_)
+        | ApiError::RevisionZero => done.fail(bad_arguments(error)),
+        ApiError::NotServed(it) => done.run(reply(Refused::NotServed(NotServed {
+            leader: leader(api, error.leader()),
+            may_apply: it.may_apply(),
+        }))),
+    }
+}
+
+fn bad_arguments(error: &(dyn std::error::Error + 'static)) -> Status {
+    Status::new(StatusCode::BadArguments, ErrorChain(error).to_string())
+}
+
+fn leader(api: &Api, leader: Option<MemberId>) -> Option<proto::Leader> {
+    let id = leader?;
+    api.addr(id).map(|addr| proto::Leader { id: id.0, addr: addr.to_owned() })
+}
+
+fn stats(stats: Stats) -> proto::Stats {
+    proto::Stats {
+        keys: stats.keys as u64,
+        bytes: stats.bytes,
+        sessions: stats.sessions as u64,
+        revision: stats.revision.0,
+        compacted: stats.compacted.0,
+        history_bytes: stats.history_bytes,
+        bytes_max: stats.limits.bytes_max,
+        keys_max: stats.limits.keys_max,
+        history_bytes_max: stats.limits.history_bytes_max,
+    }
+}

@@ -1,0 +1,114 @@
+//! How the [`Api`] reads: at once where a read is small, on another thread where it is large, and
+//! from a fresher state where this member's is not fresh enough.
+
+use std::time::{Duration, Instant};
+
+use super::{Api, ApiError, Consistency, Read};
+use crate::clock;
+use crate::kv::model::{Reason, Refusal, Txn};
+use crate::kv::{Answer, CommandError, Query, ReadAnswer, StoreView};
+use crate::node::{RequestError, Stale};
+
+impl Api {
+    /// Queues a query. A stale one that may be too old for its bound becomes a linearizable one.
+    pub(super) fn queue_query(
+        &self,
+        query: Query,
+        consistency: Consistency,
+        deadline: Instant,
+        callback: impl FnOnce(Result<Read<Answer>, RequestError>) + Send + 'static,
+    ) {
+        let Consistency::Stale { age_max } = consistency else {
+            return self.node.queue_read(query, deadline, move |result| {
+                callback(result.map(|answer| Read { answer, age_max: None }));
+            });
+        };
+        let (api, again) = (self.clone(), query.clone());
+        self.node.read_stale(query, age_max, deadline, move |result| match result {
+            Ok(Stale { answer, age_max }) => callback(Ok(Read { answer, age_max: Some(age_max) })),
+            Err(RequestError::TooStale) => api.read_fresh(again, deadline, callback),
+            Err(error) => callback(Err(error)),
+        });
+    }
+
+    /// Makes a linearizable read for a client that would be content with a stale one. Its answer
+    /// reflects every write that was acknowledged before this moment.
+    fn read_fresh(
+        &self,
+        query: Query,
+        deadline: Instant,
+        callback: impl FnOnce(Result<Read<Answer>, RequestError>) + Send + 'static,
+    ) {
+        let asked = clock::boot_time();
+        self.node.read(query, deadline, move |result| {
+            callback(result.map(|answer| Read { answer, age_max: Some(clock::since(asked)) }));
+        });
+    }
+
+    /// Queues a transaction that changes nothing.
+    pub(super) fn queue_read(
+        &self,
+        txn: Txn,
+        consistency: Consistency,
+        deadline: Instant,
+        callback: impl FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static,
+    ) {
+        if let Err(error) = txn.check() {
+            return callback(Err(ApiError::Invalid(CommandError::Txn(error))));
+        }
+        let query = Query::Read(txn.clone());
+        let waits_for_revision = consistency != Consistency::Linearizable;
+        let read = TxnRead { api: self.clone(), txn, deadline, waits_for_revision, callback };
+        self.queue_query(query, consistency, deadline, move |result| read.answered(result));
+    }
+}
+
+/// A read that has not ended.
+struct TxnRead<C> {
+    api: Api,
+    txn: Txn,
+    deadline: Instant,
+    /// A revision that this member does not know yet may have come elsewhere.
+    waits_for_revision: bool,
+    callback: C,
+}
+
+impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> {
+    fn answered(self, result: Result<Read<Answer>, RequestError>) {
+        match result {
+            Ok(Read { answer: Answer::Read(answer), age_max }) => self.settle(answer, age_max),
+            Ok(Read { answer: Answer::View(view), age_max }) => self.read_elsewhere(view, age_max),
+            Ok(Read { answer, .. }) => panic!("the store answered a read with {answer:?}"),
+            Err(error) => (self.callback)(Err(error.into())),
+        }
+    }
+
+    /// Reads a view, on a thread for which nobody waits.
+    fn read_elsewhere(self, view: Box<StoreView>, age_max: Option<Duration>) {
+        let (readers, viewed) = (self.api.readers.clone(), clock::boot_time());
+        readers.run(self.deadline, move |ending| {
+            let answer = ending.and_then(|ending| {
+                let answer = view.read(&self.txn, &|| ending().is_some());
+                // Without an answer it was told to end, and that does not change.
+                answer.ok_or_else(|| ending().unwrap_or(RequestError::Busy))
+            });
+            drop(view);
+            match answer {
+                // The state has grown older meanwhile.
+                Ok(answer) => self.settle(answer, age_max.map(|age| age + clock::since(viewed))),
+                Err(error) => (self.callback)(Err(error.into())),
+            }
+        });
+    }
+
+    fn settle(mut self, answer: ReadAnswer, age_max: Option<Duration>) {
+        let is_in_the_future =
+            matches!(answer.result, Err(Refusal { reason: Reason::InTheFuture, .. }));
+        if !(is_in_the_future && self.waits_for_revision) {
+            return (self.callback)(Ok(Read { answer, age_max }));
+        }
+        self.waits_for_revision = false;
+        let (api, query) = (self.api.clone(), Query::Read(self.txn.clone()));
+        api.read_fresh(query, self.deadline, move |result| self.answered(result));
+    }
+}

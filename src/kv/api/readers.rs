@@ -1,0 +1,278 @@
+//! [`Readers`]: the threads that make large reads, so that nobody waits for them who only applies
+//! entries or answers small ones.
+//!
+//! A thread is started when a read comes and all others are busy, and ends when it has had nothing
+//! to do for a while. There are at most [`THREADS_MAX`]. Reads for which there is no thread wait in
+//! a queue; when it is full, a read is told "busy". Each read keeps alive the state that it began
+//! with, so both bounds also bound how many old states a member holds.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::node::RequestError;
+
+/// How many large reads are made at the same time.
+const THREADS_MAX: usize = 16;
+
+/// How many large reads may wait for a thread.
+const QUEUE_LEN_MAX: usize = 64;
+
+/// How long a thread waits for a read before it ends.
+const IDLE_TIME: Duration = Duration::from_secs(5);
+
+/// How long one read may take, whatever its deadline.
+const READ_TIME_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The threads of one member's large reads.
+#[derive(Debug)]
+pub(super) struct Readers {
+    name: String,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    is_stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<LargeRead>,
+    /// Threads that run.
+    threads: usize,
+    /// Those of them that wait for a read.
+    idle: usize,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("waiting", &self.waiting.len())
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells a read whether it should end, and why.
+pub(super) type Ending<'a> = &'a dyn Fn() -> Option<RequestError>;
+
+/// A read that waits. It runs once: with what tells it to end, or with the reason why it cannot be
+/// made.
+struct LargeRead {
+    deadline: Instant,
+    run: Box<dyn FnOnce(Result<Ending<'_>, RequestError>) + Send>,
+}
+
+impl LargeRead {
+    fn refuse(self, error: RequestError) {
+        (self.run)(Err(error));
+    }
+}
+
+const STOPPED: RequestError = RequestError::Stopped { may_apply: false };
+const TIMED_OUT: RequestError = RequestError::TimedOut { may_apply: false };
+
+impl Readers {
+    /// Threads of this name. None runs yet.
+    pub(super) fn new(name: String) -> Readers {
+        let (queue, work) = (Mutex::default(), Condvar::new());
+        Readers { name, queue, work, is_stopped: AtomicBool::new(false) }
+    }
+
+    /// Runs `read` on a thread of its own. If that is not possible, it runs here, with the reason.
+    pub(super) fn run(
+        self: &Arc<Readers>,
+        deadline: Instant,
+        read: impl FnOnce(Result<Ending<'_>, RequestError>) + Send + 'static,
+    ) {
+        let read = LargeRead { deadline, run: Box::new(read) };
+        if let Err((read, error)) = self.push(read) {
+            read.refuse(error);
+        }
+    }
+
+    /// Ends every read, and every thread.
+    pub(super) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        let (waiting, handles) = {
+            let mut queue = self.queue.lock();
+            (std::mem::take(&mut queue.waiting), std::mem::take(&mut queue.handles))
+        };
+        self.work.notify_all();
+        waiting.into_iter().for_each(|read| read.refuse(STOPPED));
+        for handle in handles {
+            // A read's callback may drop the last owner of all this on a thread of ours. A thread
+            // that has panicked has said so.
+            if handle.thread().id() != thread::current().id() {
+                let _ = handle.join();
+            }
+        }
+    }
+
+    fn push(self: &Arc<Readers>, read: LargeRead) -> Result<(), (LargeRead, RequestError)> {
+        let mut queue = self.queue.lock();
+        // Looked at under the lock: `stop` takes what waits after it has set this.
+        if self.is_stopped() {
+            return Err((read, STOPPED));
+        }
+        if queue.waiting.len() >= QUEUE_LEN_MAX {
+            return Err((read, RequestError::Busy));
+        }
+        queue.waiting.push_back(read);
+        if queue.waiting.len() > queue.idle && queue.threads < THREADS_MAX {
+            self.start_thread(&mut queue);
+        }
+        if queue.threads == 0 {
+            let read = queue.waiting.pop_back().expect("it was pushed under the same lock");
+            return Err((read, RequestError::Busy));
+        }
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Starts one more thread, if the system has one.
+    fn start_thread(self: &Arc<Readers>, queue: &mut Queue) {
+        queue.handles.retain(|handle| !handle.is_finished());
+        let readers = self.clone();
+        let spawned = thread::Builder::new().name(self.name.clone()).spawn(move || readers.work());
+        match spawned {
+            Ok(handle) => {
+                queue.threads += 1;
+                queue.handles.push(handle);
+            }
+            Err(error) => log::warn!("no thread for a large read: {error}"),
+        }
+    }
+
+    fn work(&self) {
+        while let Some(read) = self.next() {
+            let until = read.deadline.min(Instant::now() + READ_TIME_MAX);
+            let ending = || match (self.is_stopped(), Instant::now() >= until) {
+                (true, _) => Some(STOPPED),
+                (false, true) => Some(TIMED_OUT),
+                (false, false) => None,
+            };
+            let run = || match ending() {
+                Some(error) => read.refuse(error),
+                None => (read.run)(Ok(&ending)),
+            };
+            // The panic has been printed, and its client is told by what it dropped. The reads that
+            // wait need the thread.
+            let _ = catch_unwind(AssertUnwindSafe(run));
+        }
+    }
+
+    /// The next read. `None`: this thread is not needed any more.
+    fn next(&self) -> Option<LargeRead> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(read) = queue.waiting.pop_front() {
+                return Some(read);
+            }
+            if self.is_stopped() || !self.wait(&mut queue) {
+                queue.threads -= 1;
+                return None;
+            }
+        }
+    }
+
+    /// Waits for a read. `false`: none has come.
+    fn wait(&self, queue: &mut MutexGuard<'_, Queue>) -> bool {
+        queue.idle += 1;
+        let timed_out = self.work.wait_for(queue, IDLE_TIME).timed_out();
+        queue.idle -= 1;
+        !timed_out || !queue.waiting.is_empty()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn readers() -> Arc<Readers> {
+        Arc::new(Readers::new("read-test".to_owned()))
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + LONG
+    }
+
+    /// A read that says how it began, and then waits until it may end or is told to.
+    fn blocked(
+        readers: &Arc<Readers>,
+        deadline: Instant,
+    ) -> (Receiver<Option<RequestError>>, Sender<()>) {
+        let (told, hears) = channel();
+        let (may_end, waits) = channel::<()>();
+        readers.run(deadline, move |ending| match ending {
+            Err(error) => told.send(Some(error)).unwrap(),
+            Ok(ending) => {
+                told.send(None).unwrap();
+                while waits.recv_timeout(Duration::from_millis(1)).is_err() {
+                    if let Some(error) = ending() {
+                        return told.send(Some(error)).unwrap();
+                    }
+                }
+            }
+        });
+        (hears, may_end)
+    }
+
+    #[test]
+    fn sixteen_run_and_some_wait_and_the_rest_is_told_so() {
+        let readers = readers();
+        let running: Vec<_> = (0..THREADS_MAX).map(|_| blocked(&readers, soon())).collect();
+        for (hears, _) in &running {
+            assert_eq!(hears.recv_timeout(LONG).unwrap(), None);
+        }
+        let waiting: Vec<_> = (0..QUEUE_LEN_MAX).map(|_| blocked(&readers, soon())).collect();
+        let (refused, _) = blocked(&readers, soon());
+        assert_eq!(refused.recv_timeout(LONG).unwrap(), Some(RequestError::Busy));
+        assert!(waiting.iter().all(|(hears, _)| hears.try_recv().is_err()), "they wait");
+        running[0].1.send(()).unwrap();
+        assert_eq!(waiting[0].0.recv_timeout(LONG).unwrap(), None, "first come, first served");
+        readers.stop();
+        assert_eq!(running[1].0.recv_timeout(LONG).unwrap(), Some(STOPPED));
+        assert_eq!(waiting[1].0.recv_timeout(LONG).unwrap(), Some(STOPPED));
+        assert_eq!(readers.queue.lock().threads, 0);
+    }
+
+    #[test]
+    fn a_read_ends_at_its_deadline() {
+        let readers = readers();
+        let (hears, _may_end) = blocked(&readers, Instant::now() + Duration::from_millis(200));
+        let ends: Vec<_> = [hears.recv_timeout(LONG), hears.recv_timeout(LONG)].into();
+        // On a busy machine it is over before it has begun.
+        assert!(ends.contains(&Ok(Some(TIMED_OUT))), "{ends:?}");
+        let (late, _may_end) = blocked(&readers, Instant::now());
+        assert_eq!(late.recv_timeout(LONG).unwrap(), Some(TIMED_OUT));
+        readers.stop();
+        let (refused, _may_end) = blocked(&readers, soon());
+        assert_eq!(refused.recv_timeout(LONG).unwrap(), Some(STOPPED));
+    }
+
+    #[test]
+    fn a_read_that_panics_takes_no_thread_with_it() {
+        let readers = readers();
+        for _ in 0..2 * THREADS_MAX {
+            readers.run(soon(), |_| panic!("on purpose"));
+        }
+        let (hears, may_end) = blocked(&readers, soon());
+        assert_eq!(hears.recv_timeout(LONG).unwrap(), None);
+        may_end.send(()).unwrap();
+        readers.stop();
+        assert_eq!(readers.queue.lock().threads, 0);
+    }
+}

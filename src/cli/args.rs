@@ -1,18 +1,25 @@
 //! The command-line arguments and their help texts.
 
-use std::ffi::OsString;
+mod store;
+
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use store::{
+    CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
+    ListArgs, PutArgs, TxnArgs, WriteArgs,
+};
+
 const EXIT_STATUS_HELP: &str = "\
 Exit status:
   0  done
-  1  get: the key is absent
-  2  wrong usage
+  1  get, delete: the key is absent
+  2  wrong usage, or a request that the store refuses as it is
   3  not done, and never will be: trying again is safe. Also a server that
      cannot start or stops by itself, and a result that cannot be written
-  4  a write may or may not have happened";
+  4  a write may or may not have happened, or has and its result is lost
+  5  a comparison did not hold: cas, put --if-absent, txn";
 
 /// A replicated, linearizable, durable key-value store.
 #[derive(Debug, Parser)]
@@ -46,11 +53,29 @@ pub(crate) enum Command {
     /// Run one member of a cluster
     Server(ServerArgs),
     /// Set KEY to VALUE
-    Put(WriteArgs),
+    Put(PutArgs),
     /// Print the value of KEY; exit status 1 if there is none
     Get(GetArgs),
     /// Append VALUE to the value of KEY
     Append(WriteArgs),
+    /// Add BY to the number that KEY holds, and print the new one
+    Incr(IncrArgs),
+    /// Delete KEY, and print how many keys that were; exit status 1 if none
+    Delete(DeleteArgs),
+    /// Compare and set: set KEY to NEW if it holds EXPECTED
+    Cas(CasArgs),
+    /// Print keys and values, one entry a line with a tab between
+    List(ListArgs),
+    /// Run a transaction that is written in JSON, and print what it did
+    Txn(TxnArgs),
+    /// Print all entries of one revision as lines of JSON
+    Export(ExportArgs),
+    /// Put the entries that are written as lines of JSON on standard input, and print how many
+    Import(ImportArgs),
+    /// Forget what the store was like before REVISION
+    Compact(CompactArgs),
+    /// Print how much the store holds and may hold; change what it may hold
+    Limits(LimitsArgs),
     /// Show the state of every member; exit status 3 unless a majority follows one leader
     Status(StatusArgs),
     /// Make member ID the leader; exit status 3 if it does not lead in time, 2 if there is no such
@@ -63,34 +88,6 @@ pub(crate) enum Command {
     WaitReady,
     /// Measure how fast the cluster is; writes keys that begin with "bench-"
     Bench(BenchArgs),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct WriteArgs {
-    /// Any bytes; put -- before a key that is spelled like an option of this command
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) key: OsString,
-    /// Any bytes; - reads the value from standard input. To store a lone -, pipe it in: printf - |
-    /// syncraft put KEY -
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) value: OsString,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct GetArgs {
-    /// Any bytes; put -- before a key that is spelled like an option of this command
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) key: OsString,
-    /// Print only the value, without a newline
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// Read from any member, even without a leader; how old the value may be is printed to standard
-    /// error
-    #[arg(long)]
-    pub(crate) stale: bool,
-    /// With --stale: accept only values that are at most this old
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "stale")]
-    pub(crate) max_age: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -337,7 +334,7 @@ mod tests {
         let check = |args: &[&str], expected: (&str, &str)| match parse(args)
             .map(|args| args.command)
         {
-            Ok(Command::Put(WriteArgs { key, value })) => {
+            Ok(Command::Put(PutArgs { write: WriteArgs { key, value }, .. })) => {
                 assert_eq!((key.to_str(), value.to_str()), (Some(expected.0), Some(expected.1)));
             }
             other => panic!("{args:?}: {other:?}"),
@@ -350,6 +347,30 @@ mod tests {
         check(&["put", "--timeout", "1s", "-k", "-v"], ("-k", "-v"));
         check(&["put", "--", "--timeout", "--"], ("--timeout", "--"));
         check(&["put", "", ""], ("", ""));
+    }
+
+    #[test]
+    fn compare_and_set_takes_options_in_place_of_values() {
+        let check = |args: &[&str], expected: (&[&str], bool, bool)| match parse(args)
+            .map(|args| args.command)
+        {
+            Ok(Command::Cas(CasArgs { key, first, second, absent, delete })) => {
+                let values: Vec<_> = first.into_iter().chain(second).collect();
+                assert_eq!((key.to_str(), absent, delete), (Some("k"), expected.1, expected.2));
+                assert_eq!(values, expected.0, "{args:?}");
+            }
+            other => panic!("{args:?}: {other:?}"),
+        };
+        check(&["cas", "k", "a", "b"], (&["a", "b"], false, false));
+        check(&["cas", "k", "-1", "-2"], (&["-1", "-2"], false, false));
+        check(&["cas", "k", "--absent", "b"], (&["b"], true, false));
+        check(&["cas", "k", "b", "--absent"], (&["b"], true, false));
+        check(&["cas", "k", "a", "--delete"], (&["a"], false, true));
+        check(&["cas", "--delete", "k", "a", "--timeout", "1s"], (&["a"], false, true));
+        check(
+            &["cas", "--", "k", "--absent", "--delete"],
+            (&["--absent", "--delete"], false, false),
+        );
     }
 
     #[test]

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::ErrorChain;
-use syncraft::clerk::{Clerk, ClerkError, Stale};
+use syncraft::clerk::{Clerk, ClerkError, Stale, Swap};
 use syncraft::kv::VALUE_LEN_MAX;
+use syncraft::kv::model::Revision;
 
-use super::args::{Common, GetArgs, WriteArgs};
+use super::args::{Common, GetArgs, PutArgs, WriteArgs};
+use super::json::{self, EntryJson};
 use super::output::{eprint_line, print};
 use super::{Exit, Failure, Outcome, status};
 
@@ -23,10 +25,16 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 /// with gigabytes takes longer, and nobody's script should wait for that.
 const JOIN_GRACE: Duration = Duration::from_secs(5);
 
-pub(super) fn put(common: &Common, args: WriteArgs) -> Outcome {
-    let clerk = common.clerk()?;
-    clerk.put(bytes(&args.key), value(&args.value)?)?;
-    Ok(Exit::Done)
+pub(super) fn put(common: &Common, args: PutArgs) -> Outcome {
+    let (clerk, WriteArgs { key, value: new }) = (common.clerk()?, args.write);
+    if !args.if_absent {
+        clerk.put(bytes(&key), value(&new)?)?;
+        return Ok(Exit::Done);
+    }
+    match clerk.put_if_absent(bytes(&key), value(&new)?)? {
+        Swap::Done { .. } => Ok(Exit::Done),
+        Swap::Differs { .. } => Err(Failure::differs("not put: the key is there")),
+    }
 }
 
 pub(super) fn append(common: &Common, args: WriteArgs) -> Outcome {
@@ -37,13 +45,22 @@ pub(super) fn append(common: &Common, args: WriteArgs) -> Outcome {
 
 pub(super) fn get(common: &Common, args: GetArgs) -> Outcome {
     let (clerk, key) = (common.clerk()?, bytes(&args.key));
-    let value = match args.stale {
-        true => get_stale(&clerk, key, args.max_age)?,
-        false => clerk.get(key)?,
+    let value = match (args.stale, args.at) {
+        _ if args.entry => return get_entry(&clerk, &args),
+        (true, _) => get_stale(&clerk, key, args.max_age)?,
+        (false, Some(at)) => clerk.get_at(key, Revision(at))?.map(|entry| entry.value),
+        (false, None) => clerk.get(key)?,
     };
     let Some(value) = value else { return Ok(Exit::Absent) };
     let end: &[u8] = if args.raw { b"" } else { b"\n" };
     print(&[&value, end])?;
+    Ok(Exit::Done)
+}
+
+fn get_entry(clerk: &Clerk, args: &GetArgs) -> Outcome {
+    let at = args.at.map_or(Revision::NONE, Revision);
+    let Some(entry) = clerk.get_at(bytes(&args.key), at)? else { return Ok(Exit::Absent) };
+    print(&[&json::line(&EntryJson::whole(&entry)), b"\n"])?;
     Ok(Exit::Done)
 }
 
@@ -90,11 +107,11 @@ pub(super) fn wait_ready(common: &Common) -> Outcome {
 }
 
 /// The bytes of the argument, which need not be text.
-fn bytes(arg: &OsStr) -> &[u8] {
+pub(super) fn bytes(arg: &OsStr) -> &[u8] {
     arg.as_encoded_bytes()
 }
 
-fn value(arg: &OsStr) -> Result<Vec<u8>, Failure> {
+pub(super) fn value(arg: &OsStr) -> Result<Vec<u8>, Failure> {
     if arg == "-" { read_value(&mut io::stdin().lock()) } else { Ok(bytes(arg).to_vec()) }
 }
 

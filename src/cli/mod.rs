@@ -3,10 +3,11 @@
 //! | exit status | meaning |
 //! |---:|---|
 //! | 0 | done |
-//! | 1 | `get`: the key is absent |
-//! | 2 | wrong usage, including a value over its limit |
+//! | 1 | `get`, `delete`: the key is absent |
+//! | 2 | wrong usage, including a value over its limit and whatever the store refuses as it is |
 //! | 3 | not done and never will be, so trying again is safe; a server that cannot start, or failed; a result that cannot be written |
-//! | 4 | unknown: a write may or may not have happened |
+//! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost |
+//! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that
 //! begins with `syncraft: `. The module `output` says what happens when one of the two cannot be
@@ -14,7 +15,11 @@
 
 mod admin;
 mod args;
+mod base64;
 mod bench;
+mod bulk;
+mod entries;
+mod json;
 mod kv;
 mod output;
 mod room;
@@ -32,7 +37,7 @@ use syncraft::ErrorChain;
 use syncraft::clerk::{BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints};
 use syncraft::rpc::CallError;
 
-use args::{Args, Command, Common};
+use args::{Args, Command, Common, ImportArgs};
 
 /// How a command ends. Scripts depend on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,7 @@ enum Exit {
     Usage = 2,
     NotApplied = 3,
     Unknown = 4,
+    Differs = 5,
 }
 
 /// How a command fails: its exit status, and a line for people.
@@ -83,6 +89,15 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Put(args) => kv::put(common, args),
         Command::Append(args) => kv::append(common, args),
         Command::Get(args) => kv::get(common, args),
+        Command::Incr(args) => entries::incr(common, args),
+        Command::Delete(args) => entries::delete(common, args),
+        Command::Cas(args) => entries::cas(common, args),
+        Command::Txn(args) => entries::txn(common, args),
+        Command::Compact(args) => entries::compact(common, args),
+        Command::Limits(args) => entries::limits(common, args),
+        Command::List(args) => bulk::list(common, args),
+        Command::Export(args) => bulk::export(common, args),
+        Command::Import(ImportArgs {}) => bulk::import(common),
         Command::Status(args) => status::status(common, args),
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),
@@ -122,6 +137,10 @@ impl Common {
 impl Failure {
     fn usage(line: impl Into<String>) -> Failure {
         Failure { exit: Exit::Usage, line: line.into() }
+    }
+
+    fn differs(line: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Differs, line: line.into() }
     }
 
     fn not_applied(line: impl Into<String>) -> Failure {

@@ -10,7 +10,7 @@
 //! in its place; otherwise the next file or socket would get its number, and output would go there.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 
 use super::Failure;
 
@@ -18,6 +18,26 @@ use super::Failure;
 pub(super) fn print(parts: &[&[u8]]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     finish(parts.iter().try_for_each(|part| out.write_all(part)).and_then(|()| out.flush()))
+}
+
+/// A result of many lines, which goes to standard output in large pieces.
+pub(super) struct Lines(BufWriter<StdoutLock<'static>>);
+
+impl Lines {
+    pub(super) fn begin() -> Lines {
+        Lines(BufWriter::with_capacity(64 << 10, io::stdout().lock()))
+    }
+
+    /// Adds to the result. `false`: the reader wants no more.
+    pub(super) fn print(&mut self, parts: &[&[u8]]) -> Result<bool, Failure> {
+        let written = parts.iter().try_for_each(|part| self.0.write_all(part));
+        let goes_on = written.is_ok();
+        finish(written).map(|()| goes_on)
+    }
+
+    pub(super) fn end(mut self) -> Result<(), Failure> {
+        finish(self.0.flush())
+    }
 }
 
 /// Writes a line to standard error.

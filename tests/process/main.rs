@@ -3,6 +3,7 @@
 //! - The `syncraft` command: what it says and how it ends ([`commands`], [`output`]); members that
 //!   are killed, paused and wiped ([`faults`]); their files, addresses and limits ([`files`],
 //!   [`addresses`], [`descriptors`], [`task_limits`]); [`existing_clients`] over restarts.
+//!   The commands that read and write entries: [`store_commands`].
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
 //! - Shared helpers: members as processes ([`processes`]).
 
@@ -22,5 +23,6 @@ mod processes;
 #[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
 mod raw;
 mod readme;
+mod store_commands;
 #[cfg(target_os = "linux")]
 mod task_limits;

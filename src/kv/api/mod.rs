@@ -13,8 +13,7 @@
 //! so in its [`Range`](super::model::Range::at).
 //!
 //! # Invariants
-//! - A transaction that changes nothing never enters the log. One that is over a limit does not
-//!   either.
+//! - [`Api::txn`] never lets a transaction enter the log that changes nothing or is over a limit.
 //! - No thread that applies entries, carries heartbeats or reads a connection makes a large read.
 //!   A large read takes at most five minutes, and at most until its deadline.
 //! - A revision is "in the future" only if no write that was acknowledged before the request began

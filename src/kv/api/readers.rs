@@ -48,6 +48,18 @@ struct Queue {
     handles: Vec<JoinHandle<()>>,
 }
 
+impl Queue {
+    /// Takes out the reads whose clients wait no more.
+    fn take_expired(&mut self) -> Vec<LargeRead> {
+        let now = Instant::now();
+        let waiting = std::mem::take(&mut self.waiting);
+        let (expired, waiting): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|read| read.deadline <= now);
+        self.waiting = waiting.into();
+        expired
+    }
+}
+
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue")
@@ -90,7 +102,12 @@ impl Readers {
         read: impl FnOnce(Result<Ending<'_>, RequestError>) + Send + 'static,
     ) {
         let read = LargeRead { deadline, run: Box::new(read) };
-        if let Err((read, error)) = self.push(read) {
+        let (expired, pushed) = {
+            let mut queue = self.queue.lock();
+            (queue.take_expired(), self.push(&mut queue, read))
+        };
+        expired.into_iter().for_each(|read| read.refuse(TIMED_OUT));
+        if let Err((read, error)) = pushed {
             read.refuse(error);
         }
     }
@@ -113,8 +130,11 @@ impl Readers {
         }
     }
 
-    fn push(self: &Arc<Readers>, read: LargeRead) -> Result<(), (LargeRead, RequestError)> {
-        let mut queue = self.queue.lock();
+    fn push(
+        self: &Arc<Readers>,
+        queue: &mut Queue,
+        read: LargeRead,
+    ) -> Result<(), (LargeRead, RequestError)> {
         // Looked at under the lock: `stop` takes what waits after it has set this.
         if self.is_stopped() {
             return Err((read, STOPPED));
@@ -124,7 +144,7 @@ impl Readers {
         }
         queue.waiting.push_back(read);
         if queue.waiting.len() > queue.idle && queue.threads < THREADS_MAX {
-            self.start_thread(&mut queue);
+            self.start_thread(queue);
         }
         if queue.threads == 0 {
             let read = queue.waiting.pop_back().expect("it was pushed under the same lock");

@@ -1,0 +1,146 @@
+//! `incr`, `delete`, `cas`, `txn`, `compact`, `limits`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Serialize;
+use syncraft::clerk::{Expected, Stats, Swap};
+use syncraft::kv::LimitsChange;
+use syncraft::kv::model::{KeyRange, Revision};
+
+use super::args::{CasArgs, Common, CompactArgs, DeleteArgs, IncrArgs, LimitsArgs, TxnArgs};
+use super::json::{self, CommittedJson};
+use super::kv::{bytes, value};
+use super::output::print;
+use super::{Exit, Failure, Outcome};
+
+/// How long the text of a transaction may be. No transaction that is accepted is longer, unless it
+/// is full of spaces: its bytes are at most 15 MiB, and a byte takes at most 6 to write.
+const TXN_TEXT_LEN_MAX: u64 = 100 << 20;
+
+pub(super) fn incr(common: &Common, args: IncrArgs) -> Outcome {
+    let value = common.clerk()?.increment(bytes(&args.key), args.by)?;
+    print(&[value.to_string().as_bytes(), b"\n"])?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn delete(common: &Common, args: DeleteArgs) -> Outcome {
+    let key = bytes(&args.key).to_vec();
+    let keys = if args.prefix { KeyRange::prefix(key) } else { KeyRange::key(key) };
+    let count = common.clerk()?.delete_range(keys)?;
+    print(&[count.to_string().as_bytes(), b"\n"])?;
+    Ok(if count == 0 { Exit::Absent } else { Exit::Done })
+}
+
+pub(super) fn cas(common: &Common, args: CasArgs) -> Outcome {
+    let key = bytes(&args.key);
+    let swap = match (args.absent, args.delete, &args.first, &args.second) {
+        (false, false, Some(expected), Some(new)) => {
+            common.clerk()?.compare_and_set(key, bytes(expected), value(new)?)?
+        }
+        (true, false, Some(new), None) => {
+            common.clerk()?.compare_and_set(key, Expected::Absent, value(new)?)?
+        }
+        (false, true, Some(expected), None) => {
+            common.clerk()?.compare_and_delete(key, bytes(expected))?
+        }
+        _ => {
+            let words = "cas takes KEY EXPECTED NEW, KEY --absent NEW, or KEY EXPECTED --delete";
+            return Err(Failure::usage(words));
+        }
+    };
+    match swap {
+        Swap::Done { .. } => Ok(Exit::Done),
+        Swap::Differs { found: None } => Err(Failure::differs("not changed: the key is absent")),
+        Swap::Differs { found: Some(_) } if args.absent => {
+            Err(Failure::differs("not changed: the key is there"))
+        }
+        Swap::Differs { found: Some(_) } => {
+            Err(Failure::differs("not changed: the key holds another value"))
+        }
+    }
+}
+
+pub(super) fn txn(common: &Common, args: TxnArgs) -> Outcome {
+    let text = match args.file.as_deref() {
+        Some(file) if file != Path::new("-") => {
+            let read = File::open(file).and_then(read_text);
+            read.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?
+        }
+        _ => read_text(io::stdin().lock())
+            .map_err(|error| Failure::usage(format!("cannot read standard input: {error}")))?,
+    };
+    let txn = json::txn(&text)
+        .map_err(|error| Failure::usage(format!("this is not a transaction: {error}")))?;
+    let committed = common.clerk()?.run(&txn)?;
+    print(&[&json::line(&CommittedJson::from(&committed)), b"\n"])?;
+    Ok(if committed.held { Exit::Done } else { Exit::Differs })
+}
+
+fn read_text(input: impl Read) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    input.take(TXN_TEXT_LEN_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > TXN_TEXT_LEN_MAX {
+        let words = format!("more than {TXN_TEXT_LEN_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+    }
+    Ok(text)
+}
+
+pub(super) fn compact(common: &Common, args: CompactArgs) -> Outcome {
+    common.clerk()?.compact(Revision(args.revision))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn limits(common: &Common, args: LimitsArgs) -> Outcome {
+    let LimitsArgs { bytes: bytes_max, keys: keys_max, history: history_bytes_max, json } = args;
+    let (clerk, change) =
+        (common.clerk()?, LimitsChange { bytes_max, keys_max, history_bytes_max });
+    if change != LimitsChange::default() {
+        clerk.set_limits(change)?;
+    }
+    let stats = clerk.stats()?;
+    match json {
+        true => print(&[&json::line(&LimitsJson::from(stats)), b"\n"])?,
+        false => print(&[as_text(&stats).as_bytes()])?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Names never change.
+#[derive(Serialize)]
+struct LimitsJson {
+    bytes: u64,
+    bytes_max: u64,
+    keys: u64,
+    keys_max: u64,
+    history_bytes: u64,
+    history_bytes_max: u64,
+    revision: u64,
+    compacted: u64,
+}
+
+impl From<Stats> for LimitsJson {
+    fn from(stats: Stats) -> LimitsJson {
+        LimitsJson {
+            bytes: stats.bytes,
+            bytes_max: stats.limits.bytes_max,
+            keys: stats.keys,
+            keys_max: stats.limits.keys_max,
+            history_bytes: stats.history_bytes,
+            history_bytes_max: stats.limits.history_bytes_max,
+            revision: stats.revision.0,
+            compacted: stats.compacted.0,
+        }
+    }
+}
+
+fn as_text(stats: &Stats) -> String {
+    let Stats { bytes, keys, history_bytes, revision, compacted, limits, .. } = stats;
+    format!(
+        "bytes    {bytes} of {}\nkeys     {keys} of {}\nhistory  {history_bytes} of {} bytes\n\
+         revision {revision}; {compacted} and later can be read\n",
+        limits.bytes_max, limits.keys_max, limits.history_bytes_max
+    )
+}

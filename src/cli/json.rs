@@ -1,0 +1,405 @@
+//! The JSON that commands print and read: bytes, entries, transactions and their answers. Scripts
+//! depend on it, so names never change.
+
+use std::str;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use syncraft::clerk::Committed;
+use syncraft::kv::model::{
+    Action, Compare, Entry, KeyRange, LeaseId, Operand, Operation, OperationAnswer, Range,
+    RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
+};
+
+use super::base64;
+
+/// Bytes: as text where they are text, otherwise as `{"base64": ".."}`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected text, or an object with the text \"base64\"")]
+enum Written {
+    Text(String),
+    Base64(Base64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Base64 {
+    base64: String,
+}
+
+/// A key or a value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub(super) struct Octets(pub(super) Bytes);
+
+impl From<Octets> for Written {
+    fn from(Octets(bytes): Octets) -> Written {
+        match str::from_utf8(&bytes) {
+            Ok(text) => Written::Text(text.to_owned()),
+            Err(_) => Written::Base64(Base64 { base64: base64::encode(&bytes) }),
+        }
+    }
+}
+
+impl TryFrom<Written> for Octets {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Octets, String> {
+        match written {
+            Written::Text(text) => Ok(Octets(text.into())),
+            Written::Base64(Base64 { base64: text }) => match base64::decode(&text) {
+                Some(bytes) => Ok(Octets(bytes.into())),
+                None => {
+                    Err(format!("{:?} is not base64", text.chars().take(40).collect::<String>()))
+                }
+            },
+        }
+    }
+}
+
+/// An entry as it is printed.
+#[derive(Debug, Serialize)]
+pub(super) struct EntryJson {
+    key: Octets,
+    /// `None` where only keys are wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Octets>,
+    create_revision: u64,
+    mod_revision: u64,
+    version: u64,
+    lease: u64,
+}
+
+impl EntryJson {
+    pub(super) fn whole(entry: &Entry) -> EntryJson {
+        let value = Some(Octets(entry.value.clone()));
+        EntryJson { value, ..EntryJson::without_value(entry) }
+    }
+
+    pub(super) fn without_value(entry: &Entry) -> EntryJson {
+        EntryJson {
+            key: Octets(entry.key.clone()),
+            value: None,
+            create_revision: entry.create_revision.0,
+            mod_revision: entry.mod_revision.0,
+            version: entry.version,
+            lease: entry.lease.0,
+        }
+    }
+}
+
+/// An entry as it is imported. What else is known of it is ignored.
+#[derive(Debug, Deserialize)]
+pub(super) struct NewEntry {
+    pub(super) key: Octets,
+    pub(super) value: Octets,
+}
+
+/// Which keys: exactly one of the forms that `syncraft txn --help` lists.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct KeysJson {
+    key: Option<Octets>,
+    prefix: Option<Octets>,
+    from: Option<Octets>,
+    before: Option<Octets>,
+}
+
+impl TryFrom<KeysJson> for KeyRange {
+    type Error = String;
+
+    fn try_from(keys: KeysJson) -> Result<KeyRange, String> {
+        match (keys.key, keys.prefix, keys.from, keys.before) {
+            (Some(key), None, None, None) => Ok(KeyRange::key(key.0)),
+            (None, Some(prefix), None, None) => Ok(KeyRange::prefix(prefix.0)),
+            (None, None, Some(from), None) => Ok(KeyRange::starting_at(from.0)),
+            (None, None, Some(from), Some(before)) => {
+                KeyRange::between(from.0, before.0).map_err(|error: RangeError| error.to_string())
+            }
+            _ => Err("keys are given by \"key\", \"prefix\", \"from\", or \"from\" and \"before\""
+                .to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CompareJson {
+    key: Option<Octets>,
+    prefix: Option<Octets>,
+    from: Option<Octets>,
+    before: Option<Octets>,
+    relation: Option<String>,
+    value: Option<Octets>,
+    version: Option<u64>,
+    create_revision: Option<u64>,
+    mod_revision: Option<u64>,
+    lease: Option<u64>,
+}
+
+impl TryFrom<CompareJson> for Compare {
+    type Error = String;
+
+    fn try_from(compare: CompareJson) -> Result<Compare, String> {
+        let CompareJson { key, prefix, from, before, relation, .. } = compare;
+        let relation = match relation.as_deref() {
+            None | Some("=") => Relation::Equal,
+            Some("!=") => Relation::NotEqual,
+            Some("<") => Relation::Less,
+            Some(">") => Relation::Greater,
+            Some(other) => return Err(format!("unknown relation {other:?}")),
+        };
+        let operands = [
+            compare.value.map(|value| Operand::Value(value.0)),
+            compare.version.map(Operand::Version),
+            compare.create_revision.map(|it| Operand::CreateRevision(Revision(it))),
+            compare.mod_revision.map(|it| Operand::ModRevision(Revision(it))),
+            compare.lease.map(|it| Operand::Lease(LeaseId(it))),
+        ];
+        let mut operands = operands.into_iter().flatten();
+        let (Some(operand), None) = (operands.next(), operands.next()) else {
+            return Err("a comparison has one of \"value\", \"version\", \"create_revision\", \
+                        \"mod_revision\", \"lease\""
+                .to_owned());
+        };
+        let keys = KeysJson { key, prefix, from, before }.try_into()?;
+        Ok(Compare { keys, relation, operand })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutJson {
+    key: Octets,
+    value: Octets,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IncrementJson {
+    key: Octets,
+    #[serde(default = "one")]
+    by: i64,
+}
+
+fn one() -> i64 {
+    1
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DeleteJson {
+    key: Option<Octets>,
+    prefix: Option<Octets>,
+    from: Option<Octets>,
+    before: Option<Octets>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RangeJson {
+    key: Option<Octets>,
+    prefix: Option<Octets>,
+    from: Option<Octets>,
+    before: Option<Octets>,
+    limit: u64,
+    keys_only: bool,
+    at: u64,
+}
+
+/// Exactly one of the actions.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct OperationJson {
+    put: Option<PutJson>,
+    append: Option<PutJson>,
+    increment: Option<IncrementJson>,
+    delete: Option<DeleteJson>,
+    range: Option<RangeJson>,
+    txn: Option<TxnJson>,
+    may_fail: bool,
+}
+
+impl TryFrom<OperationJson> for Operation {
+    type Error = String;
+
+    fn try_from(operation: OperationJson) -> Result<Operation, String> {
+        let OperationJson { put, append, increment, delete, range, txn, may_fail } = operation;
+        let actions = [
+            put.map(|it| Ok(Action::put(it.key.0, it.value.0))),
+            append.map(|it| Ok(Action::append(it.key.0, it.value.0))),
+            increment.map(|it| Ok(Action::increment(it.key.0, it.by))),
+            delete.map(|DeleteJson { key, prefix, from, before }| {
+                KeysJson { key, prefix, from, before }.try_into().map(Action::delete)
+            }),
+            range.map(|range| range.try_into().map(Action::Range)),
+            txn.map(|txn| txn.try_into().map(Action::Txn)),
+        ];
+        let mut actions = actions.into_iter().flatten();
+        match (actions.next(), actions.next()) {
+            (Some(action), None) => Ok(Operation { action: action?, may_fail }),
+            _ => Err("an operation is one of \"put\", \"append\", \"increment\", \"delete\", \
+                      \"range\", \"txn\""
+                .to_owned()),
+        }
+    }
+}
+
+impl TryFrom<RangeJson> for Range {
+    type Error = String;
+
+    fn try_from(range: RangeJson) -> Result<Range, String> {
+        let RangeJson { key, prefix, from, before, limit, keys_only, at } = range;
+        let want = if keys_only { Want::Keys } else { Want::Entries };
+        let keys = KeysJson { key, prefix, from, before }.try_into()?;
+        Ok(Range { limit, want, at: Revision(at), ..Range::of(keys) })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TxnJson {
+    compare: Vec<CompareJson>,
+    then: Vec<OperationJson>,
+    #[serde(rename = "else")]
+    otherwise: Vec<OperationJson>,
+}
+
+impl TryFrom<TxnJson> for Txn {
+    type Error = String;
+
+    fn try_from(TxnJson { compare, then, otherwise }: TxnJson) -> Result<Txn, String> {
+        let operations = |operations: Vec<OperationJson>| {
+            operations.into_iter().map(Operation::try_from).collect::<Result<_, _>>()
+        };
+        Ok(Txn {
+            compare: compare.into_iter().map(Compare::try_from).collect::<Result<_, _>>()?,
+            then: operations(then)?,
+            otherwise: operations(otherwise)?,
+        })
+    }
+}
+
+/// Reads a transaction.
+///
+/// # Errors
+/// What is wrong with it, in one line.
+pub(super) fn txn(text: &[u8]) -> Result<Txn, String> {
+    let txn: TxnJson = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    txn.try_into()
+}
+
+/// What a transaction did, as it is printed.
+#[derive(Debug, Serialize)]
+pub(super) struct CommittedJson {
+    held: bool,
+    revision: u64,
+    answers: Vec<AnswerJson>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum AnswerJson {
+    Put {},
+    Append { value_len: u64 },
+    Increment { value: i64 },
+    Delete { count: u64 },
+    Range { count: u64, more: bool, entries: Vec<EntryJson> },
+    Txn { held: bool, answers: Vec<AnswerJson> },
+    Failed { reason: u32, words: String },
+}
+
+impl From<&Committed> for CommittedJson {
+    fn from(committed: &Committed) -> CommittedJson {
+        let Committed { revision, held, answers } = committed;
+        let answers = answers.iter().map(AnswerJson::from).collect();
+        CommittedJson { held: *held, revision: revision.0, answers }
+    }
+}
+
+impl From<&OperationAnswer> for AnswerJson {
+    fn from(answer: &OperationAnswer) -> AnswerJson {
+        match answer {
+            OperationAnswer::Put { .. } => AnswerJson::Put {},
+            OperationAnswer::Append { value_len } => AnswerJson::Append { value_len: *value_len },
+            OperationAnswer::Increment { value } => AnswerJson::Increment { value: *value },
+            OperationAnswer::Delete { count, .. } => AnswerJson::Delete { count: *count },
+            OperationAnswer::Range(RangeAnswer { entries, count, more }) => {
+                let entries = entries.iter().map(EntryJson::whole).collect();
+                AnswerJson::Range { count: *count, more: *more, entries }
+            }
+            OperationAnswer::Txn(TxnAnswer { held, answers }) => {
+                let answers = answers.iter().map(AnswerJson::from).collect();
+                AnswerJson::Txn { held: *held, answers }
+            }
+            OperationAnswer::Failed(reason) => {
+                AnswerJson::Failed { reason: reason.number(), words: reason.to_string() }
+            }
+        }
+    }
+}
+
+/// One line of JSON, without its end.
+pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("text and numbers have a form in JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_base64() {
+        let check = |bytes: &'static [u8], json: &str| {
+            let octets = Octets(Bytes::from_static(bytes));
+            assert_eq!(serde_json::to_string(&octets).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Octets>(json).unwrap(), octets);
+        };
+        check(b"", r#""""#);
+        check("grüß\n\"dich\"".as_bytes(), r#""grüß\n\"dich\"""#);
+        check(b"\xff\x00", r#"{"base64":"/wA="}"#);
+    }
+
+    #[test]
+    fn a_transaction_has_every_part_that_the_help_names() {
+        let text = br#"{"compare": [{"key": "a", "version": 0},
+                {"prefix": "p", "relation": "!=", "value": {"base64": "/w=="}},
+                {"from": "a", "before": "b", "relation": ">", "mod_revision": 3},
+                {"from": "a", "relation": "<", "create_revision": 3}, {"key": "a", "lease": 0}],
+            "then": [{"put": {"key": "a", "value": "1"}}, {"append": {"key": "a", "value": "2"}},
+                {"increment": {"key": "a"}}, {"increment": {"key": "a", "by": -3}, "may_fail": true},
+                {"delete": {"prefix": ""}}],
+            "else": [{"range": {"key": "a", "limit": 1, "keys_only": true, "at": 7}},
+                {"txn": {"then": [{"range": {"from": "a"}}]}}]}"#;
+        let Txn { compare, then, otherwise } = txn(text).unwrap();
+        assert_eq!((compare.len(), then.len(), otherwise.len()), (5, 5, 2));
+        assert_eq!(compare[0], Compare::absent("a"));
+        assert_eq!(compare[1].operand, Operand::Value(Bytes::from_static(b"\xff")));
+        assert_eq!(then[2], Action::increment("a", 1).into());
+        assert!(then[3].may_fail && !then[2].may_fail);
+        assert_eq!(then[4], Action::delete(KeyRange::all()).into());
+        let Action::Range(range) = &otherwise[0].action else { panic!("{otherwise:?}") };
+        assert_eq!((range.limit, range.want, range.at), (1, Want::Keys, Revision(7)));
+    }
+
+    #[test]
+    fn a_mistake_is_named_in_one_line() {
+        let check = |text: &str, words: &str| {
+            let error = txn(text.as_bytes()).unwrap_err();
+            assert!(error.contains(words) && !error.contains('\n'), "{text}: {error}");
+        };
+        check("", "EOF");
+        check("[", "EOF");
+        check(r#"{"if": []}"#, "if");
+        check(r#"{"then": [{"putt": {}}]}"#, "putt");
+        check(r#"{"then": [{"put": {"key": "k"}}]}"#, "value");
+        check(r#"{"then": [{"put": {"key": 7, "value": ""}}]}"#, "base64");
+        check(r#"{"then": [{"put": {"key": {"base64": "?"}, "value": ""}}]}"#, "not base64");
+        check(r#"{"then": [{}]}"#, "one of");
+        check(r#"{"then": [{"delete": {"key": "a", "prefix": "b"}}]}"#, "prefix");
+        check(r#"{"then": [{"delete": {"from": "b", "before": "a"}}]}"#, "ends before");
+        check(r#"{"compare": [{"key": "a"}]}"#, "version");
+        check(r#"{"compare": [{"key": "a", "version": 1, "lease": 2}]}"#, "one of");
+        check(r#"{"compare": [{"key": "a", "version": 1, "relation": ">="}]}"#, ">=");
+    }
+}

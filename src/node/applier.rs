@@ -245,7 +245,7 @@ impl<S: StateMachine> Applier<S> {
             }
             Ok(())
         });
-        if let Some(first) = entries.first().filter(|_| self.digests.len() == count) {
+        if let Some(first) = entries.first().filter(|_| count > 0 && self.digests.len() == count) {
             self.shared.watch.applied(first.index, &self.digests);
         }
         self.digests.clear();

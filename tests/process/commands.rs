@@ -312,6 +312,12 @@ fn what_cannot_start_says_why_in_one_line() {
         3,
         &["belongs to member 1"],
     );
+    let unreleased = fresh("unreleased");
+    let meta = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/storage-unreleased-1/meta");
+    fs::create_dir(&unreleased).unwrap();
+    fs::copy(meta, unreleased.join("meta")).unwrap();
+    let words = ["meta has format version 1", "start with an empty data directory"];
+    check_refused(server(1, &members, &unreleased), 3, &words);
     let file = fresh("file");
     fs::write(&file, "").unwrap();
     check_refused(server(1, &members, &file.join("data")), 3, &["file"]);

@@ -7,12 +7,9 @@
 //! What the core orders for the log and the state machine goes out as [`CoreOutput`]. Messages go
 //! out at once, through [`Post`].
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use bytes::Bytes;
 
 use super::applier::{ApplierTask, PendingProposal};
 use super::inbox::{Arrivals, Inbox, Input};
@@ -21,11 +18,12 @@ use super::leased::Leased;
 use super::persister::LogTask;
 use super::post::Post;
 use super::request::{Request, RequestError, Responder};
+use super::requests::Requests;
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
 use super::state_machine::StateMachine;
 use crate::clock;
-use crate::raft::{Effect, Event, Index, Raft, Rejection, RequestId, RoleChange, RoleName, Status};
+use crate::raft::{Effect, Event, Index, Raft, RequestId, RoleChange, RoleName, Status};
 use crate::rpc::Cork;
 use crate::storage::Snapshot;
 
@@ -34,9 +32,6 @@ const SWEEP_TICKS: u32 = 10;
 
 /// How long a leader waits for the command that raises the feature level, before it tries again.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How stale a follower may get before it refreshes itself, if no client reads from it.
-const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the core orders from the other stages.
 pub(super) enum CoreOutput<S: StateMachine> {
@@ -65,19 +60,6 @@ pub(super) struct Driver<S: StateMachine> {
     answered_reads: u64,
     ticks_since_sweep: u32,
     reminder: Reminder,
-}
-
-/// The requests that the core knows by number.
-struct Requests<S: StateMachine> {
-    last_id: u64,
-    /// Only during a turn, in the order of their numbers: the core answers a proposal in the step
-    /// that takes it.
-    proposals: VecDeque<(RequestId, Responder<S::Outcome>)>,
-    /// Until they are confirmed or refused.
-    reads: HashMap<RequestId, (S::Query, Responder<S::Answer>)>,
-    /// A read of this member's own, and when it began.
-    refresh: Option<(RequestId, Duration)>,
-    refresh_due: Option<Instant>,
 }
 
 impl<S: StateMachine> Worker for Driver<S> {
@@ -127,9 +109,7 @@ impl<S: StateMachine> Driver<S> {
 
     /// Ends the requests that the core still has.
     pub(super) fn end(self) {
-        let stopped = RequestError::Stopped { may_apply: false };
-        let reads = self.requests.reads.into_values();
-        reads.for_each(|(_, responder)| responder.respond(Err(stopped)));
+        self.requests.end();
     }
 
     fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
@@ -138,7 +118,7 @@ impl<S: StateMachine> Driver<S> {
         let effects = self.raft.step(events);
         self.leased.publish(self.raft.lease_end_us(), self.raft.status().commit_index);
         self.carry_out(effects, out);
-        assert!(self.requests.proposals.is_empty(), "the core answers a proposal in its own step");
+        assert!(!self.requests.has_proposals(), "the core answers a proposal in its own step");
         self.received.clear();
         self.wait_for_answers(out);
         self.publish_status(now);
@@ -248,11 +228,7 @@ impl<S: StateMachine> Driver<S> {
             Request::Propose { command, responder } => {
                 Some(self.requests.propose(command, responder))
             }
-            Request::Read { query, responder } => {
-                let id = self.requests.next_id();
-                self.requests.reads.insert(id, (query, responder));
-                Some(Event::Read { id })
-            }
+            Request::Read { query, responder } => Some(self.requests.read(query, responder)),
             Request::ReadStale { query, age_max, responder } => {
                 out(CoreOutput::Applier(ApplierTask::ReadStale { query, age_max, responder }));
                 None
@@ -303,7 +279,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn read_ready(&mut self, ids: Vec<RequestId>, out: &mut Out<'_, S>) {
-        if let Some((_, begun)) = self.requests.refresh.take_if(|(id, _)| ids.contains(id)) {
+        if let Some(begun) = self.requests.take_refresh(&ids) {
             out(CoreOutput::Applier(ApplierTask::FreshAsOf(begun)));
         }
         let reads = self.requests.take_reads(ids);
@@ -380,70 +356,5 @@ impl<S: StateMachine> Driver<S> {
 fn expect<S: StateMachine>(proposed: &mut Vec<PendingProposal<S::Outcome>>, out: &mut Out<'_, S>) {
     if !proposed.is_empty() {
         out(CoreOutput::Applier(ApplierTask::Expect(std::mem::take(proposed))));
-    }
-}
-
-impl<S: StateMachine> Requests<S> {
-    fn new() -> Requests<S> {
-        Requests {
-            last_id: 0,
-            proposals: VecDeque::new(),
-            reads: HashMap::new(),
-            refresh: None,
-            refresh_due: None,
-        }
-    }
-
-    fn next_id(&mut self) -> RequestId {
-        self.last_id += 1;
-        RequestId(self.last_id)
-    }
-
-    fn propose(&mut self, command: Bytes, responder: Responder<S::Outcome>) -> Event {
-        let id = self.next_id();
-        self.proposals.push_back((id, responder));
-        Event::Propose { id, command }
-    }
-
-    /// A read of this member's own, now and then. It shows how fresh the state is from which stale
-    /// reads are served.
-    fn refresh(&mut self, now: Instant) -> Option<Event> {
-        if self.refresh_due.is_some_and(|due| now < due) {
-            return None;
-        }
-        self.refresh_due = Some(now + REFRESH_PAUSE);
-        let id = self.next_id();
-        self.refresh = Some((id, clock::boot_time()));
-        Some(Event::Read { id })
-    }
-
-    /// The proposal with this number, if it is the next one to be answered.
-    fn take_proposal(&mut self, id: RequestId) -> Option<Responder<S::Outcome>> {
-        self.proposals.pop_front_if(|(next, _)| *next == id).map(|(_, responder)| responder)
-    }
-
-    /// These reads, except those that have expired.
-    fn take_reads(&mut self, ids: Vec<RequestId>) -> Vec<(S::Query, Responder<S::Answer>)> {
-        ids.into_iter().filter_map(|id| self.reads.remove(&id)).collect()
-    }
-
-    fn reject(&mut self, id: RequestId, reason: Rejection) {
-        let error = match reason {
-            Rejection::NotLeader(leader) => RequestError::NotLeader { leader },
-            Rejection::Busy => RequestError::Busy,
-            Rejection::HandingOver => RequestError::HandingOver,
-        };
-        if let Some(responder) = self.take_proposal(id) {
-            responder.respond(Err(error));
-        } else if let Some((_, responder)) = self.reads.remove(&id) {
-            responder.respond(Err(error));
-        }
-    }
-
-    fn end_expired_reads(&mut self, now: Instant) {
-        let expired = self.reads.extract_if(|_, (_, responder)| responder.is_expired(now));
-        expired.for_each(|(_, (_, responder))| {
-            responder.respond(Err(RequestError::TimedOut { may_apply: false }))
-        });
     }
 }

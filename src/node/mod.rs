@@ -114,6 +114,7 @@ mod pipeline;
 mod post;
 mod proto;
 mod request;
+mod requests;
 mod service;
 mod shared;
 mod snapshot_sender;

@@ -72,11 +72,13 @@ impl std::fmt::Debug for Queue {
 /// Tells a read whether it should end, and why.
 pub(super) type Ending<'a> = &'a dyn Fn() -> Option<RequestError>;
 
-/// A read that waits. It runs once: with what tells it to end, or with the reason why it cannot be
-/// made.
+/// Makes a read. It runs once: with what tells it to end, or with the reason why it cannot be made.
+type Run = Box<dyn FnOnce(Result<Ending<'_>, RequestError>) + Send>;
+
+/// A read that waits.
 struct LargeRead {
     deadline: Instant,
-    run: Box<dyn FnOnce(Result<Ending<'_>, RequestError>) + Send>,
+    run: Run,
 }
 
 impl LargeRead {

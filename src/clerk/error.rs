@@ -44,10 +44,9 @@ pub enum ClerkErrorKind {
     /// The call did not happen and never will. The request itself is at fault, so trying again does
     /// not help.
     Rejected,
-    /// The call took effect, but its answer is no longer known: an answer got lost on its way, and
-    /// the cluster had forgotten it when the call was repeated. Only long answers are forgotten so
-    /// soon ([`txn`](super::Clerk::txn), [`delete`](super::Clerk::delete) and others of one number
-    /// are not).
+    /// The call took effect, but its answer is lost: the first one did not arrive, and when the
+    /// call was repeated, the cluster no longer knew it. The cluster remembers answers of at most
+    /// 1 MiB, so this happens only to transactions that both write and read much.
     Applied,
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Instant;
 
 use serde::Serialize;
 use syncraft::clerk::{Expected, Stats, Swap};
@@ -97,10 +98,12 @@ pub(super) fn limits(common: &Common, args: LimitsArgs) -> Outcome {
     let LimitsArgs { bytes: bytes_max, keys: keys_max, history: history_bytes_max, json } = args;
     let (clerk, change) =
         (common.clerk()?, LimitsChange { bytes_max, keys_max, history_bytes_max });
+    let deadline = Instant::now() + common.timeout();
     if change != LimitsChange::default() {
         clerk.set_limits(change)?;
     }
-    let stats = clerk.stats()?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let stats = clerk.with_timeout(left).stats()?;
     match json {
         true => print(&[&json::line(&LimitsJson::from(stats)), b"\n"])?,
         false => print(&[as_text(&stats).as_bytes()])?,

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use syncraft::kv::model::KeyRange;
+
 use crate::processes::*;
 
 /// A shell's view of one cluster.
@@ -172,6 +174,44 @@ fn transactions_are_json() {
         r#"{"then": [{"put": {"key": "a", "value": ""}}, {"increment": {"key": "lock"}}]}"#;
     sh.refused(&["txn"], refused, &["operation 1", "not a decimal"]);
     assert_eq!(sh.check(&["get", "a"], 1), "", "all or nothing");
+}
+
+/// An import goes on with the next leader, and puts each line once: a key that was put twice would
+/// have version 2.
+#[test]
+fn an_import_survives_its_leader_and_puts_each_line_once() {
+    const LINES: usize = 6_000;
+    let mut cluster = Processes::start(3);
+    let clerk = cluster.clerk();
+    let line = |at: usize| format!("{{\"key\":\"k/{at:05}\",\"value\":\"{at}\"}}\n");
+    let mut child = Command::new(SYNCRAFT)
+        .args(["import", "--timeout", "30s"])
+        .env("SYNCRAFT_MEMBERS", cluster.members())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for third in 0..3 {
+        let lines: String = (third * LINES / 3..(third + 1) * LINES / 3).map(line).collect();
+        input.write_all(lines.as_bytes()).unwrap();
+        if third < 2 {
+            // The first lines of this third are there, and the import goes on.
+            let first = format!("k/{:05}", third * LINES / 3);
+            until("a third is being put", || clerk.get(&first).unwrap().is_some());
+            let leader = cluster.leader();
+            cluster.kill(leader);
+            cluster.restart(leader);
+        }
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(output.stdout, format!("{LINES}\n").as_bytes());
+    let entries = clerk.scan(KeyRange::prefix("k/")).collect::<Result<Vec<_>, _>>().unwrap();
+    assert_eq!(entries.len(), LINES);
+    assert!(entries.iter().all(|entry| entry.version == 1), "a line was put twice");
 }
 
 #[test]

@@ -39,7 +39,10 @@ Examples:
   syncraft list
   syncraft list user/ --limit 10
   syncraft list user/ --keys
-  syncraft list --json | jq -r .key";
+  syncraft list --json | jq -r .key
+
+Entries come in pages, all as of one revision. Each page may take as long as --timeout says. Without \
+--json, keys and values are printed as they are.";
 
 const TXN_HELP: &str = "\
 The transaction is one JSON object. If all of \"compare\" hold, \"then\" runs, otherwise \"else\"; \
@@ -72,6 +75,15 @@ Example:
 It prints {\"held\":true,\"revision\":7,\"answers\":[..]}, with an answer for each operation that \
 ran. Exit status 5 if \"else\" ran.";
 
+const EXPORT_HELP: &str = "\
+Examples:
+  syncraft export > backup.jsonl
+  syncraft export user/ | jq -r .key
+
+Each line is an object with \"key\", \"value\", \"create_revision\", \"mod_revision\", \
+\"version\" and \"lease\"; bytes that are no text are {\"base64\": \"..\"}. Entries come in \
+pages, each of which may take as long as --timeout says. If one fails, what was printed is not all.";
+
 const IMPORT_HELP: &str = "\
 Examples:
   syncraft export > backup.jsonl
@@ -79,7 +91,8 @@ Examples:
 
 Each line is an object with \"key\" and \"value\": text, or {\"base64\": \"..\"}. Other fields \
 are ignored, so keys get new revisions. Lines are put in batches, each all or nothing and at most \
-once. If one fails, the error says how many lines had been put.";
+once, and each may take as long as --timeout says. If one fails, the error says how many lines had \
+been put.";
 
 const LIMITS_HELP: &str = "\
 Examples:
@@ -218,6 +231,7 @@ pub(crate) struct CompactArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXPORT_HELP)]
 pub(crate) struct ExportArgs {
     /// Only keys that begin with this
     #[arg(default_value = "", allow_hyphen_values = true)]

@@ -45,6 +45,12 @@ impl Api {
         });
     }
 
+    /// Where a thread of a member waits that a test has paused.
+    fn pass_gate(&self) {
+        #[cfg(feature = "testing")]
+        self.node.gate().pass();
+    }
+
     /// Queues a transaction that changes nothing.
     pub(super) fn queue_read(
         &self,
@@ -87,13 +93,18 @@ impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> 
     fn read_elsewhere(self, view: Box<StoreView>, age_max: Option<Duration>) {
         let (readers, viewed) = (self.api.readers.clone(), clock::boot_time());
         readers.run(self.deadline, move |ending| {
+            self.api.pass_gate();
             let answer = ending.and_then(|ending| {
                 let answer = view.read(&self.txn, &|| ending().is_some());
                 // Without an answer it was told to end, and that does not change.
                 answer.ok_or_else(|| ending().unwrap_or(RequestError::Busy))
             });
             drop(view);
-            match answer {
+            self.api.pass_gate();
+            // It may have turned out meanwhile that the state was wrong.
+            let is_diverged = self.api.node.divergence().is_some();
+            let diverged = RequestError::Diverged { may_apply: false };
+            match if is_diverged { Err(diverged) } else { answer } {
                 // The state has grown older meanwhile.
                 Ok(answer) => self.settle(answer, age_max.map(|age| age + clock::since(viewed))),
                 Err(error) => (self.callback)(Err(error.into())),

@@ -32,6 +32,9 @@ fn nested(depth: usize) -> Txn {
     (1..depth).fold(then(Action::put("deep", "")), |inner, _| then(Action::Txn(inner)))
 }
 
+/// The refusal in an answer, if it has one.
+type Answer = Result<Option<proto::Refusal>, CallError>;
+
 /// What a request over the wire must be answered with.
 enum Expect {
     /// "Bad arguments", in words that contain these.
@@ -55,12 +58,12 @@ impl Wire {
         Wire { relay, stub }
     }
 
-    fn txn(&self, txn: proto::Txn) -> Result<Option<proto::Refusal>, CallError> {
+    fn txn(&self, txn: proto::Txn) -> Answer {
         let args = proto::TxnRequest { txn: Some(txn), ..Default::default() };
         self.stub.txn(&args, soon()).map(refusal)
     }
 
-    fn range(&self, range: proto::Range) -> Result<Option<proto::Refusal>, CallError> {
+    fn range(&self, range: proto::Range) -> Answer {
         let args = proto::RangeRequest { range: Some(range), ..Default::default() };
         let reply = self.stub.range(&args, soon())?;
         Ok(match reply.result {
@@ -69,12 +72,12 @@ impl Wire {
         })
     }
 
-    fn compact(&self, revision: u64) -> Result<Option<proto::Refusal>, CallError> {
+    fn compact(&self, revision: u64) -> Answer {
         let args = proto::CompactRequest { identity: None, revision };
         self.stub.compact(&args, soon()).map(refusal)
     }
 
-    fn limits(&self, history_bytes_max: u64) -> Result<Option<proto::Refusal>, CallError> {
+    fn limits(&self, history_bytes_max: u64) -> Answer {
         let history_bytes_max = Some(history_bytes_max);
         let args = proto::LimitsRequest { history_bytes_max, ..Default::default() };
         self.stub.set_limits(&args, soon()).map(refusal)
@@ -126,7 +129,7 @@ fn input_that_makes_no_sense_is_refused_and_the_connection_goes_on() {
     reads_and_writes.then.push(Action::Range(big()).into());
     let with_lease = |lease| proto::Put { lease, value: Some("".into()), ..Default::default() };
 
-    let cases: Vec<(&str, Result<Option<proto::Refusal>, CallError>, Expect)> = vec![
+    let cases: Vec<(&str, Answer, Expect)> = vec![
         ("an operation without an action", wire.txn(then_wire(None)), Bad(&["action"])),
         (
             "an unknown relation",
@@ -404,7 +407,7 @@ fn a_scan_of_long_values_comes_in_pages() {
     for key in 0..40 {
         let key = format!("{key:03}");
         // Short ones first, so that the first page is too long.
-        clerk.put(&key, vec![b'x'; if key < "020".to_owned() { 10 } else { 1 << 20 }]).unwrap();
+        clerk.put(&key, vec![b'x'; if &*key < "020" { 10 } else { 1 << 20 }]).unwrap();
         expected.push(key);
     }
     let mut scan = clerk.scan(KeyRange::all());

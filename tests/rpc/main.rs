@@ -5,7 +5,7 @@
 //!   [`no_room`], [`idle`], [`shutdown`], [`resets`], [`stats`], [`log_lines`], [`wire`].
 //! - Channels: [`channel`], [`connection`], [`pending`], [`retry`], [`balance`], [`errors`],
 //!   [`loss`], [`ping`], [`silence`], [`documented_server`].
-//! - Both: [`noise`], [`many`], [`threads`].
+//! - Both: [`streams`], [`noise`], [`many`], [`threads`].
 //! - Shared helpers: a service to call and raw sockets ([`support`]); servers and networks that
 //!   misbehave ([`peers`]); tests in a process of their own ([`alone`]); the log ([`collector`]).
 //!
@@ -46,6 +46,7 @@ mod services;
 mod shutdown;
 mod silence;
 mod stats;
+mod streams;
 mod support;
 #[cfg(target_os = "linux")]
 mod threads;

@@ -70,8 +70,16 @@
 //!
 //! # Streams
 //!
-//! An `rpc` with `stream` is left out, with a warning of cargo that names its line. The other
-//! methods of the service work. A call of this method is answered like a call of an unknown one.
+//! An `rpc` with `stream` becomes a method of the trait and a method of the stub, as any other. What
+//! these get and return depends on which sides stream:
+//!
+//! | `rpc` | the trait's method gets | the stub's method |
+//! |---|---|---|
+//! | `List(Args) returns (stream Item)` | `args: Args, replies: Outgoing<Item>` | `list(&args, deadline)` returns `Incoming<Item>` |
+//! | `Load(stream Item) returns (Reply)` | `items: Incoming<Item, Status>, done: Done<Reply>` | `load(deadline)` returns `(Sender<Item>, StreamReply<Reply>)` |
+//! | `Watch(stream Args) returns (stream Item)` | `items: Incoming<Args, Status>, replies: Outgoing<Item>` | `watch(deadline)` returns `(Sender<Args>, Incoming<Item>)` |
+//!
+//! Here `deadline` is an `Option<Instant>`, and streams go through a `Channel` only.
 //!
 //! # Comments
 //!
@@ -146,9 +154,6 @@ impl Config {
         watched.for_each(|path| println!("cargo::rerun-if-changed={}", path.display()));
         let descriptors = protox::compile(protos, &includes).map_err(Error::new)?;
         names::check(&descriptors, &includes).map_err(Error::new)?;
-        for line in service::left_out(&descriptors, &includes) {
-            println!("cargo::warning={line}");
-        }
         self.generate(descriptors).map_err(Error::new)
     }
 

@@ -261,10 +261,7 @@ impl FileNames<'_> {
         for suffix in ["", "Service", "Stub"] {
             self.claims.claim(scope, format!("{camel}{suffix}"), &claim);
         }
-        let methods = (0..).zip(&service.method);
-        for (at, method) in
-            methods.filter(|(_, it)| !it.client_streaming() && !it.server_streaming())
-        {
+        for (at, method) in (0..).zip(&service.method) {
             let path = [path, &[field::SERVICE_METHOD, at]].concat();
             let claim = self.claim_of(format!("rpc {}", method.name()), &path);
             let snake = method.name().to_snake_case();
@@ -384,6 +381,8 @@ mod tests {
         let methods =
             "message M {} service S { rpc GetIt(M) returns (M);\nrpc get_it(M) returns (M); }";
         check_pair(methods, "get_it", ["rpc GetIt", "rpc get_it"]);
+        let streams = methods.replacen("(M)", "(stream M)", 1);
+        check_pair(&streams, "get_it", ["rpc GetIt", "rpc get_it"]);
     }
 
     #[test]
@@ -423,7 +422,7 @@ mod tests {
             "message Send {} message Echo_ {} service EchoService {}",
             "enum E { Z = 0; } message M { optional E e = 1; uint32 set_e = 2; map<string, E> m = 3; oneof e2 { uint32 e3 = 4; } }",
             "message M { message In {} oneof in { In x = 1; uint32 y = 2; } }",
-            "message M {} service S { rpc Get(M) returns (M); rpc GetAsync(M) returns (M); rpc get(stream M) returns (M); }",
+            "message M {} service S { rpc Get(M) returns (M); rpc GetAsync(stream M) returns (M); }",
             "enum E { option allow_alias = true; A = 0; a = 0; }",
         ] {
             assert_eq!(refusals(lines), [""; 0], "{lines}");

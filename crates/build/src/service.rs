@@ -3,7 +3,7 @@
 //! For `service kvServerRpc { rpc PutAppend(PutAppendArgs) returns (PutAppendReply); }` it writes
 //!
 //! - `trait KvServerRpc`: what a server implements, with one method for each `rpc`, answered
-//!   through a `Done`;
+//!   through a `Done`, or through an `Outgoing` if it streams;
 //! - `struct KvServerRpcService<T>`: turns any such `T` into a `Service`, which a `Server`
 //!   publishes;
 //! - `struct KvServerRpcStub<C>`: what a client calls, through a `Channel` or anything else that
@@ -18,12 +18,8 @@
 //! parameters end in `_`, which no name made from a .proto does.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use prost_build::{Comments, Method, Service, ServiceGenerator};
-use prost_types::FileDescriptorSet;
-
-use crate::source::Place;
 
 /// Methods that each trait or stub has. An `rpc` with such a name gets an underscore at its end.
 const RESERVED: [&str; 5] = ["new", "with", "invoker", "into_service", "after_calls"];
@@ -32,25 +28,28 @@ const RESERVED: [&str; 5] = ["new", "with", "invoker", "into_service", "after_ca
 const ALLOW: &str =
     "#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, reason = \"generated\")]\n";
 
-/// A line for each `rpc` with a stream, which is left out: where it is, and why.
-pub(crate) fn left_out(descriptors: &FileDescriptorSet, includes: &[PathBuf]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for file in &descriptors.file {
-        for (at, service) in (0..).zip(&file.service) {
-            for (number, method) in (0..).zip(&service.method) {
-                if method.client_streaming() || method.server_streaming() {
-                    // `service` is field 6 of a file, `method` field 2 of a service.
-                    let place = Place::of(&[6, at, 2, number], file, includes);
-                    let (service, method) = (service.name(), method.name());
-                    lines.push(format!(
-                        "{place}: rpc {method} of service {service} is left out: streams are not \
-                         supported yet; calls of it are answered as calls of an unknown method"
-                    ));
-                }
-            }
+/// Which sides of a method stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// Neither.
+    Unary,
+    /// The server.
+    Stream,
+    /// The caller.
+    Upload,
+    /// Both.
+    Duplex,
+}
+
+impl Shape {
+    fn of(method: &Method) -> Shape {
+        match (method.client_streaming, method.server_streaming) {
+            (false, false) => Shape::Unary,
+            (false, true) => Shape::Stream,
+            (true, false) => Shape::Upload,
+            (true, true) => Shape::Duplex,
         }
     }
-    lines
 }
 
 /// The names of one `rpc` in Rust.
@@ -102,34 +101,25 @@ impl Generator {
         Generator { runtime: runtime.to_owned() }
     }
 
-    fn write_trait(
-        &self,
-        service: &Service,
-        names: &[Names],
-        left_out: &[Method],
-        out: &mut String,
-    ) {
+    fn write_trait(&self, service: &Service, names: &[Names], out: &mut String) {
         let Service { name, proto_name, .. } = service;
-        let rpc = &self.runtime;
         let fallback = format!("What a server of `{proto_name}` implements.");
         write_doc(&service.comments, &fallback, 0, out);
         out.push_str("///\n/// Each method is answered once through its `Done`: at once or later, from any thread.\n");
-        for Method { proto_name, .. } in left_out {
-            out.push_str(&format!(
-                "///\n/// `{proto_name}` is left out: streams are not supported yet.\n"
-            ));
+        if service.methods.iter().any(|it| it.server_streaming) {
+            out.push_str(
+                "/// One that streams sends its items through its `Outgoing`, and ends with it.\n",
+            );
         }
         out.push_str(ALLOW);
         out.push_str(&format!(
             "pub trait {name}: ::core::marker::Send + ::core::marker::Sync + 'static {{\n"
         ));
         for (method, names) in service.methods.iter().zip(names) {
-            let Method { proto_name, input_type, output_type, comments, .. } = method;
+            let Method { proto_name, comments, .. } = method;
             write_doc(comments, &format!("`{proto_name}`."), 1, out);
-            out.push_str(&format!(
-                "    fn {call}(&self, args: {input_type}, done: {rpc}::Done<{output_type}>);\n",
-                call = names.call,
-            ));
+            let params = self.params(method);
+            out.push_str(&format!("    fn {call}(&self, {params});\n", call = names.call));
         }
         out.push_str(&format!(
             r#"    /// The service that a server publishes: this answers its calls.
@@ -150,6 +140,19 @@ impl Generator {
         ));
     }
 
+    /// What a method of the trait gets.
+    fn params(&self, method: &Method) -> String {
+        let (rpc, Method { input_type, output_type, .. }) = (&self.runtime, method);
+        let items = format!("items: {rpc}::Incoming<{input_type}, {rpc}::Status>");
+        let replies = format!("replies: {rpc}::Outgoing<{output_type}>");
+        match Shape::of(method) {
+            Shape::Unary => format!("args: {input_type}, done: {rpc}::Done<{output_type}>"),
+            Shape::Stream => format!("args: {input_type}, {replies}"),
+            Shape::Upload => format!("{items}, done: {rpc}::Done<{output_type}>"),
+            Shape::Duplex => format!("{items}, {replies}"),
+        }
+    }
+
     fn write_service(&self, service: &Service, names: &[Names], out: &mut String) {
         let Service { name, proto_name, package, .. } = service;
         let rpc = &self.runtime;
@@ -158,6 +161,7 @@ impl Generator {
         let arms: String = (service.methods.iter().zip(names).enumerate())
             .map(|(index, (method, names))| arm(name, index, method, names))
             .collect();
+        let is_stream = is_stream(&service.methods);
         let unknown = format!(
             "call.fail({rpc}::Status::new({rpc}::StatusCode::UnknownMethod, \"no such method\"))"
         );
@@ -210,7 +214,7 @@ impl<T_> ::core::fmt::Debug for {name}Service<T_> {{
     fn version(&self) -> u32 {{
         self.version
     }}
-
+{is_stream}
     fn call(&self, method: usize, args: {rpc}::prost::bytes::Bytes, call: {rpc}::Call) {{
         {call}
     }}
@@ -260,10 +264,17 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
 "#
         ));
         let methods = || service.methods.iter().zip(names);
-        methods().for_each(|(method, names)| self.write_call(name, method, names, out));
-        out.push_str(&format!("}}\n\n{ALLOW}impl {name}Stub {{\n"));
         methods()
-            .for_each(|(method, names)| self.write_async_calls(proto_name, method, names, out));
+            .filter(|(method, _)| Shape::of(method) == Shape::Unary)
+            .for_each(|(method, names)| self.write_call(name, method, names, out));
+        out.push_str(&format!("}}\n\n{ALLOW}impl {name}Stub {{\n"));
+        for (method, names) in methods() {
+            self.write_constant(proto_name, method, names, out);
+            match Shape::of(method) {
+                Shape::Unary => self.write_async_calls(method, names, out),
+                _ => self.write_open(method, names, out),
+            }
+        }
         out.push_str("}\n");
     }
 
@@ -294,20 +305,62 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
         ));
     }
 
-    /// Writes the methods that do not wait, through a channel.
-    fn write_async_calls(&self, service: &str, method: &Method, names: &Names, out: &mut String) {
-        let Method { proto_name, input_type, output_type, options, .. } = method;
-        let (rpc, Names { call_async, call_then, constant, .. }) = (&self.runtime, names);
+    fn write_constant(&self, service: &str, method: &Method, names: &Names, out: &mut String) {
+        let (rpc, Method { proto_name, options, .. }) = (&self.runtime, method);
         // IDEMPOTENCY_UNKNOWN is 0. A method without side effects is idempotent, too.
         let mark = match options.idempotency_level.unwrap_or_default() {
             0 => "",
             _ => ".idempotent()",
         };
+        let constant = &names.constant;
         out.push_str(&format!(
             r#"    /// The method `{proto_name}`.
     pub const {constant}: {rpc}::Method = {rpc}::Method::new("{service}", "{proto_name}"){mark};
 
-    /// `{proto_name}`, without waiting. The reply is fetched later from what this returns.
+"#
+        ));
+    }
+
+    /// Writes the method that opens a stream, through a channel.
+    fn write_open(&self, method: &Method, names: &Names, out: &mut String) {
+        let Method { proto_name, input_type, output_type, comments, .. } = method;
+        let (rpc, Names { call, constant, .. }) = (&self.runtime, names);
+        let incoming = format!("{rpc}::Incoming<{output_type}>");
+        let sender = format!("{rpc}::Sender<{input_type}>");
+        let (open, args_param, args, returns) = match Shape::of(method) {
+            Shape::Stream => ("open_stream", format!("args: &{input_type}, "), "args, ", incoming),
+            Shape::Upload => (
+                "open_upload",
+                String::new(),
+                "",
+                format!("({sender}, {rpc}::StreamReply<{output_type}>)"),
+            ),
+            Shape::Duplex | Shape::Unary => {
+                ("open_duplex", String::new(), "", format!("({sender}, {incoming})"))
+            }
+        };
+        write_doc(comments, &format!("`{proto_name}`, a stream."), 1, out);
+        out.push_str(&format!(
+            r#"    ///
+    /// Opens the stream without waiting. It ends at `deadline`, if there is one. Whether it could be
+    /// opened, what this returns will tell.
+    pub fn {call}(
+        &self,
+        {args_param}deadline: ::core::option::Option<::std::time::Instant>,
+    ) -> {returns} {{
+        self.invoker.{open}(&Self::{constant}, &self.options, {args}deadline)
+    }}
+
+"#
+        ));
+    }
+
+    /// Writes the methods that do not wait, through a channel.
+    fn write_async_calls(&self, method: &Method, names: &Names, out: &mut String) {
+        let Method { proto_name, input_type, output_type, .. } = method;
+        let (rpc, Names { call_async, call_then, constant, .. }) = (&self.runtime, names);
+        out.push_str(&format!(
+            r#"    /// `{proto_name}`, without waiting. The reply is fetched later from what this returns.
     pub fn {call_async}(
         &self,
         args: &{input_type},
@@ -334,12 +387,35 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
     }
 }
 
+/// The method of a service that tells which of its methods stream, if some do.
+fn is_stream(methods: &[Method]) -> String {
+    let streaming = methods.iter().enumerate().filter(|(_, it)| Shape::of(it) != Shape::Unary);
+    let numbers: Vec<_> = streaming.map(|(number, _)| number.to_string()).collect();
+    match numbers.is_empty() {
+        true => String::new(),
+        false => format!(
+            r#"
+    fn is_stream(&self, method: usize) -> bool {{
+        ::core::matches!(method, {numbers})
+    }}
+"#,
+            numbers = numbers.join(" | "),
+        ),
+    }
+}
+
 fn arm(service: &str, index: usize, method: &Method, names: &Names) -> String {
     let Method { input_type, output_type, .. } = method;
+    let (open, first, second) = match Shape::of(method) {
+        Shape::Unary => ("open", "args", "done"),
+        Shape::Stream => ("open_stream", "args", "replies"),
+        Shape::Upload => ("open_upload", "items", "done"),
+        Shape::Duplex => ("open_duplex", "items", "replies"),
+    };
     format!(
         "            {index} => {{
-                if let ::core::option::Option::Some((args, done)) = call.open::<{input_type}, {output_type}>(args) {{
-                    <T_ as {service}>::{call}(&self.implementation, args, done);
+                if let ::core::option::Option::Some(({first}, {second})) = call.{open}::<{input_type}, {output_type}>(args) {{
+                    <T_ as {service}>::{call}(&self.implementation, {first}, {second});
                 }}
             }}\n",
         call = names.call,
@@ -356,32 +432,11 @@ fn write_doc(comments: &Comments, fallback: &str, indent: u8, out: &mut String) 
 }
 
 impl ServiceGenerator for Generator {
-    fn generate(&mut self, mut service: Service, out: &mut String) {
-        let streams = |method: &Method| method.client_streaming || method.server_streaming;
-        let (left_out, methods) = service.methods.into_iter().partition(streams);
-        service.methods = methods;
+    fn generate(&mut self, service: Service, out: &mut String) {
         let names = Names::of(&service.methods);
         out.push('\n');
-        self.write_trait(&service, &names, &left_out, out);
+        self.write_trait(&service, &names, out);
         self.write_service(&service, &names, out);
         self.write_stub(&service, &names, out);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_stream_is_named_with_its_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.proto");
-        let text = "syntax = \"proto3\"; message M {}\nservice S {\n  rpc One(M) returns (M);\n  \
-                    // What happens.\n  rpc Watch(M) returns (stream M);\n}\n";
-        std::fs::write(&path, text).unwrap();
-        let descriptors = protox::compile([&path], [dir.path()]).unwrap();
-        let lines = left_out(&descriptors, &[dir.path().to_owned()]);
-        let expected = format!("{}:5: rpc Watch of service S is left out: ", path.display());
-        assert!(lines.len() == 1 && lines[0].starts_with(&expected), "{lines:?}");
     }
 }

@@ -82,7 +82,16 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Too many calls of this channel wait for answers. This one did not run.
+    /// The stream was ended with a status, after it was opened. Its method may have run.
+    #[error("the stream from {addr} was ended: {status}")]
+    Ended {
+        /// The server's address, as given to the channel.
+        addr: String,
+        /// The status: the server's or, if this side has cancelled the stream,
+        /// [`Cancelled`](super::StatusCode::Cancelled).
+        status: Status,
+    },
+    /// Too many calls or streams of this channel are open. This one did not run.
     #[error("too many calls to {addr}: {calls} are waiting for answers")]
     Busy {
         /// The server's address, as given to the channel.
@@ -102,9 +111,10 @@ impl CallError {
             | CallError::OtherProtocol { .. } => false,
             CallError::Refused { status, .. } => status.code.may_have_run(),
             CallError::TimedOut { sent, .. } => *sent,
-            CallError::Lost { .. } | CallError::BadReply { .. } | CallError::BadFrame { .. } => {
-                true
-            }
+            CallError::Lost { .. }
+            | CallError::BadReply { .. }
+            | CallError::BadFrame { .. }
+            | CallError::Ended { .. } => true,
         }
     }
 }
@@ -195,6 +205,7 @@ mod tests {
             BadFrame { addr: addr(), reason: "a header of 0 bytes".to_owned() },
             OtherProtocol { addr: addr(), protocol: "HTTP" },
             BadReply { addr: addr(), reason: "it is cut short".to_owned() },
+            Ended { addr: addr(), status: Status::new(StatusCode::Cancelled, "it was dropped") },
             Busy { addr: addr(), calls: 3 },
         ));
         check_all(&every_variant!(ServerError:
@@ -241,6 +252,7 @@ mod tests {
         let addr = || "a:1".to_owned();
         let source = || io::Error::from(io::ErrorKind::ConnectionReset);
         let refused = |code| CallError::Refused { addr: addr(), status: Status::new(code, "") };
+        let ended = |code| CallError::Ended { addr: addr(), status: Status::new(code, "") };
         let (waited, which) = (Duration::ZERO, Deadline::Call);
         let timed_out = |sent| CallError::TimedOut { addr: addr(), waited, sent, which };
         let cases = [
@@ -250,6 +262,8 @@ mod tests {
             (CallError::BadReply { addr: addr(), reason: String::new() }, true),
             (CallError::BadFrame { addr: addr(), reason: String::new() }, true),
             (CallError::OtherProtocol { addr: addr(), protocol: "HTTP" }, false),
+            (ended(StatusCode::ShuttingDown), true),
+            (refused(StatusCode::Cancelled), true),
             (refused(StatusCode::VersionMismatch), false),
             (refused(StatusCode::ShuttingDown), false),
             (timed_out(true), true),

@@ -221,6 +221,7 @@ mod retry;
 mod server;
 mod service;
 mod status;
+mod stream;
 mod transport;
 
 pub use balance::{
@@ -248,6 +249,7 @@ pub use retry::{Backoff, Retry, Retrying};
 pub use server::{BoundServer, MethodReport, Server, ServerBuilder, Stats, Times};
 pub use service::{Call, Done, Service};
 pub use status::{Status, StatusCode};
+pub use stream::{Incoming, Next, Outgoing, SendError, Sender, StreamReply};
 
 /// The header of every call and of every extended reply.
 #[allow(unreachable_pub, reason = "generated: prost makes everything `pub`")]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::ServerError;
+use super::stream::{FIRST_CREDIT_BYTES, WINDOW_MAX_BYTES};
 
 /// A longer header is refused. This is not a setting, because telling the two framings apart
 /// depends on it (see `frame`).
@@ -74,6 +75,16 @@ pub struct Limits {
     /// How long a client that has closed its sending side still gets the answers to its open calls;
     /// default 30 s. A client that is gone looks the same.
     pub half_close_timeout: Duration,
+    /// Open streams of one connection; default 16,384. One more is refused with "busy". Each costs
+    /// about a kilobyte, beside the items that wait. Too small: clients need several connections.
+    /// Too large: one client can take all of `streams_max`.
+    pub streams_per_connection_max: usize,
+    /// The same over all connections; default 65,536, and as many again for reserved services.
+    pub streams_max: usize,
+    /// How many bytes of items a caller may send on a stream before the method has taken them; 64
+    /// KiB to 64 MiB, default 256 KiB. Too small: a stream over a long way is slow, because each
+    /// window takes a round trip. Too large: memory, while methods take items slowly.
+    pub stream_window_bytes: usize,
 }
 
 impl Default for Limits {
@@ -91,6 +102,9 @@ impl Default for Limits {
             frame_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
             half_close_timeout: Duration::from_secs(30),
+            streams_per_connection_max: 16 * 1024,
+            streams_max: 64 * 1024,
+            stream_window_bytes: 256 * 1024,
         }
     }
 }
@@ -107,6 +121,8 @@ impl Limits {
             ("bytes_max", self.bytes_max, body),
             ("unsent_bytes_max", self.unsent_bytes_max, body + 2 * HEAD_LEN_MAX_BYTES),
             ("u32::MAX", u32::MAX as usize, body),
+            ("stream_window_bytes", self.stream_window_bytes, FIRST_CREDIT_BYTES),
+            ("the largest window", WINDOW_MAX_BYTES, self.stream_window_bytes),
         ];
         let times = [
             ("idle_timeout", self.idle_timeout),
@@ -143,5 +159,7 @@ mod tests {
         check(Limits { connections_max: 0, ..Limits::default() }, "connections_max");
         check(Limits { bytes_max: 1, ..Limits::default() }, "bytes_max");
         check(Limits { unsent_bytes_max: 16 * MIB, ..Limits::default() }, "unsent_bytes_max");
+        check(Limits { stream_window_bytes: 1000, ..Limits::default() }, "stream_window_bytes");
+        check(Limits { stream_window_bytes: 65 * MIB, ..Limits::default() }, "largest window");
     }
 }

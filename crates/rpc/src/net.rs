@@ -67,6 +67,11 @@ pub(super) fn after(start: Instant, time: Duration) -> Instant {
     start.checked_add(time).unwrap_or_else(|| start + TIME_WITHOUT_END)
 }
 
+/// A time that no deadline reaches.
+pub(super) fn without_end() -> Instant {
+    Instant::now() + TIME_WITHOUT_END
+}
+
 /// The time left until `deadline`; `None` if it has passed. Never zero, which sockets refuse as a
 /// timeout.
 pub(super) fn time_left(deadline: Instant) -> Option<Duration> {

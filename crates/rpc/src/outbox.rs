@@ -64,6 +64,10 @@ const WRITER_IDLE: Duration = Duration::from_secs(1);
 /// of by a reset. A round trip across the world takes 0.3 s.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(500);
 
+/// While more than this waits to be sent, streams send no items: answers to calls would stand
+/// behind them. Too small: the writer runs out of work before a sender has woken up.
+const STREAMS_UNSENT_MAX_BYTES: usize = 1 << 20;
+
 /// How the peer learns that the connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -93,6 +97,10 @@ pub(super) struct Outbox {
     is_cut: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
+    /// What to do once streams may send again.
+    room_waiters: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    /// Whether there are such waiters. Readable without the lock.
+    has_room_waiters: AtomicBool,
 }
 
 struct State {
@@ -138,6 +146,8 @@ impl Outbox {
             is_cut: AtomicBool::new(false),
             state,
             changed,
+            room_waiters: Mutex::default(),
+            has_room_waiters: AtomicBool::new(false),
         })
     }
 
@@ -281,12 +291,16 @@ impl Outbox {
     fn write_queue(&self) {
         while let Some(chunk) = self.next_chunk() {
             match self.transport.write_all(&chunk) {
-                Ok(()) => self.unsent_bytes.fetch_sub(chunk.len(), Ordering::Relaxed),
+                Ok(()) => {
+                    // In one order with `when_room`: one of both sees what the other has done.
+                    self.unsent_bytes.fetch_sub(chunk.len(), Ordering::SeqCst);
+                    self.tell_of_room(STREAMS_UNSENT_MAX_BYTES / 2);
+                }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     return self.cut("the peer does not read what it is sent");
                 }
                 Err(error) => return self.cut(&error.to_string()),
-            };
+            }
         }
     }
 
@@ -315,6 +329,30 @@ impl Outbox {
     /// Whether more than `bytes` wait to be sent.
     pub(super) fn holds_over(&self, bytes: usize) -> bool {
         self.unsent_bytes.load(Ordering::Relaxed) > bytes
+    }
+
+    /// Whether streams may send.
+    pub(super) fn has_room(&self) -> bool {
+        !self.holds_over(STREAMS_UNSENT_MAX_BYTES)
+    }
+
+    /// Runs `waiter` once streams may send: on this thread, or on the writer's. It never blocks. If
+    /// the connection is cut before that, it may never run.
+    pub(super) fn when_room(&self, waiter: Box<dyn FnOnce() + Send>) {
+        self.room_waiters.lock().push(waiter);
+        self.has_room_waiters.store(true, Ordering::SeqCst);
+        self.tell_of_room(STREAMS_UNSENT_MAX_BYTES);
+    }
+
+    /// Runs the waiters, if at most `bytes` wait to be sent.
+    fn tell_of_room(&self, bytes: usize) {
+        if self.has_room_waiters.load(Ordering::SeqCst)
+            && self.unsent_bytes.load(Ordering::SeqCst) <= bytes
+            && self.has_room_waiters.swap(false, Ordering::SeqCst)
+        {
+            let waiters = std::mem::take(&mut *self.room_waiters.lock());
+            waiters.into_iter().for_each(|waiter| waiter());
+        }
     }
 
     /// Waits until at most `bytes` wait to be sent, the connection is cut, or `deadline` passes.

@@ -203,7 +203,9 @@ fn may_help(error: &CallError) -> bool {
                 | StatusCode::Unanswered
         ),
         CallError::Lost { .. } | CallError::TimedOut { .. } | CallError::Busy { .. } => true,
-        CallError::BadReply { .. }
+        // A stream is not a call that can be made again.
+        CallError::Ended { .. }
+        | CallError::BadReply { .. }
         | CallError::BadFrame { .. }
         | CallError::OtherProtocol { .. } => false,
     }
@@ -221,7 +223,8 @@ impl CallError {
     /// How long the server asks the caller to wait before the next attempt, if it does.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            CallError::Refused { status: Status { retry_after, .. }, .. } => *retry_after,
+            CallError::Refused { status: Status { retry_after, .. }, .. }
+            | CallError::Ended { status: Status { retry_after, .. }, .. } => *retry_after,
             _ => None,
         }
     }

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::payload::CODEC_PROTOBUF;
-use super::{ErrorChain, Payload, RequestId, Status, StatusCode};
+use super::stream::{Over, Stream};
+use super::{ErrorChain, Incoming, Outgoing, Payload, RequestId, Status, StatusCode};
 
 /// A set of methods under one name. The generated `...Service` types implement it; a hand-written
 /// one may, too.
@@ -46,6 +48,14 @@ pub trait Service: Send + Sync + 'static {
         0
     }
 
+    /// Whether method number `method` streams. Then [`call`](Service::call) gets calls that carry a
+    /// stream: see [`Call::open_stream`], [`Call::open_upload`] and [`Call::open_duplex`]. A method
+    /// that does not stream gets none of these. Default: it does not.
+    fn is_stream(&self, method: usize) -> bool {
+        let _ = method;
+        false
+    }
+
     /// Runs after the last of several calls of this method that had arrived together, on the same
     /// thread, before that thread waits for anything. For methods that collect calls and then do
     /// one piece of work for all of them.
@@ -71,6 +81,11 @@ pub(super) trait Answer: Send {
 
     /// The address that the call came from, if it came over a connection.
     fn peer(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The stream that the call carries, if it does.
+    fn stream(&self) -> Option<Arc<Stream>> {
         None
     }
 }
@@ -139,6 +154,72 @@ impl Call {
                 None
             }
         }
+    }
+
+    /// For a method with one request that streams its replies: decodes the request, and gives the
+    /// half to send through. If the caller has not opened such a stream, or the request does not
+    /// decode, it answers that and returns `None`.
+    pub fn open_stream<A: Payload, R: Payload>(mut self, args: Bytes) -> Option<(A, Outgoing<R>)> {
+        let stream = self.as_stream(true, &args)?;
+        match A::read(args) {
+            Ok(args) => Some((args, self.outgoing(stream))),
+            Err(error) => {
+                let words = ErrorChain(&error).to_string();
+                stream.finish(Over::Refused(Status::new(StatusCode::BadArguments, words)), true);
+                None
+            }
+        }
+    }
+
+    /// For a method that takes a stream of items and gives one reply: the items, and what answers.
+    /// If the caller has not opened such a stream, it answers that and returns `None`.
+    pub fn open_upload<A: Payload, R: Payload>(
+        mut self,
+        args: Bytes,
+    ) -> Option<(Incoming<A, Status>, Done<R>)> {
+        let stream = self.as_stream(false, &args)?;
+        Some((Incoming::of_server(stream), self.typed()))
+    }
+
+    /// For a method that takes a stream and gives one: both halves. If the caller has not opened
+    /// such a stream, it answers that and returns `None`.
+    pub fn open_duplex<A: Payload, R: Payload>(
+        mut self,
+        args: Bytes,
+    ) -> Option<(Incoming<A, Status>, Outgoing<R>)> {
+        let stream = self.as_stream(false, &args)?;
+        Some((Incoming::of_server(Arc::clone(&stream)), self.outgoing(stream)))
+    }
+
+    /// The stream that this call carries. If there is none, or it has another shape, the call is
+    /// answered.
+    fn as_stream(&mut self, has_one_request: bool, args: &Bytes) -> Option<Arc<Stream>> {
+        let stream = self.answer.as_ref().and_then(|answer| answer.stream());
+        let is_as_wanted = |it: &Arc<Stream>| {
+            it.has_peer_ended() == has_one_request && (has_one_request || args.is_empty())
+        };
+        match stream {
+            Some(stream) if is_as_wanted(&stream) => Some(stream),
+            Some(stream) => {
+                let words = match has_one_request {
+                    true => "the method takes one request, not a stream of items",
+                    false => "the method takes a stream of items, not one request",
+                };
+                stream.finish(Over::Refused(Status::new(StatusCode::UnknownMethod, words)), true);
+                None
+            }
+            None => {
+                let words = "the method streams, and was called without a stream";
+                self.finish(Err(Status::new(StatusCode::UnknownMethod, words)));
+                None
+            }
+        }
+    }
+
+    fn outgoing<R: Payload>(mut self, stream: Arc<Stream>) -> Outgoing<R> {
+        // From now on the other half ends the stream.
+        let peer = self.answer.take().and_then(|answer| answer.peer());
+        Outgoing::new(stream, std::mem::take(&mut self.about), peer)
     }
 
     /// Answers with a status instead of a reply. A method that has had an effect must not use a

@@ -3,6 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::header::RpcReplyHeader;
+
+/// The middle of a longer message is left out, so that its header stays under the limit.
+const MESSAGE_LEN_MAX_BYTES: usize = 512;
+
 /// Why a call gets no reply: a code for programs, and words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -26,6 +31,26 @@ impl Status {
     pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
         Status { code: StatusCode::Busy, message: message.into(), retry_after: Some(retry_after) }
     }
+
+    /// The header that tells a caller, for the call with this id.
+    pub(super) fn to_head(&self, call_id: u64) -> RpcReplyHeader {
+        let retry_after_ms =
+            self.retry_after.map_or(0, |after| after.as_millis().try_into().unwrap_or(u32::MAX));
+        let message = cut_middle(&self.message, MESSAGE_LEN_MAX_BYTES);
+        let status = self.code.number();
+        RpcReplyHeader { call_id, status, message, retry_after_ms, ..RpcReplyHeader::default() }
+    }
+
+    /// The status that a header tells.
+    pub(super) fn of_head(head: &RpcReplyHeader) -> Status {
+        let retry_after =
+            (head.retry_after_ms > 0).then(|| Duration::from_millis(head.retry_after_ms.into()));
+        Status {
+            code: StatusCode::from_number(head.status),
+            message: head.message.clone(),
+            retry_after,
+        }
+    }
 }
 
 /// What [`cut_middle`] writes in place of the text that it takes out.
@@ -33,7 +58,7 @@ const CUT: &str = " ... ";
 
 /// `text` with its middle taken out, so that at most `len_max` bytes are left. There must be room
 /// for [`CUT`] in them.
-pub(super) fn cut_middle(text: &str, len_max: usize) -> String {
+fn cut_middle(text: &str, len_max: usize) -> String {
     if text.len() <= len_max {
         return text.to_owned();
     }
@@ -83,13 +108,19 @@ pub enum StatusCode {
     /// 13: the server was closing the connection, because no call had come over it for long. Not
     /// run.
     Closing,
+    /// 14: the stream was given up, by its caller or because its connection was lost. It may have
+    /// had an effect.
+    Cancelled,
+    /// 15: a frame breaks the rules of streams, for example an item for which there was no credit.
+    /// It may have had an effect.
+    BadStream,
     /// A number that this version does not know. It may have had an effect.
     Other(u32),
 }
 
 impl StatusCode {
     /// Every code that has a name, with its number and its words.
-    const KNOWN: [(StatusCode, u32, &str); 13] = [
+    const KNOWN: [(StatusCode, u32, &str); 15] = [
         (StatusCode::Internal, 1, "internal error"),
         (StatusCode::UnknownService, 2, "unknown service"),
         (StatusCode::UnknownMethod, 3, "unknown method"),
@@ -103,6 +134,8 @@ impl StatusCode {
         (StatusCode::Unanswered, 11, "unanswered"),
         (StatusCode::VersionMismatch, 12, "version mismatch"),
         (StatusCode::Closing, 13, "connection closed"),
+        (StatusCode::Cancelled, 14, "cancelled"),
+        (StatusCode::BadStream, 15, "bad stream"),
     ];
 
     /// The code of a number on the wire. 0 (OK) is not an error and has no code: it becomes
@@ -126,7 +159,8 @@ impl StatusCode {
 
     /// Whether a call that was refused with this code may have had an effect.
     pub fn may_have_run(self) -> bool {
-        matches!(self, StatusCode::Internal | StatusCode::Unanswered | StatusCode::Other(_))
+        use StatusCode::{BadStream, Cancelled, Internal, Other, Unanswered};
+        matches!(self, Internal | Unanswered | Cancelled | BadStream | Other(_))
     }
 }
 

@@ -52,7 +52,16 @@ fn messages() -> String {
         writeln!(methods, "rpc {name}(.names.{name}) returns (.names.{name});")
             .expect("a String grows");
     }
-    out + "service EveryName {\n" + &methods + "}\n"
+    // The same with streams, in turns.
+    let mut streams = String::new();
+    let shapes = [("", "stream"), ("stream", ""), ("stream", "stream")];
+    for (name, (takes, gives)) in
+        names().into_iter().filter(|it| *it != "_3").zip(shapes.into_iter().cycle())
+    {
+        writeln!(streams, "rpc {name}({takes} .names.{name}) returns ({gives} .names.{name});")
+            .expect("a String grows");
+    }
+    out + "service EveryName {\n" + &methods + "}\nservice EveryStream {\n" + &streams + "}\n"
 }
 
 /// Fields of each name, of each kind for which prost generates different code.

@@ -60,10 +60,14 @@ impl HealthSignal {
                 HealthSignal::Unknown
             }
             CallError::NotSent { .. } => HealthSignal::Unavailable,
-            CallError::Refused { status, .. } if status.code == StatusCode::ShuttingDown => {
+            CallError::Refused { status, .. } | CallError::Ended { status, .. }
+                if status.code == StatusCode::ShuttingDown =>
+            {
                 HealthSignal::Unavailable
             }
-            CallError::Refused { .. } | CallError::BadReply { .. } => HealthSignal::Answered,
+            CallError::Refused { .. } | CallError::Ended { .. } | CallError::BadReply { .. } => {
+                HealthSignal::Answered
+            }
             CallError::Lost { .. }
             | CallError::BadFrame { .. }
             | CallError::OtherProtocol { .. }

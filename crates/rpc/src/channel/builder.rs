@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::config::{Config, Disconnect, Framing};
 use super::shared::Shared;
 use super::{Channel, Handle};
+use crate::stream::{FIRST_CREDIT_BYTES, WINDOW_MAX_BYTES};
 use crate::{CallError, FrameLimits};
 
 /// A longer name of a caller is cut, because every header carries it.
@@ -29,6 +30,8 @@ impl Channel {
             framing,
             connect_timeout,
             calls_max,
+            streams_max: 16 * 1024,
+            stream_window_bytes: 256 * 1024,
             limits,
             resolver: None,
             caller: Bytes::new(),
@@ -78,8 +81,24 @@ impl ChannelBuilder {
         self
     }
 
+    /// How many streams may be open; default 16,384. Too small: callers get [`CallError::Busy`]. Too
+    /// large: if a server hangs, the process holds that many.
+    pub fn streams_max(mut self, streams: usize) -> Self {
+        self.config.streams_max = streams;
+        self
+    }
+
+    /// How many bytes of items the server may send on a stream before the application has taken
+    /// them; 64 KiB to 64 MiB, default 256 KiB. Values beyond these bounds are changed to the
+    /// nearest. Too small: a stream over a long way is slow, because each window takes a round
+    /// trip. Too large: memory, while the application takes items slowly.
+    pub fn stream_window_bytes(mut self, bytes: usize) -> Self {
+        self.config.stream_window_bytes = bytes.clamp(FIRST_CREDIT_BYTES, WINDOW_MAX_BYTES);
+        self
+    }
+
     /// The longest arguments that are sent, and the longest replies that are taken; default 16 MiB.
-    /// Longer ones fail only their own call.
+    /// Longer ones fail only their own call. The same holds for items of streams.
     pub fn frame_limits(mut self, limits: FrameLimits) -> Self {
         self.config.limits =
             FrameLimits { body_len_max_bytes: limits.body_len_max_bytes.min(u32::MAX as usize) };

@@ -20,6 +20,7 @@ use super::shared::{ReadBy, Shared, State};
 use super::timer;
 use crate::CallError;
 use crate::outbox::SendError;
+use crate::stream::Stream;
 
 /// A call that was made.
 pub(super) struct Begun {
@@ -32,9 +33,20 @@ pub(super) struct Begun {
 impl Shared {
     /// Makes a call; `waiter` gets its outcome.
     pub(super) fn start(self: &Arc<Self>, request: &Request<'_>, waiter: Waiter) -> Begun {
-        let (id, began, deadline) = (self.take_id(), Instant::now(), request.deadline);
+        self.start_as(self.take_id(), request, waiter, None)
+    }
+
+    /// Makes a call with this id; or opens a stream, which is a call that lasts until its end.
+    pub(super) fn start_as(
+        self: &Arc<Self>,
+        id: u64,
+        request: &Request<'_>,
+        waiter: Waiter,
+        stream: Option<Arc<Stream>>,
+    ) -> Begun {
+        let (began, deadline) = (Instant::now(), request.deadline);
         let (sent, len_bytes, decodes) = (false, 0, request.decodes);
-        let call = Call { waiter, began, deadline, sent, len_bytes, decodes };
+        let call = Call { waiter, began, deadline, sent, len_bytes, stream, decodes };
         if deadline <= began {
             let error = self.config.timed_out(&call);
             self.fail(call, error);
@@ -71,10 +83,15 @@ impl Shared {
             state.silence.heard(connection.heard_at());
             let is_first = state.calls.len() == 0;
             state.silence.sent(call.began, is_first, call.deadline - call.began);
+            let stream = call.stream.clone();
             state.calls.insert(id, call);
             let has_reader = state.has_reader;
             drop(state);
-            self.send(&connection, id, frame);
+            if self.send(&connection, id, frame)
+                && let Some(stream) = stream
+            {
+                stream.attach(&connection.outbox);
+            }
             return (!has_reader).then_some(connection);
         }
         state.calls.insert(id, call);
@@ -93,10 +110,12 @@ impl Shared {
             return Err(self.config.closed());
         }
         let bytes = state.calls.unsent_bytes() + frame.len();
-        if state.calls.len() >= self.config.calls_max
-            || (state.calls.has_unsent() && bytes > self.config.unsent_bytes_max())
-        {
-            return Err(self.config.busy(state.calls.len()));
+        let (open, max) = match call.stream {
+            None => (state.calls.len() - state.calls.streams(), self.config.calls_max),
+            Some(_) => (state.calls.streams(), self.config.streams_max),
+        };
+        if open >= max || (state.calls.has_unsent() && bytes > self.config.unsent_bytes_max()) {
+            return Err(self.config.busy(open));
         }
         match call.waiter {
             Waiter::Thread(_) => Ok(()),
@@ -114,8 +133,9 @@ impl Shared {
         state.connection().filter(|_| is_open).cloned()
     }
 
-    fn send(self: &Arc<Self>, connection: &Connection, id: u64, frame: Bytes) {
-        let Err(error) = connection.outbox.send(&frame) else { return };
+    /// Returns whether it was sent over this connection.
+    fn send(self: &Arc<Self>, connection: &Connection, id: u64, frame: Bytes) -> bool {
+        let Err(error) = connection.outbox.send(&frame) else { return true };
         let mut state = self.lock();
         match error {
             SendError::Full => {
@@ -131,6 +151,7 @@ impl Shared {
                 self.send_or_connect(state);
             }
         }
+        false
     }
 
     fn fail(self: &Arc<Self>, call: Call, error: CallError) {

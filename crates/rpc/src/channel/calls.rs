@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::parked::{Parked, Waiter};
+use crate::stream::Stream;
 
 /// A call without an answer.
 pub(super) struct Call {
@@ -18,6 +19,8 @@ pub(super) struct Call {
     pub(super) sent: bool,
     /// The length of its frame.
     pub(super) len_bytes: usize,
+    /// The stream, if it is the call that has opened one. It ends with the call.
+    pub(super) stream: Option<Arc<Stream>>,
     /// Whether bytes are a whole reply of this call. This is how the end of a bare reply is found.
     pub(super) decodes: fn(&Bytes) -> bool,
 }
@@ -51,6 +54,8 @@ pub(super) struct Calls {
     unsent_bytes: usize,
     /// The frames of all calls, sent or not.
     len_bytes: usize,
+    /// How many of the calls are streams.
+    streams: usize,
     /// Those of completions. A thread that waits watches its own deadline.
     deadlines: BTreeSet<(Instant, u64)>,
 }
@@ -60,11 +65,22 @@ impl Calls {
         self.by_id.len()
     }
 
+    /// How many of the calls are streams.
+    pub(super) fn streams(&self) -> usize {
+        self.streams
+    }
+
+    /// The stream with this id.
+    pub(super) fn stream(&self, id: u64) -> Option<&Arc<Stream>> {
+        self.by_id.get(&id)?.stream.as_ref()
+    }
+
     pub(super) fn insert(&mut self, id: u64, call: Call) {
         if let Waiter::Completion(_) = call.waiter {
             self.deadlines.insert((call.deadline, id));
         }
         self.len_bytes += call.len_bytes;
+        self.streams += usize::from(call.stream.is_some());
         self.by_id.insert(id, call);
     }
 
@@ -75,6 +91,7 @@ impl Calls {
     pub(super) fn remove(&mut self, id: u64) -> Option<Call> {
         let call = self.by_id.remove(&id)?;
         self.len_bytes -= call.len_bytes;
+        self.streams -= usize::from(call.stream.is_some());
         self.deadlines.remove(&(call.deadline, id));
         if !call.sent {
             self.unsent.retain(|(unsent, frame)| {
@@ -169,6 +186,7 @@ mod tests {
             deadline: began + Duration::from_secs(wait_s),
             sent: false,
             len_bytes: 10,
+            stream: None,
             decodes: |_| true,
         }
     }

@@ -49,6 +49,8 @@ pub(super) struct Config {
     pub(super) framing: Framing,
     pub(super) connect_timeout: Duration,
     pub(super) calls_max: usize,
+    pub(super) streams_max: usize,
+    pub(super) stream_window_bytes: usize,
     pub(super) limits: FrameLimits,
     /// In place of the system's.
     pub(super) resolver: Option<Box<Resolver>>,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::config::Config;
@@ -32,6 +33,15 @@ const SKIPPED_LIMITS_MAX: usize = 4;
 /// sent over a connection that ends within this time is lost, and its error says so. Too long: a
 /// call after a restart of the server is lost, instead of made over a new connection.
 const FRESH_FOR: Duration = Duration::from_micros(100);
+
+/// Where what has come goes.
+pub(super) trait Deliver {
+    /// The answer to a call.
+    fn answer(&mut self, id: u64, outcome: CallResult);
+
+    /// A frame of a stream.
+    fn stream_frame(&mut self, head: &RpcReplyHeader, body: Bytes);
+}
 
 /// An established connection.
 pub(super) struct Connection {
@@ -192,7 +202,7 @@ impl Incoming {
         (now, has_come)
     }
 
-    /// Gives each answer that is complete to `deliver`, with the id of its call.
+    /// Delivers each answer that is complete, with the id of its call, and each frame of a stream.
     ///
     /// # Errors
     ///
@@ -201,7 +211,7 @@ impl Incoming {
         &mut self,
         connection: &Connection,
         config: &Config,
-        mut deliver: impl FnMut(u64, CallResult),
+        to: &mut impl Deliver,
     ) -> Result<(), Loss> {
         loop {
             if let Some(head) = &self.final_frame {
@@ -209,7 +219,7 @@ impl Incoming {
             }
             match self.decoder.next() {
                 Ok(None) => return Ok(()),
-                Ok(Some(frame)) => self.take(frame, connection, config, &mut deliver)?,
+                Ok(Some(frame)) => self.take(frame, connection, config, to)?,
                 Err(error) => return Err(self.nonsense(&error)),
             }
         }
@@ -220,7 +230,7 @@ impl Incoming {
         frame: Frame<RpcReplyHeader>,
         connection: &Connection,
         config: &Config,
-        deliver: &mut impl FnMut(u64, CallResult),
+        to: &mut impl Deliver,
     ) -> Result<(), Loss> {
         match frame {
             Frame::Head(head) if head.call_id == 0 => {
@@ -230,19 +240,21 @@ impl Incoming {
             Frame::Head(head) => self.next = Some(head),
             Frame::Body(reply) => {
                 let head = self.next.take().expect("the decoder gives a body only after a head");
-                if connection.ping.load(Ordering::Relaxed) != head.call_id {
+                if head.stream > 0 {
+                    to.stream_frame(&head, reply);
+                } else if connection.ping.load(Ordering::Relaxed) != head.call_id {
                     let outcome = match head.status {
                         0 => Ok(reply),
-                        _ => Err(config.refused(status(&head))),
+                        _ => Err(config.refused(Status::of_head(&head))),
                     };
-                    deliver(head.call_id, outcome);
+                    to.answer(head.call_id, outcome);
                 }
             }
             Frame::TooLong(head) => {
                 let limit = config.limits.body_len_max_bytes;
                 let reason =
                     format!("a reply of {} bytes: at most {limit} are taken", head.reply_size);
-                deliver(head.call_id, Err(config.bad_reply(reason.clone())));
+                to.answer(head.call_id, Err(config.bad_reply(reason.clone())));
                 if head.reply_size as usize / SKIPPED_LIMITS_MAX > limit {
                     return Err(Loss::Nonsense(reason));
                 }
@@ -269,7 +281,7 @@ impl Incoming {
     /// The server says why it ends the connection. If it says so before anything else, no call has
     /// run.
     fn about_connection(&self, head: &RpcReplyHeader) -> Loss {
-        let status = status(head);
+        let status = Status::of_head(head);
         match status.code {
             StatusCode::Busy if !self.any => Loss::Refused(status),
             // The server says this only when it has answered every call that it ran.
@@ -289,15 +301,5 @@ fn protocol_of(len: u64) -> Option<&'static str> {
         [b'H', b'T', b'T', b'P'] => Some("HTTP"),
         [0x15, 0x03, 0..=4, 0] => Some("TLS"),
         _ => None,
-    }
-}
-
-fn status(head: &RpcReplyHeader) -> Status {
-    let retry_after =
-        (head.retry_after_ms > 0).then(|| Duration::from_millis(head.retry_after_ms.into()));
-    Status {
-        code: StatusCode::from_number(head.status),
-        message: head.message.clone(),
-        retry_after,
     }
 }

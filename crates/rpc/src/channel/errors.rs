@@ -25,6 +25,14 @@ impl Config {
         CallError::Refused { addr: self.addr.clone(), status }
     }
 
+    pub(super) fn ended(&self, status: Status) -> CallError {
+        CallError::Ended { addr: self.addr.clone(), status }
+    }
+
+    pub(super) fn bad_frame(&self, reason: String) -> CallError {
+        CallError::BadFrame { addr: self.addr.clone(), reason }
+    }
+
     pub(super) fn bad_reply(&self, reason: String) -> CallError {
         CallError::BadReply { addr: self.addr.clone(), reason }
     }

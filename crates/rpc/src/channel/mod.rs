@@ -27,6 +27,12 @@
 //! [`CallError::TimedOut`] with `sent: false`). From then on it counts as sent, even while its
 //! bytes wait in our own queue: [`CallError::Lost`] and `sent: true` mean that it *may have run*.
 //!
+//! # Streams
+//!
+//! A stream is a call in the table of calls that lasts until its end: so its deadline, the loss of
+//! its connection and the end of the channel reach it as they reach a call with a completion. Its
+//! other frames go to the stream, on the thread that reads.
+//!
 //! # The connection
 //!
 //! It is made at once or by the first call, and after a loss by the next call. The name is resolved
@@ -48,7 +54,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `builder`, `pending`, this one | what users see |
+//! | `builder`, `pending`, `streams`, this one | what users see |
 //! | `turns` | a caller waits: which one reads |
 //! | `calling` | a call is made, sent, given up |
 //! | `life` | the connection is made, lost, and made again; the channel's own thread |
@@ -94,6 +100,7 @@ mod reading;
 mod request;
 mod shared;
 mod silence;
+mod streams;
 mod timer;
 mod turns;
 
@@ -185,7 +192,8 @@ impl Channel {
     ) -> T {
         let write = |out: &mut Vec<u8>| args.write(out);
         let args = args.measure().map(|len| Reply { len, write: &write });
-        run(&Request { method, options, codec: A::CODEC, args, deadline, decodes: decodes::<R> })
+        let (codec, decodes) = (A::CODEC, decodes::<R>);
+        run(&Request { method, options, codec, args, deadline, decodes, stream: None })
     }
 
     /// Connects, unless it is connected.

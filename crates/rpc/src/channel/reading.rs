@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::connection::{Connection, Incoming};
+use super::connection::{Connection, Deliver, Incoming};
 use super::errors::{Loss, end_of_stream};
 use super::parked::CallResult;
 use super::request::encode_ping;
 use super::shared::{Deliveries, ReadBy, Shared, State};
 use super::silence::Verdict;
 use super::timer;
+use crate::header::RpcReplyHeader;
 use crate::outbox::Cork;
 use crate::transport::Received;
 
@@ -34,6 +35,22 @@ const FINAL_FRAME_WAIT: Duration = Duration::from_millis(1);
 /// Reads for it: answers that came too late may stand before it.
 const LAST_READS_MAX: usize = 4;
 
+/// Those who wait.
+struct Receivers<'a> {
+    shared: &'a Arc<Shared>,
+    by: ReadBy,
+}
+
+impl Deliver for Receivers<'_> {
+    fn answer(&mut self, id: u64, outcome: CallResult) {
+        self.shared.answer(id, outcome, self.by);
+    }
+
+    fn stream_frame(&mut self, head: &RpcReplyHeader, body: Bytes) {
+        self.shared.stream_frame(head, body);
+    }
+}
+
 impl Shared {
     /// Brings the answers that are complete to whom they are for.
     pub(super) fn take_answers(
@@ -42,8 +59,7 @@ impl Shared {
         connection: &Connection,
         by: ReadBy,
     ) -> Result<(), Loss> {
-        let deliver = |id, outcome| self.answer(id, outcome, by);
-        incoming.take_answers(connection, &self.config, deliver)
+        incoming.take_answers(connection, &self.config, &mut Receivers { shared: self, by })
     }
 
     /// Brings an answer to its call. If the call was given up, the answer is dropped.

@@ -12,6 +12,7 @@ use crate::frame::encode;
 use crate::header::RpcHeader;
 use crate::payload::CODEC_PROTOBUF;
 use crate::service::Reply;
+use crate::stream::Kind;
 use crate::{CallError, CallOptions, ErrorChain, Method, Payload, PayloadError, RequestId};
 
 /// A call to make.
@@ -23,6 +24,17 @@ pub(super) struct Request<'a> {
     pub(super) args: Result<Reply<'a>, PayloadError>,
     pub(super) deadline: Instant,
     pub(super) decodes: fn(&Bytes) -> bool,
+    /// If the call opens a stream.
+    pub(super) stream: Option<OpenStream>,
+}
+
+/// What a call that opens a stream says beside the rest.
+#[derive(Clone, Copy)]
+pub(super) struct OpenStream {
+    pub(super) kind: Kind,
+    /// What the server may send.
+    pub(super) credit: u64,
+    pub(super) has_deadline: bool,
 }
 
 impl Request<'_> {
@@ -54,6 +66,9 @@ impl Request<'_> {
                 ));
             }
         };
+        if self.stream.is_some() && config.framing != Framing::Extended {
+            return refuse("a documented framing has no streams".to_owned());
+        }
         let mut head = RpcHeader {
             service_name: Bytes::from_static(self.method.service.as_bytes()),
             method_name: Bytes::from_static(self.method.name.as_bytes()),
@@ -73,6 +88,10 @@ impl Request<'_> {
                 (head.client_id, head.request_id, head.attempt) =
                     (client.clone(), *number, *attempt);
             }
+            if let Some(OpenStream { kind, credit, has_deadline }) = self.stream {
+                (head.stream, head.credit) = (kind as u32, credit);
+                head.deadline_ms = if has_deadline { head.deadline_ms } else { 0 };
+            }
         }
         Ok(encode(config.head_size(), &head, args.write))
     }
@@ -87,6 +106,7 @@ pub(super) fn encode_ping(config: &Config, id: u64) -> io::Result<Bytes> {
         args: Ok(Reply { len: 0, write: &|_| {} }),
         deadline: Instant::now(),
         decodes: |_| true,
+        stream: None,
     };
     request.encode(config, id, config.ping_interval)
 }

@@ -214,7 +214,10 @@ impl State {
             }
             match connection.outbox.send(&frame) {
                 Ok(()) if one_at_a_time => self.bare_call = Some(id),
-                Ok(()) => {}
+                Ok(()) => {
+                    let stream = self.calls.stream(id);
+                    stream.into_iter().for_each(|it| it.attach(&connection.outbox));
+                }
                 Err(SendError::Full) => {
                     let calls = self.calls.len();
                     self.finish(id, deliveries, Err(config.busy(calls)));

@@ -57,7 +57,15 @@ impl Shared {
         // A call without a frame: its outcome comes when it would be sent.
         self.enter(
             id,
-            Call { waiter, began, deadline, sent: false, len_bytes: 0, decodes: |_| false },
+            Call {
+                waiter,
+                began,
+                deadline,
+                sent: false,
+                len_bytes: 0,
+                stream: None,
+                decodes: |_| false,
+            },
             Bytes::new(),
         );
         self.wait(Begun { id, began, connection: None }, &parked, deadline).map(drop)

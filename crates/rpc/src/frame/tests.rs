@@ -198,6 +198,7 @@ proptest! {
         (client_id, trace) in (any::<[u8; 16]>(), prop::collection::vec(any::<u8>(), 0..128)),
         (call_id, deadline_ms, codec) in any::<(u64, u32, u32)>(),
         (version, request_id, attempt) in any::<(u32, u64, u32)>(),
+        (stream, credit) in any::<(u32, u64)>(),
         body in prop::collection::vec(any::<u8>(), 0..40_000),
         piece in 1..20_000usize,
         varint in any::<bool>(),
@@ -218,6 +219,8 @@ proptest! {
             request_id,
             attempt,
             trace,
+            stream,
+            credit,
         };
         let head_size = if varint { HeadSize::Varint } else { HeadSize::U32Le };
         let bytes = frame(head_size, &head, &body);
@@ -229,12 +232,21 @@ proptest! {
     fn any_reply_header_and_body_round_trip(
         (call_id, status, retry_after_ms) in any::<(u64, u32, u32)>(),
         message in "\\PC{0,120}",
+        (stream, credit) in any::<(u32, u64)>(),
         body in prop::collection::vec(any::<u8>(), 0..40_000),
         piece in 1..20_000usize,
         varint in any::<bool>(),
     ) {
         let reply_size = body.len() as u32;
-        let head = RpcReplyHeader { call_id, status, message, reply_size, retry_after_ms };
+        let head = RpcReplyHeader {
+            call_id,
+            status,
+            message,
+            reply_size,
+            retry_after_ms,
+            stream,
+            credit,
+        };
         let head_size = if varint { HeadSize::Varint } else { HeadSize::U32Le };
         let bytes = frame(head_size, &head, &body);
         let frames = decode(Decoder::of(head_size, limits()), &bytes, || piece);

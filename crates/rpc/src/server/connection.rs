@@ -12,10 +12,9 @@ use parking_lot::{Condvar, Mutex};
 use super::capacity::Place;
 use super::gauge::{Gauge, Room, Slot};
 use super::shared::{BUSY_RETRY_AFTER, Shared};
+use super::streams::Streams;
 use crate::frame::{HeadSize, encode};
-use crate::header::RpcReplyHeader;
 use crate::outbox::{Ending, Outbox};
-use crate::status::cut_middle;
 use crate::transport::Peeked;
 use crate::{Status, StatusCode};
 
@@ -23,13 +22,11 @@ use crate::{Status, StatusCode};
 /// matters, so this is only a safety net.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// The middle of a longer status message is left out, so that its header stays under the limit.
-const MESSAGE_LEN_MAX_BYTES: usize = 512;
-
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) outbox: Arc<Outbox>,
     pub(super) shared: Arc<Shared>,
+    pub(super) streams: Streams,
     room: Arc<Room>,
     open: Mutex<Open>,
     answered: Condvar,
@@ -81,6 +78,7 @@ impl Connection {
             all: Arc::clone(&shared.in_flight),
             reserved: Arc::clone(&shared.reserved_in_flight),
         });
+        let streams = Streams::new(&shared);
         let (open, answered) = (Mutex::new(Open::default()), Condvar::new());
         // An existing client takes the end of the stream for a reply, and dies when it sends its
         // next call.
@@ -89,6 +87,7 @@ impl Connection {
             peer,
             outbox,
             shared,
+            streams,
             room,
             open,
             answered,
@@ -342,13 +341,5 @@ impl CallId {
 
 /// An error reply: a header without a body. With call id 0 it is about the connection.
 pub(super) fn status_frame(id: CallId, status: &Status) -> Bytes {
-    let message = cut_middle(&status.message, MESSAGE_LEN_MAX_BYTES);
-    let retry_after_ms =
-        status.retry_after.map_or(0, |after| after.as_millis().try_into().unwrap_or(u32::MAX));
-    let (call_id, status) = (id.call_id, status.code.number());
-    encode(
-        id.head_size,
-        &RpcReplyHeader { call_id, status, message, reply_size: 0, retry_after_ms },
-        |_| {},
-    )
+    encode(id.head_size, &status.to_head(id.call_id), |_| {})
 }

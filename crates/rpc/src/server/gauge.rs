@@ -49,6 +49,15 @@ impl Gauge {
         self.taken.fetch_update(Ordering::SeqCst, Ordering::Relaxed, add).is_ok()
     }
 
+    /// Takes room for more bytes of a call that has room, if there is any.
+    fn try_grow(&self, bytes: usize) -> bool {
+        let add = |taken: u64| {
+            let fits = bytes as u64 <= self.bytes_max - (taken & BYTES_MAX);
+            fits.then(|| taken + bytes as u64)
+        };
+        self.taken.fetch_update(Ordering::SeqCst, Ordering::Relaxed, add).is_ok()
+    }
+
     /// Takes room, waiting for it; see [`Slot::take`].
     fn take(&self, bytes: usize, check_every: Duration, is_over: impl Fn() -> bool) -> bool {
         if self.try_take(bytes) {
@@ -72,7 +81,15 @@ impl Gauge {
     }
 
     fn release(&self, bytes: usize) {
-        self.taken.fetch_sub(CALL + bytes as u64, Ordering::SeqCst);
+        self.give_back(CALL + bytes as u64);
+    }
+
+    fn shrink(&self, bytes: usize) {
+        self.give_back(bytes as u64);
+    }
+
+    fn give_back(&self, calls_and_bytes: u64) {
+        self.taken.fetch_sub(calls_and_bytes, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             let _lock = self.lock.lock();
             self.released.notify_all();
@@ -138,6 +155,27 @@ impl Slot {
         }
         Some(Slot { room: Arc::clone(room), is_reserved, bytes })
     }
+
+    /// Takes room for more bytes in both gauges, if there is any.
+    pub(super) fn try_grow(&mut self, bytes: usize) -> bool {
+        let [connection, server] = self.room.gauges(self.is_reserved);
+        if !connection.try_grow(bytes) {
+            return false;
+        }
+        if !server.try_grow(bytes) {
+            connection.shrink(bytes);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    /// Gives room for some of the bytes back.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes, "{bytes} bytes given back of {}", self.bytes);
+        self.bytes -= bytes;
+        self.room.gauges(self.is_reserved).iter().for_each(|gauge| gauge.shrink(bytes));
+    }
 }
 
 impl Drop for Slot {
@@ -179,6 +217,19 @@ mod tests {
                 drop(take(10).unwrap());
                 assert!(is_empty(&room));
             }
+        }
+    }
+
+    #[test]
+    fn a_slot_grows_and_shrinks_in_both_gauges() {
+        for room in [room((9, 100), (9, 10)), room((9, 10), (9, 100))] {
+            let mut slot = Slot::try_take(&room, false, 4).unwrap();
+            assert!(slot.try_grow(6) && !slot.try_grow(1));
+            assert!(Slot::try_take(&room, false, 1).is_none());
+            slot.shrink(5);
+            drop(Slot::try_take(&room, false, 5).unwrap());
+            drop(slot);
+            assert!(is_empty(&room));
         }
     }
 

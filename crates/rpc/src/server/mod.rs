@@ -104,7 +104,8 @@
 //! | `acceptor` | accepts connections, and makes room for them |
 //! | `registry`, `reader` | the connections' threads; what such a thread does: reads frames, begins calls |
 //! | `answer`, `end` | how a call is answered; how a connection ends |
-//! | `connection` | what the threads of one connection share |
+//! | `opened` | how a stream is opened and ends; what its frames do |
+//! | `connection`, `streams` | what the threads of one connection share; its streams |
 //! | `shared` | what all threads of a server share |
 //! | `pool`, `queue` | the handlers, and the queue of calls for them |
 //! | `builtin`, `table`, `stats` | the service `rpc`; which method a call is for; what each has done |
@@ -140,6 +141,7 @@ mod capacity;
 mod connection;
 mod end;
 mod gauge;
+mod opened;
 mod pool;
 mod queue;
 mod quiet;
@@ -147,6 +149,7 @@ mod reader;
 mod registry;
 mod shared;
 mod stats;
+mod streams;
 mod table;
 
 use std::fmt;
@@ -222,13 +225,15 @@ impl Server {
     }
 
     /// Stops gracefully. It accepts no more connections, refuses every further call
-    /// ([`StatusCode::ShuttingDown`](crate::StatusCode::ShuttingDown): not run), and waits until
-    /// the open calls are answered and their answers sent, at most for `limit`. Then it
+    /// ([`StatusCode::ShuttingDown`](crate::StatusCode::ShuttingDown): not run), ends all streams
+    /// with the same code, because some would never end by themselves, and waits until the open
+    /// calls are answered and their answers sent, at most for `limit`. Then it
     /// [stops](Server::stop). Returns whether all calls were answered.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = after(Instant::now(), limit);
         self.shared.is_draining.store(true, Ordering::SeqCst);
         self.stop_accepting();
+        self.registry.end_all_streams();
         self.wait_until_idle(deadline);
         let is_drained = self.registry.announce_close();
         // What clients were just told may have to wait for writers that are about to finish.
@@ -252,13 +257,14 @@ impl Server {
         }
     }
 
-    /// Stops: accepts no more, cuts every connection, and joins every thread except the calling
+    /// Stops: accepts no more, ends all streams, cuts every connection, and joins every thread except the calling
     /// one. Calls that are not answered are lost; their `Done`s may still be used, without effect.
     /// It waits up to ten seconds for services that are in the middle of a call. Threads that have
     /// not returned by then are left behind, with an error in the log.
     pub fn stop(&self) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         self.stop_accepting();
+        self.registry.end_all_streams();
         if let Some(pool) = &self.shared.pool {
             pool.close();
         }

@@ -16,6 +16,7 @@ use crate::header::RpcHeader;
 use crate::net::{after, time_left};
 use crate::outbox::Cork;
 use crate::service::{About, Answer, Call, More};
+use crate::stream::{Cause, Kind, Stream};
 use crate::transport::Received;
 use crate::{RequestId, Status, StatusCode};
 
@@ -34,6 +35,8 @@ pub(super) struct Reader {
     decoder: Decoder,
     /// The call whose arguments come next.
     next: Option<Admitted>,
+    /// The stream whose item comes next.
+    item: Option<Arc<Stream>>,
     /// The method that was called last, if its [`flush`](crate::Service::flush) is due.
     unflushed: Option<Target>,
     /// When the last header came, if its arguments came with it. They need not look at the clock
@@ -81,6 +84,7 @@ impl Reader {
             connection,
             decoder,
             next: None,
+            item: None,
             unflushed: None,
             now: None,
             began: None,
@@ -100,9 +104,23 @@ impl Reader {
         self.flush();
         // A call whose arguments never came. Nobody is answered; its room is given back last.
         let unread = self.next.take();
+        self.count_unread(unread.as_ref());
+        // A client that ends its stream of bytes waits for answers, but not for items: it may well
+        // be gone.
+        let gone = Status::new(StatusCode::Cancelled, "the connection is gone");
+        self.connection.streams.end_all(&gone, false);
         end.finish(&self.connection);
         drop(unread);
         self.connection.outbox.close();
+    }
+
+    /// A stream counts as a call that ends, so it must have begun.
+    fn count_unread(&self, unread: Option<&Admitted>) {
+        if let Some(unread) = unread.filter(|unread| unread.answer.stream().is_some()) {
+            let stats = unread.target.stats(&self.connection.shared.table);
+            stats.begun(0);
+            stats.dropped();
+        }
     }
 
     fn begin_calls(&mut self) -> Result<(), End> {
@@ -126,7 +144,13 @@ impl Reader {
                     if cork.is_none() && !self.decoder.is_between_frames() {
                         cork = Some(Cork::new());
                     }
-                    self.body(args);
+                    match self.item.take() {
+                        None => self.body(args),
+                        Some(stream) => {
+                            self.began = None;
+                            stream.deliver(args);
+                        }
+                    }
                 }
                 Frame::TooLong(head) => {
                     self.listen_to(&head)?;
@@ -171,6 +195,14 @@ impl Reader {
 
     fn head(&mut self, head: RpcHeader, arrived: Instant) -> Result<(), End> {
         let id = self.call_id(&head);
+        if head.stream > 0 && !self.opens_stream(&head, id)? {
+            self.item = self.connection.stream_frame(&head, id);
+            if self.item.is_none() {
+                self.decoder.skip_body();
+            }
+            self.began = None;
+            return Ok(());
+        }
         self.now = Some(arrived);
         self.wait_turn(id);
         self.may_idle |= id.is_documented();
@@ -190,6 +222,17 @@ impl Reader {
         }
         self.began = None;
         Ok(())
+    }
+
+    /// Whether a frame of a stream opens it.
+    fn opens_stream(&self, head: &RpcHeader, id: CallId) -> Result<bool, End> {
+        if id.is_documented() {
+            let words = "a frame of a stream without the stream's id";
+            return Err(End::Refused(Status::new(StatusCode::BadStream, words)));
+        }
+        let kind = Kind::from_number(head.stream);
+        let opens = matches!(kind, Some(Kind::Open | Kind::OpenOne));
+        Ok(opens && !self.connection.streams.has(id.call_id))
     }
 
     fn wait_turn(&mut self, id: CallId) {
@@ -222,7 +265,20 @@ impl Reader {
         };
         let (published, stats) = (target.published(&shared.table), target.stats(&shared.table));
         let (len, is_reserved) = (head.args_size as usize, published.is_reserved);
+        let streams = head.stream > 0;
+        if streams && !target.is_stream(&shared.table) {
+            let status = Status::new(StatusCode::UnknownMethod, "the method does not stream");
+            stats.refused(status.code);
+            return Ok(Err(status));
+        }
         let slot = match id.is_documented() {
+            false if streams => match self.connection.streams.try_room(len, is_reserved) {
+                Ok(slot) => slot,
+                Err(busy) => {
+                    stats.refused(busy.code);
+                    return Ok(Err(busy));
+                }
+            },
             true => self.connection.wait_room(len, is_reserved).ok_or(End::Cut)?,
             false => match self.connection.try_room(len, is_reserved) {
                 Ok(slot) => slot,
@@ -232,6 +288,7 @@ impl Reader {
                 }
             },
         };
+        let opening = streams.then(|| (head.stream, head.credit));
         let about = about(head, id, arrived);
         let begun = Begun {
             stats: Arc::clone(stats),
@@ -239,7 +296,14 @@ impl Reader {
             caller: about.caller.clone(),
             trace: about.trace().clone(),
         };
-        match self.connection.begin(id, slot, begun) {
+        let answer = match opening {
+            None => self.connection.begin(id, slot, begun),
+            Some((kind, credit)) => {
+                let deadline = about.deadline;
+                self.connection.open_stream(kind, credit, id, slot, begun.stats, deadline)
+            }
+        };
+        match answer {
             Some(answer) => Ok(Ok(Admitted { target, answer, about })),
             None => Ok(Err(Status::new(StatusCode::ShuttingDown, "the connection is ending"))),
         }
@@ -313,9 +377,14 @@ impl Reader {
     fn too_long(&mut self, head: &RpcHeader) -> Result<(), End> {
         let (id, len) = (self.call_id(head), head.args_size as usize);
         let limit = self.connection.shared.limits.frame.body_len_max_bytes;
-        self.wait_turn(id);
-        let words = format!("arguments of {len} bytes: at most {limit} are taken");
-        self.refuse(id, Status::new(StatusCode::FrameTooLarge, words))?;
+        if head.stream > 0 && !self.opens_stream(head, id)? {
+            let stream = self.connection.streams.get(id.call_id);
+            stream.into_iter().for_each(|it| it.end_for(Cause::TooLong { len, limit }));
+        } else {
+            self.wait_turn(id);
+            let words = format!("arguments of {len} bytes: at most {limit} are taken");
+            self.refuse(id, Status::new(StatusCode::FrameTooLarge, words))?;
+        }
         if len > limit.saturating_mul(SKIPPED_LIMITS_MAX) {
             return Err(End::TooLong(len));
         }

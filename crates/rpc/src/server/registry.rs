@@ -15,9 +15,9 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::connection::{ClientProtocol, Connection};
-use crate::StatusCode;
 use crate::net::{join, spawn};
 use crate::outbox::Ending;
+use crate::{Status, StatusCode};
 
 #[derive(Default)]
 pub(super) struct Registry {
@@ -95,6 +95,12 @@ impl Registry {
         let state = self.state.lock();
         let code = StatusCode::ShuttingDown;
         state.live.values().filter(|live| !live.connection.announce_close(code, words)).count() == 0
+    }
+
+    /// Ends all streams, and tells their clients.
+    pub(super) fn end_all_streams(&self) {
+        let status = Status::new(StatusCode::ShuttingDown, "the server is stopping");
+        self.connections().iter().for_each(|it| it.streams.end_all(&status, true));
     }
 
     /// Sends the end of the stream to every client, except those that are reset: they would take it

@@ -24,6 +24,9 @@ pub(super) struct Shared {
     pub(super) table: Table,
     pub(super) in_flight: Arc<Gauge>,
     pub(super) reserved_in_flight: Arc<Gauge>,
+    /// Open streams, and the bytes of their items that no method has taken yet.
+    pub(super) streams: Arc<Gauge>,
+    pub(super) reserved_streams: Arc<Gauge>,
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) capacity: Capacity,
     pub(super) connections_accepted: AtomicU64,
@@ -54,12 +57,15 @@ impl Shared {
         pool: Option<Arc<Pool>>,
     ) -> Arc<Shared> {
         let gauge = || Arc::new(Gauge::new(limits.calls_max, limits.bytes_max));
+        let streams = || Arc::new(Gauge::new(limits.streams_max, limits.bytes_max));
         Arc::new(Shared {
             local_addr,
             limits,
             table,
             in_flight: gauge(),
             reserved_in_flight: gauge(),
+            streams: streams(),
+            reserved_streams: streams(),
             pool,
             capacity: Capacity::new(limits.connections_max),
             connections_accepted: AtomicU64::new(0),

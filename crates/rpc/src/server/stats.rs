@@ -42,7 +42,7 @@ pub struct Stats {
 pub struct MethodReport {
     /// Calls that came, including refused ones.
     pub calls: u64,
-    /// Calls that are begun and not answered.
+    /// Calls that are begun and not answered. A stream is a call, which its end answers.
     pub open: u64,
     /// Calls refused before they began: busy, another version, another codec.
     pub rejected: u64,
@@ -53,13 +53,14 @@ pub struct MethodReport {
     pub slow: u64,
     /// Answers that were a status, including refusals, by the number of their code.
     pub errors: BTreeMap<u32, u64>,
-    /// Bytes of arguments.
+    /// Bytes of arguments, and of the items of streams that are over.
     pub args_bytes: u64,
-    /// Bytes of replies.
+    /// Bytes of replies, and of the items of streams that are over.
     pub reply_bytes: u64,
     /// Time from the arrival of the arguments until a handler takes the call.
     pub waiting: Times,
-    /// Time from the beginning of the method to its answer, on whichever thread.
+    /// Time from the beginning of the method to its answer, on whichever thread; or to the end of
+    /// the stream.
     pub running: Times,
 }
 
@@ -176,6 +177,12 @@ impl MethodStats {
     pub(super) fn not_sent(&self, reply_bytes: usize, code: StatusCode) {
         self.reply_bytes.fetch_sub(reply_bytes as u64, Ordering::Relaxed);
         self.failed(code);
+    }
+
+    /// A stream is over, after so many bytes of items.
+    pub(super) fn streamed(&self, sent: u64, received: u64) {
+        add(&self.reply_bytes, sent);
+        add(&self.args_bytes, received);
     }
 
     fn failed(&self, code: StatusCode) {

@@ -42,6 +42,10 @@ impl Target {
         &table.services[self.service].published
     }
 
+    pub(super) fn is_stream(self, table: &Table) -> bool {
+        self.published(table).service.is_stream(self.method)
+    }
+
     pub(super) fn stats(self, table: &Table) -> &Arc<MethodStats> {
         &table.services[self.service].methods[self.method].1
     }

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use generated_code::explicit::args::Inner;
 use generated_code::explicit::{self, Explicit, ExplicitStub};
 use generated_code::issues::{
-    Names, NamesStub, NothingStub, OnlyStreams, Send, Ten, TenService, TenStub,
+    Names, NamesStub, NothingStub, OnlyStreams, OnlyStreamsStub, Send, Ten, TenService, TenStub,
 };
 use generated_code::plain::{self, Plain, PlainService};
 use generated_code::r#type::{Clock, ClockStub, Every};
 use syncraft::rpc::prost_types::{self, Timestamp};
-use syncraft::rpc::{CallError, Channel, Done, Method, Server, Service, StatusCode};
+use syncraft::rpc::{
+    CallError, Channel, Done, Incoming, Method, Outgoing, Server, Service, Status, StatusCode,
+};
 
 /// Answers with the arguments and the method's name.
 struct Here;
@@ -34,9 +36,34 @@ impl Names for Here {
 
 impl Ten for Here {
     answer! { one two three four six seven eight nine ten }
+
+    fn watch(&self, args: Send, replies: Outgoing<Send>) {
+        for number in 1..=3 {
+            replies.try_send(&send(&format!("{} {number}", args.text))).unwrap();
+        }
+        replies.end();
+    }
 }
 
-impl OnlyStreams for Here {}
+impl OnlyStreams for Here {
+    fn up(&self, items: Incoming<Send, Status>, done: Done<Send>) {
+        let (mut done, mut all) = (Some(done), String::new());
+        items.on_item(move |item| match item {
+            Ok(Some(item)) => all.push_str(&item.text),
+            Ok(None) => done.take().unwrap().run(send(&all)),
+            Err(status) => done.take().unwrap().fail(status),
+        });
+    }
+
+    fn both(&self, items: Incoming<Send, Status>, replies: Outgoing<Send>) {
+        let mut replies = Some(replies);
+        items.on_item(move |item| match item {
+            Ok(Some(item)) => replies.as_ref().unwrap().try_send(&item).unwrap(),
+            Ok(None) => replies.take().unwrap().end(),
+            Err(status) => replies.take().unwrap().fail(status),
+        });
+    }
+}
 
 impl Plain for Here {
     fn call(&self, args: plain::Args, done: Done<plain::Args>) {
@@ -100,6 +127,29 @@ fn each_method_is_called_by_its_own_name() {
 }
 
 #[test]
+fn each_shape_of_stream_has_its_method() {
+    let (_server, channel) = serve(Ten::into_service(Here));
+    let items = TenStub::new(channel.clone()).watch(&send("x"), Some(soon()));
+    let items: Result<Vec<Send>, CallError> = items.collect();
+    assert_eq!(items.unwrap(), [send("x 1"), send("x 2"), send("x 3")]);
+    assert_eq!(TenStub::<Channel>::WATCH.name, "Watch");
+
+    let (_server, channel) = serve(OnlyStreams::into_service(Here));
+    let stub = OnlyStreamsStub::new(channel);
+    let (sender, reply) = stub.up(None);
+    for text in ["a", "b", "c"] {
+        sender.send(&send(text), soon()).unwrap();
+    }
+    sender.finish().unwrap();
+    assert_eq!(reply.wait().unwrap(), send("abc"));
+    let (sender, mut items) = stub.both(None);
+    sender.send(&send("there and back"), soon()).unwrap();
+    assert_eq!(items.next().unwrap().unwrap(), send("there and back"));
+    sender.finish().unwrap();
+    assert!(items.next().is_none());
+}
+
+#[test]
 fn a_method_with_a_stream_costs_the_others_nothing() {
     let (_server, channel) = serve(Ten::into_service(Here).version(3));
     let stub = TenStub::new(channel.clone());
@@ -112,7 +162,7 @@ fn a_method_with_a_stream_costs_the_others_nothing() {
     let CallError::Refused { status, .. } = &error else { panic!("{error}") };
     assert_eq!(status.code, StatusCode::UnknownMethod);
     let methods = Service::methods(&TenService::new(Arc::new(Here)));
-    assert_eq!(methods.len(), 9);
+    assert_eq!(methods.len(), 10);
 }
 
 #[test]

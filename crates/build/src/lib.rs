@@ -70,8 +70,8 @@
 //!
 //! # Streams
 //!
-//! An `rpc` with `stream` becomes a method of the trait and a method of the stub, as any other. What
-//! these get and return depends on which sides stream:
+//! An `rpc` with `stream` becomes a method of the trait and a method of the stub, as any other.
+//! What these get and return depends on which sides stream:
 //!
 //! | `rpc` | the trait's method gets | the stub's method |
 //! |---|---|---|

@@ -342,8 +342,8 @@ pub struct {name}Stub<C_ = {rpc}::Channel> {{
         write_doc(comments, &format!("`{proto_name}`, a stream."), 1, out);
         out.push_str(&format!(
             r#"    ///
-    /// Opens the stream without waiting. It ends at `deadline`, if there is one. Whether it could be
-    /// opened, what this returns will tell.
+    /// Opens the stream without waiting. It ends at `deadline`, if there is one. What this returns
+    /// tells whether it could be opened.
     pub fn {call}(
         &self,
         {args_param}deadline: ::core::option::Option<::std::time::Instant>,

@@ -55,6 +55,8 @@
 //!    stub.list_then(&args, deadline, |result| { /* ... */ }); // calls back
 //!    ```
 //!
+//! Methods may stream, in either direction or in both: see [Streams](#streams).
+//!
 //! `examples/friend_service` is such a crate. A service between Rust programs needs no .proto: see
 //! [`service!`]. You can also write by hand what these two generate:
 //!
@@ -102,7 +104,47 @@
 //! | to refuse callers of another version | `version(n)` of the generated service, [`CallOptions::version`] |
 //! | pure Rust types | [`service!`], [`Bincode`] |
 //! | to stop without losing calls | [`Server::drain`] |
+//! | many items in answer to one call, or events as they happen | a method that [streams](#streams) |
 //! | to see inside | [`Server::stats`], [`Limits::slow_call`], [`builtin`] |
+//!
+//! # Streams
+//!
+//! A method with `stream` in the .proto sends or takes any number of items, in order, for as long
+//! as both sides want. Each stream has its own credit in bytes, so a slow one holds up no other; a
+//! deadline, or none; and an end with a status, which either side may bring about.
+//!
+//! ```text
+//! rpc List(ListArgs) returns (stream Friend);              // in the .proto
+//!
+//! fn list(&self, args: ListArgs, replies: Outgoing<Friend>) {
+//!     for friend in self.friends_of(&args.user) {
+//!         // Waits until the caller has room for it.
+//!         if replies.send(&friend, Instant::now() + PATIENCE).is_err() {
+//!             return;                                      // the caller is gone, or too slow
+//!         }
+//!     }
+//!     replies.end();
+//! }
+//!
+//! for friend in stub.list(&args, Some(deadline)) {         // dropping it cancels
+//!     println!("{}", friend?.name);
+//! }
+//! ```
+//!
+//! | `rpc` | the method gets | the stub returns |
+//! |---|---|---|
+//! | `List(Args) returns (stream Item)` | the arguments, [`Outgoing`] | [`Incoming`] |
+//! | `Load(stream Item) returns (Reply)` | [`Incoming`], [`Done`] | [`Sender`], [`StreamReply`] |
+//! | `Watch(stream Args) returns (stream Item)` | [`Incoming`], [`Outgoing`] | [`Sender`], [`Incoming`] |
+//!
+//! A method that must not wait sends with [`Outgoing::try_send`], is called back when there is room
+//! ([`Outgoing::when_ready`]) and when the stream is over ([`Outgoing::when_over`]), and takes
+//! items with [`Incoming::on_item`]. So ten thousand streams need no threads. A service that runs
+//! inline must not wait: the thread that it would keep is the one that brings credit and items.
+//!
+//! Streams go through a [`Channel`]. Without a .proto, a [`Service`] takes them with
+//! [`Call::open_stream`], [`Call::open_upload`] and [`Call::open_duplex`], and a channel opens them
+//! with [`Channel::open_stream`], [`Channel::open_upload`] and [`Channel::open_duplex`].
 //!
 //! # The wire
 //!
@@ -133,6 +175,7 @@
 //! | 10 `request_id` | uint64 | which of the caller's requests | the same for every attempt, unlike `call_id` |
 //! | 11 `attempt` | uint32 | how many attempts came before | |
 //! | 12 `trace` | bytes | the caller's mark; at most 128 bytes | the same in the logs of both sides |
+//! | 13 `stream`, 14 `credit` | uint32, uint64 | see below | absent in a call |
 //!
 //! `RpcReplyHeader`:
 //!
@@ -143,11 +186,33 @@
 //! | 3 `message` | string | for people; at most 512 bytes; the middle of a longer one is left out | the header stays under its limit |
 //! | 4 `reply_size` | uint32 | bytes of the reply after the header | |
 //! | 5 `retry_after_ms` | uint32 | with "busy": when to try again | |
+//! | 6 `stream`, 7 `credit` | uint32, uint64 | see below | absent in a reply |
 //!
 //! `head_size` is a little-endian `u32`, or a varint (a later generation of existing clients). The
 //! first three bytes of a connection tell which. `frame` has the byte layout, and the proof that
 //! they suffice. Replies are framed like the calls of their connection. A server sends nothing
 //! before the first call.
+//!
+//! A frame with a `stream` belongs to the stream whose id is its `call_id`, and is extended:
+//!
+//! | `stream` | from | body | meaning |
+//! |---|---|---|---|
+//! | 1 open | caller | none | opens a stream, with all the fields of a call; items follow; `credit`: bytes that the server may send |
+//! | 2 open with one request | caller | the request | the same; no items follow |
+//! | 3 item | both | an item | costs its length and 32 bytes of credit |
+//! | 4 credit | both | none | the other side may send `credit` bytes more |
+//! | 5 end | caller | none | no more items; the server's still come |
+//! | 5 end | server | none | the stream is over, with `status` |
+//! | 6 cancel | caller | none | the stream is over |
+//!
+//! A caller begins with 64 KiB of credit. An item may be sent while credit is above zero, and may
+//! overdraw it. The caller's frames 3 to 6 have the `service_name` ":". A server refuses to open a
+//! stream by a reply with a status and without `stream`, as it refuses a call. To a server without
+//! streams an open is a call of a method that it does not have, and items are calls of a service
+//! that it does not have: it answers so.
+//!
+//! There is no UDP: calls and streams need order, repeats and flow control on every network, and
+//! TCP in the kernel has these at less cost than a copy of them in this crate would.
 //!
 //! # Limits
 //!
@@ -180,7 +245,8 @@
 //!
 //! - Encryption and authentication. Nothing proves a caller's name, and anybody who reaches the
 //!   port may call. So there are no access lists either.
-//! - Streams, and hedged calls.
+//! - Hedged calls. Streams over several servers, or with retries: only the application knows where
+//!   to resume one.
 
 /// Includes the code that `syncraft_build::compile` has generated for a package: its messages and,
 /// for each service, the trait, the service and the stub. Takes the package as the .proto spells

@@ -39,6 +39,14 @@ fn friends_are_added_and_listed() {
     check(&[addr, "ann", "carl"], "2");
     check(&[addr, "ann", "bob"], "2");
     check(&[addr, "ann"], "bob\ncarl");
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_client"));
+    let follower = follower.args([addr, "ann", "--follow"]).stdout(Stdio::piped());
+    let mut follower = Running(follower.spawn().expect("the client runs"));
+    let mut names = BufReader::new(follower.0.stdout.take().expect("it is piped")).lines();
+    let mut next = || names.next().expect("a line").expect("it is text");
+    assert_eq!([next(), next()], ["bob", "carl"]);
+    check(&[addr, "ann", "dora"], "3");
+    assert_eq!(next(), "dora");
     let output = client(&[addr]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("usage"), "{output:?}");

@@ -81,8 +81,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// How many streams may be open; default 16,384. Too small: callers get [`CallError::Busy`]. Too
-    /// large: if a server hangs, the process holds that many.
+    /// How many streams may be open; default 16,384. Too small: callers get [`CallError::Busy`].
+    /// Too large: if a server hangs, the process holds that many.
     pub fn streams_max(mut self, streams: usize) -> Self {
         self.config.streams_max = streams;
         self

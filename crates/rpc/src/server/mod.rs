@@ -20,6 +20,12 @@
 //! shares](ServerBuilder::fair). The server's own service ([`builtin`](crate::builtin)) and
 //! reserved services always run inline.
 //!
+//! A method that streams runs in the same way, and may keep its stream when it returns. A handler
+//! may wait for room to send, or for items. An inline method must not: the thread that it would
+//! keep is the one that brings them. Closures of a stream ([`Incoming::on_item`](crate::Incoming),
+//! [`Outgoing::when_ready`](crate::Outgoing::when_ready)) run on the connection's threads, whatever
+//! the service, and must not wait either.
+//!
 //! # Calls of one connection
 //!
 //! A *documented* call (without `call_id`) runs alone: nothing else of its connection begins before
@@ -47,6 +53,9 @@
 //! | sends a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
 //! | does not read its replies for [`Limits::write_timeout`](crate::Limits::write_timeout) | closed | the same |
 //! | sends a first call over a connection too many | status "busy" for call id 0, then closed; counted | closed; counted |
+//! | opens a stream too many | status "busy" | (has no streams) |
+//! | sends frames of a stream that break its rules, or more bytes of items than there is room for | the end of the stream, with a status | closed, one log line |
+//! | closes its connection, or ends its stream of bytes | its streams are over | |
 //! | sends calls whose replies find no room, because it reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
 //!
 //! A server logs at most ten lines a second, and counts those that it leaves out.
@@ -103,6 +112,7 @@
 //! | `builder`, this one | what users see |
 //! | `acceptor` | accepts connections, and makes room for them |
 //! | `registry`, `reader` | the connections' threads; what such a thread does: reads frames, begins calls |
+//! | `admitted` | what a call's header decides |
 //! | `answer`, `end` | how a call is answered; how a connection ends |
 //! | `opened` | how a stream is opened and ends; what its frames do |
 //! | `connection`, `streams` | what the threads of one connection share; its streams |
@@ -126,7 +136,8 @@
 //! # Stopping
 //!
 //! [`Server::stop`] cuts connections. The callers of calls without an answer learn that these may
-//! have run. [`Server::drain`] first refuses new calls and waits for the open ones. A client of the
+//! have run. [`Server::drain`] first refuses new calls and waits for the open ones. Both end open
+//! streams at once with the status "shutting down", because some never end by themselves. A client of the
 //! extended format whose calls are all answered is told so before its connection is closed, so it
 //! knows that what it had sent meanwhile has not run.
 //!
@@ -134,6 +145,7 @@
 //! answers. So its calls run.
 
 mod acceptor;
+mod admitted;
 mod answer;
 mod builder;
 mod builtin;

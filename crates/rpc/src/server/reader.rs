@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::answer::Begun;
+use super::admitted::Admitted;
 use super::connection::{CHECK_EVERY, CallId, ClientProtocol, Connection};
 use super::end::End;
 use super::pool::{Pool, Queued};
@@ -15,10 +15,10 @@ use crate::frame::{Decoder, Frame};
 use crate::header::RpcHeader;
 use crate::net::{after, time_left};
 use crate::outbox::Cork;
-use crate::service::{About, Answer, Call, More};
+use crate::service::Call;
 use crate::stream::{Cause, Kind, Stream};
 use crate::transport::Received;
-use crate::{RequestId, Status, StatusCode};
+use crate::{Status, StatusCode};
 
 /// A frame may take one second longer for each time this much of its body has arrived.
 const BODY_BYTES_PER_SECOND: usize = 256 * 1024;
@@ -51,30 +51,6 @@ pub(super) struct Reader {
     is_admitted: bool,
     /// Whether the client has made an extended call, so that it understands a reply header.
     is_extended: bool,
-}
-
-/// A call that will run when its arguments are here.
-struct Admitted {
-    target: Target,
-    answer: Box<dyn Answer>,
-    about: About,
-}
-
-/// What its header says about a call that arrived now.
-fn about(head: RpcHeader, id: CallId, arrived: Instant) -> About {
-    let RpcHeader { deadline_ms, caller, client_id, request_id, attempt, trace, .. } = head;
-    let after = Duration::from_millis(deadline_ms.into());
-    let has_id = !client_id.is_empty();
-    let has_more = has_id || !trace.is_empty();
-    About {
-        deadline: (deadline_ms > 0).then(|| arrived + after),
-        is_documented: id.is_documented(),
-        caller,
-        more: has_more.then(|| {
-            let request = RequestId { client: client_id, number: request_id, attempt };
-            Box::new(More { request: has_id.then_some(request), trace })
-        }),
-    }
 }
 
 impl Reader {
@@ -206,7 +182,7 @@ impl Reader {
         self.now = Some(arrived);
         self.wait_turn(id);
         self.may_idle |= id.is_documented();
-        match self.admit(head, id, arrived)? {
+        match self.connection.admit_call(head, id, arrived)? {
             Ok(admitted) => {
                 let table = &self.connection.shared.table;
                 if admitted.target.published(table).is_reserved {
@@ -242,70 +218,6 @@ impl Reader {
             Cork::flush_all();
             self.connection.wait_turn();
             self.now = None;
-        }
-    }
-
-    /// Takes room for the call and finds its method; or returns the status to refuse it with.
-    fn admit(
-        &self,
-        head: RpcHeader,
-        id: CallId,
-        arrived: Instant,
-    ) -> Result<Result<Admitted, Status>, End> {
-        let shared = &self.connection.shared;
-        if shared.is_draining() {
-            return Ok(Err(Status::new(StatusCode::ShuttingDown, "the server is stopping")));
-        }
-        let target = match shared.table.find(&head) {
-            Ok(target) => target,
-            Err(status) => {
-                shared.count_if_unknown(status.code);
-                return Ok(Err(status));
-            }
-        };
-        let (published, stats) = (target.published(&shared.table), target.stats(&shared.table));
-        let (len, is_reserved) = (head.args_size as usize, published.is_reserved);
-        let streams = head.stream > 0;
-        if streams && !target.is_stream(&shared.table) {
-            let status = Status::new(StatusCode::UnknownMethod, "the method does not stream");
-            stats.refused(status.code);
-            return Ok(Err(status));
-        }
-        let slot = match id.is_documented() {
-            false if streams => match self.connection.streams.try_room(len, is_reserved) {
-                Ok(slot) => slot,
-                Err(busy) => {
-                    stats.refused(busy.code);
-                    return Ok(Err(busy));
-                }
-            },
-            true => self.connection.wait_room(len, is_reserved).ok_or(End::Cut)?,
-            false => match self.connection.try_room(len, is_reserved) {
-                Ok(slot) => slot,
-                Err(busy) => {
-                    stats.refused(busy.code);
-                    return Ok(Err(busy));
-                }
-            },
-        };
-        let opening = streams.then(|| (head.stream, head.credit));
-        let about = about(head, id, arrived);
-        let begun = Begun {
-            stats: Arc::clone(stats),
-            arrived,
-            caller: about.caller.clone(),
-            trace: about.trace().clone(),
-        };
-        let answer = match opening {
-            None => self.connection.begin(id, slot, begun),
-            Some((kind, credit)) => {
-                let deadline = about.deadline;
-                self.connection.open_stream(kind, credit, id, slot, begun.stats, deadline)
-            }
-        };
-        match answer {
-            Some(answer) => Ok(Ok(Admitted { target, answer, about })),
-            None => Ok(Err(Status::new(StatusCode::ShuttingDown, "the connection is ending"))),
         }
     }
 

@@ -150,7 +150,10 @@ mod tests {
         /// A sender that keeps to its credit is never found beyond it, never stops for ever, and
         /// never makes the receiver hold more than the window and an item.
         #[test]
-        fn both_sides_agree(lens in prop::collection::vec(0usize..200_000, 1..200), window in 1usize..9) {
+        fn both_sides_agree(
+            lens in prop::collection::vec(0usize..200_000, 1..200),
+            window in 1usize..9,
+        ) {
             let window = window * FIRST_CREDIT_BYTES;
             let mut sender = SendCredit::new(FIRST_CREDIT_BYTES as u64);
             let mut receiver = ReceiveWindow::new(window, FIRST_CREDIT_BYTES);

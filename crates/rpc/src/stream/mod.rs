@@ -24,33 +24,16 @@
 //!
 //! # Frames
 //!
-//! Streams use the frames of extended calls (see the crate's page), with two more fields. A call
-//! without them is what it was before.
-//!
-//! | field | in `RpcHeader` | in `RpcReplyHeader` |
-//! |---|---|---|
-//! | `stream` | 13, uint32: what the frame is | 6, uint32: what the frame is; 0: a reply |
-//! | `credit` | 14, uint64 | 7, uint64 |
-//!
-//! | `stream` | from | body | meaning |
-//! |---|---|---|---|
-//! | 1 open | caller | none | opens stream `call_id`, with all the fields of a call; items will follow; `credit`: what the server may send |
-//! | 2 open with one request | caller | the request | the same, and no items will follow |
-//! | 3 item | both | an item | |
-//! | 4 credit | both | none | the other side may send `credit` bytes more |
-//! | 5 end | caller | none | no more items; the server's items still come |
-//! | 5 end | server | none | the stream is over, with `status` |
-//! | 6 cancel | caller | none | the stream is over |
-//!
-//! The caller's frames 3 to 6 have `service_name` ":" and no method, because a header must begin
-//! with a name.
+//! The crate's page, "The wire", has the frames. Streams use those of extended calls, with two more
+//! fields in each header; a call without these is what it was before.
 //!
 //! A server refuses to open a stream with a plain status, as it refuses a call: the method did not
 //! run ([`CallError::Refused`]). A status in an end says that the method may have run
 //! ([`CallError::Ended`]). A server without streams takes an open for a call. Its generated
 //! services do not have the method, so it answers "unknown method". If it has the method, as a
 //! method without a stream, it answers with a plain reply, and the stream ends with
-//! [`CallError::BadReply`]. A plain call of a method that streams is answered "unknown method".
+//! [`CallError::BadReply`]. A plain call of a method that streams is answered "unknown method", and
+//! so is a stream of another shape.
 //!
 //! # Credit
 //!
@@ -113,6 +96,16 @@
 //! A channel's `State`, then a stream's, then the outbox's. A stream's lock is never held while a
 //! channel's is taken.
 //!
+//! # Files
+//!
+//! | file | what |
+//! |---|---|
+//! | `incoming`, `outgoing`, `sender` | what users see |
+//! | `core`, `sending`, `receiving`, `callbacks` | a stream: its state and its end; its two directions; its closures |
+//! | `wire`, `flow` | its frames; credit, as arithmetic |
+//!
+//! `channel/streams` opens streams. `server/opened` and `server/streams` serve them.
+//!
 //! # Left out
 //!
 //! Streams go over a [`Channel`](crate::Channel): [`Targets`](crate::Targets) and
@@ -124,7 +117,9 @@ mod core;
 mod flow;
 mod incoming;
 mod outgoing;
+mod receiving;
 mod sender;
+mod sending;
 mod wire;
 
 pub(crate) use self::core::{Opening, Owner, Stream};

@@ -1,0 +1,93 @@
+//! The receiving half of a stream: items come within the credit that was granted, and wait in a
+//! queue until they are taken.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Cause;
+use super::core::{State, Stream};
+use super::flow::cost;
+
+impl Stream {
+    /// The header of an item has come. Returns whether its body is wanted.
+    pub(crate) fn expect(self: &Arc<Self>, len: usize) -> bool {
+        let (mut state, cost) = (self.state.lock(), cost(len));
+        if state.over.is_some() {
+            return false;
+        }
+        let cause = if state.has_peer_ended {
+            Cause::AfterEnd
+        } else if !state.window.take(cost) {
+            Cause::BeyondCredit
+        } else if state.is_discarding {
+            return false;
+        } else if !state.owner.as_mut().is_some_and(|owner| owner.try_grow(cost)) {
+            Cause::NoRoom
+        } else {
+            return true;
+        };
+        self.end_locked(state, cause);
+        false
+    }
+
+    /// The item that was expected has come.
+    pub(crate) fn deliver(self: &Arc<Self>, item: Bytes) {
+        let mut state = self.state.lock();
+        if state.over.is_some() || state.is_discarding {
+            return;
+        }
+        state.received_bytes += item.len() as u64;
+        state.queue.push_back(item);
+        if state.callbacks.has_items() {
+            drop(state);
+            return self.pump();
+        }
+        if state.queue.len() == 1 {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// The peer will send no more items.
+    pub(crate) fn peer_ended(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.over.is_some() {
+            return;
+        }
+        if state.has_peer_ended {
+            return self.end_locked(state, Cause::AfterEnd);
+        }
+        state.has_peer_ended = true;
+        drop(state);
+        self.arrived.notify_all();
+        self.pump();
+    }
+
+    /// Items of this cost were consumed.
+    pub(super) fn give_back(&self, cost: usize) {
+        self.give_back_locked(&mut self.state.lock(), cost);
+    }
+
+    pub(super) fn give_back_locked(&self, state: &mut State, cost: usize) {
+        if let Some(owner) = &mut state.owner {
+            owner.shrink(cost);
+        }
+        state.window.consumed(cost);
+        self.send_credit(state);
+    }
+
+    /// Sends what is due, over a connection that is there: the credit for what was consumed, and
+    /// the end of a sender that has ended before.
+    pub(super) fn send_credit(&self, state: &mut State) {
+        let Some(outbox) = state.outbox.clone() else { return };
+        if !state.has_peer_ended
+            && let Some(due) = state.window.take_due()
+        {
+            // A connection that is gone needs no credit.
+            let _ = outbox.send_over_limit(&self.wire.credit(due));
+        }
+        if std::mem::take(&mut state.callbacks.end_when_attached) {
+            let _ = outbox.send_over_limit(&self.wire.no_more());
+        }
+    }
+}

@@ -51,9 +51,10 @@ const WARM_UP: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(10);
 const SERVE: &str = "--serve";
 
-const SEND: Method = Method::new("streamRpc", "Send");
-const SHARE: Method = Method::new("streamRpc", "Share");
-const IDLE_METHOD: Method = Method::new("streamRpc", "Idle");
+const SERVICE: &str = "streamRpc";
+const SEND: Method = Method::new(SERVICE, "Send");
+const SHARE: Method = Method::new(SERVICE, "Share");
+const IDLE_METHOD: Method = Method::new(SERVICE, "Idle");
 
 fn main() {
     let args = Args::parse();
@@ -340,7 +341,7 @@ struct Sending {
 
 impl Service for Sending {
     fn name(&self) -> &'static str {
-        SEND.service
+        SERVICE
     }
 
     fn methods(&self) -> &'static [&'static str] {

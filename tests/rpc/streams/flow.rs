@@ -64,6 +64,26 @@ fn both_stream_at_once_without_a_thread_at_the_server() {
 }
 
 #[test]
+fn a_closure_gets_what_has_come_before_and_then_the_rest() {
+    let fixture = Fixture::new();
+    let (sender, _incoming, mut items, _replies) = fixture.talk();
+    let send = |range: std::ops::Range<usize>| {
+        range.for_each(|number| sender.try_send(&echo(number.to_string())).unwrap());
+    };
+    send(0..10);
+    // By now the others have come, or will come while the closure runs.
+    assert_eq!(next(&mut items), "0");
+    let (taken, all_taken) = mpsc::channel();
+    items.on_item(move |item| taken.send(item).unwrap());
+    send(10..20);
+    sender.finish().unwrap();
+    let items: Vec<_> = all_taken.iter().map(|item| item.unwrap()).collect();
+    let texts = items.into_iter().map(|item| item.map(|item| item.data));
+    let expected = (1..20).map(|number| Some(number.to_string().into()));
+    assert!(texts.eq(expected.chain([None])));
+}
+
+#[test]
 fn a_method_may_reply_before_it_has_all_items() {
     let fixture = Fixture::new();
     let (sender, reply, items, done) = fixture.load();

@@ -23,6 +23,8 @@ pub(super) struct Admitted {
 impl Connection {
     /// Takes room for the call, or for the stream that it opens, and finds its method; or returns
     /// the status to refuse it with.
+    // Inlined, like what it calls: the header would be copied at each step.
+    #[inline(always)]
     pub(super) fn admit_call(
         self: &Arc<Self>,
         head: RpcHeader,
@@ -51,7 +53,7 @@ impl Connection {
     }
 
     /// Room for the call; or the status to refuse it with.
-    #[inline]
+    #[inline(always)]
     fn room_for(
         &self,
         head: &RpcHeader,
@@ -70,7 +72,7 @@ impl Connection {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin_call(
         self: &Arc<Self>,
         head: RpcHeader,
@@ -97,6 +99,7 @@ impl Connection {
 }
 
 /// What its header says about a call that arrived now.
+#[inline(always)]
 fn about(head: RpcHeader, id: CallId, arrived: Instant) -> About {
     let RpcHeader { deadline_ms, caller, client_id, request_id, attempt, trace, .. } = head;
     let after = Duration::from_millis(deadline_ms.into());

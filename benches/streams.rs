@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | `bare, ...` | writes items of this length, each with one `write_all` | reads such items, with `read_exact` |
 //! | `one stream, ...` | a handler that sends items with `Outgoing::send` | a thread that takes them |
+//! | `one stream, wide, ...` | the same | the same, with a window of 4 MiB instead of 256 KiB |
 //! | `one stream, corked, ...` | the same, which holds a `Cork` for 64 items | the same |
 //! | `1,000 streams, ...` | one thread that sends to those that have room | two threads, over one connection |
 //! | `beside a slow one, ...` | two handlers | one thread takes all, another one takes an item every 10 ms |
@@ -44,6 +45,9 @@ const SMALL: usize = 300;
 const LARGE: usize = 64 << 10;
 const MANY: usize = 1000;
 const IDLE: usize = 10_000;
+/// The default window of a channel's streams, and one for bulk data.
+const WINDOW: usize = 256 << 10;
+const WIDE_WINDOW: usize = 4 << 20;
 /// Items under one cork.
 const CORKED: usize = 64;
 
@@ -100,13 +104,14 @@ impl Args {
 enum Load {
     Bare(usize),
     One(usize),
+    Wide(usize),
     Corked(usize),
     Many(usize),
     BesideSlow(usize),
 }
 
 impl Load {
-    const ALL: [Load; 9] = [
+    const ALL: [Load; 10] = [
         Load::Bare(SMALL),
         Load::One(SMALL),
         Load::Corked(SMALL),
@@ -114,6 +119,7 @@ impl Load {
         Load::BesideSlow(SMALL),
         Load::Bare(LARGE),
         Load::One(LARGE),
+        Load::Wide(LARGE),
         Load::Many(LARGE),
         Load::BesideSlow(LARGE),
     ];
@@ -122,6 +128,7 @@ impl Load {
         match self {
             Load::Bare(len)
             | Load::One(len)
+            | Load::Wide(len)
             | Load::Corked(len)
             | Load::Many(len)
             | Load::BesideSlow(len) => len,
@@ -132,6 +139,7 @@ impl Load {
         let what = match self {
             Load::Bare(_) => "bare",
             Load::One(_) => "one stream",
+            Load::Wide(_) => "one stream, wide",
             Load::Corked(_) => "one stream, corked",
             Load::Many(_) => "1,000 streams",
             Load::BesideSlow(_) => "beside a slow one",
@@ -151,8 +159,9 @@ fn run(args: &Args) {
             let time = Duration::from_secs_f64(args.seconds);
             samples.push(match *row {
                 Load::Bare(len) => receive_bare(bare.addr, len, time),
-                Load::One(len) => receive_one(rpc.addr, len, false, time),
-                Load::Corked(len) => receive_one(rpc.addr, len, true, time),
+                Load::One(len) => receive_one(rpc.addr, len, false, WINDOW, time),
+                Load::Wide(len) => receive_one(rpc.addr, len, false, WIDE_WINDOW, time),
+                Load::Corked(len) => receive_one(rpc.addr, len, true, WINDOW, time),
                 Load::Many(len) => receive_many(rpc.addr, len, time),
                 Load::BesideSlow(len) => receive_beside_slow(rpc.addr, len, time),
             });
@@ -218,8 +227,14 @@ fn open(channel: &Channel, method: &Method, len: usize, is_corked: bool) -> Inco
     channel.open_stream(method, &CallOptions::default(), &request, None)
 }
 
-fn receive_one(addr: SocketAddr, len: usize, is_corked: bool, time: Duration) -> f64 {
-    let channel = Channel::builder(addr.to_string()).lazy();
+fn receive_one(
+    addr: SocketAddr,
+    len: usize,
+    is_corked: bool,
+    window: usize,
+    time: Duration,
+) -> f64 {
+    let channel = Channel::builder(addr.to_string()).stream_window_bytes(window).lazy();
     let mut items = open(&channel, &SEND, len, is_corked);
     count_items(&mut items, time)
 }

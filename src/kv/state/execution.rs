@@ -13,8 +13,8 @@ use crate::kv::VALUE_LEN_MAX;
 use crate::kv::limits::Limits;
 use crate::kv::model::{
     ANSWER_LEN_MAX, Action, Compare, Entry, KeyRange, LeaseId, NewLease, NewValue, Operand,
-    Operation, OperationAnswer, Reason, Refusal, Relation, Revision, TOUCHED_KEYS_MAX, Txn,
-    TxnAnswer,
+    Operation, OperationAnswer, Range, RangeAnswer, Reason, Refusal, Relation, Revision,
+    TOUCHED_KEYS_MAX, Txn, TxnAnswer,
 };
 
 /// How often the interruption of a long read is looked at, in keys.
@@ -47,6 +47,9 @@ pub(super) struct Execution<'a, 'b> {
     tree: &'a mut Tree,
     changes: &'a mut Changes,
     history: &'a History,
+    /// The tree before this command, if it reads the past: the history leads back from there, and
+    /// knows nothing of what this command has changed.
+    before: Option<Tree>,
     /// Of the state before this command.
     revision: Revision,
     limits: Limits,
@@ -111,12 +114,18 @@ impl<'a, 'b> Execution<'a, 'b> {
         limits: Limits,
         budget: &'a mut Budget<'b>,
     ) -> Execution<'a, 'b> {
-        let (operation, branches) = (0, Branches::default());
-        Execution { tree, changes, history, revision, limits, budget, operation, branches }
+        let (before, operation, branches) = (None, 0, Branches::default());
+        Execution { tree, changes, history, before, revision, limits, budget, operation, branches }
+    }
+
+    /// Runs the outermost transaction. After an error, nothing has changed.
+    pub(super) fn run_all(&mut self, txn: &Txn) -> Result<TxnAnswer, Refusal> {
+        self.before = txn.reads_the_past().then(|| self.tree.clone());
+        self.run(txn)
     }
 
     /// Runs a transaction. After an error, nothing has changed.
-    pub(super) fn run(&mut self, txn: &Txn) -> Result<TxnAnswer, Refusal> {
+    fn run(&mut self, txn: &Txn) -> Result<TxnAnswer, Refusal> {
         let held = self.all_hold(&txn.compare)?;
         self.branches.record(held);
         let operations = if held { &txn.then } else { &txn.otherwise };
@@ -159,12 +168,19 @@ impl<'a, 'b> Execution<'a, 'b> {
             }
             Action::Delete { keys, previous } => self.delete(keys, *previous),
             Action::Range(range) => {
-                let read =
-                    range_read::read(range, self.tree, self.history, self.revision, self.budget);
+                let read = match range.at {
+                    Revision::NONE => range_read::read_tree(range, self.tree, self.budget),
+                    _ => self.read_the_past(range),
+                };
                 read.map(OperationAnswer::Range).map_err(|why| self.refusal(why))
             }
             Action::Txn(nested) => self.run(nested).map(OperationAnswer::Txn),
         }
+    }
+
+    fn read_the_past(&mut self, range: &Range) -> Result<RangeAnswer, (Reason, u64)> {
+        let before = self.before.as_ref().expect("it is kept for a transaction that needs it");
+        range_read::read_as_of(range, before, self.history, self.revision, self.budget)
     }
 
     /// The command as a whole fails at this operation.

@@ -83,7 +83,7 @@ impl State {
     pub(super) fn run(&mut self, txn: &Txn) -> Result<Ran, Refusal> {
         let mut branches = Branches::default();
         let answer = self.change(|execution| {
-            let answer = execution.run(txn);
+            let answer = execution.run_all(txn);
             branches = execution.branches;
             answer
         })?;
@@ -101,7 +101,7 @@ impl State {
             self.limits,
             budget,
         );
-        let answer = execution.run(txn);
+        let answer = execution.run_all(txn);
         assert!(changes.is_empty(), "a read changes nothing");
         answer
     }

@@ -6,8 +6,9 @@ use std::collections::BinaryHeap;
 use super::{Budget, History, Key, Stored, Tree};
 use crate::kv::model::{ANSWER_LEN_MAX, Entry, Range, RangeAnswer, Reason, Revision, SortBy, Want};
 
-/// Reads `range` from a tree whose state has `revision`. As an error, the reason and its value.
-pub(super) fn read(
+/// Reads `range` as of its revision. `tree` has the entries as of `revision`, the newest one in
+/// `history`. As an error, the reason and its value.
+pub(super) fn read_as_of(
     range: &Range,
     tree: &Tree,
     history: &History,
@@ -15,7 +16,7 @@ pub(super) fn read(
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
     let at = range.at;
-    if at == Revision::NONE || at == revision {
+    if at == revision {
         return read_tree(range, tree, budget);
     }
     if at < history.compacted() {
@@ -27,7 +28,8 @@ pub(super) fn read(
     read_tree(range, &history.as_of(at, tree, &range.keys), budget)
 }
 
-fn read_tree(
+/// Reads `range` from `tree`, whatever its revision.
+pub(super) fn read_tree(
     range: &Range,
     tree: &Tree,
     budget: &mut Budget<'_>,

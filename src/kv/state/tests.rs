@@ -119,6 +119,28 @@ fn a_key_that_is_deleted_and_written_by_one_transaction_is_new() {
     assert_eq!(rows(read(state, past).unwrap().entries), [row("k", "old", 2, 2, 1)]);
 }
 
+#[test]
+fn a_transaction_that_reads_the_past_does_not_find_its_own_changes_there() {
+    let past = |at: u64| Action::Range(Range { at: Revision(at), ..Range::of(KeyRange::all()) });
+    for write in [
+        Action::put("k", "x"),
+        Action::append("k", "x"),
+        Action::delete(KeyRange::key("k")),
+        Action::put("new", ""),
+    ] {
+        let state = &mut State::default();
+        state.put(b"k", b"long").unwrap();
+        state.append(b"k", b"er").unwrap();
+        let answers = run(state, [write, past(2), past(3)]);
+        for (answer, expected) in
+            answers[1..].iter().zip([row("k", "long", 2, 2, 1), row("k", "longer", 2, 3, 2)])
+        {
+            let OperationAnswer::Range(range) = answer else { panic!("{answers:?}") };
+            assert_eq!(rows(range.entries.clone()), [expected]);
+        }
+    }
+}
+
 fn row(key: &str, value: &str, c: u64, m: u64, n: u64) -> (String, String, u64, u64, u64) {
     (key.to_owned(), value.to_owned(), c, m, n)
 }

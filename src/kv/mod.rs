@@ -55,7 +55,7 @@ pub use outcome::{Branches, Done, Outcome};
 #[cfg(feature = "server")]
 pub use query::{Answer, Query, ReadAnswer, Stats};
 #[cfg(feature = "server")]
-pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, Sessions};
+pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, SessionLimits, Sessions};
 #[cfg(feature = "server")]
 pub use snapshot::StoreView;
 #[cfg(feature = "server")]

@@ -75,6 +75,29 @@ pub const ANSWER_KEPT_MAX: u64 = 1 << 20;
 /// How much the answers that are kept may have together: 32 MiB.
 pub const ANSWERS_KEPT_MAX: u64 = 32 << 20;
 
+/// What a table of sessions may hold. These limits decide outcomes, so all members of a cluster
+/// need the same. Only tests and simulations use others than the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// How many clients are remembered, at least 1. Default [`SESSIONS_MAX`](super::SESSIONS_MAX).
+    pub sessions_max: usize,
+    /// The longest answer that is kept, in bytes. Default [`ANSWER_KEPT_MAX`].
+    pub answer_kept_max: u64,
+    /// How much the answers that are kept may have together, in bytes. Default
+    /// [`ANSWERS_KEPT_MAX`].
+    pub answers_kept_max: u64,
+}
+
+impl Default for SessionLimits {
+    fn default() -> SessionLimits {
+        SessionLimits {
+            sessions_max: super::SESSIONS_MAX,
+            answer_kept_max: ANSWER_KEPT_MAX,
+            answers_kept_max: ANSWERS_KEPT_MAX,
+        }
+    }
+}
+
 /// The sessions of all clients, as of one log index.
 #[derive(Debug)]
 pub struct Sessions {
@@ -87,7 +110,7 @@ pub struct Sessions {
     with_answer: BTreeSet<Index>,
     /// What these answers have together.
     answers_len: u64,
-    len_max: usize,
+    limits: SessionLimits,
 }
 
 /// Everything that later decisions depend on. A clone shares its nodes until one of the two
@@ -121,14 +144,15 @@ pub enum Admission {
 }
 
 impl Sessions {
-    /// An empty table that never holds more than `len_max` sessions, at least 1.
-    pub fn new(len_max: usize) -> Sessions {
+    /// An empty table that never holds more than `limits`.
+    pub fn new(limits: SessionLimits) -> Sessions {
+        let len_max = limits.sessions_max;
         assert!(len_max > 0, "a table of no sessions would forget each write at once");
         // With all the room that it will need. Otherwise a write would have to wait while a large
         // table is moved.
         let last_used = HashMap::with_capacity(len_max);
         let (with_answer, answers_len) = (BTreeSet::new(), 0);
-        Sessions { table: Table::default(), last_used, with_answer, answers_len, len_max }
+        Sessions { table: Table::default(), last_used, with_answer, answers_len, limits }
     }
 
     /// Decides what to do with the write `request_id` of `client`, which is entry `index` of the
@@ -159,7 +183,7 @@ impl Sessions {
     /// Keeps the outcome of a write that was [`New`](Admission::New). Forgets the oldest session if
     /// there is no room.
     pub fn record(&mut self, index: Index, client: &[u8], request_id: i64, outcome: Outcome) {
-        let kept = match outcome.answer_len_bytes() > ANSWER_KEPT_MAX {
+        let kept = match outcome.answer_len_bytes() > self.limits.answer_kept_max {
             true => outcome.without_answer(),
             false => outcome,
         };
@@ -169,7 +193,7 @@ impl Sessions {
             session.outcome = kept.take().expect("it is kept once");
         });
         if let Some(outcome) = kept {
-            if self.len() == self.len_max {
+            if self.len() == self.limits.sessions_max {
                 self.forget_oldest();
             }
             let client: Arc<[u8]> = client.into();
@@ -199,14 +223,14 @@ impl Sessions {
         &self.table
     }
 
-    pub(super) fn len_max(&self) -> usize {
-        self.len_max
+    pub(super) fn limits(&self) -> SessionLimits {
+        self.limits
     }
 
     /// Sessions from the table of a snapshot. `None`: the table is too long, has a client twice, or
     /// has too many answers.
-    pub(super) fn restore(table: Table, len_max: usize) -> Option<Sessions> {
-        let mut sessions = Sessions::new(len_max);
+    pub(super) fn restore(table: Table, limits: SessionLimits) -> Option<Sessions> {
+        let mut sessions = Sessions::new(limits);
         let by_client = table.by_last_used.iter();
         sessions.last_used.extend(by_client.map(|(index, it)| (it.client.clone(), *index)));
         for (index, session) in &table.by_last_used {
@@ -218,8 +242,8 @@ impl Sessions {
         }
         sessions.table = table;
         let is_sound = sessions.last_used.len() == sessions.len()
-            && sessions.len() <= len_max
-            && sessions.answers_len <= ANSWERS_KEPT_MAX;
+            && sessions.len() <= limits.sessions_max
+            && sessions.answers_len <= limits.answers_kept_max;
         is_sound.then_some(sessions)
     }
 
@@ -259,7 +283,7 @@ impl Sessions {
 
     /// Until the answers that are left have the length that they may have.
     fn forget_answers(&mut self) {
-        while self.answers_len > ANSWERS_KEPT_MAX {
+        while self.answers_len > self.limits.answers_kept_max {
             let oldest = *self.with_answer.first().expect("what has a length has an answer");
             let mut session = self.remove(oldest);
             session.outcome = session.outcome.without_answer();
@@ -292,6 +316,10 @@ mod tests {
     // Any outcome that differs from the answer to an older id.
     const OK: Outcome = Outcome::TooLarge;
 
+    fn of_at_most(sessions_max: usize) -> Sessions {
+        Sessions::new(SessionLimits { sessions_max, ..SessionLimits::default() })
+    }
+
     /// Admits a write and, if it is new, records it.
     fn apply(
         sessions: &mut Sessions,
@@ -309,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_repeat_gets_the_first_outcome() {
-        let sessions = &mut Sessions::new(2);
+        let sessions = &mut of_at_most(2);
         assert_eq!(apply(sessions, 2, "a", 7, 0), Admission::New);
         assert_eq!(apply(sessions, 3, "a", 7, 0), Admission::Repeat(OK));
         assert_eq!(apply(sessions, 4, "a", 8, 0), Admission::New);
@@ -320,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_first_id_may_be_any() {
-        let sessions = &mut Sessions::new(3);
+        let sessions = &mut of_at_most(3);
         for (index, first) in [(2, i64::MIN), (3, 0), (4, i64::MAX)] {
             assert_eq!(apply(sessions, index, &first.to_string(), first, 1), Admission::New);
         }
@@ -328,7 +356,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_is_forgotten_and_its_retry_refused() {
-        let sessions = &mut Sessions::new(2);
+        let sessions = &mut of_at_most(2);
         apply(sessions, 2, "a", 1, 1);
         apply(sessions, 3, "b", 1, 1);
         apply(sessions, 4, "a", 1, 1); // A repeat is a use: now b is the oldest.
@@ -424,7 +452,7 @@ mod tests {
                 Some(i) => model.sent[i],
                 None => model.send(client, seen),
             };
-            let mut sessions = Sessions::new(len_max);
+            let mut sessions = of_at_most(len_max);
             for (i, &(client, request_id, seen)) in rebuild.iter().enumerate() {
                 apply(&mut sessions, i as u64 + 2, &client.to_string(), request_id, seen);
             }
@@ -449,7 +477,7 @@ mod tests {
             len_max in 1usize..5,
             steps in prop::collection::vec((0..3, 0usize..7, any::<prop::sample::Index>()), 1..200),
         ) {
-            let mut sessions = Sessions::new(len_max);
+            let mut sessions = of_at_most(len_max);
             let mut model = Model::default();
             let mut index = 1;
             for (what, client, choice) in steps {

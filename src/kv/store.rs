@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::LEVEL_MAX;
 use super::command::{Change, Command};
 use super::digest::Digest;
 use super::model::{Reason, Refusal, Revision, Txn};
 use super::outcome::{Branches, Done, Outcome};
 use super::query::{Answer, Query, Stats};
-use super::sessions::{Admission, Sessions};
+use super::sessions::{Admission, SessionLimits, Sessions};
 use super::snapshot::{self, StoreView};
 use super::state::{Budget, State};
-use super::{LEVEL_MAX, SESSIONS_MAX};
 use crate::node::StateMachine;
 use crate::raft::Index;
 
@@ -33,7 +33,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Store {
-        Store::with_sessions_max(SESSIONS_MAX)
+        Store::with_session_limits(SessionLimits::default())
     }
 }
 
@@ -74,10 +74,10 @@ impl StateMachine for Store {
 
     /// Drops the old state first. After an error the store is empty.
     fn load(&mut self, body: &mut dyn io::Read) -> io::Result<()> {
-        let sessions_max = self.sessions.len_max();
-        *self = Store::with_sessions_max(sessions_max);
+        let limits = self.sessions.limits();
+        *self = Store::with_session_limits(limits);
         let StoreView { state, sessions, digest } = snapshot::read(body)?;
-        let sessions = Sessions::restore(sessions, sessions_max)
+        let sessions = Sessions::restore(sessions, limits)
             .ok_or_else(|| snapshot::invalid("sessions that no store of this version holds"))?;
         *self = Store { state, sessions, digest };
         Ok(())
@@ -106,13 +106,12 @@ impl Store {
         Store::default()
     }
 
-    /// An empty store that remembers this many clients, at least 1, in place of [`SESSIONS_MAX`].
-    /// For tests and simulations. The limit decides outcomes, so all members of a cluster need the
-    /// same.
-    pub fn with_sessions_max(sessions_max: usize) -> Store {
+    /// An empty store that remembers as much of its clients as `limits` say. For tests and
+    /// simulations: the limits decide outcomes, so all members of a cluster need the same.
+    pub fn with_session_limits(limits: SessionLimits) -> Store {
         Store {
             state: State::default(),
-            sessions: Sessions::new(sessions_max),
+            sessions: Sessions::new(limits),
             digest: Digest::default(),
         }
     }
@@ -229,6 +228,10 @@ mod tests {
     use crate::kv::{
         ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, CLIENT_ID_LEN_MAX, Identity, KEY_LEN_MAX, VALUE_LEN_MAX,
     };
+
+    fn store_of(sessions_max: usize) -> Store {
+        Store::with_session_limits(SessionLimits { sessions_max, ..SessionLimits::default() })
+    }
 
     /// A put outside any session.
     fn put(key: &[u8], value: &[u8]) -> Command {
@@ -428,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_session_is_told_so() {
-        let mut log = Log(Store::with_sessions_max(1), 1);
+        let mut log = Log(store_of(1), 1);
         let append = of_client("a", 1, 1, append(b"k", b"x"));
         log.apply(&append);
         log.apply(&of_client("b", 1, 1, put(b"other", b"")));

@@ -9,10 +9,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
-use syncraft::kv::{Change, Command, Identity, Outcome};
+use syncraft::kv::model::{Reason, Refusal};
+use syncraft::kv::{Change, Command, Identity, Outcome, Query, ReadAnswer};
 use syncraft::raft::{Index, MemberId};
 
 use crate::history::CallId;
+use crate::reference::{Reference, WriteId};
 use crate::show;
 
 /// How often one write may begin a new session.
@@ -36,6 +38,8 @@ pub(crate) struct Clerk {
 struct UnderWay {
     id: CallId,
     request: Request,
+    /// One for each session in which the write was sent.
+    writes: Vec<WriteId>,
     deadline_us: u64,
     asked: BTreeSet<usize>,
     at: usize,
@@ -49,14 +53,25 @@ struct UnderWay {
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
     Write(Command),
-    Read(Bytes),
+    Read(Query),
+}
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Value(Option<Bytes>),
+    Txn(ReadAnswer),
 }
 
 /// What a member answers.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     Written(Outcome),
-    Read(Option<Bytes>),
+    /// What was read, after the entry at `at`.
+    Read {
+        at: Index,
+        read: Read,
+    },
     NotLeader {
         hint: Option<MemberId>,
         may_apply: bool,
@@ -70,16 +85,34 @@ pub(crate) enum Answer {
 pub(crate) enum Next {
     Ask(usize, Request),
     Pause(u64),
-    End(CallId, End),
+    End(CallId, Ended),
+}
+
+/// The end of a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) writes: Vec<WriteId>,
+    pub(crate) end: End,
 }
 
 /// How a call ended.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
-    Written,
-    Read(Option<Bytes>),
+    Written(Outcome),
+    Read { query: Query, at: Index, read: Read },
     NotApplied,
     Unknown,
+}
+
+impl Read {
+    /// What must be read after the entry at `at`.
+    pub(crate) fn expected(query: &Query, at: Index, reference: &Reference) -> Read {
+        match query {
+            Query::Get { key } => Read::Value(reference.value(at, key)),
+            Query::Read(txn) => Read::Txn(reference.read(at, txn)),
+            other => panic!("no clerk asks for {other:?}"),
+        }
+    }
 }
 
 impl Clerk {
@@ -100,9 +133,9 @@ impl Clerk {
         self.call.is_none()
     }
 
-    /// Begins a read of `key`.
-    pub(crate) fn begin_read(&mut self, id: CallId, key: Bytes, deadline_us: u64) {
-        self.begin(id, Request::Read(key), deadline_us);
+    /// Begins a read.
+    pub(crate) fn begin_read(&mut self, id: CallId, query: Query, deadline_us: u64) {
+        self.begin(id, Request::Read(query), deadline_us);
     }
 
     /// Begins a write.
@@ -114,6 +147,7 @@ impl Clerk {
     fn begin(&mut self, id: CallId, request: Request, deadline_us: u64) {
         self.call = Some(UnderWay {
             id,
+            writes: request.write_id().into_iter().collect(),
             request,
             deadline_us,
             asked: BTreeSet::new(),
@@ -158,13 +192,23 @@ impl Clerk {
     pub(crate) fn judge(&mut self, answer: Answer) -> Option<Next> {
         let call = self.call.as_mut()?;
         match answer {
-            Answer::Written(Outcome::Applied { index }) => {
-                self.seen_index = self.seen_index.max(index);
-                Some(self.done(End::Written))
-            }
             Answer::Written(Outcome::SessionExpired { index }) => self.begin_session(index),
-            Answer::Written(outcome) => panic!("nobody wrote what comes to {outcome:?}"),
-            Answer::Read(value) => Some(self.done(End::Read(value))),
+            Answer::Written(Outcome::Ran {
+                result: Err(Refusal { reason: Reason::Superseded, .. }),
+                ..
+            }) => panic!("a clerk goes on only when its write has ended"),
+            Answer::Written(outcome) => {
+                if let Outcome::Ran { index, .. } | Outcome::Applied { index } = &outcome {
+                    self.seen_index = self.seen_index.max(*index);
+                }
+                Some(self.done(End::Written(outcome)))
+            }
+            Answer::Read { at, read } => {
+                let Request::Read(query) = call.request.clone() else {
+                    panic!("a write is not answered like a read");
+                };
+                Some(self.done(End::Read { query, at, read }))
+            }
             Answer::NotLeader { hint, may_apply } => {
                 call.may_have_run |= may_apply;
                 call.hint = hint.map(|id| id.0 as usize - 1);
@@ -197,27 +241,44 @@ impl Clerk {
         call.hint = Some(call.at);
         call.asked.clear();
         let request = Request::Write(self.stamp(change));
-        self.call.as_mut()?.request = request;
+        let call = self.call.as_mut()?;
+        call.writes.extend(request.write_id());
+        call.request = request;
         None
     }
 
     fn done(&mut self, end: End) -> Next {
         let call = self.call.take().expect("only what was asked is answered");
         self.leader = call.at;
-        Next::End(call.id, end)
+        Next::End(call.id, Ended { writes: call.writes, end })
     }
 
     fn fail(&mut self) -> Next {
         let call = self.call.take().expect("only what was asked fails");
         let is_unknown = call.may_have_run && matches!(call.request, Request::Write(_));
-        Next::End(call.id, if is_unknown { End::Unknown } else { End::NotApplied })
+        let end = if is_unknown { End::Unknown } else { End::NotApplied };
+        Next::End(call.id, Ended { writes: call.writes, end })
+    }
+}
+
+impl Request {
+    fn write_id(&self) -> Option<WriteId> {
+        match self {
+            Request::Write(Command { identity, .. }) => {
+                Some((identity.client_id.clone(), identity.request_id))
+            }
+            Request::Read(_) => None,
+        }
     }
 }
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Request::Read(key) => write!(f, "get {}", String::from_utf8_lossy(key)),
+            Request::Read(Query::Get { key }) => {
+                write!(f, "get {}", String::from_utf8_lossy(key))
+            }
+            Request::Read(query) => write!(f, "{query:?}"),
             Request::Write(Command { identity, change }) => {
                 let Identity { client_id, request_id, seen_index } = identity;
                 let client = String::from_utf8_lossy(client_id);

@@ -1,114 +1,117 @@
-//! What the clerks saw, for the checker.
+//! What the clerks saw, checked against the [`Reference`] and the order of time.
+//!
+//! The log is an order of all writes, and a read comes after the entry that its member had applied
+//! last. So what clerks saw is linearizable, for the whole store and not only for each key, if
+//! - each answer is the one that the reference has at its place in this order,
+//! - a write comes after everything that was committed when its clerk began it, and
+//! - a read comes after everything that any clerk had been told when its clerk began it.
 
-use syncraft::testing::{History as Checker, Outcome};
+use syncraft::raft::Index;
 
-use crate::clerk::End;
+use crate::clerk::{End, Ended, Read};
+use crate::reference::{Reference, WriteId};
 
-/// The longest history of one key. Longer ones would find no more, and take longer to check.
-const CALLS_MAX: usize = 256;
+/// The most calls of all clerks in one run.
+const CALLS_MAX: usize = 700;
 
-/// For each key; this leaves room for some reads at the end.
-const CALLS_BEGUN_MAX: usize = CALLS_MAX * 3 / 4;
+/// This leaves room for some reads at the end.
+const CALLS_BEGUN_MAX: usize = 650;
 
-/// What was asked.
-#[derive(Clone, Debug)]
-pub(crate) enum Op {
-    Put(Vec<u8>),
-    Append(Vec<u8>),
-    Get,
-}
-
-/// Calls of all clerks, in the order in which they began and ended.
-pub(crate) struct History {
-    keys: Vec<Key>,
-}
-
+/// Calls of all clerks.
 #[derive(Default)]
-struct Key {
-    events: Vec<Event>,
-    calls: usize,
-    /// How the newest call ended, if it has.
-    last_end: Option<Outcome>,
+pub(crate) struct History {
+    calls: Vec<Call>,
+    /// The last place that any clerk was told of.
+    told: Index,
 }
 
-enum Event {
-    Begin(Op),
-    End(usize, Outcome),
+struct Call {
+    /// What was committed when it began.
+    committed: Index,
+    /// The last place that any clerk had been told of when it began.
+    told: Index,
+    end: Option<Ended>,
 }
 
 /// A call in the history.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CallId {
-    key: usize,
-    at: usize,
-}
+pub(crate) struct CallId(usize);
 
 impl History {
-    pub(crate) fn new(keys: usize) -> History {
-        History { keys: (0..keys).map(|_| Key::default()).collect() }
+    pub(crate) fn has_room(&self) -> bool {
+        self.calls.len() < CALLS_BEGUN_MAX
     }
 
-    /// The keys that may have more calls.
-    pub(crate) fn open_keys(&self) -> Vec<usize> {
-        (0..self.keys.len()).filter(|&key| self.keys[key].calls < CALLS_BEGUN_MAX).collect()
+    /// A call begins.
+    pub(crate) fn begin(&mut self, committed: Index) -> CallId {
+        assert!(self.calls.len() < CALLS_MAX, "too many calls");
+        self.calls.push(Call { committed, told: self.told, end: None });
+        CallId(self.calls.len() - 1)
     }
 
-    pub(crate) fn keys(&self) -> usize {
-        self.keys.len()
-    }
-
-    pub(crate) fn begin(&mut self, key: usize, op: Op) -> CallId {
-        let calls = &mut self.keys[key];
-        assert!(calls.calls < CALLS_MAX, "too many calls");
-        calls.events.push(Event::Begin(op));
-        (calls.calls, calls.last_end) = (calls.calls + 1, None);
-        CallId { key, at: calls.calls - 1 }
-    }
-
-    pub(crate) fn end(&mut self, id: CallId, end: &End) {
-        let outcome = match end {
-            End::Written => Outcome::Done,
-            End::Read(value) => Outcome::Value(value.clone()),
-            End::NotApplied => Outcome::NotApplied,
-            End::Unknown => Outcome::Unknown,
-        };
-        let key = &mut self.keys[id.key];
-        if id.at + 1 == key.calls {
-            key.last_end = Some(outcome.clone());
-        }
-        key.events.push(Event::End(id.at, outcome));
-    }
-
-    /// Whether the newest call of each key was answered.
-    pub(crate) fn has_last_reads(&self) -> bool {
-        let is_answered =
-            |key: &Key| matches!(key.last_end, Some(Outcome::Done | Outcome::Value(_)));
-        self.keys.iter().all(|key| key.calls == 0 || is_answered(key))
-    }
-
+    /// A call has ended.
+    ///
     /// # Panics
     ///
-    /// If what the clerks saw is not linearizable.
-    pub(crate) fn check(&self) {
-        for (number, key) in self.keys.iter().enumerate() {
-            let (history, mut calls) = (Checker::new(), Vec::new());
-            for event in &key.events {
-                match event {
-                    Event::Begin(Op::Put(value)) => calls.push(Some(history.begin_put("k", value))),
-                    Event::Begin(Op::Append(value)) => {
-                        calls.push(Some(history.begin_append("k", value)));
-                    }
-                    Event::Begin(Op::Get) => calls.push(Some(history.begin_get("k"))),
-                    Event::End(at, outcome) => {
-                        if let Some(call) = calls[*at].take() {
-                            call.end(outcome.clone());
-                        }
-                    }
-                }
+    /// If it cannot have ended so.
+    pub(crate) fn end(&mut self, CallId(at): CallId, ended: Ended, reference: &Reference) {
+        let call = &mut self.calls[at];
+        match &ended.end {
+            End::Written(outcome) => {
+                let write = ended.writes.last().expect("a write has an id");
+                assert!(
+                    reference.has_said(write, outcome),
+                    "{write:?} is answered with what no copy of it came to: {outcome:?}"
+                );
+                let place = reference.took_effect(write);
+                let place = place.unwrap_or_else(|| panic!("{write:?} never took effect"));
+                assert!(
+                    place > call.committed,
+                    "{write:?} took effect at {place}, before it began: {} was committed then",
+                    call.committed
+                );
+                self.told = self.told.max(place);
             }
-            if let Err(violation) = history.check() {
-                panic!("of key {number}: {violation}");
+            End::Read { query, at, read } => {
+                assert!(
+                    *at >= call.told,
+                    "stale answer: a read sees {at}, but a clerk knew of {} before",
+                    call.told
+                );
+                let expected = Read::expected(query, *at, reference);
+                assert_eq!(*read, expected, "the answer to {query:?} at {at}");
+                self.told = self.told.max(*at);
             }
+            End::NotApplied | End::Unknown => {}
+        }
+        call.end = Some(ended);
+    }
+
+    /// Whether the newest `count` calls were answered.
+    pub(crate) fn are_answered(&self, count: usize) -> bool {
+        let newest = &self.calls[self.calls.len() - count..];
+        newest.iter().all(|call| {
+            matches!(&call.end, Some(Ended { end: End::Read { .. } | End::Written(_), .. }))
+        })
+    }
+
+    /// Everything has been committed that ever will be: each write took effect if its clerk was
+    /// told so, and not if it was told that. (That no write takes effect twice, the reference
+    /// checks.)
+    ///
+    /// # Panics
+    ///
+    /// If a clerk was told something else.
+    pub(crate) fn check(&self, reference: &Reference) {
+        for Ended { writes, end } in self.calls.iter().filter_map(|call| call.end.as_ref()) {
+            let effective: Vec<&WriteId> =
+                writes.iter().filter(|write| reference.took_effect(write).is_some()).collect();
+            let is_so = match end {
+                End::Written(_) => effective == [writes.last().expect("a write has an id")],
+                End::NotApplied | End::Read { .. } => effective.is_empty(),
+                End::Unknown => effective.len() <= 1,
+            };
+            assert!(is_so, "of a write that ended with {end:?}, these took effect: {effective:?}");
         }
     }
 }

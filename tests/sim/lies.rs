@@ -42,17 +42,17 @@ fn an_answer_before_its_write_is_noticed() {
 
 #[test]
 fn a_read_without_confirmation_is_noticed() {
-    check(Lie::UnconfirmedReads, &["no order of its"]);
+    check(Lie::UnconfirmedReads, &["stale answer"]);
 }
 
 #[test]
 fn a_retry_without_a_number_is_noticed() {
-    check(Lie::NoSessions, &["no order of its"]);
+    check(Lie::NoSessions, &["what no copy of it came to"]);
 }
 
 #[test]
 fn an_entry_that_a_state_misses_is_noticed() {
-    check(Lie::SkippedEntries, &["states differ", "applied in order", "stale read"]);
+    check(Lie::SkippedEntries, &["entry", "states differ", "applied in order", "stale read"]);
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-use syncraft::kv::{Answer, Outcome, Query, Store, StoreView};
-use syncraft::node::StateMachine;
+use syncraft::kv::model::{
+    Action, Entry as StoredEntry, KeyRange, OperationAnswer, Range, Revision, Txn,
+};
+use syncraft::kv::{Answer, Outcome, Query, SessionLimits, Stats, Store, StoreView};
+use syncraft::node::{StateMachine, StateView};
 use syncraft::raft::{Entry, Index, Payload, RequestId, Term};
 use syncraft::storage::Snapshot;
+
+use crate::clerk::Read;
 
 pub(crate) struct Machine {
     store: Store,
@@ -27,10 +31,10 @@ pub(crate) struct Applied {
 }
 
 impl Machine {
-    /// Nothing is applied. The store remembers this many clients.
-    pub(crate) fn new(sessions_max: usize) -> Machine {
+    /// Nothing is applied.
+    pub(crate) fn new(limits: SessionLimits) -> Machine {
         Machine {
-            store: Store::with_sessions_max(sessions_max),
+            store: Store::with_session_limits(limits),
             applied: Index::ZERO,
             loaded: Index::ZERO,
             expected: VecDeque::new(),
@@ -43,6 +47,13 @@ impl Machine {
         self.store.load(&mut body).expect("a store reads what a store wrote");
         let index = snapshot.meta().last_included_index;
         (self.applied, self.loaded) = (index, index);
+    }
+
+    /// The state is written out and read in again.
+    pub(crate) fn reborn(&mut self) {
+        let mut body = Vec::new();
+        self.store.view().write(&mut body).expect("a buffer grows");
+        self.store.load(&mut &body[..]).expect("a store reads what a store wrote");
     }
 
     /// The state, and the last entry in it.
@@ -70,11 +81,31 @@ impl Machine {
         Applied { outcome, expected: expected.map(|(_, term, id)| (id, term == entry.term)) }
     }
 
-    pub(crate) fn value(&self, key: &Bytes) -> Option<Bytes> {
-        match self.store.query(Query::Get { key: key.clone() }) {
-            Answer::Value(value) => value,
-            _ => panic!("an answer to another question"),
+    /// A read of the state as it is now. One that would take long is made on a view.
+    pub(crate) fn read(&self, query: &Query) -> Read {
+        match (self.store.query(query.clone()), query) {
+            (Answer::Value(value), Query::Get { .. }) => Read::Value(value),
+            (Answer::Read(answer), Query::Read(_)) => Read::Txn(answer),
+            (Answer::View(view), Query::Read(txn)) => {
+                Read::Txn(view.read(txn, &|| false).expect("nothing interrupts it"))
+            }
+            (answer, query) => panic!("{query:?} is answered with {answer:?}"),
         }
+    }
+
+    /// The entries of a range as of a revision, or as they are now.
+    pub(crate) fn entries(&self, keys: KeyRange, at: Revision) -> Vec<StoredEntry> {
+        let range = Action::Range(Range { at, ..Range::of(keys) });
+        let txn = Txn { then: vec![range.into()], ..Txn::default() };
+        let Read::Txn(answer) = self.read(&Query::Read(txn)) else { panic!("not a transaction") };
+        match answer.result.map(|mut it| it.answers.pop()) {
+            Ok(Some(OperationAnswer::Range(range))) => range.entries,
+            other => panic!("a range is answered with {other:?}"),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.store.stats()
     }
 
     pub(crate) fn applied(&self) -> Index {

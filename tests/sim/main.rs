@@ -23,16 +23,19 @@
 //!   to sync. [`durable`] is a model of what is certainly on the disk.
 //! - [`network`]: delays, losses, duplicates, replays, cut links.
 //! - [`machine`]: each member's state, and who waits for the result of an entry.
-//! - [`clerk`]: clients with the rules of the real one. What they see is a [`history`], which must
-//!   be linearizable. The [`workload`] adds load that nobody retries.
+//! - [`clerk`]: clients with the rules of the real one. They draw [`commands`] and reads of all
+//!   kinds. What they see is a [`history`], which must be linearizable. The [`workload`] adds load
+//!   that nobody retries.
+//! - [`reference`]: a model of the store, which says what each answer must be.
 //! - [`oracle`]: the invariants, checked after every step: election safety, log matching, leader
 //!   completeness, state machine safety, commit indexes that only grow, nothing announced before it
-//!   is durable, equal digests at equal index, each write at most once. A [`shadow`] is a member's
-//!   log as the oracle knows it.
+//!   is durable, equal digests at equal index, states and outcomes that are those of the reference,
+//!   each write at most once. A [`shadow`] is a member's log as the oracle knows it.
 //! - [`lies`]: members that break a promise on purpose, which must be noticed. The same goes for
 //!   the bugs that `scripts/mutants.sh` puts into the code under test.
 //! - [`runner`]: runs seeds on all cores. The result of a run is a [`report`].
 //! - [`overrides`]: changes to what a seed says, from the environment and for smaller runs.
+//! - [`tally`]: names for what became of commands and reads, so that none is missed.
 //! - [`trace`]: the story of a run: a hash of everything, and its last lines. [`show`] writes
 //!   events, messages and effects as text.
 //!
@@ -53,6 +56,7 @@
 //! cover these.
 
 mod clerk;
+mod commands;
 mod device;
 mod disk;
 mod durable;
@@ -64,11 +68,13 @@ mod network;
 mod oracle;
 mod overrides;
 mod plan;
+mod reference;
 mod report;
 mod runner;
 mod shadow;
 mod show;
 mod shrink;
+mod tally;
 mod trace;
 mod workload;
 mod world;

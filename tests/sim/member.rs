@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use syncraft::kv::Query;
 use syncraft::raft::{
     Config, Entry, Event, Index, MemberId, Message, Raft, RequestId, Status, Term,
 };
@@ -55,8 +55,8 @@ pub(crate) struct Living {
 pub(crate) struct Waiting {
     pub(crate) clerk: usize,
     pub(crate) attempt: u64,
-    /// The key that is read; a write has none.
-    pub(crate) key: Option<Bytes>,
+    /// What is read; a write has none.
+    pub(crate) query: Option<Query>,
 }
 
 /// A snapshot on its way to a peer: one at a time. If another one is requested meanwhile, its end
@@ -102,7 +102,7 @@ impl Member {
         self.life += 1;
         let mut log = Shadow::default();
         log.write(self.disk.entries());
-        let mut machine = Machine::new(plan.sessions_max);
+        let mut machine = Machine::new(plan.session_limits);
         if let Some(snapshot) = &started.snapshot {
             machine.load(snapshot);
         }

@@ -9,17 +9,19 @@ mod states;
 
 use std::collections::{BTreeMap, HashMap};
 
+use syncraft::kv::{Outcome, SessionLimits};
 use syncraft::raft::{
     AppendEntriesReply, Body, Entry, Index, MemberId, Message, Reply, Request, RequestId,
     RequestVote, RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
 };
 
+use crate::machine::Machine;
 use crate::member::{Living, Member};
+use crate::reference::Reference;
 use crate::shadow::Shadow;
 use requests::Requests;
 use states::States;
 
-#[derive(Default)]
 pub(crate) struct Oracle {
     /// Election safety: who has led each term.
     leaders: BTreeMap<Term, MemberId>,
@@ -33,6 +35,8 @@ pub(crate) struct Oracle {
     prefixes: HashMap<(Index, Term), u64>,
     pub(crate) requests: Requests,
     pub(crate) states: States,
+    /// What each committed entry must do.
+    reference: Reference,
 }
 
 struct Committed {
@@ -42,6 +46,34 @@ struct Committed {
 }
 
 impl Oracle {
+    /// Of a cluster whose stores remember this much of their clients.
+    pub(crate) fn new(limits: SessionLimits) -> Oracle {
+        Oracle {
+            leaders: BTreeMap::new(),
+            inherited: BTreeMap::new(),
+            committed: Vec::new(),
+            canonical: Vec::new(),
+            prefixes: HashMap::new(),
+            requests: Requests::default(),
+            states: States::default(),
+            reference: Reference::new(limits),
+        }
+    }
+
+    pub(crate) fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    /// A member's state now holds `entry` too, which came to `outcome`.
+    pub(crate) fn applied(&mut self, machine: &Machine, entry: &Entry, outcome: &Option<Outcome>) {
+        self.states.applied(machine, entry, outcome, &self.reference);
+    }
+
+    /// A member's state is a snapshot's.
+    pub(crate) fn loaded(&mut self, machine: &Machine) {
+        self.states.loaded(machine, &self.reference);
+    }
+
     pub(crate) fn committed_index(&self) -> Index {
         Index(self.committed.len() as u64)
     }
@@ -157,6 +189,7 @@ impl Oracle {
         for index in from.0 + 1..=living.status.commit_index.0 {
             let (entry, hash) = living.log.at(Index(index)).expect("it is in the log");
             self.requests.committed(entry);
+            self.reference.apply(entry);
             self.canonical.push(entry.clone());
             self.committed.push(Committed { hash: *hash, by });
         }

@@ -5,8 +5,10 @@
 
 use std::ops::Range;
 
+use syncraft::kv::SessionLimits;
 use syncraft::raft::{Config, MemberId};
 
+use crate::commands::Kinds;
 use crate::lies::Lie;
 
 /// One tick of a member's clock at normal speed.
@@ -16,7 +18,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// The names of the parts that can be switched off.
-pub(crate) const PARTS: [&str; 21] = [
+pub(crate) const PARTS: [&str; 24] = [
     "drop",
     "duplicate",
     "replay",
@@ -38,6 +40,9 @@ pub(crate) const PARTS: [&str; 21] = [
     "reorder",
     "batch",
     "clerks",
+    "transactions",
+    "limits",
+    "compaction",
 ];
 
 /// Probabilities of faults: of the network's per message, of the others per draw.
@@ -84,8 +89,8 @@ pub(crate) struct Plan {
     pub(crate) requests_at_once: Range<u64>,
     pub(crate) value_len: Range<usize>,
     pub(crate) clerks: Clerks,
-    /// How many clients a store remembers.
-    pub(crate) sessions_max: usize,
+    /// What a store remembers of clients.
+    pub(crate) session_limits: SessionLimits,
     /// The probability of a snapshot each time that something was applied.
     pub(crate) snapshot: f64,
     /// The minimum length of a transfer's pieces.
@@ -101,7 +106,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug)]
 pub(crate) struct Clerks {
     pub(crate) count: usize,
-    pub(crate) keys: usize,
+    pub(crate) kinds: Kinds,
     /// Between two calls of one clerk.
     pub(crate) think_us: Range<u64>,
     /// How long a call may take, and one attempt of it.
@@ -149,7 +154,10 @@ impl Plan {
             value_len: 0..pick(rng, &[1, 100, 1_000]),
             limits: Limits::draw(rng),
             clerks: Clerks::draw(rng),
-            sessions_max: pick(rng, &[2, 3, 5, 100]),
+            session_limits: SessionLimits {
+                sessions_max: pick(rng, &[2, 3, 5, 100]),
+                ..SessionLimits::default()
+            },
             snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
             chunk_len_bytes: pick(rng, &[100, 1_000, 1 << 20]),
             segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
@@ -157,6 +165,10 @@ impl Plan {
         };
         // Drawn last, so that the rest of a seed's plan stays as it was.
         plan.faults.depose = sometimes(rng, &[0.005, 0.02]);
+        let limits = &mut plan.session_limits;
+        limits.answer_kept_max = pick(rng, &[100, 400, 1 << 20]);
+        limits.answers_kept_max = pick(rng, &[400, 1_000, 32 << 20]);
+        plan.clerks.kinds.draw(rng);
         plan
     }
 
@@ -185,6 +197,9 @@ impl Plan {
             "reorder" => self.is_fifo = true,
             "batch" => self.batch_us = 0,
             "clerks" => self.clerks.count = 0,
+            "transactions" => self.clerks.kinds.are_all = false,
+            "limits" => self.clerks.kinds.has_limits = false,
+            "compaction" => self.clerks.kinds.has_compaction = false,
             _ => panic!("{part} is no part of a plan"),
         }
     }
@@ -235,7 +250,7 @@ impl Clerks {
     fn draw(rng: &mut fastrand::Rng) -> Clerks {
         Clerks {
             count: rng.usize(1..=5),
-            keys: rng.usize(1..=3),
+            kinds: Kinds::of_keys(rng.usize(1..=3)),
             think_us: 1_000..pick(rng, &[2_000, 50_000, 500_000]),
             call_timeout_us: pick(rng, &[300_000, 1_000_000, 5_000_000]),
             attempt_timeout_us: pick(rng, &[50_000, 200_000, 1_000_000]),

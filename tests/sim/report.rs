@@ -29,7 +29,7 @@ const FAULTS: [&str; 24] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 46] = [
+const PATHS: [&str; 61] = [
     "leader elected",
     "leader stepped down",
     "entries replaced",
@@ -72,6 +72,21 @@ const PATHS: [&str; 46] = [
     "clerk: outcome unknown",
     "clerk: session begun anew",
     "clerk: late answer",
+    "clerk: read of several keys",
+    "clerk: comparisons held",
+    "clerk: comparisons did not hold",
+    "clerk: nested transaction",
+    "clerk: operation failed alone",
+    "clerk: limits changed, or compacted",
+    "clerk: answer forgotten",
+    "clerk: refused: not a number",
+    "clerk: refused: overflow",
+    "clerk: refused: key absent",
+    "clerk: refused: no such lease",
+    "clerk: refused: no space",
+    "clerk: refused: compacted",
+    "clerk: refused: in the future",
+    "clerk: refused: limit out of bounds",
     "write repeated",
     "write repeated after a snapshot",
     "write superseded",

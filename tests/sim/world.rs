@@ -140,7 +140,7 @@ impl World {
                 .map(|id| Member::new(MemberId(id), &plan, seeds.u64(..)))
                 .collect(),
             network: Network::new(seeds.u64(..)),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(plan.session_limits),
             workload: Workload::new(seeds.u64(..)),
             clerks: Clerks::new(&plan, seeds.u64(..)),
             disk_rng: seeds.fork(),

@@ -5,7 +5,7 @@ use proptest::sample::Index as Choice;
 
 use super::*;
 use crate::kv::model::{Action, KeyRange, Operation};
-use crate::kv::{Change, Command, Identity, LimitsChange, Outcome, Store};
+use crate::kv::{Change, Command, Identity, LimitsChange, Outcome, SessionLimits, Store};
 use crate::node::StateMachine;
 
 fn command(change: Change, client: &str, request_id: i64) -> Command {
@@ -37,8 +37,12 @@ fn written(store: &Store) -> Vec<u8> {
     bytes
 }
 
+fn store_of(sessions_max: usize) -> Store {
+    Store::with_session_limits(SessionLimits { sessions_max, ..SessionLimits::default() })
+}
+
 fn loaded(mut bytes: &[u8], sessions_max: usize) -> io::Result<Store> {
-    let mut store = Store::with_sessions_max(sessions_max);
+    let mut store = store_of(sessions_max);
     store.load(&mut bytes).map(|()| store)
 }
 
@@ -50,7 +54,7 @@ fn reborn(store: &Store, sessions_max: usize) -> Store {
 /// One of everything: entries, a history with each kind of record, of which the first is forgotten,
 /// sessions that fit and two that were forgotten, and four of the outcomes that are kept.
 static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut store = Store::with_sessions_max(SESSIONS_MAX);
+    let mut store = store_of(SESSIONS_MAX);
     let longest = vec![0; VALUE_LEN_MAX];
     let limits = LimitsChange { keys_max: Some(9), ..LimitsChange::default() };
     let log = [
@@ -333,8 +337,8 @@ fn any_log() -> impl Strategy<Value = (usize, Vec<(Command, Choice, u8)>)> {
 proptest! {
     #[test]
     fn a_store_that_was_reborn_at_any_time_is_the_same((sessions_max, log) in any_log()) {
-        let mut lived = Store::with_sessions_max(sessions_max);
-        let mut reborn_often = Store::with_sessions_max(sessions_max);
+        let mut lived = store_of(sessions_max);
+        let mut reborn_often = store_of(sessions_max);
         let mut views = Vec::new();
         for (index, (mut command, seen, what)) in (2u64..).zip(log) {
             command.identity.seen_index = Index(seen.index(index as usize) as u64);

@@ -1,16 +1,18 @@
 //! Clerks among the members: their calls travel, wait, and are answered or not. The results go into
 //! the history.
 
-use bytes::Bytes;
-use syncraft::kv::{Change, Command, Identity};
+use syncraft::kv::model::{Action, KeyRange, Range, Txn};
+use syncraft::kv::{Command, Identity, Query};
 use syncraft::raft::{Event, RequestId, RoleName};
 
 use super::{What, World};
 use crate::clerk::{Answer, Clerk, End, Next, Request};
-use crate::history::{History, Op};
+use crate::commands::{Commands, Drawn};
+use crate::history::History;
 use crate::lies::Lie;
 use crate::member::Waiting;
 use crate::plan::Plan;
+use crate::tally;
 
 /// How long a call may take when all are well.
 const CALM_TIMEOUT_US: u64 = 20_000_000;
@@ -18,9 +20,8 @@ const CALM_TIMEOUT_US: u64 = 20_000_000;
 pub(super) struct Clerks {
     clerks: Vec<Clerk>,
     history: History,
+    commands: Commands,
     rng: fastrand::Rng,
-    /// So that each value is written once.
-    written: u64,
 }
 
 impl Clerks {
@@ -28,7 +29,8 @@ impl Clerks {
         let mut rng = fastrand::Rng::with_seed(seed);
         let clerks = (0..plan.clerks.count).map(|number| Clerk::new(number, rng.u64(..)));
         let clerks = clerks.collect();
-        Clerks { clerks, history: History::new(plan.clerks.keys), rng, written: 0 }
+        let commands = Commands::new(plan.clerks.kinds.clone(), rng.u64(..));
+        Clerks { clerks, history: History::default(), commands, rng }
     }
 
     /// When a message sent now arrives, if it does.
@@ -37,25 +39,6 @@ impl Clerks {
         let factor = if is_long { self.rng.u64(10..200) } else { 1 };
         let delay_us = self.rng.u64(plan.delay_us.clone()) * factor;
         (self.rng.f64() >= plan.faults.drop).then_some(delay_us)
-    }
-
-    /// A value that nobody wrote before.
-    fn new_value(&mut self) -> Vec<u8> {
-        self.written += 1;
-        format!("[{}]", self.written).into_bytes()
-    }
-
-    /// A call of one clerk on one of its keys begins.
-    fn begin(&mut self, clerk: usize, key: usize, op: Op, now_us: u64, timeout_us: u64) {
-        let id = self.history.begin(key, op.clone());
-        let key = Bytes::from(format!("key {key}"));
-        let (clerk, deadline_us) = (&mut self.clerks[clerk], now_us + timeout_us);
-        let change = match op {
-            Op::Put(value) => Change::Put { key, value: value.into() },
-            Op::Append(value) => Change::Append { key, value: value.into() },
-            Op::Get => return clerk.begin_read(id, key, deadline_us),
-        };
-        clerk.begin_write(id, change, deadline_us);
     }
 }
 
@@ -85,19 +68,22 @@ impl World {
 
     /// In the calm, clerks finish what they have begun.
     fn begin_call(&mut self, clerk: usize) -> bool {
-        let keys = self.clerks.history.open_keys();
-        if self.is_calm || keys.is_empty() {
+        if self.is_calm || !self.clerks.history.has_room() {
             return false;
         }
-        let key = keys[self.clerks.rng.usize(..keys.len())];
-        let op = match self.clerks.rng.u8(0..10) {
-            0..2 => Op::Put(self.clerks.new_value()),
-            2..6 => Op::Append(self.clerks.new_value()),
-            _ => Op::Get,
-        };
-        let timeout_us = self.plan.clerks.call_timeout_us;
-        self.clerks.begin(clerk, key, op, self.now_us, timeout_us);
+        let drawn = self.clerks.commands.draw(self.oracle.reference());
+        self.begin(clerk, drawn, self.plan.clerks.call_timeout_us);
         true
+    }
+
+    fn begin(&mut self, clerk: usize, drawn: Drawn, timeout_us: u64) {
+        let id = self.clerks.history.begin(self.oracle.committed_index());
+        let deadline_us = self.now_us + timeout_us;
+        let clerk = &mut self.clerks.clerks[clerk];
+        match drawn {
+            Drawn::Read(query) => clerk.begin_read(id, query, deadline_us),
+            Drawn::Write(change) => clerk.begin_write(id, change, deadline_us),
+        }
     }
 
     /// The next attempt of a call, or the end of it.
@@ -112,20 +98,18 @@ impl World {
         let attempt = self.clerks.clerks[clerk].attempt;
         match next {
             Next::Pause(pause_us) => self.after(pause_us, What::ClerkActs { clerk, attempt }),
-            Next::End(call, end) => {
-                self.trace.line(self.now_us, || format!("clerk {clerk}: {end:?}"));
-                self.count(match end {
-                    End::Written => "clerk: written",
-                    End::Read(_) => "clerk: read",
+            Next::End(call, ended) => {
+                self.trace.line(self.now_us, || format!("clerk {clerk}: {:?}", ended.end));
+                self.count(match ended.end {
+                    End::Written(_) => "clerk: written",
+                    End::Read { .. } => "clerk: read",
                     End::NotApplied => "clerk: not applied",
                     End::Unknown => "clerk: outcome unknown",
                 });
-                self.clerks.history.end(call, &end);
-                if self.trace.is_told() {
-                    // So that the story ends where the violation is. Once at the end would be
-                    // enough to find it.
-                    self.clerks.history.check();
+                for name in tally::end(&ended.end) {
+                    self.count(name);
                 }
+                self.clerks.history.end(call, ended, self.oracle.reference());
                 self.think(clerk);
             }
             Next::Ask(at, request) => {
@@ -143,7 +127,7 @@ impl World {
 
     /// A call has reached a member.
     pub(super) fn asked(&mut self, at: usize, clerk: usize, attempt: u64, request: Request) {
-        let waiting = Waiting { clerk, attempt, key: None };
+        let waiting = Waiting { clerk, attempt, query: None };
         let Some(living) = &mut self.members[at].living else {
             // Refused at once: nothing can have run.
             if self.plan.are_sockets_noticed {
@@ -153,9 +137,9 @@ impl World {
         };
         let is_leader = living.status.role.role == RoleName::Leader;
         let request = match (self.plan.lie, request) {
-            (Some(Lie::UnconfirmedReads), Request::Read(key)) if is_leader => {
-                let value = living.machine.value(&key);
-                return self.answer(waiting, Answer::Read(value));
+            (Some(Lie::UnconfirmedReads), Request::Read(query)) if is_leader => {
+                let (at, read) = (living.machine.applied(), living.machine.read(&query));
+                return self.answer(waiting, Answer::Read { at, read });
             }
             (Some(Lie::NoSessions), Request::Write(command)) => {
                 Request::Write(Command { identity: Identity::default(), ..command })
@@ -163,11 +147,11 @@ impl World {
             (_, request) => request,
         };
         let id = self.workload.next_id();
-        let (event, key) = match request {
+        let (event, query) = match request {
             Request::Write(command) => (Event::Propose { id, command: command.encode() }, None),
-            Request::Read(key) => (Event::Read { id }, Some(key)),
+            Request::Read(query) => (Event::Read { id }, Some(query)),
         };
-        living.waiting.insert(id, Waiting { key, ..waiting });
+        living.waiting.insert(id, Waiting { query, ..waiting });
         self.request(at, event);
     }
 
@@ -189,8 +173,10 @@ impl World {
     /// A read may be served now.
     pub(super) fn serve(&mut self, at: usize, id: RequestId) {
         let Some(living) = &self.members[at].living else { return };
-        let Some(key) = living.waiting.get(&id).and_then(|it| it.key.as_ref()) else { return };
-        let answer = Answer::Read(living.machine.value(key));
+        let query = living.waiting.get(&id).and_then(|it| it.query.as_ref());
+        let Some(query) = query else { return };
+        let read = living.machine.read(query);
+        let answer = Answer::Read { at: living.machine.applied(), read };
         if living.status.role.role != RoleName::Leader {
             self.count("clerk: read at a follower");
         }
@@ -216,19 +202,30 @@ impl World {
         }
     }
 
-    /// All is well, and nobody writes any more: at the end, each clerk reads everything that was
-    /// ever written.
+    /// All is well, and nobody writes any more: at the end, each clerk reads everything, as it is
+    /// and as it was.
     pub(super) fn run_last_reads(&mut self) {
-        for key in 0..self.clerks.history.keys() {
-            for clerk in 0..self.clerks.clerks.len() {
-                self.run_until_idle(clerk);
-                self.clerks.begin(clerk, key, Op::Get, self.now_us, CALM_TIMEOUT_US);
-                self.go_on(clerk);
-            }
+        let clerks = self.clerks.clerks.len();
+        for clerk in 0..clerks {
+            self.run_until_idle(clerk);
         }
-        (0..self.clerks.clerks.len()).for_each(|clerk| self.run_until_idle(clerk));
-        assert!(self.clerks.history.has_last_reads(), "where all is well, reads are answered");
-        self.clerks.history.check();
+        for clerk in 0..clerks {
+            let at = self.clerks.commands.revision(self.oracle.reference());
+            let everything = Range::of(KeyRange::all());
+            let ranges = [everything.clone(), Range { at, ..everything }];
+            let then = ranges.map(|range| Action::Range(range).into()).to_vec();
+            let read = Drawn::Read(Query::Read(Txn { then, ..Txn::default() }));
+            self.begin(clerk, read, CALM_TIMEOUT_US);
+            self.go_on(clerk);
+        }
+        (0..clerks).for_each(|clerk| self.run_until_idle(clerk));
+        let history = &self.clerks.history;
+        assert!(history.are_answered(clerks), "where all is well, reads are answered");
+        history.check(self.oracle.reference());
+        for member in &self.members {
+            let living = member.living.as_ref().expect("all are well");
+            self.oracle.states.check_all(&living.machine, self.oracle.reference());
+        }
     }
 
     fn run_until_idle(&mut self, clerk: usize) {

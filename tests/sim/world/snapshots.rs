@@ -94,7 +94,7 @@ impl World {
         let Some(Living { machine, received, .. }) = &mut self.members[at].living else { return };
         let received = received.iter().find(|snapshot| snapshot.meta() == meta);
         machine.load(received.expect("the core installs what has just arrived"));
-        self.oracle.states.loaded(machine);
+        self.oracle.loaded(machine);
     }
 
     /// A member has started: it knows as much as before.
@@ -106,7 +106,7 @@ impl World {
         assert_eq!(status.commit_index, status.snapshot_index, "that much is known at a start");
         let is_told = status.snapshot_index == member.snapshot_index;
         if started.snapshot.is_some() {
-            self.oracle.states.loaded(&living.machine);
+            self.oracle.loaded(&living.machine);
         }
         self.trace.line(self.now_us, || format!("{id} starts, life {life}"));
         for (is_so, name) in [

@@ -218,10 +218,12 @@ impl World {
             return;
         }
         let Applied { outcome, expected } = machine.apply(entry);
-        self.oracle.states.applied(machine, entry);
+        self.oracle.applied(machine, entry, &outcome);
         let loaded = machine.loaded();
         match &outcome {
-            &Some(Outcome::Applied { index }) if index < entry.index => {
+            &Some(Outcome::Applied { index } | Outcome::Ran { index, .. })
+                if index < entry.index =>
+            {
                 self.count("write repeated");
                 if index <= loaded {
                     self.count("write repeated after a snapshot");

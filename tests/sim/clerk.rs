@@ -278,6 +278,7 @@ impl fmt::Display for Request {
             Request::Read(Query::Get { key }) => {
                 write!(f, "get {}", String::from_utf8_lossy(key))
             }
+            Request::Read(Query::Read(txn)) => f.write_str(&show::txn(txn)),
             Request::Read(query) => write!(f, "{query:?}"),
             Request::Write(Command { identity, change }) => {
                 let Identity { client_id, request_id, seen_index } = identity;

@@ -2,6 +2,7 @@
 //! printed with `Debug`.
 
 use bytes::Bytes;
+use syncraft::kv::model::{Action, Compare, KeyRange, Operation, Range, RangeEnd, Txn};
 use syncraft::kv::{Change, Command, Identity};
 use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist, Request};
 
@@ -89,6 +90,56 @@ pub(crate) fn change(change: &Change) -> String {
     match change {
         Change::Put { key, value } => write("Put", key, value),
         Change::Append { key, value } => write("Append", key, value),
+        Change::Txn(txn) => self::txn(txn),
         other => format!("{other:?}"),
+    }
+}
+
+pub(crate) fn txn(Txn { compare, then, otherwise }: &Txn) -> String {
+    let compare: Vec<String> = compare.iter().map(self::compare).collect();
+    let [then, otherwise] = [then, otherwise].map(|operations| {
+        let words: Vec<String> = operations.iter().map(operation).collect();
+        words.join("; ")
+    });
+    format!("if ({}) then ({then}) else ({otherwise})", compare.join(", "))
+}
+
+fn compare(Compare { keys, relation, operand }: &Compare) -> String {
+    format!("{} {relation:?} {operand:?}", self::keys(keys))
+}
+
+fn operation(Operation { action, may_fail }: &Operation) -> String {
+    let words = match action {
+        Action::Put { key, value, lease, previous } => {
+            format!("put {key:?} {value:?} {lease:?}, previous: {previous}")
+        }
+        Action::Append { key, value } => format!("append {key:?} {value:?}"),
+        Action::Increment { key, by } => format!("increment {key:?} by {by}"),
+        Action::Delete { keys, previous } => {
+            format!("delete {}, previous: {previous}", self::keys(keys))
+        }
+        Action::Range(range) => self::range(range),
+        Action::Txn(nested) => txn(nested),
+    };
+    if *may_fail { format!("try {words}") } else { words }
+}
+
+fn range(range: &Range) -> String {
+    let Range { limit, sort_by, descending, want, count_all, at, .. } = range;
+    let order = if *descending { "descending" } else { "ascending" };
+    let [changed, created] = [range.mod_revision, range.create_revision]
+        .map(|bounds| format!("{}..={}", bounds.min, bounds.max));
+    format!(
+        "read {} at {at}, limit {limit}, {order} by {sort_by:?}, {want:?}, count all: {count_all}, \
+         changed {changed}, created {created}",
+        keys(&range.keys)
+    )
+}
+
+fn keys(keys: &KeyRange) -> String {
+    match keys.end() {
+        RangeEnd::Alone => format!("{:?}", keys.begin()),
+        RangeEnd::Before(before) => format!("{:?}..{before:?}", keys.begin()),
+        RangeEnd::Open => format!("{:?}..", keys.begin()),
     }
 }

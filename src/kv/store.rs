@@ -145,9 +145,10 @@ impl Store {
             return Answer::View(Box::new(self.view()));
         }
         let mut budget = Budget::of_a_read(QUICK_READ_KEYS_MAX);
-        match self.state.read(txn, &mut budget) {
-            Err(Refusal { reason: Reason::TooManyKeys, .. }) => Answer::View(Box::new(self.view())),
-            result => Answer::Read(super::ReadAnswer { revision: self.state.revision, result }),
+        let result = self.state.read(txn, &mut budget);
+        match budget.has_run_out {
+            true => Answer::View(Box::new(self.view())),
+            false => Answer::Read(super::ReadAnswer { revision: self.state.revision, result }),
         }
     }
 
@@ -224,7 +225,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::kv::model::{Action, KeyRange, OperationAnswer, Range};
+    use crate::kv::model::{Action, KeyRange, Operation, OperationAnswer, Range};
     use crate::kv::{
         ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, CLIENT_ID_LEN_MAX, Identity, KEY_LEN_MAX, VALUE_LEN_MAX,
     };
@@ -416,6 +417,10 @@ mod tests {
         let Answer::Read(quick) = log.0.query(Query::Read(read.clone())) else { panic!("a view") };
         log.apply(&put(b"one more", b"v"));
         let Answer::View(view) = log.0.query(Query::Read(read.clone())) else { panic!("no view") };
+        // So is one whose operations may fail: none of them failed.
+        let operation = Operation { action: all.clone(), may_fail: true };
+        let may_fail = Txn { then: vec![operation], ..Txn::default() };
+        assert!(matches!(log.0.query(Query::Read(may_fail)), Answer::View(_)));
         log.apply(&put(b"after the view", b"v"));
         let answer = view.read(&read, &|| false).unwrap();
         assert_eq!(answer.revision, quick.revision.next());

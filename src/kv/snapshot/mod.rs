@@ -114,7 +114,7 @@ impl StoreView {
         assert!(txn.is_read(), "a view does not change");
         let mut budget = Budget::until(interrupt);
         let result = self.state.read(txn, &mut budget);
-        (!budget.is_interrupted).then_some(ReadAnswer { revision: self.state.revision, result })
+        (!budget.has_run_out).then_some(ReadAnswer { revision: self.state.revision, result })
     }
 
     fn head(&self) -> Head {

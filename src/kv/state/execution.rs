@@ -28,8 +28,9 @@ pub(in crate::kv) struct Budget<'a> {
     /// Says whether a read should end. A command of the log has none, because its outcome must not
     /// depend on it.
     interrupt: Option<&'a dyn Fn() -> bool>,
-    /// Whether a read ended because it was told to.
-    pub(in crate::kv) is_interrupted: bool,
+    /// Whether it ran out of keys, or was told to end. The answer may hide this: an operation that
+    /// may fail then fails alone.
+    pub(in crate::kv) has_run_out: bool,
 }
 
 /// Which branches ran: those of the outermost transaction and of the nested ones, in the order in
@@ -68,8 +69,8 @@ impl<'a> Budget<'a> {
     /// That of a read that may look at this many keys.
     pub(in crate::kv) fn of_a_read(touched_keys_max: u64) -> Budget<'a> {
         let (touched_keys, answer_len) = (0, 0);
-        let (interrupt, is_interrupted) = (None, false);
-        Budget { touched_keys, answer_len, touched_keys_max, interrupt, is_interrupted }
+        let (interrupt, has_run_out) = (None, false);
+        Budget { touched_keys, answer_len, touched_keys_max, interrupt, has_run_out }
     }
 
     /// That of a read of any number of keys, which ends as [`Reason::TooManyKeys`] once `interrupt`
@@ -82,13 +83,14 @@ impl<'a> Budget<'a> {
     pub(super) fn touch(&mut self) -> Result<(), (Reason, u64)> {
         self.touched_keys += 1;
         if self.touched_keys > self.touched_keys_max {
+            self.has_run_out = true;
             return Err((Reason::TooManyKeys, self.touched_keys_max));
         }
         if let Some(interrupt) = self.interrupt
             && self.touched_keys.is_multiple_of(INTERRUPTION_KEYS)
             && interrupt()
         {
-            self.is_interrupted = true;
+            self.has_run_out = true;
             return Err((Reason::TooManyKeys, self.touched_keys));
         }
         Ok(())

@@ -51,6 +51,7 @@ keys=10000
 size=256 large_size=4096 # Bytes of a value.
 mid_clients=64           # For rows with one number of clients.
 disturbed_clients=16
+range_clients=16 # Each reads all keys.
 
 is_count() { case $1 in '' | *[!0-9]* | 0* | ?????*) return 1 ;; esac }
 
@@ -662,6 +663,8 @@ SIDE
   connection. Measured for some rows only.
 - The load runs on the same machine. Each client picks one of $(round <<<"$keys") keys and makes its next call
   when the last one is answered. Each number is the median of $runs run(s) of $seconds s, in turns.
+- A compare-and-set is a transaction: if the key's mod revision is the one that the client has seen
+  last, put, otherwise get. Clients share no keys. A range reads all $(round <<<"$keys") keys in one answer.
 - "Ratio" is syncraft divided by the column before it.
 SIDE
 }
@@ -690,6 +693,8 @@ print_page() {
     done
     words="get, $size B, $mid_clients clients with a connection each, \`--read-mode lease\`"
     print_load_row "$words" get-lease-each lease
+    print_load_row "compare-and-set, $size B, $mid_clients clients" cas
+    print_load_row "range of $(round <<<"$keys") keys, $size B, $range_clients clients" range
     printf '\nLess is better: the median (the lowest to the highest run).\n\n'
     print_head "${sides[@]}"
     print_row "processor seconds of all members for 100,000 puts, $size B, $mid_clients clients" cpu
@@ -730,6 +735,11 @@ measure_memory memory
 measure_cpu
 measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}" ceiling
 measure_memory memory-large
+# Redis has no such transactions. Its ranges are not of one moment.
+store_sides=(syncraft)
+if has_side etcd; then store_sides+=(etcd); fi
+measure_load cas cas "$mid_clients" "$size" "${store_sides[@]}"
+measure_load range range "$range_clients" "$size" "${store_sides[@]}"
 measure_outage kill
 measure_outage transfer
 

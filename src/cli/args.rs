@@ -166,7 +166,8 @@ pub(crate) struct BenchArgs {
     /// The size of each value in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 256)]
     pub(crate) value_size: usize,
-    /// The number of keys; each operation takes one of them at random
+    /// The number of keys; each operation takes one of them at random. cas: one of those that
+    /// belong to its client. range: all of them
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) keys: u64,
     /// Begin N operations per second, whether or not earlier ones have ended (open loop)
@@ -195,10 +196,18 @@ impl BenchArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum BenchOperation {
+    /// Replace the value of a key
     Put,
+    /// Read a key
     Get,
+    /// Add to the end of a value
     Append,
+    /// Put or get: see --read-ratio
     Mixed,
+    /// Compare and set: put, if nobody else has changed the key
+    Cas,
+    /// Read all the keys in one answer, which has at most 8 MiB
+    Range,
 }
 
 impl BenchOperation {
@@ -208,6 +217,8 @@ impl BenchOperation {
             BenchOperation::Get => "get",
             BenchOperation::Append => "append",
             BenchOperation::Mixed => "mixed",
+            BenchOperation::Cas => "cas",
+            BenchOperation::Range => "range",
         }
     }
 }

@@ -386,6 +386,27 @@ fn bench_measures_what_it_says() {
     assert!(clerk.get("bench-0000000000").unwrap().is_some_and(|value| value.len() >= 25));
     bench(&cluster, &["mixed", "--read-ratio", "0.9", "--seconds", "0.2", "--keys", "10"]);
 
+    // Each swap of its own keys succeeds, and a range finds all of its keys.
+    let members = cluster.members();
+    let next_revision = || {
+        clerk.put("mark", "").unwrap();
+        clerk.get_entry("mark").unwrap().unwrap().mod_revision.0
+    };
+    let before = next_revision();
+    let swaps = bench(&cluster, &["cas", "--clients", "3", "--count", "50", "--keys", "7"]);
+    assert_eq!((&swaps["operation"], &swaps["operations"]), (&"cas".into(), &50.into()));
+    assert_eq!(swaps["errors"], puts["errors"], "nobody lost a race");
+    assert!(next_revision() > before + 7 + 50, "a put of each key, and 50 swaps");
+    let ranges = bench(&cluster, &["range", "--count", "20", "--keys", "1500"]);
+    assert_eq!((&ranges["operation"], &ranges["operations"]), (&"range".into(), &20.into()));
+    assert_eq!(ranges["errors"], puts["errors"]);
+    // Without its keys, it would be measured as faster than it is.
+    let args = ["bench", "range", "--no-fill", "--count", "1", "--keys", "1501", "--clients", "1"];
+    let rest = ["--warm-up", "0s", "--members", &members];
+    let output = syncraft(&[&args[..], &rest].concat());
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1500 keys in place of 1501"), "{}", stderr(&output));
+
     // An open loop starts this many calls, however long they take.
     let open = bench(&cluster, &["put", "--rate", "500", "--seconds", "0.5", "--clients", "20"]);
     let operations = open["operations"].as_u64().unwrap();
@@ -393,7 +414,6 @@ fn bench_measures_what_it_says() {
 
     // It goes on with the next leader, and a put that began before waits. Few keys, so that each is
     // soon written.
-    let members = cluster.members();
     let args = ["bench", "put", "--seconds", "3", "--clients", "16", "--keys", "2", "--json"];
     let mut attempts = 0..10;
     let report = loop {
@@ -430,6 +450,9 @@ fn bench_refuses_what_makes_no_sense() {
         &["bench", "mixed", "--read-ratio", "1.5"],
         &["bench", "put", "--rate", "0"],
         &["bench", "put", "--seconds", "1", "--count", "1"],
+        &["bench", "cas", "--clients", "8", "--keys", "7"],
+        &["bench", "cas", "--keys", "100000001"],
+        &["bench", "range", "--keys", "25000"],
         &["bench", "delete"],
     ] {
         let output = syncraft(&[args, &nowhere].concat());

@@ -1,11 +1,11 @@
-//! etcd's v3 calls that the load needs, on one HTTP/2 connection: `KV.Put`, `KV.Range` and `Maintenance.Status`.
+//! etcd's v3 calls that the load needs, on one HTTP/2 connection: `KV.Put`, `KV.Range`, `KV.Txn` and `Maintenance.Status`.
 //!
 //! A gRPC call is a POST whose body is one message behind five bytes (not compressed: 0; then its length, big endian), and whose
 //! trailers hold the outcome, `grpc-status`. Only the fields that are used are declared; protobuf skips the others.
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::RecvStream;
 use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, TE};
@@ -36,6 +36,8 @@ pub struct RangeRequest {
     /// Empty for the key alone.
     #[prost(bytes = "bytes", tag = "2")]
     pub range_end: Bytes,
+    #[prost(bool, tag = "8")]
+    pub keys_only: bool,
     #[prost(bool, tag = "9")]
     pub count_only: bool,
 }
@@ -48,10 +50,74 @@ pub struct RangeResponse {
     pub count: i64,
 }
 
+/// All that a client of syncraft gets of an entry, too.
 #[derive(Message)]
 pub struct KeyValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    #[prost(int64, tag = "2")]
+    pub create_revision: i64,
+    #[prost(int64, tag = "3")]
+    pub mod_revision: i64,
+    #[prost(int64, tag = "4")]
+    pub version: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub value: Bytes,
+    #[prost(int64, tag = "6")]
+    pub lease: i64,
+}
+
+#[derive(Message)]
+pub struct TxnRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub compare: Vec<Compare>,
+    #[prost(message, repeated, tag = "2")]
+    pub success: Vec<RequestOp>,
+    #[prost(message, repeated, tag = "3")]
+    pub failure: Vec<RequestOp>,
+}
+
+/// Whether the mod revision of a key is equal to a number: field 1 (`result`) is not set, which means "equal".
+#[derive(Message)]
+pub struct Compare {
+    /// [`Compare::MOD`].
+    #[prost(int32, tag = "2")]
+    pub target: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key: Bytes,
+    /// One of a `oneof`: sent also if it is 0, which means "absent".
+    #[prost(int64, optional, tag = "6")]
+    pub mod_revision: Option<i64>,
+}
+
+impl Compare {
+    pub const MOD: i32 = 2;
+}
+
+/// One of the two.
+#[derive(Message)]
+pub struct RequestOp {
+    #[prost(message, optional, tag = "1")]
+    pub range: Option<RangeRequest>,
+    #[prost(message, optional, tag = "2")]
+    pub put: Option<PutRequest>,
+}
+
+#[derive(Message)]
+pub struct TxnResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(bool, tag = "2")]
+    pub succeeded: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub responses: Vec<ResponseOp>,
+}
+
+/// Empty after a put.
+#[derive(Message)]
+pub struct ResponseOp {
+    #[prost(message, optional, tag = "1")]
+    pub range: Option<RangeResponse>,
 }
 
 #[derive(Message)]
@@ -66,9 +132,12 @@ struct StatusResponse {
 }
 
 #[derive(Message)]
-struct ResponseHeader {
+pub struct ResponseHeader {
     #[prost(uint64, tag = "2")]
-    member_id: u64,
+    pub member_id: u64,
+    /// Of the store, when the call was done.
+    #[prost(int64, tag = "3")]
+    pub revision: i64,
 }
 
 /// A call that has no answer.
@@ -114,6 +183,7 @@ pub struct Connection {
     stream: SendRequest<Bytes>,
     put: Request<()>,
     range: Request<()>,
+    txn: Request<()>,
     status: Request<()>,
 }
 
@@ -132,6 +202,7 @@ impl Connection {
             stream,
             put: head(addr, "etcdserverpb.KV/Put")?,
             range: head(addr, "etcdserverpb.KV/Range")?,
+            txn: head(addr, "etcdserverpb.KV/Txn")?,
             status: head(addr, "etcdserverpb.Maintenance/Status")?,
         })
     }
@@ -142,6 +213,10 @@ impl Connection {
 
     pub async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Error> {
         self.call(&self.range, request).await
+    }
+
+    pub async fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, Error> {
+        self.call(&self.txn, request).await
     }
 
     /// Whether the member says that it leads.
@@ -185,17 +260,30 @@ async fn receive<R: Message + Default>(
 ) -> Result<R, Error> {
     // A refusal may come without a body; its status is then where the headers are.
     check_status(headers)?;
-    let mut message = Bytes::new();
+    let mut chunks = Vec::new();
     while let Some(chunk) = body.data().await {
         let chunk = chunk?;
         body.flow_control().release_capacity(chunk.len())?;
-        message = if message.is_empty() { chunk } else { [message, chunk].concat().into() };
+        chunks.push(chunk);
     }
     if let Some(trailers) = body.trailers().await? {
         check_status(&trailers)?;
     }
-    let message = message.get(PREFIX_LEN..).ok_or(Error::Malformed)?;
+    let mut message = joined(chunks);
+    if message.len() < PREFIX_LEN {
+        return Err(Error::Malformed);
+    }
+    message.advance(PREFIX_LEN);
+    // Keys and values are then parts of it, not copies.
     R::decode(message).map_err(|_| Error::Malformed)
+}
+
+/// Each byte is copied once, or not at all if there is one chunk.
+fn joined(mut chunks: Vec<Bytes>) -> Bytes {
+    match chunks.len() {
+        1 => chunks.remove(0),
+        _ => chunks.concat().into(),
+    }
 }
 
 fn check_status(headers: &HeaderMap) -> Result<(), Error> {

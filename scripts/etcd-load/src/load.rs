@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout_at};
 use crate::Operation;
 use crate::cluster::{Cluster, Leader};
 use crate::etcd::{Connection, Error, PutRequest, RangeRequest};
+use crate::swap::Revisions;
 
 /// How long a call is repeated before it counts as an error.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,9 +36,10 @@ pub struct Outcome {
     /// The time was up: a write may have happened, a read has not.
     pub timed_out: u64,
     pub rejected: u64,
+    /// Compare-and-sets that found another revision: somebody else writes the same keys.
+    pub lost: u64,
 }
 
-#[derive(Clone)]
 pub struct Load(Arc<Shared>);
 
 struct Shared {
@@ -45,19 +47,46 @@ struct Shared {
     operation: Operation,
     value: Bytes,
     keys: u64,
+    clients: u64,
+    /// For compare-and-set.
+    revisions: Revisions,
+}
+
+/// How a call ended that was answered.
+#[derive(Clone, Copy, PartialEq)]
+enum Answer {
+    Done,
+    LostRace,
 }
 
 impl Load {
-    pub fn new(cluster: Cluster, operation: Operation, value_size: usize, keys: u64) -> Load {
+    pub fn new(
+        cluster: Cluster,
+        operation: Operation,
+        value_size: usize,
+        keys: u64,
+        clients: u64,
+    ) -> Load {
         let value = std::iter::repeat_with(|| fastrand::u8(..)).take(value_size).collect();
-        Load(Arc::new(Shared { cluster, operation, value, keys }))
+        let revisions = Revisions::default();
+        Load(Arc::new(Shared { cluster, operation, value, keys, clients, revisions }))
+    }
+
+    /// Reads the revision of every key, so that they can be compared.
+    pub async fn read_revisions(&mut self) -> Result<(), String> {
+        let leader = self.0.cluster.leader().await;
+        let all = RangeRequest { keys_only: true, ..self.0.all_keys() };
+        let found = leader.connection(0).range(&all).await.map_err(|error| error.to_string())?;
+        // Sorted by key, so in the order of their numbers.
+        let revisions = found.kvs.iter().map(|entry| entry.mod_revision).collect();
+        Arc::get_mut(&mut self.0).expect("no client runs").revisions = revisions;
+        Ok(())
     }
 
     /// Writes every key, unless all are there already.
     pub async fn fill(&self) -> Result<(), String> {
         let leader = self.0.cluster.leader().await;
-        let (first, end) = (self.0.key(0), self.0.key(self.0.keys));
-        let all = RangeRequest { key: first, range_end: end, count_only: true };
+        let all = RangeRequest { count_only: true, ..self.0.all_keys() };
         let found = leader.connection(0).range(&all).await.map_err(|error| error.to_string())?;
         if u64::try_from(found.count) == Ok(self.0.keys) {
             return Ok(());
@@ -97,6 +126,7 @@ impl Load {
             total.latencies_us.extend(outcome.latencies_us);
             total.timed_out += outcome.timed_out;
             total.rejected += outcome.rejected;
+            total.lost += outcome.lost;
         }
         total.elapsed = begun.elapsed();
         total
@@ -122,9 +152,11 @@ async fn run_client(
         if is_over {
             return outcome;
         }
-        let answered = shared.call_until_answered(&mut leader, client, rng.u64(..shared.keys));
+        let index = shared.choose(client as u64, &mut rng);
+        let answered = shared.call_until_answered(&mut leader, client, index);
         match timeout_at((now + CALL_TIMEOUT).into(), answered).await {
-            Ok(Ok(())) => {
+            Ok(Ok(Answer::LostRace)) => outcome.lost += 1,
+            Ok(Ok(Answer::Done)) => {
                 let latency_us = u32::try_from(now.elapsed().as_micros()).unwrap_or(u32::MAX);
                 outcome.latencies_us.push(latency_us);
             }
@@ -143,11 +175,15 @@ impl Shared {
         leader: &mut Leader,
         client: usize,
         index: u64,
-    ) -> Result<(), Error> {
+    ) -> Result<Answer, Error> {
+        let done = |()| Answer::Done;
         loop {
+            let connection = leader.connection(client);
             let answer = match self.operation {
-                Operation::Put => self.put(leader.connection(client), index).await,
-                Operation::Get => self.get(leader.connection(client), index).await,
+                Operation::Put => self.put(connection, index).await.map(done),
+                Operation::Get => self.get(connection, index).await.map(done),
+                Operation::Cas => self.swap(connection, index).await,
+                Operation::Range => self.range(connection).await.map(done),
             };
             match answer {
                 Err(error) if error.is_retryable() => {
@@ -170,11 +206,40 @@ impl Shared {
     }
 
     async fn get(&self, connection: &Connection, index: u64) -> Result<(), Error> {
-        let request =
-            RangeRequest { key: self.key(index), range_end: Bytes::new(), count_only: false };
+        let request = RangeRequest { key: self.key(index), ..RangeRequest::default() };
         let found = connection.range(&request).await?;
         let value = found.kvs.first().ok_or(Error::Malformed)?;
         if value.value.len() == self.value.len() { Ok(()) } else { Err(Error::Malformed) }
+    }
+
+    async fn swap(&self, connection: &Connection, index: u64) -> Result<Answer, Error> {
+        let request = self.revisions.request(index, self.key(index), self.value.clone());
+        let response = connection.txn(&request).await?;
+        match self.revisions.learn(index, &response)? {
+            true => Ok(Answer::Done),
+            false => Ok(Answer::LostRace),
+        }
+    }
+
+    async fn range(&self, connection: &Connection) -> Result<(), Error> {
+        let found = connection.range(&self.all_keys()).await?;
+        if found.kvs.len() as u64 == self.keys { Ok(()) } else { Err(Error::Malformed) }
+    }
+
+    /// The key that an operation takes. For compare-and-set, clients share none: each has every `clients`th, from its number on.
+    fn choose(&self, client: u64, rng: &mut Rng) -> u64 {
+        match self.operation {
+            Operation::Cas => {
+                let own = (self.keys - client).div_ceil(self.clients);
+                client + self.clients * rng.u64(..own)
+            }
+            _ => rng.u64(..self.keys),
+        }
+    }
+
+    fn all_keys(&self) -> RangeRequest {
+        let (key, range_end) = (self.key(0), self.key(self.keys));
+        RangeRequest { key, range_end, ..RangeRequest::default() }
     }
 
     /// The size is part of it: values of another size are not found by mistake.

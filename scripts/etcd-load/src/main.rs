@@ -11,6 +11,7 @@ mod cluster;
 mod etcd;
 mod load;
 mod report;
+mod swap;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ use crate::cluster::Cluster;
 use crate::load::{Load, Until};
 use crate::report::Report;
 
-/// Load for etcd: linearizable puts or gets, sent to the leader.
+/// Load for etcd: puts, and linearizable gets, compare-and-sets or ranges, sent to the leader.
 #[derive(Parser)]
 struct Args {
     operation: Operation,
@@ -48,7 +49,8 @@ struct Args {
     /// Bytes.
     #[arg(long, default_value_t = 256)]
     value_size: usize,
-    /// How many keys, each as likely as the other. For gets, they are written first.
+    /// How many keys, each as likely as the other. For cas: of those that belong to the client. For range: all of them. Except for
+    /// puts, they are written first.
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
     /// Threads of this program.
@@ -60,6 +62,10 @@ struct Args {
 enum Operation {
     Put,
     Get,
+    /// Compare the mod revision of a key, and put.
+    Cas,
+    /// Read all the keys in one answer.
+    Range,
 }
 
 fn main() -> ExitCode {
@@ -91,9 +97,18 @@ async fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     let clients = args.clients.max(1);
     let connections = args.conns.clamp(1, clients);
     let cluster = Cluster::connect(args.endpoints, connections).await?;
-    let load = Load::new(cluster, args.operation, args.value_size, args.keys.max(1));
-    if args.operation == Operation::Get {
+    let keys = args.keys.max(1);
+    if args.operation == Operation::Cas && keys < clients as u64 {
+        return Err(
+            format!("--keys {keys}: each of {clients} clients needs a key of its own").into()
+        );
+    }
+    let mut load = Load::new(cluster, args.operation, args.value_size, keys, clients as u64);
+    if args.operation != Operation::Put {
         load.fill().await?;
+    }
+    if args.operation == Operation::Cas {
+        load.read_revisions().await?;
     }
     if args.warm_up_ms > 0 {
         load.run(clients, Until::Elapsed(Duration::from_millis(args.warm_up_ms))).await;

@@ -23,6 +23,8 @@ impl fmt::Display for Report {
         let (operation, not_applied, unknown) = match self.operation {
             Operation::Put => ("put", 0, outcome.timed_out),
             Operation::Get => ("get", outcome.timed_out, 0),
+            Operation::Cas => ("cas", outcome.lost, outcome.timed_out),
+            Operation::Range => ("range", outcome.timed_out, 0),
         };
         let (seconds, operations) = (outcome.elapsed.as_secs_f64(), outcome.latencies_us.len());
         let ops_per_second = operations as f64 / seconds;

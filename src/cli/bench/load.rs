@@ -15,27 +15,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex, RwLock};
-use syncraft::ErrorChain;
-use syncraft::clerk::{Clerk, ClerkError, ClerkErrorKind};
-use syncraft::kv::proto::{GetArgs, GetReply, KvServerRpcStub, PutAppendArgs, PutAppendReply};
-use syncraft::rpc::{CallError, Channel};
+use syncraft::clerk::{Clerk, ClerkErrorKind};
+use syncraft::kv::proto::GetArgs;
+use syncraft::rpc::CallError;
 
 use super::super::Failure;
+use super::measured::{Failed, LATENCY_MAX_US, Measured, Shard};
+use super::wire::{Attempt, Line, Lines, Reply, Session};
 use super::work::{Operation, Work};
 
-/// `Err` of `kv_server_rpc.proto`: done.
-const OK: &[u8] = b"OK";
-/// `Err`: the key is absent.
-const ERR_NO_KEY: &[u8] = b"ErrNoKey";
-
-/// The longest latency that can be recorded, in microseconds: an hour.
-const LATENCY_MAX_US: u64 = 3_600_000_000;
-/// Significant digits of a recorded latency.
-const LATENCY_DIGITS: u8 = 3;
 /// Threads that repeat operations.
 const REPAIRERS: usize = 16;
 /// How long an operation waits for its answer before it is repeated, besides the time to transfer
@@ -70,25 +60,6 @@ pub(super) struct Load {
     pub(super) shows_progress: bool,
 }
 
-/// The results of a run.
-pub(super) struct Measured {
-    /// The latencies of operations that succeeded, in microseconds.
-    pub(super) latencies: Histogram<u64>,
-    pub(super) elapsed: Duration,
-    pub(super) errors: Errors,
-    pub(super) first_error: Option<String>,
-}
-
-/// Counts of failed operations, by kind of failure.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Errors {
-    pub(super) not_applied: u64,
-    pub(super) unknown: u64,
-    pub(super) rejected: u64,
-    /// Due before an open loop ended, but no client was free.
-    pub(super) not_begun: u64,
-}
-
 /// Finds the member that the clients' requests go to.
 pub(super) trait Leader: Send + Sync + 'static {
     /// The address of the member that says it leads, if any.
@@ -119,12 +90,6 @@ struct Run {
     repairs: Sender<Begun>,
 }
 
-/// The connections, all to the same member.
-struct Lines {
-    addr: String,
-    stubs: Vec<KvServerRpcStub>,
-}
-
 /// The schedule of an open loop.
 #[derive(Default)]
 struct Pacing {
@@ -136,9 +101,7 @@ struct Pacing {
 struct Client {
     number: usize,
     rng: fastrand::Rng,
-    client_id: Bytes,
-    request_id: i64,
-    seen_index: u64,
+    session: Session,
 }
 
 /// An operation of a client.
@@ -148,18 +111,6 @@ struct Begun {
     begin: Instant,
     is_counted: bool,
     may_have_run: bool,
-}
-
-/// How an operation failed.
-struct Failed {
-    kind: ClerkErrorKind,
-    words: String,
-}
-
-struct Shard {
-    latencies: Histogram<u64>,
-    errors: Errors,
-    first_error: Option<String>,
 }
 
 impl Load {
@@ -174,8 +125,8 @@ impl Load {
         let addr = leader.find().ok_or_else(|| Failure::not_applied("no member leads"))?;
         let lines = Lines::new(addr, clients, connections);
         let deadline = Instant::now() + self.timeout;
-        lines.stubs.iter().try_for_each(|stub| check_line(stub, deadline))?;
-        let bytes = (clients * self.work.value_size()) as f64;
+        lines.lines.iter().try_for_each(|line| check_line(line, deadline))?;
+        let bytes = clients as f64 * self.work.operation_len_bytes() as f64;
         let time_of_bytes = Duration::from_secs_f64(bytes / BYTES_PER_SECOND_MIN);
         let run = Arc::new(Run {
             start: Instant::now() + self.warm_up,
@@ -229,16 +180,16 @@ impl Load {
             Ok::<_, Failure>(run.start.elapsed())
         })?;
         let measured = run.measured(elapsed);
-        let stubs = std::mem::take(&mut run.lines.write().stubs);
-        stubs.iter().for_each(|stub| stub.invoker().close());
+        let lines = std::mem::take(&mut run.lines.write().lines);
+        lines.iter().for_each(|line| line.kv.invoker().close());
         Ok(measured)
     }
 }
 
 /// Connects and makes one call, so that a channel that gets no thread fails now.
-fn check_line(stub: &KvServerRpcStub, deadline: Instant) -> Result<(), Failure> {
-    stub.invoker().connect_now(deadline)?;
-    match stub.get_async(&GetArgs::default(), deadline).wait() {
+fn check_line(line: &Line, deadline: Instant) -> Result<(), Failure> {
+    line.kv.invoker().connect_now(deadline)?;
+    match line.kv.get_async(&GetArgs::default(), deadline).wait() {
         Err(error @ CallError::NotSent { .. }) => Err(error.into()),
         // Any answer will do.
         _ => Ok(()),
@@ -255,28 +206,11 @@ impl Drop for EndsRun<'_> {
     }
 }
 
-impl Lines {
-    fn new(addr: String, clients: usize, connections: usize) -> Lines {
-        let stub = |_| {
-            let channel = Channel::builder(addr.as_str()).calls_max(clients);
-            KvServerRpcStub::new(channel.lazy())
-        };
-        Lines { stubs: (0..connections).map(stub).collect(), addr }
-    }
-}
-
 impl Client {
     fn new(number: usize) -> Client {
-        let rng = fastrand::Rng::new();
-        let mut client =
-            Client { number, rng, client_id: Bytes::new(), request_id: 0, seen_index: 1 };
-        client.begin_session();
-        client
-    }
-
-    fn begin_session(&mut self) {
-        self.client_id = self.rng.u128(..).to_string().into();
-        self.request_id = 0;
+        let mut rng = fastrand::Rng::new();
+        let session = Session::new(&mut rng);
+        Client { number, rng, session }
     }
 }
 
@@ -382,55 +316,29 @@ impl Run {
     }
 
     fn begin(self: &Arc<Self>, mut client: Client, number: u64, begin: Instant) {
-        let operation = self.load.work.operation(number, &mut client.rng);
+        let operation = self.load.work.operation(number, client.number as u64, &mut client.rng);
+        let request = client.session.request(&operation);
         let is_counted = self.is_counted(number, begin);
-        let stub = self.lines.read().stubs[client.number % self.connections].clone();
+        let line = self.lines.read().lines[client.number % self.connections].clone();
         let (run, deadline) = (Arc::clone(self), Instant::now() + self.answer_timeout);
-        match &operation {
-            Operation::Get { key } => {
-                let args = GetArgs { key: key.clone(), ..GetArgs::default() };
-                let begun = Begun { client, operation, begin, is_counted, may_have_run: false };
-                stub.get_then(&args, deadline, move |reply| run.got(begun, reply));
-            }
-            Operation::Write { op, key, value } => {
-                client.request_id += 1;
-                let args = PutAppendArgs {
-                    key: key.clone(),
-                    value: value.clone(),
-                    op: Bytes::from_static(op),
-                    client_id: client.client_id.clone(),
-                    request_id: client.request_id,
-                    seen_index: client.seen_index,
-                };
-                let begun = Begun { client, operation, begin, is_counted, may_have_run: false };
-                stub.put_append_then(&args, deadline, move |reply| run.written(begun, reply));
-            }
-        }
+        let begun = Begun { client, operation, begin, is_counted, may_have_run: false };
+        line.send(&request, deadline, move |reply| run.answered(begun, reply));
     }
 
-    fn got(self: Arc<Self>, begun: Begun, reply: Result<GetReply, CallError>) {
-        match reply {
-            Ok(reply) if reply.err == OK || reply.err == ERR_NO_KEY => {
-                self.end(begun, Instant::now(), Ok(()));
+    fn answered(self: Arc<Self>, mut begun: Begun, reply: Result<Reply, CallError>) {
+        match Attempt::of(&begun.operation, reply) {
+            Attempt::Ended { index, result } => {
+                begun.client.session.saw(index);
+                self.end(begun, Instant::now(), result);
             }
-            _ => self.repair(begun),
+            Attempt::Repeat { index, may_have_run } => {
+                let Client { session, rng, .. } = &mut begun.client;
+                session.saw(index);
+                session.restart(rng);
+                begun.may_have_run = may_have_run;
+                self.repair(begun);
+            }
         }
-    }
-
-    fn written(self: Arc<Self>, mut begun: Begun, reply: Result<PutAppendReply, CallError>) {
-        match reply {
-            Ok(reply) if reply.err == OK => {
-                begun.client.seen_index = reply.index;
-                return self.end(begun, Instant::now(), Ok(()));
-            }
-            Ok(reply) => {
-                begun.may_have_run = reply.may_apply;
-                begun.client.seen_index = begun.client.seen_index.max(reply.index);
-            }
-            Err(error) => begun.may_have_run = error.may_have_run(),
-        }
-        begun.client.begin_session();
-        self.repair(begun);
     }
 
     fn end(self: &Arc<Self>, begun: Begun, ended: Instant, result: Result<(), Failed>) {
@@ -477,11 +385,8 @@ impl Run {
             let words = format!("no answer within {:?}", self.load.timeout);
             return Err(Failed { kind: kind(ClerkErrorKind::NotApplied), words });
         }
-        let failed = |error: ClerkError| Failed {
-            kind: kind(error.kind()),
-            words: ErrorChain(&error).to_string(),
-        };
-        begun.operation.run(&clerk.clone().with_timeout(left)).map_err(failed)
+        let result = begun.operation.run(&clerk.clone().with_timeout(left), begun.may_have_run);
+        result.map_err(|failed| Failed { kind: kind(failed.kind), words: failed.words })
     }
 
     fn show_progress(&self) {
@@ -503,36 +408,5 @@ impl Run {
         self.shards.iter().for_each(|shard| all.add(&mut shard.lock()));
         let Shard { latencies, errors, first_error } = all;
         Measured { latencies, elapsed, errors, first_error }
-    }
-}
-
-impl Shard {
-    fn new() -> Shard {
-        let latencies = Histogram::new_with_bounds(1, LATENCY_MAX_US, LATENCY_DIGITS)
-            .expect("these bounds are in order");
-        Shard { latencies, errors: Errors::default(), first_error: None }
-    }
-
-    fn count(&mut self, latency_us: u64, result: Result<(), Failed>) {
-        let Err(Failed { kind, words }) = result else {
-            return self.latencies.saturating_record(latency_us);
-        };
-        *match kind {
-            ClerkErrorKind::NotApplied => &mut self.errors.not_applied,
-            ClerkErrorKind::Unknown | ClerkErrorKind::Applied => &mut self.errors.unknown,
-            ClerkErrorKind::Rejected => &mut self.errors.rejected,
-        } += 1;
-        self.first_error.get_or_insert(words);
-    }
-
-    fn add(&mut self, other: &mut Shard) {
-        self.latencies.add(&other.latencies).expect("all have the same bounds");
-        self.errors.not_applied += other.errors.not_applied;
-        self.errors.unknown += other.errors.unknown;
-        self.errors.rejected += other.errors.rejected;
-        self.errors.not_begun += other.errors.not_begun;
-        if let Some(error) = other.first_error.take() {
-            self.first_error.get_or_insert(error);
-        }
     }
 }

@@ -7,9 +7,21 @@
 //! waiting for a free client counts too (no coordinated omission).
 //!
 //! The keys that reads need are written first. Operations during the warm-up are not counted.
+//!
+//! | operation | what a client does, again and again |
+//! | --- | --- |
+//! | put, append, get, mixed | writes or reads one of the keys, each as likely as the others |
+//! | cas | compares the mod revision of one of its own keys with the one it knows, and puts |
+//! | range | reads all the keys, in one answer |
+//!
+//! A compare-and-set that finds another revision counts as "not applied": somebody else writes the
+//! same keys. So does a range that does not find all of them.
 
 mod load;
+mod measured;
 mod report;
+mod swap;
+mod wire;
 mod work;
 
 use std::io::{self, IsTerminal};
@@ -17,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use syncraft::clerk::{Clerk, Endpoints};
 use syncraft::kv::VALUE_LEN_MAX;
+use syncraft::kv::model::ANSWER_LEN_MAX;
 use syncraft::server::proto::StatusReply;
 
 use super::args::{BenchArgs, BenchOperation, Common};
@@ -25,10 +38,14 @@ use super::status::Answer;
 use super::{Exit, Failure, Outcome, status};
 use load::{End, Leader, Load};
 use report::{Cluster, Report};
-use work::Work;
+use work::{KEY_LEN, Work};
 
 /// A higher number is taken for a mistake.
 const CLIENTS_MAX: usize = 100_000;
+/// The most keys of a compare-and-set. Each has a revision here.
+const CAS_KEYS_MAX: u64 = 100_000_000;
+/// What an entry counts for in an answer, besides its key and its value, in bytes.
+const ENTRY_OVERHEAD: usize = 64;
 /// Clients that prepare the keys.
 const PREPARING_CLIENTS: u64 = 256;
 /// By default, this many clients share a connection, ...
@@ -56,27 +73,12 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         read_mode: found.1.read_mode,
     };
     let leader = || Search { endpoints: endpoints.clone(), common: common.clone() };
-    let shows_progress = io::stderr().is_terminal();
 
     let work = Work::new(&args);
-    if work.reads() && !args.no_fill {
-        let clients = PREPARING_CLIENTS.min(args.keys) as usize;
-        let fill = Load {
-            work: work.filling(),
-            end: End::Count(args.keys),
-            rate: None,
-            warm_up: Duration::ZERO,
-            timeout: common.timeout(),
-            ends_at_failure: true,
-            shows_progress,
-        };
-        let filled = fill.run(leader(), clients, connections_for(clients))?;
-        if let Some(error) = filled.first_error {
-            return Err(Failure::not_applied(format!(
-                "cannot write the keys before the measurement: {error}"
-            )));
-        }
+    if work.needs_keys() && !args.no_fill {
+        fill(&work, args.keys, leader())?;
     }
+    work.read_keys(&common.clerk()?)?;
     let load = Load {
         work,
         end: match args.count {
@@ -87,7 +89,7 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         warm_up: args.warm_up,
         timeout: common.timeout(),
         ends_at_failure: false,
-        shows_progress,
+        shows_progress: io::stderr().is_terminal(),
     };
     let measured = load.run(leader(), args.clients, connections)?;
     let report = Report::new(&args, connections, &measured, cluster);
@@ -109,6 +111,26 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         (true, _) => Exit::Unknown,
     };
     Err(Failure { exit, line })
+}
+
+/// Writes the keys of a run.
+fn fill(work: &Work, keys: u64, leader: Search) -> Result<(), Failure> {
+    let clients = PREPARING_CLIENTS.min(keys) as usize;
+    let fill = Load {
+        work: work.filling(),
+        end: End::Count(keys),
+        rate: None,
+        warm_up: Duration::ZERO,
+        timeout: leader.common.timeout(),
+        ends_at_failure: true,
+        shows_progress: io::stderr().is_terminal(),
+    };
+    match fill.run(leader, clients, connections_for(clients))?.first_error {
+        None => Ok(()),
+        Some(error) => Err(Failure::not_applied(format!(
+            "cannot write the keys before the measurement: {error}"
+        ))),
+    }
 }
 
 fn check(args: &BenchArgs) -> Result<(), Failure> {
@@ -137,6 +159,35 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     }
     if args.operation == BenchOperation::Append && args.no_fill {
         return wrong("--no-fill: append never fills keys".to_owned());
+    }
+    match args.operation {
+        BenchOperation::Cas => check_cas(args),
+        BenchOperation::Range => check_range(args),
+        _ => Ok(()),
+    }
+}
+
+fn check_cas(&BenchArgs { keys, clients, .. }: &BenchArgs) -> Result<(), Failure> {
+    if keys < clients as u64 {
+        let words = format!("--keys {keys}: each of {clients} clients needs a key of its own");
+        return Err(Failure::usage(words));
+    }
+    if keys > CAS_KEYS_MAX {
+        return Err(Failure::usage(format!("--keys {keys}: at most {CAS_KEYS_MAX} for cas")));
+    }
+    Ok(())
+}
+
+fn check_range(&BenchArgs { keys, value_size, .. }: &BenchArgs) -> Result<(), Failure> {
+    let entry = (KEY_LEN + value_size + ENTRY_OVERHEAD) as u64;
+    // An answer with a single entry may have any length.
+    let keys_max = (ANSWER_LEN_MAX / entry).max(1);
+    if keys > keys_max {
+        let words = format!(
+            "--keys {keys}: one answer holds at most {keys_max} keys with values of {value_size} \
+             bytes"
+        );
+        return Err(Failure::usage(words));
     }
     Ok(())
 }

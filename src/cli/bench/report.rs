@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::super::args::BenchArgs;
-use super::load::Measured;
+use super::measured::Measured;
 
 /// The cluster that was measured, as its leader describes it.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! etcd's v3 calls that the load needs, on one HTTP/2 connection: `KV.Put`, `KV.Range`, `KV.Txn` and `Maintenance.Status`.
+//! etcd's v3 calls that the load needs, on one HTTP/2 connection: `KV.Put`, `KV.Range`, `KV.Txn`
+//! and `Maintenance.Status`.
 //!
 //! A gRPC call is a POST whose body is one message behind five bytes (not compressed: 0; then its length, big endian), and whose
 //! trailers hold the outcome, `grpc-status`. Only the fields that are used are declared; protobuf skips the others.
@@ -77,7 +78,8 @@ pub struct TxnRequest {
     pub failure: Vec<RequestOp>,
 }
 
-/// Whether the mod revision of a key is equal to a number: field 1 (`result`) is not set, which means "equal".
+/// Whether the mod revision of a key is equal to a number: field 1 (`result`) is not set, which
+/// means "equal".
 #[derive(Message)]
 pub struct Compare {
     /// [`Compare::MOD`].

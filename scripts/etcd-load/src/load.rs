@@ -226,7 +226,8 @@ impl Shared {
         if found.kvs.len() as u64 == self.keys { Ok(()) } else { Err(Error::Malformed) }
     }
 
-    /// The key that an operation takes. For compare-and-set, clients share none: each has every `clients`th, from its number on.
+    /// The key that an operation takes. For compare-and-set, clients share none: each has every
+    /// `clients`th, from its number on.
     fn choose(&self, client: u64, rng: &mut Rng) -> u64 {
         match self.operation {
             Operation::Cas => {

@@ -49,8 +49,8 @@ struct Args {
     /// Bytes.
     #[arg(long, default_value_t = 256)]
     value_size: usize,
-    /// How many keys, each as likely as the other. For cas: of those that belong to the client. For range: all of them. Except for
-    /// puts, they are written first.
+    /// How many keys, each as likely as the other. For cas: of those that belong to the client. For
+    /// range: all of them. Except for puts, they are written first.
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
     /// Threads of this program.

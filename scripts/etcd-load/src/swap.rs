@@ -1,5 +1,5 @@
-//! Compare-and-set, as `syncraft bench cas` does it: one transaction that compares the mod revision which the client knows, puts if
-//! it is equal, and otherwise reads the key.
+//! Compare-and-set, as `syncraft bench cas` does it: one transaction that compares the mod revision
+//! which the client knows, puts if it is equal, and otherwise reads the key.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -30,7 +30,8 @@ impl Revisions {
         }
     }
 
-    /// Whether the transaction put. If it was repeated after a failure, its first copy may have, and counts as a lost race.
+    /// Whether the transaction put. If it was repeated after a failure, its first copy may have put;
+    /// then it counts as a lost race.
     pub fn learn(&self, index: u64, response: &TxnResponse) -> Result<bool, Error> {
         let revision = match response.succeeded {
             true => response.header.as_ref().ok_or(Error::Malformed)?.revision,

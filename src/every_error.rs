@@ -58,6 +58,8 @@ fn every_error_says_its_own_part_only() {
         UnknownKind(9),
         CutShort { len: 3, needed: 4 },
         TooLong(1),
+        UnknownParts {},
+        NotForClients {},
         TooLarge { part: "key", len: 9, max: 8 },
         NotAMessage(not_a_message()),
         NotATxn(WireError::Missing { of: "a range", part: "keys" }),
@@ -66,6 +68,7 @@ fn every_error_says_its_own_part_only() {
     check_all(&every_variant!(TxnError:
         KeyTooLong { len: 9 },
         ValueTooLong { len: 9 },
+        TooMany { count: 50_001 },
         TooDeep { depth: 17 },
     ));
     check_all(&every_variant!(WireError:

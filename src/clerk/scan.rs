@@ -12,7 +12,7 @@ const SCAN: Operation = Operation::read("scan");
 
 /// How many entries the first page may have. A member answers as many at once, without a thread of
 /// their own.
-const FIRST_PAGE_LEN: u64 = 999;
+const FIRST_PAGE_LEN: u64 = 998;
 
 /// How many entries a page may have at most.
 const PAGE_LEN_MAX: u64 = 10_000;

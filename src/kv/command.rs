@@ -110,6 +110,13 @@ pub enum CommandError {
     /// A command of fixed length is longer.
     #[error("command with {0} bytes too many")]
     TooLong(usize),
+    /// The bytes are those of a command in another form: with fields that this version does not
+    /// know. What they decide here and in a later version would differ.
+    #[error("the command has parts that this version does not know")]
+    UnknownParts,
+    /// A client asks for a change that the leader alone makes.
+    #[error("the feature level is the leader's to raise")]
+    NotForClients,
     /// A part is over its limit.
     #[error("{part} of {len} bytes is over the limit of {max}")]
     TooLarge {
@@ -150,6 +157,17 @@ impl Command {
             Change::Compact { .. } | Change::RaiseLevel(_) | Change::SetLimits(_) => {}
         }
         check_len("client id", self.identity.client_id.len(), CLIENT_ID_LEN_MAX)
+    }
+
+    /// As [`check_limits`](Self::check_limits), for a command that comes from outside a member.
+    ///
+    /// # Errors
+    /// The same, and [`CommandError::NotForClients`].
+    pub fn check_of_client(&self) -> Result<(), CommandError> {
+        match self.change {
+            Change::RaiseLevel(_) => Err(CommandError::NotForClients),
+            _ => self.check_limits(),
+        }
     }
 
     /// The bytes for the log.

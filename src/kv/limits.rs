@@ -11,13 +11,13 @@ pub struct Limits {
     /// Keys. Default 100 million.
     pub keys_max: u64,
     /// How much of its past the store remembers: 64 bytes for each change, and its key and the
-    /// value that it replaced. Default 64 MiB, at most 64 GiB. The newest change always stays.
+    /// value that it replaced. Default 64 MiB, at most 4 GiB. The newest change always stays.
     pub history_bytes_max: u64,
 }
 
 impl Limits {
     /// The highest `history_bytes_max`.
-    pub const HISTORY_BYTES_MAX_MAX: u64 = 64 << 30;
+    pub const HISTORY_BYTES_MAX_MAX: u64 = 4 << 30;
 }
 
 impl Default for Limits {

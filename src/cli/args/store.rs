@@ -252,7 +252,7 @@ pub(crate) struct LimitsArgs {
     #[arg(long, value_name = "N")]
     pub(crate) keys: Option<u64>,
     /// How much of its past the store remembers, in bytes: 64 for each change, and the key and the
-    /// value that it replaced; at most 64 GiB
+    /// value that it replaced; at most 4 GiB
     #[arg(long, value_name = "N")]
     pub(crate) history: Option<u64>,
     /// Print one JSON object

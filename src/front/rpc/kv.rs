@@ -119,11 +119,15 @@ fn outcome_reply(outcome: Outcome) -> PutAppendReply {
         Outcome::TooLarge => put_reply(words::ERR_TOO_LARGE),
         Outcome::NoSpace => put_reply(words::ERR_NO_SPACE),
         // The id of a transaction that took effect: the client has used it for two requests.
-        Outcome::Ran { index, .. } => PutAppendReply { index: index.0, ..put_reply(words::OK) },
+        Outcome::Ran { index, result: Ok(_) } => {
+            PutAppendReply { index: index.0, ..put_reply(words::OK) }
+        }
         Outcome::SessionExpired { index } => {
             PutAppendReply { index: index.0, ..put_reply(words::ERR_SESSION_EXPIRED) }
         }
-        Outcome::Malformed => put_reply(words::ERR_UNKNOWN_OP),
+        Outcome::Malformed | Outcome::Ran { result: Err(_), .. } => {
+            put_reply(words::ERR_UNKNOWN_OP)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`ApiError`]: why a request has no answer.
 
 use crate::kv::CommandError;
-use crate::kv::model::Refusal;
+use crate::kv::model::{Reason, Refusal};
 use crate::node::RequestError;
 use crate::raft::{Index, MemberId};
 
@@ -20,8 +20,9 @@ pub enum ApiError {
     /// Revisions begin at 1, so there is nothing to compact at 0. Nothing was done.
     #[error("revision 0 cannot be compacted: revisions begin at 1")]
     RevisionZero,
-    /// The store refused the request. Nothing changed, and a repeat with the same identity gets the
-    /// same answer.
+    /// The store refused the request, and this copy of it changed nothing. With
+    /// [`Reason::SessionExpired`] or [`Reason::Superseded`] an earlier copy may have taken effect.
+    /// After any other reason none has, and a repeat with the same identity gets the same answer.
     #[error("the store refused the request")]
     Refused {
         /// Why.
@@ -36,7 +37,14 @@ pub enum ApiError {
 impl ApiError {
     /// Whether a write may have taken effect, or may still do so. `false` is certain.
     pub fn may_apply(&self) -> bool {
-        matches!(self, ApiError::NotServed(error) if error.may_apply())
+        match self {
+            ApiError::NotServed(error) => error.may_apply(),
+            // An earlier copy may have taken effect.
+            ApiError::Refused { refusal, .. } => {
+                matches!(refusal.reason, Reason::SessionExpired | Reason::Superseded)
+            }
+            ApiError::Invalid(_) | ApiError::RevisionZero => false,
+        }
     }
 
     /// The member that leads, if this one does not and knows who does.

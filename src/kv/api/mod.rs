@@ -109,7 +109,7 @@ impl Api {
         deadline: Instant,
         callback: impl FnOnce(Result<Outcome, ApiError>) + Send + 'static,
     ) {
-        if let Err(error) = command.check_limits() {
+        if let Err(error) = command.check_of_client() {
             return callback(Err(ApiError::Invalid(error)));
         }
         self.node.queue_proposal(command.encode(), deadline, move |result| {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::kv::model::{self, Reason, Refusal, Revision, WireError};
-use crate::kv::{Branches, Change, Command, Done, Outcome, Store};
+use crate::kv::{Branches, Command, CommandError, Done, Outcome, Store};
 use crate::node::NodeHandle;
 use crate::raft::Index;
 use crate::rpc::prost::Message as _;
@@ -86,8 +86,8 @@ impl LaneRpc for LaneService {
     }
 
     fn forward(&self, request: ForwardRequest, reply: Reply<ForwardReply>) {
-        if let Err(why) = check(&request.command) {
-            return reply.run(refusal(why, false));
+        if let Err(error) = check(&request.command) {
+            return reply.run(refusal(ErrorChain(&error).to_string(), false));
         }
         let deadline = reply.deadline().unwrap_or_else(|| Instant::now() + CALL_TIMEOUT);
         self.node.queue_proposal(request.command, deadline, move |result| {
@@ -101,15 +101,11 @@ impl LaneRpc for LaneService {
     }
 }
 
-/// Whether a member may have sent this command. Members do not forward a change of the feature
-/// level: the leader alone decides it.
-fn check(bytes: &Bytes) -> Result<(), String> {
-    let command = Command::decode(bytes).map_err(|error| ErrorChain(&error).to_string())?;
-    command.check_limits().map_err(|error| ErrorChain(&error).to_string())?;
-    match command.change {
-        Change::RaiseLevel(_) => Err("the feature level is the leader's to raise".to_owned()),
-        _ => Ok(()),
-    }
+/// Whether a member of this version may have sent this command.
+fn check(bytes: &Bytes) -> Result<(), CommandError> {
+    let command = Command::decode(bytes)?;
+    command.check_of_client()?;
+    if command.encode() == *bytes { Ok(()) } else { Err(CommandError::UnknownParts) }
 }
 
 fn refusal(why: String, may_apply: bool) -> ForwardReply {
@@ -178,4 +174,30 @@ fn read_answer(bytes: Bytes) -> Result<Arc<model::TxnAnswer>, WireError> {
     let missing = WireError::Missing { of: "an answer", part: "a message" };
     let message = model::proto::TxnAnswer::decode(bytes).map_err(|_| missing)?;
     Ok(Arc::new(message.try_into()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Change;
+    use crate::kv::model::{Action, Txn};
+
+    fn command() -> Bytes {
+        let then = vec![Action::increment("n", 1).into()];
+        Command::unrepeated(Change::Txn(Txn { then, ..Txn::default() })).encode()
+    }
+
+    #[test]
+    fn a_command_in_another_form_is_refused() {
+        assert_eq!(check(&command()), Ok(()));
+        // With a field 15 of the transaction, which this version does not know.
+        let longer = [&command()[..], b"\x78\x01"].concat().into();
+        assert_eq!(check(&longer), Err(CommandError::UnknownParts));
+    }
+
+    #[test]
+    fn the_feature_level_is_not_a_clients_to_raise() {
+        let raise = Command::unrepeated(Change::RaiseLevel(2)).encode();
+        assert_eq!(check(&raise), Err(CommandError::NotForClients));
+    }
 }

@@ -64,9 +64,13 @@ const LANES_PER_CONNECTION: usize = 1_000;
 /// The pause after the first attempt that had no outcome. It doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
-/// How long a forwarded attempt waits for its answer before the lane asks who leads now. A leader
-/// that is cut off would otherwise keep the lane until the deadline.
+/// How long the first forwarded attempt waits for its answer before the lane asks who leads now. A
+/// leader that is cut off would otherwise keep the lane until the deadline. Each further attempt
+/// waits twice as long, and all of them longer for long commands, so that a slow network or a busy
+/// leader gets them through.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The slowest network on which the first attempt with a long command has enough time.
+const BYTES_PER_SECOND_MIN: usize = 1 << 20;
 
 /// Why a write has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -213,13 +217,13 @@ impl Lanes {
         deadline: Instant,
         callback: impl FnOnce(Result<Outcome, LaneError>) + Send + 'static,
     ) {
-        if let Err(error) = Command::unrepeated(change.clone()).check_limits() {
+        if let Err(error) = Command::unrepeated(change.clone()).check_of_client() {
             return callback(Err(LaneError::Limit(error)));
         }
         let Some(lane) = self.shared.pool.lock().take() else {
             return callback(Err(LaneError::Busy));
         };
-        self.shared.begin(lane, change, deadline, Box::new(callback));
+        self.shared.begin(lane, Index(1), change, deadline, Box::new(callback));
     }
 }
 
@@ -231,7 +235,10 @@ impl Drop for Lanes {
             // The attempt that is under way may still be applied.
             callback(Err(LaneError::Stopped { may_apply: true }));
         }
-        if let Some(thread) = self.thread.take() {
+        // A callback may drop the last owner of the lanes on their own thread.
+        if let Some(thread) =
+            self.thread.take().filter(|it| it.thread().id() != thread::current().id())
+        {
             // It ends without a panic, because it makes attempts only.
             let _ = thread.join();
         }
@@ -266,8 +273,16 @@ impl Pool {
 }
 
 impl Shared {
-    /// The lane's next write: it has a new id, and what this member has applied by now.
-    fn begin(self: &Arc<Self>, lane: usize, change: Change, deadline: Instant, callback: Callback) {
+    /// The lane's next write: it has a new id, and the newest index that is known to be applied,
+    /// which is at least `seen_index`. (The first entry of any log is a leader's no-op.)
+    fn begin(
+        self: &Arc<Self>,
+        lane: usize,
+        seen_index: Index,
+        change: Change,
+        deadline: Instant,
+        callback: Callback,
+    ) {
         let mut pool = self.pool.lock();
         // The lanes have ended.
         let Some(free) = pool.lanes.get_mut(lane) else {
@@ -278,8 +293,7 @@ impl Shared {
         let request_id = free.request_id;
         let number = u16::try_from(lane).expect("there are at most 3,000 lanes");
         let client_id = [&self.start[..], &number.to_be_bytes()].concat();
-        // The first entry of any log is a leader's no-op.
-        let seen_index = self.node.applied_index().max(Index(1));
+        let seen_index = self.node.applied_index().max(seen_index);
         let identity = Identity { client_id: client_id.into(), request_id, seen_index };
         let command = Command { identity, change: change.clone() }.encode();
         if command.len() > COMMAND_LEN_MAX {
@@ -295,11 +309,11 @@ impl Shared {
 
     /// Proposes the lane's write where the leader is.
     fn attempt(self: &Arc<Self>, lane: usize, request_id: i64) {
-        let (command, deadline) = {
+        let (command, deadline, attempts) = {
             let mut pool = self.pool.lock();
             let Some(write) = pool.write(lane, request_id) else { return };
             write.attempts += 1;
-            (write.command.clone(), write.deadline)
+            (write.command.clone(), write.deadline, write.attempts)
         };
         let role = self.node.status().role;
         let leader = role.leader.filter(|_| role.role != RoleName::Leader);
@@ -307,7 +321,8 @@ impl Shared {
         match leader.and_then(|leader| self.channels.get(&leader)) {
             Some(channels) => {
                 let channel = &channels[lane % channels.len()];
-                let deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+                let deadline =
+                    deadline.min(Instant::now() + attempt_timeout(attempts, command.len()));
                 forward::forward(channel, command, deadline, move |result| {
                     shared.settle(lane, request_id, result.map_err(NoOutcome::from));
                 });
@@ -324,11 +339,11 @@ impl Shared {
         let Some(write) = pool.write(lane, request_id) else { return };
         let end = match attempt {
             // The lane was forgotten. Unless a copy may have been applied, it begins anew.
-            Ok(Outcome::SessionExpired { .. }) if !write.may_apply => {
+            Ok(Outcome::SessionExpired { index }) if !write.may_apply => {
                 let Write { change, deadline, callback, .. } =
                     pool.lanes[lane].write.take().expect("it was there");
                 drop(pool);
-                return self.begin(lane, change, deadline, callback);
+                return self.begin(lane, index, change, deadline, callback);
             }
             Ok(Outcome::SessionExpired { .. }) => Err(LaneError::Forgotten),
             Ok(outcome) => Ok(outcome),
@@ -353,6 +368,12 @@ impl Shared {
             let _ = retries.try_send(retry);
         }
     }
+}
+
+/// How long the attempt with this number may take.
+fn attempt_timeout(attempt: u32, len: usize) -> Duration {
+    let transfer = Duration::from_millis((len * 1000 / BYTES_PER_SECOND_MIN) as u64);
+    (ATTEMPT_TIMEOUT + transfer).saturating_mul(1 << attempt.saturating_sub(1).min(10))
 }
 
 /// The pause after this many attempts.

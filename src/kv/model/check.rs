@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Action, DEPTH_MAX, KeyRange, NewValue, Operand, Operation, RangeEnd, Txn};
+use super::{
+    Action, DEPTH_MAX, KeyRange, NewValue, OPERATIONS_MAX, Operand, Operation, RangeEnd, Txn,
+};
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
 /// Why a transaction is refused before anything is done.
@@ -20,6 +22,12 @@ pub enum TxnError {
         /// Its length in bytes.
         len: usize,
     },
+    /// There are too many operations and comparisons.
+    #[error("more than {OPERATIONS_MAX} operations and comparisons: at least {count}")]
+    TooMany {
+        /// How many, as far as they were counted.
+        count: usize,
+    },
     /// Transactions are nested too deep.
     #[error("transactions nested {depth} deep: at most {DEPTH_MAX}")]
     TooDeep {
@@ -35,12 +43,17 @@ impl Txn {
     /// # Errors
     /// [`TxnError`], with the offending value.
     pub fn check(&self) -> Result<(), TxnError> {
-        self.check_at(1)
+        self.check_at(1, &mut 0)
     }
 
-    fn check_at(&self, depth: usize) -> Result<(), TxnError> {
+    /// `count` is how many operations and comparisons there were before this transaction.
+    fn check_at(&self, depth: usize, count: &mut usize) -> Result<(), TxnError> {
         if depth > DEPTH_MAX {
             return Err(TxnError::TooDeep { depth });
+        }
+        *count += self.compare.len() + self.then.len() + self.otherwise.len();
+        if *count > OPERATIONS_MAX {
+            return Err(TxnError::TooMany { count: *count });
         }
         for compare in &self.compare {
             check_keys(&compare.keys)?;
@@ -49,12 +62,12 @@ impl Txn {
             }
         }
         let mut operations = self.then.iter().chain(&self.otherwise);
-        operations.try_for_each(|operation| operation.check(depth))
+        operations.try_for_each(|operation| operation.check(depth, count))
     }
 }
 
 impl Operation {
-    fn check(&self, depth: usize) -> Result<(), TxnError> {
+    fn check(&self, depth: usize, count: &mut usize) -> Result<(), TxnError> {
         match &self.action {
             Action::Put { key, value, .. } => {
                 check_key(key)?;
@@ -67,7 +80,7 @@ impl Operation {
             Action::Increment { key, .. } => check_key(key),
             Action::Delete { keys, .. } => check_keys(keys),
             Action::Range(range) => check_keys(&range.keys),
-            Action::Txn(nested) => nested.check_at(depth + 1),
+            Action::Txn(nested) => nested.check_at(depth + 1, count),
         }
     }
 }
@@ -124,6 +137,21 @@ mod tests {
         check(Action::append("", long(VALUE_LEN_MAX + 1)), value_too_long.clone());
         let compare = vec![Compare::value("k", long(VALUE_LEN_MAX + 1))];
         assert_eq!(Txn { compare, ..Txn::default() }.check(), value_too_long);
+    }
+
+    #[test]
+    fn a_transaction_has_a_bounded_number_of_parts() {
+        let gets = |count| vec![Action::get("k").into(); count];
+        let compare = || vec![Compare::absent("k"); OPERATIONS_MAX / 2];
+        let inner = |count| Txn { then: gets(count), ..Txn::default() };
+        let with = |count| Txn {
+            compare: compare(),
+            then: vec![Action::Txn(inner(count)).into()],
+            ..Txn::default()
+        };
+        assert_eq!(with(OPERATIONS_MAX / 2 - 1).check(), Ok(()));
+        let too_many = Err(TxnError::TooMany { count: OPERATIONS_MAX + 1 });
+        assert_eq!(with(OPERATIONS_MAX / 2).check(), too_many);
     }
 
     #[test]

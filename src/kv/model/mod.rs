@@ -19,8 +19,8 @@
 //!
 //! # Bounds
 //! Every member applies them alike, so they belong to feature level 1: a command of at most
-//! [`COMMAND_LEN_MAX`](crate::kv::COMMAND_LEN_MAX) bytes, [`DEPTH_MAX`], [`TOUCHED_KEYS_MAX`],
-//! [`ANSWER_LEN_MAX`].
+//! [`COMMAND_LEN_MAX`](crate::kv::COMMAND_LEN_MAX) bytes, [`DEPTH_MAX`], [`OPERATIONS_MAX`],
+//! [`TOUCHED_KEYS_MAX`], [`ANSWER_LEN_MAX`].
 
 mod answer;
 mod check;
@@ -41,7 +41,12 @@ pub use wire::WireError;
 /// How deep transactions may be nested. The outermost one has depth 1.
 pub const DEPTH_MAX: usize = 16;
 
-/// How many keys the operations and comparisons of one command may look at or change.
+/// How many operations and comparisons a transaction may have, those of nested ones included.
+pub const OPERATIONS_MAX: usize = 50_000;
+
+/// How many keys the operations and comparisons of one command may look at or change. An operation
+/// counts as one key in any case, a change that a read of the past goes back over counts as one,
+/// and each 4 KiB of a value that is appended to or compared counts as one more.
 pub const TOUCHED_KEYS_MAX: u64 = 1_000_000;
 
 /// How long the answer of a command may be, in bytes. An entry counts as its key, its value and 64

@@ -150,6 +150,9 @@ pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
         let (sessions, digest) = (Table::default(), Digest::from_value(head.digest));
         return Ok(StoreView { state, sessions, digest });
     }
+    if head.revision == u64::MAX || head.compacted > head.revision {
+        return Err(invalid("revisions that no store has"));
+    }
     let entries = section(body, TAG_ENTRIES)?;
     let tree = read_entries(body, entries)?;
     let records = section(body, TAG_HISTORY)?;
@@ -188,20 +191,17 @@ fn read_entries(body: &mut impl Read, count: u64) -> io::Result<Tree> {
         if key.len() > KEY_LEN_MAX || value.len() > VALUE_LEN_MAX {
             return Err(invalid("a key or a value over its limit"));
         }
-        if tree.last_key().is_some_and(|last| last[..] >= key[..]) {
+        let MetaRecord { create_revision, mod_revision, version, lease } = meta;
+        let stored = Stored {
+            value: Value::from(value),
+            create_revision: Revision(create_revision),
+            mod_revision: Revision(mod_revision),
+            version,
+            lease: LeaseId(lease),
+        };
+        if !tree.push(&key, stored) {
             return Err(invalid("keys that are out of order"));
         }
-        let MetaRecord { create_revision, mod_revision, version, lease } = meta;
-        tree.insert(
-            &key,
-            Stored {
-                value: Value::from(&value[..]),
-                create_revision: Revision(create_revision),
-                mod_revision: Revision(mod_revision),
-                version,
-                lease: LeaseId(lease),
-            },
-        );
     }
     Ok(tree)
 }

@@ -122,7 +122,7 @@ impl From<HistoryRecord<Bytes>> for Record {
     fn from(record: HistoryRecord<Bytes>) -> Record {
         let before = record.before.map(|(value, meta)| {
             let value = match value {
-                BeforeValueRecord::Whole(value) => BeforeValue::Whole(Value::from(&value[..])),
+                BeforeValueRecord::Whole(value) => BeforeValue::Whole(Value::from(value)),
                 BeforeValueRecord::Prefix(len) => BeforeValue::Prefix(len as usize),
             };
             Box::new(Before {

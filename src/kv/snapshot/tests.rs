@@ -181,7 +181,7 @@ fn what_no_store_writes_is_refused() {
     check("section 9 in place of 1", &|bytes| bytes[4] = 9);
     check("keys that are out of order", &|bytes| bytes[find(b"large")] = b'a');
     check("a history that is out of order", &|bytes| bytes[revision] = 6);
-    check("a history that is out of order", &|bytes| bytes[compacted] = 9);
+    check("revisions that no store has", &|bytes| bytes[compacted] = 9);
     check("sessions that are out of order", &|bytes| bytes[session_of_a] = 4);
     // The same client as in another session.
     check("sessions that no store", &|bytes| bytes[session_of_a + 16] = b'c');

@@ -20,6 +20,12 @@ use crate::kv::model::{
 /// How often the interruption of a long read is looked at, in keys.
 const INTERRUPTION_KEYS: u64 = 4096;
 
+/// The longest number: that of `i64::MIN`.
+const NUMBER_LEN_MAX: usize = 20;
+
+/// As many bytes of a value as count as a key.
+const TOUCHED_BYTES: u64 = 4096;
+
 /// What a command may still cost.
 pub(in crate::kv) struct Budget<'a> {
     touched_keys: u64,
@@ -81,13 +87,23 @@ impl<'a> Budget<'a> {
 
     /// Looks at one more key.
     pub(super) fn touch(&mut self) -> Result<(), (Reason, u64)> {
-        self.touched_keys += 1;
+        self.touch_many(1)
+    }
+
+    /// Copies or compares a value of this length: each 4 KiB count as a key.
+    pub(super) fn touch_bytes(&mut self, len: usize) -> Result<(), (Reason, u64)> {
+        self.touch_many(len as u64 / TOUCHED_BYTES)
+    }
+
+    fn touch_many(&mut self, keys: u64) -> Result<(), (Reason, u64)> {
+        let before = self.touched_keys;
+        self.touched_keys += keys;
         if self.touched_keys > self.touched_keys_max {
             self.has_run_out = true;
             return Err((Reason::TooManyKeys, self.touched_keys_max));
         }
         if let Some(interrupt) = self.interrupt
-            && self.touched_keys.is_multiple_of(INTERRUPTION_KEYS)
+            && self.touched_keys / INTERRUPTION_KEYS > before / INTERRUPTION_KEYS
             && interrupt()
         {
             self.has_run_out = true;
@@ -141,7 +157,8 @@ impl<'a, 'b> Execution<'a, 'b> {
 
     fn run_operation(&mut self, operation: &Operation) -> Result<OperationAnswer, Refusal> {
         let answer_len = self.budget.answer_len;
-        let done = self.act(&operation.action);
+        // An operation that finds no key costs something, too.
+        let done = self.touch().and_then(|()| self.act(&operation.action));
         if !matches!(operation.action, Action::Txn(_)) {
             self.operation += 1;
         }
@@ -215,7 +232,8 @@ impl<'a, 'b> Execution<'a, 'b> {
         if keeps && held.is_none() {
             return self.refuse(Reason::KeyAbsent, 0);
         }
-        let kept_value = held.map(|held| held.value.to_bytes());
+        let keeps_value = *value == NewValue::Keep;
+        let kept_value = held.filter(|_| keeps_value).map(|held| held.value.to_bytes());
         let kept_lease = held.map_or(LeaseId::NONE, |held| held.lease);
         let previous = held.filter(|_| wants_previous).map(|held| held.entry(key));
         let value = match value {
@@ -268,6 +286,8 @@ impl<'a, 'b> Execution<'a, 'b> {
             return Ok(more.len() as u64);
         };
         let (held_len, len) = (held.value.len(), held.value.len() + more.len());
+        // Within a transaction the value is copied.
+        self.budget.touch_bytes(held_len).map_err(|why| self.refusal(why))?;
         if len > VALUE_LEN_MAX {
             return self.refuse(Reason::ValueTooLong, len as u64);
         }
@@ -345,6 +365,12 @@ impl<'a, 'b> Execution<'a, 'b> {
             if let Err((reason, value)) = self.budget.touch() {
                 return Err(Refusal { reason, operation: self.operation, value });
             }
+            if let Operand::Value(value) = &compare.operand
+                && let Err((reason, value)) =
+                    self.budget.touch_bytes(value.len().min(held.value.len()))
+            {
+                return Err(Refusal { reason, operation: self.operation, value });
+            }
             if !compare.holds(Some(held)) {
                 return Ok(false);
             }
@@ -399,6 +425,9 @@ fn needs_undo(operations: &[Operation]) -> bool {
 /// A decimal 64-bit integer as Redis takes it: an optional minus sign and digits, without a plus
 /// sign, spaces, or zeros in front.
 fn number(value: &[u8]) -> Option<i64> {
+    if value.len() > NUMBER_LEN_MAX {
+        return None;
+    }
     let text = str::from_utf8(value).ok()?;
     let number: i64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)

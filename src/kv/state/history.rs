@@ -179,17 +179,30 @@ impl History {
     }
 
     /// The entries of `keys` as they were at revision `at`, if `tree` has the current ones. What
-    /// the result holds of other keys means nothing.
-    pub(in crate::kv) fn as_of(&self, at: Revision, tree: &Tree, keys: &KeyRange) -> Tree {
+    /// the result holds of other keys means nothing. `touch` runs for each change that is undone,
+    /// and its error ends this.
+    pub(in crate::kv) fn as_of<E>(
+        &self,
+        at: Revision,
+        tree: &Tree,
+        keys: &KeyRange,
+        mut touch: impl FnMut() -> Result<(), E>,
+    ) -> Result<Tree, E> {
         assert!(at >= self.compacted, "the caller refuses a revision that is forgotten");
         let mut past: BTreeMap<&Key, Option<Before>> = BTreeMap::new();
         for chunk in &self.sealed {
             if chunk.records.last().is_some_and(|last| last.revision > at) {
-                chunk.of_keys(keys).for_each(|record| record.set_back(at, &mut past));
+                for record in chunk.of_keys(keys).filter(|record| record.revision > at) {
+                    touch()?;
+                    record.set_back(&mut past);
+                }
             }
         }
         let open = self.open.iter().filter(|record| keys.contains(&record.key));
-        open.for_each(|record| record.set_back(at, &mut past));
+        for record in open.filter(|record| record.revision > at) {
+            touch()?;
+            record.set_back(&mut past);
+        }
         let mut then = tree.clone();
         for (key, before) in past {
             match before {
@@ -200,7 +213,7 @@ impl History {
                 None => drop(then.remove(key)),
             }
         }
-        then
+        Ok(then)
     }
 }
 
@@ -217,12 +230,10 @@ impl Record {
         RECORD_BYTES + (self.key.len() + value_len) as u64
     }
 
-    /// Records come in the order of their revisions. The first one of a key after `at` says what
-    /// the key held at `at`, or how long its value was, and a later one that value.
-    fn set_back<'a>(&'a self, at: Revision, past: &mut BTreeMap<&'a Key, Option<Before>>) {
-        if self.revision <= at {
-            return;
-        }
+    /// Records come in the order of their revisions, from the one that follows the revision that is
+    /// read. The first one of a key says what the key held then, or how long its value was, and a
+    /// later one that value.
+    fn set_back<'a>(&'a self, past: &mut BTreeMap<&'a Key, Option<Before>>) {
         match past.entry(&self.key) {
             Slot::Vacant(slot) => {
                 slot.insert(self.before.as_deref().cloned());

@@ -25,7 +25,8 @@ pub(super) fn read_as_of(
     if at > revision {
         return Err((Reason::InTheFuture, revision.0));
     }
-    read_tree(range, &history.as_of(at, tree, &range.keys), budget)
+    let then = history.as_of(at, tree, &range.keys, || budget.touch())?;
+    read_tree(range, &then, budget)
 }
 
 /// Reads `range` from `tree`, whatever its revision.
@@ -146,6 +147,9 @@ fn sorted<'a>(
     let mut first = BinaryHeap::new();
     for (key, stored) in found {
         budget.touch()?;
+        if range.sort_by == SortBy::Value {
+            budget.touch_bytes(stored.value.len())?;
+        }
         answer.count += 1;
         if !range.is_wanted(stored) {
             continue;

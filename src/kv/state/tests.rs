@@ -364,13 +364,57 @@ fn an_answer_has_a_limit_but_one_entry_always_fits() {
 #[test]
 fn a_command_touches_a_million_keys_at_most() {
     let state = &mut State::default();
-    let keys = 1_000u32;
+    let keys = 999u32;
     (0..keys).for_each(|key| state.put(&key.to_be_bytes(), b"").unwrap());
     let count = || Action::Range(Range { want: Want::Count, ..Range::of(KeyRange::all()) });
-    let times = (TOUCHED_KEYS_MAX / u64::from(keys)) as usize;
+    // An operation counts as a key, too.
+    let times = (TOUCHED_KEYS_MAX / u64::from(keys + 1)) as usize;
     run(state, (0..times).map(|_| count()));
     let too_many = (0..=times).map(|_| count()).collect();
     assert_eq!(refused(state, too_many), (Reason::TooManyKeys, times as u32));
+}
+
+/// Otherwise one small command could keep every member busy for hours.
+#[test]
+fn what_takes_long_counts_as_many_keys() {
+    let mut state = State::default();
+    (0..1_000).for_each(|_| state.put(b"k", b"v").unwrap());
+    let past = || {
+        let range = Range { at: Revision(2), ..Range::of(KeyRange::key("k")) };
+        Action::Range(Range { want: Want::Count, ..range })
+    };
+    let times = TOUCHED_KEYS_MAX as usize / 1_000;
+    let (reason, operation) = refused(&mut state, (0..times).map(|_| past()).collect());
+    assert_eq!(reason, Reason::TooManyKeys);
+    assert!((990..1_000).contains(&operation), "{operation}");
+    // Each append within a transaction copies the value.
+    state.put(b"k", &[0; 1 << 20]).unwrap();
+    let appends = (0..4_000).map(|_| Action::append("k", "x")).collect();
+    let (reason, operation) = refused(&mut state, appends);
+    assert_eq!((reason, operation), (Reason::TooManyKeys, 1_000_000 / (2 + 256)));
+    let compare = vec![Compare::value("k", vec![0; 1 << 20]); 1];
+    let txn = Txn { compare, ..Txn::default() };
+    let mut budget = Budget::of_a_read(256);
+    assert!(state.read(&txn, &mut budget).is_err() && budget.has_run_out);
+    // Operations that find nothing count as well.
+    let mut budget = Budget::of_a_read(9);
+    let nothing = then((0..10).map(|_| Action::delete(KeyRange::prefix("x"))));
+    assert!(state.clone().run(&nothing).is_ok());
+    let nothing = then((0..10).map(|_| Action::Range(Range::of(KeyRange::prefix("x")))));
+    assert!(state.read(&nothing, &mut budget).is_err());
+}
+
+/// A short record must not keep a long buffer alive.
+#[test]
+fn the_beginning_of_a_long_value_is_a_value_of_its_own() {
+    let state = &mut State::default();
+    state.put(b"k", &[b'a'; 30]).unwrap();
+    run(state, [Action::append("k", vec![b'b'; 1 << 20]), Action::put("k", vec![b'c'; 30])]);
+    let record = state.history.records().last().unwrap();
+    let Some(before) = &record.before else { panic!("it was there") };
+    let BeforeValue::Whole(Value::Long(held)) = &before.value else { panic!("{before:?}") };
+    assert_eq!(held, &[b'a'; 30][..]);
+    assert!(held.is_unique(), "it is a slice of something longer");
 }
 
 #[test]

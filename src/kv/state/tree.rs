@@ -53,10 +53,6 @@ impl Tree {
         self.entries.iter()
     }
 
-    pub(in crate::kv) fn last_key(&self) -> Option<&Key> {
-        self.entries.get_max().map(|(key, _)| key)
-    }
-
     /// Writes an entry, and returns what the key held before.
     pub(in crate::kv) fn insert(&mut self, key: &[u8], stored: Stored) -> Option<Stored> {
         self.bytes += stored.value.len() as u64;
@@ -67,6 +63,17 @@ impl Tree {
         self.bytes += key.len() as u64;
         self.entries.insert(key.into(), stored);
         None
+    }
+
+    /// Adds an entry behind all others, without the search that [`insert`](Tree::insert) makes.
+    /// `false`: the key is not greater than all others, and nothing has changed.
+    pub(in crate::kv) fn push(&mut self, key: &[u8], stored: Stored) -> bool {
+        let is_last = self.entries.get_max().is_none_or(|(last, _)| last[..] < *key);
+        if is_last {
+            self.bytes += (key.len() + stored.value.len()) as u64;
+            self.entries.insert(key.into(), stored);
+        }
+        is_last
     }
 
     /// Changes what `key` holds by appending to its value, in place if nobody shares it.

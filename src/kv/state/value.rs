@@ -31,10 +31,13 @@ impl Value {
         }
     }
 
-    /// The first `len` bytes.
+    /// The first `len` bytes. A slice that is less than half of its buffer becomes a copy, because
+    /// it would keep much more alive than it counts for.
     pub(in crate::kv) fn prefix(&self, len: usize) -> Value {
         match self {
-            Value::Long(bytes) if len > SHORT_LEN_MAX => Value::Long(bytes.slice(..len)),
+            Value::Long(bytes) if len > SHORT_LEN_MAX && len >= bytes.len() / 2 => {
+                Value::Long(bytes.slice(..len))
+            }
             _ => Value::from(&self[..len]),
         }
     }
@@ -67,6 +70,13 @@ fn with_room(value: &[u8], more: usize) -> BytesMut {
     let mut copy = BytesMut::with_capacity(value.len() + more);
     copy.extend_from_slice(value);
     copy
+}
+
+/// For a buffer that nobody else holds: a long value keeps it.
+impl From<Bytes> for Value {
+    fn from(value: Bytes) -> Value {
+        if value.len() > SHORT_LEN_MAX { Value::Long(value) } else { Value::from(&value[..]) }
+    }
 }
 
 impl From<&[u8]> for Value {

@@ -2,12 +2,14 @@
 //! retries harmless.
 //!
 //! ```text
-//! PutAppendArgs ─> Command ─ encode ─> Raft's log ─ decode ─> Store::apply ─> Outcome ─> PutAppendReply
-//!                                                              ├─ Sessions: is it a repeat?
-//!                                                              └─ the keys: Put, Append
-//! GetArgs ───────> Query ─── (once the read is safe) ───────> Store::query ─> Answer ──> GetReply
-//! Store::view ───> StoreView::write ─> the bytes of a snapshot ─> Store::load
+//! request ──> Api ──> Command ─ encode ─> Raft's log ─ decode ─> Store::apply ─> Outcome ──> reply
+//!              │  (Lanes, for clients without an identity)         ├─ Sessions: is it a repeat?
+//!              │                                                   └─ State: entries and their history
+//!              └────> Query ─── (once the read is safe) ───────> Store::query ─> Answer ───> reply
+//! Store::view ──────> StoreView::write ─> the bytes of a snapshot ─> Store::load
 //! ```
+//!
+//! `model` has what clients and members share: entries, ranges, transactions and their answers.
 //!
 //! Keys and values are bytes. Keys are ordered by their bytes. An absent key is not the same as an
 //! empty value.
@@ -18,8 +20,8 @@
 //!   depends on the order of a hash map.
 //! - A write that carries a session is applied at most once, however often it is in the log. The
 //!   page of `sessions` has the proof.
-//! - The limits below decide outcomes, so members with different limits would diverge. To change a
-//!   limit, add a new kind of [`Command`].
+//! - The limits below and those of `model` decide outcomes, so members with different limits would
+//!   diverge. They belong to feature level 1: to change one takes a new level.
 
 #[cfg(feature = "server")]
 pub mod api;

@@ -84,8 +84,7 @@ struct Chunk {
 }
 
 impl History {
-    /// The newest revision of which nothing is known any more but what the current state says:
-    /// every later change is in the history. The state as of this revision can be read.
+    /// The oldest revision that can be read: every later change is in the history.
     pub(in crate::kv) fn compacted(&self) -> Revision {
         self.compacted
     }

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use super::changes::Changes;
 use super::range_read;
-use super::{History, Stored, Tree, Value};
+use super::{History, Stored, Tree};
 use crate::kv::VALUE_LEN_MAX;
 use crate::kv::limits::Limits;
 use crate::kv::model::{
@@ -260,20 +260,10 @@ impl<'a, 'b> Execution<'a, 'b> {
         if value.len() > VALUE_LEN_MAX {
             return self.refuse(Reason::ValueTooLong, value.len() as u64);
         }
-        let held = self.tree.get(key);
-        self.check_room(key, held.map_or(0, |held| held.value.len()), value.len(), held.is_none())?;
-        let at = self.revision.next();
-        let stored = match held {
-            None => Stored::new(Value::from(value), lease, at),
-            Some(held) => {
-                let (create_revision, version) = (held.create_revision, held.version);
-                let (value, mod_revision) = (Value::from(value), held.mod_revision);
-                let mut stored = Stored { value, create_revision, mod_revision, version, lease };
-                stored.touch(at);
-                stored
-            }
-        };
-        let before = self.tree.insert(key, stored);
+        let (limits, at) = (self.limits, self.revision.next());
+        let fits = |bytes, keys: usize| room(limits, bytes, keys as u64);
+        let before = self.tree.put(key, (value, lease), at, fits);
+        let before = before.map_err(|why| self.refusal(why))?;
         self.changes.replaced(key, before);
         Ok(())
     }
@@ -291,7 +281,8 @@ impl<'a, 'b> Execution<'a, 'b> {
         if len > VALUE_LEN_MAX {
             return self.refuse(Reason::ValueTooLong, len as u64);
         }
-        self.check_room(key, held_len, len, false)?;
+        let bytes = self.tree.bytes() + more.len() as u64;
+        room(self.limits, bytes, 0).map_err(|why| self.refusal(why))?;
         self.changes.appended(key, self.tree.get(key).expect("it was there"));
         self.tree.append(key, more, self.revision.next());
         Ok(len as u64)
@@ -333,20 +324,6 @@ impl<'a, 'b> Execution<'a, 'b> {
             self.changes.replaced(key, before);
         }
         Ok(OperationAnswer::Delete { count: doomed.len() as u64, previous: entries })
-    }
-
-    /// Whether the store has room for a value of `key` that grows, or shrinks, from `from` to `to`
-    /// bytes.
-    fn check_room(&self, key: &[u8], from: usize, to: usize, is_new: bool) -> Result<(), Refusal> {
-        let key_len = if is_new { key.len() } else { 0 };
-        let bytes = self.tree.bytes() - from as u64 + (to + key_len) as u64;
-        if bytes > self.limits.bytes_max {
-            return self.refuse(Reason::NoSpace, self.limits.bytes_max);
-        }
-        if is_new && self.tree.len() as u64 >= self.limits.keys_max {
-            return self.refuse(Reason::NoSpace, self.limits.keys_max);
-        }
-        Ok(())
     }
 
     fn all_hold(&mut self, compare: &[Compare]) -> Result<bool, Refusal> {
@@ -409,6 +386,17 @@ impl Compare {
             Relation::Greater => ordering == Ordering::Greater,
         }
     }
+}
+
+/// Whether a store may hold this much. `keys` is 0 if their number does not grow.
+fn room(limits: Limits, bytes: u64, keys: u64) -> Result<(), (Reason, u64)> {
+    if bytes > limits.bytes_max {
+        return Err((Reason::NoSpace, limits.bytes_max));
+    }
+    if keys > limits.keys_max {
+        return Err((Reason::NoSpace, limits.keys_max));
+    }
+    Ok(())
 }
 
 /// Whether an operation may fail after an earlier one has changed something.

@@ -53,6 +53,34 @@ impl Tree {
         self.entries.iter()
     }
 
+    /// Gives `key` a value and a lease at revision `at`, with one search for an existing key, and
+    /// returns what it held before. `fits` gets how many bytes there would be and, for a new key,
+    /// how many keys (otherwise 0). Its error leaves all as it was.
+    pub(in crate::kv) fn put<E>(
+        &mut self,
+        key: &[u8],
+        (value, lease): (&[u8], LeaseId),
+        at: Revision,
+        fits: impl FnOnce(u64, usize) -> Result<(), E>,
+    ) -> Result<Option<Stored>, E> {
+        let (bytes, keys) = (self.bytes + value.len() as u64, self.entries.len());
+        if let Some(held) = self.entries.get_mut(key) {
+            let bytes = bytes - held.value.len() as u64;
+            fits(bytes, 0)?;
+            let value = Value::from(value);
+            let Stored { create_revision, mod_revision, version, .. } = *held;
+            let mut stored = Stored { value, create_revision, mod_revision, version, lease };
+            stored.touch(at);
+            self.bytes = bytes;
+            return Ok(Some(std::mem::replace(held, stored)));
+        }
+        let bytes = bytes + key.len() as u64;
+        fits(bytes, keys + 1)?;
+        self.bytes = bytes;
+        self.entries.insert(key.into(), Stored::new(Value::from(value), lease, at));
+        Ok(None)
+    }
+
     /// Writes an entry, and returns what the key held before.
     pub(in crate::kv) fn insert(&mut self, key: &[u8], stored: Stored) -> Option<Stored> {
         self.bytes += stored.value.len() as u64;

@@ -122,7 +122,8 @@ impl Clerk {
     /// # let cluster = syncraft::testing::Cluster::start(1)?;
     /// # let clerk = cluster.clerk();
     /// let take = |me: &'static str| {
-    ///     clerk.txn().when(Compare::absent("lock")).then_put("lock", me).or_else_get("lock").commit()
+    ///     let txn = clerk.txn().when(Compare::absent("lock"));
+    ///     txn.then_put("lock", me).or_else_get("lock").commit()
     /// };
     /// assert!(take("me")?.held);
     /// let second = take("you")?;

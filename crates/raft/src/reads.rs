@@ -9,8 +9,8 @@
 //!
 //! A round costs the same for one read as for a thousand. So reads wait until they are as many as
 //! those ahead of them, which are in rounds or are being answered. Under load, about half of the
-//! clients share each round. A read that finds nobody ahead of it does not wait. After a tick, reads
-//! no longer wait to become more.
+//! clients share each round. A read that finds nobody ahead of it does not wait. After a tick,
+//! reads no longer wait to become more.
 
 use std::collections::VecDeque;
 

@@ -30,8 +30,8 @@ impl Revisions {
         }
     }
 
-    /// Whether the transaction put. If it was repeated after a failure, its first copy may have put;
-    /// then it counts as a lost race.
+    /// Whether the transaction put. If it was repeated after a failure, its first copy may have
+    /// put; then it counts as a lost race.
     pub fn learn(&self, index: u64, response: &TxnResponse) -> Result<bool, Error> {
         let revision = match response.succeeded {
             true => response.header.as_ref().ok_or(Error::Malformed)?.revision,

@@ -17,9 +17,9 @@
 //! | 0 | none: this is the end, and nothing follows |
 //!
 //! Numbers are little-endian, and keys, values and client ids stand behind their length in 8 bytes.
-//! These are the structures of `records` as bincode 1.3 writes them, one record at a time, so that neither
-//! side holds more than one record besides the state. The answer in an outcome is the message
-//! `TxnAnswer` of `proto/store_rpc.proto`.
+//! These are the structures of `records` as bincode 1.3 writes them, one record at a time, so that
+//! neither side holds more than one record besides the state. The answer in an outcome is the
+//! message `TxnAnswer` of `proto/store_rpc.proto`.
 //!
 //! Invariant: equal states have equal bytes. Nothing local is among them: no order of a hash map,
 //! no limits of one member, no spare room of a value, no chunks of the history.

@@ -137,9 +137,9 @@
 //!
 //! [`Server::stop`] cuts connections. The callers of calls without an answer learn that these may
 //! have run. [`Server::drain`] first refuses new calls and waits for the open ones. Both end open
-//! streams at once with the status "shutting down", because some never end by themselves. A client of the
-//! extended format whose calls are all answered is told so before its connection is closed, so it
-//! knows that what it had sent meanwhile has not run.
+//! streams at once with the status "shutting down", because some never end by themselves. A client
+//! of the extended format whose calls are all answered is told so before its connection is closed,
+//! so it knows that what it had sent meanwhile has not run.
 //!
 //! A client that closes its connection, instead of resetting it, looks like one that waits for its
 //! answers. So its calls run.
@@ -269,9 +269,9 @@ impl Server {
         }
     }
 
-    /// Stops: accepts no more, ends all streams, cuts every connection, and joins every thread except the calling
-    /// one. Calls that are not answered are lost; their `Done`s may still be used, without effect.
-    /// It waits up to ten seconds for services that are in the middle of a call. Threads that have
+    /// Stops: accepts no more, ends all streams, cuts every connection, and joins every thread
+    /// except the calling one. Calls that are not answered are lost; their `Done`s may still be
+    /// used, without effect. It waits up to ten seconds for services that are in the middle of a call. Threads that have
     /// not returned by then are left behind, with an error in the log.
     pub fn stop(&self) {
         let deadline = Instant::now() + STOP_TIMEOUT;

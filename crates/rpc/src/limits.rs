@@ -58,9 +58,9 @@ pub struct Limits {
     /// read many large values at once must ask for some again. Too large: memory.
     pub unsent_bytes_max: usize,
     /// A connection without an open call and without a new one for this long is closed; default 2
-    /// minutes. This spares connections over which a documented or a reserved call has come. Too
-    /// small: callers connect again and again. Too large: clients that are gone, or say nothing,
-    /// take up connections.
+    /// minutes. This spares connections over which a documented or a reserved call has come; one
+    /// over which nothing has come yet has at least `frame_timeout`. Too small: callers connect
+    /// again and again. Too large: clients that are gone, or say nothing, take up connections.
     pub idle_timeout: Duration,
     /// A call that takes this long from its arrival to its answer counts as slow and is logged;
     /// default 5 s.

@@ -340,13 +340,20 @@ impl Reader {
     }
 
     fn time_for_frame(&mut self) -> Result<Option<Duration>, End> {
+        let limits = &self.connection.shared.limits;
         if self.decoder.is_between_frames() {
-            return Ok((!self.may_idle).then_some(self.connection.shared.limits.idle_timeout));
+            let idle = match self.is_admitted {
+                true => limits.idle_timeout,
+                // A client that has said nothing yet cannot be told why its connection ends, and
+                // its first call may be on its way: it would not know whether that call has run.
+                false => limits.idle_timeout.max(limits.frame_timeout),
+            };
+            return Ok((!self.may_idle).then_some(idle));
         }
         let began = *self.began.get_or_insert_with(Instant::now);
         let for_body =
             Duration::from_secs((self.decoder.body_arrived() / BODY_BYTES_PER_SECOND) as u64);
-        let allowed = self.connection.shared.limits.frame_timeout.saturating_add(for_body);
+        let allowed = limits.frame_timeout.saturating_add(for_body);
         time_left(after(began, allowed)).map(Some).ok_or(End::Slow(allowed))
     }
 

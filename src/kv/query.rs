@@ -6,7 +6,8 @@ use super::StoreView;
 use super::limits::Limits;
 use super::model::{Refusal, Revision, Txn, TxnAnswer};
 
-/// What can be read from the store.
+/// What can be read from the store. What only few readers need is boxed, so that the others move
+/// little.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// The value of a key.
@@ -15,7 +16,7 @@ pub enum Query {
         key: Bytes,
     },
     /// A transaction that changes nothing.
-    Read(Txn),
+    Read(Box<Txn>),
     /// The whole state.
     View,
     /// How much the store holds.
@@ -28,13 +29,13 @@ pub enum Answer {
     /// The answer to [`Query::Get`]: the value, or `None` if the key is absent.
     Value(Option<Bytes>),
     /// The answer to [`Query::Read`].
-    Read(ReadAnswer),
+    Read(Box<ReadAnswer>),
     /// The answer to [`Query::View`]. Also to a [`Query::Read`] that takes too long for a thread
     /// that others wait for: whoever asked makes the read on the view
     /// ([`StoreView::read`]).
     View(Box<StoreView>),
     /// The answer to [`Query::Stats`].
-    Stats(Stats),
+    Stats(Box<Stats>),
 }
 
 /// The answer to a transaction that changes nothing.

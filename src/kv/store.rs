@@ -60,7 +60,7 @@ impl StateMachine for Store {
             Query::Get { key } => Answer::Value(self.value(&key)),
             Query::Read(txn) => self.read(&txn),
             Query::View => Answer::View(Box::new(self.view())),
-            Query::Stats => Answer::Stats(self.stats()),
+            Query::Stats => Answer::Stats(Box::new(self.stats())),
         }
     }
 
@@ -148,7 +148,10 @@ impl Store {
         let result = self.state.read(txn, &mut budget);
         match budget.has_run_out {
             true => Answer::View(Box::new(self.view())),
-            false => Answer::Read(super::ReadAnswer { revision: self.state.revision, result }),
+            false => {
+                let revision = self.state.revision;
+                Answer::Read(Box::new(super::ReadAnswer { revision, result }))
+            }
         }
     }
 
@@ -415,13 +418,17 @@ mod tests {
         (0..keys).for_each(|key| drop(log.apply(&put(&key.to_be_bytes(), b"v"))));
         let all = Action::Range(Range::of(KeyRange::all()));
         let read = Txn { then: vec![all.clone().into()], ..Txn::default() };
-        let Answer::Read(quick) = log.0.query(Query::Read(read.clone())) else { panic!("a view") };
+        let Answer::Read(quick) = log.0.query(Query::Read(Box::new(read.clone()))) else {
+            panic!("a view")
+        };
         log.apply(&put(b"one more", b"v"));
-        let Answer::View(view) = log.0.query(Query::Read(read.clone())) else { panic!("no view") };
+        let Answer::View(view) = log.0.query(Query::Read(Box::new(read.clone()))) else {
+            panic!("no view")
+        };
         // So is one whose operations may fail: none of them failed.
         let operation = Operation { action: all.clone(), may_fail: true };
         let may_fail = Txn { then: vec![operation], ..Txn::default() };
-        assert!(matches!(log.0.query(Query::Read(may_fail)), Answer::View(_)));
+        assert!(matches!(log.0.query(Query::Read(Box::new(may_fail))), Answer::View(_)));
         log.apply(&put(b"after the view", b"v"));
         let answer = view.read(&read, &|| false).unwrap();
         assert_eq!(answer.revision, quick.revision.next());
@@ -429,7 +436,7 @@ mod tests {
         assert_eq!((range.entries.len(), range.count), (keys as usize + 1, keys as u64 + 1));
         let past = Range { at: Revision(2), ..Range::of(KeyRange::all()) };
         let past = Txn { then: vec![Action::Range(past).into()], ..Txn::default() };
-        assert!(matches!(log.0.query(Query::Read(past)), Answer::View(_)));
+        assert!(matches!(log.0.query(Query::Read(Box::new(past))), Answer::View(_)));
         // A read that is told to end does.
         (0..5_000u32).for_each(|key| drop(log.apply(&put(&key.to_be_bytes(), b"v"))));
         assert_eq!(log.0.view().read(&read, &|| true), None);

@@ -67,7 +67,7 @@ impl Commands {
             3..6 => Drawn::Write(Change::Append { key: self.key(), value: self.value() }),
             6..9 => Drawn::Read(Query::Get { key: self.key() }),
             _ if !self.kinds.are_all => Drawn::Read(Query::Get { key: self.key() }),
-            9..13 => Drawn::Read(Query::Read(self.read(store))),
+            9..13 => Drawn::Read(Query::Read(Box::new(self.read(store)))),
             13 if self.kinds.has_compaction => {
                 Drawn::Write(Change::Compact { revision: self.revision(store) })
             }
@@ -75,7 +75,7 @@ impl Commands {
             _ => {
                 let txn = self.txn(store, 1);
                 match txn.is_read() {
-                    true => Drawn::Read(Query::Read(txn)),
+                    true => Drawn::Read(Query::Read(Box::new(txn))),
                     false => Drawn::Write(Change::Txn(txn)),
                 }
             }

@@ -85,7 +85,7 @@ impl Machine {
     pub(crate) fn read(&self, query: &Query) -> Read {
         match (self.store.query(query.clone()), query) {
             (Answer::Value(value), Query::Get { .. }) => Read::Value(value),
-            (Answer::Read(answer), Query::Read(_)) => Read::Txn(answer),
+            (Answer::Read(answer), Query::Read(_)) => Read::Txn(*answer),
             (Answer::View(view), Query::Read(txn)) => {
                 Read::Txn(view.read(txn, &|| false).expect("nothing interrupts it"))
             }
@@ -97,7 +97,9 @@ impl Machine {
     pub(crate) fn entries(&self, keys: KeyRange, at: Revision) -> Vec<StoredEntry> {
         let range = Action::Range(Range { at, ..Range::of(keys) });
         let txn = Txn { then: vec![range.into()], ..Txn::default() };
-        let Read::Txn(answer) = self.read(&Query::Read(txn)) else { panic!("not a transaction") };
+        let Read::Txn(answer) = self.read(&Query::Read(Box::new(txn))) else {
+            panic!("not a transaction")
+        };
         match answer.result.map(|mut it| it.answers.pop()) {
             Ok(Some(OperationAnswer::Range(range))) => range.entries,
             other => panic!("a range is answered with {other:?}"),

@@ -55,7 +55,7 @@ impl StoreRpc for StoreService {
         let (consistency, deadline) = (consistency(args.staleness), deadline(&done));
         self.api.queue_range(range, consistency, deadline, move |result| match result {
             Ok(Read { answer: (revision, range), age_max }) => done.run(RangeReply {
-                result: Some(range_reply::Result::Answer((&range).into())),
+                result: Some(range_reply::Result::Answer(range.into())),
                 revision: revision.0,
                 age_ms: age_max.map(age_ms),
                 leader,

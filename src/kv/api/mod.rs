@@ -65,8 +65,13 @@ use readers::Readers;
 /// ```
 #[derive(Clone)]
 pub struct Api {
+    shared: Arc<Shared>,
+}
+
+/// Behind one pointer, because each request has a clone.
+struct Shared {
     node: NodeHandle<Store>,
-    members: Arc<Members>,
+    members: Members,
     readers: Arc<Readers>,
 }
 
@@ -74,17 +79,17 @@ impl Api {
     /// Serves what `node` replicates. Clients reach the members at these addresses.
     pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
-        Api { node, members: Arc::new(members), readers }
+        Api { shared: Arc::new(Shared { node, members, readers }) }
     }
 
     /// The address of a member, if there is such a member.
     pub fn addr(&self, id: MemberId) -> Option<&str> {
-        self.members.addr(id)
+        self.shared.members.addr(id)
     }
 
     /// The member that leads, if it is another one and this one knows it.
     pub fn leader_elsewhere(&self) -> Option<MemberId> {
-        let role = self.node.status().role;
+        let role = self.shared.node.status().role;
         role.leader.filter(|_| role.role != RoleName::Leader)
     }
 
@@ -112,7 +117,7 @@ impl Api {
         if let Err(error) = command.check_of_client() {
             return callback(Err(ApiError::Invalid(error)));
         }
-        self.node.queue_proposal(command.encode(), deadline, move |result| {
+        self.shared.node.queue_proposal(command.encode(), deadline, move |result| {
             callback(result.map_err(ApiError::NotServed));
         });
     }
@@ -238,7 +243,7 @@ impl Api {
         callback: impl FnOnce(Result<Read<Stats>, ApiError>) + Send + 'static,
     ) {
         let stats = |answer| match answer {
-            Answer::Stats(stats) => stats,
+            Answer::Stats(stats) => *stats,
             other => panic!("the store answered a question for its size with {other:?}"),
         };
         self.queue_query(Query::Stats, consistency, deadline, move |result| {
@@ -249,12 +254,12 @@ impl Api {
 
     /// Does what is queued, on this thread if no other one is doing it.
     pub(crate) fn run_pending(&self) {
-        self.node.run_pending();
+        self.shared.node.run_pending();
     }
 
     /// Ends the large reads, and the threads that make them. Later ones are refused.
     pub fn stop(&self) {
-        self.readers.stop();
+        self.shared.readers.stop();
     }
 }
 

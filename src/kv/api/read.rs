@@ -19,12 +19,12 @@ impl Api {
         callback: impl FnOnce(Result<Read<Answer>, RequestError>) + Send + 'static,
     ) {
         let Consistency::Stale { age_max } = consistency else {
-            return self.node.queue_read(query, deadline, move |result| {
+            return self.shared.node.queue_read(query, deadline, move |result| {
                 callback(result.map(|answer| Read { answer, age_max: None }));
             });
         };
         let (api, again) = (self.clone(), query.clone());
-        self.node.read_stale(query, age_max, deadline, move |result| match result {
+        self.shared.node.read_stale(query, age_max, deadline, move |result| match result {
             Ok(Stale { answer, age_max }) => callback(Ok(Read { answer, age_max: Some(age_max) })),
             Err(RequestError::TooStale) => api.read_fresh(again, deadline, callback),
             Err(error) => callback(Err(error)),
@@ -40,7 +40,7 @@ impl Api {
         callback: impl FnOnce(Result<Read<Answer>, RequestError>) + Send + 'static,
     ) {
         let asked = clock::boot_time();
-        self.node.read(query, deadline, move |result| {
+        self.shared.node.read(query, deadline, move |result| {
             callback(result.map(|answer| Read { answer, age_max: Some(clock::since(asked)) }));
         });
     }
@@ -48,7 +48,7 @@ impl Api {
     /// Where a thread of a member waits that a test has paused.
     fn pass_gate(&self) {
         #[cfg(feature = "testing")]
-        self.node.gate().pass();
+        self.shared.node.gate().pass();
     }
 
     /// Queues a transaction that changes nothing.
@@ -62,7 +62,7 @@ impl Api {
         if let Err(error) = txn.check() {
             return callback(Err(ApiError::Invalid(CommandError::Txn(error))));
         }
-        let query = Query::Read(txn.clone());
+        let query = Query::Read(Box::new(txn.clone()));
         let waits_for_revision = consistency != Consistency::Linearizable;
         let read = TxnRead { api: self.clone(), txn, deadline, waits_for_revision, callback };
         self.queue_query(query, consistency, deadline, move |result| read.answered(result));
@@ -82,7 +82,7 @@ struct TxnRead<C> {
 impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> {
     fn answered(self, result: Result<Read<Answer>, RequestError>) {
         match result {
-            Ok(Read { answer: Answer::Read(answer), age_max }) => self.settle(answer, age_max),
+            Ok(Read { answer: Answer::Read(answer), age_max }) => self.settle(*answer, age_max),
             Ok(Read { answer: Answer::View(view), age_max }) => self.read_elsewhere(view, age_max),
             Ok(Read { answer, .. }) => panic!("the store answered a read with {answer:?}"),
             Err(error) => (self.callback)(Err(error.into())),
@@ -91,7 +91,7 @@ impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> 
 
     /// Reads a view, on a thread for which nobody waits.
     fn read_elsewhere(self, view: Box<StoreView>, age_max: Option<Duration>) {
-        let (readers, viewed) = (self.api.readers.clone(), clock::boot_time());
+        let (readers, viewed) = (self.api.shared.readers.clone(), clock::boot_time());
         readers.run(self.deadline, move |ending| {
             self.api.pass_gate();
             let answer = ending.and_then(|ending| {
@@ -102,7 +102,7 @@ impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> 
             drop(view);
             self.api.pass_gate();
             // It may have turned out meanwhile that the state was wrong.
-            let is_diverged = self.api.node.divergence().is_some();
+            let is_diverged = self.api.shared.node.divergence().is_some();
             let diverged = RequestError::Diverged { may_apply: false };
             match if is_diverged { Err(diverged) } else { answer } {
                 // The state has grown older meanwhile.
@@ -119,7 +119,7 @@ impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> 
             return (self.callback)(Ok(Read { answer, age_max }));
         }
         self.waits_for_revision = false;
-        let (api, query) = (self.api.clone(), Query::Read(self.txn.clone()));
+        let (api, query) = (self.api.clone(), Query::Read(Box::new(self.txn.clone())));
         api.read_fresh(query, self.deadline, move |result| self.answered(result));
     }
 }

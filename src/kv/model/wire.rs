@@ -61,6 +61,14 @@ impl From<&Entry> for proto::Entry {
     }
 }
 
+impl From<Entry> for proto::Entry {
+    fn from(entry: Entry) -> proto::Entry {
+        let Entry { key, value, create_revision, mod_revision, version, lease } = entry;
+        let (create_revision, mod_revision) = (create_revision.0, mod_revision.0);
+        proto::Entry { key, value, create_revision, mod_revision, version, lease: lease.0 }
+    }
+}
+
 impl From<proto::Entry> for Entry {
     fn from(entry: proto::Entry) -> Entry {
         Entry {
@@ -298,6 +306,13 @@ impl TryFrom<proto::Txn> for Txn {
 impl From<&RangeAnswer> for proto::RangeAnswer {
     fn from(answer: &RangeAnswer) -> proto::RangeAnswer {
         let entries = answer.entries.iter().map(Into::into).collect();
+        proto::RangeAnswer { entries, count: answer.count, more: answer.more }
+    }
+}
+
+impl From<RangeAnswer> for proto::RangeAnswer {
+    fn from(answer: RangeAnswer) -> proto::RangeAnswer {
+        let entries = answer.entries.into_iter().map(Into::into).collect();
         proto::RangeAnswer { entries, count: answer.count, more: answer.more }
     }
 }

@@ -87,8 +87,8 @@ impl StateView for StoreView {
             put(out, &entry_record(key, stored))?;
         }
         put(out, &Section { tag: TAG_HISTORY, records: history.len() as u64 })?;
-        for record in history.records() {
-            put(out, &history_record(record))?;
+        for records in history.encoded() {
+            out.write_all(records)?;
         }
         put(out, &Section { tag: TAG_SESSIONS, records: sessions.len() as u64 })?;
         for (last_used, session) in sessions.iter() {
@@ -219,7 +219,7 @@ fn read_history(body: &mut impl Read, head: &Head, count: u64) -> io::Result<His
             return Err(invalid("a key of the history over its limit"));
         }
         last = record.revision;
-        history.push(record.into());
+        history.push(&(&record).into());
     }
     Ok(history)
 }

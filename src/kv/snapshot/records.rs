@@ -10,7 +10,7 @@ use super::invalid;
 use crate::kv::model::{self, LeaseId, Reason, Refusal, Revision};
 use crate::kv::outcome::{Branches, Done, Outcome};
 use crate::kv::sessions::Session;
-use crate::kv::state::{Before, BeforeValue, Key, Record, Stored, Value};
+use crate::kv::state::{Before, BeforeValue, Key, Record, Stored};
 use crate::raft::Index;
 use crate::rpc::prost::Message as _;
 
@@ -47,7 +47,8 @@ pub(super) struct MetaRecord {
     pub(super) lease: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The history itself writes these: see [`Record`].
+#[derive(Deserialize)]
 pub(super) struct HistoryRecord<B> {
     pub(super) revision: u64,
     pub(super) key: B,
@@ -55,7 +56,7 @@ pub(super) struct HistoryRecord<B> {
 }
 
 /// The order of the variants is the format.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 pub(super) enum BeforeValueRecord<B> {
     Whole(B),
     Prefix(u64),
@@ -106,34 +107,19 @@ pub(super) fn meta_record(
     MetaRecord { create_revision, mod_revision, version, lease: lease.0 }
 }
 
-pub(super) fn history_record(record: &Record) -> HistoryRecord<Borrowed<'_>> {
-    let before = record.before.as_deref().map(|before| {
-        let &Before { ref value, create_revision, mod_revision, version, lease } = before;
-        let value = match value {
-            BeforeValue::Whole(value) => BeforeValueRecord::Whole(Borrowed(value)),
-            BeforeValue::Prefix(len) => BeforeValueRecord::Prefix(*len as u64),
-        };
-        (value, meta_record(create_revision, mod_revision, version, lease))
-    });
-    HistoryRecord { revision: record.revision.0, key: Borrowed(&record.key), before }
-}
-
-impl From<HistoryRecord<Bytes>> for Record {
-    fn from(record: HistoryRecord<Bytes>) -> Record {
-        let before = record.before.map(|(value, meta)| {
-            let value = match value {
-                BeforeValueRecord::Whole(value) => BeforeValue::Whole(Value::from(value)),
-                BeforeValueRecord::Prefix(len) => BeforeValue::Prefix(len as usize),
-            };
-            Box::new(Before {
-                value,
-                create_revision: Revision(meta.create_revision),
-                mod_revision: Revision(meta.mod_revision),
-                version: meta.version,
-                lease: LeaseId(meta.lease),
-            })
+impl<'a> From<&'a HistoryRecord<Bytes>> for Record<'a> {
+    fn from(record: &'a HistoryRecord<Bytes>) -> Record<'a> {
+        let before = record.before.as_ref().map(|(value, meta)| Before {
+            value: match value {
+                BeforeValueRecord::Whole(value) => BeforeValue::Whole(&value[..]),
+                BeforeValueRecord::Prefix(len) => BeforeValue::Prefix(*len as usize),
+            },
+            create_revision: Revision(meta.create_revision),
+            mod_revision: Revision(meta.mod_revision),
+            version: meta.version,
+            lease: LeaseId(meta.lease),
         });
-        Record { revision: Revision(record.revision), key: Key::from(&record.key[..]), before }
+        Record { revision: Revision(record.revision), key: &record.key, before }
     }
 }
 

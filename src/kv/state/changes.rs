@@ -5,7 +5,7 @@
 
 use imbl::{OrdMap, Vector};
 
-use super::{Before, BeforeValue, Key, Stored};
+use super::{Before, BeforeValue, Key, Stored, Value};
 
 /// See the [module](self).
 #[derive(Clone, Debug, Default)]
@@ -18,7 +18,7 @@ pub(super) struct Changes {
 }
 
 /// A key, and what it held before.
-type Change = (Key, Option<Before>);
+type Change = (Key, Option<Before<Value>>);
 
 impl Changes {
     pub(super) fn is_empty(&self) -> bool {
@@ -58,7 +58,7 @@ impl Changes {
         self.others.get_mut(position)
     }
 
-    fn push(&mut self, key: &[u8], before: Option<Before>) {
+    fn push(&mut self, key: &[u8], before: Option<Before<Value>>) {
         let key = Key::from(key);
         if self.first.is_none() {
             self.first = Some((key, before));

@@ -9,14 +9,19 @@
 //! gigabyte.
 //!
 //! # What is forgotten
-//! The records cost 64 bytes each, plus their keys and values, and all together at most
+//! The records count for 64 bytes each, plus their keys and values, and all together for at most
 //! `history_bytes_max`. Whole revisions are forgotten, oldest first. The newest one always stays.
 //! What is forgotten follows from the log alone, so it is the same on all members. How records lie
 //! in chunks is each member's own affair.
 //!
 //! # Shape
-//! Records lie in sealed chunks that views share, so that a view takes microseconds, and an open
-//! one. A chunk has an index by key, which is built at the first read of its past.
+//! Records are bytes, as a snapshot has them ([`Record`]), one behind the other in chunks. So a
+//! change costs no allocation, the buffer of the value that it replaces serves the next one, and a
+//! snapshot copies. Views share the sealed chunks, so that a view takes microseconds, and the open
+//! one, which is then copied before it grows. A chunk has an index by key, which is built at the
+//! first read of its past.
+
+mod record;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
@@ -24,63 +29,38 @@ use std::sync::{Arc, OnceLock};
 
 use imbl::Vector;
 
-use super::{Key, Stored, Tree, Value};
-use crate::kv::model::{KeyRange, LeaseId, Revision};
+use super::{Stored, Tree, Value};
+use crate::kv::model::{KeyRange, Revision};
 
-/// A chunk is sealed when it has this many records, ...
-const CHUNK_RECORDS_MAX: usize = 256;
-/// ... or costs this much. It keeps its memory until its last record is forgotten, so this is what
-/// the history may hold beyond its limit.
-const CHUNK_BYTES_MAX: u64 = 256 << 10;
-const RECORD_BYTES: u64 = 64;
+pub(in crate::kv) use record::{Before, BeforeValue, Record};
+
+/// A chunk has room for this much, or for one longer record. It keeps its memory until its last
+/// record is forgotten, so this is what the history may hold beyond its limit.
+const CHUNK_LEN: usize = 64 << 10;
 
 /// The latest changes. See the [module](self).
 #[derive(Clone, Debug, Default)]
 pub(in crate::kv) struct History {
     sealed: Vector<Arc<Chunk>>,
-    open: Arc<Vec<Record>>,
-    open_bytes: u64,
-    /// How many records of the first chunk are forgotten.
+    open: Arc<Chunk>,
+    /// What is forgotten of the first chunk, in bytes.
     skipped: usize,
-    /// What the records cost that are not forgotten.
+    /// How many records there are that are not forgotten.
+    len: usize,
+    /// What they count for.
     bytes: u64,
     compacted: Revision,
+    newest: Revision,
 }
 
-/// A change of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::kv) struct Record {
-    pub(in crate::kv) revision: Revision,
-    pub(in crate::kv) key: Key,
-    /// What the key held before. `None`: it was absent.
-    pub(in crate::kv) before: Option<Box<Before>>,
-}
-
-/// What a key held before a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::kv) struct Before {
-    pub(in crate::kv) value: BeforeValue,
-    pub(in crate::kv) create_revision: Revision,
-    pub(in crate::kv) mod_revision: Revision,
-    pub(in crate::kv) version: u64,
-    pub(in crate::kv) lease: LeaseId,
-}
-
-/// The value before a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::kv) enum BeforeValue {
-    Whole(Value),
-    /// The change appended to a value of this length, so these are its first bytes.
-    Prefix(usize),
-}
-
-/// Records that do not change any more.
-#[derive(Debug)]
+/// Records, oldest first. A sealed chunk does not change any more.
+#[derive(Debug, Default)]
 struct Chunk {
-    records: Vec<Record>,
-    /// The positions of the records, in the order of their keys, and for each key in that of their
+    bytes: Vec<u8>,
+    newest: Revision,
+    /// Where the records begin, in the order of their keys, and for each key in that of their
     /// revisions.
-    by_key: OnceLock<Vec<u16>>,
+    by_key: OnceLock<Vec<u32>>,
 }
 
 impl History {
@@ -89,47 +69,72 @@ impl History {
         self.compacted
     }
 
-    /// What the records cost.
+    /// What the records count for.
     pub(in crate::kv) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     pub(in crate::kv) fn len(&self) -> usize {
-        let sealed: usize = self.sealed.iter().map(|chunk| chunk.records.len()).sum();
-        sealed + self.open.len() - self.skipped
+        self.len
+    }
+
+    /// The encoded records, oldest first: whole ones in each part.
+    pub(in crate::kv) fn encoded(&self) -> impl Iterator<Item = &[u8]> {
+        let chunks = self.chunks().map(|chunk| &chunk.bytes[..]).enumerate();
+        chunks.map(|(n, bytes)| if n == 0 { &bytes[self.skipped..] } else { bytes })
     }
 
     /// The records, oldest first.
-    pub(in crate::kv) fn records(&self) -> impl Iterator<Item = &Record> {
-        let sealed = self.sealed.iter().flat_map(|chunk| &chunk.records);
-        sealed.chain(self.open.iter()).skip(self.skipped)
+    #[cfg(test)]
+    pub(in crate::kv) fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        self.encoded().flat_map(Record::decode_all)
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.sealed.iter().chain([&self.open]).map(|chunk| &**chunk)
     }
 
     /// An empty history of a store whose earlier states are forgotten.
     pub(in crate::kv) fn compacted_at(compacted: Revision) -> History {
-        History { compacted, ..History::default() }
+        History { compacted, newest: compacted, ..History::default() }
     }
 
     /// Adds the newest change.
-    pub(in crate::kv) fn push(&mut self, record: Record) {
+    pub(in crate::kv) fn push(&mut self, record: &Record<'_>) {
         assert!(record.revision > self.compacted, "a change is newer than all that is forgotten");
-        let cost = record.cost();
-        self.bytes += cost;
-        self.open_bytes += cost;
-        Arc::make_mut(&mut self.open).push(record);
-        if self.open.len() >= CHUNK_RECORDS_MAX || self.open_bytes >= CHUNK_BYTES_MAX {
-            let records = std::mem::take(Arc::make_mut(&mut self.open));
-            self.sealed.push_back(Arc::new(Chunk { records, by_key: OnceLock::new() }));
-            self.open_bytes = 0;
+        assert!(record.revision >= self.newest, "changes come in the order of their revisions");
+        let open = self.open_with_room(record.encoded_len());
+        record.encode(&mut open.bytes);
+        open.newest = record.revision;
+        self.newest = record.revision;
+        self.bytes += record.cost();
+        self.len += 1;
+    }
+
+    /// The open chunk, or a new one if a record of `len` bytes does not fit into it.
+    fn open_with_room(&mut self, len: usize) -> &mut Chunk {
+        let is_empty = self.open.bytes.is_empty();
+        if is_empty || self.open.bytes.len() + len > CHUNK_LEN {
+            let full = std::mem::replace(&mut self.open, Arc::new(Chunk::with_room(len)));
+            if !is_empty {
+                self.sealed.push_back(full);
+            }
+        } else if Arc::get_mut(&mut self.open).is_none() {
+            let mut copy = Chunk::with_room(CHUNK_LEN);
+            copy.bytes.extend_from_slice(&self.open.bytes);
+            self.open = Arc::new(copy);
         }
+        let open = Arc::get_mut(&mut self.open).expect("nobody else holds it now");
+        open.by_key.take();
+        open
     }
 
     /// Forgets revisions, oldest first, until the rest costs at most `bytes_max`. The newest one
     /// stays.
     pub(in crate::kv) fn shrink_to(&mut self, bytes_max: u64) {
         while self.bytes > bytes_max
-            && let (Some(oldest), Some(newest)) = (self.oldest(), self.newest())
-            && oldest < newest
+            && let Some(oldest) = self.first().map(|record| record.revision)
+            && oldest < self.newest
         {
             self.compact(oldest);
         }
@@ -140,41 +145,29 @@ impl History {
         while let Some(first) = self.first()
             && first.revision <= revision
         {
-            self.bytes -= first.cost();
-            self.skipped += 1;
+            let (cost, len) = (first.cost(), first.encoded_len());
+            self.bytes -= cost;
+            self.len -= 1;
+            self.skipped += len;
             self.drop_forgotten_chunk();
         }
         self.compacted = self.compacted.max(revision);
     }
 
     fn drop_forgotten_chunk(&mut self) {
-        match self.sealed.front() {
-            Some(chunk) if chunk.records.len() == self.skipped => {
-                self.sealed.pop_front();
-                self.skipped = 0;
-            }
-            None if self.open.len() == self.skipped => {
-                Arc::make_mut(&mut self.open).clear();
-                (self.open_bytes, self.skipped) = (0, 0);
-            }
-            _ => {}
+        let first = self.sealed.front().unwrap_or(&self.open);
+        if first.bytes.len() > self.skipped {
+            return;
+        }
+        self.skipped = 0;
+        if self.sealed.pop_front().is_none() {
+            self.open = Arc::default();
         }
     }
 
-    fn first(&self) -> Option<&Record> {
-        match self.sealed.front() {
-            Some(chunk) => chunk.records.get(self.skipped),
-            None => self.open.get(self.skipped),
-        }
-    }
-
-    fn oldest(&self) -> Option<Revision> {
-        self.first().map(|record| record.revision)
-    }
-
-    fn newest(&self) -> Option<Revision> {
-        let sealed = || self.sealed.back().and_then(|chunk| chunk.records.last());
-        self.open.last().or_else(sealed).map(|record| record.revision)
+    fn first(&self) -> Option<Record<'_>> {
+        let chunk = self.sealed.front().unwrap_or(&self.open);
+        (self.len > 0).then(|| Record::decode(&chunk.bytes[self.skipped..]))
     }
 
     /// The entries of `keys` as they were at revision `at`, if `tree` has the current ones. What
@@ -188,19 +181,12 @@ impl History {
         mut touch: impl FnMut() -> Result<(), E>,
     ) -> Result<Tree, E> {
         assert!(at >= self.compacted, "the caller refuses a revision that is forgotten");
-        let mut past: BTreeMap<&Key, Option<Before>> = BTreeMap::new();
-        for chunk in &self.sealed {
-            if chunk.records.last().is_some_and(|last| last.revision > at) {
-                for record in chunk.of_keys(keys).filter(|record| record.revision > at) {
-                    touch()?;
-                    record.set_back(&mut past);
-                }
+        let mut past: BTreeMap<&[u8], Option<Before<&[u8]>>> = BTreeMap::new();
+        for chunk in self.chunks().filter(|chunk| chunk.newest > at) {
+            for record in chunk.of_keys(keys).filter(|record| record.revision > at) {
+                touch()?;
+                record.set_back(&mut past);
             }
-        }
-        let open = self.open.iter().filter(|record| keys.contains(&record.key));
-        for record in open.filter(|record| record.revision > at) {
-            touch()?;
-            record.set_back(&mut past);
         }
         let mut then = tree.clone();
         for (key, before) in past {
@@ -216,59 +202,34 @@ impl History {
     }
 }
 
-impl Record {
-    /// What the record counts for.
-    fn cost(&self) -> u64 {
-        let value_len = match &self.before {
-            Some(before) => match &before.value {
-                BeforeValue::Whole(value) => value.len(),
-                BeforeValue::Prefix(_) => 0,
-            },
-            None => 0,
-        };
-        RECORD_BYTES + (self.key.len() + value_len) as u64
-    }
-
+impl<'a> Record<'a> {
     /// Records come in the order of their revisions, from the one that follows the revision that is
     /// read. The first one of a key says what the key held then, or how long its value was, and a
     /// later one that value.
-    fn set_back<'a>(&'a self, past: &mut BTreeMap<&'a Key, Option<Before>>) {
-        match past.entry(&self.key) {
+    fn set_back(self, past: &mut BTreeMap<&'a [u8], Option<Before<&'a [u8]>>>) {
+        match past.entry(self.key) {
             Slot::Vacant(slot) => {
-                slot.insert(self.before.as_deref().cloned());
+                slot.insert(self.before);
             }
             Slot::Occupied(mut slot) => {
                 if let Some(Before { value, .. }) = slot.get_mut()
                     && let BeforeValue::Prefix(len) = *value
-                    && let Some(BeforeValue::Whole(later)) =
-                        self.before.as_ref().map(|it| &it.value)
+                    && let Some(BeforeValue::Whole(later)) = self.before.map(|it| it.value)
                 {
-                    *value = BeforeValue::Whole(later.prefix(len));
+                    *value = BeforeValue::Whole(&later[..len]);
                 }
             }
         }
     }
 }
 
-impl Before {
-    pub(super) fn whole(stored: Stored) -> Before {
-        let Stored { value, create_revision, mod_revision, version, lease } = stored;
-        let value = BeforeValue::Whole(value);
-        Before { value, create_revision, mod_revision, version, lease }
-    }
-
-    pub(super) fn prefix(stored: &Stored) -> Before {
-        let &Stored { ref value, create_revision, mod_revision, version, lease } = stored;
-        let value = BeforeValue::Prefix(value.len());
-        Before { value, create_revision, mod_revision, version, lease }
-    }
-
+impl Before<&[u8]> {
     /// `now` is what the key holds now: nothing but appends has changed it since, if only a length
     /// is known.
     fn stored<'a>(self, now: impl FnOnce() -> Option<&'a Value>) -> Stored {
         let Before { value, create_revision, mod_revision, version, lease } = self;
         let value = match value {
-            BeforeValue::Whole(value) => value,
+            BeforeValue::Whole(value) => Value::from(value),
             BeforeValue::Prefix(len) => {
                 now().expect("a key that was only appended to is there").prefix(len)
             }
@@ -278,18 +239,26 @@ impl Before {
 }
 
 impl Chunk {
+    /// With room for a record of this length at least.
+    fn with_room(len: usize) -> Chunk {
+        Chunk { bytes: Vec::with_capacity(len.max(CHUNK_LEN)), ..Chunk::default() }
+    }
+
     /// The records of some keys, for each key in the order of their revisions.
-    fn of_keys<'a>(&'a self, keys: &'a KeyRange) -> impl Iterator<Item = &'a Record> {
+    fn of_keys<'a>(&'a self, keys: &'a KeyRange) -> impl Iterator<Item = Record<'a>> {
+        let record = |&begin: &u32| Record::decode(&self.bytes[begin as usize..]);
         let by_key = self.by_key.get_or_init(|| {
-            let mut positions: Vec<u16> = (0..self.records.len() as u16).collect();
-            positions.sort_by(|&a, &b| {
-                let key = |position| &self.records[usize::from(position)].key;
-                key(a).cmp(key(b)).then(a.cmp(&b))
-            });
-            positions
+            let mut begins = Vec::new();
+            let mut begin = 0;
+            for record in Record::decode_all(&self.bytes) {
+                begins.push(begin as u32);
+                begin += record.encoded_len();
+            }
+            // It keeps the order of the revisions.
+            begins.sort_by(|a, b| record(a).key.cmp(record(b).key));
+            begins
         });
-        let record = |&position: &u16| &self.records[usize::from(position)];
-        let first = by_key.partition_point(|position| record(position).key[..] < keys.begin()[..]);
-        by_key[first..].iter().map(record).take_while(|record| keys.contains(&record.key))
+        let first = by_key.partition_point(|begin| record(begin).key < &keys.begin()[..]);
+        by_key[first..].iter().map(record).take_while(|record| keys.contains(record.key))
     }
 }

@@ -151,7 +151,8 @@ impl State {
         for (key, before) in changes.into_iter() {
             // A key that came to be and is gone again has not changed.
             if before.is_some() || self.tree.get(&key).is_some() {
-                self.history.push(Record { revision, key, before: before.map(Box::new) });
+                let before = before.as_ref().map(Before::borrowed);
+                self.history.push(&Record { revision, key: &key, before });
                 has_changed = true;
             }
         }

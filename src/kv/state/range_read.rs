@@ -3,7 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::{Budget, History, Key, Stored, Tree};
+use bytes::{Bytes, BytesMut};
+
+use super::{Budget, History, Key, Stored, Tree, Value};
 use crate::kv::model::{ANSWER_LEN_MAX, Entry, Range, RangeAnswer, Reason, Revision, SortBy, Want};
 
 /// Reads `range` as of its revision. `tree` has the entries as of `revision`, the newest one in
@@ -62,11 +64,40 @@ impl Range {
         self.count_all || self.want == Want::Count
     }
 
-    fn entry(&self, key: &Key, stored: &Stored) -> Entry {
-        match self.want {
-            Want::Keys => stored.entry_without_value(key),
-            _ => stored.entry(key),
+    fn entry(&self, key: &Key, stored: &Stored, copies: &mut Copies) -> Entry {
+        let value = match (self.want, &stored.value) {
+            (Want::Keys, _) => Bytes::new(),
+            (_, Value::Long(shared)) => shared.clone(),
+            (_, short) => copies.copy(short),
+        };
+        stored.entry_of(copies.copy(key), value)
+    }
+}
+
+/// How many copies have memory of their own. A short answer may be kept for long, and must not keep
+/// more than it needs.
+const OWN_COPIES_MAX: usize = 32;
+/// Later ones share memory in pieces of this size.
+const COPIES_LEN: usize = 4096;
+
+/// Copies of the keys and of the short values of an answer.
+#[derive(Default)]
+struct Copies {
+    room: BytesMut,
+    count: usize,
+}
+
+impl Copies {
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        self.count += 1;
+        if self.count <= OWN_COPIES_MAX || bytes.len() > COPIES_LEN / 4 {
+            return Bytes::copy_from_slice(bytes);
         }
+        if self.room.capacity() < bytes.len() {
+            self.room = BytesMut::with_capacity(COPIES_LEN);
+        }
+        self.room.extend_from_slice(bytes);
+        self.room.split().freeze()
     }
 }
 
@@ -76,7 +107,7 @@ fn in_order<'a>(
     found: impl Iterator<Item = (&'a Key, &'a Stored)>,
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
-    let mut answer = RangeAnswer::default();
+    let (mut answer, mut copies) = (RangeAnswer::default(), Copies::default());
     for (key, stored) in found {
         budget.touch()?;
         answer.count += 1;
@@ -84,7 +115,7 @@ fn in_order<'a>(
             continue;
         }
         if answer.entries.len() < range.entries_max() {
-            let entry = range.entry(key, stored);
+            let entry = range.entry(key, stored, &mut copies);
             budget.answer(&entry)?;
             answer.entries.push(entry);
             continue;
@@ -160,8 +191,9 @@ fn sorted<'a>(
             answer.more = range.want != Want::Count;
         }
     }
+    let mut copies = Copies::default();
     for Ranked { key, stored, .. } in first.into_sorted_vec() {
-        let entry = range.entry(key, stored);
+        let entry = range.entry(key, stored, &mut copies);
         budget.answer(&entry)?;
         answer.entries.push(entry);
     }

@@ -4,6 +4,7 @@
 //! writes copy each node that the clone still holds, once. So a view of any size costs each write a
 //! few copies of at most 17 slots, and no write waits for it.
 
+use bytes::Bytes;
 use imbl::OrdMap;
 
 use super::{Key, Value};
@@ -137,17 +138,12 @@ impl Stored {
     }
 
     pub(in crate::kv) fn entry(&self, key: &[u8]) -> Entry {
-        Entry { value: self.value.to_bytes(), ..self.entry_without_value(key) }
+        self.entry_of(Bytes::copy_from_slice(key), self.value.to_bytes())
     }
 
-    pub(in crate::kv) fn entry_without_value(&self, key: &[u8]) -> Entry {
-        Entry {
-            key: bytes::Bytes::copy_from_slice(key),
-            value: bytes::Bytes::new(),
-            create_revision: self.create_revision,
-            mod_revision: self.mod_revision,
-            version: self.version,
-            lease: self.lease,
-        }
+    /// An entry with these copies of the key, and of the value or nothing.
+    pub(super) fn entry_of(&self, key: Bytes, value: Bytes) -> Entry {
+        let &Stored { create_revision, mod_revision, version, lease, .. } = self;
+        Entry { key, value, create_revision, mod_revision, version, lease }
     }
 }

@@ -214,7 +214,7 @@ impl World {
             let everything = Range::of(KeyRange::all());
             let ranges = [everything.clone(), Range { at, ..everything }];
             let then = ranges.map(|range| Action::Range(range).into()).to_vec();
-            let read = Drawn::Read(Query::Read(Txn { then, ..Txn::default() }));
+            let read = Drawn::Read(Query::Read(Box::new(Txn { then, ..Txn::default() })));
             self.begin(clerk, read, CALM_TIMEOUT_US);
             self.go_on(clerk);
         }

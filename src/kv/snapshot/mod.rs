@@ -28,27 +28,28 @@
 //! must never change. The container of the bytes detects damage. Reading never panics, whatever the
 //! bytes are, and needs no more memory than the state and one record.
 
+mod input;
 mod records;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 
 use bincode::Options;
 use bytes::Bytes;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::digest::Digest;
 use super::limits::Limits;
-use super::model::{LeaseId, Revision, Txn};
+use super::model::{Revision, Txn};
 use super::query::ReadAnswer;
 use super::sessions::Table;
-use super::state::{Budget, History, State, Stored, Tree, Value};
+use super::state::{Budget, History, State, Tree};
 use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, LEVEL_MAX, VALUE_LEN_MAX};
 use crate::node::StateView;
 use crate::raft::Index;
+use input::Input;
 use records::*;
 
 const VERSION: u32 = 2;
@@ -134,16 +135,15 @@ impl StoreView {
 
 /// Reads what a view wrote, up to the end of `body`.
 pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
-    let mut body = BufReader::with_capacity(BUFFER_LEN, body);
-    let body = &mut body;
-    let version: u32 = take(body)?;
+    let input = &mut Input::new(body);
+    let version: u32 = input.record()?;
     if version != VERSION {
         return Err(invalid(format!("a store of format {version}; this version reads {VERSION}")));
     }
-    if section(body, TAG_HEAD)? != 1 {
+    if input.section(TAG_HEAD)? != 1 {
         return Err(invalid("more or less than one head"));
     }
-    let head: Head = take(body)?;
+    let head: Head = input.record()?;
     if head.level > LEVEL_MAX {
         // What follows may be anything. The level alone tells the node to stop.
         let state = State { level: head.level, ..State::default() };
@@ -153,18 +153,13 @@ pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
     if head.revision == u64::MAX || head.compacted > head.revision {
         return Err(invalid("revisions that no store has"));
     }
-    let entries = section(body, TAG_ENTRIES)?;
-    let tree = read_entries(body, entries)?;
-    let records = section(body, TAG_HISTORY)?;
-    let history = read_history(body, &head, records)?;
-    let sessions = section(body, TAG_SESSIONS)?;
-    let sessions = read_sessions(body, &head, sessions)?;
-    if section(body, TAG_END)? > 0 {
+    let tree = read_entries(input)?;
+    let history = read_history(input, &head)?;
+    let sessions = read_sessions(input, &head)?;
+    if input.section(TAG_END)? > 0 {
         return Err(invalid("records behind the end"));
     }
-    if body.read(&mut [0])? > 0 {
-        return Err(invalid("bytes after the end"));
-    }
+    input.end()?;
     let limits = Limits {
         bytes_max: head.bytes_max,
         keys_max: head.keys_max,
@@ -175,60 +170,38 @@ pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
     Ok(StoreView { state, sessions, digest: Digest::from_value(head.digest) })
 }
 
-/// The number of records in the next section, which must have this tag.
-fn section(body: &mut impl Read, expected: u32) -> io::Result<u64> {
-    let Section { tag, records } = take(body)?;
-    match tag == expected {
-        true => Ok(records),
-        false => Err(invalid(format!("section {tag} in place of {expected}"))),
-    }
-}
-
-fn read_entries(body: &mut impl Read, count: u64) -> io::Result<Tree> {
+fn read_entries(input: &mut Input<'_>) -> io::Result<Tree> {
     let mut tree = Tree::default();
-    for _ in 0..count {
-        let EntryRecord::<Bytes> { key, value, meta } = take(body)?;
-        if key.len() > KEY_LEN_MAX || value.len() > VALUE_LEN_MAX {
-            return Err(invalid("a key or a value over its limit"));
-        }
-        let MetaRecord { create_revision, mod_revision, version, lease } = meta;
-        let stored = Stored {
-            value: Value::from(value),
-            create_revision: Revision(create_revision),
-            mod_revision: Revision(mod_revision),
-            version,
-            lease: LeaseId(lease),
-        };
-        if !tree.push(&key, stored) {
+    for _ in 0..input.section(TAG_ENTRIES)? {
+        let (key, stored) = input.entry()?;
+        if !tree.push(key, stored) {
             return Err(invalid("keys that are out of order"));
         }
     }
     Ok(tree)
 }
 
-fn read_history(body: &mut impl Read, head: &Head, count: u64) -> io::Result<History> {
+fn read_history(input: &mut Input<'_>, head: &Head) -> io::Result<History> {
     let mut history = History::compacted_at(Revision(head.compacted));
     let mut last = head.compacted;
-    for n in 0..count {
-        let record: HistoryRecord<Bytes> = take(body)?;
-        let is_in_order = record.revision > last || n > 0 && record.revision == last;
-        if !is_in_order || record.revision > head.revision {
+    for n in 0..input.section(TAG_HISTORY)? {
+        let change = input.change()?;
+        let revision = change.revision.0;
+        let is_in_order = revision > last || n > 0 && revision == last;
+        if !is_in_order || revision > head.revision {
             return Err(invalid("a history that is out of order"));
         }
-        if record.key.len() > KEY_LEN_MAX {
-            return Err(invalid("a key of the history over its limit"));
-        }
-        last = record.revision;
-        history.push(&(&record).into());
+        last = revision;
+        history.push(&change);
     }
     Ok(history)
 }
 
-fn read_sessions(body: &mut impl Read, head: &Head, count: u64) -> io::Result<Table> {
+fn read_sessions(input: &mut Input<'_>, head: &Head) -> io::Result<Table> {
     let mut table = Table { expired_up_to: Index(head.expired_up_to), ..Table::default() };
     let mut last = table.expired_up_to;
-    for _ in 0..count {
-        let record: SessionRecord<Bytes> = take(body)?;
+    for _ in 0..input.section(TAG_SESSIONS)? {
+        let record: SessionRecord<Bytes> = input.record()?;
         let index = Index(record.last_used);
         if index <= last {
             return Err(invalid("sessions that are out of order"));
@@ -248,10 +221,6 @@ fn options() -> impl Options {
 
 fn put(out: &mut impl Write, record: &impl Serialize) -> io::Result<()> {
     options().serialize_into(out, record).map_err(|error| io_error(*error))
-}
-
-fn take<T: DeserializeOwned>(body: &mut impl Read) -> io::Result<T> {
-    options().deserialize_from(body).map_err(|error| io_error(*error))
 }
 
 fn io_error(error: bincode::ErrorKind) -> io::Error {

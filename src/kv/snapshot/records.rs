@@ -10,7 +10,7 @@ use super::invalid;
 use crate::kv::model::{self, LeaseId, Reason, Refusal, Revision};
 use crate::kv::outcome::{Branches, Done, Outcome};
 use crate::kv::sessions::Session;
-use crate::kv::state::{Before, BeforeValue, Key, Record, Stored};
+use crate::kv::state::{Key, Stored};
 use crate::raft::Index;
 use crate::rpc::prost::Message as _;
 
@@ -32,34 +32,19 @@ pub(super) struct Head {
     pub(super) history_bytes_max: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 pub(super) struct EntryRecord<B> {
     pub(super) key: B,
     pub(super) value: B,
     pub(super) meta: MetaRecord,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 pub(super) struct MetaRecord {
     pub(super) create_revision: u64,
     pub(super) mod_revision: u64,
     pub(super) version: u64,
     pub(super) lease: u64,
-}
-
-/// The history itself writes these: see [`Record`].
-#[derive(Deserialize)]
-pub(super) struct HistoryRecord<B> {
-    pub(super) revision: u64,
-    pub(super) key: B,
-    pub(super) before: Option<(BeforeValueRecord<B>, MetaRecord)>,
-}
-
-/// The order of the variants is the format.
-#[derive(Deserialize)]
-pub(super) enum BeforeValueRecord<B> {
-    Whole(B),
-    Prefix(u64),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -105,22 +90,6 @@ pub(super) fn meta_record(
 ) -> MetaRecord {
     let (create_revision, mod_revision) = (create_revision.0, mod_revision.0);
     MetaRecord { create_revision, mod_revision, version, lease: lease.0 }
-}
-
-impl<'a> From<&'a HistoryRecord<Bytes>> for Record<'a> {
-    fn from(record: &'a HistoryRecord<Bytes>) -> Record<'a> {
-        let before = record.before.as_ref().map(|(value, meta)| Before {
-            value: match value {
-                BeforeValueRecord::Whole(value) => BeforeValue::Whole(&value[..]),
-                BeforeValueRecord::Prefix(len) => BeforeValue::Prefix(*len as usize),
-            },
-            create_revision: Revision(meta.create_revision),
-            mod_revision: Revision(meta.mod_revision),
-            version: meta.version,
-            lease: LeaseId(meta.lease),
-        });
-        Record { revision: Revision(record.revision), key: &record.key, before }
-    }
 }
 
 pub(super) fn session_record(last_used: Index, session: &Session) -> SessionRecord<Borrowed<'_>> {

@@ -95,7 +95,8 @@ impl<'a> Budget<'a> {
         self.touch_many(len as u64 / TOUCHED_BYTES)
     }
 
-    fn touch_many(&mut self, keys: u64) -> Result<(), (Reason, u64)> {
+    /// Looks at this many more keys.
+    pub(super) fn touch_many(&mut self, keys: u64) -> Result<(), (Reason, u64)> {
         let before = self.touched_keys;
         self.touched_keys += keys;
         if self.touched_keys > self.touched_keys_max {

@@ -23,13 +23,12 @@
 
 mod record;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use imbl::Vector;
 
-use super::{Stored, Tree, Value};
 use crate::kv::model::{KeyRange, Revision};
 
 pub(in crate::kv) use record::{Before, BeforeValue, Record};
@@ -170,71 +169,15 @@ impl History {
         (self.len > 0).then(|| Record::decode(&chunk.bytes[self.skipped..]))
     }
 
-    /// The entries of `keys` as they were at revision `at`, if `tree` has the current ones. What
-    /// the result holds of other keys means nothing. `touch` runs for each change that is undone,
-    /// and its error ends this.
-    pub(in crate::kv) fn as_of<E>(
-        &self,
+    /// The changes of `keys` after revision `at`, in runs, oldest first.
+    pub(super) fn changes_after<'a>(
+        &'a self,
         at: Revision,
-        tree: &Tree,
         keys: &KeyRange,
-        mut touch: impl FnMut() -> Result<(), E>,
-    ) -> Result<Tree, E> {
+    ) -> impl Iterator<Item = Run<'a>> {
         assert!(at >= self.compacted, "the caller refuses a revision that is forgotten");
-        let mut past: BTreeMap<&[u8], Option<Before<&[u8]>>> = BTreeMap::new();
-        for chunk in self.chunks().filter(|chunk| chunk.newest > at) {
-            for record in chunk.of_keys(keys).filter(|record| record.revision > at) {
-                touch()?;
-                record.set_back(&mut past);
-            }
-        }
-        let mut then = tree.clone();
-        for (key, before) in past {
-            match before {
-                Some(before) => {
-                    let stored = before.stored(|| tree.get(key).map(|now| &now.value));
-                    then.insert(key, stored);
-                }
-                None => drop(then.remove(key)),
-            }
-        }
-        Ok(then)
-    }
-}
-
-impl<'a> Record<'a> {
-    /// Records come in the order of their revisions, from the one that follows the revision that is
-    /// read. The first one of a key says what the key held then, or how long its value was, and a
-    /// later one that value.
-    fn set_back(self, past: &mut BTreeMap<&'a [u8], Option<Before<&'a [u8]>>>) {
-        match past.entry(self.key) {
-            Slot::Vacant(slot) => {
-                slot.insert(self.before);
-            }
-            Slot::Occupied(mut slot) => {
-                if let Some(Before { value, .. }) = slot.get_mut()
-                    && let BeforeValue::Prefix(len) = *value
-                    && let Some(BeforeValue::Whole(later)) = self.before.map(|it| it.value)
-                {
-                    *value = BeforeValue::Whole(&later[..len]);
-                }
-            }
-        }
-    }
-}
-
-impl Before<&[u8]> {
-    /// `now` is what the key holds now: nothing but appends has changed it since, if only a length
-    /// is known.
-    fn stored<'a>(self, now: impl FnOnce() -> Option<&'a Value>) -> Stored {
-        let Before { value, create_revision, mod_revision, version, lease } = self;
-        let value = match value {
-            BeforeValue::Whole(value) => Value::from(value),
-            BeforeValue::Prefix(len) => {
-                now().expect("a key that was only appended to is there").prefix(len)
-            }
-        };
-        Stored { value, create_revision, mod_revision, version, lease }
+        let later = self.chunks().filter(move |chunk| chunk.newest > at);
+        later.map(move |chunk| Run::new(chunk, at, keys))
     }
 }
 
@@ -244,21 +187,72 @@ impl Chunk {
         Chunk { bytes: Vec::with_capacity(len.max(CHUNK_LEN)), ..Chunk::default() }
     }
 
-    /// The records of some keys, for each key in the order of their revisions.
-    fn of_keys<'a>(&'a self, keys: &'a KeyRange) -> impl Iterator<Item = Record<'a>> {
-        let record = |&begin: &u32| Record::decode(&self.bytes[begin as usize..]);
-        let by_key = self.by_key.get_or_init(|| {
-            let mut begins = Vec::new();
-            let mut begin = 0;
+    fn record(&self, begin: u32) -> Record<'_> {
+        Record::decode(&self.bytes[begin as usize..])
+    }
+
+    fn by_key(&self) -> &[u32] {
+        self.by_key.get_or_init(|| {
+            let (mut begins, mut begin) = (Vec::new(), 0);
             for record in Record::decode_all(&self.bytes) {
-                begins.push(begin as u32);
-                begin += record.encoded_len();
+                begins.push(begin);
+                begin += record.encoded_len() as u32;
             }
             // It keeps the order of the revisions.
-            begins.sort_by(|a, b| record(a).key.cmp(record(b).key));
+            begins.sort_by(|&a, &b| self.record(a).key.cmp(self.record(b).key));
             begins
-        });
-        let first = by_key.partition_point(|begin| record(begin).key < &keys.begin()[..]);
-        by_key[first..].iter().map(record).take_while(|record| keys.contains(record.key))
+        })
+    }
+}
+
+/// Changes that lie together in the history, to be taken key by key from either end.
+pub(super) struct Run<'a> {
+    chunk: &'a Chunk,
+    /// Where the changes begin, as [`Chunk::by_key`] has them.
+    order: Cow<'a, [u32]>,
+    /// Which places of `order` are left.
+    left: Range<usize>,
+}
+
+impl<'a> Run<'a> {
+    /// Those of `keys` after revision `at`.
+    fn new(chunk: &'a Chunk, at: Revision, keys: &KeyRange) -> Run<'a> {
+        let mut order = Cow::Borrowed(chunk.by_key());
+        if chunk.record(0).revision <= at {
+            order.to_mut().retain(|begin| chunk.record(*begin).revision > at);
+        }
+        let begin = order.partition_point(|it| chunk.record(*it).key < &keys.begin()[..]);
+        let end = begin + order[begin..].partition_point(|it| keys.contains(chunk.record(*it).key));
+        Run { chunk, order, left: begin..end }
+    }
+
+    fn record(&self, place: usize) -> Record<'a> {
+        self.chunk.record(self.order[place])
+    }
+
+    /// The first key that is left, or the last one.
+    pub(super) fn next_key(&self, is_last: bool) -> Option<&'a [u8]> {
+        let mut left = self.left.clone();
+        let place = if is_last { left.next_back() } else { left.next() };
+        place.map(|place| self.record(place).key)
+    }
+
+    /// Takes the changes of [`next_key`](Run::next_key), oldest first.
+    pub(super) fn take_next(&mut self, is_last: bool) -> impl Iterator<Item = Record<'a>> {
+        let key = self.next_key(is_last);
+        let is_of_key = |place: &usize| Some(self.record(*place).key) == key;
+        let count = match is_last {
+            true => self.left.clone().rev().take_while(is_of_key).count(),
+            false => self.left.clone().take_while(is_of_key).count(),
+        };
+        let taken = match is_last {
+            true => self.left.end - count..self.left.end,
+            false => self.left.start..self.left.start + count,
+        };
+        match is_last {
+            true => self.left.end = taken.start,
+            false => self.left.start = taken.end,
+        }
+        taken.map(|place| self.record(place))
     }
 }

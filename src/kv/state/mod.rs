@@ -3,7 +3,7 @@
 //! ```text
 //! Put, Append ─────────> State::put, append ──┐
 //! Txn ─────> Execution ─> Tree (a version of its own) ──> commit ─┬─> Tree      what the keys hold now
-//!               └─ range reads ─> Tree, or Tree as of a revision  └─> History   what they held before
+//!               └─ range reads ─> Tree, or Past                   └─> History   what they held before
 //! ```
 //!
 //! # Invariants
@@ -16,6 +16,7 @@ mod changes;
 mod execution;
 mod history;
 mod key;
+mod past;
 mod range_read;
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,11 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::ops::Deref;
 
 use bytes::{Bytes, BytesMut};
 
+use super::past::{Past, Seen};
 use super::{Budget, History, Key, Stored, Tree, Value};
 use crate::kv::model::{ANSWER_LEN_MAX, Entry, Range, RangeAnswer, Reason, Revision, SortBy, Want};
 
@@ -17,18 +19,15 @@ pub(super) fn read_as_of(
     revision: Revision,
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
-    let at = range.at;
-    if at == revision {
+    if !is_past(range.at, history, revision)? {
         return read_tree(range, tree, budget);
     }
-    if at < history.compacted() {
-        return Err((Reason::Compacted, history.compacted().0));
+    let is_descending = range.sort_by == SortBy::Key && range.descending;
+    let past = Past::new(tree, history, &range.keys, range.at, is_descending);
+    match range.sort_by {
+        SortBy::Key => in_order(range, past, budget),
+        _ => sorted(range, past, budget),
     }
-    if at > revision {
-        return Err((Reason::InTheFuture, revision.0));
-    }
-    let then = history.as_of(at, tree, &range.keys, || budget.touch())?;
-    read_tree(range, &then, budget)
 }
 
 /// Reads `range` from `tree`, whatever its revision.
@@ -37,11 +36,36 @@ pub(super) fn read_tree(
     tree: &Tree,
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
-    let mut entries = tree.range(&range.keys);
+    let entries = tree.range(&range.keys);
     match (range.sort_by, range.descending) {
-        (SortBy::Key, false) => in_order(range, entries, budget),
-        (SortBy::Key, true) => in_order(range, entries.rev(), budget),
-        _ => sorted(range, &mut entries, budget),
+        (SortBy::Key, false) => in_order(range, entries.map(Seen::now), budget),
+        (SortBy::Key, true) => in_order(range, entries.rev().map(Seen::now), budget),
+        _ => sorted(range, entries.map(Seen::now), budget),
+    }
+}
+
+/// Whether revision `at` is an earlier one than `revision`, the newest. As an error, why it cannot
+/// be read.
+pub(super) fn is_past(
+    at: Revision,
+    history: &History,
+    revision: Revision,
+) -> Result<bool, (Reason, u64)> {
+    if at == revision {
+        return Ok(false);
+    }
+    if at < history.compacted() {
+        return Err((Reason::Compacted, history.compacted().0));
+    }
+    if at > revision {
+        return Err((Reason::InTheFuture, revision.0));
+    }
+    Ok(true)
+}
+
+impl<'a> Seen<'a, &'a Stored> {
+    fn now((key, stored): (&'a Key, &'a Stored)) -> Self {
+        Seen { key, stored: Some(stored), undone: 0 }
     }
 }
 
@@ -64,7 +88,7 @@ impl Range {
         self.count_all || self.want == Want::Count
     }
 
-    fn entry(&self, key: &Key, stored: &Stored, copies: &mut Copies) -> Entry {
+    fn entry(&self, key: &[u8], stored: &Stored, copies: &mut Copies) -> Entry {
         let value = match (self.want, &stored.value) {
             (Want::Keys, _) => Bytes::new(),
             (_, Value::Long(shared)) => shared.clone(),
@@ -102,20 +126,22 @@ impl Copies {
 }
 
 /// Answers with the first entries that come.
-fn in_order<'a>(
+fn in_order<'a, S: Deref<Target = Stored>>(
     range: &Range,
-    found: impl Iterator<Item = (&'a Key, &'a Stored)>,
+    found: impl Iterator<Item = Seen<'a, S>>,
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
     let (mut answer, mut copies) = (RangeAnswer::default(), Copies::default());
-    for (key, stored) in found {
+    for Seen { key, stored, undone } in found {
+        budget.touch_many(undone)?;
+        let Some(stored) = stored else { continue };
         budget.touch()?;
         answer.count += 1;
-        if range.want == Want::Count || !range.is_wanted(stored) {
+        if range.want == Want::Count || !range.is_wanted(&stored) {
             continue;
         }
         if answer.entries.len() < range.entries_max() {
-            let entry = range.entry(key, stored, &mut copies);
+            let entry = range.entry(key, &stored, &mut copies);
             budget.answer(&entry)?;
             answer.entries.push(entry);
             continue;
@@ -131,15 +157,15 @@ fn in_order<'a>(
 }
 
 /// An entry by its place in the answer.
-struct Ranked<'a> {
+struct Ranked<'a, S> {
     range: &'a Range,
-    key: &'a Key,
-    stored: &'a Stored,
+    key: &'a [u8],
+    stored: S,
 }
 
-impl Ord for Ranked<'_> {
+impl<S: Deref<Target = Stored>> Ord for Ranked<'_, S> {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (one, two) = (self.stored, other.stored);
+        let (one, two) = (&*self.stored, &*other.stored);
         let order = match self.range.sort_by {
             SortBy::Key => Ordering::Equal,
             SortBy::Version => one.version.cmp(&two.version),
@@ -152,37 +178,39 @@ impl Ord for Ranked<'_> {
     }
 }
 
-impl PartialOrd for Ranked<'_> {
+impl<S: Deref<Target = Stored>> PartialOrd for Ranked<'_, S> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Ranked<'_> {
+impl<S: Deref<Target = Stored>> PartialEq for Ranked<'_, S> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Ranked<'_> {}
+impl<S: Deref<Target = Stored>> Eq for Ranked<'_, S> {}
 
 /// Answers with the first entries of another order. Holds no more of them than fit into an answer.
-fn sorted<'a>(
-    range: &Range,
-    found: &mut dyn Iterator<Item = (&'a Key, &'a Stored)>,
+fn sorted<'a, S: Deref<Target = Stored>>(
+    range: &'a Range,
+    found: impl Iterator<Item = Seen<'a, S>>,
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
     // No entry counts for less than 64 bytes.
     let heap_max = range.entries_max().min((ANSWER_LEN_MAX / 64) as usize + 1);
     let mut answer = RangeAnswer::default();
     let mut first = BinaryHeap::new();
-    for (key, stored) in found {
+    for Seen { key, stored, undone } in found {
+        budget.touch_many(undone)?;
+        let Some(stored) = stored else { continue };
         budget.touch()?;
         if range.sort_by == SortBy::Value {
             budget.touch_bytes(stored.value.len())?;
         }
         answer.count += 1;
-        if !range.is_wanted(stored) {
+        if !range.is_wanted(&stored) {
             continue;
         }
         first.push(Ranked { range, key, stored });
@@ -193,7 +221,7 @@ fn sorted<'a>(
     }
     let mut copies = Copies::default();
     for Ranked { key, stored, .. } in first.into_sorted_vec() {
-        let entry = range.entry(key, stored, &mut copies);
+        let entry = range.entry(key, &stored, &mut copies);
         budget.answer(&entry)?;
         answer.entries.push(entry);
     }

@@ -6,7 +6,8 @@ use super::*;
 use crate::kv::VALUE_LEN_MAX;
 use crate::kv::model::{
     ANSWER_LEN_MAX, Action, Compare, Entry, KeyRange, LeaseId, NewLease, NewValue, Operand,
-    Operation, OperationAnswer, Range, Relation, RevisionBounds, SortBy, TOUCHED_KEYS_MAX, Want,
+    Operation, OperationAnswer, Range, RangeAnswer, Relation, RevisionBounds, SortBy,
+    TOUCHED_KEYS_MAX, Want,
 };
 
 fn then(operations: impl IntoIterator<Item = Action>) -> Txn {
@@ -530,4 +531,45 @@ fn a_clone_and_its_original_do_not_meet() {
     assert_eq!(read(state, past).unwrap().entries, contents(&view));
     assert_eq!((view.history.len(), state.history.len()), (300, 600));
     assert!(now.iter().all(|entry| entry.value == "new" && entry.version == 2));
+}
+
+/// Both ways, in pages of one entry, of any part of the range, and with the touched keys of a page.
+#[test]
+fn a_page_of_the_past_costs_what_its_own_keys_cost() {
+    let state = &mut State::default();
+    let key = |n: u32| Bytes::from(format!("{:04}", n * 7919 % 2000));
+    (0..1_000).for_each(|n| state.put(&key(n), b"old").unwrap());
+    let (at, before) = (state.revision, contents(state));
+    for n in 0..2_000 {
+        match n % 3 {
+            0 => drop(run(state, [Action::delete(KeyRange::key(key(n)))])),
+            1 => state.append(&key(n), b"more").unwrap(),
+            _ => state.put(&key(n), b"new").unwrap(),
+        }
+        state.put(&key(n + 500), b"again").unwrap();
+    }
+    for descending in [false, true] {
+        let whole = Range { at, descending, ..Range::of(KeyRange::all()) };
+        let found = read(state, whole.clone()).unwrap().entries;
+        match descending {
+            true => assert!(found.iter().eq(before.iter().rev())),
+            false => assert_eq!(found, before),
+        }
+        for (limit, begin) in [(1, "0500"), (3, "1000"), (10, "0000")] {
+            let keys = KeyRange::between(begin, "1500").unwrap();
+            let range = Range { keys: keys.clone(), limit, ..whole.clone() };
+            // Each key has changed four times at most, and every other key came later.
+            let mut budget = Budget::of_a_read(1 + (limit + 1) * 2 * 5);
+            let answer = state.read(&then([Action::Range(range)]), &mut budget).unwrap();
+            let OperationAnswer::Range(RangeAnswer { entries, more, .. }) = &answer.answers[0]
+            else {
+                panic!("{answer:?}")
+            };
+            let mut expected: Vec<_> = before.iter().filter(|it| keys.contains(&it.key)).collect();
+            if descending {
+                expected.reverse();
+            }
+            assert!(*more && entries.iter().eq(expected.into_iter().take(limit as usize)));
+        }
+    }
 }

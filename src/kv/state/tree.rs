@@ -82,20 +82,8 @@ impl Tree {
         Ok(None)
     }
 
-    /// Writes an entry, and returns what the key held before.
-    pub(in crate::kv) fn insert(&mut self, key: &[u8], stored: Stored) -> Option<Stored> {
-        self.bytes += stored.value.len() as u64;
-        if let Some(held) = self.entries.get_mut(key) {
-            self.bytes -= held.value.len() as u64;
-            return Some(std::mem::replace(held, stored));
-        }
-        self.bytes += key.len() as u64;
-        self.entries.insert(key.into(), stored);
-        None
-    }
-
-    /// Adds an entry behind all others, without the search that [`insert`](Tree::insert) makes.
-    /// `false`: the key is not greater than all others, and nothing has changed.
+    /// Adds an entry behind all others, without a search. `false`: the key is not greater than all
+    /// others, and nothing has changed.
     pub(in crate::kv) fn push(&mut self, key: &[u8], stored: Stored) -> bool {
         let is_last = self.entries.get_max().is_none_or(|(last, _)| last[..] < *key);
         if is_last {

@@ -42,7 +42,8 @@
 //!
 //! # Threads
 //!
-//! None of its own. Each connection has those of its [`Channel`](crate::rpc::Channel).
+//! None of its own. Each connection has those of its [`Channel`](crate::rpc::Channel). A member
+//! has two: the streams of scans go over the second one, which is made for the first of them.
 
 mod call;
 mod endpoints;
@@ -52,6 +53,8 @@ mod ranges;
 mod replies;
 mod route;
 mod scan;
+#[cfg(test)]
+mod scan_tests;
 mod session;
 mod settings;
 mod swap;

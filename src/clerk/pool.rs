@@ -77,6 +77,10 @@ pub(super) struct Member {
     addr: String,
     kv: KvServerRpcStub,
     store: StoreRpcStub,
+    /// Over a connection of its own, which is made for the first scan: pages are long, and calls
+    /// would stand behind them. On the other connection callers also read their own answers, which
+    /// a channel with streams leaves to a thread.
+    scans: StoreRpcStub,
 }
 
 impl Pool {
@@ -177,13 +181,17 @@ impl Pool {
     }
 
     fn add(&self, Endpoint { id, addr }: Endpoint) -> usize {
-        let channel = Channel::builder(addr.clone())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .ping_interval(PING_INTERVAL)
-            .bytes_per_second_min(BYTES_PER_SECOND_MIN)
-            .lazy();
-        let (kv, store) = (KvServerRpcStub::new(channel.clone()), StoreRpcStub::new(channel));
-        self.members.push(addr.clone(), Member { id, addr, kv, store })
+        let channel = || {
+            Channel::builder(addr.clone())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .ping_interval(PING_INTERVAL)
+                .bytes_per_second_min(BYTES_PER_SECOND_MIN)
+                .lazy()
+        };
+        let calls = channel();
+        let (kv, store) = (KvServerRpcStub::new(calls.clone()), StoreRpcStub::new(calls));
+        let scans = StoreRpcStub::new(channel());
+        self.members.push(addr.clone(), Member { id, addr, kv, store, scans })
     }
 }
 
@@ -200,5 +208,10 @@ impl Member {
     /// For everything else. It uses the same connection.
     pub(super) fn store(&self) -> &StoreRpcStub {
         &self.store
+    }
+
+    /// For scans.
+    pub(super) fn scans(&self) -> &StoreRpcStub {
+        &self.scans
     }
 }

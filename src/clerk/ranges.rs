@@ -93,9 +93,15 @@ impl Clerk {
     }
 
     /// All entries of a range of any size, in the order of their keys, as of one revision: the
-    /// store's when the first of them was asked for. They are read in pages, while the iterator
-    /// goes on, and each page has the [timeout](super::ClerkBuilder::timeout) of a call. After an
-    /// error there are no more.
+    /// store's when the first of them was asked for. After a first page they come in a stream,
+    /// while the iterator goes on. If the stream's member is gone, or has given up a caller that
+    /// took nothing for ten seconds, the scan goes on at the same revision with another stream. The
+    /// wait for a page is at most twice the [timeout](super::ClerkBuilder::timeout) of a call, once
+    /// for a stream that has stopped and once for its successor, and once more if pages take the
+    /// place of the stream. After an error there are no more.
+    ///
+    /// Dropping the iterator ends the stream. Until then it takes up one of the eight scans that a
+    /// member makes at a time. A Clerk that finds no place there reads pages instead.
     ///
     /// ```
     /// use syncraft::kv::model::KeyRange;
@@ -114,7 +120,8 @@ impl Clerk {
     /// ```
     ///
     /// An item is an error as that of [`range`](Clerk::range). In particular, the store may forget
-    /// the revision if others write much meanwhile.
+    /// the revision if others write much meanwhile. A stream that has begun needs no history, so
+    /// this matters only when another one takes its place, and for pages.
     pub fn scan(&self, keys: KeyRange) -> Scan<'_> {
         Scan::new(self, keys)
     }

@@ -6,10 +6,10 @@ use super::call::Verdict;
 use super::error::Reason;
 use crate::ErrorChain;
 use crate::kv::model::proto::{
-    self, Forgotten, NotServed, RangeReply, StatsReply, TxnReply, range_reply, stats_reply,
-    txn_reply,
+    self, Forgotten, NotServed, RangeReply, ScanReply, StatsReply, TxnReply, range_reply,
+    scan_reply, stats_reply, txn_reply,
 };
-use crate::kv::model::{self, RangeAnswer, Refusal, Revision, TxnAnswer, WireError};
+use crate::kv::model::{self, RangeAnswer, Refusal, Revision, ScanPage, TxnAnswer, WireError};
 use crate::kv::proto::{GetReply, LeaderHint, PutAppendReply};
 use crate::kv::words;
 
@@ -103,6 +103,25 @@ pub(super) fn range(reply: RangeReply) -> Verdict<Result<(Revision, RangeAnswer)
         },
         Some(range_reply::Result::NotServed(it)) => not_served(it),
         None => unknown(b"a range without a result"),
+    }
+}
+
+/// An item of a scan: its revision and a page, or why there is none.
+pub(super) fn scan(reply: ScanReply) -> Verdict<Result<(Revision, ScanPage), Refusal>> {
+    match reply.result {
+        // Nothing says where the scan would go on.
+        Some(scan_reply::Result::Page(page)) if page.more && page.entries.is_empty() => {
+            unknown(b"an empty page of a scan that goes on")
+        }
+        Some(scan_reply::Result::Page(page)) => {
+            Verdict::Done(Ok((Revision(reply.revision), page.into())))
+        }
+        Some(scan_reply::Result::Refusal(refusal)) => match Refusal::try_from(refusal) {
+            Ok(refusal) => Verdict::Done(Err(refusal)),
+            Err(error) => not_of_this_version(&error),
+        },
+        Some(scan_reply::Result::NotServed(it)) => not_served(it),
+        None => unknown(b"an item of a scan without a result"),
     }
 }
 

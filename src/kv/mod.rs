@@ -59,7 +59,7 @@ pub use query::{Answer, Query, ReadAnswer, Stats};
 #[cfg(feature = "server")]
 pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, SessionLimits, Sessions};
 #[cfg(feature = "server")]
-pub use snapshot::StoreView;
+pub use snapshot::{StoreView, ViewScan};
 #[cfg(feature = "server")]
 pub use store::Store;
 

@@ -94,6 +94,10 @@ impl<S: Service> Service for Gated<S> {
         self.service.version()
     }
 
+    fn is_stream(&self, method: usize) -> bool {
+        self.service.is_stream(method)
+    }
+
     fn flush(&self, method: usize) {
         self.service.flush(method);
     }

@@ -2,7 +2,7 @@
 //!
 //! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
 //!   [`lanes`].
-//! - Entries, ranges, transactions: [`store`].
+//! - Entries, ranges, transactions: [`store`]. Scans: [`scans`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).
@@ -31,6 +31,7 @@ mod reads;
 #[path = "../support/relay.rs"]
 #[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
 mod relay;
+mod scans;
 mod snapshots;
 mod stopping;
 mod store;

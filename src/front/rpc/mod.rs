@@ -6,6 +6,7 @@
 //! answered once.
 
 mod kv;
+mod scan;
 mod store;
 
 use std::time::{Duration, Instant};

@@ -11,18 +11,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{age_ms, busy, deadline, is_busy};
+use super::{age_ms, busy, deadline, is_busy, scan};
 use crate::ErrorChain;
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
 use crate::kv::model::proto::{
-    self, CompactRequest, Forgotten, LimitsRequest, NotServed, RangeReply, RangeRequest,
-    StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, range_reply, stats_reply, txn_reply,
+    self, CompactRequest, Forgotten, LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply,
+    ScanRequest, StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, range_reply,
+    stats_reply, txn_reply,
 };
 use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
 use crate::node::RequestError;
 use crate::raft::{Index, MemberId};
-use crate::rpc::{Done, Payload, Status, StatusCode};
+use crate::rpc::{Done, Outgoing, Payload, Status, StatusCode};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
@@ -115,6 +116,10 @@ impl StoreRpc for StoreService {
             }),
         });
     }
+
+    fn scan(&self, args: ScanRequest, replies: Outgoing<ScanReply>) {
+        scan::scan(&self.api, self.leader_elsewhere(), args, replies);
+    }
 }
 
 fn missing(part: &'static str) -> WireError {
@@ -175,7 +180,7 @@ fn refuse_txn(api: &Api, error: &ApiError, done: Done<TxnReply>) {
 }
 
 /// What a reply says of a request that was not done.
-enum Refused {
+pub(super) enum Refused {
     /// Why, and the index of the entry, or 0.
     Refusal(proto::Refusal, u64),
     NotServed(NotServed),
@@ -187,23 +192,31 @@ fn refuse<R: Payload>(
     done: Done<R>,
     reply: impl FnOnce(Refused) -> R,
 ) {
-    match error {
-        error if is_busy(error) => done.fail(busy(error)),
-        ApiError::Refused { refusal, index } => {
-            let index = index.map_or(0, |index| index.0);
-            done.run(reply(Refused::Refusal((*refusal).into(), index)));
-        }
-        ApiError::NotServed(RequestError::TooLarge { .. })
-        | ApiError::Invalid(_)
-        | ApiError::RevisionZero => done.fail(bad_arguments(error)),
-        ApiError::NotServed(it) => done.run(reply(Refused::NotServed(NotServed {
-            leader: leader(api, error.leader()),
-            may_apply: it.may_apply(),
-        }))),
+    match refused(api, error) {
+        Ok(refused) => done.run(reply(refused)),
+        Err(status) => done.fail(status),
     }
 }
 
-fn bad_arguments(error: &(dyn std::error::Error + 'static)) -> Status {
+/// What a request was not done for. As an error, the status in place of a reply.
+pub(super) fn refused(api: &Api, error: &ApiError) -> Result<Refused, Status> {
+    match error {
+        error if is_busy(error) => Err(busy(error)),
+        ApiError::Refused { refusal, index } => {
+            let index = index.map_or(0, |index| index.0);
+            Ok(Refused::Refusal((*refusal).into(), index))
+        }
+        ApiError::NotServed(RequestError::TooLarge { .. })
+        | ApiError::Invalid(_)
+        | ApiError::RevisionZero => Err(bad_arguments(error)),
+        ApiError::NotServed(it) => Ok(Refused::NotServed(NotServed {
+            leader: leader(api, error.leader()),
+            may_apply: it.may_apply(),
+        })),
+    }
+}
+
+pub(super) fn bad_arguments(error: &(dyn std::error::Error + 'static)) -> Status {
     Status::new(StatusCode::BadArguments, ErrorChain(error).to_string())
 }
 

@@ -5,6 +5,7 @@
 //! front (rpc, ...), programs ──> Api ──┬─ writes ──> NodeHandle: the log, the applier ──> callback
 //!                                      ├─ reads ───> NodeHandle: the state ─────────────> callback
 //!                                      │                └─ large ones: a view ──> Readers ──> callback
+//!                                      │                                  scans ─> Readers ──> PageSink
 //!                                      └─ input over a limit ──────────────────────────> callback
 //! ```
 //!
@@ -26,6 +27,7 @@ mod answers;
 mod error;
 mod read;
 mod readers;
+mod scan;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +36,7 @@ use bytes::Bytes;
 
 pub use answers::{Changed, Consistency, Read, TxnDone, TxnResult};
 pub use error::ApiError;
+pub use scan::{NoRoom, PageSink};
 
 use super::model::{Action, OperationAnswer, Range, RangeAnswer, Revision, Txn};
 use super::{
@@ -43,6 +46,7 @@ use crate::members::Members;
 use crate::node::NodeHandle;
 use crate::raft::{MemberId, RoleName};
 use readers::Readers;
+use scan::Scans;
 
 /// The store, as one member serves it. See the [module](self). Clones belong to the same member.
 ///
@@ -73,13 +77,15 @@ struct Shared {
     node: NodeHandle<Store>,
     members: Members,
     readers: Arc<Readers>,
+    scans: Arc<Scans>,
 }
 
 impl Api {
     /// Serves what `node` replicates. Clients reach the members at these addresses.
     pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
-        Api { shared: Arc::new(Shared { node, members, readers }) }
+        let scans = Arc::default();
+        Api { shared: Arc::new(Shared { node, members, readers, scans }) }
     }
 
     /// The address of a member, if there is such a member.

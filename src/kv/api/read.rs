@@ -46,7 +46,7 @@ impl Api {
     }
 
     /// Where a thread of a member waits that a test has paused.
-    fn pass_gate(&self) {
+    pub(super) fn pass_gate(&self) {
         #[cfg(feature = "testing")]
         self.shared.node.gate().pass();
     }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    Action, DEPTH_MAX, KeyRange, NewValue, OPERATIONS_MAX, Operand, Operation, RangeEnd, Txn,
+    Action, DEPTH_MAX, KeyRange, NewValue, OPERATIONS_MAX, Operand, Operation, RangeEnd, ScanRange,
+    Txn,
 };
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
@@ -63,6 +64,16 @@ impl Txn {
         }
         let mut operations = self.then.iter().chain(&self.otherwise);
         operations.try_for_each(|operation| operation.check(depth, count))
+    }
+}
+
+impl ScanRange {
+    /// Checks the keys against their limit.
+    ///
+    /// # Errors
+    /// [`TxnError::KeyTooLong`].
+    pub fn check(&self) -> Result<(), TxnError> {
+        check_keys(&self.keys)
     }
 }
 

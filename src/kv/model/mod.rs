@@ -27,6 +27,7 @@ mod check;
 mod entry;
 mod range;
 mod reason;
+mod scan;
 mod txn;
 mod wire;
 
@@ -35,6 +36,7 @@ pub use check::TxnError;
 pub use entry::{Entry, LeaseId, Revision};
 pub use range::{KeyRange, Range, RangeEnd, RangeError, RevisionBounds, SortBy, Want};
 pub use reason::{Reason, Refusal};
+pub use scan::{ScanPage, ScanRange};
 pub use txn::{Action, Compare, NewLease, NewValue, Operand, Operation, Relation, Txn};
 pub use wire::WireError;
 

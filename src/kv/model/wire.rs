@@ -107,7 +107,10 @@ impl TryFrom<proto::KeyRange> for KeyRange {
     }
 }
 
-fn key_range(of: &'static str, keys: Option<proto::KeyRange>) -> Result<KeyRange, WireError> {
+pub(super) fn key_range(
+    of: &'static str,
+    keys: Option<proto::KeyRange>,
+) -> Result<KeyRange, WireError> {
     keys.ok_or_else(|| missing(of, "keys"))?.try_into()
 }
 

@@ -33,6 +33,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io::{self, BufWriter, Read, Write};
 
 use bincode::Options;
@@ -42,10 +43,10 @@ use serde::Serialize;
 
 use super::digest::Digest;
 use super::limits::Limits;
-use super::model::{Revision, Txn};
+use super::model::{Refusal, Revision, ScanPage, ScanRange, Txn};
 use super::query::ReadAnswer;
 use super::sessions::Table;
-use super::state::{Budget, History, State, Tree};
+use super::state::{Budget, History, Pages, State, Tree};
 use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, LEVEL_MAX, VALUE_LEN_MAX};
 use crate::node::StateView;
 use crate::raft::Index;
@@ -118,6 +119,14 @@ impl StoreView {
         (!budget.has_run_out).then_some(ReadAnswer { revision: self.state.revision, result })
     }
 
+    /// Begins a scan, which reads pages of about 64 KiB.
+    ///
+    /// # Errors
+    /// Why the revision cannot be read.
+    pub fn scan<'a>(&'a self, scan: &'a ScanRange) -> Result<ViewScan<'a>, Refusal> {
+        self.state.pages(scan).map(ViewScan)
+    }
+
     fn head(&self) -> Head {
         let State { history, revision, limits, level, .. } = &self.state;
         Head {
@@ -130,6 +139,23 @@ impl StoreView {
             keys_max: limits.keys_max,
             history_bytes_max: limits.history_bytes_max,
         }
+    }
+}
+
+/// A scan of a view: see [`StoreView::scan`].
+pub struct ViewScan<'a>(Pages<'a>);
+
+impl ViewScan<'_> {
+    /// The next page; after the one without [`more`](ScanPage::more), empty ones. It ends early,
+    /// with `None`, once `interrupt` says so. Then the scan is of no more use.
+    pub fn next_page(&mut self, interrupt: &dyn Fn() -> bool) -> Option<ScanPage> {
+        self.0.next(&mut Budget::until(interrupt)).ok()
+    }
+}
+
+impl fmt::Debug for ViewScan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ViewScan").finish_non_exhaustive()
     }
 }
 

@@ -16,6 +16,7 @@ mod changes;
 mod execution;
 mod history;
 mod key;
+mod pages;
 mod past;
 mod range_read;
 #[cfg(test)]
@@ -26,12 +27,13 @@ mod value;
 use bytes::Bytes;
 
 use super::limits::{Limits, LimitsChange};
-use super::model::{Reason, Refusal, Revision, Txn, TxnAnswer};
+use super::model::{Reason, Refusal, Revision, ScanRange, Txn, TxnAnswer};
 
 pub use execution::Branches;
 pub(super) use execution::Budget;
 pub(super) use history::{Before, BeforeValue, History, Record};
 pub(super) use key::Key;
+pub(super) use pages::Pages;
 pub(super) use tree::{Stored, Tree};
 pub(super) use value::Value;
 
@@ -105,6 +107,11 @@ impl State {
         let answer = execution.run_all(txn);
         assert!(changes.is_empty(), "a read changes nothing");
         answer
+    }
+
+    /// Begins a scan.
+    pub(super) fn pages<'a>(&'a self, scan: &'a ScanRange) -> Result<Pages<'a>, Refusal> {
+        Pages::new(self, scan)
     }
 
     /// Forgets all states before `revision`.

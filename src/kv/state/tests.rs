@@ -6,7 +6,7 @@ use super::*;
 use crate::kv::VALUE_LEN_MAX;
 use crate::kv::model::{
     ANSWER_LEN_MAX, Action, Compare, Entry, KeyRange, LeaseId, NewLease, NewValue, Operand,
-    Operation, OperationAnswer, Range, RangeAnswer, Relation, RevisionBounds, SortBy,
+    Operation, OperationAnswer, Range, RangeAnswer, Relation, RevisionBounds, ScanPage, SortBy,
     TOUCHED_KEYS_MAX, Want,
 };
 
@@ -572,4 +572,35 @@ fn a_page_of_the_past_costs_what_its_own_keys_cost() {
             assert!(*more && entries.iter().eq(expected.into_iter().take(limit as usize)));
         }
     }
+}
+
+/// Pages of a scan hold every entry of a revision once, however long the values are.
+#[test]
+fn pages_of_a_scan_are_bounded_and_complete() {
+    let state = &mut State::default();
+    let long = |n: u32| if n.is_multiple_of(50) { 100_000 } else { n as usize };
+    (0..500u32).for_each(|n| state.put(&n.to_be_bytes(), &vec![b'x'; long(n)]).unwrap());
+    let (at, then) = (state.revision, contents(state));
+    (0..500u32).for_each(|n| state.append(&(n * 3 % 700).to_be_bytes(), b"y").unwrap());
+    for (at, expected) in [(at, then), (Revision::NONE, contents(state))] {
+        let scan = ScanRange { keys: KeyRange::all(), keys_only: false, at };
+        let (mut pages, mut found) = (state.pages(&scan).unwrap(), Vec::new());
+        loop {
+            let page = pages.next(&mut Budget::of_a_command()).unwrap();
+            let len: u64 = page.entries.iter().map(Entry::len_bytes).sum();
+            assert!(len <= 64 << 10 || page.entries.len() == 1, "{len}");
+            assert_eq!(page.rest(&scan.keys).is_some(), page.more);
+            found.extend(page.entries);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(found, expected);
+    }
+    let keys_only = ScanRange { keys: KeyRange::all(), keys_only: true, at: Revision::NONE };
+    let page = state.pages(&keys_only).unwrap().next(&mut Budget::of_a_command()).unwrap();
+    assert!(page.entries.iter().all(|entry| entry.value.is_empty()));
+    let nothing = ScanRange { keys: KeyRange::prefix("none"), ..keys_only };
+    let page = state.pages(&nothing).unwrap().next(&mut Budget::of_a_command()).unwrap();
+    assert_eq!(page, ScanPage::default());
 }

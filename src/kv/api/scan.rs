@@ -1,0 +1,182 @@
+//! [`Api::scan`]: a range of any size, page by page, from one view of the state.
+//!
+//! A scan holds one of the threads of large reads, and its view, until its last page is taken. So
+//! scans have only half of these threads: readers that are slow, or of bad will, leave the other
+//! half to other reads. One more scan is told "busy". A scan ends early at its deadline, after five
+//! minutes, when nobody wants more of it, and when no page is taken for [`STALL_MAX`].
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::readers::Ending;
+use super::{Api, ApiError, Consistency, Read};
+use crate::kv::model::{Revision, ScanPage, ScanRange};
+use crate::kv::{Answer, CommandError, Query, StoreView, ViewScan};
+use crate::node::RequestError;
+
+/// How many scans are made at the same time.
+const SCANS_MAX: usize = 8;
+
+/// How long a scan waits for the state that it is to read.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a scan waits until a page is taken. Too short: who reads slowly must begin anew, at the
+/// same revision, more often. Too long: who reads no more takes up a thread.
+const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// How often a scan that waits until a page is taken looks whether it should end.
+const TURN: Duration = Duration::from_millis(100);
+
+/// Takes the pages of a scan.
+pub trait PageSink: Send + 'static {
+    /// Takes a page of the state at `revision`, if there is room for it before `until`. `Break`:
+    /// nobody wants more.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: the same page is offered again.
+    fn take(
+        &mut self,
+        revision: Revision,
+        page: &ScanPage,
+        until: Instant,
+    ) -> Result<ControlFlow<()>, NoRoom>;
+
+    /// The last page was taken, nobody wanted more, or there is an error. Called once, on any
+    /// thread, and must not block.
+    fn end(self, result: Result<(), ApiError>);
+}
+
+/// There was no room for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// How many scans a member makes.
+#[derive(Debug, Default)]
+pub(super) struct Scans(AtomicUsize);
+
+/// The place of one scan among [`SCANS_MAX`].
+struct Place(Arc<Scans>);
+
+impl Place {
+    fn take(scans: &Arc<Scans>) -> Result<Place, RequestError> {
+        let place = Place(Arc::clone(scans));
+        match scans.0.fetch_add(1, Ordering::AcqRel) < SCANS_MAX {
+            true => Ok(place),
+            false => Err(RequestError::Busy),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Api {
+    /// Reads a range of any size, in pages of about 64 KiB, all from one state. Without a
+    /// revision of its own, the scan sees every write that was acknowledged before this call.
+    ///
+    /// The pages go to `sink` on a thread of this member's, one after the other; the first one
+    /// comes even if the range is empty. When it ends, `sink` is told so.
+    pub fn scan(&self, range: ScanRange, deadline: Instant, sink: impl PageSink) {
+        if let Err(error) = range.check() {
+            return sink.end(Err(ApiError::Invalid(CommandError::Txn(error))));
+        }
+        let api = self.clone();
+        let view_by = deadline.min(Instant::now() + VIEW_TIMEOUT);
+        self.queue_query(Query::View, Consistency::Linearizable, view_by, move |result| {
+            let view = result.map(|Read { answer, .. }| match answer {
+                Answer::View(view) => view,
+                other => panic!("the store answered a scan with {other:?}"),
+            });
+            match view.and_then(|view| Ok((view, Place::take(&api.shared.scans)?))) {
+                Ok((view, place)) => api.scan_view(view, place, range, deadline, sink),
+                Err(error) => sink.end(Err(error.into())),
+            }
+        });
+        self.run_pending();
+    }
+
+    fn scan_view(
+        &self,
+        view: Box<StoreView>,
+        place: Place,
+        range: ScanRange,
+        deadline: Instant,
+        sink: impl PageSink,
+    ) {
+        let api = self.clone();
+        self.shared.readers.run(deadline, move |ending| {
+            let mut scan = Scan { api, sink };
+            let result = match ending {
+                Ok(ending) => scan.run(&view, &range, ending),
+                Err(error) => Err(error.into()),
+            };
+            // Whoever is told the end finds the place free.
+            drop((view, place));
+            scan.sink.end(result);
+        });
+    }
+}
+
+/// A scan that has not ended.
+struct Scan<S> {
+    api: Api,
+    sink: S,
+}
+
+impl<S: PageSink> Scan<S> {
+    fn run(
+        &mut self,
+        view: &StoreView,
+        range: &ScanRange,
+        ending: Ending<'_>,
+    ) -> Result<(), ApiError> {
+        let revision = if range.at == Revision::NONE { view.revision() } else { range.at };
+        let scan = view.scan(range);
+        let mut scan = scan.map_err(|refusal| ApiError::refused(refusal, None))?;
+        loop {
+            let page = self.read(&mut scan, ending)?;
+            let is_over = !page.more;
+            if self.offer(revision, &page, ending)?.is_break() || is_over {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read(&self, scan: &mut ViewScan<'_>, ending: Ending<'_>) -> Result<ScanPage, RequestError> {
+        self.api.pass_gate();
+        let page = scan.next_page(&|| ending().is_some());
+        // It may have turned out meanwhile that the state was wrong.
+        if self.api.shared.node.divergence().is_some() {
+            return Err(RequestError::Diverged { may_apply: false });
+        }
+        // Without a page it was told to end, and that does not change.
+        page.ok_or_else(|| ending().unwrap_or(RequestError::Busy))
+    }
+
+    /// Waits until the page is taken.
+    fn offer(
+        &mut self,
+        revision: Revision,
+        page: &ScanPage,
+        ending: Ending<'_>,
+    ) -> Result<ControlFlow<()>, RequestError> {
+        let offered = Instant::now();
+        loop {
+            self.api.pass_gate();
+            if let Ok(taken) = self.sink.take(revision, page, Instant::now() + TURN) {
+                return Ok(taken);
+            }
+            if let Some(error) = ending() {
+                return Err(error);
+            }
+            if offered.elapsed() >= STALL_MAX {
+                return Err(RequestError::TimedOut { may_apply: false });
+            }
+        }
+    }
+}

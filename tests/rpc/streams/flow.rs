@@ -285,6 +285,36 @@ fn an_item_without_room_at_the_server_costs_its_stream() {
     fixture.check_alive();
 }
 
+/// Neither those that wait, nor those that the method has taken out with others.
+#[test]
+fn items_that_a_method_does_not_want_take_no_room() {
+    let frame = syncraft::rpc::FrameLimits { body_len_max_bytes: 100_000 };
+    let limits = Limits { frame, bytes_per_connection_max: 200_000, ..Limits::default() };
+    let fixture = Fixture::limited(limits);
+    let (first, _to_first, waiting, _first_replies) = fixture.talk();
+    let (second, _to_second, mut partly_taken, _second_replies) = fixture.talk();
+    let (third, _to_third, mut third_items, _third_replies) = fixture.talk();
+    let (fourth, _to_fourth, mut fourth_items, _fourth_replies) = fixture.talk();
+    let (last, _to_last, mut last_items, _last_replies) = fixture.talk();
+    let mut wait_until_all_have_come = || {
+        last.try_send(&echo("all have come")).unwrap();
+        next(&mut last_items);
+    };
+    let item = |len| echo(vec![b'x'; len]);
+    first.try_send(&item(90_000)).unwrap();
+    second.try_send(&item(30_000)).unwrap();
+    second.try_send(&item(30_000)).unwrap();
+    wait_until_all_have_come();
+    next(&mut partly_taken);
+    drop((waiting, partly_taken));
+    // These need nearly all of the room.
+    third.try_send(&item(90_000)).unwrap();
+    fourth.try_send(&item(90_000)).unwrap();
+    wait_until_all_have_come();
+    assert_eq!(next(&mut third_items).len(), 90_000);
+    assert_eq!(next(&mut fourth_items).len(), 90_000);
+}
+
 #[test]
 fn ten_thousand_idle_streams_need_no_threads() {
     let fixture = Fixture::new();

@@ -139,8 +139,11 @@ impl Connection {
             window: ReceiveWindow::new(limits.stream_window_bytes, FIRST_CREDIT_BYTES),
             has_peer_ended: Kind::from_number(kind) == Some(Kind::OpenOne),
         });
-        self.streams.insert(id.call_id, &stream);
+        let inserted = self.streams.insert(id.call_id, &stream);
         stream.attach(&self.outbox);
+        if let Err(status) = inserted {
+            stream.finish(Over::Ended(status), true);
+        }
         Some(Box::new(StreamAnswer { stream, peer: self.peer, has_begun: false }))
     }
 

@@ -103,11 +103,14 @@ impl Stream {
         }
     }
 
-    /// Nobody wants the items that still come.
-    pub(super) fn discard(&self) {
+    /// Nobody wants the items that still come, nor those that wait. Gives back their room, and that
+    /// of items of this cost which were taken out. No credit: the caller stops when it has none.
+    pub(super) fn discard(&self, taken: usize) {
         assert!(self.wire.side == Side::Server, "a caller that wants no items cancels");
         let mut state = self.state.lock();
         state.is_discarding = true;
-        state.queue.clear();
+        let waiting = std::mem::take(&mut state.queue);
+        let waiting: usize = waiting.iter().map(|item| cost(item.len())).sum();
+        state.shrink(taken + waiting);
     }
 }

@@ -167,6 +167,8 @@ impl<T: Payload + 'static> Incoming<T, Status> {
     /// [`StatusCode::Internal`](crate::StatusCode::Internal).
     pub fn on_item(mut self, mut on_item: impl FnMut(Result<Option<T>, Status>) + Send + 'static) {
         self.is_detached = true;
+        // Those that were given out are consumed.
+        self.stream.give_back(std::mem::take(&mut self.consumed));
         let (stream, mut has_failed) = (Arc::clone(&self.stream), false);
         let oldest = std::mem::take(&mut self.taken);
         self.stream.on_item(
@@ -206,7 +208,10 @@ impl<T, E> Drop for Incoming<T, E> {
         match self.stream.wire.side {
             // Without effect if it is over.
             Side::Caller => self.stream.end_for(Cause::Cancelled("nobody waits for its items")),
-            Side::Server if !self.is_detached => self.stream.discard(),
+            Side::Server if !self.is_detached => {
+                let taken: usize = self.taken.iter().map(|item| cost(item.len())).sum();
+                self.stream.discard(self.consumed + taken);
+            }
             Side::Server => {}
         }
     }

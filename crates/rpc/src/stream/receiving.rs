@@ -9,6 +9,15 @@ use super::Cause;
 use super::core::{State, Stream};
 use super::flow::cost;
 
+impl State {
+    /// Gives back the room of items of this cost, unless the end of the stream has done so.
+    pub(super) fn shrink(&mut self, cost: usize) {
+        if let Some(owner) = &mut self.owner {
+            owner.shrink(cost);
+        }
+    }
+}
+
 impl Stream {
     /// The header of an item has come. Returns whether its body is wanted.
     pub(crate) fn expect(self: &Arc<Self>, len: usize) -> bool {
@@ -34,8 +43,12 @@ impl Stream {
     /// The item that was expected has come.
     pub(crate) fn deliver(self: &Arc<Self>, item: Bytes) {
         let mut state = self.state.lock();
-        if state.over.is_some() || state.is_discarding {
+        if state.over.is_some() {
             return;
+        }
+        if state.is_discarding {
+            // It was expected before.
+            return state.shrink(cost(item.len()));
         }
         state.received_bytes += item.len() as u64;
         state.queue.push_back(item);
@@ -69,9 +82,7 @@ impl Stream {
     }
 
     pub(super) fn give_back_locked(&self, state: &mut State, cost: usize) {
-        if let Some(owner) = &mut state.owner {
-            owner.shrink(cost);
-        }
+        state.shrink(cost);
         state.window.consumed(cost);
         self.send_credit(state);
     }

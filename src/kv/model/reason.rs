@@ -68,6 +68,32 @@ impl Reason {
         self as u32
     }
 
+    /// Whether only an operation of a transaction can fail for this reason.
+    fn is_of_an_operation(self) -> bool {
+        matches!(
+            self,
+            Reason::NotANumber | Reason::Overflow | Reason::KeyAbsent | Reason::NoSuchLease
+        )
+    }
+
+    /// What a refusal's value is, as the words before the number; `None`: it has no value.
+    fn about(self) -> Option<&'static str> {
+        match self {
+            Reason::ValueTooLong => Some("its length in bytes would be"),
+            Reason::NotANumber => Some("its length in bytes is"),
+            Reason::NoSuchLease => Some("the lease is"),
+            Reason::NoSpace | Reason::AnswerTooLong | Reason::TooManyKeys => Some("the limit is"),
+            Reason::Compacted => Some("the oldest one known is"),
+            Reason::InTheFuture => Some("the current one is"),
+            Reason::LimitOutOfBounds => Some("it would be"),
+            Reason::Overflow
+            | Reason::KeyAbsent
+            | Reason::SessionExpired
+            | Reason::Superseded
+            | Reason::Malformed => None,
+        }
+    }
+
     /// The reason with this number, if this version knows it.
     pub fn from_number(number: u32) -> Option<Reason> {
         Reason::ALL.into_iter().find(|reason| reason.number() == number)
@@ -96,8 +122,16 @@ impl fmt::Display for Reason {
 }
 
 /// Why a command changed nothing.
+///
+/// Its text says what the numbers are:
+///
+/// ```
+/// # use syncraft::kv::model::{Reason, Refusal};
+/// let refusal = Refusal { reason: Reason::NoSpace, operation: 2, value: 4096 };
+/// let words = "no space: the store would hold more than its limits allow";
+/// assert_eq!(refusal.to_string(), format!("{words} (operation 2; the limit is 4096)"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason} (operation {operation}, {value})")]
 pub struct Refusal {
     /// Why.
     pub reason: Reason,
@@ -115,6 +149,21 @@ impl Refusal {
     }
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal { reason, operation, value } = *self;
+        // Operation 0 may stand for the command as a whole, unless only operations fail like this.
+        let names_operation = operation > 0 || reason.is_of_an_operation();
+        let operation = names_operation.then(|| format!("operation {operation}"));
+        let value = reason.about().map(|before| format!("{before} {value}"));
+        let details: Vec<String> = operation.into_iter().chain(value).collect();
+        match details.is_empty() {
+            true => write!(f, "{reason}"),
+            false => write!(f, "{reason} ({})", details.join("; ")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +176,25 @@ mod tests {
             assert_eq!(Reason::from_number(reason.number()), Some(reason));
         }
         assert_eq!((Reason::from_number(0), Reason::from_number(15)), (None, None));
+    }
+
+    #[test]
+    fn a_refusal_says_what_its_numbers_are() {
+        let check = |reason, operation, value, expected: &str| {
+            assert_eq!(Refusal { reason, operation, value }.to_string(), expected);
+        };
+        check(
+            Reason::NotANumber,
+            0,
+            6,
+            "the value is not a decimal 64-bit integer (operation 0; its length in bytes is 6)",
+        );
+        check(Reason::KeyAbsent, 3, 0, "the key is absent (operation 3)");
+        // Of a compaction, which has no operations, and of a range in a transaction.
+        let compacted = "the revision has been compacted";
+        check(Reason::Compacted, 0, 7, &format!("{compacted} (the oldest one known is 7)"));
+        let of_a_range = format!("{compacted} (operation 1; the oldest one known is 7)");
+        check(Reason::Compacted, 1, 7, &of_a_range);
+        check(Reason::Superseded, 0, 0, "the client has sent a later request since");
     }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use syncraft::clerk::{Clerk, ClerkErrorKind, Expected, Swap};
 use syncraft::kv::model::proto::{self, StoreRpcStub, txn_reply};
 use syncraft::kv::model::{
-    ANSWER_LEN_MAX, Action, Compare, DEPTH_MAX, Entry, KeyRange, OperationAnswer, Range, Reason,
-    Revision, Txn, Want,
+    ANSWER_LEN_MAX, Action, Compare, DEPTH_MAX, Entry, KeyRange, Operation, OperationAnswer, Range,
+    Reason, Revision, Txn, TxnAnswer, Want,
 };
 use syncraft::kv::{COMMAND_LEN_MAX, KEY_LEN_MAX, Limits, LimitsChange, VALUE_LEN_MAX};
 use syncraft::raft::MemberId;
@@ -439,20 +439,38 @@ fn a_stale_read_of_a_revision_to_come_waits_for_it() {
         let args = proto::RangeRequest { range: Some((&range).into()), staleness };
         stub.range(&args, soon()).unwrap()
     };
+    let read_if_possible = |at: u64| {
+        let range = Range { at: Revision(at), ..Range::of(KeyRange::key("k")) };
+        let operation = Operation { action: Action::Range(range), may_fail: true };
+        let inner = Txn { then: vec![operation], ..Txn::default() };
+        let staleness = Some(proto::Staleness { age_max_ms: None });
+        let txn = Some((&then(Action::Txn(inner))).into());
+        let reply = stub.txn(&proto::TxnRequest { identity: None, txn, staleness }, soon());
+        match reply.unwrap().result {
+            Some(txn_reply::Result::Answer(answer)) => TxnAnswer::try_from(answer).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
     for number in 0..100u64 {
-        clerk.put("k", number.to_string()).unwrap();
-        let reply = read(number + 2);
+        clerk.put("k", (2 * number).to_string()).unwrap();
+        let reply = read(2 * number + 2);
         let Some(proto::range_reply::Result::Answer(answer)) = reply.result else {
             panic!("{reply:?}")
         };
-        assert_eq!(answer.entries[0].value, number.to_string());
+        assert_eq!(answer.entries[0].value, (2 * number).to_string());
         assert!(reply.age_ms.is_some(), "a stale read says how old its state may be");
+        // Nor does an operation fail that may fail.
+        clerk.put("k", (2 * number + 1).to_string()).unwrap();
+        let answer = read_if_possible(2 * number + 3);
+        let OperationAnswer::Txn(inner) = &answer.answers[0] else { panic!("{answer:?}") };
+        let OperationAnswer::Range(found) = &inner.answers[0] else { panic!("{answer:?}") };
+        assert_eq!(found.entries[0].value, (2 * number + 1).to_string());
     }
     let reply = read(1000);
     let Some(proto::range_reply::Result::Refusal(refusal)) = reply.result else {
         panic!("{reply:?}")
     };
-    assert_eq!((refusal.reason, refusal.value), (Reason::InTheFuture.number(), 101));
+    assert_eq!((refusal.reason, refusal.value), (Reason::InTheFuture.number(), 201));
 }
 
 /// Whether it is repeated or not, a request that did not reach its client the first time gets the
@@ -537,10 +555,7 @@ fn every_kind_of_operation_answers_as_it_says() {
         .then_get("a")
         .then_delete("a")
         .then(Action::Txn(nested(3)))
-        .then(syncraft::kv::model::Operation {
-            may_fail: true,
-            ..Action::increment("deep", 1).into()
-        })
+        .then(Operation { may_fail: true, ..Action::increment("deep", 1).into() })
         .commit()
         .unwrap();
     assert!(done.held);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Api, ApiError, Consistency, Read};
 use crate::clock;
-use crate::kv::model::{Reason, Refusal, Txn};
+use crate::kv::model::{Reason, Txn};
 use crate::kv::{Answer, CommandError, Query, ReadAnswer, StoreView};
 use crate::node::{RequestError, Stale};
 
@@ -113,9 +113,11 @@ impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> 
     }
 
     fn settle(mut self, answer: ReadAnswer, age_max: Option<Duration>) {
-        let is_in_the_future =
-            matches!(answer.result, Err(Refusal { reason: Reason::InTheFuture, .. }));
-        if !(is_in_the_future && self.waits_for_revision) {
+        let is_in_the_future = || match &answer.result {
+            Ok(answer) => answer.has_failed(Reason::InTheFuture),
+            Err(refusal) => refusal.reason == Reason::InTheFuture,
+        };
+        if !(self.waits_for_revision && is_in_the_future()) {
             return (self.callback)(Ok(Read { answer, age_max }));
         }
         self.waits_for_revision = false;

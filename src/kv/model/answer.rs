@@ -58,6 +58,16 @@ pub struct RangeAnswer {
 }
 
 impl TxnAnswer {
+    /// Whether an operation that may fail has failed for this reason.
+    #[cfg(feature = "server")]
+    pub(in crate::kv) fn has_failed(&self, reason: Reason) -> bool {
+        self.answers.iter().any(|answer| match answer {
+            OperationAnswer::Failed(why) => *why == reason,
+            OperationAnswer::Txn(nested) => nested.has_failed(reason),
+            _ => false,
+        })
+    }
+
     /// What the answer counts for: its entries ([`Entry::len_bytes`]), and 16 bytes for each
     /// operation and transaction.
     pub fn len_bytes(&self) -> u64 {

@@ -44,9 +44,14 @@ pub enum ClerkErrorKind {
     /// The call did not happen and never will. The request itself is at fault, so trying again does
     /// not help.
     Rejected,
-    /// The call took effect, but its answer is lost: the first one did not arrive, and when the
-    /// call was repeated, the cluster no longer knew it. The cluster remembers answers of at most
-    /// 1 MiB, so this happens only to transactions that both write and read much.
+    /// The call took effect, and nobody can tell its answer any more. Do not repeat it: that would
+    /// be a second write. Read what you need instead.
+    ///
+    /// It happens to a transaction, or a call made of one, whose first answer was lost on its way,
+    /// with the connection or its leader. The Clerk then asks again, and the cluster knows that
+    /// the call took effect. But it keeps answers of at most 1 MiB, and 32 MiB of them over all
+    /// clients: the answer was longer than that, or had to make room for later ones. Puts and
+    /// appends have no answer to lose.
     Applied,
 }
 

@@ -117,8 +117,11 @@ impl Clerk {
     pub fn stats(&self) -> Result<Stats, ClerkError> {
         let mut call = self.call(Operation::read("stats"), 0);
         let args = StatsRequest { staleness: None };
-        let stats =
-            call.run(|member, deadline| member.store().stats(&args, deadline).map(replies::stats))?;
+        let stats = self.read(&mut call, |member, deadline| {
+            let mut reply = member.store().stats(&args, deadline)?;
+            let leader = reply.leader.take();
+            Ok((replies::stats(reply), leader))
+        })?;
         Ok(stats.into())
     }
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::kv::model::proto::{
     self, CompactRequest, Forgotten, LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply,
     ScanRequest, StatsReply, StatsRequest, StoreRpc, StoreRpcService, TxnReply, TxnRequest,
-    operation_answer, txn_reply,
+    operation_answer, stats_reply, txn_reply,
 };
 use crate::kv::model::{self, Refusal};
 use crate::rpc::{Done, Outgoing, Server, Status};
@@ -21,6 +21,7 @@ type Script = Vec<Result<TxnReply, Status>>;
 struct Actor {
     script: Mutex<VecDeque<Result<TxnReply, Status>>>,
     asked: Arc<Mutex<Vec<TxnRequest>>>,
+    stats: StatsReply,
 }
 
 impl StoreRpc for Actor {
@@ -50,7 +51,7 @@ impl StoreRpc for Actor {
     }
 
     fn stats(&self, _: StatsRequest, done: Done<StatsReply>) {
-        done.run(StatsReply::default());
+        done.run(self.stats.clone());
     }
 
     fn scan(&self, _: ScanRequest, replies: Outgoing<ScanReply>) {
@@ -67,14 +68,19 @@ struct Play {
 
 impl Play {
     fn new(script: Script) -> Play {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let actor = Actor { script: Mutex::new(script.into()), asked: asked.clone() };
-        let service = StoreRpcService::new(Arc::new(actor));
-        let server = Server::builder().service(service).bind("127.0.0.1:0").build().unwrap();
-        let server = server.start();
+        let (server, asked) = member(script, StatsReply::default());
         let clerk = Clerk::builder().members(server.local_addr()).timeout(Duration::from_secs(1));
         Play { clerk: clerk.build().unwrap(), asked, _server: server }
     }
+}
+
+/// A member that runs, and what it was asked.
+fn member(script: Script, stats: StatsReply) -> (Server, Arc<Mutex<Vec<TxnRequest>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let actor = Actor { script: Mutex::new(script.into()), asked: asked.clone(), stats };
+    let service = StoreRpcService::new(Arc::new(actor));
+    let server = Server::builder().service(service).bind("127.0.0.1:0").build().unwrap();
+    (server.start(), asked)
 }
 
 fn reply(result: txn_reply::Result) -> Result<TxnReply, Status> {
@@ -157,6 +163,21 @@ fn a_comparison_is_known_when_its_answer_is_not() {
     let swap = |script| Play::new(script).clerk.compare_and_set("k", "old", "new");
     assert_eq!(swap(vec![forgotten(1, 1)]).unwrap(), Swap::Done { revision: model::Revision(7) });
     check_kind(swap(vec![forgotten(0, 1)]), ClerkErrorKind::NotApplied);
+}
+
+/// A follower answers as well. It says who leads, and the next write goes there.
+#[test]
+fn a_follower_that_tells_the_size_is_not_taken_for_the_leader() {
+    let (leader, _) = member(vec![incremented(1)], StatsReply::default());
+    let hint = proto::Leader { id: 0, addr: leader.local_addr().to_string() };
+    let size = stats_reply::Result::Stats(proto::Stats { keys: 3, ..Default::default() });
+    let stats = StatsReply { result: Some(size), leader: Some(hint), ..StatsReply::default() };
+    let (follower, asked) = member(vec![not_served(false)], stats);
+    let members = format!("1={},2={}", follower.local_addr(), leader.local_addr());
+    let clerk = Clerk::builder().members(&*members).build().unwrap();
+    assert_eq!(clerk.stats().unwrap().keys, 3);
+    assert_eq!(clerk.increment("k", 1).unwrap(), 1);
+    assert_eq!(asked.lock().len(), 0, "the follower was asked to write");
 }
 
 /// A member of another version, or one that lies, causes no panic.

@@ -102,17 +102,19 @@ impl StoreRpc for StoreService {
 
     fn stats(&self, args: StatsRequest, done: Done<StatsReply>) {
         let (deadline, api) = (deadline(&done), self.api.clone());
+        let leader = self.leader_elsewhere();
         self.api.stats(consistency(args.staleness), deadline, move |result| match result {
             Ok(Read { answer, age_max }) => done.run(StatsReply {
                 result: Some(stats_reply::Result::Stats(stats(answer))),
                 age_ms: age_max.map(age_ms),
+                leader,
             }),
             Err(error) => refuse(&api, &error, done, |refused| StatsReply {
                 result: match refused {
                     Refused::NotServed(it) => Some(stats_reply::Result::NotServed(it)),
                     Refused::Refusal(..) => None,
                 },
-                age_ms: None,
+                ..StatsReply::default()
             }),
         });
     }

@@ -258,6 +258,21 @@ impl Pool {
         Some(self.lanes.len() - 1)
     }
 
+    /// The id of the next write of a lane that was taken. `None`: the lanes have ended.
+    fn next_id(&mut self, lane: usize) -> Option<i64> {
+        let lane = self.lanes.get_mut(lane)?;
+        lane.request_id += 1;
+        Some(lane.request_id)
+    }
+
+    /// Gives the write with that id to the lane. Returns it if the lanes have ended.
+    fn put(&mut self, lane: usize, write: Write) -> Option<Write> {
+        let Some(lane) = self.lanes.get_mut(lane) else { return Some(write) };
+        let before = lane.write.replace(write);
+        assert!(before.is_none(), "a lane has one write at a time");
+        None
+    }
+
     /// The write of a lane, if it is still this one.
     fn write(&mut self, lane: usize, request_id: i64) -> Option<&mut Write> {
         let lane = self.lanes.get_mut(lane).filter(|lane| lane.request_id == request_id)?;
@@ -283,28 +298,32 @@ impl Shared {
         deadline: Instant,
         callback: Callback,
     ) {
-        let mut pool = self.pool.lock();
-        // The lanes have ended.
-        let Some(free) = pool.lanes.get_mut(lane) else {
-            drop(pool);
+        let Some(request_id) = self.pool.lock().next_id(lane) else {
             return callback(Err(LaneError::Stopped { may_apply: false }));
         };
-        free.request_id += 1;
-        let request_id = free.request_id;
-        let number = u16::try_from(lane).expect("there are at most 3,000 lanes");
-        let client_id = [&self.start[..], &number.to_be_bytes()].concat();
         let seen_index = self.node.applied_index().max(seen_index);
-        let identity = Identity { client_id: client_id.into(), request_id, seen_index };
+        let identity = Identity { client_id: self.client_id(lane), request_id, seen_index };
+        // Without the lock, for which every other write waits: a command may have 15 MiB.
         let command = Command { identity, change: change.clone() }.encode();
         if command.len() > COMMAND_LEN_MAX {
-            pool.free.push(lane);
-            drop(pool);
+            self.pool.lock().free.push(lane);
             return callback(Err(LaneError::TooLong(command.len())));
         }
         let (may_apply, attempts) = (false, 0);
-        free.write = Some(Write { change, command, deadline, may_apply, attempts, callback });
-        drop(pool);
-        self.attempt(lane, request_id);
+        let write = Write { change, command, deadline, may_apply, attempts, callback };
+        let refused = self.pool.lock().put(lane, write);
+        match refused {
+            None => self.attempt(lane, request_id),
+            Some(Write { callback, .. }) => {
+                callback(Err(LaneError::Stopped { may_apply: false }));
+            }
+        }
+    }
+
+    /// As which client a lane writes.
+    fn client_id(&self, lane: usize) -> Bytes {
+        let number = u16::try_from(lane).expect("there are at most 3,000 lanes");
+        [&self.start[..], &number.to_be_bytes()].concat().into()
     }
 
     /// Proposes the lane's write where the leader is.

@@ -25,12 +25,23 @@ const DESCRIPTORS_KEPT: u64 = 128;
 
 /// The threads of a connection: a reader and, while the client is slow to read, a writer.
 const THREADS_PER_CONNECTION: u64 = 2;
-/// Connections that the server accepts for peers, beyond the limit.
-const CONNECTIONS_BEYOND: u64 = 40;
+/// Connections without a call that the server accepts beyond the limit.
+const CONNECTIONS_ON_TRIAL: u64 = 8;
 /// Threads of the member itself, and of large reads: see ARCHITECTURE.md.
 const THREADS_OF_MEMBER: u64 = 40;
-/// Threads per peer: one that keeps the connections, two per connection, and those for a snapshot.
-const THREADS_PER_PEER: u64 = 8;
+/// Connections to a peer: one for entries and snapshots, one for all other messages, and three for
+/// the lanes if the peer leads. The server accepts as many from the peer, beyond the limit.
+const CONNECTIONS_TO_PEER: u64 = 5;
+/// The threads of each: one that reads, one for deadlines and, while the peer is slow to read, a
+/// writer.
+const THREADS_PER_CONNECTION_TO_PEER: u64 = 3;
+/// Connections from a peer. Those of a peer that has just restarted may still be there.
+const CONNECTIONS_FROM_PEER: u64 = 2 * CONNECTIONS_TO_PEER;
+/// Threads per peer: those of all these connections, one that keeps the connections to it, and one
+/// that sends a snapshot.
+const THREADS_PER_PEER: u64 = CONNECTIONS_TO_PEER * THREADS_PER_CONNECTION_TO_PEER
+    + CONNECTIONS_FROM_PEER * THREADS_PER_CONNECTION
+    + 2;
 
 /// Raises the soft limits to the hard ones, and lowers `limits.connections_max` to what fits beside
 /// `peers` other members.
@@ -58,8 +69,8 @@ fn for_descriptors(descriptors: u64) -> usize {
 }
 
 fn for_threads(threads: u64, peers: u64) -> usize {
-    let kept =
-        THREADS_OF_MEMBER + THREADS_PER_PEER * peers + THREADS_PER_CONNECTION * CONNECTIONS_BEYOND;
+    let on_trial = THREADS_PER_CONNECTION * CONNECTIONS_ON_TRIAL;
+    let kept = THREADS_OF_MEMBER + THREADS_PER_PEER * peers + on_trial;
     let fit = threads.saturating_sub(kept).max(threads / 4) / THREADS_PER_CONNECTION;
     fit.max(1).try_into().unwrap_or(usize::MAX)
 }
@@ -189,7 +200,7 @@ mod tests {
 
     #[test]
     fn connections_leave_threads_for_the_rest() {
-        let cases = [(100_000, 49_932), (1024, 444), (300, 82), (60, 7), (4, 1), (0, 1)];
+        let cases = [(100_000, 49_935), (1024, 447), (300, 85), (60, 7), (4, 1), (0, 1)];
         for (threads, fit) in cases {
             assert_eq!(for_threads(threads, 2), fit, "of {threads}");
         }

@@ -98,7 +98,7 @@ pub(super) fn start<P: Publish>(
         .service(P::publish(store, handle.clone()))
         .reserved_service(P::publish(node.service(), handle.clone()))
         .service(P::publish(admin, handle.clone()))
-        .service(P::publish(forwarded, handle.clone()))
+        .reserved_service(P::publish(forwarded, handle.clone()))
         .limits(limits)
         .listener(listener)
         .build()?

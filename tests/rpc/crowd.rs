@@ -1,13 +1,14 @@
 //! Crowds of clients: whatever they do, calls of a reserved service get through.
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
 use syncraft::clerk::Clerk;
 use syncraft::kv::proto::{GetArgs, GetReply};
+use syncraft::kv::{Change, Outcome};
 use syncraft::rpc::{CallError, Channel, FrameLimits, Limits, Method, Server, StatusCode};
 use syncraft::testing::Cluster;
 
@@ -95,6 +96,38 @@ fn announced_uploads_do_not_stop_a_cluster() {
         });
     }
     clerk.put("k", "w").unwrap();
+}
+
+/// Other members bring the leader the writes of their clients, in room of their own.
+#[test]
+fn announced_uploads_do_not_stop_the_writes_that_members_bring() {
+    let cluster = Cluster::start(3).unwrap();
+    let leader = cluster.leader().unwrap();
+    let addr = cluster.members().addr(leader).unwrap();
+    let head = Head { service: "kvServerRpc".into(), ..head("Get", 0, 16 << 20) };
+    let announce = |_| {
+        let mut raw = Raw(TcpStream::connect(addr).unwrap());
+        raw.send(&frame(&head, b""));
+        raw
+    };
+    let _held: Vec<Raw> = (0..16).map(announce).collect();
+    let channel = Channel::builder(addr).lazy();
+    let is_full = || {
+        let args = GetArgs { key: Bytes::from(vec![b'k'; 100]), ..GetArgs::default() };
+        let get = Method::new("kvServerRpc", "Get");
+        let outcome = channel.call::<_, GetReply>(&get, &args, soon());
+        let Err(CallError::Refused { status, .. }) = outcome else { return false };
+        status.code == StatusCode::Busy
+    };
+    wait_until("the leader has no room", is_full);
+    let follower = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
+    let (told, hears) = mpsc::channel();
+    let change = Change::Put { key: "k".into(), value: "v".into() };
+    let lanes = cluster.lanes(follower).unwrap();
+    lanes.write(change, soon(), move |end| told.send(end).unwrap());
+    let end = hears.recv_timeout(2 * LONG).unwrap();
+    assert!(matches!(end, Ok(Outcome::Applied { .. })), "{end:?}");
+    assert!(is_full(), "the write had to wait until there was room for clients");
 }
 
 // ---- connections ----

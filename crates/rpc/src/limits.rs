@@ -33,9 +33,9 @@ pub struct Limits {
     /// Frame lengths.
     pub frame: FrameLimits,
     /// Open connections over which a call has come; default 1,024. One more is told that the server
-    /// is busy, and closed. Up to 32 more are for
+    /// is busy, and closed. Up to 72 more are for
     /// [reserved services](super::ServerBuilder::reserved_service). Connections over which nothing
-    /// has come yet make room when 40 more than this are open. Each costs a thread and 16 KiB, and
+    /// has come yet make room when 80 more than this are open. Each costs a thread and 16 KiB, and
     /// a second thread while its client is slow to read. Too small: clients are refused. Too large:
     /// threads and descriptors run out, and new connections are dropped unless idle ones can be
     /// closed.

@@ -94,7 +94,7 @@ impl ServerBuilder {
 
     /// Publishes an inline service with room that clients of other services cannot take. Reserved
     /// services have [`Limits::calls_max`] and [`Limits::bytes_max`] once more for themselves. Up
-    /// to 32 connections beyond [`Limits::connections_max`] are for clients whose first call is to
+    /// to 72 connections beyond [`Limits::connections_max`] are for clients whose first call is to
     /// one of them. For calls that must get through whatever other clients do.
     pub fn reserved_service(self, service: impl Service) -> Self {
         self.publish(service, true, true)

@@ -88,7 +88,7 @@
 //! Members that keep a cluster alive share the port with clients, and must get through whatever the
 //! clients do. A service that is published by [`ServerBuilder::reserved_service`] has limits of its
 //! own for calls and bytes in flight, as large as those of all other services together. Its clients
-//! have 32 connections beyond [`Limits::connections_max`](crate::Limits::connections_max).
+//! have 72 connections beyond [`Limits::connections_max`](crate::Limits::connections_max).
 //!
 //! The first call of a connection decides which limit it counts for, and whether it may stay. Until
 //! then it takes nobody's place. When all places and eight more are taken, the oldest connection

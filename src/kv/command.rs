@@ -231,6 +231,40 @@ impl Command {
     /// [`CommandError`] if the bytes are not a command, whatever they are. Limits on lengths are
     /// not checked here.
     pub fn decode(bytes: &Bytes) -> Result<Command, CommandError> {
+        let Encoded { kind, identity, key, rest } = Encoded::parse(bytes)?;
+        Ok(Command { identity, change: Change::decode(kind, key, rest)? })
+    }
+
+    /// As [`decode`](Self::decode), for bytes that no member has checked: a transaction with too
+    /// many operations is refused before it takes memory.
+    ///
+    /// # Errors
+    /// The same, and [`CommandError::Txn`].
+    #[cfg(feature = "server")]
+    pub(super) fn decode_of_client(bytes: &Bytes) -> Result<Command, CommandError> {
+        let Encoded { kind, identity, key, rest } = Encoded::parse(bytes)?;
+        if kind == KIND_TXN {
+            model::check_message(&rest).map_err(CommandError::Txn)?;
+        }
+        Ok(Command { identity, change: Change::decode(kind, key, rest)? })
+    }
+
+    /// Whether repeats of this write can be recognized.
+    pub fn has_session(&self) -> bool {
+        !(self.identity.client_id.is_empty() && self.identity.request_id == 0)
+    }
+}
+
+/// The parts of a command's bytes.
+struct Encoded {
+    kind: u8,
+    identity: Identity,
+    key: Bytes,
+    rest: Bytes,
+}
+
+impl Encoded {
+    fn parse(bytes: &Bytes) -> Result<Encoded, CommandError> {
         let len = bytes.len();
         let needed = |needed| {
             if len < needed { Err(CommandError::CutShort { len, needed }) } else { Ok(()) }
@@ -249,12 +283,7 @@ impl Command {
         let client_id = rest.split_to(client_id_len);
         let key = rest.split_to(key_len);
         let identity = Identity { client_id, request_id, seen_index };
-        Ok(Command { identity, change: Change::decode(kind, key, rest)? })
-    }
-
-    /// Whether repeats of this write can be recognized.
-    pub fn has_session(&self) -> bool {
-        !(self.identity.client_id.is_empty() && self.identity.request_id == 0)
+        Ok(Encoded { kind, identity, key, rest })
     }
 }
 

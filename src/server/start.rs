@@ -17,7 +17,6 @@ use crate::ErrorChain;
 use crate::front::rpc::{KvService, StoreService};
 use crate::kv::api::Api;
 use crate::kv::lane_proto::LaneRpcService;
-use crate::kv::model::proto::StoreRpcService;
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{LaneService, Lanes, Store};
 use crate::members::Members;
@@ -89,7 +88,7 @@ pub(super) fn start<P: Publish>(
     let admin = AdminRpcService::new(Arc::new(admin));
     let api = Api::new(handle.clone(), members);
     let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
-    let store = StoreRpcService::new(Arc::new(StoreService::new(api.clone())));
+    let store = StoreService::new(api.clone()).published();
     let lanes = Lanes::start(handle.clone(), &peers);
     let lanes = Arc::new(lanes.map_err(|source| StartError::Node(NodeError::Thread(source)))?);
     let forwarded = LaneRpcService::new(Arc::new(LaneService::new(handle.clone())));

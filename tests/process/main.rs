@@ -2,7 +2,8 @@
 //!
 //! - The `syncraft` command: what it says and how it ends ([`commands`], [`output`]); members that
 //!   are killed, paused and wiped ([`faults`]); their files, addresses and limits ([`files`],
-//!   [`addresses`], [`descriptors`], [`task_limits`]); [`existing_clients`] over restarts.
+//!   [`addresses`], [`descriptors`], [`memory`], [`task_limits`]); [`existing_clients`] over
+//!   restarts.
 //!   The commands that read and write entries: [`store_commands`].
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
 //! - Shared helpers: members as processes ([`processes`]).
@@ -16,6 +17,8 @@ mod descriptors;
 mod existing_clients;
 mod faults;
 mod files;
+#[cfg(target_os = "linux")]
+mod memory;
 mod mutants;
 mod output;
 mod processes;

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::checked::Checked;
 use super::{age_ms, busy, deadline, is_busy, scan};
 use crate::ErrorChain;
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
@@ -23,7 +24,7 @@ use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
 use crate::node::RequestError;
 use crate::raft::{Index, MemberId};
-use crate::rpc::{Done, Outgoing, Payload, Status, StatusCode};
+use crate::rpc::{Done, Outgoing, Payload, Service, Status, StatusCode};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
@@ -34,6 +35,11 @@ impl StoreService {
     /// Serves this store.
     pub fn new(api: Api) -> StoreService {
         StoreService { api }
+    }
+
+    /// The service that a server publishes.
+    pub fn published(self) -> impl Service {
+        Checked(self.into_service())
     }
 
     fn leader_elsewhere(&self) -> Option<proto::Leader> {

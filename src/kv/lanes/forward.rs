@@ -103,7 +103,7 @@ impl LaneRpc for LaneService {
 
 /// Whether a member of this version may have sent this command.
 fn check(bytes: &Bytes) -> Result<(), CommandError> {
-    let command = Command::decode(bytes)?;
+    let command = Command::decode_of_client(bytes)?;
     command.check_of_client()?;
     if command.encode() == *bytes { Ok(()) } else { Err(CommandError::UnknownParts) }
 }
@@ -193,6 +193,16 @@ mod tests {
         // With a field 15 of the transaction, which this version does not know.
         let longer = [&command()[..], b"\x78\x01"].concat().into();
         assert_eq!(check(&longer), Err(CommandError::UnknownParts));
+    }
+
+    /// Before it is decoded: what is wrong behind the operations is not noticed.
+    #[test]
+    fn a_command_of_too_many_operations_is_not_decoded() {
+        let empty = Command::unrepeated(Change::Txn(Txn::default())).encode();
+        let operations = [0x12, 0].repeat(model::OPERATIONS_MAX + 1);
+        let longer = [&empty[..], &operations, b"\xff"].concat().into();
+        let count = model::OPERATIONS_MAX + 1;
+        assert_eq!(check(&longer), Err(CommandError::Txn(model::TxnError::TooMany { count })));
     }
 
     #[test]

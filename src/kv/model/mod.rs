@@ -24,6 +24,8 @@
 
 mod answer;
 mod check;
+#[cfg(feature = "server")]
+mod encoded;
 mod entry;
 mod range;
 mod reason;
@@ -33,6 +35,10 @@ mod wire;
 
 pub use answer::{OperationAnswer, RangeAnswer, TxnAnswer};
 pub use check::TxnError;
+#[cfg(feature = "server")]
+pub(in crate::kv) use encoded::check_message;
+#[cfg(feature = "server")]
+pub(crate) use encoded::check_request;
 pub use entry::{Entry, LeaseId, Revision};
 pub use range::{KeyRange, Range, RangeEnd, RangeError, RevisionBounds, SortBy, Want};
 pub use reason::{Reason, Refusal};

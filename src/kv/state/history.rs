@@ -12,7 +12,8 @@
 //! The records count for 64 bytes each, plus their keys and values, and all together for at most
 //! `history_bytes_max`. Whole revisions are forgotten, oldest first. The newest one always stays.
 //! What is forgotten follows from the log alone, so it is the same on all members. How records lie
-//! in chunks is each member's own affair.
+//! in chunks is each member's own affair. To forget takes a step for each chunk, not for each
+//! record, so that a compaction holds up nobody.
 //!
 //! # Shape
 //! Records are bytes, as a snapshot has them ([`Record`]), one behind the other in chunks. So a
@@ -24,7 +25,7 @@
 mod record;
 
 use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{AddAssign, Range, SubAssign};
 use std::sync::{Arc, OnceLock};
 
 use imbl::Vector;
@@ -42,20 +43,29 @@ const CHUNK_LEN: usize = 64 << 10;
 pub(in crate::kv) struct History {
     sealed: Vector<Arc<Chunk>>,
     open: Arc<Chunk>,
-    /// What is forgotten of the first chunk, in bytes.
-    skipped: usize,
-    /// How many records there are that are not forgotten.
-    len: usize,
-    /// What they count for.
-    bytes: u64,
+    /// What is forgotten of the first chunk.
+    skipped: Extent,
+    /// What is not forgotten.
+    kept: Extent,
     compacted: Revision,
     newest: Revision,
+}
+
+/// So much of the history.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    records: usize,
+    /// Their encoded length.
+    len: usize,
+    /// What they count for.
+    cost: u64,
 }
 
 /// Records, oldest first. A sealed chunk does not change any more.
 #[derive(Debug, Default)]
 struct Chunk {
     bytes: Vec<u8>,
+    all: Extent,
     newest: Revision,
     /// Where the records begin, in the order of their keys, and for each key in that of their
     /// revisions.
@@ -70,17 +80,17 @@ impl History {
 
     /// What the records count for.
     pub(in crate::kv) fn bytes(&self) -> u64 {
-        self.bytes
+        self.kept.cost
     }
 
     pub(in crate::kv) fn len(&self) -> usize {
-        self.len
+        self.kept.records
     }
 
     /// The encoded records, oldest first: whole ones in each part.
     pub(in crate::kv) fn encoded(&self) -> impl Iterator<Item = &[u8]> {
         let chunks = self.chunks().map(|chunk| &chunk.bytes[..]).enumerate();
-        chunks.map(|(n, bytes)| if n == 0 { &bytes[self.skipped..] } else { bytes })
+        chunks.map(|(n, bytes)| if n == 0 { &bytes[self.skipped.len..] } else { bytes })
     }
 
     /// The records, oldest first.
@@ -102,12 +112,13 @@ impl History {
     pub(in crate::kv) fn push(&mut self, record: &Record<'_>) {
         assert!(record.revision > self.compacted, "a change is newer than all that is forgotten");
         assert!(record.revision >= self.newest, "changes come in the order of their revisions");
-        let open = self.open_with_room(record.encoded_len());
+        let extent = Extent::of(record);
+        let open = self.open_with_room(extent.len);
         record.encode(&mut open.bytes);
         open.newest = record.revision;
+        open.all += extent;
         self.newest = record.revision;
-        self.bytes += record.cost();
-        self.len += 1;
+        self.kept += extent;
     }
 
     /// The open chunk, or a new one if a record of `len` bytes does not fit into it.
@@ -121,7 +132,7 @@ impl History {
         } else if Arc::get_mut(&mut self.open).is_none() {
             let mut copy = Chunk::with_room(CHUNK_LEN);
             copy.bytes.extend_from_slice(&self.open.bytes);
-            self.open = Arc::new(copy);
+            self.open = Arc::new(Chunk { all: self.open.all, newest: self.open.newest, ..copy });
         }
         let open = Arc::get_mut(&mut self.open).expect("nobody else holds it now");
         open.by_key.take();
@@ -131,42 +142,45 @@ impl History {
     /// Forgets revisions, oldest first, until the rest costs at most `bytes_max`. The newest one
     /// stays.
     pub(in crate::kv) fn shrink_to(&mut self, bytes_max: u64) {
-        while self.bytes > bytes_max
+        while self.kept.cost > bytes_max
             && let Some(oldest) = self.first().map(|record| record.revision)
             && oldest < self.newest
         {
-            self.compact(oldest);
+            // Without the whole chunk it still costs too much, so that all of its revisions go.
+            let costs_too_much = |chunk: &&Arc<Chunk>| {
+                chunk.newest < self.newest
+                    && self.kept.cost - (chunk.all.cost - self.skipped.cost) > bytes_max
+            };
+            let chunk = self.sealed.front().filter(costs_too_much);
+            self.compact(chunk.map_or(oldest, |chunk| chunk.newest));
         }
     }
 
     /// Forgets all records up to `revision`.
     pub(in crate::kv) fn compact(&mut self, revision: Revision) {
+        while let Some(chunk) = self.sealed.front()
+            && chunk.newest <= revision
+        {
+            self.kept += std::mem::take(&mut self.skipped);
+            self.kept -= chunk.all;
+            self.sealed.pop_front();
+        }
         while let Some(first) = self.first()
             && first.revision <= revision
         {
-            let (cost, len) = (first.cost(), first.encoded_len());
-            self.bytes -= cost;
-            self.len -= 1;
-            self.skipped += len;
-            self.drop_forgotten_chunk();
+            let extent = Extent::of(&first);
+            self.kept -= extent;
+            self.skipped += extent;
+        }
+        if self.sealed.is_empty() && self.kept.records == 0 {
+            (self.open, self.skipped) = (Arc::default(), Extent::default());
         }
         self.compacted = self.compacted.max(revision);
     }
 
-    fn drop_forgotten_chunk(&mut self) {
-        let first = self.sealed.front().unwrap_or(&self.open);
-        if first.bytes.len() > self.skipped {
-            return;
-        }
-        self.skipped = 0;
-        if self.sealed.pop_front().is_none() {
-            self.open = Arc::default();
-        }
-    }
-
     fn first(&self) -> Option<Record<'_>> {
         let chunk = self.sealed.front().unwrap_or(&self.open);
-        (self.len > 0).then(|| Record::decode(&chunk.bytes[self.skipped..]))
+        (self.kept.records > 0).then(|| Record::decode(&chunk.bytes[self.skipped.len..]))
     }
 
     /// The changes of `keys` after revision `at`, in runs, oldest first.
@@ -178,6 +192,28 @@ impl History {
         assert!(at >= self.compacted, "the caller refuses a revision that is forgotten");
         let later = self.chunks().filter(move |chunk| chunk.newest > at);
         later.map(move |chunk| Run::new(chunk, at, keys))
+    }
+}
+
+impl Extent {
+    fn of(record: &Record<'_>) -> Extent {
+        Extent { records: 1, len: record.encoded_len(), cost: record.cost() }
+    }
+}
+
+impl AddAssign for Extent {
+    fn add_assign(&mut self, more: Extent) {
+        self.records += more.records;
+        self.len += more.len;
+        self.cost += more.cost;
+    }
+}
+
+impl SubAssign for Extent {
+    fn sub_assign(&mut self, less: Extent) {
+        self.records -= less.records;
+        self.len -= less.len;
+        self.cost -= less.cost;
     }
 }
 
@@ -254,5 +290,75 @@ impl<'a> Run<'a> {
             false => self.left.start = taken.end,
         }
         taken.map(|place| self.record(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: &[u8] = &[b'k'; 1000];
+
+    /// A history with revisions of so many changes each, from 2 on.
+    fn history(changes: &[usize]) -> History {
+        let mut history = History::default();
+        for (revision, &count) in (2..).zip(changes) {
+            for n in 0..count {
+                let key = &KEY[..n * 30 % KEY.len()];
+                history.push(&Record { revision: Revision(revision), key, before: None });
+            }
+        }
+        history
+    }
+
+    /// Forgets revision by revision, as the page says.
+    fn shrink_slowly(records: &mut Vec<Record<'_>>, bytes_max: u64) {
+        let bytes = |records: &[Record<'_>]| records.iter().map(Record::cost).sum::<u64>();
+        while let (Some(first), Some(last)) = (records.first(), records.last())
+            && bytes(records) > bytes_max
+            && first.revision < last.revision
+        {
+            let oldest = first.revision;
+            records.retain(|record| record.revision > oldest);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// What is forgotten depends on the records and the limit, not on how records lie in
+        /// chunks: a member that has loaded a snapshot has others.
+        #[test]
+        fn whole_chunks_and_parts_of_them_are_forgotten_alike(
+            changes in prop::collection::vec(1..300usize, 1..20),
+            part in 0..=10u64,
+            compacted in 0..20u64,
+        ) {
+            let mut one = history(&changes);
+            let whole = one.clone();
+            one.compact(Revision(compacted));
+            let mut other = History::compacted_at(Revision(compacted));
+            let is_kept = |record: &Record<'_>| record.revision > Revision(compacted);
+            whole.records().filter(is_kept).for_each(|record| other.push(&record));
+            let mut expected: Vec<Record<'_>> = whole.records().filter(is_kept).collect();
+            let bytes_max = one.bytes() * part / 10;
+            shrink_slowly(&mut expected, bytes_max);
+            for history in [&mut one, &mut other] {
+                history.shrink_to(bytes_max);
+                prop_assert!(history.records().eq(expected.iter().copied()));
+                prop_assert_eq!(history.len(), expected.len());
+                prop_assert_eq!(history.bytes(), expected.iter().map(Record::cost).sum::<u64>());
+            }
+            prop_assert_eq!(one.compacted(), other.compacted());
+            // And it goes on.
+            for history in [&mut one, &mut other] {
+                let revision = Revision(100);
+                history.push(&Record { revision, key: b"k", before: None });
+                history.compact(revision);
+                prop_assert_eq!((history.len(), history.bytes()), (0, 0));
+            }
+        }
     }
 }

@@ -7,7 +7,10 @@
 //! pass over the command, whatever the size of the state.
 //!
 //! Left out: the values themselves. A bit that flips in memory is noticed only if it changes an
-//! outcome or a size.
+//! outcome or a size. Left out as well: the store's limits, which the chain of level 1 does not
+//! have, and which a later level may add. The commands that change them are in the chain. A member
+//! whose limits differ nevertheless is noticed as soon as they decide an outcome, or what the
+//! history holds.
 //!
 //! Members of different versions compare digests, and snapshots contain them. The golden test below
 //! must never change.

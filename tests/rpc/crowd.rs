@@ -139,7 +139,7 @@ fn a_crowd_of_connections_does_not_keep_peers_out() {
     let mut early = Raw::connect(server.local_addr());
     peer_is_served(&mut early);
     // More silent connections than there is room for: the oldest ones are closed.
-    let mut silent: Vec<Raw> = (0..50).map(|_| Raw::connect(server.local_addr())).collect();
+    let mut silent: Vec<Raw> = (0..100).map(|_| Raw::connect(server.local_addr())).collect();
     let mut late = Raw::connect(server.local_addr());
     peer_is_served(&mut late);
     silent[0].expect_reset();
@@ -181,7 +181,7 @@ fn a_client_too_many_is_told_at_its_first_call_where_peers_are_let_in() {
 #[test]
 fn peers_too_many_are_refused_and_none_of_them_is_cut() {
     let server = serve_both(Limits { connections_max: 1, ..Limits::default() });
-    let mut peers: Vec<Raw> = (0..33).map(|_| Raw::connect(server.local_addr())).collect();
+    let mut peers: Vec<Raw> = (0..73).map(|_| Raw::connect(server.local_addr())).collect();
     peers.iter_mut().for_each(peer_is_served);
     let mut one_more = Raw::connect(server.local_addr());
     one_more.send(&peer_request("beat"));

@@ -275,7 +275,7 @@ fn a_log_that_blocks_the_thread_that_accepts_keeps_no_connection_from_ending() {
     alone(|| {
         let (server, client, log) = serve_one();
         // The last one displaces the first one.
-        let _silent: Vec<Raw> = (0..41).map(|_| Raw::connect(server.local_addr())).collect();
+        let _silent: Vec<Raw> = (0..81).map(|_| Raw::connect(server.local_addr())).collect();
         wait_until("a line is held", || log.holds_a_line());
         let counted = Arc::clone(&server);
         in_time(move || {
@@ -295,7 +295,7 @@ fn a_log_that_blocks_one_connection_keeps_nobody_out() {
         refused.send(&request("Echo", 1, "x"));
         wait_until("a line is held", || log.holds_a_line());
         // Connections that make room for each other. The refused one comes first.
-        let _silent: Vec<Raw> = (0..50).map(|_| Raw::connect(server.local_addr())).collect();
+        let _silent: Vec<Raw> = (0..90).map(|_| Raw::connect(server.local_addr())).collect();
         peer_is_served(&mut Raw::connect(server.local_addr()));
         log.release();
         refused.expect_status(0, StatusCode::Busy);

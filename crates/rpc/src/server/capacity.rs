@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Connections beyond `connections_max` for clients of reserved services: five from each of 14 other
-/// members, and two to spare.
+/// Connections beyond `connections_max` for clients of reserved services: five from each of 14
+/// other members, and two to spare.
 pub(super) const RESERVED_CONNECTIONS: usize = 72;
 
 /// And for connections whose first call has not come yet. It decides what they are.

@@ -41,6 +41,11 @@ pub(crate) struct Head {
     pub(crate) deadline_ms: u32,
     #[prost(uint32, tag = "6")]
     pub(crate) codec: u32,
+    /// The kind of a frame of a stream.
+    #[prost(uint32, tag = "13")]
+    pub(crate) stream: u32,
+    #[prost(uint64, tag = "14")]
+    pub(crate) credit: u64,
 }
 
 /// The head of an extended reply.
@@ -56,6 +61,11 @@ pub(crate) struct ReplyHead {
     pub(crate) reply_size: u32,
     #[prost(uint32, tag = "5")]
     pub(crate) retry_after_ms: u32,
+    /// The kind of a frame of a stream.
+    #[prost(uint32, tag = "6")]
+    pub(crate) stream: u32,
+    #[prost(uint64, tag = "7")]
+    pub(crate) credit: u64,
 }
 
 pub(crate) fn head(method: &'static str, call_id: u64, args_size: usize) -> Head {
@@ -64,8 +74,7 @@ pub(crate) fn head(method: &'static str, call_id: u64, args_size: usize) -> Head
         method: method.into(),
         args_size: args_size as u32,
         call_id,
-        deadline_ms: 0,
-        codec: 0,
+        ..Head::default()
     }
 }
 

@@ -8,7 +8,7 @@ use prost::Message;
 use syncraft::rpc::{CallError, CallOptions, Incoming, Next, SendError, Status, StatusCode};
 
 use super::support::*;
-use crate::raw::{Echo, LONG, Raw, echo, soon};
+use crate::raw::{Echo, Head, LONG, Raw, echo, soon};
 use crate::relay::Relay;
 use crate::support::in_time;
 

@@ -8,7 +8,7 @@ use syncraft::rpc::{CallError, FrameLimits, Limits, StatusCode};
 
 use super::support::*;
 use crate::peers::listen;
-use crate::raw::{Raw, echo, frame, request};
+use crate::raw::{Head, Raw, ReplyHead, echo, frame, request};
 use crate::support::wait_until;
 
 /// Opens stream 1 by hand, sends these frames, and expects its end with this status.
@@ -23,7 +23,7 @@ fn check(frames: &[Vec<u8>], code: StatusCode) {
     raw.send(&frames.concat());
     wait(&is_over);
     loop {
-        let (head, _) = server_frame(&mut raw);
+        let (head, _) = raw.reply();
         if head.stream == END {
             assert_eq!((head.call_id, head.status), (1, code.number()), "{}", head.message);
             break;
@@ -42,7 +42,7 @@ fn check(frames: &[Vec<u8>], code: StatusCode) {
 /// Expects that a stream ends well. What is about others is left out.
 fn expect_end_of(raw: &mut Raw, id: u64) {
     loop {
-        let (head, _) = server_frame(raw);
+        let (head, _) = raw.reply();
         if head.call_id == id {
             assert_eq!((head.stream, head.status), (END, 0), "{}", head.message);
             return;
@@ -206,8 +206,7 @@ fn next_head(raw: &mut Raw) -> Head {
 
 fn reply_frame(call_id: u64, stream: u32, credit: u64, body: &[u8]) -> Vec<u8> {
     let reply_size = body.len() as u32;
-    let head =
-        StreamReplyHead { call_id, stream, credit, reply_size, ..StreamReplyHead::default() };
+    let head = ReplyHead { call_id, stream, credit, reply_size, ..ReplyHead::default() };
     frame(&head, body)
 }
 

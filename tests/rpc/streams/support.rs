@@ -12,7 +12,7 @@ use syncraft::rpc::{
     Outgoing, SendError, Sender, Server, ServerBuilder, Service, Status, StatusCode, StreamReply,
 };
 
-use crate::raw::{Echo, LONG, Raw, ReplyHead, echo, frame, soon};
+use crate::raw::{Echo, Head, LONG, Raw, ReplyHead, echo, frame, soon};
 
 pub(crate) const LIST: Method = Method::new("streamRpc", "List");
 pub(crate) const LOAD: Method = Method::new("streamRpc", "Load");
@@ -252,42 +252,6 @@ pub(crate) const CREDIT: u32 = 4;
 pub(crate) const END: u32 = 5;
 pub(crate) const CANCEL: u32 = 6;
 
-/// The head of a caller's frame of a stream.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Head {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) service: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) method: Bytes,
-    #[prost(uint32, tag = "3")]
-    pub(crate) args_size: u32,
-    #[prost(uint64, tag = "4")]
-    pub(crate) call_id: u64,
-    #[prost(uint32, tag = "5")]
-    pub(crate) deadline_ms: u32,
-    #[prost(uint32, tag = "13")]
-    pub(crate) stream: u32,
-    #[prost(uint64, tag = "14")]
-    pub(crate) credit: u64,
-}
-
-/// The head of a server's frame of a stream.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct StreamReplyHead {
-    #[prost(uint64, tag = "1")]
-    pub(crate) call_id: u64,
-    #[prost(uint32, tag = "2")]
-    pub(crate) status: u32,
-    #[prost(string, tag = "3")]
-    pub(crate) message: String,
-    #[prost(uint32, tag = "4")]
-    pub(crate) reply_size: u32,
-    #[prost(uint32, tag = "6")]
-    pub(crate) stream: u32,
-    #[prost(uint64, tag = "7")]
-    pub(crate) credit: u64,
-}
-
 /// Opens a stream with a megabyte of credit for the server.
 pub(crate) fn open(method: &Method, call_id: u64) -> Vec<u8> {
     let head = Head {
@@ -310,17 +274,9 @@ pub(crate) fn item_frame(call_id: u64, data: &str) -> Vec<u8> {
     stream_frame(ITEM, call_id, 0, &echo(data.to_owned()).encode_to_vec())
 }
 
-/// The next frame of a stream from the server.
-pub(crate) fn server_frame(raw: &mut Raw) -> (StreamReplyHead, Bytes) {
-    let head_len = u32::from_le_bytes(raw.read(4).try_into().unwrap());
-    let head = StreamReplyHead::decode(&raw.read(head_len as usize)[..]).unwrap();
-    let body = raw.read(head.reply_size as usize);
-    (head, body.into())
-}
-
 /// Expects the end of a stream with this status.
 pub(crate) fn expect_end(raw: &mut Raw, call_id: u64, code: StatusCode) {
-    let (head, _) = server_frame(raw);
+    let (head, _) = raw.reply();
     let found = (head.call_id, head.stream, head.status);
     assert_eq!(found, (call_id, END, code.number()), "{}", head.message);
 }

@@ -7,9 +7,9 @@
 //!
 //! | benchmark | one round | steps | rate |
 //! |---|---|---|---|
-//! | `leader/N` | N proposals to the leader of three, its write, both peers' answers, applied | 3 | proposals |
-//! | `follower/N` | N entries in an `AppendEntries`, those before are committed and applied, its write | 2 | entries |
-//! | `read_index/N` | N reads at the leader, a round of heartbeats, both peers' answers | 2 | reads |
+//! | `leader/N` | N proposals at the leader of three, written, answered, applied | 3 | proposals |
+//! | `follower/N` | N entries in an `AppendEntries`, written; those before applied | 2 | entries |
+//! | `read_index/N` | N reads at the leader, a round of heartbeats, the answers | 2 | reads |
 //!
 //! A command has 256 bytes, which the core shares and never copies. A snapshot is reported after
 //! every 16,384 entries, and the log keeps 1 MiB before it, so that the core is as large as that of

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench --bench echo                     about a minute and a half
 //! cargo bench --bench echo -- --seconds 3 --turns 9
-//! cargo bench --bench echo -- --only flight    the rows whose name contains it, and those they are compared to
+//! cargo bench --bench echo -- --only flight    rows with that name, and what they are compared to
 //! cargo bench --bench echo -- --only flight --alone    without the latter, for a profiler
 //! ```
 //!
@@ -12,10 +12,13 @@
 //!
 //! | row | server | load |
 //! |---|---|---|
-//! | `bare, N connections` | a thread per connection: read 300 bytes, write them | N threads, each with a connection: write 300 bytes, read them |
-//! | `rpc, N connections` | [`Server`], the service inline | N threads, each with a [`Channel`]: a call at a time |
+//! | `bare, N connections` | a thread per connection | N threads, each with a connection |
+//! | `rpc, N connections` | [`Server`], the service inline | N threads, each with a [`Channel`] |
 //! | `rpc, 64 in flight on ..` | the same | completions, each of which makes the next call |
-//! | `rpc, 64 pending on ..` | the same | a thread per connection that waits for the oldest of 64 `Pending`s, then makes the next call |
+//! | `rpc, 64 pending on ..` | the same | a thread per connection, with 64 `Pending`s |
+//!
+//! A bare server reads 300 bytes and writes them. A thread makes one call at a time; with
+//! `Pending`s it waits for the oldest, then makes the next call.
 //!
 //! Messages have 300 bytes each way, plus the headers of the RPC's frames. A server is a process of
 //! its own: this program with an argument. Each number is the median of several turns; a ratio is
@@ -26,11 +29,12 @@
 //! four connections.
 
 mod support;
+#[path = "support/turns.rs"]
+mod turns;
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +43,7 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use support::echo::{DATA, Data, Echo, LEN_BYTES, METHOD};
 use syncraft::rpc::{CallOptions, Channel, Limits, Pending, Server};
+use turns::{Args, Process, median, serve_until_unwanted};
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
 /// The row to which those with many calls in flight are compared.
@@ -51,49 +56,8 @@ const WARM_UP: Duration = Duration::from_millis(200);
 /// A call that takes longer than this has failed.
 const LONG: Duration = Duration::from_secs(10);
 
-const SERVE: &str = "--serve";
-
 fn main() {
-    let args = Args::parse();
-    match args.serve.as_deref() {
-        Some("bare") => serve_bare(),
-        Some("rpc") => serve_rpc(),
-        Some(other) => panic!("{SERVE} {other}: bare or rpc"),
-        None => run(&args),
-    }
-}
-
-// ---- the command line ----
-
-struct Args {
-    seconds: f64,
-    turns: usize,
-    only: String,
-    alone: bool,
-    serve: Option<String>,
-}
-
-impl Args {
-    fn parse() -> Args {
-        let mut args =
-            Args { seconds: 1.0, turns: 5, only: String::new(), alone: false, serve: None };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
-            match &*word {
-                "--seconds" => args.seconds = value().parse().expect("seconds"),
-                "--turns" => args.turns = value().parse().expect("a number of turns"),
-                "--only" => args.only = value(),
-                "--alone" => args.alone = true,
-                SERVE => args.serve = Some(value()),
-                // `cargo bench` says it.
-                "--bench" => {}
-                _ => panic!("{word}: --seconds S, --turns N, --only TEXT, --alone"),
-            }
-        }
-        assert!(args.turns > 0, "at least one turn");
-        args
-    }
+    turns::run(5, bench, serve_bare, serve_rpc);
 }
 
 // ---- rows ----
@@ -141,7 +105,7 @@ struct Sample {
     p99_us: f64,
 }
 
-fn run(args: &Args) {
+fn bench(args: &Args) {
     let (bare, rpc) = (Process::start("bare"), Process::start("rpc"));
     let rows: Vec<Load> = Load::all()
         .into_iter()
@@ -188,12 +152,6 @@ fn print_table(rows: &[Load], samples: &[Vec<Sample>]) {
             row.base().name(),
         );
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 // ---- time ----
@@ -343,42 +301,6 @@ fn channels(addr: SocketAddr, count: usize) -> Vec<Channel> {
 }
 
 // ---- servers ----
-
-/// A server in a process of its own, for as long as this lives.
-struct Process {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Process {
-    fn start(kind: &str) -> Process {
-        let program = std::env::current_exe().expect("this program");
-        let mut child = Command::new(program)
-            .args([SERVE, kind])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("this program starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("its address");
-        Process { child, addr: line.trim().parse().expect("its address") }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It ends with its input, too, if this process is killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Prints the address, and waits until the server is no longer needed.
-fn serve_until_unwanted(addr: SocketAddr) {
-    println!("{addr}");
-    let _ = std::io::stdin().read(&mut [0]);
-}
 
 fn serve_bare() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

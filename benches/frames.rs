@@ -8,7 +8,7 @@
 //!
 //! | benchmark | measures |
 //! |---|---|
-//! | `burst/64` | 64 calls that a bare socket sends in one piece, until all replies have come: the server's side alone |
+//! | `burst/64` | 64 calls in one piece from a bare socket, until all replies have come |
 //! | `blocking/1` | one thread, one call at a time: two wake-ups and four system calls |
 //! | `blocking/16` | 16 threads on one connection, each with one call at a time |
 //! | `async/64` | one thread, 64 calls in flight: `Channel::call_async` |

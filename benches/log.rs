@@ -8,8 +8,8 @@
 //!
 //! | benchmark | measures | rate |
 //! |---|---|---|
-//! | `append_sync/N` | `Wal::append` of N entries and `Wal::sync`: one write, one fdatasync; new segments included | entries |
-//! | `open/64MiB` | `Wal::open` of a log of 64 MiB: checksums verified, entries in memory, files synced | bytes of commands |
+//! | `append_sync/N` | `Wal::append` of N entries, `Wal::sync`, new segments included | entries |
+//! | `open/64MiB` | `Wal::open` of 64 MiB, until the files are synced | bytes of commands |
 //!
 //! A command has 256 bytes. The log that is opened is in the system's page cache; a cold disk adds
 //! the time to read it.

@@ -8,9 +8,9 @@
 //! | benchmark | measures | rate |
 //! |---|---|---|
 //! | `view` | `StateMachine::view`, during which applies and reads wait, and its drop | |
-//! | `put_under_view` | 1,000 puts to random keys while a view is held, so that they copy what they change | puts |
+//! | `put_under_view` | 1,000 puts to random keys while a view is held, which copy | puts |
 //! | `write/memory` | `StateView::write` to memory | bytes of the state |
-//! | `write/disk` | the same to a file, which is synced, read back and renamed | bytes of the state |
+//! | `write/disk` | the same to a file: synced, read back, renamed | bytes of the state |
 //! | `load/memory` | `StateMachine::load` from memory into an empty store | bytes of the state |
 //! | `load/disk` | the same from a file in the page cache, verified | bytes of the state |
 //!

@@ -10,7 +10,7 @@
 //! | `get/KEYS` | `Store::query` of a key that exists |
 //! | `put_existing/KEYS` | `Store::apply` of a put of 256 bytes to a key that exists |
 //! | `append/KEYS` | `Store::apply` of an append of 16 bytes to a key that exists |
-//! | `put_new/KEYS` | `Store::apply` of a put of 256 bytes to a new key; a new store is made when it has grown by half |
+//! | `put_new/KEYS` | `Store::apply` of a put of 256 bytes to a new key; half as many at most |
 //!
 //! KEYS is the number of keys in the store: 10,000, which largely fit into the processor's caches,
 //! and 1,000,000. Keys have 16 bytes and come in random order. Commands are decoded from the log's

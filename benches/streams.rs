@@ -11,12 +11,12 @@
 //!
 //! | row | sender | receiver |
 //! |---|---|---|
-//! | `bare, ...` | writes items of this length, each with one `write_all` | reads such items, with `read_exact` |
-//! | `one stream, ...` | a handler that sends items with `Outgoing::send` | a thread that takes them |
+//! | `bare, ...` | writes items, each with one `write_all` | reads them, with `read_exact` |
+//! | `one stream, ...` | a handler, with `Outgoing::send` | a thread that takes them |
 //! | `one stream, wide, ...` | the same | the same, with a window of 4 MiB instead of 256 KiB |
 //! | `one stream, corked, ...` | the same, which holds a `Cork` for 64 items | the same |
-//! | `1,000 streams, ...` | one thread that sends to those that have room | two threads, over one connection |
-//! | `beside a slow one, ...` | two handlers | one thread takes all, another one takes an item every 10 ms |
+//! | `1,000 streams, ...` | one thread sends where there is room | two threads, one connection |
+//! | `beside a slow one, ...` | two handlers | one takes all, another one item every 10 ms |
 //!
 //! A sender is a process of its own: this program with an argument. Each number is the median of
 //! several turns; a ratio is the median of the turns' ratios to the bare socket with the same
@@ -24,10 +24,12 @@
 //!
 //! Target: one stream of 64 KiB items brings at least 0.9 of a bare socket's MiB/s.
 
+#[path = "support/turns.rs"]
+mod turns;
+
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -40,6 +42,7 @@ use syncraft::rpc::{
     Call, CallOptions, Channel, Cork, Incoming, Limits, Method, Next, Outgoing, SendError, Server,
     Service,
 };
+use turns::{Args, Process, median, serve_until_unwanted};
 
 const SMALL: usize = 300;
 const LARGE: usize = 64 << 10;
@@ -53,7 +56,6 @@ const CORKED: usize = 64;
 
 const WARM_UP: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(10);
-const SERVE: &str = "--serve";
 
 const SERVICE: &str = "streamRpc";
 const SEND: Method = Method::new(SERVICE, "Send");
@@ -61,41 +63,7 @@ const SHARE: Method = Method::new(SERVICE, "Share");
 const IDLE_METHOD: Method = Method::new(SERVICE, "Idle");
 
 fn main() {
-    let args = Args::parse();
-    match args.serve.as_deref() {
-        Some("bare") => serve_bare(),
-        Some("rpc") => serve_rpc(),
-        Some(other) => panic!("{SERVE} {other}: bare or rpc"),
-        None => run(&args),
-    }
-}
-
-struct Args {
-    seconds: f64,
-    turns: usize,
-    only: String,
-    serve: Option<String>,
-}
-
-impl Args {
-    fn parse() -> Args {
-        let mut args = Args { seconds: 1.0, turns: 7, only: String::new(), serve: None };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
-            match &*word {
-                "--seconds" => args.seconds = value().parse().expect("seconds"),
-                "--turns" => args.turns = value().parse().expect("a number of turns"),
-                "--only" => args.only = value(),
-                SERVE => args.serve = Some(value()),
-                // `cargo bench` says it.
-                "--bench" => {}
-                _ => panic!("{word}: --seconds S, --turns N, --only TEXT"),
-            }
-        }
-        assert!(args.turns > 0, "at least one turn");
-        args
-    }
+    turns::run(7, bench, serve_bare, serve_rpc);
 }
 
 // ---- rows ----
@@ -148,7 +116,8 @@ impl Load {
     }
 }
 
-fn run(args: &Args) {
+fn bench(args: &Args) {
+    assert!(!args.alone, "all rows are compared to bare ones");
     let (bare, rpc) = (Process::start("bare"), Process::start("rpc"));
     let is_wanted = |load: &Load| load.name().contains(&args.only) || matches!(load, Load::Bare(_));
     let rows: Vec<Load> = Load::ALL.into_iter().filter(is_wanted).collect();
@@ -180,12 +149,6 @@ fn run(args: &Args) {
     if "idle".contains(&args.only) {
         print_idle(&rpc);
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Counts items, but for those of the warm-up, until the time is over.
@@ -443,7 +406,12 @@ impl Shares {
 
 fn serve_bare() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    announce(listener.local_addr().expect("it is bound"));
+    let addr = listener.local_addr().expect("it is bound");
+    thread::spawn(move || accept_bare(&listener));
+    serve_until_unwanted(addr);
+}
+
+fn accept_bare(listener: &TcpListener) {
     for socket in listener.incoming() {
         let mut socket = socket.expect("a connection");
         thread::spawn(move || {
@@ -463,41 +431,5 @@ fn serve_rpc() {
     let limits = Limits { idle_timeout: LONG * 100, ..Limits::default() };
     let server = Server::builder().service(Sending { shared }).limits(limits).handlers(4);
     let server = server.bind("127.0.0.1:0").build().expect("a free port").start();
-    announce(server.local_addr());
-    // Until its standard input ends, with the process that has started it.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
-}
-
-fn announce(addr: SocketAddr) {
-    println!("{addr}");
-    std::io::stdout().flush().expect("a pipe");
-}
-
-/// A server in a process of its own, which ends with this one.
-struct Process {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Process {
-    fn start(what: &str) -> Process {
-        let program = std::env::current_exe().expect("this program");
-        let mut child = Command::new(program)
-            .args([SERVE, what])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("this program starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it serves");
-        Process { child, addr: line.trim().parse().expect("an address") }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    serve_until_unwanted(server.local_addr());
 }

@@ -44,7 +44,8 @@ pub(crate) fn entry(index: u64, command: Bytes) -> Entry {
     Entry { index: Index(index), term: Term(1), payload: Payload::Command(command) }
 }
 
-/// A directory under `target/`: the system's own temporary directory may be memory, which syncs for nothing.
+/// A directory under `target/`: the system's own temporary directory may be memory, which syncs for
+/// nothing.
 pub(crate) fn temp_dir() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory")
 }

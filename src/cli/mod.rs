@@ -5,9 +5,11 @@
 //! | 0 | done |
 //! | 1 | `get`, `delete`: the key is absent |
 //! | 2 | wrong usage, including a value over its limit and whatever the store refuses as it is |
-//! | 3 | not done and never will be, so trying again is safe; a server that cannot start, or failed; a result that cannot be written |
+//! | 3 | not done and never will be, so trying again is safe; a server cannot start, or failed |
 //! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost |
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
+//!
+//! Status 3 also stands for a result that cannot be written.
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that
 //! begins with `syncraft: `. The module `output` says what happens when one of the two cannot be

@@ -2,7 +2,7 @@
 //!
 //! | offset | size | field |
 //! |-------:|-----:|-------|
-//! | 0 | 1 | kind: 3 Put, 4 Append, 5 Txn, 6 Compact, 7 RaiseLevel, 8 SetLimits. Another layout gets another number |
+//! | 0 | 1 | kind: 3 Put, 4 Append, 5 Txn, 6 Compact, 7 RaiseLevel, 8 SetLimits |
 //! | 1 | 1 | length of the client id, at most 64 |
 //! | 2 | 8 | request id, signed, little-endian |
 //! | 10 | 8 | seen index, little-endian |
@@ -15,8 +15,9 @@
 //! | Txn | the message `Txn` of `proto/store_rpc.proto` |
 //! | Compact | 8 bytes: the revision |
 //! | RaiseLevel | 4 bytes: the level |
-//! | SetLimits | for each of the [`Limits`](super::Limits), in their order: 1 byte, whether it changes, and 8 bytes, the new limit or 0 |
+//! | SetLimits | for each limit: 1 byte, whether it changes, and 8 bytes, the new one or 0 |
 //!
+//! The limits come in the order of [`Limits`](super::Limits). Another layout gets another kind.
 //! Numbers are little-endian. Kinds 1 and 2 belonged to formats that were never released.
 //!
 //! These bytes are on disk, and members of different versions exchange them. The golden test below

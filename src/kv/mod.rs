@@ -2,10 +2,10 @@
 //! retries harmless.
 //!
 //! ```text
-//! request ──> Api ──> Command ─ encode ─> Raft's log ─ decode ─> Store::apply ─> Outcome ──> reply
-//!              │  (Lanes, for clients without an identity)         ├─ Sessions: is it a repeat?
-//!              │                                                   └─ State: entries and their history
-//!              └────> Query ─── (once the read is safe) ───────> Store::query ─> Answer ───> reply
+//! request ─> Api ─> Command ─ encode ─> Raft's log ─ decode ─> Store::apply ─> Outcome ──> reply
+//!             │  (Lanes, for clients without an identity)       ├─ Sessions: is it a repeat?
+//!             │                                                 └─ State: entries, their history
+//!             └───> Query ─── (once the read is safe) ───────> Store::query ─> Answer ───> reply
 //! Store::view ──────> StoreView::write ─> the bytes of a snapshot ─> Store::load
 //! ```
 //!

@@ -27,7 +27,7 @@
 //! The rule for a client that is not in the table:
 //!
 //! ```text
-//! seen_index <  expired_up_to   refused: Expired. It may have been applied before and been forgotten since
+//! seen_index <  expired_up_to   refused: Expired. It may have been applied and forgotten
 //! seen_index >= expired_up_to   admitted: it has not been applied before
 //! ```
 //!

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! data-dir/
-//!   LOCK    locked (flock) while a member runs; contains its process id, for a second one's message
-//!   meta    the text below, replaced as a whole: temporary file, fsync, rename, fsync of the directory
+//!   LOCK    locked (flock) while a member runs; has its process id, for a second one's message
+//!   meta    the text below, replaced as a whole: temporary file, fsync, rename, directory fsync
 //!   wal/    the log: see storage::wal
 //!   snap/   snapshots: see storage::snapshot
 //! ```
@@ -17,7 +17,7 @@
 //! cluster 0123456789abcdef    set at the first start; changes only while the member has no data
 //! member 1                    set at the first start
 //! log none                    "started" once the log's first segment is durable
-//! joining new                 only while the member does not vote; "rebuilding" if it once had data
+//! joining new                 only while it does not vote; "rebuilding" if it once had data
 //! crc32c ad96d1bf             CRC32C of all above, in hexadecimal; the last line in every version
 //! ```
 //!

@@ -3,7 +3,7 @@
 //! ```text
 //! DataDir::open ──> LOCK, meta: one process, one member
 //!     ├── Snapshots::open ──> the newest snapshot ─┐ base
-//!     └── Wal::open <──────────────────────────────┘ ──> Recovered { hard state, entries after it },
+//!     └── Wal::open <──────────────────────────────┘ ──> Recovered: hard state, entries after it;
 //!                                                        then append, append, sync: durable
 //! ```
 //!

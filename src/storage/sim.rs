@@ -7,9 +7,9 @@
 //!
 //! | Change | After a crash it may be | Until |
 //! |---|---|---|
-//! | a write | there, gone, cut short at any byte, or there in any of its 512-byte sectors | `sync_data` |
+//! | a write | there, gone, cut at any byte, or there in any 512-byte sectors | `sync_data` |
 //! | a new length | there or gone | `sync_data` |
-//! | a created, renamed or removed name | there or gone, independently of others | the directory's `sync` |
+//! | a new, renamed or removed name | there or gone, whatever others are | the directory's `sync` |
 //!
 //! [`set_faults`](SimDisk::set_faults) injects faults at certain operations, counted from the
 //! creation of the disk ([`counts`](SimDisk::counts)). A failed sync behaves as on Linux: the bytes

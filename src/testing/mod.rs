@@ -24,11 +24,12 @@
 //! | --- | --- | --- |
 //! | [`kill`](Cluster::kill) | `kill -9`, a crash | [`restart`](Cluster::restart) |
 //! | [`stop`](Cluster::stop) | an orderly shutdown | [`restart`](Cluster::restart) |
-//! | [`wipe`](Cluster::wipe) | a crash, and a new, empty disk | [`restart`](Cluster::restart), from the others |
-//! | [`pause`](Cluster::pause) | `kill -STOP`, a machine that sleeps | [`resume`](Cluster::resume) |
-//! | [`partition`](Cluster::partition), [`partition_one_way`](Cluster::partition_one_way) | a switch that fails | [`heal`](Cluster::heal) |
+//! | [`wipe`](Cluster::wipe) | a crash, and a new, empty disk | [`restart`](Cluster::restart) |
+//! | [`pause`](Cluster::pause) | `kill -STOP`, a sleeping machine | [`resume`](Cluster::resume) |
+//! | [`partition`](Cluster::partition) | a switch that fails | [`heal`](Cluster::heal) |
+//! | [`partition_one_way`](Cluster::partition_one_way) | the same | [`heal`](Cluster::heal) |
 //! | [`delay`](Cluster::delay) | a slow network | [`delay`](Cluster::delay) of zero |
-//! | [`drop_rate`](Cluster::drop_rate) | a network that loses packets | [`drop_rate`](Cluster::drop_rate) of zero |
+//! | [`drop_rate`](Cluster::drop_rate) | a network that loses packets | the same, of zero |
 //!
 //! Faults may be combined, and changed from any thread. Faults of the network are between members
 //! only, in a small proxy on each way from one member to another. Clients reach every member that

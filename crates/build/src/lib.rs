@@ -73,11 +73,15 @@
 //! An `rpc` with `stream` becomes a method of the trait and a method of the stub, as any other.
 //! What these get and return depends on which sides stream:
 //!
-//! | `rpc` | the trait's method gets | the stub's method |
-//! |---|---|---|
-//! | `List(Args) returns (stream Item)` | `args: Args, replies: Outgoing<Item>` | `list(&args, deadline)` returns `Incoming<Item>` |
-//! | `Load(stream Item) returns (Reply)` | `items: Incoming<Item, Status>, done: Done<Reply>` | `load(deadline)` returns `(Sender<Item>, StreamReply<Reply>)` |
-//! | `Watch(stream Args) returns (stream Item)` | `items: Incoming<Args, Status>, replies: Outgoing<Item>` | `watch(deadline)` returns `(Sender<Args>, Incoming<Item>)` |
+//! - `List(Args) returns (stream Item)`
+//!   - the trait's method gets: `args: Args, replies: Outgoing<Item>`
+//!   - the stub's method: `list(&args, deadline)` returns `Incoming<Item>`
+//! - `Load(stream Item) returns (Reply)`
+//!   - the trait's method gets: `items: Incoming<Item, Status>, done: Done<Reply>`
+//!   - the stub's method: `load(deadline)` returns `(Sender<Item>, StreamReply<Reply>)`
+//! - `Watch(stream Args) returns (stream Item)`
+//!   - the trait's method gets: `items: Incoming<Args, Status>, replies: Outgoing<Item>`
+//!   - the stub's method: `watch(deadline)` returns `(Sender<Args>, Incoming<Item>)`
 //!
 //! Here `deadline` is an `Option<Instant>`, and streams go through a `Channel` only.
 //!

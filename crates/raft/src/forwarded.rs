@@ -2,7 +2,8 @@
 //! from its own state once that has reached this index.
 //!
 //! ```text
-//!   waiting ──ReadIndex──> asked ──the leader is confirmed, and answers──> confirmed ──applied that far──> ready
+//!   waiting ──ReadIndex──> asked ──the leader is confirmed, and answers──> confirmed
+//!   confirmed ──applied that far──> ready
 //! ```
 //! One question serves all reads that wait. Its answer also confirms the reads of earlier
 //! questions, because they too arrived before the leader was confirmed. If no answer comes for a

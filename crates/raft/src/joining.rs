@@ -5,9 +5,9 @@
 //! and does not stand for election.
 //!
 //! ```text
-//!             every other member has told its term          has all that the leader of its term had
-//!   Asking ───────────────────────────────────────> Filling ──────────────────────────────────────> voter
-//!      └── all are as new, or a quorum is and nobody else answers: the cluster begins ─────────────> voter
+//!          every other member has told its term        has all that the leader of its term had
+//!   Asking ────────────────────────────────────> Filling ──────────────────────────────────> voter
+//!      └── all are as new, or a quorum is and nobody else answers: the cluster begins ─────> voter
 //! ```
 //! - *Asking*: it answers no leader. It may have promised a later term to another leader, and its
 //!   answer could commit an entry, or confirm a read, of which that leader knows nothing. A

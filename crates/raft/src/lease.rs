@@ -2,8 +2,8 @@
 //! without asking.
 //!
 //! ```text
-//!   leader    ── heartbeat, sent at t ──────────────────────────────> reads are served here until t + 9/10 p
-//!   follower        └─> promises: for p from now on I help nobody else ─────────────────────────────> free again
+//!   leader    ── heartbeat, sent at t ─────────────────> reads are served here until t + 9/10 p
+//!   follower        └─> promises: for p from now on I help nobody else ────> free again
 //! ```
 //! The promises of a quorum are a lease, because any other leader would need a vote of one of them.
 //! Only answers to heartbeats extend it.

@@ -60,13 +60,14 @@
 //! | term, vote: [`HardState`] | `common` | `currentTerm`, `votedFor`: persistent |
 //! | entries, and how far they are on their way to the disk | `log` | `log[]`: persistent |
 //! | `commit_index` | `common` | `commitIndex` |
-//! | `handed_out`: the last entry given out to be applied | `common` | `lastApplied`, as the core knows it |
+//! | `handed_out`: the last entry given out to be applied | `common` | `lastApplied` here |
 //! | who leads this term, the election timer | `common` | |
 //! | reads for which the leader is asked | `forwarded` | |
 //! | what a member without its data knows about the others | `joining` | |
 //! | votes received | `candidate` | candidates only |
-//! | `next_index`, `match_index` and the window of each peer | `progress` | `nextIndex[]`, `matchIndex[]`: leaders only |
-//! | rounds of heartbeats, reads that wait, the transfer, the lease | `leader`, `reads`, `transfer`, `lease` | leaders only |
+//! | `next_index`, `match_index` of each peer | `progress` | `nextIndex[]`, `matchIndex[]` |
+//! | rounds of heartbeats | `leader` | leaders only |
+//! | reads that wait, the transfer, the lease | `reads`, `transfer`, `lease` | leaders only |
 //! | who votes and who learns | `membership` | |
 //!
 //! What all members have is `Common`; what only a candidate or a leader has is in its `Role`. A
@@ -94,7 +95,7 @@
 //!
 //! | request | from, to | reply |
 //! |---|---|---|
-//! | `RequestVote` | candidate to all (§5.2); as a pre-vote, too | `RequestVote`: given or refused |
+//! | `RequestVote` | candidate to all (§5.2); pre-votes, too | `RequestVote`: given or refused |
 //! | `AppendEntries` | leader to a follower (§5.3) | `AppendEntries`: matched, conflict or stale |
 //! | `Heartbeat` | leader to all (thesis §6.4) | `Heartbeat`: the round that it answers |
 //! | `InstallSnapshot` | leader to a follower that is far behind (§7) | `AppendEntries` |

@@ -1,7 +1,8 @@
 //! ReadIndex (thesis §6.4): linearizable reads that write nothing to the log.
 //!
 //! ```text
-//!   waiting ──round starts: note commit_index──> in a round ──a quorum answers──> confirmed ──applied that far──> ready
+//!   waiting ──round starts: note commit_index──> in a round ──a quorum answers──> confirmed
+//!   confirmed ──applied that far──> ready
 //! ```
 //! All reads that wait share one round of heartbeats. A round counts only answers to heartbeats
 //! that were sent after its reads arrived, which proves that nobody else had become leader by then.

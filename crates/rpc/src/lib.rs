@@ -39,7 +39,8 @@
 //! 3. **Serve** it. `into_service` turns the implementation into what a server publishes:
 //!
 //!    ```text
-//!    let server = Server::builder().service(friends.into_service()).bind("0.0.0.0:7100").handlers(8);
+//!    let service = friends.into_service();
+//!    let server = Server::builder().service(service).bind("0.0.0.0:7100").handlers(8);
 //!    let server = server.build()?.start();
 //!    ```
 //!
@@ -91,9 +92,10 @@
 //!
 //! | you want | use |
 //! |---|---|
-//! | methods that take long | [`handlers`](ServerBuilder::handlers) and their [`queue`](ServerBuilder::queue); an [`inline_service`](ServerBuilder::inline_service) does not use them |
-//! | no caller that crowds out others | [`fair`](ServerBuilder::fair); callers name themselves: [`ChannelBuilder::caller`] |
-//! | a service that gets through whatever others do | [`reserved_service`](ServerBuilder::reserved_service) |
+//! | methods that take long | [`ServerBuilder::handlers`], their [`queue`](ServerBuilder::queue) |
+//! | one that does not use these | [`ServerBuilder::inline_service`] |
+//! | no caller that crowds out others | [`ServerBuilder::fair`], [`ChannelBuilder::caller`] |
+//! | a service that gets through whatever others do | [`ServerBuilder::reserved_service`] |
 //! | to know whether a call has run | [`CallError::may_have_run`] |
 //! | to show an error with its causes | [`ErrorChain`] |
 //! | to repeat calls that may be repeated | [`Retrying`], and `idempotency_level` in the .proto |
@@ -101,10 +103,10 @@
 //! | several servers | [`Targets`], a [`Balancer`] and a [`Source`] of endpoints |
 //! | to choose among servers by your own rules | [`EndpointTable`] |
 //! | to notice a frozen server | [`ChannelBuilder::ping_interval`] |
-//! | to refuse callers of another version | `version(n)` of the generated service, [`CallOptions::version`] |
+//! | to refuse callers of another version | `version(n)` of a service, [`CallOptions::version`] |
 //! | pure Rust types | [`service!`], [`Bincode`] |
 //! | to stop without losing calls | [`Server::drain`] |
-//! | many items in answer to one call, or events as they happen | a method that [streams](#streams) |
+//! | many items for one call, or events as they happen | a method that [streams](#streams) |
 //! | to see inside | [`Server::stats`], [`Limits::slow_call`], [`builtin`] |
 //!
 //! # Streams
@@ -133,9 +135,9 @@
 //!
 //! | `rpc` | the method gets | the stub returns |
 //! |---|---|---|
-//! | `List(Args) returns (stream Item)` | the arguments, [`Outgoing`] | [`Incoming`] |
-//! | `Load(stream Item) returns (Reply)` | [`Incoming`], [`Done`] | [`Sender`], [`StreamReply`] |
-//! | `Watch(stream Args) returns (stream Item)` | [`Incoming`], [`Outgoing`] | [`Sender`], [`Incoming`] |
+//! | `List(A) returns (stream B)` | the arguments, [`Outgoing`] | [`Incoming`] |
+//! | `Load(stream A) returns (B)` | [`Incoming`], [`Done`] | [`Sender`], [`StreamReply`] |
+//! | `Watch(stream A) returns (stream B)` | [`Incoming`], [`Outgoing`] | [`Sender`], [`Incoming`] |
 //!
 //! A method that must not wait sends with [`Outgoing::try_send`], is called back when there is room
 //! ([`Outgoing::when_ready`]) and when the stream is over ([`Outgoing::when_over`]), and takes
@@ -154,7 +156,7 @@
 //!
 //! | | documented | extended |
 //! |---|---|---|
-//! | call | `head_size`, `RpcHeader` (fields 1 to 3), arguments | the same, with `call_id > 0` and fields 5 to 12 |
+//! | call | `head_size`, `RpcHeader` (fields 1 to 3), arguments | and `call_id`, fields 5 to 12 |
 //! | reply | the bare serialized reply | `head_size`, `RpcReplyHeader`, reply |
 //! | calls in flight on a connection | one after another, in order | many, answered in any order |
 //! | error | the connection is reset | a status for this call |
@@ -163,41 +165,41 @@
 //!
 //! | field | type | meaning | why |
 //! |---|---|---|---|
-//! | 1 `service_name` | bytes | "kvServerRpc" | must not be empty, so that a header begins with its tag, 0x0A |
+//! | 1 `service_name` | bytes | "kvServerRpc" | not empty: a header begins with its tag, 0x0A |
 //! | 2 `method_name` | bytes | "PutAppend" | |
 //! | 3 `args_size` | uint32 | bytes of arguments after the header | the only length of the body |
-//! | 4 `call_id` | uint64 | chosen by the caller, repeated by the reply | many calls in flight; 0 or absent: documented |
-//! | 5 `deadline_ms` | uint32 | how much longer the caller waits; 0: no limit | a call that nobody waits for is not run |
-//! | 6 `codec` | uint32 | 0: protobuf, 1: bincode | a service takes one of them and refuses the other |
+//! | 4 `call_id` | uint64 | of the caller and its reply | many calls in flight; 0: documented |
+//! | 5 `deadline_ms` | uint32 | how much longer the caller waits; 0: any time | none runs in vain |
+//! | 6 `codec` | uint32 | 0: protobuf, 1: bincode | a service takes one and refuses the other |
 //! | 7 `caller` | bytes | the caller's name; at most 256 bytes | for fair queueing |
-//! | 8 `version` | uint32 | version of the service that the caller was made for; 0: any | a mismatch is refused with a reason |
+//! | 8 `version` | uint32 | that the caller was made for; 0: any | a mismatch is refused |
 //! | 9 `client_id` | bytes | 16 random bytes: the caller | tells a repeat from another request |
-//! | 10 `request_id` | uint64 | which of the caller's requests | the same for every attempt, unlike `call_id` |
+//! | 10 `request_id` | uint64 | which of the caller's requests | the same for every attempt |
 //! | 11 `attempt` | uint32 | how many attempts came before | |
-//! | 12 `trace` | bytes | the caller's mark; at most 128 bytes | the same in the logs of both sides |
+//! | 12 `trace` | bytes | the caller's mark; at most 128 bytes | for the logs of both sides |
 //! | 13 `stream`, 14 `credit` | uint32, uint64 | see below | absent in a call |
 //!
 //! `RpcReplyHeader`:
 //!
 //! | field | type | meaning | why |
 //! |---|---|---|---|
-//! | 1 `call_id` | uint64 | the call's; 0: about the connection, which then ends | a refusal may concern the whole connection |
+//! | 1 `call_id` | uint64 | the call's; 0: about the connection | which then ends |
 //! | 2 `status` | uint32 | 0: OK; others: [`StatusCode`] | |
-//! | 3 `message` | string | for people; at most 512 bytes; the middle of a longer one is left out | the header stays under its limit |
+//! | 3 `message` | string | for people; at most 512 bytes | the header stays under its limit |
 //! | 4 `reply_size` | uint32 | bytes of the reply after the header | |
 //! | 5 `retry_after_ms` | uint32 | with "busy": when to try again | |
 //! | 6 `stream`, 7 `credit` | uint32, uint64 | see below | absent in a reply |
 //!
-//! `head_size` is a little-endian `u32`, or a varint (a later generation of existing clients). The
-//! first three bytes of a connection tell which. `frame` has the byte layout, and the proof that
-//! they suffice. Replies are framed like the calls of their connection. A server sends nothing
-//! before the first call.
+//! The middle of a longer `message` is left out. `head_size` is a little-endian `u32`, or a varint
+//! (a later generation of existing clients). The first three bytes of a connection tell which.
+//! `frame` has the byte layout, and the proof that they suffice. Replies are framed like the calls
+//! of their connection. A server sends nothing before the first call.
 //!
 //! A frame with a `stream` belongs to the stream whose id is its `call_id`, and is extended:
 //!
 //! | `stream` | from | body | meaning |
 //! |---|---|---|---|
-//! | 1 open | caller | none | opens a stream, with all the fields of a call; items follow; `credit`: bytes that the server may send |
+//! | 1 open | caller | none | opens a stream, with all the fields of a call; items follow |
 //! | 2 open with one request | caller | the request | the same; no items follow |
 //! | 3 item | both | an item | costs its length and 32 bytes of credit |
 //! | 4 credit | both | none | the other side may send `credit` bytes more |
@@ -205,11 +207,12 @@
 //! | 5 end | server | none | the stream is over, with `status` |
 //! | 6 cancel | caller | none | the stream is over |
 //!
-//! A caller begins with 64 KiB of credit. An item may be sent while credit is above zero, and may
-//! overdraw it. The caller's frames 3 to 6 have the `service_name` ":". A server refuses to open a
-//! stream by a reply with a status and without `stream`, as it refuses a call. To a server without
-//! streams an open is a call of a method that it does not have, and items are calls of a service
-//! that it does not have: it answers so.
+//! With an open, `credit` is how many bytes the server may send. A caller begins with 64 KiB. An
+//! item may be sent while credit is above zero, and may overdraw it. The caller's frames 3 to 6
+//! have the `service_name` ":". A server refuses to open a stream by a reply with a status and
+//! without `stream`, as it refuses a call. To a server without streams an open is a call of a
+//! method that it does not have, and items are calls of a service that it does not have: it answers
+//! so.
 //!
 //! There is no UDP: calls and streams need order, repeats and flow control on every network, and
 //! TCP in the kernel has these at less cost than a copy of them in this crate would.

@@ -17,7 +17,8 @@
 ///
 /// syncraft_rpc::service! {
 ///     /// Sums.
-///     pub trait Calculator = "calculator" published by CalculatorService, called by CalculatorStub {
+///     pub trait Calculator = "calculator"
+///         published by CalculatorService, called by CalculatorStub {
 ///         /// Adds two numbers.
 ///         idempotent fn add = "Add"((i64, i64)) -> i64;
 ///         /// How often this was called before.

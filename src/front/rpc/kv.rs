@@ -3,13 +3,20 @@
 //! A method never waits for consensus. It hands the call's [`Done`] to the node and returns, so one
 //! connection carries many calls. Each call is answered once:
 //!
-//! | outcome | our own clients get | existing clients get |
-//! | --- | --- | --- |
-//! | the write took effect, or the key was read | `OK`, `ErrNoKey`, or the store's refusal | the same |
-//! | another member leads | `ErrWrongLeader` with a hint | `ErrWrongLeader` |
-//! | the write was proposed and its outcome is unknown | `ErrWrongLeader` with `MayApply` | `ErrWrongLeader`; they ask again with the same id |
-//! | this member's state has diverged | `ErrWrongLeader` without a hint, so they ask another member | `ErrWrongLeader` |
-//! | the member has too much to do, hands over, or its disk is full | status busy, with a time to come back | `ErrWrongLeader` |
+//! - the write took effect, or the key was read
+//!   - all clients get: `OK`, `ErrNoKey`, or the store's refusal
+//! - another member leads
+//!   - our own clients get: `ErrWrongLeader` with a hint
+//!   - existing clients get: `ErrWrongLeader`
+//! - the write was proposed and its outcome is unknown
+//!   - our own clients get: `ErrWrongLeader` with `MayApply`
+//!   - existing clients get: `ErrWrongLeader`; they ask again with the same id
+//! - this member's state has diverged
+//!   - our own clients get: `ErrWrongLeader` without a hint, so they ask another member
+//!   - existing clients get: `ErrWrongLeader`
+//! - the member has too much to do, hands over, or its disk is full
+//!   - our own clients get: status busy, with a time to come back
+//!   - existing clients get: `ErrWrongLeader`
 //!
 //! Writes need the leader. Every member that hears a leader serves linearizable reads (ReadIndex),
 //! and every member serves stale reads.

@@ -1,12 +1,13 @@
 //! [`StoreService`]: the service `storeRpc`, in front of an [`Api`].
 //!
-//! | outcome | answer |
-//! | --- | --- |
-//! | it was done, or read | `answer`; for a repeat whose answer is gone, `forgotten` |
-//! | the store refuses it | `refusal`: this copy changed nothing. See [`ApiError::Refused`] |
-//! | the request makes no sense, or is over a limit | status "bad arguments", in words that name the offending value; nothing was done |
-//! | the member has too much to do, hands over, or its disk is full | status "busy", with a time to come back |
-//! | another member leads, the time ran out, the leadership was lost | `not_served`, with the leader if it is known, and whether a write may still take effect |
+//! - *it was done, or read*: `answer`; for a repeat whose answer is gone, `forgotten`
+//! - *the store refuses it*: `refusal`: this copy changed nothing. See [`ApiError::Refused`]
+//! - *the request makes no sense, or is over a limit*: status "bad arguments", in words that name
+//!   the offending value; nothing was done
+//! - *the member has too much to do, hands over, or its disk is full*: status "busy", with a time
+//!   to come back
+//! - *another member leads, the time ran out, the leadership was lost*: `not_served`, with the
+//!   leader if it is known, and whether a write may still take effect
 
 use std::sync::Arc;
 use std::time::Duration;

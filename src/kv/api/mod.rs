@@ -2,11 +2,11 @@
 //! protocols, and programs that have a member inside.
 //!
 //! ```text
-//! front (rpc, ...), programs ──> Api ──┬─ writes ──> NodeHandle: the log, the applier ──> callback
-//!                                      ├─ reads ───> NodeHandle: the state ─────────────> callback
-//!                                      │                └─ large ones: a view ──> Readers ──> callback
-//!                                      │                                  scans ─> Readers ──> PageSink
-//!                                      └─ input over a limit ──────────────────────────> callback
+//! front (rpc, ...), programs ─> Api ─┬─ writes ──> NodeHandle: the log, the applier ──> callback
+//!                                    ├─ reads ───> NodeHandle: the state ─────────────> callback
+//!                                    │               └─ large ones: a view ─> Readers ─> callback
+//!                                    │                                 scans ─> Readers ─> PageSink
+//!                                    └─ input over a limit ───────────────────────────> callback
 //! ```
 //!
 //! Each request has a deadline and a callback, which runs once, on any thread, and must not block.

@@ -11,7 +11,7 @@
 //!                        ^                    another one leads: laneRpc.Forward ──> its log
 //!                        │                             │
 //!                     the end <── outcome ─────────────┤
-//!                        ^                             └─ no outcome: again after a pause, the same id
+//!                        ^                             └─ no outcome: again after a pause, same id
 //!                        └─ deadline
 //! ```
 //!

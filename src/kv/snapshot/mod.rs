@@ -8,13 +8,17 @@
 //! | 4 | format version: 2. (Format 1 was never released.) |
 //! | | the sections, in this order, each with 4 bytes tag, 8 bytes number of records, the records |
 //!
-//! | tag | records |
-//! |----:|---------|
-//! | 1 | the head, once: 8 bytes each for the digest of all entries applied, the revision, the compacted revision, and `expired_up_to` of the sessions; 4 bytes feature level; 8 bytes each for the limits on bytes, keys and history |
-//! | 2 | each entry, in the order of the keys: key, value, and 8 bytes each for create revision, mod revision, version and lease |
-//! | 3 | each record of the history, oldest first: 8 bytes revision, key, 1 byte whether the key was there. If so: 4 bytes kind of value (0: the value follows, 1: its length in 8 bytes), and revisions, version and lease as above |
-//! | 4 | each session, in the order of last use: 8 bytes index of last use, client id, 8 bytes newest request id, the outcome |
-//! | 0 | none: this is the end, and nothing follows |
+//! - tag 1: the head, once: 8 bytes each for the digest of all entries applied, the revision, the
+//!   compacted revision, and `expired_up_to` of the sessions; 4 bytes feature level; 8 bytes each
+//!   for the limits on bytes, keys and history
+//! - tag 2: each entry, in the order of the keys: key, value, and 8 bytes each for create
+//!   revision, mod revision, version and lease
+//! - tag 3: each record of the history, oldest first: 8 bytes revision, key, 1 byte whether the
+//!   key was there. If so: 4 bytes kind of value (0: the value follows, 1: its length in 8 bytes),
+//!   and revisions, version and lease as above
+//! - tag 4: each session, in the order of last use: 8 bytes index of last use, client id, 8 bytes
+//!   newest request id, the outcome
+//! - tag 0: none: this is the end, and nothing follows
 //!
 //! Numbers are little-endian, and keys, values and client ids stand behind their length in 8 bytes.
 //! These are the structures of `records` as bincode 1.3 writes them, one record at a time, so that

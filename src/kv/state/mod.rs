@@ -1,9 +1,9 @@
 //! [`State`]: the entries of a store, their past, and the limits that they keep to.
 //!
 //! ```text
-//! Put, Append ─────────> State::put, append ──┐
-//! Txn ─────> Execution ─> Tree (a version of its own) ──> commit ─┬─> Tree      what the keys hold now
-//!               └─ range reads ─> Tree, or Past                   └─> History   what they held before
+//! Put, Append ──────> State::put, append ──┐
+//! Txn ──> Execution ─> Tree (a version of its own) ──> commit ─┬─> Tree     what the keys hold now
+//!            └─ range reads ─> Tree, or Past                   └─> History  what they held before
 //! ```
 //!
 //! # Invariants

@@ -4,12 +4,12 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/livez` | 200 unless the member has failed |
-//! | `/readyz` | 200 if the member knows a leader, its disk works and its state is that of the others; otherwise 503 with the reason |
+//! | `/readyz` | 200 if it knows a leader, its disk works and its state is right; otherwise 503 |
 //! | `/status` | one JSON object, as in `syncraft status --json` |
 //! | `/metrics` | the same numbers in the Prometheus text format |
 //!
-//! GET and HEAD. Queries are ignored. A connection serves one request: no keep-alive, no bodies, no
-//! TLS.
+//! A status of 503 comes with the reason. GET and HEAD. Queries are ignored. A connection serves
+//! one request: no keep-alive, no bodies, no TLS.
 //!
 //! One thread waits for all connections at once, so each request is answered as soon as it has
 //! arrived, however many other clients are silent or slow. A connection has five seconds for its

@@ -26,7 +26,7 @@
 //! | 0 | 8 | `SYNCSNP\n` | identifies the file |
 //! | 8 | 4 | checksum of bytes 12 to 63 | |
 //! | 12 | 4 | format version: 2 | another one is refused. Up to here, all versions are the same |
-//! | 16 | 8 | cluster id | detects a file of another cluster. No member id: members exchange these files |
+//! | 16 | 8 | cluster id | detects a file of another cluster. No member id: files travel |
 //! | 24 | 8 | index of the last entry in it | the name has both too, which detects a renamed file |
 //! | 32 | 8 | its term | |
 //! | 40 | 24 | zero | |
@@ -37,7 +37,7 @@
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
 //! | 0 | 4 | length of the bytes, 1 to 65,536 | bounds a reader's memory |
-//! | 4 | 4 | checksum of the length and the bytes, continued from the chunk before | protects their order and number |
+//! | 4 | 4 | checksum of the rest, continued from the chunk before | order and number count |
 //! | 8 | | the bytes | |
 //!
 //! **The trailer** follows the last chunk:

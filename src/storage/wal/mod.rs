@@ -12,11 +12,11 @@
 //!
 //! # Files
 //!
-//! | Name in `wal/` | What |
-//! |---|---|
-//! | `0000000001.wal`, `0000000002.wal`, ... | segments, numbered without a gap, from the oldest one kept; a batch never crosses from one to the next |
-//! | `<segment>.<offset>.torn` | an unfinished write that a start cut off (at most 16 MiB of it); the last eight are kept |
-//! | `*.tmp` | unfinished files; removed by the next start |
+//! - `0000000001.wal`, `0000000002.wal`, ...: segments, numbered without a gap, from the oldest
+//!   one kept; a batch never crosses from one to the next
+//! - `<segment>.<offset>.torn`: an unfinished write that a start cut off (at most 16 MiB of it);
+//!   the last eight are kept
+//! - `*.tmp`: unfinished files; removed by the next start
 //!
 //! All numbers are little-endian. All checksums are CRC32C. Format 2:
 //!
@@ -31,9 +31,9 @@
 //! | 24 | 8 | length of the file | a cut file is noticed |
 //! | 32 | 8 | number of the data directory | a file of another directory is noticed |
 //! | 40 | 8 | member id | to say whose such a file is |
-//! | 48 | 4 | flags: 1 = the file was a segment before | then bytes after the log's end mean nothing |
+//! | 48 | 4 | flags: 1 = it was a segment before | then bytes after the log's end mean nothing |
 //! | 52 | 4 | zero | |
-//! | 56 | 8 | number of the first batch in it, from 1 | segments before it can go, and a lost one is noticed |
+//! | 56 | 8 | number of the first batch, from 1 | segments before can go; a lost one is noticed |
 //! | 64 | 8 | index of the last entry before that batch; 0: none | |
 //! | 72 | 8 | its term; 0: not known | |
 //! | 80 | 432 | zero | the header is one sector |
@@ -48,7 +48,7 @@
 //! |---|---|---|---|
 //! | 0 | 4 | checksum of the rest, seeded | |
 //! | 4 | 4 | flags: 1 = sealed | the log goes on in the next segment, which exists |
-//! | 8 | 8 | offset where the last batch ends | if batches end before it, they were damaged, not torn |
+//! | 8 | 8 | where the last batch ends | if batches end before it, they were damaged, not torn |
 //! | 16 | 8 | number of that batch | |
 //! | 24 | 488 | zero | |
 //!
@@ -70,7 +70,7 @@
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
 //! | 0 | 4 | length of what follows the checksum | |
-//! | 4 | 4 | checksum of the length and of what follows, continued from the record before | order and number count |
+//! | 4 | 4 | checksum of the rest, continued from the record before | order and number count |
 //! | 8 | 1 | kind: 1 no-op, 2 command, 3 the log begins anew after this entry | |
 //! | 9 | 8 | index | |
 //! | 17 | 8 | term | |
@@ -88,16 +88,18 @@
 //! Batches are read from the first segment on, until there is no whole one. What is found there
 //! decides. B is the number of the last whole batch, and "after" means after its end:
 //!
-//! | Found | Verdict |
-//! |---|---|
-//! | the segment's seal | the next segment goes on, whatever follows the end that the seal names; if that segment is missing, **damage** |
-//! | the mark says that the segment was synced beyond this point | **damage** |
-//! | anywhere after, also in a later segment, a header of a batch newer than B + 1, or of B + 1 elsewhere than here | **damage**: it was written after this had been synced |
-//! | only zeros, and the next segment begins with batch B + 1 | the next segment goes on; the seal could not be read |
-//! | a whole header of batch B + 1, its records not whole, nothing after it | **torn**: never acknowledged |
-//! | no whole header, and some bytes that are not zero | **torn** |
-//! | a whole header, its records not whole, bytes after it | **damage** |
-//! | zeros | the end |
+//! - *the segment's seal*: the next segment goes on, whatever follows the end that the seal names;
+//!   if that segment is missing, **damage**
+//! - *the mark says that the segment was synced beyond this point*: **damage**
+//! - *anywhere after, also in a later segment, a header of a batch newer than B + 1, or of B + 1
+//!   elsewhere than here*: **damage**: it was written after this had been synced
+//! - *only zeros, and the next segment begins with batch B + 1*: the next segment goes on; the seal
+//!   could not be read
+//! - *a whole header of batch B + 1, its records not whole, nothing after it*: **torn**: never
+//!   acknowledged
+//! - *no whole header, and some bytes that are not zero*: **torn**
+//! - *a whole header, its records not whole, bytes after it*: **damage**
+//! - *zeros*: the end
 //!
 //! One batch is written at a time, and only after all before it were synced. So a batch newer than
 //! B + 1 proves that B + 1 was synced. Any part of a torn write may be missing, and its sectors may
@@ -117,13 +119,13 @@
 //! *start*: in the first segment's header, or in a later record of kind 3. An entry at or before
 //! the start in the header moves the start back, because the entries after it were replaced.
 //!
-//! | Found | Verdict |
-//! |---|---|
-//! | the start is after the base | **damage**: the entries in between are missing, or the snapshot is |
-//! | the log has the base, of the same term | the entries after it are returned |
-//! | the log has the base, of another term | the log begins anew: the entries of the snapshot are committed, so these are not |
-//! | the log ends before the base | the log begins anew |
-//! | the first segment is not number 1 and has no whole batch | **damage**: a hard state was in it |
+//! - *the start is after the base*: **damage**: the entries in between are missing, or the snapshot
+//!   is
+//! - *the log has the base, of the same term*: the entries after it are returned
+//! - *the log has the base, of another term*: the log begins anew: the entries of the snapshot are
+//!   committed, so these are not
+//! - *the log ends before the base*: the log begins anew
+//! - *the first segment is not number 1 and has no whole batch*: **damage**: a hard state was in it
 //!
 //! A base of another term is the case of Raft §7. A crash between the rename of an installed
 //! snapshot and [`reset`](Wal::reset) leads there. Which of the terms is higher says nothing: in

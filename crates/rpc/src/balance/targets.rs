@@ -44,7 +44,8 @@ use crate::{CallError, CallOptions, Channel, ChannelBuilder, Deadline, Invoke, M
 ///     .channel(|addr| Channel::builder(addr).caller("me"))
 ///     .build();
 /// let deadline = Instant::now() + Duration::from_secs(1);
-/// let reply: String = targets.call(&Method::new("greetRpc", "Greet"), &"you".to_owned(), deadline)?;
+/// let greet = Method::new("greetRpc", "Greet");
+/// let reply: String = targets.call(&greet, &"you".to_owned(), deadline)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]

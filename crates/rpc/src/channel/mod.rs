@@ -63,16 +63,16 @@
 //! | `shared` | the lock and the state under it |
 //! | `connection` | one connection: making it, and what has come over it |
 //! | `errors` | what each end means for a call |
-//! | `calls`, `silence` | the table of calls; how long nothing has come, and when that is too long |
+//! | `calls`, `silence` | the table of calls; for how long nothing may come |
 //! | `request`, `parked`, `config` | calls as bytes; who waits for an outcome; settings |
 //!
 //! # Threads
 //!
 //! | name | lives | does |
 //! |---|---|---|
-//! | `rpc-chan-PORT` | while it connects; if it reads, until the connection is lost or idle | connects, reads, runs completions |
-//! | `rpc-timer` | while async calls are outstanding, and a few seconds longer | runs completions at deadlines, and of calls that fail at once |
-//! | `rpc-send-PORT` | while the server takes bytes slower than calls are made | writes the outbox's queue |
+//! | `rpc-chan-PORT` | until it has connected; if it reads, until that ends | connects, reads |
+//! | `rpc-timer` | with async calls, and a little longer | completes at deadlines and at once |
+//! | `rpc-send-PORT` | while the server reads too slowly | writes the outbox's queue |
 //!
 //! [`Channel::close`] (and dropping the last clone) joins them.
 //!

@@ -4,9 +4,9 @@
 //!
 //! | offset | size | field | why |
 //! |---|---|---|---|
-//! | 0 | 4, or 1 to 2 | `head_size` | length of the header: little-endian `u32`, or a protobuf varint. 1 to 1,024 |
-//! | then | `head_size` | header | `RpcHeader` of a call, `RpcReplyHeader` of an extended reply (`proto/rpc_header.proto`) |
-//! | then | `args_size` or `reply_size` | body | serialized arguments or reply; the header has the length |
+//! | 0 | 4, or 1 to 2 | `head_size` | of the header, 1 to 1,024: little-endian `u32`, or a varint |
+//! | then | `head_size` | header | `RpcHeader` of a call, `RpcReplyHeader` of an extended reply |
+//! | then | `args_size` or `reply_size` | body | arguments or reply; the header has the length |
 //!
 //! The reply to a *documented* call (a call without a `call_id`) is not a frame, but the bare
 //! serialized message.
@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `u32` | `b0 + 256 b1 + 65,536 b2 <= 1,024`: so `b1 <= 4` and `b2 = 0` |
 //! | varint of one byte (`head_size < 128`) | `b0 < 0x80`; the header follows: `b1 = 0x0A` |
-//! | varint of two bytes (up to 1,024) | `b0 >= 0x80`, `b1 < 0x80`; the header follows: `b2 = 0x0A` |
+//! | varint of two bytes (up to 1,024) | `b0 >= 0x80`, `b1 < 0x80`; header follows: `b2 = 0x0A` |
 //!
 //! *No bytes fit two rows.* `u32` wants `b1 <= 4`, the first varint row wants `b1 = 10`. `u32`
 //! wants `b2 = 0`, the second varint row wants `b2 = 10`. The two varint rows differ in the top bit

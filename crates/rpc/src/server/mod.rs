@@ -35,28 +35,63 @@
 //!
 //! # What a client gets for what it does
 //!
-//! | the client | extended call | documented call |
-//! |---|---|---|
-//! | sends an unknown service, method or codec; arguments that do not decode | status; the connection lives | closed, one log line |
-//! | sends arguments over the limit | status; skipped up to four times the limit, then closed | closed, one log line |
-//! | sends more calls or bytes than may be in flight; a call that finds the handlers' queue full | status "busy" with a wait hint | waits: it is not read from |
-//! | sends a call for another version of the service | status that names both; not run | (names none) |
-//! | sends a call whose deadline has passed, also in the queue | status; not run | (has no deadline) |
-//! | sends calls that wait for a handler when its connection breaks or is cut | not run; if it only ended its stream they run, for [`Limits::half_close_timeout`](crate::Limits::half_close_timeout) | the same |
-//! | sends a call whose method panics or drops its `Done` | status | closed, one log line |
-//! | sends a header that does not decode, or is too long | status for call id 0, then closed, one log line | closed, one log line |
-//! | sends HTTP, TLS | a "400 Bad Request" or an alert, then closed, one log line | the same |
-//! | sends half a frame, slower than [`Limits::frame_timeout`](crate::Limits::frame_timeout) allows | closed, one log line | the same |
-//! | sends the end of its stream after a call | its answers, then closed | the same |
-//! | makes no call for [`Limits::idle_timeout`](crate::Limits::idle_timeout), with none open | status "connection closed" for call id 0, then closed: no call is lost | nothing: existing clients hold connections for long |
-//! | has never sent anything for [`Limits::idle_timeout`](crate::Limits::idle_timeout) | reset, without a message | the same |
-//! | sends a call while the server [drains](Server::drain) | status "shutting down"; not run | closed |
-//! | does not read its replies for [`Limits::write_timeout`](crate::Limits::write_timeout) | closed | the same |
-//! | sends a first call over a connection too many | status "busy" for call id 0, then closed; counted | closed; counted |
-//! | opens a stream too many | status "busy" | (has no streams) |
-//! | sends frames of a stream that break its rules, or more bytes of items than there is room for | the end of the stream, with a status | closed, one log line |
-//! | closes its connection, or ends its stream of bytes | its streams are over | |
-//! | sends calls whose replies find no room, because it reads slower than it asks | status "unanswered" with a wait hint | its reply: they come one at a time |
+//! A client that
+//!
+//! - sends an unknown service, method or codec; arguments that do not decode
+//!   - extended: status; the connection lives
+//!   - documented: closed, one log line
+//! - sends arguments over the limit
+//!   - extended: status; skipped up to four times the limit, then closed
+//!   - documented: closed, one log line
+//! - sends more calls or bytes than may be in flight; a call that finds the handlers' queue full
+//!   - extended: status "busy" with a wait hint
+//!   - documented: waits: it is not read from
+//! - sends a call for another version of the service
+//!   - extended: status that names both; not run
+//!   - documented: it names none
+//! - sends a call whose deadline has passed, also in the queue
+//!   - extended: status; not run
+//!   - documented: it has none
+//! - sends calls that wait for a handler when its connection breaks or is cut
+//!   - both: not run; if it only ended its stream they run, for
+//!     [`Limits::half_close_timeout`](crate::Limits::half_close_timeout)
+//! - sends a call whose method panics or drops its `Done`
+//!   - extended: status
+//!   - documented: closed, one log line
+//! - sends a header that does not decode, or is too long
+//!   - extended: status for call id 0, then closed, one log line
+//!   - documented: closed, one log line
+//! - sends HTTP, TLS
+//!   - both: a "400 Bad Request" or an alert, then closed, one log line
+//! - sends half a frame, slower than [`Limits::frame_timeout`](crate::Limits::frame_timeout)
+//!   allows
+//!   - both: closed, one log line
+//! - sends the end of its stream after a call
+//!   - both: its answers, then closed
+//! - makes no call for [`Limits::idle_timeout`](crate::Limits::idle_timeout), with none open
+//!   - extended: status "connection closed" for call id 0, then closed: no call is lost
+//!   - documented: nothing: existing clients hold connections for long
+//! - has never sent anything for [`Limits::idle_timeout`](crate::Limits::idle_timeout)
+//!   - both: reset, without a message
+//! - sends a call while the server [drains](Server::drain)
+//!   - extended: status "shutting down"; not run
+//!   - documented: closed
+//! - does not read its replies for [`Limits::write_timeout`](crate::Limits::write_timeout)
+//!   - both: closed
+//! - sends a first call over a connection too many
+//!   - extended: status "busy" for call id 0, then closed; counted
+//!   - documented: closed; counted
+//! - opens a stream too many
+//!   - extended: status "busy"
+//!   - documented: there are none
+//! - sends frames of a stream that break its rules, or more bytes of items than there is room for
+//!   - extended: the end of the stream, with a status
+//!   - documented: closed, one log line
+//! - closes its connection, or ends its stream of bytes
+//!   - extended: its streams are over
+//! - sends calls whose replies find no room, because it reads slower than it asks
+//!   - extended: status "unanswered" with a wait hint
+//!   - documented: its reply: they come one at a time
 //!
 //! A server logs at most ten lines a second, and counts those that it leaves out.
 //!
@@ -111,23 +146,23 @@
 //! |---|---|
 //! | `builder`, this one | what users see |
 //! | `acceptor` | accepts connections, and makes room for them |
-//! | `registry`, `reader` | the connections' threads; what such a thread does: reads frames, begins calls |
+//! | `registry`, `reader` | the connections' threads; such a thread: reads frames, begins calls |
 //! | `admitted` | what a call's header decides |
 //! | `answer`, `end` | how a call is answered; how a connection ends |
 //! | `opened` | how a stream is opened and ends; what its frames do |
 //! | `connection`, `streams` | what the threads of one connection share; its streams |
 //! | `shared` | what all threads of a server share |
 //! | `pool`, `queue` | the handlers, and the queue of calls for them |
-//! | `builtin`, `table`, `stats` | the service `rpc`; which method a call is for; what each has done |
-//! | `capacity`, `gauge`, `quiet` | how many connections may be open; how many calls and bytes may be in flight; the log |
+//! | `builtin`, `table`, `stats` | the service `rpc`; which method a call is for; what each did |
+//! | `capacity`, `gauge`, `quiet` | how many connections; how many calls and bytes; the log |
 //!
 //! # Threads
 //!
 //! | name | how many | does |
 //! |---|---|---|
 //! | `rpc-accept` | 1 | accepts connections |
-//! | `rpc-conn-PORT` (the peer's) | one for each connection | reads frames, begins calls, runs inline methods |
-//! | `rpc-send-PORT` | one for each connection whose client reads slower than it is answered | writes the outbox's queue |
+//! | `rpc-conn-PORT` (the peer's) | one a connection | reads frames, begins calls, runs inline |
+//! | `rpc-send-PORT` | one a connection whose client reads slowly | writes the outbox's queue |
 //! | `rpc-hand-N` | as configured | runs the other methods |
 //!
 //! An answer is serialized and sent by the thread that gives it. [`Server::stop`] joins all
@@ -271,8 +306,8 @@ impl Server {
 
     /// Stops: accepts no more, ends all streams, cuts every connection, and joins every thread
     /// except the calling one. Calls that are not answered are lost; their `Done`s may still be
-    /// used, without effect. It waits up to ten seconds for services that are in the middle of a call. Threads that have
-    /// not returned by then are left behind, with an error in the log.
+    /// used, without effect. It waits up to ten seconds for services that are in the middle of a
+    /// call. Threads that have not returned by then are left behind, with an error in the log.
     pub fn stop(&self) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         self.stop_accepting();

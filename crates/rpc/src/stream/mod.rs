@@ -54,19 +54,37 @@
 //! caller gets all items that came before the end. A server drops those that its method has not
 //! taken.
 //!
-//! | what happens | the caller gets | the method gets |
-//! |---|---|---|
-//! | the method ends it ([`Outgoing::end`], [`Outgoing::fail`], a reply) | the end, or `Ended` | |
-//! | the method drops its [`Outgoing`], or panics | `Ended`: "unanswered" or "internal error" | |
-//! | the caller drops its [`Incoming`], or its [`Sender`] without [`finish`](Sender::finish) | (`Ended`: "cancelled") | "cancelled" |
-//! | the deadline passes | `TimedOut` | "deadline exceeded" as it sends or waits, or "cancelled" |
-//! | the connection is lost, or ended by the client | `Lost` | "cancelled" |
-//! | the channel is closed or dropped | `Lost`, `NotSent` | "cancelled" |
-//! | the server stops or drains | `Ended`: "shutting down" | "shutting down" |
-//! | an item does not decode | `BadReply`, `Ended`: "bad arguments" | "cancelled", "bad arguments" |
-//! | an item is over the limit of frames | `BadReply`, `Ended`: "frame too large" | "cancelled", "frame too large" |
-//! | an item without credit or after the end, credit over 1 GiB, an unknown kind | `BadFrame`, `Ended`: "bad stream" | "cancelled", "bad stream" |
-//! | the server has no room for an item | `Ended`: "unanswered", with a wait hint | "unanswered" |
+//! - the method ends it ([`Outgoing::end`], [`Outgoing::fail`], a reply)
+//!   - the caller gets: the end, or `Ended`
+//! - the method drops its [`Outgoing`], or panics
+//!   - the caller gets: `Ended`: "unanswered" or "internal error"
+//! - the caller drops its [`Incoming`], or its [`Sender`] without [`finish`](Sender::finish)
+//!   - the caller gets: (`Ended`: "cancelled")
+//!   - the method gets: "cancelled"
+//! - the deadline passes
+//!   - the caller gets: `TimedOut`
+//!   - the method gets: "deadline exceeded" as it sends or waits, or "cancelled"
+//! - the connection is lost, or ended by the client
+//!   - the caller gets: `Lost`
+//!   - the method gets: "cancelled"
+//! - the channel is closed or dropped
+//!   - the caller gets: `Lost`, `NotSent`
+//!   - the method gets: "cancelled"
+//! - the server stops or drains
+//!   - the caller gets: `Ended`: "shutting down"
+//!   - the method gets: "shutting down"
+//! - an item does not decode
+//!   - the caller gets: `BadReply`, `Ended`: "bad arguments"
+//!   - the method gets: "cancelled", "bad arguments"
+//! - an item is over the limit of frames
+//!   - the caller gets: `BadReply`, `Ended`: "frame too large"
+//!   - the method gets: "cancelled", "frame too large"
+//! - an item without credit or after the end, credit over 1 GiB, an unknown kind
+//!   - the caller gets: `BadFrame`, `Ended`: "bad stream"
+//!   - the method gets: "cancelled", "bad stream"
+//! - the server has no room for an item
+//!   - the caller gets: `Ended`: "unanswered", with a wait hint
+//!   - the method gets: "unanswered"
 //!
 //! A broken rule costs only the stream, unless the frame itself cannot be read. An item for a
 //! stream that a server does not know is answered with "bad stream", once for several in a row; a
@@ -101,7 +119,8 @@
 //! | file | what |
 //! |---|---|
 //! | `incoming`, `outgoing`, `sender` | what users see |
-//! | `core`, `sending`, `receiving`, `callbacks` | a stream: its state and its end; its two directions; its closures |
+//! | `core` | a stream: its state and its end |
+//! | `sending`, `receiving`, `callbacks` | its two directions; its closures |
 //! | `wire`, `flow` | its frames; credit, as arithmetic |
 //!
 //! `channel/streams` opens streams. `server/opened` and `server/streams` serve them.

@@ -32,8 +32,9 @@
 //! | [`read`](Transport::read) | one at a time | up to its timeout |
 //! | [`peek`](Transport::peek) | any | never |
 //! | [`try_write`](Transport::try_write) | one writer at a time | never |
-//! | [`write_all`](Transport::write_all) | one writer at a time | up to the write timeout for each part |
-//! | [`shutdown`](Transport::shutdown), [`set_reset_on_close`](Transport::set_reset_on_close) | any | never |
+//! | [`write_all`](Transport::write_all) | one writer at a time | up to its timeout, each part |
+//! | [`shutdown`](Transport::shutdown) | any | never |
+//! | [`set_reset_on_close`](Transport::set_reset_on_close) | any | never |
 //! | [`discard_received`](Transport::discard_received) | any, once the connection is over | never |
 //! | [`wait_until_acknowledged`](Transport::wait_until_acknowledged) | any | up to its deadline |
 //!

@@ -28,8 +28,8 @@ pub struct NodeConfig {
     /// A snapshot is taken when the log holds about this many bytes behind the last snapshot, or a
     /// quarter of that snapshot's length if that is more. Default 64 MiB. Too small: the state is
     /// written again and again. Too large: the log takes space and memory, and a start takes
-    /// longer. Members take snapshots at different lengths, up to eleven eighths of this: if all did
-    /// at the same time, no majority would be undisturbed.
+    /// longer. Members take snapshots at different lengths, up to eleven eighths of this: if all
+    /// did at the same time, no majority would be undisturbed.
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it still leads before it answers a read.
     pub read_mode: ReadMode,

@@ -5,7 +5,7 @@
 //! front (rpc, ...), programs ─> Api ─┬─ writes ──> NodeHandle: the log, the applier ──> callback
 //!                                    ├─ reads ───> NodeHandle: the state ─────────────> callback
 //!                                    │               └─ large ones: a view ─> Readers ─> callback
-//!                                    │                                 scans ─> Readers ─> PageSink
+//!                                    │                           scans ─> Readers ─> PageSink
 //!                                    └─ input over a limit ───────────────────────────> callback
 //! ```
 //!

@@ -55,8 +55,7 @@ pub(in crate::kv) struct History {
 #[derive(Clone, Copy, Debug, Default)]
 struct Extent {
     records: usize,
-    /// Their encoded length.
-    len: usize,
+    encoded_len: usize,
     /// What they count for.
     cost: u64,
 }
@@ -90,7 +89,7 @@ impl History {
     /// The encoded records, oldest first: whole ones in each part.
     pub(in crate::kv) fn encoded(&self) -> impl Iterator<Item = &[u8]> {
         let chunks = self.chunks().map(|chunk| &chunk.bytes[..]).enumerate();
-        chunks.map(|(n, bytes)| if n == 0 { &bytes[self.skipped.len..] } else { bytes })
+        chunks.map(|(n, bytes)| if n == 0 { &bytes[self.skipped.encoded_len..] } else { bytes })
     }
 
     /// The records, oldest first.
@@ -113,7 +112,7 @@ impl History {
         assert!(record.revision > self.compacted, "a change is newer than all that is forgotten");
         assert!(record.revision >= self.newest, "changes come in the order of their revisions");
         let extent = Extent::of(record);
-        let open = self.open_with_room(extent.len);
+        let open = self.open_with_room(extent.encoded_len);
         record.encode(&mut open.bytes);
         open.newest = record.revision;
         open.all += extent;
@@ -180,7 +179,7 @@ impl History {
 
     fn first(&self) -> Option<Record<'_>> {
         let chunk = self.sealed.front().unwrap_or(&self.open);
-        (self.kept.records > 0).then(|| Record::decode(&chunk.bytes[self.skipped.len..]))
+        (self.kept.records > 0).then(|| Record::decode(&chunk.bytes[self.skipped.encoded_len..]))
     }
 
     /// The changes of `keys` after revision `at`, in runs, oldest first.
@@ -197,14 +196,14 @@ impl History {
 
 impl Extent {
     fn of(record: &Record<'_>) -> Extent {
-        Extent { records: 1, len: record.encoded_len(), cost: record.cost() }
+        Extent { records: 1, encoded_len: record.encoded_len(), cost: record.cost() }
     }
 }
 
 impl AddAssign for Extent {
     fn add_assign(&mut self, more: Extent) {
         self.records += more.records;
-        self.len += more.len;
+        self.encoded_len += more.encoded_len;
         self.cost += more.cost;
     }
 }
@@ -212,7 +211,7 @@ impl AddAssign for Extent {
 impl SubAssign for Extent {
     fn sub_assign(&mut self, less: Extent) {
         self.records -= less.records;
-        self.len -= less.len;
+        self.encoded_len -= less.encoded_len;
         self.cost -= less.cost;
     }
 }

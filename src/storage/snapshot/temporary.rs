@@ -7,8 +7,8 @@ use crate::storage::StorageError;
 use crate::storage::disk::{Disk, DiskFile};
 
 /// How much is written between two syncs. With a single sync at the end, all of a snapshot would
-/// wait in the system's memory until then, and a sync of the log would wait behind it. But each sync
-/// that extends a file also writes the file system's journal.
+/// wait in the system's memory until then, and a sync of the log would wait behind it. But each
+/// sync that extends a file also writes the file system's journal.
 const UNSYNCED_MAX_BYTES: u64 = 4 << 20;
 
 /// Removed when dropped, unless it was renamed. The next start removes it if that fails.

@@ -43,21 +43,22 @@ const KIND_RAISE_LEVEL: u8 = 7;
 const KIND_SET_LIMITS: u8 = 8;
 const HEAD_LEN: usize = 22;
 
-/// One write, as it is proposed, stored in the log and applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
+/// One write, as it is proposed, stored in the log and applied. While it is applied it borrows the
+/// bytes of its entry (`B`).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Command<B = Bytes> {
     /// Who writes.
-    pub identity: Identity,
+    pub identity: Identity<B>,
     /// What is written.
-    pub change: Change,
+    pub change: Change<B>,
 }
 
 /// Who writes, and which of its writes this is: a repeat takes effect once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
+pub struct Identity<B = Bytes> {
     /// The client that writes; at most [`CLIENT_ID_LEN_MAX`]. Empty, with `request_id` 0: nobody
     /// will repeat this write.
-    pub client_id: Bytes,
+    pub client_id: B,
     /// Grows with each new write of the client. A repeat has the same one.
     pub request_id: i64,
     /// An applied index that the client had learned before it first sent this write. Zero: none.
@@ -66,20 +67,20 @@ pub struct Identity {
 
 /// What a command changes.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum Change<B = Bytes> {
     /// Replaces a value. The key loses its lease.
     Put {
         /// Any bytes, or none; at most [`KEY_LEN_MAX`].
-        key: Bytes,
+        key: B,
         /// Any bytes, or none; at most [`VALUE_LEN_MAX`].
-        value: Bytes,
+        value: B,
     },
     /// Appends to a value. An absent key counts as empty.
     Append {
         /// Any bytes, or none; at most [`KEY_LEN_MAX`].
-        key: Bytes,
+        key: B,
         /// Any bytes, or none; at most [`VALUE_LEN_MAX`].
-        value: Bytes,
+        value: B,
     },
     /// Runs a transaction.
     Txn(Txn),
@@ -143,21 +144,6 @@ impl Command {
     /// A write of a client that will not repeat it.
     pub fn unrepeated(change: Change) -> Command {
         Command { identity: Identity::default(), change }
-    }
-
-    /// Checks each part against its limit. A member does this before it proposes the command.
-    ///
-    /// # Errors
-    /// [`CommandError::TooLarge`], naming the part, or [`CommandError::Txn`].
-    pub fn check_limits(&self) -> Result<(), CommandError> {
-        match &self.change {
-            Change::Put { key, value } | Change::Append { key, value } => {
-                check_key_and_value(key, value)?;
-            }
-            Change::Txn(txn) => txn.check().map_err(CommandError::Txn)?,
-            Change::Compact { .. } | Change::RaiseLevel(_) | Change::SetLimits(_) => {}
-        }
-        check_len("client id", self.identity.client_id.len(), CLIENT_ID_LEN_MAX)
     }
 
     /// As [`check_limits`](Self::check_limits), for a command that comes from outside a member.
@@ -232,8 +218,7 @@ impl Command {
     /// [`CommandError`] if the bytes are not a command, whatever they are. Limits on lengths are
     /// not checked here.
     pub fn decode(bytes: &Bytes) -> Result<Command, CommandError> {
-        let Encoded { kind, identity, key, rest } = Encoded::parse(bytes)?;
-        Ok(Command { identity, change: Change::decode(kind, key, rest)? })
+        Encoded::parse(bytes)?.command(bytes, |part| bytes.slice_ref(part))
     }
 
     /// As [`decode`](Self::decode), for bytes that no member has checked: a transaction with too
@@ -243,56 +228,94 @@ impl Command {
     /// The same, and [`CommandError::Txn`].
     #[cfg(feature = "server")]
     pub(super) fn decode_of_client(bytes: &Bytes) -> Result<Command, CommandError> {
-        let Encoded { kind, identity, key, rest } = Encoded::parse(bytes)?;
-        if kind == KIND_TXN {
-            model::check_message(&rest).map_err(CommandError::Txn)?;
+        let encoded = Encoded::parse(bytes)?;
+        if encoded.kind == KIND_TXN {
+            model::check_message(encoded.rest).map_err(CommandError::Txn)?;
         }
-        Ok(Command { identity, change: Change::decode(kind, key, rest)? })
+        encoded.command(bytes, |part| bytes.slice_ref(part))
+    }
+}
+
+impl<'a> Command<&'a [u8]> {
+    /// As [`Command::decode`], without a share in the buffer.
+    pub(super) fn decode_borrowed(bytes: &'a Bytes) -> Result<Command<&'a [u8]>, CommandError> {
+        Encoded::parse(bytes)?.command(bytes, |part| part)
+    }
+}
+
+impl<B: AsRef<[u8]>> Command<B> {
+    /// Checks each part against its limit. A member does this before it proposes the command.
+    ///
+    /// # Errors
+    /// [`CommandError::TooLarge`], naming the part, or [`CommandError::Txn`].
+    pub fn check_limits(&self) -> Result<(), CommandError> {
+        match &self.change {
+            Change::Put { key, value } | Change::Append { key, value } => {
+                check_key_and_value(key.as_ref(), value.as_ref())?;
+            }
+            Change::Txn(txn) => txn.check().map_err(CommandError::Txn)?,
+            Change::Compact { .. } | Change::RaiseLevel(_) | Change::SetLimits(_) => {}
+        }
+        check_len("client id", self.identity.client_id.as_ref().len(), CLIENT_ID_LEN_MAX)
     }
 
     /// Whether repeats of this write can be recognized.
     pub fn has_session(&self) -> bool {
-        !(self.identity.client_id.is_empty() && self.identity.request_id == 0)
+        !(self.identity.client_id.as_ref().is_empty() && self.identity.request_id == 0)
     }
 }
 
 /// The parts of a command's bytes.
-struct Encoded {
+struct Encoded<'a> {
     kind: u8,
-    identity: Identity,
-    key: Bytes,
-    rest: Bytes,
+    client_id: &'a [u8],
+    request_id: i64,
+    seen_index: Index,
+    key: &'a [u8],
+    rest: &'a [u8],
 }
 
-impl Encoded {
-    fn parse(bytes: &Bytes) -> Result<Encoded, CommandError> {
+impl<'a> Encoded<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Encoded<'a>, CommandError> {
         let len = bytes.len();
-        let needed = |needed| {
-            if len < needed { Err(CommandError::CutShort { len, needed }) } else { Ok(()) }
-        };
-        let kind = *bytes.first().ok_or(CommandError::CutShort { len, needed: HEAD_LEN })?;
+        let cut_short = |needed| CommandError::CutShort { len, needed };
+        let kind = *bytes.first().ok_or(cut_short(HEAD_LEN))?;
         if !(KIND_PUT..=KIND_SET_LIMITS).contains(&kind) {
             return Err(CommandError::UnknownKind(kind));
         }
-        needed(HEAD_LEN)?;
-        let mut rest = bytes.slice(1..);
-        let client_id_len = usize::from(rest.get_u8());
-        let request_id = rest.get_i64_le();
-        let seen_index = Index(rest.get_u64_le());
-        let key_len = rest.get_u32_le() as usize;
-        needed(HEAD_LEN.saturating_add(client_id_len).saturating_add(key_len))?;
-        let client_id = rest.split_to(client_id_len);
-        let key = rest.split_to(key_len);
-        let identity = Identity { client_id, request_id, seen_index };
-        Ok(Encoded { kind, identity, key, rest })
+        let (mut head, rest) = bytes.split_at_checked(HEAD_LEN).ok_or(cut_short(HEAD_LEN))?;
+        head.advance(1);
+        let client_id_len = usize::from(head.get_u8());
+        let (request_id, seen_index) = (head.get_i64_le(), Index(head.get_u64_le()));
+        let key_len = head.get_u32_le() as usize;
+        let needed = HEAD_LEN.saturating_add(client_id_len).saturating_add(key_len);
+        let cut = || cut_short(needed);
+        let (client_id, rest) = rest.split_at_checked(client_id_len).ok_or_else(cut)?;
+        let (key, rest) = rest.split_at_checked(key_len).ok_or_else(cut)?;
+        Ok(Encoded { kind, client_id, request_id, seen_index, key, rest })
+    }
+
+    /// The command. `bytes` are those of which these are the parts.
+    fn command<B>(
+        &self,
+        bytes: &Bytes,
+        part: impl Fn(&'a [u8]) -> B,
+    ) -> Result<Command<B>, CommandError> {
+        let &Encoded { kind, client_id, request_id, seen_index, key, rest } = self;
+        let identity = Identity { client_id: part(client_id), request_id, seen_index };
+        let change = match kind {
+            KIND_PUT => Change::Put { key: part(key), value: part(rest) },
+            KIND_APPEND => Change::Append { key: part(key), value: part(rest) },
+            _ => Change::decode(kind, bytes.slice_ref(rest))?,
+        };
+        Ok(Command { identity, change })
     }
 }
 
-impl Change {
-    fn decode(kind: u8, key: Bytes, mut rest: Bytes) -> Result<Change, CommandError> {
+impl<B> Change<B> {
+    /// A change that is neither a put nor an append.
+    fn decode(kind: u8, mut rest: Bytes) -> Result<Change<B>, CommandError> {
         let change = match kind {
-            KIND_PUT => return Ok(Change::Put { key, value: rest }),
-            KIND_APPEND => return Ok(Change::Append { key, value: rest }),
             KIND_TXN => {
                 let message = model::proto::Txn::decode(rest).map_err(CommandError::NotAMessage)?;
                 return message.try_into().map(Change::Txn).map_err(CommandError::NotATxn);
@@ -328,10 +351,18 @@ fn check_len(part: &'static str, len: usize, max: usize) -> Result<(), CommandEr
     if len > max { Err(CommandError::TooLarge { part, len, max }) } else { Ok(()) }
 }
 
-/// Shows lengths in place of values, which may have 15 MiB.
-impl fmt::Debug for Change {
+impl<B: AsRef<[u8]> + fmt::Debug> fmt::Debug for Command<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut write = |name, key: &Bytes, value: &Bytes| {
+        let Command { identity, change } = self;
+        f.debug_struct("Command").field("identity", identity).field("change", change).finish()
+    }
+}
+
+/// Shows lengths in place of values, which may have 15 MiB.
+impl<B: AsRef<[u8]>> fmt::Debug for Change<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut write = |name, key: &B, value: &B| {
+            let (key, value) = (key.as_ref(), value.as_ref());
             let mut change = f.debug_struct(name);
             change.field("key_len", &key.len()).field("value_len", &value.len()).finish()
         };

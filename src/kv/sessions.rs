@@ -58,6 +58,7 @@
 //! admitted. A retry of theirs would be applied again if [`SESSIONS_MAX`](super::SESSIONS_MAX)
 //! other clients have written in between. The rule of the documented system has no better answer.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -101,16 +102,20 @@ impl Default for SessionLimits {
 /// The sessions of all clients, as of one log index.
 #[derive(Debug)]
 pub struct Sessions {
+    recent: Recent,
+    /// The newest write of each client. It follows from the table, so snapshots leave it out. It
+    /// is only looked up by key: its order differs between members and decides nothing.
+    newest: HashMap<Arc<[u8]>, Newest>,
+    limits: SessionLimits,
+}
+
+/// The table, and which of its sessions have answers. That follows from the table, too.
+#[derive(Debug, Default)]
+struct Recent {
     table: Table,
-    /// The index of each client's session in the table. It follows from the table, so snapshots
-    /// leave it out. It is only looked up by key: its order differs between members and decides
-    /// nothing.
-    last_used: HashMap<Arc<[u8]>, Index>,
-    /// The sessions in the table that have an answer. It follows from the table, too.
     with_answer: BTreeSet<Index>,
     /// What these answers have together.
     answers_len: u64,
-    limits: SessionLimits,
 }
 
 /// Everything that later decisions depend on. A clone shares its nodes until one of the two
@@ -127,6 +132,14 @@ pub(super) struct Session {
     pub(super) client: Arc<[u8]>,
     pub(super) newest: i64,
     pub(super) outcome: Outcome,
+}
+
+/// The newest write of a client: enough to tell that the next one is new.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    request_id: i64,
+    /// Where the session is in the table.
+    last_used: Index,
 }
 
 /// What to do with a write.
@@ -150,9 +163,8 @@ impl Sessions {
         assert!(len_max > 0, "a table of no sessions would forget each write at once");
         // With all the room that it will need. Otherwise a write would have to wait while a large
         // table is moved.
-        let last_used = HashMap::with_capacity(len_max);
-        let (with_answer, answers_len) = (BTreeSet::new(), 0);
-        Sessions { table: Table::default(), last_used, with_answer, answers_len, limits }
+        let newest = HashMap::with_capacity(len_max);
+        Sessions { recent: Recent::default(), newest, limits }
     }
 
     /// Decides what to do with the write `request_id` of `client`, which is entry `index` of the
@@ -164,20 +176,24 @@ impl Sessions {
         request_id: i64,
         seen_index: Index,
     ) -> Admission {
-        let Some(session) = self.session(client) else {
-            let is_expired = seen_index > Index::ZERO && seen_index < self.table.expired_up_to;
+        let Some(&Newest { request_id: newest, last_used }) = self.newest.get(client) else {
+            let is_expired =
+                seen_index > Index::ZERO && seen_index < self.recent.table.expired_up_to;
             return if is_expired { Admission::Expired } else { Admission::New };
         };
-        if request_id > session.newest {
-            return Admission::New;
+        match request_id.cmp(&newest) {
+            Ordering::Greater => return Admission::New,
+            Ordering::Less => {
+                self.use_at(index, client, |_, _| ());
+                return Admission::Older;
+            }
+            Ordering::Equal => {}
         }
-        let is_newest = request_id == session.newest;
-        let admission = match is_newest {
-            true => Admission::Repeat(session.outcome.clone()),
-            false => Admission::Older,
-        };
-        self.use_at(index, client, |_| ());
-        admission
+        let session =
+            self.recent.table.by_last_used.get(&last_used).expect("the table has every client");
+        let outcome = session.outcome.clone();
+        self.use_at(index, client, |_, _| ());
+        Admission::Repeat(outcome)
     }
 
     /// Keeps the outcome of a write that was [`New`](Admission::New). Forgets the oldest session if
@@ -188,8 +204,8 @@ impl Sessions {
             false => outcome,
         };
         let mut kept = Some(kept);
-        self.use_at(index, client, |session| {
-            session.newest = request_id;
+        self.use_at(index, client, |newest, session| {
+            (newest.request_id, session.newest) = (request_id, request_id);
             session.outcome = kept.take().expect("it is kept once");
         });
         if let Some(outcome) = kept {
@@ -197,30 +213,30 @@ impl Sessions {
                 self.forget_oldest();
             }
             let client: Arc<[u8]> = client.into();
-            self.last_used.insert(client.clone(), index);
-            self.insert(index, Session { client, newest: request_id, outcome });
+            self.newest.insert(client.clone(), Newest { request_id, last_used: index });
+            self.recent.insert(index, Session { client, newest: request_id, outcome });
         }
         self.forget_answers();
     }
 
     /// How many clients are remembered.
     pub fn len(&self) -> usize {
-        self.table.by_last_used.len()
+        self.recent.table.by_last_used.len()
     }
 
     /// Whether no client is remembered.
     pub fn is_empty(&self) -> bool {
-        self.table.by_last_used.is_empty()
+        self.recent.table.by_last_used.is_empty()
     }
 
     /// The highest index at which any forgotten session was last used. Zero: none has been
     /// forgotten.
     pub fn expired_up_to(&self) -> Index {
-        self.table.expired_up_to
+        self.recent.table.expired_up_to
     }
 
     pub(super) fn table(&self) -> &Table {
-        &self.table
+        &self.recent.table
     }
 
     pub(super) fn limits(&self) -> SessionLimits {
@@ -232,35 +248,61 @@ impl Sessions {
     pub(super) fn restore(table: Table, limits: SessionLimits) -> Option<Sessions> {
         let mut sessions = Sessions::new(limits);
         let by_client = table.by_last_used.iter();
-        sessions.last_used.extend(by_client.map(|(index, it)| (it.client.clone(), *index)));
+        sessions.newest.extend(by_client.map(|(&last_used, session)| {
+            (session.client.clone(), Newest { request_id: session.newest, last_used })
+        }));
         for (index, session) in &table.by_last_used {
             let len = session.outcome.answer_len_bytes();
             if len > 0 {
-                sessions.with_answer.insert(*index);
-                sessions.answers_len += len;
+                sessions.recent.with_answer.insert(*index);
+                sessions.recent.answers_len += len;
             }
         }
-        sessions.table = table;
-        let is_sound = sessions.last_used.len() == sessions.len()
+        sessions.recent.table = table;
+        let is_sound = sessions.newest.len() == sessions.len()
             && sessions.len() <= limits.sessions_max
-            && sessions.answers_len <= limits.answers_kept_max;
+            && sessions.recent.answers_len <= limits.answers_kept_max;
         is_sound.then_some(sessions)
     }
 
-    fn session(&self, client: &[u8]) -> Option<&Session> {
-        self.table.by_last_used.get(self.last_used.get(client)?)
+    /// Changes a client's session and marks it as used now, if there is one.
+    fn use_at(
+        &mut self,
+        index: Index,
+        client: &[u8],
+        change: impl FnOnce(&mut Newest, &mut Session),
+    ) {
+        let Some(newest) = self.newest.get_mut(client) else { return };
+        let mut session = self.recent.remove(std::mem::replace(&mut newest.last_used, index));
+        change(newest, &mut session);
+        self.recent.insert(index, session);
     }
 
-    /// Changes a client's session and marks it as used now. Returns whether there is one.
-    fn use_at(&mut self, index: Index, client: &[u8], change: impl FnOnce(&mut Session)) -> bool {
-        let Some(last_used) = self.last_used.get_mut(client) else { return false };
-        let was_used = std::mem::replace(last_used, index);
-        let mut session = self.remove(was_used);
-        change(&mut session);
-        self.insert(index, session);
-        true
+    /// Until the answers that are left have the length that they may have.
+    fn forget_answers(&mut self) {
+        while self.recent.answers_len > self.limits.answers_kept_max {
+            let oldest = *self.recent.with_answer.first().expect("what has a length has an answer");
+            let mut session = self.recent.remove(oldest);
+            session.outcome = session.outcome.without_answer();
+            self.recent.insert(oldest, session);
+        }
     }
 
+    fn forget_oldest(&mut self) {
+        let Some(&(last_used, _)) = self.recent.table.by_last_used.get_min() else { return };
+        let session = self.recent.remove(last_used);
+        self.newest.remove(&session.client);
+        // Sessions are used in the log's order, so the oldest one left was used after all forgotten
+        // ones.
+        assert!(
+            last_used > self.recent.table.expired_up_to,
+            "sessions are forgotten in the order of their last use"
+        );
+        self.recent.table.expired_up_to = last_used;
+    }
+}
+
+impl Recent {
     fn insert(&mut self, index: Index, session: Session) {
         let len = session.outcome.answer_len_bytes();
         if len > 0 {
@@ -279,29 +321,6 @@ impl Sessions {
             self.answers_len -= len;
         }
         session
-    }
-
-    /// Until the answers that are left have the length that they may have.
-    fn forget_answers(&mut self) {
-        while self.answers_len > self.limits.answers_kept_max {
-            let oldest = *self.with_answer.first().expect("what has a length has an answer");
-            let mut session = self.remove(oldest);
-            session.outcome = session.outcome.without_answer();
-            self.insert(oldest, session);
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some(&(last_used, _)) = self.table.by_last_used.get_min() else { return };
-        let session = self.remove(last_used);
-        self.last_used.remove(&session.client);
-        // Sessions are used in the log's order, so the oldest one left was used after all forgotten
-        // ones.
-        assert!(
-            last_used > self.table.expired_up_to,
-            "sessions are forgotten in the order of their last use"
-        );
-        self.table.expired_up_to = last_used;
     }
 }
 
@@ -398,7 +417,7 @@ mod tests {
             index: u64,
             (client, request_id, seen): (usize, i64, u64),
         ) {
-            let is_forgotten = sessions.session(client.to_string().as_bytes()).is_none();
+            let is_forgotten = !sessions.newest.contains_key(client.to_string().as_bytes());
             let before = sessions.expired_up_to();
             let admission = apply(sessions, index, &client.to_string(), request_id, seen);
             self.forgotten_ever |= sessions.expired_up_to() > Index::ZERO;
@@ -421,7 +440,7 @@ mod tests {
             if is_new && (!is_forgotten || Index(seen) >= before) {
                 assert_eq!(admission, Admission::New);
             }
-            assert_eq!(sessions.last_used.len(), sessions.table.by_last_used.len());
+            assert_eq!(sessions.newest.len(), sessions.len());
         }
     }
 

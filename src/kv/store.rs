@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::LEVEL_MAX;
-use super::command::{Change, Command};
+use super::command::{Change, Command, Identity};
 use super::digest::Digest;
 use super::model::{Reason, Refusal, Revision, Txn};
 use super::outcome::{Branches, Done, Outcome};
@@ -44,7 +44,7 @@ impl StateMachine for Store {
     type View = StoreView;
 
     fn apply(&mut self, index: Index, command: &Bytes) -> Outcome {
-        let outcome = match Command::decode(command) {
+        let outcome = match Command::decode_borrowed(command) {
             Ok(command) => self.apply_once(index, &command),
             Err(error) => {
                 log::error!("entry {index} changes nothing: {}", crate::ErrorChain(&error));
@@ -155,31 +155,31 @@ impl Store {
         }
     }
 
-    fn apply_once(&mut self, index: Index, command: &Command) -> Outcome {
+    fn apply_once(&mut self, index: Index, command: &Command<&[u8]>) -> Outcome {
         // No member proposes such a command. If one is in the log nevertheless, it has the same
         // outcome everywhere and leaves no session: the limit on client ids bounds the memory of
         // sessions.
         if command.check_limits().is_err() {
             return Outcome::TooLarge;
         }
+        let Command { identity, change } = command;
+        let &Identity { client_id, request_id, seen_index } = identity;
         if !command.has_session() {
-            return self.carry_out(index, &command.change);
+            return self.carry_out(index, change);
         }
-        let identity = &command.identity;
-        let (client, request_id) = (&identity.client_id, identity.request_id);
-        match self.sessions.admit(index, client, request_id, identity.seen_index) {
+        match self.sessions.admit(index, client_id, request_id, seen_index) {
             Admission::Repeat(outcome) => outcome,
-            Admission::Older => superseded(index, &command.change),
+            Admission::Older => superseded(index, change),
             Admission::Expired => Outcome::SessionExpired { index },
             Admission::New => {
-                let outcome = self.carry_out(index, &command.change);
-                self.sessions.record(index, client, request_id, outcome.clone());
+                let outcome = self.carry_out(index, change);
+                self.sessions.record(index, client_id, request_id, outcome.clone());
                 outcome
             }
         }
     }
 
-    fn carry_out(&mut self, index: Index, change: &Change) -> Outcome {
+    fn carry_out(&mut self, index: Index, change: &Change<&[u8]>) -> Outcome {
         let state = &mut self.state;
         let result = match change {
             Change::Put { key, value } => return written(index, state.put(key, value)),
@@ -216,7 +216,7 @@ fn nothing((): ()) -> (Branches, Option<super::model::TxnAnswer>) {
 }
 
 /// The client has sent a later request. It waits for this one's answer no more.
-fn superseded(index: Index, change: &Change) -> Outcome {
+fn superseded(index: Index, change: &Change<&[u8]>) -> Outcome {
     match change {
         Change::Put { .. } | Change::Append { .. } => Outcome::Applied { index },
         _ => Outcome::Ran { index, result: Err(Refusal::of(Reason::Superseded, 0)) },

@@ -64,11 +64,22 @@ struct Extent {
 #[derive(Debug, Default)]
 struct Chunk {
     bytes: Vec<u8>,
+    /// One for each record. What is forgotten is found here: the bytes of the oldest records are in
+    /// no cache any more.
+    marks: Vec<Mark>,
     all: Extent,
     newest: Revision,
     /// Where the records begin, in the order of their keys, and for each key in that of their
     /// revisions.
     by_key: OnceLock<Vec<u32>>,
+}
+
+/// What must be known of a record to forget it.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    revision: Revision,
+    encoded_len: u32,
+    cost: u32,
 }
 
 impl History {
@@ -111,9 +122,11 @@ impl History {
     pub(in crate::kv) fn push(&mut self, record: &Record<'_>) {
         assert!(record.revision > self.compacted, "a change is newer than all that is forgotten");
         assert!(record.revision >= self.newest, "changes come in the order of their revisions");
-        let extent = Extent::of(record);
+        let mark = Mark::of(record);
+        let extent = mark.extent();
         let open = self.open_with_room(extent.encoded_len);
         record.encode(&mut open.bytes);
+        open.marks.push(mark);
         open.newest = record.revision;
         open.all += extent;
         self.newest = record.revision;
@@ -131,6 +144,7 @@ impl History {
         } else if Arc::get_mut(&mut self.open).is_none() {
             let mut copy = Chunk::with_room(CHUNK_LEN);
             copy.bytes.extend_from_slice(&self.open.bytes);
+            copy.marks.extend_from_slice(&self.open.marks);
             self.open = Arc::new(Chunk { all: self.open.all, newest: self.open.newest, ..copy });
         }
         let open = Arc::get_mut(&mut self.open).expect("nobody else holds it now");
@@ -142,7 +156,7 @@ impl History {
     /// stays.
     pub(in crate::kv) fn shrink_to(&mut self, bytes_max: u64) {
         while self.kept.cost > bytes_max
-            && let Some(oldest) = self.first().map(|record| record.revision)
+            && let Some(oldest) = self.first().map(|first| first.revision)
             && oldest < self.newest
         {
             // Without the whole chunk it still costs too much, so that all of its revisions go.
@@ -167,7 +181,7 @@ impl History {
         while let Some(first) = self.first()
             && first.revision <= revision
         {
-            let extent = Extent::of(&first);
+            let extent = first.extent();
             self.kept -= extent;
             self.skipped += extent;
         }
@@ -177,9 +191,9 @@ impl History {
         self.compacted = self.compacted.max(revision);
     }
 
-    fn first(&self) -> Option<Record<'_>> {
+    fn first(&self) -> Option<Mark> {
         let chunk = self.sealed.front().unwrap_or(&self.open);
-        (self.kept.records > 0).then(|| Record::decode(&chunk.bytes[self.skipped.encoded_len..]))
+        chunk.marks.get(self.skipped.records).copied()
     }
 
     /// The changes of `keys` after revision `at`, in runs, oldest first.
@@ -194,9 +208,16 @@ impl History {
     }
 }
 
-impl Extent {
-    fn of(record: &Record<'_>) -> Extent {
-        Extent { records: 1, encoded_len: record.encoded_len(), cost: record.cost() }
+impl Mark {
+    fn of(record: &Record<'_>) -> Mark {
+        // A key and a value together have at most 16 MiB.
+        let (encoded_len, cost) = (record.encoded_len() as u32, record.cost() as u32);
+        Mark { revision: record.revision, encoded_len, cost }
+    }
+
+    fn extent(self) -> Extent {
+        let (encoded_len, cost) = (self.encoded_len as usize, u64::from(self.cost));
+        Extent { records: 1, encoded_len, cost }
     }
 }
 
@@ -228,11 +249,12 @@ impl Chunk {
 
     fn by_key(&self) -> &[u32] {
         self.by_key.get_or_init(|| {
-            let (mut begins, mut begin) = (Vec::new(), 0);
-            for record in Record::decode_all(&self.bytes) {
-                begins.push(begin);
-                begin += record.encoded_len() as u32;
-            }
+            let mut begin = 0;
+            let begins = self.marks.iter().map(|mark| {
+                begin += mark.encoded_len;
+                begin - mark.encoded_len
+            });
+            let mut begins: Vec<u32> = begins.collect();
             // It keeps the order of the revisions.
             begins.sort_by(|&a, &b| self.record(a).key.cmp(self.record(b).key));
             begins

@@ -111,6 +111,7 @@ impl<'a> Record<'a> {
     }
 
     /// The records in `bytes`, one behind the other.
+    #[cfg(test)]
     pub(super) fn decode_all(mut bytes: &'a [u8]) -> impl Iterator<Item = Record<'a>> {
         std::iter::from_fn(move || {
             let record = (!bytes.is_empty()).then(|| Record::decode(bytes))?;

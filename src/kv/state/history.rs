@@ -43,6 +43,7 @@ const CHUNK_LEN: usize = 64 << 10;
 pub(in crate::kv) struct History {
     sealed: Vector<Arc<Chunk>>,
     open: Arc<Chunk>,
+    spare: Spare,
     /// What is forgotten of the first chunk.
     skipped: Extent,
     /// What is not forgotten.
@@ -72,6 +73,17 @@ struct Chunk {
     /// Where the records begin, in the order of their keys, and for each key in that of their
     /// revisions.
     by_key: OnceLock<Vec<u32>>,
+}
+
+/// The memory of the chunk that was forgotten last, for the next one. The system would take it
+/// back, and clear it again page by page.
+#[derive(Debug, Default)]
+struct Spare(Chunk);
+
+impl Clone for Spare {
+    fn clone(&self) -> Spare {
+        Spare::default()
+    }
 }
 
 /// What must be known of a record to forget it.
@@ -137,12 +149,13 @@ impl History {
     fn open_with_room(&mut self, len: usize) -> &mut Chunk {
         let is_empty = self.open.bytes.is_empty();
         if is_empty || self.open.bytes.len() + len > CHUNK_LEN {
-            let full = std::mem::replace(&mut self.open, Arc::new(Chunk::with_room(len)));
+            let next = std::mem::take(&mut self.spare.0).emptied(len);
+            let full = std::mem::replace(&mut self.open, Arc::new(next));
             if !is_empty {
                 self.sealed.push_back(full);
             }
         } else if Arc::get_mut(&mut self.open).is_none() {
-            let mut copy = Chunk::with_room(CHUNK_LEN);
+            let mut copy = std::mem::take(&mut self.spare.0).emptied(CHUNK_LEN);
             copy.bytes.extend_from_slice(&self.open.bytes);
             copy.marks.extend_from_slice(&self.open.marks);
             self.open = Arc::new(Chunk { all: self.open.all, newest: self.open.newest, ..copy });
@@ -176,7 +189,10 @@ impl History {
         {
             self.kept += std::mem::take(&mut self.skipped);
             self.kept -= chunk.all;
-            self.sealed.pop_front();
+            // A view may hold it, too.
+            if let Some(Ok(chunk)) = self.sealed.pop_front().map(Arc::try_unwrap) {
+                self.spare = Spare(chunk);
+            }
         }
         while let Some(first) = self.first()
             && first.revision <= revision
@@ -238,9 +254,17 @@ impl SubAssign for Extent {
 }
 
 impl Chunk {
-    /// With room for a record of this length at least.
-    fn with_room(len: usize) -> Chunk {
-        Chunk { bytes: Vec::with_capacity(len.max(CHUNK_LEN)), ..Chunk::default() }
+    /// An empty chunk of the same memory, with room for a record of this length at least. It is
+    /// not much more: a chunk may have held one long record.
+    fn emptied(self, len: usize) -> Chunk {
+        let Chunk { mut bytes, mut marks, .. } = self;
+        bytes.clear();
+        marks.clear();
+        let len = len.max(CHUNK_LEN);
+        if !(len..=2 * len).contains(&bytes.capacity()) {
+            bytes = Vec::with_capacity(len);
+        }
+        Chunk { bytes, marks, ..Chunk::default() }
     }
 
     fn record(&self, begin: u32) -> Record<'_> {

@@ -8,6 +8,10 @@ use super::format::EntryId;
 use super::segment::{Blank, file_name};
 use super::{Wal, segment_len_bytes};
 
+/// How many files are kept for the next segments. A log that is released up to a snapshot once in a
+/// segment and a half needs as many.
+const RECYCLED_MAX: usize = 2;
+
 impl Wal {
     /// Begins the log anew after an installed snapshot. All entries are removed, also appended ones
     /// that are not synced yet. The hard state as appended stays, and is synced. The next entry is
@@ -35,8 +39,8 @@ impl Wal {
         self.release_through(base.index)
     }
 
-    /// Releases the segments in which every entry has at most this index or was replaced. One of
-    /// them becomes the next segment; the space of the others is free. A snapshot that holds this
+    /// Releases the segments in which every entry has at most this index or was replaced. Two of
+    /// them become the next segments; the space of the others is free. A snapshot that holds this
     /// entry must be durable before the call.
     ///
     /// # Errors
@@ -73,9 +77,9 @@ impl Wal {
         let Some(first) = self.kept.first() else { return Ok(()) };
         let path = self.dir.path().join(file_name(first.sequence));
         let next_len = segment_len_bytes(self.segment.header.sequence + 1, self.segment_len_bytes);
-        if self.recycled.is_none() && first.len_bytes == next_len {
-            let blank = self.dir.path().join("recycled.tmp");
-            self.recycled = Some(Blank::recycle(&*self.disk, &self.dir, &path, blank)?);
+        if self.recycled.len() < RECYCLED_MAX && first.len_bytes == next_len {
+            let blank = self.dir.path().join(format!("recycled-{}.tmp", first.sequence));
+            self.recycled.push_back(Blank::recycle(&*self.disk, &self.dir, &path, blank)?);
         } else {
             self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
             self.dir.sync()?;

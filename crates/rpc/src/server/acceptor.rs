@@ -1,9 +1,10 @@
 //! The thread that accepts. It refuses nobody: the first call of a connection decides whether it
 //! may stay.
 //!
-//! Only the system can refuse a connection, by giving no thread or no descriptor. Then this one
-//! connection is lost, and idle connections make room. The next connection is tried again, because
-//! it may be a peer's.
+//! Only the system can refuse a connection, by giving no thread or no descriptor. Then idle
+//! connections make room for it if its client has said something, and it is lost otherwise. So a
+//! crowd that says nothing takes no time from those who do, and wait behind it to be accepted. The
+//! next connection is tried again, because it may be a peer's.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +19,7 @@ use super::reader::Reader;
 use super::registry::Registry;
 use super::shared::Shared;
 use crate::outbox::Outbox;
-use crate::transport::Transport;
+use crate::transport::{Peeked, Transport};
 
 /// After an error of `accept`, such as a lack of descriptors, it tries again after this time, which
 /// doubles up to the maximum.
@@ -30,6 +31,9 @@ const EVICTION_TIME: Duration = Duration::from_millis(100);
 
 /// How long a new connection waits for the threads of those that make room for it.
 const ROOM_TIME: Duration = Duration::from_secs(1);
+
+/// What a client says first comes this soon after its connection was accepted, or has come before.
+const FIRST_BYTES_TIME: Duration = Duration::from_micros(200);
 
 /// How long [`wake`] tries to connect.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -100,7 +104,7 @@ impl Acceptor {
     /// Starts a connection, if necessary in place of one that makes room.
     fn start_with_retry(&self, connection: &Arc<Connection>) -> io::Result<()> {
         let result = self.start(connection);
-        if result.is_ok() || !self.make_room(0) {
+        if result.is_ok() || !has_spoken(connection) || !self.make_room(0) {
             return result;
         }
         // The system counts a thread for a moment after its end. Until then it would refuse any
@@ -147,6 +151,18 @@ impl Acceptor {
             {ended} over which nothing is asked make room"
         ));
         ended > 0
+    }
+}
+
+/// Whether anything has come over a new connection, or comes at once. To sleep so shortly would
+/// take longer.
+fn has_spoken(connection: &Connection) -> bool {
+    let deadline = Instant::now() + FIRST_BYTES_TIME;
+    loop {
+        match connection.outbox.transport().peek() {
+            Peeked::Nothing if Instant::now() < deadline => std::hint::spin_loop(),
+            peeked => return peeked == Peeked::Bytes,
+        }
     }
 }
 

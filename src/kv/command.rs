@@ -236,6 +236,7 @@ impl Command {
     }
 }
 
+#[cfg(feature = "server")]
 impl<'a> Command<&'a [u8]> {
     /// As [`Command::decode`], without a share in the buffer.
     pub(super) fn decode_borrowed(bytes: &'a Bytes) -> Result<Command<&'a [u8]>, CommandError> {

@@ -69,7 +69,7 @@ enum What {
     Crash(Who),
     DiskFreed(usize),
     /// A view of the state at this index was written out.
-    SnapshotTaken(Who, Index, StoreView),
+    SnapshotTaken(Who, Index, Box<StoreView>),
     ChunkArrived(Chunk),
     ChunkAnswered(Who, ChunkAnswer),
     /// The sender stops waiting for the answer to this many chunks.
@@ -199,7 +199,7 @@ impl World {
             What::Resume(who) if self.is_alive(who) => self.resume(who.at),
             What::DiskFreed(at) => self.free_disk(at),
             What::SnapshotTaken(who, index, view) if self.is_alive(who) => {
-                self.snapshot_taken(who.at, index, view);
+                self.snapshot_taken(who.at, index, &view);
             }
             What::ChunkArrived(chunk) => self.chunk_arrived(chunk),
             What::ChunkAnswered(who, answer) if self.is_alive(who) => {

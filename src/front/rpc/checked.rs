@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::store::bad_arguments;
+use super::refused::bad_arguments;
 use crate::kv::CommandError;
 use crate::kv::api::ApiError;
 use crate::kv::model;

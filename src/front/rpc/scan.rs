@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use super::store::{Refused, bad_arguments, refused};
+use super::refused::{Refused, bad_arguments, refused};
 use crate::kv::api::{Api, ApiError, NoRoom, PageSink};
 use crate::kv::model::proto::{self, ScanReply, ScanRequest, scan_reply};
 use crate::kv::model::{Revision, ScanPage, ScanRange};

@@ -13,19 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checked::Checked;
-use super::{age_ms, busy, deadline, is_busy, scan};
-use crate::ErrorChain;
+use super::refused::{Refused, bad_arguments, leader, refused};
+use super::{age_ms, deadline, scan};
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
 use crate::kv::model::proto::{
-    self, CompactRequest, Forgotten, LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply,
+    self, CompactRequest, Forgotten, LimitsRequest, RangeReply, RangeRequest, ScanReply,
     ScanRequest, StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, range_reply,
     stats_reply, txn_reply,
 };
 use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
-use crate::node::RequestError;
-use crate::raft::{Index, MemberId};
-use crate::rpc::{Done, Outgoing, Payload, Service, Status, StatusCode};
+use crate::raft::Index;
+use crate::rpc::{Done, Outgoing, Payload, Service};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
@@ -188,13 +187,6 @@ fn refuse_txn(api: &Api, error: &ApiError, done: Done<TxnReply>) {
     });
 }
 
-/// What a reply says of a request that was not done.
-pub(super) enum Refused {
-    /// Why, and the index of the entry, or 0.
-    Refusal(proto::Refusal, u64),
-    NotServed(NotServed),
-}
-
 fn refuse<R: Payload>(
     api: &Api,
     error: &ApiError,
@@ -205,33 +197,6 @@ fn refuse<R: Payload>(
         Ok(refused) => done.run(reply(refused)),
         Err(status) => done.fail(status),
     }
-}
-
-/// What a request was not done for. As an error, the status in place of a reply.
-pub(super) fn refused(api: &Api, error: &ApiError) -> Result<Refused, Status> {
-    match error {
-        error if is_busy(error) => Err(busy(error)),
-        ApiError::Refused { refusal, index } => {
-            let index = index.map_or(0, |index| index.0);
-            Ok(Refused::Refusal((*refusal).into(), index))
-        }
-        ApiError::NotServed(RequestError::TooLarge { .. })
-        | ApiError::Invalid(_)
-        | ApiError::RevisionZero => Err(bad_arguments(error)),
-        ApiError::NotServed(it) => Ok(Refused::NotServed(NotServed {
-            leader: leader(api, error.leader()),
-            may_apply: it.may_apply(),
-        })),
-    }
-}
-
-pub(super) fn bad_arguments(error: &(dyn std::error::Error + 'static)) -> Status {
-    Status::new(StatusCode::BadArguments, ErrorChain(error).to_string())
-}
-
-fn leader(api: &Api, leader: Option<MemberId>) -> Option<proto::Leader> {
-    let id = leader?;
-    api.addr(id).map(|addr| proto::Leader { id: id.0, addr: addr.to_owned() })
 }
 
 fn stats(stats: Stats) -> proto::Stats {

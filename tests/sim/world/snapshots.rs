@@ -24,13 +24,13 @@ impl World {
         }
         let (index, view) = living.machine.view();
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::SnapshotTaken(self.who(at), index, view));
+        self.after(delay_us, What::SnapshotTaken(self.who(at), index, Box::new(view)));
     }
 
-    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index, view: StoreView) {
+    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index, view: &StoreView) {
         let snapshot = self.oracle.snapshot_at(index);
         let is_interrupted = self.draw_death(at);
-        let result = self.members[at].disk.write_snapshot(snapshot, &view);
+        let result = self.members[at].disk.write_snapshot(snapshot, view);
         if is_interrupted {
             self.count("crash while a snapshot is written");
             return self.crash(at);

@@ -133,6 +133,7 @@
 
 mod callbacks;
 mod core;
+mod delivery;
 mod flow;
 mod incoming;
 mod outgoing;

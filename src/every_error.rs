@@ -69,6 +69,7 @@ fn every_error_says_its_own_part_only() {
         KeyTooLong { len: 9 },
         ValueTooLong { len: 9 },
         TooMany { count: 50_001 },
+        Damaged {},
         TooDeep { depth: 17 },
     ));
     check_all(&every_variant!(WireError:

@@ -152,7 +152,7 @@ impl Timing {
 impl NodeConfig {
     /// The log's length at which this member takes a snapshot.
     pub(super) fn own_snapshot_log_bytes(&self) -> u64 {
-        (self.snapshot_log_bytes / 8 * (8 + self.id.0 % 4)).max(1)
+        (self.snapshot_log_bytes / 8).saturating_mul(8 + self.id.0 % 4).max(1)
     }
 
     pub(super) fn raft(&self) -> Config {

@@ -194,6 +194,29 @@ fn a_member_that_stops_ends_its_scans() {
     assert!(!scan.map_while(Result::ok).any(|reply| is_last(&reply)), "it is not complete");
 }
 
+/// Nor until it has read everything, if it keeps up.
+#[test]
+fn a_member_that_stops_ends_a_scan_whose_client_keeps_up() {
+    let cluster = Cluster::start(1).unwrap();
+    let (clerk, stub) = (cluster.clerk(), stub(&cluster, MemberId(1)));
+    fill(&clerk, b'a');
+    let mut scan = open(&stub, &request(rows(), 0));
+    assert_eq!(busy(&mut scan), None);
+    let reader = thread::spawn(move || {
+        let read = |reply: Result<ScanReply, CallError>| {
+            // All pages take it more than a second, and each one less than the server waits.
+            thread::sleep(Duration::from_millis(20));
+            match reply.ok()?.result? {
+                scan_reply::Result::Page(page) => Some(page.more),
+                _ => None,
+            }
+        };
+        scan.map_while(read).all(|more| more)
+    });
+    cluster.stop(MemberId(1));
+    assert!(reader.join().unwrap(), "it was read to its end");
+}
+
 enum Expect {
     /// One page with so many entries, at this revision.
     Page(usize, u64),

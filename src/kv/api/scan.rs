@@ -139,6 +139,10 @@ impl<S: PageSink> Scan<S> {
         let scan = view.scan(range);
         let mut scan = scan.map_err(|refusal| ApiError::refused(refusal, None))?;
         loop {
+            // Also while its client keeps up, and no page takes long.
+            if let Some(error) = ending() {
+                return Err(error.into());
+            }
             let page = self.read(&mut scan, ending)?;
             let is_over = !page.more;
             if self.offer(revision, &page, ending)?.is_break() || is_over {

@@ -35,6 +35,9 @@ pub enum TxnError {
         /// How deep, as far as it was counted.
         depth: usize,
     },
+    /// The bytes of a long transaction end within a part of it.
+    #[error("the transaction cannot be read to its end")]
+    Damaged,
 }
 
 impl Txn {

@@ -8,8 +8,9 @@
 //! # Invariants
 //! - Whatever is decoded from bytes that pass has at most [`OPERATIONS_MAX`] parts and is at most
 //!   [`DEPTH_MAX`] deep, or the bytes are few.
-//! - A transaction that passes `Txn::check` passes here as well. A message that is cut short or
-//!   damaged passes as far as it can be read: the decoder ends there too, and says what is wrong.
+//! - A transaction that passes `Txn::check` passes here as well, if no operation in it says twice
+//!   what it does. A long message that cannot be read to its end is refused: the decoder would
+//!   first take in what follows it.
 
 use super::{DEPTH_MAX, OPERATIONS_MAX, TxnError};
 
@@ -28,8 +29,10 @@ const PART_LEN_MIN: usize = 2;
 /// Checks the bytes of a message `TxnRequest`.
 pub(crate) fn check_request(bytes: &[u8]) -> Result<(), TxnError> {
     check(bytes, |count| {
-        let txns = Fields(bytes).filter(|field| field.number == TXN_OF_REQUEST);
-        txns.map(|field| field.bytes).try_for_each(|txn| check_txn(txn, 1, count))
+        let mut fields = Fields::of(bytes);
+        let mut txns = fields.by_ref().filter(|field| field.number == TXN_OF_REQUEST);
+        txns.try_for_each(|txn| check_txn(txn.bytes, 1, count))?;
+        fields.end()
     })
 }
 
@@ -51,17 +54,20 @@ fn check_txn(bytes: &[u8], depth: usize, count: &mut usize) -> Result<(), TxnErr
     if depth > DEPTH_MAX {
         return Err(TxnError::TooDeep { depth });
     }
-    for part in Fields(bytes).filter(|field| (COMPARE..=OTHERWISE).contains(&field.number)) {
+    let mut fields = Fields::of(bytes);
+    for part in fields.by_ref().filter(|field| (COMPARE..=OTHERWISE).contains(&field.number)) {
         *count += 1;
         if *count > OPERATIONS_MAX {
             return Err(TxnError::TooMany { count: *count });
         }
         if matches!(part.number, THEN | OTHERWISE) {
-            let mut fields = Fields(part.bytes).filter(|field| field.number == TXN_OF_OPERATION);
-            fields.try_for_each(|txn| check_txn(txn.bytes, depth + 1, count))?;
+            let mut fields = Fields::of(part.bytes);
+            let mut txns = fields.by_ref().filter(|field| field.number == TXN_OF_OPERATION);
+            txns.try_for_each(|txn| check_txn(txn.bytes, depth + 1, count))?;
+            fields.end()?;
         }
     }
-    Ok(())
+    fields.end()
 }
 
 /// A field of a message that has a length.
@@ -72,34 +78,62 @@ struct Field<'a> {
 
 /// The fields of a message that have a length, as far as the rest of it can be read. Those within a
 /// group, which no message of ours has, count as the message's own.
-struct Fields<'a>(&'a [u8]);
+struct Fields<'a> {
+    rest: &'a [u8],
+    /// Whether the rest cannot be read.
+    is_broken: bool,
+}
 
 impl<'a> Iterator for Fields<'a> {
     type Item = Field<'a>;
 
     fn next(&mut self) -> Option<Field<'a>> {
-        loop {
-            let key = self.varint()?;
-            match key & 7 {
-                0 => drop(self.varint()?),
-                1 => drop(self.take(8)?),
-                2 => {
-                    let len = usize::try_from(self.varint()?).ok()?;
-                    return Some(Field { number: key >> 3, bytes: self.take(len)? });
+        while !self.rest.is_empty() {
+            match self.field() {
+                Some(Some(field)) => return Some(field),
+                Some(None) => {}
+                None => {
+                    (self.rest, self.is_broken) = (&[], true);
                 }
-                // A group begins, or ends.
-                3 | 4 => {}
-                5 => drop(self.take(4)?),
-                _ => return None,
             }
         }
+        None
     }
 }
 
 impl<'a> Fields<'a> {
+    fn of(bytes: &'a [u8]) -> Fields<'a> {
+        Fields { rest: bytes, is_broken: false }
+    }
+
+    /// To be called when all fields have been taken. The decoder reads on beyond the end of a
+    /// message that is cut short, into what follows, before it says that something is wrong. So a
+    /// message that cannot be read here is not left to it.
+    fn end(&self) -> Result<(), TxnError> {
+        if self.is_broken { Err(TxnError::Damaged) } else { Ok(()) }
+    }
+
+    /// The next field, if it has a length. `None`: it cannot be read.
+    fn field(&mut self) -> Option<Option<Field<'a>>> {
+        let key = self.varint()?;
+        match key & 7 {
+            0 => drop(self.varint()?),
+            1 => drop(self.take(8)?),
+            2 => {
+                let len = usize::try_from(self.varint()?).ok()?;
+                return Some(Some(Field { number: key >> 3, bytes: self.take(len)? }));
+            }
+            // A group begins, or ends.
+            3 | 4 => {}
+            5 => drop(self.take(4)?),
+            _ => return None,
+        }
+        Some(None)
+    }
+
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
         Some(taken)
     }
 
@@ -136,6 +170,19 @@ mod tests {
 
     /// The tag and the length of an operation without anything in it.
     const EMPTY_OPERATION: [u8; 2] = [0x12, 0];
+
+    /// The decoder takes in what follows a message that is cut short, and then says so.
+    #[test]
+    fn parts_behind_a_cut_message_are_not_hidden() {
+        let parts = EMPTY_OPERATION.repeat(OPERATIONS_MAX + 1);
+        let nested_len = [0x32, 0x80, 0x80, 0x80, 0x01];
+        let operation = [&[0x12, 5][..], &nested_len].concat();
+        // In a request, and in a transaction whose operation is whole.
+        let request = [&[0x12, 7][..], &operation, &parts].concat();
+        assert_eq!(check_request(&request), Err(TxnError::Damaged));
+        let message = [&operation[..], &parts].concat();
+        assert_eq!(check_message(&message), Err(TxnError::Damaged));
+    }
 
     #[test]
     fn as_many_parts_pass_as_the_check_of_the_decoded_message_lets_pass() {

@@ -82,6 +82,9 @@ impl<'a> Input<'a> {
             }
             1 => {
                 let [len] = self.numbers()?;
+                if len > VALUE_LEN_MAX as u64 {
+                    return Err(invalid("a value of the history over its limit"));
+                }
                 (None, BeforeValue::Prefix(len as usize))
             }
             kind => return Err(invalid(format!("a value of the history of kind {kind}"))),

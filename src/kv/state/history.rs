@@ -35,7 +35,8 @@ use crate::kv::model::{KeyRange, Revision};
 pub(in crate::kv) use record::{Before, BeforeValue, Record};
 
 /// A chunk has room for this much, or for one longer record. It keeps its memory until its last
-/// record is forgotten, so this is what the history may hold beyond its limit.
+/// record is forgotten, and records of more than half of this may each need a chunk: with such
+/// values the history takes up to twice what it counts for.
 const CHUNK_LEN: usize = 64 << 10;
 
 /// The latest changes. See the [module](self).

@@ -14,6 +14,7 @@
 
 mod changes;
 mod execution;
+mod held;
 mod history;
 mod key;
 mod pages;

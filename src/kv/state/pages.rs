@@ -1,10 +1,10 @@
 //! [`Pages`]: the entries of a scan, a page at a time, from one state.
 
-use std::borrow::Cow;
+use bytes::Bytes;
 
 use super::past::{Past, Seen};
 use super::range_read::is_past;
-use super::{Budget, State, Stored};
+use super::{Budget, State};
 use crate::kv::model::{Entry, Reason, Refusal, Revision, ScanPage, ScanRange};
 
 /// How long a page may be, unless its only entry is longer. An entry counts as in
@@ -14,7 +14,7 @@ const PAGE_LEN_MAX: u64 = 64 << 10;
 /// See the [module](self).
 pub(in crate::kv) struct Pages<'a> {
     keys_only: bool,
-    found: Box<dyn Iterator<Item = Seen<'a, Cow<'a, Stored>>> + 'a>,
+    found: Box<dyn Iterator<Item = Seen<'a>> + 'a>,
     /// What was found and did not fit into the page before.
     ahead: Option<Entry>,
 }
@@ -31,11 +31,7 @@ impl<'a> Pages<'a> {
             scan.at != Revision::NONE && is_past(scan.at, history, *revision).map_err(refusal)?;
         let found: Box<dyn Iterator<Item = _> + 'a> = match reads_the_past {
             true => Box::new(Past::new(tree, history, &scan.keys, scan.at, false)),
-            false => Box::new(tree.range(&scan.keys).map(|(key, stored)| Seen {
-                key,
-                stored: Some(Cow::Borrowed(stored)),
-                undone: 0,
-            })),
+            false => Box::new(tree.range(&scan.keys).map(Seen::now)),
         };
         Ok(Pages { keys_only: scan.keys_only, found, ahead: None })
     }
@@ -50,14 +46,15 @@ impl<'a> Pages<'a> {
     ) -> Result<ScanPage, (Reason, u64)> {
         let mut page = ScanPage { entries: self.ahead.take().into_iter().collect(), more: false };
         let mut len = page.entries.first().map_or(0, |entry| entry.len_bytes());
-        for Seen { key, stored, undone } in self.found.by_ref() {
+        for Seen { key, held, undone } in self.found.by_ref() {
             budget.touch_many(undone)?;
-            let Some(stored) = stored else { continue };
+            let Some(held) = held else { continue };
             budget.touch()?;
-            let entry = match self.keys_only {
-                true => stored.entry_without_value(key),
-                false => stored.entry(key),
+            let value = match self.keys_only {
+                true => Bytes::new(),
+                false => held.value_by(Bytes::copy_from_slice),
             };
+            let entry = held.entry(Bytes::copy_from_slice(key), value);
             len += entry.len_bytes();
             if len > PAGE_LEN_MAX && !page.entries.is_empty() {
                 self.ahead = Some(entry);

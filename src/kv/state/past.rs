@@ -9,22 +9,28 @@
 //! a search in the tree and in each chunk of the history, and then what its own keys cost: however
 //! many other keys have changed since.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::iter::Peekable;
 
+use super::held::Held;
 use super::history::Run;
 use super::{Before, BeforeValue, History, Key, Record, Stored, Tree};
 use crate::kv::model::{KeyRange, Revision};
 
 /// A key of a range that is read.
-pub(super) struct Seen<'a, S> {
+pub(super) struct Seen<'a> {
     pub(super) key: &'a [u8],
     /// What it held. `None`: it was absent, and is mentioned only for what it cost.
-    pub(super) stored: Option<S>,
+    pub(super) held: Option<Held<'a>>,
     /// How many changes were undone to find that out.
     pub(super) undone: u64,
+}
+
+impl<'a> Seen<'a> {
+    pub(super) fn now((key, stored): (&'a Key, &'a Stored)) -> Seen<'a> {
+        Seen { key, held: Some(stored.into()), undone: 0 }
+    }
 }
 
 /// See the [module](self).
@@ -94,7 +100,7 @@ impl<'a> Past<'a> {
 }
 
 impl<'a> Iterator for Past<'a> {
-    type Item = Seen<'a, Cow<'a, Stored>>;
+    type Item = Seen<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let order = |one: &[u8], other: &[u8]| match self.is_descending {
@@ -108,12 +114,13 @@ impl<'a> Iterator for Past<'a> {
         };
         let Some(key) = changed.filter(|_| changed_first) else {
             let (key, stored) = self.now.next()?;
-            return Some(Seen { key, stored: Some(Cow::Borrowed(stored)), undone: 0 });
+            return Some(Seen::now((key, stored)));
         };
         let now = self.now.next_if(|(now, _)| now[..] == *key);
         let (before, undone) = self.undo(key);
-        let stored = before.map(|it| Cow::Owned(it.stored(|| now.map(|(_, now)| &now.value))));
-        Some(Seen { key, stored, undone })
+        let now = now.map(|(_, now)| &now.value);
+        let held = before.map(|before| Held::before(before, now));
+        Some(Seen { key, held, undone })
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::ops::Deref;
 
 use bytes::{Bytes, BytesMut};
 
+use super::held::Held;
 use super::past::{Past, Seen};
-use super::{Budget, History, Key, Stored, Tree, Value};
+use super::{Budget, History, Tree};
 use crate::kv::model::{ANSWER_LEN_MAX, Entry, Range, RangeAnswer, Reason, Revision, SortBy, Want};
+
+/// As much of the history counts as a key for a read of the past.
+const HISTORY_BYTES_TOUCHED: u64 = 64 << 10;
 
 /// Reads `range` as of its revision. `tree` has the entries as of `revision`, the newest one in
 /// `history`. As an error, the reason and its value.
@@ -22,6 +25,9 @@ pub(super) fn read_as_of(
     if !is_past(range.at, history, revision)? {
         return read_tree(range, tree, budget);
     }
+    // To find where the range begins in each part of the history. It may not depend on how many
+    // parts this member has.
+    budget.touch_many(history.bytes() / HISTORY_BYTES_TOUCHED)?;
     let is_descending = range.sort_by == SortBy::Key && range.descending;
     let past = Past::new(tree, history, &range.keys, range.at, is_descending);
     match range.sort_by {
@@ -63,16 +69,10 @@ pub(super) fn is_past(
     Ok(true)
 }
 
-impl<'a> Seen<'a, &'a Stored> {
-    fn now((key, stored): (&'a Key, &'a Stored)) -> Self {
-        Seen { key, stored: Some(stored), undone: 0 }
-    }
-}
-
 impl Range {
-    fn is_wanted(&self, stored: &Stored) -> bool {
-        self.mod_revision.contain(stored.mod_revision)
-            && self.create_revision.contain(stored.create_revision)
+    fn is_wanted(&self, held: &Held<'_>) -> bool {
+        self.mod_revision.contain(held.mod_revision)
+            && self.create_revision.contain(held.create_revision)
     }
 
     /// How many entries the answer may have.
@@ -88,13 +88,23 @@ impl Range {
         self.count_all || self.want == Want::Count
     }
 
-    fn entry(&self, key: &[u8], stored: &Stored, copies: &mut Copies) -> Entry {
-        let value = match (self.want, &stored.value) {
-            (Want::Keys, _) => Bytes::new(),
-            (_, Value::Long(shared)) => shared.clone(),
-            (_, short) => copies.copy(short),
+    fn entry(
+        &self,
+        key: &[u8],
+        held: &Held<'_>,
+        copies: &mut Copies,
+        budget: &mut Budget<'_>,
+    ) -> Result<Entry, (Reason, u64)> {
+        let value = match self.want {
+            Want::Keys => Bytes::new(),
+            _ => {
+                budget.touch_bytes(held.copied_len())?;
+                held.value_by(|value| copies.copy(value))
+            }
         };
-        stored.entry_of(copies.copy(key), value)
+        let entry = held.entry(copies.copy(key), value);
+        budget.answer(&entry)?;
+        Ok(entry)
     }
 }
 
@@ -126,24 +136,22 @@ impl Copies {
 }
 
 /// Answers with the first entries that come.
-fn in_order<'a, S: Deref<Target = Stored>>(
+fn in_order<'a>(
     range: &Range,
-    found: impl Iterator<Item = Seen<'a, S>>,
+    found: impl Iterator<Item = Seen<'a>>,
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
     let (mut answer, mut copies) = (RangeAnswer::default(), Copies::default());
-    for Seen { key, stored, undone } in found {
+    for Seen { key, held, undone } in found {
         budget.touch_many(undone)?;
-        let Some(stored) = stored else { continue };
+        let Some(held) = held else { continue };
         budget.touch()?;
         answer.count += 1;
-        if range.want == Want::Count || !range.is_wanted(&stored) {
+        if range.want == Want::Count || !range.is_wanted(&held) {
             continue;
         }
         if answer.entries.len() < range.entries_max() {
-            let entry = range.entry(key, &stored, &mut copies);
-            budget.answer(&entry)?;
-            answer.entries.push(entry);
+            answer.entries.push(range.entry(key, &held, &mut copies, budget)?);
             continue;
         }
         answer.more = true;
@@ -157,73 +165,71 @@ fn in_order<'a, S: Deref<Target = Stored>>(
 }
 
 /// An entry by its place in the answer.
-struct Ranked<'a, S> {
+struct Ranked<'a> {
     range: &'a Range,
     key: &'a [u8],
-    stored: S,
+    held: Held<'a>,
 }
 
-impl<S: Deref<Target = Stored>> Ord for Ranked<'_, S> {
+impl Ord for Ranked<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (one, two) = (&*self.stored, &*other.stored);
+        let (one, two) = (&self.held, &other.held);
         let order = match self.range.sort_by {
             SortBy::Key => Ordering::Equal,
             SortBy::Version => one.version.cmp(&two.version),
             SortBy::CreateRevision => one.create_revision.cmp(&two.create_revision),
             SortBy::ModRevision => one.mod_revision.cmp(&two.mod_revision),
-            SortBy::Value => one.value.cmp(&two.value),
+            SortBy::Value => one.value().cmp(two.value()),
         };
         let order = if self.range.descending { order.reverse() } else { order };
         order.then_with(|| self.key.cmp(other.key))
     }
 }
 
-impl<S: Deref<Target = Stored>> PartialOrd for Ranked<'_, S> {
+impl PartialOrd for Ranked<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<S: Deref<Target = Stored>> PartialEq for Ranked<'_, S> {
+impl PartialEq for Ranked<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl<S: Deref<Target = Stored>> Eq for Ranked<'_, S> {}
+impl Eq for Ranked<'_> {}
 
 /// Answers with the first entries of another order. Holds no more of them than fit into an answer.
-fn sorted<'a, S: Deref<Target = Stored>>(
+fn sorted<'a>(
     range: &'a Range,
-    found: impl Iterator<Item = Seen<'a, S>>,
+    found: impl Iterator<Item = Seen<'a>>,
     budget: &mut Budget<'_>,
 ) -> Result<RangeAnswer, (Reason, u64)> {
     // No entry counts for less than 64 bytes.
     let heap_max = range.entries_max().min((ANSWER_LEN_MAX / 64) as usize + 1);
     let mut answer = RangeAnswer::default();
     let mut first = BinaryHeap::new();
-    for Seen { key, stored, undone } in found {
+    for Seen { key, held, undone } in found {
         budget.touch_many(undone)?;
-        let Some(stored) = stored else { continue };
+        let Some(held) = held else { continue };
         budget.touch()?;
         if range.sort_by == SortBy::Value {
-            budget.touch_bytes(stored.value.len())?;
+            budget.touch_bytes(held.value().len())?;
         }
         answer.count += 1;
-        if !range.is_wanted(&stored) {
+        if !range.is_wanted(&held) {
             continue;
         }
-        first.push(Ranked { range, key, stored });
+        first.push(Ranked { range, key, held });
         if first.len() > heap_max {
             first.pop();
             answer.more = range.want != Want::Count;
         }
     }
     let mut copies = Copies::default();
-    for Ranked { key, stored, .. } in first.into_sorted_vec() {
-        let entry = range.entry(key, &stored, &mut copies);
-        budget.answer(&entry)?;
-        answer.entries.push(entry);
+    for Ranked { key, held, .. } in first.into_sorted_vec() {
+        answer.entries.push(range.entry(key, &held, &mut copies, budget)?);
     }
     Ok(answer)
 }

@@ -397,6 +397,15 @@ fn what_takes_long_counts_as_many_keys() {
     let txn = Txn { compare, ..Txn::default() };
     let mut budget = Budget::of_a_read(256);
     assert!(state.read(&txn, &mut budget).is_err() && budget.has_run_out);
+    // A value of the past is copied to answer with it, and not to count it.
+    let at = state.revision;
+    state.put(b"k", b"v").unwrap();
+    for (want, has_run_out) in [(Want::Entries, true), (Want::Keys, false), (Want::Count, false)] {
+        let range = Range { at, want, ..Range::of(KeyRange::key("k")) };
+        let mut budget = Budget::of_a_read(256);
+        let read = state.read(&then([Action::Range(range)]), &mut budget);
+        assert_eq!((read.is_err(), budget.has_run_out), (has_run_out, has_run_out), "{want:?}");
+    }
     // Operations that find nothing count as well.
     let mut budget = Budget::of_a_read(9);
     let nothing = then((0..10).map(|_| Action::delete(KeyRange::prefix("x"))));

@@ -126,16 +126,8 @@ impl Stored {
     }
 
     pub(in crate::kv) fn entry(&self, key: &[u8]) -> Entry {
-        self.entry_of(Bytes::copy_from_slice(key), self.value.to_bytes())
-    }
-
-    pub(super) fn entry_without_value(&self, key: &[u8]) -> Entry {
-        self.entry_of(Bytes::copy_from_slice(key), Bytes::new())
-    }
-
-    /// An entry with these copies of the key, and of the value or nothing.
-    pub(super) fn entry_of(&self, key: Bytes, value: Bytes) -> Entry {
-        let &Stored { create_revision, mod_revision, version, lease, .. } = self;
+        let &Stored { ref value, create_revision, mod_revision, version, lease } = self;
+        let (key, value) = (Bytes::copy_from_slice(key), value.to_bytes());
         Entry { key, value, create_revision, mod_revision, version, lease }
     }
 }

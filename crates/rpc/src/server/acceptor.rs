@@ -3,9 +3,11 @@
 //!
 //! Only the system can refuse a connection, by giving no thread or no descriptor. Then idle
 //! connections make room for it if its client has said something, and it is lost otherwise. So a
-//! crowd that says nothing takes no time from those who do, and wait behind it to be accepted. The
-//! next connection is tried again, because it may be a peer's.
+//! crowd that says nothing takes little time from those who do, and wait behind it to be accepted.
+//! Now and then they make room for a silent one as well: its first bytes may be late. The next
+//! connection is tried again, because it may be a peer's.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -38,15 +40,21 @@ const FIRST_BYTES_TIME: Duration = Duration::from_micros(200);
 /// How long [`wake`] tries to connect.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Of so many silent connections that find no thread, others make room for one.
+const SILENT_WITHOUT_ROOM: u32 = 16;
+
 pub(super) struct Acceptor {
     listener: TcpListener,
+    /// How many silent connections have found no thread since the last one for which others made
+    /// room.
+    silent: Cell<u32>,
     shared: Arc<Shared>,
     registry: Arc<Registry>,
 }
 
 impl Acceptor {
     pub(super) fn new(listener: TcpListener, shared: Arc<Shared>, registry: Arc<Registry>) -> Self {
-        Acceptor { listener, shared, registry }
+        Acceptor { listener, silent: Cell::new(0), shared, registry }
     }
 
     /// Accepts until the server stops.
@@ -104,7 +112,7 @@ impl Acceptor {
     /// Starts a connection, if necessary in place of one that makes room.
     fn start_with_retry(&self, connection: &Arc<Connection>) -> io::Result<()> {
         let result = self.start(connection);
-        if result.is_ok() || !has_spoken(connection) || !self.make_room(0) {
+        if result.is_ok() || !self.deserves_room(connection) || !self.make_room(0) {
             return result;
         }
         // The system counts a thread for a moment after its end. Until then it would refuse any
@@ -117,6 +125,15 @@ impl Acceptor {
                 return result;
             }
         }
+    }
+
+    /// Whether others are to make room for a new connection.
+    fn deserves_room(&self, connection: &Connection) -> bool {
+        if has_spoken(connection) {
+            return true;
+        }
+        self.silent.set((self.silent.get() + 1) % SILENT_WITHOUT_ROOM);
+        self.silent.get() == 0
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<Arc<Connection>> {

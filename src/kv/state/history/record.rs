@@ -133,24 +133,6 @@ fn take<'a>(bytes: &mut &'a [u8], len: u64) -> &'a [u8] {
     bytes.split_off(..len as usize).expect("a record is whole")
 }
 
-impl Before<&[u8]> {
-    /// `now` is what the key holds now: nothing but appends has changed it since, if only a length
-    /// is known.
-    pub(in crate::kv::state) fn stored<'a>(
-        self,
-        now: impl FnOnce() -> Option<&'a Value>,
-    ) -> Stored {
-        let Before { value, create_revision, mod_revision, version, lease } = self;
-        let value = match value {
-            BeforeValue::Whole(value) => Value::from(value),
-            BeforeValue::Prefix(len) => {
-                now().expect("a key that was only appended to is there").prefix(len)
-            }
-        };
-        Stored { value, create_revision, mod_revision, version, lease }
-    }
-}
-
 impl Before<Value> {
     pub(in crate::kv::state) fn whole(stored: Stored) -> Before<Value> {
         let Stored { value, create_revision, mod_revision, version, lease } = stored;

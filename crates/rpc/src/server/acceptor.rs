@@ -2,10 +2,10 @@
 //! may stay.
 //!
 //! Only the system can refuse a connection, by giving no thread or no descriptor. Then idle
-//! connections make room for it if its client has said something, and it is lost otherwise. So a
-//! crowd that says nothing takes little time from those who do, and wait behind it to be accepted.
-//! Now and then they make room for a silent one as well: its first bytes may be late. The next
-//! connection is tried again, because it may be a peer's.
+//! connections make room for it, which takes a while. A client that has said nothing yet gets that
+//! time only if nobody waits behind it to be accepted; otherwise its connection is lost, but for
+//! one in sixteen, because its first bytes may be late. So a crowd that says nothing takes little
+//! time from those who do. The next connection is tried again, because it may be a peer's.
 
 use std::cell::Cell;
 use std::io;
@@ -34,19 +34,17 @@ const EVICTION_TIME: Duration = Duration::from_millis(100);
 /// How long a new connection waits for the threads of those that make room for it.
 const ROOM_TIME: Duration = Duration::from_secs(1);
 
-/// What a client says first comes this soon after its connection was accepted, or has come before.
-const FIRST_BYTES_TIME: Duration = Duration::from_micros(200);
-
 /// How long [`wake`] tries to connect.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Of so many silent connections that find no thread, others make room for one.
+/// Of so many silent connections that find no thread while others wait, one is made room for.
 const SILENT_WITHOUT_ROOM: u32 = 16;
 
 pub(super) struct Acceptor {
     listener: TcpListener,
-    /// How many silent connections have found no thread since the last one for which others made
-    /// room.
+    /// A connection that was accepted to see whether one waits.
+    next: Cell<Option<(TcpStream, SocketAddr)>>,
+    /// How many silent connections have found no thread since the last one that was made room for.
     silent: Cell<u32>,
     shared: Arc<Shared>,
     registry: Arc<Registry>,
@@ -54,7 +52,7 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     pub(super) fn new(listener: TcpListener, shared: Arc<Shared>, registry: Arc<Registry>) -> Self {
-        Acceptor { listener, silent: Cell::new(0), shared, registry }
+        Acceptor { listener, next: Cell::default(), silent: Cell::new(0), shared, registry }
     }
 
     /// Accepts until the server stops.
@@ -62,12 +60,8 @@ impl Acceptor {
         let mut backoff = BACKOFF_MIN;
         self.shared.wait_for_start();
         while !self.shared.is_stopping() {
-            match self.listener.accept() {
+            match self.next.take().map_or_else(|| self.accept(), Ok) {
                 Ok((stream, peer)) => {
-                    // Wherever the connection is dropped from here on, an existing client must not
-                    // see the end of the stream, which it would take for a reply. If the system
-                    // refuses this setting, there is no other way to end it.
-                    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                     if self.shared.is_stopping() {
                         return;
                     }
@@ -127,13 +121,34 @@ impl Acceptor {
         }
     }
 
+    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = self.listener.accept()?;
+        // Wherever the connection is dropped from here on, an existing client must not see the end
+        // of the stream, which it would take for a reply. If the system refuses this setting, there
+        // is no other way to end it.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        Ok((stream, peer))
+    }
+
     /// Whether others are to make room for a new connection.
     fn deserves_room(&self, connection: &Connection) -> bool {
-        if has_spoken(connection) {
+        if connection.outbox.transport().peek() != Peeked::Nothing || !self.does_another_wait() {
             return true;
         }
         self.silent.set((self.silent.get() + 1) % SILENT_WITHOUT_ROOM);
         self.silent.get() == 0
+    }
+
+    /// Whether another connection waits to be accepted.
+    fn does_another_wait(&self) -> bool {
+        let next = self.listener.set_nonblocking(true).and_then(|()| self.accept());
+        // If this fails, so does each `accept`, until it works again.
+        let _ = self.listener.set_nonblocking(false);
+        // Some systems hand the setting on to the connection.
+        let next = next.ok().filter(|(stream, _)| stream.set_nonblocking(false).is_ok());
+        let does_wait = next.is_some();
+        self.next.set(next);
+        does_wait
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<Arc<Connection>> {
@@ -168,18 +183,6 @@ impl Acceptor {
             {ended} over which nothing is asked make room"
         ));
         ended > 0
-    }
-}
-
-/// Whether anything has come over a new connection, or comes at once. To sleep so shortly would
-/// take longer.
-fn has_spoken(connection: &Connection) -> bool {
-    let deadline = Instant::now() + FIRST_BYTES_TIME;
-    loop {
-        match connection.outbox.transport().peek() {
-            Peeked::Nothing if Instant::now() < deadline => std::hint::spin_loop(),
-            peeked => return peeked == Peeked::Bytes,
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The device under a member: the real storage code over a disk that loses power, fills up, and
 //! fails.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use syncraft::raft::MemberId;
@@ -115,7 +115,7 @@ impl Device {
 
     /// Whether a released segment waits to be the next one.
     pub(crate) fn has_recycled(&self) -> bool {
-        let recycled: PathBuf = Path::new(DIR).join("wal").join("recycled.tmp");
-        self.disk.files(Path::new(DIR)).contains(&recycled)
+        let files = self.disk.files(&Path::new(DIR).join("wal"));
+        files.iter().any(|file| file.to_string_lossy().contains("recycled-"))
     }
 }

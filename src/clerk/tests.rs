@@ -182,7 +182,7 @@ fn done<T>(result: Result<T, ClerkError>) -> T {
 }
 
 #[track_caller]
-fn check_kind<T: std::fmt::Debug>(result: Result<T, ClerkError>, kind: ClerkErrorKind) {
+pub(super) fn check_kind<T: std::fmt::Debug>(result: Result<T, ClerkError>, kind: ClerkErrorKind) {
     match result {
         Err(error) => assert_eq!(error.kind(), kind, "{error}"),
         other => panic!("{other:?} is not {kind:?}"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::tests::check_kind;
 use super::*;
 use crate::kv::model::proto::{
     self, CompactRequest, Forgotten, LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply,
@@ -107,14 +108,6 @@ fn refused(reason: model::Reason) -> Result<TxnReply, Status> {
 
 fn forgotten(held: u64, count: u32) -> Result<TxnReply, Status> {
     reply(txn_reply::Result::Forgotten(Forgotten { held, count }))
-}
-
-#[track_caller]
-fn check_kind<T: std::fmt::Debug>(result: Result<T, ClerkError>, kind: ClerkErrorKind) {
-    match result {
-        Err(error) => assert_eq!(error.kind(), kind, "{error}"),
-        other => panic!("{other:?} is not {kind:?}"),
-    }
 }
 
 #[test]

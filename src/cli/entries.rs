@@ -67,7 +67,13 @@ pub(super) fn txn(common: &Common, args: TxnArgs) -> Outcome {
     let text = match args.file.as_deref() {
         Some(file) if file != Path::new("-") => {
             let read = File::open(file).and_then(read_text);
-            read.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?
+            read.map_err(|error| {
+                let hint = match file.as_os_str().as_encoded_bytes().starts_with(b"{") {
+                    true => " (FILE is the name of a file; JSON itself goes to standard input)",
+                    false => "",
+                };
+                Failure::usage(format!("{}: {error}{hint}", file.display()))
+            })?
         }
         _ => read_text(io::stdin().lock())
             .map_err(|error| Failure::usage(format!("cannot read standard input: {error}")))?,

@@ -1,6 +1,7 @@
 //! `laneRpc`: a member brings a command to the leader, and the outcome back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +17,11 @@ use crate::kv::lane_proto as proto;
 use proto::forward_reply::Result as ReplyResult;
 use proto::outcome::Kind;
 use proto::{ForwardReply, ForwardRequest, LaneRpc, LaneRpcStub, NotServed};
+
+/// How many bytes of commands may wait for their outcomes at the member that was asked. Beyond that,
+/// commands are not taken, and come again. They come through the room of the members' own messages,
+/// of which they must leave most.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// For a call without a deadline.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,12 +76,37 @@ fn read_reply(reply: ForwardReply) -> Result<Outcome, ForwardError> {
 /// `laneRpc` of one member: proposes what other members bring, if it leads.
 pub struct LaneService {
     node: NodeHandle<Store>,
+    waiting: Arc<Waiting>,
+}
+
+/// The bytes of all commands that wait for their outcomes.
+#[derive(Default)]
+struct Waiting(AtomicUsize);
+
+/// Those of one command.
+struct Waits {
+    all: Arc<Waiting>,
+    len: usize,
+}
+
+impl Waiting {
+    fn begin(self: &Arc<Self>, len: usize) -> Option<Waits> {
+        let more = |bytes: usize| Some(bytes + len).filter(|sum| *sum <= WAITING_BYTES_MAX);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Waits { all: Arc::clone(self), len })
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(self.len, Ordering::Relaxed);
+    }
 }
 
 impl LaneService {
     /// Proposes to `node`.
     pub fn new(node: NodeHandle<Store>) -> LaneService {
-        LaneService { node }
+        LaneService { node, waiting: Arc::default() }
     }
 }
 
@@ -89,8 +120,12 @@ impl LaneRpc for LaneService {
         if let Err(error) = check(&request.command) {
             return reply.run(refusal(ErrorChain(&error).to_string(), false));
         }
+        let Some(waits) = self.waiting.begin(request.command.len()) else {
+            return reply.run(refusal("too many bytes of commands wait".to_owned(), false));
+        };
         let deadline = reply.deadline().unwrap_or_else(|| Instant::now() + CALL_TIMEOUT);
         self.node.queue_proposal(request.command, deadline, move |result| {
+            drop(waits);
             reply.run(match result {
                 Ok(outcome) => {
                     ForwardReply { result: Some(ReplyResult::Outcome(write_outcome(&outcome))) }
@@ -185,6 +220,17 @@ mod tests {
     fn command() -> Bytes {
         let then = vec![Action::increment("n", 1).into()];
         Command::unrepeated(Change::Txn(Txn { then, ..Txn::default() })).encode()
+    }
+
+    #[test]
+    fn commands_that_wait_have_a_bound_together() {
+        let waiting = Arc::new(Waiting::default());
+        let most = waiting.begin(WAITING_BYTES_MAX - 1).unwrap();
+        let last = waiting.begin(1).unwrap();
+        assert!(waiting.begin(1).is_none());
+        drop((most, last));
+        assert!(waiting.begin(WAITING_BYTES_MAX + 1).is_none());
+        assert!(waiting.begin(WAITING_BYTES_MAX).is_some());
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Reason {
             Reason::NoSpace | Reason::AnswerTooLong | Reason::TooManyKeys => Some("the limit is"),
             Reason::Compacted => Some("the oldest one known is"),
             Reason::InTheFuture => Some("the current one is"),
-            Reason::LimitOutOfBounds => Some("it would be"),
+            Reason::LimitOutOfBounds => Some("the one asked for is"),
             Reason::Overflow
             | Reason::KeyAbsent
             | Reason::SessionExpired

@@ -22,8 +22,9 @@
 //!
 //! Numbers are little-endian, and keys, values and client ids stand behind their length in 8 bytes.
 //! These are the structures of `records` as bincode 1.3 writes them, one record at a time, so that
-//! neither side holds more than one record besides the state. The answer in an outcome is the
-//! message `TxnAnswer` of `proto/store_rpc.proto`.
+//! neither side holds more than one record besides the state. The history has its records in these
+//! bytes, so they are copied. The answer in an outcome is the message `TxnAnswer` of
+//! `proto/store_rpc.proto`.
 //!
 //! Invariant: equal states have equal bytes. Nothing local is among them: no order of a hash map,
 //! no limits of one member, no spare room of a value, no chunks of the history.

@@ -131,8 +131,9 @@
 //!
 //! If the system itself has no room, because a thread does not start or no descriptor is left, the
 //! server ends up to a quarter of its connections, but only idle ones. The new connection takes the
-//! place of one of them, and is dropped if there are none. So clients that always have a call open
-//! keep their connections. For a minute, connections without a call take up no more than what was
+//! place of one of them, and is dropped if there are none. It is dropped at once if its client has
+//! said nothing yet and others wait to be accepted, because to make room takes a while. So clients
+//! that always have a call open keep their connections. For a minute, connections without a call take up no more than what was
 //! left. Nobody else is refused for that: as soon as the system has room, every client is served,
 //! whatever limit was met and whatever the other clients do.
 //!

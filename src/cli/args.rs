@@ -130,7 +130,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_enum, default_value_t = ReadModeArg::ReadIndex)]
     pub(crate) read_mode: ReadModeArg,
     /// Discard this member's data, for example because it is damaged, and copy the data of the
-    /// other members; all of them must be up
+    /// other members; all of them must be up and have their data
     #[arg(long)]
     pub(crate) rebuild: bool,
 }

@@ -20,9 +20,10 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 use syncraft::rpc::Limits;
 
-/// Descriptors reserved for the log, the connections to peers, those that the server accepts beyond
-/// the limit, and operators' tools.
-const DESCRIPTORS_KEPT: u64 = 168;
+/// Descriptors of the log, of snapshots, and of operators' tools.
+const DESCRIPTORS_OF_MEMBER: u64 = 78;
+/// Connections of reserved services that the server accepts beyond the limit.
+const CONNECTIONS_RESERVED: u64 = 72;
 
 /// The threads of a connection: a reader and, while the client is slow to read, a writer.
 const THREADS_PER_CONNECTION: u64 = 2;
@@ -48,7 +49,10 @@ const THREADS_PER_PEER: u64 = CONNECTIONS_TO_PEER * THREADS_PER_CONNECTION_TO_PE
 /// `peers` other members.
 pub(super) fn fit_connections(limits: &mut Limits, peers: usize) {
     let descriptors = raised(Resource::Nofile, "open files").map(|limit| {
-        (for_descriptors(limit), format!("the system allows {limit} open files (ulimit -Hn)"))
+        (
+            for_descriptors(limit, peers as u64),
+            format!("the system allows {limit} open files (ulimit -Hn)"),
+        )
     });
     let threads = threads_left().map(|Left { threads, limit }| {
         (
@@ -63,9 +67,11 @@ pub(super) fn fit_connections(limits: &mut Limits, peers: usize) {
     }
 }
 
-fn for_descriptors(descriptors: u64) -> usize {
+fn for_descriptors(descriptors: u64, peers: u64) -> usize {
+    let beyond = CONNECTIONS_RESERVED + CONNECTIONS_ON_TRIAL;
+    let kept = DESCRIPTORS_OF_MEMBER + beyond + CONNECTIONS_TO_PEER * peers;
     // Under a tight limit, clients still get a quarter.
-    let fit = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(descriptors / 4).max(1);
+    let fit = descriptors.saturating_sub(kept).max(descriptors / 4).max(1);
     fit.try_into().unwrap_or(usize::MAX)
 }
 
@@ -195,8 +201,9 @@ mod tests {
         let cases =
             [(1 << 20, (1 << 20) - 168), (1024, 856), (256, 88), (160, 40), (64, 16), (0, 1)];
         for (descriptors, fit) in cases {
-            assert_eq!(for_descriptors(descriptors), fit, "of {descriptors}");
+            assert_eq!(for_descriptors(descriptors, 2), fit, "of {descriptors}");
         }
+        assert_eq!(for_descriptors(1024, 14), 856 - 12 * 5);
     }
 
     #[test]

@@ -41,12 +41,14 @@ pub enum StartError {
         /// The id.
         id: MemberId,
     },
-    /// A rebuild needs all other members, and one does not answer. Nothing was discarded.
+    /// A rebuild needs all other members, and one does not answer, or has no vote yet because it is
+    /// being filled itself. Nothing was discarded.
     #[error(
-        "cannot rebuild, so no data was discarded: all other members must be up, and member {id} is not at {addr}: {reason}"
+        "cannot rebuild, so no data was discarded: all other members must be up and have their \
+         data, but member {id} at {addr} cannot be counted on: {reason}"
     )]
     OtherAway {
-        /// The member that does not answer.
+        /// The other member.
         id: MemberId,
         /// The address at which it was asked.
         addr: String,

@@ -22,7 +22,7 @@ use crate::kv::{LaneService, Lanes, Store};
 use crate::members::Members;
 use crate::node::{Node, NodeConfig, NodeError, NodeHandle};
 use crate::raft::{MemberId, Standing};
-use crate::rpc::{Channel, Server, Service, resolve};
+use crate::rpc::{CallError, Channel, Server, Service, resolve};
 use crate::storage::{DataDir, Identity, StorageError};
 
 /// How long a member waits for its address to become free.
@@ -33,6 +33,9 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the other members may take to answer before this member is rebuilt.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often a member that does not vote yet is asked again.
+const JOINING_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a member that runs.
 pub(super) struct Started {
@@ -163,15 +166,16 @@ fn open_data(
         Err(StorageError::MetaDamaged { .. }) if rebuild => None,
         Err(error) => return Err(error.into()),
     };
-    check_others_answer(identity.member_id, members, cluster_id)?;
+    check_others(identity.member_id, members, cluster_id)?;
     log::warn!("the data in {} is discarded, to be rebuilt from the other members", path.display());
     Ok(DataDir::open_emptied(path, identity)?)
 }
 
-/// Checks that all other members answer at the addresses in the list. A member that is rebuilt
-/// waits for all of them, so it is better to say who is missing before its data is discarded.
+/// Checks that all other members answer at the addresses in the list, and vote. A member that is
+/// rebuilt waits for all of them, so it is better to say who is missing before its data is
+/// discarded. If one of them is being filled itself, the data here may be needed for a majority.
 /// `cluster_id` is that of the data, if it is known.
-fn check_others_answer(
+fn check_others(
     own: MemberId,
     members: &Members,
     cluster_id: Option<u64>,
@@ -179,19 +183,38 @@ fn check_others_answer(
     let deadline = Instant::now() + OTHERS_TIMEOUT;
     for (id, addr) in members.iter().filter(|(id, _)| *id != own) {
         let channel = Channel::builder(addr).connect_timeout(OTHERS_TIMEOUT).lazy();
-        let reason = match AdminRpcStub::new(channel).status(&StatusArgs {}, deadline) {
+        let stub = AdminRpcStub::new(channel);
+        let reason = match status_with_vote(&stub, deadline) {
             Ok(StatusReply { cluster_id: found, .. })
                 if found != 0 && cluster_id.is_some_and(|expected| found != expected) =>
             {
                 format!("the member there is of cluster {found:016x}, this data is not")
             }
-            Ok(reply) if reply.id == id.0 => continue,
-            Ok(reply) => format!("the member there is {}", reply.id),
+            Ok(reply) if reply.id != id.0 => format!("the member there is {}", reply.id),
+            Ok(reply) if reply.is_joining => {
+                "it is being filled itself, and has no vote until then".to_owned()
+            }
+            Ok(_) => continue,
             Err(error) => ErrorChain(&error).to_string(),
         };
         return Err(StartError::OtherAway { id, addr: addr.to_owned(), reason });
     }
     Ok(())
+}
+
+/// What a member says of itself once it votes, or at the end of the time. One that has just started
+/// for the first time needs a moment.
+fn status_with_vote(
+    stub: &AdminRpcStub<Channel>,
+    deadline: Instant,
+) -> Result<StatusReply, CallError> {
+    loop {
+        let reply = stub.status(&StatusArgs {}, deadline)?;
+        if !reply.is_joining || Instant::now() + JOINING_PAUSE >= deadline {
+            return Ok(reply);
+        }
+        thread::sleep(JOINING_PAUSE);
+    }
 }
 
 /// Checks that the data belongs to a cluster of these members. Other members would form other

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -359,6 +359,10 @@ fn a_member_without_its_data_waits_for_all_the_others() {
     let put = syncraft(&["put", "k", "x", "--timeout", "2s", "--members", &cluster.members()]);
     assert!(matches!(put.status.code(), Some(3 | 4)), "{}", stderr(&put));
     assert_eq!(members_now(&cluster)[lost - 1]["joining"], true);
+    // Nor does a member discard its data while another one has none: only the leader would be left.
+    let meta = cluster.data_dir(other).join("meta");
+    let before = fs::read(&meta).unwrap();
+    check_kept(cluster.command(other).arg("--rebuild"), lost, &meta, &before);
     cluster.restart(other);
     until("it votes", || members_now(&cluster)[lost - 1]["joining"] == false);
     cluster.wait_ready();
@@ -367,9 +371,17 @@ fn a_member_without_its_data_waits_for_all_the_others() {
 
 /// It does not start, names the missing member, and still has its data.
 fn check_kept(command: &mut Command, away: usize, meta: &Path, before: &[u8]) {
-    let output = command.output().unwrap();
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    let words = format!("member {away} is not at");
+    let words = format!("but member {away} at");
     assert!(stderr(&output).contains(&words), "{}", stderr(&output));
     assert_eq!(fs::read(meta).unwrap(), before);
 }

@@ -205,6 +205,9 @@ fn several_machines_and_a_damaged_member() {
     };
     let put = ask(&["put", "k", "v"], &members);
     assert!(put.status.success(), "{}", words(&put));
+    // The first two begin a cluster, and the third one gets its vote a moment later.
+    let ready = ask(&["wait-ready"], &members);
+    assert!(ready.status.success(), "{}", words(&ready));
 
     drop(running.remove(1));
     let rebuild = with(

@@ -31,7 +31,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between two attempts to listen.
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long the other members may take to answer before this member is rebuilt.
+/// How long each other member may take to answer, and to get its vote, before this member is
+/// rebuilt.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often a member that does not vote yet is asked again.
@@ -180,11 +181,10 @@ fn check_others(
     members: &Members,
     cluster_id: Option<u64>,
 ) -> Result<(), StartError> {
-    let deadline = Instant::now() + OTHERS_TIMEOUT;
     for (id, addr) in members.iter().filter(|(id, _)| *id != own) {
         let channel = Channel::builder(addr).connect_timeout(OTHERS_TIMEOUT).lazy();
         let stub = AdminRpcStub::new(channel);
-        let reason = match status_with_vote(&stub, deadline) {
+        let reason = match status_with_vote(&stub, Instant::now() + OTHERS_TIMEOUT) {
             Ok(StatusReply { cluster_id: found, .. })
                 if found != 0 && cluster_id.is_some_and(|expected| found != expected) =>
             {

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::raft::Index;
+use crate::raft::{AppliedTime, Index};
 
 /// A deterministic machine that every member runs over the same log.
 ///
@@ -121,6 +121,31 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Called only if the machine has levels. Default: an empty command.
     fn level_command(&self, level: u32) -> Bytes {
         let _ = level;
+        Bytes::new()
+    }
+
+    /// Whether the leader adds its time to this command: 8 bytes behind its last byte, the
+    /// milliseconds of the cluster's time, little-endian. The command that is applied has them. The
+    /// times in one log never fall. See [`raft::AppliedTime`](crate::raft::AppliedTime).
+    ///
+    /// Default false.
+    fn is_stamped(command: &[u8]) -> bool {
+        let _ = command;
+        false
+    }
+
+    /// The newest time that was applied, and when something is next due. It is replicated state.
+    ///
+    /// Default: nothing has a time, and nothing is due.
+    fn time(&self) -> AppliedTime {
+        AppliedTime::default()
+    }
+
+    /// A command that tells the time and does nothing else ([`is_stamped`](Self::is_stamped)). The
+    /// leader proposes it when something is due, and now and then while something has a deadline.
+    ///
+    /// Called only if something has a deadline. Default: an empty command.
+    fn time_command() -> Bytes {
         Bytes::new()
     }
 }

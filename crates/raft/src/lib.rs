@@ -248,6 +248,7 @@ mod membership;
 mod message;
 mod progress;
 mod reads;
+mod time;
 mod transfer;
 mod types;
 
@@ -261,6 +262,7 @@ pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
     ReadIndex, ReadIndexReply, Reply, Request, RequestVote, RequestVoteReply,
 };
+pub use time::AppliedTime;
 pub use types::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
 
 use bytes::Bytes;

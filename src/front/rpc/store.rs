@@ -17,14 +17,16 @@ use super::refused::{Refused, bad_arguments, leader, refused};
 use super::{age_ms, deadline, scan};
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
 use crate::kv::model::proto::{
-    self, CompactRequest, Forgotten, LimitsRequest, RangeReply, RangeRequest, ScanReply,
-    ScanRequest, StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, range_reply,
+    self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
+    LeaseInfoRequest, LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply,
+    LeasesRequest, LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply,
+    StatsRequest, StoreRpc, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply,
     stats_reply, txn_reply,
 };
 use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
 use crate::raft::Index;
-use crate::rpc::{Done, Outgoing, Payload, Service};
+use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status, StatusCode};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
@@ -128,6 +130,34 @@ impl StoreRpc for StoreService {
     fn scan(&self, args: ScanRequest, replies: Outgoing<ScanReply>) {
         scan::scan(&self.api, self.leader_elsewhere(), args, replies);
     }
+
+    fn watch(&self, _requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
+        replies.fail(not_yet());
+    }
+
+    fn lease_grant(&self, _args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
+        done.fail(not_yet());
+    }
+
+    fn lease_revoke(&self, _args: LeaseRevokeRequest, done: Done<TxnReply>) {
+        done.fail(not_yet());
+    }
+
+    fn lease_keep_alive(&self, _args: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
+        done.fail(not_yet());
+    }
+
+    fn lease_info(&self, _args: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
+        done.fail(not_yet());
+    }
+
+    fn leases(&self, _args: LeasesRequest, done: Done<LeasesReply>) {
+        done.fail(not_yet());
+    }
+}
+
+fn not_yet() -> Status {
+    Status::new(StatusCode::UnknownMethod, "this version cannot do it yet")
 }
 
 fn missing(part: &'static str) -> WireError {

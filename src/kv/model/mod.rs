@@ -61,6 +61,10 @@ pub const TOUCHED_KEYS_MAX: u64 = 1_000_000;
 /// bytes. An answer with a single entry may be longer, so that every value can be read.
 pub const ANSWER_LEN_MAX: u64 = 8 << 20;
 
+/// The longest time that a lease can live without being kept alive, in milliseconds: 9,000,000,000
+/// seconds, as etcd's.
+pub const TTL_MAX_MS: u64 = 9_000_000_000_000;
+
 /// The messages and the service, generated from `proto/store_rpc.proto`.
 #[allow(missing_docs, reason = "the .proto file has them")]
 pub mod proto {

@@ -136,6 +136,12 @@ pub enum NewLease {
     Set(LeaseId),
     /// The one that it has. The put fails if the key is absent.
     Keep,
+    /// One of its own, of so many milliseconds, from 1 to
+    /// [`TTL_MAX_MS`](super::TTL_MAX_MS). It has no id, and the key's next put ends it.
+    OfItsOwn {
+        /// How long it lives.
+        ttl_ms: u64,
+    },
 }
 
 impl Txn {

@@ -236,7 +236,11 @@ impl From<&Operation> for proto::Operation {
                 },
                 lease: match lease {
                     NewLease::Set(lease) => Some(lease.0),
-                    NewLease::Keep => None,
+                    NewLease::Keep | NewLease::OfItsOwn { .. } => None,
+                },
+                ttl_ms: match lease {
+                    NewLease::OfItsOwn { ttl_ms } => *ttl_ms,
+                    NewLease::Keep | NewLease::Set(_) => 0,
                 },
                 previous: *previous,
             }),
@@ -265,7 +269,11 @@ impl TryFrom<proto::Operation> for Operation {
             Wire::Put(put) => Action::Put {
                 key: put.key,
                 value: put.value.map_or(NewValue::Keep, NewValue::Set),
-                lease: put.lease.map_or(NewLease::Keep, |lease| NewLease::Set(LeaseId(lease))),
+                lease: match (put.ttl_ms, put.lease) {
+                    (ttl_ms @ 1.., _) => NewLease::OfItsOwn { ttl_ms },
+                    (0, Some(lease)) => NewLease::Set(LeaseId(lease)),
+                    (0, None) => NewLease::Keep,
+                },
                 previous: put.previous,
             },
             Wire::Append(append) => Action::Append { key: append.key, value: append.value },

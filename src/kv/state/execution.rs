@@ -244,6 +244,7 @@ impl<'a, 'b> Execution<'a, 'b> {
         let lease = match lease {
             NewLease::Set(lease) => lease,
             NewLease::Keep => kept_lease,
+            NewLease::OfItsOwn { ttl_ms } => return self.refuse(Reason::NoSuchLease, ttl_ms),
         };
         // No feature level grants leases yet.
         if lease != LeaseId::NONE {

@@ -1,24 +1,15 @@
 //! [`Link`]: what a watch hears, from one member after another.
 //!
 //! ```text
-//! Idle ── route: which member ──> Asking ── "created" ──> Serving ── replies ──> the watch
-//!  ^  └─ pause                      │                        │ nothing for a while: asks how far it is
-//!  └── refused, silent, no leader ──┴── the same, ended, ────┘
+//! Idle ── route: which member ──> a stream: asks, then serves ── replies ──> the watch
+//!  ^  └─ pause                                   │
+//!  └── refused, silent, no leader, ended, lost ──┘
 //! ```
-//!
-//! A link never waits for longer than its caller says. A stream that is being opened stays, and the
-//! next turn goes on with it. So short waits of the caller do not keep it from being opened.
 //!
 //! Members are asked as a call asks them: the balancer chooses the first one, then [`Route`] leads
 //! on, with pauses between rounds. A member that has served for a while begins a new route when it
-//! is lost.
-//!
-//! # Silence
-//! The connection's pings notice a member that is paused, or cut off, within two seconds. A member
-//! that brings nothing for [`QUIET_MIN`] is asked how far the watch is, and then again, less and
-//! less often up to [`QUIET_MAX`]. The answer moves the watch on, so that it does not fall out of
-//! the history while its keys rest. Without an answer the watch goes elsewhere, and is twice as
-//! patient the next time: a member that reads much of the past for it may need that long.
+//! is lost. When a member has not answered in time how far the watch is, the next one gets twice
+//! the time: one that reads much of the past for the watch may need that long.
 
 use std::sync::Arc;
 use std::thread;
@@ -26,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::stream::{Stream, Turn};
 use crate::clerk::call::{
     ATTEMPT_SHARE_MIN, ATTEMPT_TIMEOUT, failure_signal, is_refusal_of_request,
 };
@@ -34,31 +26,19 @@ use crate::clerk::pool::Pool;
 use crate::clerk::replies;
 use crate::clerk::route::{MemberSet, Route, Step};
 use crate::kv::model::proto::{
-    NotServed, WatchChanges, WatchCreate, WatchEnded, WatchProgress, WatchReply, WatchRequest,
-    watch_ended, watch_reply, watch_request,
+    NotServed, WatchChanges, WatchCreate, WatchEnded, watch_ended, watch_reply,
 };
 use crate::kv::model::{Refusal, Revision};
-use crate::rpc::{CallError, Deadline, HealthSignal, Incoming, Next, Sender};
+use crate::rpc::{CallError, HealthSignal};
 
-const WATCH: Operation = Operation::read("watch");
+pub(super) const WATCH: Operation = Operation::read("watch");
 
-/// A member that has brought nothing for this long is asked how far the watch is.
-const QUIET_MIN: Duration = Duration::from_secs(3);
-
-/// The longest time between two such questions. Too small: ten thousand watches that rest cost
-/// their members time. Too large: a watch that rests resumes far back, where the history may be
-/// forgotten.
-const QUIET_MAX: Duration = Duration::from_secs(12);
-
-/// How long the answer to that may take at first, and at most.
+/// How long a member may take to say how far a watch is: at first, and at most.
 const PATIENCE_MIN: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(80);
 
 /// A member that has served for this long was no false start: the next one is asked at once.
 const SERVED_MIN: Duration = Duration::from_secs(1);
-
-/// The only watch of its stream.
-const ID: u64 = 1;
 
 /// See the file.
 #[derive(Debug)]
@@ -73,7 +53,6 @@ pub(super) struct Link {
     /// Since when nobody serves, or since the caller was told so last.
     unserved_since: Instant,
     attempt_timeout: Duration,
-    quiet: Duration,
     patience: Duration,
     /// Addresses whose port speaks another protocol: no member is there.
     not_members: MemberSet,
@@ -84,18 +63,7 @@ pub(super) struct Link {
 #[derive(Debug)]
 enum State {
     Idle { until: Instant },
-    Asking { stream: Stream, until: Instant, is_sent: bool },
-    Serving { stream: Stream, heard_at: Instant, asked_at: Option<Instant> },
-}
-
-/// A stream with a watch.
-#[derive(Debug)]
-struct Stream {
-    member: usize,
-    addr: String,
-    began: Instant,
-    requests: Sender<WatchRequest>,
-    replies: Incoming<WatchReply>,
+    At(Stream),
 }
 
 /// What a member says.
@@ -123,7 +91,6 @@ impl Link {
             route,
             unserved_since: now,
             attempt_timeout: ATTEMPT_TIMEOUT,
-            quiet: QUIET_MIN,
             patience: PATIENCE_MIN,
             not_members: 0,
             asked: Vec::new(),
@@ -142,13 +109,16 @@ impl Link {
         until: Instant,
     ) -> Result<Option<Heard>, ClerkError> {
         loop {
-            let heard = match self.state {
+            let heard = match &mut self.state {
                 State::Idle { until: pause } => {
+                    let pause = *pause;
                     self.idle(pause, until);
                     None
                 }
-                State::Asking { .. } => self.ask(create, until)?,
-                State::Serving { .. } => self.serve(until)?,
+                State::At(stream) => {
+                    let turn = stream.turn(create, self.patience, until);
+                    self.judge(turn)?
+                }
             };
             if heard.is_some() {
                 return Ok(heard);
@@ -164,11 +134,12 @@ impl Link {
         }
     }
 
-    /// What a member has said makes no sense.
+    /// What the member has said makes no sense.
     pub(super) fn nonsense(&mut self, words: &str) {
-        let Some(addr) = self.addr() else { return };
-        let reason = Reason::UnknownWord { addr, word: words.to_owned() };
-        self.lose(HealthSignal::Unavailable, reason);
+        if let State::At(Stream { addr, .. }) = &self.state {
+            let reason = Reason::UnknownWord { addr: addr.clone(), word: words.to_owned() };
+            self.lose(HealthSignal::Unavailable, reason);
+        }
     }
 
     /// Nothing more is wanted.
@@ -182,11 +153,8 @@ impl Link {
     }
 
     fn idle(&mut self, pause: Instant, until: Instant) {
-        let now = Instant::now();
         let first = pause.min(until).min(self.gives_up_at());
-        if first > now {
-            thread::sleep(first - now);
-        }
+        thread::sleep(first.saturating_duration_since(Instant::now()));
         if Instant::now() < pause {
             return;
         }
@@ -200,156 +168,72 @@ impl Link {
     }
 
     fn open(&mut self, member: usize) {
-        let target = self.pool.begin(member);
-        let addr = target.addr().to_owned();
-        let (requests, replies) = target.watches().watch(None);
-        if !self.asked.contains(&addr) {
-            self.asked.push(addr.clone());
+        let left = self.gives_up_at().saturating_duration_since(Instant::now());
+        let time = self.attempt_timeout.min((left / 2).max(ATTEMPT_SHARE_MIN));
+        let stream = Stream::open(member, &self.pool.begin(member), time);
+        if !self.asked.contains(&stream.addr) {
+            self.asked.push(stream.addr.clone());
         }
-        let now = Instant::now();
-        let left = self.gives_up_at().saturating_duration_since(now);
-        let share = self.attempt_timeout.min((left / 2).max(ATTEMPT_SHARE_MIN));
-        let stream = Stream { member, addr, began: now, requests, replies };
-        self.state = State::Asking { stream, until: now + share, is_sent: false };
+        self.state = State::At(stream);
     }
 
-    /// One turn of a stream that is being opened.
-    fn ask(
-        &mut self,
-        create: &impl Fn() -> WatchCreate,
-        until: Instant,
-    ) -> Result<Option<Heard>, ClerkError> {
-        let State::Asking { stream, until: attempt, is_sent } = &mut self.state else {
-            panic!("only a stream that is being opened is waited for");
-        };
-        let first = until.min(*attempt);
-        if !*is_sent {
-            let create = watch_request::Request::Create(create());
-            // Without a connection there is no room yet. Why the stream is over, its replies tell.
-            *is_sent = stream.requests.send(&request(create), first).is_ok();
-            if *is_sent {
-                *attempt = (*attempt).max(Instant::now() + ATTEMPT_SHARE_MIN);
-            }
-        }
-        let (addr, attempt, is_sent) = (stream.addr.clone(), *attempt, *is_sent);
-        match stream
-            .replies
-            .next_timeout(until.min(attempt).saturating_duration_since(Instant::now()))
-        {
-            Next::NotYet if Instant::now() >= attempt => {
-                let waited = stream.began.elapsed();
-                let error =
-                    CallError::TimedOut { addr, waited, sent: is_sent, which: Deadline::default() };
-                self.attempt_timeout = (self.attempt_timeout * 2).min(self.timeout);
-                self.lose(HealthSignal::Silent, Reason::Call(error));
-                Ok(None)
-            }
-            Next::NotYet => Ok(None),
-            next => self.judge(next),
-        }
-    }
-
-    /// One turn of a stream that serves.
-    fn serve(&mut self, until: Instant) -> Result<Option<Heard>, ClerkError> {
-        let (quiet, patience) = (self.quiet, self.patience);
-        let State::Serving { stream, heard_at, asked_at } = &mut self.state else {
-            panic!("only a stream that serves is read");
-        };
-        let due = match asked_at {
-            Some(asked_at) => *asked_at + patience,
-            None => *heard_at + quiet,
-        };
-        let next =
-            stream.replies.next_timeout(until.min(due).saturating_duration_since(Instant::now()));
-        let now = Instant::now();
-        match next {
-            Next::NotYet if now < due => Ok(None),
-            Next::NotYet if asked_at.is_none() => {
-                let progress = watch_request::Request::Progress(WatchProgress {});
-                // Without room for it, nothing is answered either, and the watch goes elsewhere.
-                let _ = stream.requests.try_send(&request(progress));
-                *asked_at = Some(now);
-                self.quiet = (quiet * 2).min(QUIET_MAX);
-                Ok(None)
-            }
-            Next::NotYet => {
-                let (addr, waited) = (stream.addr.clone(), patience);
-                let error =
-                    CallError::TimedOut { addr, waited, sent: true, which: Deadline::default() };
-                self.patience = (patience * 2).min(PATIENCE_MAX);
-                self.lose(HealthSignal::Silent, Reason::Call(error));
-                Ok(None)
-            }
-            Next::Item(item) => {
-                (*heard_at, *asked_at) = (now, None);
-                self.judge(Next::Item(item))
-            }
-            next => self.judge(next),
-        }
-    }
-
-    /// What an item, or the end of the stream, means.
-    fn judge(&mut self, next: Next<WatchReply>) -> Result<Option<Heard>, ClerkError> {
-        let reply = match next {
-            Next::Item(WatchReply { id: ID, reply: Some(reply) }) => reply,
-            Next::Item(_) => {
-                self.nonsense("a reply without content, or to another watch");
+    fn judge(&mut self, turn: Turn) -> Result<Option<Heard>, ClerkError> {
+        let reply = match turn {
+            Turn::Said(reply) => reply,
+            Turn::NotYet => return Ok(None),
+            Turn::Silent(error) => {
+                self.silent(error);
                 return Ok(None);
             }
-            Next::Failed(error) => return self.fail(error).map(|()| None),
-            Next::NotYet | Next::End => {
-                self.nonsense("the end of a stream whose watch had not ended");
+            Turn::Failed(error) => return self.failed(error).map(|()| None),
+            Turn::Nonsense(words) => {
+                self.nonsense(words);
                 return Ok(None);
             }
         };
         match reply {
-            watch_reply::Reply::Created(created) if !self.is_serving() => {
+            watch_reply::Reply::Created(created) => {
                 self.served();
                 Ok(Some(Heard::Created(Revision(created.revision))))
             }
-            watch_reply::Reply::Changes(changes) if self.is_serving() => {
+            watch_reply::Reply::Changes(changes) => {
                 self.patience = PATIENCE_MIN;
-                if !changes.changes.is_empty() {
-                    self.quiet = QUIET_MIN;
-                }
                 Ok(Some(Heard::Changes(changes)))
             }
             watch_reply::Reply::Ended(ended) => self.ended(ended),
-            watch_reply::Reply::Created(_) | watch_reply::Reply::Changes(_) => {
-                self.nonsense("a watch that was made twice, or has changes before it is made");
-                Ok(None)
-            }
         }
-    }
-
-    fn is_serving(&self) -> bool {
-        matches!(self.state, State::Serving { .. })
     }
 
     /// The watch is made.
     fn served(&mut self) {
-        let now = Instant::now();
-        let before = std::mem::replace(&mut self.state, State::Idle { until: now });
-        let State::Asking { stream, .. } = before else { return };
-        self.pool.begin(stream.member).end(HealthSignal::Answered, None);
+        if let State::At(stream) = &self.state {
+            self.pool.begin(stream.member).end(HealthSignal::Answered, None);
+        }
         self.route.not_busy();
         self.attempt_timeout = ATTEMPT_TIMEOUT;
         self.asked.clear();
-        self.state = State::Serving { stream, heard_at: now, asked_at: None };
+    }
+
+    /// The member does not answer in time.
+    fn silent(&mut self, error: CallError) {
+        let was_serving = matches!(&self.state, State::At(stream) if stream.is_serving());
+        match was_serving {
+            true => self.patience = (self.patience * 2).min(PATIENCE_MAX),
+            false => self.attempt_timeout = (self.attempt_timeout * 2).min(self.timeout),
+        }
+        self.lose(HealthSignal::Silent, Reason::Call(error));
     }
 
     fn ended(&mut self, ended: WatchEnded) -> Result<Option<Heard>, ClerkError> {
-        let Some(addr) = self.addr() else { return Ok(None) };
+        let State::At(Stream { addr, .. }) = &self.state else { return Ok(None) };
+        let addr = addr.clone();
         match ended.reason {
             Some(watch_ended::Reason::Refusal(refusal)) => match Refusal::try_from(refusal) {
                 Ok(refusal) => {
                     let complete_to = Revision(ended.complete_to);
-                    Ok(Some(Heard::Refused { refusal, complete_to }))
+                    return Ok(Some(Heard::Refused { refusal, complete_to }));
                 }
-                Err(error) => {
-                    self.nonsense(&error.to_string());
-                    Ok(None)
-                }
+                Err(error) => self.nonsense(&error.to_string()),
             },
             Some(watch_ended::Reason::NotServed(NotServed { leader, .. })) => {
                 let hint = leader.map(replies::hint);
@@ -358,38 +242,36 @@ impl Link {
                 if let Some(leader) = hint.and_then(|hint| self.pool.resolve(&hint)) {
                     self.route.hint(leader);
                 }
-                Ok(None)
             }
             Some(watch_ended::Reason::BadRequest(words)) => {
-                self.lose(HealthSignal::Answered, Reason::NoTime);
-                Err(self.error(ClerkErrorKind::Rejected, Reason::BadRequest { addr, words }))
+                self.close();
+                return Err(
+                    self.error(ClerkErrorKind::Rejected, Reason::BadRequest { addr, words })
+                );
             }
-            None => {
-                self.nonsense("the end of a watch that nobody has cancelled");
-                Ok(None)
-            }
+            None => self.nonsense("the end of a watch that nobody has cancelled"),
         }
+        Ok(None)
     }
 
     /// The stream has failed.
-    fn fail(&mut self, error: CallError) -> Result<(), ClerkError> {
-        let (State::Asking { stream, .. } | State::Serving { stream, .. }) = &self.state else {
-            return Ok(());
-        };
+    fn failed(&mut self, error: CallError) -> Result<(), ClerkError> {
+        let State::At(stream) = &self.state else { return Ok(()) };
         let (member, took) = (stream.member, stream.began.elapsed());
         if is_refusal_of_request(&error) {
-            self.lose(HealthSignal::Answered, Reason::NoTime);
+            self.close();
             return Err(self.error(ClerkErrorKind::Rejected, Reason::Call(error)));
         }
         if matches!(error, CallError::OtherProtocol { .. }) {
             self.not_members |= 1 << member;
             // If no member is left, waiting does not help.
             if self.not_members.count_ones() as usize >= self.pool.survey().0 {
-                self.lose(HealthSignal::Unavailable, Reason::NoTime);
+                self.close();
                 return Err(self.error(ClerkErrorKind::NotApplied, Reason::Call(error)));
             }
         }
         let signal = match failure_signal(&error, took) {
+            // It answered, but does not serve.
             HealthSignal::Answered => HealthSignal::Unavailable,
             signal => signal,
         };
@@ -406,26 +288,13 @@ impl Link {
     fn lose(&mut self, signal: HealthSignal, reason: Reason) {
         let now = Instant::now();
         self.last = reason;
-        match std::mem::replace(&mut self.state, State::Idle { until: now }) {
-            State::Idle { .. } => {}
-            State::Asking { stream, .. } => {
-                self.pool.begin(stream.member).end(signal, None);
-            }
-            State::Serving { stream, .. } => {
-                self.pool.begin(stream.member).end(signal, None);
-                self.unserved_since = now;
-                if stream.began.elapsed() >= SERVED_MIN {
-                    self.route = Route::new(self.pool.pick(&self.key).number());
-                }
-            }
-        }
-    }
-
-    fn addr(&self) -> Option<String> {
-        match &self.state {
-            State::Idle { .. } => None,
-            State::Asking { stream, .. } | State::Serving { stream, .. } => {
-                Some(stream.addr.clone())
+        let before = std::mem::replace(&mut self.state, State::Idle { until: now });
+        let State::At(stream) = before else { return };
+        self.pool.begin(stream.member).end(signal, None);
+        if stream.is_serving() {
+            self.unserved_since = now;
+            if stream.began.elapsed() >= SERVED_MIN {
+                self.route = Route::new(self.pool.pick(&self.key).number());
             }
         }
     }
@@ -442,18 +311,11 @@ impl Link {
         let (asked, elapsed) = (std::mem::take(&mut self.asked), self.unserved_since.elapsed());
         ClerkError::new(kind, WATCH, asked, elapsed, reason)
     }
-}
 
-#[cfg(test)]
-impl Link {
-    /// Makes the quiet of the member so far long enough for a question.
+    #[cfg(test)]
     pub(super) fn hush(&mut self) {
-        if let State::Serving { heard_at, .. } = &mut self.state {
-            *heard_at -= self.quiet;
+        if let State::At(stream) = &mut self.state {
+            stream.hush();
         }
     }
-}
-
-fn request(request: watch_request::Request) -> WatchRequest {
-    WatchRequest { id: ID, request: Some(request) }
 }

@@ -25,19 +25,21 @@
 //! # Files
 //! | file | what |
 //! | --- | --- |
-//! | `link` | which member; when it is given up |
+//! | `link` | which member serves, and which one when that is lost |
+//! | `stream` | a watch at one member; when that is silent |
 //! | `join` | whole revisions out of messages |
 //! | `error` | how a watch ends |
 
 mod error;
 mod join;
 mod link;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::time::{Duration, Instant};
 
-use super::error::{Operation, Reason};
+use super::error::Reason;
 use super::{Clerk, ClerkError, TIMEOUT_MAX};
 use crate::kv::check_key_and_value;
 use crate::kv::model::proto::{WatchChanges, WatchCreate};
@@ -45,7 +47,7 @@ use crate::kv::model::{self, Change, Changes, KeyRange, Refusal, Revision, Watch
 use error::End;
 pub use error::WatchError;
 use join::{Join, JoinError, PARTS_BYTES_MAX};
-use link::{Heard, Link};
+use link::{Heard, Link, WATCH};
 
 /// A watch that is about to be made. See [`Clerk::watch`].
 #[derive(Debug)]
@@ -105,7 +107,7 @@ fn check_keys(clerk: &Clerk, keys: &KeyRange) -> Result<(), ClerkError> {
         model::RangeEnd::Alone | model::RangeEnd::Open => keys.begin(),
     };
     let checked = [keys.begin(), end].into_iter().try_for_each(|key| check_key_and_value(key, &[]));
-    checked.map_err(|error| clerk.call(Operation::read("watch"), 0).reject(Reason::Limit(error)))
+    checked.map_err(|error| clerk.call(WATCH, 0).reject(Reason::Limit(error)))
 }
 
 /// The changes of a range of keys: see [`Clerk::watch`].

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::gate::Gate;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
-use crate::raft::Status;
+use crate::raft::{AppliedTime, Status};
 use crate::storage::StorageError;
 
 /// Why a member had to stop by itself.
@@ -95,10 +95,20 @@ impl ReadCount {
     }
 }
 
+/// What the state machine says of the cluster's time, until the core's next turn takes it. The
+/// flag spares most turns the lock.
+#[derive(Default)]
+struct TimeNews {
+    is_news: AtomicBool,
+    /// The time, and whether the state has been replaced since the last turn.
+    news: Mutex<Option<(AppliedTime, bool)>>,
+}
+
 pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
+    time: TimeNews,
     pub(super) reads: ReadCount,
     /// Whether the members' states are the same.
     pub(super) watch: Watch,
@@ -128,6 +138,7 @@ impl Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
+            time: TimeNews::default(),
             reads: ReadCount::default(),
             watch,
             levels,
@@ -142,6 +153,24 @@ impl Shared {
             obstacle: Mutex::new(None),
             failure: Mutex::new(None),
         }
+    }
+
+    /// The applier has come to this time. `is_restored`: with a state that it has loaded.
+    pub(super) fn time_applied(&self, time: AppliedTime, is_restored: bool) {
+        let mut news = self.time.news.lock();
+        let was_restored = news.is_some_and(|(_, is_restored)| is_restored);
+        *news = Some((time, is_restored || was_restored));
+        self.time.is_news.store(true, Ordering::Release);
+    }
+
+    /// What [`time_applied`](Shared::time_applied) has said since the last call.
+    pub(super) fn take_time_news(&self) -> Option<(AppliedTime, bool)> {
+        if !self.time.is_news.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut news = self.time.news.lock();
+        self.time.is_news.store(false, Ordering::Release);
+        news.take()
     }
 
     pub(super) fn fail(&self, failure: NodeFailure) {

@@ -25,6 +25,8 @@
 
 mod answers;
 mod error;
+mod keep_alives;
+mod lease;
 mod read;
 mod readers;
 mod scan;
@@ -36,6 +38,7 @@ use bytes::Bytes;
 
 pub use answers::{Changed, Consistency, Read, TxnDone, TxnResult};
 pub use error::ApiError;
+pub use lease::{Granted, KeptAlive};
 pub use scan::{NoRoom, PageSink};
 
 use super::model::{Action, OperationAnswer, Range, RangeAnswer, Revision, Txn};
@@ -45,6 +48,7 @@ use super::{
 use crate::members::Members;
 use crate::node::NodeHandle;
 use crate::raft::{MemberId, RoleName};
+use keep_alives::KeepAlives;
 use readers::Readers;
 use scan::Scans;
 
@@ -78,6 +82,7 @@ struct Shared {
     members: Members,
     readers: Arc<Readers>,
     scans: Arc<Scans>,
+    keep_alives: KeepAlives,
 }
 
 impl Api {
@@ -85,7 +90,8 @@ impl Api {
     pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
         let scans = Arc::default();
-        Api { shared: Arc::new(Shared { node, members, readers, scans }) }
+        let keep_alives = KeepAlives::default();
+        Api { shared: Arc::new(Shared { node, members, readers, scans, keep_alives }) }
     }
 
     /// The address of a member, if there is such a member.
@@ -260,6 +266,9 @@ impl Api {
 
     /// Does what is queued, on this thread if no other one is doing it.
     pub(crate) fn run_pending(&self) {
+        if let Some(batch) = self.shared.keep_alives.take() {
+            batch.propose(&self.shared.node);
+        }
         self.shared.node.run_pending();
     }
 

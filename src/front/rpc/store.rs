@@ -26,7 +26,7 @@ use crate::kv::model::proto::{
 use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
 use crate::raft::Index;
-use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status, StatusCode};
+use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
@@ -155,10 +155,6 @@ impl StoreRpc for StoreService {
     fn leases(&self, args: LeasesRequest, done: Done<LeasesReply>) {
         lease::list(&self.api, args, done);
     }
-}
-
-fn not_yet() -> Status {
-    Status::new(StatusCode::UnknownMethod, "this version cannot do it yet")
 }
 
 fn missing(part: &'static str) -> WireError {

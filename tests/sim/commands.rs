@@ -24,6 +24,7 @@ pub(crate) struct Kinds {
     pub(crate) are_all: bool,
     pub(crate) has_limits: bool,
     pub(crate) has_compaction: bool,
+    pub(crate) has_leases: bool,
     /// How long values are, beside what makes them unique.
     pub(crate) value_len: Span<usize>,
 }
@@ -31,14 +32,15 @@ pub(crate) struct Kinds {
 impl Kinds {
     /// All kinds, on this many keys.
     pub(crate) fn of_keys(keys: usize) -> Kinds {
-        let (are_all, has_limits, has_compaction) = (true, true, true);
-        Kinds { keys, are_all, has_limits, has_compaction, value_len: 0..1 }
+        let (are_all, has_limits, has_compaction, has_leases) = (true, true, true, true);
+        Kinds { keys, are_all, has_limits, has_compaction, has_leases, value_len: 0..1 }
     }
 
     /// Leaves some kinds out, in some runs.
     pub(crate) fn draw(&mut self, rng: &mut fastrand::Rng) {
         self.are_all = rng.u8(0..8) > 0;
         (self.has_limits, self.has_compaction) = (rng.bool(), rng.bool());
+        self.has_leases = rng.u8(0..3) > 0;
         self.value_len = 0..[1, 1, 30, 300][rng.usize(..4)];
     }
 }
@@ -72,6 +74,7 @@ impl Commands {
                 Drawn::Write(Change::Compact { revision: self.revision(store) })
             }
             14 if self.kinds.has_limits => Drawn::Write(Change::SetLimits(self.limits(store))),
+            15 | 16 if self.kinds.has_leases => Drawn::Write(self.lease_change()),
             _ => {
                 let txn = self.txn(store, 1);
                 match txn.is_read() {
@@ -152,11 +155,7 @@ impl Commands {
                     0 => NewValue::Keep,
                     _ => NewValue::Set(self.value()),
                 },
-                lease: match self.rng.u8(0..24) {
-                    0 => NewLease::Set(LeaseId(1)),
-                    1 => NewLease::Keep,
-                    _ => NewLease::Set(LeaseId::NONE),
-                },
+                lease: self.lease(),
                 previous: self.rng.bool(),
             },
             4..7 => Action::append(self.key(), self.value()),
@@ -168,6 +167,40 @@ impl Commands {
             9..11 => Action::Delete { keys: self.keys(), previous: self.rng.bool() },
             11 | 12 if depth < DEPTH_MAX => Action::Txn(self.txn(store, depth + 1)),
             _ => Action::Range(self.range(store)),
+        }
+    }
+
+    fn lease(&mut self) -> NewLease {
+        if !self.kinds.has_leases {
+            return NewLease::Set(LeaseId::NONE);
+        }
+        match self.rng.u8(0..12) {
+            0 | 1 => NewLease::Set(self.lease_id()),
+            2 => NewLease::Keep,
+            3 | 4 => NewLease::OfItsOwn { ttl_ms: self.ttl_ms() },
+            _ => NewLease::Set(LeaseId::NONE),
+        }
+    }
+
+    fn lease_id(&mut self) -> LeaseId {
+        LeaseId(self.rng.u64(1..4))
+    }
+
+    /// A time to live that ends soon, or late.
+    fn ttl_ms(&mut self) -> u64 {
+        let longest = [50, 500, 5_000][self.rng.usize(..3)];
+        self.rng.u64(1..longest)
+    }
+
+    fn lease_change(&mut self) -> Change {
+        match self.rng.u8(0..8) {
+            0 => Change::LeaseGrant { ttl_ms: self.ttl_ms(), id: LeaseId::NONE },
+            1..4 => Change::LeaseGrant { ttl_ms: self.ttl_ms(), id: self.lease_id() },
+            4 => Change::LeaseRevoke { id: self.lease_id() },
+            _ => {
+                let count = self.rng.usize(0..3);
+                Change::LeaseKeepAlive { ids: (0..count).map(|_| self.lease_id()).collect() }
+            }
         }
     }
 
@@ -230,7 +263,7 @@ impl Commands {
                 held.map(|it| it.mod_revision.0),
                 &mut self.rng,
             ))),
-            _ => Operand::Lease(LeaseId(self.rng.u64(0..2))),
+            _ => Operand::Lease(LeaseId(self.rng.u64(0..4))),
         };
         Compare { keys, relation, operand }
     }
@@ -248,6 +281,9 @@ impl Commands {
             0 => {
                 let near = [bytes.saturating_sub(50), bytes + 10, bytes + 200, bytes + 2_000];
                 change.bytes_max = Some(near[self.rng.usize(..4)]);
+            }
+            2 if self.kinds.has_leases => {
+                change.leases_max = Some([0, 1, 2, 1_000_000][self.rng.usize(..4)]);
             }
             1 => change.keys_max = Some((keys + self.rng.u64(0..3)).saturating_sub(1)),
             _ => (change.bytes_max, change.keys_max) = (Some(8 << 30), Some(100_000_000)),

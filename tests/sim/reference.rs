@@ -6,8 +6,10 @@
 //! copies, sums up, and looks for the version that it needs.
 //!
 //! - [`run`]: what a transaction does.
+//! - [`leases`]: when leases end.
 //! - [`sessions`]: which writes are repeats, and how much of their outcomes is still known.
 
+mod leases;
 mod run;
 mod sessions;
 #[cfg(test)]
@@ -20,10 +22,11 @@ use bytes::Bytes;
 use syncraft::kv::model::{Action, Entry, Reason, Refusal, Revision, Txn, TxnAnswer};
 use syncraft::kv::{
     Branches, Change, Command, Done, Identity, LimitsChange, Outcome, ReadAnswer, SessionLimits,
-    Stats,
+    Stamped, Stats,
 };
 use syncraft::raft::{self, Index, Payload};
 
+use leases::Leases;
 use run::Run;
 use sessions::{Decision, Sessions};
 
@@ -41,6 +44,7 @@ pub(crate) struct Reference {
     /// As of the last entry.
     stats: Stats,
     sessions: Sessions,
+    leases: Leases,
     /// What each entry did.
     entries: Vec<Applied>,
     /// The entry that each write took effect with.
@@ -66,6 +70,7 @@ impl Reference {
             history: VecDeque::new(),
             stats: Stats { revision: Revision::EMPTY_STORE, ..Stats::default() },
             sessions: Sessions::new(limits),
+            leases: Leases::default(),
             entries: Vec::new(),
             took_effect: BTreeMap::new(),
             said: BTreeMap::new(),
@@ -112,7 +117,7 @@ impl Reference {
     /// What a read at a member answers whose last applied entry is at `index`.
     pub(crate) fn read(&self, index: Index, txn: &Txn) -> ReadAnswer {
         let stats = self.stats_at(index);
-        let result = Run::new(self, stats).run(txn);
+        let result = Run::new(self, stats, Place::default()).run(txn);
         ReadAnswer { revision: stats.revision, result }
     }
 
@@ -136,8 +141,10 @@ impl Reference {
         let outcome = match &entry.payload {
             Payload::Noop => None,
             Payload::Command(command) => {
-                let command = Command::decode(command).expect("only commands are proposed");
-                Some(self.apply_command(entry.index, &command, &mut changed))
+                let logged = Command::decode_logged(command).expect("only commands are proposed");
+                let Stamped { command, stamp_ms } = logged;
+                let place = Place { index: entry.index, stamp_ms };
+                Some(self.apply_command(place, &command, &mut changed))
             }
         };
         self.entries.push(Applied { outcome, stats: self.stats, changed });
@@ -145,20 +152,35 @@ impl Reference {
 
     fn apply_command(
         &mut self,
-        index: Index,
+        place: Place,
         Command { identity, change }: &Command,
         changed: &mut Vec<Bytes>,
     ) -> Outcome {
+        let index = place.index;
+        if let Some(stamp_ms) = place.stamp_ms {
+            let kept = match change {
+                Change::LeaseKeepAlive { ids } => &ids[..],
+                _ => &[],
+            };
+            self.pass_time(stamp_ms, kept, changed);
+        }
         if identity.client_id.is_empty() {
-            return self.carry_out(index, change, changed);
+            return self.carry_out(place, change, changed);
         }
         let Identity { client_id, request_id, .. } = identity;
         let write = (client_id.clone(), *request_id);
+        // Each copy keeps alive.
+        if matches!(change, Change::LeaseKeepAlive { .. }) {
+            let outcome = self.carry_out(place, change, changed);
+            self.took_effect.entry(write.clone()).or_insert(index);
+            self.said.entry(write).or_default().push(outcome.clone());
+            return outcome;
+        }
         let outcome = match self.sessions.decide(index, identity) {
             Decision::New => {
                 let earlier = self.took_effect.insert(write.clone(), index);
                 assert_eq!(earlier, None, "{write:?} takes effect again at {index}");
-                let outcome = self.carry_out(index, change, changed);
+                let outcome = self.carry_out(place, change, changed);
                 self.sessions.record(index, identity, outcome.clone());
                 outcome
             }
@@ -174,31 +196,48 @@ impl Reference {
         outcome
     }
 
-    fn carry_out(&mut self, index: Index, change: &Change, changed: &mut Vec<Bytes>) -> Outcome {
+    fn carry_out(&mut self, place: Place, change: &Change, changed: &mut Vec<Bytes>) -> Outcome {
+        let index = place.index;
         let alone = |action: Action| Txn { then: vec![action.into()], ..Txn::default() };
         let result = match change {
             Change::Put { key, value } => {
                 let txn = alone(Action::put(key.clone(), value.clone()));
-                return written(index, self.run(&txn, changed));
+                return written(index, self.run(place, &txn, changed));
             }
             Change::Append { key, value } => {
                 let txn = alone(Action::append(key.clone(), value.clone()));
-                return written(index, self.run(&txn, changed));
+                return written(index, self.run(place, &txn, changed));
             }
-            Change::Txn(txn) => self.run(txn, changed),
+            Change::Txn(txn) => self.run(place, txn, changed),
             Change::Compact { revision } => self.compact(*revision).map(|()| nothing()),
             Change::SetLimits(limits) => self.set_limits(*limits).map(|()| nothing()),
-            Change::RaiseLevel(_) => Ok(nothing()),
+            Change::RaiseLevel(_) | Change::Time => Ok(nothing()),
+            Change::LeaseGrant { ttl_ms, id } => {
+                let revision = self.stats.revision;
+                match self.grant(index, place.stamp(), *ttl_ms, *id) {
+                    Ok(lease) => {
+                        return Outcome::Granted { index, revision, lease, ttl_ms: *ttl_ms };
+                    }
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Change::LeaseRevoke { id } => self.revoke(*id, changed).map(|()| nothing()),
+            Change::LeaseKeepAlive { ids } => {
+                let ttls_ms = self.keep_alive(place.stamp(), ids).into();
+                return Outcome::KeptAlive { index, revision: self.stats.revision, ttls_ms };
+            }
         };
         let revision = self.stats.revision;
         let result = result.map(|(branches, answer)| Done { revision, branches, answer });
         Outcome::Ran { index, result }
     }
 
-    fn run(&mut self, txn: &Txn, changed: &mut Vec<Bytes>) -> Result<Ran, Refusal> {
-        let mut run = Run::new(self, self.stats);
+    fn run(&mut self, place: Place, txn: &Txn, changed: &mut Vec<Bytes>) -> Result<Ran, Refusal> {
+        let mut run = Run::new(self, self.stats, place);
         let answer = run.run(txn)?;
-        let Run { keys, replaced, branches, .. } = run;
+        let Run { keys, replaced, own, branches, .. } = run;
+        self.leases.own = own;
+        self.count_leases();
         self.commit(keys, &replaced, changed);
         Ok((branches, Some(Arc::new(answer))))
     }
@@ -207,12 +246,15 @@ impl Reference {
     fn commit(&mut self, after: Contents, replaced: &BTreeSet<Bytes>, changed: &mut Vec<Bytes>) {
         let before = self.contents(self.stats.revision);
         let keys: BTreeSet<&Bytes> = before.keys().chain(after.keys()).collect();
-        changed.extend(keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).cloned());
-        if changed.is_empty() {
+        let differs = |key: &&&Bytes| before.get(**key) != after.get(**key);
+        let now_changed: Vec<Bytes> =
+            keys.iter().filter(differs).map(|key| (*key).clone()).collect();
+        if now_changed.is_empty() {
             return;
         }
+        changed.extend(now_changed.iter().cloned());
         let revision = self.stats.revision.next();
-        for key in changed {
+        for key in &now_changed {
             // The history need not keep what is still the beginning of the value.
             let kept = before.get(key).filter(|_| replaced.contains(key));
             let cost = 64 + key.len() + kept.map_or(0, |entry| entry.value.len());
@@ -255,16 +297,31 @@ impl Reference {
     }
 
     fn set_limits(&mut self, change: LimitsChange) -> Result<(), Refusal> {
-        let LimitsChange { bytes_max, keys_max, history_bytes_max } = change;
+        let LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max } = change;
         if let Some(limit) = history_bytes_max.filter(|limit| *limit > 64 << 30) {
             return Err(Refusal::of(Reason::LimitOutOfBounds, limit));
         }
         let limits = &mut self.stats.limits;
         limits.bytes_max = bytes_max.unwrap_or(limits.bytes_max);
         limits.keys_max = keys_max.unwrap_or(limits.keys_max);
+        limits.leases_max = leases_max.unwrap_or(limits.leases_max);
         limits.history_bytes_max = history_bytes_max.unwrap_or(limits.history_bytes_max);
         self.shrink_history();
         Ok(())
+    }
+}
+
+/// Where a command is in the log.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    index: Index,
+    stamp_ms: Option<u64>,
+}
+
+impl Place {
+    /// Of a command of a kind that has a stamp.
+    fn stamp(self) -> u64 {
+        self.stamp_ms.expect("it has a stamp")
     }
 }
 

@@ -69,7 +69,9 @@ fn entry(entry: &Entry) -> String {
 }
 
 fn command(bytes: &Bytes) -> String {
-    let Ok(Command { identity, change }) = Command::decode(bytes) else {
+    let logged = Command::decode_logged(bytes).map(|logged| logged.command);
+    // It has no stamp before it is in a log.
+    let Ok(Command { identity, change }) = logged.or_else(|_| Command::decode(bytes)) else {
         return format!("{bytes:?}");
     };
     let Identity { client_id, request_id, .. } = identity;

@@ -11,26 +11,31 @@ use syncraft::kv::model::{
 };
 use syncraft::kv::{Branches, Stats};
 
-use super::{Contents, Reference, bytes_of};
+use super::leases::Own;
+use super::{Contents, Place, Reference, bytes_of};
 
 /// A transaction while it runs.
 pub(super) struct Run<'a> {
     past: &'a Reference,
+    place: Place,
     /// Of the store before it.
     stats: Stats,
     /// The entries so far.
     pub(super) keys: Contents,
     /// The keys whose value before the transaction is not the beginning of what they hold now.
     pub(super) replaced: BTreeSet<Bytes>,
+    /// The leases of single keys so far.
+    pub(super) own: Own,
     pub(super) branches: Branches,
     /// How many operations have run, without nested transactions, which are not counted themselves.
     operation: u32,
 }
 
 impl Run<'_> {
-    pub(super) fn new(past: &Reference, stats: Stats) -> Run<'_> {
+    pub(super) fn new(past: &Reference, stats: Stats, place: Place) -> Run<'_> {
         let (keys, replaced) = (past.contents(stats.revision), BTreeSet::new());
-        Run { past, stats, keys, replaced, branches: Branches::default(), operation: 0 }
+        let (own, branches) = (past.leases.own.clone(), Branches::default());
+        Run { past, place, stats, keys, replaced, own, branches, operation: 0 }
     }
 
     pub(super) fn run(&mut self, txn: &Txn) -> Result<TxnAnswer, Refusal> {
@@ -48,7 +53,7 @@ impl Run<'_> {
 
     /// What fails has changed nothing.
     fn operate(&mut self, operation: &Operation) -> Result<OperationAnswer, Refusal> {
-        let before = (self.keys.clone(), self.replaced.clone());
+        let before = (self.keys.clone(), self.replaced.clone(), self.own.clone());
         let result = match &operation.action {
             Action::Txn(nested) => self.run(nested).map(OperationAnswer::Txn),
             action => {
@@ -59,7 +64,7 @@ impl Run<'_> {
             }
         };
         if result.is_err() {
-            (self.keys, self.replaced) = before;
+            (self.keys, self.replaced, self.own) = before;
         }
         match result {
             Err(Refusal { reason, .. }) if operation.may_fail => {
@@ -77,9 +82,10 @@ impl Run<'_> {
                 if is_kept && held.is_none() {
                     return Err((Reason::KeyAbsent, 0));
                 }
-                // There are no leases yet.
-                if let NewLease::Set(LeaseId(lease @ 1..)) = lease {
-                    return Err((Reason::NoSuchLease, *lease));
+                if let NewLease::Set(id @ LeaseId(1..)) = lease
+                    && !self.past.leases.by_id.contains_key(id)
+                {
+                    return Err((Reason::NoSuchLease, id.0));
                 }
                 let kept = held.as_ref().map(|entry| entry.value.clone()).unwrap_or_default();
                 let value = match value {
@@ -88,6 +94,7 @@ impl Run<'_> {
                 };
                 self.replaced.insert(key.clone());
                 self.write(key, value)?;
+                self.set_lease(key, *lease);
                 OperationAnswer::Put { previous: held.filter(|_| *previous) }
             }
             Action::Append { key, value } => {
@@ -114,6 +121,7 @@ impl Run<'_> {
                     self.keys.keys().filter(|key| is_doomed(key)).cloned().collect();
                 let gone: Vec<Entry> =
                     doomed.iter().filter_map(|key| self.keys.remove(key)).collect();
+                self.own.retain(|key, _| !is_doomed(key));
                 self.replaced.extend(doomed);
                 let count = gone.len() as u64;
                 let previous = if *previous { gone } else { Vec::new() };
@@ -122,6 +130,23 @@ impl Run<'_> {
             Action::Range(range) => OperationAnswer::Range(self.range(range)?),
             Action::Txn(_) => panic!("a nested transaction is not a single operation"),
         })
+    }
+
+    fn set_lease(&mut self, key: &Bytes, lease: NewLease) {
+        let entry = self.keys.get_mut(key).expect("it was written");
+        let number = self.operation - 1;
+        match lease {
+            NewLease::Keep => {}
+            NewLease::Set(id) => {
+                entry.lease = id;
+                self.own.remove(key);
+            }
+            NewLease::OfItsOwn { ttl_ms } => {
+                entry.lease = LeaseId::NONE;
+                let deadline_ms = self.place.stamp() + ttl_ms;
+                self.own.insert(key.clone(), (deadline_ms, self.place.index, number));
+            }
+        }
     }
 
     fn write(&mut self, key: &Bytes, value: Bytes) -> Result<(), (Reason, u64)> {
@@ -139,6 +164,7 @@ impl Run<'_> {
             Some(held) => Entry {
                 create_revision: held.create_revision,
                 version: held.version + u64::from(held.mod_revision != revision),
+                lease: held.lease,
                 ..new
             },
         };

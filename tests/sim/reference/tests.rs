@@ -1,7 +1,8 @@
 //! The store against its model, without a cluster around it: faster, and with a snapshot after any
 //! entry.
 
-use syncraft::kv::{Command, Identity, SessionLimits};
+use syncraft::kv::{Command, Identity, SessionLimits, Store};
+use syncraft::node::StateMachine;
 use syncraft::raft::{Entry, Index, Payload, Term};
 
 use super::Reference;
@@ -38,7 +39,7 @@ fn check(seed: u64) {
     let mut machines = [Machine::new(limits), Machine::new(limits)];
     let mut sent: Vec<Command> = Vec::new();
     // A log begins with a leader's no-op.
-    let mut index = 1;
+    let (mut index, mut time) = (1, 0);
     let noop = Entry { index: Index(index), term: Term(1), payload: Payload::Noop };
     reference.apply(&noop);
     machines.iter_mut().for_each(|machine| drop(machine.apply(&noop)));
@@ -64,7 +65,11 @@ fn check(seed: u64) {
         };
         sent.push(command.clone());
         index += 1;
-        let payload = Payload::Command(command.encode());
+        time += rng.u64(0..30);
+        let bytes = command.encode();
+        let stamp = time.to_le_bytes();
+        let stamp = if Store::is_stamped(&bytes) { &stamp[..] } else { &[] };
+        let payload = Payload::Command([&bytes[..], stamp].concat().into());
         let entry = Entry { index: Index(index), term: Term(1), payload };
         reference.apply(&entry);
         for machine in &mut machines {

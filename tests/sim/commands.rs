@@ -15,6 +15,9 @@ use crate::reference::Reference;
 /// How deep transactions are nested.
 const DEPTH_MAX: usize = 3;
 
+/// Ids of leases that clerks choose.
+const LEASES: u64 = 4;
+
 /// Which commands there are.
 #[derive(Clone, Debug)]
 pub(crate) struct Kinds {
@@ -40,8 +43,8 @@ impl Kinds {
     pub(crate) fn draw(&mut self, rng: &mut fastrand::Rng) {
         self.are_all = rng.u8(0..8) > 0;
         (self.has_limits, self.has_compaction) = (rng.bool(), rng.bool());
-        self.has_leases = rng.u8(0..3) > 0;
         self.value_len = 0..[1, 1, 30, 300][rng.usize(..4)];
+        self.has_leases = rng.u8(0..3) > 0;
     }
 }
 
@@ -64,6 +67,9 @@ impl Commands {
     }
 
     pub(crate) fn draw(&mut self, store: &Reference) -> Drawn {
+        if self.kinds.are_all && self.kinds.has_leases && self.rng.u8(0..3) == 0 {
+            return Drawn::Write(self.of_leases());
+        }
         match self.rng.u8(0..20) {
             0..3 => Drawn::Write(Change::Put { key: self.key(), value: self.value() }),
             3..6 => Drawn::Write(Change::Append { key: self.key(), value: self.value() }),
@@ -74,7 +80,6 @@ impl Commands {
                 Drawn::Write(Change::Compact { revision: self.revision(store) })
             }
             14 if self.kinds.has_limits => Drawn::Write(Change::SetLimits(self.limits(store))),
-            15 | 16 if self.kinds.has_leases => Drawn::Write(self.lease_change()),
             _ => {
                 let txn = self.txn(store, 1);
                 match txn.is_read() {
@@ -83,6 +88,36 @@ impl Commands {
                 }
             }
         }
+    }
+
+    fn of_leases(&mut self) -> Change {
+        match self.rng.u8(0..8) {
+            0..3 => {
+                let id = if self.rng.bool() { LeaseId::NONE } else { self.lease() };
+                Change::LeaseGrant { ttl_ms: self.ttl_ms(), id }
+            }
+            3..6 => {
+                let ids = (0..self.rng.usize(1..4)).map(|_| self.lease()).collect();
+                Change::LeaseKeepAlive { ids }
+            }
+            6 => Change::LeaseRevoke { id: self.lease() },
+            _ => {
+                let (key, value) = (self.key(), NewValue::Set(self.value()));
+                let lease = NewLease::OfItsOwn { ttl_ms: self.ttl_ms() };
+                let put = Action::Put { key, value, lease, previous: false };
+                Change::Txn(Txn { then: vec![put.into()], ..Txn::default() })
+            }
+        }
+    }
+
+    fn lease(&mut self) -> LeaseId {
+        LeaseId(self.rng.u64(1..=LEASES))
+    }
+
+    /// Shorter than a run, and often shorter than an election.
+    fn ttl_ms(&mut self) -> u64 {
+        let longest = [20, 300, 3_000][self.rng.usize(..3)];
+        self.rng.u64(1..=longest)
     }
 
     /// A value that nobody wrote before.
@@ -155,7 +190,12 @@ impl Commands {
                     0 => NewValue::Keep,
                     _ => NewValue::Set(self.value()),
                 },
-                lease: self.lease(),
+                lease: match self.rng.u8(0..24) {
+                    0..3 => NewLease::Set(self.lease()),
+                    3 if self.kinds.has_leases => NewLease::OfItsOwn { ttl_ms: self.ttl_ms() },
+                    4 => NewLease::Keep,
+                    _ => NewLease::Set(LeaseId::NONE),
+                },
                 previous: self.rng.bool(),
             },
             4..7 => Action::append(self.key(), self.value()),
@@ -167,40 +207,6 @@ impl Commands {
             9..11 => Action::Delete { keys: self.keys(), previous: self.rng.bool() },
             11 | 12 if depth < DEPTH_MAX => Action::Txn(self.txn(store, depth + 1)),
             _ => Action::Range(self.range(store)),
-        }
-    }
-
-    fn lease(&mut self) -> NewLease {
-        if !self.kinds.has_leases {
-            return NewLease::Set(LeaseId::NONE);
-        }
-        match self.rng.u8(0..12) {
-            0 | 1 => NewLease::Set(self.lease_id()),
-            2 => NewLease::Keep,
-            3 | 4 => NewLease::OfItsOwn { ttl_ms: self.ttl_ms() },
-            _ => NewLease::Set(LeaseId::NONE),
-        }
-    }
-
-    fn lease_id(&mut self) -> LeaseId {
-        LeaseId(self.rng.u64(1..4))
-    }
-
-    /// A time to live that ends soon, or late.
-    fn ttl_ms(&mut self) -> u64 {
-        let longest = [50, 500, 5_000][self.rng.usize(..3)];
-        self.rng.u64(1..longest)
-    }
-
-    fn lease_change(&mut self) -> Change {
-        match self.rng.u8(0..8) {
-            0 => Change::LeaseGrant { ttl_ms: self.ttl_ms(), id: LeaseId::NONE },
-            1..4 => Change::LeaseGrant { ttl_ms: self.ttl_ms(), id: self.lease_id() },
-            4 => Change::LeaseRevoke { id: self.lease_id() },
-            _ => {
-                let count = self.rng.usize(0..3);
-                Change::LeaseKeepAlive { ids: (0..count).map(|_| self.lease_id()).collect() }
-            }
         }
     }
 
@@ -263,7 +269,7 @@ impl Commands {
                 held.map(|it| it.mod_revision.0),
                 &mut self.rng,
             ))),
-            _ => Operand::Lease(LeaseId(self.rng.u64(0..4))),
+            _ => Operand::Lease(LeaseId(self.rng.u64(0..=LEASES))),
         };
         Compare { keys, relation, operand }
     }
@@ -277,13 +283,13 @@ impl Commands {
             change.history_bytes_max =
                 Some([0, 300, 3_000, 64 << 20, u64::MAX][self.rng.usize(..5)]);
         }
+        if self.kinds.has_leases && self.rng.bool() {
+            change.leases_max = Some([0, 1, 2, 1_000_000][self.rng.usize(..4)]);
+        }
         match self.rng.u8(0..4) {
             0 => {
                 let near = [bytes.saturating_sub(50), bytes + 10, bytes + 200, bytes + 2_000];
                 change.bytes_max = Some(near[self.rng.usize(..4)]);
-            }
-            2 if self.kinds.has_leases => {
-                change.leases_max = Some([0, 1, 2, 1_000_000][self.rng.usize(..4)]);
             }
             1 => change.keys_max = Some((keys + self.rng.u64(0..3)).saturating_sub(1)),
             _ => (change.bytes_max, change.keys_max) = (Some(8 << 30), Some(100_000_000)),

@@ -11,6 +11,7 @@ mod lease;
 mod refused;
 mod scan;
 mod store;
+mod watch;
 
 use std::time::{Duration, Instant};
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::checked::Checked;
 use super::refused::{Refused, bad_arguments, leader, refused};
-use super::{age_ms, deadline, lease, scan};
+use super::{age_ms, deadline, lease, scan, watch};
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
 use crate::kv::model::proto::{
     self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
@@ -26,7 +26,7 @@ use crate::kv::model::proto::{
 use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
 use crate::raft::Index;
-use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status, StatusCode};
+use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
@@ -132,8 +132,8 @@ impl StoreRpc for StoreService {
         scan::scan(&self.api, self.leader_elsewhere(), args, replies);
     }
 
-    fn watch(&self, _requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
-        replies.fail(not_yet());
+    fn watch(&self, requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
+        watch::watch(&self.api, requests, replies);
     }
 
     fn lease_grant(&self, args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
@@ -155,10 +155,6 @@ impl StoreRpc for StoreService {
     fn leases(&self, args: LeasesRequest, done: Done<LeasesReply>) {
         lease::list(&self.api, args, done);
     }
-}
-
-fn not_yet() -> Status {
-    Status::new(StatusCode::UnknownMethod, "this version cannot do it yet")
 }
 
 fn missing(part: &'static str) -> WireError {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Action, DEPTH_MAX, KeyRange, NewLease, NewValue, OPERATIONS_MAX, Operand, Operation, RangeEnd,
-    ScanRange, TTL_MAX_MS, Txn,
+    ScanRange, TTL_MAX_MS, Txn, WatchRange,
 };
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
@@ -77,6 +77,16 @@ impl Txn {
 }
 
 impl ScanRange {
+    /// Checks the keys against their limit.
+    ///
+    /// # Errors
+    /// [`TxnError::KeyTooLong`].
+    pub fn check(&self) -> Result<(), TxnError> {
+        check_keys(&self.keys)
+    }
+}
+
+impl WatchRange {
     /// Checks the keys against their limit.
     ///
     /// # Errors

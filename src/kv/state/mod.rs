@@ -40,7 +40,8 @@ use crate::raft::Index;
 
 pub use execution::Branches;
 pub(super) use execution::Budget;
-pub(super) use history::{Before, BeforeValue, History, Record};
+pub(super) use held::Held;
+pub(super) use history::{Before, BeforeValue, History, KeyChange, Record, Timeline};
 pub(super) use key::Key;
 pub(super) use leases::{Lease, Leases, OwnLease};
 pub(super) use pages::Pages;
@@ -66,7 +67,7 @@ pub(super) struct State {
 
 /// Which entry of the log a command is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LogEntry {
+pub(in crate::kv) struct LogEntry {
     pub(super) index: Index,
     /// The leader's stamp, if the command has one.
     pub(super) stamp_ms: Option<u64>,

@@ -39,7 +39,7 @@ fn check(seed: u64) {
     let mut machines = [Machine::new(limits), Machine::new(limits)];
     let mut sent: Vec<Command> = Vec::new();
     // A log begins with a leader's no-op.
-    let (mut index, mut time) = (1, 0);
+    let (mut index, mut now_ms) = (1, 0u64);
     let noop = Entry { index: Index(index), term: Term(1), payload: Payload::Noop };
     reference.apply(&noop);
     machines.iter_mut().for_each(|machine| drop(machine.apply(&noop)));
@@ -65,11 +65,13 @@ fn check(seed: u64) {
         };
         sent.push(command.clone());
         index += 1;
-        time += rng.u64(0..30);
-        let bytes = command.encode();
-        let stamp = time.to_le_bytes();
-        let stamp = if Store::is_stamped(&bytes) { &stamp[..] } else { &[] };
-        let payload = Payload::Command([&bytes[..], stamp].concat().into());
+        let mut bytes = command.encode().to_vec();
+        if Store::is_stamped(&bytes) {
+            // Now and then the same time again.
+            now_ms += [0, 1, 30, 500][rng.usize(..4)];
+            bytes.extend_from_slice(&now_ms.to_le_bytes());
+        }
+        let payload = Payload::Command(bytes.into());
         let entry = Entry { index: Index(index), term: Term(1), payload };
         reference.apply(&entry);
         for machine in &mut machines {

@@ -261,6 +261,8 @@ fn watches_outlive_a_snapshot_that_replaces_the_state() {
         if is_compacted {
             clerk.compact(last).unwrap();
         }
+        // More than is on its way at the same time, and arrives late.
+        (0..100).for_each(|_| clerk.put("filler", vec![b'x'; 200_000]).unwrap());
         let compacted_at = cluster.status(leader).unwrap().commit_index;
         let deadline = Instant::now() + TEST_TIMEOUT;
         while snapshot_of(leader) <= compacted_at {

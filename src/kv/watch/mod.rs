@@ -51,11 +51,14 @@
 //! `watch-N`, from the first watch on, until the member stops.
 
 mod cursor;
+mod far;
+mod group;
 mod hub;
 mod interests;
 mod ranges;
 mod signal;
 mod sink;
+mod spots;
 #[cfg(test)]
 mod tests;
 mod turn;

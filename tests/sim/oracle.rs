@@ -6,6 +6,7 @@
 
 mod requests;
 mod states;
+mod watches;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,6 +22,7 @@ use crate::reference::Reference;
 use crate::shadow::Shadow;
 use requests::Requests;
 use states::States;
+use watches::Watches;
 
 pub(crate) struct Oracle {
     /// Election safety: who has led each term.
@@ -35,6 +37,7 @@ pub(crate) struct Oracle {
     prefixes: HashMap<(Index, Term), u64>,
     pub(crate) requests: Requests,
     pub(crate) states: States,
+    watches: Watches,
     /// What each committed entry must do.
     reference: Reference,
 }
@@ -56,6 +59,7 @@ impl Oracle {
             prefixes: HashMap::new(),
             requests: Requests::default(),
             states: States::default(),
+            watches: Watches::default(),
             reference: Reference::new(limits),
         }
     }
@@ -67,11 +71,13 @@ impl Oracle {
     /// A member's state now holds `entry` too, which came to `outcome`.
     pub(crate) fn applied(&mut self, machine: &Machine, entry: &Entry, outcome: &Option<Outcome>) {
         self.states.applied(machine, entry, outcome, &self.reference);
+        self.watches.applied(machine, &self.reference);
     }
 
     /// A member's state is a snapshot's.
     pub(crate) fn loaded(&mut self, machine: &Machine) {
         self.states.loaded(machine, &self.reference);
+        self.watches.loaded(machine, &self.reference);
     }
 
     pub(crate) fn committed_index(&self) -> Index {

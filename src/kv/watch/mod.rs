@@ -62,6 +62,7 @@ mod spots;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod view;
 #[allow(clippy::module_inception, reason = "one of all watches")]
 mod watch;
 mod watches;

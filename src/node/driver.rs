@@ -33,6 +33,9 @@ const SWEEP_TICKS: u32 = 10;
 /// How long a leader waits for the command that raises the feature level, before it tries again.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the outcome of an entry that tells the time is waited for. Nobody needs it.
+const TIME_ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the core orders from the other stages.
 pub(super) enum CoreOutput<S: StateMachine> {
     /// Another turn is due: what the core waits for has happened during this one.
@@ -52,7 +55,6 @@ pub(super) struct Driver<S: StateMachine> {
     requests: Requests<S>,
     /// A leader's snapshots that arrived in this turn.
     received: Vec<Snapshot>,
-    is_lease_on: bool,
     was_leader: bool,
     applied_index: Index,
     /// The reads that went to the applier, and how many of them it had answered at the last look.
@@ -88,7 +90,6 @@ impl<S: StateMachine> Driver<S> {
         post: Arc<Post>,
         shared: Arc<Shared>,
         leased: Arc<Leased<S>>,
-        is_lease_on: bool,
     ) -> Driver<S> {
         Driver {
             raft,
@@ -97,7 +98,6 @@ impl<S: StateMachine> Driver<S> {
             leased,
             requests: Requests::new(),
             received: Vec::new(),
-            is_lease_on,
             was_leader: false,
             applied_index: Index::ZERO,
             ready_reads: 0,
@@ -136,13 +136,14 @@ impl<S: StateMachine> Driver<S> {
         let mut events = Vec::with_capacity(inputs.len() + 4);
         // The clock is read after the reads of this turn have arrived: a lease that is valid now is
         // valid for them.
-        let clock = || Event::Clock(clock::boot_time().as_micros() as u64);
-        events.extend(self.is_lease_on.then(clock));
+        events.push(Event::Clock(clock::boot_time().as_micros() as u64));
         events.extend(self.applied());
         events.push(self.unanswered());
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
         events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
         events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
+        // Behind what keeps leases alive.
+        events.extend(has_ticked.then(|| self.tell_time(now)).flatten());
         // Last, so that a leader's message that has arrived counts before the time that passed.
         events.extend(has_ticked.then_some(Event::Tick));
         events.extend(self.requests.refresh(now));
@@ -151,10 +152,13 @@ impl<S: StateMachine> Driver<S> {
 
     /// How far the state machine has come since the last turn. No thread wakes the core for it: the
     /// next tick is soon enough.
-    fn applied(&mut self) -> Option<Event> {
+    fn applied(&mut self) -> impl Iterator<Item = Event> + use<S> {
+        // The index is read first, because the time is published first.
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
         let is_news = applied > std::mem::replace(&mut self.applied_index, applied);
-        is_news.then_some(Event::Applied(applied))
+        let time = self.shared.take_time_news();
+        let time = time.map(|(time, is_restored)| Event::AppliedTime { time, is_restored });
+        time.into_iter().chain(is_news.then_some(Event::Applied(applied)))
     }
 
     /// How many reads the applier has still to answer.
@@ -196,6 +200,16 @@ impl<S: StateMachine> Driver<S> {
         Some(self.requests.propose(command, responder))
     }
 
+    /// A leader tells the time when something is due, and now and then.
+    fn tell_time(&mut self, now: Instant) -> Option<Event> {
+        if !self.raft.is_time_due() {
+            return None;
+        }
+        // If it fails, it is due again.
+        let responder = Responder::new(now + TIME_ENTRY_TIMEOUT, |_| {});
+        Some(self.requests.propose_time(S::time_command(), responder))
+    }
+
     fn event(&mut self, input: Input<S>, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {
         Some(match input {
             Input::Request(request) => return self.request(request, now, out),
@@ -224,6 +238,9 @@ impl<S: StateMachine> Driver<S> {
             Request::Propose { responder, .. } if responder.is_expired(now) => {
                 responder.respond(Err(RequestError::TimedOut { may_apply: false }));
                 None
+            }
+            Request::Propose { command, responder } if S::is_stamped(&command) => {
+                Some(self.requests.propose_stamped(command, responder))
             }
             Request::Propose { command, responder } => {
                 Some(self.requests.propose(command, responder))

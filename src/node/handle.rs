@@ -17,7 +17,7 @@ use super::pipeline::Pipeline;
 use super::request::{Request, RequestError, Responder, Stale};
 use super::shared::{NodeFailure, Shared};
 use super::state_machine::{Observer, StateMachine};
-use crate::raft::{Index, MemberId, RoleName, Status};
+use crate::raft::{Index, MemberId, RoleName, STAMP_LEN_BYTES, Status};
 
 /// How the rest of the program talks to a node. Clones belong to the same node.
 pub struct NodeHandle<S: StateMachine> {
@@ -44,7 +44,8 @@ impl<S: StateMachine> NodeHandle<S> {
 
     /// Replicates `command`. `callback` gets the outcome once the command is committed and applied
     /// here, or the reason why there is none. It runs once, possibly on this thread, and must not
-    /// block. A command is at most [`COMMAND_LEN_MAX`] bytes long.
+    /// block. A command is at most [`COMMAND_LEN_MAX`] bytes long, with the leader's time if it gets
+    /// one.
     pub fn propose(
         &self,
         command: Bytes,
@@ -65,7 +66,8 @@ impl<S: StateMachine> NodeHandle<S> {
         callback: impl FnOnce(Result<S::Outcome, RequestError>) + Send + 'static,
     ) {
         let responder = Responder::new(deadline, callback);
-        match self.refusal(command.len()) {
+        let stamp_len = if S::is_stamped(&command) { STAMP_LEN_BYTES } else { 0 };
+        match self.refusal(command.len() + stamp_len) {
             Some(refusal) => responder.respond(Err(refusal)),
             None => self.pipeline.push_request(Request::Propose { command, responder }),
         }
@@ -176,6 +178,12 @@ impl<S: StateMachine> NodeHandle<S> {
     /// Where this member stands.
     pub fn status(&self) -> Status {
         *self.shared.status.lock()
+    }
+
+    /// How long ago the newest stamp was applied here, or was loaded with a snapshot. What is due
+    /// can be estimated with it; only an entry of the log tells the time.
+    pub fn since_stamp(&self) -> Duration {
+        self.shared.since_stamp()
     }
 
     /// The last entry that the state machine has applied.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::applier::{self, Applier};
-use super::config::{NodeConfig, ReadMode, Timing};
+use super::config::{NodeConfig, Timing};
 use super::driver::Driver;
 use super::gate::Gate;
 use super::handle::NodeHandle;
@@ -119,9 +119,8 @@ impl<S: StateMachine> Node<S> {
         let post = Arc::new(Post::new(links, shared.clone()));
         let service = RaftService::new(affiliation, pipeline.clone(), post.clone(), shared.clone());
         let (stop, stopped) = bounded(0);
-        let is_lease_on = config.read_mode == ReadMode::Lease;
         pipeline.set_workers(
-            Driver::new(raft, post.clone(), shared.clone(), leased.clone(), is_lease_on),
+            Driver::new(raft, post.clone(), shared.clone(), leased.clone()),
             Persister {
                 wal,
                 data_dir: data_dir.clone(),

@@ -7,7 +7,7 @@ use syncraft::kv::model::{
 };
 use syncraft::kv::{Answer, Outcome, Query, SessionLimits, Stats, Store, StoreView};
 use syncraft::node::{StateMachine, StateView};
-use syncraft::raft::{Entry, Index, Payload, RequestId, Term};
+use syncraft::raft::{AppliedTime, Entry, Index, Payload, RequestId, Term};
 use syncraft::storage::Snapshot;
 
 use crate::clerk::Read;
@@ -116,6 +116,10 @@ impl Machine {
 
     pub(crate) fn loaded(&self) -> Index {
         self.loaded
+    }
+
+    pub(crate) fn time(&self) -> AppliedTime {
+        self.store.time()
     }
 
     pub(crate) fn digest(&self) -> u64 {

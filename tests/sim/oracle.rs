@@ -6,6 +6,7 @@
 
 mod requests;
 mod states;
+mod times;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,6 +22,7 @@ use crate::reference::Reference;
 use crate::shadow::Shadow;
 use requests::Requests;
 use states::States;
+use times::Times;
 
 pub(crate) struct Oracle {
     /// Election safety: who has led each term.
@@ -35,6 +37,9 @@ pub(crate) struct Oracle {
     prefixes: HashMap<(Index, Term), u64>,
     pub(crate) requests: Requests,
     pub(crate) states: States,
+    pub(crate) times: Times,
+    /// The rate of the fastest clock.
+    clock_rate: f64,
     /// What each committed entry must do.
     reference: Reference,
 }
@@ -46,8 +51,9 @@ struct Committed {
 }
 
 impl Oracle {
-    /// Of a cluster whose stores remember this much of their clients.
-    pub(crate) fn new(limits: SessionLimits) -> Oracle {
+    /// Of a cluster whose stores remember this much of their clients, and whose fastest clock has
+    /// this rate.
+    pub(crate) fn new(limits: SessionLimits, clock_rate: f64) -> Oracle {
         Oracle {
             leaders: BTreeMap::new(),
             inherited: BTreeMap::new(),
@@ -56,6 +62,8 @@ impl Oracle {
             prefixes: HashMap::new(),
             requests: Requests::default(),
             states: States::default(),
+            times: Times::default(),
+            clock_rate,
             reference: Reference::new(limits),
         }
     }
@@ -189,6 +197,7 @@ impl Oracle {
         for index in from.0 + 1..=living.status.commit_index.0 {
             let (entry, hash) = living.log.at(Index(index)).expect("it is in the log");
             self.requests.committed(entry);
+            self.times.committed(entry, self.clock_rate);
             self.reference.apply(entry);
             self.canonical.push(entry.clone());
             self.committed.push(Committed { hash: *hash, by });

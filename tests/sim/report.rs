@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 24] = [
+const FAULTS: [&str; 25] = [
+    "clock jumped",
     "member wiped",
     "snapshot chunk cut",
     "message dropped",

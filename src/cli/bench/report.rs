@@ -63,9 +63,9 @@ impl Report {
         measured: &Measured,
         cluster: Cluster,
     ) -> Report {
-        let Measured { latencies, elapsed, errors, .. } = measured;
+        let Measured { operations, latencies, elapsed, errors, .. } = measured;
         let at = |quantile| latencies.value_at_quantile(quantile);
-        let (operations, seconds) = (latencies.len(), elapsed.as_secs_f64());
+        let (operations, seconds) = (*operations, elapsed.as_secs_f64());
         Report {
             operation: args.operation.as_str(),
             clients: args.clients,

@@ -44,6 +44,8 @@ mod snapshot;
 mod state;
 #[cfg(feature = "server")]
 mod store;
+#[cfg(feature = "server")]
+mod watch;
 pub(crate) mod words;
 
 #[cfg(feature = "client")]

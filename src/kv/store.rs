@@ -139,6 +139,22 @@ impl Store {
         }
     }
 
+    /// Calls `see` with each key that was changed after revision `at`, newest first, as far as the
+    /// history has it; several times if it was changed at several revisions.
+    pub(super) fn changed_after(&self, at: Revision, see: impl FnMut(Revision, &[u8])) {
+        self.state.history.newest_first(at, see);
+    }
+
+    /// The oldest revision that can be read: all later changes are in the history.
+    pub(super) fn compacted(&self) -> Revision {
+        self.state.history.compacted()
+    }
+
+    /// The entries and their history, without the sessions.
+    pub(super) fn state(&self) -> State {
+        self.state.clone()
+    }
+
     /// Makes a read at once, or answers with a view if it takes longer.
     fn read(&self, txn: &Txn) -> Answer {
         if txn.reads_the_past() {

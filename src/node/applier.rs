@@ -269,6 +269,9 @@ impl<S: StateMachine> Applier<S> {
                 })?)
             }
         };
+        if outcome.is_some() {
+            machine.tell_applied();
+        }
         self.digests.extend(machine.get().digest());
         self.shared.levels.set_applied(machine.get().level());
         let time = machine.get().time();
@@ -317,6 +320,7 @@ impl<S: StateMachine> Applier<S> {
             self.shared.levels.check(it.level())?;
             loaded.map_err(NodeFailure::Storage)
         })?;
+        machine.tell_replaced();
         let digest = machine.get().digest();
         self.shared.levels.set_applied(machine.get().level());
         self.time = machine.get().time();

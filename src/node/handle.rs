@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::config::COMMAND_LEN_MAX;
+use super::config::{COMMAND_LEN_MAX, Timing};
 use super::divergence::Divergence;
 #[cfg(feature = "testing")]
 use super::gate::Gate;
@@ -16,24 +16,30 @@ use super::mailbox::MayDo;
 use super::pipeline::Pipeline;
 use super::request::{Request, RequestError, Responder, Stale};
 use super::shared::{NodeFailure, Shared};
-use super::state_machine::StateMachine;
+use super::state_machine::{Observer, StateMachine};
 use crate::raft::{Index, MemberId, RoleName, STAMP_LEN_BYTES, Status};
 
 /// How the rest of the program talks to a node. Clones belong to the same node.
 pub struct NodeHandle<S: StateMachine> {
     pipeline: Arc<Pipeline<S>>,
     shared: Arc<Shared>,
+    timing: Timing,
 }
 
 impl<S: StateMachine> Clone for NodeHandle<S> {
     fn clone(&self) -> NodeHandle<S> {
-        NodeHandle { pipeline: self.pipeline.clone(), shared: self.shared.clone() }
+        let (pipeline, shared) = (self.pipeline.clone(), self.shared.clone());
+        NodeHandle { pipeline, shared, timing: self.timing }
     }
 }
 
 impl<S: StateMachine> NodeHandle<S> {
-    pub(super) fn new(pipeline: Arc<Pipeline<S>>, shared: Arc<Shared>) -> NodeHandle<S> {
-        NodeHandle { pipeline, shared }
+    pub(super) fn new(
+        pipeline: Arc<Pipeline<S>>,
+        shared: Arc<Shared>,
+        timing: Timing,
+    ) -> NodeHandle<S> {
+        NodeHandle { pipeline, shared, timing }
     }
 
     /// Replicates `command`. `callback` gets the outcome once the command is committed and applied
@@ -134,6 +140,24 @@ impl<S: StateMachine> NodeHandle<S> {
             None => self.pipeline.push_request(Request::ReadStale { query, age_max, responder }),
         }
         self.run_pending();
+    }
+
+    /// From now on `observer` is told what happens to the state machine, until the node ends.
+    pub fn observe(&self, observer: Arc<dyn Observer<S>>) {
+        self.pipeline.observe(observer);
+    }
+
+    /// Runs `look` on the state as it is, whatever its age, on this thread: it waits for the entry
+    /// that is being applied, and the next entry waits for it. So `look` should take microseconds.
+    /// `None`: the node has ended or failed, or this member has
+    /// [diverged](NodeHandle::divergence).
+    pub fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        self.pipeline.inspect(look)
+    }
+
+    /// The times of Raft that the node was started with.
+    pub fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// If this member leads, hands the leadership over to `to`, or to the peer with the longest log

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::shared::{SLOW_APPLY, Shared};
-use super::state_machine::StateMachine;
+use super::state_machine::{Observer, StateMachine};
 use crate::clock;
 use crate::raft::Index;
 
@@ -48,12 +48,15 @@ pub(super) struct Leased<S> {
     shared: Arc<Shared>,
 }
 
-/// A state machine; none once a change of it has panicked or failed, or the applier has ended.
-pub(super) struct Machine<S>(Option<S>);
+pub(super) struct Machine<S> {
+    /// None once a change of it has panicked or failed, or the applier has ended.
+    state_machine: Option<S>,
+    observers: Vec<Arc<dyn Observer<S>>>,
+}
 
 impl<S: StateMachine> Machine<S> {
     pub(super) fn get(&self) -> &S {
-        self.0.as_ref().expect("the applier stops at the first failure")
+        self.state_machine.as_ref().expect("the applier stops at the first failure")
     }
 
     /// Changes the state.
@@ -61,17 +64,31 @@ impl<S: StateMachine> Machine<S> {
         &mut self,
         change: impl FnOnce(&mut S) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut state_machine = self.0.take().expect("the applier stops at the first failure");
+        let state_machine = self.state_machine.take();
+        let mut state_machine = state_machine.expect("the applier stops at the first failure");
         let result = change(&mut state_machine)?;
-        self.0 = Some(state_machine);
+        self.state_machine = Some(state_machine);
         Ok(result)
+    }
+
+    /// An entry has changed the state.
+    pub(super) fn tell_applied(&self) {
+        self.observers.iter().for_each(|observer| observer.applied(self.get()));
+    }
+
+    /// A snapshot has replaced the state.
+    pub(super) fn tell_replaced(&self) {
+        self.observers.iter().for_each(|observer| observer.replaced(self.get()));
     }
 }
 
 impl<S: StateMachine> Leased<S> {
     pub(super) fn new(state_machine: S, shared: Arc<Shared>) -> Arc<Leased<S>> {
         Arc::new(Leased {
-            machine: RwLock::new(Machine(Some(state_machine))),
+            machine: RwLock::new(Machine {
+                state_machine: Some(state_machine),
+                observers: Vec::new(),
+            }),
             lease_end_us: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             read_begun_ns: AtomicU64::new(0),
@@ -103,12 +120,26 @@ impl<S: StateMachine> Leased<S> {
 
     /// The command that raises the level of the state, unless the state is being changed.
     pub(super) fn try_level_command(&self, level: u32) -> Option<Bytes> {
-        self.machine.try_read()?.0.as_ref().map(|it| it.level_command(level))
+        self.machine.try_read()?.state_machine.as_ref().map(|it| it.level_command(level))
+    }
+
+    /// From now on `observer` is told of every change.
+    pub(super) fn observe(&self, observer: Arc<dyn Observer<S>>) {
+        let mut machine = self.machine.write();
+        machine.state_machine.as_ref().inspect(|it| observer.replaced(it));
+        machine.observers.push(observer);
+    }
+
+    /// Looks at the state as it is, after a change that is under way. `None`: there is none any
+    /// more, or it has diverged.
+    pub(super) fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        let machine = self.machine.read();
+        machine.state_machine.as_ref().filter(|_| !self.is_diverged()).map(look)
     }
 
     /// Ends the state machine.
     pub(super) fn end(&self) {
-        let state_machine = self.machine.write().0.take();
+        let state_machine = self.machine.write().state_machine.take();
         // Without the lock: it may take long.
         drop(state_machine);
     }
@@ -127,7 +158,8 @@ impl<S: StateMachine> Leased<S> {
             return Err(query);
         }
         let Some(machine) = self.machine.try_read() else { return Err(query) };
-        let Some(state_machine) = machine.0.as_ref().filter(|_| !self.is_diverged()) else {
+        let Some(state_machine) = machine.state_machine.as_ref().filter(|_| !self.is_diverged())
+        else {
             return Err(query);
         };
         let asked = Instant::now();

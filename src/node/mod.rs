@@ -134,4 +134,4 @@ pub use handle::NodeHandle;
 pub use request::{RequestError, Stale};
 pub use shared::NodeFailure;
 pub use start::{Node, NodeError};
-pub use state_machine::{StateMachine, StateView};
+pub use state_machine::{Observer, StateMachine, StateView};

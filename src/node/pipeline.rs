@@ -39,7 +39,7 @@ use super::request::{Request, RequestError, Responder};
 use super::shared::{NodeFailure, PanicGuard, Shared};
 use super::snapshotter::{SnapshotOutput, SnapshotTask, Snapshotter};
 use super::stage::{Stage, in_turn, is_in_turn};
-use super::state_machine::StateMachine;
+use super::state_machine::{Observer, StateMachine};
 use crate::raft::{MemberId, Message, OtherCluster};
 use crate::rpc::Status;
 
@@ -71,6 +71,14 @@ impl<S: StateMachine> Pipeline<S> {
         self.core.set_worker(driver);
         self.log.set_worker(persister);
         self.applier.set_worker(applier);
+    }
+
+    pub(super) fn observe(&self, observer: Arc<dyn Observer<S>>) {
+        self.leased.observe(observer);
+    }
+
+    pub(super) fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        self.leased.inspect(look)
     }
 
     /// Queues a client's request, or refuses it.

@@ -10,6 +10,7 @@ mod kv;
 mod refused;
 mod scan;
 mod store;
+mod watch;
 
 use std::time::{Duration, Instant};
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::checked::Checked;
 use super::refused::{Refused, bad_arguments, leader, refused};
-use super::{age_ms, deadline, scan};
+use super::{age_ms, deadline, scan, watch};
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
 use crate::kv::model::proto::{
     self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
@@ -131,8 +131,8 @@ impl StoreRpc for StoreService {
         scan::scan(&self.api, self.leader_elsewhere(), args, replies);
     }
 
-    fn watch(&self, _requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
-        replies.fail(not_yet());
+    fn watch(&self, requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
+        watch::watch(&self.api, requests, replies);
     }
 
     fn lease_grant(&self, _args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {

@@ -28,6 +28,7 @@ mod error;
 mod read;
 mod readers;
 mod scan;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,9 +37,12 @@ use bytes::Bytes;
 
 pub use answers::{Changed, Consistency, Read, TxnDone, TxnResult};
 pub use error::ApiError;
-pub use scan::{NoRoom, PageSink};
+pub use scan::PageSink;
+
+pub use super::watch::{NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd};
 
 use super::model::{Action, OperationAnswer, Range, RangeAnswer, Revision, Txn};
+use super::watch::Hub;
 use super::{
     Answer, Change, Command, Identity, LimitsChange, Outcome, Query, ReadAnswer, Stats, Store,
 };
@@ -78,14 +82,22 @@ struct Shared {
     members: Members,
     readers: Arc<Readers>,
     scans: Arc<Scans>,
+    hub: Arc<Hub>,
+}
+
+/// The thread of the watches ends with the last owner.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.hub.stop();
+    }
 }
 
 impl Api {
     /// Serves what `node` replicates. Clients reach the members at these addresses.
     pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
-        let scans = Arc::default();
-        Api { shared: Arc::new(Shared { node, members, readers, scans }) }
+        let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
+        Api { shared: Arc::new(Shared { node, members, readers, scans, hub }) }
     }
 
     /// The address of a member, if there is such a member.
@@ -263,8 +275,9 @@ impl Api {
         self.shared.node.run_pending();
     }
 
-    /// Ends the large reads, and the threads that make them. Later ones are refused.
+    /// Ends the watches and the large reads, and their threads. Later ones are refused.
     pub fn stop(&self) {
+        self.shared.hub.stop();
         self.shared.readers.stop();
     }
 }

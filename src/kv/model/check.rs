@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Action, DEPTH_MAX, KeyRange, NewValue, OPERATIONS_MAX, Operand, Operation, RangeEnd, ScanRange,
-    Txn,
+    Txn, WatchRange,
 };
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
@@ -71,6 +71,16 @@ impl Txn {
 }
 
 impl ScanRange {
+    /// Checks the keys against their limit.
+    ///
+    /// # Errors
+    /// [`TxnError::KeyTooLong`].
+    pub fn check(&self) -> Result<(), TxnError> {
+        check_keys(&self.keys)
+    }
+}
+
+impl WatchRange {
     /// Checks the keys against their limit.
     ///
     /// # Errors

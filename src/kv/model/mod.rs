@@ -31,6 +31,7 @@ mod range;
 mod reason;
 mod scan;
 mod txn;
+mod watch;
 mod wire;
 
 pub use answer::{OperationAnswer, RangeAnswer, TxnAnswer};
@@ -44,6 +45,7 @@ pub use range::{KeyRange, Range, RangeEnd, RangeError, RevisionBounds, SortBy, W
 pub use reason::{Reason, Refusal};
 pub use scan::{ScanPage, ScanRange};
 pub use txn::{Action, Compare, NewLease, NewValue, Operand, Operation, Relation, Txn};
+pub use watch::{Change, Changes, WatchRange};
 pub use wire::WireError;
 
 /// How deep transactions may be nested. The outermost one has depth 1.

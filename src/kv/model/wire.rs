@@ -40,7 +40,7 @@ impl From<RangeError> for WireError {
     }
 }
 
-fn missing(of: &'static str, part: &'static str) -> WireError {
+pub(super) fn missing(of: &'static str, part: &'static str) -> WireError {
     WireError::Missing { of, part }
 }
 

@@ -32,7 +32,8 @@ use super::model::{Reason, Refusal, Revision, ScanRange, Txn, TxnAnswer};
 
 pub use execution::Branches;
 pub(super) use execution::Budget;
-pub(super) use history::{Before, BeforeValue, History, Record};
+pub(super) use held::Held;
+pub(super) use history::{Before, BeforeValue, History, KeyChange, Record, Timeline};
 pub(super) use key::Key;
 pub(super) use pages::Pages;
 pub(super) use tree::{Stored, Tree};

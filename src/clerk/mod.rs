@@ -18,6 +18,7 @@
 //! | `session` | a write's identity, which all its attempts carry |
 //! | `ranges`, `scan` | reads of entries and ranges |
 //! | `txn`, `swap` | transactions, and writes that depend on what a key holds |
+//! | `watch` | changes as they happen |
 //! | `settings` | compaction, limits, statistics |
 //! | `replies`, `error` | what members answer, and what the caller is told |
 //!
@@ -43,7 +44,8 @@
 //! # Threads
 //!
 //! None of its own. Each connection has those of its [`Channel`](crate::rpc::Channel). A member
-//! has two: the streams of scans go over the second one, which is made for the first of them.
+//! has three: the streams of scans go over the second one, those of watches over the third. Each is
+//! made when it is first needed.
 
 mod call;
 mod endpoints;
@@ -63,6 +65,7 @@ mod tests;
 mod txn;
 #[cfg(test)]
 mod txn_tests;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +89,7 @@ use session::Session;
 pub use settings::Stats;
 pub use swap::{Expected, Swap};
 pub use txn::{Committed, TxnBuilder};
+pub use watch::{Watch, WatchBuilder, WatchError};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use bench::{BenchArgs, BenchOperation, LeaseLoadArgs, WatchLoadArgs};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
-    ListArgs, PutArgs, TxnArgs, WriteArgs,
+    ListArgs, PutArgs, TxnArgs, WaitArgs, WatchArgs, WriteArgs,
 };
 
 const EXIT_STATUS_HELP: &str = "\
@@ -19,9 +19,12 @@ Exit status:
   1  get, delete: the key is absent
   2  wrong usage, or a request that the store refuses as it is
   3  not done, and never will be: trying again is safe. Also a server that
-     cannot start or stops by itself, and a result that cannot be written
+     cannot start or stops by itself, a result that cannot be written, and
+     a wait that was in vain
   4  a write may or may not have happened, or has and its result is lost
-  5  a comparison did not hold: cas, put --if-absent, txn";
+  5  a comparison did not hold: cas, put --if-absent, txn
+Commands that run a COMMAND end with its status; with 127 if there is no such
+program, with 126 if it cannot be started, and with 128 + N if signal N ends it.";
 
 /// A replicated, linearizable, durable key-value store.
 #[derive(Debug, Parser)]
@@ -74,6 +77,10 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Put the entries that are written as lines of JSON on standard input, and print how many
     Import(ImportArgs),
+    /// Print changes of KEY as they happen, or run COMMAND for each
+    Watch(WatchArgs),
+    /// Wait until KEY is there, has a value, or is absent; exit status 3 if time runs out
+    Wait(WaitArgs),
     /// Forget what the store was like before REVISION
     Compact(CompactArgs),
     /// Print how much the store holds and may hold; change what it may hold

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use syncraft::clerk::Committed;
 use syncraft::kv::model::{
-    Action, Compare, Entry, KeyRange, LeaseId, Operand, Operation, OperationAnswer, Range,
+    Action, Change, Compare, Entry, KeyRange, LeaseId, Operand, Operation, OperationAnswer, Range,
     RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
 };
 
@@ -84,6 +84,25 @@ impl EntryJson {
             mod_revision: entry.mod_revision.0,
             version: entry.version,
             lease: entry.lease.0,
+        }
+    }
+}
+
+/// A change as it is printed.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum ChangeJson {
+    Put(EntryJson),
+    Delete { key: Octets, mod_revision: u64 },
+}
+
+impl From<&Change> for ChangeJson {
+    fn from(change: &Change) -> ChangeJson {
+        match change {
+            Change::Put { entry, .. } => ChangeJson::Put(EntryJson::whole(entry)),
+            Change::Delete { key, revision, .. } => {
+                ChangeJson::Delete { key: Octets(key.clone()), mod_revision: revision.0 }
+            }
         }
     }
 }

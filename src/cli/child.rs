@@ -1,0 +1,241 @@
+//! COMMAND, which `watch`, `lock` and `elect` run: its start, signals, and its exit status.
+//!
+//! | how COMMAND ends | exit status |
+//! |---|---|
+//! | it exits with a status | that one |
+//! | signal N ends it | 128 + N |
+//! | there is no such program | 127 |
+//! | it cannot be started otherwise | 126 |
+//!
+//! Shells use the same numbers.
+//!
+//! # Signals
+//! SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1 and SIGUSR2 are passed on to COMMAND, except those
+//! that were ignored when `syncraft` started (`nohup`). While no COMMAND runs, they do to `syncraft`
+//! what they do to any program, unless the caller wants to see them first
+//! ([`Runner::holding`]).
+//!
+//! In the foreground of a terminal, COMMAND is in the terminal's group of processes, so that it may
+//! read from the terminal, and Ctrl-Z stops both. Keys that send a signal send it to the whole
+//! group, so SIGINT and SIGQUIT are not passed on a second time. Anywhere else, COMMAND has a group
+//! of its own, and signals go to all of that.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
+use rustix::termios::tcgetpgrp;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+use super::{Exit, Failure};
+
+const PASSED_ON: [i32; 6] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2];
+
+/// How often it is checked whether COMMAND may still run.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long COMMAND may take to end after SIGTERM. Then comes SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs COMMANDs, one at a time.
+pub(super) struct Runner {
+    signals: Receiver<i32>,
+    /// Whether signals have their usual effect.
+    is_default: Arc<AtomicBool>,
+    is_in_foreground: bool,
+}
+
+/// How a COMMAND has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// As in the table above.
+    pub(super) status: u8,
+    /// Whether it was told to end because it must not run any longer.
+    pub(super) was_told: bool,
+}
+
+impl Runner {
+    /// From now on, signals are passed on.
+    pub(super) fn new() -> Result<Runner, Failure> {
+        let ignored = ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+        let wanted = PASSED_ON.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let mut caught = Signals::new(wanted.chain([SIGCHLD])).map_err(cannot_catch)?;
+        let (sender, signals) = channel();
+        let is_default = Arc::new(AtomicBool::new(true));
+        let has_default = Arc::clone(&is_default);
+        let pass_on = move || {
+            for signal in caught.forever() {
+                if has_default.load(Ordering::Relaxed) {
+                    usual_effect(signal);
+                } else if sender.send(signal).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("signals".to_owned()).spawn(pass_on).map_err(cannot_catch)?;
+        let is_in_foreground =
+            fs::File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty) == Ok(getpgrp()));
+        Ok(Runner { signals, is_default, is_in_foreground })
+    }
+
+    /// From now on, signals have no effect while no COMMAND runs, but [`signal`](Self::signal)
+    /// tells them: there is something to give back before the end.
+    pub(super) fn holding(&self) {
+        self.is_default.store(false, Ordering::Relaxed);
+    }
+
+    /// A signal that ends programs, if one has come while no COMMAND ran.
+    pub(super) fn signal(&self) -> Option<i32> {
+        self.signals.try_iter().find(|signal| *signal != SIGCHLD)
+    }
+
+    /// Runs a COMMAND to its end. It gets `input` as its standard input, or ours. As soon as
+    /// `may_run` is false, it is told to end.
+    pub(super) fn run(
+        &self,
+        mut command: Command,
+        input: Option<&[u8]>,
+        may_run: impl Fn() -> bool,
+    ) -> Result<Ended, Failure> {
+        if input.is_some() {
+            command.stdin(Stdio::piped());
+        }
+        if !self.is_in_foreground {
+            command.process_group(0);
+        }
+        let was_default = self.is_default.swap(false, Ordering::Relaxed);
+        let ended = match command.spawn() {
+            Ok(child) => self.attend(child, input, may_run),
+            Err(error) => Err(cannot_start(&command, &error)),
+        };
+        self.is_default.store(was_default, Ordering::Relaxed);
+        if was_default {
+            // Too late for COMMAND: they are for us.
+            self.signal().into_iter().for_each(usual_effect);
+        }
+        ended
+    }
+
+    fn attend(
+        &self,
+        mut child: Child,
+        input: Option<&[u8]>,
+        may_run: impl Fn() -> bool,
+    ) -> Result<Ended, Failure> {
+        if let Some(input) = input {
+            feed(&mut child, input);
+        }
+        let pid = Pid::from_child(&child);
+        let mut told_at = None;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => {
+                    return Ok(Ended { status: code(status), was_told: told_at.is_some() });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    return Err(Failure::not_applied(format!("cannot wait for COMMAND: {error}")));
+                }
+            }
+            match told_at {
+                None if !may_run() => {
+                    self.send(pid, Signal::TERM);
+                    // It may be stopped.
+                    self.send(pid, Signal::CONT);
+                    told_at = Some(Instant::now());
+                }
+                Some(at) if at.elapsed() >= GRACE => self.send(pid, Signal::KILL),
+                _ => {}
+            }
+            match self.signals.recv_timeout(CHECK_INTERVAL) {
+                Ok(signal) => self.pass_on(pid, signal),
+                Err(RecvTimeoutError::Timeout) => {}
+                // The thread that catches signals has died: look again in a while.
+                Err(RecvTimeoutError::Disconnected) => thread::sleep(CHECK_INTERVAL),
+            }
+        }
+    }
+
+    fn pass_on(&self, pid: Pid, signal: i32) {
+        let is_from_keys = self.is_in_foreground && [SIGINT, SIGQUIT].contains(&signal);
+        match Signal::from_named_raw(signal) {
+            Some(signal) if signal != Signal::CHILD && !is_from_keys => self.send(pid, signal),
+            _ => {}
+        }
+    }
+
+    /// Sends a signal to COMMAND, which has not been waited for, so that nobody else has its id.
+    fn send(&self, pid: Pid, signal: Signal) {
+        // It may have ended just now.
+        let _ = match self.is_in_foreground {
+            true => kill_process(pid, signal),
+            false => kill_process_group(pid, signal),
+        };
+    }
+}
+
+fn usual_effect(signal: i32) {
+    // It fails for no signal that is caught.
+    let _ = emulate_default_handler(signal);
+}
+
+/// A COMMAND from its words.
+pub(super) fn command(words: &[OsString]) -> Command {
+    let mut words = words.iter();
+    let mut command = Command::new(words.next().expect("clap wants at least one word"));
+    command.args(words);
+    command
+}
+
+/// Writes the input of a COMMAND, which need not read it: so a thread does it.
+fn feed(child: &mut Child, input: &[u8]) {
+    let Some(mut pipe) = child.stdin.take() else { return };
+    let input = input.to_vec();
+    thread::spawn(move || {
+        // It may end before it has read everything.
+        let _ = pipe.write_all(&input);
+    });
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+fn cannot_catch(error: io::Error) -> Failure {
+    Failure::not_applied(format!("cannot catch signals: {error}"))
+}
+
+fn cannot_start(command: &Command, error: &io::Error) -> Failure {
+    let status = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
+    let line = format!("cannot run {:?}: {error}", command.get_program());
+    Failure { exit: Exit::Command(status), line }
+}
+
+/// The signals that this process ignores, as bits, from `/proc/self/status`.
+fn ignored(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_found() {
+        let ignored = ignored("Name:\tsh\nSigBlk:\t00000000000000ff\nSigIgn:\t0000000000001001\n");
+        assert_eq!(ignored, 1 << (SIGHUP - 1) | 1 << 12);
+        assert_eq!(super::ignored(""), 0);
+    }
+}

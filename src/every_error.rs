@@ -9,7 +9,7 @@ use crate::clerk::BuildError;
 use crate::error_words::{check, check_all, every_variant};
 use crate::kv::CommandError;
 use crate::kv::api::ApiError;
-use crate::kv::model::{KeyRange, Reason, Refusal, TxnError, WireError};
+use crate::kv::model::{KeyRange, LeaseId, Reason, Refusal, TxnError, WireError};
 use crate::members::{Members, MembersError};
 use crate::node::{NodeError, NodeFailure, RequestError};
 use crate::raft::MemberId;
@@ -64,11 +64,16 @@ fn every_error_says_its_own_part_only() {
         NotAMessage(not_a_message()),
         NotATxn(WireError::Missing { of: "a range", part: "keys" }),
         Txn(TxnError::TooDeep { depth: 17 }),
+        NoStamp {},
+        TtlOutOfBounds { ttl_ms: 0 },
+        LeaseIdOutOfBounds(LeaseId(1 << 63)),
+        TooManyLeases(100_001),
     ));
     check_all(&every_variant!(TxnError:
         KeyTooLong { len: 9 },
         ValueTooLong { len: 9 },
         TooMany { count: 50_001 },
+        TtlOutOfBounds { ttl_ms: 0 },
         Damaged {},
         TooDeep { depth: 17 },
     ));

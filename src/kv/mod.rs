@@ -50,14 +50,14 @@ pub(crate) mod words;
 
 #[cfg(feature = "client")]
 pub(crate) use command::check_key_and_value;
-pub use command::{Change, Command, CommandError, Identity};
+pub use command::{Change, Command, CommandError, Identity, KEEP_ALIVE_IDS_MAX, Stamped};
 #[cfg(feature = "server")]
 pub use lanes::{LANES_MAX, LaneError, LaneService, Lanes};
 pub use limits::{Limits, LimitsChange};
 #[cfg(feature = "server")]
 pub use outcome::{Branches, Done, Outcome};
 #[cfg(feature = "server")]
-pub use query::{Answer, Query, ReadAnswer, Stats};
+pub use query::{Answer, LeaseAnswer, LeasesAnswer, Query, ReadAnswer, Stats};
 #[cfg(feature = "server")]
 pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, SessionLimits, Sessions};
 #[cfg(feature = "server")]

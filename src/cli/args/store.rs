@@ -287,6 +287,9 @@ pub(crate) struct LimitsArgs {
     /// value that it replaced; at most 4 GiB
     #[arg(long, value_name = "N")]
     pub(crate) history: Option<u64>,
+    /// How many leases there may be
+    #[arg(long, value_name = "N")]
+    pub(crate) leases: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

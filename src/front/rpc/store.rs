@@ -101,8 +101,9 @@ impl StoreRpc for StoreService {
 
     fn set_limits(&self, args: LimitsRequest, done: Done<TxnReply>) {
         let (deadline, api) = (deadline(&done), self.api.clone());
-        let LimitsRequest { identity: it, bytes_max, keys_max, history_bytes_max } = args;
-        let change = LimitsChange { bytes_max, keys_max, history_bytes_max };
+        let LimitsRequest { identity: it, bytes_max, keys_max, history_bytes_max, leases_max } =
+            args;
+        let change = LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max };
         self.api.set_limits(identity(it), change, deadline, move |result| {
             changed(&api, result, done);
         });
@@ -240,5 +241,9 @@ fn stats(stats: Stats) -> proto::Stats {
         bytes_max: stats.limits.bytes_max,
         keys_max: stats.limits.keys_max,
         history_bytes_max: stats.limits.history_bytes_max,
+        leases: stats.leases as u64,
+        keys_with_ttl: stats.keys_with_ttl as u64,
+        time_ms: stats.time_ms,
+        leases_max: stats.limits.leases_max,
     }
 }

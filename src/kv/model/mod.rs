@@ -27,6 +27,7 @@ mod check;
 #[cfg(feature = "server")]
 mod encoded;
 mod entry;
+mod lease;
 mod range;
 mod reason;
 mod scan;
@@ -41,6 +42,7 @@ pub(in crate::kv) use encoded::check_message;
 #[cfg(feature = "server")]
 pub(crate) use encoded::check_request;
 pub use entry::{Entry, LeaseId, Revision};
+pub use lease::LeaseInfo;
 pub use range::{KeyRange, Range, RangeEnd, RangeError, RevisionBounds, SortBy, Want};
 pub use reason::{Reason, Refusal};
 pub use scan::{ScanPage, ScanRange};

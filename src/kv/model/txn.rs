@@ -156,6 +156,15 @@ impl Txn {
 }
 
 impl Txn {
+    /// Whether either branch has a put with a time to live of its own.
+    pub(in crate::kv) fn has_ttl(&self) -> bool {
+        self.then.iter().chain(&self.otherwise).any(|operation| match &operation.action {
+            Action::Put { lease: NewLease::OfItsOwn { .. }, .. } => true,
+            Action::Txn(nested) => nested.has_ttl(),
+            _ => false,
+        })
+    }
+
     /// Whether either branch reads as of an earlier revision.
     #[cfg(feature = "server")]
     pub(in crate::kv) fn reads_the_past(&self) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use bench::{BenchArgs, BenchOperation, LeaseLoadArgs, WatchLoadArgs};
+pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
     ListArgs, PutArgs, TxnArgs, WaitArgs, WatchArgs, WriteArgs,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use syncraft::ErrorChain;
+use syncraft::kv::model::Reason;
 use syncraft::kv::model::proto::{
     LeaseGrantReply, LeaseGrantRequest, LeaseKeepAliveReply, LeaseKeepAliveRequest, Refusal,
     lease_grant_reply,
@@ -32,8 +33,6 @@ const GRANTS: usize = 64;
 const KEEP_ALIVES: u32 = 3;
 /// The most ids of one call.
 const IDS_MAX: usize = 10_000;
-/// The reason of a refusal: the id is in use.
-const LEASE_EXISTS: u32 = 15;
 
 pub(super) fn run(
     args: &BenchArgs,
@@ -97,7 +96,9 @@ fn granted(reply: LeaseGrantReply) -> Result<u64, Failure> {
     match reply.result {
         Some(lease_grant_reply::Result::Lease(_)) => Ok(reply.index),
         // An earlier run granted it.
-        Some(lease_grant_reply::Result::Refusal(Refusal { reason: LEASE_EXISTS, .. })) => {
+        Some(lease_grant_reply::Result::Refusal(Refusal { reason, .. }))
+            if reason == Reason::LeaseExists.number() =>
+        {
             Ok(reply.index)
         }
         other => Err(Failure::not_applied(format!("a lease is not granted: {other:?}"))),

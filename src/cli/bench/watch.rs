@@ -108,11 +108,11 @@ impl Stream {
         let (requests, mut replies) =
             line.store.invoker().open_duplex::<_, Reply>(method, &options, None);
         let share = |all: u32| (number..all).step_by(streams as usize);
-        let unchanged = share(idle).map(|number| format!("{IDLE_PREFIX}{number:010}").into());
-        let keys = share(watchers).map(|_| KEY.into()).chain(unchanged);
+        let unchanged = share(idle).map(|number| Bytes::from(format!("{IDLE_PREFIX}{number:010}")));
+        let keys = share(watchers).map(|_| Bytes::from(KEY)).chain(unchanged);
         let mut made = 0;
         for (id, key) in keys.enumerate() {
-            let create = WatchCreate::from(&WatchRange::of(KeyRange::key::<Bytes>(key)));
+            let create = WatchCreate::from(&WatchRange::of(KeyRange::key(key)));
             let request = Some(watch_request::Request::Create(create));
             let request = WatchRequest { id: id as u64, request };
             requests.send(&request, deadline).map_err(failure)?;

@@ -113,7 +113,8 @@ impl Leases {
             at = (at + self.pause).min(duration);
             sleep_until((begun + at).into()).await;
             let due = at.as_secs_f64() / interval.as_secs_f64() * self.count as f64;
-            while self.next < first + due as u64 {
+            // A count was made a time, which is not exact.
+            while self.next < first + (due + 1e-3) as u64 {
                 if let Err(error) = self.keep_next_alive() {
                     eprintln!("etcd-load: {error}");
                 }

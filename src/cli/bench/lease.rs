@@ -126,7 +126,8 @@ impl Keeper {
             at = (at + self.round).min(duration);
             thread::sleep((begun + at).saturating_duration_since(Instant::now()));
             let due = at.as_secs_f64() / self.interval.as_secs_f64() * self.leases as f64;
-            self.send((first + due as u64).max(self.next), &shard);
+            // A count was made a time, which is not exact.
+            self.send((first + (due + 1e-3) as u64).max(self.next), &shard);
         }
         // Each call that has not ended holds it, and ends by its deadline.
         let mut shard = shard;

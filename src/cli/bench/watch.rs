@@ -225,7 +225,7 @@ impl Run {
 
     fn begin(self: &Arc<Self>, mut client: Client) {
         let begin = Instant::now();
-        if begin >= self.start && self.is_last(begin) {
+        if self.is_over.load(Ordering::Relaxed) || (begin >= self.start && self.is_last(begin)) {
             return self.leave();
         }
         let put = Action::put(Bytes::from_static(KEY.as_bytes()), self.value.clone());
@@ -241,11 +241,10 @@ impl Run {
     fn is_last(&self, begin: Instant) -> bool {
         let mut counts = self.counts.lock();
         counts.begun += 1;
-        self.is_over.load(Ordering::Relaxed)
-            || match self.end {
-                End::After(time) => begin >= self.start + time,
-                End::Count(count) => counts.begun > count,
-            }
+        match self.end {
+            End::After(time) => begin >= self.start + time,
+            End::Count(count) => counts.begun > count,
+        }
     }
 
     fn answered(self: &Arc<Self>, mut begun: Begun, reply: Result<TxnReply, CallError>) {
@@ -349,3 +348,52 @@ struct Entry {
 #[derive(Clone, PartialEq, syncraft::rpc::prost::Message)]
 #[prost(prost_path = "syncraft::rpc::prost")]
 struct Ended {}
+
+#[cfg(test)]
+mod tests {
+    use syncraft::kv::model::proto;
+    use syncraft::rpc::prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn what_is_looked_at_is_where_the_service_puts_it() {
+        let read = |reply: proto::watch_reply::Reply| {
+            let reply = proto::WatchReply { id: 7, reply: Some(reply) };
+            Reply::decode(&reply.encode_to_vec()[..]).unwrap()
+        };
+        let created = read(proto::watch_reply::Reply::Created(Default::default()));
+        assert_eq!(created, Reply { created: Some(Created {}), ..Reply::default() });
+        let ended = read(proto::watch_reply::Reply::Ended(Default::default()));
+        assert_eq!(ended, Reply { ended: Some(Ended {}), ..Reply::default() });
+        let changed = |mod_revision| proto::WatchChange {
+            entry: Some(proto::Entry { key: "k".into(), mod_revision, ..Default::default() }),
+            ..Default::default()
+        };
+        let changes = proto::WatchChanges { changes: vec![changed(3), changed(5)], complete_to: 5 };
+        let changes = read(proto::watch_reply::Reply::Changes(changes)).changes.unwrap().changes;
+        let revisions: Vec<_> =
+            changes.iter().map(|change| change.entry.as_ref().unwrap().mod_revision).collect();
+        assert_eq!(revisions, [3, 5]);
+    }
+
+    #[test]
+    fn a_put_ends_when_all_watchers_have_its_revision() {
+        let mut counts = Counts::new(1);
+        let begun = || {
+            let client = Client { number: 0, session: Session::new(&mut fastrand::Rng::new()) };
+            Begun { client, begin: Instant::now() }
+        };
+        counts.answered = [(3, begun()), (5, begun())].into();
+        let mut ended = |revision| {
+            let ended = counts.sent(revision, 2);
+            (ended.into_keys().collect::<Vec<u64>>(), counts.by_all)
+        };
+        // A watcher may be ahead of another one.
+        assert_eq!(ended(3), (vec![], 0));
+        assert_eq!(ended(5), (vec![], 0));
+        assert_eq!(ended(3), (vec![3], 3));
+        assert_eq!(ended(5), (vec![5], 5));
+        assert!(counts.by_revision.is_empty());
+    }
+}

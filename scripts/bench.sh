@@ -45,6 +45,7 @@ runs=3 seconds=5 kills=5
 clients_table=(1 16 64 256 1000) # The clients of the table's rows.
 each_table=(64 1000)             # The clients of rows with a connection for each client.
 connection_each= # Set: each client has a connection of its own.
+idle=0           # How many more watches have nothing to tell.
 lease_round_ms=  # How often the leases that are due are kept alive.
 warm_up_ms=2000
 cpu_puts=100000
@@ -374,7 +375,7 @@ load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N [ARGUMENT...]
     local each=()
     [ -z "$connection_each" ] || each=(--conns "$3")
     case $2 in
-        watch) common+=(--watchers "$watchers") each=(--conns 1) ;;
+        watch) common+=(--watchers "$watchers" --idle "$idle") each=(--conns 1) ;;
         lease) common+=(--leases "$leases") each=(--conns 1) ;;
     esac
     # The programs differ in how they take a time.
@@ -542,16 +543,16 @@ measure_leases() { # ROW [ROUND_MS]
 
 # How much a member grows with watches of keys that nobody changes. Starts fresh clusters.
 measure_idle_watches() { # ROW
-    local side before
+    local side before watchers=1 idle
     for side in "${store_sides[@]}"; do
         start "$side"
-        warm_up_ms=1 load_command "$side" watch 1 "$size" --count 100
-        "${load[@]}" --watchers 1 >/dev/null || fail "$side" "the load failed: ${load[*]}"
-        before=$(peak_memory "$side")
-        "${load[@]}" --watchers 1 --idle "$idle_watches" >/dev/null ||
-            fail "$side" "the load failed: ${load[*]}"
+        for idle in 0 "$idle_watches"; do
+            before=$(peak_memory "$side")
+            warm_up_ms=1 load_command "$side" watch 1 "$size" --count 100
+            "${load[@]}" >/dev/null || fail "$side" "the load failed: ${load[*]}"
+        done
         sample "$1/$side" "$(awk -v from="$before" -v to="$(peak_memory "$side")" 'BEGIN { print to - from }')"
-        say "memory of watches: $side"
+        say "memory of idle watches: $side"
     done
 }
 

@@ -6,6 +6,7 @@
 //!             │  (Lanes, for clients without an identity)       ├─ Sessions: is it a repeat?
 //!             │                                                 └─ State: entries, their history
 //!             └───> Query ─── (once the read is safe) ───────> Store::query ─> Answer ───> reply
+//! Store::apply ─> Interests ─> Watches (thread watch-N) ─> what has changed, to who watches it
 //! Store::view ──────> StoreView::write ─> the bytes of a snapshot ─> Store::load
 //! ```
 //!

@@ -88,6 +88,8 @@
 //!   lease. Each takes microseconds; after one that does not, those threads make none for a while.
 //! - A thread that carries heartbeats, votes or the clock never waits for the disk, and never
 //!   applies entries.
+//! - An [`Observer`] of the state machine is told of an entry on the thread that applies it, before
+//!   the entry has an outcome for anybody.
 //! - Clients' callbacks run on any of these threads, so they must not block.
 //! - A member whose state is at a feature level that its program does not know answers nobody from
 //!   it, and stops (`levels`).

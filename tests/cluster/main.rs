@@ -2,7 +2,7 @@
 //!
 //! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
 //!   [`lanes`].
-//! - Entries, ranges, transactions: [`store`]. Scans: [`scans`].
+//! - Entries, ranges, transactions: [`store`]. Scans: [`scans`]. Watches: [`watches`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).
@@ -35,3 +35,4 @@ mod scans;
 mod snapshots;
 mod stopping;
 mod store;
+mod watches;

@@ -6,6 +6,7 @@
 //!                                    ├─ reads ───> NodeHandle: the state ─────────────> callback
 //!                                    │               └─ large ones: a view ─> Readers ─> callback
 //!                                    │                           scans ─> Readers ─> PageSink
+//!                                    ├─ watches ─> Hub: the history ─────────────────> WatchSink
 //!                                    └─ input over a limit ───────────────────────────> callback
 //! ```
 //!
@@ -21,7 +22,7 @@
 //!   has that revision, also for a stale read.
 //!
 //! # Threads
-//! `read-N`, at most 16, while there are large reads.
+//! `read-N`, at most 16, while there are large reads. `watch-N`, from the first watch on.
 
 mod answers;
 mod error;

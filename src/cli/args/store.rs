@@ -104,7 +104,7 @@ const WATCH_HELP: &str = "\
 Examples:
   syncraft watch config
   syncraft watch user/ --prefix --from 17 --json | jq .key
-  syncraft watch jobs/ --prefix | while IFS='<tab>' read -r type key value; do ..; done
+  syncraft watch jobs/ --prefix | while read -r type key value; do ..; done
   syncraft watch config -- sh -c 'echo \"$SYNCRAFT_VALUE\" > app.conf'
 
 Each change is a line: put, KEY and VALUE, or delete and KEY, with tabs between, and bytes as they \

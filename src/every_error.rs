@@ -67,7 +67,7 @@ fn every_error_says_its_own_part_only() {
         NoStamp {},
         TtlOutOfBounds { ttl_ms: 0 },
         LeaseIdOutOfBounds(LeaseId(1 << 63)),
-        TooManyLeases(100_001),
+        TooManyLeases { count: 100_001 },
     ));
     check_all(&every_variant!(TxnError:
         KeyTooLong { len: 9 },

@@ -19,6 +19,7 @@
 //! | `ranges`, `scan` | reads of entries and ranges |
 //! | `txn`, `swap` | transactions, and writes that depend on what a key holds |
 //! | `watch` | changes as they happen |
+//! | `lease` | leases, and the thread that keeps them alive |
 //! | `settings` | compaction, limits, statistics |
 //! | `replies`, `error` | what members answer, and what the caller is told |
 //!
@@ -43,13 +44,15 @@
 //!
 //! # Threads
 //!
-//! None of its own. Each connection has those of its [`Channel`](crate::rpc::Channel). A member
-//! has three: the streams of scans go over the second one, those of watches over the third. Each is
-//! made when it is first needed.
+//! None of its own, except `lease-keeper` while there are [`Lease`]s, for all clones together. Each
+//! connection has those of its [`Channel`](crate::rpc::Channel). A member has three: the streams of
+//! scans go over the second one, those of watches over the third. Each is made when it is first
+//! needed.
 
 mod call;
 mod endpoints;
 mod error;
+mod lease;
 mod pool;
 mod ranges;
 mod replies;
@@ -84,6 +87,8 @@ pub use error::{BuildError, ClerkError, ClerkErrorKind};
 use error::{Operation, Reason};
 use pool::{Pool, ReadPolicy};
 use replies::TooLarge;
+pub use lease::Lease;
+use lease::Keeper;
 pub use scan::Scan;
 use session::Session;
 pub use settings::Stats;
@@ -120,6 +125,8 @@ pub struct Clerk {
     pool: Arc<Pool>,
     session: Mutex<Session>,
     timeout: Duration,
+    /// That of all clones.
+    keeper: Arc<Keeper>,
 }
 
 /// The value of a key at some time in the past.
@@ -192,7 +199,7 @@ impl ClerkBuilder {
     pub fn build(self) -> Result<Clerk, BuildError> {
         let endpoints = self.endpoints.ok_or(BuildError::NoMembers)??;
         let pool = Arc::new(Pool::new(&endpoints, self.follows_hints, self.reads)?);
-        Ok(Clerk::over(pool, self.timeout.min(TIMEOUT_MAX)))
+        Ok(Clerk::over(pool, self.timeout.min(TIMEOUT_MAX), Arc::default()))
     }
 }
 
@@ -298,9 +305,9 @@ impl Clerk {
         self
     }
 
-    fn over(pool: Arc<Pool>, timeout: Duration) -> Clerk {
+    fn over(pool: Arc<Pool>, timeout: Duration, keeper: Arc<Keeper>) -> Clerk {
         let session = Mutex::new(Session::new(&pool));
-        Clerk { pool, session, timeout }
+        Clerk { pool, session, timeout, keeper }
     }
 
     fn call(&self, operation: Operation, len_bytes: usize) -> Call<'_> {
@@ -338,6 +345,6 @@ impl Clerk {
 /// A clone is a client of its own, with its own writes and timeout, over the same connections.
 impl Clone for Clerk {
     fn clone(&self) -> Clerk {
-        Clerk::over(self.pool.clone(), self.timeout)
+        Clerk::over(self.pool.clone(), self.timeout, self.keeper.clone())
     }
 }

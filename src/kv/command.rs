@@ -17,6 +17,9 @@ use syncraft_types::Index;
 /// How many leases one command keeps alive at most.
 pub const KEEP_ALIVE_IDS_MAX: usize = 100_000;
 
+/// How many leases one request keeps alive, or lists.
+pub const LEASES_PER_REQUEST_MAX: usize = 10_000;
+
 /// One write, as it is proposed, stored in the log and applied. While it is applied it borrows the
 /// bytes of its entry (`B`).
 #[derive(Clone, PartialEq, Eq)]
@@ -156,8 +159,11 @@ pub enum CommandError {
     #[error("lease id {0}: ids are from 1 to 2^63 - 1")]
     LeaseIdOutOfBounds(LeaseId),
     /// One command keeps too many leases alive.
-    #[error("{0} leases to keep alive at once: at most {KEEP_ALIVE_IDS_MAX}")]
-    TooManyLeases(usize),
+    #[error("{count} leases to keep alive at once")]
+    TooManyLeases {
+        /// How many.
+        count: usize,
+    },
 }
 
 impl Command {
@@ -191,7 +197,7 @@ impl<B: AsRef<[u8]>> Command<B> {
             Change::Txn(txn) => txn.check().map_err(CommandError::Txn)?,
             Change::LeaseGrant { ttl_ms, id } => check_grant(*ttl_ms, *id)?,
             Change::LeaseKeepAlive { ids } if ids.len() > KEEP_ALIVE_IDS_MAX => {
-                return Err(CommandError::TooManyLeases(ids.len()));
+                return Err(CommandError::TooManyLeases { count: ids.len() });
             }
             _ => {}
         }

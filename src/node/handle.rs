@@ -180,6 +180,12 @@ impl<S: StateMachine> NodeHandle<S> {
         *self.shared.status.lock()
     }
 
+    /// How long ago the newest stamp was applied here, or was loaded with a snapshot. What is due
+    /// can be estimated with it; only an entry of the log tells the time.
+    pub fn since_stamp(&self) -> Duration {
+        self.shared.since_stamp()
+    }
+
     /// The last entry that the state machine has applied.
     pub fn applied_index(&self) -> Index {
         Index(self.shared.applied_index.load(Ordering::Acquire))

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::gate::Gate;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
+use crate::clock;
 use crate::raft::{AppliedTime, Status};
 use crate::storage::StorageError;
 
@@ -102,6 +103,8 @@ struct TimeNews {
     is_news: AtomicBool,
     /// The time, and whether the state has been replaced since the last turn.
     news: Mutex<Option<(AppliedTime, bool)>>,
+    /// The newest stamp, and when it was applied, or loaded, by the boot-time clock.
+    stamp: Mutex<(u64, Duration)>,
 }
 
 pub(super) struct Shared {
@@ -157,10 +160,20 @@ impl Shared {
 
     /// The applier has come to this time. `is_restored`: with a state that it has loaded.
     pub(super) fn time_applied(&self, time: AppliedTime, is_restored: bool) {
+        let mut stamp = self.time.stamp.lock();
+        if is_restored || stamp.0 != time.newest_ms {
+            *stamp = (time.newest_ms, clock::boot_time());
+        }
+        drop(stamp);
         let mut news = self.time.news.lock();
         let was_restored = news.is_some_and(|(_, is_restored)| is_restored);
         *news = Some((time, is_restored || was_restored));
         self.time.is_news.store(true, Ordering::Release);
+    }
+
+    /// How long ago the newest stamp was applied.
+    pub(super) fn since_stamp(&self) -> Duration {
+        clock::since(self.time.stamp.lock().1)
     }
 
     /// What [`time_applied`](Shared::time_applied) has said since the last call.

@@ -7,6 +7,7 @@
 
 mod checked;
 mod kv;
+mod lease;
 mod refused;
 mod scan;
 mod store;

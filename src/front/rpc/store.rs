@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::checked::Checked;
 use super::refused::{Refused, bad_arguments, leader, refused};
-use super::{age_ms, deadline, scan, watch};
+use super::{age_ms, deadline, lease, scan, watch};
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
 use crate::kv::model::proto::{
     self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
@@ -136,43 +136,40 @@ impl StoreRpc for StoreService {
         watch::watch(&self.api, requests, replies);
     }
 
-    fn lease_grant(&self, _args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
-        done.fail(not_yet());
+    fn lease_grant(&self, args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
+        lease::grant(&self.api, args, done);
     }
 
-    fn lease_revoke(&self, _args: LeaseRevokeRequest, done: Done<TxnReply>) {
-        done.fail(not_yet());
+    fn lease_revoke(&self, args: LeaseRevokeRequest, done: Done<TxnReply>) {
+        lease::revoke(&self.api, args, done);
     }
 
-    fn lease_keep_alive(&self, _args: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
-        done.fail(not_yet());
+    fn lease_keep_alive(&self, args: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
+        lease::keep_alive(&self.api, args, done);
     }
 
-    fn lease_info(&self, _args: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
-        done.fail(not_yet());
+    fn lease_info(&self, args: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
+        lease::info(&self.api, args, done);
     }
 
-    fn leases(&self, _args: LeasesRequest, done: Done<LeasesReply>) {
-        done.fail(not_yet());
+    fn leases(&self, args: LeasesRequest, done: Done<LeasesReply>) {
+        lease::list(&self.api, args, done);
     }
 }
 
-fn not_yet() -> Status {
-    Status::new(StatusCode::UnknownMethod, "this version cannot do it yet")
-}
 
 fn missing(part: &'static str) -> WireError {
     WireError::Missing { of: "a request", part }
 }
 
-fn identity(identity: Option<proto::Identity>) -> Identity {
+pub(super) fn identity(identity: Option<proto::Identity>) -> Identity {
     let Some(proto::Identity { client_id, request_id, seen_index }) = identity else {
         return Identity::default();
     };
     Identity { client_id, request_id, seen_index: Index(seen_index) }
 }
 
-fn consistency(staleness: Option<proto::Staleness>) -> Consistency {
+pub(super) fn consistency(staleness: Option<proto::Staleness>) -> Consistency {
     match staleness {
         Some(it) => Consistency::Stale { age_max: it.age_max_ms.map(Duration::from_millis) },
         None => Consistency::Linearizable,
@@ -196,8 +193,8 @@ fn txn_reply(done: TxnDone) -> TxnReply {
     }
 }
 
-/// Answers a compaction or a change of limits, as a transaction without operations.
-fn changed(api: &Api, result: Result<Changed, ApiError>, done: Done<TxnReply>) {
+/// Answers a compaction, a change of limits or a revocation, as a transaction without operations.
+pub(super) fn changed(api: &Api, result: Result<Changed, ApiError>, done: Done<TxnReply>) {
     match result {
         Ok(Changed { index, revision }) => {
             let answer = Arc::new(TxnAnswer { held: true, answers: Vec::new() });
@@ -218,7 +215,7 @@ fn refuse_txn(api: &Api, error: &ApiError, done: Done<TxnReply>) {
     });
 }
 
-fn refuse<R: Payload>(
+pub(super) fn refuse<R: Payload>(
     api: &Api,
     error: &ApiError,
     done: Done<R>,

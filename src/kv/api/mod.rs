@@ -26,6 +26,8 @@
 
 mod answers;
 mod error;
+mod keep_alives;
+mod lease;
 mod read;
 mod readers;
 mod scan;
@@ -38,6 +40,7 @@ use bytes::Bytes;
 
 pub use answers::{Changed, Consistency, Read, TxnDone, TxnResult};
 pub use error::ApiError;
+pub use lease::{Granted, KeptAlive};
 pub use scan::PageSink;
 
 pub use super::watch::{NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd};
@@ -50,6 +53,7 @@ use super::{
 use crate::members::Members;
 use crate::node::NodeHandle;
 use crate::raft::{MemberId, RoleName};
+use keep_alives::KeepAlives;
 use readers::Readers;
 use scan::Scans;
 
@@ -84,6 +88,7 @@ struct Shared {
     readers: Arc<Readers>,
     scans: Arc<Scans>,
     hub: Arc<Hub>,
+    keep_alives: KeepAlives,
 }
 
 /// The thread of the watches ends with the last owner.
@@ -98,7 +103,8 @@ impl Api {
     pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
         let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
-        Api { shared: Arc::new(Shared { node, members, readers, scans, hub }) }
+        let keep_alives = KeepAlives::default();
+        Api { shared: Arc::new(Shared { node, members, readers, scans, hub, keep_alives }) }
     }
 
     /// The address of a member, if there is such a member.
@@ -273,6 +279,9 @@ impl Api {
 
     /// Does what is queued, on this thread if no other one is doing it.
     pub(crate) fn run_pending(&self) {
+        if let Some(batch) = self.shared.keep_alives.take() {
+            batch.propose(&self.shared.node);
+        }
         self.shared.node.run_pending();
     }
 

@@ -208,7 +208,7 @@ fn limits_name_the_part() {
     let grant = command(Change::LeaseGrant { ttl_ms: TTL_MAX_MS, id });
     assert_eq!(grant.check_limits(), Err(CommandError::LeaseIdOutOfBounds(id)));
     let ids = vec![LeaseId(1); KEEP_ALIVE_IDS_MAX + 1];
-    let too_many = Err(CommandError::TooManyLeases(ids.len()));
+    let too_many = Err(CommandError::TooManyLeases { count: ids.len() });
     assert_eq!(command(Change::LeaseKeepAlive { ids }).check_limits(), too_many);
     check("key", command(Change::Put { key, value }));
     let (key, value) = (Bytes::new(), vec![0; VALUE_LEN_MAX + 1].into());

@@ -1,5 +1,7 @@
 //! [`LeaseInfo`]: what the store tells of a lease.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{LeaseId, proto};
@@ -11,12 +13,23 @@ pub struct LeaseInfo {
     pub id: LeaseId,
     /// How long it lives without being kept alive, as it was granted, in milliseconds.
     pub ttl_ms: u64,
-    /// How long it will live if it is not kept alive, in milliseconds. It is counted from the
-    /// newest time that the member has applied, so it may be up to ten seconds too long, and longer
-    /// where a stale answer was asked for.
+    /// How long it will live if it is not kept alive, in milliseconds. It is an estimate of the
+    /// member that was asked: the cluster's time stands still while there is no leader.
     pub left_ms: u64,
     /// Its keys, in order, if they were asked for.
     pub keys: Vec<Bytes>,
+}
+
+impl LeaseInfo {
+    /// How long it lives without being kept alive, as it was granted.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms)
+    }
+
+    /// How long it will live if it is not kept alive: see [`left_ms`](LeaseInfo::left_ms).
+    pub fn left(&self) -> Duration {
+        Duration::from_millis(self.left_ms)
+    }
 }
 
 impl From<LeaseInfo> for proto::Lease {

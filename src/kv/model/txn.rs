@@ -1,5 +1,7 @@
 //! [`Txn`]: comparisons, and what to do if they hold or do not hold.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{KeyRange, LeaseId, Range, Revision};
@@ -213,6 +215,23 @@ impl Action {
         }
     }
 
+    /// Writes `value` with a lease.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use syncraft::kv::model::{Action, LeaseId, NewLease};
+    /// let of_a_lease = Action::put_with("k", "v", LeaseId(7));
+    /// let for_a_minute = Action::put_with("k", "v", NewLease::ttl(Duration::from_secs(60)));
+    /// ```
+    pub fn put_with(
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        lease: impl Into<NewLease>,
+    ) -> Action {
+        let (key, value, lease) = (key.into(), NewValue::Set(value.into()), lease.into());
+        Action::Put { key, value, lease, previous: false }
+    }
+
     /// Appends `value`.
     pub fn append(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Action {
         Action::Append { key: key.into(), value: value.into() }
@@ -231,6 +250,19 @@ impl Action {
     /// Reads one key.
     pub fn get(key: impl Into<Bytes>) -> Action {
         Action::Range(Range::of(KeyRange::key(key)))
+    }
+}
+
+impl NewLease {
+    /// A lease of the key's own, of whole milliseconds.
+    pub fn ttl(ttl: Duration) -> NewLease {
+        NewLease::OfItsOwn { ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+impl From<LeaseId> for NewLease {
+    fn from(lease: LeaseId) -> NewLease {
+        NewLease::Set(lease)
     }
 }
 

@@ -8,11 +8,11 @@ mod keeper;
 
 use std::time::Duration;
 
+use super::Clerk;
 use super::error::{ClerkError, Operation, Reason};
 use super::replies;
 use super::session::refused;
 use super::settings::wire;
-use super::Clerk;
 use crate::clock;
 use crate::kv::model::proto::{
     LeaseGrantRequest, LeaseInfoRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesRequest,
@@ -64,11 +64,7 @@ impl Clerk {
     /// # Errors
     /// [`ClerkError::kind`] says whether there is a lease. The store refuses an id that is in use,
     /// and one lease too many ([`ClerkError::refusal`]).
-    pub fn grant_lease(
-        &self,
-        ttl: Duration,
-        id: Option<LeaseId>,
-    ) -> Result<LeaseInfo, ClerkError> {
+    pub fn grant_lease(&self, ttl: Duration, id: Option<LeaseId>) -> Result<LeaseInfo, ClerkError> {
         let mut call = self.call(Operation::write("lease grant"), 0);
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let id = id.unwrap_or(LeaseId::NONE);
@@ -205,10 +201,7 @@ impl Clerk {
     ) -> Result<(), ClerkError> {
         let (key, value) = (key.as_ref().to_vec(), value.as_ref().to_vec());
         let put = Action::put_with(key, value, lease);
-        self.run_write(
-            Operation::write("put"),
-            &Txn { then: vec![put.into()], ..Txn::default() },
-        )?;
+        self.run_write(Operation::write("put"), &Txn { then: vec![put.into()], ..Txn::default() })?;
         Ok(())
     }
 }

@@ -49,11 +49,11 @@ mod store;
 mod watch;
 pub(crate) mod words;
 
-#[cfg(feature = "client")]
-pub(crate) use command::{check_grant, check_key_and_value};
 pub use command::{
     Change, Command, CommandError, Identity, KEEP_ALIVE_IDS_MAX, LEASES_PER_REQUEST_MAX, Stamped,
 };
+#[cfg(feature = "client")]
+pub(crate) use command::{check_grant, check_key_and_value};
 #[cfg(feature = "server")]
 pub use lanes::{LANES_MAX, LaneError, LaneService, Lanes};
 pub use limits::{Limits, LimitsChange};

@@ -44,11 +44,7 @@ pub(super) fn revoke(api: &Api, args: LeaseRevokeRequest, done: Done<TxnReply>) 
     });
 }
 
-pub(super) fn keep_alive(
-    api: &Api,
-    args: LeaseKeepAliveRequest,
-    done: Done<LeaseKeepAliveReply>,
-) {
+pub(super) fn keep_alive(api: &Api, args: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
     let (deadline, it) = (deadline(&done), api.clone());
     let ids: Vec<LeaseId> = args.ids.iter().copied().map(LeaseId).collect();
     api.queue_keep_alive(ids, deadline, move |result| match result {

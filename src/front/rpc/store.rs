@@ -26,17 +26,18 @@ use crate::kv::model::proto::{
 use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
 use crate::raft::Index;
-use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status, StatusCode};
+use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
     api: Api,
+    encoded: Arc<watch::Encoded>,
 }
 
 impl StoreService {
     /// Serves this store.
     pub fn new(api: Api) -> StoreService {
-        StoreService { api }
+        StoreService { api, encoded: Arc::default() }
     }
 
     /// The service that a server publishes.
@@ -133,7 +134,7 @@ impl StoreRpc for StoreService {
     }
 
     fn watch(&self, requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
-        watch::watch(&self.api, requests, replies);
+        watch::watch(&self.api, &self.encoded, requests, replies);
     }
 
     fn lease_grant(&self, args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
@@ -156,7 +157,6 @@ impl StoreRpc for StoreService {
         lease::list(&self.api, args, done);
     }
 }
-
 
 fn missing(part: &'static str) -> WireError {
     WireError::Missing { of: "a request", part }

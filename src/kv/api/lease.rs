@@ -195,8 +195,7 @@ impl KeptAlive {
             };
             return lens.map(|_| Err(error.clone())).collect();
         };
-        let mut ttls =
-            ttls_ms.iter().map(|&ttl| (ttl > 0).then(|| Duration::from_millis(ttl)));
+        let mut ttls = ttls_ms.iter().map(|&ttl| (ttl > 0).then(|| Duration::from_millis(ttl)));
         lens.map(|len| Ok(KeptAlive { ttls: ttls.by_ref().take(len).collect(), revision }))
             .collect()
     }

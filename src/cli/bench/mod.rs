@@ -71,7 +71,11 @@ const SEARCH_TIMEOUT: Duration = Duration::from_millis(250);
 pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     check(&args)?;
     let endpoints = common.endpoints()?;
-    let connections = args.conns.unwrap_or(connections_for(args.clients)).min(args.clients);
+    let users = match args.operation {
+        BenchOperation::Watch => args.clients.max(args.watch.streams as usize),
+        _ => args.clients,
+    };
+    let connections = args.conns.unwrap_or(connections_for(args.clients)).min(users);
     let answers = status::ask_all(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout));
     status::check_protocol(&answers)?;
     let nobody = status::with_reason("no member leads", &answers);

@@ -37,6 +37,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use super::args::Common;
 use super::{Exit, Failure};
 
 const PASSED_ON: [i32; 6] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2];
@@ -189,12 +190,12 @@ fn usual_effect(signal: i32) {
     let _ = emulate_default_handler(signal);
 }
 
-/// A COMMAND from its words.
-pub(super) fn command(words: &[OsString]) -> Command {
+/// A COMMAND from its words. It finds the members without options.
+pub(super) fn command(common: &Common, words: &[OsString]) -> Result<Command, Failure> {
     let mut words = words.iter();
     let mut command = Command::new(words.next().expect("clap wants at least one word"));
-    command.args(words);
-    command
+    command.args(words).env("SYNCRAFT_MEMBERS", common.members()?);
+    Ok(command)
 }
 
 /// Writes the input of a COMMAND, which need not read it: so a thread does it.

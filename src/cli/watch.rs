@@ -39,7 +39,7 @@ pub(super) fn watch(common: &Common, args: &WatchArgs) -> Outcome {
         };
         for change in &changes.changes {
             let goes_on = match &runner {
-                Some(runner) => run(runner, &args.command, change)?,
+                Some(runner) => run(runner, common, &args.command, change)?,
                 None => print(change, args.json)?,
             };
             left -= 1;
@@ -65,8 +65,13 @@ fn print(change: &Change, json: bool) -> Result<Option<Exit>, Failure> {
 }
 
 /// Runs COMMAND for a change. `Some`: it has failed.
-fn run(runner: &Runner, words: &[OsString], change: &Change) -> Result<Option<Exit>, Failure> {
-    let mut command = child::command(words);
+fn run(
+    runner: &Runner,
+    common: &Common,
+    words: &[OsString],
+    change: &Change,
+) -> Result<Option<Exit>, Failure> {
+    let mut command = child::command(common, words)?;
     let kind = if change.value().is_some() { "put" } else { "delete" };
     command.env("SYNCRAFT_TYPE", kind);
     command.env("SYNCRAFT_REVISION", change.revision().0.to_string());

@@ -34,7 +34,7 @@ use crate::rpc::{CallError, HealthSignal};
 pub(super) const WATCH: Operation = Operation::read("watch");
 
 /// How long a member may take to say how far a watch is: at first, and at most.
-const PATIENCE_MIN: Duration = Duration::from_secs(5);
+const PATIENCE_MIN: Duration = Duration::from_secs(2);
 const PATIENCE_MAX: Duration = Duration::from_secs(80);
 
 /// A member that has served for this long was no false start: the next one is asked at once.

@@ -100,7 +100,7 @@ impl<'a> Turn<'a> {
     pub(super) fn read(&mut self, watch: &Watch) -> Read {
         let next = watch.cursor.next;
         if !self.is_behind(&watch.cursor) {
-            let piece = Piece { changes: Vec::new(), end: watch.cursor.clone() };
+            let piece = Piece { changes: Arc::default(), end: watch.cursor.clone() };
             return Read::Piece(Arc::new(piece));
         }
         let id = PieceId {

@@ -1,17 +1,21 @@
 //! The command-line arguments and their help texts.
 
 mod bench;
+mod lock;
 mod store;
+mod watch;
 
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
+pub(crate) use lock::{ElectArgs, HoldArgs, LockArgs};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
-    ListArgs, PutArgs, TxnArgs, WaitArgs, WatchArgs, WriteArgs,
+    ListArgs, PutArgs, TxnArgs, WriteArgs,
 };
+pub(crate) use watch::{WaitArgs, WatchArgs};
 
 const EXIT_STATUS_HELP: &str = "\
 Exit status:
@@ -21,7 +25,8 @@ Exit status:
   3  not done, and never will be: trying again is safe. Also a server that
      cannot start or stops by itself, a result that cannot be written, and
      a wait that was in vain
-  4  a write may or may not have happened, or has and its result is lost
+  4  a write may or may not have happened, or has and its result is lost;
+     or a lock was lost while COMMAND ran
   5  a comparison did not hold: cas, put --if-absent, txn
 Commands that run a COMMAND end with its status; with 127 if there is no such
 program, with 126 if it cannot be started, and with 128 + N if signal N ends it.";
@@ -81,6 +86,10 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Wait until KEY is there, has a value, or is absent; exit status 3 if time runs out
     Wait(WaitArgs),
+    /// Run COMMAND while holding the lock NAME; exit status 3 if it is not free in time
+    Lock(LockArgs),
+    /// Run COMMAND after winning the election NAME, which others can watch
+    Elect(ElectArgs),
     /// Forget what the store was like before REVISION
     Compact(CompactArgs),
     /// Print how much the store holds and may hold; change what it may hold

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::parse_duration;
+use super::{parse_duration, parse_duration_or_none};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
@@ -119,9 +119,4 @@ impl BenchOperation {
             BenchOperation::Lease => "lease",
         }
     }
-}
-
-/// As [`parse_duration`], but accepts zero.
-fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
-    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
 }

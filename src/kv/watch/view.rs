@@ -29,7 +29,7 @@ impl StoreView {
             let piece = cursor.read(range, &timeline);
             let piece =
                 piece.map_err(|TooLong| Refusal::of(Reason::AnswerTooLong, CHANGE_LEN_MAX))?;
-            changes.extend(piece.changes);
+            changes.extend_from_slice(&piece.changes);
             cursor = piece.end;
         }
         Ok(changes)

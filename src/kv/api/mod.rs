@@ -279,9 +279,7 @@ impl Api {
 
     /// Does what is queued, on this thread if no other one is doing it.
     pub(crate) fn run_pending(&self) {
-        if let Some(batch) = self.shared.keep_alives.take() {
-            batch.propose(&self.shared.node);
-        }
+        self.shared.keep_alives.propose(&self.shared.node);
         self.shared.node.run_pending();
     }
 

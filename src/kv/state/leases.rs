@@ -183,7 +183,7 @@ impl Leases {
     /// are `kept`: at most [`ENDED_MAX`].
     pub(super) fn due(&self, kept: &[LeaseId]) -> Vec<Due> {
         let is_due = |deadline_ms: u64| deadline_ms < self.time_ms;
-        if !self.next_end_ms().is_some_and(|end| end <= self.time_ms) {
+        if self.next_end_ms().is_none_or(|end| end > self.time_ms) {
             return Vec::new();
         }
         let kept: HashSet<LeaseId> = kept.iter().copied().collect();

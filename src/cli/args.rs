@@ -1,11 +1,13 @@
 //! The command-line arguments and their help texts.
 
+mod lease;
 mod store;
 
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use lease::{KeepAliveArgs, LeaseCommand};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
     ListArgs, PutArgs, TxnArgs, WaitArgs, WatchArgs, WriteArgs,
@@ -14,7 +16,7 @@ pub(crate) use store::{
 const EXIT_STATUS_HELP: &str = "\
 Exit status:
   0  done
-  1  get, delete: the key is absent
+  1  get, delete: the key is absent; lease: there is no such lease
   2  wrong usage, or a request that the store refuses as it is
   3  not done, and never will be: trying again is safe. Also a server that
      cannot start or stops by itself, a result that cannot be written, and
@@ -79,6 +81,12 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Wait until KEY is there, has a value, or is absent; exit status 3 if time runs out
     Wait(WaitArgs),
+    /// Grant a lease, keep it alive, look at it, end it
+    Lease {
+        /// What to do.
+        #[command(subcommand)]
+        command: LeaseCommand,
+    },
     /// Forget what the store was like before REVISION
     Compact(CompactArgs),
     /// Print how much the store holds and may hold; change what it may hold
@@ -237,7 +245,7 @@ fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
 
 /// Parses `500ms`, `2s`, `1.5s`, `1m30s`: numbers with units, largest unit first, each unit at most
 /// once.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 4] = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001)];
     let (mut units, mut rest, mut seconds) = (UNITS.iter(), text, 0.0);
     loop {

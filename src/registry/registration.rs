@@ -68,7 +68,8 @@ impl Registration {
         ttl: Duration,
     ) -> Result<Registration, RegistryError> {
         check_name(service)?;
-        let key = Bytes::from([&prefix(service)[..], instance.endpoint().addr().as_bytes()].concat());
+        let key =
+            Bytes::from([&prefix(service)[..], instance.endpoint().addr().as_bytes()].concat());
         let is_stopped = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             clerk: clerk.clone(),
@@ -133,7 +134,7 @@ impl Keeper {
     /// Writes the instance under a lease of its own.
     fn register(&self) -> Result<Lease, ClerkError> {
         let lease = self.clerk.lease(self.ttl)?;
-        self.clerk.put_with_lease(&self.key, &self.value, lease.id())?;
+        self.clerk.put_with(&self.key, &self.value, lease.id())?;
         Ok(lease)
     }
 

@@ -18,8 +18,9 @@
 //! | `session` | a write's identity, which all its attempts carry |
 //! | `ranges`, `scan` | reads of entries and ranges |
 //! | `txn`, `swap` | transactions, and writes that depend on what a key holds |
-//! | `watch` | changes as they happen |
 //! | `lease` | leases, and the thread that keeps them alive |
+//! | `watch` | changes as they happen |
+//! | `lock` | locks and elections |
 //! | `settings` | compaction, limits, statistics |
 //! | `replies`, `error` | what members answer, and what the caller is told |
 //!
@@ -53,6 +54,7 @@ mod call;
 mod endpoints;
 mod error;
 mod lease;
+pub mod lock;
 mod pool;
 mod ranges;
 mod replies;
@@ -87,6 +89,7 @@ pub use error::{BuildError, ClerkError, ClerkErrorKind};
 use error::{Operation, Reason};
 use lease::Keeper;
 pub use lease::Lease;
+pub use lock::{Guard, LockBuilder, LockError};
 use pool::{Pool, ReadPolicy};
 use replies::TooLarge;
 pub use scan::Scan;

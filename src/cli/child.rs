@@ -20,9 +20,10 @@
 //! group, so SIGINT and SIGQUIT are not passed on a second time. Anywhere else, COMMAND has a group
 //! of its own, and signals go to all of that.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -196,6 +197,11 @@ pub(super) fn command(common: &Common, words: &[OsString]) -> Result<Command, Fa
     let mut command = Command::new(words.next().expect("clap wants at least one word"));
     command.args(words).env("SYNCRAFT_MEMBERS", common.members()?);
     Ok(command)
+}
+
+/// Bytes without a zero, for the environment.
+pub(super) fn os(bytes: &[u8]) -> &OsStr {
+    OsStr::from_bytes(bytes)
 }
 
 /// Writes the input of a COMMAND, which need not read it: so a thread does it.

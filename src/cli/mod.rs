@@ -6,7 +6,7 @@
 //! | 1 | `get`, `delete`: the key is absent; `lease`: there is no such lease |
 //! | 2 | wrong usage, including a value over its limit and whatever the store refuses as it is |
 //! | 3 | not done and never will be, so trying again is safe; a server cannot start, or failed |
-//! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost |
+//! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost; or a lock was lost while COMMAND ran |
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
@@ -27,6 +27,7 @@ mod entries;
 mod json;
 mod kv;
 mod lease;
+mod lock;
 mod output;
 mod room;
 mod server;
@@ -41,7 +42,9 @@ use std::time::Duration;
 use clap::Parser;
 use signal_hook::consts::SIGXFSZ;
 use syncraft::ErrorChain;
-use syncraft::clerk::{BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints, WatchError};
+use syncraft::clerk::{
+    BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints, LockError, WatchError,
+};
 use syncraft::rpc::CallError;
 
 use args::{Args, Command, Common, ImportArgs};
@@ -122,6 +125,8 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Export(args) => bulk::export(common, args),
         Command::Import(ImportArgs {}) => bulk::import(common),
         Command::Watch(args) => watch::watch(common, &args),
+        Command::Lock(args) => lock::lock(common, &args),
+        Command::Elect(args) => lock::elect(common, &args),
         Command::Wait(args) => watch::wait(common, &args),
         Command::Lease { command } => lease::run(common, command),
         Command::Status(args) => status::status(common, args),
@@ -190,6 +195,16 @@ impl From<WatchError> for Failure {
         match error {
             WatchError::NotServed(error) => error.into(),
             error => Failure::usage(ErrorChain(&error).to_string()),
+        }
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Failure {
+        match error {
+            LockError::Clerk(error) => error.into(),
+            LockError::Watch(error) => error.into(),
+            error => Failure::not_applied(ErrorChain(&error).to_string()),
         }
     }
 }

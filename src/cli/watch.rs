@@ -1,7 +1,6 @@
 //! `watch`, `wait`: changes as they happen.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -85,7 +84,7 @@ fn run(
 /// Sets a variable, if these bytes can be the value of one. What was there before is not left.
 fn set(command: &mut Command, name: &str, value: Option<&[u8]>) {
     match value.filter(|value| value.len() <= VARIABLE_LEN_MAX && !value.contains(&0)) {
-        Some(value) => command.env(name, OsStr::from_bytes(value)),
+        Some(value) => command.env(name, child::os(value)),
         None => command.env_remove(name),
     };
 }

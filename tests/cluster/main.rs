@@ -3,7 +3,7 @@
 //! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
 //!   [`lanes`].
 //! - Entries, ranges, transactions: [`store`]. Scans: [`scans`]. Watches: [`watches`], and those of a
-//!   Clerk ([`clerk_watches`]).
+//!   Clerk ([`clerk_watches`]). Locks and elections: [`locks`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).
@@ -26,6 +26,7 @@ mod lanes;
 mod leases;
 mod levels;
 mod lists;
+mod locks;
 mod nodes;
 mod overload;
 mod own_state_machine;

@@ -5,7 +5,7 @@
 //!   [`addresses`], [`descriptors`], [`memory`], [`task_limits`]); [`existing_clients`] over
 //!   restarts.
 //!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
-//!   [`watch_commands`].
+//!   [`watch_commands`], [`lock_commands`].
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
 //! - Shared helpers: members as processes ([`processes`]).
 
@@ -19,6 +19,7 @@ mod existing_clients;
 mod faults;
 mod files;
 mod lease_commands;
+mod lock_commands;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mutants;

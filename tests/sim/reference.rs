@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncraft::kv::model::{Action, Entry, LeaseId, Reason, Refusal, Revision, Txn, TxnAnswer};
+use syncraft::kv::model::{
+    Action, Change as Watched, Entry, LeaseId, Reason, Refusal, Revision, Txn, TxnAnswer,
+};
 use syncraft::kv::{
     Branches, Change, Command, Done, Identity, LimitsChange, Outcome, ReadAnswer, SessionLimits,
     Stamped, Stats,
@@ -120,6 +122,27 @@ impl Reference {
     /// What a key held as of `revision`.
     pub(crate) fn held_at(&self, key: &Bytes, revision: Revision) -> Option<&Entry> {
         version(self.versions.get(key)?, revision)
+    }
+
+    /// What the revisions from `from` to `to` have changed, in their order and that of the keys.
+    pub(crate) fn changes(&self, from: Revision, to: Revision) -> Vec<Watched> {
+        let of_key = |(key, versions): (&Bytes, &Versions)| {
+            let key = key.clone();
+            let mut previous = None;
+            let change = move |(revision, entry): &(Revision, Option<Entry>)| {
+                let previous = std::mem::replace(&mut previous, entry.clone());
+                let (key, revision) = (key.clone(), *revision);
+                match entry.clone() {
+                    Some(entry) => Watched::Put { entry, previous },
+                    None => Watched::Delete { key, revision, previous },
+                }
+            };
+            let is_asked_for = |change: &Watched| (from..=to).contains(&change.revision());
+            versions.iter().map(change).filter(is_asked_for).collect::<Vec<_>>()
+        };
+        let mut changes: Vec<Watched> = self.versions.iter().flat_map(of_key).collect();
+        changes.sort_by(|a, b| (a.revision(), a.key()).cmp(&(b.revision(), b.key())));
+        changes
     }
 
     /// What a read at a member answers whose last applied entry is at `index`.

@@ -199,6 +199,11 @@ impl Compare {
         Compare::key(key, Relation::Equal, Operand::ModRevision(revision))
     }
 
+    /// Holds if the key came to be at this revision, and was not deleted since.
+    pub fn create_revision(key: impl Into<Bytes>, revision: Revision) -> Compare {
+        Compare::key(key, Relation::Equal, Operand::CreateRevision(revision))
+    }
+
     fn key(key: impl Into<Bytes>, relation: Relation, operand: Operand) -> Compare {
         Compare { keys: KeyRange::key(key), relation, operand }
     }

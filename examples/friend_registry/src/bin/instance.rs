@@ -25,6 +25,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     // First out of the registry, so that nobody calls it any more. Then the calls that have come
     // are answered.
     registration.deregister()?;
-    server.shutdown(Duration::from_secs(5));
+    server.drain(Duration::from_secs(5));
     Ok(())
 }

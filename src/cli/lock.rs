@@ -1,0 +1,68 @@
+//! `lock`, `elect`: run a COMMAND while a lock is held.
+
+use std::cell::Cell;
+use std::process;
+use std::time::Duration;
+
+use rustix::system::uname;
+use syncraft::ErrorChain;
+use syncraft::clerk::{Guard, LockBuilder, LockError};
+
+use super::args::{Common, ElectArgs, HoldArgs, LockArgs};
+use super::child::{self, Ended, Runner};
+use super::kv::bytes;
+use super::output::eprint_line;
+use super::{Exit, Failure, Outcome};
+
+pub(super) fn lock(common: &Common, args: &LockArgs) -> Outcome {
+    let clerk = common.clerk()?;
+    hold(common, &args.hold, clerk.lock(bytes(&args.hold.name)))
+}
+
+pub(super) fn elect(common: &Common, args: &ElectArgs) -> Outcome {
+    let clerk = common.clerk()?;
+    let value = match &args.value {
+        Some(value) => bytes(value).to_vec(),
+        None => format!("{}:{}", uname().nodename().to_string_lossy(), process::id()).into_bytes(),
+    };
+    hold(common, &args.hold, clerk.elect(bytes(&args.hold.name), value))
+}
+
+fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
+    let mut command = child::command(common, &args.command)?;
+    let runner = Runner::new()?;
+    // From here on, there is a place in the queue to give up.
+    runner.holding();
+    let signal = Cell::new(None);
+    let is_told_to_end = || {
+        signal.set(signal.get().or_else(|| runner.signal()));
+        signal.get().is_some()
+    };
+    let lock = lock.ttl(args.ttl).wait(args.wait.unwrap_or(Duration::MAX));
+    let guard = match lock.give_up_if(is_told_to_end).acquire() {
+        Err(LockError::Taken { .. }) if signal.get().is_some() => {
+            let number = signal.get().and_then(|signal| u8::try_from(signal).ok());
+            return Ok(Exit::Command(128 + number.unwrap_or_default()));
+        }
+        guard => guard?,
+    };
+    command.env("SYNCRAFT_FENCE", guard.fence().0.to_string());
+    command.env("SYNCRAFT_FENCE_KEY", child::os(guard.key()));
+    let ended = runner.run(command, None, || guard.is_held());
+    release(guard);
+    match ended? {
+        Ended { was_told: true, status } => {
+            let line = format!("the lock was lost, and COMMAND was ended (status {status})");
+            Err(Failure { exit: Exit::Unknown, line })
+        }
+        Ended { status, .. } => Ok(Exit::Command(status)),
+    }
+}
+
+/// COMMAND has ended, so its status is what counts.
+fn release(guard: Guard) {
+    if let Err(error) = guard.unlock() {
+        let why = ErrorChain(&error);
+        eprint_line(&format_args!("syncraft: the lock is free only after its --ttl: {why}"));
+    }
+}

@@ -1,6 +1,7 @@
 //! The command-line arguments and their help texts.
 
 mod bench;
+mod lease;
 mod lock;
 mod store;
 mod watch;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
+pub(crate) use lease::{KeepAliveArgs, LeaseCommand};
 pub(crate) use lock::{ElectArgs, HoldArgs, LockArgs};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
@@ -20,7 +22,7 @@ pub(crate) use watch::{WaitArgs, WatchArgs};
 const EXIT_STATUS_HELP: &str = "\
 Exit status:
   0  done
-  1  get, delete: the key is absent
+  1  get, delete: the key is absent; lease: there is no such lease
   2  wrong usage, or a request that the store refuses as it is
   3  not done, and never will be: trying again is safe. Also a server that
      cannot start or stops by itself, a result that cannot be written, and
@@ -86,6 +88,12 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Wait until KEY is there, has a value, or is absent; exit status 3 if time runs out
     Wait(WaitArgs),
+    /// Grant a lease, keep it alive, look at it, end it
+    Lease {
+        /// What to do.
+        #[command(subcommand)]
+        command: LeaseCommand,
+    },
     /// Run COMMAND while holding the lock NAME; exit status 3 if it is not free in time
     Lock(LockArgs),
     /// Run COMMAND after winning the election NAME, which others can watch
@@ -170,7 +178,7 @@ fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
 
 /// Parses `500ms`, `2s`, `1.5s`, `1m30s`: numbers with units, largest unit first, each unit at most
 /// once.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 4] = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001)];
     let (mut units, mut rest, mut seconds) = (UNITS.iter(), text, 0.0);
     loop {

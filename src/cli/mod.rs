@@ -3,7 +3,7 @@
 //! | exit status | meaning |
 //! |---:|---|
 //! | 0 | done |
-//! | 1 | `get`, `delete`: the key is absent |
+//! | 1 | `get`, `delete`: the key is absent; `lease`: there is no such lease |
 //! | 2 | wrong usage, including a value over its limit and whatever the store refuses as it is |
 //! | 3 | not done and never will be, so trying again is safe; a server cannot start, or failed |
 //! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost; or a lock was lost while COMMAND ran |
@@ -26,6 +26,7 @@ mod child;
 mod entries;
 mod json;
 mod kv;
+mod lease;
 mod lock;
 mod output;
 mod room;
@@ -127,6 +128,7 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Lock(args) => lock::lock(common, &args),
         Command::Elect(args) => lock::elect(common, &args),
         Command::Wait(args) => watch::wait(common, &args),
+        Command::Lease { command } => lease::run(common, command),
         Command::Status(args) => status::status(common, args),
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),

@@ -23,6 +23,7 @@ mod existing_clients;
 mod faults;
 mod http;
 mod lanes;
+mod leases;
 mod levels;
 mod lists;
 mod locks;

@@ -18,6 +18,7 @@ mod descriptors;
 mod existing_clients;
 mod faults;
 mod files;
+mod lease_commands;
 mod lock_commands;
 #[cfg(target_os = "linux")]
 mod memory;

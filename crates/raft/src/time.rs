@@ -138,6 +138,9 @@ impl LeaderTime {
         if self.fixed.is_none() {
             let passed_us = time.heard_us.map_or(0, |at| at.saturating_sub(time.stamped_us));
             let begin_us = time.applied.newest_ms.saturating_mul(1000).saturating_add(passed_us);
+            // No stamp is 0. Otherwise a member that applies it would not notice, and would count
+            // from its start.
+            let begin_us = begin_us.max(1000);
             self.fixed = Some(Fixed { begin_us, at_us: time.counted_us });
         }
     }
@@ -240,6 +243,19 @@ mod tests {
         // A snapshot with the same stamp.
         member.0.applied(AppliedTime { newest_ms: 7_000, next_deadline_ms: None }, true);
         assert_eq!(member.lead().now_ms(&member.0), Some(7_000));
+    }
+
+    /// Otherwise whoever applies it counts the time from its own start.
+    #[test]
+    fn the_first_stamp_is_not_that_of_a_store_without_stamps() {
+        let mut member = Member::new();
+        let first = member.lead().now_ms(&member.0).unwrap();
+        assert!(first > AppliedTime::default().newest_ms);
+        member.pass(5_000);
+        member.apply(first);
+        member.pass(1_000);
+        member.0.heard();
+        assert_eq!(member.lead().now_ms(&member.0), Some(first + 1_000));
     }
 
     #[test]

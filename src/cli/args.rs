@@ -1,5 +1,6 @@
 //! The command-line arguments and their help texts.
 
+mod bench;
 mod lock;
 mod store;
 mod watch;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
 pub(crate) use lock::{ElectArgs, HoldArgs, LockArgs};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
@@ -159,89 +161,6 @@ pub(crate) enum ReadModeArg {
     /// clock runs more than a tenth faster than another's. When a leader dies, the others wait for
     /// an election timeout
     Lease,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct BenchArgs {
-    /// The operation to measure
-    #[arg(value_enum)]
-    pub(crate) operation: BenchOperation,
-    /// Clients; each runs one operation at a time
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub(crate) clients: usize,
-    /// Connections to the leader that the clients share; by default one for every 32 clients, from
-    /// 1 to 4
-    #[arg(long, value_name = "N")]
-    pub(crate) conns: Option<usize>,
-    /// How many seconds to measure
-    #[arg(long, value_name = "S", default_value_t = 10.0, conflicts_with = "count")]
-    pub(crate) seconds: f64,
-    /// How many operations to measure, instead of a time
-    #[arg(long, value_name = "N")]
-    pub(crate) count: Option<u64>,
-    /// The size of each value in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 256)]
-    pub(crate) value_size: usize,
-    /// The number of keys; each operation takes one of them at random. cas: one of those that
-    /// belong to its client. range: all of them
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub(crate) keys: u64,
-    /// Begin N operations per second, whether or not earlier ones have ended (open loop)
-    #[arg(long, value_name = "N")]
-    pub(crate) rate: Option<f64>,
-    /// For mixed: the share of operations that read
-    #[arg(long, value_name = "0..1", default_value_t = 0.5)]
-    pub(crate) read_ratio: f64,
-    /// How long to run before the measurement begins
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration_or_none)]
-    pub(crate) warm_up: Duration,
-    /// Read the keys as they are, without writing each of them first
-    #[arg(long)]
-    pub(crate) no_fill: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-impl BenchArgs {
-    /// Set for a mixed load only.
-    pub(crate) fn read_ratio(&self) -> Option<f64> {
-        (self.operation == BenchOperation::Mixed).then_some(self.read_ratio)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum BenchOperation {
-    /// Replace the value of a key
-    Put,
-    /// Read a key
-    Get,
-    /// Add to the end of a value
-    Append,
-    /// Put or get: see --read-ratio
-    Mixed,
-    /// Compare and set: put, if nobody else has changed the key
-    Cas,
-    /// Read all the keys in one answer, which has at most 8 MiB
-    Range,
-}
-
-impl BenchOperation {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            BenchOperation::Put => "put",
-            BenchOperation::Get => "get",
-            BenchOperation::Append => "append",
-            BenchOperation::Mixed => "mixed",
-            BenchOperation::Cas => "cas",
-            BenchOperation::Range => "range",
-        }
-    }
-}
-
-/// As [`parse_duration`], but accepts zero.
-fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
-    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
 /// Parses `500ms`, `2s`, `1.5s`, `1m30s`: numbers with units, largest unit first, each unit at most

@@ -256,11 +256,18 @@ fn watches_outlive_a_snapshot_that_replaces_the_state() {
         watches.watch(2, KeyRange::key("quiet"), 0);
         let cut_at = cluster.status(leader).unwrap().commit_index;
         cluster.partition(&one, &others);
+        let fill = |count| {
+            (0..count).for_each(|_| clerk.put("filler", vec![b'x'; 200_000]).unwrap());
+        };
+        // What is on its way meanwhile arrives late: 8 MiB.
+        fill(50);
         (0..50).for_each(|n| clerk.put("k", n.to_string()).unwrap());
         let last = revision(&clerk);
         if is_compacted {
             clerk.compact(last).unwrap();
         }
+        // The leader keeps some entries for followers that are a little late: 16 MiB.
+        fill(100);
         let compacted_at = cluster.status(leader).unwrap().commit_index;
         let deadline = Instant::now() + TEST_TIMEOUT;
         while snapshot_of(leader) <= compacted_at {

@@ -31,12 +31,13 @@ use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status};
 /// `storeRpc` of one member.
 pub struct StoreService {
     api: Api,
+    encoded: Arc<watch::Encoded>,
 }
 
 impl StoreService {
     /// Serves this store.
     pub fn new(api: Api) -> StoreService {
-        StoreService { api }
+        StoreService { api, encoded: Arc::default() }
     }
 
     /// The service that a server publishes.
@@ -133,7 +134,7 @@ impl StoreRpc for StoreService {
     }
 
     fn watch(&self, requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
-        watch::watch(&self.api, requests, replies);
+        watch::watch(&self.api, &self.encoded, requests, replies);
     }
 
     fn lease_grant(&self, args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {

@@ -1,20 +1,25 @@
 //! The watches of `storeRpc`: what they tell goes into their stream, as far as it has credit.
+//!
+//! Many watches may be told the same. So changes are encoded once, and each watch's reply is made
+//! of its number and of these bytes.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::refused::leader;
 use crate::ErrorChain;
 use crate::kv::api::{Api, NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd};
-use crate::kv::model::WatchRange;
 use crate::kv::model::proto::{
     NotServed, WatchChanges, WatchCreated, WatchEnded, WatchReply, WatchRequest, watch_ended,
-    watch_reply, watch_request,
+    watch_request,
 };
+use crate::kv::model::{Change, Revision, WatchRange};
 use crate::node::RequestError;
+use crate::rpc::prost::Message;
 use crate::rpc::{Incoming, Outgoing, SendError, Status, StatusCode};
 
 /// When a client should come back that asked for more than is served.
@@ -22,11 +27,12 @@ const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn watch(
     api: &Api,
+    encoded: &Arc<Encoded>,
     requests: Incoming<WatchRequest, Status>,
     replies: Outgoing<WatchReply>,
 ) {
     let replies = Mutex::new(Some(replies));
-    let replies = Arc::new(Replies { api: api.clone(), replies });
+    let replies = Arc::new(Replies { api: api.clone(), encoded: Arc::clone(encoded), replies });
     let watches = Arc::new(api.watches(Arc::clone(&replies)));
     // They end with the stream, not with the client's last request.
     let until_over = Arc::clone(&watches);
@@ -54,6 +60,7 @@ fn ask(watches: &WatchGroup, WatchRequest { id, request }: WatchRequest) {
 
 struct Replies {
     api: Api,
+    encoded: Arc<Encoded>,
     /// `None` once the stream has been ended.
     replies: Mutex<Option<Outgoing<WatchReply>>>,
 }
@@ -62,7 +69,7 @@ impl WatchSink for Arc<Replies> {
     fn take(&self, id: u64, news: &WatchNews<'_>) -> Result<ControlFlow<()>, NoRoom> {
         let replies = self.replies.lock();
         let Some(replies) = &*replies else { return Ok(ControlFlow::Break(())) };
-        match replies.try_send(&WatchReply { id, reply: Some(self.reply(news)) }) {
+        match replies.try_send_as(&self.reply(id, news)) {
             Ok(()) => Ok(ControlFlow::Continue(())),
             Err(SendError::NoRoom) => Err(NoRoom),
             // It is over. (No change is too long, or cannot be serialized.)
@@ -94,22 +101,21 @@ impl WatchSink for Arc<Replies> {
 }
 
 impl Replies {
-    fn reply(&self, news: &WatchNews<'_>) -> watch_reply::Reply {
+    fn reply(&self, id: u64, news: &WatchNews<'_>) -> Reply {
+        let mut reply = Reply { id, ..Reply::default() };
         match news {
             WatchNews::Created { revision } => {
-                watch_reply::Reply::Created(WatchCreated { revision: revision.0 })
+                reply.created = Some(WatchCreated { revision: revision.0 });
             }
             WatchNews::Changes { changes, complete_to } => {
-                watch_reply::Reply::Changes(WatchChanges {
-                    changes: changes.iter().map(Into::into).collect(),
-                    complete_to: complete_to.0,
-                })
+                reply.changes = Some(self.encoded.changes(changes, *complete_to));
             }
-            WatchNews::Ended { end, complete_to } => watch_reply::Reply::Ended(WatchEnded {
-                reason: self.reason(end),
-                complete_to: complete_to.0,
-            }),
+            WatchNews::Ended { end, complete_to } => {
+                let (reason, complete_to) = (self.reason(end), complete_to.0);
+                reply.ended = Some(WatchEnded { reason, complete_to });
+            }
         }
+        reply
     }
 
     fn reason(&self, end: &WatchEnd) -> Option<watch_ended::Reason> {
@@ -125,5 +131,43 @@ impl Replies {
             }),
             WatchEnd::BadRequest(words) => watch_ended::Reason::BadRequest(words.clone()),
         })
+    }
+}
+
+/// A `WatchReply`, with changes that are encoded already.
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "crate::rpc::prost")]
+struct Reply {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(message, optional, tag = "2")]
+    created: Option<WatchCreated>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    changes: Option<Bytes>,
+    #[prost(message, optional, tag = "4")]
+    ended: Option<WatchEnded>,
+}
+
+/// The changes that were encoded last, for the watches that are told the same.
+#[derive(Default)]
+pub(super) struct Encoded(Mutex<Option<(Arc<[Change]>, Revision, Bytes)>>);
+
+impl Encoded {
+    /// A `WatchChanges`.
+    fn changes(&self, changes: &Arc<[Change]>, complete_to: Revision) -> Bytes {
+        let mut last = self.0.lock();
+        if let Some((of, complete, bytes)) = &*last
+            && Arc::ptr_eq(of, changes)
+            && *complete == complete_to
+        {
+            return bytes.clone();
+        }
+        let message = WatchChanges {
+            changes: changes.iter().map(Into::into).collect(),
+            complete_to: complete_to.0,
+        };
+        let bytes = Bytes::from(message.encode_to_vec());
+        *last = Some((Arc::clone(changes), complete_to, bytes.clone()));
+        bytes
     }
 }

@@ -87,8 +87,8 @@ struct Shared {
     members: Members,
     readers: Arc<Readers>,
     scans: Arc<Scans>,
-    keep_alives: KeepAlives,
     hub: Arc<Hub>,
+    keep_alives: KeepAlives,
 }
 
 /// The thread of the watches ends with the last owner.
@@ -104,7 +104,7 @@ impl Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
         let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
         let keep_alives = KeepAlives::default();
-        Api { shared: Arc::new(Shared { node, members, readers, scans, keep_alives, hub }) }
+        Api { shared: Arc::new(Shared { node, members, readers, scans, hub, keep_alives }) }
     }
 
     /// The address of a member, if there is such a member.

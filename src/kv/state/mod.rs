@@ -67,7 +67,7 @@ pub(super) struct State {
 
 /// Which entry of the log a command is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LogEntry {
+pub(in crate::kv) struct LogEntry {
     pub(super) index: Index,
     /// The leader's stamp, if the command has one.
     pub(super) stamp_ms: Option<u64>,

@@ -1,5 +1,7 @@
 //! [`Cursor`]: how far a watch is, and what it is told next.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::kv::model::{Change, Entry, Revision, WatchRange};
@@ -30,7 +32,7 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 pub(super) struct Piece {
     /// Perhaps nothing.
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Arc<[Change]>,
     /// Where the watch is then.
     pub(super) end: Cursor,
 }
@@ -71,7 +73,7 @@ impl Cursor {
                 end.skip_to(revision);
                 len += change.len_bytes();
                 if len > PIECE_LEN_MAX && !changes.is_empty() {
-                    return Ok(Piece { changes, end });
+                    return Ok(Piece { changes: changes.into(), end });
                 }
                 if len > CHANGE_LEN_MAX {
                     return Err(TooLong);
@@ -82,11 +84,11 @@ impl Cursor {
             if looks == LOOKS_MAX {
                 // The next piece comes further in any case.
                 end = Cursor { next: revision, after: Some(Bytes::copy_from_slice(key)) };
-                return Ok(Piece { changes, end });
+                return Ok(Piece { changes: changes.into(), end });
             }
         }
         end.skip_to(timeline.revision().next());
-        Ok(Piece { changes, end })
+        Ok(Piece { changes: changes.into(), end })
     }
 }
 

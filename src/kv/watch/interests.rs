@@ -124,8 +124,9 @@ impl Interests {
 
 impl Observer<Store> for Interests {
     fn applied(&self, store: &Store) {
-        let revision = store.revision();
-        let before = Revision(self.seen.swap(revision.0, Ordering::Relaxed));
+        // Only the thread that applies entries writes it.
+        let (revision, before) = (store.revision(), Revision(self.seen.load(Ordering::Relaxed)));
+        self.seen.store(revision.0, Ordering::Relaxed);
         if before == revision || !self.has_spots.load(Ordering::Relaxed) {
             return;
         }

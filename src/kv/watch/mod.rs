@@ -51,14 +51,18 @@
 //! `watch-N`, from the first watch on, until the member stops.
 
 mod cursor;
+mod far;
+mod group;
 mod hub;
 mod interests;
 mod ranges;
 mod signal;
 mod sink;
+mod spots;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod view;
 #[allow(clippy::module_inception, reason = "one of all watches")]
 mod watch;
 mod watches;

@@ -1,6 +1,7 @@
 //! [`WatchSink`]: who is told of changes.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::kv::model::{Change, Refusal, Revision};
 use crate::node::RequestError;
@@ -39,8 +40,10 @@ pub enum WatchNews<'a> {
     /// Changes in the order of their revisions, and of their keys within one revision. Without
     /// changes, this only says how far the watch is.
     Changes {
-        /// The changes: about 64 KiB of them, or one that is longer.
-        changes: &'a [Change],
+        /// The changes: about 64 KiB of them, or one that is longer. Watches of the same keys that
+        /// are told the same share them, and are mostly told it one after the other: a sink may
+        /// keep what it has made of them.
+        changes: &'a Arc<[Change]>,
         /// Everything up to and including this revision has been told. What there is of a later
         /// revision is a part of it, and the rest follows.
         complete_to: Revision,

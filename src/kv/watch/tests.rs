@@ -12,7 +12,7 @@ use super::signal::Signal;
 use crate::kv::Store;
 use crate::kv::command::{Change as Written, Command};
 use crate::kv::model::{Action, Change, Entry, KeyRange, Operation, Revision, Txn, WatchRange};
-use crate::kv::state::{State, Timeline};
+use crate::kv::state::{LogEntry, State, Timeline};
 use crate::node::{Observer, StateMachine};
 use crate::raft::Index;
 
@@ -62,9 +62,11 @@ impl Step {
                     Some(value) => Action::put(KEYS[*key], value.clone()),
                     None => Action::delete(KeyRange::key(KEYS[*key])),
                 };
-                state.run(&txn(parts.iter().map(action))).unwrap();
+                state.run(LogEntry::default(), &txn(parts.iter().map(action))).unwrap();
             }
-            Step::DeleteAll => drop(state.run(&txn([Action::delete(KeyRange::all())])).unwrap()),
+            Step::DeleteAll => drop(
+                state.run(LogEntry::default(), &txn([Action::delete(KeyRange::all())])).unwrap(),
+            ),
             Step::Compact(tenths) => {
                 let (begin, end) = (state.history.compacted().0, state.revision.0);
                 // To compact what is compacted already is refused.
@@ -202,9 +204,9 @@ fn a_revision_of_any_size_comes_in_pieces_that_end_with_it() {
     let mut state = State::default();
     let keys: Vec<String> = (0..30_000).map(|n| format!("row/{n:05}")).collect();
     let puts = keys.iter().map(|key| Action::put(key.clone(), "v"));
-    state.run(&txn(puts)).unwrap();
+    state.run(LogEntry::default(), &txn(puts)).unwrap();
     state.put(b"other", b"v").unwrap();
-    let deletes = state.run(&txn([Action::delete(KeyRange::prefix("row/"))]));
+    let deletes = state.run(LogEntry::default(), &txn([Action::delete(KeyRange::prefix("row/"))]));
     deletes.unwrap();
     let timeline = Timeline::new(&state, Revision(2));
     // One that wants nothing of it comes to its end, too.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::cursor::{CHANGE_LEN_MAX, Cursor, Piece, TooLong};
+use super::far::Far;
 use super::interests::SpotId;
 use super::sink::WatchEnd;
 use super::watch::Watch;
@@ -26,8 +27,8 @@ pub(super) struct Turn<'a> {
     noted: Revision,
     near_from: Revision,
     near: Option<Timeline>,
-    long: Option<&'a Timeline>,
-    uses_long: bool,
+    far: &'a mut Far,
+    has_read_far: bool,
     pieces: HashMap<PieceId, Arc<Piece>>,
     pieces_bytes: u64,
 }
@@ -51,21 +52,29 @@ pub(super) enum Read {
 }
 
 impl<'a> Turn<'a> {
-    /// Serves these watches from `state`, and those that are far behind from `long`.
+    /// Serves these watches from `state`, and those that are far behind from what `far` has.
     pub(super) fn new<'w>(
         state: &'a State,
         noted: Revision,
-        long: Option<&'a Timeline>,
+        far: &'a mut Far,
         watches: impl Iterator<Item = &'w Watch>,
     ) -> Turn<'a> {
         let forgotten = state.history.compacted();
-        let far = state.history.revision_before_newest(NEAR_CHANGES).unwrap_or(forgotten);
-        let near_from = far.max(forgotten).next();
+        let before = state.history.revision_before_newest(NEAR_CHANGES).unwrap_or(forgotten);
+        let near_from = before.max(forgotten).next();
         let is_near = |next: &Revision| (near_from..=state.revision).contains(next);
         let nexts = watches.filter(|watch| watch.is_behind).map(|watch| watch.cursor.next);
         let near = nexts.filter(is_near).min().map(|first| Timeline::new(state, first));
-        let (pieces, pieces_bytes, uses_long) = (HashMap::new(), 0, false);
-        Turn { state, noted, near_from, near, long, uses_long, pieces, pieces_bytes }
+        Turn {
+            state,
+            noted,
+            near_from,
+            near,
+            far,
+            has_read_far: false,
+            pieces: HashMap::new(),
+            pieces_bytes: 0,
+        }
     }
 
     pub(super) fn noted(&self) -> Revision {
@@ -77,12 +86,12 @@ impl<'a> Turn<'a> {
         cursor.next <= self.state.revision
     }
 
-    /// Whether it has read from the long timeline.
-    pub(super) fn uses_long(&self) -> bool {
-        self.uses_long
+    /// Whether it has read for a watch that is far behind.
+    pub(super) fn has_read_far(&self) -> bool {
+        self.has_read_far
     }
 
-    /// Whether a watch is served from the long timeline.
+    /// Whether a watch there is served from what [`Far`] has.
     pub(super) fn is_far(&self, cursor: &Cursor) -> bool {
         cursor.next < self.near_from
     }
@@ -91,23 +100,9 @@ impl<'a> Turn<'a> {
     pub(super) fn read(&mut self, watch: &Watch) -> Read {
         let next = watch.cursor.next;
         if !self.is_behind(&watch.cursor) {
-            let piece = Piece { changes: Vec::new(), end: watch.cursor.clone() };
+            let piece = Piece { changes: Arc::default(), end: watch.cursor.clone() };
             return Read::Piece(Arc::new(piece));
         }
-        let has = |it: &&Timeline| (it.first()..=it.revision()).contains(&next);
-        let is_near = !self.is_far(&watch.cursor);
-        let timeline = if is_near { self.near.as_ref() } else { self.long };
-        let Some(timeline) = timeline.filter(has) else {
-            let compacted = self.state.history.compacted();
-            return match next <= compacted {
-                true => {
-                    let refusal = Refusal::of(Reason::Compacted, compacted.next().0);
-                    Read::End(WatchEnd::Refused(refusal))
-                }
-                false => Read::Far,
-            };
-        };
-        self.uses_long |= !is_near;
         let id = PieceId {
             spot: watch.spot,
             cursor: watch.cursor.clone(),
@@ -118,6 +113,19 @@ impl<'a> Turn<'a> {
         if let Some(piece) = self.pieces.get(&id) {
             return Read::Piece(Arc::clone(piece));
         }
+        let is_far = self.is_far(&watch.cursor);
+        self.has_read_far |= is_far;
+        let timeline = if is_far { self.far.find(next) } else { self.near.as_ref() };
+        let Some(timeline) = timeline else {
+            let compacted = self.state.history.compacted();
+            return match next <= compacted {
+                true => {
+                    let refusal = Refusal::of(Reason::Compacted, compacted.next().0);
+                    Read::End(WatchEnd::Refused(refusal))
+                }
+                false => Read::Far,
+            };
+        };
         match watch.cursor.read(&watch.range, timeline) {
             Ok(piece) => Read::Piece(self.keep(id, piece)),
             Err(TooLong) => {

@@ -1,5 +1,7 @@
 //! [`Watch`]: one watch, and what it still has to tell.
 
+use std::sync::Arc;
+
 use super::cursor::{Cursor, Piece};
 use super::interests::SpotId;
 use super::sink::{NoRoom, WatchEnd, WatchNews, WatchSink};
@@ -149,7 +151,7 @@ impl Watch {
         }
         if self.is_made && self.wants_progress {
             let complete_to = self.cursor.complete_to();
-            offer(WatchNews::Changes { changes: &[], complete_to })?;
+            offer(WatchNews::Changes { changes: &Arc::default(), complete_to })?;
             (self.wants_progress, self.told) = (false, complete_to);
         }
         Ok(if self.is_behind { Served::Again } else { Served::Idle })

@@ -1,19 +1,21 @@
 //! [`Watches`]: all watches of one member, as their thread has them.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::far::Far;
+use super::group::{Group, Overload};
 use super::hub::{Asked, Hub, Order, Request, SinkId};
-use super::interests::{Marks, SpotId};
-use super::sink::{WatchEnd, WatchNews, WatchSink, WatchesEnd};
+use super::interests::Marks;
+use super::sink::{WatchEnd, WatchesEnd};
+use super::spots::Spots;
 use super::turn::Turn;
 use super::watch::{Served, Watch};
 use super::{GROUP_MAX, WATCHES_MAX};
-use crate::kv::model::{KeyRange, Revision, WatchRange};
-use crate::kv::state::{State, Timeline};
+use crate::kv::model::{Revision, WatchRange};
+use crate::kv::state::State;
 use crate::kv::{Answer, Query};
 use crate::node::RequestError;
 use crate::rpc::Cork;
@@ -33,15 +35,9 @@ const FAR_TIME_MAX: Duration = Duration::from_millis(2);
 /// How long what was told may wait for more over the same connection.
 const HELD_BACK_MAX: Duration = Duration::from_millis(1);
 
-/// How long a long timeline is kept that nobody uses, and how long in any case: it holds an old
-/// state.
-const LONG_UNUSED_MAX: Duration = Duration::from_secs(5);
-const LONG_AGE_MAX: Duration = Duration::from_secs(5 * 60);
-
-/// How many answers to requests without a watch may wait for room.
-const ANSWERS_MAX: usize = 1_000;
-
 const NO_LEADER: RequestError = RequestError::NotLeader { leader: None };
+const DIVERGED: RequestError = RequestError::Diverged { may_apply: false };
+const STOPPED: RequestError = RequestError::Stopped { may_apply: false };
 
 type WatchId = (SinkId, u64);
 
@@ -50,68 +46,34 @@ pub(super) struct Watches {
     hub: Arc<Hub>,
     groups: HashMap<SinkId, Group>,
     watches: HashMap<WatchId, Watch>,
-    spots: HashMap<SpotId, Spot>,
-    spot_of: HashMap<KeyRange, SpotId>,
-    last_spot: SpotId,
+    spots: Spots<WatchId>,
     last_serial: u64,
     /// Those that may have something to tell, and room.
     ready: VecDeque<WatchId>,
     /// Those for which a read has to begin.
     asked: Vec<Asked>,
+    far: Far,
     /// Those that wait for a timeline.
-    far: Vec<WatchId>,
-    is_making_long: bool,
-    long: Option<Long>,
+    waiting: Vec<WatchId>,
     /// No change up to this revision concerns a watch that is not behind.
     noted: Revision,
     had_leader: Instant,
     bookmarks_at: Instant,
 }
 
-/// The watches of one sink.
-struct Group {
-    sink: Arc<dyn WatchSink>,
-    waiting: Arc<AtomicUsize>,
-    ids: BTreeSet<u64>,
-    /// Whether the sink will say when there is room.
-    waits_for_room: bool,
-    /// Those that have to wait for it.
-    blocked: VecDeque<u64>,
-    /// The ends of watches that never began, which have to wait for it.
-    answers: VecDeque<(u64, WatchEnd)>,
-    takes_no_more: bool,
-}
-
-/// The watches of the same keys.
-struct Spot {
-    keys: KeyRange,
-    watches: BTreeSet<WatchId>,
-}
-
-/// The timeline for those that are far behind.
-struct Long {
-    timeline: Timeline,
-    made: Instant,
-    used: Instant,
-}
-
 impl Watches {
     pub(super) fn new(hub: Arc<Hub>) -> Watches {
         let now = Instant::now();
         Watches {
-            // Those of a thread that has panicked may still be among the interests.
-            last_spot: hub.interests.last_spot(),
+            spots: Spots::new(Arc::clone(&hub.interests)),
             hub,
             groups: HashMap::new(),
             watches: HashMap::new(),
-            spots: HashMap::new(),
-            spot_of: HashMap::new(),
             last_serial: 0,
             ready: VecDeque::new(),
             asked: Vec::new(),
-            far: Vec::new(),
-            is_making_long: false,
-            long: None,
+            far: Far::default(),
+            waiting: Vec::new(),
             noted: Revision::NONE,
             had_leader: now,
             bookmarks_at: now + BOOKMARK_PAUSE,
@@ -136,19 +98,19 @@ impl Watches {
         self.confirm();
         self.distribute();
         self.serve(&cork);
-        self.make_long();
+        self.make_timeline();
         ControlFlow::Continue(())
     }
 
     fn carry_out(&mut self, order: Order) -> ControlFlow<()> {
         match order {
             Order::Add { id, sink, waiting } => {
-                drop(self.groups.insert(id, Group::new(sink, waiting)))
+                self.groups.insert(id, Group::new(sink, waiting));
             }
             Order::Request(sink, id, request) => self.request(sink, id, request),
             Order::NoMore(sink) => {
                 if let Some(group) = self.groups.get_mut(&sink) {
-                    group.takes_no_more = true;
+                    group.take_no_more();
                 }
                 self.end_if_done(sink);
             }
@@ -156,7 +118,14 @@ impl Watches {
             Order::Remove(sink) => drop(self.remove_group(sink)),
             Order::Overload(sink) => self.end_group(sink, WatchesEnd::Overload),
             Order::Confirmed(asked, result) => self.confirmed(asked, result),
-            Order::Timeline(timeline) => self.take_long(timeline),
+            Order::Timeline(timeline) => {
+                let was_made = timeline.is_some();
+                self.far.made(timeline);
+                // Otherwise there is no thread for it: see `look`.
+                if was_made {
+                    self.ready.extend(self.waiting.drain(..));
+                }
+            }
             Order::Stop => {
                 let sinks: Vec<SinkId> = self.groups.keys().copied().collect();
                 sinks.into_iter().for_each(|sink| self.end_group(sink, WatchesEnd::Stopped));
@@ -168,7 +137,7 @@ impl Watches {
 
     fn request(&mut self, sink: SinkId, id: u64, request: Request) {
         let Some(group) = self.groups.get(&sink) else { return };
-        group.waiting.fetch_sub(1, Ordering::Relaxed);
+        group.took_request();
         let is_there = group.ids.contains(&id);
         let end = match request {
             Request::Create(_) if is_there => WatchEnd::BadRequest(format!(
@@ -208,24 +177,11 @@ impl Watches {
     }
 
     fn create(&mut self, id: WatchId, range: WatchRange) {
-        let spot = match self.spot_of.get(&range.keys) {
-            Some(spot) => *spot,
-            None => self.add_spot(range.keys.clone()),
-        };
         self.last_serial += 1;
-        let serial = self.last_serial;
-        self.spots.get_mut(&spot).expect("it was found or made").watches.insert(id);
+        let (spot, serial) = (self.spots.add(&range.keys, id), self.last_serial);
         self.groups.get_mut(&id.0).expect("it asks").ids.insert(id.1);
         self.watches.insert(id, Watch::new(range, spot, serial));
         self.asked.push(Asked { sink: id.0, id: id.1, serial });
-    }
-
-    fn add_spot(&mut self, keys: KeyRange) -> SpotId {
-        self.last_spot += 1;
-        self.hub.interests.add(self.last_spot, &keys);
-        self.spot_of.insert(keys.clone(), self.last_spot);
-        self.spots.insert(self.last_spot, Spot { keys, watches: BTreeSet::new() });
-        self.last_spot
     }
 
     /// Changes a watch, which then may have something to tell.
@@ -247,25 +203,18 @@ impl Watches {
     /// Tells the end of a watch that has not begun.
     fn answer(&mut self, sink: SinkId, id: u64, end: WatchEnd) {
         let Some(group) = self.groups.get_mut(&sink) else { return };
-        group.answers.push_back((id, end));
-        if group.answers.len() > ANSWERS_MAX {
-            self.end_group(sink, WatchesEnd::Overload);
-        } else if !group.waits_for_room {
-            self.tell_answers(sink);
+        match group.push_answer(id, end) {
+            Ok(()) => self.tell_answers(sink),
+            Err(Overload) => self.end_group(sink, WatchesEnd::Overload),
         }
     }
 
     fn tell_answers(&mut self, sink: SinkId) {
         let Some(group) = self.groups.get_mut(&sink) else { return };
-        while let Some((id, end)) = group.answers.front() {
-            let news = WatchNews::Ended { end, complete_to: Revision::NONE };
-            match group.sink.take(*id, &news) {
-                Ok(ControlFlow::Continue(())) => drop(group.answers.pop_front()),
-                Ok(ControlFlow::Break(())) => return drop(self.remove_group(sink)),
-                Err(_) => return group.wait_for_room(sink, &self.hub),
-            }
+        match group.tell_answers(sink, &self.hub.inbox) {
+            ControlFlow::Continue(()) => self.end_if_done(sink),
+            ControlFlow::Break(()) => drop(self.remove_group(sink)),
         }
-        self.end_if_done(sink);
     }
 
     /// Begins one read for all watches that were asked for before it.
@@ -301,8 +250,7 @@ impl Watches {
         let Marks { spots, noted } = self.hub.interests.take();
         self.noted = noted;
         for (spot, revision) in spots {
-            let Some(spot) = self.spots.get(&spot) else { continue };
-            for id in &spot.watches {
+            for id in self.spots.watches(spot) {
                 let watch = self.watches.get_mut(id).expect("a spot has watches that are there");
                 watch.mark(revision);
                 if watch.is_behind && !std::mem::replace(&mut watch.is_queued, true) {
@@ -321,8 +269,8 @@ impl Watches {
         let Some(state) = state else {
             // Nothing more is told, except that it is over.
             let error = match self.hub.node.divergence() {
-                Some(_) => RequestError::Diverged { may_apply: false },
-                None => RequestError::Stopped { may_apply: false },
+                Some(_) => DIVERGED,
+                None => STOPPED,
             };
             self.end_all(&WatchEnd::NotServed(error));
             return self.serve_from(&State::default(), cork);
@@ -332,25 +280,19 @@ impl Watches {
 
     fn serve_from(&mut self, state: &State, cork: &Cork) {
         let ready = std::mem::take(&mut self.ready);
-        let long = self.long.take();
-        let timeline = long.as_ref().map(|long| &long.timeline);
+        let mut far = std::mem::take(&mut self.far);
         let due = ready.iter().filter_map(|id| self.watches.get(id));
-        let mut turn = Turn::new(state, self.noted, timeline, due);
+        let mut turn = Turn::new(state, self.noted, &mut far, due);
         let (began, mut flushed) = (Instant::now(), Instant::now());
         for id in ready {
-            let is_late = turn.uses_long() && began.elapsed() > FAR_TIME_MAX;
-            let served = self.serve_one(id, &mut turn, is_late);
+            let served = self.serve_one(id, &mut turn, began.elapsed() > FAR_TIME_MAX);
             self.served(id, served);
             if flushed.elapsed() > HELD_BACK_MAX {
                 cork.flush();
                 flushed = Instant::now();
             }
         }
-        let is_used = turn.uses_long();
-        self.long = long.map(|long| match is_used {
-            true => Long { used: Instant::now(), ..long },
-            false => long,
-        });
+        self.far = far;
     }
 
     /// `is_late`: one that is far behind waits for the next turn.
@@ -361,7 +303,7 @@ impl Watches {
         if group.waits_for_room {
             return Served::NoRoom;
         }
-        if is_late && watch.is_behind && turn.is_far(&watch.cursor) {
+        if is_late && watch.is_behind && turn.has_read_far() && turn.is_far(&watch.cursor) {
             return Served::Again;
         }
         watch.is_queued = false;
@@ -375,11 +317,10 @@ impl Watches {
         match served {
             Served::Idle => {}
             Served::Again => self.ready.push_back(id),
-            Served::Far => self.far.push(id),
+            Served::Far => self.waiting.push(id),
             Served::NoRoom => {
                 if let Some(group) = self.groups.get_mut(&id.0) {
-                    group.blocked.push_back(id.1);
-                    group.wait_for_room(id.0, &self.hub);
+                    group.block(id.0, id.1, &self.hub.inbox);
                 }
             }
             Served::Over => {
@@ -392,41 +333,16 @@ impl Watches {
 
     fn room(&mut self, sink: SinkId) {
         let Some(group) = self.groups.get_mut(&sink) else { return };
-        group.waits_for_room = false;
-        let blocked = std::mem::take(&mut group.blocked);
-        self.ready.extend(blocked.into_iter().map(|id| (sink, id)));
+        self.ready.extend(group.unblock().into_iter().map(|id| (sink, id)));
         self.tell_answers(sink);
     }
 
-    /// Has a timeline made for those that are far behind, if there is none.
-    fn make_long(&mut self) {
-        if self.far.is_empty() || self.is_making_long {
-            return;
+    /// Has a timeline made for those that wait for one.
+    fn make_timeline(&mut self) {
+        let waiting = self.waiting.iter().filter_map(|id| self.watches.get(id));
+        if let Some(first) = waiting.map(|watch| watch.cursor.next).min() {
+            self.far.make(&self.hub, first);
         }
-        let Some(state) = self.hub.node.inspect(|store| store.state()) else {
-            // The next turn says why.
-            return self.retry_far();
-        };
-        let forgotten = state.history.compacted();
-        let behind = self.watches.values().filter(|watch| watch.is_made && watch.is_behind);
-        let nexts = behind.map(|watch| watch.cursor.next).filter(|next| *next > forgotten);
-        // Without any, they all have fallen out of the history.
-        let Some(first) = nexts.min() else { return self.retry_far() };
-        self.is_making_long = true;
-        self.hub.make_timeline(move || Timeline::new(&state, first));
-    }
-
-    fn take_long(&mut self, timeline: Option<Timeline>) {
-        self.is_making_long = false;
-        let now = Instant::now();
-        if let Some(timeline) = timeline {
-            self.long = Some(Long { timeline, made: now, used: now });
-            self.retry_far();
-        }
-    }
-
-    fn retry_far(&mut self) {
-        self.ready.extend(self.far.drain(..));
     }
 
     /// Looks at what nobody tells: the leader, the state, the time.
@@ -440,13 +356,11 @@ impl Watches {
             self.end_all(&WatchEnd::NotServed(NO_LEADER));
         }
         if self.hub.node.divergence().is_some() {
-            self.end_all(&WatchEnd::NotServed(RequestError::Diverged { may_apply: false }));
+            self.end_all(&WatchEnd::NotServed(DIVERGED));
         }
-        let is_old =
-            |long: &Long| now > long.used + LONG_UNUSED_MAX || now > long.made + LONG_AGE_MAX;
-        self.long.take_if(|long| is_old(long));
+        self.far.drop_old(now);
         // Perhaps there is a thread for it now.
-        self.make_long();
+        self.make_timeline();
         if now > self.bookmarks_at {
             self.bookmarks_at = now + BOOKMARK_PAUSE;
             let late = self.watches.iter().filter(|(_, watch)| watch.needs_bookmark(self.noted));
@@ -462,7 +376,7 @@ impl Watches {
                 self.ready.push_back(*id);
             }
         }
-        self.retry_far();
+        self.ready.extend(self.waiting.drain(..));
     }
 
     fn remove(&mut self, id: WatchId) {
@@ -470,13 +384,7 @@ impl Watches {
         if let Some(group) = self.groups.get_mut(&id.0) {
             group.ids.remove(&id.1);
         }
-        let spot = self.spots.get_mut(&watch.spot).expect("a watch has its spot");
-        spot.watches.remove(&id);
-        if spot.watches.is_empty() {
-            self.hub.interests.remove(watch.spot, &spot.keys);
-            self.spot_of.remove(&spot.keys);
-            self.spots.remove(&watch.spot);
-        }
+        self.spots.remove(watch.spot, &id);
     }
 
     fn remove_group(&mut self, sink: SinkId) -> Option<Group> {
@@ -492,31 +400,8 @@ impl Watches {
     }
 
     fn end_if_done(&mut self, sink: SinkId) {
-        let is_done =
-            |group: &Group| group.takes_no_more && group.ids.is_empty() && group.answers.is_empty();
-        if self.groups.get(&sink).is_some_and(is_done) {
+        if self.groups.get(&sink).is_some_and(Group::is_done) {
             self.end_group(sink, WatchesEnd::Done);
-        }
-    }
-}
-
-impl Group {
-    fn new(sink: Arc<dyn WatchSink>, waiting: Arc<AtomicUsize>) -> Group {
-        Group {
-            sink,
-            waiting,
-            ids: BTreeSet::new(),
-            waits_for_room: false,
-            blocked: VecDeque::new(),
-            answers: VecDeque::new(),
-            takes_no_more: false,
-        }
-    }
-
-    fn wait_for_room(&mut self, id: SinkId, hub: &Hub) {
-        if !std::mem::replace(&mut self.waits_for_room, true) {
-            let inbox = Arc::clone(&hub.inbox);
-            self.sink.when_ready(Box::new(move || inbox.push(Order::Room(id))));
         }
     }
 }

@@ -163,6 +163,11 @@ pub(crate) enum ReadModeArg {
     Lease,
 }
 
+/// As [`parse_duration`], but accepts zero.
+fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
 /// Parses `500ms`, `2s`, `1.5s`, `1m30s`: numbers with units, largest unit first, each unit at most
 /// once.
 fn parse_duration(text: &str) -> Result<Duration, String> {

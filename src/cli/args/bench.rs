@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::parse_duration;
+use super::{parse_duration, parse_duration_or_none};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
@@ -36,7 +36,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "0..1", default_value_t = 0.5)]
     pub(crate) read_ratio: f64,
     /// How long to run before the measurement begins
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration_or_none)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = super::parse_duration_or_none)]
     pub(crate) warm_up: Duration,
     /// Read the keys as they are, without writing each of them first. lease: use the leases that
     /// an earlier run granted
@@ -119,9 +119,4 @@ impl BenchOperation {
             BenchOperation::Lease => "lease",
         }
     }
-}
-
-/// As [`parse_duration`], but accepts zero.
-fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
-    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
 }

@@ -150,24 +150,32 @@ struct Reply {
 
 /// The changes that were encoded last, for the watches that are told the same.
 #[derive(Default)]
-pub(super) struct Encoded(Mutex<Option<(Arc<[Change]>, Revision, Bytes)>>);
+pub(super) struct Encoded(Mutex<Option<EncodedChanges>>);
+
+struct EncodedChanges {
+    changes: Arc<[Change]>,
+    complete_to: Revision,
+    /// A `WatchChanges`.
+    bytes: Bytes,
+}
 
 impl Encoded {
     /// A `WatchChanges`.
     fn changes(&self, changes: &Arc<[Change]>, complete_to: Revision) -> Bytes {
         let mut last = self.0.lock();
-        if let Some((of, complete, bytes)) = &*last
-            && Arc::ptr_eq(of, changes)
-            && *complete == complete_to
+        if let Some(last) = &*last
+            && Arc::ptr_eq(&last.changes, changes)
+            && last.complete_to == complete_to
         {
-            return bytes.clone();
+            return last.bytes.clone();
         }
         let message = WatchChanges {
             changes: changes.iter().map(Into::into).collect(),
             complete_to: complete_to.0,
         };
         let bytes = Bytes::from(message.encode_to_vec());
-        *last = Some((Arc::clone(changes), complete_to, bytes.clone()));
+        let changes = Arc::clone(changes);
+        *last = Some(EncodedChanges { changes, complete_to, bytes: bytes.clone() });
         bytes
     }
 }

@@ -163,7 +163,7 @@ proptest! {
             while cursor.next <= state.revision {
                 let piece = cursor.read(&range, &timeline).unwrap();
                 prop_assert!(piece.end != cursor, "each piece comes further");
-                told.extend(piece.changes);
+                told.extend_from_slice(&piece.changes);
                 cursor = piece.end;
                 let complete = all.iter().filter(|it| {
                     let told = range.from..=cursor.complete_to();

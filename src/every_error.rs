@@ -99,6 +99,7 @@ fn every_error_says_its_own_part_only() {
         Missing { of: "a range", part: "keys" },
         Unknown { what: "relation", number: 9 },
         Range(KeyRange::between("b", "a").unwrap_err()),
+        TwoLeases {},
     ));
     check_all(&Reason::ALL.map(|reason| Refusal { reason, operation: 1, value: 7 }));
     check_all(&every_variant!(ApiError:

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use super::{ApiError, KeptAlive};
 use crate::kv::model::LeaseId;
-use crate::kv::{Change, Command, KEEP_ALIVE_IDS_MAX, Store};
-use crate::node::NodeHandle;
+use crate::kv::{Change, Command, KEEP_ALIVE_IDS_MAX, Outcome, Store};
+use crate::node::{NodeHandle, Proposal, RequestError};
 
 type Callback = Box<dyn FnOnce(Result<KeptAlive, ApiError>) + Send>;
 
@@ -41,16 +41,18 @@ struct Gathering {
 #[derive(Default)]
 pub(super) struct Batch {
     waiting: Vec<Waiting>,
-    ids: usize,
+    weight: usize,
 }
 
 impl KeepAlives {
     /// Adds a request. Returns those that wait, if it does not fit beside them.
     pub(super) fn push(&self, request: Waiting) -> Option<Batch> {
         let batch = &mut self.0.lock().batch;
-        let is_full = batch.ids + request.ids.len() > KEEP_ALIVE_IDS_MAX;
+        // A request without ids takes memory, too.
+        let weight = request.ids.len().max(1);
+        let is_full = batch.weight + weight > KEEP_ALIVE_IDS_MAX;
         let full = is_full.then(|| std::mem::take(batch));
-        batch.ids += request.ids.len();
+        batch.weight += weight;
         batch.waiting.push(request);
         full
     }
@@ -66,6 +68,12 @@ impl KeepAlives {
         }
     }
 
+    /// A command for what waits, although another one is under way: something is about to end.
+    pub(super) fn flush(&self) -> Option<Proposal<Outcome>> {
+        let batch = std::mem::take(&mut self.0.lock().batch);
+        batch.proposal(|| {})
+    }
+
     /// Takes what waits, unless a command is under way. Then one is.
     fn take(&self) -> Option<Batch> {
         let mut gathering = self.0.lock();
@@ -76,20 +84,25 @@ impl KeepAlives {
 }
 
 impl Batch {
-    /// Queues one command for all requests. It is waited for until the last of their deadlines.
-    /// `end` runs when all of them have been answered.
+    /// Queues one command for all requests. `end` runs when all of them have been answered.
     pub(super) fn propose(self, node: &NodeHandle<Store>, end: impl FnOnce() + Send + 'static) {
-        let Some(deadline) = self.waiting.iter().map(|request| request.deadline).max() else {
-            return end();
-        };
-        let mut ids = Vec::with_capacity(self.ids);
+        if let Some(Proposal { command, deadline, callback }) = self.proposal(end) {
+            node.queue_proposal(command, deadline, callback);
+        }
+    }
+
+    /// One command for all requests, if there are any. It is waited for until the last of their
+    /// deadlines.
+    fn proposal(self, end: impl FnOnce() + Send + 'static) -> Option<Proposal<Outcome>> {
+        let deadline = self.waiting.iter().map(|request| request.deadline).max()?;
+        let mut ids = Vec::with_capacity(self.weight);
         let mut ends = Vec::with_capacity(self.waiting.len());
         for request in self.waiting {
             ends.push((request.ids.len(), request.callback));
             ids.extend(request.ids);
         }
         let command = Command::unrepeated(Change::LeaseKeepAlive { ids });
-        node.queue_proposal(command.encode(), deadline, move |result| {
+        let callback = move |result: Result<Outcome, RequestError>| {
             match result {
                 Ok(outcome) => {
                     let results = KeptAlive::split(outcome, ends.iter().map(|(len, _)| *len));
@@ -100,7 +113,8 @@ impl Batch {
                 }
             }
             end();
-        });
+        };
+        Some(Proposal { command: command.encode(), deadline, callback: Box::new(callback) })
     }
 }
 
@@ -120,9 +134,9 @@ mod tests {
         assert!(waiting.push(request(KEEP_ALIVE_IDS_MAX - 1)).is_none());
         assert!(waiting.push(request(1)).is_none());
         let full = waiting.push(request(1)).expect("it does not fit");
-        assert_eq!((full.waiting.len(), full.ids), (2, KEEP_ALIVE_IDS_MAX));
+        assert_eq!((full.waiting.len(), full.weight), (2, KEEP_ALIVE_IDS_MAX));
         let rest = waiting.take().expect("one waits");
-        assert_eq!((rest.waiting.len(), rest.ids), (1, 1));
+        assert_eq!((rest.waiting.len(), rest.weight), (1, 1));
         assert!(waiting.push(request(1)).is_none());
         assert!(waiting.take().is_none(), "the last one has no outcome yet");
         waiting.0.lock().is_under_way = false;

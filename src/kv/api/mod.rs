@@ -104,6 +104,8 @@ impl Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
         let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
         let keep_alives = KeepAlives::default();
+        let waiting = keep_alives.clone();
+        node.before_time(move || waiting.flush());
         Api { shared: Arc::new(Shared { node, members, readers, scans, hub, keep_alives }) }
     }
 

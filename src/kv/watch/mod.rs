@@ -74,5 +74,8 @@ pub use sink::{NoRoom, WatchEnd, WatchNews, WatchSink, WatchesEnd};
 /// How many watches a member serves.
 const WATCHES_MAX: usize = 100_000;
 
+/// What the keys of a member's watches may take, in bytes.
+const KEYS_BYTES_MAX: usize = 256 << 20;
+
 /// How many watches one sink has.
 const GROUP_MAX: usize = 20_000;

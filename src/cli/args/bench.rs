@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{parse_duration, parse_duration_or_none};
+use super::parse_duration;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {

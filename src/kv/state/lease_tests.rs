@@ -271,7 +271,9 @@ fn leases_end_in_the_order_of_deadline_id_index_and_operation() {
 #[test]
 fn at_most_a_thousand_leases_end_at_one_entry() {
     let log = &mut Log::default();
-    (1..=1_500).for_each(|id| drop(log.grant(0, id, 10)));
+    for id in 1..=1_500 {
+        log.grant(0, id, 10).unwrap();
+    }
     let keeps: Vec<u64> = (1..=100).collect();
     // Those that are kept alive do not count.
     log.keep_alive(20, &keeps);
@@ -284,7 +286,9 @@ fn at_most_a_thousand_leases_end_at_one_entry() {
 #[test]
 fn no_lease_ends_after_a_hundred_thousand_deleted_keys() {
     let log = &mut Log::default();
-    (1..=3).for_each(|id| drop(log.grant(0, id, 10)));
+    for id in 1..=3 {
+        log.grant(0, id, 10).unwrap();
+    }
     for (id, keys) in [(1, DELETED_MAX - 1), (2, 1), (3, 1)] {
         let put = |n: u64| put(&format!("{id} {n}"), of(id));
         for begin in (0..keys).step_by(10_000) {
@@ -343,7 +347,9 @@ fn a_lease_can_be_compared() {
 #[test]
 fn a_page_of_leases_begins_behind_an_id() {
     let log = &mut Log::default();
-    [3, 1, 2, LeaseId::MAX.0].iter().for_each(|id| drop(log.grant(0, *id, 1_000)));
+    for id in [3, 1, 2, LeaseId::MAX.0] {
+        log.grant(0, id, 1_000).unwrap();
+    }
     let page = |after, limit| {
         let (page, more) = log.0.leases_after(LeaseId(after), limit);
         (page.iter().map(|it| it.id.0).collect::<Vec<_>>(), more)
@@ -504,8 +510,12 @@ proptest! {
             stamp += passed;
             model.step(stamp, &step);
             match &step {
-                Step::Grant(id, ttl) => drop(log.grant(stamp, *id, *ttl)),
-                Step::Revoke(id) => drop(log.revoke(stamp, *id)),
+                Step::Grant(id, ttl) => {
+                    let _ = log.grant(stamp, *id, *ttl);
+                }
+                Step::Revoke(id) => {
+                    let _ = log.revoke(stamp, *id);
+                }
                 Step::KeepAlive(ids) => drop(log.keep_alive(stamp, ids)),
                 Step::Time => log.pass(stamp),
                 Step::Txn(operations) => {

@@ -359,15 +359,16 @@ fn a_page_of_leases_begins_behind_an_id() {
     assert_eq!(page(u64::MAX, 2), (vec![], false));
 }
 
+/// The lease that a key depends on: of an id, or its own deadline, index and operation.
+type OfKey = Result<u64, (u64, u64, u32)>;
+
 /// The rules again, as plainly as possible.
 #[derive(Default)]
 struct Model {
     time: u64,
     index: u64,
     leases: BTreeMap<u64, (u64, u64)>,
-    /// Each key with the lease that it depends on: of an id, or its own deadline, index and
-    /// operation.
-    keys: BTreeMap<u8, Option<Result<u64, (u64, u64, u32)>>>,
+    keys: BTreeMap<u8, Option<OfKey>>,
     revision: u64,
 }
 

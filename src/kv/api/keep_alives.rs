@@ -70,7 +70,7 @@ impl Batch {
                 ends.into_iter().zip(results).for_each(|((_, callback), it)| callback(it));
             }
             Err(error) => {
-                ends.into_iter().for_each(|(_, callback)| callback(Err(error.clone().into())));
+                ends.into_iter().for_each(|(_, callback)| callback(Err(error.into())));
             }
         });
     }

@@ -365,11 +365,13 @@ struct Model {
     time: u64,
     index: u64,
     leases: BTreeMap<u64, (u64, u64)>,
-    /// Each key with the lease that it depends on: of an id, or its own deadline, index and
-    /// operation.
-    keys: BTreeMap<u8, Option<Result<u64, (u64, u64, u32)>>>,
+    /// Each key with the lease that it depends on.
+    keys: BTreeMap<u8, Option<Depends>>,
     revision: u64,
 }
+
+/// On the lease of an id, or on one of the key's own: its deadline, index and operation.
+type Depends = Result<u64, (u64, u64, u32)>;
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::inbox::Input;
 use super::mailbox::MayDo;
 use super::pipeline::Pipeline;
-use super::request::{Request, RequestError, Responder, Stale};
+use super::request::{Proposal, Request, RequestError, Responder, Stale};
 use super::shared::{NodeFailure, Shared};
 use super::state_machine::{Observer, StateMachine};
 use crate::raft::{Index, MemberId, RoleName, STAMP_LEN_BYTES, Status};
@@ -71,6 +71,15 @@ impl<S: StateMachine> NodeHandle<S> {
             Some(refusal) => responder.respond(Err(refusal)),
             None => self.pipeline.push_request(Request::Propose { command, responder }),
         }
+    }
+
+    /// Before the leader tells the time because something is due, it proposes what `waiting`
+    /// returns: a command that would keep it alive. The first call counts.
+    pub(crate) fn before_time(
+        &self,
+        waiting: impl Fn() -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+    ) {
+        self.pipeline.before_time(waiting);
     }
 
     /// Does what is queued, on this thread if no other one is doing it.

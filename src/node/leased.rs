@@ -25,19 +25,20 @@
 //!   meanwhile, and after a panic or a failure nobody gets it any more.
 //! - The state machine ends with the applier.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::request::Proposal;
 use super::shared::{SLOW_APPLY, Shared};
 use super::state_machine::{Observer, StateMachine};
 use crate::clock;
 use crate::raft::Index;
 
-pub(super) struct Leased<S> {
+pub(super) struct Leased<S: StateMachine> {
     machine: RwLock<Machine<S>>,
     /// Until when the lease holds, by the boot-time clock in microseconds; 0: there is none.
     lease_end_us: AtomicU64,
@@ -45,8 +46,12 @@ pub(super) struct Leased<S> {
     /// When the newest read that was answered here began, by the boot-time clock in nanoseconds.
     read_begun_ns: AtomicU64,
     is_stopped: AtomicBool,
+    before_time: OnceLock<BeforeTime<S>>,
     shared: Arc<Shared>,
 }
+
+/// What must be in the log before the leader tells the time.
+type BeforeTime<S> = Box<dyn Fn() -> Option<Proposal<<S as StateMachine>::Outcome>> + Send + Sync>;
 
 pub(super) struct Machine<S> {
     /// None once a change of it has panicked or failed, or the applier has ended.
@@ -93,6 +98,7 @@ impl<S: StateMachine> Leased<S> {
             commit_index: AtomicU64::new(0),
             read_begun_ns: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
+            before_time: OnceLock::new(),
             shared,
         })
     }
@@ -121,6 +127,16 @@ impl<S: StateMachine> Leased<S> {
     /// The command that raises the level of the state, unless the state is being changed.
     pub(super) fn try_level_command(&self, level: u32) -> Option<Bytes> {
         self.machine.try_read()?.state_machine.as_ref().map(|it| it.level_command(level))
+    }
+
+    /// See [`NodeHandle::before_time`](super::NodeHandle::before_time).
+    pub(super) fn set_before_time(&self, before_time: BeforeTime<S>) {
+        let _ = self.before_time.set(before_time);
+    }
+
+    /// What must be in the log before the leader tells the time.
+    pub(super) fn before_time(&self) -> Option<Proposal<S::Outcome>> {
+        self.before_time.get().and_then(|before_time| before_time())
     }
 
     /// From now on `observer` is told of every change.

@@ -133,6 +133,7 @@ pub use divergence::Divergence;
 #[cfg(feature = "testing")]
 pub(crate) use gate::Gate;
 pub use handle::NodeHandle;
+pub(crate) use request::Proposal;
 pub use request::{RequestError, Stale};
 pub use shared::NodeFailure;
 pub use start::{Node, NodeError};

@@ -35,7 +35,7 @@ use super::inbox::{Inbox, Input};
 use super::leased::Leased;
 use super::mailbox::{Chunk, Mailbox, MayDo};
 use super::persister::{LogOutput, Persister};
-use super::request::{Request, RequestError, Responder};
+use super::request::{Proposal, Request, RequestError, Responder};
 use super::shared::{NodeFailure, PanicGuard, Shared};
 use super::snapshotter::{SnapshotOutput, SnapshotTask, Snapshotter};
 use super::stage::{Stage, in_turn, is_in_turn};
@@ -75,6 +75,13 @@ impl<S: StateMachine> Pipeline<S> {
 
     pub(super) fn observe(&self, observer: Arc<dyn Observer<S>>) {
         self.leased.observe(observer);
+    }
+
+    pub(super) fn before_time(
+        &self,
+        waiting: impl Fn() -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+    ) {
+        self.leased.set_before_time(Box::new(waiting));
     }
 
     pub(super) fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {

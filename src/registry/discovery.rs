@@ -15,6 +15,9 @@ use crate::clerk::{Clerk, ClerkError, Watch};
 use crate::kv::model::{Changes, Revision};
 use crate::rpc::{Endpoint, FixedSource, Source};
 
+/// How long the thread tries to reach the store, before it tries again.
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the thread waits for changes before it looks whether it should end.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -61,7 +64,8 @@ impl Discovery {
         let revision = shared.read(clerk, service)?;
         let follower = Follower {
             shared: shared.clone(),
-            clerk: clerk.clone(),
+            // It tries again and again, so a try is short: a stop waits for it.
+            clerk: clerk.clone().with_timeout(TRY_TIMEOUT),
             service: service.to_owned(),
             next: revision.next(),
         };
@@ -177,11 +181,12 @@ impl Follower {
         }
     }
 
-    /// The history no longer has what the list lacks.
+    /// The history no longer has what the list lacks. If it is short, that may be so again and
+    /// again, so there is a pause in any case.
     fn read_anew(&mut self) {
-        match self.shared.read(&self.clerk, &self.service) {
-            Ok(revision) => self.next = revision.next(),
-            Err(_) => thread::sleep(PAUSE),
+        thread::sleep(PAUSE);
+        if let Ok(revision) = self.shared.read(&self.clerk, &self.service) {
+            self.next = revision.next();
         }
     }
 }

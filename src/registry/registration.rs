@@ -14,6 +14,9 @@ use crate::clerk::{Clerk, ClerkError, Lease};
 /// How long the thread waits for the loss of the lease before it looks whether it should end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long the thread tries to register anew, before it tries again.
+const TRY_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long a registration that is dropped tries to take itself out.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -32,7 +35,7 @@ pub enum RegistryError {
 }
 
 /// An instance in the registry. Dropping it takes the instance out, if the store can be reached
-/// within a second; otherwise it is gone one TTL later.
+/// within a second or two; otherwise it is gone one TTL later.
 ///
 /// ```no_run
 /// # fn example(clerk: &syncraft::Clerk) -> Result<(), Box<dyn std::error::Error>> {
@@ -79,6 +82,8 @@ impl Registration {
             is_stopped: is_stopped.clone(),
         };
         let lease = keeper.register()?;
+        // From now on it tries again and again, so a try is short: a stop waits for it.
+        let keeper = Keeper { clerk: clerk.clone().with_timeout(TRY_TIMEOUT), ..keeper };
         let thread = thread::Builder::new().name("registration".to_owned());
         let thread = thread.spawn(move || keeper.run(lease)).map_err(RegistryError::Thread)?;
         Ok(Registration { clerk: clerk.clone(), key, is_stopped, thread: Some(thread) })
@@ -134,8 +139,14 @@ impl Keeper {
     /// Writes the instance under a lease of its own.
     fn register(&self) -> Result<Lease, ClerkError> {
         let lease = self.clerk.lease(self.ttl)?;
-        self.clerk.put_with(&self.key, &self.value, lease.id())?;
-        Ok(lease)
+        match self.clerk.put_with(&self.key, &self.value, lease.id()) {
+            Ok(()) => Ok(lease),
+            // It may be registered nevertheless. If this fails as well, it is for one TTL.
+            Err(error) => {
+                let _ = lease.revoke();
+                Err(error)
+            }
+        }
     }
 
     /// Registers anew whenever the lease is lost, until it is told to end. Returns the lease.

@@ -127,18 +127,17 @@ impl Reference {
     /// What the revisions from `from` to `to` have changed, in their order and that of the keys.
     pub(crate) fn changes(&self, from: Revision, to: Revision) -> Vec<Watched> {
         let of_key = |(key, versions): (&Bytes, &Versions)| {
-            let key = key.clone();
-            let mut previous = None;
-            let change = move |(revision, entry): &(Revision, Option<Entry>)| {
-                let previous = std::mem::replace(&mut previous, entry.clone());
-                let (key, revision) = (key.clone(), *revision);
-                match entry.clone() {
+            let begin = versions.partition_point(|(revision, _)| *revision < from);
+            let end = versions.partition_point(|(revision, _)| *revision <= to);
+            let change = |at: usize| {
+                let (revision, entry) = versions[at].clone();
+                let previous = at.checked_sub(1).and_then(|before| versions[before].1.clone());
+                match entry {
                     Some(entry) => Watched::Put { entry, previous },
-                    None => Watched::Delete { key, revision, previous },
+                    None => Watched::Delete { key: key.clone(), revision, previous },
                 }
             };
-            let is_asked_for = |change: &Watched| (from..=to).contains(&change.revision());
-            versions.iter().map(change).filter(is_asked_for).collect::<Vec<_>>()
+            (begin..end).map(change).collect::<Vec<_>>()
         };
         let mut changes: Vec<Watched> = self.versions.iter().flat_map(of_key).collect();
         changes.sort_by(|a, b| (a.revision(), a.key()).cmp(&(b.revision(), b.key())));

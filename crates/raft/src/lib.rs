@@ -382,6 +382,12 @@ impl Raft {
         }
     }
 
+    /// Whether this member leads and does not know the time yet, because its no-op is not applied.
+    /// Commands that it has to stamp should wait.
+    pub fn awaits_time(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.time.now_ms(&self.common.time).is_none())
+    }
+
     /// Whether the shell should propose a command that tells the time
     /// ([`Event::ProposeTime`]), behind everything else that has arrived.
     pub fn is_time_due(&self) -> bool {

@@ -37,6 +37,11 @@
 //! all passed since T was told. These spans do not overlap, because H is of an earlier term. By the
 //! induction, `T - s` had passed from s to T.
 //!
+//! Both times are those of readings, not of appends. A shell takes what has arrived before it
+//! reads the clock, so a command was sent before the reading that it is stamped with. It looks at
+//! what is applied after it has read the clock; what is applied by then was told in an earlier
+//! step.
+//!
 //! So a deadline `s + TTL` passes, by any leader's time, no earlier than TTL after s was told: see
 //! the page of the store's leases.
 //!

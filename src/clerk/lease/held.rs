@@ -1,6 +1,7 @@
 //! [`Lease`]: a lease that is kept alive.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,10 @@ impl Held {
             if state.is_released { Vec::new() } else { std::mem::take(&mut state.when_lost) }
         };
         self.changed.notify_all();
-        callbacks.into_iter().for_each(|callback| callback());
+        for callback in callbacks {
+            // One that panics has said so, and must not end the other leases.
+            let _ = catch_unwind(AssertUnwindSafe(callback));
+        }
     }
 
     fn release(&self) {

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use super::held::Held;
 use crate::clerk::{Clerk, ClerkError};
 use crate::clock;
+use crate::kv::LEASES_PER_REQUEST_MAX;
 use crate::kv::model::LeaseId;
 
 /// The longest that a request may take. Shorter times to live shorten it.
@@ -82,9 +83,14 @@ impl Keeper {
             }
             if let Err(error) = keep_alive(&clerk.clone().with_timeout(timeout), &due) {
                 log::warn!("leases could not be kept alive: {}", crate::ErrorChain(&error));
-                thread::sleep((timeout / 10).clamp(PAUSE_MIN, PAUSE_MAX));
+                self.pause((timeout / 10).clamp(PAUSE_MIN, PAUSE_MAX));
             }
         }
+    }
+
+    /// A lease that is added meanwhile ends the pause.
+    fn pause(&self, pause: Duration) {
+        let _ = self.changed.wait_for(&mut self.state.lock(), pause);
     }
 
     /// Waits until there is something to do. `None`: there is no lease any more.
@@ -113,17 +119,19 @@ impl Keeper {
     }
 }
 
-/// One request for all of these.
+/// One request for all of these, or for as many as one request may name.
 fn keep_alive(clerk: &Clerk, leases: &[Arc<Held>]) -> Result<(), ClerkError> {
-    let ids: Vec<LeaseId> = leases.iter().map(|held| held.id).collect();
-    let asked = clock::boot_time();
-    for (held, kept) in leases.iter().zip(clerk.keep_alive(&ids)?) {
-        match kept {
-            Some(_) => held.kept_alive(asked),
-            None => held.lose(),
+    leases.chunks(LEASES_PER_REQUEST_MAX).try_for_each(|leases| {
+        let ids: Vec<LeaseId> = leases.iter().map(|held| held.id).collect();
+        let asked = clock::boot_time();
+        for (held, kept) in leases.iter().zip(clerk.keep_alive(&ids)?) {
+            match kept {
+                Some(_) => held.kept_alive(asked),
+                None => held.lose(),
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 impl std::fmt::Debug for Keeper {

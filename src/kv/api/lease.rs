@@ -88,7 +88,7 @@ impl Api {
         }
         let callback = Box::new(callback);
         if let Some(batch) = self.shared.keep_alives.push(Waiting { ids, deadline, callback }) {
-            batch.propose(&self.shared.node);
+            batch.propose(&self.shared.node, || {});
         }
     }
 

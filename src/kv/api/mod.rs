@@ -104,6 +104,8 @@ impl Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
         let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
         let keep_alives = KeepAlives::default();
+        let waiting = keep_alives.clone();
+        node.before_time(move || waiting.flush());
         Api { shared: Arc::new(Shared { node, members, readers, scans, hub, keep_alives }) }
     }
 
@@ -279,9 +281,7 @@ impl Api {
 
     /// Does what is queued, on this thread if no other one is doing it.
     pub(crate) fn run_pending(&self) {
-        if let Some(batch) = self.shared.keep_alives.take() {
-            batch.propose(&self.shared.node);
-        }
+        self.shared.keep_alives.propose(&self.shared.node);
         self.shared.node.run_pending();
     }
 

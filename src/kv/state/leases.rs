@@ -31,22 +31,22 @@
 //! The leader's part, which the page of `raft::AppliedTime` proves:
 //!
 //! - (L1) Along the log, stamps never fall, whichever leaders made them.
-//! - (L2) The difference of two stamps is at most the time that passed between the moments at
-//!   which the two commands were appended, as the members that led then measured it, each for its
-//!   own part; or less than a millisecond more, because stamps are whole milliseconds.
+//! - (L2) The difference of two stamps is at most the time that passed between the readings of the
+//!   clock that they come from, as the members that led then measured it, each for its own part;
+//!   or less than a millisecond more, because stamps are whole milliseconds.
 //!
 //! Proof of the rest. Let the answered request have taken effect at the entry *e* with the stamp
 //! *s*. A repeat of a grant is answered from its first copy; then *e* is the first copy.
 //!
-//! 1. *e* was appended after the client had sent the first attempt: no member has a command that
-//!    was not sent.
+//! 1. The clock was read for *s* after the client had sent the first attempt: a leader's turn takes
+//!    what has arrived, and then reads the clock.
 //! 2. After *e* the deadline is at least *s* + TTL (rule 3), and it never falls: rule 3 takes the
 //!    maximum, and nothing else sets it.
 //! 3. Suppose the lease ends at a later entry. The time is above the deadline there (rule 2). The
 //!    time is the highest stamp of all entries so far (rule 1), which by (L1) is the stamp *t* of
-//!    that entry. The lease does not end at *e* itself, because *e* keeps it alive or makes it.
-//!    So *t* is at least *s* + TTL + 1.
-//! 4. By (L2) the members that led measured more than TTL between the two appends. The client's
+//!    that entry. So *t* is at least *s* + TTL + 1. The lease does not end at *e* itself,
+//!    because *e* keeps it alive or makes it.
+//! 4. By (L2) the members that led measured more than TTL between the two readings. The client's
 //!    clock, which is at most a tenth slower, measured more than nine tenths of TTL in the same
 //!    time, and by step 1 at least as much since the first attempt. ∎
 //!
@@ -77,6 +77,9 @@ pub(in crate::kv) const ENDED_MAX: usize = 1_000;
 
 /// After as many deleted keys no further lease ends at the same entry.
 pub(in crate::kv) const DELETED_MAX: u64 = 100_000;
+
+/// How many ids are looked at for one that is free. The next entry begins one further.
+const IDS_TRIED_MAX: usize = 1_000;
 
 /// All leases, and the time. See the [module](self).
 #[derive(Clone, Debug, Default)]
@@ -163,16 +166,17 @@ impl Leases {
         self.by_id.contains_key(&id)
     }
 
-    /// The first id from `index` on that no lease has.
-    pub(super) fn first_free_id(&self, index: Index) -> LeaseId {
+    /// The first id from `index` on that no lease has. `None`: it is not among the next
+    /// [`IDS_TRIED_MAX`], because clients have chosen these themselves.
+    pub(super) fn first_free_id(&self, index: Index) -> Option<LeaseId> {
         let mut free = LeaseId(index.0.max(1));
-        for (taken, _) in self.by_id.range(free..) {
+        for (taken, _) in self.by_id.range(free..).take(IDS_TRIED_MAX) {
             if *taken != free {
-                break;
+                return Some(free);
             }
             free = LeaseId(free.0 + 1);
         }
-        free
+        (free.0 - index.0.max(1) < IDS_TRIED_MAX as u64).then_some(free)
     }
 
     pub(super) fn raise_time(&mut self, stamp_ms: u64) {

@@ -188,7 +188,11 @@ impl State {
         if self.leases.len() as u64 >= self.limits.leases_max {
             return Err(Refusal::of(Reason::NoSpace, self.limits.leases_max));
         }
-        let id = if id == LeaseId::NONE { self.leases.first_free_id(entry.index) } else { id };
+        let id = match id {
+            LeaseId::NONE => self.leases.first_free_id(entry.index),
+            id => Some(id),
+        };
+        let id = id.ok_or(Refusal::of(Reason::NoSpace, self.limits.leases_max))?;
         self.leases.grant(id, ttl_ms, entry.stamp_ms());
         Ok(id)
     }

@@ -18,6 +18,8 @@ const TIMELINES_MAX: usize = 2;
 #[derive(Debug, Default)]
 pub(super) struct Far {
     is_making: bool,
+    /// There was no thread to make one, a moment ago.
+    was_refused: bool,
     /// Newest first.
     longs: Vec<Long>,
 }
@@ -41,7 +43,7 @@ impl Far {
     /// Has one made from this revision on, or from the first one that is not forgotten. It comes as
     /// an order to the thread. One is made at a time.
     pub(super) fn make(&mut self, hub: &Hub, first: Revision) {
-        if self.is_making {
+        if self.is_making || self.was_refused {
             return;
         }
         let Some(state) = hub.node.inspect(|store| store.state()) else { return };
@@ -52,14 +54,16 @@ impl Far {
 
     /// One was made, or could not be.
     pub(super) fn made(&mut self, timeline: Option<Timeline>) {
-        self.is_making = false;
+        (self.is_making, self.was_refused) = (false, timeline.is_none());
         let now = Instant::now();
         let long = timeline.map(|timeline| Long { timeline, made: now, used: now });
         self.longs.splice(0..0, long);
         self.longs.truncate(TIMELINES_MAX);
     }
 
-    pub(super) fn drop_old(&mut self, now: Instant) {
+    /// A moment has passed: one may be made again, and those that are old are dropped.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.was_refused = false;
         self.longs.retain(|long| now < long.used + UNUSED_MAX && now < long.made + AGE_MAX);
     }
 }

@@ -221,7 +221,7 @@ impl WatchGroup {
         self.request(id, Request::Create(range));
     }
 
-    /// Ends a watch: the sink is told [`WatchEnd::Cancelled`].
+    /// Ends a watch: the sink is told [`Cancelled`](super::WatchEnd::Cancelled).
     pub fn cancel(&self, id: u64) {
         self.request(id, Request::Cancel);
     }
@@ -231,7 +231,8 @@ impl WatchGroup {
         self.request(id, Request::Progress);
     }
 
-    /// Ends a watch, or answers for one that is not there, with [`WatchEnd::BadRequest`].
+    /// Ends a watch, or answers for one that is not there, with
+    /// [`BadRequest`](super::WatchEnd::BadRequest).
     pub fn refuse(&self, id: u64, words: String) {
         self.request(id, Request::Refuse(words));
     }

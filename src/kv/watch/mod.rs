@@ -26,9 +26,9 @@
 //! # Why nothing is missed
 //! A watch that is *not behind* was told everything up to the newest revision. The applier marks
 //! its keys before anybody learns of a later change, and the thread takes the marks before it looks
-//! at the state. So what is marked afterwards is told by a later turn, and what was marked before is
-//! in the state that it looks at. A new watch is among the interests before the read begins after
-//! which it is made, so the first change behind that read marks it, too.
+//! at the state. So what is marked afterwards is told by a later turn, and what was marked before
+//! is in the state that it looks at. A new watch is among the interests before the read begins
+//! after which it is made, so the first change behind that read marks it, too.
 //!
 //! A watch that is not behind needs no history. Only changes of its own keys bring it back there,
 //! and it looks for them from the first one on. So it does not fall out of the history because
@@ -73,6 +73,9 @@ pub use sink::{NoRoom, WatchEnd, WatchNews, WatchSink, WatchesEnd};
 
 /// How many watches a member serves.
 const WATCHES_MAX: usize = 100_000;
+
+/// What the keys of a member's watches may take, in bytes.
+const KEYS_BYTES_MAX: usize = 256 << 20;
 
 /// How many watches one sink has.
 const GROUP_MAX: usize = 20_000;

@@ -147,8 +147,8 @@ mod tests {
                 tree.find(&key, &mut |number| found.push(number));
                 found.sort_unstable();
                 let holds = |(range, is_gone): &(KeyRange, bool)| !is_gone && range.contains(&key);
-                let expected: Vec<u64> =
-                    (0..).zip(&ranges).filter(|(_, it)| holds(it)).map(|(number, _)| number).collect();
+                let those = (0..).zip(&ranges).filter(|(_, range)| holds(range));
+                let expected: Vec<u64> = those.map(|(number, _)| number).collect();
                 prop_assert_eq!(found, expected);
             }
         }

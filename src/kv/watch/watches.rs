@@ -13,8 +13,8 @@ use super::sink::{WatchEnd, WatchesEnd};
 use super::spots::Spots;
 use super::turn::Turn;
 use super::watch::{Served, Watch};
-use super::{GROUP_MAX, WATCHES_MAX};
-use crate::kv::model::{Revision, WatchRange};
+use super::{GROUP_MAX, KEYS_BYTES_MAX, WATCHES_MAX};
+use crate::kv::model::{RangeEnd, Revision, WatchRange};
 use crate::kv::state::State;
 use crate::kv::{Answer, Query};
 use crate::node::RequestError;
@@ -41,6 +41,15 @@ const STOPPED: RequestError = RequestError::Stopped { may_apply: false };
 
 type WatchId = (SinkId, u64);
 
+/// What the keys of a watch take, in bytes.
+fn keys_len(range: &WatchRange) -> usize {
+    let end = match range.keys.end() {
+        RangeEnd::Before(before) => before.len(),
+        RangeEnd::Alone | RangeEnd::Open => 0,
+    };
+    range.keys.begin().len() + end
+}
+
 /// See the file.
 pub(super) struct Watches {
     hub: Arc<Hub>,
@@ -57,7 +66,10 @@ pub(super) struct Watches {
     waiting: Vec<WatchId>,
     /// No change up to this revision concerns a watch that is not behind.
     noted: Revision,
+    /// What the keys of all watches take, in bytes.
+    keys_bytes: usize,
     had_leader: Instant,
+    looked_at: Instant,
     bookmarks_at: Instant,
 }
 
@@ -75,7 +87,9 @@ impl Watches {
             far: Far::default(),
             waiting: Vec::new(),
             noted: Revision::NONE,
+            keys_bytes: 0,
             had_leader: now,
+            looked_at: now,
             bookmarks_at: now + BOOKMARK_PAUSE,
         }
     }
@@ -172,7 +186,7 @@ impl Watches {
             let words = format!("a stream has at most {GROUP_MAX} watches");
             return Some(WatchEnd::BadRequest(words));
         }
-        let is_full = self.watches.len() >= WATCHES_MAX;
+        let is_full = self.watches.len() >= WATCHES_MAX || self.keys_bytes >= KEYS_BYTES_MAX;
         is_full.then_some(WatchEnd::NotServed(RequestError::Busy))
     }
 
@@ -180,6 +194,7 @@ impl Watches {
         self.last_serial += 1;
         let (spot, serial) = (self.spots.add(&range.keys, id), self.last_serial);
         self.groups.get_mut(&id.0).expect("it asks").ids.insert(id.1);
+        self.keys_bytes += keys_len(&range);
         self.watches.insert(id, Watch::new(range, spot, serial));
         self.asked.push(Asked { sink: id.0, id: id.1, serial });
     }
@@ -350,7 +365,10 @@ impl Watches {
         let now = Instant::now();
         let node = &self.hub.node;
         let timeout = node.timing().election_max * TIMEOUTS_WITHOUT_LEADER;
-        if node.status().role.leader.is_some() {
+        // Nobody has looked for a while: there were no watches, or the machine slept.
+        let is_first = now > self.looked_at + timeout;
+        self.looked_at = now;
+        if node.status().role.leader.is_some() || is_first {
             self.had_leader = now;
         } else if now > self.had_leader + timeout {
             self.end_all(&WatchEnd::NotServed(NO_LEADER));
@@ -358,7 +376,7 @@ impl Watches {
         if self.hub.node.divergence().is_some() {
             self.end_all(&WatchEnd::NotServed(DIVERGED));
         }
-        self.far.drop_old(now);
+        self.far.look(now);
         // Perhaps there is a thread for it now.
         self.make_timeline();
         if now > self.bookmarks_at {
@@ -381,6 +399,7 @@ impl Watches {
 
     fn remove(&mut self, id: WatchId) {
         let Some(watch) = self.watches.remove(&id) else { return };
+        self.keys_bytes -= keys_len(&watch.range);
         if let Some(group) = self.groups.get_mut(&id.0) {
             group.ids.remove(&id.1);
         }

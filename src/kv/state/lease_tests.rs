@@ -368,9 +368,13 @@ struct Model {
     time: u64,
     index: u64,
     leases: BTreeMap<u64, (u64, u64)>,
-    keys: BTreeMap<u8, Option<OfKey>>,
+    /// Each key with the lease that it depends on.
+    keys: BTreeMap<u8, Option<Depends>>,
     revision: u64,
 }
+
+/// On the lease of an id, or on one of the key's own: its deadline, index and operation.
+type Depends = Result<u64, (u64, u64, u32)>;
 
 #[derive(Clone, Debug)]
 enum Step {

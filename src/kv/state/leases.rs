@@ -32,7 +32,8 @@
 //!
 //! - (L1) Along the log, stamps never fall, whichever leaders made them.
 //! - (L2) The difference of two stamps is at most the time that passed between the readings of the
-//!   clock that they come from, as the members that led then measured it, each for its own part.
+//!   clock that they come from, as the members that led then measured it, each for its own part;
+//!   or less than a millisecond more, because stamps are whole milliseconds.
 //!
 //! Proof of the rest. Let the answered request have taken effect at the entry *e* with the stamp
 //! *s*. A repeat of a grant is answered from its first copy; then *e* is the first copy.
@@ -43,8 +44,8 @@
 //!    maximum, and nothing else sets it.
 //! 3. Suppose the lease ends at a later entry. The time is above the deadline there (rule 2). The
 //!    time is the highest stamp of all entries so far (rule 1), which by (L1) is the stamp *t* of
-//!    that entry. So *t* > *s* + TTL. The lease does not end at *e* itself, because *e* keeps it
-//!    alive or makes it.
+//!    that entry. So *t* is at least *s* + TTL + 1. The lease does not end at *e* itself,
+//!    because *e* keeps it alive or makes it.
 //! 4. By (L2) the members that led measured more than TTL between the two readings. The client's
 //!    clock, which is at most a tenth slower, measured more than nine tenths of TTL in the same
 //!    time, and by step 1 at least as much since the first attempt. ∎

@@ -62,8 +62,6 @@ pub(super) struct Runner {
 pub(super) struct Ended {
     /// As in the table above.
     pub(super) status: u8,
-    /// Whether it was told to end because it must not run any longer.
-    pub(super) was_told: bool,
 }
 
 impl Runner {
@@ -141,9 +139,7 @@ impl Runner {
         let mut told_at = None;
         loop {
             match child.try_wait() {
-                Ok(Some(status)) => {
-                    return Ok(Ended { status: code(status), was_told: told_at.is_some() });
-                }
+                Ok(Some(status)) => return Ok(Ended { status: code(status) }),
                 Ok(None) => {}
                 Err(error) => {
                     return Err(Failure::not_applied(format!("cannot wait for COMMAND: {error}")));

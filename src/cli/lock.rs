@@ -9,7 +9,7 @@ use syncraft::ErrorChain;
 use syncraft::clerk::{Guard, LockBuilder, LockError};
 
 use super::args::{Common, ElectArgs, HoldArgs, LockArgs};
-use super::child::{self, Ended, Runner};
+use super::child::{self, Runner};
 use super::kv::bytes;
 use super::output::eprint_line;
 use super::{Exit, Failure, Outcome};
@@ -49,14 +49,16 @@ fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
     command.env("SYNCRAFT_FENCE", guard.fence().0.to_string());
     command.env("SYNCRAFT_FENCE_KEY", child::os(guard.key()));
     let ended = runner.run(command, None, || guard.is_held());
+    // A COMMAND that ends by itself, just after the lock was lost or while this process is stopped,
+    // was not told to end.
+    let is_held = guard.is_held();
     release(guard);
-    match ended? {
-        Ended { was_told: true, status } => {
-            let line = format!("the lock was lost, and COMMAND was ended (status {status})");
-            Err(Failure { exit: Exit::Unknown, line })
-        }
-        Ended { status, .. } => Ok(Exit::Command(status)),
+    let status = ended?.status;
+    if is_held {
+        return Ok(Exit::Command(status));
     }
+    let line = format!("the lock was lost before COMMAND was seen to end (status {status})");
+    Err(Failure { exit: Exit::Unknown, line })
 }
 
 /// COMMAND has ended, so its status is what counts.

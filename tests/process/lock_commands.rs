@@ -165,6 +165,22 @@ fn a_command_ends_when_its_lock_is_lost() {
     assert!(is_gone, "COMMAND still runs");
 }
 
+/// COMMAND succeeds while syncraft is stopped for so long that the lock is lost: perhaps another one
+/// had it before COMMAND ended.
+#[test]
+fn a_lost_lock_is_told_though_the_command_has_succeeded() {
+    let cluster = Processes::start(1);
+    let args = ["lock", "l", "--ttl", "2s", "--", "sh", "-c", "echo up; sleep 0.5"];
+    let (holder, mut out) = start(&cluster, &args);
+    assert_eq!(line(&mut out), "up\n");
+    signal(holder.id(), "-STOP");
+    until("the lock is lost", || places(&cluster, "l") == 0);
+    signal(holder.id(), "-CONT");
+    let (code, said) = end(holder);
+    assert!(said.starts_with("syncraft: the lock was lost"), "{said}");
+    assert_eq!(code, Some(4));
+}
+
 #[test]
 fn an_election_is_announced_while_the_command_runs() {
     let cluster = Processes::start(3);

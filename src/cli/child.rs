@@ -17,8 +17,9 @@
 //!
 //! In the foreground of a terminal, COMMAND is in the terminal's group of processes, so that it may
 //! read from the terminal, and Ctrl-Z stops both. Keys that send a signal send it to the whole
-//! group, so SIGINT and SIGQUIT are not passed on a second time. Anywhere else, COMMAND has a group
-//! of its own, and signals go to all of that.
+//! group, so SIGINT and SIGQUIT are not passed on a second time; other signals go to COMMAND itself
+//! alone, because others use the group, too: the rest of a pipeline. Anywhere else, COMMAND has a
+//! group of its own, and signals go to all of that.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -32,7 +33,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpgrp, kill_process, kill_process_group, waitid,
+};
 use rustix::termios::tcgetpgrp;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -46,7 +49,7 @@ const PASSED_ON: [i32; 6] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2]
 /// How often it is checked whether COMMAND may still run.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long COMMAND may take to end after SIGTERM. Then comes SIGKILL.
+/// How long COMMAND and its group may take to end after SIGTERM. Then comes SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs COMMANDs, one at a time.
@@ -100,7 +103,7 @@ impl Runner {
     }
 
     /// Runs a COMMAND to its end. It gets `input` as its standard input, or ours. As soon as
-    /// `may_run` is false, it is told to end.
+    /// `may_run` is false, it is told to end, with all processes of its group.
     pub(super) fn run(
         &self,
         mut command: Command,
@@ -136,24 +139,22 @@ impl Runner {
             feed(&mut child, input);
         }
         let pid = Pid::from_child(&child);
-        let mut told_at = None;
+        let mut told_at: Option<Instant> = None;
         loop {
-            match child.try_wait() {
-                Ok(Some(status)) => return Ok(Ended { status: code(status) }),
-                Ok(None) => {}
-                Err(error) => {
-                    return Err(Failure::not_applied(format!("cannot wait for COMMAND: {error}")));
-                }
+            if told_at.is_none() && !may_run() {
+                self.send(pid, Signal::TERM);
+                // It may be stopped.
+                self.send(pid, Signal::CONT);
+                told_at = Some(Instant::now());
             }
-            match told_at {
-                None if !may_run() => {
-                    self.send(pid, Signal::TERM);
-                    // It may be stopped.
-                    self.send(pid, Signal::CONT);
-                    told_at = Some(Instant::now());
-                }
-                Some(at) if at.elapsed() >= GRACE => self.send(pid, Signal::KILL),
-                _ => {}
+            let is_out_of_time = told_at.is_some_and(|at| at.elapsed() >= GRACE);
+            if is_out_of_time {
+                self.send(pid, Signal::KILL);
+            }
+            let may_leave_others = told_at.is_none() || is_out_of_time || self.is_in_foreground;
+            if has_ended(pid)? && (may_leave_others || !group_runs(pid)) {
+                let status = child.wait().map_err(cannot_wait)?;
+                return Ok(Ended { status: code(status) });
             }
             match self.signals.recv_timeout(CHECK_INTERVAL) {
                 Ok(signal) => self.pass_on(pid, signal),
@@ -180,6 +181,28 @@ impl Runner {
             false => kill_process_group(pid, signal),
         };
     }
+}
+
+/// Whether COMMAND has ended. It is not waited for, so that it keeps its id, and its group, too.
+fn has_ended(pid: Pid) -> Result<bool, Failure> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let ended = waitid(WaitId::Pid(pid), options);
+    ended.map(|ended| ended.is_some()).map_err(|errno| cannot_wait(errno.into()))
+}
+
+/// Whether a process of this group runs. Nobody knows without `/proc`: then none does.
+fn group_runs(group: Pid) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut stats = processes.filter_map(|process| fs::read(process.path().join("stat")).ok());
+    stats.any(|stat| runs_in(group, &String::from_utf8_lossy(&stat)))
+}
+
+/// Whether a process runs, and in this group, as its `/proc/PID/stat` has it: id, name in
+/// parentheses, state, id of the parent, id of the group. A name may have parentheses of its own.
+fn runs_in(group: Pid, stat: &str) -> bool {
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let has_ended = fields.next().is_none_or(|state| ["Z", "X"].contains(&state));
+    !has_ended && fields.nth(1) == Some(&group.to_string())
 }
 
 fn usual_effect(signal: i32) {
@@ -219,6 +242,10 @@ fn cannot_catch(error: io::Error) -> Failure {
     Failure::not_applied(format!("cannot catch signals: {error}"))
 }
 
+fn cannot_wait(error: io::Error) -> Failure {
+    Failure::not_applied(format!("cannot wait for COMMAND: {error}"))
+}
+
 fn cannot_start(command: &Command, error: &io::Error) -> Failure {
     let status = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
     let line = format!("cannot run {:?}: {error}", command.get_program());
@@ -240,5 +267,20 @@ mod tests {
         let ignored = ignored("Name:\tsh\nSigBlk:\t00000000000000ff\nSigIgn:\t0000000000001001\n");
         assert_eq!(ignored, 1 << (SIGHUP - 1) | 1 << 12);
         assert_eq!(super::ignored(""), 0);
+    }
+
+    #[test]
+    fn processes_of_a_group_are_found() {
+        let group = Pid::from_raw(70).unwrap();
+        for (stat, runs) in [
+            ("72 (sleep) S 71 70 70 0", true),
+            ("72 (a) Z 1 71) T 71 70 70 0", true),
+            ("70 (sh) Z 60 70 70 0", false),
+            ("72 (sleep) S 70 72 70 0", false),
+            ("", false),
+        ] {
+            assert_eq!(runs_in(group, stat), runs, "{stat}");
+        }
+        assert!(group_runs(getpgrp()));
     }
 }

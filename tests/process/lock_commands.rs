@@ -136,33 +136,39 @@ fn signals_go_to_the_command() {
     assert_eq!(places(&cluster, "l"), 0);
 }
 
-/// The lock is lost: COMMAND is told, and ended if it does not listen, also if it is stopped.
+/// The lock is lost: COMMAND is told, and ended if it does not listen, also if it is stopped, and
+/// with all that it has started.
 #[test]
 fn a_command_ends_when_its_lock_is_lost() {
     let cluster = Processes::start(1);
-    let run = |script: &str| {
-        let args = ["lock", "l", "--ttl", "5s", "--", "sh", "-c", script];
+    let run = |name: &str, script: &str| {
+        let args = ["lock", name, "--ttl", "5s", "--", "sh", "-c", script];
         let (holder, mut out) = start(&cluster, &args);
-        let first = line(&mut out);
+        let first = line(&mut out).trim().to_owned();
         (holder, out, first)
     };
-    let lose = || {
-        let clerk = cluster.clerk();
-        clerk.leases().unwrap().into_iter().for_each(|it| clerk.revoke_lease(it.id).unwrap());
-    };
-    let (holder, mut out, _) = run("trap 'echo told; exit 5' TERM; echo up; sleep 60 & wait");
-    lose();
+    let (listens, mut out, _) = run("a", "trap 'echo told; exit 5' TERM; echo up; sleep 60 & wait");
+    let deaf = "trap '' TERM; echo $$; while :; do sleep 0.1; done";
+    let (stopped, _out, stopped_pid) = run("b", deaf);
+    signal(stopped_pid.parse().unwrap(), "-STOP");
+    let (parent, _out, orphan_pid) =
+        run("c", &format!("sh -c \"{}\" & wait", deaf.replace('$', "\\$")));
+    let clerk = cluster.clerk();
+    clerk.leases().unwrap().into_iter().for_each(|it| clerk.revoke_lease(it.id).unwrap());
     assert_eq!(line(&mut out), "told\n");
-    let (code, said) = end(holder);
+    let (code, said) = end(listens);
     assert!(said.starts_with("syncraft: the lock was lost"), "{said}");
     assert_eq!(code, Some(4));
+    for (holder, pid) in [(stopped, stopped_pid), (parent, orphan_pid)] {
+        assert_eq!(end(holder).0, Some(4));
+        until("all of COMMAND has ended", || !runs(&pid));
+    }
+}
 
-    let (holder, _out, pid) = run("trap '' TERM; echo $$; while :; do sleep 0.1; done");
-    signal(pid.trim().parse().unwrap(), "-STOP");
-    lose();
-    assert_eq!(end(holder).0, Some(4));
-    let is_gone = !Command::new("kill").args(["-0", pid.trim()]).status().unwrap().success();
-    assert!(is_gone, "COMMAND still runs");
+/// A process that nobody waits for has ended all the same.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
 }
 
 /// COMMAND succeeds while syncraft is stopped for so long that the lock is lost: perhaps another one

@@ -14,8 +14,9 @@ within --wait, the status is 3, and COMMAND has not run. Those who wait have the
 in which they came.
 
 The lock is kept alive as long as COMMAND runs, and released when it ends, however it ends. If the \
-lock is lost, because no member could be reached for nearly as long as --ttl, COMMAND gets SIGTERM, \
-and after 5 s SIGKILL. The status is 4 whenever the lock was lost before COMMAND was seen to end. \
+lock is lost, because no member could be reached for nearly as long as --ttl, COMMAND and \
+the processes that it has started get SIGTERM, and after 5 s SIGKILL; in the foreground of a terminal, \
+only COMMAND itself gets them, and must see to its own processes. The status is 4 whenever the lock was lost before COMMAND was seen to end. \
 Signals that syncraft gets are passed on to COMMAND; \
 one that ignores them keeps the lock until it ends. While syncraft waits for the lock, a signal ends \
 it, with 128 + N, and it leaves the queue. If syncraft itself is killed (SIGKILL) or stopped, the \

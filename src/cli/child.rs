@@ -24,15 +24,16 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, getpgrp, kill_process, kill_process_group, waitid,
 };
@@ -46,6 +47,9 @@ use super::{Exit, Failure};
 
 const PASSED_ON: [i32; 6] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2];
 
+/// Those that say that a program shall end.
+const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP];
+
 /// How often it is checked whether COMMAND may still run.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -55,9 +59,20 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs COMMANDs, one at a time.
 pub(super) struct Runner {
     signals: Receiver<i32>,
-    /// Whether signals have their usual effect.
-    is_default: Arc<AtomicBool>,
+    /// Locked while a signal has its effect, so that all that came before a change are told.
+    effect: Arc<Mutex<Effect>>,
     is_in_foreground: bool,
+}
+
+/// What a signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// What it does to any program.
+    Usual,
+    /// It is told. The next one has its usual effect: whoever sends another has no time to wait.
+    ToldOnce,
+    /// It is told.
+    Told,
 }
 
 /// How a COMMAND has ended.
@@ -65,6 +80,8 @@ pub(super) struct Runner {
 pub(super) struct Ended {
     /// As in the table above.
     pub(super) status: u8,
+    /// The first of the signals that end programs ([`ENDING`]) that came while it ran.
+    pub(super) signal: Option<i32>,
 }
 
 impl Runner {
@@ -74,13 +91,20 @@ impl Runner {
         let wanted = PASSED_ON.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
         let mut caught = Signals::new(wanted.chain([SIGCHLD])).map_err(cannot_catch)?;
         let (sender, signals) = channel();
-        let is_default = Arc::new(AtomicBool::new(true));
-        let has_default = Arc::clone(&is_default);
+        let effect = Arc::new(Mutex::new(Effect::Usual));
+        let its_effect = Arc::clone(&effect);
         let pass_on = move || {
             for signal in caught.forever() {
-                if has_default.load(Ordering::Relaxed) {
-                    usual_effect(signal);
-                } else if sender.send(signal).is_err() {
+                let mut effect = its_effect.lock();
+                match *effect {
+                    Effect::Usual => {
+                        usual_effect(signal);
+                        continue;
+                    }
+                    Effect::ToldOnce if signal != SIGCHLD => *effect = Effect::Usual,
+                    Effect::ToldOnce | Effect::Told => {}
+                }
+                if sender.send(signal).is_err() {
                     return;
                 }
             }
@@ -88,13 +112,14 @@ impl Runner {
         thread::Builder::new().name("signals".to_owned()).spawn(pass_on).map_err(cannot_catch)?;
         let is_in_foreground =
             fs::File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty) == Ok(getpgrp()));
-        Ok(Runner { signals, is_default, is_in_foreground })
+        Ok(Runner { signals, effect, is_in_foreground })
     }
 
-    /// From now on, signals have no effect while no COMMAND runs, but [`signal`](Self::signal)
-    /// tells them: there is something to give back before the end.
+    /// From now on, the first signal has no effect while no COMMAND runs, but
+    /// [`signal`](Self::signal) tells it: there is something to give back before the end. The
+    /// second one has its usual effect.
     pub(super) fn holding(&self) {
-        self.is_default.store(false, Ordering::Relaxed);
+        *self.effect.lock() = Effect::ToldOnce;
     }
 
     /// A signal that ends programs, if one has come while no COMMAND ran.
@@ -116,13 +141,13 @@ impl Runner {
         if !self.is_in_foreground {
             command.process_group(0);
         }
-        let was_default = self.is_default.swap(false, Ordering::Relaxed);
+        let effect = mem::replace(&mut *self.effect.lock(), Effect::Told);
         let ended = match command.spawn() {
             Ok(child) => self.attend(child, input, may_run),
             Err(error) => Err(cannot_start(&command, &error)),
         };
-        self.is_default.store(was_default, Ordering::Relaxed);
-        if was_default {
+        *self.effect.lock() = effect;
+        if effect == Effect::Usual {
             // Too late for COMMAND: they are for us.
             self.signal().into_iter().for_each(usual_effect);
         }
@@ -140,6 +165,7 @@ impl Runner {
         }
         let pid = Pid::from_child(&child);
         let mut told_at: Option<Instant> = None;
+        let mut ending = None;
         loop {
             if told_at.is_none() && !may_run() {
                 self.send(pid, Signal::TERM);
@@ -154,10 +180,13 @@ impl Runner {
             let may_leave_others = told_at.is_none() || is_out_of_time || self.is_in_foreground;
             if has_ended(pid)? && (may_leave_others || !group_runs(pid)) {
                 let status = child.wait().map_err(cannot_wait)?;
-                return Ok(Ended { status: code(status) });
+                return Ok(Ended { status: code(status), signal: ending });
             }
             match self.signals.recv_timeout(CHECK_INTERVAL) {
-                Ok(signal) => self.pass_on(pid, signal),
+                Ok(signal) => {
+                    self.pass_on(pid, signal);
+                    ending = ending.or(Some(signal).filter(|signal| ENDING.contains(signal)));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 // The thread that catches signals has died: look again in a while.
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(CHECK_INTERVAL),
@@ -234,8 +263,15 @@ fn feed(child: &mut Child, input: &[u8]) {
 }
 
 fn code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+    match (status.code(), status.signal()) {
+        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
+        (None, signal) => code_of_signal(signal.unwrap_or_default()),
+    }
+}
+
+/// The exit status of whoever ends because of a signal.
+pub(super) fn code_of_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
 fn cannot_catch(error: io::Error) -> Failure {

@@ -23,11 +23,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, PipeReader, Write};
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -135,17 +135,17 @@ impl Runner {
         input: Option<&[u8]>,
         may_run: impl Fn() -> bool,
     ) -> Result<Ended, Failure> {
-        if input.is_some() {
-            command.stdin(Stdio::piped());
+        if let Some(input) = input {
+            command.stdin(feed(input).map_err(cannot_feed)?);
         }
         if !self.is_in_foreground {
             command.process_group(0);
         }
         let effect = mem::replace(&mut *self.effect.lock(), Effect::Told);
-        let ended = match command.spawn() {
-            Ok(child) => self.attend(child, input, may_run),
-            Err(error) => Err(cannot_start(&command, &error)),
-        };
+        let started = command.spawn().map_err(|error| cannot_start(&command, &error));
+        // With its end of the pipe: whoever writes to the other one notices the end of COMMAND.
+        drop(command);
+        let ended = started.and_then(|child| self.attend(child, may_run));
         *self.effect.lock() = effect;
         if effect == Effect::Usual {
             // Too late for COMMAND: they are for us.
@@ -154,15 +154,7 @@ impl Runner {
         ended
     }
 
-    fn attend(
-        &self,
-        mut child: Child,
-        input: Option<&[u8]>,
-        may_run: impl Fn() -> bool,
-    ) -> Result<Ended, Failure> {
-        if let Some(input) = input {
-            feed(&mut child, input);
-        }
+    fn attend(&self, mut child: Child, may_run: impl Fn() -> bool) -> Result<Ended, Failure> {
         let pid = Pid::from_child(&child);
         let mut told_at: Option<Instant> = None;
         let mut ending = None;
@@ -252,14 +244,17 @@ pub(super) fn os(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
 }
 
-/// Writes the input of a COMMAND, which need not read it: so a thread does it.
-fn feed(child: &mut Child, input: &[u8]) {
-    let Some(mut pipe) = child.stdin.take() else { return };
+/// Writes the input of a COMMAND, which need not read it: so a thread does it. It begins before
+/// COMMAND, so that no COMMAND runs if the system has no thread.
+fn feed(input: &[u8]) -> io::Result<PipeReader> {
+    let (reader, mut writer) = io::pipe()?;
     let input = input.to_vec();
-    thread::spawn(move || {
-        // It may end before it has read everything.
-        let _ = pipe.write_all(&input);
-    });
+    let write = move || {
+        // COMMAND may end before it has read everything.
+        let _ = writer.write_all(&input);
+    };
+    thread::Builder::new().name("input".to_owned()).spawn(write)?;
+    Ok(reader)
 }
 
 fn code(status: ExitStatus) -> u8 {
@@ -276,6 +271,11 @@ pub(super) fn code_of_signal(signal: i32) -> u8 {
 
 fn cannot_catch(error: io::Error) -> Failure {
     Failure::not_applied(format!("cannot catch signals: {error}"))
+}
+
+fn cannot_feed(error: io::Error) -> Failure {
+    let line = format!("cannot give COMMAND its input: {error}");
+    Failure { exit: Exit::Command(126), line }
 }
 
 fn cannot_wait(error: io::Error) -> Failure {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::system::uname;
 use syncraft::ErrorChain;
-use syncraft::clerk::{Guard, LockBuilder, LockError};
+use syncraft::clerk::{Guard, LockBuilder};
 
 use super::args::{Common, ElectArgs, HoldArgs, LockArgs};
 use super::child::{self, Runner};
@@ -39,13 +39,12 @@ fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
         signal.get().is_some()
     };
     let lock = lock.ttl(args.ttl).wait(args.wait.unwrap_or(Duration::MAX));
-    let guard = match lock.give_up_if(is_told_to_end).acquire() {
-        Err(LockError::Taken { .. }) if signal.get().is_some() => {
-            let number = signal.get().and_then(|signal| u8::try_from(signal).ok());
-            return Ok(Exit::Command(128 + number.unwrap_or_default()));
-        }
-        guard => guard?,
-    };
+    let guard = lock.give_up_if(is_told_to_end).acquire();
+    if let Some(signal) = signal.get().or_else(|| runner.signal()) {
+        guard.into_iter().for_each(release);
+        return Ok(Exit::Command(child::code_of_signal(signal)));
+    }
+    let guard = guard?;
     command.env("SYNCRAFT_FENCE", guard.fence().0.to_string());
     command.env("SYNCRAFT_FENCE_KEY", child::os(guard.key()));
     let ended = runner.run(command, None, || guard.is_held());
@@ -61,7 +60,7 @@ fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
     Err(Failure { exit: Exit::Unknown, line })
 }
 
-/// COMMAND has ended, so its status is what counts.
+/// The exit status is decided already, and what becomes of this does not change it.
 fn release(guard: Guard) {
     if let Err(error) = guard.unlock() {
         let why = ErrorChain(&error);

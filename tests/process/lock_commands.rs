@@ -112,6 +112,23 @@ fn a_taken_lock_is_waited_for_or_not() {
     assert_eq!(places(&cluster, "l"), 0);
 }
 
+/// No member answers, so that the queue cannot be left: whoever has no time to wait sends another
+/// signal.
+#[test]
+fn a_second_signal_ends_one_that_waits_at_once() {
+    let mut cluster = Processes::start(1);
+    // To give it back would take long, too.
+    std::mem::forget(cluster.clerk().lock("l").acquire().unwrap());
+    let (mut waiter, _out) = start(&cluster, &["lock", "l", "--timeout", "10m", "--", "true"]);
+    until("it waits", || places(&cluster, "l") == 2);
+    cluster.kill(1);
+    until("it ends", || {
+        signal(waiter.id(), "-TERM");
+        waiter.try_wait().unwrap().is_some()
+    });
+    assert_eq!(end(waiter).0, None, "the signal has ended it");
+}
+
 /// A signal reaches all processes of COMMAND. One that ignores it keeps the lock until it ends.
 #[test]
 fn signals_go_to_the_command() {

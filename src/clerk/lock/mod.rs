@@ -79,7 +79,9 @@ impl<'a> LockBuilder<'a> {
         self
     }
 
-    /// Stops waiting when this returns true. It is called several times a second.
+    /// Stops waiting when this returns true. It is called several times a second while another
+    /// guard holds the lock, but not during a call: as long as no member answers, it is called once
+    /// per [timeout](super::ClerkBuilder::timeout) of the Clerk.
     pub fn give_up_if(mut self, stop: impl FnMut() -> bool + 'a) -> Self {
         self.stop = Box::new(stop);
         self

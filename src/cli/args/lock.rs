@@ -19,7 +19,8 @@ the processes that it has started get SIGTERM, and after 5 s SIGKILL; in the for
 only COMMAND itself gets them, and must see to its own processes. The status is 4 whenever the lock was lost before COMMAND was seen to end. \
 Signals that syncraft gets are passed on to COMMAND; \
 one that ignores them keeps the lock until it ends. While syncraft waits for the lock, a signal ends \
-it, with 128 + N, and it leaves the queue. If syncraft itself is killed (SIGKILL) or stopped, the \
+it, with 128 + N, as soon as it has left the queue, which takes up to --timeout if no member answers. A \
+second signal ends it at once; its place in the queue is free after --ttl. If syncraft itself is killed (SIGKILL) or stopped, the \
 lock is free after --ttl, and COMMAND may still run: that is what the fence is for.
 
 COMMAND's environment has SYNCRAFT_FENCE, a number that is higher than that of every holder before. \

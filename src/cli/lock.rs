@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::process;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
 
 use rustix::system::uname;
@@ -47,17 +49,39 @@ fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
     let guard = guard?;
     command.env("SYNCRAFT_FENCE", guard.fence().0.to_string());
     command.env("SYNCRAFT_FENCE_KEY", child::os(guard.key()));
-    let ended = runner.run(command, None, || guard.is_held());
-    // A COMMAND that ends by itself, just after the lock was lost or while this process is stopped,
-    // was not told to end.
-    let is_held = guard.is_held();
+    let ran = checking(&guard, args.ttl / 3, || {
+        let ended = runner.run(command, None, || guard.is_held());
+        // A COMMAND that ends by itself, just after the lock was lost or while this process is
+        // stopped, was not told to end.
+        (ended, guard.is_held())
+    });
     release(guard);
+    let (ended, is_held) = ran?;
     let status = ended?.status;
     if is_held {
         return Ok(Exit::Command(status));
     }
     let line = format!("the lock was lost before COMMAND was seen to end (status {status})");
     Err(Failure { exit: Exit::Unknown, line })
+}
+
+/// Does `work` while a thread asks the cluster now and then whether the lock is held.
+fn checking<T>(guard: &Guard, interval: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
+    let (is_done, until_done) = channel::<()>();
+    let check = move || {
+        while until_done.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            // If no member answers, the lease tells in time.
+            let _ = guard.check();
+        }
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("lock-check".to_owned());
+        let started = thread.spawn_scoped(scope, check);
+        started.map_err(|error| Failure::not_applied(format!("cannot start a thread: {error}")))?;
+        let result = work();
+        drop(is_done);
+        Ok(result)
+    })
 }
 
 /// The exit status is decided already, and what becomes of this does not change it.

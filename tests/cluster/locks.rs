@@ -171,6 +171,20 @@ fn a_lost_lease_is_a_lost_lock() {
     assert!(next.is_held() && clerk.get_entry(next.key()).unwrap().is_some());
 }
 
+/// Somebody deletes the key of the holder. The next one has the lock, and the holder is told when it
+/// asks.
+#[test]
+fn a_deleted_place_is_a_lost_lock() {
+    let cluster = Cluster::start(1).unwrap();
+    let clerk = cluster.clerk();
+    let holder = clerk.lock("l").acquire().unwrap();
+    assert!(holder.check().unwrap());
+    clerk.delete(holder.key()).unwrap();
+    clerk.put(holder.key(), "not a place of this guard").unwrap();
+    assert!(!holder.check().unwrap());
+    assert!(!holder.is_held());
+}
+
 /// The cluster is gone for longer than the time to live: the guard notices it in time, and the next
 /// one has the lock afterwards.
 #[test]

@@ -17,6 +17,7 @@
 //!   reads both. So nobody is told to hold a lock whose lease has ended while it waited.
 //! - Whatever ends the lease of a place takes the place out of the queue.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -49,6 +50,8 @@ pub(super) struct Place {
     prefix: Bytes,
     key: Bytes,
     created: Revision,
+    /// The cluster has said that the place is gone.
+    is_gone: AtomicBool,
 }
 
 impl Place {
@@ -65,7 +68,8 @@ impl Place {
         let key = Bytes::from([&prefix[..], id.as_bytes()].concat());
         let put = Action::put_with(key.clone(), value, lease.id());
         let entered = clerk.txn().when(Compare::absent(key.clone())).then(put).commit();
-        let mut place = Place { clerk, lease, prefix, key, created: Revision::NONE };
+        let (created, is_gone) = (Revision::NONE, AtomicBool::new(false));
+        let mut place = Place { clerk, lease, prefix, key, created, is_gone };
         match entered {
             Ok(entered) if entered.held => {
                 place.created = entered.revision;
@@ -174,7 +178,17 @@ impl Place {
     }
 
     pub(super) fn is_held(&self) -> bool {
-        self.lease.is_held()
+        self.lease.is_held() && !self.is_gone.load(Ordering::Relaxed)
+    }
+
+    /// Asks the cluster whether the place is still there. A place that is gone stays lost.
+    pub(super) fn check(&self) -> Result<bool, ClerkError> {
+        let timeout = self.clerk.timeout.min(self.lease.ttl() / 3);
+        let found = self.clerk.clone().with_timeout(timeout).get_entry(&self.key)?;
+        if found.is_none_or(|entry| entry.create_revision != self.created) {
+            self.is_gone.store(true, Ordering::Relaxed);
+        }
+        Ok(self.is_held())
     }
 
     /// Holds if the place is there.

@@ -14,10 +14,12 @@ within --wait, the status is 3, and COMMAND has not run. Those who wait have the
 in which they came.
 
 The lock is kept alive as long as COMMAND runs, and released when it ends, however it ends. If the \
-lock is lost, because no member could be reached for nearly as long as --ttl, COMMAND and \
+lock is lost, COMMAND and \
 the processes that it has started get SIGTERM, and after 5 s SIGKILL; in the foreground of a terminal, \
 only COMMAND itself gets them, and must see to its own processes. The status is 4 whenever the lock was lost before COMMAND was seen to end. \
-Signals that syncraft gets are passed on to COMMAND; \
+It is lost if no member could be reached for nearly as long as --ttl, which is noticed before another \
+one can have it; or if somebody else revokes its lease or deletes its key, which is noticed within a \
+third of --ttl. Signals that syncraft gets are passed on to COMMAND; \
 one that ignores them keeps the lock until it ends. While syncraft waits for the lock, a signal ends \
 it, with 128 + N, as soon as it has left the queue, which takes up to --timeout if no member answers. A \
 second signal ends it at once; its place in the queue is free after --ttl. If syncraft itself is killed (SIGKILL) or stopped, the \

@@ -202,6 +202,36 @@ fn a_holder_that_cannot_reach_the_cluster_loses_the_lock() {
     assert!(next.fence() > guard.fence() && !guard.is_held());
 }
 
+/// The cluster is gone for many times the Clerk's timeout, but not for the time to live: whoever has
+/// time to wait goes on.
+#[test]
+fn a_waiter_outlives_calls_that_fail() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk();
+    let holder = clerk.lock("l").acquire().unwrap();
+    let held = holder.lease();
+    let mut asked = 0;
+    let stop = || {
+        asked += 1;
+        match asked {
+            // What the waiter does next is to look at the queue, or to begin a watch.
+            1 => {
+                clerk.revoke_lease(held).unwrap();
+                thread::sleep(Duration::from_millis(200));
+                cluster.ids().iter().for_each(|id| cluster.kill(*id));
+            }
+            4 => cluster.ids().iter().for_each(|id| cluster.restart(*id).unwrap()),
+            _ => {}
+        }
+        false
+    };
+    let waiter = clerk.clone().with_timeout(Duration::from_secs(2));
+    let lock = waiter.lock("l").ttl(TEST_TIMEOUT).wait(TEST_TIMEOUT).give_up_if(stop);
+    let guard = lock.acquire().unwrap();
+    assert!(guard.check().unwrap());
+    assert!(asked >= 4, "{asked}");
+}
+
 /// Counts with read and write under a lock, which is right only if there is one holder at a time,
 /// while leaders die.
 #[test]

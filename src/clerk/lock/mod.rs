@@ -49,6 +49,9 @@ const TTL_DEFAULT: Duration = Duration::from_secs(15);
 pub const LOCK_NAME_LEN_MAX: usize = KEY_LEN_MAX - SUFFIX_LEN;
 
 /// A lock that is about to be taken. See [`Clerk::lock`] and [`Clerk::elect`].
+///
+/// Its name should be one below which there are no other keys: each time that a waiter looks, the
+/// cluster sorts all keys that begin with the name and a slash.
 #[must_use = "nothing is locked before it is acquired"]
 pub struct LockBuilder<'a> {
     clerk: &'a Clerk,
@@ -95,7 +98,8 @@ impl<'a> LockBuilder<'a> {
         self
     }
 
-    /// Takes the lock, or wins the election.
+    /// Takes the lock, or wins the election. Once it has a place in the queue, calls that no member
+    /// answers are made again until the time to [wait](LockBuilder::wait) is over.
     ///
     /// # Errors
     /// Every [`LockError`].

@@ -18,6 +18,7 @@
 //! - Whatever ends the lease of a place takes the place out of the queue.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -89,14 +90,36 @@ impl Place {
     }
 
     /// Waits until it is the first, or `deadline`, or until `stop`. Returns whether it is the
-    /// first.
+    /// first. Calls that fail because no member answers are made again until then.
     pub(super) fn wait(
         &self,
         deadline: Instant,
         mut stop: impl FnMut() -> bool,
     ) -> Result<bool, LockError> {
+        loop {
+            match self.wait_once(deadline, &mut stop) {
+                Err(error) if may_pass(&error) && Instant::now() < deadline => {
+                    // As long as the lease is held, there is hope.
+                    self.check_lease()?;
+                    if stop() {
+                        return Ok(false);
+                    }
+                    log::debug!("still waiting for a lock: {}", crate::ErrorChain(&error));
+                    thread::sleep(CHECK_INTERVAL);
+                }
+                waited => return waited,
+            }
+        }
+    }
+
+    /// As [`wait`](Place::wait), until a call fails.
+    fn wait_once(
+        &self,
+        deadline: Instant,
+        stop: &mut impl FnMut() -> bool,
+    ) -> Result<bool, LockError> {
         while let Some((before, at)) = self.before()? {
-            if !self.wait_for(before, at, deadline, &mut stop)? {
+            if !self.wait_for(before, at, deadline, stop)? {
                 return Ok(false);
             }
         }
@@ -220,5 +243,15 @@ impl Place {
             }
             left => left,
         }
+    }
+}
+
+/// Whether no member has answered, and one may later. What a place asks while it waits changes
+/// nothing, so that it can be asked again.
+fn may_pass(error: &LockError) -> bool {
+    match error {
+        LockError::Clerk(error) => error.is_retryable(),
+        LockError::Watch(error) => !error.is_final(),
+        LockError::Taken { .. } | LockError::Lost => false,
     }
 }

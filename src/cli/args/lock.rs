@@ -28,7 +28,9 @@ lock is free after --ttl, and COMMAND may still run: that is what the fence is f
 COMMAND's environment has SYNCRAFT_FENCE, a number that is higher than that of every holder before. \
 Give it to what the lock protects, which refuses lower ones. A write of this store depends on it as \
 in {\"compare\": [{\"key\": \"$SYNCRAFT_FENCE_KEY\", \"create_revision\": $SYNCRAFT_FENCE}], ..} \
-(see syncraft txn). --timeout bounds each step, not the time of the whole.";
+(see syncraft txn). --timeout bounds each call, not the time of the whole: while syncraft waits for the \
+lock, a call that nobody answers is made again until --wait is over or the place in the queue is \
+lost.";
 
 const ELECT_HELP: &str = "\
 Examples:
@@ -59,7 +61,8 @@ pub(crate) struct ElectArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct HoldArgs {
-    /// At most 65,519 bytes; its queue has keys that begin with it and a slash
+    /// At most 65,519 bytes; its queue has keys that begin with it and a slash, where there should be
+    /// no others: each look at the queue sorts them all
     #[arg(allow_hyphen_values = true)]
     pub(crate) name: OsString,
     /// How long it is held after its holder has died or is cut off

@@ -2,14 +2,16 @@
 
 use std::cell::Cell;
 use std::process;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
 
 use rustix::system::uname;
 use syncraft::ErrorChain;
-use syncraft::clerk::{Guard, LockBuilder, LockError};
+use syncraft::clerk::{Guard, LockBuilder};
 
 use super::args::{Common, ElectArgs, HoldArgs, LockArgs};
-use super::child::{self, Ended, Runner};
+use super::child::{self, Runner};
 use super::kv::bytes;
 use super::output::eprint_line;
 use super::{Exit, Failure, Outcome};
@@ -39,27 +41,50 @@ fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
         signal.get().is_some()
     };
     let lock = lock.ttl(args.ttl).wait(args.wait.unwrap_or(Duration::MAX));
-    let guard = match lock.give_up_if(is_told_to_end).acquire() {
-        Err(LockError::Taken { .. }) if signal.get().is_some() => {
-            let number = signal.get().and_then(|signal| u8::try_from(signal).ok());
-            return Ok(Exit::Command(128 + number.unwrap_or_default()));
-        }
-        guard => guard?,
-    };
+    let guard = lock.give_up_if(is_told_to_end).acquire();
+    if let Some(signal) = signal.get().or_else(|| runner.signal()) {
+        guard.into_iter().for_each(release);
+        return Ok(Exit::Command(child::code_of_signal(signal)));
+    }
+    let guard = guard?;
     command.env("SYNCRAFT_FENCE", guard.fence().0.to_string());
     command.env("SYNCRAFT_FENCE_KEY", child::os(guard.key()));
-    let ended = runner.run(command, None, || guard.is_held());
+    let ran = checking(&guard, args.ttl / 3, || {
+        let ended = runner.run(command, None, || guard.is_held());
+        // A COMMAND that ends by itself, just after the lock was lost or while this process is
+        // stopped, was not told to end.
+        (ended, guard.is_held())
+    });
     release(guard);
-    match ended? {
-        Ended { was_told: true, status } => {
-            let line = format!("the lock was lost, and COMMAND was ended (status {status})");
-            Err(Failure { exit: Exit::Unknown, line })
-        }
-        Ended { status, .. } => Ok(Exit::Command(status)),
+    let (ended, is_held) = ran?;
+    let status = ended?.status;
+    if is_held {
+        return Ok(Exit::Command(status));
     }
+    let line = format!("the lock was lost before COMMAND was seen to end (status {status})");
+    Err(Failure { exit: Exit::Unknown, line })
 }
 
-/// COMMAND has ended, so its status is what counts.
+/// Does `work` while a thread asks the cluster now and then whether the lock is held.
+fn checking<T>(guard: &Guard, interval: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
+    let (is_done, until_done) = channel::<()>();
+    let check = move || {
+        while until_done.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            // If no member answers, the lease tells in time.
+            let _ = guard.check();
+        }
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("lock-check".to_owned());
+        let started = thread.spawn_scoped(scope, check);
+        started.map_err(|error| Failure::not_applied(format!("cannot start a thread: {error}")))?;
+        let result = work();
+        drop(is_done);
+        Ok(result)
+    })
+}
+
+/// The exit status is decided already, and what becomes of this does not change it.
 fn release(guard: Guard) {
     if let Err(error) = guard.unlock() {
         let why = ErrorChain(&error);

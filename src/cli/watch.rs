@@ -63,7 +63,7 @@ fn print(change: &Change, json: bool) -> Result<Option<Exit>, Failure> {
     Ok((!goes_on).then_some(Exit::Done))
 }
 
-/// Runs COMMAND for a change. `Some`: it has failed.
+/// Runs COMMAND for a change. `Some`: it has failed, or a signal has come that ends programs.
 fn run(
     runner: &Runner,
     common: &Common,
@@ -77,8 +77,14 @@ fn run(
     set(&mut command, "SYNCRAFT_KEY", Some(change.key()));
     set(&mut command, "SYNCRAFT_VALUE", change.value().map(|value| &value[..]));
     let input = [&json::line(&ChangeJson::from(change))[..], b"\n"].concat();
-    let Ended { status, .. } = runner.run(command, Some(&input), || true)?;
-    Ok((status != 0).then_some(Exit::Command(status)))
+    Ok(match runner.run(command, Some(&input), || true)? {
+        Ended { status: 0, signal: None } => None,
+        // COMMAND has done what it had to, and the watch was to end as well.
+        Ended { status: 0, signal: Some(signal) } => {
+            Some(Exit::Command(child::code_of_signal(signal)))
+        }
+        Ended { status, .. } => Some(Exit::Command(status)),
+    })
 }
 
 /// Sets a variable, if these bytes can be the value of one. What was there before is not left.

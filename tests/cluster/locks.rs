@@ -171,6 +171,20 @@ fn a_lost_lease_is_a_lost_lock() {
     assert!(next.is_held() && clerk.get_entry(next.key()).unwrap().is_some());
 }
 
+/// Somebody deletes the key of the holder. The next one has the lock, and the holder is told when it
+/// asks.
+#[test]
+fn a_deleted_place_is_a_lost_lock() {
+    let cluster = Cluster::start(1).unwrap();
+    let clerk = cluster.clerk();
+    let holder = clerk.lock("l").acquire().unwrap();
+    assert!(holder.check().unwrap());
+    clerk.delete(holder.key()).unwrap();
+    clerk.put(holder.key(), "not a place of this guard").unwrap();
+    assert!(!holder.check().unwrap());
+    assert!(!holder.is_held());
+}
+
 /// The cluster is gone for longer than the time to live: the guard notices it in time, and the next
 /// one has the lock afterwards.
 #[test]
@@ -186,6 +200,36 @@ fn a_holder_that_cannot_reach_the_cluster_loses_the_lock() {
     cluster.leader().unwrap();
     let next = cluster.clerk().lock("l").wait(TEST_TIMEOUT).acquire().unwrap();
     assert!(next.fence() > guard.fence() && !guard.is_held());
+}
+
+/// The cluster is gone for many times the Clerk's timeout, but not for the time to live: whoever has
+/// time to wait goes on.
+#[test]
+fn a_waiter_outlives_calls_that_fail() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk();
+    let holder = clerk.lock("l").acquire().unwrap();
+    let held = holder.lease();
+    let mut asked = 0;
+    let stop = || {
+        asked += 1;
+        match asked {
+            // What the waiter does next is to look at the queue, or to begin a watch.
+            1 => {
+                clerk.revoke_lease(held).unwrap();
+                thread::sleep(Duration::from_millis(200));
+                cluster.ids().iter().for_each(|id| cluster.kill(*id));
+            }
+            4 => cluster.ids().iter().for_each(|id| cluster.restart(*id).unwrap()),
+            _ => {}
+        }
+        false
+    };
+    let waiter = clerk.clone().with_timeout(Duration::from_secs(2));
+    let lock = waiter.lock("l").ttl(TEST_TIMEOUT).wait(TEST_TIMEOUT).give_up_if(stop);
+    let guard = lock.acquire().unwrap();
+    assert!(guard.check().unwrap());
+    assert!(asked >= 4, "{asked}");
 }
 
 /// Counts with read and write under a lock, which is right only if there is one holder at a time,

@@ -112,6 +112,23 @@ fn a_taken_lock_is_waited_for_or_not() {
     assert_eq!(places(&cluster, "l"), 0);
 }
 
+/// No member answers, so that the queue cannot be left: whoever has no time to wait sends another
+/// signal.
+#[test]
+fn a_second_signal_ends_one_that_waits_at_once() {
+    let mut cluster = Processes::start(1);
+    // To give it back would take long, too.
+    std::mem::forget(cluster.clerk().lock("l").acquire().unwrap());
+    let (mut waiter, _out) = start(&cluster, &["lock", "l", "--timeout", "10m", "--", "true"]);
+    until("it waits", || places(&cluster, "l") == 2);
+    cluster.kill(1);
+    until("it ends", || {
+        signal(waiter.id(), "-TERM");
+        waiter.try_wait().unwrap().is_some()
+    });
+    assert_eq!(end(waiter).0, None, "the signal has ended it");
+}
+
 /// A signal reaches all processes of COMMAND. One that ignores it keeps the lock until it ends.
 #[test]
 fn signals_go_to_the_command() {
@@ -136,33 +153,64 @@ fn signals_go_to_the_command() {
     assert_eq!(places(&cluster, "l"), 0);
 }
 
-/// The lock is lost: COMMAND is told, and ended if it does not listen, also if it is stopped.
+/// The lock is lost: COMMAND is told, and ended if it does not listen, also if it is stopped, and
+/// with all that it has started.
 #[test]
 fn a_command_ends_when_its_lock_is_lost() {
     let cluster = Processes::start(1);
-    let run = |script: &str| {
-        let args = ["lock", "l", "--ttl", "5s", "--", "sh", "-c", script];
+    let run = |name: &str, script: &str| {
+        let args = ["lock", name, "--ttl", "5s", "--", "sh", "-c", script];
         let (holder, mut out) = start(&cluster, &args);
-        let first = line(&mut out);
+        let first = line(&mut out).trim().to_owned();
         (holder, out, first)
     };
-    let lose = || {
-        let clerk = cluster.clerk();
-        clerk.leases().unwrap().into_iter().for_each(|it| clerk.revoke_lease(it.id).unwrap());
-    };
-    let (holder, mut out, _) = run("trap 'echo told; exit 5' TERM; echo up; sleep 60 & wait");
-    lose();
+    let (listens, mut out, _) = run("a", "trap 'echo told; exit 5' TERM; echo up; sleep 60 & wait");
+    let deaf = "trap '' TERM; echo $$; while :; do sleep 0.1; done";
+    let (stopped, _out, stopped_pid) = run("b", deaf);
+    signal(stopped_pid.parse().unwrap(), "-STOP");
+    let (parent, _out, orphan_pid) =
+        run("c", &format!("sh -c \"{}\" & wait", deaf.replace('$', "\\$")));
+    let clerk = cluster.clerk();
+    // Both are ways to lose it.
+    for place in clerk.scan(KeyRange::prefix("a/")).map(Result::unwrap) {
+        clerk.delete(place.key).unwrap();
+    }
+    for lease in clerk.leases().unwrap() {
+        let keys = clerk.lease_info(lease.id).unwrap().unwrap().keys;
+        if !keys.is_empty() {
+            clerk.revoke_lease(lease.id).unwrap();
+        }
+    }
     assert_eq!(line(&mut out), "told\n");
+    let (code, said) = end(listens);
+    assert!(said.starts_with("syncraft: the lock was lost"), "{said}");
+    assert_eq!(code, Some(4));
+    for (holder, pid) in [(stopped, stopped_pid), (parent, orphan_pid)] {
+        assert_eq!(end(holder).0, Some(4));
+        until("all of COMMAND has ended", || !runs(&pid));
+    }
+}
+
+/// A process that nobody waits for has ended all the same.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+/// COMMAND succeeds while syncraft is stopped for so long that the lock is lost: perhaps another one
+/// had it before COMMAND ended.
+#[test]
+fn a_lost_lock_is_told_though_the_command_has_succeeded() {
+    let cluster = Processes::start(1);
+    let args = ["lock", "l", "--ttl", "2s", "--", "sh", "-c", "echo up; sleep 0.5"];
+    let (holder, mut out) = start(&cluster, &args);
+    assert_eq!(line(&mut out), "up\n");
+    signal(holder.id(), "-STOP");
+    until("the lock is lost", || places(&cluster, "l") == 0);
+    signal(holder.id(), "-CONT");
     let (code, said) = end(holder);
     assert!(said.starts_with("syncraft: the lock was lost"), "{said}");
     assert_eq!(code, Some(4));
-
-    let (holder, _out, pid) = run("trap '' TERM; echo $$; while :; do sleep 0.1; done");
-    signal(pid.trim().parse().unwrap(), "-STOP");
-    lose();
-    assert_eq!(end(holder).0, Some(4));
-    let is_gone = !Command::new("kill").args(["-0", pid.trim()]).status().unwrap().success();
-    assert!(is_gone, "COMMAND still runs");
 }
 
 #[test]

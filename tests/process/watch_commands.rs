@@ -156,6 +156,19 @@ fn signals_go_to_the_command() {
     assert_eq!(end(child), (Some(9), String::new()));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "told\n");
 
+    // A COMMAND that handles it and succeeds: no other one runs.
+    let script = "trap 'exit 0' TERM; echo up; sleep 60 & wait";
+    let (child, mut out) =
+        start(&cluster, &["watch", "k", "--from", "2", "--", "sh", "-c", script]);
+    sh.check(&["put", "k", "w"], 0);
+    line.clear();
+    out.read_line(&mut line).unwrap();
+    signal(&child, "-TERM");
+    assert_eq!(end(child), (Some(128 + 15), String::new()));
+    line.clear();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "");
+
     let (child, _out) = start(&cluster, &["watch", "none", "--", "true"]);
     signal(&child, "-TERM");
     assert_eq!(end(child).0, None, "the signal has ended it");

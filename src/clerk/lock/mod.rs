@@ -8,9 +8,17 @@
 //! - A guard that is not kept alive loses the lock within its time to live and what a lease may take
 //!   longer to end (GUARANTEES.md); then the next one has it.
 //! - [`Guard::is_held`] turns false before the store can give the lock to the next one, if the
-//!   clocks' rates differ by less than a tenth.
+//!   clocks' rates differ by less than a tenth, and nobody else touches what the lock is made of.
 //! - A transaction of [`Guard::txn`] takes effect only while the guard is the first of its queue:
 //!   the store checks it together with the rest.
+//!
+//! # When others interfere
+//! Anybody who may write to the store can revoke the guard's lease, or delete its
+//! [key](Guard::key). Then the next one has the lock at once, and the guard does not know. A revoked
+//! lease is noticed when it is to be kept alive, within a third of its time to live. A deleted key is
+//! noticed by [`Guard::check`], which asks the cluster: a program that must know of both calls it as
+//! often as it wants to know, as `syncraft lock` does every third of the time to live. Transactions
+//! of the guard need none of this.
 //!
 //! # What it cannot promise
 //! That a program which holds the lock does nothing after it has lost it. Between the moment at
@@ -41,6 +49,9 @@ const TTL_DEFAULT: Duration = Duration::from_secs(15);
 pub const LOCK_NAME_LEN_MAX: usize = KEY_LEN_MAX - SUFFIX_LEN;
 
 /// A lock that is about to be taken. See [`Clerk::lock`] and [`Clerk::elect`].
+///
+/// Its name should be one below which there are no other keys: each time that a waiter looks, the
+/// cluster sorts all keys that begin with the name and a slash.
 #[must_use = "nothing is locked before it is acquired"]
 pub struct LockBuilder<'a> {
     clerk: &'a Clerk,
@@ -79,13 +90,16 @@ impl<'a> LockBuilder<'a> {
         self
     }
 
-    /// Stops waiting when this returns true. It is called several times a second.
+    /// Stops waiting when this returns true. It is called several times a second while another
+    /// guard holds the lock, but not during a call: as long as no member answers, it is called once
+    /// per [timeout](super::ClerkBuilder::timeout) of the Clerk.
     pub fn give_up_if(mut self, stop: impl FnMut() -> bool + 'a) -> Self {
         self.stop = Box::new(stop);
         self
     }
 
-    /// Takes the lock, or wins the election.
+    /// Takes the lock, or wins the election. Once it has a place in the queue, calls that no member
+    /// answers are made again until the time to [wait](LockBuilder::wait) is over.
     ///
     /// # Errors
     /// Every [`LockError`].
@@ -125,9 +139,20 @@ pub struct Guard {
 
 impl Guard {
     /// Whether the lock is held for certain: it was kept alive less than nine tenths of its time to
-    /// live ago, by a clock that counts the machine's sleep.
+    /// live ago, by a clock that counts the machine's sleep. This asks nobody: if somebody has
+    /// revoked the guard's lease or deleted its key, it is noticed later (see the [module](self)).
     pub fn is_held(&self) -> bool {
         self.place.is_held()
+    }
+
+    /// Asks the cluster whether the lock is held, in case somebody has revoked the guard's lease or
+    /// deleted its key. If it is not, [`is_held`](Guard::is_held) is false from now on.
+    ///
+    /// # Errors
+    /// No member answered within the Clerk's timeout, or a third of the time to live if that is
+    /// shorter. That alone does not lose the lock.
+    pub fn check(&self) -> Result<bool, ClerkError> {
+        self.place.check()
     }
 
     /// A number that is higher than that of every guard of this lock before: the create revision of

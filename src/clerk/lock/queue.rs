@@ -17,6 +17,8 @@
 //!   reads both. So nobody is told to hold a lock whose lease has ended while it waited.
 //! - Whatever ends the lease of a place takes the place out of the queue.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -49,6 +51,8 @@ pub(super) struct Place {
     prefix: Bytes,
     key: Bytes,
     created: Revision,
+    /// The cluster has said that the place is gone.
+    is_gone: AtomicBool,
 }
 
 impl Place {
@@ -65,7 +69,8 @@ impl Place {
         let key = Bytes::from([&prefix[..], id.as_bytes()].concat());
         let put = Action::put_with(key.clone(), value, lease.id());
         let entered = clerk.txn().when(Compare::absent(key.clone())).then(put).commit();
-        let mut place = Place { clerk, lease, prefix, key, created: Revision::NONE };
+        let (created, is_gone) = (Revision::NONE, AtomicBool::new(false));
+        let mut place = Place { clerk, lease, prefix, key, created, is_gone };
         match entered {
             Ok(entered) if entered.held => {
                 place.created = entered.revision;
@@ -85,14 +90,36 @@ impl Place {
     }
 
     /// Waits until it is the first, or `deadline`, or until `stop`. Returns whether it is the
-    /// first.
+    /// first. Calls that fail because no member answers are made again until then.
     pub(super) fn wait(
         &self,
         deadline: Instant,
         mut stop: impl FnMut() -> bool,
     ) -> Result<bool, LockError> {
+        loop {
+            match self.wait_once(deadline, &mut stop) {
+                Err(error) if may_pass(&error) && Instant::now() < deadline => {
+                    // As long as the lease is held, there is hope.
+                    self.check_lease()?;
+                    if stop() {
+                        return Ok(false);
+                    }
+                    log::debug!("still waiting for a lock: {}", crate::ErrorChain(&error));
+                    thread::sleep(CHECK_INTERVAL);
+                }
+                waited => return waited,
+            }
+        }
+    }
+
+    /// As [`wait`](Place::wait), until a call fails.
+    fn wait_once(
+        &self,
+        deadline: Instant,
+        stop: &mut impl FnMut() -> bool,
+    ) -> Result<bool, LockError> {
         while let Some((before, at)) = self.before()? {
-            if !self.wait_for(before, at, deadline, &mut stop)? {
+            if !self.wait_for(before, at, deadline, stop)? {
                 return Ok(false);
             }
         }
@@ -174,7 +201,17 @@ impl Place {
     }
 
     pub(super) fn is_held(&self) -> bool {
-        self.lease.is_held()
+        self.lease.is_held() && !self.is_gone.load(Ordering::Relaxed)
+    }
+
+    /// Asks the cluster whether the place is still there. A place that is gone stays lost.
+    pub(super) fn check(&self) -> Result<bool, ClerkError> {
+        let timeout = self.clerk.timeout.min(self.lease.ttl() / 3);
+        let found = self.clerk.clone().with_timeout(timeout).get_entry(&self.key)?;
+        if found.is_none_or(|entry| entry.create_revision != self.created) {
+            self.is_gone.store(true, Ordering::Relaxed);
+        }
+        Ok(self.is_held())
     }
 
     /// Holds if the place is there.
@@ -206,5 +243,15 @@ impl Place {
             }
             left => left,
         }
+    }
+}
+
+/// Whether no member has answered, and one may later. What a place asks while it waits changes
+/// nothing, so that it can be asked again.
+fn may_pass(error: &LockError) -> bool {
+    match error {
+        LockError::Clerk(error) => error.is_retryable(),
+        LockError::Watch(error) => !error.is_final(),
+        LockError::Taken { .. } | LockError::Lost => false,
     }
 }

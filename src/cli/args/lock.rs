@@ -14,16 +14,23 @@ within --wait, the status is 3, and COMMAND has not run. Those who wait have the
 in which they came.
 
 The lock is kept alive as long as COMMAND runs, and released when it ends, however it ends. If the \
-lock is lost, because no member could be reached for nearly as long as --ttl, COMMAND gets SIGTERM, \
-and after 5 s SIGKILL; then the status is 4. Signals that syncraft gets are passed on to COMMAND; \
+lock is lost, COMMAND and \
+the processes that it has started get SIGTERM, and after 5 s SIGKILL; in the foreground of a terminal, \
+only COMMAND itself gets them, and must see to its own processes. The status is 4 whenever the lock was lost before COMMAND was seen to end. \
+It is lost if no member could be reached for nearly as long as --ttl, which is noticed before another \
+one can have it; or if somebody else revokes its lease or deletes its key, which is noticed within a \
+third of --ttl. Signals that syncraft gets are passed on to COMMAND; \
 one that ignores them keeps the lock until it ends. While syncraft waits for the lock, a signal ends \
-it, with 128 + N, and it leaves the queue. If syncraft itself is killed (SIGKILL) or stopped, the \
+it, with 128 + N, as soon as it has left the queue, which takes up to --timeout if no member answers. A \
+second signal ends it at once; its place in the queue is free after --ttl. If syncraft itself is killed (SIGKILL) or stopped, the \
 lock is free after --ttl, and COMMAND may still run: that is what the fence is for.
 
 COMMAND's environment has SYNCRAFT_FENCE, a number that is higher than that of every holder before. \
 Give it to what the lock protects, which refuses lower ones. A write of this store depends on it as \
 in {\"compare\": [{\"key\": \"$SYNCRAFT_FENCE_KEY\", \"create_revision\": $SYNCRAFT_FENCE}], ..} \
-(see syncraft txn). --timeout bounds each step, not the time of the whole.";
+(see syncraft txn). --timeout bounds each call, not the time of the whole: while syncraft waits for the \
+lock, a call that nobody answers is made again until --wait is over or the place in the queue is \
+lost.";
 
 const ELECT_HELP: &str = "\
 Examples:
@@ -54,7 +61,8 @@ pub(crate) struct ElectArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct HoldArgs {
-    /// At most 65,519 bytes; its queue has keys that begin with it and a slash
+    /// At most 65,519 bytes; its queue has keys that begin with it and a slash, where there should be
+    /// no others: each look at the queue sorts them all
     #[arg(allow_hyphen_values = true)]
     pub(crate) name: OsString,
     /// How long it is held after its holder has died or is cut off

@@ -26,7 +26,8 @@ SYNCRAFT_KEY, SYNCRAFT_VALUE (of a put) and SYNCRAFT_REVISION. A key or value th
 or more than 100,000 bytes is not in the environment. COMMAND's standard input is the change as \
 --json prints it, always whole. If COMMAND fails, the watch ends with its exit status: 127 if there \
 is no such program, 126 if it cannot be started, 128 + N if signal N has ended it. Signals that \
-syncraft gets are passed on to COMMAND.";
+syncraft gets are passed on to COMMAND. After SIGTERM, SIGINT, SIGQUIT or SIGHUP, the watch ends when \
+COMMAND does, with 128 + N if COMMAND has succeeded.";
 
 const WAIT_HELP: &str = "\
 Examples:

@@ -359,9 +359,6 @@ fn a_page_of_leases_begins_behind_an_id() {
     assert_eq!(page(u64::MAX, 2), (vec![], false));
 }
 
-/// The lease that a key depends on: of an id, or its own deadline, index and operation.
-type OfKey = Result<u64, (u64, u64, u32)>;
-
 /// The rules again, as plainly as possible.
 #[derive(Default)]
 struct Model {

@@ -14,11 +14,11 @@
 //!
 //! # When others interfere
 //! Anybody who may write to the store can revoke the guard's lease, or delete its
-//! [key](Guard::key). Then the next one has the lock at once, and the guard does not know. A revoked
-//! lease is noticed when it is to be kept alive, within a third of its time to live. A deleted key is
-//! noticed by [`Guard::check`], which asks the cluster: a program that must know of both calls it as
-//! often as it wants to know, as `syncraft lock` does every third of the time to live. Transactions
-//! of the guard need none of this.
+//! [key](Guard::key). Then the next one has the lock at once, and the guard does not know. A
+//! revoked lease is noticed when it is to be kept alive, within a third of its time to live. A
+//! deleted key is noticed by [`Guard::check`], which asks the cluster. A program that must know of
+//! both calls it as often as it wants to know; `syncraft lock` does so every third of the time to
+//! live. Transactions of the guard need none of this.
 //!
 //! # What it cannot promise
 //! That a program which holds the lock does nothing after it has lost it. Between the moment at

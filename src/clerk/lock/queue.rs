@@ -104,7 +104,6 @@ impl Place {
                     if stop() {
                         return Ok(false);
                     }
-                    log::debug!("still waiting for a lock: {}", crate::ErrorChain(&error));
                     thread::sleep(CHECK_INTERVAL);
                 }
                 waited => return waited,

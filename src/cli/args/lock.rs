@@ -13,24 +13,28 @@ program, 126 if it cannot be started, 128 + N if signal N has ended it. If the l
 within --wait, the status is 3, and COMMAND has not run. Those who wait have the lock in the order \
 in which they came.
 
-The lock is kept alive as long as COMMAND runs, and released when it ends, however it ends. If the \
-lock is lost, COMMAND and \
-the processes that it has started get SIGTERM, and after 5 s SIGKILL; in the foreground of a terminal, \
-only COMMAND itself gets them, and must see to its own processes. The status is 4 whenever the lock was lost before COMMAND was seen to end. \
-It is lost if no member could be reached for nearly as long as --ttl, which is noticed before another \
-one can have it; or if somebody else revokes its lease or deletes its key, which is noticed within a \
-third of --ttl. Signals that syncraft gets are passed on to COMMAND; \
-one that ignores them keeps the lock until it ends. While syncraft waits for the lock, a signal ends \
-it, with 128 + N, as soon as it has left the queue, which takes up to --timeout if no member answers. A \
-second signal ends it at once; its place in the queue is free after --ttl. If syncraft itself is killed (SIGKILL) or stopped, the \
-lock is free after --ttl, and COMMAND may still run: that is what the fence is for.
+The lock is kept alive as long as COMMAND runs, and released when it ends, however it ends. \
+Signals that syncraft gets are passed on to COMMAND; one that ignores them keeps the lock until it \
+ends. While syncraft waits for the lock, a signal ends it, with 128 + N, as soon as it has left \
+the queue, which takes up to --timeout if no member answers. A second signal ends it at once; then \
+its place in the queue is gone after --ttl.
 
-COMMAND's environment has SYNCRAFT_FENCE, a number that is higher than that of every holder before. \
-Give it to what the lock protects, which refuses lower ones. A write of this store depends on it as \
-in {\"compare\": [{\"key\": \"$SYNCRAFT_FENCE_KEY\", \"create_revision\": $SYNCRAFT_FENCE}], ..} \
-(see syncraft txn). --timeout bounds each call, not the time of the whole: while syncraft waits for the \
-lock, a call that nobody answers is made again until --wait is over or the place in the queue is \
-lost.";
+The lock is lost if no member can be reached for nearly as long as --ttl: this is noticed before \
+another one can have it. It is also lost if somebody else revokes its lease or deletes its key: \
+this is noticed within a third of --ttl. Then COMMAND and all processes of its group get SIGTERM, \
+and after 5 s SIGKILL. In the foreground of a terminal only COMMAND itself gets them, and must end \
+what it has started. The status is 4 whenever the lock was lost before COMMAND was seen to end.
+
+If syncraft itself is killed (SIGKILL) or stopped, the lock is free after --ttl, and COMMAND may \
+still run: that is what the fence is for.
+
+COMMAND's environment has SYNCRAFT_FENCE, a number that is higher than that of every holder \
+before. Give it to what the lock protects, which refuses lower ones. A write of this store depends \
+on it as in {\"compare\": [{\"key\": \"$SYNCRAFT_FENCE_KEY\", \"create_revision\": \
+$SYNCRAFT_FENCE}], ..} (see syncraft txn).
+
+--timeout bounds each call, not the time of the whole: while syncraft waits for the lock, a call \
+that nobody answers is made again until --wait is over or the place in the queue is lost.";
 
 const ELECT_HELP: &str = "\
 Examples:

@@ -21,13 +21,13 @@ which no member serves it, not the time of the whole: then the exit status is 3.
 forgotten changes that are wanted, the status is 2, and the error names the revision at which \
 another watch can begin.
 
-COMMAND runs for each change, one after another. Its environment has SYNCRAFT_TYPE (put or delete), \
-SYNCRAFT_KEY, SYNCRAFT_VALUE (of a put) and SYNCRAFT_REVISION. A key or value that has a zero byte \
-or more than 100,000 bytes is not in the environment. COMMAND's standard input is the change as \
---json prints it, always whole. If COMMAND fails, the watch ends with its exit status: 127 if there \
-is no such program, 126 if it cannot be started, 128 + N if signal N has ended it. Signals that \
-syncraft gets are passed on to COMMAND. After SIGTERM, SIGINT, SIGQUIT or SIGHUP, the watch ends when \
-COMMAND does, with 128 + N if COMMAND has succeeded.";
+COMMAND runs for each change, one after another. Its environment has SYNCRAFT_TYPE (put or \
+delete), SYNCRAFT_KEY, SYNCRAFT_VALUE (of a put) and SYNCRAFT_REVISION. A key or value that has a \
+zero byte or more than 100,000 bytes is not in the environment. COMMAND's standard input is the \
+change as --json prints it, always whole. If COMMAND fails, the watch ends with its exit status: \
+127 if there is no such program, 126 if it cannot be started, 128 + N if signal N has ended it. \
+Signals that syncraft gets are passed on to COMMAND. After SIGTERM, SIGINT, SIGQUIT or SIGHUP, the \
+watch ends when COMMAND does, with 128 + N if COMMAND has succeeded.";
 
 const WAIT_HELP: &str = "\
 Examples:

@@ -139,6 +139,10 @@ mod tests {
         assert_eq!((rest.waiting.len(), rest.weight), (1, 1));
         assert!(waiting.push(request(1)).is_none());
         assert!(waiting.take().is_none(), "the last one has no outcome yet");
+        // Its lease is about to end.
+        assert!(waiting.flush().is_some());
+        assert!(waiting.flush().is_none());
+        assert!(waiting.push(request(1)).is_none());
         waiting.0.lock().is_under_way = false;
         assert!(waiting.take().is_some());
     }

@@ -43,7 +43,7 @@ impl Api {
     /// impl WatchSink for Printer {
     ///     fn take(&self, _: u64, news: &WatchNews<'_>) -> Result<ControlFlow<()>, NoRoom> {
     ///         if let WatchNews::Changes { changes, .. } = news {
-    ///             for change in *changes {
+    ///             for change in changes.iter() {
     ///                 println!("{change:?}");
     ///             }
     ///         }

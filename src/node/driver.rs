@@ -154,7 +154,9 @@ impl<S: StateMachine> Driver<S> {
         events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
         // Behind what keeps leases alive.
         if has_ticked {
-            events.extend(self.tell_time(now));
+            let is_time_due = self.raft.is_time_due();
+            events.extend(self.held_back(is_time_due, now, out));
+            events.extend(self.tell_time(is_time_due, now));
         }
         // Last, so that a leader's message that has arrived counts before the time that passed.
         events.extend(has_ticked.then_some(Event::Tick));
@@ -212,23 +214,29 @@ impl<S: StateMachine> Driver<S> {
         Some(self.requests.propose(command, responder))
     }
 
+    /// The command that was held back until this tick.
+    fn held_back(
+        &mut self,
+        is_time_due: bool,
+        now: Instant,
+        out: &mut Out<'_, S>,
+    ) -> Option<Event> {
+        let Proposal { command, deadline, callback } = self.leased.held_back(is_time_due)?;
+        let responder = Responder::new(deadline, callback);
+        self.request(Request::Propose { command, responder }, now, out)
+    }
+
     /// A leader tells the time when something is due, and now and then. Nothing ends while it
     /// refuses what would keep it alive.
-    fn tell_time(&mut self, now: Instant) -> Vec<Event> {
+    fn tell_time(&mut self, is_due: bool, now: Instant) -> Option<Event> {
         let is_refusing =
             self.shared.is_disk_full.load(Ordering::Acquire) || self.shared.watch.is_diverged();
-        if is_refusing || !self.raft.is_time_due() {
-            return Vec::new();
-        }
-        let mut events = Vec::new();
-        if let Some(Proposal { command, deadline, callback }) = self.leased.before_time() {
-            let responder = Responder::new(deadline, callback);
-            events.push(self.requests.propose_stamped(command, responder));
+        if is_refusing || !is_due {
+            return None;
         }
         // If it fails, it is due again.
         let responder = Responder::new(now + TIME_ENTRY_TIMEOUT, |_| {});
-        events.push(self.requests.propose_time(S::time_command(), responder));
-        events
+        Some(self.requests.propose_time(S::time_command(), responder))
     }
 
     fn event(&mut self, input: Input<S>, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {

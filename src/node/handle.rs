@@ -73,13 +73,14 @@ impl<S: StateMachine> NodeHandle<S> {
         }
     }
 
-    /// Before the leader tells the time because something is due, it proposes what `waiting`
-    /// returns: a command that would keep it alive. The first call counts.
-    pub(crate) fn before_time(
+    /// At each tick, what `waiting` returns is proposed: a command that has been held back. It is
+    /// told whether the leader is about to tell the time because something is due; the command then
+    /// comes first. The first call counts.
+    pub(crate) fn at_each_tick(
         &self,
-        waiting: impl Fn() -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+        waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
     ) {
-        self.pipeline.before_time(waiting);
+        self.pipeline.at_each_tick(waiting);
     }
 
     /// Does what is queued, on this thread if no other one is doing it.

@@ -46,12 +46,14 @@ pub(super) struct Leased<S: StateMachine> {
     /// When the newest read that was answered here began, by the boot-time clock in nanoseconds.
     read_begun_ns: AtomicU64,
     is_stopped: AtomicBool,
-    before_time: OnceLock<BeforeTime<S>>,
+    held_back: OnceLock<HeldBack<S>>,
     shared: Arc<Shared>,
 }
 
-/// What must be in the log before the leader tells the time.
-type BeforeTime<S> = Box<dyn Fn() -> Option<Proposal<<S as StateMachine>::Outcome>> + Send + Sync>;
+/// A command that is held back until a tick: see
+/// [`NodeHandle::at_each_tick`](super::NodeHandle::at_each_tick).
+type HeldBack<S> =
+    Box<dyn Fn(bool) -> Option<Proposal<<S as StateMachine>::Outcome>> + Send + Sync>;
 
 pub(super) struct Machine<S> {
     /// None once a change of it has panicked or failed, or the applier has ended.
@@ -98,7 +100,7 @@ impl<S: StateMachine> Leased<S> {
             commit_index: AtomicU64::new(0),
             read_begun_ns: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
-            before_time: OnceLock::new(),
+            held_back: OnceLock::new(),
             shared,
         })
     }
@@ -129,14 +131,13 @@ impl<S: StateMachine> Leased<S> {
         self.machine.try_read()?.state_machine.as_ref().map(|it| it.level_command(level))
     }
 
-    /// See [`NodeHandle::before_time`](super::NodeHandle::before_time).
-    pub(super) fn set_before_time(&self, before_time: BeforeTime<S>) {
-        let _ = self.before_time.set(before_time);
+    pub(super) fn set_held_back(&self, held_back: HeldBack<S>) {
+        let _ = self.held_back.set(held_back);
     }
 
-    /// What must be in the log before the leader tells the time.
-    pub(super) fn before_time(&self) -> Option<Proposal<S::Outcome>> {
-        self.before_time.get().and_then(|before_time| before_time())
+    /// The command that is held back until this tick.
+    pub(super) fn held_back(&self, is_time_due: bool) -> Option<Proposal<S::Outcome>> {
+        self.held_back.get().and_then(|held_back| held_back(is_time_due))
     }
 
     /// From now on `observer` is told of every change.

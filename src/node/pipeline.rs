@@ -77,11 +77,11 @@ impl<S: StateMachine> Pipeline<S> {
         self.leased.observe(observer);
     }
 
-    pub(super) fn before_time(
+    pub(super) fn at_each_tick(
         &self,
-        waiting: impl Fn() -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+        waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
     ) {
-        self.leased.set_before_time(Box::new(waiting));
+        self.leased.set_held_back(Box::new(waiting));
     }
 
     pub(super) fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {

@@ -105,7 +105,7 @@ impl Api {
         let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
         let keep_alives = KeepAlives::default();
         let waiting = keep_alives.clone();
-        node.before_time(move || waiting.flush());
+        node.at_each_tick(move |is_time_due| waiting.tick(is_time_due));
         Api { shared: Arc::new(Shared { node, members, readers, scans, hub, keep_alives }) }
     }
 

@@ -7,11 +7,14 @@ use bytes::Bytes;
 
 use super::Clerk;
 use crate::kv::model::proto::{
-    CompactRequest, LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply,
-    StatsRequest, StoreRpc, StoreRpcService, TxnReply, TxnRequest, range_reply, scan_reply,
+    CompactRequest, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply, LeaseInfoRequest,
+    LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply, LeasesRequest,
+    LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply, StatsRequest,
+    StoreRpc, StoreRpcService, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply,
+    scan_reply,
 };
 use crate::kv::model::{Entry, KeyRange, LeaseId, Range, RangeAnswer, Revision, ScanPage};
-use crate::rpc::{Call, Done, Outgoing, Server, Service, Status};
+use crate::rpc::{Call, Done, Incoming, Outgoing, Server, Service, Status};
 
 const KEYS: usize = 25_000;
 
@@ -94,6 +97,30 @@ impl StoreRpc for Actor {
 
     fn stats(&self, _: StatsRequest, done: Done<StatsReply>) {
         done.run(StatsReply::default());
+    }
+
+    fn watch(&self, _: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
+        replies.end();
+    }
+
+    fn lease_grant(&self, _: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
+        done.run(LeaseGrantReply::default());
+    }
+
+    fn lease_revoke(&self, _: LeaseRevokeRequest, done: Done<TxnReply>) {
+        done.run(TxnReply::default());
+    }
+
+    fn lease_keep_alive(&self, _: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
+        done.run(LeaseKeepAliveReply::default());
+    }
+
+    fn lease_info(&self, _: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
+        done.run(LeaseInfoReply::default());
+    }
+
+    fn leases(&self, _: LeasesRequest, done: Done<LeasesReply>) {
+        done.run(LeasesReply::default());
     }
 }
 

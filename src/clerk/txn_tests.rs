@@ -9,12 +9,14 @@ use parking_lot::Mutex;
 use super::tests::check_kind;
 use super::*;
 use crate::kv::model::proto::{
-    self, CompactRequest, Forgotten, LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply,
-    ScanRequest, StatsReply, StatsRequest, StoreRpc, StoreRpcService, TxnReply, TxnRequest,
-    operation_answer, stats_reply, txn_reply,
+    self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
+    LeaseInfoRequest, LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply,
+    LeasesRequest, LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply, ScanRequest,
+    StatsReply, StatsRequest, StoreRpc, StoreRpcService, TxnReply, TxnRequest, WatchReply,
+    WatchRequest, operation_answer, stats_reply, txn_reply,
 };
 use crate::kv::model::{self, Refusal};
-use crate::rpc::{Done, Outgoing, Server, Status};
+use crate::rpc::{Done, Incoming, Outgoing, Server, Status};
 
 /// What the member answers: the last one again and again.
 type Script = Vec<Result<TxnReply, Status>>;
@@ -57,6 +59,30 @@ impl StoreRpc for Actor {
 
     fn scan(&self, _: ScanRequest, replies: Outgoing<ScanReply>) {
         replies.end();
+    }
+
+    fn watch(&self, _: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
+        replies.end();
+    }
+
+    fn lease_grant(&self, _: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
+        done.run(LeaseGrantReply::default());
+    }
+
+    fn lease_revoke(&self, _: LeaseRevokeRequest, done: Done<TxnReply>) {
+        done.run(TxnReply::default());
+    }
+
+    fn lease_keep_alive(&self, _: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
+        done.run(LeaseKeepAliveReply::default());
+    }
+
+    fn lease_info(&self, _: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
+        done.run(LeaseInfoReply::default());
+    }
+
+    fn leases(&self, _: LeasesRequest, done: Done<LeasesReply>) {
+        done.run(LeasesReply::default());
     }
 }
 

@@ -17,7 +17,7 @@ use super::shared::{NodeFailure, SLOW_APPLY, Shared};
 use super::stage::{Queue, Sink, Worker};
 use super::state_machine::StateMachine;
 use crate::clock;
-use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Term};
+use crate::raft::{AppliedTime, Entry, Index, MemberId, Payload, SnapshotMeta, Term};
 use crate::rpc::Cork;
 use crate::storage::{Snapshot, StorageError};
 
@@ -126,6 +126,8 @@ pub(super) struct Applier<S: StateMachine> {
     expected: VecDeque<PendingProposal<S::Outcome>>,
     /// The last entry that the state holds.
     applied: Option<SnapshotMeta>,
+    /// The cluster's time as of that entry.
+    time: AppliedTime,
     shared: Arc<Shared>,
     /// The state cannot be used any more.
     has_failed: bool,
@@ -165,13 +167,16 @@ impl<S: StateMachine> Applier<S> {
         let machine = leased.read();
         shared.watch.restored(index, machine.get().digest());
         shared.levels.set_applied(machine.get().level());
+        let time = machine.get().time();
         drop(machine);
+        shared.time_applied(time, true);
         shared.snapshot_index.store(index.0, Ordering::Relaxed);
         Applier {
             leased,
             fresh_as_of: None,
             expected,
             applied: snapshot,
+            time,
             shared,
             has_failed: false,
             digests: Vec::new(),
@@ -264,9 +269,17 @@ impl<S: StateMachine> Applier<S> {
                 })?)
             }
         };
+        if outcome.is_some() {
+            machine.tell_applied();
+        }
         self.digests.extend(machine.get().digest());
         self.shared.levels.set_applied(machine.get().level());
+        let time = machine.get().time();
         drop(machine);
+        // Before the index: the core must not learn of an entry without the time that it brought.
+        if std::mem::replace(&mut self.time, time) != time {
+            self.shared.time_applied(time, false);
+        }
         self.applied =
             Some(SnapshotMeta { last_included_index: entry.index, last_included_term: entry.term });
         self.shared.applied_index.store(entry.index.0, Ordering::Release);
@@ -307,9 +320,12 @@ impl<S: StateMachine> Applier<S> {
             self.shared.levels.check(it.level())?;
             loaded.map_err(NodeFailure::Storage)
         })?;
+        machine.tell_replaced();
         let digest = machine.get().digest();
         self.shared.levels.set_applied(machine.get().level());
+        self.time = machine.get().time();
         drop(machine);
+        self.shared.time_applied(self.time, true);
         log::info!("the state was loaded from {}", path.display());
         self.applied = Some(meta);
         self.shared.snapshot_index.fetch_max(meta.last_included_index.0, Ordering::Relaxed);

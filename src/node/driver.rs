@@ -17,7 +17,7 @@ use super::joining::{self, Reminder};
 use super::leased::Leased;
 use super::persister::LogTask;
 use super::post::Post;
-use super::request::{Request, RequestError, Responder};
+use super::request::{Proposal, Request, RequestError, Responder};
 use super::requests::Requests;
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
@@ -32,6 +32,12 @@ const SWEEP_TICKS: u32 = 10;
 
 /// How long a leader waits for the command that raises the feature level, before it tries again.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the outcome of an entry that tells the time is waited for. Nobody needs it.
+const TIME_ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many requests may wait until the leader knows the time.
+const HELD_MAX: usize = 16_384;
 
 /// What the core orders from the other stages.
 pub(super) enum CoreOutput<S: StateMachine> {
@@ -50,9 +56,10 @@ pub(super) struct Driver<S: StateMachine> {
     shared: Arc<Shared>,
     leased: Arc<Leased<S>>,
     requests: Requests<S>,
+    /// What the leader stamps when it knows the time.
+    held: Vec<Request<S>>,
     /// A leader's snapshots that arrived in this turn.
     received: Vec<Snapshot>,
-    is_lease_on: bool,
     was_leader: bool,
     applied_index: Index,
     /// The reads that went to the applier, and how many of them it had answered at the last look.
@@ -88,7 +95,6 @@ impl<S: StateMachine> Driver<S> {
         post: Arc<Post>,
         shared: Arc<Shared>,
         leased: Arc<Leased<S>>,
-        is_lease_on: bool,
     ) -> Driver<S> {
         Driver {
             raft,
@@ -96,8 +102,8 @@ impl<S: StateMachine> Driver<S> {
             shared,
             leased,
             requests: Requests::new(),
+            held: Vec::new(),
             received: Vec::new(),
-            is_lease_on,
             was_leader: false,
             applied_index: Index::ZERO,
             ready_reads: 0,
@@ -110,6 +116,8 @@ impl<S: StateMachine> Driver<S> {
     /// Ends the requests that the core still has.
     pub(super) fn end(self) {
         self.requests.end();
+        let stopped = RequestError::Stopped { may_apply: false };
+        self.held.into_iter().for_each(|request| request.refuse(stopped));
     }
 
     fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
@@ -136,13 +144,20 @@ impl<S: StateMachine> Driver<S> {
         let mut events = Vec::with_capacity(inputs.len() + 4);
         // The clock is read after the reads of this turn have arrived: a lease that is valid now is
         // valid for them.
-        let clock = || Event::Clock(clock::boot_time().as_micros() as u64);
-        events.extend(self.is_lease_on.then(clock));
+        events.push(Event::Clock(clock::boot_time().as_micros() as u64));
         events.extend(self.applied());
         events.push(self.unanswered());
+        let held = std::mem::take(&mut self.held);
+        events.extend(held.into_iter().filter_map(|request| self.request(request, now, out)));
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
         events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
         events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
+        // Behind what keeps leases alive.
+        if has_ticked {
+            let is_time_due = self.raft.is_time_due();
+            events.extend(self.held_back(is_time_due, now, out));
+            events.extend(self.tell_time(is_time_due, now));
+        }
         // Last, so that a leader's message that has arrived counts before the time that passed.
         events.extend(has_ticked.then_some(Event::Tick));
         events.extend(self.requests.refresh(now));
@@ -151,10 +166,13 @@ impl<S: StateMachine> Driver<S> {
 
     /// How far the state machine has come since the last turn. No thread wakes the core for it: the
     /// next tick is soon enough.
-    fn applied(&mut self) -> Option<Event> {
+    fn applied(&mut self) -> impl Iterator<Item = Event> + use<S> {
+        // The index is read first, because the time is published first.
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
         let is_news = applied > std::mem::replace(&mut self.applied_index, applied);
-        is_news.then_some(Event::Applied(applied))
+        let time = self.shared.take_time_news();
+        let time = time.map(|(time, is_restored)| Event::AppliedTime { time, is_restored });
+        time.into_iter().chain(is_news.then_some(Event::Applied(applied)))
     }
 
     /// How many reads the applier has still to answer.
@@ -196,6 +214,31 @@ impl<S: StateMachine> Driver<S> {
         Some(self.requests.propose(command, responder))
     }
 
+    /// The command that was held back until this tick.
+    fn held_back(
+        &mut self,
+        is_time_due: bool,
+        now: Instant,
+        out: &mut Out<'_, S>,
+    ) -> Option<Event> {
+        let Proposal { command, deadline, callback } = self.leased.held_back(is_time_due)?;
+        let responder = Responder::new(deadline, callback);
+        self.request(Request::Propose { command, responder }, now, out)
+    }
+
+    /// A leader tells the time when something is due, and now and then. Nothing ends while it
+    /// refuses what would keep it alive.
+    fn tell_time(&mut self, is_due: bool, now: Instant) -> Option<Event> {
+        let is_refusing =
+            self.shared.is_disk_full.load(Ordering::Acquire) || self.shared.watch.is_diverged();
+        if is_refusing || !is_due {
+            return None;
+        }
+        // If it fails, it is due again.
+        let responder = Responder::new(now + TIME_ENTRY_TIMEOUT, |_| {});
+        Some(self.requests.propose_time(S::time_command(), responder))
+    }
+
     fn event(&mut self, input: Input<S>, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {
         Some(match input {
             Input::Request(request) => return self.request(request, now, out),
@@ -225,6 +268,16 @@ impl<S: StateMachine> Driver<S> {
                 responder.respond(Err(RequestError::TimedOut { may_apply: false }));
                 None
             }
+            request @ Request::Propose { .. } if self.must_wait(&request) => {
+                match self.held.len() < HELD_MAX {
+                    true => self.held.push(request),
+                    false => request.refuse(RequestError::Busy),
+                }
+                None
+            }
+            Request::Propose { command, responder } if S::is_stamped(&command) => {
+                Some(self.requests.propose_stamped(command, responder))
+            }
             Request::Propose { command, responder } => {
                 Some(self.requests.propose(command, responder))
             }
@@ -234,6 +287,13 @@ impl<S: StateMachine> Driver<S> {
                 None
             }
         }
+    }
+
+    /// A leader knows the time once its no-op is applied. What it has to stamp waits until then.
+    fn must_wait(&self, request: &Request<S>) -> bool {
+        let is_stamped =
+            matches!(request, Request::Propose { command, .. } if S::is_stamped(command));
+        is_stamped && self.raft.awaits_time()
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>, out: &mut Out<'_, S>) {

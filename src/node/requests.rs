@@ -49,6 +49,28 @@ impl<S: StateMachine> Requests<S> {
         Event::Propose { id, command }
     }
 
+    /// As [`propose`](Requests::propose), with the leader's time.
+    pub(super) fn propose_stamped(
+        &mut self,
+        command: Bytes,
+        responder: Responder<S::Outcome>,
+    ) -> Event {
+        let id = self.next_id();
+        self.proposals.push_back((id, responder));
+        Event::ProposeStamped { id, command }
+    }
+
+    /// A command that only tells the time.
+    pub(super) fn propose_time(
+        &mut self,
+        command: Bytes,
+        responder: Responder<S::Outcome>,
+    ) -> Event {
+        let id = self.next_id();
+        self.proposals.push_back((id, responder));
+        Event::ProposeTime { id, command }
+    }
+
     pub(super) fn read(&mut self, query: S::Query, responder: Responder<S::Answer>) -> Event {
         let id = self.next_id();
         self.reads.insert(id, (query, responder));

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use super::gate::Gate;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
-use crate::raft::Status;
+use crate::clock;
+use crate::raft::{AppliedTime, Status};
 use crate::storage::StorageError;
 
 /// Why a member had to stop by itself.
@@ -95,10 +96,22 @@ impl ReadCount {
     }
 }
 
+/// What the state machine says of the cluster's time, until the core's next turn takes it. The
+/// flag spares most turns the lock.
+#[derive(Default)]
+struct TimeNews {
+    is_news: AtomicBool,
+    /// The time, and whether the state has been replaced since the last turn.
+    news: Mutex<Option<(AppliedTime, bool)>>,
+    /// The newest stamp, and when it was applied, or loaded, by the boot-time clock.
+    stamp: Mutex<(u64, Duration)>,
+}
+
 pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
+    time: TimeNews,
     pub(super) reads: ReadCount,
     /// Whether the members' states are the same.
     pub(super) watch: Watch,
@@ -128,6 +141,7 @@ impl Shared {
         Shared {
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
+            time: TimeNews::default(),
             reads: ReadCount::default(),
             watch,
             levels,
@@ -142,6 +156,34 @@ impl Shared {
             obstacle: Mutex::new(None),
             failure: Mutex::new(None),
         }
+    }
+
+    /// The applier has come to this time. `is_restored`: with a state that it has loaded.
+    pub(super) fn time_applied(&self, time: AppliedTime, is_restored: bool) {
+        let mut stamp = self.time.stamp.lock();
+        if is_restored || stamp.0 != time.newest_ms {
+            *stamp = (time.newest_ms, clock::boot_time());
+        }
+        drop(stamp);
+        let mut news = self.time.news.lock();
+        let was_restored = news.is_some_and(|(_, is_restored)| is_restored);
+        *news = Some((time, is_restored || was_restored));
+        self.time.is_news.store(true, Ordering::Release);
+    }
+
+    /// How long ago the newest stamp was applied.
+    pub(super) fn since_stamp(&self) -> Duration {
+        clock::since(self.time.stamp.lock().1)
+    }
+
+    /// What [`time_applied`](Shared::time_applied) has said since the last call.
+    pub(super) fn take_time_news(&self) -> Option<(AppliedTime, bool)> {
+        if !self.time.is_news.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut news = self.time.news.lock();
+        self.time.is_news.store(false, Ordering::Release);
+        news.take()
     }
 
     pub(super) fn fail(&self, failure: NodeFailure) {

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::raft::Index;
+use crate::raft::{AppliedTime, Index};
 
 /// A deterministic machine that every member runs over the same log.
 ///
@@ -123,6 +123,47 @@ pub trait StateMachine: Send + Sync + 'static {
         let _ = level;
         Bytes::new()
     }
+
+    /// Whether the leader adds its time to this command: 8 bytes behind its last byte, the
+    /// milliseconds of the cluster's time, little-endian. The command that is applied has them. The
+    /// times in one log never fall. See [`raft::AppliedTime`](crate::raft::AppliedTime).
+    ///
+    /// Default false.
+    fn is_stamped(command: &[u8]) -> bool {
+        let _ = command;
+        false
+    }
+
+    /// The newest time that was applied, and when something is next due. It is replicated state.
+    ///
+    /// Default: nothing has a time, and nothing is due.
+    fn time(&self) -> AppliedTime {
+        AppliedTime::default()
+    }
+
+    /// A command that tells the time and does nothing else ([`is_stamped`](Self::is_stamped)). The
+    /// leader proposes it when something is due, and now and then while something has a deadline.
+    ///
+    /// Called only if something has a deadline. Default: an empty command.
+    fn time_command() -> Bytes {
+        Bytes::new()
+    }
+}
+
+/// Is told what happens to a state machine on one member, for those who follow it: see
+/// [`NodeHandle::observe`](super::NodeHandle::observe). What an entry changed is for the machine to
+/// say: it remembers as much of its last changes as its observers need.
+///
+/// Both methods run on the thread that applies entries, between one entry and the next, and before
+/// anybody is told the entry's outcome. Every command waits for them, so they should take less than
+/// a microsecond, and must not call the node.
+pub trait Observer<S>: Send + Sync + 'static {
+    /// The machine has applied an entry with a command.
+    fn applied(&self, machine: &S);
+
+    /// The machine has another state than before, which it has not come to by applying entries: it
+    /// has loaded a snapshot. Also called once when the observer is added.
+    fn replaced(&self, machine: &S);
 }
 
 /// The state at one moment. See [`StateMachine::view`].

@@ -4,7 +4,8 @@
 //!   are killed, paused and wiped ([`faults`]); their files, addresses and limits ([`files`],
 //!   [`addresses`], [`descriptors`], [`memory`], [`task_limits`]); [`existing_clients`] over
 //!   restarts.
-//!   The commands that read and write entries: [`store_commands`].
+//!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
+//!   [`watch_commands`], [`lock_commands`].
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
 //! - Shared helpers: members as processes ([`processes`]).
 
@@ -17,6 +18,8 @@ mod descriptors;
 mod existing_clients;
 mod faults;
 mod files;
+mod lease_commands;
+mod lock_commands;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mutants;
@@ -29,3 +32,4 @@ mod readme;
 mod store_commands;
 #[cfg(target_os = "linux")]
 mod task_limits;
+mod watch_commands;

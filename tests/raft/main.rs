@@ -5,7 +5,7 @@
 //!   paper, one test per sentence.
 //! - [`snapshots`]: section 7 of the paper, chapter 5 of the thesis.
 //! - [`reads`], [`durability`], [`bounds`], [`nonsense`]: what goes beyond the paper.
-//! - [`lease`], [`transfer`], [`joining`]: reads without a round, handing over the leadership,
+//! - [`lease`], [`time`], [`transfer`], [`joining`]: reads without a round, stamps, handing over,
 //!   members without their data.
 //! - [`trace`]: the scripts in `tests/raft/scripts`: whole clusters, message by message.
 //! - Shared helpers: one core with a disk ([`node`]), several of them ([`cluster`]), messages as
@@ -24,6 +24,7 @@ mod replication;
 mod safety;
 mod snapshots;
 mod terms;
+mod time;
 mod trace;
 mod transfer;
 mod words;

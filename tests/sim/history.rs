@@ -6,6 +6,7 @@
 //! - a write comes after everything that was committed when its clerk began it, and
 //! - a read comes after everything that any clerk had been told when its clerk began it.
 
+use syncraft::kv::Outcome;
 use syncraft::raft::Index;
 
 use crate::clerk::{End, Ended, Read};
@@ -65,6 +66,11 @@ impl History {
                 );
                 let place = reference.took_effect(write);
                 let place = place.unwrap_or_else(|| panic!("{write:?} never took effect"));
+                // Its copies all take effect. The answer is that of one of them.
+                let place = match outcome {
+                    Outcome::KeptAlive { index, .. } => *index,
+                    _ => place,
+                };
                 assert!(
                     place > call.committed,
                     "{write:?} took effect at {place}, before it began: {} was committed then",

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use syncraft::kv::model::{
-    Action, Entry as StoredEntry, KeyRange, OperationAnswer, Range, Revision, Txn,
+    Action, Change, Entry as StoredEntry, KeyRange, OperationAnswer, Range, Refusal, Revision, Txn,
+    WatchRange,
 };
 use syncraft::kv::{Answer, Outcome, Query, SessionLimits, Stats, Store, StoreView};
 use syncraft::node::{StateMachine, StateView};
-use syncraft::raft::{Entry, Index, Payload, RequestId, Term};
+use syncraft::raft::{AppliedTime, Entry, Index, Payload, RequestId, Term};
 use syncraft::storage::Snapshot;
 
 use crate::clerk::Read;
@@ -106,6 +107,11 @@ impl Machine {
         }
     }
 
+    /// What a watch is told of the state as it is now.
+    pub(crate) fn changes(&self, range: &WatchRange) -> Result<Vec<Change>, Refusal> {
+        self.store.view().changes(range)
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         self.store.stats()
     }
@@ -116,6 +122,10 @@ impl Machine {
 
     pub(crate) fn loaded(&self) -> Index {
         self.loaded
+    }
+
+    pub(crate) fn time(&self) -> AppliedTime {
+        self.store.time()
     }
 
     pub(crate) fn digest(&self) -> u64 {

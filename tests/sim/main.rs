@@ -30,7 +30,8 @@
 //! - [`oracle`]: the invariants, checked after every step: election safety, log matching, leader
 //!   completeness, state machine safety, commit indexes that only grow, nothing announced before it
 //!   is durable, equal digests at equal index, states and outcomes that are those of the reference,
-//!   each write at most once. A [`shadow`] is a member's log as the oracle knows it.
+//!   each write at most once, and a watch that moves between members misses nothing.
+//!   A [`shadow`] is a member's log as the oracle knows it.
 //! - [`lies`]: members that break a promise on purpose, which must be noticed. The same goes for
 //!   the bugs that `scripts/mutants.sh` puts into the code under test.
 //! - [`runner`]: runs seeds on all cores. The result of a run is a [`report`].

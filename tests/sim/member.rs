@@ -21,6 +21,8 @@ pub(crate) struct Member {
     /// Counts starts, to recognise events that were meant for an earlier life.
     pub(crate) life: u64,
     pub(crate) living: Option<Living>,
+    /// How far its clock has jumped, forward and back.
+    pub(crate) clock_jumps_us: (u64, u64),
     /// The newest snapshot that its core has reported, in any life.
     pub(crate) snapshot_index: Index,
 }
@@ -35,6 +37,8 @@ pub(crate) struct Living {
     /// Clerks that wait for an answer.
     pub(crate) waiting: BTreeMap<RequestId, Waiting>,
     pub(crate) was_leader: bool,
+    /// Its state was loaded, and the core has not heard of it.
+    pub(crate) is_restored: bool,
     pub(crate) inbox: Vec<Event>,
     /// Reported only after the pause: answers to writes that the disk finished meanwhile.
     pub(crate) outbox: Vec<Message>,
@@ -77,7 +81,8 @@ pub(crate) struct Transfer {
 impl Member {
     pub(crate) fn new(id: MemberId, plan: &Plan, seed: u64) -> Member {
         let disk = Disk::new(id, plan.segment_len_bytes, seed);
-        Member { id, disk, life: 0, living: None, snapshot_index: Index::ZERO }
+        let (clock_jumps_us, snapshot_index) = ((0, 0), Index::ZERO);
+        Member { id, disk, life: 0, living: None, clock_jumps_us, snapshot_index }
     }
 
     /// Its data is lost: it comes back as a new member, or as one that knows about the loss.
@@ -121,6 +126,7 @@ impl Member {
             machine,
             waiting: BTreeMap::new(),
             was_leader: false,
+            is_restored: true,
             inbox: Vec::new(),
             outbox: Vec::new(),
             is_paused: false,

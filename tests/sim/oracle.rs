@@ -6,6 +6,8 @@
 
 mod requests;
 mod states;
+mod times;
+mod watches;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,6 +23,8 @@ use crate::reference::Reference;
 use crate::shadow::Shadow;
 use requests::Requests;
 use states::States;
+use times::Times;
+use watches::Watches;
 
 pub(crate) struct Oracle {
     /// Election safety: who has led each term.
@@ -35,6 +39,10 @@ pub(crate) struct Oracle {
     prefixes: HashMap<(Index, Term), u64>,
     pub(crate) requests: Requests,
     pub(crate) states: States,
+    pub(crate) times: Times,
+    /// The rate of the fastest clock.
+    clock_rate: f64,
+    watches: Watches,
     /// What each committed entry must do.
     reference: Reference,
 }
@@ -46,8 +54,9 @@ struct Committed {
 }
 
 impl Oracle {
-    /// Of a cluster whose stores remember this much of their clients.
-    pub(crate) fn new(limits: SessionLimits) -> Oracle {
+    /// Of a cluster whose stores remember this much of their clients, and whose fastest clock has
+    /// this rate.
+    pub(crate) fn new(limits: SessionLimits, clock_rate: f64) -> Oracle {
         Oracle {
             leaders: BTreeMap::new(),
             inherited: BTreeMap::new(),
@@ -56,6 +65,9 @@ impl Oracle {
             prefixes: HashMap::new(),
             requests: Requests::default(),
             states: States::default(),
+            times: Times::default(),
+            clock_rate,
+            watches: Watches::default(),
             reference: Reference::new(limits),
         }
     }
@@ -67,11 +79,13 @@ impl Oracle {
     /// A member's state now holds `entry` too, which came to `outcome`.
     pub(crate) fn applied(&mut self, machine: &Machine, entry: &Entry, outcome: &Option<Outcome>) {
         self.states.applied(machine, entry, outcome, &self.reference);
+        self.watches.applied(machine, &self.reference);
     }
 
     /// A member's state is a snapshot's.
     pub(crate) fn loaded(&mut self, machine: &Machine) {
         self.states.loaded(machine, &self.reference);
+        self.watches.loaded(machine, &self.reference);
     }
 
     pub(crate) fn committed_index(&self) -> Index {
@@ -189,6 +203,7 @@ impl Oracle {
         for index in from.0 + 1..=living.status.commit_index.0 {
             let (entry, hash) = living.log.at(Index(index)).expect("it is in the log");
             self.requests.committed(entry);
+            self.times.committed(entry, self.clock_rate);
             self.reference.apply(entry);
             self.canonical.push(entry.clone());
             self.committed.push(Committed { hash: *hash, by });

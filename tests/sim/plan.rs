@@ -18,7 +18,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// The names of the parts that can be switched off.
-pub(crate) const PARTS: [&str; 24] = [
+pub(crate) const PARTS: [&str; 26] = [
     "drop",
     "duplicate",
     "replay",
@@ -43,6 +43,8 @@ pub(crate) const PARTS: [&str; 24] = [
     "transactions",
     "limits",
     "compaction",
+    "clock_jump",
+    "leases",
 ];
 
 /// Probabilities of faults: of the network's per message, of the others per draw.
@@ -59,6 +61,8 @@ pub(crate) struct Faults {
     pub(crate) false_disconnect: f64,
     /// A member is told to hand its leadership over.
     pub(crate) transfer: f64,
+    /// A clock jumps, or a machine has slept.
+    pub(crate) clock_jump: f64,
     /// A leader under a lease is cut off from the others, who elect another one.
     pub(crate) depose: f64,
     /// A member loses its data.
@@ -169,6 +173,7 @@ impl Plan {
         limits.answer_kept_max = pick(rng, &[100, 400, 1 << 20]);
         limits.answers_kept_max = pick(rng, &[400, 1_000, 32 << 20]);
         plan.clerks.kinds.draw(rng);
+        plan.faults.clock_jump = sometimes(rng, &[0.005, 0.03]);
         plan
     }
 
@@ -186,6 +191,7 @@ impl Plan {
             "pause" => faults.pause = 0.0,
             "disconnect" => faults.false_disconnect = 0.0,
             "transfer" => faults.transfer = 0.0,
+            "clock_jump" => faults.clock_jump = 0.0,
             "depose" => faults.depose = 0.0,
             "wipe" => faults.wipe = 0.0,
             "lease" => self.lease = false,
@@ -200,8 +206,15 @@ impl Plan {
             "transactions" => self.clerks.kinds.are_all = false,
             "limits" => self.clerks.kinds.has_limits = false,
             "compaction" => self.clerks.kinds.has_compaction = false,
+            "leases" => self.clerks.kinds.has_leases = false,
             _ => panic!("{part} is no part of a plan"),
         }
+    }
+
+    /// How many times as fast as the simulation's time the fastest clock runs.
+    pub(crate) fn clock_rate_max(&self) -> f64 {
+        let fastest_us = self.tick_us.iter().min().expect("there are members");
+        TICK_US as f64 / *fastest_us as f64
     }
 
     /// The configuration of one life of a member.
@@ -241,6 +254,7 @@ impl Faults {
             disk_stall: sometimes(rng, &[0.005, 0.03]),
             disk_full: sometimes(rng, &[0.002, 0.01]),
             sync_failure: sometimes(rng, &[0.001, 0.005]),
+            clock_jump: 0.0,
             depose: 0.0,
         }
     }

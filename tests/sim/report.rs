@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 24] = [
+const FAULTS: [&str; 25] = [
+    "clock jumped",
     "member wiped",
     "snapshot chunk cut",
     "message dropped",
@@ -29,7 +30,12 @@ const FAULTS: [&str; 24] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 61] = [
+const PATHS: [&str; 66] = [
+    "time told",
+    "lease ended",
+    "clerk: lease granted",
+    "clerk: lease kept alive",
+    "clerk: refused: lease exists",
     "leader elected",
     "leader stepped down",
     "entries replaced",

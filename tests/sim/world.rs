@@ -65,6 +65,8 @@ enum What {
     Arrive(Message),
     Written(Who),
     Happen(Who, Event),
+    /// A member's state machine says that it has applied everything up to here.
+    Applied(Who, Index),
     Resume(Who),
     Crash(Who),
     DiskFreed(usize),
@@ -127,6 +129,7 @@ impl World {
         world.run_last_reads();
         world.run_stable();
         world.counts.extend(world.network.counts());
+        world.counts.insert("lease ended", world.oracle.reference().ended());
         Report { trace_hash: world.trace.hash(), counts: world.counts }
     }
 
@@ -140,7 +143,7 @@ impl World {
                 .map(|id| Member::new(MemberId(id), &plan, seeds.u64(..)))
                 .collect(),
             network: Network::new(seeds.u64(..)),
-            oracle: Oracle::new(plan.session_limits),
+            oracle: Oracle::new(plan.session_limits, plan.clock_rate_max()),
             workload: Workload::new(seeds.u64(..)),
             clerks: Clerks::new(&plan, seeds.u64(..)),
             disk_rng: seeds.fork(),
@@ -196,6 +199,7 @@ impl World {
             What::Arrive(message) => self.arrive(message),
             What::Written(who) if self.is_alive(who) => self.written(who.at),
             What::Happen(who, event) if self.is_alive(who) => self.post(who.at, event),
+            What::Applied(who, index) if self.is_alive(who) => self.say_applied(who.at, index),
             What::Resume(who) if self.is_alive(who) => self.resume(who.at),
             What::DiskFreed(at) => self.free_disk(at),
             What::SnapshotTaken(who, index, view) if self.is_alive(who) => {

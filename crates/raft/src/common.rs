@@ -15,6 +15,7 @@ use super::forwarded::Forwarded;
 use super::log::{Log, cost_bytes};
 use super::message::{Body, Caller, Message, ReadIndex, ReadIndexReply, Reply, Request};
 use super::reads::{Question, Readers};
+use super::time::Time;
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
 /// The most writes that may wait for the disk with messages to send after them. Beyond it, the
@@ -49,6 +50,7 @@ pub(super) struct Common {
     pub(super) promise_ticks: u32,
     /// The last reading of the boot-time clock.
     pub(super) now_us: Option<u64>,
+    pub(super) time: Time,
     pub(super) is_disk_full: bool,
     /// The name of the last question. A member without its data begins with this one.
     pub(super) last_question: u64,
@@ -147,6 +149,7 @@ impl Common {
             known_committed: None,
             promise_ticks,
             now_us: None,
+            time: Time::default(),
             is_disk_full: false,
             last_question,
             timer: Timer::default(),
@@ -309,6 +312,13 @@ impl Common {
         let held = self.snapshot.map(|snapshot| snapshot.last_included_index);
         assert!(Some(index) <= held, "only what a snapshot holds is released (§7)");
         self.effects.push(Effect::ReleaseLog(index));
+    }
+
+    /// The boot-time clock has been read.
+    #[inline]
+    pub(super) fn read_clock(&mut self, now_us: u64) {
+        self.now_us = self.now_us.max(Some(now_us));
+        self.time.read_clock(now_us, &self.config);
     }
 
     pub(super) fn applied(&mut self, index: Index) {

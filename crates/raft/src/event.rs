@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::message::Message;
+use super::time::AppliedTime;
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
 /// The shell's name for a proposal or a read. The effects that answer it repeat the name.
@@ -19,14 +20,30 @@ pub enum Event {
     /// One tick of the clock has passed: the core's notion of time.
     Tick,
     /// The reading of this member's boot-time clock in microseconds: the time since some moment in
-    /// the past, including the machine's sleep. Only leases use it. If
-    /// [`Config::lease`](super::Config::lease) is set, it comes before the reads of each batch, and
-    /// is read after they arrived.
+    /// the past, including the machine's sleep. The cluster's time and leases use it. It comes
+    /// first in each batch, and is read after the reads of the batch have arrived.
     Clock(u64),
     /// A message has arrived.
     Message(Message),
     /// A client proposes a command. Becomes [`Effect::Proposed`] or [`Effect::Rejected`].
     Propose {
+        /// The shell's name for it.
+        id: RequestId,
+        /// What to replicate.
+        command: Bytes,
+    },
+    /// As `Propose`, and the leader adds its time to the command: 8 bytes behind its last one, the
+    /// milliseconds of the cluster's time, little-endian. Rejected as [`Rejection::Busy`] until the
+    /// leader knows the time.
+    ProposeStamped {
+        /// The shell's name for it.
+        id: RequestId,
+        /// What to replicate.
+        command: Bytes,
+    },
+    /// As `ProposeStamped`, for a command that only tells the time, because it
+    /// [is due](super::Raft::is_time_due).
+    ProposeTime {
         /// The shell's name for it.
         id: RequestId,
         /// What to replicate.
@@ -48,6 +65,14 @@ pub enum Event {
     Persisted(PersistId),
     /// The state machine has applied everything up to here.
     Applied(Index),
+    /// What the state machine says of the cluster's time. It comes before an `Applied` of the
+    /// entries that it follows from.
+    AppliedTime {
+        /// The time.
+        time: AppliedTime,
+        /// Whether the state machine has just started, or has loaded a snapshot.
+        is_restored: bool,
+    },
     /// This many of the reads that were ready ([`Effect::ReadReady`]) have no answer yet. A leader
     /// lets reads wait for each other while others are being answered. A shell that reports this
     /// must also report when fewer are left: at once if

@@ -12,6 +12,7 @@ use super::message::{
 };
 use super::progress::{Peers, Progress};
 use super::reads::{Answers, Question, Reads};
+use super::time::{LeaderTime, STAMP_LEN_BYTES};
 use super::transfer::{Transfer, should_leave_bad_disk};
 use super::types::{Entry, Index, MemberId, Payload};
 use super::{Raft, Role};
@@ -30,6 +31,7 @@ pub(super) struct Leader {
     ticks_since_quorum: u32,
     transfer: Option<Transfer>,
     lease: Lease,
+    pub(super) time: LeaderTime,
 }
 
 impl Leader {
@@ -44,6 +46,7 @@ impl Leader {
             ticks_since_quorum: 0,
             transfer: None,
             lease: Lease::default(),
+            time: LeaderTime::default(),
         }
     }
 
@@ -60,6 +63,13 @@ impl Leader {
             .iter_mut()
             .filter_map(|(&id, peer)| std::mem::take(&mut peer.is_active).then_some(id));
         config.members.is_quorum(heard.chain([config.id]))
+    }
+
+    /// When a quorum was last heard, in the time that counts.
+    pub(super) fn quorum_heard_us(&self, common: &Common) -> u64 {
+        let heard = self.peers.iter().map(|(&id, peer)| (id, peer.heard_us));
+        let own = (common.config.id, common.time.counted_us());
+        common.config.members.reached_by_quorum(heard.chain([own]))
     }
 
     /// The progress of a peer that has sent something.
@@ -157,6 +167,35 @@ impl Leader {
         let index = self.append(common, Payload::Command(command));
         let term = common.current_term();
         common.effects.push(Effect::Proposed { id, index, term });
+    }
+
+    /// As [`propose`](Leader::propose), with a stamp behind the command.
+    pub(super) fn propose_stamped(
+        &mut self,
+        common: &mut Common,
+        id: RequestId,
+        command: &[u8],
+        is_time: bool,
+    ) {
+        let Some(now_ms) = self.time.now_ms(&common.time) else {
+            return common.reject(id, Rejection::Busy);
+        };
+        let mut stamped = Vec::with_capacity(command.len() + STAMP_LEN_BYTES);
+        stamped.extend_from_slice(command);
+        stamped.extend_from_slice(&now_ms.to_le_bytes());
+        let last_index = common.log.last_index();
+        self.propose(common, id, stamped.into());
+        if is_time && common.log.last_index() > last_index {
+            self.time.told(common.log.last_index(), &common.time);
+        }
+    }
+
+    /// The state machine has come further.
+    pub(super) fn applied(&mut self, common: &Common) {
+        self.time.applied(common.applied_index);
+        if common.applied_index >= self.noop_index {
+            self.time.fix(&common.time);
+        }
     }
 
     /// Whether a bound is reached.
@@ -296,6 +335,7 @@ impl Leader {
     ) {
         let peer = self.peer(message.from);
         peer.heard();
+        peer.heard_us = common.time.counted_us();
         match reply {
             AppendEntriesReply::Matched { match_index }
                 if match_index > common.log.last_index() =>
@@ -331,6 +371,7 @@ impl Leader {
         let peer = self.peer(message.from);
         peer.can_write = !reply.cannot_write;
         peer.heard();
+        peer.heard_us = common.time.counted_us();
         peer.acked_round = peer.acked_round.max(reply.round);
         peer.promise_end_us = peer.promise_end_us.max(promise_end_us);
         self.confirm_reads(common);

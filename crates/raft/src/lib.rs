@@ -248,6 +248,7 @@ mod membership;
 mod message;
 mod progress;
 mod reads;
+mod time;
 mod transfer;
 mod types;
 
@@ -261,6 +262,7 @@ pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
     ReadIndex, ReadIndexReply, Reply, Request, RequestVote, RequestVoteReply,
 };
+pub use time::{AppliedTime, STAMP_LEN_BYTES};
 pub use types::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
 
 use bytes::Bytes;
@@ -347,13 +349,18 @@ impl Raft {
         for event in events {
             match event {
                 Event::Tick => self.tick(),
-                Event::Clock(now_us) => self.common.now_us = self.common.now_us.max(Some(now_us)),
+                Event::Clock(now_us) => self.common.read_clock(now_us),
                 Event::Message(message) => self.receive(message),
                 Event::Propose { id, command } => self.propose(id, command),
+                Event::ProposeStamped { id, command } => self.propose_stamped(id, command, false),
+                Event::ProposeTime { id, command } => self.propose_stamped(id, command, true),
                 Event::Read { id } => self.read(id),
                 Event::Transfer { to } => self.transfer(to),
                 Event::Persisted(id) => self.persisted(id),
-                Event::Applied(index) => self.common.applied(index),
+                Event::Applied(index) => self.applied(index),
+                Event::AppliedTime { time, is_restored } => {
+                    self.common.time.applied(time, is_restored);
+                }
                 Event::Unanswered(reads) => self.common.unanswered_reads = reads,
                 Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.common.is_disk_full = is_full,
@@ -373,6 +380,18 @@ impl Raft {
             Role::Leader(leader) => leader.lease_end_us(&self.common),
             _ => 0,
         }
+    }
+
+    /// Whether this member leads and does not know the time yet, because its no-op is not applied.
+    /// Commands that it has to stamp should wait.
+    pub fn awaits_time(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.time.now_ms(&self.common.time).is_none())
+    }
+
+    /// Whether the shell should propose a command that tells the time
+    /// ([`Event::ProposeTime`]), behind everything else that has arrived.
+    pub fn is_time_due(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.time.is_entry_due(&self.common.time))
     }
 
     /// Whether reads wait here, perhaps for others to be answered ([`Event::Unanswered`]).
@@ -539,6 +558,7 @@ impl Raft {
             }
         }
         self.common.reset_timer();
+        self.common.time.heard();
         true
     }
 
@@ -548,6 +568,7 @@ impl Raft {
         let was = std::mem::replace(&mut self.role, Role::Follower);
         self.common.begin_following(term, leader);
         if let Role::Leader(leader) = was {
+            self.common.time.had_heard_quorum(leader.quorum_heard_us(&self.common));
             leader.reads.into_readers().for_each(|readers| self.common.reject_readers(readers));
         }
     }
@@ -556,6 +577,22 @@ impl Raft {
         match &mut self.role {
             Role::Leader(leader) => leader.propose(&mut self.common, id, command),
             _ => self.common.reject(id, Rejection::NotLeader(self.common.leader())),
+        }
+    }
+
+    fn propose_stamped(&mut self, id: RequestId, command: Bytes, is_time: bool) {
+        match &mut self.role {
+            Role::Leader(leader) => {
+                leader.propose_stamped(&mut self.common, id, &command, is_time);
+            }
+            _ => self.common.reject(id, Rejection::NotLeader(self.common.leader())),
+        }
+    }
+
+    fn applied(&mut self, index: Index) {
+        self.common.applied(index);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.applied(&self.common);
         }
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Progress {
     pub(super) is_active: bool,
     /// Whether anything came from the peer since the last heartbeat.
     is_heard: bool,
+    /// When it was last heard, in the time that counts ([`time`](super::time)); 0: never.
+    pub(super) heard_us: u64,
     /// Heartbeats until the current probe is repeated, if the peer answers them.
     repeat_in: u32,
     /// The same for the next probe, besides the time for its bytes.
@@ -98,6 +100,7 @@ impl Progress {
             // Each peer has one election timeout to answer a new leader.
             is_active: true,
             is_heard: true,
+            heard_us: 0,
             repeat_in: 0,
             repeat_pause: 1,
         }

@@ -7,9 +7,11 @@
 
 mod checked;
 mod kv;
+mod lease;
 mod refused;
 mod scan;
 mod store;
+mod watch;
 
 use std::time::{Duration, Instant};
 

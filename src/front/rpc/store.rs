@@ -14,27 +14,30 @@ use std::time::Duration;
 
 use super::checked::Checked;
 use super::refused::{Refused, bad_arguments, leader, refused};
-use super::{age_ms, deadline, scan};
+use super::{age_ms, deadline, lease, scan, watch};
 use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
 use crate::kv::model::proto::{
-    self, CompactRequest, Forgotten, LimitsRequest, RangeReply, RangeRequest, ScanReply,
-    ScanRequest, StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, range_reply,
+    self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
+    LeaseInfoRequest, LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply,
+    LeasesRequest, LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply,
+    StatsRequest, StoreRpc, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply,
     stats_reply, txn_reply,
 };
 use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
 use crate::kv::{Identity, LimitsChange, Stats};
 use crate::raft::Index;
-use crate::rpc::{Done, Outgoing, Payload, Service};
+use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
     api: Api,
+    encoded: Arc<watch::Encoded>,
 }
 
 impl StoreService {
     /// Serves this store.
     pub fn new(api: Api) -> StoreService {
-        StoreService { api }
+        StoreService { api, encoded: Arc::default() }
     }
 
     /// The service that a server publishes.
@@ -99,8 +102,9 @@ impl StoreRpc for StoreService {
 
     fn set_limits(&self, args: LimitsRequest, done: Done<TxnReply>) {
         let (deadline, api) = (deadline(&done), self.api.clone());
-        let LimitsRequest { identity: it, bytes_max, keys_max, history_bytes_max } = args;
-        let change = LimitsChange { bytes_max, keys_max, history_bytes_max };
+        let LimitsRequest { identity: it, bytes_max, keys_max, history_bytes_max, leases_max } =
+            args;
+        let change = LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max };
         self.api.set_limits(identity(it), change, deadline, move |result| {
             changed(&api, result, done);
         });
@@ -128,20 +132,44 @@ impl StoreRpc for StoreService {
     fn scan(&self, args: ScanRequest, replies: Outgoing<ScanReply>) {
         scan::scan(&self.api, self.leader_elsewhere(), args, replies);
     }
+
+    fn watch(&self, requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
+        watch::watch(&self.api, &self.encoded, requests, replies);
+    }
+
+    fn lease_grant(&self, args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
+        lease::grant(&self.api, args, done);
+    }
+
+    fn lease_revoke(&self, args: LeaseRevokeRequest, done: Done<TxnReply>) {
+        lease::revoke(&self.api, args, done);
+    }
+
+    fn lease_keep_alive(&self, args: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
+        lease::keep_alive(&self.api, args, done);
+    }
+
+    fn lease_info(&self, args: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
+        lease::info(&self.api, args, done);
+    }
+
+    fn leases(&self, args: LeasesRequest, done: Done<LeasesReply>) {
+        lease::list(&self.api, args, done);
+    }
 }
 
 fn missing(part: &'static str) -> WireError {
     WireError::Missing { of: "a request", part }
 }
 
-fn identity(identity: Option<proto::Identity>) -> Identity {
+pub(super) fn identity(identity: Option<proto::Identity>) -> Identity {
     let Some(proto::Identity { client_id, request_id, seen_index }) = identity else {
         return Identity::default();
     };
     Identity { client_id, request_id, seen_index: Index(seen_index) }
 }
 
-fn consistency(staleness: Option<proto::Staleness>) -> Consistency {
+pub(super) fn consistency(staleness: Option<proto::Staleness>) -> Consistency {
     match staleness {
         Some(it) => Consistency::Stale { age_max: it.age_max_ms.map(Duration::from_millis) },
         None => Consistency::Linearizable,
@@ -165,8 +193,8 @@ fn txn_reply(done: TxnDone) -> TxnReply {
     }
 }
 
-/// Answers a compaction or a change of limits, as a transaction without operations.
-fn changed(api: &Api, result: Result<Changed, ApiError>, done: Done<TxnReply>) {
+/// Answers a compaction, a change of limits or a revocation, as a transaction without operations.
+pub(super) fn changed(api: &Api, result: Result<Changed, ApiError>, done: Done<TxnReply>) {
     match result {
         Ok(Changed { index, revision }) => {
             let answer = Arc::new(TxnAnswer { held: true, answers: Vec::new() });
@@ -187,7 +215,7 @@ fn refuse_txn(api: &Api, error: &ApiError, done: Done<TxnReply>) {
     });
 }
 
-fn refuse<R: Payload>(
+pub(super) fn refuse<R: Payload>(
     api: &Api,
     error: &ApiError,
     done: Done<R>,
@@ -210,5 +238,9 @@ fn stats(stats: Stats) -> proto::Stats {
         bytes_max: stats.limits.bytes_max,
         keys_max: stats.limits.keys_max,
         history_bytes_max: stats.limits.history_bytes_max,
+        leases: stats.leases as u64,
+        keys_with_ttl: stats.keys_with_ttl as u64,
+        time_ms: stats.time_ms,
+        leases_max: stats.limits.leases_max,
     }
 }

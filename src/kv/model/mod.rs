@@ -27,10 +27,12 @@ mod check;
 #[cfg(feature = "server")]
 mod encoded;
 mod entry;
+mod lease;
 mod range;
 mod reason;
 mod scan;
 mod txn;
+mod watch;
 mod wire;
 
 pub use answer::{OperationAnswer, RangeAnswer, TxnAnswer};
@@ -40,10 +42,12 @@ pub(in crate::kv) use encoded::check_message;
 #[cfg(feature = "server")]
 pub(crate) use encoded::check_request;
 pub use entry::{Entry, LeaseId, Revision};
+pub use lease::LeaseInfo;
 pub use range::{KeyRange, Range, RangeEnd, RangeError, RevisionBounds, SortBy, Want};
 pub use reason::{Reason, Refusal};
 pub use scan::{ScanPage, ScanRange};
 pub use txn::{Action, Compare, NewLease, NewValue, Operand, Operation, Relation, Txn};
+pub use watch::{Change, Changes, WatchRange};
 pub use wire::WireError;
 
 /// How deep transactions may be nested. The outermost one has depth 1.
@@ -60,6 +64,10 @@ pub const TOUCHED_KEYS_MAX: u64 = 1_000_000;
 /// How long the answer of a command may be, in bytes. An entry counts as its key, its value and 64
 /// bytes. An answer with a single entry may be longer, so that every value can be read.
 pub const ANSWER_LEN_MAX: u64 = 8 << 20;
+
+/// The longest time that a lease can live without being kept alive, in milliseconds: 9,000,000,000
+/// seconds, as etcd's.
+pub const TTL_MAX_MS: u64 = 9_000_000_000_000;
 
 /// The messages and the service, generated from `proto/store_rpc.proto`.
 #[allow(missing_docs, reason = "the .proto file has them")]

@@ -29,6 +29,9 @@ pub enum WireError {
         /// The number.
         number: i64,
     },
+    /// A put with a lease and with a time to live.
+    #[error("a put with two leases: that of an id, and one of the key's own")]
+    TwoLeases,
     /// A range that cannot hold a key.
     #[error("a range without room for a key")]
     Range(#[source] RangeError),
@@ -40,7 +43,7 @@ impl From<RangeError> for WireError {
     }
 }
 
-fn missing(of: &'static str, part: &'static str) -> WireError {
+pub(super) fn missing(of: &'static str, part: &'static str) -> WireError {
     WireError::Missing { of, part }
 }
 
@@ -236,7 +239,11 @@ impl From<&Operation> for proto::Operation {
                 },
                 lease: match lease {
                     NewLease::Set(lease) => Some(lease.0),
-                    NewLease::Keep => None,
+                    NewLease::Keep | NewLease::OfItsOwn { .. } => None,
+                },
+                ttl_ms: match lease {
+                    NewLease::OfItsOwn { ttl_ms } => *ttl_ms,
+                    NewLease::Keep | NewLease::Set(_) => 0,
                 },
                 previous: *previous,
             }),
@@ -265,7 +272,12 @@ impl TryFrom<proto::Operation> for Operation {
             Wire::Put(put) => Action::Put {
                 key: put.key,
                 value: put.value.map_or(NewValue::Keep, NewValue::Set),
-                lease: put.lease.map_or(NewLease::Keep, |lease| NewLease::Set(LeaseId(lease))),
+                lease: match (put.ttl_ms, put.lease) {
+                    (1.., Some(_)) => return Err(WireError::TwoLeases),
+                    (ttl_ms @ 1.., None) => NewLease::OfItsOwn { ttl_ms },
+                    (0, Some(lease)) => NewLease::Set(LeaseId(lease)),
+                    (0, None) => NewLease::Keep,
+                },
                 previous: put.previous,
             },
             Wire::Append(append) => Action::Append { key: append.key, value: append.value },

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use syncraft::raft::{Entry, Index, MemberId, Payload, RequestId, Term};
+use syncraft::kv::Store;
+use syncraft::node::StateMachine;
+use syncraft::raft::{Entry, Index, MemberId, Payload, RequestId, STAMP_LEN_BYTES, Term};
 
 #[derive(Default)]
 pub(crate) struct Requests {
@@ -88,7 +90,9 @@ impl Requests {
         let id = self.places.get(&(entry.index, entry.term));
         let id = *id.unwrap_or_else(|| panic!("nobody was told of entry {}", entry.index));
         let proposal = self.proposals.get_mut(&id).expect("it has a place");
-        assert_eq!(proposal.command, *command, "{id:?} is another at {}", entry.index);
+        let stamp_len = if Store::is_stamped(command) { STAMP_LEN_BYTES } else { 0 };
+        let proposed = &command[..command.len() - stamp_len];
+        assert_eq!(proposal.command, *proposed, "{id:?} is another at {}", entry.index);
         assert!(!proposal.is_committed, "{id:?} is committed twice");
         proposal.is_committed = true;
     }

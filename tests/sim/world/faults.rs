@@ -20,6 +20,7 @@ impl World {
             pause,
             false_disconnect,
             transfer,
+            clock_jump,
             depose,
             wipe,
             disk_stall,
@@ -65,6 +66,10 @@ impl World {
             let victim = self.victim();
             self.fill_disk(victim);
         }
+        // Not drawn unless it is wanted, so that other seeds stay as they were.
+        if clock_jump > 0.0 && self.chance(clock_jump) {
+            self.jump();
+        }
         if self.chance(sync_failure) {
             let victim = self.victim();
             self.fail_sync(victim);
@@ -98,6 +103,31 @@ impl World {
         }
         let for_us = self.fault_rng.u64(50_000..4_000_000);
         self.after(for_us, What::Heal);
+    }
+
+    /// A clock jumps, by more than an election timeout. Read leases need clocks that never go back.
+    fn jump(&mut self) {
+        let at = self.victim();
+        // Two jumps between two readings could look like time that passed.
+        if self.members[at].living.as_ref().is_none_or(|living| living.is_paused) {
+            return;
+        }
+        self.count("clock jumped");
+        let by_us = self.fault_rng.u64(2_000_000..20_000_000_000);
+        let Member { id, clock_jumps_us: (forward_us, back_us), .. } = &mut self.members[at];
+        let is_back = !self.plan.lease && *forward_us > *back_us && self.fault_rng.bool();
+        let words = match is_back {
+            true => {
+                let by_us = by_us.min(*forward_us - *back_us);
+                *back_us += by_us;
+                format!("{id}: the clock goes back by {by_us} us")
+            }
+            false => {
+                *forward_us += by_us;
+                format!("{id}: the clock goes forward by {by_us} us")
+            }
+        };
+        self.trace.line(self.now_us, || words);
     }
 
     fn notice_cuts(&mut self, ids: &[MemberId]) {

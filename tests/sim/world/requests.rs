@@ -1,5 +1,7 @@
 //! Load that nobody retries, and the members that it goes to.
 
+use syncraft::kv::Store;
+use syncraft::node::StateMachine;
 use syncraft::raft::{Event, RequestId, RoleName, Term};
 
 use super::steps::clock_us;
@@ -62,13 +64,13 @@ impl World {
             }
             _ => {}
         }
-        self.post(at, event);
+        self.post(at, stamped(event));
     }
 
     /// Answers every other read without the core, as a node does, if a lease allows it.
     fn read_under_lease(&mut self, at: usize, read: RequestId) -> bool {
         let Member { id, living: Some(living), .. } = &self.members[at] else { return false };
-        let now_us = clock_us(&self.plan, at, self.now_us);
+        let now_us = clock_us(&self.plan, at, self.now_us, self.members[at].clock_jumps_us);
         let applied = living.machine.applied();
         let is_allowed = read.0.is_multiple_of(2)
             && !living.is_paused
@@ -102,5 +104,15 @@ impl World {
         }
         let choice = self.workload.rng().usize(..leaders.len().max(1));
         leaders.get(choice).map(|&(_, at)| at)
+    }
+}
+
+/// The leader adds its time to some commands.
+fn stamped(event: Event) -> Event {
+    match event {
+        Event::Propose { id, command } if Store::is_stamped(&command) => {
+            Event::ProposeStamped { id, command }
+        }
+        event => event,
     }
 }

@@ -91,10 +91,13 @@ impl World {
 
     pub(super) fn install(&mut self, at: usize, meta: SnapshotMeta) {
         self.oracle.installs(&self.members[at], meta);
-        let Some(Living { machine, received, .. }) = &mut self.members[at].living else { return };
+        let Some(living) = &mut self.members[at].living else { return };
+        living.is_restored = true;
+        let Living { machine, received, .. } = living;
         let received = received.iter().find(|snapshot| snapshot.meta() == meta);
         machine.load(received.expect("the core installs what has just arrived"));
         self.oracle.loaded(machine);
+        self.after(0, What::Applied(self.who(at), meta.last_included_index));
     }
 
     /// A member has started: it knows as much as before.
@@ -121,6 +124,7 @@ impl World {
                 self.count(name);
             }
         }
+        self.say_time(at);
         let phase_us = self.fault_rng.u64(..self.plan.tick_us[at]);
         self.after(phase_us, What::Tick(self.who(at)));
     }

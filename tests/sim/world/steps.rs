@@ -1,7 +1,8 @@
 //! What happens to a member, and what it does: events in, one step of the core, effects out, in
 //! order.
 
-use syncraft::kv::Outcome;
+use syncraft::kv::{Outcome, Store};
+use syncraft::node::StateMachine;
 use syncraft::raft::{
     AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Rejection, Reply, RequestId,
     RequestVoteReply, RoleChange, RoleName, Status,
@@ -40,9 +41,15 @@ impl World {
             return;
         }
         let mut events = std::mem::take(&mut living.inbox);
-        if self.plan.lease {
-            // Read once everything in the batch has arrived.
-            events.insert(0, Event::Clock(clock_us(&self.plan, at, self.now_us)));
+        // Read once everything in the batch has arrived.
+        let now_us = clock_us(&self.plan, at, self.now_us, member.clock_jumps_us);
+        events.insert(0, Event::Clock(now_us));
+        let has_ticked = events.iter().any(|event| matches!(event, Event::Tick));
+        if has_ticked && living.core.is_time_due() {
+            let (id, command) = (self.workload.next_id(), Store::time_command());
+            self.oracle.requests.asked_to_propose(id, command.clone());
+            events.push(Event::ProposeTime { id, command });
+            *self.counts.entry("time told").or_default() += 1;
         }
         let id = member.id;
         self.trace.line(self.now_us, || {
@@ -143,6 +150,7 @@ impl World {
             }
             Effect::Proposed { id, index, term } => {
                 self.oracle.requests.proposed(id, index, term);
+                self.oracle.times.appended(index, term, self.now_us);
                 let Some(living) = &mut self.members[at].living else { return };
                 if living.waiting.contains_key(&id) {
                     living.machine.expect(index, term, id);
@@ -208,8 +216,21 @@ impl World {
         }
         let delay_us = self.disk_rng.u64(self.plan.apply_us.clone());
         let applied = entries.last().map_or(Index::ZERO, |entry| entry.index);
-        self.after(delay_us, What::Happen(self.who(at), Event::Applied(applied)));
+        self.after(delay_us, What::Applied(self.who(at), applied));
         self.draw_snapshot(at);
+    }
+
+    /// The core learns of the time first: see [`Event::AppliedTime`].
+    pub(super) fn say_applied(&mut self, at: usize, index: Index) {
+        self.say_time(at);
+        self.post(at, Event::Applied(index));
+    }
+
+    pub(super) fn say_time(&mut self, at: usize) {
+        let Some(living) = &mut self.members[at].living else { return };
+        let is_restored = std::mem::take(&mut living.is_restored);
+        let time = living.machine.time();
+        self.post(at, Event::AppliedTime { time, is_restored });
     }
 
     fn apply_entry(&mut self, at: usize, entry: &Entry) {
@@ -265,9 +286,11 @@ impl World {
     }
 }
 
-/// What a member's boot-time clock reads: it runs as fast as its ticks come.
-pub(super) fn clock_us(plan: &Plan, at: usize, now_us: u64) -> u64 {
-    1_000_000 * (1 + at as u64) + now_us * TICK_US / plan.tick_us[at]
+/// What a member's boot-time clock reads: it runs as fast as its ticks come, and jumps.
+pub(super) fn clock_us(plan: &Plan, at: usize, now_us: u64, jumps_us: (u64, u64)) -> u64 {
+    let (forward_us, back_us) = jumps_us;
+    let begin_us = 1_000_000 * (1 + at as u64) + forward_us - back_us;
+    begin_us + now_us * TICK_US / plan.tick_us[at]
 }
 
 fn reads_among(events: &[Event]) -> Vec<RequestId> {

@@ -222,8 +222,9 @@ fn an_election_is_announced_while_the_command_runs() {
     assert_eq!(line(&mut out), "up\n");
     assert_eq!(sh.check(&["get", "e"], 0), "ann:1\n");
     sh.check(&["elect", "e", "--wait", "0s", "--", "true"], 3);
-    signal(holder.id(), "-INT");
-    assert_eq!(end(holder).0, Some(128 + 2));
+    // Not SIGINT, which programs ignore that a shell has started in the background.
+    signal(holder.id(), "-TERM");
+    assert_eq!(end(holder).0, Some(128 + 15));
     sh.check(&["get", "e"], 1);
     let own = sh.check(&["elect", "e", "--", SYNCRAFT, "get", "e"], 0);
     assert!(own.trim().rsplit(':').next().is_some_and(|pid| pid.parse::<u32>().is_ok()), "{own}");

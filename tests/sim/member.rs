@@ -37,7 +37,7 @@ pub(crate) struct Living {
     /// Clerks that wait for an answer.
     pub(crate) waiting: BTreeMap<RequestId, Waiting>,
     pub(crate) was_leader: bool,
-    /// Its state was loaded, and the core has not heard of it.
+    /// Its state was loaded, or has a new stamp, and the core has not heard of it.
     pub(crate) is_restored: bool,
     pub(crate) inbox: Vec<Event>,
     /// Reported only after the pause: answers to writes that the disk finished meanwhile.

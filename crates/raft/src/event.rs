@@ -70,7 +70,8 @@ pub enum Event {
     AppliedTime {
         /// The time.
         time: AppliedTime,
-        /// Whether the state machine has just started, or has loaded a snapshot.
+        /// Whether the state machine has just started, has loaded a snapshot, or has applied a
+        /// stamp, which may be equal to the one before.
         is_restored: bool,
     },
     /// This many of the reads that were ready ([`Effect::ReadReady`]) have no answer yet. A leader

@@ -4,8 +4,8 @@
 use syncraft::kv::{Outcome, Store};
 use syncraft::node::StateMachine;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Rejection, Reply, RequestId,
-    RequestVoteReply, RoleChange, RoleName, Status,
+    AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Payload, Rejection, Reply,
+    RequestId, RequestVoteReply, RoleChange, RoleName, Status,
 };
 
 use super::{What, World, snapshots};
@@ -234,10 +234,16 @@ impl World {
     }
 
     fn apply_entry(&mut self, at: usize, entry: &Entry) {
-        let Some(Living { machine, .. }) = &mut self.members[at].living else { return };
+        let Some(living) = &mut self.members[at].living else { return };
+        let Living { machine, is_restored, .. } = living;
         if self.plan.lie == Some(Lie::SkippedEntries) && self.disk_rng.u8(0..50) == 0 {
             return;
         }
+        let is_stamped = match &entry.payload {
+            Payload::Command(command) => Store::is_stamped(command),
+            Payload::Noop => false,
+        };
+        *is_restored |= is_stamped;
         let Applied { outcome, expected } = machine.apply(entry);
         self.oracle.applied(machine, entry, &outcome);
         let loaded = machine.loaded();

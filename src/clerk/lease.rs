@@ -1,7 +1,7 @@
 //! Leases: keys that end with whoever wrote them.
 //!
-//! [`Clerk::lease`] grants one and keeps it alive: see [`Lease`]. The other calls do one thing each,
-//! for those who keep leases alive by themselves.
+//! [`Clerk::lease`] grants one and keeps it alive: see [`Lease`]. The other calls do one thing
+//! each, for those who keep leases alive by themselves.
 
 mod held;
 mod keeper;

@@ -11,8 +11,8 @@
 //!
 //! # Signals
 //! SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1 and SIGUSR2 are passed on to COMMAND, except those
-//! that were ignored when `syncraft` started (`nohup`). While no COMMAND runs, they do to `syncraft`
-//! what they do to any program, unless the caller wants to see them first
+//! that were ignored when `syncraft` started (`nohup`). While no COMMAND runs, they do to
+//! `syncraft` what they do to any program, unless the caller wants to see them first
 //! ([`Runner::holding`]).
 //!
 //! In the foreground of a terminal, COMMAND is in the terminal's group of processes, so that it may

@@ -17,8 +17,8 @@ use super::state::{Budget, LogEntry, State};
 use crate::node::StateMachine;
 use crate::raft::{AppliedTime, Index};
 
-/// How many keys a read may look at, or tell, on a thread that others wait for. Reads that need more are made
-/// on a view, elsewhere.
+/// How many keys a read may look at, or tell, on a thread that others wait for. Reads that need
+/// more are made on a view, elsewhere.
 const QUICK_READ_KEYS_MAX: u64 = 1_000;
 
 const _: () = assert!(super::COMMAND_LEN_MAX == crate::node::COMMAND_LEN_MAX);

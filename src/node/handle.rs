@@ -44,8 +44,8 @@ impl<S: StateMachine> NodeHandle<S> {
 
     /// Replicates `command`. `callback` gets the outcome once the command is committed and applied
     /// here, or the reason why there is none. It runs once, possibly on this thread, and must not
-    /// block. A command is at most [`COMMAND_LEN_MAX`] bytes long, with the leader's time if it gets
-    /// one.
+    /// block. A command is at most [`COMMAND_LEN_MAX`] bytes long, with the leader's time if it
+    /// gets one.
     pub fn propose(
         &self,
         command: Bytes,

@@ -17,8 +17,9 @@
 //! ```
 //!
 //! # Promises
-//! - An instance that has died is gone one TTL later. One that [deregisters](Registration::deregister)
-//!   before it stops is gone at once, so callers that follow lose no call to it.
+//! - An instance that has died is gone one TTL later. One that
+//!   [deregisters](Registration::deregister) before it stops is gone at once, so callers that
+//!   follow lose no call to it.
 //! - An instance that lives is registered again if its lease ends nevertheless: the store was away
 //!   for longer than the TTL.
 //! - If the store cannot be reached, callers keep the last list.

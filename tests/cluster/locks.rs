@@ -171,8 +171,8 @@ fn a_lost_lease_is_a_lost_lock() {
     assert!(next.is_held() && clerk.get_entry(next.key()).unwrap().is_some());
 }
 
-/// Somebody deletes the key of the holder. The next one has the lock, and the holder is told when it
-/// asks.
+/// Somebody deletes the key of the holder. The next one has the lock, and the holder is told when
+/// it asks.
 #[test]
 fn a_deleted_place_is_a_lost_lock() {
     let cluster = Cluster::start(1).unwrap();
@@ -202,8 +202,8 @@ fn a_holder_that_cannot_reach_the_cluster_loses_the_lock() {
     assert!(next.fence() > guard.fence() && !guard.is_held());
 }
 
-/// The cluster is gone for many times the Clerk's timeout, but not for the time to live: whoever has
-/// time to wait goes on.
+/// The cluster is gone for many times the Clerk's timeout, but not for the time to live: whoever
+/// has time to wait goes on.
 #[test]
 fn a_waiter_outlives_calls_that_fail() {
     let cluster = Cluster::start(3).unwrap();

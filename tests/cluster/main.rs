@@ -2,8 +2,8 @@
 //!
 //! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
 //!   [`lanes`].
-//! - Entries, ranges, transactions: [`store`]. Scans: [`scans`]. Watches: [`watches`], and those of a
-//!   Clerk ([`clerk_watches`]). Locks and elections: [`locks`].
+//! - Entries, ranges, transactions: [`store`]. Scans: [`scans`]. Watches: [`watches`], and those of
+//!   a Clerk ([`clerk_watches`]). Locks and elections: [`locks`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
 //!   another list ([`lists`]).

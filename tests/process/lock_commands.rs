@@ -197,8 +197,8 @@ fn runs(pid: &str) -> bool {
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-/// COMMAND succeeds while syncraft is stopped for so long that the lock is lost: perhaps another one
-/// had it before COMMAND ended.
+/// COMMAND succeeds while syncraft is stopped for so long that the lock is lost: perhaps another
+/// one had it before COMMAND ended.
 #[test]
 fn a_lost_lock_is_told_though_the_command_has_succeeded() {
     let cluster = Processes::start(1);
@@ -230,7 +230,8 @@ fn an_election_is_announced_while_the_command_runs() {
     assert!(own.trim().rsplit(':').next().is_some_and(|pid| pid.parse::<u32>().is_ok()), "{own}");
 }
 
-/// Who holds it is killed, and its machine tells nobody: the next one has it after the time to live.
+/// Who holds it is killed, and its machine tells nobody: the next one has it after the time to
+/// live.
 #[test]
 fn a_lock_is_free_when_its_holder_has_died() {
     let cluster = Processes::start(1);

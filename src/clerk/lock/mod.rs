@@ -5,8 +5,8 @@
 //!
 //! # What a lock promises
 //! - At most one guard is the first of its queue at any revision of the store.
-//! - A guard that is not kept alive loses the lock within its time to live and what a lease may take
-//!   longer to end (GUARANTEES.md); then the next one has it.
+//! - A guard that is not kept alive loses the lock within its time to live and what a lease may
+//!   take longer to end (GUARANTEES.md); then the next one has it.
 //! - [`Guard::is_held`] turns false before the store can give the lock to the next one, if the
 //!   clocks' rates differ by less than a tenth, and nobody else touches what the lock is made of.
 //! - A transaction of [`Guard::txn`] takes effect only while the guard is the first of its queue:
@@ -25,8 +25,8 @@
 //! which it asks `is_held` and the moment at which its effect happens, the program may sleep for as
 //! long as its machine, its garbage collector or its debugger pleases. Meanwhile the lock may go to
 //! another one. What is protected must check who comes: either it is in this store and written by
-//! [`Guard::txn`], or it remembers the highest [`fence`](Guard::fence) that it has seen, and refuses
-//! lower ones.
+//! [`Guard::txn`], or it remembers the highest [`fence`](Guard::fence) that it has seen, and
+//! refuses lower ones.
 
 mod error;
 mod queue;
@@ -173,8 +173,8 @@ impl Guard {
         self.place.lease().id()
     }
 
-    /// Begins a transaction whose comparisons hold only as long as the guard has the lock, so that a
-    /// write under a lost lock cannot happen. See [`Clerk::txn`].
+    /// Begins a transaction whose comparisons hold only as long as the guard has the lock, so that
+    /// a write under a lost lock cannot happen. See [`Clerk::txn`].
     pub fn txn(&self) -> TxnBuilder<'_> {
         self.place.clerk().txn().when(self.place.is_there())
     }
@@ -207,9 +207,9 @@ impl Drop for Guard {
 }
 
 impl Clerk {
-    /// A lock with this name. It is taken by [`acquire`](LockBuilder::acquire), and kept alive until
-    /// the guard is dropped. Those who wait for it have it in the order in which they came. What a
-    /// lock promises, and what it cannot, says the page of [`Guard`].
+    /// A lock with this name. It is taken by [`acquire`](LockBuilder::acquire), and kept alive
+    /// until the guard is dropped. Those who wait for it have it in the order in which they came.
+    /// What a lock promises, and what it cannot, says the page of [`Guard`].
     ///
     /// ```
     /// use std::time::Duration;

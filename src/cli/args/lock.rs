@@ -65,8 +65,8 @@ pub(crate) struct ElectArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct HoldArgs {
-    /// At most 65,519 bytes; its queue has keys that begin with it and a slash, where there should be
-    /// no others: each look at the queue sorts them all
+    /// At most 65,519 bytes; its queue has keys that begin with it and a slash, where there should
+    /// be no others: each look at the queue sorts them all
     #[arg(allow_hyphen_values = true)]
     pub(crate) name: OsString,
     /// How long it is held after its holder has died or is cut off

@@ -1,9 +1,9 @@
 //! `bench lease`: leases that are kept alive, each three times within its time to live.
 //!
 //! Every `--round`, those that are due are kept alive, with one call over each connection. A short
-//! round thus stands for many programs with a lease each, a long one for a program with many leases.
-//! The ids are always the same, so `--no-fill` can use the leases of an earlier run. Nobody revokes
-//! them.
+//! round thus stands for many programs with a lease each, a long one for a program with many
+//! leases. The ids are always the same, so `--no-fill` can use the leases of an earlier run. Nobody
+//! revokes them.
 
 use std::sync::Arc;
 use std::thread;

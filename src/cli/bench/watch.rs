@@ -1,8 +1,9 @@
 //! `bench watch`: a key that many watch.
 //!
-//! A client puts the key, and puts it again when its put is answered and every watcher has been sent
-//! the change. So the number of clients bounds what waits for the watchers. A latency is the time
-//! from the put to the last watcher; each change that a watcher is sent counts as one operation.
+//! A client puts the key, and puts it again when its put is answered and every watcher has been
+//! sent the change. So the number of clients bounds what waits for the watchers. A latency is the
+//! time from the put to the last watcher; each change that a watcher is sent counts as one
+//! operation.
 //!
 //! ```text
 //! client ── put ──> leader ── changes, over --streams streams ──> a thread each ──> Counts

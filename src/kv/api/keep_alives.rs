@@ -2,9 +2,9 @@
 //!
 //! Requests wait from when they are queued until [`Api::run_pending`](super::Api), which the
 //! services call when they have read all that has arrived. Then they go at once if no others have
-//! gone since the last tick, and all of those have an outcome. Otherwise they go with a tick. So ten
-//! thousand clients that keep a lease each make about a hundred entries a second, and one that is
-//! alone waits for nobody. When leases are about to end, what waits goes first. A batch is full
+//! gone since the last tick, and all of those have an outcome. Otherwise they go with a tick. So
+//! ten thousand clients that keep a lease each make about a hundred entries a second, and one that
+//! is alone waits for nobody. When leases are about to end, what waits goes first. A batch is full
 //! before it is over the limit of one command, and then goes at once, so what waits has a bound.
 
 use std::sync::Arc;

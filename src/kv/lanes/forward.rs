@@ -18,9 +18,9 @@ use proto::forward_reply::Result as ReplyResult;
 use proto::outcome::Kind;
 use proto::{ForwardReply, ForwardRequest, LaneRpc, LaneRpcStub, NotServed};
 
-/// How many bytes of commands may wait for their outcomes at the member that was asked. Beyond that,
-/// commands are not taken, and come again. They come through the room of the members' own messages,
-/// of which they must leave most.
+/// How many bytes of commands may wait for their outcomes at the member that was asked. Beyond
+/// that, commands are not taken, and come again. They come through the room of the members' own
+/// messages, of which they must leave most.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// For a call without a deadline.

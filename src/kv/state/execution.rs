@@ -1,8 +1,9 @@
 //! [`Execution`]: runs one command on a tree.
 //!
 //! Each operation checks before it changes anything, so an operation that fails has changed
-//! nothing. A transaction with several operations that change something keeps clones of the tree and
-//! of the leases, which share their nodes, and goes back to them if one of the operations fails.
+//! nothing. A transaction with several operations that change something keeps clones of the tree
+//! and of the leases, which share their nodes, and goes back to them if one of the operations
+//! fails.
 
 use std::cmp::Ordering;
 

@@ -55,8 +55,9 @@ impl Tree {
     }
 
     /// Gives `key` a value and a lease at revision `at`, with one search for an existing key, and
-    /// returns what it held before. Without a lease it keeps the one that it has. `fits` gets how many bytes there would be and, for a new key,
-    /// how many keys (otherwise 0). Its error leaves all as it was.
+    /// returns what it held before. Without a lease it keeps the one that it has. `fits` gets how
+    /// many bytes there would be and, for a new key, how many keys (otherwise 0). Its error leaves
+    /// all as it was.
     pub(in crate::kv) fn put<E>(
         &mut self,
         key: &[u8],

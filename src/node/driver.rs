@@ -171,7 +171,7 @@ impl<S: StateMachine> Driver<S> {
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
         let is_news = applied > std::mem::replace(&mut self.applied_index, applied);
         let time = self.shared.take_time_news();
-        let time = time.map(|(time, is_restored)| Event::AppliedTime { time, is_restored });
+        let time = time.map(|(time, is_anew)| Event::AppliedTime { time, is_anew });
         time.into_iter().chain(is_news.then_some(Event::Applied(applied)))
     }
 

@@ -1,43 +1,16 @@
 //! `lock` and `elect`: exit statuses, signals, and that nothing is left behind, however a COMMAND
 //! ends.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::BufRead;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use syncraft::kv::model::KeyRange;
 
 use crate::processes::*;
+use crate::running::{end, line, start};
 use crate::store_commands::Shell;
-
-fn start(cluster: &Processes, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
-    let mut child = Command::new(SYNCRAFT)
-        .args(args)
-        .env("SYNCRAFT_MEMBERS", cluster.members())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let out = BufReader::new(child.stdout.take().unwrap());
-    (child, out)
-}
-
-#[track_caller]
-fn end(mut child: Child) -> (Option<i32>, String) {
-    until("it ends", || child.try_wait().unwrap().is_some());
-    let status = child.wait().unwrap();
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (status.code(), said)
-}
-
-fn line(out: &mut BufReader<ChildStdout>) -> String {
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    line
-}
 
 fn signal(pid: u32, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());

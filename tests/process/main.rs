@@ -7,7 +7,7 @@
 //!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
 //!   [`watch_commands`], [`lock_commands`].
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
-//! - Shared helpers: members as processes ([`processes`]).
+//! - Shared helpers: members as processes ([`processes`]), commands that run ([`running`]).
 
 mod addresses;
 #[path = "../support/alone.rs"]
@@ -29,6 +29,7 @@ mod processes;
 #[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
 mod raw;
 mod readme;
+mod running;
 mod store_commands;
 #[cfg(target_os = "linux")]
 mod task_limits;

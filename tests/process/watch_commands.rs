@@ -1,45 +1,13 @@
 //! `watch` and `wait`: what they print and run, how they end, and members that fail meanwhile.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::BufRead;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::processes::*;
+use crate::running::{end, start};
 use crate::store_commands::{Shell, json};
-
-/// A command that runs, with its output as a pipe.
-fn start(cluster: &Processes, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
-    let mut child = Command::new(SYNCRAFT)
-        .args(args)
-        .env("SYNCRAFT_MEMBERS", cluster.members())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let out = BufReader::new(child.stdout.take().unwrap());
-    (child, out)
-}
-
-/// The exit status, and what it said.
-#[track_caller]
-fn end(mut child: Child) -> (Option<i32>, String) {
-    let deadline = Instant::now() + TEST_TIMEOUT;
-    let status = loop {
-        match child.try_wait().unwrap() {
-            Some(status) => break status,
-            None if Instant::now() > deadline => {
-                child.kill().unwrap();
-                panic!("it does not end");
-            }
-            None => thread::sleep(Duration::from_millis(10)),
-        }
-    };
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (status.code(), said)
-}
 
 #[test]
 fn changes_are_printed_as_they_happen() {

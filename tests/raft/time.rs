@@ -22,7 +22,7 @@ fn tell_time(id: u64) -> Event {
 /// The state machine has applied everything up to `index`, and says this of the time.
 fn applied(index: u64, newest_ms: u64, next_deadline_ms: Option<u64>) -> [Event; 2] {
     let time = AppliedTime { newest_ms, next_deadline_ms };
-    [Event::AppliedTime { time, is_restored: false }, Event::Applied(Index(index))]
+    [Event::AppliedTime { time, is_anew: true }, Event::Applied(Index(index))]
 }
 
 /// The stamps of the entries that these effects write.
@@ -65,9 +65,9 @@ fn a_leader_stamps_once_its_own_noop_is_applied() {
     let mut node = leader();
     assert!(is_busy(&node.run([stamped(1)]), 1));
     node.run(applied(1, 0, None));
-    assert_eq!(stamps(&node.run([stamped(2)])), [1], "no stamp is 0");
+    assert_eq!(stamps(&node.run([stamped(2)])), [0]);
     pass(&mut node, 1_010, 1_500);
-    assert_eq!(stamps(&node.run([clock(1_507), stamped(3), stamped(4)])), [508, 508]);
+    assert_eq!(stamps(&node.run([clock(1_507), stamped(3), stamped(4)])), [507, 507]);
     let effects = Node::new(3).run([stamped(1)]);
     let reason = Rejection::NotLeader(None);
     assert!(effects.contains(&Effect::Rejected { id: RequestId(1), reason }));
@@ -100,9 +100,9 @@ fn jumps_of_the_clock_count_nothing() {
     let mut node = leader();
     node.run(applied(1, 0, None));
     pass(&mut node, 1_010, 2_000);
-    assert_eq!(stamps(&node.run([clock(7_200_000), stamped(1)])), [1_001]);
-    assert_eq!(stamps(&node.run([clock(1_000), stamped(2)])), [1_001]);
-    assert_eq!(stamps(&node.run([clock(1_100), stamped(3)])), [1_101]);
+    assert_eq!(stamps(&node.run([clock(7_200_000), stamped(1)])), [1_000]);
+    assert_eq!(stamps(&node.run([clock(1_000), stamped(2)])), [1_000]);
+    assert_eq!(stamps(&node.run([clock(1_100), stamped(3)])), [1_100]);
 }
 
 #[test]
@@ -111,15 +111,15 @@ fn the_time_is_told_when_something_is_due_one_entry_at_a_time() {
     assert!(!node.raft.is_time_due());
     node.run(applied(1, 0, Some(500)));
     assert!(node.raft.is_time_due(), "a new leader tells it at once");
-    assert_eq!(stamps(&node.run([tell_time(1)])), [1]);
+    assert_eq!(stamps(&node.run([tell_time(1)])), [0]);
     pass(&mut node, 1_010, 1_600);
     assert!(!node.raft.is_time_due(), "the entry is not applied yet");
     node.receive(matched(2, 1, 2));
-    node.run(applied(2, 1, Some(500)));
+    node.run(applied(2, 0, Some(500)));
     assert!(node.raft.is_time_due());
-    assert_eq!(stamps(&node.run([tell_time(2)])), [601]);
+    assert_eq!(stamps(&node.run([tell_time(2)])), [600]);
     node.receive(matched(2, 1, 3));
-    node.run(applied(3, 601, None));
+    node.run(applied(3, 600, None));
     pass(&mut node, 1_610, 30_000);
     assert!(!node.raft.is_time_due(), "without deadlines nothing is written");
 }

@@ -358,8 +358,8 @@ impl Raft {
                 Event::Transfer { to } => self.transfer(to),
                 Event::Persisted(id) => self.persisted(id),
                 Event::Applied(index) => self.applied(index),
-                Event::AppliedTime { time, is_restored } => {
-                    self.common.time.applied(time, is_restored);
+                Event::AppliedTime { time, is_anew } => {
+                    self.common.time.applied(time, is_anew);
                 }
                 Event::Unanswered(reads) => self.common.unanswered_reads = reads,
                 Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),

@@ -13,7 +13,7 @@
 //!
 //! # Rules
 //! 1. A member remembers the newest stamp that it has applied (T), its boot-time clock at its first
-//!    step after that (B), and when it last heard a leader or, leading, a quorum, in a term before
+//!    step after that (B), also if the stamp is equal to the one before, and when it last heard a leader or, leading, a quorum, in a term before
 //!    the one that it leads now (H). None of B and H survives a restart. A start, and a snapshot
 //!    that replaces the state, set B to the current reading.
 //! 2. A leader tells no time before its own no-op is applied. Then it fixes, for its term,
@@ -110,12 +110,12 @@ impl Time {
         self.counted_us += passed_us.filter(|&us| us <= longest_us).unwrap_or(0);
     }
 
-    /// The state machine has come this far. `is_restored`: a snapshot has replaced its state, or it
-    /// has just started.
-    pub(super) fn applied(&mut self, applied: AppliedTime, is_restored: bool) {
+    /// The state machine has come this far. `is_anew`: it has applied a stamp, or has just started,
+    /// or a snapshot has replaced its state.
+    pub(super) fn applied(&mut self, applied: AppliedTime, is_anew: bool) {
         let before = std::mem::replace(&mut self.applied, applied);
-        assert!(is_restored || before.newest_ms <= applied.newest_ms, "the time never falls");
-        if is_restored || before.newest_ms < applied.newest_ms {
+        assert!(is_anew || before.newest_ms == applied.newest_ms, "only stamps bring a new time");
+        if is_anew {
             self.stamped_us = self.counted_us;
         }
     }
@@ -143,9 +143,6 @@ impl LeaderTime {
         if self.fixed.is_none() {
             let passed_us = time.heard_us.map_or(0, |at| at.saturating_sub(time.stamped_us));
             let begin_us = time.applied.newest_ms.saturating_mul(1000).saturating_add(passed_us);
-            // No stamp is 0. Otherwise a member that applies it would not notice, and would count
-            // from its start.
-            let begin_us = begin_us.max(1000);
             self.fixed = Some(Fixed { begin_us, at_us: time.counted_us });
         }
     }
@@ -208,7 +205,7 @@ mod tests {
         }
 
         fn apply(&mut self, newest_ms: u64) {
-            self.0.applied(AppliedTime { newest_ms, next_deadline_ms: Some(1) }, false);
+            self.0.applied(AppliedTime { newest_ms, next_deadline_ms: Some(1) }, true);
         }
 
         fn lead(&self) -> LeaderTime {
@@ -250,17 +247,18 @@ mod tests {
         assert_eq!(member.lead().now_ms(&member.0), Some(7_000));
     }
 
-    /// Otherwise whoever applies it counts the time from its own start.
+    /// A new leader that remembers no other tells the newest stamp once more, later. Whoever applies
+    /// it counts from then on, not from when it applied the first one.
     #[test]
-    fn the_first_stamp_is_not_that_of_a_store_without_stamps() {
+    fn a_stamp_counts_although_it_is_equal_to_the_last_one() {
         let mut member = Member::new();
-        let first = member.lead().now_ms(&member.0).unwrap();
-        assert!(first > AppliedTime::default().newest_ms);
-        member.pass(5_000);
-        member.apply(first);
-        member.pass(1_000);
-        member.0.heard();
-        assert_eq!(member.lead().now_ms(&member.0), Some(first + 1_000));
+        for newest_ms in [0, 0, 7_000, 7_000] {
+            member.pass(5_000);
+            member.apply(newest_ms);
+            member.pass(1_000);
+            member.0.heard();
+            assert_eq!(member.lead().now_ms(&member.0), Some(newest_ms + 1_000));
+        }
     }
 
     #[test]
@@ -286,6 +284,7 @@ mod tests {
         let deadline = |member: &mut Member, next_deadline_ms| {
             member.0.applied(AppliedTime { newest_ms: 7_000, next_deadline_ms }, false);
         };
+        member.apply(7_000);
         deadline(&mut member, Some(9_000));
         assert!(!leader.is_entry_due(&member.0), "its no-op is not applied");
         leader.fix(&member.0);

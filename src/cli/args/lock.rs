@@ -8,8 +8,8 @@ Examples:
   syncraft lock nightly --wait 0s -- ./backup.sh
   syncraft lock deploy --ttl 30s -- sh -c 'upload --fence $SYNCRAFT_FENCE'
 
-COMMAND runs while the lock is held, and the exit status is that of COMMAND: 127 if there is no such \
-program, 126 if it cannot be started, 128 + N if signal N has ended it. If the lock was not taken \
+COMMAND runs while the lock is held, and the exit status is that of COMMAND: 127 if there is no \
+such program, 126 if it cannot be started, 128 + N if signal N has ended it. If the lock was not taken \
 within --wait, the status is 3, and COMMAND has not run. Those who wait have the lock in the order \
 in which they came.
 
@@ -42,8 +42,8 @@ Examples:
   syncraft get primary
   syncraft watch primary
 
-While COMMAND runs, the key NAME has VALUE, which others can read and watch. It is gone when COMMAND \
-has ended or the election is lost. Everything else is as for syncraft lock: exit statuses, \
+While COMMAND runs, the key NAME has VALUE, which others can read and watch. It is gone when \
+COMMAND has ended or the election is lost. Everything else is as for syncraft lock: exit statuses, \
 signals, and SYNCRAFT_FENCE.";
 
 #[derive(Debug, clap::Args)]

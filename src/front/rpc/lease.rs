@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::answered::{changed, consistency, identity, refuse};
 use super::refused::{Refused, leader};
-use super::store::{changed, consistency, identity, refuse};
 use super::{age_ms, deadline};
 use crate::kv::LeasesAnswer;
 use crate::kv::api::{Api, Granted, KeptAlive, Read};

@@ -5,6 +5,7 @@
 //! [`Api`](crate::kv::api::Api) and returns, so one connection carries many calls. Each call is
 //! answered once.
 
+mod answered;
 mod checked;
 mod kv;
 mod lease;

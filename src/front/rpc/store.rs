@@ -10,23 +10,21 @@
 //!   leader if it is known, and whether a write may still take effect
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::answered::{changed, consistency, identity, refuse, refuse_txn, reply_of_txn};
 use super::checked::Checked;
-use super::refused::{Refused, bad_arguments, leader, refused};
+use super::refused::{Refused, bad_arguments, leader};
 use super::{age_ms, deadline, lease, scan, watch};
-use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
+use crate::kv::api::{Api, Read};
 use crate::kv::model::proto::{
-    self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
-    LeaseInfoRequest, LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply,
-    LeasesRequest, LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply,
-    StatsRequest, StoreRpc, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply,
-    stats_reply, txn_reply,
+    self, CompactRequest, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply, LeaseInfoRequest,
+    LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply, LeasesRequest,
+    LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply, StatsRequest,
+    StoreRpc, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply, stats_reply,
 };
-use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
-use crate::kv::{Identity, LimitsChange, Stats};
-use crate::raft::Index;
-use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status};
+use crate::kv::model::{Range, Revision, Txn, WireError};
+use crate::kv::{LimitsChange, Stats};
+use crate::rpc::{Done, Incoming, Outgoing, Service, Status};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
@@ -89,7 +87,7 @@ impl StoreRpc for StoreService {
         let (api, identity) = (self.api.clone(), identity(args.identity));
         let (consistency, deadline) = (consistency(args.staleness), deadline(&done));
         self.api.queue_txn(identity, txn, consistency, deadline, move |result| match result {
-            Ok(txn_done) => done.run(TxnReply { leader, ..txn_reply(txn_done) }),
+            Ok(txn_done) => done.run(TxnReply { leader, ..reply_of_txn(txn_done) }),
             Err(error) => refuse_txn(&api, &error, done),
         });
     }
@@ -160,71 +158,6 @@ impl StoreRpc for StoreService {
 
 fn missing(part: &'static str) -> WireError {
     WireError::Missing { of: "a request", part }
-}
-
-pub(super) fn identity(identity: Option<proto::Identity>) -> Identity {
-    let Some(proto::Identity { client_id, request_id, seen_index }) = identity else {
-        return Identity::default();
-    };
-    Identity { client_id, request_id, seen_index: Index(seen_index) }
-}
-
-pub(super) fn consistency(staleness: Option<proto::Staleness>) -> Consistency {
-    match staleness {
-        Some(it) => Consistency::Stale { age_max: it.age_max_ms.map(Duration::from_millis) },
-        None => Consistency::Linearizable,
-    }
-}
-
-fn txn_reply(done: TxnDone) -> TxnReply {
-    let TxnDone { revision, index, answer, age_max } = done;
-    let result = match answer {
-        TxnResult::Whole(answer) => txn_reply::Result::Answer((&*answer).into()),
-        TxnResult::Forgotten(branches) => {
-            txn_reply::Result::Forgotten(Forgotten { held: branches.held, count: branches.count })
-        }
-    };
-    TxnReply {
-        result: Some(result),
-        revision: revision.0,
-        index: index.map_or(0, |index| index.0),
-        age_ms: age_max.map(age_ms),
-        leader: None,
-    }
-}
-
-/// Answers a compaction, a change of limits or a revocation, as a transaction without operations.
-pub(super) fn changed(api: &Api, result: Result<Changed, ApiError>, done: Done<TxnReply>) {
-    match result {
-        Ok(Changed { index, revision }) => {
-            let answer = Arc::new(TxnAnswer { held: true, answers: Vec::new() });
-            let (index, answer) = (Some(index), TxnResult::Whole(answer));
-            done.run(txn_reply(TxnDone { revision, index, answer, age_max: None }));
-        }
-        Err(error) => refuse_txn(api, &error, done),
-    }
-}
-
-fn refuse_txn(api: &Api, error: &ApiError, done: Done<TxnReply>) {
-    refuse(api, error, done, |refused| {
-        let (result, index) = match refused {
-            Refused::Refusal(refusal, index) => (txn_reply::Result::Refusal(refusal), index),
-            Refused::NotServed(it) => (txn_reply::Result::NotServed(it), 0),
-        };
-        TxnReply { result: Some(result), index, ..TxnReply::default() }
-    });
-}
-
-pub(super) fn refuse<R: Payload>(
-    api: &Api,
-    error: &ApiError,
-    done: Done<R>,
-    reply: impl FnOnce(Refused) -> R,
-) {
-    match refused(api, error) {
-        Ok(refused) => done.run(reply(refused)),
-        Err(status) => done.fail(status),
-    }
 }
 
 fn stats(stats: Stats) -> proto::Stats {

@@ -1,7 +1,6 @@
 //! `lock` and `elect`: exit statuses, signals, and that nothing is left behind, however a COMMAND
 //! ends.
 
-use std::io::BufRead;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};

@@ -49,6 +49,7 @@ impl Kinds {
 }
 
 /// What a clerk does next.
+#[derive(Clone)]
 pub(crate) enum Drawn {
     Read(Query),
     Write(Change),

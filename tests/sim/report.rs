@@ -30,7 +30,8 @@ const FAULTS: [&str; 25] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 66] = [
+const PATHS: [&str; 67] = [
+    "history: an order found",
     "time told",
     "lease ended",
     "clerk: lease granted",

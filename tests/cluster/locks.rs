@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use syncraft::clerk::lock::LOCK_NAME_LEN_MAX;
 use syncraft::clerk::{Clerk, ClerkErrorKind, Guard, LockError};
 use syncraft::kv::model::KeyRange;
+use syncraft::raft::MemberId;
 use syncraft::testing::Cluster;
+
+use crate::relay::Relay;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 const TTL: Duration = Duration::from_secs(5);
@@ -115,6 +118,47 @@ fn waiters_have_it_in_turn_and_one_at_a_time() {
     let turns: Vec<_> = turns.iter().collect();
     assert!(turns.iter().map(|(waiter, _)| *waiter).eq(0..WAITERS), "{turns:?}");
     assert!(turns.is_sorted_by(|a, b| a.1 < b.1), "fences grow: {turns:?}");
+}
+
+/// A release wakes one waiter, however many there are: what crosses the network shows it.
+#[test]
+fn a_release_wakes_one_of_a_thousand_waiters() {
+    const WAITERS: usize = 1_000;
+    const TURNS: usize = 10;
+    // One waiter needs about 300. If all of them woke, each would need as much.
+    const BYTES_OF_A_TURN_MAX: usize = 10_000;
+    let cluster = Cluster::start(1).unwrap();
+    let relay = Relay::to(cluster.members().addr(MemberId(1)).unwrap().parse().unwrap());
+    let members = format!("1={}", relay.addr());
+    let clerk = Clerk::builder().members(members).timeout(TEST_TIMEOUT).build().unwrap();
+    let lock = || clerk.lock("l").ttl(TEST_TIMEOUT).wait(2 * TEST_TIMEOUT);
+    let holder = lock().acquire().unwrap();
+    let (turns, taken) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..WAITERS {
+            let turns = turns.clone();
+            let wait = move || turns.send(lock().acquire().unwrap()).unwrap();
+            thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, wait).unwrap();
+        }
+        until("all wait in the queue", || places(&cluster, "l") == WAITERS + 1);
+        // The last of them may be about to begin its watch.
+        thread::sleep(Duration::from_millis(500));
+        let before = relay.relayed_bytes();
+        holder.unlock().unwrap();
+        let mut fence = None;
+        for turn in 1..=WAITERS {
+            let guard: Guard = taken.recv_timeout(TEST_TIMEOUT).unwrap();
+            assert!(fence < Some(guard.fence()), "in the order in which they came");
+            fence = Some(guard.fence());
+            assert!(taken.try_recv().is_err(), "one at a time");
+            guard.unlock().unwrap();
+            if turn == TURNS {
+                let bytes = (relay.relayed_bytes() - before) / TURNS;
+                assert!(bytes < BYTES_OF_A_TURN_MAX, "{bytes} bytes for a turn");
+            }
+        }
+    });
+    assert_eq!(places(&cluster, "l"), 0);
 }
 
 /// A place that is given up in the middle of the queue moves nobody to the front.

@@ -199,7 +199,7 @@ fn an_answer_that_does_not_come_ends_an_attempt_or_the_call_and_the_error_says_w
     let check = |retry, method: &Method, which, attempts, waited_ms| {
         let error = invoke(&retrying(retry), method, within(2000)).unwrap_err();
         let CallError::TimedOut { which: found, sent: true, waited, .. } = &error else {
-            panic!("{error}")
+            panic!("{}", syncraft::ErrorChain(&error))
         };
         assert_eq!((*found, watched.attempts.lock().len()), (which, attempts), "{error}");
         let expected = Duration::from_millis(waited_ms);

@@ -280,11 +280,14 @@ mod error;
 mod error_words;
 mod fairness;
 mod frame;
+#[cfg(feature = "http")]
+pub mod http;
 mod invoke;
 mod limits;
 mod net;
 mod outbox;
 mod payload;
+mod port;
 mod pure;
 mod retry;
 mod server;

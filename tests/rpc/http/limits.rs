@@ -1,0 +1,157 @@
+//! Limits: of connections, times and bodies; and the graceful end.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use syncraft::rpc::ServerError;
+use syncraft::rpc::http::{Answer, Limits, Request, Response, Server};
+
+use super::support::*;
+use crate::raw::LONG;
+use crate::support::wait_until;
+
+const SOON: Duration = Duration::from_millis(150);
+
+fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    limits
+}
+
+#[test]
+fn slow_and_silent_clients_are_cut() {
+    let (server, held) = serve_with(limits(|it| {
+        it.head_timeout = SOON;
+        it.body_timeout = SOON;
+        it.idle_timeout = SOON;
+    }));
+    let mut half_head = Client::connect(server.local_addr());
+    half_head.send("GET /show HTTP/1.1\r\nHo");
+    let mut half_body = Client::connect(server.local_addr());
+    half_body.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe");
+    let mut silent = Client::connect(server.local_addr());
+    let mut idle = Client::connect(server.local_addr());
+    assert_eq!(idle.get("/show").status, 200);
+    let mut waiting = Client::connect(server.local_addr());
+    waiting.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!((half_head.answer().status, half_body.answer().status), (408, 408));
+    for client in [&mut half_head, &mut half_body, &mut silent, &mut idle] {
+        client.expect_end();
+    }
+    // Whoever waits for an answer is not idle.
+    held.answer().send(Response::text(200, "late"));
+    assert_eq!(waiting.answer().text(), "late");
+    waiting.expect_end();
+    wait_until("all have ended", || server.stats().connections == 0);
+    assert_eq!(server.stats().connections_idle, 3);
+}
+
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let (server, _held) = serve_with(limits(|it| it.connections_max = 2));
+    let mut first = [Client::connect(server.local_addr()), Client::connect(server.local_addr())];
+    first.iter_mut().for_each(|it| assert_eq!(it.get("/show").status, 200));
+    let mut third = Client::connect(server.local_addr());
+    let got = third.get("/show");
+    assert_eq!((got.status, got.field("retry-after")), (503, Some("1")));
+    third.expect_end();
+    first.iter_mut().for_each(|it| assert_eq!(it.get("/show").status, 200));
+    drop(first);
+    wait_until("a place is free", || {
+        Client::connect(server.local_addr()).get("/show").status == 200
+    });
+    assert!(server.stats().connections_refused > 0);
+}
+
+#[test]
+fn half_sent_heads_keep_nobody_out() {
+    let (server, _held) = serve_with(limits(|it| it.connections_max = 50));
+    let mut half: Vec<Client> = Vec::new();
+    for _ in 0..10_000 / 50 {
+        for _ in 0..50 {
+            let mut client = Client::connect(server.local_addr());
+            client.try_send("GET /show HTTP/1.1\r\nHo");
+            half.push(client);
+        }
+        assert_eq!(Client::connect(server.local_addr()).get("/show").status, 200);
+        if half.len() > 500 {
+            half.drain(..250);
+        }
+    }
+    let stats = server.stats();
+    assert!(stats.connections <= 60, "{stats:?}");
+}
+
+#[test]
+fn bodies_share_a_bounded_room() {
+    let (server, held) = serve_with(limits(|it| {
+        it.body_len_max_bytes = 1000;
+        it.bodies_max_bytes = 1500;
+    }));
+    let put = |len: usize| {
+        let head = format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n");
+        head + &"x".repeat(len)
+    };
+    let mut first = Client::connect(server.local_addr());
+    // All but its last byte: it holds its room.
+    let whole = put(1000);
+    first.send(&whole[..whole.len() - 1]);
+    let mut second = Client::connect(server.local_addr());
+    wait_until("the room is taken", || {
+        let mut client = Client::connect(server.local_addr());
+        client.send(put(900));
+        client.answer().status == 503
+    });
+    second.send(put(500));
+    assert_eq!(second.answer().body.len(), 500);
+    second.send(put(1001));
+    assert_eq!(second.answer().status, 413);
+    first.send("x");
+    assert_eq!(first.answer().body.len(), 1000);
+    drop(held);
+}
+
+#[test]
+fn a_drain_answers_what_is_under_way_and_begins_nothing_more() {
+    let (server, held) = serve();
+    let addr = server.local_addr();
+    let mut busy = Client::connect(addr);
+    busy.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut idle = Client::connect(addr);
+    assert_eq!(idle.get("/show").status, 200);
+    let answer = held.answer();
+    let drain = std::thread::spawn(move || server.drain(LONG));
+    wait_until("it accepts no more", || std::net::TcpStream::connect(addr).is_err());
+    answer.send(Response::text(200, "the last"));
+    let got = busy.answer();
+    assert_eq!((got.text(), got.field("connection")), ("the last", Some("close")));
+    busy.expect_end();
+    idle.expect_end();
+    assert!(drain.join().unwrap());
+    TcpListener::bind(addr).expect("its port is free");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_clients() {
+    let (server, held) = serve();
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::connect(server.local_addr())).collect();
+    clients[0].send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    clients[1].send("GET /sh");
+    let answer = held.answer();
+    server.stop();
+    clients.iter_mut().for_each(Client::expect_end);
+    // It is too late, and harms nobody.
+    answer.send(Response::text(200, "late"));
+}
+
+#[test]
+fn a_server_says_why_it_does_not_start() {
+    let builder =
+        || Server::builder(|_: &mut Request<'_>, answer: Answer| answer.send(Response::new(204)));
+    assert!(matches!(builder().start(), Err(ServerError::NoAddress)));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    assert!(matches!(builder().bind(addr).start(), Err(ServerError::Bind { .. })));
+    let bad = builder().bind("127.0.0.1:0").limits(limits(|it| it.connections_max = 0));
+    assert!(matches!(bad.start(), Err(ServerError::BadLimits { .. })));
+}

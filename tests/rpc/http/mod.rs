@@ -1,0 +1,10 @@
+//! The HTTP server, tested from outside: [`requests`] and their answers, [`bad`] input, [`streams`],
+//! [`limits`] and the graceful end, [`memory`].
+
+mod bad;
+mod limits;
+#[cfg(target_os = "linux")]
+mod memory;
+mod requests;
+mod streams;
+mod support;

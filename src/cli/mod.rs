@@ -17,11 +17,9 @@
 
 mod admin;
 mod args;
-mod base64;
 mod bench;
 mod bulk;
 mod entries;
-mod json;
 mod kv;
 mod output;
 mod room;

@@ -29,6 +29,8 @@ mod command;
 #[cfg(feature = "server")]
 mod digest;
 #[cfg(feature = "server")]
+pub mod json;
+#[cfg(feature = "server")]
 mod lanes;
 mod limits;
 pub mod model;

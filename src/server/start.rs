@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use super::admin::Admin;
 use super::config::Config;
 use super::error::StartError;
-use super::http::Http;
+use super::pages::Pages;
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
 use crate::ErrorChain;
+use crate::front::http::HttpFront;
 use crate::front::rpc::{KvService, StoreService};
 use crate::kv::api::Api;
 use crate::kv::lane_proto::LaneRpcService;
@@ -22,7 +23,7 @@ use crate::kv::{LaneService, Lanes, Store};
 use crate::members::Members;
 use crate::node::{Node, NodeConfig, NodeError, NodeHandle};
 use crate::raft::{MemberId, Standing};
-use crate::rpc::{CallError, Channel, Server, Service, resolve};
+use crate::rpc::{CallError, Channel, Server, Service, http, resolve};
 use crate::storage::{DataDir, Identity, StorageError};
 
 /// How long a member waits for its address to become free.
@@ -40,7 +41,7 @@ const JOINING_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a member that runs.
 pub(super) struct Started {
-    pub(super) http: Option<Http>,
+    pub(super) http: Option<http::Server>,
     pub(super) server: Server,
     pub(super) lanes: Arc<Lanes>,
     pub(super) node: Node<Store>,
@@ -71,8 +72,8 @@ pub(super) fn start<P: Publish>(
 ) -> Result<Started, StartError> {
     config.check()?;
     let Config { id, members, timing, limits, snapshot_log_bytes, read_mode, .. } = config;
-    let (data_dir, http) = (config.data_dir, config.http);
-    let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
+    let data_dir = config.data_dir;
+    let http_listener = config.http.map(|addr| listen(&addr)).transpose()?;
     let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
     let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
     let cluster_id = data_dir.identity().cluster_id;
@@ -106,10 +107,12 @@ pub(super) fn start<P: Publish>(
         .listener(listener)
         .build()?
         .start();
-    let serve = |(listener, addr)| {
-        Http::serve(listener, id, handle).map_err(|source| StartError::Listen { addr, source })
+    let front = HttpFront::new(api.clone(), Arc::clone(&lanes));
+    let serve = |listener| {
+        let pages = Pages { node: handle, front };
+        http::Server::builder(pages).limits(config.http_limits).listener(listener).start()
     };
-    let http = http.map(serve).transpose()?;
+    let http = http_listener.map(serve).transpose()?;
     Ok(Started { http, server, lanes, node, api, has_peers })
 }
 

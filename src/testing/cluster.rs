@@ -16,6 +16,7 @@ use super::options::{Delay, Options};
 use super::port::Port;
 use crate::clerk::Clerk;
 use crate::kv::Lanes;
+use crate::kv::api::Api;
 use crate::members::Members;
 use crate::raft::{MemberId, RoleName, Status};
 use crate::server::{Config, Member, StartError};
@@ -182,6 +183,11 @@ impl Cluster {
     /// The lanes of a member, unless it is down: see [`Member::lanes`].
     pub fn lanes(&self, id: impl Into<MemberId>) -> Option<Arc<Lanes>> {
         self.slot(id.into()).member.lock().as_ref().map(|member| member.lanes().clone())
+    }
+
+    /// The store as a member serves it, unless it is down: see [`Member::api`].
+    pub fn api(&self, id: impl Into<MemberId>) -> Option<Api> {
+        self.slot(id.into()).member.lock().as_ref().map(|member| member.api())
     }
 
     /// Ends a member as a crash would: its sockets close, and what it has not written is lost. Does

@@ -4,7 +4,8 @@
 //!   [`lanes`].
 //! - Entries, ranges, transactions: [`store`]. Scans: [`scans`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
-//! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
+//! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
+//!   store over HTTP ([`http_front`]), members with
 //!   another list ([`lists`]).
 //! - Members of several versions: [`levels`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
@@ -20,6 +21,7 @@ mod divergence;
 mod existing_clients;
 mod faults;
 mod http;
+mod http_front;
 mod lanes;
 mod levels;
 mod lists;

@@ -34,8 +34,8 @@ pub enum BodyError {
         max_bytes: usize,
     },
     /// Its chunks are malformed.
-    #[error("the body is malformed: {0}")]
-    Malformed(String),
+    #[error("a chunk of the body is malformed, or its trailers are")]
+    Malformed,
     /// It did not arrive in time.
     #[error("the body took too long to arrive")]
     TooSlow,
@@ -52,7 +52,7 @@ impl BodyError {
     pub fn response(&self) -> Response {
         let status = match self {
             BodyError::TooLong { .. } => 413,
-            BodyError::Malformed(_) | BodyError::Gone => 400,
+            BodyError::Malformed | BodyError::Gone => 400,
             BodyError::TooSlow => 408,
             BodyError::NoRoom => 503,
         };
@@ -184,13 +184,16 @@ impl<'c> Body<'c> {
             }
             Rest::Chunked(chunked) => chunked.step(bytes, data_max),
         };
-        let Step { used, data } = step.map_err(|refusal| {
+        let Step { used, data } = step.map_err(|_| {
             self.give_up();
-            BodyError::Malformed(refusal.to_string())
+            BodyError::Malformed
         })?;
         take(&self.input.bytes()[used - data..used]);
         self.input.consume(used);
         self.arrived += used as u64;
+        if self.is_empty() {
+            self.connection.set_body_read();
+        }
         Ok(())
     }
 

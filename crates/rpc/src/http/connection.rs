@@ -162,6 +162,11 @@ impl Connection {
         }
     }
 
+    /// The client has sent the whole body, whether it was told to or not.
+    pub(super) fn set_body_read(&self) {
+        self.exchange.lock().is_to_continue = false;
+    }
+
     /// Keeps the room for a body until its request is answered.
     pub(super) fn hold(&self, room: BodyRoom) {
         self.exchange.lock().room = Some(room);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::{Asked, Connection, Phase, Shared};
-use super::head::{Head, Method, Scan, empty_lines};
+use super::head::{Framing, Head, Method, Scan, empty_lines};
 use super::input::Input;
 use super::{Answer, Body, Handler, Refusal, Request};
 use crate::net::{after, time_left};
@@ -256,7 +256,8 @@ impl<'h> Reader<'h> {
             return connection.close_after_answer();
         }
         self.is_admitted = true;
-        connection.begin_request(!head.keeps_alive, head.expects_continue);
+        let has_body = head.framing != Framing::Length(0);
+        connection.begin_request(!head.keeps_alive, head.expects_continue && has_body);
         let is_head = head.method == Method::Head;
         let asked = Asked { is_head, is_http_1_0: head.is_http_1_0 };
         let answer = Answer::new(Arc::clone(&connection), asked);

@@ -52,8 +52,6 @@ pub(super) enum Refusal {
     TooSlow,
     #[error("too many connections are open")]
     TooManyConnections,
-    #[error("too many bytes of requests are under way")]
-    NoRoom,
 }
 
 impl Refusal {
@@ -81,7 +79,7 @@ impl Refusal {
             Refusal::Expectation => 417,
             Refusal::HeadTooLong => 431,
             Refusal::UnknownCoding | Refusal::UnknownMethod => 501,
-            Refusal::TooManyConnections | Refusal::NoRoom => 503,
+            Refusal::TooManyConnections => 503,
             Refusal::Version => 505,
         }
     }

@@ -1,17 +1,17 @@
-//! The JSON that commands print and read: bytes, entries, transactions and their answers. Scripts
-//! depend on it, so names never change.
+//! The JSON that commands and the HTTP front print and read: bytes, entries, transactions and their
+//! answers. Scripts depend on it, so names never change.
+
+mod base64;
 
 use std::str;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use syncraft::clerk::Committed;
-use syncraft::kv::model::{
+
+use super::model::{
     Action, Compare, Entry, KeyRange, LeaseId, Operand, Operation, OperationAnswer, Range,
     RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
 };
-
-use super::base64;
 
 /// Bytes: as text where they are text, otherwise as `{"base64": ".."}`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -30,7 +30,7 @@ struct Base64 {
 /// A key or a value.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Written", into = "Written")]
-pub(super) struct Octets(pub(super) Bytes);
+pub struct Octets(pub Bytes);
 
 impl From<Octets> for Written {
     fn from(Octets(bytes): Octets) -> Written {
@@ -59,7 +59,7 @@ impl TryFrom<Written> for Octets {
 
 /// An entry as it is printed.
 #[derive(Debug, Serialize)]
-pub(super) struct EntryJson {
+pub struct EntryJson {
     key: Octets,
     /// `None` where only keys are wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,12 +71,14 @@ pub(super) struct EntryJson {
 }
 
 impl EntryJson {
-    pub(super) fn whole(entry: &Entry) -> EntryJson {
+    /// With its value.
+    pub fn whole(entry: &Entry) -> EntryJson {
         let value = Some(Octets(entry.value.clone()));
         EntryJson { value, ..EntryJson::without_value(entry) }
     }
 
-    pub(super) fn without_value(entry: &Entry) -> EntryJson {
+    /// Without its value, where only keys are wanted.
+    pub fn without_value(entry: &Entry) -> EntryJson {
         EntryJson {
             key: Octets(entry.key.clone()),
             value: None,
@@ -90,9 +92,11 @@ impl EntryJson {
 
 /// An entry as it is imported. What else is known of it is ignored.
 #[derive(Debug, Deserialize)]
-pub(super) struct NewEntry {
-    pub(super) key: Octets,
-    pub(super) value: Octets,
+pub struct NewEntry {
+    /// The key.
+    pub key: Octets,
+    /// The value.
+    pub value: Octets,
 }
 
 /// Which keys: exactly one of the forms that `syncraft txn --help` lists.
@@ -284,14 +288,14 @@ impl TryFrom<TxnJson> for Txn {
 ///
 /// # Errors
 /// What is wrong with it, in one line.
-pub(super) fn txn(text: &[u8]) -> Result<Txn, String> {
+pub fn txn(text: &[u8]) -> Result<Txn, String> {
     let txn: TxnJson = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     txn.try_into()
 }
 
 /// What a transaction did, as it is printed.
 #[derive(Debug, Serialize)]
-pub(super) struct CommittedJson {
+pub struct CommittedJson {
     held: bool,
     revision: u64,
     answers: Vec<AnswerJson>,
@@ -309,11 +313,11 @@ enum AnswerJson {
     Failed { reason: u32, words: String },
 }
 
-impl From<&Committed> for CommittedJson {
-    fn from(committed: &Committed) -> CommittedJson {
-        let Committed { revision, held, answers } = committed;
+impl CommittedJson {
+    /// A transaction at this revision, whose comparisons held or not.
+    pub fn new(revision: Revision, held: bool, answers: &[OperationAnswer]) -> CommittedJson {
         let answers = answers.iter().map(AnswerJson::from).collect();
-        CommittedJson { held: *held, revision: revision.0, answers }
+        CommittedJson { held, revision: revision.0, answers }
     }
 }
 
@@ -340,7 +344,7 @@ impl From<&OperationAnswer> for AnswerJson {
 }
 
 /// One line of JSON, without its end.
-pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
+pub fn line(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("text and numbers have a form in JSON")
 }
 

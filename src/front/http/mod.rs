@@ -1,0 +1,151 @@
+//! The store over HTTP: `/v1/kv/KEY` and `/v1/txn`. `docs/http.md` is the page for users, with an
+//! example of each.
+//!
+//! ```text
+//! request ─> Params, Condition ─┬─ reads ──> Api: this member's state, after a ReadIndex ─> answer
+//!                               └─ writes ─> Lanes: the leader's log, at most once ───────> answer
+//! ```
+//!
+//! | request | does |
+//! | --- | --- |
+//! | `GET /v1/kv/KEY` | the value; with `?json` the whole entry |
+//! | `GET /v1/kv/PREFIX?prefix` | a list of entries, page by page at one revision |
+//! | `PUT /v1/kv/KEY` | writes the body |
+//! | `POST /v1/kv/KEY` | appends the body |
+//! | `DELETE /v1/kv/KEY` | deletes the key; with `?prefix` all keys that begin so |
+//! | `POST /v1/txn` | a transaction, as the command `syncraft txn` takes it |
+//!
+//! A key is the rest of the path, with its escapes decoded. It may be any bytes, also slashes and
+//! none at all. An entity tag is the revision of the entry's last change, in quotes.
+//!
+//! # What became of a write
+//!
+//! | status | the write |
+//! | --- | --- |
+//! | 200 | took effect |
+//! | 404 | found no key to delete |
+//! | 409 | did not take effect: `?cas` names another revision; an operation failed |
+//! | 412 | did not take effect: `If-Match` or `If-None-Match` does not hold (RFC 9110 §13.1) |
+//! | 400, 403, 405, 413, 415, 507 | did not take effect, and never will |
+//! | 503 with `Retry-After` | did not take effect: try again |
+//! | 504 | may have taken effect, or may still do so |
+//!
+//! Each request is made at most once, however often leaders change. A client that sends its request
+//! again after 504 makes another one.
+//!
+//! # Invariants
+//! - Every answer but a value is one JSON object on one line. Errors have `error`, a word that
+//!   never changes, and `message`, for people.
+//! - No thread waits here, except for the body of a request.
+//! - A page of another site cannot write with the help of somebody's browser.
+//!
+//! # Files
+//! `params`: the query. `condition`: `?cas` and the headers. `key`, `list`, `txn`: the requests.
+//! `told`: what errors are in words of HTTP. They import only those below them.
+
+mod condition;
+mod key;
+mod list;
+mod params;
+mod told;
+mod txn;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::kv::api::Api;
+use crate::kv::model::{OperationAnswer, Revision, Txn, TxnAnswer};
+use crate::kv::{Change, Lanes};
+use crate::rpc::http::{Answer, Method, Request, Response};
+use params::Params;
+use told::Told;
+
+const KEYS: &str = "/v1/kv/";
+const TXN: &str = "/v1/txn";
+
+/// The front of one member.
+#[derive(Clone)]
+pub struct HttpFront {
+    api: Api,
+    lanes: Arc<Lanes>,
+}
+
+impl HttpFront {
+    /// Serves what this member serves.
+    pub fn new(api: Api, lanes: Arc<Lanes>) -> HttpFront {
+        HttpFront { api, lanes }
+    }
+
+    /// Whether a request for this path is one of the front's.
+    pub fn serves(path: &str) -> bool {
+        path.starts_with("/v1/")
+    }
+
+    /// Answers a request.
+    pub fn handle(&self, request: &mut Request<'_>, answer: Answer) {
+        match told::check_origin(request).and_then(|()| self.task(request)) {
+            Ok(task) => task(answer),
+            Err(response) => answer.send(response),
+        }
+    }
+
+    /// What is to be done for a request.
+    fn task(&self, request: &mut Request<'_>) -> Result<Task, Response> {
+        let path = request.raw_path();
+        if path == TXN {
+            return match request.method() {
+                Method::Post => self.txn(request),
+                _ => Err(told::not_allowed("POST")),
+            };
+        }
+        if !path.starts_with(KEYS) {
+            let message = "there are /v1/kv/KEY and /v1/txn";
+            return Err(Told::new(404, "no_such_path", message).response());
+        }
+        let key = Bytes::copy_from_slice(&request.path()[KEYS.len()..]);
+        match request.method() {
+            Method::Get | Method::Head => self.read(request, key),
+            Method::Put => self.put(request, key),
+            Method::Post => self.append(request, key),
+            Method::Delete => self.delete(request, key),
+            _ => Err(told::not_allowed("GET, HEAD, PUT, POST, DELETE")),
+        }
+    }
+
+    /// Writes, and answers with what `answered` makes of the outcome.
+    fn write(
+        &self,
+        txn: Txn,
+        params: &Params,
+        answered: impl FnOnce(Revision, &TxnAnswer) -> Response + Send + 'static,
+    ) -> Task {
+        let (lanes, deadline) = (Arc::clone(&self.lanes), Instant::now() + params.timeout);
+        Box::new(move |answer| {
+            lanes.write(Change::Txn(txn), deadline, move |end| {
+                answer.send(match told::written(end) {
+                    Ok((revision, answers)) => answered(revision, &answers),
+                    Err(response) => response,
+                });
+            });
+        })
+    }
+}
+
+impl std::fmt::Debug for HttpFront {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpFront").finish_non_exhaustive()
+    }
+}
+
+/// What is left to do for a request once everything in it was found to be right.
+type Task = Box<dyn FnOnce(Answer) + Send>;
+
+/// The answer of the only operation of the branch that ran.
+fn only(answer: &TxnAnswer) -> &OperationAnswer {
+    match &answer.answers[..] {
+        [only] => only,
+        other => panic!("the store answered one operation with {other:?}"),
+    }
+}

@@ -1,0 +1,100 @@
+//! The query of a request.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::told::invalid;
+use crate::duration;
+use crate::kv::api::Consistency;
+use crate::kv::model::Revision;
+use crate::rpc::http::{Request, Response};
+
+/// How long a request may take if it does not say.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// How many entries a page has if the request does not say, and at most.
+const LIMIT: u64 = 1_000;
+const LIMIT_MAX: u64 = 10_000;
+
+/// What a query may say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Params {
+    pub(super) consistency: Consistency,
+    pub(super) at: Revision,
+    /// The revision of the entry's last change; 0: it is absent.
+    pub(super) cas: Option<Revision>,
+    pub(super) prefix: bool,
+    pub(super) limit: u64,
+    pub(super) keys_only: bool,
+    /// The page goes on behind this key.
+    pub(super) after: Option<Bytes>,
+    pub(super) json: bool,
+    pub(super) timeout: Duration,
+}
+
+impl Params {
+    /// Reads a query that may have these parameters, and `timeout`.
+    pub(super) fn read(request: &Request<'_>, known: &[&str]) -> Result<Params, Response> {
+        let mut params = Params {
+            consistency: Consistency::Linearizable,
+            at: Revision::NONE,
+            cas: None,
+            prefix: false,
+            limit: LIMIT,
+            keys_only: false,
+            after: None,
+            json: false,
+            timeout: TIMEOUT,
+        };
+        for (name, value) in request.query() {
+            let name = String::from_utf8_lossy(&name);
+            if name != "timeout" && !known.contains(&&*name) {
+                let known = [known, &["timeout"]].concat().join(", ");
+                return Err(invalid(format!("{name:?} is no parameter here: there are {known}")));
+            }
+            params.set(&name, &value).map_err(|why| invalid(format!("?{name}: {why}")))?;
+        }
+        Ok(params)
+    }
+
+    fn set(&mut self, name: &str, value: &[u8]) -> Result<(), String> {
+        match name {
+            "stale" => {
+                let age_max = (!value.is_empty()).then(|| time(value)).transpose()?;
+                self.consistency = Consistency::Stale { age_max };
+            }
+            "at" => self.at = Revision(number(value)?),
+            "cas" => self.cas = Some(Revision(number(value)?)),
+            "limit" => {
+                self.limit = number(value)?;
+                if !(1..=LIMIT_MAX).contains(&self.limit) {
+                    return Err(format!("a page has 1 to {LIMIT_MAX} entries"));
+                }
+            }
+            "after" => self.after = Some(Bytes::copy_from_slice(value)),
+            "timeout" => {
+                self.timeout = time(value)?;
+                if self.timeout > TIMEOUT_MAX {
+                    return Err(format!("at most {}s", TIMEOUT_MAX.as_secs()));
+                }
+            }
+            _ if !value.is_empty() => return Err("it has no value".to_owned()),
+            "prefix" => self.prefix = true,
+            "keys" => self.keys_only = true,
+            "json" => self.json = true,
+            other => panic!("{other} is one of the known parameters"),
+        }
+        Ok(())
+    }
+}
+
+fn number(value: &[u8]) -> Result<u64, String> {
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    text.parse().map_err(|_| "a number is wanted".to_owned())
+}
+
+fn time(value: &[u8]) -> Result<Duration, String> {
+    duration::parse(std::str::from_utf8(value).unwrap_or_default())
+}

@@ -1,0 +1,153 @@
+//! Errors in the words of HTTP.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::ErrorChain;
+use crate::kv::api::ApiError;
+use crate::kv::json;
+use crate::kv::model::{Reason, Refusal, Revision, TxnAnswer};
+use crate::kv::{Done, LaneError, Outcome};
+use crate::node::RequestError;
+use crate::rpc::http::{BodyError, Request, Response};
+
+/// When a client that is told to come again should do so, in seconds.
+const RETRY_AFTER: &str = "1";
+
+/// An error.
+#[derive(Debug, Serialize)]
+pub(super) struct Told {
+    #[serde(skip)]
+    status: u16,
+    /// Programs read it: it never changes.
+    error: &'static str,
+    message: String,
+    /// Where the entry stands that a condition is about; 0: it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mod_revision: Option<u64>,
+}
+
+impl Told {
+    pub(super) fn new(status: u16, error: &'static str, message: impl Into<String>) -> Told {
+        Told { status, error, message: message.into(), mod_revision: None }
+    }
+
+    pub(super) fn at(self, revision: Revision) -> Told {
+        Told { mod_revision: Some(revision.0), ..self }
+    }
+
+    pub(super) fn response(self) -> Response {
+        let response = object(self.status, &self);
+        if self.status == 503 { response.header("Retry-After", RETRY_AFTER) } else { response }
+    }
+}
+
+/// An answer of one JSON object.
+pub(super) fn object(status: u16, value: &impl Serialize) -> Response {
+    let mut line = json::line(value);
+    line.push(b'\n');
+    Response::new(status).header("Content-Type", "application/json").body(line)
+}
+
+/// The request itself is wrong.
+pub(super) fn invalid(message: impl Into<String>) -> Response {
+    Told::new(400, "invalid", message).response()
+}
+
+pub(super) fn not_allowed(methods: &'static str) -> Response {
+    let message = format!("this path has {methods}");
+    Told::new(405, "method", message).response().header("Allow", methods)
+}
+
+/// A body that cannot be read.
+pub(super) fn bad_body(error: &BodyError) -> Response {
+    let status = error.response().status();
+    let word = match status {
+        413 => "too_long",
+        503 => "not_applied",
+        _ => "invalid",
+    };
+    Told::new(status, word, error.to_string()).response()
+}
+
+/// A browser says whose page makes a request. Only pages of this server may write.
+pub(super) fn check_origin(request: &Request<'_>) -> Result<(), Response> {
+    use crate::rpc::http::Method::{Get, Head};
+    let Some(origin) = request.header("origin").filter(|_| !matches!(request.method(), Get | Head))
+    else {
+        return Ok(());
+    };
+    let authority = origin.splitn(3, |&byte| byte == b'/').nth(2);
+    if authority.is_some() && authority == request.header("host") {
+        return Ok(());
+    }
+    let message = "a page of another site may not write here";
+    Err(Told::new(403, "cross_origin", message).response())
+}
+
+/// What a refusal of the store is.
+pub(super) fn refused(refusal: &Refusal) -> Response {
+    let (status, word) = match refusal.reason {
+        Reason::NoSpace => (507, "no_space"),
+        Reason::ValueTooLong => (413, "too_long"),
+        Reason::AnswerTooLong => (400, "answer_too_long"),
+        Reason::TooManyKeys => (400, "too_many_keys"),
+        Reason::Compacted => (410, "compacted"),
+        Reason::InTheFuture => (400, "in_the_future"),
+        Reason::SessionExpired | Reason::Superseded => (504, "unknown"),
+        Reason::NotANumber | Reason::Overflow | Reason::KeyAbsent | Reason::NoSuchLease => {
+            (409, "failed")
+        }
+        Reason::Malformed | Reason::LimitOutOfBounds => (400, "invalid"),
+    };
+    Told::new(status, word, refusal.to_string()).response()
+}
+
+/// Why a read has no answer.
+pub(super) fn not_read(error: &ApiError) -> Response {
+    match error {
+        ApiError::Refused { refusal, .. } => refused(refusal),
+        ApiError::Invalid(_) | ApiError::RevisionZero => invalid(ErrorChain(error).to_string()),
+        ApiError::NotServed(RequestError::TimedOut { .. }) => {
+            Told::new(503, "not_served", "this member reached no majority in time").response()
+        }
+        error => Told::new(503, "not_served", ErrorChain(error).to_string()).response(),
+    }
+}
+
+/// What a write did: the revision of the store afterwards, and the answers; or the answer that says
+/// why it did nothing, or that it may have.
+pub(super) fn written(
+    end: Result<Outcome, LaneError>,
+) -> Result<(Revision, Arc<TxnAnswer>), Response> {
+    match end {
+        Ok(Outcome::Ran { result: Ok(Done { revision, answer: Some(answer), .. }), .. }) => {
+            Ok((revision, answer))
+        }
+        // A lane has sent the write twice, and its answer was long.
+        Ok(Outcome::Ran { result: Ok(Done { .. }), .. } | Outcome::Applied { .. }) => {
+            let message = "the write took effect, and what it answered is no longer known";
+            Err(Told::new(200, "forgotten", message).response())
+        }
+        Ok(Outcome::Ran { result: Err(refusal), .. }) => Err(refused(&refusal)),
+        Ok(Outcome::TooLarge) => Err(refused(&Refusal::of(Reason::ValueTooLong, 0))),
+        Ok(Outcome::NoSpace) => Err(refused(&Refusal::of(Reason::NoSpace, 0))),
+        Ok(Outcome::SessionExpired { .. }) => Err(refused(&Refusal::of(Reason::SessionExpired, 0))),
+        Ok(Outcome::Malformed) => Err(refused(&Refusal::of(Reason::Malformed, 0))),
+        Err(error) => Err(not_written(&error)),
+    }
+}
+
+fn not_written(error: &LaneError) -> Response {
+    let words = ErrorChain(error).to_string();
+    match error {
+        LaneError::Limit(_) => invalid(words),
+        LaneError::TooLong(_) => Told::new(413, "too_long", words).response(),
+        _ if error.may_apply() => {
+            let message = format!("the write may have taken effect, or may still do so: {words}");
+            Told::new(504, "unknown", message).response()
+        }
+        _ => Told::new(503, "not_applied", words).response(),
+    }
+}

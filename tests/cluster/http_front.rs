@@ -1,0 +1,372 @@
+//! The store over HTTP: `/v1/kv/KEY` and `/v1/txn`, on any member, while leaders die.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use syncraft::front::http::HttpFront;
+use syncraft::raft::MemberId;
+use syncraft::rpc::http::{Answer, Request, Server};
+use syncraft::testing::Cluster;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The front of a member of a cluster.
+fn serve(cluster: &Cluster, id: MemberId) -> Server {
+    let front = HttpFront::new(cluster.api(id).unwrap(), cluster.lanes(id).unwrap());
+    let handler = move |request: &mut Request<'_>, answer: Answer| front.handle(request, answer);
+    Server::builder(handler).bind("127.0.0.1:0").start().unwrap()
+}
+
+fn follower(cluster: &Cluster) -> MemberId {
+    let leader = cluster.leader().unwrap();
+    cluster.ids().into_iter().find(|&id| id != leader).unwrap()
+}
+
+#[derive(Debug)]
+struct Got {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Got {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap().to_owned()
+    }
+}
+
+/// `line`: the method and the target. `fields`: each ends with CR LF.
+fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let len = body.len();
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {len}\r\n{fields}\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server that refuses it need not read it.
+    let _ = stream.write_all(body);
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    let end = all.windows(4).position(|it| it == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(all[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Got { status, head, body: all[end + 4..].to_vec() }
+}
+
+fn ask(addr: SocketAddr, line: &str, body: &str) -> Got {
+    ask_with(addr, line, "", body.as_bytes())
+}
+
+#[test]
+fn keys_are_written_and_read_on_every_member() {
+    let cluster = Cluster::start(3).unwrap();
+    let servers: Vec<Server> = cluster.ids().into_iter().map(|id| serve(&cluster, id)).collect();
+    let addrs: Vec<SocketAddr> = servers.iter().map(Server::local_addr).collect();
+    for (n, &addr) in addrs.iter().enumerate() {
+        let key = format!("/v1/kv/key%2F{n}");
+        assert_eq!(ask(addr, &format!("GET {key}"), "").status, 404);
+        let put = ask(addr, &format!("PUT {key}"), "one");
+        assert_eq!(put.status, 200, "{put:?}");
+        let revision = put.json()["revision"].as_u64().unwrap();
+        assert_eq!(put.field("ETag"), Some(&*format!("\"{revision}\"")));
+        // Whoever has an answer finds it on all members.
+        for &other in &addrs {
+            let got = ask(other, &format!("GET {key}"), "");
+            assert_eq!(
+                (got.status, got.text(), got.field("ETag")),
+                (200, "one", put.field("ETag"))
+            );
+        }
+        let appended = ask(addr, &format!("POST {key}"), ", two");
+        assert_eq!(appended.json()["value_len"], 8);
+        let entry = ask(addr, &format!("GET {key}?json"), "").json();
+        assert_eq!((&entry["value"], &entry["version"]), (&"one, two".into(), &2.into()));
+        assert_eq!(entry["key"], format!("key/{n}"));
+        assert_eq!(ask(addr, &format!("HEAD {key}"), "").body, b"");
+        assert_eq!(ask(addr, &format!("DELETE {key}"), "").json()["count"], 1);
+        assert_eq!(ask(addr, &format!("DELETE {key}"), "").status, 404);
+        let past = ask(addr, &format!("GET {key}?at={revision}"), "");
+        assert_eq!(past.text(), "one");
+    }
+    let stale = ask(addrs[0], "GET /v1/kv/key/1?stale=10s", "");
+    assert_eq!(stale.status, 404);
+    assert!(stale.field("Syncraft-Age-Ms").unwrap().parse::<u64>().unwrap() < 10_000);
+}
+
+#[test]
+fn keys_and_values_are_any_bytes() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    let every_byte: Vec<u8> = (0..=255).collect();
+    for (target, key) in [
+        ("%00%ff", &b"\x00\xff"[..]),
+        ("a/../b", b"a/../b"),
+        ("a%2f..%2F", b"a/../"),
+        ("", b""),
+        ("//", b"//"),
+        ("%3Fa%3Db%26%25", b"?a=b&%"),
+        ("+", b"+"),
+    ] {
+        assert_eq!(ask_with(addr, &format!("PUT /v1/kv/{target}"), "", &every_byte).status, 200);
+        let value = cluster.clerk().get(key.to_vec()).unwrap();
+        assert_eq!(value.as_deref(), Some(&every_byte[..]), "{target}");
+        assert_eq!(ask(addr, &format!("GET /v1/kv/{target}"), "").body, every_byte);
+    }
+    let json = ask(addr, "GET /v1/kv/%00%ff?json", "").json();
+    assert_eq!(json["key"]["base64"], "AP8=");
+    let long = vec![b'x'; 15 << 20];
+    assert_eq!(ask_with(addr, "PUT /v1/kv/long", "", &long).status, 200);
+    assert_eq!(ask(addr, "GET /v1/kv/long", "").body.len(), long.len());
+    let refused = ask(addr, "POST /v1/kv/long", "x");
+    assert_eq!((refused.status, refused.error()), (413, "too_long".to_owned()));
+    let refused = ask_with(addr, "PUT /v1/kv/long", "", &vec![b'x'; (15 << 20) + 1]);
+    assert_eq!(refused.status, 413);
+}
+
+#[test]
+fn a_write_with_a_condition_happens_only_if_it_holds() {
+    let cluster = Cluster::start(3).unwrap();
+    let server = serve(&cluster, follower(&cluster));
+    let addr = server.local_addr();
+    let with = |line: &str, fields: &str| ask_with(addr, line, fields, b"v");
+    // Absent: only conditions hold that want no entry.
+    for (line, fields, status) in [
+        ("PUT /v1/kv/k?cas=7", "", 409),
+        ("PUT /v1/kv/k", "If-Match: *\r\n", 412),
+        ("PUT /v1/kv/k", "If-Match: \"7\"\r\n", 412),
+        ("POST /v1/kv/k", "If-Match: *\r\n", 412),
+        ("DELETE /v1/kv/k", "If-Match: *\r\n", 412),
+        ("GET /v1/kv/k", "If-Match: *\r\n", 412),
+        ("PUT /v1/kv/k", "If-None-Match: *\r\n", 200),
+        // From here on it is there.
+        ("PUT /v1/kv/k", "If-None-Match: *\r\n", 412),
+        ("PUT /v1/kv/k?cas=0", "", 409),
+        ("PUT /v1/kv/k", "If-Match: *\r\n", 200),
+        ("PUT /v1/kv/k", "If-None-Match: \"0\"\r\n", 200),
+        ("PUT /v1/kv/k", "If-Match: \"foreign\"\r\n", 412),
+        ("PUT /v1/kv/k", "If-Match: 7\r\n", 400),
+        ("PUT /v1/kv/k", "If-Match: \"7\", \"8\"\r\n", 400),
+    ] {
+        let got = with(line, fields);
+        assert_eq!(got.status, status, "{line} {fields}: {got:?}");
+    }
+    let found = with("PUT /v1/kv/k?cas=1", "");
+    assert_eq!((found.status, found.error()), (409, "condition".to_owned()));
+    let revision = found.json()["mod_revision"].as_u64().unwrap();
+    let tag = found.field("ETag").unwrap().to_owned();
+    assert_eq!(tag, format!("\"{revision}\""));
+    let unchanged = with("GET /v1/kv/k", &format!("If-None-Match: {tag}\r\n"));
+    assert_eq!((unchanged.status, &unchanged.body[..]), (304, &b""[..]));
+    assert_eq!(with("GET /v1/kv/k", &format!("If-None-Match: W/{tag}\r\n")).status, 304);
+    assert_eq!(with("GET /v1/kv/k", "If-None-Match: \"1\"\r\n").status, 200);
+    assert_eq!(with("PUT /v1/kv/k", &format!("If-Match: W/{tag}\r\n")).status, 412);
+    assert_eq!(with(&format!("PUT /v1/kv/k?cas={revision}"), "").status, 200);
+    assert_eq!(with("DELETE /v1/kv/k", &format!("If-Match: {tag}\r\n")).status, 412);
+    let tag = with("GET /v1/kv/k", "").field("ETag").unwrap().to_owned();
+    assert_eq!(with("DELETE /v1/kv/k", &format!("If-Match: {tag}\r\n")).status, 200);
+    assert_eq!(cluster.clerk().get("k").unwrap(), None);
+}
+
+/// Pages are of one revision, whatever is written meanwhile.
+#[test]
+fn a_list_is_read_page_by_page_at_one_revision() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    let clerk = cluster.clerk();
+    for n in 0..10 {
+        clerk.put(format!("p/{n}\u{e4} &"), n.to_string()).unwrap();
+    }
+    clerk.put("q", "not of the list").unwrap();
+    let (mut found, mut pages) = (Vec::new(), 0);
+    let mut next = Some("/v1/kv/p/?prefix&limit=3".to_owned());
+    while let Some(target) = next.take() {
+        let got = ask(addr, &format!("GET {target}"), "");
+        assert_eq!(got.status, 200, "{got:?}");
+        let page = got.json();
+        for entry in page["entries"].as_array().unwrap() {
+            found.push(entry["value"].as_str().unwrap().to_owned());
+        }
+        next = page["next"].as_str().map(str::to_owned);
+        let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
+        assert_eq!(got.field("Link"), link.as_deref());
+        clerk.put("p/0\u{e4} &", "changed").unwrap();
+        clerk.put("p/99", "new").unwrap();
+        clerk.delete("p/7\u{e4} &").unwrap();
+        pages += 1;
+    }
+    assert_eq!((found.concat(), pages), ("0123456789".to_owned(), 4));
+    let keys = ask(addr, "GET /v1/kv/?prefix&keys", "").json();
+    let keys = keys["entries"].as_array().unwrap().clone();
+    assert_eq!((keys.len(), &keys[0]["value"]), (11, &serde_json::Value::Null));
+    let nothing = ask(addr, "GET /v1/kv/none?prefix", "").json();
+    assert_eq!(nothing["entries"], serde_json::json!([]));
+    let deleted = ask(addr, "DELETE /v1/kv/p/?prefix", "");
+    assert_eq!(deleted.json()["count"], 10);
+    assert_eq!(clerk.get("q").unwrap().as_deref(), Some(&b"not of the list"[..]));
+}
+
+#[test]
+fn transactions_are_those_of_the_command_line() {
+    let cluster = Cluster::start(3).unwrap();
+    let server = serve(&cluster, follower(&cluster));
+    let addr = server.local_addr();
+    let txn = r#"{"compare": [{"key": "a", "version": 0}],
+        "then": [{"put": {"key": "a", "value": "1"}}, {"increment": {"key": "n", "by": 2}}],
+        "else": [{"range": {"key": "a"}}]}"#;
+    let first = ask(addr, "POST /v1/txn", txn).json();
+    assert_eq!(
+        (&first["held"], &first["answers"][1]["increment"]["value"]),
+        (&true.into(), &2.into())
+    );
+    let second = ask(addr, "POST /v1/txn", txn).json();
+    assert_eq!(second["held"], false);
+    assert_eq!(second["answers"][0]["range"]["entries"][0]["value"], "1");
+    let read = r#"{"then": [{"range": {"prefix": ""}}]}"#;
+    let stale = ask(addr, "POST /v1/txn?stale=10s", read);
+    assert!(stale.field("Syncraft-Age-Ms").is_some());
+    assert_eq!(stale.json()["answers"][0]["range"]["count"], 2);
+    let failed = ask(
+        addr,
+        "POST /v1/txn",
+        r#"{"then": [{"append": {"key": "a", "value": "x"}},
+        {"increment": {"key": "a"}}]}"#,
+    );
+    assert_eq!((failed.status, failed.error()), (409, "failed".to_owned()));
+    assert_eq!(ask(addr, "GET /v1/kv/a", "").text(), "1");
+}
+
+#[test]
+fn requests_that_make_no_sense_are_told_why() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    for (line, status, error) in [
+        ("GET /v1/", 404, "no_such_path"),
+        ("GET /v1/kv", 404, "no_such_path"),
+        ("GET /v1/txn", 405, "method"),
+        ("PATCH /v1/kv/k", 405, "method"),
+        ("GET /v1/kv/k?nonsense", 400, "invalid"),
+        ("GET /v1/kv/k?cas=1", 400, "invalid"),
+        ("PUT /v1/kv/k?stale", 400, "invalid"),
+        ("PUT /v1/kv/k?cas=x", 400, "invalid"),
+        ("PUT /v1/kv/k?cas", 400, "invalid"),
+        ("GET /v1/kv/k?json=1", 400, "invalid"),
+        ("GET /v1/kv/k?prefix&limit=0", 400, "invalid"),
+        ("GET /v1/kv/k?timeout=1", 400, "invalid"),
+        ("GET /v1/kv/k?at=1000", 400, "in_the_future"),
+        ("DELETE /v1/kv/k?prefix&cas=1", 400, "invalid"),
+        ("POST /v1/txn", 400, "invalid"),
+    ] {
+        let got = ask(addr, line, "");
+        assert_eq!((got.status, &*got.error()), (status, error), "{line}: {}", got.text());
+        assert!(got.text().ends_with('\n'));
+    }
+    let long = format!("PUT /v1/kv/{}", "k".repeat(20_000));
+    assert_eq!(ask(addr, &long, "").status, 414);
+    let key = "k".repeat(65_537);
+    let txn = format!(r#"{{"then": [{{"put": {{"key": "{key}", "value": ""}}}}]}}"#);
+    assert_eq!(ask(addr, "POST /v1/txn", &txn).error(), "invalid");
+    assert_eq!(cluster.clerk().stats().unwrap().keys, 0);
+}
+
+/// Otherwise any page that somebody looks at could write to a cluster that the browser reaches.
+#[test]
+fn a_page_of_another_site_writes_nothing() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    let with = |line: &str, origin: &str| {
+        ask_with(addr, line, &format!("Origin: {origin}\r\n"), b"v").status
+    };
+    assert_eq!(with("POST /v1/kv/k", "http://evil.example"), 403);
+    assert_eq!(with("PUT /v1/kv/k", "null"), 403);
+    assert_eq!(with("GET /v1/kv/k", "http://evil.example"), 404);
+    assert_eq!(with("PUT /v1/kv/k", &format!("http://{addr}")), 200);
+}
+
+/// A member that reaches nobody says that the write did not happen. A leader that has it in its log
+/// says that it may.
+#[test]
+fn what_became_of_a_write_without_a_majority_is_told() {
+    let cluster = Cluster::start(3).unwrap();
+    let (leader, alone) = (cluster.leader().unwrap(), follower(&cluster));
+    let servers = [serve(&cluster, leader), serve(&cluster, alone)];
+    let [of_leader, of_follower] = [servers[0].local_addr(), servers[1].local_addr()];
+    let without = |id: MemberId| -> Vec<MemberId> {
+        cluster.ids().into_iter().filter(|&other| other != id).collect()
+    };
+    cluster.partition(&[leader], &without(leader));
+    let unknown = ask(of_leader, "POST /v1/kv/k?timeout=200ms", "1");
+    assert_eq!((unknown.status, unknown.error()), (504, "unknown".to_owned()), "{unknown:?}");
+    assert!(unknown.text().contains("may have taken effect"));
+    let read = ask(of_leader, "GET /v1/kv/k?timeout=200ms", "");
+    assert_eq!((read.status, read.field("Retry-After")), (503, Some("1")), "{read:?}");
+    cluster.heal();
+    cluster.partition(&[alone], &without(alone));
+    // It notices that its leader is gone, and then knows nobody to bring the write to.
+    let told = (0..100).map(|_| ask(of_follower, "POST /v1/kv/other?timeout=300ms", "1"));
+    let refused = told.into_iter().find(|got| got.status == 503).expect("it knows no leader");
+    assert_eq!(
+        (refused.error(), refused.field("Retry-After")),
+        ("not_applied".to_owned(), Some("1"))
+    );
+    // Its own state it still tells, with how old it may be.
+    assert!(ask(of_follower, "GET /v1/kv/k?stale", "").field("Syncraft-Age-Ms").is_some());
+}
+
+/// Each request is one append of its own number: one that was acknowledged is there once, and none
+/// is there twice.
+#[test]
+fn writes_over_http_take_effect_at_most_once_while_the_leader_dies() {
+    const CLIENTS: usize = 8;
+    const WRITES: usize = 40;
+    let cluster = Arc::new(Cluster::start(3).unwrap());
+    let server = serve(&cluster, follower(&cluster));
+    let (addr, done) = (server.local_addr(), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let done = done.clone();
+            thread::spawn(move || {
+                (0..WRITES)
+                    .map(|n| format!("{client}.{n},"))
+                    .filter(|number| {
+                        let got = ask(addr, "POST /v1/kv/numbers?timeout=30s", number);
+                        assert!([200, 504].contains(&got.status), "{got:?}");
+                        done.fetch_add(1, Ordering::SeqCst);
+                        got.status == 200
+                    })
+                    .collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    while done.load(Ordering::SeqCst) < CLIENTS * WRITES / 4 {
+        thread::yield_now();
+    }
+    cluster.kill(cluster.leader().unwrap());
+    let acknowledged: Vec<String> =
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    let value = String::from_utf8(ask(addr, "GET /v1/kv/numbers", "").body).unwrap();
+    let times = |number: &str| value.split_inclusive(',').filter(|it| *it == number).count();
+    assert!(acknowledged.iter().all(|number| times(number) == 1));
+    assert!(value.split_inclusive(',').all(|number| times(number) == 1));
+    assert!(acknowledged.len() > CLIENTS * WRITES / 2, "{}", acknowledged.len());
+}

@@ -314,6 +314,8 @@ fn what_became_of_a_write_without_a_majority_is_told() {
     let without = |id: MemberId| -> Vec<MemberId> {
         cluster.ids().into_iter().filter(|&other| other != id).collect()
     };
+    // From now on it knows how old its state is.
+    assert_eq!(ask(of_follower, "GET /v1/kv/k", "").status, 404);
     cluster.partition(&[leader], &without(leader));
     let unknown = ask(of_leader, "POST /v1/kv/k?timeout=200ms", "1");
     assert_eq!((unknown.status, unknown.error()), (504, "unknown".to_owned()), "{unknown:?}");

@@ -5,7 +5,7 @@
 //!   [`addresses`], [`descriptors`], [`memory`], [`task_limits`]); [`existing_clients`] over
 //!   restarts.
 //!   The commands that read and write entries: [`store_commands`].
-//! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
+//! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`], [`http_docs`].
 //! - Shared helpers: members as processes ([`processes`]).
 
 mod addresses;
@@ -17,6 +17,7 @@ mod descriptors;
 mod existing_clients;
 mod faults;
 mod files;
+mod http_docs;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mutants;

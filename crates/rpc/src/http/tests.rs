@@ -3,9 +3,11 @@
 
 use proptest::prelude::*;
 
-use super::Refusal;
 use super::chunked::Chunked;
 use super::head::{Framing, Head, Scan, empty_lines};
+
+use super::{BodyError, Refusal, StreamError};
+use crate::error_words::{check_all, every_variant};
 
 const HEAD_LEN_MAX_BYTES: usize = 1000;
 
@@ -123,6 +125,18 @@ fn fields_that_contradict_each_other_are_refused() {
     one("CONNECT x:80 HTTP/1.1\r\nHost: x", Refusal::UnknownMethod);
     one("GET /%0 HTTP/1.1\r\nHost: x", Refusal::Escape);
     one("GET a HTTP/1.1\r\nHost: x", Refusal::Target);
+}
+
+#[test]
+fn every_error_says_its_own_part_only() {
+    check_all(&every_variant!(BodyError:
+        TooLong { max_bytes: 7 },
+        Malformed {},
+        TooSlow {},
+        NoRoom {},
+        Gone {},
+    ));
+    check_all(&every_variant!(StreamError: NoRoom {}, Over {}));
 }
 
 #[test]

@@ -48,8 +48,8 @@ const THREADS_PER_PEER: u64 = CONNECTIONS_TO_PEER * THREADS_PER_CONNECTION_TO_PE
 /// Of the connections that fit, the HTTP port may have one in so many.
 const SHARE_OF_HTTP: usize = 4;
 
-/// Raises the soft limits to the hard ones, and lowers the limits on connections to what fits beside
-/// `peers` other members. `http`: the limits of the HTTP port, if there is one.
+/// Raises the soft limits to the hard ones, and lowers the limits on connections to what fits
+/// beside `peers` other members. `http`: the limits of the HTTP port, if there is one.
 pub(super) fn fit_connections(limits: &mut Limits, http: Option<&mut http::Limits>, peers: usize) {
     let descriptors = raised(Resource::Nofile, "open files").map(|limit| {
         (

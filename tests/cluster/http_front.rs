@@ -56,9 +56,8 @@ fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let len = body.len();
-    let head = format!(
-        "{line} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {len}\r\n{fields}\r\n"
-    );
+    let own = format!("Host: {addr}\r\nConnection: close\r\nContent-Length: {len}\r\n");
+    let head = format!("{line} HTTP/1.1\r\n{own}{fields}\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     // A server that refuses it need not read it.
     let _ = stream.write_all(body);

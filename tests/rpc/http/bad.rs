@@ -1,5 +1,5 @@
-//! Bad input: each gets an answer in the words of the protocol, the connection ends, and nobody else
-//! notices.
+//! Bad input: each gets an answer in the words of the protocol, the connection ends, and nobody
+//! else notices.
 
 use super::support::*;
 

@@ -1,5 +1,5 @@
-//! The HTTP server, tested from outside: [`requests`] and their answers, [`bad`] input, [`streams`],
-//! [`limits`] and the graceful end, [`memory`].
+//! The HTTP server, tested from outside: [`requests`] and their answers, [`bad`] input,
+//! [`streams`], [`limits`] and the graceful end, [`memory`].
 
 mod bad;
 mod limits;

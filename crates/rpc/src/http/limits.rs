@@ -32,7 +32,8 @@ pub struct Limits {
     /// How long a body may take to arrive; default 10 s, and one second more for each 256 KiB of it
     /// that have arrived.
     pub body_timeout: Duration,
-    /// How long a client may be silent between two requests, and before its first one; default 60 s.
+    /// How long a client may be silent between two requests, and before its first one; default 60
+    /// s.
     pub idle_timeout: Duration,
     /// How long a client may take to accept a part of what it is sent; default 10 s.
     pub write_timeout: Duration,

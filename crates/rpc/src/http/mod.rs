@@ -1,5 +1,5 @@
 //! An HTTP/1.1 server in plain threads (RFC 9110, RFC 9112). Accepting, limits, counting and the
-//! graceful end are the RPC server's own: see [`port`](crate::port).
+//! graceful end are the RPC server's own (`port`).
 //!
 //! ```text
 //!                      ┌───────────── connection thread ─────────────┐
@@ -37,33 +37,43 @@
 //!
 //! # What a client gets for what it does
 //!
-//! Each answer in this table says in its body what is wrong, and ends the connection. What came
-//! before on it is answered first. No other connection notices.
+//! Each of these answers says in its body what is wrong, and ends the connection. What came before
+//! on it is answered first. No other connection notices.
 //!
-//! | a client sends | answer | where |
-//! |---|---|---|
-//! | bytes that do not begin a request; half a head, and then the end of its stream | 400 | RFC 9112 §2.2, §8 |
-//! | a line that ends with LF alone; a CR within a line; any other control character | 400 | RFC 9112 §2.2, RFC 9110 §5.5 |
-//! | a malformed request line; a continued line (obs-fold); a space before a colon | 400 | RFC 9112 §3, §5.1, §5.2 |
-//! | HTTP/1.1 without `Host`, or any version with two | 400 | RFC 9112 §3.2 |
-//! | both `Content-Length` and `Transfer-Encoding` | 400 | RFC 9112 §6.3 |
-//! | two `Content-Length`, or one that is not a number of digits, or too large a number | 400 | RFC 9112 §6.3 |
-//! | `chunked` twice or not last, or in HTTP/1.0 | 400 | RFC 9112 §6.1, §6.3 |
-//! | a transfer coding other than `chunked` | 501 | RFC 9112 §6.1 |
-//! | a chunk whose size is no hexadecimal number or overflows 64 bits; bad trailers | 400, by the handler: [`BodyError`] | RFC 9112 §7.1 |
-//! | a target that is neither a path, nor `http://HOST/PATH`, nor `*`; a fragment; bytes that are not printable ASCII | 400 | RFC 9112 §3.2 |
-//! | a percent sign without two hexadecimal digits behind it | 400 | RFC 3986 §2.1 |
-//! | a method other than those of [`Method`], also CONNECT and TRACE | 501 | RFC 9110 §9.1 |
-//! | HTTP/2 (its preface), or any version other than 1.0 and 1.1 | 505 | RFC 9110 §15.6.6 |
-//! | a TLS hello | a TLS alert | RFC 8446 §6 |
-//! | an expectation other than `100-continue` | 417 | RFC 9110 §10.1.1 |
-//! | a target that does not fit into [`Limits::head_len_max_bytes`] | 414 | RFC 9110 §15.5.15 |
-//! | a head that does not, or more than 100 fields | 431 | RFC 6585 §5 |
-//! | a body over [`Limits::body_len_max_bytes`] or the handler's limit | 413 | RFC 9110 §15.5.14 |
-//! | a body that finds no room in [`Limits::bodies_max_bytes`] | 503, `Retry-After` | RFC 9110 §15.6.4 |
-//! | half a head for [`Limits::head_timeout`], a body slower than [`Limits::body_timeout`] | 408 | RFC 9110 §15.5.9 |
-//! | its first request over a connection too many | 503, `Retry-After` | RFC 9110 §15.6.4 |
-//! | nothing for [`Limits::idle_timeout`] | nothing; closed | RFC 9112 §9.5 |
+//! A client that sends
+//!
+//! - bytes that do not begin a request; half a head, and then the end of its stream: 400
+//!   (RFC 9112 §2.2, §8)
+//! - a line that ends with LF alone; a CR within a line; any other control character: 400
+//!   (RFC 9112 §2.2, RFC 9110 §5.5)
+//! - a malformed request line; a continued line (obs-fold); a space before a colon: 400
+//!   (RFC 9112 §3, §5.1, §5.2)
+//! - HTTP/1.1 without `Host`, or any version with two: 400 (RFC 9112 §3.2)
+//! - both `Content-Length` and `Transfer-Encoding`: 400 (RFC 9112 §6.3)
+//! - two `Content-Length`, or one that is not a number of digits, or too large a number:
+//!   400 (RFC 9112 §6.3)
+//! - `chunked` twice or not last, or in HTTP/1.0: 400 (RFC 9112 §6.1, §6.3)
+//! - a transfer coding other than `chunked`: 501 (RFC 9112 §6.1)
+//! - a chunk whose size is no hexadecimal number or overflows 64 bits; bad trailers: 400,
+//!   by the handler: [`BodyError`] (RFC 9112 §7.1)
+//! - a target that is neither a path, nor `http://HOST/PATH`, nor `*`; a fragment; bytes
+//!   that are not printable ASCII: 400 (RFC 9112 §3.2)
+//! - a percent sign without two hexadecimal digits behind it: 400 (RFC 3986 §2.1)
+//! - a method other than those of [`Method`], also CONNECT and TRACE: 501 (RFC 9110 §9.1)
+//! - HTTP/2 (its preface), or any version other than 1.0 and 1.1: 505 (RFC 9110 §15.6.6)
+//! - a TLS hello: a TLS alert (RFC 8446 §6)
+//! - an expectation other than `100-continue`: 417 (RFC 9110 §10.1.1)
+//! - a target that does not fit into [`Limits::head_len_max_bytes`]: 414 (RFC 9110
+//!   §15.5.15)
+//! - a head that does not, or more than 100 fields: 431 (RFC 6585 §5)
+//! - a body over [`Limits::body_len_max_bytes`] or the handler's limit: 413 (RFC 9110
+//!   §15.5.14)
+//! - a body that finds no room in [`Limits::bodies_max_bytes`]: 503, `Retry-After` (RFC
+//!   9110 §15.6.4)
+//! - half a head for [`Limits::head_timeout`], a body slower than [`Limits::body_timeout`]:
+//!   408 (RFC 9110 §15.5.9)
+//! - its first request over a connection too many: 503, `Retry-After` (RFC 9110 §15.6.4)
+//! - nothing for [`Limits::idle_timeout`]: nothing; closed (RFC 9112 §9.5)
 //!
 //! A path is bytes: `..`, `//`, `%00` and escapes that are not UTF-8 reach the handler as they are.
 //! A request without a length has no body (RFC 9112 §6.3), so 411 is never sent. A client that is

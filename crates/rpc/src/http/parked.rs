@@ -121,7 +121,8 @@ impl Attendant {
         }
     }
 
-    /// Lets a connection go whose client is gone, or whose stream has ended. Returns whether it did.
+    /// Lets a connection go whose client is gone, or whose stream has ended. Returns whether it
+    /// did.
     fn leave(&self, Parked { id, connection, .. }: &Parked) -> bool {
         if connection.is_cut() {
             connection.finish();

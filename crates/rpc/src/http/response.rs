@@ -13,7 +13,7 @@ use super::head::is_token;
 /// ```
 /// use syncraft_rpc::http::Response;
 ///
-/// let response = Response::text(404, "there is no such page\n").header("Cache-Control", "no-store");
+/// let response = Response::text(404, "no such page\n").header("Cache-Control", "no-store");
 /// assert_eq!(response.status(), 404);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 //! There are two kinds of connections, with a bound each:
 //!
 //! - A connection over which a call has come has a place. There are as many places for clients as
-//!   are configured, and for the RPC 72 more for reserved services. A client that finds none is refused. No
-//!   place is ever taken back.
+//!   are configured, and for the RPC 72 more for reserved services. A client that finds none is
+//!   refused. No place is ever taken back.
 //! - Connections over which no call has come yet may use the free places, and eight more. They make
 //!   room for each other. At least eight may always be open, so a peer always gets as far as its
 //!   first call.

@@ -20,8 +20,8 @@
 //!
 //! # Invariants
 //!
-//! - A connection that has a place keeps it until it ends. Only an idle one is ended for others, and
-//!   only if the system itself has no room.
+//! - A connection that has a place keeps it until it ends. Only an idle one is ended for others,
+//!   and only if the system itself has no room.
 //! - The thread that accepts never waits for a client.
 //! - After [`Port::close`] no thread of a connection is left, except those that it reports.
 //!

@@ -99,8 +99,8 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
 
-/// The answer to a TLS hello on a port without TLS: a fatal "handshake_failure" alert (RFC 8446 §6),
-/// in the record version that every TLS client reads.
+/// The answer to a TLS hello on a port without TLS: a fatal "handshake_failure" alert (RFC 8446
+/// §6), in the record version that every TLS client reads.
 pub(crate) const TLS_REFUSAL: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
 /// What a read brought.

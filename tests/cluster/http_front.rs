@@ -125,7 +125,7 @@ fn keys_and_values_are_any_bytes() {
         ("+", b"+"),
     ] {
         assert_eq!(ask_with(addr, &format!("PUT /v1/kv/{target}"), "", &every_byte).status, 200);
-        let value = cluster.clerk().get(key.to_vec()).unwrap();
+        let value = cluster.clerk().get(key).unwrap();
         assert_eq!(value.as_deref(), Some(&every_byte[..]), "{target}");
         assert_eq!(ask(addr, &format!("GET /v1/kv/{target}"), "").body, every_byte);
     }

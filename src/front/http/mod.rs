@@ -26,7 +26,7 @@
 //! | 404 | found no key to delete |
 //! | 409 | did not take effect: `?cas` names another revision; an operation failed |
 //! | 412 | did not take effect: `If-Match` or `If-None-Match` does not hold (RFC 9110 §13.1) |
-//! | 400, 403, 405, 413, 415, 507 | did not take effect, and never will |
+//! | 400, 403, 405, 413, 507 | did not take effect, and never will |
 //! | 503 with `Retry-After` | did not take effect: try again |
 //! | 504 | may have taken effect, or may still do so |
 //!

@@ -169,3 +169,21 @@ fn a_client_that_trickles_does_not_hold_up_the_stop() {
     receiver.recv_timeout(Duration::from_secs(30)).expect("it stops");
     trickle.join().unwrap();
 }
+
+/// Without a majority, the write waits. The member still says what became of it.
+#[test]
+fn a_member_that_stops_answers_what_it_was_asked() {
+    let served = serve(3);
+    let mut stream = TcpStream::connect(served.http).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // Together, so that the second has come when the first is answered.
+    let put = "PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv";
+    stream.write_all(format!("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n{put}").as_bytes()).unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    served.member.stop();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    let (_, told) = rest.split_once("HTTP/1.1 ").expect("a second answer");
+    assert!(told.starts_with("503 ") || told.starts_with("504 "), "{rest}");
+}

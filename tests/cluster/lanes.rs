@@ -167,6 +167,8 @@ fn a_member_that_stops_ends_its_writes() {
     let deadline = Instant::now() + Duration::from_secs(600);
     lanes.write(append("k", "x".to_owned()), deadline, move |end| send.send(end).unwrap());
     cluster.kill(front);
+    let late = write(&lanes, append("k", "y".to_owned()), Duration::from_secs(60));
+    assert_eq!(late, Err(LaneError::Stopped { may_apply: false }));
     drop(Arc::into_inner(lanes).expect("the member has let its lanes go"));
     let end = ends.recv_timeout(Duration::from_secs(30)).expect("the lanes end it");
     assert_eq!(end, Err(LaneError::Stopped { may_apply: true }));

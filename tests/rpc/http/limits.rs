@@ -46,6 +46,20 @@ fn slow_and_silent_clients_are_cut() {
     assert_eq!(server.stats().connections_idle, 3);
 }
 
+/// However long an answer takes, the client has time for its next request.
+#[test]
+fn the_time_for_the_next_request_counts_from_the_answer() {
+    let (server, held) = serve_with(limits(|it| it.idle_timeout = 4 * SOON));
+    let mut client = Client::connect(server.local_addr());
+    client.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = held.answer();
+    assert!(client.is_silent_for(6 * SOON));
+    answer.send(Response::text(200, "late"));
+    assert_eq!(client.answer().text(), "late");
+    assert!(client.is_silent_for(SOON));
+    assert_eq!(client.get("/show").status, 200);
+}
+
 #[test]
 fn one_connection_too_many_is_told_so() {
     let (server, _held) = serve_with(limits(|it| it.connections_max = 2));
@@ -139,7 +153,7 @@ fn a_stop_does_not_wait_for_clients() {
     clients[1].send("GET /sh");
     let answer = held.answer();
     server.stop();
-    clients.iter_mut().for_each(Client::expect_end);
+    clients.iter_mut().for_each(Client::expect_gone);
     // It is too late, and harms nobody.
     answer.send(Response::text(200, "late"));
 }

@@ -258,6 +258,15 @@ impl Client {
         assert_eq!(self.rest().escape_ascii().to_string(), "");
     }
 
+    /// The connection is over, by a reset if what was sent had not been read.
+    pub(super) fn expect_gone(&mut self) {
+        match self.stream.read(&mut [0]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("it goes on: {other:?}"),
+        }
+    }
+
     pub(super) fn is_silent_for(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).unwrap();
         let is_silent = self.unread.is_empty()

@@ -153,7 +153,8 @@ impl<'c> Body<'c> {
         })
     }
 
-    /// Reads a part of it to `space`. Returns how much; 0 at its end, or if `space` is empty.
+    /// Reads a part of it to `space`. Returns how much; 0 at its end, or if `space` is empty. How
+    /// long a chunked body may be is up to the handler.
     ///
     /// # Errors
     ///

@@ -201,6 +201,10 @@ impl<'h> Reader<'h> {
             return self.wait_half_closed(since);
         }
         let (phase, _) = self.connection.phase();
+        if phase != Phase::Idle {
+            // Whoever waits for an answer is not silent.
+            self.idle_by = after(Instant::now(), limits.idle_timeout);
+        }
         let timeout = match self.head_by {
             Some(by) => time_left(by).ok_or(End::Refused(Refusal::TooSlow))?,
             None if phase == Phase::Idle && self.is_patient => {

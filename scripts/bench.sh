@@ -18,7 +18,7 @@ bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes about 
                (apt-get install redis-server)
   --quick      few and short runs, to try the script
   --runs N     each number is the median of N runs (default 3)
-  --seconds N  length of a run (default 5)
+  --seconds N  length of a run (default 5), except while leases are kept alive (10)
   --kills N    how often to start a cluster, to kill its leader and to let it hand over (default 5)
 
 environment:
@@ -45,6 +45,8 @@ runs=3 seconds=5 kills=5
 clients_table=(1 16 64 256 1000) # The clients of the table's rows.
 each_table=(64 1000)             # The clients of rows with a connection for each client.
 connection_each= # Set: each client has a connection of its own.
+idle=0           # How many more watches have nothing to tell.
+lease_round_ms=  # How often the leases that are due are kept alive.
 warm_up_ms=2000
 cpu_puts=100000
 keys=10000
@@ -52,6 +54,11 @@ size=256 large_size=4096 # Bytes of a value.
 mid_clients=64           # For rows with one number of clients.
 disturbed_clients=16
 range_clients=16 # Each reads all keys.
+watchers=1000    # Of one key.
+writers_table=(1 16 64) # Puts of that key under way, in the rows of watches.
+idle_watches=10000
+leases=10000 lease_ttl_s=30
+lease_seconds=10 # In which each lease is kept alive once.
 
 is_count() { case $1 in '' | *[!0-9]* | 0* | ?????*) return 1 ;; esac }
 
@@ -68,7 +75,7 @@ while [ $# -gt 0 ]; do
             ;;
         --quick)
             runs=1 seconds=1 kills=1 clients_table=(1 64) each_table=(64)
-            warm_up_ms=500 cpu_puts=10000
+            warm_up_ms=500 cpu_puts=10000 writers_table=(16) lease_seconds=2
             ;;
         --runs | --seconds | --kills)
             is_count "${2:-}" || misuse "$1 takes a number from 1 to 9999"
@@ -362,11 +369,22 @@ is_whole() { # SIDE
 # --- load -----------------------------------------------------------------------------------------
 
 # Sets $load to the command that loads a side and prints one line of JSON.
-load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N
-    local common=("$2" --clients "$3" --value-size "$4" --keys "$keys" "$5" "$6") conns=1
+load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N [ARGUMENT...]
+    local common=("$2" --clients "$3" --value-size "$4" --keys "$keys" "${@:5}") conns=1
     # For the rows that measure the cost of many connections.
     local each=()
     [ -z "$connection_each" ] || each=(--conns "$3")
+    case $2 in
+        watch) common+=(--watchers "$watchers" --idle "$idle") each=(--conns 1) ;;
+        lease) common+=(--leases "$leases") each=(--conns 1) ;;
+    esac
+    # The programs differ in how they take a time.
+    case $1/$2 in
+        etcd/lease) common+=(--ttl "$lease_ttl_s" --round-ms "$lease_round_ms") ;;
+        */lease) common+=(--ttl "${lease_ttl_s}s" --round "${lease_round_ms}ms") ;;
+        # The best for etcd, of 1 to 250 streams over 1 to 16 connections.
+        etcd/watch) common+=(--streams 16) ;;
+    esac
     case $1 in
         syncraft | lease)
             load=("$bin" bench "${common[@]}" ${each[@]+"${each[@]}"} --warm-up "${warm_up_ms}ms" --json
@@ -465,14 +483,17 @@ measure_cold_start() {
 
 milliseconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.0f", (to - from) * 1000 }'; }
 
-# The peak memory of the largest member so far.
 measure_memory() { # ROW
-    local side name
-    for side in "${sides[@]}"; do
-        sample "$1/$side" "$(for name in "${!pids[@]}"; do
-            case $name in "$side"-*) awk '/^VmHWM/ { print $2 / 1024 }' "/proc/${pids[$name]}/status" ;; esac
-        done | sort -n | tail -n 1)"
-    done
+    local side
+    for side in "${sides[@]}"; do sample "$1/$side" "$(peak_memory "$side")"; done
+}
+
+# Prints the peak memory of the largest member so far, in MiB.
+peak_memory() { # SIDE
+    local name
+    for name in "${!pids[@]}"; do
+        case $name in "$1"-*) awk '/^VmHWM/ { print $2 / 1024 }' "/proc/${pids[$name]}/status" ;; esac
+    done | sort -n | tail -n 1
 }
 
 measure_cpu() {
@@ -495,6 +516,44 @@ cpu_seconds() { # SIDE
     for name in "${!pids[@]}"; do
         case $name in "$1"-*) sed 's/.*) //' "/proc/${pids[$name]}/stat" ;; esac
     done | awk -v per_second="$(getconf CLK_TCK)" '{ sum += $12 + $13 } END { print sum / per_second }'
+}
+
+# Measures what the members use while they do nothing but keep leases alive, in percent of one
+# processor. Without ROUND_MS there is nothing to do at all.
+measure_leases() { # ROW [ROUND_MS]
+    local run side json begun before
+    lease_round_ms=${2:-}
+    for ((run = 1; run <= runs; run++)); do
+        for side in "${store_sides[@]}"; do
+            load=(sleep "$lease_seconds")
+            if [ -n "$lease_round_ms" ]; then
+                warm_up_ms=1 load_command "$side" lease 1 "$size" --count 1
+                "${load[@]}" >/dev/null || fail "$side" "the load failed: ${load[*]}"
+                warm_up_ms=1 load_command "$side" lease 1 "$size" --seconds "$lease_seconds" --no-fill
+            fi
+            begun=$EPOCHREALTIME before=$(cpu_seconds "$side")
+            json=$("${load[@]}") || fail "$side" "the load failed: ${load[*]}"
+            check_errors "$side" "$json"
+            sample "$1/$side" "$(awk -v from="$before" -v to="$(cpu_seconds "$side")" \
+                -v ms="$(milliseconds_since "$begun")" 'BEGIN { print (to - from) * 100000 / ms }')"
+            say "$1, run $run of $runs: $side"
+        done
+    done
+}
+
+# How much a member grows with watches of keys that nobody changes. Starts fresh clusters.
+measure_idle_watches() { # ROW
+    local side before watchers=1 idle
+    for side in "${store_sides[@]}"; do
+        start "$side"
+        for idle in 0 "$idle_watches"; do
+            before=$(peak_memory "$side")
+            warm_up_ms=1 load_command "$side" watch 1 "$size" --count 100
+            "${load[@]}" >/dev/null || fail "$side" "the load failed: ${load[*]}"
+        done
+        sample "$1/$side" "$(awk -v from="$before" -v to="$(peak_memory "$side")" 'BEGIN { print to - from }')"
+        say "memory of idle watches: $side"
+    done
 }
 
 # Measures the outage for clients: the longest put while the leader is killed or hands over.
@@ -582,7 +641,7 @@ print_head() { # SIDE...
 print_load_row() { # WORDS ROW [OUR_SIDE]
     local side line="| $1 |" ours ops
     ours=$(median_of "$2/${3:-syncraft}/ops_per_second")
-    for side in "${3:-syncraft}" "${sides[@]:1}" ceiling; do
+    for side in "${3:-syncraft}" "${columns[@]:1}"; do
         ops=$(median_of "$2/$side/ops_per_second")
         # Most rows have no ceiling.
         if [ "$side" = ceiling ] && [ -z "$ops" ]; then line+=" | |"; continue; fi
@@ -603,7 +662,7 @@ milliseconds() { median_of "$1" | awk '{ print $1 / 1000 }' | round; }
 print_row() { # WORDS ROW
     local side line="| $1 |" ours cell
     ours=$(median_of "$2/syncraft")
-    for side in "${sides[@]}"; do
+    for side in "${columns[@]}"; do
         cell=$(median_of "$2/$side")
         if [ -n "$cell" ]; then
             line+=" $(round <<<"$cell")$(range_of "$2/$side") |"
@@ -670,13 +729,13 @@ SIDE
 }
 
 print_page() {
-    local operation clients words warning
+    local operation clients words warning columns=("${sides[@]}" ceiling)
     print_machine
     print_sides
     printf '\n%s\n%s\n\n' \
         "Operations per second, more is better: the median (the lowest to the highest run);" \
         "then the latency, median and 99th percentile."
-    print_head "${sides[@]}" ceiling
+    print_head "${columns[@]}"
     for clients in "${clients_table[@]}"; do
         print_load_row "put, $size B, $(clients_words "$clients")" "put-$clients"
     done
@@ -696,14 +755,46 @@ print_page() {
     print_load_row "compare-and-set, $size B, $mid_clients clients" cas
     print_load_row "range of $(round <<<"$keys") keys, $size B, $range_clients clients" range
     printf '\nLess is better: the median (the lowest to the highest run).\n\n'
-    print_head "${sides[@]}"
+    columns=("${sides[@]}")
+    print_head "${columns[@]}"
     print_row "processor seconds of all members for 100,000 puts, $size B, $mid_clients clients" cpu
     print_row "memory of the largest member, peak, $size B (MiB)" memory
     print_row "the same after the puts of $((large_size / 1024)) KiB (MiB)" memory-large
     print_row "cold start, to the first put answered (ms; median of $kills)" cold-start
     print_row "\`kill -9\` of the leader under load, longest put (ms; median of $kills)" kill
     print_row "leader hands over under load, longest put (ms; median of $kills)" transfer
+    print_watches
     for warning in ${warnings[@]+"${warnings[@]}"}; do printf '\n%s\n' "$warning"; done
+}
+
+# shellcheck disable=SC2016
+print_watches() {
+    local writers words columns=("${store_sides[@]}")
+    printf '\n### Watches and leases\n\n'
+    cat <<PAGE
+$(round <<<"$watchers") watches of one key, all at the leader: changes that they are sent a second, more is better; then the
+latency from a put to the last watcher. A put is repeated when all watchers have been sent the one
+before, so the number of puts under way bounds what waits for the watchers. The watches of syncraft
+share one stream, those of etcd 16 streams, which is best for etcd, over one connection.
+
+PAGE
+    print_head "${columns[@]}"
+    for writers in "${writers_table[@]}"; do
+        words="$writers put$([ "$writers" = 1 ] || echo s) under way"
+        print_load_row "$(round <<<"$watchers") watchers, $size B, $words" "watch-$writers"
+    done
+    cat <<PAGE
+
+Processor time of all members in percent of one processor, and memory: less is better. Each of
+$(round <<<"$leases") leases of $lease_ttl_s s is kept alive every $((lease_ttl_s / 3)) s. One program does that every 500 ms for
+those that are due, as etcd's client does; programs with a lease each do it one by one.
+
+PAGE
+    print_head "${columns[@]}"
+    print_row "nothing to do (%)" idle
+    print_row "$(round <<<"$leases") leases of one program (%)" leases
+    print_row "$(round <<<"$leases") leases, one by one (%)" leases-each
+    print_row "memory of the largest member for $(round <<<"$idle_watches") idle watches (MiB)" idle-watches
 }
 
 clients_words() { if [ "$1" -eq 1 ]; then echo "1 client"; else echo "$(round <<<"$1") clients"; fi; }
@@ -740,6 +831,9 @@ store_sides=(syncraft)
 if has_side etcd; then store_sides+=(etcd); fi
 measure_load cas cas "$mid_clients" "$size" "${store_sides[@]}"
 measure_load range range "$range_clients" "$size" "${store_sides[@]}"
+for writers in "${writers_table[@]}"; do
+    measure_load "watch-$writers" watch "$writers" "$size" "${store_sides[@]}"
+done
 measure_outage kill
 measure_outage transfer
 
@@ -752,6 +846,12 @@ for operation in put get; do
     done
 done
 connection_each=
+
+# On fresh clusters. Leases end while nobody keeps them alive, so nothing else follows.
+measure_idle_watches idle-watches
+measure_leases idle
+measure_leases leases 500
+measure_leases leases-each 1
 
 # Replaces the first cluster. Not compared with etcd, which has no such reads.
 end_side syncraft

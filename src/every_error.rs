@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clerk::BuildError;
+use crate::clerk::{BuildError, Clerk, ClerkError, LockError, WatchError};
 use crate::error_words::{check, check_all, every_variant};
 use crate::kv::CommandError;
 use crate::kv::api::ApiError;
-use crate::kv::model::{KeyRange, Reason, Refusal, TxnError, WireError};
+use crate::kv::model::{KeyRange, LeaseId, Reason, Refusal, Revision, TxnError, WireError};
 use crate::members::{Members, MembersError};
 use crate::node::{NodeError, NodeFailure, RequestError};
 use crate::raft::MemberId;
@@ -36,6 +36,12 @@ fn not_a_message() -> crate::rpc::prost::DecodeError {
     <() as crate::rpc::prost::Message>::decode(&b"\xff"[..]).unwrap_err()
 }
 
+/// One that needs no cluster.
+fn clerk_error() -> ClerkError {
+    let clerk = Clerk::builder().members("a:1").build().expect("a member");
+    clerk.get(vec![0; crate::kv::KEY_LEN_MAX + 1]).expect_err("the key is too long")
+}
+
 #[test]
 fn every_error_says_its_own_part_only() {
     let part = || "2=b:2".to_owned();
@@ -54,6 +60,18 @@ fn every_error_says_its_own_part_only() {
         Members(MembersError::Empty),
         Entropy(getrandom::Error::UNSUPPORTED),
     ));
+    check_all(&every_variant!(WatchError:
+        Compacted { wanted: Revision(3), oldest: Revision(7) },
+        TooLarge { revision: Revision(3), limit: 9 },
+        Refused(Refusal::of(Reason::InTheFuture, 7)),
+        NotServed(clerk_error()),
+    ));
+    check_all(&every_variant!(LockError:
+        Taken { waited: Duration::from_secs(1) },
+        Lost {},
+        Clerk(clerk_error()),
+        Watch(WatchError::TooLarge { revision: Revision(3), limit: 9 }),
+    ));
     check_all(&every_variant!(CommandError:
         UnknownKind(9),
         CutShort { len: 3, needed: 4 },
@@ -64,11 +82,16 @@ fn every_error_says_its_own_part_only() {
         NotAMessage(not_a_message()),
         NotATxn(WireError::Missing { of: "a range", part: "keys" }),
         Txn(TxnError::TooDeep { depth: 17 }),
+        NoStamp {},
+        TtlOutOfBounds { ttl_ms: 0 },
+        LeaseIdOutOfBounds(LeaseId(1 << 63)),
+        TooManyLeases { count: 100_001 },
     ));
     check_all(&every_variant!(TxnError:
         KeyTooLong { len: 9 },
         ValueTooLong { len: 9 },
         TooMany { count: 50_001 },
+        TtlOutOfBounds { ttl_ms: 0 },
         Damaged {},
         TooDeep { depth: 17 },
     ));
@@ -76,6 +99,7 @@ fn every_error_says_its_own_part_only() {
         Missing { of: "a range", part: "keys" },
         Unknown { what: "relation", number: 9 },
         Range(KeyRange::between("b", "a").unwrap_err()),
+        TwoLeases {},
     ));
     check_all(&Reason::ALL.map(|reason| Refusal { reason, operation: 1, value: 7 }));
     check_all(&every_variant!(ApiError:

@@ -23,7 +23,7 @@
 //!
 //! | feature | modules |
 //! | --- | --- |
-//! | `client` | [`clerk`], and of [`kv`] the messages, commands and limits |
+//! | `client` | [`clerk`], [`registry`], and of [`kv`] the messages, commands and limits |
 //! | `server` | [`server`], [`front`], [`node`], [`kv`], [`storage`], [`raft`] |
 //! | `testing` (default) | `testing`, and those of `client` and `server` |
 //! | `cli` (default) | those of `client` and `server`; the `syncraft` command |
@@ -61,6 +61,8 @@ pub mod kv;
 pub mod members;
 #[cfg(feature = "server")]
 pub mod node;
+#[cfg(feature = "client")]
+pub mod registry;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

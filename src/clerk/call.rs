@@ -15,7 +15,7 @@ use crate::kv::proto::LeaderHint;
 use crate::rpc::{self, CallError, HealthSignal, StatusCode};
 
 /// How long the first attempt may take, without the time that its bytes need on a slow network.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How much time must be left after a pause, and before a refused write is sent again. With less,
 /// the next attempt would probably end without an answer, and the outcome of a write that was known
@@ -23,7 +23,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(50);
 
 /// An attempt may take half of the time left, but always this long.
-const ATTEMPT_SHARE_MIN: Duration = Duration::from_millis(100);
+pub(super) const ATTEMPT_SHARE_MIN: Duration = Duration::from_millis(100);
 
 /// If connecting failed after this long, the member was silent. A refusal comes at once.
 const SILENCE_MIN: Duration = Duration::from_millis(200);
@@ -234,12 +234,9 @@ impl<'a> Call<'a> {
             // A follower is right to refuse a write. That says nothing about its reads.
             Ok(Verdict::NotLeader { .. }) if self.operation.is_write => HealthSignal::Unknown,
             Ok(_) => HealthSignal::Unavailable,
-            Err(error) if is_silence(error, took) => HealthSignal::Silent,
-            Err(error) => match HealthSignal::of(error) {
+            Err(error) => match failure_signal(error, took) {
                 // It answered, but has not read.
                 HealthSignal::Answered if !self.operation.is_write => HealthSignal::Unavailable,
-                // The loss was noticed at once, so another attempt costs no time.
-                HealthSignal::Silent => HealthSignal::Unavailable,
                 signal => signal,
             },
         }
@@ -300,6 +297,16 @@ impl<'a> Call<'a> {
     }
 }
 
+/// What an attempt that failed after this time says about the member.
+pub(super) fn failure_signal(error: &CallError, took: Duration) -> HealthSignal {
+    match HealthSignal::of(error) {
+        _ if is_silence(error, took) => HealthSignal::Silent,
+        // The loss was noticed at once, so another attempt costs no time.
+        HealthSignal::Silent => HealthSignal::Unavailable,
+        signal => signal,
+    }
+}
+
 /// Whether an attempt that failed with this error may have taken effect, or may still do so.
 fn may_have_run(error: &CallError) -> bool {
     // Our RPC answers "deadline exceeded" only for calls that it did not begin. But a member that
@@ -323,7 +330,7 @@ fn is_silence(error: &CallError, took: Duration) -> bool {
 }
 
 /// Whether every member would refuse this request in the same way.
-fn is_refusal_of_request(error: &CallError) -> bool {
+pub(super) fn is_refusal_of_request(error: &CallError) -> bool {
     let CallError::Refused { status, .. } = error else { return false };
     matches!(status.code, StatusCode::FrameTooLarge | StatusCode::BadArguments)
 }

@@ -88,6 +88,8 @@ pub(super) enum Reason {
     Call(CallError),
     /// A member does not lead. `leader` is the address of the leader, if the member knows it.
     NotLeader { addr: String, leader: Option<String> },
+    /// A member does not understand the request: why, in its words.
+    BadRequest { addr: String, words: String },
     /// A member gave an answer that this version does not know.
     UnknownWord { addr: String, word: String },
     /// The cluster has forgotten the session.
@@ -153,6 +155,9 @@ impl fmt::Display for ClerkError {
                 write!(f, ": {addr} says that {leader} leads")
             }
             Reason::NotLeader { addr, leader: None } => write!(f, ": {addr} knows no leader"),
+            Reason::BadRequest { addr, words } => {
+                write!(f, ": to {addr} the request makes no sense: {words}")
+            }
             Reason::UnknownWord { addr, word } => {
                 write!(f, ": {addr} gave an unknown answer, {word:?}")
             }
@@ -223,6 +228,7 @@ mod tests {
             Call(CallError::NotSent { addr: addr(), source }),
             NotLeader { addr: addr(), leader: None },
             NotLeader { addr: addr(), leader: Some("b:2".to_owned()) },
+            BadRequest { addr: addr(), words: "why".to_owned() },
             UnknownWord { addr: addr(), word },
             SessionExpired {},
             AnotherWrite {},

@@ -18,6 +18,9 @@
 //! | `session` | a write's identity, which all its attempts carry |
 //! | `ranges`, `scan` | reads of entries and ranges |
 //! | `txn`, `swap` | transactions, and writes that depend on what a key holds |
+//! | `lease` | leases, and the thread that keeps them alive |
+//! | `watch` | changes as they happen |
+//! | `lock` | locks and elections |
 //! | `settings` | compaction, limits, statistics |
 //! | `replies`, `error` | what members answer, and what the caller is told |
 //!
@@ -42,12 +45,16 @@
 //!
 //! # Threads
 //!
-//! None of its own. Each connection has those of its [`Channel`](crate::rpc::Channel). A member
-//! has two: the streams of scans go over the second one, which is made for the first of them.
+//! None of its own, except `lease-keeper` while there are [`Lease`]s, for all clones together. Each
+//! connection has those of its [`Channel`](crate::rpc::Channel). A member has three: the streams of
+//! scans go over the second one, those of watches over the third. Each is made when it is first
+//! needed.
 
 mod call;
 mod endpoints;
 mod error;
+mod lease;
+pub mod lock;
 mod pool;
 mod ranges;
 mod replies;
@@ -63,6 +70,7 @@ mod tests;
 mod txn;
 #[cfg(test)]
 mod txn_tests;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +87,9 @@ use call::{Call, Verdict};
 pub use endpoints::{Endpoint, Endpoints};
 pub use error::{BuildError, ClerkError, ClerkErrorKind};
 use error::{Operation, Reason};
+use lease::Keeper;
+pub use lease::Lease;
+pub use lock::{Guard, LockBuilder, LockError};
 use pool::{Pool, ReadPolicy};
 use replies::TooLarge;
 pub use scan::Scan;
@@ -86,6 +97,7 @@ use session::Session;
 pub use settings::Stats;
 pub use swap::{Expected, Swap};
 pub use txn::{Committed, TxnBuilder};
+pub use watch::{Watch, WatchBuilder, WatchError};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -116,6 +128,8 @@ pub struct Clerk {
     pool: Arc<Pool>,
     session: Mutex<Session>,
     timeout: Duration,
+    /// That of all clones.
+    keeper: Arc<Keeper>,
 }
 
 /// The value of a key at some time in the past.
@@ -188,7 +202,7 @@ impl ClerkBuilder {
     pub fn build(self) -> Result<Clerk, BuildError> {
         let endpoints = self.endpoints.ok_or(BuildError::NoMembers)??;
         let pool = Arc::new(Pool::new(&endpoints, self.follows_hints, self.reads)?);
-        Ok(Clerk::over(pool, self.timeout.min(TIMEOUT_MAX)))
+        Ok(Clerk::over(pool, self.timeout.min(TIMEOUT_MAX), Arc::default()))
     }
 }
 
@@ -294,9 +308,9 @@ impl Clerk {
         self
     }
 
-    fn over(pool: Arc<Pool>, timeout: Duration) -> Clerk {
+    fn over(pool: Arc<Pool>, timeout: Duration, keeper: Arc<Keeper>) -> Clerk {
         let session = Mutex::new(Session::new(&pool));
-        Clerk { pool, session, timeout }
+        Clerk { pool, session, timeout, keeper }
     }
 
     fn call(&self, operation: Operation, len_bytes: usize) -> Call<'_> {
@@ -334,6 +348,6 @@ impl Clerk {
 /// A clone is a client of its own, with its own writes and timeout, over the same connections.
 impl Clone for Clerk {
     fn clone(&self) -> Clerk {
-        Clerk::over(self.pool.clone(), self.timeout)
+        Clerk::over(self.pool.clone(), self.timeout, self.keeper.clone())
     }
 }

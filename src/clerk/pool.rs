@@ -36,6 +36,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// small: a busy machine looks dead. Too large: a call waits.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The same while a watch waits, which is most of the time. Too small: ten thousand clients that
+/// wait ping each member many times a second.
+const WATCH_PING_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long a member is ejected after it has failed once. The time does not grow: a member that
 /// is back may be the leader.
 const COOL_DOWN: Duration = Duration::from_secs(2);
@@ -81,6 +85,8 @@ pub(super) struct Member {
     /// would stand behind them. On the other connection callers also read their own answers, which
     /// a channel with streams leaves to a thread.
     scans: StoreRpcStub,
+    /// Over a third connection, which is made for the first watch.
+    watches: StoreRpcStub,
 }
 
 impl Pool {
@@ -181,17 +187,18 @@ impl Pool {
     }
 
     fn add(&self, Endpoint { id, addr }: Endpoint) -> usize {
-        let channel = || {
+        let channel = |ping_interval| {
             Channel::builder(addr.clone())
                 .connect_timeout(CONNECT_TIMEOUT)
-                .ping_interval(PING_INTERVAL)
+                .ping_interval(ping_interval)
                 .bytes_per_second_min(BYTES_PER_SECOND_MIN)
                 .lazy()
         };
-        let calls = channel();
+        let calls = channel(PING_INTERVAL);
         let (kv, store) = (KvServerRpcStub::new(calls.clone()), StoreRpcStub::new(calls));
-        let scans = StoreRpcStub::new(channel());
-        self.members.push(addr.clone(), Member { id, addr, kv, store, scans })
+        let scans = StoreRpcStub::new(channel(PING_INTERVAL));
+        let watches = StoreRpcStub::new(channel(WATCH_PING_INTERVAL));
+        self.members.push(addr.clone(), Member { id, addr, kv, store, scans, watches })
     }
 }
 
@@ -213,5 +220,10 @@ impl Member {
     /// For scans.
     pub(super) fn scans(&self) -> &StoreRpcStub {
         &self.scans
+    }
+
+    /// For watches.
+    pub(super) fn watches(&self) -> &StoreRpcStub {
+        &self.watches
     }
 }

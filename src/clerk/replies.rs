@@ -1,15 +1,20 @@
 //! What the replies of a member mean.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::call::Verdict;
 use super::error::Reason;
 use crate::ErrorChain;
 use crate::kv::model::proto::{
-    self, Forgotten, NotServed, RangeReply, ScanReply, StatsReply, TxnReply, range_reply,
+    self, Forgotten, LeaseGrantReply, LeaseInfoReply, LeaseKeepAliveReply, LeasesReply, NotServed,
+    RangeReply, ScanReply, StatsReply, TxnReply, lease_grant_reply, lease_info_reply, range_reply,
     scan_reply, stats_reply, txn_reply,
 };
-use crate::kv::model::{self, RangeAnswer, Refusal, Revision, ScanPage, TxnAnswer, WireError};
+use crate::kv::model::{
+    self, LeaseId, LeaseInfo, RangeAnswer, Refusal, Revision, ScanPage, TxnAnswer, WireError,
+};
 use crate::kv::proto::{GetReply, LeaderHint, PutAppendReply};
 use crate::kv::words;
 
@@ -75,19 +80,81 @@ pub(super) fn txn(reply: TxnReply) -> Verdict<WriteEnd<TxnEnd>> {
             Ok(answer) => applied(TxnResult::Whole(answer)),
             Err(error) => not_of_this_version(&error),
         },
-        Some(txn_reply::Result::Refusal(refusal)) => match Refusal::try_from(refusal) {
-            Ok(Refusal { reason: model::Reason::SessionExpired, .. }) => {
-                Verdict::Done(WriteEnd::SessionExpired { index })
-            }
-            Ok(refusal) => Verdict::Done(WriteEnd::Refused(Reason::Refused(refusal))),
-            Err(error) => not_of_this_version(&error),
-        },
+        Some(txn_reply::Result::Refusal(refusal)) => refused(refusal, index),
         Some(txn_reply::Result::NotServed(it)) => not_served(it),
         Some(txn_reply::Result::Forgotten(Forgotten { held, count })) => {
             let held = (count > 0).then_some(held & 1 == 1);
             applied(TxnResult::Forgotten { held })
         }
         None => unknown(b"a transaction without a result"),
+    }
+}
+
+/// A write that was refused at this index.
+fn refused<R>(refusal: proto::Refusal, index: u64) -> Verdict<WriteEnd<R>> {
+    match Refusal::try_from(refusal) {
+        Ok(Refusal { reason: model::Reason::SessionExpired, .. }) => {
+            Verdict::Done(WriteEnd::SessionExpired { index })
+        }
+        Ok(refusal) => Verdict::Done(WriteEnd::Refused(Reason::Refused(refusal))),
+        Err(error) => not_of_this_version(&error),
+    }
+}
+
+/// The answer to a grant.
+pub(super) fn granted(reply: LeaseGrantReply) -> Verdict<WriteEnd<LeaseInfo>> {
+    let LeaseGrantReply { result, index, .. } = reply;
+    match result {
+        Some(lease_grant_reply::Result::Lease(lease)) if lease.id > 0 => {
+            Verdict::Done(WriteEnd::Applied { index, answer: lease.into() })
+        }
+        Some(lease_grant_reply::Result::Refusal(refusal)) => refused(refusal, index),
+        Some(lease_grant_reply::Result::NotServed(it)) => not_served(it),
+        _ => unknown(b"a grant without a lease"),
+    }
+}
+
+/// For each of so many leases, how long it lives from now on.
+pub(super) fn kept_alive(
+    reply: LeaseKeepAliveReply,
+    count: usize,
+) -> Verdict<Vec<Option<Duration>>> {
+    let LeaseKeepAliveReply { leases, not_served: is_not_served, .. } = reply;
+    match is_not_served {
+        Some(it) => not_served(it),
+        None if leases.len() == count => {
+            let ttl = |ttl_ms| (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms));
+            Verdict::Done(leases.into_iter().map(|lease| ttl(lease.ttl_ms)).collect())
+        }
+        None => unknown(b"more or fewer leases than were kept alive"),
+    }
+}
+
+/// What is known of a lease; or why nothing is.
+pub(super) fn lease_info(reply: LeaseInfoReply) -> Verdict<Result<LeaseInfo, Refusal>> {
+    match reply.result {
+        Some(lease_info_reply::Result::Lease(lease)) => Verdict::Done(Ok(lease.into())),
+        Some(lease_info_reply::Result::Refusal(refusal)) => match Refusal::try_from(refusal) {
+            Ok(refusal) => Verdict::Done(Err(refusal)),
+            Err(error) => not_of_this_version(&error),
+        },
+        Some(lease_info_reply::Result::NotServed(it)) => not_served(it),
+        None => unknown(b"a lease without a result"),
+    }
+}
+
+/// Some leases with higher ids than `after`, and whether there are more.
+pub(super) fn leases(reply: LeasesReply, after: LeaseId) -> Verdict<(Vec<LeaseInfo>, bool)> {
+    let LeasesReply { leases, more, not_served: is_not_served, .. } = reply;
+    match is_not_served {
+        Some(it) => not_served(it),
+        // Otherwise the list would not end.
+        None if leases.first().map_or(more, |lease| lease.id <= after.0)
+            || !leases.is_sorted_by(|one, other| one.id < other.id) =>
+        {
+            unknown(b"a list of leases that is out of order")
+        }
+        None => Verdict::Done((leases.into_iter().map(LeaseInfo::from).collect(), more)),
     }
 }
 

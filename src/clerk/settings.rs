@@ -21,6 +21,13 @@ pub struct Stats {
     pub compacted: Revision,
     /// What the history costs: see [`Limits::history_bytes_max`].
     pub history_bytes: u64,
+    /// Leases with an id.
+    pub leases: u64,
+    /// Keys that have a lease of their own.
+    pub keys_with_ttl: u64,
+    /// The cluster's time, in milliseconds, as of the last entry that carried it. It stands still
+    /// while there is no lease.
+    pub time_ms: u64,
     /// What the store may hold.
     pub limits: Limits,
 }
@@ -34,10 +41,14 @@ impl From<proto::Stats> for Stats {
             revision: Revision(stats.revision),
             compacted: Revision(stats.compacted),
             history_bytes: stats.history_bytes,
+            leases: stats.leases,
+            keys_with_ttl: stats.keys_with_ttl,
+            time_ms: stats.time_ms,
             limits: Limits {
                 bytes_max: stats.bytes_max,
                 keys_max: stats.keys_max,
                 history_bytes_max: stats.history_bytes_max,
+                leases_max: stats.leases_max,
             },
         }
     }
@@ -92,8 +103,9 @@ impl Clerk {
     /// bounds ([`ClerkError::refusal`]).
     pub fn set_limits(&self, change: LimitsChange) -> Result<(), ClerkError> {
         let call = self.call(Operation::write("change of limits"), 0);
-        let LimitsChange { bytes_max, keys_max, history_bytes_max } = change;
-        let args = LimitsRequest { identity: None, bytes_max, keys_max, history_bytes_max };
+        let LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max } = change;
+        let identity = None;
+        let args = LimitsRequest { identity, bytes_max, keys_max, history_bytes_max, leases_max };
         let stamp = |args: &mut LimitsRequest, identity| args.identity = Some(wire(identity));
         self.write(call, args, stamp, |member, args, deadline| {
             member.store().set_limits(args, deadline).map(replies::txn)

@@ -1,26 +1,38 @@
 //! The command-line arguments and their help texts.
 
+mod bench;
+mod lease;
+mod lock;
 mod store;
+mod watch;
 
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use syncraft::duration::parse as parse_duration;
 
+pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
+pub(crate) use lease::{KeepAliveArgs, LeaseCommand};
+pub(crate) use lock::{ElectArgs, HoldArgs, LockArgs};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
     ListArgs, PutArgs, TxnArgs, WriteArgs,
 };
+pub(crate) use watch::{WaitArgs, WatchArgs};
 
 const EXIT_STATUS_HELP: &str = "\
 Exit status:
   0  done
-  1  get, delete: the key is absent
+  1  get, delete: the key is absent; lease: there is no such lease
   2  wrong usage, or a request that the store refuses as it is
   3  not done, and never will be: trying again is safe. Also a server that
-     cannot start or stops by itself, and a result that cannot be written
-  4  a write may or may not have happened, or has and its result is lost
-  5  a comparison did not hold: cas, put --if-absent, txn";
+     cannot start or stops by itself, a result that cannot be written, and
+     a wait that was in vain
+  4  a write may or may not have happened, or has and its result is lost;
+     or a lock was lost while COMMAND ran
+  5  a comparison did not hold: cas, put --if-absent, txn
+Commands that run a COMMAND end with its status; with 127 if there is no such
+program, with 126 if it cannot be started, and with 128 + N if signal N ends it.";
 
 /// A replicated, linearizable, durable key-value store.
 #[derive(Debug, Parser)]
@@ -73,6 +85,20 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Put the entries that are written as lines of JSON on standard input, and print how many
     Import(ImportArgs),
+    /// Print changes of KEY as they happen, or run COMMAND for each
+    Watch(WatchArgs),
+    /// Wait until KEY is there, has a value, or is absent; exit status 3 if time runs out
+    Wait(WaitArgs),
+    /// Grant a lease, keep it alive, look at it, end it
+    Lease {
+        /// What to do.
+        #[command(subcommand)]
+        command: LeaseCommand,
+    },
+    /// Run COMMAND while holding the lock NAME; exit status 3 if it is not free in time
+    Lock(LockArgs),
+    /// Run COMMAND after winning the election NAME, which others can watch
+    Elect(ElectArgs),
     /// Forget what the store was like before REVISION
     Compact(CompactArgs),
     /// Print how much the store holds and may hold; change what it may hold
@@ -145,84 +171,6 @@ pub(crate) enum ReadModeArg {
     /// clock runs more than a tenth faster than another's. When a leader dies, the others wait for
     /// an election timeout
     Lease,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct BenchArgs {
-    /// The operation to measure
-    #[arg(value_enum)]
-    pub(crate) operation: BenchOperation,
-    /// Clients; each runs one operation at a time
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub(crate) clients: usize,
-    /// Connections to the leader that the clients share; by default one for every 32 clients, from
-    /// 1 to 4
-    #[arg(long, value_name = "N")]
-    pub(crate) conns: Option<usize>,
-    /// How many seconds to measure
-    #[arg(long, value_name = "S", default_value_t = 10.0, conflicts_with = "count")]
-    pub(crate) seconds: f64,
-    /// How many operations to measure, instead of a time
-    #[arg(long, value_name = "N")]
-    pub(crate) count: Option<u64>,
-    /// The size of each value in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 256)]
-    pub(crate) value_size: usize,
-    /// The number of keys; each operation takes one of them at random. cas: one of those that
-    /// belong to its client. range: all of them
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub(crate) keys: u64,
-    /// Begin N operations per second, whether or not earlier ones have ended (open loop)
-    #[arg(long, value_name = "N")]
-    pub(crate) rate: Option<f64>,
-    /// For mixed: the share of operations that read
-    #[arg(long, value_name = "0..1", default_value_t = 0.5)]
-    pub(crate) read_ratio: f64,
-    /// How long to run before the measurement begins
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration_or_none)]
-    pub(crate) warm_up: Duration,
-    /// Read the keys as they are, without writing each of them first
-    #[arg(long)]
-    pub(crate) no_fill: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-impl BenchArgs {
-    /// Set for a mixed load only.
-    pub(crate) fn read_ratio(&self) -> Option<f64> {
-        (self.operation == BenchOperation::Mixed).then_some(self.read_ratio)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum BenchOperation {
-    /// Replace the value of a key
-    Put,
-    /// Read a key
-    Get,
-    /// Add to the end of a value
-    Append,
-    /// Put or get: see --read-ratio
-    Mixed,
-    /// Compare and set: put, if nobody else has changed the key
-    Cas,
-    /// Read all the keys in one answer, which has at most 8 MiB
-    Range,
-}
-
-impl BenchOperation {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            BenchOperation::Put => "put",
-            BenchOperation::Get => "get",
-            BenchOperation::Append => "append",
-            BenchOperation::Mixed => "mixed",
-            BenchOperation::Cas => "cas",
-            BenchOperation::Range => "range",
-        }
-    }
 }
 
 /// As [`parse_duration`], but accepts zero.

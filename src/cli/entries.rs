@@ -104,9 +104,14 @@ pub(super) fn compact(common: &Common, args: CompactArgs) -> Outcome {
 }
 
 pub(super) fn limits(common: &Common, args: LimitsArgs) -> Outcome {
-    let LimitsArgs { bytes: bytes_max, keys: keys_max, history: history_bytes_max, json } = args;
-    let (clerk, change) =
-        (common.clerk()?, LimitsChange { bytes_max, keys_max, history_bytes_max });
+    let LimitsArgs { bytes, keys, history, leases, json } = args;
+    let change = LimitsChange {
+        bytes_max: bytes,
+        keys_max: keys,
+        history_bytes_max: history,
+        leases_max: leases,
+    };
+    let clerk = common.clerk()?;
     let deadline = Instant::now() + common.timeout();
     if change != LimitsChange::default() {
         clerk.set_limits(change)?;
@@ -131,6 +136,9 @@ struct LimitsJson {
     history_bytes_max: u64,
     revision: u64,
     compacted: u64,
+    leases: u64,
+    leases_max: u64,
+    keys_with_ttl: u64,
 }
 
 impl From<Stats> for LimitsJson {
@@ -144,15 +152,18 @@ impl From<Stats> for LimitsJson {
             history_bytes_max: stats.limits.history_bytes_max,
             revision: stats.revision.0,
             compacted: stats.compacted.0,
+            leases: stats.leases,
+            leases_max: stats.limits.leases_max,
+            keys_with_ttl: stats.keys_with_ttl,
         }
     }
 }
 
 fn as_text(stats: &Stats) -> String {
-    let Stats { bytes, keys, history_bytes, revision, compacted, limits, .. } = stats;
+    let Stats { bytes, keys, history_bytes, revision, compacted, leases, limits, .. } = stats;
     format!(
         "bytes    {bytes} of {}\nkeys     {keys} of {}\nhistory  {history_bytes} of {} bytes\n\
-         revision {revision}; {compacted} and later can be read\n",
-        limits.bytes_max, limits.keys_max, limits.history_bytes_max
+         leases   {leases} of {}\nrevision {revision}; {compacted} and later can be read\n",
+        limits.bytes_max, limits.keys_max, limits.history_bytes_max, limits.leases_max
     )
 }

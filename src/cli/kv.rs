@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::ErrorChain;
-use syncraft::clerk::{Clerk, ClerkError, Stale, Swap};
+use syncraft::clerk::{Clerk, ClerkError, Stale};
 use syncraft::kv::VALUE_LEN_MAX;
 use syncraft::kv::json::{self, EntryJson};
-use syncraft::kv::model::Revision;
+use syncraft::kv::model::{Action, Compare, LeaseId, NewLease, Revision};
 
 use super::args::{Common, GetArgs, PutArgs, WriteArgs};
 use super::output::{eprint_line, print};
@@ -26,14 +26,25 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 const JOIN_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn put(common: &Common, args: PutArgs) -> Outcome {
-    let (clerk, WriteArgs { key, value: new }) = (common.clerk()?, args.write);
-    if !args.if_absent {
-        clerk.put(bytes(&key), value(&new)?)?;
+    let PutArgs { write: WriteArgs { key, value: new }, if_absent, lease, ttl } = args;
+    let (clerk, key, new) = (common.clerk()?, bytes(&key).to_vec(), value(&new)?);
+    let lease = match (lease, ttl) {
+        (Some(id), _) => NewLease::Set(LeaseId(id)),
+        (None, Some(ttl)) => NewLease::ttl(ttl),
+        (None, None) if !if_absent => {
+            clerk.put(key, new)?;
+            return Ok(Exit::Done);
+        }
+        (None, None) => NewLease::Set(LeaseId::NONE),
+    };
+    if !if_absent {
+        clerk.put_with(key, new, lease)?;
         return Ok(Exit::Done);
     }
-    match clerk.put_if_absent(bytes(&key), value(&new)?)? {
-        Swap::Done { .. } => Ok(Exit::Done),
-        Swap::Differs { .. } => Err(Failure::differs("not put: the key is there")),
+    let txn = clerk.txn().when(Compare::absent(key.clone()));
+    match txn.then(Action::put_with(key, new, lease)).commit()?.held {
+        true => Ok(Exit::Done),
+        false => Err(Failure::differs("not put: the key is there")),
     }
 }
 

@@ -3,13 +3,15 @@
 //! | exit status | meaning |
 //! |---:|---|
 //! | 0 | done |
-//! | 1 | `get`, `delete`: the key is absent |
+//! | 1 | `get`, `delete`: the key is absent; `lease`: there is no such lease |
 //! | 2 | wrong usage, including a value over its limit and whatever the store refuses as it is |
 //! | 3 | not done and never will be, so trying again is safe; a server cannot start, or failed |
-//! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost |
+//! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost; or a lock was lost while COMMAND ran |
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
+//! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
-//! Status 3 also stands for a result that cannot be written.
+//! Commands that run a COMMAND end with its status, or with 128 and the number of the signal that
+//! ended it. Status 3 also stands for a result that cannot be written.
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that
 //! begins with `syncraft: `. The module `output` says what happens when one of the two cannot be
@@ -19,12 +21,16 @@ mod admin;
 mod args;
 mod bench;
 mod bulk;
+mod child;
 mod entries;
 mod kv;
+mod lease;
+mod lock;
 mod output;
 mod room;
 mod server;
 mod status;
+mod watch;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,7 +40,9 @@ use std::time::Duration;
 use clap::Parser;
 use signal_hook::consts::SIGXFSZ;
 use syncraft::ErrorChain;
-use syncraft::clerk::{BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints};
+use syncraft::clerk::{
+    BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints, LockError, WatchError,
+};
 use syncraft::rpc::CallError;
 
 use args::{Args, Command, Common, ImportArgs};
@@ -42,12 +50,28 @@ use args::{Args, Command, Common, ImportArgs};
 /// How a command ends. Scripts depend on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
-    Done = 0,
-    Absent = 1,
-    Usage = 2,
-    NotApplied = 3,
-    Unknown = 4,
-    Differs = 5,
+    Done,
+    Absent,
+    Usage,
+    NotApplied,
+    Unknown,
+    Differs,
+    /// That of a COMMAND.
+    Command(u8),
+}
+
+impl Exit {
+    fn status(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Absent => 1,
+            Exit::Usage => 2,
+            Exit::NotApplied => 3,
+            Exit::Unknown => 4,
+            Exit::Differs => 5,
+            Exit::Command(status) => status,
+        }
+    }
 }
 
 /// How a command fails: its exit status, and a line for people.
@@ -73,7 +97,7 @@ pub(crate) fn run() -> ExitCode {
         output::eprint_line(&format_args!("syncraft: {}", failure.line));
         failure.exit
     });
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.status())
 }
 
 /// Makes a write over the limit on file size (`ulimit -f`) fail like a write to a full disk.
@@ -98,6 +122,11 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::List(args) => bulk::list(common, args),
         Command::Export(args) => bulk::export(common, args),
         Command::Import(ImportArgs {}) => bulk::import(common),
+        Command::Watch(args) => watch::watch(common, &args),
+        Command::Lock(args) => lock::lock(common, &args),
+        Command::Elect(args) => lock::elect(common, &args),
+        Command::Wait(args) => watch::wait(common, &args),
+        Command::Lease { command } => lease::run(common, command),
         Command::Status(args) => status::status(common, args),
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),
@@ -156,6 +185,25 @@ impl From<ClerkError> for Failure {
             ClerkErrorKind::Rejected => Exit::Usage,
         };
         Failure { exit, line: ErrorChain(&error).to_string() }
+    }
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Failure {
+        match error {
+            WatchError::NotServed(error) => error.into(),
+            error => Failure::usage(ErrorChain(&error).to_string()),
+        }
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Failure {
+        match error {
+            LockError::Clerk(error) => error.into(),
+            LockError::Watch(error) => error.into(),
+            error => Failure::not_applied(ErrorChain(&error).to_string()),
+        }
     }
 }
 

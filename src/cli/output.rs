@@ -12,6 +12,8 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::Failure;
 
 /// Writes a result to standard output.
@@ -38,6 +40,25 @@ impl Lines {
     pub(super) fn end(mut self) -> Result<(), Failure> {
         finish(self.0.flush())
     }
+}
+
+/// Writes one of the results that come one by one, so that the reader has it at once. `false`: the
+/// reader wants no more.
+pub(super) fn print_now(parts: &[&[u8]]) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    let line = parts.concat();
+    let written = out.write_all(&line).and_then(|()| out.flush());
+    let goes_on = written.is_ok();
+    finish(written).map(|()| goes_on)
+}
+
+/// Whether standard output is a pipe whose reader has gone away, as far as the system tells.
+pub(super) fn reader_is_gone() -> bool {
+    let out = io::stdout();
+    // Errors are reported whatever is asked for.
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&at_once)).is_ok() && polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// Writes a line to standard error.

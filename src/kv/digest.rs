@@ -6,6 +6,9 @@
 //! stay different, because each link maps different digests to different digests. A link costs one
 //! pass over the command, whatever the size of the state.
 //!
+//! Time and leases are in a link only once there is something of them, because stores without them
+//! have had links before there were leases.
+//!
 //! Left out: the values themselves. A bit that flips in memory is noticed only if it changes an
 //! outcome or a size. Left out as well: the store's limits, which the chain of level 1 does not
 //! have, and which a later level may add. The commands that change them are in the chain. A member
@@ -53,6 +56,12 @@ impl Digest {
         self.link(after.revision.0);
         self.link(after.compacted.0);
         self.link(after.history_bytes);
+        let &Stats { time_ms, leases, keys_with_ttl, .. } = after;
+        if (time_ms, leases, keys_with_ttl) != (0, 0, 0) {
+            self.link(time_ms);
+            self.link(leases as u64);
+            self.link(keys_with_ttl as u64);
+        }
     }
 
     fn link_outcome(&mut self, outcome: &Outcome) {
@@ -77,6 +86,13 @@ impl Digest {
             Outcome::Ran { index, result: Err(Refusal { reason, operation, value }) } => {
                 link(&[7, index.0, reason.number().into(), (*operation).into(), *value]);
             }
+            Outcome::Granted { index, revision, lease, ttl_ms } => {
+                link(&[8, index.0, revision.0, lease.0, *ttl_ms]);
+            }
+            Outcome::KeptAlive { index, revision, ttls_ms } => {
+                link(&[9, index.0, revision.0, ttls_ms.len() as u64]);
+                link(ttls_ms);
+            }
         }
     }
 
@@ -93,7 +109,7 @@ impl Digest {
 mod tests {
     use super::*;
     use crate::kv::limits::Limits;
-    use crate::kv::model::{Reason, Revision};
+    use crate::kv::model::{LeaseId, Reason, Revision};
     use crate::kv::outcome::Done;
 
     const APPLIED: Outcome = Outcome::Applied { index: Index(2) };
@@ -110,6 +126,9 @@ mod tests {
             compacted: Revision(5),
             history_bytes: 6,
             limits: Limits::default(),
+            leases: 0,
+            keys_with_ttl: 0,
+            time_ms: 0,
         }
     }
 
@@ -128,6 +147,15 @@ mod tests {
     #[test]
     fn each_part_counts() {
         let ran = |result| Outcome::Ran { index: Index(2), result };
+        let (index, revision) = (Index(2), Revision(4));
+        let granted = |lease, ttl_ms| {
+            let lease = LeaseId(lease);
+            Outcome::Granted { index, revision, lease, ttl_ms }
+        };
+        let kept_alive = |ttls_ms: &[u64]| {
+            let ttls_ms = ttls_ms.into();
+            Outcome::KeptAlive { index, revision, ttls_ms }
+        };
         let refused = |reason, operation, value| ran(Err(Refusal { reason, operation, value }));
         let all = [
             digest(2, b"", APPLIED, stats()),
@@ -151,6 +179,15 @@ mod tests {
             digest(2, b"", APPLIED, Stats { revision: Revision(0), ..stats() }),
             digest(2, b"", APPLIED, Stats { compacted: Revision(0), ..stats() }),
             digest(2, b"", APPLIED, Stats { history_bytes: 0, ..stats() }),
+            digest(2, b"", APPLIED, Stats { time_ms: 1, ..stats() }),
+            digest(2, b"", APPLIED, Stats { leases: 1, ..stats() }),
+            digest(2, b"", APPLIED, Stats { keys_with_ttl: 1, ..stats() }),
+            digest(2, b"", granted(1, 1), stats()),
+            digest(2, b"", granted(2, 1), stats()),
+            digest(2, b"", granted(1, 2), stats()),
+            digest(2, b"", kept_alive(&[0]), stats()),
+            digest(2, b"", kept_alive(&[1]), stats()),
+            digest(2, b"", kept_alive(&[1, 0]), stats()),
         ];
         let distinct: std::collections::BTreeSet<u64> = all.into();
         assert_eq!(distinct.len(), all.len());

@@ -1,9 +1,10 @@
 //! [`Limits`]: what a store may hold. Every member applies the same limits, so they are replicated.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
-/// What a store may hold. A change that would exceed `bytes_max` or `keys_max` is refused with "no
-/// space". Deletes and compactions are not, so the state ends by itself when there is space again.
+/// What a store may hold. A change that would exceed `bytes_max`, `keys_max` or `leases_max` is
+/// refused with "no space". Deletes, compactions, revocations and keep-alives are not, and leases
+/// end, so the state ends by itself when there is space again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The length of all keys and values, in bytes. Default 8 GiB.
@@ -13,6 +14,8 @@ pub struct Limits {
     /// How much of its past the store remembers: 64 bytes for each change, and its key and the
     /// value that it replaced. Default 64 MiB, at most 4 GiB. The newest change always stays.
     pub history_bytes_max: u64,
+    /// Leases with an id. Default 1 million. (Keys with a lease of their own count as keys.)
+    pub leases_max: u64,
 }
 
 impl Limits {
@@ -22,7 +25,12 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { bytes_max: 8 << 30, keys_max: 100_000_000, history_bytes_max: 64 << 20 }
+        Limits {
+            bytes_max: 8 << 30,
+            keys_max: 100_000_000,
+            history_bytes_max: 64 << 20,
+            leases_max: 1_000_000,
+        }
     }
 }
 
@@ -35,25 +43,26 @@ pub struct LimitsChange {
     pub keys_max: Option<u64>,
     /// See [`Limits::history_bytes_max`].
     pub history_bytes_max: Option<u64>,
+    /// See [`Limits::leases_max`].
+    pub leases_max: Option<u64>,
 }
 
 impl LimitsChange {
     /// The length of its bytes in a command.
-    pub(super) const LEN_BYTES: usize = 27;
+    pub(super) fn len_bytes(&self) -> usize {
+        if self.leases_max.is_some() { 36 } else { 27 }
+    }
 
     pub(super) fn encode(&self, bytes: &mut BytesMut) {
-        for limit in [self.bytes_max, self.keys_max, self.history_bytes_max] {
+        let &LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max } = self;
+        for limit in [bytes_max, keys_max, history_bytes_max] {
             bytes.put_u8(limit.is_some().into());
             bytes.put_u64_le(limit.unwrap_or(0));
         }
-    }
-
-    pub(super) fn decode(mut bytes: Bytes) -> LimitsChange {
-        let mut limit = || {
-            let (changes, limit) = (bytes.get_u8() != 0, bytes.get_u64_le());
-            changes.then_some(limit)
-        };
-        LimitsChange { bytes_max: limit(), keys_max: limit(), history_bytes_max: limit() }
+        if let Some(limit) = leases_max {
+            bytes.put_u8(1);
+            bytes.put_u64_le(limit);
+        }
     }
 }
 
@@ -65,6 +74,7 @@ impl Limits {
             bytes_max: change.bytes_max.unwrap_or(self.bytes_max),
             keys_max: change.keys_max.unwrap_or(self.keys_max),
             history_bytes_max: change.history_bytes_max.unwrap_or(self.history_bytes_max),
+            leases_max: change.leases_max.unwrap_or(self.leases_max),
         };
         match limits.history_bytes_max > Limits::HISTORY_BYTES_MAX_MAX {
             true => Err(limits.history_bytes_max),

@@ -6,6 +6,7 @@
 //!             │  (Lanes, for clients without an identity)       ├─ Sessions: is it a repeat?
 //!             │                                                 └─ State: entries, their history
 //!             └───> Query ─── (once the read is safe) ───────> Store::query ─> Answer ───> reply
+//! Store::apply ─> Interests ─> Watches (thread watch-N) ─> what has changed, to who watches it
 //! Store::view ──────> StoreView::write ─> the bytes of a snapshot ─> Store::load
 //! ```
 //!
@@ -46,18 +47,22 @@ mod snapshot;
 mod state;
 #[cfg(feature = "server")]
 mod store;
+#[cfg(feature = "server")]
+mod watch;
 pub(crate) mod words;
 
+pub use command::{
+    Change, Command, CommandError, Identity, KEEP_ALIVE_IDS_MAX, LEASES_PER_REQUEST_MAX, Stamped,
+};
 #[cfg(feature = "client")]
-pub(crate) use command::check_key_and_value;
-pub use command::{Change, Command, CommandError, Identity};
+pub(crate) use command::{check_grant, check_key_and_value};
 #[cfg(feature = "server")]
 pub use lanes::{LANES_MAX, LaneError, LaneService, Lanes};
 pub use limits::{Limits, LimitsChange};
 #[cfg(feature = "server")]
 pub use outcome::{Branches, Done, Outcome};
 #[cfg(feature = "server")]
-pub use query::{Answer, Query, ReadAnswer, Stats};
+pub use query::{Answer, LeaseAnswer, LeasesAnswer, Query, ReadAnswer, Stats};
 #[cfg(feature = "server")]
 pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, SessionLimits, Sessions};
 #[cfg(feature = "server")]

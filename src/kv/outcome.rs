@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::model::{Refusal, Revision, TxnAnswer};
+use super::model::{LeaseId, Refusal, Revision, TxnAnswer};
 pub use super::state::Branches;
 use crate::raft::Index;
 
@@ -25,12 +25,33 @@ pub enum Outcome {
     },
     /// The entry is not a command of this version. Nothing changed.
     Malformed,
-    /// What became of a transaction, a compaction, or a change of limits.
+    /// What became of anything else; of a grant, why there was none.
     Ran {
         /// The index of the entry. For a repeat, that of the first copy.
         index: Index,
         /// What it did, or why it changed nothing.
         result: Result<Done, Refusal>,
+    },
+    /// A lease was granted.
+    Granted {
+        /// The index of the entry. For a repeat, that of the first copy.
+        index: Index,
+        /// The revision of the store then.
+        revision: Revision,
+        /// The lease.
+        lease: LeaseId,
+        /// How long it lives without being kept alive, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Leases were kept alive.
+    KeptAlive {
+        /// The index of the entry.
+        index: Index,
+        /// The revision of the store then.
+        revision: Revision,
+        /// For each lease of the command, how long it lives from now on, in milliseconds; 0 if
+        /// there is no such lease.
+        ttls_ms: Arc<[u64]>,
     },
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::StoreView;
 use super::limits::Limits;
-use super::model::{Refusal, Revision, Txn, TxnAnswer};
+use super::model::{LeaseId, LeaseInfo, Refusal, Revision, Txn, TxnAnswer};
 
 /// What can be read from the store. What only few readers need is boxed, so that the others move
 /// little.
@@ -21,6 +21,20 @@ pub enum Query {
     View,
     /// How much the store holds.
     Stats,
+    /// One lease.
+    Lease {
+        /// Which one.
+        id: LeaseId,
+        /// Whether its keys are wanted.
+        keys: bool,
+    },
+    /// Leases in the order of their ids, without their keys.
+    Leases {
+        /// Those with higher ids.
+        after: LeaseId,
+        /// How many at most.
+        limit: usize,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -36,6 +50,31 @@ pub enum Answer {
     View(Box<StoreView>),
     /// The answer to [`Query::Stats`].
     Stats(Box<Stats>),
+    /// The answer to [`Query::Lease`], unless it is a [`View`](Answer::View) because the lease has
+    /// many keys: then [`StoreView::lease`] has it.
+    Lease(Box<LeaseAnswer>),
+    /// The answer to [`Query::Leases`].
+    Leases(Box<LeasesAnswer>),
+}
+
+/// What the store tells of one lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseAnswer {
+    /// The revision of the store that was read.
+    pub revision: Revision,
+    /// The lease, or why it cannot be told.
+    pub result: Result<LeaseInfo, Refusal>,
+}
+
+/// What the store tells of its leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasesAnswer {
+    /// The revision of the store that was read.
+    pub revision: Revision,
+    /// In the order of their ids, without their keys.
+    pub leases: Vec<LeaseInfo>,
+    /// Whether there are more behind the last one.
+    pub more: bool,
 }
 
 /// The answer to a transaction that changes nothing.
@@ -62,6 +101,13 @@ pub struct Stats {
     pub compacted: Revision,
     /// What the history costs: see [`Limits::history_bytes_max`].
     pub history_bytes: u64,
+    /// Leases with an id.
+    pub leases: usize,
+    /// Keys that have a lease of their own.
+    pub keys_with_ttl: usize,
+    /// The cluster's time: the highest stamp that was applied, in milliseconds. It stands still
+    /// while there is no lease.
+    pub time_ms: u64,
     /// What the store may hold.
     pub limits: Limits,
 }

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::LEVEL_MAX;
-use super::command::{Change, Command, Identity};
+use super::command::{Change, Command, Identity, Stamped};
 use super::digest::Digest;
-use super::model::{Reason, Refusal, Revision, Txn};
+use super::model::{LeaseId, Reason, Refusal, Revision, Txn, TxnAnswer};
 use super::outcome::{Branches, Done, Outcome};
-use super::query::{Answer, Query, Stats};
+use super::query::{Answer, LeaseAnswer, LeasesAnswer, Query, Stats};
 use super::sessions::{Admission, SessionLimits, Sessions};
 use super::snapshot::{self, StoreView};
-use super::state::{Budget, State};
+use super::state::{Budget, LogEntry, State};
 use crate::node::StateMachine;
-use crate::raft::Index;
+use crate::raft::{AppliedTime, Index};
 
-/// How many keys a read may look at on a thread that others wait for. Reads that need more are made
-/// on a view, elsewhere.
+/// How many keys a read may look at, or tell, on a thread that others wait for. Reads that need
+/// more are made on a view, elsewhere.
 const QUICK_READ_KEYS_MAX: u64 = 1_000;
 
 const _: () = assert!(super::COMMAND_LEN_MAX == crate::node::COMMAND_LEN_MAX);
@@ -45,7 +45,9 @@ impl StateMachine for Store {
 
     fn apply(&mut self, index: Index, command: &Bytes) -> Outcome {
         let outcome = match Command::decode_borrowed(command) {
-            Ok(command) => self.apply_once(index, &command),
+            Ok(Stamped { command, stamp_ms }) => {
+                self.apply_stamped(LogEntry { index, stamp_ms }, &command)
+            }
             Err(error) => {
                 log::error!("entry {index} changes nothing: {}", crate::ErrorChain(&error));
                 Outcome::Malformed
@@ -61,6 +63,12 @@ impl StateMachine for Store {
             Query::Read(txn) => self.read(&txn),
             Query::View => Answer::View(Box::new(self.view())),
             Query::Stats => Answer::Stats(Box::new(self.stats())),
+            Query::Lease { id, keys } => self.lease(id, keys),
+            Query::Leases { after, limit } => {
+                let (leases, more) = self.state.leases_after(after, limit);
+                let revision = self.state.revision;
+                Answer::Leases(Box::new(LeasesAnswer { revision, leases, more }))
+            }
         }
     }
 
@@ -97,6 +105,19 @@ impl StateMachine for Store {
 
     fn level_command(&self, level: u32) -> Bytes {
         Command::unrepeated(Change::RaiseLevel(level)).encode()
+    }
+
+    fn is_stamped(command: &[u8]) -> bool {
+        Command::is_stamped(command)
+    }
+
+    fn time(&self) -> AppliedTime {
+        let leases = &self.state.leases;
+        AppliedTime { newest_ms: leases.time_ms(), next_deadline_ms: leases.next_end_ms() }
+    }
+
+    fn time_command() -> Bytes {
+        Command::unrepeated(Change::Time).encode()
     }
 }
 
@@ -135,8 +156,27 @@ impl Store {
             revision: self.state.revision,
             compacted: self.state.history.compacted(),
             history_bytes: self.state.history.bytes(),
+            leases: self.state.leases.len(),
+            keys_with_ttl: self.state.leases.own_len(),
+            time_ms: self.state.leases.time_ms(),
             limits: self.state.limits,
         }
+    }
+
+    /// Calls `see` with each key that was changed after revision `at`, newest first, as far as the
+    /// history has it; several times if it was changed at several revisions.
+    pub(super) fn changed_after(&self, at: Revision, see: impl FnMut(Revision, &[u8])) {
+        self.state.history.newest_first(at, see);
+    }
+
+    /// The oldest revision that can be read: all later changes are in the history.
+    pub(super) fn compacted(&self) -> Revision {
+        self.state.history.compacted()
+    }
+
+    /// The entries and their history, without the sessions.
+    pub(super) fn state(&self) -> State {
+        self.state.clone()
     }
 
     /// Makes a read at once, or answers with a view if it takes longer.
@@ -155,42 +195,76 @@ impl Store {
         }
     }
 
-    fn apply_once(&mut self, index: Index, command: &Command<&[u8]>) -> Outcome {
+    /// Tells what is known of a lease at once, or answers with a view if that takes longer.
+    fn lease(&self, id: LeaseId, keys: bool) -> Answer {
+        if keys && self.state.leases.keys_of(id) as u64 > QUICK_READ_KEYS_MAX {
+            return Answer::View(Box::new(self.view()));
+        }
+        let (revision, result) = (self.state.revision, self.state.lease(id, keys));
+        Answer::Lease(Box::new(LeaseAnswer { revision, result }))
+    }
+
+    /// Every stamp raises the time, whatever becomes of its command: see
+    /// [`leases`](super::state::Leases).
+    fn apply_stamped(&mut self, entry: LogEntry, command: &Command<&[u8]>) -> Outcome {
         // No member proposes such a command. If one is in the log nevertheless, it has the same
         // outcome everywhere and leaves no session: the limit on client ids bounds the memory of
         // sessions.
-        if command.check_limits().is_err() {
-            return Outcome::TooLarge;
+        let is_within_limits = command.check_limits().is_ok();
+        if let Some(stamp_ms) = entry.stamp_ms {
+            let kept = match &command.change {
+                Change::LeaseKeepAlive { ids } if is_within_limits => &ids[..],
+                _ => &[],
+            };
+            self.state.pass_time(stamp_ms, kept);
         }
+        if is_within_limits { self.apply_once(entry, command) } else { Outcome::TooLarge }
+    }
+
+    fn apply_once(&mut self, entry: LogEntry, command: &Command<&[u8]>) -> Outcome {
+        let index = entry.index;
         let Command { identity, change } = command;
         let &Identity { client_id, request_id, seen_index } = identity;
         if !command.has_session() {
-            return self.carry_out(index, change);
+            return self.carry_out(entry, change);
         }
         match self.sessions.admit(index, client_id, request_id, seen_index) {
             Admission::Repeat(outcome) => outcome,
             Admission::Older => superseded(index, change),
             Admission::Expired => Outcome::SessionExpired { index },
             Admission::New => {
-                let outcome = self.carry_out(index, change);
+                let outcome = self.carry_out(entry, change);
                 self.sessions.record(index, client_id, request_id, outcome.clone());
                 outcome
             }
         }
     }
 
-    fn carry_out(&mut self, index: Index, change: &Change<&[u8]>) -> Outcome {
-        let state = &mut self.state;
+    fn carry_out(&mut self, entry: LogEntry, change: &Change<&[u8]>) -> Outcome {
+        let (index, state) = (entry.index, &mut self.state);
         let result = match change {
             Change::Put { key, value } => return written(index, state.put(key, value)),
             Change::Append { key, value } => return written(index, state.append(key, value)),
-            Change::Txn(txn) => state.run(txn).map(|ran| (ran.branches, Some(ran.answer))),
+            Change::LeaseKeepAlive { ids } => {
+                let ttls_ms = state.keep_alive(entry, ids).into();
+                return Outcome::KeptAlive { index, revision: state.revision, ttls_ms };
+            }
+            Change::LeaseGrant { ttl_ms, id } => match state.grant(entry, *id, *ttl_ms) {
+                Ok(lease) => {
+                    let (revision, ttl_ms) = (state.revision, *ttl_ms);
+                    return Outcome::Granted { index, revision, lease, ttl_ms };
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Change::Txn(txn) => state.run(entry, txn).map(|ran| (ran.branches, Some(ran.answer))),
+            Change::LeaseRevoke { id } => state.revoke(*id).map(nothing),
             Change::Compact { revision } => state.compact(*revision).map(nothing),
             Change::SetLimits(change) => state.set_limits(*change).map(nothing),
             Change::RaiseLevel(level) => {
                 state.level = state.level.max(*level);
                 Ok(nothing(()))
             }
+            Change::Time => Ok(nothing(())),
         };
         let result = result.map(|(branches, answer)| Done {
             revision: state.revision,
@@ -211,7 +285,7 @@ fn written(index: Index, result: Result<(), Refusal>) -> Outcome {
 }
 
 /// A command without operations ran.
-fn nothing((): ()) -> (Branches, Option<super::model::TxnAnswer>) {
+fn nothing((): ()) -> (Branches, Option<TxnAnswer>) {
     (Branches::default(), None)
 }
 
@@ -222,6 +296,9 @@ fn superseded(index: Index, change: &Change<&[u8]>) -> Outcome {
         _ => Outcome::Ran { index, result: Err(Refusal::of(Reason::Superseded, 0)) },
     }
 }
+
+#[cfg(test)]
+mod lease_tests;
 
 #[cfg(test)]
 mod tests {

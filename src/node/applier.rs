@@ -269,13 +269,19 @@ impl<S: StateMachine> Applier<S> {
                 })?)
             }
         };
+        if outcome.is_some() {
+            machine.tell_applied();
+        }
         self.digests.extend(machine.get().digest());
         self.shared.levels.set_applied(machine.get().level());
         let time = machine.get().time();
         drop(machine);
         // Before the index: the core must not learn of an entry without the time that it brought.
-        if std::mem::replace(&mut self.time, time) != time {
-            self.shared.time_applied(time, false);
+        // A stamp counts although it is equal to the last one: it was told later.
+        let is_stamped =
+            matches!(&entry.payload, Payload::Command(command) if S::is_stamped(command));
+        if std::mem::replace(&mut self.time, time) != time || is_stamped {
+            self.shared.time_applied(time, is_stamped);
         }
         self.applied =
             Some(SnapshotMeta { last_included_index: entry.index, last_included_term: entry.term });
@@ -317,6 +323,7 @@ impl<S: StateMachine> Applier<S> {
             self.shared.levels.check(it.level())?;
             loaded.map_err(NodeFailure::Storage)
         })?;
+        machine.tell_replaced();
         let digest = machine.get().digest();
         self.shared.levels.set_applied(machine.get().level());
         self.time = machine.get().time();

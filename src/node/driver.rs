@@ -17,7 +17,7 @@ use super::joining::{self, Reminder};
 use super::leased::Leased;
 use super::persister::LogTask;
 use super::post::Post;
-use super::request::{Request, RequestError, Responder};
+use super::request::{Proposal, Request, RequestError, Responder};
 use super::requests::Requests;
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
@@ -36,6 +36,9 @@ const RAISE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the outcome of an entry that tells the time is waited for. Nobody needs it.
 const TIME_ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many requests may wait until the leader knows the time.
+const HELD_MAX: usize = 16_384;
+
 /// What the core orders from the other stages.
 pub(super) enum CoreOutput<S: StateMachine> {
     /// Another turn is due: what the core waits for has happened during this one.
@@ -53,6 +56,8 @@ pub(super) struct Driver<S: StateMachine> {
     shared: Arc<Shared>,
     leased: Arc<Leased<S>>,
     requests: Requests<S>,
+    /// What the leader stamps when it knows the time.
+    held: Vec<Request<S>>,
     /// A leader's snapshots that arrived in this turn.
     received: Vec<Snapshot>,
     was_leader: bool,
@@ -97,6 +102,7 @@ impl<S: StateMachine> Driver<S> {
             shared,
             leased,
             requests: Requests::new(),
+            held: Vec::new(),
             received: Vec::new(),
             was_leader: false,
             applied_index: Index::ZERO,
@@ -110,6 +116,8 @@ impl<S: StateMachine> Driver<S> {
     /// Ends the requests that the core still has.
     pub(super) fn end(self) {
         self.requests.end();
+        let stopped = RequestError::Stopped { may_apply: false };
+        self.held.into_iter().for_each(|request| request.refuse(stopped));
     }
 
     fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
@@ -139,11 +147,17 @@ impl<S: StateMachine> Driver<S> {
         events.push(Event::Clock(clock::boot_time().as_micros() as u64));
         events.extend(self.applied());
         events.push(self.unanswered());
+        let held = std::mem::take(&mut self.held);
+        events.extend(held.into_iter().filter_map(|request| self.request(request, now, out)));
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
         events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
         events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
         // Behind what keeps leases alive.
-        events.extend(has_ticked.then(|| self.tell_time(now)).flatten());
+        if has_ticked {
+            let is_time_due = self.raft.is_time_due();
+            events.extend(self.held_back(is_time_due, now, out));
+            events.extend(self.tell_time(is_time_due, now));
+        }
         // Last, so that a leader's message that has arrived counts before the time that passed.
         events.extend(has_ticked.then_some(Event::Tick));
         events.extend(self.requests.refresh(now));
@@ -157,7 +171,7 @@ impl<S: StateMachine> Driver<S> {
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
         let is_news = applied > std::mem::replace(&mut self.applied_index, applied);
         let time = self.shared.take_time_news();
-        let time = time.map(|(time, is_restored)| Event::AppliedTime { time, is_restored });
+        let time = time.map(|(time, is_anew)| Event::AppliedTime { time, is_anew });
         time.into_iter().chain(is_news.then_some(Event::Applied(applied)))
     }
 
@@ -200,9 +214,24 @@ impl<S: StateMachine> Driver<S> {
         Some(self.requests.propose(command, responder))
     }
 
-    /// A leader tells the time when something is due, and now and then.
-    fn tell_time(&mut self, now: Instant) -> Option<Event> {
-        if !self.raft.is_time_due() {
+    /// The command that was held back until this tick.
+    fn held_back(
+        &mut self,
+        is_time_due: bool,
+        now: Instant,
+        out: &mut Out<'_, S>,
+    ) -> Option<Event> {
+        let Proposal { command, deadline, callback } = self.leased.held_back(is_time_due)?;
+        let responder = Responder::new(deadline, callback);
+        self.request(Request::Propose { command, responder }, now, out)
+    }
+
+    /// A leader tells the time when something is due, and now and then. Nothing ends while it
+    /// refuses what would keep it alive.
+    fn tell_time(&mut self, is_due: bool, now: Instant) -> Option<Event> {
+        let is_refusing =
+            self.shared.is_disk_full.load(Ordering::Acquire) || self.shared.watch.is_diverged();
+        if is_refusing || !is_due {
             return None;
         }
         // If it fails, it is due again.
@@ -239,6 +268,13 @@ impl<S: StateMachine> Driver<S> {
                 responder.respond(Err(RequestError::TimedOut { may_apply: false }));
                 None
             }
+            request @ Request::Propose { .. } if self.must_wait(&request) => {
+                match self.held.len() < HELD_MAX {
+                    true => self.held.push(request),
+                    false => request.refuse(RequestError::Busy),
+                }
+                None
+            }
             Request::Propose { command, responder } if S::is_stamped(&command) => {
                 Some(self.requests.propose_stamped(command, responder))
             }
@@ -251,6 +287,13 @@ impl<S: StateMachine> Driver<S> {
                 None
             }
         }
+    }
+
+    /// A leader knows the time once its no-op is applied. What it has to stamp waits until then.
+    fn must_wait(&self, request: &Request<S>) -> bool {
+        let is_stamped =
+            matches!(request, Request::Propose { command, .. } if S::is_stamped(command));
+        is_stamped && self.raft.awaits_time()
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>, out: &mut Out<'_, S>) {

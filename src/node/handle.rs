@@ -7,39 +7,45 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::config::COMMAND_LEN_MAX;
+use super::config::{COMMAND_LEN_MAX, Timing};
 use super::divergence::Divergence;
 #[cfg(feature = "testing")]
 use super::gate::Gate;
 use super::inbox::Input;
 use super::mailbox::MayDo;
 use super::pipeline::Pipeline;
-use super::request::{Request, RequestError, Responder, Stale};
+use super::request::{Proposal, Request, RequestError, Responder, Stale};
 use super::shared::{NodeFailure, Shared};
-use super::state_machine::StateMachine;
+use super::state_machine::{Observer, StateMachine};
 use crate::raft::{Index, MemberId, RoleName, STAMP_LEN_BYTES, Status};
 
 /// How the rest of the program talks to a node. Clones belong to the same node.
 pub struct NodeHandle<S: StateMachine> {
     pipeline: Arc<Pipeline<S>>,
     shared: Arc<Shared>,
+    timing: Timing,
 }
 
 impl<S: StateMachine> Clone for NodeHandle<S> {
     fn clone(&self) -> NodeHandle<S> {
-        NodeHandle { pipeline: self.pipeline.clone(), shared: self.shared.clone() }
+        let (pipeline, shared) = (self.pipeline.clone(), self.shared.clone());
+        NodeHandle { pipeline, shared, timing: self.timing }
     }
 }
 
 impl<S: StateMachine> NodeHandle<S> {
-    pub(super) fn new(pipeline: Arc<Pipeline<S>>, shared: Arc<Shared>) -> NodeHandle<S> {
-        NodeHandle { pipeline, shared }
+    pub(super) fn new(
+        pipeline: Arc<Pipeline<S>>,
+        shared: Arc<Shared>,
+        timing: Timing,
+    ) -> NodeHandle<S> {
+        NodeHandle { pipeline, shared, timing }
     }
 
     /// Replicates `command`. `callback` gets the outcome once the command is committed and applied
     /// here, or the reason why there is none. It runs once, possibly on this thread, and must not
-    /// block. A command is at most [`COMMAND_LEN_MAX`] bytes long, with the leader's time if it gets
-    /// one.
+    /// block. A command is at most [`COMMAND_LEN_MAX`] bytes long, with the leader's time if it
+    /// gets one.
     pub fn propose(
         &self,
         command: Bytes,
@@ -65,6 +71,16 @@ impl<S: StateMachine> NodeHandle<S> {
             Some(refusal) => responder.respond(Err(refusal)),
             None => self.pipeline.push_request(Request::Propose { command, responder }),
         }
+    }
+
+    /// At each tick, what `waiting` returns is proposed: a command that has been held back. It is
+    /// told whether the leader is about to tell the time because something is due; the command then
+    /// comes first. The first call counts.
+    pub(crate) fn at_each_tick(
+        &self,
+        waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+    ) {
+        self.pipeline.at_each_tick(waiting);
     }
 
     /// Does what is queued, on this thread if no other one is doing it.
@@ -136,6 +152,24 @@ impl<S: StateMachine> NodeHandle<S> {
         self.run_pending();
     }
 
+    /// From now on `observer` is told what happens to the state machine, until the node ends.
+    pub fn observe(&self, observer: Arc<dyn Observer<S>>) {
+        self.pipeline.observe(observer);
+    }
+
+    /// Runs `look` on the state as it is, whatever its age, on this thread: it waits for the entry
+    /// that is being applied, and the next entry waits for it. So `look` should take microseconds.
+    /// `None`: the node has ended or failed, or this member has
+    /// [diverged](NodeHandle::divergence).
+    pub fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        self.pipeline.inspect(look)
+    }
+
+    /// The times of Raft that the node was started with.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
     /// If this member leads, hands the leadership over to `to`, or to the peer with the longest log
     /// (thesis §3.10). The result shows in [`status`](NodeHandle::status). After an election
     /// timeout without effect the leader goes on.
@@ -154,6 +188,12 @@ impl<S: StateMachine> NodeHandle<S> {
     /// Where this member stands.
     pub fn status(&self) -> Status {
         *self.shared.status.lock()
+    }
+
+    /// How long ago the newest stamp was applied here, or was loaded with a snapshot. What is due
+    /// can be estimated with it; only an entry of the log tells the time.
+    pub fn since_stamp(&self) -> Duration {
+        self.shared.since_stamp()
     }
 
     /// The last entry that the state machine has applied.

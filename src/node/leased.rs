@@ -25,19 +25,20 @@
 //!   meanwhile, and after a panic or a failure nobody gets it any more.
 //! - The state machine ends with the applier.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::request::Proposal;
 use super::shared::{SLOW_APPLY, Shared};
-use super::state_machine::StateMachine;
+use super::state_machine::{Observer, StateMachine};
 use crate::clock;
 use crate::raft::Index;
 
-pub(super) struct Leased<S> {
+pub(super) struct Leased<S: StateMachine> {
     machine: RwLock<Machine<S>>,
     /// Until when the lease holds, by the boot-time clock in microseconds; 0: there is none.
     lease_end_us: AtomicU64,
@@ -45,15 +46,24 @@ pub(super) struct Leased<S> {
     /// When the newest read that was answered here began, by the boot-time clock in nanoseconds.
     read_begun_ns: AtomicU64,
     is_stopped: AtomicBool,
+    held_back: OnceLock<HeldBack<S>>,
     shared: Arc<Shared>,
 }
 
-/// A state machine; none once a change of it has panicked or failed, or the applier has ended.
-pub(super) struct Machine<S>(Option<S>);
+/// A command that is held back until a tick: see
+/// [`NodeHandle::at_each_tick`](super::NodeHandle::at_each_tick).
+type HeldBack<S> =
+    Box<dyn Fn(bool) -> Option<Proposal<<S as StateMachine>::Outcome>> + Send + Sync>;
+
+pub(super) struct Machine<S> {
+    /// None once a change of it has panicked or failed, or the applier has ended.
+    state_machine: Option<S>,
+    observers: Vec<Arc<dyn Observer<S>>>,
+}
 
 impl<S: StateMachine> Machine<S> {
     pub(super) fn get(&self) -> &S {
-        self.0.as_ref().expect("the applier stops at the first failure")
+        self.state_machine.as_ref().expect("the applier stops at the first failure")
     }
 
     /// Changes the state.
@@ -61,21 +71,36 @@ impl<S: StateMachine> Machine<S> {
         &mut self,
         change: impl FnOnce(&mut S) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut state_machine = self.0.take().expect("the applier stops at the first failure");
+        let state_machine = self.state_machine.take();
+        let mut state_machine = state_machine.expect("the applier stops at the first failure");
         let result = change(&mut state_machine)?;
-        self.0 = Some(state_machine);
+        self.state_machine = Some(state_machine);
         Ok(result)
+    }
+
+    /// An entry has changed the state.
+    pub(super) fn tell_applied(&self) {
+        self.observers.iter().for_each(|observer| observer.applied(self.get()));
+    }
+
+    /// A snapshot has replaced the state.
+    pub(super) fn tell_replaced(&self) {
+        self.observers.iter().for_each(|observer| observer.replaced(self.get()));
     }
 }
 
 impl<S: StateMachine> Leased<S> {
     pub(super) fn new(state_machine: S, shared: Arc<Shared>) -> Arc<Leased<S>> {
         Arc::new(Leased {
-            machine: RwLock::new(Machine(Some(state_machine))),
+            machine: RwLock::new(Machine {
+                state_machine: Some(state_machine),
+                observers: Vec::new(),
+            }),
             lease_end_us: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             read_begun_ns: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
+            held_back: OnceLock::new(),
             shared,
         })
     }
@@ -103,12 +128,35 @@ impl<S: StateMachine> Leased<S> {
 
     /// The command that raises the level of the state, unless the state is being changed.
     pub(super) fn try_level_command(&self, level: u32) -> Option<Bytes> {
-        self.machine.try_read()?.0.as_ref().map(|it| it.level_command(level))
+        self.machine.try_read()?.state_machine.as_ref().map(|it| it.level_command(level))
+    }
+
+    pub(super) fn set_held_back(&self, held_back: HeldBack<S>) {
+        let _ = self.held_back.set(held_back);
+    }
+
+    /// The command that is held back until this tick.
+    pub(super) fn held_back(&self, is_time_due: bool) -> Option<Proposal<S::Outcome>> {
+        self.held_back.get().and_then(|held_back| held_back(is_time_due))
+    }
+
+    /// From now on `observer` is told of every change.
+    pub(super) fn observe(&self, observer: Arc<dyn Observer<S>>) {
+        let mut machine = self.machine.write();
+        machine.state_machine.as_ref().inspect(|it| observer.replaced(it));
+        machine.observers.push(observer);
+    }
+
+    /// Looks at the state as it is, after a change that is under way. `None`: there is none any
+    /// more, or it has diverged.
+    pub(super) fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        let machine = self.machine.read();
+        machine.state_machine.as_ref().filter(|_| !self.is_diverged()).map(look)
     }
 
     /// Ends the state machine.
     pub(super) fn end(&self) {
-        let state_machine = self.machine.write().0.take();
+        let state_machine = self.machine.write().state_machine.take();
         // Without the lock: it may take long.
         drop(state_machine);
     }
@@ -127,7 +175,8 @@ impl<S: StateMachine> Leased<S> {
             return Err(query);
         }
         let Some(machine) = self.machine.try_read() else { return Err(query) };
-        let Some(state_machine) = machine.0.as_ref().filter(|_| !self.is_diverged()) else {
+        let Some(state_machine) = machine.state_machine.as_ref().filter(|_| !self.is_diverged())
+        else {
             return Err(query);
         };
         let asked = Instant::now();

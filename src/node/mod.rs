@@ -88,6 +88,8 @@
 //!   lease. Each takes microseconds; after one that does not, those threads make none for a while.
 //! - A thread that carries heartbeats, votes or the clock never waits for the disk, and never
 //!   applies entries.
+//! - An [`Observer`] of the state machine is told of an entry on the thread that applies it, before
+//!   the entry has an outcome for anybody.
 //! - Clients' callbacks run on any of these threads, so they must not block.
 //! - A member whose state is at a feature level that its program does not know answers nobody from
 //!   it, and stops (`levels`).
@@ -131,7 +133,8 @@ pub use divergence::Divergence;
 #[cfg(feature = "testing")]
 pub(crate) use gate::Gate;
 pub use handle::NodeHandle;
+pub(crate) use request::Proposal;
 pub use request::{RequestError, Stale};
 pub use shared::NodeFailure;
 pub use start::{Node, NodeError};
-pub use state_machine::{StateMachine, StateView};
+pub use state_machine::{Observer, StateMachine, StateView};

@@ -35,11 +35,11 @@ use super::inbox::{Inbox, Input};
 use super::leased::Leased;
 use super::mailbox::{Chunk, Mailbox, MayDo};
 use super::persister::{LogOutput, Persister};
-use super::request::{Request, RequestError, Responder};
+use super::request::{Proposal, Request, RequestError, Responder};
 use super::shared::{NodeFailure, PanicGuard, Shared};
 use super::snapshotter::{SnapshotOutput, SnapshotTask, Snapshotter};
 use super::stage::{Stage, in_turn, is_in_turn};
-use super::state_machine::StateMachine;
+use super::state_machine::{Observer, StateMachine};
 use crate::raft::{MemberId, Message, OtherCluster};
 use crate::rpc::Status;
 
@@ -71,6 +71,21 @@ impl<S: StateMachine> Pipeline<S> {
         self.core.set_worker(driver);
         self.log.set_worker(persister);
         self.applier.set_worker(applier);
+    }
+
+    pub(super) fn observe(&self, observer: Arc<dyn Observer<S>>) {
+        self.leased.observe(observer);
+    }
+
+    pub(super) fn at_each_tick(
+        &self,
+        waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+    ) {
+        self.leased.set_held_back(Box::new(waiting));
+    }
+
+    pub(super) fn inspect<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        self.leased.inspect(look)
     }
 
     /// Queues a client's request, or refuses it.

@@ -136,8 +136,15 @@ impl<S: StateMachine> Request<S> {
     }
 }
 
+/// A command that is proposed, until when its outcome is waited for, and who is told.
+pub(crate) struct Proposal<T> {
+    pub(crate) command: Bytes,
+    pub(crate) deadline: Instant,
+    pub(crate) callback: Callback<T>,
+}
+
 /// Runs once, on a thread of the node, and must not block.
-type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
+pub(crate) type Callback<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
 
 /// Gives a request its result, once. If it is lost with a thread that panicked, the request ends
 /// all the same.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::gate::Gate;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
+use crate::clock;
 use crate::raft::{AppliedTime, Status};
 use crate::storage::StorageError;
 
@@ -102,6 +103,8 @@ struct TimeNews {
     is_news: AtomicBool,
     /// The time, and whether the state has been replaced since the last turn.
     news: Mutex<Option<(AppliedTime, bool)>>,
+    /// When the newest stamp was applied, or loaded, by the boot-time clock.
+    stamped: Mutex<Duration>,
 }
 
 pub(super) struct Shared {
@@ -155,12 +158,20 @@ impl Shared {
         }
     }
 
-    /// The applier has come to this time. `is_restored`: with a state that it has loaded.
-    pub(super) fn time_applied(&self, time: AppliedTime, is_restored: bool) {
+    /// The applier has come to this time. `is_anew` as in `Event::AppliedTime`.
+    pub(super) fn time_applied(&self, time: AppliedTime, is_anew: bool) {
+        if is_anew {
+            *self.time.stamped.lock() = clock::boot_time();
+        }
         let mut news = self.time.news.lock();
-        let was_restored = news.is_some_and(|(_, is_restored)| is_restored);
-        *news = Some((time, is_restored || was_restored));
+        let was_anew = news.is_some_and(|(_, is_anew)| is_anew);
+        *news = Some((time, is_anew || was_anew));
         self.time.is_news.store(true, Ordering::Release);
+    }
+
+    /// How long ago the newest stamp was applied.
+    pub(super) fn since_stamp(&self) -> Duration {
+        clock::since(*self.time.stamped.lock())
     }
 
     /// What [`time_applied`](Shared::time_applied) has said since the last call.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::applier::{self, Applier};
-use super::config::NodeConfig;
+use super::config::{NodeConfig, Timing};
 use super::driver::Driver;
 use super::gate::Gate;
 use super::handle::NodeHandle;
@@ -71,6 +71,7 @@ pub struct Node<S: StateMachine> {
     post: Arc<Post>,
     shared: Arc<Shared>,
     service: Arc<RaftService>,
+    timing: Timing,
     threads: Vec<JoinHandle<()>>,
     /// Dropping it ends the threads that wait for it.
     stop: Option<Sender<()>>,
@@ -145,6 +146,7 @@ impl<S: StateMachine> Node<S> {
             post,
             shared,
             service: Arc::new(service),
+            timing: config.timing,
             threads: Vec::new(),
             stop: Some(stop),
             _data_dir: data_dir.clone(),
@@ -174,7 +176,7 @@ impl<S: StateMachine> Node<S> {
 
     /// What the rest of the program uses to talk to the node.
     pub fn handle(&self) -> NodeHandle<S> {
-        NodeHandle::new(self.pipeline.clone(), self.shared.clone())
+        NodeHandle::new(self.pipeline.clone(), self.shared.clone(), self.timing)
     }
 
     /// The service that peers call. A server publishes it, and takes frames of

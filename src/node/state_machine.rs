@@ -150,6 +150,22 @@ pub trait StateMachine: Send + Sync + 'static {
     }
 }
 
+/// Is told what happens to a state machine on one member, for those who follow it: see
+/// [`NodeHandle::observe`](super::NodeHandle::observe). What an entry changed is for the machine to
+/// say: it remembers as much of its last changes as its observers need.
+///
+/// Both methods run on the thread that applies entries, between one entry and the next, and before
+/// anybody is told the entry's outcome. Every command waits for them, so they should take less than
+/// a microsecond, and must not call the node.
+pub trait Observer<S>: Send + Sync + 'static {
+    /// The machine has applied an entry with a command.
+    fn applied(&self, machine: &S);
+
+    /// The machine has another state than before, which it has not come to by applying entries: it
+    /// has loaded a snapshot. Also called once when the observer is added.
+    fn replaced(&self, machine: &S);
+}
+
 /// The state at one moment. See [`StateMachine::view`].
 pub trait StateView: Send + 'static {
     /// Writes the state in a form that [`StateMachine::load`] reads, piece by piece: a large state

@@ -32,7 +32,8 @@ pub struct Config {
     /// How a leader makes sure that it may answer a read. Default [`ReadMode::ReadIndex`].
     pub read_mode: ReadMode,
     /// Discard the data in the data directory and copy that of the other members, for example
-    /// because it is damaged. All others must be up and have their data. A member that is already being rebuilt continues. Default false.
+    /// because it is damaged. All others must be up and have their data. A member that is already
+    /// being rebuilt continues. Default false.
     pub rebuild: bool,
     /// The address that serves HTTP, if any: the store (`/v1/...`), and pages for operators' tools
     /// (`/livez`, `/readyz`, `/status`, `/metrics`). Default `None`.

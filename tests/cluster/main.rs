@@ -2,7 +2,8 @@
 //!
 //! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
 //!   [`lanes`].
-//! - Entries, ranges, transactions: [`store`]. Scans: [`scans`].
+//! - Entries, ranges, transactions: [`store`]. Scans: [`scans`]. Watches: [`watches`], and those of
+//!   a Clerk ([`clerk_watches`]). Locks and elections: [`locks`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
 //!   store over HTTP ([`http_front`]), members with another list ([`lists`]).
@@ -13,6 +14,7 @@
 #[path = "../support/alone.rs"]
 mod alone;
 mod blackhole;
+mod clerk_watches;
 #[path = "../support/collector.rs"]
 mod collector;
 mod disk_stall;
@@ -22,8 +24,10 @@ mod faults;
 mod http;
 mod http_front;
 mod lanes;
+mod leases;
 mod levels;
 mod lists;
+mod locks;
 mod nodes;
 mod overload;
 mod own_state_machine;
@@ -36,3 +40,4 @@ mod scans;
 mod snapshots;
 mod stopping;
 mod store;
+mod watches;

@@ -2,13 +2,13 @@
 //! tickets.
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::members::Members;
 use syncraft::node::{
-    Node, NodeConfig, NodeHandle, ReadMode, RequestError, StateMachine, StateView,
+    Node, NodeConfig, NodeHandle, Observer, ReadMode, RequestError, StateMachine, StateView,
 };
 use syncraft::raft::{Index, MemberId};
 use syncraft::rpc::Server;
@@ -134,6 +134,33 @@ fn taken(node: &Node<Tickets>) -> Result<u64, RequestError> {
         sender.send(answer).unwrap()
     });
     receiver.recv().unwrap()
+}
+
+/// What the state was after each entry.
+#[derive(Default)]
+struct Totals(Mutex<Vec<u64>>);
+
+impl Observer<Tickets> for Totals {
+    fn applied(&self, tickets: &Tickets) {
+        self.0.lock().unwrap().push(tickets.handed_out);
+    }
+
+    fn replaced(&self, tickets: &Tickets) {
+        self.0.lock().unwrap().push(tickets.handed_out);
+    }
+}
+
+#[test]
+fn an_observer_is_told_of_each_entry_before_its_client_is() {
+    let counters = start(1);
+    until_done(&counters, |node| take(node, 1));
+    let (handle, totals) = (counters.members[0].node.handle(), Arc::new(Totals::default()));
+    handle.observe(totals.clone());
+    for (tickets, expected) in [(2, vec![1, 3]), (4, vec![1, 3, 7])] {
+        until_done(&counters, |node| take(node, tickets));
+        assert_eq!(*totals.0.lock().unwrap(), expected);
+    }
+    assert_eq!(handle.inspect(|tickets| tickets.handed_out), Some(7));
 }
 
 #[test]

@@ -61,9 +61,17 @@ fn every_request_ends_when_the_state_machine_fails() {
 }
 
 /// When a leader stops, its sockets close. No heartbeat may follow that the others would take for
-/// its return: they would then need more than ten seconds to miss it.
+/// its return: they would then need a minute to miss it.
+///
+/// By chance, another member may lead first, or both others may stand for election at the same
+/// moment and then wait for a minute. So there are some attempts.
 #[test]
 fn followers_notice_at_once_that_a_leader_stops() {
+    assert!((0..4).any(|_| is_a_stopped_leader_replaced_at_once()), "no other one leads at once");
+}
+
+fn is_a_stopped_leader_replaced_at_once() -> bool {
+    const AT_ONCE: Duration = Duration::from_secs(10);
     let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
     let dir = tempfile::tempdir().unwrap();
     let list = members(&ports);
@@ -80,10 +88,11 @@ fn followers_notice_at_once_that_a_leader_stops() {
         Member::start_on(port.listen().unwrap(), config).unwrap()
     };
     let mut members: Vec<Member> = ports.iter().enumerate().map(start).collect();
-    until("the member with the shortest timeout leads", || leads(&members[0].node()));
-    until("the others follow", || {
-        members.iter().all(|member| member.node().status().role.leader == Some(MemberId(1)))
-    });
+    let all_follow_the_first =
+        || members.iter().all(|member| member.node().status().role.leader == Some(MemberId(1)));
+    if !is_within(AT_ONCE, all_follow_the_first) {
+        return false;
+    }
     // Each read sends heartbeats.
     let handle = members[0].node();
     let reader = thread::spawn(move || {
@@ -105,7 +114,19 @@ fn followers_notice_at_once_that_a_leader_stops() {
         (0..200).map(|_| TcpStream::connect(ports[0].addr()).unwrap()).collect();
     members.remove(0).stop();
     reader.join().unwrap();
-    until("another leads", || {
+    is_within(AT_ONCE, || {
         members.iter().any(|member| member.node().status().role.role == RoleName::Leader)
-    });
+    })
+}
+
+/// Whether `holds` comes true in this time.
+fn is_within(time: Duration, holds: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + time;
+    while !holds() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
 }

@@ -407,6 +407,22 @@ fn bench_measures_what_it_says() {
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(stderr(&output).contains("1500 keys in place of 1501"), "{}", stderr(&output));
 
+    // Each put counts once for each watcher. Other watches are not in the way.
+    let args = ["watch", "--watchers", "20", "--idle", "7", "--streams", "3", "--count", "50"];
+    let watches = bench(&cluster, &[&args[..], &["--clients", "4"]].concat());
+    assert_eq!((&watches["operation"], &watches["operations"]), (&"watch".into(), &1000.into()));
+    assert_eq!(watches["errors"], puts["errors"]);
+
+    // Leases of an earlier run can be used again.
+    let args = ["lease", "--leases", "30", "--ttl", "60s", "--round", "10ms", "--count", "2"];
+    for args in [&args[..], &[&args[..], &["--no-fill"]].concat()] {
+        let leases = bench(&cluster, args);
+        assert_eq!(leases["operation"], "lease");
+        assert_eq!((&leases["operations"], &leases["errors"]), (&2.into(), &puts["errors"]));
+    }
+    let output = syncraft(&["bench", "watch", "--rate", "5", "--members", &members]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+
     // An open loop starts this many calls, however long they take.
     let open = bench(&cluster, &["put", "--rate", "500", "--seconds", "0.5", "--clients", "20"]);
     let operations = open["operations"].as_u64().unwrap();

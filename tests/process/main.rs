@@ -4,9 +4,10 @@
 //!   are killed, paused and wiped ([`faults`]); their files, addresses and limits ([`files`],
 //!   [`addresses`], [`descriptors`], [`memory`], [`task_limits`]); [`existing_clients`] over
 //!   restarts.
-//!   The commands that read and write entries: [`store_commands`].
+//!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
+//!   [`watch_commands`], [`lock_commands`].
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`], [`http_docs`].
-//! - Shared helpers: members as processes ([`processes`]).
+//! - Shared helpers: members as processes ([`processes`]), commands that run ([`running`]).
 
 mod addresses;
 #[path = "../support/alone.rs"]
@@ -18,6 +19,8 @@ mod existing_clients;
 mod faults;
 mod files;
 mod http_docs;
+mod lease_commands;
+mod lock_commands;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mutants;
@@ -27,6 +30,8 @@ mod processes;
 #[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
 mod raw;
 mod readme;
+mod running;
 mod store_commands;
 #[cfg(target_os = "linux")]
 mod task_limits;
+mod watch_commands;

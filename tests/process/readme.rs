@@ -111,6 +111,7 @@ fn every_block_has_its_test() {
             "sh" => &[
                 "scripts/cluster.sh start",
                 "scripts/cluster.sh kill",
+                "syncraft lock",
                 "--id 1 ",
                 "--rebuild",
                 "scripts/bench.sh",
@@ -170,6 +171,17 @@ fn the_first_cluster() {
     run("scripts/cluster.sh stop", &env);
     let left = run("scripts/cluster.sh status 2>&1 || true", &env);
     assert_eq!(left.matches("not running").count(), 3, "{left}");
+}
+
+#[test]
+fn watches_and_locks() {
+    let cluster = Processes::start(1);
+    cluster.clerk().put("greeting", "hello").unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", Path::new(binary()).parent().unwrap().display());
+    let env = [("SYNCRAFT_MEMBERS", &*cluster.members()), ("PATH", &path)];
+    let said = run(&shell_block("syncraft lock"), &env);
+    assert_eq!(said, "put\tgreeting\thello\nnow hello\nmine\ndb-1\n");
 }
 
 /// A member on each of several machines; then the data of one of them is discarded.

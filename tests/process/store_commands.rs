@@ -8,10 +8,10 @@ use syncraft::kv::model::KeyRange;
 use crate::processes::*;
 
 /// A shell's view of one cluster.
-struct Shell<'a>(&'a Processes);
+pub(crate) struct Shell<'a>(pub(crate) &'a Processes);
 
 impl Shell<'_> {
-    fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
+    pub(crate) fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
         let mut child = Command::new(SYNCRAFT)
             .args(args)
             .env("SYNCRAFT_MEMBERS", self.0.members())
@@ -27,12 +27,12 @@ impl Shell<'_> {
 
     /// Runs a command that ends with this status, and returns what it prints.
     #[track_caller]
-    fn check(&self, args: &[&str], status: i32) -> String {
+    pub(crate) fn check(&self, args: &[&str], status: i32) -> String {
         self.check_with(args, b"", status)
     }
 
     #[track_caller]
-    fn check_with(&self, args: &[&str], input: &[u8], status: i32) -> String {
+    pub(crate) fn check_with(&self, args: &[&str], input: &[u8], status: i32) -> String {
         let output = self.run_with(args, input);
         let (said, code) = (stderr(&output), output.status.code());
         assert_eq!(code, Some(status), "{args:?}: {said}");
@@ -45,7 +45,7 @@ impl Shell<'_> {
 
     /// Runs a command that is refused with status 2, in a line that has these words.
     #[track_caller]
-    fn refused(&self, args: &[&str], input: &str, words: &[&str]) {
+    pub(crate) fn refused(&self, args: &[&str], input: &str, words: &[&str]) {
         let output = self.run_with(args, input.as_bytes());
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
@@ -54,7 +54,7 @@ impl Shell<'_> {
     }
 }
 
-fn json(line: &str) -> serde_json::Value {
+pub(crate) fn json(line: &str) -> serde_json::Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 

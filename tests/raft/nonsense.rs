@@ -182,6 +182,13 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::ApplyAll),
         2 => (0..3usize).prop_map(Input::TakeSnapshot),
         2 => any::<u64>().prop_map(|id| Input::Event(proposal(id))),
+        1 => (any::<u64>(), any::<bool>()).prop_map(|(id, is_time)| {
+            let (id, command) = (RequestId(id), Bytes::from_static(b"stamped"));
+            Input::Event(match is_time {
+                true => Event::ProposeTime { id, command },
+                false => Event::ProposeStamped { id, command },
+            })
+        }),
         2 => any::<u64>().prop_map(|id| Input::Event(read(id))),
         1 => (0..4u64).prop_map(|peer| Input::Event(Event::Disconnected(MemberId(peer)))),
         1 => number().prop_map(|now_us| Input::Event(Event::Clock(now_us))),

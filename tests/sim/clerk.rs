@@ -198,7 +198,11 @@ impl Clerk {
                 ..
             }) => panic!("a clerk goes on only when its write has ended"),
             Answer::Written(outcome) => {
-                if let Outcome::Ran { index, .. } | Outcome::Applied { index } = &outcome {
+                if let Outcome::Ran { index, .. }
+                | Outcome::Applied { index }
+                | Outcome::Granted { index, .. }
+                | Outcome::KeptAlive { index, .. } = &outcome
+                {
                     self.seen_index = self.seen_index.max(*index);
                 }
                 Some(self.done(End::Written(outcome)))

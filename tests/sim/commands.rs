@@ -15,6 +15,9 @@ use crate::reference::Reference;
 /// How deep transactions are nested.
 const DEPTH_MAX: usize = 3;
 
+/// Ids of leases that clerks choose.
+const LEASES: u64 = 4;
+
 /// Which commands there are.
 #[derive(Clone, Debug)]
 pub(crate) struct Kinds {
@@ -24,6 +27,7 @@ pub(crate) struct Kinds {
     pub(crate) are_all: bool,
     pub(crate) has_limits: bool,
     pub(crate) has_compaction: bool,
+    pub(crate) has_leases: bool,
     /// How long values are, beside what makes them unique.
     pub(crate) value_len: Span<usize>,
 }
@@ -31,8 +35,8 @@ pub(crate) struct Kinds {
 impl Kinds {
     /// All kinds, on this many keys.
     pub(crate) fn of_keys(keys: usize) -> Kinds {
-        let (are_all, has_limits, has_compaction) = (true, true, true);
-        Kinds { keys, are_all, has_limits, has_compaction, value_len: 0..1 }
+        let (are_all, has_limits, has_compaction, has_leases) = (true, true, true, true);
+        Kinds { keys, are_all, has_limits, has_compaction, has_leases, value_len: 0..1 }
     }
 
     /// Leaves some kinds out, in some runs.
@@ -40,10 +44,12 @@ impl Kinds {
         self.are_all = rng.u8(0..8) > 0;
         (self.has_limits, self.has_compaction) = (rng.bool(), rng.bool());
         self.value_len = 0..[1, 1, 30, 300][rng.usize(..4)];
+        self.has_leases = rng.u8(0..3) > 0;
     }
 }
 
 /// What a clerk does next.
+#[derive(Clone)]
 pub(crate) enum Drawn {
     Read(Query),
     Write(Change),
@@ -62,6 +68,9 @@ impl Commands {
     }
 
     pub(crate) fn draw(&mut self, store: &Reference) -> Drawn {
+        if self.kinds.are_all && self.kinds.has_leases && self.rng.u8(0..3) == 0 {
+            return Drawn::Write(self.of_leases());
+        }
         match self.rng.u8(0..20) {
             0..3 => Drawn::Write(Change::Put { key: self.key(), value: self.value() }),
             3..6 => Drawn::Write(Change::Append { key: self.key(), value: self.value() }),
@@ -80,6 +89,36 @@ impl Commands {
                 }
             }
         }
+    }
+
+    fn of_leases(&mut self) -> Change {
+        match self.rng.u8(0..8) {
+            0..3 => {
+                let id = if self.rng.bool() { LeaseId::NONE } else { self.lease() };
+                Change::LeaseGrant { ttl_ms: self.ttl_ms(), id }
+            }
+            3..6 => {
+                let ids = (0..self.rng.usize(1..4)).map(|_| self.lease()).collect();
+                Change::LeaseKeepAlive { ids }
+            }
+            6 => Change::LeaseRevoke { id: self.lease() },
+            _ => {
+                let (key, value) = (self.key(), NewValue::Set(self.value()));
+                let lease = NewLease::OfItsOwn { ttl_ms: self.ttl_ms() };
+                let put = Action::Put { key, value, lease, previous: false };
+                Change::Txn(Txn { then: vec![put.into()], ..Txn::default() })
+            }
+        }
+    }
+
+    fn lease(&mut self) -> LeaseId {
+        LeaseId(self.rng.u64(1..=LEASES))
+    }
+
+    /// Shorter than a run, and often shorter than an election.
+    fn ttl_ms(&mut self) -> u64 {
+        let longest = [20, 300, 3_000][self.rng.usize(..3)];
+        self.rng.u64(1..=longest)
     }
 
     /// A value that nobody wrote before.
@@ -153,8 +192,9 @@ impl Commands {
                     _ => NewValue::Set(self.value()),
                 },
                 lease: match self.rng.u8(0..24) {
-                    0 => NewLease::Set(LeaseId(1)),
-                    1 => NewLease::Keep,
+                    0..3 => NewLease::Set(self.lease()),
+                    3 if self.kinds.has_leases => NewLease::OfItsOwn { ttl_ms: self.ttl_ms() },
+                    4 => NewLease::Keep,
                     _ => NewLease::Set(LeaseId::NONE),
                 },
                 previous: self.rng.bool(),
@@ -230,7 +270,7 @@ impl Commands {
                 held.map(|it| it.mod_revision.0),
                 &mut self.rng,
             ))),
-            _ => Operand::Lease(LeaseId(self.rng.u64(0..2))),
+            _ => Operand::Lease(LeaseId(self.rng.u64(0..=LEASES))),
         };
         Compare { keys, relation, operand }
     }
@@ -243,6 +283,9 @@ impl Commands {
         if self.rng.bool() {
             change.history_bytes_max =
                 Some([0, 300, 3_000, 64 << 20, u64::MAX][self.rng.usize(..5)]);
+        }
+        if self.kinds.has_leases && self.rng.bool() {
+            change.leases_max = Some([0, 1, 2, 1_000_000][self.rng.usize(..4)]);
         }
         match self.rng.u8(0..4) {
             0 => {

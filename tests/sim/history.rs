@@ -6,10 +6,15 @@
 //! - a write comes after everything that was committed when its clerk began it, and
 //! - a read comes after everything that any clerk had been told when its clerk began it.
 
+use bytes::Bytes;
+use syncraft::kv::{Change, Outcome, Query};
 use syncraft::raft::Index;
 
 use crate::clerk::{End, Ended, Read};
+use crate::commands::Drawn;
 use crate::reference::{Reference, WriteId};
+use crate::search::{Seen, Step};
+use crate::workload::Workload;
 
 /// The most calls of all clerks in one run.
 const CALLS_MAX: usize = 700;
@@ -23,9 +28,15 @@ pub(crate) struct History {
     calls: Vec<Call>,
     /// The last place that any clerk was told of.
     told: Index,
+    /// Counts beginnings and ends of calls.
+    moment: u64,
 }
 
 struct Call {
+    clerk: usize,
+    asked: Drawn,
+    began: u64,
+    ended: u64,
     /// What was committed when it began.
     committed: Index,
     /// The last place that any clerk had been told of when it began.
@@ -42,10 +53,12 @@ impl History {
         self.calls.len() < CALLS_BEGUN_MAX
     }
 
-    /// A call begins.
-    pub(crate) fn begin(&mut self, committed: Index) -> CallId {
+    /// A call of `clerk` begins.
+    pub(crate) fn begin(&mut self, clerk: usize, asked: Drawn, committed: Index) -> CallId {
         assert!(self.calls.len() < CALLS_MAX, "too many calls");
-        self.calls.push(Call { committed, told: self.told, end: None });
+        self.moment += 1;
+        let (told, began, ended) = (self.told, self.moment, u64::MAX);
+        self.calls.push(Call { clerk, asked, began, ended, committed, told, end: None });
         CallId(self.calls.len() - 1)
     }
 
@@ -55,7 +68,9 @@ impl History {
     ///
     /// If it cannot have ended so.
     pub(crate) fn end(&mut self, CallId(at): CallId, ended: Ended, reference: &Reference) {
+        self.moment += 1;
         let call = &mut self.calls[at];
+        call.ended = self.moment;
         match &ended.end {
             End::Written(outcome) => {
                 let write = ended.writes.last().expect("a write has an id");
@@ -65,6 +80,11 @@ impl History {
                 );
                 let place = reference.took_effect(write);
                 let place = place.unwrap_or_else(|| panic!("{write:?} never took effect"));
+                // Its copies all take effect. The answer is that of one of them.
+                let place = match outcome {
+                    Outcome::KeptAlive { index, .. } => *index,
+                    _ => place,
+                };
                 assert!(
                     place > call.committed,
                     "{write:?} took effect at {place}, before it began: {} was committed then",
@@ -113,5 +133,28 @@ impl History {
             };
             assert!(is_so, "of a write that ended with {end:?}, these took effect: {effective:?}");
         }
+    }
+
+    /// The puts, appends and gets of keys that only clerks write, as they saw them.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        let seen = self.calls.iter().filter_map(Call::seen);
+        seen.filter(|call| !Workload::writes(&call.key)).collect()
+    }
+}
+
+impl Call {
+    fn seen(&self) -> Option<Seen> {
+        let (key, step): (&Bytes, Step) = match (&self.asked, &self.end.as_ref()?.end) {
+            (_, End::NotApplied) => return None,
+            (Drawn::Write(Change::Put { key, value }), _) => (key, Step::Put(value.clone())),
+            (Drawn::Write(Change::Append { key, value }), _) => (key, Step::Append(value.clone())),
+            (Drawn::Read(Query::Get { key }), End::Read { read: Read::Value(value), .. }) => {
+                (key, Step::Got(value.clone()))
+            }
+            _ => return None,
+        };
+        let is_known = !matches!(self.end.as_ref()?.end, End::Unknown);
+        let ended = is_known.then_some(self.ended);
+        Some(Seen { clerk: self.clerk, key: key.clone(), began: self.began, ended, step })
     }
 }

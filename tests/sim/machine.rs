@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use syncraft::kv::model::{
-    Action, Entry as StoredEntry, KeyRange, OperationAnswer, Range, Revision, Txn,
+    Action, Change, Entry as StoredEntry, KeyRange, OperationAnswer, Range, Refusal, Revision, Txn,
+    WatchRange,
 };
 use syncraft::kv::{Answer, Outcome, Query, SessionLimits, Stats, Store, StoreView};
 use syncraft::node::{StateMachine, StateView};
@@ -104,6 +105,11 @@ impl Machine {
             Ok(Some(OperationAnswer::Range(range))) => range.entries,
             other => panic!("a range is answered with {other:?}"),
         }
+    }
+
+    /// What a watch is told of the state as it is now.
+    pub(crate) fn changes(&self, range: &WatchRange) -> Result<Vec<Change>, Refusal> {
+        self.store.view().changes(range)
     }
 
     pub(crate) fn stats(&self) -> Stats {

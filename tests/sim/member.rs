@@ -37,8 +37,8 @@ pub(crate) struct Living {
     /// Clerks that wait for an answer.
     pub(crate) waiting: BTreeMap<RequestId, Waiting>,
     pub(crate) was_leader: bool,
-    /// Its state was loaded, and the core has not heard of it.
-    pub(crate) is_restored: bool,
+    /// Its state was loaded, or has a new stamp, and the core has not heard of it.
+    pub(crate) is_anew: bool,
     pub(crate) inbox: Vec<Event>,
     /// Reported only after the pause: answers to writes that the disk finished meanwhile.
     pub(crate) outbox: Vec<Message>,
@@ -126,7 +126,7 @@ impl Member {
             machine,
             waiting: BTreeMap::new(),
             was_leader: false,
-            is_restored: true,
+            is_anew: true,
             inbox: Vec::new(),
             outbox: Vec::new(),
             is_paused: false,

@@ -7,6 +7,7 @@
 mod requests;
 mod states;
 mod times;
+mod watches;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,6 +24,7 @@ use crate::shadow::Shadow;
 use requests::Requests;
 use states::States;
 use times::Times;
+use watches::Watches;
 
 pub(crate) struct Oracle {
     /// Election safety: who has led each term.
@@ -40,6 +42,7 @@ pub(crate) struct Oracle {
     pub(crate) times: Times,
     /// The rate of the fastest clock.
     clock_rate: f64,
+    watches: Watches,
     /// What each committed entry must do.
     reference: Reference,
 }
@@ -64,6 +67,7 @@ impl Oracle {
             states: States::default(),
             times: Times::default(),
             clock_rate,
+            watches: Watches::default(),
             reference: Reference::new(limits),
         }
     }
@@ -75,11 +79,13 @@ impl Oracle {
     /// A member's state now holds `entry` too, which came to `outcome`.
     pub(crate) fn applied(&mut self, machine: &Machine, entry: &Entry, outcome: &Option<Outcome>) {
         self.states.applied(machine, entry, outcome, &self.reference);
+        self.watches.applied(machine, &self.reference);
     }
 
     /// A member's state is a snapshot's.
     pub(crate) fn loaded(&mut self, machine: &Machine) {
         self.states.loaded(machine, &self.reference);
+        self.watches.loaded(machine, &self.reference);
     }
 
     pub(crate) fn committed_index(&self) -> Index {

@@ -18,7 +18,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// The names of the parts that can be switched off.
-pub(crate) const PARTS: [&str; 25] = [
+pub(crate) const PARTS: [&str; 26] = [
     "drop",
     "duplicate",
     "replay",
@@ -44,6 +44,7 @@ pub(crate) const PARTS: [&str; 25] = [
     "limits",
     "compaction",
     "clock_jump",
+    "leases",
 ];
 
 /// Probabilities of faults: of the network's per message, of the others per draw.
@@ -205,6 +206,7 @@ impl Plan {
             "transactions" => self.clerks.kinds.are_all = false,
             "limits" => self.clerks.kinds.has_limits = false,
             "compaction" => self.clerks.kinds.has_compaction = false,
+            "leases" => self.clerks.kinds.has_leases = false,
             _ => panic!("{part} is no part of a plan"),
         }
     }

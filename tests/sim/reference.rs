@@ -6,8 +6,10 @@
 //! copies, sums up, and looks for the version that it needs.
 //!
 //! - [`run`]: what a transaction does.
+//! - [`leases`]: which leases there are, and which of them end next.
 //! - [`sessions`]: which writes are repeats, and how much of their outcomes is still known.
 
+mod leases;
 mod run;
 mod sessions;
 #[cfg(test)]
@@ -17,13 +19,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncraft::kv::model::{Action, Entry, Reason, Refusal, Revision, Txn, TxnAnswer};
+use syncraft::kv::model::{
+    Action, Change as Watched, Entry, LeaseId, Reason, Refusal, Revision, Txn, TxnAnswer,
+};
 use syncraft::kv::{
     Branches, Change, Command, Done, Identity, LimitsChange, Outcome, ReadAnswer, SessionLimits,
-    Stats,
+    Stamped, Stats,
 };
 use syncraft::raft::{self, Index, Payload};
 
+use leases::{Due, Lease, Leases};
 use run::Run;
 use sessions::{Decision, Sessions};
 
@@ -41,6 +46,9 @@ pub(crate) struct Reference {
     /// As of the last entry.
     stats: Stats,
     sessions: Sessions,
+    leases: Leases,
+    /// How many leases have ended, because their time had passed.
+    ended: u64,
     /// What each entry did.
     entries: Vec<Applied>,
     /// The entry that each write took effect with.
@@ -66,10 +74,17 @@ impl Reference {
             history: VecDeque::new(),
             stats: Stats { revision: Revision::EMPTY_STORE, ..Stats::default() },
             sessions: Sessions::new(limits),
+            leases: Leases::default(),
+            ended: 0,
             entries: Vec::new(),
             took_effect: BTreeMap::new(),
             said: BTreeMap::new(),
         }
+    }
+
+    /// How many leases have ended, because their time had passed.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended
     }
 
     /// How much the store holds after the last entry.
@@ -109,10 +124,30 @@ impl Reference {
         version(self.versions.get(key)?, revision)
     }
 
+    /// What the revisions from `from` to `to` have changed, in their order and that of the keys.
+    pub(crate) fn changes(&self, from: Revision, to: Revision) -> Vec<Watched> {
+        let of_key = |(key, versions): (&Bytes, &Versions)| {
+            let begin = versions.partition_point(|(revision, _)| *revision < from);
+            let end = versions.partition_point(|(revision, _)| *revision <= to);
+            let change = |at: usize| {
+                let (revision, entry) = versions[at].clone();
+                let previous = at.checked_sub(1).and_then(|before| versions[before].1.clone());
+                match entry {
+                    Some(entry) => Watched::Put { entry, previous },
+                    None => Watched::Delete { key: key.clone(), revision, previous },
+                }
+            };
+            (begin..end).map(change).collect::<Vec<_>>()
+        };
+        let mut changes: Vec<Watched> = self.versions.iter().flat_map(of_key).collect();
+        changes.sort_by(|a, b| (a.revision(), a.key()).cmp(&(b.revision(), b.key())));
+        changes
+    }
+
     /// What a read at a member answers whose last applied entry is at `index`.
     pub(crate) fn read(&self, index: Index, txn: &Txn) -> ReadAnswer {
         let stats = self.stats_at(index);
-        let result = Run::new(self, stats).run(txn);
+        let result = Run::new(self, stats, LogEntry { index, stamp_ms: None }).run(txn);
         ReadAnswer { revision: stats.revision, result }
     }
 
@@ -136,29 +171,105 @@ impl Reference {
         let outcome = match &entry.payload {
             Payload::Noop => None,
             Payload::Command(command) => {
-                let command = Command::decode(command).expect("only commands are proposed");
-                Some(self.apply_command(entry.index, &command, &mut changed))
+                let Stamped { command, stamp_ms } =
+                    Command::decode_logged(command).expect("only commands are proposed");
+                let entry = LogEntry { index: entry.index, stamp_ms };
+                self.pass_time(entry, &command.change, &mut changed);
+                let outcome = self.apply_command(entry, &command, &mut changed);
+                self.stats.leases = self.leases.by_id.len();
+                self.stats.keys_with_ttl = self.leases.own.len();
+                Some(outcome)
             }
         };
         self.entries.push(Applied { outcome, stats: self.stats, changed });
     }
 
+    /// A stamp raises the time, whatever becomes of its command, and ends leases.
+    fn pass_time(&mut self, entry: LogEntry, change: &Change, changed: &mut Vec<Bytes>) {
+        let Some(stamp_ms) = entry.stamp_ms else { return };
+        self.stats.time_ms = self.stats.time_ms.max(stamp_ms);
+        let kept = match change {
+            Change::LeaseKeepAlive { ids } => &ids[..],
+            _ => &[],
+        };
+        for due in self.leases.due(self.stats.time_ms, kept) {
+            self.ended += 1;
+            match due {
+                Due::WithId(id) => self.end_lease(id, changed),
+                Due::OfKey(key) => {
+                    self.leases.own.remove(&key);
+                    self.delete(BTreeSet::from([key]), changed);
+                }
+            }
+        }
+    }
+
+    fn end_lease(&mut self, id: LeaseId, changed: &mut Vec<Bytes>) {
+        self.leases.by_id.remove(&id);
+        let held = self.contents(self.stats.revision);
+        let doomed = held.into_values().filter(|entry| entry.lease == id).map(|entry| entry.key);
+        self.delete(doomed.collect(), changed);
+    }
+
+    /// Deletes keys, which is one revision.
+    fn delete(&mut self, doomed: BTreeSet<Bytes>, changed: &mut Vec<Bytes>) {
+        let mut after = self.contents(self.stats.revision);
+        after.retain(|key, _| !doomed.contains(key));
+        self.commit(after, &doomed, changed);
+    }
+
+    fn grant(&mut self, entry: LogEntry, id: LeaseId, ttl_ms: u64) -> Result<LeaseId, Refusal> {
+        if self.leases.by_id.contains_key(&id) {
+            return Err(Refusal::of(Reason::LeaseExists, id.0));
+        }
+        let leases_max = self.stats.limits.leases_max;
+        if self.leases.by_id.len() as u64 >= leases_max {
+            return Err(Refusal::of(Reason::NoSpace, leases_max));
+        }
+        let id = if id == LeaseId::NONE { self.leases.free_id(entry.index) } else { id };
+        self.leases.by_id.insert(id, Lease { ttl_ms, deadline_ms: entry.deadline_ms(ttl_ms) });
+        Ok(id)
+    }
+
+    fn revoke(&mut self, id: LeaseId, changed: &mut Vec<Bytes>) -> Result<(), Refusal> {
+        if !self.leases.by_id.contains_key(&id) {
+            return Err(Refusal::of(Reason::NoSuchLease, id.0));
+        }
+        self.end_lease(id, changed);
+        Ok(())
+    }
+
+    /// What a lease's time to live is, if there is one.
+    fn keep_alive(&mut self, entry: LogEntry, id: LeaseId) -> u64 {
+        let Some(lease) = self.leases.by_id.get_mut(&id) else { return 0 };
+        lease.deadline_ms = lease.deadline_ms.max(entry.deadline_ms(lease.ttl_ms));
+        lease.ttl_ms
+    }
+
     fn apply_command(
         &mut self,
-        index: Index,
+        entry: LogEntry,
         Command { identity, change }: &Command,
         changed: &mut Vec<Bytes>,
     ) -> Outcome {
+        let index = entry.index;
         if identity.client_id.is_empty() {
-            return self.carry_out(index, change, changed);
+            return self.carry_out(entry, change, changed);
         }
         let Identity { client_id, request_id, .. } = identity;
         let write = (client_id.clone(), *request_id);
+        // To keep a lease alive twice is to do so once.
+        if let Change::LeaseKeepAlive { .. } = change {
+            let outcome = self.carry_out(entry, change, changed);
+            self.took_effect.insert(write.clone(), index);
+            self.said.entry(write).or_default().push(outcome.clone());
+            return outcome;
+        }
         let outcome = match self.sessions.decide(index, identity) {
             Decision::New => {
                 let earlier = self.took_effect.insert(write.clone(), index);
                 assert_eq!(earlier, None, "{write:?} takes effect again at {index}");
-                let outcome = self.carry_out(index, change, changed);
+                let outcome = self.carry_out(entry, change, changed);
                 self.sessions.record(index, identity, outcome.clone());
                 outcome
             }
@@ -174,18 +285,32 @@ impl Reference {
         outcome
     }
 
-    fn carry_out(&mut self, index: Index, change: &Change, changed: &mut Vec<Bytes>) -> Outcome {
+    fn carry_out(&mut self, entry: LogEntry, change: &Change, changed: &mut Vec<Bytes>) -> Outcome {
+        let index = entry.index;
         let alone = |action: Action| Txn { then: vec![action.into()], ..Txn::default() };
         let result = match change {
             Change::Put { key, value } => {
                 let txn = alone(Action::put(key.clone(), value.clone()));
-                return written(index, self.run(&txn, changed));
+                return written(index, self.run(entry, &txn, changed));
             }
             Change::Append { key, value } => {
                 let txn = alone(Action::append(key.clone(), value.clone()));
-                return written(index, self.run(&txn, changed));
+                return written(index, self.run(entry, &txn, changed));
             }
-            Change::Txn(txn) => self.run(txn, changed),
+            Change::Txn(txn) => self.run(entry, txn, changed),
+            Change::LeaseGrant { ttl_ms, id } => match self.grant(entry, *id, *ttl_ms) {
+                Ok(lease) => {
+                    let (revision, ttl_ms) = (self.stats.revision, *ttl_ms);
+                    return Outcome::Granted { index, revision, lease, ttl_ms };
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Change::LeaseRevoke { id } => self.revoke(*id, changed).map(|()| nothing()),
+            Change::LeaseKeepAlive { ids } => {
+                let ttls_ms = ids.iter().map(|id| self.keep_alive(entry, *id)).collect();
+                return Outcome::KeptAlive { index, revision: self.stats.revision, ttls_ms };
+            }
+            Change::Time => Ok(nothing()),
             Change::Compact { revision } => self.compact(*revision).map(|()| nothing()),
             Change::SetLimits(limits) => self.set_limits(*limits).map(|()| nothing()),
             Change::RaiseLevel(_) => Ok(nothing()),
@@ -195,24 +320,32 @@ impl Reference {
         Outcome::Ran { index, result }
     }
 
-    fn run(&mut self, txn: &Txn, changed: &mut Vec<Bytes>) -> Result<Ran, Refusal> {
-        let mut run = Run::new(self, self.stats);
+    fn run(
+        &mut self,
+        entry: LogEntry,
+        txn: &Txn,
+        changed: &mut Vec<Bytes>,
+    ) -> Result<Ran, Refusal> {
+        let mut run = Run::new(self, self.stats, entry);
         let answer = run.run(txn)?;
-        let Run { keys, replaced, branches, .. } = run;
+        let Run { keys, replaced, branches, leases, .. } = run;
+        self.leases = leases;
         self.commit(keys, &replaced, changed);
         Ok((branches, Some(Arc::new(answer))))
     }
 
     /// The entries are these from now on. If any of them is new, that is a revision.
-    fn commit(&mut self, after: Contents, replaced: &BTreeSet<Bytes>, changed: &mut Vec<Bytes>) {
+    fn commit(&mut self, after: Contents, replaced: &BTreeSet<Bytes>, all: &mut Vec<Bytes>) {
         let before = self.contents(self.stats.revision);
         let keys: BTreeSet<&Bytes> = before.keys().chain(after.keys()).collect();
-        changed.extend(keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).cloned());
+        let is_changed = |key: &&Bytes| before.get(*key) != after.get(*key);
+        let changed: Vec<Bytes> = keys.into_iter().filter(is_changed).cloned().collect();
         if changed.is_empty() {
             return;
         }
+        all.extend_from_slice(&changed);
         let revision = self.stats.revision.next();
-        for key in changed {
+        for key in &changed {
             // The history need not keep what is still the beginning of the value.
             let kept = before.get(key).filter(|_| replaced.contains(key));
             let cost = 64 + key.len() + kept.map_or(0, |entry| entry.value.len());
@@ -255,7 +388,7 @@ impl Reference {
     }
 
     fn set_limits(&mut self, change: LimitsChange) -> Result<(), Refusal> {
-        let LimitsChange { bytes_max, keys_max, history_bytes_max } = change;
+        let LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max } = change;
         if let Some(limit) = history_bytes_max.filter(|limit| *limit > 64 << 30) {
             return Err(Refusal::of(Reason::LimitOutOfBounds, limit));
         }
@@ -263,8 +396,23 @@ impl Reference {
         limits.bytes_max = bytes_max.unwrap_or(limits.bytes_max);
         limits.keys_max = keys_max.unwrap_or(limits.keys_max);
         limits.history_bytes_max = history_bytes_max.unwrap_or(limits.history_bytes_max);
+        limits.leases_max = leases_max.unwrap_or(limits.leases_max);
         self.shrink_history();
         Ok(())
+    }
+}
+
+/// Which entry of the log a command is.
+#[derive(Clone, Copy)]
+struct LogEntry {
+    index: Index,
+    stamp_ms: Option<u64>,
+}
+
+impl LogEntry {
+    /// The deadline of a lease that begins with this entry.
+    fn deadline_ms(self, ttl_ms: u64) -> u64 {
+        self.stamp_ms.expect("the command is of a stamped kind") + ttl_ms
     }
 }
 

@@ -30,7 +30,13 @@ const FAULTS: [&str; 25] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 61] = [
+const PATHS: [&str; 67] = [
+    "history: an order found",
+    "time told",
+    "lease ended",
+    "clerk: lease granted",
+    "clerk: lease kept alive",
+    "clerk: refused: lease exists",
     "leader elected",
     "leader stepped down",
     "entries replaced",

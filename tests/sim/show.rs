@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use syncraft::kv::model::{Action, Compare, KeyRange, Operation, Range, RangeEnd, Txn};
-use syncraft::kv::{Change, Command, Identity};
+use syncraft::kv::{Change, Command, Identity, Stamped};
 use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist, Request};
 
 pub(crate) fn event(event: &Event) -> String {
@@ -69,15 +69,21 @@ fn entry(entry: &Entry) -> String {
 }
 
 fn command(bytes: &Bytes) -> String {
-    let Ok(Command { identity, change }) = Command::decode(bytes) else {
-        return format!("{bytes:?}");
+    let (Command { identity, change }, stamp) = match Command::decode_logged(bytes) {
+        Ok(Stamped { command, stamp_ms: Some(ms) }) => (command, format!(" at {ms} ms")),
+        Ok(Stamped { command, stamp_ms: None }) => (command, String::new()),
+        // Not in the log yet.
+        Err(_) => match Command::decode(bytes) {
+            Ok(command) => (command, String::new()),
+            Err(_) => return format!("{bytes:?}"),
+        },
     };
     let Identity { client_id, request_id, .. } = identity;
     match (client_id.is_empty(), &change) {
         (true, Change::Put { key, .. }) => String::from_utf8_lossy(key).into_owned(),
         _ => {
             let client = String::from_utf8_lossy(&client_id);
-            format!("{} ({client} #{request_id})", self::change(&change))
+            format!("{}{stamp} ({client} #{request_id})", self::change(&change))
         }
     }
 }

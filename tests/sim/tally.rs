@@ -24,6 +24,11 @@ pub(crate) fn end(end: &End) -> Vec<&'static str> {
 fn written(outcome: &Outcome) -> Vec<&'static str> {
     match outcome {
         Outcome::NoSpace => vec![refused(Reason::NoSpace)],
+        Outcome::Granted { .. } => vec!["clerk: lease granted"],
+        Outcome::KeptAlive { ttls_ms, .. } if ttls_ms.contains(&0) => {
+            vec!["clerk: no lease to keep alive"]
+        }
+        Outcome::KeptAlive { .. } => vec!["clerk: lease kept alive"],
         Outcome::Ran { result: Err(refusal), .. } => vec![refused(refusal.reason)],
         Outcome::Ran { result: Ok(Done { branches, answer: None, .. }), .. } => {
             vec![match branches.count {
@@ -60,6 +65,7 @@ fn refused(reason: Reason) -> &'static str {
         Reason::Overflow => "clerk: refused: overflow",
         Reason::KeyAbsent => "clerk: refused: key absent",
         Reason::NoSuchLease => "clerk: refused: no such lease",
+        Reason::LeaseExists => "clerk: refused: lease exists",
         Reason::NoSpace => "clerk: refused: no space",
         Reason::Compacted => "clerk: refused: compacted",
         Reason::InTheFuture => "clerk: refused: in the future",

@@ -35,6 +35,11 @@ impl Workload {
             .collect()
     }
 
+    /// Whether these are keys that it writes to.
+    pub(crate) fn writes(key: &[u8]) -> bool {
+        key.starts_with(b"load ")
+    }
+
     pub(crate) fn proposal(&mut self, plan: &Plan) -> Event {
         let id = self.next_id();
         let mut value = id.0.to_le_bytes().to_vec();

@@ -129,6 +129,7 @@ impl World {
         world.run_last_reads();
         world.run_stable();
         world.counts.extend(world.network.counts());
+        world.counts.insert("lease ended", world.oracle.reference().ended());
         Report { trace_hash: world.trace.hash(), counts: world.counts }
     }
 

@@ -26,6 +26,7 @@ struct State {
     is_frozen: bool,
     is_closed: bool,
     accepted: usize,
+    relayed_bytes: usize,
     streams: Vec<TcpStream>,
     /// Bytes of the connections up to this one are swallowed.
     swallowed: usize,
@@ -74,6 +75,12 @@ impl Relay {
     pub(crate) fn cut(&self) {
         let streams = std::mem::take(&mut self.shared.state.lock().streams);
         streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+    }
+
+    /// How many bytes it has relayed so far, in both directions.
+    #[allow(dead_code, reason = "only the tests of locks count them")]
+    pub(crate) fn relayed_bytes(&self) -> usize {
+        self.shared.state.lock().relayed_bytes
     }
 
     /// The number of connections so far.
@@ -125,6 +132,7 @@ impl Shared {
             while state.is_frozen && !state.is_closed {
                 self.changed.wait(&mut state);
             }
+            state.relayed_bytes += count;
             let (is_swallowed, rate) = (number <= state.swallowed, state.bytes_per_second);
             drop(state);
             // A slow network takes its time.

@@ -70,8 +70,9 @@ pub enum Event {
     AppliedTime {
         /// The time.
         time: AppliedTime,
-        /// Whether the state machine has just started, or has loaded a snapshot.
-        is_restored: bool,
+        /// Whether time is to be counted anew from this step: the state machine has applied a
+        /// stamp, which may be equal to the last one, has just started, or has loaded a snapshot.
+        is_anew: bool,
     },
     /// This many of the reads that were ready ([`Effect::ReadReady`]) have no answer yet. A leader
     /// lets reads wait for each other while others are being answered. A shell that reports this

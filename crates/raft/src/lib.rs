@@ -358,8 +358,8 @@ impl Raft {
                 Event::Transfer { to } => self.transfer(to),
                 Event::Persisted(id) => self.persisted(id),
                 Event::Applied(index) => self.applied(index),
-                Event::AppliedTime { time, is_restored } => {
-                    self.common.time.applied(time, is_restored);
+                Event::AppliedTime { time, is_anew } => {
+                    self.common.time.applied(time, is_anew);
                 }
                 Event::Unanswered(reads) => self.common.unanswered_reads = reads,
                 Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),
@@ -380,6 +380,12 @@ impl Raft {
             Role::Leader(leader) => leader.lease_end_us(&self.common),
             _ => 0,
         }
+    }
+
+    /// Whether this member leads and does not know the time yet, because its no-op is not applied.
+    /// Commands that it has to stamp should wait.
+    pub fn awaits_time(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.time.now_ms(&self.common.time).is_none())
     }
 
     /// Whether the shell should propose a command that tells the time

@@ -13,7 +13,7 @@
 //!
 //! # Rules
 //! 1. A member remembers the newest stamp that it has applied (T), its boot-time clock at its first
-//!    step after that (B), and when it last heard a leader or, leading, a quorum, in a term before
+//!    step after that (B), also if the stamp is equal to the one before, and when it last heard a leader or, leading, a quorum, in a term before
 //!    the one that it leads now (H). None of B and H survives a restart. A start, and a snapshot
 //!    that replaces the state, set B to the current reading.
 //! 2. A leader tells no time before its own no-op is applied. Then it fixes, for its term,
@@ -36,6 +36,11 @@
 //! least s, and T was told before B, so what passed from B to H, and from the fixing of C0 on, has
 //! all passed since T was told. These spans do not overlap, because H is of an earlier term. By the
 //! induction, `T - s` had passed from s to T.
+//!
+//! Both times are those of readings, not of appends. A shell takes what has arrived before it
+//! reads the clock, so a command was sent before the reading that it is stamped with. It looks at
+//! what is applied after it has read the clock; what is applied by then was told in an earlier
+//! step.
 //!
 //! So a deadline `s + TTL` passes, by any leader's time, no earlier than TTL after s was told: see
 //! the page of the store's leases.
@@ -105,12 +110,12 @@ impl Time {
         self.counted_us += passed_us.filter(|&us| us <= longest_us).unwrap_or(0);
     }
 
-    /// The state machine has come this far. `is_restored`: a snapshot has replaced its state, or it
-    /// has just started.
-    pub(super) fn applied(&mut self, applied: AppliedTime, is_restored: bool) {
+    /// The state machine has come this far. `is_anew`: it has applied a stamp, or has just started,
+    /// or a snapshot has replaced its state.
+    pub(super) fn applied(&mut self, applied: AppliedTime, is_anew: bool) {
         let before = std::mem::replace(&mut self.applied, applied);
-        assert!(is_restored || before.newest_ms <= applied.newest_ms, "the time never falls");
-        if is_restored || before.newest_ms < applied.newest_ms {
+        assert!(is_anew || before.newest_ms == applied.newest_ms, "only stamps bring a new time");
+        if is_anew {
             self.stamped_us = self.counted_us;
         }
     }
@@ -200,7 +205,7 @@ mod tests {
         }
 
         fn apply(&mut self, newest_ms: u64) {
-            self.0.applied(AppliedTime { newest_ms, next_deadline_ms: Some(1) }, false);
+            self.0.applied(AppliedTime { newest_ms, next_deadline_ms: Some(1) }, true);
         }
 
         fn lead(&self) -> LeaderTime {
@@ -242,6 +247,20 @@ mod tests {
         assert_eq!(member.lead().now_ms(&member.0), Some(7_000));
     }
 
+    /// A new leader that remembers no other tells the newest stamp once more, later. Whoever applies
+    /// it counts from then on, not from when it applied the first one.
+    #[test]
+    fn a_stamp_counts_although_it_is_equal_to_the_last_one() {
+        let mut member = Member::new();
+        for newest_ms in [0, 0, 7_000, 7_000] {
+            member.pass(5_000);
+            member.apply(newest_ms);
+            member.pass(1_000);
+            member.0.heard();
+            assert_eq!(member.lead().now_ms(&member.0), Some(newest_ms + 1_000));
+        }
+    }
+
     #[test]
     fn a_clock_that_jumps_counts_nothing() {
         let mut member = Member::new();
@@ -265,6 +284,7 @@ mod tests {
         let deadline = |member: &mut Member, next_deadline_ms| {
             member.0.applied(AppliedTime { newest_ms: 7_000, next_deadline_ms }, false);
         };
+        member.apply(7_000);
         deadline(&mut member, Some(9_000));
         assert!(!leader.is_entry_due(&member.0), "its no-op is not applied");
         leader.fix(&member.0);

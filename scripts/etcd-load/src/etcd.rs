@@ -1,5 +1,5 @@
-//! etcd's v3 calls that the load needs, on one HTTP/2 connection: `KV.Put`, `KV.Range`, `KV.Txn`
-//! and `Maintenance.Status`.
+//! etcd's v3 calls that the load needs, on one HTTP/2 connection: `KV.Put`, `KV.Range`, `KV.Txn`,
+//! `Watch.Watch`, `Lease.LeaseGrant`, `Lease.LeaseKeepAlive` and `Maintenance.Status`.
 //!
 //! A gRPC call is a POST whose body is one message behind five bytes (not compressed: 0; then its length, big endian), and whose
 //! trailers hold the outcome, `grpc-status`. Only the fields that are used are declared; protobuf skips the others.
@@ -14,9 +14,12 @@ use http::{HeaderMap, Request};
 use prost::Message;
 use tokio::net::TcpStream;
 
+use crate::lease::{LeaseGrantRequest, LeaseGrantResponse};
+use crate::stream::{Replies, Requests};
+
 /// Frames of a window's worth of answers may be under way before the server has to wait for us.
 const WINDOW_LEN: u32 = 8 << 20;
-const PREFIX_LEN: usize = 5;
+pub const PREFIX_LEN: usize = 5;
 
 #[derive(Message)]
 pub struct PutRequest {
@@ -27,7 +30,10 @@ pub struct PutRequest {
 }
 
 #[derive(Message)]
-pub struct PutResponse {}
+pub struct PutResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+}
 
 /// Linearizable, as field 7 (`serializable`) is not set.
 #[derive(Message)]
@@ -149,8 +155,10 @@ pub enum Error {
     Connection(h2::Error),
     /// The member refused, with a `grpc-status` and words.
     Status(u32, String),
-    /// The body is not one message.
+    /// The answer is not what it should be.
     Malformed,
+    /// The member ended a stream.
+    Ended,
 }
 
 impl Error {
@@ -167,6 +175,7 @@ impl fmt::Display for Error {
             Error::Connection(error) => write!(f, "connection: {error}"),
             Error::Status(code, message) => write!(f, "grpc-status {code}: {message}"),
             Error::Malformed => write!(f, "the answer is malformed"),
+            Error::Ended => write!(f, "the member ended the stream"),
         }
     }
 }
@@ -186,6 +195,9 @@ pub struct Connection {
     put: Request<()>,
     range: Request<()>,
     txn: Request<()>,
+    watch: Request<()>,
+    grant: Request<()>,
+    keep_alive: Request<()>,
     status: Request<()>,
 }
 
@@ -205,6 +217,9 @@ impl Connection {
             put: head(addr, "etcdserverpb.KV/Put")?,
             range: head(addr, "etcdserverpb.KV/Range")?,
             txn: head(addr, "etcdserverpb.KV/Txn")?,
+            watch: head(addr, "etcdserverpb.Watch/Watch")?,
+            grant: head(addr, "etcdserverpb.Lease/LeaseGrant")?,
+            keep_alive: head(addr, "etcdserverpb.Lease/LeaseKeepAlive")?,
             status: head(addr, "etcdserverpb.Maintenance/Status")?,
         })
     }
@@ -219,6 +234,20 @@ impl Connection {
 
     pub async fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, Error> {
         self.call(&self.txn, request).await
+    }
+
+    pub async fn grant(&self, request: &LeaseGrantRequest) -> Result<LeaseGrantResponse, Error> {
+        self.call(&self.grant, request).await
+    }
+
+    /// Opens a stream of watches with a first request.
+    pub async fn watch(&self, first: &impl Message) -> Result<(Requests, Replies), Error> {
+        self.open_stream(&self.watch, first).await
+    }
+
+    /// Opens a stream of keep-alives with a first one.
+    pub async fn keep_alive(&self, first: &impl Message) -> Result<(Requests, Replies), Error> {
+        self.open_stream(&self.keep_alive, first).await
     }
 
     /// Whether the member says that it leads.
@@ -238,6 +267,18 @@ impl Connection {
         let (head, body) = response.await?.into_parts();
         receive(&head.headers, body).await
     }
+
+    async fn open_stream(
+        &self,
+        head: &Request<()>,
+        first: &impl Message,
+    ) -> Result<(Requests, Replies), Error> {
+        let mut stream = self.stream.clone().ready().await?;
+        let (response, body) = stream.send_request(head.clone(), false)?;
+        let mut requests = Requests::new(body);
+        requests.send(first)?;
+        Ok((requests, Replies::new(response)))
+    }
 }
 
 fn head(addr: &str, method: &str) -> Result<Request<()>, http::Error> {
@@ -247,7 +288,7 @@ fn head(addr: &str, method: &str) -> Result<Request<()>, http::Error> {
         .body(())
 }
 
-fn frame(message: &impl Message) -> Bytes {
+pub fn frame(message: &impl Message) -> Bytes {
     let len = message.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX_LEN + len);
     frame.put_u8(0);
@@ -288,7 +329,7 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
     }
 }
 
-fn check_status(headers: &HeaderMap) -> Result<(), Error> {
+pub fn check_status(headers: &HeaderMap) -> Result<(), Error> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     match text("grpc-status") {
         None | Some("0") => Ok(()),

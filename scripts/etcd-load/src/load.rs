@@ -15,10 +15,10 @@ use crate::etcd::{Connection, Error, PutRequest, RangeRequest};
 use crate::swap::Revisions;
 
 /// How long a call is repeated before it counts as an error.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before a call that was refused is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
-const FILLING_CLIENTS: usize = 64;
+pub const FILLING_CLIENTS: usize = 64;
 
 #[derive(Clone, Copy)]
 pub enum Until {
@@ -38,6 +38,20 @@ pub struct Outcome {
     pub rejected: u64,
     /// Compare-and-sets that found another revision: somebody else writes the same keys.
     pub lost: u64,
+}
+
+impl Outcome {
+    pub fn succeeded(&mut self, latency: Duration) {
+        self.latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    /// Adds what another client of the same run has measured.
+    pub fn add(&mut self, other: Outcome) {
+        self.latencies_us.extend(other.latencies_us);
+        self.timed_out += other.timed_out;
+        self.rejected += other.rejected;
+        self.lost += other.lost;
+    }
 }
 
 pub struct Load(Arc<Shared>);
@@ -122,11 +136,7 @@ impl Load {
         }
         let mut total = Outcome::default();
         while let Some(outcome) = running.join_next().await {
-            let outcome = outcome.expect("a client does not panic");
-            total.latencies_us.extend(outcome.latencies_us);
-            total.timed_out += outcome.timed_out;
-            total.rejected += outcome.rejected;
-            total.lost += outcome.lost;
+            total.add(outcome.expect("a client does not panic"));
         }
         total.elapsed = begun.elapsed();
         total
@@ -156,10 +166,7 @@ async fn run_client(
         let answered = shared.call_until_answered(&mut leader, client, index);
         match timeout_at((now + CALL_TIMEOUT).into(), answered).await {
             Ok(Ok(Answer::LostRace)) => outcome.lost += 1,
-            Ok(Ok(Answer::Done)) => {
-                let latency_us = u32::try_from(now.elapsed().as_micros()).unwrap_or(u32::MAX);
-                outcome.latencies_us.push(latency_us);
-            }
+            Ok(Ok(Answer::Done)) => outcome.succeeded(now.elapsed()),
             Ok(Err(error)) => {
                 eprintln!("etcd-load: {error}");
                 outcome.rejected += 1;
@@ -184,6 +191,7 @@ impl Shared {
                 Operation::Get => self.get(connection, index).await.map(done),
                 Operation::Cas => self.swap(connection, index).await,
                 Operation::Range => self.range(connection).await.map(done),
+                Operation::Watch | Operation::Lease => unreachable!("they have loads of their own"),
             };
             match answer {
                 Err(error) if error.is_retryable() => {

@@ -5,13 +5,18 @@
 //! `--clients` callers each have one call under way, on one of `--conns` connections. A call that fails because its member died or
 //! does not lead any more is repeated at the leader until it is answered: its latency is then the outage that a user sees.
 //!
+//! `watch` and `lease` have loads of their own, with streams: see their files.
+//!
 //! Prints one JSON object, of the same form as `syncraft bench --json` prints.
 
 mod cluster;
 mod etcd;
+mod lease;
 mod load;
 mod report;
+mod stream;
 mod swap;
+mod watch;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -21,17 +26,20 @@ use clap::{Parser, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cluster::Cluster;
-use crate::load::{Load, Until};
+use crate::lease::Leases;
+use crate::load::{Load, Outcome, Until};
 use crate::report::Report;
+use crate::watch::Watch;
 
-/// Load for etcd: puts, and linearizable gets, compare-and-sets or ranges, sent to the leader.
+/// Load for etcd: puts, and linearizable gets, compare-and-sets or ranges, watches and leases, sent
+/// to the leader.
 #[derive(Parser)]
 struct Args {
     operation: Operation,
     /// Every member's client address, HOST:PORT.
     #[arg(long, value_delimiter = ',', required = true)]
     endpoints: Vec<String>,
-    /// How many callers, each with one call under way.
+    /// How many callers, each with one call under way. For watch: those that put the key.
     #[arg(long, default_value_t = 64)]
     clients: usize,
     /// How many connections they share, at most one each.
@@ -53,6 +61,28 @@ struct Args {
     /// range: all of them. Except for puts, they are written first.
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
+    /// For watch: how many watches of the one key that is put. Each put is so many operations, and
+    /// takes until the last watch has it.
+    #[arg(long, default_value_t = 1_000)]
+    watchers: usize,
+    /// For watch: how many more watches, each of a key that nobody changes.
+    #[arg(long, default_value_t = 0)]
+    idle: usize,
+    /// For watch and lease: how many streams, over all connections.
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
+    /// For lease: how many.
+    #[arg(long, default_value_t = 10_000)]
+    leases: u64,
+    /// For lease: the time to live, in seconds. Each is kept alive three times meanwhile.
+    #[arg(long, default_value_t = 30)]
+    ttl: u64,
+    /// For lease: milliseconds between two rounds, in which those that are due are kept alive.
+    #[arg(long, default_value_t = 500)]
+    round_ms: u64,
+    /// For lease: use those of an earlier run.
+    #[arg(long)]
+    no_fill: bool,
     /// Threads of this program.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -66,6 +96,10 @@ enum Operation {
     Cas,
     /// Read all the keys in one answer.
     Range,
+    /// Put a key that many watch.
+    Watch,
+    /// Keep leases alive.
+    Lease,
 }
 
 fn main() -> ExitCode {
@@ -93,11 +127,33 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 }
 
 async fn run(args: Args) -> Result<Report, Box<dyn Error>> {
-    let members = args.endpoints.len();
-    let clients = args.clients.max(1);
-    let connections = args.conns.clamp(1, clients);
-    let cluster = Cluster::connect(args.endpoints, connections).await?;
-    let keys = args.keys.max(1);
+    let (members, clients) = (args.endpoints.len(), args.clients.max(1));
+    let connections_max = match args.operation {
+        Operation::Watch | Operation::Lease => clients.max(args.streams),
+        _ => clients,
+    };
+    let connections = args.conns.clamp(1, connections_max);
+    let cluster = Cluster::connect(args.endpoints.clone(), connections).await?;
+    let outcome = match args.operation {
+        Operation::Watch => watch(cluster, &args).await?,
+        Operation::Lease => keep_alive(cluster, &args).await?,
+        _ => call(cluster, &args).await?,
+    };
+    Ok(Report {
+        operation: args.operation,
+        clients,
+        connections,
+        value_size: args.value_size,
+        keys: args.keys,
+        members,
+        watchers: args.watchers,
+        outcome,
+    })
+}
+
+/// Runs the load of an operation that is one call.
+async fn call(cluster: Cluster, args: &Args) -> Result<Outcome, Box<dyn Error>> {
+    let (clients, keys) = (args.clients.max(1), args.keys.max(1));
     if args.operation == Operation::Cas && keys < clients as u64 {
         return Err(
             format!("--keys {keys}: each of {clients} clients needs a key of its own").into()
@@ -110,21 +166,42 @@ async fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     if args.operation == Operation::Cas {
         load.read_revisions().await?;
     }
-    if args.warm_up_ms > 0 {
-        load.run(clients, Until::Elapsed(Duration::from_millis(args.warm_up_ms))).await;
+    if let Some(warm_up) = args.warm_up() {
+        load.run(clients, warm_up).await;
     }
-    let until = match args.count {
-        Some(count) => Until::Count(count),
-        None => Until::Elapsed(Duration::try_from_secs_f64(args.seconds)?),
-    };
-    let outcome = load.run(clients, until).await;
-    Ok(Report {
-        operation: args.operation,
-        clients,
-        connections,
-        value_size: args.value_size,
-        keys: args.keys,
-        members,
-        outcome,
-    })
+    Ok(load.run(clients, args.until()?).await)
+}
+
+async fn watch(cluster: Cluster, args: &Args) -> Result<Outcome, Box<dyn Error>> {
+    let (watchers, writers) = ((args.watchers.max(1), args.idle), args.clients.max(1));
+    let watch = Watch::new(&cluster, args.value_size, watchers, args.streams.max(1)).await?;
+    if let Some(warm_up) = args.warm_up() {
+        watch.run(writers, warm_up).await;
+    }
+    Ok(watch.run(writers, args.until()?).await)
+}
+
+async fn keep_alive(cluster: Cluster, args: &Args) -> Result<Outcome, Box<dyn Error>> {
+    let ttl = Duration::from_secs(args.ttl.max(1));
+    let pause = Duration::from_millis(args.round_ms.max(1));
+    let (count, streams) = (args.leases.max(1), args.streams.max(1));
+    let mut leases = Leases::new(&cluster, count, ttl, pause, streams, args.no_fill).await?;
+    if let Some(warm_up) = args.warm_up() {
+        leases.run(warm_up).await;
+    }
+    Ok(leases.run(args.until()?).await)
+}
+
+impl Args {
+    fn warm_up(&self) -> Option<Until> {
+        let elapsed = Until::Elapsed(Duration::from_millis(self.warm_up_ms));
+        (self.warm_up_ms > 0).then_some(elapsed)
+    }
+
+    fn until(&self) -> Result<Until, Box<dyn Error>> {
+        Ok(match self.count {
+            Some(count) => Until::Count(count),
+            None => Until::Elapsed(Duration::try_from_secs_f64(self.seconds)?),
+        })
+    }
 }

@@ -14,6 +14,8 @@ pub struct Report {
     pub value_size: usize,
     pub keys: u64,
     pub members: usize,
+    /// Each put is one operation for each of them.
+    pub watchers: usize,
     pub outcome: Outcome,
 }
 
@@ -25,8 +27,13 @@ impl fmt::Display for Report {
             Operation::Get => ("get", outcome.timed_out, 0),
             Operation::Cas => ("cas", outcome.lost, outcome.timed_out),
             Operation::Range => ("range", outcome.timed_out, 0),
+            Operation::Watch => ("watch", 0, outcome.timed_out),
+            Operation::Lease => ("lease", 0, outcome.timed_out),
         };
-        let (seconds, operations) = (outcome.elapsed.as_secs_f64(), outcome.latencies_us.len());
+        let (seconds, mut operations) = (outcome.elapsed.as_secs_f64(), outcome.latencies_us.len());
+        if self.operation == Operation::Watch {
+            operations *= self.watchers;
+        }
         let ops_per_second = operations as f64 / seconds;
         write!(
             f,

@@ -7,7 +7,9 @@ const PUT_HELP: &str = "\
 Examples:
   syncraft put greeting hello
   date | syncraft put now -
-  syncraft put --if-absent leader me || echo taken";
+  syncraft put --if-absent leader me || echo taken
+  syncraft put --ttl 10m session/7 ann
+  syncraft put --lease 7 workers/7 busy";
 
 const GET_HELP: &str = "\
 Examples:
@@ -53,7 +55,7 @@ With \"relation\": \"!=\", \"<\" or \">\" in place of \"=\". An absent key has v
 revisions 0, and no value.
 
 then, else: operations, each one of
-  {\"put\": {\"key\": K, \"value\": V}}
+  {\"put\": {\"key\": K, \"value\": V}}    also with \"lease\": N or \"ttl\": \"30s\"
   {\"append\": {\"key\": K, \"value\": V}}
   {\"increment\": {\"key\": K, \"by\": N}}
   {\"delete\": {KEYS}}
@@ -101,7 +103,7 @@ Examples:
   syncraft limits --json | jq .revision";
 
 /// Revisions begin at 1.
-fn revision() -> clap::builder::RangedU64ValueParser {
+pub(super) fn revision() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
 }
 
@@ -124,6 +126,12 @@ pub(crate) struct PutArgs {
     /// Only if the key is absent; exit status 5 if it is there
     #[arg(long)]
     pub(crate) if_absent: bool,
+    /// The key ends with this lease
+    #[arg(long, value_name = "ID", value_parser = super::lease::lease_id())]
+    pub(crate) lease: Option<u64>,
+    /// The key ends when this time has passed, unless it is put again before
+    #[arg(long, value_name = "TIME", value_parser = super::parse_duration, conflicts_with = "lease")]
+    pub(crate) ttl: Option<std::time::Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -255,6 +263,9 @@ pub(crate) struct LimitsArgs {
     /// value that it replaced; at most 4 GiB
     #[arg(long, value_name = "N")]
     pub(crate) history: Option<u64>,
+    /// How many leases there may be
+    #[arg(long, value_name = "N")]
+    pub(crate) leases: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -187,7 +187,7 @@ impl Load {
 }
 
 /// Connects and makes one call, so that a channel that gets no thread fails now.
-fn check_line(line: &Line, deadline: Instant) -> Result<(), Failure> {
+pub(super) fn check_line(line: &Line, deadline: Instant) -> Result<(), Failure> {
     line.kv.invoker().connect_now(deadline)?;
     match line.kv.get_async(&GetArgs::default(), deadline).wait() {
         Err(error @ CallError::NotSent { .. }) => Err(error.into()),
@@ -406,7 +406,6 @@ impl Run {
     fn measured(&self, elapsed: Duration) -> Measured {
         let mut all = Shard::new();
         self.shards.iter().for_each(|shard| all.add(&mut shard.lock()));
-        let Shard { latencies, errors, first_error } = all;
-        Measured { latencies, elapsed, errors, first_error }
+        all.measured(1, elapsed)
     }
 }

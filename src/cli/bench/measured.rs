@@ -13,6 +13,8 @@ const LATENCY_DIGITS: u8 = 3;
 
 /// The results of a run.
 pub(super) struct Measured {
+    /// How many operations succeeded.
+    pub(super) operations: u64,
     /// The latencies of operations that succeeded, in microseconds.
     pub(super) latencies: Histogram<u64>,
     pub(super) elapsed: Duration,
@@ -74,6 +76,12 @@ impl Shard {
             ClerkErrorKind::Rejected => &mut self.errors.rejected,
         } += 1;
         self.first_error.get_or_insert(words);
+    }
+
+    /// Of this shard alone. An operation for each of `each` counts as so many.
+    pub(super) fn measured(self, each: u64, elapsed: Duration) -> Measured {
+        let Shard { latencies, errors, first_error } = self;
+        Measured { operations: latencies.len() * each, latencies, elapsed, errors, first_error }
     }
 
     pub(super) fn add(&mut self, other: &mut Shard) {

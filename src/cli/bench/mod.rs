@@ -13,14 +13,19 @@
 //! | put, append, get, mixed | writes or reads one of the keys, each as likely as the others |
 //! | cas | compares the mod revision of one of its own keys with the one it knows, and puts |
 //! | range | reads all the keys, in one answer |
+//! | watch | puts a key that many watch: see `watch` |
+//!
+//! `lease` has no clients: it keeps leases alive at a steady pace.
 //!
 //! A compare-and-set that finds another revision counts as "not applied": somebody else writes the
 //! same keys. So does a range that does not find all of them.
 
+mod lease;
 mod load;
 mod measured;
 mod report;
 mod swap;
+mod watch;
 mod wire;
 mod work;
 
@@ -32,11 +37,12 @@ use syncraft::kv::VALUE_LEN_MAX;
 use syncraft::kv::model::ANSWER_LEN_MAX;
 use syncraft::server::proto::StatusReply;
 
-use super::args::{BenchArgs, BenchOperation, Common};
+use super::args::{BenchArgs, BenchOperation, Common, WatchLoadArgs};
 use super::output::{eprint_line, print};
 use super::status::Answer;
 use super::{Exit, Failure, Outcome, status};
 use load::{End, Leader, Load};
+use measured::Measured;
 use report::{Cluster, Report};
 use work::{KEY_LEN, Work};
 
@@ -46,6 +52,10 @@ const CLIENTS_MAX: usize = 100_000;
 const CAS_KEYS_MAX: u64 = 100_000_000;
 /// What an entry counts for in an answer, besides its key and its value, in bytes.
 const ENTRY_OVERHEAD: usize = 64;
+/// The most streams of watches. Each has a thread here.
+const STREAMS_MAX: usize = 1000;
+/// A higher number is taken for a mistake.
+const LEASES_MAX: u64 = 10_000_000;
 /// Clients that prepare the keys.
 const PREPARING_CLIENTS: u64 = 256;
 /// By default, this many clients share a connection, ...
@@ -61,7 +71,11 @@ const SEARCH_TIMEOUT: Duration = Duration::from_millis(250);
 pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     check(&args)?;
     let endpoints = common.endpoints()?;
-    let connections = args.conns.unwrap_or(connections_for(args.clients)).min(args.clients);
+    let users = match args.operation {
+        BenchOperation::Watch => args.clients.max(args.watch.streams as usize),
+        _ => args.clients,
+    };
+    let connections = args.conns.unwrap_or(connections_for(args.clients)).min(users);
     let answers = status::ask_all(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout));
     status::check_protocol(&answers)?;
     let nobody = status::with_reason("no member leads", &answers);
@@ -73,25 +87,11 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         read_mode: found.1.read_mode,
     };
     let leader = || Search { endpoints: endpoints.clone(), common: common.clone() };
-
-    let work = Work::new(&args);
-    if work.needs_keys() && !args.no_fill {
-        fill(&work, args.keys, leader())?;
-    }
-    work.read_keys(&common.clerk()?)?;
-    let load = Load {
-        work,
-        end: match args.count {
-            Some(count) => End::Count(count),
-            None => End::After(Duration::from_secs_f64(args.seconds)),
-        },
-        rate: args.rate,
-        warm_up: args.warm_up,
-        timeout: common.timeout(),
-        ends_at_failure: false,
-        shows_progress: io::stderr().is_terminal(),
+    let measured = match args.operation {
+        BenchOperation::Watch => watch::run(&args, found.0, connections, common.timeout())?,
+        BenchOperation::Lease => lease::run(&args, found.0, connections, common.timeout())?,
+        _ => call(&args, common, leader, connections)?,
     };
-    let measured = load.run(leader(), args.clients, connections)?;
     let report = Report::new(&args, connections, &measured, cluster);
     let text = if args.json { report.to_json() } else { report.to_text() };
     print(&[text.as_bytes()])?;
@@ -111,6 +111,37 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         (true, _) => Exit::Unknown,
     };
     Err(Failure { exit, line })
+}
+
+/// Runs the load of an operation that is one call.
+fn call(
+    args: &BenchArgs,
+    common: &Common,
+    leader: impl Fn() -> Search,
+    connections: usize,
+) -> Result<Measured, Failure> {
+    let work = Work::new(args);
+    if work.needs_keys() && !args.no_fill {
+        fill(&work, args.keys, leader())?;
+    }
+    work.read_keys(&common.clerk()?)?;
+    let load = Load {
+        work,
+        end: end(args),
+        rate: args.rate,
+        warm_up: args.warm_up,
+        timeout: common.timeout(),
+        ends_at_failure: false,
+        shows_progress: io::stderr().is_terminal(),
+    };
+    load.run(leader(), args.clients, connections)
+}
+
+fn end(args: &BenchArgs) -> End {
+    match args.count {
+        Some(count) => End::Count(count),
+        None => End::After(Duration::from_secs_f64(args.seconds)),
+    }
 }
 
 /// Writes the keys of a run.
@@ -163,8 +194,26 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     match args.operation {
         BenchOperation::Cas => check_cas(args),
         BenchOperation::Range => check_range(args),
+        BenchOperation::Watch | BenchOperation::Lease => check_steady(args),
         _ => Ok(()),
     }
+}
+
+/// Checks what loads with streams, or at a pace of their own, take.
+fn check_steady(args: &BenchArgs) -> Result<(), Failure> {
+    let operation = args.operation.as_str();
+    if args.rate.is_some() {
+        return Err(Failure::usage(format!("--rate: not for {operation}")));
+    }
+    let (WatchLoadArgs { watchers, streams, .. }, leases) = (&args.watch, args.lease.leases);
+    if *watchers == 0 || *streams == 0 || leases == 0 {
+        return Err(Failure::usage("--watchers, --streams and --leases: at least 1"));
+    }
+    if *streams as usize > STREAMS_MAX || leases > LEASES_MAX {
+        let words = format!("--streams: at most {STREAMS_MAX}; --leases: at most {LEASES_MAX}");
+        return Err(Failure::usage(words));
+    }
+    Ok(())
 }
 
 fn check_cas(&BenchArgs { keys, clients, .. }: &BenchArgs) -> Result<(), Failure> {

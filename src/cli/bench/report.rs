@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::super::args::BenchArgs;
+use super::super::args::{BenchArgs, BenchOperation};
 use super::measured::Measured;
 
 /// The cluster that was measured, as its leader describes it.
@@ -26,6 +26,12 @@ pub(super) struct Report {
     /// Only for a mixed load.
     #[serde(skip_serializing_if = "Option::is_none")]
     read_ratio: Option<f64>,
+    /// Only for watches: how many were sent each change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watchers: Option<u32>,
+    /// Only for leases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leases: Option<u64>,
     seconds: f64,
     /// Operations that succeeded.
     operations: u64,
@@ -63,9 +69,9 @@ impl Report {
         measured: &Measured,
         cluster: Cluster,
     ) -> Report {
-        let Measured { latencies, elapsed, errors, .. } = measured;
+        let Measured { operations, latencies, elapsed, errors, .. } = measured;
         let at = |quantile| latencies.value_at_quantile(quantile);
-        let (operations, seconds) = (latencies.len(), elapsed.as_secs_f64());
+        let (operations, seconds) = (*operations, elapsed.as_secs_f64());
         Report {
             operation: args.operation.as_str(),
             clients: args.clients,
@@ -74,6 +80,8 @@ impl Report {
             keys: args.keys,
             rate: args.rate,
             read_ratio: args.read_ratio(),
+            watchers: (args.operation == BenchOperation::Watch).then_some(args.watch.watchers),
+            leases: (args.operation == BenchOperation::Lease).then_some(args.lease.leases),
             seconds,
             operations,
             ops_per_second: operations as f64 / seconds,
@@ -107,13 +115,15 @@ impl Report {
         let Report { operation, clients, connections, value_size, keys, seconds, .. } = self;
         let Latency { min, mean, p50, p90, p99, p999, max } = self.latency_us;
         let ms = |us: u64| us as f64 / 1000.0;
-        let loop_kind = match self.rate {
-            Some(rate) => format!("open loop at {rate} operations a second"),
-            None => "closed loop".to_owned(),
+        let load = match (self.rate, self.watchers, self.leases) {
+            (_, Some(watchers), _) => format!("closed loop, {watchers} watchers of one key"),
+            (_, _, Some(leases)) => format!("{leases} leases kept alive at a steady pace"),
+            (Some(rate), ..) => format!("open loop at {rate} operations a second, {keys} keys"),
+            (None, ..) => format!("closed loop, {keys} keys"),
         };
         let ErrorCounts { not_applied, unknown, rejected, not_begun } = self.errors;
         format!(
-            "{operation}: {clients} clients over {connections} connections, {loop_kind}, values of {value_size} bytes, {keys} keys\n\
+            "{operation}: {clients} clients over {connections} connections, {load}, values of {value_size} bytes\n\
              cluster: {} members; durability: {}; reads: {}\n\
              {} operations in {seconds:.2} s: {:.0} a second\n\
              latency in ms: min {:.3}, mean {:.3}, p50 {:.3}, p90 {:.3}, p99 {:.3}, p99.9 {:.3}, max {:.3}\n\

@@ -5,7 +5,7 @@ use std::time::Instant;
 use syncraft::kv::model::proto::{
     self, RangeReply, RangeRequest, StoreRpcStub, TxnReply, TxnRequest, range_reply, txn_reply,
 };
-use syncraft::kv::model::{Range, Revision, TxnAnswer};
+use syncraft::kv::model::{Range, Revision, Txn, TxnAnswer};
 use syncraft::kv::proto::{GetArgs, GetReply, KvServerRpcStub, PutAppendArgs, PutAppendReply};
 use syncraft::rpc::{CallError, Channel};
 
@@ -18,6 +18,9 @@ const OK: &[u8] = b"OK";
 /// `Err`: the key is absent.
 const ERR_NO_KEY: &[u8] = b"ErrNoKey";
 
+/// How much of a stream may be on its way, in bytes.
+const WINDOW_BYTES: usize = 8 << 20;
+
 /// The connections, all to the same member.
 pub(super) struct Lines {
     pub(super) addr: String,
@@ -28,13 +31,14 @@ pub(super) struct Lines {
 #[derive(Clone)]
 pub(super) struct Line {
     pub(super) kv: KvServerRpcStub,
-    store: StoreRpcStub,
+    pub(super) store: StoreRpcStub,
 }
 
 impl Lines {
     pub(super) fn new(addr: String, clients: usize, connections: usize) -> Lines {
         let line = |_| {
-            let channel = Channel::builder(addr.as_str()).calls_max(clients).lazy();
+            let channel = Channel::builder(addr.as_str()).calls_max(clients);
+            let channel = channel.stream_window_bytes(WINDOW_BYTES).lazy();
             Line { kv: KvServerRpcStub::new(channel.clone()), store: StoreRpcStub::new(channel) }
         };
         Lines { lines: (0..connections).map(line).collect(), addr }
@@ -80,20 +84,28 @@ impl Session {
                     seen_index: self.seen_index,
                 })
             }
-            Operation::Swap(swap) => {
-                self.request_id += 1;
-                let (client_id, request_id) = (self.client_id.clone(), self.request_id);
-                let seen_index = self.seen_index;
-                Request::Txn(TxnRequest {
-                    identity: Some(proto::Identity { client_id, request_id, seen_index }),
-                    txn: Some((&swap.txn()).into()),
-                    staleness: None,
-                })
-            }
+            Operation::Swap(swap) => Request::Txn(self.transaction(&swap.txn())),
             Operation::Range { keys, .. } => Request::Range(RangeRequest {
                 range: Some((&Range::of(keys.clone())).into()),
                 staleness: None,
             }),
+        }
+    }
+}
+
+impl Session {
+    /// The request for a transaction that writes, as the session's next write.
+    pub(super) fn transaction(&mut self, txn: &Txn) -> TxnRequest {
+        TxnRequest { identity: Some(self.next_write()), txn: Some(txn.into()), staleness: None }
+    }
+
+    /// The identity of the session's next write.
+    pub(super) fn next_write(&mut self) -> proto::Identity {
+        self.request_id += 1;
+        proto::Identity {
+            client_id: self.client_id.clone(),
+            request_id: self.request_id,
+            seen_index: self.seen_index,
         }
     }
 }

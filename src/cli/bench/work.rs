@@ -55,6 +55,9 @@ impl Work {
             BenchOperation::Mixed => Kind::Mixed { read_ratio: args.read_ratio },
             BenchOperation::Cas => Kind::Cas(Revisions::of_absent(args.keys)),
             BenchOperation::Range => Kind::Range,
+            BenchOperation::Watch | BenchOperation::Lease => {
+                unreachable!("they have loads of their own")
+            }
         };
         let bytes =
             (0..args.value_size + VARIETY_BYTES).map(|_| fastrand::u8(..)).collect::<Vec<u8>>();

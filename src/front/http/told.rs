@@ -96,9 +96,11 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         Reason::Compacted => (410, "compacted"),
         Reason::InTheFuture => (400, "in_the_future"),
         Reason::SessionExpired | Reason::Superseded => (504, "unknown"),
-        Reason::NotANumber | Reason::Overflow | Reason::KeyAbsent | Reason::NoSuchLease => {
-            (409, "failed")
-        }
+        Reason::NotANumber
+        | Reason::Overflow
+        | Reason::KeyAbsent
+        | Reason::NoSuchLease
+        | Reason::LeaseExists => (409, "failed"),
         Reason::Malformed | Reason::LimitOutOfBounds => (400, "invalid"),
     };
     Told::new(status, word, refusal.to_string()).response()
@@ -134,6 +136,9 @@ pub(super) fn written(
         Ok(Outcome::TooLarge) => Err(refused(&Refusal::of(Reason::ValueTooLong, 0))),
         Ok(Outcome::NoSpace) => Err(refused(&Refusal::of(Reason::NoSpace, 0))),
         Ok(Outcome::SessionExpired { .. }) => Err(refused(&Refusal::of(Reason::SessionExpired, 0))),
+        Ok(outcome @ (Outcome::Granted { .. } | Outcome::KeptAlive { .. })) => {
+            panic!("a transaction was answered with {outcome:?}")
+        }
         Ok(Outcome::Malformed) => Err(refused(&Refusal::of(Reason::Malformed, 0))),
         Err(error) => Err(not_written(&error)),
     }

@@ -125,8 +125,10 @@ fn outcome_reply(outcome: Outcome) -> PutAppendReply {
         Outcome::Applied { index } => PutAppendReply { index: index.0, ..put_reply(words::OK) },
         Outcome::TooLarge => put_reply(words::ERR_TOO_LARGE),
         Outcome::NoSpace => put_reply(words::ERR_NO_SPACE),
-        // The id of a transaction that took effect: the client has used it for two requests.
-        Outcome::Ran { index, result: Ok(_) } => {
+        // The id of another request that took effect: the client has used it for two requests.
+        Outcome::Ran { index, result: Ok(_) }
+        | Outcome::Granted { index, .. }
+        | Outcome::KeptAlive { index, .. } => {
             PutAppendReply { index: index.0, ..put_reply(words::OK) }
         }
         Outcome::SessionExpired { index } => {

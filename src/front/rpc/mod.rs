@@ -5,11 +5,14 @@
 //! [`Api`](crate::kv::api::Api) and returns, so one connection carries many calls. Each call is
 //! answered once.
 
+mod answered;
 mod checked;
 mod kv;
+mod lease;
 mod refused;
 mod scan;
 mod store;
+mod watch;
 
 use std::time::{Duration, Instant};
 

@@ -10,33 +10,32 @@
 //!   leader if it is known, and whether a write may still take effect
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::answered::{changed, consistency, identity, refuse, refuse_txn, reply_of_txn};
 use super::checked::Checked;
-use super::refused::{Refused, bad_arguments, leader, refused};
-use super::{age_ms, deadline, scan};
-use crate::kv::api::{Api, ApiError, Changed, Consistency, Read, TxnDone, TxnResult};
+use super::refused::{Refused, bad_arguments, leader};
+use super::{age_ms, deadline, lease, scan, watch};
+use crate::kv::api::{Api, Read};
 use crate::kv::model::proto::{
-    self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
-    LeaseInfoRequest, LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply,
-    LeasesRequest, LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply,
-    StatsRequest, StoreRpc, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply,
-    stats_reply, txn_reply,
+    self, CompactRequest, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply, LeaseInfoRequest,
+    LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply, LeasesRequest,
+    LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply, StatsRequest,
+    StoreRpc, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply, stats_reply,
 };
-use crate::kv::model::{Range, Revision, Txn, TxnAnswer, WireError};
-use crate::kv::{Identity, LimitsChange, Stats};
-use crate::raft::Index;
-use crate::rpc::{Done, Incoming, Outgoing, Payload, Service, Status, StatusCode};
+use crate::kv::model::{Range, Revision, Txn, WireError};
+use crate::kv::{LimitsChange, Stats};
+use crate::rpc::{Done, Incoming, Outgoing, Service, Status};
 
 /// `storeRpc` of one member.
 pub struct StoreService {
     api: Api,
+    encoded: Arc<watch::Encoded>,
 }
 
 impl StoreService {
     /// Serves this store.
     pub fn new(api: Api) -> StoreService {
-        StoreService { api }
+        StoreService { api, encoded: Arc::default() }
     }
 
     /// The service that a server publishes.
@@ -88,7 +87,7 @@ impl StoreRpc for StoreService {
         let (api, identity) = (self.api.clone(), identity(args.identity));
         let (consistency, deadline) = (consistency(args.staleness), deadline(&done));
         self.api.queue_txn(identity, txn, consistency, deadline, move |result| match result {
-            Ok(txn_done) => done.run(TxnReply { leader, ..txn_reply(txn_done) }),
+            Ok(txn_done) => done.run(TxnReply { leader, ..reply_of_txn(txn_done) }),
             Err(error) => refuse_txn(&api, &error, done),
         });
     }
@@ -101,8 +100,9 @@ impl StoreRpc for StoreService {
 
     fn set_limits(&self, args: LimitsRequest, done: Done<TxnReply>) {
         let (deadline, api) = (deadline(&done), self.api.clone());
-        let LimitsRequest { identity: it, bytes_max, keys_max, history_bytes_max } = args;
-        let change = LimitsChange { bytes_max, keys_max, history_bytes_max };
+        let LimitsRequest { identity: it, bytes_max, keys_max, history_bytes_max, leases_max } =
+            args;
+        let change = LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max };
         self.api.set_limits(identity(it), change, deadline, move |result| {
             changed(&api, result, done);
         });
@@ -131,102 +131,33 @@ impl StoreRpc for StoreService {
         scan::scan(&self.api, self.leader_elsewhere(), args, replies);
     }
 
-    fn watch(&self, _requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
-        replies.fail(not_yet());
+    fn watch(&self, requests: Incoming<WatchRequest, Status>, replies: Outgoing<WatchReply>) {
+        watch::watch(&self.api, &self.encoded, requests, replies);
     }
 
-    fn lease_grant(&self, _args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
-        done.fail(not_yet());
+    fn lease_grant(&self, args: LeaseGrantRequest, done: Done<LeaseGrantReply>) {
+        lease::grant(&self.api, args, done);
     }
 
-    fn lease_revoke(&self, _args: LeaseRevokeRequest, done: Done<TxnReply>) {
-        done.fail(not_yet());
+    fn lease_revoke(&self, args: LeaseRevokeRequest, done: Done<TxnReply>) {
+        lease::revoke(&self.api, args, done);
     }
 
-    fn lease_keep_alive(&self, _args: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
-        done.fail(not_yet());
+    fn lease_keep_alive(&self, args: LeaseKeepAliveRequest, done: Done<LeaseKeepAliveReply>) {
+        lease::keep_alive(&self.api, args, done);
     }
 
-    fn lease_info(&self, _args: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
-        done.fail(not_yet());
+    fn lease_info(&self, args: LeaseInfoRequest, done: Done<LeaseInfoReply>) {
+        lease::info(&self.api, args, done);
     }
 
-    fn leases(&self, _args: LeasesRequest, done: Done<LeasesReply>) {
-        done.fail(not_yet());
+    fn leases(&self, args: LeasesRequest, done: Done<LeasesReply>) {
+        lease::list(&self.api, args, done);
     }
-}
-
-fn not_yet() -> Status {
-    Status::new(StatusCode::UnknownMethod, "this version cannot do it yet")
 }
 
 fn missing(part: &'static str) -> WireError {
     WireError::Missing { of: "a request", part }
-}
-
-fn identity(identity: Option<proto::Identity>) -> Identity {
-    let Some(proto::Identity { client_id, request_id, seen_index }) = identity else {
-        return Identity::default();
-    };
-    Identity { client_id, request_id, seen_index: Index(seen_index) }
-}
-
-fn consistency(staleness: Option<proto::Staleness>) -> Consistency {
-    match staleness {
-        Some(it) => Consistency::Stale { age_max: it.age_max_ms.map(Duration::from_millis) },
-        None => Consistency::Linearizable,
-    }
-}
-
-fn txn_reply(done: TxnDone) -> TxnReply {
-    let TxnDone { revision, index, answer, age_max } = done;
-    let result = match answer {
-        TxnResult::Whole(answer) => txn_reply::Result::Answer((&*answer).into()),
-        TxnResult::Forgotten(branches) => {
-            txn_reply::Result::Forgotten(Forgotten { held: branches.held, count: branches.count })
-        }
-    };
-    TxnReply {
-        result: Some(result),
-        revision: revision.0,
-        index: index.map_or(0, |index| index.0),
-        age_ms: age_max.map(age_ms),
-        leader: None,
-    }
-}
-
-/// Answers a compaction or a change of limits, as a transaction without operations.
-fn changed(api: &Api, result: Result<Changed, ApiError>, done: Done<TxnReply>) {
-    match result {
-        Ok(Changed { index, revision }) => {
-            let answer = Arc::new(TxnAnswer { held: true, answers: Vec::new() });
-            let (index, answer) = (Some(index), TxnResult::Whole(answer));
-            done.run(txn_reply(TxnDone { revision, index, answer, age_max: None }));
-        }
-        Err(error) => refuse_txn(api, &error, done),
-    }
-}
-
-fn refuse_txn(api: &Api, error: &ApiError, done: Done<TxnReply>) {
-    refuse(api, error, done, |refused| {
-        let (result, index) = match refused {
-            Refused::Refusal(refusal, index) => (txn_reply::Result::Refusal(refusal), index),
-            Refused::NotServed(it) => (txn_reply::Result::NotServed(it), 0),
-        };
-        TxnReply { result: Some(result), index, ..TxnReply::default() }
-    });
-}
-
-fn refuse<R: Payload>(
-    api: &Api,
-    error: &ApiError,
-    done: Done<R>,
-    reply: impl FnOnce(Refused) -> R,
-) {
-    match refused(api, error) {
-        Ok(refused) => done.run(reply(refused)),
-        Err(status) => done.fail(status),
-    }
 }
 
 fn stats(stats: Stats) -> proto::Stats {
@@ -240,5 +171,9 @@ fn stats(stats: Stats) -> proto::Stats {
         bytes_max: stats.limits.bytes_max,
         keys_max: stats.limits.keys_max,
         history_bytes_max: stats.limits.history_bytes_max,
+        leases: stats.leases as u64,
+        keys_with_ttl: stats.keys_with_ttl as u64,
+        time_ms: stats.time_ms,
+        leases_max: stats.limits.leases_max,
     }
 }

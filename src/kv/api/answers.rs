@@ -78,7 +78,10 @@ fn done(outcome: Outcome) -> Result<(Index, Done), ApiError> {
         Outcome::Ran { index, result: Err(refusal) } => {
             Err(ApiError::refused(refusal, Some(index)))
         }
-        // The client has used this identity for a put or an append before.
+        // The client has used this identity for another request before.
+        Outcome::Granted { index, revision, .. } | Outcome::KeptAlive { index, revision, .. } => {
+            Ok((index, Done { revision, branches: Branches::default(), answer: None }))
+        }
         Outcome::Applied { index } => {
             let (revision, branches) = (Revision::NONE, Branches::default());
             Ok((index, Done { revision, branches, answer: None }))

@@ -57,6 +57,11 @@ impl ApiError {
         }
     }
 
+    /// The identity has been used for a request of another kind, at this index.
+    pub(super) fn superseded(index: Index) -> ApiError {
+        ApiError::refused(Refusal::of(Reason::Superseded, 0), Some(index))
+    }
+
     pub(super) fn refused(refusal: Refusal, index: Option<Index>) -> ApiError {
         ApiError::Refused { refusal, index }
     }

@@ -6,6 +6,7 @@
 //!                                    ├─ reads ───> NodeHandle: the state ─────────────> callback
 //!                                    │               └─ large ones: a view ─> Readers ─> callback
 //!                                    │                           scans ─> Readers ─> PageSink
+//!                                    ├─ watches ─> Hub: the history ─────────────────> WatchSink
 //!                                    └─ input over a limit ───────────────────────────> callback
 //! ```
 //!
@@ -21,13 +22,16 @@
 //!   has that revision, also for a stale read.
 //!
 //! # Threads
-//! `read-N`, at most 16, while there are large reads.
+//! `read-N`, at most 16, while there are large reads. `watch-N`, from the first watch on.
 
 mod answers;
 mod error;
+mod keep_alives;
+mod lease;
 mod read;
 mod readers;
 mod scan;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,15 +40,20 @@ use bytes::Bytes;
 
 pub use answers::{Changed, Consistency, Read, TxnDone, TxnResult};
 pub use error::ApiError;
-pub use scan::{NoRoom, PageSink};
+pub use lease::{Granted, KeptAlive};
+pub use scan::PageSink;
+
+pub use super::watch::{NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd};
 
 use super::model::{Action, OperationAnswer, Range, RangeAnswer, Revision, Txn};
+use super::watch::Hub;
 use super::{
     Answer, Change, Command, Identity, LimitsChange, Outcome, Query, ReadAnswer, Stats, Store,
 };
 use crate::members::Members;
 use crate::node::NodeHandle;
 use crate::raft::{MemberId, RoleName};
+use keep_alives::KeepAlives;
 use readers::Readers;
 use scan::Scans;
 
@@ -78,14 +87,26 @@ struct Shared {
     members: Members,
     readers: Arc<Readers>,
     scans: Arc<Scans>,
+    hub: Arc<Hub>,
+    keep_alives: KeepAlives,
+}
+
+/// The thread of the watches ends with the last owner.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.hub.stop();
+    }
 }
 
 impl Api {
     /// Serves what `node` replicates. Clients reach the members at these addresses.
     pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
-        let scans = Arc::default();
-        Api { shared: Arc::new(Shared { node, members, readers, scans }) }
+        let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
+        let keep_alives = KeepAlives::default();
+        let waiting = keep_alives.clone();
+        node.at_each_tick(move |is_time_due| waiting.tick(is_time_due));
+        Api { shared: Arc::new(Shared { node, members, readers, scans, hub, keep_alives }) }
     }
 
     /// The address of a member, if there is such a member.
@@ -260,11 +281,13 @@ impl Api {
 
     /// Does what is queued, on this thread if no other one is doing it.
     pub(crate) fn run_pending(&self) {
+        self.shared.keep_alives.propose(&self.shared.node);
         self.shared.node.run_pending();
     }
 
-    /// Ends the large reads, and the threads that make them. Later ones are refused.
+    /// Ends the watches and the large reads, and their threads. Later ones are refused.
     pub fn stop(&self) {
+        self.shared.hub.stop();
         self.shared.readers.stop();
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::readers::Ending;
 use super::{Api, ApiError, Consistency, Read};
 use crate::kv::model::{Revision, ScanPage, ScanRange};
+use crate::kv::watch::NoRoom;
 use crate::kv::{Answer, CommandError, Query, StoreView, ViewScan};
 use crate::node::RequestError;
 
@@ -47,10 +48,6 @@ pub trait PageSink: Send + 'static {
     /// thread, and must not block.
     fn end(self, result: Result<(), ApiError>);
 }
-
-/// There was no room for a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRoom;
 
 /// How many scans a member makes.
 #[derive(Debug, Default)]

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::model::{
-    Action, Compare, Entry, KeyRange, LeaseId, Operand, Operation, OperationAnswer, Range,
-    RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
+    Action, Change, Compare, Entry, KeyRange, LeaseId, NewLease, Operand, Operation,
+    OperationAnswer, Range, RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
 };
+use crate::duration;
 
 /// Bytes: as text where they are text, otherwise as `{"base64": ".."}`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -86,6 +87,32 @@ impl EntryJson {
             mod_revision: entry.mod_revision.0,
             version: entry.version,
             lease: entry.lease.0,
+        }
+    }
+}
+
+/// A change as it is printed.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ChangeJson {
+    /// The key holds this now.
+    Put(EntryJson),
+    /// The key is gone.
+    Delete {
+        /// The key.
+        key: Octets,
+        /// When it was deleted.
+        mod_revision: u64,
+    },
+}
+
+impl From<&Change> for ChangeJson {
+    fn from(change: &Change) -> ChangeJson {
+        match change {
+            Change::Put { entry, .. } => ChangeJson::Put(EntryJson::whole(entry)),
+            Change::Delete { key, revision, .. } => {
+                ChangeJson::Delete { key: Octets(key.clone()), mod_revision: revision.0 }
+            }
         }
     }
 }
@@ -176,6 +203,28 @@ impl TryFrom<CompareJson> for Compare {
 struct PutJson {
     key: Octets,
     value: Octets,
+    lease: Option<u64>,
+    ttl: Option<String>,
+}
+
+impl TryFrom<PutJson> for Action {
+    type Error = String;
+
+    fn try_from(PutJson { key, value, lease, ttl }: PutJson) -> Result<Action, String> {
+        let lease = match (lease, ttl) {
+            (Some(_), Some(_)) => return Err("a put has a lease or a ttl, not both".to_owned()),
+            (lease, None) => NewLease::Set(LeaseId(lease.unwrap_or(0))),
+            (None, Some(ttl)) => NewLease::ttl(duration::parse(&ttl)?),
+        };
+        Ok(Action::put_with(key.0, value.0, lease))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppendJson {
+    key: Octets,
+    value: Octets,
 }
 
 #[derive(Debug, Deserialize)]
@@ -216,7 +265,7 @@ struct RangeJson {
 #[serde(default, deny_unknown_fields)]
 struct OperationJson {
     put: Option<PutJson>,
-    append: Option<PutJson>,
+    append: Option<AppendJson>,
     increment: Option<IncrementJson>,
     delete: Option<DeleteJson>,
     range: Option<RangeJson>,
@@ -230,7 +279,7 @@ impl TryFrom<OperationJson> for Operation {
     fn try_from(operation: OperationJson) -> Result<Operation, String> {
         let OperationJson { put, append, increment, delete, range, txn, may_fail } = operation;
         let actions = [
-            put.map(|it| Ok(Action::put(it.key.0, it.value.0))),
+            put.map(Action::try_from),
             append.map(|it| Ok(Action::append(it.key.0, it.value.0))),
             increment.map(|it| Ok(Action::increment(it.key.0, it.by))),
             delete.map(|DeleteJson { key, prefix, from, before }| {

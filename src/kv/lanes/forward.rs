@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::kv::model::{self, Reason, Refusal, Revision, WireError};
+use crate::kv::model::{self, LeaseId, Reason, Refusal, Revision, WireError};
 use crate::kv::{Branches, Command, CommandError, Done, Outcome, Store};
 use crate::node::NodeHandle;
 use crate::raft::Index;
@@ -18,9 +18,9 @@ use proto::forward_reply::Result as ReplyResult;
 use proto::outcome::Kind;
 use proto::{ForwardReply, ForwardRequest, LaneRpc, LaneRpcStub, NotServed};
 
-/// How many bytes of commands may wait for their outcomes at the member that was asked. Beyond that,
-/// commands are not taken, and come again. They come through the room of the members' own messages,
-/// of which they must leave most.
+/// How many bytes of commands may wait for their outcomes at the member that was asked. Beyond
+/// that, commands are not taken, and come again. They come through the room of the members' own
+/// messages, of which they must leave most.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// For a call without a deadline.
@@ -177,12 +177,23 @@ fn write_outcome(outcome: &Outcome) -> proto::Outcome {
                 ..plain(Kind::Refused, *index)
             }
         }
+        Outcome::Granted { index, revision, lease, ttl_ms } => proto::Outcome {
+            revision: revision.0,
+            lease: lease.0,
+            ttls_ms: vec![*ttl_ms],
+            ..plain(Kind::Granted, *index)
+        },
+        Outcome::KeptAlive { index, revision, ttls_ms } => proto::Outcome {
+            revision: revision.0,
+            ttls_ms: ttls_ms.to_vec(),
+            ..plain(Kind::KeptAlive, *index)
+        },
     }
 }
 
 fn read_outcome(outcome: proto::Outcome) -> Result<Outcome, WireError> {
     let unknown = |what, number: i64| WireError::Unknown { what, number };
-    let index = Index(outcome.index);
+    let (index, revision) = (Index(outcome.index), Revision(outcome.revision));
     Ok(match Kind::try_from(outcome.kind) {
         Ok(Kind::Applied) => Outcome::Applied { index },
         Ok(Kind::TooLarge) => Outcome::TooLarge,
@@ -192,7 +203,6 @@ fn read_outcome(outcome: proto::Outcome) -> Result<Outcome, WireError> {
         Ok(Kind::Done) => {
             let branches = Branches { held: outcome.held, count: outcome.branches };
             let answer = outcome.answer.map(read_answer).transpose()?;
-            let revision = Revision(outcome.revision);
             Outcome::Ran { index, result: Ok(Done { revision, branches, answer }) }
         }
         Ok(Kind::Refused) => {
@@ -200,6 +210,15 @@ fn read_outcome(outcome: proto::Outcome) -> Result<Outcome, WireError> {
             let reason = Reason::from_number(number)
                 .ok_or_else(|| unknown("reason of a refusal", number.into()))?;
             Outcome::Ran { index, result: Err(Refusal { reason, operation, value }) }
+        }
+        Ok(Kind::Granted) => {
+            let missing = WireError::Missing { of: "a grant", part: "time to live" };
+            let (lease, ttl_ms) =
+                (LeaseId(outcome.lease), *outcome.ttls_ms.first().ok_or(missing)?);
+            Outcome::Granted { index, revision, lease, ttl_ms }
+        }
+        Ok(Kind::KeptAlive) => {
+            Outcome::KeptAlive { index, revision, ttls_ms: outcome.ttls_ms.into() }
         }
         Err(_) => return Err(unknown("kind of outcome", outcome.kind.into())),
     })
@@ -252,8 +271,31 @@ mod tests {
     }
 
     #[test]
-    fn the_feature_level_is_not_a_clients_to_raise() {
-        let raise = Command::unrepeated(Change::RaiseLevel(2)).encode();
-        assert_eq!(check(&raise), Err(CommandError::NotForClients));
+    fn level_and_time_are_not_a_clients_to_raise() {
+        for change in [Change::RaiseLevel(2), Change::Time] {
+            let bytes = Command::unrepeated(change).encode();
+            assert_eq!(check(&bytes), Err(CommandError::NotForClients));
+        }
+    }
+
+    #[test]
+    fn every_outcome_arrives_as_it_was() {
+        let (index, revision) = (Index(7), Revision(3));
+        let done = Done { revision, branches: Branches { held: 1, count: 2 }, answer: None };
+        let refusal = Refusal { reason: Reason::LeaseExists, operation: 0, value: 9 };
+        let outcomes = [
+            Outcome::Applied { index },
+            Outcome::TooLarge,
+            Outcome::NoSpace,
+            Outcome::SessionExpired { index },
+            Outcome::Malformed,
+            Outcome::Ran { index, result: Ok(done) },
+            Outcome::Ran { index, result: Err(refusal) },
+            Outcome::Granted { index, revision, lease: LeaseId(9), ttl_ms: 5 },
+            Outcome::KeptAlive { index, revision, ttls_ms: vec![5, 0, 6].into() },
+        ];
+        for outcome in outcomes {
+            assert_eq!(read_outcome(write_outcome(&outcome)), Ok(outcome));
+        }
     }
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    Action, DEPTH_MAX, KeyRange, NewValue, OPERATIONS_MAX, Operand, Operation, RangeEnd, ScanRange,
-    Txn,
+    Action, DEPTH_MAX, KeyRange, NewLease, NewValue, OPERATIONS_MAX, Operand, Operation, RangeEnd,
+    ScanRange, TTL_MAX_MS, Txn, WatchRange,
 };
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
@@ -34,6 +34,12 @@ pub enum TxnError {
     TooDeep {
         /// How deep, as far as it was counted.
         depth: usize,
+    },
+    /// A key is to live shorter or longer than a lease can.
+    #[error("a time to live of {ttl_ms} ms: it is from 1 ms to {TTL_MAX_MS} ms")]
+    TtlOutOfBounds {
+        /// How long, in milliseconds.
+        ttl_ms: u64,
     },
     /// The bytes of a long transaction end within a part of it.
     #[error("the transaction cannot be read to its end")]
@@ -80,11 +86,22 @@ impl ScanRange {
     }
 }
 
+impl WatchRange {
+    /// Checks the keys against their limit.
+    ///
+    /// # Errors
+    /// [`TxnError::KeyTooLong`].
+    pub fn check(&self) -> Result<(), TxnError> {
+        check_keys(&self.keys)
+    }
+}
+
 impl Operation {
     fn check(&self, depth: usize, count: &mut usize) -> Result<(), TxnError> {
         match &self.action {
-            Action::Put { key, value, .. } => {
+            Action::Put { key, value, lease, .. } => {
                 check_key(key)?;
+                check_lease(lease)?;
                 match value {
                     NewValue::Set(value) => check_value(value),
                     NewValue::Keep => Ok(()),
@@ -96,6 +113,15 @@ impl Operation {
             Action::Range(range) => check_keys(&range.keys),
             Action::Txn(nested) => nested.check_at(depth + 1, count),
         }
+    }
+}
+
+fn check_lease(lease: &NewLease) -> Result<(), TxnError> {
+    match *lease {
+        NewLease::OfItsOwn { ttl_ms } if !(1..=TTL_MAX_MS).contains(&ttl_ms) => {
+            Err(TxnError::TtlOutOfBounds { ttl_ms })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -149,6 +175,12 @@ mod tests {
         let keys = KeyRange::between("", long(KEY_LEN_MAX + 1)).unwrap();
         check(Action::delete(keys), key_too_long);
         check(Action::append("", long(VALUE_LEN_MAX + 1)), value_too_long.clone());
+        for ttl_ms in [0, TTL_MAX_MS + 1, u64::MAX] {
+            let (key, value) = (Bytes::new(), NewValue::Keep);
+            let lease = NewLease::OfItsOwn { ttl_ms };
+            let put = Action::Put { key, value, lease, previous: false };
+            check(put, Err(TxnError::TtlOutOfBounds { ttl_ms }));
+        }
         let compare = vec![Compare::value("k", long(VALUE_LEN_MAX + 1))];
         assert_eq!(Txn { compare, ..Txn::default() }.check(), value_too_long);
     }

@@ -36,6 +36,8 @@ pub struct LeaseId(pub u64);
 impl LeaseId {
     /// No lease.
     pub const NONE: LeaseId = LeaseId(0);
+    /// The highest id that a lease can have: 2^63 - 1.
+    pub const MAX: LeaseId = LeaseId(i64::MAX as u64);
 }
 
 impl fmt::Display for LeaseId {
@@ -58,7 +60,7 @@ pub struct Entry {
     pub mod_revision: Revision,
     /// 1 at creation, and 1 more with each transaction that changes the key.
     pub version: u64,
-    /// The lease that the key depends on.
+    /// The lease that the key depends on. [`LeaseId::NONE`] as well for a lease of the key's own.
     pub lease: LeaseId,
 }
 

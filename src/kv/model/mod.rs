@@ -27,10 +27,12 @@ mod check;
 #[cfg(feature = "server")]
 mod encoded;
 mod entry;
+mod lease;
 mod range;
 mod reason;
 mod scan;
 mod txn;
+mod watch;
 mod wire;
 
 pub use answer::{OperationAnswer, RangeAnswer, TxnAnswer};
@@ -40,10 +42,12 @@ pub(in crate::kv) use encoded::check_message;
 #[cfg(feature = "server")]
 pub(crate) use encoded::check_request;
 pub use entry::{Entry, LeaseId, Revision};
+pub use lease::LeaseInfo;
 pub use range::{KeyRange, Range, RangeEnd, RangeError, RevisionBounds, SortBy, Want};
 pub use reason::{Reason, Refusal};
 pub use scan::{ScanPage, ScanRange};
 pub use txn::{Action, Compare, NewLease, NewValue, Operand, Operation, Relation, Txn};
+pub use watch::{Change, Changes, WatchRange};
 pub use wire::WireError;
 
 /// How deep transactions may be nested. The outermost one has depth 1.

@@ -7,14 +7,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::Revision;
 
 /// Which keys: one, or all from one key up to another. Keys are ordered by their bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyRange {
     begin: Bytes,
     end: RangeEnd,
 }
 
 /// Where a [`KeyRange`] ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RangeEnd {
     /// The range is its first key alone.
     Alone,

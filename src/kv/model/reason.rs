@@ -42,11 +42,13 @@ pub enum Reason {
     Malformed = 13,
     /// A limit is out of its bounds. The refusal's value is the limit.
     LimitOutOfBounds = 14,
+    /// The lease id is in use. The refusal's value is the lease.
+    LeaseExists = 15,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::ValueTooLong,
         Reason::NotANumber,
         Reason::Overflow,
@@ -61,6 +63,7 @@ impl Reason {
         Reason::Superseded,
         Reason::Malformed,
         Reason::LimitOutOfBounds,
+        Reason::LeaseExists,
     ];
 
     /// The number on the wire and in snapshots.
@@ -70,10 +73,7 @@ impl Reason {
 
     /// Whether only an operation of a transaction can fail for this reason.
     fn is_of_an_operation(self) -> bool {
-        matches!(
-            self,
-            Reason::NotANumber | Reason::Overflow | Reason::KeyAbsent | Reason::NoSuchLease
-        )
+        matches!(self, Reason::NotANumber | Reason::Overflow | Reason::KeyAbsent)
     }
 
     /// What a refusal's value is, as the words before the number; `None`: it has no value.
@@ -81,7 +81,7 @@ impl Reason {
         match self {
             Reason::ValueTooLong => Some("its length in bytes would be"),
             Reason::NotANumber => Some("its length in bytes is"),
-            Reason::NoSuchLease => Some("the lease is"),
+            Reason::NoSuchLease | Reason::LeaseExists => Some("the lease is"),
             Reason::NoSpace | Reason::AnswerTooLong | Reason::TooManyKeys => Some("the limit is"),
             Reason::Compacted => Some("the oldest one known is"),
             Reason::InTheFuture => Some("the current one is"),
@@ -117,6 +117,7 @@ impl fmt::Display for Reason {
             Reason::Superseded => "the client has sent a later request since",
             Reason::Malformed => "the command is not one of this version",
             Reason::LimitOutOfBounds => "the limit is out of its bounds",
+            Reason::LeaseExists => "the lease id is in use",
         })
     }
 }
@@ -171,11 +172,11 @@ mod tests {
     #[test]
     fn numbers_never_change() {
         let numbers: Vec<u32> = Reason::ALL.into_iter().map(Reason::number).collect();
-        assert_eq!(numbers, (1..=14).collect::<Vec<_>>());
+        assert_eq!(numbers, (1..=15).collect::<Vec<_>>());
         for reason in Reason::ALL {
             assert_eq!(Reason::from_number(reason.number()), Some(reason));
         }
-        assert_eq!((Reason::from_number(0), Reason::from_number(15)), (None, None));
+        assert_eq!((Reason::from_number(0), Reason::from_number(16)), (None, None));
     }
 
     #[test]

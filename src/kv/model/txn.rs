@@ -1,5 +1,7 @@
 //! [`Txn`]: comparisons, and what to do if they hold or do not hold.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{KeyRange, LeaseId, Range, Revision};
@@ -156,6 +158,15 @@ impl Txn {
 }
 
 impl Txn {
+    /// Whether either branch has a put with a time to live of its own.
+    pub(in crate::kv) fn has_ttl(&self) -> bool {
+        self.then.iter().chain(&self.otherwise).any(|operation| match &operation.action {
+            Action::Put { lease: NewLease::OfItsOwn { .. }, .. } => true,
+            Action::Txn(nested) => nested.has_ttl(),
+            _ => false,
+        })
+    }
+
     /// Whether either branch reads as of an earlier revision.
     #[cfg(feature = "server")]
     pub(in crate::kv) fn reads_the_past(&self) -> bool {
@@ -188,6 +199,11 @@ impl Compare {
         Compare::key(key, Relation::Equal, Operand::ModRevision(revision))
     }
 
+    /// Holds if the key came to be at this revision, and was not deleted since.
+    pub fn create_revision(key: impl Into<Bytes>, revision: Revision) -> Compare {
+        Compare::key(key, Relation::Equal, Operand::CreateRevision(revision))
+    }
+
     fn key(key: impl Into<Bytes>, relation: Relation, operand: Operand) -> Compare {
         Compare { keys: KeyRange::key(key), relation, operand }
     }
@@ -202,6 +218,23 @@ impl Action {
             lease: NewLease::Set(LeaseId::NONE),
             previous: false,
         }
+    }
+
+    /// Writes `value` with a lease.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use syncraft::kv::model::{Action, LeaseId, NewLease};
+    /// let of_a_lease = Action::put_with("k", "v", LeaseId(7));
+    /// let for_a_minute = Action::put_with("k", "v", NewLease::ttl(Duration::from_secs(60)));
+    /// ```
+    pub fn put_with(
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        lease: impl Into<NewLease>,
+    ) -> Action {
+        let (key, value, lease) = (key.into(), NewValue::Set(value.into()), lease.into());
+        Action::Put { key, value, lease, previous: false }
     }
 
     /// Appends `value`.
@@ -222,6 +255,19 @@ impl Action {
     /// Reads one key.
     pub fn get(key: impl Into<Bytes>) -> Action {
         Action::Range(Range::of(KeyRange::key(key)))
+    }
+}
+
+impl NewLease {
+    /// A lease of the key's own, of whole milliseconds.
+    pub fn ttl(ttl: Duration) -> NewLease {
+        NewLease::OfItsOwn { ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+impl From<LeaseId> for NewLease {
+    fn from(lease: LeaseId) -> NewLease {
+        NewLease::Set(lease)
     }
 }
 

@@ -29,6 +29,9 @@ pub enum WireError {
         /// The number.
         number: i64,
     },
+    /// A put with a lease and with a time to live.
+    #[error("a put with two leases: that of an id, and one of the key's own")]
+    TwoLeases,
     /// A range that cannot hold a key.
     #[error("a range without room for a key")]
     Range(#[source] RangeError),
@@ -40,7 +43,7 @@ impl From<RangeError> for WireError {
     }
 }
 
-fn missing(of: &'static str, part: &'static str) -> WireError {
+pub(super) fn missing(of: &'static str, part: &'static str) -> WireError {
     WireError::Missing { of, part }
 }
 
@@ -270,7 +273,8 @@ impl TryFrom<proto::Operation> for Operation {
                 key: put.key,
                 value: put.value.map_or(NewValue::Keep, NewValue::Set),
                 lease: match (put.ttl_ms, put.lease) {
-                    (ttl_ms @ 1.., _) => NewLease::OfItsOwn { ttl_ms },
+                    (1.., Some(_)) => return Err(WireError::TwoLeases),
+                    (ttl_ms @ 1.., None) => NewLease::OfItsOwn { ttl_ms },
                     (0, Some(lease)) => NewLease::Set(LeaseId(lease)),
                     (0, None) => NewLease::Keep,
                 },

@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use super::records::Section;
 use super::{invalid, io_error, options};
 use crate::kv::model::{LeaseId, Revision};
-use crate::kv::state::{Before, BeforeValue, Record, Stored, Value};
+use crate::kv::state::{Before, BeforeValue, OwnLease, Record, Stored, Value};
 use crate::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::raft::Index;
 
 const BUFFER_LEN: usize = 64 << 10;
 
@@ -33,13 +34,27 @@ impl<'a> Input<'a> {
         options().deserialize_from(&mut self.body).map_err(|error| io_error(*error))
     }
 
+    /// The head of the next section, whichever it is.
+    pub(super) fn next_section(&mut self) -> io::Result<Section> {
+        self.record()
+    }
+
     /// The number of records in the next section, which must have this tag.
     pub(super) fn section(&mut self, expected: u32) -> io::Result<u64> {
-        let Section { tag, records } = self.record()?;
+        let Section { tag, records } = self.next_section()?;
         match tag == expected {
             true => Ok(records),
             false => Err(invalid(format!("section {tag} in place of {expected}"))),
         }
+    }
+
+    /// A key, and the lease of its own that it has.
+    pub(super) fn own_lease(&mut self) -> io::Result<(&[u8], OwnLease)> {
+        let key_len = self.key("a key with a lease that is over its limit")?;
+        let [deadline_ms, index] = self.numbers()?;
+        let operation = u32::from_le_bytes(self.array()?);
+        let own = OwnLease { deadline_ms, index: Index(index), operation };
+        Ok((&self.key[..key_len], own))
     }
 
     /// A key, and what it holds.

@@ -18,6 +18,12 @@
 //!   and revisions, version and lease as above
 //! - tag 4: each session, in the order of last use: 8 bytes index of last use, client id, 8 bytes
 //!   newest request id, the outcome
+//! - tag 5, left out together with tags 6 and 7 if there has been no stamp and the limit on leases
+//!   is the default: the time, once: 8 bytes each for the time, and for the limit on leases
+//! - tag 6: each lease, in the order of their ids: 8 bytes each for id, time to live and deadline.
+//!   (Its keys are those entries that name it.)
+//! - tag 7: each key with a lease of its own, in order: key, 8 bytes deadline, 8 bytes index and 4
+//!   bytes operation that made the lease
 //! - tag 0: none: this is the end, and nothing follows
 //!
 //! Numbers are little-endian, and keys, values and client ids stand behind their length in 8 bytes.
@@ -34,6 +40,7 @@
 //! bytes are, and needs no more memory than the state and one record.
 
 mod input;
+mod lease_sections;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -48,14 +55,15 @@ use serde::Serialize;
 
 use super::digest::Digest;
 use super::limits::Limits;
-use super::model::{Refusal, Revision, ScanPage, ScanRange, Txn};
-use super::query::ReadAnswer;
+use super::model::{LeaseId, Refusal, Revision, ScanPage, ScanRange, Txn};
+use super::query::{LeaseAnswer, ReadAnswer};
 use super::sessions::Table;
-use super::state::{Budget, History, Pages, State, Tree};
+use super::state::{Budget, History, Leases, Pages, State, Tree};
 use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, LEVEL_MAX, VALUE_LEN_MAX};
 use crate::node::StateView;
 use crate::raft::Index;
 use input::Input;
+use lease_sections::Attached;
 use records::*;
 
 const VERSION: u32 = 2;
@@ -64,6 +72,9 @@ const TAG_HEAD: u32 = 1;
 const TAG_ENTRIES: u32 = 2;
 const TAG_HISTORY: u32 = 3;
 const TAG_SESSIONS: u32 = 4;
+const TAG_TIME: u32 = 5;
+const TAG_LEASES: u32 = 6;
+const TAG_OWN_LEASES: u32 = 7;
 /// No record is larger: a key, a value, and what is known of them.
 const RECORD_LEN_MAX: usize = KEY_LEN_MAX + VALUE_LEN_MAX + 128;
 const BUFFER_LEN: usize = 64 << 10;
@@ -101,6 +112,7 @@ impl StateView for StoreView {
         for (last_used, session) in sessions.iter() {
             put(out, &session_record(*last_used, session))?;
         }
+        lease_sections::write(out, &self.state)?;
         put(out, &Section { tag: TAG_END, records: 0 })?;
         out.flush()
     }
@@ -122,6 +134,12 @@ impl StoreView {
         let mut budget = Budget::until(interrupt);
         let result = self.state.read(txn, &mut budget);
         (!budget.has_run_out).then_some(ReadAnswer { revision: self.state.revision, result })
+    }
+
+    /// Tells what is known of a lease.
+    pub fn lease(&self, id: LeaseId, keys: bool) -> LeaseAnswer {
+        let (revision, result) = (self.state.revision, self.state.lease(id, keys));
+        LeaseAnswer { revision, result }
     }
 
     /// Begins a scan, which reads pages of about 64 KiB.
@@ -184,32 +202,46 @@ pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
     if head.revision == u64::MAX || head.compacted > head.revision {
         return Err(invalid("revisions that no store has"));
     }
-    let tree = read_entries(input)?;
+    let (tree, attached) = read_entries(input)?;
     let history = read_history(input, &head)?;
     let sessions = read_sessions(input, &head)?;
-    if input.section(TAG_END)? > 0 {
-        return Err(invalid("records behind the end"));
+    let mut section = input.next_section()?;
+    let (mut leases, mut leases_max) = (Leases::default(), Limits::default().leases_max);
+    if section.tag == TAG_TIME {
+        (leases, leases_max) = lease_sections::read(input, section.records, attached, &tree)?;
+        section = input.next_section()?;
+    } else if !attached.is_empty() {
+        return Err(invalid("keys of leases in a store without leases"));
     }
-    input.end()?;
+    match section {
+        Section { tag: TAG_END, records: 0 } => input.end()?,
+        Section { tag: TAG_END, .. } => return Err(invalid("records behind the end")),
+        Section { tag, .. } => return Err(invalid(format!("section {tag} in place of the end"))),
+    }
     let limits = Limits {
         bytes_max: head.bytes_max,
         keys_max: head.keys_max,
         history_bytes_max: head.history_bytes_max,
+        leases_max,
     };
     let revision = Revision(head.revision);
-    let state = State { tree, history, revision, limits, level: head.level };
+    let state = State { tree, history, leases, revision, limits, level: head.level };
     Ok(StoreView { state, sessions, digest: Digest::from_value(head.digest) })
 }
 
-fn read_entries(input: &mut Input<'_>) -> io::Result<Tree> {
-    let mut tree = Tree::default();
+/// Also returns which of the keys name a lease.
+fn read_entries(input: &mut Input<'_>) -> io::Result<(Tree, Attached)> {
+    let (mut tree, mut attached) = (Tree::default(), Attached::default());
     for _ in 0..input.section(TAG_ENTRIES)? {
         let (key, stored) = input.entry()?;
+        if stored.lease != LeaseId::NONE {
+            attached.add(stored.lease, key);
+        }
         if !tree.push(key, stored) {
             return Err(invalid("keys that are out of order"));
         }
     }
-    Ok(tree)
+    Ok((tree, attached))
 }
 
 fn read_history(input: &mut Input<'_>, head: &Head) -> io::Result<History> {

@@ -48,6 +48,27 @@ pub(super) struct MetaRecord {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(super) struct TimeRecord {
+    pub(super) time_ms: u64,
+    pub(super) leases_max: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct LeaseRecord {
+    pub(super) id: u64,
+    pub(super) ttl_ms: u64,
+    pub(super) deadline_ms: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct OwnLeaseRecord<B> {
+    pub(super) key: B,
+    pub(super) deadline_ms: u64,
+    pub(super) index: u64,
+    pub(super) operation: u32,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(super) struct SessionRecord<B> {
     pub(super) last_used: u64,
     pub(super) client: B,
@@ -65,6 +86,7 @@ pub(super) enum OutcomeRecord {
     Malformed,
     Done { index: u64, revision: u64, held: u64, branches: u32, answer: Option<Bytes> },
     Refused { index: u64, reason: u32, operation: u32, value: u64 },
+    Granted { index: u64, revision: u64, lease: u64, ttl_ms: u64 },
 }
 
 /// Bytes that are written as bytes, not as a sequence of numbers.
@@ -140,6 +162,15 @@ impl From<&Outcome> for OutcomeRecord {
                     value: *value,
                 }
             }
+            &Outcome::Granted { index, revision, lease, ttl_ms } => OutcomeRecord::Granted {
+                index: index.0,
+                revision: revision.0,
+                lease: lease.0,
+                ttl_ms,
+            },
+            Outcome::KeptAlive { .. } => {
+                unreachable!("a command that keeps leases alive belongs to no session")
+            }
         }
     }
 }
@@ -167,6 +198,10 @@ impl TryFrom<OutcomeRecord> for Outcome {
                     .ok_or_else(|| invalid(format!("a refusal for the unknown reason {reason}")))?;
                 let refusal = Refusal { reason, operation, value };
                 Outcome::Ran { index: Index(index), result: Err(refusal) }
+            }
+            OutcomeRecord::Granted { index, revision, lease, ttl_ms } => {
+                let (index, revision, lease) = (Index(index), Revision(revision), LeaseId(lease));
+                Outcome::Granted { index, revision, lease, ttl_ms }
             }
         })
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index as Choice;
 
 use super::*;
-use crate::kv::model::{Action, KeyRange, Operation};
+use crate::kv::model::{Action, KeyRange, NewLease, NewValue, Operation};
 use crate::kv::{Change, Command, Identity, LimitsChange, Outcome, SessionLimits, Store};
 use crate::node::StateMachine;
 
@@ -29,6 +29,15 @@ fn txn(operations: Vec<Action>, client: &str, request_id: i64) -> Command {
     let mut command = command(Change::Txn(Txn { then, ..Txn::default() }), client, request_id);
     command.identity.seen_index = Index(9);
     command
+}
+
+/// The bytes of a command in the log, with a stamp if its kind has one.
+fn logged(command: &Command, stamp_ms: u64) -> Bytes {
+    let bytes = command.encode();
+    match Store::is_stamped(&bytes) {
+        true => [&bytes[..], &stamp_ms.to_le_bytes()].concat().into(),
+        false => bytes,
+    }
 }
 
 fn written(store: &Store) -> Vec<u8> {
@@ -112,6 +121,107 @@ fn bytes_of_a_snapshot_never_change() {
     ];
     assert_eq!(SAMPLE.escape_ascii().to_string(), golden.concat().escape_ascii().to_string());
     assert_eq!(written(&sample()), *SAMPLE);
+}
+
+fn put_with(key: &[u8], lease: NewLease) -> Action {
+    let (key, value) = (Bytes::copy_from_slice(key), NewValue::Set("v".into()));
+    Action::Put { key, value, lease, previous: false }
+}
+
+/// A store with two leases, of which one has two keys, and two keys with leases of their own.
+fn sample_with_leases() -> Store {
+    let mut store = store_of(SESSIONS_MAX);
+    let limits = LimitsChange { leases_max: Some(5), ..LimitsChange::default() };
+    let log = [
+        command(Change::LeaseGrant { ttl_ms: 50, id: LeaseId(9) }, "a", 1),
+        command(Change::LeaseGrant { ttl_ms: 60, id: LeaseId::NONE }, "", 0),
+        command(Change::SetLimits(limits), "", 0),
+        txn(vec![put_with(b"of", NewLease::Set(LeaseId(9)))], "", 0),
+        txn(
+            vec![
+                put_with(b"own", NewLease::OfItsOwn { ttl_ms: 70 }),
+                put_with(b"of too", NewLease::Set(LeaseId(9))),
+                put_with(b"o", NewLease::OfItsOwn { ttl_ms: 70 }),
+            ],
+            "",
+            0,
+        ),
+        command(Change::LeaseKeepAlive { ids: vec![LeaseId(9)] }, "", 0),
+    ];
+    for (index, command) in (2..).zip(log) {
+        store.apply(Index(index), &logged(&command, 100 + index));
+    }
+    store
+}
+
+#[test]
+fn bytes_of_leases_in_a_snapshot_never_change() {
+    let golden = [
+        // A session whose outcome is a grant, and then the leases.
+        &b"\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x01\0\0\0\0\0\0\0\x07\0\0\0"[..],
+        b"\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x32\0\0\0\0\0\0\0",
+        b"\x05\0\0\0\x01\0\0\0\0\0\0\0",
+        b"\x6b\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0",
+        b"\x06\0\0\0\x02\0\0\0\0\0\0\0",
+        b"\x03\0\0\0\0\0\0\0\x3c\0\0\0\0\0\0\0\xa3\0\0\0\0\0\0\0",
+        b"\x09\0\0\0\0\0\0\0\x32\0\0\0\0\0\0\0\x9d\0\0\0\0\0\0\0",
+        b"\x07\0\0\0\x02\0\0\0\0\0\0\0",
+        b"\x01\0\0\0\0\0\0\0o\xb0\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x02\0\0\0",
+        b"\x03\0\0\0\0\0\0\0own\xb0\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\0\0\0\0",
+        b"\0\0\0\0\0\0\0\0\0\0\0\0",
+    ];
+    let (golden, bytes) = (golden.concat(), written(&sample_with_leases()));
+    let end = &bytes[bytes.len().saturating_sub(golden.len())..];
+    assert_eq!(end.escape_ascii().to_string(), golden.escape_ascii().to_string());
+    assert_eq!(written(&loaded(&bytes, SESSIONS_MAX).unwrap()), bytes);
+}
+
+#[test]
+fn leases_go_on_after_a_snapshot() {
+    let mut store = reborn(&sample_with_leases(), SESSIONS_MAX);
+    let keys = |store: &Store| (store.stats().keys, store.stats().leases);
+    let mut pass = |index, stamp_ms| {
+        store.apply(Index(index), &logged(&command(Change::Time, "", 0), stamp_ms));
+        keys(&store)
+    };
+    assert_eq!(pass(20, 157), (4, 2));
+    assert_eq!(pass(21, 158), (2, 1));
+    assert_eq!(pass(22, 200), (0, 0));
+    // The answer to a grant is known, too.
+    let again = command(Change::LeaseGrant { ttl_ms: 50, id: LeaseId(9) }, "a", 1);
+    let (index, revision, lease) = (Index(2), Revision(1), LeaseId(9));
+    let first = Outcome::Granted { index, revision, lease, ttl_ms: 50 };
+    assert_eq!(store.apply(Index(23), &logged(&again, 200)), first);
+}
+
+#[test]
+fn leases_that_no_store_has_are_refused() {
+    let sample = written(&sample_with_leases());
+    let find = |what: &[u8]| sample.windows(what.len()).rposition(|it| it == what).unwrap();
+    let check = |words: &str, at: usize, byte: u8| {
+        let mut bytes = sample.clone();
+        bytes[at] = byte;
+        let error = loaded(&bytes, SESSIONS_MAX).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{words}: {error}");
+        assert!(error.to_string().contains(words), "{words}: {error}");
+    };
+    let leases = find(b"\x06\0\0\0\x02\0\0\0\0\0\0\0") + 12;
+    let own = find(b"\x07\0\0\0\x02\0\0\0\0\0\0\0") + 12;
+    check("a lease that no store has", leases + 24, 3);
+    check("a lease that no store has", leases, 0);
+    check("a lease that no store has", leases + 7, 0x80);
+    check("a lease that no store has", leases + 8, 0);
+    check("keys of leases that are not there", leases + 24, 8);
+    check("a key with a lease that no store has", own + 8, b'x');
+    // Twice the same operation of the same entry.
+    check("a key with a lease that no store has", own + 8 + 1 + 16, 0);
+    // With the section of the time under another tag.
+    check("keys of leases in a store without leases", leases - 12 - 16 - 12, 9);
+    check("section 9 in place of the end", sample.len() - 12, 9);
+    for len in 0..sample.len() {
+        let error = loaded(&sample[..len], SESSIONS_MAX).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{len}: {error}");
+    }
 }
 
 #[test]
@@ -295,6 +405,8 @@ fn any_change(keys: u8) -> impl Strategy<Value = Change> {
         (key(), value()).prop_map(|(key, value)| Action::append(key, value)),
         (key(), any::<i64>()).prop_map(|(key, by)| Action::increment(key, by)),
         (range(), any::<bool>()).prop_map(|(keys, previous)| Action::Delete { keys, previous }),
+        (key(), 1..4u64).prop_map(|(key, id)| put_with(&key, NewLease::Set(LeaseId(id)))),
+        (key(), 1..200u64).prop_map(|(key, ttl_ms)| put_with(&key, NewLease::OfItsOwn { ttl_ms })),
         key().prop_map(Action::get),
     ];
     let operation = (action, any::<bool>());
@@ -307,7 +419,16 @@ fn any_change(keys: u8) -> impl Strategy<Value = Change> {
         let history_bytes_max = Some(max * 10);
         Change::SetLimits(LimitsChange { history_bytes_max, ..LimitsChange::default() })
     });
+    let leases = prop_oneof![
+        3 => (0..4u64, 1..300u64)
+            .prop_map(|(id, ttl_ms)| Change::LeaseGrant { ttl_ms, id: LeaseId(id) }),
+        1 => (1..4u64).prop_map(|id| Change::LeaseRevoke { id: LeaseId(id) }),
+        2 => prop::collection::vec((1..4u64).prop_map(LeaseId), 0..3)
+            .prop_map(|ids| Change::LeaseKeepAlive { ids }),
+        1 => Just(Change::Time),
+    ];
     prop_oneof![
+        4 => leases,
         4 => (key(), value()).prop_map(|(key, value)| Change::Put { key, value }),
         4 => (key(), value()).prop_map(|(key, value)| Change::Append { key, value }),
         6 => operations,
@@ -342,7 +463,7 @@ proptest! {
         let mut views = Vec::new();
         for (index, (mut command, seen, what)) in (2u64..).zip(log) {
             command.identity.seen_index = Index(seen.index(index as usize) as u64);
-            let command = command.encode();
+            let command = logged(&command, 20 * index);
             let outcome = lived.apply(Index(index), &command);
             prop_assert_eq!(reborn_often.apply(Index(index), &command), outcome);
             prop_assert_eq!(reborn_often.digest(), lived.digest());
@@ -368,13 +489,14 @@ proptest! {
         flip in 1u8..,
     ) {
         prop_assert!(loaded(&[&VERSION.to_le_bytes()[..], &garbage].concat(), 3).is_err());
-        let mut flipped = SAMPLE.clone();
-        let at = at.index(flipped.len());
-        flipped[at] ^= flip;
-        if let Ok(store) = loaded(&flipped, SESSIONS_MAX)
-            && store.level() <= Some(LEVEL_MAX)
-        {
-            prop_assert_eq!(written(&store), flipped);
+        for mut flipped in [SAMPLE.clone(), written(&sample_with_leases())] {
+            let at = at.index(flipped.len());
+            flipped[at] ^= flip;
+            if let Ok(store) = loaded(&flipped, SESSIONS_MAX)
+                && store.level() <= Some(LEVEL_MAX)
+            {
+                prop_assert_eq!(written(&store), flipped);
+            }
         }
     }
 }

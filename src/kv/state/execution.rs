@@ -1,14 +1,16 @@
 //! [`Execution`]: runs one command on a tree.
 //!
 //! Each operation checks before it changes anything, so an operation that fails has changed
-//! nothing. A transaction with several operations that change something keeps a clone of the tree,
-//! which shares its nodes, and goes back to it if one of them fails.
+//! nothing. A transaction with several operations that change something keeps clones of the tree
+//! and of the leases, which share their nodes, and goes back to them if one of the operations
+//! fails.
 
 use std::cmp::Ordering;
 
 use super::changes::Changes;
+use super::leases::{KeyLease, Leases, OwnLease};
 use super::range_read;
-use super::{History, Stored, Tree};
+use super::{History, LogEntry, Stored, Tree};
 use crate::kv::VALUE_LEN_MAX;
 use crate::kv::limits::Limits;
 use crate::kv::model::{
@@ -49,17 +51,25 @@ pub struct Branches {
     pub count: u32,
 }
 
+/// What a command finds and does not change.
+#[derive(Clone, Copy)]
+pub(super) struct Given {
+    /// Of the state before this command.
+    pub(super) revision: Revision,
+    pub(super) limits: Limits,
+    pub(super) entry: LogEntry,
+}
+
 /// A command while it runs. See the [module](self).
 pub(super) struct Execution<'a, 'b> {
     tree: &'a mut Tree,
+    leases: &'a mut Leases,
     changes: &'a mut Changes,
     history: &'a History,
     /// The tree before this command, if it reads the past: the history leads back from there, and
     /// knows nothing of what this command has changed.
     before: Option<Tree>,
-    /// Of the state before this command.
-    revision: Revision,
-    limits: Limits,
+    given: Given,
     budget: &'a mut Budget<'b>,
     /// The number of the operation that runs.
     operation: u32,
@@ -127,14 +137,14 @@ impl<'a> Budget<'a> {
 impl<'a, 'b> Execution<'a, 'b> {
     pub(super) fn new(
         tree: &'a mut Tree,
+        leases: &'a mut Leases,
         changes: &'a mut Changes,
         history: &'a History,
-        revision: Revision,
-        limits: Limits,
+        given: Given,
         budget: &'a mut Budget<'b>,
     ) -> Execution<'a, 'b> {
         let (before, operation, branches) = (None, 0, Branches::default());
-        Execution { tree, changes, history, before, revision, limits, budget, operation, branches }
+        Execution { tree, leases, changes, history, before, given, budget, operation, branches }
     }
 
     /// Runs the outermost transaction. After an error, nothing has changed.
@@ -148,10 +158,11 @@ impl<'a, 'b> Execution<'a, 'b> {
         let held = self.all_hold(&txn.compare)?;
         self.branches.record(held);
         let operations = if held { &txn.then } else { &txn.otherwise };
-        let saved = needs_undo(operations).then(|| (self.tree.clone(), self.changes.clone()));
+        let saved = needs_undo(operations)
+            .then(|| (self.tree.clone(), self.leases.clone(), self.changes.clone()));
         let answers = operations.iter().map(|operation| self.run_operation(operation)).collect();
-        if let (Err(_), Some((tree, changes))) = (&answers, saved) {
-            (*self.tree, *self.changes) = (tree, changes);
+        if let (Err(_), Some((tree, leases, changes))) = (&answers, saved) {
+            (*self.tree, *self.leases, *self.changes) = (tree, leases, changes);
         }
         Ok(TxnAnswer { held, answers: answers? })
     }
@@ -200,7 +211,7 @@ impl<'a, 'b> Execution<'a, 'b> {
 
     fn read_the_past(&mut self, range: &Range) -> Result<RangeAnswer, (Reason, u64)> {
         let before = self.before.as_ref().expect("it is kept for a transaction that needs it");
-        range_read::read_as_of(range, before, self.history, self.revision, self.budget)
+        range_read::read_as_of(range, before, self.history, self.given.revision, self.budget)
     }
 
     /// The command as a whole fails at this operation.
@@ -217,7 +228,7 @@ impl<'a, 'b> Execution<'a, 'b> {
     }
 
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
-        self.write(key, value, LeaseId::NONE)
+        self.write(key, value, NewLease::Set(LeaseId::NONE))
     }
 
     fn put_as(
@@ -235,20 +246,16 @@ impl<'a, 'b> Execution<'a, 'b> {
         }
         let keeps_value = *value == NewValue::Keep;
         let kept_value = held.filter(|_| keeps_value).map(|held| held.value.to_bytes());
-        let kept_lease = held.map_or(LeaseId::NONE, |held| held.lease);
         let previous = held.filter(|_| wants_previous).map(|held| held.entry(key));
         let value = match value {
             NewValue::Set(value) => value.clone(),
             NewValue::Keep => kept_value.expect("checked above"),
         };
-        let lease = match lease {
-            NewLease::Set(lease) => lease,
-            NewLease::Keep => kept_lease,
-            NewLease::OfItsOwn { ttl_ms } => return self.refuse(Reason::NoSuchLease, ttl_ms),
-        };
-        // No feature level grants leases yet.
-        if lease != LeaseId::NONE {
-            return self.refuse(Reason::NoSuchLease, lease.0);
+        if let NewLease::Set(id) = lease
+            && id != LeaseId::NONE
+            && !self.leases.contains(id)
+        {
+            return self.refuse(Reason::NoSuchLease, id.0);
         }
         if let Some(previous) = &previous {
             self.budget.answer(previous).map_err(|why| self.refusal(why))?;
@@ -257,24 +264,47 @@ impl<'a, 'b> Execution<'a, 'b> {
         Ok(previous)
     }
 
-    /// Gives `key` a value and a lease.
-    fn write(&mut self, key: &[u8], value: &[u8], lease: LeaseId) -> Result<(), Refusal> {
+    /// Gives `key` a value and a lease, which exists.
+    fn write(&mut self, key: &[u8], value: &[u8], lease: NewLease) -> Result<(), Refusal> {
         if value.len() > VALUE_LEN_MAX {
             return self.refuse(Reason::ValueTooLong, value.len() as u64);
         }
-        let (limits, at) = (self.limits, self.revision.next());
+        let new_lease = self.key_lease(lease);
+        let id = match new_lease {
+            Some(KeyLease::WithId(id)) => Some(id),
+            Some(KeyLease::Own(_)) => Some(LeaseId::NONE),
+            None => None,
+        };
+        let (limits, at) = (self.given.limits, self.given.revision.next());
         let fits = |bytes, keys: usize| room(limits, bytes, keys as u64);
-        let before = self.tree.put(key, (value, lease), at, fits);
+        let before = self.tree.put(key, (value, id), at, fits);
         let before = before.map_err(|why| self.refusal(why))?;
+        if let Some(new_lease) = new_lease {
+            let lease_before = before.as_ref().map_or(LeaseId::NONE, |before| before.lease);
+            self.leases.set(key, lease_before, new_lease);
+        }
         self.changes.replaced(key, before);
         Ok(())
+    }
+
+    /// `None`: the key keeps the lease that it has.
+    fn key_lease(&self, lease: NewLease) -> Option<KeyLease> {
+        match lease {
+            NewLease::Set(id) => Some(KeyLease::WithId(id)),
+            NewLease::Keep => None,
+            NewLease::OfItsOwn { ttl_ms } => {
+                let deadline_ms = self.given.entry.stamp_ms().saturating_add(ttl_ms);
+                let (index, operation) = (self.given.entry.index, self.operation);
+                Some(KeyLease::Own(OwnLease { deadline_ms, index, operation }))
+            }
+        }
     }
 
     /// Returns the length of the value afterwards.
     pub(super) fn append(&mut self, key: &[u8], more: &[u8]) -> Result<u64, Refusal> {
         self.touch()?;
         let Some(held) = self.tree.get(key) else {
-            self.write(key, more, LeaseId::NONE)?;
+            self.write(key, more, NewLease::Keep)?;
             return Ok(more.len() as u64);
         };
         let (held_len, len) = (held.value.len(), held.value.len() + more.len());
@@ -284,25 +314,24 @@ impl<'a, 'b> Execution<'a, 'b> {
             return self.refuse(Reason::ValueTooLong, len as u64);
         }
         let bytes = self.tree.bytes() + more.len() as u64;
-        room(self.limits, bytes, 0).map_err(|why| self.refusal(why))?;
+        room(self.given.limits, bytes, 0).map_err(|why| self.refusal(why))?;
         self.changes.appended(key, self.tree.get(key).expect("it was there"));
-        self.tree.append(key, more, self.revision.next());
+        self.tree.append(key, more, self.given.revision.next());
         Ok(len as u64)
     }
 
     /// Returns the number afterwards.
     fn increment(&mut self, key: &[u8], by: i64) -> Result<i64, Refusal> {
         self.touch()?;
-        let held = self.tree.get(key);
-        let (value, lease) = match held {
-            None => (0, LeaseId::NONE),
+        let value = match self.tree.get(key) {
+            None => 0,
             Some(held) => match number(&held.value) {
-                Some(value) => (value, held.lease),
+                Some(value) => value,
                 None => return self.refuse(Reason::NotANumber, held.value.len() as u64),
             },
         };
         let Some(sum) = value.checked_add(by) else { return self.refuse(Reason::Overflow, 0) };
-        self.write(key, sum.to_string().as_bytes(), lease)?;
+        self.write(key, sum.to_string().as_bytes(), NewLease::Keep)?;
         Ok(sum)
     }
 
@@ -323,6 +352,8 @@ impl<'a, 'b> Execution<'a, 'b> {
         }
         for key in &doomed {
             let before = self.tree.remove(key);
+            let lease = before.as_ref().map_or(LeaseId::NONE, |before| before.lease);
+            self.leases.set(key, lease, KeyLease::WithId(LeaseId::NONE));
             self.changes.replaced(key, before);
         }
         Ok(OperationAnswer::Delete { count: doomed.len() as u64, previous: entries })

@@ -8,7 +8,7 @@ use crate::kv::model::{Entry, LeaseId, Revision};
 
 /// See the [module](self).
 #[derive(Clone, Copy)]
-pub(super) struct Held<'a> {
+pub(in crate::kv) struct Held<'a> {
     value: HeldValue<'a>,
     pub(super) create_revision: Revision,
     pub(super) mod_revision: Revision,
@@ -38,7 +38,7 @@ impl<'a> Held<'a> {
         Held { value, create_revision, mod_revision, version, lease }
     }
 
-    pub(super) fn value(&self) -> &'a [u8] {
+    pub(in crate::kv) fn value(&self) -> &'a [u8] {
         match self.value {
             HeldValue::Now(value) => value,
             HeldValue::Past(value) => value,
@@ -54,7 +54,7 @@ impl<'a> Held<'a> {
     }
 
     /// The value, with a share in the tree's buffer or copied by `copy`.
-    pub(super) fn value_by(&self, copy: impl FnOnce(&[u8]) -> Bytes) -> Bytes {
+    pub(in crate::kv) fn value_by(&self, copy: impl FnOnce(&[u8]) -> Bytes) -> Bytes {
         match self.value {
             HeldValue::Now(Value::Long(shared)) => shared.clone(),
             _ => copy(self.value()),
@@ -62,7 +62,7 @@ impl<'a> Held<'a> {
     }
 
     /// An entry with this key, and with this value or nothing.
-    pub(super) fn entry(&self, key: Bytes, value: Bytes) -> Entry {
+    pub(in crate::kv) fn entry(&self, key: Bytes, value: Bytes) -> Entry {
         let &Held { create_revision, mod_revision, version, lease, .. } = self;
         Entry { key, value, create_revision, mod_revision, version, lease }
     }

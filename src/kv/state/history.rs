@@ -23,6 +23,7 @@
 //! first read of its past.
 
 mod record;
+mod timeline;
 
 use std::borrow::Cow;
 use std::ops::{AddAssign, Range, SubAssign};
@@ -33,6 +34,7 @@ use imbl::Vector;
 use crate::kv::model::{KeyRange, Revision};
 
 pub(in crate::kv) use record::{Before, BeforeValue, Record};
+pub(in crate::kv) use timeline::{KeyChange, Timeline};
 
 /// A chunk has room for this much, or for one longer record. It keeps its memory until its last
 /// record is forgotten, and records of more than half of this may each need a chunk: with such
@@ -211,6 +213,41 @@ impl History {
     fn first(&self) -> Option<Mark> {
         let chunk = self.sealed.front().unwrap_or(&self.open);
         chunk.marks.get(self.skipped.records).copied()
+    }
+
+    /// Calls `see` with each change after revision `at` that is not forgotten, newest first.
+    pub(in crate::kv) fn newest_first(&self, at: Revision, mut see: impl FnMut(Revision, &[u8])) {
+        for (chunk, begin) in self.places_after(at.max(self.compacted)) {
+            let Record { revision, key, .. } = chunk.record(begin);
+            see(revision, key);
+        }
+    }
+
+    /// Where the changes after revision `at` lie, newest first: their chunks, and where they begin
+    /// there. None of them may be forgotten.
+    fn places_after(&self, at: Revision) -> impl Iterator<Item = (&Arc<Chunk>, u32)> {
+        let chunks = std::iter::once(&self.open).chain(self.sealed.iter().rev());
+        chunks.take_while(move |chunk| chunk.newest > at).flat_map(move |chunk| {
+            let mut begin = chunk.all.encoded_len as u32;
+            let marks = chunk.marks.iter().rev().take_while(move |mark| mark.revision > at);
+            marks.map(move |mark| {
+                begin -= mark.encoded_len;
+                (chunk, begin)
+            })
+        })
+    }
+
+    /// The revision before which there are at least `records` newer changes. `None`: there are not
+    /// so many in all.
+    pub(in crate::kv) fn revision_before_newest(&self, records: usize) -> Option<Revision> {
+        let mut left = records;
+        for chunk in std::iter::once(&self.open).chain(self.sealed.iter().rev()) {
+            match chunk.marks.len().checked_sub(left + 1) {
+                Some(place) => return Some(chunk.marks[place].revision),
+                None => left -= chunk.marks.len(),
+            }
+        }
+        None
     }
 
     /// The changes of `keys` after revision `at`, in runs, oldest first.

@@ -19,12 +19,13 @@ fn may_fail(action: Action) -> Operation {
 }
 
 fn run(state: &mut State, operations: impl IntoIterator<Item = Action>) -> Vec<OperationAnswer> {
-    state.run(&then(operations)).unwrap().answer.answers
+    state.run(LogEntry::default(), &then(operations)).unwrap().answer.answers
 }
 
 fn refused(state: &mut State, operations: Vec<Action>) -> (Reason, u32) {
     let before = state.clone();
-    let Refusal { reason, operation, .. } = state.run(&then(operations)).unwrap_err();
+    let Refusal { reason, operation, .. } =
+        state.run(LogEntry::default(), &then(operations)).unwrap_err();
     assert_eq!(contents(state), contents(&before), "a refused transaction changes nothing");
     assert_eq!(state.revision, before.revision);
     assert_eq!(state.tree.bytes(), before.tree.bytes());
@@ -170,7 +171,7 @@ fn the_branch_that_runs_is_the_one_whose_comparisons_say_so() {
     state.put(b"l", b"w").unwrap();
     let holds = |state: &mut State, keys: KeyRange, relation, operand: Operand| {
         let compare = vec![Compare { keys, relation, operand }];
-        state.run(&Txn { compare, ..Txn::default() }).unwrap().answer.held
+        state.run(LogEntry::default(), &Txn { compare, ..Txn::default() }).unwrap().answer.held
     };
     use Relation::{Equal, Greater, Less, NotEqual};
     let value = |value: &'static str| Operand::Value(Bytes::from_static(value.as_bytes()));
@@ -201,7 +202,13 @@ fn the_branch_that_runs_is_the_one_whose_comparisons_say_so() {
     assert!(!holds(&mut state, KeyRange::all(), Greater, Operand::Version(1)));
     assert!(holds(&mut state, KeyRange::prefix("x"), Equal, Operand::Version(0)));
     let both = vec![Compare::present("k"), Compare::absent("l")];
-    assert!(!state.run(&Txn { compare: both, ..Txn::default() }).unwrap().answer.held);
+    assert!(
+        !state
+            .run(LogEntry::default(), &Txn { compare: both, ..Txn::default() })
+            .unwrap()
+            .answer
+            .held
+    );
     assert_eq!(state.revision, Revision(4));
 }
 
@@ -244,7 +251,7 @@ fn an_operation_that_may_fail_fails_alone() {
         ],
         ..Txn::default()
     };
-    let answers = state.run(&txn).unwrap().answer.answers;
+    let answers = state.run(LogEntry::default(), &txn).unwrap().answer.answers;
     let failed = OperationAnswer::Failed(Reason::NotANumber);
     assert_eq!((&answers[1], &answers[2]), (&failed, &failed));
     check(state, &[("text", "x12", 2, 3, 2)]);
@@ -257,7 +264,7 @@ fn numbers_are_those_of_redis() {
     let check = |text: &str, expected: Option<i64>| {
         let state = &mut State::default();
         state.put(b"n", text.as_bytes()).unwrap();
-        let done = state.run(&then([Action::increment("n", 0)]));
+        let done = state.run(LogEntry::default(), &then([Action::increment("n", 0)]));
         let value = done.ok().map(|ran| ran.answer.answers[0].clone());
         assert_eq!(value, expected.map(|value| OperationAnswer::Increment { value }), "{text:?}");
     };
@@ -409,7 +416,7 @@ fn what_takes_long_counts_as_many_keys() {
     // Operations that find nothing count as well.
     let mut budget = Budget::of_a_read(9);
     let nothing = then((0..10).map(|_| Action::delete(KeyRange::prefix("x"))));
-    assert!(state.clone().run(&nothing).is_ok());
+    assert!(state.clone().run(LogEntry::default(), &nothing).is_ok());
     let nothing = then((0..10).map(|_| Action::Range(Range::of(KeyRange::prefix("x")))));
     assert!(state.read(&nothing, &mut budget).is_err());
 }

@@ -55,12 +55,13 @@ impl Tree {
     }
 
     /// Gives `key` a value and a lease at revision `at`, with one search for an existing key, and
-    /// returns what it held before. `fits` gets how many bytes there would be and, for a new key,
-    /// how many keys (otherwise 0). Its error leaves all as it was.
+    /// returns what it held before. Without a lease it keeps the one that it has. `fits` gets how
+    /// many bytes there would be and, for a new key, how many keys (otherwise 0). Its error leaves
+    /// all as it was.
     pub(in crate::kv) fn put<E>(
         &mut self,
         key: &[u8],
-        (value, lease): (&[u8], LeaseId),
+        (value, lease): (&[u8], Option<LeaseId>),
         at: Revision,
         fits: impl FnOnce(u64, usize) -> Result<(), E>,
     ) -> Result<Option<Stored>, E> {
@@ -70,6 +71,7 @@ impl Tree {
             fits(bytes, 0)?;
             let value = Value::from(value);
             let Stored { create_revision, mod_revision, version, .. } = *held;
+            let lease = lease.unwrap_or(held.lease);
             let mut stored = Stored { value, create_revision, mod_revision, version, lease };
             stored.touch(at);
             self.bytes = bytes;
@@ -78,6 +80,7 @@ impl Tree {
         let bytes = bytes + key.len() as u64;
         fits(bytes, keys + 1)?;
         self.bytes = bytes;
+        let lease = lease.unwrap_or(LeaseId::NONE);
         self.entries.insert(key.into(), Stored::new(Value::from(value), lease, at));
         Ok(None)
     }

@@ -144,8 +144,8 @@
 //! `recycled-<number>.tmp`, to become the next segments: they have all their blocks, so they need
 //! not be zeroed. (With one, a log that is released every 70 MiB zeroed every other segment.) The
 //! name of each is durably gone before it is written to, and no number is used twice, so none of
-//! its old bytes matches a checksum. The log releases nothing by itself: its caller says up to which
-//! entry.
+//! its old bytes matches a checksum. The log releases nothing by itself: its caller says up to
+//! which entry.
 //!
 //! A seal is written when everything before its end has been synced, so nothing after that end was
 //! ever acknowledged. Bytes can still be there. Example: a write met a full disk; the sync of its

@@ -11,7 +11,8 @@ use syncraft::kv::model::{
 };
 use syncraft::kv::{Branches, Stats};
 
-use super::{Contents, Reference, bytes_of};
+use super::leases::Leases;
+use super::{Contents, LogEntry, Reference, bytes_of};
 
 /// A transaction while it runs.
 pub(super) struct Run<'a> {
@@ -23,14 +24,17 @@ pub(super) struct Run<'a> {
     /// The keys whose value before the transaction is not the beginning of what they hold now.
     pub(super) replaced: BTreeSet<Bytes>,
     pub(super) branches: Branches,
+    pub(super) leases: Leases,
+    entry: LogEntry,
     /// How many operations have run, without nested transactions, which are not counted themselves.
     operation: u32,
 }
 
 impl Run<'_> {
-    pub(super) fn new(past: &Reference, stats: Stats) -> Run<'_> {
+    pub(super) fn new(past: &Reference, stats: Stats, entry: LogEntry) -> Run<'_> {
         let (keys, replaced) = (past.contents(stats.revision), BTreeSet::new());
-        Run { past, stats, keys, replaced, branches: Branches::default(), operation: 0 }
+        let (branches, leases) = (Branches::default(), past.leases.clone());
+        Run { past, stats, keys, replaced, branches, leases, entry, operation: 0 }
     }
 
     pub(super) fn run(&mut self, txn: &Txn) -> Result<TxnAnswer, Refusal> {
@@ -48,18 +52,18 @@ impl Run<'_> {
 
     /// What fails has changed nothing.
     fn operate(&mut self, operation: &Operation) -> Result<OperationAnswer, Refusal> {
-        let before = (self.keys.clone(), self.replaced.clone());
+        let before = (self.keys.clone(), self.replaced.clone(), self.leases.clone());
         let result = match &operation.action {
             Action::Txn(nested) => self.run(nested).map(OperationAnswer::Txn),
             action => {
                 let number = self.operation;
                 self.operation += 1;
-                let result = self.act(action);
+                let result = self.act(action, number);
                 result.map_err(|(reason, value)| Refusal { reason, operation: number, value })
             }
         };
         if result.is_err() {
-            (self.keys, self.replaced) = before;
+            (self.keys, self.replaced, self.leases) = before;
         }
         match result {
             Err(Refusal { reason, .. }) if operation.may_fail => {
@@ -69,7 +73,7 @@ impl Run<'_> {
         }
     }
 
-    fn act(&mut self, action: &Action) -> Result<OperationAnswer, (Reason, u64)> {
+    fn act(&mut self, action: &Action, at: u32) -> Result<OperationAnswer, (Reason, u64)> {
         Ok(match action {
             Action::Put { key, value, lease, previous } => {
                 let held = self.keys.get(key).cloned();
@@ -77,9 +81,10 @@ impl Run<'_> {
                 if is_kept && held.is_none() {
                     return Err((Reason::KeyAbsent, 0));
                 }
-                // There are no leases yet.
-                if let NewLease::Set(LeaseId(lease @ 1..)) = lease {
-                    return Err((Reason::NoSuchLease, *lease));
+                if let NewLease::Set(id @ LeaseId(1..)) = lease
+                    && !self.leases.by_id.contains_key(id)
+                {
+                    return Err((Reason::NoSuchLease, id.0));
                 }
                 let kept = held.as_ref().map(|entry| entry.value.clone()).unwrap_or_default();
                 let value = match value {
@@ -87,14 +92,14 @@ impl Run<'_> {
                     NewValue::Keep => kept,
                 };
                 self.replaced.insert(key.clone());
-                self.write(key, value)?;
+                self.write(key, value, *lease, at)?;
                 OperationAnswer::Put { previous: held.filter(|_| *previous) }
             }
             Action::Append { key, value } => {
                 let held = self.keys.get(key).map(|entry| entry.value.clone()).unwrap_or_default();
                 let value = Bytes::from([held, value.clone()].concat());
                 let value_len = value.len() as u64;
-                self.write(key, value)?;
+                self.write(key, value, NewLease::Keep, at)?;
                 OperationAnswer::Append { value_len }
             }
             Action::Increment { key, by } => {
@@ -105,7 +110,7 @@ impl Run<'_> {
                 };
                 let value = value.checked_add(*by).ok_or((Reason::Overflow, 0))?;
                 self.replaced.insert(key.clone());
-                self.write(key, value.to_string().into())?;
+                self.write(key, value.to_string().into(), NewLease::Keep, at)?;
                 OperationAnswer::Increment { value }
             }
             Action::Delete { keys, previous } => {
@@ -114,6 +119,7 @@ impl Run<'_> {
                     self.keys.keys().filter(|key| is_doomed(key)).cloned().collect();
                 let gone: Vec<Entry> =
                     doomed.iter().filter_map(|key| self.keys.remove(key)).collect();
+                self.leases.own.retain(|key, _| !is_doomed(key));
                 self.replaced.extend(doomed);
                 let count = gone.len() as u64;
                 let previous = if *previous { gone } else { Vec::new() };
@@ -124,7 +130,26 @@ impl Run<'_> {
         })
     }
 
-    fn write(&mut self, key: &Bytes, value: Bytes) -> Result<(), (Reason, u64)> {
+    fn write(
+        &mut self,
+        key: &Bytes,
+        value: Bytes,
+        lease: NewLease,
+        number: u32,
+    ) -> Result<(), (Reason, u64)> {
+        if lease != NewLease::Keep {
+            self.leases.own.remove(key);
+        }
+        let held = self.keys.get(key).map_or(LeaseId::NONE, |entry| entry.lease);
+        let lease = match lease {
+            NewLease::Set(id) => id,
+            NewLease::Keep => held,
+            NewLease::OfItsOwn { ttl_ms } => {
+                let own = (self.entry.deadline_ms(ttl_ms), self.entry.index, number);
+                self.leases.own.insert(key.clone(), own);
+                LeaseId::NONE
+            }
+        };
         let revision = self.stats.revision.next();
         let new = Entry {
             key: key.clone(),
@@ -132,7 +157,7 @@ impl Run<'_> {
             create_revision: revision,
             mod_revision: revision,
             version: 1,
-            lease: LeaseId::NONE,
+            lease,
         };
         let entry = match self.keys.get(key) {
             None => new,

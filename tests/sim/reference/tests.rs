@@ -1,7 +1,8 @@
 //! The store against its model, without a cluster around it: faster, and with a snapshot after any
 //! entry.
 
-use syncraft::kv::{Command, Identity, SessionLimits};
+use syncraft::kv::{Command, Identity, SessionLimits, Store};
+use syncraft::node::StateMachine;
 use syncraft::raft::{Entry, Index, Payload, Term};
 
 use super::Reference;
@@ -38,7 +39,7 @@ fn check(seed: u64) {
     let mut machines = [Machine::new(limits), Machine::new(limits)];
     let mut sent: Vec<Command> = Vec::new();
     // A log begins with a leader's no-op.
-    let mut index = 1;
+    let (mut index, mut now_ms) = (1, 0u64);
     let noop = Entry { index: Index(index), term: Term(1), payload: Payload::Noop };
     reference.apply(&noop);
     machines.iter_mut().for_each(|machine| drop(machine.apply(&noop)));
@@ -64,7 +65,13 @@ fn check(seed: u64) {
         };
         sent.push(command.clone());
         index += 1;
-        let payload = Payload::Command(command.encode());
+        let mut bytes = command.encode().to_vec();
+        if Store::is_stamped(&bytes) {
+            // Now and then the same time again.
+            now_ms += [0, 1, 30, 500][rng.usize(..4)];
+            bytes.extend_from_slice(&now_ms.to_le_bytes());
+        }
+        let payload = Payload::Command(bytes.into());
         let entry = Entry { index: Index(index), term: Term(1), payload };
         reference.apply(&entry);
         for machine in &mut machines {

@@ -12,6 +12,7 @@ use crate::history::History;
 use crate::lies::Lie;
 use crate::member::Waiting;
 use crate::plan::Plan;
+use crate::search::{Found, search};
 use crate::tally;
 
 /// How long a call may take when all are well.
@@ -77,7 +78,8 @@ impl World {
     }
 
     fn begin(&mut self, clerk: usize, drawn: Drawn, timeout_us: u64) {
-        let id = self.clerks.history.begin(self.oracle.committed_index());
+        let committed = self.oracle.committed_index();
+        let id = self.clerks.history.begin(clerk, drawn.clone(), committed);
         let deadline_us = self.now_us + timeout_us;
         let clerk = &mut self.clerks.clerks[clerk];
         match drawn {
@@ -222,6 +224,13 @@ impl World {
         let history = &self.clerks.history;
         assert!(history.are_answered(clerks), "where all is well, reads are answered");
         history.check(self.oracle.reference());
+        if !self.plan.clerks.kinds.are_all {
+            match search(&history.seen()) {
+                Found::AnOrder => self.count("history: an order found"),
+                Found::NoOrder => panic!("no order of all calls explains their answers"),
+                Found::Nothing => self.count("history: search given up"),
+            }
+        }
         for member in &self.members {
             let living = member.living.as_ref().expect("all are well");
             self.oracle.states.check_all(&living.machine, self.oracle.reference());

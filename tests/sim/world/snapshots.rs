@@ -92,7 +92,7 @@ impl World {
     pub(super) fn install(&mut self, at: usize, meta: SnapshotMeta) {
         self.oracle.installs(&self.members[at], meta);
         let Some(living) = &mut self.members[at].living else { return };
-        living.is_restored = true;
+        living.is_anew = true;
         let Living { machine, received, .. } = living;
         let received = received.iter().find(|snapshot| snapshot.meta() == meta);
         machine.load(received.expect("the core installs what has just arrived"));

@@ -4,8 +4,8 @@
 use syncraft::kv::{Outcome, Store};
 use syncraft::node::StateMachine;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Rejection, Reply, RequestId,
-    RequestVoteReply, RoleChange, RoleName, Status,
+    AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Payload, Rejection, Reply,
+    RequestId, RequestVoteReply, RoleChange, RoleName, Status,
 };
 
 use super::{What, World, snapshots};
@@ -228,16 +228,22 @@ impl World {
 
     pub(super) fn say_time(&mut self, at: usize) {
         let Some(living) = &mut self.members[at].living else { return };
-        let is_restored = std::mem::take(&mut living.is_restored);
+        let is_anew = std::mem::take(&mut living.is_anew);
         let time = living.machine.time();
-        self.post(at, Event::AppliedTime { time, is_restored });
+        self.post(at, Event::AppliedTime { time, is_anew });
     }
 
     fn apply_entry(&mut self, at: usize, entry: &Entry) {
-        let Some(Living { machine, .. }) = &mut self.members[at].living else { return };
+        let Some(living) = &mut self.members[at].living else { return };
+        let Living { machine, is_anew, .. } = living;
         if self.plan.lie == Some(Lie::SkippedEntries) && self.disk_rng.u8(0..50) == 0 {
             return;
         }
+        let is_stamped = match &entry.payload {
+            Payload::Command(command) => Store::is_stamped(command),
+            Payload::Noop => false,
+        };
+        *is_anew |= is_stamped;
         let Applied { outcome, expected } = machine.apply(entry);
         self.oracle.applied(machine, entry, &outcome);
         let loaded = machine.loaded();

@@ -133,9 +133,9 @@
 //! server ends up to a quarter of its connections, but only idle ones. The new connection takes the
 //! place of one of them, and is dropped if there are none. It is dropped at once if its client has
 //! said nothing yet and others wait to be accepted, because to make room takes a while. So clients
-//! that always have a call open keep their connections. For a minute, connections without a call take up no more than what was
-//! left. Nobody else is refused for that: as soon as the system has room, every client is served,
-//! whatever limit was met and whatever the other clients do.
+//! that always have a call open keep their connections. For a minute, connections without a call
+//! take up no more than what was left. Nobody else is refused for that: as soon as the system has
+//! room, every client is served, whatever limit was met and whatever the other clients do.
 //!
 //! Anybody who can name a reserved service may use its room. This keeps crowds out, not attackers.
 //!

@@ -1,4 +1,5 @@
-//! How items reach a receiver that does not wait on a thread: one thread at a time runs its closure.
+//! How items reach a receiver that does not wait on a thread: one thread at a time runs its
+//! closure.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

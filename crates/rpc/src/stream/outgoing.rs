@@ -53,6 +53,16 @@ impl<T: Payload> Outgoing<T> {
         send(&self.stream, item, None)
     }
 
+    /// As [`try_send`](Outgoing::try_send), for an item of another type, which is written as the
+    /// caller reads a `T`: for example one with a part that is serialized already.
+    ///
+    /// # Errors
+    ///
+    /// Every [`SendError`].
+    pub fn try_send_as<U: Payload>(&self, item: &U) -> Result<(), SendError> {
+        send(&self.stream, item, None)
+    }
+
     /// Runs `callback` once: when there is room for an item, or the stream is over. It runs on the
     /// thread that brings the room, or, if there is room already, at once on this one. So it must
     /// not block, and this must not be called with a lock that it takes. A second call replaces a

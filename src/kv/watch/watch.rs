@@ -1,0 +1,159 @@
+//! [`Watch`]: one watch, and what it still has to tell.
+
+use std::sync::Arc;
+
+use super::cursor::{Cursor, Piece};
+use super::interests::SpotId;
+use super::sink::{NoRoom, WatchEnd, WatchNews, WatchSink};
+use super::turn::{Read, Turn};
+use crate::kv::model::{Revision, WatchRange};
+
+/// A watch. What it tells goes out in the order of these fields.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) range: WatchRange,
+    pub(super) spot: SpotId,
+    pub(super) serial: u64,
+    pub(super) cursor: Cursor,
+    /// The revision at which it was made, until that is told.
+    created: Option<Revision>,
+    /// Whether there may be changes to tell. Otherwise nothing up to the last revision that was
+    /// noted concerns it.
+    pub(super) is_behind: bool,
+    /// Why it ends, until that is told.
+    end: Option<WatchEnd>,
+    /// Whether it was asked how far it is.
+    wants_progress: bool,
+    /// What it has told to be complete.
+    told: Revision,
+    /// Whether the read that began after it was asked for has been answered.
+    pub(super) is_made: bool,
+    /// Whether it waits in some queue.
+    pub(super) is_queued: bool,
+}
+
+/// What became of a watch that was served.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    /// It has nothing more to tell now.
+    Idle,
+    /// It has more to tell.
+    Again,
+    /// It is too far behind to be served in this turn.
+    Far,
+    /// It has to wait for room.
+    NoRoom,
+    /// Its end was told.
+    Over,
+    /// Nobody wants to hear of any watch of the sink.
+    Gone,
+}
+
+impl From<NoRoom> for Served {
+    fn from(NoRoom: NoRoom) -> Served {
+        Served::NoRoom
+    }
+}
+
+impl Watch {
+    pub(super) fn new(range: WatchRange, spot: SpotId, serial: u64) -> Watch {
+        Watch {
+            cursor: Cursor::at(range.from),
+            range,
+            spot,
+            serial,
+            created: None,
+            is_behind: false,
+            end: None,
+            wants_progress: false,
+            told: Revision::NONE,
+            is_made: false,
+            is_queued: false,
+        }
+    }
+
+    /// The state has everything that was committed when the watch was asked for, and is at this
+    /// revision.
+    pub(super) fn made(&mut self, revision: Revision) {
+        if self.range.from == Revision::NONE {
+            self.cursor = Cursor::at(revision.next());
+        }
+        (self.created, self.told, self.is_made) = (Some(revision), revision, true);
+        // There may have been changes since.
+        self.is_behind = true;
+    }
+
+    /// A change at this revision concerns it, and none since it was last not behind.
+    pub(super) fn mark(&mut self, revision: Revision) {
+        if self.is_made && !self.is_behind {
+            self.cursor.skip_to(revision);
+            self.is_behind = true;
+        }
+    }
+
+    /// The first end counts.
+    pub(super) fn end(&mut self, end: WatchEnd) {
+        self.end.get_or_insert(end);
+    }
+
+    pub(super) fn ask_progress(&mut self) {
+        self.wants_progress = true;
+    }
+
+    /// Whether whoever resumes where it was last told would begin before this revision without
+    /// need.
+    pub(super) fn needs_bookmark(&self, noted: Revision) -> bool {
+        self.is_made && !self.is_behind && !self.is_queued && self.told < noted
+    }
+
+    /// Tells what there is to tell and fits.
+    pub(super) fn serve(&mut self, id: u64, sink: &dyn WatchSink, turn: &mut Turn<'_>) -> Served {
+        self.tell(id, sink, turn).unwrap_or_else(|served| served)
+    }
+
+    fn tell(
+        &mut self,
+        id: u64,
+        sink: &dyn WatchSink,
+        turn: &mut Turn<'_>,
+    ) -> Result<Served, Served> {
+        let offer = |news: WatchNews<'_>| match sink.take(id, &news)?.is_break() {
+            true => Err(Served::Gone),
+            false => Ok(()),
+        };
+        if let Some(revision) = self.created {
+            offer(WatchNews::Created { revision })?;
+            self.created = None;
+        }
+        if self.is_behind && self.end.is_none() {
+            match turn.read(self) {
+                Read::Piece(piece) => {
+                    let Piece { changes, end } = &*piece;
+                    let complete_to = end.complete_to();
+                    if !changes.is_empty() {
+                        offer(WatchNews::Changes { changes, complete_to })?;
+                        self.told = complete_to;
+                    }
+                    self.cursor = end.clone();
+                    self.is_behind = turn.is_behind(&self.cursor);
+                }
+                Read::End(end) => self.end = Some(end),
+                Read::Far => return Ok(Served::Far),
+            }
+        }
+        if let Some(end) = &self.end {
+            let complete_to = self.cursor.complete_to();
+            offer(WatchNews::Ended { end, complete_to })?;
+            return Ok(Served::Over);
+        }
+        if self.is_made && !self.is_behind {
+            self.cursor.skip_to(turn.noted().next());
+        }
+        if self.is_made && self.wants_progress {
+            let complete_to = self.cursor.complete_to();
+            offer(WatchNews::Changes { changes: &Arc::default(), complete_to })?;
+            (self.wants_progress, self.told) = (false, complete_to);
+        }
+        Ok(if self.is_behind { Served::Again } else { Served::Idle })
+    }
+}

@@ -192,12 +192,15 @@ fn all_members_tell_the_same_changes_whole_and_in_order() {
     clerk.run(&txn([Action::put("k/a/1", ""), Action::put("k/end", "")])).unwrap();
     let all: Vec<Vec<Change>> = watches
         .iter_mut()
-        .map(|it| it.until_complete(1, last).complete().cloned().collect())
+        .map(|it| {
+            // The last transaction may be told already, or not yet.
+            let complete = it.until_complete(1, last).complete();
+            complete.filter(|it| it.revision() <= last).cloned().collect()
+        })
         .collect();
     assert!(all[0] == all[1] && all[1] == all[2]);
     let mut by_revision = BTreeMap::<u64, Vec<&Change>>::new();
     all[0].iter().for_each(|it| by_revision.entry(it.revision().0).or_default().push(it));
-    by_revision.remove(&last.next().0);
     assert_eq!(by_revision.len() as u64, WRITERS * WRITES);
     assert!(by_revision.values().all(|changes| changes.len() == 3));
     assert_eq!(last.0 - first.0, 2 * WRITERS * WRITES);

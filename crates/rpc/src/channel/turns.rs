@@ -153,6 +153,8 @@ impl Shared {
             (now, has_come) = incoming.read(connection, left.min(READ_TIMEOUT));
             match has_come {
                 Ok(true) => {}
+                // The call has timed out, whatever else is wrong with the connection.
+                Ok(false) if now >= deadline => {}
                 Ok(false) => {
                     if let Err(loss) = self.look_after(connection, now) {
                         break loss;

@@ -371,3 +371,79 @@ fn writes_over_http_take_effect_at_most_once_while_the_leader_dies() {
     assert!(value.split_inclusive(',').all(|number| times(number) == 1));
     assert!(acknowledged.len() > CLIENTS * WRITES / 2, "{}", acknowledged.len());
 }
+
+/// A client that does not know what became of a request sends it again with the same key, to any
+/// member, until it knows.
+#[test]
+fn requests_with_a_key_take_effect_once_however_often_they_are_sent() {
+    const CLIENTS: usize = 4;
+    const WRITES: usize = 40;
+    let cluster = Arc::new(Cluster::start(3).unwrap());
+    let servers: Vec<Server> = cluster.ids().into_iter().map(|id| serve(&cluster, id)).collect();
+    let addrs: Vec<SocketAddr> = servers.iter().map(Server::local_addr).collect();
+    let done = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (addrs, done) = (addrs.clone(), done.clone());
+            thread::spawn(move || {
+                for n in 0..WRITES {
+                    let number = format!("{client}.{n},");
+                    let key = format!("Idempotency-Key: \"{client}-{n}\"\r\n");
+                    let send = |at: usize| {
+                        let line = "POST /v1/kv/numbers?timeout=1s";
+                        ask_with(addrs[at % addrs.len()], line, &key, number.as_bytes())
+                    };
+                    let first = (0..).map(send).find(|got| got.status == 200).unwrap();
+                    // Another member knows the answer as well, if it is not the one that has died.
+                    let again = (client..).map(send).find(|got| got.status == 200).unwrap();
+                    assert_eq!(again.text(), first.text());
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    while done.load(Ordering::SeqCst) < CLIENTS * WRITES / 4 {
+        thread::yield_now();
+    }
+    cluster.kill(cluster.leader().unwrap());
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    let got = (0..).map(|at| ask(addrs[at % addrs.len()], "GET /v1/kv/numbers?timeout=1s", ""));
+    let value = String::from_utf8(got.into_iter().find(|got| got.status == 200).unwrap().body);
+    let mut numbers: Vec<String> = value.unwrap().split_inclusive(',').map(str::to_owned).collect();
+    let all = numbers.len();
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!((all, numbers.len()), (CLIENTS * WRITES, CLIENTS * WRITES));
+}
+
+#[test]
+fn a_key_of_a_request_belongs_to_what_it_asks_for() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let ask = |line: &str, key: &str, body: &str| {
+        let field = format!("idempotency-key: {key}\r\n");
+        ask_with(server.local_addr(), line, &field, body.as_bytes())
+    };
+    let first = ask("POST /v1/kv/k", "\"a\"", "x");
+    assert_eq!(first.status, 200);
+    // With quotes or without, it is the same.
+    assert_eq!(ask("POST /v1/kv/k", "a", "x").text(), first.text());
+    for (line, body) in [("POST /v1/kv/k", "y"), ("PUT /v1/kv/k", "x"), ("DELETE /v1/kv/k", "")] {
+        let other = ask(line, "a", body);
+        assert_eq!((other.status, other.error()), (422, "key_taken".to_owned()), "{line}");
+    }
+    // A condition that did not hold is an answer, too.
+    let failed = ask("PUT /v1/kv/k?cas=0", "b", "x");
+    assert_eq!(failed.status, 409);
+    ask("DELETE /v1/kv/k", "c", "");
+    let again = ask("PUT /v1/kv/k?cas=0", "b", "x");
+    assert_eq!((again.status, again.text()), (409, failed.text()));
+    let longest = "k".repeat(255);
+    assert_eq!(ask("PUT /v1/kv/k", &longest, "x").status, 200);
+    for key in ["", "\"\"", "two words", "\"a", "a\"b", "\\", "grün", &format!("{longest}k")] {
+        let got = ask("PUT /v1/kv/k", key, "x");
+        assert_eq!((got.status, got.error()), (400, "invalid".to_owned()), "{key}");
+    }
+    let twice = ask("PUT /v1/kv/k", "a\r\nIdempotency-Key: b", "x");
+    assert_eq!(twice.status, 400);
+}

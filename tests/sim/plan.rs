@@ -18,7 +18,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// The names of the parts that can be switched off.
-pub(crate) const PARTS: [&str; 26] = [
+pub(crate) const PARTS: [&str; 27] = [
     "drop",
     "duplicate",
     "replay",
@@ -45,6 +45,7 @@ pub(crate) const PARTS: [&str; 26] = [
     "compaction",
     "clock_jump",
     "leases",
+    "requests",
 ];
 
 /// Probabilities of faults: of the network's per message, of the others per draw.
@@ -174,6 +175,8 @@ impl Plan {
         limits.answers_kept_max = pick(rng, &[400, 1_000, 32 << 20]);
         plan.clerks.kinds.draw(rng);
         plan.faults.clock_jump = sometimes(rng, &[0.005, 0.03]);
+        plan.session_limits.requests_max = pick(rng, &[1, 3, 100]);
+        plan.clerks.kinds.has_requests = rng.u8(0..3) == 0;
         plan
     }
 
@@ -206,6 +209,7 @@ impl Plan {
             "transactions" => self.clerks.kinds.are_all = false,
             "limits" => self.clerks.kinds.has_limits = false,
             "compaction" => self.clerks.kinds.has_compaction = false,
+            "requests" => self.clerks.kinds.has_requests = false,
             "leases" => self.clerks.kinds.has_leases = false,
             _ => panic!("{part} is no part of a plan"),
         }

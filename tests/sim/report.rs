@@ -30,7 +30,9 @@ const FAULTS: [&str; 25] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 67] = [
+const PATHS: [&str; 69] = [
+    "request repeated",
+    "clerk: refused: request key taken",
     "history: an order found",
     "time told",
     "lease ended",

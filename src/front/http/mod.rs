@@ -26,12 +26,14 @@
 //! | 404 | found no key to delete |
 //! | 409 | did not take effect: `?cas` names another revision; an operation failed |
 //! | 412 | did not take effect: `If-Match` or `If-None-Match` does not hold (RFC 9110 §13.1) |
+//! | 422 | did not take effect: another request had its `Idempotency-Key` |
 //! | 400, 403, 405, 413, 507 | did not take effect, and never will |
 //! | 503 with `Retry-After` | did not take effect: try again |
 //! | 504 | may have taken effect, or may still do so |
 //!
 //! Each request is made at most once, however often leaders change. A client that sends its request
-//! again after 504 makes another one.
+//! again after 504 makes another one, unless both have the same `Idempotency-Key`: see
+//! [`Change::TxnOnce`].
 //!
 //! # Invariants
 //! - Every answer but a value is one JSON object on one line. Errors have `error`, a word that
@@ -122,8 +124,12 @@ impl HttpFront {
         answered: impl FnOnce(Revision, &TxnAnswer) -> Response + Send + 'static,
     ) -> Task {
         let (lanes, deadline) = (Arc::clone(&self.lanes), Instant::now() + params.timeout);
+        let change = match params.request_key.clone() {
+            Some(key) => Change::once(key, txn),
+            None => Change::Txn(txn),
+        };
         Box::new(move |answer| {
-            lanes.write(Change::Txn(txn), deadline, move |end| {
+            lanes.write(change, deadline, move |end| {
                 answer.send(match told::written(end) {
                     Ok((revision, answers)) => answered(revision, &answers),
                     Err(response) => response,

@@ -1,4 +1,4 @@
-//! The query of a request.
+//! The query of a request, and its key.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::told::invalid;
 use crate::duration;
+use crate::kv::REQUEST_KEY_LEN_MAX;
 use crate::kv::api::Consistency;
 use crate::kv::model::Revision;
 use crate::rpc::http::{Request, Response};
@@ -32,6 +33,8 @@ pub(super) struct Params {
     pub(super) after: Option<Bytes>,
     pub(super) json: bool,
     pub(super) timeout: Duration,
+    /// `Idempotency-Key`: requests with the same one take effect once.
+    pub(super) request_key: Option<Bytes>,
 }
 
 impl Params {
@@ -47,6 +50,7 @@ impl Params {
             after: None,
             json: false,
             timeout: TIMEOUT,
+            request_key: request_key(request)?,
         };
         for (name, value) in request.query() {
             let name = String::from_utf8_lossy(&name);
@@ -88,6 +92,25 @@ impl Params {
         }
         Ok(())
     }
+}
+
+/// The key of a request. The header has it in quotes (draft-ietf-httpapi-idempotency-key-header,
+/// §2.1); many clients leave them out.
+fn request_key(request: &Request<'_>) -> Result<Option<Bytes>, Response> {
+    let is_it = |name: &str| name.eq_ignore_ascii_case("Idempotency-Key");
+    let mut values = request.headers().filter(|(name, _)| is_it(name)).map(|(_, value)| value);
+    let Some(value) = values.next() else { return Ok(None) };
+    let unquoted = value.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\""));
+    let key = unquoted.unwrap_or(value);
+    let is_sound = (1..=REQUEST_KEY_LEN_MAX).contains(&key.len())
+        && key.iter().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(byte));
+    if !is_sound || values.next().is_some() {
+        return Err(invalid(format!(
+            "Idempotency-Key is one key of 1 to {REQUEST_KEY_LEN_MAX} printable ASCII characters, \
+             without spaces, quotes and backslashes within"
+        )));
+    }
+    Ok(Some(Bytes::copy_from_slice(key)))
 }
 
 fn number(value: &[u8]) -> Result<u64, String> {

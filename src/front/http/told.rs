@@ -102,6 +102,7 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         | Reason::NoSuchLease
         | Reason::LeaseExists => (409, "failed"),
         Reason::Malformed | Reason::LimitOutOfBounds => (400, "invalid"),
+        Reason::RequestKeyTaken => (422, "key_taken"),
     };
     Told::new(status, word, refusal.to_string()).response()
 }

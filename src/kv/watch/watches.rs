@@ -55,7 +55,8 @@ fn keys_len(range: &WatchRange) -> usize {
 pub(super) struct Watches {
     hub: Arc<Hub>,
     groups: HashMap<SinkId, Group>,
-    watches: HashMap<WatchId, Watch>,
+    /// Behind pointers: a table has room for more watches than it holds.
+    watches: HashMap<WatchId, Box<Watch>>,
     spots: Spots<WatchId>,
     last_serial: u64,
     /// Those that may have something to tell, and room.
@@ -196,7 +197,7 @@ impl Watches {
         let (spot, serial) = (self.spots.add(&range.keys, id), self.last_serial);
         self.groups.get_mut(&id.0).expect("it asks").ids.insert(id.1);
         self.keys_bytes += keys_len(&range);
-        self.watches.insert(id, Watch::new(range, spot, serial));
+        self.watches.insert(id, Box::new(Watch::new(range, spot, serial)));
         self.hub.set_open(self.watches.len());
         self.asked.push(Asked { sink: id.0, id: id.1, serial });
     }
@@ -298,7 +299,7 @@ impl Watches {
     fn serve_from(&mut self, state: &State, cork: &Cork) {
         let ready = std::mem::take(&mut self.ready);
         let mut far = std::mem::take(&mut self.far);
-        let due = ready.iter().filter_map(|id| self.watches.get(id));
+        let due = ready.iter().filter_map(|id| self.watches.get(id).map(Box::as_ref));
         let mut turn = Turn::new(state, self.noted, &mut far, due);
         let (began, mut flushed) = (Instant::now(), Instant::now());
         for id in ready {

@@ -15,6 +15,7 @@ use super::admin::{applied, disk};
 use crate::ErrorChain;
 use crate::front::http::HttpFront;
 use crate::kv::Store;
+use crate::kv::api::Api;
 use crate::node::{NodeHandle, RequestError};
 use crate::raft::RoleName;
 use crate::rpc::http::{Answer, Handler, Method, Request, Response};
@@ -23,6 +24,7 @@ use crate::rpc::http::{Answer, Handler, Method, Request, Response};
 pub(super) struct Pages {
     pub(super) node: NodeHandle<Store>,
     pub(super) front: HttpFront,
+    pub(super) api: Api,
 }
 
 impl Handler for Pages {
@@ -32,7 +34,8 @@ impl Handler for Pages {
         }
         answer.send(match request.method() {
             Method::Get | Method::Head => {
-                let (status, content_type, body) = page(request.raw_path(), &self.node);
+                let (node, watches) = (&self.node, self.api.open_watches());
+                let (status, content_type, body) = page(request.raw_path(), node, watches);
                 Response::new(status).header("Content-Type", content_type).body(body)
             }
             _ => Response::text(405, "pages have GET and HEAD\n").header("Allow", "GET, HEAD"),
@@ -46,7 +49,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Page = (u16, &'static str, String);
 
-fn page(path: &str, node: &NodeHandle<Store>) -> Page {
+fn page(path: &str, node: &NodeHandle<Store>, watches: usize) -> Page {
     match path {
         "/livez" => match node.failure() {
             None => (200, TEXT, "ok\n".to_owned()),
@@ -70,7 +73,7 @@ fn page(path: &str, node: &NodeHandle<Store>) -> Page {
             (Some(failure), _) => (503, TEXT, format!("{}\n", ErrorChain(&failure))),
         },
         "/status" => (200, JSON, status(node)),
-        "/metrics" => (200, PROMETHEUS, metrics(node)),
+        "/metrics" => (200, PROMETHEUS, metrics(node, watches)),
         _ => {
             (404, TEXT, "there are /livez, /readyz, /status, /metrics and /v1/kv/KEY\n".to_owned())
         }
@@ -101,7 +104,7 @@ fn status(node: &NodeHandle<Store>) -> String {
     format!("{json}\n")
 }
 
-fn metrics(node: &NodeHandle<Store>) -> String {
+fn metrics(node: &NodeHandle<Store>, watches: usize) -> String {
     let status = node.status();
     let rows = [
         ("term", "Current term.", status.role.term.0),
@@ -111,6 +114,7 @@ fn metrics(node: &NodeHandle<Store>) -> String {
         ("durable_index", "Last entry on this member's disk.", status.durable_index.0),
         ("commit_index", "Last entry known to be committed.", status.commit_index.0),
         ("applied_index", "Last entry applied to the store.", node.applied_index().0),
+        ("watches", "Open watches, those of all protocols.", watches as u64),
         (
             "diverged",
             "1 if this member's state differs from that of a majority: it does not serve.",

@@ -109,7 +109,7 @@ pub(super) fn start<P: Publish>(
         .start();
     let front = HttpFront::new(api.clone(), Arc::clone(&lanes));
     let serve = |listener| {
-        let pages = Pages { node: handle, front };
+        let pages = Pages { node: handle, front, api: api.clone() };
         http::Server::builder(pages).limits(config.http_limits).listener(listener).start()
     };
     let http = http_listener.map(serve).transpose()?;

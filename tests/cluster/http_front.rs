@@ -15,44 +15,44 @@ use syncraft::testing::Cluster;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The front of a member of a cluster.
-fn serve(cluster: &Cluster, id: MemberId) -> Server {
+pub(crate) fn serve(cluster: &Cluster, id: MemberId) -> Server {
     let front = HttpFront::new(cluster.api(id).unwrap(), cluster.lanes(id).unwrap());
     let handler = move |request: &mut Request<'_>, answer: Answer| front.handle(request, answer);
     Server::builder(handler).bind("127.0.0.1:0").start().unwrap()
 }
 
-fn follower(cluster: &Cluster) -> MemberId {
+pub(crate) fn follower(cluster: &Cluster) -> MemberId {
     let leader = cluster.leader().unwrap();
     cluster.ids().into_iter().find(|&id| id != leader).unwrap()
 }
 
 #[derive(Debug)]
-struct Got {
-    status: u16,
+pub(crate) struct Got {
+    pub(crate) status: u16,
     head: String,
     body: Vec<u8>,
 }
 
 impl Got {
-    fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    fn error(&self) -> String {
+    pub(crate) fn error(&self) -> String {
         self.json()["error"].as_str().unwrap().to_owned()
     }
 }
 
 /// `line`: the method and the target. `fields`: each ends with CR LF.
-fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
+pub(crate) fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let len = body.len();
@@ -69,7 +69,7 @@ fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
     Got { status, head, body: all[end + 4..].to_vec() }
 }
 
-fn ask(addr: SocketAddr, line: &str, body: &str) -> Got {
+pub(crate) fn ask(addr: SocketAddr, line: &str, body: &str) -> Got {
     ask_with(addr, line, "", body.as_bytes())
 }
 

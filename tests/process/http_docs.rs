@@ -21,8 +21,13 @@ fn examples() -> Vec<Example> {
     let page = fs::read_to_string(path).unwrap();
     // Every other part between two fences is a block.
     let blocks = page.split("\n```").skip(1).step_by(2);
-    let blocks =
-        blocks.map(|block| block.strip_prefix("sh\n").expect("all blocks are of the shell"));
+    let blocks = blocks.filter_map(|block| match block.strip_prefix("sh\n") {
+        None => {
+            assert!(block.starts_with("js\n"), "neither run nor JavaScript: {block}");
+            None
+        }
+        shell => shell,
+    });
     let mut examples: Vec<Example> = Vec::new();
     for line in blocks.flat_map(str::lines) {
         match line.strip_prefix("$ ") {

@@ -384,6 +384,12 @@ impl Outbox {
         }
     }
 
+    /// Gives back the memory that is kept for the next frames: they may be hours away.
+    #[cfg(feature = "http")]
+    pub(super) fn release_memory(&self) {
+        self.state.lock().corked.shrink_to_fit();
+    }
+
     /// Ends the connection now. Threads that read or write wake up. The first reason stays.
     pub(super) fn cut(&self, reason: &str) {
         self.cut_locked(&mut self.state.lock(), reason);

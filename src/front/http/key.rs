@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use super::condition::{Condition, etag};
 use super::params::Params;
-use super::told::{Told, bad_body, not_read, object};
-use super::{HttpFront, Task, only};
+use super::told::{Told, bad_body, invalid, not_read, object};
+use super::{HttpFront, Task, only, watch};
 use crate::kv::VALUE_LEN_MAX;
 use crate::kv::api::Read;
 use crate::kv::json::EntryJson;
 use crate::kv::model::{
-    Action, Entry, KeyRange, OperationAnswer, Range, RangeAnswer, Revision, Txn, Want,
+    Action, Entry, KeyRange, LeaseId, NewLease, OperationAnswer, Range, RangeAnswer, Revision, Txn,
+    Want,
 };
 use crate::rpc::http::{Request, Response};
 
@@ -31,7 +32,10 @@ struct Written {
 impl HttpFront {
     /// GET and HEAD.
     pub(super) fn read(&self, request: &Request<'_>, key: Bytes) -> Result<Task, Response> {
-        let known = ["json", "stale", "at", "prefix", "limit", "keys", "after"];
+        if watch::is_asked_for(request) {
+            return self.watch(request, key);
+        }
+        let known = ["json", "stale", "at", "prefix", "limit", "keys", "after", "timeout"];
         let params = Params::read(request, &known)?;
         if params.prefix {
             return Ok(self.list(key, params));
@@ -50,9 +54,14 @@ impl HttpFront {
     }
 
     pub(super) fn put(&self, request: &mut Request<'_>, key: Bytes) -> Result<Task, Response> {
-        let (params, condition) = conditional(request)?;
+        let (params, condition) = conditional(request, &["cas", "lease", "ttl", "timeout"])?;
+        let lease = match (params.lease, params.ttl) {
+            (Some(_), Some(_)) => return Err(invalid("a put has ?lease or ?ttl, not both")),
+            (lease, None) => NewLease::Set(lease.unwrap_or(LeaseId::NONE)),
+            (None, Some(own)) => own,
+        };
         let value = body(request)?;
-        let txn = when(&condition, &key, Action::put(key.clone(), value));
+        let txn = when(&condition, &key, Action::put_with(key.clone(), value, lease));
         Ok(self.write(txn, &params, move |revision, answer| match answer.held {
             true => {
                 let written = Written { revision: revision.0, value_len: None, count: None };
@@ -63,7 +72,7 @@ impl HttpFront {
     }
 
     pub(super) fn append(&self, request: &mut Request<'_>, key: Bytes) -> Result<Task, Response> {
-        let (params, condition) = conditional(request)?;
+        let (params, condition) = conditional(request, &["cas", "timeout"])?;
         let value = body(request)?;
         let txn = when(&condition, &key, Action::append(key.clone(), value));
         Ok(self.write(txn, &params, move |revision, answer| match only(answer) {
@@ -77,13 +86,11 @@ impl HttpFront {
     }
 
     pub(super) fn delete(&self, request: &mut Request<'_>, key: Bytes) -> Result<Task, Response> {
-        let params = Params::read(request, &["cas", "prefix"])?;
+        let params = Params::read(request, &["cas", "prefix", "timeout"])?;
         let condition = Condition::read(request, &params)?;
         let keys = match params.prefix {
             true if !condition.is_empty() => {
-                return Err(super::told::invalid(
-                    "a condition is about one key, not about a prefix",
-                ));
+                return Err(invalid("a condition is about one key, not about a prefix"));
             }
             true => KeyRange::prefix(key.clone()),
             false => KeyRange::key(key.clone()),
@@ -101,8 +108,8 @@ impl HttpFront {
     }
 }
 
-fn conditional(request: &Request<'_>) -> Result<(Params, Condition), Response> {
-    let params = Params::read(request, &["cas"])?;
+fn conditional(request: &Request<'_>, known: &[&str]) -> Result<(Params, Condition), Response> {
+    let params = Params::read(request, known)?;
     let condition = Condition::read(request, &params)?;
     Ok((params, condition))
 }

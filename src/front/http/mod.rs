@@ -1,19 +1,26 @@
-//! The store over HTTP: `/v1/kv/KEY` and `/v1/txn`. `docs/http.md` is the page for users, with an
-//! example of each.
+//! The store over HTTP: `/v1/kv/KEY`, `/v1/txn` and `/v1/leases`. `docs/http.md` is the page for
+//! users, with an example of each.
 //!
 //! ```text
-//! request ─> Params, Condition ─┬─ reads ──> Api: this member's state, after a ReadIndex ─> answer
-//!                               └─ writes ─> Lanes: the leader's log, at most once ───────> answer
+//! request ─> Params, Condition ─┬─ reads ───> Api: this member's state, after a ReadIndex ─> answer
+//!                               ├─ watches ─> Api: this member's history ──────────────────> stream
+//!                               └─ writes ──> Lanes: the leader's log, at most once ───────> answer
 //! ```
 //!
 //! | request | does |
 //! | --- | --- |
 //! | `GET /v1/kv/KEY` | the value; with `?json` the whole entry |
 //! | `GET /v1/kv/PREFIX?prefix` | a list of entries, page by page at one revision |
-//! | `PUT /v1/kv/KEY` | writes the body |
+//! | `GET /v1/kv/KEY?watch` | a stream of the key's changes; with `&prefix` of all keys that begin so |
+//! | `PUT /v1/kv/KEY` | writes the body; with `?lease` or `?ttl` for as long as a lease lives |
 //! | `POST /v1/kv/KEY` | appends the body |
 //! | `DELETE /v1/kv/KEY` | deletes the key; with `?prefix` all keys that begin so |
 //! | `POST /v1/txn` | a transaction, as the command `syncraft txn` takes it |
+//! | `POST /v1/leases?ttl` | grants a lease |
+//! | `GET /v1/leases` | a list of leases |
+//! | `GET /v1/leases/ID` | a lease and its keys |
+//! | `POST /v1/leases/ID/keep-alive` | keeps a lease alive |
+//! | `DELETE /v1/leases/ID` | ends a lease and deletes its keys |
 //!
 //! A key is the rest of the path, with its escapes decoded. It may be any bytes, also slashes and
 //! none at all. An entity tag is the revision of the entry's last change, in quotes.
@@ -23,8 +30,8 @@
 //! | status | the write |
 //! | --- | --- |
 //! | 200 | took effect |
-//! | 404 | found no key to delete |
-//! | 409 | did not take effect: `?cas` names another revision; an operation failed |
+//! | 404 | found no key to delete, or no lease |
+//! | 409 | did not take effect: `?cas` names another revision; an operation failed; a lease |
 //! | 412 | did not take effect: `If-Match` or `If-None-Match` does not hold (RFC 9110 §13.1) |
 //! | 422 | did not take effect: another request had its `Idempotency-Key` |
 //! | 400, 403, 405, 413, 507 | did not take effect, and never will |
@@ -36,21 +43,23 @@
 //! [`Change::TxnOnce`].
 //!
 //! # Invariants
-//! - Every answer but a value is one JSON object on one line. Errors have `error`, a word that
-//!   never changes, and `message`, for people.
-//! - No thread waits here, except for the body of a request.
+//! - Every answer but a value or a watch is one JSON object on one line. Errors have `error`, a word
+//!   that never changes, and `message`, for people.
+//! - No thread waits here, except for the body of a request. A watch has no thread.
 //! - A page of another site cannot write with the help of somebody's browser.
 //!
 //! # Files
-//! `params`: the query. `condition`: `?cas` and the headers. `key`, `list`, `txn`: the requests.
-//! `told`: what errors are in words of HTTP. They import only those below them.
+//! `key`, `list`, `txn`, `lease`, `watch`: the requests. `condition`: `?cas` and the headers.
+//! `params`: the query. `told`: what errors are in words of HTTP. They import only those after them.
 
 mod condition;
 mod key;
+mod lease;
 mod list;
 mod params;
 mod told;
 mod txn;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,25 +68,27 @@ use bytes::Bytes;
 
 use crate::kv::api::Api;
 use crate::kv::model::{OperationAnswer, Revision, Txn, TxnAnswer};
-use crate::kv::{Change, Lanes};
+use crate::kv::{Change, LaneError, Lanes, Outcome};
 use crate::rpc::http::{Answer, Method, Request, Response};
 use params::Params;
 use told::Told;
 
 const KEYS: &str = "/v1/kv/";
 const TXN: &str = "/v1/txn";
+const LEASES: &str = "/v1/leases";
 
 /// The front of one member.
 #[derive(Clone)]
 pub struct HttpFront {
     api: Api,
     lanes: Arc<Lanes>,
+    encoded: Arc<watch::Encoded>,
 }
 
 impl HttpFront {
     /// Serves what this member serves.
     pub fn new(api: Api, lanes: Arc<Lanes>) -> HttpFront {
-        HttpFront { api, lanes }
+        HttpFront { api, lanes, encoded: Arc::default() }
     }
 
     /// Whether a request for this path is one of the front's.
@@ -102,8 +113,13 @@ impl HttpFront {
                 _ => Err(told::not_allowed("POST")),
             };
         }
+        if let Some(rest) = path.strip_prefix(LEASES)
+            && (rest.is_empty() || rest.starts_with('/'))
+        {
+            return self.leases(request, rest);
+        }
         if !path.starts_with(KEYS) {
-            let message = "there are /v1/kv/KEY and /v1/txn";
+            let message = "there are /v1/kv/KEY, /v1/txn and /v1/leases";
             return Err(Told::new(404, "no_such_path", message).response());
         }
         let key = Bytes::copy_from_slice(&request.path()[KEYS.len()..]);
@@ -116,25 +132,33 @@ impl HttpFront {
         }
     }
 
-    /// Writes, and answers with what `answered` makes of the outcome.
+    /// Runs a transaction, and answers with what `answered` makes of it if it took effect.
     fn write(
         &self,
         txn: Txn,
         params: &Params,
         answered: impl FnOnce(Revision, &TxnAnswer) -> Response + Send + 'static,
     ) -> Task {
-        let (lanes, deadline) = (Arc::clone(&self.lanes), Instant::now() + params.timeout);
         let change = match params.request_key.clone() {
             Some(key) => Change::once(key, txn),
             None => Change::Txn(txn),
         };
+        self.change(change, params, |end| match told::written(end) {
+            Ok((revision, answers)) => answered(revision, &answers),
+            Err(response) => response,
+        })
+    }
+
+    /// Writes, and answers with what `answered` makes of the end.
+    fn change(
+        &self,
+        change: Change,
+        params: &Params,
+        answered: impl FnOnce(Result<Outcome, LaneError>) -> Response + Send + 'static,
+    ) -> Task {
+        let (lanes, deadline) = (Arc::clone(&self.lanes), Instant::now() + params.timeout);
         Box::new(move |answer| {
-            lanes.write(change, deadline, move |end| {
-                answer.send(match told::written(end) {
-                    Ok((revision, answers)) => answered(revision, &answers),
-                    Err(response) => response,
-                });
-            });
+            lanes.write(change, deadline, move |end| answer.send(answered(end)));
         })
     }
 }

@@ -8,7 +8,7 @@ use super::told::invalid;
 use crate::duration;
 use crate::kv::REQUEST_KEY_LEN_MAX;
 use crate::kv::api::Consistency;
-use crate::kv::model::Revision;
+use crate::kv::model::{LeaseId, NewLease, Revision, TTL_MAX_MS};
 use crate::rpc::http::{Request, Response};
 
 /// How long a request may take if it does not say.
@@ -32,13 +32,31 @@ pub(super) struct Params {
     /// The page goes on behind this key.
     pub(super) after: Option<Bytes>,
     pub(super) json: bool,
+    /// The first revision whose changes are wanted.
+    pub(super) from: Revision,
+    /// Whether changes come with the entry before.
+    pub(super) prev: bool,
+    /// Puts or deletes alone.
+    pub(super) only: Option<Only>,
+    /// Of a key that is put.
+    pub(super) lease: Option<LeaseId>,
+    pub(super) ttl: Option<NewLease>,
+    /// The id of a new lease.
+    pub(super) id: LeaseId,
     pub(super) timeout: Duration,
     /// `Idempotency-Key`: requests with the same one take effect once.
     pub(super) request_key: Option<Bytes>,
 }
 
+/// Which changes a watch is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Only {
+    Puts,
+    Deletes,
+}
+
 impl Params {
-    /// Reads a query that may have these parameters, and `timeout`.
+    /// Reads a query that may have these parameters.
     pub(super) fn read(request: &Request<'_>, known: &[&str]) -> Result<Params, Response> {
         let mut params = Params {
             consistency: Consistency::Linearizable,
@@ -49,13 +67,19 @@ impl Params {
             keys_only: false,
             after: None,
             json: false,
+            from: Revision::NONE,
+            prev: false,
+            only: None,
+            lease: None,
+            ttl: None,
+            id: LeaseId::NONE,
             timeout: TIMEOUT,
             request_key: request_key(request)?,
         };
         for (name, value) in request.query() {
             let name = String::from_utf8_lossy(&name);
-            if name != "timeout" && !known.contains(&&*name) {
-                let known = [known, &["timeout"]].concat().join(", ");
+            if !known.contains(&&*name) {
+                let known = known.join(", ");
                 return Err(invalid(format!("{name:?} is no parameter here: there are {known}")));
             }
             params.set(&name, &value).map_err(|why| invalid(format!("?{name}: {why}")))?;
@@ -77,6 +101,17 @@ impl Params {
                     return Err(format!("a page has 1 to {LIMIT_MAX} entries"));
                 }
             }
+            "from" => self.from = Revision(number(value)?),
+            "only" => {
+                self.only = Some(match value {
+                    b"puts" => Only::Puts,
+                    b"deletes" => Only::Deletes,
+                    _ => return Err("it is puts or deletes".to_owned()),
+                });
+            }
+            "lease" => self.lease = Some(lease_id(value)?),
+            "ttl" => self.ttl = Some(ttl(value)?),
+            "id" => self.id = lease_id(value)?,
             "after" => self.after = Some(Bytes::copy_from_slice(value)),
             "timeout" => {
                 self.timeout = time(value)?;
@@ -88,6 +123,9 @@ impl Params {
             "prefix" => self.prefix = true,
             "keys" => self.keys_only = true,
             "json" => self.json = true,
+            "prev" => self.prev = true,
+            // Whoever reads the query has looked for it.
+            "watch" => {}
             other => panic!("{other} is one of the known parameters"),
         }
         Ok(())
@@ -120,4 +158,20 @@ fn number(value: &[u8]) -> Result<u64, String> {
 
 fn time(value: &[u8]) -> Result<Duration, String> {
     duration::parse(std::str::from_utf8(value).unwrap_or_default())
+}
+
+/// How long a lease lives.
+fn ttl(value: &[u8]) -> Result<NewLease, String> {
+    const BOUNDS: &str = "a time to live is from 1ms to 9000000000s, which is 285 years";
+    let ttl = time(value).map_err(|why| format!("{why}; {BOUNDS}"))?;
+    let is_possible = (1..=u128::from(TTL_MAX_MS)).contains(&ttl.as_millis());
+    if is_possible { Ok(NewLease::ttl(ttl)) } else { Err(BOUNDS.to_owned()) }
+}
+
+/// The id of a lease that there may be.
+pub(super) fn lease_id(value: &[u8]) -> Result<LeaseId, String> {
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    let id = text.parse().ok().map(LeaseId);
+    id.filter(|id| (LeaseId(1)..=LeaseId::MAX).contains(id))
+        .ok_or_else(|| "the id of a lease is a number from 1 to 2^63 - 1".to_owned())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::ErrorChain;
-use crate::kv::api::ApiError;
+use crate::kv::api::{ApiError, WatchEnd};
 use crate::kv::json;
 use crate::kv::model::{Reason, Refusal, Revision, TxnAnswer};
 use crate::kv::{Done, LaneError, Outcome};
@@ -26,11 +26,15 @@ pub(super) struct Told {
     /// Where the entry stands that a condition is about; 0: it is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     mod_revision: Option<u64>,
+    /// The first revision that is remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_revision: Option<u64>,
 }
 
 impl Told {
     pub(super) fn new(status: u16, error: &'static str, message: impl Into<String>) -> Told {
-        Told { status, error, message: message.into(), mod_revision: None }
+        let message = message.into();
+        Told { status, error, message, mod_revision: None, first_revision: None }
     }
 
     pub(super) fn at(self, revision: Revision) -> Told {
@@ -88,6 +92,10 @@ pub(super) fn check_origin(request: &Request<'_>) -> Result<(), Response> {
 
 /// What a refusal of the store is.
 pub(super) fn refused(refusal: &Refusal) -> Response {
+    refusal_told(refusal).response()
+}
+
+fn refusal_told(refusal: &Refusal) -> Told {
     let (status, word) = match refusal.reason {
         Reason::NoSpace => (507, "no_space"),
         Reason::ValueTooLong => (413, "too_long"),
@@ -96,15 +104,30 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         Reason::Compacted => (410, "compacted"),
         Reason::InTheFuture => (400, "in_the_future"),
         Reason::SessionExpired | Reason::Superseded => (504, "unknown"),
-        Reason::NotANumber
-        | Reason::Overflow
-        | Reason::KeyAbsent
-        | Reason::NoSuchLease
-        | Reason::LeaseExists => (409, "failed"),
+        Reason::NoSuchLease => (409, "no_such_lease"),
+        Reason::LeaseExists => (409, "lease_exists"),
+        Reason::NotANumber | Reason::Overflow | Reason::KeyAbsent => (409, "failed"),
         Reason::Malformed | Reason::LimitOutOfBounds => (400, "invalid"),
         Reason::RequestKeyTaken => (422, "key_taken"),
     };
-    Told::new(status, word, refusal.to_string()).response()
+    let first_revision = (refusal.reason == Reason::Compacted).then_some(refusal.value);
+    Told { first_revision, ..Told::new(status, word, refusal.to_string()) }
+}
+
+/// Why a watch has ended, or never began.
+pub(super) fn watch_ended(end: &WatchEnd) -> Told {
+    match end {
+        WatchEnd::Refused(refusal) => refusal_told(refusal),
+        WatchEnd::BadRequest(words) => Told::new(400, "invalid", words.clone()),
+        WatchEnd::Cancelled => Told::new(503, "not_served", "the watch was cancelled"),
+        WatchEnd::NotServed(RequestError::NotLeader { .. }) => {
+            Told::new(503, "not_served", "this member knows no leader")
+        }
+        WatchEnd::NotServed(RequestError::TimedOut { .. }) => {
+            Told::new(503, "not_served", "this member reached no majority in time")
+        }
+        WatchEnd::NotServed(error) => Told::new(503, "not_served", error.to_string()),
+    }
 }
 
 /// Why a read has no answer.
@@ -119,30 +142,37 @@ pub(super) fn not_read(error: &ApiError) -> Response {
     }
 }
 
-/// What a write did: the revision of the store afterwards, and the answers; or the answer that says
-/// why it did nothing, or that it may have.
+/// What a transaction did: the revision of the store afterwards, and the answers; or the answer that
+/// says why it did nothing, or that it may have.
 pub(super) fn written(
     end: Result<Outcome, LaneError>,
 ) -> Result<(Revision, Arc<TxnAnswer>), Response> {
-    match end {
-        Ok(Outcome::Ran { result: Ok(Done { revision, answer: Some(answer), .. }), .. }) => {
+    match took_effect(end)? {
+        Outcome::Ran { result: Ok(Done { revision, answer: Some(answer), .. }), .. } => {
             Ok((revision, answer))
         }
         // A lane has sent the write twice, and its answer was long.
-        Ok(Outcome::Ran { result: Ok(Done { .. }), .. } | Outcome::Applied { .. }) => {
+        Outcome::Ran { .. } | Outcome::Applied { .. } => {
             let message = "the write took effect, and what it answered is no longer known";
             Err(Told::new(200, "forgotten", message).response())
         }
-        Ok(Outcome::Ran { result: Err(refusal), .. }) => Err(refused(&refusal)),
-        Ok(Outcome::TooLarge) => Err(refused(&Refusal::of(Reason::ValueTooLong, 0))),
-        Ok(Outcome::NoSpace) => Err(refused(&Refusal::of(Reason::NoSpace, 0))),
-        Ok(Outcome::SessionExpired { .. }) => Err(refused(&Refusal::of(Reason::SessionExpired, 0))),
-        Ok(outcome @ (Outcome::Granted { .. } | Outcome::KeptAlive { .. })) => {
-            panic!("a transaction was answered with {outcome:?}")
-        }
-        Ok(Outcome::Malformed) => Err(refused(&Refusal::of(Reason::Malformed, 0))),
-        Err(error) => Err(not_written(&error)),
+        outcome => panic!("a transaction was answered with {outcome:?}"),
     }
+}
+
+/// The outcome of a write that took effect; or the answer that says why it did not, or that it may
+/// have.
+pub(super) fn took_effect(end: Result<Outcome, LaneError>) -> Result<Outcome, Response> {
+    let refusal = match end {
+        Ok(Outcome::Ran { result: Err(refusal), .. }) => refusal,
+        Ok(Outcome::TooLarge) => Refusal::of(Reason::ValueTooLong, 0),
+        Ok(Outcome::NoSpace) => Refusal::of(Reason::NoSpace, 0),
+        Ok(Outcome::SessionExpired { .. }) => Refusal::of(Reason::SessionExpired, 0),
+        Ok(Outcome::Malformed) => Refusal::of(Reason::Malformed, 0),
+        Ok(outcome) => return Ok(outcome),
+        Err(error) => return Err(not_written(&error)),
+    };
+    Err(refused(&refusal))
 }
 
 fn not_written(error: &LaneError) -> Response {

@@ -12,7 +12,7 @@ use crate::rpc::http::{Request, Response};
 
 impl HttpFront {
     pub(super) fn txn(&self, request: &mut Request<'_>) -> Result<Task, Response> {
-        let params = Params::read(request, &["stale"])?;
+        let params = Params::read(request, &["stale", "timeout"])?;
         let body = request.body().read_all(COMMAND_LEN_MAX).map_err(|error| bad_body(&error))?;
         let txn = json::txn(&body).map_err(invalid)?;
         if !txn.is_read() {

@@ -1,7 +1,8 @@
-//! The JSON that commands and the HTTP front print and read: bytes, entries, transactions and their
-//! answers. Scripts depend on it, so names never change.
+//! The JSON that commands and the HTTP front print and read: bytes, entries, changes, leases,
+//! transactions and their answers. Scripts depend on it, so names never change.
 
 mod base64;
+mod lease;
 
 use std::str;
 
@@ -13,6 +14,8 @@ use super::model::{
     OperationAnswer, Range, RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
 };
 use crate::duration;
+
+pub use lease::LeaseJson;
 
 /// Bytes: as text where they are text, otherwise as `{"base64": ".."}`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -96,22 +99,44 @@ impl EntryJson {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ChangeJson {
     /// The key holds this now.
-    Put(EntryJson),
+    Put {
+        /// What it holds.
+        #[serde(flatten)]
+        entry: EntryJson,
+        /// What it held before, if that was asked for and there was something.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prev: Option<EntryJson>,
+    },
     /// The key is gone.
     Delete {
         /// The key.
         key: Octets,
         /// When it was deleted.
         mod_revision: u64,
+        /// What it held before, if that was asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prev: Option<EntryJson>,
     },
 }
 
-impl From<&Change> for ChangeJson {
-    fn from(change: &Change) -> ChangeJson {
+impl ChangeJson {
+    /// With all values.
+    pub fn whole(change: &Change) -> ChangeJson {
+        ChangeJson::with(change, EntryJson::whole)
+    }
+
+    /// Without values, where only keys are wanted.
+    pub fn without_values(change: &Change) -> ChangeJson {
+        ChangeJson::with(change, EntryJson::without_value)
+    }
+
+    fn with(change: &Change, entry_json: impl Fn(&Entry) -> EntryJson) -> ChangeJson {
+        let prev = change.previous().map(&entry_json);
         match change {
-            Change::Put { entry, .. } => ChangeJson::Put(EntryJson::whole(entry)),
+            Change::Put { entry, .. } => ChangeJson::Put { entry: entry_json(entry), prev },
             Change::Delete { key, revision, .. } => {
-                ChangeJson::Delete { key: Octets(key.clone()), mod_revision: revision.0 }
+                let (key, mod_revision) = (Octets(key.clone()), revision.0);
+                ChangeJson::Delete { key, mod_revision, prev }
             }
         }
     }

@@ -37,8 +37,9 @@ impl Answer {
         let is_chunked = connection.begin_stream(&start, self.asked);
         let is_open = !self.asked.is_head;
         let stream = Stream { connection, is_chunked, is_open };
-        // If the client is gone, the next chunk tells.
-        let _ = stream.try_send(&body);
+        // It belongs to the head: it is sent however much waits. If the client is gone, the next
+        // chunk tells.
+        let _ = stream.send(&body);
         stream
     }
 
@@ -89,18 +90,20 @@ impl Stream {
     ///
     /// Every [`StreamError`]. Nothing of the chunk was sent.
     pub fn try_send(&self, chunk: &[u8]) -> Result<(), StreamError> {
-        let Stream { connection, is_chunked, .. } = self;
+        let has_room = chunk.is_empty() || self.connection.outbox().has_room();
+        if has_room || self.is_over() { self.send(chunk) } else { Err(StreamError::NoRoom) }
+    }
+
+    /// Sends a chunk, however much waits.
+    fn send(&self, chunk: &[u8]) -> Result<(), StreamError> {
         if self.is_over() {
             return Err(StreamError::Over);
         }
         if chunk.is_empty() {
             return Ok(());
         }
-        if !connection.outbox().has_room() {
-            return Err(StreamError::NoRoom);
-        }
-        let bytes = if *is_chunked { framed(chunk) } else { Bytes::copy_from_slice(chunk) };
-        connection.try_send(&bytes).map_err(|_| StreamError::Over)
+        let bytes = if self.is_chunked { framed(chunk) } else { Bytes::copy_from_slice(chunk) };
+        self.connection.try_send(&bytes).map_err(|_| StreamError::Over)
     }
 
     /// Runs `callback` once: when there is room for a chunk, or the stream is over. It runs on the

@@ -104,6 +104,7 @@ impl Connection {
         if !input.is_empty() {
             *self.unused.lock() = Some(Box::new(input));
         }
+        self.outbox.release_memory();
         self.is_parked.store(true, Ordering::SeqCst);
     }
 

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use crate::transport::{Received, Transport};
 
+/// How much is read at once, once a client has sent as much as the first reads take. Most requests
+/// are shorter, and thousands of connections may be open.
 const READ_LEN_BYTES: usize = 8 << 10;
+const FIRST_READ_LEN_BYTES: usize = 1 << 10;
 
-/// The bytes that follow. It holds no memory while there are none.
+/// The bytes that follow.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     space: Vec<u8>,
     begin: usize,
     end: usize,
+    /// Whether a read has filled all of its space.
+    is_large: bool,
 }
 
 impl Input {
@@ -39,14 +44,16 @@ impl Input {
         transport: &Transport,
         timeout: Option<Duration>,
     ) -> io::Result<Received> {
-        if self.space.len() - self.end < READ_LEN_BYTES / 2 {
+        let read_len = if self.is_large { READ_LEN_BYTES } else { FIRST_READ_LEN_BYTES };
+        if self.space.len() - self.end < read_len / 2 {
             self.space.drain(..self.begin);
             (self.begin, self.end) = (0, self.end - self.begin);
-            self.space.resize(self.end + READ_LEN_BYTES, 0);
+            self.space.resize(self.end + read_len, 0);
         }
         let received = transport.read(&mut self.space[self.end..], timeout)?;
         if let Received::Bytes(count) = received {
             self.end += count;
+            self.is_large |= self.end == self.space.len();
         }
         Ok(received)
     }

@@ -1,4 +1,4 @@
-//! COMMAND, which `watch`, `lock` and `elect` run: its start, signals, and its exit status.
+//! COMMAND, which `watch`, `lock`, `elect` and `dev` run: its start, signals, and its exit status.
 //!
 //! | how COMMAND ends | exit status |
 //! |---|---|
@@ -42,7 +42,6 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::args::Common;
 use super::{Exit, Failure};
 
 const PASSED_ON: [i32; 6] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2];
@@ -125,6 +124,20 @@ impl Runner {
     /// A signal that ends programs, if one has come while no COMMAND ran.
     pub(super) fn signal(&self) -> Option<i32> {
         self.signals.try_iter().find(|signal| *signal != SIGCHLD)
+    }
+
+    /// Waits for a signal that ends programs, after [`holding`](Self::holding), and returns it. The
+    /// others do nothing.
+    pub(super) fn wait_for_end(&self) -> i32 {
+        loop {
+            match self.signals.recv() {
+                Ok(signal) if ENDING.contains(&signal) => return signal,
+                Ok(_) => self.holding(),
+                // The thread that catches signals has died: from now on they have no effect but
+                // their usual one.
+                Err(_) => thread::sleep(CHECK_INTERVAL),
+            }
+        }
     }
 
     /// Runs a COMMAND to its end. It gets `input` as its standard input, or ours. As soon as
@@ -231,12 +244,12 @@ fn usual_effect(signal: i32) {
     let _ = emulate_default_handler(signal);
 }
 
-/// A COMMAND from its words. It finds the members without options.
-pub(super) fn command(common: &Common, words: &[OsString]) -> Result<Command, Failure> {
+/// A COMMAND from its words. It finds these members without options.
+pub(super) fn command(members: &str, words: &[OsString]) -> Command {
     let mut words = words.iter();
     let mut command = Command::new(words.next().expect("clap wants at least one word"));
-    command.args(words).env("SYNCRAFT_MEMBERS", common.members()?);
-    Ok(command)
+    command.args(words).env("SYNCRAFT_MEMBERS", members);
+    command
 }
 
 /// Bytes without a zero, for the environment.

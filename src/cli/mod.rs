@@ -22,6 +22,7 @@ mod args;
 mod bench;
 mod bulk;
 mod child;
+mod dev;
 mod entries;
 mod kv;
 mod lease;
@@ -109,6 +110,7 @@ fn outlive_file_size_limit() {
 
 fn dispatch(common: &Common, command: Command) -> Outcome {
     match command {
+        Command::Dev(args) => dev::run(common, args),
         Command::Server(args) => server::run(common, args),
         Command::Put(args) => kv::put(common, args),
         Command::Append(args) => kv::append(common, args),

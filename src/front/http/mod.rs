@@ -47,7 +47,7 @@ mod condition;
 mod key;
 mod list;
 mod params;
-mod told;
+pub(crate) mod told;
 mod txn;
 
 use std::sync::Arc;

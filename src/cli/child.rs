@@ -72,6 +72,8 @@ enum Effect {
     ToldOnce,
     /// It is told.
     Told,
+    /// As [`ToldOnce`](Effect::ToldOnce) if it ends programs. The others have no effect.
+    EndToldOnce,
 }
 
 /// How a COMMAND has ended.
@@ -100,6 +102,8 @@ impl Runner {
                         usual_effect(signal);
                         continue;
                     }
+                    Effect::EndToldOnce if !ENDING.contains(&signal) => continue,
+                    Effect::EndToldOnce => *effect = Effect::Usual,
                     Effect::ToldOnce if signal != SIGCHLD => *effect = Effect::Usual,
                     Effect::ToldOnce | Effect::Told => {}
                 }
@@ -126,18 +130,12 @@ impl Runner {
         self.signals.try_iter().find(|signal| *signal != SIGCHLD)
     }
 
-    /// Waits for a signal that ends programs, after [`holding`](Self::holding), and returns it. The
-    /// others do nothing.
-    pub(super) fn wait_for_end(&self) -> i32 {
-        loop {
-            match self.signals.recv() {
-                Ok(signal) if ENDING.contains(&signal) => return signal,
-                Ok(_) => self.holding(),
-                // The thread that catches signals has died: from now on they have no effect but
-                // their usual one.
-                Err(_) => thread::sleep(CHECK_INTERVAL),
-            }
-        }
+    /// Waits for a signal that ends programs. One that has come after [`holding`](Self::holding)
+    /// counts. The second one has its usual effect, and others have none.
+    pub(super) fn wait_for_end(&self) {
+        *self.effect.lock() = Effect::EndToldOnce;
+        // If the thread that catches signals has died, nobody waits for ever.
+        while self.signals.recv().is_ok_and(|signal| !ENDING.contains(&signal)) {}
     }
 
     /// Runs a COMMAND to its end. It gets `input` as its standard input, or ours. As soon as

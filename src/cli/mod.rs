@@ -10,7 +10,7 @@
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
-//! Commands that run a COMMAND end with its status, or with 128 and the number of the signal that
+//! `server` and `dev` that are told to end by a signal end with 0. Commands that run a COMMAND end with its status, or with 128 and the number of the signal that
 //! ended it. Status 3 also stands for a result that cannot be written.
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that

@@ -26,6 +26,8 @@ struct MemberView {
     /// What it takes itself for; `None` while it is down.
     role: Option<&'static str>,
     term: Option<u64>,
+    /// Whether it does not vote yet, because it started without its data.
+    joining: Option<bool>,
     addr: String,
     http: Option<String>,
     data_dir: String,
@@ -74,6 +76,7 @@ impl MemberView {
             failure: failure.map(|failure| ErrorChain(&failure).to_string()),
             role: status.map(|status| status.role.role.as_str()),
             term: status.map(|status| status.role.term.0),
+            joining: status.map(|status| status.is_joining),
             addr: cluster.addr(id).to_string(),
             http: cluster.http_addr(id).map(|addr| format!("http://{addr}")),
             data_dir: cluster.data_dir(id).display().to_string(),

@@ -1,6 +1,7 @@
 //! The command-line arguments and their help texts.
 
 mod bench;
+mod dev;
 mod lease;
 mod lock;
 mod store;
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand};
 use syncraft::duration::parse as parse_duration;
 
 pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
+pub(crate) use dev::DevArgs;
 pub(crate) use lease::{KeepAliveArgs, LeaseCommand};
 pub(crate) use lock::{ElectArgs, HoldArgs, LockArgs};
 pub(crate) use store::{
@@ -63,6 +65,8 @@ pub(crate) struct Common {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a whole cluster in this process, for tests and trials
+    Dev(DevArgs),
     /// Run one member of a cluster
     Server(ServerArgs),
     /// Set KEY to VALUE

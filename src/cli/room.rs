@@ -98,6 +98,12 @@ fn for_threads(threads: u64, peers: u64) -> usize {
     fit.max(1).try_into().unwrap_or(usize::MAX)
 }
 
+/// Raises the soft limit on open files to the hard one: a cluster in one process has the
+/// connections of all its members, at both ends.
+pub(super) fn raise_open_files() {
+    let _ = raised(Resource::Nofile, "open files");
+}
+
 /// Raises a soft limit to the hard one, and returns the resulting limit; `None`: no limit.
 fn raised(resource: Resource, what: &str) -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(resource);

@@ -70,7 +70,7 @@ fn run(
     words: &[OsString],
     change: &Change,
 ) -> Result<Option<Exit>, Failure> {
-    let mut command = child::command(common, words)?;
+    let mut command = child::command(common.members()?, words);
     let kind = if change.value().is_some() { "put" } else { "delete" };
     command.env("SYNCRAFT_TYPE", kind);
     command.env("SYNCRAFT_REVISION", change.revision().0.to_string());

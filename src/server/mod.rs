@@ -60,6 +60,7 @@ pub use config::Config;
 pub use error::StartError;
 pub use start::cluster_id;
 
+pub(crate) use start::Surroundings;
 use start::{Directly, Started};
 
 /// How long a member that stops tries to hand its leadership over.
@@ -114,8 +115,8 @@ impl Member {
     /// # Errors
     /// As for [`start`](Member::start).
     pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
-        let peers = config.members.clone();
-        start::start::<Directly>(listener, config, peers).map(Member::from)
+        let surroundings = Surroundings::usual(&config.members);
+        start::start::<Directly>(listener, config, surroundings).map(Member::from)
     }
 
     /// The address that the member serves on.

@@ -57,7 +57,7 @@ mod key;
 mod lease;
 mod list;
 mod params;
-mod told;
+pub(crate) mod told;
 mod txn;
 mod watch;
 

@@ -17,7 +17,7 @@ const RETRY_AFTER: &str = "1";
 
 /// An error.
 #[derive(Debug, Serialize)]
-pub(super) struct Told {
+pub(crate) struct Told {
     #[serde(skip)]
     status: u16,
     /// Programs read it: it never changes.
@@ -32,7 +32,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn new(status: u16, error: &'static str, message: impl Into<String>) -> Told {
+    pub(crate) fn new(status: u16, error: &'static str, message: impl Into<String>) -> Told {
         let message = message.into();
         Told { status, error, message, mod_revision: None, first_revision: None }
     }
@@ -41,25 +41,25 @@ impl Told {
         Told { mod_revision: Some(revision.0), ..self }
     }
 
-    pub(super) fn response(self) -> Response {
+    pub(crate) fn response(self) -> Response {
         let response = object(self.status, &self);
         if self.status == 503 { response.header("Retry-After", RETRY_AFTER) } else { response }
     }
 }
 
 /// An answer of one JSON object.
-pub(super) fn object(status: u16, value: &impl Serialize) -> Response {
+pub(crate) fn object(status: u16, value: &impl Serialize) -> Response {
     let mut line = json::line(value);
     line.push(b'\n');
     Response::new(status).header("Content-Type", "application/json").body(line)
 }
 
 /// The request itself is wrong.
-pub(super) fn invalid(message: impl Into<String>) -> Response {
+pub(crate) fn invalid(message: impl Into<String>) -> Response {
     Told::new(400, "invalid", message).response()
 }
 
-pub(super) fn not_allowed(methods: &'static str) -> Response {
+pub(crate) fn not_allowed(methods: &'static str) -> Response {
     let message = format!("this path has {methods}");
     Told::new(405, "method", message).response().header("Allow", methods)
 }
@@ -76,7 +76,7 @@ pub(super) fn bad_body(error: &BodyError) -> Response {
 }
 
 /// A browser says whose page makes a request. Only pages of this server may write.
-pub(super) fn check_origin(request: &Request<'_>) -> Result<(), Response> {
+pub(crate) fn check_origin(request: &Request<'_>) -> Result<(), Response> {
     use crate::rpc::http::Method::{Get, Head};
     let Some(origin) = request.header("origin").filter(|_| !matches!(request.method(), Get | Head))
     else {

@@ -47,8 +47,8 @@
 //! - A page of another site cannot write with the help of somebody's browser.
 //!
 //! # Files
-//! `key`, `list`, `txn`, `lease`, `watch`: the requests. `condition`: `?cas` and the headers.
-//! `params`: the query. `told`: what errors are in words of HTTP. They import only those after them.
+//! `list`, `txn`, `lease`, `key`, `watch`: the requests. `condition`: `?cas` and the headers.
+//! `params`: the query. `told`: what errors are in words of HTTP. Each imports only those after it.
 
 mod condition;
 mod key;

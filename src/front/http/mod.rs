@@ -2,16 +2,16 @@
 //! users, with an example of each.
 //!
 //! ```text
-//! request ─> Params, Condition ─┬─ reads ───> Api: this member's state, after a ReadIndex ─> answer
-//!                               ├─ watches ─> Api: this member's history ──────────────────> stream
-//!                               └─ writes ──> Lanes: the leader's log, at most once ───────> answer
+//! request ─> Params, Condition ─┬─ reads ───> Api: this member's state, after ReadIndex ─> answer
+//!                               ├─ watches ─> Api: this member's history ───────────────> stream
+//!                               └─ writes ──> Lanes: the leader's log, at most once ────> answer
 //! ```
 //!
 //! | request | does |
 //! | --- | --- |
 //! | `GET /v1/kv/KEY` | the value; with `?json` the whole entry |
 //! | `GET /v1/kv/PREFIX?prefix` | a list of entries, page by page at one revision |
-//! | `GET /v1/kv/KEY?watch` | a stream of the key's changes; with `&prefix` of all keys that begin so |
+//! | `GET /v1/kv/KEY?watch` | a stream of changes; with `&prefix` of all keys that begin so |
 //! | `PUT /v1/kv/KEY` | writes the body; with `?lease` or `?ttl` for as long as a lease lives |
 //! | `POST /v1/kv/KEY` | appends the body |
 //! | `DELETE /v1/kv/KEY` | deletes the key; with `?prefix` all keys that begin so |
@@ -43,14 +43,14 @@
 //! [`Change::TxnOnce`].
 //!
 //! # Invariants
-//! - Every answer but a value or a watch is one JSON object on one line. Errors have `error`, a word
-//!   that never changes, and `message`, for people.
+//! - Every answer but a value or a watch is one JSON object on one line. Errors have `error`, a
+//!   word that never changes, and `message`, for people.
 //! - No thread waits here, except for the body of a request. A watch has no thread.
 //! - A page of another site cannot write with the help of somebody's browser.
 //!
 //! # Files
-//! `key`, `list`, `txn`, `lease`, `watch`: the requests. `condition`: `?cas` and the headers.
-//! `params`: the query. `told`: what errors are in words of HTTP. They import only those after them.
+//! `list`, `txn`, `lease`, `key`, `watch`: the requests. `condition`: `?cas` and the headers.
+//! `params`: the query. `told`: what errors are in words of HTTP. Each imports only those after it.
 
 mod condition;
 mod key;

@@ -142,8 +142,8 @@ pub(super) fn not_read(error: &ApiError) -> Response {
     }
 }
 
-/// What a transaction did: the revision of the store afterwards, and the answers; or the answer that
-/// says why it did nothing, or that it may have.
+/// What a transaction did: the revision of the store afterwards, and the answers; or the answer
+/// that says why it did nothing, or that it may have.
 pub(super) fn written(
     end: Result<Outcome, LaneError>,
 ) -> Result<(Revision, Arc<TxnAnswer>), Response> {

@@ -291,15 +291,14 @@ impl Cluster {
     }
 
     /// Ends a member as a crash would: its sockets close, and what it has not written is lost. Does
-    /// nothing if it is down. Returns whether it ran.
-    pub fn kill(&self, id: impl Into<MemberId>) -> bool {
-        self.take_down(id.into(), Member::kill)
+    /// nothing if it is down.
+    pub fn kill(&self, id: impl Into<MemberId>) {
+        self.try_kill(id.into());
     }
 
     /// Stops a member in an orderly way. A paused member wakes for it. Does nothing if it is down.
-    /// Returns whether it ran.
-    pub fn stop(&self, id: impl Into<MemberId>) -> bool {
-        self.take_down(id.into(), Member::stop)
+    pub fn stop(&self, id: impl Into<MemberId>) {
+        self.try_stop(id.into());
     }
 
     /// Kills a member, if it runs, and removes all its data, as if its disk had been replaced by an
@@ -322,7 +321,7 @@ impl Cluster {
     /// stands still. Its sockets stay open, and what arrives waits in them, so clients that ask it
     /// run into their timeouts. [`status`](Cluster::status) still says what the member believed
     /// last. An operation that it has begun, such as a write to the disk, may end, but nothing
-    /// follows from it. Does nothing if the member is down or paused. Returns whether it did something.
+    /// follows from it. Does nothing if the member is down.
     ///
     /// ```no_run
     /// # use syncraft::testing::Cluster;
@@ -333,26 +332,14 @@ impl Cluster {
     /// cluster.resume(old);                    // still believes that it leads, for a moment
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn pause(&self, id: impl Into<MemberId>) -> bool {
-        let id = id.into();
-        let member = self.slot(id).member.lock();
-        member.as_ref().is_some_and(|member| {
-            let is_new = self.network.faults.pause(id);
-            member.pause();
-            is_new
-        })
+    pub fn pause(&self, id: impl Into<MemberId>) {
+        self.try_pause(id.into());
     }
 
     /// Lets a paused member go on exactly where it stopped, with everything that it believed then.
-    /// Does nothing if it is not paused. Returns whether it was.
-    pub fn resume(&self, id: impl Into<MemberId>) -> bool {
-        let id = id.into();
-        let member = self.slot(id).member.lock();
-        member.as_ref().is_some_and(|member| {
-            let was_paused = self.network.faults.resume(id);
-            member.resume();
-            was_paused
-        })
+    /// Does nothing if it is not paused.
+    pub fn resume(&self, id: impl Into<MemberId>) {
+        self.try_resume(id.into());
     }
 
     /// Cuts the network between each member of one group and each of the other, both ways and
@@ -462,13 +449,46 @@ impl Cluster {
         self.network.faults.set_drop_rate(rate);
     }
 
-    /// Starts a member that is down, with the data that it has. Does nothing if it runs. Returns
-    /// whether it was down.
+    /// Starts a member that is down, with the data that it has. Does nothing if it runs.
     ///
     /// # Errors
     /// [`ClusterError::Start`].
-    pub fn restart(&self, id: impl Into<MemberId>) -> Result<bool, ClusterError> {
-        let id = id.into();
+    pub fn restart(&self, id: impl Into<MemberId>) -> Result<(), ClusterError> {
+        self.try_restart(id.into()).map(drop)
+    }
+
+    /// Returns whether it ran.
+    pub(super) fn try_kill(&self, id: MemberId) -> bool {
+        self.take_down(id, Member::kill)
+    }
+
+    /// Returns whether it ran.
+    pub(super) fn try_stop(&self, id: MemberId) -> bool {
+        self.take_down(id, Member::stop)
+    }
+
+    /// Returns whether it ran and was not paused.
+    pub(super) fn try_pause(&self, id: MemberId) -> bool {
+        let member = self.slot(id).member.lock();
+        member.as_ref().is_some_and(|member| {
+            let is_new = self.network.faults.pause(id);
+            member.pause();
+            is_new
+        })
+    }
+
+    /// Returns whether it was paused.
+    pub(super) fn try_resume(&self, id: MemberId) -> bool {
+        let member = self.slot(id).member.lock();
+        member.as_ref().is_some_and(|member| {
+            let was_paused = self.network.faults.resume(id);
+            member.resume();
+            was_paused
+        })
+    }
+
+    /// Returns whether it was down.
+    pub(super) fn try_restart(&self, id: MemberId) -> Result<bool, ClusterError> {
         let slot = self.slot(id);
         let mut member = slot.member.lock();
         if member.is_some() {

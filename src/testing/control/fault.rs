@@ -225,11 +225,11 @@ impl What {
 /// Does to a member what it is in a state for.
 fn to_member(kind: Kind, cluster: &Cluster, id: MemberId) -> Result<(), Response> {
     let is_done = match kind {
-        Kind::Kill => cluster.kill(id),
-        Kind::Stop => cluster.stop(id),
-        Kind::Pause => cluster.pause(id),
-        Kind::Resume => cluster.resume(id),
-        Kind::Restart => cluster.restart(id).map_err(|error| failed(&error))?,
+        Kind::Kill => cluster.try_kill(id),
+        Kind::Stop => cluster.try_stop(id),
+        Kind::Pause => cluster.try_pause(id),
+        Kind::Resume => cluster.try_resume(id),
+        Kind::Restart => cluster.try_restart(id).map_err(|error| failed(&error))?,
         Kind::Wipe => {
             cluster.wipe(id).map_err(|error| failed(&error))?;
             true

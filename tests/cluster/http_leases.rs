@@ -7,7 +7,7 @@ use syncraft::kv::model::LeaseId;
 use syncraft::raft::MemberId;
 use syncraft::testing::Cluster;
 
-use crate::http_front::{ask, follower, serve};
+use crate::http_front::{ask, ask_with, follower, serve};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -184,4 +184,7 @@ fn requests_that_make_no_sense_are_told_why() {
     }
     let stats = cluster.clerk().stats().unwrap();
     assert_eq!((stats.keys, stats.leases), (0, 0));
+    let key = "Idempotency-Key: k\r\n";
+    let got = ask_with(addr, "POST /v1/leases?ttl=1s", key, b"");
+    assert_eq!((got.status, &*got.error()), (400, "invalid"), "{got:?}");
 }

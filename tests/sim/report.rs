@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 25] = [
+const FAULTS: [&str; 26] = [
+    "told to stand for election",
     "clock jumped",
     "member wiped",
     "snapshot chunk cut",

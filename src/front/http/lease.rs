@@ -74,6 +74,11 @@ impl HttpFront {
         let Some(NewLease::OfItsOwn { ttl_ms }) = params.ttl else {
             return Err(invalid("a lease has a time to live: ?ttl=30s"));
         };
+        // It would not be kept: better to say so than to grant a second lease.
+        if params.request_key.is_some() {
+            let words = "a lease has no Idempotency-Key: with ?id=N it can be asked for again";
+            return Err(invalid(words));
+        }
         let change = Change::LeaseGrant { ttl_ms, id: params.id };
         Ok(self.change(change, &params, |end| match took_effect(end) {
             Ok(Outcome::Granted { revision, lease, ttl_ms, .. }) => {

@@ -1,6 +1,8 @@
 //! [`Command`]: a write, as it is proposed and applied. `codec` has its bytes.
 
 mod codec;
+#[cfg(feature = "server")]
+mod fingerprint;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +14,8 @@ use super::limits::LimitsChange;
 use super::model::{self, LeaseId, Revision, TTL_MAX_MS, Txn, TxnError, WireError};
 use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, REQUEST_KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::rpc::prost::{self, Message as _};
+#[cfg(feature = "server")]
+pub use fingerprint::Fingerprint;
 use syncraft_types::Index;
 
 /// How many leases one command keeps alive at most.
@@ -196,12 +200,11 @@ impl Command {
 
 #[cfg(feature = "server")]
 impl Change {
-    /// A transaction that runs once for all requests with this key. The fingerprint is that of the
-    /// transaction.
-    pub fn once(key: Bytes, txn: Txn) -> Change {
-        let message = model::proto::Txn::from(&txn).encode_to_vec();
-        let fingerprint = u64::from(crc32c::crc32c(&message)) << 32 | message.len() as u64;
-        Change::TxnOnce { key, fingerprint, txn }
+    /// A transaction that runs once for all requests with this key. Their fingerprint is that of
+    /// what came before it in the request, and of the transaction.
+    pub fn once(key: Bytes, mut before: Fingerprint, txn: Txn) -> Change {
+        before.add(&model::proto::Txn::from(&txn).encode_to_vec());
+        Change::TxnOnce { key, fingerprint: before.value(), txn }
     }
 }
 

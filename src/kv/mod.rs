@@ -53,6 +53,8 @@ mod store;
 mod watch;
 pub(crate) mod words;
 
+#[cfg(feature = "server")]
+pub use command::Fingerprint;
 pub use command::{
     Change, Command, CommandError, Identity, KEEP_ALIVE_IDS_MAX, LEASES_PER_REQUEST_MAX, Stamped,
 };

@@ -4,7 +4,8 @@
 //! (`Idempotency-Key`), and send it again with the same key if it does not know what became of it.
 //! For each of the newest [`REQUESTS_MAX`] keys, the table has the outcome of its first request,
 //! which any later one gets. A key is as old as its first request: a repeat makes it no younger, so
-//! that repeats drive out nothing.
+//! that repeats drive out nothing. A request that the store refuses has changed nothing, so it is
+//! not remembered: sent again, it may succeed.
 //!
 //! # What is promised
 //! While a key is among the newest [`REQUESTS_MAX`], all requests with it together take effect at

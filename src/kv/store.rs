@@ -258,8 +258,11 @@ impl Store {
             Known::Nothing => {
                 let result = self.state.run(entry, txn);
                 let result = result.map(|ran| (ran.branches, Some(ran.answer)));
+                let is_refused = result.is_err();
                 let outcome = self.ran(entry.index, result);
-                self.requests.record(entry.index, key, fingerprint, outcome.clone());
+                if !is_refused {
+                    self.requests.record(entry.index, key, fingerprint, outcome.clone());
+                }
                 outcome
             }
         }

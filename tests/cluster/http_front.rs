@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use syncraft::front::http::HttpFront;
+use syncraft::kv::LimitsChange;
 use syncraft::raft::MemberId;
 use syncraft::rpc::http::{Answer, Request, Server};
 use syncraft::testing::Cluster;
@@ -446,4 +447,55 @@ fn a_key_of_a_request_belongs_to_what_it_asks_for() {
     }
     let twice = ask("PUT /v1/kv/k", "a\r\nIdempotency-Key: b", "x");
     assert_eq!(twice.status, 400);
+}
+
+/// A refused request has changed nothing. Sent again, it may succeed.
+#[test]
+fn a_refusal_is_not_remembered_for_a_key() {
+    let cluster = Cluster::start(1).unwrap();
+    let (server, clerk) = (serve(&cluster, MemberId(1)), cluster.clerk());
+    let set = |keys_max| {
+        clerk.set_limits(LimitsChange { keys_max: Some(keys_max), ..LimitsChange::default() })
+    };
+    set(0).unwrap();
+    let put = || ask_with(server.local_addr(), "PUT /v1/kv/k", "Idempotency-Key: a\r\n", b"v");
+    assert_eq!((put().status, put().error()), (507, "no_space".to_owned()));
+    set(9).unwrap();
+    let first = put();
+    assert_eq!(first.status, 200, "{first:?}");
+    set(0).unwrap();
+    assert_eq!(put().text(), first.text());
+}
+
+#[test]
+fn a_transaction_that_reads_has_a_key_as_well() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    let read = || {
+        let txn = br#"{"then": [{"range": {"key": "k"}}]}"#;
+        ask_with(addr, "POST /v1/txn", "Idempotency-Key: a\r\n", txn)
+    };
+    let first = read();
+    assert_eq!(first.status, 200, "{first:?}");
+    ask(addr, "PUT /v1/kv/k", "v");
+    assert_eq!(read().text(), first.text());
+    let stale =
+        ask_with(addr, "POST /v1/txn?stale", "", br#"{"then": [{"delete": {"key": "k"}}]}"#);
+    assert_eq!((stale.status, stale.error()), (400, "invalid".to_owned()));
+    let conditional = ask_with(addr, "POST /v1/txn", "If-Match: \"1\"\r\n", b"{}");
+    assert_eq!((conditional.status, conditional.error()), (400, "invalid".to_owned()));
+}
+
+/// The thread of a connection has a small stack.
+#[test]
+fn json_that_is_nested_too_deeply_is_refused() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    for levels in [16, 17, 42, 10_000] {
+        let (open, close) = (r#"{"then": [{"txn": "#.repeat(levels - 1), "}]}".repeat(levels - 1));
+        let body = format!(r#"{open}{{"then": [{{"delete": {{"key": "k"}}}}]}}{close}"#);
+        let got = ask(server.local_addr(), "POST /v1/txn", &body);
+        assert_eq!(got.status, if levels == 16 { 200 } else { 400 }, "{levels}: {got:?}");
+    }
 }

@@ -173,3 +173,22 @@ fn a_member_that_stops_ends_its_writes() {
     let end = ends.recv_timeout(Duration::from_secs(30)).expect("the lanes end it");
     assert_eq!(end, Err(LaneError::Stopped { may_apply: true }));
 }
+
+/// It is called back by the thread that applies entries, without which a member is lost.
+#[test]
+fn whoever_panics_when_told_of_an_end_ends_nobody_else() {
+    let cluster = Cluster::start(3).unwrap();
+    for id in cluster.ids() {
+        let lanes = cluster.lanes(id).unwrap();
+        let timeout = Duration::from_secs(60);
+        let (send, called) = bounded(1);
+        lanes.write(append("k", "x".to_owned()), Instant::now() + timeout, move |_| {
+            send.send(()).unwrap();
+            panic!("a bug of a front");
+        });
+        called.recv_timeout(timeout).unwrap();
+        assert!(matches!(write(&lanes, append("k", "y".to_owned()), timeout), Ok(_)));
+    }
+    let value = cluster.clerk().get("k").unwrap().unwrap();
+    assert_eq!(value.len(), 2 * cluster.ids().len());
+}

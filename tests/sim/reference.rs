@@ -315,8 +315,11 @@ impl Reference {
                     Known::Other => Err(Refusal::of(Reason::RequestKeyTaken, 0)),
                     Known::Nothing => {
                         let result = self.run(entry, txn, changed);
+                        let is_refused = result.is_err();
                         let outcome = self.ran(index, result);
-                        self.requests.record(key, *fingerprint, outcome.clone());
+                        if !is_refused {
+                            self.requests.record(key, *fingerprint, outcome.clone());
+                        }
                         return outcome;
                     }
                 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::params::Params;
-use super::told::{Told, invalid};
+use super::told::{self, Told, invalid};
 use crate::kv::model::{
     Compare, Entry, KeyRange, Operand, OperationAnswer, Relation, Revision, TxnAnswer,
 };
@@ -89,7 +89,7 @@ impl Condition {
     pub(super) fn failed(&self, answer: &TxnAnswer) -> Response {
         let found = match &answer.answers[..] {
             [OperationAnswer::Range(range)] => range.entries.first(),
-            other => panic!("the store answered a read with {other:?}"),
+            _ => return told::key_taken(),
         };
         self.unmet(found.map_or(Revision::NONE, |entry| entry.mod_revision))
     }

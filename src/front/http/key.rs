@@ -76,7 +76,7 @@ impl HttpFront {
         let value = body(request)?;
         let txn = when(&condition, &key, Action::append(key.clone(), value));
         Ok(self.write(txn, &params, move |revision, answer| match only(answer) {
-            OperationAnswer::Append { value_len } if answer.held => {
+            Some(OperationAnswer::Append { value_len }) if answer.held => {
                 let value_len = Some(*value_len);
                 let written = Written { revision: revision.0, value_len, count: None };
                 object(200, &written).header("ETag", etag(revision))
@@ -98,8 +98,10 @@ impl HttpFront {
         let txn = when(&condition, &key, Action::delete(keys));
         let one = !params.prefix;
         Ok(self.write(txn, &params, move |revision, answer| match only(answer) {
-            OperationAnswer::Delete { count: 0, .. } if answer.held && one => absent(revision),
-            OperationAnswer::Delete { count, .. } if answer.held => {
+            Some(OperationAnswer::Delete { count: 0, .. }) if answer.held && one => {
+                absent(revision)
+            }
+            Some(OperationAnswer::Delete { count, .. }) if answer.held => {
                 let count = Some(*count);
                 object(200, &Written { revision: revision.0, value_len: None, count })
             }

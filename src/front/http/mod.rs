@@ -57,6 +57,7 @@ mod key;
 mod lease;
 mod list;
 mod params;
+mod request_key;
 pub(crate) mod told;
 mod txn;
 mod watch;
@@ -71,6 +72,7 @@ use crate::kv::model::{OperationAnswer, Revision, Txn, TxnAnswer};
 use crate::kv::{Change, LaneError, Lanes, Outcome};
 use crate::rpc::http::{Answer, Method, Request, Response};
 use params::Params;
+use request_key::RequestKey;
 use told::Told;
 
 const KEYS: &str = "/v1/kv/";
@@ -140,7 +142,7 @@ impl HttpFront {
         answered: impl FnOnce(Revision, &TxnAnswer) -> Response + Send + 'static,
     ) -> Task {
         let change = match params.request_key.clone() {
-            Some(key) => Change::once(key, txn),
+            Some(RequestKey { key, head }) => Change::once(key, head, txn),
             None => Change::Txn(txn),
         };
         self.change(change, params, |end| match told::written(end) {
@@ -172,10 +174,11 @@ impl std::fmt::Debug for HttpFront {
 /// What is left to do for a request once everything in it was found to be right.
 type Task = Box<dyn FnOnce(Answer) + Send>;
 
-/// The answer of the only operation of the branch that ran.
-fn only(answer: &TxnAnswer) -> &OperationAnswer {
+/// The answer of the only operation of the branch that ran. `None`: it is the answer to something
+/// else, which had the same key and the same fingerprint.
+fn only(answer: &TxnAnswer) -> Option<&OperationAnswer> {
     match &answer.answers[..] {
-        [only] => only,
-        other => panic!("the store answered one operation with {other:?}"),
+        [only] => Some(only),
+        _ => None,
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::request_key::RequestKey;
 use super::told::invalid;
 use crate::duration;
-use crate::kv::REQUEST_KEY_LEN_MAX;
 use crate::kv::api::Consistency;
 use crate::kv::model::{LeaseId, NewLease, Revision, TTL_MAX_MS};
 use crate::rpc::http::{Request, Response};
@@ -45,7 +45,7 @@ pub(super) struct Params {
     pub(super) id: LeaseId,
     pub(super) timeout: Duration,
     /// `Idempotency-Key`: requests with the same one take effect once.
-    pub(super) request_key: Option<Bytes>,
+    pub(super) request_key: Option<RequestKey>,
 }
 
 /// Which changes a watch is told.
@@ -74,7 +74,7 @@ impl Params {
             ttl: None,
             id: LeaseId::NONE,
             timeout: TIMEOUT,
-            request_key: request_key(request)?,
+            request_key: RequestKey::read(request)?,
         };
         for (name, value) in request.query() {
             let name = String::from_utf8_lossy(&name);
@@ -130,25 +130,6 @@ impl Params {
         }
         Ok(())
     }
-}
-
-/// The key of a request. The header has it in quotes (draft-ietf-httpapi-idempotency-key-header,
-/// §2.1); many clients leave them out.
-fn request_key(request: &Request<'_>) -> Result<Option<Bytes>, Response> {
-    let is_it = |name: &str| name.eq_ignore_ascii_case("Idempotency-Key");
-    let mut values = request.headers().filter(|(name, _)| is_it(name)).map(|(_, value)| value);
-    let Some(value) = values.next() else { return Ok(None) };
-    let unquoted = value.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\""));
-    let key = unquoted.unwrap_or(value);
-    let is_sound = (1..=REQUEST_KEY_LEN_MAX).contains(&key.len())
-        && key.iter().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(byte));
-    if !is_sound || values.next().is_some() {
-        return Err(invalid(format!(
-            "Idempotency-Key is one key of 1 to {REQUEST_KEY_LEN_MAX} printable ASCII characters, \
-             without spaces, quotes and backslashes within"
-        )));
-    }
-    Ok(Some(Bytes::copy_from_slice(key)))
 }
 
 fn number(value: &[u8]) -> Result<u64, String> {

@@ -142,6 +142,11 @@ pub(super) fn not_read(error: &ApiError) -> Response {
     }
 }
 
+/// The answer that is remembered is that of another request with the same key.
+pub(super) fn key_taken() -> Response {
+    refused(&Refusal::of(Reason::RequestKeyTaken, 0))
+}
+
 /// What a transaction did: the revision of the store afterwards, and the answers; or the answer
 /// that says why it did nothing, or that it may have.
 pub(super) fn written(
@@ -151,9 +156,13 @@ pub(super) fn written(
         Outcome::Ran { result: Ok(Done { revision, answer: Some(answer), .. }), .. } => {
             Ok((revision, answer))
         }
-        // A lane has sent the write twice, and its answer was long.
-        Outcome::Ran { .. } | Outcome::Applied { .. } => {
-            let message = "the write took effect, and what it answered is no longer known";
+        // A lane or a client has sent the request twice, and its answer was long.
+        Outcome::Ran { result: Ok(Done { branches, .. }), .. } => {
+            let words = match branches.held & 1 {
+                0 => "the condition did not hold",
+                _ => "it was carried out",
+            };
+            let message = format!("{words}; what was answered is no longer known");
             Err(Told::new(200, "forgotten", message).response())
         }
         outcome => panic!("a transaction was answered with {outcome:?}"),

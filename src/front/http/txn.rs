@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use super::condition::Condition;
 use super::params::Params;
 use super::told::{bad_body, invalid, not_read, object};
 use super::{HttpFront, Task};
-use crate::kv::api::TxnResult;
+use crate::kv::api::{Consistency, TxnResult};
 use crate::kv::json::{self, CommittedJson};
 use crate::kv::{COMMAND_LEN_MAX, Identity};
 use crate::rpc::http::{Request, Response};
@@ -13,9 +14,16 @@ use crate::rpc::http::{Request, Response};
 impl HttpFront {
     pub(super) fn txn(&self, request: &mut Request<'_>) -> Result<Task, Response> {
         let params = Params::read(request, &["stale", "timeout"])?;
+        if !Condition::read(request, &params)?.is_empty() {
+            return Err(invalid("the conditions of a transaction are its comparisons"));
+        }
         let body = request.body().read_all(COMMAND_LEN_MAX).map_err(|error| bad_body(&error))?;
         let txn = json::txn(&body).map_err(invalid)?;
-        if !txn.is_read() {
+        // With a key, a read is answered once, too.
+        if !txn.is_read() || params.request_key.is_some() {
+            if params.consistency != Consistency::Linearizable {
+                return Err(invalid("?stale is for transactions that read alone, without a key"));
+            }
             return Ok(self.write(txn, &params, |revision, answer| {
                 object(200, &CommittedJson::new(revision, answer.held, &answer.answers))
             }));

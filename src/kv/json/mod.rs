@@ -10,8 +10,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::model::{
-    Action, Change, Compare, Entry, KeyRange, LeaseId, NewLease, Operand, Operation,
-    OperationAnswer, Range, RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
+    Action, Change, Compare, DEPTH_MAX, Entry, KeyRange, LeaseId, NewLease, OPERATIONS_MAX,
+    Operand, Operation, OperationAnswer, Range, RangeAnswer, RangeError, Relation, Revision, Txn,
+    TxnAnswer, Want,
 };
 use crate::duration;
 
@@ -289,12 +290,12 @@ struct RangeJson {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct OperationJson {
-    put: Option<PutJson>,
-    append: Option<AppendJson>,
-    increment: Option<IncrementJson>,
-    delete: Option<DeleteJson>,
-    range: Option<RangeJson>,
-    txn: Option<TxnJson>,
+    put: Option<Box<PutJson>>,
+    append: Option<Box<AppendJson>>,
+    increment: Option<Box<IncrementJson>>,
+    delete: Option<Box<DeleteJson>>,
+    range: Option<Box<RangeJson>>,
+    txn: Option<Box<TxnJson>>,
     may_fail: bool,
 }
 
@@ -304,14 +305,15 @@ impl TryFrom<OperationJson> for Operation {
     fn try_from(operation: OperationJson) -> Result<Operation, String> {
         let OperationJson { put, append, increment, delete, range, txn, may_fail } = operation;
         let actions = [
-            put.map(Action::try_from),
+            put.map(|it| (*it).try_into()),
             append.map(|it| Ok(Action::append(it.key.0, it.value.0))),
             increment.map(|it| Ok(Action::increment(it.key.0, it.by))),
-            delete.map(|DeleteJson { key, prefix, from, before }| {
+            delete.map(|it| {
+                let DeleteJson { key, prefix, from, before } = *it;
                 KeysJson { key, prefix, from, before }.try_into().map(Action::delete)
             }),
-            range.map(|range| range.try_into().map(Action::Range)),
-            txn.map(|txn| txn.try_into().map(Action::Txn)),
+            range.map(|range| (*range).try_into().map(Action::Range)),
+            txn.map(|txn| (*txn).try_into().map(Action::Txn)),
         ];
         let mut actions = actions.into_iter().flatten();
         match (actions.next(), actions.next()) {
@@ -363,9 +365,46 @@ impl TryFrom<TxnJson> for Txn {
 /// # Errors
 /// What is wrong with it, in one line.
 pub fn txn(text: &[u8]) -> Result<Txn, String> {
+    check_size(text)?;
     let txn: TxnJson = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     txn.try_into()
 }
+
+/// Refuses a text before it takes a stack or much memory: one that is nested deeper, or has more
+/// objects, than a transaction can be.
+fn check_size(text: &[u8]) -> Result<(), String> {
+    let (mut depth, mut objects) = (0, 0);
+    let (mut is_string, mut is_escaped) = (false, false);
+    for &byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_string => is_escaped = true,
+            b'"' => is_string = !is_string,
+            _ if is_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                objects += usize::from(byte == b'{');
+            }
+            b'}' | b']' => depth = usize::saturating_sub(depth, 1),
+            _ => {}
+        }
+        if depth > NESTED_MAX {
+            return Err(format!("it is nested too deeply: at most {DEPTH_MAX} transactions"));
+        }
+        if objects > OBJECTS_MAX {
+            return Err(format!("it has too many parts: at most {OPERATIONS_MAX} operations"));
+        }
+    }
+    Ok(())
+}
+
+/// A nested transaction takes a list, an operation and an object; an operation in it takes a list
+/// and three objects more.
+const NESTED_MAX: usize = 3 * DEPTH_MAX + 2;
+
+/// An operation has at most four objects: itself, its action, and a key and a value in base64. A
+/// comparison has three.
+const OBJECTS_MAX: usize = 4 * OPERATIONS_MAX + 1;
 
 /// What a transaction did, as it is printed.
 #[derive(Debug, Serialize)]
@@ -461,6 +500,22 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_transactions_are_read() {
+        let put = r#"{"put": {"key": {"base64": ""}, "value": {"base64": ""}}}"#;
+        let nested = (1..DEPTH_MAX).fold(format!(r#"{{"then": [{put}]}}"#), |inner, _| {
+            format!(r#"{{"then": [{{"txn": {inner}}}]}}"#)
+        });
+        assert_eq!(txn(nested.as_bytes()).unwrap().check(), Ok(()));
+        let many = vec![put; OPERATIONS_MAX].join(",");
+        let many = txn(format!(r#"{{"then": [{many}]}}"#).as_bytes()).unwrap();
+        assert_eq!((many.then.len(), many.check()), (OPERATIONS_MAX, Ok(())));
+        // Brackets in text are text.
+        let text =
+            format!(r#"{{"then": [{{"put": {{"key": "\"{}", "value": "v"}}}}]}}"#, "{[".repeat(99));
+        assert_eq!(txn(text.as_bytes()).unwrap().then.len(), 1);
+    }
+
+    #[test]
     fn a_mistake_is_named_in_one_line() {
         let check = |text: &str, words: &str| {
             let error = txn(text.as_bytes()).unwrap_err();
@@ -477,6 +532,9 @@ mod tests {
         check(r#"{"then": [{"delete": {"key": "a", "prefix": "b"}}]}"#, "prefix");
         check(r#"{"then": [{"delete": {"from": "b", "before": "a"}}]}"#, "ends before");
         check(r#"{"compare": [{"key": "a"}]}"#, "version");
+        let deep = format!("{}{}", r#"{"then": [{"txn": "#.repeat(40_000), "}]}".repeat(40_000));
+        check(&deep, "at most 16 transactions");
+        check(&format!(r#"{{"then": [{}{{}}]}}"#, "{},".repeat(4 << 20)), "at most 50000");
         check(r#"{"compare": [{"key": "a", "version": 1, "lease": 2}]}"#, "one of");
         check(r#"{"compare": [{"key": "a", "version": 1, "relation": ">="}]}"#, ">=");
     }

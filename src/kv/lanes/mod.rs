@@ -39,6 +39,7 @@ mod forward;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -391,7 +392,10 @@ impl Shared {
         };
         let write = pool.end(lane, request_id).expect("it was there");
         drop(pool);
-        (write.callback)(end);
+        // It may be the state machine's thread that calls back.
+        if catch_unwind(AssertUnwindSafe(|| (write.callback)(end))).is_err() {
+            log::error!("lanes: whoever waited for a write panicked when it was told of its end");
+        }
     }
 
     fn retry(&self, retry: Retry) {

@@ -54,10 +54,14 @@ impl Got {
 
 /// `line`: the method and the target. `fields`: each ends with CR LF.
 pub(crate) fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
+    ask_host(addr, &addr.to_string(), line, fields, body)
+}
+
+fn ask_host(addr: SocketAddr, host: &str, line: &str, fields: &str, body: &[u8]) -> Got {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let len = body.len();
-    let own = format!("Host: {addr}\r\nConnection: close\r\nContent-Length: {len}\r\n");
+    let own = format!("Host: {host}\r\nConnection: close\r\nContent-Length: {len}\r\n");
     let head = format!("{line} HTTP/1.1\r\n{own}{fields}\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     // A server that refuses it need not read it.
@@ -498,4 +502,114 @@ fn json_that_is_nested_too_deeply_is_refused() {
         let got = ask(server.local_addr(), "POST /v1/txn", &body);
         assert_eq!(got.status, if levels == 16 { 200 } else { 400 }, "{levels}: {got:?}");
     }
+}
+
+/// The values of a page are more than an answer of the store may have, and one value alone is.
+#[test]
+fn a_list_of_long_values_has_shorter_pages() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let (addr, clerk) = (server.local_addr(), cluster.clerk());
+    for n in 0..10 {
+        clerk.put(format!("p/{n}"), vec![b'x'; 1 << 20]).unwrap();
+    }
+    clerk.put("p/5", vec![b'x'; 9 << 20]).unwrap();
+    let (mut keys, mut pages) = (Vec::new(), Vec::new());
+    let mut next = Some("/v1/kv/p/?prefix&limit=9".to_owned());
+    while let Some(target) = next.take() {
+        let got = ask(addr, &format!("GET {target}"), "");
+        assert_eq!(got.status, 200, "{target}: {}", got.text());
+        let page = got.json();
+        let entries = page["entries"].as_array().unwrap();
+        keys.extend(entries.iter().map(|it| it["key"].as_str().unwrap().to_owned()));
+        pages.push(entries.len());
+        next = page["next"].as_str().map(str::to_owned);
+        clerk.put("p/6", "changed").unwrap();
+        clerk.put(format!("p/1{}", pages.len()), "new").unwrap();
+    }
+    let all: Vec<String> = (0..10).map(|n| format!("p/{n}")).collect();
+    assert_eq!((keys, pages), (all, vec![4, 1, 1, 4]));
+}
+
+/// A page of a name that an attacker has pointed at this member is of the same origin.
+#[test]
+fn a_name_that_is_pointed_at_a_member_gives_a_page_no_access() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    for (host, line, fields, status) in [
+        ("evil.example:7381", "POST", "Origin: http://evil.example:7381", 403),
+        ("evil.example", "PUT", "Sec-Fetch-Site: same-origin", 403),
+        ("evil.example", "GET", "Sec-Fetch-Site: same-origin", 403),
+        ("evil.example", "GET", "Origin: http://evil.example", 403),
+        ("localhost:7381", "PUT", "Sec-Fetch-Site: cross-site", 403),
+        ("localhost:7381", "PUT", "Sec-Fetch-Site: same-site", 403),
+        ("localhost:7381", "PUT", "Origin: http://localhost:8080", 403),
+        (
+            "localhost:7381",
+            "PUT",
+            "Origin: http://localhost:7381\r\nSec-Fetch-Site: cross-site",
+            403,
+        ),
+        (
+            "localhost:7381",
+            "PUT",
+            "Origin: http://localhost:7381\r\nOrigin: http://evil.example",
+            400,
+        ),
+        ("localhost:7381", "GET", "Sec-Fetch-Site: cross-site", 404),
+        ("localhost:7381", "GET", "Sec-Fetch-Site: none", 404),
+        (
+            "localhost:7381",
+            "PUT",
+            "Origin: http://localhost:7381\r\nSec-Fetch-Site: same-origin",
+            200,
+        ),
+        ("[::1]:7381", "PUT", "Origin: http://[::1]:7381", 200),
+        // No browser.
+        ("node1:7381", "PUT", "Accept: */*", 200),
+        ("node1:7381", "GET", "Accept: */*", 200),
+    ] {
+        let fields = format!("{fields}\r\n");
+        let got = ask_host(addr, host, &format!("{line} /v1/kv/k"), &fields, b"v");
+        assert_eq!(got.status, status, "{host} {line} {fields}: {got:?}");
+    }
+}
+
+#[test]
+fn what_a_request_says_twice_or_in_other_words_is_refused() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    let revision = ask(addr, "PUT /v1/kv/k", "v").json()["revision"].as_u64().unwrap();
+    for (line, fields, status) in [
+        ("PUT /v1/kv/k", format!("If-Match: \"{revision}\"\r\nif-match: \"1\"\r\n"), 400),
+        ("PUT /v1/kv/k", "If-None-Match: \"1\"\r\nIf-None-Match: *\r\n".to_owned(), 400),
+        ("GET /v1/kv/k", "If-None-Match: \"1\"\r\nIf-None-Match: *\r\n".to_owned(), 400),
+        ("GET /v1/kv/k?prefix", "If-Match: \"1\"\r\n".to_owned(), 400),
+        ("GET /v1/kv/k?prefix", "If-None-Match: *\r\n".to_owned(), 400),
+        ("PUT /v1/kv/k", format!("If-Match: \"+{revision}\"\r\n"), 412),
+        ("PUT /v1/kv/k", format!("If-Match: \"0{revision}\"\r\n"), 412),
+        ("GET /v1/kv/k", format!("If-None-Match: \"+{revision}\"\r\n"), 200),
+    ] {
+        let got = ask_with(addr, line, &fields, b"other");
+        assert_eq!(got.status, status, "{line} {fields}: {got:?}");
+    }
+    for line in [
+        format!("PUT /v1/kv/k?cas=0&cas={revision}"),
+        format!("PUT /v1/kv/k?cas=%2B{revision}"),
+        format!("PUT /v1/kv/k?cas=+{revision}"),
+        "PUT /v1/kv/k?cas=-1".to_owned(),
+        "PUT /v1/kv/k?cas=18446744073709551616".to_owned(),
+        "PUT /v1/kv/k?lease=%2B1".to_owned(),
+        "PUT /v1/kv/k?timeout=1s&timeout=2s".to_owned(),
+        "DELETE /v1/kv/k?prefix&prefix".to_owned(),
+        "GET /v1/kv/k?watch&watch".to_owned(),
+        "GET /v1/kv/k?at=0".to_owned(),
+        "GET /v1/kv/k?prefix&at=0".to_owned(),
+    ] {
+        let got = ask(addr, &line, "other");
+        assert_eq!((got.status, got.error()), (400, "invalid".to_owned()), "{line}: {got:?}");
+    }
+    assert_eq!(ask(addr, "GET /v1/kv/k", "").text(), "v");
 }

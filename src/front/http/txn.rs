@@ -14,9 +14,8 @@ use crate::rpc::http::{Request, Response};
 impl HttpFront {
     pub(super) fn txn(&self, request: &mut Request<'_>) -> Result<Task, Response> {
         let params = Params::read(request, &["stale", "timeout"])?;
-        if !Condition::read(request, &params)?.is_empty() {
-            return Err(invalid("the conditions of a transaction are its comparisons"));
-        }
+        let condition = Condition::read(request, &params)?;
+        condition.check_empty("the conditions of a transaction are its comparisons")?;
         let body = request.body().read_all(COMMAND_LEN_MAX).map_err(|error| bad_body(&error))?;
         let txn = json::txn(&body).map_err(invalid)?;
         // With a key, a read is answered once, too.

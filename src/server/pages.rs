@@ -6,7 +6,7 @@
 //! | `/livez` | 200 unless the member has failed |
 //! | `/readyz` | 200 if it knows a leader, its disk works and its state is right; otherwise 503 |
 //! | `/status` | one JSON object, as in `syncraft status --json` |
-//! | `/metrics` | the same numbers in the Prometheus text format |
+//! | `/metrics` | the same numbers, and those of the HTTP port, in the Prometheus text format |
 //! | `/v1/...` | the store: see [`crate::front::http`] |
 //!
 //! A status of 503 comes with the reason. Pages have GET and HEAD, and ignore their queries.
@@ -18,7 +18,7 @@ use crate::kv::Store;
 use crate::kv::api::Api;
 use crate::node::{NodeHandle, RequestError};
 use crate::raft::RoleName;
-use crate::rpc::http::{Answer, Handler, Method, Request, Response};
+use crate::rpc::http::{Answer, Handler, Method, Request, Response, Stats};
 
 /// Answers the requests of a member's HTTP port.
 pub(super) struct Pages {
@@ -34,8 +34,9 @@ impl Handler for Pages {
         }
         answer.send(match request.method() {
             Method::Get | Method::Head => {
-                let (node, watches) = (&self.node, self.api.open_watches());
-                let (status, content_type, body) = page(request.raw_path(), node, watches);
+                let counts =
+                    Counts { watches: self.api.open_watches(), http: request.server_stats() };
+                let (status, content_type, body) = page(request.raw_path(), &self.node, counts);
                 Response::new(status).header("Content-Type", content_type).body(body)
             }
             _ => Response::text(405, "pages have GET and HEAD\n").header("Allow", "GET, HEAD"),
@@ -49,7 +50,13 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Page = (u16, &'static str, String);
 
-fn page(path: &str, node: &NodeHandle<Store>, watches: usize) -> Page {
+/// What is counted beside the node.
+struct Counts {
+    watches: usize,
+    http: Stats,
+}
+
+fn page(path: &str, node: &NodeHandle<Store>, counts: Counts) -> Page {
     match path {
         "/livez" => match node.failure() {
             None => (200, TEXT, "ok\n".to_owned()),
@@ -73,7 +80,7 @@ fn page(path: &str, node: &NodeHandle<Store>, watches: usize) -> Page {
             (Some(failure), _) => (503, TEXT, format!("{}\n", ErrorChain(&failure))),
         },
         "/status" => (200, JSON, status(node)),
-        "/metrics" => (200, PROMETHEUS, metrics(node, watches)),
+        "/metrics" => (200, PROMETHEUS, metrics(node, &counts)),
         _ => {
             (404, TEXT, "there are /livez, /readyz, /status, /metrics and /v1/kv/KEY\n".to_owned())
         }
@@ -104,7 +111,7 @@ fn status(node: &NodeHandle<Store>) -> String {
     format!("{json}\n")
 }
 
-fn metrics(node: &NodeHandle<Store>, watches: usize) -> String {
+fn metrics(node: &NodeHandle<Store>, counts: &Counts) -> String {
     let status = node.status();
     let rows = [
         ("term", "Current term.", status.role.term.0),
@@ -114,7 +121,7 @@ fn metrics(node: &NodeHandle<Store>, watches: usize) -> String {
         ("durable_index", "Last entry on this member's disk.", status.durable_index.0),
         ("commit_index", "Last entry known to be committed.", status.commit_index.0),
         ("applied_index", "Last entry applied to the store.", node.applied_index().0),
-        ("watches", "Open watches, those of all protocols.", watches as u64),
+        ("watches", "Open watches, those of all protocols.", counts.watches as u64),
         (
             "diverged",
             "1 if this member's state differs from that of a majority: it does not serve.",
@@ -131,10 +138,44 @@ fn metrics(node: &NodeHandle<Store>, watches: usize) -> String {
             status.nonsense_count,
         ),
     ];
-    let row = |(name, help, value)| {
-        format!(
-            "# HELP syncraft_{name} {help}\n# TYPE syncraft_{name} gauge\nsyncraft_{name} {value}\n"
-        )
-    };
-    rows.map(row).concat()
+    let rows = rows.map(|(name, help, value)| row("gauge", name, help, value));
+    rows.concat() + &http_metrics(&counts.http)
+}
+
+/// Counts since the member started; gauges may fall.
+fn http_metrics(stats: &Stats) -> String {
+    let gauges = [
+        ("http_connections", "Open connections of the HTTP port.", stats.connections as u64),
+        (
+            "http_connections_accepted",
+            "HTTP connections accepted so far, without those that were refused afterwards.",
+            stats.connections_accepted,
+        ),
+    ];
+    let counters = [
+        (
+            "http_connections_refused_total",
+            "HTTP connections refused because too many were open.",
+            stats.connections_refused,
+        ),
+        (
+            "http_connections_idle_total",
+            "HTTP connections closed because nothing had come over them for long.",
+            stats.connections_idle,
+        ),
+        ("http_requests_total", "HTTP requests that began.", stats.requests),
+        (
+            "http_requests_refused_total",
+            "HTTP requests refused because of their form, their length or a limit.",
+            stats.refused,
+        ),
+    ];
+    let gauges = gauges.map(|(name, help, value)| row("gauge", name, help, value));
+    let counters = counters.map(|(name, help, value)| row("counter", name, help, value));
+    gauges.concat() + &counters.concat()
+}
+
+fn row(kind: &str, name: &str, help: &str, value: u64) -> String {
+    let name = format!("syncraft_{name}");
+    format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
 }

@@ -21,11 +21,14 @@ fn what_cannot_be_served_is_told_why() {
     let (server, _held) = serve();
     let mut other = Client::connect(server.local_addr());
     let with = |fields: &str| format!("POST /echo HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n");
-    let cases: [(String, u16); 22] = [
+    let cases: [(String, u16); 28] = [
         ("hello\n".into(), 400),
         ("GET / HTTP/1.1\nHost: x\n\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n".into(), 400),
+        ("\r\n".repeat(10), 400),
         (with("Content-Length: 5\r\nTransfer-Encoding: chunked") + "0\r\n\r\nhello", 400),
         (with("Content-Length: 5\r\nContent-Length: 4") + "hello", 400),
         (with("Content-Length: 99999999999999999999"), 400),
@@ -37,6 +40,9 @@ fn what_cannot_be_served_is_told_why() {
         (with("Transfer-Encoding: chunked") + "ffffffffffffffff\r\n" + &"x".repeat(2 << 20), 413),
         (with("Transfer-Encoding: gzip, chunked"), 501),
         (with("Transfer-Encoding: chunked, chunked"), 400),
+        (with("Transfer-Encoding: xchunked") + "0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked;a=b") + "0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked") + "1 2\r\nx\r\n0\r\n\r\n", 400),
         (with("Expect: miracles"), 417),
         ("BREW / HTTP/1.1\r\nHost: x\r\n\r\n".into(), 501),
         ("CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n".into(), 501),

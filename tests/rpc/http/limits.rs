@@ -46,6 +46,43 @@ fn slow_and_silent_clients_are_cut() {
     assert_eq!(server.stats().connections_idle, 3);
 }
 
+/// Empty lines are no request, however often they come.
+#[test]
+fn a_client_that_sends_empty_lines_only_is_idle() {
+    let (server, _held) = serve_with(limits(|it| it.idle_timeout = SOON));
+    let mut client = Client::connect(server.local_addr());
+    // Sooner than the server notices silence.
+    let pauses =
+        (0..8).map_while(|_| client.is_silent_for(SOON / 3).then(|| client.try_send("\r\n")));
+    assert!(pauses.count() < 8, "it is not closed");
+    client.expect_gone();
+    wait_until("it is counted", || server.stats().connections_idle == 1);
+}
+
+/// Whatever a client asks for without reading the answers, few of them are made.
+#[test]
+fn a_client_that_does_not_read_gets_no_further_answers() {
+    let (server, _held) = serve_with(limits(|it| it.write_timeout = LONG));
+    let mut greedy = Client::connect(server.local_addr());
+    greedy.send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20));
+    for read in 1..=20 {
+        assert_eq!(greedy.answer().body.len(), 8 << 20);
+        // The system holds one or two of them.
+        let made = server.stats().requests;
+        assert!(made <= read + 4, "{made} answers were made, and {read} are read");
+    }
+}
+
+/// It would fill the memory otherwise.
+#[test]
+fn a_client_that_asks_and_does_not_read_is_cut() {
+    let (server, _held) = serve_with(limits(|it| it.write_timeout = SOON));
+    let mut greedy = Client::connect(server.local_addr());
+    greedy.send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n".repeat(60));
+    wait_until("it is cut", || server.stats().requests > 0 && server.stats().connections == 0);
+    assert!(server.stats().requests <= 2, "{:?}", server.stats());
+}
+
 /// However long an answer takes, the client has time for its next request.
 #[test]
 fn the_time_for_the_next_request_counts_from_the_answer() {
@@ -62,19 +99,70 @@ fn the_time_for_the_next_request_counts_from_the_answer() {
 
 #[test]
 fn one_connection_too_many_is_told_so() {
-    let (server, _held) = serve_with(limits(|it| it.connections_max = 2));
+    let (server, held) = serve_with(limits(|it| it.connections_max = 2));
     let mut first = [Client::connect(server.local_addr()), Client::connect(server.local_addr())];
-    first.iter_mut().for_each(|it| assert_eq!(it.get("/show").status, 200));
+    first.iter_mut().for_each(|it| it.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let answers = [held.answer(), held.answer()];
     let mut third = Client::connect(server.local_addr());
     let got = third.get("/show");
     assert_eq!((got.status, got.field("retry-after")), (503, Some("1")));
     third.expect_end();
-    first.iter_mut().for_each(|it| assert_eq!(it.get("/show").status, 200));
+    for answer in answers {
+        answer.send(Response::text(200, "held"));
+    }
+    first.iter_mut().for_each(|it| assert_eq!(it.answer().text(), "held"));
     drop(first);
     wait_until("a place is free", || {
         Client::connect(server.local_addr()).get("/show").status == 200
     });
     assert!(server.stats().connections_refused > 0);
+}
+
+/// Only the one that has been idle longest makes room: not who waits for an answer, has begun to
+/// ask, or reads a stream.
+#[test]
+fn idle_connections_keep_nobody_out() {
+    let (server, held) = serve_with(limits(|it| it.connections_max = 5));
+    let mut clients: Vec<Client> = Vec::new();
+    for path in ["/hold", "/stream", "/show", "/show", "/show"] {
+        let mut client = Client::connect(server.local_addr());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        match path {
+            "/hold" => {}
+            "/stream" => assert_eq!(client.head().status, 200),
+            _ => assert_eq!(client.answer().status, 200),
+        }
+        clients.push(client);
+    }
+    let [mut waiting, mut streaming, mut begun, mut oldest, mut newest] =
+        <[Client; 5]>::try_from(clients).ok().unwrap();
+    begun.send("GET /show HTTP/1.1\r\nHo");
+    for _ in 0..50 {
+        assert_eq!(newest.get("/show").status, 200);
+    }
+    let mut newcomer = Client::connect(server.local_addr());
+    assert_eq!(newcomer.get("/show").status, 200);
+    oldest.expect_end();
+    for client in [&mut newest, &mut newcomer] {
+        assert_eq!(client.get("/show").status, 200);
+    }
+    begun.send("st: x\r\n\r\n");
+    assert_eq!(begun.answer().status, 200);
+    held.answer().send(Response::text(200, "held"));
+    assert_eq!(waiting.answer().text(), "held");
+    let stream = held.stream();
+    stream.try_send(b"more").unwrap();
+    assert_eq!((&*streaming.chunk(), &*streaming.chunk()), (&b"begin,"[..], &b"more"[..]));
+    // However many come, each is served at once.
+    let crowd: Vec<Client> = (0..50)
+        .map(|_| {
+            let mut client = Client::connect(server.local_addr());
+            assert_eq!(client.get("/show").status, 200);
+            client
+        })
+        .collect();
+    assert_eq!(server.stats().connections_refused, 0);
+    drop(crowd);
 }
 
 #[test]
@@ -123,6 +211,64 @@ fn bodies_share_a_bounded_room() {
     first.send("x");
     assert_eq!(first.answer().body.len(), 1000);
     drop(held);
+}
+
+/// Bodies that are announced take no room until they come.
+#[test]
+fn announced_bodies_keep_nobody_out() {
+    let (server, _held) = serve_with(limits(|it| {
+        it.body_len_max_bytes = 1000;
+        it.bodies_max_bytes = 1000;
+    }));
+    let head = "PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n";
+    let half_sent: Vec<Client> = (0..18)
+        .map(|_| {
+            let mut client = Client::connect(server.local_addr());
+            client.send(format!("{head}x"));
+            client
+        })
+        .collect();
+    wait_until("their handlers wait", || server.stats().requests == 18);
+    let mut client = Client::connect(server.local_addr());
+    client.send(head.to_owned() + &"x".repeat(900));
+    assert_eq!(client.answer().body.len(), 900);
+    drop(half_sent);
+}
+
+/// The next request cannot follow, and the client is told so.
+#[test]
+fn an_answer_before_a_long_body_says_that_the_connection_ends() {
+    let (server, _held) = serve();
+    let put = |len: usize| {
+        let head = format!("PUT /show HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n");
+        head + &"x".repeat(len)
+    };
+    let mut client = Client::connect(server.local_addr());
+    client.send(put(256 << 10));
+    assert_eq!(client.answer().field("connection"), None);
+    client.send(put((256 << 10) + 1));
+    let got = client.answer();
+    assert_eq!((got.status, got.field("connection")), (200, Some("close")));
+    client.expect_end();
+    // Of a long body that was read, nothing is left.
+    let mut client = Client::connect(server.local_addr());
+    client.send(put(1 << 20).replace("/show", "/echo"));
+    assert_eq!(client.answer().field("connection"), None);
+}
+
+/// A client that looks at the answer only once it has sent everything finds it.
+#[test]
+fn a_slow_upload_that_is_refused_gets_its_answer() {
+    let (server, _held) = serve_with(limits(|it| it.body_len_max_bytes = 1000));
+    let mut client = Client::connect(server.local_addr());
+    client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");
+    // As a bad link paces it: two seconds in all.
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        client.send("x".repeat(5000));
+    }
+    assert_eq!(client.answer().status, 413);
+    client.expect_end();
 }
 
 #[test]

@@ -19,6 +19,31 @@ fn a_connection_serves_one_request_after_the_other() {
     assert_eq!((stats.connections, stats.requests, stats.refused), (1, 7, 0));
 }
 
+/// A target that names its host outweighs the field (RFC 9112 §3.2.2).
+#[test]
+fn a_request_says_which_host_is_meant() {
+    let (server, _held) = serve();
+    let mut client = Client::connect(server.local_addr());
+    let mut ask = |head: &str| {
+        client.send(head.replace('\n', "\r\n") + "\r\n\r\n");
+        client.answer().text().to_owned()
+    };
+    assert_eq!(ask("GET /host HTTP/1.1\nHost: a:80"), "a:80");
+    assert_eq!(ask("GET http://b:81/host HTTP/1.1\nHost: a:80"), "b:81");
+    assert_eq!(ask("GET http://[::1]/host HTTP/1.1\nHost:"), "[::1]");
+    assert_eq!(ask("GET /host HTTP/1.0"), "none");
+}
+
+#[test]
+fn a_handler_sees_what_the_server_has_done() {
+    let (server, _held) = serve();
+    let mut client = Client::connect(server.local_addr());
+    assert_eq!(client.get("/show").status, 200);
+    let shown = client.get("/stats");
+    assert_eq!(shown.text(), format!("{:?}", server.stats()));
+    assert_eq!(server.stats().requests, 2);
+}
+
 #[test]
 fn requests_that_arrive_together_are_answered_in_order() {
     let (server, held) = serve();

@@ -76,6 +76,12 @@ fn handle(held: &Arc<Held>, request: &mut Request<'_>, answer: Answer) {
     match &*request.path() {
         // Says what came.
         b"/show" => answer.send(Response::text(200, shown(request))),
+        b"/host" => {
+            answer.send(Response::text(200, request.host().unwrap_or("none").to_owned()));
+        }
+        b"/stats" => {
+            answer.send(Response::text(200, format!("{:?}", request.server_stats())));
+        }
         // Sends the body back.
         b"/echo" => match request.body().read_all(1 << 20) {
             Ok(body) => answer.send(Response::new(200).body(body)),

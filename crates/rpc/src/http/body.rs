@@ -5,19 +5,16 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::chunked::{Chunked, Step};
-use super::connection::{BodyRoom, Connection};
+use super::connection::Connection;
 use super::head::Framing;
 use super::input::Input;
-use super::{Refusal, Response};
+use super::{Refusal, Response, Stats};
 use crate::net::{after, time_left};
 use crate::port::Connection as _;
 use crate::transport::Received;
 
 /// A body may take one second longer for each time this much of it has arrived.
 const BYTES_PER_SECOND: u64 = 256 * 1024;
-
-/// How much of a body is asked for at a time.
-const PART_LEN_BYTES: usize = 64 << 10;
 
 /// A body that its handler has left is read and dropped up to this length, so that the connection
 /// can live on.
@@ -90,7 +87,19 @@ impl<'c> Body<'c> {
             Framing::Length(len) => Rest::Length(len),
             Framing::Chunked => Rest::Chunked(Chunked::new()),
         };
-        Body { connection, input, framing, began: Instant::now(), arrived: 0, is_broken: false }
+        let began = Instant::now();
+        let body = Body { connection, input, framing, began, arrived: 0, is_broken: false };
+        connection.set_rest_long(body.is_rest_long());
+        body
+    }
+
+    pub(super) fn server_stats(&self) -> Stats {
+        self.connection.shared.stats()
+    }
+
+    /// Whether so much is left that it is not discarded: then the connection ends with the answer.
+    fn is_rest_long(&self) -> bool {
+        self.len().is_some_and(|left| left > DISCARDED_MAX_BYTES)
     }
 
     /// How many bytes are left, if the client has said so.
@@ -123,13 +132,16 @@ impl<'c> Body<'c> {
             return Err(too_long());
         }
         // Given back when the request is answered.
-        let mut room = self.take_room(known.unwrap_or(0))?;
-        let mut all = BytesMut::with_capacity(known.unwrap_or(0));
+        let mut room = self.connection.shared.body_room(0).ok_or(BodyError::NoRoom)?;
+        let mut all = BytesMut::new();
         while !self.is_empty() {
+            // Only bytes that have arrived take room: a client that announces a long body and sends
+            // nothing keeps nobody out.
+            self.receive_some()?;
             // One byte more than it may have, to see whether it has more.
-            let part_max = PART_LEN_BYTES.min(max_bytes - all.len() + 1);
+            let part_max = self.input.bytes().len().min(max_bytes - all.len() + 1);
             let begin = all.len();
-            if known.is_none() && !room.try_grow(part_max) {
+            if !room.try_grow(part_max) {
                 self.give_up();
                 return Err(BodyError::NoRoom);
             }
@@ -138,19 +150,10 @@ impl<'c> Body<'c> {
                 self.give_up();
                 return Err(too_long());
             }
-            if known.is_none() {
-                room.shrink(part_max - (all.len() - begin));
-            }
+            room.shrink(part_max - (all.len() - begin));
         }
         self.connection.hold(room);
         Ok(all.freeze())
-    }
-
-    fn take_room(&mut self, bytes: usize) -> Result<BodyRoom, BodyError> {
-        self.connection.shared.body_room(bytes).ok_or_else(|| {
-            self.give_up();
-            BodyError::NoRoom
-        })
     }
 
     /// Reads a part of it to `space`. Returns how much; 0 at its end, or if `space` is empty. How
@@ -172,9 +175,7 @@ impl<'c> Body<'c> {
 
     /// Reads on, and gives at most `data_max` bytes of the body, perhaps none.
     fn read_part(&mut self, data_max: usize, take: impl FnOnce(&[u8])) -> Result<(), BodyError> {
-        if self.input.is_empty() {
-            self.receive()?;
-        }
+        self.receive_some()?;
         let bytes = self.input.bytes();
         let step = match &mut self.framing {
             Rest::Length(left) => {
@@ -192,10 +193,16 @@ impl<'c> Body<'c> {
         take(&self.input.bytes()[used - data..used]);
         self.input.consume(used);
         self.arrived += used as u64;
+        self.connection.set_rest_long(self.is_rest_long());
         if self.is_empty() {
             self.connection.set_body_read();
         }
         Ok(())
+    }
+
+    /// Waits until some bytes are there.
+    fn receive_some(&mut self) -> Result<(), BodyError> {
+        if self.input.is_empty() { self.receive() } else { Ok(()) }
     }
 
     fn receive(&mut self) -> Result<(), BodyError> {
@@ -225,8 +232,10 @@ impl<'c> Body<'c> {
         }
         let limit = self.arrived + DISCARDED_MAX_BYTES;
         while !self.is_empty() {
-            let is_long = self.len().is_some_and(|left| left > DISCARDED_MAX_BYTES);
-            if is_long || self.arrived > limit || self.read_part(usize::MAX, |_| {}).is_err() {
+            if self.is_rest_long()
+                || self.arrived > limit
+                || self.read_part(usize::MAX, |_| {}).is_err()
+            {
                 return false;
             }
         }

@@ -25,7 +25,11 @@ enum State {
         size: u64,
         has_digits: bool,
     },
-    /// What stands behind the size, up to the end of the line.
+    /// The spaces behind the size: an extension or the end of the line follows.
+    SizeSpace {
+        size: u64,
+    },
+    /// What stands behind the size and a semicolon, up to the end of the line.
     Extension {
         size: u64,
     },
@@ -96,10 +100,16 @@ impl Chunked {
                 let size = size.checked_mul(16).ok_or(Refusal::Chunk)? + u64::from(digit);
                 State::Size { size, has_digits: true }
             }
-            (State::Size { size, has_digits: true } | State::Extension { size }, b'\r') => {
-                State::SizeLf { size }
+            (
+                State::Size { size, has_digits: true }
+                | State::SizeSpace { size }
+                | State::Extension { size },
+                b'\r',
+            ) => State::SizeLf { size },
+            (State::Size { size, has_digits: true } | State::SizeSpace { size }, b' ' | b'\t') => {
+                State::SizeSpace { size }
             }
-            (State::Size { size, has_digits: true }, b';' | b' ' | b'\t') => {
+            (State::Size { size, has_digits: true } | State::SizeSpace { size }, b';') => {
                 State::Extension { size }
             }
             (State::Extension { size }, b'\t' | 0x20..=0x7e | 0x80..) => State::Extension { size },
@@ -163,6 +173,7 @@ mod tests {
         check("a;x=\"y\"\r\n0123456789\r\n00B ;z\r\nhello world\r\n0\r\n\r\n", {
             Ok(("0123456789hello world", 0))
         });
+        check("1 \t\r\nx\r\n1\t;a=1\r\ny\r\n0 \r\n\r\n", Ok(("xy", 0)));
         check("1\r\nx\r\n000\r\nTrailer: 1\r\nOther:\r\n\r\n", Ok(("x", 0)));
     }
 
@@ -175,6 +186,9 @@ mod tests {
             "+1\r\n",
             " 1\r\n",
             "0x1\r\n",
+            "1 2\r\n",
+            "1 \t2\r\n",
+            "1 x;a\r\n",
             "1\n",
             "1\r\r\n",
             "1\r\nxx",

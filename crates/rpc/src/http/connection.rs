@@ -13,9 +13,9 @@ use parking_lot::{Condvar, Mutex};
 use super::input::Input;
 use super::parked::Parking;
 use super::response::{Ends, Start};
-use super::{Limits, Refusal, Response};
+use super::{Limits, Refusal, Response, Stats};
 use crate::outbox::{Outbox, SendError};
-use crate::port::{self, Admission, ConnectionId, NotAdmitted, Room, Slot};
+use crate::port::{self, Admission, ConnectionId, NotAdmitted, Place, Registry, Room, Slot};
 use crate::transport::{Peeked, TLS_REFUSAL};
 
 /// Room for the bytes of a body; see [`Limits::bodies_max_bytes`].
@@ -30,11 +30,33 @@ pub(super) struct Shared {
     /// The bodies that are being received, and those whose requests are being answered.
     pub(super) bodies: Arc<Room>,
     pub(super) parking: Parking,
+    pub(super) registry: Arc<Registry<Connection>>,
     pub(super) requests: AtomicU64,
     pub(super) refused: AtomicU64,
 }
 
 impl Shared {
+    pub(super) fn stats(&self) -> Stats {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Stats {
+            connections: self.registry.len(),
+            connections_accepted: of(&self.port.connections_accepted),
+            connections_refused: of(&self.port.connections_refused),
+            connections_idle: of(&self.port.connections_idle),
+            requests: of(&self.requests),
+            refused: of(&self.refused),
+        }
+    }
+
+    /// Ends the connection that has been idle longest, in favour of one that needs its place.
+    fn replace_idle(&self) -> Option<Place> {
+        let connections = self.registry.connections();
+        let idle = connections.iter().filter_map(|it| Some((it.idle_since()?, it)));
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        idle.into_iter().find_map(|(_, connection)| connection.give_up_place())
+    }
+
     pub(super) fn body_room(&self, bytes: usize) -> Option<BodyRoom> {
         Slot::try_take(&self.bodies, false, bytes)
     }
@@ -46,6 +68,8 @@ pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     admission: Admission,
     has_spoken: AtomicBool,
+    /// Whether the rest of the body is too long to be read over after the answer.
+    is_rest_long: AtomicBool,
     /// Whether it has no thread.
     is_parked: AtomicBool,
     /// What had arrived when its thread left it.
@@ -66,9 +90,12 @@ pub(super) enum Phase {
     Streaming,
 }
 
-#[derive(Default)]
 struct Exchange {
     phase: Phase,
+    /// When the last request was answered, or else when the connection began.
+    answered_at: Instant,
+    /// Whether bytes of a further request have come.
+    has_begun: bool,
     /// Whether the connection ends after this answer.
     closes: bool,
     /// Whether the client waits to be told to send the body.
@@ -80,6 +107,22 @@ struct Exchange {
     when_over: Option<Once>,
 }
 
+impl Exchange {
+    fn new() -> Exchange {
+        Exchange {
+            phase: Phase::Idle,
+            answered_at: Instant::now(),
+            has_begun: false,
+            closes: false,
+            is_to_continue: false,
+            is_over: false,
+            room: None,
+            when_ready: None,
+            when_over: None,
+        }
+    }
+}
+
 impl Connection {
     pub(super) fn new(peer: SocketAddr, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Connection {
@@ -88,15 +131,52 @@ impl Connection {
             shared,
             admission: Admission::default(),
             has_spoken: AtomicBool::new(false),
+            is_rest_long: AtomicBool::new(false),
             is_parked: AtomicBool::new(false),
             unused: Mutex::new(None),
-            exchange: Mutex::default(),
+            exchange: Mutex::new(Exchange::new()),
             changed: Condvar::new(),
         })
     }
 
     pub(super) fn set_spoken(&self) {
         self.has_spoken.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets whether bytes have come for which no request has begun yet. From then on the connection
+    /// does not give up its place. If it has done so before, it [is cut](port::Connection::is_cut).
+    pub(super) fn set_begun(&self, has_begun: bool) {
+        self.exchange.lock().has_begun = has_begun;
+    }
+
+    /// Sets whether the rest of the body is too long to be read over after the answer.
+    pub(super) fn set_rest_long(&self, is_long: bool) {
+        self.is_rest_long.store(is_long, Ordering::Relaxed);
+    }
+
+    /// Since when nothing is asked, if that is so.
+    fn idle_since(&self) -> Option<Instant> {
+        self.idle_since_locked(&self.exchange.lock())
+    }
+
+    fn idle_since_locked(&self, exchange: &Exchange) -> Option<Instant> {
+        let is_asked = exchange.phase != Phase::Idle || exchange.has_begun;
+        (!is_asked && !self.outbox.holds_over(0)).then_some(exchange.answered_at)
+    }
+
+    /// Ends the connection and returns its place, if it has one and nothing is asked.
+    fn give_up_place(&self) -> Option<Place> {
+        // Under the lock, so that no request begins in between: it would be run, and its answer
+        // lost.
+        let exchange = self.exchange.lock();
+        self.idle_since_locked(&exchange)?;
+        if self.outbox.transport().peek() == Peeked::Bytes {
+            return None;
+        }
+        let place = self.admission.give_up_place()?;
+        self.outbox.cut("it had to make room");
+        self.changed.notify_all();
+        Some(place)
     }
 
     /// Its thread leaves it, and keeps what has arrived and was not used.
@@ -114,11 +194,13 @@ impl Connection {
         self.unused.lock().take().map_or_else(Input::default, |input| *input)
     }
 
-    /// Decides whether it may stay, as its first request has come. If it may not, its client was
-    /// told so.
+    /// Decides whether it may stay, as its first request has come. If no place is free, the
+    /// connection that has been idle longest ends. If there is none, the client was told that it is
+    /// refused.
     pub(super) fn admit(&self) -> Result<(), NotAdmitted> {
         let refuse = || self.send_refusal(Refusal::TooManyConnections);
-        self.admission.admit(self, &self.shared.port, false, refuse)
+        let replace = || self.shared.replace_idle();
+        self.admission.admit_or_replace(self, &self.shared.port, false, replace, refuse)
     }
 
     /// Where the last request is, and whether the connection ends after it.
@@ -208,14 +290,17 @@ impl Connection {
         let mut exchange = self.exchange.lock();
         // A client that was not told to send its body may send it or not.
         let is_to_continue = std::mem::take(&mut exchange.is_to_continue);
-        exchange.closes |= closes || is_to_continue || self.shared.port.is_draining();
+        // Nobody reads over the rest of a long body.
+        let is_rest_long = self.is_rest_long.load(Ordering::Relaxed);
+        let is_last = is_to_continue || is_rest_long || self.shared.port.is_draining();
+        exchange.closes |= closes || is_last;
         exchange.closes
     }
 
     /// The answer was sent. The next request may begin.
     pub(super) fn end_answer(&self) {
         let mut exchange = self.exchange.lock();
-        exchange.phase = Phase::Idle;
+        (exchange.phase, exchange.answered_at) = (Phase::Idle, Instant::now());
         let room = exchange.room.take();
         let callbacks = (exchange.when_ready.take(), exchange.when_over.take());
         self.changed.notify_all();

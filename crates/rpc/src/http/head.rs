@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::Refusal;
 use super::limits::FIELDS_MAX;
-use super::target::Target;
+use super::target::{Target, is_authority};
 
 /// What a request asks for. Others are answered with 501.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Head {
         let fields = Fields(request.headers);
         let method = Method::parse(method).ok_or(Refusal::UnknownMethod)?;
         let target = Target::parse(target)?;
-        fields.check_host(is_http_1_0)?;
+        fields.check_host(is_http_1_0, target.authority().is_some())?;
         let framing = fields.framing(is_http_1_0)?;
         let (expects_continue, keeps_alive) =
             (fields.expects_continue(is_http_1_0)?, fields.keeps_alive(is_http_1_0));
@@ -200,10 +200,16 @@ impl<'a> Fields<'a> {
         lists.map(trim).filter(|word| !word.is_empty())
     }
 
-    /// RFC 9112 §3.2.
-    fn check_host(&self, is_http_1_0: bool) -> Result<(), Refusal> {
-        let count = self.values("host").count();
-        if count == 1 || (count == 0 && is_http_1_0) { Ok(()) } else { Err(Refusal::Host) }
+    /// RFC 9112 §3.2. Only a target that names its host itself may leave it out of the field.
+    fn check_host(&self, is_http_1_0: bool, is_absolute: bool) -> Result<(), Refusal> {
+        let mut values = self.values("host");
+        let is_right = match (values.next(), values.next()) {
+            (None, _) => is_http_1_0,
+            (Some(b""), None) => is_absolute,
+            (Some(host), None) => is_authority(host),
+            (Some(_), Some(_)) => false,
+        };
+        if is_right { Ok(()) } else { Err(Refusal::Host) }
     }
 
     /// RFC 9112 §6.1 to §6.3.

@@ -16,23 +16,25 @@ pub(super) const FIELDS_MAX: usize = 100;
 #[non_exhaustive]
 pub struct Limits {
     /// Connections over which a request has come; default 1,024. Each costs a thread, unless its
-    /// answer is an open stream. Too small: clients are refused. Too large: memory.
+    /// answer is an open stream. One more ends the one that has been idle longest, or is refused if
+    /// none is idle. Too small: clients are refused. Too large: memory.
     pub connections_max: usize,
     /// The longest head of a request, with its target and header fields; default 16 KiB. Too small:
     /// long targets are refused. Too large: memory, for each client that is slow.
     pub head_len_max_bytes: usize,
     /// The longest body of a request; default 16 MiB. A handler may take less.
     pub body_len_max_bytes: usize,
-    /// The bytes of bodies that are received for all connections at a time; default 256 MiB. A body
-    /// that finds no room is refused. Too small: clients are refused. Too large: memory.
+    /// The bytes of bodies that have arrived and are not answered, over all connections; default 256
+    /// MiB. A body that finds no room is refused. Too small: clients are refused. Too large: memory.
     pub bodies_max_bytes: usize,
     /// How long a head may take to arrive, from its first byte; default 10 s. Too short: clients
     /// over bad links are refused. Too long: half-sent heads hold threads.
     pub head_timeout: Duration,
     /// How long a body may take to arrive; default 10 s, and one second more for each 256 KiB of it
-    /// that have arrived.
+    /// that have arrived. A client that sends a body which is refused may go on for this long before
+    /// the connection is closed.
     pub body_timeout: Duration,
-    /// How long a client may be silent between two requests, and before its first one; default 60
+    /// How long a client may send no request (empty lines are none) between two requests, and before its first one; default 60
     /// s.
     pub idle_timeout: Duration,
     /// How long a client may take to accept a part of what it is sent; default 10 s.
@@ -40,8 +42,8 @@ pub struct Limits {
     /// How long a client that has ended its side of the connection waits for its answers; default
     /// 30 s.
     pub half_close_timeout: Duration,
-    /// While more than this waits to be sent on a stream, it takes no chunk; default 256 KiB. Too
-    /// small: fast streams wait for their senders. Too large: memory, for each slow client.
+    /// While more than this waits to be sent on a stream, it takes no chunk; and while more than this
+    /// waits on a connection, its next request does not begin; default 256 KiB. Too small: fast streams wait for their senders. Too large: memory, for each slow client.
     pub stream_unsent_max_bytes: usize,
 }
 

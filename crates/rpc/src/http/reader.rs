@@ -12,11 +12,14 @@ use super::input::Input;
 use super::{Answer, Body, Handler, Refusal, Request};
 use crate::net::{after, time_left};
 use crate::outbox::Outbox;
-use crate::port::{Connection as _, Leaves, Protocol, linger};
+use crate::port::{Connection as _, Leaves, Protocol, linger_up_to};
 use crate::transport::{Received, Transport};
 
 /// How long a thread waits at a time for what may become a stream, and how soon it leaves one.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How many empty lines a client may send before a request (RFC 9112 §2.2).
+const EMPTY_LINES_MAX: usize = 8;
 
 /// HTTP, as what a port carries.
 #[derive(Clone)]
@@ -63,6 +66,8 @@ struct Reader<'h> {
     handler: &'h dyn Handler,
     input: Input,
     scan: Scan,
+    /// How many empty lines came before the head that is arriving.
+    empty_lines: usize,
     /// When the head that is arriving has to be there.
     head_by: Option<Instant>,
     /// When the client has been silent for too long.
@@ -84,6 +89,7 @@ impl<'h> Reader<'h> {
             handler,
             input,
             scan: Scan::default(),
+            empty_lines: 0,
             head_by: None,
             idle_by,
             is_patient: false,
@@ -126,28 +132,30 @@ impl<'h> Reader<'h> {
         Leaves::Ended
     }
 
-    /// The client has the time to read what it was sent, as long as it reads.
+    /// The client has the time to read what it was sent, as long as it reads, and to notice that
+    /// the rest of its body is not wanted.
     fn linger(&self) {
         let outbox = self.connection.outbox();
         outbox.wait_until_below(0, None);
-        linger(outbox);
+        linger_up_to(outbox, self.connection.shared.limits.body_timeout);
     }
 
-    /// The next request, once the last one is answered.
+    /// The next request, once the last one is answered and most of that answer has left.
     fn next(&mut self) -> Result<Head, End> {
         let head_len_max = self.connection.shared.limits.head_len_max_bytes;
         loop {
             self.check_last()?;
             if self.head_by.is_none() {
-                self.skip_empty_lines();
+                self.skip_empty_lines()?;
             }
             let found = self.scan.end(self.input.bytes(), head_len_max).map_err(End::Refused)?;
             if let Some(len) = found {
                 let head = Head::parse(&self.input.bytes()[..len]).map_err(End::Refused)?;
                 self.settle()?;
+                self.wait_for_room();
                 self.check_last()?;
                 self.input.consume(len);
-                (self.scan, self.head_by) = (Scan::default(), None);
+                (self.scan, self.empty_lines, self.head_by) = (Scan::default(), 0, None);
                 return Ok(head);
             }
             self.read()?;
@@ -185,9 +193,24 @@ impl<'h> Reader<'h> {
         }
     }
 
-    fn skip_empty_lines(&mut self) {
+    /// Waits while too much of earlier answers is unsent. Otherwise a client that asks and does not
+    /// read would fill the memory with answers. The write timeout cuts it.
+    fn wait_for_room(&self) {
+        let unsent_max_bytes = self.connection.shared.limits.stream_unsent_max_bytes;
+        self.connection.outbox().wait_until_below(unsent_max_bytes, None);
+    }
+
+    fn skip_empty_lines(&mut self) -> Result<(), End> {
         let len = empty_lines(self.input.bytes());
         self.input.consume(len);
+        if len > 0 && self.input.is_empty() {
+            self.connection.set_begun(false);
+        }
+        self.empty_lines += len / b"\r\n".len();
+        match self.empty_lines > EMPTY_LINES_MAX {
+            true => Err(End::Refused(Refusal::EmptyLines)),
+            false => Ok(()),
+        }
     }
 
     /// Reads once, for as long as the client may take.
@@ -207,17 +230,19 @@ impl<'h> Reader<'h> {
         }
         let timeout = match self.head_by {
             Some(by) => time_left(by).ok_or(End::Refused(Refusal::TooSlow))?,
-            None if phase == Phase::Idle && self.is_patient => {
-                time_left(self.idle_by).ok_or_else(|| {
+            None if phase == Phase::Idle => {
+                let left = time_left(self.idle_by).ok_or_else(|| {
                     self.connection.shared.port.count_idle();
                     End::Closed
-                })?
+                })?;
+                if self.is_patient { left } else { TICK }
             }
             None => TICK,
         };
         match self.input.fill(self.connection.outbox().transport(), Some(timeout)) {
             Ok(Received::Bytes(_)) => {
                 self.connection.set_spoken();
+                self.connection.set_begun(true);
                 self.is_patient = false;
                 Ok(())
             }
@@ -279,5 +304,6 @@ impl<'h> Reader<'h> {
             connection.close_after_answer();
         }
         self.idle_by = after(Instant::now(), connection.shared.limits.idle_timeout);
+        connection.set_begun(!self.input.is_empty());
     }
 }

@@ -8,6 +8,8 @@ pub(super) enum Refusal {
     Tls,
     #[error("not an HTTP request")]
     NotHttp,
+    #[error("too many empty lines before a request")]
+    EmptyLines,
     #[error("a line that does not end with CR LF")]
     BareLf,
     #[error("a CR that does not end a line")]
@@ -20,7 +22,7 @@ pub(super) enum Refusal {
     RequestLine,
     #[error("a header field is malformed")]
     Field,
-    #[error("an HTTP/1.1 request has one Host field")]
+    #[error("an HTTP/1.1 request has one Host field, which says HOST or HOST:PORT")]
     Host,
     #[error("the target is malformed")]
     Target,
@@ -60,6 +62,7 @@ impl Refusal {
         match self {
             Refusal::Tls => 0,
             Refusal::NotHttp
+            | Refusal::EmptyLines
             | Refusal::BareLf
             | Refusal::BareCr
             | Refusal::Control

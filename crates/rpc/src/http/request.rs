@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::head::Head;
 use super::target::{decode, decode_query};
-use super::{Body, Method};
+use super::{Body, Method, Stats};
 
 /// A request. Its head has arrived; its body is read by the handler.
 #[derive(Debug)]
@@ -19,6 +19,15 @@ impl<'c> Request<'c> {
     /// What the client wants done.
     pub fn method(&self) -> Method {
         self.head.method
+    }
+
+    /// The host that the client asks for, perhaps with a port: that of a target in absolute-form
+    /// (`http://HOST/PATH`), or else that of the `Host` field (RFC 9112 §3.2.2). Whoever looks only
+    /// at the field may be told one host and serve another. `None`: a client of HTTP/1.0 has named
+    /// none.
+    pub fn host(&self) -> Option<&str> {
+        let of_field = || self.header("host").and_then(|value| std::str::from_utf8(value).ok());
+        self.head.target.authority().or_else(of_field)
     }
 
     /// The path as it was sent, in printable ASCII, with its escapes. It begins with a slash, or is
@@ -60,6 +69,11 @@ impl<'c> Request<'c> {
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// What the server that got this request has done so far, with this request.
+    pub fn server_stats(&self) -> Stats {
+        self.body.server_stats()
     }
 
     /// The body, as far as it has not been read.

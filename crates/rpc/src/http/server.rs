@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,9 +35,9 @@ pub struct Server {
 pub struct Stats {
     /// Connections that are open.
     pub connections: usize,
-    /// Connections accepted so far, without those that were refused afterwards.
+    /// Connections accepted so far, without those that were refused afterwards: it may fall.
     pub connections_accepted: u64,
-    /// Connections refused because too many were open.
+    /// Connections refused because too many were open, and none of them was idle.
     pub connections_refused: u64,
     /// Connections closed because nothing had come over them for long.
     pub connections_idle: u64,
@@ -111,16 +111,17 @@ fn make(
         all: Arc::new(gauge(limits.bodies_max_bytes)),
         reserved: Arc::new(gauge(0)),
     });
+    let registry = Arc::<Registry<Connection>>::default();
     let shared = Arc::new(Shared {
         port: Arc::clone(&state),
         limits,
         bodies,
         parking: Parking::new()?,
+        registry: Arc::clone(&registry),
         requests: AtomicU64::new(0),
         refused: AtomicU64::new(0),
     });
     let http = Http { shared: Arc::clone(&shared), handler };
-    let registry = Arc::<Registry<Connection>>::default();
     let attendant = Attendant { http: http.clone(), registry: Arc::clone(&registry) };
     let attendant = spawn("http-parked".to_owned(), || attendant.run())?;
     let port = Port::new(listener, state, registry, http).inspect_err(|_| shared.parking.stop())?;
@@ -141,16 +142,7 @@ impl Server {
 
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (port, shared) = (self.port.state(), &self.shared);
-        Stats {
-            connections: self.port.connections(),
-            connections_accepted: of(&port.connections_accepted),
-            connections_refused: of(&port.connections_refused),
-            connections_idle: of(&port.connections_idle),
-            requests: of(&shared.requests),
-            refused: of(&shared.refused),
-        }
+        self.shared.stats()
     }
 
     /// Stops gracefully. It accepts no more connections, cuts all streams, because some would never

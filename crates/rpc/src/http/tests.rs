@@ -97,6 +97,20 @@ fn fields_that_contradict_each_other_are_refused() {
         assert_eq!(parse(text.as_bytes()), Err(refusal), "{text:?}");
     };
     check("Host: x", Refusal::Host);
+    let check_host = |target: &str, host: &str, is_right: bool| {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let found = parse(text.as_bytes()).map(|_| ());
+        assert_eq!(found, if is_right { Ok(()) } else { Err(Refusal::Host) }, "{text:?}");
+    };
+    for host in ["", "a, b", "a,b", "a b", "user@a", "a:b", "[::1", "\u{e4}"] {
+        check_host("/", host, false);
+        check_host("*", host, false);
+        // A target that names its host needs none.
+        check_host("http://x/", host, host.is_empty());
+    }
+    for host in ["a", "a.example:80", "10.0.0.1:", "[::1]:80"] {
+        check_host("/", host, true);
+    }
     check("Content-Length: 5\nTransfer-Encoding: chunked", Refusal::BothLengths);
     check("Transfer-Encoding: chunked\nContent-Length: 0", Refusal::BothLengths);
     check("Content-Length: 5\nContent-Length: 6", Refusal::ContentLength);
@@ -104,7 +118,9 @@ fn fields_that_contradict_each_other_are_refused() {
     for length in ["", "+5", "-5", "5,5", "0x5", "5 5", "18446744073709551616"] {
         check(&format!("Content-Length: {length}"), Refusal::ContentLength);
     }
-    for coding in ["chunked, chunked", "chunked, gzip", "identity", "", "xchunked"] {
+    for coding in
+        ["chunked, chunked", "chunked, gzip", "gzip", "identity", "", "xchunked", "chunked;a=b"]
+    {
         check(&format!("Transfer-Encoding: {coding}"), Refusal::NotChunkedLast);
     }
     check("Transfer-Encoding: chunked\nTransfer-Encoding: chunked", Refusal::NotChunkedLast);

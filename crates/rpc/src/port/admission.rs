@@ -17,9 +17,9 @@ enum Stage {
     /// Its first request decides.
     #[default]
     Pending,
-    /// As long as its client wants: it has a place.
-    Admitted { _place: Place },
-    /// It was refused, and is ending.
+    /// It has a place, until it ends or gives the place up.
+    Admitted { place: Place },
+    /// It was refused or gave its place up, and is ending.
     Refused,
 }
 
@@ -42,14 +42,26 @@ impl Admission {
         is_reserved: bool,
         refuse: impl FnOnce(),
     ) -> Result<(), NotAdmitted> {
+        self.admit_or_replace(connection, state, is_reserved, || None, refuse)
+    }
+
+    /// The same. If no place is free, `replace` may end another connection and return its place.
+    pub(crate) fn admit_or_replace(
+        &self,
+        connection: &impl Connection,
+        state: &State,
+        is_reserved: bool,
+        replace: impl FnOnce() -> Option<Place>,
+        refuse: impl FnOnce(),
+    ) -> Result<(), NotAdmitted> {
         let mut stage = self.stage.lock();
         match *stage {
             Stage::Admitted { .. } => return Ok(()),
             Stage::Refused => return Err(NotAdmitted::Ending),
             Stage::Pending => {}
         }
-        if let Some(place) = state.capacity.try_take(is_reserved) {
-            *stage = Stage::Admitted { _place: place };
+        if let Some(place) = state.capacity.try_take(is_reserved).or_else(replace) {
+            *stage = Stage::Admitted { place };
             return Ok(());
         }
         state.count_refused();
@@ -60,6 +72,20 @@ impl Admission {
         drop(stage);
         state.log_refused(connection.peer());
         Err(NotAdmitted::Refused)
+    }
+
+    /// Takes the place away from a connection that its caller ends. Never waits for a decision about
+    /// another connection, which may be waiting for this one.
+    #[cfg(feature = "http")]
+    pub(crate) fn give_up_place(&self) -> Option<Place> {
+        let mut stage = self.stage.try_lock()?;
+        match std::mem::replace(&mut *stage, Stage::Refused) {
+            Stage::Admitted { place } => Some(place),
+            other => {
+                *stage = other;
+                None
+            }
+        }
     }
 
     /// Ends `connection` if no request has come over it, or if it was refused and its client told

@@ -4,7 +4,8 @@
 //!
 //! - A connection over which a call has come has a place. There are as many places for clients as
 //!   are configured, and for the RPC 72 more for reserved services. A client that finds none is
-//!   refused. No place is ever taken back.
+//!   refused, unless another connection gives its place up. An RPC connection keeps its place until
+//!   it ends. An idle HTTP connection gives its place up for the next client.
 //! - Connections over which no call has come yet may use the free places, and eight more. They make
 //!   room for each other. At least eight may always be open, so a peer always gets as far as its
 //!   first call.

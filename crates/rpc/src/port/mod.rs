@@ -20,8 +20,8 @@
 //!
 //! # Invariants
 //!
-//! - A connection that has a place keeps it until it ends. Only an idle one is ended for others,
-//!   and only if the system itself has no room.
+//! - A connection that has a place keeps it until it ends. Only an idle one is ended for others: by
+//!   the RPC if the system itself has no room, by HTTP also if no place is free.
 //! - The thread that accepts never waits for a client.
 //! - After [`Port::close`] no thread of a connection is left, except those that it reports.
 //!
@@ -57,9 +57,13 @@ use crate::outbox::Outbox;
 use crate::transport::Transport;
 use acceptor::{Acceptor, wake};
 pub(crate) use admission::{Admission, NotAdmitted};
+#[cfg(feature = "http")]
+pub(crate) use capacity::Place;
 pub(crate) use capacity::{Capacity, RESERVED_CONNECTIONS};
 pub(crate) use gauge::{Gauge, Room, Slot};
 pub(crate) use linger::linger;
+#[cfg(feature = "http")]
+pub(crate) use linger::linger_up_to;
 pub(crate) use listen::bind;
 pub(crate) use registry::{ConnectionId, Leaves, Registry};
 use state::Phase;

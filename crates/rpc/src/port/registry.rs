@@ -60,7 +60,7 @@ impl<C> Default for Registry<C> {
 }
 
 impl<C: Connection> Registry<C> {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state.lock().live.len()
     }
 
@@ -184,7 +184,7 @@ impl<C: Connection> Registry<C> {
 
     /// The connections that are not ending, the oldest first. The caller ends them without the
     /// lock, which threads that end need: ending one may log, and logging may block.
-    fn connections(&self) -> Vec<Arc<C>> {
+    pub(crate) fn connections(&self) -> Vec<Arc<C>> {
         let state = self.state.lock();
         let connections = state.live.values().map(|live| &live.connection);
         connections.filter(|it| !it.is_cut()).cloned().collect()

@@ -27,7 +27,7 @@ die() { printf 'http-load.sh: %s\n' "$*" >&2; exit 1; }
 
 export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-runs=5 seconds=5 connections=64 keys=10000 size=256
+runs=5 seconds=5 connections=64 keys=1000 size=256
 while [ $# -gt 0 ]; do
     case $1 in
         --runs | --seconds | --connections)
@@ -140,7 +140,7 @@ local function made(n)
   return wrk.format("POST", "/v3/kv/range", nil, body .. "}")
 end
 function init() for n = 1, $keys do requests[n] = made(n) end end
-function request() at = math.random($keys); return requests[at] end
+function request() at = at % $keys + 1; return requests[at] end
 function done(summary, latency)
   local errors = summary.errors.connect + summary.errors.read + summary.errors.write
     + summary.errors.timeout + summary.errors.status

@@ -447,3 +447,30 @@ fn a_key_of_a_request_belongs_to_what_it_asks_for() {
     let twice = ask("PUT /v1/kv/k", "a\r\nIdempotency-Key: b", "x");
     assert_eq!(twice.status, 400);
 }
+
+/// The values of a page are more than an answer of the store may have, and one value alone is.
+#[test]
+fn a_list_of_long_values_has_shorter_pages() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let (addr, clerk) = (server.local_addr(), cluster.clerk());
+    for n in 0..10 {
+        clerk.put(format!("p/{n}"), vec![b'x'; 1 << 20]).unwrap();
+    }
+    clerk.put("p/5", vec![b'x'; 9 << 20]).unwrap();
+    let (mut keys, mut pages) = (Vec::new(), Vec::new());
+    let mut next = Some("/v1/kv/p/?prefix&limit=9".to_owned());
+    while let Some(target) = next.take() {
+        let got = ask(addr, &format!("GET {target}"), "");
+        assert_eq!(got.status, 200, "{target}: {}", got.text());
+        let page = got.json();
+        let entries = page["entries"].as_array().unwrap();
+        keys.extend(entries.iter().map(|it| it["key"].as_str().unwrap().to_owned()));
+        pages.push(entries.len());
+        next = page["next"].as_str().map(str::to_owned);
+        clerk.put("p/6", "changed").unwrap();
+        clerk.put(format!("p/1{}", pages.len()), "new").unwrap();
+    }
+    let all: Vec<String> = (0..10).map(|n| format!("p/{n}")).collect();
+    assert_eq!((keys, pages), (all, vec![4, 1, 1, 4]));
+}

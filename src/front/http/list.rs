@@ -1,5 +1,10 @@
 //! Lists of entries, page by page. The first page fixes the revision, and all others are of that
 //! one, so that nothing is listed twice or left out.
+//!
+//! An answer of the store has at most [`ANSWER_LEN_MAX`](crate::kv::model::ANSWER_LEN_MAX) bytes.
+//! A page whose entries are longer together is read again with half the limit, until it fits. So a
+//! page may have fewer entries than the limit although the list goes on. A single entry always
+//! fits.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -11,10 +16,10 @@ use super::key::with_age;
 use super::params::Params;
 use super::told::{not_read, object};
 use super::{HttpFront, KEYS, Task};
-use crate::kv::api::Read;
+use crate::kv::api::{Api, ApiError, Read};
 use crate::kv::json::EntryJson;
-use crate::kv::model::{Entry, KeyRange, Range, RangeAnswer, Revision, Want};
-use crate::rpc::http::Response;
+use crate::kv::model::{Entry, KeyRange, Range, RangeAnswer, Reason, Revision, Want};
+use crate::rpc::http::{Answer, Response};
 
 #[derive(Serialize)]
 struct Page {
@@ -41,19 +46,52 @@ impl HttpFront {
         let keys = rest.unwrap_or_else(|| KeyRange::key(prefix.clone()));
         let range = Range { limit: params.limit, want, at: params.at, ..Range::of(keys) };
         Box::new(move |answer| {
-            api.range(range, params.consistency, deadline, move |result| {
-                answer.send(match result {
-                    Ok(Read { answer: (revision, mut range), age_max }) => {
-                        if is_over {
-                            range = RangeAnswer::default();
-                        }
-                        with_age(page(revision, &range, &prefix, &params), age_max)
-                    }
-                    Err(error) => not_read(&error),
-                });
-            });
+            PageRead { api, range, deadline, is_over, prefix, params, answer }.begin();
         })
     }
+}
+
+/// A page that is being read.
+struct PageRead {
+    api: Api,
+    range: Range,
+    deadline: Instant,
+    /// Whether nothing can follow the key that the page was to begin behind.
+    is_over: bool,
+    prefix: Bytes,
+    params: Params,
+    answer: Answer,
+}
+
+impl PageRead {
+    fn begin(self) {
+        assert!(self.range.limit > 0, "0 would be no limit");
+        let (api, range) = (self.api.clone(), self.range.clone());
+        let (consistency, deadline) = (self.params.consistency, self.deadline);
+        api.range(range, consistency, deadline, move |result| self.end(result));
+    }
+
+    fn end(mut self, result: Result<Read<(Revision, RangeAnswer)>, ApiError>) {
+        let PageRead { prefix, params, .. } = &self;
+        let response = match result {
+            Ok(Read { answer: (revision, _), age_max }) if self.is_over => {
+                with_age(page(revision, &RangeAnswer::default(), prefix, params), age_max)
+            }
+            Ok(Read { answer: (revision, range), age_max }) => {
+                with_age(page(revision, &range, prefix, params), age_max)
+            }
+            Err(error) if is_too_long(&error) && self.range.limit > 1 => {
+                self.range.limit /= 2;
+                return self.begin();
+            }
+            Err(error) => not_read(&error),
+        };
+        self.answer.send(response);
+    }
+}
+
+fn is_too_long(error: &ApiError) -> bool {
+    matches!(error, ApiError::Refused { refusal, .. } if refusal.reason == Reason::AnswerTooLong)
 }
 
 fn page(revision: Revision, range: &RangeAnswer, prefix: &Bytes, params: &Params) -> Response {

@@ -53,10 +53,14 @@ impl Got {
 
 /// `line`: the method and the target. `fields`: each ends with CR LF.
 pub(crate) fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
+    ask_host(addr, &addr.to_string(), line, fields, body)
+}
+
+fn ask_host(addr: SocketAddr, host: &str, line: &str, fields: &str, body: &[u8]) -> Got {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let len = body.len();
-    let own = format!("Host: {addr}\r\nConnection: close\r\nContent-Length: {len}\r\n");
+    let own = format!("Host: {host}\r\nConnection: close\r\nContent-Length: {len}\r\n");
     let head = format!("{line} HTTP/1.1\r\n{own}{fields}\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     // A server that refuses it need not read it.
@@ -473,4 +477,49 @@ fn a_list_of_long_values_has_shorter_pages() {
     }
     let all: Vec<String> = (0..10).map(|n| format!("p/{n}")).collect();
     assert_eq!((keys, pages), (all, vec![4, 1, 1, 4]));
+}
+
+/// A page of a name that an attacker has pointed at this member is of the same origin.
+#[test]
+fn a_name_that_is_pointed_at_a_member_gives_a_page_no_access() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    for (host, line, fields, status) in [
+        ("evil.example:7381", "POST", "Origin: http://evil.example:7381", 403),
+        ("evil.example", "PUT", "Sec-Fetch-Site: same-origin", 403),
+        ("evil.example", "GET", "Sec-Fetch-Site: same-origin", 403),
+        ("evil.example", "GET", "Origin: http://evil.example", 403),
+        ("localhost:7381", "PUT", "Sec-Fetch-Site: cross-site", 403),
+        ("localhost:7381", "PUT", "Sec-Fetch-Site: same-site", 403),
+        ("localhost:7381", "PUT", "Origin: http://localhost:8080", 403),
+        (
+            "localhost:7381",
+            "PUT",
+            "Origin: http://localhost:7381\r\nSec-Fetch-Site: cross-site",
+            403,
+        ),
+        (
+            "localhost:7381",
+            "PUT",
+            "Origin: http://localhost:7381\r\nOrigin: http://evil.example",
+            400,
+        ),
+        ("localhost:7381", "GET", "Sec-Fetch-Site: cross-site", 404),
+        ("localhost:7381", "GET", "Sec-Fetch-Site: none", 404),
+        (
+            "localhost:7381",
+            "PUT",
+            "Origin: http://localhost:7381\r\nSec-Fetch-Site: same-origin",
+            200,
+        ),
+        ("[::1]:7381", "PUT", "Origin: http://[::1]:7381", 200),
+        // No browser.
+        ("node1:7381", "PUT", "Accept: */*", 200),
+        ("node1:7381", "GET", "Accept: */*", 200),
+    ] {
+        let fields = format!("{fields}\r\n");
+        let got = ask_host(addr, host, &format!("{line} /v1/kv/k"), &fields, b"v");
+        assert_eq!(got.status, status, "{host} {line} {fields}: {got:?}");
+    }
 }

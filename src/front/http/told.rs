@@ -1,5 +1,6 @@
 //! Errors in the words of HTTP.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -75,19 +76,68 @@ pub(super) fn bad_body(error: &BodyError) -> Response {
     Told::new(status, word, error.to_string()).response()
 }
 
-/// A browser says whose page makes a request. Only pages of this server may write.
+/// The value of a header field that a request has once at most.
+pub(super) fn field<'r>(
+    request: &'r Request<'_>,
+    name: &str,
+) -> Result<Option<&'r [u8]>, Response> {
+    let mut values = request.headers().filter(|(found, _)| found.eq_ignore_ascii_case(name));
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(invalid(format!("{name} comes twice"))),
+        (first, None) => Ok(first.map(|(_, value)| value)),
+    }
+}
+
+/// Refuses what a browser says it sends for a page of another site. A browser names the page's
+/// site in `Origin` with each write. Over TLS, and to this machine, it also sends `Sec-Fetch-Site`
+/// with every request. A request with neither field counts as one of no browser.
+///
+/// - A browser's request has an IP address or `localhost` as its `Host`. Any other name may be one
+///   that another site has pointed at this member (DNS rebinding). Its pages are then of the same
+///   origin as this member, and an `Origin` that equals the `Host` proves nothing.
+/// - A browser's write comes from the same origin, or from the user (`Sec-Fetch-Site: none`).
+///
+/// The browser itself keeps answers from pages of another origin, so their reads are let through.
 pub(crate) fn check_origin(request: &Request<'_>) -> Result<(), Response> {
     use crate::rpc::http::Method::{Get, Head};
-    let Some(origin) = request.header("origin").filter(|_| !matches!(request.method(), Get | Head))
-    else {
+    let (origin, site) = (field(request, "Origin")?, field(request, "Sec-Fetch-Site")?);
+    if origin.is_none() && site.is_none() {
         return Ok(());
-    };
-    let authority = origin.splitn(3, |&byte| byte == b'/').nth(2);
-    if authority.is_some() && authority == request.header("host") {
+    }
+    let host = request.header("Host").unwrap_or_default();
+    if !is_literal(host) {
+        let message = "a browser reaches this server by an IP address or as localhost";
+        return Err(Told::new(403, "cross_origin", message).response());
+    }
+    let is_own_origin = origin.is_none_or(|origin| authority(origin) == Some(host));
+    let is_own_site = site.is_none_or(|site| matches!(site, b"same-origin" | b"none"));
+    if matches!(request.method(), Get | Head) || is_own_origin && is_own_site {
         return Ok(());
     }
     let message = "a page of another site may not write here";
     Err(Told::new(403, "cross_origin", message).response())
+}
+
+/// Whether a `Host` is an IP address or `localhost`, with a port or without: what no DNS server
+/// has a say in.
+fn is_literal(host: &[u8]) -> bool {
+    let host = std::str::from_utf8(host).unwrap_or_default();
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, ""),
+    };
+    let address = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let is_address = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => name.parse::<Ipv4Addr>().is_ok(),
+    };
+    port.bytes().all(|byte| byte.is_ascii_digit())
+        && (is_address || name.eq_ignore_ascii_case("localhost"))
+}
+
+/// The host and port of an origin, `SCHEME://HOST:PORT`.
+fn authority(origin: &[u8]) -> Option<&[u8]> {
+    origin.splitn(3, |&byte| byte == b'/').nth(2)
 }
 
 /// What a refusal of the store is.
@@ -185,5 +235,38 @@ fn not_written(error: &LaneError) -> Response {
             Told::new(504, "unknown", message).response()
         }
         _ => Told::new(503, "not_applied", words).response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_beyond_the_reach_of_dns() {
+        for host in
+            ["127.0.0.1", "10.0.0.1:7381", "[::1]", "[fd00::1]:80", "localhost:1", "LOCALHOST"]
+        {
+            assert!(is_literal(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "",
+            ":80",
+            "evil.example",
+            "evil.example:7381",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "::1",
+            "[::1",
+            "[evil.example]:80",
+            "[127.0.0.1]",
+            "127.0.0.1:80:80",
+            "evil.example:127.0.0.1",
+            "localhost:x",
+            "256.0.0.1",
+            "1",
+        ] {
+            assert!(!is_literal(host.as_bytes()), "{host}");
+        }
     }
 }

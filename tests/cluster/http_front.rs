@@ -523,3 +523,41 @@ fn a_name_that_is_pointed_at_a_member_gives_a_page_no_access() {
         assert_eq!(got.status, status, "{host} {line} {fields}: {got:?}");
     }
 }
+
+#[test]
+fn what_a_request_says_twice_or_in_other_words_is_refused() {
+    let cluster = Cluster::start(1).unwrap();
+    let server = serve(&cluster, MemberId(1));
+    let addr = server.local_addr();
+    let revision = ask(addr, "PUT /v1/kv/k", "v").json()["revision"].as_u64().unwrap();
+    for (line, fields, status) in [
+        ("PUT /v1/kv/k", format!("If-Match: \"{revision}\"\r\nif-match: \"1\"\r\n"), 400),
+        ("PUT /v1/kv/k", "If-None-Match: \"1\"\r\nIf-None-Match: *\r\n".to_owned(), 400),
+        ("GET /v1/kv/k", "If-None-Match: \"1\"\r\nIf-None-Match: *\r\n".to_owned(), 400),
+        ("GET /v1/kv/k?prefix", "If-Match: \"1\"\r\n".to_owned(), 400),
+        ("GET /v1/kv/k?prefix", "If-None-Match: *\r\n".to_owned(), 400),
+        ("PUT /v1/kv/k", format!("If-Match: \"+{revision}\"\r\n"), 412),
+        ("PUT /v1/kv/k", format!("If-Match: \"0{revision}\"\r\n"), 412),
+        ("GET /v1/kv/k", format!("If-None-Match: \"+{revision}\"\r\n"), 200),
+    ] {
+        let got = ask_with(addr, line, &fields, b"other");
+        assert_eq!(got.status, status, "{line} {fields}: {got:?}");
+    }
+    for line in [
+        format!("PUT /v1/kv/k?cas=0&cas={revision}"),
+        format!("PUT /v1/kv/k?cas=%2B{revision}"),
+        format!("PUT /v1/kv/k?cas=+{revision}"),
+        "PUT /v1/kv/k?cas=-1".to_owned(),
+        "PUT /v1/kv/k?cas=18446744073709551616".to_owned(),
+        "PUT /v1/kv/k?lease=%2B1".to_owned(),
+        "PUT /v1/kv/k?timeout=1s&timeout=2s".to_owned(),
+        "DELETE /v1/kv/k?prefix&prefix".to_owned(),
+        "GET /v1/kv/k?watch&watch".to_owned(),
+        "GET /v1/kv/k?at=0".to_owned(),
+        "GET /v1/kv/k?prefix&at=0".to_owned(),
+    ] {
+        let got = ask(addr, &line, "other");
+        assert_eq!((got.status, got.error()), (400, "invalid".to_owned()), "{line}: {got:?}");
+    }
+    assert_eq!(ask(addr, "GET /v1/kv/k", "").text(), "v");
+}

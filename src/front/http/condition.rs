@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::params::Params;
-use super::told::{Told, invalid};
+use super::told::{Told, field, invalid};
 use crate::kv::model::{
     Compare, Entry, KeyRange, Operand, OperationAnswer, Relation, Revision, TxnAnswer,
 };
@@ -39,8 +39,12 @@ impl Condition {
         })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        *self == Condition::default()
+    /// Refuses a request about a prefix that has one.
+    pub(super) fn check_empty(&self) -> Result<(), Response> {
+        if *self == Condition::default() {
+            return Ok(());
+        }
+        Err(invalid("a condition is about one key, not about a prefix"))
     }
 
     /// The comparisons that hold if it does.
@@ -115,7 +119,7 @@ pub(super) fn etag(revision: Revision) -> String {
 }
 
 fn tag(request: &Request<'_>, name: &str, is_weak: bool) -> Result<Option<Tag>, Response> {
-    let Some(value) = request.header(name) else { return Ok(None) };
+    let Some(value) = field(request, name)? else { return Ok(None) };
     let text = std::str::from_utf8(value).unwrap_or_default();
     if text == "*" {
         return Ok(Some(Tag::Any));
@@ -126,7 +130,8 @@ fn tag(request: &Request<'_>, name: &str, is_weak: bool) -> Result<Option<Tag>, 
     let Some(quoted) = quoted.filter(|it| !it.contains('"')) else {
         return Err(invalid(format!("{name} has one tag: a revision in quotes, or *")));
     };
-    let revision = quoted.parse().ok().filter(|_| is_weak || strong == text);
-    let revision = revision.filter(|&revision| revision > 0);
-    Ok(Some(revision.map_or(Tag::Foreign, |revision| Tag::Revision(Revision(revision)))))
+    let revision = quoted.parse().ok().filter(|_| is_weak || strong == text).map(Revision);
+    // A tag is compared byte by byte: "+7" and "07" are not "7" (RFC 9110 §8.8.3.2).
+    let known = revision.filter(|&it| it > Revision::NONE && etag(it) == strong);
+    Ok(Some(known.map_or(Tag::Foreign, Tag::Revision)))
 }

@@ -37,10 +37,11 @@ impl HttpFront {
         }
         let known = ["json", "stale", "at", "prefix", "limit", "keys", "after", "timeout"];
         let params = Params::read(request, &known)?;
+        let condition = Condition::read(request, &params)?;
         if params.prefix {
+            condition.check_empty()?;
             return Ok(self.list(key, params));
         }
-        let condition = Condition::read(request, &params)?;
         let (api, deadline) = (self.api.clone(), Instant::now() + params.timeout);
         let range = Range { at: params.at, ..Range::of(KeyRange::key(key)) };
         Ok(Box::new(move |answer| {
@@ -89,10 +90,10 @@ impl HttpFront {
         let params = Params::read(request, &["cas", "prefix", "timeout"])?;
         let condition = Condition::read(request, &params)?;
         let keys = match params.prefix {
-            true if !condition.is_empty() => {
-                return Err(invalid("a condition is about one key, not about a prefix"));
+            true => {
+                condition.check_empty()?;
+                KeyRange::prefix(key.clone())
             }
-            true => KeyRange::prefix(key.clone()),
             false => KeyRange::key(key.clone()),
         };
         let txn = when(&condition, &key, Action::delete(keys));

@@ -23,6 +23,7 @@ const LIMIT_MAX: u64 = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Params {
     pub(super) consistency: Consistency,
+    /// The revision to read at; [`Revision::NONE`]: the current one.
     pub(super) at: Revision,
     /// The revision of the entry's last change; 0: it is absent.
     pub(super) cas: Option<Revision>,
@@ -76,12 +77,17 @@ impl Params {
             timeout: TIMEOUT,
             request_key: request_key(request)?,
         };
+        let mut seen = Vec::new();
         for (name, value) in request.query() {
             let name = String::from_utf8_lossy(&name);
-            if !known.contains(&&*name) {
+            let Some(known_name) = known.iter().find(|&&known| known == name) else {
                 let known = known.join(", ");
                 return Err(invalid(format!("{name:?} is no parameter here: there are {known}")));
+            };
+            if seen.contains(known_name) {
+                return Err(invalid(format!("?{name} comes twice")));
             }
+            seen.push(known_name);
             params.set(&name, &value).map_err(|why| invalid(format!("?{name}: {why}")))?;
         }
         Ok(params)
@@ -93,7 +99,12 @@ impl Params {
                 let age_max = (!value.is_empty()).then(|| time(value)).transpose()?;
                 self.consistency = Consistency::Stale { age_max };
             }
-            "at" => self.at = Revision(number(value)?),
+            "at" => {
+                self.at = Revision(number(value)?);
+                if self.at == Revision::NONE {
+                    return Err("the first revision is 1".to_owned());
+                }
+            }
             "cas" => self.cas = Some(Revision(number(value)?)),
             "limit" => {
                 self.limit = number(value)?;
@@ -151,9 +162,12 @@ fn request_key(request: &Request<'_>) -> Result<Option<Bytes>, Response> {
     Ok(Some(Bytes::copy_from_slice(key)))
 }
 
+/// A number in digits. Rust's own parser takes a plus sign, too.
 fn number(value: &[u8]) -> Result<u64, String> {
     let text = std::str::from_utf8(value).unwrap_or_default();
-    text.parse().map_err(|_| "a number is wanted".to_owned())
+    let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| "a number is wanted, from 0 to 2^64 - 1, in digits".to_owned())
 }
 
 fn time(value: &[u8]) -> Result<Duration, String> {
@@ -170,8 +184,7 @@ fn ttl(value: &[u8]) -> Result<NewLease, String> {
 
 /// The id of a lease that there may be.
 pub(super) fn lease_id(value: &[u8]) -> Result<LeaseId, String> {
-    let text = std::str::from_utf8(value).unwrap_or_default();
-    let id = text.parse().ok().map(LeaseId);
+    let id = number(value).ok().map(LeaseId);
     id.filter(|id| (LeaseId(1)..=LeaseId::MAX).contains(id))
         .ok_or_else(|| "the id of a lease is a number from 1 to 2^63 - 1".to_owned())
 }

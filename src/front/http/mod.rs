@@ -10,7 +10,7 @@
 //! | request | does |
 //! | --- | --- |
 //! | `GET /v1/kv/KEY` | the value; with `?json` the whole entry |
-//! | `GET /v1/kv/PREFIX?prefix` | a list of entries, page by page at one revision |
+//! | `GET /v1/kv/PREFIX?prefix` | entries at one revision, in pages, which may end early |
 //! | `GET /v1/kv/KEY?watch` | a stream of changes; with `&prefix` of all keys that begin so |
 //! | `PUT /v1/kv/KEY` | writes the body; with `?lease` or `?ttl` for as long as a lease lives |
 //! | `POST /v1/kv/KEY` | appends the body |
@@ -36,7 +36,7 @@
 //! | 422 | did not take effect: another request had its `Idempotency-Key` |
 //! | 400, 403, 405, 413, 507 | did not take effect, and never will |
 //! | 503 with `Retry-After` | did not take effect: try again |
-//! | 504 | may have taken effect, or may still do so |
+//! | 500, 504 | may have taken effect, or may still do so |
 //!
 //! Each request is made at most once, however often leaders change. A client that sends its request
 //! again after 504 makes another one, unless both have the same `Idempotency-Key`: see
@@ -46,7 +46,12 @@
 //! - Every answer but a value or a watch is one JSON object on one line. Errors have `error`, a
 //!   word that never changes, and `message`, for people.
 //! - No thread waits here, except for the body of a request. A watch has no thread.
-//! - A page of another site cannot write with the help of somebody's browser.
+//! - A request says each thing once: a parameter or a condition that comes twice is refused.
+//! - A request with `Origin` or `Sec-Fetch-Site` counts as a browser's. Its `Host` is an IP address
+//!   or `localhost`, so no name that an attacker has pointed at this member (DNS rebinding). If it
+//!   writes, each of the two fields that it has says that its page is of the same origin, or that
+//!   it has no page.
+//! - Not recognised: reads without TLS by a page of such a name. Browsers send neither field then.
 //!
 //! # Files
 //! `list`, `txn`, `lease`, `key`, `watch`: the requests. `condition`: `?cas` and the headers.

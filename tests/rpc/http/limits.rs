@@ -261,11 +261,11 @@ fn an_answer_before_a_long_body_says_that_the_connection_ends() {
 fn a_slow_upload_that_is_refused_gets_its_answer() {
     let (server, _held) = serve_with(limits(|it| it.body_len_max_bytes = 1000));
     let mut client = Client::connect(server.local_addr());
-    client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");
-    // As a bad link paces it: two seconds in all.
+    client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n");
+    // Too long to be read over before the connection ends. A bad link paces it: two seconds in all.
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(100));
-        client.send("x".repeat(5000));
+        client.send("x".repeat(50_000));
     }
     assert_eq!(client.answer().status, 413);
     client.expect_end();

@@ -24,26 +24,28 @@ pub struct Limits {
     pub head_len_max_bytes: usize,
     /// The longest body of a request; default 16 MiB. A handler may take less.
     pub body_len_max_bytes: usize,
-    /// The bytes of bodies that have arrived and are not answered, over all connections; default 256
-    /// MiB. A body that finds no room is refused. Too small: clients are refused. Too large: memory.
+    /// The bytes of bodies that have arrived and are not answered, over all connections; default
+    /// 256 MiB. A body that finds no room is refused. Too small: clients are refused. Too large:
+    /// memory.
     pub bodies_max_bytes: usize,
     /// How long a head may take to arrive, from its first byte; default 10 s. Too short: clients
     /// over bad links are refused. Too long: half-sent heads hold threads.
     pub head_timeout: Duration,
     /// How long a body may take to arrive; default 10 s, and one second more for each 256 KiB of it
-    /// that have arrived. A client that sends a body which is refused may go on for this long before
-    /// the connection is closed.
+    /// that have arrived. A client that sends a body which is refused may go on for this long
+    /// before the connection is closed.
     pub body_timeout: Duration,
-    /// How long a client may send no request (empty lines are none) between two requests, and before its first one; default 60
-    /// s.
+    /// How long a client may be silent, or send only empty lines, between two requests, and before
+    /// its first one; default 60 s.
     pub idle_timeout: Duration,
     /// How long a client may take to accept a part of what it is sent; default 10 s.
     pub write_timeout: Duration,
     /// How long a client that has ended its side of the connection waits for its answers; default
     /// 30 s.
     pub half_close_timeout: Duration,
-    /// While more than this waits to be sent on a stream, it takes no chunk; and while more than this
-    /// waits on a connection, its next request does not begin; default 256 KiB. Too small: fast streams wait for their senders. Too large: memory, for each slow client.
+    /// While more than this waits to be sent on a stream, it takes no chunk; and while more than
+    /// this waits on a connection, its next request does not begin; default 256 KiB. Too small:
+    /// fast streams wait for their senders. Too large: memory, for each slow client.
     pub stream_unsent_max_bytes: usize,
 }
 

@@ -24,10 +24,10 @@
 //! # Requests of one connection
 //!
 //! They are served one after the other, also when they arrive together. The next one begins when
-//! the answer before it is on its way, and no more than [`Limits::stream_unsent_max_bytes`] of it are
-//! left to send. So a client that asks and does not read holds one answer, and the write timeout cuts
-//! it. A handler runs on the connection's thread. It should leave
-//! what takes long to others, which answer later; but it may wait for the body.
+//! the answer before it is on its way, and no more than [`Limits::stream_unsent_max_bytes`] of it
+//! are left to send. So a client that asks and does not read holds one answer, and the write
+//! timeout cuts it. A handler runs on the connection's thread. It should leave what takes long to
+//! others, which answer later; but it may wait for the body.
 //!
 //! # Streams
 //!
@@ -55,8 +55,8 @@
 //! - both `Content-Length` and `Transfer-Encoding`: 400 (RFC 9112 §6.3)
 //! - two `Content-Length`, or one that is not a number of digits, or too large a number:
 //!   400 (RFC 9112 §6.3)
-//! - `Transfer-Encoding` whose last coding is not `chunked` (also `xchunked`, `chunked;a=b`, `gzip`,
-//!   and none); `chunked` twice, or in HTTP/1.0: 400 (RFC 9112 §6.1, §6.3)
+//! - `Transfer-Encoding` whose last coding is not `chunked` (also `xchunked`, `chunked;a=b`,
+//!   `gzip`, and none); `chunked` twice, or in HTTP/1.0: 400 (RFC 9112 §6.1, §6.3)
 //! - another transfer coding before `chunked`: 501 (RFC 9112 §6.1)
 //! - a chunk whose size is no hexadecimal number or overflows 64 bits, or is followed by anything
 //!   but spaces, an extension (`;`) and the end of the line; bad trailers: 400, by the handler:
@@ -84,15 +84,15 @@
 //! A path is bytes: `..`, `//`, `%00` and escapes that are not UTF-8 reach the handler as they are.
 //! A request without a length has no body (RFC 9112 §6.3), so 411 is never sent. A client that is
 //! not told to go on (`Expect: 100-continue`), because its request was answered without its body,
-//! is told that the connection ends. So is one of whose body the handler has left more than 256 KiB.
-//! Where a connection ends, bytes that still come are read over until none come for a second, at
-//! most for [`Limits::body_timeout`]: closing sooner would destroy the answer. Header fields of answers have no line ends within them,
-//! whatever the handler gives.
+//! is told that the connection ends. So is a client of whose announced body more than 256 KiB are
+//! unread when the answer begins. Where a connection ends, bytes that still come are read over
+//! until none come for a second, at most for [`Limits::body_timeout`]: closing sooner would destroy
+//! the answer. Header fields of answers have no line ends within them, whatever the handler gives.
 //!
 //! If requests have come over [`Limits::connections_max`] connections, and one comes over another,
-//! the connection that has been idle longest is closed in its favour. A connection is idle if all its
-//! requests are answered, no byte of a further one has come, and its answer is not an open stream. So
-//! idle clients keep nobody out.
+//! the connection that has been idle longest is closed in its favour. A connection is idle if all
+//! its requests are answered, no byte of a further one has come, and its answer is not an open
+//! stream. So idle clients keep nobody out.
 //!
 //! While more than [`Limits::connections_max`] and eight clients are connected, the oldest one that
 //! has not sent a whole request makes room for the next: half-sent heads keep nobody out.

@@ -74,8 +74,8 @@ impl Admission {
         Err(NotAdmitted::Refused)
     }
 
-    /// Takes the place away from a connection that its caller ends. Never waits for a decision about
-    /// another connection, which may be waiting for this one.
+    /// Takes the place away from a connection that its caller ends. Never waits for a decision
+    /// about another connection, which may be waiting for this one.
     #[cfg(feature = "http")]
     pub(crate) fn give_up_place(&self) -> Option<Place> {
         let mut stage = self.stage.try_lock()?;

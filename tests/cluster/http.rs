@@ -84,8 +84,12 @@ fn head_gets_what_get_gets_without_the_body() {
             (head.join("\n"), body.to_owned())
         };
         let (of_get, of_head) = (ask("GET"), ask("HEAD"));
-        assert_eq!(of_get.0, of_head.0, "{path}");
         assert!(of_head.1.is_empty(), "{path}: {of_head:?}");
+        if path == "/metrics" {
+            // The request itself is counted there.
+            continue;
+        }
+        assert_eq!(of_get.0, of_head.0, "{path}");
         let length = format!("Content-Length: {}", of_get.1.len());
         assert!(of_head.0.contains(&length), "{path}: {of_head:?}");
     }

@@ -38,6 +38,7 @@ for features in "" client server testing; do
     run cargo clippy --locked -p syncraft --no-default-features --features "$features" \
         -- -D warnings
 done
+run cargo clippy --locked -p syncraft-rpc -- -D warnings
 # Each crate can be packed, with its README and its .proto files.
 run cargo package --locked --offline --no-verify --allow-dirty --quiet \
     -p syncraft-types -p syncraft-build -p syncraft-rpc -p syncraft-raft -p syncraft

@@ -174,6 +174,11 @@ fn every_error_of_members_and_clusters_says_its_own_part_only() {
     ));
     check_all(&every_variant!(ClusterError:
         Setup(cause()),
+        Port { port: 7001, source: cause() },
+        DataDir { dir: "/d".into(), source: cause() },
+        NotItsData { dir: "/d".into() },
+        OtherSize { dir: "/d".into(), found: 3, wanted: 5 },
+        InUse { dir: "/d".into() },
         Wipe { id, source: cause() },
         Start { id, source: StartError::NobodyToRebuildFrom { id } },
         NoLeader { waited: Duration::from_secs(10), statuses: Vec::new() },

@@ -46,6 +46,8 @@
 pub mod clerk;
 #[cfg(any(feature = "client", feature = "server"))]
 mod clock;
+#[cfg(feature = "server")]
+pub mod duration;
 #[cfg(test)]
 #[path = "../crates/rpc/src/error_words.rs"]
 mod error_words;

@@ -1,6 +1,7 @@
 //! The command-line arguments and their help texts.
 
 mod bench;
+mod dev;
 mod lease;
 mod lock;
 mod store;
@@ -9,8 +10,10 @@ mod watch;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use syncraft::duration::parse as parse_duration;
 
 pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
+pub(crate) use dev::DevArgs;
 pub(crate) use lease::{KeepAliveArgs, LeaseCommand};
 pub(crate) use lock::{ElectArgs, HoldArgs, LockArgs};
 pub(crate) use store::{
@@ -62,6 +65,8 @@ pub(crate) struct Common {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a whole cluster in this process, for tests and trials
+    Dev(DevArgs),
     /// Run one member of a cluster
     Server(ServerArgs),
     /// Set KEY to VALUE
@@ -142,7 +147,8 @@ pub(crate) struct ServerArgs {
     /// The data directory of this member alone; created if absent, readable only by its owner
     #[arg(long, value_name = "DIR", env = "SYNCRAFT_DATA_DIR")]
     pub(crate) data_dir: std::path::PathBuf,
-    /// Serve /livez, /readyz, /status and /metrics over HTTP on this address
+    /// Serve keys (/v1/kv/KEY, /v1/txn) and /livez, /readyz, /status and /metrics over HTTP on this
+    /// address
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
     /// The time between the heartbeats of a leader
@@ -176,39 +182,6 @@ fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
-/// Parses `500ms`, `2s`, `1.5s`, `1m30s`: numbers with units, largest unit first, each unit at most
-/// once.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 4] = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001)];
-    let (mut units, mut rest, mut seconds) = (UNITS.iter(), text, 0.0);
-    loop {
-        let number = leading(rest, |byte| byte.is_ascii_digit() || *byte == b'.');
-        let unit = leading(&rest[number.len()..], u8::is_ascii_alphabetic);
-        rest = &rest[number.len() + unit.len()..];
-        // `units` continues after the last unit found, so each unit comes once and in order.
-        let unit_seconds = units.find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
-        let (Some(unit_seconds), Ok(number)) = (unit_seconds, number.parse::<f64>()) else {
-            return Err(
-                "a time is a number and a unit (h, m, s, ms), or several: 500ms, 2s, 1m30s"
-                    .to_owned(),
-            );
-        };
-        seconds += number * unit_seconds;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("a time must be more than zero and less than some centuries".to_owned()),
-    }
-}
-
-/// The longest prefix of `text` whose bytes, all ASCII, satisfy `is_wanted`.
-fn leading(text: &str, is_wanted: impl Fn(&u8) -> bool) -> &str {
-    &text[..text.bytes().take_while(is_wanted).count()]
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -231,45 +204,6 @@ mod tests {
         args.build();
         check(args.clone());
         args.get_subcommands().cloned().for_each(check);
-    }
-
-    #[test]
-    fn times() {
-        let check = |text: &str, millis: Option<u64>| {
-            assert_eq!(parse_duration(text).ok(), millis.map(Duration::from_millis), "{text:?}");
-        };
-        check("500ms", Some(500));
-        check("2s", Some(2000));
-        check("1.5s", Some(1500));
-        check("1m", Some(60_000));
-        check("1h", Some(3_600_000));
-        check("1m30s", Some(90_000));
-        check("1h1m1s1ms", Some(3_661_001));
-        check("1h0.5s", Some(3_600_500));
-        check("0m1s", Some(1000));
-        for wrong in [
-            "",
-            "10",
-            "s",
-            "-1s",
-            "1 s",
-            "1d",
-            "0s",
-            "1..2s",
-            "1e99s",
-            "9999999999999999999999h",
-            "1m30",
-            "30s1m",
-            "1s1s",
-            "1m 30s",
-            "1m-30s",
-            "m30s",
-            "1m30s!",
-            "1s\u{20AC}",
-            "0m0s",
-        ] {
-            check(wrong, None);
-        }
     }
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {

@@ -4,11 +4,11 @@ use std::io::{self, BufRead, Read};
 
 use bytes::Bytes;
 use syncraft::clerk::{Clerk, Scan};
+use syncraft::kv::json::{self, EntryJson, NewEntry};
 use syncraft::kv::model::{Action, KeyRange, Operation, Revision, Txn};
 use syncraft::kv::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
 use super::args::{Common, ExportArgs, ListArgs};
-use super::json::{self, EntryJson, NewEntry};
 use super::kv::bytes;
 use super::output::{Lines, print};
 use super::{Exit, Failure, Outcome};

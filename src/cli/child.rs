@@ -1,4 +1,4 @@
-//! COMMAND, which `watch`, `lock` and `elect` run: its start, signals, and its exit status.
+//! COMMAND, which `watch`, `lock`, `elect` and `dev` run: its start, signals, and its exit status.
 //!
 //! | how COMMAND ends | exit status |
 //! |---|---|
@@ -42,7 +42,6 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::args::Common;
 use super::{Exit, Failure};
 
 const PASSED_ON: [i32; 6] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2];
@@ -73,6 +72,8 @@ enum Effect {
     ToldOnce,
     /// It is told.
     Told,
+    /// As [`ToldOnce`](Effect::ToldOnce) if it ends programs. The others have no effect.
+    EndToldOnce,
 }
 
 /// How a COMMAND has ended.
@@ -101,6 +102,8 @@ impl Runner {
                         usual_effect(signal);
                         continue;
                     }
+                    Effect::EndToldOnce if !ENDING.contains(&signal) => continue,
+                    Effect::EndToldOnce => *effect = Effect::Usual,
                     Effect::ToldOnce if signal != SIGCHLD => *effect = Effect::Usual,
                     Effect::ToldOnce | Effect::Told => {}
                 }
@@ -125,6 +128,14 @@ impl Runner {
     /// A signal that ends programs, if one has come while no COMMAND ran.
     pub(super) fn signal(&self) -> Option<i32> {
         self.signals.try_iter().find(|signal| *signal != SIGCHLD)
+    }
+
+    /// Waits for a signal that ends programs. One that has come after [`holding`](Self::holding)
+    /// counts. The second one has its usual effect, and others have none.
+    pub(super) fn wait_for_end(&self) {
+        *self.effect.lock() = Effect::EndToldOnce;
+        // If the thread that catches signals has died, nobody waits for ever.
+        while self.signals.recv().is_ok_and(|signal| !ENDING.contains(&signal)) {}
     }
 
     /// Runs a COMMAND to its end. It gets `input` as its standard input, or ours. As soon as
@@ -231,12 +242,12 @@ fn usual_effect(signal: i32) {
     let _ = emulate_default_handler(signal);
 }
 
-/// A COMMAND from its words. It finds the members without options.
-pub(super) fn command(common: &Common, words: &[OsString]) -> Result<Command, Failure> {
+/// A COMMAND from its words. It finds these members without options.
+pub(super) fn command(members: &str, words: &[OsString]) -> Command {
     let mut words = words.iter();
     let mut command = Command::new(words.next().expect("clap wants at least one word"));
-    command.args(words).env("SYNCRAFT_MEMBERS", common.members()?);
-    Ok(command)
+    command.args(words).env("SYNCRAFT_MEMBERS", members);
+    command
 }
 
 /// Bytes without a zero, for the environment.

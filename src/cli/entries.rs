@@ -8,10 +8,10 @@ use std::time::Instant;
 use serde::Serialize;
 use syncraft::clerk::{Expected, Stats, Swap};
 use syncraft::kv::LimitsChange;
+use syncraft::kv::json::{self, CommittedJson};
 use syncraft::kv::model::{KeyRange, Revision};
 
 use super::args::{CasArgs, Common, CompactArgs, DeleteArgs, IncrArgs, LimitsArgs, TxnArgs};
-use super::json::{self, CommittedJson};
 use super::kv::{bytes, value};
 use super::output::print;
 use super::{Exit, Failure, Outcome};
@@ -81,7 +81,10 @@ pub(super) fn txn(common: &Common, args: TxnArgs) -> Outcome {
     let txn = json::txn(&text)
         .map_err(|error| Failure::usage(format!("this is not a transaction: {error}")))?;
     let committed = common.clerk()?.run(&txn)?;
-    print(&[&json::line(&CommittedJson::from(&committed)), b"\n"])?;
+    print(&[
+        &json::line(&CommittedJson::new(committed.revision, committed.held, &committed.answers)),
+        b"\n",
+    ])?;
     Ok(if committed.held { Exit::Done } else { Exit::Differs })
 }
 

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use syncraft::ErrorChain;
 use syncraft::clerk::{Clerk, ClerkError, Stale};
 use syncraft::kv::VALUE_LEN_MAX;
+use syncraft::kv::json::{self, EntryJson};
 use syncraft::kv::model::{Action, Compare, LeaseId, NewLease, Revision};
 
 use super::args::{Common, GetArgs, PutArgs, WriteArgs};
-use super::json::{self, EntryJson};
 use super::output::{eprint_line, print};
 use super::{Exit, Failure, Outcome, status};
 

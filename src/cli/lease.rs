@@ -3,12 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use syncraft::clerk::{Clerk, ClerkError};
-use syncraft::kv::model::{LeaseId, LeaseInfo, Reason};
+use syncraft::kv::json::{self, LeaseJson};
+use syncraft::kv::model::{LeaseId, Reason};
 
 use super::args::{Common, KeepAliveArgs, LeaseCommand};
-use super::json::{self, Octets};
 use super::output::{Lines, print};
 use super::{Exit, Outcome};
 
@@ -82,26 +81,4 @@ fn keep_alive(mut clerk: Clerk, args: &KeepAliveArgs) -> Outcome {
 
 fn kept(answer: &[Option<Duration>]) -> Option<Duration> {
     answer.first().copied().flatten()
-}
-
-/// A lease as it is printed. Names never change.
-#[derive(Debug, Serialize)]
-struct LeaseJson {
-    lease: u64,
-    ttl_ms: u64,
-    left_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keys: Option<Vec<Octets>>,
-}
-
-impl LeaseJson {
-    fn whole(lease: LeaseInfo) -> LeaseJson {
-        let without_keys = LeaseJson::without_keys(&lease);
-        LeaseJson { keys: Some(lease.keys.into_iter().map(Octets).collect()), ..without_keys }
-    }
-
-    fn without_keys(lease: &LeaseInfo) -> LeaseJson {
-        let &LeaseInfo { id, ttl_ms, left_ms, .. } = lease;
-        LeaseJson { lease: id.0, ttl_ms, left_ms, keys: None }
-    }
 }

@@ -31,7 +31,7 @@ pub(super) fn elect(common: &Common, args: &ElectArgs) -> Outcome {
 }
 
 fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
-    let mut command = child::command(common, &args.command)?;
+    let mut command = child::command(common.members()?, &args.command);
     let runner = Runner::new()?;
     // From here on, there is a place in the queue to give up.
     runner.holding();

@@ -10,7 +10,7 @@
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
-//! Commands that run a COMMAND end with its status, or with 128 and the number of the signal that
+//! `server` and `dev` that are told to end by a signal end with 0. Commands that run a COMMAND end with its status, or with 128 and the number of the signal that
 //! ended it. Status 3 also stands for a result that cannot be written.
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that
@@ -19,12 +19,11 @@
 
 mod admin;
 mod args;
-mod base64;
 mod bench;
 mod bulk;
 mod child;
+mod dev;
 mod entries;
-mod json;
 mod kv;
 mod lease;
 mod lock;
@@ -111,6 +110,7 @@ fn outlive_file_size_limit() {
 
 fn dispatch(common: &Common, command: Command) -> Outcome {
     match command {
+        Command::Dev(args) => dev::run(common, args),
         Command::Server(args) => server::run(common, args),
         Command::Put(args) => kv::put(common, args),
         Command::Append(args) => kv::append(common, args),

@@ -18,9 +18,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
-use syncraft::rpc::Limits;
+use syncraft::rpc::{Limits, http};
 
-/// Descriptors of the log, of snapshots, and of operators' tools.
+/// Descriptors of the log, of snapshots, and of HTTP connections that have asked nothing yet.
 const DESCRIPTORS_OF_MEMBER: u64 = 78;
 /// Connections of reserved services that the server accepts beyond the limit.
 const CONNECTIONS_RESERVED: u64 = 72;
@@ -45,9 +45,12 @@ const THREADS_PER_PEER: u64 = CONNECTIONS_TO_PEER * THREADS_PER_CONNECTION_TO_PE
     + CONNECTIONS_FROM_PEER * THREADS_PER_CONNECTION
     + 2;
 
-/// Raises the soft limits to the hard ones, and lowers `limits.connections_max` to what fits beside
-/// `peers` other members.
-pub(super) fn fit_connections(limits: &mut Limits, peers: usize) {
+/// Of the connections that fit, the HTTP port may have one in so many.
+const SHARE_OF_HTTP: usize = 4;
+
+/// Raises the soft limits to the hard ones, and lowers the limits on connections to what fits
+/// beside `peers` other members. `http`: the limits of the HTTP port, if there is one.
+pub(super) fn fit_connections(limits: &mut Limits, http: Option<&mut http::Limits>, peers: usize) {
     let descriptors = raised(Resource::Nofile, "open files").map(|limit| {
         (
             for_descriptors(limit, peers as u64),
@@ -61,10 +64,23 @@ pub(super) fn fit_connections(limits: &mut Limits, peers: usize) {
         )
     });
     let tightest = descriptors.into_iter().chain(threads).min_by_key(|(fit, _)| *fit);
-    if let Some((fit, why)) = tightest.filter(|(fit, _)| *fit < limits.connections_max) {
+    let Some((fit, why)) = tightest else { return };
+    let (fit, fit_http) = shared(fit, http.as_ref().map(|it| it.connections_max));
+    if let Some(http) = http.filter(|it| fit_http < it.connections_max) {
+        log::warn!("this member allows at most {fit_http} HTTP connections: {why}");
+        http.connections_max = fit_http;
+    }
+    if fit < limits.connections_max {
         log::warn!("this member allows at most {fit} connections: {why}");
         limits.connections_max = fit;
     }
+}
+
+/// Of the connections that fit, those that are left, and those of the HTTP port, which wants this
+/// many if there is one.
+fn shared(fit: usize, http: Option<usize>) -> (usize, usize) {
+    let of_http = http.map_or(0, |wanted| wanted.min(fit / SHARE_OF_HTTP).max(1));
+    (fit.saturating_sub(of_http).max(1), of_http)
 }
 
 fn for_descriptors(descriptors: u64, peers: u64) -> usize {
@@ -80,6 +96,12 @@ fn for_threads(threads: u64, peers: u64) -> usize {
     let kept = THREADS_OF_MEMBER + THREADS_PER_PEER * peers + on_trial;
     let fit = threads.saturating_sub(kept).max(threads / 4) / THREADS_PER_CONNECTION;
     fit.max(1).try_into().unwrap_or(usize::MAX)
+}
+
+/// Raises the soft limit on open files to the hard one: a cluster in one process has the
+/// connections of all its members, at both ends.
+pub(super) fn raise_open_files() {
+    let _ = raised(Resource::Nofile, "open files");
 }
 
 /// Raises a soft limit to the hard one, and returns the resulting limit; `None`: no limit.
@@ -211,6 +233,18 @@ mod tests {
         let cases = [(100_000, 49_935), (1024, 447), (300, 85), (60, 7), (4, 1), (0, 1)];
         for (threads, fit) in cases {
             assert_eq!(for_threads(threads, 2), fit, "of {threads}");
+        }
+    }
+
+    #[test]
+    fn the_http_port_gets_a_quarter_at_most() {
+        for (fit, wanted, expected) in [
+            (1000, None, (1000, 0)),
+            (1000, Some(1024), (750, 250)),
+            (100_000, Some(1024), (98_976, 1024)),
+            (1, Some(1024), (1, 1)),
+        ] {
+            assert_eq!(shared(fit, wanted), expected, "of {fit}");
         }
     }
 

@@ -39,7 +39,9 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     let stop = stop_on_signals().map_err(|error| cannot_start(&error))?;
     let ignored = ignore_signals().map_err(|error| cannot_start(&error))?;
     let mut config = config(common, args)?;
-    fit_connections(&mut config.limits, config.members.len().saturating_sub(1));
+    let peers = config.members.len().saturating_sub(1);
+    let http_limits = config.http.is_some().then_some(&mut config.http_limits);
+    fit_connections(&mut config.limits, http_limits, peers);
     let id = config.id;
     let mut member = start(&config)?;
     // A member serves even if this line cannot be written.

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use syncraft::clerk::{Clerk, Watch, WatchError};
+use syncraft::kv::json::{self, ChangeJson};
 use syncraft::kv::model::{Change, KeyRange, Revision};
 
 use super::args::{Common, WaitArgs, WatchArgs};
 use super::child::{self, Ended, Runner};
-use super::json::{self, ChangeJson};
 use super::kv::bytes;
 use super::output::{print_now, reader_is_gone};
 use super::{Exit, Failure, Outcome};
@@ -54,7 +54,7 @@ pub(super) fn watch(common: &Common, args: &WatchArgs) -> Outcome {
 /// Prints a change. `Some`: that was the last one, because nobody reads on.
 fn print(change: &Change, json: bool) -> Result<Option<Exit>, Failure> {
     let goes_on = match change {
-        _ if json => print_now(&[&json::line(&ChangeJson::from(change)), b"\n"])?,
+        _ if json => print_now(&[&json::line(&ChangeJson::whole(change)), b"\n"])?,
         Change::Put { entry, .. } => {
             print_now(&[b"put\t", &entry.key, b"\t", &entry.value, b"\n"])?
         }
@@ -70,13 +70,13 @@ fn run(
     words: &[OsString],
     change: &Change,
 ) -> Result<Option<Exit>, Failure> {
-    let mut command = child::command(common, words)?;
+    let mut command = child::command(common.members()?, words);
     let kind = if change.value().is_some() { "put" } else { "delete" };
     command.env("SYNCRAFT_TYPE", kind);
     command.env("SYNCRAFT_REVISION", change.revision().0.to_string());
     set(&mut command, "SYNCRAFT_KEY", Some(change.key()));
     set(&mut command, "SYNCRAFT_VALUE", change.value().map(|value| &value[..]));
-    let input = [&json::line(&ChangeJson::from(change))[..], b"\n"].concat();
+    let input = [&json::line(&ChangeJson::whole(change))[..], b"\n"].concat();
     Ok(match runner.run(command, Some(&input), || true)? {
         Ended { status: 0, signal: None } => None,
         // COMMAND has done what it had to, and the watch was to end as well.

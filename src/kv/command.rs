@@ -1,6 +1,8 @@
 //! [`Command`]: a write, as it is proposed and applied. `codec` has its bytes.
 
 mod codec;
+#[cfg(feature = "server")]
+mod fingerprint;
 #[cfg(test)]
 mod tests;
 
@@ -9,9 +11,11 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::limits::LimitsChange;
-use super::model::{LeaseId, Revision, TTL_MAX_MS, Txn, TxnError, WireError};
-use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::rpc::prost;
+use super::model::{self, LeaseId, Revision, TTL_MAX_MS, Txn, TxnError, WireError};
+use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, REQUEST_KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::rpc::prost::{self, Message as _};
+#[cfg(feature = "server")]
+pub use fingerprint::Fingerprint;
 use syncraft_types::Index;
 
 /// How many leases one command keeps alive at most.
@@ -70,6 +74,16 @@ pub enum Change<B = Bytes> {
     },
     /// Runs a transaction.
     Txn(Txn),
+    /// Runs a transaction unless one with the same key has run: then it gets that one's outcome.
+    /// Stamped.
+    TxnOnce {
+        /// Chosen by whoever asks; at most [`REQUEST_KEY_LEN_MAX`].
+        key: B,
+        /// Of what was asked for. If it is not that of the earlier request, this one is refused.
+        fingerprint: u64,
+        /// The transaction.
+        txn: Txn,
+    },
     /// Forgets what the store was like before this revision.
     Compact {
         /// The oldest revision that can still be read afterwards.
@@ -130,7 +144,7 @@ pub enum CommandError {
     /// A part is over its limit.
     #[error("{part} of {len} bytes is over the limit of {max}")]
     TooLarge {
-        /// "key", "value" or "client id".
+        /// "key", "value", "client id" or "key of a request".
         part: &'static str,
         /// Its length in bytes.
         len: usize,
@@ -184,6 +198,16 @@ impl Command {
     }
 }
 
+#[cfg(feature = "server")]
+impl Change {
+    /// A transaction that runs once for all requests with this key. Their fingerprint is that of
+    /// what came before it in the request, and of the transaction.
+    pub fn once(key: Bytes, mut before: Fingerprint, txn: Txn) -> Change {
+        before.add(&model::proto::Txn::from(&txn).encode_to_vec());
+        Change::TxnOnce { key, fingerprint: before.value(), txn }
+    }
+}
+
 impl<B: AsRef<[u8]>> Command<B> {
     /// Checks each part against its limit. A member does this before it proposes the command.
     ///
@@ -195,6 +219,10 @@ impl<B: AsRef<[u8]>> Command<B> {
                 check_key_and_value(key.as_ref(), value.as_ref())?;
             }
             Change::Txn(txn) => txn.check().map_err(CommandError::Txn)?,
+            Change::TxnOnce { key, txn, .. } => {
+                check_len("key of a request", key.as_ref().len(), REQUEST_KEY_LEN_MAX)?;
+                txn.check().map_err(CommandError::Txn)?;
+            }
             Change::LeaseGrant { ttl_ms, id } => check_grant(*ttl_ms, *id)?,
             Change::LeaseKeepAlive { ids } if ids.len() > KEEP_ALIVE_IDS_MAX => {
                 return Err(CommandError::TooManyLeases { count: ids.len() });
@@ -249,6 +277,12 @@ impl<B: AsRef<[u8]>> fmt::Debug for Change<B> {
             Change::Put { key, value } => write("Put", key, value),
             Change::Append { key, value } => write("Append", key, value),
             Change::Txn(txn) => f.debug_tuple("Txn").field(txn).finish(),
+            Change::TxnOnce { key, fingerprint, txn } => f
+                .debug_struct("TxnOnce")
+                .field("key_len", &key.as_ref().len())
+                .field("fingerprint", fingerprint)
+                .field("txn", txn)
+                .finish(),
             Change::Compact { revision } => write!(f, "Compact({revision})"),
             Change::RaiseLevel(level) => write!(f, "RaiseLevel({level})"),
             Change::SetLimits(change) => f.debug_tuple("SetLimits").field(change).finish(),

@@ -6,8 +6,8 @@
 //! stay different, because each link maps different digests to different digests. A link costs one
 //! pass over the command, whatever the size of the state.
 //!
-//! Time and leases are in a link only once there is something of them, because stores without them
-//! have had links before there were leases.
+//! Time and leases, and requests with keys, are in a link only once there is something of them,
+//! because stores without them have had links before there were any.
 //!
 //! Left out: the values themselves. A bit that flips in memory is noticed only if it changes an
 //! outcome or a size. Left out as well: the store's limits, which the chain of level 1 does not
@@ -61,6 +61,9 @@ impl Digest {
             self.link(time_ms);
             self.link(leases as u64);
             self.link(keys_with_ttl as u64);
+        }
+        if after.requests != 0 {
+            self.link(after.requests as u64);
         }
     }
 
@@ -122,6 +125,7 @@ mod tests {
             keys: 1,
             bytes: 2,
             sessions: 3,
+            requests: 0,
             revision: Revision(4),
             compacted: Revision(5),
             history_bytes: 6,

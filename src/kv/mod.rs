@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! request ─> Api ─> Command ─ encode ─> Raft's log ─ decode ─> Store::apply ─> Outcome ──> reply
-//!             │  (Lanes, for clients without an identity)       ├─ Sessions: is it a repeat?
+//!             │  (Lanes, for clients without an identity)       ├─ Sessions, Requests: a repeat?
 //!             │                                                 └─ State: entries, their history
 //!             └───> Query ─── (once the read is safe) ───────> Store::query ─> Answer ───> reply
 //! Store::apply ─> Interests ─> Watches (thread watch-N) ─> what has changed, to who watches it
@@ -20,7 +20,7 @@
 //! - What a command does follows from the log alone. Nothing here reads a clock, and no result
 //!   depends on the order of a hash map.
 //! - A write that carries a session is applied at most once, however often it is in the log. The
-//!   page of `sessions` has the proof.
+//!   page of `sessions` has the proof. `requests` promises less to clients without a session.
 //! - The limits below and those of `model` decide outcomes, so members with different limits would
 //!   diverge. They belong to feature level 1: to change one takes a new level.
 
@@ -30,6 +30,8 @@ mod command;
 #[cfg(feature = "server")]
 mod digest;
 #[cfg(feature = "server")]
+pub mod json;
+#[cfg(feature = "server")]
 mod lanes;
 mod limits;
 pub mod model;
@@ -37,6 +39,8 @@ pub mod model;
 mod outcome;
 #[cfg(feature = "server")]
 mod query;
+#[cfg(feature = "server")]
+mod requests;
 #[cfg(feature = "server")]
 mod sessions;
 #[cfg(feature = "server")]
@@ -49,6 +53,8 @@ mod store;
 mod watch;
 pub(crate) mod words;
 
+#[cfg(feature = "server")]
+pub use command::Fingerprint;
 pub use command::{
     Change, Command, CommandError, Identity, KEEP_ALIVE_IDS_MAX, LEASES_PER_REQUEST_MAX, Stamped,
 };
@@ -61,6 +67,8 @@ pub use limits::{Limits, LimitsChange};
 pub use outcome::{Branches, Done, Outcome};
 #[cfg(feature = "server")]
 pub use query::{Answer, LeaseAnswer, LeasesAnswer, Query, ReadAnswer, Stats};
+#[cfg(feature = "server")]
+pub use requests::REQUESTS_MAX;
 #[cfg(feature = "server")]
 pub use sessions::{ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX, Admission, SessionLimits, Sessions};
 #[cfg(feature = "server")]
@@ -84,6 +92,9 @@ pub const LEVEL_MAX: u32 = 1;
 
 /// The longest client id, in bytes.
 pub const CLIENT_ID_LEN_MAX: usize = 64;
+
+/// The longest key of a request, in bytes: see [`Change::TxnOnce`].
+pub const REQUEST_KEY_LEN_MAX: usize = 255;
 
 /// How many clients' sessions are remembered, at about 240 bytes each (measured). For one more, the
 /// session that was used longest ago is forgotten.

@@ -95,6 +95,8 @@ pub struct Stats {
     pub bytes: u64,
     /// Clients whose sessions are remembered.
     pub sessions: usize,
+    /// Keys of requests that are remembered.
+    pub requests: usize,
     /// How many changes there have been.
     pub revision: Revision,
     /// The oldest revision that can be read.

@@ -82,6 +82,9 @@ pub const ANSWERS_KEPT_MAX: u64 = 32 << 20;
 pub struct SessionLimits {
     /// How many clients are remembered, at least 1. Default [`SESSIONS_MAX`](super::SESSIONS_MAX).
     pub sessions_max: usize,
+    /// How many keys of requests are remembered, at least 1. Default
+    /// [`REQUESTS_MAX`](super::REQUESTS_MAX).
+    pub requests_max: usize,
     /// The longest answer that is kept, in bytes. Default [`ANSWER_KEPT_MAX`].
     pub answer_kept_max: u64,
     /// How much the answers that are kept may have together, in bytes. Default
@@ -93,6 +96,7 @@ impl Default for SessionLimits {
     fn default() -> SessionLimits {
         SessionLimits {
             sessions_max: super::SESSIONS_MAX,
+            requests_max: super::REQUESTS_MAX,
             answer_kept_max: ANSWER_KEPT_MAX,
             answers_kept_max: ANSWERS_KEPT_MAX,
         }
@@ -217,6 +221,13 @@ impl Sessions {
             self.recent.insert(index, Session { client, newest: request_id, outcome });
         }
         self.forget_answers();
+    }
+
+    /// The newest write of `client`, and its outcome. To ask is no use of the session.
+    pub(super) fn newest_of(&self, client: &[u8]) -> Option<(i64, &Outcome)> {
+        let &Newest { request_id, last_used } = self.newest.get(client)?;
+        let session = self.recent.table.by_last_used.get(&last_used);
+        Some((request_id, &session.expect("the table has every client").outcome))
     }
 
     /// How many clients are remembered.

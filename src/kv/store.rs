@@ -11,6 +11,7 @@ use super::digest::Digest;
 use super::model::{LeaseId, Reason, Refusal, Revision, Txn, TxnAnswer};
 use super::outcome::{Branches, Done, Outcome};
 use super::query::{Answer, LeaseAnswer, LeasesAnswer, Query, Stats};
+use super::requests::{Known, Requests};
 use super::sessions::{Admission, SessionLimits, Sessions};
 use super::snapshot::{self, StoreView};
 use super::state::{Budget, LogEntry, State};
@@ -28,6 +29,7 @@ const _: () = assert!(super::COMMAND_LEN_MAX == crate::node::COMMAND_LEN_MAX);
 pub struct Store {
     state: State,
     sessions: Sessions,
+    requests: Requests,
     digest: Digest,
 }
 
@@ -76,6 +78,7 @@ impl StateMachine for Store {
         StoreView {
             state: self.state.clone(),
             sessions: self.sessions.table().clone(),
+            requests: self.requests.table().clone(),
             digest: self.digest,
         }
     }
@@ -84,10 +87,12 @@ impl StateMachine for Store {
     fn load(&mut self, body: &mut dyn io::Read) -> io::Result<()> {
         let limits = self.sessions.limits();
         *self = Store::with_session_limits(limits);
-        let StoreView { state, sessions, digest } = snapshot::read(body)?;
+        let StoreView { state, sessions, requests, digest } = snapshot::read(body)?;
         let sessions = Sessions::restore(sessions, limits)
             .ok_or_else(|| snapshot::invalid("sessions that no store of this version holds"))?;
-        *self = Store { state, sessions, digest };
+        let requests = Requests::restore(requests, limits)
+            .ok_or_else(|| snapshot::invalid("requests that no store of this version holds"))?;
+        *self = Store { state, sessions, requests, digest };
         Ok(())
     }
 
@@ -133,6 +138,7 @@ impl Store {
         Store {
             state: State::default(),
             sessions: Sessions::new(limits),
+            requests: Requests::new(limits),
             digest: Digest::default(),
         }
     }
@@ -153,6 +159,7 @@ impl Store {
             keys: self.state.tree.len(),
             bytes: self.state.tree.bytes(),
             sessions: self.sessions.len(),
+            requests: self.requests.len(),
             revision: self.state.revision,
             compacted: self.state.history.compacted(),
             history_bytes: self.state.history.bytes(),
@@ -240,6 +247,27 @@ impl Store {
         }
     }
 
+    /// Runs a transaction, unless one with the same key has run.
+    fn run_once(&mut self, entry: LogEntry, key: &[u8], fingerprint: u64, txn: &Txn) -> Outcome {
+        match self.requests.find(key, fingerprint) {
+            Known::Outcome(outcome) => outcome,
+            Known::Other => {
+                let refusal = Refusal::of(Reason::RequestKeyTaken, 0);
+                Outcome::Ran { index: entry.index, result: Err(refusal) }
+            }
+            Known::Nothing => {
+                let result = self.state.run(entry, txn);
+                let result = result.map(|ran| (ran.branches, Some(ran.answer)));
+                let is_refused = result.is_err();
+                let outcome = self.ran(entry.index, result);
+                if !is_refused {
+                    self.requests.record(entry.index, key, fingerprint, outcome.clone());
+                }
+                outcome
+            }
+        }
+    }
+
     fn carry_out(&mut self, entry: LogEntry, change: &Change<&[u8]>) -> Outcome {
         let (index, state) = (entry.index, &mut self.state);
         let result = match change {
@@ -257,6 +285,9 @@ impl Store {
                 Err(refusal) => Err(refusal),
             },
             Change::Txn(txn) => state.run(entry, txn).map(|ran| (ran.branches, Some(ran.answer))),
+            Change::TxnOnce { key, fingerprint, txn } => {
+                return self.run_once(entry, key, *fingerprint, txn);
+            }
             Change::LeaseRevoke { id } => state.revoke(*id).map(nothing),
             Change::Compact { revision } => state.compact(*revision).map(nothing),
             Change::SetLimits(change) => state.set_limits(*change).map(nothing),
@@ -266,8 +297,13 @@ impl Store {
             }
             Change::Time => Ok(nothing(())),
         };
+        self.ran(index, result)
+    }
+
+    fn ran(&self, index: Index, result: Result<(Branches, Option<TxnAnswer>), Refusal>) -> Outcome {
+        let revision = self.state.revision;
         let result = result.map(|(branches, answer)| Done {
-            revision: state.revision,
+            revision,
             branches,
             answer: answer.map(Arc::new),
         });
@@ -455,6 +491,39 @@ mod tests {
         let refused = Refusal::of(Reason::Superseded, 0);
         let superseded = Outcome::Ran { index: Index(7), result: Err(refused) };
         assert_eq!(log.apply(&count("c", 1)), superseded);
+    }
+
+    fn once(key: &'static str, fingerprint: u64) -> Change {
+        let then = vec![Action::increment("n", 1).into()];
+        Change::TxnOnce { key: key.into(), fingerprint, txn: Txn { then, ..Txn::default() } }
+    }
+
+    #[test]
+    fn a_request_with_a_key_takes_effect_once_whoever_sends_it() {
+        let mut log = Log::new();
+        let apply = |log: &mut Log, command: &Command| {
+            log.1 += 1;
+            let bytes = [&command.encode()[..], &1u64.to_le_bytes()].concat();
+            log.0.apply(Index(log.1), &bytes.into())
+        };
+        let first = apply(&mut log, &of_client("a", 1, 1, Command::unrepeated(once("key", 7))));
+        for command in [
+            of_client("a", 1, 1, Command::unrepeated(once("key", 7))),
+            of_client("a", 2, 1, Command::unrepeated(once("key", 7))),
+            of_client("b", 1, 1, Command::unrepeated(once("key", 7))),
+            Command::unrepeated(once("key", 7)),
+        ] {
+            assert_eq!(apply(&mut log, &command), first);
+        }
+        log.check(b"n", Some(b"1"));
+        let Outcome::Ran { result, .. } = apply(&mut log, &Command::unrepeated(once("key", 8)))
+        else {
+            panic!("a transaction ran")
+        };
+        assert_eq!(result, Err(Refusal::of(Reason::RequestKeyTaken, 0)));
+        apply(&mut log, &Command::unrepeated(once("other", 7)));
+        log.check(b"n", Some(b"2"));
+        assert_eq!(log.0.stats().requests, 2);
     }
 
     #[test]

@@ -39,6 +39,11 @@ pub struct NodeConfig {
     /// ([`NodeFailure::ClusterTaken`](super::NodeFailure::ClusterTaken)). Default `None`: the
     /// member keeps its cluster id.
     pub list_id: Option<u64>,
+    /// Whether this member may have promised a lease to a leader that may still run. If so, it helps
+    /// nobody to become leader for an election timeout after its start. Default true: before its
+    /// last start the member may have had another read mode. False is safe only if no earlier
+    /// leader can be alive, for example because all members of the cluster have ended.
+    pub may_have_promised: bool,
     /// The highest [feature level](super::StateMachine#feature-levels) that this member announces
     /// and accepts, in place of [`StateMachine::level_max`](super::StateMachine::level_max). It is
     /// for tests of clusters whose members are of different versions: a level that the machine does
@@ -85,6 +90,7 @@ impl NodeConfig {
             snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
             read_mode: ReadMode::default(),
             list_id: None,
+            may_have_promised: true,
             level_max: None,
         }
     }
@@ -161,8 +167,7 @@ impl NodeConfig {
             election_ticks_min: self.timing.ticks(self.timing.election_min),
             election_ticks_max: self.timing.ticks(self.timing.election_max),
             lease: self.read_mode == ReadMode::Lease,
-            // Before its last start the member may have had the other mode.
-            may_have_promised: true,
+            may_have_promised: self.may_have_promised,
             tick_us: u64::try_from(self.timing.tick.as_micros()).unwrap_or(u64::MAX),
             append_gather_from: APPEND_GATHER_FROM,
             seed: fastrand::u64(..),

@@ -246,6 +246,8 @@ impl<S: StateMachine> Driver<S> {
             Input::Persisted(id) => Event::Persisted(id),
             Input::Disconnected(peer) => Event::Disconnected(peer),
             Input::Transfer(to) => Event::Transfer { to },
+            #[cfg(feature = "testing")]
+            Input::Campaign => Event::Campaign,
             Input::DiskFull(is_full) => Event::DiskFull(is_full),
             Input::Joined => Event::Joined,
             Input::OtherCluster { peer, other } => Event::OtherCluster { peer, other },

@@ -177,6 +177,14 @@ impl<S: StateMachine> NodeHandle<S> {
         self.pipeline.report(Input::Transfer(to));
     }
 
+    /// Asks for this member's election now, without waiting for its election timeout: for a cluster
+    /// that has just started as a whole. Does nothing if the member hears a leader, stands already,
+    /// or may not stand.
+    #[cfg(feature = "testing")]
+    pub(crate) fn campaign(&self) {
+        self.pipeline.report(Input::Campaign);
+    }
+
     /// Takes a snapshot now, whatever the log's length. It shows in [`status`](NodeHandle::status)
     /// when it is on the disk. Does nothing while another one is being taken or shortly after one
     /// has failed, if nothing was applied since the last one, or if this member has

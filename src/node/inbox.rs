@@ -24,6 +24,9 @@ pub(super) enum Input<S: StateMachine> {
     Disconnected(MemberId),
     /// An operator wants another leader: this one, or any.
     Transfer(Option<MemberId>),
+    /// An election is wanted without waiting for a timeout.
+    #[cfg(feature = "testing")]
+    Campaign,
     DiskFull(bool),
     Joined,
     /// A peer was asked where it stands, and is of another cluster.

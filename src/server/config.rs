@@ -6,7 +6,7 @@ use super::error::StartError;
 use crate::members::{Members, check_addr};
 use crate::node::{FRAME_LEN_MIN, NodeConfig, ReadMode, Timing};
 use crate::raft::MemberId;
-use crate::rpc::Limits;
+use crate::rpc::{Limits, http};
 
 /// Configuration of a member.
 #[derive(Clone, Debug)]
@@ -35,9 +35,11 @@ pub struct Config {
     /// because it is damaged. All others must be up and have their data. A member that is already
     /// being rebuilt continues. Default false.
     pub rebuild: bool,
-    /// The address that serves operators' tools over HTTP (`/livez`, `/readyz`, `/status`,
-    /// `/metrics`), if any. Default `None`.
+    /// The address that serves HTTP, if any: the store (`/v1/...`), and pages for operators' tools
+    /// (`/livez`, `/readyz`, `/status`, `/metrics`). Default `None`.
     pub http: Option<String>,
+    /// Bounds on the connections and requests of that address.
+    pub http_limits: http::Limits,
 }
 
 impl Config {
@@ -54,6 +56,7 @@ impl Config {
             read_mode: ReadMode::default(),
             rebuild: false,
             http: None,
+            http_limits: http::Limits::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a test does to a member in its own process: it pauses, resumes and kills it.
 //!
-//! The node's threads stop at the node's [`Gate`] by themselves. Here each service is published
-//! behind the same gate, so that calls wait as well. Members of programs are started without this:
+//! The node's threads stop at the node's [`Gate`] by themselves. Here each service, and the HTTP
+//! port, is behind the same gate, so that calls wait as well. Members of programs are started without this:
 //! see [`Publish`].
 
 use std::net::TcpListener;
@@ -12,22 +12,21 @@ use bytes::Bytes;
 use super::Member;
 use super::config::Config;
 use super::error::StartError;
-use super::start::{self, Publish};
+use super::start::{self, Publish, Surroundings};
 use crate::kv::Store;
-use crate::members::Members;
 use crate::node::{Gate, NodeHandle};
-use crate::rpc::{Call, Service};
+use crate::rpc::{Call, Service, http};
 
 impl Member {
-    /// As [`start_on`](Member::start_on), but the member reaches the others at the addresses in
-    /// `peers`, where a test puts a network with faults, and can be paused. Clients are still told
-    /// the addresses in `config.members`.
+    /// As [`start_on`](Member::start_on), but the member can be paused, and reaches the others at
+    /// the addresses in `surroundings`, where a test puts a network with faults. Clients are still
+    /// told the addresses in `config.members`.
     pub(crate) fn start_in_test(
         listener: TcpListener,
         config: Config,
-        peers: Members,
+        surroundings: Surroundings,
     ) -> Result<Member, StartError> {
-        start::start::<BehindGate>(listener, config, peers).map(Member::from)
+        start::start::<BehindGate>(listener, config, surroundings).map(Member::from)
     }
 
     /// Holds the member as SIGSTOP would, until it is resumed, killed or stopped. Its sockets stay
@@ -45,6 +44,8 @@ impl Member {
     pub(crate) fn kill(mut self) {
         if let Some(node) = self.node.take() {
             node.mark_killed();
+            // Its clients see their connections end, and no last answer.
+            drop(self.http.take());
             self.server.stop();
             node.kill();
         }
@@ -58,6 +59,14 @@ struct BehindGate;
 impl Publish for BehindGate {
     fn publish<S: Service>(service: S, node: NodeHandle<Store>) -> impl Service {
         Gated { service, gate: Arc::clone(node.gate()) }
+    }
+
+    fn serve<H: http::Handler>(handler: H, node: NodeHandle<Store>) -> impl http::Handler {
+        let gate = Arc::clone(node.gate());
+        move |request: &mut http::Request<'_>, answer: http::Answer| {
+            gate.pass();
+            handler.handle(request, answer);
+        }
     }
 }
 

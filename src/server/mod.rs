@@ -7,8 +7,8 @@
 //!   clients, members ──> rpc::Server ──┬─ kvServerRpc, storeRpc (front) ─> kv::Api ─┐
 //!                                      ├─ raftRpc (node) ───────────────────────────┼─> node,
 //!   operators ────────────────────────>├─ adminRpc (admin) ─────────────────────────┤   which
-//!           └───────> --http ──> http ─┴────────────────────────────────────────────┘   replicates
-//!                                                                                     the Store
+//!           │                          │                                            │   replicates
+//!           └─> rpc::http::Server ─────┴─ pages; /v1/ (front) ─> kv::Api, Lanes ────┘   the Store
 //! ```
 //!
 //! | file | what |
@@ -16,7 +16,7 @@
 //! | `config` | [`Config`], and what it must fulfil |
 //! | `start`, `error` | the steps of a start, and why it fails: [`StartError`] |
 //! | `admin` | the service that `syncraft status`, `transfer` and `snapshot` call |
-//! | `http` | the pages for operators' tools |
+//! | `pages` | what the HTTP port answers: pages for operators' tools, and the store |
 //! | `faults` | what `testing::Cluster` does to a member; only with the feature `testing` |
 //!
 //! # Invariants
@@ -32,14 +32,14 @@
 //!
 //! # Threads
 //!
-//! Those of the node, the server and `http`: see their pages.
+//! Those of the node and of the two servers: see their pages.
 
 mod admin;
 mod config;
 mod error;
 #[cfg(feature = "testing")]
 mod faults;
-mod http;
+mod pages;
 pub mod proto;
 mod start;
 
@@ -53,14 +53,14 @@ use crate::kv::api::Api;
 use crate::kv::{Lanes, Store};
 use crate::node::{Node, NodeFailure, NodeHandle};
 use crate::raft::RoleName;
-use crate::rpc::Server;
+use crate::rpc::{Server, http};
 
 pub use admin::{DISK_OK, STATE_DIVERGED, STATE_OK};
 pub use config::Config;
 pub use error::StartError;
 pub use start::cluster_id;
 
-use http::Http;
+pub(crate) use start::Surroundings;
 use start::{Directly, Started};
 
 /// How long a member that stops tries to hand its leadership over.
@@ -69,9 +69,13 @@ pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// The pause between two checks whether another member leads.
 const HAND_OVER_POLL: Duration = Duration::from_millis(1);
 
+/// How long a member that stops waits until the last answers have left its HTTP port. All requests
+/// have ended by then.
+const HTTP_DRAIN_TIME: Duration = Duration::from_secs(1);
+
 /// A running member. Dropping it stops it.
 pub struct Member {
-    http: Option<Http>,
+    http: Option<http::Server>,
     server: Server,
     lanes: Arc<Lanes>,
     /// `None` once it has ended.
@@ -111,8 +115,8 @@ impl Member {
     /// # Errors
     /// As for [`start`](Member::start).
     pub fn start_on(listener: TcpListener, config: Config) -> Result<Member, StartError> {
-        let peers = config.members.clone();
-        start::start::<Directly>(listener, config, peers).map(Member::from)
+        let surroundings = Surroundings::usual(&config.members);
+        start::start::<Directly>(listener, config, surroundings).map(Member::from)
     }
 
     /// The address that the member serves on.
@@ -124,6 +128,11 @@ impl Member {
     /// not.
     pub fn lanes(&self) -> &Arc<Lanes> {
         &self.lanes
+    }
+
+    /// The address that it serves HTTP on, if it does.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(http::Server::local_addr)
     }
 
     /// The member's node: its status, and what an operator asks it to do.
@@ -166,11 +175,14 @@ impl Member {
     /// leader is gone, and then still get its heartbeats, and wait out an election timeout. The
     /// node ends the calls that wait and refuses new ones; the server still sends these answers.
     fn shut_down(&mut self) {
-        self.http = None;
         if let Some(node) = self.node.take() {
             node.stop();
         }
         self.api.stop();
+        self.lanes.stop();
+        if let Some(http) = self.http.take() {
+            http.drain(HTTP_DRAIN_TIME);
+        }
         self.server.stop();
     }
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use super::admin::Admin;
 use super::config::Config;
 use super::error::StartError;
-use super::http::Http;
+use super::pages::Pages;
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
 use crate::ErrorChain;
+use crate::front::http::HttpFront;
 use crate::front::rpc::{KvService, StoreService};
 use crate::kv::api::Api;
 use crate::kv::lane_proto::LaneRpcService;
@@ -22,7 +23,7 @@ use crate::kv::{LaneService, Lanes, Store};
 use crate::members::Members;
 use crate::node::{Node, NodeConfig, NodeError, NodeHandle};
 use crate::raft::{MemberId, Standing};
-use crate::rpc::{CallError, Channel, Server, Service, resolve};
+use crate::rpc::{CallError, Channel, Server, Service, http, resolve};
 use crate::storage::{DataDir, Identity, StorageError};
 
 /// How long a member waits for its address to become free.
@@ -40,7 +41,7 @@ const JOINING_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a member that runs.
 pub(super) struct Started {
-    pub(super) http: Option<Http>,
+    pub(super) http: Option<http::Server>,
     pub(super) server: Server,
     pub(super) lanes: Arc<Lanes>,
     pub(super) node: Node<Store>,
@@ -52,6 +53,9 @@ pub(super) struct Started {
 pub(super) trait Publish {
     /// What is published in place of `service`, which is in front of `node`.
     fn publish<S: Service>(service: S, node: NodeHandle<Store>) -> impl Service;
+
+    /// What answers the requests of the HTTP port in place of `handler`.
+    fn serve<H: http::Handler>(handler: H, node: NodeHandle<Store>) -> impl http::Handler;
 }
 
 /// Publishes each service as it is.
@@ -61,19 +65,43 @@ impl Publish for Directly {
     fn publish<S: Service>(service: S, _node: NodeHandle<Store>) -> impl Service {
         service
     }
+
+    fn serve<H: http::Handler>(handler: H, _node: NodeHandle<Store>) -> impl http::Handler {
+        handler
+    }
 }
 
-/// Starts a member on this listener. It reaches the other members at their addresses in `peers`.
+/// What a start depends on beside the configuration. Only a test chooses it.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Where the member reaches the others.
+    pub(crate) peers: Members,
+    /// The cluster id of a member without data.
+    pub(crate) new_id: u64,
+    /// As [`NodeConfig::may_have_promised`].
+    pub(crate) may_have_promised: bool,
+}
+
+impl Surroundings {
+    /// Those of a member that nobody tests.
+    pub(super) fn usual(members: &Members) -> Surroundings {
+        let new_id = cluster_id(members);
+        Surroundings { peers: members.clone(), new_id, may_have_promised: true }
+    }
+}
+
+/// Starts a member on this listener.
 pub(super) fn start<P: Publish>(
     listener: TcpListener,
     config: Config,
-    peers: Members,
+    surroundings: Surroundings,
 ) -> Result<Started, StartError> {
     config.check()?;
+    let Surroundings { peers, new_id, may_have_promised } = surroundings;
     let Config { id, members, timing, limits, snapshot_log_bytes, read_mode, .. } = config;
-    let (data_dir, http) = (config.data_dir, config.http);
-    let http = http.map(|addr| Ok::<_, StartError>((listen(&addr)?, addr))).transpose()?;
-    let identity = Identity { cluster_id: cluster_id(&members), member_id: id };
+    let data_dir = config.data_dir;
+    let http_listener = config.http.map(|addr| listen(&addr)).transpose()?;
+    let identity = Identity { cluster_id: new_id, member_id: id };
     let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
     let cluster_id = data_dir.identity().cluster_id;
     let node_config = NodeConfig {
@@ -83,6 +111,7 @@ pub(super) fn start<P: Publish>(
         snapshot_log_bytes,
         read_mode,
         list_id: Some(identity.cluster_id),
+        may_have_promised,
         level_max: None,
     };
     let node = Node::start(node_config, data_dir, Store::new())?;
@@ -106,10 +135,13 @@ pub(super) fn start<P: Publish>(
         .listener(listener)
         .build()?
         .start();
-    let serve = |(listener, addr)| {
-        Http::serve(listener, id, handle).map_err(|source| StartError::Listen { addr, source })
+    let front = HttpFront::new(api.clone(), Arc::clone(&lanes));
+    let serve = |listener| {
+        let pages = Pages { node: handle.clone(), front, api: api.clone() };
+        let pages = P::serve(pages, handle);
+        http::Server::builder(pages).limits(config.http_limits).listener(listener).start()
     };
-    let http = http.map(serve).transpose()?;
+    let http = http_listener.map(serve).transpose()?;
     Ok(Started { http, server, lanes, node, api, has_peers })
 }
 

@@ -1,27 +1,29 @@
 //! [`Cluster`]: members that run, and what a test does to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tempfile::TempDir;
 
+use super::data::Data;
+use super::faults::Faults;
 use super::network::Network;
 use super::options::{Delay, Options};
 use super::port::Port;
 use crate::clerk::Clerk;
 use crate::kv::Lanes;
+use crate::kv::api::Api;
 use crate::members::Members;
+use crate::node::NodeFailure;
 use crate::raft::{MemberId, RoleName, Status};
-use crate::server::{Config, Member, StartError};
+use crate::server::{Config, Member, StartError, Surroundings, cluster_id};
 
-/// How long [`Cluster::leader`] waits for a leader.
-const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_millis(2);
 
@@ -35,12 +37,13 @@ pub struct Cluster {
     // Dropped in this order: members, their network, their data.
     slots: BTreeMap<MemberId, Slot>,
     network: Network,
-    dir: TempDir,
+    data: Data,
 }
 
 #[derive(Debug)]
 struct Slot {
     port: Port,
+    http: Option<Port>,
     /// `None` while it is down.
     member: Mutex<Option<Member>>,
 }
@@ -52,6 +55,46 @@ pub enum ClusterError {
     /// The system gives no port or no directory.
     #[error("cannot set up the cluster")]
     Setup(#[from] io::Error),
+    /// A port that was asked for cannot be used.
+    #[error("cannot use port {port}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory for the data cannot be used.
+    #[error("cannot use the data directory {}", dir.display())]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory for the data holds something else.
+    #[error("{} is not empty, and no cluster of this kind has its data there", dir.display())]
+    NotItsData {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory for the data belongs to a cluster of another size.
+    #[error("{} has the data of {found} members, not of {wanted}", dir.display())]
+    OtherSize {
+        /// The directory.
+        dir: PathBuf,
+        /// How many members have their data there.
+        found: usize,
+        /// How many were asked for.
+        wanted: usize,
+    },
+    /// Another cluster that runs has its data there.
+    #[error("{} belongs to a cluster that runs", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The data of a member cannot be removed.
     #[error("cannot remove the data of member {id}")]
     Wipe {
@@ -101,24 +144,57 @@ impl Cluster {
     /// # Panics
     /// If `size` is 0 or more than a cluster can have.
     pub fn start_with(size: usize, options: Options) -> Result<Cluster, ClusterError> {
-        let mut slots = BTreeMap::new();
-        for id in 1..=size as u64 {
-            slots.insert(MemberId(id), Slot { port: Port::free()?, member: Mutex::new(None) });
-        }
+        let slots = reserve(size, &options)?;
         let addrs = slots.iter().map(|(&id, slot)| (id, slot.port.addr().to_string()));
         let members = Members::new(addrs)
             .expect("from 1 to 15 members, each with an id and a port of its own");
         let network = Network::new(&slots.iter().map(|(&id, it)| (id, it.port.addr())).collect())?;
-        let dir = TempDir::with_prefix("syncraft-")?;
-        let cluster = Cluster { members, options, slots, network, dir };
-        for id in cluster.ids() {
-            cluster.restart(id)?;
-        }
-        cluster.wait_for(|| {
-            let votes = |status: &Status| !status.is_joining;
-            cluster.leader_now().filter(|_| cluster.statuses().iter().all(votes))
-        })?;
+        let data = match &options.data_dir {
+            None => Data::temporary(cluster_id(&members))?,
+            Some(path) => Data::named(path, size, cluster_id(&members))?,
+        };
+        let mut cluster = Cluster { members, options, slots, network, data };
+        cluster.start_all()?;
+        cluster.first_leader()?;
+        cluster.data.keep();
         Ok(cluster)
+    }
+
+    /// Starts all members at the same time. All listen before the first one starts, so that none
+    /// finds another one away. The data is locked, so no leader of an earlier cluster runs.
+    fn start_all(&self) -> Result<(), ClusterError> {
+        let listening = self.slots.iter().map(|(&id, slot)| Ok((id, slot.port.listen()?)));
+        let listening = listening.collect::<io::Result<Vec<_>>>()?;
+        thread::scope(|scope| {
+            let start = |(id, listener): (MemberId, TcpListener)| {
+                let start = move || {
+                    let member = self.start_member(id, listener, false)?;
+                    *self.slot(id).member.lock() = Some(member);
+                    Ok(())
+                };
+                thread::Builder::new().name(format!("start-{id}")).spawn_scoped(scope, start)
+            };
+            let starting = listening.into_iter().map(start).collect::<io::Result<Vec<_>>>()?;
+            starting.into_iter().try_for_each(|thread| thread.join().expect("a start panics not"))
+        })
+    }
+
+    /// Waits until one leads and all vote. As soon as all vote, one of them, drawn at random,
+    /// stands for election: all know that there is no leader to wait for.
+    fn first_leader(&self) -> Result<MemberId, ClusterError> {
+        let candidate = MemberId(fastrand::u64(1..=self.slots.len() as u64));
+        self.wait_for(|| {
+            if self.statuses().iter().any(|status| status.is_joining) {
+                return None;
+            }
+            let leader = self.leader_now();
+            if leader.is_none()
+                && let Some(member) = &*self.slot(candidate).member.lock()
+            {
+                member.node().campaign();
+            }
+            leader
+        })
     }
 
     /// All members, with their addresses.
@@ -129,6 +205,23 @@ impl Cluster {
     /// The ids of all members, whether they run or not.
     pub fn ids(&self) -> Vec<MemberId> {
         self.slots.keys().copied().collect()
+    }
+
+    /// The address at which clients and members reach a member.
+    ///
+    /// # Panics
+    /// If there is no such member.
+    pub fn addr(&self, id: impl Into<MemberId>) -> SocketAddr {
+        self.slot(id.into()).port.addr()
+    }
+
+    /// The address at which a member serves HTTP while it runs, if it does
+    /// ([`Options::http_port`]).
+    ///
+    /// # Panics
+    /// If there is no such member.
+    pub fn http_addr(&self, id: impl Into<MemberId>) -> Option<SocketAddr> {
+        self.slot(id.into()).http.as_ref().map(Port::addr)
     }
 
     /// A new client of the cluster.
@@ -149,7 +242,7 @@ impl Cluster {
         builder.only_these().build().expect("a port's address is in order")
     }
 
-    /// The leader. Waits up to ten seconds for one that a majority follows: it runs, it is not
+    /// The leader. Waits up to [`Options::leader_timeout`] for one that a majority follows: it runs, it is not
     /// paused, and it and its followers hear each other.
     ///
     /// # Errors
@@ -159,16 +252,14 @@ impl Cluster {
     }
 
     fn wait_for(&self, leader: impl Fn() -> Option<MemberId>) -> Result<MemberId, ClusterError> {
-        let deadline = Instant::now() + LEADER_TIMEOUT;
+        let waited = self.options.leader_timeout;
+        let deadline = Instant::now() + waited;
         loop {
             if let Some(leader) = leader() {
                 return Ok(leader);
             }
             if Instant::now() >= deadline {
-                return Err(ClusterError::NoLeader {
-                    waited: LEADER_TIMEOUT,
-                    statuses: self.statuses(),
-                });
+                return Err(ClusterError::NoLeader { waited, statuses: self.statuses() });
             }
             thread::sleep(POLL_PAUSE);
         }
@@ -179,20 +270,35 @@ impl Cluster {
         self.slot(id.into()).member.lock().as_ref().map(|member| member.node().status())
     }
 
+    /// Why a member has stopped serving by itself, if it has: see [`Member::failure`].
+    pub fn failure(&self, id: impl Into<MemberId>) -> Option<NodeFailure> {
+        self.slot(id.into()).member.lock().as_ref()?.failure()
+    }
+
+    /// Whether a member is [paused](Cluster::pause).
+    pub fn is_paused(&self, id: impl Into<MemberId>) -> bool {
+        self.network.faults.is_paused(id.into())
+    }
+
     /// The lanes of a member, unless it is down: see [`Member::lanes`].
     pub fn lanes(&self, id: impl Into<MemberId>) -> Option<Arc<Lanes>> {
         self.slot(id.into()).member.lock().as_ref().map(|member| member.lanes().clone())
     }
 
+    /// The store as a member serves it, unless it is down: see [`Member::api`].
+    pub fn api(&self, id: impl Into<MemberId>) -> Option<Api> {
+        self.slot(id.into()).member.lock().as_ref().map(|member| member.api())
+    }
+
     /// Ends a member as a crash would: its sockets close, and what it has not written is lost. Does
     /// nothing if it is down.
     pub fn kill(&self, id: impl Into<MemberId>) {
-        self.take_down(id.into(), Member::kill);
+        self.try_kill(id.into());
     }
 
     /// Stops a member in an orderly way. A paused member wakes for it. Does nothing if it is down.
     pub fn stop(&self, id: impl Into<MemberId>) {
-        self.take_down(id.into(), Member::stop);
+        self.try_stop(id.into());
     }
 
     /// Kills a member, if it runs, and removes all its data, as if its disk had been replaced by an
@@ -227,21 +333,13 @@ impl Cluster {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pause(&self, id: impl Into<MemberId>) {
-        let id = id.into();
-        if let Some(member) = &*self.slot(id).member.lock() {
-            self.network.faults.pause(id);
-            member.pause();
-        }
+        self.try_pause(id.into());
     }
 
     /// Lets a paused member go on exactly where it stopped, with everything that it believed then.
     /// Does nothing if it is not paused.
     pub fn resume(&self, id: impl Into<MemberId>) {
-        let id = id.into();
-        if let Some(member) = &*self.slot(id).member.lock() {
-            self.network.faults.resume(id);
-            member.resume();
-        }
+        self.try_resume(id.into());
     }
 
     /// Cuts the network between each member of one group and each of the other, both ways and
@@ -356,39 +454,96 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError::Start`].
     pub fn restart(&self, id: impl Into<MemberId>) -> Result<(), ClusterError> {
-        let id = id.into();
+        self.try_restart(id.into()).map(drop)
+    }
+
+    /// Returns whether it ran.
+    pub(super) fn try_kill(&self, id: MemberId) -> bool {
+        self.take_down(id, Member::kill)
+    }
+
+    /// Returns whether it ran.
+    pub(super) fn try_stop(&self, id: MemberId) -> bool {
+        self.take_down(id, Member::stop)
+    }
+
+    /// Returns whether it ran and was not paused.
+    pub(super) fn try_pause(&self, id: MemberId) -> bool {
+        let member = self.slot(id).member.lock();
+        member.as_ref().is_some_and(|member| {
+            let is_new = self.network.faults.pause(id);
+            member.pause();
+            is_new
+        })
+    }
+
+    /// Returns whether it was paused.
+    pub(super) fn try_resume(&self, id: MemberId) -> bool {
+        let member = self.slot(id).member.lock();
+        member.as_ref().is_some_and(|member| {
+            let was_paused = self.network.faults.resume(id);
+            member.resume();
+            was_paused
+        })
+    }
+
+    /// Returns whether it was down.
+    pub(super) fn try_restart(&self, id: MemberId) -> Result<bool, ClusterError> {
         let slot = self.slot(id);
         let mut member = slot.member.lock();
-        if member.is_none() {
-            let config = Config {
-                timing: self.options.timing,
-                snapshot_log_bytes: self.options.snapshot_log_bytes,
-                read_mode: self.options.read_mode,
-                ..Config::new(id, self.members.clone(), self.data_dir(id))
-            };
-            let peers = self.network.seen_by(id, &self.members);
-            let started = Member::start_in_test(slot.port.listen()?, config, peers);
-            *member = Some(started.map_err(|source| ClusterError::Start { id, source })?);
+        if member.is_some() {
+            return Ok(false);
         }
-        Ok(())
+        *member = Some(self.start_member(id, slot.port.listen()?, true)?);
+        Ok(true)
+    }
+
+    /// `may_have_promised`: a leader to which the member has promised a lease may run.
+    fn start_member(
+        &self,
+        id: MemberId,
+        listener: TcpListener,
+        may_have_promised: bool,
+    ) -> Result<Member, ClusterError> {
+        let config = Config {
+            timing: self.options.timing,
+            snapshot_log_bytes: self.options.snapshot_log_bytes,
+            read_mode: self.options.read_mode,
+            http: self.http_addr(id).map(|addr| addr.to_string()),
+            ..Config::new(id, self.members.clone(), self.data_dir(id))
+        };
+        let surroundings = Surroundings {
+            peers: self.network.seen_by(id, &self.members),
+            new_id: self.data.cluster_id(),
+            may_have_promised,
+        };
+        let started = Member::start_in_test(listener, config, surroundings);
+        started.map_err(|source| ClusterError::Start { id, source })
     }
 
     /// The data directory of a member. While the member is down, a test may look at the data or
     /// damage it.
     pub fn data_dir(&self, id: impl Into<MemberId>) -> PathBuf {
-        self.dir.path().join(id.into().to_string())
+        self.data.of(id.into())
     }
 
-    fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) {
+    pub(super) fn leader_timeout(&self) -> Duration {
+        self.options.leader_timeout
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.network.faults
+    }
+
+    fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) -> bool {
         let mut member = self.slot(id).member.lock();
-        if let Some(member) = member.take() {
-            end(member);
-        }
+        let ran = member.take().map(end).is_some();
         self.network.faults.resume(id);
+        ran
     }
 
     /// The member that a majority follows in the latest term.
-    fn leader_now(&self) -> Option<MemberId> {
+    pub(super) fn leader_now(&self) -> Option<MemberId> {
         let faults = &self.network.faults;
         let mut statuses = self.statuses();
         statuses.retain(|status| !faults.is_paused(status.id));
@@ -411,5 +566,48 @@ impl Cluster {
 
     fn slot(&self, id: MemberId) -> &Slot {
         self.slots.get(&id).unwrap_or_else(|| panic!("there is no member {id} in this cluster"))
+    }
+}
+
+/// The ports of all members. Those that were asked for come first: no free one may be one of them.
+fn reserve(size: usize, options: &Options) -> Result<BTreeMap<MemberId, Slot>, ClusterError> {
+    let mut ports = Ports::default();
+    let mut of_rpc = Vec::new();
+    if options.port != 0 {
+        of_rpc = ports.reserve_all(options.port, size)?;
+    }
+    let of_http = options.http_port.map(|first| ports.reserve_all(first, size)).transpose()?;
+    if options.port == 0 {
+        of_rpc = ports.reserve_all(0, size)?;
+    }
+    let mut of_http = of_http.into_iter().flatten();
+    let slot = |(at, port)| {
+        let id = MemberId(at as u64 + 1);
+        (id, Slot { port, http: of_http.next(), member: Mutex::new(None) })
+    };
+    Ok(of_rpc.into_iter().enumerate().map(slot).collect())
+}
+
+/// The ports that are reserved already: the system would let this process reserve one twice.
+#[derive(Default)]
+struct Ports(BTreeSet<SocketAddr>);
+
+impl Ports {
+    /// This many ports, from the first one on; if that is 0, any free ones.
+    fn reserve_all(&mut self, first: u16, size: usize) -> Result<Vec<Port>, ClusterError> {
+        let wanted = (0..size).map(|at| if first == 0 { 0 } else { usize::from(first) + at });
+        wanted.map(|port| self.reserve(first, port)).collect()
+    }
+
+    fn reserve(&mut self, first: u16, wanted: usize) -> Result<Port, ClusterError> {
+        let Ok(wanted) = u16::try_from(wanted) else {
+            let why = "there are not enough ports behind it";
+            let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+            return Err(ClusterError::Port { port: first, source });
+        };
+        let failed = |source| ClusterError::Port { port: wanted, source };
+        let port = Port::at(wanted).map_err(failed)?;
+        let is_new = self.0.insert(port.addr());
+        is_new.then_some(port).ok_or_else(|| failed(io::ErrorKind::AddrInUse.into()))
     }
 }

@@ -76,14 +76,22 @@ impl Faults {
             .for_each(|it| it.is_dead.store(true, Ordering::Relaxed));
     }
 
+    /// The ways that are cut, the delay, and the share of chunks that are lost.
+    pub(super) fn now(&self) -> (Vec<Way>, RangeInclusive<Duration>, f64) {
+        let state = self.state.lock();
+        (state.cut.iter().copied().collect(), state.delay.clone(), state.drop_rate)
+    }
+
     /// Pauses a member. Returns whether it was not paused before.
     pub(super) fn pause(&self, id: MemberId) -> bool {
         self.state.lock().paused.insert(id)
     }
 
-    pub(super) fn resume(&self, id: MemberId) {
-        self.state.lock().paused.remove(&id);
+    /// Returns whether the member was paused.
+    pub(super) fn resume(&self, id: MemberId) -> bool {
+        let was_paused = self.state.lock().paused.remove(&id);
         self.changed.notify_all();
+        was_paused
     }
 
     pub(super) fn is_paused(&self, id: MemberId) -> bool {

@@ -31,12 +31,16 @@
 //! | [`delay`](Cluster::delay) | a slow network | [`delay`](Cluster::delay) of zero |
 //! | [`drop_rate`](Cluster::drop_rate) | a network that loses packets | the same, of zero |
 //!
+//! [`control::Control`] serves all of them over HTTP.
+//!
 //! Faults may be combined, and changed from any thread. Faults of the network are between members
 //! only, in a small proxy on each way from one member to another. Clients reach every member that
 //! runs. The guarantees hold through all faults: a [`History`] of what clients saw can be checked
 //! for them.
 
 mod cluster;
+pub mod control;
+mod data;
 mod faults;
 mod history;
 mod link;

@@ -1,6 +1,7 @@
 //! What a test may say about its cluster: [`Options`], and the [`Delay`] of its network.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::node::{NodeConfig, ReadMode, Timing};
@@ -18,6 +19,18 @@ pub struct Options {
     pub read_mode: ReadMode,
     /// How long each call of a clerk may take; default 10 s.
     pub timeout: Duration,
+    /// How long a start, and [`Cluster::leader`](super::Cluster::leader), wait for a leader;
+    /// default 10 s.
+    pub leader_timeout: Duration,
+    /// The port of member 1. Member 2 has the next one, and so on. Default 0: any free ports.
+    pub port: u16,
+    /// The same for HTTP: the store (`/v1/kv/KEY`) and the pages for operators' tools. Default
+    /// `None`: members serve no HTTP.
+    pub http_port: Option<u16>,
+    /// A directory for the data, which stays there and serves the next cluster of as many members.
+    /// It is absent or empty, or an earlier cluster had it. Default `None`: a temporary directory,
+    /// which is removed with the cluster.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -27,6 +40,10 @@ impl Default for Options {
             snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
             read_mode: ReadMode::default(),
             timeout: Duration::from_secs(10),
+            leader_timeout: Duration::from_secs(10),
+            port: 0,
+            http_port: None,
+            data_dir: None,
         }
     }
 }

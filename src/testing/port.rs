@@ -20,7 +20,15 @@ impl Port {
     /// # Errors
     /// The system has none.
     pub fn free() -> io::Result<Port> {
-        let holder = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        Port::at(0)
+    }
+
+    /// Reserves this port; 0: any free one.
+    ///
+    /// # Errors
+    /// Somebody listens on it, or the system has none.
+    pub fn at(port: u16) -> io::Result<Port> {
+        let holder = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
         let addr = holder.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Port { addr, _holder: holder })
     }
@@ -65,6 +73,7 @@ mod tests {
         for _ in 0..3 {
             let listener = port.listen().unwrap();
             assert!(port.listen().is_err(), "one listener at a time");
+            assert!(Port::at(port.addr().port()).is_err(), "it is in use");
             TcpStream::connect(port.addr()).unwrap();
             drop(listener);
             assert!(is_refused());

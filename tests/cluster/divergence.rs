@@ -408,7 +408,7 @@ fn tamper(path: &Path, list: &Members) {
 fn get(http: &Port, path: &str) -> String {
     let mut stream = TcpStream::connect(http.addr()).unwrap();
     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer

@@ -167,7 +167,28 @@ fn a_member_that_stops_ends_its_writes() {
     let deadline = Instant::now() + Duration::from_secs(600);
     lanes.write(append("k", "x".to_owned()), deadline, move |end| send.send(end).unwrap());
     cluster.kill(front);
+    let late = write(&lanes, append("k", "y".to_owned()), Duration::from_secs(60));
+    assert_eq!(late, Err(LaneError::Stopped { may_apply: false }));
     drop(Arc::into_inner(lanes).expect("the member has let its lanes go"));
     let end = ends.recv_timeout(Duration::from_secs(30)).expect("the lanes end it");
     assert_eq!(end, Err(LaneError::Stopped { may_apply: true }));
+}
+
+/// It is called back by the thread that applies entries, without which a member is lost.
+#[test]
+fn whoever_panics_when_told_of_an_end_ends_nobody_else() {
+    let cluster = Cluster::start(3).unwrap();
+    for id in cluster.ids() {
+        let lanes = cluster.lanes(id).unwrap();
+        let timeout = Duration::from_secs(60);
+        let (send, called) = bounded(1);
+        lanes.write(append("k", "x".to_owned()), Instant::now() + timeout, move |_| {
+            send.send(()).unwrap();
+            panic!("a bug of a front");
+        });
+        called.recv_timeout(timeout).unwrap();
+        assert!(write(&lanes, append("k", "y".to_owned()), timeout).is_ok());
+    }
+    let value = cluster.clerk().get("k").unwrap().unwrap();
+    assert_eq!(value.len(), 2 * cluster.ids().len());
 }

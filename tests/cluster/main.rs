@@ -5,8 +5,8 @@
 //! - Entries, ranges, transactions: [`store`]. Scans: [`scans`]. Watches: [`watches`], and those of
 //!   a Clerk ([`clerk_watches`]). Locks and elections: [`locks`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
-//! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), members with
-//!   another list ([`lists`]).
+//! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
+//!   store over HTTP ([`http_front`], [`http_watches`], [`http_leases`]), members with another list ([`lists`]).
 //! - Members of several versions: [`levels`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
 //! - Shared helpers: bare nodes ([`nodes`]).
@@ -22,6 +22,9 @@ mod divergence;
 mod existing_clients;
 mod faults;
 mod http;
+mod http_front;
+mod http_leases;
+mod http_watches;
 mod lanes;
 mod leases;
 mod levels;

@@ -6,8 +6,10 @@
 //!   restarts.
 //!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
 //!   [`watch_commands`], [`lock_commands`].
-//! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`].
-//! - Shared helpers: members as processes ([`processes`]), commands that run ([`running`]).
+//!   A whole cluster in one process: [`dev`], [`dev_faults`].
+//! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`], [`http_docs`], [`dev_docs`].
+//! - Shared helpers: members as processes ([`processes`]), a cluster as one ([`dev_process`]),
+//!   commands that run ([`running`]), examples of documents ([`doc_examples`]).
 
 mod addresses;
 #[path = "../support/alone.rs"]
@@ -15,9 +17,15 @@ mod alone;
 mod cluster_sh;
 mod commands;
 mod descriptors;
+mod dev;
+mod dev_docs;
+mod dev_faults;
+mod dev_process;
+mod doc_examples;
 mod existing_clients;
 mod faults;
 mod files;
+mod http_docs;
 mod lease_commands;
 mod lock_commands;
 #[cfg(target_os = "linux")]

@@ -1,12 +1,16 @@
 //! What a request may cost a member in memory.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
 use syncraft::kv::model::OPERATIONS_MAX;
 use syncraft::kv::model::proto::TxnReply;
 use syncraft::rpc::{CallError, Channel, Method, Payload, PayloadError, StatusCode};
+use syncraft::testing::Port;
 
 use crate::processes::{Processes, TEST_TIMEOUT};
 
@@ -29,12 +33,17 @@ impl Payload for RawArgs {
     }
 }
 
-/// The most memory that a member has taken so far, in KiB.
-fn peak_kib(processes: &Processes, id: usize) -> u64 {
+/// What the system says of a member's process.
+fn status(processes: &Processes, id: usize, name: &str) -> u64 {
     let pid = processes.children[id - 1].as_ref().unwrap().id();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// The most memory that a member has taken so far, in KiB.
+fn peak_kib(processes: &Processes, id: usize) -> u64 {
+    status(processes, id, "VmHWM")
 }
 
 /// Seven million operations of two bytes each: decoded, they would take more than a gigabyte.
@@ -57,4 +66,41 @@ fn a_request_of_too_many_operations_is_refused_before_it_is_decoded() {
     assert!(status.message.contains(&OPERATIONS_MAX.to_string()), "{status}");
     let more = peak_kib(&processes, 1) - before;
     assert!(more < 200 << 10, "{more} KiB for a request of {} bytes", operations.len());
+}
+
+/// Opens a watch over HTTP, and waits until it is made.
+fn watch(addr: SocketAddr, key: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    write!(stream, "GET /v1/kv/key-{key}?watch HTTP/1.1\r\nHost: {addr}\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    stream
+}
+
+/// Measured: 2 to 3 KiB each, and once some MiB that the system's allocator keeps after many
+/// threads at once.
+#[test]
+fn an_idle_watch_over_http_costs_no_thread_and_little_memory() {
+    const HALF: usize = 500;
+    const EACH_MAX_KIB: u64 = 8;
+    let http = Port::free().unwrap();
+    let processes = Processes::start_with(1, &["--http", &http.addr().to_string()]);
+    let threads = || status(&processes, 1, "Threads");
+    let before = threads();
+    let settle = || {
+        let deadline = Instant::now() + TEST_TIMEOUT;
+        // The thread of all watches, and one that reads.
+        while threads() > before + 4 {
+            assert!(Instant::now() < deadline, "{} threads, {before} before", threads());
+            thread::yield_now();
+        }
+        status(&processes, 1, "VmRSS")
+    };
+    let mut watches: Vec<TcpStream> = (0..HALF).map(|key| watch(http.addr(), key)).collect();
+    let half = settle();
+    watches.extend((HALF..2 * HALF).map(|key| watch(http.addr(), key)));
+    let each = settle().saturating_sub(half) / HALF as u64;
+    assert!(each < EACH_MAX_KIB, "{each} KiB for each watch");
 }

@@ -78,11 +78,11 @@ fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_syncraft")
 }
 
-/// The first of three consecutive ports that are free, below those that the kernel assigns.
-fn three_ports() -> u16 {
+/// The first of so many consecutive ports that are free, below those that the kernel assigns.
+fn free_ports(count: u16) -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut bases = std::iter::repeat_with(|| fastrand::u16(12_000..32_000)).take(1_000);
-    bases.find(|&base| (base..base + 3).all(is_free)).expect("three free ports in a row")
+    bases.find(|&base| (base..base + count).all(is_free)).expect("free ports in a row")
 }
 
 /// Stops the cluster that a block has started, however the test ends.
@@ -109,6 +109,7 @@ fn every_block_has_its_test() {
     for Block { language, text } in blocks() {
         let marks: &[&str] = match &*language {
             "sh" => &[
+                "syncraft dev",
                 "scripts/cluster.sh start",
                 "scripts/cluster.sh kill",
                 "syncraft lock",
@@ -128,12 +129,39 @@ fn every_block_has_its_test() {
     }
 }
 
-/// The first two blocks, one after the other, and the example that the README runs against their
+#[test]
+fn a_cluster_in_one_process() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        return eprintln!("not tried: there is no curl");
+    }
+    let base = free_ports(4);
+    let port = |at: u16| format!("{}", base + at);
+    let bin_dir = Path::new(binary()).parent().unwrap().display().to_string();
+    let text = with(
+        &shell_block("syncraft dev"),
+        &[
+            ("cargo build --release", "true"),
+            ("$PWD/target/release", &*bin_dir),
+            ("8001", &port(0)),
+            ("8002", &port(1)),
+            ("8004", &port(3)),
+            ("syncraft dev", "syncraft --timeout 60s dev"),
+            // Its port may be in use until it has ended.
+            ("kill %1 ", "kill %1; wait %1"),
+        ],
+    );
+    let said = run(&text, &[]);
+    assert!(said.contains("{\"revision\":2}\n"), "{said}");
+    assert_eq!(said.matches("hello\n").count(), 2, "{said}");
+    assert!(said.ends_with("40 writes were acknowledged, and none is lost\n"), "{said}");
+}
+
+/// The two blocks about `scripts/cluster.sh`, one after the other, and the example that the README runs against their
 /// cluster.
 #[test]
 fn the_first_cluster() {
     let dir = tempfile::tempdir().unwrap();
-    let base = three_ports();
+    let base = free_ports(3);
     let cluster_dir = dir.path().join("cluster").display().to_string();
     let base_port = base.to_string();
     let env = [("DIR", &*cluster_dir), ("BASE_PORT", &*base_port)];

@@ -36,6 +36,30 @@ fn two_members_rarely_time_out_together() {
     assert!(ties < 80, "{ties} ties of 1,000; by chance it were 32");
 }
 
+/// A shell that knows that nobody leads wants an election now. It goes on as after a timeout.
+#[test]
+fn a_member_that_is_asked_to_campaigns_at_once() {
+    let mut node = Node::new(3);
+    let asked = sent(&node.run([Event::Campaign]));
+    assert_eq!((asked.len(), node.role(), node.term()), (2, RoleName::PreCandidate, 0));
+    assert_eq!(sent(&node.run([Event::Campaign])), [], "it goes on with the one that has begun");
+    node.receive(vote_reply(2, 1, true, true));
+    node.receive(vote_reply(2, 1, false, true));
+    assert_eq!(node.role(), RoleName::Leader);
+    assert_eq!(sent(&node.run([Event::Campaign])), [], "it leads");
+}
+
+/// Whoever hears a leader, or does not know its promises, does not campaign.
+#[test]
+fn a_member_that_may_not_stand_ignores_that_it_is_asked_to() {
+    let mut follower = Node::new(3);
+    follower.receive(heartbeat(2, 1, 0, 1));
+    assert_eq!(sent(&follower.run([Event::Campaign])), []);
+    let mut new = Node::with(3, |config| config.standing = Standing::Rebuilding);
+    new.run([Event::Campaign]);
+    assert_eq!((new.role(), new.term()), (RoleName::Follower, 0));
+}
+
 /// §5.2: "A server remains in follower state as long as it receives valid RPCs from a leader or
 /// candidate."
 #[test]

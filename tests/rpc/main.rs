@@ -5,6 +5,7 @@
 //!   [`no_room`], [`idle`], [`shutdown`], [`resets`], [`stats`], [`log_lines`], [`wire`].
 //! - Channels: [`channel`], [`connection`], [`pending`], [`retry`], [`balance`], [`errors`],
 //!   [`loss`], [`ping`], [`silence`], [`documented_server`].
+//! - The HTTP server: [`http`].
 //! - Both: [`streams`], [`noise`], [`many`], [`threads`].
 //! - Shared helpers: a service to call and raw sockets ([`support`]); servers and networks that
 //!   misbehave ([`peers`]); tests in a process of their own ([`alone`]); the log ([`collector`]).
@@ -24,6 +25,7 @@ mod documented_server;
 mod errors;
 mod fairness;
 mod handlers;
+mod http;
 mod idle;
 mod log_lines;
 mod loss;

@@ -15,6 +15,9 @@ use crate::reference::Reference;
 /// How deep transactions are nested.
 const DEPTH_MAX: usize = 3;
 
+/// Keys of requests that clerks choose.
+const REQUESTS: u8 = 6;
+
 /// Ids of leases that clerks choose.
 const LEASES: u64 = 4;
 
@@ -28,6 +31,8 @@ pub(crate) struct Kinds {
     pub(crate) has_limits: bool,
     pub(crate) has_compaction: bool,
     pub(crate) has_leases: bool,
+    /// Transactions that have keys of requests.
+    pub(crate) has_requests: bool,
     /// How long values are, beside what makes them unique.
     pub(crate) value_len: Span<usize>,
 }
@@ -35,8 +40,9 @@ pub(crate) struct Kinds {
 impl Kinds {
     /// All kinds, on this many keys.
     pub(crate) fn of_keys(keys: usize) -> Kinds {
-        let (are_all, has_limits, has_compaction, has_leases) = (true, true, true, true);
-        Kinds { keys, are_all, has_limits, has_compaction, has_leases, value_len: 0..1 }
+        let (are_all, has_limits, has_compaction) = (true, true, true);
+        let (has_leases, has_requests, value_len) = (true, true, 0..1);
+        Kinds { keys, are_all, has_limits, has_compaction, has_leases, has_requests, value_len }
     }
 
     /// Leaves some kinds out, in some runs.
@@ -85,10 +91,20 @@ impl Commands {
                 let txn = self.txn(store, 1);
                 match txn.is_read() {
                     true => Drawn::Read(Query::Read(Box::new(txn))),
+                    false if self.kinds.has_requests && self.rng.bool() => {
+                        Drawn::Write(self.once(txn))
+                    }
                     false => Drawn::Write(Change::Txn(txn)),
                 }
             }
         }
+    }
+
+    /// A request with a key that others have used as well, mostly for the same.
+    fn once(&mut self, txn: Txn) -> Change {
+        let number = self.rng.u8(0..REQUESTS);
+        let fingerprint = if self.rng.u8(0..6) == 0 { 1 } else { 0 };
+        Change::TxnOnce { key: Bytes::from(format!("request {number}")), fingerprint, txn }
     }
 
     fn of_leases(&mut self) -> Change {

@@ -18,7 +18,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// The names of the parts that can be switched off.
-pub(crate) const PARTS: [&str; 26] = [
+pub(crate) const PARTS: [&str; 28] = [
     "drop",
     "duplicate",
     "replay",
@@ -45,6 +45,8 @@ pub(crate) const PARTS: [&str; 26] = [
     "compaction",
     "clock_jump",
     "leases",
+    "requests",
+    "campaign",
 ];
 
 /// Probabilities of faults: of the network's per message, of the others per draw.
@@ -61,6 +63,8 @@ pub(crate) struct Faults {
     pub(crate) false_disconnect: f64,
     /// A member is told to hand its leadership over.
     pub(crate) transfer: f64,
+    /// A member is told to stand for election.
+    pub(crate) campaign: f64,
     /// A clock jumps, or a machine has slept.
     pub(crate) clock_jump: f64,
     /// A leader under a lease is cut off from the others, who elect another one.
@@ -174,6 +178,9 @@ impl Plan {
         limits.answers_kept_max = pick(rng, &[400, 1_000, 32 << 20]);
         plan.clerks.kinds.draw(rng);
         plan.faults.clock_jump = sometimes(rng, &[0.005, 0.03]);
+        plan.session_limits.requests_max = pick(rng, &[1, 3, 100]);
+        plan.clerks.kinds.has_requests = rng.u8(0..3) == 0;
+        plan.faults.campaign = sometimes(rng, &[0.01, 0.1]);
         plan
     }
 
@@ -191,6 +198,7 @@ impl Plan {
             "pause" => faults.pause = 0.0,
             "disconnect" => faults.false_disconnect = 0.0,
             "transfer" => faults.transfer = 0.0,
+            "campaign" => faults.campaign = 0.0,
             "clock_jump" => faults.clock_jump = 0.0,
             "depose" => faults.depose = 0.0,
             "wipe" => faults.wipe = 0.0,
@@ -206,6 +214,7 @@ impl Plan {
             "transactions" => self.clerks.kinds.are_all = false,
             "limits" => self.clerks.kinds.has_limits = false,
             "compaction" => self.clerks.kinds.has_compaction = false,
+            "requests" => self.clerks.kinds.has_requests = false,
             "leases" => self.clerks.kinds.has_leases = false,
             _ => panic!("{part} is no part of a plan"),
         }
@@ -255,6 +264,7 @@ impl Faults {
             disk_full: sometimes(rng, &[0.002, 0.01]),
             sync_failure: sometimes(rng, &[0.001, 0.005]),
             clock_jump: 0.0,
+            campaign: 0.0,
             depose: 0.0,
         }
     }

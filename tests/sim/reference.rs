@@ -7,9 +7,11 @@
 //!
 //! - [`run`]: what a transaction does.
 //! - [`leases`]: which leases there are, and which of them end next.
+//! - [`requests`]: which requests are repeats by their keys.
 //! - [`sessions`]: which writes are repeats, and how much of their outcomes is still known.
 
 mod leases;
+mod requests;
 mod run;
 mod sessions;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use syncraft::kv::{
 use syncraft::raft::{self, Index, Payload};
 
 use leases::{Due, Lease, Leases};
+use requests::{Known, Requests};
 use run::Run;
 use sessions::{Decision, Sessions};
 
@@ -46,6 +49,7 @@ pub(crate) struct Reference {
     /// As of the last entry.
     stats: Stats,
     sessions: Sessions,
+    requests: Requests,
     leases: Leases,
     /// How many leases have ended, because their time had passed.
     ended: u64,
@@ -74,6 +78,7 @@ impl Reference {
             history: VecDeque::new(),
             stats: Stats { revision: Revision::EMPTY_STORE, ..Stats::default() },
             sessions: Sessions::new(limits),
+            requests: Requests::new(limits),
             leases: Leases::default(),
             ended: 0,
             entries: Vec::new(),
@@ -85,6 +90,11 @@ impl Reference {
     /// How many leases have ended, because their time had passed.
     pub(crate) fn ended(&self) -> u64 {
         self.ended
+    }
+
+    /// How many requests got the outcome of an earlier one with the same key.
+    pub(crate) fn repeated_requests(&self) -> u64 {
+        self.requests.repeated()
     }
 
     /// How much the store holds after the last entry.
@@ -178,6 +188,7 @@ impl Reference {
                 let outcome = self.apply_command(entry, &command, &mut changed);
                 self.stats.leases = self.leases.by_id.len();
                 self.stats.keys_with_ttl = self.leases.own.len();
+                self.stats.requests = self.requests.len();
                 Some(outcome)
             }
         };
@@ -298,6 +309,21 @@ impl Reference {
                 return written(index, self.run(entry, &txn, changed));
             }
             Change::Txn(txn) => self.run(entry, txn, changed),
+            Change::TxnOnce { key, fingerprint, txn } => {
+                match self.requests.find(key, *fingerprint) {
+                    Known::Outcome(outcome) => return outcome,
+                    Known::Other => Err(Refusal::of(Reason::RequestKeyTaken, 0)),
+                    Known::Nothing => {
+                        let result = self.run(entry, txn, changed);
+                        let is_refused = result.is_err();
+                        let outcome = self.ran(index, result);
+                        if !is_refused {
+                            self.requests.record(key, *fingerprint, outcome.clone());
+                        }
+                        return outcome;
+                    }
+                }
+            }
             Change::LeaseGrant { ttl_ms, id } => match self.grant(entry, *id, *ttl_ms) {
                 Ok(lease) => {
                     let (revision, ttl_ms) = (self.stats.revision, *ttl_ms);
@@ -315,6 +341,10 @@ impl Reference {
             Change::SetLimits(limits) => self.set_limits(*limits).map(|()| nothing()),
             Change::RaiseLevel(_) => Ok(nothing()),
         };
+        self.ran(index, result)
+    }
+
+    fn ran(&self, index: Index, result: Result<Ran, Refusal>) -> Outcome {
         let revision = self.stats.revision;
         let result = result.map(|(branches, answer)| Done { revision, branches, answer });
         Outcome::Ran { index, result }

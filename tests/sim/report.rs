@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 25] = [
+const FAULTS: [&str; 26] = [
+    "told to stand for election",
     "clock jumped",
     "member wiped",
     "snapshot chunk cut",
@@ -30,7 +31,9 @@ const FAULTS: [&str; 25] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 67] = [
+const PATHS: [&str; 69] = [
+    "request repeated",
+    "clerk: refused: request key taken",
     "history: an order found",
     "time told",
     "lease ended",

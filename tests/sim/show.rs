@@ -97,6 +97,9 @@ pub(crate) fn change(change: &Change) -> String {
         Change::Put { key, value } => write("Put", key, value),
         Change::Append { key, value } => write("Append", key, value),
         Change::Txn(txn) => self::txn(txn),
+        Change::TxnOnce { key, fingerprint, txn } => {
+            format!("once {key:?} ({fingerprint}): {}", self::txn(txn))
+        }
         other => format!("{other:?}"),
     }
 }

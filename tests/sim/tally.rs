@@ -65,6 +65,7 @@ fn refused(reason: Reason) -> &'static str {
         Reason::Overflow => "clerk: refused: overflow",
         Reason::KeyAbsent => "clerk: refused: key absent",
         Reason::NoSuchLease => "clerk: refused: no such lease",
+        Reason::RequestKeyTaken => "clerk: refused: request key taken",
         Reason::LeaseExists => "clerk: refused: lease exists",
         Reason::NoSpace => "clerk: refused: no space",
         Reason::Compacted => "clerk: refused: compacted",

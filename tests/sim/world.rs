@@ -129,7 +129,9 @@ impl World {
         world.run_last_reads();
         world.run_stable();
         world.counts.extend(world.network.counts());
-        world.counts.insert("lease ended", world.oracle.reference().ended());
+        let reference = world.oracle.reference();
+        world.counts.insert("lease ended", reference.ended());
+        world.counts.insert("request repeated", reference.repeated_requests());
         Report { trace_hash: world.trace.hash(), counts: world.counts }
     }
 

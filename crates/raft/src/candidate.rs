@@ -96,6 +96,14 @@ impl Raft {
         self.pre_vote_counted(tally);
     }
 
+    /// The shell wants an election now. A candidate goes on with the one that it has begun.
+    pub(super) fn campaign_if_idle(&mut self) {
+        let is_idle = matches!(self.role, Role::Follower) && !self.common.hears_leader();
+        if is_idle && self.may_stand() {
+            self.campaign();
+        }
+    }
+
     /// Begins a term and votes for itself. Once that vote is on the disk, it counts and the other
     /// members are asked.
     pub(super) fn stand_for_election(&mut self, is_transfer: bool) {

@@ -61,6 +61,10 @@ pub enum Event {
         /// The next leader. A stranger, or this member itself, is ignored.
         to: Option<MemberId>,
     },
+    /// This member should ask for pre-votes now, without waiting for its election timeout: nobody
+    /// leads, and the shell knows that. Nothing if it hears a leader, stands already, or may not
+    /// stand.
+    Campaign,
     /// This [`Effect::Persist`] and all before it are durable.
     Persisted(PersistId),
     /// The state machine has applied everything up to here.

@@ -356,6 +356,7 @@ impl Raft {
                 Event::ProposeTime { id, command } => self.propose_stamped(id, command, true),
                 Event::Read { id } => self.read(id),
                 Event::Transfer { to } => self.transfer(to),
+                Event::Campaign => self.campaign_if_idle(),
                 Event::Persisted(id) => self.persisted(id),
                 Event::Applied(index) => self.applied(index),
                 Event::AppliedTime { time, is_anew } => {

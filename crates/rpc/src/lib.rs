@@ -217,6 +217,11 @@
 //! There is no UDP: calls and streams need order, repeats and flow control on every network, and
 //! TCP in the kernel has these at less cost than a copy of them in this crate would.
 //!
+//! # HTTP
+//!
+//! With the feature `http`, the module `http` has an HTTP/1.1 server. It shares with the RPC server
+//! how connections are accepted, counted, limited and ended (`port`).
+//!
 //! # Limits
 //!
 //! Everything that can grow has a limit. Those of a server are in [`Limits`] (connections, calls
@@ -280,11 +285,14 @@ mod error;
 mod error_words;
 mod fairness;
 mod frame;
+#[cfg(feature = "http")]
+pub mod http;
 mod invoke;
 mod limits;
 mod net;
 mod outbox;
 mod payload;
+mod port;
 mod pure;
 mod retry;
 mod server;

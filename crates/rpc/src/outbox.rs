@@ -64,8 +64,9 @@ const WRITER_IDLE: Duration = Duration::from_secs(1);
 /// of by a reset. A round trip across the world takes 0.3 s.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(500);
 
-/// While more than this waits to be sent, streams send no items: answers to calls would stand
-/// behind them. Too small: the writer runs out of work before a sender has woken up.
+/// While more than this waits to be sent, an RPC connection's streams send no items: answers to
+/// calls would stand behind them. Too small: the writer runs out of work before a sender has woken
+/// up.
 const STREAMS_UNSENT_MAX_BYTES: usize = 1 << 20;
 
 /// How the peer learns that the connection is over.
@@ -90,6 +91,8 @@ pub(super) struct Outbox {
     transport: Transport,
     thread_name: String,
     bytes_max: usize,
+    /// While more than this waits, streams may not send.
+    streams_bytes_max: usize,
     /// Bytes that wait or are being written. Readable without the lock, which is held during system
     /// calls.
     unsent_bytes: AtomicUsize,
@@ -127,6 +130,16 @@ enum Writer {
 
 impl Outbox {
     pub(super) fn new(transport: Transport, thread_name: String, bytes_max: usize) -> Arc<Self> {
+        Outbox::with_room(transport, thread_name, bytes_max, STREAMS_UNSENT_MAX_BYTES)
+    }
+
+    /// The same. While more than `streams_bytes_max` waits, streams may not send.
+    pub(super) fn with_room(
+        transport: Transport,
+        thread_name: String,
+        bytes_max: usize,
+        streams_bytes_max: usize,
+    ) -> Arc<Self> {
         let state = State {
             corked: Vec::new(),
             corker: 0,
@@ -142,6 +155,7 @@ impl Outbox {
             transport,
             thread_name,
             bytes_max,
+            streams_bytes_max,
             unsent_bytes: AtomicUsize::new(0),
             is_cut: AtomicBool::new(false),
             state,
@@ -294,7 +308,7 @@ impl Outbox {
                 Ok(()) => {
                     // In one order with `when_room`: one of both sees what the other has done.
                     self.unsent_bytes.fetch_sub(chunk.len(), Ordering::SeqCst);
-                    self.tell_of_room(STREAMS_UNSENT_MAX_BYTES / 2);
+                    self.tell_of_room(self.streams_bytes_max / 2);
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     return self.cut("the peer does not read what it is sent");
@@ -333,7 +347,7 @@ impl Outbox {
 
     /// Whether streams may send.
     pub(super) fn has_room(&self) -> bool {
-        !self.holds_over(STREAMS_UNSENT_MAX_BYTES)
+        !self.holds_over(self.streams_bytes_max)
     }
 
     /// Runs `waiter` once streams may send: on this thread, or on the writer's. It never blocks. If
@@ -341,7 +355,7 @@ impl Outbox {
     pub(super) fn when_room(&self, waiter: Box<dyn FnOnce() + Send>) {
         self.room_waiters.lock().push(waiter);
         self.has_room_waiters.store(true, Ordering::SeqCst);
-        self.tell_of_room(STREAMS_UNSENT_MAX_BYTES);
+        self.tell_of_room(self.streams_bytes_max);
     }
 
     /// Runs the waiters, if at most `bytes` wait to be sent.
@@ -368,6 +382,12 @@ impl Outbox {
                 Some(_) => {}
             }
         }
+    }
+
+    /// Gives back the memory that is kept for the next frames: they may be hours away.
+    #[cfg(feature = "http")]
+    pub(super) fn release_memory(&self) {
+        self.state.lock().corked.shrink_to_fit();
     }
 
     /// Ends the connection now. Threads that read or write wake up. The first reason stays.

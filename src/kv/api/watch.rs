@@ -65,4 +65,9 @@ impl Api {
     pub fn watches(&self, sink: impl WatchSink) -> WatchGroup {
         self.shared.hub.watches(sink)
     }
+
+    /// How many watches this member serves, those of all fronts together.
+    pub fn open_watches(&self) -> usize {
+        self.shared.hub.open()
+    }
 }

@@ -6,7 +6,7 @@
 //! | 1 | 1 | length of the client id, at most 64 |
 //! | 2 | 8 | request id, signed, little-endian |
 //! | 10 | 8 | seen index, little-endian |
-//! | 18 | 4 | length of the key, little-endian; 0 if the kind is neither Put nor Append |
+//! | 18 | 4 | length of the key, little-endian; 0 if the kind is none of Put, Append, TxnOnce |
 //! | 22 | | client id, key, rest |
 //! | | 8 | of a stamped kind, once it is in the log: the stamp, in milliseconds |
 //!
@@ -22,6 +22,7 @@
 //! | 11 | LeaseKeepAlive, stamped | 4 bytes: how many; 8 bytes for each: the lease |
 //! | 12 | Time, stamped | nothing |
 //! | 13 | Txn with a put that has a time to live, stamped | 4 bytes: the length of the message; the message `Txn` |
+//! | 14 | TxnOnce, stamped; the key is that of the request | 8 bytes: the fingerprint; as kind 13 |
 //!
 //! The limits come in the order of [`Limits`](crate::kv::Limits). Another layout gets another kind.
 //! Numbers are little-endian. Kinds 1 and 2 belonged to formats that were never released.
@@ -55,6 +56,7 @@ const KIND_LEASE_REVOKE: u8 = 10;
 const KIND_LEASE_KEEP_ALIVE: u8 = 11;
 const KIND_TIME: u8 = 12;
 const KIND_TXN_WITH_TTL: u8 = 13;
+const KIND_TXN_ONCE: u8 = 14;
 pub(super) const HEAD_LEN: usize = 22;
 const STAMP_LEN: usize = 8;
 
@@ -79,6 +81,14 @@ impl Command {
             Change::Put { key, value } => put(KIND_PUT, key, value),
             Change::Append { key, value } => put(KIND_APPEND, key, value),
             Change::Txn(txn) => self.encode_txn(txn),
+            Change::TxnOnce { key, fingerprint, txn } => {
+                let message = model::proto::Txn::from(txn);
+                let rest = 8 + 4 + message.encoded_len() + STAMP_LEN;
+                let mut bytes = self.head(KIND_TXN_ONCE, key, rest);
+                bytes.put_u64_le(*fingerprint);
+                put_message(&mut bytes, &message);
+                bytes
+            }
             Change::Compact { revision } => numbers(KIND_COMPACT, &[revision.0]),
             Change::RaiseLevel(level) => {
                 let mut bytes = self.head(KIND_RAISE_LEVEL, no_key, 4);
@@ -106,16 +116,15 @@ impl Command {
     fn encode_txn(&self, txn: &Txn) -> BytesMut {
         let message = model::proto::Txn::from(txn);
         let len = message.encoded_len();
-        let mut bytes = match txn.has_ttl() {
-            false => self.head(KIND_TXN, &Bytes::new(), len),
-            true => {
-                let mut bytes = self.head(KIND_TXN_WITH_TTL, &Bytes::new(), 4 + len + STAMP_LEN);
-                bytes.put_u32_le(u32::try_from(len).expect("a transaction has less than 4 GiB"));
-                bytes
-            }
-        };
-        message.encode(&mut bytes).expect("the buffer grows");
-        bytes
+        if txn.has_ttl() {
+            let mut bytes = self.head(KIND_TXN_WITH_TTL, &Bytes::new(), 4 + len + STAMP_LEN);
+            put_message(&mut bytes, &message);
+            bytes
+        } else {
+            let mut bytes = self.head(KIND_TXN, &Bytes::new(), len);
+            message.encode(&mut bytes).expect("the buffer grows");
+            bytes
+        }
     }
 
     /// The head, the client id and the key, with room for `rest` bytes.
@@ -187,8 +196,15 @@ impl<'a> Command<&'a [u8]> {
     }
 }
 
+/// A message behind its length.
+fn put_message(bytes: &mut BytesMut, message: &model::proto::Txn) {
+    let len = message.encoded_len();
+    bytes.put_u32_le(u32::try_from(len).expect("a transaction has less than 4 GiB"));
+    message.encode(bytes).expect("the buffer grows");
+}
+
 fn is_stamped(kind: u8) -> bool {
-    (KIND_LEASE_GRANT..=KIND_TXN_WITH_TTL).contains(&kind)
+    (KIND_LEASE_GRANT..=KIND_TXN_ONCE).contains(&kind)
 }
 
 /// A command of the log without its stamp, and the stamp if its kind has one.
@@ -217,7 +233,7 @@ impl<'a> Encoded<'a> {
         let len = bytes.len();
         let cut_short = |needed| CommandError::CutShort { len, needed };
         let kind = *bytes.first().ok_or(cut_short(HEAD_LEN))?;
-        if !(KIND_PUT..=KIND_TXN_WITH_TTL).contains(&kind) {
+        if !(KIND_PUT..=KIND_TXN_ONCE).contains(&kind) {
             return Err(CommandError::UnknownKind(kind));
         }
         let (mut head, rest) = bytes.split_at_checked(HEAD_LEN).ok_or(cut_short(HEAD_LEN))?;
@@ -236,8 +252,11 @@ impl<'a> Encoded<'a> {
     fn txn(&self) -> Result<Option<&'a [u8]>, CommandError> {
         match self.kind {
             KIND_TXN => Ok(Some(self.rest)),
-            KIND_TXN_WITH_TTL => {
+            KIND_TXN_WITH_TTL | KIND_TXN_ONCE => {
                 let mut rest = self.rest;
+                if self.kind == KIND_TXN_ONCE {
+                    number(&mut rest)?;
+                }
                 let len = u32::from_le_bytes(*fixed::<4>(&mut rest)?) as usize;
                 match rest.len().checked_sub(len) {
                     Some(0) => Ok(Some(rest)),
@@ -261,7 +280,17 @@ impl<'a> Encoded<'a> {
             KIND_PUT => Change::Put { key: part(key), value: part(rest) },
             KIND_APPEND => Change::Append { key: part(key), value: part(rest) },
             _ => match self.txn()? {
-                Some(message) => Change::Txn(decode_txn(kind, bytes.slice_ref(message))?),
+                Some(message) => {
+                    let txn = decode_txn(kind, bytes.slice_ref(message))?;
+                    match kind {
+                        KIND_TXN_ONCE => Change::TxnOnce {
+                            key: part(key),
+                            fingerprint: number(&mut { rest })?,
+                            txn,
+                        },
+                        _ => Change::Txn(txn),
+                    }
+                }
                 None => Change::decode(kind, rest)?,
             },
         };

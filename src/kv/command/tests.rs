@@ -50,10 +50,22 @@ fn keep_alive() -> Change {
     Change::LeaseKeepAlive { ids: vec![LeaseId(3), LeaseId(0x0405)] }
 }
 
+fn txn_once() -> Change {
+    let Change::Txn(txn) = txn_with_ttl() else { unreachable!("it is one") };
+    Change::TxnOnce { key: Bytes::from_static(b"once"), fingerprint: 0x0809, txn }
+}
+
 /// Those with a stamp.
-fn stamped_changes() -> [Change; 5] {
+fn stamped_changes() -> [Change; 6] {
     let grant = Change::LeaseGrant { ttl_ms: 0x0607, id: LeaseId(9) };
-    [grant, Change::LeaseRevoke { id: LeaseId(9) }, keep_alive(), Change::Time, txn_with_ttl()]
+    [
+        grant,
+        Change::LeaseRevoke { id: LeaseId(9) },
+        keep_alive(),
+        Change::Time,
+        txn_with_ttl(),
+        txn_once(),
+    ]
 }
 
 fn every_change() -> Vec<Change> {
@@ -88,12 +100,14 @@ fn bytes_in_the_log_never_change() {
     check(set_limits(), 8, 0, &limits);
     let limits = [&[0; 27][..], b"\x01\x07\0\0\0\0\0\0\0"].concat();
     check(set_lease_limit(), 8, 0, &limits);
-    let [grant, revoke, keep_alive, time, txn] = stamped_changes();
+    let [grant, revoke, keep_alive, time, txn, once] = stamped_changes();
     check(grant, 9, 0, b"\x07\x06\0\0\0\0\0\0\x09\0\0\0\0\0\0\0");
     check(revoke, 10, 0, b"\x09\0\0\0\0\0\0\0");
     check(keep_alive, 11, 0, b"\x02\0\0\0\x03\0\0\0\0\0\0\0\x05\x04\0\0\0\0\0\0");
     check(time, 12, 0, b"");
     check(txn, 13, 0, b"\x0c\0\0\0\x12\x0a\x0a\x08\x0a\x01k\x12\x01v\x28\x07");
+    let rest = b"once\x09\x08\0\0\0\0\0\0\x0c\0\0\0\x12\x0a\x0a\x08\x0a\x01k\x12\x01v\x28\x07";
+    check(once, 14, 4, rest);
 }
 
 #[test]
@@ -169,7 +183,7 @@ fn a_command_of_fixed_length_has_that_length() {
 
 #[test]
 fn unknown_kinds_are_refused() {
-    for kind in [0, 1, 2, 14, 255] {
+    for kind in [0, 1, 2, 15, 255] {
         let bytes = Bytes::from(vec![kind; 40]);
         assert_eq!(Command::decode(&bytes), Err(CommandError::UnknownKind(kind)));
     }
@@ -211,6 +225,9 @@ fn limits_name_the_part() {
     let too_many = Err(CommandError::TooManyLeases { count: ids.len() });
     assert_eq!(command(Change::LeaseKeepAlive { ids }).check_limits(), too_many);
     check("key", command(Change::Put { key, value }));
+    let key = vec![0; REQUEST_KEY_LEN_MAX + 1].into();
+    let once = Change::TxnOnce { key, fingerprint: 0, txn: Txn::default() };
+    check("key of a request", command(once));
     let (key, value) = (Bytes::new(), vec![0; VALUE_LEN_MAX + 1].into());
     check("value", command(Change::Append { key, value }));
     let client_id = vec![0; CLIENT_ID_LEN_MAX + 1].into();
@@ -224,12 +241,16 @@ fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
 proptest! {
     #[test]
     fn what_is_encoded_is_decoded(
-        is_put in any::<bool>(), key in bytes(300), value in bytes(300),
+        kind in 0..3, key in bytes(255), value in bytes(300), fingerprint in any::<u64>(),
         client_id in bytes(CLIENT_ID_LEN_MAX), request_id in any::<i64>(), seen in any::<u64>(),
     ) {
-        let change = match is_put {
-            true => Change::Put { key, value },
-            false => Change::Append { key, value },
+        let change = match kind {
+            0 => Change::Put { key, value },
+            1 => Change::Append { key, value },
+            _ => {
+                let then = vec![Action::put(key.clone(), value).into()];
+                Change::TxnOnce { key, fingerprint, txn: Txn { then, ..Txn::default() } }
+            }
         };
         let identity = Identity { client_id, request_id, seen_index: Index(seen) };
         let command = Command { identity, change };

@@ -39,6 +39,7 @@ mod forward;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -139,6 +140,7 @@ struct Pool {
     lanes: Vec<Lane>,
     /// The lanes without a write. The last one is used next.
     free: Vec<usize>,
+    has_ended: bool,
 }
 
 #[derive(Default)]
@@ -199,7 +201,7 @@ impl Lanes {
             node,
             channels,
             start,
-            pool: Mutex::new(Pool { lanes: Vec::new(), free: Vec::new() }),
+            pool: Mutex::new(Pool { lanes: Vec::new(), free: Vec::new(), has_ended: false }),
             retries: Mutex::new(Some(retries)),
         });
         let weak = Arc::downgrade(&shared);
@@ -220,21 +222,33 @@ impl Lanes {
         if let Err(error) = Command::unrepeated(change.clone()).check_of_client() {
             return callback(Err(LaneError::Limit(error)));
         }
-        let Some(lane) = self.shared.pool.lock().take() else {
-            return callback(Err(LaneError::Busy));
+        let mut pool = self.shared.pool.lock();
+        let (lane, has_ended) = (pool.take(), pool.has_ended);
+        drop(pool);
+        let Some(lane) = lane.filter(|_| !has_ended) else {
+            let error = LaneError::Stopped { may_apply: false };
+            return callback(Err(if has_ended { error } else { LaneError::Busy }));
         };
         self.shared.begin(lane, Index(1), change, deadline, Box::new(callback));
+    }
+
+    /// Ends all outstanding writes as [`LaneError::Stopped`], and every later one.
+    pub fn stop(&self) {
+        drop(self.shared.retries.lock().take());
+        let mut pool = self.shared.pool.lock();
+        pool.has_ended = true;
+        let lanes: Vec<Lane> = std::mem::take(&mut pool.lanes);
+        drop(pool);
+        for Write { callback, .. } in lanes.into_iter().filter_map(|lane| lane.write) {
+            // The attempt that is under way may still be applied.
+            callback(Err(LaneError::Stopped { may_apply: true }));
+        }
     }
 }
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        drop(self.shared.retries.lock().take());
-        let lanes: Vec<Lane> = std::mem::take(&mut self.shared.pool.lock().lanes);
-        for Write { callback, .. } in lanes.into_iter().filter_map(|lane| lane.write) {
-            // The attempt that is under way may still be applied.
-            callback(Err(LaneError::Stopped { may_apply: true }));
-        }
+        self.stop();
         // A callback may drop the last owner of the lanes on their own thread.
         if let Some(thread) =
             self.thread.take().filter(|it| it.thread().id() != thread::current().id())
@@ -251,7 +265,7 @@ impl Pool {
         if let Some(lane) = self.free.pop() {
             return Some(lane);
         }
-        if self.lanes.len() == LANES_MAX {
+        if self.lanes.len() == LANES_MAX || self.has_ended {
             return None;
         }
         self.lanes.push(Lane::default());
@@ -378,7 +392,10 @@ impl Shared {
         };
         let write = pool.end(lane, request_id).expect("it was there");
         drop(pool);
-        (write.callback)(end);
+        // It may be the state machine's thread that calls back.
+        if catch_unwind(AssertUnwindSafe(|| (write.callback)(end))).is_err() {
+            log::error!("lanes: whoever waited for a write panicked when it was told of its end");
+        }
     }
 
     fn retry(&self, retry: Retry) {

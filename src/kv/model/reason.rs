@@ -44,11 +44,13 @@ pub enum Reason {
     LimitOutOfBounds = 14,
     /// The lease id is in use. The refusal's value is the lease.
     LeaseExists = 15,
+    /// Another request had this key: see [`REQUEST_KEY_LEN_MAX`](crate::kv::REQUEST_KEY_LEN_MAX).
+    RequestKeyTaken = 16,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 16] = [
         Reason::ValueTooLong,
         Reason::NotANumber,
         Reason::Overflow,
@@ -64,6 +66,7 @@ impl Reason {
         Reason::Malformed,
         Reason::LimitOutOfBounds,
         Reason::LeaseExists,
+        Reason::RequestKeyTaken,
     ];
 
     /// The number on the wire and in snapshots.
@@ -90,7 +93,8 @@ impl Reason {
             | Reason::KeyAbsent
             | Reason::SessionExpired
             | Reason::Superseded
-            | Reason::Malformed => None,
+            | Reason::Malformed
+            | Reason::RequestKeyTaken => None,
         }
     }
 
@@ -118,6 +122,7 @@ impl fmt::Display for Reason {
             Reason::Malformed => "the command is not one of this version",
             Reason::LimitOutOfBounds => "the limit is out of its bounds",
             Reason::LeaseExists => "the lease id is in use",
+            Reason::RequestKeyTaken => "another request had this key",
         })
     }
 }
@@ -172,11 +177,11 @@ mod tests {
     #[test]
     fn numbers_never_change() {
         let numbers: Vec<u32> = Reason::ALL.into_iter().map(Reason::number).collect();
-        assert_eq!(numbers, (1..=15).collect::<Vec<_>>());
+        assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
         for reason in Reason::ALL {
             assert_eq!(Reason::from_number(reason.number()), Some(reason));
         }
-        assert_eq!((Reason::from_number(0), Reason::from_number(16)), (None, None));
+        assert_eq!((Reason::from_number(0), Reason::from_number(17)), (None, None));
     }
 
     #[test]

@@ -24,6 +24,8 @@
 //!   (Its keys are those entries that name it.)
 //! - tag 7: each key with a lease of its own, in order: key, 8 bytes deadline, 8 bytes index and 4
 //!   bytes operation that made the lease
+//! - tag 8, left out if there are none: the requests that have keys, each as a session, in the order
+//!   of their indexes: index, key, 8 bytes fingerprint, the outcome
 //! - tag 0: none: this is the end, and nothing follows
 //!
 //! Numbers are little-endian, and keys, values and client ids stand behind their length in 8 bytes.
@@ -59,7 +61,7 @@ use super::model::{LeaseId, Refusal, Revision, ScanPage, ScanRange, Txn};
 use super::query::{LeaseAnswer, ReadAnswer};
 use super::sessions::Table;
 use super::state::{Budget, History, Leases, Pages, State, Tree};
-use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, LEVEL_MAX, VALUE_LEN_MAX};
+use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, LEVEL_MAX, REQUEST_KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::node::StateView;
 use crate::raft::Index;
 use input::Input;
@@ -75,6 +77,7 @@ const TAG_SESSIONS: u32 = 4;
 const TAG_TIME: u32 = 5;
 const TAG_LEASES: u32 = 6;
 const TAG_OWN_LEASES: u32 = 7;
+const TAG_REQUESTS: u32 = 8;
 /// No record is larger: a key, a value, and what is known of them.
 const RECORD_LEN_MAX: usize = KEY_LEN_MAX + VALUE_LEN_MAX + 128;
 const BUFFER_LEN: usize = 64 << 10;
@@ -88,6 +91,7 @@ const BUFFER_LEN: usize = 64 << 10;
 pub struct StoreView {
     pub(super) state: State,
     pub(super) sessions: Table,
+    pub(super) requests: Table,
     pub(super) digest: Digest,
 }
 
@@ -96,7 +100,6 @@ impl StateView for StoreView {
         let mut out = BufWriter::with_capacity(BUFFER_LEN, out);
         let out = &mut out;
         let State { tree, history, .. } = &self.state;
-        let sessions = &self.sessions.by_last_used;
         put(out, &VERSION)?;
         put(out, &Section { tag: TAG_HEAD, records: 1 })?;
         put(out, &self.head())?;
@@ -108,11 +111,11 @@ impl StateView for StoreView {
         for records in history.encoded() {
             out.write_all(records)?;
         }
-        put(out, &Section { tag: TAG_SESSIONS, records: sessions.len() as u64 })?;
-        for (last_used, session) in sessions.iter() {
-            put(out, &session_record(*last_used, session))?;
-        }
+        write_sessions(out, TAG_SESSIONS, &self.sessions)?;
         lease_sections::write(out, &self.state)?;
+        if !self.requests.by_last_used.is_empty() {
+            write_sessions(out, TAG_REQUESTS, &self.requests)?;
+        }
         put(out, &Section { tag: TAG_END, records: 0 })?;
         out.flush()
     }
@@ -165,6 +168,12 @@ impl StoreView {
     }
 }
 
+fn write_sessions(out: &mut impl Write, tag: u32, table: &Table) -> io::Result<()> {
+    let sessions = &table.by_last_used;
+    put(out, &Section { tag, records: sessions.len() as u64 })?;
+    sessions.iter().try_for_each(|(index, session)| put(out, &session_record(*index, session)))
+}
+
 /// A scan of a view: see [`StoreView::scan`].
 pub struct ViewScan<'a>(Pages<'a>);
 
@@ -196,15 +205,17 @@ pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
     if head.level > LEVEL_MAX {
         // What follows may be anything. The level alone tells the node to stop.
         let state = State { level: head.level, ..State::default() };
-        let (sessions, digest) = (Table::default(), Digest::from_value(head.digest));
-        return Ok(StoreView { state, sessions, digest });
+        let (sessions, requests) = (Table::default(), Table::default());
+        let digest = Digest::from_value(head.digest);
+        return Ok(StoreView { state, sessions, requests, digest });
     }
     if head.revision == u64::MAX || head.compacted > head.revision {
         return Err(invalid("revisions that no store has"));
     }
     let (tree, attached) = read_entries(input)?;
     let history = read_history(input, &head)?;
-    let sessions = read_sessions(input, &head)?;
+    let sessions = input.section(TAG_SESSIONS)?;
+    let sessions = read_sessions(input, sessions, Index(head.expired_up_to), CLIENT_ID_LEN_MAX)?;
     let mut section = input.next_section()?;
     let (mut leases, mut leases_max) = (Leases::default(), Limits::default().leases_max);
     if section.tag == TAG_TIME {
@@ -212,6 +223,14 @@ pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
         section = input.next_section()?;
     } else if !attached.is_empty() {
         return Err(invalid("keys of leases in a store without leases"));
+    }
+    let mut requests = Table::default();
+    if section.tag == TAG_REQUESTS {
+        if section.records == 0 {
+            return Err(invalid("a section of no requests"));
+        }
+        requests = read_sessions(input, section.records, Index::ZERO, REQUEST_KEY_LEN_MAX)?;
+        section = input.next_section()?;
     }
     match section {
         Section { tag: TAG_END, records: 0 } => input.end()?,
@@ -226,7 +245,7 @@ pub(super) fn read(body: &mut dyn Read) -> io::Result<StoreView> {
     };
     let revision = Revision(head.revision);
     let state = State { tree, history, leases, revision, limits, level: head.level };
-    Ok(StoreView { state, sessions, digest: Digest::from_value(head.digest) })
+    Ok(StoreView { state, sessions, requests, digest: Digest::from_value(head.digest) })
 }
 
 /// Also returns which of the keys name a lease.
@@ -260,17 +279,23 @@ fn read_history(input: &mut Input<'_>, head: &Head) -> io::Result<History> {
     Ok(history)
 }
 
-fn read_sessions(input: &mut Input<'_>, head: &Head) -> io::Result<Table> {
-    let mut table = Table { expired_up_to: Index(head.expired_up_to), ..Table::default() };
-    let mut last = table.expired_up_to;
-    for _ in 0..input.section(TAG_SESSIONS)? {
+/// Reads a table of this many sessions. Ids of clients have at most `client_len_max` bytes.
+fn read_sessions(
+    input: &mut Input<'_>,
+    count: u64,
+    expired_up_to: Index,
+    client_len_max: usize,
+) -> io::Result<Table> {
+    let mut table = Table { expired_up_to, ..Table::default() };
+    let mut last = expired_up_to;
+    for _ in 0..count {
         let record: SessionRecord<Bytes> = input.record()?;
         let index = Index(record.last_used);
         if index <= last {
             return Err(invalid("sessions that are out of order"));
         }
-        if record.client.len() > CLIENT_ID_LEN_MAX {
-            return Err(invalid("a client id over its limit"));
+        if record.client.len() > client_len_max {
+            return Err(invalid("a client id, or the key of a request, over its limit"));
         }
         table.by_last_used.insert(index, record.try_into()?);
         last = index;

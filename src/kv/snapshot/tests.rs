@@ -47,7 +47,9 @@ fn written(store: &Store) -> Vec<u8> {
 }
 
 fn store_of(sessions_max: usize) -> Store {
-    Store::with_session_limits(SessionLimits { sessions_max, ..SessionLimits::default() })
+    let requests_max = sessions_max;
+    let limits = SessionLimits { sessions_max, requests_max, ..SessionLimits::default() };
+    Store::with_session_limits(limits)
 }
 
 fn loaded(mut bytes: &[u8], sessions_max: usize) -> io::Result<Store> {
@@ -174,6 +176,44 @@ fn bytes_of_leases_in_a_snapshot_never_change() {
     let end = &bytes[bytes.len().saturating_sub(golden.len())..];
     assert_eq!(end.escape_ascii().to_string(), golden.escape_ascii().to_string());
     assert_eq!(written(&loaded(&bytes, SESSIONS_MAX).unwrap()), bytes);
+}
+
+fn once(key: &'static str, fingerprint: u64) -> Command {
+    let then = vec![Action::append("k", key).into()];
+    let (key, txn) = (key.into(), Txn { then, ..Txn::default() });
+    command(Change::TxnOnce { key, fingerprint, txn }, "", 0)
+}
+
+#[test]
+fn requests_are_known_after_a_snapshot_and_their_bytes_never_change() {
+    let mut store = store_of(2);
+    let log = [once("gone", 7), once("b", 0x0102), once("a", u64::MAX)];
+    let apply = |store: &mut Store, index, command: &Command| {
+        store.apply(Index(index), &logged(command, 1))
+    };
+    let outcomes = [2, 3, 4].map(|index| apply(&mut store, index, &log[index as usize - 2]));
+    let golden = [
+        &b"\x08\0\0\0\x02\0\0\0\0\0\0\0"[..],
+        b"\x03\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0b\x02\x01\0\0\0\0\0\0",
+        b"\x05\0\0\0\x03\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0",
+        b"\x01\0\0\0\x01\x08\0\0\0\0\0\0\0\x08\x01\x12\x04\x12\x02\x08\x05",
+        b"\x04\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x05\0\0\0\x04\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0",
+        b"\x01\0\0\0\x01\x08\0\0\0\0\0\0\0\x08\x01\x12\x04\x12\x02\x08\x06",
+        b"\0\0\0\0\0\0\0\0\0\0\0\0",
+    ];
+    let (golden, bytes) = (golden.concat(), written(&store));
+    let end = &bytes[bytes.len().saturating_sub(golden.len())..];
+    assert_eq!(end.escape_ascii().to_string(), golden.escape_ascii().to_string());
+    let mut reborn = loaded(&bytes, 2).unwrap();
+    assert_eq!(written(&reborn), bytes);
+    for (index, at) in [(5, 1), (6, 2)] {
+        assert_eq!(apply(&mut reborn, index, &log[at]), outcomes[at], "{index}");
+    }
+    let Outcome::Ran { result: Ok(_), index } = apply(&mut reborn, 7, &log[0]) else { panic!() };
+    assert_eq!(index, Index(7), "a key that is forgotten is a new one");
+    // More than a store may have.
+    assert!(loaded(&bytes, 1).is_err());
 }
 
 #[test]
@@ -415,6 +455,11 @@ fn any_change(keys: u8) -> impl Strategy<Value = Change> {
         let then = operations.into_iter().map(operation).collect();
         Change::Txn(Txn { then, ..Txn::default() })
     });
+    let once = (0u8..6, 0u64..2, key()).prop_map(|(request, fingerprint, key)| {
+        let then = vec![Action::append(key, "1").into()];
+        let (key, txn) = (vec![request].into(), Txn { then, ..Txn::default() });
+        Change::TxnOnce { key, fingerprint, txn }
+    });
     let limits = (0..400u64).prop_map(|max| {
         let history_bytes_max = Some(max * 10);
         Change::SetLimits(LimitsChange { history_bytes_max, ..LimitsChange::default() })
@@ -432,6 +477,7 @@ fn any_change(keys: u8) -> impl Strategy<Value = Change> {
         4 => (key(), value()).prop_map(|(key, value)| Change::Put { key, value }),
         4 => (key(), value()).prop_map(|(key, value)| Change::Append { key, value }),
         6 => operations,
+        2 => once,
         1 => (0..90u64).prop_map(|revision| Change::Compact { revision: Revision(revision) }),
         1 => limits,
     ]

@@ -38,6 +38,8 @@ pub(in crate::kv) struct Hub {
     elsewhere: Elsewhere,
     thread: Mutex<Thread>,
     last_sink: AtomicUsize,
+    /// How many watches there are.
+    open: AtomicUsize,
 }
 
 /// Of [`Hub`].
@@ -120,6 +122,7 @@ impl Hub {
             elsewhere,
             thread: Mutex::new(Thread::NotStarted),
             last_sink: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
         })
     }
 
@@ -137,6 +140,15 @@ impl Hub {
             sink.end(WatchesEnd::Stopped);
         }
         group
+    }
+
+    /// How many watches there are.
+    pub(in crate::kv) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_open(&self, count: usize) {
+        self.open.store(count, Ordering::Relaxed);
     }
 
     /// Starts the thread if that is needed and possible.

@@ -20,6 +20,12 @@ pub trait WatchSink: Send + Sync + 'static {
     /// wants more. It does not block.
     fn when_ready(&self, callback: Box<dyn FnOnce() + Send>);
 
+    /// Whether its watches are told now and then how far they are even if nothing at all has
+    /// changed, so that a connection that carries nothing is known to be dead.
+    fn wants_heartbeats(&self) -> bool {
+        false
+    }
+
     /// All watches are over, and nothing follows. Called at most once.
     fn end(&self, end: WatchesEnd);
 }

@@ -103,7 +103,12 @@ impl Watch {
     /// Whether whoever resumes where it was last told would begin before this revision without
     /// need.
     pub(super) fn needs_bookmark(&self, noted: Revision) -> bool {
-        self.is_made && !self.is_behind && !self.is_queued && self.told < noted
+        self.is_quiet() && self.told < noted
+    }
+
+    /// Whether it has nothing to tell, and has told everything before.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_made && !self.is_behind && !self.is_queued
     }
 
     /// Tells what there is to tell and fits.

@@ -26,7 +26,8 @@ const MAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// So many election timeouts without a leader end all watches.
 const TIMEOUTS_WITHOUT_LEADER: u32 = 3;
 
-/// How often a watch that nothing concerns is told how far it is, while other keys change.
+/// How often a watch that nothing concerns is told how far it is, while other keys change, or if
+/// its sink wants heartbeats.
 const BOOKMARK_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long a turn serves watches that are far behind. The others wait for it.
@@ -54,7 +55,8 @@ fn keys_len(range: &WatchRange) -> usize {
 pub(super) struct Watches {
     hub: Arc<Hub>,
     groups: HashMap<SinkId, Group>,
-    watches: HashMap<WatchId, Watch>,
+    /// Behind pointers: a table has room for more watches than it holds.
+    watches: HashMap<WatchId, Box<Watch>>,
     spots: Spots<WatchId>,
     last_serial: u64,
     /// Those that may have something to tell, and room.
@@ -195,7 +197,8 @@ impl Watches {
         let (spot, serial) = (self.spots.add(&range.keys, id), self.last_serial);
         self.groups.get_mut(&id.0).expect("it asks").ids.insert(id.1);
         self.keys_bytes += keys_len(&range);
-        self.watches.insert(id, Watch::new(range, spot, serial));
+        self.watches.insert(id, Box::new(Watch::new(range, spot, serial)));
+        self.hub.set_open(self.watches.len());
         self.asked.push(Asked { sink: id.0, id: id.1, serial });
     }
 
@@ -296,7 +299,7 @@ impl Watches {
     fn serve_from(&mut self, state: &State, cork: &Cork) {
         let ready = std::mem::take(&mut self.ready);
         let mut far = std::mem::take(&mut self.far);
-        let due = ready.iter().filter_map(|id| self.watches.get(id));
+        let due = ready.iter().filter_map(|id| self.watches.get(id).map(Box::as_ref));
         let mut turn = Turn::new(state, self.noted, &mut far, due);
         let (began, mut flushed) = (Instant::now(), Instant::now());
         for id in ready {
@@ -381,10 +384,16 @@ impl Watches {
         self.make_timeline();
         if now > self.bookmarks_at {
             self.bookmarks_at = now + BOOKMARK_PAUSE;
-            let late = self.watches.iter().filter(|(_, watch)| watch.needs_bookmark(self.noted));
-            let late: Vec<WatchId> = late.map(|(id, _)| *id).collect();
-            late.into_iter().for_each(|id| self.change(id, Watch::ask_progress));
+            let due = self.watches.iter().filter(|(id, watch)| {
+                watch.needs_bookmark(self.noted) || watch.is_quiet() && self.wants_heartbeats(id.0)
+            });
+            let due: Vec<WatchId> = due.map(|(id, _)| *id).collect();
+            due.into_iter().for_each(|id| self.change(id, Watch::ask_progress));
         }
+    }
+
+    fn wants_heartbeats(&self, sink: SinkId) -> bool {
+        self.groups.get(&sink).is_some_and(|group| group.sink.wants_heartbeats())
     }
 
     fn end_all(&mut self, end: &WatchEnd) {
@@ -399,6 +408,7 @@ impl Watches {
 
     fn remove(&mut self, id: WatchId) {
         let Some(watch) = self.watches.remove(&id) else { return };
+        self.hub.set_open(self.watches.len());
         self.keys_bytes -= keys_len(&watch.range);
         if let Some(group) = self.groups.get_mut(&id.0) {
             group.ids.remove(&id.1);

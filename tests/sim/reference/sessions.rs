@@ -89,7 +89,7 @@ impl Sessions {
     }
 }
 
-fn answer_len(outcome: &Outcome) -> u64 {
+pub(super) fn answer_len(outcome: &Outcome) -> u64 {
     match outcome {
         Outcome::Ran { result: Ok(Done { answer: Some(answer), .. }), .. } => answer.len_bytes(),
         _ => 0,
@@ -97,7 +97,7 @@ fn answer_len(outcome: &Outcome) -> u64 {
 }
 
 /// What is left of an outcome whose answer is forgotten.
-fn without_answer(outcome: Outcome) -> Outcome {
+pub(super) fn without_answer(outcome: Outcome) -> Outcome {
     let forget = |done: Done| Done { answer: None::<Arc<TxnAnswer>>, ..done };
     match outcome {
         Outcome::Ran { index, result } => Outcome::Ran { index, result: result.map(forget) },

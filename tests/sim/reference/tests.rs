@@ -28,6 +28,7 @@ fn the_store_does_what_its_model_does() {
 fn check(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let limits = SessionLimits {
+        requests_max: rng.usize(1..5),
         sessions_max: rng.usize(1..5),
         answer_kept_max: rng.u64(50..500),
         answers_kept_max: rng.u64(100..2_000),

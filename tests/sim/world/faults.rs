@@ -21,6 +21,7 @@ impl World {
             false_disconnect,
             transfer,
             clock_jump,
+            campaign,
             depose,
             wipe,
             disk_stall,
@@ -69,6 +70,11 @@ impl World {
         // Not drawn unless it is wanted, so that other seeds stay as they were.
         if clock_jump > 0.0 && self.chance(clock_jump) {
             self.jump();
+        }
+        if campaign > 0.0 && self.chance(campaign) {
+            self.count("told to stand for election");
+            let at = self.victim();
+            self.after(0, What::Happen(self.who(at), Event::Campaign));
         }
         if self.chance(sync_failure) {
             let victim = self.victim();

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::answer::Begun;
 use super::connection::{CallId, Connection};
 use super::end::End;
-use super::gauge::Slot;
 use super::table::Target;
 use crate::header::RpcHeader;
+use crate::port::Slot;
 use crate::service::{About, Answer, More};
 use crate::{RequestId, Status, StatusCode};
 
@@ -32,7 +32,7 @@ impl Connection {
         arrived: Instant,
     ) -> Result<Result<Admitted, Status>, End> {
         let shared = &self.shared;
-        if shared.is_draining() {
+        if shared.port.is_draining() {
             return Ok(Err(Status::new(StatusCode::ShuttingDown, "the server is stopping")));
         }
         let target = match shared.table.find(&head) {

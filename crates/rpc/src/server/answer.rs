@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::connection::{CallId, Connection};
-use super::gauge::Slot;
 use super::shared::Shared;
 use super::stats::MethodStats;
 use crate::frame::encode;
 use crate::header::RpcReplyHeader;
 use crate::outbox::{Ending, SendError};
+use crate::port::{Connection as _, Slot};
 use crate::service::{Answer, Reply};
 use crate::{Status, StatusCode};
 
@@ -137,8 +137,8 @@ impl WireAnswer {
                 Err(status) => format!("\"{}\"", status.code),
             };
             let ran = ran.unwrap_or_default();
-            shared.log.warn(&format!(
-                "rpc: slow call: {service}.{method} of \"{caller}\" (trace \"{trace}\") was \
+            shared.port.warn(&format!(
+                "slow call: {service}.{method} of \"{caller}\" (trace \"{trace}\") was \
                  answered with {what} after {took:?}, of which it ran {ran:?}"
             ));
         }

@@ -1,26 +1,22 @@
 //! How a server is made: [`ServerBuilder`].
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use socket2::SockRef;
 
-use super::acceptor::Acceptor;
 use super::pool::{Pool, Queued};
 use super::queue::CallQueue;
-use super::registry::Registry;
-use super::shared::{Phase, Shared};
+use super::reader::Rpc;
+use super::shared::Shared;
 use super::table::{Published, Table};
 use super::{Server, builtin};
-use crate::net::{resolve, spawn, spawn_roomy};
+use crate::net::spawn_roomy;
+use crate::port::{self, Capacity, Port, RESERVED_CONNECTIONS, bind};
 use crate::{Fairness, Limits, ServerError, Service};
-
-/// At least this many connections may wait to be accepted.
-const LISTEN_QUEUE_MIN: usize = 1024;
 
 /// The default number of places in the queue of calls, for each handler.
 const QUEUE_FOR_EACH_HANDLER: usize = 100;
@@ -229,32 +225,13 @@ impl BoundServer {
 
     /// Serves from now on.
     pub fn start(self) -> Server {
-        self.server.shared.enter(Phase::Serving);
+        self.server.port.start();
         self.server
     }
 }
 
 fn bad<T>(reason: &str) -> Result<T, ServerError> {
     Err(ServerError::BadLimits { reason: reason.to_owned() })
-}
-
-fn bind(addr: String, ports: Option<RangeInclusive<u16>>) -> Result<TcpListener, ServerError> {
-    let Some(ports) = ports else {
-        return listen(&addr).map_err(|source| ServerError::Bind { addr, source });
-    };
-    let host = addr.rsplit_once(':').map_or(&addr[..], |(host, _)| host);
-    let mut result = Err(io::Error::new(ErrorKind::InvalidInput, "no ports to try"));
-    for port in ports.clone() {
-        result = listen(&format!("{host}:{port}"));
-        if !matches!(&result, Err(error) if error.kind() == ErrorKind::AddrInUse) {
-            break;
-        }
-    }
-    result.map_err(|source| ServerError::Bind { addr: format!("{host}:{ports:?}"), source })
-}
-
-fn listen(addr: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(&resolve(addr)?[..])
 }
 
 fn make(
@@ -265,24 +242,13 @@ fn make(
     handlers: usize,
     listener: TcpListener,
 ) -> io::Result<Server> {
-    // A nonblocking listener would turn the acceptor into a busy loop.
-    listener.set_nonblocking(false)?;
-    // The standard library's queue of 128 overflows when a few hundred clients come at once, and a
-    // client that finds no place tries again only after a second. The queue is long even where few
-    // connections may be open, so that those too many can be told.
-    let backlog = i32::try_from(limits.connections_max.max(LISTEN_QUEUE_MIN)).unwrap_or(i32::MAX);
-    SockRef::from(&listener).listen(backlog)?;
     let pool = queue.map(|queue| Arc::new(Pool::new(handlers, queue)));
-    let shared = Shared::new(local_addr, limits, table, pool.clone());
-    let registry = Arc::<Registry>::default();
-    let acceptor = Acceptor::new(listener.try_clone()?, Arc::clone(&shared), Arc::clone(&registry));
-    let thread = spawn("rpc-accept".to_owned(), || acceptor.run())?;
-    let server = Server {
-        shared,
-        registry,
-        acceptor: Mutex::new(Some((thread, listener))),
-        handlers: Mutex::default(),
-    };
+    let capacity = Capacity::new(limits.connections_max, RESERVED_CONNECTIONS);
+    let state = port::State::new("rpc", local_addr, capacity);
+    let shared = Shared::new(Arc::clone(&state), limits, table, pool.clone());
+    let protocol = Rpc { shared: Arc::clone(&shared) };
+    let port = Port::new(listener, state, Arc::default(), protocol)?;
+    let server = Server { shared, port, handlers: Mutex::default() };
     // If one does not start, the server is dropped, which ends the others.
     for number in (1..=handlers).filter(|_| pool.is_some()) {
         let pool = pool.clone().expect("there is one");

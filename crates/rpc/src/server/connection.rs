@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::capacity::Place;
-use super::gauge::{Gauge, Room, Slot};
 use super::shared::{BUSY_RETRY_AFTER, Shared};
 use super::streams::Streams;
 use crate::frame::{HeadSize, encode};
 use crate::outbox::{Ending, Outbox};
+use crate::port::{self, Admission, Connection as _, Gauge, NotAdmitted, Room, Slot};
 use crate::transport::Peeked;
 use crate::{Status, StatusCode};
 
@@ -30,19 +29,9 @@ pub(super) struct Connection {
     room: Arc<Room>,
     open: Mutex<Open>,
     answered: Condvar,
-    admission: Mutex<Admission>,
+    admission: Admission,
     /// Whether a call to a reserved service has come.
     is_peer: AtomicBool,
-}
-
-/// Whether a connection may stay.
-pub(super) enum Admission {
-    /// Its first call decides.
-    Pending,
-    /// As long as its client wants: it has a place.
-    Admitted { _place: Place },
-    /// It was refused, and is ending.
-    Refused,
 }
 
 /// What a client understands.
@@ -91,7 +80,7 @@ impl Connection {
             room,
             open,
             answered,
-            admission: Mutex::new(Admission::Pending),
+            admission: Admission::default(),
             is_peer: AtomicBool::new(false),
         })
     }
@@ -102,52 +91,17 @@ impl Connection {
     ///
     /// It may not: what the client was told. `None` if it is ending already.
     pub(super) fn admit(&self, service: &[u8]) -> Result<(), Option<Status>> {
-        let Shared { table, capacity, .. } = &*self.shared;
-        let mut admission = self.admission.lock();
-        match *admission {
-            Admission::Admitted { .. } => return Ok(()),
-            Admission::Refused => return Err(None),
-            Admission::Pending => {}
-        }
-        if let Some(place) = capacity.try_take(table.is_reserved(service)) {
-            *admission = Admission::Admitted { _place: place };
-            return Ok(());
-        }
-        self.shared.count_refused();
-        let status = self.shared.too_many();
-        // Before it counts as refused: then it may be ended at any time.
-        if let ClientProtocol::Extended(head_size) = self.protocol() {
-            self.send_close_notice(head_size, &status);
-        }
-        *admission = Admission::Refused;
-        // Without the lock, which the thread that accepts takes: writing to a log may block.
-        drop(admission);
-        self.shared.log_refused(self.peer);
-        Err(Some(status))
-    }
-
-    /// Ends it if its client has said nothing yet, or was refused and told so. Returns whether it
-    /// did.
-    pub(super) fn evict(&self) -> bool {
-        let mut admission = self.admission.lock();
-        let goes = match *admission {
-            _ if self.is_cut() => false,
-            Admission::Admitted { .. } => false,
-            // If its first call has come, its thread is about to read it.
-            Admission::Pending => self.outbox.transport().peek() == Peeked::Nothing,
-            Admission::Refused => !self.outbox.holds_over(0),
+        let Shared { table, port, .. } = &*self.shared;
+        let refuse = || {
+            if let ClientProtocol::Extended(head_size) = self.protocol() {
+                self.send_close_notice(head_size, &self.shared.too_many());
+            }
         };
-        if !goes {
-            return false;
-        }
-        let was = std::mem::replace(&mut *admission, Admission::Refused);
-        drop(admission);
-        if let Admission::Pending = was {
-            self.shared.count_refused();
-            self.shared.log_refused(self.peer);
-        }
-        self.cut("it had to make room");
-        true
+        let admitted = self.admission.admit(self, port, table.is_reserved(service), refuse);
+        admitted.map_err(|why| match why {
+            NotAdmitted::Refused => Some(self.shared.too_many()),
+            NotAdmitted::Ending => None,
+        })
     }
 
     /// A call to a reserved service has come over it.
@@ -155,50 +109,17 @@ impl Connection {
         self.is_peer.store(true, Ordering::Relaxed);
     }
 
-    /// Ends it in favour of others, unless it is a peer's or has calls open. Returns whether it
-    /// did.
-    pub(super) fn make_room(&self) -> bool {
-        // A call may be about to be read.
-        let is_busy = !self.is_idle() || self.outbox.transport().peek() == Peeked::Bytes;
-        if is_busy || self.is_cut() || self.is_peer.load(Ordering::Relaxed) {
-            return false;
-        }
-        let is_over =
-            self.announce_close(StatusCode::Closing, "the system has no room for so many");
-        if is_over {
-            self.cut("it had to make room");
-        }
-        is_over
-    }
-
-    /// Ends the connection now, from any thread.
-    pub(super) fn cut(&self, reason: &str) {
-        self.outbox.cut(reason);
-        // Under the lock, so that a reader that is about to wait does not miss it.
-        let _open = self.open.lock();
-        self.answered.notify_all();
-    }
-
     /// Ends the connection because of what its client did, with a line in the log.
     fn cut_and_log(&self, reason: &str) {
         if !self.is_cut() {
-            self.shared.log.warn(&format!("rpc: connection from {} closed: {reason}", self.peer));
+            self.shared.port.warn(&format!("connection from {} closed: {reason}", self.peer));
         }
         self.cut(reason);
-    }
-
-    pub(super) fn is_cut(&self) -> bool {
-        self.outbox.is_cut()
     }
 
     /// What its client understands, as far as is known.
     pub(super) fn protocol(&self) -> ClientProtocol {
         self.open.lock().protocol
-    }
-
-    /// Whether no call is open and no answer waits to be sent.
-    pub(super) fn is_idle(&self) -> bool {
-        self.open.lock().calls == 0 && !self.outbox.holds_over(0)
     }
 
     /// Whether another extended call may begin without waiting.
@@ -322,6 +243,60 @@ impl Connection {
     pub(super) fn send(&self, frame: Bytes) {
         // A connection that is gone needs no answer.
         let _ = self.outbox.send_over_limit(&frame);
+    }
+}
+
+impl port::Connection for Connection {
+    fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn cut(&self, reason: &str) {
+        self.outbox.cut(reason);
+        // Under the lock, so that a reader that is about to wait does not miss it.
+        let _open = self.open.lock();
+        self.answered.notify_all();
+    }
+
+    fn has_spoken(&self) -> bool {
+        self.protocol() != ClientProtocol::Unknown
+    }
+
+    /// Whether no call is open and no answer waits to be sent.
+    fn is_idle(&self) -> bool {
+        self.open.lock().calls == 0 && !self.outbox.holds_over(0)
+    }
+
+    fn evict(&self) -> bool {
+        self.admission.evict(self, &self.shared.port)
+    }
+
+    /// A connection of a peer stays, and one with open calls.
+    fn make_room(&self) -> bool {
+        // A call may be about to be read.
+        let is_busy = !self.is_idle() || self.outbox.transport().peek() == Peeked::Bytes;
+        if is_busy || self.is_cut() || self.is_peer.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_over =
+            self.announce_close(StatusCode::Closing, "the system has no room for so many");
+        if is_over {
+            self.cut("it had to make room");
+        }
+        is_over
+    }
+
+    fn end_streams(&self) {
+        let status = Status::new(StatusCode::ShuttingDown, "the server is stopping");
+        self.streams.end_all(&status, true);
+    }
+
+    fn announce_stop(&self) -> bool {
+        self.announce_close(StatusCode::ShuttingDown, "the server is stopping")
     }
 }
 

@@ -1,29 +1,21 @@
 //! How a connection ends: for each reason, what its client is told.
 
 use std::io;
-use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::connection::{ClientProtocol, Connection};
 use crate::frame::{FrameError, OtherProtocol};
-use crate::net::{after, time_left};
+use crate::net::after;
 use crate::outbox::Ending;
-use crate::transport::Received;
+use crate::port::{Connection as _, linger};
+use crate::transport::TLS_REFUSAL;
 use crate::{ErrorChain, Status, StatusCode};
-
-/// After the final frame to a client, its bytes are still read for this long: closing with bytes
-/// unread would destroy that frame.
-const LINGER: Duration = Duration::from_secs(1);
 
 const HTTP_ANSWER: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 43\r\n\
     Connection: close\r\n\r\nThis port speaks syncraft's RPC, not HTTP.\n";
-
-/// A fatal "handshake_failure" alert (RFC 8446 §6), in the record version that every TLS client
-/// reads.
-const TLS_ANSWER: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -77,19 +69,19 @@ impl End {
             }
             End::Idle => {
                 connection.announce_close(StatusCode::Closing, "nothing was asked for long");
-                connection.shared.count_idle();
-                linger(connection);
+                connection.shared.port.count_idle();
+                linger(&connection.outbox);
             }
             End::Truncated | End::Slow(_) => self.warn(connection),
-            End::TooLong(_) | End::TooMany(_) => linger(connection),
+            End::TooLong(_) | End::TooMany(_) => linger(&connection.outbox),
             End::Refused(_) => {
                 self.warn(connection);
-                linger(connection);
+                linger(&connection.outbox);
             }
             End::Frame(error) => {
                 self.warn(connection);
                 explain(connection, error);
-                linger(connection);
+                linger(&connection.outbox);
             }
         }
         connection.cut("closed");
@@ -97,8 +89,8 @@ impl End {
 
     fn warn(&self, connection: &Connection) {
         let words = ErrorChain(self);
-        let line = format!("rpc: connection from {} closed: {words}", connection.peer);
-        connection.shared.log.warn(&line);
+        let line = format!("connection from {} closed: {words}", connection.peer);
+        connection.shared.port.warn(&line);
     }
 }
 
@@ -106,7 +98,7 @@ impl End {
 fn explain(connection: &Connection, error: &FrameError) {
     let answer = match error {
         FrameError::OtherProtocol(OtherProtocol::Http) => HTTP_ANSWER,
-        FrameError::OtherProtocol(OtherProtocol::Tls) => TLS_ANSWER,
+        FrameError::OtherProtocol(OtherProtocol::Tls) => TLS_REFUSAL,
         _ => {
             if let ClientProtocol::Extended(head_size) = connection.protocol() {
                 let status = Status::new(StatusCode::BadHeader, ErrorChain(error).to_string());
@@ -118,25 +110,6 @@ fn explain(connection: &Connection, error: &FrameError) {
     connection.outbox.set_ending(Ending::InOrder);
     // What cannot be sent at once is not worth waiting for.
     let _ = connection.outbox.send(&Bytes::from_static(answer));
-}
-
-/// Lets the client read the final frame: sends the end of the stream, and reads what still comes
-/// for a moment. A client that is reset was sent no final frame.
-fn linger(connection: &Connection) {
-    let deadline = Instant::now() + LINGER;
-    connection.outbox.wait_until_below(0, Some(deadline));
-    if connection.outbox.ending() == Ending::Reset {
-        return;
-    }
-    let transport = connection.outbox.transport();
-    transport.shutdown(Shutdown::Write);
-    let mut sink = [0; 4096];
-    while let Some(left) = time_left(deadline) {
-        match transport.read(&mut sink, Some(left)) {
-            Ok(Received::Bytes(_) | Received::ReadAgain) => {}
-            Ok(Received::TimedOut | Received::End) | Err(_) => return,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -146,8 +146,8 @@
 //! | file | what |
 //! |---|---|
 //! | `builder`, this one | what users see |
-//! | `acceptor` | accepts connections, and makes room for them |
-//! | `registry`, `reader` | the connections' threads; such a thread: reads frames, begins calls |
+//! | [`port`](crate::port) | accepts connections, and makes room for them; their threads |
+//! | `reader` | such a thread: reads frames, begins calls |
 //! | `admitted` | what a call's header decides |
 //! | `answer`, `end` | how a call is answered; how a connection ends |
 //! | `opened` | how a stream is opened and ends; what its frames do |
@@ -155,7 +155,6 @@
 //! | `shared` | what all threads of a server share |
 //! | `pool`, `queue` | the handlers, and the queue of calls for them |
 //! | `builtin`, `table`, `stats` | the service `rpc`; which method a call is for; what each did |
-//! | `capacity`, `gauge`, `quiet` | how many connections; how many calls and bytes; the log |
 //!
 //! # Threads
 //!
@@ -180,28 +179,23 @@
 //! A client that closes its connection, instead of resetting it, looks like one that waits for its
 //! answers. So its calls run.
 
-mod acceptor;
 mod admitted;
 mod answer;
 mod builder;
 mod builtin;
-mod capacity;
 mod connection;
 mod end;
-mod gauge;
 mod opened;
 mod pool;
 mod queue;
-mod quiet;
 mod reader;
-mod registry;
 mod shared;
 mod stats;
 mod streams;
 mod table;
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -210,58 +204,49 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::net::{after, join};
-use acceptor::wake;
+use super::port::{DRAIN_CHECK_EVERY, Port};
 pub use builder::{BoundServer, ServerBuilder};
-use registry::Registry;
-use shared::{Phase, Shared};
+use connection::Connection;
+use shared::Shared;
 pub use stats::{MethodReport, Stats, Times};
 
 /// How long [`Server::stop`] waits for services that are in the middle of a call.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a server that drains looks whether its calls are answered.
-const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(2);
-
-/// How long a client that was told of the end has to close the connection itself.
-const CLOSE_GRACE: Duration = Duration::from_millis(100);
-
 /// Serves calls on one port until it is stopped or dropped.
 pub struct Server {
     shared: Arc<Shared>,
-    registry: Arc<Registry>,
-    /// The accepting thread, and the listener to wake it by. Gone once stopped, so that the port is
-    /// free then.
-    acceptor: Mutex<Option<(JoinHandle<()>, TcpListener)>>,
+    port: Port<Connection>,
     handlers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Server {
     /// The address it listens on.
     pub fn local_addr(&self) -> SocketAddr {
-        self.shared.local_addr
+        self.port.state().local_addr
     }
 
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
-        self.registry.len()
+        self.port.connections()
     }
 
     /// Connections refused so far because
     /// [`Limits::connections_max`](crate::Limits::connections_max) were open, at their first call,
     /// or before it to make room.
     pub fn connections_refused(&self) -> u64 {
-        self.shared.connections_refused.load(Ordering::Relaxed)
+        self.port.state().connections_refused.load(Ordering::Relaxed)
     }
 
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let shared = &self.shared;
+        let (shared, port) = (&self.shared, self.port.state());
         Stats {
             connections: self.connections(),
-            connections_accepted: of(&shared.connections_accepted),
+            connections_accepted: of(&port.connections_accepted),
             connections_refused: self.connections_refused(),
-            connections_idle: of(&shared.connections_idle),
+            connections_idle: of(&port.connections_idle),
             queue_len: shared.pool.as_ref().map_or(0, |pool| pool.len()),
             unknown_calls: of(&shared.unknown_calls),
             methods: shared
@@ -278,31 +263,9 @@ impl Server {
     /// calls are answered and their answers sent, at most for `limit`. Then it
     /// [stops](Server::stop). Returns whether all calls were answered.
     pub fn drain(&self, limit: Duration) -> bool {
-        let deadline = after(Instant::now(), limit);
-        self.shared.is_draining.store(true, Ordering::SeqCst);
-        self.stop_accepting();
-        self.registry.end_all_streams();
-        self.wait_until_idle(deadline);
-        let is_drained = self.registry.announce_close();
-        // What clients were just told may have to wait for writers that are about to finish.
-        self.wait_until_idle(deadline);
-        // Cutting a connection while its client still sends would destroy what the client has not
-        // read yet. So the client is told, and has a moment to close it.
-        if is_drained {
-            self.registry.end_streams();
-            let gone_by = deadline.min(Instant::now() + CLOSE_GRACE);
-            while !self.registry.have_all_gone() && Instant::now() < gone_by {
-                std::thread::sleep(DRAIN_CHECK_EVERY);
-            }
-        }
+        let is_drained = self.port.drain(after(Instant::now(), limit));
         self.stop();
         is_drained
-    }
-
-    fn wait_until_idle(&self, deadline: Instant) {
-        while !self.registry.is_idle() && Instant::now() < deadline {
-            std::thread::sleep(DRAIN_CHECK_EVERY);
-        }
     }
 
     /// Stops: accepts no more, ends all streams, cuts every connection, and joins every thread
@@ -311,23 +274,14 @@ impl Server {
     /// call. Threads that have not returned by then are left behind, with an error in the log.
     pub fn stop(&self) {
         let deadline = Instant::now() + STOP_TIMEOUT;
-        self.stop_accepting();
-        self.registry.end_all_streams();
+        self.port.stop_accepting();
+        self.port.end_streams();
         if let Some(pool) = &self.shared.pool {
             pool.close();
         }
-        let left = self.registry.close(deadline) + self.join_handlers(deadline);
+        let left = self.port.close(deadline) + self.join_handlers(deadline);
         if left > 0 {
             log::error!("rpc: {left} threads still run a call {STOP_TIMEOUT:?} after the stop");
-        }
-    }
-
-    fn stop_accepting(&self) {
-        self.shared.enter(Phase::Stopping);
-        let acceptor = self.acceptor.lock().take();
-        if let Some((thread, listener)) = acceptor {
-            wake(self.shared.local_addr, &listener);
-            join(thread);
         }
     }
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::connection::{CallId, Connection, status_frame};
-use super::gauge::Slot;
 use super::stats::MethodStats;
 use crate::header::RpcHeader;
+use crate::port::Slot;
 use crate::service::{Answer, Reply};
 use crate::stream::{
     Cause, FIRST_CREDIT_BYTES, Kind, Opening, Over, Owner, ReceiveWindow, SendCredit, Side, Stream,

@@ -1,5 +1,6 @@
 //! The thread of one connection: reads frames, begins calls.
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +11,16 @@ use super::admitted::Admitted;
 use super::connection::{CHECK_EVERY, CallId, ClientProtocol, Connection};
 use super::end::End;
 use super::pool::{Pool, Queued};
+use super::shared::Shared;
 use super::table::Target;
 use crate::frame::{Decoder, Frame};
 use crate::header::RpcHeader;
 use crate::net::{after, time_left};
-use crate::outbox::Cork;
+use crate::outbox::{Cork, Outbox};
+use crate::port::{Connection as _, Leaves, Protocol};
 use crate::service::Call;
 use crate::stream::{Cause, Kind, Stream};
-use crate::transport::Received;
+use crate::transport::{Received, Transport};
 use crate::{Status, StatusCode};
 
 /// A frame may take one second longer for each time this much of its body has arrived.
@@ -29,6 +32,33 @@ const SKIPPED_LIMITS_MAX: usize = 4;
 
 /// Answers wait no longer than this for those of other calls that arrived together with theirs.
 const HELD_BACK_MAX: Duration = Duration::from_millis(1);
+
+/// The RPC, as what a port carries.
+pub(super) struct Rpc {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Protocol for Rpc {
+    type Connection = Connection;
+
+    fn connection(&self, socket: Transport, peer: SocketAddr) -> Arc<Connection> {
+        let outbox = Outbox::new(
+            socket,
+            format!("rpc-send-{}", peer.port()),
+            self.shared.limits.unsent_bytes_max,
+        );
+        Connection::new(peer, outbox, Arc::clone(&self.shared))
+    }
+
+    fn serve(&self, connection: Arc<Connection>) -> Leaves {
+        Reader::new(connection).run();
+        Leaves::Ended
+    }
+
+    fn write_timeout(&self) -> Duration {
+        self.shared.limits.write_timeout
+    }
+}
 
 pub(super) struct Reader {
     connection: Arc<Connection>,

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::gauge::{Gauge, Room, Slot};
 use super::shared::{BUSY_RETRY_AFTER, Shared};
 use crate::Status;
+use crate::port::{Gauge, Room, Slot};
 use crate::stream::{Over, Stream};
 
 pub(super) struct Streams {
@@ -90,6 +90,7 @@ impl Streams {
 mod tests {
     use super::*;
     use crate::frame::HeadSize;
+    use crate::port::{self, Capacity};
     use crate::server::table::Table;
     use crate::stream::{
         Cause, FIRST_CREDIT_BYTES, Opening, Owner, ReceiveWindow, SendCredit, Side, Wire,
@@ -123,7 +124,8 @@ mod tests {
     fn a_stream_that_is_opened_as_all_are_ended_ends_as_well() {
         let table = Table::new(Vec::new()).unwrap();
         let addr = "127.0.0.1:1".parse().unwrap();
-        let streams = Streams::new(&Shared::new(addr, Limits::default(), table, None));
+        let port = port::State::new("rpc", addr, Capacity::new(1, 0));
+        let streams = Streams::new(&Shared::new(port, Limits::default(), table, None));
         let early = stream(1);
         assert_eq!(streams.insert(1, &early), Ok(()));
         let status = Status::new(StatusCode::ShuttingDown, "the server is stopping");

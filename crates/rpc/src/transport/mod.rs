@@ -78,6 +78,7 @@ mod acknowledged;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,10 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 // Apple has no such flag for `send`; `std` sets SO_NOSIGPIPE on every socket there.
 #[cfg(target_vendor = "apple")]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
+
+/// The answer to a TLS hello on a port without TLS: a fatal "handshake_failure" alert (RFC 8446
+/// §6), in the record version that every TLS client reads.
+pub(crate) const TLS_REFUSAL: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +278,13 @@ impl Transport {
     /// the peer is gone, and false where the system does not say.
     pub(crate) fn wait_until_acknowledged(&self, deadline: Instant) -> bool {
         acknowledged::wait(&self.socket, deadline)
+    }
+}
+
+/// To wait for several connections at once. Bytes that a read has left are not seen: `peek` first.
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,18 +1,22 @@
-//! The JSON that commands print and read: bytes, entries, transactions and their answers. Scripts
-//! depend on it, so names never change.
+//! The JSON that commands and the HTTP front print and read: bytes, entries, changes, leases,
+//! transactions and their answers. Scripts depend on it, so names never change.
+
+mod base64;
+mod lease;
 
 use std::str;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use syncraft::clerk::Committed;
-use syncraft::kv::model::{
-    Action, Change, Compare, Entry, KeyRange, LeaseId, NewLease, Operand, Operation,
-    OperationAnswer, Range, RangeAnswer, RangeError, Relation, Revision, Txn, TxnAnswer, Want,
-};
 
-use super::args::parse_duration;
-use super::base64;
+use super::model::{
+    Action, Change, Compare, DEPTH_MAX, Entry, KeyRange, LeaseId, NewLease, OPERATIONS_MAX,
+    Operand, Operation, OperationAnswer, Range, RangeAnswer, RangeError, Relation, Revision, Txn,
+    TxnAnswer, Want,
+};
+use crate::duration;
+
+pub use lease::LeaseJson;
 
 /// Bytes: as text where they are text, otherwise as `{"base64": ".."}`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -31,7 +35,7 @@ struct Base64 {
 /// A key or a value.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Written", into = "Written")]
-pub(super) struct Octets(pub(super) Bytes);
+pub struct Octets(pub Bytes);
 
 impl From<Octets> for Written {
     fn from(Octets(bytes): Octets) -> Written {
@@ -60,7 +64,7 @@ impl TryFrom<Written> for Octets {
 
 /// An entry as it is printed.
 #[derive(Debug, Serialize)]
-pub(super) struct EntryJson {
+pub struct EntryJson {
     key: Octets,
     /// `None` where only keys are wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,12 +76,14 @@ pub(super) struct EntryJson {
 }
 
 impl EntryJson {
-    pub(super) fn whole(entry: &Entry) -> EntryJson {
+    /// With its value.
+    pub fn whole(entry: &Entry) -> EntryJson {
         let value = Some(Octets(entry.value.clone()));
         EntryJson { value, ..EntryJson::without_value(entry) }
     }
 
-    pub(super) fn without_value(entry: &Entry) -> EntryJson {
+    /// Without its value, where only keys are wanted.
+    pub fn without_value(entry: &Entry) -> EntryJson {
         EntryJson {
             key: Octets(entry.key.clone()),
             value: None,
@@ -92,17 +98,46 @@ impl EntryJson {
 /// A change as it is printed.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum ChangeJson {
-    Put(EntryJson),
-    Delete { key: Octets, mod_revision: u64 },
+pub enum ChangeJson {
+    /// The key holds this now.
+    Put {
+        /// What it holds.
+        #[serde(flatten)]
+        entry: EntryJson,
+        /// What it held before, if that was asked for and there was something.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prev: Option<EntryJson>,
+    },
+    /// The key is gone.
+    Delete {
+        /// The key.
+        key: Octets,
+        /// When it was deleted.
+        mod_revision: u64,
+        /// What it held before, if that was asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prev: Option<EntryJson>,
+    },
 }
 
-impl From<&Change> for ChangeJson {
-    fn from(change: &Change) -> ChangeJson {
+impl ChangeJson {
+    /// With all values.
+    pub fn whole(change: &Change) -> ChangeJson {
+        ChangeJson::with(change, EntryJson::whole)
+    }
+
+    /// Without values, where only keys are wanted.
+    pub fn without_values(change: &Change) -> ChangeJson {
+        ChangeJson::with(change, EntryJson::without_value)
+    }
+
+    fn with(change: &Change, entry_json: impl Fn(&Entry) -> EntryJson) -> ChangeJson {
+        let prev = change.previous().map(&entry_json);
         match change {
-            Change::Put { entry, .. } => ChangeJson::Put(EntryJson::whole(entry)),
+            Change::Put { entry, .. } => ChangeJson::Put { entry: entry_json(entry), prev },
             Change::Delete { key, revision, .. } => {
-                ChangeJson::Delete { key: Octets(key.clone()), mod_revision: revision.0 }
+                let (key, mod_revision) = (Octets(key.clone()), revision.0);
+                ChangeJson::Delete { key, mod_revision, prev }
             }
         }
     }
@@ -110,9 +145,11 @@ impl From<&Change> for ChangeJson {
 
 /// An entry as it is imported. What else is known of it is ignored.
 #[derive(Debug, Deserialize)]
-pub(super) struct NewEntry {
-    pub(super) key: Octets,
-    pub(super) value: Octets,
+pub struct NewEntry {
+    /// The key.
+    pub key: Octets,
+    /// The value.
+    pub value: Octets,
 }
 
 /// Which keys: exactly one of the forms that `syncraft txn --help` lists.
@@ -203,7 +240,7 @@ impl TryFrom<PutJson> for Action {
         let lease = match (lease, ttl) {
             (Some(_), Some(_)) => return Err("a put has a lease or a ttl, not both".to_owned()),
             (lease, None) => NewLease::Set(LeaseId(lease.unwrap_or(0))),
-            (None, Some(ttl)) => NewLease::ttl(parse_duration(&ttl)?),
+            (None, Some(ttl)) => NewLease::ttl(duration::parse(&ttl)?),
         };
         Ok(Action::put_with(key.0, value.0, lease))
     }
@@ -253,12 +290,12 @@ struct RangeJson {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct OperationJson {
-    put: Option<PutJson>,
-    append: Option<AppendJson>,
-    increment: Option<IncrementJson>,
-    delete: Option<DeleteJson>,
-    range: Option<RangeJson>,
-    txn: Option<TxnJson>,
+    put: Option<Box<PutJson>>,
+    append: Option<Box<AppendJson>>,
+    increment: Option<Box<IncrementJson>>,
+    delete: Option<Box<DeleteJson>>,
+    range: Option<Box<RangeJson>>,
+    txn: Option<Box<TxnJson>>,
     may_fail: bool,
 }
 
@@ -268,14 +305,15 @@ impl TryFrom<OperationJson> for Operation {
     fn try_from(operation: OperationJson) -> Result<Operation, String> {
         let OperationJson { put, append, increment, delete, range, txn, may_fail } = operation;
         let actions = [
-            put.map(Action::try_from),
+            put.map(|it| (*it).try_into()),
             append.map(|it| Ok(Action::append(it.key.0, it.value.0))),
             increment.map(|it| Ok(Action::increment(it.key.0, it.by))),
-            delete.map(|DeleteJson { key, prefix, from, before }| {
+            delete.map(|it| {
+                let DeleteJson { key, prefix, from, before } = *it;
                 KeysJson { key, prefix, from, before }.try_into().map(Action::delete)
             }),
-            range.map(|range| range.try_into().map(Action::Range)),
-            txn.map(|txn| txn.try_into().map(Action::Txn)),
+            range.map(|range| (*range).try_into().map(Action::Range)),
+            txn.map(|txn| (*txn).try_into().map(Action::Txn)),
         ];
         let mut actions = actions.into_iter().flatten();
         match (actions.next(), actions.next()) {
@@ -326,14 +364,51 @@ impl TryFrom<TxnJson> for Txn {
 ///
 /// # Errors
 /// What is wrong with it, in one line.
-pub(super) fn txn(text: &[u8]) -> Result<Txn, String> {
+pub fn txn(text: &[u8]) -> Result<Txn, String> {
+    check_size(text)?;
     let txn: TxnJson = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     txn.try_into()
 }
 
+/// Refuses a text before it takes a stack or much memory: one that is nested deeper, or has more
+/// objects, than a transaction can be.
+fn check_size(text: &[u8]) -> Result<(), String> {
+    let (mut depth, mut objects) = (0, 0);
+    let (mut is_string, mut is_escaped) = (false, false);
+    for &byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_string => is_escaped = true,
+            b'"' => is_string = !is_string,
+            _ if is_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                objects += usize::from(byte == b'{');
+            }
+            b'}' | b']' => depth = usize::saturating_sub(depth, 1),
+            _ => {}
+        }
+        if depth > NESTED_MAX {
+            return Err(format!("it is nested too deeply: at most {DEPTH_MAX} transactions"));
+        }
+        if objects > OBJECTS_MAX {
+            return Err(format!("it has too many parts: at most {OPERATIONS_MAX} operations"));
+        }
+    }
+    Ok(())
+}
+
+/// A nested transaction takes a list, an operation and an object; an operation in it takes a list
+/// and three objects more.
+const NESTED_MAX: usize = 3 * DEPTH_MAX + 2;
+
+/// An operation has at most four objects: itself, its action, and a key and a value in base64. A
+/// comparison has three.
+const OBJECTS_MAX: usize = 4 * OPERATIONS_MAX + 1;
+
 /// What a transaction did, as it is printed.
 #[derive(Debug, Serialize)]
-pub(super) struct CommittedJson {
+pub struct CommittedJson {
     held: bool,
     revision: u64,
     answers: Vec<AnswerJson>,
@@ -351,11 +426,11 @@ enum AnswerJson {
     Failed { reason: u32, words: String },
 }
 
-impl From<&Committed> for CommittedJson {
-    fn from(committed: &Committed) -> CommittedJson {
-        let Committed { revision, held, answers } = committed;
+impl CommittedJson {
+    /// A transaction at this revision, whose comparisons held or not.
+    pub fn new(revision: Revision, held: bool, answers: &[OperationAnswer]) -> CommittedJson {
         let answers = answers.iter().map(AnswerJson::from).collect();
-        CommittedJson { held: *held, revision: revision.0, answers }
+        CommittedJson { held, revision: revision.0, answers }
     }
 }
 
@@ -382,7 +457,7 @@ impl From<&OperationAnswer> for AnswerJson {
 }
 
 /// One line of JSON, without its end.
-pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
+pub fn line(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("text and numbers have a form in JSON")
 }
 
@@ -425,6 +500,22 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_transactions_are_read() {
+        let put = r#"{"put": {"key": {"base64": ""}, "value": {"base64": ""}}}"#;
+        let nested = (1..DEPTH_MAX).fold(format!(r#"{{"then": [{put}]}}"#), |inner, _| {
+            format!(r#"{{"then": [{{"txn": {inner}}}]}}"#)
+        });
+        assert_eq!(txn(nested.as_bytes()).unwrap().check(), Ok(()));
+        let many = vec![put; OPERATIONS_MAX].join(",");
+        let many = txn(format!(r#"{{"then": [{many}]}}"#).as_bytes()).unwrap();
+        assert_eq!((many.then.len(), many.check()), (OPERATIONS_MAX, Ok(())));
+        // Brackets in text are text.
+        let text =
+            format!(r#"{{"then": [{{"put": {{"key": "\"{}", "value": "v"}}}}]}}"#, "{[".repeat(99));
+        assert_eq!(txn(text.as_bytes()).unwrap().then.len(), 1);
+    }
+
+    #[test]
     fn a_mistake_is_named_in_one_line() {
         let check = |text: &str, words: &str| {
             let error = txn(text.as_bytes()).unwrap_err();
@@ -441,6 +532,9 @@ mod tests {
         check(r#"{"then": [{"delete": {"key": "a", "prefix": "b"}}]}"#, "prefix");
         check(r#"{"then": [{"delete": {"from": "b", "before": "a"}}]}"#, "ends before");
         check(r#"{"compare": [{"key": "a"}]}"#, "version");
+        let deep = format!("{}{}", r#"{"then": [{"txn": "#.repeat(40_000), "}]}".repeat(40_000));
+        check(&deep, "at most 16 transactions");
+        check(&format!(r#"{{"then": [{}{{}}]}}"#, "{},".repeat(4 << 20)), "at most 50000");
         check(r#"{"compare": [{"key": "a", "version": 1, "lease": 2}]}"#, "one of");
         check(r#"{"compare": [{"key": "a", "version": 1, "relation": ">="}]}"#, ">=");
     }

@@ -3,8 +3,9 @@
 //! There are two kinds of connections, with a bound each:
 //!
 //! - A connection over which a call has come has a place. There are as many places for clients as
-//!   are configured, and 72 more for reserved services. A client that finds none is refused. No
-//!   place is ever taken back.
+//!   are configured, and for the RPC 72 more for reserved services. A client that finds none is
+//!   refused, unless another connection gives its place up. An RPC connection keeps its place until
+//!   it ends. An idle HTTP connection gives its place up for the next client.
 //! - Connections over which no call has come yet may use the free places, and eight more. They make
 //!   room for each other. At least eight may always be open, so a peer always gets as far as its
 //!   first call.
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 
 /// Connections beyond `connections_max` for clients of reserved services: five from each of 14
 /// other members, and two to spare.
-pub(super) const RESERVED_CONNECTIONS: usize = 72;
+pub(crate) const RESERVED_CONNECTIONS: usize = 72;
 
 /// And for connections whose first call has not come yet. It decides what they are.
 pub(super) const TRIAL_CONNECTIONS: usize = 8;
@@ -30,8 +31,10 @@ pub(super) const TRIAL_CONNECTIONS: usize = 8;
 /// How long fewer connections without a call are allowed after the system had no room.
 const SHRUNK_FOR: Duration = Duration::from_secs(60);
 
-pub(super) struct Capacity {
+pub(crate) struct Capacity {
     configured: usize,
+    /// Places for reserved services only.
+    reserved_max: usize,
     shrunk: Mutex<Option<Shrunk>>,
     /// Places that are taken.
     of_clients: Arc<AtomicUsize>,
@@ -45,27 +48,27 @@ struct Shrunk {
 }
 
 impl Capacity {
-    pub(super) fn new(configured: usize) -> Capacity {
+    pub(crate) fn new(configured: usize, reserved_max: usize) -> Capacity {
         let (of_clients, reserved) = (Arc::default(), Arc::default());
-        Capacity { configured, shrunk: Mutex::new(None), of_clients, reserved }
+        Capacity { configured, reserved_max, shrunk: Mutex::new(None), of_clients, reserved }
     }
 
     /// Connections over which a call has come, without those of reserved services.
-    pub(super) fn connections_max(&self) -> usize {
+    pub(crate) fn connections_max(&self) -> usize {
         self.configured
     }
 
     /// How many connections may be open before one without a call makes room for the next.
-    pub(super) fn open_max(&self) -> usize {
-        let places = self.configured.saturating_add(RESERVED_CONNECTIONS + TRIAL_CONNECTIONS);
+    pub(crate) fn open_max(&self) -> usize {
+        let places = self.configured.saturating_add(self.reserved_max + TRIAL_CONNECTIONS);
         let open_max = self.shrunk.lock().filter(Shrunk::holds).map_or(places, |it| it.open_max);
         let taken = |places: &AtomicUsize| places.load(Ordering::Relaxed);
         open_max.max(taken(&self.of_clients) + taken(&self.reserved) + TRIAL_CONNECTIONS)
     }
 
     /// A place for a client of a reserved service, or of another service.
-    pub(super) fn try_take(&self, is_reserved: bool) -> Option<Place> {
-        let reserved = is_reserved.then(|| Place::try_take(&self.reserved, RESERVED_CONNECTIONS));
+    pub(crate) fn try_take(&self, is_reserved: bool) -> Option<Place> {
+        let reserved = is_reserved.then(|| Place::try_take(&self.reserved, self.reserved_max));
         let of_clients = || Place::try_take(&self.of_clients, self.connections_max());
         reserved.flatten().or_else(of_clients)
     }
@@ -73,7 +76,7 @@ impl Capacity {
     /// The system had no room for one more beside `open` connections. Returns how many are to be
     /// left: a quarter fewer each time, so that there is room for second threads, and for what else
     /// has to start.
-    pub(super) fn shrink(&self, open: usize) -> usize {
+    pub(crate) fn shrink(&self, open: usize) -> usize {
         let mut shrunk = self.shrunk.lock();
         // If more are open than were to be left, some are still ending, or no further one can be
         // ended.
@@ -91,7 +94,7 @@ impl Shrunk {
 }
 
 /// The right of a connection to stay. Dropping it gives it back.
-pub(super) struct Place {
+pub(crate) struct Place {
     taken: Arc<AtomicUsize>,
 }
 
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn room_that_the_system_does_not_give_is_given_up_step_by_step() {
-        let capacity = Capacity::new(1024);
+        let capacity = Capacity::new(1024, RESERVED_CONNECTIONS);
         assert_eq!(capacity.open_max(), 1104);
         // In turn: what was open; what is to be left; and what may be open then.
         for (open, left, open_max) in [
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_next_one_may_make_its_first_call_however_many_have_places() {
-        let capacity = Capacity::new(100);
+        let capacity = Capacity::new(100, RESERVED_CONNECTIONS);
         let take = |is_reserved| capacity.try_take(is_reserved).unwrap();
         let mut places: Vec<_> = (0..80).map(|_| take(false)).collect();
         for _ in 0..10 {
@@ -150,7 +153,7 @@ mod tests {
 
     #[test]
     fn clients_cannot_take_the_places_of_reserved_services() {
-        let capacity = Capacity::new(2);
+        let capacity = Capacity::new(2, RESERVED_CONNECTIONS);
         let take = |is_reserved| capacity.try_take(is_reserved);
         let of_clients = [take(false).unwrap(), take(false).unwrap()];
         assert!(take(false).is_none());

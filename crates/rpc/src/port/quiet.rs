@@ -9,7 +9,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 const LINES_PER_WINDOW: u32 = 10;
 
 /// Writes at most ten lines a second. The next line says how many were left out.
-pub(super) struct QuietLog {
+pub(crate) struct QuietLog {
     state: Mutex<State>,
 }
 
@@ -20,14 +20,14 @@ struct State {
 }
 
 impl QuietLog {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         QuietLog {
             state: Mutex::new(State { window_began: Instant::now(), lines: 0, left_out: 0 }),
         }
     }
 
     /// Writes a warning, unless there were too many.
-    pub(super) fn warn(&self, line: &str) {
+    pub(crate) fn warn(&self, line: &str) {
         match self.admit(Instant::now()) {
             None => {}
             Some(0) => warn!("{line}"),

@@ -1,5 +1,5 @@
-//! The thread that accepts. It refuses nobody: the first call of a connection decides whether it
-//! may stay.
+//! The thread that accepts. It refuses nobody: the first request of a connection decides whether
+//! it may stay.
 //!
 //! Only the system can refuse a connection, by giving no thread or no descriptor. Then idle
 //! connections make room for it, which takes a while. A client that has said nothing yet gets that
@@ -16,11 +16,9 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::connection::Connection;
-use super::reader::Reader;
 use super::registry::Registry;
-use super::shared::Shared;
-use crate::outbox::Outbox;
+use super::state::State;
+use super::{Connection, Protocol};
 use crate::transport::{Peeked, Transport};
 
 /// After an error of `accept`, such as a lack of descriptors, it tries again after this time, which
@@ -40,29 +38,36 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Of so many silent connections that find no thread while others wait, one is made room for.
 const SILENT_WITHOUT_ROOM: u32 = 16;
 
-pub(super) struct Acceptor {
+pub(super) struct Acceptor<P: Protocol> {
     listener: TcpListener,
     /// A connection that was accepted to see whether one waits.
     next: Cell<Option<(TcpStream, SocketAddr)>>,
     /// How many silent connections have found no thread since the last one that was made room for.
     silent: Cell<u32>,
-    shared: Arc<Shared>,
-    registry: Arc<Registry>,
+    state: Arc<State>,
+    registry: Arc<Registry<P::Connection>>,
+    protocol: Arc<P>,
 }
 
-impl Acceptor {
-    pub(super) fn new(listener: TcpListener, shared: Arc<Shared>, registry: Arc<Registry>) -> Self {
-        Acceptor { listener, next: Cell::default(), silent: Cell::new(0), shared, registry }
+impl<P: Protocol> Acceptor<P> {
+    pub(super) fn new(
+        listener: TcpListener,
+        state: Arc<State>,
+        registry: Arc<Registry<P::Connection>>,
+        protocol: P,
+    ) -> Self {
+        let (next, silent) = (Cell::default(), Cell::new(0));
+        Acceptor { listener, next, silent, state, registry, protocol: Arc::new(protocol) }
     }
 
     /// Accepts until the server stops.
     pub(super) fn run(self) {
         let mut backoff = BACKOFF_MIN;
-        self.shared.wait_for_start();
-        while !self.shared.is_stopping() {
+        self.state.wait_for_start();
+        while !self.state.is_stopping() {
             match self.next.take().map_or_else(|| self.accept(), Ok) {
                 Ok((stream, peer)) => {
-                    if self.shared.is_stopping() {
+                    if self.state.is_stopping() {
                         return;
                     }
                     backoff = BACKOFF_MIN;
@@ -70,14 +75,12 @@ impl Acceptor {
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    self.shared.log.warn(&format!(
-                        "rpc: cannot accept on {}: {error}",
-                        self.shared.local_addr
-                    ));
+                    let addr = self.state.local_addr;
+                    self.state.warn(&format!("cannot accept on {addr}: {error}"));
                     // The error may come before anybody does. So the newest connection is spared at
                     // first: it gets a moment for its first call.
                     self.make_room(usize::from(backoff < BACKOFF_MAX));
-                    self.shared.wait_for_stop(backoff);
+                    self.state.wait_for_stop(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
             }
@@ -87,8 +90,8 @@ impl Acceptor {
     /// Starts a connection. If too many wait for their first call, the one that has waited longest
     /// makes room.
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let Acceptor { shared, registry, .. } = self;
-        let open_max = shared.capacity.open_max();
+        let Acceptor { state, registry, .. } = self;
+        let open_max = state.capacity.open_max();
         if registry.len() >= open_max {
             // If no connection without a place can be ended, each is about to get a place or to
             // end within moments.
@@ -99,12 +102,12 @@ impl Acceptor {
         let started =
             self.connection(stream, peer).and_then(|connection| self.start_with_retry(&connection));
         if let Err(error) = started {
-            self.shared.log.warn(&format!("rpc: connection from {peer} dropped: {error}"));
+            self.state.warn(&format!("connection from {peer} dropped: {error}"));
         }
     }
 
     /// Starts a connection, if necessary in place of one that makes room.
-    fn start_with_retry(&self, connection: &Arc<Connection>) -> io::Result<()> {
+    fn start_with_retry(&self, connection: &Arc<P::Connection>) -> io::Result<()> {
         let result = self.start(connection);
         if result.is_ok() || !self.deserves_room(connection) || !self.make_room(0) {
             return result;
@@ -113,9 +116,9 @@ impl Acceptor {
         // other thread, too.
         let deadline = Instant::now() + ROOM_TIME;
         loop {
-            self.shared.wait_for_stop(BACKOFF_MIN);
+            self.state.wait_for_stop(BACKOFF_MIN);
             let result = self.start(connection);
-            if result.is_ok() || self.shared.is_stopping() || Instant::now() >= deadline {
+            if result.is_ok() || self.state.is_stopping() || Instant::now() >= deadline {
                 return result;
             }
         }
@@ -131,8 +134,8 @@ impl Acceptor {
     }
 
     /// Whether others are to make room for a new connection.
-    fn deserves_room(&self, connection: &Connection) -> bool {
-        if connection.outbox.transport().peek() != Peeked::Nothing || !self.does_another_wait() {
+    fn deserves_room(&self, connection: &P::Connection) -> bool {
+        if connection.outbox().transport().peek() != Peeked::Nothing || !self.does_another_wait() {
             return true;
         }
         self.silent.set((self.silent.get() + 1) % SILENT_WITHOUT_ROOM);
@@ -151,21 +154,19 @@ impl Acceptor {
         does_wait
     }
 
-    fn connection(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<Arc<Connection>> {
-        let limits = &self.shared.limits;
-        let transport = Transport::accepted(stream, limits.write_timeout)?;
-        let writer_name = format!("rpc-send-{}", peer.port());
-        let outbox = Outbox::new(transport, writer_name, limits.unsent_bytes_max);
-        Ok(Connection::new(peer, outbox, Arc::clone(&self.shared)))
+    fn connection(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<Arc<P::Connection>> {
+        let socket = Transport::accepted(stream, self.protocol.write_timeout())?;
+        Ok(self.protocol.connection(socket, peer))
     }
 
-    fn start(&self, connection: &Arc<Connection>) -> io::Result<()> {
-        let connections_accepted = &self.shared.connections_accepted;
-        let reader = Reader::new(Arc::clone(connection));
-        let name = format!("rpc-conn-{}", connection.peer.port());
+    fn start(&self, connection: &Arc<P::Connection>) -> io::Result<()> {
+        let connections_accepted = &self.state.connections_accepted;
+        let name = format!("{}-conn-{}", self.state.protocol, connection.peer().port());
+        let (protocol, own) = (Arc::clone(&self.protocol), Arc::clone(connection));
         // Before the thread starts, because the thread may take it back at once.
         connections_accepted.fetch_add(1, Ordering::Relaxed);
-        self.registry.start(name, Arc::clone(connection), || reader.run()).inspect_err(|_| {
+        let serve = move || protocol.serve(own);
+        self.registry.start(name, Arc::clone(connection), serve).inspect_err(|_| {
             connections_accepted.fetch_sub(1, Ordering::Relaxed);
         })
     }
@@ -173,13 +174,13 @@ impl Acceptor {
     /// Ends connections without an open call, because the system refuses a thread or a descriptor.
     /// Spares the newest ones, as many as `spared`. Returns whether it ended any.
     fn make_room(&self, spared: usize) -> bool {
-        if self.shared.is_stopping() {
+        if self.state.is_stopping() {
             return false;
         }
         let open = self.registry.len();
-        let ended = self.registry.make_room(self.shared.capacity.shrink(open), spared);
-        self.shared.log.warn(&format!(
-            "rpc: the system has no room for more than {open} connections: \
+        let ended = self.registry.make_room(self.state.capacity.shrink(open), spared);
+        self.state.warn(&format!(
+            "the system has no room for more than {open} connections: \
             {ended} over which nothing is asked make room"
         ));
         ended > 0

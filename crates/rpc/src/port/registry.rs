@@ -1,4 +1,4 @@
-//! The threads of a server's connections: which are alive, and how each is joined.
+//! The connections of a port and their threads: which are alive, and how each is joined.
 //!
 //! When a connection's thread ends, it moves its own handle from `live` to `ended`, and joins those
 //! threads before it that have finished. So few handles ever wait to be joined. It does not wait
@@ -14,34 +14,53 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::connection::{ClientProtocol, Connection};
+use super::Connection;
 use crate::net::{join, spawn};
 use crate::outbox::Ending;
-use crate::{Status, StatusCode};
 
-#[derive(Default)]
-pub(super) struct Registry {
-    state: Mutex<State>,
+/// Names a connection in its registry. The older of two has the lower one.
+pub(crate) type ConnectionId = u64;
+
+/// How a thread leaves its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// It is over.
+    Ended,
+    /// It goes on without a thread.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "no RPC connection does"))]
+    Parked,
+}
+
+pub(crate) struct Registry<C> {
+    state: Mutex<State<C>>,
     ended: Condvar,
 }
 
-#[derive(Default)]
-struct State {
-    next_id: u64,
+struct State<C> {
+    next_id: ConnectionId,
     /// The oldest is in front.
-    live: BTreeMap<u64, Live>,
+    live: BTreeMap<ConnectionId, Live<C>>,
     /// The one that ended first is in front.
     ended: VecDeque<JoinHandle<()>>,
     closed: bool,
 }
 
-struct Live {
-    connection: Arc<Connection>,
-    thread: JoinHandle<()>,
+struct Live<C> {
+    connection: Arc<C>,
+    /// `None`: it is parked.
+    thread: Option<JoinHandle<()>>,
 }
 
-impl Registry {
-    pub(super) fn len(&self) -> usize {
+impl<C> Default for Registry<C> {
+    fn default() -> Self {
+        let (live, ended) = (BTreeMap::new(), VecDeque::new());
+        let state = State { next_id: 0, live, ended, closed: false };
+        Registry { state: Mutex::new(state), ended: Condvar::new() }
+    }
+}
+
+impl<C: Connection> Registry<C> {
+    pub(crate) fn len(&self) -> usize {
         self.state.lock().live.len()
     }
 
@@ -49,30 +68,63 @@ impl Registry {
     pub(super) fn start(
         self: &Arc<Self>,
         thread_name: String,
-        connection: Arc<Connection>,
-        run: impl FnOnce() + Send + 'static,
+        connection: Arc<C>,
+        run: impl FnOnce() -> Leaves + Send + 'static,
     ) -> io::Result<()> {
-        // Held until the handle is in the table: the thread cannot end before it is there.
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(io::Error::other("the server is stopping"));
-        }
         let id = state.next_id;
         state.next_id += 1;
-        let registry = Arc::clone(self);
-        let thread = spawn(thread_name, move || {
-            // Made in the thread: if the thread does not start, dropping this would take the lock
-            // that is held here.
-            let _end = End { registry, id };
-            run();
-        })?;
-        state.live.insert(id, Live { connection, thread });
+        let thread = self.spawn(&state, thread_name, id, run)?;
+        state.live.insert(id, Live { connection, thread: Some(thread) });
         Ok(())
     }
 
-    fn end(&self, id: u64) {
+    /// Starts a thread for a connection that is parked.
+    #[cfg(feature = "http")]
+    pub(crate) fn resume(
+        self: &Arc<Self>,
+        thread_name: String,
+        id: ConnectionId,
+        run: impl FnOnce() -> Leaves + Send + 'static,
+    ) -> io::Result<()> {
         let mut state = self.state.lock();
-        let mine = state.live.remove(&id).map(|live| live.thread);
+        let thread = self.spawn(&state, thread_name, id, run)?;
+        let live = state.live.get_mut(&id).expect("a parked connection is live until it is ended");
+        live.thread = Some(thread);
+        Ok(())
+    }
+
+    /// Starts a thread. The lock is held until the handle is in the table: the thread cannot end
+    /// before it is there.
+    fn spawn(
+        self: &Arc<Self>,
+        state: &State<C>,
+        name: String,
+        id: ConnectionId,
+        run: impl FnOnce() -> Leaves + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        if state.closed {
+            return Err(io::Error::other("the server is stopping"));
+        }
+        let registry = Arc::clone(self);
+        spawn(name, move || {
+            // Made in the thread: if the thread does not start, dropping this would take the lock
+            // that is held here.
+            let mut leave = Leave { registry, id, leaves: Leaves::Ended };
+            leave.leaves = run();
+        })
+    }
+
+    /// The thread of a connection ends.
+    fn leave(&self, id: ConnectionId, leaves: Leaves) {
+        let mut state = self.state.lock();
+        let (mine, parked) = match leaves {
+            Leaves::Ended => (state.live.remove(&id).and_then(|live| live.thread), None),
+            Leaves::Parked => match state.live.get_mut(&id) {
+                Some(live) => (live.thread.take(), Some(Arc::clone(&live.connection))),
+                None => (None, None),
+            },
+        };
         self.ended.notify_all();
         let mut earlier = Vec::new();
         while let Some(thread) = state.ended.pop_front_if(|it| it.is_finished()) {
@@ -80,7 +132,18 @@ impl Registry {
         }
         state.ended.extend(mine);
         drop(state);
+        // Only now: it may be resumed or ended at once.
+        if let Some(connection) = parked {
+            connection.parked(id);
+        }
         earlier.into_iter().for_each(join);
+    }
+
+    /// A parked connection is over.
+    #[cfg(feature = "http")]
+    pub(crate) fn end(&self, id: ConnectionId) {
+        self.state.lock().live.remove(&id);
+        self.ended.notify_all();
     }
 
     /// Whether all calls are answered, and all answers sent.
@@ -88,26 +151,23 @@ impl Registry {
         self.state.lock().live.values().all(|live| live.connection.is_idle())
     }
 
-    /// Tells each client that has all its answers that no further call will run. Returns whether
-    /// all clients have theirs.
-    pub(super) fn announce_close(&self) -> bool {
-        let words = "the server is stopping";
+    /// Tells each client that has all its answers that nothing further will be answered. Returns
+    /// whether all clients have theirs.
+    pub(super) fn announce_stop(&self) -> bool {
         let state = self.state.lock();
-        let code = StatusCode::ShuttingDown;
-        state.live.values().filter(|live| !live.connection.announce_close(code, words)).count() == 0
+        state.live.values().filter(|live| !live.connection.announce_stop()).count() == 0
     }
 
     /// Ends all streams, and tells their clients.
-    pub(super) fn end_all_streams(&self) {
-        let status = Status::new(StatusCode::ShuttingDown, "the server is stopping");
-        self.connections().iter().for_each(|it| it.streams.end_all(&status, true));
+    pub(super) fn end_streams(&self) {
+        self.connections().iter().for_each(|it| it.end_streams());
     }
 
     /// Sends the end of the stream to every client, except those that are reset: they would take it
     /// for a reply.
-    pub(super) fn end_streams(&self) {
+    pub(super) fn send_ends(&self) {
         for live in self.state.lock().live.values().filter(|live| live.ends_in_order()) {
-            live.connection.outbox.transport().shutdown(Shutdown::Write);
+            live.connection.outbox().transport().shutdown(Shutdown::Write);
         }
     }
 
@@ -124,7 +184,7 @@ impl Registry {
 
     /// The connections that are not ending, the oldest first. The caller ends them without the
     /// lock, which threads that end need: ending one may log, and logging may block.
-    fn connections(&self) -> Vec<Arc<Connection>> {
+    pub(crate) fn connections(&self) -> Vec<Arc<C>> {
         let state = self.state.lock();
         let connections = state.live.values().map(|live| &live.connection);
         connections.filter(|it| !it.is_cut()).cloned().collect()
@@ -146,7 +206,7 @@ impl Registry {
         let beyond = connections.len().saturating_sub(left);
         connections.truncate(connections.len().saturating_sub(spared));
         let (silent, others): (Vec<_>, Vec<_>) =
-            connections.into_iter().partition(|it| it.protocol() == ClientProtocol::Unknown);
+            connections.into_iter().partition(|it| !it.has_spoken());
         silent.iter().chain(&others).filter(|it| it.make_room()).take(beyond).count()
     }
 
@@ -167,26 +227,30 @@ impl Registry {
     }
 }
 
-impl Live {
+impl<C: Connection> Live<C> {
     fn ends_in_order(&self) -> bool {
-        self.connection.outbox.ending() == Ending::InOrder
+        self.connection.outbox().ending() == Ending::InOrder
     }
 }
 
-impl State {
+impl<C> State<C> {
     fn others(&self, me: ThreadId) -> usize {
-        self.live.values().filter(|live| live.thread.thread().id() != me).count()
+        self.live
+            .values()
+            .filter(|live| live.thread.as_ref().is_none_or(|it| it.thread().id() != me))
+            .count()
     }
 }
 
 /// Takes the thread out of the table however it ends.
-struct End {
-    registry: Arc<Registry>,
-    id: u64,
+struct Leave<C: Connection> {
+    registry: Arc<Registry<C>>,
+    id: ConnectionId,
+    leaves: Leaves,
 }
 
-impl Drop for End {
+impl<C: Connection> Drop for Leave<C> {
     fn drop(&mut self) {
-        self.registry.end(self.id);
+        self.registry.leave(self.id, self.leaves);
     }
 }

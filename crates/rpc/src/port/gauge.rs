@@ -16,7 +16,7 @@ const CALLS_MAX: u64 = (1 << (u64::BITS - BYTES_BITS)) - 1;
 
 /// A count with bounds, shared by all threads that add to it.
 #[derive(Debug)]
-pub(super) struct Gauge {
+pub(crate) struct Gauge {
     calls_max: u64,
     bytes_max: u64,
     taken: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct Gauge {
 
 impl Gauge {
     /// Bounds above 16 million calls and one tebibyte are lowered to that.
-    pub(super) fn new(calls_max: usize, bytes_max: usize) -> Self {
+    pub(crate) fn new(calls_max: usize, bytes_max: usize) -> Self {
         Gauge {
             calls_max: (calls_max as u64).min(CALLS_MAX),
             bytes_max: (bytes_max as u64).min(BYTES_MAX),
@@ -100,10 +100,10 @@ impl Gauge {
 /// The gauges that count a connection's calls: its own, and the server's two, for reserved services
 /// and for all others.
 #[derive(Debug)]
-pub(super) struct Room {
-    pub(super) own: Gauge,
-    pub(super) all: Arc<Gauge>,
-    pub(super) reserved: Arc<Gauge>,
+pub(crate) struct Room {
+    pub(crate) own: Gauge,
+    pub(crate) all: Arc<Gauge>,
+    pub(crate) reserved: Arc<Gauge>,
 }
 
 impl Room {
@@ -114,7 +114,7 @@ impl Room {
 
 /// Room taken in the gauge of a connection and in that of the server. Dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     room: Arc<Room>,
     is_reserved: bool,
     bytes: usize,
@@ -122,13 +122,13 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Room for a call of `bytes` in both gauges, if there is any.
-    pub(super) fn try_take(room: &Arc<Room>, is_reserved: bool, bytes: usize) -> Option<Slot> {
+    pub(crate) fn try_take(room: &Arc<Room>, is_reserved: bool, bytes: usize) -> Option<Slot> {
         Slot::take_by(room, is_reserved, bytes, Gauge::try_take)
     }
 
     /// Waits until there is room. At least every `check_every`, it asks `is_over` whether to stop
     /// waiting; then it returns `None`.
-    pub(super) fn take(
+    pub(crate) fn take(
         room: &Arc<Room>,
         is_reserved: bool,
         bytes: usize,
@@ -157,7 +157,7 @@ impl Slot {
     }
 
     /// Takes room for more bytes in both gauges, if there is any.
-    pub(super) fn try_grow(&mut self, bytes: usize) -> bool {
+    pub(crate) fn try_grow(&mut self, bytes: usize) -> bool {
         let [connection, server] = self.room.gauges(self.is_reserved);
         if !connection.try_grow(bytes) {
             return false;
@@ -171,7 +171,7 @@ impl Slot {
     }
 
     /// Gives room for some of the bytes back.
-    pub(super) fn shrink(&mut self, bytes: usize) {
+    pub(crate) fn shrink(&mut self, bytes: usize) {
         assert!(bytes <= self.bytes, "{bytes} bytes given back of {}", self.bytes);
         self.bytes -= bytes;
         self.room.gauges(self.is_reserved).iter().for_each(|gauge| gauge.shrink(bytes));

@@ -18,7 +18,10 @@ enum Stage {
     #[default]
     Pending,
     /// It has a place, until it ends or gives the place up.
-    Admitted { place: Place },
+    Admitted {
+        #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "it is held"))]
+        place: Place,
+    },
     /// It was refused or gave its place up, and is ending.
     Refused,
 }

@@ -11,9 +11,9 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::limits::LimitsChange;
-use super::model::{self, LeaseId, Revision, TTL_MAX_MS, Txn, TxnError, WireError};
+use super::model::{LeaseId, Revision, TTL_MAX_MS, Txn, TxnError, WireError};
 use super::{CLIENT_ID_LEN_MAX, KEY_LEN_MAX, REQUEST_KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::rpc::prost::{self, Message as _};
+use crate::rpc::prost;
 #[cfg(feature = "server")]
 pub use fingerprint::Fingerprint;
 use syncraft_types::Index;
@@ -203,7 +203,8 @@ impl Change {
     /// A transaction that runs once for all requests with this key. Their fingerprint is that of
     /// what came before it in the request, and of the transaction.
     pub fn once(key: Bytes, mut before: Fingerprint, txn: Txn) -> Change {
-        before.add(&model::proto::Txn::from(&txn).encode_to_vec());
+        use crate::rpc::prost::Message as _;
+        before.add(&super::model::proto::Txn::from(&txn).encode_to_vec());
         Change::TxnOnce { key, fingerprint: before.value(), txn }
     }
 }

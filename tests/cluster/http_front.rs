@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syncraft::front::http::HttpFront;
 use syncraft::kv::LimitsChange;
@@ -53,7 +53,7 @@ impl Got {
 }
 
 /// `line`: the method and the target. `fields`: each ends with CR LF.
-pub(crate) fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
+fn ask_once_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
     ask_host(addr, &addr.to_string(), line, fields, body)
 }
 
@@ -72,6 +72,22 @@ fn ask_host(addr: SocketAddr, host: &str, line: &str, fields: &str, body: &[u8])
     let head = String::from_utf8(all[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Got { status, head, body: all[end + 4..].to_vec() }
+}
+
+/// The same. While leaders change, a member may serve nobody for a moment: then it is asked again.
+pub(crate) fn ask_with(addr: SocketAddr, line: &str, fields: &str, body: &[u8]) -> Got {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let got = ask_once_with(addr, line, fields, body);
+        if got.status != 503 || Instant::now() >= deadline {
+            return got;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub(crate) fn ask_once(addr: SocketAddr, line: &str, body: &str) -> Got {
+    ask_once_with(addr, line, "", body.as_bytes())
 }
 
 pub(crate) fn ask(addr: SocketAddr, line: &str, body: &str) -> Got {
@@ -321,22 +337,22 @@ fn what_became_of_a_write_without_a_majority_is_told() {
     // From now on it knows how old its state is.
     assert_eq!(ask(of_follower, "GET /v1/kv/k", "").status, 404);
     cluster.partition(&[leader], &without(leader));
-    let unknown = ask(of_leader, "POST /v1/kv/k?timeout=200ms", "1");
+    let unknown = ask_once(of_leader, "POST /v1/kv/k?timeout=200ms", "1");
     assert_eq!((unknown.status, unknown.error()), (504, "unknown".to_owned()), "{unknown:?}");
     assert!(unknown.text().contains("may have taken effect"));
-    let read = ask(of_leader, "GET /v1/kv/k?timeout=200ms", "");
+    let read = ask_once(of_leader, "GET /v1/kv/k?timeout=200ms", "");
     assert_eq!((read.status, read.field("Retry-After")), (503, Some("1")), "{read:?}");
     cluster.heal();
     cluster.partition(&[alone], &without(alone));
     // It notices that its leader is gone, and then knows nobody to bring the write to.
-    let told = (0..100).map(|_| ask(of_follower, "POST /v1/kv/other?timeout=300ms", "1"));
+    let told = (0..100).map(|_| ask_once(of_follower, "POST /v1/kv/other?timeout=300ms", "1"));
     let refused = told.into_iter().find(|got| got.status == 503).expect("it knows no leader");
     assert_eq!(
         (refused.error(), refused.field("Retry-After")),
         ("not_applied".to_owned(), Some("1"))
     );
     // Its own state it still tells, with how old it may be.
-    assert!(ask(of_follower, "GET /v1/kv/k?stale", "").field("Syncraft-Age-Ms").is_some());
+    assert!(ask_once(of_follower, "GET /v1/kv/k?stale", "").field("Syncraft-Age-Ms").is_some());
 }
 
 /// Each request is one append of its own number: one that was acknowledged is there once, and none
@@ -396,7 +412,7 @@ fn requests_with_a_key_take_effect_once_however_often_they_are_sent() {
                     let key = format!("Idempotency-Key: \"{client}-{n}\"\r\n");
                     let send = |at: usize| {
                         let line = "POST /v1/kv/numbers?timeout=1s";
-                        ask_with(addrs[at % addrs.len()], line, &key, number.as_bytes())
+                        ask_once_with(addrs[at % addrs.len()], line, &key, number.as_bytes())
                     };
                     let first = (0..).map(send).find(|got| got.status == 200).unwrap();
                     // Another member knows the answer as well, if it is not the one that has died.
@@ -412,7 +428,8 @@ fn requests_with_a_key_take_effect_once_however_often_they_are_sent() {
     }
     cluster.kill(cluster.leader().unwrap());
     clients.into_iter().for_each(|client| client.join().unwrap());
-    let got = (0..).map(|at| ask(addrs[at % addrs.len()], "GET /v1/kv/numbers?timeout=1s", ""));
+    let got =
+        (0..).map(|at| ask_once(addrs[at % addrs.len()], "GET /v1/kv/numbers?timeout=1s", ""));
     let value = String::from_utf8(got.into_iter().find(|got| got.status == 200).unwrap().body);
     let mut numbers: Vec<String> = value.unwrap().split_inclusive(',').map(str::to_owned).collect();
     let all = numbers.len();

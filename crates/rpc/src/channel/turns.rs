@@ -153,13 +153,13 @@ impl Shared {
             (now, has_come) = incoming.read(connection, left.min(READ_TIMEOUT));
             match has_come {
                 Ok(true) => {}
-                // The call has timed out, whatever else is wrong with the connection.
-                Ok(false) if now >= deadline => {}
-                Ok(false) => {
-                    if let Err(loss) = self.look_after(connection, now) {
-                        break loss;
-                    }
-                }
+                Ok(false) => match self.look_after(connection, now) {
+                    Ok(()) => {}
+                    // The call has timed out, and that is what it is told. Then the connection is
+                    // judged again, and goes.
+                    Err(_) if now >= deadline => {}
+                    Err(loss) => break loss,
+                },
                 Err(error) => break Loss::Broken(error),
             }
         };

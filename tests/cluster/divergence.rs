@@ -20,7 +20,7 @@ use syncraft::server::{Config, Member, STATE_DIVERGED, cluster_id};
 use syncraft::storage::{DataDir, Identity, Snapshots};
 use syncraft::testing::Port;
 
-use crate::nodes::{TEST_TIMEOUT, leads, members, propose, serve, until};
+use crate::nodes::{TEST_TIMEOUT, leads, members, propose, propose_elsewhere, serve, until};
 
 /// A command that diverging members apply wrongly.
 const TRAP: u8 = 100;
@@ -266,7 +266,7 @@ fn is_nothing_answered_by_a_leader_that_strays() -> bool {
     followers.iter().for_each(|&id| sums.hold(id, TRAP));
     sums.hold(leader, HOLD);
     assert_eq!(sums.add(TRAP), 106, "nobody can know yet");
-    let held = propose(&handle, vec![HOLD]);
+    let held = propose_elsewhere(&handle, vec![HOLD]);
     until("it waits", || sums.conduct.lock().unwrap().waiting.contains(&leader));
     let (behind, read) = (propose(&handle, vec![1]), read(&handle));
     // Its state machine waits, and so do the requests. Meanwhile the others report their digests.

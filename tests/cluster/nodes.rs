@@ -123,6 +123,21 @@ pub(crate) fn members(ports: &[Port]) -> Members {
     Members::new((1..).map(MemberId).zip(addrs)).unwrap()
 }
 
+/// As [`propose`], on another thread: whoever proposes may apply as well, and this command holds
+/// its state machine up.
+pub(crate) fn propose_elsewhere<S: StateMachine>(
+    handle: &NodeHandle<S>,
+    command: impl Into<Bytes>,
+) -> Receiver<Result<S::Outcome, RequestError>> {
+    let (sender, receiver) = mpsc::channel();
+    let (handle, command) = (handle.clone(), command.into());
+    thread::spawn(move || {
+        let deadline = Instant::now() + TEST_TIMEOUT;
+        handle.propose(command, deadline, move |end| drop(sender.send(end)));
+    });
+    receiver
+}
+
 /// Proposes a command. The receiver gets its outcome.
 pub(crate) fn propose<S: StateMachine>(
     handle: &NodeHandle<S>,

@@ -1,6 +1,6 @@
 //! Watches of a Clerk: no change is lost or comes twice, whatever happens to the members.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,8 @@ use syncraft::clerk::{Clerk, ClerkErrorKind, Watch, WatchError};
 use syncraft::kv::model::{Action, Change, Changes, KeyRange, Reason, Revision, Txn};
 use syncraft::raft::MemberId;
 use syncraft::testing::Cluster;
+
+use crate::nodes::until;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -46,7 +48,7 @@ fn put(clerk: &Clerk, entries: &[(String, Vec<u8>)]) -> Revision {
 fn watches_miss_nothing_and_repeat_nothing_while_members_fail() {
     let cluster = Cluster::start(3).unwrap();
     let first = cluster.clerk().stats().unwrap().revision.next();
-    let is_over = AtomicBool::new(false);
+    let (is_over, pairs_put) = (AtomicBool::new(false), AtomicUsize::new(0));
     let pair =
         |at: usize| [(format!("w/a/{at}"), vec![1; 100]), (format!("w/b/{at}"), vec![2; 100])];
     thread::scope(|scope| {
@@ -57,6 +59,7 @@ fn watches_miss_nothing_and_repeat_nothing_while_members_fail() {
                 put(&clerk, &pair(at));
                 put(&clerk, &[("other".to_owned(), vec![0; 10])]);
                 at += 1;
+                pairs_put.store(at, Ordering::Relaxed);
             }
             let last = put(&clerk, &[("w/last".to_owned(), Vec::new())]);
             (at, last)
@@ -80,18 +83,25 @@ fn watches_miss_nothing_and_repeat_nothing_while_members_fail() {
                 })
             })
             .collect();
+        let writes_go_on = || {
+            let before = pairs_put.load(Ordering::Relaxed);
+            until("pairs are put", || pairs_put.load(Ordering::Relaxed) >= before + 3);
+        };
         for _ in 0..2 {
             for id in cluster.ids() {
                 let others: Vec<_> = cluster.ids().into_iter().filter(|it| *it != id).collect();
                 cluster.kill(id);
-                thread::sleep(Duration::from_millis(300));
+                writes_go_on();
                 cluster.restart(id).unwrap();
-                cluster.leader().unwrap();
+                writes_go_on();
                 cluster.partition(&[id], &others);
-                // Longer than a member serves watches without a leader.
-                thread::sleep(Duration::from_millis(1200));
+                until("it ends its watches", || {
+                    let knows_a_leader = cluster.status(id).unwrap().role.leader.is_some();
+                    !knows_a_leader && cluster.api(id).unwrap().open_watches() == 0
+                });
+                writes_go_on();
                 cluster.heal();
-                cluster.leader().unwrap();
+                writes_go_on();
             }
         }
         is_over.store(true, Ordering::Relaxed);

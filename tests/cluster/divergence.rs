@@ -250,13 +250,6 @@ fn a_leader_that_strays_hands_over() {
 /// wrong state.
 #[test]
 fn what_waits_at_a_leader_that_strays_gets_no_answer_from_it() {
-    // On a busy machine the others may elect another leader meanwhile.
-    let is_shown = (0..5).any(|_| is_nothing_answered_by_a_leader_that_strays());
-    assert!(is_shown, "no leader has led for long enough");
-}
-
-/// Whether it was found while it led.
-fn is_nothing_answered_by_a_leader_that_strays() -> bool {
     let sums = Sums::start(3);
     assert_eq!(sums.add(5), 5);
     let leader = sums.leader();
@@ -271,12 +264,8 @@ fn is_nothing_answered_by_a_leader_that_strays() -> bool {
     let (behind, read) = (propose(&handle, vec![1]), read(&handle));
     // Its state machine waits, and so do the requests. Meanwhile the others report their digests.
     followers.iter().for_each(|&id| sums.let_go(id));
-    let is_deposed = || handle.status().role.role != RoleName::Leader;
-    until("it is found", || sums.diverged() == [leader] || is_deposed());
+    until("it is found", || sums.diverged() == [leader]);
     sums.let_go(leader);
-    if sums.diverged() != [leader] {
-        return false;
-    }
     for waiting in [held, behind] {
         let end = waiting.recv_timeout(TEST_TIMEOUT).unwrap();
         assert!(end.is_err_and(|error| error.may_apply()), "{end:?}");
@@ -284,7 +273,6 @@ fn is_nothing_answered_by_a_leader_that_strays() -> bool {
     let end = read.recv_timeout(TEST_TIMEOUT).unwrap();
     assert!(end.is_err_and(|error| !error.may_apply()), "{end:?}");
     until("the right total", || sums.total() == 156);
-    true
 }
 
 #[test]

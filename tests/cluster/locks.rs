@@ -141,8 +141,8 @@ fn a_release_wakes_one_of_a_thousand_waiters() {
             thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, wait).unwrap();
         }
         until("all wait in the queue", || places(&cluster, "l") == WAITERS + 1);
-        // The last of them may be about to begin its watch.
-        thread::sleep(Duration::from_millis(500));
+        let api = cluster.api(MemberId(1)).unwrap();
+        until("each watches the one before it", || api.open_watches() == WAITERS);
         let before = relay.relayed_bytes();
         holder.unlock().unwrap();
         let mut fence = None;

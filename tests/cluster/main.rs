@@ -6,7 +6,8 @@
 //!   a Clerk ([`clerk_watches`]). Locks and elections: [`locks`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
-//!   store over HTTP ([`http_front`], [`http_watches`], [`http_leases`]), members with another list ([`lists`]).
+//!   store over HTTP ([`http_front`], [`http_watches`], [`http_leases`]), members with another list
+//!   ([`lists`]).
 //! - Members of several versions: [`levels`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
 //! - Shared helpers: bare nodes ([`nodes`]).

@@ -156,8 +156,8 @@ fn a_cluster_in_one_process() {
     assert!(said.ends_with("40 writes were acknowledged, and none is lost\n"), "{said}");
 }
 
-/// The two blocks about `scripts/cluster.sh`, one after the other, and the example that the README runs against their
-/// cluster.
+/// The two blocks about `scripts/cluster.sh`, one after the other, and the example that the README
+/// runs against their cluster.
 #[test]
 fn the_first_cluster() {
     let dir = tempfile::tempdir().unwrap();

@@ -32,8 +32,8 @@
 //!   is durable, equal digests at equal index, states and outcomes that are those of the reference,
 //!   each write at most once, and a watch that moves between members misses nothing.
 //!   A [`shadow`] is a member's log as the oracle knows it.
-//! - [`search`]: stateright's checker, which knows nothing of the log, on histories of puts, appends
-//!   and gets.
+//! - [`search`]: stateright's checker, which knows nothing of the log, on histories of puts,
+//!   appends and gets.
 //! - [`lies`]: members that break a promise on purpose, which must be noticed. The same goes for
 //!   the bugs that `scripts/mutants.sh` puts into the code under test.
 //! - [`runner`]: runs seeds on all cores. The result of a run is a [`report`].

@@ -10,8 +10,9 @@
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
-//! `server` and `dev` that are told to end by a signal end with 0. Commands that run a COMMAND end with its status, or with 128 and the number of the signal that
-//! ended it. Status 3 also stands for a result that cannot be written.
+//! `server` and `dev` end with 0 if a signal tells them to end. Commands that run a COMMAND end with
+//! its status, or with 128 and the number of the signal that ended it. Status 3 also stands for a
+//! result that cannot be written.
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that
 //! begins with `syncraft: `. The module `output` says what happens when one of the two cannot be

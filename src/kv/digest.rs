@@ -99,13 +99,18 @@ impl Digest {
         }
     }
 
-    /// One round of SplitMix64, which is a bijection.
     fn link(&mut self, word: u64) {
-        let mut bits = (self.0 ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.0 = bits ^ (bits >> 31);
+        self.0 = mixed(self.0, word);
     }
+}
+
+/// The next link of a chain: one round of SplitMix64, which maps different chains to different
+/// ones. It is in digests and in fingerprints of requests, so it never changes.
+pub(super) fn mixed(chain: u64, word: u64) -> u64 {
+    let mut bits = (chain ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

@@ -39,9 +39,9 @@ pub struct NodeConfig {
     /// ([`NodeFailure::ClusterTaken`](super::NodeFailure::ClusterTaken)). Default `None`: the
     /// member keeps its cluster id.
     pub list_id: Option<u64>,
-    /// Whether this member may have promised a lease to a leader that may still run. If so, it helps
-    /// nobody to become leader for an election timeout after its start. Default true: before its
-    /// last start the member may have had another read mode. False is safe only if no earlier
+    /// Whether this member may have promised a lease to a leader that may still run. If so, it
+    /// helps nobody to become leader for an election timeout after its start. Default true: before
+    /// its last start the member may have had another read mode. False is safe only if no earlier
     /// leader can be alive, for example because all members of the cluster have ended.
     pub may_have_promised: bool,
     /// The highest [feature level](super::StateMachine#feature-levels) that this member announces

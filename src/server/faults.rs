@@ -1,8 +1,8 @@
 //! What a test does to a member in its own process: it pauses, resumes and kills it.
 //!
 //! The node's threads stop at the node's [`Gate`] by themselves. Here each service, and the HTTP
-//! port, is behind the same gate, so that calls wait as well. Members of programs are started without this:
-//! see [`Publish`].
+//! port, is behind the same gate, so that calls wait as well. Members of programs are started
+//! without this: see [`Publish`].
 
 use std::net::TcpListener;
 use std::sync::Arc;

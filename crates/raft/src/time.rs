@@ -13,9 +13,10 @@
 //!
 //! # Rules
 //! 1. A member remembers the newest stamp that it has applied (T), its boot-time clock at its first
-//!    step after that (B), also if the stamp is equal to the one before, and when it last heard a leader or, leading, a quorum, in a term before
-//!    the one that it leads now (H). None of B and H survives a restart. A start, and a snapshot
-//!    that replaces the state, set B to the current reading.
+//!    step after that (B), also if the stamp is equal to the one before, and when it last heard a
+//!    leader or, leading, a quorum, in a term before the one that it leads now (H). None of B and H
+//!    survives a restart. A start, and a snapshot that replaces the state, set B to the current
+//!    reading.
 //! 2. A leader tells no time before its own no-op is applied. Then it fixes, for its term,
 //!    `C0 = T + max(0, H - B)`, or `T` without H. Its time is C0 and the boot time since then.
 //! 3. The clock is read once a step, before anything is stamped. A difference between two readings
@@ -247,8 +248,8 @@ mod tests {
         assert_eq!(member.lead().now_ms(&member.0), Some(7_000));
     }
 
-    /// A new leader that remembers no other tells the newest stamp once more, later. Whoever applies
-    /// it counts from then on, not from when it applied the first one.
+    /// A new leader that remembers no other tells the newest stamp once more, later. Whoever
+    /// applies it counts from then on, not from when it applied the first one.
     #[test]
     fn a_stamp_counts_although_it_is_equal_to_the_last_one() {
         let mut member = Member::new();

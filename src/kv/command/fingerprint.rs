@@ -1,5 +1,7 @@
 //! [`Fingerprint`]: what a request asked for, in 64 bits.
 
+use crate::kv::digest::mixed;
+
 /// The fingerprint of a sequence of parts, each of any bytes. Equal sequences have equal ones, on
 /// all members and in all versions: fingerprints are in the log and in snapshots.
 ///
@@ -12,25 +14,17 @@ pub struct Fingerprint(u64);
 impl Fingerprint {
     /// Adds a part.
     pub fn add(&mut self, part: &[u8]) {
-        self.mix(part.len() as u64);
+        self.0 = mixed(self.0, part.len() as u64);
         for word in part.chunks(8) {
             let mut bytes = [0; 8];
             bytes[..word.len()].copy_from_slice(word);
-            self.mix(u64::from_le_bytes(bytes));
+            self.0 = mixed(self.0, u64::from_le_bytes(bytes));
         }
     }
 
     /// The 64 bits.
     pub fn value(self) -> u64 {
         self.0
-    }
-
-    /// One round of SplitMix64, which is a bijection.
-    fn mix(&mut self, word: u64) {
-        let mut bits = (self.0 ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.0 = bits ^ (bits >> 31);
     }
 }
 

@@ -24,8 +24,8 @@
 //!   (Its keys are those entries that name it.)
 //! - tag 7: each key with a lease of its own, in order: key, 8 bytes deadline, 8 bytes index and 4
 //!   bytes operation that made the lease
-//! - tag 8, left out if there are none: the requests that have keys, each as a session, in the order
-//!   of their indexes: index, key, 8 bytes fingerprint, the outcome
+//! - tag 8, left out if there are none: the requests that have keys, each as a session, in the
+//!   order of their indexes: index, key, 8 bytes fingerprint, the outcome
 //! - tag 0: none: this is the end, and nothing follows
 //!
 //! Numbers are little-endian, and keys, values and client ids stand behind their length in 8 bytes.

@@ -40,7 +40,8 @@
 //! Those of an HTTP server, and `dev-fault` for each request that is under way.
 //!
 //! # Files
-//! `params`: the query. `fault`: what a request asks for, and how it is done. `view`: `GET /v1/dev`.
+//! `params`: the query. `fault`: what a request asks for, and how it is done. `view`: the answer to
+//! `GET /v1/dev`.
 
 mod fault;
 mod params;

@@ -175,7 +175,9 @@ impl Cluster {
                 thread::Builder::new().name(format!("start-{id}")).spawn_scoped(scope, start)
             };
             let starting = listening.into_iter().map(start).collect::<io::Result<Vec<_>>>()?;
-            starting.into_iter().try_for_each(|thread| thread.join().expect("a start does not panic"))
+            starting
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("a start does not panic"))
         })
     }
 

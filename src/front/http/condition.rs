@@ -39,6 +39,12 @@ impl Condition {
         })
     }
 
+    /// Refuses conditions in the head of a request that can have none.
+    pub(super) fn refuse(request: &Request<'_>, why: &str) -> Result<(), Response> {
+        let has_one = ["If-Match", "If-None-Match"].iter().any(|it| request.header(it).is_some());
+        if has_one { Err(invalid(why)) } else { Ok(()) }
+    }
+
     /// Refuses a condition where none can be met.
     pub(super) fn check_empty(&self, why: &str) -> Result<(), Response> {
         if *self == Condition::default() { Ok(()) } else { Err(invalid(why)) }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::condition::Condition;
 use super::key::with_age;
 use super::params::{Params, lease_id};
 use super::told::{Told, invalid, not_allowed, not_read, object, took_effect};
@@ -48,6 +49,7 @@ impl HttpFront {
     /// `rest`: the path behind `/v1/leases`.
     pub(super) fn leases(&self, request: &Request<'_>, rest: &str) -> Result<Task, Response> {
         use Method::{Delete, Get, Head, Post};
+        Condition::refuse(request, "a lease has no conditions")?;
         let Some(of_one) = rest.strip_prefix('/') else {
             return match request.method() {
                 Get | Head => self.list_leases(request),

@@ -144,7 +144,7 @@ impl Params {
 }
 
 /// A number in digits. Rust's own parser takes a plus sign, too.
-fn number(value: &[u8]) -> Result<u64, String> {
+pub(super) fn number(value: &[u8]) -> Result<u64, String> {
     let text = std::str::from_utf8(value).unwrap_or_default();
     let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let number = digits.and_then(|digits| digits.parse().ok());

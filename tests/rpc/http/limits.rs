@@ -250,9 +250,20 @@ fn an_answer_before_a_long_body_says_that_the_connection_ends() {
     let got = client.answer();
     assert_eq!((got.status, got.field("connection")), (200, Some("close")));
     client.expect_end();
-    // Of a long body that was read, nothing is left.
+    // Nobody knows how much of a chunked body is left.
+    let chunked = |path: &str| {
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+        head + "1\r\nx\r\n0\r\n\r\n"
+    };
+    let mut client = Client::connect(server.local_addr());
+    client.send(chunked("/show"));
+    assert_eq!(client.answer().field("connection"), Some("close"));
+    client.expect_end();
+    // Of a body that was read, nothing is left.
     let mut client = Client::connect(server.local_addr());
     client.send(put(1 << 20).replace("/show", "/echo"));
+    assert_eq!(client.answer().field("connection"), None);
+    client.send(chunked("/echo"));
     assert_eq!(client.answer().field("connection"), None);
 }
 

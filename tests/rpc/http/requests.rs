@@ -1,5 +1,7 @@
 //! Requests and their answers.
 
+use std::time::Duration;
+
 use syncraft::rpc::http::Response;
 
 use super::support::*;
@@ -92,6 +94,19 @@ fn it_does_not_matter_where_bytes_are_cut() {
             assert_eq!(client.answer().text(), expected, "cut at {cut}");
         }
     }
+}
+
+/// Also when the two halves of its end are read apart.
+#[test]
+fn an_empty_line_before_a_request_is_skipped() {
+    let (server, _held) = serve();
+    let mut client = Client::connect(server.local_addr());
+    client.send("\r");
+    assert!(client.is_silent_for(Duration::from_millis(100)));
+    client.send("\n\r\nGET /show HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    client.send("\r\r");
+    assert_eq!(client.answer().status, 400);
 }
 
 #[test]

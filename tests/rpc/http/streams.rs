@@ -38,6 +38,19 @@ fn a_stream_sends_chunks_and_the_connection_goes_on() {
 }
 
 #[test]
+fn a_stream_begins_behind_an_answer_that_was_not_read() {
+    let (server, held) = serve();
+    let mut client = Client::connect(server.local_addr());
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.send(get("/big") + &get("/stream"));
+    assert_eq!(client.answer().body.len(), 8 << 20);
+    assert_eq!(client.head().status, 200);
+    assert_eq!(client.chunk(), b"begin,");
+    held.stream().try_send(b"one").unwrap();
+    assert_eq!(client.chunk(), b"one");
+}
+
+#[test]
 fn requests_behind_a_stream_wait_for_its_end() {
     let (server, held) = serve();
     let mut client = Client::connect(server.local_addr());

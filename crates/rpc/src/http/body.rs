@@ -97,9 +97,13 @@ impl<'c> Body<'c> {
         self.connection.shared.stats()
     }
 
-    /// Whether so much is left that it is not discarded: then the connection ends with the answer.
+    /// Whether so much is left, or may be, that it is not discarded: then the connection ends with
+    /// the answer.
     fn is_rest_long(&self) -> bool {
-        self.len().is_some_and(|left| left > DISCARDED_MAX_BYTES)
+        match &self.framing {
+            Rest::Length(left) => *left > DISCARDED_MAX_BYTES,
+            Rest::Chunked(chunked) => !chunked.is_done(),
+        }
     }
 
     /// How many bytes are left, if the client has said so.

@@ -78,6 +78,11 @@ pub(super) struct Scan {
 }
 
 impl Scan {
+    /// Whether no head has begun to arrive.
+    pub(super) fn is_new(&self) -> bool {
+        self.scanned == 0
+    }
+
     /// How many bytes the head has, if all of it is in `bytes`. These begin with it, and only grow
     /// between two calls.
     pub(super) fn end(&mut self, bytes: &[u8], len_max: usize) -> Result<Option<usize>, Refusal> {
@@ -87,6 +92,8 @@ impl Scan {
             let (byte, before) = (bytes[at], at.checked_sub(1).map(|before| bytes[before]));
             match byte {
                 0x16 if at == 0 => return Err(Refusal::Tls),
+                // The first half of an empty line before the head.
+                b'\r' if at == 0 && bytes.len() == 1 => return Ok(None),
                 _ if at == 0 && !is_token(byte) => return Err(Refusal::NotHttp),
                 b'\n' if before != Some(b'\r') => return Err(Refusal::BareLf),
                 b'\n' if bytes[..=at].ends_with(b"\r\n\r\n") => return Ok(Some(at + 1)),

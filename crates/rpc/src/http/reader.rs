@@ -145,7 +145,7 @@ impl<'h> Reader<'h> {
         let head_len_max = self.connection.shared.limits.head_len_max_bytes;
         loop {
             self.check_last()?;
-            if self.head_by.is_none() {
+            if self.scan.is_new() {
                 self.skip_empty_lines()?;
             }
             let found = self.scan.end(self.input.bytes(), head_len_max).map_err(End::Refused)?;
@@ -205,6 +205,7 @@ impl<'h> Reader<'h> {
         self.input.consume(len);
         if len > 0 && self.input.is_empty() {
             self.connection.set_begun(false);
+            self.head_by = None;
         }
         self.empty_lines += len / b"\r\n".len();
         match self.empty_lines > EMPTY_LINES_MAX {

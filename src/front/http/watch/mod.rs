@@ -42,8 +42,9 @@ pub(super) use encoded::Encoded;
 use form::{Form, Framing};
 use telling::Telling;
 
-use super::params::{Only, Params};
-use super::told::invalid;
+use super::condition::Condition;
+use super::params::{Only, Params, number};
+use super::told::{field, invalid};
 use super::{HttpFront, Task};
 use crate::kv::model::{KeyRange, Revision, WatchRange};
 use crate::rpc::http::{Method, Request, Response};
@@ -60,6 +61,7 @@ impl HttpFront {
         if request.method() == Method::Head {
             return Err(invalid("a watch is asked for with GET"));
         }
+        Condition::refuse(request, "a watch has no conditions")?;
         let range = range(request, key, &params)?;
         let framing = if wants_events(request) { Framing::Events } else { Framing::Lines };
         let form = Form { framing, keys_only: params.keys_only };
@@ -88,13 +90,12 @@ fn range(request: &Request<'_>, key: Bytes, params: &Params) -> Result<WatchRang
 /// Where a client goes on whose stream of events was cut. It asks for the same target as at first,
 /// so this counts more than `from`.
 fn last_event(request: &Request<'_>) -> Result<Option<Revision>, Response> {
-    let Some(id) = request.header("Last-Event-ID").filter(|id| !id.is_empty()) else {
+    let Some(id) = field(request, "Last-Event-ID")?.filter(|id| !id.is_empty()) else {
         return Ok(None);
     };
-    let id = std::str::from_utf8(id).unwrap_or_default().parse::<u64>();
-    match id.map(|id| id.checked_add(1)) {
-        Ok(Some(from)) => Ok(Some(Revision(from))),
-        _ => Err(invalid("Last-Event-ID is the id of an event: a revision")),
+    match number(id).ok().and_then(|id| id.checked_add(1)) {
+        Some(from) => Ok(Some(Revision(from))),
+        None => Err(invalid("Last-Event-ID is the id of an event: a revision")),
     }
 }
 

@@ -5,12 +5,15 @@
 //! `--clients` callers each have one call under way, on one of `--conns` connections. A call that fails because its member died or
 //! does not lead any more is repeated at the leader until it is answered: its latency is then the outage that a user sees.
 //!
-//! `watch` and `lease` have loads of their own, with streams: see their files.
+//! `watch` and `lease` have loads of their own, with streams: see their files. So has the JSON API (`--json`), which syncraft serves,
+//! too: its load is the same for both.
 //!
 //! Prints one JSON object, of the same form as `syncraft bench --json` prints.
 
 mod cluster;
 mod etcd;
+mod http;
+mod json;
 mod lease;
 mod load;
 mod report;
@@ -26,6 +29,7 @@ use clap::{Parser, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cluster::Cluster;
+use crate::json::JsonLoad;
 use crate::lease::Leases;
 use crate::load::{Load, Outcome, Until};
 use crate::report::Report;
@@ -83,6 +87,9 @@ struct Args {
     /// For lease: use those of an earlier run.
     #[arg(long)]
     no_fill: bool,
+    /// Use the JSON API, for put, get and watch. Each client and each watch has a connection.
+    #[arg(long)]
+    json: bool,
     /// Threads of this program.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -127,28 +134,37 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 }
 
 async fn run(args: Args) -> Result<Report, Box<dyn Error>> {
-    let (members, clients) = (args.endpoints.len(), args.clients.max(1));
+    let clients = args.clients.max(1);
     let connections_max = match args.operation {
         Operation::Watch | Operation::Lease => clients.max(args.streams),
         _ => clients,
     };
-    let connections = args.conns.clamp(1, connections_max);
+    let connections = if args.json { clients } else { args.conns.clamp(1, connections_max) };
+    if args.json {
+        let outcome = call_json(&args, clients).await?;
+        return Ok(args.report(clients, connections, outcome));
+    }
     let cluster = Cluster::connect(args.endpoints.clone(), connections).await?;
     let outcome = match args.operation {
         Operation::Watch => watch(cluster, &args).await?,
         Operation::Lease => keep_alive(cluster, &args).await?,
         _ => call(cluster, &args).await?,
     };
-    Ok(Report {
-        operation: args.operation,
-        clients,
-        connections,
-        value_size: args.value_size,
-        keys: args.keys,
-        members,
-        watchers: args.watchers,
-        outcome,
-    })
+    Ok(args.report(clients, connections, outcome))
+}
+
+/// Runs a load through the JSON API.
+async fn call_json(args: &Args, clients: usize) -> Result<Outcome, Box<dyn Error>> {
+    if !matches!(args.operation, Operation::Put | Operation::Get | Operation::Watch) {
+        return Err("--json is for put, get and watch".into());
+    }
+    let (keys, watchers) = (args.keys.max(1), args.watchers.max(1));
+    let load =
+        JsonLoad::new(&args.endpoints, args.operation, args.value_size, keys, watchers).await?;
+    if let Some(warm_up) = args.warm_up() {
+        load.run(clients, warm_up).await;
+    }
+    Ok(load.run(clients, args.until()?).await)
 }
 
 /// Runs the load of an operation that is one call.
@@ -193,6 +209,19 @@ async fn keep_alive(cluster: Cluster, args: &Args) -> Result<Outcome, Box<dyn Er
 }
 
 impl Args {
+    fn report(&self, clients: usize, connections: usize, outcome: Outcome) -> Report {
+        Report {
+            operation: self.operation,
+            clients,
+            connections,
+            value_size: self.value_size,
+            keys: self.keys,
+            members: self.endpoints.len(),
+            watchers: self.watchers,
+            outcome,
+        }
+    }
+
     fn warm_up(&self) -> Option<Until> {
         let elapsed = Until::Elapsed(Duration::from_millis(self.warm_up_ms));
         (self.warm_up_ms > 0).then_some(elapsed)

@@ -67,7 +67,7 @@ pub struct Watch {
 }
 
 /// What the watchers have been sent.
-struct Seen {
+pub struct Seen {
     watchers: u32,
     /// How many have a revision that not all of them have.
     by_revision: Mutex<BTreeMap<i64, u32>>,
@@ -84,12 +84,7 @@ impl Watch {
         streams: usize,
     ) -> Result<Watch, Error> {
         let leader = cluster.leader().await;
-        let watchers_len = u32::try_from(watchers).unwrap_or(u32::MAX);
-        let seen = Arc::new(Seen {
-            watchers: watchers_len,
-            by_revision: Mutex::default(),
-            by_all: watch::Sender::new(0),
-        });
+        let seen = Arc::new(Seen::new(watchers));
         let mut requests = Vec::new();
         for stream in 0..streams {
             let watched = (stream..watchers).step_by(streams).map(|_| Bytes::from_static(KEY));
@@ -149,7 +144,10 @@ async fn open(connection: &Connection, keys: &[Bytes]) -> Result<(Requests, Repl
 async fn receive(mut replies: Replies, seen: Arc<Seen>) {
     loop {
         match replies.next::<WatchResponse>().await {
-            Ok(reply) if !reply.canceled => seen.count(&reply.events),
+            Ok(reply) if !reply.canceled => {
+                let changed = reply.events.iter().filter_map(|event| event.kv.as_ref());
+                seen.count(changed.map(|kv| kv.mod_revision));
+            }
             // Puts that are not seen show in the report.
             Ok(_) => return eprintln!("etcd-load: a watch was cancelled"),
             Err(error) => return eprintln!("etcd-load: {error}"),
@@ -158,16 +156,29 @@ async fn receive(mut replies: Replies, seen: Arc<Seen>) {
 }
 
 impl Seen {
-    fn count(&self, events: &[Event]) {
+    pub fn new(watchers: usize) -> Seen {
+        let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
+        Seen { watchers, by_revision: Mutex::default(), by_all: watch::Sender::new(0) }
+    }
+
+    /// Counts the changes that one watcher was sent.
+    pub fn count(&self, revisions: impl Iterator<Item = i64>) {
         let mut by_revision = self.by_revision.lock().unwrap_or_else(PoisonError::into_inner);
-        for kv in events.iter().filter_map(|event| event.kv.as_ref()) {
-            let count = by_revision.entry(kv.mod_revision).or_default();
+        for revision in revisions {
+            let count = by_revision.entry(revision).or_default();
             *count += 1;
             if *count == self.watchers {
-                by_revision.remove(&kv.mod_revision);
-                self.by_all.send_replace(kv.mod_revision);
+                by_revision.remove(&revision);
+                self.by_all.send_replace(revision);
             }
         }
+    }
+
+    /// Waits until all watchers have a revision.
+    pub async fn wait_for(&self, revision: i64) -> Result<(), Error> {
+        let mut by_all = self.by_all.subscribe();
+        let all_have_it = by_all.wait_for(|by_all| *by_all >= revision);
+        all_have_it.await.map(drop).map_err(|_| Error::Ended)
     }
 }
 
@@ -180,7 +191,6 @@ async fn write(
     taken: Arc<AtomicU64>,
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut by_all = seen.by_all.subscribe();
     loop {
         let now = Instant::now();
         let is_over = match until {
@@ -192,8 +202,7 @@ async fn write(
         }
         let is_seen = async {
             let header = connection.put(&request).await?.header.ok_or(Error::Malformed)?;
-            let all_have_it = by_all.wait_for(|by_all| *by_all >= header.revision);
-            all_have_it.await.map(drop).map_err(|_| Error::Ended)
+            seen.wait_for(header.revision).await
         };
         match timeout_at((now + CALL_TIMEOUT).into(), is_seen).await {
             Ok(Ok(())) => outcome.succeeded(now.elapsed()),

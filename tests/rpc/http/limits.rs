@@ -118,6 +118,38 @@ fn one_connection_too_many_is_told_so() {
     assert!(server.stats().connections_refused > 0);
 }
 
+/// Whoever has their answers may keep them.
+#[test]
+fn clients_that_go_while_they_wait_keep_nobody_out() {
+    let (server, held) = serve_with(limits(|it| {
+        it.connections_max = 3;
+        it.half_close_timeout = Duration::from_millis(10);
+    }));
+    let hold = "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut kept = Vec::new();
+    for count in 1..=3 {
+        let mut client = Client::connect(server.local_addr());
+        client.send(hold);
+        kept.push(held.answer());
+        drop(client);
+        held.wait_gone(count);
+    }
+    // Of an answer that was given, nobody is told.
+    let mut client = None;
+    wait_until("a place is free", || {
+        let next = client.insert(Client::connect(server.local_addr()));
+        next.get("/show").status == 200
+    });
+    let mut client = client.unwrap();
+    client.send(hold);
+    held.answer().send(Response::text(200, "held"));
+    assert_eq!(client.answer().text(), "held");
+    drop(client);
+    wait_until("its connection has ended", || server.stats().connections == 0);
+    assert_eq!(held.gone(), 3);
+    drop(kept);
+}
+
 /// Only the one that has been idle longest makes room: not who waits for an answer, has begun to
 /// ask, or reads a stream.
 #[test]

@@ -22,6 +22,7 @@ struct HeldState {
     answers: Vec<Answer>,
     streams: Vec<Stream>,
     over: usize,
+    gone: usize,
 }
 
 impl Held {
@@ -52,6 +53,15 @@ impl Held {
 
     pub(super) fn wait_streams(&self, count: usize) {
         self.wait(|state| (state.streams.len() >= count).then_some(()));
+    }
+
+    /// Waits until so many clients have gone that waited for an answer.
+    pub(super) fn wait_gone(&self, count: usize) {
+        self.wait(|state| (state.gone >= count).then_some(()));
+    }
+
+    pub(super) fn gone(&self) -> usize {
+        self.state.lock().gone
     }
 
     /// Waits until so many streams are over.
@@ -97,7 +107,11 @@ fn handle(held: &Arc<Held>, request: &mut Request<'_>, answer: Answer) {
                 }
             }
         }
-        b"/hold" => held.change(|state| state.answers.push(answer)),
+        b"/hold" => {
+            let own = held.clone();
+            answer.when_gone(move || own.change(|state| state.gone += 1));
+            held.change(|state| state.answers.push(answer));
+        }
         b"/stream" => {
             let stream = answer.stream(Response::text(200, "begin,"));
             let own = held.clone();

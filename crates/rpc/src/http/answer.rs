@@ -43,6 +43,19 @@ impl Answer {
         stream
     }
 
+    /// Runs `callback` once, if the client ends its side of the connection, or the connection
+    /// breaks, before the answer begins. If that has happened already, it runs at once, on this
+    /// thread; otherwise on that of the connection. So it must not block, and this must not be
+    /// called with a lock that it takes. A second call replaces a callback that still waits.
+    ///
+    /// Whoever lets clients wait for long needs it: the connection of an answer that is never given
+    /// stays in memory. Most clients that end their side are gone. One may still read, for
+    /// [`Limits::half_close_timeout`](super::Limits::half_close_timeout).
+    pub fn when_gone(&self, callback: impl FnOnce() + Send + 'static) {
+        let connection = self.connection.as_ref().expect("it is there until it is used up");
+        connection.when_gone(Box::new(callback));
+    }
+
     /// Answers with a refusal, which ends the connection.
     pub(super) fn refuse(mut self, refusal: Refusal) {
         let connection = self.take();

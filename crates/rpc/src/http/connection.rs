@@ -100,9 +100,12 @@ struct Exchange {
     closes: bool,
     /// Whether the client waits to be told to send the body.
     is_to_continue: bool,
+    /// Whether the client has ended its side.
+    is_ended: bool,
     /// Whether the connection is over.
     is_over: bool,
     room: Option<BodyRoom>,
+    when_gone: Option<Once>,
     when_ready: Option<Once>,
     when_over: Option<Once>,
 }
@@ -115,8 +118,10 @@ impl Exchange {
             has_begun: false,
             closes: false,
             is_to_continue: false,
+            is_ended: false,
             is_over: false,
             room: None,
+            when_gone: None,
             when_ready: None,
             when_over: None,
         }
@@ -288,6 +293,7 @@ impl Connection {
 
     fn begin_answer(&self, closes: bool) -> bool {
         let mut exchange = self.exchange.lock();
+        let _unused = exchange.when_gone.take();
         // A client that was not told to send its body may send it or not.
         let is_to_continue = std::mem::take(&mut exchange.is_to_continue);
         // Nobody reads over the rest of a long body.
@@ -302,7 +308,7 @@ impl Connection {
         let mut exchange = self.exchange.lock();
         (exchange.phase, exchange.answered_at) = (Phase::Idle, Instant::now());
         let room = exchange.room.take();
-        let callbacks = (exchange.when_ready.take(), exchange.when_over.take());
+        let callbacks = [exchange.when_ready.take(), exchange.when_over.take()];
         self.changed.notify_all();
         drop(exchange);
         drop(room);
@@ -343,7 +349,7 @@ impl Connection {
         let mut exchange = self.exchange.lock();
         if exchange.is_over || exchange.phase != Phase::Streaming {
             drop(exchange);
-            return run((Some(callback), None));
+            return run([Some(callback)]);
         }
         exchange.when_ready = Some(callback);
         drop(exchange);
@@ -351,7 +357,7 @@ impl Connection {
         self.outbox.when_room(Box::new(move || {
             if let Some(connection) = connection.upgrade() {
                 let callback = connection.exchange.lock().when_ready.take();
-                run((callback, None));
+                run([callback]);
             }
         }));
     }
@@ -361,21 +367,43 @@ impl Connection {
         let mut exchange = self.exchange.lock();
         if exchange.is_over || exchange.phase != Phase::Streaming {
             drop(exchange);
-            return run((Some(callback), None));
+            return run([Some(callback)]);
         }
         exchange.when_over = Some(callback);
+    }
+
+    /// Runs `callback` when the client has ended its side, or the connection is over.
+    pub(super) fn when_gone(&self, callback: Once) {
+        let mut exchange = self.exchange.lock();
+        if exchange.is_ended {
+            drop(exchange);
+            return run([Some(callback)]);
+        }
+        exchange.when_gone = Some(callback);
+    }
+
+    /// The client has ended its side.
+    pub(super) fn end_of_client(&self) {
+        let mut exchange = self.exchange.lock();
+        exchange.is_ended = true;
+        let callback = exchange.when_gone.take();
+        drop(exchange);
+        run([callback]);
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.outbox.is_cut()
     }
 
-    /// The connection is over: cuts it, joins its writer, and tells the sender of its stream.
+    /// The connection is over: cuts it, joins its writer, gives its place back, and tells those who
+    /// still have its answer or its stream. They may keep it for long.
     pub(super) fn finish(&self) {
         self.outbox.close();
+        self.admission.end();
         let mut exchange = self.exchange.lock();
-        exchange.is_over = true;
-        let callbacks = (exchange.when_ready.take(), exchange.when_over.take());
+        (exchange.is_ended, exchange.is_over) = (true, true);
+        let callbacks =
+            [exchange.when_gone.take(), exchange.when_ready.take(), exchange.when_over.take()];
         let room = exchange.room.take();
         drop(exchange);
         drop(room);
@@ -394,10 +422,10 @@ pub(super) struct Asked {
 }
 
 /// Runs callbacks, under no lock.
-fn run((first, second): (Option<Once>, Option<Once>)) {
+fn run<const N: usize>(callbacks: [Option<Once>; N]) {
     // The panic hook reports a panic.
     let run = |callback| drop(catch_unwind(AssertUnwindSafe(callback)));
-    first.into_iter().chain(second).for_each(run);
+    callbacks.into_iter().flatten().for_each(run);
 }
 
 impl port::Connection for Connection {

@@ -258,6 +258,7 @@ impl<'h> Reader<'h> {
             Ok(Received::End) if is_in_head => Err(End::Refused(Refusal::Truncated)),
             Ok(Received::End) => {
                 self.half_closed = Some(Instant::now());
+                self.connection.end_of_client();
                 Ok(())
             }
             Err(_) if self.connection.is_cut() => Err(End::Over),

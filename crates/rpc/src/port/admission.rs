@@ -91,6 +91,12 @@ impl Admission {
         }
     }
 
+    /// The connection has ended: gives its place back, although somebody may still hold it.
+    #[cfg(feature = "http")]
+    pub(crate) fn end(&self) {
+        *self.stage.lock() = Stage::Refused;
+    }
+
     /// Ends `connection` if no request has come over it, or if it was refused and its client told
     /// so. Returns whether it did.
     pub(crate) fn evict(&self, connection: &impl Connection, state: &State) -> bool {

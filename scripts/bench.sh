@@ -45,6 +45,7 @@ runs=3 seconds=5 kills=5
 clients_table=(1 16 64 256 1000) # The clients of the table's rows.
 each_table=(64 1000)             # The clients of rows with a connection for each client.
 connection_each= # Set: each client has a connection of its own.
+json_api=        # Set: through etcd's JSON API, a connection for each client and each watch.
 idle=0           # How many more watches have nothing to tell.
 lease_round_ms=  # How often the leases that are due are kept alive.
 warm_up_ms=2000
@@ -261,6 +262,7 @@ first_port() { # SIDE
         redis) echo $((base_port + 12)) ;;
     esac
 }
+json_offset=13 # Where etcd's API of syncraft is.
 
 # Prints the cluster's addresses, each after PREFIX with N replaced by the member's number.
 addresses() { # SIDE PREFIX [OFFSET]
@@ -274,7 +276,10 @@ launch_member() { # SIDE ID
     local port=$(($(first_port "$1") + $2 - 1)) data=$work/$1/$2
     mkdir -p "$work/$1"
     case $1 in
-        syncraft) launch "$1-$2" "$bin" server --id "$2" --members "$(addresses "$1" N=)" --data-dir "$data" ;;
+        syncraft)
+            launch "$1-$2" "$bin" server --id "$2" --members "$(addresses "$1" N=)" --data-dir "$data" \
+                --etcd "127.0.0.1:$((base_port + json_offset + $2 - 1))"
+            ;;
         lease)
             launch "$1-$2" "$bin" server --id "$2" --members "$(addresses "$1" N=)" --data-dir "$data" \
                 --read-mode lease
@@ -387,6 +392,11 @@ load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N [ARGUMENT...]
     esac
     case $1 in
         syncraft | lease)
+            if [ -n "$json_api" ]; then
+                load=("$etcd_load" "${common[@]}" --json --warm-up-ms "$warm_up_ms"
+                    --endpoints "$(addresses "$1" '' "$json_offset")")
+                return
+            fi
             load=("$bin" bench "${common[@]}" ${each[@]+"${each[@]}"} --warm-up "${warm_up_ms}ms" --json
                 --members "$(addresses "$1" N=)")
             ;;
@@ -396,7 +406,7 @@ load_command() { # SIDE OPERATION CLIENTS SIZE --seconds|--count N [ARGUMENT...]
             [ "$3" -le 256 ] || conns=4
             [ -z "$connection_each" ] || conns=$3
             load=("$etcd_load" "${common[@]}" --warm-up-ms "$warm_up_ms" --conns "$conns"
-                --endpoints "$(addresses "$1" '')")
+                --endpoints "$(addresses "$1" '')" ${json_api:+--json})
             ;;
         redis) load=(load_redis "${common[@]}") ;;
         ceiling)
@@ -463,7 +473,7 @@ measure_load() { # ROW OPERATION CLIENTS SIZE SIDE...
                 durability=$(field durability <<<"$json") reads=$(field read_mode <<<"$json")
                 connections=$(field connections <<<"$json")
             fi
-            say "$2, $3 clients${connection_each:+ with a connection each}, $4 bytes," \
+            say "$2, $3 clients${connection_each:+ with a connection each}${json_api:+, JSON}, $4 bytes," \
                 "run $run of $runs: $side $(field ops_per_second <<<"$json" | round)/s"
         done
     done
@@ -764,6 +774,7 @@ print_page() {
     print_row "\`kill -9\` of the leader under load, longest put (ms; median of $kills)" kill
     print_row "leader hands over under load, longest put (ms; median of $kills)" transfer
     print_watches
+    if has_side etcd; then print_json; fi
     for warning in ${warnings[@]+"${warnings[@]}"}; do printf '\n%s\n' "$warning"; done
 }
 
@@ -795,6 +806,19 @@ PAGE
     print_row "$(round <<<"$leases") leases of one program (%)" leases
     print_row "$(round <<<"$leases") leases, one by one (%)" leases-each
     print_row "memory of the largest member for $(round <<<"$idle_watches") idle watches (MiB)" idle-watches
+}
+
+print_json() {
+    local columns=("${store_sides[@]}")
+    printf '\n### etcd'"'"'s API as JSON\n\n'
+    cat <<PAGE
+The same program loads both, with a connection for each client and each watch.
+
+PAGE
+    print_head "${columns[@]}"
+    print_load_row "put, $size B, $mid_clients clients" json-put
+    print_load_row "range of one key, $size B, $mid_clients clients" json-get
+    print_load_row "$(round <<<"$watchers") watchers, $size B, $disturbed_clients puts under way" json-watch
 }
 
 clients_words() { if [ "$1" -eq 1 ]; then echo "1 client"; else echo "$(round <<<"$1") clients"; fi; }
@@ -846,6 +870,14 @@ for operation in put get; do
     done
 done
 connection_each=
+
+if has_side etcd; then
+    json_api=1
+    measure_load json-put put "$mid_clients" "$size" "${store_sides[@]}"
+    measure_load json-get get "$mid_clients" "$size" "${store_sides[@]}"
+    measure_load json-watch watch "$disturbed_clients" "$size" "${store_sides[@]}"
+    json_api=
+fi
 
 # On fresh clusters. Leases end while nobody keeps them alive, so nothing else follows.
 measure_idle_watches idle-watches

@@ -25,6 +25,7 @@ mod bulk;
 mod child;
 mod dev;
 mod entries;
+mod import;
 mod kv;
 mod lease;
 mod lock;
@@ -47,7 +48,7 @@ use syncraft::clerk::{
 };
 use syncraft::rpc::CallError;
 
-use args::{Args, Command, Common, ImportArgs};
+use args::{Args, Command, Common};
 
 /// How a command ends. Scripts depend on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +125,7 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Limits(args) => entries::limits(common, args),
         Command::List(args) => bulk::list(common, args),
         Command::Export(args) => bulk::export(common, args),
-        Command::Import(ImportArgs {}) => bulk::import(common),
+        Command::Import(args) => import::import(common, &args),
         Command::Watch(args) => watch::watch(common, &args),
         Command::Lock(args) => lock::lock(common, &args),
         Command::Elect(args) => lock::elect(common, &args),

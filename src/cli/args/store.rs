@@ -90,11 +90,16 @@ const IMPORT_HELP: &str = "\
 Examples:
   syncraft export > backup.jsonl
   syncraft import < backup.jsonl
+  syncraft import --etcd http://localhost:2379 config/
 
 Each line is an object with \"key\" and \"value\": text, or {\"base64\": \"..\"}. Other fields \
 are ignored, so keys get new revisions. Lines are put in batches, each all or nothing and at most \
-once, and each may take as long as --timeout says. If one fails, the error says how many lines had \
-been put.";
+once, and each may take as long as --timeout says. If one fails, the error says how many entries \
+had been put.
+
+With --etcd, the entries are those that etcd 3.4 or later has at one revision. Keys with a lease are \
+left out, and counted on standard error: nothing would end them here. So a program that keeps one \
+alive has to put it again.";
 
 const LIMITS_HELP: &str = "\
 Examples:
@@ -248,7 +253,14 @@ pub(crate) struct ExportArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = IMPORT_HELP)]
-pub(crate) struct ImportArgs {}
+pub(crate) struct ImportArgs {
+    /// Import from a running etcd instead of standard input
+    #[arg(long, value_name = "URL")]
+    pub(crate) etcd: Option<String>,
+    /// With --etcd: only keys that begin with this
+    #[arg(default_value = "", requires = "etcd", allow_hyphen_values = true)]
+    pub(crate) prefix: OsString,
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = LIMITS_HELP)]

@@ -52,14 +52,14 @@ impl TryFrom<Written> for Octets {
     fn try_from(written: Written) -> Result<Octets, String> {
         match written {
             Written::Text(text) => Ok(Octets(text.into())),
-            Written::Base64(Base64 { base64: text }) => match base64::decode(&text) {
-                Some(bytes) => Ok(Octets(bytes.into())),
-                None => {
-                    Err(format!("{:?} is not base64", text.chars().take(40).collect::<String>()))
-                }
-            },
+            Written::Base64(Base64 { base64: text }) => decoded(&text).map(Octets),
         }
     }
+}
+
+fn decoded(text: &str) -> Result<Bytes, String> {
+    let begin = || text.chars().take(40).collect::<String>();
+    base64::decode(text).map(Bytes::from).ok_or_else(|| format!("{:?} is not base64", begin()))
 }
 
 /// An entry as it is printed.
@@ -140,6 +140,25 @@ impl ChangeJson {
                 ChangeJson::Delete { key, mod_revision, prev }
             }
         }
+    }
+}
+
+/// Bytes that are always in base64, as etcd's JSON has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Base64Octets(pub Bytes);
+
+impl From<Base64Octets> for String {
+    fn from(Base64Octets(bytes): Base64Octets) -> String {
+        base64::encode(&bytes)
+    }
+}
+
+impl TryFrom<String> for Base64Octets {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Base64Octets, String> {
+        decoded(&text).map(Base64Octets)
     }
 }
 

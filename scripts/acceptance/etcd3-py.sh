@@ -71,7 +71,7 @@ PYTHON
 if [ "${1:-}" = inside ]; then
     cd "$3"
     export ETCD_ENDPOINT=$STORE_URL PATH=$3/bin:$PATH
-    exec timeout 600 "$2" -m pytest -q -p no:cacheprovider -W ignore tests \
+    exec timeout 600 "$2" -m pytest -q -p no:cacheprovider -W ignore --asyncio-mode auto tests \
         --ignore tests/test_auth_apis.py --ignore tests/test_py3/test_aio_auth_apis.py \
         --deselect tests/test_maintenance_apis.py::test_snapshot
 fi

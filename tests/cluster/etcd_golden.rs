@@ -255,11 +255,7 @@ impl Run {
 }
 
 /// Reads an answer to its end, into the fields of a step.
-fn answer(
-    exchange: &mut Exchange,
-    step: &Value,
-    seen: &mut Map<String, Value>,
-) -> io::Result<()> {
+fn answer(exchange: &mut Exchange, step: &Value, seen: &mut Map<String, Value>) -> io::Result<()> {
     let body = exchange.body()?;
     seen.insert("status".to_owned(), exchange.status.into());
     let field = |name: &str| exchange.fields.get(&name.to_ascii_lowercase());

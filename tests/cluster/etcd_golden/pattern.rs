@@ -212,8 +212,11 @@ fn placeholders_stand_for_what_the_case_has() {
     check("$rev+3", "10".into());
     check("$lease1", "12".into());
     check("$lease2", "$lease2".into());
-    check("$head-1", json!({"cluster_id": "$any", "member_id": "$any", "revision": "6",
-                            "raft_term": "$any"}));
+    check(
+        "$head-1",
+        json!({"cluster_id": "$any", "member_id": "$any", "revision": "6",
+                            "raft_term": "$any"}),
+    );
     let body = names.text(r#"{"key":"$k:a","lease":$lease1}"#);
     assert_eq!(body, format!(r#"{{"key":"{key}","lease":12}}"#));
     let twice = json!([{"$times": 2, "of": {"key": "$n"}}]);

@@ -12,8 +12,10 @@ through a follower. Prints how many passed, failed and were skipped; exits with 
 failed. Needs Linux, curl, python3 with venv, and PyPI.
 
 What is replaced in the suite: the port 2379; and the program etcdctl, which speaks gRPC, by one of
-this script that does the same through the JSON API. What is left out, for either store: TLS (it
-needs Docker), users and roles, and the test that gives a backup to `etcdctl snapshot status`.
+this script that does the same through the JSON API. What is left out, for either store: users and
+roles; alarms that clients raise; the test that gives a backup to `etcdctl snapshot status`; two
+tests that fail with either store, one because of Python 3.11, the other now and then because of its
+own timer. The tests of TLS need Docker, and are skipped.
 
 environment:
   ACCEPTANCE_CACHE  a directory that keeps what was installed; without it, it is removed at the end
@@ -73,7 +75,10 @@ if [ "${1:-}" = inside ]; then
     export ETCD_ENDPOINT=$STORE_URL PATH=$3/bin:$PATH
     exec timeout 600 "$2" -m pytest -q -p no:cacheprovider -W ignore --asyncio-mode auto tests \
         --ignore tests/test_auth_apis.py --ignore tests/test_py3/test_aio_auth_apis.py \
-        --deselect tests/test_maintenance_apis.py::test_snapshot
+        --deselect tests/test_maintenance_apis.py::test_snapshot \
+        --deselect tests/test_maintenance_apis.py::test_alarm \
+        --deselect tests/test_lease_util.py::test_lease_util \
+        --deselect tests/test_py3/test_aio_client.py::test_async_stream
 fi
 take_arguments "$@"
 with_packages etcd3-py==0.1.6 'pytest<8' pytest-timeout 'pytest-asyncio<0.22' mock six aiohttp \

@@ -8,6 +8,7 @@
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
 //!   store over HTTP ([`http_front`], [`http_watches`], [`http_leases`]), members with another list
 //!   ([`lists`]).
+//! - What a real etcd answered, through etcd's API: [`etcd_golden`].
 //! - Members of several versions: [`levels`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
 //! - Shared helpers: bare nodes ([`nodes`]).
@@ -20,6 +21,7 @@ mod clerk_watches;
 mod collector;
 mod disk_stall;
 mod divergence;
+mod etcd_golden;
 mod existing_clients;
 mod faults;
 mod http;

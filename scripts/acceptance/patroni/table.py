@@ -1,0 +1,29 @@
+"""Prints the results of one or several runs, each a file of JSON, as one table."""
+
+import json
+import os
+import sys
+
+
+def main(paths):
+    runs = []
+    for path in filter(os.path.exists, paths):
+        with open(path) as file:
+            runs.append(json.load(file))
+    if not runs:
+        return
+    labels = list(dict.fromkeys(label for run in runs for label in run["measures"]))
+    print("| | " + " | ".join(run["store"] for run in runs) + " |")
+    print("| --- |" + " ---: |" * len(runs))
+    for label in labels:
+        print(f"| {label} | " + " | ".join(shown(run["measures"].get(label)) for run in runs) + " |")
+
+
+def shown(value):
+    if value is None:
+        return ""
+    return f"{value:.1f} s" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

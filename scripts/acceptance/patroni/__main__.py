@@ -16,6 +16,8 @@ from watch import Watch, Writer
 
 # From the death of a leader to the next one: the rest of its lease, and a round of Patroni's loop.
 FAILOVER_SECONDS_MAX = TTL + LOOP_WAIT + 3
+# While the store changes its leader, or its members stand still, leases are given more time.
+FAILOVER_IN_PARTITION_SECONDS_MAX = FAILOVER_SECONDS_MAX + TTL
 STORE_KILLS = 3
 
 
@@ -90,7 +92,7 @@ class Trial:
         """kill -9 of the primary and its Patroni: another leads within the TTL; it comes back"""
         old, begin = self.cluster.primary(), time.monotonic()
         self.cluster.crash(old)
-        new = self.await_other_primary(old, begin)
+        new = self.await_other_primary(old, begin, FAILOVER_SECONDS_MAX)
         self.measure("another leads", self.watch.writable[new.n].first_yes(begin) - begin)
         wait_for("writes go on", 20, lambda: self.writer.since(begin + 1))
         self.measure("longest pause of writes", self.writer.longest_pause(begin))
@@ -151,7 +153,7 @@ class Trial:
         finally:
             self.store.continue_all()
         again = time.monotonic()
-        wait_for("a primary", FAILOVER_SECONDS_MAX + TTL, self.cluster.primary)
+        wait_for("a primary", FAILOVER_IN_PARTITION_SECONDS_MAX, self.cluster.primary)
         self.measure("a primary after the store is back", time.monotonic() - again)
         self.cluster.settle()
 
@@ -189,7 +191,7 @@ class Trial:
         finally:
             self.store.continue_all()
         again = time.monotonic()
-        wait_for("a primary", FAILOVER_SECONDS_MAX + TTL, self.cluster.primary)
+        wait_for("a primary", FAILOVER_IN_PARTITION_SECONDS_MAX, self.cluster.primary)
         self.measure("a primary after the store is back", time.monotonic() - again)
         dead.patroni.start()
         self.cluster.settle()
@@ -215,7 +217,7 @@ class Trial:
         begin = time.monotonic()
         hosts.isolate(old.n)
         try:
-            new = self.await_other_primary(old, begin)
+            new = self.await_other_primary(old, begin, FAILOVER_IN_PARTITION_SECONDS_MAX)
             gone = self.watch.writable[old.n].last_yes(begin)
             led = self.watch.writable[new.n].first_yes(begin)
             self.measure("gives way after", gone - begin)
@@ -254,9 +256,9 @@ class Trial:
                  lambda: self.watch.writable[node.n].first_yes(begin)
                  and self.watch.primary[node.n].first_yes(begin))
 
-    def await_other_primary(self, old, begin):
+    def await_other_primary(self, old, begin, seconds):
         others = [node for node in self.cluster.nodes.values() if node is not old]
-        new, _ = wait_for("another node leads", FAILOVER_SECONDS_MAX, lambda: next(
+        new, _ = wait_for("another node leads", seconds, lambda: next(
             (node for node in others if self.watch.writable[node.n].first_yes(begin)), None))
         self.await_primary(new, begin, 10)
         return new

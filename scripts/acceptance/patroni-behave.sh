@@ -47,7 +47,7 @@ work=$(mktemp -d)
 chmod 755 "$work"
 inside=
 clean() {
-    [ -z "$inside" ] || kill "$inside" 2>/dev/null || true
+    [ -z "$inside" ] || kill -KILL "$inside" 2>/dev/null || true
     wait || true
     if [ -n "${KEEP_LOGS:-}" ]; then
         mkdir -p "$KEEP_LOGS"
@@ -87,7 +87,7 @@ if [ ! -e "$venv/complete" ]; then
     touch "$venv/complete"
 fi
 
-# Makes a directory with a program `etcd`, which is executed as: etcd --enable-v2=true --data-dir DIR
+# Makes a directory with a program `etcd`, which is run as `etcd --enable-v2=true --data-dir DIR`.
 shim() {
     mkdir "$work/$1-bin"
     if [ "$1" = etcd ]; then
@@ -95,7 +95,8 @@ shim() {
         return
     fi
     if [ -z "${SYNCRAFT_BIN:-}" ]; then
-        (cd "$root" && cargo build --release --locked --quiet --bin syncraft) || die "the build failed"
+        (cd "$root" && cargo build --release --locked --quiet --bin syncraft) ||
+            die "the build failed"
         SYNCRAFT_BIN=${CARGO_TARGET_DIR:-$root/target}/release/syncraft
     fi
     # A copy, which the user postgres can read wherever the original is.
@@ -103,8 +104,8 @@ shim() {
     cat >"$work/$1-bin/etcd" <<SHIM
 #!/bin/sh
 for directory; do :; done
-exec "$work/$1-bin/syncraft" server --id 1 --members 1=127.0.0.1:2380 --data-dir "\$directory" \\
-    --etcd localhost:2379 --advertise-etcd http://localhost:2379
+exec "$work/$1-bin/syncraft" server --id 1 --members 1=127.0.0.1:2380 \\
+    --data-dir "\$directory" --etcd localhost:2379 --advertise-etcd http://localhost:2379
 SHIM
     chmod 755 "$work/$1-bin/etcd"
 }

@@ -39,7 +39,7 @@ esac
 export PG_BIN=${PG_BIN:-/usr/lib/postgresql/15/bin}
 [ -x "$PG_BIN/postgres" ] || die "$PG_BIN/postgres is missing: apt-get install postgresql-15"
 for program in ip unshare setpriv; do
-    command -v "$program" >/dev/null || die "$program is missing: apt-get install iproute2 util-linux"
+    command -v "$program" >/dev/null || die "$program is missing: apt-get install iproute2"
 done
 id postgres >/dev/null 2>&1 || die "there is no user postgres"
 for store in $stores; do
@@ -47,7 +47,8 @@ for store in $stores; do
         ETCD_BIN=$(command -v "${ETCD_DIR:+$ETCD_DIR/}etcd") || die "etcd is missing: see --help"
         export ETCD_BIN
     elif [ -z "${SYNCRAFT_BIN:-}" ]; then
-        (cd "$root" && cargo build --release --locked --quiet --bin syncraft) || die "the build failed"
+        (cd "$root" && cargo build --release --locked --quiet --bin syncraft) ||
+            die "the build failed"
         export SYNCRAFT_BIN=${CARGO_TARGET_DIR:-$root/target}/release/syncraft
     fi
 done
@@ -69,18 +70,19 @@ work=$(mktemp -d)
 chmod 755 "$work" # The user postgres has directories in it.
 inside=
 clean() {
-    [ -z "$inside" ] || kill "$inside" 2>/dev/null || true
+    [ -z "$inside" ] || kill -KILL "$inside" 2>/dev/null || true
     wait || true
     if [ -n "${KEEP_LOGS:-}" ]; then
-        mkdir -p "$KEEP_LOGS" && (cd "$work" && find . -name '*.log' -exec cp --parents {} "$KEEP_LOGS" \;)
+        logs=$(mkdir -p "$KEEP_LOGS" && cd "$KEEP_LOGS" && pwd)
+        (cd "$work" && find . -name '*.log' -exec cp --parents {} "$logs" \;)
     fi
     rm -rf "$work"
 }
 trap clean EXIT
 trap 'exit 1' INT TERM
 
-# Process 1 of the namespace is a shell, so that somebody waits for orphans. When it ends, the kernel
-# ends everything else in there, and removes the network.
+# Process 1 of the namespace is a shell, so that somebody waits for orphans. When it ends, the
+# kernel ends everything else in there, and removes the network.
 failed=0
 for store in $stores; do
     unshare --net --mount --pid --fork --kill-child --mount-proc bash -c '

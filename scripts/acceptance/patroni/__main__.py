@@ -211,7 +211,7 @@ class Trial:
     # --- parts of scenarios -----------------------------------------------------------------------
 
     def cut_off(self, store_leader):
-        """Cuts the primary's host off, with the store led from the host that `store_leader` says."""
+        """Cuts the primary's host off while `store_leader(primary)` leads the store."""
         old = self.cluster.primary()
         self.cluster.lead_store_from(store_leader(old))
         begin = time.monotonic()
@@ -347,7 +347,7 @@ def main(kind, work, *wanted):
         trial.check_rows()
     except (Failed, subprocess.SubprocessError, OSError) as error:
         failed = f"{trial.scenario}: {error}"
-        print(f"FAILED: {failed}", flush=True)
+        print(f"FAILED: {failed}", *trial.cluster.symptoms(), sep="\n  ", flush=True)
     polls = sum(len(poll.samples) for poll in trial.watch.primary.values())
     trial.measures["polls of GET /primary, at no moment two leaders" if not failed else
                    "polls of GET /primary"] = str(polls)

@@ -186,9 +186,23 @@ class Cluster:
         """Waits until all is well; returns how long that took."""
         return wait_for("the cluster is whole", seconds, self.is_whole)[1]
 
+    def symptoms(self):
+        """What may explain a failure: who does not run, who leads, and the last errors."""
+        processes = {f"member {n} of the store": member for n, member in self.store.members.items()}
+        processes |= {f"Patroni {node.name}": node.patroni for node in self.nodes.values()}
+        yield from (f"{name} does not run" for name, process in processes.items()
+                    if not process.is_running())
+        yield f"the store is led by member {self.store.leader()}"
+        for node in self.nodes.values():
+            yield f"{node.name}: primary: {node.is_primary()}, Patroni says {node.state()}"
+            if node.log_size():
+                lines = [line for line in node.log_lines(0) if LEVEL.match(line)]
+                yield from (line.rstrip()[:300] for line in lines[-3:])
+
     def patronictl(self, *words, host=1, answers=None):
         """Runs patronictl on `host`; returns what it prints."""
-        command = hosts.command(host, [program("patronictl"), "-c", self.nodes[host].config, *words])
+        command = hosts.command(
+            host, [program("patronictl"), "-c", self.nodes[host].config, *words])
         done = subprocess.run(command, input=answers or "", stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=120)
         if done.returncode != 0:

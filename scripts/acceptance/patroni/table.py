@@ -16,7 +16,8 @@ def main(paths):
     print("| | " + " | ".join(run["store"] for run in runs) + " |")
     print("| --- |" + " ---: |" * len(runs))
     for label in labels:
-        print(f"| {label} | " + " | ".join(shown(run["measures"].get(label)) for run in runs) + " |")
+        values = (shown(run["measures"].get(label)) for run in runs)
+        print(f"| {label} | " + " | ".join(values) + " |")
 
 
 def shown(value):

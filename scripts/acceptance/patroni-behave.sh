@@ -48,7 +48,7 @@ chmod 755 "$work"
 inside=
 clean() {
     [ -z "$inside" ] || kill -KILL "$inside" 2>/dev/null || true
-    wait || true
+    wait 2>/dev/null || true
     if [ -n "${KEEP_LOGS:-}" ]; then
         mkdir -p "$KEEP_LOGS"
         for store in $stores; do

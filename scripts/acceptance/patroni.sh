@@ -71,7 +71,7 @@ chmod 755 "$work" # The user postgres has directories in it.
 inside=
 clean() {
     [ -z "$inside" ] || kill -KILL "$inside" 2>/dev/null || true
-    wait || true
+    wait 2>/dev/null || true
     if [ -n "${KEEP_LOGS:-}" ]; then
         logs=$(mkdir -p "$KEEP_LOGS" && cd "$KEEP_LOGS" && pwd)
         (cd "$work" && find . -name '*.log' -exec cp --parents {} "$logs" \;)

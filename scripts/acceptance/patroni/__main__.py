@@ -3,6 +3,7 @@
     patroni STORE DIRECTORY [SCENARIO...]
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -103,33 +104,21 @@ class Trial:
 
     def kill_store(self):
         """kill -9 of the store's leader under load, three times: PostgreSQL does not notice"""
-        before = self.postgres_identity()
-        logs = self.log_marks()
-        load = self.start_load()
-        begin = time.monotonic()
-        try:
+        with self.unnoticed():
             for _ in range(STORE_KILLS):
                 leader = self.store.leader()
                 self.store.members[leader].kill()
                 time.sleep(3 * LOOP_WAIT)
-                self.store.members[leader].start()
-                wait_for("the store is whole", 60, self.store.is_healthy)
-                time.sleep(LOOP_WAIT)
+                self.start_member(leader)
             time.sleep(TTL)  # The time in which a lease that was lost would show.
-        finally:
-            told, _ = load.communicate("", timeout=30)
-        told = json.loads(told)
-        self.measure("longest pause of the store's puts", told["longest_pause"])
-        self.measure("puts per second meanwhile", f"{told['puts_per_second']:.0f}")
-        self.measure("longest pause of writes", self.writer.longest_pause(begin))
-        after = self.postgres_identity()
-        if before != after:
-            raise Failed(f"PostgreSQL was restarted or led by another: {before}, then {after}")
-        bad = [line for line in self.log_lines(logs)
-               if "DCS is not accessible" in line or "demot" in line]
-        self.measure("\"DCS is not accessible\"", str(len(bad)))
-        if bad:
-            raise Failed(f"Patroni's logs: {''.join(bad[:5])}")
+
+    def restart_store(self):
+        """Every member of the store is restarted in turn under load: PostgreSQL does not notice"""
+        with self.unnoticed():
+            for n, member in self.store.members.items():
+                member.terminate(30)
+                self.start_member(n)
+            time.sleep(TTL)
 
     def partition(self):
         """The primary and the store's leader are cut off: it gives way before another leads"""
@@ -209,6 +198,33 @@ class Trial:
             raise Failed(f"keys are left: {left}")
 
     # --- parts of scenarios -----------------------------------------------------------------------
+
+    def start_member(self, n):
+        self.store.members[n].start()
+        wait_for("the store is whole", 60, self.store.is_healthy)
+        time.sleep(LOOP_WAIT)
+
+    @contextlib.contextmanager
+    def unnoticed(self):
+        """Puts load on the store while something happens to it, of which PostgreSQL must not notice
+        anything: no node is restarted or demoted, and no Patroni calls the store inaccessible."""
+        before, logs, load = self.postgres_identity(), self.log_marks(), self.start_load()
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            told, _ = load.communicate("", timeout=30)
+        told = json.loads(told)
+        self.measure("longest pause of the store's puts", told["longest_pause"])
+        self.measure("puts per second meanwhile", f"{told['puts_per_second']:.0f}")
+        self.measure("longest pause of writes", self.writer.longest_pause(begin))
+        after = self.postgres_identity()
+        if before != after:
+            raise Failed(f"PostgreSQL was restarted or led by another: {before}, then {after}")
+        bad = [line for line in self.log_lines(logs)
+               if "DCS is not accessible" in line or "demot" in line]
+        if bad:
+            raise Failed(f"Patroni's logs: {''.join(bad[:5])}")
 
     def cut_off(self, store_leader):
         """Cuts the primary's host off while `store_leader(primary)` leads the store."""
@@ -326,8 +342,8 @@ class Trial:
 
 
 SCENARIOS = ["bootstrap", "replication", "edit_config", "switchover", "kill_postgres",
-             "kill_leader", "kill_store", "partition", "partition_follower", "stop_store",
-             "failsafe", "failsafe_alone", "remove"]
+             "kill_leader", "kill_store", "restart_store", "partition", "partition_follower",
+             "stop_store", "failsafe", "failsafe_alone", "remove"]
 
 
 def main(kind, work, *wanted):

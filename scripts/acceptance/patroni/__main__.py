@@ -186,13 +186,39 @@ class Trial:
         self.cluster.settle()
         self.set_failsafe(False)
 
+    def move(self):
+        """Patroni moves to an empty store of syncraft, paused meanwhile: PostgreSQL goes on"""
+        before, begin = self.postgres_identity(), time.monotonic()
+        new = stores.Syncraft(self.work, client_port=2479)
+        new.start()
+        wait_for("the new store serves", 30, new.is_healthy)
+        self.cluster.patronictl("pause", "--wait", SCOPE)
+        primary = self.cluster.primary()
+        for node in self.cluster.nodes.values():
+            node.patroni.terminate(60)
+            node.configure(new)
+        # The primary's comes first, and is the leader by the time that the others come.
+        primary.patroni.start()
+        wait_for(f"{primary.name} leads", 30, self.cluster.primary_known_to_patroni)
+        for node in self.cluster.replicas():
+            node.patroni.start()
+        for member in self.store.members.values():
+            member.terminate(30)
+        self.cluster.store = self.store = new
+        self.cluster.settle()
+        self.cluster.patronictl("resume", "--wait", SCOPE)
+        if before != self.postgres_identity():
+            raise Failed("PostgreSQL was restarted or led by another")
+        self.measure("longest pause of writes on the way", self.writer.longest_pause(begin))
+        self.switchover()
+
     def remove(self):
         """Patroni ends; patronictl remove leaves nothing in the store"""
         self.check_rows()
         for node in self.cluster.nodes.values():
             node.patroni.terminate(60)
         self.cluster.patronictl("remove", SCOPE, answers=f"{SCOPE}\nYes I am aware\n")
-        _, left = stores.call(1, "/v3/kv/range", {
+        _, left = self.store.call(1, "/v3/kv/range", {
             "key": "L3NlcnZpY2Uv", "range_end": "L3NlcnZpY2Uw", "keys_only": True})
         if left.get("count", "0") != "0":
             raise Failed(f"keys are left: {left}")
@@ -253,7 +279,7 @@ class Trial:
                                 "-s", f"failsafe_mode={str(on).lower()}", SCOPE)
 
         def is_known():
-            if on and not stores.call(1, "/v3/kv/range", {
+            if on and not self.store.call(1, "/v3/kv/range", {
                     "key": "L3NlcnZpY2UvYmF0bWFuL2ZhaWxzYWZl"})[1].get("kvs"):
                 return False  # The primary has not written yet whom it has to reach.
             return all(f'"failsafe_mode": {str(on).lower()}' in (node.rest("/config") or (0, ""))[1]
@@ -286,7 +312,7 @@ class Trial:
                 [str(node.started_at()) for node in self.cluster.nodes.values()])
 
     def start_load(self):
-        addresses = [f"{hosts.control_address(n)}:{stores.CLIENT_PORT}" for n in hosts.ALL]
+        addresses = [f"{hosts.control_address(n)}:{self.store.client_port}" for n in hosts.ALL]
         return subprocess.Popen(
             [sys.executable, "-B", os.path.join(os.path.dirname(__file__), "load.py"), *addresses],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -344,14 +370,16 @@ class Trial:
 SCENARIOS = ["bootstrap", "replication", "edit_config", "switchover", "kill_postgres",
              "kill_leader", "kill_store", "restart_store", "partition", "partition_follower",
              "stop_store", "failsafe", "failsafe_alone", "remove"]
+ON_DEMAND = ["move"]
 
 
 def main(kind, work, *wanted):
     wanted = [name.replace("-", "_") for name in wanted] or SCENARIOS
-    unknown = [name for name in wanted if name not in SCENARIOS]
+    known = [*SCENARIOS, *ON_DEMAND]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         sys.exit(f"patroni.sh: no such scenario: {', '.join(unknown)}; there are"
-                 f" {', '.join(SCENARIOS).replace('_', '-')}")
+                 f" {', '.join(known).replace('_', '-')}")
     os.mkdir(work, 0o755)
     hosts.set_up()
     trial, failed = Trial(kind, work), None

@@ -13,7 +13,6 @@ import time
 import psycopg2
 
 import hosts
-import store as stores
 import watch
 
 TTL, LOOP_WAIT, RETRY_TIMEOUT = 20, 2, 4
@@ -74,21 +73,25 @@ def wait_for(what, seconds, condition):
 class Node:
     """Patroni and PostgreSQL on one host."""
 
-    def __init__(self, n, work):
-        self.n, self.name = n, f"pg{n}"
+    def __init__(self, n, work, store):
+        self.n, self.name, self.work = n, f"pg{n}", work
         home = f"{work}/pg{n}"
         os.mkdir(home, 0o700)
         user = pwd.getpwnam(USER)
         os.chown(home, user.pw_uid, user.pw_gid)
         self.config = f"{work}/pg{n}.yml"
-        with open(self.config, "w") as file:
-            file.write(CONFIG.format(
-                n=n, work=work, address=hosts.address(n), bin=os.environ["PG_BIN"], scope=SCOPE,
-                store=",".join(f"{hosts.address(k)}:{stores.CLIENT_PORT}" for k in hosts.ALL),
-                ttl=TTL, loop_wait=LOOP_WAIT, retry_timeout=RETRY_TIMEOUT, rest_port=REST_PORT,
-                sql_port=SQL_PORT))
+        self.configure(store)
         self.patroni = hosts.Process(
             n, ["env", f"HOME={home}", program("patroni"), self.config], f"{work}/pg{n}.log", USER)
+
+    def configure(self, store):
+        """Writes Patroni's configuration, with `store` to be used from its next start on."""
+        with open(self.config, "w") as file:
+            file.write(CONFIG.format(
+                n=self.n, work=self.work, address=hosts.address(self.n), bin=os.environ["PG_BIN"],
+                scope=SCOPE, ttl=TTL, loop_wait=LOOP_WAIT, retry_timeout=RETRY_TIMEOUT,
+                store=",".join(f"{hosts.address(k)}:{store.client_port}" for k in hosts.ALL),
+                rest_port=REST_PORT, sql_port=SQL_PORT))
 
     def rest(self, path, seconds=2):
         """Asks Patroni: the status and the text of the answer; None if there is none."""
@@ -147,7 +150,7 @@ def program(name):
 class Cluster:
     def __init__(self, store, work):
         self.store = store
-        self.nodes = {n: Node(n, work) for n in hosts.ALL}
+        self.nodes = {n: Node(n, work, store) for n in hosts.ALL}
 
     def primary(self):
         """The node whose PostgreSQL takes writes, or None."""
@@ -220,13 +223,13 @@ class Cluster:
         self.settle()
 
     def crash(self, node):
-        """`kill -9` of everything on the node's host but the store's member."""
+        """`kill -9` of everything on the node's host but the member of the store."""
         hosts.kill_all_but(node.n, self.store.members[node.n])
         node.patroni.process.wait()
 
     def kill_postmaster(self, node):
         """`kill -9` of PostgreSQL's first process. The others notice that it is gone."""
-        with open(f"{os.path.dirname(node.config)}/pg{node.n}/data/postmaster.pid") as file:
+        with open(f"{node.work}/pg{node.n}/data/postmaster.pid") as file:
             os.kill(int(file.readline()), signal.SIGKILL)
 
 

@@ -8,36 +8,38 @@ import subprocess
 
 import hosts
 
-CLIENT_PORT = 2379
-PEER_PORT = 2380
-
-
-def url(host):
-    return f"http://{hosts.address(host)}:{CLIENT_PORT}"
-
-
-def call(host, path, body=None, seconds=5):
-    """Asks the member on `host`: the status and the decoded answer. Raises OSError if it fails."""
-    connection = http.client.HTTPConnection(
-        hosts.control_address(host), CLIENT_PORT, timeout=seconds)
-    try:
-        if body is None:
-            connection.request("GET", path)
-        else:
-            connection.request("POST", path, json.dumps(body))
-        answer = connection.getresponse()
-        text = answer.read()
-        return answer.status, json.loads(text) if text.startswith(b"{") else text.decode()
-    except http.client.HTTPException as error:
-        raise OSError(f"{path} of member {host}: {error!r}") from error
-    finally:
-        connection.close()
-
 
 class Store:
-    def __init__(self, work):
-        self.members = {n: hosts.Process(n, self.words(n, work), f"{work}/store{n}.log")
-                        for n in hosts.ALL}
+    """`client_port` and the port after it are the store's own on each host."""
+
+    def __init__(self, work, client_port=2379):
+        self.client_port, self.peer_port = client_port, client_port + 1
+        self.members = {}
+        for n in hosts.ALL:
+            directory = f"{work}/{self.name}-{client_port}-{n}"
+            self.members[n] = hosts.Process(n, self.words(n, directory), f"{directory}.log")
+
+    def url(self, host):
+        """Where Patroni reaches the member on `host`."""
+        return f"http://{hosts.address(host)}:{self.client_port}"
+
+    def call(self, host, path, body=None, seconds=5):
+        """Asks the member on `host`: the status and the decoded answer. Raises OSError if it
+        fails."""
+        connection = http.client.HTTPConnection(
+            hosts.control_address(host), self.client_port, timeout=seconds)
+        try:
+            if body is None:
+                connection.request("GET", path)
+            else:
+                connection.request("POST", path, json.dumps(body))
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if text.startswith(b"{") else text.decode()
+        except http.client.HTTPException as error:
+            raise OSError(f"{path} of member {host}: {error!r}") from error
+        finally:
+            connection.close()
 
     def start(self):
         for member in self.members.values():
@@ -46,7 +48,7 @@ class Store:
     def status(self, host):
         """What the member on `host` says of itself; None if it says nothing."""
         try:
-            code, status = call(host, "/v3/maintenance/status", {}, seconds=2)
+            code, status = self.call(host, "/v3/maintenance/status", {}, seconds=2)
             return status if code == 200 and isinstance(status, dict) else None
         except (OSError, ValueError):
             return None
@@ -64,7 +66,7 @@ class Store:
         leaders = set()
         for host in hosts.ALL:
             try:
-                code, health = call(host, "/health", seconds=2)
+                code, health = self.call(host, "/health", seconds=2)
             except (OSError, ValueError):
                 return False
             status = self.status(host)
@@ -85,16 +87,16 @@ class Store:
 class Etcd(Store):
     name = "etcd"
 
-    def words(self, n, work):
-        initial = ",".join(f"m{k}=http://{hosts.address(k)}:{PEER_PORT}" for k in hosts.ALL)
-        peer = f"http://{hosts.address(n)}:{PEER_PORT}"
+    def words(self, n, directory):
+        initial = ",".join(f"m{k}=http://{hosts.address(k)}:{self.peer_port}" for k in hosts.ALL)
+        peer = f"http://{hosts.address(n)}:{self.peer_port}"
         # etcd warns of variables with its name that it does not know.
         return ["env", "-u", "ETCD_BIN", "-u", "ETCD_DIR", os.environ["ETCD_BIN"],
-                "--name", f"m{n}", "--data-dir", f"{work}/store{n}",
+                "--name", f"m{n}", "--data-dir", directory,
                 "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
                 "--initial-cluster", initial, "--log-level", "warn",
-                "--listen-client-urls", f"http://0.0.0.0:{CLIENT_PORT}",
-                "--advertise-client-urls", url(n)]
+                "--listen-client-urls", f"http://0.0.0.0:{self.client_port}",
+                "--advertise-client-urls", self.url(n)]
 
     def version(self):
         words = subprocess.run([os.environ["ETCD_BIN"], "--version"], check=True,
@@ -105,20 +107,20 @@ class Etcd(Store):
         """Asks for `host` to become the leader."""
         leader, status = self.leader(), self.status(host)
         if leader and status:
-            call(leader, "/v3/maintenance/transfer-leadership",
+            self.call(leader, "/v3/maintenance/transfer-leadership",
                  {"targetID": status["header"]["member_id"]})
 
 
 class Syncraft(Store):
     name = "syncraft"
 
-    def words(self, n, work):
+    def words(self, n, directory):
         return [os.environ["SYNCRAFT_BIN"], "server", "--id", str(n), "--members", self.list(),
-                "--data-dir", f"{work}/store{n}", "--etcd", f"0.0.0.0:{CLIENT_PORT}",
-                "--advertise-etcd", url(n)]
+                "--data-dir", directory, "--etcd", f"0.0.0.0:{self.client_port}",
+                "--advertise-etcd", self.url(n)]
 
     def list(self):
-        return ",".join(f"{k}={hosts.address(k)}:{PEER_PORT}" for k in hosts.ALL)
+        return ",".join(f"{k}={hosts.address(k)}:{self.peer_port}" for k in hosts.ALL)
 
     def version(self):
         return subprocess.run([os.environ["SYNCRAFT_BIN"], "--version"], check=True,

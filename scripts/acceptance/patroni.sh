@@ -67,7 +67,8 @@ if [ ! -e "$venv/complete" ]; then
     rm -rf "$venv" && mkdir -p "${venv%/*}"
     timeout 600 $python -m venv "$venv" || die "no venv: apt-get install python3-venv"
     timeout 600 "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        "patroni[etcd3]==$version" psycopg2-binary || die "Patroni $version cannot be installed"
+        "patroni[etcd3]==$version" "ydiff<1.3" psycopg2-binary ||
+        die "Patroni $version cannot be installed"
     touch "$venv/complete"
 fi
 

@@ -80,7 +80,7 @@ clean() {
     wait 2>/dev/null || true
     if [ -n "${KEEP_LOGS:-}" ]; then
         logs=$(mkdir -p "$KEEP_LOGS" && cd "$KEEP_LOGS" && pwd)
-        (cd "$work" && find . -name '*.log' -exec cp --parents {} "$logs" \;)
+        (cd "$work" && find . -regex '.*\.log\|.*/results\.json' -exec cp --parents {} "$logs" \;)
     fi
     rm -rf "$work"
 }

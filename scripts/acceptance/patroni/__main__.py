@@ -12,6 +12,7 @@ import time
 
 import hosts
 import store as stores
+import table
 from cluster import Cluster, Failed, LOOP_WAIT, SCOPE, TTL, count_levels, wait_for
 from watch import Watch, Writer
 
@@ -361,7 +362,7 @@ class Trial:
                 raise Failed(f"two leaders at once: {'; '.join(overlaps)}")
         self.measure("log lines of level ERROR", str(count_levels(self.log_lines(logs))))
         title = getattr(type(self), scenario).__doc__
-        times = ", ".join(f"{label.partition(': ')[2]} {value:.1f} s"
+        times = ", ".join(f"{label.partition(': ')[2]} {table.shown(value)}"
                           for label, value in self.measures.items()
                           if label.startswith(f"{self.scenario}: ") and isinstance(value, float))
         print(f"ok: {self.scenario}: {title}{': ' if times else ''}{times}", flush=True)

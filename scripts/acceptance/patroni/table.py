@@ -23,7 +23,9 @@ def main(paths):
 def shown(value):
     if value is None:
         return ""
-    return f"{value:.1f} s" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1f} s" if value >= 0.95 else f"{1000 * value:.0f} ms"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
 //!   store over HTTP ([`http_front`], [`http_watches`], [`http_leases`]), members with another list
-//!   ([`lists`]).
+//!   ([`lists`]), etcd's clients ([`etcd_kv`], [`etcd_leases`], [`etcd_watches`], [`etcd_locks`]).
 //! - Members of several versions: [`levels`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
 //! - Shared helpers: bare nodes ([`nodes`]).
@@ -20,6 +20,10 @@ mod clerk_watches;
 mod collector;
 mod disk_stall;
 mod divergence;
+mod etcd_kv;
+mod etcd_leases;
+mod etcd_locks;
+mod etcd_watches;
 mod existing_clients;
 mod faults;
 mod http;

@@ -55,6 +55,10 @@ pub(crate) struct DevArgs {
     /// these; without it, any free ports
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) http: Option<u16>,
+    /// The port of member 1 for etcd's clients; the others have the next ones; without it, any free
+    /// ports
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) etcd: Option<u16>,
     /// Print one JSON object in place of lines for a shell
     #[arg(long, conflicts_with = "command")]
     pub(crate) json: bool,

@@ -114,7 +114,9 @@ fn etcd_limits() -> http::Limits {
 fn is_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     rest.is_some_and(|rest| {
-        rest.len() <= 500 && !rest.starts_with('/') && rest.bytes().all(|byte| byte.is_ascii_graphic())
+        rest.len() <= 500
+            && !rest.starts_with('/')
+            && rest.bytes().all(|byte| byte.is_ascii_graphic())
     }) && !url.ends_with("://")
 }
 
@@ -127,7 +129,9 @@ mod tests {
         for url in ["http://10.0.0.1:2379", "https://etcd.example:2379/x", "http://a"] {
             assert!(is_url(url), "{url}");
         }
-        for url in ["", "10.0.0.1:2379", "http://", "http:///x", "ftp://a", "http://a b", "http://ä"] {
+        for url in
+            ["", "10.0.0.1:2379", "http://", "http:///x", "ftp://a", "http://a b", "http://ä"]
+        {
             assert!(!is_url(url), "{url}");
         }
     }

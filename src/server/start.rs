@@ -165,8 +165,9 @@ pub(super) fn start<P: Publish>(
     let http = http_listener.map(serve).transpose()?;
     let serve = |listener| {
         let thread = |source| StartError::Node(NodeError::Thread(source));
-        let front = EtcdFront::start(api.clone(), Arc::clone(&lanes), cluster_id, Arc::clone(&urls))
-            .map_err(thread)?;
+        let front =
+            EtcdFront::start(api.clone(), Arc::clone(&lanes), cluster_id, Arc::clone(&urls))
+                .map_err(thread)?;
         let pages = EtcdPages { node: handle.clone(), front: front.clone(), api: api.clone() };
         let pages = P::serve(pages, handle.clone());
         let server = http::Server::builder(pages).limits(config.etcd_limits).listener(listener);

@@ -589,21 +589,18 @@ fn reserve(size: usize, options: &Options) -> Result<BTreeMap<MemberId, Slot>, C
     if options.port != 0 {
         of_rpc = ports.reserve_all(options.port, size)?;
     }
-    let reserve_front = |ports: &mut Ports, first: Option<u16>| {
-        first.map(|first| ports.reserve_all(first, size)).transpose()
-    };
-    let fixed_first = options.etcd_port.is_some_and(|first| first != 0);
-    let early = if fixed_first { reserve_front(&mut ports, options.etcd_port)? } else { None };
-    let of_http = reserve_front(&mut ports, options.http_port)?;
-    let of_etcd = match early {
-        Some(early) => Some(early),
-        None => reserve_front(&mut ports, options.etcd_port)?,
-    };
+    let (mut of_http, mut of_etcd) = (Vec::new(), Vec::new());
+    let mut fronts = [(options.http_port, &mut of_http), (options.etcd_port, &mut of_etcd)];
+    fronts.sort_by_key(|(first, _)| *first == Some(0));
+    for (first, ports_of_it) in fronts {
+        if let Some(first) = first {
+            *ports_of_it = ports.reserve_all(first, size)?;
+        }
+    }
     if options.port == 0 {
         of_rpc = ports.reserve_all(0, size)?;
     }
-    let mut of_http = of_http.into_iter().flatten();
-    let mut of_etcd = of_etcd.into_iter().flatten();
+    let (mut of_http, mut of_etcd) = (of_http.into_iter(), of_etcd.into_iter());
     let slot = |(at, port)| {
         let id = MemberId(at as u64 + 1);
         let (http, etcd) = (of_http.next(), of_etcd.next());

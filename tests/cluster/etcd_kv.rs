@@ -78,7 +78,10 @@ fn every_member_serves_and_says_the_same() {
     let addrs: Vec<SocketAddr> = cluster.ids().into_iter().map(|id| addr(&cluster, id)).collect();
     let (status, empty) = post(addrs[0], "kv/range", &json!({"key": "YQ"}));
     let header = empty["header"].as_object().unwrap();
-    assert_eq!((status, &header["revision"], header["member_id"].as_str()), (200, &"1".into(), Some("1")));
+    assert_eq!(
+        (status, &header["revision"], header["member_id"].as_str()),
+        (200, &"1".into(), Some("1"))
+    );
     assert_eq!(empty.as_object().unwrap().len(), 1, "zero fields are left out: {empty}");
     for (n, &here) in addrs.iter().enumerate() {
         let key = format!("key/{n}");
@@ -88,7 +91,10 @@ fn every_member_serves_and_says_the_same() {
             assert_eq!(answer["header"]["cluster_id"], header["cluster_id"]);
             let kv = &answer["kvs"][0];
             assert_eq!(kv["mod_revision"], revision.to_string());
-            assert_eq!((&kv["version"], &kv["value"], &answer["count"]), (&"1".into(), &"b25l".into(), &"1".into()));
+            assert_eq!(
+                (&kv["version"], &kv["value"], &answer["count"]),
+                (&"1".into(), &"b25l".into(), &"1".into())
+            );
             assert_eq!((kv.get("lease"), answer.get("more")), (None, None));
         }
     }
@@ -163,7 +169,10 @@ fn puts_and_deletes_keep_etcds_rules() {
     assert_eq!(ok(addr, "kv/deleterange", json!({"key": "eA=="})), json!({}));
     assert_eq!(ok(addr, "kv/deleterange", json!({"key": "Yg==", "range_end": "YQ=="})), json!({}));
     let deleted = ok(addr, "kv/deleterange", json!({"key": "YQ==", "prevKv": true}));
-    assert_eq!((&deleted["deleted"], &deleted["prev_kvs"][0]["value"]), (&"1".into(), &"eA==".into()));
+    assert_eq!(
+        (&deleted["deleted"], &deleted["prev_kvs"][0]["value"]),
+        (&"1".into(), &"eA==".into())
+    );
     assert_eq!(put(addr, "a", "y"), before + 2, "what changes nothing takes no revision");
     let kv = ok(addr, "kv/range", json!({"key": "YQ=="}))["kvs"][0].clone();
     assert_eq!((&kv["version"], &kv["create_revision"]), (&"1".into(), &kv["mod_revision"]));
@@ -212,8 +221,12 @@ fn transactions_are_those_of_etcd() {
     };
     assert!(holds(json!({"key": "YQ==", "target": "LEASE", "lease": 0})));
     assert!(holds(json!({"key": "YQ==", "target": 1, "result": "GREATER", "create_revision": -1})));
-    assert!(!holds(json!({"key": "bm8=", "target": "VALUE", "result": "NOT_EQUAL", "value": "YQ=="})));
-    assert!(holds(json!({"key": "YQ==", "range_end": "Yw==", "target": "MOD", "mod_revision": "3"})));
+    assert!(!holds(
+        json!({"key": "bm8=", "target": "VALUE", "result": "NOT_EQUAL", "value": "YQ=="})
+    ));
+    assert!(holds(
+        json!({"key": "YQ==", "range_end": "Yw==", "target": "MOD", "mod_revision": "3"})
+    ));
     assert!(!holds(json!({"key": "YQ==", "range_end": "AA==", "target": "VERSION", "result": 0})));
     // Refused as a whole, whichever branch is taken and whatever else is in it.
     let future = "etcdserver: mvcc: required revision is a future revision";
@@ -289,7 +302,8 @@ fn bad_input_has_an_answer() {
     }
     fails(addr, "kv/range", "", 400, 3, "etcdserver: key is not provided");
     fails(addr, "kv/put", r#"{"value":"YQ=="}"#, 400, 3, "etcdserver: key is not provided");
-    let duplicate = r#"{"success":[{"request_put":{"key":"YQ=="}},{"request_put":{"key":"YQ=="}}]}"#;
+    let duplicate =
+        r#"{"success":[{"request_put":{"key":"YQ=="}},{"request_put":{"key":"YQ=="}}]}"#;
     fails(addr, "kv/txn", duplicate, 400, 3, "etcdserver: duplicate key given in txn request");
     // Longer than the longest key.
     let long = format!(r#"{{"key":"{}"}}"#, "YWFh".repeat(30_000));
@@ -305,7 +319,10 @@ fn bad_input_has_an_answer() {
     // It serves on.
     put(addr, "a", "1");
     for prefix in ["v3beta", "v3alpha"] {
-        assert_eq!(ask_once(addr, &format!("POST /{prefix}/kv/range"), r#"{"key":"YQ=="}"#).status, 200);
+        assert_eq!(
+            ask_once(addr, &format!("POST /{prefix}/kv/range"), r#"{"key":"YQ=="}"#).status,
+            200
+        );
     }
 }
 
@@ -351,7 +368,14 @@ fn the_member_and_its_cluster_are_told() {
     assert_eq!(ok(here, "auth/status", json!({})), json!({"authRevision": "1"}));
     let text = "etcdserver: authentication is not enabled";
     fails(here, "auth/authenticate", r#"{"name":"a","password":"b"}"#, 400, 9, text);
-    fails(here, "maintenance/transfer-leadership", r#"{"targetID":1}"#, 400, 9, "etcdserver: not leader");
+    fails(
+        here,
+        "maintenance/transfer-leadership",
+        r#"{"targetID":1}"#,
+        400,
+        9,
+        "etcdserver: not leader",
+    );
     let there = addr(&cluster, leader);
     let bad = "etcdserver: bad leader transferee";
     fails(there, "maintenance/transfer-leadership", r#"{"targetID":9}"#, 400, 9, bad);

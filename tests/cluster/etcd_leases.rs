@@ -34,7 +34,10 @@ fn keep_alive(addr: std::net::SocketAddr, body: &str) -> Vec<Value> {
 fn a_lease_lives_as_long_as_it_is_kept_alive() {
     let cluster = cluster(3);
     let here = addr(&cluster, follower(&cluster));
-    assert_eq!(ok(here, "lease/grant", json!({"TTL": 1, "ID": 77})), json!({"ID": "77", "TTL": "2"}));
+    assert_eq!(
+        ok(here, "lease/grant", json!({"TTL": 1, "ID": 77})),
+        json!({"ID": "77", "TTL": "2"})
+    );
     let exists = "etcdserver: lease already exists";
     fails(here, "lease/grant", r#"{"TTL":"5","ID":"77"}"#, 400, 9, exists);
     let too_large = "etcdserver: too large lease TTL";

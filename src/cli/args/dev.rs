@@ -17,6 +17,8 @@ printed that a shell can read, or one JSON object with --json:
   SYNCRAFT_MEMBERS   the members, as --members takes them
   SYNCRAFT_HTTP      where member 1 serves keys over HTTP
   SYNCRAFT_HTTP_ALL  the same for all members, with spaces between
+  SYNCRAFT_ETCD      where member 1 serves etcd's clients
+  SYNCRAFT_ETCD_ALL  the same for all members, with spaces between
   SYNCRAFT_DEV       where faults are asked for
 SIGINT, SIGTERM, SIGQUIT and SIGHUP end the cluster; the status is then 0.
 

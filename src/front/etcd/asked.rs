@@ -69,15 +69,19 @@ impl Shared {
         attempts.next(Box::new(end));
     }
 
-    /// Makes a transaction that changes nothing.
+    /// Makes a transaction that changes nothing. `is_local`: on this member's state as it is.
     pub(super) fn read(
         self: &Arc<Self>,
         txn: Txn,
-        consistency: Consistency,
+        is_local: bool,
         end: impl FnOnce(Result<(Revision, Arc<TxnAnswer>), EtcdError>) + Send + 'static,
     ) {
-        let ask = move |api: &Api, deadline, end: Ended<TxnDone>| {
-            api.txn(Identity::default(), txn.clone(), consistency, deadline, end);
+        let ask = move |api: &Api, deadline, end: Ended<TxnDone>| match is_local {
+            true => api.read_local(txn.clone(), deadline, end),
+            false => {
+                let (who, linearizable) = (Identity::default(), Consistency::Linearizable);
+                api.txn(who, txn.clone(), linearizable, deadline, end);
+            }
         };
         self.retried(Instant::now() + TIMEOUT, ask, |result| {
             end(result.map(|done| match done.answer {
@@ -128,7 +132,7 @@ impl Shared {
         end: impl FnOnce(Result<(Revision, Arc<TxnAnswer>), EtcdError>) + Send + 'static,
     ) {
         if txn.is_read() {
-            return self.read(txn, Consistency::Linearizable, end);
+            return self.read(txn, false, end);
         }
         // What it has answered is forgotten only after it was long, and sent twice by a lane. Then
         // nothing better can be said than after any other write with an unknown outcome.

@@ -13,7 +13,7 @@ use super::out::Object;
 use super::parse::Fields;
 use super::queue::{Claim, entry, first, keys};
 use super::{EtcdFront, Shared, Task, kv, ok};
-use crate::kv::api::{Consistency, NoRoom, WatchGroup, WatchNews, WatchSink, WatchesEnd};
+use crate::kv::api::{NoRoom, WatchGroup, WatchNews, WatchSink, WatchesEnd};
 use crate::kv::model::{Action, Compare, Entry, KeyRange, LeaseId, Revision, Txn, WatchRange};
 use crate::rpc::http::{Answer, Stream, StreamError};
 
@@ -98,7 +98,7 @@ impl EtcdFront {
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(move |answer| {
             let told = Arc::clone(&shared);
-            shared.read(txn, Consistency::Linearizable, move |result| {
+            shared.read(txn, false, move |result| {
                 answer.send(match result {
                     Ok((revision, done)) => match entry(done.answers.first()) {
                         None => error::ELECTION_NO_LEADER.response(),
@@ -188,7 +188,7 @@ impl Observer {
         let observer = Arc::clone(self);
         let txn = first_txn(&self.name);
         // What the watch has told is in this member's state.
-        self.shared.read(txn, Consistency::Stale { age_max: None }, move |result| match result {
+        self.shared.read(txn, true, move |result| match result {
             Ok((revision, done)) => {
                 let is_told = entry(done.answers.first())
                     .is_none_or(|leader| observer.tell(revision, leader));
@@ -264,6 +264,7 @@ impl Observer {
 }
 
 impl Line {
+    /// Begins the answer with this message.
     fn open(&mut self, first: Vec<u8>) {
         if let Line::Waiting(answer, group) = std::mem::replace(self, Line::Over) {
             let stream = answer.stream(stream_head().body(first));

@@ -219,9 +219,9 @@ impl From<&WatchEnd> for EtcdError {
         match end {
             WatchEnd::Refused(refusal) => refusal.into(),
             // Within three election timeouts there is a leader, or the member is cut off.
-            WatchEnd::NotServed(
-                RequestError::NotLeader { .. } | RequestError::TimedOut { .. },
-            ) => NO_LEADER,
+            WatchEnd::NotServed(RequestError::NotLeader { .. } | RequestError::TimedOut { .. }) => {
+                NO_LEADER
+            }
             WatchEnd::NotServed(error) => error.into(),
             WatchEnd::BadRequest(words) => EtcdError::invalid(words.clone()),
             WatchEnd::Cancelled => EtcdError::new(Code::Unavailable, "etcdserver: watch canceled"),

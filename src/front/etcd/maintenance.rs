@@ -8,7 +8,6 @@ use super::error::{self, EtcdError};
 use super::parse::Fields;
 use super::{EtcdFront, Shared, Task, VERSION, ok};
 use crate::kv::Stats;
-use crate::kv::api::{Consistency, Read};
 use crate::kv::model::Revision;
 use crate::raft::{MemberId, RoleName};
 use crate::rpc::http::Answer;
@@ -20,13 +19,9 @@ impl EtcdFront {
     pub(super) fn status(&self) -> Task {
         let shared = Arc::clone(&self.shared);
         Box::new(move |answer| {
-            let told = Arc::clone(&shared);
-            let (stale, deadline) = (Consistency::Stale { age_max: None }, Instant::now() + TIMEOUT);
-            shared.api.stats(stale, deadline, move |result| {
-                answer.send(match result {
-                    Ok(Read { answer: stats, .. }) => told.status(&stats),
-                    Err(error) => EtcdError::from(&error).response(),
-                });
+            answer.send(match shared.api.stats_local() {
+                Ok(stats) => shared.status(&stats),
+                Err(error) => EtcdError::from(&error).response(),
             });
         })
     }

@@ -12,7 +12,8 @@
 //! | --- | --- |
 //! | `/v3/kv/{range,put,deleterange,txn,compaction}` | keys |
 //! | `/v3/watch` | a stream of changes |
-//! | `/v3/lease/{grant,revoke,keepalive,timetolive,leases}` | leases; but for the first and the third also under `/v3/kv/lease/` |
+//! | `/v3/lease/{grant,revoke,keepalive,timetolive,leases}` | leases |
+//! | `/v3/kv/lease/{revoke,timetolive,leases}` | the same |
 //! | `/v3/cluster/member/list` | the members, with the URLs that they advertise |
 //! | `/v3/maintenance/{status,alarm,defragment,transfer-leadership}` | the member |
 //! | `/v3/auth/{authenticate,status}` | that there are no users |
@@ -38,8 +39,8 @@
 //! # Where it differs from etcd on purpose
 //! - A transaction that cannot be carried out as a whole is refused on every member alike. (With a
 //!   write and a range at a bad revision, etcd's members may come to differ.)
-//! - A put of a key with an unknown number in an enum, such as `"sort_order":7`, has an answer of
-//!   code 3. (etcd ignores some, and panics at others.)
+//! - An unknown number in an enum, such as `"sort_target":7`, is refused with code 3. (etcd ignores
+//!   some, and panics at others.)
 //! - A malformed request of a stream has code 3, status 400. (etcd: code 2, status 500.)
 //! - Base64 may have the URL alphabet, and no padding.
 //! - Lease ids are positive. Those that the server picks are small.
@@ -62,7 +63,7 @@
 //! # Files
 //! `kv`, `watch`, `lease`, `cluster`, `maintenance`, `lock`, `election`: the services. `queue`: what
 //! the last two stand on. `asked`: reads, writes and headers. `urls`: what members advertise.
-//! `later`: time. `parse`, `out`, `error`: JSON in and out. Each imports only those after it.
+//! `later`: time. `parse`, `out`, `error`: JSON in and out.
 
 mod asked;
 mod cluster;
@@ -159,7 +160,8 @@ impl EtcdFront {
 
     fn task(&self, request: &mut Request<'_>) -> Result<Task, Response> {
         let path = request.raw_path();
-        let Some(call) = ["/v3/", "/v3beta/", "/v3alpha/"].iter().find_map(|it| path.strip_prefix(it))
+        let Some(call) =
+            ["/v3/", "/v3beta/", "/v3alpha/"].iter().find_map(|it| path.strip_prefix(it))
         else {
             return self.page(request);
         };
@@ -204,12 +206,12 @@ impl EtcdFront {
             if !is_local && shared.api.status().role.leader.is_none() {
                 return answer.send(healthy(false, "RAFT NO LEADER"));
             }
-            let consistency = match is_local {
-                true => Consistency::Stale { age_max: None },
-                false => Consistency::Linearizable,
-            };
-            let ask = move |api: &Api, deadline, end: Ended<()>| {
-                api.stats(consistency, deadline, move |result| end(result.map(|_| ())));
+            let ask = move |api: &Api, deadline, end: Ended<()>| match is_local {
+                true => end(api.stats_local().map(drop)),
+                false => {
+                    let linearizable = Consistency::Linearizable;
+                    api.stats(linearizable, deadline, move |result| end(result.map(drop)));
+                }
             };
             shared.retried(Instant::now() + TIMEOUT, ask, |result| {
                 answer.send(match result {

@@ -75,7 +75,9 @@ impl<'v> Fields<'v> {
         match value {
             Value::Null => Ok(Fields(None)),
             Value::Object(fields) => Ok(Fields(Some(fields))),
-            other => Err(EtcdError::invalid(format!("a message is an object, not {}", kind(other)))),
+            other => {
+                Err(EtcdError::invalid(format!("a message is an object, not {}", kind(other))))
+            }
         }
     }
 
@@ -87,7 +89,6 @@ impl<'v> Fields<'v> {
         });
         found.filter(|value| !value.is_null())
     }
-
 
     pub(super) fn bytes(&self, name: &str) -> Result<Bytes, EtcdError> {
         let Some(text) = self.string(name)? else { return Ok(Bytes::new()) };
@@ -224,7 +225,10 @@ mod tests {
         }
         assert!(read(r#"{"range_End":"YQ=="}"#, |it| it.bytes("range_end")).unwrap().is_empty());
         assert_eq!(read(r#"{"TTL":7}"#, |it| it.int64("TTL")), Some(7));
-        assert_eq!(read(r#"{"maxCreateRevision":7}"#, |it| it.int64("max_create_revision")), Some(7));
+        assert_eq!(
+            read(r#"{"maxCreateRevision":7}"#, |it| it.int64("max_create_revision")),
+            Some(7)
+        );
     }
 
     #[test]

@@ -17,9 +17,7 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use super::error::{self, EtcdError};
-use crate::kv::api::{
-    Consistency, NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd,
-};
+use crate::kv::api::{NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd};
 use crate::kv::model::{
     Action, Change, Compare, Entry, KeyRange, LeaseId, OperationAnswer, Range, RangeAnswer, Reason,
     Revision, RevisionBounds, SortBy, Txn, TxnAnswer, WatchRange,
@@ -197,7 +195,7 @@ impl Waiting {
             ..Txn::default()
         };
         let shared = Arc::clone(&self.shared);
-        shared.read(txn, Consistency::Linearizable, move |result| match result {
+        shared.read(txn, false, move |result| match result {
             Ok((revision, answer)) => self.looked(revision, &answer),
             Err(error) => self.failed(error),
         });

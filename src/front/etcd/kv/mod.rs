@@ -5,26 +5,17 @@ mod request;
 
 use std::sync::Arc;
 
-pub(super) use plan::{key_range, kv};
 use plan::{Plan, Revisions};
+pub(super) use plan::{key_range, kv};
 use request::{DeleteRequest, PutRequest, RangeRequest, TxnRequest};
 
 use super::error::{self, EtcdError};
 use super::out::Object;
 use super::parse::Fields;
 use super::{EtcdFront, Shared, Task, ok};
-use crate::kv::api::Consistency;
 use crate::kv::model::{Action, OperationAnswer, Revision, Txn, TxnAnswer};
 use crate::kv::{Change, Done, Outcome};
 use crate::rpc::http::Response;
-
-/// How recent the state must be for a request that says so or does not.
-fn consistency(is_serializable: bool) -> Consistency {
-    match is_serializable {
-        true => Consistency::Stale { age_max: None },
-        false => Consistency::Linearizable,
-    }
-}
 
 fn only(action: Action) -> Txn {
     Txn { then: vec![action.into()], ..Txn::default() }
@@ -38,7 +29,7 @@ impl EtcdFront {
         Ok(Box::new(move |answer| {
             let told = Arc::clone(&shared);
             let txn = only(Action::Range(range));
-            shared.read(txn, consistency(request.serializable), move |result| {
+            shared.read(txn, request.serializable, move |result| {
                 answer.send(match result {
                     Ok((revision, done)) => one(&told, &plan, revision, &done),
                     Err(error) => error.response(),
@@ -97,7 +88,7 @@ impl EtcdFront {
                 });
             };
             match request.is_serializable() {
-                true => shared.read(txn, consistency(true), end),
+                true => shared.read(txn, true, end),
                 false => shared.run_txn(txn, end),
             }
         }))

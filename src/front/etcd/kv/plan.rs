@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::request::{
-    Comparison, CompareRequest, DeleteRequest, OpRequest, Order, PutRequest, RangeRequest,
+    CompareRequest, Comparison, DeleteRequest, OpRequest, Order, PutRequest, RangeRequest,
     SortTarget, Target, TxnRequest,
 };
 use crate::front::etcd::out::Object;
@@ -20,10 +20,14 @@ use crate::kv::model::{
 #[derive(Clone, Debug)]
 pub(super) enum Plan {
     /// `is_empty`: no key can be in the range, and what was read is something else.
-    Range { is_empty: bool },
+    Range {
+        is_empty: bool,
+    },
     Put,
     /// `is_empty` as for a range: then nothing is deleted.
-    Delete { is_empty: bool },
+    Delete {
+        is_empty: bool,
+    },
     Txn(TxnPlan),
 }
 
@@ -108,16 +112,16 @@ pub(super) fn delete(request: &DeleteRequest) -> (Action, Plan) {
             (Action::Delete { keys, previous: request.prev_kv }, Plan::Delete { is_empty: false })
         }
         None => {
-            let nothing = Range { want: Want::Count, ..Range::of(KeyRange::key(request.key.clone())) };
+            let nothing =
+                Range { want: Want::Count, ..Range::of(KeyRange::key(request.key.clone())) };
             (Action::Range(nothing), Plan::Delete { is_empty: true })
         }
     }
 }
 
 pub(super) fn txn(request: &TxnRequest) -> (Txn, TxnPlan) {
-    let branch = |ops: &[OpRequest]| -> (Vec<Operation>, Vec<Plan>) {
-        ops.iter().map(operation).unzip()
-    };
+    let branch =
+        |ops: &[OpRequest]| -> (Vec<Operation>, Vec<Plan>) { ops.iter().map(operation).unzip() };
     let (then, success) = branch(&request.success);
     let (otherwise, failure) = branch(&request.failure);
     let compare = request.compare.iter().filter_map(compare).collect();
@@ -310,7 +314,8 @@ mod tests {
     #[test]
     fn what_the_store_cannot_compare_is_decided_at_once() {
         use Comparison::{Equal, Greater, Less, NotEqual};
-        for (comparison, holds) in [(Equal, false), (Less, false), (Greater, true), (NotEqual, true)]
+        for (comparison, holds) in
+            [(Equal, false), (Less, false), (Greater, true), (NotEqual, true)]
         {
             assert_eq!(outcome(&request(Target::Mod(-1), comparison, "")), Some(holds));
         }

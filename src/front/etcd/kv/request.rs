@@ -187,17 +187,15 @@ impl CompareRequest {
     fn read(value: &Value) -> Result<CompareRequest, EtcdError> {
         use Comparison::{Equal, Greater, Less, NotEqual};
         let fields = Fields::of(value)?;
-        let comparison =
-            fields.choice("result", &["EQUAL", "GREATER", "LESS", "NOT_EQUAL"])?;
-        let target = match fields
-            .choice("target", &["VERSION", "CREATE", "MOD", "VALUE", "LEASE"])?
-        {
-            0 => Target::Version(fields.int64("version")?),
-            1 => Target::Create(fields.int64("create_revision")?),
-            2 => Target::Mod(fields.int64("mod_revision")?),
-            3 => Target::Value(fields.bytes("value")?),
-            _ => Target::Lease(fields.int64("lease")?),
-        };
+        let comparison = fields.choice("result", &["EQUAL", "GREATER", "LESS", "NOT_EQUAL"])?;
+        let target =
+            match fields.choice("target", &["VERSION", "CREATE", "MOD", "VALUE", "LEASE"])? {
+                0 => Target::Version(fields.int64("version")?),
+                1 => Target::Create(fields.int64("create_revision")?),
+                2 => Target::Mod(fields.int64("mod_revision")?),
+                3 => Target::Value(fields.bytes("value")?),
+                _ => Target::Lease(fields.int64("lease")?),
+            };
         Ok(CompareRequest {
             key: fields.bytes("key")?,
             range_end: fields.bytes("range_end")?,
@@ -222,8 +220,7 @@ impl TxnRequest {
             (fields.list("compare")?, fields.list("success")?, fields.list("failure")?);
         let ops = compare.len().max(success.len()).max(failure.len());
         let Some(left) = ops_max.checked_sub(ops) else { return Err(error::TOO_MANY_OPS) };
-        let compare: Vec<_> =
-            compare.iter().map(CompareRequest::read).collect::<Result<_, _>>()?;
+        let compare: Vec<_> = compare.iter().map(CompareRequest::read).collect::<Result<_, _>>()?;
         compare.iter().try_for_each(|it| check_key(&it.key))?;
         let branch = |ops: &[Value]| {
             ops.iter().map(|it| OpRequest::read(it, left)).collect::<Result<Vec<_>, _>>()
@@ -231,13 +228,15 @@ impl TxnRequest {
         Ok(TxnRequest { compare, success: branch(success)?, failure: branch(failure)? })
     }
 
-    /// Whether all that it does is to read what this member has.
+    /// Whether all that it does is to read what this member has. Without a range, nothing says so.
     pub(super) fn is_serializable(&self) -> bool {
-        self.success.iter().chain(&self.failure).all(|op| match op {
-            OpRequest::Range(range) => range.serializable,
-            OpRequest::Txn(nested) => nested.is_serializable(),
-            OpRequest::Put(_) | OpRequest::Delete(_) => false,
-        })
+        let mut ops = self.success.iter().chain(&self.failure).peekable();
+        ops.peek().is_some()
+            && ops.all(|op| match op {
+                OpRequest::Range(range) => range.serializable,
+                OpRequest::Txn(nested) => nested.is_serializable(),
+                OpRequest::Put(_) | OpRequest::Delete(_) => false,
+            })
     }
 }
 
@@ -274,7 +273,8 @@ impl Deleted {
             return;
         }
         // The ranges that it touches become a part of it.
-        while let Some((other, other_end)) = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(&end[..]))).next_back()
+        while let Some((other, other_end)) =
+            self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(&end[..]))).next_back()
             && *other_end >= begin
         {
             let other = other.clone();
@@ -285,7 +285,10 @@ impl Deleted {
     }
 
     fn hold(&self, key: &Bytes) -> bool {
-        self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(&key[..]))).next_back().is_some_and(|(_, end)| end > key)
+        self.0
+            .range::<[u8], _>((Bound::Unbounded, Bound::Included(&key[..])))
+            .next_back()
+            .is_some_and(|(_, end)| end > key)
     }
 }
 
@@ -414,8 +417,7 @@ mod tests {
         let of = |count| format!(r#"{{"success":[{}]}}"#, vec![range; count].join(","));
         assert_eq!(error(&of(128)), None);
         assert_eq!(error(&of(129)), Some(error::TOO_MANY_OPS.to_string()));
-        let within =
-            |count| format!(r#"{{"failure":[{{"request_txn":{}}}]}}"#, of(count));
+        let within = |count| format!(r#"{{"failure":[{{"request_txn":{}}}]}}"#, of(count));
         assert_eq!(error(&within(127)), None);
         assert_eq!(error(&within(128)), Some(error::TOO_MANY_OPS.to_string()));
     }
@@ -430,10 +432,12 @@ mod tests {
         check(r#"{"success":[{"request_put":null}]}"#, error::KEY_NOT_FOUND);
         check(r#"{"compare":[{}]}"#, error::EMPTY_KEY);
         check(r#"{"failure":[{"requestRange":{}}]}"#, error::EMPTY_KEY);
-        let range = |rest: &str| format!(r#"{{"success":[{{"request_range":{{"key":"YQ==",{rest}}}}}]}}"#);
+        let range =
+            |rest: &str| format!(r#"{{"success":[{{"request_range":{{"key":"YQ==",{rest}}}}}]}}"#);
         check(&range(r#""sort_order":7"#), error::BAD_SORT);
         check(&range(r#""sort_target":-1"#), error::BAD_SORT);
-        let put = |rest: &str| format!(r#"{{"success":[{{"request_put":{{"key":"YQ==",{rest}}}}}]}}"#);
+        let put =
+            |rest: &str| format!(r#"{{"success":[{{"request_put":{{"key":"YQ==",{rest}}}}}]}}"#);
         check(&put(r#""value":"YQ==","ignore_value":true"#), error::VALUE_PROVIDED);
         check(&put(r#""lease":1,"ignore_lease":true"#), error::LEASE_PROVIDED);
         for bad in [
@@ -452,7 +456,7 @@ mod tests {
         let txn = txn(r#"{"compare":[{"key":"YQ==","target":"CREATE"},
             {"key":"YQ==","target":3,"result":3,"version":7},
             {"key":"YQ==","target":"LEASE","result":"GREATER","lease":"7"}]}"#)
-            .unwrap();
+        .unwrap();
         let targets: Vec<_> =
             txn.compare.iter().map(|it| (it.comparison, it.target.clone())).collect();
         assert_eq!(

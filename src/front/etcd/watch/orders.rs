@@ -10,7 +10,9 @@ use crate::kv::model::{Revision, WatchRange};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Create(Create),
-    Cancel { watch_id: i64 },
+    Cancel {
+        watch_id: i64,
+    },
     Progress,
     /// A request without any of them, which etcd passes over.
     Nothing,

@@ -1,8 +1,9 @@
 //! [`Telling`]: the watches of one stream, from the hub to the client.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,7 +17,10 @@ use crate::front::etcd::kv::kv;
 use crate::front::etcd::lease::stream_head;
 use crate::front::etcd::out::Object;
 use crate::kv::api::{NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd};
-use crate::kv::model::{Change, Reason, Revision};
+use crate::kv::model::{
+    Action, Change, Entry, OperationAnswer, Range, Reason, Revision, RevisionBounds, Txn,
+    WatchRange,
+};
 use crate::rpc::http::{Answer, Stream, StreamError};
 
 const ON: ControlFlow<()> = ControlFlow::Continue(());
@@ -28,11 +32,15 @@ const NO_WATCH: i64 = -1;
 pub(super) struct Telling {
     shared: Arc<Shared>,
     wants_heartbeats: bool,
+    /// That of its watches. It ends them when the stream drops it.
+    group: OnceLock<Weak<WatchGroup>>,
     state: Mutex<State>,
 }
 
 struct State {
     line: Line,
+    /// What was not done yet: each watch is made before the next request is looked at.
+    orders: VecDeque<Order>,
     /// Those that are not over, by the numbers that the hub knows them by.
     watches: BTreeMap<u64, Watch>,
     /// The number of the last one in the hub.
@@ -43,14 +51,19 @@ struct State {
 /// How the client is reached.
 enum Line {
     /// Nothing was told yet.
-    Waiting(Answer, Option<WatchGroup>),
+    Waiting(Answer, Option<Arc<WatchGroup>>),
     Open(Stream),
     Over,
 }
 
 struct Watch {
     id: i64,
+    /// What it is of, as it was asked for last.
+    range: WatchRange,
+    /// Whether it wants to be told how far it is.
     progress: bool,
+    /// Whether the client knows that it is made.
+    is_told: bool,
     /// Events whose revision has more.
     held: Vec<Change>,
     held_len: u64,
@@ -71,100 +84,128 @@ impl Telling {
             orders.iter().any(|it| matches!(it, Order::Create(Create { progress: true, .. })));
         let state = State {
             line: Line::Waiting(answer, None),
+            orders: orders.into(),
             watches: BTreeMap::new(),
             last: 0,
             progress: Progress::default(),
         };
-        let telling =
-            Arc::new(Telling { shared: Arc::clone(shared), wants_heartbeats, state: state.into() });
-        let group = shared.api.watches(Arc::clone(&telling));
+        let telling = Arc::new(Telling {
+            shared: Arc::clone(shared),
+            wants_heartbeats,
+            group: OnceLock::new(),
+            state: state.into(),
+        });
+        let group = Arc::new(shared.api.watches(Arc::clone(&telling)));
+        telling.group.get_or_init(|| Arc::downgrade(&group));
         let mut state = telling.state.lock();
-        let has_watches = orders.iter().any(|it| matches!(it, Order::Create(_)));
-        for order in orders {
-            telling.order(&mut state, &group, order);
-        }
-        match &mut state.line {
-            // Without a watch nothing is told by which the answer could begin.
-            Line::Waiting(..) if !has_watches => state.line.open(Bytes::new(), Some(group)),
-            Line::Waiting(_, place) => *place = Some(group),
-            Line::Open(stream) => stream.when_over(move || drop(group)),
-            Line::Over => {}
+        // Otherwise the member is stopping, and said so.
+        if let Line::Waiting(_, place) = &mut state.line {
+            *place = Some(group);
+            telling.go_on(&mut state);
         }
     }
 
-    fn order(&self, state: &mut State, group: &WatchGroup, order: Order) {
-        match order {
-            Order::Create(create) => self.create(state, group, create),
-            Order::Cancel { watch_id } => {
-                let found = state.watches.iter().find(|(_, watch)| watch.id == watch_id);
-                if let Some((&number, _)) = found {
-                    group.cancel(number);
+    fn group(&self) -> Option<Arc<WatchGroup>> {
+        self.group.get()?.upgrade()
+    }
+
+    /// Does what is next, up to a watch that has to be made first.
+    fn go_on(&self, state: &mut State) {
+        let Some(group) = self.group() else { return };
+        while let Some(order) = state.orders.pop_front() {
+            match order {
+                Order::Create(create) => {
+                    if self.create(state, &group, create).is_continue() {
+                        continue;
+                    }
+                    return;
                 }
+                Order::Cancel { watch_id } => {
+                    let found = state.watches.iter().find(|(_, watch)| watch.id == watch_id);
+                    if let Some((&number, _)) = found {
+                        group.cancel(number);
+                    }
+                }
+                Order::Progress => self.ask_progress(state, &group),
+                Order::Nothing => {}
             }
-            Order::Progress => {
-                state.progress.missing = state.watches.keys().copied().collect();
-                for &number in &state.progress.missing {
-                    group.progress(number);
-                }
-                if state.watches.is_empty() {
-                    self.tell_revision(state);
-                }
-            }
-            Order::Nothing => {}
+        }
+        // Nothing may ever be told by which the answer could begin.
+        if state.watches.is_empty() {
+            state.line.open(Bytes::new());
         }
     }
 
-    fn create(&self, state: &mut State, group: &WatchGroup, create: Create) {
-        let Create { watch_id, range, progress } = create;
+    fn ask_progress(&self, state: &mut State, group: &WatchGroup) {
+        state.progress.missing = state.watches.keys().copied().collect();
+        state.progress.missing.iter().for_each(|&number| group.progress(number));
+        if state.watches.is_empty() {
+            let (header, revision) = (self.shared.header(), self.shared.api.revision());
+            self.tell_now(state, progress_message(&header, NO_WATCH, revision));
+        }
+    }
+
+    /// Tells what nobody offers again.
+    fn tell_now(&self, state: &mut State, message: Vec<u8>) {
+        if state.line.send(&message.into()).is_err() {
+            // More is asked than the client reads. It sees that its answer is not whole.
+            state.line = Line::Over;
+        }
+    }
+
+    /// `Break`: it has to be made first.
+    fn create(
+        &self,
+        state: &mut State,
+        group: &WatchGroup,
+        Create { watch_id, range, progress }: Create,
+    ) -> ControlFlow<()> {
         let is_taken = |id: i64| state.watches.values().any(|watch| watch.id == id);
         let id = match watch_id {
             0 => (0..).find(|&id| !is_taken(id)).unwrap_or_default(),
             id => id,
         };
         let why = match &range {
-            None => Some("mvcc: watcher range is empty"),
             Some(_) if watch_id != 0 && is_taken(id) => {
-                Some("mvcc: duplicate watch ID provided on the WatchStream")
+                "mvcc: duplicate watch ID provided on the WatchStream"
             }
-            Some(_) => None,
+            _ => "mvcc: watcher range is empty",
         };
-        let (Some(range), None) = (range, why) else {
-            return self.refused(state, why.unwrap_or_default());
-        };
-        state.last += 1;
-        let watch = Watch { id, progress, held: Vec::new(), held_len: 0 };
-        state.watches.insert(state.last, watch);
-        group.create(state.last, range);
-    }
-
-    /// A watch that cannot be made is told so, and that is all of it.
-    fn refused(&self, state: &mut State, why: &'static str) {
-        let header = self.shared.header();
-        let message = Object::message(|message| {
-            header.write(message, self.shared.api.revision());
-            message.number("watch_id", NO_WATCH);
-            message.flag("created", true);
-            message.flag("canceled", true);
-            message.text("cancel_reason", why);
-        });
-        // Nothing is open that could have no room.
-        let _ = state.line.send(&message.into());
-    }
-
-    fn tell_revision(&self, state: &mut State) {
-        let message = progress_message(&self.shared.header(), NO_WATCH, self.shared.api.revision());
-        let _ = state.line.send(&message.into());
+        match range.filter(|_| watch_id == 0 || !is_taken(id)) {
+            Some(range) => {
+                let (held, held_len, is_told) = (Vec::new(), 0, false);
+                state.make(group, Watch { id, range, progress, is_told, held, held_len });
+                OVER
+            }
+            None => {
+                let (header, revision) = (self.shared.header(), self.shared.api.revision());
+                let message = Object::message(|message| {
+                    header.write(message, revision);
+                    message.number("watch_id", NO_WATCH);
+                    message.flag("created", true);
+                    message.flag("canceled", true);
+                    message.text("cancel_reason", why);
+                });
+                self.tell_now(state, message);
+                ON
+            }
+        }
     }
 
     fn made(&self, state: &mut State, number: u64, revision: Revision) -> Result<(), NoRoom> {
-        let Some(watch) = state.watches.get(&number) else { return Ok(()) };
+        let Some(watch) = state.watches.get_mut(&number).filter(|watch| !watch.is_told) else {
+            return Ok(());
+        };
         let (header, id) = (self.shared.header(), watch.id);
         let message = Object::message(|message| {
             header.write(message, revision);
             message.number("watch_id", id);
             message.flag("created", true);
         });
-        state.line.send(&message.into())
+        state.line.send(&message.into())?;
+        watch.is_told = true;
+        self.go_on(state);
+        Ok(())
     }
 
     fn changes(
@@ -203,7 +244,15 @@ impl Telling {
         }
         watch.held.extend_from_slice(rest);
         watch.held_len += rest_len;
+        self.ask_for_the_rest(number, watch);
         Ok(())
+    }
+
+    /// The rest of a revision may hold nothing for the watch. Then it only says how far it is.
+    fn ask_for_the_rest(&self, number: u64, watch: &Watch) {
+        if let Some(group) = self.group().filter(|_| !watch.held.is_empty()) {
+            group.progress(number);
+        }
     }
 
     /// A watch says how far it is. Nothing is held then that belongs to a revision before.
@@ -222,6 +271,7 @@ impl Telling {
             line.send(&events_message(&header, watch.id, revision, &events).into())?;
             (watch.held, watch.held_len) = (Vec::new(), 0);
         }
+        self.ask_for_the_rest(number, watch);
         if progress.missing.contains(&number) {
             let least = progress.complete_to.map_or(complete_to, |it| it.min(complete_to));
             if progress.missing.len() == 1 {
@@ -238,7 +288,7 @@ impl Telling {
 
     /// A watch is over. The stream goes on, unless this member does not serve watches.
     fn ended(
-        &self,
+        self: &Arc<Self>,
         state: &mut State,
         number: u64,
         end: &WatchEnd,
@@ -249,10 +299,18 @@ impl Telling {
         }
         let Some(watch) = state.watches.get(&number) else { return Ok(ON) };
         let (header, id) = (self.shared.header(), watch.id);
+        // The revision before the first one that a watch of the store can begin with. Its state can
+        // be read, and a watch of etcd can begin there.
         let compacted = match end {
-            WatchEnd::Refused(refusal) if refusal.reason == Reason::Compacted => refusal.value,
+            WatchEnd::Refused(refusal) if refusal.reason == Reason::Compacted => {
+                refusal.value.saturating_sub(1)
+            }
             _ => 0,
         };
+        if compacted > 0 && watch.range.from.0 == compacted && complete_to < watch.range.from {
+            self.begin_at_compacted(state, number);
+            return Ok(ON);
+        }
         // It makes no promise of revisions that it was not told of.
         let revision = if compacted > 0 { Revision::NONE } else { complete_to };
         let message = Object::message(|message| {
@@ -270,6 +328,69 @@ impl Telling {
         Ok(ON)
     }
 
+    /// Begins a watch at the revision to which the history is compacted: with the entries of the
+    /// state as of then that it put. That is all that etcd remembers of it, too.
+    fn begin_at_compacted(self: &Arc<Self>, state: &mut State, number: u64) {
+        let Some(watch) = state.watches.get(&number) else { return };
+        let at = watch.range.from;
+        let changed = RevisionBounds { min: at, max: at };
+        let range = Range { at, mod_revision: changed, ..Range::of(watch.range.keys.clone()) };
+        let txn = Txn { then: vec![Action::Range(range).into()], ..Txn::default() };
+        let telling = Arc::clone(self);
+        // The state is locked here, and the read may end at once.
+        self.shared.later.at(Instant::now(), move |is_due| {
+            if is_due {
+                telling.read_compacted(number, txn, at);
+            }
+        });
+    }
+
+    fn read_compacted(self: Arc<Self>, number: u64, txn: Txn, at: Revision) {
+        let shared = Arc::clone(&self.shared);
+        shared.read(txn, true, move |result| {
+            let mut state = self.state.lock();
+            let entries = match result {
+                Ok((_, answer)) => match answer.answers.first() {
+                    Some(OperationAnswer::Range(range)) => range.entries.clone(),
+                    other => panic!("a range was answered with {other:?}"),
+                },
+                // It was compacted further meanwhile, or cannot be read.
+                Err(error) => return self.cancelled(&mut state, number, &error, at),
+            };
+            self.begun_at_compacted(&mut state, number, entries);
+        });
+    }
+
+    fn begun_at_compacted(&self, state: &mut State, number: u64, entries: Vec<Entry>) {
+        let (Some(group), Some(mut watch)) = (self.group(), state.watches.remove(&number)) else {
+            return;
+        };
+        let at = watch.range.from;
+        let put = |entry| Change::Put { entry, previous: None };
+        let changes: Vec<Change> = entries.into_iter().map(put).collect();
+        if watch.range.puts && !changes.is_empty() {
+            let events: Vec<&Change> = changes.iter().collect();
+            self.tell_now(state, events_message(&self.shared.header(), watch.id, at, &events));
+        }
+        watch.range.from = at.next();
+        state.make(&group, watch);
+    }
+
+    fn cancelled(&self, state: &mut State, number: u64, error: &EtcdError, at: Revision) {
+        let Some(watch) = state.watches.remove(&number) else { return };
+        let header = self.shared.header();
+        let message = Object::message(|message| {
+            header.write(message, Revision::NONE);
+            message.number("watch_id", watch.id);
+            message.flag("canceled", true);
+            match *error == error::COMPACTED {
+                true => message.number("compact_revision", at.next().0),
+                false => message.text("cancel_reason", &error.to_string()),
+            }
+        });
+        self.tell_now(state, message);
+    }
+
     /// The whole stream is over.
     fn failed(&self, state: &mut State, error: &EtcdError) -> Result<(), NoRoom> {
         if let Line::Open(stream) = &state.line
@@ -283,6 +404,15 @@ impl Telling {
             Line::Over => {}
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Asks for a watch, under a new number.
+    fn make(&mut self, group: &WatchGroup, watch: Watch) {
+        self.last += 1;
+        group.create(self.last, watch.range.clone());
+        self.watches.insert(self.last, watch);
     }
 }
 
@@ -311,21 +441,22 @@ impl Line {
                 Ok(()) | Err(StreamError::Over) => Ok(()),
             },
             Line::Waiting(..) => {
-                self.open(message.clone(), None);
+                self.open(message.clone());
                 Ok(())
             }
             Line::Over => Ok(()),
         }
     }
 
-    /// Begins the answer with this message. `group`: that of its watches, unless it is known.
-    fn open(&mut self, first: Bytes, group: Option<WatchGroup>) {
-        if let Line::Waiting(answer, known) = std::mem::replace(self, Line::Over) {
+    /// Begins the answer with this message.
+    fn open(&mut self, first: Bytes) {
+        if !matches!(self, Line::Waiting(..)) {
+            return;
+        }
+        if let Line::Waiting(answer, group) = std::mem::replace(self, Line::Over) {
             let stream = answer.stream(stream_head().body(first));
-            if let Some(group) = known.or(group) {
-                // A client that goes ends its watches.
-                stream.when_over(move || drop(group));
-            }
+            // A client that goes ends its watches.
+            stream.when_over(move || drop(group));
             *self = Line::Open(stream);
         }
     }

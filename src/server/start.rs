@@ -109,9 +109,9 @@ pub(super) fn start<P: Publish>(
 ) -> Result<Started, StartError> {
     config.check()?;
     let Surroundings { peers, new_id, may_have_promised } = surroundings;
-    let (id, members, limits) = (config.id, config.members.clone(), config.limits.clone());
+    let (id, members, limits) = (config.id, config.members.clone(), config.limits);
     let (timing, read_mode, snapshot_log_bytes) =
-        (config.timing.clone(), config.read_mode, config.snapshot_log_bytes);
+        (config.timing, config.read_mode, config.snapshot_log_bytes);
     let data_dir = config.data_dir.clone();
     let http_listener = config.http.as_deref().map(listen).transpose()?;
     let etcd_listener = config.etcd.as_deref().map(listen).transpose()?;

@@ -247,7 +247,9 @@ fn transactions_are_those_of_etcd() {
 fn history_is_compacted_as_etcd_does_it() {
     let cluster = cluster(1);
     let addr = addr(&cluster, MemberId(1));
-    (0..4).for_each(|n| drop(put(addr, "a", &n.to_string())));
+    for n in 0..4 {
+        put(addr, "a", &n.to_string());
+    }
     let compacted = "etcdserver: mvcc: required revision has been compacted";
     let future = "etcdserver: mvcc: required revision is a future revision";
     fails(addr, "kv/compaction", r#"{"revision":-1}"#, 400, 11, compacted);
@@ -400,9 +402,11 @@ fn leaders_die_and_each_request_takes_effect_once() {
     // A minority says so in time, and still tells what it has.
     let (leader, here) = (cluster.leader().unwrap(), follower(&cluster));
     let other = cluster.ids().into_iter().find(|&id| id != leader && id != here).unwrap();
+    let here = addr(&cluster, here);
+    // It has caught up.
+    assert_eq!(ok(here, "kv/range", json!({"key": "azA"}))["count"], "1");
     cluster.kill(leader);
     cluster.kill(other);
-    let here = addr(&cluster, here);
     for (path, body) in [
         ("kv/put", json!({"key": "YQ=="})),
         ("kv/range", json!({"key": "azA"})),

@@ -63,9 +63,9 @@ fn a_lease_lives_as_long_as_it_is_kept_alive() {
     if begun.elapsed() < Duration::from_secs(1) {
         assert_eq!(kept, [json!({"ID": "77", "TTL": "2"})]);
     }
-    let several = format!(r#"{{"ID":"{own}"}}{{"ID":5}}"#);
+    let several = format!(r#"{{"ID":"{own}"}}{{"ID":123456}}"#);
     let kept = keep_alive(here, &several);
-    assert_eq!(kept, [json!({"ID": own.to_string(), "TTL": "60"}), json!({"ID": "5"})]);
+    assert_eq!(kept, [json!({"ID": own.to_string(), "TTL": "60"}), json!({"ID": "123456"})]);
     assert_eq!(keep_alive(here, ""), [] as [Value; 0]);
     // It ends, with its keys, in one revision.
     let gone = json!({"ID": "77", "TTL": "-1"});

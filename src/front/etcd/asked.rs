@@ -144,10 +144,13 @@ impl Shared {
     }
 }
 
+/// Makes an attempt, which ends by this time.
+type Ask<T> = dyn Fn(&Api, Instant, Ended<T>) + Send + Sync;
+
 /// The attempts of one read.
 struct Attempts<T> {
     shared: Arc<Shared>,
-    ask: Arc<dyn Fn(&Api, Instant, Ended<T>) + Send + Sync>,
+    ask: Arc<Ask<T>>,
     deadline: Instant,
 }
 

@@ -65,7 +65,8 @@ impl Shared {
             self.header().write(body, stats.revision);
             body.text("version", VERSION);
             // There is no file that grows and is defragmented: both sizes are that of the data.
-            let len = stats.bytes + stats.history_bytes;
+            // Clients expect some.
+            let len = (stats.bytes + stats.history_bytes).max(1);
             body.number("dbSize", len);
             body.number("leader", status.role.leader.map_or(0, |leader| leader.0));
             body.number("raftIndex", status.commit_index.0);

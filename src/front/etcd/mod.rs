@@ -41,6 +41,10 @@
 //!   write and a range at a bad revision, etcd's members may come to differ.)
 //! - An unknown number in an enum, such as `"sort_target":7`, is refused with code 3. (etcd ignores
 //!   some, and panics at others.)
+//! - Comparisons of a nested transaction see what the operations before it did. (etcd makes all
+//!   comparisons before the first operation.)
+//! - The events of a revision come in the order of their keys. (etcd: of the operations.)
+//! - `Grpc-Timeout` is not looked at.
 //! - A malformed request of a stream has code 3, status 400. (etcd: code 2, status 500.)
 //! - Base64 may have the URL alphabet, and no padding.
 //! - Lease ids are positive. Those that the server picks are small.
@@ -274,12 +278,17 @@ impl EtcdFront {
         })
     }
 
-    /// Answers with nothing but a header.
+    /// Answers with nothing but a header, which has the current revision.
     fn header_only(&self) -> Task {
         let shared = Arc::clone(&self.shared);
         Box::new(move |answer| {
-            let revision = shared.api.revision();
-            answer.send(ok(|body| shared.header().write(body, revision)));
+            let told = Arc::clone(&shared);
+            shared.read(Txn::default(), false, move |result| {
+                answer.send(match result {
+                    Ok((revision, _)) => ok(|body| told.header().write(body, revision)),
+                    Err(error) => error.response(),
+                });
+            });
         })
     }
 

@@ -110,8 +110,10 @@ impl<'v> Fields<'v> {
     pub(super) fn int64(&self, name: &str) -> Result<i64, EtcdError> {
         let number = match self.get(name) {
             None => Some(0),
+            // Zero with a sign is a float to the reader of JSON.
+            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => Some(0),
             Some(Value::Number(number)) => number.as_i64(),
-            Some(Value::String(text)) => text.parse().ok(),
+            Some(Value::String(text)) => text.trim_ascii().parse().ok(),
             Some(other) => return Err(unexpected(name, "an integer", other)),
         };
         number.ok_or_else(|| EtcdError::invalid(format!("{name}: not an integer of 64 bits")))
@@ -122,7 +124,7 @@ impl<'v> Fields<'v> {
         let number = match self.get(name) {
             None => Some(0),
             Some(Value::Number(number)) => number.as_u64(),
-            Some(Value::String(text)) => text.parse().ok(),
+            Some(Value::String(text)) => text.trim_ascii().parse().ok(),
             Some(other) => return Err(unexpected(name, "an integer", other)),
         };
         number.ok_or_else(|| EtcdError::invalid(format!("{name}: not an integer of 64 bits")))
@@ -238,6 +240,8 @@ mod tests {
         assert_eq!(int(r#""-7""#), Some(-7));
         assert_eq!(int("9223372036854775807"), Some(i64::MAX));
         assert_eq!(int("null"), Some(0));
+        assert_eq!(int("-0"), Some(0));
+        assert_eq!(int(r#"" 7 ""#), Some(7));
         for bad in ["1.5", r#""x""#, r#""""#, "true", "[]", "9223372036854775808", "1e3"] {
             assert_eq!(int(bad), None, "{bad}");
         }

@@ -25,8 +25,11 @@ pub(crate) fn encode_to(text: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// As [`decode`], for other programs' base64: also of the URL alphabet (RFC 4648, section 5),
-/// without padding, and with bits behind the last byte, which are lost.
+/// without padding, with line ends, and with bits behind the last byte, which are lost.
 pub(crate) fn decode_any(text: &str) -> Option<Vec<u8>> {
+    if text.contains(['\r', '\n']) {
+        return decode_any(&text.replace(['\r', '\n'], ""));
+    }
     let digits = text.as_bytes();
     let padding = digits.iter().rev().take(2).take_while(|&&digit| digit == b'=').count();
     if padding > 0 && !digits.len().is_multiple_of(4) {
@@ -128,6 +131,7 @@ mod tests {
         check("-_8=", Some(b"\xfb\xff"));
         check("+/8", Some(b"\xfb\xff"));
         check("Zh==", Some(b"f"));
+        check("Zm\r\n9v\n", Some(b"foo"));
         for text in ["Z", "Zg=", "Z===", "====", "Zg==Zg==", "Zm 9", "Zm9vY"] {
             check(text, None);
         }

@@ -151,6 +151,13 @@ pub(crate) struct ServerArgs {
     /// address
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
+    /// Serve etcd's v3 API, as JSON over HTTP, on this address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) etcd: Option<String>,
+    /// The URL at which etcd's clients reach the address of --etcd; without it, http:// and that
+    /// address
+    #[arg(long, value_name = "URL", requires = "etcd")]
+    pub(crate) advertise_etcd: Option<String>,
     /// The time between the heartbeats of a leader
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
     pub(crate) heartbeat: Duration,

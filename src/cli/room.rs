@@ -31,9 +31,10 @@ const THREADS_PER_CONNECTION: u64 = 2;
 const CONNECTIONS_ON_TRIAL: u64 = 8;
 /// Threads of the member itself, and of large reads: see ARCHITECTURE.md.
 const THREADS_OF_MEMBER: u64 = 40;
-/// Connections to a peer: one for entries and snapshots, one for all other messages, and three for
-/// the lanes if the peer leads. The server accepts as many from the peer, beyond the limit.
-const CONNECTIONS_TO_PEER: u64 = 5;
+/// Connections to a peer: one for entries and snapshots, one for all other messages, three for the
+/// lanes if the peer leads, and one to tell it where etcd's clients are served. The server accepts
+/// as many from the peer, beyond the limit.
+const CONNECTIONS_TO_PEER: u64 = 6;
 /// The threads of each: one that reads, one for deadlines and, while the peer is slow to read, a
 /// writer.
 const THREADS_PER_CONNECTION_TO_PEER: u64 = 3;
@@ -45,12 +46,12 @@ const THREADS_PER_PEER: u64 = CONNECTIONS_TO_PEER * THREADS_PER_CONNECTION_TO_PE
     + CONNECTIONS_FROM_PEER * THREADS_PER_CONNECTION
     + 2;
 
-/// Of the connections that fit, the HTTP port may have one in so many.
+/// Of the connections that fit, each HTTP port may have one in so many.
 const SHARE_OF_HTTP: usize = 4;
 
 /// Raises the soft limits to the hard ones, and lowers the limits on connections to what fits
-/// beside `peers` other members. `http`: the limits of the HTTP port, if there is one.
-pub(super) fn fit_connections(limits: &mut Limits, http: Option<&mut http::Limits>, peers: usize) {
+/// beside `peers` other members. `fronts`: the limits of the ports that speak HTTP.
+pub(super) fn fit_connections(limits: &mut Limits, fronts: Vec<&mut http::Limits>, peers: usize) {
     let descriptors = raised(Resource::Nofile, "open files").map(|limit| {
         (
             for_descriptors(limit, peers as u64),
@@ -65,22 +66,27 @@ pub(super) fn fit_connections(limits: &mut Limits, http: Option<&mut http::Limit
     });
     let tightest = descriptors.into_iter().chain(threads).min_by_key(|(fit, _)| *fit);
     let Some((fit, why)) = tightest else { return };
-    let (fit, fit_http) = shared(fit, http.as_ref().map(|it| it.connections_max));
-    if let Some(http) = http.filter(|it| fit_http < it.connections_max) {
-        log::warn!("this member allows at most {fit_http} HTTP connections: {why}");
-        http.connections_max = fit_http;
+    let mut left = fit;
+    for front in fronts {
+        let (rest, fit_http) = shared(left, fit, front.connections_max);
+        if fit_http < front.connections_max {
+            log::warn!("this member allows at most {fit_http} connections to an HTTP port: {why}");
+            front.connections_max = fit_http;
+        }
+        left = rest;
     }
+    let fit = left;
     if fit < limits.connections_max {
         log::warn!("this member allows at most {fit} connections: {why}");
         limits.connections_max = fit;
     }
 }
 
-/// Of the connections that fit, those that are left, and those of the HTTP port, which wants this
-/// many if there is one.
-fn shared(fit: usize, http: Option<usize>) -> (usize, usize) {
-    let of_http = http.map_or(0, |wanted| wanted.min(fit / SHARE_OF_HTTP).max(1));
-    (fit.saturating_sub(of_http).max(1), of_http)
+/// Of the connections that are left of those that fit, those that are left then, and those of an
+/// HTTP port, which wants this many.
+fn shared(left: usize, fit: usize, wanted: usize) -> (usize, usize) {
+    let of_http = wanted.min(fit / SHARE_OF_HTTP).max(1);
+    (left.saturating_sub(of_http).max(1), of_http)
 }
 
 fn for_descriptors(descriptors: u64, peers: u64) -> usize {
@@ -221,30 +227,30 @@ mod tests {
     #[test]
     fn connections_leave_descriptors_for_the_rest() {
         let cases =
-            [(1 << 20, (1 << 20) - 168), (1024, 856), (256, 88), (160, 40), (64, 16), (0, 1)];
+            [(1 << 20, (1 << 20) - 170), (1024, 854), (256, 86), (160, 40), (64, 16), (0, 1)];
         for (descriptors, fit) in cases {
             assert_eq!(for_descriptors(descriptors, 2), fit, "of {descriptors}");
         }
-        assert_eq!(for_descriptors(1024, 14), 856 - 12 * 5);
+        assert_eq!(for_descriptors(1024, 14), 854 - 12 * 6);
     }
 
     #[test]
     fn connections_leave_threads_for_the_rest() {
-        let cases = [(100_000, 49_935), (1024, 447), (300, 85), (60, 7), (4, 1), (0, 1)];
+        let cases = [(100_000, 49_928), (1024, 440), (300, 78), (60, 7), (4, 1), (0, 1)];
         for (threads, fit) in cases {
             assert_eq!(for_threads(threads, 2), fit, "of {threads}");
         }
     }
 
     #[test]
-    fn the_http_port_gets_a_quarter_at_most() {
-        for (fit, wanted, expected) in [
-            (1000, None, (1000, 0)),
-            (1000, Some(1024), (750, 250)),
-            (100_000, Some(1024), (98_976, 1024)),
-            (1, Some(1024), (1, 1)),
+    fn each_http_port_gets_a_quarter_at_most() {
+        for (left, fit, wanted, expected) in [
+            (1000, 1000, 1024, (750, 250)),
+            (750, 1000, 1024, (500, 250)),
+            (100_000, 100_000, 1024, (98_976, 1024)),
+            (1, 1, 1024, (1, 1)),
         ] {
-            assert_eq!(shared(fit, wanted), expected, "of {fit}");
+            assert_eq!(shared(left, fit, wanted), expected, "of {fit}");
         }
     }
 

@@ -41,7 +41,9 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     let mut config = config(common, args)?;
     let peers = config.members.len().saturating_sub(1);
     let http_limits = config.http.is_some().then_some(&mut config.http_limits);
-    fit_connections(&mut config.limits, http_limits, peers);
+    let etcd_limits = config.etcd.is_some().then_some(&mut config.etcd_limits);
+    let fronts = http_limits.into_iter().chain(etcd_limits).collect();
+    fit_connections(&mut config.limits, fronts, peers);
     let id = config.id;
     let mut member = start(&config)?;
     // A member serves even if this line cannot be written.
@@ -76,6 +78,7 @@ fn start(config: &Config) -> Result<Member, Failure> {
     Member::start(config.clone()).map_err(|error| match &error {
         StartError::NotAMember { .. }
         | StartError::BadListen(_)
+        | StartError::BadUrl { .. }
         | StartError::NobodyToRebuildFrom { .. }
         | StartError::Timing(_) => Failure::usage(ErrorChain(&error).to_string()),
         StartError::Listen { source, .. }
@@ -124,8 +127,8 @@ fn holds_this_code(program: &Path) -> bool {
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
-    let ServerArgs { id, listen, data_dir, http, heartbeat, election_timeout, read_mode, rebuild } =
-        args;
+    let ServerArgs { id, listen, data_dir, http, etcd, advertise_etcd, rebuild, .. } = args;
+    let ServerArgs { heartbeat, election_timeout, read_mode, .. } = args;
     let members: Members =
         common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
     let timing = Timing {
@@ -139,7 +142,7 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         ReadModeArg::Lease => ReadMode::Lease,
     };
     let defaults = Config::new(MemberId(id), members, data_dir);
-    Ok(Config { listen, timing, http, read_mode, rebuild, ..defaults })
+    Ok(Config { listen, timing, http, etcd, advertise_etcd, read_mode, rebuild, ..defaults })
 }
 
 /// A flag that SIGTERM and SIGINT set. A second signal ends the process at once.

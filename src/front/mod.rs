@@ -5,8 +5,10 @@
 //!
 //! | module | protocol |
 //! | --- | --- |
+//! | [`etcd`] | etcd's v3 API, as JSON over HTTP/1.1 |
 //! | [`http`] | HTTP/1.1: keys and values as resources, transactions as JSON |
 //! | [`rpc`] | our own services, on the port that members use, too |
 
+pub mod etcd;
 pub mod http;
 pub mod rpc;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::StartError;
+use crate::front::etcd::BODY_LEN_MAX;
 use crate::members::{Members, check_addr};
 use crate::node::{FRAME_LEN_MIN, NodeConfig, ReadMode, Timing};
 use crate::raft::MemberId;
@@ -40,6 +41,14 @@ pub struct Config {
     pub http: Option<String>,
     /// Bounds on the connections and requests of that address.
     pub http_limits: http::Limits,
+    /// The address that serves etcd's v3 API as JSON over HTTP, if any. Default `None`.
+    pub etcd: Option<String>,
+    /// The URL at which etcd's clients reach that address: members list it to them. Default `None`:
+    /// `http://` and the address, which is wrong where clients cannot reach it as it is.
+    pub advertise_etcd: Option<String>,
+    /// Bounds on the connections and requests of that address. Bodies of up to
+    /// [`BODY_LEN_MAX`](crate::front::etcd::BODY_LEN_MAX) are taken.
+    pub etcd_limits: http::Limits,
 }
 
 impl Config {
@@ -57,6 +66,9 @@ impl Config {
             rebuild: false,
             http: None,
             http_limits: http::Limits::default(),
+            etcd: None,
+            advertise_etcd: None,
+            etcd_limits: etcd_limits(),
         }
     }
 
@@ -67,6 +79,9 @@ impl Config {
         let (len_bytes, least_bytes) = (self.limits.frame.body_len_max_bytes, FRAME_LEN_MIN);
         if len_bytes < least_bytes {
             return Err(StartError::FrameLimit { len_bytes, least_bytes });
+        }
+        if let Some(url) = self.advertise_etcd.as_deref().filter(|url| !is_url(url)) {
+            return Err(StartError::BadUrl { url: url.to_owned() });
         }
         if self.rebuild && self.members.len() == 1 {
             return Err(StartError::NobodyToRebuildFrom { id: self.id });
@@ -86,5 +101,38 @@ impl Config {
         let Config { id, members, .. } = self;
         let not_a_member = || StartError::NotAMember { id: *id, members: members.clone() };
         members.addr(*id).ok_or_else(not_a_member)
+    }
+}
+
+fn etcd_limits() -> http::Limits {
+    let mut limits = http::Limits::default();
+    limits.body_len_max_bytes = BODY_LEN_MAX;
+    limits
+}
+
+/// Whether it is `http://HOST:PORT` or `https://HOST:PORT`, perhaps with a path.
+fn is_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        rest.len() <= 500
+            && !rest.starts_with('/')
+            && rest.bytes().all(|byte| byte.is_ascii_graphic())
+    }) && !url.ends_with("://")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advertised_url_has_a_scheme_and_a_host() {
+        for url in ["http://10.0.0.1:2379", "https://etcd.example:2379/x", "http://a"] {
+            assert!(is_url(url), "{url}");
+        }
+        for url in
+            ["", "10.0.0.1:2379", "http://", "http:///x", "ftp://a", "http://a b", "http://ä"]
+        {
+            assert!(!is_url(url), "{url}");
+        }
     }
 }

@@ -24,6 +24,12 @@ pub enum StartError {
     /// The address to listen on is invalid.
     #[error("bad address to listen on")]
     BadListen(#[source] MembersError),
+    /// What is to be advertised is no URL.
+    #[error("{url:?} is not a URL such as http://HOST:PORT")]
+    BadUrl {
+        /// What was given.
+        url: String,
+    },
     /// The data belongs to a cluster with other members.
     #[error(
         "data directory {} belongs to a cluster with other members than {members}: the ids of members are fixed at the first start",
@@ -71,7 +77,7 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}")]
     Listen {
-        /// The member's own address, or that for HTTP.
+        /// The member's own address, or that of a front.
         addr: String,
         /// What the system said.
         #[source]

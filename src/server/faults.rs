@@ -46,6 +46,7 @@ impl Member {
             node.mark_killed();
             // Its clients see their connections end, and no last answer.
             drop(self.http.take());
+            drop(self.etcd.take());
             self.server.stop();
             node.kill();
         }

@@ -8,7 +8,9 @@
 //!                                      ├─ raftRpc (node) ───────────────────────────┼─> node,
 //!   operators ────────────────────────>├─ adminRpc (admin) ─────────────────────────┤   which
 //!           │                          │                                            │   replicates
-//!           └─> rpc::http::Server ─────┴─ pages; /v1/ (front) ─> kv::Api, Lanes ────┘   the Store
+//!           └─> rpc::http::Server ─────┼─ pages; /v1/ (front) ─> kv::Api, Lanes ────┤   the Store
+//!   etcd's ───> rpc::http::Server ─────┴─ pages; /v3/ (front) ─> kv::Api, Lanes ────┘
+//!   clients
 //! ```
 //!
 //! | file | what |
@@ -16,7 +18,8 @@
 //! | `config` | [`Config`], and what it must fulfil |
 //! | `start`, `error` | the steps of a start, and why it fails: [`StartError`] |
 //! | `admin` | the service that `syncraft status`, `transfer` and `snapshot` call |
-//! | `pages` | what the HTTP port answers: pages for operators' tools, and the store |
+//! | `pages` | what the HTTP ports answer: pages for operators' tools, and the store |
+//! | `urls` | members tell each other where they serve etcd's clients |
 //! | `faults` | what `testing::Cluster` does to a member; only with the feature `testing` |
 //!
 //! # Invariants
@@ -42,6 +45,7 @@ mod faults;
 mod pages;
 pub mod proto;
 mod start;
+mod urls;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -61,7 +65,7 @@ pub use error::StartError;
 pub use start::cluster_id;
 
 pub(crate) use start::Surroundings;
-use start::{Directly, Started};
+use start::{Directly, EtcdParts, Started};
 
 /// How long a member that stops tries to hand its leadership over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -76,6 +80,7 @@ const HTTP_DRAIN_TIME: Duration = Duration::from_secs(1);
 /// A running member. Dropping it stops it.
 pub struct Member {
     http: Option<http::Server>,
+    etcd: Option<EtcdParts>,
     server: Server,
     lanes: Arc<Lanes>,
     /// `None` once it has ended.
@@ -93,8 +98,9 @@ impl fmt::Debug for Member {
 
 impl From<Started> for Member {
     fn from(started: Started) -> Member {
-        let Started { http, server, lanes, node, api, has_peers } = started;
-        Member { http, server, lanes, handle: node.handle(), node: Some(node), api, has_peers }
+        let Started { http, etcd, server, lanes, node, api, has_peers } = started;
+        let handle = node.handle();
+        Member { http, etcd, server, lanes, handle, node: Some(node), api, has_peers }
     }
 }
 
@@ -133,6 +139,11 @@ impl Member {
     /// The address that it serves HTTP on, if it does.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(http::Server::local_addr)
+    }
+
+    /// The address that it serves etcd's clients on, if it does.
+    pub fn etcd_addr(&self) -> Option<SocketAddr> {
+        self.etcd.as_ref().map(|etcd| etcd.server.local_addr())
     }
 
     /// The member's node: its status, and what an operator asks it to do.
@@ -180,6 +191,11 @@ impl Member {
         }
         self.api.stop();
         self.lanes.stop();
+        if let Some(EtcdParts { server, front, exchange }) = self.etcd.take() {
+            exchange.stop();
+            front.stop();
+            server.drain(HTTP_DRAIN_TIME);
+        }
         if let Some(http) = self.http.take() {
             http.drain(HTTP_DRAIN_TIME);
         }

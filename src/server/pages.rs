@@ -9,10 +9,14 @@
 //! | `/metrics` | the same numbers, and those of the HTTP port, in the Prometheus text format |
 //! | `/v1/...` | the store: see [`crate::front::http`] |
 //!
+//! The port for etcd's clients has `/livez`, `/readyz` and `/metrics`, too, and etcd's paths: see
+//! [`crate::front::etcd`].
+//!
 //! A status of 503 comes with the reason. Pages have GET and HEAD, and ignore their queries.
 
 use super::admin::{applied, disk};
 use crate::ErrorChain;
+use crate::front::etcd::EtcdFront;
 use crate::front::http::HttpFront;
 use crate::kv::Store;
 use crate::kv::api::Api;
@@ -41,6 +45,28 @@ impl Handler for Pages {
             }
             _ => Response::text(405, "pages have GET and HEAD\n").header("Allow", "GET, HEAD"),
         });
+    }
+}
+
+/// Answers the requests of a member's port for etcd's clients.
+pub(super) struct EtcdPages {
+    pub(super) node: NodeHandle<Store>,
+    pub(super) front: EtcdFront,
+    pub(super) api: Api,
+}
+
+impl Handler for EtcdPages {
+    fn handle(&self, request: &mut Request<'_>, answer: Answer) {
+        let is_read = matches!(request.method(), Method::Get | Method::Head);
+        match request.raw_path() {
+            path @ ("/livez" | "/readyz" | "/metrics") if is_read => {
+                let counts =
+                    Counts { watches: self.api.open_watches(), http: request.server_stats() };
+                let (status, content_type, body) = page(path, &self.node, counts);
+                answer.send(Response::new(status).header("Content-Type", content_type).body(body));
+            }
+            _ => self.front.handle(request, answer),
+        }
     }
 }
 

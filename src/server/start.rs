@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use super::admin::Admin;
 use super::config::Config;
 use super::error::StartError;
-use super::pages::Pages;
+use super::pages::{EtcdPages, Pages};
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
+use super::urls::proto::MemberRpcService;
+use super::urls::{UrlsExchange, UrlsService};
 use crate::ErrorChain;
+use crate::front::etcd::{EtcdFront, MemberUrls};
 use crate::front::http::HttpFront;
 use crate::front::rpc::{KvService, StoreService};
 use crate::kv::api::Api;
@@ -42,11 +45,19 @@ const JOINING_PAUSE: Duration = Duration::from_millis(50);
 /// The parts of a member that runs.
 pub(super) struct Started {
     pub(super) http: Option<http::Server>,
+    pub(super) etcd: Option<EtcdParts>,
     pub(super) server: Server,
     pub(super) lanes: Arc<Lanes>,
     pub(super) node: Node<Store>,
     pub(super) api: Api,
     pub(super) has_peers: bool,
+}
+
+/// What serves etcd's clients.
+pub(super) struct EtcdParts {
+    pub(super) server: http::Server,
+    pub(super) front: EtcdFront,
+    pub(super) exchange: UrlsExchange,
 }
 
 /// How each service of a member gets onto its server. A hook for tests, which put a gate in front.
@@ -98,9 +109,12 @@ pub(super) fn start<P: Publish>(
 ) -> Result<Started, StartError> {
     config.check()?;
     let Surroundings { peers, new_id, may_have_promised } = surroundings;
-    let Config { id, members, timing, limits, snapshot_log_bytes, read_mode, .. } = config;
-    let data_dir = config.data_dir;
-    let http_listener = config.http.map(|addr| listen(&addr)).transpose()?;
+    let (id, members, limits) = (config.id, config.members.clone(), config.limits);
+    let (timing, read_mode, snapshot_log_bytes) =
+        (config.timing, config.read_mode, config.snapshot_log_bytes);
+    let data_dir = config.data_dir.clone();
+    let http_listener = config.http.as_deref().map(listen).transpose()?;
+    let etcd_listener = config.etcd.as_deref().map(listen).transpose()?;
     let identity = Identity { cluster_id: new_id, member_id: id };
     let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
     let cluster_id = data_dir.identity().cluster_id;
@@ -119,6 +133,12 @@ pub(super) fn start<P: Publish>(
     let (handle, has_peers) = (node.handle(), members.len() > 1);
     let admin = Admin { node: handle.clone(), members: members.clone(), read_mode, cluster_id };
     let admin = AdminRpcService::new(Arc::new(admin));
+    let urls = Arc::new(MemberUrls::default());
+    if let Some(listener) = &etcd_listener {
+        urls.set(id, vec![own_url(&config, listener)]);
+    }
+    let told = UrlsService { own: id, members: members.clone(), urls: Arc::clone(&urls) };
+    let told = MemberRpcService::new(Arc::new(told));
     let api = Api::new(handle.clone(), members);
     let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
     let store = StoreService::new(api.clone()).published();
@@ -131,6 +151,7 @@ pub(super) fn start<P: Publish>(
         .reserved_service(P::publish(node.service(), handle.clone()))
         .service(P::publish(admin, handle.clone()))
         .reserved_service(P::publish(forwarded, handle.clone()))
+        .reserved_service(P::publish(told, handle.clone()))
         .limits(limits)
         .listener(listener)
         .build()?
@@ -138,11 +159,36 @@ pub(super) fn start<P: Publish>(
     let front = HttpFront::new(api.clone(), Arc::clone(&lanes));
     let serve = |listener| {
         let pages = Pages { node: handle.clone(), front, api: api.clone() };
-        let pages = P::serve(pages, handle);
+        let pages = P::serve(pages, handle.clone());
         http::Server::builder(pages).limits(config.http_limits).listener(listener).start()
     };
     let http = http_listener.map(serve).transpose()?;
-    Ok(Started { http, server, lanes, node, api, has_peers })
+    let serve = |listener| {
+        let thread = |source| StartError::Node(NodeError::Thread(source));
+        let front =
+            EtcdFront::start(api.clone(), Arc::clone(&lanes), cluster_id, Arc::clone(&urls))
+                .map_err(thread)?;
+        let pages = EtcdPages { node: handle.clone(), front: front.clone(), api: api.clone() };
+        let pages = P::serve(pages, handle.clone());
+        let server = http::Server::builder(pages).limits(config.etcd_limits).listener(listener);
+        let server = server.start()?;
+        let exchange = UrlsExchange::start(id, &peers, urls).map_err(thread)?;
+        Ok::<_, StartError>(EtcdParts { server, front, exchange })
+    };
+    let etcd = etcd_listener.map(serve).transpose()?;
+    Ok(Started { http, etcd, server, lanes, node, api, has_peers })
+}
+
+/// Where etcd's clients reach this member: what the configuration says, or else the address that it
+/// listens on.
+fn own_url(config: &Config, listener: &TcpListener) -> String {
+    let addr = || match (config.etcd.as_deref(), listener.local_addr()) {
+        // Whatever port was free.
+        (Some(addr), Ok(local)) if addr.ends_with(":0") => local.to_string(),
+        (Some(addr), _) => addr.to_owned(),
+        (None, _) => String::new(),
+    };
+    config.advertise_etcd.clone().unwrap_or_else(|| format!("http://{}", addr()))
 }
 
 /// Listens on `addr`. A process that had the address and was killed a moment ago keeps its sockets

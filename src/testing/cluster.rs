@@ -44,6 +44,7 @@ pub struct Cluster {
 struct Slot {
     port: Port,
     http: Option<Port>,
+    etcd: Option<Port>,
     /// `None` while it is down.
     member: Mutex<Option<Member>>,
 }
@@ -224,6 +225,15 @@ impl Cluster {
     /// If there is no such member.
     pub fn http_addr(&self, id: impl Into<MemberId>) -> Option<SocketAddr> {
         self.slot(id.into()).http.as_ref().map(Port::addr)
+    }
+
+    /// The address at which a member serves etcd's clients while it runs, if it does
+    /// ([`Options::etcd_port`]).
+    ///
+    /// # Panics
+    /// If there is no such member.
+    pub fn etcd_addr(&self, id: impl Into<MemberId>) -> Option<SocketAddr> {
+        self.slot(id.into()).etcd.as_ref().map(Port::addr)
     }
 
     /// A new client of the cluster.
@@ -512,6 +522,7 @@ impl Cluster {
             snapshot_log_bytes: self.options.snapshot_log_bytes,
             read_mode: self.options.read_mode,
             http: self.http_addr(id).map(|addr| addr.to_string()),
+            etcd: self.etcd_addr(id).map(|addr| addr.to_string()),
             ..Config::new(id, self.members.clone(), self.data_dir(id))
         };
         let surroundings = Surroundings {
@@ -578,14 +589,22 @@ fn reserve(size: usize, options: &Options) -> Result<BTreeMap<MemberId, Slot>, C
     if options.port != 0 {
         of_rpc = ports.reserve_all(options.port, size)?;
     }
-    let of_http = options.http_port.map(|first| ports.reserve_all(first, size)).transpose()?;
+    let (mut of_http, mut of_etcd) = (Vec::new(), Vec::new());
+    let mut fronts = [(options.http_port, &mut of_http), (options.etcd_port, &mut of_etcd)];
+    fronts.sort_by_key(|(first, _)| *first == Some(0));
+    for (first, ports_of_it) in fronts {
+        if let Some(first) = first {
+            *ports_of_it = ports.reserve_all(first, size)?;
+        }
+    }
     if options.port == 0 {
         of_rpc = ports.reserve_all(0, size)?;
     }
-    let mut of_http = of_http.into_iter().flatten();
+    let (mut of_http, mut of_etcd) = (of_http.into_iter(), of_etcd.into_iter());
     let slot = |(at, port)| {
         let id = MemberId(at as u64 + 1);
-        (id, Slot { port, http: of_http.next(), member: Mutex::new(None) })
+        let (http, etcd) = (of_http.next(), of_etcd.next());
+        (id, Slot { port, http, etcd, member: Mutex::new(None) })
     };
     Ok(of_rpc.into_iter().enumerate().map(slot).collect())
 }

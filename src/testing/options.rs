@@ -27,6 +27,8 @@ pub struct Options {
     /// The same for HTTP: the store (`/v1/kv/KEY`) and the pages for operators' tools. Default
     /// `None`: members serve no HTTP.
     pub http_port: Option<u16>,
+    /// The same for etcd's clients. Default `None`: members serve none of them.
+    pub etcd_port: Option<u16>,
     /// A directory for the data, which stays there and serves the next cluster of as many members.
     /// It is absent or empty, or an earlier cluster had it. Default `None`: a temporary directory,
     /// which is removed with the cluster.
@@ -43,6 +45,7 @@ impl Default for Options {
             leader_timeout: Duration::from_secs(10),
             port: 0,
             http_port: None,
+            etcd_port: None,
             data_dir: None,
         }
     }

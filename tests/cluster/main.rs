@@ -7,8 +7,8 @@
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
 //!   store over HTTP ([`http_front`], [`http_watches`], [`http_leases`]), members with another list
-//!   ([`lists`]).
-//! - What a real etcd answered, through etcd's API: [`etcd_golden`].
+//!   ([`lists`]), etcd's clients ([`etcd_kv`], [`etcd_leases`], [`etcd_watches`], [`etcd_locks`]).
+//! - What a real etcd answered: [`etcd_golden`].
 //! - Members of several versions: [`levels`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
 //! - Shared helpers: bare nodes ([`nodes`]).
@@ -22,6 +22,10 @@ mod collector;
 mod disk_stall;
 mod divergence;
 mod etcd_golden;
+mod etcd_kv;
+mod etcd_leases;
+mod etcd_locks;
+mod etcd_watches;
 mod existing_clients;
 mod faults;
 mod http;

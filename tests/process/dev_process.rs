@@ -27,7 +27,9 @@ pub(crate) fn dev(args: &[&str], dir: &Path) -> Command {
     }
     command.arg("dev").args(args).env("TMPDIR", dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in ["SYNCRAFT_MEMBERS", "SYNCRAFT_HTTP", "SYNCRAFT_HTTP_ALL", "SYNCRAFT_DEV"] {
+    for name in
+        ["SYNCRAFT_MEMBERS", "SYNCRAFT_HTTP", "SYNCRAFT_HTTP_ALL", "SYNCRAFT_ETCD", "SYNCRAFT_DEV"]
+    {
         command.env_remove(name);
     }
     command
@@ -68,6 +70,7 @@ impl Dev {
             ("SYNCRAFT_MEMBERS", text("members")),
             ("SYNCRAFT_HTTP", text("http")),
             ("SYNCRAFT_HTTP_ALL", all.join(" ")),
+            ("SYNCRAFT_ETCD", text("etcd")),
             ("SYNCRAFT_DEV", text("dev")),
         ];
         env.map(|(name, value)| (name.to_owned(), value)).to_vec()

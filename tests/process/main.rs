@@ -7,7 +7,8 @@
 //!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
 //!   [`watch_commands`], [`lock_commands`].
 //!   A whole cluster in one process: [`dev`], [`dev_faults`].
-//! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`], [`http_docs`], [`dev_docs`].
+//! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`], [`http_docs`], [`etcd_docs`],
+//!   [`dev_docs`].
 //! - Shared helpers: members as processes ([`processes`]), a cluster as one ([`dev_process`]),
 //!   commands that run ([`running`]), examples of documents ([`doc_examples`]).
 
@@ -22,6 +23,7 @@ mod dev_docs;
 mod dev_faults;
 mod dev_process;
 mod doc_examples;
+mod etcd_docs;
 mod existing_clients;
 mod faults;
 mod files;

@@ -17,6 +17,8 @@ printed that a shell can read, or one JSON object with --json:
   SYNCRAFT_MEMBERS   the members, as --members takes them
   SYNCRAFT_HTTP      where member 1 serves keys over HTTP
   SYNCRAFT_HTTP_ALL  the same for all members, with spaces between
+  SYNCRAFT_ETCD      where member 1 serves etcd's clients
+  SYNCRAFT_ETCD_ALL  the same for all members, with spaces between
   SYNCRAFT_DEV       where faults are asked for
 SIGINT, SIGTERM, SIGQUIT and SIGHUP end the cluster; the status is then 0.
 
@@ -55,6 +57,10 @@ pub(crate) struct DevArgs {
     /// these; without it, any free ports
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) http: Option<u16>,
+    /// The port of member 1 for etcd's clients; the others have the next ones; without it, any free
+    /// ports
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) etcd: Option<u16>,
     /// Print one JSON object in place of lines for a shell
     #[arg(long, conflicts_with = "command")]
     pub(crate) json: bool,

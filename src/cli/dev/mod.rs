@@ -66,6 +66,7 @@ fn start(common: &Common, args: &DevArgs) -> Result<Arc<Cluster>, Failure> {
     options.leader_timeout = common.timeout();
     options.port = args.port.unwrap_or(0);
     options.http_port = Some(args.http.unwrap_or(0));
+    options.etcd_port = Some(args.etcd.unwrap_or(0));
     options.data_dir.clone_from(&args.data_dir);
     let started = Cluster::start_with(usize::from(args.nodes), options);
     started.map(Arc::new).map_err(|error| cannot_start(&error))

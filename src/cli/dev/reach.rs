@@ -10,6 +10,8 @@ pub(super) struct Reach {
     pub(super) members: String,
     /// Where each member serves HTTP, member 1 first.
     http: Vec<String>,
+    /// Where each member serves etcd's clients, member 1 first.
+    etcd: Vec<String>,
     /// Where faults are asked for.
     dev: String,
 }
@@ -17,19 +19,23 @@ pub(super) struct Reach {
 impl Reach {
     pub(super) fn of(cluster: &Cluster, control: &Control) -> Reach {
         let http = cluster.ids().into_iter().filter_map(|id| cluster.http_addr(id));
+        let etcd = cluster.ids().into_iter().filter_map(|id| cluster.etcd_addr(id));
         Reach {
             members: cluster.members().to_string(),
             http: http.map(|addr| format!("http://{addr}")).collect(),
+            etcd: etcd.map(|addr| format!("http://{addr}")).collect(),
             dev: format!("http://{}", control.addr()),
         }
     }
 
     /// For the environment of a COMMAND. Commands of `syncraft` read the first one.
-    pub(super) fn variables(&self) -> [(&'static str, String); 4] {
+    pub(super) fn variables(&self) -> [(&'static str, String); 6] {
         [
             ("SYNCRAFT_MEMBERS", self.members.clone()),
             ("SYNCRAFT_HTTP", self.http[0].clone()),
             ("SYNCRAFT_HTTP_ALL", self.http.join(" ")),
+            ("SYNCRAFT_ETCD", self.etcd[0].clone()),
+            ("SYNCRAFT_ETCD_ALL", self.etcd.join(" ")),
             ("SYNCRAFT_DEV", self.dev.clone()),
         ]
     }
@@ -56,6 +62,8 @@ impl Reach {
             "members": self.members,
             "http": self.http[0],
             "http_all": self.http,
+            "etcd": self.etcd[0],
+            "etcd_all": self.etcd,
             "dev": self.dev,
         });
         format!("{json}\n")
@@ -71,12 +79,13 @@ mod tests {
         let reach = Reach {
             members: "1=127.0.0.1:7001,2=127.0.0.1:7002".to_owned(),
             http: vec!["http://127.0.0.1:8001".to_owned(), "http://127.0.0.1:8002".to_owned()],
+            etcd: vec!["http://127.0.0.1:8005".to_owned(), "http://127.0.0.1:8006".to_owned()],
             dev: "http://127.0.0.1:8003".to_owned(),
         };
         let lines = reach.lines();
         let (exports, comments): (Vec<&str>, Vec<&str>) =
             lines.lines().partition(|line| line.starts_with("export "));
-        assert_eq!(exports.len(), 4);
+        assert_eq!(exports.len(), 6);
         assert_eq!(
             exports[2],
             "export SYNCRAFT_HTTP_ALL='http://127.0.0.1:8001 http://127.0.0.1:8002'"

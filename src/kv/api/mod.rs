@@ -28,6 +28,7 @@ mod answers;
 mod error;
 mod keep_alives;
 mod lease;
+mod member;
 mod read;
 mod readers;
 mod scan;

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Api, ApiError, Consistency, Read};
+use super::{Api, ApiError, Consistency, Read, TxnDone};
 use crate::clock;
 use crate::kv::model::{Reason, Txn};
-use crate::kv::{Answer, CommandError, Query, ReadAnswer, StoreView};
-use crate::node::{RequestError, Stale};
+use crate::kv::{Answer, CommandError, Query, ReadAnswer, Stats, Store, StoreView};
+use crate::node::{RequestError, Stale, StateMachine};
 
 impl Api {
     /// Queues a query. A stale one that may be too old for its bound becomes a linearizable one.
@@ -43,6 +43,45 @@ impl Api {
         self.shared.node.read(query, deadline, move |result| {
             callback(result.map(|answer| Read { answer, age_max: Some(clock::since(asked)) }));
         });
+    }
+
+    /// Makes a transaction that changes nothing on this member's state as it is. Unlike a read that
+    /// may be [stale](Consistency::Stale), it needs no leader, also if nothing is known of the
+    /// state's age, and does not say it. A revision that this member does not know is in the
+    /// future.
+    pub fn read_local(
+        &self,
+        txn: Txn,
+        deadline: Instant,
+        callback: impl FnOnce(Result<TxnDone, ApiError>) + Send + 'static,
+    ) {
+        if let Err(error) = txn.check() {
+            return callback(Err(ApiError::Invalid(CommandError::Txn(error))));
+        }
+        let query = Query::Read(Box::new(txn.clone()));
+        let answer = self.shared.node.inspect(|store| store.query(query));
+        let answer = answer.ok_or_else(|| self.gone());
+        let callback =
+            move |result: Result<_, ApiError>| callback(result.and_then(TxnDone::of_read));
+        let waits_for_revision = false;
+        let read = TxnRead { api: self.clone(), txn, deadline, waits_for_revision, callback };
+        read.answered(answer.map(|answer| Read { answer, age_max: None }));
+    }
+
+    /// How much this member's state holds, whatever its age.
+    ///
+    /// # Errors
+    /// [`ApiError::NotServed`] if the member has stopped or diverged.
+    pub fn stats_local(&self) -> Result<Stats, ApiError> {
+        self.shared.node.inspect(Store::stats).ok_or_else(|| self.gone().into())
+    }
+
+    /// Why there is no state to look at.
+    fn gone(&self) -> RequestError {
+        match self.shared.node.divergence() {
+            Some(_) => RequestError::Diverged { may_apply: false },
+            None => RequestError::Stopped { may_apply: false },
+        }
     }
 
     /// Where a thread of a member waits that a test has paused.

@@ -1,7 +1,8 @@
 //! The JSON that commands and the HTTP front print and read: bytes, entries, changes, leases,
 //! transactions and their answers. Scripts depend on it, so names never change.
 
-mod base64;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "fronts use the rest"))]
+pub(crate) mod base64;
 mod lease;
 
 use std::str;

@@ -1,0 +1,36 @@
+//! What fronts tell of the member itself, and ask of it.
+
+use super::Api;
+use crate::kv::model::Revision;
+use crate::members::Members;
+use crate::raft::{Index, MemberId, Status};
+
+impl Api {
+    /// Where the member stands.
+    pub fn status(&self) -> Status {
+        self.shared.node.status()
+    }
+
+    /// The last entry that the member has applied.
+    pub fn applied_index(&self) -> Index {
+        self.shared.node.applied_index()
+    }
+
+    /// The revision of this member's state, which may be old. [`Revision::NONE`] while the member
+    /// stops.
+    pub fn revision(&self) -> Revision {
+        let revision = self.shared.node.inspect(|store| store.revision());
+        revision.unwrap_or(Revision::NONE)
+    }
+
+    /// All members of the cluster, at the addresses that clients reach.
+    pub fn members(&self) -> &Members {
+        &self.shared.members
+    }
+
+    /// Begins to hand the leadership over to this member, if this one leads. Its
+    /// [`status`](Api::status) tells whether it has happened.
+    pub fn transfer(&self, to: MemberId) {
+        self.shared.node.transfer(Some(to));
+    }
+}

@@ -1,0 +1,133 @@
+//! etcd's locks and elections as JSON.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use syncraft::raft::MemberId;
+
+use crate::etcd_kv::{addr, b64, cluster, fails, ok, post};
+use crate::etcd_watches::Messages;
+use crate::http_front::follower;
+
+fn grant(addr: SocketAddr, id: u64) {
+    ok(addr, "lease/grant", json!({"TTL": 600, "ID": id}));
+}
+
+/// Waits until so many keys are under a name.
+fn wait_for_queue(addr: SocketAddr, name: &str, count: usize) {
+    let body = json!({"key": b64(&format!("{name}/")), "range_end": b64(&format!("{name}0"))});
+    let len = || ok(addr, "kv/range", body.clone())["kvs"].as_array().map_or(0, Vec::len);
+    while len() != count {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_lock_is_held_by_one_after_the_other() {
+    let cluster = cluster(3);
+    let addrs: Vec<SocketAddr> = cluster.ids().into_iter().map(|id| addr(&cluster, id)).collect();
+    (1..=3).for_each(|id| grant(addrs[0], id));
+    let lock =
+        |at: SocketAddr, lease: u64| ok(at, "lock/lock", json!({"name": b64("l"), "lease": lease}));
+    let first = lock(addrs[0], 1);
+    assert_eq!(first["key"], "bC8x");
+    // Who has it gets it again.
+    assert_eq!(lock(addrs[1], 1), first);
+    let (told, hears) = channel();
+    thread::scope(|scope| {
+        for (n, lease) in [(1, 2), (2, 3)] {
+            let (told, at) = (told.clone(), addrs[n]);
+            scope.spawn(move || {
+                let got = lock(at, lease);
+                told.send((lease, got["key"].clone())).unwrap();
+            });
+            wait_for_queue(addrs[0], "l", n + 1);
+        }
+        assert!(hears.try_recv().is_err(), "it is held");
+        ok(addrs[2], "lock/unlock", json!({"key": first["key"]}));
+        let (lease, key) = hears.recv().unwrap();
+        assert_eq!((lease, &key), (2, &"bC8y".into()));
+        assert!(hears.try_recv().is_err(), "it is held");
+        // Its lease ends.
+        ok(addrs[0], "lease/revoke", json!({"ID": 2}));
+        assert_eq!(hears.recv().unwrap(), (3, "bC8z".into()));
+    });
+    ok(addrs[0], "lock/unlock", json!({"key": "bC8z"}));
+    // Without a lease of one's own.
+    let own = ok(addrs[1], "lock/lock", json!({"name": b64("l")}));
+    assert!(own["key"].is_string());
+    let text = "etcdserver: requested lease not found";
+    fails(addrs[0], "lock/lock", r#"{"name":"bDI","lease":99}"#, 500, 2, text);
+    fails(addrs[0], "lock/unlock", "{}", 500, 2, "etcdserver: key is not provided");
+}
+
+#[test]
+fn who_loses_its_lease_while_it_waits_is_told() {
+    let cluster = cluster(1);
+    let here = addr(&cluster, MemberId(1));
+    (1..=2).for_each(|id| grant(here, id));
+    ok(here, "lock/lock", json!({"name": b64("l"), "lease": 1}));
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| post(here, "lock/lock", &json!({"name": b64("l"), "lease": 2})));
+        wait_for_queue(here, "l", 2);
+        ok(here, "lease/revoke", json!({"ID": 2}));
+        let (status, answer) = waits.join().unwrap();
+        assert_eq!((status, &answer["error"]), (500, &"mutex: session is expired".into()));
+    });
+}
+
+#[test]
+fn a_lock_is_waited_for_while_leaders_die() {
+    let cluster = cluster(3);
+    let (leader, here) = (cluster.leader().unwrap(), addr(&cluster, follower(&cluster)));
+    (1..=2).for_each(|id| grant(here, id));
+    let first = ok(here, "lock/lock", json!({"name": b64("l"), "lease": 1}));
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| ok(here, "lock/lock", json!({"name": b64("l"), "lease": 2})));
+        wait_for_queue(here, "l", 2);
+        cluster.kill(leader);
+        ok(here, "lock/unlock", json!({"key": first["key"]}));
+        assert_eq!(waits.join().unwrap()["key"], "bC8y");
+    });
+}
+
+#[test]
+fn an_election_has_one_leader_whom_all_can_see() {
+    let cluster = cluster(3);
+    let here = addr(&cluster, follower(&cluster));
+    (1..=2).for_each(|id| grant(here, id));
+    fails(here, "election/leader", r#"{"name":"ZQ"}"#, 500, 2, "election: no leader");
+    let campaign = |lease: u64, value: &str| {
+        ok(here, "election/campaign", json!({"name": "ZQ==", "lease": lease, "value": b64(value)}))
+    };
+    let first = campaign(1, "one")["leader"].clone();
+    assert_eq!(
+        (&first["name"], &first["key"], &first["lease"]),
+        (&"ZQ==".into(), &"ZS8x".into(), &"1".into())
+    );
+    let leader = || ok(here, "election/leader", json!({"name": "ZQ=="}))["kv"]["value"].clone();
+    assert_eq!(leader(), "b25l");
+    let mut observer = Messages::begin(here, "election/observe", r#"{"name":"ZQ=="}"#).opened();
+    let mut observed = || observer.result()["kv"]["value"].clone();
+    assert_eq!(observed(), "b25l");
+    ok(here, "election/proclaim", json!({"leader": first, "value": b64("uno")}));
+    assert_eq!((leader(), observed()), ("dW5v".into(), "dW5v".into()));
+    let (status, answer) = thread::scope(|scope| {
+        let second = scope.spawn(|| campaign(2, "two"));
+        wait_for_queue(here, "e", 2);
+        ok(here, "election/resign", json!({"leader": first}));
+        let second = second.join().unwrap();
+        assert_eq!(second["leader"]["lease"], "2");
+        post(here, "election/proclaim", &json!({"leader": first, "value": ""}))
+    });
+    assert_eq!((status, &answer["error"]), (500, &"election: not leader".into()));
+    assert_eq!((leader(), observed()), ("dHdv".into(), "dHdv".into()));
+    ok(here, "election/resign", json!({"leader": first}));
+    assert_eq!(leader(), Value::from("dHdv"), "who does not lead cannot resign");
+    let missing = "\"leader\" field must be provided";
+    fails(here, "election/resign", "{}", 500, 2, missing);
+    fails(here, "election/proclaim", "{}", 500, 2, missing);
+}

@@ -71,7 +71,6 @@ impl Dev {
             ("SYNCRAFT_HTTP", text("http")),
             ("SYNCRAFT_HTTP_ALL", all.join(" ")),
             ("SYNCRAFT_DEV", text("dev")),
-            ("SYNCRAFT_ETCD", text("etcd")),
         ];
         env.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }

@@ -70,7 +70,6 @@ impl Dev {
             ("SYNCRAFT_MEMBERS", text("members")),
             ("SYNCRAFT_HTTP", text("http")),
             ("SYNCRAFT_HTTP_ALL", all.join(" ")),
-            ("SYNCRAFT_ETCD", text("etcd")),
             ("SYNCRAFT_DEV", text("dev")),
         ];
         env.map(|(name, value)| (name.to_owned(), value)).to_vec()

@@ -25,7 +25,7 @@
 //! etcd's API answer with code 12.
 //!
 //! # What became of a request
-//! Each error has etcd's text and code ([`error`]). A request takes at most three seconds. A write
+//! Each error has etcd's text and code (`error`). A request takes at most three seconds. A write
 //! is repeated within them, across changes of leader, and takes effect at most once. After code 14
 //! it may have taken effect, or may still do so; after every other code it has not, and never will.
 //!

@@ -81,6 +81,9 @@ fn start(config: &Config) -> Result<Member, Failure> {
         | StartError::BadUrl { .. }
         | StartError::NobodyToRebuildFrom { .. }
         | StartError::Timing(_) => Failure::usage(ErrorChain(&error).to_string()),
+        StartError::NothingToAdvertise { .. } => {
+            Failure::usage(format!("{}; give --advertise-etcd", ErrorChain(&error)))
+        }
         StartError::Listen { source, .. }
             if config.listen.is_none() && source.kind() == ErrorKind::AddrNotAvailable =>
         {

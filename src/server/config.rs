@@ -1,5 +1,6 @@
 //! The configuration of a member, and what it must fulfil.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::error::StartError;
@@ -83,6 +84,11 @@ impl Config {
         if let Some(url) = self.advertise_etcd.as_deref().filter(|url| !is_url(url)) {
             return Err(StartError::BadUrl { url: url.to_owned() });
         }
+        if let (Some(addr), None) = (&self.etcd, &self.advertise_etcd)
+            && is_of_all_interfaces(addr)
+        {
+            return Err(StartError::NothingToAdvertise { addr: addr.clone() });
+        }
         if self.rebuild && self.members.len() == 1 {
             return Err(StartError::NobodyToRebuildFrom { id: self.id });
         }
@@ -104,6 +110,13 @@ impl Config {
     }
 }
 
+/// Whether a server listens there on all interfaces, so that the address is nobody's to connect to.
+fn is_of_all_interfaces(addr: &str) -> bool {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<IpAddr>().is_ok_and(|host| host.is_unspecified())
+}
+
 fn etcd_limits() -> http::Limits {
     let mut limits = http::Limits::default();
     limits.body_len_max_bytes = BODY_LEN_MAX;
@@ -123,6 +136,16 @@ fn is_url(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_for_all_addresses_is_not_advertised() {
+        for addr in ["0.0.0.0:2379", "[::]:2379"] {
+            assert!(is_of_all_interfaces(addr), "{addr}");
+        }
+        for addr in ["127.0.0.1:2379", "[::1]:0", "localhost:2379"] {
+            assert!(!is_of_all_interfaces(addr), "{addr}");
+        }
+    }
 
     #[test]
     fn an_advertised_url_has_a_scheme_and_a_host() {

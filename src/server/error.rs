@@ -30,6 +30,13 @@ pub enum StartError {
         /// What was given.
         url: String,
     },
+    /// etcd's clients are told where the members are, and cannot connect to an address that stands
+    /// for all of a machine's.
+    #[error("etcd's clients cannot connect to {addr}: it needs a URL to advertise")]
+    NothingToAdvertise {
+        /// Where the member would listen.
+        addr: String,
+    },
     /// The data belongs to a cluster with other members.
     #[error(
         "data directory {} belongs to a cluster with other members than {members}: the ids of members are fixed at the first start",

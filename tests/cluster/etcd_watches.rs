@@ -185,6 +185,51 @@ fn a_stream_has_as_many_watches_as_it_asks_for() {
     assert_eq!(ids, [json!("7"), Value::Null]);
 }
 
+/// One that is canceled or refused has no id any more, and what is asked behind it is done.
+#[test]
+fn a_stream_goes_on_behind_watches_that_are_canceled_or_refused() {
+    let cluster = cluster(1);
+    let here = addr(&cluster, MemberId(1));
+    let too_long = b64(&"k".repeat(65_537));
+    let body = [
+        r#"{"create_request":{"key":"YQ==","watch_id":5}}{"cancel_request":{"watch_id":5}}"#,
+        r#"{"create_request":{"key":"Yg==","watch_id":5}}"#,
+        &format!(r#"{{"create_request":{{"key":"{too_long}"}}}}"#),
+        r#"{"create_request":{"key":"Yg=="}}"#,
+    ];
+    let mut stream = Messages::begin(here, "watch", &body.concat()).opened();
+    let mut seen: Vec<Value> = (0..5).map(|_| stream.result()).collect();
+    seen.iter_mut().for_each(|it| drop(it.as_object_mut().unwrap().remove("header")));
+    let refused = seen.iter().position(|it| it.get("cancel_reason").is_some()).unwrap();
+    let refused = seen.remove(refused);
+    assert_eq!((&refused["watch_id"], &refused["created"]), (&"-1".into(), &true.into()));
+    // Of a watch that is canceled, the hub says so in its own time.
+    let canceled = seen.iter().position(|it| it.get("canceled").is_some()).unwrap();
+    assert_eq!(seen.remove(canceled), json!({"watch_id": "5", "canceled": true}));
+    let created = |id: &str| json!({"watch_id": id, "created": true});
+    assert_eq!(seen, [created("5"), created("5"), json!({"created": true})]);
+    put(here, "b", "v");
+    let ids: Vec<Value> = (0..2).map(|_| stream.result()["watch_id"].clone()).collect();
+    assert!(ids.contains(&json!("5")) && ids.contains(&Value::Null), "{ids:?}");
+}
+
+#[test]
+fn a_watch_from_the_compacted_revision_says_how_far_it_is() {
+    let cluster = cluster(1);
+    let here = addr(&cluster, MemberId(1));
+    let at = put(here, "a", "1");
+    ok(here, "kv/compaction", json!({"revision": at}));
+    let body = format!(
+        r#"{{"create_request":{{"key":"YQ==","start_revision":{at}}}}}{{"progress_request":{{}}}}"#
+    );
+    let mut stream = Messages::begin(here, "watch", &body).opened();
+    assert_eq!(stream.result()["created"], true);
+    let mut next = [stream.result(), stream.result()];
+    next.sort_by_key(|it| it.get("events").is_none());
+    assert_eq!(next[0]["events"][0]["kv"]["value"], "MQ==");
+    assert_eq!((&next[1]["watch_id"], next[1].get("canceled")), (&"-1".into(), None));
+}
+
 #[test]
 fn a_watch_of_a_forgotten_revision_says_where_a_new_one_begins() {
     let cluster = cluster(1);

@@ -2,8 +2,11 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use syncraft::kv::model::KeyRange;
+use syncraft::kv::model::{Action, KeyRange, NewLease, NewValue, Txn};
+use syncraft::raft::MemberId;
+use syncraft::testing::{Cluster, Options};
 
 use crate::processes::*;
 
@@ -137,8 +140,50 @@ fn lists_and_exports_have_every_entry_of_one_revision() {
     assert_eq!(sh.check(&["export", "many/"], 0).lines().count(), 2500);
 
     let some = format!("{{\"key\":\"i/1\",\"value\":\"1\"}}\n\n{}\n", r#"{"key":"i/2"}"#);
-    sh.refused(&["import"], &some, &["line 3", "value", "0 lines before"]);
+    sh.refused(&["import"], &some, &["line 3", "value", "0 entries before"]);
     assert_eq!(sh.check_with(&["import"], b"", 0), "0\n");
+}
+
+/// The etcd is played by a member that serves its API; what a real one answers is in the golden
+/// files.
+#[test]
+fn what_an_etcd_holds_is_imported_but_for_leased_keys() {
+    let mut options = Options::default();
+    options.etcd_port = Some(0);
+    let etcd = Cluster::start_with(1, options).unwrap();
+    let url = format!("http://{}", etcd.etcd_addr(MemberId(1)).unwrap());
+    let clerk = etcd.clerk();
+    for at in 0..2500 {
+        clerk.put(format!("many/{at:05}"), at.to_string()).unwrap();
+    }
+    clerk.put(b"\xff\xff", b"\x00\xff").unwrap();
+    clerk.put("long", vec![b'x'; 3 << 20]).unwrap();
+    let lease = clerk.grant_lease(Duration::from_secs(600), None).unwrap().id;
+    let leased = Action::Put {
+        key: "leased".into(),
+        value: NewValue::Set("v".into()),
+        lease: NewLease::Set(lease),
+        previous: false,
+    };
+    clerk.run(&Txn { then: vec![leased.into()], ..Txn::default() }).unwrap();
+
+    let cluster = Processes::start(1);
+    let sh = Shell(&cluster);
+    assert_eq!(sh.check(&["import", "--etcd", &url, "many/"], 0), "2500\n");
+    assert_eq!(sh.check(&["list", "--keys"], 0).lines().count(), 2500);
+    let output = sh.run_with(&["import", "--etcd", &url], b"");
+    let said = stderr(&output);
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"2502\n"[..]), "{said}");
+    assert!(said.ends_with(": 1\n"), "{said}");
+    let own = cluster.clerk();
+    for key in [&b"\xff\xff"[..], b"long", b"many/02499", b"leased"] {
+        let expected = clerk.get(key).unwrap().filter(|_| key != b"leased");
+        assert!(own.get(key).unwrap() == expected, "{}", key.escape_ascii());
+    }
+
+    sh.refused(&["import", "--etcd", "https://127.0.0.1:1"], "", &["http://HOST:PORT"]);
+    let said = sh.run_with(&["import", "--etcd", "http://127.0.0.1:1"], b"");
+    assert_eq!(said.status.code(), Some(3), "{}", stderr(&said));
 }
 
 #[test]

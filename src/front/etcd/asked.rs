@@ -20,7 +20,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pause between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a read ends with.
 pub(super) type Ended<T> = Box<dyn FnOnce(Result<T, ApiError>) + Send>;

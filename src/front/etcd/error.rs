@@ -127,7 +127,12 @@ impl EtcdError {
         super::json(self.code.status(), body)
     }
 
-    /// The last message of a stream that has begun.
+    /// The head of a stream that cannot begin, and its only message.
+    pub(super) fn stream_response(&self) -> Response {
+        super::json(self.code.status(), self.last_message())
+    }
+
+    /// The last message of a stream.
     pub(super) fn last_message(&self) -> Vec<u8> {
         let mut message = Object::whole(|message| {
             message.object("error", |error| {

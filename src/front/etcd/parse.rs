@@ -16,9 +16,12 @@ use crate::kv::model::DEPTH_MAX;
 /// A connection's thread has a small stack.
 const NESTED_MAX: usize = 3 * DEPTH_MAX + 4;
 
-/// How many values a body may have: each takes some dozen bytes of memory, and may have two in the
-/// body.
-const VALUES_MAX: usize = 200_000;
+/// How much a body may weigh: a value takes some dozen bytes of memory, and may have two in the
+/// body. A full transaction weighs half of it.
+const WEIGHT_MAX: usize = 40_000;
+
+/// What an object or a list weighs: it takes 650 bytes of memory.
+const OBJECT_WEIGHT: usize = 20;
 
 /// The first message of a body. etcd ignores what follows.
 pub(super) fn message(body: &[u8]) -> Result<Value, EtcdError> {
@@ -43,7 +46,7 @@ fn malformed(error: &serde_json::Error) -> EtcdError {
 
 /// Refuses a body before it takes a stack or much memory.
 fn check_size(body: &[u8]) -> Result<(), EtcdError> {
-    let (mut depth, mut values) = (0usize, 0usize);
+    let (mut depth, mut weight) = (0usize, 0usize);
     let (mut is_string, mut is_escaped) = (false, false);
     for &byte in body {
         match byte {
@@ -51,15 +54,15 @@ fn check_size(body: &[u8]) -> Result<(), EtcdError> {
             b'\\' if is_string => is_escaped = true,
             b'"' => is_string = !is_string,
             _ if is_string => {}
-            b'{' | b'[' => (depth, values) = (depth + 1, values + 1),
+            b'{' | b'[' => (depth, weight) = (depth + 1, weight + OBJECT_WEIGHT),
             b'}' | b']' => depth = depth.saturating_sub(1),
-            b',' => values += 1,
+            b',' => weight += 1,
             _ => {}
         }
         if depth > NESTED_MAX {
             return Err(EtcdError::invalid("the body is nested too deeply"));
         }
-        if values > VALUES_MAX {
+        if weight > WEIGHT_MAX {
             return Err(EtcdError::invalid("the body has too many values"));
         }
     }
@@ -291,6 +294,9 @@ mod tests {
         for body in ["[".repeat(1 << 20), "{\"a\":".repeat(1 << 18), "{},".repeat(1 << 20)] {
             assert!(message(body.as_bytes()).is_err());
         }
+        // As a field that is not looked at.
+        let objects = "{\"a\":1},".repeat(2_000);
+        assert!(message(format!("{{\"x\":[{objects}{{}}]}}").as_bytes()).is_err());
         // Brackets in text are text.
         let text = format!("{{\"a\":\"\\\"{}\"}}", "[{".repeat(1000));
         assert!(message(text.as_bytes()).is_ok());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::connection::{Asked, Connection};
+use super::connection::{Asked, COPIED_LEN_MAX_BYTES, Connection};
 use super::{Refusal, Response};
 use crate::port::Connection as _;
 
@@ -103,20 +103,46 @@ impl Stream {
     ///
     /// Every [`StreamError`]. Nothing of the chunk was sent.
     pub fn try_send(&self, chunk: &[u8]) -> Result<(), StreamError> {
+        self.check_room(chunk)?;
+        self.send(chunk)
+    }
+
+    /// As [`try_send`](Stream::try_send). A long chunk is not copied: many streams that wait for
+    /// their clients may share it.
+    ///
+    /// # Errors
+    ///
+    /// Every [`StreamError`]. Nothing of the chunk was sent.
+    pub fn try_send_shared(&self, chunk: &Bytes) -> Result<(), StreamError> {
+        if chunk.len() <= COPIED_LEN_MAX_BYTES {
+            return self.try_send(chunk);
+        }
+        self.check_room(chunk)?;
+        let begin = self.is_chunked.then(|| chunk_size(chunk.len()).into());
+        let end = self.is_chunked.then(|| Bytes::from_static(b"\r\n"));
+        let parts = begin.into_iter().chain([chunk.clone()]).chain(end);
+        parts.into_iter().try_for_each(|part| self.send_bytes(&part))
+    }
+
+    fn check_room(&self, chunk: &[u8]) -> Result<(), StreamError> {
         let has_room = chunk.is_empty() || self.connection.outbox().has_room();
-        if has_room || self.is_over() { self.send(chunk) } else { Err(StreamError::NoRoom) }
+        if has_room || self.is_over() { Ok(()) } else { Err(StreamError::NoRoom) }
     }
 
     /// Sends a chunk, however much waits.
     fn send(&self, chunk: &[u8]) -> Result<(), StreamError> {
+        if chunk.is_empty() {
+            return if self.is_over() { Err(StreamError::Over) } else { Ok(()) };
+        }
+        let bytes = if self.is_chunked { framed(chunk) } else { Bytes::copy_from_slice(chunk) };
+        self.send_bytes(&bytes)
+    }
+
+    fn send_bytes(&self, bytes: &Bytes) -> Result<(), StreamError> {
         if self.is_over() {
             return Err(StreamError::Over);
         }
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let bytes = if self.is_chunked { framed(chunk) } else { Bytes::copy_from_slice(chunk) };
-        self.connection.try_send(&bytes).map_err(|_| StreamError::Over)
+        self.connection.try_send(bytes).map_err(|_| StreamError::Over)
     }
 
     /// Runs `callback` once: when there is room for a chunk, or the stream is over. It runs on the
@@ -150,8 +176,13 @@ impl Stream {
     }
 }
 
+/// How a chunk begins (RFC 9112 §7.1).
+fn chunk_size(len: usize) -> String {
+    format!("{len:x}\r\n")
+}
+
 fn framed(chunk: &[u8]) -> Bytes {
-    let size = format!("{:x}\r\n", chunk.len());
+    let size = chunk_size(chunk.len());
     let mut bytes = BytesMut::with_capacity(size.len() + chunk.len() + 2);
     bytes.put_slice(size.as_bytes());
     bytes.put_slice(chunk);

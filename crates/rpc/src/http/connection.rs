@@ -411,8 +411,8 @@ impl Connection {
     }
 }
 
-/// Shorter bodies are copied behind their heads, and leave with them.
-const COPIED_LEN_MAX_BYTES: usize = 64 << 10;
+/// Shorter bodies and chunks are copied behind their heads, and leave with them.
+pub(super) const COPIED_LEN_MAX_BYTES: usize = 64 << 10;
 
 /// What an answer depends on.
 #[derive(Clone, Copy, Debug)]

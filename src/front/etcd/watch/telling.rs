@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::HELD_MAX;
 use super::orders::{Create, Order};
 use crate::front::etcd::Shared;
-use crate::front::etcd::asked::Header;
+use crate::front::etcd::asked::{Header, PAUSE, TIMEOUT};
 use crate::front::etcd::error::{self, EtcdError};
 use crate::front::etcd::kv::kv;
 use crate::front::etcd::lease::stream_head;
@@ -21,6 +21,7 @@ use crate::kv::model::{
     Action, Change, Entry, OperationAnswer, Range, Reason, Revision, RevisionBounds, Txn,
     WatchRange,
 };
+use crate::node::RequestError;
 use crate::rpc::http::{Answer, Stream, StreamError};
 
 const ON: ControlFlow<()> = ControlFlow::Continue(());
@@ -32,6 +33,8 @@ const NO_WATCH: i64 = -1;
 pub(super) struct Telling {
     shared: Arc<Shared>,
     wants_heartbeats: bool,
+    /// When the first watch has to be made.
+    made_by: Instant,
     /// That of its watches. It ends them when the stream drops it.
     group: OnceLock<Weak<WatchGroup>>,
     state: Mutex<State>,
@@ -45,6 +48,10 @@ struct State {
     watches: BTreeMap<u64, Watch>,
     /// The number of the last one in the hub.
     last: u64,
+    /// The ids of those that are not over or canceled.
+    ids: BTreeSet<i64>,
+    /// Where the search for a free id begins.
+    next_id: i64,
     progress: Progress,
 }
 
@@ -64,6 +71,8 @@ struct Watch {
     progress: bool,
     /// Whether the client knows that it is made.
     is_told: bool,
+    /// The hub knows nothing of it while the entries of a compacted revision are read.
+    is_in_hub: bool,
     /// Events whose revision has more.
     held: Vec<Change>,
     held_len: u64,
@@ -87,11 +96,14 @@ impl Telling {
             orders: orders.into(),
             watches: BTreeMap::new(),
             last: 0,
+            ids: BTreeSet::new(),
+            next_id: 0,
             progress: Progress::default(),
         };
         let telling = Arc::new(Telling {
             shared: Arc::clone(shared),
             wants_heartbeats,
+            made_by: Instant::now() + TIMEOUT,
             group: OnceLock::new(),
             state: state.into(),
         });
@@ -120,12 +132,7 @@ impl Telling {
                     }
                     return;
                 }
-                Order::Cancel { watch_id } => {
-                    let found = state.watches.iter().find(|(_, watch)| watch.id == watch_id);
-                    if let Some((&number, _)) = found {
-                        group.cancel(number);
-                    }
-                }
+                Order::Cancel { watch_id } => self.cancel(state, &group, watch_id),
                 Order::Progress => self.ask_progress(state, &group),
                 Order::Nothing => {}
             }
@@ -136,9 +143,41 @@ impl Telling {
         }
     }
 
+    fn cancel(&self, state: &mut State, group: &WatchGroup, id: i64) {
+        // Its id is free at once, so this is the only one that is not being canceled.
+        if !state.ids.remove(&id) {
+            return;
+        }
+        let mut found = state.watches.iter().rev().filter(|(_, watch)| watch.id == id);
+        match found.next().map(|(&number, watch)| (number, watch.is_in_hub)) {
+            Some((number, true)) => group.cancel(number),
+            Some((number, false)) => {
+                let header = self.shared.header();
+                let message = canceled_message(&header, self.shared.api.revision(), id, 0, "");
+                self.tell_now(state, message);
+                self.forget(state, number);
+            }
+            None => {}
+        }
+    }
+
+    /// A watch is over.
+    fn forget(&self, state: &mut State, number: u64) {
+        state.watches.remove(&number);
+        if state.progress.missing.remove(&number)
+            && state.progress.missing.is_empty()
+            && let Some(least) = state.progress.complete_to.take()
+        {
+            let header = self.shared.header();
+            self.tell_now(state, progress_message(&header, NO_WATCH, least));
+        }
+    }
+
     fn ask_progress(&self, state: &mut State, group: &WatchGroup) {
-        state.progress.missing = state.watches.keys().copied().collect();
-        state.progress.missing.iter().for_each(|&number| group.progress(number));
+        let State { watches, progress, .. } = &mut *state;
+        progress.missing = watches.keys().copied().collect();
+        let in_hub = watches.iter().filter(|(_, watch)| watch.is_in_hub);
+        in_hub.for_each(|(&number, _)| group.progress(number));
         if state.watches.is_empty() {
             let (header, revision) = (self.shared.header(), self.shared.api.revision());
             self.tell_now(state, progress_message(&header, NO_WATCH, revision));
@@ -160,36 +199,39 @@ impl Telling {
         group: &WatchGroup,
         Create { watch_id, range, progress }: Create,
     ) -> ControlFlow<()> {
-        let is_taken = |id: i64| state.watches.values().any(|watch| watch.id == id);
-        let id = match watch_id {
-            0 => (0..).find(|&id| !is_taken(id)).unwrap_or_default(),
-            id => id,
-        };
         let why = match &range {
-            Some(_) if watch_id != 0 && is_taken(id) => {
+            _ if watch_id != 0 && state.ids.contains(&watch_id) => {
                 "mvcc: duplicate watch ID provided on the WatchStream"
             }
-            _ => "mvcc: watcher range is empty",
+            None => "mvcc: watcher range is empty",
+            Some(_) => "",
         };
-        match range.filter(|_| watch_id == 0 || !is_taken(id)) {
+        match range.filter(|_| why.is_empty()) {
             Some(range) => {
-                let (held, held_len, is_told) = (Vec::new(), 0, false);
-                state.make(group, Watch { id, range, progress, is_told, held, held_len });
+                let id = if watch_id == 0 { state.free_id() } else { watch_id };
+                state.ids.insert(id);
+                let (held, held_len, is_told, is_in_hub) = (Vec::new(), 0, false, true);
+                let watch = Watch { id, range, progress, is_told, is_in_hub, held, held_len };
+                state.make(group, watch);
                 OVER
             }
             None => {
-                let (header, revision) = (self.shared.header(), self.shared.api.revision());
-                let message = Object::message(|message| {
-                    header.write(message, revision);
-                    message.number("watch_id", NO_WATCH);
-                    message.flag("created", true);
-                    message.flag("canceled", true);
-                    message.text("cancel_reason", why);
-                });
-                self.tell_now(state, message);
+                self.tell_now(state, self.refused_message(why));
                 ON
             }
         }
+    }
+
+    /// A watch that is not made: it is created and canceled at once.
+    fn refused_message(&self, why: &str) -> Vec<u8> {
+        let (header, revision) = (self.shared.header(), self.shared.api.revision());
+        Object::message(|message| {
+            header.write(message, revision);
+            message.number("watch_id", NO_WATCH);
+            message.flag("created", true);
+            message.flag("canceled", true);
+            message.text("cancel_reason", why);
+        })
     }
 
     fn made(&self, state: &mut State, number: u64, revision: Revision) -> Result<(), NoRoom> {
@@ -294,10 +336,18 @@ impl Telling {
         end: &WatchEnd,
         complete_to: Revision,
     ) -> Result<ControlFlow<()>, NoRoom> {
-        if let WatchEnd::NotServed(_) = end {
+        if let WatchEnd::NotServed(error) = end {
+            if matches!(error, RequestError::NotLeader { .. } | RequestError::LeadershipLost { .. })
+                && self.make_again(state, number)
+            {
+                return Ok(ON);
+            }
             return self.failed(state, &EtcdError::from(end)).map(|()| OVER);
         }
-        let Some(watch) = state.watches.get(&number) else { return Ok(ON) };
+        // One that is being made anew is not the one that has ended.
+        let Some(watch) = state.watches.get(&number).filter(|watch| watch.is_in_hub) else {
+            return Ok(ON);
+        };
         let (header, id) = (self.shared.header(), watch.id);
         // The revision before the first one that a watch of the store can begin with. Its state can
         // be read, and a watch of etcd can begin there.
@@ -311,27 +361,58 @@ impl Telling {
             self.begin_at_compacted(state, number);
             return Ok(ON);
         }
-        // It makes no promise of revisions that it was not told of.
-        let revision = if compacted > 0 { Revision::NONE } else { complete_to };
-        let message = Object::message(|message| {
-            header.write(message, revision);
-            message.number("watch_id", id);
-            message.flag("canceled", true);
-            message.number("compact_revision", compacted);
-            if compacted == 0 && *end != WatchEnd::Cancelled {
-                message.text("cancel_reason", &EtcdError::from(end).to_string());
+        let is_asked_for = compacted > 0 || *end == WatchEnd::Cancelled;
+        let why = if is_asked_for { String::new() } else { EtcdError::from(end).to_string() };
+        let is_refused = !watch.is_told && !is_asked_for;
+        let message = match is_refused {
+            true => self.refused_message(&why),
+            // It makes no promise of revisions that it was not told of.
+            false if compacted > 0 => {
+                canceled_message(&header, Revision::NONE, id, compacted, &why)
+            }
+            false => canceled_message(&header, complete_to, id, 0, &why),
+        };
+        state.line.send(&message.into())?;
+        // Unless it was canceled, and is another one's since.
+        if *end != WatchEnd::Cancelled {
+            state.ids.remove(&id);
+        }
+        self.forget(state, number);
+        if is_refused {
+            self.go_on(state);
+        }
+        Ok(ON)
+    }
+
+    /// Tries later to make a watch that could not be made for want of a leader, unless the request
+    /// has taken too long. Most leaders are found within that time, and clients ask again at once.
+    fn make_again(self: &Arc<Self>, state: &mut State, number: u64) -> bool {
+        let due = Instant::now() + PAUSE;
+        let Some(watch) = state.watches.get_mut(&number) else { return false };
+        if watch.is_told || due >= self.made_by {
+            return false;
+        }
+        watch.is_in_hub = false;
+        let telling = Arc::clone(self);
+        self.shared.later.at(due, move |is_due| {
+            let mut state = telling.state.lock();
+            match (is_due, telling.group(), state.watches.remove(&number)) {
+                (true, Some(group), Some(mut watch)) => {
+                    watch.is_in_hub = true;
+                    state.make(&group, watch);
+                }
+                (false, ..) => drop(telling.failed(&mut state, &error::STOPPED)),
+                _ => {}
             }
         });
-        state.line.send(&message.into())?;
-        state.watches.remove(&number);
-        state.progress.missing.remove(&number);
-        Ok(ON)
+        true
     }
 
     /// Begins a watch at the revision to which the history is compacted: with the entries of the
     /// state as of then that it put. That is all that etcd remembers of it, too.
     fn begin_at_compacted(self: &Arc<Self>, state: &mut State, number: u64) {
-        let Some(watch) = state.watches.get(&number) else { return };
+        let Some(watch) = state.watches.get_mut(&number) else { return };
+        watch.is_in_hub = false;
         let at = watch.range.from;
         let changed = RevisionBounds { min: at, max: at };
         let range = Range { at, mod_revision: changed, ..Range::of(watch.range.keys.clone()) };
@@ -373,22 +454,25 @@ impl Telling {
             self.tell_now(state, events_message(&self.shared.header(), watch.id, at, &events));
         }
         watch.range.from = at.next();
-        state.make(&group, watch);
+        watch.is_in_hub = true;
+        let is_asked = state.progress.missing.remove(&number);
+        let number = state.make(&group, watch);
+        if is_asked {
+            state.progress.missing.insert(number);
+            group.progress(number);
+        }
     }
 
     fn cancelled(&self, state: &mut State, number: u64, error: &EtcdError, at: Revision) {
-        let Some(watch) = state.watches.remove(&number) else { return };
-        let header = self.shared.header();
-        let message = Object::message(|message| {
-            header.write(message, Revision::NONE);
-            message.number("watch_id", watch.id);
-            message.flag("canceled", true);
-            match *error == error::COMPACTED {
-                true => message.number("compact_revision", at.next().0),
-                false => message.text("cancel_reason", &error.to_string()),
-            }
-        });
+        let Some(watch) = state.watches.get(&number) else { return };
+        let (header, id) = (self.shared.header(), watch.id);
+        let message = match *error == error::COMPACTED {
+            true => canceled_message(&header, Revision::NONE, id, at.next().0, ""),
+            false => canceled_message(&header, Revision::NONE, id, 0, &error.to_string()),
+        };
         self.tell_now(state, message);
+        state.ids.remove(&id);
+        self.forget(state, number);
     }
 
     /// The whole stream is over.
@@ -400,7 +484,8 @@ impl Telling {
         }
         match std::mem::replace(&mut state.line, Line::Over) {
             Line::Open(stream) => stream.end(),
-            Line::Waiting(answer, _) => answer.send(error.response()),
+            // Clients expect a stream, whatever its status.
+            Line::Waiting(answer, _) => answer.stream(error.stream_response()).end(),
             Line::Over => {}
         }
         Ok(())
@@ -409,10 +494,20 @@ impl Telling {
 
 impl State {
     /// Asks for a watch, under a new number.
-    fn make(&mut self, group: &WatchGroup, watch: Watch) {
+    fn make(&mut self, group: &WatchGroup, watch: Watch) -> u64 {
         self.last += 1;
         group.create(self.last, watch.range.clone());
         self.watches.insert(self.last, watch);
+        self.last
+    }
+
+    /// One that no watch has, and none that the server has picked had.
+    fn free_id(&mut self) -> i64 {
+        while self.ids.contains(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        self.next_id - 1
     }
 }
 
@@ -435,7 +530,7 @@ impl Line {
     /// Sends a message, as the first one if none was sent yet.
     fn send(&mut self, message: &Bytes) -> Result<(), NoRoom> {
         match self {
-            Line::Open(stream) => match stream.try_send(message) {
+            Line::Open(stream) => match stream.try_send_shared(message) {
                 Err(StreamError::NoRoom) => Err(NoRoom),
                 // That it is over is noticed where it is.
                 Ok(()) | Err(StreamError::Over) => Ok(()),
@@ -513,6 +608,25 @@ fn progress_message(header: &Header, watch_id: i64, revision: Revision) -> Vec<u
     Object::message(|message| {
         header.write(message, revision);
         message.number("watch_id", watch_id);
+    })
+}
+
+/// `compacted`: where the history begins, if that is why; otherwise 0.
+fn canceled_message(
+    header: &Header,
+    revision: Revision,
+    watch_id: i64,
+    compacted: u64,
+    why: &str,
+) -> Vec<u8> {
+    Object::message(|message| {
+        header.write(message, revision);
+        message.number("watch_id", watch_id);
+        message.flag("canceled", true);
+        message.number("compact_revision", compacted);
+        if !why.is_empty() {
+            message.text("cancel_reason", why);
+        }
     })
 }
 

@@ -136,7 +136,7 @@ impl Telling {
         changes: &Arc<[Change]>,
         complete_to: Revision,
     ) -> Result<ControlFlow<()>, NoRoom> {
-        match open.stream.try_send(&self.bytes(open.progress, changes, complete_to)) {
+        match open.stream.try_send_shared(&self.bytes(open.progress, changes, complete_to)) {
             Ok(()) => {
                 open.progress = open.progress.after(changes, complete_to);
                 Ok(ON)

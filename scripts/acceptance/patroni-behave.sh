@@ -10,7 +10,7 @@ usage: scripts/acceptance/patroni-behave.sh [syncraft|etcd|both] [FEATURE...]
 Runs Patroni's features (without a FEATURE, such as dcs_failsafe_mode: all) with DCS=etcd3, and
 prints each scenario with what became of it. They start a program `etcd` from PATH; for syncraft
 that is a script that executes a member, so that they can stop and continue it. All features take
-about 30 minutes a store. Needs root on Linux, iproute2, util-linux, openssl, Python 3 with venv,
+about 20 minutes a store. Needs root on Linux, iproute2, util-linux, openssl, Python 3 with venv,
 and Debian's package postgresql-15; behave and what Patroni needs come from PyPI.
 
 environment:
@@ -81,7 +81,7 @@ if [ ! -e "$venv/complete" ]; then
     [ -x $python ] || python=python3
     rm -rf "$venv" && mkdir -p "${venv%/*}"
     timeout 600 $python -m venv "$venv" || die "no venv: apt-get install python3-venv"
-    timeout 600 "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    timeout 600 "$venv/bin/pip" install --quiet --disable-pip-version-check --use-pep517 \
         "patroni[etcd3]==4.1.5" psycopg2-binary behave coverage setuptools ||
         die "behave cannot be installed"
     touch "$venv/complete"

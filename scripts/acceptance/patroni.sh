@@ -66,7 +66,7 @@ if [ ! -e "$venv/complete" ]; then
     [ -x $python ] || python=python3
     rm -rf "$venv" && mkdir -p "${venv%/*}"
     timeout 600 $python -m venv "$venv" || die "no venv: apt-get install python3-venv"
-    timeout 600 "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    timeout 600 "$venv/bin/pip" install --quiet --disable-pip-version-check --use-pep517 \
         "patroni[etcd3]==$version" "ydiff<1.3" psycopg2-binary ||
         die "Patroni $version cannot be installed"
     touch "$venv/complete"

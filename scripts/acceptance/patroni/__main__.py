@@ -280,8 +280,7 @@ class Trial:
                                 "-s", f"failsafe_mode={str(on).lower()}", SCOPE)
 
         def is_known():
-            if on and not self.store.call(1, "/v3/kv/range", {
-                    "key": "L3NlcnZpY2UvYmF0bWFuL2ZhaWxzYWZl"})[1].get("kvs"):
+            if on and not self.cluster.stored("failsafe"):
                 return False  # The primary has not written yet whom it has to reach.
             return all(f'"failsafe_mode": {str(on).lower()}' in (node.rest("/config") or (0, ""))[1]
                        for node in self.cluster.nodes.values())

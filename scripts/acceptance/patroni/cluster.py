@@ -1,5 +1,6 @@
 """PostgreSQL under Patroni on every host, and what can be asked of it."""
 
+import base64
 import http.client
 import json
 import os
@@ -196,11 +197,21 @@ class Cluster:
         yield from (f"{name} does not run" for name, process in processes.items()
                     if not process.is_running())
         yield f"the store is led by member {self.store.leader()}"
+        yield f"the store says who is synchronous: {self.stored('sync')}"
         for node in self.nodes.values():
             yield f"{node.name}: primary: {node.is_primary()}, Patroni says {node.state()}"
             if node.log_size():
                 lines = [line for line in node.log_lines(0) if LEVEL.match(line)]
                 yield from (line.rstrip()[:300] for line in lines[-3:])
+
+    def stored(self, name):
+        """What the store has under a name of Patroni's, in text; None if it does not answer."""
+        key = base64.b64encode(f"/service/{SCOPE}/{name}".encode()).decode()
+        try:
+            kvs = self.store.call(1, "/v3/kv/range", {"key": key})[1].get("kvs", [])
+            return [base64.b64decode(kv.get("value", "")).decode() for kv in kvs]
+        except (OSError, ValueError, AttributeError):
+            return None
 
     def patronictl(self, *words, host=1, answers=None):
         """Runs patronictl on `host`; returns what it prints."""

@@ -254,13 +254,14 @@ impl Oracle {
             Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { match_index })) => {
                 let is_held = member.disk.term_at(match_index)
                     == self.leaders_term_at(message.term, match_index);
-                // It was there when its write was reported. While this answer waited for its member
-                // to wake, a later leader's snapshot may have arrived and replaced it. Then the
-                // answer is late, as any message may be.
-                let is_replaced = member.disk.snapshot().is_some_and(|snapshot| {
-                    snapshot.last_included_index >= match_index
-                        && snapshot.last_included_term > message.term
-                });
+                // It was there when its write ended. Before this answer left, the member may have
+                // stored a snapshot of a later term: it replaces the entries up to its index, and
+                // contradicts those behind it. Then the answer is late, as any message may be: what
+                // it names can never be committed in its term.
+                let is_replaced = member
+                    .disk
+                    .snapshot()
+                    .is_some_and(|snapshot| snapshot.last_included_term > message.term);
                 assert!(is_past || is_now && (is_held || is_replaced), "{}", says());
             }
             _ => assert!(is_past || is_now, "{}", says()),

@@ -389,11 +389,9 @@ impl WatchSink for Arc<Gone> {
                 Ok(OVER)
             }
             // Without a leader a watch ends soon. A read waits longer for the next one.
-            WatchNews::Ended {
-                end:
-                    WatchEnd::NotServed(RequestError::NotLeader { .. } | RequestError::TimedOut { .. }),
-                ..
-            } => {
+            WatchNews::Ended { end: WatchEnd::NotServed(error), .. }
+                if is_without_leader(error) =>
+            {
                 self.go_on(Waiting::look);
                 Ok(OVER)
             }
@@ -420,4 +418,8 @@ impl WatchSink for Arc<Gone> {
 
 fn is_delete(change: &Change) -> bool {
     matches!(change, Change::Delete { .. })
+}
+
+fn is_without_leader(error: &RequestError) -> bool {
+    matches!(error, RequestError::NotLeader { .. } | RequestError::TimedOut { .. })
 }

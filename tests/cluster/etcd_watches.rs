@@ -1,7 +1,7 @@
 //! etcd's watches as JSON: each event once, in order, and each message a chunk of its own.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -28,6 +28,10 @@ impl Messages {
             format!("POST /v3/{path} HTTP/1.1\r\nHost: {addr}\r\nContent-Length: {len}\r\n\r\n");
         stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).unwrap();
         Messages { reader: BufReader::new(stream) }
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        self.reader.get_ref().shutdown(how).unwrap();
     }
 
     /// Reads the head, which comes with the first message.

@@ -25,10 +25,6 @@ pub(super) const PAUSE: Duration = Duration::from_millis(20);
 /// What a read ends with.
 pub(super) type Ended<T> = Box<dyn FnOnce(Result<T, ApiError>) + Send>;
 
-/// How a transaction ended: the revision of the store afterwards, and the answer. `None`: it took
-/// effect, and its answer is no longer known.
-pub(super) type Written = (Revision, Option<Arc<TxnAnswer>>);
-
 /// The header of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
@@ -109,17 +105,15 @@ impl Shared {
         });
     }
 
-    /// Runs a transaction that may change something.
+    /// Runs a transaction that may change something. What it answered may be no longer known.
     pub(super) fn write_txn(
         &self,
         txn: Txn,
-        end: impl FnOnce(Result<Written, EtcdError>) + Send + 'static,
+        end: impl FnOnce(Result<Done, EtcdError>) + Send + 'static,
     ) {
         self.write(Change::Txn(txn), |result| {
             end(result.map(|outcome| match outcome {
-                Outcome::Ran { result: Ok(Done { revision, answer, .. }), .. } => {
-                    (revision, answer)
-                }
+                Outcome::Ran { result: Ok(done), .. } => done,
                 outcome => panic!("a transaction was answered with {outcome:?}"),
             }));
         });
@@ -137,11 +131,16 @@ impl Shared {
         // What it has answered is forgotten only after it was long, and sent twice by a lane. Then
         // nothing better can be said than after any other write with an unknown outcome.
         self.write_txn(txn, |result| {
-            end(result.and_then(|(revision, answer)| {
+            end(result.and_then(|Done { revision, answer, .. }| {
                 answer.map(|answer| (revision, answer)).ok_or(error::TIMED_OUT)
             }));
         });
     }
+}
+
+/// Whether the comparisons of a transaction held: also known if its answer is not.
+pub(super) fn has_held(done: &Done) -> bool {
+    done.branches.held & 1 == 1
 }
 
 /// Makes an attempt, which ends by this time.

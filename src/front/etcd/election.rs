@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::asked::has_held;
 use super::error::{self, EtcdError};
 use super::lease::stream_head;
 use super::out::Object;
@@ -34,9 +35,14 @@ impl Leader {
     fn read(fields: &Fields<'_>) -> Result<Leader, EtcdError> {
         let Some(leader) = fields.message("leader")? else { return Err(error::LEADER_MISSING) };
         leader.bytes("name")?;
+        let key = leader.bytes("key")?;
+        if key.is_empty() {
+            return Err(error::SESSION_KEY_EMPTY);
+        }
         Ok(Leader {
-            key: leader.bytes("key")?,
-            created: Revision(u64::try_from(leader.int64("rev")?).unwrap_or(0)),
+            key,
+            // No key comes to be at a revision below zero, nor at the last one.
+            created: Revision(u64::try_from(leader.int64("rev")?).unwrap_or(u64::MAX)),
             lease: LeaseId(leader.int64("lease")?.cast_unsigned()),
         })
     }
@@ -54,25 +60,22 @@ impl EtcdFront {
             name: fields.bytes("name")?,
             lease: LeaseId(fields.int64("lease")?.cast_unsigned()),
             value: fields.bytes("value")?,
-            replaces: true,
             lost: error::CAMPAIGN_LOST,
         };
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(move |answer| {
             let (told, name) = (Arc::clone(&shared), claim.name.clone());
-            shared.claim(claim, move |result| {
-                answer.send(match result {
-                    Ok(seat) => ok(|body| {
-                        told.header().write(body, seat.revision);
-                        body.object("leader", |leader| {
-                            leader.bytes("name", &name);
-                            leader.bytes("key", &seat.key);
-                            leader.number("rev", seat.created.0);
-                            leader.number("lease", seat.lease.0);
-                        });
-                    }),
-                    Err(error) => error.response(),
-                });
+            shared.claim(claim, answer, move |result| match result {
+                Ok(seat) => ok(|body| {
+                    told.header().write(body, seat.revision);
+                    body.object("leader", |leader| {
+                        leader.bytes("name", &name);
+                        leader.bytes("key", &seat.key);
+                        leader.number("rev", seat.created.0);
+                        leader.number("lease", seat.lease.0);
+                    });
+                }),
+                Err(error) => error.response(),
             });
         }))
     }
@@ -85,8 +88,10 @@ impl EtcdFront {
             let told = Arc::clone(&shared);
             shared.write_txn(txn, move |result| {
                 answer.send(match result {
-                    Ok((_, Some(done))) if !done.held => error::ELECTION_NOT_LEADER.response(),
-                    Ok((revision, _)) => ok(|body| told.header().write(body, revision)),
+                    Ok(done) if has_held(&done) => {
+                        ok(|body| told.header().write(body, done.revision))
+                    }
+                    Ok(_) => error::ELECTION_NOT_LEADER.response(),
                     Err(error) => error.of_a_session().response(),
                 });
             });
@@ -148,6 +153,8 @@ struct Observed {
 }
 
 enum Line {
+    /// It has not begun to watch.
+    New,
     /// Nothing was told yet.
     Waiting(Answer, Option<WatchGroup>),
     Open(Stream),
@@ -156,19 +163,30 @@ enum Line {
 
 impl Observer {
     fn begin(shared: &Arc<Shared>, name: Bytes, answer: Answer) {
-        let state = Observed {
-            line: Line::Waiting(answer, None),
-            is_stale: false,
-            is_reading: false,
-            told: Revision::NONE,
-        };
+        let state =
+            Observed { line: Line::New, is_stale: false, is_reading: false, told: Revision::NONE };
         let observer = Arc::new(Observer {
             shared: Arc::clone(shared),
             name: name.clone(),
             state: Mutex::new(state),
         });
+        let watched = Arc::downgrade(&observer);
+        answer.when_gone(move || {
+            if let Some(observer) = watched.upgrade() {
+                observer.failed(&error::CANCELED);
+            }
+        });
+        {
+            let mut state = observer.state.lock();
+            if matches!(state.line, Line::Over) {
+                drop(state);
+                return answer.send(error::CANCELED.response());
+            }
+            state.line = Line::Waiting(answer, None);
+        }
         let group = shared.api.watches(Arc::clone(&observer));
         let mut state = observer.state.lock();
+        // Otherwise the client has gone, or the member is stopping.
         if let Line::Waiting(_, place) = &mut state.line {
             group.create(0, WatchRange::of(keys(&name)));
             *place = Some(group);
@@ -218,7 +236,7 @@ impl Observer {
                 state.line.open(message);
                 true
             }
-            Line::Over => true,
+            Line::New | Line::Over => true,
         };
         if is_told {
             state.told = leader.mod_revision;
@@ -248,6 +266,7 @@ impl Observer {
         }
     }
 
+    /// It ends: with an error, or because the client has gone.
     fn failed(&self, error: &EtcdError) {
         let line = std::mem::replace(&mut self.state.lock().line, Line::Over);
         match line {
@@ -258,7 +277,7 @@ impl Observer {
                     stream.end();
                 }
             }
-            Line::Over => {}
+            Line::New | Line::Over => {}
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::rpc::http::{BodyError, Response};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Code {
+    Canceled = 1,
     Unknown = 2,
     InvalidArgument = 3,
     NotFound = 5,
@@ -33,6 +34,7 @@ impl Code {
             Code::Unknown | Code::Internal => 500,
             Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
             Code::NotFound => 404,
+            Code::Canceled => 408,
             Code::PermissionDenied => 403,
             Code::ResourceExhausted => 429,
             Code::Unimplemented => 501,
@@ -46,6 +48,7 @@ impl Code {
             400 => "Bad Request",
             403 => "Forbidden",
             404 => "Not Found",
+            408 => "Request Timeout",
             429 => "Too Many Requests",
             501 => "Not Implemented",
             503 => "Service Unavailable",
@@ -90,9 +93,10 @@ errors! {
     AUTH_NOT_ENABLED = FailedPrecondition, "etcdserver: authentication is not enabled";
     NO_LEADER = Unavailable, "etcdserver: no leader";
     TIMED_OUT = Unavailable, "etcdserver: request timed out";
+    CANCELED = Canceled, "context canceled";
     STOPPED = Unavailable, "etcdserver: server stopped";
-    LOCK_KEY_EMPTY = Unknown, "etcdserver: key is not provided";
-    LOCK_LEASE_NOT_FOUND = Unknown, "etcdserver: requested lease not found";
+    SESSION_KEY_EMPTY = Unknown, "etcdserver: key is not provided";
+    SESSION_LEASE_NOT_FOUND = Unknown, "etcdserver: requested lease not found";
     SESSION_EXPIRED = Unknown, "mutex: session is expired";
     CAMPAIGN_LOST = Unknown, "election: session expired";
     ELECTION_NOT_LEADER = Unknown, "election: not leader";
@@ -151,7 +155,7 @@ impl EtcdError {
     /// What the lock and election services make of it: they answer with the errors of a client
     /// of etcd, which have lost their codes.
     pub(super) fn of_a_session(self) -> EtcdError {
-        if self == LEASE_NOT_FOUND { LOCK_LEASE_NOT_FOUND } else { self }
+        if self == LEASE_NOT_FOUND { SESSION_LEASE_NOT_FOUND } else { self }
     }
 }
 

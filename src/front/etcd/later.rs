@@ -15,7 +15,7 @@ type Work = Box<dyn FnOnce(bool) + Send>;
 const IDLE_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long a work waits is bounded by what asks for it, and so is their number: each belongs to a
-/// request that has not been answered.
+/// request that has not been answered, or to one whose client has gone and left something to undo.
 pub(super) struct Later {
     /// `None` once it has stopped.
     orders: Mutex<Option<Sender<(Instant, Work)>>>,

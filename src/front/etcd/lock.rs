@@ -15,20 +15,17 @@ impl EtcdFront {
             name: fields.bytes("name")?,
             lease: LeaseId(fields.int64("lease")?.cast_unsigned()),
             value: bytes::Bytes::new(),
-            replaces: false,
             lost: error::SESSION_EXPIRED,
         };
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(move |answer| {
             let told = Arc::clone(&shared);
-            shared.claim(claim, move |result| {
-                answer.send(match result {
-                    Ok(seat) => ok(|body| {
-                        told.header().write(body, seat.revision);
-                        body.bytes("key", &seat.key);
-                    }),
-                    Err(error) => error.response(),
-                });
+            shared.claim(claim, answer, move |result| match result {
+                Ok(seat) => ok(|body| {
+                    told.header().write(body, seat.revision);
+                    body.bytes("key", &seat.key);
+                }),
+                Err(error) => error.response(),
             });
         }))
     }
@@ -36,7 +33,7 @@ impl EtcdFront {
     pub(super) fn unlock(&self, fields: &Fields<'_>) -> Result<Task, EtcdError> {
         let key = fields.bytes("key")?;
         if key.is_empty() {
-            return Err(error::LOCK_KEY_EMPTY);
+            return Err(error::SESSION_KEY_EMPTY);
         }
         let txn = Txn { then: vec![Action::delete(KeyRange::key(key)).into()], ..Txn::default() };
         Ok(self.write_and_tell_header(txn))

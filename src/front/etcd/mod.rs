@@ -32,8 +32,10 @@
 //! # Invariants
 //! - `header.revision` of a read is the current revision, also when an earlier one was read.
 //! - `header.raft_term` is none that was before one that this member has heard of.
-//! - No thread waits here, except for the body of a request. A client that waits for a lock has the
-//!   thread of its connection. A watch has none.
+//! - No thread waits here, except for the body of a request. A client that waits for a lock, or for
+//!   an election to have a leader, has the thread of its connection. A watch has none.
+//! - A client that goes leaves nothing behind: neither its connection, nor a watch, nor the place in
+//!   a queue in which it waited. So what waits is bounded by the connections that are open.
 //! - The checks of etcd that do not need its state are made here, and decide nothing in the log.
 //!
 //! # Where it differs from etcd on purpose
@@ -59,8 +61,11 @@
 //! - `progress_notify` is done every ten seconds of silence; `fragment` is never needed.
 //! - A request of a browser, for a page of another site, is refused with code 7; there are no
 //!   headers that allow it. (etcd lets every page that a browser shows write.)
-//! - A client that goes while it waits for a lock leaves its place in the queue when its lease
-//!   ends. (etcd's server notices it.)
+//! - A client that ends its side of the connection while it waits, for a lock or for a leader,
+//!   counts as gone, although it may still read: code 1. (etcd: only once it has gone.)
+//! - Who asks again for a lock that it has, or waits for, changes the key's `mod_revision` and
+//!   `version`: then an earlier request of the same lease that is given up cannot delete the key.
+//!   (At etcd it can, and the lock has two holders.)
 //! - Members are not added, removed or promoted, there are no snapshots or hashes of the store, and
 //!   no users yet: code 12.
 //!
@@ -299,7 +304,7 @@ impl EtcdFront {
             let told = Arc::clone(&shared);
             shared.write_txn(txn, move |result| {
                 answer.send(match result {
-                    Ok((revision, _)) => ok(|body| told.header().write(body, revision)),
+                    Ok(done) => ok(|body| told.header().write(body, done.revision)),
                     Err(error) => error.response(),
                 });
             });

@@ -7,25 +7,39 @@
 //!
 //! # What a client can rely on
 //! - Who has waited is told so only after a read has found its key still there.
-//! - A client that goes while it waits leaves its key behind, until its lease ends.
+//! - A claim that ends otherwise, by an error or because its client has gone, deletes its key, and
+//!   with it the lease if that was made for it. While there is no leader this is tried again, for
+//!   about a minute.
+//! - A client that asks again, with the same lease, takes its key over: it writes it anew. A claim
+//!   deletes only the key that it has itself written last. So a request that is given up does not
+//!   delete what was granted to a later one.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::Shared;
+use super::asked::has_held;
 use super::error::{self, EtcdError};
 use crate::kv::api::{NoRoom, WatchEnd, WatchGroup, WatchNews, WatchSink, WatchesEnd};
 use crate::kv::model::{
     Action, Change, Compare, Entry, KeyRange, LeaseId, OperationAnswer, Range, RangeAnswer, Reason,
     Revision, RevisionBounds, SortBy, Txn, TxnAnswer, WatchRange,
 };
-use crate::kv::{Change as Write, Outcome};
+use crate::kv::{Change as Write, Done, Outcome};
+use crate::node::RequestError;
+use crate::rpc::http::{Answer, Response};
 
 /// How long the lease lives of a client that has named none, in milliseconds: as etcd's sessions.
 const SESSION_TTL_MS: u64 = 60_000;
+
+/// How often taking out what a claim has left is tried, and the pause in between. An attempt takes
+/// [`TIMEOUT`](super::TIMEOUT) at most.
+const UNDO_ATTEMPTS: u32 = 15;
+const UNDO_PAUSE: Duration = Duration::from_secs(1);
 
 const ON: ControlFlow<()> = ControlFlow::Continue(());
 const OVER: ControlFlow<()> = ControlFlow::Break(());
@@ -37,8 +51,6 @@ pub(super) struct Claim {
     pub(super) lease: LeaseId,
     /// What its key holds.
     pub(super) value: Bytes,
-    /// Whether a key of the same lease that is there already is given this value.
-    pub(super) replaces: bool,
     /// What is said if the key is gone before it was first.
     pub(super) lost: EtcdError,
 }
@@ -56,6 +68,74 @@ pub(super) struct Seat {
 
 /// What is told when a claim has ended.
 type Ended = Box<dyn FnOnce(Result<Seat, EtcdError>) + Send>;
+
+/// The client of a claim. It may go at any time.
+#[derive(Default)]
+struct Client(Mutex<ClientState>);
+
+#[derive(Default)]
+struct ClientState {
+    /// `None` once it was told, or has gone.
+    end: Option<Ended>,
+    has_gone: bool,
+    /// What its claim has waited for last.
+    waits_for: Weak<Gone>,
+}
+
+impl Client {
+    /// The client of this answer; `None` if it has gone already.
+    fn of(
+        answer: Answer,
+        told: impl FnOnce(Result<Seat, EtcdError>) -> Response + Send + 'static,
+    ) -> Option<Arc<Client>> {
+        let client = Arc::new(Client::default());
+        let going = Arc::downgrade(&client);
+        // Under no lock: it may have gone.
+        answer.when_gone(move || {
+            if let Some(client) = going.upgrade() {
+                client.go();
+            }
+        });
+        {
+            let mut state = client.0.lock();
+            if !state.has_gone {
+                state.end = Some(Box::new(|result| answer.send(told(result))));
+                drop(state);
+                return Some(client);
+            }
+        }
+        answer.send(error::CANCELED.response());
+        None
+    }
+
+    /// Returns `false` if it has gone, and was not told.
+    fn tell(&self, result: Result<Seat, EtcdError>) -> bool {
+        let end = self.0.lock().end.take();
+        end.map(|end| end(result)).is_some()
+    }
+
+    /// It has gone: its claim is over. If that does not wait at the moment, it will notice.
+    fn go(&self) {
+        let (end, waits_for) = {
+            let mut state = self.0.lock();
+            state.has_gone = true;
+            (state.end.take(), std::mem::take(&mut state.waits_for))
+        };
+        if let Some(end) = end {
+            end(Err(error::CANCELED));
+        }
+        if let Some(gone) = waits_for.upgrade() {
+            gone.go_on(Waiting::leave);
+        }
+    }
+
+    /// Returns `false` if it has gone.
+    fn wait_for(&self, gone: &Arc<Gone>) -> bool {
+        let mut state = self.0.lock();
+        state.waits_for = Arc::downgrade(gone);
+        !state.has_gone
+    }
+}
 
 /// The keys under a name.
 pub(super) fn keys(name: &[u8]) -> KeyRange {
@@ -76,106 +156,138 @@ pub(super) fn entry(answer: Option<&OperationAnswer>) -> Option<&Entry> {
 }
 
 impl Shared {
-    /// Waits until the client's key is the first one under the name.
+    /// Waits until the client's key is the first one under the name, or the client goes.
     pub(super) fn claim(
         self: &Arc<Self>,
         claim: Claim,
-        end: impl FnOnce(Result<Seat, EtcdError>) + Send + 'static,
+        answer: Answer,
+        told: impl FnOnce(Result<Seat, EtcdError>) -> Response + Send + 'static,
     ) {
-        let (shared, end): (_, Ended) = (Arc::clone(self), Box::new(end));
+        let Some(client) = Client::of(answer, told) else { return };
         if claim.lease != LeaseId::NONE {
-            return shared.enqueue(claim, end);
+            return self.enqueue(claim, false, client);
         }
+        let shared = Arc::clone(self);
         let grant = Write::LeaseGrant { ttl_ms: SESSION_TTL_MS, id: LeaseId::NONE };
         self.write(grant, move |result| match result {
-            Ok(Outcome::Granted { lease, .. }) => shared.enqueue(Claim { lease, ..claim }, end),
+            Ok(Outcome::Granted { lease, .. }) => {
+                shared.enqueue(Claim { lease, ..claim }, true, client);
+            }
             Ok(outcome) => panic!("a grant was answered with {outcome:?}"),
-            Err(error) => end(Err(error)),
+            Err(error) => drop(client.tell(Err(error))),
         });
     }
 
-    /// Puts the key, unless it is there.
-    fn enqueue(self: &Arc<Self>, claim: Claim, end: Ended) {
+    /// Puts the key, or takes over the one that is there. `has_own_lease`: whether the lease was
+    /// made for this claim.
+    fn enqueue(self: &Arc<Self>, claim: Claim, has_own_lease: bool, client: Arc<Client>) {
         let key: Bytes =
             [&claim.name, &b"/"[..], format!("{:x}", claim.lease.0).as_bytes()].concat().into();
+        let put = Action::put_with(key.clone(), claim.value.clone(), claim.lease);
+        let first = Action::Range(first(&claim.name));
         let txn = Txn {
             compare: vec![Compare::absent(key.clone())],
-            then: vec![
-                Action::put_with(key.clone(), claim.value.clone(), claim.lease).into(),
-                Action::Range(first(&claim.name)).into(),
-            ],
-            otherwise: vec![
-                Action::get(key.clone()).into(),
-                Action::Range(first(&claim.name)).into(),
-            ],
+            then: vec![put.clone().into(), first.clone().into()],
+            otherwise: vec![Action::get(key.clone()).into(), put.into(), first.into()],
         };
         let shared = Arc::clone(self);
-        self.run_txn(txn, move |result| match result {
-            Ok((revision, answer)) => shared.enqueued(claim, key, revision, &answer, end),
-            Err(error) => end(Err(error.of_a_session())),
+        self.write_txn(txn, move |result| match result {
+            Ok(done) => shared.enqueued(claim, has_own_lease, key, &done, client),
+            Err(error) => {
+                client.tell(Err(error.of_a_session()));
+                // The put may still take effect.
+                if has_own_lease {
+                    shared.undo(Write::LeaseRevoke { id: claim.lease }, UNDO_ATTEMPTS);
+                }
+            }
         });
     }
 
     fn enqueued(
         self: &Arc<Self>,
         claim: Claim,
+        has_own_lease: bool,
         key: Bytes,
-        revision: Revision,
-        answer: &TxnAnswer,
-        end: Ended,
+        done: &Done,
+        client: Arc<Client>,
     ) {
-        let own = entry(answer.answers.first());
-        let created = match answer.held {
-            true => revision,
-            false => own.map_or(revision, |own| own.create_revision),
+        let (answers, revision) = (done.answer.as_deref().map(|it| &it.answers[..]), done.revision);
+        let answers = answers.unwrap_or_default();
+        let is_first = entry(answers.last()).is_some_and(|first| first.key == key);
+        let created = match has_held(done) {
+            true => Some(revision),
+            false => entry(answers.first()).map(|own| own.create_revision),
         };
-        let is_first = entry(answer.answers.get(1)).is_some_and(|first| first.key == key);
-        let differs = own.is_some_and(|own| own.value != claim.value);
-        let seat = Seat { key, lease: claim.lease, created, revision };
-        let waiting = Waiting { shared: Arc::clone(self), claim, seat, end };
-        match waiting.claim.replaces && differs {
-            true => waiting.replace(is_first),
-            false if is_first => waiting.over(),
-            false => waiting.look(),
+        let seat = Seat { key, lease: claim.lease, created: created.unwrap_or(revision), revision };
+        let shared = Arc::clone(self);
+        let waiting = Waiting { shared, claim, has_own_lease, seat, written: revision, client };
+        match created {
+            Some(_) if is_first => waiting.over(),
+            Some(_) => waiting.look(),
+            // What was answered is no longer known, as after any other write of that kind.
+            None => waiting.failed(error::TIMED_OUT),
         }
+    }
+
+    /// Makes a change for which nobody waits, and tries again if that fails. To make it twice must
+    /// be the same as to make it once.
+    fn undo(self: &Arc<Self>, change: Write, attempts: u32) {
+        let (shared, again) = (Arc::clone(self), change.clone());
+        self.write(change, move |result| {
+            let is_worth_another = result.is_err_and(|error| error != error::LEASE_NOT_FOUND);
+            if !is_worth_another || attempts <= 1 {
+                return;
+            }
+            let undoing = Arc::clone(&shared);
+            shared.later.at(Instant::now() + UNDO_PAUSE, move |is_due| {
+                if is_due {
+                    undoing.undo(again, attempts - 1);
+                }
+            });
+        });
     }
 }
 
-/// A client that is not first yet.
+/// A claim whose key is there.
 struct Waiting {
     shared: Arc<Shared>,
     claim: Claim,
+    has_own_lease: bool,
     seat: Seat,
-    end: Ended,
+    /// When this claim wrote the key.
+    written: Revision,
+    client: Arc<Client>,
 }
 
 impl Waiting {
+    /// A client that goes after it was told, or while its answer is on the way, has the lock.
     fn over(self) {
-        (self.end)(Ok(self.seat));
+        if !self.client.tell(Ok(self.seat.clone())) {
+            self.leave();
+        }
     }
 
     fn failed(self, error: EtcdError) {
-        (self.end)(Err(error.of_a_session()));
+        self.client.tell(Err(error.of_a_session()));
+        self.leave();
     }
 
     fn lost(self) {
-        let lost = self.claim.lost.clone();
-        (self.end)(Err(lost));
+        self.client.tell(Err(self.claim.lost.clone()));
     }
 
-    /// Gives the key that is there already another value.
-    fn replace(self, is_first: bool) {
-        let Seat { key, lease, created, .. } = &self.seat;
-        let put = Action::put_with(key.clone(), self.claim.value.clone(), *lease);
-        let compare = vec![Compare::create_revision(key.clone(), *created)];
-        let txn = Txn { compare, then: vec![put.into()], ..Txn::default() };
-        let shared = Arc::clone(&self.shared);
-        shared.write_txn(txn, move |result| match result {
-            Ok((_, Some(answer))) if !answer.held => self.lost(),
-            Ok(_) if is_first => self.over(),
-            Ok(_) => self.look(),
-            Err(error) => self.failed(error),
-        });
+    /// Takes out the key, of which the client does not know that it is first.
+    fn leave(self) {
+        let Seat { key, lease, .. } = self.seat;
+        let change = match self.has_own_lease {
+            true => Write::LeaseRevoke { id: lease },
+            false => Write::Txn(Txn {
+                compare: vec![Compare::mod_revision(key.clone(), self.written)],
+                then: vec![Action::delete(KeyRange::key(key)).into()],
+                ..Txn::default()
+            }),
+        };
+        self.shared.undo(change, UNDO_ATTEMPTS);
     }
 
     /// Looks who is before it, and whether it is still there itself.
@@ -219,6 +331,7 @@ impl Waiting {
     /// Waits until the key before it, or its own one, is gone.
     fn wait(self, before: Bytes, from: Revision) {
         let (shared, own) = (Arc::clone(&self.shared), self.seat.key.clone());
+        let client = Arc::clone(&self.client);
         let sink = Arc::new(Gone(Mutex::new(GoneState { waiting: Some(self), group: None })));
         let group = shared.api.watches(Arc::clone(&sink));
         let mut state = sink.0.lock();
@@ -229,6 +342,10 @@ impl Waiting {
                 group.create(number, WatchRange { from, puts: false, ..range });
             }
             state.group = Some(group);
+        }
+        drop(state);
+        if !client.wait_for(&sink) {
+            sink.go_on(Waiting::leave);
         }
     }
 }
@@ -271,6 +388,13 @@ impl WatchSink for Arc<Gone> {
                 self.go_on(Waiting::look);
                 Ok(OVER)
             }
+            // Without a leader a watch ends soon. A read waits longer for the next one.
+            WatchNews::Ended { end: WatchEnd::NotServed(error), .. }
+                if is_without_leader(error) =>
+            {
+                self.go_on(Waiting::look);
+                Ok(OVER)
+            }
             WatchNews::Ended { end, .. } => {
                 self.go_on(|waiting| waiting.failed((*end).into()));
                 Ok(OVER)
@@ -294,4 +418,8 @@ impl WatchSink for Arc<Gone> {
 
 fn is_delete(change: &Change) -> bool {
     matches!(change, Change::Delete { .. })
+}
+
+fn is_without_leader(error: &RequestError) -> bool {
+    matches!(error, RequestError::NotLeader { .. } | RequestError::TimedOut { .. })
 }

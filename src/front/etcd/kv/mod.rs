@@ -46,11 +46,13 @@ impl EtcdFront {
             let told = Arc::clone(&shared);
             shared.write_txn(only(action), move |result| {
                 answer.send(match result {
-                    Ok((revision, Some(done))) => one(&told, &plan, revision, &done),
-                    Ok((revision, None)) if !request.prev_kv => {
+                    Ok(Done { revision, answer: Some(done), .. }) => {
+                        one(&told, &plan, revision, &done)
+                    }
+                    Ok(Done { revision, .. }) if !request.prev_kv => {
                         ok(|body| told.header().write(body, revision))
                     }
-                    Ok((_, None)) => error::TIMED_OUT.response(),
+                    Ok(_) => error::TIMED_OUT.response(),
                     Err(error) => error.response(),
                 });
             });

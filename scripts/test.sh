@@ -55,6 +55,11 @@ ceiling=(--locked --manifest-path scripts/ceiling/Cargo.toml)
 run cargo fmt --manifest-path scripts/ceiling/Cargo.toml --check
 run cargo clippy "${ceiling[@]}" --all-targets -- -D warnings
 run cargo test "${ceiling[@]}"
+# The tests of others' clients that take under a minute, where they have been installed: see
+# docs/etcd-clients.md.
+if [ -e "${ACCEPTANCE_CACHE:-}/etcd3gw/complete" ]; then
+    run env SYNCRAFT_BIN="${CARGO_TARGET_DIR:-$PWD/target}/debug/syncraft" scripts/acceptance/etcd3gw.sh
+fi
 # One bug that the simulator must catch, and one that a test must catch.
 run scripts/mutants.sh vote_not_persisted answers_while_it_asks
 run env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features

@@ -316,8 +316,9 @@ fn bad_input_has_an_answer() {
     let got = ask_once(addr, "GET /v3/kv/range", "");
     assert_eq!((got.status, got.text()), (405, "Method Not Allowed\n"));
     assert_eq!(ask_once(addr, "GET /nope", "").text(), "404 page not found\n");
-    let (status, answer) = send(addr, "maintenance/hashkv", "{}");
+    let (status, answer) = send(addr, "maintenance/snapshot", "{}");
     assert_eq!((status, &answer["code"]), (501, &12.into()));
+    assert_eq!(ask_once(addr, "POST /v3/maintenance/hashkv", "{}").status, 404);
     // It serves on.
     put(addr, "a", "1");
     for prefix in ["v3beta", "v3alpha"] {

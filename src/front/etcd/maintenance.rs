@@ -41,6 +41,21 @@ impl EtcdFront {
         Box::new(|answer| answer.send(ok(|_| ())))
     }
 
+    /// Members that have applied the same entries have the same one. It has nothing to do with that
+    /// of an etcd with the same entries.
+    pub(super) fn hash(&self) -> Task {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |answer| {
+            answer.send(match shared.api.digest_local() {
+                Ok((revision, digest)) => ok(|body| {
+                    shared.header().write(body, revision);
+                    body.plain("hash", (digest ^ (digest >> 32)) as u32);
+                }),
+                Err(error) => EtcdError::from(&error).response(),
+            });
+        })
+    }
+
     pub(super) fn transfer_leadership(&self, fields: &Fields<'_>) -> Result<Task, EtcdError> {
         let target = MemberId(fields.uint64("targetID")?);
         let shared = Arc::clone(&self.shared);

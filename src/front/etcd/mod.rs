@@ -15,7 +15,7 @@
 //! | `/v3/lease/{grant,revoke,keepalive,timetolive,leases}` | leases |
 //! | `/v3/kv/lease/{revoke,timetolive,leases}` | the same |
 //! | `/v3/cluster/member/list` | the members, with the URLs that they advertise |
-//! | `/v3/maintenance/{status,alarm,defragment,transfer-leadership}` | the member |
+//! | `/v3/maintenance/{status,alarm,defragment,hash,transfer-leadership}` | the member |
 //! | `/v3/auth/{authenticate,status}` | that there are no users |
 //! | `/v3/lock/{lock,unlock}` | locks |
 //! | `/v3/election/{campaign,proclaim,leader,observe,resign}` | elections |
@@ -66,7 +66,7 @@
 //! - Who asks again for a lock that it has, or waits for, changes the key's `mod_revision` and
 //!   `version`: then an earlier request of the same lease that is given up cannot delete the key.
 //!   (At etcd it can, and the lock has two holders.)
-//! - Members are not added, removed or promoted, there are no snapshots or hashes of the store, and
+//! - Members are not added, removed or promoted, there are no snapshots of the store, and
 //!   no users yet: code 12.
 //!
 //! # Files
@@ -257,6 +257,7 @@ impl EtcdFront {
             Call::Status => Ok(self.status()),
             Call::Alarm => self.alarm(fields),
             Call::Defragment => Ok(self.defragment()),
+            Call::Hash => Ok(self.hash()),
             Call::TransferLeadership => self.transfer_leadership(fields),
             Call::Authenticate => Err(error::AUTH_NOT_ENABLED),
             Call::AuthStatus => Ok(self.auth_status()),
@@ -336,6 +337,7 @@ enum Call {
     Status,
     Alarm,
     Defragment,
+    Hash,
     TransferLeadership,
     Authenticate,
     AuthStatus,
@@ -374,7 +376,7 @@ impl Call {
             "maintenance/alarm" => Call::Alarm,
             "maintenance/defragment" => Call::Defragment,
             "maintenance/transfer-leadership" => Call::TransferLeadership,
-            "maintenance/hash" | "maintenance/hashkv" => Call::Unimplemented("hashes of the store"),
+            "maintenance/hash" => Call::Hash,
             "maintenance/snapshot" => Call::Unimplemented("etcd's snapshots"),
             "maintenance/downgrade" => Call::Unimplemented("downgrades"),
             "auth/authenticate" => Call::Authenticate,

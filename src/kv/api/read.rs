@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Api, ApiError, Consistency, Read, TxnDone};
 use crate::clock;
-use crate::kv::model::{Reason, Txn};
+use crate::kv::model::{Reason, Revision, Txn};
 use crate::kv::{Answer, CommandError, Query, ReadAnswer, Stats, Store, StoreView};
 use crate::node::{RequestError, Stale, StateMachine};
 
@@ -74,6 +74,19 @@ impl Api {
     /// [`ApiError::NotServed`] if the member has stopped or diverged.
     pub fn stats_local(&self) -> Result<Stats, ApiError> {
         self.shared.node.inspect(Store::stats).ok_or_else(|| self.gone().into())
+    }
+
+    /// This member's revision, and a digest of all that it has applied: members that have applied
+    /// the same entries have the same one.
+    ///
+    /// # Errors
+    /// [`ApiError::NotServed`] if the member has stopped or diverged.
+    pub fn digest_local(&self) -> Result<(Revision, u64), ApiError> {
+        let digest = |store: &Store| {
+            let digest = store.digest().expect("a store has a digest");
+            (store.revision(), digest)
+        };
+        self.shared.node.inspect(digest).ok_or_else(|| self.gone().into())
     }
 
     /// Why there is no state to look at.

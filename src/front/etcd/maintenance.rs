@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::asked::TIMEOUT;
+use super::asked::{Ended, TIMEOUT};
 use super::error::{self, EtcdError};
 use super::parse::Fields;
 use super::{EtcdFront, Shared, Task, VERSION, ok};
 use crate::kv::Stats;
+use crate::kv::api::{Api, Consistency};
 use crate::kv::model::Revision;
 use crate::raft::{MemberId, RoleName};
 use crate::rpc::http::Answer;
@@ -42,16 +43,27 @@ impl EtcdFront {
     }
 
     /// Members that have applied the same entries have the same one. It has nothing to do with that
-    /// of an etcd with the same entries.
+    /// of an etcd with the same entries. It reflects every write that was acknowledged before: at
+    /// etcd, a member has applied what it answers.
     pub(super) fn hash(&self) -> Task {
         let shared = Arc::clone(&self.shared);
         Box::new(move |answer| {
-            answer.send(match shared.api.digest_local() {
-                Ok((revision, digest)) => ok(|body| {
-                    shared.header().write(body, revision);
-                    body.plain("hash", (digest ^ (digest >> 32)) as u32);
-                }),
-                Err(error) => EtcdError::from(&error).response(),
+            let told = Arc::clone(&shared);
+            let ask = |api: &Api, deadline, end: Ended<()>| {
+                api.stats(Consistency::Linearizable, deadline, move |result| {
+                    end(result.map(|_| ()));
+                });
+            };
+            shared.retried(Instant::now() + TIMEOUT, ask, move |result| {
+                let local = |()| told.api.digest_local().map_err(|error| EtcdError::from(&error));
+                let digest = result.and_then(local);
+                answer.send(match digest {
+                    Ok((revision, digest)) => ok(|body| {
+                        told.header().write(body, revision);
+                        body.plain("hash", (digest ^ (digest >> 32)) as u32);
+                    }),
+                    Err(error) => error.response(),
+                });
             });
         })
     }

@@ -57,6 +57,8 @@
 //!   cannot go on asking.
 //! - A watch of a start below zero begins with the first revision that there was.
 //! - `created` of a watch is told once this member has applied what was committed before.
+//! - A read with `serializable` may miss a write that the same member has answered: a follower need
+//!   not have applied it. (At etcd it has.)
 //! - A member without a leader ends its watches with code 14 after three election timeouts.
 //! - `progress_notify` is done every ten seconds of silence; `fragment` is never needed.
 //! - A request of a browser, for a page of another site, is refused with code 7; there are no

@@ -154,8 +154,8 @@ pub(crate) struct ServerArgs {
     /// Serve etcd's v3 API, as JSON over HTTP, on this address
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) etcd: Option<String>,
-    /// The URL at which etcd's clients reach the address of --etcd; without it, http:// and that
-    /// address
+    /// The URL that etcd's clients are told for this member, if they cannot use the address of
+    /// --etcd; without it, http:// and that address
     #[arg(long, value_name = "URL", requires = "etcd")]
     pub(crate) advertise_etcd: Option<String>,
     /// The time between the heartbeats of a leader

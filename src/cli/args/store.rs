@@ -98,8 +98,8 @@ once, and each may take as long as --timeout says. If one fails, the error says 
 had been put.
 
 With --etcd, the entries are those that etcd 3.4 or later has at one revision. Keys with a lease are \
-left out, and counted on standard error: nothing would end them here. So a program that keeps one \
-alive has to put it again.";
+skipped, because their lease is not here and they would never expire. Their number is printed on \
+standard error, and the programs that own them have to write them again.";
 
 const LIMITS_HELP: &str = "\
 Examples:

@@ -30,8 +30,8 @@ pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
     })?;
     if left_out > 0 {
         eprint_line(&format_args!(
-            "syncraft: keys left out because they have a lease, and their owners will put them \
-             again: {left_out}"
+            "syncraft: keys skipped because they have a lease, so that their owners have to write \
+             them again: {left_out}"
         ));
     }
     print(&[imported.to_string().as_bytes(), b"\n"])?;

@@ -21,22 +21,24 @@
 //! | `/v3/election/{campaign,proclaim,leader,observe,resign}` | elections |
 //! | `GET /version`, `GET /health` | as etcd's |
 //!
-//! All under `/v3/` have POST, and are also under `/v3beta/` and `/v3alpha/`. The other paths of
+//! All paths under `/v3/` have POST, and are also under `/v3beta/` and `/v3alpha/`. The other paths of
 //! etcd's API answer with code 12.
 //!
 //! # What became of a request
-//! Each error has etcd's text and code (`error`). A request takes at most three seconds. A write
-//! is repeated within them, across changes of leader, and takes effect at most once. After code 14
-//! it may have taken effect, or may still do so; after every other code it has not, and never will.
+//! Each error has etcd's text and code (`error`). A request is answered within three seconds,
+//! unless it is one that waits (`watch`, `lock`, `campaign`, `observe`). A write is repeated within
+//! them, across changes of leader, and takes effect at most once. After code 14 it may have taken
+//! effect, or may still do so; after every other code it has not, and never will. To wait for a lock
+//! takes several writes: see `queue`.
 //!
 //! # Invariants
 //! - `header.revision` of a read is the current revision, also when an earlier one was read.
-//! - `header.raft_term` is none that was before one that this member has heard of.
+//! - `header.raft_term` is never below the highest term that this member has seen.
 //! - No thread waits here, except for the body of a request. A client that waits for a lock, or for
 //!   an election to have a leader, has the thread of its connection. A watch has none.
 //! - A client that goes leaves nothing behind: neither its connection, nor a watch, nor the place in
 //!   a queue in which it waited. So what waits is bounded by the connections that are open.
-//! - The checks of etcd that do not need its state are made here, and decide nothing in the log.
+//! - Checks that need no state are made here, before anything is proposed.
 //!
 //! # Where it differs from etcd on purpose
 //! - A transaction that cannot be carried out as a whole is refused on every member alike. (With a

@@ -1,4 +1,5 @@
-//! HTTP/1.1 over one connection that is kept, as far as the load needs it: a POST, and its answer as a whole or chunk by chunk.
+//! HTTP/1.1 over one connection that is kept, as far as the load needs it: a POST, and its answer
+//! as a whole or chunk by chunk.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

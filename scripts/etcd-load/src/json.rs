@@ -1,5 +1,6 @@
-//! The load through the JSON API, `/v3/...` over HTTP/1.1: puts and gets over a connection for each client, and watches, each of
-//! which is a connection. It speaks to whatever serves this API, and to its leader.
+//! The load through the JSON API, `/v3/...` over HTTP/1.1: puts and gets over a connection for each
+//! client, and watches, each of which is a connection. It speaks to whatever serves this API, and
+//! to its leader.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -21,23 +21,23 @@
 //! | `/v3/election/{campaign,proclaim,leader,observe,resign}` | elections |
 //! | `GET /version`, `GET /health` | as etcd's |
 //!
-//! All paths under `/v3/` have POST, and are also under `/v3beta/` and `/v3alpha/`. The other paths of
-//! etcd's API answer with code 12.
+//! All paths under `/v3/` have POST, and are also under `/v3beta/` and `/v3alpha/`. The other paths
+//! of etcd's API answer with code 12.
 //!
 //! # What became of a request
 //! Each error has etcd's text and code (`error`). A request is answered within three seconds,
 //! unless it is one that waits (`watch`, `lock`, `campaign`, `observe`). A write is repeated within
 //! them, across changes of leader, and takes effect at most once. After code 14 it may have taken
-//! effect, or may still do so; after every other code it has not, and never will. To wait for a lock
-//! takes several writes: see `queue`.
+//! effect, or may still do so; after every other code it has not, and never will. To wait for a
+//! lock takes several writes: see `queue`.
 //!
 //! # Invariants
 //! - `header.revision` of a read is the current revision, also when an earlier one was read.
 //! - `header.raft_term` is never below the highest term that this member has seen.
 //! - No thread waits here, except for the body of a request. A client that waits for a lock, or for
 //!   an election to have a leader, has the thread of its connection. A watch has none.
-//! - A client that goes leaves nothing behind: neither its connection, nor a watch, nor the place in
-//!   a queue in which it waited. So what waits is bounded by the connections that are open.
+//! - A client that goes leaves nothing behind: neither its connection, nor a watch, nor the place
+//!   in a queue in which it waited. So what waits is bounded by the connections that are open.
 //! - Checks that need no state are made here, before anything is proposed.
 //!
 //! # Where it differs from etcd on purpose
@@ -74,8 +74,8 @@
 //!   no users yet: code 12.
 //!
 //! # Files
-//! `kv`, `watch`, `lease`, `cluster`, `maintenance`, `lock`, `election`: the services. `queue`: what
-//! the last two stand on. `asked`: reads, writes and headers. `urls`: what members advertise.
+//! `kv`, `watch`, `lease`, `cluster`, `maintenance`, `lock`, `election`: the services. `queue`:
+//! what the last two stand on. `asked`: reads, writes and headers. `urls`: what members advertise.
 //! `later`: time. `parse`, `out`, `error`: JSON in and out.
 
 mod asked;

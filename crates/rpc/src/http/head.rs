@@ -4,10 +4,10 @@
 //! sends is refused as soon as it comes. `httparse` reads the whole head. What follows from its
 //! fields is decided here.
 //!
-//! The server half of `ureq-proto` (0.7.1) was tried in its place. It stands on `httparse`, too, and
-//! takes what is refused here: both lengths at once (as chunked), every transfer coding as chunked,
-//! lines that end with LF alone, requests without a `Host` or with two. So all of this would be
-//! checked beside it, over types of one more crate.
+//! The server half of `ureq-proto` (0.7.1) was tried in its place. It stands on `httparse`, too,
+//! and takes what is refused here: both lengths at once (as chunked), every transfer coding as
+//! chunked, lines that end with LF alone, requests without a `Host` or with two. So all of this
+//! would be checked beside it, over types of one more crate.
 
 use std::ops::Range;
 

@@ -33,9 +33,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a member that has not answered is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often it is looked whom to ask.
-const TURN: Duration = Duration::from_millis(50);
-
 /// The pause after an answer. A member that starts with other URLs says so itself.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -111,7 +108,10 @@ fn run(own: MemberId, others: Vec<Other>, urls: &Arc<MemberUrls>, stopped: &Rece
     loop {
         let now = Instant::now();
         others.iter().filter(|other| *other.due.lock() <= now).for_each(|it| it.ask(own, urls));
-        match stopped.recv_timeout(TURN) {
+        // An answer that comes meanwhile puts the next question off. A failure brings it forward,
+        // which can wait: a member that was not there says its URLs itself once it is.
+        let due = others.iter().map(|other| *other.due.lock()).min();
+        match stopped.recv_deadline(due.unwrap_or(now + PAUSE)) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -1,6 +1,7 @@
 //! etcd's API as JSON: keys and transactions through any member, while leaders die, and bad input.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use syncraft::raft::MemberId;
@@ -345,14 +346,16 @@ fn the_member_and_its_cluster_are_told() {
     // Each member hears from the others within moments.
     let urls = |id: MemberId| vec![format!("http://{}", addr(&cluster, id))];
     for id in cluster.ids() {
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
+            assert!(Instant::now() < deadline, "member {id} hears from nobody");
             let (_, list) = post(addr(&cluster, id), "cluster/member/list", &json!({}));
             assert_eq!(list["header"].get("revision"), None);
             let members = list["members"].as_array().unwrap();
             assert_eq!(members.len(), 3);
             let is_known = |member: &Value| member.get("clientURLs").is_some();
             if !members.iter().all(is_known) {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
                 continue;
             }
             for (member, id) in members.iter().zip(cluster.ids()) {

@@ -3,7 +3,7 @@
 use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use syncraft::kv::api::Api;
@@ -21,15 +21,20 @@ fn grant(addr: SocketAddr, id: u64) {
 fn wait_for_queue(addr: SocketAddr, name: &str, count: usize) {
     let body = json!({"key": b64(&format!("{name}/")), "range_end": b64(&format!("{name}0"))});
     let len = || ok(addr, "kv/range", body.clone())["kvs"].as_array().map_or(0, Vec::len);
-    while len() != count {
+    wait_until("that many wait", || len() == count);
+}
+
+/// Waits for something that members do.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
 fn wait_for_watches(api: &Api, count: usize) {
-    while api.open_watches() != count {
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("that many watches", || api.open_watches() == count);
 }
 
 #[test]

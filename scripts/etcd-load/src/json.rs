@@ -127,11 +127,7 @@ impl Shared {
         let (mut outcome, mut rng, mut http) = (Outcome::default(), Rng::new(), None);
         loop {
             let now = Instant::now();
-            let is_over = match until {
-                Until::Elapsed(duration) => now >= begun + duration,
-                Until::Count(count) => taken.fetch_add(1, Ordering::Relaxed) >= count,
-            };
-            if is_over {
+            if until.is_over(begun, now, &taken) {
                 return outcome;
             }
             let called = self.call(&mut http, rng.u64(..self.keys));

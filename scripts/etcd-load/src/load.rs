@@ -27,6 +27,16 @@ pub enum Until {
     Count(u64),
 }
 
+impl Until {
+    /// Whether no further operation is to begin. Otherwise the next one counts as `taken`.
+    pub fn is_over(self, begun: Instant, now: Instant, taken: &AtomicU64) -> bool {
+        match self {
+            Until::Elapsed(duration) => now >= begun + duration,
+            Until::Count(count) => taken.fetch_add(1, Ordering::Relaxed) >= count,
+        }
+    }
+}
+
 /// What a run has measured. An operation counts if it was begun in time, whenever it was answered: an outage at the end is not
 /// left out.
 #[derive(Default)]
@@ -155,11 +165,7 @@ async fn run_client(
     let mut rng = Rng::new();
     loop {
         let now = Instant::now();
-        let is_over = match until {
-            Until::Elapsed(duration) => now >= begun + duration,
-            Until::Count(count) => taken.fetch_add(1, Ordering::Relaxed) >= count,
-        };
-        if is_over {
+        if until.is_over(begun, now, &taken) {
             return outcome;
         }
         let index = shared.choose(client as u64, &mut rng);

@@ -4,7 +4,7 @@
 //! writer put again, so the number of writers bounds what waits for the watchers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -193,11 +193,7 @@ async fn write(
     let mut outcome = Outcome::default();
     loop {
         let now = Instant::now();
-        let is_over = match until {
-            Until::Elapsed(duration) => now >= begun + duration,
-            Until::Count(count) => taken.fetch_add(1, Ordering::Relaxed) >= count,
-        };
-        if is_over {
+        if until.is_over(begun, now, &taken) {
             return outcome;
         }
         let is_seen = async {

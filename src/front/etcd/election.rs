@@ -14,6 +14,7 @@ use super::out::Object;
 use super::parse::Fields;
 use super::queue::{Claim, entry, first, keys};
 use super::{EtcdFront, Shared, Task, kv, ok};
+use crate::kv::Change;
 use crate::kv::api::{NoRoom, WatchGroup, WatchNews, WatchSink, WatchesEnd};
 use crate::kv::model::{Action, Compare, Entry, KeyRange, LeaseId, Revision, Txn, WatchRange};
 use crate::rpc::http::{Answer, Stream, StreamError};
@@ -122,7 +123,7 @@ impl EtcdFront {
         let leader = Leader::read(fields)?;
         let delete = Action::delete(KeyRange::key(leader.key.clone()));
         // Who does not lead any more has nothing left to do.
-        Ok(self.write_and_tell_header(leader.txn(delete)))
+        Ok(self.write_and_tell_header(Change::Txn(leader.txn(delete))))
     }
 
     pub(super) fn observe(&self, fields: &Fields<'_>) -> Result<Task, EtcdError> {

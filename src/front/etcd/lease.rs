@@ -10,7 +10,7 @@ use super::parse::Fields;
 use super::{EtcdFront, JSON, Shared, Task, ok};
 use crate::kv::api::{Api, ApiError, Consistency, Read};
 use crate::kv::model::{LeaseId, LeaseInfo, Reason, Revision, TTL_MAX_MS};
-use crate::kv::{Change, Done, LeasesAnswer, Outcome};
+use crate::kv::{Change, LeasesAnswer, Outcome};
 use crate::rpc::http::{Answer, Response};
 
 /// The shortest time to live, in seconds: etcd's with the election timeout that it has by default.
@@ -62,20 +62,8 @@ impl EtcdFront {
     }
 
     pub(super) fn lease_revoke(&self, fields: &Fields<'_>) -> Result<Task, EtcdError> {
-        let change = Change::LeaseRevoke { id: lease_id(fields.int64("ID")?) };
-        let shared = Arc::clone(&self.shared);
-        Ok(Box::new(move |answer| {
-            let told = Arc::clone(&shared);
-            shared.write(change, move |result| {
-                answer.send(match result {
-                    Ok(Outcome::Ran { result: Ok(Done { revision, .. }), .. }) => {
-                        ok(|body| told.header().write(body, revision))
-                    }
-                    Ok(outcome) => panic!("a lease was revoked with {outcome:?}"),
-                    Err(error) => error.response(),
-                });
-            });
-        }))
+        let id = lease_id(fields.int64("ID")?);
+        Ok(self.write_and_tell_header(Change::LeaseRevoke { id }))
     }
 
     /// A stream of requests, which has ended before it is answered, and one message for each.

@@ -7,6 +7,7 @@ use super::error::{self, EtcdError};
 use super::parse::Fields;
 use super::queue::Claim;
 use super::{EtcdFront, Task, ok};
+use crate::kv::Change;
 use crate::kv::model::{Action, KeyRange, LeaseId, Txn};
 
 impl EtcdFront {
@@ -36,6 +37,6 @@ impl EtcdFront {
             return Err(error::SESSION_KEY_EMPTY);
         }
         let txn = Txn { then: vec![Action::delete(KeyRange::key(key)).into()], ..Txn::default() };
-        Ok(self.write_and_tell_header(txn))
+        Ok(self.write_and_tell_header(Change::Txn(txn)))
     }
 }

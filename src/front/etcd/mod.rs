@@ -105,9 +105,10 @@ use parse::Fields;
 pub use urls::MemberUrls;
 
 use super::http::told::check_origin;
-use crate::kv::Lanes;
 use crate::kv::api::{Api, Consistency};
 use crate::kv::model::Txn;
+use crate::kv::{Change, Done, Lanes, Outcome};
+
 use crate::rpc::http::{Answer, Method, Request, Response};
 
 /// The longest body of a request, in bytes: that of a put of the longest value.
@@ -302,14 +303,18 @@ impl EtcdFront {
         })
     }
 
-    /// Runs a transaction whose answer does not matter.
-    fn write_and_tell_header(&self, txn: Txn) -> Task {
+    /// Makes a change whose answer is nothing but a header: a transaction, a compaction, or the end
+    /// of a lease.
+    fn write_and_tell_header(&self, change: Change) -> Task {
         let shared = Arc::clone(&self.shared);
         Box::new(move |answer| {
             let told = Arc::clone(&shared);
-            shared.write_txn(txn, move |result| {
+            shared.write(change, move |result| {
                 answer.send(match result {
-                    Ok(done) => ok(|body| told.header().write(body, done.revision)),
+                    Ok(Outcome::Ran { result: Ok(Done { revision, .. }), .. }) => {
+                        ok(|body| told.header().write(body, revision))
+                    }
+                    Ok(outcome) => panic!("a change was answered with {outcome:?}"),
                     Err(error) => error.response(),
                 });
             });

@@ -14,7 +14,7 @@ use super::out::Object;
 use super::parse::Fields;
 use super::{EtcdFront, Shared, Task, ok};
 use crate::kv::model::{Action, OperationAnswer, Revision, Txn, TxnAnswer};
-use crate::kv::{Change, Done, Outcome};
+use crate::kv::{Change, Done};
 use crate::rpc::http::Response;
 
 fn only(action: Action) -> Txn {
@@ -101,20 +101,8 @@ impl EtcdFront {
         // Whether the space is free when the answer comes makes no difference here.
         fields.flag("physical")?;
         let revision = u64::try_from(revision).map_err(|_| error::COMPACTED)?;
-        let shared = Arc::clone(&self.shared);
         let change = Change::Compact { revision: Revision(revision) };
-        Ok(Box::new(move |answer| {
-            let told = Arc::clone(&shared);
-            shared.write(change, move |result| {
-                answer.send(match result {
-                    Ok(Outcome::Ran { result: Ok(Done { revision, .. }), .. }) => {
-                        ok(|body| told.header().write(body, revision))
-                    }
-                    Ok(outcome) => panic!("a compaction was answered with {outcome:?}"),
-                    Err(error) => error.response(),
-                });
-            });
-        }))
+        Ok(self.write_and_tell_header(change))
     }
 }
 

@@ -285,11 +285,15 @@ impl Raft {
         }
         let asked = asked(&self.common, &answers);
         let has_all = asked.iter().all(|peer| answers.contains_key(peer));
-        let is_known = config.standing != Standing::Newcomer;
-        if !is_known || answers.values().any(|answer| answer.is_of_other_cluster(config)) {
-            if has_all && let Some((cluster_id, list_id)) = common_cluster(config.id, &answers) {
-                self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
-            }
+        let is_newcomer = config.standing == Standing::Newcomer;
+        let is_elsewhere = is_newcomer || answers.values().any(|it| it.is_of_other_cluster(config));
+        if (is_elsewhere || config.cluster_id == 0)
+            && has_all
+            && let Some((cluster_id, list_id)) = common_cluster(config, &answers)
+        {
+            return self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
+        }
+        if is_elsewhere {
             return;
         }
         let is_all_new = is_new && answers.values().all(|answer| answer.is_new);
@@ -446,10 +450,14 @@ fn asked(common: &Common, answers: &BTreeMap<MemberId, JoinAnswer>) -> BTreeSet<
     asked
 }
 
-/// The cluster that all of these name, if their configurations name this member.
-fn common_cluster(own: MemberId, answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<(u64, u64)> {
+/// The cluster that all of these name, if their configurations name this member. One without a
+/// configuration must have begun with the same list.
+fn common_cluster(own: &Config, answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<(u64, u64)> {
     let mut named = answers.values().map(|answer| {
-        let is_member = answer.configuration.as_ref().is_some_and(|it| it.membership.contains(own));
+        let is_member = match &answer.configuration {
+            Some(configuration) => configuration.membership.contains(own.id),
+            None => answer.list_id == own.list_id,
+        };
         (answer.cluster_id != 0 && is_member).then_some((answer.cluster_id, answer.list_id))
     });
     let first = named.next()??;

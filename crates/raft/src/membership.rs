@@ -235,13 +235,15 @@ mod tests {
 
     #[test]
     fn a_joint_quorum_shares_a_voter_with_every_quorum_before_and_after_it() {
-        let subsets =
-            || (0_u32..1 << 6).map(|bits| ids(1..=5).filter(move |id| bits & 1 << id.0 != 0));
-        for one in subsets().filter(|it| joint().is_quorum(it.clone())) {
-            for members in [joint(), Membership::new(ids(1..=3)), Membership::new(ids(3..=5))] {
-                for mut other in subsets().filter(|it| members.is_quorum(it.clone())) {
-                    assert!(other.any(|id| one.clone().any(|it| it == id)));
-                }
+        let of = |bits: u32| ids(1..=5).filter(move |id| bits & 1 << id.0 != 0).collect();
+        let subsets: Vec<Vec<MemberId>> = (0_u32..1 << 6).map(of).collect();
+        let quorums = |members: &Membership| {
+            let is_quorum = |it: &&Vec<MemberId>| members.is_quorum(it.iter().copied());
+            subsets.iter().filter(is_quorum).cloned().collect::<Vec<_>>()
+        };
+        for members in [joint(), Membership::new(ids(1..=3)), Membership::new(ids(3..=5))] {
+            for one in quorums(&joint()) {
+                assert!(quorums(&members).iter().all(|it| it.iter().any(|id| one.contains(id))));
             }
         }
     }

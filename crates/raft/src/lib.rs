@@ -325,6 +325,15 @@ pub struct Status {
     pub nonsense_count: u64,
 }
 
+/// How far a peer is, as its leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The last entry known to be on its disk.
+    pub match_index: Index,
+    /// Whether it was heard within an election timeout.
+    pub is_heard: bool,
+}
+
 impl Raft {
     /// A member that starts, or restarts, with what its disk has. The state machine has loaded
     /// `snapshot`. A configuration in `snapshot` or `entries` is in force, and otherwise
@@ -398,6 +407,20 @@ impl Raft {
     /// ([`Event::ProposeTime`]), behind everything else that has arrived.
     pub fn is_time_due(&self) -> bool {
         matches!(&self.role, Role::Leader(leader) if leader.time.is_entry_due(&self.common.time))
+    }
+
+    /// If this member leads: how far each other member is.
+    pub fn progress(&self) -> impl Iterator<Item = (MemberId, PeerStatus)> + '_ {
+        let leader = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            _ => None,
+        };
+        let peers = leader.into_iter().flat_map(|leader| leader.peers());
+        let config = &self.common.config;
+        peers.map(|(&id, peer)| {
+            let is_heard = peer.is_heard_lately(config);
+            (id, PeerStatus { match_index: peer.match_index(), is_heard })
+        })
     }
 
     /// Whether reads wait here, perhaps for others to be answered ([`Event::Unanswered`]).

@@ -51,7 +51,6 @@ use super::watch::Hub;
 use super::{
     Answer, Change, Command, Identity, LimitsChange, Outcome, Query, ReadAnswer, Stats, Store,
 };
-use crate::members::Members;
 use crate::node::NodeHandle;
 use crate::raft::{MemberId, RoleName};
 use keep_alives::KeepAlives;
@@ -85,7 +84,6 @@ pub struct Api {
 /// Behind one pointer, because each request has a clone.
 struct Shared {
     node: NodeHandle<Store>,
-    members: Members,
     readers: Arc<Readers>,
     scans: Arc<Scans>,
     hub: Arc<Hub>,
@@ -100,19 +98,19 @@ impl Drop for Shared {
 }
 
 impl Api {
-    /// Serves what `node` replicates. Clients reach the members at these addresses.
-    pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
+    /// Serves what `node` replicates.
+    pub fn new(node: NodeHandle<Store>) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
         let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
         let keep_alives = KeepAlives::default();
         let waiting = keep_alives.clone();
         node.at_each_tick(move |is_time_due| waiting.tick(is_time_due));
-        Api { shared: Arc::new(Shared { node, members, readers, scans, hub, keep_alives }) }
+        Api { shared: Arc::new(Shared { node, readers, scans, hub, keep_alives }) }
     }
 
     /// The address of a member, if there is such a member.
     pub fn addr(&self, id: MemberId) -> Option<&str> {
-        self.shared.members.addr(id)
+        self.members().addr(id).map(str::to_owned)
     }
 
     /// The member that leads, if it is another one and this one knows it.

@@ -143,7 +143,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(identity: Identity, members: SharedMembers, status: Status, watch: Watch, levels: Levels) -> Shared {
+    pub(super) fn new(
+        identity: Identity,
+        members: SharedMembers,
+        status: Status,
+        watch: Watch,
+        levels: Levels,
+    ) -> Shared {
         Shared {
             identity,
             members,

@@ -150,9 +150,9 @@ impl SnapshotSender {
 mod tests {
     use std::io::Write;
 
-    use super::super::divergence::{Checkpoint, Query};
     use super::super::config::Detour;
     use super::super::configured::SharedMembers;
+    use super::super::divergence::{Checkpoint, Query};
     use super::super::identity::{self, Affiliation};
     use super::super::levels::Levels;
     use super::super::mailbox::Chunk;

@@ -166,8 +166,7 @@ pub(super) fn start<P: Publish>(
     let serve = |listener| {
         let thread = |source| StartError::Node(NodeError::Thread(source));
         let front =
-            EtcdFront::start(api.clone(), Arc::clone(&lanes), Arc::clone(&urls))
-                .map_err(thread)?;
+            EtcdFront::start(api.clone(), Arc::clone(&lanes), Arc::clone(&urls)).map_err(thread)?;
         let pages = EtcdPages { node: handle.clone(), front: front.clone(), api: api.clone() };
         let pages = P::serve(pages, handle.clone());
         let server = http::Server::builder(pages).limits(config.etcd_limits).listener(listener);
@@ -225,11 +224,7 @@ fn ids_hash(members: &Members) -> u32 {
 
 /// Opens the data directory. With `rebuild`, discards its data once the other members have
 /// answered, unless it is that of another member or cluster.
-fn open_data(
-    path: PathBuf,
-    identity: Identity,
-    config: &Config,
-) -> Result<DataDir, StartError> {
+fn open_data(path: PathBuf, identity: Identity, config: &Config) -> Result<DataDir, StartError> {
     let (members, rebuild) = (&config.members, config.rebuild);
     let new = if config.joins { Standing::Newcomer } else { Standing::New };
     let cluster_id = match DataDir::open(&path, identity, new) {

@@ -280,6 +280,12 @@ impl DataDir {
         self.meta.lock().has_configurations()
     }
 
+    /// Whether the cluster's first configuration has been committed, so that the log or a snapshot
+    /// says who the members are.
+    pub fn is_cluster_recorded(&self) -> bool {
+        self.has_configurations() && self.identity().cluster_id != 0
+    }
+
     /// Whether the member has all its data, as far as the directory knows.
     pub fn standing(&self) -> Standing {
         self.meta.lock().standing

@@ -20,9 +20,9 @@ use crate::clerk::Clerk;
 use crate::kv::Lanes;
 use crate::kv::api::Api;
 use crate::members::Members;
+use crate::node::Detour;
 use crate::node::NodeFailure;
 use crate::raft::{MemberId, RoleName, Status};
-use crate::node::Detour;
 use crate::server::{Config, Member, StartError, Surroundings, list_id};
 
 /// The pause between two checks.

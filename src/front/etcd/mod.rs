@@ -145,11 +145,7 @@ impl EtcdFront {
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn start(
-        api: Api,
-        lanes: Arc<Lanes>,
-            urls: Arc<MemberUrls>,
-    ) -> io::Result<EtcdFront> {
+    pub fn start(api: Api, lanes: Arc<Lanes>, urls: Arc<MemberUrls>) -> io::Result<EtcdFront> {
         let later = Later::start(format!("etcd-{}", api.status().id))?;
         let encoded = watch::Encoded::default();
         // Clients take a cluster's id of 0 for none.

@@ -109,7 +109,7 @@ impl Api {
     }
 
     /// The address of a member, if there is such a member.
-    pub fn addr(&self, id: MemberId) -> Option<&str> {
+    pub fn addr(&self, id: MemberId) -> Option<String> {
         self.members().addr(id).map(str::to_owned)
     }
 

@@ -2,7 +2,7 @@
 
 use syncraft::kv::StoreView;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Effect, Event, Index, Message, Reply, Request, SnapshotMeta, Status,
+    AppendEntriesReply, Body, Configuration, Effect, Event, Index, Message, Reply, Request, SnapshotMeta, Status,
     Term,
 };
 use syncraft::storage::Snapshot;
@@ -19,18 +19,29 @@ impl World {
             return;
         }
         let Some(living) = &mut self.members[at].living else { return };
+        // A snapshot names the cluster.
+        if living.affiliation.cluster_id == 0 && living.machine.configuration().is_none() {
+            return;
+        }
         if std::mem::replace(&mut living.is_snapshotting, true) {
             return;
         }
+        let configuration = living.machine.configuration().cloned();
         let (index, view) = living.machine.view();
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::SnapshotTaken(self.who(at), index, Box::new(view)));
+        self.after(delay_us, What::SnapshotTaken(self.who(at), index, configuration, Box::new(view)));
     }
 
-    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index, view: &StoreView) {
+    pub(super) fn snapshot_taken(
+        &mut self,
+        at: usize,
+        index: Index,
+        configuration: Option<&Configuration>,
+        view: &StoreView,
+    ) {
         let snapshot = self.oracle.snapshot_at(index);
         let is_interrupted = self.draw_death(at);
-        let result = self.members[at].disk.write_snapshot(snapshot, view);
+        let result = self.members[at].disk.write_snapshot(snapshot, configuration, view);
         if is_interrupted {
             self.count("crash while a snapshot is written");
             return self.crash(at);
@@ -174,7 +185,7 @@ pub(super) fn among(events: &[Event]) -> Vec<(Term, SnapshotMeta)> {
             term,
             body: Body::Request(Request::InstallSnapshot(snapshot)),
             ..
-        }) => Some((*term, *snapshot)),
+        }) => Some((*term, snapshot.meta)),
         _ => None,
     };
     events.iter().filter_map(snapshot).collect()

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Event, MemberId, Message, Reply, Request, SnapshotMeta, Term,
+    self,     AppendEntriesReply, Body, Event, MemberId, Message, Reply, Request, SnapshotMeta, Term,
 };
 use syncraft::storage::StorageError;
 
@@ -193,7 +193,10 @@ impl World {
             self.count("snapshot arrived after a newer one");
         }
         let Chunk { to, term, token, .. } = *chunk;
-        let body = Body::Request(Request::InstallSnapshot(snapshot.meta()));
+        let body = Body::Request(Request::InstallSnapshot(raft::Snapshot {
+            meta: snapshot.meta(),
+            configuration: snapshot.configuration().cloned(),
+        }));
         self.snapshot_arrived(at, Message { from, to, term, token, body }, snapshot);
     }
 

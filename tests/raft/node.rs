@@ -2,6 +2,7 @@
 //! peers are 2 and up.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use syncraft::raft::*;
@@ -12,6 +13,8 @@ pub(crate) struct Node {
     /// What the disk holds.
     pub(crate) hard_state: HardState,
     pub(crate) snapshot: Option<SnapshotMeta>,
+    /// The configuration in that snapshot.
+    pub(crate) configuration: Option<Arc<Configuration>>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) pending: VecDeque<Persist>,
     /// The core's log, as its writes have described it.
@@ -36,8 +39,21 @@ impl Node {
         config: Config,
         hard_state: HardState,
         snapshot: Option<SnapshotMeta>,
+        entries: Vec<Entry>,
+    ) -> Node {
+        Node::start_configured(config, hard_state, snapshot.map(snapshot_of), entries)
+    }
+
+    /// The same, with a snapshot that has a configuration.
+    pub(crate) fn start_configured(
+        config: Config,
+        hard_state: HardState,
+        snapshot: Option<Snapshot>,
         mut entries: Vec<Entry>,
     ) -> Node {
+        let configuration = snapshot.as_ref().and_then(|it| it.configuration.clone());
+        let from = snapshot.clone();
+        let snapshot = snapshot.map(|it| it.meta);
         if let Some(end) = snapshot {
             let begins_there = |entry: &Entry| entry.index == end.last_included_index.next();
             let is_held = entries.first().is_some_and(begins_there)
@@ -45,10 +61,11 @@ impl Node {
             entries.retain(|entry| is_held && entry.index > end.last_included_index);
         }
         Node {
-            raft: Raft::new(config.clone(), hard_state, snapshot.map(snapshot_of), entries.clone()),
+            raft: Raft::new(config.clone(), hard_state, from, entries.clone()),
             config,
             hard_state,
             snapshot,
+            configuration,
             log: entries.clone(),
             entries,
             pending: VecDeque::new(),

@@ -6,6 +6,7 @@
 //!   meta    the text below, replaced as a whole: temporary file, fsync, rename, directory fsync
 //!   wal/    the log: see storage::wal
 //!   snap/   snapshots: see storage::snapshot
+//!   before-recovery-<cluster>/    what `syncraft recover` has replaced: see storage::replace
 //! ```
 //!
 //! `meta` is text, so that a person can read it, with a checksum, so that the member can trust it:
@@ -36,7 +37,8 @@
 //!
 //! Invariant: `meta` is never half written.
 //!
-//! Invariant: a directory without `meta` has no log and no snapshot.
+//! Invariant: no member starts with a directory that has a log or a snapshot, but no `meta`. One
+//! whose making was cut off (`storage/create.rs`) looks like this.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +54,7 @@ use super::open_dir::OpenDir;
 use super::wal::segment;
 
 const TITLE: &str = "syncraft data directory";
-const META_LEN_MAX_BYTES: usize = 4096;
+pub(super) const META_LEN_MAX_BYTES: usize = 4096;
 /// The names in a data directory that nobody else uses. The root of a file system has `lost+found`.
 const OWN_NAMES: [&str; 6] = ["LOCK", "meta", "meta.tmp", "wal", "snap", "lost+found"];
 
@@ -113,6 +115,35 @@ impl DataDir {
                 check_member(meta, path, identity)
             }
             None => create(disk, path, identity),
+        })
+    }
+
+    /// As [`open`](DataDir::open), for whichever member's data is there.
+    ///
+    /// # Errors
+    /// As for [`open`](DataDir::open); [`NoData`](StorageError::NoData): there is no `meta`.
+    pub fn open_any(path: impl AsRef<Path>) -> Result<DataDir, StorageError> {
+        let path = path.as_ref();
+        match read_meta(&RealDisk, path)? {
+            Some(meta) => DataDir::open(path, meta.identity),
+            None => Err(StorageError::NoData { dir: path.to_path_buf() }),
+        }
+    }
+
+    /// Takes an empty directory, or creates it and its missing parents, for a member that will have
+    /// a log at once. Its `meta` is written when that log begins.
+    pub(super) fn begin_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        identity: Identity,
+    ) -> Result<DataDir, StorageError> {
+        if disk.is_dir(path) {
+            check_empty(&*disk, path)?;
+        }
+        DataDir::open_with(disk, path, |disk, path| {
+            create_dirs(disk, path)?;
+            let (directory, standing) = (disk.random(), Standing::Voter);
+            Ok(Meta { directory, identity, log_started: false, standing })
         })
     }
 
@@ -334,7 +365,9 @@ fn make_private(disk: &dyn Disk, path: &Path) {
         paths.push(dir);
     }
     // If something of another user's is in the directory, that user must be able to reach it.
-    if names(path).iter().all(|name| OWN_NAMES.contains(&name.as_str())) {
+    let is_own =
+        |name: &String| OWN_NAMES.contains(&name.as_str()) || name.starts_with("before-recovery-");
+    if names(path).iter().all(is_own) {
         paths.push(path.to_path_buf());
     }
     let (mut changed, mut refused) = (0, None);
@@ -373,18 +406,27 @@ fn check_member(meta: Meta, dir: &Path, wanted: Identity) -> Result<Meta, Storag
     Ok(meta)
 }
 
+/// Checks that nothing of anybody's is in a directory. A making that failed may have left names.
+fn check_empty(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    let list = |dir: &Path| disk.list(dir).map_err(StorageError::io("list", dir));
+    for name in list(path)? {
+        let is_empty = match &name[..] {
+            "LOCK" | "lost+found" => true,
+            "wal" | "snap" => list(&path.join(&name))?.is_empty(),
+            _ => false,
+        };
+        if !is_empty {
+            return Err(StorageError::NotEmpty { dir: path.to_path_buf(), found: name });
+        }
+    }
+    Ok(())
+}
+
 /// A first start, perhaps after one that crashed. `meta` is written last, so the directory has no
 /// log and no snapshot.
 fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, StorageError> {
-    // An earlier start that was killed here may have left directories whose names are not durable
-    // yet. A parent that we may not open is one in which we created nothing.
-    for parent in path.ancestors().skip(1) {
-        let _ = disk.sync_dir(parent);
-    }
-    let wal = wal_dir(path);
-    disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
-    disk.sync_dir(path).map_err(StorageError::sync(path))?;
-    for (dir, what) in [(wal, "a log"), (snap_dir(path), "a snapshot")] {
+    create_dirs(disk, path)?;
+    for (dir, what) in [(wal_dir(path), "a log"), (snap_dir(path), "a snapshot")] {
         if disk.is_dir(&dir) && !disk.list(&dir).map_err(StorageError::io("list", &dir))?.is_empty()
         {
             let reason = format!("it is missing, but there is {what}");
@@ -395,6 +437,18 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
     let meta = Meta { directory, identity, log_started: false, standing: Standing::New };
     write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
     Ok(meta)
+}
+
+/// Creates the directory of the log, durably.
+fn create_dirs(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    // An earlier start that was killed here may have left directories whose names are not durable
+    // yet. A parent that we may not open is one in which we created nothing.
+    for parent in path.ancestors().skip(1) {
+        let _ = disk.sync_dir(parent);
+    }
+    let wal = wal_dir(path);
+    disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
+    disk.sync_dir(path).map_err(StorageError::sync(path))
 }
 
 fn read_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<Meta>, StorageError> {

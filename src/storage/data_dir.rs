@@ -6,6 +6,7 @@
 //!   meta    whose data it is, and whether it has all of it: see storage::meta
 //!   wal/    the log: see storage::wal
 //!   snap/   snapshots: see storage::snapshot
+//!   before-recovery-<cluster>/    what `syncraft recover` has replaced: see storage::replace
 //! ```
 //!
 //! `log started` turns a missing log into an error. Without it, a member whose log was deleted, but
@@ -25,7 +26,8 @@
 //! them private; the data directory itself only if nothing else is in it. Where the file system
 //! refuses to change a mode, the member logs a warning and serves.
 //!
-//! Invariant: a directory without `meta` has no log and no snapshot.
+//! Invariant: no member starts with a directory that has a log or a snapshot, but no `meta`. One
+//! whose making was cut off (`storage/create.rs`) looks like this.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,6 +108,34 @@ impl DataDir {
                 check_member(meta, path, identity)
             }
             None => create(disk, path, identity, standing_if_new),
+        })
+    }
+
+    /// As [`open`](DataDir::open), for whichever member's data is there.
+    ///
+    /// # Errors
+    /// As for [`open`](DataDir::open); [`NoData`](StorageError::NoData): there is no `meta`.
+    pub fn open_any(path: impl AsRef<Path>) -> Result<DataDir, StorageError> {
+        let path = path.as_ref();
+        match Meta::read(&RealDisk, path)? {
+            Some(meta) => DataDir::open(path, meta.identity, meta.standing),
+            None => Err(StorageError::NoData { dir: path.to_path_buf() }),
+        }
+    }
+
+    /// Takes an empty directory, or creates it and its missing parents, for a member that will have
+    /// a log at once. Its `meta` is written when that log begins.
+    pub(super) fn begin_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        identity: Identity,
+    ) -> Result<DataDir, StorageError> {
+        if disk.is_dir(path) {
+            check_empty(&*disk, path)?;
+        }
+        DataDir::open_with(disk, path, |disk, path| {
+            create_dirs(disk, path)?;
+            Ok(Meta::new(disk, identity, Standing::Voter))
         })
     }
 
@@ -380,7 +410,9 @@ fn make_private(disk: &dyn Disk, path: &Path) {
         paths.push(dir);
     }
     // If something of another user's is in the directory, that user must be able to reach it.
-    if names(path).iter().all(|name| OWN_NAMES.contains(&name.as_str())) {
+    let is_own =
+        |name: &String| OWN_NAMES.contains(&name.as_str()) || name.starts_with("before-recovery-");
+    if names(path).iter().all(is_own) {
         paths.push(path.to_path_buf());
     }
     let (mut changed, mut refused) = (0, None);
@@ -419,6 +451,22 @@ fn check_member(meta: Meta, dir: &Path, wanted: Identity) -> Result<Meta, Storag
     Ok(meta)
 }
 
+/// Checks that nothing of anybody's is in a directory. A making that failed may have left names.
+fn check_empty(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    let list = |dir: &Path| disk.list(dir).map_err(StorageError::io("list", dir));
+    for name in list(path)? {
+        let is_empty = match &name[..] {
+            "LOCK" | "lost+found" => true,
+            "wal" | "snap" => list(&path.join(&name))?.is_empty(),
+            _ => false,
+        };
+        if !is_empty {
+            return Err(StorageError::NotEmpty { dir: path.to_path_buf(), found: name });
+        }
+    }
+    Ok(())
+}
+
 /// A first start, perhaps after one that crashed. `meta` is written last, so the directory has no
 /// log and no snapshot.
 fn create(
@@ -427,15 +475,8 @@ fn create(
     identity: Identity,
     standing: Standing,
 ) -> Result<Meta, StorageError> {
-    // An earlier start that was killed here may have left directories whose names are not durable
-    // yet. A parent that we may not open is one in which we created nothing.
-    for parent in path.ancestors().skip(1) {
-        let _ = disk.sync_dir(parent);
-    }
-    let wal = wal_dir(path);
-    disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
-    disk.sync_dir(path).map_err(StorageError::sync(path))?;
-    for (dir, what) in [(wal, "a log"), (snap_dir(path), "a snapshot")] {
+    create_dirs(disk, path)?;
+    for (dir, what) in [(wal_dir(path), "a log"), (snap_dir(path), "a snapshot")] {
         if disk.is_dir(&dir) && !disk.list(&dir).map_err(StorageError::io("list", &dir))?.is_empty()
         {
             let reason = format!("it is missing, but there is {what}");
@@ -445,6 +486,18 @@ fn create(
     let meta = Meta::new(disk, identity, standing);
     meta.write(disk, &OpenDir::open(disk, path.to_path_buf())?)?;
     Ok(meta)
+}
+
+/// Creates the directory of the log, durably.
+fn create_dirs(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    // An earlier start that was killed here may have left directories whose names are not durable
+    // yet. A parent that we may not open is one in which we created nothing.
+    for parent in path.ancestors().skip(1) {
+        let _ = disk.sync_dir(parent);
+    }
+    let wal = wal_dir(path);
+    disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
+    disk.sync_dir(path).map_err(StorageError::sync(path))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use super::open_dir::OpenDir;
 /// The format of a new file.
 const FORMAT: u32 = 3;
 const TITLE: &str = "syncraft data directory";
-const META_LEN_MAX_BYTES: usize = 4096;
+pub(super) const META_LEN_MAX_BYTES: usize = 4096;
 
 /// What `meta` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

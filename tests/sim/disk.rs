@@ -48,7 +48,11 @@ pub(crate) enum Write {
     /// The member has all its data.
     Joined,
     /// The member, which has no data, belongs to this cluster.
-    TakeCluster { cluster_id: u64, list_id: u64, standing: Standing },
+    TakeCluster {
+        cluster_id: u64,
+        list_id: u64,
+        standing: Standing,
+    },
     /// The cluster has an id.
     RecordCluster(u64),
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use syncraft::kv::Query;
 use syncraft::raft::{
-    Config, Configuration, Configured, Entry, Event, Index, MemberId, Message, Payload, Raft, RequestId,
-    Standing, Status, Term, self,
+    self, Config, Configuration, Configured, Entry, Event, Index, MemberId, Message, Payload, Raft,
+    RequestId, Standing, Status, Term,
 };
 use syncraft::storage::{Identity, Receiver, Snapshot, StorageError};
 

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use syncraft::kv::{Outcome, SessionLimits};
 use syncraft::raft::{
-    AppendEntriesReply, Body, Entry, Index, MemberId, Message, Reply, Request, RequestId,
-    Effect, RequestVote, RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
+    AppendEntriesReply, Body, Effect, Entry, Index, MemberId, Message, Reply, Request, RequestId,
+    RequestVote, RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
 };
 
 use crate::machine::Machine;
@@ -231,7 +231,7 @@ impl Oracle {
         }
         for index in from.0 + 1..=living.status.commit_index.0 {
             let (entry, hash) = living.log.at(Index(index)).expect("it is in the log");
-            self.configurations.committed(entry, by);
+            self.configurations.committed(entry);
             self.requests.committed(entry);
             self.times.committed(entry, self.clock_rate);
             self.reference.apply(entry);

@@ -77,9 +77,9 @@ impl Shadow {
 fn chain(before: u64, entry: &Entry) -> u64 {
     let mut hash = before ^ entry.term.0.rotate_left(32) ^ entry.index.0;
     let mut mix = |bytes: &[u8], begin: u64| {
-        hash ^= bytes.iter().fold(begin, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        hash ^= bytes
+            .iter()
+            .fold(begin, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     };
     match &entry.payload {
         Payload::Noop => {}

@@ -156,11 +156,7 @@ impl World {
             queue: BinaryHeap::new(),
             members: first_members(&plan, &mut seeds),
             network: Network::new(seeds.u64(..)),
-            oracle: Oracle::new(
-                plan.first_members(),
-                plan.session_limits,
-                plan.clock_rate_max(),
-            ),
+            oracle: Oracle::new(plan.first_members(), plan.session_limits, plan.clock_rate_max()),
             workload: Workload::new(seeds.u64(..)),
             clerks: Clerks::new(&plan, seeds.u64(..)),
             disk_rng: seeds.fork(),

@@ -10,15 +10,12 @@ use syncraft::raft::{
 };
 
 use crate::member::{Living, Member};
-use crate::shadow::Shadow;
 
 pub(crate) struct Configurations {
     /// In force where a log has no configuration.
     listed: Membership,
     /// All that were committed, in order.
     committed: Vec<(Index, Arc<Configuration>)>,
-    /// Who was removed, and the term of the leader that committed it.
-    removed: BTreeMap<MemberId, Term>,
     /// Who has voted for whom.
     votes: BTreeMap<(Term, MemberId), BTreeSet<MemberId>>,
 }
@@ -28,7 +25,6 @@ impl Configurations {
         Configurations {
             listed: Membership::new(first_members),
             committed: Vec::new(),
-            removed: BTreeMap::new(),
             votes: BTreeMap::new(),
         }
     }
@@ -63,15 +59,12 @@ impl Configurations {
         }
     }
 
-    /// An entry is committed by the leader of this term.
-    pub(super) fn committed(&mut self, entry: &Entry, by: Term) {
+    /// An entry is committed.
+    pub(super) fn committed(&mut self, entry: &Entry) {
         let Payload::Configuration(next) = &entry.payload else { return };
         match self.newest() {
             None => self.check_first(next),
             Some(last) => check_step(last, next),
-        }
-        for &id in &next.removed {
-            self.removed.entry(id).or_insert(by);
         }
         self.committed.push((entry.index, next.clone()));
     }
@@ -82,8 +75,9 @@ impl Configurations {
         assert_ne!(first.cluster_id, 0, "the first configuration names the cluster");
     }
 
-    /// Whoever is elected votes by its own log, has the votes of a quorum of the configuration in
-    /// it, and was not removed by an earlier leader.
+    /// Whoever is elected has the votes of a quorum of the configuration in its log. It may have been
+    /// removed, if it does not know that this is committed (thesis §4.2.2): by leader completeness,
+    /// its own log says so, and it hands over once it knows.
     pub(super) fn elected(&self, id: MemberId, living: &Living) {
         let term = living.status.role.term;
         let own_from = living.log.terms().take_while(|it| *it < term).count() as u64;
@@ -94,11 +88,6 @@ impl Configurations {
         assert!(
             membership.is_quorum(votes.iter().copied()),
             "{id} leads term {term} with the votes of {votes:?}, no quorum of {membership:?}"
-        );
-        let removed_by = self.removed.get(&id);
-        assert!(
-            removed_by.is_none_or(|by| *by >= term),
-            "{id} leads term {term}, but was removed in term {removed_by:?}"
         );
     }
 
@@ -114,7 +103,7 @@ impl Configurations {
     }
 
     /// A leader changes the members one step at a time, and only when it knows what is committed.
-    pub(crate) fn appended(&self, living: &Living, entry: &Entry) {
+    pub(crate) fn appended(&self, members: &[Member], living: &Living, entry: &Entry) {
         let Payload::Configuration(next) = &entry.payload else { return };
         let Status { role, commit_index, id, .. } = living.status;
         if role.role != RoleName::Leader || entry.term != role.term {
@@ -134,6 +123,14 @@ impl Configurations {
             goes_on || commit_index >= Index(noop),
             "{id} changes the members before an entry of its term is committed"
         );
+        // What was committed two heartbeats ago is the no-op at least.
+        let is_new =
+            |it: &&Member| next.membership.will_vote(it.id) && !last.membership.is_voter(it.id);
+        for member in members.iter().filter(is_new) {
+            let (noop, disk) = (Index(noop), &member.disk);
+            let is_held = disk.term_at(noop) == Some(role.term) || disk.had(noop, role.term);
+            assert!(is_held, "{} is promoted before it has caught up", member.id);
+        }
     }
 
     /// Nobody helps a member of which it knows that it was removed.
@@ -152,7 +149,8 @@ impl Configurations {
 
     /// A core says that its member was removed.
     pub(crate) fn says_removed(&self, id: MemberId) {
-        assert!(self.removed.contains_key(&id), "{id} says that it was removed, and was not");
+        let is_removed = self.newest().is_some_and(|newest| newest.removed.contains(&id));
+        assert!(is_removed, "{id} says that it was removed, and was not");
     }
 
     /// By its log, a leader commits with the disks of a quorum: of the configuration before the
@@ -196,9 +194,10 @@ fn check_step(last: &Configuration, next: &Configuration) {
             assert!(outgoing == old && changed == 1 && before == after, "{}", says());
         }
         (false, false) => {
-            let moved = last.places.iter().filter(|(id, place)| {
-                next.places.get(id).is_some_and(|it| it != *place)
-            });
+            let moved = last
+                .places
+                .iter()
+                .filter(|(id, place)| next.places.get(id).is_some_and(|it| it != *place));
             assert!(old == new && came + gone.len() + moved.count() == 1, "{}", says());
         }
     }

@@ -25,7 +25,7 @@ impl World {
         self.plan.clerks.attempt_timeout_us = 1_000_000;
         self.plan.request_every_us = 50_000;
         (0..self.members.len()).for_each(|at| self.free_disk(at));
-        self.end_strays();
+        self.revive_some();
         let mut order: Vec<usize> = self.configured().into_iter().collect();
         self.fault_rng.shuffle(&mut order);
         // A member that lacks its data needs all the others.
@@ -55,17 +55,11 @@ impl World {
         well
     }
 
-    /// Newcomers that nobody has added are given up. Former members may come back once more.
-    fn end_strays(&mut self) {
-        let configured = self.configured();
-        let newest = self.oracle.configurations.newest().cloned();
-        for at in (0..self.members.len()).filter(|at| !configured.contains(at)) {
-            let Member { id, is_gone, .. } = self.members[at];
-            let was_removed = newest.as_ref().is_some_and(|it| it.removed.contains(&id));
-            match (was_removed, is_gone) {
-                (false, false) => self.leave(at),
-                (true, true) if self.fault_rng.bool() => self.revive(at),
-                _ => {}
+    /// Former members may come back once more.
+    fn revive_some(&mut self) {
+        for at in 0..self.members.len() {
+            if self.members[at].is_gone && self.fault_rng.bool() {
+                self.revive(at);
             }
         }
     }

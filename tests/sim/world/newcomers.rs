@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use syncraft::raft::{Configuration, Configured, Event, Index, MemberId, Membership, Payload, Standing};
+use syncraft::raft::{
+    Configuration, Configured, Event, Index, MemberId, Membership, Payload, Standing,
+};
 use syncraft::storage::Identity;
 
 use super::{FIRST_LIST_ID, What, World};
@@ -120,8 +122,8 @@ impl World {
         let own = self.members[at].id;
         let (first, current) = (self.plan.first_members(), self.current_members());
         let is_first = |list: &[MemberId]| list == self.plan.first_members();
-        let is_useful = first.contains(&own)
-            && first.iter().any(|id| *id != own && current.contains(id));
+        let is_useful =
+            first.contains(&own) && first.iter().any(|id| *id != own && current.contains(id));
         let unknown = |list_id, standing| Loss::Unknown { list_id, standing };
         match self.operator.rng.u8(0..3) {
             0 if !is_first(&current) => {

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use syncraft::raft::{Change, Configuration, Event, MemberId, Place, Refusal, Rejection, RequestId};
+use syncraft::raft::{
+    Change, Configuration, Event, MemberId, Place, Refusal, Rejection, RequestId,
+};
 
 use super::World;
 use crate::member::addr;

@@ -2,8 +2,8 @@
 
 use syncraft::kv::StoreView;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Configuration, Effect, Event, Index, Message, Reply, Request, SnapshotMeta, Status,
-    Term,
+    AppendEntriesReply, Body, Configuration, Effect, Event, Index, Message, Reply, Request,
+    SnapshotMeta, Status, Term,
 };
 use syncraft::storage::Snapshot;
 
@@ -29,7 +29,10 @@ impl World {
         let configuration = living.machine.configuration().cloned();
         let (index, view) = living.machine.view();
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::SnapshotTaken(self.who(at), index, configuration, Box::new(view)));
+        self.after(
+            delay_us,
+            What::SnapshotTaken(self.who(at), index, configuration, Box::new(view)),
+        );
     }
 
     pub(super) fn snapshot_taken(

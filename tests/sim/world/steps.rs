@@ -97,11 +97,6 @@ impl World {
                 self.oracle.wrote(living, &persist.entries);
             }
         }
-        for effect in effects {
-            if let Effect::Persist(persist) = effect {
-                persist.entries.iter().for_each(|it| self.oracle.configurations.appended(living, it));
-            }
-        }
         let after = living.status;
         let numbers = [
             self.now_us,
@@ -113,6 +108,7 @@ impl World {
             effects.len() as u64,
         ];
         self.trace.mix(&numbers);
+        self.check_changes(at, effects);
         let may_change = self.plan.faults.change > 0.0 || self.is_calm;
         self.oracle.stepped(&self.members, at, before, may_change);
         self.members[at].snapshot_index = after.snapshot_index;
@@ -120,6 +116,17 @@ impl World {
         // A lease that should be over shows at this moment.
         if self.plan.lease && after.commit_index > before.commit_index {
             self.after(0, What::AskOtherLeaders(at));
+        }
+    }
+
+    fn check_changes(&self, at: usize, effects: &[Effect]) {
+        let Some(living) = &self.members[at].living else { return };
+        let persists = effects.iter().filter_map(|effect| match effect {
+            Effect::Persist(persist) => Some(persist),
+            _ => None,
+        });
+        for entry in persists.flat_map(|persist| &persist.entries) {
+            self.oracle.configurations.appended(&self.members, living, entry);
         }
     }
 

@@ -513,10 +513,10 @@ impl Common {
     pub(super) fn report_configurations(&mut self) {
         if let Some(configured) = self.configurations.report(self.commit_index) {
             self.effects.push(Effect::Reconfigured(configured));
-            // A leader that was removed goes on until it has handed over.
-            if !self.is_leading() && self.was_removed(self.config.id) {
-                self.removed();
-            }
+        }
+        // A leader that was removed goes on until it has handed over.
+        if !self.is_leading() && self.was_removed(self.config.id) {
+            self.removed();
         }
     }
 

@@ -106,7 +106,9 @@
 //! # Rules
 //! For every message, before any role sees it (§5.1, in this file):
 //!
-//! 1. A message that is not from another member of the cluster to this one is dropped.
+//! 1. A message that is not from somebody else to this member is dropped. Whether the sender is a
+//!    member does not matter: its configuration may be newer (thesis §4.1). What strangers
+//!    acknowledge counts for nothing. The shell takes messages of the same cluster only.
 //! 2. If its term is earlier, a request is refused with the current term, and a reply is dropped.
 //! 3. If its term is later, the member enters that term as a follower. A pre-vote does not count as
 //!    a later term. Nor does a request for a vote while a leader is heard: it is refused (thesis
@@ -446,6 +448,9 @@ impl Raft {
 
     fn tick(&mut self) {
         let common = &mut self.common;
+        if common.is_removed {
+            return;
+        }
         common.promise_ticks = common.promise_ticks.saturating_sub(1);
         common.persists.tick(common.log.submitted_index());
         common.forwarded.tick(common.config.heartbeat_ticks);
@@ -476,7 +481,7 @@ impl Raft {
             return;
         }
         let id = self.common.config.id;
-        if message.from == id || message.to != id {
+        if message.from == id || message.from.0 == 0 || message.to != id {
             return self.common.nonsense(&message, "it is not between this member and a peer");
         }
         let current_term = self.common.current_term();

@@ -136,7 +136,7 @@ fn bytes_of(view: &StoreView) -> Vec<u8> {
 
 fn take(snapshots: &Snapshots, view: &StoreView, index: u64) -> Snapshot {
     let meta = SnapshotMeta { last_included_index: Index(index), last_included_term: Term(1) };
-    let mut writer = snapshots.create(meta).expect("a disk that works");
+    let mut writer = snapshots.create(meta, None).expect("a disk that works");
     view.write(&mut writer).expect("a disk that works");
     writer.finish().expect("a disk that works")
 }

@@ -147,6 +147,8 @@ fn every_error_of_storage_says_its_own_part_only() {
         Locked { dir: path.into(), pid: Some(7) },
         Locked { dir: path.into(), pid: None },
         TakenAway { dir: "/d".into(), missed: "/d/wal".into() },
+        NotEmpty { dir: path.into(), found: "wal".to_owned() },
+        NoData { dir: path.into() },
         OtherMember { dir: path.into(), found: MemberId(1), expected: ID },
         MetaDamaged { path: path.into(), reason: reason() },
         NewerFormat { path: path.into(), found: 3, known: 2 },

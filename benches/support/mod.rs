@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
 use syncraft::kv::{self, Change, Command};
-use syncraft::raft::{Entry, Index, MemberId, Payload, Term};
+use syncraft::raft::{Entry, Index, MemberId, Payload, Standing, Term};
 use syncraft::storage::{DataDir, Identity};
 use tempfile::TempDir;
 
@@ -52,8 +52,8 @@ pub(crate) fn temp_dir() -> TempDir {
 
 /// The data directory of member 1.
 pub(crate) fn data_dir(temp: &TempDir) -> DataDir {
-    let identity = Identity { cluster_id: 1, member_id: MemberId(1) };
-    DataDir::open(temp.path(), identity).expect("a data directory")
+    let identity = Identity { cluster_id: 1, list_id: 1, member_id: MemberId(1) };
+    DataDir::open(temp.path(), identity, Standing::New).expect("a data directory")
 }
 
 /// The `n`th key, of 16 bytes. Neighbours are far apart, and no two are equal: the factor is odd.

@@ -6,6 +6,7 @@
 //!   meta    whose data it is, and whether it has all of it: see storage::meta
 //!   wal/    the log: see storage::wal
 //!   snap/   snapshots: see storage::snapshot
+//!   before-recovery-<cluster>/    what `syncraft recover` has replaced: see storage::replace
 //! ```
 //!
 //! `log started` turns a missing log into an error. Without it, a member whose log was deleted, but
@@ -25,7 +26,8 @@
 //! them private; the data directory itself only if nothing else is in it. Where the file system
 //! refuses to change a mode, the member logs a warning and serves.
 //!
-//! Invariant: a directory without `meta` has no log and no snapshot.
+//! Invariant: no member starts with a directory that has a log or a snapshot, but no `meta`. One
+//! whose making was cut off (`storage/create.rs`) looks like this.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,6 +108,34 @@ impl DataDir {
                 check_member(meta, path, identity)
             }
             None => create(disk, path, identity, standing_if_new),
+        })
+    }
+
+    /// As [`open`](DataDir::open), for whichever member's data is there.
+    ///
+    /// # Errors
+    /// As for [`open`](DataDir::open); [`NoData`](StorageError::NoData): there is no `meta`.
+    pub fn open_any(path: impl AsRef<Path>) -> Result<DataDir, StorageError> {
+        let path = path.as_ref();
+        match Meta::read(&RealDisk, path)? {
+            Some(meta) => DataDir::open(path, meta.identity, meta.standing),
+            None => Err(StorageError::NoData { dir: path.to_path_buf() }),
+        }
+    }
+
+    /// Takes an empty directory, or creates it and its missing parents, for a member that will have
+    /// a log at once. Its `meta` is written when that log begins.
+    pub(super) fn begin_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        identity: Identity,
+    ) -> Result<DataDir, StorageError> {
+        if disk.is_dir(path) {
+            check_empty(&*disk, path)?;
+        }
+        DataDir::open_with(disk, path, |disk, path| {
+            create_dirs(disk, path)?;
+            Ok(Meta::new(disk, identity, Standing::Voter))
         })
     }
 
@@ -380,7 +410,9 @@ fn make_private(disk: &dyn Disk, path: &Path) {
         paths.push(dir);
     }
     // If something of another user's is in the directory, that user must be able to reach it.
-    if names(path).iter().all(|name| OWN_NAMES.contains(&name.as_str())) {
+    let is_own =
+        |name: &String| OWN_NAMES.contains(&name.as_str()) || name.starts_with("before-recovery-");
+    if names(path).iter().all(is_own) {
         paths.push(path.to_path_buf());
     }
     let (mut changed, mut refused) = (0, None);
@@ -419,6 +451,22 @@ fn check_member(meta: Meta, dir: &Path, wanted: Identity) -> Result<Meta, Storag
     Ok(meta)
 }
 
+/// Checks that nothing of anybody's is in a directory. A making that failed may have left names.
+fn check_empty(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    let list = |dir: &Path| disk.list(dir).map_err(StorageError::io("list", dir));
+    for name in list(path)? {
+        let is_empty = match &name[..] {
+            "LOCK" | "lost+found" => true,
+            "wal" | "snap" => list(&path.join(&name))?.is_empty(),
+            _ => false,
+        };
+        if !is_empty {
+            return Err(StorageError::NotEmpty { dir: path.to_path_buf(), found: name });
+        }
+    }
+    Ok(())
+}
+
 /// A first start, perhaps after one that crashed. `meta` is written last, so the directory has no
 /// log and no snapshot.
 fn create(
@@ -427,15 +475,8 @@ fn create(
     identity: Identity,
     standing: Standing,
 ) -> Result<Meta, StorageError> {
-    // An earlier start that was killed here may have left directories whose names are not durable
-    // yet. A parent that we may not open is one in which we created nothing.
-    for parent in path.ancestors().skip(1) {
-        let _ = disk.sync_dir(parent);
-    }
-    let wal = wal_dir(path);
-    disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
-    disk.sync_dir(path).map_err(StorageError::sync(path))?;
-    for (dir, what) in [(wal, "a log"), (snap_dir(path), "a snapshot")] {
+    create_dirs(disk, path)?;
+    for (dir, what) in [(wal_dir(path), "a log"), (snap_dir(path), "a snapshot")] {
         if disk.is_dir(&dir) && !disk.list(&dir).map_err(StorageError::io("list", &dir))?.is_empty()
         {
             let reason = format!("it is missing, but there is {what}");
@@ -447,80 +488,135 @@ fn create(
     Ok(meta)
 }
 
+/// Creates the directory of the log, durably.
+fn create_dirs(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    // An earlier start that was killed here may have left directories whose names are not durable
+    // yet. A parent that we may not open is one in which we created nothing.
+    for parent in path.ancestors().skip(1) {
+        let _ = disk.sync_dir(parent);
+    }
+    let wal = wal_dir(path);
+    disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
+    disk.sync_dir(path).map_err(StorageError::sync(path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::sim::{Faults, SimDisk};
     use super::super::wal::{Recovered, Wal, WalOptions};
     use super::*;
+    use crate::raft::MemberId;
 
     const WAL_OPTIONS: WalOptions = WalOptions { segment_len_bytes: 1 << 20, prepare_ahead: false };
 
-    const ME: Identity = Identity { cluster_id: 0x0123_4567_89ab_cdef, member_id: MemberId(1) };
+    const ME: Identity = Identity { cluster_id: 0, list_id: 0x15, member_id: MemberId(1) };
 
     fn open(disk: &SimDisk) -> Result<DataDir, StorageError> {
-        DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", ME)
+        DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", ME, Standing::New)
     }
 
     #[test]
-    fn meta_is_the_text_of_the_module_doc() {
-        let (directory, standing) = (0x9e37_79b9_7f4a_7c15, Standing::Voter);
-        let text = Meta { directory, identity: ME, log_started: false, standing }.encode();
-        assert_eq!(
-            text,
-            "syncraft data directory\nformat 2\ndirectory 9e3779b97f4a7c15\n\
-             cluster 0123456789abcdef\nmember 1\nlog none\ncrc32c ad96d1bf\n"
-        );
-    }
-
-    #[test]
-    fn the_first_cluster_id_stays() {
+    fn what_was_first_recorded_stays() {
         let disk = SimDisk::new(1);
         drop(open(&disk).unwrap());
-        let other = Identity { cluster_id: 5, ..ME };
-        let dir = DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", other).unwrap();
-        assert_eq!(dir.identity(), ME);
+        let other = Identity { cluster_id: 5, list_id: 6, ..ME };
+        let disk = Arc::new(disk);
+        let dir = DataDir::open_on(disk, "/a/b/1", other, Standing::Newcomer).unwrap();
+        assert_eq!((dir.identity(), dir.standing()), (ME, Standing::New));
     }
 
-    /// After a crash at any moment, the directory opens, for one cluster or the other, and has no
-    /// log of the first one.
     #[test]
-    fn a_member_without_data_may_take_another_cluster() {
-        let other = Identity { cluster_id: 5, ..ME };
+    fn a_newcomer_stays_one() {
+        let disk = SimDisk::new(1);
+        let newcomer = DataDir::open_on(Arc::new(disk.clone()), "/a/b/1", ME, Standing::Newcomer);
+        assert_eq!(newcomer.unwrap().standing(), Standing::Newcomer);
+        assert_eq!(open(&disk).unwrap().standing(), Standing::Newcomer);
+    }
+
+    /// A directory in which a member began its log and then was cut off at this operation of
+    /// `act`: what it says after the power has failed, and whether `act` was done.
+    fn cut_off(
+        stop_at: u64,
+        act: impl FnOnce(&DataDir) -> Result<(), StorageError>,
+    ) -> (DataDir, bool) {
+        let disk = SimDisk::new(stop_at);
+        let dir = open(&disk).unwrap();
+        drop(Wal::open(&dir, WAL_OPTIONS, None).unwrap());
+        let stop_at_op = Some(disk.counts().ops + stop_at);
+        disk.set_faults(Faults { stop_at_op, ..Faults::default() });
+        let is_done = act(&dir).is_ok();
+        drop(dir);
+        disk.crash();
+        let dir = open(&disk).unwrap_or_else(|err| panic!("stop at {stop_at}: {err}"));
+        (dir, is_done)
+    }
+
+    #[test]
+    fn a_cluster_that_becomes_known_is_recorded_whole_or_not_at_all() {
         for stop_at in 1.. {
-            let disk = SimDisk::new(stop_at);
-            let dir = open(&disk).unwrap();
-            drop(Wal::open(&dir, WAL_OPTIONS, None).unwrap());
-            disk.set_faults(Faults { stop_at_op: Some(stop_at), ..Faults::default() });
-            let is_taken = dir.take_cluster(5).is_ok();
-            drop(dir);
-            let is_opened = is_taken && open(&disk).is_ok();
-            disk.crash();
-            let dir = open(&disk).unwrap_or_else(|err| panic!("stop at {stop_at}: {err}"));
-            let of_first = (ME, Standing::New);
-            let of_other = (other, Standing::Rebuilding);
-            let found = (dir.identity(), dir.standing());
-            assert!(found == of_other || !is_taken && found == of_first, "{stop_at}: {found:?}");
-            let (_, recovered) = Wal::open(&dir, WAL_OPTIONS, None).unwrap();
-            assert_eq!(recovered, Recovered::default(), "stop at {stop_at}");
-            if is_opened {
+            let (dir, is_done) = cut_off(stop_at, |dir| dir.record_cluster(7));
+            let id = dir.identity().cluster_id;
+            assert!(id == 7 || !is_done && id == 0, "stop at {stop_at}: {id}");
+            if is_done {
                 break;
             }
         }
     }
 
-    /// A copy of the directory is the same directory; an emptied one is another.
+    #[test]
+    fn a_cluster_that_is_known_is_not_written_again() {
+        let disk = SimDisk::new(1);
+        let dir = open(&disk).unwrap();
+        dir.record_cluster(7).unwrap();
+        let ops = disk.counts().ops;
+        dir.record_cluster(7).unwrap();
+        assert_eq!((disk.counts().ops, dir.identity().cluster_id), (ops, 7));
+    }
+
+    #[test]
+    #[should_panic(expected = "cluster 0000000000000007 became 0000000000000008")]
+    fn a_cluster_is_never_another_one() {
+        let dir = open(&SimDisk::new(1)).unwrap();
+        dir.record_cluster(7).unwrap();
+        let _ = dir.record_cluster(8);
+    }
+
+    /// After a crash at any moment, the directory opens, for no cluster or for the one that was
+    /// taken, and its log is as empty as it was.
+    #[test]
+    fn a_member_without_data_may_take_a_cluster() {
+        for standing in [Standing::Voter, Standing::Rebuilding] {
+            for stop_at in 1.. {
+                let (dir, is_done) = cut_off(stop_at, |dir| dir.take_cluster(5, 6, standing));
+                let found = (dir.identity(), dir.standing());
+                let taken = (Identity { cluster_id: 5, list_id: 6, ..ME }, standing);
+                let is_as_before = found == (ME, Standing::New);
+                assert!(found == taken || !is_done && is_as_before, "{stop_at}: {found:?}");
+                let (_, recovered) = Wal::open(&dir, WAL_OPTIONS, None).unwrap();
+                assert_eq!(recovered, Recovered::default(), "stop at {stop_at}");
+                if is_done {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// A copy of the directory is the same directory; an emptied one is another. The configuration
+    /// of the cluster that is taken knows it by this number.
     #[test]
     fn a_directory_keeps_its_number_until_its_log_is_discarded() {
         let disk = SimDisk::new(1);
-        let first = open(&disk).unwrap().log_owner();
-        assert_eq!(open(&disk).unwrap().log_owner(), first);
-        assert_eq!(open(&disk.fork(2)).unwrap().log_owner(), first);
-        assert_ne!(open(&SimDisk::new(2)).unwrap().log_owner(), first);
-        open(&disk).unwrap().take_cluster(5).unwrap();
-        let second = open(&disk).unwrap().log_owner();
-        assert_ne!(second, first);
+        let first = open(&disk).unwrap().directory();
+        assert_ne!(first, 0);
+        assert_eq!(open(&disk).unwrap().directory(), first);
+        assert_eq!(open(&disk.fork(2)).unwrap().directory(), first);
+        assert_ne!(open(&SimDisk::new(2)).unwrap().directory(), first);
+        open(&disk).unwrap().take_cluster(5, 6, Standing::Voter).unwrap();
+        assert_eq!(open(&disk).unwrap().directory(), first);
         let emptied = DataDir::open_emptied_on(Arc::new(disk), "/a/b/1", ME).unwrap();
-        assert!(![first, second].contains(&emptied.log_owner()));
+        assert_ne!(emptied.directory(), first);
+        let of_taken = Identity { cluster_id: 5, list_id: 6, ..ME };
+        assert_eq!(emptied.identity(), of_taken, "and stays in its cluster");
     }
 
     #[test]
@@ -528,7 +624,7 @@ mod tests {
         let disk = SimDisk::new(1);
         drop(open(&disk).unwrap());
         let other = Identity { member_id: MemberId(2), ..ME };
-        let err = DataDir::open_on(Arc::new(disk), "/a/b/1", other).unwrap_err();
+        let err = DataDir::open_on(Arc::new(disk), "/a/b/1", other, Standing::New).unwrap_err();
         assert_eq!(err.to_string(), "data directory /a/b/1 belongs to member 1, not to member 2");
     }
 
@@ -555,20 +651,6 @@ mod tests {
             );
             assert!(err.to_string().starts_with("/a/b/1/meta is damaged: "), "{err}");
         }
-    }
-
-    #[test]
-    fn a_newer_format_is_refused_as_such() {
-        let disk = SimDisk::new(1);
-        drop(open(&disk).unwrap());
-        let body = format!("{TITLE}\nformat 3\nwho knows\n");
-        let text = format!("{body}crc32c {:08x}\n", crc32c::crc32c(body.as_bytes()));
-        disk.set_bytes(Path::new("/a/b/1/meta"), text.into_bytes());
-        let err = open(&disk).unwrap_err().to_string();
-        assert_eq!(
-            err,
-            "/a/b/1/meta has format version 3, this program knows versions up to 2: use a newer syncraft"
-        );
     }
 
     #[test]

@@ -40,10 +40,15 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// The names in a directory, in any order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Renames a file, and replaces whatever had the new name.
+    /// Renames a file, and replaces whatever had the new name. A real disk renames directories too.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory. Leaves it by default, for a disk that nobody else can reach.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let _ = dir;
+        Ok(())
+    }
     /// Creates one directory; its parent exists.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether this is a directory.
@@ -230,6 +235,10 @@ impl Disk for RealDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir(dir)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

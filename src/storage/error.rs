@@ -84,6 +84,22 @@ pub enum StorageError {
         missed: PathBuf,
     },
 
+    /// A data directory was to be made where something is already.
+    #[error("{} is not empty: {found} is in it; give a directory that is empty or absent", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// The name of something in it.
+        found: String,
+    },
+
+    /// The directory holds no member's data.
+    #[error("{} is not the data directory of a member: it has no meta file", dir.display())]
+    NoData {
+        /// The directory.
+        dir: PathBuf,
+    },
+
     /// The directory holds the data of another member.
     #[error("data directory {} belongs to member {found}, not to member {expected}", dir.display())]
     OtherMember {

@@ -14,7 +14,7 @@
 //! log none                    "started" once the log's first segment is durable
 //! joining new                 only while it has not joined: "rebuilding" if it once had data,
 //!                             "newcomer" (not in format 2) if it begins no cluster
-//! crc32c 41d2ce1b             CRC32C of all above, in hexadecimal; the last line in every version
+//! crc32c 7263edce             CRC32C of all above, in hexadecimal; the last line in every version
 //! ```
 //!
 //! In format 2, which is the first one, the cluster's id was known from the first start and served
@@ -36,7 +36,7 @@ use super::open_dir::OpenDir;
 /// The format of a new file.
 const FORMAT: u32 = 3;
 const TITLE: &str = "syncraft data directory";
-const META_LEN_MAX_BYTES: usize = 4096;
+pub(super) const META_LEN_MAX_BYTES: usize = 4096;
 
 /// What `meta` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +206,7 @@ mod tests {
             text,
             "syncraft data directory\nformat 3\ndirectory 9e3779b97f4a7c15\n\
              cluster 0123456789abcdef\nlist 00000000c0ffee15\nmember 1\nlog none\njoining new\n\
-             crc32c 41d2ce1b\n"
+             crc32c 7263edce\n"
         );
     }
 

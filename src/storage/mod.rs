@@ -27,6 +27,8 @@
 //!
 //! Of the rest of the crate it uses only Raft's types and [`ErrorChain`](crate::ErrorChain).
 
+pub(crate) mod chunks;
+mod create;
 mod data_dir;
 pub mod disk;
 mod error;
@@ -34,6 +36,7 @@ mod identity;
 mod meta;
 mod open_dir;
 mod progress;
+mod replace;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod sim;

@@ -2,6 +2,7 @@
 //! command.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use syncraft::raft::*;
 
@@ -85,7 +86,10 @@ impl Cluster {
             match effect {
                 Effect::Send(message) => self.queue.push(message),
                 Effect::SendSnapshot { to, term } => {
-                    let end = self.node(id).snapshot.expect("it has one to send");
+                    let node = self.node(id);
+                    let meta = node.snapshot.expect("it has one to send");
+                    let configuration = node.configuration.clone();
+                    let end = Snapshot { meta, configuration };
                     let (from, body) = (MemberId(id), Body::Request(Request::InstallSnapshot(end)));
                     self.queue.push(Message { from, to, term, token: 0, body });
                 }
@@ -141,6 +145,21 @@ impl Cluster {
         assert!(self.try_elect(id), "{id} is elected: {:#?}", self.story);
     }
 
+    /// A newcomer that has learned that it was added. Its disk is empty, and it looks for the others
+    /// at `listed`.
+    pub(crate) fn join(&mut self, id: u64, listed: &[u64]) {
+        let mut config = Config::new(MemberId(id), listed.iter().map(|&id| MemberId(id)));
+        config.directory = id;
+        let node = Node::start(config, HardState::default(), None, Vec::new());
+        self.nodes.insert(id, node);
+    }
+
+    /// An operator asks `id` for a change of the members.
+    pub(crate) fn change(&mut self, id: u64, change: Change) {
+        self.requests += 1;
+        self.step(id, [Event::ChangeMembers { id: RequestId(self.requests), change }]);
+    }
+
     pub(crate) fn propose(&mut self, id: u64, command: &str) {
         self.propose_all(id, &[command]);
     }
@@ -174,8 +193,9 @@ impl Cluster {
         let fate = if is_lost { " (lost)" } else { "" };
         self.story.push(format!("{}{fate}", words::message(&message)));
         if !is_lost {
-            if let Body::Request(Request::InstallSnapshot(end)) = message.body {
-                self.store_snapshot(to, end);
+            if let Body::Request(Request::InstallSnapshot(snapshot)) = &message.body {
+                let Snapshot { meta, configuration } = snapshot.clone();
+                self.store_snapshot(to, meta, configuration);
             }
             self.step(to, [Event::Message(message)]);
         }
@@ -250,8 +270,9 @@ impl Cluster {
 
     pub(crate) fn restart(&mut self, id: u64) {
         let node = self.node(id);
-        let (hard_state, snapshot, entries) =
-            (node.hard_state, node.snapshot, node.entries.clone());
+        let configuration = node.configuration.clone();
+        let snapshot = node.snapshot.map(|meta| Snapshot { meta, configuration });
+        let (hard_state, entries) = (node.hard_state, node.entries.clone());
         self.start(id, hard_state, snapshot, entries);
     }
 
@@ -262,10 +283,15 @@ impl Cluster {
     }
 
     /// A snapshot is on the disk of `id`: the newest one stays.
-    fn store_snapshot(&mut self, id: u64, end: SnapshotMeta) {
-        let newest = &mut self.node_mut(id).snapshot;
-        if newest.is_none_or(|old| old.last_included_index < end.last_included_index) {
-            *newest = Some(end);
+    fn store_snapshot(
+        &mut self,
+        id: u64,
+        end: SnapshotMeta,
+        configuration: Option<Arc<Configuration>>,
+    ) {
+        let node = self.node_mut(id);
+        if node.snapshot.is_none_or(|old| old.last_included_index < end.last_included_index) {
+            (node.snapshot, node.configuration) = (Some(end), configuration);
         }
     }
 
@@ -273,7 +299,14 @@ impl Cluster {
     pub(crate) fn take_snapshot(&mut self, id: u64) {
         let last = self.node(id).applied.last().expect("something was applied");
         let end = end((last.index.0, last.term.0));
-        self.store_snapshot(id, end);
+        let of = |entry: &Entry| match &entry.payload {
+            Payload::Configuration(configuration) => Some(configuration.clone()),
+            _ => None,
+        };
+        let node = self.node(id);
+        let applied = node.applied.iter().rev().find_map(of);
+        let configuration = applied.or_else(|| node.configuration.clone());
+        self.store_snapshot(id, end, configuration);
         self.step(id, [Event::SnapshotTaken(end)]);
     }
 
@@ -281,14 +314,14 @@ impl Cluster {
         &mut self,
         id: u64,
         hard_state: HardState,
-        snapshot: Option<SnapshotMeta>,
+        snapshot: Option<Snapshot>,
         entries: Vec<Entry>,
     ) {
         self.down.remove(&id);
         self.lost.remove(&id);
         let mut config = self.node(id).config.clone();
         config.seed += 1;
-        *self.node_mut(id) = Node::start(config, hard_state, snapshot, entries);
+        *self.node_mut(id) = Node::start_configured(config, hard_state, snapshot, entries);
     }
 }
 

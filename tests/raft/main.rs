@@ -7,6 +7,7 @@
 //! - [`reads`], [`durability`], [`bounds`], [`nonsense`]: what goes beyond the paper.
 //! - [`lease`], [`time`], [`transfer`], [`joining`]: reads without a round, stamps, handing over,
 //!   members without their data.
+//! - [`membership`]: chapter 4 of the thesis.
 //! - [`trace`]: the scripts in `tests/raft/scripts`: whole clusters, message by message.
 //! - Shared helpers: one core with a disk ([`node`]), several of them ([`cluster`]), messages as
 //!   text ([`words`]).
@@ -17,6 +18,7 @@ mod durability;
 mod elections;
 mod joining;
 mod lease;
+mod membership;
 mod node;
 mod nonsense;
 mod reads;

@@ -5,6 +5,9 @@
 //! | Command | Meaning |
 //! |---|---|
 //! | `cluster 3 [limit=value]..` | fresh members 1 to 3 |
+//! | `cluster 3 recorded=1 [limit=value]..` | the same, and the first leader records the members |
+//! | `join 4` | a newcomer that knows that it was added |
+//! | `add 1 4`, `promote 1 4`, `remove 1 2`, `move 1 2` | an operator asks 1 for a change of the members |
 //! | `start 1 term=3 log="1 2 2"` | member 1 starts with a disk that holds entries of these terms |
 //! | `tick 1 [n]`, `campaign 1` | time passes for one member; until it asks for pre-votes |
 //! | `propose 1 a b`, `read 1 [n]` | requests, in one step |
@@ -22,6 +25,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use goldenscript::{Command, Context, Runner};
 use syncraft::raft::*;
@@ -72,6 +76,9 @@ impl Script {
             }
             self.cluster = Cluster::with(number, |config| {
                 limits.iter().for_each(|(name, value)| limit(config, name, *value));
+                if limits.iter().any(|(name, _)| name == "recorded") {
+                    record(config, number);
+                }
             });
             return Ok(Vec::new());
         }
@@ -165,6 +172,14 @@ impl Script {
         match command.name.as_str() {
             "tick" => (0..number(1)?.unwrap_or(1)).for_each(|_| cluster.step(id, [Event::Tick])),
             "campaign" => cluster.campaign(id),
+            "join" => {
+                let listed: Vec<u64> = (1..id).collect();
+                cluster.join(id, &listed);
+            }
+            "add" | "promote" | "remove" | "move" => {
+                let member = MemberId(number(1)?.ok_or("whom?")?);
+                cluster.change(id, change(&command.name, member));
+            }
             "transfer" => {
                 let to = number(1)?.map(MemberId);
                 cluster.step(id, [Event::Transfer { to }]);
@@ -196,6 +211,24 @@ impl Script {
     }
 }
 
+/// Members 1 to this one, which the first leader records.
+fn record(config: &mut Config, members: u64) {
+    let addrs = (1..=members).map(|id| (MemberId(id), format!("h{id}:1")));
+    config.first_configuration = Some(Arc::new(Configuration::first(1, 1, addrs)));
+}
+
+fn change(name: &str, id: MemberId) -> Change {
+    match name {
+        "add" => {
+            let place = Place { addr: format!("h{id}:1"), directory: id.0 };
+            Change::AddLearner { id, place }
+        }
+        "promote" => Change::Promote(id),
+        "remove" => Change::Remove(id),
+        _ => Change::Move { id, addr: format!("moved{id}:1") },
+    }
+}
+
 fn limit(config: &mut Config, name: &str, value: usize) {
     match name {
         "window" => config.window_messages_max = value,
@@ -203,6 +236,7 @@ fn limit(config: &mut Config, name: &str, value: usize) {
         "uncommitted" => config.uncommitted_entries_max = value as u64,
         "tail_bytes" => config.log_tail_bytes_max = value,
         "reads" => config.reads_max = value,
+        "recorded" => {}
         _ => panic!("unknown limit {name}"),
     }
 }

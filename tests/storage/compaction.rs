@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
+use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Standing, Term};
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, Recovered, Snapshot, Snapshots, StorageError, Wal};
 
@@ -25,7 +25,7 @@ struct Opened {
 
 /// As a member starts: the snapshot, then the log after it.
 fn open(disk: &SimDisk) -> Result<Opened, StorageError> {
-    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME)?;
+    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME, Standing::New)?;
     let (snapshots, base) = Snapshots::open(&dir)?;
     let meta = base.as_ref().map(Snapshot::meta);
     let (wal, recovered) = Wal::open(&dir, options(SEGMENT_LEN_BYTES), meta)?;
@@ -44,6 +44,7 @@ fn line_of(entry: &Entry) -> String {
         Payload::Command(command) => {
             format!("{index} of term {term}: {:08x}\n", crc32c::crc32c(command))
         }
+        Payload::Configuration(it) => format!("{index} of term {term}: {:?}\n", it.membership),
     }
 }
 
@@ -59,14 +60,18 @@ fn meta_of(entries: &[Entry]) -> SnapshotMeta {
 }
 
 fn create(snapshots: &Snapshots, entries: &[Entry]) -> Result<(), StorageError> {
-    let mut writer = snapshots.create(meta_of(entries))?;
+    let configuration = entries.iter().rev().find_map(|entry| match &entry.payload {
+        Payload::Configuration(configuration) => Some(&**configuration),
+        _ => None,
+    });
+    let mut writer = snapshots.create(meta_of(entries), configuration)?;
     let _ = writer.write_all(state_after(entries).as_bytes());
     writer.finish().map(drop)
 }
 
 /// A leader sends its snapshot of these entries.
 fn receive(snapshots: &Snapshots, entries: &[Entry]) -> Result<SnapshotMeta, StorageError> {
-    let dir = DataDir::open_on(Arc::new(SimDisk::new(1)), "/leader", ME).unwrap();
+    let dir = DataDir::open_on(Arc::new(SimDisk::new(1)), "/leader", ME, Standing::New).unwrap();
     let (leader, _) = Snapshots::open(&dir).unwrap();
     create(&leader, entries).unwrap();
     let sent = leader.newest().unwrap();
@@ -442,7 +447,7 @@ fn a_released_log_without_its_snapshot_is_refused() {
     assert!(reason.ends_with(", and there is no snapshot"), "{reason}");
 
     // Nor with an older one.
-    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME).unwrap();
+    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME, Standing::New).unwrap();
     let (snapshots, _) = Snapshots::open(&dir).unwrap();
     create(&snapshots, &entries(1..=10, 3)).unwrap();
     drop((snapshots, dir));
@@ -512,7 +517,7 @@ fn what_conflicts_with_an_installed_snapshot_goes() {
 #[test]
 fn a_snapshot_alone_begins_a_log() {
     let disk = SimDisk::new(1);
-    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME).unwrap();
+    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME, Standing::New).unwrap();
     let (snapshots, _) = Snapshots::open(&dir).unwrap();
     create(&snapshots, &entries(1..=10, 4)).unwrap();
     drop((dir, snapshots));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use syncraft::ErrorChain;
-use syncraft::raft::{Entry, Index};
+use syncraft::raft::{Entry, Index, Standing};
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, StorageError, Wal, WalOptions};
 
@@ -347,7 +347,7 @@ fn preparing_segments_ahead_changes_nothing_but_time() {
     for seed in 0..5 {
         let mut member = Member::new(seed, format!("seed {seed}"));
         let disk = std::sync::Arc::new(member.disk.clone());
-        let dir = DataDir::open_on(disk, crate::model::DIR, ME).unwrap();
+        let dir = DataDir::open_on(disk, crate::model::DIR, ME, Standing::New).unwrap();
         let options = WalOptions { segment_len_bytes: SEGMENT_LEN_BYTES, prepare_ahead: true };
         let (mut wal, _) = Wal::open(&dir, options, None).unwrap();
         drop(dir);
@@ -398,7 +398,7 @@ fn a_want_of_descriptors_refuses_and_recovers_by_itself() {
     wal.release_through(last).unwrap();
     drop(wal);
 
-    let dir = DataDir::open_on(Arc::new(member.disk.clone()), DIR, ME).unwrap();
+    let dir = DataDir::open_on(Arc::new(member.disk.clone()), DIR, ME, Standing::New).unwrap();
     member.disk.set_faults(none);
     assert!(dir.mark_joined().unwrap_err().is_transient());
     member.disk.set_faults(Faults::default());

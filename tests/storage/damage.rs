@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use syncraft::raft::MemberId;
+use syncraft::raft::{MemberId, Standing};
 use syncraft::storage::sim::SimDisk;
 use syncraft::storage::{DataDir, Identity, StorageError, Wal};
 
@@ -254,7 +254,7 @@ fn a_segment_of_another_directory_is_named() {
     for member in [1, 2] {
         let other = SimDisk::new(7);
         let identity = Identity { member_id: MemberId(member), ..ME };
-        let dir = DataDir::open_on(Arc::new(other.clone()), DIR, identity).unwrap();
+        let dir = DataDir::open_on(Arc::new(other.clone()), DIR, identity, Standing::New).unwrap();
         drop(Wal::open(&dir, options(4096), None).unwrap());
         let stranger = other.bytes(&file).unwrap();
         let disk = log.damaged(&file, |bytes| *bytes = stranger);

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
+use syncraft::raft::{
+    Configuration, Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Standing, Term,
+};
 use syncraft::storage::sim::SimDisk;
 use syncraft::storage::{DataDir, Identity, Recovered, StorageError, Wal, WalOptions};
 
 pub(crate) const ME: Identity =
-    Identity { cluster_id: 0x0123_4567_89ab_cdef, member_id: MemberId(1) };
+    Identity { cluster_id: 0x0123_4567_89ab_cdef, list_id: 0xc0ff_ee15, member_id: MemberId(1) };
 pub(crate) const DIR: &str = "/data/1";
 
 /// What a log holds.
@@ -63,8 +65,18 @@ impl Content {
 fn entry(index: u64, term: Term, rng: &mut fastrand::Rng, command_len_max: usize) -> Entry {
     let len = rng.usize(0..=command_len_max);
     let command: Bytes = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
-    let payload = if index.is_multiple_of(7) { Payload::Noop } else { Payload::Command(command) };
+    let payload = match index {
+        _ if index.is_multiple_of(7) => Payload::Noop,
+        _ if index.is_multiple_of(11) => Payload::Configuration(Arc::new(configuration(3))),
+        _ => Payload::Command(command),
+    };
     Entry { index: Index(index), term, payload }
+}
+
+/// The first configuration of a cluster of so many members.
+pub(crate) fn configuration(members: u64) -> Configuration {
+    let addrs = (1..=members).map(|id| (MemberId(id), format!("host-{id}:7000")));
+    Configuration::first(ME.cluster_id, ME.list_id, addrs)
 }
 
 pub(crate) fn options(segment_len_bytes: u64) -> WalOptions {
@@ -75,7 +87,7 @@ pub(crate) fn open(
     disk: &SimDisk,
     segment_len_bytes: u64,
 ) -> Result<(Wal, Recovered), StorageError> {
-    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME)?;
+    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME, Standing::New)?;
     Wal::open(&dir, options(segment_len_bytes), None)
 }
 

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, Term};
+use syncraft::raft::{Entry, HardState, Index, MemberId, Payload, Standing, Term};
 use syncraft::storage::{DataDir, Identity, Recovered, StorageError, Wal, WalOptions};
 use tempfile::TempDir;
 
 use crate::model::{Content, ME, meta, write};
 
 fn open(path: &Path, segment_len_bytes: u64) -> Result<(Wal, Recovered), StorageError> {
-    let dir = DataDir::open(path, ME)?;
+    let dir = DataDir::open(path, ME, Standing::New)?;
     Wal::open(&dir, WalOptions { segment_len_bytes, ..WalOptions::default() }, None)
 }
 
@@ -74,8 +74,8 @@ fn a_fresh_log_takes_a_megabyte() {
 #[test]
 fn one_server_at_a_time() {
     let temp = temp_dir();
-    let dir = DataDir::open(temp.path(), ME).unwrap();
-    let refused = || DataDir::open(temp.path(), ME).unwrap_err();
+    let dir = DataDir::open(temp.path(), ME, Standing::New).unwrap();
+    let refused = || DataDir::open(temp.path(), ME, Standing::New).unwrap_err();
     let (path, pid) = (temp.path().display().to_string(), std::process::id());
     let line =
         format!("data directory {path} is in use by process {pid}: only one server may run on it");
@@ -85,14 +85,15 @@ fn one_server_at_a_time() {
     drop(dir);
     assert!(matches!(refused(), StorageError::Locked { .. }), "the log holds the directory too");
     wal.close();
-    DataDir::open(temp.path(), ME).unwrap();
+    DataDir::open(temp.path(), ME, Standing::New).unwrap();
 }
 
 #[test]
 fn another_member_is_refused() {
     let temp = temp_dir();
     drop(open(temp.path(), 4096).unwrap());
-    let err = DataDir::open(temp.path(), Identity { member_id: MemberId(3), ..ME }).unwrap_err();
+    let err = DataDir::open(temp.path(), Identity { member_id: MemberId(3), ..ME }, Standing::New)
+        .unwrap_err();
     let line =
         format!("data directory {} belongs to member 1, not to member 3", temp.path().display());
     assert_eq!(err.to_string(), line);
@@ -109,7 +110,7 @@ fn a_place_that_can_not_be_written_to_is_named_in_one_line() {
         (file.clone(), "file"),
         ("/proc/nothing/1".into(), "/proc/nothing"),
     ] {
-        let err = DataDir::open(&path, ME).unwrap_err();
+        let err = DataDir::open(&path, ME, Standing::New).unwrap_err();
         let line = err.to_string();
         assert!(matches!(err, StorageError::Io { .. }), "{err:?}");
         assert!(
@@ -189,7 +190,7 @@ fn the_next_segment_is_ready_before_it_is_needed() {
 fn a_log_that_is_compacted_is_there_again() {
     let temp = temp_dir();
     let open = |base| {
-        let dir = DataDir::open(temp.path(), ME).unwrap();
+        let dir = DataDir::open(temp.path(), ME, Standing::New).unwrap();
         let options = WalOptions { segment_len_bytes: 1 << 20, ..WalOptions::default() };
         Wal::open(&dir, options, base).unwrap()
     };

@@ -5,17 +5,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use syncraft::raft::SnapshotMeta;
+use syncraft::raft::{SnapshotMeta, Standing};
 use syncraft::storage::disk::RealDisk;
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, Identity, Snapshot, Snapshots, StorageError};
 
-use crate::model::{DIR, ME, meta, state};
+use crate::model::{DIR, ME, configuration, meta, state};
 
 const CHUNK: usize = 64 << 10;
 
 fn open(disk: &SimDisk) -> Result<(Snapshots, Option<Snapshot>), StorageError> {
-    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME)?;
+    let dir = DataDir::open_on(Arc::new(disk.clone()), DIR, ME, Standing::New)?;
     Snapshots::open(&dir)
 }
 
@@ -36,10 +36,20 @@ fn create(
     meta: SnapshotMeta,
     state: &[u8],
 ) -> Result<Snapshot, StorageError> {
-    let mut writer = snapshots.create(meta)?;
+    let mut writer = snapshots.create(meta, None)?;
     // An earlier failure is reported again at the end.
     let _ = writer.write_all(state);
     writer.finish()
+}
+
+/// As [`disk_with`], beside a configuration of this many members.
+fn disk_with_members(members: u64, state: &[u8]) -> SimDisk {
+    let disk = SimDisk::new(1);
+    let (snapshots, _) = open(&disk).unwrap();
+    let mut writer = snapshots.create(meta(10, 2), Some(&configuration(members))).unwrap();
+    writer.write_all(state).unwrap();
+    writer.finish().unwrap();
+    disk
 }
 
 /// A disk with one snapshot of this state, at entry 10 of term 2.
@@ -71,7 +81,7 @@ fn receive(
 
 /// A snapshot that ends elsewhere: at entry 20 of term 3.
 fn elsewhere(state: &[u8]) -> Snapshot {
-    let dir = DataDir::open_on(Arc::new(SimDisk::new(2)), "/data/2", ME).unwrap();
+    let dir = DataDir::open_on(Arc::new(SimDisk::new(2)), "/data/2", ME, Standing::New).unwrap();
     let (snapshots, _) = Snapshots::open(&dir).unwrap();
     create(&snapshots, meta(20, 3), state).unwrap()
 }
@@ -113,7 +123,7 @@ fn a_newer_one_replaces_the_older_which_stays_readable() {
 fn an_older_one_never_replaces_a_newer() {
     let disk = disk_with(b"10");
     let (snapshots, _) = open(&disk).unwrap();
-    let mut building = snapshots.create(meta(15, 2)).unwrap();
+    let mut building = snapshots.create(meta(15, 2), None).unwrap();
     building.write_all(b"15").unwrap();
     receive(&snapshots, &elsewhere(b"20"), 100).unwrap();
     assert_eq!(building.finish().unwrap().meta(), meta(20, 3));
@@ -125,7 +135,7 @@ fn an_older_one_never_replaces_a_newer() {
 fn what_is_not_finished_leaves_nothing() {
     let disk = disk_with(b"old");
     let (snapshots, _) = open(&disk).unwrap();
-    let mut writer = snapshots.create(meta(15, 2)).unwrap();
+    let mut writer = snapshots.create(meta(15, 2), None).unwrap();
     writer.write_all(&state(300_000)).unwrap();
     assert_eq!(snap_files(&disk).len(), 2);
     drop(writer);
@@ -147,14 +157,41 @@ fn leftovers_are_removed_by_the_next_start() {
 /// Pitfall 14 (Jepsen on NATS): one bit on one member.
 #[test]
 fn every_flipped_bit_is_found_and_named() {
-    let disk = disk_with(&state(300));
+    for disk in [disk_with(&state(300)), disk_with_members(3, &state(300))] {
+        let file = snap_files(&disk).remove(0);
+        let good = disk.bytes(&file).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            disk.set_bytes(&file, bytes);
+            assert_damaged(&disk, &file, bit as u64 / 8);
+        }
+    }
+}
+
+#[test]
+fn a_configuration_is_there_again_wherever_the_file_goes() {
+    for (members, len) in [(1, 0), (3, 1), (15, 3 * CHUNK)] {
+        let disk = disk_with_members(members, &state(len));
+        let (_, sent) = open(&disk).unwrap();
+        let sent = sent.unwrap();
+        let (snapshots, _) = open(&SimDisk::new(3)).unwrap();
+        let arrived = receive(&snapshots, &sent, 1000 + len / 3).unwrap();
+        for snapshot in [sent, arrived] {
+            assert_eq!(snapshot.configuration().map(|it| &**it), Some(&configuration(members)));
+            assert_eq!(read(&snapshot), state(len), "{members} members");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_in_its_configuration_is_refused() {
+    let disk = disk_with_members(3, b"");
     let file = snap_files(&disk).remove(0);
     let good = disk.bytes(&file).unwrap();
-    for bit in 0..good.len() * 8 {
-        let mut bytes = good.clone();
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        disk.set_bytes(&file, bytes);
-        assert_damaged(&disk, &file, bit as u64 / 8);
+    for len in 0..good.len() {
+        disk.set_bytes(&file, good[..len].to_vec());
+        assert_damaged(&disk, &file, len as u64);
     }
 }
 
@@ -223,10 +260,51 @@ fn one_that_was_renamed_or_is_of_another_cluster_is_refused() {
 
     let other = SimDisk::new(1);
     let identity = Identity { cluster_id: 5, ..ME };
-    drop(DataDir::open_on(Arc::new(other.clone()), DIR, identity).unwrap());
+    drop(DataDir::open_on(Arc::new(other.clone()), DIR, identity, Standing::New).unwrap());
     drop(open(&other).unwrap());
     other.set_bytes(&file, bytes);
     assert_damaged(&other, &file, 0);
+}
+
+/// A leader of another cluster cannot fill a member that knows its own. One that does not know it
+/// takes what comes.
+#[test]
+fn one_that_arrives_must_be_of_the_cluster_if_that_is_known() {
+    let from = elsewhere(b"20");
+    let newcomer = Identity { cluster_id: 0, ..ME };
+    let open = |identity| {
+        let disk = Arc::new(SimDisk::new(3));
+        DataDir::open_on(disk, DIR, identity, Standing::Newcomer).unwrap()
+    };
+    let dir = open(newcomer);
+    let (snapshots, _) = Snapshots::open(&dir).unwrap();
+    assert_eq!(receive(&snapshots, &from, 100).unwrap().cluster_id(), ME.cluster_id);
+    drop((snapshots, dir));
+
+    let dir = open(newcomer);
+    let (snapshots, _) = Snapshots::open(&dir).unwrap();
+    dir.record_cluster(5).unwrap();
+    let err = receive(&snapshots, &from, 100).unwrap_err().to_string();
+    assert!(err.contains(" at offset 0: it belongs to cluster 0123456789abcdef"), "{err}");
+}
+
+/// The first configuration is in the log before its cluster is recorded.
+#[test]
+fn a_snapshot_may_name_a_cluster_before_the_directory_does() {
+    let identity = Identity { cluster_id: 0, ..ME };
+    let dir = DataDir::open_on(Arc::new(SimDisk::new(3)), DIR, identity, Standing::New).unwrap();
+    let (snapshots, _) = Snapshots::open(&dir).unwrap();
+    let writer = snapshots.create(meta(10, 2), Some(&configuration(3))).unwrap();
+    assert_eq!(writer.finish().unwrap().cluster_id(), ME.cluster_id);
+}
+
+#[test]
+#[should_panic(expected = "a snapshot names its cluster")]
+fn a_snapshot_of_no_cluster_is_not_begun() {
+    let identity = Identity { cluster_id: 0, ..ME };
+    let dir = DataDir::open_on(Arc::new(SimDisk::new(3)), DIR, identity, Standing::New).unwrap();
+    let (snapshots, _) = Snapshots::open(&dir).unwrap();
+    let _ = snapshots.create(meta(10, 2), None);
 }
 
 #[test]
@@ -368,7 +446,7 @@ fn a_failed_sync_harms_nothing() {
 fn a_writer_says_in_io_terms_what_happened() {
     let disk = disk_with(b"10");
     let (snapshots, _) = open(&disk).unwrap();
-    let mut writer = snapshots.create(meta(15, 2)).unwrap();
+    let mut writer = snapshots.create(meta(15, 2), None).unwrap();
     disk.set_faults(Faults {
         full_from_write: Some(disk.counts().writes + 1),
         ..Faults::default()
@@ -464,7 +542,7 @@ fn what_arrived_damaged_replaces_nothing() {
 fn on_the_file_system_of_this_machine() {
     let temp = tempfile::tempdir().unwrap();
     let open = || {
-        let dir = DataDir::open_on(Arc::new(RealDisk), temp.path(), ME).unwrap();
+        let dir = DataDir::open_on(Arc::new(RealDisk), temp.path(), ME, Standing::New).unwrap();
         Snapshots::open(&dir).unwrap()
     };
     // More than is written between two syncs.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use crate::raft::{Configuration, SnapshotMeta};
 use crate::storage::StorageError;
+use crate::storage::chunks::{
+    CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, Next, TRAILER_LEN_BYTES, decode_next,
+};
 use crate::storage::disk::DiskFile;
 use crate::storage::identity::other_format;
 use crate::storage::progress::Progress;
 
-use super::format::{
-    BadHeader, CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, HEADER_LEN_BYTES, Header, Next,
-    TRAILER_LEN_BYTES, VERSION, decode_next,
-};
+use super::format::{BadHeader, HEADER_LEN_BYTES, Header, VERSION};
 
 /// Reads the state in a snapshot, from beginning to end.
 ///

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::raft::{Configuration, SnapshotMeta};
 use crate::storage::StorageError;
-
-use super::format::{
-    Block, CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, HEADER_LEN_BYTES, Header,
-    TRAILER_LEN_BYTES, encode_trailer, seal_chunk,
+use crate::storage::chunks::{
+    CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, TRAILER_LEN_BYTES, encode_trailer, seal_chunk,
 };
+
+use super::format::{Block, HEADER_LEN_BYTES, Header};
 use super::temporary::Temporary;
 use super::{Shared, Snapshot};
 

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::raft::{MemberId, Payload, Term};
+use crate::raft::{MemberId, Payload, Standing, Term};
 use crate::storage::Identity;
 use crate::storage::sim::SimDisk;
 
-const ME: Identity = Identity { cluster_id: 7, member_id: MemberId(1) };
+const ME: Identity = Identity { cluster_id: 7, list_id: 7, member_id: MemberId(1) };
 const FIRST: &str = "/1/wal/0000000001.wal";
 const SECOND: &str = "/1/wal/0000000002.wal";
 
 fn open(disk: &SimDisk) -> Result<(Wal, Recovered), StorageError> {
-    let dir = DataDir::open_on(Arc::new(disk.clone()), "/1", ME)?;
+    let dir = DataDir::open_on(Arc::new(disk.clone()), "/1", ME, Standing::New)?;
     Wal::open(&dir, WalOptions { segment_len_bytes: 4096, prepare_ahead: false }, None)
 }
 
@@ -44,7 +44,8 @@ fn recycled() -> SimDisk {
     drop(wal);
     let former = disk.bytes(Path::new(SECOND)).unwrap();
     disk.files(Path::new("/1/wal")).iter().for_each(|file| disk.lose(file));
-    let owner = DataDir::open_on(Arc::new(disk.clone()), "/1", ME).unwrap().log_owner();
+    let owner =
+        DataDir::open_on(Arc::new(disk.clone()), "/1", ME, Standing::New).unwrap().log_owner();
     let header = SegmentHeader {
         version: VERSION,
         sequence: 1,
@@ -109,12 +110,12 @@ fn a_segment_of_a_later_version_is_refused_as_such() {
     let disk = SimDisk::new(1);
     drop(open(&disk).unwrap());
     let mut bytes = disk.bytes(Path::new(FIRST)).unwrap();
-    bytes[12] = 3;
+    bytes[12] = 4;
     let crc = crc32c::crc32c(&bytes[12..512]);
     bytes[8..12].copy_from_slice(&crc.to_le_bytes());
     disk.set_bytes(Path::new(FIRST), bytes);
     let err = open(&disk).unwrap_err();
-    assert!(matches!(err, StorageError::NewerFormat { found: 3, .. }), "{err}");
+    assert!(matches!(err, StorageError::NewerFormat { found: 4, known: 3, .. }), "{err}");
 }
 
 #[test]
@@ -184,7 +185,7 @@ fn a_segment_stays_until_a_later_one_has_the_hard_state() {
         files.iter().filter(|file| file.extension().is_some_and(|end| end == "wal")).count()
     };
     assert_eq!(left(&disk), 2);
-    let dir = DataDir::open_on(Arc::new(disk.fork(0)), "/1", ME).unwrap();
+    let dir = DataDir::open_on(Arc::new(disk.fork(0)), "/1", ME, Standing::New).unwrap();
     let options = WalOptions { segment_len_bytes: 4096, prepare_ahead: false };
     let base = SnapshotMeta { last_included_index: Index(60), last_included_term: Term(1) };
     let (_, recovered) = Wal::open(&dir, options, Some(base)).unwrap();

@@ -20,6 +20,7 @@
 
 mod admin;
 mod args;
+mod asking;
 mod bench;
 mod bulk;
 mod child;

@@ -5,8 +5,8 @@
 //! | 0 | done |
 //! | 1 | `get`, `delete`: the key is absent; `lease`: there is no such lease |
 //! | 2 | wrong usage, including a value over its limit and whatever the store refuses as it is |
-//! | 3 | not done and never will be, so trying again is safe; a server cannot start, or failed |
-//! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost; or a lock was lost while COMMAND ran |
+//! | 3 | not done and never will be, so trying again is safe; a server cannot start, failed, or was removed from its cluster |
+//! | 4 | unknown: a write or a change of the members may or may not have happened; or it has, and its result is lost; or a lock was lost while COMMAND ran |
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
@@ -20,6 +20,7 @@
 
 mod admin;
 mod args;
+mod asking;
 mod bench;
 mod bulk;
 mod child;
@@ -29,6 +30,7 @@ mod import;
 mod kv;
 mod lease;
 mod lock;
+mod member;
 mod output;
 mod room;
 mod server;
@@ -132,6 +134,7 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Wait(args) => watch::wait(common, &args),
         Command::Lease { command } => lease::run(common, command),
         Command::Status(args) => status::status(common, args),
+        Command::Member { command } => member::run(common, command),
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),
         Command::WaitReady => kv::wait_ready(common),

@@ -460,14 +460,15 @@ impl<S: StateMachine> Driver<S> {
             self.reminder.remind(id, obstacle, now);
         }
         if before.is_joining || status.is_joining {
-            *self.shared.obstacle.lock() = obstacle.map(|obstacle| obstacle.words);
+            *self.shared.obstacle.lock() = obstacle;
         }
     }
 
     /// How far the others are, while this member leads.
     fn publish_progress(&self) {
         let progress = self.raft.progress().map(|(id, peer)| {
-            (id, PeerProgress { match_index: peer.match_index, is_heard: peer.is_heard })
+            let (match_index, is_heard) = (peer.match_index, peer.is_heard);
+            (id, PeerProgress { match_index, is_heard, snapshot: None })
         });
         self.shared.members.set_progress(progress.collect());
     }
@@ -487,7 +488,7 @@ impl<S: StateMachine> Driver<S> {
 }
 
 /// For operators.
-fn log_members(own: MemberId, Configured { latest, committed }: &Configured) {
+fn log_members(own: MemberId, Configured { latest, committed, .. }: &Configured) {
     let Some(latest) = latest else { return };
     let words = |ids: &mut dyn Iterator<Item = MemberId>| {
         let ids: Vec<String> = ids.map(|id| id.to_string()).collect();

@@ -131,7 +131,7 @@ impl Config {
 }
 
 /// Whether a server listens there on all interfaces, so that the address is nobody's to connect to.
-fn is_of_all_interfaces(addr: &str) -> bool {
+pub(super) fn is_of_all_interfaces(addr: &str) -> bool {
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.parse::<IpAddr>().is_ok_and(|host| host.is_unspecified())

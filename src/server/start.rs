@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::admin::Admin;
 use super::config::Config;
 use super::error::StartError;
+use super::etcd_admin::EtcdAdmin;
 use super::members::{MemberChanges, OwnAddress};
 use super::pages::{EtcdPages, Pages};
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
@@ -176,8 +177,13 @@ pub(super) fn start<P: Publish>(
     let http = http_listener.map(serve).transpose()?;
     let serve = |listener| {
         let thread = |source| StartError::Node(NodeError::Thread(source));
-        let front =
-            EtcdFront::start(api.clone(), Arc::clone(&lanes), Arc::clone(&urls)).map_err(thread)?;
+        let front = EtcdFront::start(
+            api.clone(),
+            Arc::clone(&lanes),
+            Arc::clone(&urls),
+            Arc::new(EtcdAdmin::new(handle.clone())),
+        )
+        .map_err(thread)?;
         let pages = EtcdPages { node: handle.clone(), front: front.clone(), api: api.clone() };
         let pages = P::serve(pages, handle.clone());
         let server = http::Server::builder(pages).limits(config.etcd_limits).listener(listener);

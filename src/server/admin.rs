@@ -1,13 +1,16 @@
 //! The service `adminRpc`: where a member stands, and what an operator may ask it to do.
 
+use super::backup::backup;
 use super::proto::{
-    AdminRpc, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply, TransferArgs, TransferReply,
+    AdminRpc, BackupArgs, BackupReply, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply,
+    TransferArgs, TransferReply,
 };
 use crate::kv::Store;
+use crate::kv::api::Api;
 use crate::members::Members;
 use crate::node::{NodeHandle, ReadMode};
 use crate::raft::{Index, MemberId, RoleName};
-use crate::rpc::{Done, Status, StatusCode};
+use crate::rpc::{Done, Outgoing, Status, StatusCode};
 
 /// `StatusReply.disk` of a member whose disk works.
 pub const DISK_OK: &str = "ok";
@@ -24,6 +27,7 @@ const DURABILITY: &str = "fdatasync on a majority of the members before a write 
 /// `adminRpc` of one member.
 pub(super) struct Admin {
     pub(super) node: NodeHandle<Store>,
+    pub(super) api: Api,
     pub(super) members: Members,
     pub(super) read_mode: ReadMode,
     pub(super) cluster_id: u64,
@@ -76,6 +80,10 @@ impl AdminRpc for Admin {
         let index = self.node.applied_index().0;
         self.node.take_snapshot();
         done.run(SnapshotReply { index });
+    }
+
+    fn backup(&self, _args: BackupArgs, replies: Outgoing<BackupReply>) {
+        backup(&self.api, self.cluster_id, replies);
     }
 }
 

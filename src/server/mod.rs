@@ -17,7 +17,7 @@
 //! | --- | --- |
 //! | `config` | [`Config`], and what it must fulfil |
 //! | `start`, `error` | the steps of a start, and why it fails: [`StartError`] |
-//! | `admin` | the service that `syncraft status`, `transfer` and `snapshot` call |
+//! | `admin`, `backup` | the service that `syncraft status`, `transfer`, `snapshot` and `backup` call |
 //! | `pages` | what the HTTP ports answer: pages for operators' tools, and the store |
 //! | `urls` | members tell each other where they serve etcd's clients |
 //! | `faults` | what `testing::Cluster` does to a member; only with the feature `testing` |
@@ -38,6 +38,7 @@
 //! Those of the node and of the two servers: see their pages.
 
 mod admin;
+mod backup;
 mod config;
 mod error;
 #[cfg(feature = "testing")]
@@ -62,7 +63,7 @@ use crate::rpc::{Server, http};
 pub use admin::{DISK_OK, STATE_DIVERGED, STATE_OK};
 pub use config::Config;
 pub use error::StartError;
-pub use start::cluster_id;
+pub use start::{cluster_id, cluster_id_from};
 
 pub(crate) use start::Surroundings;
 use start::{Directly, EtcdParts, Started};

@@ -131,15 +131,15 @@ pub(super) fn start<P: Publish>(
     let node = Node::start(node_config, data_dir, Store::new())?;
 
     let (handle, has_peers) = (node.handle(), members.len() > 1);
-    let admin = Admin { node: handle.clone(), members: members.clone(), read_mode, cluster_id };
-    let admin = AdminRpcService::new(Arc::new(admin));
     let urls = Arc::new(MemberUrls::default());
     if let Some(listener) = &etcd_listener {
         urls.set(id, vec![own_url(&config, listener)]);
     }
     let told = UrlsService { own: id, members: members.clone(), urls: Arc::clone(&urls) };
     let told = MemberRpcService::new(Arc::new(told));
-    let api = Api::new(handle.clone(), members);
+    let api = Api::new(handle.clone(), members.clone());
+    let admin = Admin { node: handle.clone(), api: api.clone(), members, read_mode, cluster_id };
+    let admin = AdminRpcService::new(Arc::new(admin));
     let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
     let store = StoreService::new(api.clone()).published();
     let lanes = Lanes::start(handle.clone(), &peers);
@@ -218,6 +218,12 @@ pub(super) fn listen(addr: &str) -> Result<TcpListener, StartError> {
 pub fn cluster_id(members: &Members) -> u64 {
     let addrs = crc32c::crc32c(members.to_string().as_bytes());
     u64::from(ids_hash(members)) << 32 | u64::from(addrs)
+}
+
+/// The id of a cluster of these members that begins with the data of another one, which `origin`
+/// tells apart from all others.
+pub fn cluster_id_from(members: &Members, origin: u64) -> u64 {
+    u64::from(ids_hash(members)) << 32 | origin & u64::from(u32::MAX)
 }
 
 fn ids_hash(members: &Members) -> u32 {

@@ -20,6 +20,7 @@
 
 mod admin;
 mod args;
+mod backup;
 mod bench;
 mod bulk;
 mod child;
@@ -30,6 +31,7 @@ mod kv;
 mod lease;
 mod lock;
 mod output;
+mod restore;
 mod room;
 mod server;
 mod status;
@@ -43,10 +45,13 @@ use std::time::Duration;
 use clap::Parser;
 use signal_hook::consts::SIGXFSZ;
 use syncraft::ErrorChain;
+use syncraft::backup::BackupError;
 use syncraft::clerk::{
     BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints, LockError, WatchError,
 };
+use syncraft::members::Members;
 use syncraft::rpc::CallError;
+use syncraft::storage::StorageError;
 
 use args::{Args, Command, Common};
 
@@ -134,6 +139,9 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Status(args) => status::status(common, args),
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),
+        Command::Backup(args) => backup::backup(common, args),
+        Command::Restore(args) => restore::restore(common, &args),
+        Command::Recover(args) => restore::recover(common, &args),
         Command::WaitReady => kv::wait_ready(common),
         Command::Bench(args) => bench::run(common, args),
     }
@@ -151,6 +159,11 @@ impl Common {
 
     /// The list of members as clients read it: ids are optional.
     fn endpoints(&self) -> Result<Endpoints, Failure> {
+        self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
+    }
+
+    /// The list of members as members read it.
+    fn member_list(&self) -> Result<Members, Failure> {
         self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
     }
 
@@ -207,6 +220,20 @@ impl From<LockError> for Failure {
             LockError::Clerk(error) => error.into(),
             LockError::Watch(error) => error.into(),
             error => Failure::not_applied(ErrorChain(&error).to_string()),
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Failure {
+        let line = ErrorChain(&error).to_string();
+        match error {
+            BackupError::Exists { .. }
+            | BackupError::NotAMember { .. }
+            | BackupError::Storage(StorageError::NotEmpty { .. } | StorageError::NoData { .. }) => {
+                Failure::usage(line)
+            }
+            _ => Failure::not_applied(line),
         }
     }
 }

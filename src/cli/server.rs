@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use syncraft::ErrorChain;
-use syncraft::members::Members;
 use syncraft::node::{NodeFailure, ReadMode, Timing};
 use syncraft::raft::MemberId;
 use syncraft::server::{Config, Member, StartError};
@@ -132,8 +131,7 @@ fn holds_this_code(program: &Path) -> bool {
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
     let ServerArgs { id, listen, data_dir, http, etcd, advertise_etcd, rebuild, .. } = args;
     let ServerArgs { heartbeat, election_timeout, read_mode, .. } = args;
-    let members: Members =
-        common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
+    let members = common.member_list()?;
     let timing = Timing {
         heartbeat,
         election_min: election_timeout,

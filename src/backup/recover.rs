@@ -17,13 +17,12 @@
 use std::path::{Path, PathBuf};
 
 use super::BackupError;
-use super::restore::{Restored, begin_anew, snapshot_meta};
+use super::restore::{Restored, begin_anew, first, snapshot_meta};
 use crate::kv::{LEVEL_MAX, Store};
 use crate::members::Members;
 use crate::node::{StateMachine, StateView};
 use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Standing, Term};
-use crate::server::cluster_id_from;
-use crate::storage::{DataDir, Identity, Snapshots, StorageError, Wal, WalOptions};
+use crate::storage::{DataDir, Snapshots, StorageError, Wal, WalOptions};
 
 /// A data directory that is to be recovered. It is locked.
 #[derive(Debug)]
@@ -97,10 +96,10 @@ impl Survivor {
         }
         let (mut store, last, entries) = read(&dir)?;
         let index = begin_anew(&mut store, last.last_included_index, &path)?;
-        let cluster_id = cluster_id_from(&alone, fastrand::u64(..));
-        let identity = Identity { cluster_id, member_id: id };
+        let cluster_id = fastrand::u64(1..);
         let meta = snapshot_meta(index, last.last_included_term);
-        let kept_in = dir.replace_with(identity, meta, |out| store.view().write(out))?;
+        let kept_in =
+            dir.replace_with(id, &first(cluster_id, &alone), meta, |out| store.view().write(out))?;
         let began = Restored { cluster_id, index, revision: store.revision() };
         Ok(Recovered { began, last_index: last.last_included_index, entries, kept_in })
     }
@@ -138,7 +137,7 @@ fn read(dir: &DataDir) -> Result<(Store, SnapshotMeta, usize), BackupError> {
 
 fn apply(store: &mut Store, entry: &Entry) {
     match &entry.payload {
-        Payload::Noop => {}
+        Payload::Noop | Payload::Configuration(_) => {}
         Payload::Command(command) => drop(store.apply(entry.index, command)),
     }
 }

@@ -8,9 +8,9 @@ use crate::kv::Store;
 use crate::kv::model::Revision;
 use crate::members::Members;
 use crate::node::{StateMachine, StateView};
-use crate::raft::{Index, MemberId, SnapshotMeta, Term};
-use crate::server::cluster_id_from;
-use crate::storage::{DataDir, Identity};
+use crate::raft::{Configuration, Index, MemberId, SnapshotMeta, Term};
+use crate::server::list_id;
+use crate::storage::DataDir;
 
 /// The beginning of a new cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +44,10 @@ pub fn restore(
     }
     let (contents, mut store) = load(file)?;
     let begun = begin_anew(&mut store, contents.head.index, file)?;
-    let cluster_id = cluster_id_from(members, origin(&contents, members, token));
-    let identity = Identity { cluster_id, member_id: id };
+    let cluster_id = origin(&contents, members, token);
+    let configuration = first(cluster_id, members);
     let last = snapshot_meta(begun, contents.head.term);
-    DataDir::create_with(dir, identity, last, |out| store.view().write(out))?;
+    DataDir::create_with(dir, id, &configuration, last, |out| store.view().write(out))?;
     Ok(Restored { cluster_id, index: begun, revision: store.revision() })
 }
 
@@ -59,6 +59,12 @@ pub(super) fn begin_anew(
 ) -> Result<Index, BackupError> {
     let begun = store.begin_anew(index);
     begun.map_err(|source| BackupError::TooHigh { path: path.to_path_buf(), source })
+}
+
+/// The configuration with which a new cluster begins. Who was a member before is forgotten.
+pub(super) fn first(cluster_id: u64, members: &Members) -> Configuration {
+    let addrs = members.iter().map(|(id, addr)| (id, addr.to_owned()));
+    Configuration::first(cluster_id, list_id(members), addrs)
 }
 
 pub(super) fn snapshot_meta(index: Index, term: Term) -> SnapshotMeta {
@@ -73,7 +79,8 @@ fn origin(contents: &Contents, members: &Members, token: &str) -> u64 {
     let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
     let list = members.to_string();
     let words = list.bytes().chain([0]).chain(token.bytes());
-    fnv1a(numbers.chain(words))
+    // 0 is no cluster's id.
+    fnv1a(numbers.chain(words)).max(1)
 }
 
 /// The hash FNV-1a of 64 bits: the same in every version.

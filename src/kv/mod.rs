@@ -92,8 +92,11 @@ pub const VALUE_LEN_MAX: usize = 15 << 20;
 /// members.
 pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
 
+/// The feature level from which on all members know configurations.
+pub const LEVEL_CONFIGURATIONS: u32 = 2;
+
 /// The highest feature level that this version knows: see ARCHITECTURE.md.
-pub const LEVEL_MAX: u32 = 1;
+pub const LEVEL_MAX: u32 = 2;
 
 /// The longest client id, in bytes.
 pub const CLIENT_ID_LEN_MAX: usize = 64;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::LEVEL_MAX;
 use super::command::{Change, Command, Identity, Stamped};
 use super::digest::Digest;
 use super::model::{LeaseId, Reason, Refusal, Revision, Txn, TxnAnswer};
@@ -15,6 +14,7 @@ use super::requests::{Known, Requests};
 use super::sessions::{Admission, SessionLimits, Sessions};
 use super::snapshot::{self, StoreView};
 use super::state::{Budget, LogEntry, State};
+use super::{LEVEL_CONFIGURATIONS, LEVEL_MAX};
 use crate::node::StateMachine;
 use crate::raft::{AppliedTime, Index};
 
@@ -106,6 +106,10 @@ impl StateMachine for Store {
 
     fn level_max(&self) -> u32 {
         LEVEL_MAX
+    }
+
+    fn configurations_level() -> u32 {
+        LEVEL_CONFIGURATIONS
     }
 
     fn level_command(&self, level: u32) -> Bytes {

@@ -17,7 +17,9 @@ use super::shared::{NodeFailure, SLOW_APPLY, Shared};
 use super::stage::{Queue, Sink, Worker};
 use super::state_machine::StateMachine;
 use crate::clock;
-use crate::raft::{AppliedTime, Entry, Index, MemberId, Payload, SnapshotMeta, Term};
+use crate::raft::{
+    self, AppliedTime, Configuration, Entry, Index, MemberId, Payload, SnapshotMeta, Term,
+};
 use crate::rpc::Cork;
 use crate::storage::{Snapshot, StorageError};
 
@@ -60,6 +62,8 @@ pub(super) enum ApplierOutput<V> {
     /// The state as it was after this entry, to be written out as a snapshot.
     View {
         meta: SnapshotMeta,
+        /// The configuration in force after that entry.
+        configuration: Option<Arc<Configuration>>,
         view: V,
     },
     Failed(NodeFailure),
@@ -126,6 +130,8 @@ pub(super) struct Applier<S: StateMachine> {
     expected: VecDeque<PendingProposal<S::Outcome>>,
     /// The last entry that the state holds.
     applied: Option<SnapshotMeta>,
+    /// The configuration in force after that entry.
+    configuration: Option<Arc<Configuration>>,
     /// The cluster's time as of that entry.
     time: AppliedTime,
     shared: Arc<Shared>,
@@ -159,9 +165,11 @@ impl<S: StateMachine> Applier<S> {
     /// The state machine has loaded `snapshot`, if there is one.
     pub(super) fn new(
         leased: Arc<Leased<S>>,
-        snapshot: Option<SnapshotMeta>,
+        snapshot: Option<raft::Snapshot>,
         shared: Arc<Shared>,
     ) -> Applier<S> {
+        let (snapshot, configuration) =
+            snapshot.map_or((None, None), |it| (Some(it.meta), it.configuration));
         let expected = VecDeque::new();
         let index = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last_included_index);
         let machine = leased.read();
@@ -176,6 +184,7 @@ impl<S: StateMachine> Applier<S> {
             fresh_as_of: None,
             expected,
             applied: snapshot,
+            configuration,
             time,
             shared,
             has_failed: false,
@@ -261,6 +270,10 @@ impl<S: StateMachine> Applier<S> {
         let mut machine = self.leased.write();
         let outcome = match &entry.payload {
             Payload::Noop => None,
+            Payload::Configuration(configuration) => {
+                self.configuration = Some(configuration.clone());
+                None
+            }
             Payload::Command(command) => {
                 // An error leaves no state machine: nobody reads a state that is not understood.
                 Some(machine.change(|it| {
@@ -306,10 +319,13 @@ impl<S: StateMachine> Applier<S> {
     fn take_snapshot(&mut self, out: &mut Sink<'_, ApplierOutput<S::View>>) {
         let has = Index(self.shared.snapshot_index.load(Ordering::Relaxed));
         let is_news = |meta: &SnapshotMeta| meta.last_included_index > has && !self.is_diverged();
-        match self.applied.filter(is_news) {
+        // A snapshot names the cluster.
+        let is_named = self.shared.identity.affiliation().cluster_id != 0;
+        match self.applied.filter(is_news).filter(|_| is_named) {
             Some(meta) => {
                 let view = self.leased.read().get().view();
-                out(ApplierOutput::View { meta, view });
+                let configuration = self.configuration.clone();
+                out(ApplierOutput::View { meta, configuration, view });
             }
             None => self.shared.end_snapshot(true),
         }
@@ -331,6 +347,7 @@ impl<S: StateMachine> Applier<S> {
         self.shared.time_applied(self.time, true);
         log::info!("the state was loaded from {}", path.display());
         self.applied = Some(meta);
+        self.configuration = snapshot.configuration().cloned();
         self.shared.snapshot_index.fetch_max(meta.last_included_index.0, Ordering::Relaxed);
         self.shared.applied_index.store(meta.last_included_index.0, Ordering::Release);
         self.shared.watch.restored(meta.last_included_index, digest);

@@ -1,9 +1,12 @@
 //! The configuration of a node: who it is, who the others are, its times and limits.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::members::Members;
-use crate::raft::{Config, MemberId};
+use crate::raft::{Config, Configuration, MemberId};
+use crate::storage::{DataDir, Identity};
 
 /// The longest command. With its message around it, it fits into a frame of [`FRAME_LEN_MIN`].
 pub const COMMAND_LEN_MAX: usize = (15 << 20) + (128 << 10);
@@ -21,8 +24,11 @@ const APPEND_GATHER_FROM: usize = 1;
 pub struct NodeConfig {
     /// This member.
     pub id: MemberId,
-    /// All members with their addresses, this one among them.
+    /// The members with their addresses. While the log has no configuration, these are the members,
+    /// and the first leader records them. After that, this is only where to look for the others.
     pub members: Members,
+    /// For tests: other addresses for some members, whatever the configuration says. Default: none.
+    pub detour: Detour,
     /// Heartbeats and elections.
     pub timing: Timing,
     /// A snapshot is taken when the log holds about this many bytes behind the last snapshot, or a
@@ -33,12 +39,6 @@ pub struct NodeConfig {
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it still leads before it answers a read.
     pub read_mode: ReadMode,
-    /// A number that is the same on members that were started with the same list of members. With
-    /// it, a member without data whose [cluster id](crate::storage::Identity::cluster_id) is not
-    /// that of the others takes theirs, and stops in order to be started again
-    /// ([`NodeFailure::ClusterTaken`](super::NodeFailure::ClusterTaken)). Default `None`: the
-    /// member keeps its cluster id.
-    pub list_id: Option<u64>,
     /// Whether this member may have promised a lease to a leader that may still run. If so, it
     /// helps nobody to become leader for an election timeout after its start. Default true: before
     /// its last start the member may have had another read mode. False is safe only if no earlier
@@ -49,6 +49,29 @@ pub struct NodeConfig {
     /// for tests of clusters whose members are of different versions: a level that the machine does
     /// not know has no rules. Default `None`.
     pub level_max: Option<u32>,
+}
+
+/// Where to reach members instead of at their configured addresses: through a test's network.
+#[derive(Clone, Default)]
+pub struct Detour(Option<Arc<Find>>);
+
+type Find = dyn Fn(MemberId) -> Option<String> + Send + Sync;
+
+impl Detour {
+    /// `find` returns the other address of a member, if it has one.
+    pub fn new(find: impl Fn(MemberId) -> Option<String> + Send + Sync + 'static) -> Detour {
+        Detour(Some(Arc::new(find)))
+    }
+
+    pub(super) fn of(&self, id: MemberId) -> Option<String> {
+        self.0.as_ref().and_then(|find| find(id))
+    }
+}
+
+impl fmt::Debug for Detour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Detour(..)" } else { "Detour" })
+    }
 }
 
 /// How a leader makes sure, before it answers a read, that no other member leads by now.
@@ -89,7 +112,7 @@ impl NodeConfig {
             timing: Timing::default(),
             snapshot_log_bytes: NodeConfig::SNAPSHOT_LOG_BYTES,
             read_mode: ReadMode::default(),
-            list_id: None,
+            detour: Detour::default(),
             may_have_promised: true,
             level_max: None,
         }
@@ -161,8 +184,20 @@ impl NodeConfig {
         (self.snapshot_log_bytes / 8).saturating_mul(8 + self.id.0 % 4).max(1)
     }
 
-    pub(super) fn raft(&self) -> Config {
+    /// The configuration of the core, for a member with this data directory.
+    pub(super) fn raft(&self, data_dir: &DataDir) -> Config {
+        let Identity { cluster_id, list_id, .. } = data_dir.identity();
+        // A cluster of an older version keeps its id.
+        let first_id = if cluster_id == 0 { fastrand::u64(1..) } else { cluster_id };
+        let addrs = self.members.iter().map(|(id, addr)| (id, addr.to_owned()));
+        let first = Configuration::first(first_id, list_id, addrs);
         Config {
+            cluster_id,
+            list_id,
+            directory: data_dir.directory(),
+            first_configuration: Some(Arc::new(first)),
+            may_configure: cluster_id == 0,
+            standing: data_dir.standing(),
             heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),
             election_ticks_min: self.timing.ticks(self.timing.election_min),
             election_ticks_max: self.timing.ticks(self.timing.election_max),

@@ -160,6 +160,15 @@ impl Comparison {
         }
     }
 
+    /// Who the members are has changed. Answers of former members no longer count.
+    pub(super) fn set_members(&mut self, members: Membership) {
+        self.leading.different.retain(|id, _| members.contains(*id));
+        if let Some(question) = &mut self.leading.question {
+            question.answers.retain(|id, _| members.contains(*id));
+        }
+        self.members = members;
+    }
+
     /// The state was replaced by one that holds everything up to `index`: it is judged anew.
     pub(super) fn restored(&mut self, index: Index, digest: Option<u64>) -> Vec<Finding> {
         (self.digests, self.diverged) = (Digests::default(), None);

@@ -12,9 +12,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::applier::{ApplierTask, PendingProposal};
+use super::changes::Changes;
+use super::configured::PeerProgress;
 use super::inbox::{Arrivals, Inbox, Input};
-use super::joining::{self, Reminder};
+use super::joining::{self, Asker, Reminder};
 use super::leased::Leased;
+use super::peers::Peers;
 use super::persister::LogTask;
 use super::post::Post;
 use super::request::{Proposal, Request, RequestError, Responder};
@@ -23,7 +26,10 @@ use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
 use super::state_machine::StateMachine;
 use crate::clock;
-use crate::raft::{Effect, Event, Index, Raft, RequestId, RoleChange, RoleName, Status};
+use crate::raft::{
+    Configured, Effect, Event, Index, MemberId, Raft, RequestId, RoleChange, RoleName, Standing,
+    Status,
+};
 use crate::rpc::Cork;
 use crate::storage::Snapshot;
 
@@ -53,9 +59,16 @@ type Out<'a, S> = Sink<'a, CoreOutput<S>>;
 pub(super) struct Driver<S: StateMachine> {
     raft: Raft,
     post: Arc<Post>,
+    peers: Arc<Peers<S>>,
     shared: Arc<Shared>,
     leased: Arc<Leased<S>>,
     requests: Requests<S>,
+    changes: Changes,
+    standing: Standing,
+    /// Whether the core knows that configurations may be proposed.
+    may_configure: bool,
+    /// The cluster whose id the data directory has been asked to record.
+    recorded_cluster: u64,
     /// What the leader stamps when it knows the time.
     held: Vec<Request<S>>,
     /// A leader's snapshots that arrived in this turn.
@@ -92,16 +105,24 @@ impl<S: StateMachine> Worker for Driver<S> {
 impl<S: StateMachine> Driver<S> {
     pub(super) fn new(
         raft: Raft,
+        standing: Standing,
+        may_configure: bool,
         post: Arc<Post>,
+        peers: Arc<Peers<S>>,
         shared: Arc<Shared>,
         leased: Arc<Leased<S>>,
     ) -> Driver<S> {
         Driver {
             raft,
             post,
+            peers,
             shared,
             leased,
             requests: Requests::new(),
+            changes: Changes::default(),
+            standing,
+            may_configure,
+            recorded_cluster: 0,
             held: Vec::new(),
             received: Vec::new(),
             was_leader: false,
@@ -131,6 +152,7 @@ impl<S: StateMachine> Driver<S> {
         self.wait_for_answers(out);
         self.publish_status(now);
         if has_ticked {
+            self.publish_progress();
             self.sweep(now, out);
         }
     }
@@ -152,6 +174,7 @@ impl<S: StateMachine> Driver<S> {
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
         events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
         events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
+        events.extend(has_ticked.then(|| self.allow_configurations()).flatten());
         // Behind what keeps leases alive.
         if has_ticked {
             let is_time_due = self.raft.is_time_due();
@@ -214,6 +237,13 @@ impl<S: StateMachine> Driver<S> {
         Some(self.requests.propose(command, responder))
     }
 
+    /// Configurations may be proposed once the applied state is at the level of those who know them.
+    fn allow_configurations(&mut self) -> Option<Event> {
+        let is_allowed = self.shared.levels.applied().unwrap_or(0) >= S::configurations_level();
+        let is_news = is_allowed && !std::mem::replace(&mut self.may_configure, is_allowed);
+        is_news.then_some(Event::MayConfigure)
+    }
+
     /// The command that was held back until this tick.
     fn held_back(
         &mut self,
@@ -250,7 +280,10 @@ impl<S: StateMachine> Driver<S> {
             Input::Campaign => Event::Campaign,
             Input::DiskFull(is_full) => Event::DiskFull(is_full),
             Input::Joined => Event::Joined,
-            Input::OtherCluster { peer, other } => Event::OtherCluster { peer, other },
+            Input::Change { change, callback } => {
+                let id = self.requests.next_id();
+                self.changes.request(id, change, callback)
+            }
             Input::SnapshotTaken(meta) => Event::SnapshotTaken(meta),
             Input::SnapshotReceived { message, snapshot } => {
                 self.received.push(*snapshot);
@@ -302,6 +335,8 @@ impl<S: StateMachine> Driver<S> {
         let mut proposed = Vec::new();
         for effect in effects {
             match effect {
+                Effect::Proposed { id, index, .. }
+                    if self.changes.begun(id, index, self.raft.status().role.term) => {}
                 Effect::Proposed { id, index, term } => {
                     let responder = self.requests.take_proposal(id);
                     let responder = responder.expect("the core answers proposals in their order");
@@ -328,7 +363,14 @@ impl<S: StateMachine> Driver<S> {
                 }
                 Effect::ReadReady(ids) => self.read_ready(ids, out),
                 Effect::Joined => self.joined(out),
-                Effect::TakeCluster(cluster_id) => self.take_cluster(cluster_id, out),
+                Effect::TakeCluster { cluster_id, list_id, standing } => {
+                    self.take_cluster(cluster_id);
+                    out(CoreOutput::Log(LogTask::TakeCluster { cluster_id, list_id, standing }));
+                }
+                Effect::Introduced(configuration) => self.peers.meet_more(&configuration),
+                Effect::Reconfigured(configured) => self.reconfigured(configured, out),
+                Effect::Removed => out(CoreOutput::Failed(NodeFailure::Removed)),
+                Effect::Rejected { id, reason } if self.changes.rejected(id, reason) => {}
                 Effect::Rejected { id, reason } => self.requests.reject(id, reason),
                 Effect::PeerLostData { peer, match_index } => log::error!(
                     "member {peer} has lost data: it had acknowledged the log up to entry \
@@ -354,13 +396,28 @@ impl<S: StateMachine> Driver<S> {
         out(CoreOutput::Log(LogTask::Joined));
     }
 
-    fn take_cluster(&mut self, cluster_id: u64, out: &mut Out<'_, S>) {
+    fn take_cluster(&self, cluster_id: u64) {
         log::info!(
-            "member {} has no data, and all other members are of cluster {cluster_id:016x}: it \
-             joins that cluster",
+            "member {} has no data, and belongs to cluster {cluster_id:016x}: it joins that cluster",
             self.raft.status().id
         );
-        out(CoreOutput::Log(LogTask::TakeCluster(cluster_id)));
+    }
+
+    /// The members are others than before, or are committed now.
+    fn reconfigured(&mut self, configured: Configured, out: &mut Out<'_, S>) {
+        self.peers.meet_configured(&configured);
+        if let Some(latest) = &configured.latest {
+            self.shared.watch.set_members(latest.membership.clone());
+            self.shared.levels.set_members(latest.membership.clone());
+        }
+        if let Some(committed) = &configured.committed
+            && std::mem::replace(&mut self.recorded_cluster, committed.cluster_id) == 0
+        {
+            self.shared.identity.learn(committed.cluster_id);
+            out(CoreOutput::Log(LogTask::RecordCluster(committed.cluster_id)));
+        }
+        log_members(self.raft.status().id, &configured);
+        self.shared.members.set(configured);
     }
 
     fn role_changed(&mut self, role: RoleChange, out: &mut Out<'_, S>) {
@@ -392,13 +449,27 @@ impl<S: StateMachine> Driver<S> {
             (true, false) => log::info!("member {id}: the disk works again"),
             _ => {}
         }
-        let obstacle = status.is_joining.then(|| joining::obstacle(self.raft.join_answers()));
+        let asker = Asker {
+            id,
+            affiliation: self.shared.identity.affiliation(),
+            is_newcomer: self.standing == Standing::Newcomer,
+        };
+        let obstacle =
+            status.is_joining.then(|| joining::obstacle(asker, self.raft.join_answers()));
         if let Some(obstacle) = &obstacle {
             self.reminder.remind(id, obstacle, now);
         }
         if before.is_joining || status.is_joining {
             *self.shared.obstacle.lock() = obstacle.map(|obstacle| obstacle.words);
         }
+    }
+
+    /// How far the others are, while this member leads.
+    fn publish_progress(&self) {
+        let progress = self.raft.progress().map(|(id, peer)| {
+            (id, PeerProgress { match_index: peer.match_index, is_heard: peer.is_heard })
+        });
+        self.shared.members.set_progress(progress.collect());
     }
 
     /// Ends requests and calls whose deadline has passed.
@@ -410,8 +481,26 @@ impl<S: StateMachine> Driver<S> {
         self.ticks_since_sweep = 0;
         self.requests.end_expired_reads(now);
         self.post.sweep(now);
+        self.peers.sweep(now);
         out(CoreOutput::Applier(ApplierTask::Sweep));
     }
+}
+
+/// For operators.
+fn log_members(own: MemberId, Configured { latest, committed }: &Configured) {
+    let Some(latest) = latest else { return };
+    let words = |ids: &mut dyn Iterator<Item = MemberId>| {
+        let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+        if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+    };
+    let membership = &latest.membership;
+    let (voters, learners) = (words(&mut membership.voters()), words(&mut membership.learners()));
+    let state = match committed.as_ref() == Some(latest) {
+        true => "committed",
+        false => "in the log",
+    };
+    let joint = if membership.is_joint() { ", changing" } else { "" };
+    log::info!("member {own}: voters {voters}, learners {learners}{joint} ({state})");
 }
 
 /// Tells the applier of the proposals that are now in the log.

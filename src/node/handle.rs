@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::changes::ChangeError;
 use super::config::{COMMAND_LEN_MAX, Timing};
+use super::configured::{Members, PeerProgress};
 use super::divergence::Divergence;
 #[cfg(feature = "testing")]
 use super::gate::Gate;
@@ -17,7 +19,8 @@ use super::pipeline::Pipeline;
 use super::request::{Proposal, Request, RequestError, Responder, Stale};
 use super::shared::{NodeFailure, Shared};
 use super::state_machine::{Observer, StateMachine};
-use crate::raft::{Index, MemberId, RoleName, STAMP_LEN_BYTES, Status};
+use crate::members::Members as Addresses;
+use crate::raft::{Change, Index, MemberId, RoleName, STAMP_LEN_BYTES, Status, Term};
 
 /// How the rest of the program talks to a node. Clones belong to the same node.
 pub struct NodeHandle<S: StateMachine> {
@@ -175,6 +178,53 @@ impl<S: StateMachine> NodeHandle<S> {
     /// timeout without effect the leader goes on.
     pub fn transfer(&self, to: Option<MemberId>) {
         self.pipeline.report(Input::Transfer(to));
+    }
+
+    /// If this member leads, begins a change of the members (thesis §4). `callback` is told where the
+    /// change stands in the log, or why it was not begun; it runs once, possibly on this thread, and
+    /// must not block. The change is done when [`members`](NodeHandle::members) show it as
+    /// committed.
+    pub fn change_members(
+        &self,
+        change: Change,
+        callback: impl FnOnce(Result<(Index, Term), ChangeError>) + Send + 'static,
+    ) {
+        self.pipeline.change_members(change, Box::new(callback));
+    }
+
+    /// Who the members are, as far as this member knows.
+    pub fn members(&self) -> Members {
+        self.shared.members.members()
+    }
+
+    /// All members and the addresses that clients use: those of the configuration in force, or of
+    /// the list with which this member was started while there is none.
+    pub fn addresses(&self) -> Addresses {
+        self.shared.members.addresses()
+    }
+
+    /// Where this member reaches another one, if it knows such a member.
+    pub fn reach(&self, id: MemberId) -> Option<String> {
+        self.shared.members.reach(id)
+    }
+
+    /// Waits until the members are as wanted. `None`: the deadline passed first.
+    pub fn wait_for_members(
+        &self,
+        deadline: Instant,
+        is_wanted: impl Fn(&Members) -> bool,
+    ) -> Option<Members> {
+        self.shared.members.wait(deadline, is_wanted)
+    }
+
+    /// If this member leads: how far each other member is, at most a tick ago. Otherwise empty.
+    pub fn progress(&self) -> BTreeMap<MemberId, PeerProgress> {
+        self.shared.members.progress()
+    }
+
+    /// The id of the cluster; 0 while this member does not know it.
+    pub fn cluster_id(&self) -> u64 {
+        self.shared.identity.affiliation().cluster_id
     }
 
     /// Asks for this member's election now, without waiting for its election timeout: for a cluster

@@ -6,10 +6,11 @@
 //! have. At most one tick waits: a member that got no processor time must not take many ticks at
 //! once for a silent leader.
 
+use super::changes::{ChangeCallback, ChangeError};
 use super::request::{Request, RequestError};
 use super::stage::Queue;
 use super::state_machine::StateMachine;
-use crate::raft::{MemberId, Message, OtherCluster, PersistId, SnapshotMeta};
+use crate::raft::{Change, MemberId, Message, PersistId, SnapshotMeta};
 use crate::storage::Snapshot;
 
 const REQUESTS_MAX: usize = 16_384;
@@ -29,10 +30,10 @@ pub(super) enum Input<S: StateMachine> {
     Campaign,
     DiskFull(bool),
     Joined,
-    /// A peer was asked where it stands, and is of another cluster.
-    OtherCluster {
-        peer: MemberId,
-        other: OtherCluster,
+    /// An operator wants another membership.
+    Change {
+        change: Change,
+        callback: ChangeCallback,
     },
     /// A snapshot of this member's own is on the disk.
     SnapshotTaken(SnapshotMeta),
@@ -137,8 +138,12 @@ impl<S: StateMachine> Inbox<S> {
     /// Refuses the requests that wait: the member stops, and the core has not seen them.
     pub(super) fn refuse(self) {
         for input in self.inputs {
-            if let Input::Request(request) = input {
-                request.refuse(RequestError::Stopped { may_apply: false });
+            match input {
+                Input::Request(request) => {
+                    request.refuse(RequestError::Stopped { may_apply: false });
+                }
+                Input::Change { callback, .. } => callback(Err(ChangeError::Stopped)),
+                _ => {}
             }
         }
     }

@@ -1,29 +1,20 @@
-//! Which cluster a member belongs to, and what a member without data tells its operator until it
-//! has joined.
+//! What a member without its data tells its operator until it has joined.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::raft::{JoinAnswer, MemberId, OtherCluster};
+use super::identity::Affiliation;
+use crate::raft::{JoinAnswer, MemberId};
 
 /// An unchanged obstacle is logged again after this time.
 const REPEAT_PAUSE: Duration = Duration::from_secs(10);
 
 const JOINS_ONE_CLUSTER: &str =
-    "it joins once all other members are of one cluster and have the same --members as this one";
+    "it joins once all of them are of one cluster whose configuration names this member";
 const KEEPS_ITS_CLUSTER: &str = "it does not join \
      them, because it holds a term or entries of another cluster: if nobody needs that data, stop \
      it, remove its data directory and start it again";
-
-/// Which cluster this member belongs to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Affiliation {
-    pub(super) cluster_id: u64,
-    /// See [`NodeConfig::list_id`](super::NodeConfig::list_id).
-    pub(super) list_id: Option<u64>,
-    /// It started without data. Until it has joined, nobody has confirmed its cluster id.
-    pub(super) came_new: bool,
-}
+const WAITS_TO_BE_ADDED: &str = "it waits to be added: syncraft member add ID=HOST:PORT";
 
 /// Why a member without data, or without all of it, does not vote yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,51 +24,75 @@ pub(super) struct Obstacle {
     pub(super) is_refusal: bool,
 }
 
+/// Who asks, and what it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) id: MemberId,
+    pub(super) affiliation: Affiliation,
+    /// It was started to join a cluster that exists.
+    pub(super) is_newcomer: bool,
+}
+
+/// What each member that is asked has answered, if anything.
+type Answers = BTreeMap<MemberId, Option<JoinAnswer>>;
+
 /// `answers` are those that the core has, or `None` if it no longer asks.
-pub(super) fn obstacle(answers: Option<BTreeMap<MemberId, Option<JoinAnswer>>>) -> Obstacle {
+pub(super) fn obstacle(asker: Asker, answers: Option<Answers>) -> Obstacle {
     let wait = |words| Obstacle { words, is_refusal: false };
     let Some(answers) = answers else {
         return wait("it is being filled by the leader".to_owned());
     };
-    let is_other =
-        |answer: &Option<JoinAnswer>| matches!(answer, Some(JoinAnswer::OtherCluster(_)));
-    if !answers.values().any(is_other) {
+    let is_named = |answer: &JoinAnswer| names(answer, asker.id);
+    if asker.is_newcomer && !answers.values().flatten().any(is_named) {
+        return wait(WAITS_TO_BE_ADDED.to_owned());
+    }
+    if !answers.values().flatten().any(|answer| is_other(asker, answer)) {
         let silent = answers.iter().filter(|(_, answer)| answer.is_none());
         let ids: Vec<String> = silent.map(|(id, _)| id.to_string()).collect();
         return wait(format!("it waits for an answer from member {}", ids.join(", ")));
     }
-    let clauses: Vec<String> = answers.iter().map(|(&id, &answer)| clause(id, answer)).collect();
-    let advice = if is_one_cluster(&answers) { KEEPS_ITS_CLUSTER } else { JOINS_ONE_CLUSTER };
+    let clauses: Vec<String> =
+        answers.iter().map(|(&id, answer)| clause(asker, id, answer.as_ref())).collect();
+    let advice =
+        if is_one_cluster(asker, &answers) { KEEPS_ITS_CLUSTER } else { JOINS_ONE_CLUSTER };
     let words = format!("{}; {advice}", clauses.join(", "));
     Obstacle { words, is_refusal: answers.values().all(Option::is_some) }
 }
 
-/// Whether all others name the same cluster and have the same list. A member without any data would
-/// have taken that cluster by now, so this member has some.
-fn is_one_cluster(answers: &BTreeMap<MemberId, Option<JoinAnswer>>) -> bool {
-    let mut clusters = answers.values().map(|answer| match answer {
-        Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true })) => {
-            Some(*cluster_id)
-        }
-        _ => None,
+fn names(answer: &JoinAnswer, id: MemberId) -> bool {
+    answer.configuration.as_ref().is_some_and(|it| it.membership.contains(id))
+}
+
+fn affiliation(answer: &JoinAnswer) -> Affiliation {
+    Affiliation { cluster_id: answer.cluster_id, list_id: answer.list_id }
+}
+
+fn is_other(asker: Asker, answer: &JoinAnswer) -> bool {
+    !affiliation(answer).is_compatible(asker.affiliation)
+}
+
+/// Whether all others name the same cluster, and name this member in it. A member without any data
+/// would have taken that cluster by now, so this member has some.
+fn is_one_cluster(asker: Asker, answers: &Answers) -> bool {
+    let mut clusters = answers.values().map(|answer| {
+        let answer = answer.as_ref().filter(|answer| names(answer, asker.id))?;
+        Some(answer.cluster_id).filter(|id| *id != 0)
     });
     let first = clusters.next().flatten();
     first.is_some() && clusters.all(|cluster_id| cluster_id == first)
 }
 
-fn clause(id: MemberId, answer: Option<JoinAnswer>) -> String {
+fn clause(asker: Asker, id: MemberId, answer: Option<&JoinAnswer>) -> String {
     match answer {
         None => format!("member {id} does not answer"),
-        Some(JoinAnswer::New) => format!("member {id} has no data either"),
-        Some(JoinAnswer::HasData) => {
+        Some(answer) if answer.is_new => format!("member {id} has no data either"),
+        Some(answer) if !is_other(asker, answer) => {
             format!("member {id} names no other cluster: has it lost its data, too?")
         }
-        Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true })) => {
-            format!("member {id} is of cluster {cluster_id:016x}")
+        Some(answer) if !names(answer, asker.id) => {
+            format!("member {id} is of {} and does not count this one", affiliation(answer).words())
         }
-        Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: false })) => {
-            format!("member {id} is of cluster {cluster_id:016x} and has another --members")
-        }
+        Some(answer) => format!("member {id} is of {}", affiliation(answer).words()),
     }
 }
 
@@ -108,15 +123,39 @@ impl Reminder {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    const SAME: Option<JoinAnswer> =
-        Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id: 10, has_same_list: true }));
-    const OTHER_LIST: Option<JoinAnswer> =
-        Some(JoinAnswer::OtherCluster(OtherCluster { cluster_id: 11, has_same_list: false }));
+    use super::*;
+    use crate::raft::Configuration;
+
+    const ASKER: Asker = Asker {
+        id: MemberId(2),
+        affiliation: Affiliation { cluster_id: 0, list_id: 1 },
+        is_newcomer: false,
+    };
+
+    fn of_cluster(cluster_id: u64, list_id: u64, members: &[u64]) -> Option<JoinAnswer> {
+        let addrs = members.iter().map(|&id| (MemberId(id), format!("h{id}:1")));
+        let configuration = Some(Arc::new(Configuration::first(cluster_id, list_id, addrs)));
+        let is_settled = true;
+        Some(JoinAnswer { is_new: false, cluster_id, list_id, configuration, is_settled })
+    }
+
+    fn same() -> Option<JoinAnswer> {
+        of_cluster(10, 7, &[1, 2, 3])
+    }
+
+    fn stranger() -> Option<JoinAnswer> {
+        of_cluster(11, 8, &[1, 3])
+    }
+
+    fn without_data(is_new: bool) -> Option<JoinAnswer> {
+        let (configuration, is_settled) = (None, true);
+        Some(JoinAnswer { is_new, cluster_id: 0, list_id: 1, configuration, is_settled })
+    }
 
     fn words(answers: [Option<JoinAnswer>; 2]) -> Obstacle {
-        obstacle(Some([MemberId(1), MemberId(3)].into_iter().zip(answers).collect()))
+        obstacle(ASKER, Some([MemberId(1), MemberId(3)].into_iter().zip(answers).collect()))
     }
 
     #[test]
@@ -126,44 +165,57 @@ mod tests {
             assert_eq!((words.split(';').next(), found), (Some(expected), is_refusal));
         };
         check([None, None], "it waits for an answer from member 1, 3", false);
-        check([Some(JoinAnswer::New), None], "it waits for an answer from member 3", false);
+        check([without_data(true), None], "it waits for an answer from member 3", false);
         check(
-            [SAME, None],
+            [same(), None],
             "member 1 is of cluster 000000000000000a, member 3 does not answer",
             false,
         );
         check(
-            [SAME, OTHER_LIST],
+            [same(), stranger()],
             "member 1 is of cluster 000000000000000a, member 3 is of cluster 000000000000000b and \
-             has another --members",
+             does not count this one",
             true,
         );
         check(
-            [SAME, Some(JoinAnswer::New)],
+            [same(), without_data(true)],
             "member 1 is of cluster 000000000000000a, member 3 has no data either",
             true,
         );
         check(
-            [SAME, Some(JoinAnswer::HasData)],
+            [same(), without_data(false)],
             "member 1 is of cluster 000000000000000a, member 3 names no other cluster: has it lost \
              its data, too?",
             true,
         );
-        assert_eq!(obstacle(None).words, "it is being filled by the leader");
+        assert_eq!(obstacle(ASKER, None).words, "it is being filled by the leader");
     }
 
     #[test]
     fn what_would_help_is_said() {
         for (answers, expected) in [
-            ([SAME, None], JOINS_ONE_CLUSTER),
-            ([SAME, OTHER_LIST], JOINS_ONE_CLUSTER),
-            ([OTHER_LIST, OTHER_LIST], JOINS_ONE_CLUSTER),
-            ([SAME, Some(JoinAnswer::New)], JOINS_ONE_CLUSTER),
+            ([same(), None], JOINS_ONE_CLUSTER),
+            ([same(), stranger()], JOINS_ONE_CLUSTER),
+            ([stranger(), stranger()], JOINS_ONE_CLUSTER),
+            ([same(), without_data(true)], JOINS_ONE_CLUSTER),
             // A member without data would have joined.
-            ([SAME, SAME], KEEPS_ITS_CLUSTER),
+            ([same(), same()], KEEPS_ITS_CLUSTER),
         ] {
-            assert_eq!(words(answers).words.split("; ").nth(1), Some(expected), "{answers:?}");
+            assert_eq!(
+                words(answers.clone()).words.split("; ").nth(1),
+                Some(expected),
+                "{answers:?}"
+            );
         }
+    }
+
+    #[test]
+    fn a_newcomer_waits_until_a_configuration_names_it() {
+        let newcomer = Asker { is_newcomer: true, ..ASKER };
+        let of = |answer| obstacle(newcomer, Some([(MemberId(1), answer)].into())).words;
+        assert_eq!(of(None), WAITS_TO_BE_ADDED);
+        assert_eq!(of(stranger()), WAITS_TO_BE_ADDED);
+        assert_ne!(of(same()), WAITS_TO_BE_ADDED);
     }
 
     #[test]
@@ -175,12 +227,12 @@ mod tests {
             reminder.remind(MemberId(2), &obstacle, now);
         };
         check(words([None, None]), 0, true);
-        check(words([SAME, None]), 1, false);
-        check(words([SAME, OTHER_LIST]), 1, true);
-        check(words([SAME, OTHER_LIST]), 10, false);
-        check(words([SAME, OTHER_LIST]), 11, true);
-        check(words([SAME, Some(JoinAnswer::New)]), 12, true);
-        check(words([SAME, None]), 13, false);
-        check(words([SAME, None]), 22, true);
+        check(words([same(), None]), 1, false);
+        check(words([same(), stranger()]), 1, true);
+        check(words([same(), stranger()]), 10, false);
+        check(words([same(), stranger()]), 11, true);
+        check(words([same(), without_data(true)]), 12, true);
+        check(words([same(), None]), 13, false);
+        check(words([same(), None]), 22, true);
     }
 }

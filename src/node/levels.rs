@@ -48,7 +48,7 @@ pub(super) struct UnknownLevel {
 /// What a node's threads share about levels. Level 0 stands for none.
 pub(super) struct Levels {
     own: MemberId,
-    members: Membership,
+    members: Mutex<Membership>,
     /// The highest level that this member knows.
     known: u32,
     /// That of the applied state.
@@ -69,12 +69,17 @@ impl Levels {
     pub(super) fn new(own: MemberId, members: Membership, known: u32) -> Levels {
         Levels {
             own,
-            members,
+            members: Mutex::new(members),
             known,
             applied: AtomicU32::new(0),
             is_raising: AtomicBool::new(false),
             announced: Mutex::default(),
         }
+    }
+
+    /// Who the members are has changed.
+    pub(super) fn set_members(&self, members: Membership) {
+        *self.members.lock() = members;
     }
 
     /// Whether this member may apply and show a state of this level.
@@ -132,7 +137,7 @@ impl Levels {
             false if announced.term == term => announced.levels.get(&id).copied().unwrap_or(0),
             false => 0,
         };
-        self.members.iter().map(|id| (id, of(id))).collect()
+        self.members.lock().iter().map(|id| (id, of(id))).collect()
     }
 
     /// The level that the leader of `term`, this member, should propose now. The caller does so,

@@ -2,7 +2,7 @@
 
 use super::proto::{InstallSnapshotArgs, InstallSnapshotReply};
 use super::wire::Head;
-use crate::raft::{MemberId, Message, OtherCluster};
+use crate::raft::{MemberId, Message};
 use crate::rpc::Done;
 
 /// Takes what peers send. Nothing blocks except [`run_pending`](Mailbox::run_pending), which does
@@ -12,8 +12,6 @@ pub(super) trait Mailbox: Send + Sync {
     fn message(&self, message: Message) -> bool;
     /// The connection to `peer` has closed, or a call to it failed.
     fn disconnected(&self, peer: MemberId);
-    /// `peer` was asked where it stands, and is of another cluster.
-    fn other_cluster(&self, peer: MemberId, other: OtherCluster);
     /// A piece of a snapshot that a leader sends. Without room for it, the call is refused.
     fn chunk(&self, chunk: Chunk);
     /// Does what waits at the stages, as far as this thread may.

@@ -100,17 +100,21 @@
 //!   [`NodeHandle::failure`] says why.
 
 mod applier;
+mod changes;
 mod config;
+mod configured;
 mod divergence;
 mod driver;
 mod gate;
 mod handle;
+mod identity;
 mod inbox;
 mod joining;
 mod leased;
 mod levels;
 mod mailbox;
 mod peer;
+mod peers;
 mod persister;
 mod pipeline;
 mod post;
@@ -128,7 +132,9 @@ mod warnings;
 mod watch;
 mod wire;
 
-pub use config::{COMMAND_LEN_MAX, FRAME_LEN_MIN, NodeConfig, ReadMode, Timing};
+pub use changes::ChangeError;
+pub use config::{COMMAND_LEN_MAX, Detour, FRAME_LEN_MIN, NodeConfig, ReadMode, Timing};
+pub use configured::{Members as ConfiguredMembers, PeerProgress};
 pub use divergence::Divergence;
 #[cfg(feature = "testing")]
 pub(crate) use gate::Gate;

@@ -13,28 +13,25 @@
 //! the leader has died may still hear the leader's heartbeats. If it does not, its election timeout
 //! notices.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::config::Timing;
-use super::joining::Affiliation;
 use super::mailbox::{Mailbox, MayDo};
 use super::proto::{
-    AppendEntriesArgs, AppendEntriesReply, Envelope, HeartbeatArgs, HeartbeatReply, JoinArgs,
-    JoinReply, RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply,
-    TimeoutNowArgs, TimeoutNowReply,
+    AppendEntriesArgs, AppendEntriesReply, HeartbeatArgs, HeartbeatReply, JoinArgs, JoinReply,
+    RaftRpcStub, ReadIndexArgs, ReadIndexReply, RequestVoteArgs, RequestVoteReply, TimeoutNowArgs,
+    TimeoutNowReply,
 };
 use super::shared::Shared;
 use super::snapshot_sender::{SnapshotSender, Transfer};
 use super::warnings::Warnings;
 use crate::ErrorChain;
-use crate::raft::{
-    self, AppendEntries, Body, MemberId, Message, OtherCluster, Reply, Request, Term,
-};
+use crate::raft::{self, AppendEntries, Body, MemberId, Message, Reply, Request, Term};
 use crate::rpc::{CallError, Channel, Disconnect, StatusCode};
 use crate::storage::Snapshots;
 
@@ -54,9 +51,6 @@ const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// The slowest network on which a call with entries has enough time.
 const APPEND_BYTES_PER_SECOND_MIN: usize = 256 << 10;
 
-/// The links to all peers.
-pub(super) type Links = BTreeMap<MemberId, Arc<Link>>;
-
 /// What a peer's thread is to do.
 pub(super) enum Order {
     /// Connect now.
@@ -67,29 +61,32 @@ pub(super) enum Order {
 
 /// The connections to one peer.
 pub(super) struct Link {
-    own: MemberId,
     id: MemberId,
-    affiliation: Affiliation,
-    stub: RaftRpcStub,
-    /// For entries, which have a connection of their own.
-    bulk: RaftRpcStub,
+    /// The connections to each address where it may be.
+    ends: Vec<Ends>,
+    /// The one of `ends` that is used.
+    end: AtomicUsize,
     mailbox: Arc<dyn Mailbox>,
     warnings: Arc<Warnings>,
     shared: Arc<Shared>,
     orders: Sender<Order>,
 }
 
-impl Link {
-    /// Returns the orders for the peer's thread, too.
-    pub(super) fn new(
+/// The connections to one address of a peer.
+struct Ends {
+    stub: RaftRpcStub,
+    /// For entries, which have a connection of their own.
+    bulk: RaftRpcStub,
+}
+
+impl Ends {
+    fn new(
         own: MemberId,
         id: MemberId,
         addr: &str,
-        affiliation: Affiliation,
         timing: Timing,
-        mailbox: Arc<dyn Mailbox>,
-        shared: Arc<Shared>,
-    ) -> (Link, Receiver<Order>) {
+        mailbox: &Arc<dyn Mailbox>,
+    ) -> Ends {
         let builder = || {
             Channel::builder(addr).connect_timeout(CONNECT_TIMEOUT).caller(format!("member-{own}"))
         };
@@ -111,16 +108,56 @@ impl Link {
         };
         let urgent = builder().ping_interval(timing.election_min);
         let stub = RaftRpcStub::new(urgent.on_disconnect_how(on_disconnect).lazy());
-        let bulk = RaftRpcStub::new(bulk);
+        Ends { stub, bulk: RaftRpcStub::new(bulk) }
+    }
+
+    fn close(&self) {
+        self.stub.invoker().close();
+        self.bulk.invoker().close();
+    }
+}
+
+impl Link {
+    /// A link to a peer that is at one of these addresses. Returns the orders for the peer's
+    /// thread, too.
+    pub(super) fn new(
+        id: MemberId,
+        addrs: &[String],
+        timing: Timing,
+        mailbox: Arc<dyn Mailbox>,
+        shared: Arc<Shared>,
+    ) -> (Link, Receiver<Order>) {
+        let own = shared.identity.own();
+        let ends = addrs.iter().map(|addr| Ends::new(own, id, addr, timing, &mailbox)).collect();
         let (orders, received) = bounded(ORDERS_MAX);
-        let warnings = Arc::default();
-        let link = Link { own, id, affiliation, stub, bulk, mailbox, warnings, shared, orders };
+        let (end, warnings) = (AtomicUsize::new(0), Arc::default());
+        let link = Link { id, ends, end, mailbox, warnings, shared, orders };
         (link, received)
+    }
+
+    fn ends(&self) -> &Ends {
+        &self.ends[self.end.load(Ordering::Relaxed) % self.ends.len()]
+    }
+
+    fn stub(&self) -> &RaftRpcStub {
+        &self.ends().stub
+    }
+
+    fn bulk(&self) -> &RaftRpcStub {
+        &self.ends().bulk
+    }
+
+    /// The peer is not at this address: its other one is tried.
+    fn try_elsewhere(&self) {
+        if self.ends.len() > 1 {
+            self.ends().close();
+            self.end.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether there is a connection. If there is none, the peer's thread connects.
     fn is_connected(&self) -> bool {
-        let is_connected = self.stub.invoker().is_connected();
+        let is_connected = self.stub().invoker().is_connected();
         if !is_connected {
             // If orders wait already, the thread will connect anyway.
             drop(self.orders.try_send(Order::Connect));
@@ -141,8 +178,7 @@ impl Link {
             return self.mailbox.disconnected(self.id);
         }
         let call_deadline = Instant::now() + CALL_TIMEOUT;
-        let Affiliation { cluster_id, list_id, .. } = self.affiliation;
-        let envelope = Envelope { cluster_id, from: self.own.0, to: self.id.0 };
+        let envelope = self.shared.identity.envelope(self.id);
         let answer = self.answer_to(&request);
         match request {
             Request::RequestVote(request) => {
@@ -150,7 +186,7 @@ impl Link {
                 let done = move |reply: Result<RequestVoteReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
-                self.stub.request_vote_then(&args, call_deadline, done);
+                self.stub().request_vote_then(&args, call_deadline, done);
             }
             Request::AppendEntries(request) => {
                 let deadline = Instant::now() + append_timeout(&request);
@@ -158,7 +194,7 @@ impl Link {
                 let done = move |reply: Result<AppendEntriesReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
-                self.bulk.append_entries_then(&args, deadline, done);
+                self.bulk().append_entries_then(&args, deadline, done);
             }
             Request::Heartbeat(request) => {
                 let shared = self.shared.clone();
@@ -172,32 +208,36 @@ impl Link {
                     }
                     answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
-                self.stub.heartbeat_then(&args, call_deadline, done);
+                self.stub().heartbeat_then(&args, call_deadline, done);
             }
             Request::TimeoutNow => {
                 let args = TimeoutNowArgs { term: term.0, envelope: Some(envelope) };
                 let done = move |reply: Result<TimeoutNowReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, Reply::TimeoutNow)))
                 };
-                self.stub.timeout_now_then(&args, call_deadline, done);
+                self.stub().timeout_now_then(&args, call_deadline, done);
             }
             Request::ReadIndex(raft::ReadIndex { batch }) => {
                 let args = ReadIndexArgs { term: term.0, envelope: Some(envelope), batch };
                 let done = move |reply: Result<ReadIndexReply, _>| {
                     answer.deliver(reply.map(|it| (it.term, it.into_reply())))
                 };
-                self.stub.read_index_then(&args, call_deadline, done);
+                self.stub().read_index_then(&args, call_deadline, done);
             }
             Request::Join(raft::Join { question }) => {
                 let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
-                let done = move |reply: Result<JoinReply, _>| {
-                    let other = reply.as_ref().ok().and_then(|it| it.other_cluster(list_id));
-                    match other {
-                        Some(other) => answer.other_cluster(other),
-                        None => answer.deliver(reply.map(|it| (it.term, it.into_reply()))),
+                let asker = self.shared.identity.affiliation();
+                let done = move |reply: Result<JoinReply, _>| match reply {
+                    Ok(reply) => {
+                        let term = reply.term;
+                        match reply.into_reply(question, asker) {
+                            Ok(reply) => answer.deliver(Ok((term, reply))),
+                            Err(error) => log::warn!("member {}: {error}", answer.from),
+                        }
                     }
+                    Err(error) => answer.deliver(Err(error)),
                 };
-                self.stub.join_then(&args, call_deadline, done);
+                self.stub().join_then(&args, call_deadline, done);
             }
             // It goes in chunks from the disk, on a thread of its own.
             Request::InstallSnapshot(_) => self.send_snapshot(term),
@@ -210,7 +250,7 @@ impl Link {
             mailbox: self.mailbox.clone(),
             warnings: self.warnings.clone(),
             from: self.id,
-            to: self.own,
+            to: self.shared.identity.own(),
             // The core repeats these by itself, and a leader that answers them slowly is not lost.
             is_question: matches!(request, Request::ReadIndex(_) | Request::Join(_)),
             may_do: match request {
@@ -238,10 +278,6 @@ impl Peer {
         Peer { link, orders, snapshots, transfer, sending: None, retry_at }
     }
 
-    pub(super) fn id(&self) -> MemberId {
-        self.link.id
-    }
-
     /// Works until `stop` closes.
     pub(super) fn run(mut self, stop: Receiver<()>) {
         let orders = self.orders.clone();
@@ -260,22 +296,22 @@ impl Peer {
                 default(RECONNECT_PAUSE) => { self.connect(); }
             }
         }
-        self.link.stub.invoker().close();
-        self.link.bulk.invoker().close();
+        self.link.ends.iter().for_each(Ends::close);
         // A closed channel ends its calls, and so this thread.
         let _ = self.sending.map(JoinHandle::join);
     }
 
     fn connect(&mut self) -> bool {
-        if self.link.stub.invoker().is_connected() {
+        if self.link.stub().invoker().is_connected() {
             return true;
         }
         if Instant::now() < self.retry_at {
             return false;
         }
-        let connected = self.link.stub.invoker().connect_now(Instant::now() + CONNECT_TIMEOUT);
+        let connected = self.link.stub().invoker().connect_now(Instant::now() + CONNECT_TIMEOUT);
         if let Err(error) = &connected {
             log::debug!("no connection to member {}: {}", self.link.id, ErrorChain(error));
+            self.link.try_elsewhere();
             self.retry_at = Instant::now() + RECONNECT_PAUSE;
         }
         connected.is_ok()
@@ -292,18 +328,16 @@ impl Peer {
             return;
         }
         let sender = SnapshotSender {
-            own: self.link.own,
             peer: self.link.id,
             term,
-            cluster_id: self.link.affiliation.cluster_id,
             snapshot,
-            stub: self.link.bulk.clone(),
+            stub: self.link.bulk().clone(),
             mailbox: self.link.mailbox.clone(),
             shared: self.link.shared.clone(),
             stop: stop.clone(),
             transfer: self.transfer.clone(),
         };
-        let name = format!("snap-{}-{}", self.link.own, self.link.id);
+        let name = format!("snap-{}-{}", self.link.shared.identity.own(), self.link.id);
         match thread::Builder::new().name(name).spawn(move || sender.run()) {
             Ok(thread) => self.sending = Some(thread),
             Err(_) => {
@@ -331,11 +365,6 @@ struct Answer {
 }
 
 impl Answer {
-    fn other_cluster(self, other: OtherCluster) {
-        self.mailbox.other_cluster(self.from, other);
-        self.mailbox.run_pending(self.may_do);
-    }
-
     fn deliver(self, answer: Result<(u64, Reply), CallError>) {
         let Answer { mailbox, warnings, from, to, is_question, may_do } = self;
         match answer {

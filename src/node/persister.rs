@@ -16,7 +16,7 @@ use super::post::Post;
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
 use crate::ErrorChain;
-use crate::raft::{Index, Persist, PersistId};
+use crate::raft::{Index, Persist, PersistId, Standing};
 use crate::rpc::Cork;
 use crate::storage::{DataDir, StorageError, Wal};
 
@@ -40,7 +40,13 @@ pub(super) enum LogTask {
     /// The member has all its data, and votes from now on.
     Joined,
     /// The member has no data, and belongs to this cluster.
-    TakeCluster(u64),
+    TakeCluster {
+        cluster_id: u64,
+        list_id: u64,
+        standing: Standing,
+    },
+    /// The first configuration is committed, and names the cluster.
+    RecordCluster(u64),
 }
 
 /// What the log reports.
@@ -121,7 +127,10 @@ impl Persister {
             match task {
                 LogTask::Release(index) => self.release(index)?,
                 LogTask::Joined => self.joined(out)?,
-                LogTask::TakeCluster(cluster_id) => self.take_cluster(cluster_id, out)?,
+                LogTask::TakeCluster { cluster_id, list_id, standing } => {
+                    self.take_cluster(cluster_id, list_id, standing, out)?;
+                }
+                LogTask::RecordCluster(cluster_id) => self.record_cluster(cluster_id, out)?,
                 LogTask::Persist(first) => {
                     let more = || {
                         tasks.next_if_map(|task| match task {
@@ -188,20 +197,34 @@ impl Persister {
 
     /// This is the last write: the log is that of the other cluster. It is empty, and the next
     /// start begins it anew.
-    fn take_cluster(&mut self, cluster_id: u64, out: &mut Out<'_>) -> Result<(), StorageError> {
+    fn take_cluster(
+        &mut self,
+        cluster_id: u64,
+        list_id: u64,
+        standing: Standing,
+        out: &mut Out<'_>,
+    ) -> Result<(), StorageError> {
         let data_dir = self.data_dir.clone();
-        if self.wait_for_space(|_| data_dir.take_cluster(cluster_id), out)? {
+        let take = |_: &mut Wal| data_dir.take_cluster(cluster_id, list_id, standing);
+        if self.wait_for_space(take, out)? {
             self.is_finished = true;
             out(LogOutput::Failed(NodeFailure::ClusterTaken(cluster_id)));
         }
         Ok(())
     }
 
+    fn record_cluster(&mut self, cluster_id: u64, out: &mut Out<'_>) -> Result<(), StorageError> {
+        let data_dir = self.data_dir.clone();
+        self.wait_for_space(|_| data_dir.record_cluster(cluster_id), out).map(drop)
+    }
+
     /// Whether the log has grown past its limit since the last snapshot.
     fn is_snapshot_wanted(&self) -> bool {
         let snapshot_len_bytes = self.shared.snapshot_len_bytes.load(Ordering::Relaxed);
         let limit = self.snapshot_log_bytes.max(snapshot_len_bytes / STATE_BYTES_PER_LOG_BYTE);
-        self.wal.len_bytes_after(self.snapshot_index) >= limit
+        // A snapshot names the cluster.
+        let is_named = self.shared.identity.affiliation().cluster_id != 0;
+        is_named && self.wal.len_bytes_after(self.snapshot_index) >= limit
     }
 
     fn append(&mut self, persist: &Persist, out: &mut Out<'_>) -> Result<usize, StorageError> {

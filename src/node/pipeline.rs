@@ -30,6 +30,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::applier::{Applier, ApplierOutput, ApplierQueue, ApplierTask};
+use super::changes::{ChangeCallback, ChangeError};
 use super::driver::{CoreOutput, Driver};
 use super::inbox::{Inbox, Input};
 use super::leased::Leased;
@@ -40,7 +41,7 @@ use super::shared::{NodeFailure, PanicGuard, Shared};
 use super::snapshotter::{SnapshotOutput, SnapshotTask, Snapshotter};
 use super::stage::{Stage, in_turn, is_in_turn};
 use super::state_machine::{Observer, StateMachine};
-use crate::raft::{MemberId, Message, OtherCluster};
+use crate::raft::{Change, MemberId, Message};
 use crate::rpc::Status;
 
 /// When a leader that sends a snapshot to a busy member should try again.
@@ -211,8 +212,8 @@ impl<S: StateMachine> Pipeline<S> {
 
     fn route_from_applier(&self, output: ApplierOutput<S::View>) {
         match output {
-            ApplierOutput::View { meta, view } => {
-                let write = SnapshotTask::Write { meta, view };
+            ApplierOutput::View { meta, configuration, view } => {
+                let write = SnapshotTask::Write { meta, configuration, view };
                 // If the thread is busy with a leader's snapshot, the log will ask again.
                 if self.to_snapshotter.try_send(write).is_err() {
                     self.shared.end_snapshot(true);
@@ -232,6 +233,16 @@ impl<S: StateMachine> Pipeline<S> {
         });
         self.run_pending(MayDo::Nothing);
         is_running
+    }
+
+    /// Takes a change of the members to the core.
+    pub(super) fn change_members(&self, change: Change, callback: ChangeCallback) {
+        let mut input = Some(Input::Change { change, callback });
+        self.core.with_queue(|inbox| input.take().into_iter().for_each(|it| inbox.push(it)));
+        match input {
+            Some(Input::Change { callback, .. }) => callback(Err(ChangeError::Stopped)),
+            _ => self.run_pending(MayDo::Apply),
+        }
     }
 
     /// False once the core is stopped.
@@ -324,10 +335,6 @@ impl<S: StateMachine> Mailbox for Pipeline<S> {
 
     fn disconnected(&self, peer: MemberId) {
         self.core.with_queue(|inbox| inbox.push_disconnected(peer));
-    }
-
-    fn other_cluster(&self, peer: MemberId, other: OtherCluster) {
-        self.push(Input::OtherCluster { peer, other });
     }
 
     fn chunk(&self, chunk: Chunk) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::peer::Links;
+use super::peers::Links;
 use super::proto::{
     AppendEntriesReply, HeartbeatReply, InstallSnapshotReply, JoinReply, ReadIndexReply,
     RequestVoteReply, TimeoutNowReply,
@@ -46,7 +46,7 @@ impl PeerCall {
 }
 
 pub(super) struct Post {
-    links: Links,
+    links: Arc<Links>,
     calls: Mutex<Calls>,
     shared: Arc<Shared>,
 }
@@ -58,7 +58,7 @@ struct Calls {
 }
 
 impl Post {
-    pub(super) fn new(links: Links, shared: Arc<Shared>) -> Post {
+    pub(super) fn new(links: Arc<Links>, shared: Arc<Shared>) -> Post {
         Post { links, calls: Mutex::default(), shared }
     }
 
@@ -68,7 +68,7 @@ impl Post {
         match body {
             Body::Reply(reply) => self.reply(token, term, reply),
             Body::Request(request) => {
-                if let Some(link) = self.links.get(&to) {
+                if let Some(link) = self.links.read().get(&to) {
                     link.send(term, request);
                 }
             }
@@ -77,7 +77,7 @@ impl Post {
 
     /// Sends a peer the newest snapshot, on behalf of the leader of this term.
     pub(super) fn send_snapshot(&self, peer: MemberId, term: Term) {
-        if let Some(link) = self.links.get(&peer) {
+        if let Some(link) = self.links.read().get(&peer) {
             link.send_snapshot(term);
         }
     }

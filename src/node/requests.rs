@@ -38,7 +38,7 @@ impl<S: StateMachine> Requests<S> {
         }
     }
 
-    fn next_id(&mut self) -> RequestId {
+    pub(super) fn next_id(&mut self) -> RequestId {
         self.last_id += 1;
         RequestId(self.last_id)
     }
@@ -116,6 +116,7 @@ impl<S: StateMachine> Requests<S> {
             Rejection::NotLeader(leader) => RequestError::NotLeader { leader },
             Rejection::Busy => RequestError::Busy,
             Rejection::HandingOver => RequestError::HandingOver,
+            Rejection::Members(_) => unreachable!("only changes of the members are refused so"),
         };
         if let Some(responder) = self.take_proposal(id) {
             responder.respond(Err(error));

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use super::joining::Affiliation;
 use super::mailbox::{Chunk, Mailbox, MayDo};
 use super::post::{PeerCall, Post};
 use super::proto::*;
@@ -18,7 +17,6 @@ use crate::rpc::{Done, Status, StatusCode};
 
 /// The `raftRpc` service of a node.
 pub(super) struct RaftService {
-    affiliation: Affiliation,
     mailbox: Arc<dyn Mailbox>,
     post: Arc<Post>,
     shared: Arc<Shared>,
@@ -27,12 +25,11 @@ pub(super) struct RaftService {
 
 impl RaftService {
     pub(super) fn new(
-        affiliation: Affiliation,
         mailbox: Arc<dyn Mailbox>,
         post: Arc<Post>,
         shared: Arc<Shared>,
     ) -> RaftService {
-        RaftService { affiliation, mailbox, post, shared, warnings: Warnings::default() }
+        RaftService { mailbox, post, shared, warnings: Warnings::default() }
     }
 
     fn push(&self, head: Head, request: Request, call: PeerCall) {
@@ -49,7 +46,8 @@ impl RaftService {
     }
 
     fn check(&self, envelope: Option<Envelope>, term: u64) -> Result<Head, WireError> {
-        Head::check(envelope, term, self.affiliation.cluster_id)
+        let identity = &self.shared.identity;
+        Head::check(envelope, term, identity.own(), identity.affiliation())
     }
 
     fn refusal(&self, error: WireError) -> Status {
@@ -70,18 +68,28 @@ impl RaftService {
         Status::new(StatusCode::BadArguments, words)
     }
 
-    /// A member of another cluster asks where this one stands. Perhaps it has lost its data, and
-    /// was started with another list of members than the others. So a member that knows its cluster
-    /// for certain names it.
-    fn other_cluster(&self, envelope: Option<Envelope>) -> Option<JoinReply> {
-        let Affiliation { cluster_id, list_id, came_new } = self.affiliation;
-        let (id, is_joining) = {
-            let status = self.shared.status.lock();
-            (status.id, status.is_joining)
+    /// A member that knows no cluster, or another one, asks where this one stands. Perhaps it is
+    /// new, or has lost its data. Its terms mean nothing here.
+    fn join_from_elsewhere(&self, args: JoinArgs, done: Done<JoinReply>, error: WireError) {
+        let elsewhere = match error {
+            WireError::OtherCluster { .. } => args.envelope,
+            _ => None,
         };
-        let is_meant = envelope.is_some_and(|envelope| envelope.to == id.0);
-        let is_certain = !(came_new && is_joining);
-        list_id.filter(|_| is_meant && is_certain).map(|it| JoinReply::naming(cluster_id, it))
+        match elsewhere {
+            Some(envelope) if envelope.list_id != 0 => {
+                let request = Request::Join(raft::Join { question: args.question });
+                self.process(Head::without_term(envelope), request, PeerCall::Join(done));
+            }
+            Some(_) if self.is_certain() => {
+                done.run(JoinReply::naming(self.shared.identity.affiliation()));
+            }
+            _ => done.fail(self.warn_and_refuse(error)),
+        }
+    }
+
+    /// Whether this member knows its cluster for certain.
+    fn is_certain(&self) -> bool {
+        self.shared.identity.affiliation().cluster_id != 0
     }
 }
 
@@ -142,10 +150,7 @@ impl RaftRpc for RaftService {
                 let request = Request::Join(raft::Join { question: args.question });
                 self.process(head, request, PeerCall::Join(done))
             }
-            Err(error) => match self.other_cluster(args.envelope) {
-                Some(reply) => done.run(reply),
-                None => done.fail(self.warn_and_refuse(error)),
-            },
+            Err(error) => self.join_from_elsewhere(args, done, error),
         }
     }
 

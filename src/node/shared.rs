@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::configured::SharedMembers;
 use super::gate::Gate;
+use super::identity::Identity;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
 use crate::clock;
@@ -22,9 +24,8 @@ pub enum NodeFailure {
     /// The log could not be written, so nothing more may be acknowledged.
     #[error("the log failed")]
     Storage(#[from] StorageError),
-    /// This member had no data, and the others are of another cluster than the one that its list of
-    /// members stands for. Its data directory now belongs to theirs. Started again, the member is
-    /// filled.
+    /// This member had no data, and has learned which cluster it belongs to. Its data directory now
+    /// says so. Started again, the member is filled.
     #[error("this member has joined cluster {0:016x}, which the others are of: start it again")]
     ClusterTaken(u64),
     /// The data directory was removed, moved or replaced: everything acknowledged from now on would
@@ -41,6 +42,9 @@ pub enum NodeFailure {
         /// The highest level that this program knows.
         known: u32,
     },
+    /// This member was removed from the cluster for ever.
+    #[error("this member was removed from the cluster, and its id is not used again")]
+    Removed,
     /// A thread panicked: a defect of this program, or of the state machine.
     #[error("thread {0} panicked")]
     Panicked(String),
@@ -108,6 +112,8 @@ struct TimeNews {
 }
 
 pub(super) struct Shared {
+    pub(super) identity: Identity,
+    pub(super) members: SharedMembers,
     pub(super) status: Mutex<Status>,
     /// The last entry that the state machine has applied.
     pub(super) applied_index: AtomicU64,
@@ -137,8 +143,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(status: Status, watch: Watch, levels: Levels) -> Shared {
+    pub(super) fn new(
+        identity: Identity,
+        members: SharedMembers,
+        status: Status,
+        watch: Watch,
+        levels: Levels,
+    ) -> Shared {
         Shared {
+            identity,
+            members,
             status: Mutex::new(status),
             applied_index: AtomicU64::new(0),
             time: TimeNews::default(),

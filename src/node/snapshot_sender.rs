@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
 
 use super::mailbox::{Mailbox, MayDo};
-use super::proto::{Envelope, InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
+use super::proto::{InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
 use super::shared::Shared;
 use crate::ErrorChain;
 use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Reply, Term};
@@ -22,10 +22,8 @@ const CHUNK_LEN_BYTES: usize = 1 << 20;
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct SnapshotSender {
-    pub(super) own: MemberId,
     pub(super) peer: MemberId,
     pub(super) term: Term,
-    pub(super) cluster_id: u64,
     pub(super) snapshot: Snapshot,
     pub(super) stub: RaftRpcStub,
     pub(super) mailbox: Arc<dyn Mailbox>,
@@ -129,11 +127,7 @@ impl SnapshotSender {
             offset,
             file_len: self.snapshot.len_bytes(),
             data: self.snapshot.read_chunk(offset, CHUNK_LEN_BYTES)?,
-            envelope: Some(Envelope {
-                cluster_id: self.cluster_id,
-                from: self.own.0,
-                to: self.peer.0,
-            }),
+            envelope: Some(self.shared.identity.envelope(self.peer)),
         };
         Ok(self.stub.install_snapshot(&args, Instant::now() + PROGRESS_TIMEOUT)?)
     }
@@ -143,7 +137,8 @@ impl SnapshotSender {
             true => AppendEntriesReply::Matched { match_index: reply.match_index.into() },
             false => AppendEntriesReply::Stale,
         };
-        let (from, to, term) = (self.peer, self.own, Term(reply.term));
+        let (from, to) = (self.peer, self.shared.identity.own());
+        let term = Term(reply.term);
         let body = Body::Reply(Reply::AppendEntries(body));
         if !self.mailbox.message(Message { from, to, term, token: 0, body }) {
             self.mailbox.disconnected(self.peer);
@@ -155,13 +150,16 @@ impl SnapshotSender {
 mod tests {
     use std::io::Write;
 
+    use super::super::config::Detour;
+    use super::super::configured::SharedMembers;
     use super::super::divergence::{Checkpoint, Query};
+    use super::super::identity::{self, Affiliation};
     use super::super::levels::Levels;
     use super::super::mailbox::Chunk;
     use super::super::watch::Watch;
     use super::*;
     use crate::error_words::{check_all, every_variant};
-    use crate::raft::{Config, HardState, Index, OtherCluster, Raft, SnapshotMeta};
+    use crate::raft::{Config, HardState, Index, Raft, SnapshotMeta, Standing};
     use crate::rpc::Channel;
     use crate::storage::{DataDir, Identity, Snapshots};
     use crate::testing::Port;
@@ -187,8 +185,6 @@ mod tests {
 
         fn disconnected(&self, _: MemberId) {}
 
-        fn other_cluster(&self, _: MemberId, _: OtherCluster) {}
-
         fn chunk(&self, _: Chunk) {}
 
         fn run_pending(&self, _: MayDo) {}
@@ -199,16 +195,24 @@ mod tests {
     fn a_snapshot_is_not_sent_when_the_state_has_diverged() {
         let (own, peer) = (MemberId(1), MemberId(2));
         let dir = tempfile::tempdir().unwrap();
-        let data_dir = DataDir::open(dir.path(), Identity { cluster_id: 7, member_id: own });
+        let data_dir = DataDir::open(
+            dir.path(),
+            Identity { cluster_id: 7, list_id: 7, member_id: own },
+            Standing::New,
+        );
         let (snapshots, _) = Snapshots::open(&data_dir.unwrap()).unwrap();
         let meta = SnapshotMeta { last_included_index: Index(5), last_included_term: Term(1) };
-        let mut writer = snapshots.create(meta).unwrap();
+        let mut writer = snapshots.create(meta, None).unwrap();
         writer.write_all(b"state").unwrap();
         let snapshot = writer.finish().unwrap();
         let config = Config::new(own, [own, peer]);
         let members = config.members.clone();
         let raft = Raft::new(config, HardState::default(), None, Vec::new());
+        let listed = "1=a:1,2=b:2".parse().unwrap();
+        let identity = identity::Identity::new(own, Affiliation { cluster_id: 7, list_id: 7 });
         let shared = Arc::new(Shared::new(
+            identity,
+            SharedMembers::new(listed, Detour::default()),
             raft.status(),
             Watch::new(own, members.clone()),
             Levels::new(own, members, 0),
@@ -216,10 +220,8 @@ mod tests {
         let (_open, stop) = crossbeam_channel::bounded(0);
         let nobody = Port::free().unwrap();
         let sender = SnapshotSender {
-            own,
             peer,
             term: Term(1),
-            cluster_id: 7,
             snapshot,
             stub: RaftRpcStub::new(Channel::builder(nobody.addr().to_string()).lazy()),
             mailbox: Arc::new(Nobody),

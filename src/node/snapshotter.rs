@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::state_machine::StateView;
 use super::wire::Head;
 use crate::ErrorChain;
-use crate::raft::{Message, Request, SnapshotMeta};
+use crate::raft::{self, Configuration, Message, Request, SnapshotMeta};
 use crate::rpc::{Done, Status, StatusCode};
 use crate::storage::{self, Snapshot, Snapshots, StorageError};
 
@@ -26,7 +26,7 @@ pub(super) const QUEUE_LEN_MAX: usize = 4;
 
 pub(super) enum SnapshotTask<V> {
     /// Write the state as it was after this entry.
-    Write { meta: SnapshotMeta, view: V },
+    Write { meta: SnapshotMeta, configuration: Option<Arc<Configuration>>, view: V },
     /// A piece of a leader's snapshot.
     Chunk(Chunk),
 }
@@ -66,7 +66,9 @@ impl Snapshotter {
                 recv(tasks) -> task => {
                     self.shared.gate.pass();
                     match task {
-                        Ok(SnapshotTask::Write { meta, view }) => self.write(meta, view, report),
+                        Ok(SnapshotTask::Write { meta, configuration, view }) => {
+                            self.write(meta, configuration.as_deref(), view, report);
+                        }
                         Ok(SnapshotTask::Chunk(chunk)) => self.receive(chunk, report),
                         Err(_) => return,
                     }
@@ -76,12 +78,18 @@ impl Snapshotter {
     }
 
     /// A snapshot that fails does no harm: the log is kept, and another one is tried later.
-    fn write(&mut self, meta: SnapshotMeta, view: impl StateView, report: &Report<'_>) {
+    fn write(
+        &mut self,
+        meta: SnapshotMeta,
+        configuration: Option<&Configuration>,
+        view: impl StateView,
+        report: &Report<'_>,
+    ) {
         let index = meta.last_included_index;
         if self.shared.watch.is_diverged() {
             return self.shared.end_snapshot(false);
         }
-        match self.try_write(meta, &view) {
+        match self.try_write(meta, configuration, &view) {
             Ok(len_bytes) => {
                 self.shared.snapshot_len_bytes.store(len_bytes, Ordering::Relaxed);
                 log::info!("took a snapshot up to entry {index}: {len_bytes} bytes");
@@ -95,8 +103,13 @@ impl Snapshotter {
         }
     }
 
-    fn try_write(&self, meta: SnapshotMeta, view: &impl StateView) -> Result<u64, StorageError> {
-        let mut writer = self.snapshots.create(meta)?;
+    fn try_write(
+        &self,
+        meta: SnapshotMeta,
+        configuration: Option<&Configuration>,
+        view: &impl StateView,
+    ) -> Result<u64, StorageError> {
+        let mut writer = self.snapshots.create(meta, configuration)?;
         let mut out = Stoppable { out: &mut writer, stop: &self.stop };
         view.write(&mut out).map_err(StorageError::io("write a snapshot to", "snap"))?;
         Ok(writer.finish()?.len_bytes())
@@ -161,7 +174,9 @@ impl Snapshotter {
                     snapshot.len_bytes()
                 );
                 let token = self.post.register(PeerCall::InstallSnapshot(done));
-                let message = head.message(token, Request::InstallSnapshot(meta));
+                let configuration = snapshot.configuration().cloned();
+                let arrived = raft::Snapshot { meta, configuration };
+                let message = head.message(token, Request::InstallSnapshot(arrived));
                 let snapshot = Box::new(snapshot);
                 if !report(SnapshotOutput::Received { message, snapshot }) {
                     self.post.refuse(token);

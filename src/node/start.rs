@@ -10,14 +10,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::applier::{self, Applier};
 use super::config::{NodeConfig, Timing};
+use super::configured::SharedMembers;
 use super::driver::Driver;
 use super::gate::Gate;
 use super::handle::NodeHandle;
-use super::joining::Affiliation;
+use super::identity::{Affiliation, Identity};
 use super::leased::Leased;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
-use super::mailbox::Mailbox;
-use super::peer::{Link, Links, Peer};
+use super::peers::{Links, Peers};
 use super::persister::Persister;
 use super::pipeline::Pipeline;
 use super::post::Post;
@@ -28,9 +28,9 @@ use super::snapshotter::{self, Snapshotter};
 use super::state_machine::StateMachine;
 use super::watch::Watch;
 use crate::ErrorChain;
-use crate::raft::{self, Index, MemberId, Raft, SnapshotMeta, Standing};
+use crate::raft::{self, Index, Raft, SnapshotMeta};
 use crate::rpc::Service;
-use crate::storage::{DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
+use crate::storage::{self, DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
 
 /// How often a node checks that its data directory is still there.
 const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -69,6 +69,7 @@ impl From<UnknownLevel> for NodeError {
 pub struct Node<S: StateMachine> {
     pipeline: Arc<Pipeline<S>>,
     post: Arc<Post>,
+    peers: Arc<Peers<S>>,
     shared: Arc<Shared>,
     service: Arc<RaftService>,
     timing: Timing,
@@ -90,11 +91,6 @@ impl<S: StateMachine> Node<S> {
         data_dir: DataDir,
         mut state_machine: S,
     ) -> Result<Node<S>, NodeError> {
-        let affiliation = Affiliation {
-            cluster_id: data_dir.identity().cluster_id,
-            list_id: config.list_id,
-            came_new: data_dir.standing() == Standing::New,
-        };
         let (snapshots, snapshot) = Snapshots::open(&data_dir)?;
         let known = config.level_max.unwrap_or(state_machine.level_max());
         let levels = Levels::new(config.id, config.members.membership(), known);
@@ -102,25 +98,45 @@ impl<S: StateMachine> Node<S> {
         levels.check(state_machine.level())?;
         loaded?;
         let snapshot_len_bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.len_bytes());
-        let meta = snapshot.map(|snapshot| snapshot.meta());
+        let snapshot = snapshot.map(|it| {
+            let configuration = it.configuration().cloned();
+            raft::Snapshot { meta: it.meta(), configuration }
+        });
+        let meta = snapshot.as_ref().map(|snapshot| snapshot.meta);
         let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), meta)?;
         log_recovery(&config, meta, &recovered);
-        let raft_config = raft::Config { standing: data_dir.standing(), ..config.raft() };
-        let raft = Raft::new(raft_config, recovered.hard_state, meta, recovered.entries);
+        let raft_config = config.raft(&data_dir);
+        let (standing, may_configure) = (raft_config.standing, raft_config.may_configure);
+        let raft =
+            Raft::new(raft_config, recovered.hard_state, snapshot.clone(), recovered.entries);
+        let storage::Identity { cluster_id, list_id, .. } = data_dir.identity();
+        let identity = Identity::new(config.id, Affiliation { cluster_id, list_id });
         let data_dir = Arc::new(data_dir);
 
+        let members = SharedMembers::new(config.members.clone(), config.detour.clone());
         let watch = Watch::new(config.id, config.members.membership());
-        let shared = Arc::new(Shared::new(raft.status(), watch, levels));
+        let shared = Arc::new(Shared::new(identity, members, raft.status(), watch, levels));
         shared.snapshot_len_bytes.store(snapshot_len_bytes, Ordering::Relaxed);
         let (to_snapshotter, snapshot_tasks) = bounded(snapshotter::QUEUE_LEN_MAX);
         let leased = Leased::new(state_machine, shared.clone());
         let pipeline = Arc::new(Pipeline::new(to_snapshotter, leased.clone(), shared.clone()));
-        let (links, peers) = peers(&config, affiliation, &pipeline, &snapshots, &shared);
+        let links = Arc::new(Links::default());
+        let peers =
+            Peers::new(&config, pipeline.clone(), shared.clone(), snapshots.clone(), links.clone());
+        let peers = Arc::new(peers);
         let post = Arc::new(Post::new(links, shared.clone()));
-        let service = RaftService::new(affiliation, pipeline.clone(), post.clone(), shared.clone());
+        let service = RaftService::new(pipeline.clone(), post.clone(), shared.clone());
         let (stop, stopped) = bounded(0);
         pipeline.set_workers(
-            Driver::new(raft, post.clone(), shared.clone(), leased.clone()),
+            Driver::new(
+                raft,
+                standing,
+                may_configure,
+                post.clone(),
+                peers.clone(),
+                shared.clone(),
+                leased.clone(),
+            ),
             Persister {
                 wal,
                 data_dir: data_dir.clone(),
@@ -132,7 +148,7 @@ impl<S: StateMachine> Node<S> {
                 slow_until: None,
                 is_finished: false,
             },
-            Applier::new(leased, meta, shared.clone()),
+            Applier::new(leased, snapshot, shared.clone()),
         );
         let snapshotter = Snapshotter {
             snapshots,
@@ -144,6 +160,7 @@ impl<S: StateMachine> Node<S> {
         let mut node = Node {
             pipeline,
             post,
+            peers,
             shared,
             service: Arc::new(service),
             timing: config.timing,
@@ -159,10 +176,7 @@ impl<S: StateMachine> Node<S> {
         node.spawn(format!("snap-{id}"), move |pipeline| {
             pipeline.run_snapshotter(snapshotter, &snapshot_tasks)
         })?;
-        for peer in peers {
-            let stopped = stopped.clone();
-            node.spawn(format!("peer-{id}-{}", peer.id()), move |_| peer.run(stopped))?;
-        }
+        node.peers.meet_listed();
         let (gate, until) = (node.shared.gate.clone(), stopped.clone());
         node.spawn(format!("data-{id}"), move |pipeline| {
             if let Some(failure) = watch_data_dir(&data_dir, &gate, &until) {
@@ -216,6 +230,7 @@ impl<S: StateMachine> Node<S> {
             // The thread's guard has reported a panic.
             let _ = thread.join();
         }
+        self.peers.stop();
         self.post.close();
     }
 
@@ -240,26 +255,6 @@ impl<S: StateMachine> Drop for Node<S> {
     fn drop(&mut self) {
         self.shut_down();
     }
-}
-
-/// The links to the other members, and what keeps them connected.
-fn peers<S: StateMachine>(
-    config: &NodeConfig,
-    affiliation: Affiliation,
-    pipeline: &Arc<Pipeline<S>>,
-    snapshots: &Snapshots,
-    shared: &Arc<Shared>,
-) -> (Links, Vec<Peer>) {
-    let others = config.members.iter().filter(|&(id, _)| id != config.id);
-    let with = |(id, addr): (MemberId, &str)| {
-        let mailbox: Arc<dyn Mailbox> = pipeline.clone();
-        let timing = config.timing;
-        let (link, orders) =
-            Link::new(config.id, id, addr, affiliation, timing, mailbox, shared.clone());
-        let link = Arc::new(link);
-        ((id, link.clone()), Peer::new(link, orders, snapshots.clone()))
-    };
-    others.map(with).unzip()
 }
 
 fn run_ticker<S: StateMachine>(pipeline: &Pipeline<S>, tick: Duration, stopped: &Receiver<()>) {

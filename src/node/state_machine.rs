@@ -113,6 +113,14 @@ pub trait StateMachine: Send + Sync + 'static {
         0
     }
 
+    /// The lowest level whose programs know [configurations](crate::raft::Configuration). A cluster
+    /// that an older program began gets its first one at this level.
+    ///
+    /// Default 0: all do.
+    fn configurations_level() -> u32 {
+        0
+    }
+
     /// The command that raises the level to `level`, from 2 to `level_max`. Applying it must change
     /// nothing but the level, and nothing at all if the level is that high already: a leader may
     /// propose it more than once, and another leader's may come first. Applying it must also set a

@@ -36,6 +36,11 @@ impl Watch {
         }
     }
 
+    /// Who the members are has changed.
+    pub(super) fn set_members(&self, members: Membership) {
+        self.comparison.lock().set_members(members);
+    }
+
     /// See [`Comparison::restored`].
     pub(super) fn restored(&self, index: Index, digest: Option<u64>) {
         self.update(|comparison| ((), comparison.restored(index, digest)));

@@ -1,14 +1,19 @@
 //! Translates the core's messages to those of `proto/raft_rpc.proto` and back.
 
+use std::sync::Arc;
+
 use super::divergence::{Checkpoint, Query};
+use super::identity::Affiliation;
 use super::proto::*;
 use crate::raft::{
-    self, Body, Index, MemberId, Message, OtherCluster, Payload, Reply, Request, Term,
+    self, BadConfiguration, Body, Configuration, Index, MemberId, Message, Payload, Reply, Request,
+    Term,
 };
 
 /// `Entry.Kind`.
 const KIND_COMMAND: u32 = 0;
 const KIND_NOOP: u32 = 1;
+const KIND_CONFIGURATION: u32 = 2;
 
 /// Why a message from the wire does not reach the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,14 +21,18 @@ pub(super) enum WireError {
     #[error("the message names no sender and receiver: does it come from another system?")]
     NoEnvelope,
     #[error(
-        "member {from} is of cluster {found:016x}, and this member of cluster {expected:016x}: is \
-         --members the same, to the letter, on all members at their first start?"
+        "member {from} is of {}, and this member of {}: is --members the same, to the letter, on \
+         all members at their first start?", found.words(), expected.words()
     )]
-    OtherCluster { from: MemberId, found: u64, expected: u64 },
+    OtherCluster { from: MemberId, found: Affiliation, expected: Affiliation },
+    #[error("the message is for member {to}, and this is member {own}")]
+    OtherMember { to: MemberId, own: MemberId },
     #[error("this member has no data yet, and takes no message before it knows its cluster")]
     NoData,
     #[error("entry {index} has the unknown kind {kind}")]
     UnknownKind { index: u64, kind: u32 },
+    #[error("a configuration cannot be read")]
+    Configuration(#[source] BadConfiguration),
 }
 
 /// The part of a request around its body. It is checked before the core sees the request.
@@ -34,20 +43,29 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Checks that a request is for this member, and from one of the same cluster.
     pub(super) fn check(
         envelope: Option<Envelope>,
         term: u64,
-        cluster_id: u64,
+        own: MemberId,
+        expected: Affiliation,
     ) -> Result<Head, WireError> {
         let envelope = envelope.ok_or(WireError::NoEnvelope)?;
-        if envelope.cluster_id != cluster_id {
-            return Err(WireError::OtherCluster {
-                from: MemberId(envelope.from),
-                found: envelope.cluster_id,
-                expected: cluster_id,
-            });
+        let (from, to) = (MemberId(envelope.from), MemberId(envelope.to));
+        if to != own {
+            return Err(WireError::OtherMember { to, own });
         }
-        Ok(Head { from: MemberId(envelope.from), to: MemberId(envelope.to), term: Term(term) })
+        let found = Affiliation::of(envelope);
+        match found.is_compatible(expected) {
+            true => Ok(Head { from, to, term: Term(term) }),
+            false => Err(WireError::OtherCluster { from, found, expected }),
+        }
+    }
+
+    /// For a question from another cluster, whose terms mean nothing here.
+    pub(super) fn without_term(envelope: Envelope) -> Head {
+        let (from, to) = (MemberId(envelope.from), MemberId(envelope.to));
+        Head { from, to, term: Term::ZERO }
     }
 
     pub(super) fn message(self, token: u64, request: Request) -> Message {
@@ -61,6 +79,7 @@ impl From<raft::Entry> for Entry {
         let (kind, command) = match entry.payload {
             Payload::Noop => (KIND_NOOP, Default::default()),
             Payload::Command(command) => (KIND_COMMAND, command),
+            Payload::Configuration(it) => (KIND_CONFIGURATION, it.encode().into()),
         };
         Entry { command, term: entry.term.0, index: entry.index.0, kind }
     }
@@ -70,6 +89,10 @@ fn entry(wire: Entry) -> Result<raft::Entry, WireError> {
     let payload = match wire.kind {
         KIND_COMMAND => Payload::Command(wire.command),
         KIND_NOOP => Payload::Noop,
+        KIND_CONFIGURATION => {
+            let configuration = Configuration::decode(&wire.command);
+            Payload::Configuration(Arc::new(configuration.map_err(WireError::Configuration)?))
+        }
         kind => return Err(WireError::UnknownKind { index: wire.index, kind }),
     };
     Ok(raft::Entry { index: Index(wire.index), term: Term(wire.term), payload })
@@ -182,12 +205,13 @@ impl RequestVoteReply {
             term: term.0,
             vote_granted: reply.vote_granted,
             pre_vote: reply.pre_vote,
+            is_removed: reply.is_removed,
         }
     }
 
     pub(super) fn into_reply(self) -> Reply {
-        let RequestVoteReply { pre_vote, vote_granted, .. } = self;
-        Reply::RequestVote(raft::RequestVoteReply { pre_vote, vote_granted })
+        let RequestVoteReply { pre_vote, vote_granted, is_removed, .. } = self;
+        Reply::RequestVote(raft::RequestVoteReply { pre_vote, vote_granted, is_removed })
     }
 }
 
@@ -277,6 +301,7 @@ impl ReadIndexReply {
 impl JoinReply {
     pub(super) fn new(term: Term, reply: raft::JoinReply) -> JoinReply {
         let (index, last_term) = reply.last.unwrap_or_default();
+        let configuration = reply.configuration.map(|it| it.encode()).unwrap_or_default();
         JoinReply {
             term: term.0,
             question: reply.question,
@@ -284,27 +309,69 @@ impl JoinReply {
             is_leader: reply.last.is_some(),
             last_log_index: index.0,
             last_log_term: last_term.0,
+            standpoint: Some(Standpoint {
+                cluster_id: reply.cluster_id,
+                list_id: reply.list_id,
+                configuration: configuration.into(),
+                is_settled: reply.is_settled,
+                is_removed: reply.is_removed,
+            }),
             ..Default::default()
         }
     }
 
-    /// The reply to a member of another cluster. Nobody asks question 0, so an older member drops
-    /// the reply.
-    pub(super) fn naming(cluster_id: u64, list_id: u64) -> JoinReply {
+    /// The reply to a member of another cluster that does not send the hash of its list. Nobody
+    /// asks question 0, so a still older member drops the reply.
+    pub(super) fn naming(Affiliation { cluster_id, list_id }: Affiliation) -> JoinReply {
         JoinReply { cluster_id, list_id, ..Default::default() }
     }
 
-    /// The cluster that such a reply names. `list_id` is that of the member that asked.
-    pub(super) fn other_cluster(&self, list_id: Option<u64>) -> Option<OtherCluster> {
-        let has_same_list = list_id == Some(self.list_id);
-        let JoinReply { cluster_id, .. } = *self;
-        (cluster_id != 0).then_some(OtherCluster { cluster_id, has_same_list })
+    /// `question` is the one that was asked, by a member of cluster `asker`.
+    pub(super) fn into_reply(
+        self,
+        question: u64,
+        asker: Affiliation,
+    ) -> Result<Reply, BadConfiguration> {
+        let last = (Index(self.last_log_index), Term(self.last_log_term));
+        let last = self.is_leader.then_some(last);
+        let Some(standpoint) = self.standpoint else {
+            return Ok(Reply::Join(self.of_older_version(question, last, asker)));
+        };
+        let is_recorded = !standpoint.configuration.is_empty();
+        let configuration =
+            is_recorded.then(|| Configuration::decode(&standpoint.configuration)).transpose()?;
+        Ok(Reply::Join(raft::JoinReply {
+            question: self.question,
+            is_new: self.is_new,
+            last,
+            cluster_id: standpoint.cluster_id,
+            list_id: standpoint.list_id,
+            configuration: configuration.map(Arc::new),
+            is_settled: standpoint.is_settled,
+            is_removed: standpoint.is_removed,
+        }))
     }
 
-    pub(super) fn into_reply(self) -> Reply {
-        let last = (Index(self.last_log_index), Term(self.last_log_term));
-        let JoinReply { question, is_new, is_leader, .. } = self;
-        Reply::Join(raft::JoinReply { question, is_new, last: is_leader.then_some(last) })
+    /// The sender knows no configurations. It names its cluster only where it is not the asker's.
+    fn of_older_version(
+        &self,
+        question: u64,
+        last: Option<(Index, Term)>,
+        asker: Affiliation,
+    ) -> raft::JoinReply {
+        let is_other = self.cluster_id != 0;
+        let cluster_id = if is_other { self.cluster_id } else { asker.cluster_id };
+        raft::JoinReply {
+            question: if is_other { question } else { self.question },
+            is_new: self.is_new && !is_other,
+            last,
+            cluster_id,
+            // Its list is the first one, unless addresses have changed since.
+            list_id: if is_other { self.list_id } else { asker.list_id },
+            configuration: None,
+            is_settled: true,
+            is_removed: false,
+        }
     }
 }
 
@@ -317,13 +384,17 @@ mod tests {
     fn every_error_says_its_own_part_only() {
         check_all(&every_variant!(WireError:
             NoEnvelope {},
-            OtherCluster { from: MemberId(1), found: 7, expected: 8 },
+            OtherCluster { from: MemberId(1), found: OTHER, expected: OWN },
+            OtherMember { to: MemberId(1), own: MemberId(2) },
             NoData {},
             UnknownKind { index: 5, kind: 9 },
+            Configuration(BadConfiguration::Damaged),
         ));
     }
 
-    const ENVELOPE: Envelope = Envelope { cluster_id: 7, from: 1, to: 2 };
+    const ENVELOPE: Envelope = Envelope { cluster_id: 7, from: 1, to: 2, list_id: 3 };
+    const OWN: Affiliation = Affiliation { cluster_id: 7, list_id: 3 };
+    const OTHER: Affiliation = Affiliation { cluster_id: 8, list_id: 3 };
 
     #[test]
     fn appends_survive_the_round_trip() {
@@ -371,13 +442,35 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_named_to_a_member_of_another_one() {
-        let other = |has_same_list| Some(OtherCluster { cluster_id: 7, has_same_list });
-        let named = JoinReply::naming(7, 9);
-        assert_eq!(named.other_cluster(Some(9)), other(true));
-        assert_eq!(named.other_cluster(Some(8)), other(false));
-        assert_eq!(named.other_cluster(None), other(false));
-        assert_eq!(JoinReply::default().other_cluster(Some(0)), None, "an older member's");
+    fn where_a_member_stands_survives_the_round_trip() {
+        let addrs = [(MemberId(1), "h:1".to_owned())];
+        let configuration = Some(Arc::new(Configuration::first(7, 3, addrs)));
+        for configuration in [configuration, None] {
+            let reply = raft::JoinReply {
+                question: 5,
+                is_new: true,
+                last: Some((Index(2), Term(1))),
+                cluster_id: 7,
+                list_id: 3,
+                configuration,
+                is_settled: true,
+                is_removed: true,
+            };
+            let wire = JoinReply::new(Term(1), reply.clone());
+            assert_eq!(wire.into_reply(9, OTHER), Ok(Reply::Join(reply)));
+        }
+    }
+
+    #[test]
+    fn an_older_member_names_its_cluster_only_if_it_is_another_one() {
+        let named = |reply: JoinReply| match reply.into_reply(9, OWN) {
+            Ok(Reply::Join(raft::JoinReply { question, cluster_id, list_id, .. })) => {
+                (question, cluster_id, list_id)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named(JoinReply::naming(OTHER)), (9, 8, 3));
+        assert_eq!(named(JoinReply { question: 4, ..Default::default() }), (4, 7, 3));
     }
 
     #[test]
@@ -389,11 +482,16 @@ mod tests {
 
     #[test]
     fn messages_of_strangers_are_refused() {
-        let check = |envelope, expected| assert_eq!(Head::check(envelope, 1, 7).err(), expected);
+        let own = MemberId(2);
+        let check = |envelope, expected| {
+            assert_eq!(Head::check(envelope, 1, own, OWN).err(), expected);
+        };
         check(Some(ENVELOPE), None);
         check(None, Some(WireError::NoEnvelope));
         let other = Envelope { cluster_id: 8, ..ENVELOPE };
         let from = MemberId(1);
-        check(Some(other), Some(WireError::OtherCluster { from, found: 8, expected: 7 }));
+        check(Some(other), Some(WireError::OtherCluster { from, found: OTHER, expected: OWN }));
+        let (to, misled) = (MemberId(3), Envelope { to: 3, ..ENVELOPE });
+        check(Some(misled), Some(WireError::OtherMember { to, own }));
     }
 }

@@ -7,7 +7,6 @@ use super::proto::{
 };
 use crate::kv::Store;
 use crate::kv::api::Api;
-use crate::members::Members;
 use crate::node::{NodeHandle, ReadMode};
 use crate::raft::{Index, MemberId, RoleName};
 use crate::rpc::{Done, Outgoing, Status, StatusCode};
@@ -28,9 +27,7 @@ const DURABILITY: &str = "fdatasync on a majority of the members before a write 
 pub(super) struct Admin {
     pub(super) node: NodeHandle<Store>,
     pub(super) api: Api,
-    pub(super) members: Members,
     pub(super) read_mode: ReadMode,
-    pub(super) cluster_id: u64,
 }
 
 impl AdminRpc for Admin {
@@ -53,12 +50,12 @@ impl AdminRpc for Admin {
             different_members: self.node.different_members().iter().map(|id| id.0).collect(),
             is_joining: status.is_joining,
             disk: disk(&self.node).to_owned(),
-            members: self.members.len() as u32,
+            members: self.node.addresses().len() as u32,
             durability: DURABILITY.to_owned(),
             read_mode: self.read_mode.as_str().to_owned(),
             joining_words: self.node.joining_words().unwrap_or_default(),
             // While the member joins, the id may be one that no other member has confirmed.
-            cluster_id: if status.is_joining { 0 } else { self.cluster_id },
+            cluster_id: if status.is_joining { 0 } else { self.node.cluster_id() },
             pid: std::process::id(),
             level: self.node.level().unwrap_or(0),
         });
@@ -66,8 +63,8 @@ impl AdminRpc for Admin {
 
     fn transfer(&self, args: TransferArgs, done: Done<TransferReply>) {
         let to = MemberId(args.to);
-        if self.members.addr(to).is_none() {
-            let members = &self.members;
+        let members = self.node.addresses();
+        if members.addr(to).is_none() {
             let words = format!("there is no member {to}; the members are {members}");
             return done.fail(Status::new(StatusCode::BadArguments, words));
         }
@@ -83,7 +80,7 @@ impl AdminRpc for Admin {
     }
 
     fn backup(&self, _args: BackupArgs, replies: Outgoing<BackupReply>) {
-        backup(&self.api, self.cluster_id, replies);
+        backup(&self.api, self.node.cluster_id(), replies);
     }
 }
 

@@ -15,9 +15,17 @@ use crate::rpc::{Limits, http};
 pub struct Config {
     /// The id of this member.
     pub id: MemberId,
-    /// All members of the cluster. Clients and the other members reach this member at its address
-    /// in the list. It also listens there, unless `listen` says otherwise.
+    /// The members with which the cluster begins, this one among them. Clients and the other members
+    /// reach this member at its address in the list. It also listens there, unless `listen` says
+    /// otherwise. Once the member has started for the first time, the list is only where to look
+    /// for the others: who the members are stands in the log.
     pub members: Members,
+    /// This member is new in a cluster that exists, and `members` are where to look for that
+    /// cluster. It begins no cluster, and waits until it is added. Default false.
+    pub joins: bool,
+    /// The address at which clients and the other members reach this member, `HOST:PORT`. Default
+    /// `None`: the one in the list, or else `listen`.
+    pub advertise: Option<String>,
     /// The address to listen on, `HOST:PORT`, if it differs from the address in the list: in a
     /// container, behind NAT, or where a name means another address on this machine than on the
     /// others. Default `None`.
@@ -58,6 +66,8 @@ impl Config {
         Config {
             id,
             members,
+            joins: false,
+            advertise: None,
             listen: None,
             data_dir: data_dir.into(),
             timing: Timing::default(),
@@ -76,6 +86,9 @@ impl Config {
     /// Checks all that can be checked without the system.
     pub(super) fn check(&self) -> Result<(), StartError> {
         self.own_addr()?;
+        if !self.joins && !self.members.contains(self.id) {
+            return Err(self.not_a_member());
+        }
         self.timing.check().map_err(StartError::Timing)?;
         let (len_bytes, least_bytes) = (self.limits.frame.body_len_max_bytes, FRAME_LEN_MIN);
         if len_bytes < least_bytes {
@@ -97,16 +110,23 @@ impl Config {
 
     /// The address to listen on.
     pub(super) fn listen_addr(&self) -> Result<&str, StartError> {
-        let own = self.own_addr()?;
-        let Some(addr) = self.listen.as_deref() else { return Ok(own) };
+        let listed = self.members.addr(self.id);
+        let Some(addr) = self.listen.as_deref().or(listed) else { return self.own_addr() };
         check_addr(addr, addr).map_err(StartError::BadListen)?;
         Ok(addr)
     }
 
-    fn own_addr(&self) -> Result<&str, StartError> {
-        let Config { id, members, .. } = self;
-        let not_a_member = || StartError::NotAMember { id: *id, members: members.clone() };
-        members.addr(*id).ok_or_else(not_a_member)
+    /// The address at which the others reach this member.
+    pub(super) fn own_addr(&self) -> Result<&str, StartError> {
+        let Config { id, members, advertise, listen, .. } = self;
+        let addr = advertise.as_deref().or(members.addr(*id)).or(listen.as_deref());
+        let addr = addr.ok_or_else(|| self.not_a_member())?;
+        check_addr(addr, addr).map_err(StartError::BadListen)?;
+        Ok(addr)
+    }
+
+    fn not_a_member(&self) -> StartError {
+        StartError::NotAMember { id: self.id, members: self.members.clone() }
     }
 }
 

@@ -63,7 +63,7 @@ use crate::rpc::{Server, http};
 pub use admin::{DISK_OK, STATE_DIVERGED, STATE_OK};
 pub use config::Config;
 pub use error::StartError;
-pub use start::{cluster_id, cluster_id_from};
+pub use start::list_id;
 
 pub(crate) use start::Surroundings;
 use start::{Directly, EtcdParts, Started};

@@ -24,7 +24,7 @@ use crate::kv::lane_proto::LaneRpcService;
 use crate::kv::proto::KvServerRpcService;
 use crate::kv::{LaneService, Lanes, Store};
 use crate::members::Members;
-use crate::node::{Node, NodeConfig, NodeError, NodeHandle};
+use crate::node::{Detour, Node, NodeConfig, NodeError, NodeHandle};
 use crate::raft::{MemberId, Standing};
 use crate::rpc::{CallError, Channel, Server, Service, http, resolve};
 use crate::storage::{DataDir, Identity, StorageError};
@@ -85,10 +85,10 @@ impl Publish for Directly {
 /// What a start depends on beside the configuration. Only a test chooses it.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
-    /// Where the member reaches the others.
-    pub(crate) peers: Members,
-    /// The cluster id of a member without data.
-    pub(crate) new_id: u64,
+    /// Where the member reaches the others instead of at their configured addresses.
+    pub(crate) detour: Detour,
+    /// The hash of the list of members, for a member without data.
+    pub(crate) list_id: u64,
     /// As [`NodeConfig::may_have_promised`].
     pub(crate) may_have_promised: bool,
 }
@@ -96,8 +96,8 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     /// Those of a member that nobody tests.
     pub(super) fn usual(members: &Members) -> Surroundings {
-        let new_id = cluster_id(members);
-        Surroundings { peers: members.clone(), new_id, may_have_promised: true }
+        let (detour, list_id) = (Detour::default(), list_id(members));
+        Surroundings { detour, list_id, may_have_promised: true }
     }
 }
 
@@ -108,23 +108,23 @@ pub(super) fn start<P: Publish>(
     surroundings: Surroundings,
 ) -> Result<Started, StartError> {
     config.check()?;
-    let Surroundings { peers, new_id, may_have_promised } = surroundings;
+    let Surroundings { detour, list_id, may_have_promised } = surroundings;
     let (id, members, limits) = (config.id, config.members.clone(), config.limits);
     let (timing, read_mode, snapshot_log_bytes) =
         (config.timing, config.read_mode, config.snapshot_log_bytes);
     let data_dir = config.data_dir.clone();
     let http_listener = config.http.as_deref().map(listen).transpose()?;
     let etcd_listener = config.etcd.as_deref().map(listen).transpose()?;
-    let identity = Identity { cluster_id: new_id, member_id: id };
-    let data_dir = open_data(data_dir, identity, &members, config.rebuild)?;
-    let cluster_id = data_dir.identity().cluster_id;
+    let list_id = if config.joins { 0 } else { list_id };
+    let identity = Identity { cluster_id: 0, list_id, member_id: id };
+    let data_dir = open_data(data_dir, identity, &config)?;
     let node_config = NodeConfig {
         id,
-        members: peers.clone(),
+        members: members.clone(),
+        detour,
         timing,
         snapshot_log_bytes,
         read_mode,
-        list_id: Some(identity.cluster_id),
         may_have_promised,
         level_max: None,
     };
@@ -135,14 +135,14 @@ pub(super) fn start<P: Publish>(
     if let Some(listener) = &etcd_listener {
         urls.set(id, vec![own_url(&config, listener)]);
     }
-    let told = UrlsService { own: id, members: members.clone(), urls: Arc::clone(&urls) };
+    let told = UrlsService { node: handle.clone(), urls: Arc::clone(&urls) };
     let told = MemberRpcService::new(Arc::new(told));
-    let api = Api::new(handle.clone(), members.clone());
-    let admin = Admin { node: handle.clone(), api: api.clone(), members, read_mode, cluster_id };
+    let api = Api::new(handle.clone());
+    let admin = Admin { node: handle.clone(), api: api.clone(), read_mode };
     let admin = AdminRpcService::new(Arc::new(admin));
     let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
     let store = StoreService::new(api.clone()).published();
-    let lanes = Lanes::start(handle.clone(), &peers);
+    let lanes = Lanes::start(handle.clone());
     let lanes = Arc::new(lanes.map_err(|source| StartError::Node(NodeError::Thread(source)))?);
     let forwarded = LaneRpcService::new(Arc::new(LaneService::new(handle.clone())));
     let server = Server::builder()
@@ -166,13 +166,12 @@ pub(super) fn start<P: Publish>(
     let serve = |listener| {
         let thread = |source| StartError::Node(NodeError::Thread(source));
         let front =
-            EtcdFront::start(api.clone(), Arc::clone(&lanes), cluster_id, Arc::clone(&urls))
-                .map_err(thread)?;
+            EtcdFront::start(api.clone(), Arc::clone(&lanes), Arc::clone(&urls)).map_err(thread)?;
         let pages = EtcdPages { node: handle.clone(), front: front.clone(), api: api.clone() };
         let pages = P::serve(pages, handle.clone());
         let server = http::Server::builder(pages).limits(config.etcd_limits).listener(listener);
         let server = server.start()?;
-        let exchange = UrlsExchange::start(id, &peers, urls).map_err(thread)?;
+        let exchange = UrlsExchange::start(handle.clone(), urls).map_err(thread)?;
         Ok::<_, StartError>(EtcdParts { server, front, exchange })
     };
     let etcd = etcd_listener.map(serve).transpose()?;
@@ -208,22 +207,14 @@ pub(super) fn listen(addr: &str) -> Result<TcpListener, StartError> {
     }
 }
 
-/// The id of a cluster that begins with these members. The upper half is a hash of the members'
-/// ids, the lower half one of their ids and addresses.
+/// A hash of the list of members with which a cluster begins. The upper half is a hash of the
+/// members' ids, the lower half one of their ids and addresses.
 ///
-/// A data directory keeps the id that it was first given, and every message between members carries
-/// it. So a member that is pointed at another cluster is refused there. Addresses may change later;
-/// the members' ids may not. A member without data takes the id that all others have
-/// ([`NodeConfig::list_id`]), because its list may differ from the one that they began with.
-pub fn cluster_id(members: &Members) -> u64 {
+/// A data directory keeps the hash of its first start. Messages between members carry it, and until
+/// the cluster has an id, a member that was started with another list is refused.
+pub fn list_id(members: &Members) -> u64 {
     let addrs = crc32c::crc32c(members.to_string().as_bytes());
     u64::from(ids_hash(members)) << 32 | u64::from(addrs)
-}
-
-/// The id of a cluster of these members that begins with the data of another one, which `origin`
-/// tells apart from all others.
-pub fn cluster_id_from(members: &Members, origin: u64) -> u64 {
-    u64::from(ids_hash(members)) << 32 | origin & u64::from(u32::MAX)
 }
 
 fn ids_hash(members: &Members) -> u32 {
@@ -233,15 +224,14 @@ fn ids_hash(members: &Members) -> u32 {
 
 /// Opens the data directory. With `rebuild`, discards its data once the other members have
 /// answered, unless it is that of another member or cluster.
-fn open_data(
-    path: PathBuf,
-    identity: Identity,
-    members: &Members,
-    rebuild: bool,
-) -> Result<DataDir, StartError> {
-    let cluster_id = match DataDir::open(&path, identity) {
+fn open_data(path: PathBuf, identity: Identity, config: &Config) -> Result<DataDir, StartError> {
+    let (members, rebuild) = (&config.members, config.rebuild);
+    let new = if config.joins { Standing::Newcomer } else { Standing::New };
+    let cluster_id = match DataDir::open(&path, identity, new) {
         Ok(data_dir) => {
-            check_members(&data_dir, members)?;
+            if !config.joins {
+                check_members(&data_dir, members)?;
+            }
             if !rebuild || data_dir.standing() == Standing::Rebuilding {
                 return Ok(data_dir);
             }
@@ -301,10 +291,12 @@ fn status_with_vote(
     }
 }
 
-/// Checks that the data belongs to a cluster of these members. Other members would form other
-/// majorities, and two majorities could decide at the same time.
+/// Checks that the data belongs to a cluster of these members. While they are not recorded in the
+/// log, other members would form other majorities, and two majorities could decide at the same
+/// time.
 fn check_members(data_dir: &DataDir, members: &Members) -> Result<(), StartError> {
-    if data_dir.identity().cluster_id >> 32 == u64::from(ids_hash(members)) {
+    let is_listed = data_dir.identity().list_id >> 32 == u64::from(ids_hash(members));
+    if is_listed || data_dir.is_cluster_recorded() {
         return Ok(());
     }
     let (dir, members) = (data_dir.path().to_owned(), members.clone());

@@ -14,7 +14,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::front::etcd::MemberUrls;
-use crate::members::Members;
+use crate::kv::Store;
+use crate::node::NodeHandle;
 use crate::raft::MemberId;
 use crate::rpc::{Channel, Done};
 
@@ -38,8 +39,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// `memberRpc` of one member.
 pub(super) struct UrlsService {
-    pub(super) own: MemberId,
-    pub(super) members: Members,
+    pub(super) node: NodeHandle<Store>,
     pub(super) urls: Arc<MemberUrls>,
 }
 
@@ -47,10 +47,11 @@ impl MemberRpc for UrlsService {
     fn urls(&self, args: UrlsArgs, done: Done<UrlsReply>) {
         let id = MemberId(args.id);
         // Nobody else says what this member's own are.
-        if id != self.own && self.members.addr(id).is_some() {
+        let own = self.node.status().id;
+        if id != own && self.node.addresses().contains(id) {
             self.urls.set(id, args.etcd_urls);
         }
-        done.run(UrlsReply { etcd_urls: self.urls.of(self.own) });
+        done.run(UrlsReply { etcd_urls: self.urls.of(own) });
     }
 }
 
@@ -63,28 +64,23 @@ pub(super) struct UrlsExchange {
 /// Another member.
 struct Other {
     id: MemberId,
+    addr: String,
     stub: MemberRpcStub<Channel>,
     /// When it is asked next.
     due: Arc<Mutex<Instant>>,
 }
 
 impl UrlsExchange {
-    /// Asks the members at their addresses in `peers`, and says what `urls` has of this one.
+    /// Asks the other members, whoever they are by then, and says what `urls` has of this one.
     pub(super) fn start(
-        own: MemberId,
-        peers: &Members,
+        node: NodeHandle<Store>,
         urls: Arc<MemberUrls>,
     ) -> io::Result<UrlsExchange> {
-        let connect = |(id, addr): (MemberId, &str)| Other {
-            id,
-            stub: MemberRpcStub::new(Channel::builder(addr).caller(format!("urls-{own}")).lazy()),
-            due: Arc::new(Mutex::new(Instant::now())),
-        };
-        let others: Vec<Other> = peers.iter().filter(|(id, _)| *id != own).map(connect).collect();
+        let own = node.status().id;
         let (stop, stopped) = bounded(1);
         let thread = thread::Builder::new()
             .name(format!("urls-{own}"))
-            .spawn(move || run(own, others, &urls, &stopped))?;
+            .spawn(move || run(&node, &urls, &stopped))?;
         Ok(UrlsExchange { running: Mutex::new(Some((stop, thread))) })
     }
 
@@ -104,21 +100,45 @@ impl Drop for UrlsExchange {
     }
 }
 
-fn run(own: MemberId, others: Vec<Other>, urls: &Arc<MemberUrls>, stopped: &Receiver<()>) {
+fn run(node: &NodeHandle<Store>, urls: &Arc<MemberUrls>, stopped: &Receiver<()>) {
+    let own = node.status().id;
+    let mut others = Vec::new();
     loop {
         let now = Instant::now();
+        meet(&mut others, node, own, now);
         others.iter().filter(|other| *other.due.lock() <= now).for_each(|it| it.ask(own, urls));
         // An answer that comes meanwhile puts the next question off. A failure brings it forward,
         // which can wait: a member that was not there says its URLs itself once it is.
         let due = others.iter().map(|other| *other.due.lock()).min();
-        match stopped.recv_deadline(due.unwrap_or(now + PAUSE)) {
+        // Newcomers are looked for now and then.
+        let due = due.unwrap_or(now + PAUSE).min(now + PAUSE);
+        match stopped.recv_deadline(due) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
+/// Keeps the others up to date with the members: those who came, left or moved.
+fn meet(others: &mut Vec<Other>, node: &NodeHandle<Store>, own: MemberId, now: Instant) {
+    let members = node.addresses();
+    let reach = |id: MemberId| node.reach(id).filter(|_| members.contains(id));
+    others.retain(|other| reach(other.id).is_some_and(|addr| addr == other.addr));
+    let is_met = |id: MemberId| others.iter().any(|other| other.id == id);
+    let new: Vec<Other> = members
+        .iter()
+        .filter(|(id, _)| *id != own && !is_met(*id))
+        .filter_map(|(id, _)| reach(id).map(|addr| Other::new(id, addr, own, now)))
+        .collect();
+    others.extend(new);
+}
+
 impl Other {
+    fn new(id: MemberId, addr: String, own: MemberId, now: Instant) -> Other {
+        let channel = Channel::builder(addr.as_str()).caller(format!("urls-{own}")).lazy();
+        Other { id, addr, stub: MemberRpcStub::new(channel), due: Arc::new(Mutex::new(now)) }
+    }
+
     fn ask(&self, own: MemberId, urls: &Arc<MemberUrls>) {
         let deadline = Instant::now() + ASK_TIMEOUT;
         *self.due.lock() = deadline + RETRY_PAUSE;

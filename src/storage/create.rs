@@ -8,15 +8,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::raft::SnapshotMeta;
+use crate::raft::{Configuration, MemberId, SnapshotMeta};
 
 use super::disk::{Disk, RealDisk};
 use super::{DataDir, Identity, Snapshots, StorageError, Wal, WalOptions};
 
 impl DataDir {
     /// Makes the data directory of a member that has promised nothing yet and holds this state: a
-    /// snapshot that ends with the entry `last`, whose bytes `write` writes, and an empty log
-    /// behind it.
+    /// snapshot that ends with the entry `last`, whose bytes `write` writes, with this
+    /// configuration in force, and an empty log behind it.
     ///
     /// # Errors
     /// - [`NotEmpty`](StorageError::NotEmpty): something is in the directory already
@@ -24,11 +24,13 @@ impl DataDir {
     ///   the directory cannot be used. It holds no data that a member starts with.
     pub fn create_with(
         path: impl AsRef<Path>,
-        identity: Identity,
+        member_id: MemberId,
+        configuration: &Configuration,
         last: SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StorageError> {
-        DataDir::create_with_on(Arc::new(RealDisk), path.as_ref(), identity, last, write)
+        let (disk, path) = (Arc::new(RealDisk), path.as_ref());
+        DataDir::create_with_on(disk, path, member_id, configuration, last, write)
     }
 
     /// As [`create_with`](DataDir::create_with), on another disk.
@@ -38,13 +40,15 @@ impl DataDir {
     pub fn create_with_on(
         disk: Arc<dyn Disk>,
         path: &Path,
-        identity: Identity,
+        member_id: MemberId,
+        configuration: &Configuration,
         last: SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StorageError> {
-        let dir = DataDir::begin_on(disk, path, identity)?;
+        let &Configuration { cluster_id, list_id, .. } = configuration;
+        let dir = DataDir::begin_on(disk, path, Identity { cluster_id, list_id, member_id })?;
         let (snapshots, _) = Snapshots::open(&dir)?;
-        let mut snapshot = snapshots.create(last)?;
+        let mut snapshot = snapshots.create(last, Some(configuration))?;
         write(&mut snapshot).map_err(StorageError::io("write a snapshot to", path))?;
         snapshot.finish()?;
         let options = WalOptions { prepare_ahead: false, ..WalOptions::default() };
@@ -63,18 +67,23 @@ mod tests {
     use super::*;
     use crate::raft::{Index, MemberId, Standing, Term};
 
-    const ME: Identity = Identity { cluster_id: 7, member_id: MemberId(2) };
+    const ME: Identity = Identity { cluster_id: 7, list_id: 70, member_id: MemberId(2) };
     const LAST: SnapshotMeta =
         SnapshotMeta { last_included_index: Index(1 << 40), last_included_term: Term(9) };
 
+    fn configuration() -> Configuration {
+        Configuration::first(7, 70, [(MemberId(2), "b.example:7001".to_owned())])
+    }
+
     fn create(disk: &SimDisk) -> Result<(), StorageError> {
-        DataDir::create_with_on(Arc::new(disk.clone()), Path::new("/d"), ME, LAST, |out| {
+        let (disk, dir) = (Arc::new(disk.clone()), Path::new("/d"));
+        DataDir::create_with_on(disk, dir, ME.member_id, &configuration(), LAST, |out| {
             out.write_all(b"the state")
         })
     }
 
     fn open(disk: &SimDisk) -> Result<DataDir, StorageError> {
-        DataDir::open_on(Arc::new(disk.clone()), "/d", ME)
+        DataDir::open_on(Arc::new(disk.clone()), "/d", ME, Standing::New)
     }
 
     #[test]
@@ -85,6 +94,8 @@ mod tests {
         assert_eq!((dir.identity(), dir.standing()), (ME, Standing::Voter));
         let snapshot = Snapshots::open(&dir).unwrap().1.expect("it has a snapshot");
         assert_eq!(snapshot.meta(), LAST);
+        assert_eq!(snapshot.configuration().map(|it| &**it), Some(&configuration()));
+        assert!(dir.is_cluster_recorded());
         let mut state = Vec::new();
         snapshot.reader().unwrap().read_to_end(&mut state).unwrap();
         assert_eq!(state, b"the state");

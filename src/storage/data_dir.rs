@@ -3,29 +3,20 @@
 //! ```text
 //! data-dir/
 //!   LOCK    locked (flock) while a member runs; has its process id, for a second one's message
-//!   meta    the text below, replaced as a whole: temporary file, fsync, rename, directory fsync
+//!   meta    whose data it is, and whether it has all of it: see storage::meta
 //!   wal/    the log: see storage::wal
 //!   snap/   snapshots: see storage::snapshot
 //!   before-recovery-<cluster>/    what `syncraft recover` has replaced: see storage::replace
-//! ```
-//!
-//! `meta` is text, so that a person can read it, with a checksum, so that the member can trust it:
-//!
-//! ```text
-//! syncraft data directory     the same in every version
-//! format 2                    of meta, the log and snapshots; another one is refused
-//! directory 9e3779b97f4a7c15  a random number, in the log's files too; a log that begins draws it
-//! cluster 0123456789abcdef    set at the first start; changes only while the member has no data
-//! member 1                    set at the first start
-//! log none                    "started" once the log's first segment is durable
-//! joining new                 only while it does not vote; "rebuilding" if it once had data
-//! crc32c ad96d1bf             CRC32C of all above, in hexadecimal; the last line in every version
 //! ```
 //!
 //! `log started` turns a missing log into an error. Without it, a member whose log was deleted, but
 //! not its `meta`, would start as if it had never voted and never stored anything. `joining` covers
 //! a member whose whole directory was deleted, or given up as damaged. It does not know what it has
 //! promised, and must not vote before it does ([`raft`](crate::raft), joining).
+//!
+//! The cluster's id is not known at the first start: it is drawn by the first leader, and recorded
+//! when its entry is committed. A member without data that hears of a running cluster records that
+//! one.
 //!
 //! `directory` ties the files of the log to this directory. A segment that came from elsewhere, or
 //! from a log that was discarded here, is refused, whichever cluster it is of.
@@ -35,8 +26,6 @@
 //! them private; the data directory itself only if nothing else is in it. Where the file system
 //! refuses to change a mode, the member logs a warning and serves.
 //!
-//! Invariant: `meta` is never half written.
-//!
 //! Invariant: no member starts with a directory that has a log or a snapshot, but no `meta`. One
 //! whose making was cut off (`storage/create.rs`) looks like this.
 
@@ -45,16 +34,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::raft::{MemberId, Standing};
+use crate::raft::Standing;
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock, DiskPin, RealDisk};
-use super::identity::{FORMAT_VERSION, Identity, LogOwner, other_format};
+use super::identity::{Identity, LogOwner};
+use super::meta::Meta;
 use super::open_dir::OpenDir;
 use super::wal::segment;
 
-const TITLE: &str = "syncraft data directory";
-pub(super) const META_LEN_MAX_BYTES: usize = 4096;
 /// The names in a data directory that nobody else uses. The root of a file system has `lost+found`.
 const OWN_NAMES: [&str; 6] = ["LOCK", "meta", "meta.tmp", "wal", "snap", "lost+found"];
 
@@ -63,30 +51,30 @@ const OWN_NAMES: [&str; 6] = ["LOCK", "meta", "meta.tmp", "wal", "snap", "lost+f
 pub struct DataDir {
     disk: Arc<dyn Disk>,
     dir: OpenDir,
-    identity: Identity,
     /// Whose log is in it.
     log_owner: LogOwner,
     /// As it is on the disk.
-    meta: Mutex<Meta>,
+    meta: Arc<Mutex<Meta>>,
     lock: Arc<DiskLock>,
     /// Files and directories that must stay in place while the member runs.
     pins: Mutex<Vec<(PathBuf, Box<dyn DiskPin>)>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Meta {
-    /// The random number of the log that is in the directory, or will be.
-    directory: u64,
-    identity: Identity,
-    log_started: bool,
-    standing: Standing,
+/// The id of the directory's cluster, as it is recorded at any time; 0 while it is not known.
+#[derive(Clone, Debug)]
+pub(super) struct KnownCluster(Arc<Mutex<Meta>>);
+
+impl KnownCluster {
+    pub(super) fn id(&self) -> u64 {
+        self.0.lock().identity.cluster_id
+    }
 }
 
 impl DataDir {
     /// Opens a directory, or creates it and its missing parents, durably.
     ///
-    /// A directory that exists keeps its cluster id, whatever `identity` says: see
-    /// [`identity`](DataDir::identity).
+    /// A directory that exists keeps its cluster, its list and its standing, whatever the arguments
+    /// say: see [`identity`](DataDir::identity) and [`standing`](DataDir::standing).
     ///
     /// # Errors
     /// - [`Locked`](StorageError::Locked): another server uses it
@@ -95,8 +83,12 @@ impl DataDir {
     ///   [`UnreleasedFormat`](StorageError::UnreleasedFormat)
     /// - [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be created, read or
     ///   written
-    pub fn open(path: impl AsRef<Path>, identity: Identity) -> Result<DataDir, StorageError> {
-        DataDir::open_on(Arc::new(RealDisk), path, identity)
+    pub fn open(
+        path: impl AsRef<Path>,
+        identity: Identity,
+        standing_if_new: Standing,
+    ) -> Result<DataDir, StorageError> {
+        DataDir::open_on(Arc::new(RealDisk), path, identity, standing_if_new)
     }
 
     /// As [`open`](DataDir::open), on another disk.
@@ -107,14 +99,15 @@ impl DataDir {
         disk: Arc<dyn Disk>,
         path: impl AsRef<Path>,
         identity: Identity,
+        standing_if_new: Standing,
     ) -> Result<DataDir, StorageError> {
-        DataDir::open_with(disk, path.as_ref(), |disk, path| match read_meta(disk, path)? {
+        DataDir::open_with(disk, path.as_ref(), |disk, path| match Meta::read(disk, path)? {
             Some(meta) => {
                 // The process that wrote it may have been killed before its name was durable.
                 disk.sync_dir(path).map_err(StorageError::sync(path))?;
                 check_member(meta, path, identity)
             }
-            None => create(disk, path, identity),
+            None => create(disk, path, identity, standing_if_new),
         })
     }
 
@@ -124,8 +117,8 @@ impl DataDir {
     /// As for [`open`](DataDir::open); [`NoData`](StorageError::NoData): there is no `meta`.
     pub fn open_any(path: impl AsRef<Path>) -> Result<DataDir, StorageError> {
         let path = path.as_ref();
-        match read_meta(&RealDisk, path)? {
-            Some(meta) => DataDir::open(path, meta.identity),
+        match Meta::read(&RealDisk, path)? {
+            Some(meta) => DataDir::open(path, meta.identity, meta.standing),
             None => Err(StorageError::NoData { dir: path.to_path_buf() }),
         }
     }
@@ -142,8 +135,7 @@ impl DataDir {
         }
         DataDir::open_with(disk, path, |disk, path| {
             create_dirs(disk, path)?;
-            let (directory, standing) = (disk.random(), Standing::Voter);
-            Ok(Meta { directory, identity, log_started: false, standing })
+            Ok(Meta::new(disk, identity, Standing::Voter))
         })
     }
 
@@ -159,9 +151,8 @@ impl DataDir {
         make_private(&*disk, path);
         let pins = Mutex::default();
         let dir = OpenDir::open(&*disk, path.to_path_buf())?;
-        let (identity, log_owner) = (meta.identity, meta.log_owner());
-        let data_dir =
-            DataDir { disk, dir, identity, log_owner, meta: Mutex::new(meta), lock, pins };
+        let (log_owner, in_file) = (meta.log_owner(), Arc::new(Mutex::new(meta)));
+        let data_dir = DataDir { disk, dir, log_owner, meta: in_file, lock, pins };
         data_dir.pin(data_dir.path().join("LOCK"))?;
         // If the log is missing already, opening it says so.
         if data_dir.disk.is_dir(&data_dir.wal_dir()) {
@@ -212,8 +203,8 @@ impl DataDir {
     }
 
     /// As [`open`](DataDir::open), but discards whatever is in the directory, damaged or whole,
-    /// except for the cluster's id if that can be read. The member is [`Standing::Rebuilding`]
-    /// until [`mark_joined`](DataDir::mark_joined).
+    /// except for the ids of its cluster and list if they can be read. The member is
+    /// [`Standing::Rebuilding`] until [`mark_joined`](DataDir::mark_joined).
     ///
     /// # Errors
     /// As for [`open`](DataDir::open), without those for damage.
@@ -234,18 +225,18 @@ impl DataDir {
         identity: Identity,
     ) -> Result<DataDir, StorageError> {
         DataDir::open_with(disk, path.as_ref(), |disk, path| {
-            let identity = match read_meta(disk, path) {
-                Ok(Some(meta)) => check_member(meta, path, identity)?.identity,
-                Ok(None) | Err(StorageError::MetaDamaged { .. }) => identity,
+            let found = match Meta::read(disk, path) {
+                Ok(Some(meta)) => check_member(meta, path, identity)?,
+                Ok(None) | Err(StorageError::MetaDamaged { .. }) => {
+                    Meta::new(disk, identity, Standing::Rebuilding)
+                }
                 Err(error) => return Err(error),
             };
             let wal = wal_dir(path);
             disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
-            let directory = disk.random();
-            let standing = Standing::Rebuilding;
-            let meta = Meta { directory, identity, log_started: false, standing };
+            let meta = found.emptied(disk);
             // First, so that after a crash from here on the member knows that it has lost its data.
-            write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
+            meta.write(disk, &OpenDir::open(disk, path.to_path_buf())?)?;
             Ok(meta)
         })
     }
@@ -268,9 +259,19 @@ impl DataDir {
         Ok(())
     }
 
-    /// Whose data it holds.
+    /// Whose data it holds, as it is recorded now.
     pub fn identity(&self) -> Identity {
-        self.identity
+        self.meta.lock().identity
+    }
+
+    pub(super) fn cluster(&self) -> KnownCluster {
+        KnownCluster(Arc::clone(&self.meta))
+    }
+
+    /// The random number of the directory; never 0. An emptied directory has another one than
+    /// before.
+    pub fn directory(&self) -> u64 {
+        self.log_owner.directory
     }
 
     pub(super) fn log_owner(&self) -> LogOwner {
@@ -303,6 +304,18 @@ impl DataDir {
         self.meta.lock().log_started
     }
 
+    /// Whether the log may hold configurations: older programs, which do not know of them, refuse
+    /// the directory.
+    pub(super) fn has_configurations(&self) -> bool {
+        self.meta.lock().has_configurations()
+    }
+
+    /// Whether the cluster's first configuration has been committed, so that the log or a snapshot
+    /// says who the members are.
+    pub fn is_cluster_recorded(&self) -> bool {
+        self.has_configurations() && self.identity().cluster_id != 0
+    }
+
     /// Whether the member has all its data, as far as the directory knows.
     pub fn standing(&self) -> Standing {
         self.meta.lock().standing
@@ -316,19 +329,51 @@ impl DataDir {
         self.change_meta(|meta| meta.standing = Standing::Voter)
     }
 
-    /// Records, durably, that the member belongs to this cluster and has none of its data: it is
-    /// [`Standing::Rebuilding`]. The directory must be opened again before anything else is written
-    /// to it. That discards the empty log.
+    /// Records, durably, the id of the member's cluster, which has become known: its first
+    /// configuration is committed. Programs that do not know of configurations refuse the directory
+    /// from then on. Does nothing if all this is recorded.
     ///
     /// # Errors
     /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written.
-    pub fn take_cluster(&self, cluster_id: u64) -> Result<(), StorageError> {
-        let directory = self.disk.random();
+    ///
+    /// # Panics
+    /// If the id is 0, or the member is of another cluster.
+    pub fn record_cluster(&self, cluster_id: u64) -> Result<(), StorageError> {
+        let known = self.identity().cluster_id;
+        assert!(cluster_id != 0, "a cluster's id is not 0");
+        assert!([0, cluster_id].contains(&known), "cluster {known:016x} became {cluster_id:016x}");
+        if known == cluster_id && self.has_configurations() {
+            return Ok(());
+        }
         self.change_meta(|meta| {
-            meta.directory = directory;
             meta.identity.cluster_id = cluster_id;
-            meta.log_started = false;
-            meta.standing = Standing::Rebuilding;
+            meta.with_configurations();
+        })
+    }
+
+    /// Records, durably, that the member, which has no data, belongs to this cluster, and how it
+    /// begins there. Its log is empty, and stays. So does the
+    /// [number](DataDir::directory) of the directory, by which the cluster may know it.
+    ///
+    /// # Errors
+    /// [`Io`](StorageError::Io), [`Full`](StorageError::Full): it cannot be written.
+    ///
+    /// # Panics
+    /// If the standing is one of a member that knows no cluster.
+    pub fn take_cluster(
+        &self,
+        cluster_id: u64,
+        list_id: u64,
+        standing: Standing,
+    ) -> Result<(), StorageError> {
+        assert!(
+            matches!(standing, Standing::Voter | Standing::Rebuilding),
+            "a member of a cluster begins as {standing:?}"
+        );
+        self.change_meta(|meta| {
+            meta.identity = Identity { cluster_id, list_id, ..meta.identity };
+            meta.standing = standing;
+            meta.with_configurations();
         })
     }
 
@@ -341,7 +386,7 @@ impl DataDir {
         let mut meta = self.meta.lock();
         let mut changed = *meta;
         change(&mut changed);
-        write_meta(&*self.disk, &self.dir, changed)?;
+        changed.write(&*self.disk, &self.dir)?;
         *meta = changed;
         Ok(())
     }
@@ -424,7 +469,12 @@ fn check_empty(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
 
 /// A first start, perhaps after one that crashed. `meta` is written last, so the directory has no
 /// log and no snapshot.
-fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, StorageError> {
+fn create(
+    disk: &dyn Disk,
+    path: &Path,
+    identity: Identity,
+    standing: Standing,
+) -> Result<Meta, StorageError> {
     create_dirs(disk, path)?;
     for (dir, what) in [(wal_dir(path), "a log"), (snap_dir(path), "a snapshot")] {
         if disk.is_dir(&dir) && !disk.list(&dir).map_err(StorageError::io("list", &dir))?.is_empty()
@@ -433,9 +483,8 @@ fn create(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<Meta, Stor
             return Err(StorageError::MetaDamaged { path: path.join("meta"), reason });
         }
     }
-    let directory = disk.random();
-    let meta = Meta { directory, identity, log_started: false, standing: Standing::New };
-    write_meta(disk, &OpenDir::open(disk, path.to_path_buf())?, meta)?;
+    let meta = Meta::new(disk, identity, standing);
+    meta.write(disk, &OpenDir::open(disk, path.to_path_buf())?)?;
     Ok(meta)
 }
 
@@ -449,98 +498,6 @@ fn create_dirs(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     let wal = wal_dir(path);
     disk.create_dir_all(&wal).map_err(StorageError::io("create", &wal))?;
     disk.sync_dir(path).map_err(StorageError::sync(path))
-}
-
-fn read_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<Meta>, StorageError> {
-    let path = dir.join("meta");
-    match disk.read_to_vec(&path, META_LEN_MAX_BYTES) {
-        Ok(bytes) => Meta::decode(&bytes, &path).map(Some),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(StorageError::io("read", &path)(err)),
-    }
-}
-
-fn write_meta(disk: &dyn Disk, dir: &OpenDir, meta: Meta) -> Result<(), StorageError> {
-    let path = dir.path().join("meta");
-    disk.write_atomically(dir.disk_dir(), &path, meta.encode().as_bytes())
-        .map_err(StorageError::io("write", &path))
-}
-
-impl Meta {
-    fn log_owner(&self) -> LogOwner {
-        LogOwner { directory: self.directory, member_id: self.identity.member_id }
-    }
-
-    fn encode(&self) -> String {
-        let (directory, Identity { cluster_id, member_id }) = (self.directory, self.identity);
-        let log = if self.log_started { "started" } else { "none" };
-        let joining = match self.standing {
-            Standing::Voter => "",
-            Standing::New => "joining new\n",
-            Standing::Rebuilding => "joining rebuilding\n",
-        };
-        let body = format!(
-            "{TITLE}\nformat {FORMAT_VERSION}\ndirectory {directory:016x}\n\
-             cluster {cluster_id:016x}\nmember {member_id}\nlog {log}\n{joining}"
-        );
-        let crc = crc32c::crc32c(body.as_bytes());
-        format!("{body}crc32c {crc:08x}\n")
-    }
-
-    fn decode(bytes: &[u8], path: &Path) -> Result<Meta, StorageError> {
-        let damaged = |reason: &str| StorageError::MetaDamaged {
-            path: path.to_path_buf(),
-            reason: reason.to_string(),
-        };
-        let body = checked_body(bytes).ok_or_else(|| damaged("its checksum does not match"))?;
-        let mut lines = body.lines();
-        if lines.next() != Some(TITLE) {
-            return Err(damaged("it is not the meta file of a syncraft data directory"));
-        }
-        let found =
-            field(lines.next(), "format ").ok_or_else(|| damaged("it has no format version"))?;
-        if found != FORMAT_VERSION {
-            return Err(other_format(path, found));
-        }
-        let meta = decode_fields(lines)
-            .ok_or_else(|| damaged("its lines are not those of its format version"))?;
-        // Each content has one form: a file that would be written differently is not ours.
-        if meta.encode().as_bytes() != bytes {
-            Err(damaged("it is not as syncraft writes it"))
-        } else {
-            Ok(meta)
-        }
-    }
-}
-
-/// The lines before the checksum, if it is right.
-fn checked_body(bytes: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let (body, crc) = text.strip_suffix('\n')?.rsplit_once("crc32c ")?;
-    let crc = u32::from_str_radix(crc, 16).ok()?;
-    (crc == crc32c::crc32c(body.as_bytes())).then_some(body)
-}
-
-fn decode_fields<'a>(mut lines: impl Iterator<Item = &'a str>) -> Option<Meta> {
-    let directory = hex_field(lines.next(), "directory ")?;
-    let cluster_id = hex_field(lines.next(), "cluster ")?;
-    let member_id = MemberId(field(lines.next(), "member ")?);
-    let log: String = field(lines.next(), "log ")?;
-    let standing = match lines.next() {
-        None => Standing::Voter,
-        Some("joining new") => Standing::New,
-        Some(_) => Standing::Rebuilding,
-    };
-    let identity = Identity { cluster_id, member_id };
-    Some(Meta { directory, identity, log_started: log == "started", standing })
-}
-
-fn field<T: std::str::FromStr>(line: Option<&str>, name: &str) -> Option<T> {
-    line?.strip_prefix(name)?.parse().ok()
-}
-
-fn hex_field(line: Option<&str>, name: &str) -> Option<u64> {
-    u64::from_str_radix(line?.strip_prefix(name)?, 16).ok()
 }
 
 #[cfg(test)]

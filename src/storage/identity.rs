@@ -6,15 +6,13 @@ use std::path::Path;
 use super::StorageError;
 use crate::raft::MemberId;
 
-/// The format that this program writes, and the only one that it reads: of `meta`, of the log and
-/// of snapshots.
-///
-/// Format 1 was never released. From here on, a new format leaves the older ones readable.
-pub(super) const FORMAT_VERSION: u32 = 2;
+/// The first format that was released: of `meta`, of the log and of snapshots. Each kind of file
+/// has its own versions from here on, and all of them stay readable.
+pub(super) const FIRST_FORMAT: u32 = 2;
 
-/// The refusal of a file whose format is not [`FORMAT_VERSION`].
-pub(super) fn other_format(path: &Path, found: u32) -> StorageError {
-    let (path, known) = (path.to_path_buf(), FORMAT_VERSION);
+/// The refusal of a file whose format is none of those from [`FIRST_FORMAT`] to `known`.
+pub(super) fn other_format(path: &Path, found: u32, known: u32) -> StorageError {
+    let path = path.to_path_buf();
     match found > known {
         true => StorageError::NewerFormat { path, found, known },
         false => StorageError::UnreleasedFormat { path, found },
@@ -24,8 +22,11 @@ pub(super) fn other_format(path: &Path, found: u32) -> StorageError {
 /// Whose data a directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The cluster, fixed when the directory is first used.
+    /// The cluster; 0 until its id is known.
     pub cluster_id: u64,
+    /// A hash of the list of members with which the cluster was first started
+    /// ([`Configuration::list_id`](crate::raft::Configuration::list_id)).
+    pub list_id: u64,
     /// The member.
     pub member_id: MemberId,
 }

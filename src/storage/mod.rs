@@ -7,12 +7,17 @@
 //!                                                        then append, append, sync: durable
 //! ```
 //!
-//! - [`DataDir`]: records whose directory it is, and keeps other processes out
+//! - [`DataDir`]: records whose directory it is, and keeps other processes out; its file `meta`
+//!   has its format in `meta.rs`
 //! - [`Snapshots`]: hold the state machine's state, so that the log need not begin at 1; see
 //!   [`snapshot`]
 //! - [`Wal`]: the log; see [`wal`] for its format, recovery and failures
 //! - [`disk`]: the file system as a trait; `sim`: a disk that loses power, for tests and the
 //!   simulator
+//!
+//! Configurations of the members are in the log and in snapshots, each beside what it was in force
+//! for. Each kind of file has its own version. One without a configuration is written as before
+//! there were any, so that programs of that time can use it, and refuse the others in words.
 //!
 //! Invariant: nothing here retries a failed sync.
 //!
@@ -28,6 +33,7 @@ mod data_dir;
 pub mod disk;
 mod error;
 mod identity;
+mod meta;
 mod open_dir;
 mod progress;
 mod replace;

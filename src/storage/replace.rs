@@ -16,10 +16,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::raft::SnapshotMeta;
+use crate::raft::{Configuration, MemberId, SnapshotMeta};
 
-use super::data_dir::META_LEN_MAX_BYTES;
-use super::{DataDir, Identity, StorageError};
+use super::meta::META_LEN_MAX_BYTES;
+use super::{DataDir, StorageError};
 
 /// The directories that change places. `meta` follows them.
 const DIRS: [&str; 2] = ["wal", "snap"];
@@ -34,14 +34,15 @@ impl DataDir {
     /// [`finish_replacing`](DataDir::finish_replacing), or begun again.
     pub fn replace_with(
         self,
-        identity: Identity,
+        member_id: MemberId,
+        configuration: &Configuration,
         last: SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<PathBuf, StorageError> {
         let (disk, new) = (self.disk(), self.new_dir());
         disk.create_dir_all(&new).map_err(StorageError::io("create", &new))?;
         self.empty(&new)?;
-        DataDir::create_with_on(Arc::clone(disk), &new, identity, last, write)?;
+        DataDir::create_with_on(Arc::clone(disk), &new, member_id, configuration, last, write)?;
         self.swap()
     }
 

@@ -20,9 +20,10 @@ use crate::clerk::Clerk;
 use crate::kv::Lanes;
 use crate::kv::api::Api;
 use crate::members::Members;
+use crate::node::Detour;
 use crate::node::NodeFailure;
 use crate::raft::{MemberId, RoleName, Status};
-use crate::server::{Config, Member, StartError, Surroundings, cluster_id};
+use crate::server::{Config, Member, StartError, Surroundings, list_id};
 
 /// The pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_millis(2);
@@ -151,8 +152,8 @@ impl Cluster {
             .expect("from 1 to 15 members, each with an id and a port of its own");
         let network = Network::new(&slots.iter().map(|(&id, it)| (id, it.port.addr())).collect())?;
         let data = match &options.data_dir {
-            None => Data::temporary(cluster_id(&members))?,
-            Some(path) => Data::named(path, size, cluster_id(&members))?,
+            None => Data::temporary(list_id(&members))?,
+            Some(path) => Data::named(path, size, list_id(&members))?,
         };
         let mut cluster = Cluster { members, options, slots, network, data };
         cluster.start_all()?;
@@ -525,9 +526,10 @@ impl Cluster {
             etcd: self.etcd_addr(id).map(|addr| addr.to_string()),
             ..Config::new(id, self.members.clone(), self.data_dir(id))
         };
+        let seen = self.network.seen_by(id, &self.members);
         let surroundings = Surroundings {
-            peers: self.network.seen_by(id, &self.members),
-            new_id: self.data.cluster_id(),
+            detour: Detour::new(move |peer| seen.addr(peer).map(str::to_owned)),
+            list_id: self.data.cluster_id(),
             may_have_promised,
         };
         let started = Member::start_in_test(listener, config, surroundings);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use syncraft::node::{Node, NodeConfig, NodeHandle};
-use syncraft::raft::MemberId;
+use syncraft::raft::{MemberId, Standing};
 use syncraft::rpc::Server;
 use syncraft::storage::disk::{Disk, DiskDir, DiskFile, DiskLock, RealDisk};
 use syncraft::storage::{DataDir, Identity};
@@ -116,9 +116,10 @@ impl Cluster {
         let (mut nodes, mut disks, mut servers) = (Vec::new(), Vec::new(), Vec::new());
         for ((id, _), port) in list.iter().zip(&ports) {
             let disk = StallingDisk::default();
-            let identity = Identity { cluster_id: 7, member_id: id };
+            let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
             let path = dir.path().join(id.to_string());
-            let data_dir = DataDir::open_on(Arc::new(disk.clone()), path, identity).unwrap();
+            let data_dir =
+                DataDir::open_on(Arc::new(disk.clone()), path, identity, Standing::New).unwrap();
             let mut config = NodeConfig::new(id, list.clone());
             // A busy machine must not cost the leader its leadership.
             (config.timing.election_min, config.timing.election_max) = ELECTION;

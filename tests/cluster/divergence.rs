@@ -13,10 +13,10 @@ use syncraft::clerk::Clerk;
 use syncraft::kv::{self, Change, Command, Store};
 use syncraft::members::Members;
 use syncraft::node::{Node, NodeConfig, NodeHandle, RequestError, StateMachine, StateView};
-use syncraft::raft::{Index, MemberId, RoleName};
+use syncraft::raft::{Index, MemberId, RoleName, Standing};
 use syncraft::rpc::{Channel, Server};
 use syncraft::server::proto::{AdminRpcStub, StatusArgs};
-use syncraft::server::{Config, Member, STATE_DIVERGED, cluster_id};
+use syncraft::server::{Config, Member, STATE_DIVERGED, list_id};
 use syncraft::storage::{DataDir, Identity, Snapshots};
 use syncraft::testing::Port;
 
@@ -112,8 +112,9 @@ impl Sums {
     }
 
     fn start_member(&mut self, id: MemberId) {
-        let identity = Identity { cluster_id: 7, member_id: id };
-        let data_dir = DataDir::open(self.dir.path().join(id.to_string()), identity).unwrap();
+        let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
+        let data_dir =
+            DataDir::open(self.dir.path().join(id.to_string()), identity, Standing::New).unwrap();
         let sum = Sum { total: 0, own: id, conduct: self.conduct.clone() };
         let node = Node::start(NodeConfig::new(id, self.list.clone()), data_dir, sum).unwrap();
         let server = serve(&node, &self.ports[id.0 as usize - 1]);
@@ -387,8 +388,8 @@ fn a_tampered_snapshot_is_found() {
 
 /// Changes the newest snapshot: its state has one key more.
 fn tamper(path: &Path, list: &Members) {
-    let identity = Identity { cluster_id: cluster_id(list), member_id: MemberId(3) };
-    let data_dir = DataDir::open(path, identity).unwrap();
+    let identity = Identity { cluster_id: 0, list_id: list_id(list), member_id: MemberId(3) };
+    let data_dir = DataDir::open(path, identity, Standing::New).unwrap();
     let newest = Snapshots::open(&data_dir).unwrap().1.expect("it has taken one");
     let mut store = Store::new();
     store.load(&mut newest.reader().unwrap()).unwrap();
@@ -400,7 +401,8 @@ fn tamper(path: &Path, list: &Members) {
     // Otherwise it would not be replaced.
     fs::remove_file(newest.path()).unwrap();
     let (snapshots, _) = Snapshots::open(&data_dir).unwrap();
-    let mut writer = snapshots.create(newest.meta()).unwrap();
+    let mut writer =
+        snapshots.create(newest.meta(), newest.configuration().map(|it| &**it)).unwrap();
     store.view().write(&mut writer).unwrap();
     writer.finish().unwrap();
 }

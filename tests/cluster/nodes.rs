@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use syncraft::members::Members;
 use syncraft::node::{Node, NodeConfig, NodeHandle, RequestError, StateMachine, StateView};
-use syncraft::raft::{Index, MemberId, RoleName};
+use syncraft::raft::{Index, MemberId, RoleName, Standing};
 use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::Port;
@@ -81,8 +81,9 @@ impl Nodes {
         let list = members(&ports);
         let (mut nodes, mut servers) = (Vec::new(), Vec::new());
         for ((id, _), port) in list.iter().zip(&ports) {
-            let identity = Identity { cluster_id: 7, member_id: id };
-            let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
+            let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
+            let data_dir =
+                DataDir::open(dir.path().join(id.to_string()), identity, Standing::New).unwrap();
             let config = NodeConfig::new(id, list.clone());
             let node = Node::start(config, data_dir, Count::default()).unwrap();
             servers.push(serve(&node, port));

@@ -16,9 +16,9 @@ use syncraft::kv::api::Api;
 use syncraft::kv::proto::{KvServerRpcService, KvServerRpcStub, PutAppendArgs};
 use syncraft::members::Members;
 use syncraft::node::{COMMAND_LEN_MAX, FRAME_LEN_MIN, Node, NodeConfig, RequestError, Timing};
-use syncraft::raft::MemberId;
+use syncraft::raft::{MemberId, Standing};
 use syncraft::rpc::{CallError, CallOptions, Channel, Framing, Limits, Method, Server, StatusCode};
-use syncraft::server::{Config, Member, StartError, cluster_id};
+use syncraft::server::{Config, Member, StartError, list_id};
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::{Cluster, Options, Port};
@@ -84,8 +84,15 @@ fn a_large_value_over_a_slow_network_costs_no_leader() {
             let path = dir.path().join(id.to_string());
             // Each member has other addresses in its list. They are one cluster because their
             // directories say so.
-            let cluster_id = cluster_id(&list);
-            drop(DataDir::open(&path, Identity { cluster_id, member_id: id }).unwrap());
+            let list_id = list_id(&list);
+            drop(
+                DataDir::open(
+                    &path,
+                    Identity { cluster_id: 0, list_id, member_id: id },
+                    Standing::New,
+                )
+                .unwrap(),
+            );
             let config = Config { timing, ..Config::new(id, seen, path) };
             Member::start_on(port.listen().unwrap(), config).unwrap()
         })
@@ -140,7 +147,7 @@ struct HeartbeatArgs {
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
     #[prost(fixed64, tag = "1")]
-    cluster_id: u64,
+    list_id: u64,
     #[prost(uint64, tag = "2")]
     from: u64,
     #[prost(uint64, tag = "3")]
@@ -154,15 +161,15 @@ fn nonsense_gives_its_room_back() {
     let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
     let addrs = [(MemberId(1), port.addr().to_string()), (MemberId(2), "127.0.0.1:1".to_owned())];
     let list = Members::new(addrs).unwrap();
-    let cluster_id = cluster_id(&list);
+    let list_id = list_id(&list);
     // A member that has joined votes. One without data would ask the others first.
-    let identity = Identity { cluster_id, member_id: MemberId(1) };
-    DataDir::open(dir.path(), identity).unwrap().mark_joined().unwrap();
+    let identity = Identity { cluster_id: 0, list_id, member_id: MemberId(1) };
+    DataDir::open(dir.path(), identity, Standing::New).unwrap().mark_joined().unwrap();
     let config = Config::new(MemberId(1), list, dir.path());
     let _member = Member::start_on(port.listen().unwrap(), config).unwrap();
     let channel = Channel::builder(port.addr().to_string()).calls_max(4096).lazy();
     let args = |to| {
-        let envelope = Some(Envelope { cluster_id, from: 2, to });
+        let envelope = Some(Envelope { cluster_id: 0, list_id, from: 2, to });
         HeartbeatArgs { term: 1, envelope, round: 1 }
     };
     let is_answered = || {
@@ -193,12 +200,13 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     let disk = SimDisk::new(1);
     let port = Port::free().unwrap();
     let list = members(std::slice::from_ref(&port));
-    let identity = Identity { cluster_id: 7, member_id: MemberId(1) };
-    let data_dir = DataDir::open_on(Arc::new(disk.clone()), "/data", identity).unwrap();
+    let identity = Identity { cluster_id: 7, list_id: 7, member_id: MemberId(1) };
+    let data_dir =
+        DataDir::open_on(Arc::new(disk.clone()), "/data", identity, Standing::New).unwrap();
     let config = NodeConfig::new(MemberId(1), list.clone());
     let node = Node::start(config, data_dir, Store::new()).unwrap();
     let handle = node.handle();
-    let api = Api::new(handle.clone(), list.clone());
+    let api = Api::new(handle.clone());
     let service = KvServerRpcService::new(Arc::new(KvService::new(api)));
     let _server = Server::builder()
         .service(service)

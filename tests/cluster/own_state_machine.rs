@@ -10,7 +10,7 @@ use syncraft::members::Members;
 use syncraft::node::{
     Node, NodeConfig, NodeHandle, Observer, ReadMode, RequestError, StateMachine, StateView,
 };
-use syncraft::raft::{Index, MemberId};
+use syncraft::raft::{Index, MemberId, Standing};
 use syncraft::rpc::Server;
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::Port;
@@ -89,8 +89,9 @@ fn start_with(size: u64, read_mode: ReadMode, life: &Arc<()>) -> Counters {
         Members::new(ids.zip(&ports).map(|(id, port)| (id, port.addr().to_string()))).unwrap();
     let start = |(id, port): (MemberId, &Port)| {
         let listener = port.listen().unwrap();
-        let identity = Identity { cluster_id: 7, member_id: id };
-        let data_dir = DataDir::open(dir.path().join(id.to_string()), identity).unwrap();
+        let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
+        let data_dir =
+            DataDir::open(dir.path().join(id.to_string()), identity, Standing::New).unwrap();
         let config = NodeConfig { read_mode, ..NodeConfig::new(id, members.clone()) };
         let tickets = Tickets { handed_out: 0, _life: life.clone() };
         let node = Node::start(config, data_dir, tickets).unwrap();

@@ -86,7 +86,8 @@ impl Cluster {
                 Effect::Send(message) => self.queue.push(message),
                 Effect::SendSnapshot { to, term } => {
                     let end = self.node(id).snapshot.expect("it has one to send");
-                    let (from, body) = (MemberId(id), Body::Request(Request::InstallSnapshot(end)));
+                    let (from, body) =
+                        (MemberId(id), Body::Request(Request::InstallSnapshot(snapshot_of(end))));
                     self.queue.push(Message { from, to, term, token: 0, body });
                 }
                 Effect::Apply(entries) => {
@@ -174,8 +175,8 @@ impl Cluster {
         let fate = if is_lost { " (lost)" } else { "" };
         self.story.push(format!("{}{fate}", words::message(&message)));
         if !is_lost {
-            if let Body::Request(Request::InstallSnapshot(end)) = message.body {
-                self.store_snapshot(to, end);
+            if let Body::Request(Request::InstallSnapshot(snapshot)) = &message.body {
+                self.store_snapshot(to, snapshot.meta);
             }
             self.step(to, [Event::Message(message)]);
         }

@@ -39,12 +39,13 @@ fn filling() -> Node {
 }
 
 #[test]
-fn the_others_are_asked_until_they_answer() {
+fn all_others_are_asked_until_it_has_all_answers() {
     let mut node = joining(3, Standing::Rebuilding);
     let first = asked(&node.tick(1));
     assert_eq!(first.iter().map(|it| it.0).collect::<Vec<_>>(), [2, 3]);
     node.receive(join_reply(2, 5, first[0].1, false, None));
-    assert_eq!(asked(&node.tick(5)), [(3, first[0].1)]);
+    // Whoever has answered may know of others by now.
+    assert_eq!(asked(&node.tick(5)), [(2, first[0].1), (3, first[0].1)]);
 }
 
 /// A member that does not know its promises answers no leader and no candidate, and does not stand
@@ -227,7 +228,7 @@ fn a_member_that_has_just_begun_is_as_good_as_new() {
     let question = question(&mut node);
     node.receive(join_reply(2, 0, question, true, None));
     node.receive(join_reply(3, 0, question, true, None));
-    let body = |is_new| Body::Reply(Reply::Join(JoinReply { question: 9, is_new, last: None }));
+    let body = |is_new| Body::Reply(Reply::Join(standpoint(9, is_new)));
     assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
     node.run([Event::Joined]);
     assert_eq!(node.answer(join(2, 0, 9)).body, body(true));
@@ -252,15 +253,12 @@ fn a_rebuilt_member_is_not_new() {
     let mut node = joining(3, Standing::Rebuilding);
     let first = question(&mut node);
     let body = node.answer(join(2, 0, 9)).body;
-    assert_eq!(
-        body,
-        Body::Reply(Reply::Join(JoinReply { question: 9, is_new: false, last: None }))
-    );
+    assert_eq!(body, Body::Reply(Reply::Join(standpoint(9, false))));
     node.receive(join_reply(2, 0, first, true, None));
     node.receive(join_reply(3, 0, first, true, None));
     assert!(is_joining(&node));
     let body = joining(3, Standing::New).answer(join(2, 0, 9)).body;
-    assert_eq!(body, Body::Reply(Reply::Join(JoinReply { question: 9, is_new: true, last: None })));
+    assert_eq!(body, Body::Reply(Reply::Join(standpoint(9, true))));
 }
 
 /// A new member that has got some data, and restarts before it has everything, is no longer new.
@@ -271,10 +269,7 @@ fn a_new_member_with_some_data_is_not_new() {
     let hard_state = HardState { current_term: Term(1), voted_for: None };
     let mut node = Node::start(config, hard_state, None, entries(1, &[1]));
     let body = node.answer(join(2, 0, 9)).body;
-    assert_eq!(
-        body,
-        Body::Reply(Reply::Join(JoinReply { question: 9, is_new: false, last: None }))
-    );
+    assert_eq!(body, Body::Reply(Reply::Join(standpoint(9, false))));
 }
 
 #[test]
@@ -296,7 +291,7 @@ fn alone_a_new_member_begins_at_once() {
 fn members_say_where_they_stand() {
     let mut leader = Node::new(3);
     leader.lead();
-    let body = |last| Body::Reply(Reply::Join(JoinReply { question: 9, is_new: false, last }));
+    let body = |last| Body::Reply(Reply::Join(JoinReply { last, ..standpoint(9, false) }));
     let reply = leader.answer(join(3, 0, 9));
     assert_eq!((reply.term, reply.body), (Term(1), body(Some((Index(1), Term(1))))));
     let mut follower = Node::restarted(3, 4, None, &[1]);
@@ -306,107 +301,121 @@ fn members_say_where_they_stand() {
 
 const ONE: u64 = 7;
 const ANOTHER: u64 = 8;
+const LIST: u64 = 70;
 
-fn other(peer: u64, cluster_id: u64, has_same_list: bool) -> Event {
-    let other = OtherCluster { cluster_id, has_same_list };
-    Event::OtherCluster { peer: MemberId(peer), other }
+/// Voters at made-up addresses. Those from 4 on came with a directory of their number.
+fn configuration(cluster_id: u64, voters: &[u64]) -> Configuration {
+    let addrs = voters.iter().map(|&id| (MemberId(id), format!("h{id}:1")));
+    let mut configuration = Configuration::first(cluster_id, LIST, addrs);
+    for (id, place) in &mut configuration.places {
+        place.directory = if id.0 > 3 { id.0 } else { 0 };
+    }
+    configuration
 }
 
-fn taken(effects: &[Effect]) -> Option<u64> {
+/// Where `from`, whose log has this configuration, says that it stands.
+fn stands(from: u64, question: u64, configuration: Configuration) -> Event {
+    let reply = JoinReply {
+        cluster_id: configuration.cluster_id,
+        list_id: configuration.list_id,
+        configuration: Some(configuration.into()),
+        ..standpoint(question, false)
+    };
+    Event::Message(message(from, 5, Body::Reply(Reply::Join(reply))))
+}
+
+fn names(from: u64, question: u64, cluster_id: u64) -> Event {
+    stands(from, question, configuration(cluster_id, &[1, 2, 3]))
+}
+
+fn taken(effects: &[Effect]) -> Option<(u64, u64, Standing)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::TakeCluster(cluster_id) => Some(*cluster_id),
+        Effect::TakeCluster { cluster_id, list_id, standing } => {
+            Some((*cluster_id, *list_id, *standing))
+        }
         _ => None,
     })
 }
 
-/// Once every other member names the same cluster, a member without data belongs to it, and its
-/// core is replaced.
+/// Once all whom it asks name one cluster, and their configurations name it, a member without data
+/// belongs there, and its core is replaced.
 #[test]
 fn a_member_without_data_takes_the_cluster_that_all_others_name() {
-    for standing in [Standing::New, Standing::Rebuilding] {
+    for standing in [Standing::New, Standing::Rebuilding, Standing::Newcomer] {
         let mut node = joining(3, standing);
         let question = question(&mut node);
-        assert_eq!(taken(&node.run([other(2, ONE, true)])), None, "one has yet to answer");
-        assert_eq!(taken(&node.run([other(3, ONE, true)])), Some(ONE));
-        assert_eq!(taken(&node.run([other(3, ONE, true)])), None, "once");
-        node.receive(join_reply(2, 5, question, true, None));
-        node.receive(join_reply(3, 5, question, true, None));
+        assert_eq!(taken(&node.run([names(2, question, ONE)])), None, "one has yet to answer");
+        let effects = node.run([names(3, question, ONE)]);
+        assert_eq!(taken(&effects), Some((ONE, LIST, Standing::Rebuilding)));
+        assert_eq!(taken(&node.run([names(3, question, ONE)])), None, "once");
         assert_eq!(node.run([Event::Message(heartbeat(2, 5, 0, 1))]), []);
         assert_eq!(sent(&node.tick(200)), []);
         assert_eq!((node.hard_state, is_joining(&node)), (HardState::default(), true));
     }
-    let mut of_two = joining(2, Standing::New);
-    question(&mut of_two);
-    assert_eq!(taken(&of_two.run([other(2, ONE, true)])), Some(ONE));
 }
 
-/// If they disagree, or one has no data or was started with another list, nothing is taken, filled
-/// or begun. The member keeps asking, because operators restart members until the lists are right.
+/// If they disagree, or one does not count it, nothing is taken, filled or begun. The member keeps
+/// asking, because operators change things until they are right.
 #[test]
 fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
-    let message = |new| Event::Message(join_reply(3, 0, 0, new, None));
-    let wrong = [
-        ("another cluster", other(3, ANOTHER, true)),
-        ("another list", other(3, ONE, false)),
-        ("a stranger", other(9, ONE, true)),
-        ("itself", other(1, ONE, true)),
-        ("no data", message(true)),
-        ("data of this one", message(false)),
+    let wrong: [(&str, fn(u64) -> Event); 4] = [
+        ("another cluster", |question| names(3, question, ANOTHER)),
+        ("does not count it", |question| stands(3, question, configuration(ONE, &[2, 3]))),
+        ("no data", |question| Event::Message(join_reply(3, 0, question, true, None))),
+        ("data of this one", |question| Event::Message(join_reply(3, 0, question, false, None))),
     ];
     for (what, event) in wrong {
         let mut node = joining(3, Standing::New);
         let question = question(&mut node);
-        let event = match event {
-            Event::Message(mut message) => {
-                if let Body::Reply(Reply::Join(reply)) = &mut message.body {
-                    reply.question = question;
-                }
-                Event::Message(message)
-            }
-            event => event,
-        };
-        let mut effects = node.run([event, other(2, ONE, true)]);
+        let mut effects = node.run([event(question), names(2, question, ONE)]);
         effects.extend(node.tick(1_000));
         assert!(taken(&effects).is_none() && !has_joined(&effects), "{what}: {effects:?}");
         assert_eq!(node.run([Event::Message(heartbeat(2, 0, 0, 1))]), [], "{what}: is not filled");
         let all = asked(&node.tick(5));
         assert_eq!(all.iter().map(|it| it.0).collect::<Vec<_>>(), [2, 3], "{what}");
-        assert_eq!(taken(&node.run([other(3, ONE, true)])), Some(ONE), "{what}, then right");
+        let effects = node.run([names(3, question, ONE)]);
+        assert!(taken(&effects).is_some(), "{what}, then right");
     }
 }
 
-/// Two new members are a majority, but begin nothing while the third has data, of whichever
-/// cluster.
+/// Two new members are a majority, but begin nothing while the third has data of a cluster.
 #[test]
 fn no_cluster_begins_beside_another_one() {
-    for has_same_list in [true, false] {
-        let mut node = joining(3, Standing::New);
-        let question = question(&mut node);
-        node.run([other(2, ONE, has_same_list)]);
-        node.receive(join_reply(3, 0, question, true, None));
-        let is_new = |node: &mut Node| match node.answer(join(3, 0, 9)).body {
-            Body::Reply(Reply::Join(reply)) => reply.is_new,
-            body => panic!("{body:?}"),
-        };
-        assert!(!has_joined(&node.tick(1_000)));
-        assert!(!is_new(&mut node), "the other one may not have heard of the cluster");
-        let mut alone = joining(3, Standing::New);
-        assert!(is_new(&mut alone));
-    }
+    let mut node = joining(3, Standing::New);
+    let question = question(&mut node);
+    node.run([names(2, question, ONE)]);
+    node.receive(join_reply(3, 0, question, true, None));
+    let is_new = |node: &mut Node| match node.answer(join(3, 0, 9)).body {
+        Body::Reply(Reply::Join(reply)) => reply.is_new,
+        body => panic!("{body:?}"),
+    };
+    assert!(!has_joined(&node.tick(1_000)));
+    assert!(!is_new(&mut node), "the other one may not have heard of the cluster");
+    let mut alone = joining(3, Standing::New);
+    assert!(is_new(&mut alone));
 }
 
 /// A member that has adopted a term, or holds an entry, has a cluster and stays there.
 #[test]
 fn a_member_with_data_takes_no_other_cluster() {
-    let everywhere = [other(2, ONE, true), other(3, ONE, true)];
-    assert_eq!(taken(&Node::new(3).run(everywhere.clone())), None, "a voter");
-    assert_eq!(taken(&filling().run(everywhere.clone())), None, "one that is being filled");
+    let everywhere = |question| [names(2, question, ONE), names(3, question, ONE)];
+    assert_eq!(taken(&Node::new(3).run(everywhere(1))), None, "a voter");
+    assert_eq!(taken(&filling().run(everywhere(1))), None, "one that is being filled");
     let mut config = config(1, 3);
     config.standing = Standing::Rebuilding;
     let hard_state = HardState { current_term: Term(1), voted_for: None };
     let mut node = Node::start(config, hard_state, None, entries(1, &[1]));
-    question(&mut node);
-    assert_eq!(taken(&node.run(everywhere)), None, "one that has some of its data");
+    let question = question(&mut node);
+    assert_eq!(taken(&node.run(everywhere(question))), None, "one that has some of its data");
+}
+
+/// The terms of another cluster mean nothing to a member that has not joined it.
+#[test]
+fn the_terms_of_another_cluster_are_not_taken_over() {
+    let mut node = joining(3, Standing::New);
+    let question = question(&mut node);
+    node.run([names(2, question, ONE)]);
+    assert_eq!(node.term(), 0);
 }
 
 #[test]
@@ -414,10 +423,126 @@ fn who_has_answered_what_can_be_told() {
     let mut node = joining(4, Standing::New);
     let question = question(&mut node);
     node.receive(join_reply(2, 0, question, true, None));
-    node.run([other(3, ONE, false)]);
-    let named = JoinAnswer::OtherCluster(OtherCluster { cluster_id: ONE, has_same_list: false });
-    let expected = [(2, Some(JoinAnswer::New)), (3, Some(named)), (4, None)];
+    node.run([names(3, question, ONE)]);
     let answers = node.raft.join_answers().unwrap();
-    assert_eq!(answers, expected.map(|(id, answer)| (MemberId(id), answer)).into());
+    assert_eq!(answers.keys().map(|id| id.0).collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(answers[&MemberId(2)].as_ref().is_some_and(|answer| answer.is_new));
+    assert_eq!(answers[&MemberId(3)].as_ref().map(|answer| answer.cluster_id), Some(ONE));
+    assert_eq!(answers[&MemberId(4)], None);
     assert_eq!(Node::new(3).raft.join_answers(), None);
+}
+
+/// Member 1, new, with a directory of number 5, that looks for its cluster at members 2 and 3.
+fn newcomer() -> Node {
+    Node::with(3, |config| {
+        config.standing = Standing::Newcomer;
+        config.directory = 5;
+        config.members = Membership::new([2, 3].map(MemberId));
+    })
+}
+
+/// The configuration of members 2 and 3, with member 1 as a learner with this directory.
+fn with_learner(directory: u64) -> Configuration {
+    let mut configuration = configuration(ONE, &[2, 3]);
+    configuration.membership = configuration.membership.with_learners([MemberId(1)]);
+    configuration.places.insert(MemberId(1), Place { addr: "h1:1".to_owned(), directory });
+    configuration
+}
+
+/// It has promised nothing, so one answer is enough, and it votes for whoever asks (thesis §4.1).
+#[test]
+fn a_newcomer_joins_when_a_configuration_names_its_directory() {
+    let mut node = newcomer();
+    let question = question(&mut node);
+    let effects = node.run([stands(2, question, configuration(ONE, &[2, 3]))]);
+    assert_eq!(taken(&effects), None, "it has not been added");
+    assert!(!has_joined(&node.tick(1_000)), "it begins no cluster");
+    let effects = node.run([stands(2, question, with_learner(5))]);
+    assert_eq!(taken(&effects), Some((ONE, LIST, Standing::Voter)));
+}
+
+/// Its directory was emptied after it had become a member: it may have promised something.
+#[test]
+fn a_newcomer_with_another_directory_than_its_configuration_names_has_lost_its_data() {
+    let mut node = newcomer();
+    let question = question(&mut node);
+    assert_eq!(taken(&node.run([stands(2, question, with_learner(4))])), None, "3 must answer");
+    let effects = node.run([stands(3, question, with_learner(4))]);
+    assert_eq!(taken(&effects), Some((ONE, LIST, Standing::Rebuilding)));
+}
+
+/// A newcomer that has joined follows, votes, and does not stand: its log names no voter yet.
+#[test]
+fn a_newcomer_that_has_joined_votes_and_does_not_stand() {
+    let mut node = newcomer();
+    let mut config = node.config.clone();
+    (config.standing, config.cluster_id) = (Standing::Voter, ONE);
+    node = Node::start(config, HardState::default(), None, Vec::new());
+    assert_eq!(sent(&node.tick(1_000)), []);
+    assert!(is_vote_granted(&node.answer(vote(2, 6, (9, 5)))), "the asker may know better");
+    assert!(matches!(
+        node.answer(append(3, 7, (0, 0), &[1], 0)).body,
+        Body::Reply(Reply::AppendEntries(AppendEntriesReply::Matched { .. }))
+    ));
+}
+
+/// Whom it asks follows from what it hears: members that its own list does not have.
+#[test]
+fn the_members_of_all_configurations_that_it_hears_of_are_asked() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    });
+    let question = question(&mut node);
+    let effects = node.run([stands(2, question, configuration(ONE, &[1, 2, 3]))]);
+    assert!(effects.iter().any(|it| matches!(it, Effect::Introduced(_))));
+    // Member 3 knows of a change that is not committed anywhere else.
+    let next = configuration(ONE, &[1, 2, 3, 4]);
+    node.run([stands(3, question, next.clone())]);
+    assert!(asked(&node.tick(5)).iter().any(|(to, _)| *to == 4));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)), [], "4 has yet to answer");
+    node.run([stands(4, question, next)]);
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "all have answered");
+}
+
+/// A member that is down and has been removed need not answer.
+#[test]
+fn who_has_been_removed_need_not_answer() {
+    let mut node = Node::with(4, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    });
+    let question = question(&mut node);
+    node.run([2, 3].map(|from| stands(from, question, configuration(ONE, &[1, 2, 3, 4]))));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)), [], "4 has yet to answer");
+    node.run([2, 3].map(|from| stands(from, question, configuration(ONE, &[1, 2, 3]))));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1);
+}
+
+/// In a cluster of two, it votes while it is filled only if the other one knows that nobody else
+/// counts.
+#[test]
+fn one_of_two_votes_only_if_that_is_committed() {
+    for is_settled in [true, false] {
+        let mut node = Node::with(2, |config| {
+            (config.standing, config.cluster_id, config.list_id) =
+                (Standing::Rebuilding, ONE, LIST);
+        });
+        let question = question(&mut node);
+        let mut event = stands(2, question, configuration(ONE, &[1, 2]));
+        if let Event::Message(Message { body: Body::Reply(Reply::Join(reply)), .. }) = &mut event {
+            reply.is_settled = is_settled;
+        }
+        node.run([event]);
+        let is_granted = is_vote_granted(&node.answer(vote(2, 6, (9, 4))));
+        assert_eq!(is_granted, is_settled);
+    }
+}
+
+#[test]
+fn a_member_that_was_removed_is_told_so() {
+    let mut node = joining(3, Standing::Rebuilding);
+    let question = question(&mut node);
+    let reply = JoinReply { is_removed: true, ..standpoint(question, false) };
+    let effects = node.run([Event::Message(message(2, 5, Body::Reply(Reply::Join(reply))))]);
+    assert!(effects.contains(&Effect::Removed));
+    assert_eq!(node.tick(1_000), []);
 }

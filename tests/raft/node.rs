@@ -45,7 +45,7 @@ impl Node {
             entries.retain(|entry| is_held && entry.index > end.last_included_index);
         }
         Node {
-            raft: Raft::new(config.clone(), hard_state, snapshot, entries.clone()),
+            raft: Raft::new(config.clone(), hard_state, snapshot.map(snapshot_of), entries.clone()),
             config,
             hard_state,
             snapshot,
@@ -214,6 +214,25 @@ pub(crate) fn end((index, term): (u64, u64)) -> SnapshotMeta {
     SnapshotMeta { last_included_index: Index(index), last_included_term: Term(term) }
 }
 
+/// A snapshot without a configuration.
+pub(crate) fn snapshot_of(meta: SnapshotMeta) -> Snapshot {
+    Snapshot { meta, configuration: None }
+}
+
+/// Where a member without a configuration says that it stands.
+pub(crate) fn standpoint(question: u64, is_new: bool) -> JoinReply {
+    JoinReply {
+        question,
+        is_new,
+        last: None,
+        cluster_id: 0,
+        list_id: 0,
+        configuration: None,
+        is_settled: true,
+        is_removed: false,
+    }
+}
+
 fn is_end(end: &SnapshotMeta, entry: &Entry) -> bool {
     (entry.index, entry.term) == (end.last_included_index, end.last_included_term)
 }
@@ -262,7 +281,11 @@ pub(crate) fn vote_reply(from: u64, term: u64, pre_vote: bool, vote_granted: boo
     message(
         from,
         term,
-        Body::Reply(Reply::RequestVote(RequestVoteReply { pre_vote, vote_granted })),
+        Body::Reply(Reply::RequestVote(RequestVoteReply {
+            pre_vote,
+            vote_granted,
+            is_removed: false,
+        })),
     )
 }
 
@@ -350,12 +373,16 @@ pub(crate) fn join_reply(
     last: Option<(u64, u64)>,
 ) -> Message {
     let last = last.map(|(index, term)| (Index(index), Term(term)));
-    message(from, term, Body::Reply(Reply::Join(JoinReply { question, is_new, last })))
+    message(
+        from,
+        term,
+        Body::Reply(Reply::Join(JoinReply { last, ..standpoint(question, is_new) })),
+    )
 }
 
 /// A snapshot that ends with this entry (index, term) has arrived.
 pub(crate) fn install(from: u64, term: u64, last: (u64, u64)) -> Message {
-    message(from, term, Body::Request(Request::InstallSnapshot(end(last))))
+    message(from, term, Body::Request(Request::InstallSnapshot(snapshot_of(end(last)))))
 }
 
 /// One message of every kind, of `term`.

@@ -97,7 +97,11 @@ fn body() -> impl Strategy<Value = Body> {
             }))
         }),
         (any::<bool>(), any::<bool>()).prop_map(|(pre_vote, vote_granted)| {
-            Body::Reply(Reply::RequestVote(RequestVoteReply { pre_vote, vote_granted }))
+            Body::Reply(Reply::RequestVote(RequestVoteReply {
+                pre_vote,
+                vote_granted,
+                is_removed: false,
+            }))
         }),
         (number(), number(), proptest::collection::vec(entry, 0..4), number()).prop_map(
             |(index, term, entries, commit)| Body::Request(Request::AppendEntries(AppendEntries {
@@ -135,7 +139,8 @@ fn body() -> impl Strategy<Value = Body> {
         (number(), number()).prop_map(|(commit, round)| {
             Body::Request(Request::Heartbeat(Heartbeat { leader_commit: Index(commit), round }))
         }),
-        (number(), number()).prop_map(|last| Body::Request(Request::InstallSnapshot(end(last)))),
+        (number(), number())
+            .prop_map(|last| Body::Request(Request::InstallSnapshot(snapshot_of(end(last))))),
         (number(), number(), any::<bool>()).prop_map(|(round, promised_us, cannot_write)| {
             Body::Reply(Reply::Heartbeat(HeartbeatReply { round, promised_us, cannot_write }))
         }),
@@ -146,9 +151,8 @@ fn body() -> impl Strategy<Value = Body> {
         number().prop_map(|question| Body::Request(Request::Join(Join { question }))),
         (number(), any::<bool>(), proptest::option::of(place())).prop_map(
             |(question, is_new, last)| Body::Reply(Reply::Join(JoinReply {
-                question,
-                is_new,
-                last
+                last,
+                ..standpoint(question, is_new)
             }))
         ),
         Just(Body::Request(Request::TimeoutNow)),

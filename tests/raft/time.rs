@@ -37,7 +37,7 @@ fn stamps(effects: &[Effect]) -> Vec<u64> {
             let stamp = command.strip_prefix(STAMPED).expect("the command comes first");
             Some(u64::from_le_bytes(stamp.try_into().expect("8 bytes")))
         }
-        Payload::Noop => None,
+        Payload::Noop | Payload::Configuration(_) => None,
     };
     entries.flatten().filter_map(stamp).collect()
 }

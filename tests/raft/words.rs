@@ -44,7 +44,7 @@ fn body(body: &Body) -> String {
         })) => "that term is over".to_owned(),
         Body::Reply(Reply::Heartbeat(reply)) => format!("heartbeat {} heard", reply.round),
         Body::Request(Request::InstallSnapshot(snapshot)) => {
-            format!("snapshot up to {}", end(snapshot))
+            format!("snapshot up to {}", end(&snapshot.meta))
         }
         Body::Request(Request::TimeoutNow) => "stand for election now".to_owned(),
         Body::Reply(Reply::TimeoutNow) => "I will".to_owned(),
@@ -59,6 +59,9 @@ fn body(body: &Body) -> String {
             format!("committed is {index}/{term}")
         }
         Body::Request(Request::Join(_)) => "where do you stand?".to_owned(),
+        Body::Reply(Reply::Join(JoinReply { is_removed: true, .. })) => {
+            "you were removed".to_owned()
+        }
         Body::Reply(Reply::Join(JoinReply { is_new, last, .. })) => match (is_new, last) {
             (true, _) => "I am new, too".to_owned(),
             (_, None) => "in this term".to_owned(),
@@ -91,6 +94,7 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
     let entry = |entry: &Entry| {
         let what = match &entry.payload {
             Payload::Noop => " no-op".to_owned(),
+            Payload::Configuration(it) => format!(" {}", configuration(it)),
             Payload::Command(command) => {
                 let command = String::from_utf8_lossy(command);
                 // The command of a made-up entry repeats its index and term.
@@ -119,6 +123,7 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
         }
         Effect::Rejected { id, reason } => match reason {
             Rejection::Busy => format!("request {} refused: busy", id.0),
+            Rejection::Members(why) => format!("request {} refused: {why:?}", id.0),
             Rejection::HandingOver => format!("request {} refused: handing over", id.0),
             Rejection::NotLeader(None) => format!("request {} refused: not leader", id.0),
             Rejection::NotLeader(Some(leader)) => {
@@ -137,10 +142,32 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
             format!("finds that {peer} has lost {match_index}")
         }
         Effect::Joined => "has joined".to_owned(),
-        Effect::TakeCluster(cluster_id) => format!("belongs to cluster {cluster_id}"),
+        Effect::TakeCluster { cluster_id, .. } => format!("belongs to cluster {cluster_id}"),
+        Effect::Introduced(it) => format!("hears of {}", configuration(it)),
+        Effect::Reconfigured(configured) => reconfigured(configured),
+        Effect::Removed => "was removed".to_owned(),
         Effect::RoleChanged(role) => format!("is {}", self::role(role)),
     };
     Some(if let Effect::Send(_) = effect { words } else { format!("  {id} {words}") })
+}
+
+fn configuration(it: &Configuration) -> String {
+    let words = |ids: &mut dyn Iterator<Item = MemberId>| {
+        ids.map(|id| id.to_string()).collect::<Vec<_>>().join("+")
+    };
+    let membership = &it.membership;
+    let mut text = format!("voters {}", words(&mut membership.voters()));
+    if membership.is_joint() {
+        text = format!("{text} from {}", words(&mut membership.outgoing()));
+    }
+    let learners = words(&mut membership.learners());
+    if learners.is_empty() { text } else { format!("{text}, learners {learners}") }
+}
+
+fn reconfigured(Configured { latest, committed }: &Configured) -> String {
+    let Some(latest) = latest else { return "has no configuration".to_owned() };
+    let state = if committed.as_ref() == Some(latest) { " (committed)" } else { "" };
+    format!("has {}{state}", configuration(latest))
 }
 
 fn end(snapshot: &SnapshotMeta) -> String {

@@ -36,7 +36,7 @@ impl Candidate {
             false => reply.pre_vote,
         };
         match is_awaited {
-            true => self.count(&common.config.members, message.from, reply.vote_granted),
+            true => self.count(common.membership(), message.from, reply.vote_granted),
             false => Tally::Open,
         }
     }
@@ -49,7 +49,7 @@ impl Candidate {
         reply: RequestVoteReply,
     ) -> Tally {
         match reply.pre_vote {
-            false => self.count(&common.config.members, message.from, reply.vote_granted),
+            false => self.count(common.membership(), message.from, reply.vote_granted),
             true => Tally::Open,
         }
     }
@@ -62,13 +62,15 @@ impl Candidate {
             return Tally::Open;
         }
         common.reset_timer();
-        self.count(&common.config.members, own, true)
+        self.count(common.membership(), own, true)
     }
 
     /// Counts a vote. A granted vote is final. A refusal may be a late answer to an older request,
     /// so a vote after it counts.
     fn count(&mut self, members: &Membership, from: MemberId, granted: bool) -> Tally {
-        assert!(members.contains(from), "strangers are not heard");
+        if !members.is_voter(from) {
+            return Tally::Open;
+        }
         *self.votes.entry(from).or_default() |= granted;
         let of = |answer| self.votes.iter().filter(move |it| *it.1 == answer).map(|it| *it.0);
         match () {
@@ -91,7 +93,7 @@ impl Raft {
             common.effects.push(Effect::Send(message));
         }
         let mut candidate = Candidate::default();
-        let tally = candidate.count(&common.config.members, common.config.id, true);
+        let tally = candidate.count(common.membership(), common.config.id, true);
         self.role = Role::PreCandidate(candidate);
         self.pre_vote_counted(tally);
     }
@@ -161,15 +163,15 @@ impl Raft {
     /// Whether this member can become leader: it votes, knows its promises, and its disk accepts
     /// new ones.
     pub(super) fn may_stand(&self) -> bool {
-        let Common { config, .. } = &self.common;
-        let is_voter = config.members.is_voter(config.id);
-        is_voter && self.joining.is_none() && !self.common.is_disk_stalled()
+        let common = &self.common;
+        let is_voter = common.membership().is_voter(common.config.id);
+        is_voter && !common.is_removed && self.joining.is_none() && !common.is_disk_stalled()
     }
 
     fn assert_may_stand(&self) {
-        let Common { config, .. } = &self.common;
-        assert!(!self.common.is_leading(), "a leader does not stand for election");
-        assert!(config.members.is_voter(config.id), "only voters stand");
+        let common = &self.common;
+        assert!(!common.is_leading(), "a leader does not stand for election");
+        assert!(common.membership().is_voter(common.config.id), "only voters stand");
         assert!(self.joining.is_none(), "whoever does not know its promises does not stand");
     }
 }
@@ -183,7 +185,7 @@ impl Common {
             last_log_index: self.log.last_index(),
             last_log_term: self.log.last_term(),
         };
-        let peers = self.config.peers();
-        peers.map(|peer| self.request(peer, term, Request::RequestVote(request))).collect()
+        let voters = self.peers().filter(|&peer| self.membership().is_voter(peer));
+        voters.map(|peer| self.request(peer, term, Request::RequestVote(request))).collect()
     }
 }

@@ -10,13 +10,15 @@
 use std::collections::VecDeque;
 
 use super::config::Config;
+use super::configurations::Configurations;
 use super::event::{Effect, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
 use super::forwarded::Forwarded;
 use super::log::{Log, cost_bytes};
+use super::membership::Membership;
 use super::message::{Body, Caller, Message, ReadIndex, ReadIndexReply, Reply, Request};
 use super::reads::{Question, Readers};
 use super::time::Time;
-use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
+use super::types::{Entry, HardState, Index, MemberId, Snapshot, SnapshotMeta, Term};
 
 /// The most writes that may wait for the disk with messages to send after them. Beyond it, the
 /// messages are dropped, as a network may do.
@@ -28,6 +30,12 @@ pub(super) struct Common {
     pub(super) config: Config,
     hard_state: HardState,
     pub(super) log: Log,
+    /// Who the members are, by this log.
+    pub(super) configurations: Configurations,
+    /// Whether a leader may append the first configuration.
+    pub(super) may_configure: bool,
+    /// Whether this member knows that it was removed: it does nothing any more.
+    pub(super) is_removed: bool,
     commit_index: Index,
     /// The last entry given out in an `Apply`.
     handed_out: Index,
@@ -119,9 +127,15 @@ impl Common {
     pub(super) fn new(
         config: Config,
         hard_state: HardState,
-        snapshot: Option<SnapshotMeta>,
+        snapshot: Option<Snapshot>,
         entries: Vec<Entry>,
     ) -> Common {
+        let mut configurations = Configurations::new(config.members.clone());
+        let snapshot = snapshot.map(|Snapshot { meta, configuration }| {
+            configurations.installed(meta.last_included_index, configuration);
+            meta
+        });
+        entries.iter().for_each(|entry| configurations.appended(entry));
         let rng =
             fastrand::Rng::with_seed(config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         // From a clone, so as not to shift the sequence of the jitter.
@@ -135,6 +149,9 @@ impl Common {
             RoleChange { role: RoleName::Follower, term: hard_state.current_term, leader: None };
         let snapshot_index = snapshot.map_or(Index::ZERO, |it| it.last_included_index);
         let mut common = Common {
+            may_configure: config.may_configure,
+            is_removed: false,
+            configurations,
             config,
             hard_state,
             log: Log::recovered(snapshot, entries),
@@ -199,6 +216,27 @@ impl Common {
         self.leader
     }
 
+    /// The membership in force: that of the newest configuration in the log (thesis §4.1).
+    pub(super) fn membership(&self) -> &Membership {
+        self.configurations.membership()
+    }
+
+    /// All members but this one, in order.
+    pub(super) fn peers(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.membership().iter().filter(|&member| member != self.config.id)
+    }
+
+    /// Whether a committed configuration says that this member was removed.
+    pub(super) fn was_removed(&self, id: MemberId) -> bool {
+        self.configurations.was_removed(id, self.commit_index)
+    }
+
+    /// The id of the cluster; 0 if this member does not know it yet.
+    pub(super) fn cluster_id(&self) -> u64 {
+        let committed = self.configurations.committed(self.commit_index);
+        committed.map_or(self.config.cluster_id, |it| it.cluster_id)
+    }
+
     /// Whether this member leads the current term.
     pub(super) fn is_leading(&self) -> bool {
         self.leader == Some(self.config.id)
@@ -257,7 +295,10 @@ impl Common {
 
     /// Adds entries at the end of the log: a leader's own, or those that the leader sent.
     pub(super) fn append(&mut self, entries: impl IntoIterator<Item = Entry>) {
-        entries.into_iter().for_each(|entry| self.log.append(entry));
+        for entry in entries {
+            self.configurations.appended(&entry);
+            self.log.append(entry);
+        }
         // Terms never fall along the log, so this holds for all entries.
         assert!(
             self.log.last_term() <= self.current_term(),
@@ -273,10 +314,12 @@ impl Common {
         );
         assert!(from > self.commit_index, "nothing committed is removed (figure 3, completeness)");
         self.log.truncate(from);
+        self.configurations.truncated(from);
     }
 
     /// Replaces the log and the state with the snapshot.
-    pub(super) fn install(&mut self, snapshot: SnapshotMeta) {
+    pub(super) fn install(&mut self, snapshot: &Snapshot) {
+        let Snapshot { meta: snapshot, configuration } = snapshot.clone();
         assert!(
             !self.is_leading(),
             "a leader never removes an entry (figure 3, leader append-only)"
@@ -286,6 +329,7 @@ impl Common {
             "a snapshot never takes the state back (§7)"
         );
         self.log.reset(snapshot);
+        self.configurations.installed(snapshot.last_included_index, configuration);
         self.persists.reset = Some(snapshot);
         self.snapshot = Some(snapshot);
         self.commit_index = snapshot.last_included_index;
@@ -462,6 +506,25 @@ impl Common {
     pub(super) fn next_question(&mut self) -> u64 {
         self.last_question += 1;
         self.last_question
+    }
+
+    /// Reports the configurations if they have changed, and that this member was removed.
+    #[inline]
+    pub(super) fn report_configurations(&mut self) {
+        if let Some(configured) = self.configurations.report(self.commit_index) {
+            self.effects.push(Effect::Reconfigured(configured));
+            // A leader that was removed goes on until it has handed over.
+            if !self.is_leading() && self.was_removed(self.config.id) {
+                self.removed();
+            }
+        }
+    }
+
+    /// This member has learned that it was removed for ever.
+    pub(super) fn removed(&mut self) {
+        if !std::mem::replace(&mut self.is_removed, true) {
+            self.effects.push(Effect::Removed);
+        }
     }
 
     /// Reports the role, the term and the leader if one of them has changed.

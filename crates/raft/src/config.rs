@@ -1,6 +1,9 @@
 //! The configuration of a member: who it is, who the others are, its times in ticks, and its
 //! bounds.
 
+use std::sync::Arc;
+
+use super::configuration::Configuration;
 use super::membership::Membership;
 use super::types::MemberId;
 
@@ -13,6 +16,8 @@ pub enum Standing {
     New,
     /// It had data and has lost it.
     Rebuilding,
+    /// It has never had any data, begins no cluster, and waits until a configuration names it.
+    Newcomer,
 }
 
 /// The configuration of one member's core. [`Config::new`] has the defaults, which are meant for
@@ -21,8 +26,22 @@ pub enum Standing {
 pub struct Config {
     /// This member.
     pub id: MemberId,
-    /// All members, including this one.
+    /// The members with which this one was started. They are in force while its log and snapshot
+    /// have no configuration. After that, they are only where to look for the others.
     pub members: Membership,
+    /// The id of the cluster; 0 if this member does not know it yet. Default 0.
+    pub cluster_id: u64,
+    /// A hash of the list of members with which the cluster was first started
+    /// ([`Configuration::list_id`]). Default 0.
+    pub list_id: u64,
+    /// The random number of this member's data directory ([`Place`](super::Place)). Default 0.
+    pub directory: u64,
+    /// What this member appends as leader if its log and snapshot have no configuration. Default
+    /// `None`: nothing.
+    pub first_configuration: Option<Arc<Configuration>>,
+    /// Whether all members know of configurations, so that a leader may append the first one
+    /// ([`Event::MayConfigure`](super::Event::MayConfigure)). Default true.
+    pub may_configure: bool,
     /// Ticks between heartbeats. Default 5. Too few waste packets; it must stay well below the
     /// election timeout.
     pub heartbeat_ticks: u32,
@@ -84,16 +103,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults for member `id` of these voters.
+    /// The defaults for member `id`, started with these voters. A newcomer is not among them.
     ///
     /// # Panics
-    /// If `id` is not among them.
+    /// If there are no voters.
     pub fn new(id: MemberId, voters: impl IntoIterator<Item = MemberId>) -> Config {
         let members = Membership::new(voters);
-        assert!(members.contains(id), "member {id} is not among the members");
         Config {
             id,
             members,
+            cluster_id: 0,
+            list_id: 0,
+            directory: 0,
+            first_configuration: None,
+            may_configure: true,
             heartbeat_ticks: 5,
             election_ticks_min: 30,
             election_ticks_max: 60,
@@ -120,7 +143,6 @@ impl Config {
     /// # Panics
     /// If the core could not work with these values.
     pub(super) fn assert_sound(&self) {
-        assert!(self.members.contains(self.id), "a member is among the members");
         assert!(self.heartbeat_ticks >= 1, "heartbeat_ticks is at least 1");
         assert!(
             self.heartbeat_ticks < self.election_ticks_min
@@ -138,10 +160,5 @@ impl Config {
                 && self.apply_bytes_max >= 1,
             "a limit of zero would let nothing through"
         );
-    }
-
-    /// All members but this one, in order.
-    pub fn peers(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.members.iter().filter(|&member| member != self.id)
     }
 }

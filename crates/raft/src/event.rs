@@ -1,8 +1,14 @@
 //! What goes into the core and what comes out: its whole interface.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::config::Standing;
+use super::configuration::Configuration;
+use super::configurations::Configured;
 use super::message::Message;
+use super::reconfiguration::{Change, Refusal};
 use super::time::AppliedTime;
 use super::types::{Entry, HardState, Index, MemberId, SnapshotMeta, Term};
 
@@ -90,26 +96,19 @@ pub enum Event {
     DiskFull(bool),
     /// What [`Effect::Joined`] asked for is on the disk.
     Joined,
-    /// A peer that was asked where it stands ([`Request::Join`](super::Request::Join)) belongs to
-    /// another cluster.
-    OtherCluster {
-        /// The peer.
-        peer: MemberId,
-        /// What it said.
-        other: OtherCluster,
+    /// An operator wants another membership. Becomes [`Effect::Proposed`] or [`Effect::Rejected`].
+    /// The change is done when a configuration that shows it is committed and not joint.
+    ChangeMembers {
+        /// The shell's name for it.
+        id: RequestId,
+        /// What to change.
+        change: Change,
     },
+    /// All members know of configurations, so a leader may append the first one.
+    MayConfigure,
     /// The connection with a peer broke, or a request to it failed. What was sent may be lost. If
     /// the peer is the leader, it may be dead.
     Disconnected(MemberId),
-}
-
-/// What a peer with data of another cluster says to a member without data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OtherCluster {
-    /// The peer's cluster.
-    pub cluster_id: u64,
-    /// Whether the peer was started with the same list of members, addresses included.
-    pub has_same_list: bool,
 }
 
 /// What a member must do, in this order.
@@ -169,9 +168,23 @@ pub enum Effect {
     /// votes.
     Joined,
     /// This member, which has no data, belongs to this cluster, and not to the one that it was
-    /// started for. Record it, as [`Standing::Rebuilding`](super::Standing::Rebuilding), and begin
-    /// anew: this core does nothing any more.
-    TakeCluster(u64),
+    /// started for. Record that and begin anew: this core does nothing any more.
+    TakeCluster {
+        /// The cluster's id.
+        cluster_id: u64,
+        /// Its [`list_id`](Configuration::list_id).
+        list_id: u64,
+        /// With which standing to begin anew: [`Standing::Voter`] for a newcomer, who cannot have
+        /// promised anything, and [`Standing::Rebuilding`] for a member that has lost its data.
+        standing: Standing,
+    },
+    /// A member without its data has heard of these members, and will send them messages.
+    Introduced(Arc<Configuration>),
+    /// The configuration in force, or the newest committed one, is another than before. Messages go
+    /// to the members of both.
+    Reconfigured(Configured),
+    /// This member was removed from the cluster for ever. This core does nothing any more.
+    Removed,
     /// The role, the term or the known leader is another than before.
     RoleChanged(RoleChange),
 }
@@ -209,6 +222,8 @@ pub enum Rejection {
     /// This leader hands over (thesis §3.10). In a moment another member leads, or this one goes
     /// on.
     HandingOver,
+    /// The members cannot be changed in this way.
+    Members(Refusal),
 }
 
 /// The role of this member, with its term.

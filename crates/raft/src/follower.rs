@@ -8,7 +8,7 @@ use super::message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Message, ReadIndex,
     ReadIndexReply, Reply, Request, RequestVote, RequestVoteReply,
 };
-use super::types::{Entry, HardState, Index, SnapshotMeta, Term};
+use super::types::{Entry, HardState, Index, Snapshot, SnapshotMeta, Term};
 
 /// No log gets this long. A peer's snapshot must not use up the indexes.
 const INDEX_MAX: u64 = 1 << 62;
@@ -43,6 +43,8 @@ impl Common {
         let is_up_to_date = self.log.is_up_to_date(request.last_log_index, request.last_log_term);
         // A promise forbids to help another one, unless the leader itself hands over.
         let may_help = self.promise_ticks == 0 || request.is_transfer;
+        // A former member would win nothing: everybody else would count without it.
+        let may_help = may_help && !self.was_removed(message.from);
         match (is_up_to_date && may_help, request.pre_vote) {
             (true, true) if message.term > self.current_term() && !self.hears_leader() => {
                 self.grant_pre_vote(message)
@@ -71,7 +73,7 @@ impl Common {
         assert_eq!(self.hard_state().voted_for, Some(message.from), "a vote is for its asker");
         assert_eq!(self.current_term(), message.term, "a vote is of the current term");
         self.reset_timer();
-        let granted = RequestVoteReply { pre_vote: false, vote_granted: true };
+        let granted = RequestVoteReply { pre_vote: false, vote_granted: true, is_removed: false };
         self.reply(message.caller(), Reply::RequestVote(granted));
     }
 
@@ -81,7 +83,7 @@ impl Common {
     fn grant_pre_vote(&mut self, message: &Message) {
         let left_ticks = self.timer.timeout_ticks.saturating_sub(self.timer.elapsed_ticks);
         self.timer.timeout_ticks += self.config.leader_lost_ticks_max.saturating_sub(left_ticks);
-        let granted = RequestVoteReply { pre_vote: true, vote_granted: true };
+        let granted = RequestVoteReply { pre_vote: true, vote_granted: true, is_removed: false };
         self.effects.push(Effect::Send(Message {
             from: self.config.id,
             to: message.from,
@@ -92,7 +94,9 @@ impl Common {
     }
 
     pub(super) fn refuse_vote(&mut self, message: &Message, request: RequestVote) {
-        let refusal = RequestVoteReply { pre_vote: request.pre_vote, vote_granted: false };
+        let RequestVote { pre_vote, .. } = request;
+        let is_removed = self.was_removed(message.from);
+        let refusal = RequestVoteReply { pre_vote, vote_granted: false, is_removed };
         self.reply(message.caller(), Reply::RequestVote(refusal));
     }
 
@@ -153,7 +157,8 @@ impl Common {
     /// A snapshot has arrived (Raft §7). If the log has the snapshot's last entry, it has
     /// everything in it, and the snapshot only says that this is committed. Otherwise it replaces
     /// log and state.
-    pub(super) fn on_install_snapshot(&mut self, message: &Message, snapshot: SnapshotMeta) {
+    pub(super) fn on_install_snapshot(&mut self, message: &Message, arrived: &Snapshot) {
+        let snapshot = arrived.meta;
         if !self.may_be_committed(snapshot, message.term) {
             return self.nonsense(message, "it cannot end with a committed entry");
         }
@@ -162,7 +167,7 @@ impl Common {
             if self.log.term_at(match_index) == Some(snapshot.last_included_term) {
                 self.commit_up_to(match_index);
             } else {
-                self.install(snapshot);
+                self.install(arrived);
             }
         }
         let reply = Reply::AppendEntries(AppendEntriesReply::Matched { match_index });

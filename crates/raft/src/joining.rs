@@ -5,63 +5,110 @@
 //! and does not stand for election.
 //!
 //! ```text
-//!          every other member has told its term        has all that the leader of its term had
-//!   Asking ────────────────────────────────────> Filling ──────────────────────────────────> voter
-//!      └── all are as new, or a quorum is and nobody else answers: the cluster begins ─────> voter
+//!          every member of every configuration       has all that the leader of its
+//!            that it hears of has answered                  term had
+//!   Asking ────────────────────────────────> Filling ──────────────────────────────> voter
+//!     ├── all are as new, or a quorum is and nobody else answers: the cluster begins ─> voter
+//!     └── a configuration names its very directory: it never promised anything ──────> voter
 //! ```
 //! - *Asking*: it answers no leader. It may have promised a later term to another leader, and its
-//!   answer could commit an entry, or confirm a read, of which that leader knows nothing. A
-//!   candidate begins its term before it asks for votes, so this member gave no vote in a later
-//!   term than the latest of all other members. It takes over that term, and counts as having voted
-//!   in it.
+//!   answer could commit an entry, or confirm a read, of which that leader knows nothing. It asks
+//!   where the others stand, again and again, until it has an answer of each. It takes over the
+//!   latest term, and counts as having voted in it.
 //! - *Filling*: it is a follower that does not vote. It has what it acknowledges from now on.
-//!   Entries that it acknowledged in earlier terms are in the leader's log if they were committed
-//!   or still can be, because the leader was elected by a quorum whose votes are not forgotten
-//!   (Raft §5.4.3). Entries that it acknowledged to this very leader are in the leader's log too.
 //!   So it asks the leader for its last entry, and once it has that entry, it has everything.
 //!
+//! # Whom it asks
+//! Members come and go, and its own list may be old. Each answer carries the newest configuration
+//! in the log of the one who answers, committed or not. The member asks the union of all these
+//! configurations, both sets of voters of joint ones included, without itself. An answer may name
+//! somebody new, and is replaced by a later one of the same member. So a member that is down and
+//! has been removed need not answer.
+//!
+//! # Why this is enough
+//! Let X be the member, and let it have promised, before it lost its data:
+//!
+//! - *A vote in term t, to C.* X must not vote in t again if C can win t. C wins only with a quorum
+//!   of the configuration K that was in force at C, which is in C's log. Let L be the leader that
+//!   appended K. If K is still in the log of a member that X hears of, C is asked, and answers with
+//!   a term of t or later: a candidate begins its term before it asks for votes. If K is in no such
+//!   log, then either a later configuration was committed behind K, or the entry of K was removed
+//!   from all logs that X hears of. In the first case a quorum of K holds that later entry, so C,
+//!   without it, is refused by a member of every quorum of K (§5.4.1). In the second case, K was
+//!   not committed, and a leader of a later term than L's was elected by a quorum of the
+//!   configuration before K. A quorum of a joint K contains one of the configuration before it,
+//!   and where K is not joint, the voters before it are the same, or they are one half of a
+//!   committed joint one. So one member of every quorum of K has a log that ends in a later term
+//!   than C's, and refuses C, too.
+//! - *An entry of term t.* It is in the log of the leader that fills X, if it was committed or still
+//!   can be: that leader was elected by a quorum whose votes are not forgotten (Raft §5.4.3), in a
+//!   term that is not earlier than t, as the leader of t was asked or cannot count X any more, by
+//!   the argument above. Entries that X acknowledged to this very leader are in its log, too.
+//!
+//! While X asks, the leader changes no voters, except that X or a member that is not heard is
+//! removed (`reconfiguration`). So the configurations hold still until X has asked everybody.
+//!
+//! # Newcomers
+//! A newcomer ([`Standing::Newcomer`]) has an empty directory with a random number, which the
+//! leader learns before it adds the member, and which the configuration carries
+//! ([`Place::directory`](super::Place::directory)). Once a configuration names this member with
+//! this number, it belongs to that cluster. Everything that it can have promised would be in this
+//! directory, which is empty, so it has promised nothing, and needs nobody's answer: it may join
+//! while others are down. If the configuration names another directory, the member was one before
+//! and has lost its data, and it goes the long way.
+//!
+//! From then on a member votes for whoever asks, whether its own log names it a voter or not
+//! (thesis §4.1): the one who asks may have a newer configuration. It stands only if its own log
+//! names it a voter.
+//!
 //! # Assumptions
-//! - Members that have lost their data, together with those that were never started, are fewer than
-//!   a quorum. Otherwise they would begin a cluster of their own while the others are away. An
-//!   operator who knows that a member has lost its data says so ([`Standing::Rebuilding`]), and
-//!   such a member never begins a cluster.
+//! - At the first start of a cluster, members that have lost their data, together with those that
+//!   were never started, are fewer than a quorum. Otherwise they would begin a cluster of their own
+//!   while the others are away. An operator who knows that a member has lost its data says so
+//!   ([`Standing::Rebuilding`]), and such a member never begins a cluster.
 //! - A message between two members that was sent before both lost their data does not arrive after.
 //!
 //! # Which cluster
-//! An empty directory has a cluster id too, which follows from its list of members. The other
-//! members may have begun with another list, because addresses may change. So a peer with data of
-//! another cluster answers with that cluster's id, and says whether it was started with the same
-//! list ([`OtherCluster`]). Once *every* other member has named the same cluster, with the same
-//! list, this member belongs there: it is at the address where they expect it.
+//! A member without data names no cluster, only the hash of its list ([`Config::list_id`]). Members
+//! with another hash have no talk with it, except about this. Once everybody whom it asks names one
+//! cluster with one hash, and their configurations name this member, it belongs there:
 //! [`Effect::TakeCluster`] says so and ends this core, and the member starts again in that cluster,
-//! as one that has lost its data. While only some have named another cluster, or they name
-//! different ones, it takes no cluster and begins none: a member that has heard of another cluster
-//! no longer answers that it is new.
+//! as one that has lost its data. While they name different clusters it takes none and begins none.
+//! A member that has heard of another cluster no longer answers that it is new.
 //!
-//! In a cluster of two, the other member alone is not a majority. There a member that is being
-//! filled votes, but does not stand: everything committed needed the other member, which has all of
-//! it.
+//! # Clusters of two
+//! There the other member alone is not a majority. A member that is being filled votes, but does
+//! not stand, if the other one knows that its configuration of these two voters is committed:
+//! everything committed needed the other member, which has all of it.
 //!
 //! The shell records the stage: a member that restarts before it has joined asks again.
+//!
+//! [`Config::list_id`]: super::Config::list_id
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::Raft;
 use super::common::Common;
-use super::config::Standing;
-use super::event::{Effect, OtherCluster};
+use super::config::{Config, Standing};
+use super::configuration::Configuration;
+use super::event::Effect;
 use super::message::{Join, JoinReply, Message, Reply, Request};
 use super::types::{HardState, Index, MemberId, Term};
+use super::{Raft, Role};
 
 /// What a peer has answered to a member without its data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinAnswer {
-    /// It has never had any data.
-    New,
-    /// It has data, or has had some, or has heard of a cluster that has begun.
-    HasData,
-    /// It belongs to another cluster.
-    OtherCluster(OtherCluster),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinAnswer {
+    /// It has never had any data, nor heard of a cluster that has begun.
+    pub is_new: bool,
+    /// Its cluster; 0 if it knows none.
+    pub cluster_id: u64,
+    /// The hash of the list with which its cluster was first started.
+    pub list_id: u64,
+    /// The configuration in force there, if there is one.
+    pub configuration: Option<Arc<Configuration>>,
+    /// Whether that configuration is known there to be committed.
+    pub is_settled: bool,
 }
 
 /// What a member without its data knows about the others.
@@ -80,8 +127,9 @@ enum Stage {
     Asking { is_new: bool, answers: BTreeMap<MemberId, JoinAnswer> },
     /// It belongs to another cluster, so this core does nothing any more.
     Leaving,
-    /// The last entry of this term's leader, once it has answered.
-    Filling { target: Option<(Term, Index)> },
+    /// The last entry of this term's leader, once it has answered, and whether this member may vote
+    /// meanwhile.
+    Filling { target: Option<(Term, Index)>, may_vote: bool },
     /// It has everything, and the record of this is on its way to the disk. If it voted before
     /// that, it could ask again after a restart, with nobody else to lead.
     Recording,
@@ -93,7 +141,7 @@ impl Raft {
         let is_new = match self.common.config.standing {
             Standing::Voter => return,
             Standing::New => self.is_empty(),
-            Standing::Rebuilding => false,
+            Standing::Rebuilding | Standing::Newcomer => false,
         };
         let stage = Stage::Asking { is_new, answers: BTreeMap::new() };
         let question = self.common.last_question;
@@ -108,8 +156,8 @@ impl Raft {
         let Some(Joining { stage: Stage::Asking { answers, .. }, .. }) = &self.joining else {
             return None;
         };
-        let peers = self.common.config.peers();
-        Some(peers.map(|peer| (peer, answers.get(&peer).copied())).collect())
+        let asked = asked(&self.common, answers);
+        Some(asked.into_iter().map(|peer| (peer, answers.get(&peer).cloned())).collect())
     }
 
     /// Whether this member does not know its promises yet.
@@ -122,9 +170,7 @@ impl Raft {
     pub(super) fn may_vote(&self) -> bool {
         match &self.joining {
             None => true,
-            Some(Joining { stage: Stage::Filling { .. }, .. }) => {
-                self.common.config.members.len() == 2
-            }
+            Some(Joining { stage: Stage::Filling { may_vote, .. }, .. }) => *may_vote,
             Some(_) => false,
         }
     }
@@ -133,7 +179,8 @@ impl Raft {
         matches!(self.joining, Some(Joining { stage: Stage::Leaving, .. }))
     }
 
-    /// Asks the members that have not answered yet, repeatedly.
+    /// Asks repeatedly. Those who have answered are asked again: they may know others by now, and a
+    /// leader sees that this member is still asking.
     pub(super) fn tick_joining(&mut self) {
         let (is_durable, term) = (self.common.is_hard_state_durable(), self.common.current_term());
         let Some(joining) = &mut self.joining else { return };
@@ -147,14 +194,8 @@ impl Raft {
         joining.ticks_until_asked = self.common.config.heartbeat_ticks;
         let question = joining.question;
         let asked: Vec<MemberId> = match &joining.stage {
-            Stage::Asking { answers, .. } => {
-                // If clusters differ, no answer is final: operators restart members until they
-                // agree.
-                let asks_all = answers.values().any(JoinAnswer::is_other_cluster);
-                let peers = self.common.config.peers();
-                peers.filter(|peer| asks_all || !answers.contains_key(peer)).collect()
-            }
-            Stage::Filling { target: Some((of, _)) } if *of == term => Vec::new(),
+            Stage::Asking { answers, .. } => asked(&self.common, answers).into_iter().collect(),
+            Stage::Filling { target: Some((of, _)), .. } if *of == term => Vec::new(),
             Stage::Filling { .. } => self.common.leader().into_iter().collect(),
             Stage::Recording | Stage::Leaving => Vec::new(),
         };
@@ -169,30 +210,51 @@ impl Raft {
         let is_new = match &self.joining {
             // If this member has heard of another cluster, the asker must not begin one beside it.
             Some(Joining { stage: Stage::Asking { is_new, answers }, .. }) => {
-                *is_new && !answers.values().any(JoinAnswer::is_other_cluster)
+                let config = &self.common.config;
+                *is_new && !answers.values().any(|answer| answer.is_of_other_cluster(config))
             }
             Some(Joining { stage: Stage::Filling { .. } | Stage::Leaving, .. }) => false,
             // This member votes, or is about to, but may not have voted yet.
             Some(Joining { stage: Stage::Recording, .. }) | None => self.is_empty(),
         };
+        if let Role::Leader(leader) = &mut self.role {
+            leader.asked_to_join(message.from);
+        }
         let common = &mut self.common;
         let last = common.is_leading().then(|| (common.log.last_index(), common.log.last_term()));
-        common.reply(message.caller(), Reply::Join(JoinReply { question, is_new, last }));
+        let reply = JoinReply {
+            question,
+            is_new,
+            last,
+            cluster_id: common.cluster_id(),
+            list_id: common.config.list_id,
+            configuration: common.configurations.latest().map(|(_, it)| it.clone()),
+            is_settled: common.configurations.is_settled(common.commit_index()),
+            is_removed: common.was_removed(message.from),
+        };
+        common.reply(message.caller(), Reply::Join(reply));
     }
 
-    pub(super) fn on_join_reply(&mut self, message: &Message, reply: JoinReply) {
+    pub(super) fn on_join_reply(&mut self, message: &Message, reply: &JoinReply) {
         let (term, leader) = (self.common.current_term(), self.common.leader());
         let Some(joining) = &mut self.joining else { return };
         if reply.question != joining.question {
             return;
         }
+        if reply.is_removed {
+            return self.common.removed();
+        }
         match &mut joining.stage {
             Stage::Asking { answers, .. } => {
-                let answer = if reply.is_new { JoinAnswer::New } else { JoinAnswer::HasData };
+                let answer = JoinAnswer::new(reply);
+                let is_news = answers.get(&message.from) != Some(&answer);
+                if let Some(configuration) = answer.configuration.clone().filter(|_| is_news) {
+                    self.common.effects.push(Effect::Introduced(configuration));
+                }
                 answers.insert(message.from, answer);
                 self.count_answers();
             }
-            Stage::Filling { target } => {
+            Stage::Filling { target, .. } => {
                 if let Some((index, last_term)) = reply.last
                     && (leader, last_term) == (Some(message.from), term)
                 {
@@ -203,15 +265,9 @@ impl Raft {
         }
     }
 
-    /// Instead of an answer: the peer belongs to another cluster.
-    pub(super) fn on_other_cluster(&mut self, peer: MemberId, other: OtherCluster) {
-        let is_peer = self.common.config.peers().any(|it| it == peer);
-        if let Some(Joining { stage: Stage::Asking { answers, .. }, .. }) = &mut self.joining
-            && is_peer
-        {
-            answers.insert(peer, JoinAnswer::OtherCluster(other));
-            self.count_answers();
-        }
+    /// Whether this answer is of another cluster than the one that this member was started for.
+    pub(super) fn is_of_other_cluster(&self, reply: &JoinReply) -> bool {
+        JoinAnswer::new(reply).is_of_other_cluster(&self.common.config)
     }
 
     /// Goes on to the next stage if enough members have answered.
@@ -220,33 +276,63 @@ impl Raft {
         else {
             return;
         };
-        let is_all_new = *is_new && answers.values().all(|answer| *answer == JoinAnswer::New);
+        let (is_new, is_late) = (*is_new, *ticks >= self.common.config.election_ticks_max);
+        let answers = answers.clone();
         let config = &self.common.config;
-        let answered = answers.keys().copied().chain([config.id]);
-        let is_quorum = config.members.is_quorum(answered);
-        let has_all = 1 + answers.len() == config.members.len();
-        if answers.values().any(JoinAnswer::is_other_cluster) {
-            if has_all && let Some(cluster_id) = common_cluster(answers) {
-                self.take_cluster(cluster_id);
-            }
+        if let Some(answer) = answers.values().find(|answer| answer.names_directory(config)) {
+            let (cluster_id, list_id) = (answer.cluster_id, answer.list_id);
+            return self.take_cluster(cluster_id, list_id, Standing::Voter);
+        }
+        let asked = asked(&self.common, &answers);
+        let has_all = asked.iter().all(|peer| answers.contains_key(peer));
+        let is_newcomer = config.standing == Standing::Newcomer;
+        let is_elsewhere = is_newcomer || answers.values().any(|it| it.is_of_other_cluster(config));
+        if (is_elsewhere || config.cluster_id == 0)
+            && has_all
+            && let Some((cluster_id, list_id)) = common_cluster(config, &answers)
+        {
+            return self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
+        }
+        if is_elsewhere {
             return;
         }
+        let is_all_new = is_new && answers.values().all(|answer| answer.is_new);
+        let answered = answers.keys().copied().chain([config.id]);
+        let is_quorum = self.common.membership().is_quorum(answered);
         // A member with data may only be slow to answer.
-        let is_late = *ticks >= config.election_ticks_max;
-        if config.members.len() == 1 || is_all_new && (has_all || is_quorum && is_late) {
+        if asked.is_empty() || is_all_new && (has_all || is_quorum && is_late) {
             self.record_joined();
         } else if has_all {
-            self.begin_filling();
+            let may_vote = self.is_one_of_two(&asked, &answers);
+            self.begin_filling(may_vote);
         }
     }
 
+    /// Whether this member and the one that it has asked are the voters of a cluster, and the other
+    /// one knows that to be committed.
+    fn is_one_of_two(
+        &self,
+        asked: &BTreeSet<MemberId>,
+        answers: &BTreeMap<MemberId, JoinAnswer>,
+    ) -> bool {
+        let own = self.common.config.id;
+        let is_pair = |answer: &JoinAnswer| match &answer.configuration {
+            Some(it) => {
+                let is_voter = it.membership.is_voter(own);
+                answer.is_settled && is_voter && it.membership.len() == 2
+            }
+            None => self.common.membership().len() == 2,
+        };
+        asked.len() == 1 && answers.values().all(is_pair)
+    }
+
     /// A member that already has a term or an entry belongs to a cluster, and stays there.
-    fn take_cluster(&mut self, cluster_id: u64) {
+    fn take_cluster(&mut self, cluster_id: u64, list_id: u64, standing: Standing) {
         if self.is_empty()
             && let Some(joining) = &mut self.joining
         {
             joining.stage = Stage::Leaving;
-            self.common.effects.push(Effect::TakeCluster(cluster_id));
+            self.common.effects.push(Effect::TakeCluster { cluster_id, list_id, standing });
         }
     }
 
@@ -257,14 +343,14 @@ impl Raft {
 
     /// All other members have told their terms, and the latest is the current one. This member may
     /// have voted in it.
-    fn begin_filling(&mut self) {
+    fn begin_filling(&mut self, may_vote: bool) {
         let common = &mut self.common;
         assert!(!common.is_leading(), "whoever lacks its data does not lead");
         let question = common.next_question();
         // It may have forgotten a lease too.
         common.promise_ticks = common.config.election_ticks_min;
         let Some(joining) = &mut self.joining else { return };
-        joining.stage = Stage::Filling { target: None };
+        joining.stage = Stage::Filling { target: None, may_vote };
         // Earlier answers do not say what the current leader has.
         (joining.question, joining.ticks_until_asked) = (question, 1);
         // It keeps a vote that it remembers.
@@ -274,7 +360,7 @@ impl Raft {
 
     /// Goes on once everything that this member can have promised is on its disk.
     pub(super) fn check_filled(&mut self) {
-        let Some(Joining { stage: Stage::Filling { target: Some((term, index)) }, .. }) =
+        let Some(Joining { stage: Stage::Filling { target: Some((term, index)), .. }, .. }) =
             self.joining
         else {
             return;
@@ -320,19 +406,60 @@ impl Raft {
 }
 
 impl JoinAnswer {
-    fn is_other_cluster(&self) -> bool {
-        matches!(self, JoinAnswer::OtherCluster(_))
+    fn new(reply: &JoinReply) -> JoinAnswer {
+        JoinAnswer {
+            is_new: reply.is_new,
+            cluster_id: reply.cluster_id,
+            list_id: reply.list_id,
+            configuration: reply.configuration.clone(),
+            is_settled: reply.is_settled,
+        }
+    }
+
+    /// Whether it is of another cluster than the one of this member. Whoever knows no cluster yet
+    /// goes by the hash of the list.
+    pub fn is_of_other_cluster(&self, own: &Config) -> bool {
+        let is_known = self.cluster_id != 0 && own.cluster_id != 0;
+        match is_known {
+            true => self.cluster_id != own.cluster_id,
+            false => self.list_id != own.list_id,
+        }
+    }
+
+    /// Whether its configuration names this very directory of this member.
+    fn names_directory(&self, own: &Config) -> bool {
+        let place = self.configuration.as_ref().and_then(|it| it.places.get(&own.id));
+        own.directory != 0 && place.is_some_and(|place| place.directory == own.directory)
     }
 }
 
-/// The cluster that all of these name, with the same list of members.
-fn common_cluster(answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<u64> {
-    let mut named = answers.values().map(|answer| match answer {
-        JoinAnswer::OtherCluster(OtherCluster { cluster_id, has_same_list: true }) => {
-            Some(*cluster_id)
-        }
-        _ => None,
+/// Whom a member without its data asks, given the answers that it has: the members of all
+/// configurations that it has heard of, without itself. Whoever has no configuration stands for the
+/// list that this member was started with.
+fn asked(common: &Common, answers: &BTreeMap<MemberId, JoinAnswer>) -> BTreeSet<MemberId> {
+    let listed = common.membership();
+    let mut asked: BTreeSet<MemberId> = BTreeSet::new();
+    for answer in answers.values() {
+        let membership = answer.configuration.as_ref().map_or(listed, |it| &it.membership);
+        asked.extend(membership.iter());
+    }
+    if answers.is_empty() {
+        asked.extend(listed.iter());
+    }
+    asked.remove(&common.config.id);
+    asked
+}
+
+/// The cluster that all of these name, if their configurations name this member. One without a
+/// configuration must have begun with the same list.
+fn common_cluster(own: &Config, answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<(u64, u64)> {
+    let mut named = answers.values().map(|answer| {
+        let is_member = match &answer.configuration {
+            Some(configuration) => configuration.membership.contains(own.id),
+            None => answer.list_id == own.list_id,
+        };
+        (answer.cluster_id != 0 && is_member).then_some((answer.cluster_id, answer.list_id))
     });
     let first = named.next()??;
-    named.all(|cluster_id| cluster_id == Some(first)).then_some(first)
+    named.all(|cluster| cluster == Some(first)).then_some(first)
 }

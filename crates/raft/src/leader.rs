@@ -26,8 +26,15 @@ pub(super) struct Leader {
     /// The no-op of this term. Until it is committed, the leader does not know what is, so reads
     /// wait for it (thesis §6.4).
     noop_index: Index,
+    /// What was committed at the last regular heartbeat, and at the one before it.
+    committed_at_beat: Index,
+    committed_before: Index,
+    /// Whether it was removed, and hands over before it steps down.
+    is_leaving: bool,
     uncommitted_bytes: usize,
     ticks_since_heartbeat: u32,
+    /// How long it has led.
+    ticks: u32,
     ticks_since_quorum: u32,
     transfer: Option<Transfer>,
     lease: Lease,
@@ -35,14 +42,18 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    fn new(config: &Config, noop_index: Index) -> Leader {
+    fn new(common: &Common, noop_index: Index) -> Leader {
         Leader {
-            peers: config.peers().map(|peer| (peer, Progress::new(noop_index))).collect(),
+            peers: common.peers().map(|peer| (peer, Progress::new(noop_index))).collect(),
+            committed_before: noop_index,
+            committed_at_beat: noop_index,
+            is_leaving: false,
             reads: Reads::default(),
             round: 0,
             noop_index,
             uncommitted_bytes: 0,
             ticks_since_heartbeat: 0,
+            ticks: 0,
             ticks_since_quorum: 0,
             transfer: None,
             lease: Lease::default(),
@@ -57,26 +68,61 @@ impl Leader {
     }
 
     /// Whether a quorum was heard since the last call (check-quorum).
-    fn take_quorum_heard(&mut self, config: &Config) -> bool {
+    fn take_quorum_heard(&mut self, common: &Common) -> bool {
         let heard = self
             .peers
             .iter_mut()
             .filter_map(|(&id, peer)| std::mem::take(&mut peer.is_active).then_some(id));
-        config.members.is_quorum(heard.chain([config.id]))
+        common.membership().is_quorum(heard.chain([common.config.id]))
     }
 
     /// When a quorum was last heard, in the time that counts.
     pub(super) fn quorum_heard_us(&self, common: &Common) -> u64 {
         let heard = self.peers.iter().map(|(&id, peer)| (id, peer.heard_us));
         let own = (common.config.id, common.time.counted_us());
-        common.config.members.reached_by_quorum(heard.chain([own]))
+        common.membership().reached_by_quorum(heard.chain([own]))
     }
 
-    /// The progress of a peer that has sent something.
-    fn peer(&mut self, id: MemberId) -> &mut Progress {
-        self.peers
-            .get_mut(&id)
-            .expect("a leader keeps the progress of every peer; nobody else is heard")
+    /// A peer has lost its data, and asks what it may have promised.
+    pub(super) fn asked_to_join(&mut self, id: MemberId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.asks_to_join();
+        }
+    }
+
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub(super) fn peers_mut(&mut self) -> &mut Peers {
+        &mut self.peers
+    }
+
+    pub(super) fn noop_index(&self) -> Index {
+        self.noop_index
+    }
+
+    /// Whether it has led for so long that every peer that lives has answered it.
+    pub(super) fn knows_who_lives(&self, config: &Config) -> bool {
+        self.ticks >= 2 * config.heartbeat_ticks
+    }
+
+    /// What was committed two regular heartbeats ago: whoever has it has caught up.
+    pub(super) fn committed_before(&self) -> Index {
+        self.committed_before
+    }
+
+    /// Whether another member is to lead, so that nothing new is taken.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.transfer.is_some() || self.is_leaving
+    }
+
+    /// This leader was removed, and that is committed: it hands over (thesis §4.2.2).
+    pub(super) fn leave(&mut self, common: &Common) {
+        if !self.is_leaving {
+            self.is_leaving = true;
+            self.begin_transfer(common, None);
+        }
     }
 }
 
@@ -90,7 +136,7 @@ impl Raft {
         assert!(common.is_hard_state_durable(), "a leader has its own vote on its disk");
         assert!(self.joining.is_none(), "a leader knows all its promises");
         common.set_leader(Some(common.config.id));
-        let mut leader = Leader::new(&common.config, common.log.last_index().next());
+        let mut leader = Leader::new(common, common.log.last_index().next());
         leader.append(common, Payload::Noop);
         leader.send_heartbeats(common);
         self.role = Role::Leader(Box::new(leader));
@@ -99,7 +145,7 @@ impl Raft {
 
 impl Leader {
     /// Adds an entry of this leader at the end of its log.
-    fn append(&mut self, common: &mut Common, payload: Payload) -> Index {
+    pub(super) fn append(&mut self, common: &mut Common, payload: Payload) -> Index {
         let (index, term) = (common.log.last_index().next(), common.current_term());
         let entry = Entry { index, term, payload };
         self.uncommitted_bytes += cost_bytes(&entry);
@@ -111,20 +157,26 @@ impl Leader {
     /// must step down (thesis §6.2).
     #[must_use]
     pub(super) fn tick(&mut self, common: &mut Common) -> bool {
+        self.ticks = self.ticks.saturating_add(1);
         self.ticks_since_quorum += 1;
         self.ticks_since_heartbeat += 1;
         self.peers.values_mut().for_each(Progress::tick);
+        self.part_with_peers(common);
         self.reads.tick();
         let is_heartbeat_due = self.ticks_since_heartbeat >= common.config.heartbeat_ticks;
         if self.ticks_since_quorum >= common.config.election_ticks_min {
             self.ticks_since_quorum = 0;
-            if !self.take_quorum_heard(&common.config) {
+            if !self.take_quorum_heard(common) {
                 return false;
             }
         }
         self.transfer.take_if(|transfer| transfer.tick(&common.config));
+        // A leader that was removed has handed over by now, or nobody can take over.
+        if self.is_leaving && self.transfer.is_none() {
+            return false;
+        }
         if self.transfer.is_none() && should_leave_bad_disk(common, &self.peers) {
-            self.begin_transfer(&common.config, None);
+            self.begin_transfer(common, None);
         }
         if is_heartbeat_due {
             self.beat(common);
@@ -136,6 +188,8 @@ impl Leader {
     fn beat(&mut self, common: &mut Common) {
         self.ticks_since_heartbeat = 0;
         self.peers.values_mut().for_each(Progress::heartbeat);
+        self.committed_before = self.committed_at_beat;
+        self.committed_at_beat = common.commit_index().max(self.noop_index);
         self.send_heartbeats(common);
     }
 
@@ -158,7 +212,7 @@ impl Leader {
     #[inline]
     pub(super) fn propose(&mut self, common: &mut Common, id: RequestId, command: Bytes) {
         // Or the next leader would never have everything (thesis §3.10).
-        if self.transfer.is_some() {
+        if self.is_handing_over() {
             return common.reject(id, Rejection::HandingOver);
         }
         if self.is_busy(common) {
@@ -231,6 +285,7 @@ impl Leader {
 
     /// Does what remains after a batch of events.
     pub(super) fn finish(&mut self, common: &mut Common) {
+        self.reconfigure(common);
         self.start_read_round(common);
         self.send_appends(common);
         self.send_timeout_now(common);
@@ -262,7 +317,7 @@ impl Leader {
             return 0;
         }
         let promises = self.peers.iter().map(|(&id, peer)| (id, peer.promise_end_us));
-        self.lease.holds_until_us(&common.config, promises)
+        self.lease.holds_until_us(common, promises)
     }
 
     /// Whether reads wait for a round, and perhaps for others to be answered before it.
@@ -273,7 +328,7 @@ impl Leader {
     fn confirm_reads(&mut self, common: &mut Common) {
         let acked = self.peers.iter().map(|(&id, peer)| (id, peer.acked_round));
         let own = (common.config.id, self.round);
-        let confirmed = common.config.members.reached_by_quorum(acked.chain([own]));
+        let confirmed = common.membership().reached_by_quorum(acked.chain([own]));
         let answers = self.reads.confirm(confirmed);
         answer_followers(common, answers);
     }
@@ -312,15 +367,15 @@ impl Leader {
     }
 
     /// Begins a transfer, which replaces one that is under way.
-    pub(super) fn begin_transfer(&mut self, config: &Config, to: Option<MemberId>) {
-        self.transfer = Transfer::begin(config, &self.peers, to);
+    pub(super) fn begin_transfer(&mut self, common: &Common, to: Option<MemberId>) {
+        self.transfer = Transfer::begin(common.membership(), &self.peers, to);
     }
 
     /// Asks the next leader to stand once it has the whole log on its disk.
     fn send_timeout_now(&mut self, common: &mut Common) {
         let Some(transfer) = &mut self.transfer else { return };
         let last_index = common.log.last_index();
-        if let Some(to) = transfer.take_ready(&common.config, &self.peers, last_index) {
+        if let Some(to) = transfer.take_ready(common.membership(), &self.peers, last_index) {
             self.lease.give_away();
             let message = common.request(to, common.current_term(), Request::TimeoutNow);
             common.effects.push(Effect::Send(message));
@@ -333,7 +388,9 @@ impl Leader {
         message: &Message,
         reply: AppendEntriesReply,
     ) {
-        let peer = self.peer(message.from);
+        let Some(peer) = self.peers.get_mut(&message.from) else {
+            return common.nonsense(message, "it is not from a member");
+        };
         peer.heard();
         peer.heard_us = common.time.counted_us();
         match reply {
@@ -368,7 +425,9 @@ impl Leader {
             return common.nonsense(message, "it answers a heartbeat that was never sent");
         }
         let promise_end_us = self.lease.end_us(reply.round, reply.promised_us);
-        let peer = self.peer(message.from);
+        let Some(peer) = self.peers.get_mut(&message.from) else {
+            return common.nonsense(message, "it is not from a member");
+        };
         peer.can_write = !reply.cannot_write;
         peer.heard();
         peer.heard_us = common.time.counted_us();
@@ -382,7 +441,7 @@ impl Leader {
     pub(super) fn advance_commit_index(&mut self, common: &mut Common) {
         let matched = self.peers.iter().map(|(&id, peer)| (id, peer.match_index()));
         let own = (common.config.id, common.log.durable_index());
-        let reached = common.config.members.reached_by_quorum(matched.chain([own]));
+        let reached = common.membership().reached_by_quorum(matched.chain([own]));
         if reached <= common.commit_index()
             || common.log.term_at(reached) != Some(common.current_term())
         {

@@ -28,7 +28,6 @@
 use std::collections::VecDeque;
 
 use super::common::Common;
-use super::config::Config;
 use super::types::MemberId;
 
 /// The number of rounds whose departure is remembered: more than a lease lasts, at the usual pace.
@@ -68,13 +67,13 @@ impl Lease {
     /// without a lease. `promises` has the end of each peer's promise.
     pub(super) fn holds_until_us(
         &self,
-        config: &Config,
+        common: &Common,
         promises: impl Iterator<Item = (MemberId, u64)>,
     ) -> u64 {
-        if !config.lease || self.is_given_away {
+        if !common.config.lease || self.is_given_away {
             return 0;
         }
-        config.members.reached_by_quorum(promises.chain([(config.id, u64::MAX)]))
+        common.membership().reached_by_quorum(promises.chain([(common.config.id, u64::MAX)]))
     }
 }
 

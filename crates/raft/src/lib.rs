@@ -68,7 +68,7 @@
 //! | `next_index`, `match_index` of each peer | `progress` | `nextIndex[]`, `matchIndex[]` |
 //! | rounds of heartbeats | `leader` | leaders only |
 //! | reads that wait, the transfer, the lease | `reads`, `transfer`, `lease` | leaders only |
-//! | who votes and who learns | `membership` | |
+//! | who the members are: the configurations in the log | `configurations` | |
 //!
 //! What all members have is `Common`; what only a candidate or a leader has is in its `Role`. A
 //! method of `Leader` exists only where there is a leader, so no handler has to ask whether this
@@ -225,7 +225,6 @@
 //!   more (`joining`).
 //!
 //! # Left out
-//! - Changes of the membership (§6, thesis §4). [`Membership`] is where they will be.
 //! - The chunks of a snapshot (§7, thesis §5): the shell sends and verifies them, and the core
 //!   hears of a whole one.
 //! - Sessions of clients, which make a repeated command take effect once (§8, thesis §6.3): the
@@ -237,6 +236,8 @@
 mod candidate;
 mod common;
 mod config;
+mod configuration;
+mod configurations;
 mod event;
 mod follower;
 mod forwarded;
@@ -248,22 +249,24 @@ mod membership;
 mod message;
 mod progress;
 mod reads;
+mod reconfiguration;
 mod time;
 mod transfer;
 mod types;
 
 pub use config::{Config, Standing};
-pub use event::{
-    Effect, Event, OtherCluster, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName,
-};
+pub use configuration::{BadConfiguration, Configuration, Place};
+pub use configurations::Configured;
+pub use event::{Effect, Event, Persist, PersistId, Rejection, RequestId, RoleChange, RoleName};
 pub use joining::JoinAnswer;
 pub use membership::Membership;
 pub use message::{
     AppendEntries, AppendEntriesReply, Body, Heartbeat, HeartbeatReply, Join, JoinReply, Message,
     ReadIndex, ReadIndexReply, Reply, Request, RequestVote, RequestVoteReply,
 };
+pub use reconfiguration::{Change, MEMBERS_MAX, Refusal};
 pub use time::{AppliedTime, STAMP_LEN_BYTES};
-pub use types::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
+pub use types::{Entry, HardState, Index, MemberId, Payload, Snapshot, SnapshotMeta, Term};
 
 use bytes::Bytes;
 
@@ -322,9 +325,19 @@ pub struct Status {
     pub nonsense_count: u64,
 }
 
+/// How far a peer is, as its leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The last entry known to be on its disk.
+    pub match_index: Index,
+    /// Whether it was heard within an election timeout.
+    pub is_heard: bool,
+}
+
 impl Raft {
     /// A member that starts, or restarts, with what its disk has. The state machine has loaded
-    /// `snapshot`.
+    /// `snapshot`. A configuration in `snapshot` or `entries` is in force, and otherwise
+    /// [`Config::members`].
     ///
     /// # Panics
     /// - If `entries` does not count up from `snapshot`, or from index 1 without one.
@@ -334,7 +347,7 @@ impl Raft {
     pub fn new(
         config: Config,
         hard_state: HardState,
-        snapshot: Option<SnapshotMeta>,
+        snapshot: Option<Snapshot>,
         entries: Vec<Entry>,
     ) -> Raft {
         config.assert_sound();
@@ -366,7 +379,8 @@ impl Raft {
                 Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.common.is_disk_full = is_full,
                 Event::Joined => self.joined(),
-                Event::OtherCluster { peer, other } => self.on_other_cluster(peer, other),
+                Event::ChangeMembers { id, change } => self.change_members(id, &change),
+                Event::MayConfigure => self.common.may_configure = true,
                 Event::Disconnected(peer) => self.disconnected(peer),
             }
         }
@@ -393,6 +407,20 @@ impl Raft {
     /// ([`Event::ProposeTime`]), behind everything else that has arrived.
     pub fn is_time_due(&self) -> bool {
         matches!(&self.role, Role::Leader(leader) if leader.time.is_entry_due(&self.common.time))
+    }
+
+    /// If this member leads: how far each other member is.
+    pub fn progress(&self) -> impl Iterator<Item = (MemberId, PeerStatus)> + '_ {
+        let leader = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            _ => None,
+        };
+        let peers = leader.into_iter().flat_map(|leader| leader.peers());
+        let config = &self.common.config;
+        peers.map(|(&id, peer)| {
+            let is_heard = peer.is_heard_lately(config);
+            (id, PeerStatus { match_index: peer.match_index(), is_heard })
+        })
     }
 
     /// Whether reads wait here, perhaps for others to be answered ([`Event::Unanswered`]).
@@ -444,17 +472,22 @@ impl Raft {
     /// Every message passes here. Strangers are turned away, and terms are compared once, before
     /// any role sees the message (Raft §5.1).
     fn receive(&mut self, message: Message) {
-        if self.is_leaving() {
+        if self.is_leaving() || self.common.is_removed {
             return;
         }
-        let Config { id, members, .. } = &self.common.config;
-        let is_peer = message.from != *id && members.contains(message.from);
-        if !is_peer || message.to != *id {
+        let id = self.common.config.id;
+        if message.from == id || message.to != id {
             return self.common.nonsense(&message, "it is not between this member and a peer");
         }
         let current_term = self.common.current_term();
         if message.term.0.saturating_sub(current_term.0) > TERM_AHEAD_MAX {
             return self.common.nonsense(&message, "its term is out of reach");
+        }
+        // The terms of another cluster mean nothing here.
+        if let Body::Reply(Reply::Join(reply)) = &message.body
+            && self.is_of_other_cluster(reply)
+        {
+            return self.on_join_reply(&message, reply);
         }
         // A member that does not know its promises answers nothing else.
         if self.is_asking() && !message.body.is_about_joining() {
@@ -474,6 +507,7 @@ impl Raft {
             | Body::Reply(Reply::RequestVote(RequestVoteReply {
                 pre_vote: true,
                 vote_granted: true,
+                ..
             })) => {}
             // While followers hear a leader, they vote for nobody else (thesis §4.2.3).
             Body::Request(Request::RequestVote(request))
@@ -492,7 +526,7 @@ impl Raft {
     fn receive_earlier_term(&mut self, message: Message) {
         match &message.body {
             Body::Request(request) => self.refuse_stale(&message, request),
-            Body::Reply(Reply::Join(reply)) => self.on_join_reply(&message, *reply),
+            Body::Reply(Reply::Join(reply)) => self.on_join_reply(&message, reply),
             Body::Reply(_) => {}
         }
     }
@@ -500,7 +534,7 @@ impl Raft {
     fn dispatch(&mut self, message: Message) {
         match &message.body {
             Body::Request(request) => self.on_request(&message, request),
-            Body::Reply(reply) => self.on_reply(&message, *reply),
+            Body::Reply(reply) => self.on_reply(&message, reply),
         }
     }
 
@@ -515,7 +549,7 @@ impl Raft {
             Request::RequestVote(request) => self.common.on_request_vote(message, *request),
             Request::AppendEntries(request) => self.common.on_append_entries(message, request),
             Request::Heartbeat(request) => self.common.on_heartbeat(message, *request),
-            Request::InstallSnapshot(end) => self.common.on_install_snapshot(message, *end),
+            Request::InstallSnapshot(end) => self.common.on_install_snapshot(message, end),
             Request::TimeoutNow => self.on_timeout_now(message),
             Request::ReadIndex(request) => self.on_read_index(message, *request),
             Request::Join(request) => self.on_join(message, *request),
@@ -524,23 +558,27 @@ impl Raft {
 
     /// A reply goes to the role that asked. If this member has another role by now, nothing waits
     /// for it.
-    fn on_reply(&mut self, message: &Message, reply: Reply) {
+    fn on_reply(&mut self, message: &Message, reply: &Reply) {
         match (&mut self.role, reply) {
             (Role::Leader(leader), Reply::AppendEntries(reply)) => {
-                leader.on_append_entries_reply(&mut self.common, message, reply)
+                leader.on_append_entries_reply(&mut self.common, message, *reply)
             }
             (Role::Leader(leader), Reply::Heartbeat(reply)) => {
-                leader.on_heartbeat_reply(&mut self.common, message, reply)
+                leader.on_heartbeat_reply(&mut self.common, message, *reply)
+            }
+            // Whoever leads goes on until that is committed here.
+            (_, Reply::RequestVote(reply)) if reply.is_removed && !self.common.is_leading() => {
+                self.common.removed();
             }
             (Role::PreCandidate(candidate), Reply::RequestVote(reply)) => {
-                let tally = candidate.on_pre_vote_reply(&self.common, message, reply);
+                let tally = candidate.on_pre_vote_reply(&self.common, message, *reply);
                 self.pre_vote_counted(tally);
             }
             (Role::Candidate(candidate), Reply::RequestVote(reply)) => {
-                let tally = candidate.on_vote_reply(&self.common, message, reply);
+                let tally = candidate.on_vote_reply(&self.common, message, *reply);
                 self.vote_counted(tally);
             }
-            (_, Reply::ReadIndex(reply)) => self.common.on_read_index_reply(message, reply),
+            (_, Reply::ReadIndex(reply)) => self.common.on_read_index_reply(message, *reply),
             (_, Reply::Join(reply)) => self.on_join_reply(message, reply),
             (_, Reply::AppendEntries(_) | Reply::Heartbeat(_) | Reply::RequestVote(_)) => {}
             (_, Reply::TimeoutNow) => {}
@@ -615,7 +653,7 @@ impl Raft {
     /// An operator asks this member to hand over. Nothing happens if it does not lead.
     fn transfer(&mut self, to: Option<MemberId>) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.begin_transfer(&self.common.config, to);
+            leader.begin_transfer(&self.common, to);
         }
     }
 
@@ -655,6 +693,7 @@ impl Raft {
         self.check_filled();
         self.hand_out();
         self.common.log.forget(FORGOTTEN_EACH_STEP);
+        self.common.report_configurations();
         self.common.report_role(self.role_change());
         self.assert_sound();
         std::mem::take(&mut self.common.effects)

@@ -3,11 +3,13 @@
 //! A quorum is a majority of the voters. Any two quorums have a member in common, and every safety
 //! argument of Raft rests on that member: it cannot vote for two candidates of one term, and it
 //! brings committed entries into the next election (Raft §5.2, §5.4.3). So this file is the only
-//! place that counts majorities. Everybody else names a set of members and asks. That leaves room
-//! for joint consensus (thesis §4.3), where a quorum is not a number any more.
+//! place that counts majorities. Everybody else names a set of members and asks.
 //!
-//! Learners receive entries and heartbeats like voters, and never count (thesis §4.2.1). Only tests
-//! have learners so far, because the membership of a running cluster does not change.
+//! While the voters change, there are two sets of them, and a quorum is a majority of each (joint
+//! consensus, thesis §4.3). So it has a member in common with every quorum of the voters before
+//! the change, and with every quorum of the voters after it.
+//!
+//! Learners receive entries and heartbeats like voters, and never count (thesis §4.2.1).
 
 use std::collections::BTreeSet;
 
@@ -17,6 +19,8 @@ use super::types::MemberId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     voters: BTreeSet<MemberId>,
+    /// While the membership is joint: the voters before the change. Empty otherwise.
+    outgoing: BTreeSet<MemberId>,
     learners: BTreeSet<MemberId>,
 }
 
@@ -28,7 +32,7 @@ impl Membership {
     pub fn new(voters: impl IntoIterator<Item = MemberId>) -> Membership {
         let voters: BTreeSet<MemberId> = voters.into_iter().collect();
         assert!(!voters.is_empty(), "a cluster has voters");
-        Membership { voters, learners: BTreeSet::new() }
+        Membership { voters, outgoing: BTreeSet::new(), learners: BTreeSet::new() }
     }
 
     /// The same voters, and these learners.
@@ -38,7 +42,25 @@ impl Membership {
     pub fn with_learners(self, learners: impl IntoIterator<Item = MemberId>) -> Membership {
         let learners: BTreeSet<MemberId> = learners.into_iter().collect();
         assert!(self.voters.is_disjoint(&learners), "a learner does not vote");
+        assert!(self.outgoing.is_disjoint(&learners), "a learner does not vote");
         Membership { learners, ..self }
+    }
+
+    /// The joint membership on the way from the voters `outgoing` to those of this one (thesis
+    /// §4.3, C-old,new).
+    ///
+    /// # Panics
+    /// If there are none, or one of them is a learner here.
+    pub fn joint_with(self, outgoing: impl IntoIterator<Item = MemberId>) -> Membership {
+        let outgoing: BTreeSet<MemberId> = outgoing.into_iter().collect();
+        assert!(!outgoing.is_empty(), "a cluster has voters");
+        assert!(outgoing.is_disjoint(&self.learners), "a learner does not vote");
+        Membership { outgoing, ..self }
+    }
+
+    /// Whether the voters are changing: a quorum is then a majority of each of two sets.
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
     }
 
     /// Whether this is a member, of either kind.
@@ -46,32 +68,58 @@ impl Membership {
         self.is_voter(id) || self.learners.contains(&id)
     }
 
-    /// Whether this member votes.
+    /// Whether this member votes. While the membership is joint, the voters of both sets do.
     pub fn is_voter(&self, id: MemberId) -> bool {
+        self.voters.contains(&id) || self.outgoing.contains(&id)
+    }
+
+    /// Whether this member votes, and still will once the change of voters is done.
+    pub fn will_vote(&self, id: MemberId) -> bool {
         self.voters.contains(&id)
+    }
+
+    /// The voters, in order of their ids. While the membership is joint: those after the change.
+    pub fn voters(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.voters.iter().copied()
+    }
+
+    /// While the membership is joint: the voters before the change, in order of their ids.
+    pub fn outgoing(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.outgoing.iter().copied()
+    }
+
+    /// The learners, in order of their ids.
+    pub fn learners(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.learners.iter().copied()
     }
 
     /// All members, in order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.voters.union(&self.learners).copied()
+        let all = self.voters.union(&self.outgoing).chain(&self.learners);
+        all.copied().collect::<BTreeSet<_>>().into_iter()
     }
 
     /// How many members there are.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.voters.len() + self.learners.len()
+        self.iter().count()
     }
 
-    /// Whether the voters among these members, each named once, are a majority of all voters.
+    /// Whether the voters among these members, each named once, are a majority of all voters; while
+    /// the membership is joint, of both sets of them.
     pub fn is_quorum(&self, members: impl IntoIterator<Item = MemberId>) -> bool {
-        let voters = members.into_iter().filter(|&id| self.is_voter(id)).count();
-        assert!(voters <= self.voters.len(), "each member is named once");
-        voters >= self.quorum_len()
+        let members: Vec<MemberId> = members.into_iter().collect();
+        let is_majority = |voters: &BTreeSet<MemberId>| {
+            let count = members.iter().filter(|id| voters.contains(id)).count();
+            assert!(count <= voters.len(), "each member is named once");
+            count >= majority_of(voters)
+        };
+        is_majority(&self.voters) && (!self.is_joint() || is_majority(&self.outgoing))
     }
 
     /// Whether there is no quorum without these members.
     pub fn is_blocked_by(&self, refusing: &BTreeSet<MemberId>) -> bool {
-        !self.is_quorum(self.voters.difference(refusing).copied())
+        !self.is_quorum(self.iter().filter(|id| !refusing.contains(id)))
     }
 
     /// The largest value that a quorum has reached, given the value of each member.
@@ -79,16 +127,29 @@ impl Membership {
         &self,
         values: impl IntoIterator<Item = (MemberId, T)>,
     ) -> T {
-        let of_voters = values.into_iter().filter(|&(id, _)| self.is_voter(id));
-        let mut values: Vec<T> = of_voters.map(|(_, value)| value).collect();
-        assert_eq!(values.len(), self.voters.len(), "every voter has one value");
-        values.sort_unstable_by(|a, b| b.cmp(a));
-        values[self.quorum_len() - 1]
+        if !self.is_joint() {
+            return reached_by_majority(&self.voters, values.into_iter());
+        }
+        let values: Vec<(MemberId, T)> = values.into_iter().collect();
+        let incoming = reached_by_majority(&self.voters, values.iter().copied());
+        incoming.min(reached_by_majority(&self.outgoing, values.into_iter()))
     }
+}
 
-    fn quorum_len(&self) -> usize {
-        self.voters.len() / 2 + 1
-    }
+fn majority_of(voters: &BTreeSet<MemberId>) -> usize {
+    voters.len() / 2 + 1
+}
+
+/// The largest value that a majority of these voters has reached.
+fn reached_by_majority<T: Ord + Copy>(
+    voters: &BTreeSet<MemberId>,
+    values: impl Iterator<Item = (MemberId, T)>,
+) -> T {
+    let of_voters = values.filter(|(id, _)| voters.contains(id));
+    let mut values: Vec<T> = of_voters.map(|(_, value)| value).collect();
+    assert_eq!(values.len(), voters.len(), "every voter has one value");
+    values.sort_unstable_by(|a, b| b.cmp(a));
+    values[majority_of(voters) - 1]
 }
 
 #[cfg(test)]
@@ -154,5 +215,43 @@ mod tests {
         check(4, &[1], false);
         check(4, &[1, 2], true);
         check(4, &[1, 9], false);
+    }
+
+    /// Voters 1 to 3 are replaced by 3 to 5.
+    fn joint() -> Membership {
+        Membership::new(ids(3..=5)).joint_with(ids(1..=3))
+    }
+
+    #[test]
+    fn a_joint_quorum_is_a_majority_of_both_sets() {
+        assert!(joint().is_quorum(ids([1, 3, 4])), "3 counts in both");
+        assert!(joint().is_quorum(ids([1, 2, 4, 5])));
+        assert!(!joint().is_quorum(ids([1, 2, 3])), "of the voters before the change alone");
+        assert!(!joint().is_quorum(ids([3, 4, 5])), "of the voters after it alone");
+        assert!(joint().is_blocked_by(&ids([1, 2]).collect()));
+        assert!(joint().is_blocked_by(&ids([4, 5]).collect()));
+        assert!(!joint().is_blocked_by(&ids([1, 5]).collect()));
+    }
+
+    #[test]
+    fn a_joint_quorum_shares_a_voter_with_every_quorum_before_and_after_it() {
+        let of = |bits: u32| ids(1..=5).filter(move |id| bits & 1 << id.0 != 0).collect();
+        let subsets: Vec<Vec<MemberId>> = (0_u32..1 << 6).map(of).collect();
+        let quorums = |members: &Membership| {
+            let is_quorum = |it: &&Vec<MemberId>| members.is_quorum(it.iter().copied());
+            subsets.iter().filter(is_quorum).cloned().collect::<Vec<_>>()
+        };
+        for members in [joint(), Membership::new(ids(1..=3)), Membership::new(ids(3..=5))] {
+            for one in quorums(&joint()) {
+                assert!(quorums(&members).iter().all(|it| it.iter().any(|id| one.contains(id))));
+            }
+        }
+    }
+
+    #[test]
+    fn a_joint_quorum_has_reached_what_both_sets_have() {
+        let values = [(1, 9), (2, 8), (3, 5), (4, 4), (5, 2)];
+        let reached = joint().reached_by_quorum(values.map(|(id, value)| (MemberId(id), value)));
+        assert_eq!(reached, 4, "8 by a majority of 1 to 3, 4 by one of 3 to 5");
     }
 }

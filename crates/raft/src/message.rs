@@ -4,7 +4,10 @@
 //! which is dropped and counted. The core neither numbers nor matches calls: a reply repeats the
 //! request's `token`, and whoever carries messages finds the waiting call by it.
 
-use super::types::{Entry, Index, MemberId, SnapshotMeta, Term};
+use std::sync::Arc;
+
+use super::configuration::Configuration;
+use super::types::{Entry, Index, MemberId, Snapshot, Term};
 
 /// One message between two members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub enum Request {
     /// A snapshot of the leader has arrived, whole and verified (Raft §7). The core asks for it
     /// with [`Effect::SendSnapshot`](super::Effect::SendSnapshot), and the shell sends its
     /// chunks.
-    InstallSnapshot(SnapshotMeta),
+    InstallSnapshot(Snapshot),
     /// The leader hands over: stand for election at once (thesis §3.10).
     TimeoutNow,
     /// A follower that serves a read asks the leader what it must have applied first (thesis §6.4).
@@ -54,7 +57,7 @@ pub enum Request {
 }
 
 /// The answer to the [`Request`] of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// The vote is granted or refused.
     RequestVote(RequestVoteReply),
@@ -117,6 +120,9 @@ pub struct RequestVoteReply {
     pub pre_vote: bool,
     /// Whether the candidate has, or would have, this vote.
     pub vote_granted: bool,
+    /// Whether the candidate was removed from the cluster: the sender has a committed configuration
+    /// that says so.
+    pub is_removed: bool,
 }
 
 /// Replicates entries (Raft §5.3).
@@ -205,7 +211,7 @@ pub struct Join {
 }
 
 /// Answers a [`Join`]: the sender has not begun a later term than the reply's `term`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinReply {
     /// The request's.
     pub question: u64,
@@ -213,6 +219,16 @@ pub struct JoinReply {
     pub is_new: bool,
     /// Index and term of the sender's last entry, if it leads.
     pub last: Option<(Index, Term)>,
+    /// The sender's cluster; 0 if it does not know it yet.
+    pub cluster_id: u64,
+    /// The sender's [`list_id`](Configuration::list_id).
+    pub list_id: u64,
+    /// The configuration in force at the sender, if its log or snapshot has one.
+    pub configuration: Option<Arc<Configuration>>,
+    /// Whether that configuration is committed.
+    pub is_settled: bool,
+    /// Whether the asker was removed from the cluster, by a committed configuration.
+    pub is_removed: bool,
 }
 
 impl Body {

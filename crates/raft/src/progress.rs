@@ -59,6 +59,12 @@ pub(super) struct Progress {
     pub(super) is_active: bool,
     /// Whether anything came from the peer since the last heartbeat.
     is_heard: bool,
+    /// For how long nothing came from the peer, at least.
+    silent_ticks: u32,
+    /// For how long it has not asked what it may have promised; `None` if it never did.
+    ticks_since_join: Option<u32>,
+    /// For how long it has been no member any more, once that is committed.
+    leaving_ticks: Option<u32>,
     /// When it was last heard, in the time that counts ([`time`](super::time)); 0: never.
     pub(super) heard_us: u64,
     /// Heartbeats until the current probe is repeated, if the peer answers them.
@@ -100,6 +106,9 @@ impl Progress {
             // Each peer has one election timeout to answer a new leader.
             is_active: true,
             is_heard: true,
+            silent_ticks: u32::MAX,
+            ticks_since_join: None,
+            leaving_ticks: None,
             heard_us: 0,
             repeat_in: 0,
             repeat_pause: 1,
@@ -139,6 +148,8 @@ impl Progress {
     /// A tick has passed, so entries have gathered for long enough.
     pub(super) fn tick(&mut self) {
         self.has_gathered = true;
+        self.silent_ticks = self.silent_ticks.saturating_add(1);
+        self.ticks_since_join = self.ticks_since_join.map(|ticks| ticks.saturating_add(1));
     }
 
     /// A message with entries up to `last_index` has been sent.
@@ -166,6 +177,40 @@ impl Progress {
     pub(super) fn heard(&mut self) {
         self.is_active = true;
         self.is_heard = true;
+        self.silent_ticks = 0;
+    }
+
+    /// Whether something came from the peer within an election timeout.
+    pub(super) fn is_heard_lately(&self, config: &Config) -> bool {
+        self.silent_ticks < config.election_ticks_min
+    }
+
+    /// The peer has lost its data, and asks what it may have promised.
+    pub(super) fn asks_to_join(&mut self) {
+        self.ticks_since_join = Some(0);
+    }
+
+    /// Whether the peer has asked that within an election timeout.
+    pub(super) fn is_rebuilding(&self, config: &Config) -> bool {
+        self.ticks_since_join.is_some_and(|ticks| ticks < config.election_ticks_min)
+    }
+
+    /// The peer is no member any more.
+    pub(super) fn leaves(&mut self) {
+        self.leaving_ticks.get_or_insert(0);
+    }
+
+    /// The peer is a member.
+    pub(super) fn returned(&mut self) {
+        self.leaving_ticks = None;
+    }
+
+    /// Counts a tick. Whether the peer has been no member for this long.
+    pub(super) fn has_left(&mut self, ticks_max: u32) -> bool {
+        self.leaving_ticks.as_mut().is_some_and(|ticks| {
+            *ticks += 1;
+            *ticks >= ticks_max
+        })
     }
 
     /// The peer's disk has the log up to `match_index`. While a snapshot is on its way, an answer

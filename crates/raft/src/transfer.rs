@@ -4,6 +4,7 @@
 
 use super::common::Common;
 use super::config::Config;
+use super::membership::Membership;
 use super::progress::{Peers, Progress};
 use super::types::{Index, MemberId};
 
@@ -16,8 +17,12 @@ pub(super) struct Transfer {
 
 impl Transfer {
     /// A transfer to this peer, or to the furthest. `None` if it cannot take over.
-    pub(super) fn begin(config: &Config, peers: &Peers, to: Option<MemberId>) -> Option<Transfer> {
-        let may_lead = |id: &MemberId| peers.contains_key(id) && config.members.is_voter(*id);
+    pub(super) fn begin(
+        membership: &Membership,
+        peers: &Peers,
+        to: Option<MemberId>,
+    ) -> Option<Transfer> {
+        let may_lead = |id: &MemberId| peers.contains_key(id) && membership.will_vote(*id);
         let furthest = || {
             let able = able(peers).filter(|(id, _)| may_lead(id));
             able.max_by_key(|(_, peer)| peer.match_index()).map(|(id, _)| id)
@@ -35,12 +40,12 @@ impl Transfer {
     /// The next leader, once: when it has the whole log, up to `last_index`, on its disk.
     pub(super) fn take_ready(
         &mut self,
-        config: &Config,
+        membership: &Membership,
         peers: &Peers,
         last_index: Index,
     ) -> Option<MemberId> {
-        assert!(config.members.is_voter(self.to), "only a voter can take over");
-        let has_all = peers.get(&self.to).is_some_and(|peer| peer.match_index() == last_index);
+        let has_all = peers.get(&self.to).is_some_and(|peer| peer.match_index() == last_index)
+            && membership.is_voter(self.to);
         let is_now = has_all && !std::mem::replace(&mut self.is_sent, true);
         is_now.then_some(self.to)
     }
@@ -56,7 +61,7 @@ pub(super) fn should_leave_bad_disk(common: &Common, peers: &Peers) -> bool {
     }
     let missing = common.log.durable_index().next().max(common.persists.stalled_index);
     let has_written = |(_, peer): (_, &Progress)| peer.match_index() >= missing;
-    common.config.members.is_quorum(able(peers).map(|(id, _)| id)) && able(peers).any(has_written)
+    common.membership().is_quorum(able(peers).map(|(id, _)| id)) && able(peers).any(has_written)
 }
 
 /// The peers that were heard and whose disks take writes.

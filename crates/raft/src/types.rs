@@ -2,8 +2,12 @@
 //!
 //! Ids, terms and indexes are types of their own, so that a swapped pair does not compile.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 pub use syncraft_types::{Index, MemberId, Term};
+
+use super::configuration::Configuration;
 
 /// What must survive a crash besides the log (Raft figure 2, "persistent state"): durable before
 /// any message that depends on it leaves.
@@ -34,14 +38,17 @@ pub enum Payload {
     Noop,
     /// A command for the state machine. The core never looks inside.
     Command(Bytes),
+    /// Who the members are, from the moment this entry is appended (thesis §4.1).
+    Configuration(Arc<Configuration>),
 }
 
 impl Entry {
-    /// The length of the command in bytes, which limits count.
+    /// The length of the payload in bytes, which limits count.
     pub fn len_bytes(&self) -> usize {
         match &self.payload {
             Payload::Noop => 0,
             Payload::Command(command) => command.len(),
+            Payload::Configuration(configuration) => configuration.encode().len(),
         }
     }
 }
@@ -53,4 +60,13 @@ pub struct SnapshotMeta {
     pub last_included_index: Index,
     /// Its term.
     pub last_included_term: Term,
+}
+
+/// What a snapshot says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its last entry.
+    pub meta: SnapshotMeta,
+    /// The configuration in force at that entry; `None` if there was none yet.
+    pub configuration: Option<Arc<Configuration>>,
 }

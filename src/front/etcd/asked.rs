@@ -50,7 +50,9 @@ impl Shared {
     pub(super) fn header(&self) -> Header {
         let status = self.api.status();
         let term = status.role.term.0;
-        Header { cluster_id: self.cluster_id, member_id: status.id.0, term }
+        // Its clients take 0 for none.
+        let cluster_id = self.api.cluster_id().max(1);
+        Header { cluster_id, member_id: status.id.0, term }
     }
 
     /// Asks until there is an answer or the time is up. `ask` is called for each attempt, with the

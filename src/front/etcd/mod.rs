@@ -132,7 +132,6 @@ pub struct EtcdFront {
 struct Shared {
     api: Api,
     lanes: Arc<Lanes>,
-    cluster_id: u64,
     urls: Arc<MemberUrls>,
     later: Later,
     encoded: watch::Encoded,
@@ -146,17 +145,11 @@ impl EtcdFront {
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn start(
-        api: Api,
-        lanes: Arc<Lanes>,
-        cluster_id: u64,
-        urls: Arc<MemberUrls>,
-    ) -> io::Result<EtcdFront> {
+    pub fn start(api: Api, lanes: Arc<Lanes>, urls: Arc<MemberUrls>) -> io::Result<EtcdFront> {
         let later = Later::start(format!("etcd-{}", api.status().id))?;
         let encoded = watch::Encoded::default();
         // Clients take a cluster's id of 0 for none.
-        let cluster_id = cluster_id.max(1);
-        Ok(EtcdFront { shared: Arc::new(Shared { api, lanes, cluster_id, urls, later, encoded }) })
+        Ok(EtcdFront { shared: Arc::new(Shared { api, lanes, urls, later, encoded }) })
     }
 
     /// Ends what waits for its time, with an error, and the thread. The node has stopped before.

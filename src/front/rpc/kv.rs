@@ -150,5 +150,5 @@ fn get_reply(err: &'static [u8]) -> GetReply {
 
 fn hint(api: &Api, leader: Option<MemberId>) -> Option<LeaderHint> {
     let id = leader?;
-    api.addr(id).map(|addr| LeaderHint { id: id.0, addr: addr.to_owned() })
+    api.addr(id).map(|addr| LeaderHint { id: id.0, addr })
 }

@@ -39,5 +39,5 @@ pub(super) fn bad_arguments(error: &(dyn std::error::Error + 'static)) -> Status
 
 pub(super) fn leader(api: &Api, leader: Option<MemberId>) -> Option<proto::Leader> {
     let id = leader?;
-    api.addr(id).map(|addr| proto::Leader { id: id.0, addr: addr.to_owned() })
+    api.addr(id).map(|addr| proto::Leader { id: id.0, addr })
 }

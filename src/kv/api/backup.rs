@@ -92,7 +92,7 @@ impl Api {
             let result = match ending {
                 Ok(ending) => {
                     let view = view.without_past();
-                    Copying { api, head, sink: &mut sink, ending, failed: None }.run(&view)
+                    Copying { api, head, sink: &mut sink, ending, early_end: None }.run(&view)
                 }
                 Err(error) => Err(error.into()),
             };
@@ -116,21 +116,19 @@ struct Copying<'a, S> {
     head: BackupHead,
     sink: &'a mut S,
     ending: Ending<'a>,
-    /// Why it ends before its end. `None` inside: nobody wants more.
-    failed: Option<Option<RequestError>>,
+    /// Why it ends before its end. `Ok`: nobody wants more.
+    early_end: Option<Result<(), RequestError>>,
 }
 
 impl<S: BackupSink> Copying<'_, S> {
     fn run(mut self, view: &StoreView) -> Result<(), ApiError> {
         let written = view.write(&mut self);
-        match (self.failed.take(), written) {
-            (Some(Some(error)), _) => Err(error.into()),
-            (Some(None), _) => Ok(()),
-            (None, written) => {
-                written.expect("a state can be written");
-                self.offer(&[]).map(drop).map_err(ApiError::from)
-            }
+        if let Some(early_end) = self.early_end {
+            return Ok(early_end?);
         }
+        written.expect("a state can be written");
+        self.offer(&[])?;
+        Ok(())
     }
 
     fn offer(&mut self, piece: &[u8]) -> Result<ControlFlow<()>, RequestError> {
@@ -149,8 +147,8 @@ impl<S: BackupSink> Write for Copying<'_, S> {
         let piece = &buf[..buf.len().min(PIECE_LEN_MAX)];
         match self.offer(piece) {
             Ok(ControlFlow::Continue(())) => return Ok(piece.len()),
-            Ok(ControlFlow::Break(())) => self.failed = Some(None),
-            Err(error) => self.failed = Some(Some(error)),
+            Ok(ControlFlow::Break(())) => self.early_end = Some(Ok(())),
+            Err(error) => self.early_end = Some(Err(error)),
         }
         Err(io::Error::other("the backup ends early"))
     }

@@ -23,9 +23,14 @@ impl Api {
         revision.unwrap_or(Revision::NONE)
     }
 
+    /// The id of the cluster; 0 while this member does not know it.
+    pub fn cluster_id(&self) -> u64 {
+        self.shared.node.cluster_id()
+    }
+
     /// All members of the cluster, at the addresses that clients reach.
-    pub fn members(&self) -> &Members {
-        &self.shared.members
+    pub fn members(&self) -> Members {
+        self.shared.node.addresses()
     }
 
     /// Begins to hand the leadership over to this member, if this one leads. Its

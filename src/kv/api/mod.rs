@@ -56,7 +56,6 @@ use super::watch::Hub;
 use super::{
     Answer, Change, Command, Identity, LimitsChange, Outcome, Query, ReadAnswer, Stats, Store,
 };
-use crate::members::Members;
 use crate::node::NodeHandle;
 use crate::raft::{MemberId, RoleName};
 use backup::BACKUPS_MAX;
@@ -92,7 +91,6 @@ pub struct Api {
 /// Behind one pointer, because each request has a clone.
 struct Shared {
     node: NodeHandle<Store>,
-    members: Members,
     readers: Arc<Readers>,
     scans: Arc<Places>,
     backups: Arc<Places>,
@@ -108,21 +106,21 @@ impl Drop for Shared {
 }
 
 impl Api {
-    /// Serves what `node` replicates. Clients reach the members at these addresses.
-    pub fn new(node: NodeHandle<Store>, members: Members) -> Api {
+    /// Serves what `node` replicates.
+    pub fn new(node: NodeHandle<Store>) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
         let (scans, backups) = (Places::new(SCANS_MAX), Places::new(BACKUPS_MAX));
         let hub = watch::hub(&node, &readers);
         let keep_alives = KeepAlives::default();
         let waiting = keep_alives.clone();
         node.at_each_tick(move |is_time_due| waiting.tick(is_time_due));
-        let shared = Shared { node, members, readers, scans, backups, hub, keep_alives };
+        let shared = Shared { node, readers, scans, backups, hub, keep_alives };
         Api { shared: Arc::new(shared) }
     }
 
     /// The address of a member, if there is such a member.
-    pub fn addr(&self, id: MemberId) -> Option<&str> {
-        self.shared.members.addr(id)
+    pub fn addr(&self, id: MemberId) -> Option<String> {
+        self.members().addr(id).map(str::to_owned)
     }
 
     /// The member that leads, if it is another one and this one knows it.

@@ -49,7 +49,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::{COMMAND_LEN_MAX, Change, Command, CommandError, Identity, Outcome, Store};
-use crate::members::Members;
 use crate::node::{NodeHandle, RequestError};
 use crate::raft::{Index, MemberId, RoleName};
 use crate::rpc::Channel;
@@ -125,10 +124,24 @@ pub struct Lanes {
     thread: Option<thread::JoinHandle<()>>,
 }
 
+/// The connections of all lanes to one member.
+struct Connections {
+    addr: String,
+    channels: Vec<Channel>,
+}
+
+impl Connections {
+    fn new(addr: String, own: MemberId) -> Connections {
+        let channel = || Channel::builder(addr.as_str()).caller(format!("lanes-{own}")).lazy();
+        let channels = (0..LANES_MAX.div_ceil(LANES_PER_CONNECTION)).map(|_| channel()).collect();
+        Connections { addr, channels }
+    }
+}
+
 struct Shared {
     node: NodeHandle<Store>,
     /// The connections to each other member.
-    channels: BTreeMap<MemberId, Vec<Channel>>,
+    channels: Mutex<BTreeMap<MemberId, Connections>>,
     /// 16 random bytes of this start.
     start: [u8; 16],
     pool: Mutex<Pool>,
@@ -179,27 +192,19 @@ struct NoOutcome {
 }
 
 impl Lanes {
-    /// Starts the lanes of the member that `node` is. They reach the other members at their
-    /// addresses in `peers`.
+    /// Starts the lanes of the member that `node` is.
     ///
     /// # Errors
     /// If the system has no random bytes or no thread to give.
-    pub fn start(node: NodeHandle<Store>, peers: &Members) -> io::Result<Lanes> {
+    pub fn start(node: NodeHandle<Store>) -> io::Result<Lanes> {
         let own = node.status().id;
         let mut start = [0; 16];
         getrandom::fill(&mut start).map_err(io::Error::other)?;
-        let connect = |addr: &str| {
-            let connections = LANES_MAX.div_ceil(LANES_PER_CONNECTION);
-            let channel = || Channel::builder(addr).caller(format!("lanes-{own}")).lazy();
-            (0..connections).map(|_| channel()).collect()
-        };
-        let others = peers.iter().filter(|(id, _)| *id != own);
-        let channels = others.map(|(id, addr)| (id, connect(addr))).collect();
         // A lane waits for at most one retry, and one that was given up may leave one behind.
         let (retries, due) = bounded(2 * LANES_MAX);
         let shared = Arc::new(Shared {
             node,
-            channels,
+            channels: Mutex::default(),
             start,
             pool: Mutex::new(Pool { lanes: Vec::new(), free: Vec::new(), has_ended: false }),
             retries: Mutex::new(Some(retries)),
@@ -351,12 +356,11 @@ impl Shared {
         let role = self.node.status().role;
         let leader = role.leader.filter(|_| role.role != RoleName::Leader);
         let shared = Arc::clone(self);
-        match leader.and_then(|leader| self.channels.get(&leader)) {
-            Some(channels) => {
-                let channel = &channels[lane % channels.len()];
+        match leader.and_then(|leader| self.channel_to(leader, lane)) {
+            Some(channel) => {
                 let deadline =
                     deadline.min(Instant::now() + attempt_timeout(attempts, command.len()));
-                forward::forward(channel, command, deadline, move |result| {
+                forward::forward(&channel, command, deadline, move |result| {
                     shared.settle(lane, request_id, result.map_err(NoOutcome::from));
                 });
             }
@@ -364,6 +368,18 @@ impl Shared {
                 shared.settle(lane, request_id, result.map_err(NoOutcome::from));
             }),
         }
+    }
+
+    /// The channel of this lane to a member, at the address where it is now.
+    fn channel_to(&self, leader: MemberId, lane: usize) -> Option<Channel> {
+        let addr = self.node.reach(leader)?;
+        let mut channels = self.channels.lock();
+        let is_there = channels.get(&leader).is_some_and(|it| it.addr == addr);
+        if !is_there {
+            channels.insert(leader, Connections::new(addr, self.node.status().id));
+        }
+        let channels = &channels[&leader].channels;
+        Some(channels[lane % channels.len()].clone())
     }
 
     /// An attempt has ended.

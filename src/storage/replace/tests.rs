@@ -2,12 +2,17 @@ use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::raft::{Index, MemberId, Term};
+use crate::raft::{Index, Standing, Term};
 use crate::storage::disk::{Disk, DiskDir, DiskFile, DiskLock, RealDisk};
-use crate::storage::{Snapshots, Wal, WalOptions};
+use crate::storage::{Identity, Snapshots, Wal, WalOptions};
 
-const OLD: Identity = Identity { cluster_id: 7, member_id: MemberId(2) };
-const NEW: Identity = Identity { cluster_id: 8, member_id: MemberId(2) };
+const ME: MemberId = MemberId(2);
+
+const OLD: Identity = Identity { cluster_id: 7, list_id: 70, member_id: ME };
+
+fn of(cluster_id: u64) -> Configuration {
+    Configuration::first(cluster_id, 70, [(ME, "b.example:7001".to_owned())])
+}
 
 /// The disk of this machine, on which a process dies at a change of a name.
 #[derive(Debug)]
@@ -83,11 +88,11 @@ fn wherever_it_is_cut_off_no_member_starts_with_a_mixture_and_it_can_be_finished
     for renames in 0.. {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("d");
-        DataDir::create_with(&path, OLD, last(5), |out| out.write_all(b"old")).unwrap();
+        DataDir::create_with(&path, ME, &of(7), last(5), |out| out.write_all(b"old")).unwrap();
         let disk = Arc::new(Dying { renames_left: AtomicUsize::new(renames) });
-        let dir = DataDir::open_on(disk, &path, OLD).unwrap();
+        let dir = DataDir::open_on(disk, &path, OLD, Standing::New).unwrap();
         let replace =
-            |dir: DataDir| dir.replace_with(NEW, last(1 << 40), |out| out.write_all(b"new"));
+            |dir: DataDir| dir.replace_with(ME, &of(8), last(1 << 40), |out| out.write_all(b"new"));
         let is_done = replace(dir).is_ok();
         match found(&path) {
             Ok((7, state)) => assert_eq!((&state[..], is_done), ("old", false), "{renames}"),

@@ -18,19 +18,26 @@
 //! | `<index>-<term>.snap` | the state after this entry; ten digits each, or more |
 //! | `<snapshot>.<n>.tmp` | an unfinished one; removed when it is given up, and by the next start |
 //!
-//! All numbers are little-endian. All checksums are CRC32C. Format 2 is a header, chunks, a
-//! trailer:
+//! All numbers are little-endian. All checksums are CRC32C. A file is a header, perhaps a
+//! configuration of the members, chunks, a trailer:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
 //! | 0 | 8 | `SYNCSNP\n` | identifies the file |
 //! | 8 | 4 | checksum of bytes 12 to 63 | |
-//! | 12 | 4 | format version: 2 | another one is refused. Up to here, all versions are the same |
-//! | 16 | 8 | cluster id | detects a file of another cluster. No member id: files travel |
+//! | 12 | 4 | format version: 3 with a configuration, 2 without | others are refused. Up to here, all versions are the same |
+//! | 16 | 8 | cluster id, as in the configuration | detects a file of another cluster. No member id: files travel |
 //! | 24 | 8 | index of the last entry in it | the name has both too, which detects a renamed file |
 //! | 32 | 8 | its term | |
-//! | 40 | 24 | zero | |
-//! | 64 | | chunks, one after the other | |
+//! | 40 | 4 | version 3: length of the configuration, up to 1 MiB | bounds a reader's memory |
+//! | 44 | 4 | version 3: its checksum | the first chunk's checksum covers it with the header |
+//! | 48 | 16 | zero, and in version 2 from 40 on | |
+//! | 64 | | the configuration ([`Configuration`]) | the members as of the last entry |
+//! | | | chunks, one after the other | |
+//!
+//! Version 2 is from before there were configurations. What has none is still written so, because
+//! members of both versions send each other snapshots. In version 3, a new layout of configurations
+//! needs a new version of the file.
 //!
 //! **A chunk** is a piece of the state. All but the last one are 64 KiB long:
 //!
@@ -58,6 +65,8 @@
 //!
 //! - A snapshot with its final name is whole: it was synced and read back before the rename. If it
 //!   does not verify at the next start, it was damaged, and is refused with file and offset.
+//! - A snapshot of another cluster is refused, here and from a leader, if the directory knows its
+//!   own.
 //! - Older snapshots are removed only after the new one and its name are durable. A crash may leave
 //!   two.
 //! - Indexes go up: a file that is finished after a newer one was installed is dropped.
@@ -99,8 +108,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::ErrorChain;
-use crate::raft::SnapshotMeta;
+use crate::raft::{Configuration, SnapshotMeta};
 
+use super::data_dir::KnownCluster;
 use super::disk::{Disk, DiskFile, DiskLock};
 use super::open_dir::OpenDir;
 use super::{DataDir, StorageError};
@@ -120,7 +130,7 @@ pub struct Snapshots(Arc<Shared>);
 struct Shared {
     disk: Arc<dyn Disk>,
     dir: OpenDir,
-    cluster_id: u64,
+    cluster: KnownCluster,
     newest: Mutex<Option<Snapshot>>,
     /// Held while a file becomes the newest snapshot, syncs included, so that renames happen in the
     /// order of indexes.
@@ -137,9 +147,9 @@ struct Shared {
 /// newer snapshot has replaced it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    meta: SnapshotMeta,
+    header: Header,
+    configuration: Option<Arc<Configuration>>,
     len_bytes: u64,
-    cluster_id: u64,
     path: Arc<Path>,
     file: Arc<dyn DiskFile>,
 }
@@ -168,13 +178,13 @@ impl Snapshots {
         let (newest, damaged) =
             newest_that_verifies(&*disk, &snap_dir, dir.identity().cluster_id, &metas)?;
         if let (Some(newest), None) = (&newest, &damaged) {
-            metas.retain(|meta| *meta != newest.meta);
+            metas.retain(|meta| *meta != newest.meta());
             remove(&*disk, &snap_dir, &metas);
         }
         let shared = Shared {
             dir: OpenDir::open(&*disk, snap_dir)?,
             disk,
-            cluster_id: dir.identity().cluster_id,
+            cluster: dir.cluster(),
             newest: Mutex::new(newest.clone()),
             publishing: Mutex::new(()),
             partial: Mutex::new(None),
@@ -196,12 +206,21 @@ impl Snapshots {
         self.0.damaged.as_ref()
     }
 
-    /// Begins a snapshot of the state as it is after this entry.
+    /// Begins a snapshot of the state as it is after this entry, where this configuration was in
+    /// force, if there was one.
     ///
     /// # Errors
     /// [`Full`](StorageError::Full), [`Io`](StorageError::Io): the system refused.
-    pub fn create(&self, meta: SnapshotMeta) -> Result<SnapshotWriter, StorageError> {
-        SnapshotWriter::create(Arc::clone(&self.0), meta)
+    ///
+    /// # Panics
+    /// If the configuration is of another cluster. If there is none, and the directory does not
+    /// know its cluster.
+    pub fn create(
+        &self,
+        meta: SnapshotMeta,
+        configuration: Option<&Configuration>,
+    ) -> Result<SnapshotWriter, StorageError> {
+        SnapshotWriter::create(Arc::clone(&self.0), meta, configuration)
     }
 
     /// Begins to receive a snapshot whose file is `len_bytes` long, or continues with it from
@@ -233,11 +252,11 @@ impl Shared {
     ) -> Result<Snapshot, StorageError> {
         temporary.sync()?;
         let written: Arc<Path> = temporary.path.as_path().into();
-        let snapshot =
-            Snapshot::verify(Arc::clone(&temporary.file), written, self.cluster_id, meta)?;
+        let file = Arc::clone(&temporary.file);
+        let snapshot = Snapshot::verify(file, written, self.cluster.id(), meta)?;
         let _publishing = self.publishing.lock();
         if let Some(newest) = self.newest.lock().clone()
-            && newest.meta.last_included_index >= meta.last_included_index
+            && newest.meta().last_included_index >= meta.last_included_index
         {
             return Ok(newest);
         }
@@ -269,15 +288,25 @@ impl Snapshot {
         cluster_id: u64,
         meta: SnapshotMeta,
     ) -> Result<Snapshot, StorageError> {
-        let header = Header { cluster_id, meta };
-        let len_bytes =
-            SnapshotReader::open(Arc::clone(&file), Arc::clone(&path), header)?.verify()?;
-        Ok(Snapshot { meta, len_bytes, cluster_id, path, file })
+        let reader = SnapshotReader::open(Arc::clone(&file), Arc::clone(&path))?;
+        reader.check(cluster_id, meta)?;
+        let (header, configuration) = (reader.header(), reader.configuration());
+        Ok(Snapshot { header, configuration, len_bytes: reader.verify()?, path, file })
     }
 
     /// The last entry that is in it.
     pub fn meta(&self) -> SnapshotMeta {
-        self.meta
+        self.header.meta
+    }
+
+    /// The cluster that it is of.
+    pub fn cluster_id(&self) -> u64 {
+        self.header.cluster_id
+    }
+
+    /// The configuration in force at its last entry; `None` if there was none yet.
+    pub fn configuration(&self) -> Option<&Arc<Configuration>> {
+        self.configuration.as_ref()
     }
 
     /// The length of its file.
@@ -296,8 +325,11 @@ impl Snapshot {
     /// [`SnapshotCorrupt`](StorageError::SnapshotCorrupt), [`Io`](StorageError::Io): its first
     /// bytes cannot be read, or have changed.
     pub fn reader(&self) -> Result<SnapshotReader, StorageError> {
-        let header = Header { cluster_id: self.cluster_id, meta: self.meta };
-        SnapshotReader::open(Arc::clone(&self.file), Arc::clone(&self.path), header)
+        let reader = SnapshotReader::open(Arc::clone(&self.file), Arc::clone(&self.path))?;
+        match reader.header() == self.header {
+            true => Ok(reader),
+            false => Err(reader::corrupt(&self.path, 0, "the header has changed")),
+        }
     }
 
     /// Up to `len_max_bytes` bytes of its file from `offset` on, for another member's [`Receiver`],

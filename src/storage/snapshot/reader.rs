@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::raft::SnapshotMeta;
+use crate::raft::{Configuration, SnapshotMeta};
 use crate::storage::StorageError;
 use crate::storage::chunks::{
     CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, Next, TRAILER_LEN_BYTES, decode_next,
@@ -13,7 +13,7 @@ use crate::storage::disk::DiskFile;
 use crate::storage::identity::other_format;
 use crate::storage::progress::Progress;
 
-use super::format::{BadHeader, HEADER_LEN_BYTES, Header};
+use super::format::{BadHeader, HEADER_LEN_BYTES, Header, VERSION};
 
 /// Reads the state in a snapshot, from beginning to end.
 ///
@@ -24,6 +24,8 @@ use super::format::{BadHeader, HEADER_LEN_BYTES, Header};
 pub struct SnapshotReader {
     file: Arc<dyn DiskFile>,
     path: Arc<Path>,
+    header: Header,
+    configuration: Option<Arc<Configuration>>,
     /// Of the next chunk.
     offset: u64,
     crc: u32,
@@ -37,20 +39,21 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// Checks that the header is `expected`.
+    /// Reads what comes before the state.
     pub(super) fn open(
         file: Arc<dyn DiskFile>,
         path: Arc<Path>,
-        expected: Header,
     ) -> Result<SnapshotReader, StorageError> {
         let header = read_header(&*file, &path)?;
-        check_header(header, expected).map_err(|reason| corrupt(&path, 0, reason))?;
+        let configuration = read_configuration(&*file, &path, header)?.map(Arc::new);
         let len_bytes = file.len_bytes().map_err(StorageError::io("read", &*path))?;
         Ok(SnapshotReader {
             progress: Progress::new("reading the snapshot", len_bytes, "bytes"),
             file,
             path,
-            offset: HEADER_LEN_BYTES as u64,
+            header,
+            configuration,
+            offset: header.first_chunk_offset(),
             crc: header.crc(),
             buffer: Vec::new(),
             handed_out: 0,
@@ -58,6 +61,29 @@ impl SnapshotReader {
             body_len_bytes: 0,
             is_at_end: false,
         })
+    }
+
+    pub(super) fn header(&self) -> Header {
+        self.header
+    }
+
+    pub(super) fn configuration(&self) -> Option<Arc<Configuration>> {
+        self.configuration.clone()
+    }
+
+    /// Checks that it is of this cluster, if that is known (otherwise 0), and ends at this entry.
+    pub(super) fn check(&self, cluster_id: u64, meta: SnapshotMeta) -> Result<(), StorageError> {
+        let SnapshotMeta { last_included_index: index, last_included_term: term } =
+            self.header.meta;
+        let found = self.header.cluster_id;
+        if cluster_id != 0 && found != cluster_id {
+            return Err(corrupt(&self.path, 0, format!("it belongs to cluster {found:016x}")));
+        }
+        if self.header.meta != meta {
+            let reason = format!("it ends at entry {index} of term {term}, not where it should");
+            return Err(corrupt(&self.path, 0, reason));
+        }
+        Ok(())
     }
 
     /// Reads and checks everything, and returns the length of the file.
@@ -119,19 +145,19 @@ fn read_header(file: &dyn DiskFile, path: &Path) -> Result<Header, StorageError>
     let filled = file.read_full_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
     Header::decode(&bytes[..filled]).map_err(|bad| match bad {
         BadHeader::Damaged(reason) => corrupt(path, 0, reason),
-        BadHeader::Format(found) => other_format(path, found),
+        BadHeader::Format(found) => other_format(path, found, VERSION),
     })
 }
 
-fn check_header(found: Header, expected: Header) -> Result<(), String> {
-    let SnapshotMeta { last_included_index: index, last_included_term: term } = found.meta;
-    if found.cluster_id != expected.cluster_id {
-        return Err(format!("it belongs to cluster {}", found.cluster_id));
-    }
-    if found.meta != expected.meta {
-        return Err(format!("it ends at entry {index} of term {term}, not where it should"));
-    }
-    Ok(())
+fn read_configuration(
+    file: &dyn DiskFile,
+    path: &Path,
+    header: Header,
+) -> Result<Option<Configuration>, StorageError> {
+    let at = HEADER_LEN_BYTES as u64;
+    let mut bytes = vec![0; (header.first_chunk_offset() - at) as usize];
+    let filled = file.read_full_at(&mut bytes, at).map_err(StorageError::io("read", path))?;
+    header.decode_configuration(&bytes[..filled]).map_err(|reason| corrupt(path, at, reason))
 }
 
 pub(super) fn corrupt(file: &Path, offset: u64, reason: impl Into<String>) -> StorageError {

@@ -3,13 +3,13 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::raft::SnapshotMeta;
+use crate::raft::{Configuration, SnapshotMeta};
 use crate::storage::StorageError;
 use crate::storage::chunks::{
     CHUNK_LEN_MAX_BYTES, CHUNK_PREFIX_LEN_BYTES, TRAILER_LEN_BYTES, encode_trailer, seal_chunk,
 };
 
-use super::format::{HEADER_LEN_BYTES, Header};
+use super::format::{Block, HEADER_LEN_BYTES, Header};
 use super::temporary::Temporary;
 use super::{Shared, Snapshot};
 
@@ -37,10 +37,13 @@ impl SnapshotWriter {
     pub(super) fn create(
         shared: Arc<Shared>,
         meta: SnapshotMeta,
+        configuration: Option<&Configuration>,
     ) -> Result<SnapshotWriter, StorageError> {
+        let header = header(shared.cluster.id(), meta, configuration);
+        let configuration = configuration.map(Configuration::encode).unwrap_or_default();
         let mut temporary = shared.temporary(meta)?;
-        let header = Header { cluster_id: shared.cluster_id, meta };
         temporary.write_at(&header.encode(), 0)?;
+        temporary.write_at(&configuration, HEADER_LEN_BYTES as u64)?;
         let mut chunk = Vec::with_capacity(CHUNK_PREFIX_LEN_BYTES + CHUNK_LEN_MAX_BYTES);
         chunk.resize(CHUNK_PREFIX_LEN_BYTES, 0);
         Ok(SnapshotWriter {
@@ -49,7 +52,7 @@ impl SnapshotWriter {
             temporary,
             chunk,
             crc: header.crc(),
-            offset: HEADER_LEN_BYTES as u64,
+            offset: header.first_chunk_offset(),
             body_len_bytes: 0,
             failed: None,
         })
@@ -96,6 +99,15 @@ impl SnapshotWriter {
         self.chunk.truncate(CHUNK_PREFIX_LEN_BYTES);
         Ok(())
     }
+}
+
+/// `known` is the id of the directory's cluster, 0 if it is not known yet.
+fn header(known: u64, meta: SnapshotMeta, configuration: Option<&Configuration>) -> Header {
+    let cluster_id = configuration.map_or(known, |it| it.cluster_id);
+    assert!(cluster_id != 0, "a snapshot names its cluster");
+    assert!([0, cluster_id].contains(&known), "a configuration of cluster {cluster_id:016x}");
+    let configuration = configuration.map(|it| Block::of(&it.encode()));
+    Header { cluster_id, meta, configuration }
 }
 
 impl Write for SnapshotWriter {

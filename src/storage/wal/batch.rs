@@ -1,11 +1,11 @@
 //! The batch that is being filled. Records are encoded as they come, so that one write can take
 //! them.
 
-use crate::raft::{Entry, HardState};
+use crate::raft::{Entry, HardState, Payload};
 
 use super::format::{
-    BATCH_HEADER_LEN_BYTES, BatchHeader, EntryId, encode_base, encode_entry, padded,
-    record_len_bytes,
+    BATCH_HEADER_LEN_BYTES, BatchHeader, EntryId, VERSION, VERSION_WITHOUT, encode_base,
+    encode_entry, padded, record_len_bytes,
 };
 
 /// The longest body of a batch: far above what is useful, far below what its length field can hold.
@@ -20,11 +20,17 @@ pub(super) struct PendingBatch {
     bytes: Vec<u8>,
     crc: u32,
     records: u32,
+    has_configuration: bool,
 }
 
 impl PendingBatch {
     pub(super) fn new() -> PendingBatch {
-        PendingBatch { bytes: vec![0; BATCH_HEADER_LEN_BYTES], crc: 0, records: 0 }
+        PendingBatch {
+            bytes: vec![0; BATCH_HEADER_LEN_BYTES],
+            crc: 0,
+            records: 0,
+            has_configuration: false,
+        }
     }
 
     pub(super) fn has_records(&self) -> bool {
@@ -40,6 +46,12 @@ impl PendingBatch {
     pub(super) fn push(&mut self, entry: &Entry) {
         self.crc = encode_entry(entry, self.crc, &mut self.bytes);
         self.records += 1;
+        self.has_configuration |= matches!(entry.payload, Payload::Configuration(_));
+    }
+
+    /// The version that a segment with this batch must have at least.
+    pub(super) fn version(&self) -> u32 {
+        if self.has_configuration { VERSION } else { VERSION_WITHOUT }
     }
 
     /// The log begins anew after this entry: the earlier records of this batch are dropped.
@@ -82,7 +94,7 @@ impl PendingBatch {
     pub(super) fn clear(&mut self) {
         self.bytes.truncate(BATCH_HEADER_LEN_BYTES);
         self.bytes.shrink_to(CAPACITY_KEPT_BYTES);
-        (self.crc, self.records) = (0, 0);
+        (self.crc, self.records, self.has_configuration) = (0, 0, false);
     }
 
     #[cfg(test)]

@@ -1,12 +1,16 @@
 //! The bytes of the log: encoding and decoding, no files. The tables are in the [module
 //! above](super).
 
+use std::sync::Arc;
+
 use byteorder::{ByteOrder, LittleEndian};
 use bytes::Bytes;
 use crc32c::{crc32c, crc32c_append};
 
-use crate::raft::{Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term};
-use crate::storage::identity::{FORMAT_VERSION, LogOwner};
+use crate::raft::{
+    BadConfiguration, Configuration, Entry, HardState, Index, MemberId, Payload, SnapshotMeta, Term,
+};
+use crate::storage::identity::{FIRST_FORMAT, LogOwner};
 
 /// A disk writes this many bytes as a whole or not at all.
 pub(super) const SECTOR_LEN_BYTES: u64 = 512;
@@ -22,11 +26,16 @@ pub(super) const BATCH_ALIGNMENT_BYTES: u64 = 8;
 pub(super) const BATCH_HEADER_LEN_BYTES: usize = 40;
 /// Length and checksum, in front of each record.
 const RECORD_PREFIX_LEN_BYTES: usize = 8;
-/// Kind, index and term, which come before an entry's command.
+/// Kind, index and term, which come before the content of an entry.
 const ENTRY_PREFIX_LEN_BYTES: usize = 17;
 
 /// Where the fields of a segment's header begin that say how the log goes on in the segment.
 pub(super) const FIRST_BATCH_FIELD_OFFSET: u64 = 56;
+
+/// The version of segments without configurations.
+pub(super) const VERSION_WITHOUT: u32 = FIRST_FORMAT;
+/// The version of segments that may have configurations, and the newest.
+pub(super) const VERSION: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"SYNCWAL\n";
 const FLAG_RECYCLED: u32 = 1;
@@ -34,6 +43,7 @@ const FLAG_SEALED: u32 = 1;
 const KIND_NOOP: u8 = 1;
 const KIND_COMMAND: u8 = 2;
 const KIND_BASE: u8 = 3;
+const KIND_CONFIGURATION: u8 = 4;
 
 /// An entry's index and term. Index 0: no entry. Term 0 with another index: the term is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +67,7 @@ impl From<SnapshotMeta> for EntryId {
 /// The first sector of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    pub(super) version: u32,
     pub(super) sequence: u64,
     pub(super) len_bytes: u64,
     pub(super) owner: LogOwner,
@@ -71,7 +82,7 @@ pub(super) struct SegmentHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadHeader {
     Damaged(&'static str),
-    /// It is of this format, which is not ours.
+    /// It is of this format, which is none of ours.
     Format(u32),
 }
 
@@ -79,7 +90,7 @@ impl SegmentHeader {
     pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER_LEN_BYTES] {
         let mut bytes = [0; SEGMENT_HEADER_LEN_BYTES];
         bytes[..8].copy_from_slice(MAGIC);
-        LittleEndian::write_u32(&mut bytes[12..], FORMAT_VERSION);
+        LittleEndian::write_u32(&mut bytes[12..], self.version);
         LittleEndian::write_u64(&mut bytes[16..], self.sequence);
         LittleEndian::write_u64(&mut bytes[24..], self.len_bytes);
         LittleEndian::write_u64(&mut bytes[32..], self.owner.directory);
@@ -105,7 +116,7 @@ impl SegmentHeader {
             return Err(BadHeader::Damaged("the segment header does not match its checksum"));
         }
         let version = LittleEndian::read_u32(&bytes[12..]);
-        if version != FORMAT_VERSION {
+        if !(VERSION_WITHOUT..=VERSION).contains(&version) {
             return Err(BadHeader::Format(version));
         }
         let first_batch = LittleEndian::read_u64(&bytes[56..]);
@@ -113,6 +124,7 @@ impl SegmentHeader {
             return Err(BadHeader::Damaged("the segment header names no first batch"));
         }
         Ok(SegmentHeader {
+            version,
             sequence: LittleEndian::read_u64(&bytes[16..]),
             len_bytes: LittleEndian::read_u64(&bytes[24..]),
             owner: LogOwner {
@@ -250,11 +262,14 @@ pub(super) enum Record {
 /// Appends an entry's record to `out` and returns its checksum, which continues that of the record
 /// before it.
 pub(super) fn encode_entry(entry: &Entry, previous_crc: u32, out: &mut Vec<u8>) -> u32 {
-    let (kind, command) = match &entry.payload {
-        Payload::Noop => (KIND_NOOP, &Bytes::new()),
-        Payload::Command(command) => (KIND_COMMAND, command),
-    };
-    encode_record(kind, EntryId::of(entry), command, previous_crc, out)
+    let id = EntryId::of(entry);
+    match &entry.payload {
+        Payload::Noop => encode_record(KIND_NOOP, id, &[], previous_crc, out),
+        Payload::Command(command) => encode_record(KIND_COMMAND, id, command, previous_crc, out),
+        Payload::Configuration(configuration) => {
+            encode_record(KIND_CONFIGURATION, id, &configuration.encode(), previous_crc, out)
+        }
+    }
 }
 
 /// As [`encode_entry`], for the record that begins the log anew.
@@ -265,24 +280,24 @@ pub(super) fn encode_base(base: EntryId, previous_crc: u32, out: &mut Vec<u8>) -
 fn encode_record(
     kind: u8,
     id: EntryId,
-    command: &[u8],
+    content: &[u8],
     previous_crc: u32,
     out: &mut Vec<u8>,
 ) -> u32 {
     let mut prefix = [0; RECORD_PREFIX_LEN_BYTES + ENTRY_PREFIX_LEN_BYTES];
-    LittleEndian::write_u32(&mut prefix, (ENTRY_PREFIX_LEN_BYTES + command.len()) as u32);
+    LittleEndian::write_u32(&mut prefix, (ENTRY_PREFIX_LEN_BYTES + content.len()) as u32);
     prefix[8] = kind;
     LittleEndian::write_u64(&mut prefix[9..], id.index.0);
     LittleEndian::write_u64(&mut prefix[17..], id.term.0);
-    let crc = record_crc(previous_crc, &prefix[..4], &prefix[8..], command);
+    let crc = record_crc(previous_crc, &prefix[..4], &prefix[8..], content);
     LittleEndian::write_u32(&mut prefix[4..], crc);
     out.extend_from_slice(&prefix);
-    out.extend_from_slice(command);
+    out.extend_from_slice(content);
     crc
 }
 
-fn record_crc(previous: u32, len: &[u8], prefix: &[u8], command: &[u8]) -> u32 {
-    crc32c_append(crc32c_append(crc32c_append(previous, len), prefix), command)
+fn record_crc(previous: u32, len: &[u8], prefix: &[u8], content: &[u8]) -> u32 {
+    crc32c_append(crc32c_append(crc32c_append(previous, len), prefix), content)
 }
 
 /// A damaged or unknown record: where in the body it is, and what is wrong.
@@ -340,19 +355,29 @@ pub(super) fn decode_records(
     })
 }
 
-fn decode_record(content: &Bytes) -> Result<Record, &'static str> {
-    if content.len() < ENTRY_PREFIX_LEN_BYTES {
+fn decode_record(record: &Bytes) -> Result<Record, &'static str> {
+    if record.len() < ENTRY_PREFIX_LEN_BYTES {
         return Err("a record is too short for an entry");
     }
-    let index = Index(LittleEndian::read_u64(&content[1..]));
-    let term = Term(LittleEndian::read_u64(&content[9..]));
+    let index = Index(LittleEndian::read_u64(&record[1..]));
+    let term = Term(LittleEndian::read_u64(&record[9..]));
     let entry = |payload| Ok(Record::Entry(Entry { index, term, payload }));
-    let command = content.slice(ENTRY_PREFIX_LEN_BYTES..);
-    match content[0] {
-        KIND_COMMAND => entry(Payload::Command(command)),
-        KIND_NOOP | KIND_BASE if !command.is_empty() => Err("a record without a command has one"),
+    let content = record.slice(ENTRY_PREFIX_LEN_BYTES..);
+    match record[0] {
+        KIND_COMMAND => entry(Payload::Command(content)),
+        KIND_CONFIGURATION => entry(Payload::Configuration(decode_configuration(&content)?)),
+        KIND_NOOP | KIND_BASE if !content.is_empty() => Err("a record without a command has one"),
         KIND_NOOP => entry(Payload::Noop),
         KIND_BASE => Ok(Record::Base(EntryId { index, term })),
         _ => Err("a record is of a kind that this version does not know"),
     }
+}
+
+fn decode_configuration(bytes: &[u8]) -> Result<Arc<Configuration>, &'static str> {
+    Configuration::decode(bytes).map(Arc::new).map_err(|bad| match bad {
+        BadConfiguration::Damaged => "a record is not a configuration of members",
+        BadConfiguration::Layout(_) => {
+            "a configuration of members is of a layout that this version does not know"
+        }
+    })
 }

@@ -26,7 +26,7 @@
 //! |---|---|---|---|
 //! | 0 | 8 | `SYNCWAL\n` | to know the file |
 //! | 8 | 4 | checksum of bytes 12 to 511 | |
-//! | 12 | 4 | format version: 2 | another one is refused. Up to here all versions are the same |
+//! | 12 | 4 | format version: 2 or 3 | others are refused. Up to here all versions are the same |
 //! | 16 | 8 | segment number | the name says it too: a renamed file is noticed |
 //! | 24 | 8 | length of the file | a cut file is noticed |
 //! | 32 | 8 | number of the data directory | a file of another directory is noticed |
@@ -71,10 +71,16 @@
 //! |---|---|---|---|
 //! | 0 | 4 | length of what follows the checksum | |
 //! | 4 | 4 | checksum of the rest, continued from the record before | order and number count |
-//! | 8 | 1 | kind: 1 no-op, 2 command, 3 the log begins anew after this entry | |
+//! | 8 | 1 | kind: 1 no-op, 2 command, 4 configuration; 3 the log begins anew after this entry | |
 //! | 9 | 8 | index | |
 //! | 17 | 8 | term | |
-//! | 25 | | the command | |
+//! | 25 | | the command, or the configuration ([`Configuration`](crate::raft::Configuration)) | |
+//!
+//! *Version 3* may have records of kind 4. Otherwise it is version 2, from before there were any. The
+//! log of a directory that older programs can still use (`storage/meta.rs`) is of version 2. Its first
+//! configuration begins a segment of version 3, and so are all later ones: an older program says
+//! that it does not know this version, instead of taking the record for damage. A new kind of
+//! record, or a new layout of configurations, needs a new version again.
 //!
 //! *Seeded* checksums start from the checksum of directory number, member id, segment number and
 //! offset (8 bytes each). So only bytes that were written for this place count as a mark or a
@@ -165,7 +171,7 @@
 //!
 //! # Rolling over, and preparing ahead
 //!
-//! A batch that does not fit begins a new segment, which is longer than usual if the batch needs
+//! A batch that does not fit, or whose configuration needs version 3, begins a new segment, which is longer than usual if the batch needs
 //! it. In this order: the new file gets header and length and is synced; it gets its name; the
 //! directory is synced; the old segment is sealed and synced; the batch is written. That is four
 //! small syncs once a segment. The first segment has 1 MiB, and each next one twice as much, up to
@@ -223,7 +229,7 @@ use super::identity::LogOwner;
 use super::open_dir::OpenDir;
 use super::{DataDir, StorageError};
 use batch::{BODY_LEN_MAX_BYTES, PendingBatch};
-use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader};
+use format::{EntryId, FIRST_BATCH_OFFSET, Mark, SegmentHeader, VERSION, VERSION_WITHOUT};
 use kept::{KeptSegments, Lengths};
 use recovery::RecoveryEnd;
 use replay::{Continuation, Replay};
@@ -485,7 +491,8 @@ impl Wal {
         }
         self.clear_dirty()?;
         let len = self.batch.len_bytes();
-        if self.end + len > self.segment.header.len_bytes {
+        let header = &self.segment.header;
+        if self.end + len > header.len_bytes || self.batch.version() > header.version {
             self.roll_over(len)?;
         }
         self.dirty_end = self.end + len;
@@ -529,6 +536,7 @@ impl Wal {
             .max(segment_len_bytes(sequence, self.segment_len_bytes));
         let len_bytes = len.next_multiple_of(BLOCK_LEN_BYTES);
         let header = SegmentHeader {
+            version: self.segment.header.version.max(self.batch.version()),
             sequence,
             len_bytes,
             owner: self.owner,
@@ -589,6 +597,7 @@ fn begin(
     let (disk, wal_dir) = (&**dir.disk(), dir.wal_dir());
     let len_bytes = segment_len_bytes(1, segment_len_max_bytes(options));
     let header = SegmentHeader {
+        version: if dir.has_configurations() { VERSION } else { VERSION_WITHOUT },
         sequence: 1,
         len_bytes,
         owner: dir.log_owner(),

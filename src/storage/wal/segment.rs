@@ -10,7 +10,7 @@ use crate::storage::open_dir::OpenDir;
 
 use super::format::{
     BadHeader, FIRST_BATCH_OFFSET, MARK_LEN_BYTES, MARK_OFFSET, Mark, SEGMENT_HEADER_LEN_BYTES,
-    SegmentHeader,
+    SegmentHeader, VERSION,
 };
 
 /// How many zeros are written at a time.
@@ -187,7 +187,7 @@ fn read_header(file: &dyn DiskFile, path: &Path) -> Result<SegmentHeader, Storag
             offset: 0,
             reason: reason.to_string(),
         },
-        BadHeader::Format(found) => other_format(path, found),
+        BadHeader::Format(found) => other_format(path, found, VERSION),
     })
 }
 

@@ -46,6 +46,7 @@ fn recycled() -> SimDisk {
     disk.files(Path::new("/1/wal")).iter().for_each(|file| disk.lose(file));
     let owner = DataDir::open_on(Arc::new(disk.clone()), "/1", ME).unwrap().log_owner();
     let header = SegmentHeader {
+        version: VERSION,
         sequence: 1,
         len_bytes: 4096,
         owner,

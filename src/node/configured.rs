@@ -1,0 +1,113 @@
+//! Who the members are, for the rest of the program: the configurations of this member, and how far
+//! its peers are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::config::Detour;
+use crate::members::Members as Addresses;
+use crate::raft::{Configuration, Configured, Index, MemberId};
+
+/// Who the members are, as far as this member knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The configuration in force. `None`: the log has none yet.
+    pub latest: Option<Arc<Configuration>>,
+    /// The newest one that is committed.
+    pub committed: Option<Arc<Configuration>>,
+}
+
+impl Members {
+    /// The configuration in force, if it is committed and not on the way to another one.
+    pub fn settled(&self) -> Option<&Arc<Configuration>> {
+        let latest = self.latest.as_ref()?;
+        let is_settled = self.committed.as_ref() == Some(latest) && !latest.membership.is_joint();
+        is_settled.then_some(latest)
+    }
+}
+
+/// How far a peer is, as its leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// The last entry that is known to be on its disk.
+    pub match_index: Index,
+    /// Whether it was heard within an election timeout.
+    pub is_heard: bool,
+}
+
+/// [`Members`], shared between threads.
+pub(super) struct SharedMembers {
+    /// The list with which this member was started.
+    listed: Addresses,
+    detour: Detour,
+    members: Mutex<Members>,
+    changed: Condvar,
+    progress: Mutex<BTreeMap<MemberId, PeerProgress>>,
+}
+
+impl SharedMembers {
+    pub(super) fn new(listed: Addresses, detour: Detour) -> SharedMembers {
+        SharedMembers {
+            listed,
+            detour,
+            members: Mutex::default(),
+            changed: Condvar::new(),
+            progress: Mutex::default(),
+        }
+    }
+
+    /// All members and the addresses that clients use: those of the configuration in force, or of
+    /// the list while there is none.
+    pub(super) fn addresses(&self) -> Addresses {
+        let latest = self.members.lock().latest.clone();
+        let addrs = latest.iter().flat_map(|it| it.addrs());
+        let configured = Addresses::new(addrs.map(|(id, addr)| (id, addr.to_owned())));
+        configured.unwrap_or_else(|_| self.listed.clone())
+    }
+
+    /// Where this member reaches another one.
+    pub(super) fn reach(&self, id: MemberId) -> Option<String> {
+        let configured = || {
+            let latest = self.members.lock().latest.clone()?;
+            latest.addr(id).map(str::to_owned)
+        };
+        let listed = || self.listed.addr(id).map(str::to_owned);
+        self.detour.of(id).or_else(configured).or_else(listed)
+    }
+
+    pub(super) fn members(&self) -> Members {
+        self.members.lock().clone()
+    }
+
+    pub(super) fn set(&self, Configured { latest, committed }: Configured) {
+        *self.members.lock() = Members { latest, committed };
+        self.changed.notify_all();
+    }
+
+    /// Waits until the members are as wanted. `None`: the deadline passed first.
+    pub(super) fn wait(
+        &self,
+        deadline: Instant,
+        is_wanted: impl Fn(&Members) -> bool,
+    ) -> Option<Members> {
+        let mut members = self.members.lock();
+        while !is_wanted(&members) {
+            if self.changed.wait_until(&mut members, deadline).timed_out() {
+                return is_wanted(&members).then(|| members.clone());
+            }
+        }
+        Some(members.clone())
+    }
+
+    /// How far the peers of a leader are. Empty elsewhere.
+    pub(super) fn progress(&self) -> BTreeMap<MemberId, PeerProgress> {
+        self.progress.lock().clone()
+    }
+
+    pub(super) fn set_progress(&self, progress: BTreeMap<MemberId, PeerProgress>) {
+        *self.progress.lock() = progress;
+    }
+}

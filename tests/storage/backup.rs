@@ -116,7 +116,7 @@ fn a_backup_of_an_earlier_version_is_written_and_restored_as_ever() {
 
     let contents = backup::verify(&golden()).unwrap();
     assert_eq!(contents.head, head(&store()));
-    assert_eq!((contents.head.keys, contents.leases, contents.head.level), (3, 1, LEVEL_MAX));
+    assert_eq!((contents.head.keys, contents.leases, contents.head.level), (3, 1, 1));
     let dir = tempfile::tempdir().unwrap();
     let restored = restore(&golden(), dir.path(), 2, "").unwrap();
     let (mut store, index) = started(dir.path());

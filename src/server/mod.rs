@@ -17,7 +17,7 @@
 //! | --- | --- |
 //! | `config` | [`Config`], and what it must fulfil |
 //! | `start`, `error` | the steps of a start, and why it fails: [`StartError`] |
-//! | `admin` | the service that `syncraft status`, `transfer`, `snapshot` and `member` call |
+//! | `admin`, `backup` | the service that `syncraft status`, `transfer`, `snapshot`, `member` and `backup` call |
 //! | `etcd_admin` | changes of the members that etcd's clients want |
 //! | `members` | changes of the members, for operators and for a member that has moved |
 //! | [`admin_client`] | finds the leader and has it change the members |
@@ -42,6 +42,7 @@
 
 mod admin;
 pub mod admin_client;
+mod backup;
 mod config;
 mod error;
 mod etcd_admin;

@@ -142,9 +142,6 @@ pub(super) fn start<P: Publish>(
     let changes =
         MemberChanges::start(handle.clone(), id, OwnAddress { addr, instance, listed: members });
     let changes = Arc::new(changes.map_err(|source| StartError::Node(NodeError::Thread(source)))?);
-    let admin =
-        Admin { node: handle.clone(), read_mode, directory, instance, changes: changes.clone() };
-    let admin = AdminRpcService::new(Arc::new(admin));
     let urls = Arc::new(MemberUrls::default());
     if let Some(listener) = &etcd_listener {
         urls.set(id, vec![own_url(&config, listener)]);
@@ -152,6 +149,15 @@ pub(super) fn start<P: Publish>(
     let told = UrlsService { node: handle.clone(), urls: Arc::clone(&urls) };
     let told = MemberRpcService::new(Arc::new(told));
     let api = Api::new(handle.clone());
+    let admin = Admin {
+        node: handle.clone(),
+        api: api.clone(),
+        read_mode,
+        directory,
+        instance,
+        changes: changes.clone(),
+    };
+    let admin = AdminRpcService::new(Arc::new(admin));
     let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
     let store = StoreService::new(api.clone()).published();
     let lanes = Lanes::start(handle.clone());

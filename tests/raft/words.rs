@@ -131,6 +131,7 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
             }
         },
         Effect::SendSnapshot { to, term } => format!("sends {to} its snapshot, term {term}"),
+        Effect::TakeSnapshot => "needs another snapshot".to_owned(),
         Effect::Install(snapshot) => format!("loads the snapshot up to {}", end(snapshot)),
         Effect::ReleaseLog(index) => format!("releases its log up to {index}"),
         Effect::Apply(entries) => format!("applies {}", self::entries(entries)),

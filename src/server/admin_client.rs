@@ -188,9 +188,11 @@ impl AdminClient {
 fn ask(addrs: &BTreeSet<String>, deadline: Instant) -> Answers {
     let mut until = deadline.min(Instant::now() + ASK_TIMEOUT);
     let (to_here, coming) = bounded(addrs.len());
-    for addr in addrs {
-        let (to_here, from) = (to_here.clone(), addr.clone());
-        stub(addr).members_then(&MembersArgs {}, until, move |result| {
+    // A channel that is dropped ends its calls.
+    let stubs: Vec<_> = addrs.iter().map(|addr| (addr, stub(addr))).collect();
+    for (addr, stub) in &stubs {
+        let (to_here, from) = (to_here.clone(), (*addr).clone());
+        stub.members_then(&MembersArgs {}, until, move |result| {
             // There is room for all.
             let _ = to_here.try_send((from, result));
         });

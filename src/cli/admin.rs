@@ -4,13 +4,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use syncraft::ErrorChain;
-use syncraft::clerk::Endpoints;
+use syncraft::clerk::Endpoint;
 use syncraft::rpc::{CallError, Channel, StatusCode};
 use syncraft::server::proto::{AdminRpcStub, SnapshotArgs, StatusReply, TransferArgs};
 
 use super::args::{self, Common};
+use super::asking::{Answer, ask_all, ask_cluster, check_protocol, with_reason};
 use super::output::eprint_line;
-use super::status::{Answer, ask_all, check_protocol, with_reason};
 use super::{Exit, Failure, Outcome};
 
 /// The pause between two polls.
@@ -24,7 +24,7 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
     let deadline = Instant::now() + common.timeout();
     let mut ask_at = Instant::now();
     loop {
-        let answers = ask_all(&endpoints, deadline);
+        let answers = ask_cluster(&endpoints, deadline).answers;
         check_protocol(&answers)?;
         let Some((addr, leader)) = leader(&answers) else {
             wait(deadline, &with_reason("no member leads", &answers))?;
@@ -71,23 +71,24 @@ fn why_not_yet(answers: &[Answer], leader: u64, heir: u64) -> String {
 pub(super) fn snapshot(common: &Common) -> Outcome {
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
-    let mut wanted: Vec<(String, u64)> = Vec::new();
-    let answers = ask_all(&endpoints, deadline);
+    let mut wanted: Vec<(Endpoint, u64)> = Vec::new();
+    let answers = ask_cluster(&endpoints, deadline).answers;
     check_protocol(&answers)?;
     let nobody = with_reason("no member answers", &answers);
     for answer in answers {
-        let addr = answer.endpoint.addr;
-        match answer.reply.and_then(|_| stub(&addr).snapshot(&SnapshotArgs {}, deadline)) {
-            Ok(reply) => wanted.push((addr, reply.index)),
+        let endpoint = answer.endpoint;
+        let order = |_| stub(&endpoint.addr).snapshot(&SnapshotArgs {}, deadline);
+        match answer.reply.and_then(order) {
+            Ok(reply) => wanted.push((endpoint, reply.index)),
             Err(error) => eprint_line(&format_args!("syncraft: {}", ErrorChain(&error))),
         }
     }
     if wanted.is_empty() {
         return Err(Failure::not_applied(nobody));
     }
-    while let Some((addr, index)) = wanted.pop() {
-        let only: Endpoints =
-            addr.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
+    while let Some((endpoint, index)) = wanted.pop() {
+        let addr = endpoint.addr.clone();
+        let only = [endpoint];
         let has_it = |answer: &Answer| {
             answer.reply.as_ref().is_ok_and(|status| status.snapshot_index >= index)
         };

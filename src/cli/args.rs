@@ -1,9 +1,11 @@
 //! The command-line arguments and their help texts.
 
+mod backup;
 mod bench;
 mod dev;
 mod lease;
 mod lock;
+mod member;
 mod store;
 mod watch;
 
@@ -12,10 +14,12 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use syncraft::duration::parse as parse_duration;
 
+pub(crate) use backup::{BackupArgs, BackupCommand, RecoverArgs, RestoreArgs, VerifyArgs};
 pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
 pub(crate) use dev::DevArgs;
 pub(crate) use lease::{KeepAliveArgs, LeaseCommand};
 pub(crate) use lock::{ElectArgs, HoldArgs, LockArgs};
+pub(crate) use member::{AddArgs, MemberCommand};
 pub(crate) use store::{
     CasArgs, CompactArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, IncrArgs, LimitsArgs,
     ListArgs, PutArgs, TxnArgs, WriteArgs,
@@ -28,10 +32,10 @@ Exit status:
   1  get, delete: the key is absent; lease: there is no such lease
   2  wrong usage, or a request that the store refuses as it is
   3  not done, and never will be: trying again is safe. Also a server that
-     cannot start or stops by itself, a result that cannot be written, and
-     a wait that was in vain
-  4  a write may or may not have happened, or has and its result is lost;
-     or a lock was lost while COMMAND ran
+     cannot start, stops by itself or was removed from its cluster, a result
+     that cannot be written, and a wait that was in vain
+  4  a write, or a change of the members, may or may not have happened, or
+     has and its result is lost; or a lock was lost while COMMAND ran
   5  a comparison did not hold: cas, put --if-absent, txn
 Commands that run a COMMAND end with its status; with 127 if there is no such
 program, with 126 if it cannot be started, and with 128 + N if signal N ends it.";
@@ -55,7 +59,8 @@ pub(crate) struct Args {
 /// What every subcommand takes, before or after its name.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The members: 1=HOST:PORT,2=HOST:PORT,... Clients need only some of them, and no ids
+    /// The members: 1=HOST:PORT,2=HOST:PORT,... Clients need only some of them, and no ids. A server
+    /// begins its cluster with them; later, the list is only where to look for the others
     #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
     pub(crate) members: Option<String>,
     /// The longest time that the command may take: 500ms, 2s, 1m30s
@@ -109,11 +114,23 @@ pub(crate) enum Command {
     Limits(LimitsArgs),
     /// Show the state of every member; exit status 3 unless a majority follows one leader
     Status(StatusArgs),
+    /// Show and change who the members are
+    Member {
+        /// What to do.
+        #[command(subcommand)]
+        command: MemberCommand,
+    },
     /// Make member ID the leader; exit status 3 if it does not lead in time, 2 if there is no such
     /// member
     Transfer(TransferArgs),
     /// Make every reachable member write a snapshot and shorten its log
     Snapshot,
+    /// Copy everything at one revision into FILE; or check such a file
+    Backup(BackupArgs),
+    /// Make a data directory from a backup, for one member of a new cluster
+    Restore(RestoreArgs),
+    /// After a majority is lost for ever: make the member that is left a cluster of one
+    Recover(RecoverArgs),
     /// Wait until the cluster serves reads and writes, and up to 5 s more for members that do not
     /// vote yet; exit status 3 if time runs out
     WaitReady,
@@ -136,14 +153,23 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerArgs {
-    /// The id of this member in the list of members
+    /// The id of this member
     #[arg(long, env = "SYNCRAFT_ID")]
     pub(crate) id: u64,
-    /// The address to listen on, if it differs from this member's address in the list: in a
-    /// container, behind NAT, or where a name in the list means another address on this machine.
-    /// Clients and other members use the address in the list
+    /// Join a cluster that exists, in place of --members: some of its members. The member waits
+    /// until it is added with `syncraft member add`
+    #[arg(long, value_name = "LIST", env = "SYNCRAFT_JOIN")]
+    pub(crate) join: Option<String>,
+    /// The address to listen on, if it differs from the one that clients and other members use: in
+    /// a container, behind NAT, or where a name means another address on this machine. By default
+    /// this member's address in the list
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
     pub(crate) listen: Option<String>,
+    /// The address at which clients and other members reach this member. By default its address in
+    /// the list, or that of --listen. A member that is not found at the address that the cluster has
+    /// for it asks to be moved to this one
+    #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_ADVERTISE")]
+    pub(crate) advertise: Option<String>,
     /// The data directory of this member alone; created if absent, readable only by its owner
     #[arg(long, value_name = "DIR", env = "SYNCRAFT_DATA_DIR")]
     pub(crate) data_dir: std::path::PathBuf,

@@ -14,6 +14,7 @@ use syncraft::kv::json::{self, EntryJson};
 use syncraft::kv::model::{Action, Compare, LeaseId, NewLease, Revision};
 
 use super::args::{Common, GetArgs, PutArgs, WriteArgs};
+use super::asking::ask_cluster;
 use super::output::{eprint_line, print};
 use super::{Exit, Failure, Outcome, status};
 
@@ -101,7 +102,8 @@ pub(super) fn wait_ready(common: &Common) -> Outcome {
             .with_timeout(left)
             .get(b"")
             .map_err(|error| not_ready(&ErrorChain(&error)))?;
-        let answers = status::ask_all(&endpoints, deadline.min(Instant::now() + POLL_TIMEOUT));
+        let deadline_of_poll = deadline.min(Instant::now() + POLL_TIMEOUT);
+        let answers = ask_cluster(&endpoints, deadline_of_poll).answers;
         match status::leader_that_cannot_write(&answers) {
             Some((id, disk)) if Instant::now() + POLL_PAUSE >= deadline => {
                 return Err(not_ready(&format!("the disk of the leader, member {id}, is {disk}")));

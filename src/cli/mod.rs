@@ -5,8 +5,8 @@
 //! | 0 | done |
 //! | 1 | `get`, `delete`: the key is absent; `lease`: there is no such lease |
 //! | 2 | wrong usage, including a value over its limit and whatever the store refuses as it is |
-//! | 3 | not done and never will be, so trying again is safe; a server cannot start, or failed |
-//! | 4 | unknown: a write may or may not have happened; or it has, and its result is lost; or a lock was lost while COMMAND ran |
+//! | 3 | not done and never will be, so trying again is safe; a server cannot start, failed, or was removed from its cluster |
+//! | 4 | unknown: a write or a change of the members may or may not have happened; or it has, and its result is lost; or a lock was lost while COMMAND ran |
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
@@ -20,6 +20,8 @@
 
 mod admin;
 mod args;
+mod asking;
+mod backup;
 mod bench;
 mod bulk;
 mod child;
@@ -29,7 +31,9 @@ mod import;
 mod kv;
 mod lease;
 mod lock;
+mod member;
 mod output;
+mod restore;
 mod room;
 mod server;
 mod status;
@@ -43,10 +47,13 @@ use std::time::Duration;
 use clap::Parser;
 use signal_hook::consts::SIGXFSZ;
 use syncraft::ErrorChain;
+use syncraft::backup::BackupError;
 use syncraft::clerk::{
     BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints, LockError, WatchError,
 };
+use syncraft::members::Members;
 use syncraft::rpc::CallError;
+use syncraft::storage::StorageError;
 
 use args::{Args, Command, Common};
 
@@ -132,8 +139,12 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Wait(args) => watch::wait(common, &args),
         Command::Lease { command } => lease::run(common, command),
         Command::Status(args) => status::status(common, args),
+        Command::Member { command } => member::run(common, command),
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),
+        Command::Backup(args) => backup::backup(common, args),
+        Command::Restore(args) => restore::restore(common, &args),
+        Command::Recover(args) => restore::recover(common, &args),
         Command::WaitReady => kv::wait_ready(common),
         Command::Bench(args) => bench::run(common, args),
     }
@@ -151,6 +162,11 @@ impl Common {
 
     /// The list of members as clients read it: ids are optional.
     fn endpoints(&self) -> Result<Endpoints, Failure> {
+        self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
+    }
+
+    /// The list of members as members read it.
+    fn member_list(&self) -> Result<Members, Failure> {
         self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
     }
 
@@ -207,6 +223,20 @@ impl From<LockError> for Failure {
             LockError::Clerk(error) => error.into(),
             LockError::Watch(error) => error.into(),
             error => Failure::not_applied(ErrorChain(&error).to_string()),
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Failure {
+        let line = ErrorChain(&error).to_string();
+        match error {
+            BackupError::Exists { .. }
+            | BackupError::NotAMember { .. }
+            | BackupError::Storage(StorageError::NotEmpty { .. } | StorageError::NoData { .. }) => {
+                Failure::usage(line)
+            }
+            _ => Failure::not_applied(line),
         }
     }
 }

@@ -26,6 +26,9 @@ use super::{Exit, Failure, Outcome};
 /// The pause between two checks whether to stop.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 
+/// The variable for `--members`.
+const MEMBERS_VAR: &str = "SYNCRAFT_MEMBERS";
+
 /// Read by glibc at the start of a program: the most arenas that `malloc` may have.
 const ARENAS_VAR: &str = "MALLOC_ARENA_MAX";
 /// By default there are eight per core. Memory that connections' threads allocate stays in the log
@@ -59,6 +62,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
                 member.stop();
                 member = start(&config)?;
             }
+            Some(NodeFailure::Removed) => return Err(removed(id)),
             Some(failure) => {
                 let words = format!("member {id} stops: {}", ErrorChain(&failure));
                 return Err(Failure::not_applied(words));
@@ -72,6 +76,13 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     log::info!("member {id} stops: it was told to");
     member.hand_over_and_stop();
     Ok(Exit::Done)
+}
+
+fn removed(id: MemberId) -> Failure {
+    Failure::not_applied(format!(
+        "member {id} stops: it was removed from the cluster, and its id is not used again. To use \
+         this machine for a new member, start it with --join, another id and an empty data directory"
+    ))
 }
 
 fn start(config: &Config) -> Result<Member, Failure> {
@@ -131,9 +142,8 @@ fn holds_this_code(program: &Path) -> bool {
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
     let ServerArgs { id, listen, data_dir, http, etcd, advertise_etcd, rebuild, .. } = args;
-    let ServerArgs { heartbeat, election_timeout, read_mode, .. } = args;
-    let members: Members =
-        common.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))?;
+    let ServerArgs { heartbeat, election_timeout, read_mode, join, advertise, .. } = args;
+    let (joins, members) = (join.is_some(), members(common, join)?);
     let timing = Timing {
         heartbeat,
         election_min: election_timeout,
@@ -145,7 +155,23 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         ReadModeArg::Lease => ReadMode::Lease,
     };
     let defaults = Config::new(MemberId(id), members, data_dir);
-    Ok(Config { listen, timing, http, etcd, advertise_etcd, read_mode, rebuild, ..defaults })
+    let at = Config { joins, listen, advertise, ..defaults };
+    Ok(Config { timing, http, etcd, advertise_etcd, read_mode, rebuild, ..at })
+}
+
+/// The members with which the cluster begins, or of the cluster to join. A variable that clients on
+/// this machine use does not stand against `--join`.
+fn members(common: &Common, join: Option<String>) -> Result<Members, Failure> {
+    let parse = |name, list: &str| {
+        list.parse::<Members>().map_err(|error| Failure::usage(format!("{name}: {error}")))
+    };
+    let Some(join) = join else { return parse("--members", common.members()?) };
+    if common.members.is_some() && common.members != std::env::var(MEMBERS_VAR).ok() {
+        let words = "--join and --members exclude each other: a member joins a cluster that \
+                     exists, or begins one";
+        return Err(Failure::usage(words));
+    }
+    parse("--join", &join)
 }
 
 /// A flag that SIGTERM and SIGINT set. A second signal ends the process at once.

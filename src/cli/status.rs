@@ -1,98 +1,31 @@
-//! `status`: asks all members at the same time, and also shows those that do not answer.
+//! `status`: shows where every member stands, and also those that do not answer.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::io;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 use syncraft::ErrorChain;
-use syncraft::clerk::{Endpoint, Endpoints};
-use syncraft::rpc::{CallError, Channel};
-use syncraft::server::proto::{AdminRpcStub, StatusArgs, StatusReply};
+use syncraft::server::proto::StatusReply;
 use syncraft::server::{DISK_OK, STATE_DIVERGED};
 
 use super::args::{self, Common};
+use super::asking::{Answer, Cluster, LEARNER, ask_cluster};
+use super::member::behind;
 use super::output::print;
 use super::{Exit, Failure, Outcome};
 
-/// How long one member may take. While things go wrong, a status that waits for a dead machine is
-/// of no use.
-const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
-
-const HEADINGS: [&str; 9] =
-    ["ID", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED", "SNAPSHOT"];
-
-/// One member and its answer.
-pub(super) struct Answer {
-    pub(super) endpoint: Endpoint,
-    pub(super) reply: Result<StatusReply, CallError>,
-}
+const HEADINGS: [&str; 10] =
+    ["ID", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED", "SNAPSHOT", "BEHIND"];
 
 pub(super) fn status(common: &Common, args: args::StatusArgs) -> Outcome {
-    let answers =
-        ask_all(&common.endpoints()?, Instant::now() + common.timeout().min(MEMBER_TIMEOUT));
-    let text = if args.json { format!("{}\n", to_json(&answers)) } else { to_table(&answers) };
+    let cluster = ask_cluster(&common.endpoints()?, Instant::now() + common.timeout());
+    let text = if args.json { format!("{}\n", to_json(&cluster)) } else { to_table(&cluster) };
     print(&[text.as_bytes()])?;
-    if has_leader(&answers) {
+    if cluster.has_leader() {
         return Ok(Exit::Done);
     }
     Err(Failure::not_applied("no leader is followed by a majority of the members"))
-}
-
-pub(super) fn ask_all(endpoints: &Endpoints, deadline: Instant) -> Vec<Answer> {
-    let mut answers: Vec<Answer> = thread::scope(|scope| {
-        let begin = |endpoint: &Endpoint| {
-            let addr = endpoint.addr.clone();
-            thread::Builder::new().spawn_scoped(scope, move || ask(&addr, deadline))
-        };
-        let asked: Vec<_> = endpoints.iter().map(|endpoint| (endpoint, begin(endpoint))).collect();
-        let answer =
-            |(endpoint, thread): (&Endpoint, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
-                let (addr, endpoint) = (endpoint.addr.clone(), endpoint.clone());
-                let reply = match thread {
-                    Ok(thread) => thread.join().expect("asking does not panic"),
-                    Err(source) => Err(CallError::NotSent { addr, source }),
-                };
-                Answer { endpoint, reply }
-            };
-        asked.into_iter().map(answer).collect()
-    });
-    // Members for which there was no thread or descriptor are asked one after another.
-    for answer in answers.iter_mut().filter(|answer| was_short_of_something(answer)) {
-        answer.reply = ask(&answer.endpoint.addr, deadline);
-    }
-    answers
-}
-
-/// Whether there was no thread or no file descriptor to ask this member.
-fn was_short_of_something(answer: &Answer) -> bool {
-    let Err(CallError::NotSent { source, .. }) = &answer.reply else { return false };
-    source.kind() == io::ErrorKind::WouldBlock
-        || source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
-}
-
-/// `words`, followed by the error of the first member that did not answer.
-pub(super) fn with_reason(words: &str, answers: &[Answer]) -> String {
-    let error = answers.iter().find_map(|answer| answer.reply.as_ref().err());
-    error.map_or_else(|| words.to_owned(), |error| format!("{words}: {}", ErrorChain(error)))
-}
-
-/// Fails if every address speaks another protocol, because then no member will ever answer.
-pub(super) fn check_protocol(answers: &[Answer]) -> Result<(), Failure> {
-    let is_other = |answer: &Answer| matches!(&answer.reply, Err(CallError::OtherProtocol { .. }));
-    match answers.iter().all(is_other).then(|| answers.first()).flatten() {
-        Some(Answer { reply: Err(error), .. }) => {
-            Err(Failure::not_applied(ErrorChain(error).to_string()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn ask(addr: &str, deadline: Instant) -> Result<StatusReply, CallError> {
-    let channel = Channel::builder(addr).connect_timeout(MEMBER_TIMEOUT).lazy();
-    AdminRpcStub::new(channel).status(&StatusArgs {}, deadline)
 }
 
 /// The newest leader and the state of its disk, if that is not [`DISK_OK`].
@@ -106,24 +39,15 @@ pub(super) fn leader_that_cannot_write(answers: &[Answer]) -> Option<(u64, Strin
 
 /// Whether a member that answers does not vote yet.
 pub(super) fn anybody_joins(answers: &[Answer]) -> bool {
-    answers.iter().filter_map(|answer| answer.reply.as_ref().ok()).any(|reply| reply.is_joining)
-}
-
-/// Whether a majority of the members names the same leader, in the newest term that any of them
-/// knows.
-fn has_leader(answers: &[Answer]) -> bool {
-    let replies = || answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
-    let newest = replies().filter(|reply| reply.leader != 0).max_by_key(|reply| reply.term);
-    newest.is_some_and(|newest| {
-        let agrees =
-            |reply: &&StatusReply| (reply.term, reply.leader) == (newest.term, newest.leader);
-        replies().filter(agrees).count() > answers.len() / 2
-    })
+    let mut replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
+    replies.any(|reply| reply.is_joining && !reply.waits_to_be_added)
 }
 
 /// The output of `--json`. Scripts depend on the names; the order is for people.
 #[derive(Serialize)]
 struct Json<'a> {
+    /// Null if nobody knows it.
+    cluster: Option<String>,
     members: Vec<MemberJson<'a>>,
 }
 
@@ -132,6 +56,10 @@ struct MemberJson<'a> {
     /// Null if the list has no ids and the member did not answer.
     id: Option<u64>,
     addr: &'a str,
+    /// "voter", "learner", "incoming" or "outgoing"; null if the configuration does not name it.
+    kind: Option<&'a str>,
+    /// How many entries it lacks; null unless the leader has said so.
+    behind: Option<u64>,
     reachable: bool,
     #[serde(flatten)]
     answer: AnswerJson<'a>,
@@ -156,6 +84,8 @@ enum AnswerJson<'a> {
         /// Filled by a leader only.
         different_members: &'a [u64],
         joining: bool,
+        /// Whether it waits to be added.
+        waiting: bool,
         /// Null if the member's version does not say.
         disk: Option<&'a str>,
         /// The process that answers; null if the member's version does not say.
@@ -168,12 +98,17 @@ enum AnswerJson<'a> {
     },
 }
 
-fn to_json(answers: &[Answer]) -> String {
-    let json = Json { members: answers.iter().map(member_json).collect() };
+fn to_json(cluster: &Cluster) -> String {
+    let id = cluster.configuration.as_ref().map(|it| format!("{:016x}", it.cluster_id));
+    let members = cluster.answers.iter().map(|answer| member_json(cluster, answer)).collect();
+    let json = Json { cluster: id, members };
     serde_json::to_string(&json).expect("numbers and text: nothing that JSON has no form for")
 }
 
-fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
+fn member_json<'a>(cluster: &'a Cluster, answer: &'a Answer) -> MemberJson<'a> {
+    let Answer { endpoint, reply } = answer;
+    let kind = cluster.entry(answer).map(|entry| entry.kind.as_str());
+    let behind = lag(cluster, answer);
     let id = reply.as_ref().map_or_else(|_| endpoint.id.map(|id| id.0), |reply| Some(reply.id));
     let answer = match reply {
         Ok(reply) => AnswerJson::Reply {
@@ -189,17 +124,24 @@ fn member_json(Answer { endpoint, reply }: &Answer) -> MemberJson<'_> {
             diverged: reply.state == STATE_DIVERGED,
             different_members: &reply.different_members,
             joining: reply.is_joining,
+            waiting: reply.waits_to_be_added,
             disk: Some(&reply.disk[..]).filter(|disk| !disk.is_empty()),
             pid: Some(reply.pid).filter(|pid| *pid != 0),
             level: Some(reply.level).filter(|level| *level != 0),
         },
         Err(error) => AnswerJson::Error { error: ErrorChain(error).to_string() },
     };
-    MemberJson { id, addr: &endpoint.addr, reachable: reply.is_ok(), answer }
+    MemberJson { id, addr: &endpoint.addr, kind, behind, reachable: reply.is_ok(), answer }
 }
 
-fn to_table(answers: &[Answer]) -> String {
-    let rows: Vec<Vec<String>> = answers.iter().map(row).collect();
+/// How many entries the member lacks, if the leader has said so.
+fn lag(cluster: &Cluster, answer: &Answer) -> Option<u64> {
+    behind(cluster.configuration.as_ref()?, cluster.entry(answer)?)
+}
+
+fn to_table(cluster: &Cluster) -> String {
+    let answers = &cluster.answers;
+    let rows: Vec<Vec<String>> = answers.iter().map(|answer| row(cluster, answer)).collect();
     let width = |column: usize| {
         let cells =
             rows.iter().filter(|row| row.len() == HEADINGS.len()).map(|row| row[column].len());
@@ -226,8 +168,10 @@ fn to_table(answers: &[Answer]) -> String {
 fn troubles(answers: &[Answer]) -> String {
     let replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
     let mut lines = String::new();
-    for StatusReply { id, is_joining, joining_words, disk, .. } in replies {
-        if *is_joining {
+    for StatusReply { id, is_joining, joining_words, waits_to_be_added, disk, .. } in replies {
+        if *waits_to_be_added {
+            let _ = writeln!(lines, "member {id} is no member yet: {joining_words}");
+        } else if *is_joining {
             let colon = if joining_words.is_empty() { "" } else { ": " };
             let _ = writeln!(
                 lines,
@@ -253,15 +197,20 @@ fn divergences(answers: &[Answer]) -> String {
     different.into_iter().map(line).collect()
 }
 
-fn row(Answer { endpoint, reply }: &Answer) -> Vec<String> {
+fn row(cluster: &Cluster, answer: &Answer) -> Vec<String> {
+    let Answer { endpoint, reply } = answer;
     match reply {
         Ok(reply) => {
-            let leader = if reply.leader == 0 { "-".to_owned() } else { reply.leader.to_string() };
-            let mut row = vec![reply.id.to_string(), endpoint.addr.clone(), reply.role.clone()];
+            let or_dash = |number: Option<u64>| number.map_or("-".to_owned(), |it| it.to_string());
+            let learns = cluster.entry(answer).is_some_and(|entry| entry.kind == LEARNER);
+            let role = if learns { LEARNER } else { &reply.role };
+            let leader = or_dash(Some(reply.leader).filter(|leader| *leader != 0));
+            let mut row = vec![reply.id.to_string(), endpoint.addr.clone(), role.to_owned()];
             row.extend([reply.term.to_string(), leader]);
             let indexes =
                 [reply.last_index, reply.commit_index, reply.applied_index, reply.snapshot_index];
             row.extend(indexes.map(|index| index.to_string()));
+            row.push(or_dash(lag(cluster, answer)));
             row
         }
         Err(error) => {
@@ -273,7 +222,10 @@ fn row(Answer { endpoint, reply }: &Answer) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use syncraft::clerk::Endpoint;
     use syncraft::raft::MemberId;
+    use syncraft::rpc::CallError;
+    use syncraft::server::proto::{MemberEntry, MemberProgress, MembersReply};
 
     use super::*;
 
@@ -282,6 +234,19 @@ mod tests {
         let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let reply = reply.ok_or(CallError::NotSent { addr: addr.clone(), source });
         Answer { endpoint: Endpoint { id: Some(MemberId(id)), addr }, reply }
+    }
+
+    fn cluster(answers: impl IntoIterator<Item = Answer>) -> Cluster {
+        let entry = |id: u64, kind: &str, match_index| MemberEntry {
+            id,
+            addr: format!("127.0.0.1:{}", 7000 + id),
+            kind: kind.to_owned(),
+            progress: Some(MemberProgress { match_index, ..Default::default() }),
+        };
+        let members = vec![entry(1, "voter", 120), entry(2, LEARNER, 100), entry(3, "voter", 70)];
+        let (cluster_id, last_index) = (7, 120);
+        let configuration = MembersReply { cluster_id, last_index, members, ..Default::default() };
+        Cluster { answers: answers.into_iter().collect(), configuration: Some(configuration) }
     }
 
     fn reply(id: u64, term: u64, leader: u64) -> Option<StatusReply> {
@@ -308,32 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_needs_a_majority_of_all_members() {
-        let check = |replies: [Option<StatusReply>; 3], expected: bool| {
-            let answers: Vec<Answer> =
-                (1..).zip(replies).map(|(id, reply)| answer(id, reply)).collect();
-            assert_eq!(has_leader(&answers), expected);
-        };
-        check([reply(1, 7, 1), reply(2, 7, 1), reply(3, 7, 1)], true);
-        check([reply(1, 7, 1), reply(2, 7, 1), None], true);
-        check([reply(1, 7, 1), None, None], false);
-        check([reply(1, 7, 1), reply(2, 7, 0), None], false);
-        check([reply(1, 7, 1), reply(2, 8, 2), reply(3, 8, 2)], true);
-        check([reply(1, 7, 1), reply(2, 7, 1), reply(3, 8, 3)], false);
-        check([reply(1, 7, 0), reply(2, 7, 0), reply(3, 7, 0)], false);
-        check([None, None, None], false);
-    }
-
-    #[test]
     fn the_table_lines_up() {
         let answers = [answer(1, reply(1, 7, 1)), answer(2, reply(2, 7, 0)), answer(3, None)];
         let expected = "\
-ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
-1   127.0.0.1:7001  leader    7     1       120   120     119      100
-2   127.0.0.1:7002  follower  7     -       120   120     119      100
+ID  ADDRESS         ROLE     TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT  BEHIND
+1   127.0.0.1:7001  leader   7     1       120   120     119      100       0
+2   127.0.0.1:7002  learner  7     -       120   120     119      100       20
 3   127.0.0.1:7003  unreachable: call to 127.0.0.1:7003 was not sent: connection refused
 ";
-        assert_eq!(to_table(&answers), expected);
+        assert_eq!(to_table(&cluster(answers)), expected);
     }
 
     #[test]
@@ -342,11 +290,13 @@ ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
         leader.as_mut().unwrap().different_members = vec![2];
         diverged.as_mut().unwrap().state = STATE_DIVERGED.to_owned();
         old.as_mut().unwrap().state.clear();
-        let answers = [answer(1, leader), answer(2, diverged), answer(3, old)];
-        let table = to_table(&answers);
+        let answers = || {
+            [(1, &leader), (2, &diverged), (3, &old)].map(|(id, reply)| answer(id, reply.clone()))
+        };
+        let table = to_table(&cluster(answers()));
         let line = "member 2 does not serve: its state differs from the others'; rebuild it";
         assert_eq!(table.lines().skip(4).collect::<Vec<_>>(), [line]);
-        let json = |index: usize| to_json(&answers[index..=index]);
+        let json = |index: usize| to_json(&cluster(answers().into_iter().skip(index).take(1)));
         assert!(json(0).contains(r#""diverged":false,"different_members":[2]"#), "{}", json(0));
         assert!(json(1).contains(r#""diverged":true"#), "{}", json(1));
         assert!(json(2).contains(r#""digest":null,"diverged":false"#), "{}", json(2));
@@ -354,8 +304,10 @@ ID  ADDRESS         ROLE      TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT
 
     #[test]
     fn the_json_has_what_scripts_read() {
-        let expected = r#"{"members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"disk":"ok","pid":4711,"level":2},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
-        assert_eq!(to_json(&[answer(1, reply(1, 7, 1)), answer(3, None)]), expected);
-        assert!(to_json(&[answer(1, reply(1, 7, 0))]).contains(r#""leader":null"#));
+        let expected = r#"{"cluster":"0000000000000007","members":[{"id":1,"addr":"127.0.0.1:7001","kind":"voter","behind":0,"reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"waiting":false,"disk":"ok","pid":4711,"level":2},{"id":3,"addr":"127.0.0.1:7003","kind":"voter","behind":50,"reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
+        let both = [answer(1, reply(1, 7, 1)), answer(3, None)];
+        assert_eq!(to_json(&cluster(both)), expected);
+        let alone = cluster([answer(1, reply(1, 7, 0))]);
+        assert!(to_json(&alone).contains(r#""leader":null"#));
     }
 }

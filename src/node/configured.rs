@@ -16,6 +16,8 @@ use crate::raft::{Configuration, Configured, Index, MemberId};
 pub struct Members {
     /// The configuration in force. `None`: the log has none yet.
     pub latest: Option<Arc<Configuration>>,
+    /// The index of its entry; 0 if there is none.
+    pub index: Index,
     /// The newest one that is committed.
     pub committed: Option<Arc<Configuration>>,
 }
@@ -36,6 +38,17 @@ pub struct PeerProgress {
     pub match_index: Index,
     /// Whether it was heard within an election timeout.
     pub is_heard: bool,
+    /// The snapshot that is on its way to it.
+    pub snapshot: Option<SnapshotProgress>,
+}
+
+/// How much of a snapshot a peer has acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    /// How much it has.
+    pub sent_bytes: u64,
+    /// How long the snapshot is.
+    pub len_bytes: u64,
 }
 
 /// [`Members`], shared between threads.
@@ -46,6 +59,8 @@ pub(super) struct SharedMembers {
     members: Mutex<Members>,
     changed: Condvar,
     progress: Mutex<BTreeMap<MemberId, PeerProgress>>,
+    /// The snapshots that are on their way.
+    snapshots: Mutex<BTreeMap<MemberId, SnapshotProgress>>,
 }
 
 impl SharedMembers {
@@ -56,6 +71,7 @@ impl SharedMembers {
             members: Mutex::default(),
             changed: Condvar::new(),
             progress: Mutex::default(),
+            snapshots: Mutex::default(),
         }
     }
 
@@ -82,8 +98,8 @@ impl SharedMembers {
         self.members.lock().clone()
     }
 
-    pub(super) fn set(&self, Configured { latest, committed }: Configured) {
-        *self.members.lock() = Members { latest, committed };
+    pub(super) fn set(&self, Configured { latest, index, committed }: Configured) {
+        *self.members.lock() = Members { latest, index, committed };
         self.changed.notify_all();
     }
 
@@ -104,7 +120,19 @@ impl SharedMembers {
 
     /// How far the peers of a leader are. Empty elsewhere.
     pub(super) fn progress(&self) -> BTreeMap<MemberId, PeerProgress> {
-        self.progress.lock().clone()
+        let mut progress = self.progress.lock().clone();
+        let snapshots = self.snapshots.lock();
+        progress.iter_mut().for_each(|(id, peer)| peer.snapshot = snapshots.get(id).copied());
+        progress
+    }
+
+    /// How much of a snapshot is at this peer; `None`: none is on its way.
+    pub(super) fn set_snapshot(&self, peer: MemberId, progress: Option<SnapshotProgress>) {
+        let mut snapshots = self.snapshots.lock();
+        match progress {
+            Some(progress) => snapshots.insert(peer, progress),
+            None => snapshots.remove(&peer),
+        };
     }
 
     pub(super) fn set_progress(&self, progress: BTreeMap<MemberId, PeerProgress>) {

@@ -51,6 +51,8 @@ pub(super) enum CoreOutput<S: StateMachine> {
     Again,
     Log(LogTask),
     Applier(ApplierTask<S>),
+    /// A peer needs a newer snapshot than there is.
+    SnapshotWanted,
     Failed(NodeFailure),
 }
 
@@ -351,6 +353,7 @@ impl<S: StateMachine> Driver<S> {
                 Effect::Persist(persist) => out(CoreOutput::Log(LogTask::Persist(persist))),
                 Effect::ReleaseLog(index) => out(CoreOutput::Log(LogTask::Release(index))),
                 Effect::SendSnapshot { to, term } => self.post.send_snapshot(to, term),
+                Effect::TakeSnapshot => out(CoreOutput::SnapshotWanted),
                 Effect::Install(meta) => {
                     let received = self.received.iter().find(|snapshot| snapshot.meta() == meta);
                     let snapshot =
@@ -460,14 +463,15 @@ impl<S: StateMachine> Driver<S> {
             self.reminder.remind(id, obstacle, now);
         }
         if before.is_joining || status.is_joining {
-            *self.shared.obstacle.lock() = obstacle.map(|obstacle| obstacle.words);
+            *self.shared.obstacle.lock() = obstacle;
         }
     }
 
     /// How far the others are, while this member leads.
     fn publish_progress(&self) {
         let progress = self.raft.progress().map(|(id, peer)| {
-            (id, PeerProgress { match_index: peer.match_index, is_heard: peer.is_heard })
+            let (match_index, is_heard) = (peer.match_index, peer.is_heard);
+            (id, PeerProgress { match_index, is_heard, snapshot: None })
         });
         self.shared.members.set_progress(progress.collect());
     }
@@ -487,7 +491,7 @@ impl<S: StateMachine> Driver<S> {
 }
 
 /// For operators.
-fn log_members(own: MemberId, Configured { latest, committed }: &Configured) {
+fn log_members(own: MemberId, Configured { latest, committed, .. }: &Configured) {
     let Some(latest) = latest else { return };
     let words = |ids: &mut dyn Iterator<Item = MemberId>| {
         let ids: Vec<String> = ids.map(|id| id.to_string()).collect();

@@ -1,6 +1,6 @@
 //! [`NodeHandle`]: how the rest of the program talks to a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -272,6 +272,11 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.levels.applied()
     }
 
+    /// The highest [feature level](StateMachine#feature-levels) that this member's program knows.
+    pub fn level_max(&self) -> u32 {
+        self.shared.levels.own_announcement()
+    }
+
     /// If this member leads: the highest feature level that each member has announced to it in this
     /// term, which is 0 for one that has announced none yet. The lowest holds the others back.
     /// Otherwise empty.
@@ -307,7 +312,13 @@ impl<S: StateMachine> NodeHandle<S> {
 
     /// Why this member does not vote yet, as text, while [`Status::is_joining`].
     pub fn joining_words(&self) -> Option<String> {
-        self.shared.obstacle.lock().clone()
+        self.shared.obstacle.lock().as_ref().map(|obstacle| obstacle.words.clone())
+    }
+
+    /// If this member was started to join a cluster that exists, and nobody has added it yet: the
+    /// ids of the clusters of those who have answered it.
+    pub fn waits_to_be_added(&self) -> Option<BTreeSet<u64>> {
+        self.shared.obstacle.lock().as_ref().and_then(|obstacle| obstacle.newcomer_of.clone())
     }
 
     /// Holds the node's threads while it is closed. For tests.

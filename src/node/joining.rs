@@ -1,6 +1,6 @@
 //! What a member without its data tells its operator until it has joined.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::identity::Affiliation;
@@ -14,7 +14,6 @@ const JOINS_ONE_CLUSTER: &str =
 const KEEPS_ITS_CLUSTER: &str = "it does not join \
      them, because it holds a term or entries of another cluster: if nobody needs that data, stop \
      it, remove its data directory and start it again";
-const WAITS_TO_BE_ADDED: &str = "it waits to be added: syncraft member add ID=HOST:PORT";
 
 /// Why a member without data, or without all of it, does not vote yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +21,8 @@ pub(super) struct Obstacle {
     pub(super) words: String,
     /// Waiting does not help: all others have answered, and an operator must change something.
     pub(super) is_refusal: bool,
+    /// It is a newcomer that nobody has added yet: the clusters of those who have answered it.
+    pub(super) newcomer_of: Option<BTreeSet<u64>>,
 }
 
 /// Who asks, and what it belongs to.
@@ -38,13 +39,15 @@ type Answers = BTreeMap<MemberId, Option<JoinAnswer>>;
 
 /// `answers` are those that the core has, or `None` if it no longer asks.
 pub(super) fn obstacle(asker: Asker, answers: Option<Answers>) -> Obstacle {
-    let wait = |words| Obstacle { words, is_refusal: false };
+    let wait = |words| Obstacle { words, is_refusal: false, newcomer_of: None };
     let Some(answers) = answers else {
         return wait("it is being filled by the leader".to_owned());
     };
     let is_named = |answer: &JoinAnswer| names(answer, asker.id);
     if asker.is_newcomer && !answers.values().flatten().any(is_named) {
-        return wait(WAITS_TO_BE_ADDED.to_owned());
+        let clusters = answers.values().flatten().map(|answer| answer.cluster_id);
+        let newcomer_of = Some(clusters.filter(|id| *id != 0).collect());
+        return Obstacle { newcomer_of, ..wait(waits_to_be_added(asker.id)) };
     }
     if !answers.values().flatten().any(|answer| is_other(asker, answer)) {
         let silent = answers.iter().filter(|(_, answer)| answer.is_none());
@@ -56,7 +59,12 @@ pub(super) fn obstacle(asker: Asker, answers: Option<Answers>) -> Obstacle {
     let advice =
         if is_one_cluster(asker, &answers) { KEEPS_ITS_CLUSTER } else { JOINS_ONE_CLUSTER };
     let words = format!("{}; {advice}", clauses.join(", "));
-    Obstacle { words, is_refusal: answers.values().all(Option::is_some) }
+    let is_refusal = answers.values().all(Option::is_some);
+    Obstacle { words, is_refusal, newcomer_of: None }
+}
+
+fn waits_to_be_added(id: MemberId) -> String {
+    format!("it waits to be added: syncraft member add {id}=HOST:PORT")
 }
 
 fn names(answer: &JoinAnswer, id: MemberId) -> bool {
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn each_answer_has_its_words() {
         let check = |answers, expected: &str, is_refusal| {
-            let Obstacle { words, is_refusal: found } = words(answers);
+            let Obstacle { words, is_refusal: found, .. } = words(answers);
             assert_eq!((words.split(';').next(), found), (Some(expected), is_refusal));
         };
         check([None, None], "it waits for an answer from member 1, 3", false);
@@ -212,10 +220,10 @@ mod tests {
     #[test]
     fn a_newcomer_waits_until_a_configuration_names_it() {
         let newcomer = Asker { is_newcomer: true, ..ASKER };
-        let of = |answer| obstacle(newcomer, Some([(MemberId(1), answer)].into())).words;
-        assert_eq!(of(None), WAITS_TO_BE_ADDED);
-        assert_eq!(of(stranger()), WAITS_TO_BE_ADDED);
-        assert_ne!(of(same()), WAITS_TO_BE_ADDED);
+        let of = |answer| obstacle(newcomer, Some([(MemberId(1), answer)].into())).newcomer_of;
+        assert_eq!(of(None), Some([].into()));
+        assert_eq!(of(stranger()), Some([11].into()));
+        assert_eq!(of(same()), None);
     }
 
     #[test]

@@ -134,7 +134,7 @@ mod wire;
 
 pub use changes::ChangeError;
 pub use config::{COMMAND_LEN_MAX, Detour, FRAME_LEN_MIN, NodeConfig, ReadMode, Timing};
-pub use configured::{Members as ConfiguredMembers, PeerProgress};
+pub use configured::{Members as ConfiguredMembers, PeerProgress, SnapshotProgress};
 pub use divergence::Divergence;
 #[cfg(feature = "testing")]
 pub(crate) use gate::Gate;

@@ -92,7 +92,7 @@ impl<S: StateMachine> Peers<S> {
     }
 
     /// The members are those of these configurations, and nobody else.
-    pub(super) fn meet_configured(&self, Configured { latest, committed }: &Configured) {
+    pub(super) fn meet_configured(&self, Configured { latest, committed, .. }: &Configured) {
         let Some(latest) = latest else { return self.meet_listed() };
         let mut addrs = self.addrs_of(latest);
         for (id, more) in committed.iter().flat_map(|it| self.addrs_of(it)) {

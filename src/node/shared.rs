@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::configured::SharedMembers;
 use super::gate::Gate;
 use super::identity::Identity;
+use super::joining::Obstacle;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
 use crate::clock;
@@ -138,7 +139,7 @@ pub(super) struct Shared {
     /// For tests that pause a member.
     pub(super) gate: Arc<Gate>,
     /// Why this member does not vote yet, as text.
-    pub(super) obstacle: Mutex<Option<String>>,
+    pub(super) obstacle: Mutex<Option<Obstacle>>,
     failure: Mutex<Option<NodeFailure>>,
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
 
+use super::configured::SnapshotProgress;
 use super::mailbox::{Mailbox, MayDo};
 use super::proto::{InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
 use super::shared::Shared;
@@ -77,6 +78,7 @@ impl SnapshotSender {
     /// Sends until everything is acknowledged or something fails. The core is told of either.
     pub(super) fn run(self) {
         let result = self.send();
+        self.shared.members.set_snapshot(self.peer, None);
         let is_wanted_again = self.transfer.end();
         match result {
             Ok(reply) => {
@@ -119,13 +121,15 @@ impl SnapshotSender {
         if self.shared.watch.is_diverged() {
             return Err(SendError::Diverged);
         }
-        let meta = self.snapshot.meta();
+        let (meta, len_bytes) = (self.snapshot.meta(), self.snapshot.len_bytes());
+        let progress = SnapshotProgress { sent_bytes: offset, len_bytes };
+        self.shared.members.set_snapshot(self.peer, Some(progress));
         let args = InstallSnapshotArgs {
             term: self.term.0,
             last_included_index: meta.last_included_index.0,
             last_included_term: meta.last_included_term.0,
             offset,
-            file_len: self.snapshot.len_bytes(),
+            file_len: len_bytes,
             data: self.snapshot.read_chunk(offset, CHUNK_LEN_BYTES)?,
             envelope: Some(self.shared.identity.envelope(self.peer)),
         };

@@ -1,12 +1,20 @@
 //! The service `adminRpc`: where a member stands, and what an operator may ask it to do.
 
+use std::sync::Arc;
+
+use super::backup::backup;
+use super::members::{MemberChanges, Wish, view};
 use super::proto::{
-    AdminRpc, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply, TransferArgs, TransferReply,
+    AddMemberArgs, AdminRpc, BackupArgs, BackupReply, ChangeOutcome, ChangeReply, MembersArgs,
+    MembersReply, MoveMemberArgs, PromoteMemberArgs, RemoveMemberArgs, SnapshotArgs, SnapshotReply,
+    StatusArgs, StatusReply, TransferArgs, TransferReply,
 };
 use crate::kv::Store;
+use crate::kv::api::Api;
+use crate::members::{MembersError, check_addr, parse_id};
 use crate::node::{NodeHandle, ReadMode};
 use crate::raft::{Index, MemberId, RoleName};
-use crate::rpc::{Done, Status, StatusCode};
+use crate::rpc::{Done, Outgoing, Status, StatusCode};
 
 /// `StatusReply.disk` of a member whose disk works.
 pub const DISK_OK: &str = "ok";
@@ -23,13 +31,20 @@ const DURABILITY: &str = "fdatasync on a majority of the members before a write 
 /// `adminRpc` of one member.
 pub(super) struct Admin {
     pub(super) node: NodeHandle<Store>,
+    pub(super) api: Api,
     pub(super) read_mode: ReadMode,
+    /// The random number of the data directory.
+    pub(super) directory: u64,
+    /// A random number of this start.
+    pub(super) instance: u64,
+    pub(super) changes: Arc<MemberChanges>,
 }
 
 impl AdminRpc for Admin {
     fn status(&self, _args: StatusArgs, done: Done<StatusReply>) {
         let status = self.node.status();
         let (applied_index, digest) = applied(&self.node);
+        let waits_for = self.node.waits_to_be_added();
         let state = if self.node.divergence().is_some() { STATE_DIVERGED } else { STATE_OK };
         done.run(StatusReply {
             id: status.id.0,
@@ -54,6 +69,12 @@ impl AdminRpc for Admin {
             cluster_id: if status.is_joining { 0 } else { self.node.cluster_id() },
             pid: std::process::id(),
             level: self.node.level().unwrap_or(0),
+            level_max: self.node.level_max(),
+            directory: self.directory,
+            instance: self.instance,
+            waits_to_be_added: waits_for.is_some(),
+            heard_clusters: waits_for.into_iter().flatten().collect(),
+            configuration: Some(view(&self.node)),
         });
     }
 
@@ -74,6 +95,44 @@ impl AdminRpc for Admin {
         self.node.take_snapshot();
         done.run(SnapshotReply { index });
     }
+
+    fn members(&self, _args: MembersArgs, done: Done<MembersReply>) {
+        done.run(view(&self.node));
+    }
+
+    fn add_member(&self, args: AddMemberArgs, done: Done<ChangeReply>) {
+        let AddMemberArgs { id, addr } = args;
+        let part = format!("{id}={addr}");
+        match parse_id(&part, &id.to_string()).and_then(|_| check_addr(&part, &addr)) {
+            Ok(()) => self.changes.order(Wish::Add { id: MemberId(id), addr }, done),
+            Err(error) => done.run(impossible(&error)),
+        }
+    }
+
+    fn promote_member(&self, args: PromoteMemberArgs, done: Done<ChangeReply>) {
+        self.changes.order(Wish::Promote { id: MemberId(args.id) }, done);
+    }
+
+    fn remove_member(&self, args: RemoveMemberArgs, done: Done<ChangeReply>) {
+        self.changes.order(Wish::Remove { id: MemberId(args.id) }, done);
+    }
+
+    fn move_member(&self, args: MoveMemberArgs, done: Done<ChangeReply>) {
+        let MoveMemberArgs { id, addr, if_lost } = args;
+        match check_addr(&addr, &addr) {
+            Ok(()) => self.changes.order(Wish::Move { id: MemberId(id), addr, if_lost }, done),
+            Err(error) => done.run(impossible(&error)),
+        }
+    }
+
+    fn backup(&self, _args: BackupArgs, replies: Outgoing<BackupReply>) {
+        backup(&self.api, self.node.cluster_id(), replies);
+    }
+}
+
+fn impossible(error: &MembersError) -> ChangeReply {
+    let words = error.to_string();
+    ChangeReply { outcome: ChangeOutcome::Impossible.into(), words, lacking_entries: 0 }
 }
 
 /// The last entry that the store has applied, and the digest of the state after it.

@@ -17,7 +17,10 @@
 //! | --- | --- |
 //! | `config` | [`Config`], and what it must fulfil |
 //! | `start`, `error` | the steps of a start, and why it fails: [`StartError`] |
-//! | `admin` | the service that `syncraft status`, `transfer` and `snapshot` call |
+//! | `admin`, `backup` | the service that `syncraft status`, `transfer`, `snapshot`, `member` and `backup` call |
+//! | `etcd_admin` | changes of the members that etcd's clients want |
+//! | `members` | changes of the members, for operators and for a member that has moved |
+//! | [`admin_client`] | finds the leader and has it change the members |
 //! | `pages` | what the HTTP ports answer: pages for operators' tools, and the store |
 //! | `urls` | members tell each other where they serve etcd's clients |
 //! | `faults` | what `testing::Cluster` does to a member; only with the feature `testing` |
@@ -35,13 +38,17 @@
 //!
 //! # Threads
 //!
-//! Those of the node and of the two servers: see their pages.
+//! Those of the node and of the two servers, and `members-N`: see their pages.
 
 mod admin;
+pub mod admin_client;
+mod backup;
 mod config;
 mod error;
+mod etcd_admin;
 #[cfg(feature = "testing")]
 mod faults;
+mod members;
 mod pages;
 pub mod proto;
 mod start;
@@ -58,6 +65,7 @@ use crate::kv::{Lanes, Store};
 use crate::node::{Node, NodeFailure, NodeHandle};
 use crate::raft::RoleName;
 use crate::rpc::{Server, http};
+use members::MemberChanges;
 
 pub use admin::{DISK_OK, STATE_DIVERGED, STATE_OK};
 pub use config::Config;
@@ -83,11 +91,11 @@ pub struct Member {
     etcd: Option<EtcdParts>,
     server: Server,
     lanes: Arc<Lanes>,
+    changes: Arc<MemberChanges>,
     /// `None` once it has ended.
     node: Option<Node<Store>>,
     handle: NodeHandle<Store>,
     api: Api,
-    has_peers: bool,
 }
 
 impl fmt::Debug for Member {
@@ -98,9 +106,9 @@ impl fmt::Debug for Member {
 
 impl From<Started> for Member {
     fn from(started: Started) -> Member {
-        let Started { http, etcd, server, lanes, node, api, has_peers } = started;
+        let Started { http, etcd, server, lanes, node, api, changes } = started;
         let handle = node.handle();
-        Member { http, etcd, server, lanes, handle, node: Some(node), api, has_peers }
+        Member { http, etcd, server, lanes, handle, node: Some(node), api, changes }
     }
 }
 
@@ -167,7 +175,7 @@ impl Member {
     /// over after [`HAND_OVER_TIMEOUT`].
     pub fn hand_over_and_stop(self) {
         let deadline = Instant::now() + HAND_OVER_TIMEOUT;
-        let leads = || self.has_peers && self.handle.status().role.role == RoleName::Leader;
+        let leads = || self.has_peers() && self.handle.status().role.role == RoleName::Leader;
         if leads() {
             self.handle.transfer(None);
         }
@@ -175,6 +183,10 @@ impl Member {
             thread::sleep(HAND_OVER_POLL);
         }
         self.stop();
+    }
+
+    fn has_peers(&self) -> bool {
+        self.handle.addresses().len() > 1
     }
 
     /// Stops serving, ends every thread and closes the log.
@@ -189,6 +201,7 @@ impl Member {
         if let Some(node) = self.node.take() {
             node.stop();
         }
+        self.changes.stop();
         self.api.stop();
         self.lanes.stop();
         if let Some(EtcdParts { server, front, exchange }) = self.etcd.take() {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use super::admin::Admin;
 use super::config::Config;
 use super::error::StartError;
+use super::etcd_admin::EtcdAdmin;
+use super::members::{MemberChanges, OwnAddress};
 use super::pages::{EtcdPages, Pages};
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
 use super::urls::proto::MemberRpcService;
@@ -39,6 +41,10 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// rebuilt.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Stands for the hash of the list of a newcomer, whose cluster has begun with another one. 0 would
+/// stand for a version whose members name none.
+const NO_LIST: u64 = 1;
+
 /// How often a member that does not vote yet is asked again.
 const JOINING_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,7 +56,7 @@ pub(super) struct Started {
     pub(super) lanes: Arc<Lanes>,
     pub(super) node: Node<Store>,
     pub(super) api: Api,
-    pub(super) has_peers: bool,
+    pub(super) changes: Arc<MemberChanges>,
 }
 
 /// What serves etcd's clients.
@@ -115,9 +121,10 @@ pub(super) fn start<P: Publish>(
     let data_dir = config.data_dir.clone();
     let http_listener = config.http.as_deref().map(listen).transpose()?;
     let etcd_listener = config.etcd.as_deref().map(listen).transpose()?;
-    let list_id = if config.joins { 0 } else { list_id };
+    let list_id = if config.joins { NO_LIST } else { list_id };
     let identity = Identity { cluster_id: 0, list_id, member_id: id };
     let data_dir = open_data(data_dir, identity, &config)?;
+    let (directory, instance) = (data_dir.directory(), fastrand::u64(1..));
     let node_config = NodeConfig {
         id,
         members: members.clone(),
@@ -130,9 +137,11 @@ pub(super) fn start<P: Publish>(
     };
     let node = Node::start(node_config, data_dir, Store::new())?;
 
-    let (handle, has_peers) = (node.handle(), members.len() > 1);
-    let admin = Admin { node: handle.clone(), read_mode };
-    let admin = AdminRpcService::new(Arc::new(admin));
+    let handle = node.handle();
+    let addr = config.own_addr()?.to_owned();
+    let changes =
+        MemberChanges::start(handle.clone(), id, OwnAddress { addr, instance, listed: members });
+    let changes = Arc::new(changes.map_err(|source| StartError::Node(NodeError::Thread(source)))?);
     let urls = Arc::new(MemberUrls::default());
     if let Some(listener) = &etcd_listener {
         urls.set(id, vec![own_url(&config, listener)]);
@@ -140,6 +149,15 @@ pub(super) fn start<P: Publish>(
     let told = UrlsService { node: handle.clone(), urls: Arc::clone(&urls) };
     let told = MemberRpcService::new(Arc::new(told));
     let api = Api::new(handle.clone());
+    let admin = Admin {
+        node: handle.clone(),
+        api: api.clone(),
+        read_mode,
+        directory,
+        instance,
+        changes: changes.clone(),
+    };
+    let admin = AdminRpcService::new(Arc::new(admin));
     let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
     let store = StoreService::new(api.clone()).published();
     let lanes = Lanes::start(handle.clone());
@@ -165,8 +183,13 @@ pub(super) fn start<P: Publish>(
     let http = http_listener.map(serve).transpose()?;
     let serve = |listener| {
         let thread = |source| StartError::Node(NodeError::Thread(source));
-        let front =
-            EtcdFront::start(api.clone(), Arc::clone(&lanes), Arc::clone(&urls)).map_err(thread)?;
+        let front = EtcdFront::start(
+            api.clone(),
+            Arc::clone(&lanes),
+            Arc::clone(&urls),
+            Arc::new(EtcdAdmin::new(handle.clone())),
+        )
+        .map_err(thread)?;
         let pages = EtcdPages { node: handle.clone(), front: front.clone(), api: api.clone() };
         let pages = P::serve(pages, handle.clone());
         let server = http::Server::builder(pages).limits(config.etcd_limits).listener(listener);
@@ -175,7 +198,7 @@ pub(super) fn start<P: Publish>(
         Ok::<_, StartError>(EtcdParts { server, front, exchange })
     };
     let etcd = etcd_listener.map(serve).transpose()?;
-    Ok(Started { http, etcd, server, lanes, node, api, has_peers })
+    Ok(Started { http, etcd, server, lanes, node, api, changes })
 }
 
 /// Where etcd's clients reach this member: what the configuration says, or else the address that it

@@ -189,7 +189,7 @@ impl Member {
             is_snapshotting: false,
             transfers: BTreeMap::new(),
             affiliation: Affiliation { cluster_id, list_id },
-            configured: Configured { latest: None, committed: None },
+            configured: Configured { latest: None, index: Index::ZERO, committed: None },
             recorded_cluster: 0,
             in_force: Vec::new(),
             is_removed: false,

@@ -35,7 +35,7 @@ const FAULTS: [&str; 30] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 86] = [
+const PATHS: [&str; 87] = [
     "newcomer",
     "cluster taken",
     "member removed",
@@ -84,6 +84,7 @@ const PATHS: [&str; 86] = [
     "restart with a log that ends before the snapshot",
     "restart in the snapshot's term",
     "snapshot taken",
+    "snapshot asked for by a leader",
     "snapshot sent",
     "snapshot sent from an earlier place",
     "snapshot resumed where it broke off",

@@ -30,6 +30,9 @@ pub struct Configured {
     /// The newest configuration in the log or the snapshot, which is in force. `None` if there is
     /// none yet.
     pub latest: Option<Arc<Configuration>>,
+    /// The index of its entry, or of the last entry of the snapshot that carries it; 0 if there is
+    /// none.
+    pub index: Index,
     /// The newest one that is committed.
     pub committed: Option<Arc<Configuration>>,
 }
@@ -99,8 +102,9 @@ impl Configurations {
 
     /// A snapshot replaces the log up to `index`: only its configuration is known.
     pub(super) fn installed(&mut self, index: Index, configuration: Option<Arc<Configuration>>) {
+        let is_news = !self.known.is_empty() || configuration.is_some();
         self.known = configuration.map(|it| (index, it)).into_iter().collect();
-        self.is_reported = false;
+        self.is_reported &= !is_news;
     }
 
     /// The log begins behind `index`: of the configurations up to it, the newest is enough.
@@ -122,8 +126,9 @@ impl Configurations {
             return None;
         }
         self.forget_before(commit_index);
+        let index = self.known.back().map_or(Index::ZERO, |(index, _)| *index);
         let latest = self.known.back().map(|(_, configuration)| configuration.clone());
-        Some(Configured { latest, committed: self.committed(commit_index).cloned() })
+        Some(Configured { latest, index, committed: self.committed(commit_index).cloned() })
     }
 }
 
@@ -187,7 +192,7 @@ mod tests {
         assert_eq!(known.report(Index(0)), None);
         append(&mut known, 3, &[1, 2]);
         let of = |committed: Option<_>| {
-            Some(Configured { latest: Some(configuration(&[1, 2])), committed })
+            Some(Configured { latest: Some(configuration(&[1, 2])), index: Index(3), committed })
         };
         assert_eq!(known.report(Index(2)), of(None));
         assert_eq!(known.report(Index(2)), None);

@@ -97,6 +97,7 @@ impl Configurations {
         let of = |found: Option<&(Index, Arc<Configuration>)>| found.map(|(_, it)| it.clone());
         let expected = Configured {
             latest: of(log.configuration()),
+            index: log.configuration().map_or(Index::ZERO, |(index, _)| *index),
             committed: of(log.configuration_at(commit_index)),
         };
         assert_eq!(living.configured, expected, "the configurations of {}", living.status.id);

@@ -1,0 +1,300 @@
+//! [`AdminClient`]: changes the members of a cluster of which some addresses are known.
+//!
+//! It asks all addresses that it knows who the members are, asks those, too, and so finds the
+//! leader. Then it gives the leader the order, again and again until there is an answer that counts,
+//! or until time runs out. To repeat an order is safe.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::proto::{
+    AddMemberArgs, AdminRpcStub, ChangeOutcome, ChangeReply, MembersArgs, MembersReply,
+    MoveMemberArgs, PromoteMemberArgs, RemoveMemberArgs,
+};
+use crate::rpc::{CallError, Channel};
+
+/// How long one member has to say who the members are.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a leader that is known may keep others from being listened to.
+const LISTEN_TIME: Duration = Duration::from_millis(200);
+
+/// The pause before the leader is looked for again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long one attempt at a change may take. A leader that is cut off does not settle on it, and
+/// another one does.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Changes the members of a cluster of which some addresses are known.
+#[derive(Clone, Debug)]
+pub struct AdminClient {
+    addrs: BTreeSet<String>,
+}
+
+/// A change of the members.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MemberChange {
+    /// A new member, which learns and does not vote.
+    Add(AddMemberArgs),
+    /// A learner that has caught up becomes a voter.
+    Promote(PromoteMemberArgs),
+    /// A member leaves for ever.
+    Remove(RemoveMemberArgs),
+    /// A member is reached at another address.
+    Move(MoveMemberArgs),
+}
+
+/// The members are as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeDone {
+    /// [`Changed`](ChangeOutcome::Changed), or [`Unchanged`](ChangeOutcome::Unchanged) if they were
+    /// so already.
+    pub outcome: ChangeOutcome,
+    /// If they were so already: how they are.
+    pub words: String,
+}
+
+/// Why the members are not as wanted, or not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// It is refused, and always will be.
+    #[error("{0}")]
+    Impossible(String),
+    /// It is refused, as things are now.
+    #[error("{0}")]
+    NotNow(String),
+    /// The learner is not promoted before it has caught up.
+    #[error("{words}")]
+    Behind {
+        /// In words.
+        words: String,
+        /// How many entries it lacks.
+        lacking_entries: u64,
+    },
+    /// No leader was found in time. Nothing has changed.
+    #[error("no member leads")]
+    NoLeader {
+        /// Why a member did not answer, if one did not.
+        #[source]
+        source: Option<CallError>,
+    },
+    /// Nobody answers.
+    #[error("no member answers")]
+    Nobody {
+        /// Why the first one does not.
+        #[source]
+        source: Option<CallError>,
+    },
+    /// The leader did not take the order. Nothing has changed.
+    #[error("the leader did not take the order")]
+    NotTaken {
+        /// Why not.
+        #[source]
+        source: Option<CallError>,
+    },
+    /// It may happen, or not.
+    #[error("the change may or may not have happened: {0}")]
+    Undecided(String),
+}
+
+/// A leader, and the address at which it answered.
+struct Leader {
+    addr: String,
+    reply: MembersReply,
+}
+
+/// What those who were asked have answered.
+#[derive(Default)]
+struct Answers {
+    replies: Vec<(String, MembersReply)>,
+    error: Option<CallError>,
+}
+
+impl AdminClient {
+    /// A client that knows these addresses, `HOST:PORT`, of members of the cluster.
+    pub fn new(addrs: impl IntoIterator<Item = String>) -> AdminClient {
+        AdminClient { addrs: addrs.into_iter().collect() }
+    }
+
+    /// Who the members are: as the leader knows, or, if no leader is found in time, as the newest
+    /// configuration says of those who answer.
+    ///
+    /// # Errors
+    /// [`AdminError::Nobody`]
+    pub fn members(&self, deadline: Instant) -> Result<MembersReply, AdminError> {
+        let mut newest: Option<MembersReply> = None;
+        loop {
+            let mut answers = self.ask_everybody(deadline);
+            if let Some(leader) = answers.leader() {
+                return Ok(leader.reply);
+            }
+            let replies = answers.replies.into_iter().map(|(_, reply)| reply);
+            newest = replies.chain(newest).max_by_key(|reply| reply.index);
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                let source = answers.error.take();
+                return newest.ok_or(AdminError::Nobody { source });
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
+    }
+
+    /// Has the leader change the members, and returns when the cluster has settled on it.
+    ///
+    /// # Errors
+    /// [`AdminError`], all kinds. With [`Undecided`](AdminError::Undecided), ask again.
+    pub fn change(
+        &self,
+        change: &MemberChange,
+        deadline: Instant,
+    ) -> Result<ChangeDone, AdminError> {
+        let mut last = None;
+        let mut undecided: Option<String> = None;
+        while Instant::now() < deadline {
+            let mut answers = self.ask_everybody(deadline);
+            match answers.leader() {
+                None => last = Some(AdminError::NoLeader { source: answers.error.take() }),
+                Some(leader) => match attempt(&leader, change, deadline) {
+                    Attempt::Over(result) => return result,
+                    Attempt::Undecided(words) => undecided = Some(words),
+                    Attempt::NotTaken(source) => last = Some(AdminError::NotTaken { source }),
+                },
+            }
+            thread::sleep(RETRY_PAUSE.min(deadline.saturating_duration_since(Instant::now())));
+        }
+        let last = last.unwrap_or(AdminError::NoLeader { source: None });
+        Err(undecided.map_or(last, AdminError::Undecided))
+    }
+
+    /// Asks all addresses that are known, and those that are learned from the answers.
+    fn ask_everybody(&self, deadline: Instant) -> Answers {
+        let mut answers = Answers::default();
+        let (mut asked, mut next) = (BTreeSet::new(), self.addrs.clone());
+        while !next.is_empty() && !answers.has_leader() && Instant::now() < deadline {
+            answers.extend(ask(&next, deadline));
+            asked.append(&mut next);
+            let named = answers.replies.iter().flat_map(|(_, reply)| &reply.members);
+            next = named.map(|member| member.addr.clone()).collect();
+            next.retain(|addr| !asked.contains(addr));
+        }
+        answers
+    }
+}
+
+/// Asks these addresses at the same time. Once one of them leads, the others have only a moment.
+fn ask(addrs: &BTreeSet<String>, deadline: Instant) -> Answers {
+    let mut until = deadline.min(Instant::now() + ASK_TIMEOUT);
+    let (to_here, coming) = bounded(addrs.len());
+    // A channel that is dropped ends its calls.
+    let stubs: Vec<_> = addrs.iter().map(|addr| (addr, stub(addr))).collect();
+    for (addr, stub) in &stubs {
+        let (to_here, from) = (to_here.clone(), (*addr).clone());
+        stub.members_then(&MembersArgs {}, until, move |result| {
+            // There is room for all.
+            let _ = to_here.try_send((from, result));
+        });
+    }
+    drop(to_here);
+    let mut answers = Answers::default();
+    while let Ok((addr, result)) = coming.recv_deadline(until) {
+        match result {
+            Ok(reply) => answers.replies.push((addr, reply)),
+            Err(error) => answers.error = answers.error.or(Some(error)),
+        }
+        if answers.has_leader() {
+            until = until.min(Instant::now() + LISTEN_TIME);
+        }
+    }
+    answers
+}
+
+fn stub(addr: &str) -> AdminRpcStub<Channel> {
+    AdminRpcStub::new(Channel::builder(addr).connect_timeout(ASK_TIMEOUT).lazy())
+}
+
+impl Answers {
+    fn extend(&mut self, more: Answers) {
+        self.replies.extend(more.replies);
+        self.error = self.error.take().or(more.error);
+    }
+
+    fn has_leader(&self) -> bool {
+        self.replies.iter().any(|(_, reply)| leads(reply))
+    }
+
+    /// The leader of the latest term.
+    fn leader(&mut self) -> Option<Leader> {
+        let leaders = std::mem::take(&mut self.replies).into_iter().filter(|(_, it)| leads(it));
+        let (addr, reply) = leaders.max_by_key(|(_, reply)| reply.term)?;
+        Some(Leader { addr, reply })
+    }
+}
+
+fn leads(reply: &MembersReply) -> bool {
+    reply.leader == reply.id
+}
+
+/// What an attempt has come to.
+enum Attempt {
+    Over(Result<ChangeDone, AdminError>),
+    Undecided(String),
+    NotTaken(Option<CallError>),
+}
+
+fn attempt(leader: &Leader, change: &MemberChange, deadline: Instant) -> Attempt {
+    let deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+    let stub = stub(&leader.addr);
+    let result = match change {
+        MemberChange::Add(args) => stub.add_member(args, deadline),
+        MemberChange::Promote(args) => stub.promote_member(args, deadline),
+        MemberChange::Remove(args) => stub.remove_member(args, deadline),
+        MemberChange::Move(args) => stub.move_member(args, deadline),
+    };
+    match result {
+        Ok(reply) => answered(reply),
+        Err(error) if error.may_have_run() => {
+            Attempt::Undecided(crate::ErrorChain(&error).to_string())
+        }
+        Err(error) => Attempt::NotTaken(Some(error)),
+    }
+}
+
+fn answered(reply: ChangeReply) -> Attempt {
+    let (outcome, lacking_entries) = (reply.outcome(), reply.lacking_entries);
+    let words = reply.words;
+    Attempt::Over(match outcome {
+        ChangeOutcome::Changed | ChangeOutcome::Unchanged => Ok(ChangeDone { outcome, words }),
+        ChangeOutcome::Impossible => Err(AdminError::Impossible(words)),
+        ChangeOutcome::NotNow => Err(AdminError::NotNow(words)),
+        ChangeOutcome::Behind => Err(AdminError::Behind { words, lacking_entries }),
+        ChangeOutcome::NotLeader => return Attempt::NotTaken(None),
+        ChangeOutcome::Undecided => return Attempt::Undecided(words),
+    })
+}
+
+impl From<AddMemberArgs> for MemberChange {
+    fn from(args: AddMemberArgs) -> MemberChange {
+        MemberChange::Add(args)
+    }
+}
+
+impl From<PromoteMemberArgs> for MemberChange {
+    fn from(args: PromoteMemberArgs) -> MemberChange {
+        MemberChange::Promote(args)
+    }
+}
+
+impl From<RemoveMemberArgs> for MemberChange {
+    fn from(args: RemoveMemberArgs) -> MemberChange {
+        MemberChange::Remove(args)
+    }
+}
+
+impl From<MoveMemberArgs> for MemberChange {
+    fn from(args: MoveMemberArgs) -> MemberChange {
+        MemberChange::Move(args)
+    }
+}

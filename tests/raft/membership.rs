@@ -114,7 +114,7 @@ fn recipients(messages: &[Message]) -> Vec<u64> {
 /// The last `Reconfigured`: voters in force, and whether that is committed.
 fn reconfigured(effects: &[Effect]) -> Option<(Vec<u64>, bool)> {
     effects.iter().rev().find_map(|effect| match effect {
-        Effect::Reconfigured(Configured { latest, committed }) => {
+        Effect::Reconfigured(Configured { latest, committed, .. }) => {
             let voters = latest.iter().flat_map(|it| it.membership.voters()).map(|id| id.0);
             Some((voters.collect(), latest == committed))
         }

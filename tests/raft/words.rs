@@ -165,7 +165,7 @@ fn configuration(it: &Configuration) -> String {
     if learners.is_empty() { text } else { format!("{text}, learners {learners}") }
 }
 
-fn reconfigured(Configured { latest, committed }: &Configured) -> String {
+fn reconfigured(Configured { latest, committed, .. }: &Configured) -> String {
     let Some(latest) = latest else { return "has no configuration".to_owned() };
     let state = if committed.as_ref() == Some(latest) { " (committed)" } else { "" };
     format!("has {}{state}", configuration(latest))

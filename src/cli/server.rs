@@ -87,8 +87,11 @@ fn removed(id: MemberId) -> Failure {
 
 fn start(config: &Config) -> Result<Member, Failure> {
     Member::start(config.clone()).map_err(|error| match &error {
-        StartError::NotAMember { .. }
-        | StartError::BadListen(_)
+        StartError::NotAMember { .. } => {
+            let advice = "to add it to a cluster that exists, give --join in place of --members";
+            Failure::usage(format!("{}; {advice}", ErrorChain(&error)))
+        }
+        StartError::BadListen(_)
         | StartError::BadUrl { .. }
         | StartError::NobodyToRebuildFrom { .. }
         | StartError::Timing(_) => Failure::usage(ErrorChain(&error).to_string()),
@@ -154,6 +157,9 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         ReadModeArg::ReadIndex => ReadMode::ReadIndex,
         ReadModeArg::Lease => ReadMode::Lease,
     };
+    if joins && listen.is_none() && advertise.is_none() && !members.contains(MemberId(id)) {
+        return Err(Failure::usage("a member with --join needs --listen HOST:PORT"));
+    }
     let defaults = Config::new(MemberId(id), members, data_dir);
     let at = Config { joins, listen, advertise, ..defaults };
     Ok(Config { timing, http, etcd, advertise_etcd, read_mode, rebuild, ..at })

@@ -349,6 +349,7 @@ impl<S: StateMachine> Applier<S> {
         self.applied = Some(meta);
         self.configuration = snapshot.configuration().cloned();
         self.shared.snapshot_index.fetch_max(meta.last_included_index.0, Ordering::Relaxed);
+        self.shared.snapshot_len_bytes.store(snapshot.len_bytes(), Ordering::Relaxed);
         self.shared.applied_index.store(meta.last_included_index.0, Ordering::Release);
         self.shared.watch.restored(meta.last_included_index, digest);
         Ok(())

@@ -19,6 +19,15 @@ pub const FRAME_LEN_MIN: usize = 16 << 20;
 /// disk. A higher number wakes the followers more often, for fewer entries each time.
 const APPEND_GATHER_FROM: usize = 1;
 
+/// The log may become so many times as long as the snapshot before it, so that at most half a byte
+/// is written to snapshots for each byte of log, ...
+const LOG_LEN_PER_SNAPSHOT: u64 = 2;
+/// ... but not longer than so many times `snapshot_log_bytes`, because a start applies all of it
+/// again, ...
+const LOG_LEN_MAX_FACTOR: u64 = 4;
+/// ... unless loading the snapshot takes longer anyway: a quarter of it is always allowed.
+const SNAPSHOT_LEN_PER_LOG: u64 = 4;
+
 /// Configuration of one node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -31,11 +40,14 @@ pub struct NodeConfig {
     pub detour: Detour,
     /// Heartbeats and elections.
     pub timing: Timing,
-    /// A snapshot is taken when the log holds about this many bytes behind the last snapshot, or a
-    /// quarter of that snapshot's length if that is more. Default 64 MiB. Too small: the state is
-    /// written again and again. Too large: the log takes space and memory, and a start takes
-    /// longer. Members take snapshots at different lengths, up to eleven eighths of this: if all
-    /// did at the same time, no majority would be undisturbed.
+    /// A snapshot is taken when the log holds about this many bytes behind the last snapshot.
+    /// Default 64 MiB. Too small: the state is written again and again. Too large: the log takes
+    /// space on the disk, and a start takes longer.
+    ///
+    /// Behind a long snapshot the log may become longer: twice as long as the snapshot, up to four
+    /// times this value, and always a quarter of the snapshot. Members take snapshots at different
+    /// lengths, up to eleven eighths of these: if all did at the same time, no majority would be
+    /// undisturbed.
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it still leads before it answers a read.
     pub read_mode: ReadMode,
@@ -181,10 +193,28 @@ impl Timing {
     }
 }
 
+/// When a member takes its next snapshot: see [`NodeConfig::snapshot_log_bytes`].
+pub(super) struct SnapshotRule {
+    log_bytes: u64,
+    /// By how much this member waits longer, so that not all take snapshots at the same time.
+    extra_eighths: u64,
+}
+
+impl SnapshotRule {
+    /// How long the log may become behind a snapshot of this length.
+    pub(super) fn log_len_max_bytes(&self, snapshot_len_bytes: u64) -> u64 {
+        let log_bytes = snapshot_len_bytes
+            .saturating_mul(LOG_LEN_PER_SNAPSHOT)
+            .min(self.log_bytes.saturating_mul(LOG_LEN_MAX_FACTOR))
+            .max(snapshot_len_bytes / SNAPSHOT_LEN_PER_LOG)
+            .max(self.log_bytes);
+        (log_bytes / 8).saturating_mul(8 + self.extra_eighths).max(1)
+    }
+}
+
 impl NodeConfig {
-    /// The log's length at which this member takes a snapshot.
-    pub(super) fn own_snapshot_log_bytes(&self) -> u64 {
-        (self.snapshot_log_bytes / 8).saturating_mul(8 + self.id.0 % 4).max(1)
+    pub(super) fn snapshot_rule(&self) -> SnapshotRule {
+        SnapshotRule { log_bytes: self.snapshot_log_bytes, extra_eighths: self.id.0 % 4 }
     }
 
     /// The configuration of the core, for a member with this data directory.
@@ -211,5 +241,28 @@ impl NodeConfig {
             seed: fastrand::u64(..),
             ..Config::new(self.id, self.members.iter().map(|(id, _)| id))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_may_grow_with_the_snapshot_before_it_within_bounds() {
+        const MIB: u64 = 1 << 20;
+        let check = |extra_eighths, snapshot_len_mib, expected_mib| {
+            let rule = SnapshotRule { log_bytes: 64 * MIB, extra_eighths };
+            let log_len_max_bytes = rule.log_len_max_bytes(snapshot_len_mib * MIB);
+            assert_eq!(log_len_max_bytes, expected_mib * MIB, "{extra_eighths} {snapshot_len_mib}");
+        };
+        check(0, 0, 64);
+        check(0, 32, 64);
+        check(0, 70, 140);
+        check(3, 0, 88);
+        check(3, 64, 176);
+        check(0, 500, 256);
+        check(0, 1_024, 256);
+        check(0, 4_096, 1_024);
     }
 }

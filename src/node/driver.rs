@@ -51,6 +51,8 @@ pub(super) enum CoreOutput<S: StateMachine> {
     Again,
     Log(LogTask),
     Applier(ApplierTask<S>),
+    /// A peer needs a newer snapshot than there is.
+    SnapshotWanted,
     Failed(NodeFailure),
 }
 
@@ -351,6 +353,7 @@ impl<S: StateMachine> Driver<S> {
                 Effect::Persist(persist) => out(CoreOutput::Log(LogTask::Persist(persist))),
                 Effect::ReleaseLog(index) => out(CoreOutput::Log(LogTask::Release(index))),
                 Effect::SendSnapshot { to, term } => self.post.send_snapshot(to, term),
+                Effect::TakeSnapshot => out(CoreOutput::SnapshotWanted),
                 Effect::Install(meta) => {
                     let received = self.received.iter().find(|snapshot| snapshot.meta() == meta);
                     let snapshot =

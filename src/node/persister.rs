@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::config::SnapshotRule;
 use super::post::Post;
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
@@ -22,8 +23,6 @@ use crate::storage::{DataDir, StorageError, Wal};
 
 /// Most bytes of entries in one write: a bound on how long the first of them waits for the last.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// A snapshot waits until the log is at least a quarter as long as the last snapshot.
-const STATE_BYTES_PER_LOG_BYTE: u64 = 4;
 /// After a longer turn, only the log's own thread writes for a while. A connection's thread that
 /// waits for the disk answers no pings, and its connection looks dead.
 const TURN_MAX: Duration = Duration::from_millis(100);
@@ -72,8 +71,8 @@ pub(super) struct Persister {
     pub(super) stop: Receiver<()>,
     /// The last entry that the newest snapshot holds.
     pub(super) snapshot_index: Index,
-    /// A snapshot is wanted when the log holds this many bytes after it.
-    pub(super) snapshot_log_bytes: u64,
+    /// When the next one is wanted.
+    pub(super) snapshot_rule: SnapshotRule,
     /// A turn took long. Until this moment the next one is expected to take long, too.
     pub(super) slow_until: Option<Instant>,
     /// Nothing is written any more: the disk has failed, or the node stopped while it was full, or
@@ -221,7 +220,7 @@ impl Persister {
     /// Whether the log has grown past its limit since the last snapshot.
     fn is_snapshot_wanted(&self) -> bool {
         let snapshot_len_bytes = self.shared.snapshot_len_bytes.load(Ordering::Relaxed);
-        let limit = self.snapshot_log_bytes.max(snapshot_len_bytes / STATE_BYTES_PER_LOG_BYTE);
+        let limit = self.snapshot_rule.log_len_max_bytes(snapshot_len_bytes);
         // A snapshot names the cluster.
         let is_named = self.shared.identity.affiliation().cluster_id != 0;
         is_named && self.wal.len_bytes_after(self.snapshot_index) >= limit

@@ -187,6 +187,7 @@ impl<S: StateMachine> Pipeline<S> {
             CoreOutput::Applier(task) => {
                 self.applier.with_queue(|tasks| tasks.push(task));
             }
+            CoreOutput::SnapshotWanted => self.take_snapshot(),
             CoreOutput::Again => {
                 self.core.with_queue(Inbox::push_answered);
             }

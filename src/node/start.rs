@@ -144,7 +144,7 @@ impl<S: StateMachine> Node<S> {
                 shared: shared.clone(),
                 stop: stopped.clone(),
                 snapshot_index: meta.map_or(Index::ZERO, |meta| meta.last_included_index),
-                snapshot_log_bytes: config.own_snapshot_log_bytes(),
+                snapshot_rule: config.snapshot_rule(),
                 slow_until: None,
                 is_finished: false,
             },

@@ -188,9 +188,11 @@ impl AdminClient {
 fn ask(addrs: &BTreeSet<String>, deadline: Instant) -> Answers {
     let mut until = deadline.min(Instant::now() + ASK_TIMEOUT);
     let (to_here, coming) = bounded(addrs.len());
-    for addr in addrs {
-        let (to_here, from) = (to_here.clone(), addr.clone());
-        stub(addr).members_then(&MembersArgs {}, until, move |result| {
+    // A channel that is dropped ends its calls.
+    let stubs: Vec<_> = addrs.iter().map(|addr| (addr, stub(addr))).collect();
+    for (addr, stub) in &stubs {
+        let (to_here, from) = (to_here.clone(), (*addr).clone());
+        stub.members_then(&MembersArgs {}, until, move |result| {
             // There is room for all.
             let _ = to_here.try_send((from, result));
         });
@@ -294,5 +296,42 @@ impl From<RemoveMemberArgs> for MemberChange {
 impl From<MoveMemberArgs> for MemberChange {
     fn from(args: MoveMemberArgs) -> MemberChange {
         MemberChange::Move(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error_words::{check_all, every_variant};
+
+    #[test]
+    fn every_error_says_its_own_part_only() {
+        let words = || "it has not caught up".to_owned();
+        let source = || Some(CallError::Busy { addr: "b:2".to_owned(), calls: 3 });
+        check_all(&every_variant!(AdminError:
+            Impossible(words()),
+            NotNow(words()),
+            Behind { words: words(), lacking_entries: 7 },
+            NoLeader { source: source() },
+            Nobody { source: source() },
+            NotTaken { source: source() },
+            Undecided(words()),
+        ));
+    }
+
+    fn reply(id: u64, term: u64, leader: u64) -> (String, MembersReply) {
+        (format!("h{id}:1"), MembersReply { id, term, leader, ..Default::default() })
+    }
+
+    #[test]
+    fn the_leader_of_the_latest_term_counts() {
+        let leader = |replies: Vec<(String, MembersReply)>| {
+            let mut answers = Answers { replies, error: None };
+            answers.leader().map(|leader| leader.addr)
+        };
+        assert_eq!(leader(vec![reply(1, 7, 2), reply(3, 7, 2)]), None);
+        assert_eq!(leader(vec![reply(1, 7, 0)]), None);
+        let two = vec![reply(1, 7, 1), reply(2, 8, 2), reply(3, 8, 2)];
+        assert_eq!(leader(two), Some("h2:1".to_owned()));
     }
 }

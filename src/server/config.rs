@@ -36,8 +36,8 @@ pub struct Config {
     pub timing: Timing,
     /// Bounds on connections, frames and calls.
     pub limits: Limits,
-    /// A snapshot is taken when the log holds about this many bytes after the last one: see
-    /// [`NodeConfig`]. Default 64 MiB.
+    /// A snapshot is taken when the log holds about this many bytes after the last one, or a few
+    /// times as many if that one was long: see [`NodeConfig`]. Default 64 MiB.
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read. Default [`ReadMode::ReadIndex`].
     pub read_mode: ReadMode,

@@ -12,8 +12,8 @@ use crate::node::{NodeConfig, ReadMode, Timing};
 pub struct Options {
     /// Heartbeats and elections of all members.
     pub timing: Timing,
-    /// A member takes a snapshot when its log holds about this many bytes after the last one;
-    /// default 64 MiB.
+    /// A member takes a snapshot when its log holds about this many bytes after the last one, or a
+    /// few times as many if that one was long: see `NodeConfig`. Default 64 MiB.
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read.
     pub read_mode: ReadMode,

@@ -144,8 +144,10 @@ fn a_member_that_was_away_for_long_is_sent_the_state() {
     let other = cluster.ids().into_iter().find(|&id| id != leader && id != away).unwrap();
     cluster.kill(away);
     let had = {
-        write(&clerk, 60, 400);
-        wait_for("a snapshot", || snapshot_index(&cluster, leader) > Index(500));
+        write(&clerk, 60, 700);
+        for id in [leader, other] {
+            wait_for("a snapshot", || snapshot_index(&cluster, id) > Index(500));
+        }
         // In memory the leader keeps a tail of entries. After a restart it has only the entries
         // after the snapshot.
         for id in [leader, other] {
@@ -162,13 +164,38 @@ fn a_member_that_was_away_for_long_is_sent_the_state() {
     assert!(had >= Index(500));
     // It counts for a majority now.
     cluster.kill(other);
-    check(&clerk, 400);
-    write(&clerk, 400, 450);
-    check(&clerk, 450);
+    check(&clerk, 700);
+    write(&clerk, 700, 750);
+    check(&clerk, 750);
     // And the received snapshot survives a restart.
     cluster.kill(away);
     cluster.restart(away).unwrap();
-    check(&clerk, 450);
+    check(&clerk, 750);
+}
+
+/// Memory keeps a tail of the log, however long the log on the disk is. Who needs more is sent a
+/// snapshot, and the leader takes one for it.
+#[test]
+fn a_member_that_lacks_more_than_a_tail_is_sent_a_snapshot_taken_for_it() {
+    let mut options = Options::default();
+    options.snapshot_log_bytes = 1 << 40;
+    let cluster = Cluster::start_with(3, options).unwrap();
+    let clerk = cluster.clerk();
+    let leader = cluster.leader().unwrap();
+    let away = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
+    cluster.kill(away);
+    let value = |n: u8| vec![n; 1 << 20];
+    for n in 0..40 {
+        clerk.put([n], value(n)).unwrap();
+    }
+    assert_eq!(snapshot_index(&cluster, leader), Index::ZERO, "there was no reason to take one");
+    cluster.restart(away).unwrap();
+    wait_for("the state", || snapshot_index(&cluster, away) > Index(40));
+    let other = cluster.ids().into_iter().find(|&id| id != leader && id != away).unwrap();
+    cluster.kill(other);
+    for n in 0..40 {
+        assert!(clerk.get([n]).unwrap().as_deref() == Some(&value(n)[..]), "value {n}");
+    }
 }
 
 /// Chunk by chunk, while the others go on writing.

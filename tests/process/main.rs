@@ -4,6 +4,7 @@
 //!   are killed, paused and wiped ([`faults`]); their files, addresses and limits ([`files`],
 //!   [`addresses`], [`descriptors`], [`memory`], [`task_limits`]); [`existing_clients`] over
 //!   restarts.
+//!   Members that come and go: [`members`].
 //!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
 //!   [`watch_commands`], [`lock_commands`].
 //!   A whole cluster in one process: [`dev`], [`dev_faults`].
@@ -30,6 +31,7 @@ mod files;
 mod http_docs;
 mod lease_commands;
 mod lock_commands;
+mod members;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mutants;

@@ -532,6 +532,8 @@ fn one_of_two_votes_only_if_that_is_committed() {
             reply.is_settled = is_settled;
         }
         node.run([event]);
+        // It may have promised a lease.
+        node.tick(200);
         let is_granted = is_vote_granted(&node.answer(vote(2, 6, (9, 4))));
         assert_eq!(is_granted, is_settled);
     }

@@ -114,7 +114,7 @@ fn recipients(messages: &[Message]) -> Vec<u64> {
 /// The last `Reconfigured`: voters in force, and whether that is committed.
 fn reconfigured(effects: &[Effect]) -> Option<(Vec<u64>, bool)> {
     effects.iter().rev().find_map(|effect| match effect {
-        Effect::Reconfigured(Configured { latest, committed }) => {
+        Effect::Reconfigured(Configured { latest, committed, .. }) => {
             let voters = latest.iter().flat_map(|it| it.membership.voters()).map(|id| id.0);
             Some((voters.collect(), latest == committed))
         }
@@ -244,7 +244,7 @@ fn of_the_configurations_in_a_snapshot_the_last_stays_in_force() {
     let last = node.log.last().expect("it has entries");
     let taken = end((last.index.0, last.term.0));
     node.run([Event::Applied(last.index), Event::SnapshotTaken(taken)]);
-    node.tick(50);
+    node.tick(1);
     assert_eq!(change(&mut node, add(4)), Some(Refusal::IdInUse));
 }
 
@@ -371,9 +371,11 @@ fn a_new_leader_finishes_the_change_of_the_last_one() {
     };
     let mut node = recording(3);
     node.receive(append_configuration(2, 1, (0, 0), joint));
-    node.stand();
-    for peer in [2, 3] {
-        node.receive(vote_reply(peer, 2, false, true));
+    node.time_out();
+    for pre_vote in [true, false] {
+        for peer in [2, 3] {
+            node.receive(vote_reply(peer, 2, pre_vote, true));
+        }
     }
     assert_eq!(node.role(), RoleName::Leader);
     assert_eq!(voters(&node).1, [1, 2, 3], "it is not committed yet");
@@ -474,7 +476,7 @@ fn a_former_member_gets_no_vote_and_is_told_why() {
     former.time_out();
     let told = RequestVoteReply { pre_vote: true, vote_granted: false, is_removed: true };
     let body = Body::Reply(Reply::RequestVote(told));
-    assert!(former.run([Event::Message(message(1, 1, body))]).contains(&Effect::Removed));
+    assert!(former.run([Event::Message(message(2, 1, body))]).contains(&Effect::Removed));
 }
 
 /// A leader goes on sending to a member that it has removed for a while: how else would it know?

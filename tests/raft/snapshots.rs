@@ -8,6 +8,10 @@ fn taken(last: (u64, u64)) -> Event {
     Event::SnapshotTaken(end(last))
 }
 
+fn applied(index: u64) -> Event {
+    Event::Applied(Index(index))
+}
+
 fn snapshots_to(effects: &[Effect]) -> Vec<u64> {
     let to = |effect: &Effect| match effect {
         Effect::SendSnapshot { to, .. } => Some(to.0),
@@ -35,10 +39,22 @@ fn snapshot_index(node: &Node) -> u64 {
     node.raft.status().snapshot_index.0
 }
 
+/// How often a snapshot is asked for.
+fn asked(effects: &[Effect]) -> usize {
+    effects.iter().filter(|effect| matches!(effect, Effect::TakeSnapshot)).count()
+}
+
 /// A leader of three in term 1 with entries 1 to 5, which member 2 has and member 3 lacks. It keeps
-/// no tail.
+/// nothing that was applied.
 fn leader() -> Node {
-    let mut leader = Node::with(3, |config| config.log_tail_bytes_max = 0);
+    leader_that_keeps(0)
+}
+
+/// The same, but it keeps so many bytes for peers that are behind.
+fn leader_that_keeps(bytes: usize) -> Node {
+    let mut leader = Node::with(3, |config| {
+        (config.log_tail_bytes_max, config.log_catch_up_bytes_max) = (0, bytes);
+    });
     leader.lead();
     leader.run((2..=5).map(proposal));
     for index in [1, 5] {
@@ -51,8 +67,12 @@ fn leader() -> Node {
 /// The leader above after member 3 has said that it has nothing: a snapshot of everything is on its
 /// way.
 fn sending() -> Node {
-    let mut leader = leader();
-    leader.run([taken((5, 1))]);
+    sending_while_it_keeps(0)
+}
+
+fn sending_while_it_keeps(bytes: usize) -> Node {
+    let mut leader = leader_that_keeps(bytes);
+    leader.run([applied(5), taken((5, 1))]);
     let effects = leader.run([Event::Message(conflict(3, 1, 0, (0, 0)))]);
     assert_eq!(snapshots_to(&effects), [3]);
     leader
@@ -107,7 +127,7 @@ fn an_answer_below_the_beginning_of_the_log_leads_to_the_next_snapshot() {
     let mut leader = sending();
     leader.propose(9);
     leader.receive(matched(2, 1, 6));
-    leader.run([taken((6, 1))]);
+    leader.run([applied(6), taken((6, 1))]);
     assert_eq!(leader.commit(), 6);
     assert_eq!(snapshots_to(&leader.run([Event::Message(matched(3, 1, 5))])), [3]);
 }
@@ -274,15 +294,15 @@ fn late_reports_of_what_was_applied_before_the_snapshot_change_nothing() {
     assert_eq!(node.applied.last().map(|it| it.index), Some(Index(11)));
 }
 
-/// Thesis §5.1.3: a leader keeps some entries that its snapshot holds, so that a follower that is a
-/// little behind does not need the snapshot.
+/// Thesis §5.1.3: a leader keeps some entries that are applied, so that a follower that is a little
+/// behind does not need the snapshot.
 #[test]
-fn a_tail_of_what_the_snapshot_holds_is_kept() {
+fn a_tail_of_what_was_applied_is_kept() {
     // An entry costs 48 bytes, and its command 3.
     for (tail_bytes, kept) in [(0, 0), (50, 0), (51, 1), (102, 2), (152, 2), (1 << 20, 5)] {
         let mut node = Node::with(3, |config| config.log_tail_bytes_max = tail_bytes);
         node.run([Event::Message(append(2, 1, (0, 0), &[1; 8], 5))]);
-        node.run([taken((5, 1))]);
+        node.run([applied(5), taken((5, 1))]);
         // As the leader of term 2 it is asked for the entries that a peer lacks.
         node.lead();
         let base = 5 - kept;
@@ -296,10 +316,10 @@ fn a_tail_of_what_the_snapshot_holds_is_kept() {
     }
 }
 
-/// An entry that is not committed is never forgotten, and no entry is forgotten for a snapshot
-/// older than the last.
+/// An entry that is not committed is never forgotten, and a snapshot older than the last is not
+/// sent.
 #[test]
-fn only_what_a_newer_snapshot_holds_is_forgotten() {
+fn an_older_snapshot_changes_nothing() {
     let mut node = compacted();
     node.run([taken((3, 1))]);
     assert_eq!(snapshot_index(&node), 5);
@@ -308,6 +328,100 @@ fn only_what_a_newer_snapshot_holds_is_forgotten() {
     let first = appends_to(2, &effects)[0].entries[0].clone();
     assert_eq!((first.index, first.term), (Index(6), Term(1)));
     assert_eq!(snapshots_to(&effects), [3]);
+}
+
+/// The memory does not wait for snapshots. The disk does.
+#[test]
+fn what_was_applied_is_forgotten_without_a_snapshot() {
+    let mut leader = leader();
+    assert_eq!(released(&leader.run([applied(5)])), NOBODY);
+    let effects = leader.run([Event::Message(conflict(3, 1, 0, (0, 0)))]);
+    assert_eq!((snapshots_to(&effects), appends_to(3, &effects)), (vec![], vec![]));
+    assert_eq!(asked(&effects), 1, "what the peer lacks is nowhere else");
+}
+
+/// §7: the log goes on behind a snapshot that is sent. Otherwise the peer would need another one as
+/// soon as it has this one.
+#[test]
+fn a_snapshot_that_the_log_does_not_follow_is_not_sent_but_replaced() {
+    let mut leader = leader();
+    leader.run([applied(3), taken((3, 1)), applied(5)]);
+    let effects = leader.run([Event::Message(conflict(3, 1, 0, (0, 0)))]);
+    assert_eq!((snapshots_to(&effects), asked(&effects)), (vec![], 1));
+    let effects = leader.run([taken((4, 1))]);
+    assert_eq!((snapshots_to(&effects), asked(&effects)), (vec![], 1), "it began before that");
+    let effects = leader.run([taken((5, 1))]);
+    assert_eq!((snapshots_to(&effects), asked(&effects)), (vec![3], 0));
+}
+
+/// Each time after twice as many heartbeats, and not for a peer that does not answer them.
+#[test]
+fn a_snapshot_that_does_not_come_is_asked_for_again() {
+    let mut leader = leader();
+    leader.run([applied(5), Event::Message(conflict(3, 1, 0, (0, 0)))]);
+    let mut heartbeat = |events: &[Event]| {
+        leader.run([matched(2, 1, 5)].map(Event::Message));
+        leader.run(events.iter().cloned());
+        asked(&leader.tick(5))
+    };
+    let answer = [Event::Message(heartbeat_reply(3, 1, 1))];
+    let counts: Vec<usize> = (0..7).map(|_| heartbeat(&answer)).collect();
+    assert_eq!(counts, [1, 0, 1, 0, 0, 0, 1]);
+    assert_eq!(heartbeat(&[Event::Disconnected(MemberId(3))]), 0);
+    assert_eq!((0..20).map(|_| heartbeat(&[])).sum::<usize>(), 0, "the peer may be dead");
+    assert_eq!(heartbeat(&answer), 1);
+}
+
+/// Entries 6 to 9 are proposed, committed with member 2 and applied.
+fn go_on(leader: &mut Node) {
+    leader.run((6..=9).map(proposal));
+    leader.run([Event::Message(matched(2, 1, 9))]);
+    leader.run([applied(9)]);
+}
+
+/// Otherwise it would need the next snapshot as soon as it has this one, and so on.
+#[test]
+fn what_follows_a_snapshot_stays_until_the_peer_has_it() {
+    let mut sent = sending_while_it_keeps(1 << 20);
+    go_on(&mut sent);
+    let mut awaited = leader_that_keeps(1 << 20);
+    awaited.run([applied(5)]);
+    assert_eq!(asked(&awaited.run([Event::Message(conflict(3, 1, 0, (0, 0)))])), 1);
+    go_on(&mut awaited);
+    assert_eq!(snapshots_to(&awaited.run([taken((5, 1))])), [3]);
+    for mut leader in [sent, awaited] {
+        // A newer snapshot changes nothing.
+        leader.run([taken((9, 1))]);
+        let effects = leader.run([Event::Message(matched(3, 1, 5))]);
+        assert_eq!(appends_to(3, &effects)[0].entries[0].index, Index(6));
+        // Nor is anything forgotten that the peer has not acknowledged.
+        leader.run([Event::Message(matched(3, 1, 7))]);
+        leader.run([Event::Message(conflict(3, 1, 9, (7, 1)))]);
+        let effects = leader.run([Event::Message(heartbeat_reply(3, 1, 1))]);
+        assert_eq!((snapshots_to(&effects), asked(&effects)), (vec![], 0));
+    }
+}
+
+#[test]
+fn nothing_is_kept_for_a_peer_that_is_lost() {
+    let mut leader = sending_while_it_keeps(1 << 20);
+    leader.run([Event::Disconnected(MemberId(3))]);
+    go_on(&mut leader);
+    leader.run([Event::Message(heartbeat_reply(3, 1, 1))]);
+    assert_eq!(asked(&leader.tick(5)), 1, "the snapshot up to 5 is of no more use");
+}
+
+/// A peer that is slow for long, or takes a large snapshot while much is written, costs a bounded
+/// amount of memory. An entry costs 48 bytes, and its command 9.
+#[test]
+fn what_is_kept_for_peers_has_a_bound() {
+    for (bytes, is_there) in [(4 * 57, true), (4 * 57 - 1, false)] {
+        let mut leader = sending_while_it_keeps(bytes);
+        go_on(&mut leader);
+        let effects = leader.run([Event::Message(matched(3, 1, 5))]);
+        let appends = appends_to(3, &effects).len();
+        assert_eq!((appends, asked(&effects)), if is_there { (1, 0) } else { (0, 1) }, "{bytes}");
+    }
 }
 
 fn released(effects: &[Effect]) -> Vec<u64> {
@@ -323,9 +437,8 @@ fn released(effects: &[Effect]) -> Vec<u64> {
 #[test]
 fn the_log_is_released_up_to_a_snapshot_that_was_taken() {
     let mut node = Node::new(3);
-    let append = append(2, 1, (0, 0), &[1; 6], 5);
-    let effects = node.run([Event::Message(append), Event::Applied(Index(5))]);
-    assert_eq!(released(&effects), NOBODY, "no snapshot holds them");
+    node.run([Event::Message(append(2, 1, (0, 0), &[1; 6], 5))]);
+    assert_eq!(released(&node.run([applied(5)])), NOBODY, "no snapshot holds them");
     assert_eq!(released(&node.run([taken((3, 1))])), [3]);
     let effects = node.run([Event::Message(install(2, 1, (4, 1)))]);
     assert_eq!(released(&effects), NOBODY, "the log has what is in it, and goes on");
@@ -353,7 +466,7 @@ fn a_log_is_not_released_past_what_was_applied() {
 fn the_first_append_behind_the_snapshot_names_the_term_it_ends_with() {
     let mut node = Node::with(3, |config| config.log_tail_bytes_max = 0);
     node.receive(append(2, 3, (0, 0), &[1, 1, 2, 3], 3));
-    node.run([taken((3, 2))]);
+    node.run([applied(3), taken((3, 2))]);
     node.lead();
     let effects = node.run([Event::Message(matched(2, 4, 3))]);
     let first = &appends_to(2, &effects)[0];

@@ -235,6 +235,7 @@ fn limit(config: &mut Config, name: &str, value: usize) {
         "append_bytes" => config.append_bytes_max = value,
         "uncommitted" => config.uncommitted_entries_max = value as u64,
         "tail_bytes" => config.log_tail_bytes_max = value,
+        "catch_up_bytes" => config.log_catch_up_bytes_max = value,
         "reads" => config.reads_max = value,
         "recorded" => {}
         _ => panic!("unknown limit {name}"),

@@ -131,6 +131,7 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
             }
         },
         Effect::SendSnapshot { to, term } => format!("sends {to} its snapshot, term {term}"),
+        Effect::TakeSnapshot => "needs another snapshot".to_owned(),
         Effect::Install(snapshot) => format!("loads the snapshot up to {}", end(snapshot)),
         Effect::ReleaseLog(index) => format!("releases its log up to {index}"),
         Effect::Apply(entries) => format!("applies {}", self::entries(entries)),
@@ -164,7 +165,7 @@ fn configuration(it: &Configuration) -> String {
     if learners.is_empty() { text } else { format!("{text}, learners {learners}") }
 }
 
-fn reconfigured(Configured { latest, committed }: &Configured) -> String {
+fn reconfigured(Configured { latest, committed, .. }: &Configured) -> String {
     let Some(latest) = latest else { return "has no configuration".to_owned() };
     let state = if committed.as_ref() == Some(latest) { " (committed)" } else { "" };
     format!("has {}{state}", configuration(latest))

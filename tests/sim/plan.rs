@@ -135,6 +135,7 @@ struct Limits {
     reads_max: usize,
     apply_bytes_max: usize,
     log_tail_bytes_max: usize,
+    log_catch_up_bytes_max: usize,
 }
 
 impl Plan {
@@ -181,6 +182,7 @@ impl Plan {
         plan.session_limits.requests_max = pick(rng, &[1, 3, 100]);
         plan.clerks.kinds.has_requests = rng.u8(0..3) == 0;
         plan.faults.campaign = sometimes(rng, &[0.01, 0.1]);
+        plan.limits.log_catch_up_bytes_max = pick(rng, &[0, 300, 3_000, 256 << 20]);
         plan
     }
 
@@ -240,6 +242,7 @@ impl Plan {
         config.reads_max = self.limits.reads_max;
         config.apply_bytes_max = self.limits.apply_bytes_max;
         config.log_tail_bytes_max = self.limits.log_tail_bytes_max;
+        config.log_catch_up_bytes_max = self.limits.log_catch_up_bytes_max;
         (config.lease, config.tick_us) = (self.lease, TICK_US);
         config.seed = self.seed ^ (life << 32);
         config
@@ -295,6 +298,7 @@ impl Limits {
             reads_max: pick(rng, &[1, 3, 1 << 16, 1 << 16]),
             apply_bytes_max: pick(rng, &[1, 300, 16 << 20, 16 << 20]),
             log_tail_bytes_max: pick(rng, &[0, 0, 200, 2_000, 16 << 20]),
+            log_catch_up_bytes_max: 0,
         }
     }
 }

@@ -31,7 +31,7 @@ const FAULTS: [&str; 26] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 69] = [
+const PATHS: [&str; 70] = [
     "request repeated",
     "clerk: refused: request key taken",
     "history: an order found",
@@ -63,6 +63,7 @@ const PATHS: [&str; 69] = [
     "restart with a log that ends before the snapshot",
     "restart in the snapshot's term",
     "snapshot taken",
+    "snapshot asked for by a leader",
     "snapshot sent",
     "snapshot sent from an earlier place",
     "snapshot resumed where it broke off",

@@ -339,14 +339,12 @@ impl Common {
         self.effects.push(Effect::Install(snapshot));
     }
 
-    /// The entries in the snapshot are no longer needed, except for some at the end for followers
-    /// that are a little behind.
+    /// The log on the disk no longer needs the entries in the snapshot.
     pub(super) fn snapshot_taken(&mut self, snapshot: SnapshotMeta) {
         let index = snapshot.last_included_index;
         assert!(index <= self.handed_out, "a snapshot holds what was applied, no more");
         if self.snapshot.is_none_or(|old| old.last_included_index < index) {
             self.snapshot = Some(snapshot);
-            self.log.compact(self.log.tail_begin(index, self.config.log_tail_bytes_max));
         }
         self.release_log(index);
     }
@@ -366,10 +364,25 @@ impl Common {
     }
 
     pub(super) fn applied(&mut self, index: Index) {
+        assert!(index <= self.handed_out, "only what was given out is applied");
         self.applied_index = self.applied_index.max(index);
         while self.applying.front().is_some_and(|&(last, _)| last <= index) {
             self.applying.pop_front();
         }
+    }
+
+    /// The newest snapshot, if the log goes on behind it: who has loaded it can be sent the rest.
+    pub(super) fn snapshot_to_send(&self) -> Option<SnapshotMeta> {
+        self.snapshot.filter(|snapshot| snapshot.last_included_index >= self.log.base_index())
+    }
+
+    /// Forgets some of the entries that were applied, except for a tail, and for those behind
+    /// `needed`, for which peers wait.
+    #[inline]
+    pub(super) fn forget(&mut self, needed: Index, entries_max: usize) {
+        let Config { log_tail_bytes_max, log_catch_up_bytes_max, .. } = self.config;
+        self.log.retain(self.applied_index, log_tail_bytes_max, needed, log_catch_up_bytes_max);
+        self.log.forget(entries_max);
     }
 
     /// The write `id` and all before it are on the disk.
@@ -513,10 +526,10 @@ impl Common {
     pub(super) fn report_configurations(&mut self) {
         if let Some(configured) = self.configurations.report(self.commit_index) {
             self.effects.push(Effect::Reconfigured(configured));
-            // A leader that was removed goes on until it has handed over.
-            if !self.is_leading() && self.was_removed(self.config.id) {
-                self.removed();
-            }
+        }
+        // A leader that was removed goes on until it has handed over.
+        if !self.is_leading() && self.was_removed(self.config.id) {
+            self.removed();
         }
     }
 

@@ -81,10 +81,15 @@ pub struct Config {
     /// The most bytes of entries handed out and not yet applied; one entry may exceed it. Default
     /// 16 MiB.
     pub apply_bytes_max: usize,
-    /// This many bytes of entries stay in memory although a snapshot has them, for followers that
-    /// are a little behind. Default 16 MiB. If it is too small, a follower that was away for a
-    /// moment is sent the whole snapshot.
+    /// The most bytes of applied entries that stay in memory, for followers that are a little
+    /// behind. Default 32 MiB. If it is too small, a follower that was away for a moment is sent a
+    /// whole snapshot.
     pub log_tail_bytes_max: usize,
+    /// The most bytes of applied entries that a leader keeps in memory for peers that are connected
+    /// and further behind, because a snapshot is on its way to them or their disks are slow.
+    /// Default 256 MiB. If it is too small, a peer needs the next snapshot as soon as it has one,
+    /// and never catches up while much is written.
+    pub log_catch_up_bytes_max: usize,
     /// Whether this member promises leases to leaders, and as leader serves reads under the lease
     /// that a quorum has promised (thesis §6.4.1). Default false. With leases, reads are
     /// linearizable only if no member's clock runs more than a tenth faster than another's, and
@@ -131,7 +136,8 @@ impl Config {
             unapplied_entries_max: 1 << 16,
             reads_max: 1 << 16,
             apply_bytes_max: 16 << 20,
-            log_tail_bytes_max: 16 << 20,
+            log_tail_bytes_max: 32 << 20,
+            log_catch_up_bytes_max: 256 << 20,
             lease: false,
             may_have_promised: false,
             tick_us: 10_000,

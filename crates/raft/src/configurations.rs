@@ -92,8 +92,9 @@ impl Configurations {
 
     /// A snapshot replaces the log up to `index`: only its configuration is known.
     pub(super) fn installed(&mut self, index: Index, configuration: Option<Arc<Configuration>>) {
+        let is_news = !self.known.is_empty() || configuration.is_some();
         self.known = configuration.map(|it| (index, it)).into_iter().collect();
-        self.is_reported = false;
+        self.is_reported &= !is_news;
     }
 
     /// The log begins behind `index`: of the configurations up to it, the newest is enough.

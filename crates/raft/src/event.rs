@@ -89,8 +89,8 @@ pub enum Event {
     /// must also report when fewer are left: at once if
     /// [`Raft::holds_reads`](super::Raft::holds_reads), otherwise with its next events.
     Unanswered(usize),
-    /// A snapshot of the applied state is on the disk, whole: the entries in it may be forgotten.
-    /// Becomes [`Effect::ReleaseLog`].
+    /// A snapshot of the applied state is on the disk, whole: the log on the disk may drop the
+    /// entries in it. Becomes [`Effect::ReleaseLog`].
     SnapshotTaken(SnapshotMeta),
     /// Whether the disk is full. The leader is told. A leader whose disk is full may hand over.
     DiskFull(bool),
@@ -145,6 +145,11 @@ pub enum Effect {
         /// The leader's term, for the request.
         term: Term,
     },
+    /// Take a snapshot of the state as it is now or later, and say [`Event::SnapshotTaken`]: a peer
+    /// lacks entries that are forgotten here, and the newest snapshot does not hold all of them.
+    /// If one is being taken already, that may be enough: this effect comes again if it was not,
+    /// or if none comes.
+    TakeSnapshot,
     /// Load this snapshot, which has arrived, in place of the state: the entries that led to it
     /// will not come.
     Install(SnapshotMeta),

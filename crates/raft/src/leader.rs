@@ -343,9 +343,11 @@ impl Leader {
     fn send_appends(&mut self, common: &mut Common) {
         let last_index = common.log.last_index();
         for (&to, peer) in &mut self.peers {
-            let is_full = |from| common.log.holds_bytes(from, common.config.append_gather_bytes);
+            let is_full = |common: &Common, from| {
+                common.log.holds_bytes(from, common.config.append_gather_bytes)
+            };
             while (peer.next_index() <= last_index || peer.is_probed())
-                && peer.may_send(&common.config, || is_full(peer.next_index()))
+                && peer.may_send(&common.config, || is_full(common, peer.next_index()))
             {
                 match next_append(common, peer.next_index()) {
                     Some(request) => {
@@ -356,14 +358,21 @@ impl Leader {
                         let message = common.request(to, common.current_term(), append);
                         common.effects.push(Effect::Send(message));
                     }
-                    None => {
-                        peer.snapshot_sent();
-                        let term = common.current_term();
-                        common.effects.push(Effect::SendSnapshot { to, term });
-                    }
+                    None => send_snapshot(common, to, peer),
                 }
             }
         }
+    }
+
+    /// There is a new snapshot: peers may wait for it.
+    pub(super) fn snapshot_taken(&mut self) {
+        self.peers.values_mut().for_each(Progress::snapshot_taken);
+    }
+
+    /// Entries behind this one are kept for peers.
+    #[inline]
+    pub(super) fn kept_behind(&self) -> Index {
+        self.peers.values().filter_map(Progress::kept_behind).min().unwrap_or(Index(u64::MAX))
     }
 
     /// Begins a transfer, which replaces one that is under way.
@@ -462,18 +471,31 @@ impl Leader {
 }
 
 /// The entries from `next_index` on, as many as fit in one message. `None` if the log no longer has
-/// them, so that the peer needs the snapshot.
+/// them, so that the peer needs a snapshot.
 fn next_append(common: &Common, next_index: Index) -> Option<AppendEntries> {
     let last_index = common.log.last_index();
     assert!(next_index <= last_index.next(), "nothing beyond the log is sent (figure 2)");
     let prev_log_index = next_index.prev();
-    let Some(prev_log_term) = common.log.term_at(prev_log_index) else {
-        assert!(common.snapshot.is_some(), "what is forgotten is in a snapshot");
-        return None;
-    };
+    let prev_log_term = common.log.term_at(prev_log_index)?;
     let entries = common.log.batch(next_index, last_index, common.config.append_bytes_max);
     let leader_commit = common.commit_index();
     Some(AppendEntries { prev_log_index, prev_log_term, entries, leader_commit })
+}
+
+/// The peer lacks forgotten entries, and is sent the newest snapshot. If there would still be a gap
+/// between that snapshot and the log, the shell is asked for another one.
+fn send_snapshot(common: &mut Common, to: MemberId, peer: &mut Progress) {
+    match common.snapshot_to_send() {
+        Some(snapshot) => {
+            peer.snapshot_sent(snapshot.last_included_index);
+            let term = common.current_term();
+            common.effects.push(Effect::SendSnapshot { to, term });
+        }
+        None => {
+            peer.await_snapshot(common.applied_index);
+            common.effects.push(Effect::TakeSnapshot);
+        }
+    }
 }
 
 /// Tells followers, which serve these reads, what they must have applied first.

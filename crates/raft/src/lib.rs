@@ -17,7 +17,7 @@
 //!   Tick, Message ──> │                              │ ──> Send, Persist { then: Send }
 //!   Propose, Read ──> │  Raft::step(events)          │ ──> Proposed, Rejected, ReadReady
 //!   Persisted,    ──> │                              │ ──> Apply, Install, ReleaseLog
-//!   Applied, ...      └──────────────────────────────┘ ──> RoleChanged, ...
+//!   Applied, ...      └──────────────────────────────┘ ──> TakeSnapshot, RoleChanged, ...
 //! ```
 //! [`Raft::step`] takes a batch of [`Event`]s and returns the [`Effect`]s to carry out. Events and
 //! effects are the whole interface. The same events give the same effects, always: the core does no
@@ -106,7 +106,9 @@
 //! # Rules
 //! For every message, before any role sees it (§5.1, in this file):
 //!
-//! 1. A message that is not from another member of the cluster to this one is dropped.
+//! 1. A message that is not from somebody else to this member is dropped. Whether the sender is a
+//!    member does not matter: its configuration may be newer (thesis §4.1). What strangers
+//!    acknowledge counts for nothing. The shell takes messages of the same cluster only.
 //! 2. If its term is earlier, a request is refused with the current term, and a reply is dropped.
 //! 3. If its term is later, the member enters that term as a follower. A pre-vote does not count as
 //!    a later term. Nor does a request for a vote while a leader is heard: it is refused (thesis
@@ -129,7 +131,8 @@
 //! 9. A leader commits an entry of its own term when a quorum has it on disk; that commits
 //!    everything before it (§5.4.2).
 //! 10. A follower commits what the leader says is committed, up to what it knows to match.
-//! 11. A follower that lacks entries which the leader has forgotten is sent a snapshot (§7).
+//! 11. A follower that lacks entries which the leader has forgotten is sent a snapshot (§7) that
+//!     holds all of these. If there is none, one is taken.
 //!
 //! Reads (`reads`, `forwarded`, `lease`):
 //!
@@ -192,13 +195,22 @@
 //!   would find a gap between the snapshot and the log. The core orders it
 //!   ([`Effect::ReleaseLog`], [`Persist::reset`]); the shell drops nothing by itself. Asserted in
 //!   `Common::release_log`. Test: `snapshots::the_log_is_released_up_to_a_snapshot_that_was_taken`.
+//! - **Memory loses only entries that were applied**, whatever the snapshots are. Otherwise an
+//!   entry could be needed that is nowhere but on the disk, which the core does not read. Asserted
+//!   in `Log::retain` and `Log::assert_sound`. Test:
+//!   `snapshots::what_was_applied_is_forgotten_without_a_snapshot`.
+//! - **Behind a snapshot that is sent, the leader's log goes on without a gap.** Otherwise a peer
+//!   would need a snapshot again and again. `Common::snapshot_to_send` sees to it, and
+//!   `Progress::kept_behind` keeps it so while the peer takes the snapshot. Test:
+//!   `snapshots::a_snapshot_that_the_log_does_not_follow_is_not_sent_but_replaced`.
 //! - **A member that may have forgotten a promise neither stands for election nor leads.** Asserted
 //!   in `Raft::assert_may_stand` and `become_leader`. Test:
 //!   `joining::it_votes_when_it_holds_all_that_the_leader_had`.
 //! - **Each request gets one reply**, or is nonsense. The shell keeps a call open for it. Test:
 //!   `terms::a_request_of_an_earlier_term_is_refused_with_the_current_one`.
-//! - **Everything that grows has a bound in [`Config`]**, except the log itself, which snapshots
-//!   cut. Tests: `bounds`.
+//! - **Everything that grows has a bound in [`Config`]**, except the log on the disk, which
+//!   snapshots cut, and what a start finds there, which is forgotten as it is applied. Tests:
+//!   `bounds`.
 //!
 //! # Nonsense
 //! What a peer sends is never asserted on: a bad peer must not take a good one down. A message from
@@ -279,7 +291,7 @@ use leader::Leader;
 /// fifty days. A peer with a bug must not use up all terms with one message.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
 
-/// How many entries that a snapshot has are forgotten in each step, besides two for each new entry.
+/// How many entries that are no longer needed are forgotten in each step, besides two for each new entry.
 /// This takes about 50 microseconds.
 const FORGOTTEN_EACH_STEP: usize = 256;
 
@@ -376,7 +388,7 @@ impl Raft {
                     self.common.time.applied(time, is_anew);
                 }
                 Event::Unanswered(reads) => self.common.unanswered_reads = reads,
-                Event::SnapshotTaken(snapshot) => self.common.snapshot_taken(snapshot),
+                Event::SnapshotTaken(snapshot) => self.snapshot_taken(snapshot),
                 Event::DiskFull(is_full) => self.common.is_disk_full = is_full,
                 Event::Joined => self.joined(),
                 Event::ChangeMembers { id, change } => self.change_members(id, &change),
@@ -446,6 +458,9 @@ impl Raft {
 
     fn tick(&mut self) {
         let common = &mut self.common;
+        if common.is_removed {
+            return;
+        }
         common.promise_ticks = common.promise_ticks.saturating_sub(1);
         common.persists.tick(common.log.submitted_index());
         common.forwarded.tick(common.config.heartbeat_ticks);
@@ -476,7 +491,7 @@ impl Raft {
             return;
         }
         let id = self.common.config.id;
-        if message.from == id || message.to != id {
+        if message.from == id || message.from.0 == 0 || message.to != id {
             return self.common.nonsense(&message, "it is not between this member and a peer");
         }
         let current_term = self.common.current_term();
@@ -635,6 +650,13 @@ impl Raft {
         }
     }
 
+    fn snapshot_taken(&mut self, snapshot: SnapshotMeta) {
+        self.common.snapshot_taken(snapshot);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.snapshot_taken();
+        }
+    }
+
     fn read(&mut self, id: RequestId) {
         match &mut self.role {
             Role::Leader(leader) => leader.read(&mut self.common, id),
@@ -692,11 +714,20 @@ impl Raft {
         self.common.persist();
         self.check_filled();
         self.hand_out();
-        self.common.log.forget(FORGOTTEN_EACH_STEP);
+        self.forget();
         self.common.report_configurations();
         self.common.report_role(self.role_change());
         self.assert_sound();
         std::mem::take(&mut self.common.effects)
+    }
+
+    /// Forgets entries that were applied, except for those that peers may need.
+    fn forget(&mut self) {
+        let needed = match &self.role {
+            Role::Leader(leader) => leader.kept_behind(),
+            _ => Index(u64::MAX),
+        };
+        self.common.forget(needed, FORGOTTEN_EACH_STEP);
     }
 
     /// Gives out committed entries, as far as the state machine keeps up, and the reads that are

@@ -1,15 +1,22 @@
-//! The log as the core sees it: the entries since the last snapshot, some before its end, and how
-//! many of them are on the disk.
+//! The log as the core sees it: the entries that are not applied yet, a tail of those that are, and
+//! how many of them are on the disk.
 //!
 //! ```text
 //!       base │ first ............ durable .......... submitted .......... last
 //!            │ on this disk             │ being written      │ to be written
+//!
+//!       base │ first ..... dispensable │ ................. applied │ ..... last
+//!            │ to be forgotten         │ a tail, at most so large  │ all of it
 //! ```
 //!
-//! Entries that a snapshot has are forgotten a few at a time ([`Log::forget`]), because to free a
-//! million of them takes longer than a heartbeat may.
+//! The tail is for peers that are behind ([`Log::retain`]). Its size does not depend on snapshots:
+//! what is forgotten here is still in the log on the disk, which loses only what a snapshot holds.
 //!
-//! Invariants: indexes are contiguous, terms never fall, `durable <= submitted <= last`.
+//! Entries are forgotten a few at a time ([`Log::forget`]), because to free a million of them takes
+//! longer than a heartbeat may.
+//!
+//! Invariants: indexes are contiguous, terms never fall, `durable <= submitted <= last`, and
+//! `base <= dispensable <= applied <= submitted`: what is not applied yet is there.
 
 use std::collections::VecDeque;
 
@@ -30,10 +37,14 @@ pub(super) fn cost_bytes(entry: &Entry) -> usize {
 
 #[derive(Debug)]
 pub(super) struct Log {
-    /// The entry just before the first one: at or before the end of the snapshot, or zero.
+    /// The entry just before the first one, or zero.
     base: SnapshotMeta,
     /// Entries up to here are no longer needed, and are forgotten little by little.
     dispensable: Index,
+    /// The last entry that the state machine has applied, as of the last [`Log::retain`].
+    applied: Index,
+    /// The cost of the tail: of the entries behind `dispensable`, up to `applied`.
+    tail_bytes: usize,
     entries: VecDeque<Entry>,
     /// The last entry that a `Persist` has carried.
     submitted: Index,
@@ -63,6 +74,8 @@ impl Log {
         Log {
             base,
             dispensable: base.last_included_index,
+            applied: base.last_included_index,
+            tail_bytes: 0,
             entries: entries.into(),
             submitted: last,
             durable: last,
@@ -92,7 +105,7 @@ impl Log {
         self.durable
     }
 
-    /// The term of the entry at `index`. `None` if it is only in the snapshot, or beyond the end.
+    /// The term of the entry at `index`. `None` if it is forgotten, or beyond the end.
     pub(super) fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.last_included_index {
             return Some(self.base.last_included_term);
@@ -127,7 +140,7 @@ impl Log {
 
     /// The cost of the entries from `from` to `to`.
     pub(super) fn cost_bytes_of(&self, from: Index, to: Index) -> usize {
-        let at = |index| self.position(index).expect("callers ask above the snapshot only");
+        let at = |index| self.position(index).expect("callers ask for what is not committed");
         self.entries.range(at(from)..at(to.next())).map(cost_bytes).sum()
     }
 
@@ -146,7 +159,7 @@ impl Log {
         assert!(from <= self.last_index(), "only what there is can be removed");
         let at = self
             .position(from)
-            .expect("callers truncate above the snapshot only: committed entries stay");
+            .expect("callers truncate what is not committed, so it is not forgotten");
         self.entries.truncate(at);
         let last = from.prev();
         self.submitted = self.submitted.min(last);
@@ -169,10 +182,32 @@ impl Log {
         self.submitted < self.last_index()
     }
 
-    /// The entries up to `to` are no longer needed, because a snapshot has them.
-    pub(super) fn compact(&mut self, to: Index) {
-        assert!(to <= self.submitted, "what is not yet being written stays");
-        self.dispensable = self.dispensable.max(to);
+    /// The state machine has applied the entries up to `applied`. The last `tail_bytes_max` of them
+    /// stay, and of those behind `needed`, for which peers wait, the last `needed_bytes_max`.
+    #[inline]
+    pub(super) fn retain(
+        &mut self,
+        applied: Index,
+        tail_bytes_max: usize,
+        needed: Index,
+        needed_bytes_max: usize,
+    ) {
+        assert!(applied >= self.applied, "what was applied stays applied");
+        assert!(applied <= self.submitted, "what is not yet being written stays");
+        if applied > self.applied {
+            self.tail_bytes += self.cost_bytes_of(self.applied.next(), applied);
+            self.applied = applied;
+        }
+        while self.dispensable < applied {
+            let is_needed = self.dispensable >= needed;
+            if self.tail_bytes <= tail_bytes_max || is_needed && self.tail_bytes <= needed_bytes_max
+            {
+                return;
+            }
+            let first = self.dispensable.next();
+            self.tail_bytes -= self.cost_bytes_of(first, first);
+            self.dispensable = first;
+        }
     }
 
     /// Forgets some of the entries that are not needed. To free a million at once would delay
@@ -187,22 +222,13 @@ impl Log {
         }
     }
 
-    /// The last entry that may be forgotten if `tail_bytes` of entries up to `index` are kept.
-    pub(super) fn tail_begin(&self, index: Index, tail_bytes: usize) -> Index {
-        let mut bytes = 0;
-        let before = self.position(index).map_or(0, |at| at + 1);
-        let kept = self.entries.range(..before).rev().take_while(|entry| {
-            bytes += cost_bytes(entry);
-            bytes <= tail_bytes
-        });
-        Index(index.0 - kept.count() as u64)
-    }
-
     /// Begins again after a snapshot, which replaces the whole log.
     pub(super) fn reset(&mut self, snapshot: SnapshotMeta) {
         assert!(snapshot.last_included_index > self.base_index(), "a log begins ever later");
         self.base = snapshot;
         self.dispensable = snapshot.last_included_index;
+        self.applied = snapshot.last_included_index;
+        self.tail_bytes = 0;
         self.entries.clear();
         self.submitted = snapshot.last_included_index;
         // Until the write that records this is on the disk.
@@ -229,7 +255,7 @@ impl Log {
         let at = index
             .min(Index(self.base.last_included_index.0 + prefix))
             .max(self.base.last_included_index);
-        let found = self.term_at(at).expect("it lies between the snapshot and the last entry");
+        let found = self.term_at(at).expect("it lies between the base and the last entry");
         (at, found)
     }
 
@@ -242,6 +268,10 @@ impl Log {
     pub(super) fn assert_sound(&self) {
         assert!(self.durable <= self.submitted, "only what was given out can be on the disk");
         assert!(self.submitted == self.last_index(), "each step gives out what it added");
+        assert!(
+            self.base_index() <= self.dispensable && self.dispensable <= self.applied,
+            "only what was applied is forgotten"
+        );
     }
 
     fn position(&self, index: Index) -> Option<usize> {
@@ -315,9 +345,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_applied_stays_up_to_a_size_that_is_larger_for_peers() {
+        let size = cost_bytes(&entry(1, 1));
+        let check = |tail: usize, needed, needed_bytes: usize, expected| {
+            let mut log = log(&[1; 9]);
+            // In one piece or in two, the tail is the same.
+            for applied in [Index(4), Index(6)] {
+                log.retain(applied, tail, Index(needed), needed_bytes);
+            }
+            log.forget(9);
+            assert_eq!(log.base_index(), Index(expected), "{tail} {needed} {needed_bytes}");
+        };
+        let nobody = u64::MAX;
+        check(0, nobody, usize::MAX, 6);
+        check(size - 1, nobody, usize::MAX, 6);
+        check(size, nobody, usize::MAX, 5);
+        check(2 * size, nobody, usize::MAX, 4);
+        check(usize::MAX, nobody, usize::MAX, 0);
+        check(0, 3, usize::MAX, 3);
+        check(0, 0, 4 * size, 2);
+        check(0, 5, 4 * size, 5);
+        check(3 * size, 5, 4 * size, 3);
+        check(3 * size, 0, size, 3);
+    }
+
+    #[test]
     fn what_is_dispensable_goes_little_by_little_and_faster_than_the_log_grows() {
         let mut log = log(&[1; 10]);
-        log.compact(Index(8));
+        log.retain(Index(8), 0, Index(u64::MAX), 0);
         assert_eq!(log.base_index(), Index(0));
         log.forget(3);
         assert_eq!((log.base_index(), log.term_at(Index(3))), (Index(3), Some(Term(1))));

@@ -8,8 +8,13 @@
 //! - `Replicate`: messages follow each other without waiting for answers, as many as the window
 //!   allows (thesis §10.2.1). Beyond the first few, small messages are held back while entries
 //!   gather.
+//! - `AwaitSnapshot`: the peer lacks forgotten entries, and the newest snapshot does not hold all
+//!   of them. The shell was asked for another one, and is asked again while none comes.
 //! - `Snapshot`: the peer lacks forgotten entries, and was sent a snapshot that it has not
 //!   answered.
+//!
+//! A leader keeps the entries that a peer needs next ([`Progress::kept_behind`]), unless the
+//! connection to it is lost.
 //!
 //! Messages may be lost silently. So a peer that answers heartbeats but no append for
 //! [`SILENT_HEARTBEATS_MAX`] heartbeats is probed again, and a probe is repeated, each time after
@@ -65,6 +70,8 @@ pub(super) struct Progress {
     ticks_since_join: Option<u32>,
     /// For how long it has been no member any more, once that is committed.
     leaving_ticks: Option<u32>,
+    /// Whether the connection to the peer broke, and nothing came from it since.
+    is_lost: bool,
     /// When it was last heard, in the time that counts ([`time`](super::time)); 0: never.
     pub(super) heard_us: u64,
     /// Heartbeats until the current probe is repeated, if the peer answers them.
@@ -83,8 +90,14 @@ enum Mode {
         bytes: usize,
         silent_heartbeats: u32,
     },
-    /// A snapshot is on its way; nothing else is sent.
-    Snapshot,
+    /// The shell was asked for a snapshot that holds at least the entries up to `end`.
+    AwaitSnapshot {
+        end: Index,
+    },
+    /// A snapshot that holds the entries up to `end` is on its way; nothing else is sent.
+    Snapshot {
+        end: Index,
+    },
 }
 
 #[derive(Debug)]
@@ -109,6 +122,7 @@ impl Progress {
             silent_ticks: u32::MAX,
             ticks_since_join: None,
             leaving_ticks: None,
+            is_lost: false,
             heard_us: 0,
             repeat_in: 0,
             repeat_pause: 1,
@@ -130,12 +144,24 @@ impl Progress {
         matches!(self.mode, Mode::Probe { .. })
     }
 
+    /// The leader keeps the entries behind this one for the peer. `None` if the peer is lost, or
+    /// nothing is known of its log.
+    pub(super) fn kept_behind(&self) -> Option<Index> {
+        match self.mode {
+            _ if self.is_lost => None,
+            Mode::AwaitSnapshot { end } | Mode::Snapshot { end } => Some(end),
+            Mode::Probe { .. } | Mode::Replicate { .. } => {
+                Some(self.match_index).filter(|&matched| matched > Index::ZERO)
+            }
+        }
+    }
+
     /// Whether another `AppendEntries` may leave now. `is_full` says whether enough entries have
     /// gathered.
     pub(super) fn may_send(&self, config: &Config, is_full: impl FnOnce() -> bool) -> bool {
         match &self.mode {
             Mode::Probe { is_waiting } => !is_waiting,
-            Mode::Snapshot => false,
+            Mode::AwaitSnapshot { .. } | Mode::Snapshot { .. } => false,
             Mode::Replicate { in_flight, bytes, .. } => {
                 let has_room = in_flight.len() < config.window_messages_max
                     && *bytes < config.window_bytes_max;
@@ -155,7 +181,7 @@ impl Progress {
     /// A message with entries up to `last_index` has been sent.
     pub(super) fn sent(&mut self, last_index: Index, bytes: usize) {
         assert!(last_index >= self.next_index.prev(), "entries are sent from next_index on");
-        assert!(!matches!(self.mode, Mode::Snapshot), "nothing is sent beside a snapshot");
+        assert!(!self.needs_snapshot(), "nothing is sent beside a snapshot");
         match &mut self.mode {
             Mode::Replicate { in_flight, bytes: total, .. } => {
                 in_flight.push_back(InFlight { last_index, bytes });
@@ -166,17 +192,28 @@ impl Progress {
             }
             Mode::Probe { is_waiting } => {
                 *is_waiting = true;
-                self.repeat_in = self.repeat_pause.saturating_add(time_of(bytes));
-                self.repeat_pause = (2 * self.repeat_pause).min(PROBE_HEARTBEATS_MAX);
+                self.repeat_after(bytes);
             }
-            Mode::Snapshot => {}
+            Mode::AwaitSnapshot { .. } | Mode::Snapshot { .. } => {}
         }
+    }
+
+    /// Each pause is twice as long as the last one.
+    fn repeat_after(&mut self, bytes: usize) {
+        self.repeat_in = self.repeat_pause.saturating_add(time_of(bytes));
+        self.repeat_pause = (2 * self.repeat_pause).min(PROBE_HEARTBEATS_MAX);
+    }
+
+    /// Whether the peer waits for a snapshot.
+    fn needs_snapshot(&self) -> bool {
+        matches!(self.mode, Mode::AwaitSnapshot { .. } | Mode::Snapshot { .. })
     }
 
     /// Something came from the peer.
     pub(super) fn heard(&mut self) {
         self.is_active = true;
         self.is_heard = true;
+        self.is_lost = false;
         self.silent_ticks = 0;
     }
 
@@ -216,13 +253,13 @@ impl Progress {
     /// The peer's disk has the log up to `match_index`. While a snapshot is on its way, an answer
     /// that says nothing new is an old one.
     pub(super) fn matched(&mut self, match_index: Index) {
-        if matches!(self.mode, Mode::Snapshot) && match_index <= self.match_index {
+        if self.needs_snapshot() && match_index <= self.match_index {
             return;
         }
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index.next());
         match &mut self.mode {
-            Mode::Probe { .. } | Mode::Snapshot => {
+            Mode::Probe { .. } | Mode::AwaitSnapshot { .. } | Mode::Snapshot { .. } => {
                 self.next_index = self.match_index.next();
                 self.mode =
                     Mode::Replicate { in_flight: VecDeque::new(), bytes: 0, silent_heartbeats: 0 };
@@ -248,7 +285,7 @@ impl Progress {
         let is_stale = match self.mode {
             Mode::Probe { .. } => rejected_index != self.next_index.prev(),
             Mode::Replicate { .. } => rejected_index <= self.match_index,
-            Mode::Snapshot => true,
+            Mode::AwaitSnapshot { .. } | Mode::Snapshot { .. } => true,
         };
         if is_stale {
             return false;
@@ -265,17 +302,18 @@ impl Progress {
 
     /// Messages on their way to the peer may be lost.
     pub(super) fn lost(&mut self) {
+        self.is_lost = true;
         match self.mode {
             Mode::Probe { .. } => self.repeat_in = self.repeat_in.min(self.repeat_pause),
             Mode::Replicate { .. } => self.probe_from(self.match_index.next()),
-            Mode::Snapshot => self.snapshot_lost(),
+            Mode::AwaitSnapshot { .. } | Mode::Snapshot { .. } => self.snapshot_lost(),
         }
     }
 
     /// The peer has refused a message of an earlier term. It may be a snapshot of that term, which
     /// keeps the current one from being sent.
     pub(super) fn refused(&mut self) {
-        if let Mode::Snapshot = self.mode {
+        if let Mode::Snapshot { .. } = self.mode {
             self.snapshot_lost();
         }
     }
@@ -297,20 +335,41 @@ impl Progress {
                 self.repeat_in = self.repeat_in.saturating_sub(1);
                 *is_waiting &= self.repeat_in > 0;
             }
+            Mode::AwaitSnapshot { .. } => {
+                self.repeat_in = self.repeat_in.saturating_sub(1);
+                if self.repeat_in == 0 {
+                    self.mode = Mode::Probe { is_waiting: false };
+                }
+            }
             Mode::Replicate { in_flight, bytes, silent_heartbeats } if !in_flight.is_empty() => {
                 *silent_heartbeats += 1;
                 if *silent_heartbeats >= SILENT_HEARTBEATS_MAX.saturating_add(time_of(*bytes)) {
                     self.probe_from(self.match_index.next());
                 }
             }
-            Mode::Replicate { .. } | Mode::Snapshot => {}
+            Mode::Replicate { .. } | Mode::Snapshot { .. } => {}
         }
     }
 
-    /// A snapshot was sent.
-    pub(super) fn snapshot_sent(&mut self) {
-        assert!(!matches!(self.mode, Mode::Snapshot), "one snapshot at a time is on its way");
-        self.mode = Mode::Snapshot;
+    /// The shell was asked for a snapshot that holds the entries up to `end`.
+    pub(super) fn await_snapshot(&mut self, end: Index) {
+        assert!(!self.needs_snapshot(), "one snapshot at a time is waited for");
+        self.mode = Mode::AwaitSnapshot { end };
+        self.repeat_after(0);
+    }
+
+    /// There is a new snapshot. If the peer waits for one, it is looked at again what to send.
+    pub(super) fn snapshot_taken(&mut self) {
+        if let Mode::AwaitSnapshot { .. } = self.mode {
+            self.mode = Mode::Probe { is_waiting: false };
+        }
+    }
+
+    /// A snapshot that holds the entries up to `end` was sent.
+    pub(super) fn snapshot_sent(&mut self, end: Index) {
+        assert!(!self.needs_snapshot(), "one snapshot at a time is on its way");
+        assert!(end >= self.next_index, "the peer lacks what is in it");
+        self.mode = Mode::Snapshot { end };
     }
 
     fn probe_from(&mut self, next_index: Index) {

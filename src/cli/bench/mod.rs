@@ -38,9 +38,9 @@ use syncraft::kv::model::ANSWER_LEN_MAX;
 use syncraft::server::proto::StatusReply;
 
 use super::args::{BenchArgs, BenchOperation, Common, WatchLoadArgs};
+use super::asking::{self, Answer, ask_cluster};
 use super::output::{eprint_line, print};
-use super::status::Answer;
-use super::{Exit, Failure, Outcome, status};
+use super::{Exit, Failure, Outcome};
 use load::{End, Leader, Load};
 use measured::Measured;
 use report::{Cluster, Report};
@@ -76,9 +76,10 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         _ => args.clients,
     };
     let connections = args.conns.unwrap_or(connections_for(args.clients)).min(users);
-    let answers = status::ask_all(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout));
-    status::check_protocol(&answers)?;
-    let nobody = status::with_reason("no member leads", &answers);
+    let answers =
+        ask_cluster(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout)).answers;
+    asking::check_protocol(&answers)?;
+    let nobody = asking::with_reason("no member leads", &answers);
     let found = newest_leader(answers).ok_or_else(|| Failure::not_applied(nobody))?;
     // The report names these: a number without them says little.
     let cluster = Cluster {
@@ -254,7 +255,7 @@ struct Search {
 impl Leader for Search {
     fn find(&self) -> Option<String> {
         let deadline = Instant::now() + SEARCH_TIMEOUT.min(self.common.timeout);
-        newest_leader(status::ask_all(&self.endpoints, deadline)).map(|(addr, _)| addr)
+        newest_leader(ask_cluster(&self.endpoints, deadline).answers).map(|(addr, _)| addr)
     }
 
     fn clerk(&self) -> Result<Clerk, Failure> {

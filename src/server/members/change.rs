@@ -57,6 +57,9 @@ impl Changer {
         if let Some(reply) = self.known(wish) {
             return reply;
         }
+        if !self.leaves_a_majority(wish) {
+            return refused(wish.id(), Refusal::NoLiveMajority);
+        }
         match self.checked(wish, deadline) {
             Ok(change) => self.carry_out(wish, change, deadline),
             Err(words) => reply(ChangeOutcome::NotNow, words),
@@ -81,6 +84,22 @@ impl Changer {
             }
             (None, true) => Some(refused(*id, Refusal::IdWasUsed)),
             (None, false) => None,
+        }
+    }
+
+    /// Whether a majority of the voters after the change answers now. The core counts those that it
+    /// has heard within an election timeout, and one of them may just have died.
+    fn leaves_a_majority(&self, wish: &Wish) -> bool {
+        let Some(latest) = self.node.members().latest else { return true };
+        let voters = latest.membership.voters();
+        match wish {
+            Wish::Promote { id } if latest.membership.contains(*id) => {
+                probe::has_majority(&self.node, voters.chain([*id]).collect())
+            }
+            Wish::Remove { id } if latest.membership.is_voter(*id) => {
+                probe::has_majority(&self.node, voters.filter(|voter| voter != id).collect())
+            }
+            _ => true,
         }
     }
 

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long one request may take.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where a member is, as it was started.
 pub(in super::super) struct OwnAddress {

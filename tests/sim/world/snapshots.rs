@@ -12,12 +12,15 @@ use crate::disk::Started;
 use crate::member::Living;
 
 impl World {
-    /// Something was applied: perhaps a snapshot of it begins. It is written later, and the state
-    /// goes on.
+    /// Something was applied: perhaps a snapshot of it begins.
     pub(super) fn draw_snapshot(&mut self, at: usize) {
-        if self.snapshot_rng.f64() >= self.plan.snapshot {
-            return;
+        if self.snapshot_rng.f64() < self.plan.snapshot {
+            self.take_snapshot(at);
         }
+    }
+
+    /// A snapshot begins, unless one is being written. It is written later, and the state goes on.
+    pub(super) fn take_snapshot(&mut self, at: usize) {
         let Some(living) = &mut self.members[at].living else { return };
         if std::mem::replace(&mut living.is_snapshotting, true) {
             return;

@@ -159,6 +159,10 @@ impl World {
             Effect::Rejected { id, reason } => self.reject(at, id, reason),
             Effect::Apply(entries) => self.apply(at, entries),
             Effect::SendSnapshot { to, term } => self.send_snapshot(at, to, term),
+            Effect::TakeSnapshot => {
+                self.count("snapshot asked for by a leader");
+                self.take_snapshot(at);
+            }
             Effect::Install(snapshot) => self.install(at, snapshot),
             Effect::ReleaseLog(index) => self.submit(at, Write::Release(index)),
             Effect::ReadReady(ids) => {

@@ -1,0 +1,347 @@
+//! Members come and go: `syncraft member`, and what the members themselves make of it.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use syncraft::testing::Port;
+
+use crate::processes::*;
+
+/// A member that was started with `--join`, or at an address that is not in the list.
+struct Newcomer {
+    id: u64,
+    port: Port,
+    dir: PathBuf,
+    args: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Newcomer {
+    /// Waits to be added to the cluster.
+    fn join(cluster: &Processes, id: u64) -> Newcomer {
+        let port = Port::free().unwrap();
+        let (listen, members) = (port.addr().to_string(), cluster.members());
+        let dir = cluster.data_dir(id as usize);
+        let args = ["--join", &members, "--listen", &listen].map(str::to_owned).to_vec();
+        let mut newcomer = Newcomer { id, port, dir, args, child: None };
+        newcomer.start();
+        newcomer
+    }
+
+    fn start(&mut self) {
+        self.child = Some(self.command().stdout(Stdio::null()).stderr(self.log()).spawn().unwrap());
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(SYNCRAFT);
+        command
+            .args(["server", "--id", &self.id.to_string(), "--data-dir"])
+            .arg(&self.dir)
+            .args(&self.args)
+            .env_remove("SYNCRAFT_LISTEN")
+            .env_remove("SYNCRAFT_MEMBERS");
+        command
+    }
+
+    fn log(&self) -> File {
+        File::options().create(true).append(true).open(self.dir.with_extension("log")).unwrap()
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default()
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    fn addr(&self) -> String {
+        self.port.addr().to_string()
+    }
+
+    /// As `syncraft member add` takes it.
+    fn named(&self) -> String {
+        format!("{}={}", self.id, self.addr())
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.id, self.said());
+        }
+        self.kill();
+    }
+}
+
+/// `syncraft member`, by a client that knows these addresses.
+fn member(known: &str, args: &[&str]) -> Output {
+    syncraft(&[&["member", "--timeout", "30s", "--members", known], args].concat())
+}
+
+#[track_caller]
+fn done(known: &str, args: &[&str]) -> String {
+    let output = member(known, args);
+    assert!(output.status.success(), "member {args:?}: {}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(known: &str, args: &[&str], status: i32, words: &str) {
+    let output = member(known, args);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(status), "member {args:?}: {said}");
+    assert!(said.contains(words), "member {args:?}: {said}");
+}
+
+fn list(known: &str) -> Value {
+    serde_json::from_str(&done(known, &["list", "--json"])).unwrap()
+}
+
+/// Id, address and kind of every member.
+fn places(known: &str) -> Vec<(u64, String, String)> {
+    let text = |member: &Value, name: &str| member[name].as_str().unwrap().to_owned();
+    let list = list(known);
+    let members = list["members"].as_array().unwrap().iter();
+    members.map(|it| (it["id"].as_u64().unwrap(), text(it, "addr"), text(it, "kind"))).collect()
+}
+
+fn voters(known: &str) -> Vec<u64> {
+    let voters = places(known).into_iter().filter(|(_, _, kind)| kind == "voter");
+    voters.map(|(id, _, _)| id).collect()
+}
+
+fn addr_of(known: &str, id: u64) -> String {
+    let mut places = places(known).into_iter();
+    places.find(|(it, _, _)| *it == id).map(|(_, addr, _)| addr).unwrap_or_default()
+}
+
+fn put(known: &str, key: &str, value: &str) {
+    let output = syncraft(&["put", key, value, "--members", known, "--timeout", "30s"]);
+    assert!(output.status.success(), "put: {}", stderr(&output));
+}
+
+#[track_caller]
+fn check_value(known: &str, key: &str, expected: &str) {
+    let output = syncraft(&["get", key, "--members", known, "--timeout", "30s"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), expected, "{}", stderr(&output));
+}
+
+/// Waits until a member has stopped by itself.
+#[track_caller]
+fn end(child: &mut Option<Child>) -> Option<i32> {
+    let mut child = child.take().unwrap();
+    until("the member stops by itself", || child.try_wait().unwrap().is_some());
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn three_become_five_lose_their_leader_and_move() {
+    let mut cluster = Processes::start(3);
+    let known = cluster.members();
+    put(&known, "k", "1");
+    let (four, five) = (Newcomer::join(&cluster, 4), Newcomer::join(&cluster, 5));
+    assert!(done(&known, &["add", &four.named()]).contains("member 4"));
+    // A client that knows only one member, which is new.
+    let one = four.addr();
+    done(&one, &["add", &five.named()]);
+    assert_eq!(voters(&one), [1, 2, 3, 4, 5]);
+    let again = done(&one, &["add", &five.named()]);
+    assert!(again.contains("is a voter already"), "{again}");
+
+    assert!(syncraft(&["transfer", "1", "--members", &known]).status.success());
+    let id = list(&one)["cluster"].clone();
+    done(&one, &["remove", "1"]);
+    assert_eq!(voters(&one), [2, 3, 4, 5]);
+    assert!(done(&one, &["remove", "1"]).contains("was removed before"));
+    assert_eq!(end(&mut cluster.children[0]), Some(3));
+    assert!(cluster.logs().contains("member 1 stops: it was removed"), "{}", cluster.logs());
+    put(&one, "k", "2");
+
+    // It comes back with its old data, and disturbs nobody.
+    let term = list(&one)["term"].clone();
+    cluster.restart(1);
+    assert_eq!(end(&mut cluster.children[0]), Some(3));
+    assert_eq!(list(&one)["term"], term);
+    refused(
+        &one,
+        &["add", &format!("1={}", cluster.ports[0].addr())],
+        2,
+        "an id is used only once",
+    );
+
+    // It starts again at another address, with the same list.
+    cluster.kill(2);
+    let port = Port::free().unwrap();
+    let moved = port.addr().to_string();
+    cluster.restart_with(2, &["--advertise", &moved, "--listen", &moved]);
+    until("member 2 is found at its new address", || addr_of(&one, 2) == moved);
+    assert_eq!(list(&one)["cluster"], id);
+    check_value(&moved, "k", "2");
+
+    let status = syncraft(&["status", "--json", "--members", &moved]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let members = status["members"].as_array().unwrap();
+    let ids: Vec<u64> = members.iter().map(|it| it["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [2, 3, 4, 5], "{status}");
+    assert!(members.iter().all(|it| it["reachable"] == true), "{status}");
+}
+
+#[test]
+fn whoever_is_not_what_was_said_is_not_added() {
+    let cluster = Processes::start(3);
+    let known = cluster.members();
+    let nobody = Port::free().unwrap();
+    let two = cluster.ports[1].addr().to_string();
+    refused(&known, &["add", &format!("4={}", nobody.addr())], 3, "nobody answers");
+    refused(&known, &["add", &format!("4={two}")], 3, "member 2 answers, not member 4");
+    refused(&known, &["add", &format!("2={}", nobody.addr())], 2, "choose another id");
+    refused(&known, &["add", "4=nowhere"], 2, "the port is missing");
+    refused(&known, &["move", "2", &nobody.addr().to_string()], 3, "nobody answers");
+    refused(&known, &["move", "3", &two], 3, "member 2 answers, not member 3");
+    refused(&known, &["remove", "9"], 2, "there is no member 9");
+    refused(&known, &["promote", "9"], 2, "there is no member 9");
+    assert!(done(&known, &["promote", "2"]).contains("is a voter already"));
+
+    // Whoever waits for another cluster is not taken.
+    let other = Processes::start(1);
+    let stranger = Newcomer::join(&other, 4);
+    refused(&known, &["add", &stranger.named()], 3, "was started to join cluster");
+    let member = Processes::start(1);
+    refused(&known, &["add", &format!("1={}", member.ports[0].addr())], 2, "choose another id");
+    assert_eq!(voters(&known), [1, 2, 3]);
+    put(&known, "k", "1");
+
+    // An address that reaches none of the cluster's members is no list to join with.
+    let mut lost = Newcomer::join(&cluster, 5);
+    lost.kill();
+    lost.args[1] = format!("1={}", nobody.addr());
+    lost.start();
+    until("it listens", || {
+        !stderr(&self::member(&known, &["add", &lost.named()])).contains("nobody")
+    });
+    refused(&known, &["add", &lost.named()], 3, "has had no answer from this cluster");
+}
+
+#[test]
+fn a_newcomer_says_that_it_waits() {
+    let cluster = Processes::start(1);
+    let newcomer = Newcomer::join(&cluster, 2);
+    until("it says so in its log", || newcomer.said().contains("waits to be added"));
+    let status = syncraft(&["status", "--members", &newcomer.addr()]);
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(said.contains("member 2 is no member yet: it waits to be added"), "{said}");
+    done(&cluster.members(), &["add", &newcomer.named()]);
+    assert_eq!(voters(&newcomer.addr()), [1, 2]);
+}
+
+#[test]
+fn a_learner_is_promoted_once_it_has_caught_up() {
+    let cluster = Processes::start(3);
+    let (known, learner) = (cluster.members(), Newcomer::join(&cluster, 4));
+    done(&known, &["add", "--learner", &learner.named()]);
+    learner.signal("-STOP");
+    (0..20).for_each(|n| put(&known, "k", &n.to_string()));
+    refused(&known, &["promote", "4"], 3, "it has not caught up");
+    assert_eq!(voters(&known), [1, 2, 3]);
+    learner.signal("-CONT");
+    let caught_up = || member(&known, &["promote", "4"]).status.success();
+    until("it has caught up", caught_up);
+    assert_eq!(voters(&known), [1, 2, 3, 4]);
+}
+
+#[test]
+fn no_removal_leaves_a_cluster_that_cannot_go_on() {
+    let mut cluster = Processes::start(3);
+    let known = cluster.members();
+    cluster.kill(3);
+    let leads = || cluster.leader();
+    until("the others go on", || [1, 2].contains(&leads()));
+    let (leader, other) = if leads() == 1 { ("1", "2") } else { ("2", "1") };
+    refused(&known, &["remove", other], 3, "a majority does not answer");
+    refused(&known, &["remove", leader], 3, "a majority does not answer");
+    done(&known, &["remove", "3"]);
+    assert_eq!(voters(&known), [1, 2]);
+    // Its flags still name it, and its log does not know better. The others do.
+    cluster.restart(3);
+    assert_eq!(end(&mut cluster.children[2]), Some(3));
+    put(&known, "k", "1");
+    done(&known, &["remove", "2"]);
+    refused(&known, &["remove", "1"], 3, "a majority does not answer");
+}
+
+#[test]
+fn a_restart_reads_the_members_from_the_log() {
+    let mut cluster = Processes::start(3);
+    let (known, mut four) = (cluster.members(), Newcomer::join(&cluster, 4));
+    done(&known, &["add", &four.named()]);
+    let one = four.addr();
+    [1, 2].iter().for_each(|id| drop(done(&one, &["remove", &id.to_string()])));
+    [0, 1].iter().for_each(|at| assert_eq!(end(&mut cluster.children[*at]), Some(3)));
+    put(&one, "k", "1");
+    // Both with the command lines that they had. Those name members that are gone.
+    four.kill();
+    cluster.kill(3);
+    cluster.restart(3);
+    four.start();
+    check_value(&one, "k", "1");
+    assert_eq!(voters(&one), [3, 4]);
+}
+
+#[test]
+fn a_rolling_restart_with_a_new_list_ends_with_one_cluster() {
+    let mut cluster = Processes::start(3);
+    let before = cluster.members();
+    put(&before, "k", "1");
+    let id = list(&before)["cluster"].clone();
+    let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
+    let after = |at: usize| ports[at].addr().to_string();
+    let new_list = format!("1={},2={},3={}", after(0), after(1), after(2));
+    for member in 1..=3 {
+        cluster.signal(member, "-TERM");
+        let mut child = cluster.children[member - 1].take().unwrap();
+        until("it stops", || child.try_wait().unwrap().is_some());
+        let log = cluster.dir.path().join(format!("{member}.log"));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let mut command = server(member, &new_list, &cluster.data_dir(member));
+        cluster.children[member - 1] =
+            Some(command.stderr(log).stdout(Stdio::null()).spawn().unwrap());
+        until("it is found", || addr_of(&new_list, member as u64) == after(member - 1));
+        put(&new_list, "k", &member.to_string());
+    }
+    assert_eq!(list(&new_list)["cluster"], id);
+    assert_eq!(voters(&new_list), [1, 2, 3]);
+    check_value(&new_list, "k", "3");
+}
+
+#[test]
+fn a_member_is_moved_by_its_operator() {
+    let mut cluster = Processes::start(3);
+    let (known, port) = (cluster.members(), Port::free().unwrap());
+    let moved = port.addr().to_string();
+    cluster.kill(3);
+    // It does not know that the others cannot reach it as before.
+    cluster.restart_with(3, &["--listen", &moved]);
+    until("it is moved", || member(&known, &["move", "3", &moved]).status.success());
+    assert_eq!(addr_of(&known, 3), moved);
+    assert!(done(&known, &["move", "3", &moved]).contains("already"));
+}
+
+#[test]
+fn a_server_begins_a_cluster_or_joins_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = server(1, "1=127.0.0.1:1", dir.path());
+    let output = command.args(["--join", "2=127.0.0.1:2"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--join and --members exclude each other"));
+}

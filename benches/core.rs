@@ -175,7 +175,11 @@ fn answer(message: &Message) -> Option<Event> {
     let body = match &message.body {
         Body::Request(Request::RequestVote(request)) => {
             let pre_vote = request.pre_vote;
-            Body::Reply(Reply::RequestVote(RequestVoteReply { pre_vote, vote_granted: true }))
+            Body::Reply(Reply::RequestVote(RequestVoteReply {
+                pre_vote,
+                vote_granted: true,
+                is_removed: false,
+            }))
         }
         Body::Request(Request::AppendEntries(request)) => {
             let match_index = Index(request.prev_log_index.0 + request.entries.len() as u64);

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backup::{BackupError, FetchError};
 use crate::clerk::{BuildError, Clerk, ClerkError, LockError, WatchError};
 use crate::error_words::{check, check_all, every_variant};
 use crate::kv::CommandError;
@@ -13,7 +14,7 @@ use crate::kv::model::{KeyRange, LeaseId, Reason, Refusal, Revision, TxnError, W
 use crate::members::{Members, MembersError};
 use crate::node::{NodeError, NodeFailure, RequestError};
 use crate::raft::MemberId;
-use crate::rpc::ServerError;
+use crate::rpc::{CallError, ServerError};
 use crate::server::StartError;
 use crate::server::admin_client::AdminError;
 use crate::storage::StorageError;
@@ -130,6 +131,7 @@ fn every_error_says_its_own_part_only() {
     check_all(&every_variant!(NodeFailure:
         Storage(storage()),
         ClusterTaken(7),
+        Removed {},
         DataDir(storage()),
         UnknownLevel { level: 2, known: 1 },
         Panicked("wal-1".to_owned()),
@@ -198,6 +200,31 @@ fn every_error_of_members_and_clusters_says_its_own_part_only() {
         // The explanation is lines of its own.
         check(&violation);
     }
+}
+
+#[test]
+fn every_error_of_backups_says_its_own_part_only() {
+    let path = || "/d/nightly".into();
+    check_all(&every_variant!(BackupError:
+        Io { action: "read", path: path(), source: cause() },
+        Exists { path: path() },
+        Damaged { path: path(), offset: 7, reason: "the file ends".to_owned() },
+        State { path: path(), source: cause() },
+        NewerFormat { path: path(), found: 2, known: 1 },
+        NewerLevel { path: path(), found: 2, known: 1 },
+        TooHigh { path: path(), source: crate::kv::TooHigh },
+        NotAMember { id: ID, members: members() },
+        Partial { dir: path() },
+        Storage(storage()),
+    ));
+    let addr = || "b:2".to_owned();
+    let (source, waited) = (cause(), Duration::from_secs(1));
+    check_all(&every_variant!(FetchError:
+        Call { addr: addr(), source: CallError::NotSent { addr: addr(), source } },
+        Silent { addr: addr(), waited },
+        Wrong { addr: addr(), reason: "it begins twice" },
+        File(BackupError::Exists { path: path() }),
+    ));
 }
 
 /// What a stream over storage returns is the same error when it comes back.

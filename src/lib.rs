@@ -24,7 +24,7 @@
 //! | feature | modules |
 //! | --- | --- |
 //! | `client` | [`clerk`], [`registry`], and of [`kv`] the messages, commands and limits |
-//! | `server` | [`server`], [`front`], [`node`], [`kv`], [`storage`], [`raft`] |
+//! | `server` | [`server`], [`backup`], [`front`], [`node`], [`kv`], [`storage`], [`raft`] |
 //! | `testing` (default) | `testing`, and those of `client` and `server` |
 //! | `cli` (default) | those of `client` and `server`; the `syncraft` command |
 //!
@@ -42,6 +42,8 @@
 //!
 //! `ARCHITECTURE.md` shows how the parts fit together. Each module's page is its specification.
 
+#[cfg(feature = "server")]
+pub mod backup;
 #[cfg(feature = "client")]
 pub mod clerk;
 #[cfg(any(feature = "client", feature = "server"))]

@@ -308,4 +308,5 @@ def main():
     sys.exit(1 if is_slow or any(is_wrong for _, is_wrong in results) else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

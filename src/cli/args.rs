@@ -1,5 +1,6 @@
 //! The command-line arguments and their help texts.
 
+mod backup;
 mod bench;
 mod dev;
 mod lease;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use syncraft::duration::parse as parse_duration;
 
+pub(crate) use backup::{BackupArgs, BackupCommand, RecoverArgs, RestoreArgs, VerifyArgs};
 pub(crate) use bench::{BenchArgs, BenchOperation, WatchLoadArgs};
 pub(crate) use dev::DevArgs;
 pub(crate) use lease::{KeepAliveArgs, LeaseCommand};
@@ -123,6 +125,12 @@ pub(crate) enum Command {
     Transfer(TransferArgs),
     /// Make every reachable member write a snapshot and shorten its log
     Snapshot,
+    /// Copy everything at one revision into FILE; or check such a file
+    Backup(BackupArgs),
+    /// Make a data directory from a backup, for one member of a new cluster
+    Restore(RestoreArgs),
+    /// After a majority is lost for ever: make the member that is left a cluster of one
+    Recover(RecoverArgs),
     /// Wait until the cluster serves reads and writes, and up to 5 s more for members that do not
     /// vote yet; exit status 3 if time runs out
     WaitReady,

@@ -21,6 +21,7 @@
 mod admin;
 mod args;
 mod asking;
+mod backup;
 mod bench;
 mod bulk;
 mod child;
@@ -32,6 +33,7 @@ mod lease;
 mod lock;
 mod member;
 mod output;
+mod restore;
 mod room;
 mod server;
 mod status;
@@ -45,10 +47,13 @@ use std::time::Duration;
 use clap::Parser;
 use signal_hook::consts::SIGXFSZ;
 use syncraft::ErrorChain;
+use syncraft::backup::BackupError;
 use syncraft::clerk::{
     BuildError, Clerk, ClerkError, ClerkErrorKind, Endpoints, LockError, WatchError,
 };
+use syncraft::members::Members;
 use syncraft::rpc::CallError;
+use syncraft::storage::StorageError;
 
 use args::{Args, Command, Common};
 
@@ -137,6 +142,9 @@ fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Member { command } => member::run(common, command),
         Command::Transfer(args) => admin::transfer(common, args),
         Command::Snapshot => admin::snapshot(common),
+        Command::Backup(args) => backup::backup(common, args),
+        Command::Restore(args) => restore::restore(common, &args),
+        Command::Recover(args) => restore::recover(common, &args),
         Command::WaitReady => kv::wait_ready(common),
         Command::Bench(args) => bench::run(common, args),
     }
@@ -154,6 +162,11 @@ impl Common {
 
     /// The list of members as clients read it: ids are optional.
     fn endpoints(&self) -> Result<Endpoints, Failure> {
+        self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
+    }
+
+    /// The list of members as members read it.
+    fn member_list(&self) -> Result<Members, Failure> {
         self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
     }
 
@@ -210,6 +223,20 @@ impl From<LockError> for Failure {
             LockError::Clerk(error) => error.into(),
             LockError::Watch(error) => error.into(),
             error => Failure::not_applied(ErrorChain(&error).to_string()),
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Failure {
+        let line = ErrorChain(&error).to_string();
+        match error {
+            BackupError::Exists { .. }
+            | BackupError::NotAMember { .. }
+            | BackupError::Storage(StorageError::NotEmpty { .. } | StorageError::NoData { .. }) => {
+                Failure::usage(line)
+            }
+            _ => Failure::not_applied(line),
         }
     }
 }

@@ -8,6 +8,7 @@
 //!             └───> Query ─── (once the read is safe) ───────> Store::query ─> Answer ───> reply
 //! Store::apply ─> Interests ─> Watches (thread watch-N) ─> what has changed, to who watches it
 //! Store::view ──────> StoreView::write ─> the bytes of a snapshot ─> Store::load
+//!                       └─ in a backup ─> Store::load, begin_anew ─> a new cluster
 //! ```
 //!
 //! `model` has what clients and members share: entries, ranges, transactions and their answers.
@@ -24,6 +25,8 @@
 //! - The limits below and those of `model` decide outcomes, so members with different limits would
 //!   diverge. They belong to feature level 1: to change one takes a new level.
 
+#[cfg(feature = "server")]
+mod anew;
 #[cfg(feature = "server")]
 pub mod api;
 mod command;
@@ -53,6 +56,8 @@ mod store;
 mod watch;
 pub(crate) mod words;
 
+#[cfg(feature = "server")]
+pub use anew::{RAISED_BY, TooHigh};
 #[cfg(feature = "server")]
 pub use command::Fingerprint;
 pub use command::{

@@ -190,6 +190,11 @@ impl Store {
         self.state.clone()
     }
 
+    /// What a new cluster takes over in part.
+    pub(super) fn parts_mut(&mut self) -> (&mut State, &mut Sessions) {
+        (&mut self.state, &mut self.sessions)
+    }
+
     /// Makes a read at once, or answers with a view if it takes longer.
     fn read(&self, txn: &Txn) -> Answer {
         if txn.reads_the_past() {

@@ -211,6 +211,9 @@ mod tests {
     use std::convert::Infallible;
     use std::io;
 
+    use super::super::config::Detour;
+    use super::super::configured::SharedMembers;
+    use super::super::identity::{Affiliation, Identity};
     use super::*;
     use crate::node::divergence::{Checkpoint, Query};
     use crate::node::levels::Levels;
@@ -264,7 +267,10 @@ mod tests {
         let watch = Watch::new(MemberId(1), config.members.clone());
         let levels = Levels::new(MemberId(1), config.members.clone(), 0);
         let raft = Raft::new(config, HardState::default(), None, Vec::new());
-        let shared = Arc::new(Shared::new(raft.status(), watch, levels));
+        let identity = Identity::new(MemberId(1), Affiliation { cluster_id: 7, list_id: 7 });
+        let members = SharedMembers::new("1=a:1".parse().unwrap(), Detour::default());
+        let shared = Shared::new(identity, members, raft.status(), watch, levels);
+        let shared = Arc::new(shared);
         shared.applied_index.store(5, Ordering::Release);
         let leased = Leased::new(Number(5), shared);
         leased.publish(now_us() + 60 * SECOND_US, Index(5));

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use super::backup::backup;
 use super::members::{MemberChanges, Wish, view};
 use super::proto::{
-    AddMemberArgs, AdminRpc, ChangeOutcome, ChangeReply, MembersArgs, MembersReply, MoveMemberArgs,
-    PromoteMemberArgs, RemoveMemberArgs, SnapshotArgs, SnapshotReply, StatusArgs, StatusReply,
-    TransferArgs, TransferReply,
+    AddMemberArgs, AdminRpc, BackupArgs, BackupReply, ChangeOutcome, ChangeReply, MembersArgs,
+    MembersReply, MoveMemberArgs, PromoteMemberArgs, RemoveMemberArgs, SnapshotArgs, SnapshotReply,
+    StatusArgs, StatusReply, TransferArgs, TransferReply,
 };
 use crate::kv::Store;
+use crate::kv::api::Api;
 use crate::members::{MembersError, check_addr, parse_id};
 use crate::node::{NodeHandle, ReadMode};
 use crate::raft::{Index, MemberId, RoleName};
-use crate::rpc::{Done, Status, StatusCode};
+use crate::rpc::{Done, Outgoing, Status, StatusCode};
 
 /// `StatusReply.disk` of a member whose disk works.
 pub const DISK_OK: &str = "ok";
@@ -29,6 +31,7 @@ const DURABILITY: &str = "fdatasync on a majority of the members before a write 
 /// `adminRpc` of one member.
 pub(super) struct Admin {
     pub(super) node: NodeHandle<Store>,
+    pub(super) api: Api,
     pub(super) read_mode: ReadMode,
     /// The random number of the data directory.
     pub(super) directory: u64,
@@ -120,6 +123,10 @@ impl AdminRpc for Admin {
             Ok(()) => self.changes.order(Wish::Move { id: MemberId(id), addr, if_lost }, done),
             Err(error) => done.run(impossible(&error)),
         }
+    }
+
+    fn backup(&self, _args: BackupArgs, replies: Outgoing<BackupReply>) {
+        backup(&self.api, self.node.cluster_id(), replies);
     }
 }
 

@@ -17,7 +17,8 @@
 //! | --- | --- |
 //! | `config` | [`Config`], and what it must fulfil |
 //! | `start`, `error` | the steps of a start, and why it fails: [`StartError`] |
-//! | `admin` | the service that `syncraft status`, `transfer`, `snapshot` and `member` call |
+//! | `admin`, `backup` | the service that `syncraft status`, `transfer`, `snapshot`, `member` and `backup` call |
+//! | `etcd_admin` | changes of the members that etcd's clients want |
 //! | `members` | changes of the members, for operators and for a member that has moved |
 //! | [`admin_client`] | finds the leader and has it change the members |
 //! | `pages` | what the HTTP ports answer: pages for operators' tools, and the store |
@@ -41,8 +42,10 @@
 
 mod admin;
 pub mod admin_client;
+mod backup;
 mod config;
 mod error;
+mod etcd_admin;
 #[cfg(feature = "testing")]
 mod faults;
 mod members;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::admin::Admin;
 use super::config::Config;
 use super::error::StartError;
+use super::etcd_admin::EtcdAdmin;
 use super::members::{MemberChanges, OwnAddress};
 use super::pages::{EtcdPages, Pages};
 use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
@@ -141,9 +142,6 @@ pub(super) fn start<P: Publish>(
     let changes =
         MemberChanges::start(handle.clone(), id, OwnAddress { addr, instance, listed: members });
     let changes = Arc::new(changes.map_err(|source| StartError::Node(NodeError::Thread(source)))?);
-    let admin =
-        Admin { node: handle.clone(), read_mode, directory, instance, changes: changes.clone() };
-    let admin = AdminRpcService::new(Arc::new(admin));
     let urls = Arc::new(MemberUrls::default());
     if let Some(listener) = &etcd_listener {
         urls.set(id, vec![own_url(&config, listener)]);
@@ -151,6 +149,15 @@ pub(super) fn start<P: Publish>(
     let told = UrlsService { node: handle.clone(), urls: Arc::clone(&urls) };
     let told = MemberRpcService::new(Arc::new(told));
     let api = Api::new(handle.clone());
+    let admin = Admin {
+        node: handle.clone(),
+        api: api.clone(),
+        read_mode,
+        directory,
+        instance,
+        changes: changes.clone(),
+    };
+    let admin = AdminRpcService::new(Arc::new(admin));
     let kv = KvServerRpcService::new(Arc::new(KvService::new(api.clone())));
     let store = StoreService::new(api.clone()).published();
     let lanes = Lanes::start(handle.clone());
@@ -176,8 +183,13 @@ pub(super) fn start<P: Publish>(
     let http = http_listener.map(serve).transpose()?;
     let serve = |listener| {
         let thread = |source| StartError::Node(NodeError::Thread(source));
-        let front =
-            EtcdFront::start(api.clone(), Arc::clone(&lanes), Arc::clone(&urls)).map_err(thread)?;
+        let front = EtcdFront::start(
+            api.clone(),
+            Arc::clone(&lanes),
+            Arc::clone(&urls),
+            Arc::new(EtcdAdmin::new(handle.clone())),
+        )
+        .map_err(thread)?;
         let pages = EtcdPages { node: handle.clone(), front: front.clone(), api: api.clone() };
         let pages = P::serve(pages, handle.clone());
         let server = http::Server::builder(pages).limits(config.etcd_limits).listener(listener);

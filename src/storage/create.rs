@@ -15,25 +15,22 @@ use super::{DataDir, Identity, Snapshots, StorageError, Wal, WalOptions};
 
 impl DataDir {
     /// Makes the data directory of a member that has promised nothing yet and holds this state: a
-    /// snapshot that ends with the entry `last`, whose bytes `write` writes, and an empty log
-    /// behind it. This configuration of its new cluster is in force.
+    /// snapshot that ends with the entry `last`, whose bytes `write` writes, with this
+    /// configuration in force, and an empty log behind it.
     ///
     /// # Errors
     /// - [`NotEmpty`](StorageError::NotEmpty): something is in the directory already
     /// - [`Locked`](StorageError::Locked), [`Io`](StorageError::Io), [`Full`](StorageError::Full):
     ///   the directory cannot be used. It holds no data that a member starts with.
-    ///
-    /// # Panics
-    /// If the configuration does not name the member as a voter.
     pub fn create_with(
         path: impl AsRef<Path>,
         member_id: MemberId,
-        last: SnapshotMeta,
         configuration: &Configuration,
+        last: SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StorageError> {
         let (disk, path) = (Arc::new(RealDisk), path.as_ref());
-        DataDir::create_with_on(disk, path, member_id, last, configuration, write)
+        DataDir::create_with_on(disk, path, member_id, configuration, last, write)
     }
 
     /// As [`create_with`](DataDir::create_with), on another disk.
@@ -44,13 +41,11 @@ impl DataDir {
         disk: Arc<dyn Disk>,
         path: &Path,
         member_id: MemberId,
-        last: SnapshotMeta,
         configuration: &Configuration,
+        last: SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StorageError> {
-        let Configuration { cluster_id, list_id, membership, .. } = configuration;
-        assert!(membership.is_voter(member_id), "member {member_id} holds the state as a voter");
-        let (cluster_id, list_id) = (*cluster_id, *list_id);
+        let &Configuration { cluster_id, list_id, .. } = configuration;
         let dir = DataDir::begin_on(disk, path, Identity { cluster_id, list_id, member_id })?;
         let (snapshots, _) = Snapshots::open(&dir)?;
         let mut snapshot = snapshots.create(last, Some(configuration))?;
@@ -70,21 +65,21 @@ mod tests {
 
     use super::super::sim::{Faults, SimDisk};
     use super::*;
-    use crate::raft::{Index, Standing, Term};
+    use crate::raft::{Index, MemberId, Standing, Term};
 
-    const ME: Identity = Identity { cluster_id: 7, list_id: 0x15, member_id: MemberId(2) };
+    const ME: Identity = Identity { cluster_id: 7, list_id: 70, member_id: MemberId(2) };
     const LAST: SnapshotMeta =
         SnapshotMeta { last_included_index: Index(1 << 40), last_included_term: Term(9) };
 
     fn configuration() -> Configuration {
-        let addrs = (1..=3).map(|id| (MemberId(id), format!("h{id}:1")));
-        Configuration::first(ME.cluster_id, ME.list_id, addrs)
+        Configuration::first(7, 70, [(MemberId(2), "b.example:7001".to_owned())])
     }
 
     fn create(disk: &SimDisk) -> Result<(), StorageError> {
-        let (disk, path, id) = (Arc::new(disk.clone()), Path::new("/d"), ME.member_id);
-        let write = |out: &mut dyn Write| out.write_all(b"the state");
-        DataDir::create_with_on(disk, path, id, LAST, &configuration(), write)
+        let (disk, dir) = (Arc::new(disk.clone()), Path::new("/d"));
+        DataDir::create_with_on(disk, dir, ME.member_id, &configuration(), LAST, |out| {
+            out.write_all(b"the state")
+        })
     }
 
     fn open(disk: &SimDisk) -> Result<DataDir, StorageError> {
@@ -100,6 +95,7 @@ mod tests {
         let snapshot = Snapshots::open(&dir).unwrap().1.expect("it has a snapshot");
         assert_eq!(snapshot.meta(), LAST);
         assert_eq!(snapshot.configuration().map(|it| &**it), Some(&configuration()));
+        assert!(dir.is_cluster_recorded());
         let mut state = Vec::new();
         snapshot.reader().unwrap().read_to_end(&mut state).unwrap();
         assert_eq!(state, b"the state");

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::raft::{Configuration, SnapshotMeta};
+use crate::raft::{Configuration, MemberId, SnapshotMeta};
 
 use super::meta::META_LEN_MAX_BYTES;
 use super::{DataDir, StorageError};
@@ -34,15 +34,15 @@ impl DataDir {
     /// [`finish_replacing`](DataDir::finish_replacing), or begun again.
     pub fn replace_with(
         self,
-        last: SnapshotMeta,
+        member_id: MemberId,
         configuration: &Configuration,
+        last: SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<PathBuf, StorageError> {
         let (disk, new) = (self.disk(), self.new_dir());
         disk.create_dir_all(&new).map_err(StorageError::io("create", &new))?;
         self.empty(&new)?;
-        let member_id = self.identity().member_id;
-        DataDir::create_with_on(Arc::clone(disk), &new, member_id, last, configuration, write)?;
+        DataDir::create_with_on(Arc::clone(disk), &new, member_id, configuration, last, write)?;
         self.swap()
     }
 

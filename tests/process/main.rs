@@ -6,16 +6,18 @@
 //!   restarts.
 //!   Members that come and go: [`members`].
 //!   The commands that read and write entries: [`store_commands`]; those that wait for changes:
-//!   [`watch_commands`], [`lock_commands`].
+//!   [`watch_commands`], [`lock_commands`]. Clusters that are copied and begin anew: [`backups`].
 //!   A whole cluster in one process: [`dev`], [`dev_faults`].
 //! - Scripts and documents: [`cluster_sh`], [`mutants`], [`readme`], [`http_docs`], [`etcd_docs`],
-//!   [`dev_docs`].
+//!   [`dev_docs`], [`backup_docs`].
 //! - Shared helpers: members as processes ([`processes`]), a cluster as one ([`dev_process`]),
 //!   commands that run ([`running`]), examples of documents ([`doc_examples`]).
 
 mod addresses;
 #[path = "../support/alone.rs"]
 mod alone;
+mod backup_docs;
+mod backups;
 mod cluster_sh;
 mod commands;
 mod descriptors;

@@ -39,12 +39,18 @@ impl Shared {
     fn list_members(&self, body: &mut Object<'_>) {
         // etcd's header has no revision here.
         self.header().write(body, Revision::NONE);
+        self.members(body);
+    }
+
+    /// All members, with the URLs that they advertise.
+    pub(super) fn members(&self, body: &mut Object<'_>) {
         body.objects("members", self.api.members().iter(), |member, (id, addr)| {
             let MemberId(number) = id;
             member.number("ID", number);
             member.text("name", &number.to_string());
             member.texts("peerURLs", [&format!("http://{addr}")]);
             member.texts("clientURLs", &self.urls.of(id));
+            member.flag("isLearner", self.api.is_learner(id));
         });
     }
 }

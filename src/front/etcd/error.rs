@@ -87,6 +87,11 @@ errors! {
     NO_SPACE = ResourceExhausted, "etcdserver: mvcc: database space exceeded";
     TOO_MANY_REQUESTS = ResourceExhausted, "etcdserver: too many requests";
     LEASE_NOT_FOUND = NotFound, "etcdserver: requested lease not found";
+    MEMBER_NOT_FOUND = NotFound, "etcdserver: member not found";
+    PEER_URL_EXISTS = FailedPrecondition, "etcdserver: Peer URLs already exists";
+    NOT_A_LEARNER = FailedPrecondition, "etcdserver: can only promote a learner member";
+    LEARNER_NOT_READY = FailedPrecondition,
+        "etcdserver: can only promote a learner member which is in sync with leader";
     LEASE_EXISTS = FailedPrecondition, "etcdserver: lease already exists";
     NOT_LEADER = FailedPrecondition, "etcdserver: not leader";
     BAD_TRANSFEREE = FailedPrecondition, "etcdserver: bad leader transferee";

@@ -15,6 +15,7 @@
 //! | `/v3/lease/{grant,revoke,keepalive,timetolive,leases}` | leases |
 //! | `/v3/kv/lease/{revoke,timetolive,leases}` | the same |
 //! | `/v3/cluster/member/list` | the members, with the URLs that they advertise |
+//! | `/v3/cluster/member/add`, `remove`, `update`, `promote` | changes of the members |
 //! | `/v3/maintenance/{status,alarm,defragment,hash,transfer-leadership}` | the member |
 //! | `/v3/auth/{authenticate,status}` | that there are no users |
 //! | `/v3/lock/{lock,unlock}` | locks |
@@ -74,7 +75,7 @@
 //!   no users yet: code 12.
 //!
 //! # Files
-//! `kv`, `watch`, `lease`, `cluster`, `maintenance`, `lock`, `election`: the services. `queue`:
+//! `kv`, `watch`, `lease`, `cluster`, `members`, `maintenance`, `lock`, `election`: the services. `queue`:
 //! what the last two stand on. `asked`: reads, writes and headers. `urls`: what members advertise.
 //! `later`: time. `parse`, `out`, `error`: JSON in and out.
 
@@ -87,6 +88,7 @@ mod later;
 mod lease;
 mod lock;
 mod maintenance;
+mod members;
 mod out;
 mod parse;
 mod queue;
@@ -100,6 +102,7 @@ use std::time::Instant;
 use asked::{Ended, TIMEOUT};
 use error::EtcdError;
 use later::Later;
+pub use members::{MemberAdmin, MemberChanged, MemberRefusal, MemberWish};
 use out::Object;
 use parse::Fields;
 pub use urls::MemberUrls;
@@ -133,6 +136,7 @@ struct Shared {
     api: Api,
     lanes: Arc<Lanes>,
     urls: Arc<MemberUrls>,
+    admin: Arc<dyn MemberAdmin>,
     later: Later,
     encoded: watch::Encoded,
 }
@@ -145,11 +149,15 @@ impl EtcdFront {
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn start(api: Api, lanes: Arc<Lanes>, urls: Arc<MemberUrls>) -> io::Result<EtcdFront> {
+    pub fn start(
+        api: Api,
+        lanes: Arc<Lanes>,
+        urls: Arc<MemberUrls>,
+        admin: Arc<dyn MemberAdmin>,
+    ) -> io::Result<EtcdFront> {
         let later = Later::start(format!("etcd-{}", api.status().id))?;
         let encoded = watch::Encoded::default();
-        // Clients take a cluster's id of 0 for none.
-        Ok(EtcdFront { shared: Arc::new(Shared { api, lanes, urls, later, encoded }) })
+        Ok(EtcdFront { shared: Arc::new(Shared { api, lanes, urls, admin, later, encoded }) })
     }
 
     /// Ends what waits for its time, with an error, and the thread. The node has stopped before.
@@ -252,6 +260,10 @@ impl EtcdFront {
             Call::LeaseTimeToLive => self.lease_time_to_live(fields),
             Call::LeaseLeases => Ok(self.lease_leases()),
             Call::MemberList => self.member_list(fields),
+            Call::MemberAdd => self.member_add(fields),
+            Call::MemberRemove => self.member_remove(fields),
+            Call::MemberUpdate => self.member_update(fields),
+            Call::MemberPromote => self.member_promote(fields),
             Call::Status => Ok(self.status()),
             Call::Alarm => self.alarm(fields),
             Call::Defragment => Ok(self.defragment()),
@@ -336,6 +348,10 @@ enum Call {
     LeaseTimeToLive,
     LeaseLeases,
     MemberList,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
     Status,
     Alarm,
     Defragment,
@@ -370,10 +386,10 @@ impl Call {
             "lease/timetolive" | "kv/lease/timetolive" => Call::LeaseTimeToLive,
             "lease/leases" | "kv/lease/leases" => Call::LeaseLeases,
             "cluster/member/list" => Call::MemberList,
-            "cluster/member/add"
-            | "cluster/member/remove"
-            | "cluster/member/update"
-            | "cluster/member/promote" => Call::Unimplemented("changes of the members"),
+            "cluster/member/add" => Call::MemberAdd,
+            "cluster/member/remove" => Call::MemberRemove,
+            "cluster/member/update" => Call::MemberUpdate,
+            "cluster/member/promote" => Call::MemberPromote,
             "maintenance/status" => Call::Status,
             "maintenance/alarm" => Call::Alarm,
             "maintenance/defragment" => Call::Defragment,

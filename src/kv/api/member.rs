@@ -23,6 +23,12 @@ impl Api {
         revision.unwrap_or(Revision::NONE)
     }
 
+    /// Whether this member learns and does not vote, by the configuration in force.
+    pub fn is_learner(&self, id: MemberId) -> bool {
+        let latest = self.shared.node.members().latest;
+        latest.is_some_and(|it| it.membership.learners().any(|learner| learner == id))
+    }
+
     /// The id of the cluster; 0 while this member does not know it.
     pub fn cluster_id(&self) -> u64 {
         self.shared.node.cluster_id()

@@ -6,6 +6,7 @@
 //!                                    ├─ reads ───> NodeHandle: the state ─────────────> callback
 //!                                    │               └─ large ones: a view ─> Readers ─> callback
 //!                                    │                           scans ─> Readers ─> PageSink
+//!                                    │                         backups ─> Readers ─> BackupSink
 //!                                    ├─ watches ─> Hub: the history ─────────────────> WatchSink
 //!                                    └─ input over a limit ───────────────────────────> callback
 //! ```
@@ -17,7 +18,8 @@
 //! # Invariants
 //! - [`Api::txn`] never lets a transaction enter the log that changes nothing or is over a limit.
 //! - No thread that applies entries, carries heartbeats or reads a connection makes a large read.
-//!   A large read takes at most five minutes, and at most until its deadline.
+//!   A large read takes at most five minutes, a backup at most an hour; and at most until its
+//!   deadline.
 //! - A revision is "in the future" only if no write that was acknowledged before the request began
 //!   has that revision, also for a stale read.
 //!
@@ -25,6 +27,8 @@
 //! `read-N`, at most 16, while there are large reads. `watch-N`, from the first watch on.
 
 mod answers;
+mod backup;
+mod bulk;
 mod error;
 mod keep_alives;
 mod lease;
@@ -40,6 +44,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 pub use answers::{Changed, Consistency, Read, TxnDone, TxnResult};
+pub use backup::{BackupHead, BackupSink};
 pub use error::ApiError;
 pub use lease::{Granted, KeptAlive};
 pub use scan::PageSink;
@@ -53,9 +58,11 @@ use super::{
 };
 use crate::node::NodeHandle;
 use crate::raft::{MemberId, RoleName};
+use backup::BACKUPS_MAX;
+use bulk::Places;
 use keep_alives::KeepAlives;
 use readers::Readers;
-use scan::Scans;
+use scan::SCANS_MAX;
 
 /// The store, as one member serves it. See the [module](self). Clones belong to the same member.
 ///
@@ -85,7 +92,8 @@ pub struct Api {
 struct Shared {
     node: NodeHandle<Store>,
     readers: Arc<Readers>,
-    scans: Arc<Scans>,
+    scans: Arc<Places>,
+    backups: Arc<Places>,
     hub: Arc<Hub>,
     keep_alives: KeepAlives,
 }
@@ -101,11 +109,13 @@ impl Api {
     /// Serves what `node` replicates.
     pub fn new(node: NodeHandle<Store>) -> Api {
         let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
-        let (scans, hub) = (Arc::default(), watch::hub(&node, &readers));
+        let (scans, backups) = (Places::new(SCANS_MAX), Places::new(BACKUPS_MAX));
+        let hub = watch::hub(&node, &readers);
         let keep_alives = KeepAlives::default();
         let waiting = keep_alives.clone();
         node.at_each_tick(move |is_time_due| waiting.tick(is_time_due));
-        Api { shared: Arc::new(Shared { node, readers, scans, hub, keep_alives }) }
+        let shared = Shared { node, readers, scans, backups, hub, keep_alives };
+        Api { shared: Arc::new(shared) }
     }
 
     /// The address of a member, if there is such a member.

@@ -26,7 +26,7 @@ const QUEUE_LEN_MAX: usize = 64;
 /// How long a thread waits for a read before it ends.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
-/// How long one read may take, whatever its deadline.
+/// How long one read may take, whatever its deadline, unless it says more.
 const READ_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The threads of one member's large reads.
@@ -54,7 +54,7 @@ impl Queue {
         let now = Instant::now();
         let waiting = std::mem::take(&mut self.waiting);
         let (expired, waiting): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|read| read.deadline <= now);
+            waiting.into_iter().partition(|read| read.begin_by <= now);
         self.waiting = waiting.into();
         expired
     }
@@ -77,7 +77,12 @@ type Run = Box<dyn FnOnce(Result<Ending<'_>, RequestError>) + Send>;
 
 /// A read that waits.
 struct LargeRead {
-    deadline: Instant,
+    /// If it waits until then, it is not made.
+    begin_by: Instant,
+    /// When it must end, ...
+    end_by: Instant,
+    /// ... and how long it may take.
+    time_max: Duration,
     run: Run,
 }
 
@@ -103,7 +108,22 @@ impl Readers {
         deadline: Instant,
         read: impl FnOnce(Result<Ending<'_>, RequestError>) + Send + 'static,
     ) {
-        let read = LargeRead { deadline, run: Box::new(read) };
+        let (begin_by, end_by, time_max) = (deadline, deadline, READ_TIME_MAX);
+        self.queue(LargeRead { begin_by, end_by, time_max, run: Box::new(read) });
+    }
+
+    /// As [`run`](Readers::run), for a read that may take `time_max` once it has begun.
+    pub(super) fn run_for(
+        self: &Arc<Readers>,
+        begin_by: Instant,
+        time_max: Duration,
+        read: impl FnOnce(Result<Ending<'_>, RequestError>) + Send + 'static,
+    ) {
+        let end_by = begin_by + time_max;
+        self.queue(LargeRead { begin_by, end_by, time_max, run: Box::new(read) });
+    }
+
+    fn queue(self: &Arc<Readers>, read: LargeRead) {
         let (expired, pushed) = {
             let mut queue = self.queue.lock();
             (queue.take_expired(), self.push(&mut queue, read))
@@ -172,7 +192,7 @@ impl Readers {
 
     fn work(&self) {
         while let Some(read) = self.next() {
-            let until = read.deadline.min(Instant::now() + READ_TIME_MAX);
+            let until = read.end_by.min(Instant::now() + read.time_max);
             let ending = || match (self.is_stopped(), Instant::now() >= until) {
                 (true, _) => Some(STOPPED),
                 (false, true) => Some(TIMED_OUT),

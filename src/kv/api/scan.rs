@@ -3,13 +3,12 @@
 //! A scan holds one of the threads of large reads, and its view, until its last page is taken. So
 //! scans have only half of these threads: readers that are slow, or of bad will, leave the other
 //! half to other reads. One more scan is told "busy". A scan ends early at its deadline, after five
-//! minutes, when nobody wants more of it, and when no page is taken for [`STALL_MAX`].
+//! minutes, when nobody wants more of it, and when no page is taken for ten seconds.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::bulk::Place;
 use super::readers::Ending;
 use super::{Api, ApiError, Consistency, Read};
 use crate::kv::model::{Revision, ScanPage, ScanRange};
@@ -18,17 +17,10 @@ use crate::kv::{Answer, CommandError, Query, StoreView, ViewScan};
 use crate::node::RequestError;
 
 /// How many scans are made at the same time.
-const SCANS_MAX: usize = 8;
+pub(super) const SCANS_MAX: usize = 8;
 
 /// How long a scan waits for the state that it is to read.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a scan waits until a page is taken. Too short: who reads slowly must begin anew, at the
-/// same revision, more often. Too long: who reads no more takes up a thread.
-const STALL_MAX: Duration = Duration::from_secs(10);
-
-/// How often a scan that waits until a page is taken looks whether it should end.
-const TURN: Duration = Duration::from_millis(100);
 
 /// Takes the pages of a scan.
 pub trait PageSink: Send + 'static {
@@ -49,29 +41,6 @@ pub trait PageSink: Send + 'static {
     fn end(self, result: Result<(), ApiError>);
 }
 
-/// How many scans a member makes.
-#[derive(Debug, Default)]
-pub(super) struct Scans(AtomicUsize);
-
-/// The place of one scan among [`SCANS_MAX`].
-struct Place(Arc<Scans>);
-
-impl Place {
-    fn take(scans: &Arc<Scans>) -> Result<Place, RequestError> {
-        let place = Place(Arc::clone(scans));
-        match scans.0.fetch_add(1, Ordering::AcqRel) < SCANS_MAX {
-            true => Ok(place),
-            false => Err(RequestError::Busy),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl Api {
     /// Reads a range of any size, in pages of about 64 KiB, all from one state. Without a
     /// revision of its own, the scan sees every write that was acknowledged before this call.
@@ -89,7 +58,7 @@ impl Api {
                 Answer::View(view) => view,
                 other => panic!("the store answered a scan with {other:?}"),
             });
-            match view.and_then(|view| Ok((view, Place::take(&api.shared.scans)?))) {
+            match view.and_then(|view| Ok((view, api.shared.scans.take()?))) {
                 Ok((view, place)) => api.scan_view(view, place, range, deadline, sink),
                 Err(error) => sink.end(Err(error.into())),
             }
@@ -142,7 +111,9 @@ impl<S: PageSink> Scan<S> {
             }
             let page = self.read(&mut scan, ending)?;
             let is_over = !page.more;
-            if self.offer(revision, &page, ending)?.is_break() || is_over {
+            let Scan { api, sink } = self;
+            let taken = api.offer(ending, |until| sink.take(revision, &page, until))?;
+            if taken.is_break() || is_over {
                 return Ok(());
             }
         }
@@ -151,33 +122,8 @@ impl<S: PageSink> Scan<S> {
     fn read(&self, scan: &mut ViewScan<'_>, ending: Ending<'_>) -> Result<ScanPage, RequestError> {
         self.api.pass_gate();
         let page = scan.next_page(&|| ending().is_some());
-        // It may have turned out meanwhile that the state was wrong.
-        if self.api.shared.node.divergence().is_some() {
-            return Err(RequestError::Diverged { may_apply: false });
-        }
+        self.api.check_state()?;
         // Without a page it was told to end, and that does not change.
         page.ok_or_else(|| ending().unwrap_or(RequestError::Busy))
-    }
-
-    /// Waits until the page is taken.
-    fn offer(
-        &mut self,
-        revision: Revision,
-        page: &ScanPage,
-        ending: Ending<'_>,
-    ) -> Result<ControlFlow<()>, RequestError> {
-        let offered = Instant::now();
-        loop {
-            self.api.pass_gate();
-            if let Ok(taken) = self.sink.take(revision, page, Instant::now() + TURN) {
-                return Ok(taken);
-            }
-            if let Some(error) = ending() {
-                return Err(error);
-            }
-            if offered.elapsed() >= STALL_MAX {
-                return Err(RequestError::TimedOut { may_apply: false });
-            }
-        }
     }
 }

@@ -127,6 +127,17 @@ impl StoreView {
         self.state.revision
     }
 
+    /// The feature level of the store that was viewed.
+    pub fn level(&self) -> u32 {
+        self.state.level
+    }
+
+    /// How many keys it had, and the length of all keys and values.
+    pub fn size(&self) -> (u64, u64) {
+        let tree = &self.state.tree;
+        (tree.len() as u64, tree.bytes())
+    }
+
     /// Makes a read of any size, which takes milliseconds for each hundred thousand keys. It ends
     /// early, with `None`, once `interrupt` says so.
     ///

@@ -2,15 +2,16 @@ use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::raft::{Index, MemberId, Standing, Term};
+use crate::raft::{Index, Standing, Term};
 use crate::storage::disk::{Disk, DiskDir, DiskFile, DiskLock, RealDisk};
 use crate::storage::{Identity, Snapshots, Wal, WalOptions};
 
 const ME: MemberId = MemberId(2);
 
-/// Of a cluster of one.
-fn configuration(cluster_id: u64) -> Configuration {
-    Configuration::first(cluster_id, 0x15, [(ME, "b:2".to_owned())])
+const OLD: Identity = Identity { cluster_id: 7, list_id: 70, member_id: ME };
+
+fn of(cluster_id: u64) -> Configuration {
+    Configuration::first(cluster_id, 70, [(ME, "b.example:7001".to_owned())])
 }
 
 /// The disk of this machine, on which a process dies at a change of a name.
@@ -87,14 +88,11 @@ fn wherever_it_is_cut_off_no_member_starts_with_a_mixture_and_it_can_be_finished
     for renames in 0.. {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("d");
-        let write = |out: &mut dyn Write| out.write_all(b"old");
-        DataDir::create_with(&path, ME, last(5), &configuration(7), write).unwrap();
-        let old = Identity { cluster_id: 7, list_id: 0x15, member_id: ME };
+        DataDir::create_with(&path, ME, &of(7), last(5), |out| out.write_all(b"old")).unwrap();
         let disk = Arc::new(Dying { renames_left: AtomicUsize::new(renames) });
-        let dir = DataDir::open_on(disk, &path, old, Standing::New).unwrap();
-        let replace = |dir: DataDir| {
-            dir.replace_with(last(1 << 40), &configuration(8), |out| out.write_all(b"new"))
-        };
+        let dir = DataDir::open_on(disk, &path, OLD, Standing::New).unwrap();
+        let replace =
+            |dir: DataDir| dir.replace_with(ME, &of(8), last(1 << 40), |out| out.write_all(b"new"));
         let is_done = replace(dir).is_ok();
         match found(&path) {
             Ok((7, state)) => assert_eq!((&state[..], is_done), ("old", false), "{renames}"),
@@ -102,7 +100,7 @@ fn wherever_it_is_cut_off_no_member_starts_with_a_mixture_and_it_can_be_finished
             Err(error) => assert!(!is_done, "{renames}: {error}"),
         }
         let dir = DataDir::open_any(&path).unwrap();
-        match (dir.identity() == old, dir.is_half_replaced().unwrap()) {
+        match (dir.identity() == OLD, dir.is_half_replaced().unwrap()) {
             (true, true) => drop(dir.finish_replacing().unwrap()),
             (true, false) => drop(replace(dir).unwrap()),
             (false, _) => drop(dir),

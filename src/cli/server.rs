@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use syncraft::ErrorChain;
+use syncraft::members::Members;
 use syncraft::node::{NodeFailure, ReadMode, Timing};
 use syncraft::raft::MemberId;
 use syncraft::server::{Config, Member, StartError};

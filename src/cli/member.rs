@@ -337,6 +337,7 @@ mod tests {
             last_index: 120,
             commit_index: 120,
             level: 2,
+            asker_is_removed: false,
             members: vec![
                 member(1, "voter", progress(120, true)),
                 member(2, "voter", progress(100, false)),

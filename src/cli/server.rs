@@ -168,16 +168,13 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
 /// The members with which the cluster begins, or of the cluster to join. A variable that clients on
 /// this machine use does not stand against `--join`.
 fn members(common: &Common, join: Option<String>) -> Result<Members, Failure> {
-    let parse = |name, list: &str| {
-        list.parse::<Members>().map_err(|error| Failure::usage(format!("{name}: {error}")))
-    };
-    let Some(join) = join else { return parse("--members", common.members()?) };
+    let Some(join) = join else { return common.member_list() };
     if common.members.is_some() && common.members != std::env::var(MEMBERS_VAR).ok() {
         let words = "--join and --members exclude each other: a member joins a cluster that \
                      exists, or begins one";
         return Err(Failure::usage(words));
     }
-    parse("--join", &join)
+    join.parse().map_err(|error| Failure::usage(format!("--join: {error}")))
 }
 
 /// A flag that SIGTERM and SIGINT set. A second signal ends the process at once.

@@ -23,6 +23,10 @@ use crate::raft::{Change, Configuration, MemberId, Place, Refusal, RoleName, Ter
 /// of.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a change waits for a voter that asks what it may have promised. One that has only just
+/// joined needs a moment.
+const FILL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the members are waited for before this member looks whether it still leads.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -122,6 +126,8 @@ impl Changer {
     }
 
     fn carry_out(&self, wish: &Wish, change: Change, deadline: Instant) -> ChangeReply {
+        let filled_by = deadline.min(Instant::now() + FILL_TIMEOUT);
+        let has_time = |until: Instant| Instant::now() + RETRY_PAUSE < until && !self.is_stopping();
         loop {
             let refusal = match self.begin(change.clone(), deadline) {
                 Begun::At(term) => return self.await_settled(wish, term, deadline),
@@ -132,8 +138,11 @@ impl Changer {
             };
             match refusal {
                 ChangeError::HandingOver | ChangeError::Refused(Refusal::UnderWay)
-                    if Instant::now() + RETRY_PAUSE < deadline && !self.is_stopping() =>
+                    if has_time(deadline) =>
                 {
+                    thread::sleep(RETRY_PAUSE);
+                }
+                ChangeError::Refused(Refusal::Rebuilding(_)) if has_time(filled_by) => {
                     thread::sleep(RETRY_PAUSE);
                 }
                 ChangeError::Refused(refusal) => return refused(wish.id(), refusal),

@@ -1,4 +1,5 @@
-//! A member that is not at its configured address asks the leader to move it.
+//! A member that is not at its configured address asks the leader to move it. One that its log does
+//! not name asks whether it was removed: it stands for no election, so nobody would tell it.
 //!
 //! So a member that starts again at another address is found again without a restart of the others,
 //! and a rolling restart with a new list changes the addresses of all. The leader moves it only if it
@@ -51,6 +52,8 @@ enum Found {
     Moved,
     /// Why not, in words.
     InVain(String),
+    /// The newest configuration here does not name this member. It may be on its way to a newer one.
+    Unnamed,
 }
 
 impl Mover {
@@ -68,7 +71,7 @@ impl Mover {
     pub(super) fn check(&mut self) {
         let found = self.look();
         let pause = match &found {
-            Found::InVain(_) => self.pause,
+            Found::InVain(_) | Found::Unnamed => self.pause,
             Found::InPlace | Found::Moved => PAUSE,
         };
         self.pause = match &found {
@@ -76,6 +79,7 @@ impl Mover {
                 self.tell(words);
                 (2 * self.pause).min(PAUSE)
             }
+            Found::Unnamed => (2 * self.pause).min(PAUSE),
             Found::Moved => {
                 log::info!("member {}: the others reach it at {}", self.own, self.address.addr);
                 RETRY_PAUSE
@@ -94,8 +98,8 @@ impl Mover {
 
     fn look(&self) -> Found {
         let members = self.changer.node.members();
-        let configured = members.latest.as_ref().and_then(|latest| latest.addr(self.own));
-        let Some(configured) = configured else { return Found::InPlace };
+        let Some(latest) = &members.latest else { return Found::InPlace };
+        let Some(configured) = latest.addr(self.own) else { return self.ask_about_itself() };
         let addr = &self.address.addr;
         let is_there = configured.eq_ignore_ascii_case(addr)
             || is_of_all_interfaces(addr)
@@ -104,6 +108,15 @@ impl Mover {
             true => Found::InPlace,
             false => self.ask_to_be_moved(configured),
         }
+    }
+
+    fn ask_about_itself(&self) -> Found {
+        let node = &self.changer.node;
+        let deadline = Instant::now() + TIMEOUT;
+        if self.others().was_removed(self.own, node.cluster_id(), deadline) {
+            node.mark_removed();
+        }
+        Found::Unnamed
     }
 
     fn ask_to_be_moved(&self, configured: &str) -> Found {

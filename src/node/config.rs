@@ -67,16 +67,19 @@ pub struct NodeConfig {
 #[derive(Clone, Default)]
 pub struct Detour(Option<Arc<Find>>);
 
-type Find = dyn Fn(MemberId) -> Option<String> + Send + Sync;
+type Find = dyn Fn(MemberId, &str) -> Option<String> + Send + Sync;
 
 impl Detour {
-    /// `find` returns the other address of a member, if it has one.
-    pub fn new(find: impl Fn(MemberId) -> Option<String> + Send + Sync + 'static) -> Detour {
+    /// `find` is given a member and its configured address, and returns where to reach it instead, if
+    /// that is elsewhere.
+    pub fn new(find: impl Fn(MemberId, &str) -> Option<String> + Send + Sync + 'static) -> Detour {
         Detour(Some(Arc::new(find)))
     }
 
-    pub(super) fn of(&self, id: MemberId) -> Option<String> {
-        self.0.as_ref().and_then(|find| find(id))
+    /// Where to reach the member whose configured address is `addr`.
+    pub(super) fn of(&self, id: MemberId, addr: &str) -> String {
+        let elsewhere = self.0.as_ref().and_then(|find| find(id, addr));
+        elsewhere.unwrap_or_else(|| addr.to_owned())
     }
 }
 

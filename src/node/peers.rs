@@ -128,10 +128,7 @@ impl<S: StateMachine> Peers<S> {
     }
 
     fn meet_one(&self, running: &mut Running, id: MemberId, addrs: Vec<String>) {
-        let addrs = match self.detour.of(id) {
-            Some(addr) => vec![addr],
-            None => addrs,
-        };
+        let addrs: Vec<String> = addrs.iter().map(|addr| self.detour.of(id, addr)).collect();
         let is_met = running.threads.get(&id).is_some_and(|peer| peer.addrs == addrs);
         if is_met || id == self.own || running.is_stopped {
             return;

@@ -1,6 +1,5 @@
 //! [`Cluster`]: members that run, and what a test does to them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,45 +8,35 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use super::data::Data;
+use super::data::{Data, Roster};
 use super::faults::Faults;
 use super::network::Network;
 use super::options::{Delay, Options};
 use super::port::Port;
+use super::slots::{Place, Slot, Slots, reserve};
 use crate::clerk::Clerk;
 use crate::kv::Lanes;
 use crate::kv::api::Api;
 use crate::members::Members;
 use crate::node::Detour;
 use crate::node::NodeFailure;
-use crate::raft::{MemberId, RoleName, Status};
+use crate::raft::{MemberId, Membership, RoleName, Status};
+use crate::server::admin_client::AdminError;
 use crate::server::{Config, Member, StartError, Surroundings, list_id};
 
 /// The pause between two checks.
-const POLL_PAUSE: Duration = Duration::from_millis(2);
+pub(super) const POLL_PAUSE: Duration = Duration::from_millis(2);
 
 /// A cluster in this process. All methods take `&self`, so a test may kill members from one thread
 /// while others read and write. Dropping the cluster stops all members, whatever is wrong with them
 /// or their network, and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
-    members: Members,
-    options: Options,
+    pub(super) options: Options,
     // Dropped in this order: members, their network, their data.
-    slots: BTreeMap<MemberId, Slot>,
-    network: Network,
-    data: Data,
-}
-
-#[derive(Debug)]
-struct Slot {
-    port: Port,
-    http: Option<Port>,
-    etcd: Option<Port>,
-    /// `None` while it is down.
-    member: Mutex<Option<Member>>,
+    pub(super) slots: Slots,
+    pub(super) network: Arc<Network>,
+    pub(super) data: Data,
 }
 
 /// Why a cluster cannot do what a test asks for.
@@ -115,6 +104,25 @@ pub enum ClusterError {
         #[source]
         source: StartError,
     },
+    /// The members are not as the test wants them.
+    #[error("the cluster does not {what}")]
+    Change {
+        /// What was to be done.
+        what: String,
+        /// Why it was not.
+        #[source]
+        source: AdminError,
+    },
+    /// A member has started, and the cluster takes no notice of it.
+    #[error("member {id} is not {what} within {waited:?}")]
+    NotSeen {
+        /// The member.
+        id: MemberId,
+        /// What it should be.
+        what: &'static str,
+        /// How long the test waited.
+        waited: Duration,
+    },
     /// Nobody leads.
     #[error("no leader within {waited:?}; the members that run say: {statuses:?}")]
     NoLeader {
@@ -146,16 +154,19 @@ impl Cluster {
     /// # Panics
     /// If `size` is 0 or more than a cluster can have.
     pub fn start_with(size: usize, options: Options) -> Result<Cluster, ClusterError> {
-        let slots = reserve(size, &options)?;
-        let addrs = slots.iter().map(|(&id, slot)| (id, slot.port.addr().to_string()));
-        let members = Members::new(addrs)
-            .expect("from 1 to 15 members, each with an id and a port of its own");
-        let network = Network::new(&slots.iter().map(|(&id, it)| (id, it.port.addr())).collect())?;
-        let data = match &options.data_dir {
-            None => Data::temporary(list_id(&members))?,
-            Some(path) => Data::named(path, size, list_id(&members))?,
+        let roster = match &options.data_dir {
+            None => Roster::new(size),
+            Some(path) => Roster::read(path, size),
         };
-        let mut cluster = Cluster { members, options, slots, network, data };
+        let slots = Slots::of(reserve(&roster.ids(), size, &options)?);
+        let addrs = addrs_of(&slots.members());
+        let data = match &options.data_dir {
+            None => Data::temporary(list_id(&members_of(&addrs)))?,
+            Some(path) => Data::named(path, size, list_id(&members_of(&addrs)))?,
+        };
+        let network = Arc::new(Network::new(&addrs)?);
+        let mut cluster = Cluster { options, slots, network, data };
+        cluster.data.set_roster(roster);
         cluster.start_all()?;
         cluster.first_leader()?;
         cluster.data.keep();
@@ -165,7 +176,8 @@ impl Cluster {
     /// Starts all members at the same time. All listen before the first one starts, so that none
     /// finds another one away. The data is locked, so no leader of an earlier cluster runs.
     fn start_all(&self) -> Result<(), ClusterError> {
-        let listening = self.slots.iter().map(|(&id, slot)| Ok((id, slot.port.listen()?)));
+        let members = self.slots.members().into_iter();
+        let listening = members.map(|(id, slot)| Ok((id, slot.with_port(Port::listen)?)));
         let listening = listening.collect::<io::Result<Vec<_>>>()?;
         thread::scope(|scope| {
             let start = |(id, listener): (MemberId, TcpListener)| {
@@ -186,7 +198,8 @@ impl Cluster {
     /// Waits until one leads and all vote. As soon as all vote, one of them, drawn at random,
     /// stands for election: all know that there is no leader to wait for.
     fn first_leader(&self) -> Result<MemberId, ClusterError> {
-        let candidate = MemberId(fastrand::u64(1..=self.slots.len() as u64));
+        let ids = self.ids();
+        let candidate = ids[fastrand::usize(..ids.len())];
         self.wait_for(|| {
             if self.statuses().iter().any(|status| status.is_joining) {
                 return None;
@@ -202,13 +215,13 @@ impl Cluster {
     }
 
     /// All members, with their addresses.
-    pub fn members(&self) -> &Members {
-        &self.members
+    pub fn members(&self) -> Members {
+        members_of(&addrs_of(&self.slots.members()))
     }
 
     /// The ids of all members, whether they run or not.
     pub fn ids(&self) -> Vec<MemberId> {
-        self.slots.keys().copied().collect()
+        self.slots.members().into_iter().map(|(id, _)| id).collect()
     }
 
     /// The address at which clients and members reach a member.
@@ -216,7 +229,7 @@ impl Cluster {
     /// # Panics
     /// If there is no such member.
     pub fn addr(&self, id: impl Into<MemberId>) -> SocketAddr {
-        self.slot(id.into()).port.addr()
+        self.slot(id.into()).addr()
     }
 
     /// The address at which a member serves HTTP while it runs, if it does
@@ -239,7 +252,7 @@ impl Cluster {
 
     /// A new client of the cluster.
     pub fn clerk(&self) -> Clerk {
-        let builder = Clerk::builder().members(&self.members).timeout(self.options.timeout);
+        let builder = Clerk::builder().members(self.members()).timeout(self.options.timeout);
         builder.build().expect("a cluster's own list of members is in order")
     }
 
@@ -250,7 +263,7 @@ impl Cluster {
     /// # Panics
     /// If there is no such member.
     pub fn clerk_of(&self, id: impl Into<MemberId>) -> Clerk {
-        let addr = self.slot(id.into()).port.addr();
+        let addr = self.slot(id.into()).addr();
         let builder = Clerk::builder().members([addr]).timeout(self.options.timeout);
         builder.only_these().build().expect("a port's address is in order")
     }
@@ -323,7 +336,8 @@ impl Cluster {
     pub fn wipe(&self, id: impl Into<MemberId>) -> Result<(), ClusterError> {
         let id = id.into();
         self.kill(id);
-        let _down = self.slot(id).member.lock();
+        let slot = self.slot(id);
+        let _down = slot.member.lock();
         match fs::remove_dir_all(self.data_dir(id)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|source| ClusterError::Wipe { id, source }),
@@ -482,7 +496,8 @@ impl Cluster {
 
     /// Returns whether it ran and was not paused.
     pub(super) fn try_pause(&self, id: MemberId) -> bool {
-        let member = self.slot(id).member.lock();
+        let slot = self.slot(id);
+        let member = slot.member.lock();
         member.as_ref().is_some_and(|member| {
             let is_new = self.network.faults.pause(id);
             member.pause();
@@ -492,7 +507,8 @@ impl Cluster {
 
     /// Returns whether it was paused.
     pub(super) fn try_resume(&self, id: MemberId) -> bool {
-        let member = self.slot(id).member.lock();
+        let slot = self.slot(id);
+        let member = slot.member.lock();
         member.as_ref().is_some_and(|member| {
             let was_paused = self.network.faults.resume(id);
             member.resume();
@@ -507,28 +523,35 @@ impl Cluster {
         if member.is_some() {
             return Ok(false);
         }
-        *member = Some(self.start_member(id, slot.port.listen()?, true)?);
+        *member = Some(self.start_member(id, slot.with_port(Port::listen)?, true)?);
         Ok(true)
     }
 
     /// `may_have_promised`: a leader to which the member has promised a lease may run.
-    fn start_member(
+    pub(super) fn start_member(
         &self,
         id: MemberId,
         listener: TcpListener,
         may_have_promised: bool,
     ) -> Result<Member, ClusterError> {
+        let slot = self.slot(id);
+        let mut addrs = addrs_of(&self.slots.members());
+        if slot.place() == Place::Left {
+            addrs.push((id, slot.addr()));
+        }
         let config = Config {
+            joins: slot.is_newcomer,
+            advertise: Some(slot.addr().to_string()),
             timing: self.options.timing,
             snapshot_log_bytes: self.options.snapshot_log_bytes,
             read_mode: self.options.read_mode,
             http: self.http_addr(id).map(|addr| addr.to_string()),
             etcd: self.etcd_addr(id).map(|addr| addr.to_string()),
-            ..Config::new(id, self.members.clone(), self.data_dir(id))
+            ..Config::new(id, members_of(&addrs), self.data_dir(id))
         };
-        let seen = self.network.seen_by(id, &self.members);
+        let network = Arc::clone(&self.network);
         let surroundings = Surroundings {
-            detour: Detour::new(move |peer| seen.addr(peer).map(str::to_owned)),
+            detour: Detour::new(move |peer, addr| network.seen_by(id, peer, addr)),
             list_id: self.data.cluster_id(),
             may_have_promised,
         };
@@ -550,8 +573,9 @@ impl Cluster {
         &self.network.faults
     }
 
-    fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) -> bool {
-        let mut member = self.slot(id).member.lock();
+    pub(super) fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) -> bool {
+        let slot = self.slot(id);
+        let mut member = slot.member.lock();
         let ran = member.take().map(end).is_some();
         self.network.faults.resume(id);
         ran
@@ -572,65 +596,31 @@ impl Cluster {
                 && faults.joins(leader.id, status.id)
         };
         let following = statuses.iter().filter(follows).map(|status| status.id);
-        self.members.membership().is_quorum(following).then_some(leader.id)
+        self.membership_at(leader.id).is_quorum(following).then_some(leader.id)
     }
 
     fn statuses(&self) -> Vec<Status> {
         self.ids().into_iter().filter_map(|id| self.status(id)).collect()
     }
 
-    fn slot(&self, id: MemberId) -> &Slot {
-        self.slots.get(&id).unwrap_or_else(|| panic!("there is no member {id} in this cluster"))
+    /// Who votes, as this member knows.
+    fn membership_at(&self, id: MemberId) -> Membership {
+        let slot = self.slot(id);
+        let member = slot.member.lock();
+        let latest = member.as_ref().and_then(|member| member.node().members().latest);
+        latest.map_or_else(|| self.members().membership(), |latest| latest.membership.clone())
+    }
+
+    pub(super) fn slot(&self, id: MemberId) -> Arc<Slot> {
+        self.slots.get(id)
     }
 }
 
-/// The ports of all members. Those that were asked for come first: no free one may be one of them.
-fn reserve(size: usize, options: &Options) -> Result<BTreeMap<MemberId, Slot>, ClusterError> {
-    let mut ports = Ports::default();
-    let mut of_rpc = Vec::new();
-    if options.port != 0 {
-        of_rpc = ports.reserve_all(options.port, size)?;
-    }
-    let (mut of_http, mut of_etcd) = (Vec::new(), Vec::new());
-    let mut fronts = [(options.http_port, &mut of_http), (options.etcd_port, &mut of_etcd)];
-    fronts.sort_by_key(|(first, _)| *first == Some(0));
-    for (first, ports_of_it) in fronts {
-        if let Some(first) = first {
-            *ports_of_it = ports.reserve_all(first, size)?;
-        }
-    }
-    if options.port == 0 {
-        of_rpc = ports.reserve_all(0, size)?;
-    }
-    let (mut of_http, mut of_etcd) = (of_http.into_iter(), of_etcd.into_iter());
-    let slot = |(at, port)| {
-        let id = MemberId(at as u64 + 1);
-        let (http, etcd) = (of_http.next(), of_etcd.next());
-        (id, Slot { port, http, etcd, member: Mutex::new(None) })
-    };
-    Ok(of_rpc.into_iter().enumerate().map(slot).collect())
+pub(super) fn addrs_of(slots: &[(MemberId, Arc<Slot>)]) -> Vec<(MemberId, SocketAddr)> {
+    slots.iter().map(|(id, slot)| (*id, slot.addr())).collect()
 }
 
-/// The ports that are reserved already: the system would let this process reserve one twice.
-#[derive(Default)]
-struct Ports(BTreeSet<SocketAddr>);
-
-impl Ports {
-    /// This many ports, from the first one on; if that is 0, any free ones.
-    fn reserve_all(&mut self, first: u16, size: usize) -> Result<Vec<Port>, ClusterError> {
-        let wanted = (0..size).map(|at| if first == 0 { 0 } else { usize::from(first) + at });
-        wanted.map(|port| self.reserve(first, port)).collect()
-    }
-
-    fn reserve(&mut self, first: u16, wanted: usize) -> Result<Port, ClusterError> {
-        let Ok(wanted) = u16::try_from(wanted) else {
-            let why = "there are not enough ports behind it";
-            let source = io::Error::new(io::ErrorKind::InvalidInput, why);
-            return Err(ClusterError::Port { port: first, source });
-        };
-        let failed = |source| ClusterError::Port { port: wanted, source };
-        let port = Port::at(wanted).map_err(failed)?;
-        let is_new = self.0.insert(port.addr());
-        is_new.then_some(port).ok_or_else(|| failed(io::ErrorKind::AddrInUse.into()))
-    }
+fn members_of(addrs: &[(MemberId, SocketAddr)]) -> Members {
+    let addrs = addrs.iter().map(|(id, addr)| (*id, addr.to_string()));
+    Members::new(addrs).expect("from 1 to 15 members, each with an id and a port of its own")
 }

@@ -146,12 +146,12 @@ struct HeartbeatArgs {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(fixed64, tag = "1")]
-    list_id: u64,
     #[prost(uint64, tag = "2")]
     from: u64,
     #[prost(uint64, tag = "3")]
     to: u64,
+    #[prost(fixed64, tag = "4")]
+    list_id: u64,
 }
 
 /// The core drops nonsense without an answer. The room that these calls take on their connection
@@ -169,7 +169,7 @@ fn nonsense_gives_its_room_back() {
     let _member = Member::start_on(port.listen().unwrap(), config).unwrap();
     let channel = Channel::builder(port.addr().to_string()).calls_max(4096).lazy();
     let args = |to| {
-        let envelope = Some(Envelope { cluster_id: 0, list_id, from: 2, to });
+        let envelope = Some(Envelope { list_id, from: 2, to });
         HeartbeatArgs { term: 1, envelope, round: 1 }
     };
     let is_answered = || {
@@ -265,7 +265,8 @@ fn far_too_much_is_refused_and_costs_no_leader() {
     options.timing.election_max = Duration::from_millis(2500);
     let cluster = Cluster::start_with(3, options).unwrap();
     let leader = cluster.leader().unwrap();
-    let addr = cluster.members().addr(leader).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(leader).unwrap();
     let term = || {
         cluster.ids().into_iter().filter_map(|id| cluster.status(id)).map(|it| it.role.term).max()
     };

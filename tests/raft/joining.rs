@@ -517,6 +517,59 @@ fn who_has_been_removed_need_not_answer() {
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1);
 }
 
+/// One that does not know the cluster's id, and was told a term, is filled all the same: it learns
+/// the id with the log.
+#[test]
+fn a_member_that_was_told_a_term_is_filled_in_the_cluster_of_its_list() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.list_id) = (Standing::New, LIST);
+    });
+    let question = question(&mut node);
+    let effects = node.run([names(2, question, ONE), names(3, question, ONE)]);
+    assert_eq!((taken(&effects), node.term()), (None, 5));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
+}
+
+/// A configuration that removed members, as its cluster knows for certain.
+fn without(voters: &[u64], removed: &[u64]) -> Configuration {
+    let mut configuration = configuration(ONE, voters);
+    configuration.removed = removed.iter().copied().map(MemberId).collect();
+    configuration
+}
+
+/// Former members with their old data name others who are gone, and do not know this one. Nobody
+/// waits for them.
+#[test]
+fn what_a_former_member_answers_does_not_count() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    });
+    let question = question(&mut node);
+    node.run([stands(3, question, configuration(ONE, &[1, 2, 3, 4]))]);
+    node.run([stands(2, question, without(&[1, 2], &[3, 4]))]);
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "4 is gone");
+    let mut node = newcomer();
+    let question = asked(&node.tick(5))[0].1;
+    node.run([stands(9, question, configuration(ONE, &[2, 3, 8, 9]))]);
+    let mut current = with_learner(4);
+    current.removed = [8, 9].map(MemberId).into();
+    let effects = node.run([2, 3].map(|from| stands(from, question, current.clone())));
+    assert_eq!(taken(&effects), Some((ONE, LIST, Standing::Rebuilding)));
+}
+
+/// Two newcomers whose directories were replaced do not wait for each other.
+#[test]
+fn newcomers_do_not_wait_for_each_other() {
+    let mut node = newcomer();
+    let question = asked(&node.tick(5))[0].1;
+    let mut current = with_learner(4);
+    current.membership = Membership::new([2, 3].map(MemberId)).with_learners([1, 6].map(MemberId));
+    current.places.insert(MemberId(6), Place { addr: "h6:1".to_owned(), directory: 6 });
+    node.run([2, 3].map(|from| stands(from, question, current.clone())));
+    let effects = node.run([Event::Message(join_reply(6, 0, question, false, None))]);
+    assert_eq!(taken(&effects), Some((ONE, LIST, Standing::Rebuilding)));
+}
+
 /// In a cluster of two, it votes while it is filled only if the other one knows that nobody else
 /// counts.
 #[test]

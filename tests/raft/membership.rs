@@ -435,6 +435,24 @@ fn a_leader_that_removes_itself_does_not_count_itself_hands_over_and_goes() {
     assert_eq!(sent(&node.tick(1_000)), [], "it is silent");
 }
 
+/// "A server that is not part of its own latest configuration should still start new elections, as
+/// it might still be needed until the C-new entry is committed" (§4.2.2): here the other voter lacks
+/// that entry, so it needs the vote of this member, which must not give it.
+#[test]
+fn a_leader_that_removed_itself_and_restarts_is_elected_again() {
+    let mut node = leader(2);
+    assert_eq!(change(&mut node, remove(1)), None);
+    commit_all(&mut node, [2]);
+    assert_eq!(voters(&node), (vec![2], vec![]));
+    let Node { config, hard_state, log, .. } = node;
+    let mut node = Node::start(config, hard_state, None, log);
+    let refused = node.answer(vote(2, 5, (node.last() - 1, 1)));
+    let Body::Reply(Reply::RequestVote(reply)) = refused.body else { panic!("{refused:?}") };
+    assert!(!reply.vote_granted, "its log is longer");
+    node.time_out();
+    assert_eq!(node.role(), RoleName::PreCandidate, "it stands");
+}
+
 /// Nobody can take over: it goes all the same.
 #[test]
 fn a_leader_that_was_removed_does_not_stay() {
@@ -457,6 +475,9 @@ fn a_member_that_learns_of_its_removal_falls_silent() {
     assert!(effects.contains(&Effect::Removed), "it is committed");
     assert_eq!(node.receive(vote(3, 2, (9, 1))), []);
     assert_eq!(sent(&node.tick(1_000)), []);
+    let id = RequestId(9);
+    let rejected = Effect::Rejected { id, reason: Rejection::NotLeader(None) };
+    assert_eq!(node.run([Event::Read { id }]), [rejected], "it asks no leader");
 }
 
 /// One that was away and comes back with its old data asks for pre-votes, and is told.

@@ -4,23 +4,33 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use syncraft::raft::MemberId;
+use syncraft::raft::Standing;
 use syncraft::storage::sim::{Faults, SimDisk};
 use syncraft::storage::{
     DataDir, Identity, Recovered, Snapshot, Snapshots, StorageError, Wal, WalOptions,
 };
 
-const CLUSTER_ID: u64 = 7;
 const DIR: &str = "/data";
 
 pub(crate) struct Device {
     disk: SimDisk,
+    /// For a new directory.
     identity: Identity,
+    standing: Standing,
     segment_len_bytes: u64,
     /// The faults that are arranged.
     faults: Faults,
     /// The next start discards everything on the disk.
     is_to_be_emptied: bool,
+}
+
+/// How a member that has lost its data begins again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// As one that has lost its data, because an operator says so.
+    Known,
+    /// With an empty directory, as if it had never had any data.
+    Unknown { list_id: u64, standing: Standing },
 }
 
 /// The directory in use.
@@ -37,10 +47,16 @@ pub(crate) struct Found {
 }
 
 impl Device {
-    pub(crate) fn new(member_id: MemberId, segment_len_bytes: u64, seed: u64) -> Device {
+    pub(crate) fn new(
+        identity: Identity,
+        standing: Standing,
+        segment_len_bytes: u64,
+        seed: u64,
+    ) -> Device {
         Device {
             disk: SimDisk::new(seed),
-            identity: Identity { cluster_id: CLUSTER_ID, member_id },
+            identity,
+            standing,
             segment_len_bytes,
             is_to_be_emptied: false,
             faults: Faults { short_writes: seed.is_multiple_of(4), ..Faults::default() },
@@ -52,7 +68,7 @@ impl Device {
         let disk = Arc::new(self.disk.clone());
         let dir = match self.is_to_be_emptied {
             true => DataDir::open_emptied_on(disk, DIR, self.identity)?,
-            false => DataDir::open_on(disk, DIR, self.identity)?,
+            false => DataDir::open_on(disk, DIR, self.identity, self.standing)?,
         };
         self.is_to_be_emptied = false;
         let (snapshots, snapshot) = Snapshots::open(&dir)?;
@@ -64,13 +80,15 @@ impl Device {
     }
 
     /// Another disk, or an operator who knows that the data on this one is no good.
-    pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
-        if !is_known {
+    pub(crate) fn lose_data(&mut self, loss: Loss, seed: u64) {
+        if let Loss::Unknown { list_id, standing } = loss {
+            (self.identity.cluster_id, self.identity.list_id) = (0, list_id);
+            self.standing = standing;
             self.disk = SimDisk::new(seed);
             self.faults.full_from_write = None;
             self.arm();
         }
-        self.is_to_be_emptied = is_known;
+        self.is_to_be_emptied = loss == Loss::Known;
     }
 
     /// No space after a few more writes.

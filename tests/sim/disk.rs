@@ -14,11 +14,12 @@ use std::collections::VecDeque;
 
 use syncraft::node::StateView;
 use syncraft::raft::{
-    Entry, HardState, Index, MemberId, Message, Persist, PersistId, SnapshotMeta, Standing, Term,
+    Configuration, Entry, HardState, Index, Message, Persist, PersistId, SnapshotMeta, Standing,
+    Term,
 };
-use syncraft::storage::{Snapshot, Snapshots, StorageError, Wal};
+use syncraft::storage::{Identity, Snapshot, Snapshots, StorageError, Wal};
 
-use crate::device::{Device, Found, Open};
+use crate::device::{Device, Found, Loss, Open};
 use crate::durable::Durable;
 
 pub(crate) struct Disk {
@@ -46,6 +47,14 @@ pub(crate) enum Write {
     Release(Index),
     /// The member has all its data.
     Joined,
+    /// The member, which has no data, belongs to this cluster.
+    TakeCluster {
+        cluster_id: u64,
+        list_id: u64,
+        standing: Standing,
+    },
+    /// The cluster has an id.
+    RecordCluster(u64),
 }
 
 /// What may be reported now.
@@ -56,6 +65,8 @@ pub(crate) struct Flushed {
     /// A segment was released, and will be used again.
     pub(crate) has_recycled: bool,
     pub(crate) has_joined: bool,
+    /// It belongs to another cluster than it was started for, and begins anew.
+    pub(crate) has_taken_cluster: bool,
 }
 
 /// How a life ends.
@@ -83,9 +94,14 @@ pub(crate) struct Started {
 }
 
 impl Disk {
-    pub(crate) fn new(id: MemberId, segment_len_bytes: u64, seed: u64) -> Disk {
+    pub(crate) fn new(
+        identity: Identity,
+        standing: Standing,
+        segment_len_bytes: u64,
+        seed: u64,
+    ) -> Disk {
         Disk {
-            device: Device::new(id, segment_len_bytes, seed),
+            device: Device::new(identity, standing, segment_len_bytes, seed),
             open: None,
             durable: Durable::default(),
             lost: Durable::default(),
@@ -186,7 +202,18 @@ impl Disk {
             let open = self.open.as_mut().expect("a running member's disk is open");
             match write {
                 Write::Release(_) => {}
+                // What was written before is durable first.
+                Write::TakeCluster { .. } | Write::RecordCluster(_)
+                    if !self.unsynced.is_empty() =>
+                {
+                    self.sync(flushed)?;
+                    continue;
+                }
                 Write::Joined => open.dir.mark_joined()?,
+                Write::RecordCluster(cluster_id) => open.dir.record_cluster(*cluster_id)?,
+                &Write::TakeCluster { cluster_id, list_id, standing } => {
+                    open.dir.take_cluster(cluster_id, list_id, standing)?;
+                }
                 // Earlier writes are synced first: see there.
                 Write::Persist(persist) if persist.reset.is_none() || self.unsynced.is_empty() => {
                     append(&mut open.wal, persist)?;
@@ -203,7 +230,8 @@ impl Disk {
                     self.release(index, flushed)?;
                 }
                 Some((_, Write::Joined)) => flushed.has_joined = true,
-                None => {}
+                Some((_, Write::TakeCluster { .. })) => flushed.has_taken_cluster = true,
+                Some((_, Write::RecordCluster(_))) | None => {}
             }
         }
         self.sync(flushed)
@@ -237,7 +265,7 @@ impl Disk {
     pub(crate) fn die(&mut self, death: Death, rng: &mut fastrand::Rng) {
         let pending = self.pending.drain(..).filter_map(|(_, write)| match write {
             Write::Persist(persist) => Some(persist),
-            Write::Release(_) | Write::Joined => None,
+            _ => None,
         });
         let pending: Vec<Persist> = pending.collect();
         if let Some(Open { mut wal, snapshots, .. }) = self.open.take() {
@@ -263,15 +291,30 @@ impl Disk {
     }
 
     /// Everything is gone, or about to be discarded by the next start.
-    pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
+    pub(crate) fn lose_data(&mut self, loss: Loss, seed: u64) {
         self.lost = std::mem::take(&mut self.durable);
         self.unsure.clear();
-        self.device.lose_data(is_known, seed);
+        self.device.lose_data(loss, seed);
     }
 
     /// Whether the member has all its data, as far as the disk knows.
     pub(crate) fn is_voter(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.dir.standing() == Standing::Voter)
+    }
+
+    /// Whose data the directory holds, if the member is running.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.open.as_ref().map(|open| open.dir.identity())
+    }
+
+    /// Whether the log or a snapshot says who the members are.
+    pub(crate) fn is_cluster_recorded(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.dir.is_cluster_recorded())
+    }
+
+    /// The random number of the directory, if the member is running.
+    pub(crate) fn directory(&self) -> Option<u64> {
+        self.open.as_ref().map(|open| open.dir.directory())
     }
 
     /// Whether the entry was there, and acknowledged, before the data was lost.
@@ -294,10 +337,11 @@ impl Disk {
     pub(crate) fn write_snapshot(
         &self,
         meta: SnapshotMeta,
+        configuration: Option<&Configuration>,
         view: &impl StateView,
     ) -> Result<(), StorageError> {
         let Some(snapshots) = self.snapshots() else { return Ok(()) };
-        let mut writer = snapshots.create(meta)?;
+        let mut writer = snapshots.create(meta, configuration)?;
         // The error that the view meets is the writer's own, and it returns it again.
         let _ = view.write(&mut writer);
         writer.finish().map(drop)

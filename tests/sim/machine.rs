@@ -1,6 +1,7 @@
 //! A member's state machine, and who waits for the result of an entry: what a node's applier does.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use syncraft::kv::model::{
     Action, Change, Entry as StoredEntry, KeyRange, OperationAnswer, Range, Refusal, Revision, Txn,
@@ -8,7 +9,7 @@ use syncraft::kv::model::{
 };
 use syncraft::kv::{Answer, Outcome, Query, SessionLimits, Stats, Store, StoreView};
 use syncraft::node::{StateMachine, StateView};
-use syncraft::raft::{AppliedTime, Entry, Index, Payload, RequestId, Term};
+use syncraft::raft::{AppliedTime, Configuration, Entry, Index, Payload, RequestId, Term};
 use syncraft::storage::Snapshot;
 
 use crate::clerk::Read;
@@ -17,6 +18,8 @@ pub(crate) struct Machine {
     store: Store,
     /// The last entry that the state holds.
     applied: Index,
+    /// The configuration in force at that entry.
+    configuration: Option<Arc<Configuration>>,
     /// The end of the snapshot that the state began with, or was replaced by.
     loaded: Index,
     /// Proposals in the log, in order.
@@ -37,6 +40,7 @@ impl Machine {
         Machine {
             store: Store::with_session_limits(limits),
             applied: Index::ZERO,
+            configuration: None,
             loaded: Index::ZERO,
             expected: VecDeque::new(),
         }
@@ -48,6 +52,7 @@ impl Machine {
         self.store.load(&mut body).expect("a store reads what a store wrote");
         let index = snapshot.meta().last_included_index;
         (self.applied, self.loaded) = (index, index);
+        self.configuration = snapshot.configuration().cloned();
     }
 
     /// The state is written out and read in again.
@@ -74,6 +79,10 @@ impl Machine {
     pub(crate) fn apply(&mut self, entry: &Entry) -> Applied {
         let outcome = match &entry.payload {
             Payload::Noop => None,
+            Payload::Configuration(configuration) => {
+                self.configuration = Some(configuration.clone());
+                None
+            }
             Payload::Command(command) => Some(self.store.apply(entry.index, command)),
         };
         self.applied = entry.index;
@@ -118,6 +127,11 @@ impl Machine {
 
     pub(crate) fn applied(&self) -> Index {
         self.applied
+    }
+
+    /// The configuration in force at the last entry that the state holds.
+    pub(crate) fn configuration(&self) -> Option<&Arc<Configuration>> {
+        self.configuration.as_ref()
     }
 
     pub(crate) fn loaded(&self) -> Index {

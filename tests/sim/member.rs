@@ -2,13 +2,16 @@
 //! its log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use syncraft::kv::Query;
 use syncraft::raft::{
-    Config, Entry, Event, Index, MemberId, Message, Raft, RequestId, Status, Term,
+    self, Config, Configuration, Configured, Entry, Event, Index, MemberId, Message, Payload, Raft,
+    RequestId, Standing, Status, Term,
 };
-use syncraft::storage::{Receiver, Snapshot, StorageError};
+use syncraft::storage::{Identity, Receiver, Snapshot, StorageError};
 
+use crate::device::Loss;
 use crate::disk::{Disk, Started};
 use crate::lies::Lie;
 use crate::machine::Machine;
@@ -25,6 +28,28 @@ pub(crate) struct Member {
     pub(crate) clock_jumps_us: (u64, u64),
     /// The newest snapshot that its core has reported, in any life.
     pub(crate) snapshot_index: Index,
+    /// The members in the list that it is started with.
+    pub(crate) list: Vec<MemberId>,
+    /// It was removed or given up, and is not started again.
+    pub(crate) is_gone: bool,
+}
+
+/// A cluster, as far as a member knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Affiliation {
+    /// 0: not known yet.
+    pub(crate) cluster_id: u64,
+    pub(crate) list_id: u64,
+}
+
+impl Affiliation {
+    /// Whether the two can be of the same cluster.
+    pub(crate) fn is_compatible(self, other: Affiliation) -> bool {
+        match self.cluster_id != 0 && other.cluster_id != 0 {
+            true => self.cluster_id == other.cluster_id,
+            false => self.list_id == other.list_id,
+        }
+    }
 }
 
 /// What a crash takes away.
@@ -52,6 +77,15 @@ pub(crate) struct Living {
     pub(crate) is_snapshotting: bool,
     /// Snapshots on their way to peers.
     pub(crate) transfers: BTreeMap<MemberId, Transfer>,
+    pub(crate) affiliation: Affiliation,
+    /// The configurations that its core has reported.
+    pub(crate) configured: Configured,
+    /// The cluster whose id the disk has been asked to record.
+    pub(crate) recorded_cluster: u64,
+    /// The configurations in force during its last step.
+    pub(crate) in_force: Vec<Option<Arc<Configuration>>>,
+    /// Its core has said that it was removed.
+    pub(crate) is_removed: bool,
 }
 
 /// Whom to answer.
@@ -79,16 +113,30 @@ pub(crate) struct Transfer {
 }
 
 impl Member {
-    pub(crate) fn new(id: MemberId, plan: &Plan, seed: u64) -> Member {
-        let disk = Disk::new(id, plan.segment_len_bytes, seed);
-        let (clock_jumps_us, snapshot_index) = ((0, 0), Index::ZERO);
-        Member { id, disk, life: 0, living: None, clock_jumps_us, snapshot_index }
+    /// A member without data, started with this list.
+    pub(crate) fn new(
+        identity: Identity,
+        standing: Standing,
+        list: Vec<MemberId>,
+        plan: &Plan,
+        seed: u64,
+    ) -> Member {
+        Member {
+            id: identity.member_id,
+            disk: Disk::new(identity, standing, plan.segment_len_bytes, seed),
+            life: 0,
+            living: None,
+            clock_jumps_us: (0, 0),
+            snapshot_index: Index::ZERO,
+            list,
+            is_gone: false,
+        }
     }
 
     /// Its data is lost: it comes back as a new member, or as one that knows about the loss.
-    pub(crate) fn lose_data(&mut self, is_known: bool, seed: u64) {
+    pub(crate) fn lose_data(&mut self, loss: Loss, seed: u64) {
         assert!(self.living.is_none(), "only who is down loses its data");
-        self.disk.lose_data(is_known, seed);
+        self.disk.lose_data(loss, seed);
         self.snapshot_index = Index::ZERO;
     }
 
@@ -100,6 +148,7 @@ impl Member {
     pub(crate) fn start(
         &mut self,
         plan: &Plan,
+        now_us: u64,
         committed: &[Entry],
     ) -> Result<Started, StorageError> {
         assert!(self.living.is_none(), "only who is down can start");
@@ -111,8 +160,12 @@ impl Member {
         if let Some(snapshot) = &started.snapshot {
             machine.load(snapshot);
         }
-        let config = Config { standing: started.standing, ..plan.config(self.id, self.life) };
-        let snapshot = started.snapshot.as_ref().map(Snapshot::meta);
+        let config = self.config(plan, now_us, started.standing);
+        let Config { cluster_id, list_id, .. } = config;
+        let snapshot = started.snapshot.as_ref().map(|it| raft::Snapshot {
+            meta: it.meta(),
+            configuration: it.configuration().cloned(),
+        });
         let mut hard_state = started.hard_state;
         if plan.lie == Some(Lie::ForgottenVotes) {
             hard_state.voted_for = None;
@@ -135,7 +188,45 @@ impl Member {
             arriving: None,
             is_snapshotting: false,
             transfers: BTreeMap::new(),
+            affiliation: Affiliation { cluster_id, list_id },
+            configured: Configured { latest: None, index: Index::ZERO, committed: None },
+            recorded_cluster: 0,
+            in_force: Vec::new(),
+            is_removed: false,
         });
         Ok(started)
     }
+
+    /// As a node makes it from its data directory.
+    fn config(&self, plan: &Plan, now_us: u64, standing: Standing) -> Config {
+        let identity = self.disk.identity().expect("it was just opened");
+        let Identity { cluster_id, list_id, .. } = identity;
+        let mut config = plan.config(self.id, self.life, &self.list);
+        // A cluster of an older version keeps its id.
+        let drawn = fastrand::Rng::with_seed(config.seed ^ self.id.0).u64(1..);
+        let first_id = if cluster_id == 0 { drawn } else { cluster_id };
+        let addrs = self.list.iter().map(|&id| (id, addr(id)));
+        let first = Configuration::first(first_id, list_id, addrs);
+        config.first_configuration = Some(Arc::new(first));
+        config.may_configure = cluster_id == 0 || plan.upgraded_at_us.is_none_or(|it| now_us >= it);
+        config.directory = self.disk.directory().unwrap_or_default();
+        (config.cluster_id, config.list_id, config.standing) = (cluster_id, list_id, standing);
+        config
+    }
+}
+
+impl Living {
+    /// These entries are new in the log.
+    pub(crate) fn note_configurations(&mut self, entries: &[Entry]) {
+        let configurations = entries.iter().filter_map(|entry| match &entry.payload {
+            Payload::Configuration(it) => Some(Some(it.clone())),
+            _ => None,
+        });
+        self.in_force.extend(configurations);
+    }
+}
+
+/// Where a member is at first.
+pub(crate) fn addr(id: MemberId) -> String {
+    format!("host{id}:1")
 }

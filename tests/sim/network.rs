@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use syncraft::raft::{MemberId, Message};
 
+use crate::member::Affiliation;
 use crate::plan::Plan;
 
 /// How many past messages can come back.
@@ -11,12 +12,19 @@ const REMEMBERED_MAX: usize = 300;
 
 type Link = (MemberId, MemberId);
 
+/// A message, and the cluster of its sender.
+#[derive(Clone, Debug)]
+pub(crate) struct Letter {
+    pub(crate) message: Message,
+    pub(crate) sender: Affiliation,
+}
+
 pub(crate) struct Network {
     rng: fastrand::Rng,
     cut: BTreeSet<Link>,
     /// When the last message of each link arrives.
     last_arrival_us: BTreeMap<Link, u64>,
-    past: VecDeque<Message>,
+    past: VecDeque<Letter>,
     dropped: u64,
     duplicated: u64,
     replayed: u64,
@@ -35,13 +43,9 @@ impl Network {
         }
     }
 
-    /// When copies of `message`, and of older messages that come back, arrive.
-    pub(crate) fn send(
-        &mut self,
-        plan: &Plan,
-        now_us: u64,
-        message: Message,
-    ) -> Vec<(u64, Message)> {
+    /// When copies of `letter`, and of older letters that come back, arrive.
+    pub(crate) fn send(&mut self, plan: &Plan, now_us: u64, letter: Letter) -> Vec<(u64, Letter)> {
+        let message = &letter.message;
         let mut arrivals = Vec::new();
         if self.rng.f64() < plan.faults.replay && !self.past.is_empty() {
             let old = self.past[self.rng.usize(..self.past.len())].clone();
@@ -49,7 +53,7 @@ impl Network {
             self.replayed += 1;
         }
         if plan.faults.replay > 0.0 {
-            self.remember(&message);
+            self.remember(&letter);
         }
         if self.is_cut(message.from, message.to) || self.rng.f64() < plan.faults.drop {
             self.dropped += 1;
@@ -57,9 +61,9 @@ impl Network {
         }
         if self.rng.f64() < plan.faults.duplicate {
             self.duplicated += 1;
-            arrivals.push((now_us + self.delay_us(plan), message.clone()));
+            arrivals.push((now_us + self.delay_us(plan), letter.clone()));
         }
-        arrivals.push((self.arrival_us(plan, now_us, &message), message));
+        arrivals.push((self.arrival_us(plan, now_us, message), letter));
         arrivals
     }
 
@@ -88,13 +92,13 @@ impl Network {
         self.rng.u64(plan.delay_us.clone()) * factor
     }
 
-    fn remember(&mut self, message: &Message) {
+    fn remember(&mut self, letter: &Letter) {
         if self.past.len() == REMEMBERED_MAX {
             // Forgets at random, so that some very old messages stay.
             let at = self.rng.usize(..REMEMBERED_MAX);
             self.past.swap_remove_back(at);
         }
-        self.past.push_back(message.clone());
+        self.past.push_back(letter.clone());
     }
 
     pub(crate) fn is_cut(&self, from: MemberId, to: MemberId) -> bool {

@@ -4,6 +4,7 @@
 //! Each check touches only what has just changed: a log has a running hash, so comparing two
 //! prefixes means comparing two numbers.
 
+mod configurations;
 mod requests;
 mod states;
 mod times;
@@ -13,14 +14,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use syncraft::kv::{Outcome, SessionLimits};
 use syncraft::raft::{
-    AppendEntriesReply, Body, Entry, Index, MemberId, Message, Reply, Request, RequestId,
+    AppendEntriesReply, Body, Effect, Entry, Index, MemberId, Message, Reply, Request, RequestId,
     RequestVote, RequestVoteReply, RoleName, SnapshotMeta, Status, Term,
 };
 
 use crate::machine::Machine;
 use crate::member::{Living, Member};
 use crate::reference::Reference;
-use crate::shadow::Shadow;
+use configurations::Configurations;
 use requests::Requests;
 use states::States;
 use times::Times;
@@ -37,6 +38,7 @@ pub(crate) struct Oracle {
     canonical: Vec<Entry>,
     /// Log matching: the hash of every log that ever ended with this index and term.
     prefixes: HashMap<(Index, Term), u64>,
+    pub(crate) configurations: Configurations,
     pub(crate) requests: Requests,
     pub(crate) states: States,
     pub(crate) times: Times,
@@ -54,15 +56,20 @@ struct Committed {
 }
 
 impl Oracle {
-    /// Of a cluster whose stores remember this much of their clients, and whose fastest clock has
-    /// this rate.
-    pub(crate) fn new(limits: SessionLimits, clock_rate: f64) -> Oracle {
+    /// Of a cluster that begins with these members, whose stores remember this much of their
+    /// clients, and whose fastest clock has this rate.
+    pub(crate) fn new(
+        first_members: Vec<MemberId>,
+        limits: SessionLimits,
+        clock_rate: f64,
+    ) -> Oracle {
         Oracle {
             leaders: BTreeMap::new(),
             inherited: BTreeMap::new(),
             committed: Vec::new(),
             canonical: Vec::new(),
             prefixes: HashMap::new(),
+            configurations: Configurations::new(first_members),
             requests: Requests::default(),
             states: States::default(),
             times: Times::default(),
@@ -115,6 +122,11 @@ impl Oracle {
         assert_eq!(snapshot, self.snapshot_at(index), "a snapshot ends with a committed entry");
         assert!(index > living.machine.applied(), "the state never goes back");
         assert!(member.disk.snapshot_index() >= index, "a snapshot is on the disk first");
+        let held = member.disk.snapshots().and_then(|it| it.newest());
+        if let Some(held) = held.filter(|held| held.meta() == snapshot) {
+            let expected = self.configurations.at(index);
+            assert_eq!(held.configuration(), expected, "the configuration of a snapshot");
+        }
     }
 
     /// A leader sends a snapshot that it holds, and the peer can continue from its end.
@@ -131,16 +143,31 @@ impl Oracle {
     }
 
     /// Log matching: logs that agree on an entry's index and term agree on everything up to it.
-    pub(crate) fn wrote(&mut self, log: &Shadow, entries: &[Entry]) {
+    pub(crate) fn wrote(&mut self, living: &Living, entries: &[Entry]) {
         for entry in entries {
-            let (_, hash) = log.at(entry.index).expect("it was just written");
+            let (_, hash) = living.log.at(entry.index).expect("it was just written");
             let known = self.prefixes.entry((entry.index, entry.term)).or_insert(*hash);
             assert_eq!(known, hash, "log matching: {}/{}", entry.index, entry.term);
         }
     }
 
-    /// A member has taken a step: `before` and `after` it.
-    pub(crate) fn stepped(&mut self, members: &[Member], at: usize, before: Status) {
+    /// The effects of a step, before any of them counts.
+    pub(crate) fn ordered(&self, living: &Living, effects: &[Effect]) {
+        self.configurations.helps(&living.configured, effects);
+        let is_said = |effect: &Effect| matches!(effect, Effect::Send(_) | Effect::Persist(_));
+        let is_silent = !living.is_removed || !effects.iter().any(is_said);
+        assert!(is_silent, "{} was removed, and knows, and speaks", living.status.id);
+    }
+
+    /// A member has taken a step: `before` and `after` it. Members that have left or do not know
+    /// each other may talk nonsense.
+    pub(crate) fn stepped(
+        &mut self,
+        members: &[Member],
+        at: usize,
+        before: Status,
+        may_change: bool,
+    ) {
         let member = &members[at];
         let living = member.living.as_ref().expect("only who lives takes a step");
         let after = living.status;
@@ -150,7 +177,8 @@ impl Oracle {
         assert_eq!(after.last_index, living.log.last_index(), "all new entries are persisted");
         assert!(after.snapshot_index >= member.snapshot_index, "a snapshot index never falls");
         assert!(after.snapshot_index <= after.commit_index, "what a snapshot holds is committed");
-        assert_eq!(after.nonsense_count, 0, "honest members never send nonsense");
+        assert!(may_change || after.nonsense_count == 0, "honest members never send nonsense");
+        self.configurations.reported(living);
         if after.role.role == RoleName::Leader {
             self.leads(member.id, living, before);
         }
@@ -169,6 +197,7 @@ impl Oracle {
         if before.role.role == RoleName::Leader && before.role.term == term {
             return;
         }
+        self.configurations.elected(id, living);
         self.inherited.insert(term, living.log.terms().take_while(|it| *it < term).collect());
         for (at, committed) in self.committed.iter().enumerate() {
             let index = Index(at as u64 + 1);
@@ -186,7 +215,7 @@ impl Oracle {
         let Status { id, commit_index, .. } = living.status;
         if commit_index > self.committed_index() {
             let Some(term) = led else { panic!("{id} commits {commit_index} before any leader") };
-            check_commit_rule(members, living, term);
+            self.check_commit_rule(members, living, term);
             self.extend_committed(living, term);
         }
         let (_, hash) = living.log.at(commit_index).expect("a committed entry is in the log");
@@ -202,6 +231,7 @@ impl Oracle {
         }
         for index in from.0 + 1..=living.status.commit_index.0 {
             let (entry, hash) = living.log.at(Index(index)).expect("it is in the log");
+            self.configurations.committed(entry);
             self.requests.committed(entry);
             self.times.committed(entry, self.clock_rate);
             self.reference.apply(entry);
@@ -233,7 +263,8 @@ impl Oracle {
 
     /// Durable before said (thesis §3.8): when a message leaves, its promises are on its sender's
     /// disk.
-    pub(crate) fn sends(&self, member: &Member, message: &Message) {
+    pub(crate) fn sends(&mut self, member: &Member, message: &Message) {
+        self.configurations.voted(message);
         let on_disk = member.disk.hard_state();
         let is_past = on_disk.current_term > message.term;
         let is_now = on_disk.current_term == message.term;
@@ -244,6 +275,7 @@ impl Oracle {
             | Body::Reply(Reply::RequestVote(RequestVoteReply {
                 pre_vote: true,
                 vote_granted: true,
+                ..
             })) => {}
             Body::Request(Request::RequestVote(_)) => {
                 assert!(is_past || is_now && on_disk.voted_for == Some(member.id), "{}", says());
@@ -267,20 +299,19 @@ impl Oracle {
             _ => assert!(is_past || is_now, "{}", says()),
         }
     }
-}
 
-/// Only a leader decides, by entries of its own term (§5.4.2), on the disks of a quorum.
-fn check_commit_rule(members: &[Member], living: &Living, led: Term) {
-    let Status { commit_index, id, .. } = living.status;
-    let term = living.log.term_at(commit_index);
-    assert_eq!(term, Some(led), "{id} commits {commit_index}, of an old term, by counting");
-    // A member that has lost the entry since then had acknowledged it, and does not vote before it
-    // has it again.
-    let had = |other: &Member| term.is_some_and(|term| other.disk.had(commit_index, term));
-    let holds = |other: &Member| other.disk.term_at(commit_index) == term;
-    let on_disk = members.iter().filter(|other| holds(other) || had(other));
-    assert!(
-        on_disk.count() > members.len() / 2,
-        "{id} commits {commit_index}, which no quorum has on its disks"
-    );
+    /// Only a leader decides, by entries of its own term (§5.4.2), on the disks of a quorum.
+    fn check_commit_rule(&self, members: &[Member], living: &Living, led: Term) {
+        let Status { commit_index, id, .. } = living.status;
+        let term = living.log.term_at(commit_index);
+        assert_eq!(term, Some(led), "{id} commits {commit_index}, of an old term, by counting");
+        // A member that has lost the entry since then had acknowledged it, and does not vote before
+        // it has it again.
+        let had = |other: &Member| term.is_some_and(|term| other.disk.had(commit_index, term));
+        let holds = |other: &Member| other.disk.term_at(commit_index) == term || had(other);
+        assert!(
+            self.configurations.has_quorum(living, members, holds),
+            "{id} commits {commit_index}, which no quorum has on its disks"
+        );
+    }
 }

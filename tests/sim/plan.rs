@@ -18,7 +18,7 @@ pub(crate) const TICK_US: u64 = 10_000;
 pub(crate) const FAULTS_EVERY_US: u64 = 20_000;
 
 /// The names of the parts that can be switched off.
-pub(crate) const PARTS: [&str; 28] = [
+pub(crate) const PARTS: [&str; 30] = [
     "drop",
     "duplicate",
     "replay",
@@ -47,7 +47,12 @@ pub(crate) const PARTS: [&str; 28] = [
     "leases",
     "requests",
     "campaign",
+    "changes",
+    "upgrade",
 ];
+
+/// How many members may join the first ones.
+pub(crate) const NEWCOMERS_MAX: u64 = 8;
 
 /// Probabilities of faults: of the network's per message, of the others per draw.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +80,8 @@ pub(crate) struct Faults {
     pub(crate) disk_full: f64,
     /// A sync fails, and its member stops.
     pub(crate) sync_failure: f64,
+    /// An operator changes the members.
+    pub(crate) change: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -107,6 +114,9 @@ pub(crate) struct Plan {
     /// Reads are served under leases.
     pub(crate) lease: bool,
     limits: Limits,
+    /// The cluster is of a version without configurations, and all members know of them from this
+    /// moment on.
+    pub(crate) upgraded_at_us: Option<u64>,
     pub(crate) lie: Option<Lie>,
 }
 
@@ -170,6 +180,7 @@ impl Plan {
             snapshot: pick(rng, &[0.0, 0.005, 0.02, 0.3]),
             chunk_len_bytes: pick(rng, &[100, 1_000, 1 << 20]),
             segment_len_bytes: pick(rng, &[4_096, 4_096, 8_192, 65_536]),
+            upgraded_at_us: None,
             lie: None,
         };
         // Drawn last, so that the rest of a seed's plan stays as it was.
@@ -183,6 +194,9 @@ impl Plan {
         plan.clerks.kinds.has_requests = rng.u8(0..3) == 0;
         plan.faults.campaign = sometimes(rng, &[0.01, 0.1]);
         plan.limits.log_catch_up_bytes_max = pick(rng, &[0, 300, 3_000, 256 << 20]);
+        plan.faults.change = sometimes(rng, &[0.02, 0.1, 0.3]);
+        plan.upgraded_at_us = (rng.u8(0..6) == 0).then(|| rng.u64(0..4_000_000));
+        plan.tick_us.extend((0..NEWCOMERS_MAX).map(|_| draw_tick_us(rng, is_skewed, lease)));
         plan
     }
 
@@ -218,6 +232,8 @@ impl Plan {
             "compaction" => self.clerks.kinds.has_compaction = false,
             "requests" => self.clerks.kinds.has_requests = false,
             "leases" => self.clerks.kinds.has_leases = false,
+            "changes" => faults.change = 0.0,
+            "upgrade" => self.upgraded_at_us = None,
             _ => panic!("{part} is no part of a plan"),
         }
     }
@@ -228,9 +244,14 @@ impl Plan {
         TICK_US as f64 / *fastest_us as f64
     }
 
-    /// The configuration of one life of a member.
-    pub(crate) fn config(&self, id: MemberId, life: u64) -> Config {
-        let mut config = Config::new(id, (1..=self.members).map(MemberId));
+    /// The members with which the cluster begins.
+    pub(crate) fn first_members(&self) -> Vec<MemberId> {
+        (1..=self.members).map(MemberId).collect()
+    }
+
+    /// The configuration of one life of a member that is started with this list.
+    pub(crate) fn config(&self, id: MemberId, life: u64, list: &[MemberId]) -> Config {
+        let mut config = Config::new(id, list.iter().copied());
         (config.heartbeat_ticks, config.election_ticks_min, config.election_ticks_max) =
             self.limits.ticks;
         config.append_bytes_max = self.limits.append_bytes_max;
@@ -269,6 +290,7 @@ impl Faults {
             clock_jump: 0.0,
             campaign: 0.0,
             depose: 0.0,
+            change: 0.0,
         }
     }
 }

@@ -179,7 +179,7 @@ impl Reference {
         assert_eq!(entry.index.0, self.entries.len() as u64 + 1, "entries come in order");
         let mut changed = Vec::new();
         let outcome = match &entry.payload {
-            Payload::Noop => None,
+            Payload::Noop | Payload::Configuration(_) => None,
             Payload::Command(command) => {
                 let Stamped { command, stamp_ms } =
                     Command::decode_logged(command).expect("only commands are proposed");

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-const FAULTS: [&str; 26] = [
+const FAULTS: [&str; 30] = [
+    "change begun",
+    "newcomer with another directory",
+    "member that was removed comes back",
+    "cluster upgraded",
     "told to stand for election",
     "clock jumped",
     "member wiped",
@@ -31,7 +35,24 @@ const FAULTS: [&str; 26] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 70] = [
+const PATHS: [&str; 87] = [
+    "newcomer",
+    "cluster taken",
+    "member removed",
+    "message of another cluster",
+    "change refused: not leader",
+    "change refused: handing over",
+    "change refused: under way",
+    "change refused: unrecorded",
+    "change refused: id in use",
+    "change refused: id was used",
+    "change refused: address in use",
+    "change refused: bad address",
+    "change refused: not a member",
+    "change refused: is a voter",
+    "change refused: behind",
+    "change refused: no live majority",
+    "change refused: rebuilding",
     "request repeated",
     "clerk: refused: request key taken",
     "history: an order found",

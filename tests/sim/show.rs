@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use syncraft::kv::model::{Action, Compare, KeyRange, Operation, Range, RangeEnd, Txn};
 use syncraft::kv::{Change, Command, Identity, Stamped};
-use syncraft::raft::{Body, Effect, Entry, Event, Message, Payload, Persist, Request};
+use syncraft::raft::{
+    Body, Configuration, Effect, Entry, Event, MemberId, Message, Payload, Persist, Request,
+};
 
 pub(crate) fn event(event: &Event) -> String {
     match event {
@@ -65,7 +67,22 @@ fn entry(entry: &Entry) -> String {
     match payload {
         Payload::Noop => format!("{index}/{term} no-op"),
         Payload::Command(it) => format!("{index}/{term} {}", command(it)),
+        Payload::Configuration(it) => format!("{index}/{term} {}", configuration(it)),
     }
+}
+
+pub(crate) fn configuration(configuration: &Configuration) -> String {
+    let words = |ids: &mut dyn Iterator<Item = MemberId>| {
+        ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",")
+    };
+    let membership = &configuration.membership;
+    let [voters, outgoing, learners] = [
+        words(&mut membership.voters()),
+        words(&mut membership.outgoing()),
+        words(&mut membership.learners()),
+    ];
+    let removed = words(&mut configuration.removed.iter().copied());
+    format!("voters {voters} outgoing {outgoing} learners {learners} removed {removed}")
 }
 
 fn command(bytes: &Bytes) -> String {

@@ -5,6 +5,8 @@ mod calm;
 mod clerks;
 mod disks;
 mod faults;
+mod newcomers;
+mod operator;
 mod requests;
 mod snapshots;
 mod steps;
@@ -12,21 +14,28 @@ mod transfers;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
 use syncraft::kv::StoreView;
-use syncraft::raft::{Event, Index, MemberId, Message, RequestId};
-use syncraft::storage::Snapshot;
+use syncraft::raft::{
+    self, Body, Configuration, Event, Index, MemberId, Message, RequestId, Standing, Term,
+};
+use syncraft::storage::{Identity, Snapshot};
 
 use crate::clerk::{Answer, Request};
 use crate::member::Member;
-use crate::network::Network;
+use crate::network::{Letter, Network};
 use crate::oracle::Oracle;
 use crate::plan::{FAULTS_EVERY_US, Plan};
 use crate::report::Report;
 use crate::trace::{Detail, Trace};
 use crate::workload::Workload;
 use clerks::Clerks;
+use operator::Operator;
 use transfers::{Chunk, ChunkAnswer};
+
+/// The hash of the list of the first members.
+const FIRST_LIST_ID: u64 = 7;
 
 pub(crate) struct World {
     plan: Plan,
@@ -41,6 +50,7 @@ pub(crate) struct World {
     disk_rng: fastrand::Rng,
     fault_rng: fastrand::Rng,
     snapshot_rng: fastrand::Rng,
+    operator: Operator,
     is_calm: bool,
     /// By then all messages sent before the calm have arrived.
     late_until_us: u64,
@@ -62,7 +72,7 @@ struct Scheduled {
 enum What {
     Tick(Who),
     Step(Who),
-    Arrive(Message),
+    Arrive(Letter),
     Written(Who),
     Happen(Who, Event),
     /// A member's state machine says that it has applied everything up to here.
@@ -71,7 +81,7 @@ enum What {
     Crash(Who),
     DiskFreed(usize),
     /// A view of the state at this index was written out.
-    SnapshotTaken(Who, Index, Box<StoreView>),
+    SnapshotTaken(Who, Index, Option<Arc<Configuration>>, Box<StoreView>),
     ChunkArrived(Chunk),
     ChunkAnswered(Who, ChunkAnswer),
     /// The sender stops waiting for the answer to this many chunks.
@@ -97,6 +107,10 @@ enum What {
         attempt: u64,
         answer: Answer,
     },
+    /// All members know of configurations.
+    Upgraded,
+    /// A member that was removed has had time to break the silence.
+    Leave(Who),
     /// A member is cut off from all others.
     CutOff(usize),
     /// This member has committed something: does another one still believe that it leads?
@@ -123,8 +137,7 @@ impl World {
         world.run_until(world.plan.safety_us);
         let quorum = world.calm_quorum();
         world.run_until_agreed(&quorum);
-        let all: Vec<usize> = (0..world.members.len()).collect();
-        world.calm_all();
+        let all = world.calm_all();
         world.run_until_agreed(&all);
         world.run_last_reads();
         world.run_stable();
@@ -141,16 +154,15 @@ impl World {
             now_us: 0,
             scheduled: 0,
             queue: BinaryHeap::new(),
-            members: (1..=plan.members)
-                .map(|id| Member::new(MemberId(id), &plan, seeds.u64(..)))
-                .collect(),
+            members: first_members(&plan, &mut seeds),
             network: Network::new(seeds.u64(..)),
-            oracle: Oracle::new(plan.session_limits, plan.clock_rate_max()),
+            oracle: Oracle::new(plan.first_members(), plan.session_limits, plan.clock_rate_max()),
             workload: Workload::new(seeds.u64(..)),
             clerks: Clerks::new(&plan, seeds.u64(..)),
             disk_rng: seeds.fork(),
             fault_rng: seeds.fork(),
             snapshot_rng: seeds.fork(),
+            operator: Operator::new(seeds.u64(..)),
             is_calm: false,
             late_until_us: 0,
             marker: None,
@@ -166,6 +178,9 @@ impl World {
         world.start_clerks();
         world.after(FAULTS_EVERY_US, What::Faults);
         world.after(world.plan.request_every_us, What::Requests);
+        if let Some(at_us) = world.plan.upgraded_at_us {
+            world.at(at_us, What::Upgraded);
+        }
         world
     }
 
@@ -198,14 +213,14 @@ impl World {
         match what {
             What::Tick(who) => self.tick(who),
             What::Step(who) if self.is_alive(who) => self.step(who.at),
-            What::Arrive(message) => self.arrive(message),
+            What::Arrive(letter) => self.arrive(letter),
             What::Written(who) if self.is_alive(who) => self.written(who.at),
             What::Happen(who, event) if self.is_alive(who) => self.post(who.at, event),
             What::Applied(who, index) if self.is_alive(who) => self.say_applied(who.at, index),
             What::Resume(who) if self.is_alive(who) => self.resume(who.at),
             What::DiskFreed(at) => self.free_disk(at),
-            What::SnapshotTaken(who, index, view) if self.is_alive(who) => {
-                self.snapshot_taken(who.at, index, &view);
+            What::SnapshotTaken(who, index, configuration, view) if self.is_alive(who) => {
+                self.snapshot_taken(who.at, index, configuration.as_deref(), &view);
             }
             What::ChunkArrived(chunk) => self.chunk_arrived(chunk),
             What::ChunkAnswered(who, answer) if self.is_alive(who) => {
@@ -222,6 +237,8 @@ impl World {
             What::ClerkActs { clerk, attempt } => self.clerk_acts(clerk, attempt),
             What::Asked { at, clerk, attempt, request } => self.asked(at, clerk, attempt, request),
             What::Answered { clerk, attempt, answer } => self.answered(clerk, attempt, answer),
+            What::Upgraded => self.upgraded(),
+            What::Leave(who) if self.is_alive(who) => self.leave(who.at),
             What::CutOff(at) if !self.is_calm => self.cut_off(at),
             What::AskOtherLeaders(at) => self.ask_other_leaders(at),
             What::Heal if !self.is_calm => {
@@ -260,15 +277,40 @@ impl World {
         self.post(who.at, Event::Tick);
     }
 
-    fn arrive(&mut self, message: Message) {
+    fn arrive(&mut self, Letter { mut message, sender }: Letter) {
         let at = Self::at_of(message.to);
-        if self.members[at].living.is_some() && !self.network.is_cut(message.from, message.to) {
+        let is_cut = self.network.is_cut(message.from, message.to);
+        if let Some(living) = &self.members[at].living
+            && !is_cut
+        {
+            // The terms of another cluster mean nothing here, and only its questions are answered.
+            if let Body::Request(request) = &message.body
+                && !sender.is_compatible(living.affiliation)
+            {
+                let is_question = matches!(request, raft::Request::Join(_));
+                message.term = Term::ZERO;
+                self.count("message of another cluster");
+                if !is_question {
+                    return;
+                }
+            }
             self.arrived(at, message);
         } else if self.plan.are_sockets_noticed && self.members[at].living.is_none() {
             let who = self.who(Self::at_of(message.from));
             self.after(500, What::Happen(who, Event::Disconnected(message.to)));
         }
     }
+}
+
+fn first_members(plan: &Plan, seeds: &mut fastrand::Rng) -> Vec<Member> {
+    let list = plan.first_members();
+    // An older version calls its cluster by the hash of its list.
+    let cluster_id = if plan.upgraded_at_us.is_some() { FIRST_LIST_ID } else { 0 };
+    let member = |&member_id: &MemberId| {
+        let identity = Identity { cluster_id, list_id: FIRST_LIST_ID, member_id };
+        Member::new(identity, Standing::New, list.clone(), plan, seeds.u64(..))
+    };
+    list.iter().map(member).collect()
 }
 
 impl PartialEq for Scheduled {

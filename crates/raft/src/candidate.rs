@@ -160,18 +160,20 @@ impl Raft {
         self.role = Role::Follower;
     }
 
-    /// Whether this member can become leader: it votes, knows its promises, and its disk accepts
+    /// Whether this member can become leader: its log lets it, it knows its promises, and its disk accepts
     /// new ones.
     pub(super) fn may_stand(&self) -> bool {
         let common = &self.common;
-        let is_voter = common.membership().is_voter(common.config.id);
-        is_voter && !common.is_removed && self.joining.is_none() && !common.is_disk_stalled()
+        common.may_lead()
+            && !common.is_removed
+            && self.joining.is_none()
+            && !common.is_disk_stalled()
     }
 
     fn assert_may_stand(&self) {
         let common = &self.common;
         assert!(!common.is_leading(), "a leader does not stand for election");
-        assert!(common.membership().is_voter(common.config.id), "only voters stand");
+        assert!(common.may_lead(), "only voters stand, and those whose removal is not committed");
         assert!(self.joining.is_none(), "whoever does not know its promises does not stand");
     }
 }

@@ -226,6 +226,11 @@ impl Common {
         self.membership().iter().filter(|&member| member != self.config.id)
     }
 
+    /// Whether this member may be elected, by its own log.
+    pub(super) fn may_lead(&self) -> bool {
+        self.configurations.may_lead(self.config.id, self.commit_index)
+    }
+
     /// Whether a committed configuration says that this member was removed.
     pub(super) fn was_removed(&self, id: MemberId) -> bool {
         self.configurations.was_removed(id, self.commit_index)
@@ -235,6 +240,12 @@ impl Common {
     pub(super) fn cluster_id(&self) -> u64 {
         let committed = self.configurations.committed(self.commit_index);
         committed.map_or(self.config.cluster_id, |it| it.cluster_id)
+    }
+
+    /// The hash of the list with which the cluster began, or this member was started.
+    pub(super) fn list_id(&self) -> u64 {
+        let committed = self.configurations.committed(self.commit_index);
+        committed.map_or(self.config.list_id, |it| it.list_id)
     }
 
     /// Whether this member leads the current term.
@@ -536,6 +547,7 @@ impl Common {
     /// This member has learned that it was removed for ever.
     pub(super) fn removed(&mut self) {
         if !std::mem::replace(&mut self.is_removed, true) {
+            self.set_leader(None);
             self.effects.push(Effect::Removed);
         }
     }

@@ -68,6 +68,16 @@ impl Configurations {
         self.known.back().is_none_or(|(index, _)| *index <= commit_index)
     }
 
+    /// Whether this member may be elected: the configuration in force names it a voter, or is not
+    /// known to be committed, and the one before it does. Such a leader does not count itself. It
+    /// may be the only one whose log is long enough to win (thesis §4.2.2).
+    pub(super) fn may_lead(&self, id: MemberId, commit_index: Index) -> bool {
+        let mut newest_first = self.known.iter().rev();
+        let Some((index, latest)) = newest_first.next() else { return self.listed.is_voter(id) };
+        let before = newest_first.next().map_or(&self.listed, |(_, before)| &before.membership);
+        latest.membership.is_voter(id) || *index > commit_index && before.is_voter(id)
+    }
+
     /// Whether a committed configuration says that this id was removed.
     pub(super) fn was_removed(&self, id: MemberId, commit_index: Index) -> bool {
         self.committed(commit_index).is_some_and(|it| it.removed.contains(&id))
@@ -154,6 +164,17 @@ mod tests {
         check(&known, &[1, 2]);
         known.truncated(Index(1));
         check(&known, &[1]);
+    }
+
+    #[test]
+    fn whoever_is_removed_may_lead_until_that_is_committed() {
+        let mut known = Configurations::new(Membership::new([MemberId(1)]));
+        append(&mut known, 3, &[1, 2]);
+        append(&mut known, 5, &[2]);
+        assert!(known.may_lead(MemberId(1), Index(4)));
+        assert!(!known.may_lead(MemberId(1), Index(5)));
+        append(&mut known, 7, &[2, 3]);
+        assert!(!known.may_lead(MemberId(1), Index(5)));
     }
 
     #[test]

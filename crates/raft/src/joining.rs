@@ -22,8 +22,10 @@
 //! Members come and go, and its own list may be old. Each answer carries the newest configuration
 //! in the log of the one who answers, committed or not. The member asks the union of all these
 //! configurations, both sets of voters of joint ones included, without itself. An answer may name
-//! somebody new, and is replaced by a later one of the same member. So a member that is down and
-//! has been removed need not answer.
+//! somebody new, and is replaced by a later one of the same member. A member that was removed need
+//! not answer, if an answer names a configuration that says so and is known to be committed; and
+//! what it has answered does not count. Its configuration was superseded by a committed one, of
+//! which X now asks the members (the first case below), or can never be committed (the second).
 //!
 //! # Why this is enough
 //! Let X be the member, and let it have promised, before it lost its data:
@@ -227,7 +229,7 @@ impl Raft {
             is_new,
             last,
             cluster_id: common.cluster_id(),
-            list_id: common.config.list_id,
+            list_id: common.list_id(),
             configuration: common.configurations.latest().map(|(_, it)| it.clone()),
             is_settled: common.configurations.is_settled(common.commit_index()),
             is_removed: common.was_removed(message.from),
@@ -287,7 +289,9 @@ impl Raft {
         let has_all = asked.iter().all(|peer| answers.contains_key(peer));
         let is_newcomer = config.standing == Standing::Newcomer;
         let is_elsewhere = is_newcomer || answers.values().any(|it| it.is_of_other_cluster(config));
+        // With the term that another member has told, it takes the cluster's id from the log.
         if (is_elsewhere || config.cluster_id == 0)
+            && self.is_empty()
             && has_all
             && let Some((cluster_id, list_id)) = common_cluster(config, &answers)
         {
@@ -300,7 +304,8 @@ impl Raft {
         let answered = answers.keys().copied().chain([config.id]);
         let is_quorum = self.common.membership().is_quorum(answered);
         // A member with data may only be slow to answer.
-        if asked.is_empty() || is_all_new && (has_all || is_quorum && is_late) {
+        let is_alone = asked.is_empty() && answers.is_empty();
+        if is_alone || is_all_new && (has_all || is_quorum && is_late) {
             self.record_joined();
         } else if has_all {
             let may_vote = self.is_one_of_two(&asked, &answers);
@@ -439,21 +444,48 @@ impl JoinAnswer {
 fn asked(common: &Common, answers: &BTreeMap<MemberId, JoinAnswer>) -> BTreeSet<MemberId> {
     let listed = common.membership();
     let mut asked: BTreeSet<MemberId> = BTreeSet::new();
-    for answer in answers.values() {
+    for (_, answer) in answers.iter().filter(|(id, answer)| !is_superseded(**id, answer, answers)) {
         let membership = answer.configuration.as_ref().map_or(listed, |it| &it.membership);
         asked.extend(membership.iter());
     }
     if answers.is_empty() {
         asked.extend(listed.iter());
     }
+    let removed: BTreeSet<MemberId> = removed_by(answers).collect();
+    asked.retain(|id| !removed.contains(id));
     asked.remove(&common.config.id);
     asked
 }
 
+/// Who was removed, by configurations that are known to be committed.
+fn removed_by(answers: &BTreeMap<MemberId, JoinAnswer>) -> impl Iterator<Item = MemberId> {
+    let settled = answers.values().filter(|answer| answer.is_settled);
+    settled.filter_map(|answer| answer.configuration.as_ref()).flat_map(|it| &it.removed).copied()
+}
+
+/// Whether a former member has given this answer: a later configuration, which is known to be
+/// committed, says that it was removed. Ids are only ever added to those that were.
+fn is_superseded(
+    id: MemberId,
+    answer: &JoinAnswer,
+    answers: &BTreeMap<MemberId, JoinAnswer>,
+) -> bool {
+    let removed_before = answer.configuration.as_ref().map_or(0, |it| it.removed.len());
+    answers.values().filter(|it| it.is_settled).any(|it| {
+        let removed = it.configuration.as_ref().map(|it| &it.removed);
+        removed.is_some_and(|it| it.contains(&id) && it.len() > removed_before)
+    })
+}
+
 /// The cluster that all of these name, if their configurations name this member. One without a
-/// configuration must have begun with the same list.
+/// configuration must have begun with the same list. Former members do not count, and newcomers
+/// that wait for their own cluster.
 fn common_cluster(own: &Config, answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<(u64, u64)> {
-    let mut named = answers.values().map(|answer| {
+    let counts = |id: MemberId, answer: &JoinAnswer| {
+        !is_superseded(id, answer, answers) && !is_waiting(id, answer, answers)
+    };
+    let counted = answers.iter().filter(|(id, answer)| counts(**id, answer));
+    let mut named = counted.map(|(_, answer)| {
         let is_member = match &answer.configuration {
             Some(configuration) => configuration.membership.contains(own.id),
             None => answer.list_id == own.list_id,
@@ -462,4 +494,11 @@ fn common_cluster(own: &Config, answers: &BTreeMap<MemberId, JoinAnswer>) -> Opt
     });
     let first = named.next()??;
     named.all(|cluster| cluster == Some(first)).then_some(first)
+}
+
+/// Whether a newcomer has given this answer that knows no cluster yet. It began none.
+fn is_waiting(id: MemberId, answer: &JoinAnswer, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool {
+    let mut known = answers.values().filter_map(|it| it.configuration.as_ref());
+    let mut is_newcomer = || known.any(|it| it.places.get(&id).is_some_and(|it| it.directory != 0));
+    answer.cluster_id == 0 && is_newcomer()
 }

@@ -373,6 +373,7 @@ impl Raft {
     pub fn step(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         for event in events {
             match event {
+                event if self.is_over() => self.refuse(event),
                 Event::Tick => self.tick(),
                 Event::Clock(now_us) => self.common.read_clock(now_us),
                 Event::Message(message) => self.receive(message),
@@ -397,6 +398,24 @@ impl Raft {
             }
         }
         self.finish()
+    }
+
+    /// Whether this core does nothing any more: its member was removed, or begins anew in another
+    /// cluster.
+    fn is_over(&self) -> bool {
+        self.is_leaving() || self.common.is_removed
+    }
+
+    /// Whoever asks is told at once.
+    fn refuse(&mut self, event: Event) {
+        if let Event::Propose { id, .. }
+        | Event::ProposeStamped { id, .. }
+        | Event::ProposeTime { id, .. }
+        | Event::Read { id }
+        | Event::ChangeMembers { id, .. } = event
+        {
+            self.common.reject(id, Rejection::NotLeader(None));
+        }
     }
 
     /// Until when, by the boot-time clock in microseconds, this member may answer reads without
@@ -458,9 +477,6 @@ impl Raft {
 
     fn tick(&mut self) {
         let common = &mut self.common;
-        if common.is_removed {
-            return;
-        }
         common.promise_ticks = common.promise_ticks.saturating_sub(1);
         common.persists.tick(common.log.submitted_index());
         common.forwarded.tick(common.config.heartbeat_ticks);
@@ -487,9 +503,6 @@ impl Raft {
     /// Every message passes here. Strangers are turned away, and terms are compared once, before
     /// any role sees the message (Raft §5.1).
     fn receive(&mut self, message: Message) {
-        if self.is_leaving() || self.common.is_removed {
-            return;
-        }
         let id = self.common.config.id;
         if message.from == id || message.from.0 == 0 || message.to != id {
             return self.common.nonsense(&message, "it is not between this member and a peer");

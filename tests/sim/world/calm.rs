@@ -1,6 +1,6 @@
 //! The calm after the faults: liveness. First a random quorum is well, then everyone.
 
-use syncraft::raft::{Event, MemberId};
+use syncraft::raft::{Event, MemberId, RoleName};
 
 use super::World;
 use crate::member::Member;
@@ -24,12 +24,18 @@ impl World {
         self.plan.apply_us = 1..1_000;
         self.plan.clerks.attempt_timeout_us = 1_000_000;
         self.plan.request_every_us = 50_000;
-        let mut order: Vec<usize> = (0..self.members.len()).collect();
+        (0..self.members.len()).for_each(|at| self.free_disk(at));
+        self.revive_some();
+        let mut order: Vec<usize> = self.configured().into_iter().collect();
         self.fault_rng.shuffle(&mut order);
-        order.iter().for_each(|&at| self.free_disk(at));
         // A member that lacks its data needs all the others.
-        let is_any_joining = self.members.iter().any(|member| !member.disk.is_voter());
-        let quorum = if is_any_joining { self.members.len() } else { self.members.len() / 2 + 1 };
+        let is_any_joining = order.iter().any(|&at| !self.members[at].disk.is_voter());
+        let memberships = self.memberships();
+        let is_enough = |count: &usize| {
+            let ids = order[..*count].iter().map(|&at| self.members[at].id);
+            !is_any_joining && memberships.iter().all(|it| it.is_quorum(ids.clone()))
+        };
+        let quorum = (1..=order.len()).find(is_enough).unwrap_or(order.len());
         let well = order[..self.fault_rng.usize(quorum..=order.len())].to_vec();
         self.network.calm();
         for &lost in &order[well.len()..] {
@@ -40,7 +46,22 @@ impl World {
         }
         self.trace.line(self.now_us, || format!("calm: {well:?} (counted from 0) are well"));
         well.iter().for_each(|&at| self.make_well(at));
+        // Former members may be there, too.
+        for at in 0..self.members.len() {
+            if !order.contains(&at) {
+                self.make_well(at);
+            }
+        }
         well
+    }
+
+    /// Former members may come back once more.
+    fn revive_some(&mut self) {
+        for at in 0..self.members.len() {
+            if self.members[at].is_gone && self.fault_rng.bool() {
+                self.revive(at);
+            }
+        }
     }
 
     /// Cuts a member off, perhaps one way only: a leader that is heard and hears nobody must step
@@ -49,7 +70,7 @@ impl World {
         let (is_heard, hears) =
             [(false, false), (true, false), (false, true)][self.fault_rng.usize(..3)];
         let id = self.members[at].id;
-        for other in (1..=self.plan.members).map(MemberId).filter(|&other| other != id) {
+        for other in self.others(id) {
             if !is_heard {
                 self.network.cut(id, other);
             }
@@ -60,11 +81,23 @@ impl World {
         self.trace.line(self.now_us, || format!("{id} is lost: heard {is_heard}, hears {hears}"));
     }
 
-    pub(super) fn calm_all(&mut self) {
+    /// Everybody is well. Returns the members.
+    pub(super) fn calm_all(&mut self) -> Vec<usize> {
         self.trace.line(self.now_us, || "calm: all are well");
         self.network.calm();
         self.marker = None;
+        (0..self.members.len()).for_each(|at| self.refresh(at));
         (0..self.members.len()).for_each(|at| self.make_well(at));
+        self.configured().into_iter().collect()
+    }
+
+    /// An operator starts a member again that has no data, and that knows only former members.
+    fn refresh(&mut self, at: usize) {
+        let list = self.members[at].list.clone();
+        self.refresh_list(at);
+        if self.members[at].list != list && !self.members[at].disk.is_voter() {
+            self.kill(at);
+        }
     }
 
     fn make_well(&mut self, at: usize) {
@@ -110,8 +143,16 @@ impl World {
         *self.counts.entry("ms until agreed").or_default() += (self.now_us - since_us) / 1_000;
     }
 
-    /// The marker is committed, all logs are equal and applied, and no read waits.
+    /// The marker is committed, all logs of members are equal and applied, no read waits, and no
+    /// change is under way.
     fn is_agreed(&self, well: &[usize]) -> bool {
+        let current = self.current_members();
+        let well: Vec<usize> =
+            well.iter().copied().filter(|at| current.contains(&self.members[*at].id)).collect();
+        let newest = self.oracle.configurations.newest();
+        if newest.is_none_or(|it| it.membership.is_joint()) {
+            return false;
+        }
         let committed = self.oracle.committed_index();
         let is_there = |member: &Member| {
             member.living.as_ref().is_some_and(|it| {
@@ -131,11 +172,19 @@ impl World {
     /// to take over.
     pub(super) fn run_stable(&mut self) {
         self.run_until(self.late_until_us.max(self.now_us + 200 * self.plan.delay_us.end));
-        let terms = |world: &World| -> Vec<_> {
-            world.members.iter().map(|it| it.living.as_ref().map(|it| it.status.role)).collect()
+        let current = self.current_members();
+        let roles = |world: &World, is_current: bool| -> Vec<_> {
+            let asked = world.members.iter().filter(|it| current.contains(&it.id) == is_current);
+            let roles = asked.map(|it| it.living.as_ref().map(|it| it.status.role));
+            roles.collect()
         };
-        let before = terms(self);
+        let (before, former) = (roles(self, true), roles(self, false));
         self.run_until(self.now_us + STABLE_FOR_US);
-        assert_eq!(terms(self), before, "a healthy cluster keeps its leader");
+        assert_eq!(roles(self, true), before, "a healthy cluster keeps its leader");
+        for (before, after) in former.into_iter().zip(roles(self, false)) {
+            let (Some(before), Some(after)) = (before, after) else { continue };
+            assert_eq!(after.term, before.term, "a former member disturbs nobody");
+            assert_ne!(after.role, RoleName::Leader, "a former member does not lead");
+        }
     }
 }

@@ -132,7 +132,7 @@ impl World {
         let waiting = Waiting { clerk, attempt, query: None };
         let Some(living) = &mut self.members[at].living else {
             // Refused at once: nothing can have run.
-            if self.plan.are_sockets_noticed {
+            if self.plan.are_sockets_noticed || self.members[at].is_gone {
                 self.answer(waiting, Answer::NotLeader { hint: None, may_apply: false });
             }
             return;
@@ -231,7 +231,8 @@ impl World {
                 Found::Nothing => self.count("history: search given up"),
             }
         }
-        for member in &self.members {
+        let current = self.current_members();
+        for member in self.members.iter().filter(|it| current.contains(&it.id)) {
             let living = member.living.as_ref().expect("all are well");
             self.oracle.states.check_all(&living.machine, self.oracle.reference());
         }

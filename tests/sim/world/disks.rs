@@ -21,7 +21,7 @@ impl World {
     pub(super) fn written(&mut self, at: usize) {
         let (mut flushed, was_full) = (Flushed::default(), self.members[at].disk.is_full());
         let result = self.members[at].disk.flush(self.now_us, &mut flushed);
-        let Flushed { last, then, has_recycled, has_joined } = flushed;
+        let Flushed { last, then, has_recycled, has_joined, has_taken_cluster } = flushed;
         if has_recycled {
             self.count("segment recycled");
         }
@@ -30,6 +30,10 @@ impl World {
         }
         if has_joined {
             self.post(at, Event::Joined);
+        }
+        if has_taken_cluster {
+            self.count("cluster taken");
+            return self.crash(at);
         }
         match result {
             Ok(()) if was_full => {
@@ -70,13 +74,16 @@ impl World {
     }
 
     pub(super) fn start(&mut self, at: usize) {
+        if self.members[at].is_gone {
+            return;
+        }
         if self.plan.faults.crash > 0.0 && !self.is_calm && self.disk_rng.u8(0..8) == 0 {
             let (ops, is_power_lost) = (self.disk_rng.u64(0..30), self.disk_rng.bool());
             self.trace_of(at, || format!("dies while it starts: power lost: {is_power_lost}"));
             self.count("crash in a start");
             self.members[at].disk.start_in_vain(ops, is_power_lost);
         }
-        match self.members[at].start(&self.plan, self.oracle.all_committed()) {
+        match self.members[at].start(&self.plan, self.now_us, self.oracle.all_committed()) {
             Ok(started) => self.started(at, &started),
             Err(error) if error.is_full() => {
                 self.count("start on a full disk");

@@ -1,9 +1,10 @@
 //! Faults: which ones are drawn, and what they do to a member or the network.
 
-use syncraft::raft::{Event, HardState, MemberId};
+use syncraft::raft::{Event, HardState, MemberId, Membership};
 
 use super::{What, World};
 use crate::clerk::Answer;
+use crate::device::Loss;
 use crate::disk::Death;
 use crate::member::Member;
 use crate::plan::{FAULTS_EVERY_US, Faults};
@@ -27,6 +28,7 @@ impl World {
             disk_stall,
             disk_full,
             sync_failure,
+            change,
             ..
         } = self.plan.faults;
         if self.chance(partition) {
@@ -79,6 +81,9 @@ impl World {
         if self.chance(sync_failure) {
             let victim = self.victim();
             self.fail_sync(victim);
+        }
+        if change > 0.0 && self.chance(change) {
+            self.operate();
         }
         self.after(FAULTS_EVERY_US, What::Faults);
     }
@@ -196,7 +201,7 @@ impl World {
     pub(super) fn cut_off(&mut self, at: usize) {
         let id = self.members[at].id;
         self.trace_of(at, || "is cut off");
-        for other in (1..=self.plan.members).map(MemberId).filter(|&other| other != id) {
+        for other in self.others(id) {
             self.network.cut(id, other);
             self.network.cut(other, id);
         }
@@ -210,8 +215,28 @@ impl World {
         self.after(delay_us, What::Happen(self.who(at), Event::Disconnected(peer)));
     }
 
+    /// The ids of all other members that ever were.
+    pub(super) fn others(&self, id: MemberId) -> Vec<MemberId> {
+        self.members.iter().map(|member| member.id).filter(|&other| other != id).collect()
+    }
+
+    /// A member goes down, and comes up again later.
     pub(super) fn crash(&mut self, at: usize) {
-        let Some(mut living) = self.members[at].living.take() else { return };
+        let is_recorded = self.members[at].disk.is_cluster_recorded();
+        if !self.kill(at) {
+            return;
+        }
+        if is_recorded {
+            self.redraw_list(at);
+        }
+        let longest_us = if self.fault_rng.bool() { 50_000 } else { 3_000_000 };
+        let for_us = self.fault_rng.u64(1_000..longest_us);
+        self.after(for_us, What::Start(at));
+    }
+
+    /// A member goes down. False if it is down already.
+    pub(super) fn kill(&mut self, at: usize) -> bool {
+        let Some(mut living) = self.members[at].living.take() else { return false };
         let death = match self.disk_rng.u8(0..4) {
             0..2 => Death::PowerCut,
             2 => Death::Kill,
@@ -235,26 +260,39 @@ impl World {
             });
             waiting.into_values().for_each(|waiting| self.answer(waiting, Answer::None));
         }
-        let longest_us = if self.fault_rng.bool() { 50_000 } else { 3_000_000 };
-        let for_us = self.fault_rng.u64(1_000..longest_us);
-        self.after(for_us, What::Start(at));
+        true
     }
 
     /// A member loses its data. One at a time, because the others could not make good the loss of
     /// more. That its directory is new is believed only where all others have begun; an operator
     /// who knows better says so.
     fn wipe(&mut self, at: usize) {
-        let is_spare = self.members.len() > 2 && self.members.iter().all(|it| it.disk.is_voter());
+        let configured = self.configured();
+        let is_large = |it: &Membership| {
+            it.voters().count() > 2 && (!it.is_joint() || it.outgoing().count() > 2)
+        };
+        let is_spare = configured.contains(&at)
+            && configured.iter().all(|&other| self.members[other].disk.is_voter())
+            && self.memberships().iter().all(is_large);
         if !is_spare {
             return;
         }
-        let has_begun = |member: &Member| member.disk.hard_state() != HardState::default();
-        let is_known = self.fault_rng.bool() || !self.members.iter().all(has_begun);
+        let has_begun =
+            |&other: &usize| self.members[other].disk.hard_state() != HardState::default();
+        let is_known = self.fault_rng.bool() || !configured.iter().all(has_begun);
         self.count("member wiped");
         self.crash(at);
+        let loss = if is_known {
+            self.refresh_list(at);
+            Loss::Known
+        } else {
+            let (loss, list) = self.draw_loss(at);
+            self.members[at].list = list;
+            loss
+        };
         let seed = self.fault_rng.u64(..);
-        self.members[at].lose_data(is_known, seed);
-        self.trace_of(at, || format!("has lost its data, and knows: {is_known}"));
+        self.members[at].lose_data(loss, seed);
+        self.trace_of(at, || format!("has lost its data: {loss:?}"));
     }
 
     fn pause(&mut self) {

@@ -2,8 +2,8 @@
 
 use syncraft::kv::StoreView;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Effect, Event, Index, Message, Reply, Request, SnapshotMeta, Status,
-    Term,
+    AppendEntriesReply, Body, Configuration, Effect, Event, Index, Message, Reply, Request,
+    SnapshotMeta, Status, Term,
 };
 use syncraft::storage::Snapshot;
 
@@ -22,18 +22,32 @@ impl World {
     /// A snapshot begins, unless one is being written. It is written later, and the state goes on.
     pub(super) fn take_snapshot(&mut self, at: usize) {
         let Some(living) = &mut self.members[at].living else { return };
+        // A snapshot names the cluster.
+        if living.affiliation.cluster_id == 0 && living.machine.configuration().is_none() {
+            return;
+        }
         if std::mem::replace(&mut living.is_snapshotting, true) {
             return;
         }
+        let configuration = living.machine.configuration().cloned();
         let (index, view) = living.machine.view();
         let delay_us = self.snapshot_rng.u64(self.plan.disk_us.clone());
-        self.after(delay_us, What::SnapshotTaken(self.who(at), index, Box::new(view)));
+        self.after(
+            delay_us,
+            What::SnapshotTaken(self.who(at), index, configuration, Box::new(view)),
+        );
     }
 
-    pub(super) fn snapshot_taken(&mut self, at: usize, index: Index, view: &StoreView) {
+    pub(super) fn snapshot_taken(
+        &mut self,
+        at: usize,
+        index: Index,
+        configuration: Option<&Configuration>,
+        view: &StoreView,
+    ) {
         let snapshot = self.oracle.snapshot_at(index);
         let is_interrupted = self.draw_death(at);
-        let result = self.members[at].disk.write_snapshot(snapshot, view);
+        let result = self.members[at].disk.write_snapshot(snapshot, configuration, view);
         if is_interrupted {
             self.count("crash while a snapshot is written");
             return self.crash(at);
@@ -177,7 +191,7 @@ pub(super) fn among(events: &[Event]) -> Vec<(Term, SnapshotMeta)> {
             term,
             body: Body::Request(Request::InstallSnapshot(snapshot)),
             ..
-        }) => Some((*term, *snapshot)),
+        }) => Some((*term, snapshot.meta)),
         _ => None,
     };
     events.iter().filter_map(snapshot).collect()

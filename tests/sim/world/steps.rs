@@ -14,6 +14,7 @@ use crate::disk::Write;
 use crate::lies::Lie;
 use crate::machine::Applied;
 use crate::member::{Living, Member};
+use crate::network::Letter;
 use crate::plan::{Plan, TICK_US};
 use crate::show;
 
@@ -80,14 +81,20 @@ impl World {
         let Member { id, living, .. } = &mut self.members[at];
         let (id, living) = (*id, living.as_mut().expect("it has just taken a step"));
         let mut replaced = 0;
+        self.oracle.ordered(living, effects);
+        living.in_force = vec![living.log.configuration().map(|(_, it)| it.clone())];
         for effect in effects {
             self.trace.line(self.now_us, || format!("    {id} -> {}", show::effect(effect)));
+            if let Effect::Reconfigured(configured) = effect {
+                living.configured = configured.clone();
+            }
             if let Effect::Persist(persist) = effect {
                 if let Some(snapshot) = persist.reset {
                     living.log.reset(self.oracle.canonical(snapshot.last_included_index));
                 }
                 replaced += living.log.write(&persist.entries);
-                self.oracle.wrote(&living.log, &persist.entries);
+                living.note_configurations(&persist.entries);
+                self.oracle.wrote(living, &persist.entries);
             }
         }
         let after = living.status;
@@ -101,12 +108,25 @@ impl World {
             effects.len() as u64,
         ];
         self.trace.mix(&numbers);
-        self.oracle.stepped(&self.members, at, before);
+        self.check_changes(at, effects);
+        let may_change = self.plan.faults.change > 0.0 || self.is_calm;
+        self.oracle.stepped(&self.members, at, before, may_change);
         self.members[at].snapshot_index = after.snapshot_index;
         self.count_changes(before, after, replaced);
         // A lease that should be over shows at this moment.
         if self.plan.lease && after.commit_index > before.commit_index {
             self.after(0, What::AskOtherLeaders(at));
+        }
+    }
+
+    fn check_changes(&self, at: usize, effects: &[Effect]) {
+        let Some(living) = &self.members[at].living else { return };
+        let persists = effects.iter().filter_map(|effect| match effect {
+            Effect::Persist(persist) => Some(persist),
+            _ => None,
+        });
+        for entry in persists.flat_map(|persist| &persist.entries) {
+            self.oracle.configurations.appended(&self.members, living, entry);
         }
     }
 
@@ -148,6 +168,8 @@ impl World {
                 }
                 self.submit(at, Write::Persist(persist));
             }
+            Effect::Proposed { id, .. } if self.change_begun(id) => {}
+            Effect::Rejected { id, reason } if self.change_refused(id, reason) => {}
             Effect::Proposed { id, index, term } => {
                 self.oracle.requests.proposed(id, index, term);
                 self.oracle.times.appended(index, term, self.now_us);
@@ -184,6 +206,11 @@ impl World {
                 self.count("member joined");
                 self.submit(at, Write::Joined);
             }
+            Effect::TakeCluster { cluster_id, list_id, standing } => {
+                self.submit(at, Write::TakeCluster { cluster_id, list_id, standing });
+            }
+            Effect::Reconfigured(configured) => self.reconfigured(at, &configured),
+            Effect::Removed => self.removed(at),
             _ => {}
         }
     }
@@ -192,6 +219,7 @@ impl World {
         self.oracle.requests.rejected(id);
         let (name, answer) = match reason {
             Rejection::Busy => ("request refused: busy", Answer::Busy),
+            Rejection::Members(refusal) => panic!("a request is refused as a change: {refusal:?}"),
             Rejection::HandingOver => ("request refused: handing over", Answer::Busy),
             Rejection::NotLeader(hint) => {
                 ("request refused: not leader", Answer::NotLeader { hint, may_apply: false })
@@ -245,7 +273,7 @@ impl World {
         }
         let is_stamped = match &entry.payload {
             Payload::Command(command) => Store::is_stamped(command),
-            Payload::Noop => false,
+            Payload::Noop | Payload::Configuration(_) => false,
         };
         *is_anew |= is_stamped;
         let Applied { outcome, expected } = machine.apply(entry);
@@ -290,8 +318,10 @@ impl World {
             }
             _ => {}
         }
-        for (at_us, message) in self.network.send(&self.plan, self.now_us, message) {
-            self.at(at_us, What::Arrive(message));
+        let Some(living) = &self.members[at].living else { return };
+        let letter = Letter { message, sender: living.affiliation };
+        for (at_us, letter) in self.network.send(&self.plan, self.now_us, letter) {
+            self.at(at_us, What::Arrive(letter));
         }
     }
 }

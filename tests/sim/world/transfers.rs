@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use syncraft::raft::{
-    AppendEntriesReply, Body, Event, MemberId, Message, Reply, Request, SnapshotMeta, Term,
+    self, AppendEntriesReply, Body, Event, MemberId, Message, Reply, Request, SnapshotMeta, Term,
 };
 use syncraft::storage::StorageError;
 
@@ -115,6 +115,7 @@ impl World {
     pub(super) fn chunk_arrived(&mut self, mut chunk: Chunk) {
         let (from, to, at) = (self.members[chunk.from.at].id, chunk.to, Self::at_of(chunk.to));
         let is_lost = self.is_chunk_lost(from, to) || self.is_chunk_lost(to, from);
+        let is_lost = is_lost || !self.are_of_one_cluster(chunk.from.at, at);
         if is_lost || self.members[at].living.is_none() {
             self.count("snapshot lost");
             return self.refuse_chunk(&chunk);
@@ -138,6 +139,15 @@ impl World {
             }
             Ok(_) => self.finish_snapshot(at, from, &chunk),
             Err(error) => self.drop_arriving(at, &chunk, &error),
+        }
+    }
+
+    /// A member takes nothing from another cluster.
+    fn are_of_one_cluster(&self, one: usize, other: usize) -> bool {
+        let affiliation = |at: usize| self.members[at].living.as_ref().map(|it| it.affiliation);
+        match (affiliation(one), affiliation(other)) {
+            (Some(one), Some(other)) => one.is_compatible(other),
+            _ => false,
         }
     }
 
@@ -193,7 +203,10 @@ impl World {
             self.count("snapshot arrived after a newer one");
         }
         let Chunk { to, term, token, .. } = *chunk;
-        let body = Body::Request(Request::InstallSnapshot(snapshot.meta()));
+        let body = Body::Request(Request::InstallSnapshot(raft::Snapshot {
+            meta: snapshot.meta(),
+            configuration: snapshot.configuration().cloned(),
+        }));
         self.snapshot_arrived(at, Message { from, to, term, token, body }, snapshot);
     }
 

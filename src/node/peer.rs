@@ -147,12 +147,9 @@ impl Link {
         &self.ends().bulk
     }
 
-    /// The peer is not at this address: its other one is tried.
+    /// The peer is not at this address now: its other one is tried, and later this one again.
     fn try_elsewhere(&self) {
-        if self.ends.len() > 1 {
-            self.ends().close();
-            self.end.fetch_add(1, Ordering::Relaxed);
-        }
+        self.end.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether there is a connection. If there is none, the peer's thread connects.

@@ -147,7 +147,7 @@ impl Link {
         &self.ends().bulk
     }
 
-    /// The peer is not at this address: its other one is tried.
+    /// The peer is not at this address now: its other one is tried, and later this one again.
     fn try_elsewhere(&self) {
         self.end.fetch_add(1, Ordering::Relaxed);
     }

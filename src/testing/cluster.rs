@@ -12,17 +12,17 @@ use super::data::{Data, Roster};
 use super::faults::Faults;
 use super::network::Network;
 use super::options::{Delay, Options};
+use super::parts::{Attendant, Parts, addrs_of, members_of};
 use super::port::Port;
-use super::slots::{Place, Slot, Slots, reserve};
+use super::slots::{Slot, Slots, reserve};
 use crate::clerk::Clerk;
 use crate::kv::Lanes;
 use crate::kv::api::Api;
 use crate::members::Members;
-use crate::node::Detour;
 use crate::node::NodeFailure;
 use crate::raft::{MemberId, Membership, RoleName, Status};
 use crate::server::admin_client::AdminError;
-use crate::server::{Config, Member, StartError, Surroundings, list_id};
+use crate::server::{Member, StartError, list_id};
 
 /// The pause between two checks.
 pub(super) const POLL_PAUSE: Duration = Duration::from_millis(2);
@@ -32,11 +32,9 @@ pub(super) const POLL_PAUSE: Duration = Duration::from_millis(2);
 /// or their network, and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
-    pub(super) options: Options,
-    // Dropped in this order: members, their network, their data.
-    pub(super) slots: Slots,
-    pub(super) network: Arc<Network>,
-    pub(super) data: Data,
+    // Dropped first.
+    _attendant: Attendant,
+    pub(super) parts: Arc<Parts>,
 }
 
 /// Why a cluster cannot do what a test asks for.
@@ -160,29 +158,30 @@ impl Cluster {
         };
         let slots = Slots::of(reserve(&roster.ids(), size, &options)?);
         let addrs = addrs_of(&slots.members());
-        let data = match &options.data_dir {
+        let mut data = match &options.data_dir {
             None => Data::temporary(list_id(&members_of(&addrs)))?,
             Some(path) => Data::named(path, size, list_id(&members_of(&addrs)))?,
         };
         let network = Arc::new(Network::new(&addrs)?);
-        let mut cluster = Cluster { options, slots, network, data };
-        cluster.data.set_roster(roster);
+        data.set_roster(roster);
+        let parts = Arc::new(Parts { options, slots, network, data });
+        let cluster = Cluster { _attendant: Attendant::start(Arc::clone(&parts))?, parts };
         cluster.start_all()?;
         cluster.first_leader()?;
-        cluster.data.keep();
+        cluster.parts.data.keep();
         Ok(cluster)
     }
 
     /// Starts all members at the same time. All listen before the first one starts, so that none
     /// finds another one away. The data is locked, so no leader of an earlier cluster runs.
     fn start_all(&self) -> Result<(), ClusterError> {
-        let members = self.slots.members().into_iter();
+        let members = self.parts.slots.members().into_iter();
         let listening = members.map(|(id, slot)| Ok((id, slot.with_port(Port::listen)?)));
         let listening = listening.collect::<io::Result<Vec<_>>>()?;
         thread::scope(|scope| {
             let start = |(id, listener): (MemberId, TcpListener)| {
                 let start = move || {
-                    let member = self.start_member(id, listener, false)?;
+                    let member = self.parts.start_member(id, listener, false)?;
                     *self.slot(id).member.lock() = Some(member);
                     Ok(())
                 };
@@ -216,12 +215,12 @@ impl Cluster {
 
     /// All members, with their addresses.
     pub fn members(&self) -> Members {
-        members_of(&addrs_of(&self.slots.members()))
+        members_of(&addrs_of(&self.parts.slots.members()))
     }
 
     /// The ids of all members, whether they run or not.
     pub fn ids(&self) -> Vec<MemberId> {
-        self.slots.members().into_iter().map(|(id, _)| id).collect()
+        self.parts.slots.members().into_iter().map(|(id, _)| id).collect()
     }
 
     /// The address at which clients and members reach a member.
@@ -252,7 +251,7 @@ impl Cluster {
 
     /// A new client of the cluster.
     pub fn clerk(&self) -> Clerk {
-        let builder = Clerk::builder().members(self.members()).timeout(self.options.timeout);
+        let builder = Clerk::builder().members(self.members()).timeout(self.parts.options.timeout);
         builder.build().expect("a cluster's own list of members is in order")
     }
 
@@ -264,7 +263,7 @@ impl Cluster {
     /// If there is no such member.
     pub fn clerk_of(&self, id: impl Into<MemberId>) -> Clerk {
         let addr = self.slot(id.into()).addr();
-        let builder = Clerk::builder().members([addr]).timeout(self.options.timeout);
+        let builder = Clerk::builder().members([addr]).timeout(self.parts.options.timeout);
         builder.only_these().build().expect("a port's address is in order")
     }
 
@@ -278,7 +277,7 @@ impl Cluster {
     }
 
     fn wait_for(&self, leader: impl Fn() -> Option<MemberId>) -> Result<MemberId, ClusterError> {
-        let waited = self.options.leader_timeout;
+        let waited = self.parts.options.leader_timeout;
         let deadline = Instant::now() + waited;
         loop {
             if let Some(leader) = leader() {
@@ -303,7 +302,7 @@ impl Cluster {
 
     /// Whether a member is [paused](Cluster::pause).
     pub fn is_paused(&self, id: impl Into<MemberId>) -> bool {
-        self.network.faults.is_paused(id.into())
+        self.parts.network.faults.is_paused(id.into())
     }
 
     /// The lanes of a member, unless it is down: see [`Member::lanes`].
@@ -408,7 +407,7 @@ impl Cluster {
         let (from, to) = (from.into(), to.into());
         // Panics if there is no such member.
         let _ = (self.slot(from), self.slot(to));
-        self.network.faults.cut([(from, to)]);
+        self.parts.network.faults.cut([(from, to)]);
     }
 
     /// Makes the existing connections between each member of one group and each of the other carry
@@ -438,14 +437,14 @@ impl Cluster {
                 let (a, b) = (a.into(), b.into());
                 // Panics if there is no such member.
                 let _ = (self.slot(a), self.slot(b));
-                self.network.faults.swallow(a, b);
+                self.parts.network.faults.swallow(a, b);
             }
         }
     }
 
     /// Undoes all cuts. What was sent in the meantime arrives now, as TCP would send it again.
     pub fn heal(&self) {
-        self.network.faults.heal();
+        self.parts.network.faults.heal();
     }
 
     /// Delays whatever members send each other, each way: by a [`Duration`], or by a time that each
@@ -462,7 +461,7 @@ impl Cluster {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn delay(&self, delay: impl Into<Delay>) {
-        self.network.faults.set_delay(delay.into().0);
+        self.parts.network.faults.set_delay(delay.into().0);
     }
 
     /// Loses this share, from 0.0 to 1.0, of the chunks that members send each other, each with its
@@ -473,7 +472,7 @@ impl Cluster {
     /// If `rate` is not between 0 and 1.
     pub fn drop_rate(&self, rate: f64) {
         assert!((0.0..=1.0).contains(&rate), "{rate} is not a share");
-        self.network.faults.set_drop_rate(rate);
+        self.parts.network.faults.set_drop_rate(rate);
     }
 
     /// Starts a member that is down, with the data that it has. Does nothing if it runs.
@@ -499,7 +498,7 @@ impl Cluster {
         let slot = self.slot(id);
         let member = slot.member.lock();
         member.as_ref().is_some_and(|member| {
-            let is_new = self.network.faults.pause(id);
+            let is_new = self.parts.network.faults.pause(id);
             member.pause();
             is_new
         })
@@ -510,7 +509,7 @@ impl Cluster {
         let slot = self.slot(id);
         let member = slot.member.lock();
         member.as_ref().is_some_and(|member| {
-            let was_paused = self.network.faults.resume(id);
+            let was_paused = self.parts.network.faults.resume(id);
             member.resume();
             was_paused
         })
@@ -523,67 +522,35 @@ impl Cluster {
         if member.is_some() {
             return Ok(false);
         }
-        *member = Some(self.start_member(id, slot.with_port(Port::listen)?, true)?);
+        *member = Some(self.parts.start_member(id, slot.with_port(Port::listen)?, true)?);
         Ok(true)
-    }
-
-    /// `may_have_promised`: a leader to which the member has promised a lease may run.
-    pub(super) fn start_member(
-        &self,
-        id: MemberId,
-        listener: TcpListener,
-        may_have_promised: bool,
-    ) -> Result<Member, ClusterError> {
-        let slot = self.slot(id);
-        let mut addrs = addrs_of(&self.slots.members());
-        if slot.place() == Place::Left {
-            addrs.push((id, slot.addr()));
-        }
-        let config = Config {
-            joins: slot.is_newcomer,
-            advertise: Some(slot.addr().to_string()),
-            timing: self.options.timing,
-            snapshot_log_bytes: self.options.snapshot_log_bytes,
-            read_mode: self.options.read_mode,
-            http: self.http_addr(id).map(|addr| addr.to_string()),
-            etcd: self.etcd_addr(id).map(|addr| addr.to_string()),
-            ..Config::new(id, members_of(&addrs), self.data_dir(id))
-        };
-        let network = Arc::clone(&self.network);
-        let surroundings = Surroundings {
-            detour: Detour::new(move |peer, addr| network.seen_by(id, peer, addr)),
-            list_id: self.data.cluster_id(),
-            may_have_promised,
-        };
-        let started = Member::start_in_test(listener, config, surroundings);
-        started.map_err(|source| ClusterError::Start { id, source })
     }
 
     /// The data directory of a member. While the member is down, a test may look at the data or
     /// damage it.
     pub fn data_dir(&self, id: impl Into<MemberId>) -> PathBuf {
-        self.data.of(id.into())
+        self.parts.data.of(id.into())
     }
 
     pub(super) fn leader_timeout(&self) -> Duration {
-        self.options.leader_timeout
+        self.parts.options.leader_timeout
     }
 
     pub(super) fn faults(&self) -> &Faults {
-        &self.network.faults
+        &self.parts.network.faults
     }
 
     pub(super) fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) -> bool {
         let slot = self.slot(id);
         let mut member = slot.member.lock();
         let ran = member.take().map(end).is_some();
-        self.network.faults.resume(id);
+        self.parts.network.faults.resume(id);
         ran
     }
 
     /// The member that a majority follows in the latest term.
     pub(super) fn leader_now(&self) -> Option<MemberId> {
-        let faults = &self.network.faults;
+        let faults = &self.parts.network.faults;
         let mut statuses = self.statuses();
         statuses.retain(|status| !faults.is_paused(status.id));
         let leader = statuses
@@ -612,15 +579,6 @@ impl Cluster {
     }
 
     pub(super) fn slot(&self, id: MemberId) -> Arc<Slot> {
-        self.slots.get(id)
+        self.parts.slots.get(id)
     }
-}
-
-pub(super) fn addrs_of(slots: &[(MemberId, Arc<Slot>)]) -> Vec<(MemberId, SocketAddr)> {
-    slots.iter().map(|(id, slot)| (*id, slot.addr())).collect()
-}
-
-fn members_of(addrs: &[(MemberId, SocketAddr)]) -> Members {
-    let addrs = addrs.iter().map(|(id, addr)| (*id, addr.to_string()));
-    Members::new(addrs).expect("from 1 to 15 members, each with an id and a port of its own")
 }

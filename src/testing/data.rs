@@ -38,7 +38,7 @@ pub(super) struct Data {
     /// What every member without data gets, whatever its address.
     cluster_id: u64,
     /// What is removed in the end.
-    removed: Removed,
+    removed: Mutex<Removed>,
     /// The file of a named directory, locked until the cluster has ended.
     lock: Option<File>,
     roster: Mutex<Roster>,
@@ -142,7 +142,8 @@ impl Data {
     }
 
     fn at(path: PathBuf, cluster_id: u64, removed: Removed) -> Data {
-        Data { path, cluster_id, removed, lock: None, roster: Mutex::new(Roster::new(0)) }
+        let (removed, roster) = (Mutex::new(removed), Mutex::new(Roster::new(0)));
+        Data { path, cluster_id, removed, lock: None, roster }
     }
 
     /// Who the members are at the start.
@@ -195,9 +196,9 @@ impl Data {
     }
 
     /// The cluster has started: a directory that its user has named stays.
-    pub(super) fn keep(&mut self) {
+    pub(super) fn keep(&self) {
         if self.lock.is_some() {
-            self.removed = Removed::Nothing;
+            *self.removed.lock() = Removed::Nothing;
         }
     }
 
@@ -212,7 +213,7 @@ impl Data {
 
 impl Drop for Data {
     fn drop(&mut self) {
-        let removed = match self.removed {
+        let removed = match *self.removed.lock() {
             Removed::Nothing => Ok(()),
             Removed::Contents => empty(&self.path),
             Removed::All => fs::remove_dir_all(&self.path),
@@ -260,7 +261,7 @@ mod tests {
     fn a_named_directory_stays_and_keeps_its_cluster() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        let mut data = Data::named(&path, 3, 7).unwrap();
+        let data = Data::named(&path, 3, 7).unwrap();
         assert!(matches!(Data::named(&path, 3, 8), Err(ClusterError::InUse { .. })));
         data.keep();
         drop(data);

@@ -5,7 +5,8 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cluster::{Cluster, ClusterError, POLL_PAUSE, addrs_of};
+use super::cluster::{Cluster, ClusterError, POLL_PAUSE};
+use super::parts::addrs_of;
 use super::port::Port;
 use super::slots::{Place, Slot};
 use crate::raft::{Configuration, MemberId};
@@ -51,25 +52,25 @@ impl Cluster {
     /// # Errors
     /// As for [`add_member`](Cluster::add_member).
     pub fn add_learner(&self) -> Result<MemberId, ClusterError> {
-        let id = self.data.take_id()?;
-        let slot = Slot::of_newcomer(&self.options)?;
-        self.network.join(id, slot.addr(), &addrs_of(&self.slots.all()))?;
-        self.slots.add(id, slot);
+        let id = self.parts.data.take_id()?;
+        let slot = Slot::of_newcomer(&self.parts.options)?;
+        self.parts.network.join(id, slot.addr(), &addrs_of(&self.parts.slots.all()))?;
+        self.parts.slots.add(id, slot);
         if let Err(error) = self.start_and_add(id) {
             self.take_down(id, Member::kill);
-            self.slots.forget(id);
+            self.parts.slots.forget(id);
             // What is left of it stays in the cluster's directory, and is removed with it.
             let _ = fs::remove_dir_all(self.data_dir(id));
             return Err(error);
         }
         self.slot(id).set_place(Place::Member);
-        self.data.add(id)?;
+        self.parts.data.add(id)?;
         Ok(id)
     }
 
     fn start_and_add(&self, id: MemberId) -> Result<(), ClusterError> {
         let slot = self.slot(id);
-        let member = self.start_member(id, slot.with_port(Port::listen)?, false)?;
+        let member = self.parts.start_member(id, slot.with_port(Port::listen)?, false)?;
         *slot.member.lock() = Some(member);
         let args = AddMemberArgs { id: id.0, addr: slot.addr().to_string() };
         self.change(format!("add member {id}"), &args.into())
@@ -129,7 +130,7 @@ impl Cluster {
         let args = RemoveMemberArgs { id: id.0 };
         self.change(format!("remove member {id}"), &args.into())?;
         slot.set_place(Place::Left);
-        Ok(self.data.remove(id)?)
+        Ok(self.parts.data.remove(id)?)
     }
 
     /// Stops a member, if it runs, starts it again at another port, and returns when it is a member
@@ -155,7 +156,7 @@ impl Cluster {
         self.stop(id);
         let port = Port::free()?;
         let addr = port.addr();
-        self.network.join(id, addr, &addrs_of(&self.slots.all()))?;
+        self.parts.network.join(id, addr, &addrs_of(&self.parts.slots.all()))?;
         slot.move_to(port);
         self.restart(id)?;
         self.await_seen(id, "at its new address for the others", || {
@@ -179,7 +180,7 @@ impl Cluster {
         what: &'static str,
         is_seen: impl Fn() -> bool,
     ) -> Result<(), ClusterError> {
-        let waited = self.options.timeout;
+        let waited = self.parts.options.timeout;
         let deadline = Instant::now() + waited;
         while !is_seen() {
             if Instant::now() >= deadline {
@@ -194,7 +195,7 @@ impl Cluster {
     /// is one that must wait for the newcomer.
     fn change(&self, what: String, change: &MemberChange) -> Result<(), ClusterError> {
         let began = Instant::now();
-        let deadline = began + self.options.timeout;
+        let deadline = began + self.parts.options.timeout;
         loop {
             let source = match self.admin().change(change, deadline) {
                 Ok(_) => return Ok(()),
@@ -214,6 +215,8 @@ impl Cluster {
 
     /// An operator, who reaches all members: faults are between members.
     fn admin(&self) -> AdminClient {
-        AdminClient::new(addrs_of(&self.slots.members()).iter().map(|(_, addr)| addr.to_string()))
+        AdminClient::new(
+            addrs_of(&self.parts.slots.members()).iter().map(|(_, addr)| addr.to_string()),
+        )
     }
 }

@@ -56,6 +56,7 @@ mod link;
 mod membership;
 mod network;
 mod options;
+mod parts;
 mod port;
 mod slots;
 

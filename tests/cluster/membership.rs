@@ -146,7 +146,7 @@ fn watch_all(clerk: &Clerk, first: Revision) -> Vec<Change> {
         match watch.next_timeout(Duration::from_secs(1)) {
             Ok(Some(changes)) => {
                 found.extend(changes.changes);
-                if found.last().is_some_and(|it| it.key().as_ref() == b"log/end") {
+                if found.last().is_some_and(|it| it.key()[..] == *b"log/end") {
                     found.pop();
                     return found;
                 }

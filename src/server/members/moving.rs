@@ -1,5 +1,6 @@
 //! A member that is not at its configured address asks the leader to move it. One that its log does
-//! not name asks whether it was removed: it stands for no election, so nobody would tell it.
+//! not name asks whether it was removed: it stands for no election, so nobody would tell it. One that
+//! has lost its data asks the others where they look for it.
 //!
 //! So a member that starts again at another address is found again without a restart of the others,
 //! and a rolling restart with a new list changes the addresses of all. The leader moves it only if it
@@ -97,9 +98,30 @@ impl Mover {
     }
 
     fn look(&self) -> Found {
-        let members = self.changer.node.members();
-        let Some(latest) = &members.latest else { return Found::InPlace };
-        let Some(configured) = latest.addr(self.own) else { return self.ask_about_itself() };
+        let Some(latest) = self.changer.node.members().latest else { return self.look_elsewhere() };
+        match latest.addr(self.own) {
+            Some(configured) => self.compare(configured),
+            None => self.ask_about_itself(),
+        }
+    }
+
+    /// A member that has lost its data does not know where the others look for it.
+    fn look_elsewhere(&self) -> Found {
+        let cluster_id = self.changer.node.cluster_id();
+        if cluster_id == 0 {
+            return Found::InPlace;
+        }
+        let Ok(told) = self.others().members(Instant::now() + TIMEOUT) else {
+            return Found::Unnamed;
+        };
+        let own = told.members.iter().find(|member| member.id == self.own.0);
+        match own.filter(|_| told.cluster_id == cluster_id && told.index != 0) {
+            Some(own) => self.compare(&own.addr),
+            None => Found::Unnamed,
+        }
+    }
+
+    fn compare(&self, configured: &str) -> Found {
         let addr = &self.address.addr;
         let is_there = configured.eq_ignore_ascii_case(addr)
             || is_of_all_interfaces(addr)

@@ -288,7 +288,10 @@ impl Raft {
         let asked = asked(&self.common, &answers);
         let has_all = asked.iter().all(|peer| answers.contains_key(peer));
         let is_newcomer = config.standing == Standing::Newcomer;
-        let is_elsewhere = is_newcomer || answers.values().any(|it| it.is_of_other_cluster(config));
+        let is_elsewhere = is_newcomer
+            || answers.iter().any(|(id, answer)| {
+                answer.is_of_other_cluster(config) && !is_waiting(*id, answer, &answers)
+            });
         // With the term that another member has told, it takes the cluster's id from the log.
         if (is_elsewhere || config.cluster_id == 0)
             && self.is_empty()

@@ -530,6 +530,20 @@ fn a_member_that_was_told_a_term_is_filled_in_the_cluster_of_its_list() {
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
 }
 
+/// The list of a member that has joined a running cluster says nothing about who votes there. Two
+/// newcomers whose lists name them would elect each other, with empty logs.
+#[test]
+fn a_newcomer_that_restarts_with_a_list_that_names_it_does_not_stand() {
+    let mut node = Node::with(3, |config| (config.cluster_id, config.list_id) = (ONE, LIST));
+    assert_eq!(sent(&node.tick(1_000)), []);
+    let body = Body::Request(Request::TimeoutNow);
+    assert!(
+        !sent(&node.run([Event::Message(message(2, 5, body))]))
+            .iter()
+            .any(|it| { matches!(it.body, Body::Request(Request::RequestVote(_))) })
+    );
+}
+
 /// A configuration that removed members, as its cluster knows for certain.
 fn without(voters: &[u64], removed: &[u64]) -> Configuration {
     let mut configuration = configuration(ONE, voters);
@@ -568,6 +582,18 @@ fn newcomers_do_not_wait_for_each_other() {
     node.run([2, 3].map(|from| stands(from, question, current.clone())));
     let effects = node.run([Event::Message(join_reply(6, 0, question, false, None))]);
     assert_eq!(taken(&effects), Some((ONE, LIST, Standing::Rebuilding)));
+}
+
+/// Nor does a member that is being rebuilt wait for a newcomer that waits for it.
+#[test]
+fn a_rebuilt_member_does_not_wait_for_a_newcomer_to_join() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    });
+    let question = question(&mut node);
+    node.run([2, 3, 4].map(|from| stands(from, question, configuration(ONE, &[1, 2, 3, 4, 5]))));
+    node.receive(join_reply(5, 0, question, false, None));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
 }
 
 /// In a cluster of two, it votes while it is filled only if the other one is needed for whatever may

@@ -308,7 +308,10 @@ impl Raft {
         let asked = asked(&self.common, &answers);
         let has_all = asked.iter().all(|peer| answers.contains_key(peer));
         let is_newcomer = config.standing == Standing::Newcomer;
-        let is_elsewhere = is_newcomer || answers.values().any(|it| it.is_of_other_cluster(config));
+        let is_elsewhere = is_newcomer
+            || answers.iter().any(|(id, answer)| {
+                answer.is_of_other_cluster(config) && !is_waiting(*id, answer, &answers)
+            });
         if is_elsewhere {
             if has_all && let Some((cluster_id, list_id)) = common_cluster(config, &answers) {
                 self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
@@ -479,7 +482,7 @@ impl JoinAnswer {
 fn asked(common: &Common, answers: &BTreeMap<MemberId, JoinAnswer>) -> BTreeSet<MemberId> {
     let listed = common.membership();
     let mut asked: BTreeSet<MemberId> = BTreeSet::new();
-    for (_, answer) in answers.iter().filter(|(id, answer)| !is_superseded(**id, answer, answers)) {
+    for (_, answer) in answers.iter().filter(|(id, _)| !is_superseded(**id, answers)) {
         let membership = answer.configuration.as_ref().map_or(listed, |it| &it.membership);
         asked.extend(membership.iter());
     }
@@ -498,17 +501,12 @@ fn removed_by(answers: &BTreeMap<MemberId, JoinAnswer>) -> impl Iterator<Item = 
     settled.filter_map(|answer| answer.configuration.as_ref()).flat_map(|it| &it.removed).copied()
 }
 
-/// Whether a former member has given this answer: a later configuration, which is known to be
-/// committed, says that it was removed. Ids are only ever added to those that were.
-fn is_superseded(
-    id: MemberId,
-    answer: &JoinAnswer,
-    answers: &BTreeMap<MemberId, JoinAnswer>,
-) -> bool {
-    let removed_before = answer.configuration.as_ref().map_or(0, |it| it.removed.len());
-    answers.values().filter(|it| it.is_settled).any(|it| {
-        let removed = it.configuration.as_ref().map(|it| &it.removed);
-        removed.is_some_and(|it| it.contains(&id) && it.len() > removed_before)
+/// Whether a former member has given this answer: a member of a later configuration, or of this one,
+/// knows for certain that it was removed.
+fn is_superseded(id: MemberId, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool {
+    answers.iter().filter(|(_, answer)| answer.is_settled).any(|(other, answer)| {
+        let removed = answer.configuration.as_ref().map(|it| &it.removed);
+        removed.is_some_and(|it| it.contains(&id) && !it.contains(other))
     })
 }
 
@@ -517,7 +515,7 @@ fn is_superseded(
 /// that wait for their own cluster.
 fn common_cluster(own: &Config, answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<(u64, u64)> {
     let counts = |id: MemberId, answer: &JoinAnswer| {
-        !is_superseded(id, answer, answers) && !is_waiting(id, answer, answers)
+        !is_superseded(id, answers) && !is_waiting(id, answer, answers)
     };
     let counted = answers.iter().filter(|(id, answer)| counts(**id, answer));
     let mut named = counted.map(|(_, answer)| {

@@ -131,6 +131,7 @@ fn every_error_says_its_own_part_only() {
     check_all(&every_variant!(NodeFailure:
         Storage(storage()),
         ClusterTaken(7),
+        OtherCluster(7),
         Removed {},
         DataDir(storage()),
         UnknownLevel { level: 2, known: 1 },

@@ -230,6 +230,7 @@ impl NodeConfig {
             directory: data_dir.directory(),
             first_configuration: Some(Arc::new(first)),
             may_configure: cluster_id == 0,
+            counts_listed: !data_dir.is_cluster_recorded(),
             standing: data_dir.standing(),
             heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),
             election_ticks_min: self.timing.ticks(self.timing.election_min),

@@ -200,10 +200,12 @@ fn a_follower_uses_what_is_appended_and_takes_it_back_when_it_is_removed() {
     let effects =
         node.run([Event::Message(append_configuration(2, 1, (1, 1), of_voters(&[2, 3, 4])))]);
     assert_eq!(reconfigured(&effects), Some((vec![2, 3, 4], false)));
-    assert_eq!(sent(&node.tick(200)), [], "it does not vote there, so it does not stand");
+    node.time_out();
+    assert_eq!(node.role(), RoleName::PreCandidate, "it may be needed until that is committed");
     // Another leader's entry replaces it.
     let effects = node.run([Event::Message(append(3, 2, (1, 1), &[2], 0))]);
     assert_eq!(reconfigured(&effects), Some((vec![], true)), "the list counts again");
+    assert_eq!(node.role(), RoleName::Follower);
     node.time_out();
     assert_eq!(node.role(), RoleName::PreCandidate);
 }
@@ -281,6 +283,20 @@ fn a_learner_is_promoted_only_when_it_has_caught_up() {
     assert_eq!(change(&mut node, promote(4)), Some(Refusal::Behind(lacks - 3)));
     commit_all(&mut node, [4]);
     assert_eq!(change(&mut node, promote(4)), None);
+}
+
+/// A voter that cannot answer would be one that the cluster cannot do without.
+#[test]
+fn a_learner_that_is_silent_or_has_lost_its_data_is_not_promoted() {
+    let mut node = leader_with_learner(3, 4);
+    for _ in 0..10 {
+        node.tick(node.config.heartbeat_ticks);
+        hear(&mut node, [2, 3]);
+    }
+    assert_eq!(change(&mut node, promote(4)), Some(Refusal::Silent(MemberId(4))));
+    hear(&mut node, [4]);
+    node.answer(join(4, 0, 77));
+    assert_eq!(change(&mut node, promote(4)), Some(Refusal::Silent(MemberId(4))));
 }
 
 #[test]

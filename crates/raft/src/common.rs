@@ -226,9 +226,12 @@ impl Common {
         self.membership().iter().filter(|&member| member != self.config.id)
     }
 
-    /// Whether this member may be elected, by its own log.
+    /// Whether this member may be elected, by its own log. A cluster draws its id with its first
+    /// configuration. So a member that knows the id and has no configuration lacks the log, and the
+    /// list that it was started with does not say who votes.
     pub(super) fn may_lead(&self) -> bool {
-        self.configurations.may_lead(self.config.id, self.commit_index)
+        let is_configured = self.configurations.latest().is_some() || self.config.counts_listed;
+        is_configured && self.configurations.may_lead(self.config.id, self.commit_index)
     }
 
     /// Whether a committed configuration says that this member was removed.
@@ -246,6 +249,11 @@ impl Common {
     pub(super) fn list_id(&self) -> u64 {
         let committed = self.configurations.committed(self.commit_index);
         committed.map_or(self.config.list_id, |it| it.list_id)
+    }
+
+    /// Whether this member is in every quorum of each configuration that may be in force.
+    pub(super) fn is_needed(&self) -> bool {
+        self.configurations.is_needed(self.config.id, self.commit_index)
     }
 
     /// Whether this member leads the current term.

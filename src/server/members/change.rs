@@ -258,6 +258,8 @@ fn refused(id: MemberId, refusal: Refusal) -> ChangeReply {
             let words = ChangeError::Refused(refusal).to_string();
             return ChangeReply { lacking_entries, ..reply(ChangeOutcome::Behind, words) };
         }
+        // Perhaps it has only just been added.
+        Refusal::Silent(_) => ChangeOutcome::Behind,
         Refusal::UnderWay
         | Refusal::Unrecorded
         | Refusal::TooMany

@@ -95,9 +95,13 @@ impl Configurations {
     pub(super) fn reported(&self, living: &Living) {
         let (log, commit_index) = (&living.log, living.status.commit_index);
         let of = |found: Option<&(Index, Arc<Configuration>)>| found.map(|(_, it)| it.clone());
+        let index = log.configuration().map_or(Index::ZERO, |(index, _)| *index);
+        // That of a snapshot counts from the snapshot's end.
+        let reported = living.configured.index;
+        assert!(reported == index || index < reported && reported <= commit_index);
         let expected = Configured {
             latest: of(log.configuration()),
-            index: log.configuration().map_or(Index::ZERO, |(index, _)| *index),
+            index: reported,
             committed: of(log.configuration_at(commit_index)),
         };
         assert_eq!(living.configured, expected, "the configurations of {}", living.status.id);

@@ -197,7 +197,7 @@ impl Raft {
         let question = joining.question;
         let asked: Vec<MemberId> = match &joining.stage {
             Stage::Asking { answers, .. } => asked(&self.common, answers).into_iter().collect(),
-            Stage::Filling { target: Some((of, _)), .. } if *of == term => Vec::new(),
+            // So the leader knows that this member does not vote.
             Stage::Filling { .. } => self.common.leader().into_iter().collect(),
             Stage::Recording | Stage::Leaving => Vec::new(),
         };
@@ -257,8 +257,10 @@ impl Raft {
                 self.count_answers();
             }
             Stage::Filling { target, .. } => {
+                let is_news = target.is_none_or(|(of, _)| of != term);
                 if let Some((index, last_term)) = reply.last
                     && (leader, last_term) == (Some(message.from), term)
+                    && is_news
                 {
                     *target = Some((term, index));
                 }

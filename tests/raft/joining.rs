@@ -534,7 +534,7 @@ fn a_member_that_was_told_a_term_is_filled_in_the_cluster_of_its_list() {
 /// newcomers whose lists name them would elect each other, with empty logs.
 #[test]
 fn a_newcomer_that_restarts_with_a_list_that_names_it_does_not_stand() {
-    let mut node = Node::with(3, |config| (config.cluster_id, config.list_id) = (ONE, LIST));
+    let mut node = Node::with(3, |config| config.is_list_in_force = false);
     assert_eq!(sent(&node.tick(1_000)), []);
     let body = Body::Request(Request::TimeoutNow);
     assert!(

@@ -29,6 +29,11 @@ pub struct Config {
     /// The members with which this one was started. They are in force while its log and snapshot
     /// have no configuration. After that, they are only where to look for the others.
     pub members: Membership,
+    /// Whether `members` say who votes while the log and the snapshot have no configuration. Not so
+    /// once the cluster is known to have one: this member has only not received it yet. If two
+    /// newcomers went by lists that name them, they could elect each other with empty logs. Default
+    /// true.
+    pub is_list_in_force: bool,
     /// The id of the cluster; 0 if this member does not know it yet. Default 0.
     pub cluster_id: u64,
     /// A hash of the list of members with which the cluster was first started
@@ -117,6 +122,7 @@ impl Config {
         Config {
             id,
             members,
+            is_list_in_force: true,
             cluster_id: 0,
             list_id: 0,
             directory: 0,

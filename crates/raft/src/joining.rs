@@ -298,7 +298,7 @@ impl Raft {
         if (is_elsewhere || config.cluster_id == 0)
             && self.is_empty()
             && has_all
-            && let Some((cluster_id, list_id)) = common_cluster(config, &answers)
+            && let Some((cluster_id, list_id)) = common_cluster(config, &asked, &answers)
         {
             return self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
         }
@@ -477,13 +477,15 @@ fn is_superseded(id: MemberId, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool
     })
 }
 
-/// The cluster that all of these name, if their configurations name this member. One without a
-/// configuration must have begun with the same list. Former members do not count, and newcomers
-/// that wait for their own cluster.
-fn common_cluster(own: &Config, answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<(u64, u64)> {
-    let counts = |id: MemberId, answer: &JoinAnswer| {
-        !is_superseded(id, answers) && !is_waiting(id, answer, answers)
-    };
+/// The cluster that all whom this member asks name, if their configurations name this member. One
+/// without a configuration must have begun with the same list. Newcomers that wait for their own
+/// cluster do not count.
+fn common_cluster(
+    own: &Config,
+    asked: &BTreeSet<MemberId>,
+    answers: &BTreeMap<MemberId, JoinAnswer>,
+) -> Option<(u64, u64)> {
+    let counts = |id, answer| asked.contains(&id) && !is_waiting(id, answer, answers);
     let counted = answers.iter().filter(|(id, answer)| counts(**id, answer));
     let mut named = counted.map(|(_, answer)| {
         let is_member = match &answer.configuration {

@@ -373,7 +373,10 @@ impl DataDir {
         self.change_meta(|meta| {
             meta.identity = Identity { cluster_id, list_id, ..meta.identity };
             meta.standing = standing;
-            meta.with_configurations();
+            // A cluster of an older version, which is called by its list, has none yet.
+            if cluster_id != list_id || standing == Standing::Voter {
+                meta.with_configurations();
+            }
         })
     }
 

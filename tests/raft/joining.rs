@@ -212,7 +212,8 @@ fn in_a_cluster_of_two_a_member_that_is_filled_votes_and_does_not_stand() {
     let mut node = joining(2, Standing::Rebuilding);
     let question = question(&mut node);
     assert_eq!(node.receive(vote(2, 5, (9, 4))), [], "while it asks it does not");
-    node.receive(join_reply(2, 5, question, false, None));
+    let reply = JoinReply { is_needed: true, ..standpoint(question, false) };
+    node.receive(message(2, 5, Body::Reply(Reply::Join(reply))));
     node.tick(200);
     assert_eq!(node.role(), RoleName::Follower);
     assert!(!is_vote_granted(&node.answer(vote(2, 5, (9, 4)))), "it may have voted in that term");
@@ -534,7 +535,7 @@ fn a_member_that_was_told_a_term_is_filled_in_the_cluster_of_its_list() {
 /// newcomers whose lists name them would elect each other, with empty logs.
 #[test]
 fn a_newcomer_that_restarts_with_a_list_that_names_it_does_not_stand() {
-    let mut node = Node::with(3, |config| (config.cluster_id, config.list_id) = (ONE, LIST));
+    let mut node = Node::with(3, |config| config.is_list_in_force = false);
     assert_eq!(sent(&node.tick(1_000)), []);
     let body = Body::Request(Request::TimeoutNow);
     assert!(
@@ -632,7 +633,7 @@ fn a_member_that_was_removed_is_told_so() {
 #[test]
 fn a_newcomer_does_not_stand_by_the_list_that_it_was_started_with() {
     let mut node = Node::with(3, |config| {
-        (config.cluster_id, config.counts_listed) = (ONE, false);
+        (config.cluster_id, config.is_list_in_force) = (ONE, false);
     });
     assert_eq!(sent(&node.tick(1_000)), []);
     node.run([Event::Message(message(2, 1, Body::Request(Request::TimeoutNow)))]);

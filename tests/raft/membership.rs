@@ -617,6 +617,19 @@ fn no_voters_change_while_one_of_them_rebuilds_except_by_its_removal() {
     assert_eq!(change(&mut node, remove(4)), None);
 }
 
+/// It gives no vote until a leader has filled it. If it were one of two, and the leader crashed,
+/// nobody could be elected.
+#[test]
+fn whoever_rebuilds_does_not_count_as_alive() {
+    let mut node = leader(3);
+    for _ in 0..10 {
+        node.tick(node.config.heartbeat_ticks);
+        hear(&mut node, [2]);
+        node.answer(join(2, 0, 77));
+    }
+    assert_eq!(change(&mut node, remove(3)), Some(Refusal::NoLiveMajority));
+}
+
 #[test]
 fn changes_are_refused_by_whoever_does_not_lead() {
     let mut node = recording(3);

@@ -34,6 +34,7 @@ pub(crate) struct Disk {
     /// Writes that were handed to the log and failed because the disk was full.
     unsynced: Vec<Persist>,
     is_full: bool,
+    is_recorded: bool,
     /// Writes that the last life had submitted and that were never reported to it.
     unsure: Vec<Persist>,
     /// The newest flush: from when to when.
@@ -108,6 +109,7 @@ impl Disk {
             pending: VecDeque::new(),
             unsynced: Vec::new(),
             is_full: false,
+            is_recorded: false,
             unsure: Vec::new(),
             flush_us: (0, 0),
         }
@@ -210,9 +212,13 @@ impl Disk {
                     continue;
                 }
                 Write::Joined => open.dir.mark_joined()?,
-                Write::RecordCluster(cluster_id) => open.dir.record_cluster(*cluster_id)?,
+                Write::RecordCluster(cluster_id) => {
+                    open.dir.record_cluster(*cluster_id)?;
+                    self.is_recorded = true;
+                }
                 &Write::TakeCluster { cluster_id, list_id, standing } => {
                     open.dir.take_cluster(cluster_id, list_id, standing)?;
+                    self.is_recorded = cluster_id != list_id || standing == Standing::Voter;
                 }
                 // Earlier writes are synced first: see there.
                 Write::Persist(persist) if persist.reset.is_none() || self.unsynced.is_empty() => {
@@ -294,6 +300,7 @@ impl Disk {
     pub(crate) fn lose_data(&mut self, loss: Loss, seed: u64) {
         self.lost = std::mem::take(&mut self.durable);
         self.unsure.clear();
+        self.is_recorded &= loss == Loss::Known;
         self.device.lose_data(loss, seed);
     }
 
@@ -307,9 +314,10 @@ impl Disk {
         self.open.as_ref().map(|open| open.dir.identity())
     }
 
-    /// Whether the log or a snapshot says who the members are.
+    /// Whether it is recorded that the log or a snapshot says who the members are. A directory of an
+    /// older version knows its cluster without that, and cannot be made here.
     pub(crate) fn is_cluster_recorded(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.dir.is_cluster_recorded())
+        self.is_recorded
     }
 
     /// The random number of the directory, if the member is running.

@@ -204,7 +204,7 @@ impl Raft {
         let question = joining.question;
         let asked: Vec<MemberId> = match &joining.stage {
             Stage::Asking { answers, .. } => asked(&self.common, answers).into_iter().collect(),
-            Stage::Filling { target: Some((of, _)), .. } if *of == term => Vec::new(),
+            // So the leader knows that this member does not vote.
             Stage::Filling { .. } => self.common.leader().into_iter().collect(),
             Stage::Recording | Stage::Leaving => Vec::new(),
         };
@@ -274,8 +274,10 @@ impl Raft {
                 self.count_answers();
             }
             Stage::Filling { target, .. } => {
+                let is_news = target.is_none_or(|(of, _)| of != term);
                 if let Some((index, last_term)) = reply.last
                     && (leader, last_term) == (Some(message.from), term)
+                    && is_news
                 {
                     *target = Some((term, index));
                 }
@@ -313,7 +315,8 @@ impl Raft {
                 answer.is_of_other_cluster(config) && !is_waiting(*id, answer, &answers)
             });
         if is_elsewhere {
-            if has_all && let Some((cluster_id, list_id)) = common_cluster(config, &answers) {
+            if has_all && let Some((cluster_id, list_id)) = common_cluster(config, &asked, &answers)
+            {
                 self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
             }
             return;
@@ -510,13 +513,15 @@ fn is_superseded(id: MemberId, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool
     })
 }
 
-/// The cluster that all of these name, if their configurations name this member. One without a
-/// configuration must have begun with the same list. Former members do not count, and newcomers
-/// that wait for their own cluster.
-fn common_cluster(own: &Config, answers: &BTreeMap<MemberId, JoinAnswer>) -> Option<(u64, u64)> {
-    let counts = |id: MemberId, answer: &JoinAnswer| {
-        !is_superseded(id, answers) && !is_waiting(id, answer, answers)
-    };
+/// The cluster that all whom this member asks name, if their configurations name this member. One
+/// without a configuration must have begun with the same list. Newcomers that wait for their own
+/// cluster do not count.
+fn common_cluster(
+    own: &Config,
+    asked: &BTreeSet<MemberId>,
+    answers: &BTreeMap<MemberId, JoinAnswer>,
+) -> Option<(u64, u64)> {
+    let counts = |id, answer| asked.contains(&id) && !is_waiting(id, answer, answers);
     let counted = answers.iter().filter(|(id, answer)| counts(**id, answer));
     let mut named = counted.map(|(_, answer)| {
         let is_member = match &answer.configuration {

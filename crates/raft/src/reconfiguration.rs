@@ -17,8 +17,8 @@
 //!   changes of thesis §4.1, found in 2015).
 //! - A learner is promoted when it has what was committed two heartbeats ago: a voter without the
 //!   log would make each commit wait for it (thesis §4.2.1).
-//! - A change is refused if the voters after it that were heard lately are not a quorum: that
-//!   cluster could not commit anything, not even the next change.
+//! - A change is refused if the voters after it that were heard lately, and have their data, are
+//!   not a quorum: that cluster could not commit anything, not even the next change.
 //! - While a voter asks what it may have promised ([`joining`](super::joining)), no voters change,
 //!   except that this one, or one that is not heard, is removed.
 //! - The leader may remove itself (thesis §4.2.2). It goes on, without counting itself, until the
@@ -213,7 +213,11 @@ impl Leader {
             return Err(Refusal::Rebuilding(id));
         }
         let after = Membership::new(next.membership.voters());
-        let heard = after.voters().filter(|&id| self.hears(common, id));
+        // Whoever rebuilds gives no vote until a leader has filled it.
+        let may_vote = |id: &MemberId| {
+            self.peers().get(id).is_none_or(|peer| !peer.is_rebuilding(&common.config))
+        };
+        let heard = after.voters().filter(|&id| self.hears(common, id)).filter(may_vote);
         match after.is_quorum(heard) {
             true => Ok(()),
             false => Err(Refusal::NoLiveMajority),

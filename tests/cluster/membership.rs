@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use syncraft::clerk::Clerk;
 use syncraft::kv::model::{Change, KeyRange, Revision};
 use syncraft::node::NodeFailure;
-use syncraft::raft::{MemberId, Term};
+use syncraft::raft::{Index, MemberId, Term};
 use syncraft::testing::{Cluster, ClusterError, History, Options};
 
 use crate::nodes::{TEST_TIMEOUT, until};
@@ -19,8 +19,13 @@ use crate::nodes::{TEST_TIMEOUT, until};
 /// Several election timeouts.
 const QUIET: Duration = Duration::from_millis(1500);
 
+/// A cluster whose members have recorded who they are.
 fn start(size: usize) -> Cluster {
-    Cluster::start(size).expect("the cluster starts")
+    let cluster = Cluster::start(size).expect("the cluster starts");
+    // The leader's no-op comes first.
+    let has_recorded = |id| cluster.status(id).is_some_and(|it| it.commit_index >= Index(2));
+    until("all have recorded the members", || cluster.ids().into_iter().all(has_recorded));
+    cluster
 }
 
 /// A client that knows this member and nobody else.

@@ -695,3 +695,31 @@ fn the_removals_of_another_cluster_do_not_concern_it() {
     let effects = node.run([Event::Message(message(2, 5, Body::Reply(Reply::Join(reply))))]);
     assert!(!effects.contains(&Effect::Removed));
 }
+
+/// All may have answered while that is so. It has not lost anything.
+#[test]
+fn a_newcomer_whose_addition_all_know_and_nobody_has_committed_yet_waits() {
+    let mut node = newcomer();
+    let question = question(&mut node);
+    let unsettled = |from| {
+        let mut event = stands(from, question, with_learner(5));
+        if let Event::Message(Message { body: Body::Reply(Reply::Join(reply)), .. }) = &mut event {
+            reply.is_settled = false;
+        }
+        event
+    };
+    assert_eq!(taken(&node.run([unsettled(2), unsettled(3)])), None);
+}
+
+/// A configuration may name the directory of a member that is being rebuilt: it was emptied before
+/// the member had joined.
+#[test]
+fn a_member_that_is_rebuilt_in_the_directory_that_its_configuration_names_is_filled() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+        config.directory = 5;
+    });
+    let question = question(&mut node);
+    node.run([2, 3].map(|from| stands(from, question, with_learner(5))));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1);
+}

@@ -16,6 +16,7 @@ use crate::node::{NodeError, NodeFailure, RequestError};
 use crate::raft::MemberId;
 use crate::rpc::{CallError, ServerError};
 use crate::server::StartError;
+use crate::server::admin_client::AdminError;
 use crate::storage::StorageError;
 use crate::testing::{ClusterError, Violation};
 
@@ -130,6 +131,7 @@ fn every_error_says_its_own_part_only() {
     check_all(&every_variant!(NodeFailure:
         Storage(storage()),
         ClusterTaken(7),
+        OtherCluster(7),
         Removed {},
         DataDir(storage()),
         UnknownLevel { level: 2, known: 1 },
@@ -187,6 +189,8 @@ fn every_error_of_members_and_clusters_says_its_own_part_only() {
         InUse { dir: "/d".into() },
         Wipe { id, source: cause() },
         Start { id, source: StartError::NobodyToRebuildFrom { id } },
+        Change { what: "add member 2".to_owned(), source: AdminError::NoLeader { source: None } },
+        NotSeen { id, what: "a voter", waited: Duration::from_secs(10) },
         NoLeader { waited: Duration::from_secs(10), statuses: Vec::new() },
     ));
     let (key, explanation) = ("k".to_owned(), "get -> \"v\"\nput \"w\"".to_owned());

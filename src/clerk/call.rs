@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{ClerkError, ClerkErrorKind, Operation, Reason};
-use super::pool::{BYTES_PER_SECOND_MIN, Member, Pool};
+use super::pool::{BYTES_PER_SECOND_MIN, Member, Pool, Survey};
 use super::route::{MemberSet, Route, Step};
 use crate::kv::proto::LeaderHint;
 use crate::rpc::{self, CallError, HealthSignal, StatusCode};
@@ -64,6 +64,8 @@ pub(super) struct Call<'a> {
     attempt_timeout: Duration,
     route: Route,
     asked: Vec<String>,
+    /// The member that answered last in this round, whatever it said.
+    answered: Option<usize>,
     may_have_run: bool,
     /// Addresses whose port speaks another protocol: no member is there.
     not_members: MemberSet,
@@ -90,8 +92,9 @@ impl<'a> Call<'a> {
             attempt_timeout: ATTEMPT_TIMEOUT + transfer,
             route: Route::new(pool.leader()),
             asked: Vec::new(),
+            answered: None,
             may_have_run: false,
-            not_members: 0,
+            not_members: MemberSet::new(),
             last: Reason::NoTime,
         }
     }
@@ -122,10 +125,12 @@ impl<'a> Call<'a> {
         mut attempt: impl FnMut(&Member, Instant) -> Result<Verdict<R>, CallError>,
     ) -> Result<R, ClerkError> {
         loop {
-            let (members, silent) = self.pool.survey();
+            let Survey { members, silent: mut avoid } = self.pool.survey();
             // The balancer may have chosen a silent member, so that this call probes it.
-            let own = self.picked.as_ref().map_or(0, |picked| 1 << picked.number());
-            match self.route.step(members, (silent & !own) | self.not_members) {
+            self.picked.as_ref().map(|picked| avoid.remove(&picked.number()));
+            avoid.extend(&self.not_members);
+            match self.route.step(&members, &avoid) {
+                Step::Pause(_) if self.has_found_others() => {}
                 Step::Pause(pause) => self.wait(pause.min(self.left() / 2))?,
                 Step::Wait(pause) => self.wait(pause)?,
                 Step::Ask(member) => {
@@ -134,6 +139,14 @@ impl<'a> Call<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// A round has ended. Whether there are members now that it did not ask.
+    fn has_found_others(&mut self) -> bool {
+        match self.answered.take() {
+            Some(member) => self.pool.ask_after_trouble(member, Instant::now() + self.left() / 4),
+            None => self.pool.fall_back(),
         }
     }
 
@@ -202,14 +215,25 @@ impl<'a> Call<'a> {
         }
         let target = match self.picked.take() {
             Some(picked) if picked.number() == member => picked,
-            _ => self.pool.begin(member),
+            _ => match self.pool.begin(member) {
+                Some(begun) => begun,
+                // It has just left.
+                None => return Ok(None),
+            },
         };
         if !self.asked.iter().any(|addr| addr == target.addr()) {
             self.asked.push(target.addr().to_owned());
         }
+        let question = self.pool.question(member, &target);
         let result = attempt(&target, now + self.share_of(self.deadline - now));
         let took = now.elapsed();
         let signal = self.signal(&result, took);
+        let is_reached = result.as_ref().map_or_else(has_answered, |_| true);
+        self.pool.note_contact(&target, is_reached);
+        if let Some(question) = question.filter(|_| is_reached) {
+            self.pool.heard(&target, question.wait());
+        }
+        self.answered = if is_reached { Some(member) } else { self.answered };
         let answer = match result {
             Ok(verdict) => Ok(self.judge(&target, verdict)),
             Err(error) => self.note_error(&target, error).map(|()| None),
@@ -249,6 +273,7 @@ impl<'a> Call<'a> {
                 if !self.is_balanced {
                     self.pool.set_leader(target.number());
                 }
+                self.pool.has_served(target.number());
                 return Some(answer);
             }
             Verdict::NotLeader { hint, may_have_run } => {
@@ -286,9 +311,9 @@ impl<'a> Call<'a> {
             return Err(self.reject(Reason::Call(error)));
         }
         if matches!(error, CallError::OtherProtocol { .. }) {
-            self.not_members |= 1 << target.number();
+            self.not_members.insert(target.number());
             // If no member is left, waiting does not help.
-            if self.not_members.count_ones() as usize >= self.pool.survey().0 {
+            if self.pool.survey().members.iter().all(|it| self.not_members.contains(it)) {
                 return Err(self.fail(Reason::Call(error)));
             }
         }
@@ -305,6 +330,18 @@ pub(super) fn failure_signal(error: &CallError, took: Duration) -> HealthSignal 
         HealthSignal::Silent => HealthSignal::Unavailable,
         signal => signal,
     }
+}
+
+/// Whether somebody is there, although the attempt failed with this error.
+pub(super) fn has_answered(error: &CallError) -> bool {
+    !matches!(
+        error,
+        CallError::NotSent { .. }
+            | CallError::Lost { .. }
+            | CallError::TimedOut { .. }
+            | CallError::BadFrame { .. }
+            | CallError::OtherProtocol { .. }
+    )
 }
 
 /// Whether an attempt that failed with this error may have taken effect, or may still do so.

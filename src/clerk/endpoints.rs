@@ -12,8 +12,9 @@ use syncraft_types::MemberId;
 ///
 /// It is made from [`Members`], from text (`1=127.0.0.1:7001,2=127.0.0.1:7002`, or addresses alone:
 /// `127.0.0.1:7001,127.0.0.1:7002`), or from a vector, an array or a slice of addresses, each text
-/// or [`SocketAddr`]. It need not be the whole cluster: a Clerk follows hints to a leader that is
-/// not in the list.
+/// or [`SocketAddr`]. It need not be the whole cluster: one address of a current member is enough,
+/// because a Clerk learns from members who the others are. While it is used, it also learns who has
+/// come, left or moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints(Vec<Endpoint>);
 

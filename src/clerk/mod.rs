@@ -15,6 +15,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `call`, `route`, `pool`, `endpoints` | a call's way through the members |
+//! | `known` | which members are in the list: they come, go and move |
 //! | `session` | a write's identity, which all its attempts carry |
 //! | `ranges`, `scan` | reads of entries and ranges |
 //! | `txn`, `swap` | transactions, and writes that depend on what a key holds |
@@ -40,6 +41,8 @@
 //!
 //! - A call ends. Its deadline bounds every wait in it: for the lock, a connection, an answer, a
 //!   pause.
+//! - The list of members stays bounded, and follows the cluster: who has left is asked no more, and
+//!   who has come or moved is found without a restart of the client.
 //! - An error of kind [`NotApplied`](ClerkErrorKind::NotApplied) is certain. An answer that is not
 //!   understood counts as "may have run".
 //!
@@ -53,6 +56,9 @@
 mod call;
 mod endpoints;
 mod error;
+mod known;
+#[cfg(test)]
+mod known_tests;
 mod lease;
 pub mod lock;
 mod pool;

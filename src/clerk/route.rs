@@ -9,6 +9,7 @@
 //! A member at which a call would probably wait in vain is left out, unless a hint names it or
 //! there is no other.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::rpc::Backoff;
@@ -23,13 +24,14 @@ const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often in a row a busy member is asked again before the others are.
 const BUSY_STREAK_MAX: u32 = 3;
 
-/// A set of members. Bit i is the member at place i of the list.
-pub(super) type MemberSet = u64;
+/// A set of members, by their numbers in the list.
+pub(super) type MemberSet = BTreeSet<usize>;
 
 /// The way of one call through the members.
 #[derive(Debug)]
 pub(super) struct Route {
     asked: MemberSet,
+    /// The member with this number, or else the next higher one.
     next: usize,
     hint: Option<usize>,
     /// Pauses so far.
@@ -52,22 +54,24 @@ pub(super) enum Step {
 impl Route {
     /// A route that begins with member `first`.
     pub(super) fn new(first: usize) -> Route {
-        Route { asked: 0, next: first, hint: None, pauses: 0, busy_streak: 0, busy_pause: None }
+        let asked = MemberSet::new();
+        Route { asked, next: first, hint: None, pauses: 0, busy_streak: 0, busy_pause: None }
     }
 
-    /// The next step among `len` members, of which those in `avoid` are left out if possible.
-    pub(super) fn step(&mut self, len: usize, avoid: MemberSet) -> Step {
+    /// The next step among these members, whose numbers ascend, and of which those in `avoid` are left
+    /// out if possible.
+    pub(super) fn step(&mut self, members: &[usize], avoid: &MemberSet) -> Step {
         if let Some(pause) = self.busy_pause.take() {
             return Step::Wait(pause);
         }
-        match self.choose(len, avoid) {
+        match self.choose(members, avoid) {
             Some(member) => {
-                self.asked |= 1 << member;
-                self.next = (member + 1) % len;
+                self.asked.insert(member);
+                self.next = member + 1;
                 Step::Ask(member)
             }
             None => {
-                self.asked = 0;
+                self.asked.clear();
                 Step::Pause(self.next_pause())
             }
         }
@@ -87,7 +91,7 @@ impl Route {
         let spread = Backoff { first: share, longest: share }.pause(1);
         self.busy_pause = Some(asked_for + spread + self.next_pause());
         if self.busy_streak <= BUSY_STREAK_MAX {
-            self.asked &= !(1 << member);
+            self.asked.remove(&member);
             self.hint = Some(member);
         }
     }
@@ -97,15 +101,17 @@ impl Route {
         self.busy_streak = 0;
     }
 
-    fn choose(&mut self, len: usize, avoid: MemberSet) -> Option<usize> {
-        let all: MemberSet = (1 << len) - 1;
-        if let Some(hint) = self.hint.filter(|hint| self.asked & (1 << hint) == 0) {
+    fn choose(&mut self, members: &[usize], avoid: &MemberSet) -> Option<usize> {
+        let is_unasked = |member: &usize| !self.asked.contains(member) && members.contains(member);
+        if let Some(hint) = self.hint.filter(is_unasked) {
             self.hint = None;
             return Some(hint);
         }
-        let candidates = if avoid & all == all { all } else { all & !avoid };
-        let is_left = |member: &usize| candidates & !self.asked & (1 << member) != 0;
-        (0..len).map(|i| (self.next + i) % len).find(is_left)
+        let is_last_resort = members.iter().all(|member| avoid.contains(member));
+        let is_left =
+            |member: &&usize| is_unasked(member) && (is_last_resort || !avoid.contains(member));
+        let (before, from_next) = members.split_at(members.partition_point(|it| *it < self.next));
+        from_next.iter().chain(before).find(is_left).copied()
     }
 
     fn next_pause(&mut self) -> Duration {
@@ -119,10 +125,15 @@ mod tests {
     use super::Step::Ask;
     use super::*;
 
+    fn step(route: &mut Route, len: usize, avoid: &[usize]) -> Step {
+        let members: Vec<usize> = (0..len).collect();
+        route.step(&members, &avoid.iter().copied().collect())
+    }
+
     /// The members asked before the next pause.
-    fn round(route: &mut Route, len: usize, avoid: MemberSet) -> Vec<usize> {
+    fn round(route: &mut Route, len: usize, avoid: &[usize]) -> Vec<usize> {
         let mut asked = Vec::new();
-        while let Ask(member) = route.step(len, avoid) {
+        while let Ask(member) = step(route, len, avoid) {
             asked.push(member);
         }
         asked
@@ -131,29 +142,41 @@ mod tests {
     #[test]
     fn a_round_asks_each_member_once_beginning_with_the_leader_of_last_time() {
         let mut route = Route::new(1);
-        assert_eq!(round(&mut route, 3, 0), [1, 2, 0]);
-        assert_eq!(round(&mut route, 3, 0), [1, 2, 0]);
-        assert_eq!(round(&mut Route::new(0), 1, 0), [0]);
+        assert_eq!(round(&mut route, 3, &[]), [1, 2, 0]);
+        assert_eq!(round(&mut route, 3, &[]), [1, 2, 0]);
+        assert_eq!(round(&mut Route::new(0), 1, &[]), [0]);
+    }
+
+    #[test]
+    fn members_come_and_go() {
+        let mut route = Route::new(4);
+        let avoid = MemberSet::new();
+        assert_eq!(route.step(&[1, 4, 7], &avoid), Ask(4));
+        // 7 has left, and 9 is new.
+        assert_eq!(route.step(&[1, 4, 9], &avoid), Ask(9));
+        route.hint(7);
+        assert_eq!(route.step(&[1, 4, 9], &avoid), Ask(1));
+        assert!(matches!(route.step(&[1, 4, 9], &avoid), Step::Pause(_)));
     }
 
     #[test]
     fn a_hint_is_followed_at_once() {
         let mut route = Route::new(0);
-        assert_eq!(route.step(5, 0), Ask(0));
+        assert_eq!(step(&mut route, 5, &[]), Ask(0));
         route.hint(3);
-        assert_eq!(round(&mut route, 5, 0), [3, 4, 1, 2]);
+        assert_eq!(round(&mut route, 5, &[]), [3, 4, 1, 2]);
     }
 
     #[test]
     fn a_loop_of_hints_ends_with_the_round() {
         let mut route = Route::new(0);
         for expected in [0, 1] {
-            assert_eq!(route.step(3, 0), Ask(expected));
+            assert_eq!(step(&mut route, 3, &[]), Ask(expected));
             route.hint(1 - expected);
         }
         // The last hint names member 0, which has been asked, so it counts in the next round.
-        assert_eq!(round(&mut route, 3, 0), [2]);
-        assert_eq!(round(&mut route, 3, 0), [0, 1, 2]);
+        assert_eq!(round(&mut route, 3, &[]), [2]);
+        assert_eq!(round(&mut route, 3, &[]), [0, 1, 2]);
     }
 
     #[test]
@@ -161,7 +184,7 @@ mod tests {
         let mut route = Route::new(0);
         for expected_ms in [4, 8, 16, 32, 60, 60, 60] {
             let pause = loop {
-                if let Step::Pause(pause) = route.step(3, 0) {
+                if let Step::Pause(pause) = step(&mut route, 3, &[]) {
                     break pause;
                 }
             };
@@ -172,30 +195,32 @@ mod tests {
 
     #[test]
     fn silent_members_are_left_out_unless_hinted_at_or_alone() {
-        assert_eq!(round(&mut Route::new(0), 3, 0b001), [1, 2]);
-        assert_eq!(round(&mut Route::new(0), 3, 0b111), [0, 1, 2]);
+        assert_eq!(round(&mut Route::new(0), 3, &[0]), [1, 2]);
+        assert_eq!(round(&mut Route::new(0), 3, &[0, 1, 2]), [0, 1, 2]);
         let mut route = Route::new(1);
-        assert_eq!(route.step(3, 0b001), Ask(1));
+        assert_eq!(step(&mut route, 3, &[0]), Ask(1));
         route.hint(0);
-        assert_eq!(round(&mut route, 3, 0b001), [0, 2]);
+        assert_eq!(round(&mut route, 3, &[0]), [0, 2]);
     }
 
     #[test]
     fn a_busy_member_is_asked_again_after_its_time_a_few_times() {
         let mut route = Route::new(1);
         for asked_for in [300, 1000, 2000, 3_600_000].map(Duration::from_millis) {
-            assert_eq!(route.step(3, 0), Ask(1));
+            assert_eq!(step(&mut route, 3, &[]), Ask(1));
             route.busy(1, Some(asked_for));
             let least = asked_for.min(BUSY_PAUSE_MAX);
-            let Step::Wait(pause) = route.step(3, 0) else { panic!("{route:?}") };
+            let Step::Wait(pause) = step(&mut route, 3, &[]) else { panic!("{route:?}") };
             assert!(
                 pause > least && pause < least * 3 / 2 + PAUSES.longest * 2,
                 "{least:?}: {pause:?}"
             );
         }
-        assert_eq!(route.step(3, 0), Ask(2));
+        assert_eq!(step(&mut route, 3, &[]), Ask(2));
         // If the member names no time, the pause is the usual one.
         route.busy(2, None);
-        assert!(matches!(route.step(3, 0), Step::Wait(pause) if pause < PAUSES.longest * 2));
+        assert!(
+            matches!(step(&mut route, 3, &[]), Step::Wait(pause) if pause < PAUSES.longest * 2)
+        );
     }
 }

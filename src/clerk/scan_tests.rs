@@ -9,9 +9,9 @@ use super::Clerk;
 use crate::kv::model::proto::{
     CompactRequest, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply, LeaseInfoRequest,
     LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply, LeasesRequest,
-    LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply, StatsRequest,
-    StoreRpc, StoreRpcService, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply,
-    scan_reply,
+    LimitsRequest, MembersReply, MembersRequest, RangeReply, RangeRequest, ScanReply, ScanRequest,
+    StatsReply, StatsRequest, StoreRpc, StoreRpcService, TxnReply, TxnRequest, WatchReply,
+    WatchRequest, range_reply, scan_reply,
 };
 use crate::kv::model::{Entry, KeyRange, LeaseId, Range, RangeAnswer, Revision, ScanPage};
 use crate::rpc::{Call, Done, Incoming, Outgoing, Server, Service, Status};
@@ -121,6 +121,10 @@ impl StoreRpc for Actor {
 
     fn leases(&self, _: LeasesRequest, done: Done<LeasesReply>) {
         done.run(LeasesReply::default());
+    }
+
+    fn members(&self, _: MembersRequest, done: Done<MembersReply>) {
+        done.run(MembersReply::default());
     }
 }
 

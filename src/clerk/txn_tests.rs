@@ -11,9 +11,9 @@ use super::*;
 use crate::kv::model::proto::{
     self, CompactRequest, Forgotten, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply,
     LeaseInfoRequest, LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply,
-    LeasesRequest, LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply, ScanRequest,
-    StatsReply, StatsRequest, StoreRpc, StoreRpcService, TxnReply, TxnRequest, WatchReply,
-    WatchRequest, operation_answer, stats_reply, txn_reply,
+    LeasesRequest, LimitsRequest, MembersReply, MembersRequest, NotServed, RangeReply,
+    RangeRequest, ScanReply, ScanRequest, StatsReply, StatsRequest, StoreRpc, StoreRpcService,
+    TxnReply, TxnRequest, WatchReply, WatchRequest, operation_answer, stats_reply, txn_reply,
 };
 use crate::kv::model::{self, Refusal};
 use crate::rpc::{Done, Incoming, Outgoing, Server, Status};
@@ -83,6 +83,10 @@ impl StoreRpc for Actor {
 
     fn leases(&self, _: LeasesRequest, done: Done<LeasesReply>) {
         done.run(LeasesReply::default());
+    }
+
+    fn members(&self, _: MembersRequest, done: Done<MembersReply>) {
+        done.run(MembersReply::default());
     }
 }
 

@@ -143,7 +143,7 @@ impl Filling {
     fn look(&mut self, members: &MembersReply) -> Result<(), Failure> {
         let now = Instant::now();
         let entry = members.members.iter().find(|member| member.id == self.id);
-        let progress = entry.and_then(|entry| entry.progress.clone()).unwrap_or_default();
+        let progress = entry.and_then(|entry| entry.progress).unwrap_or_default();
         let has = (progress.match_index, progress.snapshot_sent_bytes);
         if has != self.has {
             (self.has, self.since) = (has, now);
@@ -337,6 +337,7 @@ mod tests {
             last_index: 120,
             commit_index: 120,
             level: 2,
+            asker_is_removed: false,
             members: vec![
                 member(1, "voter", progress(120, true)),
                 member(2, "voter", progress(100, false)),

@@ -87,8 +87,11 @@ fn removed(id: MemberId) -> Failure {
 
 fn start(config: &Config) -> Result<Member, Failure> {
     Member::start(config.clone()).map_err(|error| match &error {
-        StartError::NotAMember { .. }
-        | StartError::BadListen(_)
+        StartError::NotAMember { .. } => {
+            let advice = "to add it to a cluster that exists, give --join in place of --members";
+            Failure::usage(format!("{}; {advice}", ErrorChain(&error)))
+        }
+        StartError::BadListen(_)
         | StartError::BadUrl { .. }
         | StartError::NobodyToRebuildFrom { .. }
         | StartError::Timing(_) => Failure::usage(ErrorChain(&error).to_string()),
@@ -154,6 +157,9 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
         ReadModeArg::ReadIndex => ReadMode::ReadIndex,
         ReadModeArg::Lease => ReadMode::Lease,
     };
+    if joins && listen.is_none() && advertise.is_none() && !members.contains(MemberId(id)) {
+        return Err(Failure::usage("a member with --join needs --listen HOST:PORT"));
+    }
     let defaults = Config::new(MemberId(id), members, data_dir);
     let at = Config { joins, listen, advertise, ..defaults };
     Ok(Config { timing, http, etcd, advertise_etcd, read_mode, rebuild, ..at })
@@ -162,16 +168,13 @@ fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {
 /// The members with which the cluster begins, or of the cluster to join. A variable that clients on
 /// this machine use does not stand against `--join`.
 fn members(common: &Common, join: Option<String>) -> Result<Members, Failure> {
-    let parse = |name, list: &str| {
-        list.parse::<Members>().map_err(|error| Failure::usage(format!("{name}: {error}")))
-    };
-    let Some(join) = join else { return parse("--members", common.members()?) };
+    let Some(join) = join else { return common.member_list() };
     if common.members.is_some() && common.members != std::env::var(MEMBERS_VAR).ok() {
         let words = "--join and --members exclude each other: a member joins a cluster that \
                      exists, or begins one";
         return Err(Failure::usage(words));
     }
-    parse("--join", &join)
+    join.parse().map_err(|error| Failure::usage(format!("--join: {error}")))
 }
 
 /// A flag that SIGTERM and SIGINT set. A second signal ends the process at once.

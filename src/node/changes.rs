@@ -46,6 +46,9 @@ fn words(refusal: Refusal) -> String {
         Refusal::AddrInUse(id) => format!("member {id} has this address"),
         Refusal::BadAddr => "the address is empty or too long".to_owned(),
         Refusal::TooMany => "there are too many members, or too many have come and gone".to_owned(),
+        Refusal::Silent(id) => {
+            format!("member {id} does not answer, or has lost its data: it would vote for nothing")
+        }
         Refusal::NotAMember => "there is no such member".to_owned(),
         Refusal::IsVoter => "it votes already".to_owned(),
         Refusal::Behind(entries) => {

@@ -67,16 +67,19 @@ pub struct NodeConfig {
 #[derive(Clone, Default)]
 pub struct Detour(Option<Arc<Find>>);
 
-type Find = dyn Fn(MemberId) -> Option<String> + Send + Sync;
+type Find = dyn Fn(MemberId, &str) -> Option<String> + Send + Sync;
 
 impl Detour {
-    /// `find` returns the other address of a member, if it has one.
-    pub fn new(find: impl Fn(MemberId) -> Option<String> + Send + Sync + 'static) -> Detour {
+    /// `find` is given a member and its configured address, and returns where to reach it instead, if
+    /// that is elsewhere.
+    pub fn new(find: impl Fn(MemberId, &str) -> Option<String> + Send + Sync + 'static) -> Detour {
         Detour(Some(Arc::new(find)))
     }
 
-    pub(super) fn of(&self, id: MemberId) -> Option<String> {
-        self.0.as_ref().and_then(|find| find(id))
+    /// Where to reach the member whose configured address is `addr`.
+    pub(super) fn of(&self, id: MemberId, addr: &str) -> String {
+        let elsewhere = self.0.as_ref().and_then(|find| find(id, addr));
+        elsewhere.unwrap_or_else(|| addr.to_owned())
     }
 }
 
@@ -222,12 +225,12 @@ impl NodeConfig {
         let addrs = self.members.iter().map(|(id, addr)| (id, addr.to_owned()));
         let first = Configuration::first(first_id, list_id, addrs);
         Config {
-            is_list_in_force: !data_dir.is_cluster_recorded(),
             cluster_id,
             list_id,
             directory: data_dir.directory(),
             first_configuration: Some(Arc::new(first)),
             may_configure: cluster_id == 0,
+            counts_listed: !data_dir.is_cluster_recorded(),
             standing: data_dir.standing(),
             heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),
             election_ticks_min: self.timing.ticks(self.timing.election_min),

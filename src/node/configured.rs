@@ -91,7 +91,7 @@ impl SharedMembers {
             latest.addr(id).map(str::to_owned)
         };
         let listed = || self.listed.addr(id).map(str::to_owned);
-        self.detour.of(id).or_else(configured).or_else(listed)
+        configured().or_else(listed).map(|addr| self.detour.of(id, &addr))
     }
 
     pub(super) fn members(&self) -> Members {

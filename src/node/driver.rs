@@ -370,6 +370,7 @@ impl<S: StateMachine> Driver<S> {
                     self.take_cluster(cluster_id);
                     out(CoreOutput::Log(LogTask::TakeCluster { cluster_id, list_id, standing }));
                 }
+                Effect::ClusterKnown(cluster_id) => self.cluster_known(cluster_id, out),
                 Effect::Introduced(configuration) => self.peers.meet_more(&configuration),
                 Effect::Reconfigured(configured) => self.reconfigured(configured, out),
                 Effect::Removed => out(CoreOutput::Failed(NodeFailure::Removed)),
@@ -413,14 +414,22 @@ impl<S: StateMachine> Driver<S> {
             self.shared.watch.set_members(latest.membership.clone());
             self.shared.levels.set_members(latest.membership.clone());
         }
-        if let Some(committed) = &configured.committed
-            && std::mem::replace(&mut self.recorded_cluster, committed.cluster_id) == 0
-        {
-            self.shared.identity.learn(committed.cluster_id);
-            out(CoreOutput::Log(LogTask::RecordCluster(committed.cluster_id)));
+        if let Some(committed) = &configured.committed {
+            self.cluster_known(committed.cluster_id, out);
         }
         log_members(self.raft.status().id, &configured);
         self.shared.members.set(configured);
+    }
+
+    /// The first configuration is committed, or all others have named the cluster.
+    fn cluster_known(&mut self, cluster_id: u64, out: &mut Out<'_, S>) {
+        if std::mem::replace(&mut self.recorded_cluster, cluster_id) == cluster_id {
+            return;
+        }
+        out(match self.shared.identity.learn(cluster_id) {
+            true => CoreOutput::Log(LogTask::RecordCluster(cluster_id)),
+            false => CoreOutput::Failed(NodeFailure::OtherCluster(cluster_id)),
+        });
     }
 
     fn role_changed(&mut self, role: RoleChange, out: &mut Out<'_, S>) {

@@ -222,6 +222,12 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.members.progress()
     }
 
+    /// Others have said that this member was removed from its cluster: it fails as one that has
+    /// learned this by itself ([`NodeFailure::Removed`]).
+    pub(crate) fn mark_removed(&self) {
+        self.pipeline.fail(NodeFailure::Removed);
+    }
+
     /// The id of the cluster; 0 while this member does not know it.
     pub fn cluster_id(&self) -> u64 {
         self.shared.identity.affiliation().cluster_id

@@ -72,11 +72,15 @@ impl Identity {
         Affiliation { cluster_id, list_id: self.list_id }
     }
 
-    /// The first configuration is committed, and names the cluster. Whether that is news.
+    /// The cluster's id has become known. False if this member is of another one: it has taken a
+    /// cluster that began with the same list for its own.
+    #[must_use]
     pub(super) fn learn(&self, cluster_id: u64) -> bool {
-        let before = self.cluster_id.swap(cluster_id, Ordering::AcqRel);
-        assert!(before == 0 || before == cluster_id, "a cluster keeps its id");
-        before == 0
+        let taken = |before| (before == 0).then_some(cluster_id);
+        match self.cluster_id.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken) {
+            Ok(_) => true,
+            Err(before) => before == cluster_id,
+        }
     }
 
     /// What a request to `to` says about its sender.

@@ -14,6 +14,8 @@ const JOINS_ONE_CLUSTER: &str =
 const KEEPS_ITS_CLUSTER: &str = "it does not join \
      them, because it holds a term or entries of another cluster: if nobody needs that data, stop \
      it, remove its data directory and start it again";
+const IS_THE_SAME_LIST: &str =
+    "is --members the same, to the letter, on all members at their first start?";
 
 /// Why a member without data, or without all of it, does not vote yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +58,12 @@ pub(super) fn obstacle(asker: Asker, answers: Option<Answers>) -> Obstacle {
     }
     let clauses: Vec<String> =
         answers.iter().map(|(&id, answer)| clause(asker, id, answer.as_ref())).collect();
-    let advice =
-        if is_one_cluster(asker, &answers) { KEEPS_ITS_CLUSTER } else { JOINS_ONE_CLUSTER };
+    let has_another_list = |answer: &JoinAnswer| answer.is_new && is_other(asker, answer);
+    let advice = match () {
+        () if answers.values().flatten().any(has_another_list) => IS_THE_SAME_LIST,
+        () if is_one_cluster(asker, &answers) => KEEPS_ITS_CLUSTER,
+        () => JOINS_ONE_CLUSTER,
+    };
     let words = format!("{}; {advice}", clauses.join(", "));
     let is_refusal = answers.values().all(Option::is_some);
     Obstacle { words, is_refusal, newcomer_of: None }
@@ -93,6 +99,9 @@ fn is_one_cluster(asker: Asker, answers: &Answers) -> bool {
 fn clause(asker: Asker, id: MemberId, answer: Option<&JoinAnswer>) -> String {
     match answer {
         None => format!("member {id} does not answer"),
+        Some(answer) if answer.is_new && is_other(asker, answer) => {
+            format!("member {id} has no data either, and was started with another --members")
+        }
         Some(answer) if answer.is_new => format!("member {id} has no data either"),
         Some(answer) if !is_other(asker, answer) => {
             format!("member {id} names no other cluster: has it lost its data, too?")
@@ -134,7 +143,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::raft::Configuration;
+    use crate::raft::{Configuration, Term};
 
     const ASKER: Asker = Asker {
         id: MemberId(2),
@@ -146,7 +155,15 @@ mod tests {
         let addrs = members.iter().map(|&id| (MemberId(id), format!("h{id}:1")));
         let configuration = Some(Arc::new(Configuration::first(cluster_id, list_id, addrs)));
         let is_settled = true;
-        Some(JoinAnswer { is_new: false, cluster_id, list_id, configuration, is_settled })
+        Some(JoinAnswer {
+            is_new: false,
+            cluster_id,
+            list_id,
+            configuration,
+            is_settled,
+            is_needed: false,
+            term: Term(1),
+        })
     }
 
     fn same() -> Option<JoinAnswer> {
@@ -159,7 +176,15 @@ mod tests {
 
     fn without_data(is_new: bool) -> Option<JoinAnswer> {
         let (configuration, is_settled) = (None, true);
-        Some(JoinAnswer { is_new, cluster_id: 0, list_id: 1, configuration, is_settled })
+        Some(JoinAnswer {
+            is_new,
+            cluster_id: 0,
+            list_id: 1,
+            configuration,
+            is_settled,
+            is_needed: false,
+            term: Term(0),
+        })
     }
 
     fn words(answers: [Option<JoinAnswer>; 2]) -> Obstacle {

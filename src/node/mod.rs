@@ -35,7 +35,7 @@
 //! | `tick-N` | steps the core at each tick | the clock |
 //! | `snap-N` | writes snapshots, and receives those that a leader sends | the disk |
 //! | `data-N` | checks that the data directory is still there | the clock |
-//! | `peer-N-M` | keeps the connections to member M | the network |
+//! | `peer-N-M` | keeps the connections to member M, while it is one (`peers`) | the network |
 //! | `snap-N-M` | sends a snapshot to member M; runs only while it sends | the network |
 //! | connections and channels (`rpc`) | what their frames bring, as below | their sockets |
 //!

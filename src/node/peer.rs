@@ -65,7 +65,7 @@ pub(super) struct Link {
     /// The connections to each address where it may be.
     ends: Vec<Ends>,
     /// The one of `ends` that is used.
-    end: AtomicUsize,
+    end: Arc<AtomicUsize>,
     mailbox: Arc<dyn Mailbox>,
     warnings: Arc<Warnings>,
     shared: Arc<Shared>,
@@ -130,7 +130,7 @@ impl Link {
         let own = shared.identity.own();
         let ends = addrs.iter().map(|addr| Ends::new(own, id, addr, timing, &mailbox)).collect();
         let (orders, received) = bounded(ORDERS_MAX);
-        let (end, warnings) = (AtomicUsize::new(0), Arc::default());
+        let (end, warnings) = (Arc::default(), Arc::default());
         let link = Link { id, ends, end, mailbox, warnings, shared, orders };
         (link, received)
     }
@@ -147,12 +147,9 @@ impl Link {
         &self.ends().bulk
     }
 
-    /// The peer is not at this address: its other one is tried.
+    /// The peer is not at this address now: its other one is tried, and later this one again.
     fn try_elsewhere(&self) {
-        if self.ends.len() > 1 {
-            self.ends().close();
-            self.end.fetch_add(1, Ordering::Relaxed);
-        }
+        self.end.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether there is a connection. If there is none, the peer's thread connects.
@@ -224,7 +221,7 @@ impl Link {
                 };
                 self.stub().read_index_then(&args, call_deadline, done);
             }
-            Request::Join(raft::Join { question }) => {
+            Request::Join(raft::Join { question, .. }) => {
                 let args = JoinArgs { term: term.0, envelope: Some(envelope), question };
                 let asker = self.shared.identity.affiliation();
                 let done = move |reply: Result<JoinReply, _>| match reply {
@@ -249,6 +246,7 @@ impl Link {
         Answer {
             mailbox: self.mailbox.clone(),
             warnings: self.warnings.clone(),
+            end: self.end.clone(),
             from: self.id,
             to: self.shared.identity.own(),
             // The core repeats these by itself, and a leader that answers them slowly is not lost.
@@ -357,6 +355,8 @@ fn append_timeout(request: &AppendEntries) -> Duration {
 struct Answer {
     mailbox: Arc<dyn Mailbox>,
     warnings: Arc<Warnings>,
+    /// Which of the peer's addresses is used.
+    end: Arc<AtomicUsize>,
     from: MemberId,
     to: MemberId,
     is_question: bool,
@@ -366,7 +366,7 @@ struct Answer {
 
 impl Answer {
     fn deliver(self, answer: Result<(u64, Reply), CallError>) {
-        let Answer { mailbox, warnings, from, to, is_question, may_do } = self;
+        let Answer { mailbox, warnings, end, from, to, is_question, may_do } = self;
         match answer {
             Ok((term, reply)) => {
                 let body = Body::Reply(reply);
@@ -380,6 +380,8 @@ impl Answer {
                 {
                     let words = format!("member {from} refuses what we send: {}", status.message);
                     warnings.warn(from, words);
+                    // Somebody else may be there by now.
+                    end.fetch_add(1, Ordering::Relaxed);
                 }
                 if !is_question {
                     mailbox.disconnected(from);

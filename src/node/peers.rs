@@ -3,7 +3,7 @@
 //! - A peer of the configuration in force, or of the newest committed one, has a link. So has
 //!   everybody of whom a member without data has heard. Before there is a configuration, the list
 //!   with which the member was started is used.
-//! - A peer that has left keeps its link for [`FAREWELL`], so that it hears of it.
+//! - A peer that has left keeps its link for [`FAREWELL_MIN`], so that it hears of it.
 //! - A peer whose address has changed gets a new link. If the list with which this member was
 //!   started has another address for a peer, both are tried in turn.
 //!
@@ -28,8 +28,9 @@ use crate::members::Members;
 use crate::raft::{Configuration, Configured, MemberId};
 use crate::storage::Snapshots;
 
-/// How long a peer that has left keeps its link.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a peer that has left keeps its link, at least. The leader tells it of its removal for
+/// two election timeouts.
+const FAREWELL_MIN: Duration = Duration::from_secs(3);
 
 /// The links to all peers, for those who send.
 pub(super) type Links = RwLock<BTreeMap<MemberId, Arc<Link>>>;
@@ -128,10 +129,7 @@ impl<S: StateMachine> Peers<S> {
     }
 
     fn meet_one(&self, running: &mut Running, id: MemberId, addrs: Vec<String>) {
-        let addrs = match self.detour.of(id) {
-            Some(addr) => vec![addr],
-            None => addrs,
-        };
+        let addrs: Vec<String> = addrs.iter().map(|addr| self.detour.of(id, addr)).collect();
         let is_met = running.threads.get(&id).is_some_and(|peer| peer.addrs == addrs);
         if is_met || id == self.own || running.is_stopped {
             return;
@@ -168,7 +166,8 @@ impl<S: StateMachine> Peers<S> {
     /// Parts with the peers that have left.
     pub(super) fn sweep(&self, now: Instant) {
         let running = &mut *self.running.lock();
-        let is_gone = |peer: &PeerThread| peer.left.is_some_and(|left| now >= left + FAREWELL);
+        let farewell = FAREWELL_MIN.max(4 * self.timing.election_max);
+        let is_gone = |peer: &PeerThread| peer.left.is_some_and(|left| now >= left + farewell);
         for (id, peer) in running.threads.extract_if(.., |_, peer| is_gone(peer)) {
             self.links.write().remove(&id);
             peer.end(&mut running.ending);

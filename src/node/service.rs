@@ -77,7 +77,8 @@ impl RaftService {
         };
         match elsewhere {
             Some(envelope) if envelope.list_id != 0 => {
-                let request = Request::Join(raft::Join { question: args.question });
+                let (question, is_stranger) = (args.question, true);
+                let request = Request::Join(raft::Join { question, is_stranger });
                 self.process(Head::without_term(envelope), request, PeerCall::Join(done));
             }
             Some(_) if self.is_certain() => {
@@ -147,7 +148,8 @@ impl RaftRpc for RaftService {
     fn join(&self, args: JoinArgs, done: Done<JoinReply>) {
         match self.check(args.envelope, args.term) {
             Ok(head) => {
-                let request = Request::Join(raft::Join { question: args.question });
+                let (question, is_stranger) = (args.question, false);
+                let request = Request::Join(raft::Join { question, is_stranger });
                 self.process(head, request, PeerCall::Join(done))
             }
             Err(error) => self.join_from_elsewhere(args, done, error),

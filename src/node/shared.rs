@@ -43,6 +43,13 @@ pub enum NodeFailure {
         /// The highest level that this program knows.
         known: u32,
     },
+    /// This member's data is of another cluster than the one whose entries it has got, which began
+    /// with the same list of members. They were started for the first time with programs of two
+    /// versions, or with the data of two clusters.
+    #[error(
+        "the others are of cluster {0:016x}, which began with the same --members, and this data is not: start this member with an empty data directory"
+    )]
+    OtherCluster(u64),
     /// This member was removed from the cluster for ever.
     #[error("this member was removed from the cluster, and its id is not used again")]
     Removed,

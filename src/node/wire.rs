@@ -314,6 +314,7 @@ impl JoinReply {
                 list_id: reply.list_id,
                 configuration: configuration.into(),
                 is_settled: reply.is_settled,
+                is_needed: reply.is_needed,
                 is_removed: reply.is_removed,
             }),
             ..Default::default()
@@ -348,6 +349,7 @@ impl JoinReply {
             list_id: standpoint.list_id,
             configuration: configuration.map(Arc::new),
             is_settled: standpoint.is_settled,
+            is_needed: standpoint.is_needed,
             is_removed: standpoint.is_removed,
         }))
     }
@@ -370,6 +372,8 @@ impl JoinReply {
             list_id: if is_other { self.list_id } else { asker.list_id },
             configuration: None,
             is_settled: true,
+            // Its cluster is that of the list, and whoever has data has joined.
+            is_needed: !self.is_new,
             is_removed: false,
         }
     }
@@ -454,6 +458,7 @@ mod tests {
                 list_id: 3,
                 configuration,
                 is_settled: true,
+                is_needed: true,
                 is_removed: true,
             };
             let wire = JoinReply::new(Term(1), reply.clone());

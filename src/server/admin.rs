@@ -96,8 +96,11 @@ impl AdminRpc for Admin {
         done.run(SnapshotReply { index });
     }
 
-    fn members(&self, _args: MembersArgs, done: Done<MembersReply>) {
-        done.run(view(&self.node));
+    fn members(&self, args: MembersArgs, done: Done<MembersReply>) {
+        let committed = self.node.members().committed;
+        let asker = MemberId(args.asker_id);
+        let asker_is_removed = committed.is_some_and(|it| it.removed.contains(&asker));
+        done.run(MembersReply { asker_is_removed, ..view(&self.node) });
     }
 
     fn add_member(&self, args: AddMemberArgs, done: Done<ChangeReply>) {

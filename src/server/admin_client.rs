@@ -14,6 +14,7 @@ use super::proto::{
     AddMemberArgs, AdminRpcStub, ChangeOutcome, ChangeReply, MembersArgs, MembersReply,
     MoveMemberArgs, PromoteMemberArgs, RemoveMemberArgs,
 };
+use crate::raft::MemberId;
 use crate::rpc::{CallError, Channel};
 
 /// How long one member has to say who the members are.
@@ -169,12 +170,20 @@ impl AdminClient {
         Err(undecided.map_or(last, AdminError::Undecided))
     }
 
+    /// Whether anybody in this cluster knows that member `id`, which asks, was removed from it.
+    pub(super) fn was_removed(&self, id: MemberId, cluster_id: u64, deadline: Instant) -> bool {
+        let args = MembersArgs { asker_id: id.0 };
+        let answers = ask(&self.addrs, &args, deadline);
+        let mut replies = answers.replies.iter().map(|(_, reply)| reply);
+        replies.any(|reply| reply.cluster_id == cluster_id && reply.asker_is_removed)
+    }
+
     /// Asks all addresses that are known, and those that are learned from the answers.
     fn ask_everybody(&self, deadline: Instant) -> Answers {
         let mut answers = Answers::default();
         let (mut asked, mut next) = (BTreeSet::new(), self.addrs.clone());
         while !next.is_empty() && !answers.has_leader() && Instant::now() < deadline {
-            answers.extend(ask(&next, deadline));
+            answers.extend(ask(&next, &MembersArgs::default(), deadline));
             asked.append(&mut next);
             let named = answers.replies.iter().flat_map(|(_, reply)| &reply.members);
             next = named.map(|member| member.addr.clone()).collect();
@@ -185,14 +194,14 @@ impl AdminClient {
 }
 
 /// Asks these addresses at the same time. Once one of them leads, the others have only a moment.
-fn ask(addrs: &BTreeSet<String>, deadline: Instant) -> Answers {
+fn ask(addrs: &BTreeSet<String>, args: &MembersArgs, deadline: Instant) -> Answers {
     let mut until = deadline.min(Instant::now() + ASK_TIMEOUT);
     let (to_here, coming) = bounded(addrs.len());
     // A channel that is dropped ends its calls.
     let stubs: Vec<_> = addrs.iter().map(|addr| (addr, stub(addr))).collect();
     for (addr, stub) in &stubs {
         let (to_here, from) = (to_here.clone(), (*addr).clone());
-        stub.members_then(&MembersArgs {}, until, move |result| {
+        stub.members_then(args, until, move |result| {
             // There is room for all.
             let _ = to_here.try_send((from, result));
         });
@@ -296,5 +305,42 @@ impl From<RemoveMemberArgs> for MemberChange {
 impl From<MoveMemberArgs> for MemberChange {
     fn from(args: MoveMemberArgs) -> MemberChange {
         MemberChange::Move(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error_words::{check_all, every_variant};
+
+    #[test]
+    fn every_error_says_its_own_part_only() {
+        let words = || "it has not caught up".to_owned();
+        let source = || Some(CallError::Busy { addr: "b:2".to_owned(), calls: 3 });
+        check_all(&every_variant!(AdminError:
+            Impossible(words()),
+            NotNow(words()),
+            Behind { words: words(), lacking_entries: 7 },
+            NoLeader { source: source() },
+            Nobody { source: source() },
+            NotTaken { source: source() },
+            Undecided(words()),
+        ));
+    }
+
+    fn reply(id: u64, term: u64, leader: u64) -> (String, MembersReply) {
+        (format!("h{id}:1"), MembersReply { id, term, leader, ..Default::default() })
+    }
+
+    #[test]
+    fn the_leader_of_the_latest_term_counts() {
+        let leader = |replies: Vec<(String, MembersReply)>| {
+            let mut answers = Answers { replies, error: None };
+            answers.leader().map(|leader| leader.addr)
+        };
+        assert_eq!(leader(vec![reply(1, 7, 2), reply(3, 7, 2)]), None);
+        assert_eq!(leader(vec![reply(1, 7, 0)]), None);
+        let two = vec![reply(1, 7, 1), reply(2, 8, 2), reply(3, 8, 2)];
+        assert_eq!(leader(two), Some("h2:1".to_owned()));
     }
 }

@@ -1,6 +1,5 @@
 //! [`Cluster`]: members that run, and what a test does to them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,45 +8,33 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use super::data::Data;
+use super::data::{Data, Roster};
 use super::faults::Faults;
 use super::network::Network;
 use super::options::{Delay, Options};
+use super::parts::{Attendant, Parts, addrs_of, members_of};
 use super::port::Port;
+use super::slots::{Slot, Slots, reserve};
 use crate::clerk::Clerk;
 use crate::kv::Lanes;
 use crate::kv::api::Api;
 use crate::members::Members;
-use crate::node::Detour;
 use crate::node::NodeFailure;
-use crate::raft::{MemberId, RoleName, Status};
-use crate::server::{Config, Member, StartError, Surroundings, list_id};
+use crate::raft::{MemberId, Membership, RoleName, Status};
+use crate::server::admin_client::AdminError;
+use crate::server::{Member, StartError, list_id};
 
 /// The pause between two checks.
-const POLL_PAUSE: Duration = Duration::from_millis(2);
+pub(super) const POLL_PAUSE: Duration = Duration::from_millis(2);
 
 /// A cluster in this process. All methods take `&self`, so a test may kill members from one thread
 /// while others read and write. Dropping the cluster stops all members, whatever is wrong with them
 /// or their network, and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
-    members: Members,
-    options: Options,
-    // Dropped in this order: members, their network, their data.
-    slots: BTreeMap<MemberId, Slot>,
-    network: Network,
-    data: Data,
-}
-
-#[derive(Debug)]
-struct Slot {
-    port: Port,
-    http: Option<Port>,
-    etcd: Option<Port>,
-    /// `None` while it is down.
-    member: Mutex<Option<Member>>,
+    // Dropped first.
+    _attendant: Attendant,
+    pub(super) parts: Arc<Parts>,
 }
 
 /// Why a cluster cannot do what a test asks for.
@@ -115,6 +102,25 @@ pub enum ClusterError {
         #[source]
         source: StartError,
     },
+    /// The members are not as the test wants them.
+    #[error("the cluster does not {what}")]
+    Change {
+        /// What was to be done.
+        what: String,
+        /// Why it was not.
+        #[source]
+        source: AdminError,
+    },
+    /// A member has started, and the cluster takes no notice of it.
+    #[error("member {id} is not {what} within {waited:?}")]
+    NotSeen {
+        /// The member.
+        id: MemberId,
+        /// What it should be.
+        what: &'static str,
+        /// How long the test waited.
+        waited: Duration,
+    },
     /// Nobody leads.
     #[error("no leader within {waited:?}; the members that run say: {statuses:?}")]
     NoLeader {
@@ -146,31 +152,36 @@ impl Cluster {
     /// # Panics
     /// If `size` is 0 or more than a cluster can have.
     pub fn start_with(size: usize, options: Options) -> Result<Cluster, ClusterError> {
-        let slots = reserve(size, &options)?;
-        let addrs = slots.iter().map(|(&id, slot)| (id, slot.port.addr().to_string()));
-        let members = Members::new(addrs)
-            .expect("from 1 to 15 members, each with an id and a port of its own");
-        let network = Network::new(&slots.iter().map(|(&id, it)| (id, it.port.addr())).collect())?;
-        let data = match &options.data_dir {
-            None => Data::temporary(list_id(&members))?,
-            Some(path) => Data::named(path, size, list_id(&members))?,
+        let roster = match &options.data_dir {
+            None => Roster::new(size),
+            Some(path) => Roster::read(path, size),
         };
-        let mut cluster = Cluster { members, options, slots, network, data };
+        let slots = Slots::of(reserve(&roster.ids(), size, &options)?);
+        let addrs = addrs_of(&slots.members());
+        let mut data = match &options.data_dir {
+            None => Data::temporary(list_id(&members_of(&addrs)))?,
+            Some(path) => Data::named(path, size, list_id(&members_of(&addrs)))?,
+        };
+        let network = Arc::new(Network::new(&addrs)?);
+        data.set_roster(roster);
+        let parts = Arc::new(Parts { options, slots, network, data });
+        let cluster = Cluster { _attendant: Attendant::start(Arc::clone(&parts))?, parts };
         cluster.start_all()?;
         cluster.first_leader()?;
-        cluster.data.keep();
+        cluster.parts.data.keep();
         Ok(cluster)
     }
 
     /// Starts all members at the same time. All listen before the first one starts, so that none
     /// finds another one away. The data is locked, so no leader of an earlier cluster runs.
     fn start_all(&self) -> Result<(), ClusterError> {
-        let listening = self.slots.iter().map(|(&id, slot)| Ok((id, slot.port.listen()?)));
+        let members = self.parts.slots.members().into_iter();
+        let listening = members.map(|(id, slot)| Ok((id, slot.with_port(Port::listen)?)));
         let listening = listening.collect::<io::Result<Vec<_>>>()?;
         thread::scope(|scope| {
             let start = |(id, listener): (MemberId, TcpListener)| {
                 let start = move || {
-                    let member = self.start_member(id, listener, false)?;
+                    let member = self.parts.start_member(id, listener, false)?;
                     *self.slot(id).member.lock() = Some(member);
                     Ok(())
                 };
@@ -186,7 +197,8 @@ impl Cluster {
     /// Waits until one leads and all vote. As soon as all vote, one of them, drawn at random,
     /// stands for election: all know that there is no leader to wait for.
     fn first_leader(&self) -> Result<MemberId, ClusterError> {
-        let candidate = MemberId(fastrand::u64(1..=self.slots.len() as u64));
+        let ids = self.ids();
+        let candidate = ids[fastrand::usize(..ids.len())];
         self.wait_for(|| {
             if self.statuses().iter().any(|status| status.is_joining) {
                 return None;
@@ -202,13 +214,13 @@ impl Cluster {
     }
 
     /// All members, with their addresses.
-    pub fn members(&self) -> &Members {
-        &self.members
+    pub fn members(&self) -> Members {
+        members_of(&addrs_of(&self.parts.slots.members()))
     }
 
     /// The ids of all members, whether they run or not.
     pub fn ids(&self) -> Vec<MemberId> {
-        self.slots.keys().copied().collect()
+        self.parts.slots.members().into_iter().map(|(id, _)| id).collect()
     }
 
     /// The address at which clients and members reach a member.
@@ -216,7 +228,7 @@ impl Cluster {
     /// # Panics
     /// If there is no such member.
     pub fn addr(&self, id: impl Into<MemberId>) -> SocketAddr {
-        self.slot(id.into()).port.addr()
+        self.slot(id.into()).addr()
     }
 
     /// The address at which a member serves HTTP while it runs, if it does
@@ -239,7 +251,7 @@ impl Cluster {
 
     /// A new client of the cluster.
     pub fn clerk(&self) -> Clerk {
-        let builder = Clerk::builder().members(&self.members).timeout(self.options.timeout);
+        let builder = Clerk::builder().members(self.members()).timeout(self.parts.options.timeout);
         builder.build().expect("a cluster's own list of members is in order")
     }
 
@@ -250,8 +262,8 @@ impl Cluster {
     /// # Panics
     /// If there is no such member.
     pub fn clerk_of(&self, id: impl Into<MemberId>) -> Clerk {
-        let addr = self.slot(id.into()).port.addr();
-        let builder = Clerk::builder().members([addr]).timeout(self.options.timeout);
+        let addr = self.slot(id.into()).addr();
+        let builder = Clerk::builder().members([addr]).timeout(self.parts.options.timeout);
         builder.only_these().build().expect("a port's address is in order")
     }
 
@@ -265,7 +277,7 @@ impl Cluster {
     }
 
     fn wait_for(&self, leader: impl Fn() -> Option<MemberId>) -> Result<MemberId, ClusterError> {
-        let waited = self.options.leader_timeout;
+        let waited = self.parts.options.leader_timeout;
         let deadline = Instant::now() + waited;
         loop {
             if let Some(leader) = leader() {
@@ -290,7 +302,7 @@ impl Cluster {
 
     /// Whether a member is [paused](Cluster::pause).
     pub fn is_paused(&self, id: impl Into<MemberId>) -> bool {
-        self.network.faults.is_paused(id.into())
+        self.parts.network.faults.is_paused(id.into())
     }
 
     /// The lanes of a member, unless it is down: see [`Member::lanes`].
@@ -323,7 +335,8 @@ impl Cluster {
     pub fn wipe(&self, id: impl Into<MemberId>) -> Result<(), ClusterError> {
         let id = id.into();
         self.kill(id);
-        let _down = self.slot(id).member.lock();
+        let slot = self.slot(id);
+        let _down = slot.member.lock();
         match fs::remove_dir_all(self.data_dir(id)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|source| ClusterError::Wipe { id, source }),
@@ -394,7 +407,7 @@ impl Cluster {
         let (from, to) = (from.into(), to.into());
         // Panics if there is no such member.
         let _ = (self.slot(from), self.slot(to));
-        self.network.faults.cut([(from, to)]);
+        self.parts.network.faults.cut([(from, to)]);
     }
 
     /// Makes the existing connections between each member of one group and each of the other carry
@@ -424,14 +437,14 @@ impl Cluster {
                 let (a, b) = (a.into(), b.into());
                 // Panics if there is no such member.
                 let _ = (self.slot(a), self.slot(b));
-                self.network.faults.swallow(a, b);
+                self.parts.network.faults.swallow(a, b);
             }
         }
     }
 
     /// Undoes all cuts. What was sent in the meantime arrives now, as TCP would send it again.
     pub fn heal(&self) {
-        self.network.faults.heal();
+        self.parts.network.faults.heal();
     }
 
     /// Delays whatever members send each other, each way: by a [`Duration`], or by a time that each
@@ -448,7 +461,7 @@ impl Cluster {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn delay(&self, delay: impl Into<Delay>) {
-        self.network.faults.set_delay(delay.into().0);
+        self.parts.network.faults.set_delay(delay.into().0);
     }
 
     /// Loses this share, from 0.0 to 1.0, of the chunks that members send each other, each with its
@@ -459,7 +472,7 @@ impl Cluster {
     /// If `rate` is not between 0 and 1.
     pub fn drop_rate(&self, rate: f64) {
         assert!((0.0..=1.0).contains(&rate), "{rate} is not a share");
-        self.network.faults.set_drop_rate(rate);
+        self.parts.network.faults.set_drop_rate(rate);
     }
 
     /// Starts a member that is down, with the data that it has. Does nothing if it runs.
@@ -482,9 +495,10 @@ impl Cluster {
 
     /// Returns whether it ran and was not paused.
     pub(super) fn try_pause(&self, id: MemberId) -> bool {
-        let member = self.slot(id).member.lock();
+        let slot = self.slot(id);
+        let member = slot.member.lock();
         member.as_ref().is_some_and(|member| {
-            let is_new = self.network.faults.pause(id);
+            let is_new = self.parts.network.faults.pause(id);
             member.pause();
             is_new
         })
@@ -492,9 +506,10 @@ impl Cluster {
 
     /// Returns whether it was paused.
     pub(super) fn try_resume(&self, id: MemberId) -> bool {
-        let member = self.slot(id).member.lock();
+        let slot = self.slot(id);
+        let member = slot.member.lock();
         member.as_ref().is_some_and(|member| {
-            let was_paused = self.network.faults.resume(id);
+            let was_paused = self.parts.network.faults.resume(id);
             member.resume();
             was_paused
         })
@@ -507,59 +522,35 @@ impl Cluster {
         if member.is_some() {
             return Ok(false);
         }
-        *member = Some(self.start_member(id, slot.port.listen()?, true)?);
+        *member = Some(self.parts.start_member(id, slot.with_port(Port::listen)?, true)?);
         Ok(true)
-    }
-
-    /// `may_have_promised`: a leader to which the member has promised a lease may run.
-    fn start_member(
-        &self,
-        id: MemberId,
-        listener: TcpListener,
-        may_have_promised: bool,
-    ) -> Result<Member, ClusterError> {
-        let config = Config {
-            timing: self.options.timing,
-            snapshot_log_bytes: self.options.snapshot_log_bytes,
-            read_mode: self.options.read_mode,
-            http: self.http_addr(id).map(|addr| addr.to_string()),
-            etcd: self.etcd_addr(id).map(|addr| addr.to_string()),
-            ..Config::new(id, self.members.clone(), self.data_dir(id))
-        };
-        let seen = self.network.seen_by(id, &self.members);
-        let surroundings = Surroundings {
-            detour: Detour::new(move |peer| seen.addr(peer).map(str::to_owned)),
-            list_id: self.data.cluster_id(),
-            may_have_promised,
-        };
-        let started = Member::start_in_test(listener, config, surroundings);
-        started.map_err(|source| ClusterError::Start { id, source })
     }
 
     /// The data directory of a member. While the member is down, a test may look at the data or
     /// damage it.
     pub fn data_dir(&self, id: impl Into<MemberId>) -> PathBuf {
-        self.data.of(id.into())
+        self.parts.data.of(id.into())
     }
 
     pub(super) fn leader_timeout(&self) -> Duration {
-        self.options.leader_timeout
+        self.parts.options.leader_timeout
     }
 
     pub(super) fn faults(&self) -> &Faults {
-        &self.network.faults
+        &self.parts.network.faults
     }
 
-    fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) -> bool {
-        let mut member = self.slot(id).member.lock();
+    pub(super) fn take_down(&self, id: MemberId, end: impl FnOnce(Member)) -> bool {
+        let slot = self.slot(id);
+        let mut member = slot.member.lock();
         let ran = member.take().map(end).is_some();
-        self.network.faults.resume(id);
+        self.parts.network.faults.resume(id);
         ran
     }
 
     /// The member that a majority follows in the latest term.
     pub(super) fn leader_now(&self) -> Option<MemberId> {
-        let faults = &self.network.faults;
+        let faults = &self.parts.network.faults;
         let mut statuses = self.statuses();
         statuses.retain(|status| !faults.is_paused(status.id));
         let leader = statuses
@@ -572,65 +563,22 @@ impl Cluster {
                 && faults.joins(leader.id, status.id)
         };
         let following = statuses.iter().filter(follows).map(|status| status.id);
-        self.members.membership().is_quorum(following).then_some(leader.id)
+        self.membership_at(leader.id).is_quorum(following).then_some(leader.id)
     }
 
     fn statuses(&self) -> Vec<Status> {
         self.ids().into_iter().filter_map(|id| self.status(id)).collect()
     }
 
-    fn slot(&self, id: MemberId) -> &Slot {
-        self.slots.get(&id).unwrap_or_else(|| panic!("there is no member {id} in this cluster"))
-    }
-}
-
-/// The ports of all members. Those that were asked for come first: no free one may be one of them.
-fn reserve(size: usize, options: &Options) -> Result<BTreeMap<MemberId, Slot>, ClusterError> {
-    let mut ports = Ports::default();
-    let mut of_rpc = Vec::new();
-    if options.port != 0 {
-        of_rpc = ports.reserve_all(options.port, size)?;
-    }
-    let (mut of_http, mut of_etcd) = (Vec::new(), Vec::new());
-    let mut fronts = [(options.http_port, &mut of_http), (options.etcd_port, &mut of_etcd)];
-    fronts.sort_by_key(|(first, _)| *first == Some(0));
-    for (first, ports_of_it) in fronts {
-        if let Some(first) = first {
-            *ports_of_it = ports.reserve_all(first, size)?;
-        }
-    }
-    if options.port == 0 {
-        of_rpc = ports.reserve_all(0, size)?;
-    }
-    let (mut of_http, mut of_etcd) = (of_http.into_iter(), of_etcd.into_iter());
-    let slot = |(at, port)| {
-        let id = MemberId(at as u64 + 1);
-        let (http, etcd) = (of_http.next(), of_etcd.next());
-        (id, Slot { port, http, etcd, member: Mutex::new(None) })
-    };
-    Ok(of_rpc.into_iter().enumerate().map(slot).collect())
-}
-
-/// The ports that are reserved already: the system would let this process reserve one twice.
-#[derive(Default)]
-struct Ports(BTreeSet<SocketAddr>);
-
-impl Ports {
-    /// This many ports, from the first one on; if that is 0, any free ones.
-    fn reserve_all(&mut self, first: u16, size: usize) -> Result<Vec<Port>, ClusterError> {
-        let wanted = (0..size).map(|at| if first == 0 { 0 } else { usize::from(first) + at });
-        wanted.map(|port| self.reserve(first, port)).collect()
+    /// Who votes, as this member knows.
+    fn membership_at(&self, id: MemberId) -> Membership {
+        let slot = self.slot(id);
+        let member = slot.member.lock();
+        let latest = member.as_ref().and_then(|member| member.node().members().latest);
+        latest.map_or_else(|| self.members().membership(), |latest| latest.membership.clone())
     }
 
-    fn reserve(&mut self, first: u16, wanted: usize) -> Result<Port, ClusterError> {
-        let Ok(wanted) = u16::try_from(wanted) else {
-            let why = "there are not enough ports behind it";
-            let source = io::Error::new(io::ErrorKind::InvalidInput, why);
-            return Err(ClusterError::Port { port: first, source });
-        };
-        let failed = |source| ClusterError::Port { port: wanted, source };
-        let port = Port::at(wanted).map_err(failed)?;
-        let is_new = self.0.insert(port.addr());
-        is_new.then_some(port).ok_or_else(|| failed(io::ErrorKind::AddrInUse.into()))
+    pub(super) fn slot(&self, id: MemberId) -> Arc<Slot> {
+        self.parts.slots.get(id)
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!   DIR/cluster.json   {"members":3,"cluster_id":"53a1f0c2d4b96e87"}; locked while the cluster runs
+//!   DIR/members.json   {"ids":[2,3,4],"next_id":5}; only if members have come or gone
 //!   DIR/1, DIR/2, ..   the data directory of each member
 //! ```
 //!
@@ -14,11 +15,13 @@
 //!   whose data was removed belongs to the same cluster as the others.
 //! - Whatever a start that failed has made is removed again.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -26,6 +29,7 @@ use super::cluster::ClusterError;
 use crate::raft::MemberId;
 
 const FILE: &str = "cluster.json";
+const ROSTER: &str = "members.json";
 
 /// The directory of one cluster that runs.
 #[derive(Debug)]
@@ -34,9 +38,36 @@ pub(super) struct Data {
     /// What every member without data gets, whatever its address.
     cluster_id: u64,
     /// What is removed in the end.
-    removed: Removed,
+    removed: Mutex<Removed>,
     /// The file of a named directory, locked until the cluster has ended.
     lock: Option<File>,
+    roster: Mutex<Roster>,
+}
+
+/// Who the members are, and which id the next one gets. Ids are used once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Roster {
+    ids: BTreeSet<u64>,
+    next_id: u64,
+}
+
+impl Roster {
+    /// That of a new cluster of this size.
+    pub(super) fn new(size: usize) -> Roster {
+        let size = size as u64;
+        Roster { ids: (1..=size).collect(), next_id: size + 1 }
+    }
+
+    /// That of the cluster which has its data there, or is new.
+    pub(super) fn read(path: &Path, size: usize) -> Roster {
+        let text = fs::read_to_string(path.join(ROSTER)).ok();
+        let read = text.and_then(|text| serde_json::from_str(&text).ok());
+        read.filter(|it: &Roster| !it.ids.is_empty()).unwrap_or_else(|| Roster::new(size))
+    }
+
+    pub(super) fn ids(&self) -> Vec<MemberId> {
+        self.ids.iter().copied().map(MemberId).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +88,7 @@ impl Data {
     /// A directory that is removed in the end.
     pub(super) fn temporary(cluster_id: u64) -> Result<Data, ClusterError> {
         let path = TempDir::with_prefix("syncraft-")?.keep();
-        Ok(Data { path, cluster_id, removed: Removed::All, lock: None })
+        Ok(Data::at(path, cluster_id, Removed::All))
     }
 
     /// A directory of this many members that stays once [`keep`](Data::keep) was called. If it is
@@ -75,7 +106,7 @@ impl Data {
                 let Some(removed) = removed else {
                     return Err(ClusterError::NotItsData { dir: path.to_owned() });
                 };
-                let mut data = Data { path: path.to_owned(), cluster_id, removed, lock: None };
+                let mut data = Data::at(path.to_owned(), cluster_id, removed);
                 data.lock = Some(data.describe(members).map_err(failed)?);
                 Ok(data)
             }
@@ -100,15 +131,55 @@ impl Data {
             Some((description.members, id))
         });
         match described {
-            Some((found, id)) if found == members => Ok(Data {
-                path: dir(),
-                cluster_id: id,
-                removed: Removed::Nothing,
-                lock: Some(file),
-            }),
+            Some((found, id)) if found == members => {
+                let mut data = Data::at(dir(), id, Removed::Nothing);
+                data.lock = Some(file);
+                Ok(data)
+            }
             Some((found, _)) => Err(ClusterError::OtherSize { dir: dir(), found, wanted: members }),
             None => Err(ClusterError::NotItsData { dir: dir() }),
         }
+    }
+
+    fn at(path: PathBuf, cluster_id: u64, removed: Removed) -> Data {
+        let (removed, roster) = (Mutex::new(removed), Mutex::new(Roster::new(0)));
+        Data { path, cluster_id, removed, lock: None, roster }
+    }
+
+    /// Who the members are at the start.
+    pub(super) fn set_roster(&mut self, roster: Roster) {
+        self.roster = Mutex::new(roster);
+    }
+
+    /// An id for a newcomer.
+    pub(super) fn take_id(&self) -> io::Result<MemberId> {
+        self.change_roster(|roster| {
+            roster.next_id += 1;
+            MemberId(roster.next_id - 1)
+        })
+    }
+
+    /// Somebody has become a member.
+    pub(super) fn add(&self, id: MemberId) -> io::Result<()> {
+        self.change_roster(|roster| roster.ids.insert(id.0)).map(drop)
+    }
+
+    /// A member has left.
+    pub(super) fn remove(&self, id: MemberId) -> io::Result<()> {
+        self.change_roster(|roster| roster.ids.remove(&id.0)).map(drop)
+    }
+
+    /// Changes who the members are, on the disk, too, if the directory stays.
+    fn change_roster<T>(&self, change: impl FnOnce(&mut Roster) -> T) -> io::Result<T> {
+        let mut roster = self.roster.lock();
+        let result = change(&mut roster);
+        if self.lock.is_some() {
+            let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
+            serde_json::to_writer(&mut file, &*roster)?;
+            file.as_file().sync_all()?;
+            file.persist(self.path.join(ROSTER))?;
+        }
+        Ok(result)
     }
 
     /// Writes the file that says whose the directory is, and locks it.
@@ -125,9 +196,9 @@ impl Data {
     }
 
     /// The cluster has started: a directory that its user has named stays.
-    pub(super) fn keep(&mut self) {
+    pub(super) fn keep(&self) {
         if self.lock.is_some() {
-            self.removed = Removed::Nothing;
+            *self.removed.lock() = Removed::Nothing;
         }
     }
 
@@ -142,7 +213,7 @@ impl Data {
 
 impl Drop for Data {
     fn drop(&mut self) {
-        let removed = match self.removed {
+        let removed = match *self.removed.lock() {
             Removed::Nothing => Ok(()),
             Removed::Contents => empty(&self.path),
             Removed::All => fs::remove_dir_all(&self.path),
@@ -190,7 +261,7 @@ mod tests {
     fn a_named_directory_stays_and_keeps_its_cluster() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        let mut data = Data::named(&path, 3, 7).unwrap();
+        let data = Data::named(&path, 3, 7).unwrap();
         assert!(matches!(Data::named(&path, 3, 8), Err(ClusterError::InUse { .. })));
         data.keep();
         drop(data);
@@ -198,6 +269,21 @@ mod tests {
         let other = Data::named(&path, 5, 8).unwrap_err();
         assert!(matches!(other, ClusterError::OtherSize { found: 3, wanted: 5, .. }), "{other}");
         assert_eq!(names(&path), [FILE]);
+    }
+
+    #[test]
+    fn a_named_directory_knows_who_its_members_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let mut data = Data::named(&path, 3, 7).unwrap();
+        data.set_roster(Roster::read(&path, 3));
+        data.keep();
+        assert_eq!(data.take_id().unwrap(), MemberId(4));
+        data.add(MemberId(4)).unwrap();
+        data.remove(MemberId(1)).unwrap();
+        let again = Roster::read(&path, 3);
+        assert_eq!(again.ids(), [2, 3, 4].map(MemberId));
+        assert_eq!(again.next_id, 5, "an id is used once");
     }
 
     #[test]

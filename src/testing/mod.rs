@@ -31,6 +31,15 @@
 //! | [`delay`](Cluster::delay) | a slow network | [`delay`](Cluster::delay) of zero |
 //! | [`drop_rate`](Cluster::drop_rate) | a network that loses packets | the same, of zero |
 //!
+//! # Members that come and go
+//! | what | as |
+//! | --- | --- |
+//! | [`add_member`](Cluster::add_member) | a newcomer's `syncraft server --join`, and `syncraft member add` |
+//! | [`add_learner`](Cluster::add_learner) | the same with `--learner` |
+//! | [`promote_member`](Cluster::promote_member) | `syncraft member promote` |
+//! | [`remove_member`](Cluster::remove_member) | `syncraft member remove` |
+//! | [`move_member`](Cluster::move_member) | a member that starts again at another address |
+//!
 //! [`control::Control`] serves all of them over HTTP.
 //!
 //! Faults may be combined, and changed from any thread. Faults of the network are between members
@@ -44,9 +53,12 @@ mod data;
 mod faults;
 mod history;
 mod link;
+mod membership;
 mod network;
 mod options;
+mod parts;
 mod port;
+mod slots;
 
 pub use cluster::{Cluster, ClusterError};
 pub use history::{Call, History, Outcome, Violation};

@@ -17,20 +17,22 @@ pub struct Options {
     pub snapshot_log_bytes: u64,
     /// How a leader makes sure that it may answer a read.
     pub read_mode: ReadMode,
-    /// How long each call of a clerk may take; default 10 s.
+    /// How long each call of a clerk, and each change of the members, may take; default 10 s.
     pub timeout: Duration,
     /// How long a start, and [`Cluster::leader`](super::Cluster::leader), wait for a leader;
     /// default 10 s.
     pub leader_timeout: Duration,
-    /// The port of member 1. Member 2 has the next one, and so on. Default 0: any free ports.
+    /// The port of member 1. Member 2 has the next one, and so on. Default 0: any free ports. Those
+    /// who are added later have free ones.
     pub port: u16,
     /// The same for HTTP: the store (`/v1/kv/KEY`) and the pages for operators' tools. Default
     /// `None`: members serve no HTTP.
     pub http_port: Option<u16>,
     /// The same for etcd's clients. Default `None`: members serve none of them.
     pub etcd_port: Option<u16>,
-    /// A directory for the data, which stays there and serves the next cluster of as many members.
-    /// It is absent or empty, or an earlier cluster had it. Default `None`: a temporary directory,
+    /// A directory for the data, which stays there and serves the next cluster that is started with
+    /// as many members. If members have come or gone, the next cluster has those that there were
+    /// last. The directory is absent or empty, or an earlier cluster had it. Default `None`: a temporary directory,
     /// which is removed with the cluster.
     pub data_dir: Option<PathBuf>,
 }

@@ -50,7 +50,8 @@ fn clerk_with(cluster: &Cluster, timeout: Duration) -> Clerk {
 
 /// A Clerk of one member that does not wait for long.
 fn clerk_with_short_timeout_of(cluster: &Cluster, id: MemberId) -> Clerk {
-    let addr = cluster.members().addr(id).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(id).unwrap();
     Clerk::builder().members(addr).timeout(IN_VAIN).build().unwrap()
 }
 
@@ -149,7 +150,8 @@ fn check_wakes(is_cut_off: bool) {
         let (before, after) = (format!("{round} before"), format!("{round} after"));
         clerk.put("k", &before).unwrap();
         let old = cluster.leader().unwrap();
-        let addr = cluster.members().addr(old).unwrap();
+        let members = cluster.members();
+        let addr = members.addr(old).unwrap();
         let stub = KvServerRpcStub::new(Channel::builder(addr).lazy());
         let only_it = cluster.clerk_of(old);
         assert_eq!(value(&only_it, "k"), Some(before), "it leads");
@@ -222,7 +224,8 @@ fn the_majority_serves_and_the_minority_refuses() {
 
 /// The call may go on from the member to the leader.
 fn clerk_via(cluster: &Cluster, id: MemberId) -> Clerk {
-    let addr = cluster.members().addr(id).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(id).unwrap();
     Clerk::builder().members(addr).timeout(TEST_TIMEOUT).build().unwrap()
 }
 
@@ -235,7 +238,8 @@ fn a_clerk_of_one_member_asks_nobody_else() {
     assert_eq!(clerk.get("k").unwrap().as_deref(), Some(&b"v"[..]), "reads need no leader");
     let error = clerk.put("k", "w").expect_err("it does not lead");
     assert_eq!(error.kind(), ClerkErrorKind::NotApplied);
-    let leader = cluster.members().addr(leader).unwrap();
+    let members = cluster.members();
+    let leader = members.addr(leader).unwrap();
     assert!(error.to_string().contains(&format!("says that {leader} leads")), "{error}");
 }
 
@@ -542,7 +546,8 @@ fn a_late_copy_of_an_older_write_changes_nothing() {
             seen_index: 1,
         };
         until("the leader answers", || {
-            let addr = cluster.members().addr(cluster.leader().unwrap()).unwrap();
+            let members = cluster.members();
+            let addr = members.addr(cluster.leader().unwrap()).unwrap();
             let stub = KvServerRpcStub::new(Channel::builder(addr).lazy());
             let reply = stub.put_append(&args, Instant::now() + TEST_TIMEOUT);
             reply.is_ok_and(|reply| &reply.err[..] == b"OK")

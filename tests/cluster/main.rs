@@ -10,6 +10,7 @@
 //!   ([`lists`]), etcd's clients ([`etcd_kv`], [`etcd_leases`], [`etcd_watches`], [`etcd_locks`]).
 //! - What a real etcd answered: [`etcd_golden`].
 //! - Members of several versions: [`levels`].
+//! - Members that come, go and move: [`membership`].
 //! - [`own_state_machine`]: a program that replicates state of its own.
 //! - Shared helpers: bare nodes ([`nodes`]).
 
@@ -37,6 +38,7 @@ mod leases;
 mod levels;
 mod lists;
 mod locks;
+mod membership;
 mod nodes;
 mod overload;
 mod own_state_machine;

@@ -265,7 +265,8 @@ fn far_too_much_is_refused_and_costs_no_leader() {
     options.timing.election_max = Duration::from_millis(2500);
     let cluster = Cluster::start_with(3, options).unwrap();
     let leader = cluster.leader().unwrap();
-    let addr = cluster.members().addr(leader).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(leader).unwrap();
     let term = || {
         cluster.ids().into_iter().filter_map(|id| cluster.status(id)).map(|it| it.role.term).max()
     };

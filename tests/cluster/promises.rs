@@ -15,7 +15,8 @@ fn start(size: usize) -> Cluster {
 
 /// A clerk that knows one member only, and must find the leader from there.
 fn clerk_of(cluster: &Cluster, id: MemberId) -> Clerk {
-    let addr = cluster.members().addr(id).expect("a member of the cluster");
+    let members = cluster.members();
+    let addr = members.addr(id).expect("a member of the cluster");
     Clerk::builder().members(addr).timeout(Duration::from_secs(10)).build().expect("an address")
 }
 

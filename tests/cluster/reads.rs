@@ -18,7 +18,8 @@ fn follower(cluster: &Cluster) -> MemberId {
 
 /// A client that knows one member only. Hints still lead it on.
 fn clerk_of(cluster: &Cluster, id: MemberId, timeout: Duration) -> Clerk {
-    let addr = cluster.members().addr(id).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(id).unwrap();
     Clerk::builder().members(addr).timeout(timeout).build().unwrap()
 }
 
@@ -188,7 +189,8 @@ fn a_member_without_its_data_does_not_call_a_key_absent() {
     cluster.kill(others[0]);
     cluster.wipe(others[1]).unwrap();
     cluster.restart(others[1]).unwrap();
-    let addr = cluster.members().addr(others[1]).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(others[1]).unwrap();
     let alone = Clerk::builder().members(addr).timeout(Duration::from_millis(300));
     // A hint may lead the read to the leader, which has the value.
     match alone.build().unwrap().get_stale("k", None) {

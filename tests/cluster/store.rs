@@ -431,7 +431,8 @@ fn a_stale_read_of_a_revision_to_come_waits_for_it() {
     let cluster = Cluster::start(3).unwrap();
     let (clerk, leader) = (cluster.clerk(), cluster.leader().unwrap());
     let follower = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
-    let addr = cluster.members().addr(follower).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(follower).unwrap();
     let stub = StoreRpcStub::new(Channel::builder(addr).lazy());
     let read = |at: u64| {
         let range = Range { at: Revision(at), ..Range::of(KeyRange::key("k")) };

@@ -288,8 +288,8 @@ fn watches_outlive_a_snapshot_that_replaces_the_state() {
         if is_compacted {
             clerk.compact(last).unwrap();
         }
-        // The leader keeps some entries for followers that are a little late: 16 MiB.
-        fill(100);
+        // The leader keeps some entries for followers that are a little late: 32 MiB.
+        fill(200);
         let compacted_at = cluster.status(leader).unwrap().commit_index;
         let deadline = Instant::now() + TEST_TIMEOUT;
         while snapshot_of(leader) <= compacted_at {

@@ -11,7 +11,7 @@ fn joining(members: u64, standing: Standing) -> Node {
 /// The members that it asks for their terms, and the question's number.
 fn asked(effects: &[Effect]) -> Vec<(u64, u64)> {
     let question = |message: &Message| match message.body {
-        Body::Request(Request::Join(Join { question })) => Some((message.to.0, question)),
+        Body::Request(Request::Join(Join { question, .. })) => Some((message.to.0, question)),
         _ => None,
     };
     sent(effects).iter().filter_map(question).collect()
@@ -534,7 +534,7 @@ fn a_member_that_was_told_a_term_is_filled_in_the_cluster_of_its_list() {
 /// newcomers whose lists name them would elect each other, with empty logs.
 #[test]
 fn a_newcomer_that_restarts_with_a_list_that_names_it_does_not_stand() {
-    let mut node = Node::with(3, |config| config.is_list_in_force = false);
+    let mut node = Node::with(3, |config| config.counts_listed = false);
     assert_eq!(sent(&node.tick(1_000)), []);
     let body = Body::Request(Request::TimeoutNow);
     assert!(
@@ -596,11 +596,11 @@ fn a_rebuilt_member_does_not_wait_for_a_newcomer_to_join() {
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
 }
 
-/// In a cluster of two, it votes while it is filled only if the other one knows that nobody else
-/// counts.
+/// In a cluster of two, it votes while it is filled only if the other one is needed for whatever may
+/// be decided.
 #[test]
-fn one_of_two_votes_only_if_that_is_committed() {
-    for is_settled in [true, false] {
+fn one_of_two_votes_only_if_the_other_one_is_always_needed() {
+    for is_needed in [true, false] {
         let mut node = Node::with(2, |config| {
             (config.standing, config.cluster_id, config.list_id) =
                 (Standing::Rebuilding, ONE, LIST);
@@ -608,13 +608,13 @@ fn one_of_two_votes_only_if_that_is_committed() {
         let question = question(&mut node);
         let mut event = stands(2, question, configuration(ONE, &[1, 2]));
         if let Event::Message(Message { body: Body::Reply(Reply::Join(reply)), .. }) = &mut event {
-            reply.is_settled = is_settled;
+            reply.is_needed = is_needed;
         }
         node.run([event]);
         // It may have promised a lease.
         node.tick(200);
         let is_granted = is_vote_granted(&node.answer(vote(2, 6, (9, 4))));
-        assert_eq!(is_granted, is_settled);
+        assert_eq!(is_granted, is_needed);
     }
 }
 
@@ -626,4 +626,71 @@ fn a_member_that_was_removed_is_told_so() {
     let effects = node.run([Event::Message(message(2, 5, Body::Reply(Reply::Join(reply))))]);
     assert!(effects.contains(&Effect::Removed));
     assert_eq!(node.tick(1_000), []);
+}
+
+/// Its cluster has recorded its members, and the list may name it all the same.
+#[test]
+fn a_newcomer_does_not_stand_by_the_list_that_it_was_started_with() {
+    let mut node = Node::with(3, |config| {
+        (config.cluster_id, config.counts_listed) = (ONE, false);
+    });
+    assert_eq!(sent(&node.tick(1_000)), []);
+    node.run([Event::Message(message(2, 1, Body::Request(Request::TimeoutNow)))]);
+    assert_eq!(node.role(), RoleName::Follower);
+}
+
+/// It learns the id of a cluster that began with its own list, and whose term it takes over only
+/// then.
+#[test]
+fn a_member_that_was_wiped_learns_the_id_of_its_cluster_and_is_filled() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.list_id) = (Standing::New, LIST);
+    });
+    let question = question(&mut node);
+    node.run([names(2, question, ONE)]);
+    assert_eq!(node.term(), 0, "the other one may name another cluster");
+    let effects = node.run([names(3, question, ONE)]);
+    assert!(effects.contains(&Effect::ClusterKnown(ONE)));
+    assert_eq!((node.term(), node.hard_state.voted_for), (5, Some(MemberId(1))));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it is filled");
+}
+
+#[test]
+fn of_two_clusters_that_began_with_its_list_it_joins_neither() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.list_id) = (Standing::New, LIST);
+    });
+    let question = question(&mut node);
+    node.run([names(2, question, ONE), names(3, question, ANOTHER)]);
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)), []);
+    assert_eq!(node.term(), 0);
+}
+
+/// One that is not committed may be taken back.
+#[test]
+fn a_newcomer_waits_until_its_addition_is_committed() {
+    let mut node = newcomer();
+    let question = question(&mut node);
+    let mut event = stands(2, question, with_learner(5));
+    if let Event::Message(Message { body: Body::Reply(Reply::Join(reply)), .. }) = &mut event {
+        reply.is_settled = false;
+    }
+    assert_eq!(taken(&node.run([event])), None);
+    let effects = node.run([stands(2, question, with_learner(5))]);
+    assert_eq!(taken(&effects), Some((ONE, LIST, Standing::Voter)));
+}
+
+/// Another cluster's former member may have had its id.
+#[test]
+fn the_removals_of_another_cluster_do_not_concern_it() {
+    let mut node = joining(3, Standing::New);
+    let question = question(&mut node);
+    let reply = JoinReply {
+        is_removed: true,
+        cluster_id: ANOTHER,
+        list_id: LIST,
+        ..standpoint(question, false)
+    };
+    let effects = node.run([Event::Message(message(2, 5, Body::Reply(Reply::Join(reply))))]);
+    assert!(!effects.contains(&Effect::Removed));
 }

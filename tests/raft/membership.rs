@@ -285,6 +285,20 @@ fn a_learner_is_promoted_only_when_it_has_caught_up() {
     assert_eq!(change(&mut node, promote(4)), None);
 }
 
+/// A voter that cannot answer would be one that the cluster cannot do without.
+#[test]
+fn a_learner_that_is_silent_or_has_lost_its_data_is_not_promoted() {
+    let mut node = leader_with_learner(3, 4);
+    for _ in 0..10 {
+        node.tick(node.config.heartbeat_ticks);
+        hear(&mut node, [2, 3]);
+    }
+    assert_eq!(change(&mut node, promote(4)), Some(Refusal::Silent(MemberId(4))));
+    hear(&mut node, [4]);
+    node.answer(join(4, 0, 77));
+    assert_eq!(change(&mut node, promote(4)), Some(Refusal::Silent(MemberId(4))));
+}
+
 #[test]
 fn a_new_leader_promotes_nobody_before_its_own_entry_has_arrived_there() {
     let mut node = Node::restarted(3, 1, None, &[1]);

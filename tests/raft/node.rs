@@ -246,6 +246,7 @@ pub(crate) fn standpoint(question: u64, is_new: bool) -> JoinReply {
         list_id: 0,
         configuration: None,
         is_settled: true,
+        is_needed: false,
         is_removed: false,
     }
 }
@@ -379,7 +380,7 @@ pub(crate) fn read_index_reply(
 }
 
 pub(crate) fn join(from: u64, term: u64, question: u64) -> Message {
-    message(from, term, Body::Request(Request::Join(Join { question })))
+    message(from, term, Body::Request(Request::Join(Join { question, is_stranger: false })))
 }
 
 pub(crate) fn join_reply(

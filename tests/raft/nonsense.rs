@@ -148,7 +148,9 @@ fn body() -> impl Strategy<Value = Body> {
         (number(), proptest::option::of(place())).prop_map(|(batch, committed)| {
             Body::Reply(Reply::ReadIndex(ReadIndexReply { batch, committed }))
         }),
-        number().prop_map(|question| Body::Request(Request::Join(Join { question }))),
+        (number(), any::<bool>()).prop_map(|(question, is_stranger)| {
+            Body::Request(Request::Join(Join { question, is_stranger }))
+        }),
         (number(), any::<bool>(), proptest::option::of(place())).prop_map(
             |(question, is_new, last)| Body::Reply(Reply::Join(JoinReply {
                 last,

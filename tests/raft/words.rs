@@ -144,6 +144,7 @@ pub(crate) fn effect(id: u64, effect: &Effect, is_disk_held: bool) -> Option<Str
         }
         Effect::Joined => "has joined".to_owned(),
         Effect::TakeCluster { cluster_id, .. } => format!("belongs to cluster {cluster_id}"),
+        Effect::ClusterKnown(cluster_id) => format!("is of cluster {cluster_id}"),
         Effect::Introduced(it) => format!("hears of {}", configuration(it)),
         Effect::Reconfigured(configured) => reconfigured(configured),
         Effect::Removed => "was removed".to_owned(),

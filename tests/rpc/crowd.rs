@@ -78,7 +78,8 @@ fn announced_uploads_do_not_stop_a_cluster() {
     let followers: Vec<_> = cluster.ids().into_iter().filter(|&id| id != leader).collect();
     let mut held = Vec::new();
     for id in followers {
-        let addr = cluster.members().addr(id).unwrap();
+        let members = cluster.members();
+        let addr = members.addr(id).unwrap();
         let mut announce = || {
             let mut raw = Raw(TcpStream::connect(addr).unwrap());
             let head = Head { service: "kvServerRpc".into(), ..head("Get", 0, 16 << 20) };
@@ -103,7 +104,8 @@ fn announced_uploads_do_not_stop_a_cluster() {
 fn announced_uploads_do_not_stop_the_writes_that_members_bring() {
     let cluster = Cluster::start(3).unwrap();
     let leader = cluster.leader().unwrap();
-    let addr = cluster.members().addr(leader).unwrap();
+    let members = cluster.members();
+    let addr = members.addr(leader).unwrap();
     let head = Head { service: "kvServerRpc".into(), ..head("Get", 0, 16 << 20) };
     let announce = |_| {
         let mut raw = Raw(TcpStream::connect(addr).unwrap());

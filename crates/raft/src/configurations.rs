@@ -4,7 +4,7 @@
 //! removed, the one before it is in force again. A member that knows none, because the cluster has
 //! just begun or is of an older version, uses the list that it was started with.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::configuration::Configuration;
@@ -76,6 +76,16 @@ impl Configurations {
         let Some((index, latest)) = newest_first.next() else { return self.listed.is_voter(id) };
         let before = newest_first.next().map_or(&self.listed, |(_, before)| &before.membership);
         latest.membership.is_voter(id) || *index > commit_index && before.is_voter(id)
+    }
+
+    /// Whether this member is in every quorum of each configuration that may be in force: of the
+    /// newest that is known to be committed, and of those behind it.
+    pub(super) fn is_needed(&self, id: MemberId, commit_index: Index) -> bool {
+        let committed = self.known.iter().rposition(|(index, _)| *index <= commit_index);
+        let later = self.known.range(committed.unwrap_or(0)..).map(|(_, it)| &it.membership);
+        let listed = committed.is_none().then_some(&self.listed);
+        let alone = BTreeSet::from([id]);
+        listed.into_iter().chain(later).all(|membership| membership.is_blocked_by(&alone))
     }
 
     /// Whether a committed configuration says that this id was removed.

@@ -183,6 +183,8 @@ pub enum Effect {
         /// promised anything, and [`Standing::Rebuilding`] for a member that has lost its data.
         standing: Standing,
     },
+    /// A member without its data has learned the id of its cluster from all others. Record it.
+    ClusterKnown(u64),
     /// A member without its data has heard of these members, and will send them messages.
     Introduced(Arc<Configuration>),
     /// The configuration in force, or the newest committed one, is another than before. Messages go

@@ -71,17 +71,19 @@
 //! - A message between two members that was sent before both lost their data does not arrive after.
 //!
 //! # Which cluster
-//! A member without data names no cluster, only the hash of its list ([`Config::list_id`]). Members
-//! with another hash have no talk with it, except about this. Once everybody whom it asks names one
-//! cluster with one hash, and their configurations name this member, it belongs there:
-//! [`Effect::TakeCluster`] says so and ends this core, and the member starts again in that cluster,
-//! as one that has lost its data. While they name different clusters it takes none and begins none.
-//! A member that has heard of another cluster no longer answers that it is new.
+//! A member without data names no cluster, only the hash of its list ([`Config::list_id`]). Until
+//! everybody whom it asks has named one cluster, it takes over nobody's term. If that cluster began
+//! with the same list, this member learns its id ([`Effect::ClusterKnown`]). If it began with
+//! another one, and their configurations name this member, [`Effect::TakeCluster`] says so and ends
+//! this core, and the member starts again in that cluster, as one that has lost its data. While they
+//! name different clusters it takes none and begins none. A member that has heard of another cluster
+//! no longer answers that it is new.
 //!
 //! # Clusters of two
 //! There the other member alone is not a majority. A member that is being filled votes, but does
-//! not stand, if the other one knows that its configuration of these two voters is committed:
-//! everything committed needed the other member, which has all of it.
+//! not stand, if one of the others knows its promises and is in every quorum of each configuration
+//! that may be in force. Everything committed needed that member, which has all of it, and so does
+//! every election.
 //!
 //! The shell records the stage: a member that restarts before it has joined asks again.
 //!
@@ -111,6 +113,11 @@ pub struct JoinAnswer {
     pub configuration: Option<Arc<Configuration>>,
     /// Whether that configuration is known there to be committed.
     pub is_settled: bool,
+    /// Whether it knows its promises and is in every quorum, of whichever configuration may be in
+    /// force.
+    pub is_needed: bool,
+    /// Its term.
+    pub term: Term,
 }
 
 /// What a member without its data knows about the others.
@@ -202,13 +209,17 @@ impl Raft {
             Stage::Recording | Stage::Leaving => Vec::new(),
         };
         for peer in asked {
-            let join = self.common.request(peer, term, Request::Join(Join { question }));
+            let join = self.common.request(
+                peer,
+                term,
+                Request::Join(Join { question, is_stranger: false }),
+            );
             self.common.effects.push(Effect::Send(join));
         }
     }
 
     /// Another member has lost its data, or is new.
-    pub(super) fn on_join(&mut self, message: &Message, Join { question }: Join) {
+    pub(super) fn on_join(&mut self, message: &Message, Join { question, is_stranger }: Join) {
         let is_new = match &self.joining {
             // If this member has heard of another cluster, the asker must not begin one beside it.
             Some(Joining { stage: Stage::Asking { is_new, answers }, .. }) => {
@@ -219,9 +230,12 @@ impl Raft {
             // This member votes, or is about to, but may not have voted yet.
             Some(Joining { stage: Stage::Recording, .. }) | None => self.is_empty(),
         };
-        if let Role::Leader(leader) = &mut self.role {
+        if let Role::Leader(leader) = &mut self.role
+            && !is_stranger
+        {
             leader.asked_to_join(message.from);
         }
+        let knows_promises = self.joining.is_none();
         let common = &mut self.common;
         let last = common.is_leading().then(|| (common.log.last_index(), common.log.last_term()));
         let reply = JoinReply {
@@ -232,6 +246,7 @@ impl Raft {
             list_id: common.list_id(),
             configuration: common.configurations.latest().map(|(_, it)| it.clone()),
             is_settled: common.configurations.is_settled(common.commit_index()),
+            is_needed: knows_promises && common.is_needed(),
             is_removed: common.was_removed(message.from),
         };
         common.reply(message.caller(), Reply::Join(reply));
@@ -243,12 +258,14 @@ impl Raft {
         if reply.question != joining.question {
             return;
         }
-        if reply.is_removed {
+        let answer = JoinAnswer::new(reply, message.term);
+        let is_of_cluster = !answer.is_of_other_cluster(&self.common.config);
+        if reply.is_removed && (is_of_cluster || self.common.config.standing == Standing::Newcomer)
+        {
             return self.common.removed();
         }
         match &mut joining.stage {
             Stage::Asking { answers, .. } => {
-                let answer = JoinAnswer::new(reply);
                 let is_news = answers.get(&message.from) != Some(&answer);
                 if let Some(configuration) = answer.configuration.clone().filter(|_| is_news) {
                     self.common.effects.push(Effect::Introduced(configuration));
@@ -269,9 +286,12 @@ impl Raft {
         }
     }
 
-    /// Whether this answer is of another cluster than the one that this member was started for.
-    pub(super) fn is_of_other_cluster(&self, reply: &JoinReply) -> bool {
-        JoinAnswer::new(reply).is_of_other_cluster(&self.common.config)
+    /// Whether the term of this answer is not to be taken over when it arrives: it is of another
+    /// cluster, or this member does not know yet whether it is of the same one.
+    pub(super) fn is_of_unknown_term(&self, reply: &JoinReply) -> bool {
+        let config = &self.common.config;
+        let is_unknown = self.is_asking() && config.cluster_id == 0 && reply.cluster_id != 0;
+        is_unknown || JoinAnswer::new(reply, Term::ZERO).is_of_other_cluster(config)
     }
 
     /// Goes on to the next stage if enough members have answered.
@@ -294,15 +314,17 @@ impl Raft {
             || answers.iter().any(|(id, answer)| {
                 answer.is_of_other_cluster(config) && !is_waiting(*id, answer, &answers)
             });
-        // With the term that another member has told, it takes the cluster's id from the log.
-        if (is_elsewhere || config.cluster_id == 0)
-            && self.is_empty()
-            && has_all
-            && let Some((cluster_id, list_id)) = common_cluster(config, &asked, &answers)
-        {
-            return self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
-        }
         if is_elsewhere {
+            if has_all && let Some((cluster_id, list_id)) = common_cluster(config, &asked, &answers)
+            {
+                self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
+            }
+            return;
+        }
+        // Two clusters may have begun with the same list. It belongs to neither for certain.
+        let named: BTreeSet<u64> =
+            answers.values().map(|answer| answer.cluster_id).filter(|id| *id != 0).collect();
+        if named.len() > 1 {
             return;
         }
         let is_all_new = is_new && answers.values().all(|answer| answer.is_new);
@@ -313,27 +335,33 @@ impl Raft {
         if is_alone || is_all_new && (has_all || is_quorum && is_late) {
             self.record_joined();
         } else if has_all {
-            let may_vote = self.is_one_of_two(&asked, &answers);
-            self.begin_filling(may_vote);
+            if let Some(&cluster_id) = named.first() {
+                self.learn_cluster(cluster_id);
+            }
+            let term = answers.values().map(|answer| answer.term).max().unwrap_or(Term::ZERO);
+            self.begin_filling(term, self.is_led_by_one(&answers));
         }
     }
 
-    /// Whether this member and the one that it has asked are the voters of a cluster, and the other
-    /// one knows that to be committed.
-    fn is_one_of_two(
-        &self,
-        asked: &BTreeSet<MemberId>,
-        answers: &BTreeMap<MemberId, JoinAnswer>,
-    ) -> bool {
-        let own = self.common.config.id;
-        let is_pair = |answer: &JoinAnswer| match &answer.configuration {
-            Some(it) => {
-                let is_voter = it.membership.is_voter(own);
-                answer.is_settled && is_voter && it.membership.len() == 2
-            }
-            None => self.common.membership().len() == 2,
+    /// Whether one of those who have answered is in every quorum that there can be. It holds all that
+    /// was committed, and nobody is elected without it.
+    fn is_led_by_one(&self, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool {
+        let listed = self.common.membership();
+        let needs = |answer: &JoinAnswer, one: MemberId| {
+            let membership = answer.configuration.as_ref().map_or(listed, |it| &it.membership);
+            membership.is_blocked_by(&BTreeSet::from([one]))
         };
-        asked.len() == 1 && answers.values().all(is_pair)
+        let needed = answers.iter().filter(|(_, answer)| answer.is_needed).map(|(id, _)| *id);
+        needed.into_iter().any(|one| answers.values().all(|answer| needs(answer, one)))
+    }
+
+    /// All others name this cluster, which began with the list of this member.
+    fn learn_cluster(&mut self, cluster_id: u64) {
+        let config = &mut self.common.config;
+        if config.cluster_id == 0 {
+            config.cluster_id = cluster_id;
+            self.common.effects.push(Effect::ClusterKnown(cluster_id));
+        }
     }
 
     /// A member that already has a term or an entry belongs to a cluster, and stays there.
@@ -353,7 +381,10 @@ impl Raft {
 
     /// All other members have told their terms, and the latest is the current one. This member may
     /// have voted in it.
-    fn begin_filling(&mut self, may_vote: bool) {
+    fn begin_filling(&mut self, term: Term, may_vote: bool) {
+        if term > self.common.current_term() {
+            self.become_follower(term, None);
+        }
         let common = &mut self.common;
         assert!(!common.is_leading(), "whoever lacks its data does not lead");
         let question = common.next_question();
@@ -416,13 +447,15 @@ impl Raft {
 }
 
 impl JoinAnswer {
-    fn new(reply: &JoinReply) -> JoinAnswer {
+    fn new(reply: &JoinReply, term: Term) -> JoinAnswer {
         JoinAnswer {
+            term,
             is_new: reply.is_new,
             cluster_id: reply.cluster_id,
             list_id: reply.list_id,
             configuration: reply.configuration.clone(),
             is_settled: reply.is_settled,
+            is_needed: reply.is_needed,
         }
     }
 
@@ -439,7 +472,10 @@ impl JoinAnswer {
     /// Whether its configuration names this very directory of this member.
     fn names_directory(&self, own: &Config) -> bool {
         let place = self.configuration.as_ref().and_then(|it| it.places.get(&own.id));
-        own.directory != 0 && place.is_some_and(|place| place.directory == own.directory)
+        // One that is not committed may be taken back.
+        own.directory != 0
+            && self.is_settled
+            && place.is_some_and(|place| place.directory == own.directory)
     }
 }
 

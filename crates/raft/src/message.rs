@@ -208,6 +208,8 @@ pub struct ReadIndexReply {
 pub struct Join {
     /// The asker's name for this question. It is never used again, not even after a restart.
     pub question: u64,
+    /// Whether the asker is of another cluster, as far as the receiver's shell knows.
+    pub is_stranger: bool,
 }
 
 /// Answers a [`Join`]: the sender has not begun a later term than the reply's `term`.
@@ -227,6 +229,9 @@ pub struct JoinReply {
     pub configuration: Option<Arc<Configuration>>,
     /// Whether that configuration is committed.
     pub is_settled: bool,
+    /// Whether the sender knows its promises and is in every quorum, of whichever configuration may
+    /// be in force.
+    pub is_needed: bool,
     /// Whether the asker was removed from the cluster, by a committed configuration.
     pub is_removed: bool,
 }

@@ -93,6 +93,8 @@ pub enum Refusal {
     NotAMember,
     /// It votes already.
     IsVoter,
+    /// It was not heard lately, or has lost its data.
+    Silent(MemberId),
     /// It lacks this many entries.
     Behind(u64),
     /// The voters after the change that were heard lately are not a majority.
@@ -170,6 +172,12 @@ impl Leader {
         }
         if current.membership.is_voter(id) {
             return Err(Refusal::IsVoter);
+        }
+        let lives = self.peers().get(&id).is_some_and(|peer| {
+            peer.is_heard_lately(&common.config) && !peer.is_rebuilding(&common.config)
+        });
+        if !lives {
+            return Err(Refusal::Silent(id));
         }
         let match_index = self.peers().get(&id).map_or(Index::ZERO, Progress::match_index);
         match match_index >= self.committed_before() {

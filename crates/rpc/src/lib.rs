@@ -308,7 +308,7 @@ pub use balance::{
     hash_key,
 };
 pub use chain::ErrorChain;
-pub use channel::{Channel, ChannelBuilder, Disconnect, Framing, Pending};
+pub use channel::{Channel, ChannelBuilder, Disconnect, Framing, Pending, Sent};
 pub use error::{CallError, Deadline, ServerError};
 pub use fairness::Fairness;
 pub use invoke::{CallOptions, Invoke, Method, RequestId};

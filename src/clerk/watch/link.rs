@@ -19,17 +19,18 @@ use bytes::Bytes;
 
 use super::stream::{Stream, Turn};
 use crate::clerk::call::{
-    ATTEMPT_SHARE_MIN, ATTEMPT_TIMEOUT, failure_signal, is_refusal_of_request,
+    ATTEMPT_SHARE_MIN, ATTEMPT_TIMEOUT, failure_signal, has_answered, is_refusal_of_request,
 };
 use crate::clerk::error::{ClerkError, ClerkErrorKind, Operation, Reason};
-use crate::clerk::pool::Pool;
+use crate::clerk::pool::{Pool, Survey, TELL_TIMEOUT};
 use crate::clerk::replies;
 use crate::clerk::route::{MemberSet, Route, Step};
 use crate::kv::model::proto::{
-    NotServed, WatchChanges, WatchCreate, WatchEnded, watch_ended, watch_reply,
+    MembersReply, MembersRequest, NotServed, WatchChanges, WatchCreate, WatchEnded, watch_ended,
+    watch_reply,
 };
 use crate::kv::model::{Refusal, Revision};
-use crate::rpc::{CallError, HealthSignal};
+use crate::rpc::{CallError, HealthSignal, Pending};
 
 pub(super) const WATCH: Operation = Operation::read("watch");
 
@@ -57,7 +58,18 @@ pub(super) struct Link {
     /// Addresses whose port speaks another protocol: no member is there.
     not_members: MemberSet,
     asked: Vec<String>,
+    /// Whether any member has answered in this round, whatever it said.
+    has_answer: bool,
+    /// The member that serves was asked who the members are.
+    asking: Option<Asking>,
     last: Reason,
+}
+
+/// Over the connection of the stream, whose answers a thread reads: it delays no change.
+#[derive(Debug)]
+struct Asking {
+    member: usize,
+    reply: Pending<MembersReply>,
 }
 
 #[derive(Debug)]
@@ -92,7 +104,9 @@ impl Link {
             unserved_since: now,
             attempt_timeout: ATTEMPT_TIMEOUT,
             patience: PATIENCE_MIN,
-            not_members: 0,
+            not_members: MemberSet::new(),
+            has_answer: false,
+            asking: None,
             asked: Vec::new(),
             last: Reason::NoTime,
         }
@@ -116,6 +130,7 @@ impl Link {
                     None
                 }
                 State::At(stream) => {
+                    ask_who(&self.pool, stream, &mut self.asking);
                     let turn = stream.turn(create, self.patience, until);
                     self.judge(turn)?
                 }
@@ -158,8 +173,11 @@ impl Link {
         if Instant::now() < pause {
             return;
         }
-        let (members, silent) = self.pool.survey();
-        match self.route.step(members, silent | self.not_members) {
+        let Survey { members, silent: mut avoid } = self.pool.survey();
+        self.not_members.retain(|member| members.contains(member));
+        avoid.extend(&self.not_members);
+        match self.route.step(&members, &avoid) {
+            Step::Pause(_) if self.has_lost_all() && self.pool.fall_back() => {}
             Step::Pause(pause) | Step::Wait(pause) => {
                 self.state = State::Idle { until: Instant::now() + pause };
             }
@@ -167,10 +185,17 @@ impl Link {
         }
     }
 
+    /// A round has ended, in which nobody has answered.
+    fn has_lost_all(&mut self) -> bool {
+        !std::mem::take(&mut self.has_answer)
+    }
+
     fn open(&mut self, member: usize) {
         let left = self.gives_up_at().saturating_duration_since(Instant::now());
         let time = self.attempt_timeout.min((left / 2).max(ATTEMPT_SHARE_MIN));
-        let stream = Stream::open(member, &self.pool.begin(member), time);
+        // It may have just left.
+        let Some(begun) = self.pool.begin(member) else { return };
+        let stream = Stream::open(member, &begun, time);
         if !self.asked.contains(&stream.addr) {
             self.asked.push(stream.addr.clone());
         }
@@ -206,8 +231,11 @@ impl Link {
 
     /// The watch is made.
     fn served(&mut self) {
-        if let State::At(stream) = &self.state {
-            self.pool.begin(stream.member).end(HealthSignal::Answered, None);
+        if let State::At(stream) = &self.state
+            && let Some(begun) = self.pool.begin(stream.member)
+        {
+            self.pool.note_contact(&begun, true);
+            begun.end(HealthSignal::Answered, None);
         }
         self.route.not_busy();
         self.attempt_timeout = ATTEMPT_TIMEOUT;
@@ -263,9 +291,9 @@ impl Link {
             return Err(self.error(ClerkErrorKind::Rejected, Reason::Call(error)));
         }
         if matches!(error, CallError::OtherProtocol { .. }) {
-            self.not_members |= 1 << member;
+            self.not_members.insert(member);
             // If no member is left, waiting does not help.
-            if self.not_members.count_ones() as usize >= self.pool.survey().0 {
+            if self.pool.survey().members.iter().all(|it| self.not_members.contains(it)) {
                 self.close();
                 return Err(self.error(ClerkErrorKind::NotApplied, Reason::Call(error)));
             }
@@ -287,10 +315,18 @@ impl Link {
     /// Gives the stream up: the next turn asks another member.
     fn lose(&mut self, signal: HealthSignal, reason: Reason) {
         let now = Instant::now();
+        let is_reached = match &reason {
+            Reason::Call(error) => has_answered(error),
+            _ => true,
+        };
+        self.has_answer |= is_reached;
         self.last = reason;
         let before = std::mem::replace(&mut self.state, State::Idle { until: now });
         let State::At(stream) = before else { return };
-        self.pool.begin(stream.member).end(signal, None);
+        if let Some(begun) = self.pool.begin(stream.member) {
+            self.pool.note_contact(&begun, is_reached);
+            begun.end(signal, None);
+        }
         if stream.is_serving() {
             self.unserved_since = now;
             if stream.began.elapsed() >= SERVED_MIN {
@@ -317,5 +353,22 @@ impl Link {
         if let State::At(stream) = &mut self.state {
             stream.hush();
         }
+    }
+}
+
+/// Asks the member that serves who the members are, if it is time to, and hears its answer.
+fn ask_who(pool: &Pool, stream: &Stream, asking: &mut Option<Asking>) {
+    if let Some(asked) = asking.take_if(|it| it.reply.is_ready())
+        && let Some(member) = pool.begin(asked.member)
+    {
+        pool.heard(&member, asked.reply.wait());
+    }
+    if asking.is_none() && stream.is_serving() && pool.begin_asking() {
+        *asking = pool.begin(stream.member).map(|member| Asking {
+            member: stream.member,
+            reply: member
+                .watches()
+                .members_async(&MembersRequest {}, Instant::now() + TELL_TIMEOUT),
+        });
     }
 }

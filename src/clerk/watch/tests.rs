@@ -15,9 +15,10 @@ use crate::kv::KEY_LEN_MAX;
 use crate::kv::model::proto::{
     CompactRequest, Leader, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply, LeaseInfoRequest,
     LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply, LeasesRequest,
-    LimitsRequest, NotServed, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply,
-    StatsRequest, StoreRpc, TxnReply, TxnRequest, WatchChanges, WatchCreate, WatchCreated,
-    WatchEnded, WatchReply, WatchRequest, watch_ended, watch_reply, watch_request,
+    LimitsRequest, MembersReply, MembersRequest, NotServed, RangeReply, RangeRequest, ScanReply,
+    ScanRequest, StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, WatchChanges,
+    WatchCreate, WatchCreated, WatchEnded, WatchReply, WatchRequest, watch_ended, watch_reply,
+    watch_request,
 };
 use crate::kv::model::{Change, KeyRange, Reason, Refusal, Revision};
 use crate::rpc::{Done, Incoming, Outgoing, Server, Status, StatusCode};
@@ -159,6 +160,10 @@ impl StoreRpc for Actor {
 
     fn leases(&self, _: LeasesRequest, done: Done<LeasesReply>) {
         done.run(LeasesReply::default());
+    }
+
+    fn members(&self, _: MembersRequest, done: Done<MembersReply>) {
+        done.run(MembersReply::default());
     }
 }
 

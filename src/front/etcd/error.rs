@@ -87,6 +87,7 @@ errors! {
     NO_SPACE = ResourceExhausted, "etcdserver: mvcc: database space exceeded";
     TOO_MANY_REQUESTS = ResourceExhausted, "etcdserver: too many requests";
     LEASE_NOT_FOUND = NotFound, "etcdserver: requested lease not found";
+    BAD_MEMBER_URLS = InvalidArgument, "etcdserver: given member URLs are invalid";
     MEMBER_NOT_FOUND = NotFound, "etcdserver: member not found";
     PEER_URL_EXISTS = FailedPrecondition, "etcdserver: Peer URLs already exists";
     NOT_A_LEARNER = FailedPrecondition, "etcdserver: can only promote a learner member";

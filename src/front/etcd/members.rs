@@ -163,12 +163,11 @@ fn has_addr(members: &Members, addr: &str) -> bool {
 
 /// The address in `peerURLs`, of which there must be one.
 fn peer_addr(fields: &Fields<'_>) -> Result<String, EtcdError> {
-    let bad = |why: &str| EtcdError::invalid(format!("peerURLs: {why}"));
     let [Value::String(url)] = fields.list("peerURLs")? else {
-        return Err(bad("a member has one URL, http://HOST:PORT"));
+        return Err(error::BAD_MEMBER_URLS);
     };
-    let addr = url.strip_prefix("http://").ok_or_else(|| bad("a URL begins with http://"))?;
+    let addr = url.strip_prefix("http://").ok_or(error::BAD_MEMBER_URLS)?;
     let addr = addr.strip_suffix('/').unwrap_or(addr);
-    check_addr(url, addr).map_err(|error| bad(&error.to_string()))?;
+    check_addr(url, addr).map_err(|_| error::BAD_MEMBER_URLS)?;
     Ok(addr.to_owned())
 }

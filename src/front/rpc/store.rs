@@ -19,11 +19,13 @@ use crate::kv::api::{Api, Read};
 use crate::kv::model::proto::{
     self, CompactRequest, LeaseGrantReply, LeaseGrantRequest, LeaseInfoReply, LeaseInfoRequest,
     LeaseKeepAliveReply, LeaseKeepAliveRequest, LeaseRevokeRequest, LeasesReply, LeasesRequest,
-    LimitsRequest, RangeReply, RangeRequest, ScanReply, ScanRequest, StatsReply, StatsRequest,
-    StoreRpc, TxnReply, TxnRequest, WatchReply, WatchRequest, range_reply, stats_reply,
+    LimitsRequest, MemberAddr, MembersReply, MembersRequest, RangeReply, RangeRequest, ScanReply,
+    ScanRequest, StatsReply, StatsRequest, StoreRpc, TxnReply, TxnRequest, WatchReply,
+    WatchRequest, range_reply, stats_reply,
 };
 use crate::kv::model::{Range, Revision, Txn, WireError};
 use crate::kv::{LimitsChange, Stats};
+use crate::raft::MemberId;
 use crate::rpc::{Done, Incoming, Outgoing, Service, Status};
 
 /// `storeRpc` of one member.
@@ -153,6 +155,17 @@ impl StoreRpc for StoreService {
 
     fn leases(&self, args: LeasesRequest, done: Done<LeasesReply>) {
         lease::list(&self.api, args, done);
+    }
+
+    fn members(&self, MembersRequest {}: MembersRequest, done: Done<MembersReply>) {
+        let (members, index) = self.api.members_at();
+        let member = |(id, addr): (MemberId, &str)| MemberAddr { id: id.0, addr: addr.to_owned() };
+        done.run(MembersReply {
+            members: members.iter().map(member).collect(),
+            id: self.api.status().id.0,
+            cluster_id: self.api.cluster_id(),
+            index: index.0,
+        });
     }
 }
 

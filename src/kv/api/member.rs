@@ -39,6 +39,19 @@ impl Api {
         self.shared.node.addresses()
     }
 
+    /// The same, and the entry of the committed configuration that says so; 0 if the newest one that
+    /// is known may still change.
+    pub fn members_at(&self) -> (Members, Index) {
+        let known = self.shared.node.members();
+        let certain = known.latest.as_ref().filter(|it| known.committed.as_ref() == Some(it));
+        let pairs =
+            certain.iter().flat_map(|it| it.addrs()).map(|(id, addr)| (id, addr.to_owned()));
+        match Members::new(pairs) {
+            Ok(members) => (members, known.index),
+            Err(_) => (self.members(), Index::ZERO),
+        }
+    }
+
     /// Begins to hand the leadership over to this member, if this one leads. Its
     /// [`status`](Api::status) tells whether it has happened.
     pub fn transfer(&self, to: MemberId) {

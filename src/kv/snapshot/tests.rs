@@ -5,7 +5,9 @@ use proptest::sample::Index as Choice;
 
 use super::*;
 use crate::kv::model::{Action, KeyRange, NewLease, NewValue, Operation};
-use crate::kv::{Change, Command, Identity, LimitsChange, Outcome, SessionLimits, Store};
+use crate::kv::{
+    Change, Command, Identity, LEVEL_MAX, LimitsChange, Outcome, SessionLimits, Store,
+};
 use crate::node::StateMachine;
 
 fn command(change: Change, client: &str, request_id: i64) -> Command {
@@ -345,10 +347,10 @@ fn what_no_store_writes_is_refused() {
 #[test]
 fn a_snapshot_of_a_level_to_come_says_which() {
     let mut bytes = SAMPLE[..4 + 12 + 68].to_vec();
-    bytes[4 + 12 + 4 * 8] = 2;
+    bytes[4 + 12 + 4 * 8] = LEVEL_MAX as u8 + 1;
     bytes.extend(b"of a format to come");
     let store = loaded(&bytes, SESSIONS_MAX).unwrap();
-    assert_eq!((store.level(), store.level_max()), (Some(2), 1));
+    assert_eq!((store.level(), store.level_max()), (Some(LEVEL_MAX + 1), LEVEL_MAX));
     assert_eq!(store.value(b"k"), None);
 }
 

@@ -23,6 +23,10 @@ use crate::raft::{Change, Configuration, MemberId, Place, Refusal, RoleName, Ter
 /// of.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a change waits for a voter that asks what it may have promised. One that has only just
+/// joined needs a moment.
+const FILL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the members are waited for before this member looks whether it still leads.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -57,6 +61,9 @@ impl Changer {
         if let Some(reply) = self.known(wish) {
             return reply;
         }
+        if !self.leaves_a_majority(wish) {
+            return refused(wish.id(), Refusal::NoLiveMajority);
+        }
         match self.checked(wish, deadline) {
             Ok(change) => self.carry_out(wish, change, deadline),
             Err(words) => reply(ChangeOutcome::NotNow, words),
@@ -84,6 +91,22 @@ impl Changer {
         }
     }
 
+    /// Whether a majority of the voters after the change answers now. The core counts those that it
+    /// has heard within an election timeout, and one of them may just have died.
+    fn leaves_a_majority(&self, wish: &Wish) -> bool {
+        let Some(latest) = self.node.members().latest else { return true };
+        let voters = latest.membership.voters();
+        match wish {
+            Wish::Promote { id } if latest.membership.contains(*id) => {
+                probe::has_majority(&self.node, voters.chain([*id]).collect())
+            }
+            Wish::Remove { id } if latest.membership.is_voter(*id) => {
+                probe::has_majority(&self.node, voters.filter(|voter| voter != id).collect())
+            }
+            _ => true,
+        }
+    }
+
     /// The change for the core, once its address is what it should be.
     fn checked(&self, wish: &Wish, deadline: Instant) -> Result<Change, String> {
         Ok(match wish {
@@ -103,6 +126,8 @@ impl Changer {
     }
 
     fn carry_out(&self, wish: &Wish, change: Change, deadline: Instant) -> ChangeReply {
+        let filled_by = deadline.min(Instant::now() + FILL_TIMEOUT);
+        let has_time = |until: Instant| Instant::now() + RETRY_PAUSE < until && !self.is_stopping();
         loop {
             let refusal = match self.begin(change.clone(), deadline) {
                 Begun::At(term) => return self.await_settled(wish, term, deadline),
@@ -113,8 +138,11 @@ impl Changer {
             };
             match refusal {
                 ChangeError::HandingOver | ChangeError::Refused(Refusal::UnderWay)
-                    if Instant::now() + RETRY_PAUSE < deadline && !self.is_stopping() =>
+                    if has_time(deadline) =>
                 {
+                    thread::sleep(RETRY_PAUSE);
+                }
+                ChangeError::Refused(Refusal::Rebuilding(_)) if has_time(filled_by) => {
                     thread::sleep(RETRY_PAUSE);
                 }
                 ChangeError::Refused(refusal) => return refused(wish.id(), refusal),
@@ -230,6 +258,8 @@ fn refused(id: MemberId, refusal: Refusal) -> ChangeReply {
             let words = ChangeError::Refused(refusal).to_string();
             return ChangeReply { lacking_entries, ..reply(ChangeOutcome::Behind, words) };
         }
+        // Perhaps it has only just been added.
+        Refusal::Silent(_) => ChangeOutcome::Behind,
         Refusal::UnderWay
         | Refusal::Unrecorded
         | Refusal::TooMany

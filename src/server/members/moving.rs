@@ -1,4 +1,6 @@
-//! A member that is not at its configured address asks the leader to move it.
+//! A member that is not at its configured address asks the leader to move it. One that its log does
+//! not name asks whether it was removed: it stands for no election, so nobody would tell it. One that
+//! has lost its data asks the others where they look for it.
 //!
 //! So a member that starts again at another address is found again without a restart of the others,
 //! and a rolling restart with a new list changes the addresses of all. The leader moves it only if it
@@ -22,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long one request may take.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where a member is, as it was started.
 pub(in super::super) struct OwnAddress {
@@ -51,6 +53,8 @@ enum Found {
     Moved,
     /// Why not, in words.
     InVain(String),
+    /// The newest configuration here does not name this member. It may be on its way to a newer one.
+    Unnamed,
 }
 
 impl Mover {
@@ -68,7 +72,7 @@ impl Mover {
     pub(super) fn check(&mut self) {
         let found = self.look();
         let pause = match &found {
-            Found::InVain(_) => self.pause,
+            Found::InVain(_) | Found::Unnamed => self.pause,
             Found::InPlace | Found::Moved => PAUSE,
         };
         self.pause = match &found {
@@ -76,6 +80,7 @@ impl Mover {
                 self.tell(words);
                 (2 * self.pause).min(PAUSE)
             }
+            Found::Unnamed => (2 * self.pause).min(PAUSE),
             Found::Moved => {
                 log::info!("member {}: the others reach it at {}", self.own, self.address.addr);
                 RETRY_PAUSE
@@ -93,9 +98,30 @@ impl Mover {
     }
 
     fn look(&self) -> Found {
-        let members = self.changer.node.members();
-        let configured = members.latest.as_ref().and_then(|latest| latest.addr(self.own));
-        let Some(configured) = configured else { return Found::InPlace };
+        let Some(latest) = self.changer.node.members().latest else { return self.look_elsewhere() };
+        match latest.addr(self.own) {
+            Some(configured) => self.compare(configured),
+            None => self.ask_about_itself(),
+        }
+    }
+
+    /// A member that has lost its data does not know where the others look for it.
+    fn look_elsewhere(&self) -> Found {
+        let cluster_id = self.changer.node.cluster_id();
+        if cluster_id == 0 {
+            return Found::InPlace;
+        }
+        let Ok(told) = self.others().members(Instant::now() + TIMEOUT) else {
+            return Found::Unnamed;
+        };
+        let own = told.members.iter().find(|member| member.id == self.own.0);
+        match own.filter(|_| told.cluster_id == cluster_id && told.index != 0) {
+            Some(own) => self.compare(&own.addr),
+            None => Found::Unnamed,
+        }
+    }
+
+    fn compare(&self, configured: &str) -> Found {
         let addr = &self.address.addr;
         let is_there = configured.eq_ignore_ascii_case(addr)
             || is_of_all_interfaces(addr)
@@ -104,6 +130,15 @@ impl Mover {
             true => Found::InPlace,
             false => self.ask_to_be_moved(configured),
         }
+    }
+
+    fn ask_about_itself(&self) -> Found {
+        let node = &self.changer.node;
+        let deadline = Instant::now() + TIMEOUT;
+        if self.others().was_removed(self.own, node.cluster_id(), deadline) {
+            node.mark_removed();
+        }
+        Found::Unnamed
     }
 
     fn ask_to_be_moved(&self, configured: &str) -> Found {

@@ -3,6 +3,7 @@
 //! A member under a wrong address is a member that is down: it would cost the cluster a part of its
 //! majority, and nobody would see the slip of the pen.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::rpc::{CallError, Channel};
 /// How long an address has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a newcomer that has just started has to hear from its cluster.
+/// How long a newcomer that is just starting has to answer, and to hear from its cluster.
 const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause between two questions to such a newcomer.
@@ -48,15 +49,28 @@ pub(super) fn newcomer(
     let own = Own { cluster_id: node.cluster_id(), level: node.level().unwrap_or(0) };
     let deadline = deadline.min(Instant::now() + HEAR_TIMEOUT);
     loop {
-        let answer = ask(addr).map_err(|error| nobody(id, addr, &error))?;
-        own.check_newcomer(id, addr, &answer)?;
-        match answer.heard_clusters.contains(&own.cluster_id) {
-            true => return Ok(answer.directory),
-            // It may have started a moment ago.
-            false if Instant::now() + HEAR_PAUSE < deadline => thread::sleep(HEAR_PAUSE),
-            false => return Err(hears_nobody(id, addr)),
+        let answer = ask(addr).map_err(|error| nobody(id, addr, &error));
+        match answer.and_then(|answer| own.check_newcomer(id, addr, &answer)) {
+            Ok(directory) => return Ok(directory),
+            // It may be about to start.
+            Err(_) if Instant::now() + HEAR_PAUSE < deadline => thread::sleep(HEAR_PAUSE),
+            Err(words) => return Err(words),
         }
     }
+}
+
+/// Whether a majority of these voters answers.
+pub(super) fn has_majority(node: &NodeHandle<Store>, voters: BTreeSet<MemberId>) -> bool {
+    let (own, needed) = (node.status().id, voters.len() / 2 + 1);
+    let answers = |id: MemberId| {
+        let reached = || node.reach(id).and_then(|addr| ask(&addr).ok());
+        id == own || reached().is_some_and(|answer| answer.id == id.0)
+    };
+    // This member, which needs no question, and then no more of them than are needed.
+    let first = voters.contains(&own).then_some(own);
+    let others = voters.iter().copied().filter(|id| *id != own);
+    let answering = first.into_iter().chain(others).filter(|id| answers(*id));
+    !voters.is_empty() && answering.take(needed).count() == needed
 }
 
 /// Checks that at this address member `id` of this cluster answers, and nobody else who says so at
@@ -75,7 +89,9 @@ pub(super) fn moved(
     own.check_moved(id, addr, &answer)?;
     let Some(before) = node.reach(id) else { return Ok(()) };
     match ask(&before) {
-        Ok(other) if other.id == id.0 => check_present(id, &before, present, &answer, &other),
+        Ok(other) if other.id == id.0 && other.cluster_id == own.cluster_id => {
+            check_present(id, &before, present, &answer, &other)
+        }
         _ => Ok(()),
     }
 }
@@ -122,7 +138,13 @@ struct Own {
 }
 
 impl Own {
-    fn check_newcomer(&self, id: MemberId, addr: &str, answer: &StatusReply) -> Result<(), String> {
+    /// Returns the random number of its data directory.
+    fn check_newcomer(
+        &self,
+        id: MemberId,
+        addr: &str,
+        answer: &StatusReply,
+    ) -> Result<u64, String> {
         self.check_id(id, addr, answer)?;
         if !answer.waits_to_be_added {
             return Err(format!(
@@ -145,7 +167,10 @@ impl Own {
                 answer.version, answer.level_max, self.level
             ));
         }
-        Ok(())
+        match answer.heard_clusters.is_empty() {
+            true => Err(hears_nobody(id, addr)),
+            false => Ok(answer.directory),
+        }
     }
 
     fn check_moved(&self, id: MemberId, addr: &str, answer: &StatusReply) -> Result<(), String> {
@@ -197,7 +222,7 @@ mod tests {
         let check = |answer: StatusReply, expected: Option<&str>| {
             let found = OWN.check_newcomer(MemberId(4), "d:4", &answer);
             match expected {
-                None => assert_eq!(found, Ok(())),
+                None => assert_eq!(found, Ok(1)),
                 Some(words) => {
                     let said = found.expect_err("it must be refused");
                     assert!(said.contains(words), "{said}");
@@ -205,7 +230,8 @@ mod tests {
             }
         };
         check(waiting(), None);
-        check(StatusReply { heard_clusters: vec![], ..waiting() }, None);
+        let alone = StatusReply { heard_clusters: vec![], ..waiting() };
+        check(alone, Some("no answer from this cluster"));
         check(StatusReply { id: 5, ..waiting() }, Some("member 5 answers, not member 4"));
         let stranger = StatusReply { cluster_id: 8, waits_to_be_added: false, ..waiting() };
         check(stranger, Some("is of cluster 0000000000000008"));

@@ -31,6 +31,7 @@ pub(in super::super) fn view(node: &NodeHandle<Store>) -> MembersReply {
         commit_index: status.commit_index.0,
         level: node.level().unwrap_or(0),
         members: node.addresses().iter().map(entry).collect(),
+        asker_is_removed: false,
     }
 }
 

@@ -30,9 +30,13 @@ pub(super) enum Kind {
     Blackhole,
     Delay,
     Drop,
+    Add,
+    Promote,
+    Remove,
+    Move,
 }
 
-const KINDS: [(&str, Kind); 11] = [
+const KINDS: [(&str, Kind); 15] = [
     ("kill", Kind::Kill),
     ("stop", Kind::Stop),
     ("restart", Kind::Restart),
@@ -44,6 +48,10 @@ const KINDS: [(&str, Kind); 11] = [
     ("blackhole", Kind::Blackhole),
     ("delay", Kind::Delay),
     ("drop", Kind::Drop),
+    ("add", Kind::Add),
+    ("promote", Kind::Promote),
+    ("remove", Kind::Remove),
+    ("move", Kind::Move),
 ];
 
 impl Kind {
@@ -78,6 +86,10 @@ enum What {
     All,
     Delay(Duration, Duration),
     Drop(f64),
+    /// A newcomer, which votes or learns.
+    Add {
+        is_learner: bool,
+    },
 }
 
 /// What was done.
@@ -100,6 +112,13 @@ pub(super) struct Done {
     max: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<f64>,
+    /// Where a member is reached that has just come there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd: Option<String>,
 }
 
 impl Fault {
@@ -111,7 +130,15 @@ impl Fault {
     ) -> Result<Fault, Response> {
         let known: &[&str];
         let what = match kind {
-            Kind::Kill | Kind::Stop | Kind::Restart | Kind::Wipe | Kind::Pause | Kind::Resume => {
+            Kind::Kill
+            | Kind::Stop
+            | Kind::Restart
+            | Kind::Wipe
+            | Kind::Pause
+            | Kind::Resume
+            | Kind::Promote
+            | Kind::Remove
+            | Kind::Move => {
                 known = &["member"];
                 What::Member(params.wanted("member", params::who)?)
             }
@@ -146,6 +173,11 @@ impl Fault {
                 known = &["rate"];
                 What::Drop(params.wanted("rate", params::share)?)
             }
+            Kind::Add => {
+                known = &["learner"];
+                let is_learner = params.optional("learner", params::flag)?.unwrap_or(false);
+                What::Add { is_learner }
+            }
         };
         params.end(known)?;
         let is_stranger = |who: &&Who| matches!(who, Who::Id(id) if !ids.contains(id));
@@ -168,7 +200,8 @@ impl Fault {
             What::Member(who) => {
                 let id = find.one(who)?;
                 to_member(kind, cluster, id)?;
-                Done { member: Some(id.0), ..done }
+                let done = Done { member: Some(id.0), ..done };
+                if kind == Kind::Move { done.at(cluster, id) } else { done }
             }
             What::Between(one, other) => {
                 let one = find.all(one)?;
@@ -206,7 +239,25 @@ impl Fault {
                 cluster.drop_rate(rate);
                 Done { rate: Some(rate), ..done }
             }
+            What::Add { is_learner } => {
+                let added = if is_learner { cluster.add_learner() } else { cluster.add_member() };
+                let id = added.map_err(|error| failed(&error))?;
+                Done { member: Some(id.0), ..done }.at(cluster, id)
+            }
         })
+    }
+}
+
+impl Done {
+    /// The same with where the member is reached.
+    fn at(self, cluster: &Cluster, id: MemberId) -> Done {
+        let url = |addr| format!("http://{addr}");
+        Done {
+            addr: Some(cluster.addr(id).to_string()),
+            http: cluster.http_addr(id).map(url),
+            etcd: cluster.etcd_addr(id).map(url),
+            ..self
+        }
     }
 }
 
@@ -217,7 +268,7 @@ impl What {
             What::Member(who) => vec![who],
             What::Between(one, other) => one.iter().chain(other.iter().flatten()).collect(),
             What::OneWay(from, to) => from.iter().chain(to).collect(),
-            What::All | What::Delay(..) | What::Drop(_) => Vec::new(),
+            What::All | What::Delay(..) | What::Drop(_) | What::Add { .. } => Vec::new(),
         }
     }
 }
@@ -230,16 +281,20 @@ fn to_member(kind: Kind, cluster: &Cluster, id: MemberId) -> Result<(), Response
         Kind::Pause => cluster.try_pause(id),
         Kind::Resume => cluster.try_resume(id),
         Kind::Restart => cluster.try_restart(id).map_err(|error| failed(&error))?,
-        Kind::Wipe => {
-            cluster.wipe(id).map_err(|error| failed(&error))?;
-            true
-        }
+        Kind::Wipe => all_of(cluster.wipe(id))?,
+        Kind::Promote => all_of(cluster.promote_member(id))?,
+        Kind::Remove => all_of(cluster.remove_member(id))?,
+        Kind::Move => all_of(cluster.move_member(id))?,
         other => panic!("{other:?} is done to no member"),
     };
     match is_done {
         true => Ok(()),
         false => Err(unfit(kind, cluster, id)),
     }
+}
+
+fn all_of(done: Result<(), ClusterError>) -> Result<bool, Response> {
+    done.map(|()| true).map_err(|error| failed(&error))
 }
 
 /// Finds out who is meant.
@@ -310,5 +365,9 @@ fn unfit(kind: Kind, cluster: &Cluster, id: MemberId) -> Response {
 }
 
 fn failed(error: &ClusterError) -> Response {
-    Told::new(500, "failed", ErrorChain(error).to_string()).response()
+    let (status, word) = match error {
+        ClusterError::Change { .. } => (409, "refused"),
+        _ => (500, "failed"),
+    };
+    Told::new(status, word, ErrorChain(error).to_string()).response()
 }

@@ -19,6 +19,10 @@
 //! | `POST /v1/dev/blackhole` | `one`, `other` | [`blackhole`](Cluster::blackhole) |
 //! | `POST /v1/dev/delay` | `min`, `max` | [`delay`](Cluster::delay) |
 //! | `POST /v1/dev/drop` | `rate` | [`drop_rate`](Cluster::drop_rate) |
+//! | `POST /v1/dev/add` | `learner` | [`add_member`](Cluster::add_member), [`add_learner`](Cluster::add_learner) |
+//! | `POST /v1/dev/promote` | `member` | [`promote_member`](Cluster::promote_member) |
+//! | `POST /v1/dev/remove` | `member` | [`remove_member`](Cluster::remove_member) |
+//! | `POST /v1/dev/move` | `member` | [`move_member`](Cluster::move_member) |
 //! | `GET /v1/dev` | | who leads, who runs, what is wrong with the network |
 //!
 //! `member` is an id, or `leader`: the member that leads, once one does. The others are lists of
@@ -28,7 +32,7 @@
 //!
 //! Each is one JSON object on one line. 200: the fault is there, and the answer names the members.
 //! 400: the request is wrong. 404: there is no such member. 409: the member is in no state for it,
-//! such as down when it is killed. 500: the member does not start. 503: nobody leads. In each of
+//! such as down when it is killed, or the cluster refuses to change its members. 500: the member does not start. 503: nobody leads. In each of
 //! the latter cases the cluster is as before.
 //!
 //! # Invariants

@@ -96,6 +96,15 @@ pub(super) fn delay(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Whether something is wanted: the name alone, or `true` or `false`.
+pub(super) fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "" | "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("{other:?} is neither \"true\" nor \"false\"")),
+    }
+}
+
 /// A share from 0 to 1.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));

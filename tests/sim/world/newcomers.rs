@@ -143,16 +143,22 @@ impl World {
 
     /// The configurations are others, or newly committed.
     pub(super) fn reconfigured(&mut self, at: usize, configured: &Configured) {
-        let Some(living) = &mut self.members[at].living else { return };
-        if let Some(committed) = &configured.committed
-            && living.recorded_cluster != committed.cluster_id
-        {
-            let known = living.affiliation.cluster_id;
-            assert!([0, committed.cluster_id].contains(&known), "a cluster keeps its id");
-            living.recorded_cluster = committed.cluster_id;
-            living.affiliation.cluster_id = committed.cluster_id;
-            self.submit(at, Write::RecordCluster(committed.cluster_id));
+        if let Some(committed) = &configured.committed {
+            self.cluster_known(at, committed.cluster_id);
         }
+    }
+
+    /// A member has learned the id of its cluster.
+    pub(super) fn cluster_known(&mut self, at: usize, cluster_id: u64) {
+        let Some(living) = &mut self.members[at].living else { return };
+        if living.recorded_cluster == cluster_id {
+            return;
+        }
+        let known = living.affiliation.cluster_id;
+        assert!([0, cluster_id].contains(&known), "a cluster keeps its id");
+        living.recorded_cluster = cluster_id;
+        living.affiliation.cluster_id = cluster_id;
+        self.submit(at, Write::RecordCluster(cluster_id));
     }
 
     /// A member learns that it was removed. It must be silent from now on; a little later it stops.

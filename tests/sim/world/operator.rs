@@ -163,6 +163,7 @@ impl World {
                 Refusal::TooMany => panic!("there are few members"),
                 Refusal::NotAMember => "change refused: not a member",
                 Refusal::IsVoter => "change refused: is a voter",
+                Refusal::Silent(_) => "change refused: silent",
                 Refusal::Behind(_) => "change refused: behind",
                 Refusal::NoLiveMajority => "change refused: no live majority",
                 Refusal::Rebuilding(_) => "change refused: rebuilding",

@@ -209,6 +209,7 @@ impl World {
             Effect::TakeCluster { cluster_id, list_id, standing } => {
                 self.submit(at, Write::TakeCluster { cluster_id, list_id, standing });
             }
+            Effect::ClusterKnown(cluster_id) => self.cluster_known(at, cluster_id),
             Effect::Reconfigured(configured) => self.reconfigured(at, &configured),
             Effect::Removed => self.removed(at),
             _ => {}

@@ -65,6 +65,18 @@ impl<T> Entries<T> {
         number
     }
 
+    /// Removes the endpoint with this number from the list. Returns its value if that is no longer
+    /// used. `None` also if there is no such endpoint.
+    pub(super) fn remove(&mut self, number: usize) -> Option<Arc<T>> {
+        let at = self.listed.iter().position(|entry| entry.number == number)?;
+        let entry = self.listed.remove(at);
+        if entry.outstanding > 0 {
+            self.leaving.push(entry);
+            return None;
+        }
+        Some(entry.value)
+    }
+
     /// Whether the list of that generation has yet to be applied.
     pub(super) fn is_behind(&self, generation: u64) -> bool {
         self.generation.is_none_or(|known| known < generation)

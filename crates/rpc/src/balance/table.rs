@@ -68,6 +68,12 @@ impl<T> EndpointTable<T> {
         self.entries.lock().push(endpoint.into(), value)
     }
 
+    /// Removes the endpoint with this number, if there is one. Calls that are under way there go on.
+    pub fn remove(&self, number: usize) {
+        // Dropped once the lock is released.
+        let _unused = self.entries.lock().remove(number);
+    }
+
     /// How many endpoints there are.
     pub fn len(&self) -> usize {
         self.entries.lock().listed().len()
@@ -82,6 +88,12 @@ impl<T> EndpointTable<T> {
     pub fn find(&self, mut is_wanted: impl FnMut(&T) -> bool) -> Option<usize> {
         let entries = self.entries.lock();
         entries.listed().iter().find(|entry| is_wanted(&entry.value)).map(Entry::number)
+    }
+
+    /// What `look` makes of each endpoint's number and value, in the order in which they were added.
+    pub fn map<R>(&self, mut look: impl FnMut(usize, &T) -> R) -> Vec<R> {
+        let entries = self.entries.lock();
+        entries.listed().iter().map(|entry| look(entry.number(), &entry.value)).collect()
     }
 
     /// What is known of each endpoint, in the order in which they were added.
@@ -243,6 +255,19 @@ mod tests {
         picked.end(HealthSignal::Answered, None);
         assert_eq!(outstanding(&table), 0);
         assert!(table.begin(2).is_none());
+    }
+
+    #[test]
+    fn an_endpoint_that_is_removed_gets_no_more_calls() {
+        let table = EndpointTable::new(HealthPolicy::default());
+        assert_eq!((table.push("a:1", 'a'), table.push("b:1", 'b')), (0, 1));
+        let begun = table.begin(0).unwrap();
+        table.remove(0);
+        table.remove(7);
+        assert!(table.begin(0).is_none());
+        assert_eq!((table.map(|number, value| (number, *value)), *begun), (vec![(1, 'b')], 'a'));
+        begun.end(HealthSignal::Answered, None);
+        assert_eq!(table.push("a:1", 'c'), 2, "no number is used twice");
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Calls {
     /// Where some thread waits for the answer to a call that was sent.
     pub(super) fn any_parked(&self) -> Option<Arc<Parked>> {
         self.by_id.values().find_map(|call| match &call.waiter {
-            Waiter::Thread(parked) if call.sent => Some(Arc::clone(parked)),
+            Waiter::Thread(parked) if call.sent && parked.is_waiting() => Some(Arc::clone(parked)),
             _ => None,
         })
     }

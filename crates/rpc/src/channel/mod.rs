@@ -54,7 +54,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `builder`, `pending`, `streams`, this one | what users see |
+//! | `builder`, `pending`, `sent`, `streams`, this one | what users see |
 //! | `turns` | a caller waits: which one reads |
 //! | `calling` | a call is made, sent, given up |
 //! | `life` | the connection is made, lost, and made again; the channel's own thread |
@@ -98,6 +98,7 @@ mod parked;
 mod pending;
 mod reading;
 mod request;
+mod sent;
 mod shared;
 mod silence;
 mod streams;
@@ -115,6 +116,7 @@ pub use self::config::{Disconnect, Framing};
 use self::parked::Waiter;
 pub use self::pending::Pending;
 use self::request::{Request, decode, decodes};
+pub use self::sent::Sent;
 use self::shared::Shared;
 use super::builtin::{PingArgs, PingReply, RpcStub};
 use super::service::Reply;
@@ -180,6 +182,18 @@ impl Channel {
         self.with_request::<A, R, _>(method, options, args, deadline, |request| {
             self.shared().start(request, waiter);
         });
+    }
+
+    /// Sends a blocking call, which the caller is about to wait for: see [`Sent`].
+    pub fn send<A: Payload, R: Payload>(
+        &self,
+        method: &Method,
+        options: &CallOptions,
+        args: &A,
+        deadline: Instant,
+    ) -> Sent<R> {
+        let shared = self.shared();
+        self.with_request::<A, R, _>(method, options, args, deadline, |it| Sent::start(shared, it))
     }
 
     fn with_request<A: Payload, R: Payload, T>(

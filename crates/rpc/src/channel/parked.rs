@@ -37,8 +37,9 @@ pub(super) fn run_guarded(run: impl FnOnce()) {
 }
 
 /// Where a blocking call waits.
-#[derive(Default)]
 pub(super) struct Parked {
+    /// Whether a thread waits here. Until then, none can be asked to read.
+    is_waiting: AtomicBool,
     state: Mutex<Slot>,
     /// Whether there was an outcome; readable without the lock.
     is_over: AtomicBool,
@@ -52,7 +53,35 @@ struct Slot {
     is_asked: bool,
 }
 
+/// For a thread that is about to wait.
+impl Default for Parked {
+    fn default() -> Parked {
+        let parked = Parked::of_nobody();
+        parked.set_waiting();
+        parked
+    }
+}
+
 impl Parked {
+    /// For an outcome that a thread will wait for later.
+    pub(super) fn of_nobody() -> Parked {
+        Parked {
+            is_waiting: AtomicBool::new(false),
+            state: Mutex::default(),
+            is_over: AtomicBool::new(false),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// From now on a thread waits here, and reads if nobody does.
+    pub(super) fn set_waiting(&self) {
+        self.is_waiting.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Acquire)
+    }
+
     pub(super) fn wake(&self, outcome: CallResult) {
         let mut state = self.state.lock();
         state.outcome = Some(outcome);

@@ -21,6 +21,8 @@
 //!   So whoever stops reading asks; whoever was asked and gets its outcome instead asks too; and a
 //!   caller that finds someone reading can rely on being asked.
 //! - A caller reads at most until its deadline.
+//! - Only a thread that waits is asked. A call that was [`Sent`](super::sent::Sent) and is not waited
+//!   for yet is passed over, and finds out by itself whether somebody reads when its thread waits.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,7 +74,12 @@ impl Shared {
     }
 
     /// Waits for the outcome, and reads the connection meanwhile if nobody else does.
-    fn wait(self: &Arc<Self>, call: Begun, parked: &Parked, deadline: Instant) -> CallResult {
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        call: Begun,
+        parked: &Parked,
+        deadline: Instant,
+    ) -> CallResult {
         let Begun { id, began: mut now, connection: mut sent_over } = call;
         // If a method makes this call, a cork may hold it back.
         Cork::flush_all();

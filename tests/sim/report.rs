@@ -35,7 +35,7 @@ const FAULTS: [&str; 30] = [
     "snapshot did not arrive",
 ];
 
-const PATHS: [&str; 87] = [
+const PATHS: [&str; 88] = [
     "newcomer",
     "cluster taken",
     "member removed",
@@ -53,6 +53,7 @@ const PATHS: [&str; 87] = [
     "change refused: behind",
     "change refused: no live majority",
     "change refused: rebuilding",
+    "change refused: silent",
     "request repeated",
     "clerk: refused: request key taken",
     "history: an order found",

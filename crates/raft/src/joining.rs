@@ -96,7 +96,7 @@ use super::common::Common;
 use super::config::{Config, Standing};
 use super::configuration::Configuration;
 use super::event::Effect;
-use super::message::{Join, JoinReply, Message, Reply, Request};
+use super::message::{Body, Join, JoinReply, Message, Reply, Request};
 use super::types::{HardState, Index, MemberId, Term};
 use super::{Raft, Role};
 
@@ -116,7 +116,7 @@ pub struct JoinAnswer {
     /// Whether it knows its promises and is in every quorum, of whichever configuration may be in
     /// force.
     pub is_needed: bool,
-    /// Its term.
+    /// The latest term that it has told.
     pub term: Term,
 }
 
@@ -270,7 +270,9 @@ impl Raft {
                 if let Some(configuration) = answer.configuration.clone().filter(|_| is_news) {
                     self.common.effects.push(Effect::Introduced(configuration));
                 }
-                answers.insert(message.from, answer);
+                let told = answers.get(&message.from).map_or(Term::ZERO, |told| told.term);
+                let term = told.max(answer.term);
+                answers.insert(message.from, JoinAnswer { term, ..answer });
                 self.count_answers();
             }
             Stage::Filling { target, .. } => {
@@ -286,12 +288,19 @@ impl Raft {
         }
     }
 
-    /// Whether the term of this answer is not to be taken over when it arrives: it is of another
-    /// cluster, or this member does not know yet whether it is of the same one.
-    pub(super) fn is_of_unknown_term(&self, reply: &JoinReply) -> bool {
-        let config = &self.common.config;
-        let is_unknown = self.is_asking() && config.cluster_id == 0 && reply.cluster_id != 0;
-        is_unknown || JoinAnswer::new(reply, Term::ZERO).is_of_other_cluster(config)
+    /// A member that does not know its promises answers nothing but questions like its own, and takes
+    /// over no term before it knows its cluster and has asked everybody.
+    pub(super) fn receive_while_asking(&mut self, message: &Message) {
+        match &message.body {
+            Body::Request(Request::Join(join)) => self.on_join(message, *join),
+            Body::Reply(Reply::Join(reply)) => self.on_join_reply(message, reply),
+            _ => {}
+        }
+    }
+
+    /// Whether this answer is of another cluster than the one of this member.
+    pub(super) fn is_of_other_cluster(&self, reply: &JoinReply) -> bool {
+        JoinAnswer::new(reply, Term::ZERO).is_of_other_cluster(&self.common.config)
     }
 
     /// Goes on to the next stage if enough members have answered.

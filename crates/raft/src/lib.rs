@@ -525,14 +525,13 @@ impl Raft {
         if message.term.0.saturating_sub(current_term.0) > TERM_AHEAD_MAX {
             return self.common.nonsense(&message, "its term is out of reach");
         }
-        // The terms of another cluster mean nothing here, nor of one that is not known to be this one.
-        if let Body::Reply(Reply::Join(reply)) = &message.body
-            && self.is_of_unknown_term(reply)
-        {
-            return self.on_join_reply(&message, reply);
+        if self.is_asking() {
+            return self.receive_while_asking(&message);
         }
-        // A member that does not know its promises answers nothing else.
-        if self.is_asking() && !message.body.is_about_joining() {
+        // The terms of another cluster mean nothing here.
+        if let Body::Reply(Reply::Join(reply)) = &message.body
+            && self.is_of_other_cluster(reply)
+        {
             return;
         }
         match message.term.cmp(&current_term) {

@@ -236,13 +236,6 @@ pub struct JoinReply {
     pub is_removed: bool,
 }
 
-impl Body {
-    /// Whether this is between a member without its data and another one.
-    pub(super) fn is_about_joining(&self) -> bool {
-        matches!(self, Body::Request(Request::Join(_)) | Body::Reply(Reply::Join(_)))
-    }
-}
-
 impl Request {
     /// Whether only the leader of the message's term can have sent this.
     pub fn is_from_leader(&self) -> bool {

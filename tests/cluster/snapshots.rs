@@ -98,12 +98,12 @@ fn each_snapshot_is_taken_once() {
             });
         }
         let mut taken = vec![Index::ZERO];
-        wait_for("ten snapshots", || {
+        wait_for("five snapshots", || {
             let index = snapshot_index(&cluster, MemberId(1));
             if taken.last() != Some(&index) {
                 taken.push(index);
             }
-            taken.len() > 10
+            taken.len() > 5
         });
         is_over.store(true, Ordering::Relaxed);
         taken

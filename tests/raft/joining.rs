@@ -723,3 +723,16 @@ fn a_member_that_is_rebuilt_in_the_directory_that_its_configuration_names_is_fil
     node.run([2, 3].map(|from| stands(from, question, with_learner(5))));
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1);
 }
+
+/// A former member may be the only one that has answered, with an old configuration. Those of the
+/// list are asked all the same.
+#[test]
+fn those_of_the_list_are_asked_whatever_a_former_member_says() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    });
+    let question = question(&mut node);
+    node.run([stands(2, question, configuration(ONE, &[1, 2, 4]))]);
+    let all: Vec<u64> = asked(&node.tick(5)).iter().map(|(to, _)| *to).collect();
+    assert_eq!(all, [2, 3, 4]);
+}

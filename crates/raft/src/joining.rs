@@ -202,11 +202,14 @@ impl Raft {
         }
         joining.ticks_until_asked = self.common.config.heartbeat_ticks;
         let question = joining.question;
-        let asked: Vec<MemberId> = match &joining.stage {
-            Stage::Asking { answers, .. } => asked(&self.common, answers).into_iter().collect(),
+        let asked: BTreeSet<MemberId> = match &joining.stage {
+            // Those of the list, too, as a former member may be the only one that has answered.
+            Stage::Asking { answers, .. } => {
+                asked(&self.common, answers).into_iter().chain(self.common.peers()).collect()
+            }
             // So the leader knows that this member does not vote.
             Stage::Filling { .. } => self.common.leader().into_iter().collect(),
-            Stage::Recording | Stage::Leaving => Vec::new(),
+            Stage::Recording | Stage::Leaving => BTreeSet::new(),
         };
         for peer in asked {
             let join = self.common.request(

@@ -44,7 +44,7 @@ const COOL_DOWN: Duration = Duration::from_secs(2);
 
 /// How often a Clerk that is used asks who the members are. Too small: ten thousand clients are a
 /// load. Too large: all that a Clerk knows may be gone when its member goes.
-const REFRESH_PAUSE: Duration = Duration::from_secs(2);
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The same after something has shown that the members may have changed.
 const TROUBLE_PAUSE: Duration = Duration::from_millis(500);

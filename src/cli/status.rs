@@ -56,11 +56,12 @@ struct MemberJson<'a> {
     /// Null if the list has no ids and the member did not answer.
     id: Option<u64>,
     addr: &'a str,
+    /// Behind the address, where `scripts/cluster.sh` looks for it.
+    reachable: bool,
     /// "voter", "learner", "incoming" or "outgoing"; null if the configuration does not name it.
     kind: Option<&'a str>,
     /// How many entries it lacks; null unless the leader has said so.
     behind: Option<u64>,
-    reachable: bool,
     #[serde(flatten)]
     answer: AnswerJson<'a>,
 }
@@ -131,7 +132,8 @@ fn member_json<'a>(cluster: &'a Cluster, answer: &'a Answer) -> MemberJson<'a> {
         },
         Err(error) => AnswerJson::Error { error: ErrorChain(error).to_string() },
     };
-    MemberJson { id, addr: &endpoint.addr, kind, behind, reachable: reply.is_ok(), answer }
+    let reachable = reply.is_ok();
+    MemberJson { id, addr: &endpoint.addr, reachable, kind, behind, answer }
 }
 
 /// How many entries the member lacks, if the leader has said so.
@@ -304,7 +306,7 @@ ID  ADDRESS         ROLE     TERM  LEADER  LAST  COMMIT  APPLIED  SNAPSHOT  BEHI
 
     #[test]
     fn the_json_has_what_scripts_read() {
-        let expected = r#"{"cluster":"0000000000000007","members":[{"id":1,"addr":"127.0.0.1:7001","kind":"voter","behind":0,"reachable":true,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"waiting":false,"disk":"ok","pid":4711,"level":2},{"id":3,"addr":"127.0.0.1:7003","kind":"voter","behind":50,"reachable":false,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
+        let expected = r#"{"cluster":"0000000000000007","members":[{"id":1,"addr":"127.0.0.1:7001","reachable":true,"kind":"voter","behind":0,"role":"leader","term":7,"leader":1,"last_index":120,"commit_index":120,"applied_index":119,"snapshot_index":100,"version":"0.1.0","digest":"00000000000000ab","diverged":false,"different_members":[],"joining":false,"waiting":false,"disk":"ok","pid":4711,"level":2},{"id":3,"addr":"127.0.0.1:7003","reachable":false,"kind":"voter","behind":50,"error":"call to 127.0.0.1:7003 was not sent: connection refused"}]}"#;
         let both = [answer(1, reply(1, 7, 1)), answer(3, None)];
         assert_eq!(to_json(&cluster(both)), expected);
         let alone = cluster([answer(1, reply(1, 7, 0))]);

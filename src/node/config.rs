@@ -225,12 +225,12 @@ impl NodeConfig {
         let addrs = self.members.iter().map(|(id, addr)| (id, addr.to_owned()));
         let first = Configuration::first(first_id, list_id, addrs);
         Config {
+            is_list_in_force: !data_dir.is_cluster_recorded(),
             cluster_id,
             list_id,
             directory: data_dir.directory(),
             first_configuration: Some(Arc::new(first)),
             may_configure: cluster_id == 0,
-            counts_listed: !data_dir.is_cluster_recorded(),
             standing: data_dir.standing(),
             heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),
             election_ticks_min: self.timing.ticks(self.timing.election_min),

@@ -1,6 +1,7 @@
 //! [`Network`]: a link for each way from one member to an address of another one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,9 +44,8 @@ impl Network {
     }
 
     fn link(&self, from: MemberId, to: MemberId, addr: SocketAddr) -> io::Result<()> {
-        let mut links = self.links.lock();
-        if !links.contains_key(&(from, to, addr)) {
-            links.insert((from, to, addr), Link::new(from, to, addr, self.faults.clone())?);
+        if let Entry::Vacant(vacant) = self.links.lock().entry((from, to, addr)) {
+            vacant.insert(Link::new(from, to, addr, self.faults.clone())?);
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Cluster {
         let (mut nodes, mut disks, mut servers) = (Vec::new(), Vec::new(), Vec::new());
         for ((id, _), port) in list.iter().zip(&ports) {
             let disk = StallingDisk::default();
-            let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
+            let identity = Identity { cluster_id: 0, list_id: 7, member_id: id };
             let path = dir.path().join(id.to_string());
             let data_dir =
                 DataDir::open_on(Arc::new(disk.clone()), path, identity, Standing::New).unwrap();

@@ -112,7 +112,7 @@ impl Sums {
     }
 
     fn start_member(&mut self, id: MemberId) {
-        let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
+        let identity = Identity { cluster_id: 0, list_id: 7, member_id: id };
         let data_dir =
             DataDir::open(self.dir.path().join(id.to_string()), identity, Standing::New).unwrap();
         let sum = Sum { total: 0, own: id, conduct: self.conduct.clone() };

@@ -123,7 +123,7 @@ impl Mixed {
     }
 
     fn try_start(&mut self, id: u64, level_max: u32) -> Result<(), NodeError> {
-        let identity = Identity { cluster_id: 7, list_id: 7, member_id: MemberId(id) };
+        let identity = Identity { cluster_id: 0, list_id: 7, member_id: MemberId(id) };
         let data_dir = DataDir::open(self.data_dir(id), identity, Standing::New).unwrap();
         // No test here wants an election that it has not asked for.
         let timing = Timing {
@@ -378,7 +378,7 @@ fn the_level_that_a_member_knows_may_be_set() {
     let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
     let list = members(std::slice::from_ref(&port));
     let start = |level_max| {
-        let identity = Identity { cluster_id: 7, list_id: 7, member_id: MemberId(1) };
+        let identity = Identity { cluster_id: 0, list_id: 7, member_id: MemberId(1) };
         let data_dir = DataDir::open(dir.path(), identity, Standing::New).unwrap();
         let config = NodeConfig { level_max, ..NodeConfig::new(MemberId(1), list.clone()) };
         Node::start(config, data_dir, Weighted::new(3)).unwrap()

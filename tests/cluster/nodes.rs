@@ -81,7 +81,7 @@ impl Nodes {
         let list = members(&ports);
         let (mut nodes, mut servers) = (Vec::new(), Vec::new());
         for ((id, _), port) in list.iter().zip(&ports) {
-            let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
+            let identity = Identity { cluster_id: 0, list_id: 7, member_id: id };
             let data_dir =
                 DataDir::open(dir.path().join(id.to_string()), identity, Standing::New).unwrap();
             let config = NodeConfig::new(id, list.clone());

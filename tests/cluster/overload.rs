@@ -200,7 +200,7 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     let disk = SimDisk::new(1);
     let port = Port::free().unwrap();
     let list = members(std::slice::from_ref(&port));
-    let identity = Identity { cluster_id: 7, list_id: 7, member_id: MemberId(1) };
+    let identity = Identity { cluster_id: 0, list_id: 7, member_id: MemberId(1) };
     let data_dir =
         DataDir::open_on(Arc::new(disk.clone()), "/data", identity, Standing::New).unwrap();
     let config = NodeConfig::new(MemberId(1), list.clone());

@@ -89,7 +89,7 @@ fn start_with(size: u64, read_mode: ReadMode, life: &Arc<()>) -> Counters {
         Members::new(ids.zip(&ports).map(|(id, port)| (id, port.addr().to_string()))).unwrap();
     let start = |(id, port): (MemberId, &Port)| {
         let listener = port.listen().unwrap();
-        let identity = Identity { cluster_id: 7, list_id: 7, member_id: id };
+        let identity = Identity { cluster_id: 0, list_id: 7, member_id: id };
         let data_dir =
             DataDir::open(dir.path().join(id.to_string()), identity, Standing::New).unwrap();
         let config = NodeConfig { read_mode, ..NodeConfig::new(id, members.clone()) };

@@ -212,7 +212,8 @@ fn in_a_cluster_of_two_a_member_that_is_filled_votes_and_does_not_stand() {
     let mut node = joining(2, Standing::Rebuilding);
     let question = question(&mut node);
     assert_eq!(node.receive(vote(2, 5, (9, 4))), [], "while it asks it does not");
-    node.receive(join_reply(2, 5, question, false, None));
+    let reply = JoinReply { is_needed: true, ..standpoint(question, false) };
+    node.receive(message(2, 5, Body::Reply(Reply::Join(reply))));
     node.tick(200);
     assert_eq!(node.role(), RoleName::Follower);
     assert!(!is_vote_granted(&node.answer(vote(2, 5, (9, 4)))), "it may have voted in that term");
@@ -534,7 +535,7 @@ fn a_member_that_was_told_a_term_is_filled_in_the_cluster_of_its_list() {
 /// newcomers whose lists name them would elect each other, with empty logs.
 #[test]
 fn a_newcomer_that_restarts_with_a_list_that_names_it_does_not_stand() {
-    let mut node = Node::with(3, |config| config.counts_listed = false);
+    let mut node = Node::with(3, |config| config.is_list_in_force = false);
     assert_eq!(sent(&node.tick(1_000)), []);
     let body = Body::Request(Request::TimeoutNow);
     assert!(
@@ -632,7 +633,7 @@ fn a_member_that_was_removed_is_told_so() {
 #[test]
 fn a_newcomer_does_not_stand_by_the_list_that_it_was_started_with() {
     let mut node = Node::with(3, |config| {
-        (config.cluster_id, config.counts_listed) = (ONE, false);
+        (config.cluster_id, config.is_list_in_force) = (ONE, false);
     });
     assert_eq!(sent(&node.tick(1_000)), []);
     node.run([Event::Message(message(2, 1, Body::Request(Request::TimeoutNow)))]);
@@ -693,4 +694,32 @@ fn the_removals_of_another_cluster_do_not_concern_it() {
     };
     let effects = node.run([Event::Message(message(2, 5, Body::Reply(Reply::Join(reply))))]);
     assert!(!effects.contains(&Effect::Removed));
+}
+
+/// All may have answered while that is so. It has not lost anything.
+#[test]
+fn a_newcomer_whose_addition_all_know_and_nobody_has_committed_yet_waits() {
+    let mut node = newcomer();
+    let question = question(&mut node);
+    let unsettled = |from| {
+        let mut event = stands(from, question, with_learner(5));
+        if let Event::Message(Message { body: Body::Reply(Reply::Join(reply)), .. }) = &mut event {
+            reply.is_settled = false;
+        }
+        event
+    };
+    assert_eq!(taken(&node.run([unsettled(2), unsettled(3)])), None);
+}
+
+/// A configuration may name the directory of a member that is being rebuilt: it was emptied before
+/// the member had joined.
+#[test]
+fn a_member_that_is_rebuilt_in_the_directory_that_its_configuration_names_is_filled() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+        config.directory = 5;
+    });
+    let question = question(&mut node);
+    node.run([2, 3].map(|from| stands(from, question, with_learner(5))));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1);
 }

@@ -209,7 +209,7 @@ impl Member {
         let first = Configuration::first(first_id, list_id, addrs);
         config.first_configuration = Some(Arc::new(first));
         config.may_configure = cluster_id == 0 || plan.upgraded_at_us.is_none_or(|it| now_us >= it);
-        config.counts_listed = !self.disk.is_cluster_recorded();
+        config.is_list_in_force = !self.disk.is_cluster_recorded();
         config.directory = self.disk.directory().unwrap_or_default();
         (config.cluster_id, config.list_id, config.standing) = (cluster_id, list_id, standing);
         config

@@ -229,8 +229,8 @@ impl Common {
     /// Whether this member may be elected, by its own log. A member of a cluster that has a
     /// configuration, but whose log has none, lacks the log.
     pub(super) fn may_lead(&self) -> bool {
-        let is_configured = self.configurations.latest().is_some() || self.config.counts_listed;
-        is_configured && self.configurations.may_lead(self.config.id, self.commit_index)
+        let lacks_log = self.configurations.latest().is_none() && !self.config.is_list_in_force;
+        !lacks_log && self.configurations.may_lead(self.config.id, self.commit_index)
     }
 
     /// Whether a committed configuration says that this member was removed.

@@ -29,10 +29,11 @@ pub struct Config {
     /// The members with which this one was started. They are in force while its log and snapshot
     /// have no configuration. After that, they are only where to look for the others.
     pub members: Membership,
-    /// Whether `members` are in force while its log and snapshot have no configuration. If not, this
-    /// member does not stand before its log names it: its cluster has recorded its members, and the
-    /// list is only where to look for them. Default true.
-    pub counts_listed: bool,
+    /// Whether `members` say who votes while the log and the snapshot have no configuration. Not so
+    /// once the cluster is known to have one: this member has only not received it yet. If two
+    /// newcomers went by lists that name them, they could elect each other with empty logs. Default
+    /// true.
+    pub is_list_in_force: bool,
     /// The id of the cluster; 0 if this member does not know it yet. Default 0.
     pub cluster_id: u64,
     /// A hash of the list of members with which the cluster was first started
@@ -121,7 +122,7 @@ impl Config {
         Config {
             id,
             members,
-            counts_listed: true,
+            is_list_in_force: true,
             cluster_id: 0,
             list_id: 0,
             directory: 0,

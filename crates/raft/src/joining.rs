@@ -303,13 +303,18 @@ impl Raft {
         let (is_new, is_late) = (*is_new, *ticks >= self.common.config.election_ticks_max);
         let answers = answers.clone();
         let config = &self.common.config;
-        if let Some(answer) = answers.values().find(|answer| answer.names_directory(config)) {
-            let (cluster_id, list_id) = (answer.cluster_id, answer.list_id);
-            return self.take_cluster(cluster_id, list_id, Standing::Voter);
+        let is_newcomer = config.standing == Standing::Newcomer;
+        let named = answers.values().filter(|answer| answer.names_directory(config));
+        if is_newcomer && let Some(answer) = named.max_by_key(|answer| answer.is_settled) {
+            // One that is not committed may be taken back.
+            if answer.is_settled {
+                let (cluster_id, list_id) = (answer.cluster_id, answer.list_id);
+                self.take_cluster(cluster_id, list_id, Standing::Voter);
+            }
+            return;
         }
         let asked = asked(&self.common, &answers);
         let has_all = asked.iter().all(|peer| answers.contains_key(peer));
-        let is_newcomer = config.standing == Standing::Newcomer;
         let is_elsewhere = is_newcomer
             || answers.iter().any(|(id, answer)| {
                 answer.is_of_other_cluster(config) && !is_waiting(*id, answer, &answers)
@@ -472,10 +477,7 @@ impl JoinAnswer {
     /// Whether its configuration names this very directory of this member.
     fn names_directory(&self, own: &Config) -> bool {
         let place = self.configuration.as_ref().and_then(|it| it.places.get(&own.id));
-        // One that is not committed may be taken back.
-        own.directory != 0
-            && self.is_settled
-            && place.is_some_and(|place| place.directory == own.directory)
+        own.directory != 0 && place.is_some_and(|place| place.directory == own.directory)
     }
 }
 

@@ -141,6 +141,16 @@
 //!     came, or has promised a lease.
 //! 13. A leader serves no read before an entry of its own term is committed (thesis §6.4).
 //!
+//! Members (`reconfiguration`, `configurations`, `joining`; thesis §4):
+//!
+//! 14. A member uses the newest configuration in its log, committed or not (§4.1).
+//! 15. While a configuration is joint, everything needs a majority of the voters before and of those
+//!     after the change (§4.3). When it is committed, the leader appends the one after it.
+//! 16. One change at a time, and none before an entry of the leader's own term is committed.
+//! 17. A leader that has removed itself does not count itself. When that is committed, it hands over
+//!     and steps down (§4.2.2).
+//! 18. A member that knows that it was removed, by a committed configuration, is silent.
+//!
 //! # Invariants
 //! Each of these is asserted where the state changes, in release builds too: a member that breaks a
 //! promise must stop rather than spread what it has. `common` keeps the term, the vote,
@@ -206,6 +216,10 @@
 //! - **A member that may have forgotten a promise neither stands for election nor leads.** Asserted
 //!   in `Raft::assert_may_stand` and `become_leader`. Test:
 //!   `joining::it_votes_when_it_holds_all_that_the_leader_had`.
+//! - **A configuration follows a committed one.** Otherwise two leaders could each count majorities
+//!   that do not meet. Asserted in `Leader::append_configuration` and `Configurations::appended`;
+//!   `tests/sim` checks it across members. Tests: `membership::one_change_at_a_time`,
+//!   `membership::nothing_changes_before_the_leaders_own_entry_is_committed`.
 //! - **Each request gets one reply**, or is nonsense. The shell keeps a call open for it. Test:
 //!   `terms::a_request_of_an_earlier_term_is_refused_with_the_current_one`.
 //! - **Everything that grows has a bound in [`Config`]**, except the log on the disk, which

@@ -225,6 +225,7 @@ impl NodeConfig {
         let addrs = self.members.iter().map(|(id, addr)| (id, addr.to_owned()));
         let first = Configuration::first(first_id, list_id, addrs);
         Config {
+            is_list_in_force: !data_dir.is_cluster_recorded(),
             cluster_id,
             list_id,
             directory: data_dir.directory(),

@@ -21,9 +21,11 @@ impl World {
 
     /// A snapshot begins, unless one is being written. It is written later, and the state goes on.
     pub(super) fn take_snapshot(&mut self, at: usize) {
+        let is_recorded =
+            self.members[at].disk.identity().is_some_and(|identity| identity.cluster_id != 0);
         let Some(living) = &mut self.members[at].living else { return };
-        // A snapshot names the cluster.
-        if living.affiliation.cluster_id == 0 && living.machine.configuration().is_none() {
+        // A snapshot names the cluster, by its configuration or as the directory knows it.
+        if !is_recorded && living.machine.configuration().is_none() {
             return;
         }
         if std::mem::replace(&mut living.is_snapshotting, true) {

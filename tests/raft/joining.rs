@@ -597,6 +597,18 @@ fn a_rebuilt_member_does_not_wait_for_a_newcomer_to_join() {
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
 }
 
+/// A newcomer that has answered, and is no member any more, is of no account.
+#[test]
+fn a_newcomer_that_was_removed_again_does_not_count() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    });
+    let question = question(&mut node);
+    node.receive(join_reply(5, 0, question, false, None));
+    node.run([2, 3].map(|from| stands(from, question, without(&[1, 2, 3], &[5]))));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
+}
+
 /// In a cluster of two, it votes while it is filled only if the other one is needed for whatever may
 /// be decided.
 #[test]

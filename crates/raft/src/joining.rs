@@ -329,7 +329,9 @@ impl Raft {
         let has_all = asked.iter().all(|peer| answers.contains_key(peer));
         let is_elsewhere = is_newcomer
             || answers.iter().any(|(id, answer)| {
-                answer.is_of_other_cluster(config) && !is_waiting(*id, answer, &answers)
+                asked.contains(id)
+                    && answer.is_of_other_cluster(config)
+                    && !is_waiting(*id, answer, &answers)
             });
         if is_elsewhere {
             if has_all && let Some((cluster_id, list_id)) = common_cluster(config, &asked, &answers)

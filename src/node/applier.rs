@@ -132,6 +132,8 @@ pub(super) struct Applier<S: StateMachine> {
     applied: Option<SnapshotMeta>,
     /// The configuration in force after that entry.
     configuration: Option<Arc<Configuration>>,
+    /// Whether the data directory knew the cluster's id when the node started.
+    is_cluster_recorded: bool,
     /// The cluster's time as of that entry.
     time: AppliedTime,
     shared: Arc<Shared>,
@@ -178,6 +180,7 @@ impl<S: StateMachine> Applier<S> {
         let time = machine.get().time();
         drop(machine);
         shared.time_applied(time, true);
+        let is_cluster_recorded = shared.identity.affiliation().cluster_id != 0;
         shared.snapshot_index.store(index.0, Ordering::Relaxed);
         Applier {
             leased,
@@ -185,6 +188,7 @@ impl<S: StateMachine> Applier<S> {
             expected,
             applied: snapshot,
             configuration,
+            is_cluster_recorded,
             time,
             shared,
             has_failed: false,
@@ -319,8 +323,8 @@ impl<S: StateMachine> Applier<S> {
     fn take_snapshot(&mut self, out: &mut Sink<'_, ApplierOutput<S::View>>) {
         let has = Index(self.shared.snapshot_index.load(Ordering::Relaxed));
         let is_news = |meta: &SnapshotMeta| meta.last_included_index > has && !self.is_diverged();
-        // A snapshot names the cluster.
-        let is_named = self.shared.identity.affiliation().cluster_id != 0;
+        // A snapshot names the cluster: by its configuration, or as the data directory knows it.
+        let is_named = self.is_cluster_recorded || self.configuration.is_some();
         match self.applied.filter(is_news).filter(|_| is_named) {
             Some(meta) => {
                 let view = self.leased.read().get().view();

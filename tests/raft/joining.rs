@@ -359,7 +359,8 @@ fn a_member_without_data_takes_the_cluster_that_all_others_name() {
 /// asking, because operators change things until they are right.
 #[test]
 fn members_that_do_not_agree_on_a_cluster_are_asked_until_they_do() {
-    let wrong: [(&str, fn(u64) -> Event); 4] = [
+    type Answer = fn(u64) -> Event;
+    let wrong: [(&str, Answer); 4] = [
         ("another cluster", |question| names(3, question, ANOTHER)),
         ("does not count it", |question| stands(3, question, configuration(ONE, &[2, 3]))),
         ("no data", |question| Event::Message(join_reply(3, 0, question, true, None))),

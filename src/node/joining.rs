@@ -58,7 +58,7 @@ pub(super) fn obstacle(asker: Asker, answers: Option<Answers>) -> Obstacle {
     }
     let clauses: Vec<String> =
         answers.iter().map(|(&id, answer)| clause(asker, id, answer.as_ref())).collect();
-    let has_another_list = |answer: &JoinAnswer| answer.is_new && is_other(asker, answer);
+    let has_another_list = |answer: &JoinAnswer| has_another_list(asker, answer);
     let advice = match () {
         () if answers.values().flatten().any(has_another_list) => IS_THE_SAME_LIST,
         () if is_one_cluster(asker, &answers) => KEEPS_ITS_CLUSTER,
@@ -85,6 +85,11 @@ fn is_other(asker: Asker, answer: &JoinAnswer) -> bool {
     !affiliation(answer).is_compatible(asker.affiliation)
 }
 
+/// Whether it knows no cluster yet, and will not begin one with this member.
+fn has_another_list(asker: Asker, answer: &JoinAnswer) -> bool {
+    answer.cluster_id == 0 && is_other(asker, answer)
+}
+
 /// Whether all others name the same cluster, and name this member in it. A member without any data
 /// would have taken that cluster by now, so this member has some.
 fn is_one_cluster(asker: Asker, answers: &Answers) -> bool {
@@ -99,7 +104,7 @@ fn is_one_cluster(asker: Asker, answers: &Answers) -> bool {
 fn clause(asker: Asker, id: MemberId, answer: Option<&JoinAnswer>) -> String {
     match answer {
         None => format!("member {id} does not answer"),
-        Some(answer) if answer.is_new && is_other(asker, answer) => {
+        Some(answer) if has_another_list(asker, answer) => {
             format!("member {id} has no data either, and was started with another --members")
         }
         Some(answer) if answer.is_new => format!("member {id} has no data either"),

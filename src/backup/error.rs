@@ -48,7 +48,8 @@ pub enum BackupError {
         source: io::Error,
     },
     /// The file is of a format that this program does not know.
-    #[error("{} has format {found}, this program knows formats up to {known}: use a newer syncraft", path.display())]
+    #[error("{} has format {found}, this program knows formats up to {known}: \
+         use a newer syncraft", path.display())]
     NewerFormat {
         /// The file.
         path: PathBuf,
@@ -58,7 +59,8 @@ pub enum BackupError {
         known: u32,
     },
     /// The state is of a feature level that this program does not know.
-    #[error("{} holds a state of feature level {found}, this program knows levels up to {known}: use a newer syncraft", path.display())]
+    #[error("{} holds a state of feature level {found}, this program knows levels up to \
+         {known}: use a newer syncraft", path.display())]
     NewerLevel {
         /// The file, or the data directory.
         path: PathBuf,
@@ -84,7 +86,8 @@ pub enum BackupError {
         members: Members,
     },
     /// The directory is that of a member that was being filled by others: what it holds is a part.
-    #[error("the member of {} was still being filled by the others, so its data is only a part: recover another member, or restore a backup", dir.display())]
+    #[error("the member of {} was still being filled by the others, so its data is only \
+         a part: recover another member, or restore a backup", dir.display())]
     Partial {
         /// The data directory.
         dir: PathBuf,

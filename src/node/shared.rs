@@ -47,7 +47,8 @@ pub enum NodeFailure {
     /// with the same list of members. They were started for the first time with programs of two
     /// versions, or with the data of two clusters.
     #[error(
-        "the others are of cluster {0:016x}, which began with the same --members, and this data is not: start this member with an empty data directory"
+        "the others are of cluster {0:016x}, which began with the same --members, and this data is \
+         not: start this member with an empty data directory"
     )]
     OtherCluster(u64),
     /// This member was removed from the cluster for ever.

@@ -39,7 +39,8 @@ pub enum StartError {
     },
     /// The data belongs to a cluster with other members.
     #[error(
-        "data directory {} belongs to a cluster with other members than {members}: until they are recorded in the log, start it with the list of its first start",
+        "data directory {} belongs to a cluster with other members than {members}: until they are \
+         recorded in the log, start it with the list of its first start",
         dir.display()
     )]
     OtherMembers {

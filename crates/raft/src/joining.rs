@@ -25,7 +25,7 @@
 //! somebody new, and is replaced by a later one of the same member. A member that was removed need
 //! not answer, if an answer names a configuration that says so and is known to be committed; and
 //! what it has answered does not count. Its configuration was superseded by a committed one, of
-//! which X now asks the members (the first case below), or can never be committed (the second).
+//! whose members are asked now (the first case below), or can never be committed (the second).
 //!
 //! # Why this is enough
 //! Let X be the member, and let it have promised, before it lost its data:
@@ -61,7 +61,7 @@
 //!
 //! From then on a member votes for whoever asks, whether its own log names it a voter or not
 //! (thesis §4.1): the one who asks may have a newer configuration. It stands only if its own log
-//! names it a voter.
+//! names it a voter, or does not show the entry that removes it as committed (thesis §4.2.2).
 //!
 //! # Assumptions
 //! - At the first start of a cluster, members that have lost their data, together with those that

@@ -12,10 +12,11 @@ use syncraft::kv::model::{
     Reason, Revision, Txn, TxnAnswer, Want,
 };
 use syncraft::kv::{COMMAND_LEN_MAX, KEY_LEN_MAX, Limits, LimitsChange, VALUE_LEN_MAX};
-use syncraft::raft::MemberId;
+use syncraft::raft::{Index, MemberId};
 use syncraft::rpc::{CallError, Channel, StatusCode};
 use syncraft::testing::Cluster;
 
+use crate::nodes::until;
 use crate::relay::Relay;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -331,6 +332,8 @@ fn a_transaction_that_changes_nothing_never_enters_the_log() {
     clerk.txn().then_put("a", "1").then_put("b", "1").commit().unwrap();
     let last = |id| cluster.status(id).unwrap().last_index;
     let leader = cluster.leader().unwrap();
+    // A cluster begins with a no-op, its configuration and the feature level, besides the write.
+    until("the leader has said all of its own", || last(leader) >= Index(4));
     let before = last(leader);
     for _ in 0..20 {
         let seen = clerk.txn().when(Compare::present("a")).then_get("a").then_get("b").commit();

@@ -108,6 +108,13 @@ fn list(known: &str) -> Value {
     serde_json::from_str(&done(known, &["list", "--json"])).unwrap()
 }
 
+/// What `syncraft status` says of every member.
+fn status(known: &str) -> Vec<Value> {
+    let output = syncraft(&["status", "--json", "--members", known]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["members"].as_array().unwrap().clone()
+}
+
 /// Id, address and kind of every member.
 fn places(known: &str) -> Vec<(u64, String, String)> {
     let text = |member: &Value, name: &str| member[name].as_str().unwrap().to_owned();
@@ -189,12 +196,10 @@ fn three_become_five_lose_their_leader_and_move() {
     assert_eq!(list(&one)["cluster"], id);
     check_value(&moved, "k", "2");
 
-    let status = syncraft(&["status", "--json", "--members", &moved]);
-    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-    let members = status["members"].as_array().unwrap();
+    let members = status(&moved);
     let ids: Vec<u64> = members.iter().map(|it| it["id"].as_u64().unwrap()).collect();
-    assert_eq!(ids, [2, 3, 4, 5], "{status}");
-    assert!(members.iter().all(|it| it["reachable"] == true), "{status}");
+    assert_eq!(ids, [2, 3, 4, 5], "{members:?}");
+    assert!(members.iter().all(|it| it["reachable"] == true), "{members:?}");
 }
 
 #[test]
@@ -252,7 +257,7 @@ fn a_learner_is_promoted_once_it_has_caught_up() {
     done(&known, &["add", "--learner", &learner.named()]);
     learner.signal("-STOP");
     (0..20).for_each(|n| put(&known, "k", &n.to_string()));
-    refused(&known, &["promote", "4"], 3, "it has not caught up");
+    refused(&known, &["promote", "4"], 3, "member 4 does not answer");
     assert_eq!(voters(&known), [1, 2, 3]);
     learner.signal("-CONT");
     let caught_up = || member(&known, &["promote", "4"]).status.success();
@@ -298,6 +303,34 @@ fn a_restart_reads_the_members_from_the_log() {
     assert_eq!(voters(&one), [3, 4]);
 }
 
+/// Another list has other majorities: two of them could decide at the same time.
+#[test]
+fn a_restart_with_another_list_changes_no_majority() {
+    let mut cluster = Processes::start(3);
+    put(&cluster.members(), "k", "1");
+    let addr = |at: usize| cluster.ports[at].addr().to_string();
+    let (one, two) = (format!("1={}", addr(0)), format!("2={}", addr(1)));
+    let lists =
+        [one.clone(), format!("{one},{two}"), format!("{},4=127.0.0.1:1", cluster.members())];
+    // Alone, none of them is a majority, whatever its list says.
+    [2, 3].iter().for_each(|id| cluster.kill(*id));
+    for list in lists {
+        cluster.kill(1);
+        let command = server(1, &list, &cluster.data_dir(1));
+        cluster.spawn(1, command);
+        let says_who_votes = || {
+            let kinds: Vec<_> = status(&one).iter().map(|it| it["kind"].clone()).collect();
+            kinds == ["voter"; 3]
+        };
+        until("it says who the members are", says_who_votes);
+        let alone = ["put", "k", "2", "--members", &one, "--timeout", "500ms"];
+        assert_ne!(syncraft(&alone).status.code(), Some(0), "{list}");
+    }
+    [2, 3].iter().for_each(|id| cluster.restart(*id));
+    cluster.wait_ready();
+    assert_eq!(voters(&one), [1, 2, 3]);
+}
+
 #[test]
 fn a_rolling_restart_with_a_new_list_ends_with_one_cluster() {
     let mut cluster = Processes::start(3);
@@ -311,11 +344,8 @@ fn a_rolling_restart_with_a_new_list_ends_with_one_cluster() {
         cluster.signal(member, "-TERM");
         let mut child = cluster.children[member - 1].take().unwrap();
         until("it stops", || child.try_wait().unwrap().is_some());
-        let log = cluster.dir.path().join(format!("{member}.log"));
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut command = server(member, &new_list, &cluster.data_dir(member));
-        cluster.children[member - 1] =
-            Some(command.stderr(log).stdout(Stdio::null()).spawn().unwrap());
+        let command = server(member, &new_list, &cluster.data_dir(member));
+        cluster.spawn(member, command);
         until("it is found", || addr_of(&new_list, member as u64) == after(member - 1));
         put(&after(member - 1), "k", &member.to_string());
     }

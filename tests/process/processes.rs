@@ -68,18 +68,16 @@ impl Processes {
 
     /// With additional options.
     pub(crate) fn restart_with(&mut self, id: usize, options: &[&str]) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join(format!("{id}.log")));
-        let child = self
-            .command(id)
-            .args(options)
-            .stderr(log.unwrap())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.children[id - 1] = Some(child);
+        let mut command = self.command(id);
+        command.args(options);
+        self.spawn(id, command);
+    }
+
+    /// Starts member `id` by `command`.
+    pub(crate) fn spawn(&mut self, id: usize, mut command: Command) {
+        let log = self.dir.path().join(format!("{id}.log"));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        self.children[id - 1] = Some(command.stderr(log).stdout(Stdio::null()).spawn().unwrap());
     }
 
     pub(crate) fn kill(&mut self, id: usize) {

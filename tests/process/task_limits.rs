@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -141,10 +141,8 @@ impl Drop for Group {
 /// Restarts member `id` through `command`, which gets the program's arguments.
 fn restart_by(processes: &mut Processes, id: usize, mut command: Command) {
     let args: Vec<_> = processes.command(id).get_args().map(ToOwned::to_owned).collect();
-    let log = processes.dir.path().join(format!("{id}.log"));
-    let log = fs::File::options().create(true).append(true).open(log).unwrap();
-    let child = command.args(args).stderr(log).stdout(Stdio::null()).spawn().unwrap();
-    processes.children[id - 1] = Some(child);
+    command.args(args);
+    processes.spawn(id, command);
 }
 
 /// Where any user can run it.
@@ -188,7 +186,8 @@ fn status_of(processes: &Processes, id: usize) -> serde_json::Value {
     let alone = format!("{id}={}", processes.ports[id - 1].addr());
     let status = syncraft(&["status", "--json", "--members", &alone]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
-    status["members"][0].clone()
+    let members = status["members"].as_array().map_or(&[][..], Vec::as_slice);
+    members.iter().find(|it| it["id"] == id).cloned().unwrap_or_default()
 }
 
 /// While the crowd is there, a killed follower comes back and finds the leader, and a new client

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use syncraft::testing::Port;
 
 use crate::processes::*;
+use crate::program::copy_program;
 
 #[test]
 fn a_member_stops_cleanly_on_sigterm_and_keeps_its_data() {
@@ -132,7 +133,7 @@ fn commands_do_with_few_threads_or_say_so() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("syncraft");
-    fs::copy(SYNCRAFT, &program).unwrap();
+    copy_program(SYNCRAFT, &program);
     let uid = 1_000_000 + std::process::id();
     let limits = match is_root {
         true => vec![1, 2, 3, 5, 6, 12, 20],

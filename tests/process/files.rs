@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use crate::processes::*;
+use crate::program::copy_program;
 
 /// The exit status and the log of a member that ends by itself.
 fn end_of(cluster: &mut Processes, id: usize) -> (Option<i32>, String) {
@@ -163,7 +164,7 @@ fn a_volume_of_another_user_is_served_from() {
     // So that the other user reaches the directory and the program, wherever they are.
     fs::set_permissions(cluster.dir.path(), Permissions::from_mode(0o755)).unwrap();
     let program = cluster.dir.path().join("syncraft");
-    fs::copy(SYNCRAFT, &program).unwrap();
+    copy_program(SYNCRAFT, &program);
     let server = cluster.command(1);
     let mut command = Command::new(&program);
     command.args(server.get_args()).uid(USER).gid(USER);

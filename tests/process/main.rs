@@ -39,6 +39,8 @@ mod memory;
 mod mutants;
 mod output;
 mod processes;
+#[path = "../support/program.rs"]
+mod program;
 #[path = "../support/raw.rs"]
 #[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
 mod raw;

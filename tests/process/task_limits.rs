@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::processes::{Processes, TEST_TIMEOUT, stderr, syncraft};
+use crate::program::copy_program;
 
 const CROWD: usize = 400;
 const TASKS_MAX: usize = 300;
@@ -150,7 +151,7 @@ fn program(processes: &Processes) -> PathBuf {
     let dir = processes.dir.path();
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     let path = dir.join("syncraft");
-    fs::copy(env!("CARGO_BIN_EXE_syncraft"), &path).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_syncraft"), &path);
     path
 }
 

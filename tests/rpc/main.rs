@@ -37,6 +37,8 @@ mod noise;
 mod peers;
 mod pending;
 mod ping;
+#[path = "../support/program.rs"]
+mod program;
 #[path = "../support/raw.rs"]
 mod raw;
 #[path = "../support/relay.rs"]

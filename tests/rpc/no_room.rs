@@ -18,6 +18,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use syncraft::rpc::{Limits, Server, StatusCode};
 
 use crate::alone::{alone_in, is_alone};
+use crate::program::copy_program;
 use crate::raw::*;
 use crate::support::*;
 
@@ -39,7 +40,7 @@ fn alone<F: FnOnce()>(body: F) {
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let program = || {
         let program = dir.path().join("test");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        copy_program(std::env::current_exe().unwrap(), &program);
         let mut command = Command::new(program);
         command.current_dir("/");
         if rustix::process::getuid().is_root() {

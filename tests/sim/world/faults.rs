@@ -272,7 +272,7 @@ impl World {
             it.voters().count() > 2 && (!it.is_joint() || it.outgoing().count() > 2)
         };
         let is_spare = configured.contains(&at)
-            && configured.iter().all(|&other| self.members[other].disk.is_voter())
+            && self.all_have_data()
             && self.memberships().iter().all(is_large);
         if !is_spare {
             return;

@@ -215,6 +215,7 @@ fn every_error_of_backups_says_its_own_part_only() {
         NewerLevel { path: path(), found: 2, known: 1 },
         TooHigh { path: path(), source: crate::kv::TooHigh },
         NotAMember { id: ID, members: members() },
+        NoAddress { id: ID, dir: path() },
         Partial { dir: path() },
         Storage(storage()),
     ));

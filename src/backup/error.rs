@@ -85,6 +85,15 @@ pub enum BackupError {
         /// The list.
         members: Members,
     },
+    /// The log is from before members were recorded, so the member's address must be given.
+    #[error("the log in {} does not say where member {id} is: give --members {id}=HOST:PORT",
+         dir.display())]
+    NoAddress {
+        /// The member.
+        id: MemberId,
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// The directory is that of a member that was being filled by others: what it holds is a part.
     #[error("the member of {} was still being filled by the others, so its data is only \
          a part: recover another member, or restore a backup", dir.display())]

@@ -15,13 +15,14 @@
 //! (`storage/replace.rs`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::BackupError;
 use super::restore::{Restored, begin_anew, first, snapshot_meta};
 use crate::kv::{LEVEL_MAX, Store};
 use crate::members::Members;
 use crate::node::{StateMachine, StateView};
-use crate::raft::{Entry, Index, MemberId, Payload, SnapshotMeta, Standing, Term};
+use crate::raft::{Configuration, Index, MemberId, Payload, SnapshotMeta, Standing, Term};
 use crate::storage::{DataDir, Snapshots, StorageError, Wal, WalOptions};
 
 /// A data directory that is to be recovered. It is locked.
@@ -35,6 +36,8 @@ pub struct Survivor {
 pub struct Recovered {
     /// The new cluster.
     pub began: Restored,
+    /// The address of its only member.
+    pub addr: String,
     /// The last entry of the old log.
     pub last_index: Index,
     /// How many entries behind the newest snapshot were applied.
@@ -79,41 +82,52 @@ impl Survivor {
         Ok(self.dir.finish_replacing()?)
     }
 
-    /// Makes the survivor the only member of a new cluster, at its address in `members`. Other
-    /// members in the list do not count.
+    /// Makes the survivor the only member of a new cluster, at its address in `list`, or else the one
+    /// that its log has for it. Other members in the list do not count.
     ///
     /// # Errors
-    /// Nothing has changed if its data is damaged or only [a part](BackupError::Partial), or the
-    /// member is [not in the list](BackupError::NotAMember).
-    pub fn recover(self, members: &Members) -> Result<Recovered, BackupError> {
+    /// Nothing has changed if its data is damaged or only [a part](BackupError::Partial), or if the
+    /// member is [not in the list](BackupError::NotAMember), or there is no list and
+    /// [no address](BackupError::NoAddress) in the log.
+    pub fn recover(self, list: Option<&Members>) -> Result<Recovered, BackupError> {
         let (id, Survivor { dir }) = (self.id(), self);
-        let Some(alone) = alone(id, members) else {
-            return Err(BackupError::NotAMember { id, members: members.clone() });
-        };
         let path = dir.path().to_path_buf();
+        if let Some(members) = list.filter(|members| !members.contains(id)) {
+            return Err(BackupError::NotAMember { id, members: members.clone() });
+        }
         if dir.standing() != Standing::Voter {
             return Err(BackupError::Partial { dir: path });
         }
-        let (mut store, last, entries) = read(&dir)?;
+        let Read { mut store, last, entries, configuration } = read(&dir)?;
+        let listed = list.and_then(|members| members.addr(id));
+        let Some(addr) = listed.or(configuration.as_ref().and_then(|it| it.addr(id))) else {
+            return Err(BackupError::NoAddress { id, dir: path });
+        };
+        let alone = Members::new([(id, addr.to_owned())]).expect("an address of a member is right");
         let index = begin_anew(&mut store, last.last_included_index, &path)?;
         let cluster_id = fastrand::u64(1..);
         let meta = snapshot_meta(index, last.last_included_term);
         let kept_in =
             dir.replace_with(id, &first(cluster_id, &alone), meta, |out| store.view().write(out))?;
         let began = Restored { cluster_id, index, revision: store.revision() };
-        Ok(Recovered { began, last_index: last.last_included_index, entries, kept_in })
+        let addr = addr.to_owned();
+        Ok(Recovered { began, addr, last_index: last.last_included_index, entries, kept_in })
     }
 }
 
-fn alone(id: MemberId, members: &Members) -> Option<Members> {
-    let addr = members.addr(id)?;
-    let alone = Members::new([(id, addr.to_owned())]);
-    Some(alone.expect("a member of a list that is right is right alone"))
+/// What a data directory holds.
+struct Read {
+    /// The state after the last entry of the log.
+    store: Store,
+    /// That entry's index, and the member's term.
+    last: SnapshotMeta,
+    /// How many entries there were behind the snapshot.
+    entries: usize,
+    /// The newest one, committed or not.
+    configuration: Option<Arc<Configuration>>,
 }
 
-/// The state after the last entry of the log; that entry's index, and the member's term; and how
-/// many entries there were behind the snapshot.
-fn read(dir: &DataDir) -> Result<(Store, SnapshotMeta, usize), BackupError> {
+fn read(dir: &DataDir) -> Result<Read, BackupError> {
     let (_snapshots, snapshot) = Snapshots::open(dir)?;
     let mut store = Store::new();
     if let Some(snapshot) = &snapshot {
@@ -121,25 +135,24 @@ fn read(dir: &DataDir) -> Result<(Store, SnapshotMeta, usize), BackupError> {
         check_level(&store, dir)?;
         loaded.map_err(StorageError::io("load", snapshot.path()))?;
     }
-    let meta = snapshot.map(|snapshot| snapshot.meta());
+    let meta = snapshot.as_ref().map(|snapshot| snapshot.meta());
+    let mut configuration = snapshot.and_then(|snapshot| snapshot.configuration().cloned());
     let options = WalOptions { prepare_ahead: false, ..WalOptions::default() };
     let (wal, recovered) = Wal::open(dir, options, meta)?;
     wal.close();
     for entry in &recovered.entries {
-        apply(&mut store, entry);
+        match &entry.payload {
+            Payload::Noop => {}
+            Payload::Configuration(found) => configuration = Some(Arc::clone(found)),
+            Payload::Command(command) => drop(store.apply(entry.index, command)),
+        }
         check_level(&store, dir)?;
     }
     let of_snapshot = meta.map_or(Index::ZERO, |meta| meta.last_included_index);
     let index = recovered.entries.last().map_or(of_snapshot, |last| last.index);
     let term: Term = recovered.hard_state.current_term;
-    Ok((store, snapshot_meta(index, term), recovered.entries.len()))
-}
-
-fn apply(store: &mut Store, entry: &Entry) {
-    match &entry.payload {
-        Payload::Noop | Payload::Configuration(_) => {}
-        Payload::Command(command) => drop(store.apply(entry.index, command)),
-    }
+    let (last, entries) = (snapshot_meta(index, term), recovered.entries.len());
+    Ok(Read { store, last, entries, configuration })
 }
 
 fn check_level(store: &Store, dir: &DataDir) -> Result<(), BackupError> {

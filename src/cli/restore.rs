@@ -24,7 +24,7 @@ pub(super) fn restore(common: &Common, args: &RestoreArgs) -> Outcome {
 pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
     let survivor = Survivor::open(&args.data_dir)?;
     let (id, old, dir) = (survivor.id(), survivor.cluster_id(), args.data_dir.display());
-    let members = common.member_list()?;
+    let list = common.members.is_some().then(|| common.member_list()).transpose()?;
     if !args.force {
         return Err(Failure::usage(format!(
             "{dir} holds member {id} of cluster {old:016x}: to make it a cluster of one loses every \
@@ -32,12 +32,13 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
              has changed; if the others are lost for ever, say --force"
         )));
     }
-    let kept_in = if survivor.is_half_recovered()? {
+    let (kept_in, addr) = if survivor.is_half_recovered()? {
         let kept_in = survivor.finish()?;
         print(&[format!("{dir}: an earlier recovery was finished\n").as_bytes()])?;
-        kept_in
+        (kept_in, list.and_then(|it| it.addr(id).map(str::to_owned)))
     } else {
-        let Recovered { began, last_index, entries, kept_in } = survivor.recover(&members)?;
+        let Recovered { began, addr, last_index, entries, kept_in } =
+            survivor.recover(list.as_ref())?;
         let Restored { cluster_id, revision, .. } = began;
         let line = format!(
             "{dir}: member {id} is cluster {cluster_id:016x} now, alone, at revision {revision}\n\
@@ -45,9 +46,9 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
              applied, whether they were committed or not; what came after them is lost\n"
         );
         print(&[line.as_bytes()])?;
-        kept_in
+        (kept_in, Some(addr))
     };
-    let addr = members.addr(id).unwrap_or("HOST:PORT");
+    let addr = addr.as_deref().unwrap_or("HOST:PORT");
     let line = format!(
         "the old files are in {}\nstart it with --members {id}={addr}; never start the other \
          members with their old data\n",

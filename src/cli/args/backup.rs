@@ -25,7 +25,7 @@ member of a cluster that is running: start it with an empty data directory, and 
 
 const RECOVER_HELP: &str = "\
 Example, on the machine of the only member that is left, which is not running:
-  syncraft recover --data-dir /var/lib/syncraft --members 2=b.example:7001 --force
+  syncraft recover --data-dir /var/lib/syncraft --force
   syncraft server --data-dir /var/lib/syncraft --id 2 --members 2=b.example:7001
 
 Only if a majority of the members is lost for ever. What the lost members had acknowledged, and this \

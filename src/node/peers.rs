@@ -51,6 +51,8 @@ pub(super) struct Peers<S: StateMachine> {
 #[derive(Default)]
 struct Running {
     threads: BTreeMap<MemberId, PeerThread>,
+    /// The addresses of those whose thread could not be started. It is tried again.
+    waiting: BTreeMap<MemberId, Vec<String>>,
     /// Threads that have been told to end.
     ending: Vec<JoinHandle<()>>,
     is_stopped: bool,
@@ -125,11 +127,12 @@ impl<S: StateMachine> Peers<S> {
                 false => peer.left = peer.left.or(Some(now)),
             }
         }
+        running.waiting.retain(|id, _| addrs.contains_key(id));
         addrs.into_iter().for_each(|(id, addrs)| self.meet_one(running, id, addrs));
     }
 
-    fn meet_one(&self, running: &mut Running, id: MemberId, addrs: Vec<String>) {
-        let addrs: Vec<String> = addrs.iter().map(|addr| self.detour.of(id, addr)).collect();
+    fn meet_one(&self, running: &mut Running, id: MemberId, told: Vec<String>) {
+        let addrs: Vec<String> = told.iter().map(|addr| self.detour.of(id, addr)).collect();
         let is_met = running.threads.get(&id).is_some_and(|peer| peer.addrs == addrs);
         if is_met || id == self.own || running.is_stopped {
             return;
@@ -139,10 +142,15 @@ impl<S: StateMachine> Peers<S> {
         }
         match self.start(id, &addrs) {
             Ok(peer) => {
+                running.waiting.remove(&id);
                 running.threads.insert(id, peer);
             }
-            // Without the thread, everything sent to this peer is lost, until the next change.
-            Err(error) => log::error!("cannot start the thread of member {id}: {error}"),
+            // Until there is one, everything sent to this peer is lost.
+            Err(error) => {
+                if running.waiting.insert(id, told).is_none() {
+                    log::error!("cannot start the thread of member {id}, trying on: {error}");
+                }
+            }
         }
     }
 
@@ -163,9 +171,12 @@ impl<S: StateMachine> Peers<S> {
         Ok(PeerThread { addrs: addrs.to_vec(), stop, thread, left: None })
     }
 
-    /// Parts with the peers that have left.
+    /// Parts with the peers that have left, and tries again what has failed.
     pub(super) fn sweep(&self, now: Instant) {
         let running = &mut *self.running.lock();
+        for (id, addrs) in running.waiting.clone() {
+            self.meet_one(running, id, addrs);
+        }
         let farewell = FAREWELL_MIN.max(4 * self.timing.election_max);
         let is_gone = |peer: &PeerThread| peer.left.is_some_and(|left| now >= left + farewell);
         for (id, peer) in running.threads.extract_if(.., |_, peer| is_gone(peer)) {

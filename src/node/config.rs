@@ -56,6 +56,10 @@ pub struct NodeConfig {
     /// its last start the member may have had another read mode. False is safe only if no earlier
     /// leader can be alive, for example because all members of the cluster have ended.
     pub may_have_promised: bool,
+    /// Whether the cluster is known to have begun with `members`. Then they say who votes until the
+    /// log has a configuration, also in a directory that was filled while an older version of the
+    /// cluster had none. Default false.
+    pub is_first_list: bool,
     /// The highest [feature level](super::StateMachine#feature-levels) that this member announces
     /// and accepts, in place of [`StateMachine::level_max`](super::StateMachine::level_max). It is
     /// for tests of clusters whose members are of different versions: a level that the machine does
@@ -129,6 +133,7 @@ impl NodeConfig {
             read_mode: ReadMode::default(),
             detour: Detour::default(),
             may_have_promised: true,
+            is_first_list: false,
             level_max: None,
         }
     }
@@ -225,7 +230,7 @@ impl NodeConfig {
         let addrs = self.members.iter().map(|(id, addr)| (id, addr.to_owned()));
         let first = Configuration::first(first_id, list_id, addrs);
         Config {
-            is_list_in_force: !data_dir.is_cluster_recorded(),
+            is_list_in_force: self.is_first_list || !data_dir.is_cluster_recorded(),
             cluster_id,
             list_id,
             directory: data_dir.directory(),

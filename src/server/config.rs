@@ -102,7 +102,7 @@ impl Config {
         {
             return Err(StartError::NothingToAdvertise { addr: addr.clone() });
         }
-        if self.rebuild && self.members.len() == 1 {
+        if self.rebuild && self.members.iter().all(|(id, _)| id == self.id) {
             return Err(StartError::NobodyToRebuildFrom { id: self.id });
         }
         Ok(())

@@ -51,6 +51,7 @@ mod faults;
 mod members;
 mod pages;
 pub mod proto;
+mod rebuild;
 mod start;
 mod urls;
 

@@ -14,10 +14,10 @@ use super::error::StartError;
 use super::etcd_admin::EtcdAdmin;
 use super::members::{MemberChanges, OwnAddress};
 use super::pages::{EtcdPages, Pages};
-use super::proto::{AdminRpcService, AdminRpcStub, StatusArgs, StatusReply};
+use super::proto::AdminRpcService;
+use super::rebuild;
 use super::urls::proto::MemberRpcService;
 use super::urls::{UrlsExchange, UrlsService};
-use crate::ErrorChain;
 use crate::front::etcd::{EtcdFront, MemberUrls};
 use crate::front::http::HttpFront;
 use crate::front::rpc::{KvService, StoreService};
@@ -27,8 +27,8 @@ use crate::kv::proto::KvServerRpcService;
 use crate::kv::{LaneService, Lanes, Store};
 use crate::members::Members;
 use crate::node::{Detour, Node, NodeConfig, NodeError, NodeHandle};
-use crate::raft::{MemberId, Standing};
-use crate::rpc::{CallError, Channel, Server, Service, http, resolve};
+use crate::raft::Standing;
+use crate::rpc::{Server, Service, http, resolve};
 use crate::storage::{DataDir, Identity, StorageError};
 
 /// How long a member waits for its address to become free.
@@ -37,16 +37,9 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between two attempts to listen.
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long each other member may take to answer, and to get its vote, before this member is
-/// rebuilt.
-const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// Stands for the hash of the list of a newcomer, whose cluster has begun with another one. 0 would
 /// stand for a version whose members name none.
 const NO_LIST: u64 = 1;
-
-/// How often a member that does not vote yet is asked again.
-const JOINING_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a member that runs.
 pub(super) struct Started {
@@ -133,6 +126,7 @@ pub(super) fn start<P: Publish>(
         snapshot_log_bytes,
         read_mode,
         may_have_promised,
+        is_first_list: !config.joins && is_of_first_list(&data_dir, &config.members),
         level_max: None,
     };
     let node = Node::start(node_config, data_dir, Store::new())?;
@@ -264,64 +258,23 @@ fn open_data(path: PathBuf, identity: Identity, config: &Config) -> Result<DataD
         Err(StorageError::MetaDamaged { .. }) if rebuild => None,
         Err(error) => return Err(error.into()),
     };
-    check_others(identity.member_id, members, cluster_id)?;
+    rebuild::check_others(identity.member_id, members, cluster_id)?;
     log::warn!("the data in {} is discarded, to be rebuilt from the other members", path.display());
     Ok(DataDir::open_emptied(path, identity)?)
-}
-
-/// Checks that all other members answer at the addresses in the list, and vote. A member that is
-/// rebuilt waits for all of them, so it is better to say who is missing before its data is
-/// discarded. If one of them is being filled itself, the data here may be needed for a majority.
-/// `cluster_id` is that of the data, if it is known.
-fn check_others(
-    own: MemberId,
-    members: &Members,
-    cluster_id: Option<u64>,
-) -> Result<(), StartError> {
-    for (id, addr) in members.iter().filter(|(id, _)| *id != own) {
-        let channel = Channel::builder(addr).connect_timeout(OTHERS_TIMEOUT).lazy();
-        let stub = AdminRpcStub::new(channel);
-        let reason = match status_with_vote(&stub, Instant::now() + OTHERS_TIMEOUT) {
-            Ok(StatusReply { cluster_id: found, .. })
-                if found != 0 && cluster_id.is_some_and(|expected| found != expected) =>
-            {
-                format!("the member there is of cluster {found:016x}, this data is not")
-            }
-            Ok(reply) if reply.id != id.0 => format!("the member there is {}", reply.id),
-            Ok(reply) if reply.is_joining => {
-                "it is being filled itself, and has no vote until then".to_owned()
-            }
-            Ok(_) => continue,
-            Err(error) => ErrorChain(&error).to_string(),
-        };
-        return Err(StartError::OtherAway { id, addr: addr.to_owned(), reason });
-    }
-    Ok(())
-}
-
-/// What a member says of itself once it votes, or at the end of the time. One that has just started
-/// for the first time needs a moment.
-fn status_with_vote(
-    stub: &AdminRpcStub<Channel>,
-    deadline: Instant,
-) -> Result<StatusReply, CallError> {
-    loop {
-        let reply = stub.status(&StatusArgs {}, deadline)?;
-        if !reply.is_joining || Instant::now() + JOINING_PAUSE >= deadline {
-            return Ok(reply);
-        }
-        thread::sleep(JOINING_PAUSE);
-    }
 }
 
 /// Checks that the data belongs to a cluster of these members. While they are not recorded in the
 /// log, other members would form other majorities, and two majorities could decide at the same
 /// time.
 fn check_members(data_dir: &DataDir, members: &Members) -> Result<(), StartError> {
-    let is_listed = data_dir.identity().list_id >> 32 == u64::from(ids_hash(members));
-    if is_listed || data_dir.is_cluster_recorded() {
+    if is_of_first_list(data_dir, members) || data_dir.is_cluster_recorded() {
         return Ok(());
     }
     let (dir, members) = (data_dir.path().to_owned(), members.clone());
     Err(StartError::OtherMembers { dir, members })
+}
+
+/// Whether the cluster began with these members, wherever they are now.
+fn is_of_first_list(data_dir: &DataDir, members: &Members) -> bool {
+    data_dir.identity().list_id >> 32 == u64::from(ids_hash(members))
 }

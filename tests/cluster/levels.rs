@@ -390,3 +390,27 @@ fn the_level_that_a_member_knows_may_be_set() {
         node.stop();
     }
 }
+
+/// A directory that was made anew while the cluster ran an older version knows the cluster, and
+/// nothing in it says who the members are: the list does, if the cluster began with it.
+#[test]
+fn members_that_were_rebuilt_before_they_were_recorded_elect_a_leader() {
+    let ports: Vec<Port> = (0..3).map(|_| Port::free().unwrap()).collect();
+    let (list, dir) = (members(&ports), tempfile::tempdir().unwrap());
+    let start = |(id, port): (u64, &Port)| {
+        let identity = Identity { cluster_id: 7, list_id: 7, member_id: MemberId(id) };
+        let path = dir.path().join(id.to_string());
+        let data_dir = DataDir::open(path, identity, Standing::Voter).unwrap();
+        let config = NodeConfig::new(MemberId(id), list.clone());
+        let config = NodeConfig { is_first_list: true, ..config };
+        let node = Node::start(config, data_dir, Weighted::new(1)).unwrap();
+        let server = serve(&node, port);
+        (node, server)
+    };
+    let nodes: Vec<_> = (1..).zip(&ports).map(start).collect();
+    until("a leader", || nodes.iter().any(|(node, _)| leads(&node.handle())));
+    for (node, server) in nodes {
+        node.stop();
+        server.stop();
+    }
+}

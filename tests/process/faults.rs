@@ -331,8 +331,7 @@ fn a_member_whose_log_is_damaged_is_rebuilt() {
 }
 
 /// While another member is down, a member without its data cannot know what it had promised: it
-/// does not vote, and nothing is lost. A member that has its data does not discard it then, nor
-/// when the list has a wrong address.
+/// does not vote, and nothing is lost. A member that has its data does not discard it then.
 #[test]
 fn a_member_without_its_data_waits_for_all_the_others() {
     let mut cluster = Processes::start(3);
@@ -344,12 +343,6 @@ fn a_member_without_its_data_waits_for_all_the_others() {
     cluster.clerk().put("k", "w").unwrap();
     let meta = cluster.data_dir(lost).join("meta");
     let before = fs::read(&meta).unwrap();
-    let elsewhere = cluster.members().replace(
-        &cluster.ports[other - 1].addr().to_string(),
-        &cluster.ports[leader - 1].addr().to_string().replace("127.0.0.1", "127.0.0.2"),
-    );
-    let mut wrong_list = server(lost, &elsewhere, &cluster.data_dir(lost));
-    check_kept(wrong_list.arg("--rebuild"), other, &meta, &before);
     cluster.kill(other);
     check_kept(cluster.command(lost).arg("--rebuild"), other, &meta, &before);
 
@@ -431,8 +424,8 @@ fn thousands_of_idle_connections_cost_no_leader() {
 /// allocations. Each remembered client takes about 300 bytes.
 #[test]
 fn a_hundred_thousand_clients_that_come_and_go_leave_no_memory_behind() {
-    /// Less than half of what these clients would take if all of them were remembered.
-    const GROWTH_MAX_KIB: usize = 48 << 10;
+    /// Less than a third of what these clients would take if all of them were remembered.
+    const GROWTH_MAX_KIB: usize = 24 << 10;
     let cluster = Processes::start(1);
     // The history of the store has a limit of its own, which these writes would reach late.
     let limits = syncraft(&["limits", "--history", "0", "--members", &cluster.members()]);
@@ -442,8 +435,9 @@ fn a_hundred_thousand_clients_that_come_and_go_leave_no_memory_behind() {
         passing_clients(&cluster, nth * SESSIONS_MAX..(nth + 1) * SESSIONS_MAX);
         memory_kib(&cluster, 1)
     };
-    let memory: Vec<usize> = (0..6).map(hundred_thousand).collect();
-    assert!(memory[5] < memory[1] + GROWTH_MAX_KIB, "KiB: {memory:?}");
+    let memory: Vec<usize> = (0..8).map(hundred_thousand).collect();
+    // By then, the core keeps as many applied entries as it ever does.
+    assert!(memory[7] < memory[4] + GROWTH_MAX_KIB, "KiB: {memory:?}");
 }
 
 /// One write each, over a few connections.

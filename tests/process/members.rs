@@ -303,6 +303,31 @@ fn a_restart_reads_the_members_from_the_log() {
     assert_eq!(voters(&one), [3, 4]);
 }
 
+/// The list that it was started with names a machine that is gone, and not the one that came for it.
+#[test]
+fn a_member_is_rebuilt_from_those_who_are_members_now() {
+    let mut cluster = Processes::start(3);
+    let (known, four) = (cluster.members(), Newcomer::join(&cluster, 4));
+    put(&known, "k", "1");
+    done(&known, &["add", &four.named()]);
+    cluster.kill(3);
+    done(&known, &["remove", "3"]);
+    cluster.kill(1);
+    // It counts those of the configuration, and they must be up.
+    four.signal("-STOP");
+    let refused = cluster.command(1).arg("--rebuild").output().unwrap();
+    let words = stderr(&refused);
+    assert!(words.contains("no data was discarded: ") && words.contains("member 4 at"), "{words}");
+    four.signal("-CONT");
+    cluster.restart_with(1, &["--rebuild"]);
+    let votes = |member: &Value| member["id"] == 1 && member["joining"] == false;
+    until("it votes", || status(&four.addr()).iter().any(votes));
+    cluster.kill(2);
+    check_value(&four.addr(), "k", "1");
+    cluster.restart(2);
+    assert_eq!(voters(&four.addr()), [1, 2, 4]);
+}
+
 /// Another list has other majorities: two of them could decide at the same time.
 #[test]
 fn a_restart_with_another_list_changes_no_majority() {

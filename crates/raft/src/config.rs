@@ -30,9 +30,9 @@ pub struct Config {
     /// have no configuration. After that, they are only where to look for the others.
     pub members: Membership,
     /// Whether `members` say who votes while the log and the snapshot have no configuration. Not so
-    /// once the cluster is known to have one: this member has only not received it yet. If two
-    /// newcomers went by lists that name them, they could elect each other with empty logs. Default
-    /// true.
+    /// if the cluster began with other members: this member has only not received its configuration
+    /// yet. If two newcomers went by lists that name them, they could elect each other with empty
+    /// logs. Default true.
     pub is_list_in_force: bool,
     /// The id of the cluster; 0 if this member does not know it yet. Default 0.
     pub cluster_id: u64,
@@ -87,8 +87,8 @@ pub struct Config {
     /// 16 MiB.
     pub apply_bytes_max: usize,
     /// The most bytes of applied entries that stay in memory, for followers that are a little
-    /// behind. Default 32 MiB. If it is too small, a follower that was away for a moment is sent a
-    /// whole snapshot.
+    /// behind. Default 32 MiB; entries of few bytes take about twice that, with what the allocator
+    /// adds. If it is too small, a follower that was away for a moment is sent a whole snapshot.
     pub log_tail_bytes_max: usize,
     /// The most bytes of applied entries that a leader keeps in memory for peers that are connected
     /// and further behind, because a snapshot is on its way to them or their disks are slow.

@@ -59,6 +59,10 @@ class Member:
     def start(self, command):
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
 
+    def log_tail(self):
+        self.log.flush()
+        return pathlib.Path(self.log.name).read_text(errors="replace").splitlines()[-15:]
+
     def stop(self):
         if self.process:
             self.process.kill()
@@ -119,31 +123,38 @@ class Etcd:
         for member in members:
             self.start(member, members, "new")
 
-    def ask(self, present, path, body):
+    def ask(self, present, path, body, done="nothing"):
+        """`done`: the refusal that says that an attempt whose answer was lost has succeeded."""
         deadline = time.monotonic() + STEP_SECONDS
         while True:
             for member in present:
                 try:
                     status, answer = post(member.client, path, body)
-                    if status == 200:
+                    if status == 200 or answer.get("message", "").endswith(done):
                         return answer
-                except OSError:
+                except (OSError, http.client.HTTPException):
                     answer = "no answer"
             if time.monotonic() > deadline:
                 raise SystemExit(f"{path}: {answer}")
             time.sleep(0.1)
 
+    def id_of(self, member, present):
+        listed = self.ask(present, "/v3/cluster/member/list", {})["members"]
+        [found] = [it for it in listed if it["peerURLs"] == [f"http://{member.peer}"]]
+        return found["ID"]
+
     def add(self, member, present):
-        urls = [f"http://{member.peer}"]
-        added = self.ask(present, "/v3/cluster/member/add", {"peerURLs": urls, "isLearner": True})
+        body = {"peerURLs": [f"http://{member.peer}"], "isLearner": True}
+        self.ask(present, "/v3/cluster/member/add", body, "Peer URLs already exists")
         self.start(member, present + [member], "existing")
-        self.ask(present, "/v3/cluster/member/promote", {"ID": added["member"]["ID"]})
+        body = {"ID": self.id_of(member, present)}
+        promote = "/v3/cluster/member/promote"
+        self.ask(present, promote, body, "can only promote a learner member")
 
     def remove(self, member, present):
         others = [other for other in present if other is not member]
-        listed = self.ask(others, "/v3/cluster/member/list", {})["members"]
-        [found] = [it for it in listed if it.get("name") == f"m{member.number}"]
-        self.ask(others, "/v3/cluster/member/remove", {"ID": found["ID"]})
+        body = {"ID": self.id_of(member, others)}
+        self.ask(others, "/v3/cluster/member/remove", body, "member not found")
 
 
 def listens(addr):
@@ -276,11 +287,7 @@ def run(kind, program):
         )
         return pause, bool(missing or twice)
     except BaseException:
-        for member in members:
-            member.log.flush()
-            path = directory / f"{member.number}.log"
-            lines = path.read_text(errors="replace").splitlines()[-15:]
-            print(f"--- member {member.number}", *lines, sep="\n", file=sys.stderr)
+        print_logs(members)
         raise
     finally:
         if "load" in locals():
@@ -289,6 +296,11 @@ def run(kind, program):
             member.stop()
             member.log.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def print_logs(members):
+    for member in members:
+        print(f"--- member {member.number}", *member.log_tail(), sep="\n", file=sys.stderr)
 
 
 def is_serving(addr):

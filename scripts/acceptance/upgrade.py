@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from members import Load, Member, check, is_serving, listens, wait_until
+from members import Load, Member, check, is_serving, listens, post, print_logs, text, wait_until
 
 
 class Cluster:
@@ -50,8 +50,6 @@ class Cluster:
 
     def cluster_id(self):
         # What etcd's clients see.
-        from members import post, text
-
         _, answer = post(self.first[0].client, "/v3/kv/range", {"key": text("x")})
         return answer["header"]["cluster_id"]
 
@@ -137,11 +135,7 @@ def main():
     try:
         upgrade(cluster)
     except BaseException:
-        for member in cluster.members:
-            member.log.flush()
-            path = directory / f"{member.number}.log"
-            lines = path.read_text(errors="replace").splitlines()[-15:]
-            print(f"--- member {member.number}", *lines, sep="\n", file=sys.stderr)
+        print_logs(cluster.members)
         raise
     finally:
         for member in cluster.members:

@@ -81,6 +81,7 @@ impl Place {
                 place.leave()?;
                 Err(LockError::Lost)
             }
+            Err(error) if is_of_ended_lease(&error) => Err(LockError::Lost),
             Err(error) => {
                 // It may have a place all the same. If this fails, too, its lease will end.
                 let _ = place.leave();
@@ -237,12 +238,15 @@ impl Place {
     /// Gives the place up. If that fails, the lease ends by itself once this is dropped.
     pub(super) fn leave(&self) -> Result<(), ClerkError> {
         match self.clerk.revoke_lease(self.lease.id()) {
-            Err(error) if error.refusal().is_some_and(|it| it.reason == Reason::NoSuchLease) => {
-                Ok(())
-            }
+            Err(error) if is_of_ended_lease(&error) => Ok(()),
             left => left,
         }
     }
+}
+
+/// Whether a call was refused because the lease of the place has ended.
+fn is_of_ended_lease(error: &ClerkError) -> bool {
+    error.refusal().is_some_and(|it| it.reason == Reason::NoSuchLease)
 }
 
 /// Whether no member has answered, and one may later. What a place asks while it waits changes

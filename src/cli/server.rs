@@ -23,8 +23,8 @@ use super::output::print;
 use super::room::fit_connections;
 use super::{Exit, Failure, Outcome};
 
-/// The pause between two checks whether to stop.
-const POLL_PAUSE: Duration = Duration::from_millis(20);
+/// The pause between two checks whether to stop. Each check wakes a thread.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
 
 /// The variable for `--members`.
 const MEMBERS_VAR: &str = "SYNCRAFT_MEMBERS";
@@ -97,6 +97,9 @@ fn start(config: &Config) -> Result<Member, Failure> {
         | StartError::Timing(_) => Failure::usage(ErrorChain(&error).to_string()),
         StartError::NothingToAdvertise { .. } => {
             Failure::usage(format!("{}; give --advertise-etcd", ErrorChain(&error)))
+        }
+        StartError::NoOwnAddr { .. } => {
+            Failure::usage(format!("{}; give --advertise", ErrorChain(&error)))
         }
         StartError::Listen { source, .. }
             if config.listen.is_none() && source.kind() == ErrorKind::AddrNotAvailable =>

@@ -74,8 +74,8 @@ pub struct Detour(Option<Arc<Find>>);
 type Find = dyn Fn(MemberId, &str) -> Option<String> + Send + Sync;
 
 impl Detour {
-    /// `find` is given a member and its configured address, and returns where to reach it instead, if
-    /// that is elsewhere.
+    /// `find` is given a member and its configured address, and returns where to reach it instead,
+    /// if that is elsewhere.
     pub fn new(find: impl Fn(MemberId, &str) -> Option<String> + Send + Sync + 'static) -> Detour {
         Detour(Some(Arc::new(find)))
     }
@@ -193,7 +193,7 @@ impl Timing {
         Ok(())
     }
 
-    fn ticks(&self, time: Duration) -> u32 {
+    pub(super) fn ticks(&self, time: Duration) -> u32 {
         u32::try_from(time.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX)
     }
 }

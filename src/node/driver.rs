@@ -25,6 +25,7 @@ use super::requests::Requests;
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
 use super::state_machine::StateMachine;
+use super::ticker::Ticker;
 use crate::clock;
 use crate::raft::{
     Configured, Effect, Event, Index, MemberId, Raft, RequestId, RoleChange, RoleName, Standing,
@@ -64,6 +65,7 @@ pub(super) struct Driver<S: StateMachine> {
     peers: Arc<Peers<S>>,
     shared: Arc<Shared>,
     leased: Arc<Leased<S>>,
+    ticker: Arc<Ticker>,
     requests: Requests<S>,
     changes: Changes,
     standing: Standing,
@@ -113,6 +115,7 @@ impl<S: StateMachine> Driver<S> {
         peers: Arc<Peers<S>>,
         shared: Arc<Shared>,
         leased: Arc<Leased<S>>,
+        ticker: Arc<Ticker>,
     ) -> Driver<S> {
         Driver {
             raft,
@@ -120,6 +123,7 @@ impl<S: StateMachine> Driver<S> {
             peers,
             shared,
             leased,
+            ticker,
             requests: Requests::new(),
             changes: Changes::default(),
             standing,
@@ -144,7 +148,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
-        let (now, has_ticked) = (Instant::now(), arrivals.has_ticked);
+        let (now, has_ticked) = (Instant::now(), arrivals.ticks > 0);
         let events = self.events(arrivals, now, out);
         let effects = self.raft.step(events);
         self.leased.publish(self.raft.lease_end_us(), self.raft.status().commit_index);
@@ -153,24 +157,26 @@ impl<S: StateMachine> Driver<S> {
         self.received.clear();
         self.wait_for_answers(out);
         self.publish_status(now);
+        self.ticker.end_turn(self.raft.is_calm());
         if has_ticked {
             self.publish_progress();
             self.sweep(now, out);
         }
     }
 
-    fn events(
-        &mut self,
-        Arrivals { inputs, has_ticked }: Arrivals<S>,
-        now: Instant,
-        out: &mut Out<'_, S>,
-    ) -> Vec<Event> {
+    fn events(&mut self, arrivals: Arrivals<S>, now: Instant, out: &mut Out<'_, S>) -> Vec<Event> {
+        let passed_ticks = self.ticker.begin_turn(arrivals.has_work(), now);
+        let Arrivals { inputs, ticks } = arrivals;
+        let (has_ticked, before_ticks) = (ticks > 0, passed_ticks + ticks.saturating_sub(1));
+        self.ticks_since_sweep += passed_ticks + ticks;
         let mut events = Vec::with_capacity(inputs.len() + 4);
         // The clock is read after the reads of this turn have arrived: a lease that is valid now is
         // valid for them.
         events.push(Event::Clock(clock::boot_time().as_micros() as u64));
         events.extend(self.applied());
         events.push(self.unanswered());
+        // What arrived has arrived after these.
+        events.extend((0..before_ticks).map(|_| Event::Tick));
         let held = std::mem::take(&mut self.held);
         events.extend(held.into_iter().filter_map(|request| self.request(request, now, out)));
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
@@ -183,7 +189,7 @@ impl<S: StateMachine> Driver<S> {
             events.extend(self.held_back(is_time_due, now, out));
             events.extend(self.tell_time(is_time_due, now));
         }
-        // Last, so that a leader's message that has arrived counts before the time that passed.
+        // The last one, so that a leader's message that has arrived counts before it.
         events.extend(has_ticked.then_some(Event::Tick));
         events.extend(self.requests.refresh(now));
         events
@@ -239,7 +245,8 @@ impl<S: StateMachine> Driver<S> {
         Some(self.requests.propose(command, responder))
     }
 
-    /// Configurations may be proposed once the applied state is at the level of those who know them.
+    /// Configurations may be proposed once the applied state is at the level of those who know
+    /// them.
     fn allow_configurations(&mut self) -> Option<Event> {
         let is_allowed = self.shared.levels.applied().unwrap_or(0) >= S::configurations_level();
         let is_news = is_allowed && !std::mem::replace(&mut self.may_configure, is_allowed);
@@ -487,7 +494,6 @@ impl<S: StateMachine> Driver<S> {
 
     /// Ends requests and calls whose deadline has passed.
     fn sweep(&mut self, now: Instant, out: &mut Out<'_, S>) {
-        self.ticks_since_sweep += 1;
         if self.ticks_since_sweep < SWEEP_TICKS {
             return;
         }
@@ -495,7 +501,10 @@ impl<S: StateMachine> Driver<S> {
         self.requests.end_expired_reads(now);
         self.post.sweep(now);
         self.peers.sweep(now);
-        out(CoreOutput::Applier(ApplierTask::Sweep));
+        // Nobody waits for an entry that is applied.
+        if self.applied_index < self.raft.status().last_index {
+            out(CoreOutput::Applier(ApplierTask::Sweep));
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use super::service::RaftService;
 use super::shared::{NodeFailure, PanicGuard, Shared};
 use super::snapshotter::{self, Snapshotter};
 use super::state_machine::StateMachine;
+use super::ticker::Ticker;
 use super::watch::Watch;
 use crate::ErrorChain;
 use crate::raft::{self, Index, Raft, SnapshotMeta};
@@ -127,6 +128,8 @@ impl<S: StateMachine> Node<S> {
         let post = Arc::new(Post::new(links, shared.clone()));
         let service = RaftService::new(pipeline.clone(), post.clone(), shared.clone());
         let (stop, stopped) = bounded(0);
+        let Timing { tick, heartbeat, .. } = config.timing;
+        let ticker = Arc::new(Ticker::new(tick, config.timing.ticks(heartbeat)));
         pipeline.set_workers(
             Driver::new(
                 raft,
@@ -136,6 +139,7 @@ impl<S: StateMachine> Node<S> {
                 peers.clone(),
                 shared.clone(),
                 leased.clone(),
+                ticker.clone(),
             ),
             Persister {
                 wal,
@@ -183,8 +187,9 @@ impl<S: StateMachine> Node<S> {
                 pipeline.fail(failure);
             }
         })?;
-        let tick = config.timing.tick;
-        node.spawn(format!("tick-{id}"), move |pipeline| run_ticker(pipeline, tick, &stopped))?;
+        node.spawn(format!("tick-{id}"), move |pipeline| {
+            ticker.run(&stopped, |ticks| pipeline.tick(ticks));
+        })?;
         Ok(node)
     }
 
@@ -254,12 +259,6 @@ impl<S: StateMachine> Node<S> {
 impl<S: StateMachine> Drop for Node<S> {
     fn drop(&mut self) {
         self.shut_down();
-    }
-}
-
-fn run_ticker<S: StateMachine>(pipeline: &Pipeline<S>, tick: Duration, stopped: &Receiver<()>) {
-    while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-        pipeline.tick();
     }
 }
 

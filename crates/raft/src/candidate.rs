@@ -160,8 +160,8 @@ impl Raft {
         self.role = Role::Follower;
     }
 
-    /// Whether this member can become leader: its log lets it, it knows its promises, and its disk accepts
-    /// new ones.
+    /// Whether this member can become leader: its log lets it, it knows its promises, and its disk
+    /// accepts new ones.
     pub(super) fn may_stand(&self) -> bool {
         let common = &self.common;
         common.may_lead()

@@ -42,10 +42,10 @@
 //!   and where K is not joint, the voters before it are the same, or they are one half of a
 //!   committed joint one. So one member of every quorum of K has a log that ends in a later term
 //!   than C's, and refuses C, too.
-//! - *An entry of term t.* It is in the log of the leader that fills X, if it was committed or still
-//!   can be: that leader was elected by a quorum whose votes are not forgotten (Raft §5.4.3), in a
-//!   term that is not earlier than t, as the leader of t was asked or cannot count X any more, by
-//!   the argument above. Entries that X acknowledged to this very leader are in its log, too.
+//! - *An entry of term t.* It is in the log of the leader that fills X, if it was committed or
+//!   still can be: that leader was elected by a quorum whose votes are not forgotten (Raft §5.4.3),
+//!   in a term that is not earlier than t, as the leader of t was asked or cannot count X any more,
+//!   by the argument above. Entries that X acknowledged to this very leader are in its log, too.
 //!
 //! While X asks, the leader changes no voters, except that X or a member that is not heard is
 //! removed (`reconfiguration`). So the configurations hold still until X has asked everybody.
@@ -75,9 +75,9 @@
 //! everybody whom it asks has named one cluster, it takes over nobody's term. If that cluster began
 //! with the same list, this member learns its id ([`Effect::ClusterKnown`]). If it began with
 //! another one, and their configurations name this member, [`Effect::TakeCluster`] says so and ends
-//! this core, and the member starts again in that cluster, as one that has lost its data. While they
-//! name different clusters it takes none and begins none. A member that has heard of another cluster
-//! no longer answers that it is new.
+//! this core, and the member starts again in that cluster, as one that has lost its data. While
+//! they name different clusters it takes none and begins none. A member that has heard of another
+//! cluster no longer answers that it is new.
 //!
 //! # Clusters of two
 //! There the other member alone is not a majority. A member that is being filled votes, but does
@@ -291,8 +291,8 @@ impl Raft {
         }
     }
 
-    /// A member that does not know its promises answers nothing but questions like its own, and takes
-    /// over no term before it knows its cluster and has asked everybody.
+    /// A member that does not know its promises answers nothing but questions like its own, and
+    /// takes over no term before it knows its cluster and has asked everybody.
     pub(super) fn receive_while_asking(&mut self, message: &Message) {
         match &message.body {
             Body::Request(Request::Join(join)) => self.on_join(message, *join),
@@ -362,8 +362,8 @@ impl Raft {
         }
     }
 
-    /// Whether one of those who have answered is in every quorum that there can be. It holds all that
-    /// was committed, and nobody is elected without it.
+    /// Whether one of those who have answered is in every quorum that there can be. It holds all
+    /// that was committed, and nobody is elected without it.
     fn is_led_by_one(&self, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool {
         let listed = self.common.membership();
         let needs = |answer: &JoinAnswer, one: MemberId| {
@@ -520,8 +520,8 @@ fn removed_by(answers: &BTreeMap<MemberId, JoinAnswer>) -> impl Iterator<Item = 
     settled.filter_map(|answer| answer.configuration.as_ref()).flat_map(|it| &it.removed).copied()
 }
 
-/// Whether a former member has given this answer: a member of a later configuration, or of this one,
-/// knows for certain that it was removed.
+/// Whether a former member has given this answer: a member of a later configuration, or of this
+/// one, knows for certain that it was removed.
 fn is_superseded(id: MemberId, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool {
     answers.iter().filter(|(_, answer)| answer.is_settled).any(|(other, answer)| {
         let removed = answer.configuration.as_ref().map(|it| &it.removed);

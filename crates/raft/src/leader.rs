@@ -325,6 +325,14 @@ impl Leader {
         self.reads.is_any_waiting()
     }
 
+    /// See [`Raft::is_calm`](super::Raft::is_calm).
+    pub(super) fn is_calm(&self, common: &Common) -> bool {
+        let Config { heartbeat_ticks, tick_us, .. } = common.config;
+        let soon_ms = 2 * u64::from(heartbeat_ticks) * tick_us / 1000;
+        let is_any_due = self.time.is_any_due_within(soon_ms, &common.time);
+        !self.holds_reads() && self.transfer.is_none() && !self.is_leaving && !is_any_due
+    }
+
     fn confirm_reads(&mut self, common: &mut Common) {
         let acked = self.peers.iter().map(|(&id, peer)| (id, peer.acked_round));
         let own = (common.config.id, self.round);

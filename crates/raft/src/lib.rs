@@ -144,11 +144,11 @@
 //! Members (`reconfiguration`, `configurations`, `joining`; thesis §4):
 //!
 //! 14. A member uses the newest configuration in its log, committed or not (§4.1).
-//! 15. While a configuration is joint, everything needs a majority of the voters before and of those
-//!     after the change (§4.3). When it is committed, the leader appends the one after it.
+//! 15. While a configuration is joint, everything needs a majority of the voters before and of
+//!     those after the change (§4.3). When it is committed, the leader appends the one after it.
 //! 16. One change at a time, and none before an entry of the leader's own term is committed.
-//! 17. A leader that has removed itself does not count itself. When that is committed, it hands over
-//!     and steps down (§4.2.2).
+//! 17. A leader that has removed itself does not count itself. When that is committed, it hands
+//!     over and steps down (§4.2.2).
 //! 18. A member that knows that it was removed, by a committed configuration, is silent.
 //!
 //! # Invariants
@@ -305,8 +305,8 @@ use leader::Leader;
 /// fifty days. A peer with a bug must not use up all terms with one message.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
 
-/// How many entries that are no longer needed are forgotten in each step, besides two for each new entry.
-/// This takes about 50 microseconds.
+/// How many entries that are no longer needed are forgotten in each step, besides two for each new
+/// entry. This takes about 50 microseconds.
 const FORGOTTEN_EACH_STEP: usize = 256;
 
 /// One member's consensus state: figure 2 of the paper.
@@ -452,6 +452,23 @@ impl Raft {
     /// ([`Event::ProposeTime`]), behind everything else that has arrived.
     pub fn is_time_due(&self) -> bool {
         matches!(&self.role, Role::Leader(leader) if leader.time.is_entry_due(&self.common.time))
+    }
+
+    /// Whether ticks have nothing to do but to count towards the next heartbeat: it does not matter
+    /// now if several come at once. A follower has heard its leader lately. A leader holds no reads,
+    /// does not hand over, and nothing is due by the cluster's time soon. All writes are durable.
+    pub fn is_calm(&self) -> bool {
+        let common = &self.common;
+        let heartbeat_ticks = common.config.heartbeat_ticks;
+        let is_steady = match &self.role {
+            Role::Leader(leader) => leader.is_calm(common),
+            Role::Follower => {
+                let is_heard = common.timer.elapsed_ticks <= 2 * heartbeat_ticks;
+                common.leader().is_some() && is_heard && common.forwarded.len() == 0
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+        };
+        is_steady && self.joining.is_none() && common.persists.are_done()
     }
 
     /// If this member leads: how far each other member is.

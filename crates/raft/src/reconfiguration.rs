@@ -24,8 +24,8 @@
 //! - The leader may remove itself (thesis §4.2.2). It goes on, without counting itself, until the
 //!   entry that removes it is committed. Then it hands over and steps down.
 //!
-//! The first configuration, which names the cluster, is appended by the first leader that finds none
-//! in its log and snapshot, behind its no-op.
+//! The first configuration, which names the cluster, is appended by the first leader that finds
+//! none in its log and snapshot, behind its no-op.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -165,6 +165,13 @@ impl LeaderTime {
         self.entry.is_none() && (is_regular || deadline_ms <= now_ms)
     }
 
+    /// Whether something has its deadline by then.
+    pub(super) fn is_any_due_within(&self, ms: u64, time: &Time) -> bool {
+        let now_ms = self.now_ms(time);
+        let deadline_ms = time.applied.next_deadline_ms;
+        now_ms.zip(deadline_ms).is_some_and(|(now_ms, deadline)| deadline <= now_ms + ms)
+    }
+
     /// The entry at `index` only tells the time.
     pub(super) fn told(&mut self, index: Index, time: &Time) {
         (self.entry, self.told_us) = (Some(index), Some(time.counted_us));

@@ -5,8 +5,8 @@
 //! gone for [`PAUSE_TICKS`], and all of those have an outcome. Otherwise they go with the tick that
 //! ends this pause. So ten thousand clients that keep a lease each make about twenty entries a
 //! second, and one that is alone waits for nobody. When leases are about to end, what waits goes
-//! first. A batch is full before it is over the limit of one command, and then goes at once, so what
-//! waits has a bound.
+//! first. A batch is full before it is over the limit of one command, and then goes at once, so
+//! what waits has a bound.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,8 +18,8 @@ use crate::kv::model::LeaseId;
 use crate::kv::{Change, Command, KEEP_ALIVE_IDS_MAX, Outcome, Store};
 use crate::node::{NodeHandle, Proposal, RequestError};
 
-/// How long those that come after an entry wait for others: 50 ms at the default of 10 ms a tick. It
-/// costs nobody a lease, because nobody waits while leases are about to end.
+/// How long those that come after an entry wait for others: 50 ms at the default of 10 ms a tick.
+/// It costs nobody a lease, because nobody waits while leases are about to end.
 const PAUSE_TICKS: u32 = 5;
 
 type Callback = Box<dyn FnOnce(Result<KeptAlive, ApiError>) + Send>;
@@ -178,7 +178,7 @@ mod tests {
         for Proposal { callback, .. } in [first, second] {
             callback(Err(RequestError::Busy));
         }
-        for _ in 1..PAUSE_TICKS {
+        for _ in 2..PAUSE_TICKS {
             assert!(waiting.tick(false).is_none(), "others may come");
         }
         assert!(waiting.tick(false).is_some(), "the pause is over");

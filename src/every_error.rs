@@ -171,6 +171,7 @@ fn every_error_of_members_and_clusters_says_its_own_part_only() {
         BadUrl { url: "10.0.0.1".to_owned() },
         NothingToAdvertise { addr: "0.0.0.0:2379".to_owned() },
         OtherMembers { dir: "/d".into(), members: members() },
+        NoOwnAddr { addr: addr() },
         NobodyToRebuildFrom { id },
         OtherAway { id, addr: addr(), reason: "the member there is 3".to_owned() },
         Timing("the heartbeat interval is zero".to_owned()),

@@ -61,8 +61,8 @@ impl BackupFile {
     /// length.
     ///
     /// # Errors
-    /// Nothing of it is left then. [`Damaged`](BackupError::Damaged): what was read back is not what
-    /// was written. [`Exists`](BackupError::Exists): the file has come meanwhile.
+    /// Nothing of it is left then. [`Damaged`](BackupError::Damaged): what was read back is not
+    /// what was written. [`Exists`](BackupError::Exists): the file has come meanwhile.
     /// [`Io`](BackupError::Io).
     pub fn finish(mut self) -> Result<u64, BackupError> {
         self.put_end().map_err(BackupError::io("write", &self.temporary))?;

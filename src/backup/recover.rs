@@ -82,8 +82,8 @@ impl Survivor {
         Ok(self.dir.finish_replacing()?)
     }
 
-    /// Makes the survivor the only member of a new cluster, at its address in `list`, or else the one
-    /// that its log has for it. Other members in the list do not count.
+    /// Makes the survivor the only member of a new cluster, at its address in `list`, or else the
+    /// one that its log has for it. Other members in the list do not count.
     ///
     /// # Errors
     /// Nothing has changed if its data is damaged or only [a part](BackupError::Partial), or if the

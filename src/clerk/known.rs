@@ -1,12 +1,13 @@
-//! Which members a Clerk has in its list, and under which addresses. Needs neither socket nor clock.
+//! Which members a Clerk has in its list, and under which addresses. Needs neither socket nor
+//! clock.
 //!
 //! A Clerk begins with the addresses that its user gave it, its *seeds*. Members tell it who the
-//! members are. Three things may be wrong with an address that a member tells: the member there may be
-//! down, it may have moved since, or the address may not work from here, and a seed does. So:
+//! members are. Three things may be wrong with an address that a member tells: the member there may
+//! be down, it may have moved since, or the address may not work from here, and a seed does. So:
 //!
 //! - Of a member whose address works, the list has this address and no other.
-//! - Of any other member, the list has the address that was told, that of a seed, and those that were
-//!   not tried yet.
+//! - Of any other member, the list has the address that was told, that of a seed, and those that
+//!   were not tried yet.
 //! - Who is told to have left is not in the list. Nor is a seed of which nobody knows whose it is,
 //!   once it has failed. When nobody in the list answers, all seeds come back ([`lost_all`]).
 //!
@@ -16,8 +17,8 @@ use super::endpoints::Endpoint;
 use crate::members::{MEMBERS_MAX, check_addr};
 use syncraft_types::MemberId;
 
-/// The most addresses in the list. It is more than any cluster has members, and bounds what a hostile
-/// member can make us remember.
+/// The most addresses in the list. It is more than any cluster has members, and bounds what a
+/// hostile member can make us remember.
 pub(super) const KNOWN_MEMBERS_MAX: usize = 2 * MEMBERS_MAX;
 
 /// What the last attempt at an address has shown.
@@ -67,8 +68,8 @@ pub(super) struct Plan {
 }
 
 impl Version {
-    /// Whether this is no older than the newest that is known. Who was removed, or belongs to another
-    /// cluster, still answers with what it knows.
+    /// Whether this is no older than the newest that is known. Who was removed, or belongs to
+    /// another cluster, still answers with what it knows.
     pub(super) fn is_news_to(self, newest: Version) -> bool {
         let is_same = self.cluster_id == newest.cluster_id;
         newest == Version::default() || (is_same && (self.index == 0 || self.index >= newest.index))

@@ -221,8 +221,8 @@ impl Pool {
         }
     }
 
-    /// The number of the hinted leader. A leader that is not in the list joins it. A member is found
-    /// by its id first: our address for it may be the one that works from here.
+    /// The number of the hinted leader. A leader that is not in the list joins it. A member is
+    /// found by its id first: our address for it may be the one that works from here.
     pub(super) fn resolve(&self, hint: &LeaderHint) -> Option<usize> {
         let mut asked = self.asked.lock();
         let id = Some(MemberId(hint.id)).filter(|id| id.0 > 0);
@@ -236,8 +236,8 @@ impl Pool {
         }
     }
 
-    /// Sends the question who the members are to this member, which is about to be called and served
-    /// last time, if it is time to ask.
+    /// Sends the question who the members are to this member, which is about to be called and
+    /// served last time, if it is time to ask.
     pub(super) fn question(&self, number: usize, member: &Member) -> Option<Sent<MembersReply>> {
         let has_served = self.served_last.load(Ordering::Relaxed) == number;
         (has_served && self.begin_asking()).then(|| member.send_question())
@@ -271,8 +271,8 @@ impl Pool {
         self.heard(&member, told);
     }
 
-    /// A member has said who the members are, or has not. Nothing follows from an error: a member of
-    /// an older version does not know the question.
+    /// A member has said who the members are, or has not. Nothing follows from an error: a member
+    /// of an older version does not know the question.
     pub(super) fn heard(&self, from: &Member, told: Result<MembersReply, CallError>) {
         let Ok(reply) = told else { return };
         if reply.id > 0 {

@@ -58,8 +58,8 @@ impl Route {
         Route { asked, next: first, hint: None, pauses: 0, busy_streak: 0, busy_pause: None }
     }
 
-    /// The next step among these members, whose numbers ascend, and of which those in `avoid` are left
-    /// out if possible.
+    /// The next step among these members, whose numbers ascend, and of which those in `avoid` are
+    /// left out if possible.
     pub(super) fn step(&mut self, members: &[usize], avoid: &MemberSet) -> Step {
         if let Some(pause) = self.busy_pause.take() {
             return Step::Wait(pause);

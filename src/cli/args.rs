@@ -59,8 +59,8 @@ pub(crate) struct Args {
 /// What every subcommand takes, before or after its name.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The members: 1=HOST:PORT,2=HOST:PORT,... Clients need only some of them, and no ids. A server
-    /// begins its cluster with them; later, the list is only where to look for the others
+    /// The members: 1=HOST:PORT,2=HOST:PORT,... Clients need only some of them, and no ids. A
+    /// server begins its cluster with them; later, the list is only where to look for the others
     #[arg(long, global = true, env = "SYNCRAFT_MEMBERS", value_name = "LIST")]
     pub(crate) members: Option<String>,
     /// The longest time that the command may take: 500ms, 2s, 1m30s
@@ -166,8 +166,8 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_LISTEN")]
     pub(crate) listen: Option<String>,
     /// The address at which clients and other members reach this member. By default its address in
-    /// the list, or that of --listen. A member that is not found at the address that the cluster has
-    /// for it asks to be moved to this one
+    /// the list, or that of --listen. A member that is not found at the address that the cluster
+    /// has for it asks to be moved to this one
     #[arg(long, value_name = "HOST:PORT", env = "SYNCRAFT_ADVERTISE")]
     pub(crate) advertise: Option<String>,
     /// The data directory of this member alone; created if absent, readable only by its owner

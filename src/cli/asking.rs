@@ -1,7 +1,7 @@
 //! Asks members where they stand, all at the same time.
 //!
-//! The list of addresses that a command gets is only where to look: who the members are stands in the
-//! newest configuration of those who answer.
+//! The list of addresses that a command gets is only where to look: who the members are stands in
+//! the newest configuration of those who answer.
 
 use std::io;
 use std::thread;
@@ -72,11 +72,13 @@ fn newest(answers: &[Answer]) -> Option<MembersReply> {
     known().max_by_key(age).cloned()
 }
 
-/// The members that have not been asked: nobody has answered with the id, and nobody was asked at the
-/// address in vain.
+/// The members that have not been asked: nobody has answered with the id, and nobody was asked at
+/// the address.
 fn unknown(configuration: &MembersReply, answers: &[Answer]) -> Vec<Endpoint> {
-    let is_known =
-        |member: &&MemberEntry| answers.iter().any(|answer| answer.is_of(configuration, member));
+    let is_known = |member: &&MemberEntry| {
+        let was_asked = |answer: &Answer| answer.endpoint.addr.eq_ignore_ascii_case(&member.addr);
+        answers.iter().any(|answer| answer.is_of(configuration, member) || was_asked(answer))
+    };
     let unknown = configuration.members.iter().filter(|member| !is_known(member));
     unknown.map(|it| Endpoint { id: Some(MemberId(it.id)), addr: it.addr.clone() }).collect()
 }
@@ -123,6 +125,22 @@ impl Cluster {
     pub(super) fn entry(&self, answer: &Answer) -> Option<&MemberEntry> {
         let configuration = self.configuration.as_ref()?;
         configuration.members.iter().find(|member| answer.is_of(configuration, member))
+    }
+
+    /// One sentence for each member that has answered and is of another cluster. Clients that go by
+    /// such a list may be served by either cluster.
+    pub(super) fn strangers(&self) -> Vec<String> {
+        let Some(configuration) = &self.configuration else { return Vec::new() };
+        let words = |answer: &Answer| {
+            let reply = answer.reply.as_ref().ok()?;
+            let found = reply.configuration.as_ref()?.cluster_id;
+            let is_other = !is_in(reply, configuration.cluster_id) && !reply.waits_to_be_added;
+            let (id, addr, own) = (reply.id, &answer.endpoint.addr, configuration.cluster_id);
+            is_other.then(|| {
+                format!("member {id} at {addr} is of cluster {found:016x}, and not of {own:016x}")
+            })
+        };
+        self.answers.iter().filter_map(words).collect()
     }
 
     /// Whether a majority of the voters names the same leader, in the newest term that any of them
@@ -247,7 +265,7 @@ mod tests {
         assert_eq!(newest.index, 9);
         let unknown = unknown(&newest, &answers);
         let addrs: Vec<&str> = unknown.iter().map(|endpoint| endpoint.addr.as_str()).collect();
-        assert_eq!(addrs, ["127.0.0.1:7004", "127.0.0.1:7005"]);
+        assert_eq!(addrs, ["127.0.0.1:7005"], "at the address of 4, the stranger has answered");
         assert_eq!(ids(&in_order(&newest, answers)), [2, 3, 4], "the stranger comes last");
     }
 

@@ -10,6 +10,7 @@ use syncraft::ErrorChain;
 use syncraft::backup::{self, BackupHead, Contents, FetchError, Progress};
 
 use super::args::{BackupArgs, BackupCommand, Common, VerifyArgs};
+use super::asking::ask_cluster;
 use super::output::{eprint_line, print};
 use super::{Exit, Failure, Outcome};
 
@@ -37,6 +38,10 @@ fn write(common: &Common, file: &Path) -> Outcome {
     }
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
+    if let Some(stranger) = ask_cluster(&endpoints, deadline).strangers().into_iter().next() {
+        let words = format!("nobody knows which of several clusters is meant: {stranger}");
+        return Err(Failure::not_applied(words));
+    }
     loop {
         let mut last = None;
         for endpoint in endpoints.iter() {

@@ -103,7 +103,11 @@ pub(super) fn wait_ready(common: &Common) -> Outcome {
             .get(b"")
             .map_err(|error| not_ready(&ErrorChain(&error)))?;
         let deadline_of_poll = deadline.min(Instant::now() + POLL_TIMEOUT);
-        let answers = ask_cluster(&endpoints, deadline_of_poll).answers;
+        let cluster = ask_cluster(&endpoints, deadline_of_poll);
+        if let Some(stranger) = cluster.strangers().into_iter().next() {
+            return Err(not_ready(&format!("these are several clusters: {stranger}")));
+        }
+        let answers = cluster.answers;
         match status::leader_that_cannot_write(&answers) {
             Some((id, disk)) if Instant::now() + POLL_PAUSE >= deadline => {
                 return Err(not_ready(&format!("the disk of the leader, member {id}, is {disk}")));

@@ -10,9 +10,9 @@
 //! | 5 | `cas`, `put --if-absent`, `txn`: a comparison did not hold |
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
-//! `server` and `dev` end with 0 if a signal tells them to end. Commands that run a COMMAND end with
-//! its status, or with 128 and the number of the signal that ended it. Status 3 also stands for a
-//! result that cannot be written.
+//! `server` and `dev` end with 0 if a signal tells them to end. Commands that run a COMMAND end
+//! with its status, or with 128 and the number of the signal that ended it. Status 3 also stands
+//! for a result that cannot be written.
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that
 //! begins with `syncraft: `. The module `output` says what happens when one of the two cannot be
@@ -39,6 +39,7 @@ mod server;
 mod status;
 mod watch;
 
+use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -162,12 +163,12 @@ impl Common {
 
     /// The list of members as clients read it: ids are optional.
     fn endpoints(&self) -> Result<Endpoints, Failure> {
-        self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
+        self.members()?.parse().map_err(|error| bad_list(&error))
     }
 
     /// The list of members as members read it.
     fn member_list(&self) -> Result<Members, Failure> {
-        self.members()?.parse().map_err(|error| Failure::usage(format!("--members: {error}")))
+        self.members()?.parse().map_err(|error| bad_list(&error))
     }
 
     fn clerk(&self) -> Result<Clerk, Failure> {
@@ -181,6 +182,11 @@ impl Common {
     fn timeout(&self) -> Duration {
         self.timeout
     }
+}
+
+/// The list may have come from the variable.
+fn bad_list(error: &dyn Error) -> Failure {
+    Failure::usage(format!("--members (or SYNCRAFT_MEMBERS): {error}"))
 }
 
 impl Failure {

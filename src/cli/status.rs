@@ -22,6 +22,9 @@ pub(super) fn status(common: &Common, args: args::StatusArgs) -> Outcome {
     let cluster = ask_cluster(&common.endpoints()?, Instant::now() + common.timeout());
     let text = if args.json { format!("{}\n", to_json(&cluster)) } else { to_table(&cluster) };
     print(&[text.as_bytes()])?;
+    if let Some(stranger) = cluster.strangers().into_iter().next() {
+        return Err(Failure::not_applied(format!("these are several clusters: {stranger}")));
+    }
     if cluster.has_leader() {
         return Ok(Exit::Done);
     }

@@ -180,10 +180,10 @@ impl<S: StateMachine> NodeHandle<S> {
         self.pipeline.report(Input::Transfer(to));
     }
 
-    /// If this member leads, begins a change of the members (thesis §4). `callback` is told where the
-    /// change stands in the log, or why it was not begun; it runs once, possibly on this thread, and
-    /// must not block. The change is done when [`members`](NodeHandle::members) show it as
-    /// committed.
+    /// If this member leads, begins a change of the members (thesis §4). `callback` is told where
+    /// the change stands in the log, or why it was not begun; it runs once, possibly on this
+    /// thread, and must not block. The change is done when [`members`](NodeHandle::members) show it
+    /// as committed.
     pub fn change_members(
         &self,
         change: Change,

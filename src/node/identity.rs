@@ -1,15 +1,16 @@
 //! Which cluster a member belongs to, and whose messages it takes.
 //!
 //! A cluster gets its id with its first configuration. Until a member knows that id, it goes by the
-//! hash of the list of members with which it was first started. So two clusters that were begun with
-//! the same list do not talk to each other once they have their ids.
+//! hash of the list of members with which it was first started. So two clusters that were begun
+//! with the same list do not talk to each other once they have their ids.
 //!
 //! | sender knows the id | receiver knows it | the message is taken if |
 //! |---|---|---|
 //! | yes | yes | the ids are equal |
 //! | otherwise | | the hashes are equal |
 //!
-//! A member of a version without configurations sends no hash: its id is the hash of its first list.
+//! A member of a version without configurations sends no hash: its id is the hash of its first
+//! list.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

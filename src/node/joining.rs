@@ -49,12 +49,19 @@ pub(super) fn obstacle(asker: Asker, answers: Option<Answers>) -> Obstacle {
     if asker.is_newcomer && !answers.values().flatten().any(is_named) {
         let clusters = answers.values().flatten().map(|answer| answer.cluster_id);
         let newcomer_of = Some(clusters.filter(|id| *id != 0).collect());
-        return Obstacle { newcomer_of, ..wait(waits_to_be_added(asker.id)) };
+        let words = match answers.values().flatten().next() {
+            Some(_) => waits_to_be_added(asker.id),
+            None => format!(
+                "nobody in its --join list has answered (member {}): it waits for one of them",
+                ids(answers.keys())
+            ),
+        };
+        return Obstacle { newcomer_of, ..wait(words) };
     }
     if !answers.values().flatten().any(|answer| is_other(asker, answer)) {
         let silent = answers.iter().filter(|(_, answer)| answer.is_none());
-        let ids: Vec<String> = silent.map(|(id, _)| id.to_string()).collect();
-        return wait(format!("it waits for an answer from member {}", ids.join(", ")));
+        let silent = ids(silent.map(|(id, _)| id));
+        return wait(format!("it waits for an answer from member {silent}"));
     }
     let clauses: Vec<String> =
         answers.iter().map(|(&id, answer)| clause(asker, id, answer.as_ref())).collect();
@@ -67,6 +74,10 @@ pub(super) fn obstacle(asker: Asker, answers: Option<Answers>) -> Obstacle {
     let words = format!("{}; {advice}", clauses.join(", "));
     let is_refusal = answers.values().all(Option::is_some);
     Obstacle { words, is_refusal, newcomer_of: None }
+}
+
+fn ids<'a>(ids: impl Iterator<Item = &'a MemberId>) -> String {
+    ids.map(MemberId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn waits_to_be_added(id: MemberId) -> String {

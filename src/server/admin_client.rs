@@ -1,8 +1,8 @@
 //! [`AdminClient`]: changes the members of a cluster of which some addresses are known.
 //!
 //! It asks all addresses that it knows who the members are, asks those, too, and so finds the
-//! leader. Then it gives the leader the order, again and again until there is an answer that counts,
-//! or until time runs out. To repeat an order is safe.
+//! leader. Then it gives the leader the order, again and again until there is an answer that
+//! counts, or until time runs out. To repeat an order is safe.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -79,7 +79,7 @@ pub enum AdminError {
     /// No leader was found in time. Nothing has changed.
     #[error("no member leads")]
     NoLeader {
-        /// Why a member did not answer, if one did not.
+        /// Why the first member did not answer, if none did.
         #[source]
         source: Option<CallError>,
     },
@@ -129,15 +129,14 @@ impl AdminClient {
     pub fn members(&self, deadline: Instant) -> Result<MembersReply, AdminError> {
         let mut newest: Option<MembersReply> = None;
         loop {
-            let mut answers = self.ask_everybody(deadline);
+            let answers = self.ask_everybody(deadline);
             if let Some(leader) = answers.leader() {
                 return Ok(leader.reply);
             }
-            let replies = answers.replies.into_iter().map(|(_, reply)| reply);
+            let replies = answers.replies.iter().map(|(_, reply)| reply.clone());
             newest = replies.chain(newest).max_by_key(|reply| reply.index);
             if Instant::now() + RETRY_PAUSE >= deadline {
-                let source = answers.error.take();
-                return newest.ok_or(AdminError::Nobody { source });
+                return newest.ok_or_else(|| AdminError::Nobody { source: answers.silence() });
             }
             thread::sleep(RETRY_PAUSE);
         }
@@ -155,9 +154,9 @@ impl AdminClient {
         let mut last = None;
         let mut undecided: Option<String> = None;
         while Instant::now() < deadline {
-            let mut answers = self.ask_everybody(deadline);
+            let answers = self.ask_everybody(deadline);
             match answers.leader() {
-                None => last = Some(AdminError::NoLeader { source: answers.error.take() }),
+                None => last = Some(AdminError::NoLeader { source: answers.silence() }),
                 Some(leader) => match attempt(&leader, change, deadline) {
                     Attempt::Over(result) => return result,
                     Attempt::Undecided(words) => undecided = Some(words),
@@ -235,10 +234,15 @@ impl Answers {
     }
 
     /// The leader of the latest term.
-    fn leader(&mut self) -> Option<Leader> {
-        let leaders = std::mem::take(&mut self.replies).into_iter().filter(|(_, it)| leads(it));
-        let (addr, reply) = leaders.max_by_key(|(_, reply)| reply.term)?;
+    fn leader(&self) -> Option<Leader> {
+        let leaders = self.replies.iter().filter(|(_, reply)| leads(reply));
+        let (addr, reply) = leaders.max_by_key(|(_, reply)| reply.term)?.clone();
         Some(Leader { addr, reply })
+    }
+
+    /// Why nobody has answered, if that is so.
+    fn silence(self) -> Option<CallError> {
+        self.error.filter(|_| self.replies.is_empty())
     }
 }
 
@@ -335,7 +339,7 @@ mod tests {
     #[test]
     fn the_leader_of_the_latest_term_counts() {
         let leader = |replies: Vec<(String, MembersReply)>| {
-            let mut answers = Answers { replies, error: None };
+            let answers = Answers { replies, error: None };
             answers.leader().map(|leader| leader.addr)
         };
         assert_eq!(leader(vec![reply(1, 7, 2), reply(3, 7, 2)]), None);

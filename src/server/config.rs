@@ -15,10 +15,10 @@ use crate::rpc::{Limits, http};
 pub struct Config {
     /// The id of this member.
     pub id: MemberId,
-    /// The members with which the cluster begins, this one among them. Clients and the other members
-    /// reach this member at its address in the list. It also listens there, unless `listen` says
-    /// otherwise. Once the member has started for the first time, the list is only where to look
-    /// for the others: who the members are stands in the log.
+    /// The members with which the cluster begins, this one among them. Clients and the other
+    /// members reach this member at its address in the list. It also listens there, unless `listen`
+    /// says otherwise. Once the member has started for the first time, the list is only where to
+    /// look for the others: who the members are stands in the log.
     pub members: Members,
     /// This member is new in a cluster that exists, and `members` are where to look for that
     /// cluster. It begins no cluster, and waits until it is added. Default false.
@@ -122,6 +122,9 @@ impl Config {
         let addr = advertise.as_deref().or(members.addr(*id)).or(listen.as_deref());
         let addr = addr.ok_or_else(|| self.not_a_member())?;
         check_addr(addr, addr).map_err(StartError::BadListen)?;
+        if is_of_all_interfaces(addr) && !members.contains(*id) {
+            return Err(StartError::NoOwnAddr { addr: addr.to_owned() });
+        }
         Ok(addr)
     }
 

@@ -37,6 +37,12 @@ pub enum StartError {
         /// Where the member would listen.
         addr: String,
     },
+    /// The others cannot reach this member at an address that stands for all of a machine's.
+    #[error("the others cannot reach this member at {addr}")]
+    NoOwnAddr {
+        /// Where the member would listen.
+        addr: String,
+    },
     /// The data belongs to a cluster with other members.
     #[error(
         "data directory {} belongs to a cluster with other members than {members}: until they are \

@@ -1,8 +1,8 @@
 //! Before the data of a member is discarded: can the others be counted on to fill it?
 //!
 //! A member that is rebuilt waits until all others have answered, so it is better to say who is
-//! missing while the data is still there. If one of the others is being filled itself, the data here
-//! may be needed for a majority.
+//! missing while the data is still there. If one of the others is being filled itself, the data
+//! here may be needed for a majority.
 //!
 //! The list of addresses is only where to look: who the others are stands in the newest
 //! configuration of those who answer. Where nobody knows of one, they are those of the list.

@@ -132,6 +132,7 @@ pub(super) fn start<P: Publish>(
     let node = Node::start(node_config, data_dir, Store::new())?;
 
     let handle = node.handle();
+    warn_of_lone_list(&handle, &config);
     let addr = config.own_addr()?.to_owned();
     let changes =
         MemberChanges::start(handle.clone(), id, OwnAddress { addr, instance, listed: members });
@@ -193,6 +194,21 @@ pub(super) fn start<P: Publish>(
     };
     let etcd = etcd_listener.map(serve).transpose()?;
     Ok(Started { http, etcd, server, lanes, node, api, changes })
+}
+
+/// A member that is started with a list of itself alone, and without its data, begins a cluster. Its
+/// operator had better change the list once the cluster has grown.
+fn warn_of_lone_list(node: &NodeHandle<Store>, config: &Config) {
+    let Some(latest) = node.members().latest else { return };
+    let others = latest.membership.iter().filter(|id| *id != config.id).count();
+    if others > 0 && !config.joins && config.members.len() == 1 {
+        log::warn!(
+            "member {} was started with a list of itself alone, and its cluster has {others} other \
+             members: if it lost its data, it would begin another cluster; name the others in its \
+             list",
+            config.id
+        );
+    }
 }
 
 /// Where etcd's clients reach this member: what the configuration says, or else the address that it

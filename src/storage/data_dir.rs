@@ -310,9 +310,9 @@ impl DataDir {
         self.meta.lock().has_configurations()
     }
 
-    /// Whether the cluster's id is known to a directory that may hold configurations: then the log or
-    /// a snapshot says who the members are. Only if an older version of the cluster has filled it,
-    /// they may not say so yet.
+    /// Whether the cluster's id is known to a directory that may hold configurations: then the log
+    /// or a snapshot says who the members are. Only if an older version of the cluster has filled
+    /// it, they may not say so yet.
     pub fn is_cluster_recorded(&self) -> bool {
         self.has_configurations() && self.identity().cluster_id != 0
     }

@@ -18,8 +18,8 @@
 //! ```
 //!
 //! In format 2, which is the first one, the cluster's id was known from the first start and served
-//! as the list's hash, too. Such a file stays of format 2, so that the program of that time can read
-//! it, until its cluster has a configuration in its log
+//! as the list's hash, too. Such a file stays of format 2, so that the program of that time can
+//! read it, until its cluster has a configuration in its log
 //! ([`record_cluster`](super::DataDir::record_cluster)): that program does not know those.
 //!
 //! Invariant: `meta` is never half written.

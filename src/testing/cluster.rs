@@ -267,8 +267,8 @@ impl Cluster {
         builder.only_these().build().expect("a port's address is in order")
     }
 
-    /// The leader. Waits up to [`Options::leader_timeout`] for one that a majority follows: it runs,
-    /// it is not paused, and it and its followers hear each other.
+    /// The leader. Waits up to [`Options::leader_timeout`] for one that a majority follows: it
+    /// runs, it is not paused, and it and its followers hear each other.
     ///
     /// # Errors
     /// [`ClusterError::NoLeader`].

@@ -1,5 +1,5 @@
-//! Members that come, go and move, on the way that users take: a newcomer is started, and the leader
-//! is asked over `adminRpc`.
+//! Members that come, go and move, on the way that users take: a newcomer is started, and the
+//! leader is asked over `adminRpc`.
 
 use std::fs;
 use std::thread;
@@ -19,9 +19,9 @@ use crate::server::proto::{AddMemberArgs, PromoteMemberArgs, RemoveMemberArgs};
 const NOT_NOW_TIME: Duration = Duration::from_secs(1);
 
 impl Cluster {
-    /// Starts another member, adds it, and returns its id when it votes. It gets an id that no member
-    /// ever had, and free ports. It hears the others through the same network as they do, faults
-    /// included.
+    /// Starts another member, adds it, and returns its id when it votes. It gets an id that no
+    /// member ever had, and free ports. It hears the others through the same network as they do,
+    /// faults included.
     ///
     /// ```
     /// # use syncraft::testing::Cluster;
@@ -38,8 +38,8 @@ impl Cluster {
     /// ```
     ///
     /// # Errors
-    /// [`ClusterError::Setup`], [`ClusterError::Start`]; [`ClusterError::Change`] if the cluster does
-    /// not add it within [`Options::timeout`](super::Options::timeout), or
+    /// [`ClusterError::Setup`], [`ClusterError::Start`]; [`ClusterError::Change`] if the cluster
+    /// does not add it within [`Options::timeout`](super::Options::timeout), or
     /// [`ClusterError::NotSeen`]. If it was not added, it has gone again.
     pub fn add_member(&self) -> Result<MemberId, ClusterError> {
         let id = self.add_learner()?;
@@ -104,10 +104,11 @@ impl Cluster {
         })
     }
 
-    /// Removes a member for ever, whether it runs or not, and returns when the cluster has settled on
-    /// it. If it runs, it goes on until it hears of it. Then it stops serving, and
-    /// [`failure`](Cluster::failure) says so. It is no longer one of the [`members`](Cluster::members)
-    /// but a test may go on to kill it, or start it again with its old data.
+    /// Removes a member for ever, whether it runs or not, and returns when the cluster has settled
+    /// on it. If it runs, it goes on until it hears of it. Then it stops serving, and
+    /// [`failure`](Cluster::failure) says so. It is no longer one of the
+    /// [`members`](Cluster::members) but a test may go on to kill it, or start it again with its
+    /// old data.
     ///
     /// ```
     /// # use syncraft::testing::Cluster;
@@ -191,8 +192,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Has the leader change the members. A change whose outcome is unknown is asked for again, and so
-    /// is one that must wait for the newcomer.
+    /// Has the leader change the members. A change whose outcome is unknown is asked for again, and
+    /// so is one that must wait for the newcomer.
     fn change(&self, what: String, change: &MemberChange) -> Result<(), ClusterError> {
         let began = Instant::now();
         let deadline = began + self.parts.options.timeout;

@@ -32,8 +32,8 @@ pub struct Options {
     pub etcd_port: Option<u16>,
     /// A directory for the data, which stays there and serves the next cluster that is started with
     /// as many members. If members have come or gone, the next cluster has those that there were
-    /// last. The directory is absent or empty, or an earlier cluster had it. Default `None`: a temporary directory,
-    /// which is removed with the cluster.
+    /// last. The directory is absent or empty, or an earlier cluster had it. Default `None`: a
+    /// temporary directory, which is removed with the cluster.
     pub data_dir: Option<PathBuf>,
 }
 

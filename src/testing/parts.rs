@@ -75,8 +75,8 @@ pub(super) fn members_of(addrs: &[(MemberId, SocketAddr)]) -> Members {
     Members::new(addrs).expect("from 1 to 15 members, each with an id and a port of its own")
 }
 
-/// A member without data ends when it has learned which cluster it belongs to. `syncraft server` starts
-/// it again, and so does this thread.
+/// A member without data ends when it has learned which cluster it belongs to. `syncraft server`
+/// starts it again, and so does this thread.
 #[derive(Debug)]
 pub(super) struct Attendant {
     /// Dropping it ends the thread.

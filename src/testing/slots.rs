@@ -13,7 +13,8 @@ use super::port::Port;
 use crate::raft::MemberId;
 use crate::server::Member;
 
-/// All that were started in this cluster. Those who have left stay here: a test may start them again.
+/// All that were started in this cluster. Those who have left stay here: a test may start them
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct Slots(RwLock<BTreeMap<MemberId, Arc<Slot>>>);
 

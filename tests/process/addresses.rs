@@ -221,8 +221,8 @@ fn a_stray_that_says_it_is_a_member_is_not_filled() {
     let port = Port::free().unwrap();
     let member = |cluster: &Processes, id: usize| format!("{id}={}", cluster.ports[id - 1].addr());
     let own = format!("1={}", port.addr());
-    // Whoever says that it is member 1 is taken for it, and is not filled: the leader finds member 1
-    // where the configuration says that it is.
+    // Whoever says that it is member 1 is taken for it, and is not filled: the leader finds member
+    // 1 where the configuration says that it is.
     for others in [vec![member(&one, 2), member(&one, 3)], vec![member(&one, 2)]] {
         let list = format!("{own},{}", others.join(","));
         let dir = tempfile::tempdir().unwrap();

@@ -248,6 +248,46 @@ fn a_newcomer_says_that_it_waits() {
     assert!(said.contains("member 2 is no member yet: it waits to be added"), "{said}");
     done(&cluster.members(), &["add", &newcomer.named()]);
     assert_eq!(voters(&newcomer.addr()), [1, 2]);
+
+    let mut lost = Newcomer::join(&cluster, 3);
+    lost.kill();
+    lost.args[1] = format!("1={}", Port::free().unwrap().addr());
+    lost.start();
+    until("it says so", || lost.said().contains("nobody in its --join list has answered"));
+    lost.kill();
+    lost.args[3] = format!("0.0.0.0:{}", lost.port.addr().port());
+    let refused = lost.command().output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("give --advertise"), "{}", stderr(&refused));
+}
+
+/// Clients that go by such a list may be served by either, and a backup may be of either.
+#[test]
+fn a_list_of_several_clusters_is_found_out() {
+    let clusters = [Processes::start(1), Processes::start(1)];
+    let addrs = clusters.each_ref().map(|cluster| cluster.ports[0].addr().to_string());
+    clusters.iter().for_each(|cluster| put(&cluster.members(), "k", "1"));
+    let (list, file) = (addrs.join(","), clusters[0].dir.path().join("backup"));
+    let file = file.to_str().unwrap();
+    for args in [&["status"][..], &["wait-ready", "--timeout", "30s"], &["backup", file]] {
+        let output = syncraft(&[args, &["--members", &list]].concat());
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("several clusters"), "{args:?}: {}", stderr(&output));
+    }
+    let shown = syncraft(&["status", "--members", &list]).stdout;
+    assert_eq!(String::from_utf8(shown).unwrap().lines().count(), 3, "a line for each");
+}
+
+#[test]
+fn without_a_leader_somebody_says_who_the_members_are() {
+    let mut cluster = Processes::start(3);
+    let known = cluster.members();
+    put(&known, "k", "1");
+    [2, 3].iter().for_each(|id| cluster.kill(*id));
+    assert_eq!(voters(&known), [1, 2, 3]);
+    let refused = syncraft(&["member", "--members", &known, "--timeout", "2s", "remove", "2"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert!(stderr(&refused).ends_with("no member leads\n"), "{}", stderr(&refused));
 }
 
 #[test]
@@ -282,7 +322,7 @@ fn no_removal_leaves_a_cluster_that_cannot_go_on() {
     assert_eq!(end(&mut cluster.children[2]), Some(3));
     put(&known, "k", "1");
     done(&known, &["remove", "2"]);
-    refused(&known, &["remove", "1"], 3, "a majority does not answer");
+    refused(&known, &["remove", "1"], 2, "is the only voter");
 }
 
 #[test]
@@ -303,7 +343,8 @@ fn a_restart_reads_the_members_from_the_log() {
     assert_eq!(voters(&one), [3, 4]);
 }
 
-/// The list that it was started with names a machine that is gone, and not the one that came for it.
+/// The list that it was started with names a machine that is gone, and not the one that came for
+/// it.
 #[test]
 fn a_member_is_rebuilt_from_those_who_are_members_now() {
     let mut cluster = Processes::start(3);

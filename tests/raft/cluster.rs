@@ -145,8 +145,8 @@ impl Cluster {
         assert!(self.try_elect(id), "{id} is elected: {:#?}", self.story);
     }
 
-    /// A newcomer that has learned that it was added. Its disk is empty, and it looks for the others
-    /// at `listed`.
+    /// A newcomer that has learned that it was added. Its disk is empty, and it looks for the
+    /// others at `listed`.
     pub(crate) fn join(&mut self, id: u64, listed: &[u64]) {
         let mut config = Config::new(MemberId(id), listed.iter().map(|&id| MemberId(id)));
         config.directory = id;

@@ -610,8 +610,8 @@ fn a_newcomer_that_was_removed_again_does_not_count() {
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
 }
 
-/// In a cluster of two, it votes while it is filled only if the other one is needed for whatever may
-/// be decided.
+/// In a cluster of two, it votes while it is filled only if the other one is needed for whatever
+/// may be decided.
 #[test]
 fn one_of_two_votes_only_if_the_other_one_is_always_needed() {
     for is_needed in [true, false] {

@@ -452,8 +452,8 @@ fn a_leader_that_removes_itself_does_not_count_itself_hands_over_and_goes() {
 }
 
 /// "A server that is not part of its own latest configuration should still start new elections, as
-/// it might still be needed until the C-new entry is committed" (§4.2.2): here the other voter lacks
-/// that entry, so it needs the vote of this member, which must not give it.
+/// it might still be needed until the C-new entry is committed" (§4.2.2): here the other voter
+/// lacks that entry, so it needs the vote of this member, which must not give it.
 #[test]
 fn a_leader_that_removed_itself_and_restarts_is_elected_again() {
     let mut node = leader(2);

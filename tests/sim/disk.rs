@@ -314,8 +314,8 @@ impl Disk {
         self.open.as_ref().map(|open| open.dir.identity())
     }
 
-    /// Whether it is recorded that the log or a snapshot says who the members are. A directory of an
-    /// older version knows its cluster without that, and cannot be made here.
+    /// Whether it is recorded that the log or a snapshot says who the members are. A directory of
+    /// an older version knows its cluster without that, and cannot be made here.
     pub(crate) fn is_cluster_recorded(&self) -> bool {
         self.is_recorded
     }

@@ -75,9 +75,9 @@
 //!   no users yet: code 12.
 //!
 //! # Files
-//! `kv`, `watch`, `lease`, `cluster`, `members`, `maintenance`, `lock`, `election`: the services. `queue`:
-//! what the last two stand on. `asked`: reads, writes and headers. `urls`: what members advertise.
-//! `later`: time. `parse`, `out`, `error`: JSON in and out.
+//! `kv`, `watch`, `lease`, `cluster`, `members`, `maintenance`, `lock`, `election`: the services.
+//! `queue`: what the last two stand on. `asked`: reads, writes and headers. `urls`: what members
+//! advertise. `later`: time. `parse`, `out`, `error`: JSON in and out.
 
 mod asked;
 mod cluster;

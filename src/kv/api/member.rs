@@ -39,8 +39,8 @@ impl Api {
         self.shared.node.addresses()
     }
 
-    /// The same, and the entry of the committed configuration that says so; 0 if the newest one that
-    /// is known may still change.
+    /// The same, and the entry of the committed configuration that says so; 0 if the newest one
+    /// that is known may still change.
     pub fn members_at(&self) -> (Members, Index) {
         let known = self.shared.node.members();
         let certain = known.latest.as_ref().filter(|it| known.committed.as_ref() == Some(it));

@@ -1,9 +1,9 @@
 //! One change of the members, from the order to its answer.
 //!
-//! The leader asks first whether it was done before, and who answers at an address that is to become
-//! a member's. Then the core begins the change, or refuses it. The answer comes when the cluster has
-//! settled on it. If this member loses its leadership meanwhile, the change is undecided: whoever
-//! leads next may finish it, and says so when it is asked for the same again.
+//! The leader asks first whether it was done before, and who answers at an address that is to
+//! become a member's. Then the core begins the change, or refuses it. The answer comes when the
+//! cluster has settled on it. If this member loses its leadership meanwhile, the change is
+//! undecided: whoever leads next may finish it, and says so when it is asked for the same again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,14 +52,17 @@ pub(super) struct Changer {
 }
 
 impl Changer {
-    /// Carries the change out. The answer comes by the deadline, except that addresses are asked for
-    /// a moment longer.
+    /// Carries the change out. The answer comes by the deadline, except that addresses are asked
+    /// for a moment longer.
     pub(super) fn change(&self, wish: &Wish, deadline: Instant) -> ChangeReply {
         if !self.leads() {
             return not_leader();
         }
         if let Some(reply) = self.known(wish) {
             return reply;
+        }
+        if let Some(words) = self.nonsense(wish) {
+            return reply(ChangeOutcome::Impossible, words);
         }
         if !self.leaves_a_majority(wish) {
             return refused(wish.id(), Refusal::NoLiveMajority);
@@ -88,6 +91,21 @@ impl Changer {
             }
             (None, true) => Some(refused(*id, Refusal::IdWasUsed)),
             (None, false) => None,
+        }
+    }
+
+    /// What can never be, whoever answers: nobody needs to be asked.
+    fn nonsense(&self, wish: &Wish) -> Option<String> {
+        let latest = self.node.members().latest?;
+        let id = wish.id();
+        match wish {
+            Wish::Move { .. } | Wish::Remove { .. } if !latest.membership.contains(id) => {
+                Some(format!("there is no member {id}"))
+            }
+            Wish::Remove { .. } if latest.membership.voters().eq([id]) => {
+                Some(format!("member {id} is the only voter: without it, there is no cluster"))
+            }
+            _ => None,
         }
     }
 

@@ -19,7 +19,8 @@
 //! # Invariants
 //! - An address becomes a member's only if that member answers there, as the leader sees it. So a
 //!   slip of the pen leaves the cluster as it is.
-//! - Every order has an answer, by its deadline. If the answer is that nothing changed, nothing will.
+//! - Every order has an answer, by its deadline. If the answer is that nothing changed, nothing
+//!   will.
 //! - To repeat an order is safe: the answer says that it was done before.
 //!
 //! # Threads

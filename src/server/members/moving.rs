@@ -1,10 +1,10 @@
 //! A member that is not at its configured address asks the leader to move it. One that its log does
-//! not name asks whether it was removed: it stands for no election, so nobody would tell it. One that
-//! has lost its data asks the others where they look for it.
+//! not name asks whether it was removed: it stands for no election, so nobody would tell it. One
+//! that has lost its data asks the others where they look for it.
 //!
 //! So a member that starts again at another address is found again without a restart of the others,
-//! and a rolling restart with a new list changes the addresses of all. The leader moves it only if it
-//! reaches the member at the new address and not at the configured one: see `probe`.
+//! and a rolling restart with a new list changes the addresses of all. The leader moves it only if
+//! it reaches the member at the new address and not at the configured one: see `probe`.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,8 @@ enum Found {
     Moved,
     /// Why not, in words.
     InVain(String),
-    /// The newest configuration here does not name this member. It may be on its way to a newer one.
+    /// The newest configuration here does not name this member. It may be on its way to a newer
+    /// one.
     Unnamed,
 }
 

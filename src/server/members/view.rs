@@ -7,8 +7,8 @@ use crate::kv::Store;
 use crate::node::{NodeHandle, PeerProgress};
 use crate::raft::{MemberId, Membership, RoleName, Status};
 
-/// Who the members are, as far as this member knows. Before there is a configuration, they are those
-/// of the list.
+/// Who the members are, as far as this member knows. Before there is a configuration, they are
+/// those of the list.
 pub(in super::super) fn view(node: &NodeHandle<Store>) -> MembersReply {
     let (members, status) = (node.members(), node.status());
     let listed = || node.addresses().membership();

@@ -76,11 +76,11 @@
 //! | 17 | 8 | term | |
 //! | 25 | | the command, or the configuration ([`Configuration`](crate::raft::Configuration)) | |
 //!
-//! *Version 3* may have records of kind 4. Otherwise it is version 2, from before there were any. The
-//! log of a directory that older programs can still use (`storage/meta.rs`) is of version 2. Its first
-//! configuration begins a segment of version 3, and so are all later ones: an older program says
-//! that it does not know this version, instead of taking the record for damage. A new kind of
-//! record, or a new layout of configurations, needs a new version again.
+//! *Version 3* may have records of kind 4. Otherwise it is version 2, from before there were any.
+//! The log of a directory that older programs can still use (`storage/meta.rs`) is of version 2.
+//! Its first configuration begins a segment of version 3, and so are all later ones: an older
+//! program says that it does not know this version, instead of taking the record for damage. A new
+//! kind of record, or a new layout of configurations, needs a new version again.
 //!
 //! *Seeded* checksums start from the checksum of directory number, member id, segment number and
 //! offset (8 bytes each). So only bytes that were written for this place count as a mark or a
@@ -171,11 +171,12 @@
 //!
 //! # Rolling over, and preparing ahead
 //!
-//! A batch that does not fit, or whose configuration needs version 3, begins a new segment, which is longer than usual if the batch needs
-//! it. In this order: the new file gets header and length and is synced; it gets its name; the
-//! directory is synced; the old segment is sealed and synced; the batch is written. That is four
-//! small syncs once a segment. The first segment has 1 MiB, and each next one twice as much, up to
-//! [`WalOptions::segment_len_bytes`]. So a new member starts at once, and a small log stays small.
+//! A batch that does not fit, or whose configuration needs version 3, begins a new segment, which
+//! is longer than usual if the batch needs it. In this order: the new file gets header and length
+//! and is synced; it gets its name; the directory is synced; the old segment is sealed and synced;
+//! the batch is written. That is four small syncs once a segment. The first segment has 1 MiB, and
+//! each next one twice as much, up to [`WalOptions::segment_len_bytes`]. So a new member starts at
+//! once, and a small log stays small.
 //!
 //! Writing 16 KiB and fdatasyncing it, again and again (ext4, virtual disk, 2 cores; medians in
 //! microseconds):

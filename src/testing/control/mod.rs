@@ -32,8 +32,8 @@
 //!
 //! Each is one JSON object on one line. 200: the fault is there, and the answer names the members.
 //! 400: the request is wrong. 404: there is no such member. 409: the member is in no state for it,
-//! such as down when it is killed, or the cluster refuses to change its members. 500: the member does not start. 503: nobody leads. In each of
-//! the latter cases the cluster is as before.
+//! such as down when it is killed, or the cluster refuses to change its members. 500: the member
+//! does not start. 503: nobody leads. In each of the latter cases the cluster is as before.
 //!
 //! # Invariants
 //! - The port belongs to no member, and answers as long as the cluster runs, whatever is wrong with

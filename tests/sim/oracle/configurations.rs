@@ -75,9 +75,9 @@ impl Configurations {
         assert_ne!(first.cluster_id, 0, "the first configuration names the cluster");
     }
 
-    /// Whoever is elected has the votes of a quorum of the configuration in its log. It may have been
-    /// removed, if it does not know that this is committed (thesis §4.2.2): by leader completeness,
-    /// its own log says so, and it hands over once it knows.
+    /// Whoever is elected has the votes of a quorum of the configuration in its log. It may have
+    /// been removed, if it does not know that this is committed (thesis §4.2.2): by leader
+    /// completeness, its own log says so, and it hands over once it knows.
     pub(super) fn elected(&self, id: MemberId, living: &Living) {
         let term = living.status.role.term;
         let own_from = living.log.terms().take_while(|it| *it < term).count() as u64;

@@ -1,5 +1,5 @@
-//! An operator changes the members: in turn with what the cluster needs, too early, at a member that
-//! does not lead any more, and in ways that must be refused.
+//! An operator changes the members: in turn with what the cluster needs, too early, at a member
+//! that does not lead any more, and in ways that must be refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -68,7 +68,8 @@ impl<T> EndpointTable<T> {
         self.entries.lock().push(endpoint.into(), value)
     }
 
-    /// Removes the endpoint with this number, if there is one. Calls that are under way there go on.
+    /// Removes the endpoint with this number, if there is one. Calls that are under way there go
+    /// on.
     pub fn remove(&self, number: usize) {
         // Dropped once the lock is released.
         let _unused = self.entries.lock().remove(number);
@@ -90,7 +91,8 @@ impl<T> EndpointTable<T> {
         entries.listed().iter().find(|entry| is_wanted(&entry.value)).map(Entry::number)
     }
 
-    /// What `look` makes of each endpoint's number and value, in the order in which they were added.
+    /// What `look` makes of each endpoint's number and value, in the order in which they were
+    /// added.
     pub fn map<R>(&self, mut look: impl FnMut(usize, &T) -> R) -> Vec<R> {
         let entries = self.entries.lock();
         entries.listed().iter().map(|entry| look(entry.number(), &entry.value)).collect()

@@ -11,12 +11,13 @@ use super::request::{Request, decode};
 use super::shared::Shared;
 use crate::{CallError, Payload};
 
-/// A call that was sent, and that its caller is about to wait for. What the caller does in between is
-/// short: another call over the same channel, whose answer comes at about the same time. So two calls
-/// cost one round trip.
+/// A call that was sent, and that its caller is about to wait for. What the caller does in between
+/// is short: another call over the same channel, whose answer comes at about the same time. So two
+/// calls cost one round trip.
 ///
-/// Unlike a [`Pending`](super::Pending), it needs no thread that reads its answer: whoever waits for
-/// another answer reads it, or the caller when it [waits](Sent::wait). Dropping it gives the call up.
+/// Unlike a [`Pending`](super::Pending), it needs no thread that reads its answer: whoever waits
+/// for another answer reads it, or the caller when it [waits](Sent::wait). Dropping it gives the
+/// call up.
 #[must_use = "dropping it gives the call up"]
 pub struct Sent<R> {
     shared: Arc<Shared>,

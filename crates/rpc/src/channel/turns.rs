@@ -21,8 +21,9 @@
 //!   So whoever stops reading asks; whoever was asked and gets its outcome instead asks too; and a
 //!   caller that finds someone reading can rely on being asked.
 //! - A caller reads at most until its deadline.
-//! - Only a thread that waits is asked. A call that was [`Sent`](super::sent::Sent) and is not waited
-//!   for yet is passed over, and finds out by itself whether somebody reads when its thread waits.
+//! - Only a thread that waits is asked. A call that was [`Sent`](super::sent::Sent) and is not
+//!   waited for yet is passed over, and finds out by itself whether somebody reads when its thread
+//!   waits.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -132,6 +132,7 @@ fn every_error_says_its_own_part_only() {
         Storage(storage()),
         ClusterTaken(7),
         OtherCluster(7),
+        NotAlone(ID),
         Removed {},
         DataDir(storage()),
         UnknownLevel { level: 2, known: 1 },

@@ -69,6 +69,7 @@ pub(super) struct Driver<S: StateMachine> {
     requests: Requests<S>,
     changes: Changes,
     standing: Standing,
+    founding: Founding,
     /// Whether the core knows that configurations may be proposed.
     may_configure: bool,
     /// The cluster whose id the data directory has been asked to record.
@@ -84,6 +85,22 @@ pub(super) struct Driver<S: StateMachine> {
     answered_reads: u64,
     ticks_since_sweep: u32,
     reminder: Reminder,
+}
+
+/// Whether this member begins a cluster of which it is the only member. It may be one of a larger
+/// cluster that has lost its data, and its list may be older than the cluster's growth. So it waits
+/// until a leader would have called it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Founding {
+    /// It will, unless it finds out that it has data.
+    Alone {
+        /// How long a leader may take to call.
+        pause_ticks: u32,
+    },
+    /// It has asked nobody, as there is nobody in its list.
+    Pausing { left_ticks: u32 },
+    /// It does not, or has.
+    Over,
 }
 
 impl<S: StateMachine> Worker for Driver<S> {
@@ -110,6 +127,7 @@ impl<S: StateMachine> Driver<S> {
     pub(super) fn new(
         raft: Raft,
         standing: Standing,
+        founding: Founding,
         may_configure: bool,
         post: Arc<Post>,
         peers: Arc<Peers<S>>,
@@ -127,6 +145,7 @@ impl<S: StateMachine> Driver<S> {
             requests: Requests::new(),
             changes: Changes::default(),
             standing,
+            founding,
             may_configure,
             recorded_cluster: 0,
             held: Vec::new(),
@@ -168,6 +187,7 @@ impl<S: StateMachine> Driver<S> {
         let passed_ticks = self.ticker.begin_turn(arrivals.has_work(), now);
         let Arrivals { inputs, ticks } = arrivals;
         let (has_ticked, before_ticks) = (ticks > 0, passed_ticks + ticks.saturating_sub(1));
+        self.found(&inputs, passed_ticks + ticks, out);
         self.ticks_since_sweep += passed_ticks + ticks;
         let mut events = Vec::with_capacity(inputs.len() + 4);
         // The clock is read after the reads of this turn have arrived: a lease that is valid now is
@@ -402,7 +422,30 @@ impl<S: StateMachine> Driver<S> {
         out(CoreOutput::Applier(ApplierTask::Read(reads)));
     }
 
+    /// While this member is about to begin a cluster alone: does so once nobody has called it for
+    /// long enough, and not at all if somebody has.
+    fn found(&mut self, inputs: &[Input<S>], passed_ticks: u32, out: &mut Out<'_, S>) {
+        let Founding::Pausing { left_ticks } = &mut self.founding else { return };
+        *left_ticks = left_ticks.saturating_sub(passed_ticks);
+        let is_over = *left_ticks == 0;
+        let callers = inputs.iter().filter_map(|input| match input {
+            Input::Message(message) => Some(message.from),
+            _ => None,
+        });
+        if let Some(caller) = callers.chain(self.shared.identity.called_by()).next() {
+            self.founding = Founding::Over;
+            out(CoreOutput::Failed(NodeFailure::NotAlone(caller)));
+        } else if is_over {
+            self.founding = Founding::Over;
+            self.joined(out);
+        }
+    }
+
     fn joined(&mut self, out: &mut Out<'_, S>) {
+        if let Founding::Alone { pause_ticks } = self.founding {
+            self.founding = Founding::Pausing { left_ticks: pause_ticks };
+            return;
+        }
         log::info!("member {} has all its data: it votes from now on", self.raft.status().id);
         out(CoreOutput::Log(LogTask::Joined));
     }

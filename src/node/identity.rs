@@ -56,11 +56,24 @@ pub(super) struct Identity {
     own: MemberId,
     cluster_id: AtomicU64,
     list_id: u64,
+    /// A member of another cluster that counts this member among its own; 0: none has called.
+    called_by: AtomicU64,
 }
 
 impl Identity {
     pub(super) fn new(own: MemberId, Affiliation { cluster_id, list_id }: Affiliation) -> Identity {
-        Identity { own, cluster_id: AtomicU64::new(cluster_id), list_id }
+        let cluster_id = AtomicU64::new(cluster_id);
+        Identity { own, cluster_id, list_id, called_by: AtomicU64::new(0) }
+    }
+
+    /// A member of another cluster has taken this one for a member of its own.
+    pub(super) fn called(&self, from: MemberId) {
+        self.called_by.store(from.0, Ordering::Release);
+    }
+
+    /// The last one that has.
+    pub(super) fn called_by(&self) -> Option<MemberId> {
+        Some(MemberId(self.called_by.load(Ordering::Acquire))).filter(|id| id.0 != 0)
     }
 
     /// This member.

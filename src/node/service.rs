@@ -53,7 +53,8 @@ impl RaftService {
     fn refusal(&self, error: WireError) -> Status {
         match error {
             // This member may belong to that cluster, and says itself what it waits for.
-            WireError::OtherCluster { .. } if self.shared.status.lock().is_joining => {
+            WireError::OtherCluster { from, .. } if self.shared.status.lock().is_joining => {
+                self.shared.identity.called(from);
                 Status::new(StatusCode::BadArguments, WireError::NoData.to_string())
             }
             error => self.warn_and_refuse(error),

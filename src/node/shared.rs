@@ -16,7 +16,7 @@ use super::joining::Obstacle;
 use super::levels::{Levels, UnknownLevel, unknown_level_words};
 use super::watch::Watch;
 use crate::clock;
-use crate::raft::{AppliedTime, Status};
+use crate::raft::{AppliedTime, MemberId, Status};
 use crate::storage::StorageError;
 
 /// Why a member had to stop by itself.
@@ -51,6 +51,13 @@ pub enum NodeFailure {
          not: start this member with an empty data directory"
     )]
     OtherCluster(u64),
+    /// This member was started to begin a cluster alone, without data, and that one called it as one
+    /// of its own cluster. It has probably lost its data.
+    #[error(
+        "member {0} is of a cluster that counts this member among its own, so this one does not \
+         begin another: start it with --join and the members of that cluster"
+    )]
+    NotAlone(MemberId),
     /// This member was removed from the cluster for ever.
     #[error("this member was removed from the cluster, and its id is not used again")]
     Removed,

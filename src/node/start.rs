@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::applier::{self, Applier};
 use super::config::{NodeConfig, Timing};
 use super::configured::SharedMembers;
-use super::driver::Driver;
+use super::driver::{Driver, Founding};
 use super::gate::Gate;
 use super::handle::NodeHandle;
 use super::identity::{Affiliation, Identity};
@@ -29,7 +29,7 @@ use super::state_machine::StateMachine;
 use super::ticker::Ticker;
 use super::watch::Watch;
 use crate::ErrorChain;
-use crate::raft::{self, Index, Raft, SnapshotMeta};
+use crate::raft::{self, Index, Raft, SnapshotMeta, Standing};
 use crate::rpc::Service;
 use crate::storage::{self, DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
 
@@ -134,6 +134,7 @@ impl<S: StateMachine> Node<S> {
             Driver::new(
                 raft,
                 standing,
+                founding(&config, standing),
                 may_configure,
                 post.clone(),
                 peers.clone(),
@@ -259,6 +260,15 @@ impl<S: StateMachine> Node<S> {
 impl<S: StateMachine> Drop for Node<S> {
     fn drop(&mut self) {
         self.shut_down();
+    }
+}
+
+fn founding(config: &NodeConfig, standing: Standing) -> Founding {
+    let is_alone = config.members.len() == 1 && config.members.contains(config.id);
+    match is_alone && standing == Standing::New {
+        // A peer's thread tries again to connect after two heartbeats.
+        true => Founding::Alone { pause_ticks: config.timing.ticks(4 * config.timing.heartbeat) },
+        false => Founding::Over,
     }
 }
 

@@ -261,6 +261,50 @@ fn a_newcomer_says_that_it_waits() {
     assert!(stderr(&refused).contains("give --advertise"), "{}", stderr(&refused));
 }
 
+/// It began its cluster alone, or has a wrong list, and has lost its data. If it began another
+/// cluster, clients would find an empty store there.
+#[test]
+fn a_member_of_a_grown_cluster_does_not_begin_another_one() {
+    let mut cluster = Processes::start(1);
+    let (mut two, mut three) = (Newcomer::join(&cluster, 2), Newcomer::join(&cluster, 3));
+    put(&cluster.members(), "k", "1");
+    done(&cluster.members(), &["add", &two.named()]);
+    done(&cluster.members(), &["add", &three.named()]);
+    cluster.kill(1);
+    fs::remove_dir_all(cluster.data_dir(1)).unwrap();
+    until("another member leads", || member(&two.addr(), &["promote", "2"]).status.success());
+    cluster.restart(1);
+    assert_eq!(end(&mut cluster.children[0]), Some(3));
+    assert!(cluster.logs().contains("does not begin another"), "{}", cluster.logs());
+    // The next start may find a directory that is no longer empty.
+    cluster.restart(1);
+    assert_eq!(end(&mut cluster.children[0]), Some(3));
+
+    let others = format!("{},{}", two.named(), three.named());
+    let mut command = Command::new(SYNCRAFT);
+    command.args(["server", "--id", "1", "--join", &others, "--data-dir"]);
+    command.arg(cluster.data_dir(1)).env_remove("SYNCRAFT_MEMBERS");
+    command.args(["--listen", &cluster.ports[0].addr().to_string()]);
+    cluster.spawn(1, command);
+    let votes = |id: u64| {
+        let is_so = |member: &Value| member["id"] == id && member["joining"] == false;
+        status(&two.addr()).iter().any(is_so)
+    };
+    until("it is filled", || votes(1));
+
+    three.kill();
+    fs::remove_dir_all(&three.dir).unwrap();
+    let alone = vec!["--members".to_owned(), three.named()];
+    let join = std::mem::replace(&mut three.args, alone);
+    three.start();
+    assert_eq!(end(&mut three.child), Some(3));
+    three.args = join;
+    three.start();
+    until("it is filled", || votes(3));
+    two.kill();
+    check_value(&three.addr(), "k", "1");
+}
+
 /// Clients that go by such a list may be served by either, and a backup may be of either.
 #[test]
 fn a_list_of_several_clusters_is_found_out() {

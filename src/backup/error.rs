@@ -85,8 +85,9 @@ pub enum BackupError {
         /// The list.
         members: Members,
     },
-    /// The log is from before members were recorded, so the member's address must be given.
-    #[error("the log in {} does not say where member {id} is: give --members {id}=HOST:PORT",
+    /// The log is from before members were recorded, or says that the member was removed.
+    #[error("the log in {} does not say where member {id} is (was it removed?): \
+         give --members {id}=HOST:PORT",
          dir.display())]
     NoAddress {
         /// The member.

@@ -24,6 +24,8 @@ const ROUNDS_MAX: usize = 3;
 
 /// One member and its answer.
 pub(super) struct Answer {
+    /// Whether it was asked because the command's list has it.
+    pub(super) is_listed: bool,
     pub(super) endpoint: Endpoint,
     pub(super) reply: Result<StatusReply, CallError>,
 }
@@ -44,6 +46,7 @@ pub(super) fn ask_cluster(endpoints: &Endpoints, deadline: Instant) -> Cluster {
     let in_time = || deadline.min(Instant::now() + MEMBER_TIMEOUT);
     let listed: Vec<Endpoint> = endpoints.iter().cloned().collect();
     let mut answers = ask_all(&listed, in_time());
+    answers.iter_mut().for_each(|answer| answer.is_listed = true);
     for _ in 0..ROUNDS_MAX {
         let Some(configuration) = newest(&answers) else { break };
         let unknown = unknown(&configuration, &answers);
@@ -127,8 +130,8 @@ impl Cluster {
         configuration.members.iter().find(|member| answer.is_of(configuration, member))
     }
 
-    /// One sentence for each member that has answered and is of another cluster. Clients that go by
-    /// such a list may be served by either cluster.
+    /// One sentence for each member of the list that is of another cluster. Clients that go by such a
+    /// list may be served by either cluster.
     pub(super) fn strangers(&self) -> Vec<String> {
         let Some(configuration) = &self.configuration else { return Vec::new() };
         let words = |answer: &Answer| {
@@ -140,7 +143,7 @@ impl Cluster {
                 format!("member {id} at {addr} is of cluster {found:016x}, and not of {own:016x}")
             })
         };
-        self.answers.iter().filter_map(words).collect()
+        self.answers.iter().filter(|answer| answer.is_listed).filter_map(words).collect()
     }
 
     /// Whether a majority of the voters names the same leader, in the newest term that any of them
@@ -177,7 +180,7 @@ pub(super) fn ask_all(endpoints: &[Endpoint], deadline: Instant) -> Vec<Answer> 
                     Ok(thread) => thread.join().expect("asking does not panic"),
                     Err(source) => Err(CallError::NotSent { addr, source }),
                 };
-                Answer { endpoint, reply }
+                Answer { is_listed: false, endpoint, reply }
             };
         asked.into_iter().map(answer).collect()
     });
@@ -226,7 +229,7 @@ mod tests {
         let addr = format!("127.0.0.1:{}", 7000 + id);
         let source = io::Error::from(io::ErrorKind::ConnectionRefused);
         let reply = reply.ok_or(CallError::NotSent { addr: addr.clone(), source });
-        Answer { endpoint: Endpoint { id: Some(MemberId(id)), addr }, reply }
+        Answer { is_listed: true, endpoint: Endpoint { id: Some(MemberId(id)), addr }, reply }
     }
 
     fn reply(id: u64, term: u64, leader: u64) -> Option<StatusReply> {

@@ -110,7 +110,7 @@ fn to_json(cluster: &Cluster) -> String {
 }
 
 fn member_json<'a>(cluster: &'a Cluster, answer: &'a Answer) -> MemberJson<'a> {
-    let Answer { endpoint, reply } = answer;
+    let Answer { endpoint, reply, .. } = answer;
     let kind = cluster.entry(answer).map(|entry| entry.kind.as_str());
     let behind = lag(cluster, answer);
     let id = reply.as_ref().map_or_else(|_| endpoint.id.map(|id| id.0), |reply| Some(reply.id));
@@ -203,7 +203,7 @@ fn divergences(answers: &[Answer]) -> String {
 }
 
 fn row(cluster: &Cluster, answer: &Answer) -> Vec<String> {
-    let Answer { endpoint, reply } = answer;
+    let Answer { endpoint, reply, .. } = answer;
     match reply {
         Ok(reply) => {
             let or_dash = |number: Option<u64>| number.map_or("-".to_owned(), |it| it.to_string());
@@ -238,7 +238,7 @@ mod tests {
         let addr = format!("127.0.0.1:{}", 7000 + id);
         let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let reply = reply.ok_or(CallError::NotSent { addr: addr.clone(), source });
-        Answer { endpoint: Endpoint { id: Some(MemberId(id)), addr }, reply }
+        Answer { is_listed: true, endpoint: Endpoint { id: Some(MemberId(id)), addr }, reply }
     }
 
     fn cluster(answers: impl IntoIterator<Item = Answer>) -> Cluster {

@@ -167,7 +167,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
-        let (now, has_ticked) = (Instant::now(), arrivals.ticks > 0);
+        let (now, has_ticked) = (Instant::now(), arrivals.has_ticked);
         let events = self.events(arrivals, now, out);
         let effects = self.raft.step(events);
         self.leased.publish(self.raft.lease_end_us(), self.raft.status().commit_index);
@@ -176,7 +176,7 @@ impl<S: StateMachine> Driver<S> {
         self.received.clear();
         self.wait_for_answers(out);
         self.publish_status(now);
-        self.ticker.end_turn(self.raft.is_calm());
+        self.ticker.end_turn(self.raft.calm_ticks());
         if has_ticked {
             self.publish_progress();
             self.sweep(now, out);
@@ -185,18 +185,18 @@ impl<S: StateMachine> Driver<S> {
 
     fn events(&mut self, arrivals: Arrivals<S>, now: Instant, out: &mut Out<'_, S>) -> Vec<Event> {
         let passed_ticks = self.ticker.begin_turn(arrivals.has_work(), now);
-        let Arrivals { inputs, ticks } = arrivals;
-        let (has_ticked, before_ticks) = (ticks > 0, passed_ticks + ticks.saturating_sub(1));
-        self.found(&inputs, passed_ticks + ticks, out);
-        self.ticks_since_sweep += passed_ticks + ticks;
+        let Arrivals { inputs, has_ticked } = arrivals;
+        let all_ticks = passed_ticks + u32::from(has_ticked);
+        self.found(&inputs, all_ticks, out);
+        self.ticks_since_sweep += all_ticks;
         let mut events = Vec::with_capacity(inputs.len() + 4);
         // The clock is read after the reads of this turn have arrived: a lease that is valid now is
         // valid for them.
         events.push(Event::Clock(clock::boot_time().as_micros() as u64));
         events.extend(self.applied());
         events.push(self.unanswered());
-        // What arrived has arrived after these.
-        events.extend((0..before_ticks).map(|_| Event::Tick));
+        // What has arrived came after these.
+        events.extend((0..passed_ticks).map(|_| Event::Tick));
         let held = std::mem::take(&mut self.held);
         events.extend(held.into_iter().filter_map(|request| self.request(request, now, out)));
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
@@ -206,7 +206,7 @@ impl<S: StateMachine> Driver<S> {
         // Behind what keeps leases alive.
         if has_ticked {
             let is_time_due = self.raft.is_time_due();
-            events.extend(self.held_back(is_time_due, now, out));
+            events.extend(self.held_back(self.raft.is_any_due_soon(), now, out));
             events.extend(self.tell_time(is_time_due, now));
         }
         // The last one, so that a leader's message that has arrived counts before it.
@@ -276,11 +276,11 @@ impl<S: StateMachine> Driver<S> {
     /// The command that was held back until this tick.
     fn held_back(
         &mut self,
-        is_time_due: bool,
+        is_any_due_soon: bool,
         now: Instant,
         out: &mut Out<'_, S>,
     ) -> Option<Event> {
-        let Proposal { command, deadline, callback } = self.leased.held_back(is_time_due)?;
+        let Proposal { command, deadline, callback } = self.leased.held_back(is_any_due_soon)?;
         let responder = Responder::new(deadline, callback);
         self.request(Request::Propose { command, responder }, now, out)
     }

@@ -77,8 +77,8 @@ impl<S: StateMachine> NodeHandle<S> {
     }
 
     /// At each tick, what `waiting` returns is proposed: a command that has been held back. It is
-    /// told whether the leader is about to tell the time because something is due; the command then
-    /// comes first. The first call counts.
+    /// told whether something is due soon by the cluster's time. The command comes before the entry
+    /// that tells the time. The first call counts.
     pub(crate) fn at_each_tick(
         &self,
         waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,

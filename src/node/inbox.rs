@@ -3,8 +3,8 @@
 //!
 //! Bounds: requests of clients by count and bytes, messages of peers by count. Past a bound the
 //! caller is told at once. What the member's own threads report is bounded by the work that they
-//! have. No more ticks wait than come at once (`ticker`): a member that got no processor time must
-//! not take many ticks at once for a silent leader.
+//! have. At most one tick waits: a member that got no processor time must not take many ticks at
+//! once for a silent leader.
 
 use super::changes::{ChangeCallback, ChangeError};
 use super::request::{Request, RequestError};
@@ -50,7 +50,7 @@ pub(super) struct Inbox<S: StateMachine> {
     requests: usize,
     request_bytes: usize,
     messages: usize,
-    ticks: u32,
+    has_ticked: bool,
     /// Reads have been answered that the core waits for.
     has_answered: bool,
 }
@@ -58,8 +58,7 @@ pub(super) struct Inbox<S: StateMachine> {
 /// Everything that has arrived since the last turn.
 pub(super) struct Arrivals<S: StateMachine> {
     pub(super) inputs: Vec<Input<S>>,
-    /// How many ticks have passed.
-    pub(super) ticks: u32,
+    pub(super) has_ticked: bool,
 }
 
 impl<S: StateMachine> Arrivals<S> {
@@ -74,7 +73,14 @@ impl<S: StateMachine> Arrivals<S> {
 impl<S: StateMachine> Default for Inbox<S> {
     fn default() -> Inbox<S> {
         let inputs = Vec::new();
-        Inbox { inputs, requests: 0, request_bytes: 0, messages: 0, ticks: 0, has_answered: false }
+        Inbox {
+            inputs,
+            requests: 0,
+            request_bytes: 0,
+            messages: 0,
+            has_ticked: false,
+            has_answered: false,
+        }
     }
 }
 
@@ -83,13 +89,13 @@ impl<S: StateMachine> Queue for Inbox<S> {
 
     fn take(&mut self) -> Option<Arrivals<S>> {
         self.has_work().then(|| {
-            let Inbox { inputs, ticks, .. } = std::mem::take(self);
-            Arrivals { inputs, ticks }
+            let Inbox { inputs, has_ticked, .. } = std::mem::take(self);
+            Arrivals { inputs, has_ticked }
         })
     }
 
     fn has_work(&self) -> bool {
-        !self.inputs.is_empty() || self.ticks > 0 || self.has_answered
+        !self.inputs.is_empty() || self.has_ticked || self.has_answered
     }
 }
 
@@ -134,8 +140,8 @@ impl<S: StateMachine> Inbox<S> {
         self.has_answered = true;
     }
 
-    pub(super) fn push_ticks(&mut self, ticks: u32) {
-        self.ticks = self.ticks.max(ticks);
+    pub(super) fn push_tick(&mut self) {
+        self.has_ticked = true;
     }
 
     /// Refuses the requests that wait: the member stops, and the core has not seen them.

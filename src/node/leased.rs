@@ -136,8 +136,8 @@ impl<S: StateMachine> Leased<S> {
     }
 
     /// The command that is held back until this tick.
-    pub(super) fn held_back(&self, is_time_due: bool) -> Option<Proposal<S::Outcome>> {
-        self.held_back.get().and_then(|held_back| held_back(is_time_due))
+    pub(super) fn held_back(&self, is_any_due_soon: bool) -> Option<Proposal<S::Outcome>> {
+        self.held_back.get().and_then(|held_back| held_back(is_any_due_soon))
     }
 
     /// From now on `observer` is told of every change.

@@ -122,8 +122,8 @@ impl<S: StateMachine> Pipeline<S> {
         self.run_pending(MayDo::Step);
     }
 
-    pub(super) fn tick(&self, ticks: u32) {
-        self.core.with_queue(|inbox| inbox.push_ticks(ticks));
+    pub(super) fn tick(&self) {
+        self.core.with_queue(Inbox::push_tick);
         self.run_pending(MayDo::Step);
     }
 

@@ -128,8 +128,7 @@ impl<S: StateMachine> Node<S> {
         let post = Arc::new(Post::new(links, shared.clone()));
         let service = RaftService::new(pipeline.clone(), post.clone(), shared.clone());
         let (stop, stopped) = bounded(0);
-        let Timing { tick, heartbeat, .. } = config.timing;
-        let ticker = Arc::new(Ticker::new(tick, config.timing.ticks(heartbeat)));
+        let ticker = Arc::new(Ticker::new(config.timing.tick));
         pipeline.set_workers(
             Driver::new(
                 raft,
@@ -189,7 +188,7 @@ impl<S: StateMachine> Node<S> {
             }
         })?;
         node.spawn(format!("tick-{id}"), move |pipeline| {
-            ticker.run(&stopped, |ticks| pipeline.tick(ticks));
+            ticker.run(&stopped, || pipeline.tick());
         })?;
         Ok(node)
     }

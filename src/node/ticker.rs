@@ -1,18 +1,20 @@
 //! The clock of the core: a thread that tells the core of each tick.
 //!
 //! To wake a thread costs more than what most ticks do. So while nothing arrives but heartbeats, and
-//! the core is [calm](crate::raft::Raft::is_calm), the thread sleeps for as many ticks as there are
-//! between two heartbeats. All other times stay as they are:
+//! the core is [calm](crate::raft::Raft::calm_ticks), the thread sleeps until the next heartbeat is
+//! due. All other times stay as they are:
 //!
 //! - The core is told of all the ticks that have passed, and of none before its time: promises of
-//!   leases are counted in ticks. A turn that comes while the thread sleeps, with a heartbeat for
-//!   example, begins with the ticks that have passed by then ([`Ticker::begin_turn`]).
+//!   leases are counted in ticks, from the heartbeat that asks for them. A turn that comes while the
+//!   thread sleeps, with a heartbeat for example, begins with the ticks that have passed by then
+//!   ([`Ticker::begin_turn`]). Of those that are due, only the last one comes behind what has
+//!   arrived, as it would have without a sleep.
 //! - It is told of no more ticks at once than the thread meant to sleep. A member that got no
 //!   processor time must not take many ticks at once for a silent leader.
 //! - Whatever else arrives wakes the thread. The core then hears of each tick by itself, until
 //!   nothing has arrived for [`QUIET_TICKS`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
@@ -23,17 +25,24 @@ const QUIET_TICKS: u32 = 10;
 
 pub(super) struct Ticker {
     tick: Duration,
-    /// How long it sleeps while nothing happens.
-    sleep_ticks: u32,
-    /// While it sleeps for longer than one tick.
-    sleep: Mutex<Option<Sleep>>,
+    passed: Mutex<Passed>,
+    /// Whether there may be something in `passed`.
     is_asleep: AtomicBool,
-    /// Whether the core waits for nothing.
-    is_calm: AtomicBool,
+    /// For how many ticks the core waits for nothing. 0 or 1: each counts.
+    calm_ticks: AtomicU32,
     /// Whether something but heartbeats has arrived since the last look.
     has_work: AtomicBool,
     to_sleeper: Sender<()>,
     wakes: Receiver<()>,
+}
+
+/// Ticks that the core has not been told of.
+#[derive(Debug, Default)]
+struct Passed {
+    /// While the thread sleeps for longer than one tick.
+    sleep: Option<Sleep>,
+    /// Ticks of a sleep that is over, but for the last one.
+    owed: u32,
 }
 
 /// A sleep of several ticks.
@@ -41,7 +50,9 @@ pub(super) struct Ticker {
 struct Sleep {
     begun: Instant,
     tick: Duration,
-    /// Of how many of its ticks the core has been told.
+    /// How many it takes.
+    ticks: u32,
+    /// Of how many of these the core has been told.
     told: u32,
 }
 
@@ -61,16 +72,30 @@ impl Sleep {
     }
 }
 
+impl Passed {
+    /// Of what has passed, all but the last tick of a sleep, which the thread tells of.
+    fn take(&mut self, now: Instant) -> u32 {
+        let of_sleep = self.sleep.as_mut().map_or(0, |sleep| sleep.take(now, sleep.ticks - 1));
+        std::mem::take(&mut self.owed) + of_sleep
+    }
+
+    /// The thread is awake, and tells of one tick. Those before it are owed to the next turn.
+    fn end_sleep(&mut self, now: Instant) {
+        if let Some(mut sleep) = self.sleep.take() {
+            let before = sleep.take(now, sleep.ticks).saturating_sub(1);
+            self.owed = (self.owed + before).min(sleep.ticks - 1);
+        }
+    }
+}
+
 impl Ticker {
-    /// `sleep_ticks`: how many ticks there are between two heartbeats.
-    pub(super) fn new(tick: Duration, sleep_ticks: u32) -> Ticker {
+    pub(super) fn new(tick: Duration) -> Ticker {
         let (to_sleeper, wakes) = bounded(1);
         Ticker {
             tick,
-            sleep_ticks,
-            sleep: Mutex::new(None),
+            passed: Mutex::default(),
             is_asleep: AtomicBool::new(false),
-            is_calm: AtomicBool::new(false),
+            calm_ticks: AtomicU32::new(0),
             has_work: AtomicBool::new(false),
             to_sleeper,
             wakes,
@@ -78,7 +103,7 @@ impl Ticker {
     }
 
     /// The core begins a turn. `has_work`: something but heartbeats has arrived. Returns how many
-    /// ticks the core is told of first.
+    /// ticks the core is told of before that.
     pub(super) fn begin_turn(&self, has_work: bool, now: Instant) -> u32 {
         // Either the thread sees that there is work before it sleeps, or this one sees it asleep.
         if has_work && !self.has_work.load(Ordering::Relaxed) {
@@ -91,50 +116,57 @@ impl Ticker {
             // If it is full, the thread wakes anyway.
             let _ = self.to_sleeper.try_send(());
         }
-        // The thread itself tells of the last one.
-        let most = self.sleep_ticks - 1;
-        self.sleep.lock().as_mut().map_or(0, |sleep| sleep.take(now, most))
+        let mut passed = self.passed.lock();
+        let ticks = passed.take(now);
+        if passed.sleep.is_none() {
+            self.is_asleep.store(false, Ordering::SeqCst);
+        }
+        ticks
     }
 
-    /// The core has ended a turn.
-    pub(super) fn end_turn(&self, is_calm: bool) {
-        self.is_calm.store(is_calm, Ordering::Relaxed);
+    /// The core has ended a turn, and waits for nothing for so many ticks.
+    pub(super) fn end_turn(&self, calm_ticks: u32) {
+        self.calm_ticks.store(calm_ticks, Ordering::Relaxed);
     }
 
-    /// Calls `tell` with the ticks that have passed, until there is nobody left to stop it.
-    pub(super) fn run(&self, stopped: &Receiver<()>, tell: impl Fn(u32)) {
+    /// Calls `tell` at each tick, or at the end of a sleep, until there is nobody left to stop it.
+    pub(super) fn run(&self, stopped: &Receiver<()>, tell: impl Fn()) {
         let mut quiet_ticks: u32 = 0;
         loop {
             let is_busy = self.has_work.swap(false, Ordering::SeqCst);
-            let is_quiet = !is_busy && self.is_calm.load(Ordering::Relaxed);
+            let calm_ticks = self.calm_ticks.load(Ordering::Relaxed);
+            let is_quiet = !is_busy && calm_ticks > 0;
             quiet_ticks = if is_quiet { quiet_ticks.saturating_add(1) } else { 0 };
-            let passed = match quiet_ticks > QUIET_TICKS && self.sleep_ticks > 1 {
-                true => self.sleep(stopped),
-                false => has_passed(stopped, self.tick).then_some(1),
+            let is_over = match quiet_ticks > QUIET_TICKS && calm_ticks > 1 {
+                true => self.sleep(calm_ticks, stopped),
+                false => has_passed(stopped, self.tick),
             };
-            let Some(passed) = passed else { return };
-            tell(passed);
+            if !is_over {
+                return;
+            }
+            tell();
         }
     }
 
-    /// Sleeps until a heartbeat is due, or there is work and the tick that has begun is over.
-    /// Returns the ticks that the core has not been told of; `None` if it was stopped.
-    fn sleep(&self, stopped: &Receiver<()>) -> Option<u32> {
+    /// Sleeps for so many ticks, or until there is work and the tick that has begun is over. False
+    /// if it was stopped.
+    fn sleep(&self, ticks: u32, stopped: &Receiver<()>) -> bool {
         let _ = self.wakes.try_recv();
-        let begun = Instant::now();
-        *self.sleep.lock() = Some(Sleep { begun, tick: self.tick, told: 0 });
+        let sleep = Sleep { begun: Instant::now(), tick: self.tick, ticks, told: 0 };
+        self.passed.lock().sleep = Some(sleep);
         self.is_asleep.store(true, Ordering::SeqCst);
         if !self.has_work.load(Ordering::SeqCst) {
             select! {
-                recv(stopped) -> _ => return None,
+                recv(stopped) -> _ => return false,
                 recv(self.wakes) -> _ => {}
-                default(self.tick * self.sleep_ticks) => {}
+                default(self.tick * ticks) => {}
             }
         }
-        self.is_asleep.store(false, Ordering::SeqCst);
-        let mut sleep = self.sleep.lock().take().expect("only this thread ends its sleep");
-        let left = sleep.next().saturating_duration_since(Instant::now());
-        has_passed(stopped, left).then(|| sleep.take(Instant::now(), self.sleep_ticks).max(1))
+        let next = self.passed.lock().sleep.as_ref().map(Sleep::next);
+        let next = next.expect("only this thread ends its sleep");
+        let is_over = has_passed(stopped, next.saturating_duration_since(Instant::now()));
+        self.passed.lock().end_sleep(Instant::now());
+        is_over
     }
 }
 
@@ -149,26 +181,46 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(10);
 
+    fn sleep(begun: Instant) -> Sleep {
+        Sleep { begun, tick: TICK, ticks: 5, told: 0 }
+    }
+
     #[test]
     fn a_sleep_tells_of_each_tick_once_and_of_none_before_its_time() {
         let begun = Instant::now();
-        let mut sleep = Sleep { begun, tick: TICK, told: 0 };
-        let mut at = |ms, most| sleep.take(begun + Duration::from_millis(ms), most);
-        assert_eq!(at(9, 4), 0);
-        assert_eq!(at(29, 4), 2);
-        assert_eq!(at(29, 4), 0);
-        assert_eq!(at(1_000, 4), 2, "the thread tells of the last one");
-        assert_eq!(at(1_000, 5), 1);
-        assert_eq!(at(1_000, 5), 0, "no more than it meant to sleep");
+        let mut passed = Passed { sleep: Some(sleep(begun)), owed: 0 };
+        let mut at = |ms| passed.take(begun + Duration::from_millis(ms));
+        assert_eq!([at(9), at(29), at(29)], [0, 2, 0]);
+        assert_eq!(at(1_000), 2, "the thread tells of the last one, and of no more");
+        assert_eq!(at(1_000), 0);
+    }
+
+    /// A heartbeat that comes between the end of a sleep and its tick must not be followed by ticks
+    /// that have passed before it: the promise that it asks for would end early.
+    #[test]
+    fn what_has_passed_in_a_sleep_comes_before_what_arrives_at_its_end() {
+        let ticker = Ticker::new(TICK);
+        let begun = Instant::now();
+        ticker.passed.lock().sleep = Some(sleep(begun));
+        ticker.is_asleep.store(true, Ordering::SeqCst);
+        let end = begun + TICK * 100;
+        ticker.passed.lock().end_sleep(end);
+        assert_eq!(ticker.begin_turn(false, end), 4, "all but the one that the thread tells of");
+        assert_eq!(ticker.begin_turn(false, end), 0);
+        assert!(!ticker.is_asleep.load(Ordering::SeqCst));
+        // Nobody has asked for what is owed when the next sleep begins.
+        let mut passed = Passed { sleep: Some(sleep(begun)), owed: 3 };
+        passed.end_sleep(begun + TICK * 3);
+        assert_eq!(passed.take(end), 4, "no more than a sleep");
     }
 
     #[test]
     fn a_turn_takes_ticks_only_while_the_thread_sleeps() {
-        let ticker = Ticker::new(TICK, 5);
+        let ticker = Ticker::new(TICK);
         let now = Instant::now();
         assert_eq!(ticker.begin_turn(true, now + TICK * 3), 0);
         assert!(ticker.has_work.load(Ordering::SeqCst));
-        *ticker.sleep.lock() = Some(Sleep { begun: now, tick: TICK, told: 0 });
+        ticker.passed.lock().sleep = Some(sleep(now));
         ticker.is_asleep.store(true, Ordering::SeqCst);
         assert_eq!(ticker.begin_turn(false, now + TICK * 3), 3);
         assert!(ticker.wakes.is_empty(), "a heartbeat wakes nobody");
@@ -179,17 +231,18 @@ mod tests {
     /// As many ticks are told as pass, with sleeps and without.
     #[test]
     fn time_passes_as_fast_asleep_as_awake() {
-        for sleep_ticks in [1, 5] {
-            let ticker = Ticker::new(Duration::from_millis(1), sleep_ticks);
-            ticker.end_turn(true);
+        for calm_ticks in [1, 5] {
+            let ticker = Ticker::new(Duration::from_millis(1));
+            ticker.end_turn(calm_ticks);
             let (stop, stopped) = bounded(0);
-            let told = std::sync::atomic::AtomicU32::new(0);
+            let told = AtomicU32::new(0);
             let begun = Instant::now();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    ticker.run(&stopped, |ticks| {
-                        let _ = told.fetch_add(ticks, Ordering::SeqCst);
-                    })
+                    ticker.run(&stopped, || {
+                        let ticks = ticker.begin_turn(false, Instant::now()) + 1;
+                        told.fetch_add(ticks, Ordering::SeqCst);
+                    });
                 });
                 while told.load(Ordering::SeqCst) < 200 {
                     std::thread::yield_now();

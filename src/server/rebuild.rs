@@ -43,29 +43,36 @@ pub(super) fn check_others(
         }
         answers.insert(addr.to_owned(), answer);
     }
-    let others = match newest(&answers) {
-        Some(configuration) => others(own, &configuration)?,
-        None => list.iter().map(|(id, addr)| (id, addr.to_owned())).collect(),
-    };
-    for (id, addr) in others.into_iter().filter(|(id, _)| *id != own) {
-        let mut check_at = |addr: &str| {
-            let answer = answers.remove(addr).unwrap_or_else(|| ask(addr));
-            check(id, answer, &mut cluster_id).map_err(|reason| away(id, addr, reason))
+    loop {
+        let configuration = newest(&answers);
+        let index = configuration.as_ref().map_or(0, |it| it.index);
+        let others = match configuration {
+            Some(configuration) => others(own, &configuration)?,
+            None => list.iter().map(|(id, addr)| (id, addr.to_owned())).collect(),
         };
-        // Who has just moved is where the list says, and not yet where the configuration says.
-        let listed = list.addr(id).filter(|listed| *listed != addr);
-        match (check_at(&addr), listed) {
-            (Err(_), Some(listed)) => check_at(listed)?,
-            (found, _) => found?,
+        for (id, addr) in others.into_iter().filter(|(id, _)| *id != own) {
+            let mut check_at = |addr: &str| {
+                let answer = answers.entry(addr.to_owned()).or_insert_with(|| ask(addr));
+                check(id, answer, &mut cluster_id).map_err(|reason| away(id, addr, reason))
+            };
+            // Who has just moved is where the list says, and not yet where the configuration says.
+            let listed = list.addr(id).filter(|listed| *listed != addr);
+            match (check_at(&addr), listed) {
+                (Err(_), Some(listed)) => check_at(listed)?,
+                (found, _) => found?,
+            }
+        }
+        // One of them may know a newer configuration than those of the list.
+        if newest(&answers).is_none_or(|it| it.index <= index) {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Checks that member `id` has given this answer, and can be counted on.
 fn check(
     id: MemberId,
-    answer: Result<StatusReply, CallError>,
+    answer: &Result<StatusReply, CallError>,
     cluster_id: &mut Option<u64>,
 ) -> Result<(), String> {
     match answer {
@@ -73,8 +80,8 @@ fn check(
         Ok(reply) if reply.is_joining => {
             Err("it is being filled itself, and has no vote until then".to_owned())
         }
-        Ok(reply) => check_cluster(cluster_id, &reply),
-        Err(error) => Err(ErrorChain(&error).to_string()),
+        Ok(reply) => check_cluster(cluster_id, reply),
+        Err(error) => Err(ErrorChain(error).to_string()),
     }
 }
 

@@ -325,12 +325,19 @@ impl Leader {
         self.reads.is_any_waiting()
     }
 
-    /// See [`Raft::is_calm`](super::Raft::is_calm).
-    pub(super) fn is_calm(&self, common: &Common) -> bool {
+    /// See [`Raft::calm_ticks`](super::Raft::calm_ticks).
+    pub(super) fn calm_ticks(&self, common: &Common) -> u32 {
+        let is_waited_for = self.holds_reads() || self.transfer.is_some() || self.is_leaving;
+        match is_waited_for || self.is_any_due_soon(common) {
+            true => 0,
+            false => common.config.heartbeat_ticks.saturating_sub(self.ticks_since_heartbeat),
+        }
+    }
+
+    /// See [`Raft::is_any_due_soon`](super::Raft::is_any_due_soon).
+    pub(super) fn is_any_due_soon(&self, common: &Common) -> bool {
         let Config { heartbeat_ticks, tick_us, .. } = common.config;
-        let soon_ms = 2 * u64::from(heartbeat_ticks) * tick_us / 1000;
-        let is_any_due = self.time.is_any_due_within(soon_ms, &common.time);
-        !self.holds_reads() && self.transfer.is_none() && !self.is_leaving && !is_any_due
+        self.time.is_any_due_within(2 * u64::from(heartbeat_ticks) * tick_us / 1000, &common.time)
     }
 
     fn confirm_reads(&mut self, common: &mut Common) {

@@ -454,21 +454,33 @@ impl Raft {
         matches!(&self.role, Role::Leader(leader) if leader.time.is_entry_due(&self.common.time))
     }
 
-    /// Whether ticks have nothing to do but to count towards the next heartbeat: it does not matter
-    /// now if several come at once. A follower has heard its leader lately. A leader holds no reads,
-    /// does not hand over, and nothing is due by the cluster's time soon. All writes are durable.
-    pub fn is_calm(&self) -> bool {
+    /// For how many ticks, from now on, ticks have nothing to do but to count: it does not matter if
+    /// so many come at once. 0 if there is something that waits for the next one. A leader is calm
+    /// until its next heartbeat while it holds no reads, does not hand over, and nothing is due soon
+    /// by the cluster's time; a follower for the time between two heartbeats while its leader was
+    /// heard lately. All writes are durable.
+    pub fn calm_ticks(&self) -> u32 {
         let common = &self.common;
-        let heartbeat_ticks = common.config.heartbeat_ticks;
-        let is_steady = match &self.role {
-            Role::Leader(leader) => leader.is_calm(common),
+        let Config { heartbeat_ticks, election_ticks_min, .. } = common.config;
+        if self.joining.is_some() || !common.persists.are_done() {
+            return 0;
+        }
+        match &self.role {
+            Role::Leader(leader) => leader.calm_ticks(common),
             Role::Follower => {
-                let is_heard = common.timer.elapsed_ticks <= 2 * heartbeat_ticks;
-                common.leader().is_some() && is_heard && common.forwarded.len() == 0
+                let is_heard =
+                    common.timer.elapsed_ticks + heartbeat_ticks <= election_ticks_min / 2;
+                let is_calm = common.leader().is_some() && is_heard && common.forwarded.len() == 0;
+                if is_calm { heartbeat_ticks } else { 0 }
             }
-            Role::PreCandidate(_) | Role::Candidate(_) => false,
-        };
-        is_steady && self.joining.is_none() && common.persists.are_done()
+            Role::PreCandidate(_) | Role::Candidate(_) => 0,
+        }
+    }
+
+    /// Whether this member leads, and something has its deadline within two heartbeats, by the
+    /// cluster's time.
+    pub fn is_any_due_soon(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.is_any_due_soon(&self.common))
     }
 
     /// If this member leads: how far each other member is.

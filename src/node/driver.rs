@@ -87,6 +87,14 @@ pub(super) struct Driver<S: StateMachine> {
     reminder: Reminder,
 }
 
+/// How the core was started.
+pub(super) struct Beginning {
+    pub(super) standing: Standing,
+    pub(super) founding: Founding,
+    /// Whether the core knows that configurations may be proposed.
+    pub(super) may_configure: bool,
+}
+
 /// Whether this member begins a cluster of which it is the only member. It may be one of a larger
 /// cluster that has lost its data, and its list may be older than the cluster's growth. So it waits
 /// until a leader would have called it.
@@ -126,9 +134,7 @@ impl<S: StateMachine> Worker for Driver<S> {
 impl<S: StateMachine> Driver<S> {
     pub(super) fn new(
         raft: Raft,
-        standing: Standing,
-        founding: Founding,
-        may_configure: bool,
+        Beginning { standing, founding, may_configure }: Beginning,
         post: Arc<Post>,
         peers: Arc<Peers<S>>,
         shared: Arc<Shared>,

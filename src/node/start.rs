@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::applier::{self, Applier};
 use super::config::{NodeConfig, Timing};
 use super::configured::SharedMembers;
-use super::driver::{Driver, Founding};
+use super::driver::{Beginning, Driver, Founding};
 use super::gate::Gate;
 use super::handle::NodeHandle;
 use super::identity::{Affiliation, Identity};
@@ -107,7 +107,11 @@ impl<S: StateMachine> Node<S> {
         let (wal, recovered) = Wal::open(&data_dir, WalOptions::default(), meta)?;
         log_recovery(&config, meta, &recovered);
         let raft_config = config.raft(&data_dir);
-        let (standing, may_configure) = (raft_config.standing, raft_config.may_configure);
+        let beginning = Beginning {
+            standing: raft_config.standing,
+            founding: founding(&config, raft_config.standing),
+            may_configure: raft_config.may_configure,
+        };
         let raft =
             Raft::new(raft_config, recovered.hard_state, snapshot.clone(), recovered.entries);
         let storage::Identity { cluster_id, list_id, .. } = data_dir.identity();
@@ -132,9 +136,7 @@ impl<S: StateMachine> Node<S> {
         pipeline.set_workers(
             Driver::new(
                 raft,
-                standing,
-                founding(&config, standing),
-                may_configure,
+                beginning,
                 post.clone(),
                 peers.clone(),
                 shared.clone(),

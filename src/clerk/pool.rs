@@ -50,7 +50,7 @@ const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 const TROUBLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a member has to say who the members are. It knows that without asking anybody.
-pub(super) const TELL_TIMEOUT: Duration = Duration::from_millis(250);
+const TELL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// No member's number.
 const NOBODY: usize = usize::MAX;

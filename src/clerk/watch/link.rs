@@ -22,7 +22,7 @@ use crate::clerk::call::{
     ATTEMPT_SHARE_MIN, ATTEMPT_TIMEOUT, failure_signal, has_answered, is_refusal_of_request,
 };
 use crate::clerk::error::{ClerkError, ClerkErrorKind, Operation, Reason};
-use crate::clerk::pool::{Pool, Survey, TELL_TIMEOUT};
+use crate::clerk::pool::{Pool, Survey};
 use crate::clerk::replies;
 use crate::clerk::route::{MemberSet, Route, Step};
 use crate::kv::model::proto::{
@@ -37,6 +37,10 @@ pub(super) const WATCH: Operation = Operation::read("watch");
 /// How long a member may take to say how far a watch is: at first, and at most.
 const PATIENCE_MIN: Duration = Duration::from_secs(2);
 const PATIENCE_MAX: Duration = Duration::from_secs(80);
+
+/// How long the member that serves has to say who the members are. Nothing waits for its answer, and
+/// a watch that is told by nobody, on a busy machine, is lost when all that it knows have left.
+const TELL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A member that has served for this long was no false start: the next one is asked at once.
 const SERVED_MIN: Duration = Duration::from_secs(1);
@@ -368,7 +372,7 @@ fn ask_who(pool: &Pool, stream: &Stream, asking: &mut Option<Asking>) {
             member: stream.member,
             reply: member
                 .watches()
-                .members_async(&MembersRequest {}, Instant::now() + TELL_TIMEOUT),
+                .members_async(&MembersRequest {}, Instant::now() + TELL_PATIENCE),
         });
     }
 }

@@ -403,7 +403,11 @@ impl<S: StateMachine> Driver<S> {
                     self.take_cluster(cluster_id);
                     out(CoreOutput::Log(LogTask::TakeCluster { cluster_id, list_id, standing }));
                 }
-                Effect::ClusterKnown(cluster_id) => self.cluster_known(cluster_id, out),
+                Effect::ClusterKnown(cluster_id) => {
+                    // The core is told anew, at the level of the cluster.
+                    self.may_configure = false;
+                    self.cluster_known(cluster_id, out);
+                }
                 Effect::Introduced(configuration) => self.peers.meet_more(&configuration),
                 Effect::Reconfigured(configured) => self.reconfigured(configured, out),
                 Effect::Removed => out(CoreOutput::Failed(NodeFailure::Removed)),

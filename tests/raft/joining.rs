@@ -669,6 +669,36 @@ fn a_member_that_was_wiped_learns_the_id_of_its_cluster_and_is_filled() {
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it is filled");
 }
 
+/// An older version began the cluster, and some members are still of that version.
+#[test]
+fn who_was_filled_before_the_members_were_recorded_records_them_when_all_know_of_it() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.list_id) = (Standing::New, LIST);
+        config.first_configuration = Some(configuration(ANOTHER, &[1, 2, 3]).into());
+    });
+    let says = |from, question, last| {
+        let (cluster_id, list_id) = (ONE, LIST);
+        let reply = JoinReply { cluster_id, list_id, last, ..standpoint(question, false) };
+        Event::Message(message(from, 5, Body::Reply(Reply::Join(reply))))
+    };
+    let first = question(&mut node);
+    let effects = node.run([says(2, first, None), says(3, first, None)]);
+    assert!(effects.contains(&Effect::ClusterKnown(ONE)));
+    node.receive(append(2, 5, (0, 0), &[5], 1));
+    let second = question(&mut node);
+    node.run([says(2, second, Some((Index(1), Term(5))))]);
+    node.run([Event::Joined]);
+    node.lead();
+    node.tick(20);
+    assert_eq!(node.last(), 2, "the entry of term 5, and a no-op");
+    let effects = node.run([Event::MayConfigure]);
+    let named = effects.iter().find_map(|effect| match effect {
+        Effect::Reconfigured(configured) => configured.latest.clone(),
+        _ => None,
+    });
+    assert_eq!(named.map(|it| it.cluster_id), Some(ONE), "it keeps its id");
+}
+
 #[test]
 fn of_two_clusters_that_began_with_its_list_it_joins_neither() {
     let mut node = Node::with(3, |config| {

@@ -17,6 +17,7 @@ use crate::lies::Lie;
 use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::shadow::Shadow;
+use crate::world::FIRST_LIST_ID;
 
 pub(crate) struct Member {
     pub(crate) id: MemberId,
@@ -208,8 +209,9 @@ impl Member {
         let addrs = self.list.iter().map(|&id| (id, addr(id)));
         let first = Configuration::first(first_id, list_id, addrs);
         config.first_configuration = Some(Arc::new(first));
-        config.may_configure = cluster_id == 0 || plan.upgraded_at_us.is_none_or(|it| now_us >= it);
-        config.is_list_in_force = !self.disk.is_cluster_recorded();
+        config.may_configure = cluster_id == 0 || plan.is_upgraded(now_us);
+        let is_first = list_id == FIRST_LIST_ID && self.list == plan.first_members();
+        config.is_list_in_force = is_first || !self.disk.is_cluster_recorded();
         config.directory = self.disk.directory().unwrap_or_default();
         (config.cluster_id, config.list_id, config.standing) = (cluster_id, list_id, standing);
         config

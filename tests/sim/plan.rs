@@ -149,6 +149,11 @@ struct Limits {
 }
 
 impl Plan {
+    /// Whether all members know of configurations by now.
+    pub(crate) fn is_upgraded(&self, now_us: u64) -> bool {
+        self.upgraded_at_us.is_none_or(|at_us| now_us >= at_us)
+    }
+
     pub(crate) fn draw(seed: u64) -> Plan {
         let rng = &mut fastrand::Rng::with_seed(seed);
         let members = pick(rng, &[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);

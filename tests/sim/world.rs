@@ -35,7 +35,7 @@ use operator::Operator;
 use transfers::{Chunk, ChunkAnswer};
 
 /// The hash of the list of the first members.
-const FIRST_LIST_ID: u64 = 7;
+pub(crate) const FIRST_LIST_ID: u64 = 7;
 
 pub(crate) struct World {
     plan: Plan,

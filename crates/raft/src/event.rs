@@ -183,7 +183,9 @@ pub enum Effect {
         /// promised anything, and [`Standing::Rebuilding`] for a member that has lost its data.
         standing: Standing,
     },
-    /// A member without its data has learned the id of its cluster from all others. Record it.
+    /// A member without its data has learned the id of its cluster from all others. Record it. The
+    /// core asks anew whether the first configuration may be appended
+    /// ([`Event::MayConfigure`]).
     ClusterKnown(u64),
     /// A member without its data has heard of these members, and will send them messages.
     Introduced(Arc<Configuration>),

@@ -376,10 +376,16 @@ impl Raft {
 
     /// All others name this cluster, which began with the list of this member.
     fn learn_cluster(&mut self, cluster_id: u64) {
-        let config = &mut self.common.config;
-        if config.cluster_id == 0 {
-            config.cluster_id = cluster_id;
-            self.common.effects.push(Effect::ClusterKnown(cluster_id));
+        let common = &mut self.common;
+        if common.config.cluster_id == 0 {
+            common.config.cluster_id = cluster_id;
+            // If none of them has a configuration, an older version began the cluster. It keeps its
+            // id, and gets the first one when all members know of configurations.
+            common.may_configure = false;
+            if let Some(first) = &mut common.config.first_configuration {
+                Arc::make_mut(first).cluster_id = cluster_id;
+            }
+            common.effects.push(Effect::ClusterKnown(cluster_id));
         }
     }
 

@@ -209,7 +209,12 @@ impl World {
             Effect::TakeCluster { cluster_id, list_id, standing } => {
                 self.submit(at, Write::TakeCluster { cluster_id, list_id, standing });
             }
-            Effect::ClusterKnown(cluster_id) => self.cluster_known(at, cluster_id),
+            Effect::ClusterKnown(cluster_id) => {
+                self.cluster_known(at, cluster_id);
+                if self.plan.is_upgraded(self.now_us) {
+                    self.after(0, What::Happen(self.who(at), Event::MayConfigure));
+                }
+            }
             Effect::Reconfigured(configured) => self.reconfigured(at, &configured),
             Effect::Removed => self.removed(at),
             _ => {}

@@ -509,6 +509,17 @@ fn a_former_member_gets_no_vote_and_is_told_why() {
         assert!(!reply.vote_granted && reply.is_removed);
     }
     assert_eq!((node.role(), node.term()), (RoleName::Leader, 1), "it disturbs nobody");
+    // Nor does a follower whose leader is gone help it.
+    let mut follower = recording(3);
+    let mut without = of_voters(&[1, 2]);
+    without.removed = [MemberId(3)].into();
+    follower.receive(append_configuration(2, 1, (0, 0), without));
+    follower.run([Event::Message(heartbeat(2, 1, 1, 1)), Event::Disconnected(MemberId(2))]);
+    for request in [pre_vote(3, 9, (99, 8)), vote(3, 9, (99, 8))] {
+        let answer = follower.answer(request);
+        let Body::Reply(Reply::RequestVote(reply)) = answer.body else { panic!("{answer:?}") };
+        assert!(!reply.vote_granted && reply.is_removed);
+    }
     let mut former = recording(3);
     former.time_out();
     let told = RequestVoteReply { pre_vote: true, vote_granted: false, is_removed: true };

@@ -553,6 +553,18 @@ fn without(voters: &[u64], removed: &[u64]) -> Configuration {
     configuration
 }
 
+/// A member that has not heard of a removal yet names one who is gone.
+#[test]
+fn who_was_removed_is_not_waited_for_if_somebody_still_names_it() {
+    let mut node = Node::with(3, |config| {
+        (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    });
+    let question = question(&mut node);
+    node.run([stands(3, question, configuration(ONE, &[1, 2, 3, 4]))]);
+    node.run([stands(2, question, without(&[1, 2, 3], &[4]))]);
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "4 is gone");
+}
+
 /// Former members with their old data name others who are gone, and do not know this one. Nobody
 /// waits for them.
 #[test]

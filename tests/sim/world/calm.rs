@@ -26,6 +26,7 @@ impl World {
         self.plan.request_every_us = 50_000;
         (0..self.members.len()).for_each(|at| self.free_disk(at));
         self.revive_some();
+        self.forget_orders();
         let mut order: Vec<usize> = self.configured().into_iter().collect();
         self.fault_rng.shuffle(&mut order);
         // A member that lacks its data needs all the others.
@@ -53,6 +54,14 @@ impl World {
             }
         }
         well
+    }
+
+    /// What the operator wanted of a member that is paused comes too late: it would change who must
+    /// be well.
+    fn forget_orders(&mut self) {
+        for living in self.members.iter_mut().filter_map(|member| member.living.as_mut()) {
+            living.inbox.retain(|event| !matches!(event, Event::ChangeMembers { .. }));
+        }
     }
 
     /// Former members may come back once more.

@@ -79,12 +79,13 @@ impl Passed {
         std::mem::take(&mut self.owed) + of_sleep
     }
 
-    /// The thread is awake, and tells of one tick. Those before it are owed to the next turn.
-    fn end_sleep(&mut self, now: Instant) {
-        if let Some(mut sleep) = self.sleep.take() {
-            let before = sleep.take(now, sleep.ticks).saturating_sub(1);
-            self.owed = (self.owed + before).min(sleep.ticks - 1);
-        }
+    /// The thread is awake. Returns whether it has a tick to tell of; those before it are owed to the
+    /// next turn. A turn may have taken the last one that has passed.
+    fn end_sleep(&mut self, now: Instant) -> bool {
+        let Some(mut sleep) = self.sleep.take() else { return false };
+        let left = sleep.take(now, sleep.ticks);
+        self.owed = (self.owed + left.saturating_sub(1)).min(sleep.ticks - 1);
+        left > 0
     }
 }
 
@@ -137,36 +138,36 @@ impl Ticker {
             let calm_ticks = self.calm_ticks.load(Ordering::Relaxed);
             let is_quiet = !is_busy && calm_ticks > 0;
             quiet_ticks = if is_quiet { quiet_ticks.saturating_add(1) } else { 0 };
-            let is_over = match quiet_ticks > QUIET_TICKS && calm_ticks > 1 {
+            let has_tick = match quiet_ticks > QUIET_TICKS && calm_ticks > 1 {
                 true => self.sleep(calm_ticks, stopped),
-                false => has_passed(stopped, self.tick),
+                false => has_passed(stopped, self.tick).then_some(true),
             };
-            if !is_over {
-                return;
+            match has_tick {
+                Some(true) => tell(),
+                Some(false) => {}
+                None => return,
             }
-            tell();
         }
     }
 
-    /// Sleeps for so many ticks, or until there is work and the tick that has begun is over. False
-    /// if it was stopped.
-    fn sleep(&self, ticks: u32, stopped: &Receiver<()>) -> bool {
+    /// Sleeps for so many ticks, or until there is work and the tick that has begun is over. Returns
+    /// whether there is a tick to tell of; `None` if it was stopped.
+    fn sleep(&self, ticks: u32, stopped: &Receiver<()>) -> Option<bool> {
         let _ = self.wakes.try_recv();
         let sleep = Sleep { begun: Instant::now(), tick: self.tick, ticks, told: 0 };
         self.passed.lock().sleep = Some(sleep);
         self.is_asleep.store(true, Ordering::SeqCst);
         if !self.has_work.load(Ordering::SeqCst) {
             select! {
-                recv(stopped) -> _ => return false,
+                recv(stopped) -> _ => return None,
                 recv(self.wakes) -> _ => {}
                 default(self.tick * ticks) => {}
             }
         }
         let next = self.passed.lock().sleep.as_ref().map(Sleep::next);
         let next = next.expect("only this thread ends its sleep");
-        let is_over = has_passed(stopped, next.saturating_duration_since(Instant::now()));
-        self.passed.lock().end_sleep(Instant::now());
-        is_over
+        let left = next.saturating_duration_since(Instant::now());
+        has_passed(stopped, left).then(|| self.passed.lock().end_sleep(Instant::now()))
     }
 }
 
@@ -204,14 +205,18 @@ mod tests {
         ticker.passed.lock().sleep = Some(sleep(begun));
         ticker.is_asleep.store(true, Ordering::SeqCst);
         let end = begun + TICK * 100;
-        ticker.passed.lock().end_sleep(end);
+        assert!(ticker.passed.lock().end_sleep(end));
         assert_eq!(ticker.begin_turn(false, end), 4, "all but the one that the thread tells of");
         assert_eq!(ticker.begin_turn(false, end), 0);
         assert!(!ticker.is_asleep.load(Ordering::SeqCst));
         // Nobody has asked for what is owed when the next sleep begins.
         let mut passed = Passed { sleep: Some(sleep(begun)), owed: 3 };
-        passed.end_sleep(begun + TICK * 3);
+        assert!(passed.end_sleep(begun + TICK * 3));
         assert_eq!(passed.take(end), 4, "no more than a sleep");
+        // A turn has taken what the thread woke for.
+        let mut passed = Passed { sleep: Some(sleep(begun)), owed: 0 };
+        assert_eq!(passed.take(begun + TICK), 1);
+        assert!(!passed.end_sleep(begun + TICK), "the second one has not passed");
     }
 
     #[test]

@@ -151,22 +151,20 @@ impl AdminClient {
         change: &MemberChange,
         deadline: Instant,
     ) -> Result<ChangeDone, AdminError> {
-        let mut last = None;
-        let mut undecided: Option<String> = None;
+        let mut heard = Heard::default();
         while Instant::now() < deadline {
             let answers = self.ask_everybody(deadline);
             match answers.leader() {
-                None => last = Some(AdminError::NoLeader { source: answers.silence() }),
+                None => heard.no_leader(answers),
                 Some(leader) => match attempt(&leader, change, deadline) {
                     Attempt::Over(result) => return result,
-                    Attempt::Undecided(words) => undecided = Some(words),
-                    Attempt::NotTaken(source) => last = Some(AdminError::NotTaken { source }),
+                    Attempt::Undecided(words) => heard.undecided = Some(words),
+                    Attempt::NotTaken(source) => heard.not_taken = Some(source),
                 },
             }
             thread::sleep(RETRY_PAUSE.min(deadline.saturating_duration_since(Instant::now())));
         }
-        let last = last.unwrap_or(AdminError::NoLeader { source: None });
-        Err(undecided.map_or(last, AdminError::Undecided))
+        Err(heard.out_of_time())
     }
 
     /// Whether anybody in this cluster knows that member `id`, which asks, was removed from it.
@@ -189,6 +187,38 @@ impl AdminClient {
             next.retain(|addr| !asked.contains(addr));
         }
         answers
+    }
+}
+
+/// What came of all rounds in which a change was attempted. The last one tells little: there may
+/// have been no time left for an answer.
+#[derive(Default)]
+struct Heard {
+    /// What may have happened, from the last attempt that did not tell.
+    undecided: Option<String>,
+    /// Why the leader did not take the order, unless members have said since that nobody leads.
+    not_taken: Option<Option<CallError>>,
+    /// Whether any member has answered.
+    anybody: bool,
+    /// Why the first member did not answer, in the last round without any answer.
+    silence: Option<CallError>,
+}
+
+impl Heard {
+    fn no_leader(&mut self, answers: Answers) {
+        if !answers.replies.is_empty() {
+            self.anybody = true;
+            self.not_taken = None;
+        }
+        self.silence = answers.silence().or(self.silence.take());
+    }
+
+    fn out_of_time(self) -> AdminError {
+        match (self.undecided, self.not_taken) {
+            (Some(words), _) => AdminError::Undecided(words),
+            (None, Some(source)) => AdminError::NotTaken { source },
+            (None, None) => AdminError::NoLeader { source: self.silence.filter(|_| !self.anybody) },
+        }
     }
 }
 
@@ -334,6 +364,25 @@ mod tests {
 
     fn reply(id: u64, term: u64, leader: u64) -> (String, MembersReply) {
         (format!("h{id}:1"), MembersReply { id, term, leader, ..Default::default() })
+    }
+
+    /// The last round may begin so late that nobody has time to answer.
+    #[test]
+    fn a_last_round_without_an_answer_hides_no_answer() {
+        let busy = || Some(CallError::Busy { addr: "b:2".to_owned(), calls: 3 });
+        let silent = || Answers { replies: Vec::new(), error: busy() };
+        let mut heard = Heard::default();
+        heard.no_leader(silent());
+        assert!(matches!(heard.out_of_time(), AdminError::NoLeader { source: Some(_) }));
+
+        let mut heard = Heard::default();
+        heard.no_leader(Answers { replies: vec![reply(1, 7, 0)], error: busy() });
+        heard.no_leader(silent());
+        assert!(matches!(heard.out_of_time(), AdminError::NoLeader { source: None }));
+
+        let mut heard = Heard { not_taken: Some(busy()), ..Heard::default() };
+        heard.no_leader(silent());
+        assert!(matches!(heard.out_of_time(), AdminError::NotTaken { source: Some(_) }));
     }
 
     #[test]

@@ -225,13 +225,14 @@ proptest! {
     fn no_message_brings_a_member_down(
         inputs in proptest::collection::vec(input(), 1..60),
         tail_bytes in prop_oneof![Just(0), Just(100), Just(1 << 20)],
+        cluster_id in 0..2u64,
         lease in any::<bool>(),
         standing in prop_oneof![
             Just(Standing::Voter), Just(Standing::New), Just(Standing::Rebuilding)
         ],
     ) {
         let mut node = Node::with(3, |config| {
-            config.log_tail_bytes_max = tail_bytes;
+            (config.cluster_id, config.log_tail_bytes_max) = (cluster_id, tail_bytes);
             (config.lease, config.standing) = (lease, standing);
         });
         for input in inputs {

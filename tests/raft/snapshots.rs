@@ -44,6 +44,11 @@ fn asked(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::TakeSnapshot)).count()
 }
 
+/// Of what was applied, so many bytes stay. A member forgets nothing before it knows its cluster.
+fn keep_tail(config: &mut Config, bytes: usize) {
+    (config.cluster_id, config.log_tail_bytes_max) = (1, bytes);
+}
+
 /// A leader of three in term 1 with entries 1 to 5, which member 2 has and member 3 lacks. It keeps
 /// nothing that was applied.
 fn leader() -> Node {
@@ -52,9 +57,14 @@ fn leader() -> Node {
 
 /// The same, but it keeps so many bytes for peers that are behind.
 fn leader_that_keeps(bytes: usize) -> Node {
-    let mut leader = Node::with(3, |config| {
-        (config.log_tail_bytes_max, config.log_catch_up_bytes_max) = (0, bytes);
-    });
+    leader_with(|config| {
+        keep_tail(config, 0);
+        config.log_catch_up_bytes_max = bytes;
+    })
+}
+
+fn leader_with(change: impl FnOnce(&mut Config)) -> Node {
+    let mut leader = Node::with(3, change);
     leader.lead();
     leader.run((2..=5).map(proposal));
     for index in [1, 5] {
@@ -167,7 +177,7 @@ fn append_reply(message: &Message) -> AppendEntriesReply {
 
 /// A follower in term 1 with entries 1 to 6. Five of them are committed, applied, and forgotten.
 fn compacted() -> Node {
-    let mut node = Node::with(3, |config| config.log_tail_bytes_max = 0);
+    let mut node = Node::with(3, |config| keep_tail(config, 0));
     node.run([Event::Message(append(2, 1, (0, 0), &[1; 6], 5))]);
     node.run([Event::Applied(Index(5)), taken((5, 1))]);
     assert_eq!((node.last(), node.commit(), snapshot_index(&node)), (6, 5, 5));
@@ -300,7 +310,7 @@ fn late_reports_of_what_was_applied_before_the_snapshot_change_nothing() {
 fn a_tail_of_what_was_applied_is_kept() {
     // An entry costs 48 bytes, and its command 3.
     for (tail_bytes, kept) in [(0, 0), (50, 0), (51, 1), (102, 2), (152, 2), (1 << 20, 5)] {
-        let mut node = Node::with(3, |config| config.log_tail_bytes_max = tail_bytes);
+        let mut node = Node::with(3, |config| keep_tail(config, tail_bytes));
         node.run([Event::Message(append(2, 1, (0, 0), &[1; 8], 5))]);
         node.run([applied(5), taken((5, 1))]);
         // As the leader of term 2 it is asked for the entries that a peer lacks.
@@ -338,6 +348,15 @@ fn what_was_applied_is_forgotten_without_a_snapshot() {
     let effects = leader.run([Event::Message(conflict(3, 1, 0, (0, 0)))]);
     assert_eq!((snapshots_to(&effects), appends_to(3, &effects)), (vec![], vec![]));
     assert_eq!(asked(&effects), 1, "what the peer lacks is nowhere else");
+}
+
+/// A snapshot has to name its cluster. Before the cluster has an id there is none, and what a peer
+/// lacks is in the log alone.
+#[test]
+fn nothing_is_forgotten_before_a_snapshot_could_take_its_place() {
+    let mut leader = leader_with(|config| config.log_tail_bytes_max = 0);
+    let effects = leader.run([applied(5), Event::Message(conflict(3, 1, 0, (0, 0)))]);
+    assert_eq!((asked(&effects), appends_to(3, &effects)[0].entries.len()), (0, 5));
 }
 
 /// §7: the log goes on behind a snapshot that is sent. Otherwise the peer would need another one as
@@ -464,7 +483,7 @@ fn a_log_is_not_released_past_what_was_applied() {
 /// The log continues from its beginning with the term of the last forgotten entry (§5.3).
 #[test]
 fn the_first_append_behind_the_snapshot_names_the_term_it_ends_with() {
-    let mut node = Node::with(3, |config| config.log_tail_bytes_max = 0);
+    let mut node = Node::with(3, |config| keep_tail(config, 0));
     node.receive(append(2, 3, (0, 0), &[1, 1, 2, 3], 3));
     node.run([applied(3), taken((3, 2))]);
     node.lead();

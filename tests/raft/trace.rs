@@ -234,7 +234,8 @@ fn limit(config: &mut Config, name: &str, value: usize) {
         "window" => config.window_messages_max = value,
         "append_bytes" => config.append_bytes_max = value,
         "uncommitted" => config.uncommitted_entries_max = value as u64,
-        "tail_bytes" => config.log_tail_bytes_max = value,
+        // A member forgets nothing before it knows its cluster.
+        "tail_bytes" => (config.cluster_id, config.log_tail_bytes_max) = (1, value),
         "catch_up_bytes" => config.log_catch_up_bytes_max = value,
         "reads" => config.reads_max = value,
         "recorded" => {}

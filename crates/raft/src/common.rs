@@ -400,9 +400,13 @@ impl Common {
     }
 
     /// Forgets some of the entries that were applied, except for a tail, and for those behind
-    /// `needed`, for which peers wait.
+    /// `needed`, for which peers wait. Keeps all before the cluster has an id: a snapshot in their
+    /// place would have to name it.
     #[inline]
     pub(super) fn forget(&mut self, needed: Index, entries_max: usize) {
+        if self.config.cluster_id == 0 && self.cluster_id() == 0 {
+            return;
+        }
         let Config { log_tail_bytes_max, log_catch_up_bytes_max, .. } = self.config;
         self.log.retain(self.applied_index, log_tail_bytes_max, needed, log_catch_up_bytes_max);
         self.log.forget(entries_max);

@@ -89,6 +89,7 @@ pub struct Config {
     /// The most bytes of applied entries that stay in memory, for followers that are a little
     /// behind. Default 32 MiB; entries of few bytes take about twice that, with what the allocator
     /// adds. If it is too small, a follower that was away for a moment is sent a whole snapshot.
+    /// Before the cluster has an id, all entries stay.
     pub log_tail_bytes_max: usize,
     /// The most bytes of applied entries that a leader keeps in memory for peers that are connected
     /// and further behind, because a snapshot is on its way to them or their disks are slow.

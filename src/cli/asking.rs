@@ -64,14 +64,16 @@ pub(super) fn ask_cluster(endpoints: &Endpoints, deadline: Instant) -> Cluster {
 }
 
 /// The newest configuration of those who answer; of those, the leader's view. Members of several
-/// clusters may answer: it is that of most of them.
+/// clusters may answer: it is that of most of them. Who does not know its cluster yet, because its
+/// first configuration is not committed, counts for none.
 fn newest(answers: &[Answer]) -> Option<MembersReply> {
     let known = || {
         let replies = answers.iter().filter_map(|answer| answer.reply.as_ref().ok());
         replies.filter_map(|it| it.configuration.as_ref()).filter(|it| it.index != 0)
     };
     let count = |of: &MembersReply| known().filter(|it| it.cluster_id == of.cluster_id).count();
-    let age = |it: &&MembersReply| (count(it), it.index, it.leader == it.id, it.term);
+    let age =
+        |it: &&MembersReply| (it.cluster_id != 0, count(it), it.index, it.leader == it.id, it.term);
     known().max_by_key(age).cloned()
 }
 
@@ -107,10 +109,10 @@ fn in_order(configuration: &MembersReply, mut answers: Vec<Answer>) -> Vec<Answe
     ordered
 }
 
-/// Whether it is of this cluster, as far as it knows.
+/// Whether it is of this cluster, as far as it knows. 0 is one that is not known yet.
 fn is_in(reply: &StatusReply, cluster_id: u64) -> bool {
     let known = reply.configuration.as_ref().map_or(0, |it| it.cluster_id);
-    !reply.waits_to_be_added && [0, cluster_id].contains(&known)
+    !reply.waits_to_be_added && (cluster_id == 0 || [0, cluster_id].contains(&known))
 }
 
 impl Answer {
@@ -270,6 +272,24 @@ mod tests {
         let addrs: Vec<&str> = unknown.iter().map(|endpoint| endpoint.addr.as_str()).collect();
         assert_eq!(addrs, ["127.0.0.1:7005"], "at the address of 4, the stranger has answered");
         assert_eq!(ids(&in_order(&newest, answers)), [2, 3, 4], "the stranger comes last");
+    }
+
+    /// A follower learns late that the first configuration is committed, and with it the id.
+    #[test]
+    fn who_does_not_know_its_cluster_yet_is_no_stranger() {
+        let unborn = || MembersReply { cluster_id: 0, ..configuration(2, &[1, 2, 3]) };
+        let answers = vec![
+            knowing(1, configuration(2, &[1, 2, 3])),
+            knowing(2, unborn()),
+            knowing(3, unborn()),
+        ];
+        let newest = newest(&answers).unwrap();
+        assert_eq!(newest.cluster_id, 7);
+        for found in [newest, unborn()] {
+            let answers = vec![knowing(1, configuration(2, &[1, 2, 3])), knowing(2, unborn())];
+            let cluster = Cluster { answers, configuration: Some(found) };
+            assert_eq!(cluster.strangers(), Vec::<String>::new());
+        }
     }
 
     #[test]

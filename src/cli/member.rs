@@ -303,11 +303,10 @@ fn to_table(reply: &MembersReply) -> String {
 /// The cluster, and whether its members are changing.
 fn about(reply: &MembersReply) -> String {
     let state = if reply.is_settled { "" } else { ", a change is under way" };
-    match reply.index {
-        0 => "the members are not recorded in the log yet\n".to_owned(),
-        index => {
-            format!("cluster {:016x}, members as of entry {index}{state}\n", reply.cluster_id)
-        }
+    match (reply.index, reply.cluster_id) {
+        (0, _) => "the members are not recorded in the log yet\n".to_owned(),
+        (index, 0) => format!("members as of entry {index}{state}, which is not committed yet\n"),
+        (index, id) => format!("cluster {id:016x}, members as of entry {index}{state}\n"),
     }
 }
 

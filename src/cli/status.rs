@@ -103,7 +103,8 @@ enum AnswerJson<'a> {
 }
 
 fn to_json(cluster: &Cluster) -> String {
-    let id = cluster.configuration.as_ref().map(|it| format!("{:016x}", it.cluster_id));
+    let id = cluster.configuration.as_ref().map(|it| it.cluster_id).filter(|id| *id != 0);
+    let id = id.map(|id| format!("{id:016x}"));
     let members = cluster.answers.iter().map(|answer| member_json(cluster, answer)).collect();
     let json = Json { cluster: id, members };
     serde_json::to_string(&json).expect("numbers and text: nothing that JSON has no form for")

@@ -15,15 +15,20 @@ use super::errors::{Loss, end_of_stream};
 use super::parked::CallResult;
 use super::request::encode_ping;
 use super::shared::{Deliveries, ReadBy, Shared, State};
-use super::silence::Verdict;
+use super::silence::{self, Verdict};
 use super::timer;
 use crate::header::RpcReplyHeader;
 use crate::outbox::Cork;
+use crate::stream::Stream;
 use crate::transport::Received;
 
 /// Whoever reads stops this often to see how long nothing has come, and whether the channel's own
 /// thread is to read in its place.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The same while no call waits. A call that is sent meanwhile is looked after this late, so this
+/// is no longer than the shortest interval after which a silent server is pinged.
+const IDLE_READ_TIMEOUT: Duration = silence::INTERVAL_MIN;
 
 /// Bare replies are read in pieces of this size, so that a reply which is written at once is also
 /// read at once, as far as possible.
@@ -39,15 +44,37 @@ const LAST_READS_MAX: usize = 4;
 struct Receivers<'a> {
     shared: &'a Arc<Shared>,
     by: ReadBy,
+    /// The stream whose receiver has items and sleeps. Items that come together wake it once: to
+    /// wake a thread takes as long as to bring it dozens of them.
+    to_wake: Option<Arc<Stream>>,
+}
+
+impl Receivers<'_> {
+    fn wake(&mut self) {
+        if let Some(stream) = self.to_wake.take() {
+            stream.wake_receiver();
+        }
+    }
 }
 
 impl Deliver for Receivers<'_> {
     fn answer(&mut self, id: u64, outcome: CallResult) {
+        // What runs at the end of a call may take a while.
+        self.wake();
         self.shared.answer(id, outcome, self.by);
     }
 
     fn stream_frame(&mut self, head: &RpcReplyHeader, body: Bytes) {
-        self.shared.stream_frame(head, body);
+        if let Some(stream) = self.shared.stream_frame(head, body) {
+            self.wake();
+            self.to_wake = Some(stream);
+        }
+    }
+}
+
+impl Drop for Receivers<'_> {
+    fn drop(&mut self) {
+        self.wake();
     }
 }
 
@@ -59,7 +86,8 @@ impl Shared {
         connection: &Connection,
         by: ReadBy,
     ) -> Result<(), Loss> {
-        incoming.take_answers(connection, &self.config, &mut Receivers { shared: self, by })
+        let mut receivers = Receivers { shared: self, by, to_wake: None };
+        incoming.take_answers(connection, &self.config, &mut receivers)
     }
 
     /// Brings an answer to its call. If the call was given up, the answer is dropped.
@@ -126,7 +154,8 @@ impl Shared {
     /// Reads the answers to extended calls. Returns when the connection has served no call for
     /// long.
     pub(super) fn read_until_idle(self: &Arc<Self>, connection: &Connection) -> Result<(), Loss> {
-        let timeout = READ_TIMEOUT.min(self.config.ping_interval).min(self.config.idle_timeout);
+        let most = self.config.ping_interval.min(self.config.idle_timeout);
+        let mut timeout = READ_TIMEOUT.min(most);
         let mut incoming = connection.incoming.lock();
         let mut idle_since = None;
         loop {
@@ -138,8 +167,11 @@ impl Shared {
                 (_, Ok(true)) => idle_since = None,
                 (now, Ok(false)) => {
                     self.look_after(connection, now)?;
+                    let is_waited_for = self.lock().calls.len() > 0;
+                    timeout = if is_waited_for { READ_TIMEOUT } else { IDLE_READ_TIMEOUT };
+                    timeout = timeout.min(most);
                     let since = *idle_since.get_or_insert(now);
-                    if self.lock().calls.len() > 0 || self.config.on_disconnect.is_some() {
+                    if is_waited_for || self.config.on_disconnect.is_some() {
                         idle_since = None;
                     } else if since.elapsed() >= self.config.idle_timeout {
                         return Ok(());

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// A call with a short deadline makes the interval no shorter than this, because a busy machine
 /// answers a ping late.
-const INTERVAL_MIN: Duration = Duration::from_millis(250);
+pub(super) const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
 /// How often the time for bytes is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;

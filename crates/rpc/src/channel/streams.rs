@@ -102,14 +102,18 @@ impl Shared {
         stream
     }
 
-    /// A frame of a stream has come. Without its stream, it has crossed the stream's end.
-    pub(super) fn stream_frame(self: &Arc<Self>, head: &RpcReplyHeader, body: Bytes) {
-        let Some(stream) = self.lock().calls.stream(head.call_id).cloned() else { return };
+    /// A frame of a stream has come. Without its stream, it has crossed the stream's end. Returns
+    /// the stream whose receiver is to be woken.
+    pub(super) fn stream_frame(
+        self: &Arc<Self>,
+        head: &RpcReplyHeader,
+        body: Bytes,
+    ) -> Option<Arc<Stream>> {
+        let stream = self.lock().calls.stream(head.call_id).cloned()?;
         match Kind::from_number(head.stream) {
             Some(Kind::Item) => {
-                if stream.expect(body.len()) {
-                    stream.deliver(body);
-                }
+                let is_waited_for = stream.expect(body.len()) && stream.deliver(body);
+                return is_waited_for.then_some(stream);
             }
             Some(Kind::Credit) => stream.credit(head.credit),
             Some(Kind::End) => {
@@ -123,6 +127,7 @@ impl Shared {
                 stream.end_for(Cause::UnknownKind(head.stream));
             }
         }
+        None
     }
 }
 

@@ -11,6 +11,10 @@ use crate::limits::{FrameLimits, HEAD_LEN_MAX_BYTES};
 /// holds one such buffer.
 const READ_LEN_BYTES: usize = 16 * 1024;
 
+/// The buffer of a channel doubles up to this size whenever a read has filled it. A server has many
+/// connections, and its buffers do not grow.
+const READ_LEN_MAX_BYTES: usize = 128 * 1024;
+
 /// How far a body's memory is ahead of what has arrived, at first. Later it doubles.
 const BODY_STEP_BYTES: usize = 64 * 1024;
 
@@ -44,6 +48,8 @@ pub(crate) struct Decoder {
     limits: FrameLimits,
     head_size: Option<HeadSize>,
     buf: Box<[u8]>,
+    /// How long `buf` may become.
+    buf_len_max: usize,
     start: usize,
     end: usize,
     state: State,
@@ -70,12 +76,14 @@ impl Decoder {
     /// A decoder for a connection whose first bytes tell its framing.
     pub(crate) fn detecting(limits: FrameLimits) -> Self {
         let buf = vec![0; READ_LEN_BYTES].into_boxed_slice();
-        Decoder { limits, head_size: None, buf, start: 0, end: 0, state: State::Head }
+        let (buf_len_max, state) = (READ_LEN_BYTES, State::Head);
+        Decoder { limits, head_size: None, buf, buf_len_max, start: 0, end: 0, state }
     }
 
-    /// A decoder for a connection whose framing is known.
+    /// A decoder for a channel's connection, whose framing is known.
     pub(crate) fn of(head_size: HeadSize, limits: FrameLimits) -> Self {
-        Decoder { head_size: Some(head_size), ..Decoder::detecting(limits) }
+        let (head_size, buf_len_max) = (Some(head_size), READ_LEN_MAX_BYTES);
+        Decoder { head_size, buf_len_max, ..Decoder::detecting(limits) }
     }
 
     /// The connection's framing, once it is known.
@@ -120,10 +128,17 @@ impl Decoder {
                 &mut bytes[*filled..]
             }
             State::Head | State::Skip { .. } => {
+                let (rest, was_filled) = (self.start..self.end, self.end == self.buf.len());
+                (self.start, self.end) = (0, rest.len());
                 // A header is far shorter than the buffer, so there is room once it is moved to the
                 // front.
-                self.buf.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
+                if was_filled && self.buf.len() < self.buf_len_max {
+                    let mut longer = vec![0; self.buf.len() * 2].into_boxed_slice();
+                    longer[..rest.len()].copy_from_slice(&self.buf[rest]);
+                    self.buf = longer;
+                } else {
+                    self.buf.copy_within(rest, 0);
+                }
                 &mut self.buf[self.end..]
             }
         }

@@ -161,6 +161,31 @@ fn nothing_is_allocated_for_a_body_that_is_only_announced() {
     }
 }
 
+/// 300 KB of small frames, in reads as long as the decoder has room for.
+#[test]
+fn a_channel_reads_more_at_once_while_much_comes() {
+    let one = frame(HeadSize::U32Le, &header("echoRpc", 4), b"body");
+    let bytes = one.repeat(300_000 / one.len());
+    let spaces = |mut decoder: Decoder| {
+        let (mut left, mut bodies, mut spaces) = (&bytes[..], 0, Vec::new());
+        while !left.is_empty() {
+            let space = decoder.space();
+            let count = space.len().min(left.len());
+            space[..count].copy_from_slice(&left[..count]);
+            (left, spaces) = (&left[count..], [spaces, vec![space.len() >> 10]].concat());
+            decoder.filled(count);
+            while let Some(part) = decoder.next::<RpcHeader>().unwrap() {
+                bodies += usize::from(part == Frame::Body(Bytes::from_static(b"body")));
+            }
+        }
+        assert_eq!((bodies, decoder.is_between_frames()), (bytes.len() / one.len(), true));
+        spaces
+    };
+    let of_channel = spaces(Decoder::of(HeadSize::U32Le, limits()));
+    assert_eq!((of_channel[0], of_channel.iter().max()), (16, Some(&128)), "{of_channel:?}");
+    assert!(spaces(Decoder::detecting(limits())).iter().all(|&kib| kib <= 16));
+}
+
 #[test]
 fn a_body_can_be_passed_over_on_request() {
     let head = header("echoRpc", 4);

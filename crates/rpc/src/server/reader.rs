@@ -154,7 +154,9 @@ impl Reader {
                         None => self.body(args),
                         Some(stream) => {
                             self.began = None;
-                            stream.deliver(args);
+                            if stream.deliver(args) {
+                                stream.wake_receiver();
+                            }
                         }
                     }
                 }

@@ -40,25 +40,32 @@ impl Stream {
         false
     }
 
-    /// The item that was expected has come.
-    pub(crate) fn deliver(self: &Arc<Self>, item: Bytes) {
+    /// The item that was expected has come. Returns whether a thread may wait for it: then
+    /// [`wake_receiver`](Stream::wake_receiver) is due, once for all items that have come together.
+    #[must_use]
+    pub(crate) fn deliver(self: &Arc<Self>, item: Bytes) -> bool {
         let mut state = self.state.lock();
         if state.over.is_some() {
-            return;
+            return false;
         }
         if state.is_discarding {
             // It was expected before.
-            return state.shrink(cost(item.len()));
+            state.shrink(cost(item.len()));
+            return false;
         }
         state.received_bytes += item.len() as u64;
         state.queue.push_back(item);
         if state.callbacks.has_items() {
             drop(state);
-            return self.pump();
+            self.pump();
+            return false;
         }
-        if state.queue.len() == 1 {
-            self.arrived.notify_one();
-        }
+        state.queue.len() == 1
+    }
+
+    /// Wakes the thread that waits for items, if there is one.
+    pub(crate) fn wake_receiver(&self) {
+        self.arrived.notify_one();
     }
 
     /// The peer will send no more items.

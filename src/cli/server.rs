@@ -2,13 +2,13 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -23,8 +23,8 @@ use super::output::print;
 use super::room::fit_connections;
 use super::{Exit, Failure, Outcome};
 
-/// The pause between two checks whether to stop. Each check wakes a thread.
-const POLL_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is checked whether the member has stopped by itself. Each check wakes a thread.
+const POLL_PAUSE: Duration = Duration::from_millis(250);
 
 /// The variable for `--members`.
 const MEMBERS_VAR: &str = "SYNCRAFT_MEMBERS";
@@ -39,8 +39,7 @@ const ARENAS: &str = "2";
 pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     limit_arenas();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let stop = stop_on_signals().map_err(|error| cannot_start(&error))?;
-    let ignored = ignore_signals().map_err(|error| cannot_start(&error))?;
+    let signals = Signals::new().map_err(|error| cannot_start(&error))?;
     let mut config = config(common, args)?;
     let peers = config.members.len().saturating_sub(1);
     let http_limits = config.http.is_some().then_some(&mut config.http_limits);
@@ -55,7 +54,7 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
     {
         log::warn!("{line}");
     }
-    while !stop.load(Ordering::Relaxed) {
+    while !signals.stop.load(Ordering::Relaxed) {
         match member.failure() {
             Some(NodeFailure::ClusterTaken(cluster_id)) => {
                 log::info!("member {id} starts again, as one of cluster {cluster_id:016x}");
@@ -67,9 +66,9 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
                 let words = format!("member {id} stops: {}", ErrorChain(&failure));
                 return Err(Failure::not_applied(words));
             }
-            None => thread::sleep(POLL_PAUSE),
+            None => signals.wait(),
         }
-        if ignored.swap(false, Ordering::Relaxed) {
+        if signals.ignored.swap(false, Ordering::Relaxed) {
             log::info!("member {id} ignores SIGHUP, SIGUSR1 and SIGUSR2");
         }
     }
@@ -180,24 +179,45 @@ fn members(common: &Common, join: Option<String>) -> Result<Members, Failure> {
     join.parse().map_err(|error| Failure::usage(format!("--join: {error}")))
 }
 
-/// A flag that SIGTERM and SIGINT set. A second signal ends the process at once.
-fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
-        signal_hook::flag::register(signal, stop.clone())?;
-    }
-    Ok(stop)
+/// What signals have said, and a wait that they end.
+struct Signals {
+    /// Set by SIGTERM and SIGINT. A second one ends the process at once.
+    stop: Arc<AtomicBool>,
+    /// Set by signals which are not sent to end a server: from a closed terminal, logrotate,
+    /// `systemctl reload`. Unhandled, each would end the process without handing over.
+    ignored: Arc<AtomicBool>,
+    /// Gets a byte from each of them.
+    wakes: UnixStream,
 }
 
-/// A flag that is set by signals which are not sent to end a server: from a closed terminal,
-/// logrotate, `systemctl reload`. Unhandled, each would end the process without handing over.
-fn ignore_signals() -> std::io::Result<Arc<AtomicBool>> {
-    let ignored = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGUSR1, SIGUSR2] {
-        signal_hook::flag::register(signal, ignored.clone())?;
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let (wakes, from_signals) = UnixStream::pair()?;
+        wakes.set_read_timeout(Some(POLL_PAUSE))?;
+        let (stop, ignored) = (Arc::default(), Arc::default());
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register_conditional_shutdown(
+                signal,
+                128 + signal,
+                Arc::clone(&stop),
+            )?;
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
+        for signal in [SIGHUP, SIGUSR1, SIGUSR2] {
+            signal_hook::flag::register(signal, Arc::clone(&ignored))?;
+        }
+        // After the flags: who is woken finds them set.
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2] {
+            signal_hook::low_level::pipe::register(signal, from_signals.try_clone()?)?;
+        }
+        Ok(Signals { stop, ignored, wakes })
     }
-    Ok(ignored)
+
+    /// Waits for [`POLL_PAUSE`], or until there is a signal.
+    fn wait(&self) {
+        // However it ends: the flags say whether there was a signal.
+        let _ = (&self.wakes).read(&mut [0; 16]);
+    }
 }
 
 fn cannot_start(error: &dyn Error) -> Failure {

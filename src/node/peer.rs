@@ -39,6 +39,8 @@ use crate::storage::Snapshots;
 const ORDERS_MAX: usize = 4;
 /// How long to wait before the next attempt to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked whether there is a connection, if nobody has said that it was lost.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a call that carries no entries.
@@ -86,6 +88,7 @@ impl Ends {
         addr: &str,
         timing: Timing,
         mailbox: &Arc<dyn Mailbox>,
+        orders: &Sender<Order>,
     ) -> Ends {
         let builder = || {
             Channel::builder(addr).connect_timeout(CONNECT_TIMEOUT).caller(format!("member-{own}"))
@@ -96,14 +99,18 @@ impl Ends {
             .bytes_per_second_min(BYTES_PER_SECOND_MIN)
             .lazy();
         let on_disconnect = {
-            let (mailbox, bulk) = (mailbox.clone(), bulk.clone());
-            move |how| match how {
-                Disconnect::Ended => {
-                    mailbox.disconnected(id);
-                    mailbox.run_pending(MayDo::ServeReads);
+            let (mailbox, bulk, orders) = (mailbox.clone(), bulk.clone(), orders.clone());
+            move |how| {
+                // If orders wait already, the thread will connect anyway.
+                drop(orders.try_send(Order::Connect));
+                match how {
+                    Disconnect::Ended => {
+                        mailbox.disconnected(id);
+                        mailbox.run_pending(MayDo::ServeReads);
+                    }
+                    // The same may have happened to the other connection.
+                    Disconnect::Silent => bulk.give_up_if_silent(timing.election_min),
                 }
-                // The same may have happened to the other connection.
-                Disconnect::Silent => bulk.give_up_if_silent(timing.election_min),
             }
         };
         let urgent = builder().ping_interval(timing.election_min);
@@ -128,8 +135,9 @@ impl Link {
         shared: Arc<Shared>,
     ) -> (Link, Receiver<Order>) {
         let own = shared.identity.own();
-        let ends = addrs.iter().map(|addr| Ends::new(own, id, addr, timing, &mailbox)).collect();
         let (orders, received) = bounded(ORDERS_MAX);
+        let end = |addr: &String| Ends::new(own, id, addr, timing, &mailbox, &orders);
+        let ends = addrs.iter().map(end).collect();
         let (end, warnings) = (Arc::default(), Arc::default());
         let link = Link { id, ends, end, mailbox, warnings, shared, orders };
         (link, received)
@@ -279,19 +287,20 @@ impl Peer {
     /// Works until `stop` closes.
     pub(super) fn run(mut self, stop: Receiver<()>) {
         let orders = self.orders.clone();
-        self.connect();
+        let mut is_connected = self.connect();
         loop {
+            let pause = if is_connected { LOOK_PAUSE } else { RECONNECT_PAUSE };
             select! {
                 recv(stop) -> _ => break,
                 recv(orders) -> order => match order {
-                    Ok(Order::Connect) => { self.connect(); }
+                    Ok(Order::Connect) => is_connected = self.connect(),
                     Ok(Order::Snapshot(term)) => {
                         self.send_snapshot(term, &stop);
                         self.link.mailbox.run_pending(MayDo::ServeReads);
                     }
                     Err(_) => break,
                 },
-                default(RECONNECT_PAUSE) => { self.connect(); }
+                default(pause) => is_connected = self.connect(),
             }
         }
         self.link.ends.iter().for_each(Ends::close);

@@ -1,8 +1,8 @@
 //! The clock of the core: a thread that tells the core of each tick.
 //!
 //! To wake a thread costs more than what most ticks do. So while nothing arrives but heartbeats, and
-//! the core is [calm](crate::raft::Raft::calm_ticks), the thread sleeps until the next heartbeat is
-//! due. All other times stay as they are:
+//! the core is [calm](crate::raft::Raft::calm_ticks), the thread sleeps: a leader's until the next
+//! heartbeat is due, a follower's for longer. All other times stay as they are:
 //!
 //! - The core is told of all the ticks that have passed, and of none before its time: promises of
 //!   leases are counted in ticks, from the heartbeat that asks for them. A turn that comes while the
@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use parking_lot::Mutex;
 
 /// How many ticks must pass without work before the thread sleeps for longer than one.
-const QUIET_TICKS: u32 = 10;
+const QUIET_TICKS: u32 = 2;
 
 pub(super) struct Ticker {
     tick: Duration,

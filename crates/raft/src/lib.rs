@@ -457,22 +457,20 @@ impl Raft {
     /// For how many ticks, from now on, ticks have nothing to do but to count: it does not matter if
     /// so many come at once. 0 if there is something that waits for the next one. A leader is calm
     /// until its next heartbeat while it holds no reads, does not hand over, and nothing is due soon
-    /// by the cluster's time; a follower for the time between two heartbeats while its leader was
-    /// heard lately. All writes are durable.
+    /// by the cluster's time; a follower until half of the shortest election timeout has passed
+    /// without a word from its leader. All writes are durable.
     pub fn calm_ticks(&self) -> u32 {
         let common = &self.common;
-        let Config { heartbeat_ticks, election_ticks_min, .. } = common.config;
         if self.joining.is_some() || !common.persists.are_done() {
             return 0;
         }
         match &self.role {
             Role::Leader(leader) => leader.calm_ticks(common),
-            Role::Follower => {
-                let is_heard =
-                    common.timer.elapsed_ticks + heartbeat_ticks <= election_ticks_min / 2;
-                let is_calm = common.leader().is_some() && is_heard && common.forwarded.len() == 0;
-                if is_calm { heartbeat_ticks } else { 0 }
+            // Half of the timeout is left for heartbeats that are there and were not taken.
+            Role::Follower if common.leader().is_some() && common.forwarded.len() == 0 => {
+                (common.config.election_ticks_min / 2).saturating_sub(common.timer.elapsed_ticks)
             }
+            Role::Follower => 0,
             Role::PreCandidate(_) | Role::Candidate(_) => 0,
         }
     }

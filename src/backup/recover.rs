@@ -44,6 +44,8 @@ pub struct Recovered {
     pub entries: usize,
     /// Where the old files are.
     pub kept_in: PathBuf,
+    /// Whether its log says that it was removed from its old cluster, which may have gone on.
+    pub was_removed: bool,
 }
 
 impl Survivor {
@@ -110,8 +112,9 @@ impl Survivor {
         let kept_in =
             dir.replace_with(id, &first(cluster_id, &alone), meta, |out| store.view().write(out))?;
         let began = Restored { cluster_id, index, revision: store.revision() };
-        let addr = addr.to_owned();
-        Ok(Recovered { began, addr, last_index: last.last_included_index, entries, kept_in })
+        let (addr, last_index) = (addr.to_owned(), last.last_included_index);
+        let was_removed = configuration.is_some_and(|it| !it.membership.contains(id));
+        Ok(Recovered { began, addr, last_index, entries, kept_in, was_removed })
     }
 }
 

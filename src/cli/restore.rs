@@ -37,7 +37,7 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
         print(&[format!("{dir}: an earlier recovery was finished\n").as_bytes()])?;
         (kept_in, list.and_then(|it| it.addr(id).map(str::to_owned)))
     } else {
-        let Recovered { began, addr, last_index, entries, kept_in } =
+        let Recovered { began, addr, last_index, entries, kept_in, was_removed } =
             survivor.recover(list.as_ref())?;
         let Restored { cluster_id, revision, .. } = began;
         let line = format!(
@@ -46,6 +46,13 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
              applied, whether they were committed or not; what came after them is lost\n"
         );
         print(&[line.as_bytes()])?;
+        if was_removed {
+            let line = format!(
+                "its log says that member {id} was removed from cluster {old:016x}: what the \
+                 others have written since is not here\n"
+            );
+            print(&[line.as_bytes()])?;
+        }
         (kept_in, Some(addr))
     };
     let addr = addr.as_deref().unwrap_or("HOST:PORT");

@@ -454,6 +454,8 @@ impl<S: StateMachine> Driver<S> {
     fn joined(&mut self, out: &mut Out<'_, S>) {
         if let Founding::Alone { pause_ticks } = self.founding {
             self.founding = Founding::Pausing { left_ticks: pause_ticks };
+            let id = self.raft.status().id;
+            log::info!("member {id} begins a cluster of its own unless another member calls it");
             return;
         }
         log::info!("member {} has all its data: it votes from now on", self.raft.status().id);
@@ -528,7 +530,8 @@ impl<S: StateMachine> Driver<S> {
         };
         let obstacle =
             status.is_joining.then(|| joining::obstacle(asker, self.raft.join_answers()));
-        if let Some(obstacle) = &obstacle {
+        // A founder waits for nobody.
+        if let (Some(obstacle), Founding::Over) = (&obstacle, &self.founding) {
             self.reminder.remind(id, obstacle, now);
         }
         if before.is_joining || status.is_joining {

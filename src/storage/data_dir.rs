@@ -480,7 +480,9 @@ fn create(
     standing: Standing,
 ) -> Result<Meta, StorageError> {
     create_dirs(disk, path)?;
-    for (dir, what) in [(wal_dir(path), "a log"), (snap_dir(path), "a snapshot")] {
+    let after_restore = "a snapshot; if `syncraft restore` was cut off, remove the directory and \
+                         restore again";
+    for (dir, what) in [(wal_dir(path), "a log"), (snap_dir(path), after_restore)] {
         if disk.is_dir(&dir) && !disk.list(&dir).map_err(StorageError::io("list", &dir))?.is_empty()
         {
             let reason = format!("it is missing, but there is {what}");

@@ -247,6 +247,20 @@ fn the_survivor_of_a_lost_majority_goes_on_alone() {
     assert_eq!(appended(&clerk, "a").split(',').count(), 21);
 }
 
+/// Its old cluster may have gone on without it.
+#[test]
+fn a_recovery_says_that_the_member_had_been_removed() {
+    let mut cluster = Processes::start(3);
+    cluster.clerk().put("a", "1").unwrap();
+    let known = cluster.members();
+    succeeded(&syncraft(&["member", "remove", "3", "--members", &known]));
+    let removed = cluster.children[2].take().unwrap().wait().unwrap();
+    assert_eq!(removed.code(), Some(3));
+    let alone = format!("3={}", cluster.ports[2].addr());
+    let told = succeeded(&recover(&cluster, 3, &["--force", "--members", &alone]));
+    assert!(told.contains("member 3 was removed from cluster"), "{told}");
+}
+
 fn member_status(cluster: &Processes, id: usize) -> Output {
     syncraft(&["status", "--members", &cluster.ports[id - 1].addr().to_string()])
 }

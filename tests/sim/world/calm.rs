@@ -46,6 +46,7 @@ impl World {
             self.lose(lost);
         }
         self.trace.line(self.now_us, || format!("calm: {well:?} (counted from 0) are well"));
+        well.iter().for_each(|&at| self.refresh(at));
         well.iter().for_each(|&at| self.make_well(at));
         // Former members may be there, too.
         for at in 0..self.members.len() {

@@ -54,9 +54,11 @@ fn words(refusal: Refusal) -> String {
         Refusal::Behind(entries) => {
             format!("it has not caught up: it lacks {entries} entries of the log")
         }
-        Refusal::NoLiveMajority => "of the voters that would remain, a majority does not answer, so \
-                                    the cluster could not go on"
-            .to_owned(),
+        Refusal::NoLiveMajority => {
+            "of the voters that would remain, a majority does not answer, or has lost its data, so \
+             the cluster could not go on"
+                .to_owned()
+        }
         Refusal::Rebuilding(id) => format!(
             "member {id} has lost its data and asks the others what it may have promised: until it \
              has all their answers, only that member, or one that is down, can be removed"

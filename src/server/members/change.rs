@@ -116,10 +116,10 @@ impl Changer {
         let voters = latest.membership.voters();
         match wish {
             Wish::Promote { id } if latest.membership.contains(*id) => {
-                probe::has_majority(&self.node, voters.chain([*id]).collect())
+                probe::has_majority(&self.node, voters.chain([*id]).collect(), Some(*id))
             }
             Wish::Remove { id } if latest.membership.is_voter(*id) => {
-                probe::has_majority(&self.node, voters.filter(|voter| voter != id).collect())
+                probe::has_majority(&self.node, voters.filter(|voter| voter != id).collect(), None)
             }
             _ => true,
         }

@@ -1,6 +1,6 @@
 //! A member that is not at its configured address asks the leader to move it. One that its log does
 //! not name asks whether it was removed: it stands for no election, so nobody would tell it. One
-//! that has lost its data asks the others where they look for it.
+//! that has no configuration asks the others where they look for it.
 //!
 //! So a member that starts again at another address is found again without a restart of the others,
 //! and a rolling restart with a new list changes the addresses of all. The leader moves it only if
@@ -25,6 +25,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The same while the cluster may not have begun: there may be nobody to answer.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// Where a member is, as it was started.
 pub(in super::super) struct OwnAddress {
@@ -106,17 +109,23 @@ impl Mover {
         }
     }
 
-    /// A member that has lost its data does not know where the others look for it.
+    /// A member that has lost its data, or was stopped before the first configuration reached it,
+    /// does not know where the others look for it.
     fn look_elsewhere(&self) -> Found {
-        let cluster_id = self.changer.node.cluster_id();
-        if cluster_id == 0 {
-            return Found::InPlace;
-        }
-        let Ok(told) = self.others().members(Instant::now() + TIMEOUT) else {
+        let node = &self.changer.node;
+        let (cluster_id, is_joining) = (node.cluster_id(), node.status().is_joining);
+        let timeout = match (cluster_id, is_joining) {
+            // It asks all others for their cluster before it is of one.
+            (0, true) => return Found::InPlace,
+            (0, false) => GLANCE,
+            _ => TIMEOUT,
+        };
+        let Ok(told) = self.others().members(Instant::now() + timeout) else {
             return Found::Unnamed;
         };
+        let is_known = told.index != 0 && [0, told.cluster_id].contains(&cluster_id);
         let own = told.members.iter().find(|member| member.id == self.own.0);
-        match own.filter(|_| told.cluster_id == cluster_id && told.index != 0) {
+        match own.filter(|_| is_known) {
             Some(own) => self.compare(&own.addr),
             None => Found::Unnamed,
         }

@@ -59,18 +59,27 @@ pub(super) fn newcomer(
     }
 }
 
-/// Whether a majority of these voters answers.
-pub(super) fn has_majority(node: &NodeHandle<Store>, voters: BTreeSet<MemberId>) -> bool {
+/// Whether a majority of these voters answers. One that has lost its data has no vote until it is
+/// filled; `newcomer` is being filled, too, and counts.
+pub(super) fn has_majority(
+    node: &NodeHandle<Store>,
+    voters: BTreeSet<MemberId>,
+    newcomer: Option<MemberId>,
+) -> bool {
     let (own, needed) = (node.status().id, voters.len() / 2 + 1);
     let answers = |id: MemberId| {
         let reached = || node.reach(id).and_then(|addr| ask(&addr).ok());
-        id == own || reached().is_some_and(|answer| answer.id == id.0)
+        id == own || reached().is_some_and(|answer| counts(id, &answer, newcomer))
     };
     // This member, which needs no question, and then no more of them than are needed.
     let first = voters.contains(&own).then_some(own);
     let others = voters.iter().copied().filter(|id| *id != own);
     let answering = first.into_iter().chain(others).filter(|id| answers(*id));
     !voters.is_empty() && answering.take(needed).count() == needed
+}
+
+fn counts(id: MemberId, answer: &StatusReply, newcomer: Option<MemberId>) -> bool {
+    answer.id == id.0 && (!answer.is_joining || newcomer == Some(id))
 }
 
 /// Checks that at this address member `id` of this cluster answers, and nobody else who says so at
@@ -243,6 +252,17 @@ mod tests {
         // A version without configurations.
         let old = StatusReply { id: 4, level_max: 0, ..Default::default() };
         check(old, Some("does not wait to be added"));
+    }
+
+    #[test]
+    fn a_member_that_has_lost_its_data_counts_for_no_majority() {
+        let answer = |id, is_joining| StatusReply { id, is_joining, ..Default::default() };
+        for (newcomer, expected) in [(None, false), (Some(3), false), (Some(4), true)] {
+            let (id, newcomer) = (MemberId(4), newcomer.map(MemberId));
+            assert!(counts(id, &answer(4, false), newcomer));
+            assert!(!counts(id, &answer(5, false), newcomer));
+            assert_eq!(counts(id, &answer(4, true), newcomer), expected);
+        }
     }
 
     #[test]

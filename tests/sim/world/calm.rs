@@ -58,8 +58,8 @@ impl World {
     }
 
     /// What the operator wanted of a member that is paused comes too late: it would change who must
-    /// be well.
-    fn forget_orders(&mut self) {
+    /// be well. (Before a leader begins a change, its shell asks who is well.)
+    pub(super) fn forget_orders(&mut self) {
         for living in self.members.iter_mut().filter_map(|member| member.living.as_mut()) {
             living.inbox.retain(|event| !matches!(event, Event::ChangeMembers { .. }));
         }

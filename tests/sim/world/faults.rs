@@ -281,6 +281,7 @@ impl World {
             |&other: &usize| self.members[other].disk.hard_state() != HardState::default();
         let is_known = self.fault_rng.bool() || !configured.iter().all(has_begun);
         self.count("member wiped");
+        self.forget_orders();
         self.crash(at);
         let loss = if is_known {
             self.refresh_list(at);

@@ -39,7 +39,8 @@ use crate::storage::Snapshots;
 const ORDERS_MAX: usize = 4;
 /// How long to wait before the next attempt to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// How often it is looked whether there is a connection, if nobody has said that it was lost.
+/// How often it is looked whether there is still a connection that has stood for as long: if it is
+/// lost, its channel says so. (A peer that is full refuses it without a word to the core.)
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -274,33 +275,36 @@ pub(super) struct Peer {
     snapshots: Snapshots,
     transfer: Arc<Transfer>,
     sending: Option<JoinHandle<()>>,
-    /// When to connect again after a failed attempt.
+    /// When to connect again after an attempt.
     retry_at: Instant,
+    /// Since when there has been a connection.
+    connected_at: Option<Instant>,
 }
 
 impl Peer {
     pub(super) fn new(link: Arc<Link>, orders: Receiver<Order>, snapshots: Snapshots) -> Peer {
         let (transfer, retry_at) = (Arc::default(), Instant::now());
-        Peer { link, orders, snapshots, transfer, sending: None, retry_at }
+        Peer { link, orders, snapshots, transfer, sending: None, retry_at, connected_at: None }
     }
 
     /// Works until `stop` closes.
     pub(super) fn run(mut self, stop: Receiver<()>) {
         let orders = self.orders.clone();
-        let mut is_connected = self.connect();
+        self.connect();
         loop {
-            let pause = if is_connected { LOOK_PAUSE } else { RECONNECT_PAUSE };
+            let stands = self.connected_at.is_some_and(|since| since.elapsed() >= LOOK_PAUSE);
+            let pause = if stands { LOOK_PAUSE } else { RECONNECT_PAUSE };
             select! {
                 recv(stop) -> _ => break,
                 recv(orders) -> order => match order {
-                    Ok(Order::Connect) => is_connected = self.connect(),
+                    Ok(Order::Connect) => { self.connect(); }
                     Ok(Order::Snapshot(term)) => {
                         self.send_snapshot(term, &stop);
                         self.link.mailbox.run_pending(MayDo::ServeReads);
                     }
                     Err(_) => break,
                 },
-                default(pause) => is_connected = self.connect(),
+                default(pause) => { self.connect(); }
             }
         }
         self.link.ends.iter().for_each(Ends::close);
@@ -310,16 +314,22 @@ impl Peer {
 
     fn connect(&mut self) -> bool {
         if self.link.stub().invoker().is_connected() {
+            self.connected_at.get_or_insert_with(Instant::now);
             return true;
         }
+        self.connected_at = None;
         if Instant::now() < self.retry_at {
             return false;
         }
         let connected = self.link.stub().invoker().connect_now(Instant::now() + CONNECT_TIMEOUT);
-        if let Err(error) = &connected {
-            log::debug!("no connection to member {}: {}", self.link.id, ErrorChain(error));
-            self.link.try_elsewhere();
-            self.retry_at = Instant::now() + RECONNECT_PAUSE;
+        // Also after success: a proxy in front of a dead peer accepts, and closes at once.
+        self.retry_at = Instant::now() + RECONNECT_PAUSE;
+        match &connected {
+            Ok(()) => self.connected_at = Some(Instant::now()),
+            Err(error) => {
+                log::debug!("no connection to member {}: {}", self.link.id, ErrorChain(error));
+                self.link.try_elsewhere();
+            }
         }
         connected.is_ok()
     }

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use parking_lot::Mutex;
 
-/// How many ticks must pass without work before the thread sleeps for longer than one.
-const QUIET_TICKS: u32 = 2;
+/// How many ticks must pass without work before the thread sleeps for longer than one. More than
+/// anything is held back after work: keep-alives wait five ticks for others.
+const QUIET_TICKS: u32 = 6;
 
 pub(super) struct Ticker {
     tick: Duration,

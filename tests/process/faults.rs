@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use syncraft::clerk::{Clerk, ClerkErrorKind};
 use syncraft::kv::SESSIONS_MAX;
 use syncraft::kv::proto::{KvServerRpcStub, PutAppendArgs};
 use syncraft::rpc::{CallError, Channel};
-use syncraft::testing::History;
+use syncraft::testing::{History, Port};
 
 use crate::alone::alone;
 use crate::processes::*;
@@ -263,6 +263,24 @@ fn restarts_in_every_order_lose_nothing() {
         }
     });
     assert_eq!(appended(&before, "before"), "all of it");
+}
+
+/// As a proxy does in front of a member that is down.
+#[test]
+fn a_peer_that_accepts_and_closes_is_not_called_without_a_pause() {
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let list = format!("1={},2={}", Port::free().unwrap().addr(), proxy.local_addr().unwrap());
+    let mut member = server(1, &list, dir.path()).stderr(Stdio::null()).spawn().unwrap();
+    drop(proxy.accept().unwrap());
+    let (began, mut calls) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(2) {
+        drop(proxy.accept().unwrap());
+        calls += 1;
+    }
+    member.kill().unwrap();
+    member.wait().unwrap();
+    assert!(calls <= 100, "{calls} in two seconds");
 }
 
 /// All others are up meanwhile, as they must be: the member has forgotten what it had acknowledged.

@@ -305,6 +305,9 @@ use leader::Leader;
 /// fifty days. A peer with a bug must not use up all terms with one message.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
 
+/// For how many ticks a follower is calm at most, unless its leader calls less often.
+const CALM_TICKS_MAX: u32 = 20;
+
 /// How many entries that are no longer needed are forgotten in each step, besides two for each new
 /// entry. This takes about 50 microseconds.
 const FORGOTTEN_EACH_STEP: usize = 256;
@@ -458,7 +461,8 @@ impl Raft {
     /// so many come at once. 0 if there is something that waits for the next one. A leader is calm
     /// until its next heartbeat while it holds no reads, does not hand over, and nothing is due soon
     /// by the cluster's time; a follower until half of the shortest election timeout has passed
-    /// without a word from its leader. All writes are durable.
+    /// without a word from its leader, but not for long: with its ticks, the shell does what it does
+    /// now and then. All writes are durable.
     pub fn calm_ticks(&self) -> u32 {
         let common = &self.common;
         if self.joining.is_some() || !common.persists.are_done() {
@@ -468,7 +472,9 @@ impl Raft {
             Role::Leader(leader) => leader.calm_ticks(common),
             // Half of the timeout is left for heartbeats that are there and were not taken.
             Role::Follower if common.leader().is_some() && common.forwarded.len() == 0 => {
-                (common.config.election_ticks_min / 2).saturating_sub(common.timer.elapsed_ticks)
+                let Config { election_ticks_min, heartbeat_ticks, .. } = common.config;
+                let left = (election_ticks_min / 2).saturating_sub(common.timer.elapsed_ticks);
+                left.min(heartbeat_ticks.max(CALM_TICKS_MAX))
             }
             Role::Follower => 0,
             Role::PreCandidate(_) | Role::Candidate(_) => 0,

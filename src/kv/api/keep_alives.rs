@@ -19,7 +19,8 @@ use crate::kv::{Change, Command, KEEP_ALIVE_IDS_MAX, Outcome, Store};
 use crate::node::{NodeHandle, Proposal, RequestError};
 
 /// How long those that come after an entry wait for others: 50 ms at the default of 10 ms a tick.
-/// It costs nobody a lease, because nobody waits while leases are about to end.
+/// It costs nobody a lease, because nobody waits while leases are about to end. The clock does not
+/// sleep before the pause is over (`QUIET_TICKS` in `node/ticker.rs`).
 const PAUSE_TICKS: u32 = 5;
 
 type Callback = Box<dyn FnOnce(Result<KeptAlive, ApiError>) + Send>;

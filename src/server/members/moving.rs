@@ -26,7 +26,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The same while the cluster may not have begun: there may be nobody to answer.
+/// The first one while the cluster may not have begun: there may be nobody to answer. Later ones take
+/// longer: the network may be slow.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// Where a member is, as it was started.
@@ -117,7 +118,7 @@ impl Mover {
         let timeout = match (cluster_id, is_joining) {
             // It asks all others for their cluster before it is of one.
             (0, true) => return Found::InPlace,
-            (0, false) => GLANCE,
+            (0, false) => GLANCE.max(self.pause).min(TIMEOUT),
             _ => TIMEOUT,
         };
         let Ok(told) = self.others().members(Instant::now() + timeout) else {

@@ -15,7 +15,7 @@ use super::errors::{Loss, end_of_stream};
 use super::parked::CallResult;
 use super::request::encode_ping;
 use super::shared::{Deliveries, ReadBy, Shared, State};
-use super::silence::{self, Verdict};
+use super::silence::Verdict;
 use super::timer;
 use crate::header::RpcReplyHeader;
 use crate::outbox::Cork;
@@ -26,9 +26,12 @@ use crate::transport::Received;
 /// thread is to read in its place.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The same while no call waits. A call that is sent meanwhile is looked after this late, so this
-/// is no longer than the shortest interval after which a silent server is pinged.
-const IDLE_READ_TIMEOUT: Duration = silence::INTERVAL_MIN;
+/// The same while no call waits. A call that is sent meanwhile is looked after this late. It is then
+/// time for the first ping, if the call is one of those with the shortest timeouts.
+const IDLE_READ_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// The shortest wait for bytes.
+const READ_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Bare replies are read in pieces of this size, so that a reply which is written at once is also
 /// read at once, as far as possible.
@@ -116,25 +119,33 @@ impl Shared {
     }
 
     /// Whether the connection has been silent for too long. Pings the server when it is time to.
-    /// For whoever reads, when nothing has come for a while.
-    pub(super) fn look_after(&self, connection: &Connection, now: Instant) -> Result<(), Loss> {
+    /// For whoever reads, when nothing has come for a while. Returns when to look again.
+    pub(super) fn look_after(
+        &self,
+        connection: &Connection,
+        now: Instant,
+    ) -> Result<Duration, Loss> {
         let mut state = self.lock();
+        let is_waited_for = state.calls.len() > 0;
         // With `on_disconnect` a loss is looked for even if nobody waits. The pings also keep the
         // server from finding the connection idle.
-        if state.calls.len() == 0 && self.config.on_disconnect.is_none() {
-            return Ok(());
+        if !is_waited_for && self.config.on_disconnect.is_none() {
+            return Ok(IDLE_READ_TIMEOUT);
         }
         state.silence.heard(connection.heard_at());
         let waiting_bytes = state.calls.len_bytes();
-        match state.silence.judge(now, waiting_bytes) {
-            Verdict::Wait => Ok(()),
-            Verdict::GiveUp(silence) => Err(Loss::Silent(silence)),
-            Verdict::Ping => {
-                drop(state);
-                self.ping(connection);
-                Ok(())
-            }
+        let verdict = state.silence.judge(now, waiting_bytes);
+        let pause = match is_waited_for {
+            true => READ_TIMEOUT,
+            false => state.silence.until_next(now).clamp(READ_TIMEOUT_MIN, IDLE_READ_TIMEOUT),
+        };
+        drop(state);
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::GiveUp(silence) => return Err(Loss::Silent(silence)),
+            Verdict::Ping => self.ping(connection),
         }
+        Ok(pause)
     }
 
     /// Asks the server whether it is there. The answer is dropped: that it came is enough.
@@ -166,12 +177,9 @@ impl Shared {
             match incoming.read(connection, timeout) {
                 (_, Ok(true)) => idle_since = None,
                 (now, Ok(false)) => {
-                    self.look_after(connection, now)?;
-                    let is_waited_for = self.lock().calls.len() > 0;
-                    timeout = if is_waited_for { READ_TIMEOUT } else { IDLE_READ_TIMEOUT };
-                    timeout = timeout.min(most);
+                    timeout = self.look_after(connection, now)?.min(most);
                     let since = *idle_since.get_or_insert(now);
-                    if is_waited_for || self.config.on_disconnect.is_some() {
+                    if self.lock().calls.len() > 0 || self.config.on_disconnect.is_some() {
                         idle_since = None;
                     } else if since.elapsed() >= self.config.idle_timeout {
                         return Ok(());

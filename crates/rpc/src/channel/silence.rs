@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// A call with a short deadline makes the interval no shorter than this, because a busy machine
 /// answers a ping late.
-pub(super) const INTERVAL_MIN: Duration = Duration::from_millis(250);
+const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
 /// How often the time for bytes is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;
@@ -123,6 +123,12 @@ impl Silence {
         }
     }
 
+    /// How long the verdict stays as it is, if nothing comes and nobody calls.
+    pub(super) fn until_next(&self, now: Instant) -> Duration {
+        let due = self.pinged_after.unwrap_or_default() + self.interval;
+        due.saturating_sub(self.lasts(now))
+    }
+
     /// What to do when a call is given up at its deadline, before it is taken out of the table. If
     /// the server had a part of the interval to answer a ping, and did not, the next call does not
     /// wait for it. The verdict is never a ping.
@@ -199,6 +205,16 @@ mod tests {
         assert_eq!(connection.after_ms(1), Ping);
         assert_eq!(connection.after_ms(999), Wait, "it is asked once");
         assert_eq!(connection.after_ms(1), GiveUp(ms(2000)));
+    }
+
+    #[test]
+    fn when_to_look_again_is_known() {
+        let mut connection = Connection::new();
+        assert_eq!(connection.after_ms(300), Wait);
+        assert_eq!(connection.silence.until_next(connection.now), ms(700));
+        assert_eq!(connection.after_ms(700), Ping);
+        assert_eq!(connection.silence.until_next(connection.now), ms(1000));
+        assert_eq!(connection.after_ms(1000), GiveUp(ms(2000)));
     }
 
     #[test]

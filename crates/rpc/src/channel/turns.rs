@@ -162,7 +162,7 @@ impl Shared {
             match has_come {
                 Ok(true) => {}
                 Ok(false) => match self.look_after(connection, now) {
-                    Ok(()) => {}
+                    Ok(_) => {}
                     // The call has timed out, and that is what it is told. Then the connection is
                     // judged again, and goes.
                     Err(_) if now >= deadline => {}

@@ -50,6 +50,8 @@ pub(crate) struct Decoder {
     buf: Box<[u8]>,
     /// How long `buf` may become.
     buf_len_max: usize,
+    /// Whether the last read has filled `buf`.
+    was_filled: bool,
     start: usize,
     end: usize,
     state: State,
@@ -76,8 +78,16 @@ impl Decoder {
     /// A decoder for a connection whose first bytes tell its framing.
     pub(crate) fn detecting(limits: FrameLimits) -> Self {
         let buf = vec![0; READ_LEN_BYTES].into_boxed_slice();
-        let (buf_len_max, state) = (READ_LEN_BYTES, State::Head);
-        Decoder { limits, head_size: None, buf, buf_len_max, start: 0, end: 0, state }
+        Decoder {
+            limits,
+            head_size: None,
+            buf,
+            buf_len_max: READ_LEN_BYTES,
+            was_filled: false,
+            start: 0,
+            end: 0,
+            state: State::Head,
+        }
     }
 
     /// A decoder for a channel's connection, whose framing is known.
@@ -128,11 +138,11 @@ impl Decoder {
                 &mut bytes[*filled..]
             }
             State::Head | State::Skip { .. } => {
-                let (rest, was_filled) = (self.start..self.end, self.end == self.buf.len());
+                let rest = self.start..self.end;
                 (self.start, self.end) = (0, rest.len());
                 // A header is far shorter than the buffer, so there is room once it is moved to the
                 // front.
-                if was_filled && self.buf.len() < self.buf_len_max {
+                if self.was_filled && self.buf.len() < self.buf_len_max {
                     let mut longer = vec![0; self.buf.len() * 2].into_boxed_slice();
                     longer[..rest.len()].copy_from_slice(&self.buf[rest]);
                     self.buf = longer;
@@ -147,8 +157,12 @@ impl Decoder {
     /// `count` bytes were read to [`space`](Decoder::space).
     pub(crate) fn filled(&mut self, count: usize) {
         match &mut self.state {
-            State::Body(body) => body.filled += count,
-            State::Head | State::Skip { .. } => self.end += count,
+            // What is longer than the buffer needs no longer buffer.
+            State::Body(body) => (body.filled, self.was_filled) = (body.filled + count, false),
+            State::Head | State::Skip { .. } => {
+                self.end += count;
+                self.was_filled = self.end == self.buf.len();
+            }
         }
     }
 

@@ -186,7 +186,7 @@ struct Signals {
     /// Set by signals which are not sent to end a server: from a closed terminal, logrotate,
     /// `systemctl reload`. Unhandled, each would end the process without handing over.
     ignored: Arc<AtomicBool>,
-    /// Gets a byte from each of them.
+    /// Each signal writes a byte, which ends a wait.
     wakes: UnixStream,
 }
 

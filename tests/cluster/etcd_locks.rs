@@ -148,8 +148,8 @@ fn a_request_that_is_given_up_takes_nothing_from_a_later_one() {
         wait_for_watches(&api, 4);
         drop(given_up);
         wait_for_watches(&api, 2);
-        // Were its key deleted, it would be so by now.
-        thread::sleep(Duration::from_millis(100));
+        // Were its key deleted, that would be in the log before this.
+        ok(here, "kv/put", json!({"key": b64("after"), "value": b64("")}));
         ok(here, "lock/unlock", json!({"key": first["key"]}));
         assert_eq!(again.join().unwrap()["key"], "bC8y");
     });

@@ -270,7 +270,9 @@ fn restarts_in_every_order_lose_nothing() {
 fn a_peer_that_accepts_and_closes_is_not_called_without_a_pause() {
     let dir = tempfile::tempdir().unwrap();
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
-    let list = format!("1={},2={}", Port::free().unwrap().addr(), proxy.local_addr().unwrap());
+    // Held until the end: nobody else gets it.
+    let port = Port::free().unwrap();
+    let list = format!("1={},2={}", port.addr(), proxy.local_addr().unwrap());
     let mut member = server(1, &list, dir.path()).stderr(Stdio::null()).spawn().unwrap();
     drop(proxy.accept().unwrap());
     let (began, mut calls) = (Instant::now(), 0);

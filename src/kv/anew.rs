@@ -38,9 +38,7 @@ impl StoreView {
     /// The state without its history and its sessions, which no other cluster takes over. Less is
     /// left to be copied.
     pub fn without_past(mut self) -> StoreView {
-        let newest = self.sessions.by_last_used.get_max().map_or(Index::ZERO, |(index, _)| *index);
-        let expired_up_to = self.sessions.expired_up_to.max(newest);
-        self.sessions = Table { expired_up_to, ..Table::default() };
+        self.sessions = Table::expired(self.sessions.newest_use());
         self.state.history = History::compacted_at(self.state.revision);
         self
     }
@@ -58,9 +56,8 @@ impl Store {
         let (state, sessions) = self.parts_mut();
         state.revision.0 = raised(state.revision.0).ok_or(TooHigh)?;
         state.history = History::compacted_at(state.revision);
-        let table = Table { expired_up_to: first, ..Table::default() };
-        *sessions =
-            Sessions::restore(table, sessions.limits()).expect("a table of no sessions is sound");
+        *sessions = Sessions::restore(&Table::expired(first), sessions.limits())
+            .expect("a table of no sessions is sound");
         Ok(first)
     }
 }

@@ -104,7 +104,7 @@ pub const CLIENT_ID_LEN_MAX: usize = 64;
 /// The longest key of a request, in bytes: see [`Change::TxnOnce`].
 pub const REQUEST_KEY_LEN_MAX: usize = 255;
 
-/// How many clients' sessions are remembered, at about 240 bytes each (measured). For one more, the
+/// How many clients' sessions are remembered, at about 200 bytes each (measured). For one more, the
 /// session that was used longest ago is forgotten.
 pub const SESSIONS_MAX: usize = 100_000;
 

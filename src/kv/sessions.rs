@@ -58,11 +58,12 @@
 //! admitted. A retry of theirs would be applied again if [`SESSIONS_MAX`](super::SESSIONS_MAX)
 //! other clients have written in between. The rule of the documented system has no better answer.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+mod recent;
 
-use imbl::OrdMap;
+use std::cmp::Ordering;
+
+use recent::Recent;
+pub(super) use recent::{Session, Table};
 
 use super::outcome::Outcome;
 use crate::raft::Index;
@@ -107,43 +108,7 @@ impl Default for SessionLimits {
 #[derive(Debug)]
 pub struct Sessions {
     recent: Recent,
-    /// The newest write of each client. It follows from the table, so snapshots leave it out. It
-    /// is only looked up by key: its order differs between members and decides nothing.
-    newest: HashMap<Arc<[u8]>, Newest>,
     limits: SessionLimits,
-}
-
-/// The table, and which of its sessions have answers. That follows from the table, too.
-#[derive(Debug, Default)]
-struct Recent {
-    table: Table,
-    with_answer: BTreeSet<Index>,
-    /// What these answers have together.
-    answers_len: u64,
-}
-
-/// Everything that later decisions depend on. A clone shares its nodes until one of the two
-/// changes.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Table {
-    /// The sessions by the index at which they were last used. The first one is forgotten next.
-    pub(super) by_last_used: OrdMap<Index, Session>,
-    pub(super) expired_up_to: Index,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Session {
-    pub(super) client: Arc<[u8]>,
-    pub(super) newest: i64,
-    pub(super) outcome: Outcome,
-}
-
-/// The newest write of a client: enough to tell that the next one is new.
-#[derive(Clone, Copy, Debug)]
-struct Newest {
-    request_id: i64,
-    /// Where the session is in the table.
-    last_used: Index,
 }
 
 /// What to do with a write.
@@ -165,10 +130,7 @@ impl Sessions {
     pub fn new(limits: SessionLimits) -> Sessions {
         let len_max = limits.sessions_max;
         assert!(len_max > 0, "a table of no sessions would forget each write at once");
-        // With all the room that it will need. Otherwise a write would have to wait while a large
-        // table is moved.
-        let newest = HashMap::with_capacity(len_max);
-        Sessions { recent: Recent::default(), newest, limits }
+        Sessions { recent: Recent::new(len_max), limits }
     }
 
     /// Decides what to do with the write `request_id` of `client`, which is entry `index` of the
@@ -180,74 +142,65 @@ impl Sessions {
         request_id: i64,
         seen_index: Index,
     ) -> Admission {
-        let Some(&Newest { request_id: newest, last_used }) = self.newest.get(client) else {
-            let is_expired =
-                seen_index > Index::ZERO && seen_index < self.recent.table.expired_up_to;
+        let Some((slot, newest)) = self.recent.find(client) else {
+            let is_expired = seen_index > Index::ZERO && seen_index < self.expired_up_to();
             return if is_expired { Admission::Expired } else { Admission::New };
         };
-        match request_id.cmp(&newest) {
+        let admission = match request_id.cmp(&newest) {
             Ordering::Greater => return Admission::New,
-            Ordering::Less => {
-                self.use_at(index, client, |_, _| ());
-                return Admission::Older;
-            }
-            Ordering::Equal => {}
-        }
-        let session =
-            self.recent.table.by_last_used.get(&last_used).expect("the table has every client");
-        let outcome = session.outcome.clone();
-        self.use_at(index, client, |_, _| ());
-        Admission::Repeat(outcome)
+            Ordering::Equal => Admission::Repeat(self.recent.outcome(slot).clone()),
+            Ordering::Less => Admission::Older,
+        };
+        self.recent.use_at(index, slot);
+        admission
     }
 
     /// Keeps the outcome of a write that was [`New`](Admission::New). Forgets the oldest session if
     /// there is no room.
     pub fn record(&mut self, index: Index, client: &[u8], request_id: i64, outcome: Outcome) {
-        let kept = match outcome.answer_len_bytes() > self.limits.answer_kept_max {
+        let outcome = match outcome.answer_len_bytes() > self.limits.answer_kept_max {
             true => outcome.without_answer(),
             false => outcome,
         };
-        let mut kept = Some(kept);
-        self.use_at(index, client, |newest, session| {
-            (newest.request_id, session.newest) = (request_id, request_id);
-            session.outcome = kept.take().expect("it is kept once");
-        });
-        if let Some(outcome) = kept {
-            if self.len() == self.limits.sessions_max {
-                self.forget_oldest();
+        if let Some((slot, _)) = self.recent.find(client) {
+            self.recent.renew(index, slot, request_id, outcome);
+        } else {
+            let session = Session { client: client.into(), last_used: index, request_id, outcome };
+            match self.len() == self.limits.sessions_max {
+                true => self.recent.replace_oldest(session),
+                false => self.recent.push(session),
             }
-            let client: Arc<[u8]> = client.into();
-            self.newest.insert(client.clone(), Newest { request_id, last_used: index });
-            self.recent.insert(index, Session { client, newest: request_id, outcome });
         }
-        self.forget_answers();
+        // Until the answers that are left have the length that they may have.
+        while self.recent.answers_len() > self.limits.answers_kept_max {
+            self.recent.forget_oldest_answer();
+        }
     }
 
     /// The newest write of `client`, and its outcome. To ask is no use of the session.
     pub(super) fn newest_of(&self, client: &[u8]) -> Option<(i64, &Outcome)> {
-        let &Newest { request_id, last_used } = self.newest.get(client)?;
-        let session = self.recent.table.by_last_used.get(&last_used);
-        Some((request_id, &session.expect("the table has every client").outcome))
+        let (slot, newest) = self.recent.find(client)?;
+        Some((newest, self.recent.outcome(slot)))
     }
 
     /// How many clients are remembered.
     pub fn len(&self) -> usize {
-        self.recent.table.by_last_used.len()
+        self.table().len()
     }
 
     /// Whether no client is remembered.
     pub fn is_empty(&self) -> bool {
-        self.recent.table.by_last_used.is_empty()
+        self.table().is_empty()
     }
 
     /// The highest index at which any forgotten session was last used. Zero: none has been
     /// forgotten.
     pub fn expired_up_to(&self) -> Index {
-        self.recent.table.expired_up_to
+        self.table().expired_up_to
     }
 
     pub(super) fn table(&self) -> &Table {
-        &self.recent.table
+        self.recent.table()
     }
 
     pub(super) fn limits(&self) -> SessionLimits {
@@ -256,82 +209,13 @@ impl Sessions {
 
     /// Sessions from the table of a snapshot. `None`: the table is too long, has a client twice, or
     /// has too many answers.
-    pub(super) fn restore(table: Table, limits: SessionLimits) -> Option<Sessions> {
-        let mut sessions = Sessions::new(limits);
-        let by_client = table.by_last_used.iter();
-        sessions.newest.extend(by_client.map(|(&last_used, session)| {
-            (session.client.clone(), Newest { request_id: session.newest, last_used })
-        }));
-        for (index, session) in &table.by_last_used {
-            let len = session.outcome.answer_len_bytes();
-            if len > 0 {
-                sessions.recent.with_answer.insert(*index);
-                sessions.recent.answers_len += len;
-            }
+    pub(super) fn restore(table: &Table, limits: SessionLimits) -> Option<Sessions> {
+        if table.len() > limits.sessions_max {
+            return None;
         }
-        sessions.recent.table = table;
-        let is_sound = sessions.newest.len() == sessions.len()
-            && sessions.len() <= limits.sessions_max
-            && sessions.recent.answers_len <= limits.answers_kept_max;
-        is_sound.then_some(sessions)
-    }
-
-    /// Changes a client's session and marks it as used now, if there is one.
-    fn use_at(
-        &mut self,
-        index: Index,
-        client: &[u8],
-        change: impl FnOnce(&mut Newest, &mut Session),
-    ) {
-        let Some(newest) = self.newest.get_mut(client) else { return };
-        let mut session = self.recent.remove(std::mem::replace(&mut newest.last_used, index));
-        change(newest, &mut session);
-        self.recent.insert(index, session);
-    }
-
-    /// Until the answers that are left have the length that they may have.
-    fn forget_answers(&mut self) {
-        while self.recent.answers_len > self.limits.answers_kept_max {
-            let oldest = *self.recent.with_answer.first().expect("what has a length has an answer");
-            let mut session = self.recent.remove(oldest);
-            session.outcome = session.outcome.without_answer();
-            self.recent.insert(oldest, session);
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some(&(last_used, _)) = self.recent.table.by_last_used.get_min() else { return };
-        let session = self.recent.remove(last_used);
-        self.newest.remove(&session.client);
-        // Sessions are used in the log's order, so the oldest one left was used after all forgotten
-        // ones.
-        assert!(
-            last_used > self.recent.table.expired_up_to,
-            "sessions are forgotten in the order of their last use"
-        );
-        self.recent.table.expired_up_to = last_used;
-    }
-}
-
-impl Recent {
-    fn insert(&mut self, index: Index, session: Session) {
-        let len = session.outcome.answer_len_bytes();
-        if len > 0 {
-            self.with_answer.insert(index);
-            self.answers_len += len;
-        }
-        self.table.by_last_used.insert(index, session);
-    }
-
-    fn remove(&mut self, last_used: Index) -> Session {
-        let session =
-            self.table.by_last_used.remove(&last_used).expect("the caller has found it there");
-        let len = session.outcome.answer_len_bytes();
-        if len > 0 {
-            self.with_answer.remove(&last_used);
-            self.answers_len -= len;
-        }
-        session
+        let recent = Recent::of(table, limits.sessions_max)?;
+        let is_sound = recent.answers_len() <= limits.answers_kept_max;
+        is_sound.then_some(Sessions { recent, limits })
     }
 }
 
@@ -428,7 +312,7 @@ mod tests {
             index: u64,
             (client, request_id, seen): (usize, i64, u64),
         ) {
-            let is_forgotten = !sessions.newest.contains_key(client.to_string().as_bytes());
+            let is_forgotten = sessions.newest_of(client.to_string().as_bytes()).is_none();
             let before = sessions.expired_up_to();
             let admission = apply(sessions, index, &client.to_string(), request_id, seen);
             self.forgotten_ever |= sessions.expired_up_to() > Index::ZERO;
@@ -451,7 +335,6 @@ mod tests {
             if is_new && (!is_forgotten || Index(seen) >= before) {
                 assert_eq!(admission, Admission::New);
             }
-            assert_eq!(sessions.newest.len(), sessions.len());
         }
     }
 

@@ -113,7 +113,7 @@ impl StateView for StoreView {
         }
         write_sessions(out, TAG_SESSIONS, &self.sessions)?;
         lease_sections::write(out, &self.state)?;
-        if !self.requests.by_last_used.is_empty() {
+        if !self.requests.is_empty() {
             write_sessions(out, TAG_REQUESTS, &self.requests)?;
         }
         put(out, &Section { tag: TAG_END, records: 0 })?;
@@ -180,9 +180,9 @@ impl StoreView {
 }
 
 fn write_sessions(out: &mut impl Write, tag: u32, table: &Table) -> io::Result<()> {
-    let sessions = &table.by_last_used;
-    put(out, &Section { tag, records: sessions.len() as u64 })?;
-    sessions.iter().try_for_each(|(index, session)| put(out, &session_record(*index, session)))
+    put(out, &Section { tag, records: table.len() as u64 })?;
+    let sessions = table.oldest_first();
+    sessions.into_iter().try_for_each(|session| put(out, &session_record(session)))
 }
 
 /// A scan of a view: see [`StoreView::scan`].
@@ -297,7 +297,7 @@ fn read_sessions(
     expired_up_to: Index,
     client_len_max: usize,
 ) -> io::Result<Table> {
-    let mut table = Table { expired_up_to, ..Table::default() };
+    let mut table = Table::expired(expired_up_to);
     let mut last = expired_up_to;
     for _ in 0..count {
         let record: SessionRecord<Bytes> = input.record()?;
@@ -308,7 +308,7 @@ fn read_sessions(
         if record.client.len() > client_len_max {
             return Err(invalid("a client id, or the key of a request, over its limit"));
         }
-        table.by_last_used.insert(index, record.try_into()?);
+        table.push(record.try_into()?);
         last = index;
     }
     Ok(table)

@@ -114,11 +114,11 @@ pub(super) fn meta_record(
     MetaRecord { create_revision, mod_revision, version, lease: lease.0 }
 }
 
-pub(super) fn session_record(last_used: Index, session: &Session) -> SessionRecord<Borrowed<'_>> {
+pub(super) fn session_record(session: &Session) -> SessionRecord<Borrowed<'_>> {
     SessionRecord {
-        last_used: last_used.0,
+        last_used: session.last_used.0,
         client: Borrowed(&session.client),
-        newest: session.newest,
+        newest: session.request_id,
         outcome: (&session.outcome).into(),
     }
 }
@@ -129,7 +129,8 @@ impl TryFrom<SessionRecord<Bytes>> for Session {
     fn try_from(record: SessionRecord<Bytes>) -> io::Result<Session> {
         Ok(Session {
             client: record.client[..].into(),
-            newest: record.newest,
+            last_used: Index(record.last_used),
+            request_id: record.newest,
             outcome: record.outcome.try_into()?,
         })
     }

@@ -34,7 +34,7 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(getconf _NPROCESSORS_ONLN
 # `--all-targets`, but for libraries that say `test = false`.
 run cargo clippy --locked --workspace --lib --bins --examples --tests --benches -- -D warnings
 # Each feature alone, without the tests, which use all of them.
-for features in "" client server testing; do
+for features in "" client server testing cli; do
     run cargo clippy --locked -p syncraft --no-default-features --features "$features" \
         -- -D warnings
 done

@@ -1,12 +1,8 @@
 //! `server`: runs one member until it is told to stop, or fails.
 
 use std::error::Error;
-use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,15 +25,7 @@ const POLL_PAUSE: Duration = Duration::from_millis(250);
 /// The variable for `--members`.
 const MEMBERS_VAR: &str = "SYNCRAFT_MEMBERS";
 
-/// Read by glibc at the start of a program: the most arenas that `malloc` may have.
-const ARENAS_VAR: &str = "MALLOC_ARENA_MAX";
-/// By default there are eight per core. Memory that connections' threads allocate stays in the log
-/// for a while, and each arena keeps the most that it ever held: after some thousand connections a
-/// member took four times the memory, and was no faster.
-const ARENAS: &str = "2";
-
 pub(super) fn run(common: &Common, args: ServerArgs) -> Outcome {
-    limit_arenas();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let signals = Signals::new().map_err(|error| cannot_start(&error))?;
     let mut config = config(common, args)?;
@@ -108,41 +96,6 @@ fn start(config: &Config) -> Result<Member, Failure> {
         }
         _ => cannot_start(&error),
     })
-}
-
-/// Executes this program again, in the same process, with fewer arenas. Does nothing if the
-/// variable is set.
-fn limit_arenas() {
-    if cfg!(target_env = "gnu")
-        && std::env::var_os(ARENAS_VAR).is_none()
-        && let Ok(program) = std::env::current_exe()
-        && holds_this_code(&program)
-    {
-        let mut names = std::env::args_os();
-        let mut command = Command::new(program);
-        command.arg0(names.next().unwrap_or_default()).args(names).env(ARENAS_VAR, ARENAS);
-        // Returns only on failure; then the member runs with more arenas.
-        let _ = command.exec();
-    }
-}
-
-/// Whether `program` is the file that holds this code. In a process started through the loader
-/// (`ld-linux.so ./syncraft server ...`) it is the loader, which would take our arguments for its
-/// own.
-fn holds_this_code(program: &Path) -> bool {
-    let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return false };
-    let here = limit_arenas as fn() as usize;
-    let is_here = |range: &str| {
-        let (begin, end) = range.split_once('-')?;
-        let number = |text| usize::from_str_radix(text, 16).ok();
-        Some((number(begin)?..number(end)?).contains(&here))
-    };
-    // The columns: a range of addresses, four that are not needed here, and the file.
-    let file = maps.lines().find_map(|line| {
-        let mut columns = line.splitn(6, ' ');
-        is_here(columns.next()?)?.then(|| columns.nth(4).unwrap_or_default().trim_start())
-    });
-    file.is_some_and(|file| Path::new(file) == program)
 }
 
 fn config(common: &Common, args: ServerArgs) -> Result<Config, Failure> {

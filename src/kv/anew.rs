@@ -56,7 +56,7 @@ impl Store {
         let (state, sessions) = self.parts_mut();
         state.revision.0 = raised(state.revision.0).ok_or(TooHigh)?;
         state.history = History::compacted_at(state.revision);
-        *sessions = Sessions::restore(&Table::expired(first), sessions.limits())
+        *sessions = Sessions::restore(Table::expired(first), sessions.limits())
             .expect("a table of no sessions is sound");
         Ok(first)
     }

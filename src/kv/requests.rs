@@ -74,7 +74,7 @@ impl Requests {
     }
 
     /// From the table of a snapshot; see [`Sessions::restore`].
-    pub(super) fn restore(table: &Table, limits: SessionLimits) -> Option<Requests> {
+    pub(super) fn restore(table: Table, limits: SessionLimits) -> Option<Requests> {
         Some(Requests { by_key: Sessions::restore(table, of_keys(limits))? })
     }
 }

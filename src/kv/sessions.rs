@@ -209,7 +209,7 @@ impl Sessions {
 
     /// Sessions from the table of a snapshot. `None`: the table is too long, has a client twice, or
     /// has too many answers.
-    pub(super) fn restore(table: &Table, limits: SessionLimits) -> Option<Sessions> {
+    pub(super) fn restore(table: Table, limits: SessionLimits) -> Option<Sessions> {
         if table.len() > limits.sessions_max {
             return None;
         }

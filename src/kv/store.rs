@@ -88,9 +88,9 @@ impl StateMachine for Store {
         let limits = self.sessions.limits();
         *self = Store::with_session_limits(limits);
         let StoreView { state, sessions, requests, digest } = snapshot::read(body)?;
-        let sessions = Sessions::restore(&sessions, limits)
+        let sessions = Sessions::restore(sessions, limits)
             .ok_or_else(|| snapshot::invalid("sessions that no store of this version holds"))?;
-        let requests = Requests::restore(&requests, limits)
+        let requests = Requests::restore(requests, limits)
             .ok_or_else(|| snapshot::invalid("requests that no store of this version holds"))?;
         *self = Store { state, sessions, requests, digest };
         Ok(())

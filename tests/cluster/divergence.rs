@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use syncraft::clerk::Clerk;
-use syncraft::kv::{self, Change, Command, Store};
+use syncraft::kv::{Change, Command, Store};
 use syncraft::members::Members;
 use syncraft::node::{Node, NodeConfig, NodeHandle, RequestError, StateMachine, StateView};
 use syncraft::raft::{Index, MemberId, RoleName, Standing};
@@ -393,10 +393,8 @@ fn tamper(path: &Path, list: &Members) {
     let newest = Snapshots::open(&data_dir).unwrap().1.expect("it has taken one");
     let mut store = Store::new();
     store.load(&mut newest.reader().unwrap()).unwrap();
-    let identity =
-        kv::Identity { client_id: "client".into(), request_id: 1, seen_index: Index::ZERO };
-    let change = Change::Put { key: "other".into(), value: "v".into() };
-    let command = Command { identity, change };
+    // Without a session: no two can have been used by one entry.
+    let command = Command::unrepeated(Change::Put { key: "other".into(), value: "v".into() });
     store.apply(newest.meta().last_included_index, &command.encode());
     // Otherwise it would not be replaced.
     fs::remove_file(newest.path()).unwrap();

@@ -441,10 +441,10 @@ fn thousands_of_idle_connections_cost_no_leader() {
 
 /// Each client writes once and is never seen again. What a member remembers of clients has a bound.
 /// Once it is reached, more clients cost no memory except what the allocator loses between
-/// allocations. Each remembered client takes about 300 bytes.
+/// allocations. Each remembered client takes about 200 bytes.
 #[test]
 fn a_hundred_thousand_clients_that_come_and_go_leave_no_memory_behind() {
-    /// Less than a third of what these clients would take if all of them were remembered.
+    /// Less than half of what these clients would take if all of them were remembered.
     const GROWTH_MAX_KIB: usize = 24 << 10;
     let cluster = Processes::start(1);
     // The history of the store has a limit of its own, which these writes would reach late.

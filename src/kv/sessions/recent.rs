@@ -1,14 +1,17 @@
 //! [`Recent`]: the sessions of a bounded number of clients, and which was used last.
 //!
-//! Each write of a client looks its session up, changes it and makes it the newest. So each of
-//! these takes the same time for any number of sessions, and touches little memory. A session keeps
-//! its slot for ever; when it is forgotten, the next client's takes its place. What is kept of it
-//! is in two parts:
+//! Each write looks up its client's session, changes it, and makes it the newest. All three must be
+//! fast however many sessions there are. So a session stays in its slot until it is forgotten; then
+//! the slot goes to the next new client. Slots differ between members, and decide nothing. What is
+//! kept is in two parts:
 //!
 //! | part | what it has | shared with views |
 //! | --- | --- | --- |
 //! | [`Table`] | all that decides outcomes: what a snapshot holds | yes, until one of the two changes |
-//! | `links` | who is older and who is newer, as a list through the slots | no: it follows from the table |
+//! | the rest | what finds a session by its client, who is older and newer, who has an answer | no: it follows from the table |
+//!
+//! Invariant: sessions are used in the log's order. So the order of the list is that of the last
+//! use, on a member that has lived as on one that has loaded a snapshot.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -83,7 +86,7 @@ struct Ends {
 }
 
 impl Table {
-    /// No sessions: all were forgotten that were used up to an index.
+    /// A table of no sessions. All that were used up to this index have been forgotten.
     pub(in crate::kv) fn expired(expired_up_to: Index) -> Table {
         Table { sessions: Vector::new(), expired_up_to }
     }
@@ -95,13 +98,13 @@ impl Table {
         sessions
     }
 
-    /// The last use of any session that is there or was forgotten.
+    /// The highest index at which any session was used, forgotten ones included.
     pub(in crate::kv) fn newest_use(&self) -> Index {
         let uses = self.sessions.iter().map(|session| session.last_used);
         uses.max().unwrap_or(Index::ZERO).max(self.expired_up_to)
     }
 
-    /// Adds a session that was used after all others.
+    /// Adds a session, in the next slot.
     pub(in crate::kv) fn push(&mut self, session: Session) {
         self.sessions.push_back(session);
     }
@@ -123,13 +126,6 @@ impl Table {
     }
 }
 
-/// Tables are equal if they have the same sessions, whatever their slots.
-impl PartialEq for Table {
-    fn eq(&self, other: &Table) -> bool {
-        self.expired_up_to == other.expired_up_to && self.oldest_first() == other.oldest_first()
-    }
-}
-
 impl Slot {
     fn new(at: usize) -> Slot {
         Slot(u32::try_from(at).expect("a table has fewer than 2^32 sessions"))
@@ -140,15 +136,24 @@ impl Slot {
     }
 }
 
+impl Link {
+    /// That of a session that is not in the list yet.
+    fn alone(session: &Session, slot: Slot) -> Link {
+        let (client, request_id) = (Arc::clone(&session.client), session.request_id);
+        Link { client, request_id, older: slot, newer: slot }
+    }
+}
+
 impl Recent {
-    /// No sessions, with all the room that the finding of `len_max` needs. Otherwise a write would
+    /// No sessions, with room for all that finding `len_max` of them takes. Otherwise a write would
     /// have to wait while a large index is moved.
     pub(super) fn new(len_max: usize) -> Recent {
         Recent {
             table: Table::default(),
-            links: Vec::new(),
+            links: Vec::with_capacity(len_max),
             ends: None,
-            by_client: HashTable::with_capacity(len_max),
+            // A full index loses room as clients come and go. One that is half empty need not grow.
+            by_client: HashTable::with_capacity(2 * len_max),
             hasher: RandomState::new(),
             with_answer: BTreeMap::new(),
             answers_len: 0,
@@ -156,14 +161,21 @@ impl Recent {
     }
 
     /// The sessions of a table, with room for `len_max`. `None`: a client has two.
-    pub(super) fn of(table: &Table, len_max: usize) -> Option<Recent> {
-        let mut recent = Recent::new(len_max);
-        recent.table.expired_up_to = table.expired_up_to;
-        for session in table.oldest_first() {
-            if recent.find(&session.client).is_some() {
+    pub(super) fn of(table: Table, len_max: usize) -> Option<Recent> {
+        let mut recent = Recent { table, ..Recent::new(len_max) };
+        let mut by_use = Vec::with_capacity(recent.table.len());
+        for (at, session) in recent.table.sessions.iter().enumerate() {
+            let slot = Slot::new(at);
+            by_use.push((session.last_used, slot));
+            recent.links.push(Link::alone(session, slot));
+        }
+        by_use.sort_unstable_by_key(|&(last_used, _)| last_used);
+        for (_, slot) in by_use {
+            let client = Arc::clone(&recent.links[slot.at()].client);
+            if recent.find(&client).is_some() {
                 return None;
             }
-            recent.push(session.clone());
+            recent.enter(slot);
         }
         Some(recent)
     }
@@ -191,9 +203,7 @@ impl Recent {
     /// The session is used by entry `index`, the newest one.
     pub(super) fn use_at(&mut self, index: Index, slot: Slot) {
         let last_used = std::mem::replace(&mut self.table.get_mut(slot).last_used, index);
-        if !self.with_answer.is_empty()
-            && let Some(slot) = self.with_answer.remove(&last_used)
-        {
+        if !self.with_answer.is_empty() && self.with_answer.remove(&last_used).is_some() {
             self.with_answer.insert(index, slot);
         }
         self.make_newest(slot);
@@ -215,24 +225,9 @@ impl Recent {
     /// Adds the session of a client that has none. It is the newest.
     pub(super) fn push(&mut self, session: Session) {
         let slot = Slot::new(self.table.len());
-        let (index, len) = (session.last_used, session.outcome.answer_len_bytes());
-        // It is alone until it has become a part of the list.
-        self.links.push(Link {
-            client: session.client.clone(),
-            request_id: session.request_id,
-            older: slot,
-            newer: slot,
-        });
+        self.links.push(Link::alone(&session, slot));
         self.table.push(session);
-        self.index(slot);
-        self.count_answer(slot, (index, 0), (index, len));
-        match &mut self.ends {
-            Some(ends) => {
-                let before = std::mem::replace(&mut ends.newest, slot);
-                self.join(before, slot);
-            }
-            None => self.ends = Some(Ends { oldest: slot, newest: slot }),
-        }
+        self.enter(slot);
     }
 
     /// Forgets the oldest session, of which there has to be one, for that of a client that has
@@ -249,8 +244,6 @@ impl Recent {
         let old = std::mem::replace(self.table.get_mut(slot), session);
         self.count_answer(slot, (old.last_used, old.outcome.answer_len_bytes()), new);
         self.make_newest(slot);
-        // Sessions are used in the log's order, so the oldest one left was used after all forgotten
-        // ones.
         assert!(
             old.last_used > self.table.expired_up_to,
             "sessions are forgotten in the order of their last use"
@@ -269,22 +262,43 @@ impl Recent {
         session.outcome = session.outcome.clone().without_answer();
     }
 
-    /// Makes a session found by its client.
+    /// Makes the session in a slot a part of all that follows from the table. It is the newest.
+    fn enter(&mut self, slot: Slot) {
+        self.index(slot);
+        let session = self.table.get(slot);
+        let (index, len) = (session.last_used, session.outcome.answer_len_bytes());
+        self.count_answer(slot, (index, 0), (index, len));
+        match &mut self.ends {
+            Some(ends) => {
+                let before = std::mem::replace(&mut ends.newest, slot);
+                self.join(before, slot);
+            }
+            None => self.ends = Some(Ends { oldest: slot, newest: slot }),
+        }
+    }
+
+    /// Adds a slot to `by_client`, under the hash of its client.
     fn index(&mut self, slot: Slot) {
         let (links, hasher) = (&self.links, &self.hasher);
         let hash_of = |slot: &Slot| hasher.hash_one(&*links[slot.at()].client);
         self.by_client.insert_unique(hash_of(&slot), slot, hash_of);
     }
 
-    /// A session had an answer of this length at its last use, and has another now.
-    fn count_answer(&mut self, slot: Slot, (last_used, old): (Index, u64), new: (Index, u64)) {
-        if old > 0 {
+    /// Notes that an answer, filed under the first index, has given way to another. Their lengths are
+    /// in bytes; 0: no answer.
+    fn count_answer(
+        &mut self,
+        slot: Slot,
+        (last_used, old_len): (Index, u64),
+        (index, new_len): (Index, u64),
+    ) {
+        if old_len > 0 {
             self.with_answer.remove(&last_used);
         }
-        if new.1 > 0 {
-            self.with_answer.insert(new.0, slot);
+        if new_len > 0 {
+            self.with_answer.insert(index, slot);
         }
-        self.answers_len = self.answers_len - old + new.1;
+        self.answers_len = self.answers_len - old_len + new_len;
     }
 
     /// Moves a session to the newest end of the list.
@@ -316,13 +330,104 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kv::model::{OperationAnswer, Revision, TxnAnswer};
+    use crate::kv::outcome::{Branches, Done};
 
-    fn session(client: u8, last_used: u64) -> Session {
-        let outcome = Outcome::Applied { index: Index(last_used) };
-        Session { client: [client].into(), last_used: Index(last_used), request_id: 1, outcome }
+    /// As long as an answer of so many operations is; none: no answer.
+    fn outcome(index: u64, operations: usize) -> Outcome {
+        let answers = vec![OperationAnswer::Increment { value: 7 }; operations];
+        let answer = TxnAnswer { held: true, answers };
+        let done = Done {
+            revision: Revision(index),
+            branches: Branches::default(),
+            answer: (operations > 0).then(|| Arc::new(answer)),
+        };
+        Outcome::Ran { index: Index(index), result: Ok(done) }
     }
 
-    /// The list from its oldest end to its newest, and that it is the same in both directions.
+    fn session(client: u32, index: u64, outcome: Outcome) -> Session {
+        let client = client.to_string().into_bytes().into();
+        Session { client, last_used: Index(index), request_id: index as i64, outcome }
+    }
+
+    /// The simplest table: the sessions, the oldest first.
+    #[derive(Default)]
+    struct Model {
+        sessions: Vec<Session>,
+        expired_up_to: Index,
+    }
+
+    impl Model {
+        /// Entry `index` uses the session of `client`, for a new request with this outcome, or for
+        /// a repeat. Does the same with `recent`.
+        fn use_at(
+            &mut self,
+            recent: &mut Recent,
+            len_max: usize,
+            (index, client): (u64, u32),
+            renewed: Option<Outcome>,
+        ) {
+            let new = session(client, index, renewed.clone().unwrap_or_else(|| outcome(index, 0)));
+            let found = recent.find(&new.client);
+            let known = self.sessions.iter().position(|it| it.client == new.client);
+            let (request_id, index) = (new.request_id, new.last_used);
+            let used = match (found, known) {
+                (Some((slot, newest)), Some(at)) => {
+                    let old = self.sessions.remove(at);
+                    assert_eq!(newest, old.request_id);
+                    match renewed {
+                        None => {
+                            recent.use_at(index, slot);
+                            Session { last_used: index, ..old }
+                        }
+                        Some(outcome) => {
+                            recent.renew(index, slot, request_id, outcome);
+                            new
+                        }
+                    }
+                }
+                (None, None) if self.sessions.len() == len_max => {
+                    self.expired_up_to = self.sessions.remove(0).last_used;
+                    recent.replace_oldest(new.clone());
+                    new
+                }
+                (None, None) => {
+                    recent.push(new.clone());
+                    new
+                }
+                _ => panic!("{client} is found: {found:?}; is there: {known:?}"),
+            };
+            self.sessions.push(used);
+        }
+
+        fn forget_oldest_answer(&mut self) {
+            let has_answer = |it: &&mut Session| it.outcome.answer_len_bytes() > 0;
+            let oldest = self.sessions.iter_mut().find(has_answer).expect("there is one");
+            oldest.outcome = oldest.outcome.clone().without_answer();
+        }
+
+        fn check(&self, recent: &Recent) {
+            assert_eq!(recent.table.expired_up_to, self.expired_up_to);
+            let listed = listed(recent);
+            assert_eq!(listed.len(), recent.links.len());
+            assert_eq!(recent.by_client.len(), recent.links.len());
+            let sessions: Vec<&Session> =
+                listed.iter().map(|slot| recent.table.get(*slot)).collect();
+            assert_eq!(sessions, self.sessions.iter().collect::<Vec<_>>());
+            assert_eq!(sessions, recent.table.oldest_first());
+            let with_answer: Vec<(Index, Slot)> = listed
+                .iter()
+                .map(|&slot| (recent.table.get(slot), slot))
+                .filter(|(session, _)| session.outcome.answer_len_bytes() > 0)
+                .map(|(session, slot)| (session.last_used, slot))
+                .collect();
+            assert!(recent.with_answer.iter().map(|(&index, &slot)| (index, slot)).eq(with_answer));
+            let lens = sessions.iter().map(|session| session.outcome.answer_len_bytes());
+            assert_eq!(recent.answers_len, lens.sum::<u64>());
+        }
+    }
+
+    /// The list from its oldest end to its newest, which is the same in both directions.
     fn listed(recent: &Recent) -> Vec<Slot> {
         let Some(Ends { oldest, newest }) = recent.ends else { return Vec::new() };
         let mut slots = vec![oldest];
@@ -336,47 +441,54 @@ mod tests {
         slots
     }
 
+    fn reborn(recent: &Recent, len_max: usize) -> Recent {
+        Recent::of(recent.table.clone(), len_max).expect("no client is there twice")
+    }
+
     proptest! {
         #[test]
-        fn the_list_is_in_the_order_of_use(
+        fn the_oldest_is_known_whatever_is_used(
             len_max in 1usize..6,
-            uses in prop::collection::vec((any::<u8>(), 0..3), 0..100),
+            uses in prop::collection::vec((0u32..8, 0usize..9), 0..100),
         ) {
-            let mut recent = Recent::new(len_max);
-            let mut model: Vec<(u8, u64)> = Vec::new();
-            for (index, (client, how)) in (1u64..).zip(uses) {
-                let client = client % 8;
-                let known = model.iter().position(|&(other, _)| other == client);
-                let found = recent.find(&[client]);
-                prop_assert_eq!(found.is_some(), known.is_some());
-                match (found, known) {
-                    (Some((slot, _)), Some(at)) => {
-                        model.remove(at);
-                        match how {
-                            0 => recent.use_at(Index(index), slot),
-                            _ => {
-                                let outcome = Outcome::Applied { index: Index(index) };
-                                recent.renew(Index(index), slot, index as i64, outcome);
-                            }
-                        }
-                    }
-                    _ if model.len() == len_max => {
-                        let (_, last_used) = model.remove(0);
-                        recent.replace_oldest(session(client, index));
-                        prop_assert_eq!(recent.table().expired_up_to, Index(last_used));
-                    }
-                    _ => recent.push(session(client, index)),
+            let (mut recent, mut model) = (Recent::new(len_max), Model::default());
+            for (index, (client, what)) in (1u64..).zip(uses) {
+                let renewed = (what < 4).then(|| outcome(index, what));
+                model.use_at(&mut recent, len_max, (index, client), renewed);
+                if what == 4 && recent.answers_len() > 0 {
+                    recent.forget_oldest_answer();
+                    model.forget_oldest_answer();
                 }
-                model.push((client, index));
-                let slots = listed(&recent);
-                let in_list: Vec<(u8, u64)> = slots.iter().map(|&slot| {
-                    let session = recent.table.get(slot);
-                    (session.client[0], session.last_used.0)
-                }).collect();
-                prop_assert_eq!(&in_list, &model);
-                let again = Recent::of(recent.table(), len_max).expect("no client is there twice");
-                prop_assert_eq!(again.table(), recent.table());
+                if what == 5 {
+                    recent = reborn(&recent, len_max);
+                }
+                model.check(&recent);
             }
         }
+    }
+
+    /// More sessions than one node of the table has, and more clients that come and go than the
+    /// index has room for. Views stay as they were.
+    #[test]
+    fn thousands_of_clients_come_and_go() {
+        const LEN_MAX: usize = 3_000;
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (mut recent, mut model) = (Recent::new(LEN_MAX), Model::default());
+        let room = recent.by_client.capacity();
+        let mut views = Vec::new();
+        for index in 1..=30_000u64 {
+            let renewed = rng.bool().then(|| outcome(index, 0));
+            model.use_at(&mut recent, LEN_MAX, (index, rng.u32(..5_000)), renewed);
+            if index % 10_000 == 0 {
+                model.check(&recent);
+                views.push((recent.table.clone(), model.sessions.clone()));
+                recent = reborn(&recent, LEN_MAX);
+            }
+        }
+        model.check(&recent);
+        for (table, sessions) in &views {
+            assert!(table.oldest_first().into_iter().eq(sessions));
+        }
+        assert_eq!(recent.by_client.capacity(), room, "the index was moved");
     }
 }

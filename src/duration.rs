@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// The longest time: 300 years, more than the longest time to live. A few of them added up are a
+/// time, too, and there are moments that lie so far ahead.
+const TIME_MAX: Duration = Duration::from_secs(300 * 365 * 24 * 60 * 60);
+
 /// Parses `500ms`, `2s`, `1.5s`, `1m30s`: numbers with units, largest unit first, each unit at most
 /// once.
 ///
@@ -28,8 +32,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         }
     }
     match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("a time must be more than zero and less than some centuries".to_owned()),
+        Ok(time) if !time.is_zero() && time <= TIME_MAX => Ok(time),
+        _ => Err("a time must be more than zero, and at most 300 years".to_owned()),
     }
 }
 
@@ -56,6 +60,7 @@ mod tests {
         check("1h1m1s1ms", Some(3_661_001));
         check("1h0.5s", Some(3_600_500));
         check("0m1s", Some(1000));
+        check("2628000h", Some(300 * 365 * 24 * 3_600_000));
         for wrong in [
             "",
             "10",
@@ -67,6 +72,8 @@ mod tests {
             "1..2s",
             "1e99s",
             "9999999999999999999999h",
+            "2600000000000000h",
+            "2628001h",
             "1m30",
             "30s1m",
             "1s1s",

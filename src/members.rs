@@ -180,11 +180,18 @@ pub(crate) fn parse_id(part: &str, id: &str) -> Result<MemberId, MembersError> {
     }
 }
 
+/// The longest address of a member, in bytes: the longest host name, and room for a port. The core
+/// refuses longer ones, too.
+const ADDR_LEN_MAX: usize = 300;
+
 /// Refuses what cannot be `host:port`, with a message for each common mistake.
 pub(crate) fn check_addr(part: &str, addr: &str) -> Result<(), MembersError> {
     let refuse = |why| Err(MembersError::BadAddress { part: part.to_owned(), why });
     if addr.contains(|c: char| c.is_whitespace() || c == '=' || c == '/') {
         return refuse("an address is HOST:PORT, without blanks, '=' or '/'");
+    }
+    if addr.len() > ADDR_LEN_MAX {
+        return refuse("an address has at most 300 bytes");
     }
     let Some((host, port)) = addr.rsplit_once(':') else { return refuse("the port is missing") };
     if host.is_empty() {
@@ -278,6 +285,8 @@ mod tests {
             "1=a:1 2=b:2",
             Err("\"1=a:1 2=b:2\": an address is HOST:PORT, without blanks, '=' or '/'"),
         );
+        let long = format!("1={}:7001", "a".repeat(300));
+        check(&long, Err(&format!("{long:?}: an address has at most 300 bytes")));
         check("1=a:1,1=b:2", Err("\"1=b:2\": member 1 is already in the list, as a:1"));
         check("1=a:1,2=A:1", Err("\"2=A:1\": that address is already in the list"));
     }

@@ -92,7 +92,8 @@ pub fn fetch(
         Part::Head(head) => head,
         _ => return Err(parts.wrong("it does not begin with its head")),
     };
-    let total_bytes = head.bytes + head.keys * ENTRY_OVERHEAD_BYTES;
+    let overhead_bytes = head.keys.saturating_mul(ENTRY_OVERHEAD_BYTES);
+    let total_bytes = head.bytes.saturating_add(overhead_bytes);
     let head = own_head(head);
     let mut file = BackupFile::create(path, &head)?;
     let mut received = BackupEnd::default();

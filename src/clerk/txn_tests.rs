@@ -213,6 +213,7 @@ fn an_answer_that_makes_no_sense_may_mean_anything() {
     check(Ok(TxnReply::default()));
     check(answered(true, vec![delete]));
     check(answered(true, vec![]));
+    check(answered(false, vec![]));
     check(answered(true, vec![operation_answer::Answer::Failed(2)]));
     check(answered(true, vec![operation_answer::Answer::Failed(999)]));
     let unknown = proto::Refusal { reason: 999, operation: 0, value: 0 };

@@ -166,6 +166,9 @@ impl Default for Timing {
     }
 }
 
+/// The longest election timeout, in ticks. The core counts some multiples of it.
+const ELECTION_TICKS_MAX: u32 = u32::MAX / 16;
+
 impl Timing {
     /// Checks that the times fit together.
     ///
@@ -178,7 +181,7 @@ impl Timing {
                 "a heartbeat every {heartbeat:?} is more often than the clock ticks ({tick:?})"
             ));
         }
-        if election_min < 2 * heartbeat {
+        if election_min < heartbeat.saturating_mul(2) {
             return Err(format!(
                 "an election timeout of {election_min:?} leaves no room for a lost heartbeat \
                  ({heartbeat:?})"
@@ -188,6 +191,12 @@ impl Timing {
             return Err(format!(
                 "election timeouts are drawn from {election_min:?} to {election_max:?}: an empty \
                  range"
+            ));
+        }
+        if self.ticks(election_max) > ELECTION_TICKS_MAX {
+            return Err(format!(
+                "an election timeout of up to {election_max:?} is too long for a clock that ticks \
+                 every {tick:?}"
             ));
         }
         Ok(())
@@ -253,6 +262,23 @@ impl NodeConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_that_do_not_fit_together_are_refused() {
+        let check = |heartbeat, election_min, election_max| {
+            Timing { heartbeat, election_min, election_max, ..Timing::default() }.check().is_ok()
+        };
+        let (ms, hour) = (Duration::from_millis(1), Duration::from_secs(3600));
+        assert!(Timing::default().check().is_ok());
+        assert!(check(50 * ms, 100 * ms, 101 * ms));
+        assert!(!check(50 * ms, 99 * ms, 101 * ms));
+        assert!(!check(50 * ms, 100 * ms, 100 * ms));
+        assert!(!check(Duration::ZERO, 100 * ms, 200 * ms));
+        // The clock counts its ticks in 32 bits.
+        assert!(check(hour, 2 * hour, 700 * hour));
+        assert!(!check(hour, 2 * hour, 800 * hour));
+        assert!(!check(Duration::MAX, Duration::MAX, Duration::MAX));
+    }
 
     #[test]
     fn the_log_may_grow_with_the_snapshot_before_it_within_bounds() {

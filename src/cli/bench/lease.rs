@@ -31,6 +31,9 @@ const FIRST_ID: u64 = 0x62_65_6e_63_68_00_00_00;
 const GRANTS: usize = 64;
 /// How often a lease is kept alive within its time to live.
 const KEEP_ALIVES: u32 = 3;
+
+/// The shortest time between two keep-alives of a lease.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// The most ids of one call.
 const IDS_MAX: usize = 10_000;
 
@@ -49,7 +52,7 @@ pub(super) fn run(
     let mut keeper = Keeper {
         lines,
         leases: args.lease.leases,
-        interval: args.lease.ttl / KEEP_ALIVES,
+        interval: (args.lease.ttl / KEEP_ALIVES).max(INTERVAL_MIN),
         round: args.lease.round,
         timeout,
         next: 0,
@@ -57,7 +60,11 @@ pub(super) fn run(
     keeper.keep_alive(args.warm_up);
     let duration = match end(args) {
         End::After(duration) => duration,
-        End::Count(count) => keeper.interval.mul_f64(count as f64 / args.lease.leases as f64),
+        End::Count(count) => {
+            let rounds = count as f64 / args.lease.leases as f64;
+            let seconds = keeper.interval.as_secs_f64() * rounds;
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        }
     };
     let begun = Instant::now();
     let shard = keeper.keep_alive(duration);

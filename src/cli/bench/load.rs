@@ -257,7 +257,7 @@ impl Run {
     fn is_last(&self, number: u64, begin: Instant) -> bool {
         match self.load.end {
             End::After(time) => begin >= self.start + time,
-            End::Count(count) => number >= count + self.warm_up_count(),
+            End::Count(count) => number >= count.saturating_add(self.warm_up_count()),
         }
     }
 

@@ -20,6 +20,10 @@ const NESTED_MAX: usize = 3 * DEPTH_MAX + 4;
 /// body. A full transaction weighs half of it.
 const WEIGHT_MAX: usize = 40_000;
 
+/// How many messages a body may have, one behind the other: each becomes a request, which takes a
+/// hundred times the memory of a bare `0`.
+const MESSAGES_MAX: usize = 1_000;
+
 /// What an object or a list weighs: it takes 650 bytes of memory.
 const OBJECT_WEIGHT: usize = 20;
 
@@ -36,8 +40,15 @@ pub(super) fn message(body: &[u8]) -> Result<Value, EtcdError> {
 /// All messages of a body, one behind the other, as a stream of requests has them.
 pub(super) fn messages(body: &[u8]) -> Result<Vec<Value>, EtcdError> {
     check_size(body)?;
-    let values = serde_json::Deserializer::from_slice(body).into_iter();
-    values.collect::<Result<_, _>>().map_err(|error| malformed(&error))
+    let mut values = Vec::new();
+    for value in serde_json::Deserializer::from_slice(body).into_iter() {
+        if values.len() == MESSAGES_MAX {
+            let words = format!("the body has more than {MESSAGES_MAX} messages");
+            return Err(EtcdError::invalid(words));
+        }
+        values.push(value.map_err(|error| malformed(&error))?);
+    }
+    Ok(values)
 }
 
 fn malformed(error: &serde_json::Error) -> EtcdError {
@@ -221,6 +232,15 @@ mod tests {
     fn read<T>(json: &str, read: impl FnOnce(Fields<'_>) -> Result<T, EtcdError>) -> Option<T> {
         let value = message(json.as_bytes()).unwrap();
         read(Fields::of(&value).unwrap()).ok()
+    }
+
+    #[test]
+    fn a_body_has_so_many_messages_and_no_more() {
+        for value in ["0", "null", "{}", r#""""#] {
+            let body = |len: usize| vec![value; len].join(" ");
+            assert_eq!(messages(body(MESSAGES_MAX).as_bytes()).unwrap().len(), MESSAGES_MAX);
+            messages(body(MESSAGES_MAX + 1).as_bytes()).unwrap_err();
+        }
     }
 
     #[test]

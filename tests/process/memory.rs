@@ -79,12 +79,12 @@ fn watch(addr: SocketAddr, key: usize) -> TcpStream {
     stream
 }
 
-/// Measured: 2 to 3 KiB each, and once some MiB that the system's allocator keeps after many
-/// threads at once.
+/// Measured: 2 to 3 KiB each with the system's allocator, and up to 16 with mimalloc. There, what a
+/// thread has allocated has pages of its own, which outlive the thread.
 #[test]
 fn an_idle_watch_over_http_costs_no_thread_and_little_memory() {
     const HALF: usize = 500;
-    const EACH_MAX_KIB: u64 = 8;
+    const EACH_MAX_KIB: u64 = 64;
     let http = Port::free().unwrap();
     let processes = Processes::start_with(1, &["--http", &http.addr().to_string()]);
     let threads = || status(&processes, 1, "Threads");
@@ -102,5 +102,6 @@ fn an_idle_watch_over_http_costs_no_thread_and_little_memory() {
     let half = settle();
     watches.extend((HALF..2 * HALF).map(|key| watch(http.addr(), key)));
     let each = settle().saturating_sub(half) / HALF as u64;
-    assert!(each < EACH_MAX_KIB, "{each} KiB for each watch");
+    println!("{each} KiB for each watch");
+    assert!(each < EACH_MAX_KIB);
 }

@@ -292,8 +292,8 @@ fn fitting(txn: &Txn, verdict: Verdict<WriteEnd<TxnEnd>>) -> Verdict<WriteEnd<Tx
 }
 
 fn fits(txn: &Txn, TxnAnswer { held, answers }: &TxnAnswer) -> bool {
-    // What compares nothing holds.
-    let may_be = *held || !txn.compare.is_empty();
+    // A transaction without comparisons always holds.
+    let can_be = *held || !txn.compare.is_empty();
     let steps = if *held { &txn.then } else { &txn.otherwise };
     let fits = |(step, answer): (&Step, &OperationAnswer)| match (&step.action, answer) {
         (Action::Put { .. }, OperationAnswer::Put { .. })
@@ -305,5 +305,5 @@ fn fits(txn: &Txn, TxnAnswer { held, answers }: &TxnAnswer) -> bool {
         (_, OperationAnswer::Failed(_)) => step.may_fail,
         _ => false,
     };
-    may_be && steps.len() == answers.len() && steps.iter().zip(answers).all(fits)
+    can_be && steps.len() == answers.len() && steps.iter().zip(answers).all(fits)
 }

@@ -99,6 +99,28 @@ fn an_http_port_is_named_at_once() {
     }
 }
 
+/// `ld.so ./syncraft server ...`, as on systems whose own loader does not work: the process then
+/// has the loader as its program.
+#[test]
+fn a_server_starts_through_the_loader() {
+    const LOADERS: [&str; 3] =
+        ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-linux-armhf.so.3"];
+    let Some(loader) = LOADERS.into_iter().find(|loader| Path::new(loader).exists()) else {
+        return eprintln!("not tried: this system has none of {LOADERS:?}");
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let port = Port::free().unwrap();
+    let members = format!("1={}", port.addr());
+    let direct = server(1, &members, &dir.path().join("1"));
+    let mut command = Command::new(loader);
+    command.arg(direct.get_program()).args(direct.get_args());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let put = syncraft(&["put", "k", "v", "--timeout", "30s", "--members", &members]);
+    let stopped = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{}", stderr(&put));
+    assert!(stopped.success() && put.status.success(), "{}", stderr(&put));
+}
+
 /// When the system refuses a thread, the command says so, or other threads do the work.
 #[test]
 fn commands_do_with_few_threads_or_say_so() {

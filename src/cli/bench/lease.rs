@@ -31,7 +31,6 @@ const FIRST_ID: u64 = 0x62_65_6e_63_68_00_00_00;
 const GRANTS: usize = 64;
 /// How often a lease is kept alive within its time to live.
 const KEEP_ALIVES: u32 = 3;
-
 /// The shortest time between two keep-alives of a lease.
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// The most ids of one call.

@@ -35,7 +35,8 @@
 //! `proto/store_rpc.proto`.
 //!
 //! Invariant: equal states have equal bytes. Nothing local is among them: no order of a hash map,
-//! no limits of one member, no spare room of a value, no chunks of the history, no slots of sessions.
+//! no limits of one member, no spare room of a value, no chunks of the history, no slots of
+//! sessions.
 //!
 //! These bytes are on disk, and members of different versions exchange them. The golden test below
 //! must never change. The container of the bytes detects damage. Reading never panics, whatever the

@@ -26,8 +26,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long the first question may take while the cluster may not have begun: perhaps nobody is there
-/// to answer. Later questions get more time, for slow networks.
+/// How long the first question may take while the cluster may not have begun: perhaps nobody is
+/// there to answer. Later questions get more time, for slow networks.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// Where a member is, as it was started.

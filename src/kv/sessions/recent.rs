@@ -5,10 +5,10 @@
 //! the slot goes to the next new client. Slots differ between members, and decide nothing. What is
 //! kept is in two parts:
 //!
-//! | part | what it has | shared with views |
-//! | --- | --- | --- |
-//! | [`Table`] | all that decides outcomes: what a snapshot holds | yes, until one of the two changes |
-//! | the rest | what finds a session by its client, who is older and newer, who has an answer | no: it follows from the table |
+//! - the [`Table`]: all that decides outcomes, which is what a snapshot holds. Views share it until
+//!   one of the two changes;
+//! - the rest, which follows from the table: what finds a session by its client, who is older and
+//!   who is newer, and who has an answer.
 //!
 //! Invariant: sessions are used in the log's order. So the order of the list is that of the last
 //! use, on a member that has lived as on one that has loaded a snapshot.
@@ -284,8 +284,8 @@ impl Recent {
         self.by_client.insert_unique(hash_of(&slot), slot, hash_of);
     }
 
-    /// Notes that an answer, filed under the first index, has given way to another. Their lengths are
-    /// in bytes; 0: no answer.
+    /// Notes that an answer, filed under the first index, has given way to another. Their lengths
+    /// are in bytes; 0: no answer.
     fn count_answer(
         &mut self,
         slot: Slot,

@@ -79,12 +79,14 @@ fn watch(addr: SocketAddr, key: usize) -> TcpStream {
     stream
 }
 
-/// Measured: 2 to 3 KiB each with the system's allocator, and up to 16 with mimalloc. There, what a
-/// thread has allocated has pages of its own, which outlive the thread.
+/// Measured: 2 to 4 KiB each. Beside that, the allocator keeps some MiB once, for the most threads
+/// that were there at the same time. So watches are made in batches, and the cheapest one counts:
+/// what a watch costs, it costs in each.
 #[test]
 fn an_idle_watch_over_http_costs_no_thread_and_little_memory() {
-    const HALF: usize = 500;
-    const EACH_MAX_KIB: u64 = 32;
+    const BATCHES: usize = 4;
+    const BATCH: usize = 250;
+    const EACH_MAX_KIB: u64 = 8;
     let http = Port::free().unwrap();
     let processes = Processes::start_with(1, &["--http", &http.addr().to_string()]);
     let threads = || status(&processes, 1, "Threads");
@@ -98,9 +100,17 @@ fn an_idle_watch_over_http_costs_no_thread_and_little_memory() {
         }
         status(&processes, 1, "VmRSS")
     };
-    let mut watches: Vec<TcpStream> = (0..HALF).map(|key| watch(http.addr(), key)).collect();
-    let half = settle();
-    watches.extend((HALF..2 * HALF).map(|key| watch(http.addr(), key)));
-    let each = settle().saturating_sub(half) / HALF as u64;
-    assert!(each < EACH_MAX_KIB, "{each} KiB for each watch");
+    let mut watches: Vec<TcpStream> = Vec::new();
+    let mut more = || {
+        watches.extend((0..BATCH).map(|key| watch(http.addr(), key)));
+        settle()
+    };
+    let mut rss = more();
+    let batches: Vec<u64> = (1..BATCHES)
+        .map(|_| {
+            let earlier = std::mem::replace(&mut rss, more());
+            rss.saturating_sub(earlier) / BATCH as u64
+        })
+        .collect();
+    assert!(batches.iter().any(|&each| each < EACH_MAX_KIB), "{batches:?} KiB for each watch");
 }

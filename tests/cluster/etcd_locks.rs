@@ -196,9 +196,7 @@ fn clients_that_go_while_they_wait_leave_no_connection_behind() {
     drop((observers, lockers));
     wait_for_watches(&api, 0);
     wait_for_queue(here, "l", 1);
-    while connections(here) != 0 {
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("all connections are gone", || connections(here) == 0);
 }
 
 #[test]

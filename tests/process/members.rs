@@ -1,6 +1,7 @@
 //! Members come and go: `syncraft member`, and what the members themselves make of it.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -350,6 +351,27 @@ fn a_learner_is_promoted_once_it_has_caught_up() {
     let caught_up = || member(&known, &["promote", "4"]).status.success();
     until("it has caught up", caught_up);
     assert_eq!(voters(&known), [1, 2, 3, 4]);
+}
+
+/// One that has just been added starts again, as one of its cluster.
+#[test]
+fn a_learner_that_is_starting_is_waited_for() {
+    let cluster = Processes::start(1);
+    let (known, mut learner) = (cluster.members(), Newcomer::join(&cluster, 2));
+    done(&known, &["add", "--learner", &learner.named()]);
+    learner.kill();
+    refused(&known, &["promote", "2"], 3, "member 2 does not answer");
+    let named = learner.named();
+    let mut command = Command::new(SYNCRAFT);
+    command.args(["member", "--timeout", "30s", "--members", &known, "add", &named]);
+    let mut adding = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut words = BufReader::new(adding.stderr.take().unwrap());
+    words.read_line(&mut said).unwrap();
+    assert!(said.contains("member 2 learns: it does not answer"), "{said}");
+    learner.start();
+    assert!(adding.wait().unwrap().success());
+    assert_eq!(voters(&known), [1, 2]);
 }
 
 #[test]

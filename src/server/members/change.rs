@@ -64,8 +64,8 @@ impl Changer {
         if let Some(words) = self.nonsense(wish) {
             return reply(ChangeOutcome::Impossible, words);
         }
-        if !self.leaves_a_majority(wish) {
-            return refused(wish.id(), Refusal::NoLiveMajority);
+        if let Some(refusal) = self.silence(wish) {
+            return refused(wish.id(), refusal);
         }
         match self.checked(wish, deadline) {
             Ok(change) => self.carry_out(wish, change, deadline),
@@ -109,20 +109,27 @@ impl Changer {
         }
     }
 
-    /// Whether a majority of the voters after the change answers now. The core counts those that it
-    /// has heard within an election timeout, and one of them may just have died.
-    fn leaves_a_majority(&self, wish: &Wish) -> bool {
-        let Some(latest) = self.node.members().latest else { return true };
+    /// Why the change has to wait for somebody's answer: for that of the learner, which starts again
+    /// once it has been added, and for those of a majority of the voters after the change. The core
+    /// counts those that it has heard within an election timeout, and one of them may just have
+    /// died.
+    fn silence(&self, wish: &Wish) -> Option<Refusal> {
+        let latest = self.node.members().latest?;
         let voters = latest.membership.voters();
-        match wish {
+        let (voters, newcomer) = match wish {
             Wish::Promote { id } if latest.membership.contains(*id) => {
-                probe::has_majority(&self.node, voters.chain([*id]).collect(), Some(*id))
+                if !probe::answers(&self.node, *id) {
+                    return Some(Refusal::Silent(*id));
+                }
+                (voters.chain([*id]).collect(), Some(*id))
             }
             Wish::Remove { id } if latest.membership.is_voter(*id) => {
-                probe::has_majority(&self.node, voters.filter(|voter| voter != id).collect(), None)
+                (voters.filter(|voter| voter != id).collect(), None)
             }
-            _ => true,
-        }
+            _ => return None,
+        };
+        let is_live = probe::has_majority(&self.node, voters, newcomer);
+        (!is_live).then_some(Refusal::NoLiveMajority)
     }
 
     /// The change for the core, once its address is what it should be.

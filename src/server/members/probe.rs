@@ -59,6 +59,11 @@ pub(super) fn newcomer(
     }
 }
 
+/// Whether this member of the cluster answers, be it that it is still being filled.
+pub(super) fn answers(node: &NodeHandle<Store>, id: MemberId) -> bool {
+    is_counted(node, id, Some(id))
+}
+
 /// Whether a majority of these voters answers. One that has lost its data has no vote until it is
 /// filled; `newcomer` is being filled, too, and counts.
 pub(super) fn has_majority(
@@ -67,15 +72,16 @@ pub(super) fn has_majority(
     newcomer: Option<MemberId>,
 ) -> bool {
     let (own, needed) = (node.status().id, voters.len() / 2 + 1);
-    let answers = |id: MemberId| {
-        let reached = || node.reach(id).and_then(|addr| ask(&addr).ok());
-        id == own || reached().is_some_and(|answer| counts(id, &answer, newcomer))
-    };
     // This member, which needs no question, and then no more of them than are needed.
     let first = voters.contains(&own).then_some(own);
     let others = voters.iter().copied().filter(|id| *id != own);
-    let answering = first.into_iter().chain(others).filter(|id| answers(*id));
+    let answering = first.into_iter().chain(others).filter(|id| is_counted(node, *id, newcomer));
     !voters.is_empty() && answering.take(needed).count() == needed
+}
+
+fn is_counted(node: &NodeHandle<Store>, id: MemberId, newcomer: Option<MemberId>) -> bool {
+    let reached = || node.reach(id).and_then(|addr| ask(&addr).ok());
+    id == node.status().id || reached().is_some_and(|answer| counts(id, &answer, newcomer))
 }
 
 fn counts(id: MemberId, answer: &StatusReply, newcomer: Option<MemberId>) -> bool {

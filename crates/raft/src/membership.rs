@@ -22,6 +22,8 @@ pub struct Membership {
     /// While the membership is joint: the voters before the change. Empty otherwise.
     outgoing: BTreeSet<MemberId>,
     learners: BTreeSet<MemberId>,
+    /// All of these: they are asked for with every heartbeat.
+    all: BTreeSet<MemberId>,
 }
 
 impl Membership {
@@ -32,7 +34,7 @@ impl Membership {
     pub fn new(voters: impl IntoIterator<Item = MemberId>) -> Membership {
         let voters: BTreeSet<MemberId> = voters.into_iter().collect();
         assert!(!voters.is_empty(), "a cluster has voters");
-        Membership { voters, outgoing: BTreeSet::new(), learners: BTreeSet::new() }
+        Membership::of(voters, BTreeSet::new(), BTreeSet::new())
     }
 
     /// The same voters, and these learners.
@@ -43,7 +45,7 @@ impl Membership {
         let learners: BTreeSet<MemberId> = learners.into_iter().collect();
         assert!(self.voters.is_disjoint(&learners), "a learner does not vote");
         assert!(self.outgoing.is_disjoint(&learners), "a learner does not vote");
-        Membership { learners, ..self }
+        Membership::of(self.voters, self.outgoing, learners)
     }
 
     /// The joint membership on the way from the voters `outgoing` to those of this one (thesis
@@ -55,7 +57,16 @@ impl Membership {
         let outgoing: BTreeSet<MemberId> = outgoing.into_iter().collect();
         assert!(!outgoing.is_empty(), "a cluster has voters");
         assert!(outgoing.is_disjoint(&self.learners), "a learner does not vote");
-        Membership { outgoing, ..self }
+        Membership::of(self.voters, outgoing, self.learners)
+    }
+
+    fn of(
+        voters: BTreeSet<MemberId>,
+        outgoing: BTreeSet<MemberId>,
+        learners: BTreeSet<MemberId>,
+    ) -> Membership {
+        let all = voters.iter().chain(&outgoing).chain(&learners).copied().collect();
+        Membership { voters, outgoing, learners, all }
     }
 
     /// Whether the voters are changing: a quorum is then a majority of each of two sets.
@@ -65,7 +76,7 @@ impl Membership {
 
     /// Whether this is a member, of either kind.
     pub fn contains(&self, id: MemberId) -> bool {
-        self.is_voter(id) || self.learners.contains(&id)
+        self.all.contains(&id)
     }
 
     /// Whether this member votes. While the membership is joint, the voters of both sets do.
@@ -95,14 +106,13 @@ impl Membership {
 
     /// All members, in order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
-        let all = self.voters.union(&self.outgoing).chain(&self.learners);
-        all.copied().collect::<BTreeSet<_>>().into_iter()
+        self.all.iter().copied()
     }
 
     /// How many members there are.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.iter().count()
+        self.all.len()
     }
 
     /// Whether the voters among these members, each named once, are a majority of all voters; while

@@ -23,11 +23,14 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
     let mut ask_at = Instant::now();
+    // What the last round found that found a leader: another one may end too early for answers.
+    let mut found = None;
     loop {
         let answers = ask_cluster(&endpoints, deadline).answers;
         check_protocol(&answers)?;
         let Some((addr, leader)) = leader(&answers) else {
-            wait(deadline, &with_reason("no member leads", &answers))?;
+            let nobody = || with_reason("no member leads", &answers);
+            wait(deadline, &found.clone().unwrap_or_else(nobody))?;
             continue;
         };
         if leader.id == args.id {
@@ -38,9 +41,14 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
         if Instant::now() >= ask_at {
             ask_at = Instant::now() + ASK_PAUSE;
             let order = TransferArgs { to: args.id };
-            stub(addr).transfer(&order, deadline).map_err(refused)?;
+            match (stub(addr).transfer(&order, deadline), &found) {
+                (Err(CallError::TimedOut { .. }), Some(found)) => wait(deadline, found)?,
+                (result, _) => drop(result.map_err(refused)?),
+            }
         }
-        wait(deadline, &why_not_yet(&answers, leader.id, args.id))?;
+        let words = why_not_yet(&answers, leader.id, args.id);
+        wait(deadline, &words)?;
+        found = Some(words);
     }
 }
 

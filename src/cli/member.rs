@@ -18,9 +18,6 @@ use super::args::{AddArgs, Common, MemberCommand};
 use super::output::{eprint_line, print};
 use super::{Exit, Failure, Outcome};
 
-/// How long a list waits for a leader, which knows how far the others are.
-const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The pause between two attempts to make a learner a voter.
 const PROMOTE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -105,7 +102,7 @@ fn add(common: &Common, client: &AdminClient, args: &AddArgs) -> Outcome {
             }
             Ok(done) => return say(&done, &format!("member {id} at {addr} is a voter")),
             Err(AdminError::Behind { .. }) => {
-                let members = client.members(Instant::now() + LEADER_TIMEOUT)?;
+                let members = client.members(Instant::now() + common.timeout())?;
                 filling.look(&members)?;
                 thread::sleep(PROMOTE_PAUSE);
             }
@@ -184,8 +181,7 @@ fn mib(bytes: u64) -> String {
 }
 
 fn list(common: &Common, client: &AdminClient, json: bool) -> Outcome {
-    let deadline = Instant::now() + common.timeout().min(LEADER_TIMEOUT);
-    let members = client.members(deadline)?;
+    let members = client.members(Instant::now() + common.timeout())?;
     if members.leader != members.id {
         let id = members.id;
         eprint_line(&format_args!("no member leads: these are the members that member {id} knows"));

@@ -26,6 +26,9 @@ const LISTEN_TIME: Duration = Duration::from_millis(200);
 /// The pause before the leader is looked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a leader is waited for that says who the members are, and how far.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long one attempt at a change may take. A leader that is cut off does not settle on it, and
 /// another one does.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,12 +124,13 @@ impl AdminClient {
         AdminClient { addrs: addrs.into_iter().collect() }
     }
 
-    /// Who the members are: as the leader knows, or, if no leader is found in time, as the newest
-    /// configuration says of those who answer.
+    /// Who the members are: as the leader knows, or, if no leader is found within two seconds, as
+    /// the newest configuration says of those who answer.
     ///
     /// # Errors
     /// [`AdminError::Nobody`]
     pub fn members(&self, deadline: Instant) -> Result<MembersReply, AdminError> {
+        let leader_by = deadline.min(Instant::now() + LEADER_TIMEOUT);
         let mut newest: Option<MembersReply> = None;
         loop {
             let answers = self.ask_everybody(deadline);
@@ -135,10 +139,14 @@ impl AdminClient {
             }
             let replies = answers.replies.iter().map(|(_, reply)| reply.clone());
             newest = replies.chain(newest).max_by_key(|reply| reply.index);
-            if Instant::now() + RETRY_PAUSE >= deadline {
-                return newest.ok_or_else(|| AdminError::Nobody { source: answers.silence() });
+            let soon = Instant::now() + RETRY_PAUSE;
+            match newest {
+                Some(newest) if soon >= leader_by => return Ok(newest),
+                None if soon >= deadline => {
+                    return Err(AdminError::Nobody { source: answers.silence() });
+                }
+                _ => thread::sleep(RETRY_PAUSE),
             }
-            thread::sleep(RETRY_PAUSE);
         }
     }
 

@@ -22,6 +22,7 @@ use syncraft::kv::proto::GetArgs;
 use syncraft::rpc::CallError;
 
 use super::super::Failure;
+use super::SEARCH_PAUSE;
 use super::measured::{Failed, LATENCY_MAX_US, Measured, Shard};
 use super::wire::{Attempt, Line, Lines, Reply, Session};
 use super::work::{Operation, Work};
@@ -122,12 +123,14 @@ impl Load {
         connections: usize,
     ) -> Result<Measured, Failure> {
         let (repairs, to_repair) = unbounded();
-        let addr = leader.find().ok_or_else(|| Failure::not_applied("no member leads"))?;
-        let lines = Lines::new(addr, clients, connections);
         let deadline = Instant::now() + self.timeout;
+        let addr = find(&leader, deadline)?;
+        let lines = Lines::new(addr, clients, connections);
         lines.lines.iter().try_for_each(|line| check_line(line, deadline))?;
         let bytes = clients as f64 * self.work.operation_len_bytes() as f64;
         let time_of_bytes = Duration::from_secs_f64(bytes / BYTES_PER_SECOND_MIN);
+        let repairers = (0..REPAIRERS.min(clients)).map(|_| leader.clerk());
+        let repairers = repairers.collect::<Result<Vec<Clerk>, Failure>>()?;
         let run = Arc::new(Run {
             start: Instant::now() + self.warm_up,
             answer_timeout: (ANSWER_TIMEOUT + time_of_bytes).min(self.timeout),
@@ -147,8 +150,8 @@ impl Load {
         });
         let elapsed = thread::scope(|scope| {
             let ended = EndsRun(&run);
-            for started in 0..REPAIRERS.min(clients) {
-                let (run, clerk, to_repair) = (&run, run.leader.clerk()?, to_repair.clone());
+            for (started, clerk) in repairers.into_iter().enumerate() {
+                let (run, to_repair) = (&run, to_repair.clone());
                 let repairer = move || run.repair_all(&clerk, &to_repair);
                 match thread::Builder::new().spawn_scoped(scope, repairer) {
                     Ok(_) => {}
@@ -183,6 +186,17 @@ impl Load {
         let lines = std::mem::take(&mut run.lines.write().lines);
         lines.iter().for_each(|line| line.kv.invoker().close());
         Ok(measured)
+    }
+}
+
+/// Who leads. An election may be under way.
+fn find(leader: &impl Leader, deadline: Instant) -> Result<String, Failure> {
+    loop {
+        match leader.find() {
+            Some(addr) => return Ok(addr),
+            None if Instant::now() < deadline => thread::sleep(SEARCH_PAUSE),
+            None => return Err(Failure::not_applied("no member leads")),
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod wire;
 mod work;
 
 use std::io::{self, IsTerminal};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use syncraft::clerk::{Clerk, Endpoints};
@@ -67,6 +68,8 @@ const CONNECTIONS_MAX: usize = 4;
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// ... and later, when another one may lead. Short, so as not to wait for a frozen member.
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(250);
+/// The pause between two searches for the leader.
+const SEARCH_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
     check(&args)?;
@@ -76,11 +79,7 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         _ => args.clients,
     };
     let connections = args.conns.unwrap_or(connections_for(args.clients)).min(users);
-    let answers =
-        ask_cluster(&endpoints, Instant::now() + STATUS_TIMEOUT.min(common.timeout)).answers;
-    asking::check_protocol(&answers)?;
-    let nobody = asking::with_reason("no member leads", &answers);
-    let found = newest_leader(answers).ok_or_else(|| Failure::not_applied(nobody))?;
+    let found = find(&endpoints, Instant::now() + common.timeout())?;
     // The report names these: a number without them says little.
     let cluster = Cluster {
         members: found.1.members as usize,
@@ -112,6 +111,21 @@ pub(super) fn run(common: &Common, args: BenchArgs) -> Outcome {
         (true, _) => Exit::Unknown,
     };
     Err(Failure { exit, line })
+}
+
+/// Who leads. If members answer, but none leads, an election may be under way.
+fn find(endpoints: &Endpoints, deadline: Instant) -> Result<(String, StatusReply), Failure> {
+    loop {
+        let answers = ask_cluster(endpoints, deadline.min(Instant::now() + STATUS_TIMEOUT)).answers;
+        asking::check_protocol(&answers)?;
+        let is_there = answers.iter().any(|answer| answer.reply.is_ok());
+        let nobody = asking::with_reason("no member leads", &answers);
+        match newest_leader(answers) {
+            Some(found) => return Ok(found),
+            None if is_there && Instant::now() < deadline => thread::sleep(SEARCH_PAUSE),
+            None => return Err(Failure::not_applied(nobody)),
+        }
+    }
 }
 
 /// Runs the load of an operation that is one call.

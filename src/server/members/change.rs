@@ -23,9 +23,9 @@ use crate::raft::{Change, Configuration, MemberId, Place, Refusal, RoleName, Ter
 /// of.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a change waits for a voter that asks what it may have promised. One that has only just
-/// joined needs a moment.
-const FILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a change waits for a voter that does not answer, or asks the others what it may have
+/// promised. One that is busy, or has only just joined, needs a moment.
+const VOTERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the members are waited for before this member looks whether it still leads.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -64,8 +64,12 @@ impl Changer {
         if let Some(words) = self.nonsense(wish) {
             return reply(ChangeOutcome::Impossible, words);
         }
-        if let Some(refusal) = self.silence(wish) {
-            return refused(wish.id(), refusal);
+        let voters_by = deadline.min(Instant::now() + VOTERS_TIMEOUT);
+        while let Some(refusal) = self.silence(wish) {
+            if refusal != Refusal::NoLiveMajority || !self.has_time(voters_by) {
+                return refused(wish.id(), refusal);
+            }
+            thread::sleep(RETRY_PAUSE);
         }
         match self.checked(wish, deadline) {
             Ok(change) => self.carry_out(wish, change, deadline),
@@ -151,8 +155,7 @@ impl Changer {
     }
 
     fn carry_out(&self, wish: &Wish, change: Change, deadline: Instant) -> ChangeReply {
-        let filled_by = deadline.min(Instant::now() + FILL_TIMEOUT);
-        let has_time = |until: Instant| Instant::now() + RETRY_PAUSE < until && !self.is_stopping();
+        let voters_by = deadline.min(Instant::now() + VOTERS_TIMEOUT);
         loop {
             let refusal = match self.begin(change.clone(), deadline) {
                 Begun::At(term) => return self.await_settled(wish, term, deadline),
@@ -163,11 +166,13 @@ impl Changer {
             };
             match refusal {
                 ChangeError::HandingOver | ChangeError::Refused(Refusal::UnderWay)
-                    if has_time(deadline) =>
+                    if self.has_time(deadline) =>
                 {
                     thread::sleep(RETRY_PAUSE);
                 }
-                ChangeError::Refused(Refusal::Rebuilding(_)) if has_time(filled_by) => {
+                ChangeError::Refused(Refusal::Rebuilding(_) | Refusal::NoLiveMajority)
+                    if self.has_time(voters_by) =>
+                {
                     thread::sleep(RETRY_PAUSE);
                 }
                 ChangeError::Refused(refusal) => return refused(wish.id(), refusal),
@@ -213,6 +218,11 @@ impl Changer {
                 return undecided("it was begun, and a majority has not confirmed it in time");
             }
         }
+    }
+
+    /// Whether there is time for another attempt.
+    fn has_time(&self, until: Instant) -> bool {
+        Instant::now() + RETRY_PAUSE < until && !self.is_stopping()
     }
 
     fn is_stopping(&self) -> bool {

@@ -18,7 +18,7 @@ use crate::rpc::{CallError, Channel};
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a newcomer that is just starting has to answer, and to hear from its cluster.
-const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
+const HEAR_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The pause between two questions to such a newcomer.
 const HEAR_PAUSE: Duration = Duration::from_millis(50);
@@ -59,33 +59,38 @@ pub(super) fn newcomer(
     }
 }
 
-/// Whether this member of the cluster answers, be it that it is still being filled.
+/// Whether this member of the cluster answers. It may still have to be filled.
 pub(super) fn answers(node: &NodeHandle<Store>, id: MemberId) -> bool {
-    is_counted(node, id, Some(id))
+    id == node.status().id || asked(node, id).is_some()
 }
 
 /// Whether a majority of these voters answers. One that has lost its data has no vote until it is
-/// filled; `newcomer` is being filled, too, and counts.
+/// filled. `newcomer` has answered a moment ago.
 pub(super) fn has_majority(
     node: &NodeHandle<Store>,
     voters: BTreeSet<MemberId>,
     newcomer: Option<MemberId>,
 ) -> bool {
-    let (own, needed) = (node.status().id, voters.len() / 2 + 1);
-    // This member, which needs no question, and then no more of them than are needed.
-    let first = voters.contains(&own).then_some(own);
-    let others = voters.iter().copied().filter(|id| *id != own);
-    let answering = first.into_iter().chain(others).filter(|id| is_counted(node, *id, newcomer));
-    !voters.is_empty() && answering.take(needed).count() == needed
+    let known: BTreeSet<MemberId> = newcomer.into_iter().chain([node.status().id]).collect();
+    is_live(&voters, &known, |id| asked(node, id))
 }
 
-fn is_counted(node: &NodeHandle<Store>, id: MemberId, newcomer: Option<MemberId>) -> bool {
-    let reached = || node.reach(id).and_then(|addr| ask(&addr).ok());
-    id == node.status().id || reached().is_some_and(|answer| counts(id, &answer, newcomer))
+/// Whether a majority of the voters is known to answer, or answers now. No more of them are asked
+/// than are needed.
+fn is_live(
+    voters: &BTreeSet<MemberId>,
+    known: &BTreeSet<MemberId>,
+    ask: impl Fn(MemberId) -> Option<StatusReply>,
+) -> bool {
+    let needed = voters.len() / 2 + 1;
+    let has_data = |id: &MemberId| ask(*id).is_some_and(|answer| !answer.is_joining);
+    let others = voters.difference(known).filter(|id| has_data(id));
+    !voters.is_empty() && voters.intersection(known).chain(others).take(needed).count() == needed
 }
 
-fn counts(id: MemberId, answer: &StatusReply, newcomer: Option<MemberId>) -> bool {
-    answer.id == id.0 && (!answer.is_joining || newcomer == Some(id))
+fn asked(node: &NodeHandle<Store>, id: MemberId) -> Option<StatusReply> {
+    let answer = node.reach(id).and_then(|addr| ask(&addr).ok());
+    answer.filter(|answer| answer.id == id.0)
 }
 
 /// Checks that at this address member `id` of this cluster answers, and nobody else who says so at
@@ -262,12 +267,22 @@ mod tests {
 
     #[test]
     fn a_member_that_has_lost_its_data_counts_for_no_majority() {
-        let answer = |id, is_joining| StatusReply { id, is_joining, ..Default::default() };
-        for (newcomer, expected) in [(None, false), (Some(3), false), (Some(4), true)] {
-            let (id, newcomer) = (MemberId(4), newcomer.map(MemberId));
-            assert!(counts(id, &answer(4, false), newcomer));
-            assert!(!counts(id, &answer(5, false), newcomer));
-            assert_eq!(counts(id, &answer(4, true), newcomer), expected);
+        let answers = |id: MemberId| {
+            let is_joining = id == MemberId(3);
+            (id != MemberId(4)).then(|| StatusReply { id: id.0, is_joining, ..Default::default() })
+        };
+        let ids = |ids: &[u64]| ids.iter().copied().map(MemberId).collect::<BTreeSet<_>>();
+        for (voters, known, expected) in [
+            (&[1, 2, 5][..], &[1][..], true),
+            (&[2, 5], &[1], true),
+            (&[1, 3, 4], &[1], false),
+            (&[1, 2, 3, 4], &[1], false),
+            // A newcomer has answered, and may be starting again by now.
+            (&[1, 3], &[1, 3], true),
+            (&[1, 4], &[1, 4], true),
+            (&[], &[1], false),
+        ] {
+            assert_eq!(is_live(&ids(voters), &ids(known), answers), expected, "{voters:?}");
         }
     }
 

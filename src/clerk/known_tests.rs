@@ -107,6 +107,16 @@ fn put(clerk: &Clerk) {
     clerk.put("k", "v").unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Puts until the list has these numbers. A member that is held up says too late who the members
+/// are, and is asked again.
+fn put_until(clerk: &Clerk, list: &[usize]) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while clerk.pool.survey().members != list {
+        assert!(std::time::Instant::now() < deadline, "{:?}", clerk.pool.survey());
+        put(clerk);
+    }
+}
+
 /// A program that makes one call makes one round trip.
 #[test]
 fn the_first_call_asks_nothing_and_later_ones_seldom() {
@@ -130,11 +140,11 @@ fn who_has_come_is_found_when_those_who_were_known_are_gone() {
     let [first, second] = [(), ()].map(|()| Running::start(&shared));
     *shared.told.lock() = told(3, &[(1, &first), (2, &second)]);
     let clerk = clerk(&[first.addr()]);
-    put(&clerk);
-    put(&clerk);
+    put_until(&clerk, &[0, 1]);
     drop(first);
+    let before = second.puts();
     put(&clerk);
-    assert_eq!(second.puts(), 1);
+    assert!(second.puts() > before);
 }
 
 #[test]
@@ -143,11 +153,11 @@ fn who_has_left_is_not_asked_again() {
     let [first, second] = [(), ()].map(|()| Running::start(&shared));
     *shared.told.lock() = told(3, &[(2, &second)]);
     let clerk = clerk(&[format!("1={}", first.addr()), format!("2={}", second.addr())]);
-    put(&clerk);
-    put(&clerk);
+    put_until(&clerk, &[1]);
     let before = first.puts();
     (0..5).for_each(|_| put(&clerk));
-    assert_eq!((first.puts(), second.puts()), (before, 5));
+    assert_eq!(first.puts(), before);
+    assert!(second.puts() >= 5, "{} puts", second.puts());
 }
 
 /// Everybody whom the members have named is gone, and the addresses that the user gave are not.
@@ -157,14 +167,13 @@ fn the_users_addresses_come_back_when_nobody_else_answers() {
     let [first, second] = [(), ()].map(|()| Running::start(&shared));
     *shared.told.lock() = told(3, &[(2, &second)]);
     let clerk = clerk(&[format!("1={}", first.addr())]);
-    put(&clerk);
-    put(&clerk);
+    put_until(&clerk, &[1]);
     put(&clerk);
     assert!(second.puts() > 0, "the first one has left");
     drop(second);
     let before = first.puts();
     put(&clerk);
-    assert_eq!(first.puts(), before + 1);
+    assert!(first.puts() > before);
 }
 
 #[test]

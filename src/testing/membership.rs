@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::cluster::{Cluster, ClusterError, POLL_PAUSE};
 use super::parts::addrs_of;
@@ -13,10 +13,6 @@ use crate::raft::{Configuration, MemberId};
 use crate::server::Member;
 use crate::server::admin_client::{AdminClient, AdminError, MemberChange};
 use crate::server::proto::{AddMemberArgs, PromoteMemberArgs, RemoveMemberArgs};
-
-/// How long a change is asked for again that is refused as things are now: the cluster may have
-/// started a moment ago.
-const NOT_NOW_TIME: Duration = Duration::from_secs(1);
 
 impl Cluster {
     /// Starts another member, adds it, and returns its id when it votes. It gets an id that no
@@ -193,10 +189,14 @@ impl Cluster {
     }
 
     /// Has the leader change the members. A change whose outcome is unknown is asked for again, and
-    /// so is one that must wait for the newcomer.
+    /// so is one that must wait for the newcomer. One that is refused as things are now is asked
+    /// for again at least once, and for half of the time: the cluster may have started a moment
+    /// ago, and a leader may take seconds to refuse.
     fn change(&self, what: String, change: &MemberChange) -> Result<(), ClusterError> {
         let began = Instant::now();
-        let deadline = began + self.parts.options.timeout;
+        let timeout = self.parts.options.timeout;
+        let deadline = began + timeout;
+        let mut was_refused = false;
         loop {
             let source = match self.admin().change(change, deadline) {
                 Ok(_) => return Ok(()),
@@ -204,7 +204,8 @@ impl Cluster {
             };
             let until = match source {
                 AdminError::Behind { .. } | AdminError::Undecided(_) => deadline,
-                AdminError::NotNow(_) => deadline.min(began + NOT_NOW_TIME),
+                AdminError::NotNow(_) if !std::mem::replace(&mut was_refused, true) => deadline,
+                AdminError::NotNow(_) => began + timeout / 2,
                 _ => began,
             };
             if Instant::now() >= until {

@@ -34,47 +34,57 @@ fn keep_alive(addr: std::net::SocketAddr, body: &str) -> Vec<Value> {
 fn a_lease_lives_as_long_as_it_is_kept_alive() {
     let cluster = cluster(3);
     let here = addr(&cluster, follower(&cluster));
+    let wait_gone = |id: u64| {
+        let gone = json!({"ID": id.to_string(), "TTL": "-1"});
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while ok(here, "lease/timetolive", json!({"ID": id, "keys": true})) != gone {
+            assert!(Instant::now() < deadline, "{id} stays");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let begun = Instant::now();
     assert_eq!(
         ok(here, "lease/grant", json!({"TTL": 1, "ID": 77})),
         json!({"ID": "77", "TTL": "2"})
     );
-    let exists = "etcdserver: lease already exists";
-    fails(here, "lease/grant", r#"{"TTL":"5","ID":"77"}"#, 400, 9, exists);
-    let too_large = "etcdserver: too large lease TTL";
-    fails(here, "lease/grant", r#"{"TTL":9000000001}"#, 400, 11, too_large);
-    let own = ok(here, "lease/grant", json!({"TTL": "60"}));
-    assert_eq!(own["TTL"], "60");
-    let own: i64 = own["ID"].as_str().unwrap().parse().unwrap();
-    let mut ids = [77, own];
-    ids.sort_unstable();
-    let listed = json!(ids.map(|id| json!({"ID": id.to_string()})));
-    assert_eq!(ok(here, "lease/leases", json!({}))["leases"], listed);
-    assert_eq!(ok(here, "kv/lease/leases", json!({}))["leases"], listed);
-    for key in ["b", "a"] {
-        ok(here, "kv/put", json!({"key": b64(key), "lease": "77"}));
-    }
-    let begun = Instant::now();
-    let info = ok(here, "kv/lease/timetolive", json!({"ID": 77, "keys": true}));
-    assert_eq!((&info["grantedTTL"], &info["keys"]), (&"2".into(), &json!(["YQ==", "Yg=="])));
-    let left: u64 = info.get("TTL").map_or(0, |ttl| ttl.as_str().unwrap().parse().unwrap());
-    assert!(left <= 2, "{info}");
     let kept = keep_alive(here, r#"{"ID":77}"#);
     // On a machine that stood still, it is over.
     if begun.elapsed() < Duration::from_secs(1) {
         assert_eq!(kept, [json!({"ID": "77", "TTL": "2"})]);
     }
+    wait_gone(77);
+    assert_eq!(keep_alive(here, r#"{"ID":77}"#), [json!({"ID": "77"})]);
+    // One that lives for longer than all that follows takes.
+    assert_eq!(
+        ok(here, "lease/grant", json!({"TTL": 10, "ID": 78})),
+        json!({"ID": "78", "TTL": "10"})
+    );
+    let exists = "etcdserver: lease already exists";
+    fails(here, "lease/grant", r#"{"TTL":"5","ID":"78"}"#, 400, 9, exists);
+    let too_large = "etcdserver: too large lease TTL";
+    fails(here, "lease/grant", r#"{"TTL":9000000001}"#, 400, 11, too_large);
+    let own = ok(here, "lease/grant", json!({"TTL": "60"}));
+    assert_eq!(own["TTL"], "60");
+    let own: i64 = own["ID"].as_str().unwrap().parse().unwrap();
+    let mut ids = [78, own];
+    ids.sort_unstable();
+    let listed = json!(ids.map(|id| json!({"ID": id.to_string()})));
+    assert_eq!(ok(here, "lease/leases", json!({}))["leases"], listed);
+    assert_eq!(ok(here, "kv/lease/leases", json!({}))["leases"], listed);
+    for key in ["b", "a"] {
+        ok(here, "kv/put", json!({"key": b64(key), "lease": "78"}));
+    }
+    let info = ok(here, "kv/lease/timetolive", json!({"ID": 78, "keys": true}));
+    assert_eq!((&info["grantedTTL"], &info["keys"]), (&"10".into(), &json!(["YQ==", "Yg=="])));
+    let left: u64 = info.get("TTL").map_or(0, |ttl| ttl.as_str().unwrap().parse().unwrap());
+    assert!(left <= 10, "{info}");
+    assert_eq!(keep_alive(here, r#"{"ID":78}"#), [json!({"ID": "78", "TTL": "10"})]);
     let several = format!(r#"{{"ID":"{own}"}}{{"ID":123456}}"#);
     let kept = keep_alive(here, &several);
     assert_eq!(kept, [json!({"ID": own.to_string(), "TTL": "60"}), json!({"ID": "123456"})]);
     assert_eq!(keep_alive(here, ""), [] as [Value; 0]);
     // It ends, with its keys, in one revision.
-    let gone = json!({"ID": "77", "TTL": "-1"});
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while ok(here, "lease/timetolive", json!({"ID": 77, "keys": true})) != gone {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert_eq!(keep_alive(here, r#"{"ID":77}"#), [json!({"ID": "77"})]);
+    wait_gone(78);
     assert_eq!(ok(here, "kv/range", json!({"key": "YQ==", "range_end": "Yw=="})), json!({}));
     assert_eq!(revision(here, "kv/range", json!({"key": "YQ=="})), 4);
 }

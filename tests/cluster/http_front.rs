@@ -11,7 +11,9 @@ use syncraft::front::http::HttpFront;
 use syncraft::kv::LimitsChange;
 use syncraft::raft::MemberId;
 use syncraft::rpc::http::{Answer, Request, Server};
-use syncraft::testing::Cluster;
+use syncraft::testing::{Cluster, Options};
+
+use crate::nodes::until;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -327,7 +329,11 @@ fn a_page_of_another_site_writes_nothing() {
 /// says that it may.
 #[test]
 fn what_became_of_a_write_without_a_majority_is_told() {
-    let cluster = Cluster::start(3).unwrap();
+    let mut options = Options::default();
+    // A leader that is cut off must still lead when it is asked.
+    options.timing.election_min = Duration::from_secs(5);
+    options.timing.election_max = Duration::from_secs(8);
+    let cluster = Cluster::start_with(3, options).unwrap();
     let (leader, alone) = (cluster.leader().unwrap(), follower(&cluster));
     let servers = [serve(&cluster, leader), serve(&cluster, alone)];
     let [of_leader, of_follower] = [servers[0].local_addr(), servers[1].local_addr()];
@@ -362,7 +368,8 @@ fn writes_over_http_take_effect_at_most_once_while_the_leader_dies() {
     const CLIENTS: usize = 8;
     const WRITES: usize = 40;
     let cluster = Arc::new(Cluster::start(3).unwrap());
-    let server = serve(&cluster, follower(&cluster));
+    let here = follower(&cluster);
+    let server = serve(&cluster, here);
     let (addr, done) = (server.local_addr(), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
@@ -383,7 +390,16 @@ fn writes_over_http_take_effect_at_most_once_while_the_leader_dies() {
     while done.load(Ordering::SeqCst) < CLIENTS * WRITES / 4 {
         thread::yield_now();
     }
-    cluster.kill(cluster.leader().unwrap());
+    let mut leader = here;
+    // Since an election, the front's own member may lead.
+    until("another one leads", || {
+        leader = cluster.leader().unwrap();
+        if leader == here {
+            cluster.api(here).unwrap().transfer(MemberId(here.0 % 3 + 1));
+        }
+        leader != here
+    });
+    cluster.kill(leader);
     let acknowledged: Vec<String> =
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     let value = String::from_utf8(ask(addr, "GET /v1/kv/numbers", "").body).unwrap();

@@ -38,7 +38,7 @@ fn wait_gone(clerk: &Clerk, key: &str) -> Instant {
 fn a_lease_ends_after_its_time_and_not_before() {
     let cluster = Cluster::start(3).unwrap();
     let clerk = cluster.clerk();
-    let ttl = Duration::from_millis(700);
+    let ttl = Duration::from_secs(3);
     let asked = Instant::now();
     let lease = clerk.grant_lease(ttl, None).unwrap();
     assert_eq!((lease.ttl(), lease.left()), (ttl, ttl));
@@ -84,13 +84,13 @@ fn a_change_of_leader_neither_restarts_a_lease_nor_shortens_it() {
 fn a_lease_is_kept_alive_until_it_is_dropped() {
     let cluster = Cluster::start(1).unwrap();
     let clerk = cluster.clerk();
-    let ttl = Duration::from_millis(600);
-    let [kept, dropped] = [(); 2].map(|()| clerk.lease(ttl).unwrap());
+    let ttl = Duration::from_secs(6);
+    let [kept, dropped] = [ttl, ttl / 2].map(|ttl| clerk.lease(ttl).unwrap());
     clerk.put_with("kept", "v", kept.id()).unwrap();
     clerk.put_with("dropped", "v", dropped.id()).unwrap();
     drop(dropped);
     wait_gone(&clerk, "dropped");
-    assert!(!kept.wait_lost(ttl * 3), "it is kept alive");
+    assert!(!kept.wait_lost(ttl + Duration::from_secs(1)), "it is kept alive");
     assert!(kept.is_held());
     assert!(clerk.get("kept").unwrap().is_some());
     kept.revoke().unwrap();
@@ -102,12 +102,12 @@ fn a_lease_is_kept_alive_until_it_is_dropped() {
 fn a_lease_that_is_revoked_by_somebody_else_is_lost() {
     let cluster = Cluster::start(1).unwrap();
     let clerk = cluster.clerk();
-    let lease = clerk.lease(Duration::from_secs(3)).unwrap();
+    let lease = clerk.lease(Duration::from_secs(30)).unwrap();
     let (told, hears) = channel();
     lease.when_lost(move || told.send(()).unwrap());
     clerk.revoke_lease(lease.id()).unwrap();
     // The next keep-alive tells, long before nine tenths of its time.
-    assert!(lease.wait_lost(Duration::from_secs(2)));
+    assert!(lease.wait_lost(Duration::from_secs(20)));
     assert!(!lease.is_held());
     hears.recv_timeout(TEST_TIMEOUT).unwrap();
     let (told, hears) = channel();
@@ -123,12 +123,21 @@ fn a_lease_without_a_cluster_is_lost_before_it_can_have_ended() {
     let cluster = Cluster::start(1).unwrap();
     let clerk = cluster.clerk().with_timeout(Duration::from_secs(1));
     let ttl = Duration::from_secs(2);
-    let asked = Instant::now();
     let lease = clerk.lease(ttl).unwrap();
     cluster.kill(MemberId(1));
-    assert!(lease.wait_lost(TEST_TIMEOUT));
-    let held = asked.elapsed();
-    assert!(held < ttl, "it was held for {held:?}");
+    let killed = Instant::now();
+    // The last moment before an answer that it is not lost: this thread may sleep after it.
+    let mut held = killed;
+    loop {
+        let now = Instant::now();
+        if lease.wait_lost(Duration::from_millis(5)) {
+            break;
+        }
+        assert!(now < killed + TEST_TIMEOUT, "it is never lost");
+        held = now;
+    }
+    assert!(held - killed < ttl, "it was held for {:?}", held - killed);
+    assert!(!lease.is_held());
     drop(lease);
 }
 
@@ -249,7 +258,7 @@ fn a_repeat_of_a_grant_gets_the_first_answer() {
 fn a_transaction_that_compares_a_key_of_a_lost_lease_changes_nothing() {
     let cluster = Cluster::start(1).unwrap();
     let clerk = cluster.clerk();
-    let lease = clerk.grant_lease(Duration::from_millis(300), None).unwrap();
+    let lease = clerk.grant_lease(Duration::from_secs(3), None).unwrap();
     clerk.put_with("lock", "me", lease.id).unwrap();
     let token = clerk.get_entry("lock").unwrap().unwrap().mod_revision;
     wait_gone(&clerk, "lock");

@@ -2,7 +2,7 @@
 //! members and leases, and nobody writes under a lost lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -166,14 +166,17 @@ fn a_release_wakes_one_of_a_thousand_waiters() {
 fn whoever_leaves_the_queue_hands_on_nothing() {
     let cluster = Cluster::start(1).unwrap();
     let holder = cluster.clerk().lock("l").acquire().unwrap();
+    let leave = &AtomicBool::new(false);
     thread::scope(|scope| {
         let (second, third) = (cluster.clerk(), cluster.clerk());
         let leaves = scope.spawn(move || {
-            second.lock("l").wait(Duration::from_millis(500)).acquire().unwrap_err()
+            let lock = second.lock("l").wait(TEST_TIMEOUT);
+            lock.give_up_if(|| leave.load(Ordering::Acquire)).acquire().unwrap_err()
         });
         until("the second waits", || places(&cluster, "l") == 2);
         let waits = scope.spawn(move || third.lock("l").wait(TEST_TIMEOUT).acquire().unwrap());
         until("the third waits", || places(&cluster, "l") == 3);
+        leave.store(true, Ordering::Release);
         assert!(matches!(leaves.join().unwrap(), LockError::Taken { .. }));
         until("the second has left", || places(&cluster, "l") == 2);
         thread::sleep(Duration::from_millis(300));
@@ -237,9 +240,16 @@ fn a_holder_that_cannot_reach_the_cluster_loses_the_lock() {
     let ttl = Duration::from_secs(2);
     let guard = cluster.clerk().lock("l").ttl(ttl).acquire().unwrap();
     cluster.ids().iter().for_each(|id| cluster.kill(*id));
-    let began = Instant::now();
-    until("it is told", || !guard.is_held());
-    assert!(began.elapsed() <= ttl, "{:?}", began.elapsed());
+    let killed = Instant::now();
+    // The last moment before an answer that it is held: this thread may sleep after it.
+    let mut held = killed;
+    until("it is told", || {
+        let now = Instant::now();
+        let is_held = guard.is_held();
+        held = if is_held { now } else { held };
+        !is_held
+    });
+    assert!(held - killed < ttl, "it was held for {:?}", held - killed);
     cluster.ids().iter().for_each(|id| cluster.restart(*id).unwrap());
     cluster.leader().unwrap();
     let next = cluster.clerk().lock("l").wait(TEST_TIMEOUT).acquire().unwrap();

@@ -95,9 +95,11 @@ fn what_may_be_old_is_answered_without_a_majority() {
     cluster.ids().into_iter().filter(|&id| id != last).for_each(|id| cluster.kill(id));
     let killed = Instant::now();
     assert_eq!(clerk.get("k").unwrap_err().kind(), ClerkErrorKind::NotApplied);
+    // The age is that at the answer, and this thread may sleep after it.
+    let asked = killed.elapsed();
     let Stale { value, age_max } = patient.get_stale("k", None).unwrap();
     assert_eq!(value.as_deref(), Some(&b"v"[..]));
-    assert!(age_max >= killed.elapsed(), "{age_max:?}");
+    assert!(age_max >= asked, "{age_max:?}, {asked:?}");
     let bound = Some(Duration::from_millis(400));
     let error = clerk.get_stale("k", bound).unwrap_err();
     assert_eq!(error.kind(), ClerkErrorKind::NotApplied, "known to be too old: {error}");

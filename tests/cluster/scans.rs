@@ -1,6 +1,7 @@
 //! Scans, from outside: one state whatever happens meanwhile, every key once, and bounds on what
 //! slow readers cost.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use syncraft::kv::model::proto::{
 use syncraft::kv::model::{Action, KeyRange, Range, Reason, Revision, ScanRange, Txn};
 use syncraft::raft::MemberId;
 use syncraft::rpc::{CallError, Channel, Incoming, Next, Status, StatusCode};
-use syncraft::testing::Cluster;
+use syncraft::testing::{Cluster, Options};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -82,7 +83,12 @@ fn a_scan_goes_on_elsewhere_when_its_member_dies() {
 /// says so if it is forgotten.
 #[test]
 fn a_compaction_does_not_end_a_stream_and_is_told_to_one_that_would_go_on() {
-    let cluster = Cluster::start(3).unwrap();
+    let mut options = Options::default();
+    // Both scans are those of the leader, and it must still lead when it is killed.
+    options.timing.election_min = Duration::from_secs(3);
+    options.timing.election_max = Duration::from_secs(5);
+    options.timeout = TEST_TIMEOUT;
+    let cluster = Cluster::start_with(3, options).unwrap();
     let clerk = cluster.clerk();
     fill(&clerk, b'a');
     let (mut whole, mut broken) = (clerk.scan(rows()), clerk.scan(rows()));
@@ -202,10 +208,12 @@ fn a_member_that_stops_ends_a_scan_whose_client_keeps_up() {
     fill(&clerk, b'a');
     let mut scan = open(&stub, &request(rows(), 0));
     assert_eq!(busy(&mut scan), None);
+    let (go, may_read) = mpsc::channel();
     let reader = thread::spawn(move || {
+        may_read.recv().unwrap();
         let read = |reply: Result<ScanReply, CallError>| {
-            // All pages take it more than a second, and each one less than the server waits.
-            thread::sleep(Duration::from_millis(20));
+            // All pages take it some seconds, and each one less than the server waits.
+            thread::sleep(Duration::from_millis(100));
             match reply.ok()?.result? {
                 scan_reply::Result::Page(page) => Some(page.more),
                 _ => None,
@@ -213,6 +221,7 @@ fn a_member_that_stops_ends_a_scan_whose_client_keeps_up() {
         };
         scan.map_while(read).all(|more| more)
     });
+    go.send(()).unwrap();
     cluster.stop(MemberId(1));
     assert!(reader.join().unwrap(), "it was read to its end");
 }

@@ -74,8 +74,7 @@ fn a_lost_disk_is_filled_after_a_change_of_addresses() {
         let theirs = cluster_of(&cluster.data_dir(1)).unwrap();
         for id in [2, 1] {
             lose_disk(&mut cluster, id);
-            cluster.restart_with(id, options);
-            until_filled(&cluster, id);
+            cluster.restart_until(id, options, |member| member["joining"] == false);
             assert_eq!(cluster_of(&cluster.data_dir(id)).as_ref(), Some(&theirs));
             check_counts(&mut cluster, id);
             // From now on it starts normally.
@@ -106,8 +105,7 @@ fn a_damaged_meta_is_rebuilt_after_a_change_of_addresses() {
     let theirs = cluster_of(&cluster.data_dir(1));
     cluster.kill(2);
     fs::write(cluster.data_dir(2).join("meta"), "nonsense").unwrap();
-    cluster.restart_with(2, &["--rebuild"]);
-    until_filled(&cluster, 2);
+    cluster.restart_until(2, &["--rebuild"], |member| member["joining"] == false);
     assert_eq!(cluster_of(&cluster.data_dir(2)), theirs);
     check_counts(&mut cluster, 2);
 }

@@ -1,6 +1,7 @@
 //! `lock` and `elect`: exit statuses, signals, and that nothing is left behind, however a COMMAND
 //! ends.
 
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -105,7 +106,9 @@ fn a_second_signal_ends_one_that_waits_at_once() {
 #[test]
 fn signals_go_to_the_command() {
     let cluster = Processes::start(1);
-    let script = "trap 'echo told' TERM; echo up; sleep 1; echo done";
+    // It goes on once it has been told, however long that takes.
+    let script = "trap 'echo told; told=1' TERM; told=; echo up; \
+                  until [ \"$told\" ]; do sleep 0.1; done; echo done";
     let (holder, mut out) = start(&cluster, &["lock", "l", "--", "sh", "-c", script]);
     assert_eq!(line(&mut out), "up\n");
     signal(holder.id(), "-TERM");
@@ -165,7 +168,7 @@ fn a_command_ends_when_its_lock_is_lost() {
 
 /// A process that nobody waits for has ended all the same.
 fn runs(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
@@ -174,10 +177,13 @@ fn runs(pid: &str) -> bool {
 #[test]
 fn a_lost_lock_is_told_though_the_command_has_succeeded() {
     let cluster = Processes::start(1);
-    let args = ["lock", "l", "--ttl", "2s", "--", "sh", "-c", "echo up; sleep 0.5"];
+    let may_end = cluster.dir.path().join("may-end");
+    let script = format!("echo up; while [ ! -e '{}' ]; do sleep 0.1; done", may_end.display());
+    let args = ["lock", "l", "--ttl", "2s", "--", "sh", "-c", &script];
     let (holder, mut out) = start(&cluster, &args);
     assert_eq!(line(&mut out), "up\n");
     signal(holder.id(), "-STOP");
+    fs::write(&may_end, "").unwrap();
     until("the lock is lost", || places(&cluster, "l") == 0);
     signal(holder.id(), "-CONT");
     let (code, said) = end(holder);

@@ -73,6 +73,29 @@ impl Processes {
         self.spawn(id, command);
     }
 
+    /// Starts member `id` with these options, and waits until `holds` is true of what `status` says
+    /// of it. With `--rebuild`, a member ends if another one is too busy to answer it in time: then
+    /// it is started again.
+    pub(crate) fn restart_until(
+        &mut self,
+        id: usize,
+        options: &[&str],
+        holds: impl Fn(&serde_json::Value) -> bool,
+    ) {
+        self.restart_with(id, options);
+        until(&format!("member {id} has started with {options:?}"), || {
+            if self.children[id - 1].as_mut().unwrap().try_wait().unwrap().is_some() {
+                let log = self.log(id);
+                let words = log.lines().last().unwrap_or_default();
+                assert!(words.contains("no answer from"), "member {id} has ended: {words}");
+                self.restart_with(id, options);
+            }
+            let status = self.status();
+            let mut members = status["members"].as_array().unwrap().iter();
+            members.find(|member| member["id"] == id).is_some_and(&holds)
+        });
+    }
+
     /// Starts member `id` by `command`.
     pub(crate) fn spawn(&mut self, id: usize, mut command: Command) {
         let log = self.dir.path().join(format!("{id}.log"));
@@ -108,6 +131,19 @@ impl Processes {
         serde_json::from_slice(&status.stdout).unwrap()
     }
 
+    /// What `status` says of member `id`. One that is too busy to answer is asked again.
+    pub(crate) fn answer_of(&self, id: usize) -> serde_json::Value {
+        let mut answer = None;
+        until(&format!("member {id} answers"), || {
+            let status = self.status();
+            let mut members = status["members"].as_array().unwrap().iter();
+            let is_it = |it: &&serde_json::Value| it["id"] == id && it["reachable"] == true;
+            answer = members.find(is_it).cloned();
+            answer.is_some()
+        });
+        answer.unwrap()
+    }
+
     /// The member that leads. On a busy machine an election may be under way.
     pub(crate) fn leader(&self) -> usize {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -128,10 +164,12 @@ impl Processes {
         Clerk::builder().members(self.members()).timeout(Duration::from_secs(20)).build().unwrap()
     }
 
+    pub(crate) fn log(&self, id: usize) -> String {
+        fs::read_to_string(self.dir.path().join(format!("{id}.log"))).unwrap_or_default()
+    }
+
     pub(crate) fn logs(&self) -> String {
-        let log =
-            |id| fs::read_to_string(self.dir.path().join(format!("{id}.log"))).unwrap_or_default();
-        (1..=self.children.len()).map(|id| format!("--- {id}\n{}", log(id))).collect()
+        (1..=self.children.len()).map(|id| format!("--- {id}\n{}", self.log(id))).collect()
     }
 }
 

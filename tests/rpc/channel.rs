@@ -525,7 +525,7 @@ fn callers_hand_the_reading_over() {
             let channel = channel.clone();
             thread::spawn(move || {
                 // Every other caller gives up early.
-                let deadline = if i % 2 == 0 { within(300) } else { soon() };
+                let deadline = if i % 2 == 0 { within(2000) } else { soon() };
                 let args = echo(format!("{i}"));
                 channel.call::<_, Echo>(&Method::new("testRpc", "Hold"), &args, deadline)
             })

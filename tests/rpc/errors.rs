@@ -82,10 +82,13 @@ fn what_the_server_says_is_refused_and_its_code_says_whether_it_ran() {
 #[test]
 fn an_answer_that_does_not_come_is_timed_out_and_says_whether_the_call_was_sent() {
     let (listener, addr) = listen();
-    let channel = channel(addr).framing(Framing::Documented).lazy();
-    let sent = pending(&channel, "Echo", "x", within(100));
+    let channel = channel(addr).framing(Framing::Documented).connect(soon()).unwrap();
+    // In this order, so that the late one is later however long this thread is held up.
+    let early = within(500);
+    let late = within(1000);
+    let sent = pending(&channel, "Echo", "x", late);
     // It waits for its turn.
-    let unsent = pending(&channel, "Echo", "x", within(50));
+    let unsent = pending(&channel, "Echo", "x", early);
     let _server = Raw::accept(&listener);
     for (claim, was_sent) in [(sent, true), (unsent, false)] {
         let error = claim.wait().unwrap_err();

@@ -1,5 +1,6 @@
 //! Idle connections: which ones are closed, which ones are not, and what their clients notice.
 
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -33,15 +34,14 @@ fn wait_idle_closed(server: &Server, connections: u64) {
 fn an_idle_connection_is_told_so_and_closed_and_counted() {
     let (server, _) = serve_with_short_timeouts();
     let mut raw = Raw::connect(server.local_addr());
-    for id in 1..=2 {
-        raw.send(&request("Echo", id, "x"));
-        raw.expect_echo(id, "x");
-    }
     let began = Instant::now();
+    // In one write: this thread may be held up between two of them.
+    raw.send(&[request("Echo", 1, "x"), request("Echo", 2, "x")].concat());
+    (1..=2).for_each(|id| raw.expect_echo(id, "x"));
     raw.expect_status(0, StatusCode::Closing);
     raw.expect_closed();
     let idle = began.elapsed();
-    assert!(idle >= IDLE / 2 && idle < 20 * IDLE, "closed after {idle:?}");
+    assert!((IDLE..LONG).contains(&idle), "closed after {idle:?}");
     wait_until("it ends", || server.connections() == 0);
     assert_eq!(idle_closed(&server), 1);
 }
@@ -136,19 +136,39 @@ fn clients_of_a_reserved_service_may_be_silent_for_as_long_as_they_like() {
     other.expect_closed();
 }
 
+/// Sends a ping. Returns the head of what comes next, if the connection is still there.
+fn ping(raw: &mut Raw, id: u64) -> io::Result<ReplyHead> {
+    raw.0.write_all(&frame(&Head { service: "rpc".into(), ..head("Ping", id, 0) }, b""))?;
+    let mut len = [0; 4];
+    raw.0.read_exact(&mut len)?;
+    let mut head = vec![0; u32::from_le_bytes(len) as usize];
+    raw.0.read_exact(&mut head)?;
+    Ok(ReplyHead::decode(&head[..]).unwrap())
+}
+
 #[test]
 fn pings_keep_a_connection() {
-    let (server, _) = serve_with_short_timeouts();
-    let mut raw = Raw::connect(server.local_addr());
-    let until = Instant::now() + 6 * IDLE;
-    let mut id = 0;
-    while Instant::now() < until {
-        id += 1;
-        raw.send(&frame(&Head { service: "rpc".into(), ..head("Ping", id, 0) }, b""));
-        let (head, _) = raw.reply();
-        assert_eq!((head.call_id, head.status), (id, 0), "{}", head.message);
-    }
-    assert_eq!(idle_closed(&server), 0);
+    // If this thread is held up for so long that the connection is idle, the run shows nothing.
+    wait_until("all pings of a run come in time", || {
+        let (server, _) = serve_with_short_timeouts();
+        let mut raw = Raw::connect(server.local_addr());
+        let began = Instant::now();
+        let (mut last, mut id) = (began, 0);
+        while began.elapsed() < 6 * IDLE {
+            id += 1;
+            let sent = Instant::now();
+            let answer = ping(&mut raw, id);
+            if last.elapsed() >= IDLE {
+                return false;
+            }
+            last = sent;
+            let head = answer.unwrap();
+            assert_eq!((head.call_id, head.status), (id, 0), "{}", head.message);
+        }
+        let closed = idle_closed(&server);
+        assert!(closed == 0 || last.elapsed() >= IDLE, "it was closed");
+        closed == 0
+    });
 }
 
 // ---- channels ----
@@ -156,14 +176,25 @@ fn pings_keep_a_connection() {
 /// The next call after each idle close is answered as if nothing had happened.
 fn check_transparent(builder: ChannelBuilder, server: &Server) {
     let channel = builder.lazy();
-    let before = idle_closed(server);
-    for closed in 1..=4 {
+    let (mut rounds, until) = (0, soon());
+    while rounds < 5 {
+        assert!(Instant::now() < until, "no two calls follow one another in time");
+        let (before, began) = (idle_closed(server), Instant::now());
         assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");
-        assert_eq!(call(&channel, "Echo", "y").unwrap(), "y");
-        wait_idle_closed(server, before + closed);
+        let second = call(&channel, "Echo", "y");
+        let is_in_time = began.elapsed() < IDLE;
+        wait_until("every connection is closed", || {
+            let stats = server.stats();
+            stats.connections_idle == stats.connections_accepted
+        });
         wait_until("it is noticed", || !channel.is_connected());
+        // If this thread was held up between the two calls, the second one may have met the close.
+        if is_in_time {
+            assert_eq!(second.unwrap(), "y");
+            assert_eq!(idle_closed(server), before + 1);
+            rounds += 1;
+        }
     }
-    assert_eq!(call(&channel, "Echo", "z").unwrap(), "z");
 }
 
 #[test]
@@ -181,15 +212,16 @@ fn an_idle_close_costs_a_channel_with_a_thread_of_its_own_no_call() {
         count.fetch_add(1, Ordering::SeqCst);
     };
     check_transparent(channel(server.local_addr()).on_disconnect(on_disconnect), &server);
-    assert_eq!(losses.load(Ordering::SeqCst), 4);
+    assert_eq!(losses.load(Ordering::SeqCst), idle_closed(&server));
     // And a channel that began to read when the first call was made without waiting.
     let channel = channel(server.local_addr()).lazy();
-    for closed in 5..=8 {
+    let before = idle_closed(&server);
+    for closed in 1..=4 {
         let method = Method::new("testRpc", "Echo");
         let pending =
             channel.call_async::<_, Echo>(&method, &CallOptions::default(), &echo("x"), soon());
         assert_eq!(pending.wait().unwrap(), echo("x"));
-        wait_until("idle connections are closed", || idle_closed(&server) >= closed);
+        wait_idle_closed(&server, before + closed);
         wait_until("it is noticed", || !channel.is_connected());
     }
 }

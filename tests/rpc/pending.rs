@@ -107,8 +107,8 @@ fn a_call_cancelled_in_its_turn_costs_a_documented_connection() {
 #[test]
 fn the_deadline_ends_a_call_that_nobody_waits_for_and_frees_its_place() {
     let (server, service) = serve_inline();
-    let channel = channel(server.local_addr()).calls_max(1).lazy();
-    let claim = pending(&channel, "Hold", "x", within(50));
+    let channel = channel(server.local_addr()).calls_max(1).connect(soon()).unwrap();
+    let claim = pending(&channel, "Hold", "x", within(2000));
     wait_until("its deadline ends it", || claim.is_ready());
     assert_eq!(call(&channel, "Echo", "y").unwrap(), "y");
     let error = claim.wait().unwrap_err();

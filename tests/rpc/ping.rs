@@ -12,10 +12,10 @@ use crate::raw::*;
 use crate::relay::Relay;
 use crate::support::*;
 
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// For tests in which pings must be answered in time, even on a busy machine.
-const LONG_INTERVAL: Duration = Duration::from_millis(400);
+const LONG_INTERVAL: Duration = Duration::from_secs(1);
 
 fn pings(server: &Server) -> u64 {
     server.stats().methods[&("rpc", "Ping")].calls
@@ -71,7 +71,7 @@ fn a_frozen_peer_is_noticed_by_callers_that_wait_only_briefly() {
     assert_eq!(call(&channel, "Echo", "x").unwrap(), "x");
     relay.freeze();
     let brief = || channel.call::<_, Echo>(&method("Echo"), &echo("x"), within(40));
-    wait_until("the connection is made anew", || brief().is_err() && relay.accepted() == 2);
+    wait_until("the connection is made anew", || brief().is_err() && relay.accepted() >= 2);
 }
 
 #[test]
@@ -152,7 +152,8 @@ fn an_idle_connection_carries_no_pings() {
 #[test]
 fn a_server_that_knows_no_pings_counts_as_alive() {
     let (listener, addr) = listen();
-    let channel = channel(addr).ping_interval(LONG_INTERVAL).lazy();
+    // This thread is the server.
+    let channel = channel(addr).ping_interval(2 * LONG_INTERVAL).lazy();
     thread::scope(|scope| {
         let slow = scope.spawn(|| call(&channel, "Echo", "x"));
         let mut server = Raw::accept(&listener);

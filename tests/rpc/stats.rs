@@ -284,7 +284,8 @@ fn times(line: &str) -> [Duration; 2] {
 #[test]
 fn a_slow_call_is_counted_and_leaves_one_line_that_tells_whose_it_was_and_where_its_time_went() {
     alone(|| {
-        const SLOW: Duration = Duration::from_millis(60);
+        // Some calls are not slow, however long a thread is held up on a busy machine.
+        const SLOW: Duration = Duration::from_secs(2);
         collect();
         let limits = Limits { slow_call: SLOW, ..Limits::default() };
         let (server, service) = serve_with(|builder| builder.limits(limits).handlers(1));

@@ -208,9 +208,19 @@ pub(crate) fn threads() -> Vec<String> {
     let others = tasks
         .map(|task| task.unwrap())
         .filter(|task| task.file_name().to_str() != Some(&std::process::id().to_string()));
-    // A thread that has ended since then has no name.
-    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("rpc-")).collect()
+    // A thread that has ended since then has no status.
+    let stats = others.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let names = stats.filter_map(|stat| name_unless_exiting(&stat).map(str::to_owned));
+    names.filter(|name| name.starts_with("rpc-")).collect()
+}
+
+/// The name of a thread, from its status: "ID (NAME) STATE", five numbers, its flags, and more. The
+/// system still lists a thread for a moment when it has been joined: then it is exiting.
+fn name_unless_exiting(stat: &str) -> Option<&str> {
+    const PF_EXITING: u64 = 4;
+    let (name, rest) = stat.split_once('(').unwrap().1.rsplit_once(") ").unwrap();
+    let flags: u64 = rest.split(' ').nth(6).unwrap().parse().unwrap();
+    (flags & PF_EXITING == 0).then_some(name)
 }
 
 /// Runs `run` on another thread and fails if it takes longer than `LONG`.

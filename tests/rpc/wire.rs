@@ -379,9 +379,12 @@ fn a_bare_reply_in_parts_is_put_together() {
 #[test]
 fn stray_bytes_and_timed_out_replies_cost_a_documented_connection() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let channel = channel(listener.local_addr().unwrap()).framing(Framing::Documented).lazy();
+    let channel = channel(listener.local_addr().unwrap())
+        .framing(Framing::Documented)
+        .connect(soon())
+        .unwrap();
     let stub = KvServerRpcStub::new(channel.clone());
-    let short = std::time::Instant::now() + Duration::from_millis(50);
+    let short = std::time::Instant::now() + Duration::from_secs(1);
     let error = stub.get(&GetArgs::default(), short).unwrap_err();
     assert!(matches!(error, CallError::TimedOut { sent: true, .. }), "{error}");
     let mut server = documented_server(&listener);

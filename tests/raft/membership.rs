@@ -267,6 +267,25 @@ fn a_learner_counts_for_nothing() {
     assert_eq!(node.role(), RoleName::Follower, "check-quorum: only the learner was heard");
 }
 
+/// If its log were ahead of that of a voter, it would refuse its vote. The voter may need that vote,
+/// because its own log makes the learner a voter.
+#[test]
+fn a_learner_is_sent_what_is_committed() {
+    let mut node = leader_with_learner(3, 4);
+    let committed = node.commit();
+    let effects = node.propose(1);
+    let recipients_of_entries = |messages: &[Message]| {
+        let appends = appends(messages).into_iter();
+        appends.filter(|(_, it)| !it.entries.is_empty()).map(|(to, _)| to).collect::<Vec<_>>()
+    };
+    assert_eq!(recipients_of_entries(&sent(&effects)), [2, 3]);
+    let messages = node.receive(matched(2, 1, node.last()));
+    assert_eq!(node.commit(), committed + 1);
+    assert_eq!(recipients_of_entries(&messages), [4]);
+    let (_, append) = appends(&messages).into_iter().find(|(to, _)| *to == 4).unwrap();
+    assert_eq!(append.leader_commit, append.entries.last().unwrap().index);
+}
+
 #[test]
 fn a_learner_is_promoted_only_when_it_has_caught_up() {
     let mut node = leader(3);

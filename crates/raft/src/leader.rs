@@ -355,16 +355,22 @@ impl Leader {
         }
     }
 
+    /// Voters are sent the whole log, and learners what is committed: see [`membership`].
+    ///
+    /// [`membership`]: super::membership
     fn send_appends(&mut self, common: &mut Common) {
-        let last_index = common.log.last_index();
         for (&to, peer) in &mut self.peers {
+            let last_index = match common.membership().is_voter(to) {
+                true => common.log.last_index(),
+                false => common.commit_index(),
+            };
             let is_full = |common: &Common, from| {
                 common.log.holds_bytes(from, common.config.append_gather_bytes)
             };
             while (peer.next_index() <= last_index || peer.is_probed())
                 && peer.may_send(&common.config, || is_full(common, peer.next_index()))
             {
-                match next_append(common, peer.next_index()) {
+                match next_append(common, peer.next_index(), last_index) {
                     Some(request) => {
                         let last = request.entries.last();
                         let sent_index = last.map_or(request.prev_log_index, |entry| entry.index);
@@ -485,11 +491,11 @@ impl Leader {
     }
 }
 
-/// The entries from `next_index` on, as many as fit in one message. `None` if the log no longer has
-/// them, so that the peer needs a snapshot.
-fn next_append(common: &Common, next_index: Index) -> Option<AppendEntries> {
-    let last_index = common.log.last_index();
-    assert!(next_index <= last_index.next(), "nothing beyond the log is sent (figure 2)");
+/// The entries from `next_index` up to `last_index`, as many as fit in one message; none if that is
+/// before. `None` if the log no longer has them, so that the peer needs a snapshot.
+fn next_append(common: &Common, next_index: Index, last_index: Index) -> Option<AppendEntries> {
+    let next_of_log = common.log.last_index().next();
+    assert!(next_index <= next_of_log, "nothing beyond the log is sent (figure 2)");
     let prev_log_index = next_index.prev();
     let prev_log_term = common.log.term_at(prev_log_index)?;
     let entries = common.log.batch(next_index, last_index, common.config.append_bytes_max);

@@ -9,7 +9,11 @@
 //! consensus, thesis §4.3). So it has a member in common with every quorum of the voters before
 //! the change, and with every quorum of the voters after it.
 //!
-//! Learners receive entries and heartbeats like voters, and never count (thesis §4.2.1).
+//! Learners receive heartbeats like voters, and never count (thesis §4.2.1). They receive entries once
+//! these are committed. So a learner's log is never ahead of that of a voter who may be elected. If
+//! it were, the learner would refuse its vote to that voter, who may need it: the voter's log may
+//! have the entry that makes the learner a voter, while the learner's has not, so that it does not
+//! stand itself.
 
 use std::collections::BTreeSet;
 

@@ -398,6 +398,28 @@ fn a_learner_that_is_starting_is_waited_for() {
     assert_eq!(voters(&known), [1, 2]);
 }
 
+/// It stands for no election, so nobody would tell it, and a new leader knows nothing of it.
+#[test]
+fn a_learner_that_is_removed_while_it_sleeps_learns_it_later() {
+    let mut cluster = Processes::start(1);
+    let known = cluster.members();
+    for (id, is_filled) in [(2, true), (3, false)] {
+        let mut learner = Newcomer::join(&cluster, id);
+        done(&known, &["add", "--learner", &learner.named()]);
+        until("it is filled", || {
+            !is_filled || learner.said().contains("voters 1, learners 2 (committed)")
+        });
+        learner.kill();
+        done(&known, &["remove", &id.to_string()]);
+        cluster.kill(1);
+        cluster.restart(1);
+        put(&known, "k", "1");
+        learner.start();
+        assert_eq!(end(&mut learner.child), Some(3));
+        assert!(learner.said().contains("removed"), "{}", learner.said());
+    }
+}
+
 #[test]
 fn no_removal_leaves_a_cluster_that_cannot_go_on() {
     let mut cluster = Processes::start(3);

@@ -48,9 +48,9 @@ fn hear(node: &mut Node, peers: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// These peers answer heartbeats while two of them pass, so that whoever has caught up is known.
+/// These peers answer heartbeats for an election timeout, after which it is known who has caught up.
 fn beat(node: &mut Node, peers: &[u64]) {
-    for _ in 0..3 {
+    for _ in 0..=node.config.election_ticks_min.div_ceil(node.config.heartbeat_ticks) {
         node.tick(node.config.heartbeat_ticks);
         hear(node, peers.iter().copied());
     }
@@ -265,6 +265,19 @@ fn a_learner_counts_for_nothing() {
     assert!(!effects.iter().any(|it| matches!(it, Effect::ReadReady(_))), "its confirmation");
     node.tick(2 * node.config.election_ticks_min);
     assert_eq!(node.role(), RoleName::Follower, "check-quorum: only the learner was heard");
+}
+
+/// Otherwise it would wait for the answer of a member that has left.
+#[test]
+fn a_read_is_confirmed_by_those_who_are_left() {
+    let mut node = leader(2);
+    node.run([read(5)]);
+    assert_eq!(change(&mut node, remove(2)), None);
+    let last = node.last();
+    let effects = node.run([Event::Message(matched(2, 1, last))]);
+    assert_eq!(voters(&node), (vec![1], vec![]));
+    let is_ready = |it: &Effect| matches!(it, Effect::ReadReady(ids) if *ids == [RequestId(5)]);
+    assert!(effects.iter().any(is_ready), "{effects:?}");
 }
 
 /// If its log were ahead of that of a voter, it would refuse its vote. The voter may need that vote,

@@ -26,9 +26,10 @@ pub(super) struct Leader {
     /// The no-op of this term. Until it is committed, the leader does not know what is, so reads
     /// wait for it (thesis §6.4).
     noop_index: Index,
-    /// What was committed at the last regular heartbeat, and at the one before it.
-    committed_at_beat: Index,
+    /// What was committed at a regular heartbeat, and at one before it: see `mark_committed`.
+    committed_at_mark: Index,
     committed_before: Index,
+    ticks_at_mark: u32,
     /// Whether it was removed, and hands over before it steps down.
     is_leaving: bool,
     uncommitted_bytes: usize,
@@ -46,7 +47,8 @@ impl Leader {
         Leader {
             peers: common.peers().map(|peer| (peer, Progress::new(noop_index))).collect(),
             committed_before: noop_index,
-            committed_at_beat: noop_index,
+            committed_at_mark: noop_index,
+            ticks_at_mark: 0,
             is_leaving: false,
             reads: Reads::default(),
             round: 0,
@@ -107,7 +109,8 @@ impl Leader {
         self.ticks >= 2 * config.heartbeat_ticks
     }
 
-    /// What was committed two regular heartbeats ago: whoever has it has caught up.
+    /// What was committed half of the shortest election timeout ago, or up to twice as long ago:
+    /// whoever has it has caught up.
     pub(super) fn committed_before(&self) -> Index {
         self.committed_before
     }
@@ -188,9 +191,19 @@ impl Leader {
     fn beat(&mut self, common: &mut Common) {
         self.ticks_since_heartbeat = 0;
         self.peers.values_mut().for_each(Progress::heartbeat);
-        self.committed_before = self.committed_at_beat;
-        self.committed_at_beat = common.commit_index().max(self.noop_index);
+        self.mark_committed(common);
         self.send_heartbeats(common);
+    }
+
+    /// A learner is sent what is committed, so it lags behind by a message and a write, which may
+    /// take longer than a heartbeat.
+    fn mark_committed(&mut self, common: &Common) {
+        let passed = self.ticks.saturating_sub(self.ticks_at_mark);
+        if passed >= common.config.election_ticks_min / 2 {
+            self.committed_before = self.committed_at_mark;
+            self.committed_at_mark = common.commit_index().max(self.noop_index);
+            self.ticks_at_mark = self.ticks;
+        }
     }
 
     /// Starts a new round of heartbeats to all peers.
@@ -340,7 +353,7 @@ impl Leader {
         self.time.is_any_due_within(2 * u64::from(heartbeat_ticks) * tick_us / 1000, &common.time)
     }
 
-    fn confirm_reads(&mut self, common: &mut Common) {
+    pub(super) fn confirm_reads(&mut self, common: &mut Common) {
         let acked = self.peers.iter().map(|(&id, peer)| (id, peer.acked_round));
         let own = (common.config.id, self.round);
         let confirmed = common.membership().reached_by_quorum(acked.chain([own]));

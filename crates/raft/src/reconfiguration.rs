@@ -15,8 +15,9 @@
 //!   entry of its own term is committed. Otherwise two leaders could each have a configuration that
 //!   the other does not know of, with majorities that do not meet (the error in the single-server
 //!   changes of thesis §4.1, found in 2015).
-//! - A learner is promoted when it has what was committed two heartbeats ago: a voter without the
-//!   log would make each commit wait for it (thesis §4.2.1).
+//! - A learner is promoted when it has what was committed half of the shortest election timeout ago,
+//!   or up to twice as long ago: a voter without the log would make each commit wait for it (thesis
+//!   §4.2.1).
 //! - A change is refused if the voters after it that were heard lately, and have their data, are
 //!   not a quorum: that cluster could not commit anything, not even the next change.
 //! - While a voter asks what it may have promised ([`joining`](super::joining)), no voters change,
@@ -265,6 +266,8 @@ impl Leader {
         );
         let index = self.append(common, Payload::Configuration(Arc::new(next)));
         self.meet_peers(common);
+        // Perhaps nobody is left who would answer the rounds that are under way.
+        self.confirm_reads(common);
         index
     }
 

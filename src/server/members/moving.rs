@@ -1,6 +1,6 @@
 //! A member that is not at its configured address asks the leader to move it. One that its log does
-//! not name asks whether it was removed: it stands for no election, so nobody would tell it. One
-//! that has no configuration asks the others where they look for it.
+//! not name, or names as a learner, asks whether it was removed: it stands for no election, so
+//! nobody would tell it. One that has no configuration asks the others where they look for it.
 //!
 //! So a member that starts again at another address is found again without a restart of the others,
 //! and a rolling restart with a new list changes the addresses of all. The leader moves it only if
@@ -105,7 +105,12 @@ impl Mover {
     fn look(&self) -> Found {
         let Some(latest) = self.changer.node.members().latest else { return self.look_elsewhere() };
         match latest.addr(self.own) {
-            Some(configured) => self.compare(configured),
+            Some(configured) if latest.membership.is_voter(self.own) => self.compare(configured),
+            Some(configured) => {
+                // A leader that has forgotten it sends it nothing.
+                self.ask_about_itself();
+                self.compare(configured)
+            }
             None => self.ask_about_itself(),
         }
     }
@@ -128,7 +133,7 @@ impl Mover {
         let own = told.members.iter().find(|member| member.id == self.own.0);
         match own.filter(|_| is_known) {
             Some(own) => self.compare(&own.addr),
-            None => Found::Unnamed,
+            None => self.ask_about_itself(),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
     let endpoints = common.endpoints()?;
     let deadline = Instant::now() + common.timeout();
     let mut ask_at = Instant::now();
-    // What the last round found that found a leader: another one may end too early for answers.
+    // What the last round that found a leader has found. A later one may have no time for answers.
     let mut found = None;
     loop {
         let answers = ask_cluster(&endpoints, deadline).answers;
@@ -41,9 +41,11 @@ pub(super) fn transfer(common: &Common, args: args::TransferArgs) -> Outcome {
         if Instant::now() >= ask_at {
             ask_at = Instant::now() + ASK_PAUSE;
             let order = TransferArgs { to: args.id };
-            match (stub(addr).transfer(&order, deadline), &found) {
-                (Err(CallError::TimedOut { .. }), Some(found)) => wait(deadline, found)?,
-                (result, _) => drop(result.map_err(refused)?),
+            if let Err(error) = stub(addr).transfer(&order, deadline) {
+                return Err(match (&error, found) {
+                    (CallError::TimedOut { .. }, Some(found)) => out_of_time(&found),
+                    _ => refused(error),
+                });
             }
         }
         let words = why_not_yet(&answers, leader.id, args.id);
@@ -110,10 +112,14 @@ pub(super) fn snapshot(common: &Common) -> Outcome {
 fn wait(deadline: Instant, why: &str) -> Result<(), Failure> {
     // Stops a little early: a poll without time left would reach no member.
     if Instant::now() + 2 * POLL_PAUSE >= deadline {
-        return Err(Failure::not_applied(format!("out of time: {why}")));
+        return Err(out_of_time(why));
     }
     thread::sleep(POLL_PAUSE);
     Ok(())
+}
+
+fn out_of_time(why: &str) -> Failure {
+    Failure::not_applied(format!("out of time: {why}"))
 }
 
 fn stub(addr: &str) -> AdminRpcStub {

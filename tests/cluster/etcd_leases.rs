@@ -7,6 +7,7 @@ use syncraft::raft::MemberId;
 
 use crate::etcd_kv::{addr, b64, cluster, fails, ok, post, revision};
 use crate::http_front::{ask_once, follower};
+use crate::nodes::until;
 
 /// The messages of a keep-alive, without their headers.
 fn keep_alive(addr: std::net::SocketAddr, body: &str) -> Vec<Value> {
@@ -36,11 +37,8 @@ fn a_lease_lives_as_long_as_it_is_kept_alive() {
     let here = addr(&cluster, follower(&cluster));
     let wait_gone = |id: u64| {
         let gone = json!({"ID": id.to_string(), "TTL": "-1"});
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while ok(here, "lease/timetolive", json!({"ID": id, "keys": true})) != gone {
-            assert!(Instant::now() < deadline, "{id} stays");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let told = || ok(here, "lease/timetolive", json!({"ID": id, "keys": true}));
+        until("it has ended", || told() == gone);
     };
     let begun = Instant::now();
     assert_eq!(

@@ -3,7 +3,6 @@
 use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use syncraft::kv::api::Api;
@@ -12,6 +11,7 @@ use syncraft::raft::MemberId;
 use crate::etcd_kv::{addr, b64, cluster, fails, ok, post};
 use crate::etcd_watches::Messages;
 use crate::http_front::{ask_once, follower};
+use crate::nodes::until;
 
 fn grant(addr: SocketAddr, id: u64) {
     ok(addr, "lease/grant", json!({"TTL": 600, "ID": id}));
@@ -21,20 +21,11 @@ fn grant(addr: SocketAddr, id: u64) {
 fn wait_for_queue(addr: SocketAddr, name: &str, count: usize) {
     let body = json!({"key": b64(&format!("{name}/")), "range_end": b64(&format!("{name}0"))});
     let len = || ok(addr, "kv/range", body.clone())["kvs"].as_array().map_or(0, Vec::len);
-    wait_until("that many wait", || len() == count);
-}
-
-/// Waits for something that members do.
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
+    until("that many wait", || len() == count);
 }
 
 fn wait_for_watches(api: &Api, count: usize) {
-    wait_until("that many watches", || api.open_watches() == count);
+    until("that many watches", || api.open_watches() == count);
 }
 
 #[test]
@@ -196,7 +187,7 @@ fn clients_that_go_while_they_wait_leave_no_connection_behind() {
     drop((observers, lockers));
     wait_for_watches(&api, 0);
     wait_for_queue(here, "l", 1);
-    wait_until("all connections are gone", || connections(here) == 0);
+    until("all connections are gone", || connections(here) == 0);
 }
 
 #[test]

@@ -191,6 +191,22 @@ fn many_lives_that_end_anyhow() {
     }
 }
 
+/// A failed sync leaves what reads show and what is on the disk different. The next process goes on
+/// with what it reads; its first write is torn.
+#[test]
+fn a_failed_sync_and_a_torn_write_after_it_lose_nothing_acknowledged() {
+    for (seed, k) in (0..100).flat_map(|seed| (1..=50).map(move |k| (seed, k))) {
+        let mut member = Member::new(seed, format!("seed {seed}, sync {k} fails"));
+        member.disk.set_faults(Faults { fail_sync: Some(k), ..Faults::default() });
+        let _ = member.live(100);
+        let mut wal = member.start_well();
+        member.stop_after(1);
+        let _ = member.write(&mut wal);
+        member.disk.crash();
+        drop(member.start_well());
+    }
+}
+
 #[test]
 fn short_writes_change_nothing() {
     for seed in 0..20 {
@@ -329,6 +345,46 @@ fn what_a_write_leaves_on_a_full_disk_is_zeroed() {
         assert!(bytes()[end..].iter().all(is_zero), "{}", member.what);
     }
     assert!(left_behind >= 10, "only {left_behind} writes left something behind");
+}
+
+/// A write is left unfinished, by a full disk or by a kill, and a sync on the way to its erasure
+/// fails. From then on reads may show zeros where the disk has the old bytes. They are none of the
+/// log, wherever it goes on, and however a later write is torn.
+#[test]
+fn zeros_whose_sync_failed_are_written_again() {
+    let mut failed = 0;
+    for (seed, k) in (0..400).flat_map(|seed| (1..=7).map(move |k| (seed, k))) {
+        let mut member = Member::new(seed, format!("seed {seed}, sync {k} fails"));
+        let mut wal = member.start_well();
+        member.write(&mut wal).unwrap();
+        // The next write is a short one.
+        let counts = member.disk.counts();
+        let (full_from_write, stop_at_op) = match seed % 2 {
+            0 => (Some(counts.writes + 2), None),
+            _ => (None, Some(counts.ops + 1)),
+        };
+        let short_writes = true;
+        let faults = Faults { full_from_write, stop_at_op, short_writes, ..Faults::default() };
+        member.disk.set_faults(faults);
+        member.write(&mut wal).unwrap_err();
+        let fail_sync = Some(member.disk.counts().syncs + k);
+        member.disk.set_faults(Faults { fail_sync, ..Faults::default() });
+        failed += usize::from(wal.sync().is_err());
+        drop(wal);
+        failed += usize::from(member.start().is_err());
+        member.disk.set_faults(Faults::default());
+        let mut wal = member.start_well();
+        // The next batch is short, so the old bytes are behind its end.
+        let batch = member.acked.next_batch(&mut member.rng, 100);
+        member.stop_after(1);
+        let mut content = member.acked.clone();
+        content.apply(&batch);
+        member.tried = Some(content);
+        assert!(write(&mut wal, &batch).is_err(), "{}", member.what);
+        member.disk.crash();
+        drop(member.start_well());
+    }
+    assert!(failed >= 400, "only {failed} syncs failed");
 }
 
 #[test]

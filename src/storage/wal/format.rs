@@ -161,6 +161,9 @@ pub(super) struct Mark {
     pub(super) batch_sequence: u64,
     /// The log goes on in the next segment.
     pub(super) is_sealed: bool,
+    /// How far an unfinished write may have left bytes after `end`; 0: none. They are zeroed before
+    /// anything is written there.
+    pub(super) dirty_end: u64,
 }
 
 impl Mark {
@@ -169,6 +172,7 @@ impl Mark {
         LittleEndian::write_u32(&mut bytes[4..], if self.is_sealed { FLAG_SEALED } else { 0 });
         LittleEndian::write_u64(&mut bytes[8..], self.end);
         LittleEndian::write_u64(&mut bytes[16..], self.batch_sequence);
+        LittleEndian::write_u64(&mut bytes[24..], self.dirty_end);
         let crc = crc32c_append(segment.seed(MARK_OFFSET), &bytes[4..]);
         LittleEndian::write_u32(&mut bytes, crc);
         bytes
@@ -181,6 +185,7 @@ impl Mark {
             end: LittleEndian::read_u64(&bytes[8..]),
             batch_sequence: LittleEndian::read_u64(&bytes[16..]),
             is_sealed: LittleEndian::read_u32(&bytes[4..]) & FLAG_SEALED != 0,
+            dirty_end: LittleEndian::read_u64(&bytes[24..]),
         })
     }
 }

@@ -41,8 +41,8 @@
 //! | 1024 | | batches, each at a multiple of 8 | then zeros |
 //!
 //! **The mark** says how far the segment is known to have been synced. It is zero until it is first
-//! written. It is written when a start has recovered the log, when the log is closed, and when the
-//! log goes on in the next segment:
+//! written. It is written when a start has recovered the log, when the log is closed, when the log
+//! goes on in the next segment, and before bytes of an unfinished write are zeroed:
 //!
 //! | Offset | Size | Field | Why |
 //! |---|---|---|---|
@@ -50,7 +50,8 @@
 //! | 4 | 4 | flags: 1 = sealed | the log goes on in the next segment, which exists |
 //! | 8 | 8 | where the last batch ends | if batches end before it, they were damaged, not torn |
 //! | 16 | 8 | number of that batch | |
-//! | 24 | 488 | zero | |
+//! | 24 | 8 | how far an unfinished write may have left bytes after that end; 0: none | to be zeroed |
+//! | 32 | 480 | zero | |
 //!
 //! **A batch** is a header, records, and zeros up to a multiple of 8:
 //!
@@ -154,12 +155,14 @@
 //! which entry.
 //!
 //! A seal is written when everything before its end has been synced, so nothing after that end was
-//! ever acknowledged. Bytes can still be there. Example: a write met a full disk; the sync of its
-//! zeroing failed; the next process saw the zeros in the system's memory and went on in another
-//! segment; then the power failed.
+//! ever acknowledged. An older program can have left bytes there, as its marks did not name what it
+//! had to zero.
 //!
-//! A torn tail is copied aside, overwritten with zeros, and synced; then the mark is written. A
-//! crash in between leaves a torn tail again. Before `open` returns, it writes the last batch once
+//! A torn tail is copied aside, and the mark says, durably, how far it reaches. Then it is
+//! overwritten with zeros, and synced, and the mark says that it is gone. If the sync of the zeros
+//! fails, the next process sees zeros in the system's memory, while the disk may keep the old
+//! bytes. After a later torn batch they would look like damage, so each start zeroes what the mark
+//! names. Before `open` returns, it writes the last batch once
 //! more, and syncs all files and the directory. Otherwise it would promise what a killed process,
 //! or a failed sync, has left only in the system's memory.
 //!
@@ -195,10 +198,10 @@
 //!
 //! After a failed write or sync the log is not used any more: every later call returns the same
 //! error. There are two exceptions. If a write reports a full disk, the batch stays in memory, what
-//! was half written is zeroed before the next try, and nothing that was acknowledged is touched. (A
-//! *sync* that reports a full disk is a failed sync.) And a file may not open for lack of a
-//! descriptor: files are opened before anything is changed, and the directory stays open, so its
-//! sync needs no descriptor.
+//! was half written is zeroed before the next try, as a torn tail is, and nothing that was
+//! acknowledged is touched. (A *sync* that reports a full disk is a failed sync.) And a file may
+//! not open for lack of a descriptor: files are opened before anything is changed, and the
+//! directory stays open, so its sync needs no descriptor.
 //!
 //! # Left out
 //!
@@ -519,10 +522,7 @@ impl Wal {
     /// zero, and the batch may have become longer meanwhile, or go to another segment.
     fn clear_dirty(&mut self) -> Result<(), StorageError> {
         if self.dirty_end > self.end {
-            let Segment { file, path, .. } = &self.segment;
-            write_zeros(&**file, self.end, self.dirty_end)
-                .map_err(StorageError::io("write", path))?;
-            self.segment.sync()?;
+            self.segment.erase(self.end, self.sequence, self.dirty_end)?;
             self.dirty_end = self.end;
         }
         Ok(())
@@ -554,6 +554,7 @@ impl Wal {
             end: self.end,
             batch_sequence: self.sequence,
             is_sealed: true,
+            dirty_end: 0,
         })?;
         self.segment = next;
         (self.end, self.dirty_end) = (FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET);
@@ -585,6 +586,7 @@ impl Wal {
             end: self.end,
             batch_sequence: self.sequence,
             is_sealed: false,
+            dirty_end: 0,
         })
     }
 }

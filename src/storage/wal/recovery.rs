@@ -18,7 +18,7 @@ use super::format::{
     Mark, batch_sequence, check_body,
 };
 use super::replay::{Continuation, Replay, missing};
-use super::segment::{Segment, parse_file_name, write_zeros};
+use super::segment::{Segment, parse_file_name};
 
 /// How many bytes are read at a time.
 const WINDOW_LEN_BYTES: usize = 1 << 20;
@@ -60,16 +60,23 @@ pub(super) fn recover(
             Verdict::GoOn => {
                 restore_len(&**disk, &segment)?;
                 segment.sync()?;
+                // The sync of its seal may have failed, as that of the last batch.
+                segment.write_mark(Mark {
+                    end: scan.end,
+                    batch_sequence: replay.sequence,
+                    is_sealed: true,
+                    dirty_end: 0,
+                })?;
             }
-            Verdict::Ends { torn } => {
+            Verdict::Ends { torn: torn_end } => {
                 replay.check_first_batch(dir)?;
                 let continuation = replay.connect(base)?;
                 restore_len(&**disk, &segment)?;
                 write_again(&segment, &scan)?;
                 remove_blank_segments(&**disk, dir, later, &open)?;
                 let end = scan.end;
-                let torn = torn.map(|to| cut(&**disk, &segment, end, to)).transpose()?;
-                mark(&segment, scan.mark, end, replay.sequence)?;
+                let torn = torn_end.map(|to| set_aside(&**disk, &segment, end, to));
+                clean(&segment, scan.mark, end, replay.sequence, torn_end)?;
                 return Ok(Some(RecoveryEnd { replay, continuation, torn, segment, end }));
             }
         }
@@ -368,19 +375,16 @@ fn remove_blank_segments(
     Ok(())
 }
 
-/// Cuts a torn write: its bytes are kept aside, then zeroed durably. A crash in between leaves a
-/// torn write again.
-fn cut(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> Result<TornTail, StorageError> {
+/// Keeps the bytes of a torn write aside, if that can be. They are zeroed next.
+fn set_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> TornTail {
     let kept_in = keep_aside(disk, segment, from, to)
         .inspect_err(|err| {
             log::warn!("{}: the torn tail could not be kept: {err}", segment.path.display())
         })
         .ok();
-    write_zeros(&*segment.file, from, to).map_err(StorageError::io("write", &segment.path))?;
-    segment.sync()?;
     let torn = TornTail { file: segment.path.clone(), offset: from, len_bytes: to - from, kept_in };
     log::warn!("{torn}");
-    Ok(torn)
+    torn
 }
 
 /// Restores the length of a file that somebody has cut or lengthened. Added bytes are not part of
@@ -428,16 +432,27 @@ fn write_again(segment: &Segment, scan: &Scan) -> Result<(), StorageError> {
     segment.sync()
 }
 
-/// Records that the log has been synced up to here. From now on, damage before this point can be
-/// told from a torn write.
-fn mark(
+/// Zeroes what unfinished writes left after the end: the bytes up to `torn_end`, and those that
+/// the mark names. Then records that the log has been synced up to here. From now on, damage before
+/// this point can be told from a torn write.
+fn clean(
     segment: &Segment,
     found: Option<Mark>,
     end: u64,
     batch_sequence: u64,
+    torn_end: Option<u64>,
 ) -> Result<(), StorageError> {
-    let mark = Mark { end, batch_sequence, is_sealed: false };
-    if found == Some(mark) || end == FIRST_BATCH_OFFSET {
+    let named = found.map_or(0, |mark| mark.dirty_end.min(segment.header.len_bytes));
+    let dirty_end = named.max(torn_end.unwrap_or(0));
+    if dirty_end > end {
+        segment.erase(end, batch_sequence, dirty_end)?;
+    }
+    let mark = Mark { end, batch_sequence, is_sealed: false, dirty_end: 0 };
+    let is_known = match found {
+        Some(found) => found == mark,
+        None => end == FIRST_BATCH_OFFSET,
+    };
+    if dirty_end <= end && is_known {
         return Ok(());
     }
     segment.write_mark(mark)

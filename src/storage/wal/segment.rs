@@ -158,14 +158,27 @@ impl Segment {
     /// Writes the mark durably. The batches that it names must have been synced before: if they
     /// were written together, the mark could reach the disk first.
     pub(super) fn write_mark(&self, mark: Mark) -> Result<(), StorageError> {
-        assert!(
-            mark.end >= FIRST_BATCH_OFFSET && mark.end <= self.header.len_bytes,
-            "mark {mark:?}"
-        );
+        let len_bytes = self.header.len_bytes;
+        assert!(mark.end >= FIRST_BATCH_OFFSET && mark.end <= len_bytes, "mark {mark:?}");
+        assert!(mark.dirty_end <= len_bytes, "mark {mark:?}");
         let bytes = mark.encode(&self.header);
         self.file
             .write_all_at(&bytes, MARK_OFFSET)
             .map_err(StorageError::io("write", &self.path))?;
+        self.sync()
+    }
+
+    /// Zeroes, durably, what an unfinished write has left from `end` on, up to `dirty_end`. Batch
+    /// `batch_sequence` ends at `end`, and is synced. The mark says so first: if the sync of the
+    /// zeros fails, reads show zeros that may not be on the disk, and only the mark still tells.
+    pub(super) fn erase(
+        &self,
+        end: u64,
+        batch_sequence: u64,
+        dirty_end: u64,
+    ) -> Result<(), StorageError> {
+        self.write_mark(Mark { end, batch_sequence, is_sealed: false, dirty_end })?;
+        write_zeros(&*self.file, end, dirty_end).map_err(StorageError::io("write", &self.path))?;
         self.sync()
     }
 

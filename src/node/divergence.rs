@@ -160,11 +160,12 @@ impl Comparison {
         }
     }
 
-    /// Who the members are has changed. Answers of former members no longer count.
+    /// Who the members are has changed. Their next answers decide; those of former members no
+    /// longer count.
     pub(super) fn set_members(&mut self, members: Membership) {
         self.leading.different.retain(|id, _| members.contains(*id));
         if let Some(question) = &mut self.leading.question {
-            question.answers.retain(|id, _| members.contains(*id));
+            question.answers.retain(|id, _| *id == self.own);
         }
         self.members = members;
     }
@@ -237,8 +238,11 @@ impl Comparison {
     pub(super) fn answered(&mut self, from: MemberId, answer: Checkpoint) -> Vec<Finding> {
         let question = self.leading.question.as_mut().filter(|it| it.index == answer.index);
         let Some(question) = question else { return Vec::new() };
-        question.answers.insert(from, answer.digest);
-        self.decide()
+        // Most replies say again what the last one said.
+        match question.answers.insert(from, answer.digest) {
+            Some(before) if before == answer.digest => Vec::new(),
+            _ => self.decide(),
+        }
     }
 
     /// The members that this leader has found to differ, by their last answers.

@@ -354,6 +354,9 @@ impl Leader {
     }
 
     pub(super) fn confirm_reads(&mut self, common: &mut Common) {
+        if !self.reads.is_any_in_round() {
+            return;
+        }
         let acked = self.peers.iter().map(|(&id, peer)| (id, peer.acked_round));
         let own = (common.config.id, self.round);
         let confirmed = common.membership().reached_by_quorum(acked.chain([own]));
@@ -373,9 +376,10 @@ impl Leader {
     /// [`membership`]: super::membership
     fn send_appends(&mut self, common: &mut Common) {
         for (&to, peer) in &mut self.peers {
-            let last_index = match common.membership().is_voter(to) {
-                true => common.log.last_index(),
-                false => common.commit_index(),
+            let (last_index, committed) = (common.log.last_index(), common.commit_index());
+            let last_index = match last_index == committed || common.membership().is_voter(to) {
+                true => last_index,
+                false => committed,
             };
             let is_full = |common: &Common, from| {
                 common.log.holds_bytes(from, common.config.append_gather_bytes)

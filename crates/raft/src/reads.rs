@@ -93,6 +93,11 @@ impl Reads {
         !self.waiting.is_empty()
     }
 
+    /// Whether any read waits for the answers of a round.
+    pub(super) fn is_any_in_round(&self) -> bool {
+        !self.rounds.is_empty()
+    }
+
     /// Whether a round should start now, while so many reads that were ready have no answer yet.
     /// Followers ask for many reads at once, and are not kept waiting.
     pub(super) fn wants_round(&self, unanswered: usize) -> bool {

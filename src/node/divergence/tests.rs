@@ -371,3 +371,15 @@ fn digests_are_kept_without_gaps_and_not_for_ever() {
     assert_eq!((at(&digests, 9), at(&digests, 10)), (None, Some(1)));
     assert_eq!(digests.newest().unwrap().index, Index(9 + DIGESTS_MAX as u64));
 }
+
+/// Too few of five members agree. Then the cluster becomes one of three, and the same answers say
+/// more.
+#[test]
+fn answers_that_come_again_are_judged_by_the_members_of_now() {
+    let mut cluster = Cluster::with([RIGHT, RIGHT, WRONG, OTHER, OTHER]);
+    cluster.heartbeats(1, &[2, 3, 4, 5]);
+    assert_eq!(cluster.member(1).different(), [], "no majority of five agrees");
+    cluster.member(1).set_members(Membership::new((1..=3).map(MemberId)));
+    cluster.heartbeats(1, &[2, 3]);
+    assert_eq!(cluster.member(1).different(), [MemberId(3)]);
+}

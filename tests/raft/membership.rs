@@ -576,6 +576,18 @@ fn a_member_that_was_removed_is_sent_the_entry_that_says_so() {
     assert_eq!(recipients(&later), [2], "not for ever");
 }
 
+/// It may have crashed and lost its data. If it were one of two, and this leader crashed, too,
+/// nobody could be elected.
+#[test]
+fn a_voter_whose_connection_broke_does_not_count_until_it_is_heard_again() {
+    let mut node = leader(3);
+    hear(&mut node, [2, 3]);
+    node.run([Event::Disconnected(MemberId(2))]);
+    assert_eq!(change(&mut node, remove(3)), Some(Refusal::NoLiveMajority));
+    hear(&mut node, [2]);
+    assert_eq!(change(&mut node, remove(3)), None);
+}
+
 #[test]
 fn what_would_leave_no_live_majority_is_refused() {
     let mut node = leader(3);

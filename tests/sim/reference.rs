@@ -419,7 +419,7 @@ impl Reference {
 
     fn set_limits(&mut self, change: LimitsChange) -> Result<(), Refusal> {
         let LimitsChange { bytes_max, keys_max, history_bytes_max, leases_max } = change;
-        if let Some(limit) = history_bytes_max.filter(|limit| *limit > 64 << 30) {
+        if let Some(limit) = history_bytes_max.filter(|limit| *limit > 4 << 30) {
             return Err(Refusal::of(Reason::LimitOutOfBounds, limit));
         }
         let limits = &mut self.stats.limits;

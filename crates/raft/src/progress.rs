@@ -222,6 +222,12 @@ impl Progress {
         self.silent_ticks < config.election_ticks_min
     }
 
+    /// As [`is_heard_lately`](Progress::is_heard_lately), and its connection has not broken since. A
+    /// member whose connection breaks may have lost its data, and not said so yet.
+    pub(super) fn is_there(&self, config: &Config) -> bool {
+        self.is_heard_lately(config) && !self.is_lost
+    }
+
     /// The peer has lost its data, and asks what it may have promised.
     pub(super) fn asks_to_join(&mut self) {
         self.ticks_since_join = Some(0);

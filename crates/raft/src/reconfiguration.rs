@@ -18,8 +18,9 @@
 //! - A learner is promoted when it has what was committed half of the shortest election timeout ago,
 //!   or up to twice as long ago: a voter without the log would make each commit wait for it (thesis
 //!   §4.2.1).
-//! - A change is refused if the voters after it that were heard lately, and have their data, are
-//!   not a quorum: that cluster could not commit anything, not even the next change.
+//! - A change is refused if the voters after it that were heard lately, whose connections have not
+//!   broken since, and that have their data, are not a quorum: that cluster could not commit
+//!   anything, not even the next change.
 //! - While a voter asks what it may have promised ([`joining`](super::joining)), no voters change,
 //!   except that this one, or one that is not heard, is removed.
 //! - The leader may remove itself (thesis §4.2.2). It goes on, without counting itself, until the
@@ -175,7 +176,7 @@ impl Leader {
             return Err(Refusal::IsVoter);
         }
         let lives = self.peers().get(&id).is_some_and(|peer| {
-            peer.is_heard_lately(&common.config) && !peer.is_rebuilding(&common.config)
+            peer.is_there(&common.config) && !peer.is_rebuilding(&common.config)
         });
         if !lives {
             return Err(Refusal::Silent(id));
@@ -215,11 +216,14 @@ impl Leader {
         }
         let after = Membership::new(next.membership.voters());
         // Whoever rebuilds gives no vote until a leader has filled it.
-        let may_vote = |id: &MemberId| {
-            self.peers().get(id).is_none_or(|peer| !peer.is_rebuilding(&common.config))
+        let lives = |&id: &MemberId| {
+            let peer = self.peers().get(&id);
+            id == common.config.id
+                || peer.is_some_and(|peer| {
+                    peer.is_there(&common.config) && !peer.is_rebuilding(&common.config)
+                })
         };
-        let heard = after.voters().filter(|&id| self.hears(common, id)).filter(may_vote);
-        match after.is_quorum(heard) {
+        match after.is_quorum(after.voters().filter(lives)) {
             true => Ok(()),
             false => Err(Refusal::NoLiveMajority),
         }

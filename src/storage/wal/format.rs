@@ -167,6 +167,11 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// The log goes on in this segment, and has been synced up to `end`.
+    pub(super) fn at(end: u64, batch_sequence: u64) -> Mark {
+        Mark { end, batch_sequence, is_sealed: false, dirty_end: 0 }
+    }
+
     pub(super) fn encode(&self, segment: &SegmentHeader) -> [u8; MARK_LEN_BYTES] {
         let mut bytes = [0; MARK_LEN_BYTES];
         LittleEndian::write_u32(&mut bytes[4..], if self.is_sealed { FLAG_SEALED } else { 0 });

@@ -50,7 +50,7 @@
 //! | 4 | 4 | flags: 1 = sealed | the log goes on in the next segment, which exists |
 //! | 8 | 8 | where the last batch ends | if batches end before it, they were damaged, not torn |
 //! | 16 | 8 | number of that batch | |
-//! | 24 | 8 | how far an unfinished write may have left bytes after that end; 0: none | to be zeroed |
+//! | 24 | 8 | how far an unfinished write may have left bytes; 0: nowhere | from the log's end on, they are to be zeroed |
 //! | 32 | 480 | zero | |
 //!
 //! **A batch** is a header, records, and zeros up to a multiple of 8:
@@ -100,8 +100,8 @@
 //! - *the mark says that the segment was synced beyond this point*: **damage**
 //! - *anywhere after, also in a later segment, a header of a batch newer than B + 1, or of B + 1
 //!   elsewhere than here*: **damage**: it was written after this had been synced
-//! - *only zeros, and the next segment begins with batch B + 1*: the next segment goes on; the seal
-//!   could not be read
+//! - *only zeros, and the next segment begins with batch B + 1, or its mark says that it will*: the
+//!   next segment goes on; the seal could not be read
 //! - *a whole header of batch B + 1, its records not whole, nothing after it*: **torn**: never
 //!   acknowledged
 //! - *no whole header, and some bytes that are not zero*: **torn**
@@ -162,9 +162,11 @@
 //! overwritten with zeros, and synced, and the mark says that it is gone. If the sync of the zeros
 //! fails, the next process sees zeros in the system's memory, while the disk may keep the old
 //! bytes. After a later torn batch they would look like damage, so each start zeroes what the mark
-//! names. Before `open` returns, it writes the last batch once
-//! more, and syncs all files and the directory. Otherwise it would promise what a killed process,
-//! or a failed sync, has left only in the system's memory.
+//! names, from the log's end on. If the disk is full, the log does so before it writes.
+//!
+//! Before `open` returns, it writes the last batch once more, and the last seal if no batch follows
+//! it, and syncs all files and the directory. Otherwise it would promise what a killed process, or
+//! a failed sync, has left only in the system's memory.
 //!
 //! What this cannot see: damage to the very last batch before a crash, if it happens between that
 //! batch's sync and the next sync. It looks like a torn batch. After the next batch, the next start
@@ -378,7 +380,7 @@ impl Wal {
         outcome: RecoveryEnd,
         base: Option<SnapshotMeta>,
     ) -> Result<(Wal, Recovered), StorageError> {
-        let RecoveryEnd { replay, continuation, torn, segment, end } = outcome;
+        let RecoveryEnd { replay, continuation, torn, segment, end, dirty_end } = outcome;
         let (disk, owner, wal_dir) = (dir.disk(), dir.log_owner(), dir.wal_dir());
         let spare_path = wal_dir.join("spare.tmp");
         let start_spare = || SpareMaker::start(Arc::clone(disk), spare_path, owner.member_id);
@@ -390,7 +392,7 @@ impl Wal {
             segment_len_bytes: segment_len_max_bytes(options),
             segment,
             end,
-            dirty_end: end,
+            dirty_end,
             sequence: replay.sequence,
             hard_state: replay.hard_state,
             synced_hard_state: replay.hard_state,
@@ -550,12 +552,7 @@ impl Wal {
             None => Blank::create(&*self.disk, self.dir.path().join("next.tmp"))?,
         };
         let next = blank.into_segment(&*self.disk, &self.dir, header)?;
-        self.segment.write_mark(Mark {
-            end: self.end,
-            batch_sequence: self.sequence,
-            is_sealed: true,
-            dirty_end: 0,
-        })?;
+        self.segment.write_mark(Mark { is_sealed: true, ..Mark::at(self.end, self.sequence) })?;
         self.segment = next;
         (self.end, self.dirty_end) = (FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET);
         self.kept.begin(sequence, len_bytes);
@@ -582,12 +579,7 @@ impl Wal {
 
     fn write_final_mark(&mut self) -> Result<(), StorageError> {
         self.clear_dirty()?;
-        self.segment.write_mark(Mark {
-            end: self.end,
-            batch_sequence: self.sequence,
-            is_sealed: false,
-            dirty_end: 0,
-        })
+        self.segment.write_mark(Mark::at(self.end, self.sequence))
     }
 }
 
@@ -614,7 +606,8 @@ fn begin(
     let mut replay = Replay::default();
     replay.begin(&segment)?;
     let continuation = replay.connect(base)?;
-    Ok(RecoveryEnd { replay, continuation, torn: None, segment, end: FIRST_BATCH_OFFSET })
+    let end = FIRST_BATCH_OFFSET;
+    Ok(RecoveryEnd { replay, continuation, torn: None, segment, end, dirty_end: end })
 }
 
 fn segment_len_max_bytes(options: &WalOptions) -> u64 {

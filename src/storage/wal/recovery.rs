@@ -33,6 +33,9 @@ pub(super) struct RecoveryEnd {
     pub(super) torn: Option<TornTail>,
     pub(super) segment: Segment,
     pub(super) end: u64,
+    /// How far unfinished writes may have left bytes after the end, which the disk is too full to
+    /// zero. The mark says so, too.
+    pub(super) dirty_end: u64,
 }
 
 /// Reads the whole log, and cuts what a crash left unfinished. `None` if there is no segment.
@@ -50,6 +53,7 @@ pub(super) fn recover(
     let mut replay = Replay::default();
     let open = |sequence| Segment::open(&**disk, dir, sequence, owner);
     let mut progress = Progress::new("reading the log", sequences.len() as u64, "segments");
+    let mut sealed = None;
     for (position, sequence) in sequences.iter().enumerate() {
         progress.at(position as u64);
         let segment = open(*sequence)?;
@@ -60,24 +64,34 @@ pub(super) fn recover(
             Verdict::GoOn => {
                 restore_len(&**disk, &segment)?;
                 segment.sync()?;
-                // The sync of its seal may have failed, as that of the last batch.
-                segment.write_mark(Mark {
-                    end: scan.end,
-                    batch_sequence: replay.sequence,
-                    is_sealed: true,
-                    dirty_end: 0,
-                })?;
+                sealed = Some((segment, scan.end, replay.sequence));
             }
             Verdict::Ends { torn: torn_end } => {
                 replay.check_first_batch(dir)?;
                 let continuation = replay.connect(base)?;
                 restore_len(&**disk, &segment)?;
                 write_again(&segment, &scan)?;
+                // The sync of the last seal may have failed, as that of the last batch. Once the
+                // next segment has a batch, it matters no more.
+                if let Some((before, end, batch_sequence)) = sealed
+                    && scan.last_batch.is_none()
+                {
+                    before.write_mark(Mark { is_sealed: true, ..Mark::at(end, batch_sequence) })?;
+                }
                 remove_blank_segments(&**disk, dir, later, &open)?;
                 let end = scan.end;
                 let torn = torn_end.map(|to| set_aside(&**disk, &segment, end, to));
-                clean(&segment, scan.mark, end, replay.sequence, torn_end)?;
-                return Ok(Some(RecoveryEnd { replay, continuation, torn, segment, end }));
+                let dirty_end = clean(&segment, scan.mark, end, replay.sequence, torn_end)?;
+                let torn = torn.filter(|_| dirty_end <= end);
+                torn.iter().for_each(|torn| log::warn!("{torn}"));
+                return Ok(Some(RecoveryEnd {
+                    replay,
+                    continuation,
+                    torn,
+                    segment,
+                    end,
+                    dirty_end,
+                }));
             }
         }
     }
@@ -213,15 +227,19 @@ fn judge(
     }
     for next in later {
         let next = open(*next)?;
-        let Some((offset, batch)) =
-            survey(&next, FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET, sequence)?.batch
-        else {
-            continue;
+        let batch = survey(&next, FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET, sequence)?.batch;
+        let begins_next = match batch {
+            Some(batch) => batch == (FIRST_BATCH_OFFSET, sequence + 1),
+            // A start, or a full disk, found the log there before it had a batch.
+            None => next.read_mark()?.is_some_and(|mark| {
+                (mark.end, mark.batch_sequence) == (FIRST_BATCH_OFFSET, sequence)
+            }),
         };
         // The seal cannot be read, and nothing is missing.
-        if offset == FIRST_BATCH_OFFSET && batch == sequence + 1 && rest.is_blank(segment) {
+        if begins_next && rest.is_blank(segment) {
             return Ok(Verdict::GoOn);
         }
+        let Some((_, batch)) = batch else { continue };
         return corrupt(format!("batch {batch} in {} was written after it", next.path.display()));
     }
     judge_tail(segment, scan.end, stop, &rest)
@@ -382,9 +400,7 @@ fn set_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> TornTail
             log::warn!("{}: the torn tail could not be kept: {err}", segment.path.display())
         })
         .ok();
-    let torn = TornTail { file: segment.path.clone(), offset: from, len_bytes: to - from, kept_in };
-    log::warn!("{torn}");
-    torn
+    TornTail { file: segment.path.clone(), offset: from, len_bytes: to - from, kept_in }
 }
 
 /// Restores the length of a file that somebody has cut or lengthened. Added bytes are not part of
@@ -434,28 +450,32 @@ fn write_again(segment: &Segment, scan: &Scan) -> Result<(), StorageError> {
 
 /// Zeroes what unfinished writes left after the end: the bytes up to `torn_end`, and those that
 /// the mark names. Then records that the log has been synced up to here. From now on, damage before
-/// this point can be told from a torn write.
+/// this point can be told from a torn write. Returns how far the bytes reach, if the disk is full:
+/// the log zeroes them before it writes.
 fn clean(
     segment: &Segment,
     found: Option<Mark>,
     end: u64,
     batch_sequence: u64,
     torn_end: Option<u64>,
-) -> Result<(), StorageError> {
+) -> Result<u64, StorageError> {
     let named = found.map_or(0, |mark| mark.dirty_end.min(segment.header.len_bytes));
     let dirty_end = named.max(torn_end.unwrap_or(0));
     if dirty_end > end {
-        segment.erase(end, batch_sequence, dirty_end)?;
+        match segment.erase(end, batch_sequence, dirty_end) {
+            Err(error) if error.is_full() => return Ok(dirty_end),
+            erased => erased?,
+        }
     }
-    let mark = Mark { end, batch_sequence, is_sealed: false, dirty_end: 0 };
+    let mark = Mark::at(end, batch_sequence);
     let is_known = match found {
         Some(found) => found == mark,
         None => end == FIRST_BATCH_OFFSET,
     };
-    if dirty_end <= end && is_known {
-        return Ok(());
+    if dirty_end > end || !is_known {
+        segment.write_mark(mark)?;
     }
-    segment.write_mark(mark)
+    Ok(end)
 }
 
 /// A segment read through a buffer.

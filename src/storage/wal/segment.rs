@@ -177,7 +177,7 @@ impl Segment {
         batch_sequence: u64,
         dirty_end: u64,
     ) -> Result<(), StorageError> {
-        self.write_mark(Mark { end, batch_sequence, is_sealed: false, dirty_end })?;
+        self.write_mark(Mark { dirty_end, ..Mark::at(end, batch_sequence) })?;
         write_zeros(&*self.file, end, dirty_end).map_err(StorageError::io("write", &self.path))?;
         self.sync()
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::*;
 use crate::raft::{MemberId, Payload, Standing, Term};
 use crate::storage::Identity;
-use crate::storage::sim::SimDisk;
+use crate::storage::sim::{Faults, SimDisk};
 
 const ME: Identity = Identity { cluster_id: 7, list_id: 7, member_id: MemberId(1) };
 const FIRST: &str = "/1/wal/0000000001.wal";
@@ -146,6 +146,60 @@ fn a_crash_between_the_seal_and_the_next_batch_goes_on_in_the_next_segment() {
     let mut bytes = disk.bytes(Path::new(FIRST)).unwrap();
     bytes[512..1024].fill(0);
     disk.set_bytes(Path::new(FIRST), bytes);
+    assert_eq!(open(&disk).unwrap().1.entries.len(), 12);
+}
+
+/// The first batch of a segment was torn, and a start has cut it: the segment has a mark and no
+/// batch.
+#[test]
+fn a_seal_that_is_damaged_before_the_next_batch_is_not_missed() {
+    let disk = SimDisk::new(1);
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, 1..=10);
+    wal.roll_over(100).unwrap();
+    drop(wal);
+    let file = disk.open(Path::new(SECOND)).unwrap();
+    file.write_all_at(&[0xAB; 40], FIRST_BATCH_OFFSET).unwrap();
+    file.sync_data().unwrap();
+    let (wal, recovered) = open(&disk).unwrap();
+    assert!(recovered.torn.is_some());
+    drop(wal);
+    let mut bytes = disk.bytes(Path::new(FIRST)).unwrap();
+    bytes[512..1024].fill(0xAB);
+    disk.set_bytes(Path::new(FIRST), bytes);
+    let (mut wal, recovered) = open(&disk).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.torn), (10, None));
+    write(&mut wal, 11..=12);
+    drop(wal);
+    assert_eq!(open(&disk).unwrap().1.entries.len(), 12);
+}
+
+/// It serves reads, and waits for space.
+#[test]
+fn a_member_starts_while_its_disk_is_full_and_an_unfinished_write_cannot_be_zeroed() {
+    let disk = SimDisk::new(1);
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, 1..=10);
+    wal.close();
+    let full = |disk: &SimDisk| Faults {
+        full_from_write: Some(disk.counts().writes + 2),
+        ..Faults::default()
+    };
+    let (mut wal, _) = open(&disk).unwrap();
+    disk.set_faults(full(&disk));
+    wal.append(term(1), &[entry(11, 1)]).unwrap();
+    assert!(wal.sync().unwrap_err().is_full());
+    drop(wal);
+    for _ in 0..2 {
+        let (mut wal, recovered) = open(&disk).unwrap();
+        assert_eq!((recovered.entries.len(), recovered.torn), (10, None));
+        wal.append(term(1), &[entry(11, 1)]).unwrap();
+        assert!(wal.sync().unwrap_err().is_full());
+    }
+    let (mut wal, _) = open(&disk).unwrap();
+    disk.set_faults(Faults::default());
+    write(&mut wal, 11..=12);
+    drop(wal);
     assert_eq!(open(&disk).unwrap().1.entries.len(), 12);
 }
 

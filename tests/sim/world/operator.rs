@@ -52,7 +52,8 @@ impl World {
         // Most other members refuse at once.
         let is_elsewhere = self.operator.rng.u8(0..8) == 0;
         let at = if is_elsewhere { self.operator.rng.usize(..self.members.len()) } else { at };
-        if self.members[at].living.is_none() {
+        // Before a leader begins a change, its shell asks who is well. One that is paused does not.
+        if self.members[at].living.as_ref().is_none_or(|living| living.is_paused) {
             return;
         }
         let id = self.workload.next_id();

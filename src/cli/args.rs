@@ -40,6 +40,60 @@ Exit status:
 Commands that run a COMMAND end with its status; with 127 if there is no such
 program, with 126 if it cannot be started, and with 128 + N if signal N ends it.";
 
+const SERVER_HELP: &str = "\
+Examples:
+  syncraft server --id 1 --members 1=HOST:7001,2=HOST:7002,3=HOST:7003 --data-dir data/1
+  syncraft server --id 4 --join 1=HOST:7001 --listen HOST:7004 --data-dir data/4
+
+It runs until SIGTERM or SIGINT. A leader hands over before it stops.";
+
+const APPEND_HELP: &str = "\
+Examples:
+  syncraft append log 'one more line'
+  date | syncraft append log -
+
+An absent key counts as an empty value.";
+
+const LEASE_HELP: &str = "\
+Examples:
+  lease=$(syncraft lease grant 30s)
+  syncraft lease keep-alive $lease &
+  syncraft lease info $lease | jq .keys
+  syncraft lease revoke $lease";
+
+const COMPACT_HELP: &str = "\
+Example:
+  syncraft compact \"$(syncraft limits --json | jq .revision)\"
+
+Watches and reads from before REVISION are refused from then on. Compaction is rarely needed: the \
+history has a bound (see syncraft limits).";
+
+const STATUS_HELP: &str = "\
+Examples:
+  syncraft status
+  syncraft status --json | jq '.members[] | select(.role == \"leader\").id'";
+
+const MEMBER_HELP: &str = "\
+Examples:
+  syncraft member list
+  syncraft member add 4=HOST:7004
+  syncraft member move 4 HOST:7014
+  syncraft member remove 4";
+
+const TRANSFER_HELP: &str = "\
+Example:
+  syncraft transfer 2";
+
+const SNAPSHOT_HELP: &str = "\
+Example:
+  syncraft snapshot
+
+Members write snapshots by themselves. This makes the next start faster, and frees space now.";
+
+const WAIT_READY_HELP: &str = "\
+Example:
+  syncraft wait-ready --timeout 30s && ./serve";
+
 /// A replicated, linearizable, durable key-value store.
 #[derive(Debug, Parser)]
 #[command(
@@ -73,12 +127,14 @@ pub(crate) enum Command {
     /// Run a whole cluster in this process, for tests and trials
     Dev(DevArgs),
     /// Run one member of a cluster
+    #[command(after_help = SERVER_HELP)]
     Server(ServerArgs),
     /// Set KEY to VALUE
     Put(PutArgs),
     /// Print the value of KEY; exit status 1 if there is none
     Get(GetArgs),
     /// Append VALUE to the value of KEY
+    #[command(after_help = APPEND_HELP)]
     Append(WriteArgs),
     /// Add BY to the number that KEY holds, and print the new one
     Incr(IncrArgs),
@@ -99,6 +155,7 @@ pub(crate) enum Command {
     /// Wait until KEY is there, has a value, or is absent; exit status 3 if time runs out
     Wait(WaitArgs),
     /// Grant a lease, keep it alive, look at it, end it
+    #[command(after_help = LEASE_HELP)]
     Lease {
         /// What to do.
         #[command(subcommand)]
@@ -109,12 +166,15 @@ pub(crate) enum Command {
     /// Run COMMAND after winning the election NAME, which others can watch
     Elect(ElectArgs),
     /// Forget what the store was like before REVISION
+    #[command(after_help = COMPACT_HELP)]
     Compact(CompactArgs),
     /// Print how much the store holds and may hold; change what it may hold
     Limits(LimitsArgs),
     /// Show the state of every member; exit status 3 unless a majority follows one leader
+    #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Show and change who the members are
+    #[command(after_help = MEMBER_HELP)]
     Member {
         /// What to do.
         #[command(subcommand)]
@@ -122,8 +182,10 @@ pub(crate) enum Command {
     },
     /// Make member ID the leader; exit status 3 if it does not lead in time, 2 if there is no such
     /// member
+    #[command(after_help = TRANSFER_HELP)]
     Transfer(TransferArgs),
     /// Make every reachable member write a snapshot and shorten its log
+    #[command(after_help = SNAPSHOT_HELP)]
     Snapshot,
     /// Copy everything at one revision into FILE; or check such a file
     Backup(BackupArgs),
@@ -133,6 +195,7 @@ pub(crate) enum Command {
     Recover(RecoverArgs),
     /// Wait until the cluster serves reads and writes, and up to 5 s more for members that do not
     /// vote yet; exit status 3 if time runs out
+    #[command(after_help = WAIT_READY_HELP)]
     WaitReady,
     /// Measure how fast the cluster is; writes keys that begin with "bench-"
     Bench(BenchArgs),
@@ -237,6 +300,18 @@ mod tests {
         args.build();
         check(args.clone());
         args.get_subcommands().cloned().for_each(check);
+    }
+
+    #[test]
+    fn the_help_of_each_command_has_an_example() {
+        let mut args = Args::command();
+        args.build();
+        for command in args.get_subcommands().filter(|it| it.get_name() != "help") {
+            let help = command.clone().render_long_help().to_string();
+            let examples = help.split("Example").nth(1).unwrap_or_default();
+            let example = format!("syncraft {}", command.get_name());
+            assert!(examples.contains(&example), "{example}: {help}");
+        }
     }
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {

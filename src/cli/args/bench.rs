@@ -4,7 +4,14 @@ use std::time::Duration;
 
 use super::parse_duration;
 
+const BENCH_HELP: &str = "\
+Examples:
+  syncraft bench put --clients 64 --seconds 10
+  syncraft bench get --clients 64 --conns 64 --json
+  syncraft bench watch --watchers 1000 --clients 16";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = BENCH_HELP)]
 pub(crate) struct BenchArgs {
     /// The operation to measure
     #[arg(value_enum)]

@@ -7,6 +7,7 @@
 # A patch begins with a sentence that says what is broken, followed by one of these lines:
 #   seed: N           the simulator (tests/sim) catches the bug with this seed
 #   test: raft NAME   a test catches the bug: cargo test --test raft NAME
+#   test: lib NAME    a unit test catches it: cargo test --lib NAME
 # With the bug, the code must build and the run must fail. Without the bug, the same run must pass.
 # The events of a seed change with the simulator and the code. If the recorded seed misses the bug,
 # the script tries the first FALLBACK_SEEDS seeds and accepts one that fails. Other uses:
@@ -67,9 +68,10 @@ cargo_in_tree() {
 
 # Builds the test binary $1 with the command in the other arguments. Sets `built` to its path.
 build() {
-    local target=$1
+    local which=(--workspace --test "$1")
+    [[ $1 != lib ]] || which=(--package syncraft --lib)
     shift
-    "$@" test --locked --workspace --no-run --test "$target" >"$log" 2>&1 || return 1
+    "$@" test --locked --no-run "${which[@]}" >"$log" 2>&1 || return 1
     built=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$log")
     [[ -n $built ]] || return 1
     built=$(realpath "$built")

@@ -82,3 +82,32 @@ impl Limits {
         }
     }
 }
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use super::*;
+    use crate::kv::model::*;
+    use crate::kv::*;
+
+    /// Members apply them alike, and clients rely on them: a number that changes needs a new
+    /// feature level.
+    #[test]
+    fn the_limits_of_a_feature_level_never_change() {
+        let limits = Limits {
+            bytes_max: 8_589_934_592,
+            keys_max: 100_000_000,
+            history_bytes_max: 67_108_864,
+            leases_max: 1_000_000,
+        };
+        assert_eq!(Limits::default(), limits);
+        assert_eq!(Limits::HISTORY_BYTES_MAX_MAX, 4_294_967_296);
+        assert_eq!((KEY_LEN_MAX, VALUE_LEN_MAX, COMMAND_LEN_MAX), (65_536, 15_728_640, 15_859_712));
+        assert_eq!((DEPTH_MAX, OPERATIONS_MAX), (16, 50_000));
+        assert_eq!((TOUCHED_KEYS_MAX, ANSWER_LEN_MAX), (1_000_000, 8_388_608));
+        assert_eq!((ANSWER_KEPT_MAX, ANSWERS_KEPT_MAX), (1_048_576, 33_554_432));
+        assert_eq!((SESSIONS_MAX, REQUESTS_MAX, LANES_MAX), (100_000, 10_000, 3_000));
+        assert_eq!((CLIENT_ID_LEN_MAX, REQUEST_KEY_LEN_MAX), (64, 255));
+        assert_eq!((KEEP_ALIVE_IDS_MAX, LEASES_PER_REQUEST_MAX), (100_000, 10_000));
+        assert_eq!((TTL_MAX_MS, LeaseId::MAX.0), (9_000_000_000_000, 9_223_372_036_854_775_807));
+    }
+}

@@ -156,10 +156,18 @@ impl Keeper {
             match &lease {
                 Some(held) if !held.wait_lost(LOOK_EVERY) => {}
                 _ => {
-                    log::warn!("registry: the lease of {} was lost", self.key.escape_ascii());
-                    lease = self.register().ok();
-                    if lease.is_none() {
-                        thread::sleep(PAUSE);
+                    let key = self.key.escape_ascii();
+                    match self.register() {
+                        Ok(new) => {
+                            log::warn!("registry: the lease of {key} was lost: registered again");
+                            lease = Some(new);
+                        }
+                        Err(error) => {
+                            let why = crate::ErrorChain(&error);
+                            log::warn!("registry: {key} cannot be registered again: {why}");
+                            lease = None;
+                            thread::sleep(PAUSE);
+                        }
                     }
                 }
             }

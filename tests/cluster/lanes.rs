@@ -2,15 +2,19 @@
 //! die.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 use syncraft::kv::model::{Action, KeyRange, OperationAnswer, Txn};
-use syncraft::kv::{Change, Done, LANES_MAX, LaneError, Lanes, Outcome};
-use syncraft::raft::MemberId;
-use syncraft::testing::Cluster;
+use syncraft::kv::{Change, Done, LANES_MAX, LaneError, Lanes, Outcome, SessionLimits, Store};
+use syncraft::node::{Node, NodeConfig};
+use syncraft::raft::{MemberId, Standing};
+use syncraft::storage::{DataDir, Identity};
+use syncraft::testing::{Cluster, Port};
+
+use crate::nodes::{leads, members, serve, until};
 
 fn append(key: &str, value: String) -> Change {
     Change::Append { key: Bytes::copy_from_slice(key.as_bytes()), value: value.into() }
@@ -110,18 +114,110 @@ fn one_write_more_than_there_are_lanes_is_told_so() {
     assert_eq!(value, vec![b'x'; LANES_MAX]);
 }
 
+/// Adds two to the key "n".
+fn increment() -> Change {
+    Change::Txn(Txn { then: vec![Action::increment("n", 2).into()], ..Txn::default() })
+}
+
+#[track_caller]
+fn check_incremented(end: Result<Outcome, LaneError>, expected: i64) {
+    let Ok(Outcome::Ran { result: Ok(Done { answer: Some(answer), .. }), .. }) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(answer.answers, [OperationAnswer::Increment { value: expected }]);
+}
+
+/// A member that is started again counts its lanes and their writes from the beginning. They are
+/// other clients than those of its last life, whose answers are remembered.
+#[test]
+fn the_lanes_of_each_start_are_clients_of_their_own() {
+    let cluster = Cluster::start(3).unwrap();
+    let id = follower(&cluster);
+    for start in 1..=3 {
+        let lanes = cluster.lanes(id).unwrap();
+        check_incremented(write(&lanes, increment(), Duration::from_secs(60)), 2 * start);
+        drop(lanes);
+        cluster.kill(id);
+        cluster.restart(id).unwrap();
+    }
+}
+
+#[test]
+fn writes_one_after_the_other_take_up_one_session() {
+    let cluster = Cluster::start(1).unwrap();
+    let lanes = cluster.lanes(1).unwrap();
+    for n in 1..=50 {
+        check_incremented(write(&lanes, increment(), Duration::from_secs(60)), 2 * n);
+    }
+    assert_eq!(cluster.clerk().stats().unwrap().sessions, 1);
+}
+
+/// The copies of a write that was given up may arrive at any time: before the lane's next write, or
+/// after it, when they change nothing.
+#[test]
+fn a_lane_that_gave_a_write_up_is_used_again() {
+    let cluster = Cluster::start(3).unwrap();
+    let front = follower(&cluster);
+    let lanes = cluster.lanes(front).unwrap();
+    let timeout = Duration::from_secs(60);
+    write(&lanes, append("k", String::new()), timeout).unwrap();
+    let others: Vec<_> = cluster.ids().into_iter().filter(|&id| id != front).collect();
+    const ROUNDS: usize = 5;
+    for round in 0..ROUNDS {
+        // It believes that it has a leader, and sends it the write.
+        cluster.partition(&[front], &others);
+        let lost = write(&lanes, append("k", format!("lost{round},")), Duration::from_millis(300));
+        assert!(matches!(lost, Err(LaneError::TimedOut { .. })), "{lost:?}");
+        cluster.heal();
+        let end = write(&lanes, append("k", format!("next{round},")), timeout);
+        assert!(matches!(end, Ok(Outcome::Applied { .. })), "{end:?}");
+    }
+    let value = cluster.clerk().get("k").unwrap().unwrap();
+    let text = String::from_utf8(value.to_vec()).unwrap();
+    let mut found = text.split_terminator(',').peekable();
+    for round in 0..ROUNDS {
+        found.next_if_eq(&&*format!("lost{round}"));
+        assert_eq!(found.next(), Some(&*format!("next{round}")), "{text}");
+    }
+    assert_eq!(found.next(), None, "{text}");
+}
+
+/// There is room for one session. So two lanes drive each other out.
+#[test]
+fn a_lane_whose_session_was_forgotten_begins_anew() {
+    const ROUNDS: i64 = 100;
+    let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
+    let identity = Identity { cluster_id: 0, list_id: 7, member_id: MemberId(1) };
+    let data_dir = DataDir::open(dir.path().join("1"), identity, Standing::New).unwrap();
+    let config = NodeConfig::new(MemberId(1), members(std::slice::from_ref(&port)));
+    let limits = SessionLimits { sessions_max: 1, ..SessionLimits::default() };
+    let node = Node::start(config, data_dir, Store::with_session_limits(limits)).unwrap();
+    let _server = serve(&node, &port);
+    let handle = node.handle();
+    until("it leads", || leads(&handle));
+    let lanes = Lanes::start(handle.clone()).unwrap();
+    let both = Barrier::new(2);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    both.wait();
+                    let end = write(&lanes, increment(), Duration::from_secs(60));
+                    assert!(matches!(end, Ok(Outcome::Ran { result: Ok(_), .. })), "{end:?}");
+                }
+            });
+        }
+    });
+    let expected = 2 * 2 * ROUNDS + 2;
+    check_incremented(write(&lanes, increment(), Duration::from_secs(60)), expected);
+}
+
 #[test]
 fn answers_come_back_from_the_leader_through_a_follower() {
     let cluster = Cluster::start(3).unwrap();
-    let increment =
-        || Change::Txn(Txn { then: vec![Action::increment("n", 2).into()], ..Txn::default() });
     for (id, expected) in cluster.ids().into_iter().zip([2, 4, 6]) {
         let lanes = cluster.lanes(id).unwrap();
-        let end = write(&lanes, increment(), Duration::from_secs(20));
-        let Ok(Outcome::Ran { result: Ok(Done { answer: Some(answer), .. }), .. }) = end else {
-            panic!("{end:?}");
-        };
-        assert_eq!(answer.answers, [OperationAnswer::Increment { value: expected }]);
+        check_incremented(write(&lanes, increment(), Duration::from_secs(20)), expected);
     }
     let lanes = cluster.lanes(follower(&cluster)).unwrap();
     let refused = Change::Txn(Txn {

@@ -1,5 +1,6 @@
 //! Leases, from outside: through the Clerk, over the wire, and over changes of leader.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,11 @@ use syncraft::kv::model::proto::{
 };
 use syncraft::kv::model::{Compare, LeaseId, NewLease, Reason};
 use syncraft::kv::{LEASES_PER_REQUEST_MAX, LimitsChange};
-use syncraft::raft::MemberId;
+use syncraft::raft::{MemberId, RoleName};
 use syncraft::rpc::{CallError, Channel, StatusCode};
 use syncraft::testing::Cluster;
+
+use crate::relay::Relay;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -80,6 +83,80 @@ fn a_change_of_leader_neither_restarts_a_lease_nor_shortens_it() {
     assert!(lived < ttl * 3, "it lived for {lived:?}");
 }
 
+/// What is left is told as it is now, and neither a change of leader nor a restart of all members
+/// gives any of it back.
+#[test]
+fn what_is_left_of_a_lease_shrinks_and_stays_lost() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk();
+    let ttl = Duration::from_secs(60);
+    let [lease, other] = [(); 2].map(|()| clerk.grant_lease(ttl, None).unwrap().id);
+    let left = || clerk.lease_info(lease).unwrap().unwrap().left();
+    let (deadline, spent) = (soon(), ttl - Duration::from_secs(2));
+    let mut told = BTreeSet::new();
+    while told.first().is_none_or(|left| *left > spent) {
+        assert!(Instant::now() < deadline, "{told:?}");
+        told.insert(left());
+    }
+    // The log learns the time only every ten seconds.
+    assert!(told.len() > 3, "it is told between two entries, too: {told:?}");
+    // Now the log says how late it is.
+    clerk.keep_alive(&[other]).unwrap();
+    for _ in 0..2 {
+        let leader = cluster.leader().unwrap();
+        cluster.kill(leader);
+        cluster.leader().unwrap();
+        cluster.restart(leader).unwrap();
+        assert!(left() <= spent, "a new leader gives back: {:?}", left());
+    }
+    cluster.ids().iter().for_each(|id| cluster.kill(*id));
+    cluster.ids().iter().for_each(|id| cluster.restart(*id).unwrap());
+    assert!(left() <= spent, "a restart gives back: {:?}", left());
+}
+
+/// Time that nobody measured counts for a lease. A leader that works measures all of it.
+#[test]
+fn a_lease_ends_at_most_200_ms_late() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk();
+    let ttl = Duration::from_secs(1);
+    let late = |_| {
+        let lease = clerk.grant_lease(ttl, None).unwrap().id;
+        let granted = Instant::now();
+        clerk.put_with("k", "v", lease).unwrap();
+        wait_gone(&clerk, "k").duration_since(granted).saturating_sub(ttl)
+    };
+    // A busy machine may be late itself, but not each time.
+    let latest: Vec<Duration> = (0..20).map(late).take_while(|it| it.as_millis() > 200).collect();
+    assert!(latest.len() < 20, "{latest:?}");
+}
+
+/// A leader that is stopped and goes on later still believes that it leads, and that much time has
+/// passed since it kept anything alive (etcd#15247).
+#[test]
+fn a_leader_that_stalled_ends_no_lease_that_another_one_kept_alive() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk();
+    let ttl = Duration::from_secs(5);
+    let lease = clerk.grant_lease(ttl, None).unwrap().id;
+    clerk.put_with("k", "v", lease).unwrap();
+    let stalled = cluster.leader().unwrap();
+    cluster.pause(stalled);
+    let paused = Instant::now();
+    let keep_alive = || assert_eq!(clerk.keep_alive(&[lease]).unwrap(), [Some(ttl)]);
+    while paused.elapsed() < ttl + Duration::from_secs(1) {
+        keep_alive();
+    }
+    cluster.resume(stalled);
+    let deadline = soon();
+    while cluster.status(stalled).is_none_or(|it| it.role.role != RoleName::Follower) {
+        assert!(Instant::now() < deadline, "{:?}", cluster.status(stalled));
+        keep_alive();
+    }
+    keep_alive();
+    assert!(clerk.get("k").unwrap().is_some());
+}
+
 #[test]
 fn a_lease_is_kept_alive_until_it_is_dropped() {
     let cluster = Cluster::start(1).unwrap();
@@ -139,6 +216,35 @@ fn a_lease_without_a_cluster_is_lost_before_it_can_have_ended() {
     assert!(held - killed < ttl, "it was held for {:?}", held - killed);
     assert!(!lease.is_held());
     drop(lease);
+}
+
+/// The answer comes late. The cluster may count from the first attempt, so the holder must.
+#[test]
+fn a_lease_counts_from_when_it_was_first_asked_for() {
+    let cluster = Cluster::start(1).unwrap();
+    cluster.leader().unwrap();
+    let relay = Relay::to(cluster.members().addr(MemberId(1)).unwrap().parse().unwrap());
+    let clerk = Clerk::builder().members([relay.addr().to_string()]).timeout(TEST_TIMEOUT);
+    let clerk = clerk.build().unwrap();
+    let ttl = Duration::from_secs(5);
+    relay.freeze();
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| (Instant::now(), clerk.lease(ttl).unwrap()));
+        std::thread::sleep(ttl / 2);
+        relay.thaw();
+        let (asked, lease) = asks.join().unwrap();
+        cluster.kill(MemberId(1));
+        let mut held = asked;
+        loop {
+            let now = Instant::now();
+            if lease.wait_lost(Duration::from_millis(5)) {
+                break;
+            }
+            assert!(now < asked + TEST_TIMEOUT, "it is never lost");
+            held = now;
+        }
+        assert!(held - asked < ttl, "it was held for {:?}", held - asked);
+    });
 }
 
 #[test]

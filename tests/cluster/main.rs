@@ -3,7 +3,8 @@
 //! - What a cluster promises: [`promises`], [`reads`], [`snapshots`], [`stopping`], [`divergence`],
 //!   [`lanes`].
 //! - Entries, ranges, transactions: [`store`]. Scans: [`scans`]. Watches: [`watches`], and those of
-//!   a Clerk ([`clerk_watches`]). Locks and elections: [`locks`].
+//!   a Clerk ([`clerk_watches`]). Leases: [`leases`]. Locks and elections: [`locks`]. Services:
+//!   [`registry`].
 //! - Faults: [`faults`] of members and networks, [`blackhole`], [`disk_stall`], [`overload`].
 //! - Who else talks to a member: [`existing_clients`], operators' tools ([`http`]), clients of the
 //!   store over HTTP ([`http_front`], [`http_watches`], [`http_leases`]), members with another list
@@ -44,6 +45,7 @@ mod overload;
 mod own_state_machine;
 mod promises;
 mod reads;
+mod registry;
 #[path = "../support/relay.rs"]
 #[allow(dead_code, reason = "the tests of the RPC use the rest of it")]
 mod relay;

@@ -2,7 +2,8 @@
 //! ends.
 
 use std::fs;
-use std::process::Command;
+use std::io::BufReader;
+use std::process::{ChildStdout, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,25 @@ use crate::processes::*;
 use crate::running::{end, line, start};
 use crate::store_commands::Shell;
 
+const UP: &str = "echo up $SYNCRAFT_FENCE $SYNCRAFT_FENCE_KEY; sleep 60";
+
 fn signal(pid: u32, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
 fn places(cluster: &Processes, name: &str) -> usize {
     cluster.clerk().scan(KeyRange::prefix(format!("{name}/"))).filter(Result::is_ok).count()
+}
+
+/// The next line is "up", the fence and the key of the place, which a transaction can compare.
+#[track_caller]
+fn check_up(cluster: &Processes, out: &mut BufReader<ChildStdout>) {
+    let line = line(out);
+    let ["up", fence, key] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+        panic!("{line:?}")
+    };
+    let place = cluster.clerk().get_entry(key).unwrap().unwrap();
+    assert_eq!(fence, place.create_revision.0.to_string());
 }
 
 /// Runs a command that takes the lock "l" and ends with this status. Nothing is left behind.
@@ -62,8 +76,8 @@ fn the_status_is_that_of_the_command_and_nothing_is_left() {
 fn a_taken_lock_is_waited_for_or_not() {
     let cluster = Processes::start(1);
     let sh = Shell(&cluster);
-    let (holder, mut out) = start(&cluster, &["lock", "l", "--", "sh", "-c", "echo up; sleep 60"]);
-    assert_eq!(line(&mut out), "up\n");
+    let (holder, mut out) = start(&cluster, &["lock", "l", "--", "sh", "-c", UP]);
+    check_up(&cluster, &mut out);
     for wait in ["0s", "300ms"] {
         let began = Instant::now();
         sh.check(&["lock", "l", "--wait", wait, "--", "echo", "never"], 3);
@@ -195,9 +209,9 @@ fn a_lost_lock_is_told_though_the_command_has_succeeded() {
 fn an_election_is_announced_while_the_command_runs() {
     let cluster = Processes::start(3);
     let sh = Shell(&cluster);
-    let args = ["elect", "e", "--value", "ann:1", "--", "sh", "-c", "echo up; sleep 60"];
+    let args = ["elect", "e", "--value", "ann:1", "--", "sh", "-c", UP];
     let (holder, mut out) = start(&cluster, &args);
-    assert_eq!(line(&mut out), "up\n");
+    check_up(&cluster, &mut out);
     assert_eq!(sh.check(&["get", "e"], 0), "ann:1\n");
     sh.check(&["elect", "e", "--wait", "0s", "--", "true"], 3);
     // Not SIGINT, which programs ignore that a shell has started in the background.

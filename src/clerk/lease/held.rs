@@ -194,3 +194,48 @@ impl Held {
         self.state.lock().is_released
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lease of 100 s that was asked for so many seconds ago.
+    fn asked_ago(seconds: u64) -> Held {
+        let asked = clock::boot_time().saturating_sub(Duration::from_secs(seconds));
+        Held {
+            id: LeaseId(7),
+            ttl: Duration::from_secs(100),
+            state: Mutex::new(State {
+                asked,
+                is_lost: false,
+                is_released: false,
+                when_lost: Vec::new(),
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    #[test]
+    fn a_lease_is_held_for_nine_tenths_of_its_time() {
+        assert!(asked_ago(60).is_held());
+        assert!(!asked_ago(90).is_held());
+        let left = asked_ago(60).time_left();
+        assert!(left <= Duration::from_secs(30), "{left:?}");
+    }
+
+    #[test]
+    fn a_lease_that_was_lost_stays_lost() {
+        let lost = asked_ago(90);
+        lost.kept_alive(clock::boot_time());
+        assert!(!lost.is_held());
+        let held = asked_ago(60);
+        held.kept_alive(clock::boot_time());
+        assert!(held.time_left() > Duration::from_secs(31));
+        // An answer to an earlier request takes nothing back.
+        held.kept_alive(clock::boot_time().saturating_sub(Duration::from_secs(80)));
+        assert!(held.time_left() > Duration::from_secs(31));
+        held.lose();
+        held.kept_alive(clock::boot_time());
+        assert!(!held.is_held());
+    }
+}

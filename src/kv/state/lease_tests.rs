@@ -177,13 +177,26 @@ fn leases_have_a_limit_that_stops_only_grants() {
     log.0.set_limits(LimitsChange { leases_max: Some(1), ..Default::default() }).unwrap();
     log.grant(0, 1, 10).unwrap();
     assert_eq!(log.grant(0, 2, 10), Err(Refusal::of(Reason::NoSpace, 1)));
+    log.revoke(0, 1).unwrap();
+    log.grant(0, 2, 10).unwrap();
+}
+
+#[test]
+fn without_space_leases_live_and_end_as_usual() {
+    let log = &mut Log::default();
+    log.grant(0, 1, 10).unwrap();
     log.put(0, "own", ttl(5));
+    log.put(0, "stays", of(0));
     log.0.set_limits(LimitsChange { bytes_max: Some(0), ..Default::default() }).unwrap();
+    let refused = log.run(1, vec![put("more", of(1))]).unwrap_err();
+    assert_eq!((refused.reason, refused.value), (Reason::NoSpace, 0));
     assert_eq!(log.keep_alive(2, &[1]), [10]);
     log.pass(6);
-    assert_eq!(log.keys(), "");
+    assert_eq!(log.keys(), "stays");
     log.revoke(6, 1).unwrap();
+    // A lease takes none of the space.
     log.grant(6, 2, 10).unwrap();
+    assert_eq!(log.keys(), "stays");
 }
 
 #[test]

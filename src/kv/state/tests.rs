@@ -620,3 +620,53 @@ fn pages_of_a_scan_are_bounded_and_complete() {
     let page = state.pages(&nothing).unwrap().next(&mut Budget::of_a_command()).unwrap();
     assert_eq!(page, ScanPage::default());
 }
+
+/// A command that deletes and puts again, or compares, keeps a member as busy as one that reads.
+#[test]
+fn deletes_and_comparisons_touch_keys() {
+    let state = &mut State::default();
+    let keys = || (0..999u32).map(|key| Bytes::copy_from_slice(&key.to_be_bytes()));
+    run(state, keys().map(put_empty));
+    let again = || [Action::delete(KeyRange::all())].into_iter().chain(keys().map(put_empty));
+    let deletes = (0..501).flat_map(|_| again()).collect();
+    assert_eq!(refused(state, deletes).0, Reason::TooManyKeys);
+    let compare = Compare {
+        keys: KeyRange::all(),
+        operand: Operand::Version(0),
+        relation: Relation::Greater,
+    };
+    let txn = |times| Txn { compare: vec![compare.clone(); times], ..Txn::default() };
+    assert!(state.run(LogEntry::default(), &txn(1_000)).unwrap().answer.held);
+    let refusal = state.run(LogEntry::default(), &txn(1_002)).unwrap_err();
+    assert_eq!(refusal.reason, Reason::TooManyKeys);
+}
+
+fn put_empty(key: Bytes) -> Action {
+    Action::put(key, "")
+}
+
+#[test]
+fn previous_entries_are_a_part_of_the_answer() {
+    let state = &mut State::default();
+    for key in [b"big/a", b"big/b"] {
+        state.put(key, &vec![0; 5 << 20]).unwrap();
+    }
+    let delete = Action::Delete { keys: KeyRange::prefix("big/"), previous: true };
+    assert_eq!(refused(state, vec![delete]), (Reason::AnswerTooLong, 0));
+    let put = |key: &'static str| Action::Put {
+        key: key.into(),
+        value: NewValue::Set("".into()),
+        lease: NewLease::Keep,
+        previous: true,
+    };
+    assert_eq!(refused(state, vec![put("big/a"), put("big/b")]), (Reason::AnswerTooLong, 1));
+    run(state, [put("big/a")]);
+}
+
+#[test]
+fn a_value_that_grows_too_long_undoes_what_came_before_it() {
+    let state = &mut State::default();
+    state.put(b"large", &vec![0; VALUE_LEN_MAX]).unwrap();
+    let grow = vec![Action::put("a", "1"), Action::append("large", "x")];
+    assert_eq!(refused(state, grow), (Reason::ValueTooLong, 1));
+}

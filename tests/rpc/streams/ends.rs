@@ -209,6 +209,29 @@ fn a_lost_connection_ends_it_on_both_sides() {
     fixture.check_alive();
 }
 
+/// Neither side takes an item, so both wait for the other's credit.
+#[test]
+fn a_lost_connection_wakes_those_who_wait_for_room() {
+    let fixture = Fixture::new();
+    let relay = Relay::to(fixture.server.local_addr());
+    let channel = channel_to(relay.addr());
+    let options = CallOptions::default();
+    let (sender, _incoming) = channel.open_duplex::<Echo, Echo>(&TALK, &options, None);
+    let (_items, replies) = fixture.talked();
+    let item = echo(vec![b'x'; 1000]);
+    while sender.try_send(&item).is_ok() {}
+    while replies.try_send(&item).is_ok() {}
+    let much_later = Instant::now() + Duration::from_secs(3600);
+    let ours = thread::spawn(move || over(sender.send(&echo("more"), much_later).unwrap_err()));
+    let theirs = thread::spawn(move || over(replies.send(&echo("more"), much_later).unwrap_err()));
+    relay.cut();
+    in_time(move || {
+        ours.join().unwrap();
+        assert_eq!(theirs.join().unwrap(), StatusCode::Cancelled);
+    });
+    fixture.check_alive();
+}
+
 #[test]
 fn a_client_that_goes_ends_its_streams_at_once() {
     for resets in [false, true] {

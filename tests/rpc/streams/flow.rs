@@ -322,6 +322,9 @@ fn ten_thousand_idle_streams_need_no_threads() {
     let streams: Vec<_> = (0..count).map(|_| list(&fixture.channel, "idle", None)).collect();
     let replies: Vec<_> = (0..count).map(|_| fixture.listed("idle")).collect();
     assert_eq!(fixture.report(&LIST).open, count);
+    // Other tests have threads, too.
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
+    assert!(threads < count as usize / 4, "{threads} threads");
     for replies in &replies {
         replies.try_send(&echo("event")).unwrap();
     }

@@ -610,6 +610,24 @@ fn a_rebuilt_member_does_not_wait_for_a_newcomer_to_join() {
     assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
 }
 
+/// Only its own log still names the newcomer: the entry that added it was removed from the others'.
+#[test]
+fn a_rebuilt_member_does_not_wait_for_a_newcomer_that_it_alone_remembers() {
+    let mut config = config(1, 3);
+    (config.standing, config.cluster_id, config.list_id) = (Standing::Rebuilding, ONE, LIST);
+    let mut added = configuration(ONE, &[1, 2, 3]);
+    added.membership = added.membership.with_learners([MemberId(5)]);
+    added.places.insert(MemberId(5), Place { addr: "h5:1".to_owned(), directory: 5 });
+    let payload = Payload::Configuration(added.into());
+    let log = vec![Entry { index: Index(1), term: Term(1), payload }];
+    let hard_state = HardState { current_term: Term(1), voted_for: None };
+    let mut node = Node::start(config, hard_state, None, log);
+    let question = question(&mut node);
+    node.receive(join_reply(5, 0, question, false, None));
+    node.run([2, 3].map(|from| stands(from, question, configuration(ONE, &[1, 2, 3]))));
+    assert_eq!(node.receive(heartbeat(2, 5, 0, 1)).len(), 1, "it follows the leader");
+}
+
 /// A newcomer that has answered, and is no member any more, is of no account.
 #[test]
 fn a_newcomer_that_was_removed_again_does_not_count() {

@@ -331,11 +331,11 @@ impl Raft {
             || answers.iter().any(|(id, answer)| {
                 asked.contains(id)
                     && answer.is_of_other_cluster(config)
-                    && !is_waiting(*id, answer, &answers)
+                    && !is_waiting(&self.common, *id, answer, &answers)
             });
         if is_elsewhere {
-            if has_all && let Some((cluster_id, list_id)) = common_cluster(config, &asked, &answers)
-            {
+            let named = common_cluster(&self.common, &asked, &answers);
+            if has_all && let Some((cluster_id, list_id)) = named {
                 self.take_cluster(cluster_id, list_id, Standing::Rebuilding);
             }
             return;
@@ -539,11 +539,12 @@ fn is_superseded(id: MemberId, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool
 /// without a configuration must have begun with the same list. Newcomers that wait for their own
 /// cluster do not count.
 fn common_cluster(
-    own: &Config,
+    common: &Common,
     asked: &BTreeSet<MemberId>,
     answers: &BTreeMap<MemberId, JoinAnswer>,
 ) -> Option<(u64, u64)> {
-    let counts = |id, answer| asked.contains(&id) && !is_waiting(id, answer, answers);
+    let own = &common.config;
+    let counts = |id, answer| asked.contains(&id) && !is_waiting(common, id, answer, answers);
     let counted = answers.iter().filter(|(id, answer)| counts(**id, answer));
     let mut named = counted.map(|(_, answer)| {
         let is_member = match &answer.configuration {
@@ -556,9 +557,17 @@ fn common_cluster(
     named.all(|cluster| cluster == Some(first)).then_some(first)
 }
 
-/// Whether a newcomer has given this answer that knows no cluster yet. It began none.
-fn is_waiting(id: MemberId, answer: &JoinAnswer, answers: &BTreeMap<MemberId, JoinAnswer>) -> bool {
-    let mut known = answers.values().filter_map(|it| it.configuration.as_ref());
+/// Whether a newcomer has given this answer that knows no cluster yet. It began none. Perhaps only
+/// the own log names it: the entry that does so was removed from the others' logs.
+fn is_waiting(
+    common: &Common,
+    id: MemberId,
+    answer: &JoinAnswer,
+    answers: &BTreeMap<MemberId, JoinAnswer>,
+) -> bool {
+    let own = common.configurations.latest().map(|(_, configuration)| configuration);
+    let told = answers.values().filter_map(|it| it.configuration.as_ref());
+    let mut known = told.chain(own);
     let mut is_newcomer = || known.any(|it| it.places.get(&id).is_some_and(|it| it.directory != 0));
     answer.cluster_id == 0 && is_newcomer()
 }

@@ -85,7 +85,7 @@ run_seeds() {
 
 # Runs the test $2 of the test binary $1.
 run_test() {
-    "$1" --exact "$2" >"$log" 2>&1
+    timeout "$SECONDS_MAX" "$1" --exact "$2" >"$log" 2>&1
 }
 
 # Prints what the last run found broken: the first line of the panic, or the assertion's message.

@@ -182,10 +182,12 @@ fn a_lane_that_gave_a_write_up_is_used_again() {
     assert_eq!(found.next(), None, "{text}");
 }
 
-/// There is room for one session. So two lanes drive each other out.
+/// There is room for one session. So three lanes drive each other out: the first of them is
+/// forgotten before its next write knows of the others'.
 #[test]
 fn a_lane_whose_session_was_forgotten_begins_anew() {
-    const ROUNDS: i64 = 100;
+    const LANES: i64 = 3;
+    const ROUNDS: i64 = 20;
     let (port, dir) = (Port::free().unwrap(), tempfile::tempdir().unwrap());
     let identity = Identity { cluster_id: 0, list_id: 7, member_id: MemberId(1) };
     let data_dir = DataDir::open(dir.path().join("1"), identity, Standing::New).unwrap();
@@ -196,19 +198,22 @@ fn a_lane_whose_session_was_forgotten_begins_anew() {
     let handle = node.handle();
     until("it leads", || leads(&handle));
     let lanes = Lanes::start(handle.clone()).unwrap();
-    let both = Barrier::new(2);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                for _ in 0..ROUNDS {
-                    both.wait();
-                    let end = write(&lanes, increment(), Duration::from_secs(60));
-                    assert!(matches!(end, Ok(Outcome::Ran { result: Ok(_), .. })), "{end:?}");
-                }
-            });
-        }
+    let together = Barrier::new(LANES as usize);
+    let rounds = || {
+        let round = |_| {
+            together.wait();
+            write(&lanes, increment(), Duration::from_secs(60))
+        };
+        (0..ROUNDS).map(round).collect::<Vec<_>>()
+    };
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(rounds)).collect();
+        lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect()
     });
-    let expected = 2 * 2 * ROUNDS + 2;
+    for end in ends {
+        assert!(matches!(end, Ok(Outcome::Ran { result: Ok(_), .. })), "{end:?}");
+    }
+    let expected = 2 * LANES * ROUNDS + 2;
     check_incremented(write(&lanes, increment(), Duration::from_secs(60)), expected);
 }
 

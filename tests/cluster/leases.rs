@@ -92,16 +92,23 @@ fn what_is_left_of_a_lease_shrinks_and_stays_lost() {
     let ttl = Duration::from_secs(60);
     let [lease, other] = [(); 2].map(|()| clerk.grant_lease(ttl, None).unwrap().id);
     let left = || clerk.lease_info(lease).unwrap().unwrap().left();
-    let (deadline, spent) = (soon(), ttl - Duration::from_secs(2));
+    // The log learns the time every ten seconds, and it is told between two entries, too.
+    let deadline = soon();
     let mut told = BTreeSet::new();
-    while told.first().is_none_or(|left| *left > spent) {
+    while told.len() <= 5 {
         assert!(Instant::now() < deadline, "{told:?}");
         told.insert(left());
     }
-    // The log learns the time only every ten seconds.
-    assert!(told.len() > 3, "it is told between two entries, too: {told:?}");
-    // Now the log says how late it is.
-    clerk.keep_alive(&[other]).unwrap();
+    // What the log says is lost.
+    let spent = loop {
+        let before = Instant::now();
+        clerk.keep_alive(&[other]).unwrap();
+        let spent = left() + before.elapsed();
+        if spent < ttl - Duration::from_secs(1) {
+            break spent;
+        }
+        assert!(Instant::now() < deadline, "{spent:?}");
+    };
     for _ in 0..2 {
         let leader = cluster.leader().unwrap();
         cluster.kill(leader);
@@ -120,19 +127,29 @@ fn a_lease_ends_at_most_200_ms_late() {
     let cluster = Cluster::start(3).unwrap();
     let clerk = cluster.clerk();
     let ttl = Duration::from_secs(1);
-    let late = |_| {
+    // How late one ends, beyond the time of a write.
+    let late = || {
         let lease = clerk.grant_lease(ttl, None).unwrap().id;
         let granted = Instant::now();
-        clerk.put_with("k", "v", lease).unwrap();
-        wait_gone(&clerk, "k").duration_since(granted).saturating_sub(ttl)
+        let put = clerk.put_with("k", "v", lease);
+        let write = granted.elapsed();
+        match put {
+            Ok(()) => wait_gone(&clerk, "k").duration_since(granted).saturating_sub(ttl + write),
+            // This thread was late.
+            Err(_) => Duration::MAX,
+        }
     };
-    // A busy machine may be late itself, but not each time.
-    let latest: Vec<Duration> = (0..20).map(late).take_while(|it| it.as_millis() > 200).collect();
-    assert!(latest.len() < 20, "{latest:?}");
+    // A busy machine may be late itself, but not always.
+    let mut all = Vec::new();
+    let is_on_time = |late: &Duration| late.as_millis() <= 200;
+    while !all.ends_with(&[true; 3]) {
+        assert!(all.len() < 20, "{all:?}");
+        all.push(is_on_time(&late()));
+    }
 }
 
-/// A leader that is stopped and goes on later still believes that it leads, and that much time has
-/// passed since it kept anything alive (etcd#15247).
+/// A leader that is stopped and goes on later still believes that it leads. If the gap in its clock
+/// counted, much time would have passed since it kept anything alive (etcd#15247).
 #[test]
 fn a_leader_that_stalled_ends_no_lease_that_another_one_kept_alive() {
     let cluster = Cluster::start(3).unwrap();
@@ -226,24 +243,19 @@ fn a_lease_counts_from_when_it_was_first_asked_for() {
     let relay = Relay::to(cluster.members().addr(MemberId(1)).unwrap().parse().unwrap());
     let clerk = Clerk::builder().members([relay.addr().to_string()]).timeout(TEST_TIMEOUT);
     let clerk = clerk.build().unwrap();
-    let ttl = Duration::from_secs(5);
+    let ttl = Duration::from_secs(2);
     relay.freeze();
     std::thread::scope(|scope| {
-        let asks = scope.spawn(|| (Instant::now(), clerk.lease(ttl).unwrap()));
-        std::thread::sleep(ttl / 2);
-        relay.thaw();
-        let (asked, lease) = asks.join().unwrap();
-        cluster.kill(MemberId(1));
-        let mut held = asked;
-        loop {
-            let now = Instant::now();
-            if lease.wait_lost(Duration::from_millis(5)) {
-                break;
-            }
-            assert!(now < asked + TEST_TIMEOUT, "it is never lost");
-            held = now;
+        let asks = scope.spawn(|| clerk.lease(ttl).unwrap());
+        let deadline = soon();
+        while relay.accepted() == 0 {
+            assert!(Instant::now() < deadline, "nobody asks");
+            std::thread::yield_now();
         }
-        assert!(held - asked < ttl, "it was held for {:?}", held - asked);
+        // It passes while the answer is on its way.
+        std::thread::sleep(ttl);
+        relay.thaw();
+        assert!(!asks.join().unwrap().is_held());
     });
 }
 

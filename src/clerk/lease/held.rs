@@ -199,12 +199,14 @@ impl Held {
 mod tests {
     use super::*;
 
-    /// A lease of 100 s that was asked for so many seconds ago.
-    fn asked_ago(seconds: u64) -> Held {
-        let asked = clock::boot_time().saturating_sub(Duration::from_secs(seconds));
+    /// A lease of which so many hundredths have passed. A machine that was started a moment ago has
+    /// only a short one.
+    fn passed(percent: u32) -> Held {
+        let ttl = clock::boot_time().min(Duration::from_secs(100));
+        let asked = clock::boot_time() - ttl * percent / 100;
         Held {
             id: LeaseId(7),
-            ttl: Duration::from_secs(100),
+            ttl,
             state: Mutex::new(State {
                 asked,
                 is_lost: false,
@@ -217,23 +219,23 @@ mod tests {
 
     #[test]
     fn a_lease_is_held_for_nine_tenths_of_its_time() {
-        assert!(asked_ago(60).is_held());
-        assert!(!asked_ago(90).is_held());
-        let left = asked_ago(60).time_left();
-        assert!(left <= Duration::from_secs(30), "{left:?}");
+        assert!(passed(30).is_held());
+        assert!(!passed(90).is_held());
+        let held = passed(30);
+        assert!(held.time_left() <= held.ttl * 60 / 100, "{:?}", held.time_left());
     }
 
     #[test]
     fn a_lease_that_was_lost_stays_lost() {
-        let lost = asked_ago(90);
+        let lost = passed(90);
         lost.kept_alive(clock::boot_time());
         assert!(!lost.is_held());
-        let held = asked_ago(60);
+        let held = passed(60);
         held.kept_alive(clock::boot_time());
-        assert!(held.time_left() > Duration::from_secs(31));
+        assert!(held.time_left() > held.ttl * 31 / 100);
         // An answer to an earlier request takes nothing back.
-        held.kept_alive(clock::boot_time().saturating_sub(Duration::from_secs(80)));
-        assert!(held.time_left() > Duration::from_secs(31));
+        held.kept_alive(clock::boot_time() - held.ttl * 80 / 100);
+        assert!(held.time_left() > held.ttl * 31 / 100);
         held.lose();
         held.kept_alive(clock::boot_time());
         assert!(!held.is_held());

@@ -34,7 +34,7 @@ pub(super) struct RecoveryEnd {
     pub(super) segment: Segment,
     pub(super) end: u64,
     /// How far unfinished writes may have left bytes after the end, which the disk is too full to
-    /// zero. The mark says so, too.
+    /// zero. The mark says so, too, unless the disk was too full for that.
     pub(super) dirty_end: u64,
 }
 

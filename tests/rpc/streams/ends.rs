@@ -224,6 +224,8 @@ fn a_lost_connection_wakes_those_who_wait_for_room() {
     let much_later = Instant::now() + Duration::from_secs(3600);
     let ours = thread::spawn(move || over(sender.send(&echo("more"), much_later).unwrap_err()));
     let theirs = thread::spawn(move || over(replies.send(&echo("more"), much_later).unwrap_err()));
+    // By then both wait, most of the time.
+    thread::sleep(Duration::from_millis(50));
     relay.cut();
     in_time(move || {
         ours.join().unwrap();

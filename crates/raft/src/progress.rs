@@ -222,12 +222,6 @@ impl Progress {
         self.silent_ticks < config.election_ticks_min
     }
 
-    /// As [`is_heard_lately`](Progress::is_heard_lately), and its connection has not broken since. A
-    /// member whose connection breaks may have lost its data, and not said so yet.
-    pub(super) fn is_there(&self, config: &Config) -> bool {
-        self.is_heard_lately(config) && !self.is_lost
-    }
-
     /// The peer has lost its data, and asks what it may have promised.
     pub(super) fn asks_to_join(&mut self) {
         self.ticks_since_join = Some(0);
@@ -236,6 +230,12 @@ impl Progress {
     /// Whether the peer has asked that within an election timeout.
     pub(super) fn is_rebuilding(&self, config: &Config) -> bool {
         self.ticks_since_join.is_some_and(|ticks| ticks < config.election_ticks_min)
+    }
+
+    /// Whether a change of the members may count on the peer: it was heard lately and has its data.
+    /// If its connection has broken since, it may have lost its data and not said so yet.
+    pub(super) fn is_well(&self, config: &Config) -> bool {
+        self.is_heard_lately(config) && !self.is_lost && !self.is_rebuilding(config)
     }
 
     /// The peer is no member any more.

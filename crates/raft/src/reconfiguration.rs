@@ -18,9 +18,9 @@
 //! - A learner is promoted when it has what was committed half of the shortest election timeout ago,
 //!   or up to twice as long ago: a voter without the log would make each commit wait for it (thesis
 //!   §4.2.1).
-//! - A change is refused if the voters after it that were heard lately, whose connections have not
-//!   broken since, and that have their data, are not a quorum: that cluster could not commit
-//!   anything, not even the next change.
+//! - A change is refused unless a quorum of the voters after it is well: heard lately, over a
+//!   connection that has not broken since, and with its data. Otherwise that cluster could not
+//!   commit anything, not even the next change.
 //! - While a voter asks what it may have promised ([`joining`](super::joining)), no voters change,
 //!   except that this one, or one that is not heard, is removed.
 //! - The leader may remove itself (thesis §4.2.2). It goes on, without counting itself, until the
@@ -175,10 +175,7 @@ impl Leader {
         if current.membership.is_voter(id) {
             return Err(Refusal::IsVoter);
         }
-        let lives = self.peers().get(&id).is_some_and(|peer| {
-            peer.is_there(&common.config) && !peer.is_rebuilding(&common.config)
-        });
-        if !lives {
+        if !self.peers().get(&id).is_some_and(|peer| peer.is_well(&common.config)) {
             return Err(Refusal::Silent(id));
         }
         let match_index = self.peers().get(&id).map_or(Index::ZERO, Progress::match_index);
@@ -216,14 +213,11 @@ impl Leader {
         }
         let after = Membership::new(next.membership.voters());
         // Whoever rebuilds gives no vote until a leader has filled it.
-        let lives = |&id: &MemberId| {
-            let peer = self.peers().get(&id);
-            id == common.config.id
-                || peer.is_some_and(|peer| {
-                    peer.is_there(&common.config) && !peer.is_rebuilding(&common.config)
-                })
+        let is_well = |id: &MemberId| {
+            let peer = self.peers().get(id);
+            *id == common.config.id || peer.is_some_and(|peer| peer.is_well(&common.config))
         };
-        match after.is_quorum(after.voters().filter(lives)) {
+        match after.is_quorum(after.voters().filter(is_well)) {
             true => Ok(()),
             false => Err(Refusal::NoLiveMajority),
         }

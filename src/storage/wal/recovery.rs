@@ -230,7 +230,7 @@ fn judge(
         let batch = survey(&next, FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET, sequence)?.batch;
         let begins_next = match batch {
             Some(batch) => batch == (FIRST_BATCH_OFFSET, sequence + 1),
-            // A start, or a full disk, found the log there before it had a batch.
+            // The log had gone on there, and the mark was written before its first batch.
             None => next.read_mark()?.is_some_and(|mark| {
                 (mark.end, mark.batch_sequence) == (FIRST_BATCH_OFFSET, sequence)
             }),
@@ -393,7 +393,7 @@ fn remove_blank_segments(
     Ok(())
 }
 
-/// Keeps the bytes of a torn write aside, if that can be. They are zeroed next.
+/// Copies the bytes of a torn write aside, if there is room. They are zeroed next.
 fn set_aside(disk: &dyn Disk, segment: &Segment, from: u64, to: u64) -> TornTail {
     let kept_in = keep_aside(disk, segment, from, to)
         .inspect_err(|err| {

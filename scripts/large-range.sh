@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measures what a large read costs others: the latency of puts by 64 clients, alone and while one
-# client reads all keys again and again, and the memory of the leader.
+# Measures what a large read costs others: the latency of puts by 64 clients, alone, while one client
+# reads all keys again and again, and while a program computes that has nothing to do with the
+# store; and the memory of the leader.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/large-range.sh`.
 set -euo pipefail
 
@@ -9,8 +10,9 @@ usage() {
 usage: scripts/large-range.sh [--keys N] [--rate N] [--runs N] [--seconds N]
 
 Starts three members on this machine, writes the keys, and measures puts by 64 clients, in turns:
-alone, and beside a reader of all keys. Prints a table, and removes the data. Needs Linux, bash 5
-and Rust. Run nothing else meanwhile.
+alone, beside a reader of all keys, and beside a program that only computes. The reader and that
+program stand for other machines, so they have the lowest priority. Prints a table, and removes the
+data. Needs Linux, bash 5 and Rust. Run nothing else meanwhile.
 
   --keys N     how many keys of 256 bytes are read (default 1000000)
   --rate N     puts per second; 0: as many as the clients can (default 5000)
@@ -63,9 +65,10 @@ cluster() {
     DIR=$work/cluster BASE_PORT=$base_port SYNCRAFT_BIN=$bin "$root/scripts/cluster.sh" "$@"
 }
 
-reader=
+reader= computer=
 cleanup() {
     (end_reader) || true
+    end_computer
     cluster stop >/dev/null 2>&1 || true
     rm -rf "${work:?}"
 }
@@ -95,7 +98,7 @@ read_all() {
     local begun
     until [ -e "$work/end" ]; do
         begun=$EPOCHREALTIME
-        "$bin" list bench- --timeout 60s >/dev/null
+        nice -n 19 "$bin" list bench- --timeout 60s >/dev/null
         awk -v from="$begun" -v to="$EPOCHREALTIME" 'BEGIN { print to - from }' >>"$work/reads"
     done
 }
@@ -107,6 +110,14 @@ end_reader() {
     wait "$reader" || die "a read has failed"
     rm -f "$work/end"
     reader=
+}
+
+compute() { exec nice -n 19 awk 'BEGIN { while (1) n++ }'; }
+
+end_computer() {
+    [ -n "$computer" ] || return 0
+    kill "$computer" && wait "$computer" 2>/dev/null || true
+    computer=
 }
 
 # Prints a number of the JSON on standard input, in which its name occurs once.
@@ -153,6 +164,10 @@ for ((run = 1; run <= runs; run++)); do
     reader=$!
     measure 'beside the reader'
     end_reader
+    compute &
+    computer=$!
+    measure 'beside a program that computes'
+    end_computer
 done
 reads=$(wc -l <"$work/reads")
 [ "$reads" -gt 0 ] || die "no read came to its end: give --seconds more"
@@ -166,3 +181,4 @@ printf '| | puts/s | p50 ms | p99 ms | peak memory of the leader, MiB |\n'
 printf '| --- | ---: | ---: | ---: | ---: |\n'
 print_row alone
 print_row 'beside the reader'
+print_row 'beside a program that computes'

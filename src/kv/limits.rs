@@ -3,8 +3,9 @@
 use bytes::{BufMut, BytesMut};
 
 /// What a store may hold. A change that would exceed `bytes_max`, `keys_max` or `leases_max` is
-/// refused with "no space". Deletes, compactions, revocations and keep-alives are not, and leases
-/// end, so the state ends by itself when there is space again.
+/// refused with "no space", and so is a grant while the store holds more than `bytes_max`. Deletes,
+/// compactions, revocations and keep-alives are not, and leases end, so the state ends by itself
+/// when there is space again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The length of all keys and values, in bytes. Default 8 GiB.

@@ -505,18 +505,22 @@ fn a_refusal_is_not_remembered_for_a_key() {
 }
 
 #[test]
-fn a_transaction_that_reads_has_a_key_as_well() {
+fn a_transaction_that_reads_is_made_anew_also_with_a_key() {
     let cluster = Cluster::start(1).unwrap();
     let server = serve(&cluster, MemberId(1));
     let addr = server.local_addr();
     let read = || {
         let txn = br#"{"then": [{"range": {"key": "k"}}]}"#;
-        ask_with(addr, "POST /v1/txn", "Idempotency-Key: a\r\n", txn)
+        let got = ask_with(addr, "POST /v1/txn", "Idempotency-Key: a\r\n", txn);
+        assert_eq!(got.status, 200, "{got:?}");
+        got.text().to_owned()
     };
     let first = read();
-    assert_eq!(first.status, 200, "{first:?}");
     ask(addr, "PUT /v1/kv/k", "v");
-    assert_eq!(read().text(), first.text());
+    let last_index = || cluster.status(1).unwrap().last_index;
+    let before = last_index();
+    assert_ne!(read(), first);
+    assert_eq!(last_index(), before, "it is no entry of the log");
     let stale =
         ask_with(addr, "POST /v1/txn?stale", "", br#"{"then": [{"delete": {"key": "k"}}]}"#);
     assert_eq!((stale.status, stale.error()), (400, "invalid".to_owned()));

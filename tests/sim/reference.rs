@@ -25,8 +25,8 @@ use syncraft::kv::model::{
     Action, Change as Watched, Entry, LeaseId, Reason, Refusal, Revision, Txn, TxnAnswer,
 };
 use syncraft::kv::{
-    Branches, Change, Command, Done, Identity, LimitsChange, Outcome, ReadAnswer, SessionLimits,
-    Stamped, Stats,
+    Branches, Change, Command, Done, Identity, Limits, LimitsChange, Outcome, ReadAnswer,
+    SessionLimits, Stamped, Stats,
 };
 use syncraft::raft::{self, Index, Payload};
 
@@ -233,7 +233,10 @@ impl Reference {
         if self.leases.by_id.contains_key(&id) {
             return Err(Refusal::of(Reason::LeaseExists, id.0));
         }
-        let leases_max = self.stats.limits.leases_max;
+        let Limits { bytes_max, leases_max, .. } = self.stats.limits;
+        if self.stats.bytes > bytes_max {
+            return Err(Refusal::of(Reason::NoSpace, bytes_max));
+        }
         if self.leases.by_id.len() as u64 >= leases_max {
             return Err(Refusal::of(Reason::NoSpace, leases_max));
         }

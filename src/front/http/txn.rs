@@ -18,10 +18,10 @@ impl HttpFront {
         condition.check_empty("the conditions of a transaction are its comparisons")?;
         let body = request.body().read_all(COMMAND_LEN_MAX).map_err(|error| bad_body(&error))?;
         let txn = json::txn(&body).map_err(invalid)?;
-        // With a key, a read is answered once, too.
-        if !txn.is_read() || params.request_key.is_some() {
+        // A read takes no effect, so it needs no key to be sent again.
+        if !txn.is_read() {
             if params.consistency != Consistency::Linearizable {
-                return Err(invalid("?stale is for transactions that read alone, without a key"));
+                return Err(invalid("?stale is for transactions that read alone"));
             }
             return Ok(self.write(txn, &params, |revision, answer| {
                 object(200, &CommittedJson::new(revision, answer.held, &answer.answers))

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::bulk::Place;
 use super::readers::Ending;
-use super::{Api, ApiError, Consistency, Read};
+use super::{Api, ApiError, Consistency};
 use crate::kv::model::Revision;
 use crate::kv::watch::NoRoom;
-use crate::kv::{Answer, Query, StoreView};
+use crate::kv::{Query, StoreView};
 use crate::node::{RequestError, StateView};
 use crate::raft::{Index, Term};
 
@@ -73,25 +73,20 @@ impl Api {
     pub fn backup(&self, begin_by: Instant, sink: impl BackupSink) {
         let api = self.clone();
         self.queue_query(Query::View, Consistency::Linearizable, begin_by, move |result| {
-            let view = result.map(|Read { answer, .. }| match answer {
-                Answer::View(view) => view,
-                other => panic!("the store answered a backup with {other:?}"),
-            });
-            match view.and_then(|view| Ok((view, api.shared.backups.take()?))) {
-                Ok((view, place)) => api.copy(*view, place, begin_by, sink),
+            match result.and_then(|_| api.shared.backups.take()) {
+                Ok(place) => api.copy(place, begin_by, sink),
                 Err(error) => sink.end(Err(error.into())),
             }
         });
         self.run_pending();
     }
 
-    fn copy(&self, view: StoreView, place: Place, begin_by: Instant, mut sink: impl BackupSink) {
+    fn copy(&self, place: Place, begin_by: Instant, mut sink: impl BackupSink) {
         let api = self.clone();
-        let head = api.head(&view);
         self.shared.readers.run_for(begin_by, BACKUP_TIME_MAX, move |ending| {
-            let result = match ending {
-                Ok(ending) => {
-                    let view = view.without_past();
+            let result = match ending.and_then(|ending| Ok((api.view()?, ending))) {
+                Ok((view, ending)) => {
+                    let (head, view) = (api.head(&view), view.without_past());
                     Copying { api, head, sink: &mut sink, ending, early_end: None }.run(&view)
                 }
                 Err(error) => Err(error.into()),

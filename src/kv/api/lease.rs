@@ -109,10 +109,10 @@ impl Api {
                 callback(api.lease_read(*answer, age_max));
             }
             // It has many keys.
-            Ok(Read { answer: Answer::View(view), age_max }) => {
+            Ok(Read { answer: Answer::View(_), age_max }) => {
                 let readers = api.shared.readers.clone();
-                readers.run(deadline, move |ending| match ending {
-                    Ok(_) => callback(api.lease_read(view.lease(id, keys), age_max)),
+                readers.run(deadline, move |ending| match ending.and_then(|_| api.view()) {
+                    Ok(view) => callback(api.lease_read(view.lease(id, keys), age_max)),
                     Err(error) => callback(Err(error.into())),
                 });
             }

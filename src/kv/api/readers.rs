@@ -3,8 +3,8 @@
 //!
 //! A thread is started when a read comes and all others are busy, and ends when it has had nothing
 //! to do for a while. There are at most [`THREADS_MAX`]. Reads for which there is no thread wait in
-//! a queue; when it is full, a read is told "busy". Each read keeps alive the state that it began
-//! with, so both bounds also bound how many old states a member holds.
+//! a queue; when it is full, a read is told "busy". A read keeps alive the state that it began with,
+//! and takes it when it has a thread, so a member holds at most [`THREADS_MAX`] old states for reads.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -190,11 +190,14 @@ fn without_space_leases_live_and_end_as_usual() {
     log.0.set_limits(LimitsChange { bytes_max: Some(0), ..Default::default() }).unwrap();
     let refused = log.run(1, vec![put("more", of(1))]).unwrap_err();
     assert_eq!((refused.reason, refused.value), (Reason::NoSpace, 0));
+    assert_eq!(log.grant(1, 2, 10), Err(Refusal::of(Reason::NoSpace, 0)));
     assert_eq!(log.keep_alive(2, &[1]), [10]);
     log.pass(6);
     assert_eq!(log.keys(), "stays");
     log.revoke(6, 1).unwrap();
-    // A lease takes none of the space.
+    // At the limit there may be more leases, and beyond it there may not.
+    let at_limit = LimitsChange { bytes_max: Some("staysv".len() as u64), ..Default::default() };
+    log.0.set_limits(at_limit).unwrap();
     log.grant(6, 2, 10).unwrap();
     assert_eq!(log.keys(), "stays");
 }

@@ -185,14 +185,18 @@ impl State {
         if self.leases.contains(id) {
             return Err(Refusal::of(Reason::LeaseExists, id.0));
         }
-        if self.leases.len() as u64 >= self.limits.leases_max {
-            return Err(Refusal::of(Reason::NoSpace, self.limits.leases_max));
+        let Limits { bytes_max, leases_max, .. } = self.limits;
+        if self.tree.bytes() > bytes_max {
+            return Err(Refusal::of(Reason::NoSpace, bytes_max));
+        }
+        if self.leases.len() as u64 >= leases_max {
+            return Err(Refusal::of(Reason::NoSpace, leases_max));
         }
         let id = match id {
             LeaseId::NONE => self.leases.first_free_id(entry.index),
             id => Some(id),
         };
-        let id = id.ok_or(Refusal::of(Reason::NoSpace, self.limits.leases_max))?;
+        let id = id.ok_or(Refusal::of(Reason::NoSpace, leases_max))?;
         self.leases.grant(id, ttl_ms, entry.stamp_ms());
         Ok(id)
     }

@@ -120,6 +120,10 @@ impl StateMachine for Store {
         Command::is_stamped(command)
     }
 
+    fn keeps_alive(command: &[u8]) -> bool {
+        Command::keeps_alive(command)
+    }
+
     fn time(&self) -> AppliedTime {
         let leases = &self.state.leases;
         AppliedTime { newest_ms: leases.time_ms(), next_deadline_ms: leases.next_end_ms() }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::applier::{ApplierTask, PendingProposal};
 use super::changes::Changes;
 use super::configured::PeerProgress;
-use super::inbox::{Arrivals, Inbox, Input};
+use super::inbox::{Arrivals, Inbox, Input, put_keep_alives_first};
 use super::joining::{self, Asker, Reminder};
 use super::leased::Leased;
 use super::peers::Peers;
@@ -191,7 +191,7 @@ impl<S: StateMachine> Driver<S> {
 
     fn events(&mut self, arrivals: Arrivals<S>, now: Instant, out: &mut Out<'_, S>) -> Vec<Event> {
         let passed_ticks = self.ticker.begin_turn(arrivals.has_work(), now);
-        let Arrivals { inputs, has_ticked } = arrivals;
+        let Arrivals { mut inputs, has_ticked } = arrivals;
         let all_ticks = passed_ticks + u32::from(has_ticked);
         self.found(&inputs, all_ticks, out);
         self.ticks_since_sweep += all_ticks;
@@ -203,8 +203,14 @@ impl<S: StateMachine> Driver<S> {
         events.push(self.unanswered());
         // What has arrived came after these.
         events.extend((0..passed_ticks).map(|_| Event::Tick));
-        let held = std::mem::take(&mut self.held);
-        events.extend(held.into_iter().filter_map(|request| self.request(request, now, out)));
+        if !self.held.is_empty() {
+            inputs.splice(..0, std::mem::take(&mut self.held).into_iter().map(Input::Request));
+        }
+        // A stamp ends what is due. So whatever keeps it alive goes first, also what waits for others.
+        if self.raft.is_any_due_soon() && inputs.iter().any(Input::ends_what_is_due) {
+            put_keep_alives_first(&mut inputs);
+            events.extend(self.held_back(true, now, out));
+        }
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
         events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
         events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
@@ -279,14 +285,9 @@ impl<S: StateMachine> Driver<S> {
         is_news.then_some(Event::MayConfigure)
     }
 
-    /// The command that was held back until this tick.
-    fn held_back(
-        &mut self,
-        is_any_due_soon: bool,
-        now: Instant,
-        out: &mut Out<'_, S>,
-    ) -> Option<Event> {
-        let Proposal { command, deadline, callback } = self.leased.held_back(is_any_due_soon)?;
+    /// The command that was held back until now. `must_go`: something is due soon.
+    fn held_back(&mut self, must_go: bool, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {
+        let Proposal { command, deadline, callback } = self.leased.held_back(must_go)?;
         let responder = Responder::new(deadline, callback);
         self.request(Request::Propose { command, responder }, now, out)
     }

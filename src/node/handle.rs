@@ -77,8 +77,9 @@ impl<S: StateMachine> NodeHandle<S> {
     }
 
     /// At each tick, what `waiting` returns is proposed: a command that has been held back. It is
-    /// told whether something is due soon by the cluster's time. The command comes before the entry
-    /// that tells the time. The first call counts.
+    /// told whether something is due soon by the cluster's time, and then is also asked before
+    /// anything gets a stamp. The command comes before that, and before the entry that tells the
+    /// time. The first call counts.
     pub(crate) fn at_each_tick(
         &self,
         waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,

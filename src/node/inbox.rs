@@ -44,6 +44,24 @@ pub(super) enum Input<S: StateMachine> {
     },
 }
 
+impl<S: StateMachine> Input<S> {
+    /// Whether it gets a stamp, and moves deadlines.
+    pub(super) fn keeps_alive(&self) -> bool {
+        matches!(self, Input::Request(Request::Propose { command, .. }) if S::keeps_alive(command))
+    }
+
+    /// Whether it gets a stamp, which may be later than a deadline, and keeps nothing alive.
+    pub(super) fn ends_what_is_due(&self) -> bool {
+        let Input::Request(Request::Propose { command, .. }) = self else { return false };
+        S::is_stamped(command) && !S::keeps_alive(command)
+    }
+}
+
+/// Puts what keeps something alive before all else. The rest stays in its order.
+pub(super) fn put_keep_alives_first<S: StateMachine>(inputs: &mut [Input<S>]) {
+    inputs.sort_by_key(|input| !input.keeps_alive());
+}
+
 /// What waits for the core.
 pub(super) struct Inbox<S: StateMachine> {
     inputs: Vec<Input<S>>,
@@ -155,5 +173,74 @@ impl<S: StateMachine> Inbox<S> {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Instant;
+
+    use bytes::Bytes;
+
+    use super::super::request::Responder;
+    use super::super::state_machine::StateView;
+    use super::*;
+    use crate::raft::Index;
+
+    /// Its commands are their own names: stamped are those in capitals, and K keeps something alive.
+    struct Names;
+
+    impl StateMachine for Names {
+        type Outcome = ();
+        type Query = ();
+        type Answer = ();
+        type View = Names;
+
+        fn apply(&mut self, _: Index, _: &Bytes) {}
+
+        fn query(&self, (): ()) {}
+
+        fn view(&self) -> Names {
+            Names
+        }
+
+        fn load(&mut self, _: &mut dyn io::Read) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn is_stamped(command: &[u8]) -> bool {
+            command[0].is_ascii_uppercase()
+        }
+
+        fn keeps_alive(command: &[u8]) -> bool {
+            command.starts_with(b"K")
+        }
+    }
+
+    impl StateView for Names {
+        fn write(&self, _: &mut dyn io::Write) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_keeps_something_alive_goes_before_what_would_end_it() {
+        let propose = |name: &'static str| {
+            let (command, responder) = (name.into(), Responder::new(Instant::now(), |_| {}));
+            Input::<Names>::Request(Request::Propose { command, responder })
+        };
+        let name = |input: &Input<Names>| match input {
+            Input::Request(Request::Propose { command, .. }) => command.to_vec(),
+            _ => b"joined".to_vec(),
+        };
+        let mut inputs = vec![Input::Joined];
+        inputs.extend(["put", "G1", "K1", "R1", "put2", "K2"].map(propose));
+        let ends = |input: &Input<Names>| input.ends_what_is_due();
+        let ending: Vec<_> = inputs.iter().filter(|it| ends(it)).map(name).collect();
+        assert_eq!(ending, [b"G1", b"R1"]);
+        put_keep_alives_first(&mut inputs);
+        let names: Vec<_> = inputs.iter().map(name).collect();
+        assert_eq!(names.join(&b' '), b"K1 K2 joined put G1 R1 put2");
     }
 }

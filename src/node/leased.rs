@@ -135,9 +135,9 @@ impl<S: StateMachine> Leased<S> {
         let _ = self.held_back.set(held_back);
     }
 
-    /// The command that is held back until this tick.
-    pub(super) fn held_back(&self, is_any_due_soon: bool) -> Option<Proposal<S::Outcome>> {
-        self.held_back.get().and_then(|held_back| held_back(is_any_due_soon))
+    /// The command that is held back until now. `must_go`: something is due soon.
+    pub(super) fn held_back(&self, must_go: bool) -> Option<Proposal<S::Outcome>> {
+        self.held_back.get().and_then(|held_back| held_back(must_go))
     }
 
     /// From now on `observer` is told of every change.

@@ -142,6 +142,16 @@ pub trait StateMachine: Send + Sync + 'static {
         false
     }
 
+    /// Whether this command, which [has a stamp](Self::is_stamped), is there to move deadlines. While
+    /// something is due soon, the leader proposes such commands before others with a stamp, which
+    /// would end what they keep.
+    ///
+    /// Default false.
+    fn keeps_alive(command: &[u8]) -> bool {
+        let _ = command;
+        false
+    }
+
     /// The newest time that was applied, and when something is next due. It is replicated state.
     ///
     /// Default: nothing has a time, and nothing is due.

@@ -246,6 +246,29 @@ fn without_a_majority_a_watch_says_so_and_goes_on_later() {
     assert_eq!(keys(&next(&mut watch)), ["k"]);
 }
 
+#[test]
+fn a_watch_goes_on_where_it_was_after_a_restart_of_all_members() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk();
+    let mut watch = clerk.watch(KeyRange::prefix("w/")).start().unwrap();
+    let put_in_round = |round: usize| -> Vec<String> {
+        let keys = (0..4).map(|n| format!("w/{round}/{n}")).collect();
+        for key in &keys {
+            put(&clerk, &[(String::clone(key), Vec::new())]);
+        }
+        keys
+    };
+    // Before the members end, it has been told of all changes, of some, and of none.
+    for (round, told) in [4, 2, 0].into_iter().enumerate() {
+        let expected = put_in_round(round);
+        let mut found: Vec<_> = (0..told).flat_map(|_| keys(&next(&mut watch))).collect();
+        cluster.ids().iter().for_each(|id| cluster.kill(*id));
+        cluster.ids().iter().for_each(|id| cluster.restart(*id).unwrap());
+        found.extend((told..4).flat_map(|_| keys(&next(&mut watch))));
+        assert_eq!(found, expected);
+    }
+}
+
 /// Its member is paused and says nothing, though its connections stay open.
 #[test]
 fn a_watch_leaves_a_member_that_is_paused() {

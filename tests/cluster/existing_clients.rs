@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use prost::Message;
+use syncraft::kv::LimitsChange;
 use syncraft::kv::proto::{GetArgs, GetReply, PutAppendArgs, PutAppendReply};
 use syncraft::raft::MemberId;
 use syncraft::testing::Cluster;
@@ -125,6 +126,19 @@ fn both_generations_write_and_read_through_the_leader() {
         assert_eq!(client.write("Del", &key, "", client_id, 4), "ErrUnknownOp");
         assert_eq!(client.get(&key), pair("OK", "ab"));
     }
+}
+
+#[test]
+fn they_are_told_that_there_is_no_space() {
+    let cluster = Cluster::start(1).unwrap();
+    let mut client = ExistingClient::connect(&cluster, MemberId(1), HeadSize::FourBytes);
+    assert_eq!(client.write("Put", "k", "123456", "c", 1), "OK");
+    let limits = LimitsChange { bytes_max: Some(10), ..Default::default() };
+    cluster.clerk().set_limits(limits).unwrap();
+    assert_eq!(client.write("Put", "other", "123456", "c", 2), "ErrNoSpace");
+    assert_eq!(client.write("Append", "k", "12345", "c", 3), "ErrNoSpace");
+    assert_eq!(client.get("k"), pair("OK", "123456"));
+    assert_eq!(client.write("Put", "k", "1", "c", 4), "OK");
 }
 
 /// Only a write: a follower answers a read as the leader would.

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 use syncraft::kv::model::{Action, KeyRange, OperationAnswer, Txn};
-use syncraft::kv::{Change, Done, LANES_MAX, LaneError, Lanes, Outcome, SessionLimits, Store};
+use syncraft::kv::{
+    self, Change, Command, Done, LANES_MAX, LaneError, Lanes, Outcome, SESSIONS_MAX, SessionLimits,
+    Store,
+};
 use syncraft::node::{Node, NodeConfig};
-use syncraft::raft::{MemberId, Standing};
+use syncraft::raft::{Index, MemberId, Standing};
 use syncraft::storage::{DataDir, Identity};
 use syncraft::testing::{Cluster, Port};
 
@@ -215,6 +218,48 @@ fn a_lane_whose_session_was_forgotten_begins_anew() {
     }
     let expected = 2 * LANES * ROUNDS + 2;
     check_incremented(write(&lanes, increment(), Duration::from_secs(60)), expected);
+}
+
+/// The leader applies a write, but its answer is lost. Before the lane can ask again, so many other
+/// clients have written that the lane is forgotten. So nobody can tell what became of the write.
+#[test]
+fn a_lane_that_was_forgotten_while_an_outcome_was_unknown_says_that_it_may_have_taken_effect() {
+    let cluster = Cluster::start(3).unwrap();
+    let front = follower(&cluster);
+    let leader = cluster.leader().unwrap();
+    let lanes = cluster.lanes(front).unwrap();
+    let timeout = Duration::from_secs(120);
+    // From now on there is a connection.
+    write(&lanes, append("k", "first,".to_owned()), timeout).unwrap();
+    cluster.partition_one_way(leader, front);
+    let (send, end) = bounded(1);
+    let change = append("k", "lost,".to_owned());
+    lanes.write(change, Instant::now() + timeout, move |it| send.send(it).unwrap());
+    let clerk = cluster.clerk_of(leader);
+    until("it is applied", || clerk.get("k").unwrap().as_deref() == Some(b"first,lost,"));
+    let api = cluster.api(leader).unwrap();
+    let (send, ends) = bounded(SESSIONS_MAX);
+    for batch in (0..SESSIONS_MAX).collect::<Vec<_>>().chunks(1_000) {
+        for n in batch {
+            let client_id = format!("other-{n}").into();
+            let identity = kv::Identity { client_id, request_id: 1, seen_index: Index(1) };
+            let change = Change::Put { key: "other".into(), value: Bytes::new() };
+            let (send, deadline) = (send.clone(), Instant::now() + timeout);
+            let command = Command { identity, change };
+            api.write(command, deadline, move |it| send.send(it.map(drop)).unwrap());
+        }
+        for _ in batch {
+            ends.recv_timeout(timeout).unwrap().unwrap();
+        }
+    }
+    cluster.heal();
+    let end = end.recv_timeout(timeout + Duration::from_secs(10)).unwrap();
+    assert_eq!(end, Err(LaneError::Forgotten));
+    assert!(LaneError::Forgotten.may_apply());
+    // The lane goes on, as a client of which nothing is known.
+    let next = write(&lanes, append("k", "next".to_owned()), timeout);
+    assert!(matches!(next, Ok(Outcome::Applied { .. })), "{next:?}");
+    assert_eq!(cluster.clerk().get("k").unwrap().as_deref(), Some(&b"first,lost,next"[..]));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use syncraft::clerk::{Clerk, ClerkErrorKind};
+use syncraft::clerk::{Clerk, ClerkErrorKind, LockError};
 use syncraft::kv::model::proto::{
     LeaseGrantRequest, LeaseInfoRequest, LeaseKeepAliveRequest, StoreRpcStub, lease_grant_reply,
     lease_info_reply,
@@ -15,6 +15,8 @@ use syncraft::raft::{MemberId, RoleName};
 use syncraft::rpc::{CallError, Channel, StatusCode};
 use syncraft::testing::Cluster;
 
+use crate::alone::alone;
+use crate::nodes::until;
 use crate::relay::Relay;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -274,6 +276,86 @@ fn a_lease_and_its_keys_outlive_a_restart_of_all_members() {
     assert_eq!(clerk.get("k").unwrap(), None);
     let stats = clerk.stats().unwrap();
     assert_eq!((stats.leases, stats.keys_with_ttl, stats.keys), (0, 1, 1));
+}
+
+/// Nobody can keep a lease alive while no member runs, so that time does not count. Nor does what
+/// the log does not know of the time before: at most ten seconds.
+#[test]
+fn a_restart_of_all_members_adds_the_time_down_and_at_most_ten_seconds() {
+    let cluster = Cluster::start(3).unwrap();
+    let clerk = cluster.clerk().with_timeout(TEST_TIMEOUT);
+    let ttl = Duration::from_secs(4);
+    let asked = Instant::now();
+    let lease = clerk.grant_lease(ttl, None).unwrap();
+    clerk.put_with("k", "v", lease.id).unwrap();
+    cluster.ids().iter().for_each(|id| cluster.kill(*id));
+    let killed = Instant::now();
+    until("a lease would have ended", || killed.elapsed() > ttl + Duration::from_secs(1));
+    let down = killed.elapsed();
+    cluster.ids().iter().for_each(|id| cluster.restart(*id).unwrap());
+    let missed = wait_gone(&clerk, "k");
+    let lived = missed - asked;
+    assert!(lived >= ttl + down, "it lived for {lived:?}, and nobody did for {down:?}");
+    // This machine may be busy, and an election takes a while.
+    let busy = Duration::from_secs(10);
+    assert!(lived < ttl + down + Duration::from_secs(10) + busy, "it lived for {lived:?}");
+}
+
+#[test]
+fn one_thread_keeps_all_leases_alive() {
+    alone(|| {
+        let cluster = Cluster::start(1).unwrap();
+        let clerk = cluster.clerk();
+        let keepers = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let names =
+                tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
+            // A thread may end meanwhile.
+            names.flatten().filter(|name| name.trim_end() == "lease-keeper").count()
+        };
+        assert_eq!(keepers(), 0);
+        let lease = |_| clerk.clone().lease(Duration::from_secs(60)).unwrap();
+        let leases: Vec<_> = (0..50).map(lease).collect();
+        assert_eq!(keepers(), 1);
+        assert!(leases.iter().all(|lease| lease.is_held()));
+        drop(leases);
+        until("it ends with the last lease", || keepers() == 0);
+    });
+}
+
+/// Whoever cannot tell would ask again for what may be there already.
+#[test]
+fn every_error_of_leases_and_locks_says_whether_it_happened() {
+    use ClerkErrorKind::{NotApplied, Unknown};
+    let cluster = Cluster::start(1).unwrap();
+    let clerk = cluster.clerk().with_timeout(Duration::from_millis(500));
+    let lease = clerk.grant_lease(Duration::from_secs(600), None).unwrap().id;
+    let ttl = Duration::from_secs(60);
+    let of_lock = |error| match error {
+        LockError::Clerk(error) => error.kind(),
+        error => panic!("{error:?}"),
+    };
+    let errors = || {
+        [
+            clerk.grant_lease(ttl, None).unwrap_err().kind(),
+            clerk.lease(ttl).unwrap_err().kind(),
+            clerk.keep_alive(&[lease]).unwrap_err().kind(),
+            clerk.put_with("k", "v", lease).unwrap_err().kind(),
+            of_lock(clerk.lock("l").acquire().unwrap_err()),
+            of_lock(clerk.elect("e", "v").acquire().unwrap_err()),
+            clerk.revoke_lease(lease).unwrap_err().kind(),
+            // Reads.
+            clerk.lease_info(lease).unwrap_err().kind(),
+            clerk.leases().unwrap_err().kind(),
+        ]
+    };
+    // It takes what is sent, and says nothing.
+    cluster.pause(1);
+    let expected = [&[Unknown; 7][..], &[NotApplied; 2]].concat();
+    assert_eq!(errors()[..], expected);
+    cluster.resume(1);
+    cluster.kill(1);
+    assert_eq!(errors(), [NotApplied; 9]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod existing_clients;
 mod faults;
 mod files;
 mod http_docs;
+mod layers;
 mod lease_commands;
 mod lock_commands;
 mod members;

@@ -310,6 +310,26 @@ mod tests {
         assert_eq!(refused.recv_timeout(LONG).unwrap(), Some(STOPPED));
     }
 
+    /// Also if its client would wait for longer.
+    #[test]
+    fn a_read_takes_no_longer_than_it_may() {
+        assert_eq!(READ_TIME_MAX, Duration::from_secs(5 * 60));
+        let readers = readers();
+        let (told, hears) = channel();
+        let (begin_by, end_by) = (soon(), soon() + READ_TIME_MAX);
+        let run: Run = Box::new(move |ending| {
+            let ending = ending.unwrap();
+            while ending().is_none() {
+                thread::yield_now();
+            }
+            told.send(ending()).unwrap();
+        });
+        let time_max = Duration::from_millis(100);
+        readers.queue(LargeRead { begin_by, end_by, time_max, run });
+        assert_eq!(hears.recv_timeout(LONG).unwrap(), Some(TIMED_OUT));
+        readers.stop();
+    }
+
     #[test]
     fn a_read_that_panics_takes_no_thread_with_it() {
         let readers = readers();

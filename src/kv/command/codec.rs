@@ -182,6 +182,12 @@ impl Command {
     pub(in crate::kv) fn is_stamped(bytes: &[u8]) -> bool {
         bytes.first().is_some_and(|kind| is_stamped(*kind))
     }
+
+    /// Whether a command that begins so keeps leases alive.
+    #[cfg(feature = "server")]
+    pub(in crate::kv) fn keeps_alive(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&KIND_LEASE_KEEP_ALIVE)
+    }
 }
 
 #[cfg(feature = "server")]

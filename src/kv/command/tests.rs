@@ -117,6 +117,8 @@ fn the_first_byte_says_whether_a_command_has_a_stamp() {
         let bytes = command(change.clone()).encode();
         let is_stamped = stamped_changes().contains(&change);
         assert_eq!(Command::is_stamped(&bytes), is_stamped, "{change:?}");
+        let keeps_alive = matches!(change, Change::LeaseKeepAlive { .. });
+        assert_eq!(Command::keeps_alive(&bytes), keeps_alive, "{change:?}");
         let logged = match is_stamped {
             true => [&bytes[..], b"\x08\x07\x06\x05\x04\x03\x02\x01"].concat().into(),
             false => bytes.clone(),

@@ -396,6 +396,24 @@ mod tests {
         history
     }
 
+    #[test]
+    fn a_chunk_has_an_index_from_the_first_read_of_its_past_on() {
+        // About a chunk for every 120 changes of 540 bytes.
+        let history = history(&[30; 20]);
+        let indexed = || history.chunks().map(|it| it.by_key.get().is_some()).collect::<Vec<_>>();
+        let chunks = indexed().len();
+        assert!(chunks > 3, "{chunks}");
+        assert_eq!(indexed(), vec![false; chunks], "changes make none");
+        let at = history.sealed[chunks - 3].newest;
+        let read = || history.changes_after(at, &KeyRange::all()).count();
+        assert_eq!(read(), 2);
+        let mut expected = vec![false; chunks - 2];
+        expected.extend([true; 2]);
+        assert_eq!(indexed(), expected, "those that the read has not touched have none");
+        read();
+        assert_eq!(indexed(), expected);
+    }
+
     /// Forgets revision by revision, as the page says.
     fn shrink_slowly(records: &mut Vec<Record<'_>>, bytes_max: u64) {
         let bytes = |records: &[Record<'_>]| records.iter().map(Record::cost).sum::<u64>();

@@ -67,3 +67,28 @@ impl Far {
         self.longs.retain(|long| now < long.used + UNUSED_MAX && now < long.made + AGE_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::state::State;
+
+    #[test]
+    fn a_timeline_that_is_used_goes_on_for_five_minutes() {
+        let mut state = State::default();
+        state.put(b"k", b"v").unwrap();
+        let next = state.revision;
+        let made = Instant::now();
+        let long = || Long { timeline: Timeline::new(&state, next), made, used: made };
+        let mut far = Far { longs: vec![long()], ..Far::default() };
+        far.look(made + UNUSED_MAX);
+        assert!(far.find(next).is_none(), "nobody has used it");
+        let mut far = Far { longs: vec![long()], ..Far::default() };
+        let minutes = |n: u64| made + Duration::from_secs(60 * n);
+        for (at, is_there) in [(minutes(4), true), (minutes(5), false)] {
+            far.longs.iter_mut().for_each(|long| long.used = at);
+            far.look(at);
+            assert_eq!(far.find(next).is_some(), is_there);
+        }
+    }
+}

@@ -1,6 +1,9 @@
-//! Sends a snapshot to a peer. Each chunk is sent when the one before it is acknowledged, so that a
-//! slow peer is not overrun and heartbeats go between. The whole transfer has no time limit: only
-//! the time without progress has one.
+//! Sends a snapshot to a peer. While the peer writes a chunk, the next one is on its way: two are
+//! sent and not acknowledged, so that a slow peer is not overrun and heartbeats go between. The
+//! whole transfer has no time limit: only the time without progress has one.
+//!
+//! Chunks are calls and not the items of a stream, because the peer answers each with the offset
+//! where it wants to go on. A peer that has a part from before a lost connection is sent the rest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +17,7 @@ use super::proto::{InstallSnapshotArgs, InstallSnapshotReply, RaftRpcStub};
 use super::shared::Shared;
 use crate::ErrorChain;
 use crate::raft::{AppendEntriesReply, Body, MemberId, Message, Reply, Term};
-use crate::rpc::CallError;
+use crate::rpc::{CallError, Pending};
 use crate::storage::{Snapshot, StorageError};
 
 const CHUNK_LEN_BYTES: usize = 1 << 20;
@@ -98,8 +101,9 @@ impl SnapshotSender {
 
     fn send(&self) -> Result<InstallSnapshotReply, SendError> {
         let (mut offset, mut repeats) = (0, 0);
+        let (mut pending, mut ahead) = (self.send_chunk(offset)?, None);
         loop {
-            let reply = self.send_chunk(offset)?;
+            let reply = pending.wait()?;
             let is_over = reply.term > self.term.0;
             if reply.is_done || is_over {
                 return Ok(reply);
@@ -111,10 +115,20 @@ impl SnapshotSender {
                 return Err(SendError::NoProgress(offset));
             }
             offset = reply.next_offset;
+            let is_next = |(at, _): &(u64, Pending<_>)| *at == offset;
+            pending = match ahead.take().filter(is_next) {
+                Some((_, pending)) => pending,
+                None => self.send_chunk(offset)?,
+            };
+            // Only now: it is known where the peer goes on, and that it does not have everything.
+            let next = offset + CHUNK_LEN_BYTES as u64;
+            if next < self.snapshot.len_bytes() {
+                ahead = Some((next, self.send_chunk(next)?));
+            }
         }
     }
 
-    fn send_chunk(&self, offset: u64) -> Result<InstallSnapshotReply, SendError> {
+    fn send_chunk(&self, offset: u64) -> Result<Pending<InstallSnapshotReply>, SendError> {
         if self.stop.try_recv() != Err(TryRecvError::Empty) {
             return Err(SendError::Stopped);
         }
@@ -133,7 +147,7 @@ impl SnapshotSender {
             data: self.snapshot.read_chunk(offset, CHUNK_LEN_BYTES)?,
             envelope: Some(self.shared.identity.envelope(self.peer)),
         };
-        Ok(self.stub.install_snapshot(&args, Instant::now() + PROGRESS_TIMEOUT)?)
+        Ok(self.stub.install_snapshot_async(&args, Instant::now() + PROGRESS_TIMEOUT))
     }
 
     fn deliver(&self, reply: InstallSnapshotReply) {

@@ -10,11 +10,12 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::bulk::Place;
+use super::read::View;
 use super::readers::Ending;
-use super::{Api, ApiError, Consistency};
+use super::{Api, ApiError, Consistency, Read};
 use crate::kv::model::Revision;
 use crate::kv::watch::NoRoom;
-use crate::kv::{Query, StoreView};
+use crate::kv::{Answer, Query, StoreView};
 use crate::node::{RequestError, StateView};
 use crate::raft::{Index, Term};
 
@@ -73,18 +74,22 @@ impl Api {
     pub fn backup(&self, begin_by: Instant, sink: impl BackupSink) {
         let api = self.clone();
         self.queue_query(Query::View, Consistency::Linearizable, begin_by, move |result| {
-            match result.and_then(|_| api.shared.backups.take()) {
-                Ok(place) => api.copy(place, begin_by, sink),
+            let view = result.map(|Read { answer, .. }| match answer {
+                Answer::View(view) => api.view(view),
+                other => panic!("the store answered a backup with {other:?}"),
+            });
+            match view.and_then(|view| Ok((view, api.shared.backups.take()?))) {
+                Ok((view, place)) => api.copy(view, place, begin_by, sink),
                 Err(error) => sink.end(Err(error.into())),
             }
         });
         self.run_pending();
     }
 
-    fn copy(&self, place: Place, begin_by: Instant, mut sink: impl BackupSink) {
+    fn copy(&self, view: View, place: Place, begin_by: Instant, mut sink: impl BackupSink) {
         let api = self.clone();
         self.shared.readers.run_for(begin_by, BACKUP_TIME_MAX, move |ending| {
-            let result = match ending.and_then(|ending| Ok((api.view()?, ending))) {
+            let result = match ending.and_then(|ending| Ok((view.take()?, ending))) {
                 Ok((view, ending)) => {
                     let (head, view) = (api.head(&view), view.without_past());
                     Copying { api, head, sink: &mut sink, ending, early_end: None }.run(&view)

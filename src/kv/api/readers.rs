@@ -3,8 +3,12 @@
 //!
 //! A thread is started when a read comes and all others are busy, and ends when it has had nothing
 //! to do for a while. There are at most [`THREADS_MAX`]. Reads for which there is no thread wait in
-//! a queue; when it is full, a read is told "busy". A read keeps alive the state that it began with,
-//! and takes it when it has a thread, so a member holds at most [`THREADS_MAX`] old states for reads.
+//! a queue; when it is full, a read is told "busy".
+//!
+//! A read keeps alive the state that it began with. If it has to wait for a thread, it takes a later
+//! state once it has one ([`Readers::has_thread`]), so a member holds at most [`THREADS_MAX`] old
+//! states for reads. All others bring theirs along: nothing is applied while a thread looks at the
+//! state, and one of the lowest priority may have to wait for the processor meanwhile.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,6 +53,8 @@ struct Queue {
     threads: usize,
     /// Those of them that wait for a read.
     idle: usize,
+    /// Reads that are being made.
+    running: usize,
     handles: Vec<JoinHandle<()>>,
 }
 
@@ -104,6 +110,12 @@ impl Readers {
     pub(super) fn new(name: String) -> Readers {
         let (queue, work) = (Mutex::default(), Condvar::new());
         Readers { name, queue, work, is_stopped: AtomicBool::new(false) }
+    }
+
+    /// Whether a read that came now would not have to wait for a thread.
+    pub(super) fn has_thread(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.waiting.len() + queue.running < THREADS_MAX
     }
 
     /// Runs `read` on a thread of its own. If that is not possible, it runs here, with the reason.
@@ -210,6 +222,7 @@ impl Readers {
             // The panic has been printed, and its client is told by what it dropped. The reads that
             // wait need the thread.
             let _ = catch_unwind(AssertUnwindSafe(run));
+            self.queue.lock().running -= 1;
         }
     }
 
@@ -218,6 +231,7 @@ impl Readers {
         let mut queue = self.queue.lock();
         loop {
             if let Some(read) = queue.waiting.pop_front() {
+                queue.running += 1;
                 return Some(read);
             }
             if self.is_stopped() || !self.wait(&mut queue) {
@@ -280,13 +294,18 @@ mod tests {
     #[test]
     fn sixteen_run_and_some_wait_and_the_rest_is_told_so() {
         let readers = readers();
-        let running: Vec<_> = (0..THREADS_MAX).map(|_| blocked(&readers, soon())).collect();
+        let begin = |_| {
+            assert!(readers.has_thread());
+            blocked(&readers, soon())
+        };
+        let running: Vec<_> = (0..THREADS_MAX).map(begin).collect();
         for (hears, _) in &running {
             assert_eq!(hears.recv_timeout(LONG).unwrap(), None);
         }
         let waiting: Vec<_> = (0..QUEUE_LEN_MAX).map(|_| blocked(&readers, soon())).collect();
         let (refused, _) = blocked(&readers, soon());
         assert_eq!(refused.recv_timeout(LONG).unwrap(), Some(RequestError::Busy));
+        assert!(!readers.has_thread());
         assert!(waiting.iter().all(|(hears, _)| hears.try_recv().is_err()), "they wait");
         running[0].1.send(()).unwrap();
         assert_eq!(waiting[0].0.recv_timeout(LONG).unwrap(), None, "first come, first served");

@@ -206,7 +206,7 @@ impl<S: StateMachine> Driver<S> {
         if !self.held.is_empty() {
             inputs.splice(..0, std::mem::take(&mut self.held).into_iter().map(Input::Request));
         }
-        // A stamp ends what is due. So whatever keeps it alive goes first, also what waits for others.
+        // A stamp may end leases. So what keeps them alive goes first, also what is held back.
         if self.raft.is_any_due_soon() && inputs.iter().any(Input::ends_what_is_due) {
             put_keep_alives_first(&mut inputs);
             events.extend(self.held_back(true, now, out));

@@ -188,7 +188,8 @@ mod tests {
     use super::*;
     use crate::raft::Index;
 
-    /// Its commands are their own names: stamped are those in capitals, and K keeps something alive.
+    /// Its commands are names. Those in capitals have a stamp, and those with a K keep something
+    /// alive.
     struct Names;
 
     impl StateMachine for Names {

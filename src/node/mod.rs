@@ -118,7 +118,6 @@ mod peers;
 mod persister;
 mod pipeline;
 mod post;
-mod priority;
 mod proto;
 mod request;
 mod requests;
@@ -141,7 +140,6 @@ pub use divergence::Divergence;
 #[cfg(feature = "testing")]
 pub(crate) use gate::Gate;
 pub use handle::NodeHandle;
-pub(crate) use priority::lower_priority;
 pub(crate) use request::Proposal;
 pub use request::{RequestError, Stale};
 pub use shared::NodeFailure;

@@ -1,6 +1,6 @@
-//! Sends a snapshot to a peer. While the peer writes a chunk, the next one is on its way: two are
-//! sent and not acknowledged, so that a slow peer is not overrun and heartbeats go between. The
-//! whole transfer has no time limit: only the time without progress has one.
+//! Sends a snapshot to a peer. While the peer writes a chunk, the next one is on its way. No more
+//! than these two are sent and not acknowledged, so that a slow peer is not overrun. The whole
+//! transfer has no time limit: only the time without progress has one.
 //!
 //! Chunks are calls and not the items of a stream, because the peer answers each with the offset
 //! where it wants to go on. A peer that has a part from before a lost connection is sent the rest.
@@ -21,8 +21,8 @@ use crate::rpc::{CallError, Pending};
 use crate::storage::{Snapshot, StorageError};
 
 const CHUNK_LEN_BYTES: usize = 1 << 20;
-/// How long the answer to a chunk may take. The answer to the last chunk comes when the peer has
-/// read back and loaded everything.
+/// How long the answer to a chunk may take, from when it was sent: the chunk before it may be on its
+/// way then. The answer to the last chunk comes when the peer has read back and loaded everything.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct SnapshotSender {
@@ -103,6 +103,9 @@ impl SnapshotSender {
         let (mut offset, mut repeats) = (0, 0);
         let (mut pending, mut ahead) = (self.send_chunk(offset)?, None);
         loop {
+            let progress =
+                SnapshotProgress { sent_bytes: offset, len_bytes: self.snapshot.len_bytes() };
+            self.shared.members.set_snapshot(self.peer, Some(progress));
             let reply = pending.wait()?;
             let is_over = reply.term > self.term.0;
             if reply.is_done || is_over {
@@ -136,8 +139,6 @@ impl SnapshotSender {
             return Err(SendError::Diverged);
         }
         let (meta, len_bytes) = (self.snapshot.meta(), self.snapshot.len_bytes());
-        let progress = SnapshotProgress { sent_bytes: offset, len_bytes };
-        self.shared.members.set_snapshot(self.peer, Some(progress));
         let args = InstallSnapshotArgs {
             term: self.term.0,
             last_included_index: meta.last_included_index.0,

@@ -224,11 +224,21 @@ fn a_lane_whose_session_was_forgotten_begins_anew() {
 /// clients have written that the lane is forgotten. So nobody can tell what became of the write.
 #[test]
 fn a_lane_that_was_forgotten_while_an_outcome_was_unknown_says_that_it_may_have_taken_effect() {
+    // On a busy machine, another member may come to lead, and be asked early.
+    let end = (0..5).find_map(|_| end_of_a_forgotten_lane());
+    assert_eq!(end.expect("a leader that leads for a while"), Err(LaneError::Forgotten));
+    assert!(LaneError::Forgotten.may_apply());
+}
+
+/// What the lane was told. `None`: the leader has changed.
+fn end_of_a_forgotten_lane() -> Option<Result<Outcome, LaneError>> {
     let cluster = Cluster::start(3).unwrap();
     let front = follower(&cluster);
     let leader = cluster.leader().unwrap();
+    let term = || cluster.status(leader).unwrap().role.term;
+    let begun_in = term();
     let lanes = cluster.lanes(front).unwrap();
-    let timeout = Duration::from_secs(120);
+    let timeout = Duration::from_secs(300);
     // From now on there is a connection.
     write(&lanes, append("k", "first,".to_owned()), timeout).unwrap();
     cluster.partition_one_way(leader, front);
@@ -236,7 +246,8 @@ fn a_lane_that_was_forgotten_while_an_outcome_was_unknown_says_that_it_may_have_
     let change = append("k", "lost,".to_owned());
     lanes.write(change, Instant::now() + timeout, move |it| send.send(it).unwrap());
     let clerk = cluster.clerk_of(leader);
-    until("it is applied", || clerk.get("k").unwrap().as_deref() == Some(b"first,lost,"));
+    let applied = Some(Bytes::from_static(b"first,lost,"));
+    until("it is applied", || clerk.get("k").is_ok_and(|value| value == applied));
     let api = cluster.api(leader).unwrap();
     let (send, ends) = bounded(SESSIONS_MAX);
     for batch in (0..SESSIONS_MAX).collect::<Vec<_>>().chunks(1_000) {
@@ -246,20 +257,19 @@ fn a_lane_that_was_forgotten_while_an_outcome_was_unknown_says_that_it_may_have_
             let change = Change::Put { key: "other".into(), value: Bytes::new() };
             let (send, deadline) = (send.clone(), Instant::now() + timeout);
             let command = Command { identity, change };
-            api.write(command, deadline, move |it| send.send(it.map(drop)).unwrap());
+            api.write(command, deadline, move |it| send.send(it.is_ok()).unwrap());
         }
-        for _ in batch {
-            ends.recv_timeout(timeout).unwrap().unwrap();
+        if batch.iter().any(|_| !ends.recv_timeout(timeout).unwrap()) {
+            return None;
         }
     }
     cluster.heal();
     let end = end.recv_timeout(timeout + Duration::from_secs(10)).unwrap();
-    assert_eq!(end, Err(LaneError::Forgotten));
-    assert!(LaneError::Forgotten.may_apply());
     // The lane goes on, as a client of which nothing is known.
     let next = write(&lanes, append("k", "next".to_owned()), timeout);
     assert!(matches!(next, Ok(Outcome::Applied { .. })), "{next:?}");
     assert_eq!(cluster.clerk().get("k").unwrap().as_deref(), Some(&b"first,lost,next"[..]));
+    (term() == begun_in).then_some(end)
 }
 
 #[test]

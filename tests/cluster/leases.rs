@@ -278,27 +278,25 @@ fn a_lease_and_its_keys_outlive_a_restart_of_all_members() {
     assert_eq!((stats.leases, stats.keys_with_ttl, stats.keys), (0, 1, 1));
 }
 
-/// Nobody can keep a lease alive while no member runs, so that time does not count. Nor does what
-/// the log does not know of the time before: at most ten seconds.
+/// Nobody can keep a lease alive while no member runs, so that time does not count.
 #[test]
-fn a_restart_of_all_members_adds_the_time_down_and_at_most_ten_seconds() {
+fn a_restart_of_all_members_adds_the_time_down() {
     let cluster = Cluster::start(3).unwrap();
     let clerk = cluster.clerk().with_timeout(TEST_TIMEOUT);
-    let ttl = Duration::from_secs(4);
+    let ttl = Duration::from_secs(8);
     let asked = Instant::now();
     let lease = clerk.grant_lease(ttl, None).unwrap();
     clerk.put_with("k", "v", lease.id).unwrap();
     cluster.ids().iter().for_each(|id| cluster.kill(*id));
     let killed = Instant::now();
-    until("a lease would have ended", || killed.elapsed() > ttl + Duration::from_secs(1));
+    until("a lease would have ended", || killed.elapsed() > ttl);
     let down = killed.elapsed();
     cluster.ids().iter().for_each(|id| cluster.restart(*id).unwrap());
     let missed = wait_gone(&clerk, "k");
     let lived = missed - asked;
     assert!(lived >= ttl + down, "it lived for {lived:?}, and nobody did for {down:?}");
-    // This machine may be busy, and an election takes a while.
-    let busy = Duration::from_secs(10);
-    assert!(lived < ttl + down + Duration::from_secs(10) + busy, "it lived for {lived:?}");
+    // Ten seconds that the log may not know of, an election, and this machine may be busy.
+    assert!(lived < ttl + down + Duration::from_secs(20), "it lived for {lived:?}");
 }
 
 #[test]
@@ -328,8 +326,9 @@ fn one_thread_keeps_all_leases_alive() {
 fn every_error_of_leases_and_locks_says_whether_it_happened() {
     use ClerkErrorKind::{NotApplied, Unknown};
     let cluster = Cluster::start(1).unwrap();
-    let clerk = cluster.clerk().with_timeout(Duration::from_millis(500));
+    let clerk = cluster.clerk();
     let lease = clerk.grant_lease(Duration::from_secs(600), None).unwrap().id;
+    let clerk = clerk.with_timeout(Duration::from_secs(2));
     let ttl = Duration::from_secs(60);
     let of_lock = |error| match error {
         LockError::Clerk(error) => error.kind(),
@@ -355,6 +354,8 @@ fn every_error_of_leases_and_locks_says_whether_it_happened() {
     assert_eq!(errors()[..], expected);
     cluster.resume(1);
     cluster.kill(1);
+    // It finds out that its connection has ended.
+    clerk.leases().unwrap_err();
     assert_eq!(errors(), [NotApplied; 9]);
 }
 

@@ -10,12 +10,11 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::bulk::Place;
-use super::read::View;
 use super::readers::Ending;
-use super::{Api, ApiError, Consistency, Read};
+use super::{Api, ApiError, Consistency};
 use crate::kv::model::Revision;
 use crate::kv::watch::NoRoom;
-use crate::kv::{Answer, Query, StoreView};
+use crate::kv::{Query, StoreView};
 use crate::node::{RequestError, StateView};
 use crate::raft::{Index, Term};
 
@@ -74,22 +73,18 @@ impl Api {
     pub fn backup(&self, begin_by: Instant, sink: impl BackupSink) {
         let api = self.clone();
         self.queue_query(Query::View, Consistency::Linearizable, begin_by, move |result| {
-            let view = result.map(|Read { answer, .. }| match answer {
-                Answer::View(view) => api.view(view),
-                other => panic!("the store answered a backup with {other:?}"),
-            });
-            match view.and_then(|view| Ok((view, api.shared.backups.take()?))) {
-                Ok((view, place)) => api.copy(view, place, begin_by, sink),
+            match result.and_then(|_| api.shared.backups.take()) {
+                Ok(place) => api.copy(place, begin_by, sink),
                 Err(error) => sink.end(Err(error.into())),
             }
         });
         self.run_pending();
     }
 
-    fn copy(&self, view: View, place: Place, begin_by: Instant, mut sink: impl BackupSink) {
+    fn copy(&self, place: Place, begin_by: Instant, mut sink: impl BackupSink) {
         let api = self.clone();
         self.shared.readers.run_for(begin_by, BACKUP_TIME_MAX, move |ending| {
-            let result = match ending.and_then(|ending| Ok((view.take()?, ending))) {
+            let result = match ending.and_then(|ending| Ok((api.view()?, ending))) {
                 Ok((view, ending)) => {
                     let (head, view) = (api.head(&view), view.without_past());
                     Copying { api, head, sink: &mut sink, ending, early_end: None }.run(&view)

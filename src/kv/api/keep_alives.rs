@@ -5,8 +5,8 @@
 //! gone for [`PAUSE_TICKS`], and all of those have an outcome. Otherwise they go with the tick that
 //! ends this pause. So ten thousand clients that keep a lease each make about twenty entries a
 //! second, and one that is alone waits for nobody. When leases are about to end, what waits goes
-//! first: with the next tick, or before the next command that has a stamp. A batch is full before it is over the limit of one command, and then goes at once, so
-//! what waits has a bound.
+//! first: with the next tick, or before the next command that has a stamp. A batch is full before
+//! it is over the limit of one command, and then goes at once, so what waits has a bound.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -77,8 +77,8 @@ impl KeepAlives {
         }
     }
 
-    /// A tick has passed, or something is about to get a stamp: a command for what waits. `must_go`:
-    /// although another one is under way, because leases are about to end.
+    /// A tick has passed, or something is about to get a stamp: a command for what waits.
+    /// `must_go`: although another one is under way, because leases are about to end.
     pub(super) fn tick(&self, must_go: bool) -> Option<Proposal<Outcome>> {
         let batch = {
             let mut gathering = self.0.lock();

@@ -109,9 +109,9 @@ impl Api {
                 callback(api.lease_read(*answer, age_max));
             }
             // It has many keys.
-            Ok(Read { answer: Answer::View(view), age_max }) => {
-                let (readers, view) = (api.shared.readers.clone(), api.view(view));
-                readers.run(deadline, move |ending| match ending.and_then(|_| view.take()) {
+            Ok(Read { answer: Answer::View(_), age_max }) => {
+                let readers = api.shared.readers.clone();
+                readers.run(deadline, move |ending| match ending.and_then(|_| api.view()) {
                     Ok(view) => callback(api.lease_read(view.lease(id, keys), age_max)),
                     Err(error) => callback(Err(error.into())),
                 });

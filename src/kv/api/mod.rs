@@ -24,8 +24,7 @@
 //!   has that revision, also for a stale read.
 //!
 //! # Threads
-//! `read-N`, at most 16, of the lowest priority, while there are large reads. `watch-N`, from the
-//! first watch on.
+//! `read-N`, at most 16, while there are large reads. `watch-N`, from the first watch on.
 
 mod answers;
 mod backup;

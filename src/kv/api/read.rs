@@ -89,9 +89,10 @@ impl Api {
         self.shared.node.inspect(digest).ok_or_else(|| self.gone().into())
     }
 
-    /// The state for a large read, from the thread that found out that the read is large.
-    pub(super) fn view(&self, view: Box<StoreView>) -> View {
-        View { api: self.clone(), view: self.shared.readers.has_thread().then_some(view) }
+    /// This member's state as it is now. A large read takes it on the thread that makes the read: a
+    /// read that waits for a thread keeps no old state in memory.
+    pub(super) fn view(&self) -> Result<StoreView, RequestError> {
+        self.shared.node.inspect(Store::view).ok_or_else(|| self.gone())
     }
 
     /// Why there is no state to look at.
@@ -126,22 +127,6 @@ impl Api {
     }
 }
 
-/// The state that a large read reads: that of its request or, if the read had to wait for a thread,
-/// a later one, so that no read that waits keeps an old state in memory.
-pub(super) struct View {
-    api: Api,
-    view: Option<Box<StoreView>>,
-}
-
-impl View {
-    /// Called on the thread that makes the read.
-    pub(super) fn take(self) -> Result<Box<StoreView>, RequestError> {
-        let View { api, view } = self;
-        let newer = || api.shared.node.inspect(|store| Box::new(store.view()));
-        view.or_else(newer).ok_or_else(|| api.gone())
-    }
-}
-
 /// A read that has not ended.
 struct TxnRead<C> {
     api: Api,
@@ -156,20 +141,20 @@ impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> 
     fn answered(self, result: Result<Read<Answer>, RequestError>) {
         match result {
             Ok(Read { answer: Answer::Read(answer), age_max }) => self.settle(*answer, age_max),
-            Ok(Read { answer: Answer::View(view), age_max }) => self.read_elsewhere(view, age_max),
+            Ok(Read { answer: Answer::View(_), age_max }) => self.read_elsewhere(age_max),
             Ok(Read { answer, .. }) => panic!("the store answered a read with {answer:?}"),
             Err(error) => (self.callback)(Err(error.into())),
         }
     }
 
-    /// Reads a view, on a thread for which nobody waits.
-    fn read_elsewhere(self, view: Box<StoreView>, age_max: Option<Duration>) {
-        let (readers, viewed) = (self.api.shared.readers.clone(), clock::boot_time());
-        let view = self.api.view(view);
+    /// Reads a view, on a thread for which nobody waits. The state is at least as new as the one
+    /// that turned out to be too large for here.
+    fn read_elsewhere(self, age_max: Option<Duration>) {
+        let (readers, asked) = (self.api.shared.readers.clone(), clock::boot_time());
         readers.run(self.deadline, move |ending| {
             self.api.pass_gate();
             let answer = ending.and_then(|ending| {
-                let view = view.take()?;
+                let view = self.api.view()?;
                 let answer = view.read(&self.txn, &|| ending().is_some());
                 // Without an answer it was told to end, and that does not change.
                 answer.ok_or_else(|| ending().unwrap_or(RequestError::Busy))
@@ -180,7 +165,7 @@ impl<C: FnOnce(Result<Read<ReadAnswer>, ApiError>) + Send + 'static> TxnRead<C> 
             let diverged = RequestError::Diverged { may_apply: false };
             match if is_diverged { Err(diverged) } else { answer } {
                 // The state has grown older meanwhile.
-                Ok(answer) => self.settle(answer, age_max.map(|age| age + clock::since(viewed))),
+                Ok(answer) => self.settle(answer, age_max.map(|age| age + clock::since(asked))),
                 Err(error) => (self.callback)(Err(error.into())),
             }
         });

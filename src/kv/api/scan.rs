@@ -9,12 +9,11 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::bulk::Place;
-use super::read::View;
 use super::readers::Ending;
-use super::{Api, ApiError, Consistency, Read};
+use super::{Api, ApiError, Consistency};
 use crate::kv::model::{Revision, ScanPage, ScanRange};
 use crate::kv::watch::NoRoom;
-use crate::kv::{Answer, CommandError, Query, StoreView, ViewScan};
+use crate::kv::{CommandError, Query, StoreView, ViewScan};
 use crate::node::RequestError;
 
 /// How many scans are made at the same time.
@@ -54,30 +53,22 @@ impl Api {
         }
         let api = self.clone();
         let view_by = deadline.min(Instant::now() + VIEW_TIMEOUT);
-        self.queue_query(Query::View, Consistency::Linearizable, view_by, move |result| {
-            let view = result.map(|Read { answer, .. }| match answer {
-                Answer::View(view) => api.view(view),
-                other => panic!("the store answered a scan with {other:?}"),
-            });
-            match view.and_then(|view| Ok((view, api.shared.scans.take()?))) {
-                Ok((view, place)) => api.scan_view(view, place, range, deadline, sink),
+        self.queue_query(
+            Query::View,
+            Consistency::Linearizable,
+            view_by,
+            move |result| match result.and_then(|_| api.shared.scans.take()) {
+                Ok(place) => api.scan_view(place, range, deadline, sink),
                 Err(error) => sink.end(Err(error.into())),
-            }
-        });
+            },
+        );
         self.run_pending();
     }
 
-    fn scan_view(
-        &self,
-        view: View,
-        place: Place,
-        range: ScanRange,
-        deadline: Instant,
-        sink: impl PageSink,
-    ) {
+    fn scan_view(&self, place: Place, range: ScanRange, deadline: Instant, sink: impl PageSink) {
         let api = self.clone();
         self.shared.readers.run(deadline, move |ending| {
-            let view = ending.and_then(|ending| Ok((view.take()?, ending)));
+            let view = ending.and_then(|ending| Ok((api.view()?, ending)));
             let mut scan = Scan { api, sink };
             let result = match view {
                 Ok((view, ending)) => scan.run(&view, &range, ending),

@@ -194,16 +194,10 @@ impl Readers {
     fn work(&self) {
         while let Some(read) = self.next() {
             let until = read.end_by.min(Instant::now() + read.time_max);
-            let ending = || {
-                // Whoever waits for the processor goes first: nobody waits in milliseconds for the
-                // last of a million keys. A lower priority would do the same. But this thread holds
-                // locks for moments, and without the processor it would hold them for long.
-                thread::yield_now();
-                match (self.is_stopped(), Instant::now() >= until) {
-                    (true, _) => Some(STOPPED),
-                    (false, true) => Some(TIMED_OUT),
-                    (false, false) => None,
-                }
+            let ending = || match (self.is_stopped(), Instant::now() >= until) {
+                (true, _) => Some(STOPPED),
+                (false, true) => Some(TIMED_OUT),
+                (false, false) => None,
             };
             let run = || match ending() {
                 Some(error) => read.refuse(error),

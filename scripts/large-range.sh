@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures what a large read costs others: the latency of puts by 64 clients, alone, while one client
-# reads all keys again and again, and while a program computes that has nothing to do with the
-# store; and the memory of the leader.
+# Measures what a large read costs others: the latency of puts by 64 clients, alone, beside a client
+# that reads all keys again and again, and beside a program that has nothing to do with the store
+# and only computes; and the memory of the leader.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # For `sh scripts/large-range.sh`.
 set -euo pipefail
 

@@ -45,7 +45,7 @@ pub enum Answer {
     /// The answer to [`Query::Read`].
     Read(Box<ReadAnswer>),
     /// The answer to [`Query::View`]. Also to a [`Query::Read`] that takes too long for a thread
-    /// that others wait for: whoever asked makes the read on the view
+    /// that others wait for: whoever asked makes the read on this view, or on a later one
     /// ([`StoreView::read`]).
     View(Box<StoreView>),
     /// The answer to [`Query::Stats`].

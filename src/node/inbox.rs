@@ -45,7 +45,7 @@ pub(super) enum Input<S: StateMachine> {
 }
 
 impl<S: StateMachine> Input<S> {
-    /// Whether it gets a stamp, and moves deadlines.
+    /// Whether it gets a stamp and puts deadlines off.
     pub(super) fn keeps_alive(&self) -> bool {
         matches!(self, Input::Request(Request::Propose { command, .. }) if S::keeps_alive(command))
     }

@@ -50,7 +50,7 @@ pub(super) struct Leased<S: StateMachine> {
     shared: Arc<Shared>,
 }
 
-/// A command that is held back until a tick: see
+/// A command that is held back until a tick, or until something gets a stamp: see
 /// [`NodeHandle::at_each_tick`](super::NodeHandle::at_each_tick).
 type HeldBack<S> =
     Box<dyn Fn(bool) -> Option<Proposal<<S as StateMachine>::Outcome>> + Send + Sync>;

@@ -21,8 +21,9 @@ use crate::rpc::{CallError, Pending};
 use crate::storage::{Snapshot, StorageError};
 
 const CHUNK_LEN_BYTES: usize = 1 << 20;
-/// How long the answer to a chunk may take, from when it was sent: the chunk before it may be on its
-/// way then. The answer to the last chunk comes when the peer has read back and loaded everything.
+/// How long the answer to a chunk may take, from when it was sent; the chunk before it may still be
+/// unanswered then. The answer to the last chunk comes when the peer has read back and loaded
+/// everything.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct SnapshotSender {

@@ -142,9 +142,9 @@ pub trait StateMachine: Send + Sync + 'static {
         false
     }
 
-    /// Whether this command, which [has a stamp](Self::is_stamped), is there to move deadlines. While
+    /// Whether this command, which [has a stamp](Self::is_stamped), puts deadlines off. While
     /// something is due soon, the leader proposes such commands before others with a stamp, which
-    /// would end what they keep.
+    /// would end what they keep alive.
     ///
     /// Default false.
     fn keeps_alive(command: &[u8]) -> bool {

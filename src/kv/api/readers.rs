@@ -3,9 +3,9 @@
 //!
 //! A thread is started when a read comes and all others are busy, and ends when it has had nothing
 //! to do for a while. There are at most [`THREADS_MAX`]. Reads for which there is no thread wait in
-//! a queue; when it is full, a read is told "busy". A read keeps alive the state that it began with,
-//! which it takes when it has a thread, so a member holds at most [`THREADS_MAX`] old states for
-//! reads.
+//! a queue; when it is full, a read is told "busy". A read keeps alive the state that it began
+//! with. It takes that state when it has a thread, so a member holds at most [`THREADS_MAX`] old
+//! states for reads.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_chunk_has_an_index_from_the_first_read_of_its_past_on() {
-        // About a chunk for every 120 changes of 540 bytes.
+        // Six hundred changes of 450 bytes in the mean, so about 145 in a chunk.
         let history = history(&[30; 20]);
         let indexed = || history.chunks().map(|it| it.by_key.get().is_some()).collect::<Vec<_>>();
         let chunks = indexed().len();

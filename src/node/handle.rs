@@ -261,6 +261,11 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.since_stamp()
     }
 
+    /// See [`Shared::served`].
+    pub(crate) fn served(&self) -> u64 {
+        self.shared.served()
+    }
+
     /// The last entry that the state machine has applied.
     pub fn applied_index(&self) -> Index {
         Index(self.shared.applied_index.load(Ordering::Acquire))

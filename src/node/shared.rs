@@ -188,6 +188,13 @@ impl Shared {
         }
     }
 
+    /// How many entries this member has applied, and how many reads its applier has answered, in
+    /// one number. It grows whenever something is done for a client here, except for reads under a
+    /// lease.
+    pub(super) fn served(&self) -> u64 {
+        self.applied_index.load(Ordering::Relaxed) + self.reads.answered()
+    }
+
     /// The applier has come to this time. `is_anew` as in `Event::AppliedTime`.
     pub(super) fn time_applied(&self, time: AppliedTime, is_anew: bool) {
         if is_anew {

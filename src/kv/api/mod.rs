@@ -19,7 +19,7 @@
 //! - [`Api::txn`] never lets a transaction enter the log that changes nothing or is over a limit.
 //! - No thread that applies entries, carries heartbeats or reads a connection makes a large read.
 //!   A large read takes at most five minutes, a backup at most an hour; and at most until its
-//!   deadline.
+//!   deadline. It rests while others are served, so that they do not wait for it.
 //! - A revision is "in the future" only if no write that was acknowledged before the request began
 //!   has that revision, also for a stale read.
 //!
@@ -33,6 +33,7 @@ mod error;
 mod keep_alives;
 mod lease;
 mod member;
+mod pace;
 mod read;
 mod readers;
 mod scan;
@@ -108,7 +109,8 @@ impl Drop for Shared {
 impl Api {
     /// Serves what `node` replicates.
     pub fn new(node: NodeHandle<Store>) -> Api {
-        let readers = Arc::new(Readers::new(format!("read-{}", node.status().id)));
+        let (name, served) = (format!("read-{}", node.status().id), node.clone());
+        let readers = Arc::new(Readers::new(name, move || served.served()));
         let (scans, backups) = (Places::new(SCANS_MAX), Places::new(BACKUPS_MAX));
         let hub = watch::hub(&node, &readers);
         let keep_alives = KeepAlives::default();

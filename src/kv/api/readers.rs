@@ -6,6 +6,8 @@
 //! a queue; when it is full, a read is told "busy". A read keeps alive the state that it began
 //! with. It takes that state when it has a thread, so a member holds at most [`THREADS_MAX`] old
 //! states for reads.
+//!
+//! A large read rests between its pieces while the member serves others (`Pace`).
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::pace::Pace;
 use crate::node::RequestError;
 
 /// How many large reads are made at the same time.
@@ -31,9 +34,10 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 const READ_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The threads of one member's large reads.
-#[derive(Debug)]
 pub(super) struct Readers {
     name: String,
+    /// How much the member has done for others so far.
+    served: Box<dyn Fn() -> u64 + Send + Sync>,
     queue: Mutex<Queue>,
     work: Condvar,
     is_stopped: AtomicBool,
@@ -61,16 +65,18 @@ impl Queue {
     }
 }
 
-impl std::fmt::Debug for Queue {
+impl std::fmt::Debug for Readers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue")
-            .field("waiting", &self.waiting.len())
-            .field("threads", &self.threads)
+        let queue = self.queue.lock();
+        f.debug_struct("Readers")
+            .field("waiting", &queue.waiting.len())
+            .field("threads", &queue.threads)
             .finish_non_exhaustive()
     }
 }
 
-/// Tells a read whether it should end, and why.
+/// A read asks it after each piece of its work: it rests there, and is told whether it should end,
+/// and why.
 pub(super) type Ending<'a> = &'a dyn Fn() -> Option<RequestError>;
 
 /// Makes a read. It runs once: with what tells it to end, or with the reason why it cannot be made.
@@ -97,10 +103,11 @@ const STOPPED: RequestError = RequestError::Stopped { may_apply: false };
 const TIMED_OUT: RequestError = RequestError::TimedOut { may_apply: false };
 
 impl Readers {
-    /// Threads of this name. None runs yet.
-    pub(super) fn new(name: String) -> Readers {
-        let (queue, work) = (Mutex::default(), Condvar::new());
-        Readers { name, queue, work, is_stopped: AtomicBool::new(false) }
+    /// Threads of this name. None runs yet. `served` returns another number whenever the member has
+    /// done something for others.
+    pub(super) fn new(name: String, served: impl Fn() -> u64 + Send + Sync + 'static) -> Readers {
+        let (queue, work, served) = (Mutex::default(), Condvar::new(), Box::new(served));
+        Readers { name, served, queue, work, is_stopped: AtomicBool::new(false) }
     }
 
     /// Runs `read` on a thread of its own. If that is not possible, it runs here, with the reason.
@@ -194,7 +201,8 @@ impl Readers {
     fn work(&self) {
         while let Some(read) = self.next() {
             let until = read.end_by.min(Instant::now() + read.time_max);
-            let ending = || match (self.is_stopped(), Instant::now() >= until) {
+            let pace = Pace::new(&*self.served);
+            let ending = || match (self.is_stopped(), pace.rest() >= until) {
                 (true, _) => Some(STOPPED),
                 (false, true) => Some(TIMED_OUT),
                 (false, false) => None,
@@ -245,7 +253,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     fn readers() -> Arc<Readers> {
-        Arc::new(Readers::new("read-test".to_owned()))
+        Arc::new(Readers::new("read-test".to_owned(), || 0))
     }
 
     fn soon() -> Instant {

@@ -19,8 +19,8 @@ use crate::kv::model::{
     TOUCHED_KEYS_MAX, Txn, TxnAnswer,
 };
 
-/// How often the interruption of a long read is looked at, in keys.
-const INTERRUPTION_KEYS: u64 = 4096;
+/// After how many keys a long read rests, and looks whether it should end.
+const INTERRUPTION_KEYS: u64 = 512;
 
 /// The longest number: that of `i64::MIN`.
 const NUMBER_LEN_MAX: usize = 20;
